@@ -1,0 +1,386 @@
+"""The model of "Pseudo-Labeling for Massively Multilingual Speech Recognition" (https://arxiv.org/abs/2111.00161).
+
+It computes what the original program computes (wav2letter `recipes/mling_pl/mling_large.cpp` and flashlight's modules)
+for one utterance at a time; where the original's batches depend on their padding, ours do not.
+
+Shapes: B batch, T feature frames (10 ms), F mel bins, S output frames (30 ms), D hidden size, H heads, V classes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_mlpl import MlplConfig
+
+
+@dataclass
+class MlplCTCOutput(ModelOutput):
+    """What [`MlplForCTC`] returns.
+
+    Args:
+        loss: scalar, when `labels` or `language_ids` are given; fp32.
+        logits: (B, S, V), raw scores of the CTC classes; the blank is certain on padded frames.
+        language_log_probs: (B, number of languages), fp32 log-probabilities in the order of `config.languages`;
+            None for a model without languages.
+        hidden_states, attentions: per layer, on request.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    language_log_probs: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class MlplLayerNorm(nn.Module):
+    """Normalises each frame over its D features, then applies ONE weight and ONE bias: flashlight's `LayerNorm({0, 3})`
+    of a variable axis has scalar parameters."""
+
+    def __init__(self, hidden_size: int, eps: float):
+        super().__init__()
+        self.normalized_shape = (hidden_size,)
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(1))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:  # (B, S, D) -> (B, S, D)
+        return F.layer_norm(hidden_states, self.normalized_shape, eps=self.eps) * self.weight + self.bias
+
+
+class MlplUtteranceNorm(nn.Module):
+    """Normalises the whole T x F block of an utterance, with one scalar weight and bias: flashlight's first LayerNorm.
+
+    The original lets padding into the mean and variance of a batch; here only valid frames count, and padded ones
+    become zero, so that the convolution sees exactly what it sees at the end of a single utterance.
+    """
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(1))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, input_features: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
+        """(B, T, F) and a (B, T) boolean mask -> (B, T, F) in fp32."""
+        mask = frame_mask[:, :, None]
+        features = input_features.float().masked_fill(~mask, 0.0)
+        count = (frame_mask.sum(dim=1) * features.shape[2]).clamp(min=1)[:, None, None]
+        centered = (features - features.sum(dim=(1, 2), keepdim=True) / count).masked_fill(~mask, 0.0)
+        variance = centered.square().sum(dim=(1, 2), keepdim=True) / count
+        normalized = centered * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+        return normalized.masked_fill(~mask, 0.0)
+
+
+class MlplFrontEnd(nn.Module):
+    """Utterance norm, convolution with stride 3, GLU: (B, T, F) -> (B, S, D), S = ceil(T / 3)."""
+
+    def __init__(self, config: MlplConfig):
+        super().__init__()
+        self.stride = config.conv_stride
+        self.layer_norm = MlplUtteranceNorm(config.layer_norm_eps)
+        self.conv = nn.Conv1d(
+            config.num_mel_bins, 2 * config.hidden_size, kernel_size=config.conv_kernel, stride=config.conv_stride
+        )
+        self.dropout = nn.Dropout(config.conv_dropout)
+
+    def forward(self, input_features: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
+        features = self.layer_norm(input_features, frame_mask).to(self.conv.weight.dtype)
+        # flashlight's SAME padding depends on the utterance's own length: two zeros on each side when T is a multiple
+        # of 3, else three. Every row is laid out with three in front; rows that want two start one frame later.
+        padded = F.pad(features, (0, 0, 3, 4))
+        two_zeros = (frame_mask.sum(dim=1) % self.stride == 0)[:, None, None]
+        padded = torch.where(two_zeros, padded[:, 1:], padded[:, :-1])
+        convolved = self.conv(padded.transpose(1, 2))  # (B, 2D, S)
+        return self.dropout(F.glu(convolved, dim=1).transpose(1, 2))
+
+
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """softmax(query key' * scaling + attention_mask) value, with the probabilities as second result."""
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling + attention_mask
+    probabilities = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    probabilities = F.dropout(probabilities, p=dropout, training=module.training)
+    return torch.matmul(probabilities, value).transpose(1, 2), probabilities
+
+
+class MlplAttention(nn.Module):
+    """Self-attention with a table of relative positions that all heads share; no biases.
+
+    `score(i, j) = q_i . k_j + q_i . table[P - 1 + j - i]`, where P is `max_position_embeddings`, q is already divided
+    by sqrt(head dimension), and the second term is zero for |j - i| >= P (flashlight `Transformer.cpp`).
+    """
+
+    def __init__(self, config: MlplConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.attention_head_dim
+        self.is_causal = False
+        self.attention_dropout = config.attention_dropout
+        width = config.num_attention_heads * config.attention_head_dim
+        self.q_proj = nn.Linear(config.hidden_size, width, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, width, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, width, bias=False)
+        self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+        self.position_table = nn.Parameter(torch.empty(2 * config.max_position_embeddings - 1, self.head_dim))
+
+    def position_scores(self, query: torch.Tensor) -> torch.Tensor:
+        """Scaled queries (B, H, S, head dimension) -> (B, H, S, S), a view of a product with 2 S rows of the table."""
+        length = query.shape[2]
+        reach = self.config.max_position_embeddings
+        # Rows for the distances -(S - 1) ... S: negative padding cuts what no pair needs, positive padding adds the
+        # zero scores beyond the table. The distance S is never read; it makes each row one longer than the next
+        # line's shift, so that reading rows of 2 S as rows of 2 S - 1 moves row i left by i: column j is j - i.
+        table = F.pad(self.position_table, (0, 0, length - reach, length + 1 - reach))  # (2 S, head dimension)
+        scores = torch.matmul(query, table.T).flatten(2)  # (B, H, S * 2 S)
+        scores = scores[..., length - 1 : length - 1 + length * (2 * length - 1)]
+        return scores.unflatten(2, (length, 2 * length - 1))[..., :length]
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, **kwargs):
+        """(B, S, D) and a (B, S) boolean mask -> (B, S, D) and, from the eager implementation, probabilities."""
+        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(heads).transpose(1, 2) * self.head_dim**-0.5
+        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        bias = self.position_scores(query).masked_fill(~attention_mask[:, None, None, :], torch.finfo(query.dtype).min)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        output, probabilities = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask=bias,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=1.0,  # the query is scaled already, because the position scores need the scaled one too
+            **kwargs,
+        )
+        return self.o_proj(output.flatten(2)), probabilities
+
+
+class MlplLayer(GradientCheckpointingLayer):
+    """Post-norm transformer layer: `h = LN1(f attn(x) + x); LN2(f mlp(h) + h)`, f = 0 with probability `layerdrop`.
+
+    A dropped layer is therefore `LN2(LN1(x))`, not the identity. The draw is one for the whole batch.
+    """
+
+    def __init__(self, config: MlplConfig):
+        super().__init__()
+        self.layerdrop = config.layerdrop
+        self.attention = MlplAttention(config)
+        self.attention_layer_norm = MlplLayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.activation_dropout = nn.Dropout(config.activation_dropout)
+        self.output_layer_norm = MlplLayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, **kwargs) -> torch.Tensor:
+        if self.training and self.layerdrop > 0 and torch.rand(()) < self.layerdrop:
+            return self.output_layer_norm(self.attention_layer_norm(hidden_states))
+        attended, _ = self.attention(hidden_states, attention_mask, **kwargs)
+        hidden_states = self.attention_layer_norm(attended + hidden_states)
+        transformed = self.down_proj(self.activation_dropout(F.relu(self.up_proj(hidden_states))))
+        return self.output_layer_norm(transformed + hidden_states)
+
+
+class MlplPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation that both models share."""
+
+    config_class = MlplConfig
+    config: MlplConfig
+    base_model_prefix = "model"
+    main_input_name = "input_features"
+    input_modalities = "audio"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MlplLayer"]
+    _supports_sdpa = True
+    _can_record_outputs = {"hidden_states": MlplLayer, "attentions": MlplAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """flashlight's own initialisation (`Linear.cpp`, `Conv2D.cpp`, `Init.cpp`, `Transformer.cpp`)."""
+        if isinstance(module, nn.Linear | nn.Conv1d):
+            fan_in = module.weight[0].numel()
+            # The linear maps inside the layers, the ones without bias, start smaller than the heads and convolution.
+            bound = math.sqrt((1.0 if module.bias is None else 3.0) / fan_in)
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -math.sqrt(1.0 / fan_in), math.sqrt(1.0 / fan_in))
+        elif isinstance(module, MlplAttention):
+            init.uniform_(module.position_table, -0.1, 0.1)
+        elif isinstance(module, MlplLayerNorm | MlplUtteranceNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+    def _frame_mask(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """(B, T) boolean mask of valid feature frames; without `attention_mask` all are."""
+        if input_features.dim() != 3 or input_features.shape[2] != self.config.num_mel_bins:
+            raise ValueError(
+                f"input_features have shape {tuple(input_features.shape)}; expected (batch, frames, "
+                f"{self.config.num_mel_bins}), as MlplFeatureExtractor makes them"
+            )
+        if attention_mask is None:
+            return input_features.new_ones(input_features.shape[:2], dtype=torch.bool)
+        if attention_mask.shape != input_features.shape[:2]:
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}; expected the (batch, frames) of "
+                f"input_features, {tuple(input_features.shape[:2])}"
+            )
+        return attention_mask.bool()
+
+    def _output_mask(self, frame_mask: torch.Tensor) -> torch.Tensor:
+        """(B, T) mask of feature frames -> (B, S) mask of output frames, exact for every length."""
+        num_output_frames = self.config.num_output_frames(frame_mask.sum(dim=1))
+        positions = torch.arange(self.config.num_output_frames(frame_mask.shape[1]), device=frame_mask.device)
+        return positions[None, :] < num_output_frames[:, None]
+
+
+class MlplModel(MlplPreTrainedModel):
+    """Front end and encoder without heads."""
+
+    def __init__(self, config: MlplConfig):
+        super().__init__(config)
+        self.front_end = MlplFrontEnd(config)
+        self.layers = nn.ModuleList(MlplLayer(config) for _ in range(config.num_hidden_layers))
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> BaseModelOutput:
+        """Encodes features.
+
+        Args:
+            input_features: (B, T, F), normalised log-mel features.
+            attention_mask: (B, T), 1 for valid and 0 for padded frames; padding is on the right.
+
+        Returns:
+            `last_hidden_state` (B, S, D), S = ceil(T / 3). What stands on padded frames has no meaning.
+        """
+        frame_mask = self._frame_mask(input_features, attention_mask)
+        hidden_states = self.front_end(input_features, frame_mask)
+        output_mask = self._output_mask(frame_mask)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, output_mask, **kwargs)
+        return BaseModelOutput(last_hidden_state=hidden_states)
+
+
+class MlplForCTC(MlplPreTrainedModel):
+    """The encoder with a CTC head and, where the configuration names languages, a language-ID head."""
+
+    def __init__(self, config: MlplConfig):
+        super().__init__(config)
+        self.model = MlplModel(config)
+        self.ctc_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.lid_head = nn.Linear(config.hidden_size, len(config.languages)) if config.languages else None
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        language_ids: torch.Tensor | None = None,
+        num_utterances: int | torch.Tensor | None = None,
+        **kwargs,
+    ) -> MlplCTCOutput:
+        """Scores graphemes per output frame and languages per utterance.
+
+        Args:
+            input_features: (B, T, F), normalised log-mel features.
+            attention_mask: (B, T), 1 for valid and 0 for padded frames; padding is on the right.
+            labels: (B, L), class numbers below the blank, padded with -100; gives the CTC loss.
+            language_ids: (B,), indices into `config.languages`, -100 where unknown; gives the language-ID loss.
+            num_utterances: what the reductions `mean` and `target_sqrt` divide by; B when not given. Pass the
+                utterances of the whole update where it has several micro-batches, so that their losses add up.
+
+        Raises:
+            ValueError: for a label that is the blank or beyond it, or language ids for a model without languages.
+        """
+        frame_mask = self.model._frame_mask(input_features, attention_mask)
+        outputs = self.model(input_features, attention_mask=attention_mask, **kwargs)
+        hidden_states = outputs.last_hidden_state
+        output_mask = self._output_mask(frame_mask)
+
+        logits = self.ctc_head(hidden_states)
+        # Padding must not be transcribed by whoever takes the argmax of a whole batch, as the pipeline does.
+        certain_blank = torch.full_like(logits[0, 0], torch.finfo(logits.dtype).min)
+        certain_blank[self.config.blank_token_id] = 0.0
+        logits = torch.where(output_mask[:, :, None], logits, certain_blank)
+
+        language_log_probs = None
+        if self.lid_head is not None:
+            # The head is linear, so the mean of its logits over time is the head of the mean frame.
+            weights = output_mask[:, :, None] / output_mask.sum(dim=1).clamp(min=1)[:, None, None]
+            mean_frame = (hidden_states.float() * weights).sum(dim=1)
+            language_log_probs = F.log_softmax(self.lid_head(mean_frame.to(hidden_states.dtype)).float(), dim=-1)
+
+        loss = None
+        if labels is not None or language_ids is not None:
+            loss = self._loss(logits, output_mask, language_log_probs, labels, language_ids, num_utterances)
+        return MlplCTCOutput(
+            loss=loss,
+            logits=logits,
+            language_log_probs=language_log_probs,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _loss(self, logits, output_mask, language_log_probs, labels, language_ids, num_utterances) -> torch.Tensor:
+        """CTC loss + `lid_loss_weight` x language-ID loss, in fp32, over one normaliser."""
+        normalizer = 1 if self.config.ctc_loss_reduction == "sum" else num_utterances or logits.shape[0]
+        loss = logits.new_zeros((), dtype=torch.float32)
+        if labels is not None:
+            loss = loss + self.ctc_losses(logits, output_mask.sum(dim=1), labels).sum() / normalizer
+        if language_ids is not None:
+            if language_log_probs is None:
+                raise ValueError("language_ids were given, but this model has no languages: config.languages is empty")
+            lid_loss = F.nll_loss(language_log_probs, language_ids, ignore_index=-100, reduction="sum")
+            loss = loss + self.config.lid_loss_weight * lid_loss / normalizer
+        return loss
+
+    def ctc_losses(self, logits: torch.Tensor, num_frames: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """CTC loss of each utterance, (B,), scaled by its label length as `ctc_loss_reduction` says.
+
+        Args:
+            logits: (B, S, V).
+            num_frames: (B,), valid output frames.
+            labels: (B, L), padded with -100.
+        """
+        valid = labels >= 0
+        if labels.numel() and labels.max() >= self.config.blank_token_id:
+            raise ValueError(
+                f"labels contain class {int(labels.max())}; labels are below the blank, {self.config.blank_token_id}. "
+                "Was the tokenizer made for another model?"
+            )
+        lengths = valid.sum(dim=1)
+        log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1)
+        with torch.autocast(logits.device.type, enabled=False):
+            losses = F.ctc_loss(
+                log_probs,
+                labels.masked_select(valid),
+                num_frames,
+                lengths,
+                blank=self.config.blank_token_id,
+                reduction="none",
+                zero_infinity=self.config.ctc_zero_infinity,
+            )
+        if self.config.ctc_loss_reduction == "sum":
+            return losses
+        scale = lengths.clamp(min=1)
+        return losses / (scale.sqrt() if self.config.ctc_loss_reduction == "target_sqrt" else scale)
+
+
+__all__ = ["MlplCTCOutput", "MlplForCTC", "MlplModel", "MlplPreTrainedModel"]
