@@ -46,8 +46,8 @@ class MlplCTCOutput(ModelOutput):
 
 
 class MlplLayerNorm(nn.Module):
-    """Normalises each frame over its D features, then applies ONE weight and ONE bias: flashlight's `LayerNorm({0, 3})`
-    of a variable axis has scalar parameters."""
+    """Normalises each frame over its D features, then applies ONE weight and ONE bias, as flashlight's
+    `LayerNorm({0, 3})` does."""
 
     def __init__(self, hidden_size: int, eps: float):
         super().__init__()
@@ -57,7 +57,8 @@ class MlplLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:  # (B, S, D) -> (B, S, D)
-        return F.layer_norm(hidden_states, self.normalized_shape, eps=self.eps) * self.weight + self.bias
+        weight, bias = self.weight.expand(self.normalized_shape), self.bias.expand(self.normalized_shape)
+        return F.layer_norm(hidden_states, self.normalized_shape, weight, bias, self.eps)
 
 
 class MlplUtteranceNorm(nn.Module):
