@@ -1,0 +1,246 @@
+"""Tokenizer: transcripts to graphemes of a flashlight tokens file, and CTC output back to transcripts."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from transformers import PreTrainedTokenizer
+from transformers.utils import ModelOutput
+
+from .text import BLANK_TOKEN, WORD_BOUNDARY, normalize_text, read_tokens, write_tokens
+
+IGNORED_LABEL = -100  # what label batches are padded with
+
+
+@dataclass
+class MlplTokenizerOutput(ModelOutput):
+    """
+    A decoded transcript with the place of its characters or words, in output frames (30 ms each).
+
+    Args:
+        text (`str`): The transcript.
+        char_offsets (`list[dict]`, *optional*): `char`, `start_offset` and `end_offset` (exclusive) of each entry of
+            `text`; a space spans the frames of its word boundaries. Joined, the `char` are `text`.
+        word_offsets (`list[dict]`, *optional*): The same for each word, under `word`.
+    """
+
+    text: str | None = None
+    char_offsets: list[dict[str, str | int]] | None = None
+    word_offsets: list[dict[str, str | int]] | None = None
+
+
+class MlplTokenizer(PreTrainedTokenizer):
+    """
+    Graphemes of a flashlight tokens file: one id for each line that is not empty, then one for the blank, which is
+    also the padding. Nothing else is added, so there are as many ids as the CTC head has classes.
+
+    Entries that share a line share its id; the first one is used for decoding. Texts are normalised with
+    [`~text.normalize_text`] and cut greedily into the longest entries. Characters that no entry matches are skipped,
+    and so is a literal `|`; `unknown_characters` counts them.
+
+    Args:
+        vocab_file (`str` or `os.PathLike`): Tokens file, see [`~text.read_tokens`] for its format and errors.
+        surround (`str`, *optional*, defaults to `""`): `"|"` puts a word boundary at both ends of each text, as the
+            original's `--surround=|` did.
+        pad_token (`str`, *optional*, defaults to `"<blank>"`): The blank; any other value is refused.
+    """
+
+    vocab_files_names = {"vocab_file": "tokens-all.lst"}
+    word_delimiter_token = WORD_BOUNDARY
+    replace_word_delimiter_char = " "
+
+    def __init__(
+        self, vocab_file: str | os.PathLike, surround: str = "", pad_token: str = BLANK_TOKEN, **kwargs
+    ) -> None:
+        if vocab_file is None:  # what from_pretrained passes when the file is missing
+            raise ValueError(f"no {self.vocab_files_names['vocab_file']} in {kwargs.get('name_or_path')!r}")
+        if surround not in ("", WORD_BOUNDARY):
+            raise ValueError(f"surround is {surround!r}; it must be empty or {WORD_BOUNDARY!r}")
+        if str(pad_token) != BLANK_TOKEN:
+            raise ValueError(f"pad_token is {str(pad_token)!r}; padding is the CTC blank, {BLANK_TOKEN!r}")
+        self.surround = surround
+        self._lines = read_tokens(vocab_file)
+        self._ids = {entry: index for index, entries in enumerate(self._lines) for entry in entries}
+        self._longest = max(len(entry) for entry in self._ids)
+        for how_it_was_loaded in ("is_local", "local_files_only"):  # else from_pretrained's arguments would be saved
+            kwargs.pop(how_it_was_loaded, None)
+        super().__init__(surround=surround, pad_token=pad_token, **kwargs)
+
+    @property
+    def blank_token_id(self) -> int:
+        return len(self._lines)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, the blank included; `get_vocab` is longer where entries share a line."""
+        return len(self._lines) + 1
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    def get_vocab(self) -> dict[str, int]:
+        return {**self._ids, BLANK_TOKEN: self.blank_token_id}
+
+    def _add_tokens(self, new_tokens, special_tokens: bool = False) -> int:
+        # The base class's constructor passes the blank, and would pass whatever a configuration calls special. The
+        # blank is in get_vocab already; as an added token it would have a second life in the saved configuration.
+        refused = [str(token) for token in (*new_tokens, *self._added_tokens_encoder) if str(token) != BLANK_TOKEN]
+        if refused:
+            raise ValueError(
+                f"cannot add {refused}: the CTC head has one class for each line of the tokens file and one for the "
+                "blank; write a new tokens file and train a model with it"
+            )
+        return 0
+
+    def add_special_tokens(self, special_tokens_dict, replace_extra_special_tokens: bool = True) -> int:
+        # The base class would store the tokens before it comes to _add_tokens.
+        return self._add_tokens(special_tokens_dict.values())
+
+    def _match(self, text: str) -> tuple[list[list[str]], list[str]]:
+        """Entries of each word that has any, and the characters that no entry matches."""
+        words, unknown = [], []
+        for word in normalize_text(text).split(" "):
+            entries, position = [], 0
+            while position < len(word):
+                for size in range(self._longest, 0, -1):
+                    entry = word[position : position + size]
+                    if entry in self._ids and entry != WORD_BOUNDARY:
+                        entries.append(entry)
+                        position += len(entry)
+                        break
+                else:
+                    unknown.append(word[position])
+                    position += 1
+            if entries:  # a word without any known character leaves no second boundary
+                words.append(entries)
+        return words, unknown
+
+    def tokenize(self, text: str, **kwargs) -> list[str]:
+        """Entries of `text` with `|` between words, and at both ends with `surround`; `kwargs` have no effect."""
+        words, _ = self._match(text)
+        tokens = [token for word in words for token in (WORD_BOUNDARY, *word)]
+        # flashlight's targetFeatures: an empty text becomes a single boundary
+        return [*tokens, WORD_BOUNDARY] if self.surround else tokens[1:]
+
+    def unknown_characters(self, text: str) -> Counter[str]:
+        """Characters of `text` that encoding skips, with how often they occur."""
+        return Counter(self._match(text)[1])
+
+    def _convert_token_to_id(self, token: str) -> int:
+        if token == BLANK_TOKEN:
+            return self.blank_token_id
+        if token not in self._ids:
+            raise ValueError(f"token {token!r} is not one of the {len(self._ids)} entries of the tokens file")
+        return self._ids[token]
+
+    def _convert_id_to_token(self, index: int) -> str:
+        if not 0 <= index < self.vocab_size:
+            raise ValueError(
+                f"id {index} is outside 0..{self.blank_token_id}; was the model trained with another tokens file?"
+            )
+        return BLANK_TOKEN if index == self.blank_token_id else self._lines[index][0]
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        return self.decode(self.convert_tokens_to_ids(tokens), group_tokens=False)
+
+    def decode(self, token_ids, skip_special_tokens: bool = False, **kwargs):
+        """
+        Transcript of one label path, or a list of the transcripts of several.
+
+        Repeated labels collapse, blanks and -100 are dropped, and what stands between word boundaries is a word.
+
+        Args:
+            token_ids (list, array or tensor of `int`): Labels of one utterance (S,), or of several (B, S).
+            skip_special_tokens (`bool`, *optional*), clean_up_tokenization_spaces (`bool`, *optional*): Part of the
+                interface, without effect: the blank is always dropped, and transcripts are never edited.
+            group_tokens (`bool`, *optional*, defaults to `True`): `False` keeps repeated labels: for decoding labels
+                rather than a model's output.
+            output_char_offsets, output_word_offsets (`bool`, *optional*, defaults to `False`): Return
+                [`MlplTokenizerOutput`] instead of `str`.
+        """
+        return super().decode(token_ids, skip_special_tokens=skip_special_tokens, **kwargs)
+
+    def batch_decode(self, sequences, skip_special_tokens: bool = False, **kwargs) -> list:
+        """List of what `decode` returns for each of `sequences`, empty for no sequences."""
+        return [self.decode(sequence, skip_special_tokens, **kwargs) for sequence in sequences]
+
+    def _decode(
+        self,
+        token_ids: int | Sequence[int],
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        group_tokens: bool = True,
+        output_char_offsets: bool = False,
+        output_word_offsets: bool = False,
+    ) -> str | MlplTokenizerOutput:
+        token_ids = [token_ids] if isinstance(token_ids, int) else token_ids
+        offsets = self._char_offsets(token_ids, group_tokens)
+        text = "".join(offset["char"] for offset in offsets)
+        if not (output_char_offsets or output_word_offsets):
+            return text
+        return MlplTokenizerOutput(
+            text=text,
+            char_offsets=offsets if output_char_offsets else None,
+            word_offsets=self._get_word_offsets(offsets) if output_word_offsets else None,
+        )
+
+    def ctc_letters(self, token_ids: Sequence[int]) -> list[str]:
+        """
+        Letters of a label path as the original counts them for its letter error rate: collapsed, without two
+        boundaries at each end (three with `surround`); further boundaries are letters.
+        """
+        letters = [letter for letter, _, _ in self._emissions(token_ids, group_tokens=True)]
+        for _ in range(3 if self.surround else 2):
+            if letters[:1] == [WORD_BOUNDARY]:
+                letters = letters[1:]
+            if letters[-1:] == [WORD_BOUNDARY]:
+                letters = letters[:-1]
+        return letters
+
+    def _emissions(self, token_ids: Sequence[int], group_tokens: bool) -> Iterator[tuple[str, int, int]]:
+        """Token, first frame and end frame of each label that is neither blank nor ignored."""
+        end = 0
+        for label, run in groupby(token_ids) if group_tokens else ((label, [label]) for label in token_ids):
+            start, end = end, end + len(list(run))
+            if label not in (self.blank_token_id, IGNORED_LABEL):
+                yield self._convert_id_to_token(label), start, end
+
+    def _char_offsets(self, token_ids: Sequence[int], group_tokens: bool) -> list[dict[str, str | int]]:
+        """Characters of the transcript with their frames; a run of boundaries between words is one space."""
+        offsets = []
+        for is_boundary, run in groupby(self._emissions(token_ids, group_tokens), lambda e: e[0] == WORD_BOUNDARY):
+            emissions = list(run)
+            if is_boundary:
+                emissions = [(self.replace_word_delimiter_char, emissions[0][1], emissions[-1][2])] if offsets else []
+            offsets += [{"char": token, "start_offset": start, "end_offset": end} for token, start, end in emissions]
+        if offsets and offsets[-1]["char"] == self.replace_word_delimiter_char:
+            offsets.pop()
+        return offsets
+
+    @staticmethod
+    def _get_word_offsets(
+        offsets: list[dict[str, str | int]], word_delimiter_char: str = " "
+    ) -> list[dict[str, str | int]]:
+        """Words of character offsets; transformers' speech recognition pipeline calls it by this name."""
+        words = []
+        for is_space, run in groupby(offsets, lambda offset: offset["char"] == word_delimiter_char):
+            if not is_space:
+                characters = list(run)
+                words.append(
+                    {
+                        "word": "".join(offset["char"] for offset in characters),
+                        "start_offset": characters[0]["start_offset"],
+                        "end_offset": characters[-1]["end_offset"],
+                    }
+                )
+        return words
+
+    def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str]:
+        prefix = f"{filename_prefix}-" if filename_prefix else ""
+        path = os.path.join(save_directory, prefix + self.vocab_files_names["vocab_file"])
+        write_tokens(path, (" ".join(entries) for entries in self._lines))
+        return (path,)

@@ -1,0 +1,95 @@
+"""Normalisation, vocabularies and tokens files, compared with the original's file and with the Unicode standard."""
+
+import unicodedata
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_mlpl.text import build_vocabulary, normalize_text, read_tokens, unknown_character_report, write_tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "normalised"),
+    [
+        ("", ""),
+        (" \t\n", ""),
+        ("  Guten\u00a0\u2003Tag,\u2028Welt!\u3000", "Guten Tag, Welt!"),
+        ("E\u0301te\u0301", "\u00c9t\u00e9"),
+        ("\u1112\u1161\u11ab\u1100\u1173\u11af", "\ud55c\uae00"),  # Hangul jamo compose to syllables
+        ("\u0d28\u0d4d\u200d", "\u0d28\u0d4d\u200d"),  # the joiner of a Malayalam chillu is no white space
+    ],
+)
+def test_normalize_text(text, normalised):
+    assert normalize_text(text) == normalised
+
+
+@given(st.text())
+def test_normalised_text_is_composed_and_single_spaced(text):
+    normalised = normalize_text(text)
+    assert normalize_text(normalised) == normalised
+    assert unicodedata.is_normalized("NFC", normalised)
+    assert [c for c in normalised if c.isspace()] == [" "] * (len(normalised.split()) - 1 if normalised else 0)
+
+
+def test_vocabulary_of_the_alphabet_is_the_original_tokens_file(golden):
+    texts = ["the quick brown fox jumps", "over the lazy dog's cafe\u0301"]
+    assert build_vocabulary(texts) == (golden / "models" / "tokens.lst").read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def test_vocabulary_leaves_out_what_no_tokens_file_should_hold():
+    assert build_vocabulary([]) == ["|"]
+    assert build_vocabulary(["b|a\x00\x7f\u0085\u200d", "\ud800Z"]) == ["|", "Z", "a", "b", "\u200d"]
+
+
+def test_tokens_file_round_trip(golden, tmp_path):
+    original = golden / "models" / "tokens.lst"
+    lines = read_tokens(original)
+    assert lines[0] == ["|"] and lines[-1] == ["\u00e9"] and len(lines) == 29
+    write_tokens(tmp_path / "tokens.lst", [" ".join(entries) for entries in lines])
+    assert (tmp_path / "tokens.lst").read_bytes() == original.read_bytes()
+
+
+def test_tokens_file_splits_lines_where_flashlight_does(tmp_path):
+    path = tmp_path / "tokens.lst"
+    path.write_bytes("|\r\n\n  \na\tA  \u00e4\n\u00a0\n\u2028\n\u0085 #".encode())
+    assert read_tokens(path) == [["|"], ["a", "A", "\u00e4"], ["\u00a0"], ["\u2028"], ["\u0085", "#"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "tokens.lst: none of its 0 lines with entries starts with the word boundary"),
+        (b"a\nb |\n", "tokens.lst: none of its 2 lines"),
+        (b"|\na\n\nb a\n", "tokens.lst, line 4: entry 'a' is already in line 2"),
+        (b"|\na a\n", "tokens.lst, line 2: entry 'a' is already in line 2"),
+        (b"|\na\n<blank>\n", "tokens.lst, line 3: <blank> must not be in a tokens file"),
+        (b"|\n\xff\n", "tokens.lst, line 2: .* is not UTF-8"),
+    ],
+)
+def test_malformed_tokens_file(tmp_path, content, message):
+    path = tmp_path / "tokens.lst"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_tokens(path)
+
+
+@pytest.mark.parametrize("bad", ["", "a\nb", " a", "a  b", "c", "<blank>", "\ud800"])
+def test_a_refused_write_leaves_the_old_file(tmp_path, bad):
+    path = tmp_path / "tokens.lst"
+    write_tokens(path, ["|", "old"])
+    with pytest.raises(ValueError):
+        write_tokens(path, ["|", "c", bad])
+    assert path.read_bytes() == b"|\nold\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_unknown_character_report():
+    assert unknown_character_report(Counter()) == ""
+    assert unknown_character_report(Counter({"ß": 12, "\x00": 1})) == (
+        r"'ß' (U+00DF LATIN SMALL LETTER SHARP S) x 12, '\x00' (U+0000 without a name) x 1"
+    )
+    report = unknown_character_report(Counter("abcdefghijklmaa"))
+    assert report.startswith("'a' (U+0061 LATIN SMALL LETTER A) x 3, ")
+    assert report.count(" x 1, ") == 9 and report.endswith(" x 1, and 3 other characters")
