@@ -1,0 +1,173 @@
+"""Reading audio: every file that the package opens as sound is opened here."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+END_TOLERANCE = 0.1  # seconds that `end` may lie behind the recording, because tables of segments are rounded
+LEAD_SECONDS = 2  # an mp3 frame needs up to 511 bytes before it: 1.5 s at the lowest bit rate
+LAST_OGG_PAGE = 2**18  # frames that a page of ogg vorbis can hold: 255 packets of 1024
+UNKNOWN_BLOCK = 2**16  # frames decoded at a time where their number is unknown
+UNKNOWN_FRAMES = 2**62  # libsndfile gives about 2**63 for files whose header does not tell, as streamed flac
+
+
+class AudioError(ValueError):
+    """Audio that cannot be used; one line says which and why."""
+
+
+def load_audio(audio: str | os.PathLike | bytes | BinaryIO | dict, sampling_rate: int = 16000) -> np.ndarray:
+    """
+    Mono samples (N,) in fp32, N > 0, from wav, flac, mp3, ogg (vorbis, opus) and whatever else libsndfile decodes.
+
+    Channels are averaged, and other rates are resampled (soxr, high quality). The format is told by the content, not
+    by the file's name. Of a damaged file one gets what comes before the damage, with a warning where the decoder
+    notices it; wav, mp3 and ogg files that end early are simply shorter. An mp3 of variable bit rate without a Xing
+    header is read up to the length that libsndfile estimates.
+
+    Args:
+        audio: A path, the bytes of a file, an open binary file, or a dict with `array` and `sampling_rate` (samples
+            (N,), or (channels, N) with two channels at most), or `bytes`, or `path`: the first that is not None.
+            `start` and `end` in a dict are seconds: only that part is decoded. `end` may lie up to 0.1 s behind the
+            recording's end, which then ends the part.
+        sampling_rate: Of the result, in samples per second.
+
+    Raises:
+        AudioError: for a file that is missing, empty or not audio, for no samples or samples that are NaN or
+            infinite, for a part that is not inside the recording, and for a dict or array of another form.
+    """
+    if not isinstance(audio, dict):
+        audio = {"path": audio}
+    start, end = audio.get("start"), audio.get("end")
+    if audio.get("array") is not None:
+        name, rate = "array", audio.get("sampling_rate")
+        samples = _array_samples(audio["array"], rate)
+        first, count = _part(start, end, samples.shape[1], rate, name)
+        samples = samples[:, first : first + count]
+    else:
+        source = audio.get("bytes") if audio.get("bytes") is not None else audio.get("path")
+        name = _name(audio.get("path") or source)
+        with _open(source, name) as file:
+            rate = file.samplerate
+            first, count = _part(start, end, file.frames, rate, name)
+            samples = _decode(file, first, count, name).T
+    if len(samples) > 1:  # a product is 20 times as fast as mean(axis=0)
+        samples = [np.full(len(samples), 1 / len(samples), dtype=np.float32) @ samples]
+    samples = samples[0]
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{name}: has samples that are NaN or infinite")
+    if rate != sampling_rate:
+        samples = soxr.resample(samples, rate, sampling_rate, quality="HQ")
+    if not samples.size:
+        raise AudioError(
+            f"{name}: no samples" + ("" if start is None and end is None else f" from {start} to {end} s")
+        )
+    return samples
+
+
+def audio_duration(audio: str | os.PathLike | bytes | BinaryIO) -> float:
+    """
+    Seconds of a recording, from its header; only where the header does not tell is the recording decoded.
+
+    The header of an mp3 that ends early still tells its former length. Raises `AudioError` as `load_audio` does.
+    """
+    name = _name(audio)
+    with _open(audio, name) as file:
+        known = file.frames < UNKNOWN_FRAMES
+        frames = file.frames if known else len(_decode(file, 0, file.frames, name))
+        return frames / file.samplerate
+
+
+def _name(source) -> str:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"<{len(source)} bytes>"
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else str(getattr(source, "name", source))
+
+
+def _open(source, name: str) -> soundfile.SoundFile:
+    if isinstance(source, (str, os.PathLike)):
+        if not os.path.isfile(source):
+            raise AudioError(f"{name}: {'is a folder' if os.path.isdir(source) else 'no such file'}")
+        is_empty = os.path.getsize(source) == 0
+    elif isinstance(source, (bytes, bytearray, memoryview)) or hasattr(source, "read"):
+        content = source.read() if hasattr(source, "read") else source
+        source, is_empty = io.BytesIO(content), not content
+    else:
+        raise AudioError(
+            f"{source!r} is not audio: pass a path, bytes, an open file, or a dict with array, bytes or path"
+        )
+    if is_empty:
+        raise AudioError(f"{name}: is empty")
+    try:
+        return soundfile.SoundFile(source)
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: soundfile takes .raw files for headerless ones
+        # libsndfile's own text is left out: for an mp3 that it cannot read it says that the file does not exist.
+        raise AudioError(f"{name}: is not audio that can be decoded (wav, flac, mp3, ogg), or is damaged") from error
+
+
+def _part(start: float | None, end: float | None, frames: int, rate: int, name: str) -> tuple[int, int]:
+    """First frame and number of frames of the part from `start` to `end` seconds."""
+    duration = frames / rate
+    first_second, last_second = start or 0.0, duration if end is None else end
+    inside = 0 <= first_second < last_second <= duration + END_TOLERANCE and first_second < duration
+    if frames and not inside:
+        raise AudioError(f"{name}: the part from {start} to {end} s is not inside the recording of {duration:.3f} s")
+    first = round(first_second * rate)
+    return first, min(round(last_second * rate), frames) - first
+
+
+def _decode(file: soundfile.SoundFile, first: int, count: int, name: str) -> np.ndarray:
+    """Up to `count` frames (n, channels) from frame `first` on; fewer where the recording ends or is damaged."""
+    # Seeking is exact neither in mp3 and opus, whose decoders need what comes before, nor in the last page of an ogg
+    # vorbis file, which libsndfile 1.2.2 misplaces by some hundred frames. A lead that is thrown away makes it so.
+    # It is read in the same call, because soundfile seeks after each.
+    begin = first - (LEAD_SECONDS * file.samplerate if file.format == "MP3" or file.subtype == "OPUS" else 0)
+    if file.format == "OGG":
+        begin = min(begin, file.frames - LAST_OGG_PAGE)
+    lead = first - max(begin, 0)
+    count += lead
+    blocks, done, error = [], 0, None
+    while done < count and error is None:
+        # After an error libsndfile does not say how much it has decoded: NaN marks what it has not written.
+        length = count - done if file.frames < UNKNOWN_FRAMES else min(UNKNOWN_BLOCK, count - done)
+        block = np.full((length, file.channels), np.nan, dtype=np.float32)
+        try:
+            if first and not done:
+                file.seek(first - lead)
+            decoded = len(file.read(out=block))
+        except soundfile.SoundFileError as caught:
+            decoded, error = length - int(np.isnan(block[:, 0]).sum()), caught
+        if not decoded:
+            break
+        blocks.append(block[:decoded])
+        done += decoded
+    if error is not None and done <= lead:
+        seconds = first / file.samplerate
+        raise AudioError(f"{name}: is damaged, nothing from {seconds:g} s on can be decoded") from error
+    if error is not None and file.frames < UNKNOWN_FRAMES:  # a file of unknown length always ends in an error
+        seconds = (first - lead + done) / file.samplerate
+        logger.warning(f"{name}: is damaged, only {seconds:.2f} s of it can be decoded")
+    return np.concatenate(blocks)[lead:] if blocks else np.empty((0, file.channels), dtype=np.float32)
+
+
+def _array_samples(array, rate) -> np.ndarray:  # -> (channels, N)
+    array = np.asarray(array)
+    if not rate or rate <= 0:
+        raise AudioError(f"array: its sampling_rate is {rate!r}; pass it beside the array, in samples per second")
+    if array.dtype.kind != "f":
+        raise AudioError(
+            f"array: has samples of {array.dtype}; pass floats in [-1, 1], divide 16-bit samples by 32768"
+        )
+    if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[0] > 2):
+        raise AudioError(
+            f"array: has shape {array.shape}; pass (samples,), or (channels, samples) of 2 channels at most"
+        )
+    return np.atleast_2d(array).astype(np.float32, copy=False)
