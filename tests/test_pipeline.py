@@ -1,0 +1,309 @@
+"""The pipeline as users meet it: a saved model folder, files of all formats, and a computation step by step."""
+
+import http.server
+import json
+import threading
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+from transformers import (
+    AutoFeatureExtractor,
+    AutomaticSpeechRecognitionPipeline,
+    AutoProcessor,
+    Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+    pipeline,
+)
+
+import hf_mlpl
+from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
+from hf_mlpl.audio import AudioError
+from hf_mlpl.pipeline_mlpl import MlplSpeechRecognitionPipeline
+
+RATE = 16000
+LANGUAGES = ["de", "sl", "sv-SE"]
+SIZES = {"hidden_size": 32, "num_attention_heads": 2, "attention_head_dim": 16, "intermediate_size": 64}
+
+
+def sweep(seconds, rate=RATE):
+    """Tones that rise and fall, so that a random model says something."""
+    t = np.arange(round(seconds * rate)) / rate
+    envelope = 0.2 * (1 + np.sin(2 * np.pi * 3 * t))
+    return (envelope * np.sin(2 * np.pi * (300 + 900 * np.sin(1.7 * t) ** 2) * t)).astype(np.float32)
+
+
+def save_folder(path: Path, languages) -> Path:
+    tokens = path.with_suffix(".lst")
+    tokens.write_text("|\n" + "\n".join("abcdefghijklmno") + "\n")
+    torch.manual_seed(0)
+    model = MlplForCTC(MlplConfig.tiny(17, languages, num_hidden_layers=2, **SIZES))
+    with torch.no_grad():  # random weights alone would say the same letter all the time
+        model.ctc_head.weight *= 20
+        if model.lid_head is not None:
+            model.lid_head.weight *= 5
+    model.save_pretrained(path)
+    MlplProcessor(MlplFeatureExtractor(), MlplTokenizer(tokens)).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return save_folder(tmp_path_factory.mktemp("models") / "tiny", LANGUAGES)
+
+
+@pytest.fixture(scope="module")
+def asr(folder):
+    return pipeline("automatic-speech-recognition", model=folder)
+
+
+def by_hand(asr, samples):
+    """Class numbers (S,), and language log-probabilities, of one utterance."""
+    inputs = MlplFeatureExtractor()(samples, sampling_rate=RATE, return_tensors="pt")
+    with torch.no_grad():
+        outputs = asr.model(**inputs)
+    return outputs.logits[0].argmax(dim=-1), outputs.language_log_probs[0]
+
+
+def test_a_folder_gives_our_pipeline(asr, folder):
+    assert type(asr) is MlplSpeechRecognitionPipeline
+    assert hf_mlpl.MlplSpeechRecognitionPipeline is MlplSpeechRecognitionPipeline
+    assert type(asr.feature_extractor) is MlplFeatureExtractor
+    assert type(asr.tokenizer) is MlplTokenizer
+    # With custom_pipelines there, transformers would ask for trust_remote_code.
+    assert "custom_pipelines" not in json.loads((folder / "config.json").read_text())
+
+
+def test_text_and_language(asr):
+    samples = sweep(3)
+    labels, log_probs = by_hand(asr, samples)
+    answer = asr(samples)
+    assert answer["text"] == asr.tokenizer.decode(labels)
+    assert len(answer["text"]) > 5
+    assert answer["language"] == LANGUAGES[int(log_probs.argmax())]
+    assert answer["language_probability"] == pytest.approx(float(log_probs.exp().max()), rel=1e-5)
+    assert list(answer) == ["text", "language", "language_probability"]
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [8000, 44100, 48000])
+@pytest.mark.parametrize("extension", ["wav", "flac", "mp3", "ogg"])
+def test_files(asr, tmp_path, extension, rate, channels):
+    path = tmp_path / f"a.{extension}"
+    samples = sweep(2, rate)
+    soundfile.write(path, samples if channels == 1 else np.stack([samples, 0.5 * samples], axis=1), rate)
+    decoded, _ = soundfile.read(path, dtype="float32", always_2d=True)
+    expected = asr(soxr.resample(decoded.mean(axis=1), rate, RATE))
+    content = path.read_bytes()
+    array = {"raw": decoded.T if channels == 2 else decoded[:, 0], "sampling_rate": rate}
+    sources = [str(path), path, content, {"path": str(path)}, {"bytes": content, "path": None}, array]
+    answers = asr(sources)
+    assert len(array) == 2  # the stock pipeline empties the dict that it is given
+    for answer in answers:
+        assert answer["text"] == expected["text"]
+        assert answer["language_probability"] == pytest.approx(expected["language_probability"], rel=1e-3)
+
+
+def test_a_part_of_a_file_and_other_keys(asr, tmp_path):
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, sweep(6), RATE)
+    decoded, _ = soundfile.read(path, dtype="float32")
+    answer = asr({"path": path, "start": 2.5, "end": 4.75, "id": "a_1"})
+    assert answer["text"] == asr(decoded[40000:76000])["text"]
+    assert answer["id"] == ["a_1"]  # a list, as in the stock pipeline
+
+
+def test_an_address(asr, tmp_path):
+    soundfile.write(tmp_path / "a.flac", sweep(2), RATE)
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert asr(f"{address}/a.flac") == asr(tmp_path / "a.flac")
+        with pytest.raises(Exception, match="404"):
+            asr(f"{address}/missing.flac")
+        (tmp_path / "page.flac").write_text("<html>")
+        with pytest.raises(AudioError, match=rf"{address}/page\.flac: is not audio"):
+            asr(f"{address}/page.flac")
+        server.shutdown()
+
+
+def test_batches_equal_one_by_one(asr):
+    recordings = [sweep(seconds) for seconds in (0.01, 3, 1.234, 2.005, 0.3)]
+    one_by_one = [asr(recording) for recording in recordings]
+    for answer, expected in zip(asr(recordings, batch_size=4), one_by_one, strict=True):
+        assert answer["text"] == expected["text"]
+        assert answer["language"] == expected["language"]
+        assert answer["language_probability"] == pytest.approx(expected["language_probability"], rel=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_chunks(asr, batch_size):
+    samples = sweep(7.3)
+    chunk, stride = 48000, 8160  # 3 s and 0.51 s are whole output frames of 480 samples
+    labels, weighted, total = [], torch.zeros(len(LANGUAGES)), 0
+    for start in range(0, len(samples), chunk - 2 * stride):
+        piece = samples[start : start + chunk]
+        is_last = start + chunk >= len(samples)
+        piece_labels, log_probs = by_hand(asr, piece)
+        own = piece_labels[0 if start == 0 else stride // 480 : None if is_last else -stride // 480]
+        labels.append(own)
+        weighted += len(own) * log_probs
+        total += len(own)
+        if is_last:
+            break
+    probabilities = (weighted / total).softmax(dim=0)
+
+    answer = asr(samples, chunk_length_s=3, stride_length_s=0.51, batch_size=batch_size)
+    assert total == pytest.approx(len(samples) / 480, abs=1)
+    assert answer["text"] == asr.tokenizer.decode(torch.cat(labels))
+    assert answer["language"] == LANGUAGES[int(probabilities.argmax())]
+    assert answer["language_probability"] == pytest.approx(float(probabilities.max()), rel=1e-3)
+
+
+@pytest.mark.parametrize("chunks", [{}, {"chunk_length_s": 3}])
+def test_timestamps(asr, chunks):
+    samples = sweep(7.3)
+    text = asr(samples, **chunks)["text"]
+    characters = asr(samples, return_timestamps="char", **chunks)
+    words = asr(samples, return_timestamps="word", **chunks)
+    assert characters["text"] == words["text"] == text
+    assert characters["language"] in LANGUAGES
+    assert "".join(chunk["text"] for chunk in characters["chunks"]) == text
+    assert [chunk["text"] for chunk in words["chunks"]] == text.split()
+    for result in (characters, words):
+        times = [time for chunk in result["chunks"] for time in chunk["timestamp"]]
+        assert times == sorted(times)
+        assert 0 <= times[0] < times[-1] <= 7.31
+    if not chunks:
+        labels, _ = by_hand(asr, samples)
+        first = next(i for i, label in enumerate(labels) if label not in (0, 16))
+        assert characters["chunks"][0]["timestamp"][0] == pytest.approx(0.03 * first)
+
+
+def test_stride_of_a_dict_counts_samples_of_its_array(asr):
+    samples = sweep(3)
+    labels, _ = by_hand(asr, samples)
+    given = {"raw": samples, "sampling_rate": RATE, "stride": (4800, 9600)}
+    assert asr(given)["text"] == asr.tokenizer.decode(labels[10:-20])
+    at_48_khz = {"array": sweep(3, 48000), "sampling_rate": 48000, "stride": (14400, 28800)}
+    length = len(asr(at_48_khz, return_timestamps="char")["chunks"])
+    assert 0 < length < len(asr({**at_48_khz, "stride": None}, return_timestamps="char")["chunks"])
+
+
+def test_bad_input_gives_one_clear_line(asr, tmp_path):
+    (tmp_path / "empty.mp3").touch()
+    (tmp_path / "text.wav").write_text("hello")
+    good = sweep(1)
+    for bad, message in [
+        ("missing.wav", "missing.wav: no such file"),
+        (tmp_path / "empty.mp3", "empty.mp3: is empty"),
+        (tmp_path / "text.wav", "text.wav: is not audio"),
+        (b"hello", "<5 bytes>: is not audio"),
+        ({"text": "hello"}, "None is not audio: pass a path"),
+        ({"raw": good}, "its sampling_rate is None"),
+        (np.zeros(500, np.int16), "divide 16-bit samples by 32768"),
+        (np.full(500, np.nan), "NaN"),
+    ]:
+        for inputs in (bad, [good, bad]):
+            with pytest.raises(ValueError, match=message) as error:
+                asr(inputs)
+            assert "\n" not in str(error.value)
+    assert asr(np.zeros(RATE, np.float32))["language"] in LANGUAGES  # silence
+    assert asr(np.zeros(0, np.float32))["language"] in LANGUAGES
+
+
+def test_a_model_without_languages(tmp_path):
+    asr = pipeline("automatic-speech-recognition", model=save_folder(tmp_path / "model", []))
+    assert list(asr(sweep(2))) == ["text"]
+    assert list(asr([sweep(4), sweep(2)], batch_size=2, chunk_length_s=3)[0]) == ["text"]
+
+
+def test_half_precision(folder, asr):
+    half = pipeline("automatic-speech-recognition", model=folder, dtype=torch.bfloat16)
+    assert half(sweep(2))["language_probability"] == pytest.approx(asr(sweep(2))["language_probability"], abs=0.05)
+
+
+def test_a_saved_pipeline_is_a_model_folder(asr, tmp_path):
+    asr.save_pretrained(tmp_path)
+    assert "custom_pipelines" not in json.loads((tmp_path / "config.json").read_text())
+    assert pipeline("automatic-speech-recognition", model=tmp_path)(sweep(2)) == asr(sweep(2))
+
+
+def test_other_models_get_the_stock_pipeline(tmp_path):
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "a": 5, "b": 6, "c": 7}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(
+        vocab_size=8,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=(8, 8),
+        conv_stride=(10, 32),
+        conv_kernel=(10, 32),
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+    )
+    model = Wav2Vec2ForCTC(config)
+    model.lm_head.weight.data *= 50
+    model.save_pretrained(tmp_path / "model")
+    Wav2Vec2CTCTokenizer(tmp_path / "vocab.json").save_pretrained(tmp_path / "model")
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "model")
+
+    ours = pipeline("automatic-speech-recognition", model=tmp_path / "model")
+    stock = pipeline(
+        "automatic-speech-recognition", model=tmp_path / "model", pipeline_class=AutomaticSpeechRecognitionPipeline
+    )
+    assert type(ours) is AutomaticSpeechRecognitionPipeline
+    assert len(stock(sweep(3))["text"]) > 5
+    for arguments in ({}, {"return_timestamps": "char"}, {"chunk_length_s": 2}, {"batch_size": 2}):
+        assert ours([sweep(3), sweep(1)], **arguments) == stock([sweep(3), sweep(1)], **arguments)
+
+
+def test_processor_makes_inputs_and_labels(folder):
+    processor = AutoProcessor.from_pretrained(folder)
+    assert type(processor) is MlplProcessor
+    recordings = [sweep(1), sweep(0.5)]
+    batch = processor(audio=recordings, text=["ab c", "aab cd"], sampling_rate=RATE)
+    expected = MlplFeatureExtractor()(recordings, sampling_rate=RATE, return_tensors="pt")
+    assert list(batch) == ["input_features", "attention_mask", "labels"] == processor.model_input_names
+    assert torch.equal(batch["input_features"], expected["input_features"])
+    assert torch.equal(batch["attention_mask"], expected["attention_mask"])
+    assert batch["labels"].dtype == torch.int64
+    assert batch["labels"].tolist() == [[1, 2, 0, 3, -100, -100], [1, 1, 2, 0, 3, 4]]
+    # decode collapses repeated labels unless it is told that they are labels, not frames
+    assert processor.batch_decode(batch["labels"], group_tokens=False) == ["ab c", "aab cd"]
+    assert processor.decode(torch.tensor([16, 1, 1, 16, 1, 2, 0, 0, 3, 16])) == "aab c"
+
+
+def test_processor_with_one_utterance_or_one_modality(folder):
+    processor = AutoProcessor.from_pretrained(folder)
+    one = processor(audio=sweep(1), text="ab", sampling_rate=RATE, return_tensors="np")
+    assert one["input_features"].shape == (1, 98, 80)
+    assert one["labels"].tolist() == [[1, 2]]
+    assert list(processor(audio=sweep(1), sampling_rate=RATE)) == ["input_features", "attention_mask"]
+    assert processor(text=["", ""])["labels"].shape == (2, 0)
+    assert processor(text=["", ""])["labels"].dtype == torch.int64
+    with pytest.raises(ValueError, match="pass audio, text or both"):
+        processor()
+    with pytest.raises(ValueError, match="2 transcripts were passed for 1 utterances"):
+        processor(audio=sweep(1), text=["a", "b"], sampling_rate=RATE)
+    with pytest.raises(ValueError, match="44100 Hz"):
+        processor(audio=sweep(1), sampling_rate=44100)
+
+
+def test_processor_saves_and_loads(folder, tmp_path):
+    AutoProcessor.from_pretrained(folder).save_pretrained(tmp_path)
+    loaded = MlplProcessor.from_pretrained(tmp_path)
+    assert loaded.feature_extractor.to_dict() == MlplFeatureExtractor().to_dict()
+    assert loaded.tokenizer("abc")["input_ids"] == [1, 2, 3]
+    assert type(AutoFeatureExtractor.from_pretrained(tmp_path)) is MlplFeatureExtractor
+    assert max(path.stat().st_size for path in tmp_path.iterdir()) < 2000
