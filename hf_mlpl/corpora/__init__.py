@@ -1,0 +1,1 @@
+"""Raw speech corpora read, or written, as utterances of one schema."""

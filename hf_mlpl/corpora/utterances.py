@@ -1,0 +1,128 @@
+"""The one schema of the project, an utterance, and the Parquet files that carry utterances between stages."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, Features, Value, concatenate_datasets
+
+from ..atomic import written_whole
+from ..audio import AudioError, audio_duration
+
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        # The file, and the part of it in seconds; without start and end the whole file.
+        "audio": {"path": Value("string"), "start": Value("float64"), "end": Value("float64")},
+        "duration_seconds": Value("float64"),
+        "language": Value("string"),  # Common Voice's locale code, `sv-SE`
+        "text": Value("string"),  # null where nobody has transcribed the utterance
+        "speaker": Value("string"),
+        "source": Value("string"),  # who wrote the text: `human`, or the revision of the teacher model
+    }
+)
+
+
+@dataclass
+class ReadingReport:
+    """What a corpus reader kept and dropped: counts by reason, and one line with file and row for each drop."""
+
+    read: int = 0
+    dropped: Counter = field(default_factory=Counter)
+    lines: list[str] = field(default_factory=list)
+
+    def drop(self, reason: str, where: str, detail: str = "") -> None:
+        """Counts one row under `reason`; `where` is `file:row`."""
+        self.dropped[reason] += 1
+        self.lines.append(f"{where}: {reason}" + (f": {detail}" if detail else ""))
+
+    @property
+    def kept(self) -> int:
+        return self.read - self.dropped.total()
+
+    def summary(self) -> str:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
+        return f"{self.read} rows read, {self.kept} kept" + (f"; dropped: {reasons}" if reasons else "")
+
+
+def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport, num_threads: int = 8) -> Iterator[dict]:
+    """Adds `duration_seconds` from the files' headers; drops unreadable and empty files with a line in the report.
+
+    Args:
+        rows: pairs of `file:row` and an utterance without duration, whose audio is a whole file.
+    """
+
+    def measure(row):
+        try:
+            return audio_duration(row[1]["audio"]["path"])
+        except AudioError as error:
+            return error
+
+    rows = iter(rows)
+    with ThreadPoolExecutor(num_threads) as threads:
+        while block := list(islice(rows, 4096)):  # in blocks: a release has millions of rows
+            for (where, row), duration in zip(block, threads.map(measure, block), strict=True):
+                if isinstance(duration, AudioError):
+                    report.drop("unreadable audio", where, str(duration))
+                elif not duration:
+                    report.drop("no samples", where, row["audio"]["path"])
+                else:
+                    yield {**row, "duration_seconds": duration}
+
+
+def write_utterances(rows: Iterable[dict], path: Path, features: Features = FEATURES) -> int:
+    """Streams utterances into a Parquet file, which appears under its name only when it is whole; returns the rows."""
+    rows, written = iter(rows), 0
+    with written_whole(path) as partial, pq.ParquetWriter(partial, features.arrow_schema) as writer:
+        while block := list(islice(rows, 10_000)):
+            writer.write_table(pa.Table.from_pylist(block, schema=features.arrow_schema))
+            written += len(block)
+    return written
+
+
+def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None = None) -> Dataset:
+    """Utterance files, one after another, as a memory-mapped data set of exactly the columns of `FEATURES`.
+
+    Args:
+        languages: Locales to keep; by default all.
+
+    Raises:
+        FileNotFoundError: for a file that is not there.
+        ValueError: for a file without a column of the schema, two utterances of one id, a language without any.
+    """
+    parts = []
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such utterance file; recipes/prepare_data.py writes them")
+        try:
+            metadata = pq.read_metadata(path)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{path}: not an utterance file, it is no Parquet file or is damaged") from error
+        missing = set(FEATURES) - set(metadata.schema.to_arrow_schema().names)
+        if missing:
+            raise ValueError(f"{path}: not an utterance file, it has no column {', '.join(sorted(missing))}")
+        if metadata.num_rows:
+            pattern = glob.escape(str(path))  # from_parquet takes a path for a pattern
+            parts.append(Dataset.from_parquet(pattern, columns=list(FEATURES), features=FEATURES))
+        else:  # which from_parquet refuses
+            parts.append(Dataset(FEATURES.arrow_schema.empty_table()))
+    if not parts:
+        raise ValueError("no utterance files were given")
+    dataset = concatenate_datasets(parts)
+    duplicates = [name for name, count in Counter(dataset["id"]).items() if count > 1]
+    if duplicates:
+        raise ValueError(f"{len(duplicates)} ids stand for more than one utterance, {duplicates[0]} among them")
+    if languages is None:
+        return dataset
+    found = set(dataset["language"])
+    if missing := sorted(set(languages) - found):
+        raise ValueError(f"no utterances of {', '.join(missing)}; there are {', '.join(sorted(found))}")
+    return dataset.select([row for row, language in enumerate(dataset["language"]) if language in languages])
