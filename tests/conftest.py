@@ -1,15 +1,22 @@
 """Fixtures that several test files share."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+from .tones import SETTINGS, write_tone_corpus
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder with golden data of the original program and recordings of people; it lies beside a checkout, not in it."""
+    """Golden data of the original program and recordings of people; the folder lies beside a checkout, not in it."""
     if not SHARED.is_dir():
         pytest.skip("the folder ../shared (golden data of the original program, recordings) is not there")
     return SHARED
@@ -18,3 +25,79 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def golden(shared: Path) -> Path:
     return shared / "golden"
+
+
+@pytest.fixture(scope="session")
+def tone_corpus(tmp_path_factory) -> Path:
+    """The corpus of `tones.py`, and an environment in which small jobs are quick and leave nothing behind."""
+    root = tmp_path_factory.mktemp("tones")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", root / "datasets-cache")
+        patch.setenv("HF_DATASETS_CACHE", str(root / "datasets-cache"))  # of the processes that tests start
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("ACCELERATE_USE_CPU", "1")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        write_tone_corpus(root)
+        yield root
+
+
+@pytest.fixture(scope="session")
+def tone_data(tone_corpus: Path) -> Path:
+    """Utterance files and the tokens file of the tones, and `tones.yaml`, settings that learn them."""
+    from hf_mlpl.corpora.common_voice import read_common_voice
+    from hf_mlpl.corpora.utterances import ReadingReport, write_utterances
+    from hf_mlpl.corpora.voxpopuli import read_voxpopuli
+    from hf_mlpl.text import build_vocabulary, write_tokens
+
+    folder = tone_corpus / "data"
+    report = ReadingReport()
+    rows = {split: list(read_common_voice(tone_corpus / "common-voice", split, report)) for split in ("train", "dev")}
+    rows["unlabelled"] = list(read_voxpopuli(tone_corpus / "voxpopuli", report))
+    for split, utterances in rows.items():
+        write_utterances(utterances, folder / f"{split}.parquet")
+    write_tokens(folder / "tokens-all.lst", build_vocabulary(row["text"] for row in rows["train"]))
+    settings = {
+        "output_dir": "runs",
+        "tokens": str(folder / "tokens-all.lst"),
+        "train": [str(folder / "train.parquet")],
+        "dev": [str(folder / "dev.parquet")],
+        **SETTINGS,
+    }
+    (folder / "tones.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Quick for tiny models, and what started processes have, so that results are comparable bit by bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tone_run(tone_data: Path) -> Path:
+    """Output folder of a finished run with `tones.yaml`; its `model` has learned the tones."""
+    from hf_mlpl.training import train
+    from hf_mlpl.training_config import load_config
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tone_data / "run"
+    train(load_config(tone_data / "tones.yaml", [f"output_dir={folder}"]))
+    torch.set_num_threads(before)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def two_processes(tone_data: Path, tone_run: Path, tmp_path_factory) -> Path:
+    """What `two_processes.py` leaves."""
+    output = tmp_path_factory.mktemp("two-processes")
+    script = Path(__file__).with_name("two_processes.py")
+    arguments = [tone_data / "tones.yaml", tone_run / "model", tone_data / "unlabelled.parquet", output]
+    accelerate = Path(sys.executable).with_name("accelerate")
+    launch = [accelerate, "launch", "--config_file", ROOT / "recipes" / "accelerate" / "multi_cpu.yaml"]
+    done = subprocess.run([*launch, script, *arguments], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    return output

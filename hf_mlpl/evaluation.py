@@ -1,0 +1,182 @@
+"""CER and WER per language and their macro average, as numbers, as a results file and as a table."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import nn
+from tqdm import tqdm
+
+from .decoding import transcribe
+from .processing_mlpl import MlplProcessor
+
+logger = logging.getLogger(__name__)
+
+METRICS = Path(__file__).parent / "metrics"
+RATES = ("cer", "wer", "language_accuracy")
+
+
+@lru_cache
+def _metric(name: str):
+    """The `evaluate` module of a name in `metrics/`."""
+    # A script's folder comes first on its path, and beside the recipes lies one that is called evaluate.py.
+    path = sys.path[:]
+    sys.path[:] = [folder for folder in path if not Path(folder, "evaluate.py").is_file()]
+    try:
+        evaluate = import_module("evaluate")
+    finally:
+        sys.path[:] = path
+    # Kept in memory, else processes that score at the same time wait for each other's lock on one cache file
+    return evaluate.load(str(METRICS / name), keep_in_memory=True)
+
+
+def score(rows: Iterable[dict]) -> dict:
+    """
+    Error rates per language and their unweighted mean over languages.
+
+    A row has `language`, `text` (the reference), `hypothesis`, `duration_seconds` and `predicted_language`. Rates are
+    fractions: within a language, all edits divided by all reference characters (CER) or words (WER) after NFC. The
+    language accuracy counts rows whose `predicted_language` is not None, and is None where there is no such row.
+
+    Returns `{"languages": {language: {"cer", "wer", "language_accuracy", "utterances", "hours"}},
+    "macro": {"cer", "wer", "language_accuracy"}, "utterances", "hours"}`, independent of the order of the rows.
+    Raises `ValueError` without rows.
+    """
+    rows_of_language = defaultdict(list)
+    for row in rows:
+        rows_of_language[row["language"]].append(row)
+    if not rows_of_language:
+        raise ValueError("there are no utterances to score; is the test split empty, or did a filter drop all of it?")
+    languages = {language: _score_language(rows_of_language[language]) for language in sorted(rows_of_language)}
+    return {
+        "languages": languages,
+        "macro": {rate: _mean(scores[rate] for scores in languages.values()) for rate in RATES},
+        "utterances": sum(scores["utterances"] for scores in languages.values()),
+        "hours": math.fsum(scores["hours"] for scores in languages.values()),
+    }
+
+
+def _score_language(rows: list[dict]) -> dict:
+    texts = {"predictions": [row["hypothesis"] for row in rows], "references": [row["text"] for row in rows]}
+    predicted = [row["predicted_language"] for row in rows if row["predicted_language"] is not None]
+    return {
+        "cer": _metric("cer").compute(**texts)["cer"],
+        "wer": _metric("wer").compute(**texts)["wer"],
+        "language_accuracy": _mean(language == rows[0]["language"] for language in predicted),
+        "utterances": len(rows),
+        "hours": math.fsum(row["duration_seconds"] for row in rows) / 3600,
+    }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Mean of the values that are known, None if none is."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def evaluate_model(
+    accelerator: Accelerator,
+    model: nn.Module,
+    processor: MlplProcessor,
+    dataset: Dataset,
+    max_batch_seconds: float,
+    num_workers: int = 0,
+    progress: tqdm | None = None,
+) -> dict | None:
+    """
+    Scores greedy transcripts of labelled utterances, on all processes together; the main process gets the results.
+
+    An utterance whose audio cannot be read counts with an empty hypothesis, one line in the log, and in
+    `results["unreadable"]`. Raises `ValueError` for utterances without text.
+    """
+    if missing := sum(text is None for text in dataset["text"]):
+        raise ValueError(f"{missing} of {len(dataset)} utterances have no text to compare with")
+    share = dataset.select(range(accelerator.process_index, len(dataset), accelerator.num_processes))
+    rows = []
+    for hypothesis in transcribe(
+        accelerator.unwrap_model(model), processor, share, max_batch_seconds, num_workers, progress
+    ):
+        utterance = share[hypothesis.row]
+        if hypothesis.error:
+            logger.warning("%s; counted as an empty hypothesis", hypothesis.error)
+        rows.append(
+            {name: utterance[name] for name in ("id", "language", "text", "duration_seconds")}
+            | {
+                "hypothesis": hypothesis.text,
+                "predicted_language": hypothesis.language,
+                "unreadable": bool(hypothesis.error),
+            }
+        )
+    rows = gather_object(rows)
+    if not accelerator.is_main_process:
+        return None
+    return {**score(rows), "unreadable": sum(row["unreadable"] for row in rows)}
+
+
+def results_table(results: dict) -> str:
+    """Results of `score` as a plain text table, rates in percent: a row per language, then the macro average."""
+    totals = {"utterances": results["utterances"], "hours": results["hours"]}
+    scores_of_row = {**dict(sorted(results["languages"].items())), "macro": {**results["macro"], **totals}}
+    table = [("language", "utterances", "hours", "CER %", "WER %", "language %")]
+    for name, scores in scores_of_row.items():
+        rates = ("-" if scores[rate] is None else f"{100 * scores[rate]:.1f}" for rate in RATES)
+        table.append((name, str(scores["utterances"]), f"{scores['hours']:.2f}", *rates))
+    return _aligned(table)
+
+
+def comparison_table(results: dict[str, dict], languages: Sequence[str] = (), metric: str = "cer") -> str:
+    """Error rates in percent as a plain text table: a column per entry of `results`, a row per language, means below.
+
+    The last column is the change from the first to the last entry, relative to the first.
+
+    Args:
+        results: name -> results of `score`; all of the same languages.
+        languages: Get a mean of their own, beside the one of the remaining languages.
+
+    Raises:
+        ValueError: where entries have different languages, or lack one of `languages`.
+    """
+    rates = {
+        name: {language: scores[metric] for language, scores in result["languages"].items()}
+        for name, result in results.items()
+    }
+    scored = sorted(next(iter(rates.values())))
+    for name, of_languages in rates.items():
+        if sorted(of_languages) != scored:
+            raise ValueError(
+                f"{name} has results of {', '.join(sorted(of_languages))}, but others of {', '.join(scored)}"
+            )
+    if missing := sorted(set(languages) - set(scored)):
+        raise ValueError(f"no results of {', '.join(missing)}; there are {', '.join(scored)}")
+    groups = {language: [language] for language in scored}
+    if languages:
+        groups[f"mean of {' '.join(languages)}"] = list(languages)
+        groups["mean of the others"] = [language for language in scored if language not in languages]
+    groups["macro average"] = scored
+    table = [("language", *(f"{name}, {metric.upper()} %" for name in results), "change")]
+    for name, members in groups.items():
+        means = [_mean(of_languages[language] for language in members) for of_languages in rates.values()]
+        change = f"{100 * (means[-1] / means[0] - 1):+.0f} %" if means[0] else "-"
+        table.append((name, *(f"{100 * mean:.1f}" for mean in means), change))
+    return _aligned(table)
+
+
+def _aligned(table: list[tuple[str, ...]]) -> str:
+    """First column to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in table
+    )

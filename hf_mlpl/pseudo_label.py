@@ -1,0 +1,171 @@
+"""Pseudo-labels: greedy texts with a confidence for unlabelled utterances, in shards that survive an interruption.
+
+`output_dir` gets `shards/00000.parquet`, ..., then `labels.parquet`, utterances with their pseudo-labels that training
+reads like any others, and last `complete.json`. What is cut into which shard depends on the utterances alone, so a
+job may be continued by any number of processes, and every utterance is labelled exactly once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, Features, Value
+from tqdm import tqdm
+
+from .atomic import write_json
+from .corpora.utterances import FEATURES, write_utterances
+from .decoding import transcribe
+from .modeling_mlpl import MlplForCTC
+from .processing_mlpl import MlplProcessor
+
+logger = logging.getLogger(__name__)
+
+LABEL_FEATURES = Features(
+    {
+        **FEATURES,
+        "confidence": Value("float64"),  # geometric mean of the best class's probability per output frame
+        "predicted_language": Value("string"),  # by the teacher's language-ID head
+        "error": Value("string"),  # why there is no label; null otherwise
+    }
+)
+SHARD_SIZE = 1000  # utterances: what an interruption costs at most, per process
+
+
+def pseudo_label(
+    accelerator: Accelerator,
+    model: MlplForCTC,
+    processor: MlplProcessor,
+    dataset: Dataset,
+    output_dir: Path,
+    teacher: str,
+    max_batch_seconds: float,
+    num_workers: int = 0,
+) -> dict:
+    """Labels all utterances of `dataset`, going on where an earlier call stopped; returns what `complete.json` holds.
+
+    Args:
+        teacher: revision of the model, as `teacher_revision` gives it; it becomes the labels' `source`.
+        max_batch_seconds: audio of one forward; it changes the speed, not the labels.
+
+    Raises:
+        ValueError: where `output_dir` holds labels of other utterances or of another teacher.
+    """
+    ids = dataset["id"]
+    job = {
+        "teacher": teacher,
+        "utterances": len(ids),
+        "ids_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
+    }
+    if accelerator.is_main_process:
+        _check_same_job(output_dir, job)
+    accelerator.wait_for_everyone()
+    complete = output_dir / "complete.json"
+    if complete.exists():
+        return json.loads(complete.read_text(encoding="utf-8"))
+
+    durations = np.array(dataset["duration_seconds"])
+    order = np.argsort(-durations, kind="stable")  # neighbours in length share a shard: its batches need less padding
+    shards = [order[first : first + SHARD_SIZE] for first in range(0, len(order), SHARD_SIZE)]
+    mine = [
+        (number, rows)
+        for number, rows in list(enumerate(shards))[accelerator.process_index :: accelerator.num_processes]
+        if not _shard_path(output_dir, number).exists()
+    ]
+    seconds = float(sum(durations[rows].sum() for _, rows in mine))
+    with tqdm(
+        total=round(seconds), unit="s", desc="audio labelled", disable=not accelerator.is_main_process
+    ) as progress:
+        for number, rows in mine:
+            shard = dataset.select(rows)
+            labels = _label(
+                accelerator.unwrap_model(model), processor, shard, teacher, max_batch_seconds, num_workers, progress
+            )
+            write_utterances(labels, _shard_path(output_dir, number), LABEL_FEATURES)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        _complete(output_dir, job, len(shards))
+    accelerator.wait_for_everyone()
+    return json.loads(complete.read_text(encoding="utf-8"))
+
+
+def _label(model, processor, shard, teacher, max_batch_seconds, num_workers, progress) -> Iterator[dict]:
+    for hypothesis in transcribe(model, processor, shard, max_batch_seconds, num_workers, progress):
+        if hypothesis.error:
+            logger.warning("%s; it gets no label", hypothesis.error)
+        yield shard[hypothesis.row] | {
+            "text": hypothesis.text,
+            "source": teacher,
+            "confidence": hypothesis.confidence,
+            "predicted_language": hypothesis.language,
+            "error": hypothesis.error,
+        }
+
+
+def _complete(output_dir: Path, job: dict, num_shards: int) -> None:
+    """Joins the shards into `labels.parquet` and says in `complete.json` what is in it."""
+    languages = defaultdict(lambda: {"labels": 0, "empty": 0, "hours": 0.0, "mean_confidence": 0.0})
+    errors = 0
+
+    def labels() -> Iterator[dict]:
+        nonlocal errors
+        for number in range(num_shards):
+            for row in pq.read_table(_shard_path(output_dir, number)).to_pylist():
+                if row["error"]:
+                    errors += 1
+                    continue
+                counts = languages[row["language"]]
+                counts["labels"] += 1
+                counts["empty"] += not row["text"]
+                counts["hours"] += row["duration_seconds"] / 3600
+                counts["mean_confidence"] += row["confidence"]
+                yield row
+
+    written = write_utterances(labels(), output_dir / "labels.parquet", LABEL_FEATURES)
+    if written + errors != job["utterances"]:
+        raise RuntimeError(
+            f"{output_dir}/shards hold {written + errors} of {job['utterances']} utterances; remove the folder and "
+            "label again"
+        )
+    for counts in languages.values():
+        counts["mean_confidence"] /= counts["labels"]
+    summary = {**job, "labels": written, "errors": errors, "languages": dict(sorted(languages.items()))}
+    write_json(output_dir / "complete.json", summary)
+
+
+def _check_same_job(output_dir: Path, job: dict) -> None:
+    """Notes what is labelled by whom in `job.json`, or compares it with what the folder was begun with."""
+    path = output_dir / "job.json"
+    if not path.exists():
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_json(path, job)
+        return
+    begun = json.loads(path.read_text(encoding="utf-8"))
+    differing = [name for name in job if begun.get(name) != job[name]]
+    if differing:
+        changes = "; ".join(f"{name} was {begun.get(name)!r}, is {job[name]!r}" for name in differing)
+        raise ValueError(f"{output_dir} holds another job's labels: {changes}. Choose another folder, or remove it")
+
+
+def _shard_path(output_dir: Path, number: int) -> Path:
+    return output_dir / "shards" / f"{number:05d}.parquet"
+
+
+def teacher_revision(model: MlplForCTC, name: str) -> str:
+    """`user/name@commit` of a model from the Hub; else the end of its path @ 12 digits of its weights' SHA-256."""
+    commit = getattr(model.config, "_commit_hash", None)
+    if commit:
+        return f"{name}@{commit}"
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return f"{'/'.join(Path(name).resolve().parts[-2:])}@{digest.hexdigest()[:12]}"

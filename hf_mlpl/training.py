@@ -1,0 +1,265 @@
+"""The one training loop: every stage of the recipe is this loop with other settings and other utterances."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from .atomic import partial_path, write_text, written_whole
+from .configuration_mlpl import MlplConfig
+from .corpora.utterances import read_utterances
+from .data import BatchPlan, SpeechBatch, SpeechBatches, micro_batch_seed, repetitions, select_for_training
+from .evaluation import evaluate_model
+from .feature_extraction_mlpl import MlplFeatureExtractor
+from .modeling_mlpl import MlplForCTC
+from .processing_mlpl import MlplProcessor
+from .tokenization_mlpl import MlplTokenizer
+from .training_config import FREE_ON_RESUME, TrainingConfig
+from .training_log import TrainingLog
+
+logger = logging.getLogger(__name__)
+
+PRESETS = ("tiny", "base", "large")
+CHECKPOINTS_KEPT = 2
+FRAMES_PER_SECOND = 100  # of the features
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; what it has saved so far stays."""
+
+
+def train(config: TrainingConfig) -> Path:
+    """Trains, going on from the last checkpoint in `output_dir` if there is one; returns the trained model's folder.
+
+    Raises:
+        ValueError: for settings or data that cannot work, before anything is trained.
+        TrainingError: when the gradient is not finite.
+    """
+    output_dir = Path(config.output_dir)
+    _check_same_config(output_dir, config)
+    if (output_dir / "model").exists():
+        return output_dir / "model"
+
+    set_seed(config.seed)
+    train_set = read_utterances(config.train)
+    dev_set = read_utterances(config.dev) if config.dev else None
+    model, processor = build_model(config, train_set)
+    # A layer that LayerDrop skips in all micro-batches of an update gets no gradient.
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=model.config.layerdrop > 0)
+    # Without cpu=True, processes launched on a machine without GPU would not find each other.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[ddp])
+    if config.micro_batches_per_update % accelerator.num_processes:
+        raise ValueError(
+            f"micro_batches_per_update is {config.micro_batches_per_update}; it must be a multiple of the "
+            f"{accelerator.num_processes} processes"
+        )
+    if not accelerator.is_main_process:
+        logging.getLogger(select_for_training.__module__).setLevel(logging.ERROR)  # all processes drop the same
+    train_set, dropped = select_for_training(train_set, processor, model.config, config.max_batch_seconds)
+    if accelerator.is_main_process:
+        write_text(output_dir / "config.yaml", yaml.safe_dump(_plain(config), allow_unicode=True, sort_keys=False))
+    optimizer = build_optimizer(model, config)
+    # Never prepared: Accelerate would step it once per process.
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: learning_rate_factor(update, config))
+    accelerator.register_for_checkpointing(scheduler)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    start = _load_last_checkpoint(accelerator, output_dir)
+    batches = _micro_batches(accelerator, train_set, processor, accelerator.unwrap_model(model).config, config, start)
+
+    log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
+    log.describe(train_set, dropped, accelerator.unwrap_model(model))
+    with log, logging_redirect_tqdm():
+        for update in range(start + 1, config.max_updates + 1):
+            log.step(update, scheduler.get_last_lr()[0], **train_step(accelerator, model, optimizer, batches, config))
+            scheduler.step()
+            is_last = update == config.max_updates
+            if dev_set is not None and (update % config.eval_every == 0 or is_last):
+                log.evaluated(update, evaluate_model(accelerator, model, processor, dev_set, config.max_batch_seconds))
+            if update % config.save_every == 0 and not is_last:
+                _save_checkpoint(accelerator, output_dir, update)
+    return _save_model(accelerator, model, processor, output_dir)
+
+
+def train_step(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[tuple[int, SpeechBatch]],
+    config: TrainingConfig,
+) -> dict[str, float]:
+    """One update: the gradient of the loss over all micro-batches of all processes as if they were one batch."""
+    micro_batches = [next(batches) for _ in range(config.micro_batches_per_update // accelerator.num_processes)]
+    counts = torch.tensor(
+        [
+            sum(len(batch.indices) for _, batch in micro_batches),
+            sum(int(batch.attention_mask.sum()) for _, batch in micro_batches),
+        ],
+        device=accelerator.device,
+    )
+    num_utterances, num_frames = accelerator.reduce(counts).tolist()
+    model.train()
+    total = torch.zeros((), device=accelerator.device)
+    for i, (number, batch) in enumerate(micro_batches):
+        # Dropout and LayerDrop depend on the micro-batch alone, not on the process that happens to compute it.
+        torch.manual_seed(micro_batch_seed(config.seed, number))
+        is_last = i == len(micro_batches) - 1
+        with nullcontext() if is_last else accelerator.no_sync(model):
+            loss = model(**batch.inputs(accelerator.device), num_utterances=num_utterances).loss
+            # The loss is a share of the whole update's; data parallelism averages gradients where it should add.
+            accelerator.backward(loss * accelerator.num_processes)
+        total += loss.detach()
+    gradient_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+    if not torch.isfinite(gradient_norm):
+        numbers = ", ".join(str(number) for number, _ in micro_batches)
+        raise TrainingError(
+            f"the gradient of micro-batches {numbers} is not finite, its loss is {total.item()}; lower learning_rate, "
+            "or look at the utterances of these batches"
+        )
+    optimizer.step()
+    optimizer.zero_grad()
+    loss = accelerator.reduce(total).item()
+    seconds = num_frames / FRAMES_PER_SECOND
+    return {"loss": loss, "gradient_norm": gradient_norm.item(), "audio_seconds": seconds}
+
+
+def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC, MlplProcessor]:
+    """A new model of a preset's size, with the tokens file of the settings, or a trained one with its own tokens."""
+    if config.model not in PRESETS:
+        processor = MlplProcessor.from_pretrained(config.model)
+        return MlplForCTC.from_pretrained(config.model, **config.model_fields), processor
+    if config.tokens is None:
+        raise ValueError("a new model needs `tokens`, a tokens file; recipes/build_tokenizer.py writes one")
+    tokenizer = MlplTokenizer(config.tokens)
+    languages = config.languages or sorted(set(train_set["language"]))
+    preset = getattr(MlplConfig, config.model)
+    model = MlplForCTC(preset(vocab_size=len(tokenizer), languages=languages, **config.model_fields))
+    return model, MlplProcessor(MlplFeatureExtractor(), tokenizer)
+
+
+def build_optimizer(model: MlplForCTC, config: TrainingConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "adagrad":
+        return torch.optim.Adagrad(model.parameters(), lr=config.learning_rate)
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def learning_rate_factor(update: int, config: TrainingConfig) -> float:
+    """Share of `learning_rate` for the update after `update` others."""
+    if update < config.warmup_updates:
+        return (update + 1) / config.warmup_updates
+    if config.schedule == "constant":
+        return 1.0
+    return (config.max_updates - update) / max(1, config.max_updates - config.warmup_updates)
+
+
+def _micro_batches(
+    accelerator: Accelerator,
+    train_set: Dataset,
+    processor: MlplProcessor,
+    model_config: MlplConfig,
+    config: TrainingConfig,
+    start: int,
+) -> Iterator[tuple[int, SpeechBatch]]:
+    """This process's share of all micro-batches after `start` updates, with their numbers."""
+    per_update = config.micro_batches_per_update
+    durations = np.array(train_set["duration_seconds"])
+    times = repetitions(train_set, config.language_alpha)
+    plan = BatchPlan(durations, config.max_batch_seconds, config.seed, times)
+    augment_from = config.spec_augment.start_update * per_update if config.spec_augment else 0
+    batches = SpeechBatches(
+        train_set,
+        plan,
+        processor,
+        model_config,
+        with_labels=True,
+        augment=config.spec_augment,
+        augment_from=augment_from,
+        seed=config.seed,
+        cache_bytes=int(config.cache_gigabytes * 1e9),
+    )
+    numbers = range(
+        start * per_update + accelerator.process_index, config.max_updates * per_update, accelerator.num_processes
+    )
+    loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=config.num_workers)
+    reported = set()
+    for number, batch in zip(numbers, loader, strict=True):
+        for row, problem in batch.problems.items():
+            if row not in reported:
+                logger.warning("%s; skipped", problem)
+                reported.add(row)
+        yield number, batch
+
+
+def _plain(config: TrainingConfig) -> dict:
+    """Settings as YAML gives them back, lists instead of tuples."""
+    return yaml.safe_load(yaml.safe_dump(dataclasses.asdict(config)))
+
+
+def _check_same_config(output_dir: Path, config: TrainingConfig) -> None:
+    """Compares the settings with `config.yaml`, where the folder holds a run that was started before."""
+    path = output_dir / "config.yaml"
+    if not path.exists():
+        return
+    settings, started = _plain(config), yaml.safe_load(path.read_text(encoding="utf-8"))
+    differing = [name for name in settings if name not in FREE_ON_RESUME and started.get(name) != settings[name]]
+    if differing:
+        changes = "; ".join(f"{name} was {started.get(name)!r}, is {settings[name]!r}" for name in differing)
+        raise ValueError(
+            f"{output_dir} belongs to a run with other settings: {changes}. Choose another output_dir, or remove it"
+        )
+
+
+def _load_last_checkpoint(accelerator: Accelerator, output_dir: Path) -> int:
+    """Restores model, optimiser and schedule; returns the number of updates that they have seen."""
+    checkpoints = _checkpoints(output_dir)
+    if not checkpoints:
+        return 0
+    accelerator.load_state(str(checkpoints[-1]))
+    update = int(checkpoints[-1].name.removeprefix("update-"))
+    accelerator.print(f"going on from {checkpoints[-1]}")
+    return update
+
+
+def _checkpoints(output_dir: Path) -> list[Path]:
+    return sorted((output_dir / "checkpoints").glob("update-????????"))
+
+
+def _save_checkpoint(accelerator: Accelerator, output_dir: Path, update: int) -> None:
+    folder = output_dir / "checkpoints" / f"update-{update:08d}"
+    with written_whole(folder) if accelerator.is_main_process else nullcontext():
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(partial_path(folder)))
+        accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        for old in _checkpoints(output_dir)[:-CHECKPOINTS_KEPT]:
+            shutil.rmtree(old)
+
+
+def _save_model(accelerator: Accelerator, model: torch.nn.Module, processor: MlplProcessor, output_dir: Path) -> Path:
+    """`model/`: weights, configuration, feature extractor and tokens file; it appears when it is whole."""
+    accelerator.wait_for_everyone()
+    folder = output_dir / "model"
+    if accelerator.is_main_process:
+        with written_whole(folder) as partial:
+            accelerator.unwrap_model(model).save_pretrained(partial)
+            processor.save_pretrained(partial)
+    accelerator.wait_for_everyone()
+    return folder

@@ -1,0 +1,160 @@
+"""The settings of a training run: a YAML file, with `name=value` on the command line over it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from .augment import SpecAugmentConfig
+
+OPTIMIZERS = ("adagrad", "adamw")
+SCHEDULES = ("constant", "linear")
+# What may differ between a run and its continuation: nothing here changes the result.
+FREE_ON_RESUME = frozenset({"num_workers", "cache_gigabytes", "log_every", "save_every", "eval_every"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Settings of `recipes/train.py`. Seconds are seconds of audio; updates are optimiser steps.
+
+    Args:
+        output_dir: holds `checkpoints/`, `model/` (the result), `metrics.jsonl`, `curves.png`, `config.yaml`.
+        model: `tiny`, `base` or `large` for a new model, or the folder or Hub name of one to go on from.
+        model_fields: fields of `MlplConfig` that differ from the model's own, for example `layerdrop: 0.1`.
+        tokens: tokens file of a new model; one to go on from has its own.
+        train: utterance files to train on; dev: utterance files to evaluate on, may be empty.
+        languages: classes of a new model's language-ID head; by default those of `train`, sorted.
+        language_alpha: a language's share of training is proportional to its hours to this power, its human and its
+            pseudo-labels counted apart: 1 takes the data as they are, 0 gives everything the same share.
+        max_updates: updates of the whole run.
+        max_batch_seconds: audio of one micro-batch, padding counted; longer utterances are dropped.
+        micro_batches_per_update: over all processes; one process with 4 equals 4 processes with 1 each.
+        optimizer: `adagrad`, the paper's, or `adamw`.
+        learning_rate: at its highest, after `warmup_updates` of linear growth.
+        schedule: `constant` after the warm-up, or `linear` decrease to 0 at `max_updates`.
+        weight_decay: of AdamW.
+        max_grad_norm: gradients are clipped to this norm.
+        spec_augment: fields of `SpecAugmentConfig`, or null for none.
+        log_every, eval_every, save_every: updates between lines of metrics, evaluations, checkpoints.
+        num_workers: processes that decode audio ahead of training.
+        cache_gigabytes: memory of each worker for features that are kept from pass to pass.
+        seed: of everything random.
+    """
+
+    output_dir: str
+    model: str
+    train: Sequence[str]
+    max_updates: int
+    model_fields: dict = field(default_factory=dict)
+    tokens: str | None = None
+    dev: Sequence[str] = ()
+    languages: Sequence[str] | None = None
+    language_alpha: float = 1.0
+    max_batch_seconds: float = 200.0
+    micro_batches_per_update: int = 1
+    optimizer: str = "adagrad"
+    learning_rate: float = 0.03
+    warmup_updates: int = 64_000
+    schedule: str = "constant"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 0.1
+    spec_augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
+    log_every: int = 100
+    eval_every: int = 5_000
+    save_every: int = 1_000
+    num_workers: int = 2
+    cache_gigabytes: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer is {self.optimizer!r}; accepted are {', '.join(OPTIMIZERS)}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule is {self.schedule!r}; accepted are {', '.join(SCHEDULES)}")
+        for name in ("max_updates", "micro_batches_per_update", "log_every", "eval_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("max_batch_seconds", "learning_rate", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("warmup_updates", "num_workers", "cache_gigabytes", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if not 0 <= self.language_alpha <= 1:
+            raise ValueError(f"language_alpha is {self.language_alpha}; it must be between 0 and 1")
+        if not self.train:
+            raise ValueError(
+                "train is empty; name at least one utterance file, as recipes/prepare_data.py writes them"
+            )
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """Reads a stage's YAML file; `name=value` in `overrides` goes over it, with dots into nested fields.
+
+    Raises:
+        ValueError: for a name that is no setting, a missing or a wrong value, with the accepted ones.
+    """
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        if not isinstance(settings, dict):
+            raise ValueError("must hold lines of the form `name: value`")
+        for override in overrides:
+            _override(settings, override)
+        return _build(TrainingConfig, settings)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _override(settings: dict, override: str) -> None:
+    name, equals, value = override.partition("=")
+    if not equals:
+        raise ValueError(f"{override!r} is not a setting; write name=value, for example max_updates=1000")
+    *parents, last = name.split(".")
+    for parent in parents:
+        settings = settings.setdefault(parent, {})
+        if not isinstance(settings, dict):
+            raise ValueError(f"{override!r}: {parent} is {settings!r} and has no fields")
+    try:
+        settings[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"{override!r} is not of the form name=value with a value that YAML can read") from None
+
+
+def _build(config_class: type, settings: dict):
+    fields = {f.name: f for f in dataclasses.fields(config_class)}
+    unknown = sorted(set(settings) - set(fields))
+    if unknown:
+        raise ValueError(f"no setting is called {', '.join(unknown)}; there are {', '.join(fields)}")
+    required = [f.name for f in fields.values() if f.default is f.default_factory is dataclasses.MISSING]
+    missing = [name for name in required if name not in settings]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} must be set")
+    return config_class(**{name: _typed(name, value, fields[name].type) for name, value in settings.items()})
+
+
+def _typed(name: str, value, annotation: str):
+    """The value of a setting as its annotation wants it."""
+    kind, *alternatives = annotation.split(" | ")
+    if value is None and "None" in alternatives:
+        return None
+    if kind == "float" and isinstance(value, str):
+        try:
+            return float(value)  # YAML reads 1e-3 as text, because its floats need a dot
+        except ValueError:
+            pass
+    accepted, description = {
+        "int": (int, "a whole number"),
+        "float": ((int, float), "a number"),
+        "str": (str, "a text"),
+        "dict": (dict, "fields of the form `name: value`"),
+        "Sequence[str]": (list, "a list of texts"),
+        "SpecAugmentConfig": (dict, "fields of the form `name: value`, or null"),
+    }[kind]
+    is_list_of_texts = kind != "Sequence[str]" or isinstance(value, list) and all(isinstance(v, str) for v in value)
+    if isinstance(value, bool) or not isinstance(value, accepted) or not is_list_of_texts:
+        raise ValueError(f"{name} is {value!r}; it must be {description}")
+    return _build(SpecAugmentConfig, value) if kind == "SpecAugmentConfig" else value

@@ -1,0 +1,122 @@
+"""What a training run tells: a progress bar, `metrics.jsonl`, and `curves.png` of its loss and errors."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+from datasets import Dataset
+from tqdm import tqdm
+
+from .atomic import write_text, written_whole
+from .modeling_mlpl import MlplForCTC
+from .training_config import TrainingConfig
+
+
+class TrainingLog:
+    """Writes nothing and shows nothing on any process but the main one.
+
+    Rows of `metrics.jsonl` are either `{"update", "loss", "gradient_norm", "learning_rate",
+    "audio_seconds_per_second"}`, means over `log_every` updates, or `{"update", "dev": results of an evaluation}`.
+    """
+
+    def __init__(self, output_dir: Path, config: TrainingConfig, start: int, is_main_process: bool):
+        self.output_dir = output_dir
+        self.log_every = config.log_every
+        self.is_main_process = is_main_process
+        self.rows = []
+        self.window = []
+        self.window_start = time.perf_counter()
+        self.bar = tqdm(total=config.max_updates, initial=start, unit="update", disable=not is_main_process)
+        if is_main_process:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            self._keep_rows_until(start)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.bar.close()
+
+    @property
+    def path(self) -> Path:
+        return self.output_dir / "metrics.jsonl"
+
+    def describe(self, train_set: Dataset, dropped: Counter, model: MlplForCTC) -> None:
+        """One line on what is trained on what."""
+        hours = sum(train_set["duration_seconds"]) / 3600
+        text = (
+            f"{model.num_parameters() / 1e6:.1f} M parameters, {len(model.config.languages)} languages; training on "
+            f"{len(train_set)} utterances, {hours:.2f} h"
+        )
+        if dropped:
+            text += "; dropped: " + ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
+        if self.is_main_process:
+            tqdm.write(text)
+
+    def step(self, update: int, learning_rate: float, **numbers: float) -> None:
+        self.window.append(numbers)
+        self.bar.update()
+        if update % self.log_every:
+            return
+        seconds = time.perf_counter() - self.window_start
+        self._write(
+            update=update,
+            loss=sum(row["loss"] for row in self.window) / len(self.window),
+            gradient_norm=sum(row["gradient_norm"] for row in self.window) / len(self.window),
+            learning_rate=learning_rate,
+            audio_seconds_per_second=sum(row["audio_seconds"] for row in self.window) / seconds,
+        )
+        self.window, self.window_start = [], time.perf_counter()
+
+    def evaluated(self, update: int, results: dict | None) -> None:
+        """Notes an evaluation; only the main process has results."""
+        paused = time.perf_counter()
+        if self.is_main_process:
+            self._write(update=update, dev=results)
+            self._plot()
+        self.window_start += time.perf_counter() - paused
+
+    def _write(self, **row) -> None:
+        if not self.is_main_process:
+            return
+        self.rows.append(row)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        losses = [row["loss"] for row in self.rows if "loss" in row]
+        errors = [row["dev"]["macro"]["cer"] for row in self.rows if "dev" in row]
+        shown = {"loss": f"{losses[-1]:.3f}"} if losses else {}
+        self.bar.set_postfix(shown | ({"dev CER": f"{errors[-1]:.1%}"} if errors else {}))
+
+    def _keep_rows_until(self, start: int) -> None:
+        """Drops rows that an interrupted run wrote after its last checkpoint: they will be written again."""
+        if not self.path.exists():
+            return
+        rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        self.rows = [row for row in rows if row["update"] <= start]
+        write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
+
+    def _plot(self) -> None:
+        """Loss on the left axis; on the right CER per language, and their macro average in a thick line."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 5), layout="constrained")
+        left = figure.subplots()
+        right = left.twinx()
+        losses = [row for row in self.rows if "loss" in row]
+        left.plot([row["update"] for row in losses], [row["loss"] for row in losses], color="tab:gray")
+        left.set(xlabel="update", ylabel="training loss (gray)", yscale="log")
+        evaluations = [row for row in self.rows if "dev" in row]
+        updates = [row["update"] for row in evaluations]
+        for language in evaluations[-1]["dev"]["languages"]:
+            errors = [100 * row["dev"]["languages"][language]["cer"] for row in evaluations]
+            right.plot(updates, errors, linewidth=1, marker=".", label=language)
+        right.plot(
+            updates, [100 * row["dev"]["macro"]["cer"] for row in evaluations], "k", linewidth=3, label="macro average"
+        )
+        right.set(ylabel="dev CER, %", ylim=(0, None))
+        right.legend(fontsize="small", ncols=2)
+        with written_whole(self.output_dir / "curves.png") as partial:
+            figure.savefig(partial, dpi=120)

@@ -1,0 +1,229 @@
+"""Pseudo-labels: what greedy decoding says one by one, every utterance once, however the job is cut."""
+
+import hashlib
+import json
+import logging
+import math
+from itertools import groupby
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from accelerate import Accelerator
+from rapidfuzz.distance import Levenshtein
+
+from hf_mlpl import MlplForCTC, MlplProcessor, pseudo_label
+from hf_mlpl.audio import load_audio
+from hf_mlpl.corpora.utterances import FEATURES, read_utterances, write_utterances
+from hf_mlpl.pseudo_label import teacher_revision
+from hf_mlpl.training import train
+from hf_mlpl.training_config import load_config
+
+from .two_processes import SHARD_SIZE
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TEACHER = "teacher@1"
+
+
+@pytest.fixture(scope="module")
+def teacher(tone_run):
+    return MlplForCTC.from_pretrained(tone_run / "model").eval(), MlplProcessor.from_pretrained(tone_run / "model")
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tone_data):
+    return read_utterances([tone_data / "unlabelled.parquet"])
+
+
+@pytest.fixture
+def label(teacher, unlabelled, tmp_path, monkeypatch):
+    """Labels into a folder of `tmp_path`, in shards of 5; returns that folder."""
+    monkeypatch.setattr(pseudo_label, "SHARD_SIZE", SHARD_SIZE)
+
+    def label(name, dataset=unlabelled, models=teacher, revision=TEACHER, max_batch_seconds=3.0):
+        folder = tmp_path / name
+        summary = pseudo_label.pseudo_label(
+            Accelerator(cpu=True), *models, dataset, folder, revision, max_batch_seconds
+        )
+        assert summary == json.loads((folder / "complete.json").read_text())
+        return folder
+
+    return label
+
+
+def labels(folder):
+    """id -> row of labels.parquet."""
+    table = pq.read_table(folder / "labels.parquet").to_pylist()
+    rows = {row["id"]: row for row in table}
+    assert len(rows) == len(table)
+    return rows
+
+
+def greedy(teacher, tokens, utterance):
+    """Text, confidence and language of one utterance, step by step."""
+    model, processor = teacher
+    samples = load_audio(utterance["audio"], 16_000)
+    features = processor.feature_extractor(samples, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    with torch.no_grad():
+        output = model(features)
+    probabilities = output.logits[0].softmax(-1)
+    best = [label for label, _ in groupby(probabilities.argmax(-1).tolist()) if label < len(tokens)]
+    confidence = math.exp(sum(math.log(p.max()) for p in probabilities) / len(probabilities))
+    text = " ".join("".join(tokens[label] for label in best).replace("|", " ").split())
+    return text, confidence, model.config.languages[int(output.language_log_probs[0].argmax())]
+
+
+def test_labels_are_those_of_one_by_one_decoding(label, teacher, unlabelled, tone_data, tone_corpus):
+    made = labels(label("a"))
+    assert list(made) and sorted(made) == sorted(unlabelled["id"])
+    tokens = (tone_data / "tokens-all.lst").read_text().split()
+    spoken, edits = json.loads((tone_corpus / "spoken.json").read_text()), 0
+    for utterance in unlabelled:
+        row = made[utterance["id"]]
+        text, confidence, language = greedy(teacher, tokens, utterance)
+        assert (row["text"], row["predicted_language"]) == (text, language)
+        assert row["confidence"] == pytest.approx(confidence, rel=1e-4) and 0 < row["confidence"] <= 1
+        assert (row["source"], row["error"]) == (TEACHER, None)
+        for name in ("audio", "duration_seconds", "language", "speaker"):
+            assert row[name] == utterance[name]
+        edits += Levenshtein.distance(text, spoken[utterance["id"]])
+    assert edits < 0.1 * sum(map(len, spoken.values()))  # each segment got its own text
+
+
+def test_the_size_of_batches_changes_the_speed_only(label):
+    one, another = labels(label("a", max_batch_seconds=0.1)), labels(label("b", max_batch_seconds=100))
+    assert [(row["id"], row["text"]) for row in one.values()] == [(r["id"], r["text"]) for r in another.values()]
+    confidences = [[row["confidence"] for row in rows.values()] for rows in (one, another)]
+    assert confidences[0] == pytest.approx(confidences[1], rel=1e-5)
+
+
+def test_two_processes_label_the_same(label, two_processes):
+    one, two = label("a"), two_processes / "labels"
+    assert sorted(path.name for path in (two / "shards").iterdir()) == [f"{i:05d}.parquet" for i in range(5)]
+    assert pq.read_table(two / "labels.parquet").equals(pq.read_table(one / "labels.parquet"))
+    assert (two / "complete.json").read_text() == (one / "complete.json").read_text()
+
+
+class Killed(Exception):
+    pass
+
+
+def test_interrupted_equals_uninterrupted(label, tmp_path, monkeypatch):
+    write, shards = pseudo_label.write_utterances, []
+
+    def write_or_die(rows, path, features):
+        if len(shards) == 2:
+            next(rows)  # in the middle of a shard
+            raise Killed
+        shards.append(path)
+        return write(rows, path, features)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(pseudo_label, "write_utterances", write_or_die)
+        label("a")
+    folder = tmp_path / "a"
+    assert sorted(path.name for path in folder.iterdir()) == ["job.json", "shards"]
+    written = {path: path.stat().st_mtime_ns for path in (folder / "shards").glob("[0-9]*")}
+    assert set(written) == set(shards) and len(shards) == 2
+    label("a")
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    uninterrupted = label("b")
+    for name in ("labels.parquet", *(f"shards/{i:05d}.parquet" for i in range(5))):
+        assert pq.read_table(folder / name).equals(pq.read_table(uninterrupted / name)), name
+    assert (folder / "complete.json").read_text() == (uninterrupted / "complete.json").read_text()
+
+
+def test_a_complete_job_is_not_done_again(label):
+    folder = label("a")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert label("a", models=(None, None)) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_another_job_does_not_get_into_the_folder(label, unlabelled, tmp_path):
+    label("a")
+    with pytest.raises(ValueError, match="another job's labels: teacher was 'teacher@1', is 'teacher@2'. Choose anot"):
+        label("a", revision="teacher@2")
+    with pytest.raises(ValueError, match="utterances was 24, is 23; ids_sha256 was "):
+        label("a", unlabelled.select(range(23)))
+    with pytest.raises(ValueError, match="labels: ids_sha256 was '[0-9a-f]{64}', is '[0-9a-f]{64}'. Choose"):
+        label("a", unlabelled.select([1, 0, *range(2, 24)]))
+
+
+def test_complete_json(label, unlabelled):
+    folder = label("a")
+    rows = list(labels(folder).values())
+    assert json.loads((folder / "complete.json").read_text()) == {
+        "teacher": TEACHER,
+        "utterances": 24,
+        "ids_sha256": hashlib.sha256("\n".join(unlabelled["id"]).encode()).hexdigest(),
+        "labels": 24,
+        "errors": 0,
+        "languages": {
+            "sv-SE": {
+                "labels": 24,
+                "empty": 0,
+                "hours": pytest.approx(sum(unlabelled["duration_seconds"]) / 3600),
+                "mean_confidence": pytest.approx(sum(row["confidence"] for row in rows) / 24),
+            }
+        },
+    }
+
+
+def test_unreadable_segments_are_counted_and_get_no_label(label, unlabelled, tmp_path, caplog):
+    rows = unlabelled.to_list()
+    rows[3]["audio"] = {"path": str(tmp_path / "lost.ogg"), "start": 1.0, "end": 2.0}
+    rows[9]["audio"] |= {"start": 900.0, "end": 901.0}
+    write_utterances(rows, tmp_path / "damaged.parquet")
+    with caplog.at_level(logging.WARNING, logger="hf_mlpl"):
+        folder = label("a", read_utterances([tmp_path / "damaged.parquet"]))
+    made = labels(folder)
+    assert sorted(made) == sorted(row["id"] for i, row in enumerate(rows) if i not in (3, 9))
+    summary = json.loads((folder / "complete.json").read_text())
+    assert (summary["utterances"], summary["labels"], summary["errors"]) == (24, 22, 2)
+    assert summary["languages"]["sv-SE"]["labels"] == 22
+    lines = sorted(record.getMessage() for record in caplog.records)
+    for row, file, line in zip(sorted([rows[3]["id"], rows[9]["id"]]), ("lost.ogg", ".ogg"), lines, strict=True):
+        assert row in line and file in line and line.endswith("; it gets no label") and "\n" not in line
+
+
+def test_nothing_heard_is_an_empty_label(label, tone_run, teacher, tone_data, tmp_path):
+    silent = MlplForCTC.from_pretrained(tone_run / "model")
+    with torch.no_grad():
+        silent.ctc_head.bias[silent.config.blank_token_id] = 1e4
+    folder = label("a", models=(silent, teacher[1]))
+    assert {row["text"] for row in labels(folder).values()} == {""}
+    assert json.loads((folder / "complete.json").read_text())["languages"]["sv-SE"]["empty"] == 24
+    settings = [f"output_dir={tmp_path / 'run'}", f"train=[{folder / 'labels.parquet'}]", "languages=[de, sv-SE]"]
+    with pytest.raises(ValueError, match="none of 24 utterances can be used for training: {'no text': 24}"):
+        train(load_config(tone_data / "tones.yaml", settings))
+
+
+def test_labels_are_utterances_to_train_on(label, tone_data, tmp_path):
+    made = label("a") / "labels.parquet"
+    dataset = read_utterances([tone_data / "train.parquet", made])
+    assert dataset.column_names == list(FEATURES) and len(dataset) == 64 + 24
+    assert set(dataset["source"]) == {"human", TEACHER}
+    settings = [f"output_dir={tmp_path / 'run'}", f"train=[{tone_data / 'train.parquet'}, {made}]", "max_updates=2"]
+    assert MlplForCTC.from_pretrained(train(load_config(tone_data / "tones.yaml", settings)))
+
+
+def test_no_utterances_make_no_labels(label, unlabelled):
+    folder = label("a", unlabelled.select([]))
+    assert labels(folder) == {}
+    summary = json.loads((folder / "complete.json").read_text())
+    assert (summary["utterances"], summary["labels"], summary["languages"]) == (0, 0, {})
+
+
+def test_revision_of_a_teacher(tone_run, teacher):
+    model = MlplForCTC.from_pretrained(tone_run / "model")
+    revision = teacher_revision(model, str(tone_run / "model"))
+    name, _, digest = revision.partition("@")
+    assert name == "run/model" and len(digest) == 12 and int(digest, 16)
+    assert teacher_revision(teacher[0], f"{tone_run}/model/") == revision
+    with torch.no_grad():
+        model.lid_head.bias[0] += 1e-3
+    assert teacher_revision(model, str(tone_run / "model")) != revision
+    model.config._commit_hash = "0123abcd"  # as from_pretrained notes it for a model from the Hub
+    assert teacher_revision(model, "user/name") == "user/name@0123abcd"

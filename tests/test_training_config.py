@@ -1,0 +1,172 @@
+"""Settings: what a YAML file and `name=value` make of them, and how wrong ones are told."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_mlpl.augment import SpecAugmentConfig
+from hf_mlpl.training_config import FREE_ON_RESUME, TrainingConfig, load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+MINIMUM = {"output_dir": "runs/a", "model": "tiny", "train": ["train.parquet"], "max_updates": 10}
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Loads settings given as a dict, or as the text of a file."""
+
+    def load(settings, *overrides):
+        path = tmp_path / "stage.yaml"
+        path.write_text(settings if isinstance(settings, str) else yaml.safe_dump(settings))
+        return load_config(path, overrides)
+
+    return load
+
+
+def test_there_are_these_settings_and_no_others():
+    """A new setting is one more thing to learn: whoever adds one changes this test on purpose."""
+    names = (
+        "output_dir model train max_updates model_fields tokens dev languages language_alpha max_batch_seconds "
+        "micro_batches_per_update optimizer learning_rate warmup_updates schedule weight_decay max_grad_norm "
+        "spec_augment log_every eval_every save_every num_workers cache_gigabytes seed"
+    )
+    assert [field.name for field in dataclasses.fields(TrainingConfig)] == names.split()
+    names = "start_update num_frequency_masks max_frequency_width num_time_masks max_time_width max_time_fraction"
+    assert [field.name for field in dataclasses.fields(SpecAugmentConfig)] == names.split()
+    free = {"num_workers", "cache_gigabytes", "log_every", "save_every", "eval_every"}
+    assert FREE_ON_RESUME == free
+
+
+def test_every_setting_is_explained():
+    for field in dataclasses.fields(TrainingConfig):
+        assert re.search(rf"\b{field.name}\b", TrainingConfig.__doc__), field.name
+
+
+def test_defaults_are_the_papers(load):
+    config = load(MINIMUM)
+    paper = {"optimizer": "adagrad", "learning_rate": 0.03, "warmup_updates": 64_000, "max_grad_norm": 0.1}
+    assert {name: getattr(config, name) for name in paper} == paper
+    saug = {"start_update": 50_000, "max_frequency_width": 30, "num_frequency_masks": 2, "max_time_width": 50}
+    saug |= {"max_time_fraction": 0.1, "num_time_masks": 2}  # --saug_* of the released checkpoint
+    assert dataclasses.asdict(config.spec_augment) == saug
+
+
+def test_command_line_goes_over_the_file(load):
+    config = load(
+        {**MINIMUM, "seed": 3, "spec_augment": {"max_time_width": 7}, "model_fields": {"layerdrop": 0.5}},
+        "max_updates=20",
+        "learning_rate=1e-3",
+        "weight_decay=1",
+        "train=[a.parquet, b.parquet]",
+        "languages=[de, sv-SE]",
+        "tokens=a=b.lst",
+        "spec_augment.start_update=5",
+        "model_fields.conv_dropout=0.25",
+    )
+    assert config == TrainingConfig(
+        output_dir="runs/a",
+        model="tiny",
+        train=["a.parquet", "b.parquet"],
+        max_updates=20,
+        seed=3,
+        learning_rate=0.001,
+        weight_decay=1,
+        languages=["de", "sv-SE"],
+        tokens="a=b.lst",
+        spec_augment=SpecAugmentConfig(max_time_width=7, start_update=5),
+        model_fields={"layerdrop": 0.5, "conv_dropout": 0.25},
+    )
+
+
+def test_spec_augment_is_on_by_default_and_null_is_off(load):
+    assert load(MINIMUM).spec_augment == SpecAugmentConfig()
+    assert load(MINIMUM, "spec_augment=null").spec_augment is None
+    assert load({**MINIMUM, "spec_augment": None}).spec_augment is None
+    assert load(MINIMUM, "spec_augment.start_update=5").spec_augment == SpecAugmentConfig(start_update=5)
+
+
+def test_numbers_that_yaml_takes_for_text(load):
+    config = load("output_dir: a\nmodel: tiny\ntrain: [b]\nmax_updates: 1\nlearning_rate: 1e-3\nmax_grad_norm: 5")
+    assert (config.learning_rate, config.max_grad_norm) == (0.001, 5)
+    assert load(MINIMUM, "spec_augment.max_time_fraction=1e-1").spec_augment.max_time_fraction == 0.1
+
+
+def test_settings_survive_their_own_file(load):
+    config = load(
+        MINIMUM, "train=[ünï.parquet]", "dev=[d.parquet]", "spec_augment.start_update=5", "learning_rate=1e-3"
+    )
+    assert load(yaml.safe_dump(dataclasses.asdict(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "told"),
+    [
+        ({"learning_rat": 1}, [], "no setting is called learning_rat; there are output_dir, model"),
+        ({}, ["lr=1"], "no setting is called lr; there are output_dir, model"),
+        ({"spec_augment": {"width": 1}}, [], "no setting is called width; there are start_update"),
+        ({}, ["spec_augment.width=1"], "no setting is called width; there are start_update"),
+        ({}, ["max_updates"], "'max_updates' is not a setting; write name=value"),
+        ({"optimizer": "sgd"}, [], "optimizer is 'sgd'; accepted are adagrad, adamw"),
+        ({"schedule": "cosine"}, [], "schedule is 'cosine'; accepted are constant, linear"),
+        ({}, ["max_updates=0"], "max_updates is 0; it must be at least 1"),
+        ({}, ["micro_batches_per_update=0"], "micro_batches_per_update is 0"),
+        ({}, ["save_every=0"], "save_every is 0; it must be at least 1"),
+        ({}, ["max_batch_seconds=-1"], "max_batch_seconds is -1; it must be above 0"),
+        ({}, ["learning_rate=0"], "learning_rate is 0; it must be above 0"),
+        ({}, ["max_grad_norm=0"], "max_grad_norm is 0; it must be above 0"),
+        ({"train": "train.parquet"}, [], "train is 'train.parquet'; it must be a list"),
+        ({}, ["dev=dev.parquet"], "dev is 'dev.parquet'; it must be a list"),
+        ({"train": []}, [], "train is empty; name at least one utterance file"),
+    ],
+)
+def test_wrong_settings_are_told(load, changes, overrides, told):
+    with pytest.raises(ValueError) as caught:
+        load({**MINIMUM, **changes}, *overrides)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_settings_are_told_with_the_file(load):
+    with pytest.raises(ValueError, match=r"stage\.yaml: model, max_updates must be set"):
+        load({"output_dir": "a", "train": ["b"]})
+    with pytest.raises(ValueError, match="output_dir, model, train, max_updates must be set"):
+        load("")
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "told"),
+    [
+        ({}, ["max_updates=1e3"], "max_updates"),
+        ({}, ["max_updates=many"], "max_updates"),
+        ({}, ["learning_rate=fast"], "learning_rate"),
+        ({}, ["languages=de"], "languages"),
+        ({}, ["seed=-1"], "seed"),
+        ({}, ["train=[a"], "train=[a"),
+        ({}, ["model.size=5"], "model"),
+        ({"spec_augment": None}, ["spec_augment.start_update=5"], "spec_augment"),
+        ({"spec_augment": True}, [], "spec_augment"),
+    ],
+)
+def test_values_of_a_wrong_type_are_told_by_name(load, changes, overrides, told):
+    with pytest.raises(ValueError) as caught:
+        load({**MINIMUM, **changes}, *overrides)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["train: [a", "- train", "train"])
+def test_a_file_that_holds_no_settings_is_told(load, text):
+    with pytest.raises(ValueError, match=r"stage\.yaml"):
+        load(text)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted((ROOT / "recipes").rglob("*.yaml")) if path.parent.name != "accelerate"],
+    ids=lambda path: f"{path.parent.name}/{path.name}",
+)
+def test_every_stage_of_the_recipes_loads(path):
+    config = load_config(path)
+    assert config.output_dir and config.train and config.dev

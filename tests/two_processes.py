@@ -1,0 +1,39 @@
+"""What tests of training and of pseudo-labels need two processes for, done in one start of them.
+
+SETTINGS.yaml TEACHER UNLABELLED.parquet OUTPUT -> OUTPUT/refusal.txt, OUTPUT/run, OUTPUT/labels
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from hf_mlpl import MlplForCTC, MlplProcessor, pseudo_label
+from hf_mlpl.corpora.utterances import read_utterances
+from hf_mlpl.training import train
+from hf_mlpl.training_config import load_config
+
+# What the run of one process differs in is how the micro-batches are spread.
+OVERRIDES = ["max_updates=8", "micro_batches_per_update=4", "eval_every=8"]
+SHARD_SIZE = 5  # utterances: several shards for each process
+
+if __name__ == "__main__":
+    settings, teacher, unlabelled, output = map(Path, sys.argv[1:])
+    try:
+        train(load_config(settings, [f"output_dir={output / 'refused'}", "micro_batches_per_update=3"]))
+    except ValueError as error:
+        if os.environ["RANK"] == "0":
+            (output / "refusal.txt").write_text(str(error))
+    train(load_config(settings, [f"output_dir={output / 'run'}", *OVERRIDES]))
+
+    pseudo_label.SHARD_SIZE = SHARD_SIZE
+    pseudo_label.pseudo_label(
+        Accelerator(cpu=True),
+        MlplForCTC.from_pretrained(teacher),
+        MlplProcessor.from_pretrained(teacher),
+        read_utterances([unlabelled]),
+        output / "labels",
+        teacher="teacher@1",
+        max_batch_seconds=3.0,
+    )
