@@ -1,0 +1,33 @@
+"""Writes the tokens file of a new model: every character of the TRAINING transcripts, in flashlight's format.
+
+    python recipes/build_tokenizer.py data/train.parquet --output tokens-all.lst
+
+Only training transcripts, because a vocabulary that has seen the test split would flatter the results.
+"""
+
+import argparse
+from pathlib import Path
+
+from hf_mlpl.corpora.utterances import read_utterances
+from hf_mlpl.text import build_vocabulary, write_tokens
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="+", type=Path, help="labelled utterance files of training")
+    parser.add_argument("--output", type=Path, required=True, help="the tokens file")
+    arguments = parser.parse_args()
+    texts = [text for text in read_utterances(arguments.data)["text"] if text]
+    if not texts:
+        raise ValueError(f"{arguments.data[0]}: no utterance has a text")
+    vocabulary = build_vocabulary(texts)
+    write_tokens(arguments.output, vocabulary)
+    print(f"{arguments.output}: {len(vocabulary)} entries from {len(texts)} transcripts; the model adds the blank")
+    print(f"next: accelerate launch recipes/train.py SETTINGS.yaml tokens={arguments.output}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,50 @@
+"""Scores a model on labelled utterances: CER and WER per language, and their macro average.
+
+accelerate launch recipes/evaluate.py --model runs/final/model --data data/test.parquet --output results.json
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from hf_mlpl import MlplForCTC, MlplProcessor
+from hf_mlpl.atomic import write_json
+from hf_mlpl.corpora.utterances import read_utterances
+from hf_mlpl.evaluation import evaluate_model, results_table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub name")
+    parser.add_argument("--data", nargs="+", required=True, help="labelled utterance files")
+    parser.add_argument("--languages", nargs="+", help="score only these; by default all that are there")
+    parser.add_argument("--output", type=Path, required=True, help="results file, JSON")
+    parser.add_argument("--batch-seconds", type=float, default=200.0, help="audio of one forward (default: 200)")
+    parser.add_argument("--num-workers", type=int, default=1, help="processes that decode audio (default: 1)")
+    arguments = parser.parse_args()
+    logging.basicConfig(format="%(message)s")
+
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    dataset = read_utterances(arguments.data, arguments.languages)
+    processor = MlplProcessor.from_pretrained(arguments.model)
+    model = MlplForCTC.from_pretrained(arguments.model).to(accelerator.device)
+    seconds = sum(dataset["duration_seconds"])
+    with tqdm(total=round(seconds), unit="s", desc="audio", disable=not accelerator.is_main_process) as progress:
+        results = evaluate_model(
+            accelerator, model, processor, dataset, arguments.batch_seconds, arguments.num_workers, progress
+        )
+    if results is not None:
+        write_json(arguments.output, {"model": arguments.model, "data": arguments.data, **results})
+        print(results_table(results))
+        print(f"results: {arguments.output}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None

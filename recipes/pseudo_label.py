@@ -1,0 +1,60 @@
+"""Labels unlabelled speech with a trained model; an interrupted job goes on with the same command.
+
+    accelerate launch recipes/pseudo_label.py --model runs/supervised/model --data data/unlabelled.parquet \\
+        --output labels
+
+writes labels/labels.parquet, which training takes like any utterance file, and labels/complete.json last. No text is
+needed; each label comes with a confidence, and utterances that cannot be read are counted, never fatal.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from hf_mlpl import MlplForCTC, MlplProcessor
+from hf_mlpl.corpora.utterances import read_utterances
+from hf_mlpl.pseudo_label import pseudo_label, teacher_revision
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub name of the teacher")
+    parser.add_argument("--data", nargs="+", required=True, help="utterance files; their texts are not looked at")
+    parser.add_argument("--languages", nargs="+", help="label only these; by default all that are there")
+    parser.add_argument("--output", type=Path, required=True, help="folder for shards and labels.parquet")
+    parser.add_argument("--batch-seconds", type=float, default=200.0, help="audio of one forward (default: 200)")
+    parser.add_argument("--num-workers", type=int, default=1, help="processes that decode audio (default: 1)")
+    arguments = parser.parse_args()
+    logging.basicConfig(format="%(message)s")
+
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    dataset = read_utterances(arguments.data, arguments.languages)
+    processor = MlplProcessor.from_pretrained(arguments.model)
+    model = MlplForCTC.from_pretrained(arguments.model).to(accelerator.device)
+    summary = pseudo_label(
+        accelerator,
+        model,
+        processor,
+        dataset,
+        arguments.output,
+        teacher_revision(model, arguments.model),
+        arguments.batch_seconds,
+        arguments.num_workers,
+    )
+    for language, counts in summary["languages"].items():
+        accelerator.print(
+            f"{language}: {counts['labels']} labels, {counts['hours']:.2f} h, {counts['empty']} empty, "
+            f"mean confidence {counts['mean_confidence']:.3f}"
+        )
+    path = arguments.output / "labels.parquet"
+    accelerator.print(f"labels: {path}, by {summary['teacher']}; {summary['errors']} utterances could not be read")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None

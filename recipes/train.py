@@ -1,0 +1,39 @@
+"""Trains a model, or goes on where an interrupted run stopped: the same command again is all it takes.
+
+    accelerate launch recipes/train.py recipes/demo/supervised.yaml
+    accelerate launch recipes/train.py recipes/demo/supervised.yaml output_dir=elsewhere max_updates=100
+
+A stage of the recipe is a YAML file; `name=value` goes over it. The settings, with their defaults, are the fields of
+`hf_mlpl.training_config.TrainingConfig`, printed by --settings. Watch OUTPUT_DIR/metrics.jsonl and curves.png.
+"""
+
+import argparse
+import logging
+
+from huggingface_hub.errors import StrictDataclassError
+
+from hf_mlpl.training import TrainingError, train
+from hf_mlpl.training_config import TrainingConfig, load_config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", nargs="?", help="YAML file of a stage")
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that go over the file's")
+    parser.add_argument("--settings", action="store_true", help="explain every setting and stop")
+    arguments = parser.parse_args()
+    if arguments.settings:
+        print(TrainingConfig.__doc__)
+        return
+    if not arguments.config:
+        parser.error("name the YAML file of a stage, such as recipes/demo/supervised.yaml")
+    logging.basicConfig(format="%(message)s")
+    folder = train(load_config(arguments.config, arguments.overrides))
+    print(f"model: {folder}; curves: {folder.parent / 'curves.png'}; numbers: {folder.parent / 'metrics.jsonl'}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, StrictDataclassError, TrainingError) as error:
+        raise SystemExit(f"error: {error}") from None

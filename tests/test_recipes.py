@@ -1,0 +1,250 @@
+"""The recipe's scripts as users start them, one after another on the tones; their errors; the demo's script."""
+
+import importlib.util
+import json
+import os
+import re
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from hf_mlpl.corpora.utterances import read_utterances, write_utterances
+
+from .tones import SETTINGS
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = ROOT / "recipes"
+LAUNCH = [Path(sys.executable).with_name("accelerate"), "launch", "--config_file", RECIPES / "accelerate" / "cpu.yaml"]
+
+
+class Chain:
+    """The recipe in one folder, whose paths are relative as in the demo; `output` has what each script printed."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.output: dict[str, tuple[str, str]] = {}
+
+    def start(self, script, *arguments, launch=(sys.executable,)) -> subprocess.Popen:
+        return subprocess.Popen(
+            [*launch, RECIPES / script, *arguments],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def finish(self, name: str, process: subprocess.Popen) -> None:
+        self.output[name] = process.communicate(timeout=500)
+        assert process.returncode == 0, self.output[name][1]
+
+    def run(self, script, *arguments, **launch) -> None:
+        self.finish(script.removesuffix(".py"), self.start(script, *arguments, **launch))
+
+
+@pytest.fixture(scope="module")
+def chain(tone_corpus, tmp_path_factory) -> Chain:
+    chain = Chain(tmp_path_factory.mktemp("recipes"))
+    corpora = ["--common-voice", tone_corpus / "common-voice", "--voxpopuli", tone_corpus / "voxpopuli"]
+    chain.run("prepare_data.py", *corpora, "--output", "data")
+    chain.run("build_tokenizer.py", "data/train.parquet", "--output", "data/tokens-all.lst")
+    data = {"tokens": "data/tokens-all.lst", "train": ["data/train.parquet"], "dev": ["data/dev.parquet"]}
+    (chain.folder / "tones.yaml").write_text(yaml.safe_dump({"output_dir": "run", **data, **SETTINGS}))
+
+    killed = chain.start("train.py", "tones.yaml")
+    deadline = time.monotonic() + 400
+    while killed.poll() is None and not list(chain.folder.glob("run/checkpoints/update-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL and not (chain.folder / "run" / "model").exists()
+    chain.run("train.py", "tones.yaml", launch=LAUNCH)
+
+    rows = pq.read_table(chain.folder / "data" / "test.parquet").to_pylist()
+    rows[0]["audio"]["path"] = "lost.wav"
+    write_utterances(rows, chain.folder / "data" / "test.parquet")
+    model = ["--model", "run/model"]
+    labelling = chain.start("pseudo_label.py", *model, "--data", "data/unlabelled.parquet", "--output", "labels")
+    scoring = ["--data", "data/test.parquet", "--output", "results.json", "--num-workers", "0"]
+    chain.run("evaluate.py", *model, *scoring, launch=LAUNCH)
+    chain.finish("pseudo_label", labelling)
+    return chain
+
+
+def test_prepare_data(chain):
+    out, _ = chain.output["prepare_data"]
+    for line in ("train.parquet: 64 utt", "dev.parquet: 16 utt", "test.parquet: 16 utt", "unlabelled.parquet: 24 utt"):
+        assert f"data/{line}" in out
+    report = (chain.folder / "data" / "report.txt").read_text().splitlines()
+    assert len(report) == 3 and all(line in out for line in report)
+    assert "123 rows read, 120 kept; dropped: " in out
+    next_command = re.search(r"next: python (recipes/.*)", out).group(1)
+    assert (ROOT / shlex.split(next_command)[0]).is_file()
+
+
+def test_build_tokenizer(chain):
+    assert (chain.folder / "data" / "tokens-all.lst").read_text() == "|\na\nb\nc\nd\ne\nf\ng\nö\n"
+    assert "data/tokens-all.lst: 9 entries from 64 transcripts" in chain.output["build_tokenizer"][0]
+
+
+def test_train_killed_and_started_again_equals_a_run_in_one_go(chain, tone_run):
+    """And the same settings give the same bits in other processes, through `accelerate launch` and without."""
+    out, _ = chain.output["train"]
+    assert re.search(r"going on from run/checkpoints/update-000000[24]0\n", out)
+    assert out.splitlines()[-1] == "model: run/model; curves: run/curves.png; numbers: run/metrics.jsonl"
+    weights, expected = (load_file(run / "model" / "model.safetensors") for run in (chain.folder / "run", tone_run))
+    torch.testing.assert_close(weights, expected, rtol=0, atol=0)
+    updates = [
+        [json.loads(line)["update"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (chain.folder / "run", tone_run)
+    ]
+    assert updates[0] == updates[1]
+
+
+def test_pseudo_label(chain):
+    out, _ = chain.output["pseudo_label"]
+    assert re.search(r"sv-SE: 24 labels, 0\.\d\d h, 0 empty, mean confidence 0\.\d{3}", out)
+    summary = json.loads((chain.folder / "labels" / "complete.json").read_text())
+    assert (summary["labels"], summary["errors"]) == (24, 0)
+    assert re.fullmatch("run/model@[0-9a-f]{12}", summary["teacher"])
+    made = read_utterances([chain.folder / "labels" / "labels.parquet"])
+    assert set(made["source"]) == {summary["teacher"]} and set(made["language"]) == {"sv-SE"}
+
+
+def test_evaluate(chain):
+    out, err = chain.output["evaluate"]
+    lines = [line for line in re.split("[\r\n]", err) if "lost.wav" in line]
+    assert len(lines) == 1
+    told = "utterance common_voice_de_test0: lost.wav: no such file; counted as an empty hypothesis"
+    assert lines[0].endswith(told)
+    results = json.loads((chain.folder / "results.json").read_text())
+    assert (results["model"], results["data"], results["unreadable"]) == ("run/model", ["data/test.parquet"], 1)
+    assert results["macro"]["cer"] < 0.15 and results["utterances"] == 16
+    for name, scores in (*results["languages"].items(), ("macro", results["macro"])):
+        [line] = [line.split() for line in out.splitlines() if line.startswith(name)]
+        assert line[3:] == [f"{100 * scores[rate]:.1f}" for rate in ("cer", "wer", "language_accuracy")]
+
+
+def test_compare(chain, tmp_path):
+    """As a process of its own: the folder that it lies in holds an `evaluate.py`, which is also a library's name."""
+    for name, cer in (("first", {"de": 0.4, "sv-SE": 0.2}), ("last", {"de": 0.3, "sv-SE": 0.05})):
+        languages = {language: {"cer": rate, "wer": 2 * rate} for language, rate in cer.items()}
+        (tmp_path / name).write_text(json.dumps({"languages": languages}))
+    results = [f"{name}={tmp_path / name}" for name in ("first", "last")]
+    chain.run("compare.py", *results, "--languages", "sv-SE")
+    table = [re.split(r"\s{2,}", line.strip()) for line in chain.output["compare"][0].splitlines()]
+    assert table == [
+        ["language", "first, CER %", "last, CER %", "change"],
+        ["de", "40.0", "30.0", "-25 %"],
+        ["sv-SE", "20.0", "5.0", "-75 %"],
+        ["mean of sv-SE", "20.0", "5.0", "-75 %"],
+        ["mean of the others", "40.0", "30.0", "-25 %"],
+        ["macro average", "30.0", "17.5", "-42 %"],
+    ]
+
+
+@pytest.fixture
+def error_of(monkeypatch, capfd):
+    """Runs a script in this process, and returns the one line with which it ends; a traceback would fail the test."""
+
+    def error_of(script, *arguments) -> str:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(RECIPES / script), run_name="__main__")
+        told = caught.value.code  # a text: Python prints it to stderr, and the exit status is 1
+        assert isinstance(told, str) and told.startswith("error: "), told
+        assert "\n" not in told, told
+        return told.removeprefix("error: ")
+
+    return error_of
+
+
+def test_an_error_is_one_line_and_exit_status_1(chain):
+    process = chain.start("train.py", "tones.yaml", "learning_rat=1")
+    out, err = process.communicate(timeout=500)
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith("error: tones.yaml: no setting is called learning_rat; there are output_dir, model")
+    assert err.count("\n") == 1
+
+
+def test_errors_of_train(error_of, tone_data, tmp_path):
+    assert "nowhere.yaml" in error_of("train.py", "nowhere.yaml")
+    settings = [tone_data / "tones.yaml", f"output_dir={tmp_path / 'run'}"]
+    assert error_of("train.py", *settings, "optimizer=sgd").endswith("optimizer is 'sgd'; accepted are adagrad, adamw")
+    assert error_of("train.py", *settings, "train=[a.parquet]").startswith("a.parquet: no such utterance file")
+    assert "model/that/is/nowhere" in error_of("train.py", *settings, "model=model/that/is/nowhere")
+    diverging = ["learning_rate=1e38", "dev=[]", f"output_dir={tmp_path / 'diverging'}"]
+    assert "is not finite, its loss is" in error_of("train.py", *settings, *diverging)
+
+
+def test_errors_of_pseudo_label_and_evaluate(error_of, tone_data, tone_run, tmp_path):
+    model, output = ["--model", tone_run / "model"], ["--output", tmp_path / "out", "--num-workers", 0]
+    data, unlabelled = ["--data", tone_data / "dev.parquet"], ["--data", tone_data / "unlabelled.parquet"]
+    for script in ("pseudo_label.py", "evaluate.py"):
+        assert error_of(script, *model, "--data", "a.parquet", *output).startswith("a.parquet: no such utterance file")
+        told = error_of(script, *model, *data, *output, "--languages", "fr")
+        assert told == "no utterances of fr; there are de, sv-SE"
+        assert "model/that/is/nowhere" in error_of(script, "--model", "model/that/is/nowhere", *data, *output)
+        not_parquet = tone_data / "tokens-all.lst"
+        assert str(not_parquet) in error_of(script, *model, "--data", not_parquet, *output)
+    assert error_of("evaluate.py", *model, *unlabelled, *output) == "24 of 24 utterances have no text to compare with"
+    assert not (tmp_path / "out").exists()
+
+
+def test_errors_of_the_other_scripts(error_of, tone_data, tmp_path):
+    told = error_of("prepare_data.py", "--common-voice", tmp_path, "--output", tmp_path / "data")
+    assert told.startswith(f"{tmp_path}: no Common Voice release; expected folders such as")
+    told = error_of("prepare_data.py", "--voxpopuli", tmp_path, "--output", tmp_path / "data")
+    assert told.startswith(f"{tmp_path}: no VoxPopuli corpus; expected folders such as")
+    tokens = ["--output", tmp_path / "tokens"]
+    assert error_of("build_tokenizer.py", "a.parquet", *tokens).startswith("a.parquet: no such utterance file")
+    without_text = tone_data / "unlabelled.parquet"
+    assert error_of("build_tokenizer.py", without_text, *tokens) == f"{without_text}: no utterance has a text"
+    assert "nowhere.json" in error_of("compare.py", "a=nowhere.json")
+    for name, content in (("a", {"languages": {"de": {"cer": 0}}}), ("b", {"languages": {"sl": {"cer": 0}}})):
+        (tmp_path / name).write_text(json.dumps(content))
+    results = [f"{name}={tmp_path / name}" for name in "ab"]
+    assert error_of("compare.py", *results) == "b has results of sl, but others of de"
+    (tmp_path / "b").write_text("{}")
+    assert str(tmp_path / "b") in error_of("compare.py", *results)
+    (tmp_path / "b").write_text("no JSON")
+    assert str(tmp_path / "b") in error_of("compare.py", *results)
+
+
+DEMO = (RECIPES / "demo" / "run.sh").read_text()
+
+
+def test_the_demo_is_a_valid_script():
+    script = RECIPES / "demo" / "run.sh"
+    assert os.access(script, os.X_OK)
+    done = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_demo_names_what_there_is():
+    files = set(re.findall(r"recipes/[\w/.-]+\.\w+", DEMO))
+    assert {"recipes/train.py", "recipes/demo/supervised.yaml", "recipes/accelerate/multi_cpu.yaml"} <= files
+    assert not [file for file in files if not (ROOT / file).is_file()]
+    modules = re.findall(r"python -m ([\w.]+)", DEMO)
+    assert modules and all(map(importlib.util.find_spec, modules))
+
+
+def test_the_demo_uses_options_that_there_are():
+    commands = re.findall(r"recipes/\w+\.py(?:\\\n|.)*", DEMO)
+    assert len(commands) >= 7
+    for command in commands:
+        script, *arguments = shlex.split(command.replace("\\\n", " ").split(">")[0].rstrip(")"))
+        source = (ROOT / script).read_text()
+        assert not [word for word in arguments if word.startswith("--") and f'"{word}"' not in source], command
