@@ -1,0 +1,33 @@
+PYTHON ?= python3
+INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test style quality bench
+.DEFAULT_GOAL := help
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z]*\):.*##  */make \1\t/p' Makefile | expand -t 16
+
+demo: .venv/.complete  ## train on eight synthetic languages, label, train again, transcribe: about 15 minutes on 2 cores
+	PATH="$(CURDIR)/.venv/bin:$$PATH" recipes/demo/run.sh
+
+test: .venv/.complete  ## the tests, a few minutes on 2 cores
+	.venv/bin/python -m pytest
+
+style: .venv/.complete  ## format the code, and mend what ruff can
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+quality: .venv/.complete  ## check style without changing a file
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+bench: .venv/.complete  ## measure against other programs, one benchmark after another
+	$(INSTALL) -e ".[bench]"
+	@set -e; for script in $(sort $(wildcard benchmarks/bench_*.py)); do echo "== $$script"; .venv/bin/python $$script; done
+
+# touched last: an installation that was interrupted is done again
+.venv/.complete: pyproject.toml constraints.txt
+	@echo "Installing into .venv, about 3 minutes ..."
+	$(PYTHON) -m venv .venv
+	$(INSTALL) -e ".[demo,dev]"
+	@touch $@

@@ -1,0 +1,159 @@
+"""Who may import whom, what importing the package must not load, and what no file may contain."""
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A file imports its own level and the levels below. Put a new file where its imports allow, as low as possible.
+LEVELS = {
+    0: "configuration_mlpl feature_extraction_mlpl tokenization_mlpl audio text atomic",
+    1: "processing_mlpl modeling_mlpl",
+    2: "corpora data decoding augment",
+    3: "training_config training_log training slimipl pseudo_label evaluation",
+    4: "hub model_card dataset_card interop",
+    5: "pipeline_mlpl registration cli",
+}
+LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.split()}
+# Its files are copied to a cache before they are run, so they cannot import their neighbours.
+STANDALONE = "metrics"
+
+# The model side: a model repository's remote code, and all that a user of a trained model needs.
+MODEL_SIDE = {"torch", "numpy", "transformers", "huggingface_hub"}
+AUDIO = {"soundfile", "soxr"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(p): p for folder in ("hf_mlpl", "recipes") for p in sorted((ROOT / folder).rglob("*.py"))}
+
+
+def imports(module: str) -> Iterator[str]:
+    """Dotted absolute names of what a module of ours imports, inside functions too."""
+    path = FILES[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            for name in (f"{origin}.{alias.name}" for alias in node.names):
+                yield name if name in FILES else origin
+
+
+OURS = {module: {name for name in imports(module) if name in FILES} - {module} for module in FILES}
+THEIRS = {
+    module: {name.partition(".")[0] for name in imports(module)} - {"hf_mlpl", *sys.stdlib_module_names}
+    for module in FILES
+}
+
+
+def level(module: str) -> int | None:
+    """Level of a module; the package's `__init__` and the recipes see everything, hence 5; None for the metrics."""
+    parts = module.split(".")
+    return 5 if parts[0] == "recipes" or len(parts) == 1 else LEVEL_OF.get(parts[1])
+
+
+MODEL_FILES = [module for module in FILES if level(module) in (0, 1)]
+
+
+def reachable(module: str) -> set[str]:
+    found, new = set(), {module}
+    while new:
+        found |= new
+        new = set().union(*(OURS[name] for name in new)) - found
+    return found
+
+
+def test_every_file_has_a_level():
+    unknown = [m for m in FILES if level(m) is None and m.split(".")[1] != STANDALONE]
+    assert not unknown, f"{unknown}: give each a level in LEVELS, the lowest that its imports allow"
+
+
+def test_imports_go_downwards():
+    offences = [
+        f"{module} (level {level(module)}) imports {name} (level {level(name)})"
+        for module, names in OURS.items()
+        if level(module) is not None
+        for name in names
+        if level(name) is None or level(name) > level(module)
+    ]
+    assert not offences, offences
+
+
+def test_imports_have_no_cycle():
+    TopologicalSorter(OURS).prepare()  # raises a CycleError that shows the cycle
+    assert "hf_mlpl.configuration_mlpl" in reachable("hf_mlpl.modeling_mlpl")
+
+
+def test_metrics_stand_alone():
+    metrics = [module for module in FILES if module.startswith(f"hf_mlpl.{STANDALONE}.")]
+    assert len(metrics) >= 2
+    assert not [f"{module} imports {OURS[module]}" for module in metrics if OURS[module]]
+
+
+def test_labelling_does_not_import_training():
+    for module in {"hf_mlpl.slimipl", "hf_mlpl.pseudo_label"} & FILES.keys():
+        assert "hf_mlpl.training" not in reachable(module), f"{module} imports hf_mlpl.training, perhaps indirectly"
+
+
+def test_model_side_imports_few_libraries():
+    assert {"hf_mlpl.configuration_mlpl", "hf_mlpl.modeling_mlpl"} <= set(MODEL_FILES)
+    allowed = {module: MODEL_SIDE | AUDIO if module == "hf_mlpl.audio" else MODEL_SIDE for module in MODEL_FILES}
+    offences = {module: THEIRS[module] - allowed[module] for module in MODEL_FILES if THEIRS[module] - allowed[module]}
+    assert not offences, offences
+
+
+def test_only_jobs_and_entry_points_know_accelerate():
+    offences = [module for module in FILES if "accelerate" in THEIRS[module] and level(module) not in (3, 5)]
+    assert not offences, offences
+
+
+@pytest.mark.parametrize("recipe", [path.name for path in sorted((ROOT / "recipes").glob("*.py"))])
+def test_recipes_teach(recipe):
+    """Also: no recipe hides a library that another one imports, as evaluate.py would, in the script's own folder."""
+    done = subprocess.run([sys.executable, ROOT / "recipes" / recipe, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout) > 500 and "recipes/" + recipe in done.stdout, "the help shows no example"
+
+
+def run(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_the_package_is_light():
+    program = "import sys, hf_mlpl; print({'datasets', 'accelerate', 'evaluate'} & set(sys.modules))"
+    assert run(program) == "set()"
+
+
+def test_model_side_works_without_the_libraries_of_training():
+    blocked = "import sys, importlib; sys.modules.update(dict.fromkeys(['datasets', 'accelerate', 'evaluate']))"
+    imported = f"print([importlib.import_module(name).__name__ for name in {MODEL_FILES}])"
+    assert run(f"{blocked}\n{imported}") == str(MODEL_FILES)
+
+
+def test_no_file_has_a_path_of_one_machine():
+    listed = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout, so the project's own files cannot be told from what lies beside them")
+    # where a path starts, so a folder of that name below another is fine; in .gitignore a slash is the project's root
+    machine = re.compile(rb"(?<![\w.})])/(?:work|root|farm|home/\w+)/")
+    names = [name for name in listed.stdout.decode().split("\0") if name and name != ".gitignore"]
+    assert len(names) > 10
+    for path in (ROOT / name for name in names):
+        if path.is_file():  # a deleted file is listed until it is committed
+            found = machine.search(path.read_bytes())
+            assert found is None, f"{path.relative_to(ROOT)} contains {found.group().decode()!r}"
