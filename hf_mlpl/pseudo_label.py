@@ -80,10 +80,8 @@ def pseudo_label(
         for number, rows in list(enumerate(shards))[accelerator.process_index :: accelerator.num_processes]
         if not _shard_path(output_dir, number).exists()
     ]
-    seconds = float(sum(durations[rows].sum() for _, rows in mine))
-    with tqdm(
-        total=round(seconds), unit="s", desc="audio labelled", disable=not accelerator.is_main_process
-    ) as progress:
+    total = sum(len(rows) for _, rows in mine)
+    with tqdm(total=total, unit=" utterances", desc="labelled", disable=not accelerator.is_main_process) as progress:
         for number, rows in mine:
             shard = dataset.select(rows)
             labels = _label(

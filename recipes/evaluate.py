@@ -32,8 +32,8 @@ def main() -> None:
     dataset = read_utterances(arguments.data, arguments.languages)
     processor = MlplProcessor.from_pretrained(arguments.model)
     model = MlplForCTC.from_pretrained(arguments.model).to(accelerator.device)
-    seconds = sum(dataset["duration_seconds"])
-    with tqdm(total=round(seconds), unit="s", desc="audio", disable=not accelerator.is_main_process) as progress:
+    share = len(range(accelerator.process_index, len(dataset), accelerator.num_processes))
+    with tqdm(total=share, unit=" utterances", disable=not accelerator.is_main_process) as progress:
         results = evaluate_model(
             accelerator, model, processor, dataset, arguments.batch_seconds, arguments.num_workers, progress
         )

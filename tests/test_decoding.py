@@ -145,10 +145,10 @@ def test_gradients_are_off_only_inside(model, processor, dataset):
         assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
 
-def test_progress_counts_seconds(model, processor, dataset):
-    with tqdm(total=sum(SECONDS), file=io.StringIO()) as progress:
+def test_progress_counts_utterances(model, processor, dataset):
+    with tqdm(total=len(dataset), file=io.StringIO()) as progress:
         list(transcribe(model, processor, dataset, 3.0, progress=progress))
-        assert progress.n == pytest.approx(sum(SECONDS), abs=0.2)  # each batch is rounded to tenths
+        assert progress.n == len(dataset)  # unreadable ones too
 
 
 def test_nothing_to_transcribe(model, processor, dataset):
