@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_mlpl.evaluation import METRICS, _metric, results_table, score, write_results
+from hf_mlpl.atomic import write_json
+from hf_mlpl.evaluation import METRICS, _metric, comparison_table, results_table, score
 
 ROWS = [
     # cs: 1 edit of 2 characters in one row, 1 of 6 in the other: 2/8, not the mean 1/3 of the rows; words 2 of 3
@@ -132,11 +133,11 @@ def test_results_file_is_plain_json_and_replaced_as_a_whole(tmp_path):
     path = tmp_path / "results.json"
     path.write_text("old")
     results = score([{**row, "language": "čeština"} for row in ROWS])
-    write_results(path, results)
+    write_json(path, results)
     assert json.loads(path.read_text(encoding="utf-8")) == results
     assert "čeština" in path.read_text(encoding="utf-8")
     with pytest.raises(ValueError):
-        write_results(path, {"cer": float("nan")})  # NaN is not JSON
+        write_json(path, {"cer": float("nan")})  # NaN is not JSON
     assert json.loads(path.read_text(encoding="utf-8")) == results
     assert os.listdir(tmp_path) == ["results.json"]
 
@@ -144,11 +145,11 @@ def test_results_file_is_plain_json_and_replaced_as_a_whole(tmp_path):
 def test_table_lists_languages_then_the_macro_row():
     rows = [*reversed(ROWS), {**ROWS[0], "language": "ab", "predicted_language": None}]
     assert results_table(score(rows)).splitlines() == [
-        "language  utterances    hours   CER %   WER %  language %",
-        "ab                 1     0.50    50.0   100.0           -",
-        "cs                 2     1.00    25.0    66.7        50.0",
-        "sv-SE              1     0.25     0.0     0.0       100.0",
-        "macro              4     1.75    25.0    55.6        75.0",
+        "language  utterances  hours  CER %  WER %  language %",
+        "ab                 1   0.50   50.0  100.0           -",
+        "cs                 2   1.00   25.0   66.7        50.0",
+        "sv-SE              1   0.25    0.0    0.0       100.0",
+        "macro              4   1.75   25.0   55.6        75.0",
     ]
 
 
@@ -172,3 +173,24 @@ for folder in sys.argv[1:]:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["cer 1", "wer 1"]
     assert "network:" not in done.stderr
+
+
+def test_comparison_averages_chosen_languages_apart():
+    def results(**cer):
+        return {"languages": {language: {"cer": rate, "wer": 1.0} for language, rate in cer.items()}}
+
+    before, after = results(de=0.10, pt=0.30, ro=0.20), results(de=0.11, pt=0.15, ro=0.05)
+    table = comparison_table({"before": before, "after": after}, languages=["pt", "ro"])
+    assert table.splitlines() == [
+        "language            before, CER %  after, CER %  change",
+        "de                           10.0          11.0   +10 %",
+        "pt                           30.0          15.0   -50 %",
+        "ro                           20.0           5.0   -75 %",
+        "mean of pt ro                25.0          10.0   -60 %",
+        "mean of the others           10.0          11.0   +10 %",
+        "macro average                20.0          10.3   -48 %",
+    ]
+    with pytest.raises(ValueError, match="after has results of"):
+        comparison_table({"before": before, "after": results(de=0.1)})
+    with pytest.raises(ValueError, match="no results of xx; there are de, pt, ro"):
+        comparison_table({"before": before, "after": after}, languages=["xx"])
