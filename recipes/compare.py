@@ -23,7 +23,12 @@ def main() -> None:
         name, equals, path = argument.partition("=")
         if not equals:
             parser.error(f"{argument!r} is not of the form NAME=FILE")
-        results[name] = json.loads(Path(path).read_text(encoding="utf-8"))
+        try:
+            results[name] = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError:
+            raise ValueError(f"{path}: is not JSON; recipes/evaluate.py writes results") from None
+        if "languages" not in results[name]:
+            raise ValueError(f"{path}: holds no results of recipes/evaluate.py")
     print(comparison_table(results, arguments.languages, arguments.metric))
 
 

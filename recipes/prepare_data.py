@@ -36,15 +36,13 @@ def main() -> None:
     if not (arguments.common_voice or arguments.voxpopuli or arguments.list):
         parser.error("name a corpus: --common-voice, --voxpopuli or --list")
 
-    # Utterance files name absolute paths, so that they can be used from anywhere.
-    common_voice, voxpopuli = (folder and folder.resolve() for folder in (arguments.common_voice, arguments.voxpopuli))
     report = ReadingReport()
     rows = {"train": [], "dev": [], "test": [], "unlabelled": []}
-    if common_voice:
+    if arguments.common_voice:
         for split in ("train", "dev", "test"):
-            rows[split].append(read_common_voice(common_voice, split, report, arguments.languages))
-    if voxpopuli:
-        rows["unlabelled"].append(read_voxpopuli(voxpopuli, report, arguments.languages))
+            rows[split].append(read_common_voice(arguments.common_voice, split, report, arguments.languages))
+    if arguments.voxpopuli:
+        rows["unlabelled"].append(read_voxpopuli(arguments.voxpopuli, report, arguments.languages))
     if arguments.list:
         speakers = (arguments.train_speakers, arguments.dev_speakers, arguments.test_speakers)
         for split, utterances in read_list(arguments.list, report, arguments.languages, *speakers).items():

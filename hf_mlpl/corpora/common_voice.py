@@ -40,6 +40,7 @@ def read_common_voice(
 
 
 def _rows(folder: Path, split: str, report: ReadingReport) -> Iterator[tuple[str, dict]]:
+    clips = (folder / "clips").absolute()  # so that utterance files can be used from anywhere
     for where, row in read_table(folder / f"{split}.tsv", COLUMNS):
         report.read += 1
         clip, text = row["path"] or "", normalize_text(row["sentence"] or "")
@@ -52,7 +53,7 @@ def _rows(folder: Path, split: str, report: ReadingReport) -> Iterator[tuple[str
         else:
             utterance = {
                 "id": Path(clip).stem,
-                "audio": {"path": str(folder / "clips" / clip), "start": None, "end": None},
+                "audio": {"path": str(clips / clip), "start": None, "end": None},
                 "language": folder.name,
                 "text": text,
                 "speaker": row["client_id"],

@@ -60,7 +60,7 @@ def read_voxpopuli(root: str | Path, report: ReadingReport, locales: Sequence[st
             end = min(end, duration)
             yield {
                 "id": f"{event}_{row['segment_no']}",
-                "audio": {"path": str(recording), "start": start, "end": end},
+                "audio": {"path": str(recording.absolute()), "start": start, "end": end},
                 "duration_seconds": end - start,
                 "language": locale,
                 "text": None,
