@@ -11,7 +11,7 @@ demo: .venv/.complete  ## train on eight synthetic languages, label, train again
 	PATH="$(CURDIR)/.venv/bin:$$PATH" recipes/demo/run.sh
 
 test: .venv/.complete  ## the tests, a few minutes on 2 cores
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile
 
 style: .venv/.complete  ## format the code, and mend what ruff can
 	.venv/bin/ruff check --fix .

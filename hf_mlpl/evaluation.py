@@ -153,9 +153,8 @@ def comparison_table(results: dict[str, dict], languages: Sequence[str] = (), me
     scored = sorted(next(iter(rates.values())))
     for name, of_languages in rates.items():
         if sorted(of_languages) != scored:
-            raise ValueError(
-                f"{name} has results of {', '.join(sorted(of_languages))}, but others of {', '.join(scored)}"
-            )
+            theirs, others = ", ".join(sorted(of_languages)), ", ".join(scored)
+            raise ValueError(f"{name} has results of {theirs}, but others of {others}")
     if missing := sorted(set(languages) - set(scored)):
         raise ValueError(f"no results of {', '.join(missing)}; there are {', '.join(scored)}")
     groups = {language: [language] for language in scored}

@@ -137,6 +137,8 @@ def train_step(
 
 def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC, MlplProcessor]:
     """A new model of a preset's size, with the tokens file of the settings, or a trained one with its own tokens."""
+    if unknown := sorted(set(config.model_fields) - {field.name for field in dataclasses.fields(MlplConfig)}):
+        raise ValueError(f"model_fields has {', '.join(unknown)}, which MlplConfig does not have")
     if config.model not in PRESETS:
         processor = MlplProcessor.from_pretrained(config.model)
         return MlplForCTC.from_pretrained(config.model, **config.model_fields), processor

@@ -190,7 +190,7 @@ def test_comparison_averages_chosen_languages_apart():
         "mean of the others           10.0          11.0   +10 %",
         "macro average                20.0          10.3   -48 %",
     ]
-    with pytest.raises(ValueError, match="after has results of"):
+    with pytest.raises(ValueError, match="after has results of de, but others of de, pt, ro"):
         comparison_table({"before": before, "after": results(de=0.1)})
     with pytest.raises(ValueError, match="no results of xx; there are de, pt, ro"):
         comparison_table({"before": before, "after": after}, languages=["xx"])
