@@ -216,7 +216,7 @@ def test_common_voice_folder_without_a_release(tmp_path):
         ("one-endless-row.tsv", b"path\tsentence\na.mp3\t" + b"x" * 200_000),
         ("not-gzip.tsv.gz", b"path\tsentence\n"),
         ("cut.tsv.gz", gzip.compress(os.urandom(1000).hex().encode())[:-100]),
-        ("flipped.tsv.gz", gzip.compress(b"path\tsentence\n" * 1000)[:12] + b"\xff" * 40),
+        ("flipped.tsv.gz", gzip.compress(b"path\tsentence\n" * 1000, mtime=0)[:12] + b"\xff" * 40),
     ],
 )
 def test_damaged_tables(tmp_path, name, content):
@@ -243,7 +243,7 @@ def write_segments(root: Path, rows, columns=("event_id", "segment_no", "start",
     plain = write_table(root / "segments.tsv", columns, [dict(zip(columns, row, strict=True)) for row in rows])
     table = root / "annotations" / "unlabelled_v2.tsv.gz"
     table.parent.mkdir(exist_ok=True)
-    table.write_bytes(gzip.compress(plain.read_bytes()))
+    table.write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
     return table
 
 
