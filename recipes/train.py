@@ -9,6 +9,7 @@ A stage of the recipe is a YAML file; `name=value` goes over it. The settings, w
 
 import argparse
 import logging
+import os
 
 from huggingface_hub.errors import StrictDataclassError
 
@@ -29,7 +30,8 @@ def main() -> None:
         parser.error("name the YAML file of a stage, such as recipes/demo/supervised.yaml")
     logging.basicConfig(format="%(message)s")
     folder = train(load_config(arguments.config, arguments.overrides))
-    print(f"model: {folder}; curves: {folder.parent / 'curves.png'}; numbers: {folder.parent / 'metrics.jsonl'}")
+    if os.environ.get("RANK", "0") == "0":  # one process speaks for all
+        print(f"model: {folder}; curves: {folder.parent / 'curves.png'}; numbers: {folder.parent / 'metrics.jsonl'}")
 
 
 if __name__ == "__main__":
