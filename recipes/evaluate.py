@@ -22,6 +22,9 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder or Hub name")
     parser.add_argument("--data", nargs="+", required=True, help="labelled utterance files")
     parser.add_argument("--languages", nargs="+", help="score only these; by default all that are there")
+    parser.add_argument(
+        "--unseen-in", nargs="+", default=[], help="training files: score only sentences that none of them has"
+    )
     parser.add_argument("--output", type=Path, required=True, help="results file, JSON")
     parser.add_argument("--batch-seconds", type=float, default=200.0, help="audio of one forward (default: 200)")
     parser.add_argument("--num-workers", type=int, default=1, help="processes that decode audio (default: 1)")
@@ -30,6 +33,9 @@ def main() -> None:
 
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     dataset = read_utterances(arguments.data, arguments.languages)
+    if arguments.unseen_in:
+        seen = set(read_utterances(arguments.unseen_in)["text"])
+        dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text not in seen])
     processor = MlplProcessor.from_pretrained(arguments.model)
     model = MlplForCTC.from_pretrained(arguments.model).to(accelerator.device)
     share = len(range(accelerator.process_index, len(dataset), accelerator.num_processes))

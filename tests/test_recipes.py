@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -134,6 +135,21 @@ def test_evaluate(chain):
     for name, scores in (*results["languages"].items(), ("macro", results["macro"])):
         [line] = [line.split() for line in out.splitlines() if line.startswith(name)]
         assert line[3:] == [f"{100 * scores[rate]:.1f}" for rate in ("cer", "wer", "language_accuracy")]
+
+
+def test_evaluate_on_sentences_that_training_has_not(chain, tone_corpus):
+    scoring = ["--data", "data/test.parquet", "--unseen-in", "data/train.parquet", "--output", "unseen.json"]
+    chain.finish("unseen", chain.start("evaluate.py", "--model", "run/model", *scoring, "--num-workers", "0"))
+    scored = json.loads((chain.folder / "unseen.json").read_text())["languages"]
+    tables = {split: list((tone_corpus / "common-voice").glob(f"*/{split}.tsv")) for split in ("train", "test")}
+    sentences = {
+        split: [(path.parent.name, line.split("\t")[2]) for path in paths for line in path.read_text().splitlines()[1:]]
+        for split, paths in tables.items()
+    }
+    seen = {sentence for _, sentence in sentences["train"]}
+    unseen = Counter(language for language, sentence in sentences["test"] if sentence not in seen)
+    assert 0 < unseen.total() < 16  # else this would test nothing
+    assert {language: scores["utterances"] for language, scores in scored.items()} == unseen
 
 
 def test_compare(chain, tmp_path):
