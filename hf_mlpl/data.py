@@ -69,11 +69,7 @@ def select_for_training(
     Raises:
         ValueError: for a language that the model does not know, and when nothing is left.
     """
-    unknown_languages = sorted(set(dataset["language"]) - set(config.languages))
-    if unknown_languages:
-        raise ValueError(
-            f"the model has no class for {', '.join(unknown_languages)}; it knows {', '.join(config.languages)}"
-        )
+    _check_languages(dataset, config)
     keep, dropped, unknown_characters = [], Counter(), Counter()
     rows = zip(dataset["id"], dataset["text"], dataset["duration_seconds"], strict=True)
     for index, (name, text, seconds) in enumerate(rows):
@@ -97,6 +93,27 @@ def select_for_training(
     if not keep:
         raise ValueError(f"none of {len(dataset)} utterances can be used for training: {dict(dropped)}")
     return dataset.select(keep), dropped
+
+
+def select_unlabelled(dataset: Dataset, config: MlplConfig, max_seconds: float) -> Dataset:
+    """Drops utterances longer than `max_seconds`, with one line in the log.
+
+    Raises:
+        ValueError: for a language that the model does not know, and when nothing is left.
+    """
+    _check_languages(dataset, config)
+    keep = [row for row, seconds in enumerate(dataset["duration_seconds"]) if seconds <= max_seconds]
+    if len(keep) < len(dataset):
+        logger.warning("%d unlabelled utterances dropped: longer than %g s", len(dataset) - len(keep), max_seconds)
+    if not keep:
+        raise ValueError(f"none of {len(dataset)} unlabelled utterances is at most {max_seconds:g} s long")
+    return dataset.select(keep)
+
+
+def _check_languages(dataset: Dataset, config: MlplConfig) -> None:
+    unknown = sorted(set(dataset["language"]) - set(config.languages))
+    if unknown:
+        raise ValueError(f"the model has no class for {', '.join(unknown)}; it knows {', '.join(config.languages)}")
 
 
 def _num_output_frames(seconds: float, processor: MlplProcessor, config: MlplConfig) -> int:
@@ -221,7 +238,10 @@ class SpeechBatches(torch.utils.data.Dataset):
         self.language_ids = {language: i for i, language in enumerate(config.languages)}
 
     def __getitem__(self, number: int) -> SpeechBatch:
-        rows = self.plan[number]
+        return self.batch(self.plan[number], number)
+
+    def batch(self, rows: list[int], number: int | None) -> SpeechBatch:
+        """Tensors of some rows; `number` decides how they are augmented, None leaves it out."""
         columns = self.dataset[rows]
         features, labels, languages, indices, problems = [], [], [], [], {}
         for i, row in enumerate(rows):
@@ -241,7 +261,7 @@ class SpeechBatches(torch.utils.data.Dataset):
             features, labels, languages = [torch.zeros(1, self.config.num_mel_bins)], [torch.tensor([])], [IGNORED]
         num_frames = torch.tensor([len(frames) for frames in features])
         batch = pad_sequence(features, batch_first=True)
-        if self.augment is not None and number >= self.augment_from:
+        if self.augment is not None and number is not None and number >= self.augment_from:
             generator = torch.Generator().manual_seed(micro_batch_seed(self.seed, number))
             batch = spec_augment(batch, num_frames, self.augment, generator)
         return SpeechBatch(

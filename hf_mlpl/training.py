@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,20 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from .atomic import partial_path, write_text, written_whole
 from .configuration_mlpl import MlplConfig
 from .corpora.utterances import read_utterances
-from .data import BatchPlan, SpeechBatch, SpeechBatches, micro_batch_seed, repetitions, select_for_training
+from .data import (
+    BatchPlan,
+    SpeechBatch,
+    SpeechBatches,
+    micro_batch_seed,
+    repetitions,
+    select_for_training,
+    select_unlabelled,
+)
 from .evaluation import evaluate_model
 from .feature_extraction_mlpl import MlplFeatureExtractor
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
+from .slimipl import SlimIpl, SlimIplPlan, collapse
 from .tokenization_mlpl import MlplTokenizer
 from .training_config import FREE_ON_RESUME, TrainingConfig
 from .training_log import TrainingLog
@@ -54,8 +64,10 @@ def train(config: TrainingConfig) -> Path:
         return output_dir / "model"
 
     set_seed(config.seed)
-    train_set = read_utterances(config.train)
-    dev_set = read_utterances(config.dev) if config.dev else None
+    languages = [config.language] if config.language else None
+    train_set = read_utterances(config.train, languages)
+    dev_set = read_utterances(config.dev, languages) if config.dev else None
+    unlabelled_set = read_utterances(config.unlabelled, languages) if config.slimipl else None
     model, processor = build_model(config, train_set)
     # A layer that LayerDrop skips in all micro-batches of an update gets no gradient.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=model.config.layerdrop > 0)
@@ -69,27 +81,40 @@ def train(config: TrainingConfig) -> Path:
     if not accelerator.is_main_process:
         logging.getLogger(select_for_training.__module__).setLevel(logging.ERROR)  # all processes drop the same
     train_set, dropped = select_for_training(train_set, processor, model.config, config.max_batch_seconds)
+    if unlabelled_set is not None:
+        unlabelled_set = select_unlabelled(unlabelled_set, model.config, config.max_batch_seconds)
     if accelerator.is_main_process:
         write_text(output_dir / "config.yaml", yaml.safe_dump(_plain(config), allow_unicode=True, sort_keys=False))
     optimizer = build_optimizer(model, config)
-    # Never prepared: Accelerate would step it once per process.
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: learning_rate_factor(update, config))
-    accelerator.register_for_checkpointing(scheduler)
     model, optimizer = accelerator.prepare(model, optimizer)
-    start = _load_last_checkpoint(accelerator, output_dir)
-    batches = _micro_batches(accelerator, train_set, processor, accelerator.unwrap_model(model).config, config, start)
+    slimipl = None
+    if unlabelled_set is not None:
+        slimipl = _slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
+    start = _load_last_checkpoint(accelerator, output_dir, slimipl)
+    updates = iter(slimipl) if slimipl else _supervised(accelerator, model, processor, train_set, config, start)
 
     log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
     log.describe(train_set, dropped, accelerator.unwrap_model(model))
+    reported: set[str] = set()
     with log, logging_redirect_tqdm():
         for update in range(start + 1, config.max_updates + 1):
-            log.step(update, scheduler.get_last_lr()[0], **train_step(accelerator, model, optimizer, batches, config))
-            scheduler.step()
+            rate = config.learning_rate * learning_rate_factor(update - 1, config)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            micro_batches = next(updates)
+            _report_problems(micro_batches, reported)
+            log.step(**train_step(accelerator, model, optimizer, micro_batches, config))
+            if slimipl:
+                slimipl.after_update()
+            if update % config.log_every == 0:
+                labels = slimipl.health.report() if slimipl else None
+                log.window_ends(update, rate, labels)
+                _check_labels(labels, update, config, accelerator.is_main_process)
             is_last = update == config.max_updates
             if dev_set is not None and (update % config.eval_every == 0 or is_last):
                 log.evaluated(update, evaluate_model(accelerator, model, processor, dev_set, config.max_batch_seconds))
             if update % config.save_every == 0 and not is_last:
-                _save_checkpoint(accelerator, output_dir, update)
+                _save_checkpoint(accelerator, output_dir, update, slimipl)
     return _save_model(accelerator, model, processor, output_dir)
 
 
@@ -97,11 +122,16 @@ def train_step(
     accelerator: Accelerator,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Iterator[tuple[int, SpeechBatch]],
+    micro_batches: list[tuple[int, SpeechBatch]],
     config: TrainingConfig,
 ) -> dict[str, float]:
-    """One update: the gradient of the loss over all micro-batches of all processes as if they were one batch."""
-    micro_batches = [next(batches) for _ in range(config.micro_batches_per_update // accelerator.num_processes)]
+    """One update: the gradient of the loss over all micro-batches of all processes as if they were one batch.
+
+    Args:
+        micro_batches: this process's share, with their numbers; without any nothing happens, and nothing is returned.
+    """
+    if not micro_batches:
+        return {}
     counts = torch.tensor(
         [
             sum(len(batch.indices) for _, batch in micro_batches),
@@ -172,42 +202,69 @@ def learning_rate_factor(update: int, config: TrainingConfig) -> float:
     return (config.max_updates - update) / max(1, config.max_updates - config.warmup_updates)
 
 
-def _micro_batches(
-    accelerator: Accelerator,
-    train_set: Dataset,
-    processor: MlplProcessor,
-    model_config: MlplConfig,
-    config: TrainingConfig,
-    start: int,
-) -> Iterator[tuple[int, SpeechBatch]]:
-    """This process's share of all micro-batches after `start` updates, with their numbers."""
-    per_update = config.micro_batches_per_update
-    durations = np.array(train_set["duration_seconds"])
-    times = repetitions(train_set, config.language_alpha)
-    plan = BatchPlan(durations, config.max_batch_seconds, config.seed, times)
-    augment_from = config.spec_augment.start_update * per_update if config.spec_augment else 0
-    batches = SpeechBatches(
-        train_set,
+def _batch_plan(dataset: Dataset, config: TrainingConfig) -> BatchPlan:
+    durations = np.array(dataset["duration_seconds"])
+    return BatchPlan(durations, config.max_batch_seconds, config.seed, repetitions(dataset, config.language_alpha))
+
+
+def _speech_batches(dataset, plan, processor, model, config: TrainingConfig, with_labels: bool) -> SpeechBatches:
+    augment_from = config.spec_augment.start_update * config.micro_batches_per_update if config.spec_augment else 0
+    return SpeechBatches(
+        dataset,
         plan,
         processor,
-        model_config,
-        with_labels=True,
+        model.config,
+        with_labels=with_labels,
         augment=config.spec_augment,
         augment_from=augment_from,
         seed=config.seed,
         cache_bytes=int(config.cache_gigabytes * 1e9),
     )
+
+
+def _supervised(
+    accelerator: Accelerator, model: torch.nn.Module, processor: MlplProcessor, train_set: Dataset, config, start: int
+) -> Iterator[list[tuple[int, SpeechBatch]]]:
+    """This process's share of the micro-batches of each update after `start`, with their numbers."""
+    batches = _speech_batches(
+        train_set, _batch_plan(train_set, config), processor, accelerator.unwrap_model(model), config, with_labels=True
+    )
+    per_update = config.micro_batches_per_update
     numbers = range(
         start * per_update + accelerator.process_index, config.max_updates * per_update, accelerator.num_processes
     )
     loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=config.num_workers)
-    reported = set()
-    for number, batch in zip(numbers, loader, strict=True):
-        for row, problem in batch.problems.items():
-            if row not in reported:
-                logger.warning("%s; skipped", problem)
-                reported.add(row)
-        yield number, batch
+    numbered = zip(numbers, loader, strict=True)
+    while share := list(islice(numbered, per_update // accelerator.num_processes)):
+        yield share
+
+
+def _slimipl(accelerator, model, processor, train_set, unlabelled_set, config: TrainingConfig) -> SlimIpl:
+    model = accelerator.unwrap_model(model)
+    plans = [_batch_plan(dataset, config) for dataset in (train_set, unlabelled_set)]
+    labelled, unlabelled = (
+        _speech_batches(dataset, plan, processor, model, config, with_labels=dataset is train_set)
+        for dataset, plan in zip((train_set, unlabelled_set), plans, strict=True)
+    )
+    plan = SlimIplPlan(config.slimipl, *plans, config.micro_batches_per_update, config.seed)
+    return SlimIpl(accelerator, model, processor, plan, labelled, unlabelled, config.num_workers)
+
+
+def _report_problems(micro_batches: list[tuple[int, SpeechBatch]], reported: set[str]) -> None:
+    """One line for each utterance that could not be used, however often it is met."""
+    for problem in [problem for _, batch in micro_batches for problem in batch.problems.values()]:
+        if problem not in reported:
+            logger.warning("%s; skipped", problem)
+            reported.add(problem)
+
+
+def _check_labels(report: dict | None, update: int, config: TrainingConfig, is_main_process: bool) -> None:
+    """Warns of pseudo-labels that have collapsed, or stops where the settings say so."""
+    problem = collapse(report) if report else None
+    if problem and config.slimipl.stop_on_collapse:
+        raise TrainingError(f"stopped at update {update}: {problem}")
+    if problem and is_main_process:
+        logger.warning("update %d: %s", update, problem)
 
 
 def _plain(config: TrainingConfig) -> dict:
@@ -229,12 +286,14 @@ def _check_same_config(output_dir: Path, config: TrainingConfig) -> None:
         )
 
 
-def _load_last_checkpoint(accelerator: Accelerator, output_dir: Path) -> int:
-    """Restores model, optimiser and schedule; returns the number of updates that they have seen."""
+def _load_last_checkpoint(accelerator: Accelerator, output_dir: Path, slimipl: SlimIpl | None) -> int:
+    """Restores model, optimiser and pseudo-labels; returns the number of updates that they have seen."""
     checkpoints = _checkpoints(output_dir)
     if not checkpoints:
         return 0
     accelerator.load_state(str(checkpoints[-1]))
+    if slimipl:
+        slimipl.load(checkpoints[-1])
     update = int(checkpoints[-1].name.removeprefix("update-"))
     accelerator.print(f"going on from {checkpoints[-1]}")
     return update
@@ -244,11 +303,13 @@ def _checkpoints(output_dir: Path) -> list[Path]:
     return sorted((output_dir / "checkpoints").glob("update-????????"))
 
 
-def _save_checkpoint(accelerator: Accelerator, output_dir: Path, update: int) -> None:
+def _save_checkpoint(accelerator: Accelerator, output_dir: Path, update: int, slimipl: SlimIpl | None) -> None:
     folder = output_dir / "checkpoints" / f"update-{update:08d}"
     with written_whole(folder) if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
         accelerator.save_state(str(partial_path(folder)))
+        if slimipl and accelerator.is_main_process:
+            slimipl.save(partial_path(folder))
         accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         for old in _checkpoints(output_dir)[:-CHECKPOINTS_KEPT]:

@@ -10,10 +10,12 @@ from pathlib import Path
 import yaml
 
 from .augment import SpecAugmentConfig
+from .slimipl import SlimIplConfig
 
 OPTIMIZERS = ("adagrad", "adamw")
 SCHEDULES = ("constant", "linear")
 # What may differ between a run and its continuation: nothing here changes the result.
+NESTED = {config.__name__: config for config in (SpecAugmentConfig, SlimIplConfig)}
 FREE_ON_RESUME = frozenset({"num_workers", "cache_gigabytes", "log_every", "save_every", "eval_every"})
 
 
@@ -27,6 +29,8 @@ class TrainingConfig:
         model_fields: fields of `MlplConfig` that differ from the model's own, for example `layerdrop: 0.1`.
         tokens: tokens file of a new model; one to go on from has its own.
         train: utterance files to train on; dev: utterance files to evaluate on, may be empty.
+        unlabelled: utterance files for slimIPL; texts in them are compared with the labels, and not learned.
+        language: uses the utterances of this language alone; `{language}` in other settings stands for its name.
         languages: classes of a new model's language-ID head; by default those of `train`, sorted.
         language_alpha: a language's share of training is proportional to its hours to this power, its human and its
             pseudo-labels counted apart: 1 takes the data as they are, 0 gives everything the same share.
@@ -39,6 +43,7 @@ class TrainingConfig:
         weight_decay: of AdamW.
         max_grad_norm: gradients are clipped to this norm.
         spec_augment: fields of `SpecAugmentConfig`, or null for none.
+        slimipl: fields of `SlimIplConfig`, or null for training on labelled speech alone.
         log_every, eval_every, save_every: updates between lines of metrics, evaluations, checkpoints.
         num_workers: processes that decode audio ahead of training.
         cache_gigabytes: memory of each worker for features that are kept from pass to pass.
@@ -52,6 +57,8 @@ class TrainingConfig:
     model_fields: dict = field(default_factory=dict)
     tokens: str | None = None
     dev: Sequence[str] = ()
+    unlabelled: Sequence[str] | None = None
+    language: str | None = None
     languages: Sequence[str] | None = None
     language_alpha: float = 1.0
     max_batch_seconds: float = 200.0
@@ -63,6 +70,7 @@ class TrainingConfig:
     weight_decay: float = 0.0
     max_grad_norm: float = 0.1
     spec_augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
+    slimipl: SlimIplConfig | None = None
     log_every: int = 100
     eval_every: int = 5_000
     save_every: int = 1_000
@@ -90,6 +98,9 @@ class TrainingConfig:
             raise ValueError(
                 "train is empty; name at least one utterance file, as recipes/prepare_data.py writes them"
             )
+        if (self.unlabelled is None) != (self.slimipl is None):
+            given, missing = ("slimipl", "unlabelled") if self.unlabelled is None else ("unlabelled", "slimipl")
+            raise ValueError(f"{given} is set and {missing} is not; slimIPL needs both, other training neither")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
@@ -104,7 +115,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConf
             raise ValueError("must hold lines of the form `name: value`")
         for override in overrides:
             _override(settings, override)
-        return _build(TrainingConfig, settings)
+        language = settings.get("language")
+        return _build(TrainingConfig, _with_language(settings, language) if language else settings)
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
 
@@ -122,6 +134,15 @@ def _override(settings: dict, override: str) -> None:
         settings[last] = yaml.safe_load(value)
     except yaml.YAMLError:
         raise ValueError(f"{override!r} is not of the form name=value with a value that YAML can read") from None
+
+
+def _with_language(value, language: str):
+    """Puts the language into texts that ask for it, however deep."""
+    if isinstance(value, dict):
+        return {name: _with_language(field, language) for name, field in value.items()}
+    if isinstance(value, list):
+        return [_with_language(element, language) for element in value]
+    return value.replace("{language}", str(language)) if isinstance(value, str) else value
 
 
 def _build(config_class: type, settings: dict):
@@ -150,11 +171,13 @@ def _typed(name: str, value, annotation: str):
         "int": (int, "a whole number"),
         "float": ((int, float), "a number"),
         "str": (str, "a text"),
+        "bool": (bool, "true or false"),
         "dict": (dict, "fields of the form `name: value`"),
         "Sequence[str]": (list, "a list of texts"),
-        "SpecAugmentConfig": (dict, "fields of the form `name: value`, or null"),
+        **dict.fromkeys(NESTED, (dict, "fields of the form `name: value`, or null")),
     }[kind]
     is_list_of_texts = kind != "Sequence[str]" or isinstance(value, list) and all(isinstance(v, str) for v in value)
-    if isinstance(value, bool) or not isinstance(value, accepted) or not is_list_of_texts:
+    is_bool = isinstance(value, bool)  # which Python takes for a whole number
+    if is_bool != (kind == "bool") or not isinstance(value, accepted) or not is_list_of_texts:
         raise ValueError(f"{name} is {value!r}; it must be {description}")
-    return _build(SpecAugmentConfig, value) if kind == "SpecAugmentConfig" else value
+    return _build(NESTED[kind], value) if kind in NESTED else value

@@ -18,13 +18,13 @@ from .training_config import TrainingConfig
 class TrainingLog:
     """Writes nothing and shows nothing on any process but the main one.
 
-    Rows of `metrics.jsonl` are either `{"update", "loss", "gradient_norm", "learning_rate",
-    "audio_seconds_per_second"}`, means over `log_every` updates, or `{"update", "dev": results of an evaluation}`.
+    Rows of `metrics.jsonl` are `{"update", "loss", "gradient_norm", "learning_rate", "audio_seconds_per_second"}`,
+    means over those of `log_every` updates that changed the model, with `labels`, a report of the pseudo-labels made
+    in them, where there are any; or `{"update", "dev": results of an evaluation}`.
     """
 
     def __init__(self, output_dir: Path, config: TrainingConfig, start: int, is_main_process: bool):
         self.output_dir = output_dir
-        self.log_every = config.log_every
         self.is_main_process = is_main_process
         self.rows = []
         self.window = []
@@ -56,18 +56,26 @@ class TrainingLog:
         if self.is_main_process:
             tqdm.write(text)
 
-    def step(self, update: int, learning_rate: float, **numbers: float) -> None:
-        self.window.append(numbers)
+    def step(self, **numbers: float) -> None:
+        """Counts an update; without `numbers` it is one that did not change the model."""
+        if numbers:
+            self.window.append(numbers)
         self.bar.update()
-        if update % self.log_every:
-            return
+
+    def window_ends(self, update: int, learning_rate: float, labels: dict | None) -> None:
+        """Writes the line of the last `log_every` updates; `labels` is a report of the pseudo-labels made in them."""
         seconds = time.perf_counter() - self.window_start
+        means = {
+            name: sum(row[name] for row in self.window) / len(self.window)
+            for name in ("loss", "gradient_norm")
+            if self.window
+        }
         self._write(
             update=update,
-            loss=sum(row["loss"] for row in self.window) / len(self.window),
-            gradient_norm=sum(row["gradient_norm"] for row in self.window) / len(self.window),
+            **means,
             learning_rate=learning_rate,
             audio_seconds_per_second=sum(row["audio_seconds"] for row in self.window) / seconds,
+            **({"labels": labels} if labels else {}),
         )
         self.window, self.window_start = [], time.perf_counter()
 
@@ -88,6 +96,8 @@ class TrainingLog:
         losses = [row["loss"] for row in self.rows if "loss" in row]
         errors = [row["dev"]["macro"]["cer"] for row in self.rows if "dev" in row]
         shown = {"loss": f"{losses[-1]:.3f}"} if losses else {}
+        labels = [row["labels"]["cer"] for row in self.rows if row.get("labels")]
+        shown |= {"label CER": f"{labels[-1]:.1%}"} if labels and labels[-1] is not None else {}
         self.bar.set_postfix(shown | ({"dev CER": f"{errors[-1]:.1%}"} if errors else {}))
 
     def _keep_rows_until(self, start: int) -> None:

@@ -141,11 +141,10 @@ def test_evaluate_on_sentences_that_training_has_not(chain, tone_corpus):
     scoring = ["--data", "data/test.parquet", "--unseen-in", "data/train.parquet", "--output", "unseen.json"]
     chain.finish("unseen", chain.start("evaluate.py", "--model", "run/model", *scoring, "--num-workers", "0"))
     scored = json.loads((chain.folder / "unseen.json").read_text())["languages"]
-    tables = {split: list((tone_corpus / "common-voice").glob(f"*/{split}.tsv")) for split in ("train", "test")}
-    sentences = {
-        split: [(path.parent.name, line.split("\t")[2]) for path in paths for line in path.read_text().splitlines()[1:]]
-        for split, paths in tables.items()
-    }
+    sentences = {"train": [], "test": []}
+    for split, found in sentences.items():
+        for table in (tone_corpus / "common-voice").glob(f"*/{split}.tsv"):
+            found += [(table.parent.name, line.split("\t")[2]) for line in table.read_text().splitlines()[1:]]
     seen = {sentence for _, sentence in sentences["train"]}
     unseen = Counter(language for language, sentence in sentences["test"] if sentence not in seen)
     assert 0 < unseen.total() < 16  # else this would test nothing

@@ -29,9 +29,9 @@ def load(tmp_path):
 def test_there_are_these_settings_and_no_others():
     """A new setting is one more thing to learn: whoever adds one changes this test on purpose."""
     names = (
-        "output_dir model train max_updates model_fields tokens dev languages language_alpha max_batch_seconds "
-        "micro_batches_per_update optimizer learning_rate warmup_updates schedule weight_decay max_grad_norm "
-        "spec_augment log_every eval_every save_every num_workers cache_gigabytes seed"
+        "output_dir model train max_updates model_fields tokens dev unlabelled language languages language_alpha "
+        "max_batch_seconds micro_batches_per_update optimizer learning_rate warmup_updates schedule weight_decay "
+        "max_grad_norm spec_augment slimipl log_every eval_every save_every num_workers cache_gigabytes seed"
     )
     assert [field.name for field in dataclasses.fields(TrainingConfig)] == names.split()
     names = "start_update num_frequency_masks max_frequency_width num_time_masks max_time_width max_time_fraction"

@@ -1,6 +1,6 @@
 """What tests of training and of pseudo-labels need two processes for, done in one start of them.
 
-SETTINGS.yaml TEACHER UNLABELLED.parquet OUTPUT -> OUTPUT/refusal.txt, OUTPUT/run, OUTPUT/labels
+SETTINGS.yaml TEACHER UNLABELLED.parquet OUTPUT -> OUTPUT/refusal.txt, OUTPUT/run, OUTPUT/slimipl, OUTPUT/labels
 """
 
 import os
@@ -16,6 +16,15 @@ from hf_mlpl.training_config import load_config
 
 # What the run of one process differs in is how the micro-batches are spread.
 OVERRIDES = ["max_updates=8", "micro_batches_per_update=4", "eval_every=8"]
+
+
+def slimipl_overrides(teacher: Path, unlabelled: Path) -> list[str]:
+    """A quarter of the updates fill the cache; the others use labels that either process has made."""
+    slimipl = "{start_update: 2, cache_size: 8, cache_update_probability: 0.5, unsupervised_updates: 4}"
+    given = [f"model={teacher}", "tokens=null", f"unlabelled=[{unlabelled}]", f"slimipl={slimipl}"]
+    return [*OVERRIDES, *given, "max_updates=12", "save_every=6", "learning_rate=1e-3", "max_batch_seconds=2"]
+
+
 SHARD_SIZE = 5  # utterances: several shards for each process
 
 if __name__ == "__main__":
@@ -26,6 +35,7 @@ if __name__ == "__main__":
         if os.environ["RANK"] == "0":
             (output / "refusal.txt").write_text(str(error))
     train(load_config(settings, [f"output_dir={output / 'run'}", *OVERRIDES]))
+    train(load_config(settings, [f"output_dir={output / 'slimipl'}", *slimipl_overrides(teacher, unlabelled)]))
 
     pseudo_label.SHARD_SIZE = SHARD_SIZE
     pseudo_label.pseudo_label(

@@ -1,0 +1,397 @@
+"""slimIPL: one model that labels unlabelled speech while it trains on its earlier labels.
+
+The algorithm is that of https://arxiv.org/abs/2010.11524 as its authors' program has it (wav2letter
+`recipes/slimIPL/src/Train.cpp`). There each process has a cache of its own; here there is one for the whole run, and
+a *batch* is one of an update's micro-batches, so a run is the same on any number of processes.
+
+`SlimIplPlan` says which utterances each update trains on and which it labels. Labels play no part in that, so every
+process follows the same plan, and loader workers run ahead of it. `SlimIpl` carries it out: it labels, keeps the
+labels by utterance id, and hands out batches with them. `LabelHealth` tells what the labels are like.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from datasets import Dataset
+from rapidfuzz.distance import Levenshtein
+from safetensors.torch import load_model, save_model
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader
+
+from .atomic import write_json
+from .data import IGNORED, BatchPlan, SpeechBatch, SpeechBatches, min_ctc_frames
+from .decoding import Hypothesis, decode_batch
+from .modeling_mlpl import MlplForCTC
+from .processing_mlpl import MlplProcessor
+from .text import normalize_text
+
+VARIANTS = ("naive", "cache", "pre-cache", "fixed-pre-cache")
+COLLAPSED_SHARE = 0.9  # of an interval's labels, empty or equal: what training on them would learn is that one text
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlimIplConfig:
+    """Settings of slimIPL. In brackets the original's flags; the defaults are those of its recipe with 10 h of labels.
+
+    Args:
+        start_update: updates with labelled speech alone before the first pseudo-label (`slimIPL_start`).
+        variant: `fixed-pre-cache` trains on the labels of a cache of fixed size, of which it replaces a part as it
+            goes; `naive` on labels made for this very update; `cache` and `pre-cache` on the label that an
+            utterance got when it was last met, from the model after or before that update (`slimIPL_type`).
+        cache_size: batches in the cache of `fixed-pre-cache`, over all processes (`slimIPL_fixed_cache_updates`).
+        supervised_updates, unsupervised_updates: how many of each follow one another, in random order
+            (`slimIPL_sup_updates`, `slimIPL_unsup_updates`).
+        cache_update_probability: of replacing a batch of the cache when it is used
+            (`slimIPL_fixed_cache_update_prob`).
+        dynamic_dropout: from `start_update` on, the dropout of the transformer layers and their LayerDrop, not the
+            convolution's; null keeps the model's own (`slimIPL_dyn_dropout`).
+        ema_decay: labels come from a running mean of the weights with this decay; null takes the model itself
+            (`slimIPL_ema_decay`).
+        stop_on_collapse: ends training when nearly all labels are empty or the same, instead of a warning.
+    """
+
+    start_update: int = 20_000
+    variant: str = "fixed-pre-cache"
+    cache_size: int = 1000
+    supervised_updates: int = 1
+    unsupervised_updates: int = 10
+    cache_update_probability: float = 0.1
+    dynamic_dropout: float | None = 0.1
+    ema_decay: float | None = None
+    stop_on_collapse: bool = False
+
+    def __post_init__(self):
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant is {self.variant!r}; accepted are {', '.join(VARIANTS)}")
+        for name, least in (("start_update", 0), ("supervised_updates", 0), ("unsupervised_updates", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.cache_size < 1:
+            raise ValueError(f"cache_size is {self.cache_size}; it must be at least 1")
+        if not 0 < self.cache_update_probability <= 1:
+            raise ValueError(
+                f"cache_update_probability is {self.cache_update_probability}; it must be above 0 and at most 1"
+            )
+        for name in ("dynamic_dropout", "ema_decay"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1, or null")
+
+
+@dataclass
+class Step:
+    """What one update does; a batch is a list of rows of the labelled or the unlabelled data set.
+
+    Args:
+        supervised: whether `train` is labelled speech.
+        train: an update's micro-batches; none while the cache is filled.
+        label: batches to label, at most as many.
+    """
+
+    supervised: bool
+    train: list[list[int]] = field(default_factory=list)
+    label: list[list[int]] = field(default_factory=list)
+
+
+class SlimIplPlan:
+    """The endless sequence of a run's steps; its state is a few numbers and the rows that are in the cache.
+
+    Args:
+        labelled, unlabelled: the batches of either set, without end.
+        micro_batches: of an update, over all processes; `cache_size` must be a multiple of it.
+    """
+
+    def __init__(
+        self, config: SlimIplConfig, labelled: BatchPlan, unlabelled: BatchPlan, micro_batches: int, seed: int
+    ):
+        if config.variant == "fixed-pre-cache" and config.cache_size % micro_batches:
+            raise ValueError(
+                f"cache_size is {config.cache_size}; it must be a multiple of micro_batches_per_update, "
+                f"{micro_batches}"
+            )
+        self.config = config
+        self.batches = {True: labelled, False: unlabelled}
+        self.micro_batches = micro_batches
+        self.rng = np.random.default_rng([seed, 0x511])  # of its own: the batches' are seeded by [seed, pass]
+        self.update = 0
+        self.used = {True: 0, False: 0}  # batches taken from either plan
+        self.pattern: list[bool] = []  # steps that are still to come before it is shuffled again
+        self.cache: list[list[int]] = []
+        self.position = 0  # in the pass over the cache
+
+    def __iter__(self) -> Iterator[Step]:
+        return self
+
+    def __next__(self) -> Step:
+        self.update += 1
+        if self.update <= self.config.start_update:
+            return Step(True, self._take(True))
+        if not self.pattern:
+            self.pattern = [True] * self.config.supervised_updates + [False] * self.config.unsupervised_updates
+            self.rng.shuffle(self.pattern)
+        if self.pattern.pop():
+            return Step(True, self._take(True))
+        if self.config.variant != "fixed-pre-cache":
+            batches = self._take(False)
+            return Step(False, train=batches, label=batches)
+        if len(self.cache) < self.config.cache_size:
+            new = self._take(False)
+            self.cache += new
+            self.position = len(self.cache)
+            return Step(False, label=new)
+        replaced = self.rng.random(self.micro_batches) < self.config.cache_update_probability
+        if self.position == len(self.cache):
+            self.rng.shuffle(self.cache)
+            self.position = 0
+        step = Step(False)
+        for is_replaced in replaced:
+            step.train.append(self.cache[self.position])
+            if is_replaced:
+                step.label += self._take(False, 1)
+                self.cache[self.position] = step.label[-1]
+            self.position += 1
+        return step
+
+    def _take(self, supervised: bool, count: int | None = None) -> list[list[int]]:
+        first = self.used[supervised]
+        self.used[supervised] += self.micro_batches if count is None else count
+        return [self.batches[supervised][number] for number in range(first, self.used[supervised])]
+
+    def state_dict(self) -> dict:
+        """Everything that the steps to come depend on, as JSON knows it."""
+        return {
+            "update": self.update,
+            "used": [self.used[True], self.used[False]],
+            "pattern": self.pattern,
+            "cache": self.cache,
+            "position": self.position,
+            "rng": self.rng.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.update, self.position = state["update"], state["position"]
+        self.used = dict(zip((True, False), state["used"], strict=True))
+        self.pattern, self.cache = list(state["pattern"]), [list(rows) for rows in state["cache"]]
+        self.rng.bit_generator.state = state["rng"]
+
+
+class SlimIpl:
+    """Carries out a plan: `for batches in slimipl` gives this process its share of each update's micro-batches.
+
+    A share is a list of pairs of a micro-batch's number and the micro-batch; it is empty where the update must not
+    change the model, because the cache is being filled or one of its batches has no label yet. Call `after_update`
+    after each, also after an empty one.
+
+    Args:
+        model: the student, not wrapped; it labels too, unless `ema_decay` makes a teacher of its own.
+        labelled, unlabelled: makers of the batches of either data set. Where unlabelled utterances have a text, it is
+            compared with their labels and used for nothing else.
+        num_workers: processes that decode audio ahead of training.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: MlplForCTC,
+        processor: MlplProcessor,
+        plan: SlimIplPlan,
+        labelled: SpeechBatches,
+        unlabelled: SpeechBatches,
+        num_workers: int,
+    ):
+        self.accelerator = accelerator
+        self.model = model
+        self.processor = processor
+        self.config = plan.config
+        self.plan = plan
+        self.step = Step(supervised=True)
+        self.loader = _StepLoader(labelled, unlabelled)
+        self.num_workers = num_workers
+        self.utterances = unlabelled.dataset
+        self.ids = list(unlabelled.dataset["id"])
+        self.labels: dict[str, str] = {}
+        self.label_next: list[SpeechBatch] = []  # what `after_update` labels
+        self.teacher = model if self.config.ema_decay is None else copy.deepcopy(model)
+        self.health = LabelHealth(labelled.dataset)
+
+    def __iter__(self) -> Iterator[list[tuple[int, SpeechBatch]]]:
+        ahead = copy.deepcopy(self.plan)
+        shares = (self._share(ahead.update, step) for step in ahead)
+        for train, label in DataLoader(self.loader, batch_size=None, sampler=shares, num_workers=self.num_workers):
+            self.step = next(self.plan)
+            if self.plan.update > self.config.start_update and self.config.dynamic_dropout is not None:
+                set_dropout(self.model, self.config.dynamic_dropout)
+            yield train if self.step.supervised else self._labelled(train, label)
+
+    def _share(self, update: int, step: Step) -> tuple[bool, list[tuple[int, list[int]]], list[list[int]]]:
+        """This process's part of a step; micro-batches are numbered through the whole run."""
+        mine = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
+        first = (update - 1) * self.plan.micro_batches
+        return step.supervised, list(enumerate(step.train, first))[mine], step.label[mine]
+
+    def _labelled(
+        self, train: list[tuple[int, SpeechBatch]], label: list[SpeechBatch]
+    ) -> list[tuple[int, SpeechBatch]]:
+        """An update's batches with the labels that there are before it makes new ones, which it does on the way."""
+        if self.config.variant == "naive":
+            self.labels = self._label(label)
+        known = all(any(self.ids[row] in self.labels for row in rows) for rows in self.step.train)
+        batches = [(number, self._with_labels(batch)) for number, batch in train] if known else []
+        if self.config.variant == "cache":
+            self.label_next = label
+        elif self.config.variant != "naive" and self.step.label:
+            self.labels |= self._label(label)
+        return batches
+
+    @torch.no_grad()
+    def after_update(self) -> None:
+        """Moves the teacher towards the model, and makes the labels that `cache` makes after an update."""
+        if self.teacher is not self.model:
+            for mean, current in zip(self.teacher.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(current, 1 - self.config.ema_decay)
+        if self.config.variant == "cache" and not self.step.supervised:
+            self.labels |= self._label(self.label_next)
+            self.label_next = []
+        if self.config.variant == "fixed-pre-cache":
+            kept = [self.ids[row] for rows in self.plan.cache for row in rows]
+            if len(self.labels) > 2 * len(kept):
+                self.labels = {name: self.labels[name] for name in kept if name in self.labels}
+
+    def _label(self, batches: list[SpeechBatch]) -> dict[str, str]:
+        """Greedy labels, in evaluation mode, of this process's and all other processes' batches, by utterance id."""
+        was_training = self.teacher.training
+        self.teacher.eval()
+        made = []
+        for batch in batches:
+            for hypothesis in decode_batch(self.teacher, self.processor, batch):
+                label_ids = self.processor.tokenizer(hypothesis.text)["input_ids"]
+                if min_ctc_frames(label_ids) <= hypothesis.num_frames:  # `surround` can make it longer than its path
+                    made.append((hypothesis.row, hypothesis))
+        self.teacher.train(was_training)
+        made = gather_object(made)
+        self.health.add((self.utterances[row], hypothesis) for row, hypothesis in made)
+        return {self.ids[row]: hypothesis.text for row, hypothesis in made}
+
+    def _with_labels(self, batch: SpeechBatch) -> SpeechBatch:
+        """Those utterances of a batch that have a label, with it."""
+        kept = [i for i, row in enumerate(batch.indices) if self.ids[row] in self.labels]
+        if not kept:  # whatever has one cannot be read any more: what is left is the silent frame of an empty batch
+            silence = torch.empty(len(batch.language_ids), 0, dtype=torch.long)
+            unknown = torch.full_like(batch.language_ids, IGNORED)
+            return dataclasses.replace(batch, labels=silence, language_ids=unknown, indices=[])
+        rows = [batch.indices[i] for i in kept]
+        ids = [self.processor.tokenizer(self.labels[self.ids[row]])["input_ids"] for row in rows]
+        return dataclasses.replace(
+            batch,
+            input_features=batch.input_features[kept],
+            attention_mask=batch.attention_mask[kept],
+            labels=pad_sequence([torch.tensor(i, dtype=torch.long) for i in ids], True, IGNORED),
+            language_ids=batch.language_ids[kept],
+            indices=rows,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Plan, labels and teacher; nothing of it depends on the number of processes."""
+        write_json(folder / "slimipl.json", {"plan": self.plan.state_dict(), "labels": self.labels})
+        if self.teacher is not self.model:
+            save_model(self.teacher, folder / "teacher.safetensors")
+
+    def load(self, folder: Path) -> None:
+        state = json.loads((folder / "slimipl.json").read_text(encoding="utf-8"))
+        self.plan.load_state_dict(state["plan"])
+        self.labels = state["labels"]
+        if self.teacher is not self.model:
+            load_model(self.teacher, folder / "teacher.safetensors")
+
+
+class _StepLoader(torch.utils.data.Dataset):
+    """Tensors of one process's part of a step: batches to train on, and batches to label, without SpecAugment."""
+
+    def __init__(self, labelled: SpeechBatches, unlabelled: SpeechBatches):
+        self.labelled = labelled
+        self.unlabelled = unlabelled
+
+    def __getitem__(self, share) -> tuple[list[tuple[int, SpeechBatch]], list[SpeechBatch]]:
+        supervised, train, label = share
+        batches = self.labelled if supervised else self.unlabelled
+        return (
+            [(number, batches.batch(rows, number)) for number, rows in train],
+            [self.unlabelled.batch(rows, None) for rows in label],
+        )
+
+
+def set_dropout(model: MlplForCTC, probability: float) -> None:
+    """Sets dropout and LayerDrop of the transformer layers, as the original's `slimIPL_dyn_dropout` does."""
+    for layer in model.model.layers:
+        layer.layerdrop = probability
+        layer.activation_dropout.p = probability
+        layer.attention.attention_dropout = probability
+
+
+class LabelHealth:
+    """What the labels made since the last report are like, and whether training on them can still lead anywhere."""
+
+    def __init__(self, labelled: Dataset):
+        characters, seconds = Counter(), Counter()
+        for language, text, duration in zip(
+            labelled["language"], labelled["text"], labelled["duration_seconds"], strict=True
+        ):
+            for group in (language, None):  # None: all of them, for a language without labelled speech
+                characters[group] += len(text)
+                seconds[group] += duration
+        self.rates = {group: characters[group] / seconds[group] for group in seconds}  # characters per second
+        self.rows: list[tuple[dict, Hypothesis]] = []
+
+    def add(self, rows: Iterable[tuple[dict, Hypothesis]]) -> None:
+        """Utterances and their labels."""
+        self.rows += rows
+
+    def report(self) -> dict | None:
+        """Statistics of the labels since the last report; None where there were none.
+
+        `length_ratio`: characters, divided by those that human transcripts of the same languages and durations have;
+        `blank_ratio`: share of the output frames that say blank; `empty`: share of the labels; `commonest`: share of
+        the commonest label; `language_agreement`: how often the language-ID head is right; `cer`: over the
+        utterances that have a text, None where there are none.
+        """
+        rows, self.rows = self.rows, []
+        if not rows:
+            return None
+        expected = sum(self.rates.get(row["language"], self.rates[None]) * row["duration_seconds"] for row, _ in rows)
+        frames = sum(label.num_frames for _, label in rows)
+        texts = Counter(label.text for _, label in rows)
+        languages = [label.language == row["language"] for row, label in rows if label.language is not None]
+        references = [(normalize_text(row["text"]), label.text) for row, label in rows if row["text"]]
+        edits = sum(Levenshtein.distance(reference, text) for reference, text in references)
+        return {
+            "labels": len(rows),
+            "length_ratio": sum(len(label.text) for _, label in rows) / expected,
+            "blank_ratio": sum(label.blank_ratio * label.num_frames for _, label in rows) / frames,
+            "empty": texts[""] / len(rows),
+            "commonest": texts.most_common(1)[0][1] / len(rows),
+            "language_agreement": sum(languages) / len(languages) if languages else None,
+            "cer": edits / sum(len(reference) for reference, _ in references) if references else None,
+        }
+
+
+def collapse(report: dict) -> str | None:
+    """Says in one line how the labels of a report have collapsed, if they have."""
+    if report["labels"] < 10:
+        return None
+    for share, what in ((report["empty"], "empty"), (report["commonest"], "the same text")):
+        if share >= COLLAPSED_SHARE:
+            return (
+                f"{share:.0%} of {report['labels']} pseudo-labels are {what}: training on them teaches nothing else. "
+                "Begin later (slimipl.start_update), lower learning_rate, or train longer on labelled speech first"
+            )
+    return None
