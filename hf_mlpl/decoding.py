@@ -1,4 +1,4 @@
-"""Greedy CTC decoding of a data set, with a confidence for every text."""
+"""Greedy CTC decoding of a data set, with scores that say how sure the model is of each text."""
 
 from __future__ import annotations
 
@@ -23,19 +23,25 @@ class Hypothesis:
     Args:
         row: of the data set.
         text: greedy, without a language model.
-        confidence: geometric mean, over output frames, of the best class's probability; 0 ... 1.
         language: the likeliest, None for a model without languages.
         num_frames: output frames, of 30 ms.
+        mean_log_prob: mean, over output frames, of the best class's log-probability; its exponential is the geometric
+            mean of the probabilities.
+        lowest_word_confidence: the same exponential over the frames of a word, for the word where it is lowest; None
+            without words.
         blank_ratio: share of the output frames that say blank.
+        language_probability: of the utterance's own language; None where the model does not know it.
         error: one line, where the audio could not be read; the rest is then empty.
     """
 
     row: int
     text: str = ""
-    confidence: float = 0.0
     language: str | None = None
     num_frames: int = 0
+    mean_log_prob: float = 0.0
+    lowest_word_confidence: float | None = None
     blank_ratio: float = 0.0
+    language_probability: float | None = None
     error: str | None = None
 
 
@@ -76,20 +82,28 @@ def transcribe(
 def decode_batch(model: MlplForCTC, processor: MlplProcessor, batch: SpeechBatch) -> list[Hypothesis]:
     """What a model in evaluation mode says of the utterances of one batch."""
     output = model(**batch.inputs(model.device))
-    best_log_probs, best = output.logits.float().log_softmax(-1).max(-1)  # (B, S)
-    num_frames = model.config.num_output_frames(batch.attention_mask.sum(1))  # (B,)
-    # Padded frames are certain blanks, log-probability 0: they add nothing to the first sum, nor to the second.
-    confidences = (best_log_probs.sum(1).cpu() / num_frames).exp()
-    letters = (best != model.config.blank_token_id).sum(1).cpu()
-    languages = [None] * len(best)
-    if output.language_log_probs is not None:
-        languages = [model.config.languages[i] for i in output.language_log_probs.argmax(-1).tolist()]
-    columns = (
-        batch.indices,
-        processor.batch_decode(best.cpu()),
-        confidences.tolist(),
-        languages,
-        num_frames.tolist(),
-        (1 - letters / num_frames).tolist(),
-    )
-    return [Hypothesis(*row) for row in zip(*columns, strict=False)]  # a batch of nothing has one silent frame
+    best_log_probs, best = (tensor.cpu().numpy() for tensor in output.logits.float().log_softmax(-1).max(-1))  # (B, S)
+    num_frames = model.config.num_output_frames(batch.attention_mask.sum(1)).tolist()
+    hypotheses = []
+    for i, row in enumerate(batch.indices):  # none where a batch of nothing has become one silent frame
+        log_probs, path = best_log_probs[i, : num_frames[i]], best[i, : num_frames[i]]
+        decoded = processor.tokenizer.decode(path.tolist(), output_word_offsets=True)
+        words = [log_probs[word["start_offset"] : word["end_offset"]].mean() for word in decoded.word_offsets]
+        language, language_probability = None, None
+        if output.language_log_probs is not None:
+            languages, own = output.language_log_probs[i], int(batch.language_ids[i])
+            language = model.config.languages[int(languages.argmax())]
+            language_probability = float(languages[own].exp()) if own >= 0 else None
+        hypotheses.append(
+            Hypothesis(
+                row=row,
+                text=decoded.text,
+                language=language,
+                num_frames=num_frames[i],
+                mean_log_prob=float(log_probs.mean()),
+                lowest_word_confidence=float(np.exp(min(words))) if words else None,
+                blank_ratio=float((path == model.config.blank_token_id).mean()),
+                language_probability=language_probability,
+            )
+        )
+    return hypotheses

@@ -131,7 +131,7 @@ def results_table(results: dict) -> str:
     for name, scores in scores_of_row.items():
         rates = ("-" if scores[rate] is None else f"{100 * scores[rate]:.1f}" for rate in RATES)
         table.append((name, str(scores["utterances"]), f"{scores['hours']:.2f}", *rates))
-    return _aligned(table)
+    return aligned(table)
 
 
 def comparison_table(results: dict[str, dict], languages: Sequence[str] = (), metric: str = "cer") -> str:
@@ -167,10 +167,10 @@ def comparison_table(results: dict[str, dict], languages: Sequence[str] = (), me
         means = [_mean(of_languages[language] for language in members) for of_languages in rates.values()]
         change = f"{100 * (means[-1] / means[0] - 1):+.0f} %" if means[0] else "-"
         table.append((name, *(f"{100 * mean:.1f}" for mean in means), change))
-    return _aligned(table)
+    return aligned(table)
 
 
-def _aligned(table: list[tuple[str, ...]]) -> str:
+def aligned(table: list[tuple[str, ...]]) -> str:
     """First column to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""Pseudo-labels: greedy texts with a confidence for unlabelled utterances, in shards that survive an interruption.
+"""Pseudo-labels: greedy texts with scores for unlabelled utterances, in shards that survive an interruption.
 
 `output_dir` gets `shards/00000.parquet`, ..., then `labels.parquet`, utterances with their pseudo-labels that training
 reads like any others, and last `complete.json`. What is cut into which shard depends on the utterances alone, so a
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,16 +24,25 @@ from tqdm import tqdm
 
 from .atomic import write_json
 from .corpora.utterances import FEATURES, write_utterances
-from .decoding import transcribe
+from .decoding import Hypothesis, transcribe
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
 
 logger = logging.getLogger(__name__)
 
+# What `filter_labels` can choose by; null where there is nothing to measure.
+SCORES = {
+    "mean_log_prob": "mean log-probability of the best class per output frame; 0 is certain",
+    "lowest_word_confidence": "the same of the least certain word, as a probability; null without words",
+    "blank_ratio": "share of the output frames that say blank",
+    "characters_per_second": "length of the text per second of audio",
+    "compression_ratio": "bytes of the text divided by those that zlib makes of it; a repetitive text has a high one",
+    "language_probability": "of the utterance's own language, by the teacher's language-ID head",
+}
 LABEL_FEATURES = Features(
     {
         **FEATURES,
-        "confidence": Value("float64"),  # geometric mean of the best class's probability per output frame
+        **dict.fromkeys(SCORES, Value("float64")),
         "predicted_language": Value("string"),  # by the teacher's language-ID head
         "error": Value("string"),  # why there is no label; null otherwise
     }
@@ -99,18 +109,32 @@ def _label(model, processor, shard, teacher, max_batch_seconds, num_workers, pro
     for hypothesis in transcribe(model, processor, shard, max_batch_seconds, num_workers, progress):
         if hypothesis.error:
             logger.warning("%s; it gets no label", hypothesis.error)
-        yield shard[hypothesis.row] | {
+        utterance = shard[hypothesis.row]
+        yield utterance | {
             "text": hypothesis.text,
             "source": teacher,
-            "confidence": hypothesis.confidence,
+            **(dict.fromkeys(SCORES) if hypothesis.error else scores(hypothesis, utterance["duration_seconds"])),
             "predicted_language": hypothesis.language,
             "error": hypothesis.error,
         }
 
 
+def scores(hypothesis: Hypothesis, duration_seconds: float) -> dict[str, float | None]:
+    """What `SCORES` explains, of one label."""
+    text = hypothesis.text.encode()
+    return {
+        "mean_log_prob": hypothesis.mean_log_prob,
+        "lowest_word_confidence": hypothesis.lowest_word_confidence,
+        "blank_ratio": hypothesis.blank_ratio,
+        "characters_per_second": len(hypothesis.text) / duration_seconds,
+        "compression_ratio": len(text) / len(zlib.compress(text)),
+        "language_probability": hypothesis.language_probability,
+    }
+
+
 def _complete(output_dir: Path, job: dict, num_shards: int) -> None:
     """Joins the shards into `labels.parquet` and says in `complete.json` what is in it."""
-    languages = defaultdict(lambda: {"labels": 0, "empty": 0, "hours": 0.0, "mean_confidence": 0.0})
+    languages = defaultdict(lambda: {"labels": 0, "empty": 0, "hours": 0.0, "mean_log_prob": 0.0})
     errors = 0
 
     def labels() -> Iterator[dict]:
@@ -124,7 +148,7 @@ def _complete(output_dir: Path, job: dict, num_shards: int) -> None:
                 counts["labels"] += 1
                 counts["empty"] += not row["text"]
                 counts["hours"] += row["duration_seconds"] / 3600
-                counts["mean_confidence"] += row["confidence"]
+                counts["mean_log_prob"] += row["mean_log_prob"]
                 yield row
 
     written = write_utterances(labels(), output_dir / "labels.parquet", LABEL_FEATURES)
@@ -134,7 +158,7 @@ def _complete(output_dir: Path, job: dict, num_shards: int) -> None:
             "label again"
         )
     for counts in languages.values():
-        counts["mean_confidence"] /= counts["labels"]
+        counts["mean_log_prob"] /= counts["labels"]
     summary = {**job, "labels": written, "errors": errors, "languages": dict(sorted(languages.items()))}
     write_json(output_dir / "complete.json", summary)
 

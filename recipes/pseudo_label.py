@@ -4,7 +4,7 @@
         --output labels
 
 writes labels/labels.parquet, which training takes like any utterance file, and labels/complete.json last. No text is
-needed; each label comes with a confidence, and utterances that cannot be read are counted, never fatal.
+needed; each label comes with scores, and utterances that cannot be read are counted, never fatal.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
     for language, counts in summary["languages"].items():
         accelerator.print(
             f"{language}: {counts['labels']} labels, {counts['hours']:.2f} h, {counts['empty']} empty, "
-            f"mean confidence {counts['mean_confidence']:.3f}"
+            f"mean log-probability {counts['mean_log_prob']:.3f}"
         )
     path = arguments.output / "labels.parquet"
     accelerator.print(f"labels: {path}, by {summary['teacher']}; {summary['errors']} utterances could not be read")

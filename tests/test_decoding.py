@@ -75,15 +75,17 @@ def by_hand(model, row) -> Hypothesis:
     probabilities = output.logits[0].double().softmax(dim=-1).numpy()
     best = probabilities.argmax(axis=1)
     letters = "".join((*LETTERS, "")[number] for number, _ in itertools.groupby(best))
-    confidence = float(np.prod(probabilities.max(axis=1)) ** (1 / len(best)))
+    mean_log_prob = float(np.log(probabilities.max(axis=1)).mean())
     language = None
     if output.language_log_probs is not None:
         language = LANGUAGES[int(output.language_log_probs[0].argmax())]
     return Hypothesis(
         row=int(row["id"][1:]),
         text=" ".join(word for word in letters.split("|") if word),
-        confidence=confidence,
         language=language,
+        num_frames=len(best),
+        mean_log_prob=mean_log_prob,
+        blank_ratio=float(np.mean(best == len(LETTERS))),
     )
 
 
@@ -96,7 +98,9 @@ def by_row(hypotheses) -> list[Hypothesis]:
 def assert_same(hypotheses, expected):
     for one, other in zip(hypotheses, expected, strict=True):
         assert (one.row, one.text, one.language, one.error) == (other.row, other.text, other.language, other.error)
-        assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
+        assert one.num_frames == other.num_frames
+        for name in ("mean_log_prob", "blank_ratio"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-5)
 
 
 @pytest.mark.parametrize("max_batch_seconds, num_workers", [(0.01, 0), (3.0, 0), (100.0, 0), (3.0, 2)])
@@ -104,7 +108,7 @@ def test_transcripts_equal_those_of_each_utterance_alone(model, processor, datas
     hypotheses = by_row(transcribe(model, processor, dataset, max_batch_seconds, num_workers))
     assert len(hypotheses) == len(SECONDS)
     bad = hypotheses.pop(UNREADABLE)
-    assert (bad.text, bad.confidence, bad.language) == ("", 0.0, None)
+    assert (bad.text, bad.num_frames, bad.language) == ("", 0, None)
     assert bad.error.startswith(f"utterance u{UNREADABLE}: ") and "is not audio" in bad.error
     assert "\n" not in bad.error
     expected = [by_hand(model, row) for i, row in enumerate(dataset) if i != UNREADABLE]
@@ -113,7 +117,7 @@ def test_transcripts_equal_those_of_each_utterance_alone(model, processor, datas
     assert len({hypothesis.text for hypothesis in expected}) >= 6
     assert len({hypothesis.language for hypothesis in expected}) >= 2
     assert any(" " in hypothesis.text for hypothesis in expected)
-    assert max(hypothesis.confidence for hypothesis in expected) < 0.99
+    assert max(hypothesis.mean_log_prob for hypothesis in expected) < -0.01
 
 
 def test_the_longest_come_first(model, processor, dataset):

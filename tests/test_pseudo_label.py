@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+import zlib
 from itertools import groupby
 
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from rapidfuzz.distance import Levenshtein
 from hf_mlpl import MlplForCTC, MlplProcessor, pseudo_label
 from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.utterances import FEATURES, read_utterances, write_utterances
-from hf_mlpl.pseudo_label import teacher_revision
+from hf_mlpl.pseudo_label import SCORES, teacher_revision
 from hf_mlpl.training import train
 from hf_mlpl.training_config import load_config
 
@@ -60,18 +61,40 @@ def labels(folder):
     return rows
 
 
-def greedy(teacher, tokens, utterance):
-    """Text, confidence and language of one utterance, step by step."""
+def by_hand(teacher, tokens, utterance):
+    """Text, language and scores of one utterance, step by step."""
     model, processor = teacher
     samples = load_audio(utterance["audio"], 16_000)
     features = processor.feature_extractor(samples, sampling_rate=16_000, return_tensors="pt")["input_features"]
     with torch.no_grad():
         output = model(features)
-    probabilities = output.logits[0].softmax(-1)
-    best = [label for label, _ in groupby(probabilities.argmax(-1).tolist()) if label < len(tokens)]
-    confidence = math.exp(sum(math.log(p.max()) for p in probabilities) / len(probabilities))
-    text = " ".join("".join(tokens[label] for label in best).replace("|", " ").split())
-    return text, confidence, model.config.languages[int(output.language_log_probs[0].argmax())]
+    probabilities = output.logits[0].softmax(-1).max(-1).values.tolist()
+    path = output.logits[0].argmax(-1).tolist()
+    runs = [(label, list(frames)) for label, frames in groupby(range(len(path)), lambda frame: path[frame])]
+    text, words = "", [[]]  # frames of each word, from its first letter to its last
+    for label, frames in runs:
+        if label < len(tokens):
+            text += tokens[label].replace("|", " ")
+            if tokens[label] == "|":
+                words.append([])
+            else:
+                words[-1] += range(words[-1][0] if words[-1] else frames[0], frames[-1] + 1)
+    spans = [sorted(set(word)) for word in words if word]
+    seconds = len(samples) / 16_000
+    text = " ".join(text.split())
+    languages = output.language_log_probs[0].exp().tolist()
+    return {
+        "text": text,
+        "predicted_language": model.config.languages[languages.index(max(languages))],
+        "mean_log_prob": sum(map(math.log, probabilities)) / len(probabilities),
+        "lowest_word_confidence": min(
+            math.prod(probabilities[frame] for frame in span) ** (1 / len(span)) for span in spans
+        ),
+        "blank_ratio": path.count(len(tokens)) / len(path),
+        "characters_per_second": len(text) / seconds,
+        "compression_ratio": len(text.encode()) / len(zlib.compress(text.encode())),
+        "language_probability": languages[model.config.languages.index(utterance["language"])],
+    }
 
 
 def test_labels_are_those_of_one_by_one_decoding(label, teacher, unlabelled, tone_data, tone_corpus):
@@ -80,22 +103,26 @@ def test_labels_are_those_of_one_by_one_decoding(label, teacher, unlabelled, ton
     tokens = (tone_data / "tokens-all.lst").read_text().split()
     spoken, edits = json.loads((tone_corpus / "spoken.json").read_text()), 0
     for utterance in unlabelled:
-        row = made[utterance["id"]]
-        text, confidence, language = greedy(teacher, tokens, utterance)
-        assert (row["text"], row["predicted_language"]) == (text, language)
-        assert row["confidence"] == pytest.approx(confidence, rel=1e-4) and 0 < row["confidence"] <= 1
+        row, expected = made[utterance["id"]], by_hand(teacher, tokens, utterance)
+        for name in ("text", "predicted_language"):
+            assert row[name] == expected[name]
+        assert {name: row[name] for name in SCORES} == {
+            name: pytest.approx(expected[name], rel=1e-3, abs=1e-5) for name in SCORES
+        }
         assert (row["source"], row["error"]) == (TEACHER, None)
         for name in ("audio", "duration_seconds", "language", "speaker"):
             assert row[name] == utterance[name]
-        edits += Levenshtein.distance(text, spoken[utterance["id"]])
+        edits += Levenshtein.distance(row["text"], spoken[utterance["id"]])
     assert edits < 0.1 * sum(map(len, spoken.values()))  # each segment got its own text
+    assert len({row["lowest_word_confidence"] for row in made.values()}) > 20
 
 
 def test_the_size_of_batches_changes_the_speed_only(label):
     one, another = labels(label("a", max_batch_seconds=0.1)), labels(label("b", max_batch_seconds=100))
     assert [(row["id"], row["text"]) for row in one.values()] == [(r["id"], r["text"]) for r in another.values()]
-    confidences = [[row["confidence"] for row in rows.values()] for rows in (one, another)]
-    assert confidences[0] == pytest.approx(confidences[1], rel=1e-5)
+    for name in SCORES:
+        values = [[row[name] for row in rows.values()] for rows in (one, another)]
+        assert values[0] == pytest.approx(values[1], rel=1e-4, abs=1e-6), name
 
 
 def test_two_processes_label_the_same(label, two_processes):
@@ -165,7 +192,7 @@ def test_complete_json(label, unlabelled):
                 "labels": 24,
                 "empty": 0,
                 "hours": pytest.approx(sum(unlabelled["duration_seconds"]) / 3600),
-                "mean_confidence": pytest.approx(sum(row["confidence"] for row in rows) / 24),
+                "mean_log_prob": pytest.approx(sum(row["mean_log_prob"] for row in rows) / 24),
             }
         },
     }

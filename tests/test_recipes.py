@@ -115,7 +115,7 @@ def test_train_killed_and_started_again_equals_a_run_in_one_go(chain, tone_run):
 
 def test_pseudo_label(chain):
     out, _ = chain.output["pseudo_label"]
-    assert re.search(r"sv-SE: 24 labels, 0\.\d\d h, 0 empty, mean confidence 0\.\d{3}", out)
+    assert re.search(r"sv-SE: 24 labels, 0\.\d\d h, 0 empty, mean log-probability -0\.\d{3}", out)
     summary = json.loads((chain.folder / "labels" / "complete.json").read_text())
     assert (summary["labels"], summary["errors"]) == (24, 0)
     assert re.fullmatch("run/model@[0-9a-f]{12}", summary["teacher"])

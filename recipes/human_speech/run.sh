@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The demo's stages on speech of people: Malayalam sentences (Malayalam Speech Corpus) and English digits (Free Spoken
-# Digit Dataset), few labelled speakers, the others unlabelled, and test speakers whom no stage hears. Half an hour on
-# two quiet CPU cores; what is complete is skipped.
+# Digit Dataset), few labelled speakers, the others unlabelled, and test speakers whom no stage hears. About half an
+# hour on two quiet CPU cores; what is complete is skipped.
 #
 #     recipes/human_speech/run.sh FOLDER
 #
@@ -22,17 +22,20 @@ python recipes/prepare_data.py --list "$speech/en-fsdd/manifest.tsv" --output $r
     --train-speakers george --dev-speakers nicolas --test-speakers theo
 python recipes/build_tokenizer.py $run/ml/train.parquet $run/en/train.parquet --output $run/tokens-all.lst
 
-# Several times the demo's updates: sentences of people take CTC far longer than the demo's voices.
+# Many more and smaller updates than the demo's: with sentences of people, CTC takes thousands of updates to say more
+# than blanks, however much speech each of them has.
 labelled="train=[$run/ml/train.parquet, $run/en/train.parquet]"
 dev="dev=[$run/ml/dev.parquet, $run/en/dev.parquet]"
-train() { $launch recipes/train.py "$1" output_dir="$2" max_updates="$3" eval_every=500 "${@:4}" "$dev"; }
-train recipes/demo/supervised.yaml $run/supervised 3000 tokens=$run/tokens-all.lst spec_augment.start_update=1500 \
-    "$labelled"
+train() { # SETTINGS NAME UPDATES OVERRIDE ...
+    $launch recipes/train.py "recipes/demo/$1.yaml" output_dir="$run/$2" max_updates="$3" max_batch_seconds=8 \
+        eval_every=1000 save_every=500 "$dev" "${@:4}"
+}
+train supervised supervised 6000 tokens=$run/tokens-all.lst spec_augment.start_update=4000 "$labelled"
 $launch recipes/pseudo_label.py --model $run/supervised/model --output $run/labels --num-workers 0 \
     --data $run/ml/unlabelled.parquet $run/en/unlabelled.parquet
-train recipes/demo/mixed.yaml $run/mixed 1500 model=$run/supervised/model "${labelled/]/, $run/labels/labels.parquet]}"
-train recipes/demo/final.yaml $run/final 1000 model=$run/mixed/model "$labelled"
-train recipes/demo/final.yaml $run/control 2500 model=$run/supervised/model "$labelled"
+train mixed mixed 2000 model=$run/supervised/model "${labelled/]/, $run/labels/labels.parquet]}"
+train final final 1500 model=$run/mixed/model "$labelled"
+train final control 3500 model=$run/supervised/model "$labelled"
 
 score() { # NAME OPTION ...: a table of all stages
     for stage in supervised control mixed final; do

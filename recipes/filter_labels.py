@@ -1,0 +1,42 @@
+"""Keeps the pseudo-labels whose scores fulfil a list of conditions; nothing is labelled again.
+
+    python recipes/filter_labels.py labels/labels.parquet filters.yaml --output labels/kept.parquet
+
+filters.yaml holds `filter: none`, which keeps all as the paper did, or
+
+    filter:
+      - mean_log_prob >= -0.3
+      - lowest_word_confidence >= 0.2
+      - characters_per_second <= 25
+      - compression_ratio <= 2.4
+      - blank_ratio <= 0.98
+      - language_probability >= 0.5
+      - language agrees
+
+The table says how many hours of each language every filter keeps on its own, and all of them together.
+"""
+
+import argparse
+from pathlib import Path
+
+from hf_mlpl.evaluation import aligned
+from hf_mlpl.label_filters import filter_labels, read_filters
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("labels", type=Path, help="labels.parquet, as recipes/pseudo_label.py writes it")
+    parser.add_argument("filters", type=Path, help="YAML file")
+    parser.add_argument("--output", type=Path, required=True, help="utterance file for training")
+    arguments = parser.parse_args()
+    hours = filter_labels(arguments.labels, read_filters(arguments.filters), arguments.output)
+    rows = [(language, *(f"{value:.2f}" for value in kept.values())) for language, kept in hours.items()]
+    print(aligned([("hours", *next(iter(hours.values()), ())), *rows]))
+    print(f"labels: {arguments.output}; next: name it in `train` of a training run")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None

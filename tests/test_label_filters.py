@@ -1,0 +1,106 @@
+"""Filters of pseudo-labels against plain comparisons, row by row."""
+
+import pyarrow.parquet as pq
+import pytest
+
+from hf_mlpl.corpora.utterances import write_utterances
+from hf_mlpl.label_filters import LabelFilter, filter_labels, read_filters
+from hf_mlpl.pseudo_label import LABEL_FEATURES, SCORES
+
+
+def made_label(number: int, **values) -> dict:
+    """A label whose scores grow with its number; other columns as `values` say."""
+    utterance = dict.fromkeys(LABEL_FEATURES)
+    audio = {"path": "a.ogg", "start": None, "end": None}
+    shares = dict.fromkeys(SCORES, number / 10)
+    row = {"id": f"u{number}", "audio": audio, "duration_seconds": 360.0 * (1 + number), "language": "sl", "text": "a"}
+    return utterance | row | shares | {"mean_log_prob": -number / 10, "predicted_language": "sl"} | values
+
+
+@pytest.fixture
+def labels(tmp_path):
+    rows = [made_label(number) for number in range(8)]
+    rows[2]["language"] = rows[2]["predicted_language"] = "fi"
+    rows[4] |= {"language": "fi", "predicted_language": "sl"}
+    rows[5]["predicted_language"] = None
+    rows[6]["lowest_word_confidence"] = None
+    write_utterances(rows, tmp_path / "labels.parquet", LABEL_FEATURES)
+    return rows, tmp_path / "labels.parquet"
+
+
+def keep(labels, tmp_path, *conditions):
+    hours = filter_labels(labels[1], [LabelFilter(condition) for condition in conditions], tmp_path / "kept.parquet")
+    return [row["id"] for row in pq.read_table(tmp_path / "kept.parquet").to_pylist()], hours
+
+
+def test_no_filter_keeps_everything(labels, tmp_path):
+    ids, hours = keep(labels, tmp_path)
+    assert ids == [row["id"] for row in labels[0]]
+    assert pq.read_table(tmp_path / "kept.parquet").equals(pq.read_table(labels[1]))
+    assert hours == {
+        "fi": {"all": pytest.approx(0.8), "kept": pytest.approx(0.8)},
+        "sl": {"all": pytest.approx(2.8), "kept": pytest.approx(2.8)},
+    }
+
+
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("operator", [">=", "<="])
+def test_a_filter_compares(labels, tmp_path, name, operator):
+    bound = -0.3 if name == "mean_log_prob" else 0.3
+    ids, hours = keep(labels, tmp_path, f"{name} {operator} {bound}")
+
+    def holds(value):
+        return value is not None and (value >= bound if operator == ">=" else value <= bound)
+
+    kept = [row for row in labels[0] if holds(row[name])]
+    assert ids == [row["id"] for row in kept] and 0 < len(ids) < 8
+    for language, of_filters in hours.items():
+        seconds = sum(row["duration_seconds"] for row in kept if row["language"] == language)
+        assert of_filters["kept"] == of_filters[f"{name} {operator} {bound}"] == pytest.approx(seconds / 3600)
+
+
+def test_filters_hold_together_and_are_counted_alone(labels, tmp_path):
+    ids, hours = keep(labels, tmp_path, "language agrees", "blank_ratio <= 0.55", "mean_log_prob >= -1e9")
+    assert ids == ["u0", "u1", "u2", "u3"]
+    assert hours["sl"] == {
+        "all": pytest.approx(2.8),
+        "language agrees": pytest.approx((1 + 2 + 4 + 7 + 8) / 10),
+        "blank_ratio <= 0.55": pytest.approx((1 + 2 + 4 + 6) / 10),
+        "mean_log_prob >= -1e9": pytest.approx(2.8),
+        "kept": pytest.approx(0.7),
+    }
+
+
+def test_filters_of_a_file(tmp_path):
+    path = tmp_path / "filters.yaml"
+    path.write_text("filter: none\n")
+    assert read_filters(path) == []
+    path.write_text("filter:\n  - mean_log_prob   >=  -0.3\n  - language agrees\n")
+    assert read_filters(path) == [LabelFilter("mean_log_prob >= -0.3"), LabelFilter("language agrees")]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("filter: all\n", "filter is 'all'; it must be none or a list of conditions"),
+        ("filters: none\n", "must hold `filter: none`, or `filter:` and a list"),
+        ("filter: [confidence >= 0.3]\n", "'confidence >= 0.3' is no filter; write 'language agrees', or a score"),
+        ("filter: [mean_log_prob > 0.3]\n", "'mean_log_prob > 0.3' is no filter"),
+        ("filter: [mean_log_prob >= high]\n", "'mean_log_prob >= high' is no filter.* mean_log_prob, lowest_word"),
+        ("filter: [3]\n", "it must be none or a list of conditions"),
+        ("filter: [\n", "while parsing"),
+    ],
+)
+def test_wrong_files_are_refused_in_one_line(tmp_path, content, told):
+    (tmp_path / "filters.yaml").write_text(content)
+    with pytest.raises(ValueError, match=told) as caught:
+        read_filters(tmp_path / "filters.yaml")
+    assert str(tmp_path / "filters.yaml") in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_that_holds_no_labels_is_refused(tmp_path, tone_data):
+    with pytest.raises(ValueError, match="dev.parquet: has no column blank_ratio, .*recipes/pseudo_label.py writes"):
+        filter_labels(tone_data / "dev.parquet", [], tmp_path / "kept.parquet")
+    with pytest.raises(ValueError, match="tokens-all.lst: no Parquet file, or damaged"):
+        filter_labels(tone_data / "tokens-all.lst", [], tmp_path / "kept.parquet")
+    assert not (tmp_path / "kept.parquet").exists()
