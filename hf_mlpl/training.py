@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -141,14 +142,26 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
         raise ValueError(f"model_fields has {', '.join(unknown)}, which MlplConfig does not have")
     if config.model not in PRESETS:
         processor = MlplProcessor.from_pretrained(config.model)
+        processor.tokenizer.learn_language_characters(_human_texts(train_set))
         return MlplForCTC.from_pretrained(config.model, **config.model_fields), processor
     if config.tokens is None:
         raise ValueError("a new model needs `tokens`, a tokens file; recipes/build_tokenizer.py writes one")
     tokenizer = MlplTokenizer(config.tokens)
+    tokenizer.learn_language_characters(_human_texts(train_set))
     languages = config.languages or sorted(set(train_set["language"]))
     preset = getattr(MlplConfig, config.model)
     model = MlplForCTC(preset(vocab_size=len(tokenizer), languages=languages, **config.model_fields))
     return model, MlplProcessor(MlplFeatureExtractor(), tokenizer)
+
+
+def _human_texts(train_set: Dataset) -> dict[str, set[str]]:
+    """Transcripts of each language; a pseudo-label says what a model writes, not how the language is written."""
+    texts = defaultdict(set)
+    columns = (train_set[name] for name in ("language", "text", "source"))
+    for language, text, source in zip(*columns, strict=True):
+        if text and source == "human":
+            texts[language].add(text)
+    return texts
 
 
 def build_optimizer(model: MlplForCTC, config: TrainingConfig) -> torch.optim.Optimizer:
