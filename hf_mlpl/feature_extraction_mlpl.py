@@ -104,8 +104,9 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
                 out, cut the samples.
             return_tensors (`str`, *optional*): `"pt"` or, when not given, `"np"`.
             return_attention_mask (`bool`, *optional*): Overrides the extractor's own setting.
-            device (`str` or `torch.device`): Where the features are computed, one batch at once, and where they are
-                returned with `return_tensors="pt"`. Tensors that are there already are not copied to the host.
+            device (`str` or `torch.device`): Where the features are computed, on an accelerator as one batch, and
+                where they are returned with `return_tensors="pt"`. It must have fp64. Waveforms that are tensors on
+                it already do not pass through the host's memory.
 
         Returns:
             [`BatchFeature`]: `input_features` (B, T, `feature_size`) in fp32 and `attention_mask` (B, T), 1 for valid
@@ -158,7 +159,7 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
             start = 0 if self.padding_side == "right" else len(padded) - length
             padded[start : start + length] = frames[:length]
         if return_attention_mask:
-            inputs["attention_mask"] = mask.to(padded.device)
+            inputs["attention_mask"] = mask.to(features[0].device)
         return inputs
 
     def _waveform(self, samples, device: torch.device) -> torch.Tensor:

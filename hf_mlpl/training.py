@@ -137,7 +137,10 @@ def train_step(
 
 
 def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC, MlplProcessor]:
-    """A new model of a preset's size, with the tokens file of the settings, or a trained one with its own tokens."""
+    """A new model of a preset's size, with the tokens file of the settings, or a trained one with its own tokens.
+
+    Its tokenizer learns with which characters the languages of the training set are written.
+    """
     if unknown := sorted(set(config.model_fields) - {field.name for field in dataclasses.fields(MlplConfig)}):
         raise ValueError(f"model_fields has {', '.join(unknown)}, which MlplConfig does not have")
     if config.model not in PRESETS:
@@ -157,7 +160,7 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
 def _human_texts(train_set: Dataset) -> dict[str, set[str]]:
     """Transcripts of each language; a pseudo-label says what a model writes, not how the language is written."""
     texts = defaultdict(set)
-    columns = (train_set[name] for name in ("language", "text", "source"))
+    columns = (train_set[name][:] for name in ("language", "text", "source"))  # a hundred times as fast as row by row
     for language, text, source in zip(*columns, strict=True):
         if text and source == "human":
             texts[language].add(text)
