@@ -167,14 +167,14 @@ class MlplTokenizer(PreTrainedTokenizer):
 
     def allowed_ids(self, language: str) -> list[int]:
         """
-        Sorted ids that a transcript in `language` can have: of the word boundary, of the blank, and of each line with
-        an entry all of whose characters the language has. Raises `ValueError` if it has none.
+        Sorted ids that may be put out for `language`: of the word boundary, of the blank, and of each line with an
+        entry all of whose characters the language has. Raises `ValueError` for a language that was not learned.
         """
         if language not in self.language_characters:
-            known = ", ".join(self.language_characters) or "none at all"
+            others = ", ".join(self.language_characters)
             raise ValueError(
-                f"the tokenizer knows the characters of {known}, not of {language!r}; "
-                "learn_language_characters learns them from transcripts"
+                f"the tokenizer has learned the characters of {others or 'no language'}, not of {language!r}; "
+                "learn_language_characters learns them from transcripts, as training does"
             )
         characters = set(self.language_characters[language])
         ids = {index for entry, index in self._ids.items() if characters.issuperset(entry)}
@@ -218,6 +218,7 @@ class MlplTokenizer(PreTrainedTokenizer):
         self,
         sequences,
         skip_special_tokens: bool = False,
+        *,
         output_char_offsets: bool = False,
         output_word_offsets: bool = False,
         **kwargs,

@@ -142,10 +142,8 @@ def test_offsets_fit_the_text_and_the_path(shared_tokenizer, path, group_tokens)
             assert set(frames) == {label}
             assert not group_tokens or path[c["end_offset"] : c["end_offset"] + 1] != [label]
     for word in output.word_offsets:
-        assert (
-            shared_tokenizer.decode(path[word["start_offset"] : word["end_offset"]], group_tokens=group_tokens)
-            == (word["word"])
-        )
+        frames = path[word["start_offset"] : word["end_offset"]]
+        assert shared_tokenizer.decode(frames, group_tokens=group_tokens) == word["word"]
 
 
 def test_offsets_are_those_of_transformers(tokenizer, tmp_path):
@@ -225,21 +223,18 @@ def test_calls_return_what_the_stock_ctc_tokenizer_returns(tokenizer, tmp_path, 
     assert plain(CALLS[name](tokenizer)) == plain(CALLS[name](stock_tokenizer(tmp_path)))
 
 
-def test_where_the_stock_ctc_tokenizer_is_not_followed(tokenizer, tmp_path):
-    """Most of these are a transcript lost or wrong without a word."""
-    stock = stock_tokenizer(tmp_path)
-    assert stock.all_special_tokens == ["<blank>", "|"] and tokenizer.all_special_tokens == ["<blank>"]
-    doubled = [1, BLANK, 1]  # it drops blanks before it collapses
-    assert (tokenizer.decode(doubled, skip_special_tokens=True), stock.decode(doubled, skip_special_tokens=True)) == (
-        "aa",
-        "a",
-    )
-    assert tokenizer.encode("a?b") == [1, 2] and None in stock.encode("a?b")
-    assert tokenizer.encode(" a  b\n") == [1, 0, 2] and stock.encode(" a  b")[:2] == [0, 1]
+def test_where_the_stock_ctc_tokenizer_loses_text(tokenizer):
+    """Calls that it answers with a wrong transcript or not at all, as of transformers 5.24."""
+    # it drops blanks before it collapses: "a"
+    assert tokenizer.decode([1, BLANK, 1], skip_special_tokens=True) == "aa"
+    # its word boundary is a special token, and is skipped
+    assert tokenizer.convert_ids_to_tokens([1, 0, BLANK, 2], skip_special_tokens=True) == ["a", "|", "b"]
+    # it makes boundaries of white space at the ends, and None, without unk_token, of what it does not know
+    assert tokenizer.encode(" a?  b\n") == [1, 0, 2]
+    # it joins words without a boundary
     with pytest.raises(ValueError, match=r"is_split_into_words is True.*' '.join\(words\)"):
         tokenizer(["ab", "c"], is_split_into_words=True)
-    with pytest.raises(IndexError):
-        stock.batch_decode([], output_char_offsets=True)
+    # an IndexError
     nothing = tokenizer.batch_decode([], output_char_offsets=True)
     assert (nothing.text, nothing.char_offsets, nothing.word_offsets) == ([], [], None)
 
@@ -375,13 +370,8 @@ def test_texts_of_many_scripts(tmp_path, text, decoded):
     labels = tokenizer.encode(text)
     assert len(labels) == len(decoded)  # one code point, one label
     assert tokenizer.decode(labels, group_tokens=False) == decoded
-    assert (
-        "".join(
-            tokenizer.decode(labels, group_tokens=False, output_char_offsets=True).char_offsets[i]["char"]
-            for i in range(len(labels))
-        )
-        == decoded
-    )
+    offsets = tokenizer.decode(labels, group_tokens=False, output_char_offsets=True).char_offsets
+    assert [offset["char"] for offset in offsets] == list(decoded)
 
 
 def test_nothing_changes_when_it_is_saved_and_loaded(tmp_path, tokenizer):
@@ -480,7 +470,7 @@ def test_allowed_ids(tokenizer):
 
 
 def test_allowed_ids_of_an_unknown_language(tokenizer):
-    with pytest.raises(ValueError, match="characters of none at all, not of 'de'; learn_language_characters learns"):
+    with pytest.raises(ValueError, match="characters of no language, not of 'de'; learn_language_characters learns"):
         tokenizer.allowed_ids("de")
     tokenizer.learn_language_characters(TEXTS)
     with pytest.raises(ValueError, match="characters of de, en, not of 'fr'; learn_language_characters learns"):
