@@ -6,6 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 from transformers.utils import PaddingStrategy, TensorType, logging
@@ -84,6 +86,7 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         pad_to_multiple_of: int | None = None,
         return_tensors: str | TensorType | None = None,
         return_attention_mask: bool | None = None,
+        device: str | torch.device = "cpu",
     ) -> BatchFeature:
         """
         Features of one utterance or of a batch of utterances, each as if it were alone.
@@ -96,13 +99,19 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
                 Mono samples, floats in about [-1, 1].
             sampling_rate (`int`, *optional*): Of `raw_speech`; pass it, so that a wrong one is noticed.
             padding, max_length, truncation, pad_to_multiple_of:
-                As in [`~SequenceFeatureExtractor.pad`], counted in frames; features are normalised before.
+                As in [`~SequenceFeatureExtractor.pad`], counted in frames of 10 ms. `truncation` drops the frames
+                after the first `max_length`, which are still part of the mean and standard deviation; to leave them
+                out, cut the samples.
             return_tensors (`str`, *optional*): `"pt"` or, when not given, `"np"`.
             return_attention_mask (`bool`, *optional*): Overrides the extractor's own setting.
+            device (`str` or `torch.device`): Where the features are computed, on an accelerator as one batch, and
+                where they are returned with `return_tensors="pt"`. It must have fp64. Waveforms that are tensors on
+                it already do not pass through the host's memory.
 
         Returns:
             [`BatchFeature`]: `input_features` (B, T, `feature_size`) in fp32 and `attention_mask` (B, T), 1 for valid
-            and 0 for padded frames.
+            and 0 for padded frames. Without padding, arrays of utterances that differ in length are an array of
+            objects, and tensors are refused.
 
         Raises:
             ValueError: for another sampling rate, more than one channel, integer samples, or samples that are NaN,
@@ -119,87 +128,133 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
                 "read it with hf_mlpl.audio.load_audio, which resamples"
             )
         is_batch = isinstance(raw_speech, (list, tuple)) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
-        waveforms = [self._waveform(samples) for samples in (raw_speech if is_batch else [raw_speech])]
+        device = torch.device(device)
+        features = self._features(
+            [self._waveform(samples, device) for samples in (raw_speech if is_batch else [raw_speech])]
+        )
+        arguments = {
+            "padding": padding,
+            "max_length": max_length,
+            "truncation": truncation,
+            "pad_to_multiple_of": pad_to_multiple_of,
+        }
+        if return_attention_mask is None:
+            return_attention_mask = self.return_attention_mask
+        if return_tensors == "pt":
+            return self._pad_tensors(features, return_attention_mask, arguments)
         return self.pad(
-            {"input_features": [self._features(waveform).numpy() for waveform in waveforms]},
-            padding=padding,
-            max_length=max_length,
-            truncation=truncation,
-            pad_to_multiple_of=pad_to_multiple_of,
-            return_tensors=return_tensors,
+            {"input_features": [frames.cpu().numpy() for frames in features]},
             return_attention_mask=return_attention_mask,
+            return_tensors=return_tensors,
+            **arguments,
         )
 
-    def _waveform(self, samples) -> torch.Tensor:
-        """Checked samples as an fp32 tensor (N,), N >= `win_length`."""
+    def _pad_tensors(self, features: list[torch.Tensor], return_attention_mask: bool, arguments: dict) -> BatchFeature:
+        """What `pad` does, but where the features are: `pad` works in host memory, and sees stand-ins without bins."""
+        stand_ins = [np.empty((len(frames), 0), dtype=np.float32) for frames in features]
+        inputs = self.pad({"input_features": stand_ins}, return_attention_mask=True, return_tensors="pt", **arguments)
+        mask = inputs.pop("attention_mask")  # (B, T)
+        inputs["input_features"] = features[0].new_full((*mask.shape, self.feature_size), self.padding_value)
+        for padded, frames, length in zip(inputs["input_features"], features, mask.sum(dim=1).tolist(), strict=True):
+            start = 0 if self.padding_side == "right" else len(padded) - length
+            padded[start : start + length] = frames[:length]
+        if return_attention_mask:
+            inputs["attention_mask"] = mask.to(features[0].device)
+        return inputs
+
+    def _waveform(self, samples, device: torch.device) -> torch.Tensor:
+        """Samples of one utterance as an fp32 tensor (N,), N >= `win_length`, on `device`."""
         if isinstance(samples, torch.Tensor):
-            samples = samples.detach().cpu()
-            samples = (samples.float() if samples.is_floating_point() else samples).numpy()
-        array = np.asarray(samples)
-        if array.dtype.kind in "iu":
+            samples = samples.detach() if samples.is_floating_point() else samples.cpu().numpy()
+        if not isinstance(samples, torch.Tensor):
+            array = np.asarray(samples)
+            if array.dtype.kind in "iu":
+                raise ValueError(
+                    f"audio must be float samples in about [-1, 1], got {array.dtype}; divide 16-bit samples by 32768"
+                )
+            if array.dtype.kind != "f":
+                raise ValueError(
+                    f"audio must be float samples, got {type(samples).__name__}; read files with "
+                    "hf_mlpl.audio.load_audio"
+                )
+            samples = torch.from_numpy(np.require(array, np.float32, "CW"))  # a copy only where it must be one
+        if samples.ndim != 1:
             raise ValueError(
-                f"audio must be float samples in about [-1, 1], got {array.dtype}; divide 16-bit samples by 32768"
+                f"audio must be mono, of shape (samples,), got {tuple(samples.shape)}; take the mean over the "
+                "channels, and pass several utterances as a list of 1-d arrays, list(audio) if each row is one"
             )
-        if array.dtype.kind != "f":
-            raise ValueError(
-                f"audio must be float samples, got {type(samples).__name__}; read files with hf_mlpl.audio.load_audio"
-            )
-        if array.ndim != 1:
-            raise ValueError(
-                f"audio must be mono, of shape (samples,), got {array.shape}; take the mean over the channels, "
-                "and pass several utterances as a list of 1-d arrays"
-            )
-        if array.size and not np.abs(array).max() <= MAX_SAMPLE:  # NaN compares false
+        waveform = samples.to(device, torch.float32)
+        return pad(waveform, (0, self.win_length - len(waveform))) if len(waveform) < self.win_length else waveform
+
+    def _features(self, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Features (T, `feature_size`) of each waveform (N,)."""
+        if waveforms[0].device.type != "cpu":
+            return self._batch_features(waveforms)
+        # One at a time: a block of windows stays in the cache, and nothing is computed for padding.
+        return [features for waveform in waveforms for features in self._batch_features([waveform])]
+
+    def _batch_features(self, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Features (T, `feature_size`) of each waveform (N,), whose Fourier transforms are computed as one batch."""
+        batch = pad_sequence(waveforms, batch_first=True) if len(waveforms) > 1 else waveforms[0][None]
+        low, high = map(float, batch.aminmax())
+        if not (low >= -MAX_SAMPLE and high <= MAX_SAMPLE):  # NaN compares false
             raise ValueError(
                 f"audio has samples that are NaN, infinite or beyond {MAX_SAMPLE:g}; samples lie in about [-1, 1]"
             )
-        waveform = np.zeros(max(len(array), self.win_length), dtype=np.float32)
-        waveform[: len(array)] = array
-        return torch.from_numpy(waveform)
-
-    def _features(self, waveform: torch.Tensor) -> torch.Tensor:  # (N,) -> (T, feature_size)
-        features = self._log_mel(waveform)
+        features = [
+            frames[: self.num_frames(len(waveform))]
+            for frames, waveform in zip(self._log_mel(batch), waveforms, strict=True)
+        ]
         if self.do_normalize:
-            # In fp64, in which the sums do not depend on how many threads share them.
-            features -= features.mean(dtype=torch.float64).float()
-            std = features.square().mean(dtype=torch.float64).sqrt().float()
-            if std > 0:
-                features /= std
+            for frames in features:
+                _normalize(frames)
         return features
 
-    def _log_mel(self, waveform: torch.Tensor) -> torch.Tensor:  # (N,) -> (T, feature_size)
-        first_weight, window = _window(self.win_length, self.preemphasis)
-        filters = _mel_filters(self.feature_size, self.n_fft, self.sampling_rate)
-        num_frames = self.num_frames(len(waveform))
+    def _log_mel(self, waveforms: torch.Tensor) -> torch.Tensor:  # (B, N) -> (B, T, feature_size)
+        device = waveforms.device
+        first_weight, window = _window(self.win_length, self.preemphasis, device)
+        filters = _mel_filters(self.feature_size, self.n_fft, self.sampling_rate, device)
+        batch_size, num_frames = len(waveforms), self.num_frames(waveforms.shape[1])
 
         # Pre-emphasis is the same for a sample in every window that it is in, unless it is the first one there.
-        emphasised = waveform[1:] - self.preemphasis * waveform[:-1]
-        others = emphasised.unfold(0, self.win_length - 1, self.hop_length)  # (T, win_length - 1), a view
-        firsts = waveform[:: self.hop_length]
+        emphasised = waveforms[:, 1:] - self.preemphasis * waveforms[:, :-1]
+        others = emphasised.unfold(1, self.win_length - 1, self.hop_length).transpose(0, 1)  # (T, B, ...), a view
+        firsts = waveforms[:, :: self.hop_length].T
 
-        mel = waveform.new_empty(num_frames, self.feature_size)
-        frames = waveform.new_zeros(min(num_frames, BLOCK_FRAMES), self.n_fft)  # beyond win_length it stays zero
+        # Time comes first, so that a block of the whole batch's windows is contiguous.
+        mel = waveforms.new_empty(num_frames, batch_size, self.feature_size)
+        frames = waveforms.new_zeros(min(num_frames, BLOCK_FRAMES), batch_size, self.n_fft)  # zero beyond win_length
         for start in range(0, num_frames, BLOCK_FRAMES):
             end = min(start + BLOCK_FRAMES, num_frames)
             block = frames[: end - start]
-            torch.mul(firsts[start:end], first_weight, out=block[:, 0])
-            torch.mul(others[start:end], window, out=block[:, 1 : self.win_length])
-            torch.mm(torch.fft.rfft(block).abs(), filters, out=mel[start:end])
-        return mel.clamp_(min=self.mel_floor).log_()
+            torch.mul(firsts[start:end], first_weight, out=block[:, :, 0])
+            torch.mul(others[start:end], window, out=block[:, :, 1 : self.win_length])
+            spectrum = torch.fft.rfft(block.flatten(0, 1)).abs()
+            torch.mm(spectrum, filters, out=mel[start:end].flatten(0, 1))
+        return mel.clamp_(min=self.mel_floor).log_().transpose(0, 1)
+
+
+def _normalize(features: torch.Tensor) -> None:
+    """In place, without waiting for the device."""
+    # In fp64, in which the sums do not depend on how many threads share them.
+    features -= features.mean(dtype=torch.float64).float()
+    std = features.square().mean(dtype=torch.float64).sqrt().float()
+    features /= torch.where(std > 0, std, 1)
 
 
 # Kept outside of the extractor, whose attributes are saved to preprocessor_config.json.
 
 
 @lru_cache
-def _window(win_length: int, preemphasis: float) -> tuple[float, torch.Tensor]:
+def _window(win_length: int, preemphasis: float, device: torch.device) -> tuple[float, torch.Tensor]:
     """Weight of a window's first sample, with its pre-emphasis, and the weights of the others; all times 32768."""
     window = 32768 * np.hamming(win_length)  # symmetric, 0.54 and 0.46
-    return window[0] * (1 - preemphasis), torch.from_numpy(window[1:]).float()
+    return window[0] * (1 - preemphasis), torch.from_numpy(window[1:]).float().to(device)
 
 
 @lru_cache
-def _mel_filters(feature_size: int, n_fft: int, sampling_rate: int) -> torch.Tensor:  # (n_fft // 2 + 1, feature_size)
+def _mel_filters(feature_size: int, n_fft: int, sampling_rate: int, device: torch.device) -> torch.Tensor:
+    """Weights of the triangular filters (n_fft // 2 + 1, feature_size)."""
     filters = mel_filter_bank(
         num_frequency_bins=n_fft // 2 + 1,
         num_mel_filters=feature_size,
@@ -208,7 +263,7 @@ def _mel_filters(feature_size: int, n_fft: int, sampling_rate: int) -> torch.Ten
         sampling_rate=sampling_rate,
         mel_scale="htk",
     )
-    return torch.from_numpy(filters).float()
+    return torch.from_numpy(filters).float().to(device)
 
 
 __all__ = ["MlplFeatureExtractor"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchEncoding, BatchFeature, ProcessorMixin
 
 from .tokenization_mlpl import IGNORED_LABEL
 
@@ -38,7 +38,8 @@ class MlplProcessor(ProcessorMixin):
             text (`str` or `list[str]`): Transcripts, one for each utterance.
             sampling_rate (`int`, *optional*): Of `audio`.
             return_tensors (`str`): `"pt"` or `"np"`.
-            audio_kwargs: Further arguments of [`MlplFeatureExtractor`], such as `padding`.
+            audio_kwargs: Further arguments of [`MlplFeatureExtractor`], such as `padding` or `device`, which is where
+                the features are; labels are always in the host's memory.
 
         Returns:
             [`BatchFeature`]: `input_features` (B, T, F) and `attention_mask` (B, T) for audio; `labels` (B, L), padded
@@ -66,6 +67,26 @@ class MlplProcessor(ProcessorMixin):
                 row[: len(transcript)] = transcript
             inputs["labels"] = labels
         return BatchFeature(inputs, tensor_type=return_tensors)
+
+    def pad(self, input_features=None, labels=None, **kwargs) -> BatchFeature | BatchEncoding:
+        """
+        Batch of single examples, as transformers' CTC fine-tuning examples make it in their data collator.
+
+        Args:
+            input_features: What the feature extractor's `pad` takes, for instance a list of `{"input_features": ...}`.
+            labels: What the tokenizer's `pad` takes, for instance a list of `{"input_ids": [...]}`. Padding is the
+                blank here, which the collator replaces with -100 where `attention_mask` is 0.
+            kwargs: Arguments of both, such as `padding` and `return_tensors`.
+
+        Returns:
+            The padded features, the padded labels, or the features with the labels' `input_ids` as `labels`.
+        """
+        if input_features is None:
+            return self.tokenizer.pad(labels, **kwargs)
+        inputs = self.feature_extractor.pad(input_features, **kwargs)
+        if labels is not None:
+            inputs["labels"] = self.tokenizer.pad(labels, **kwargs)["input_ids"]
+        return inputs
 
 
 __all__ = ["MlplProcessor"]

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from transformers import PreTrainedTokenizer
 from transformers.utils import ModelOutput
 
-from .text import BLANK_TOKEN, WORD_BOUNDARY, normalize_text, read_tokens, write_tokens
+from .text import BLANK_TOKEN, WORD_BOUNDARY, build_vocabulary, normalize_text, read_tokens, write_tokens
 
 IGNORED_LABEL = -100  # what label batches are padded with
+
+Offset = dict[str, str | int]
 
 
 @dataclass
 class MlplTokenizerOutput(ModelOutput):
     """
-    A decoded transcript with the place of its characters or words, in output frames (30 ms each).
+    A decoded transcript with the place of its characters or words, in output frames (30 ms each); of several
+    utterances, each field is the list of theirs, as in `Wav2Vec2CTCTokenizerOutput`.
 
     Args:
         text (`str`): The transcript.
@@ -28,9 +31,9 @@ class MlplTokenizerOutput(ModelOutput):
         word_offsets (`list[dict]`, *optional*): The same for each word, under `word`.
     """
 
-    text: str | None = None
-    char_offsets: list[dict[str, str | int]] | None = None
-    word_offsets: list[dict[str, str | int]] | None = None
+    text: str | list[str] | None = None
+    char_offsets: list[Offset] | list[list[Offset]] | None = None
+    word_offsets: list[Offset] | list[list[Offset]] | None = None
 
 
 class MlplTokenizer(PreTrainedTokenizer):
@@ -47,6 +50,8 @@ class MlplTokenizer(PreTrainedTokenizer):
         surround (`str`, *optional*, defaults to `""`): `"|"` puts a word boundary at both ends of each text, as the
             original's `--surround=|` did.
         pad_token (`str`, *optional*, defaults to `"<blank>"`): The blank; any other value is refused.
+        language_characters (`dict[str, str]`, *optional*): The characters of each language, which
+            `learn_language_characters` collects, for `allowed_ids`. Nothing else depends on them.
     """
 
     vocab_files_names = {"vocab_file": "tokens-all.lst"}
@@ -54,7 +59,12 @@ class MlplTokenizer(PreTrainedTokenizer):
     replace_word_delimiter_char = " "
 
     def __init__(
-        self, vocab_file: str | os.PathLike, surround: str = "", pad_token: str = BLANK_TOKEN, **kwargs
+        self,
+        vocab_file: str | os.PathLike,
+        surround: str = "",
+        pad_token: str = BLANK_TOKEN,
+        language_characters: Mapping[str, str] | None = None,
+        **kwargs,
     ) -> None:
         if vocab_file is None:  # what from_pretrained passes when the file is missing
             raise ValueError(f"no {self.vocab_files_names['vocab_file']} in {kwargs.get('name_or_path')!r}")
@@ -69,10 +79,16 @@ class MlplTokenizer(PreTrainedTokenizer):
         for how_it_was_loaded in ("is_local", "local_files_only"):  # else from_pretrained's arguments would be saved
             kwargs.pop(how_it_was_loaded, None)
         super().__init__(surround=surround, pad_token=pad_token, **kwargs)
+        self.language_characters: dict[str, str] = {}
+        self.learn_language_characters(language_characters or {})
 
     @property
     def blank_token_id(self) -> int:
         return len(self._lines)
+
+    @property
+    def word_delimiter_token_id(self) -> int:
+        return self._ids[WORD_BOUNDARY]
 
     @property
     def vocab_size(self) -> int:
@@ -126,9 +142,43 @@ class MlplTokenizer(PreTrainedTokenizer):
         # flashlight's targetFeatures: an empty text becomes a single boundary
         return [*tokens, WORD_BOUNDARY] if self.surround else tokens[1:]
 
+    def _encode_plus(self, text, text_pair=None, is_split_into_words: bool = False, **kwargs):
+        if is_split_into_words:  # the base class would join the words without a boundary
+            raise ValueError("is_split_into_words is True, but a transcript is a string; pass ' '.join(words)")
+        return super()._encode_plus(text, text_pair, **kwargs)
+
     def unknown_characters(self, text: str) -> Counter[str]:
         """Characters of `text` that encoding skips, with how often they occur."""
         return Counter(self._match(text)[1])
+
+    def learn_language_characters(self, texts_of_language: Mapping[str, Iterable[str]]) -> None:
+        """
+        Adds the characters of each language's normalised transcripts to those that the language has already.
+
+        They are saved with the tokenizer. White space, `|`, control characters and lone surrogates are left out.
+        """
+        for language, texts in texts_of_language.items():
+            known = self.language_characters.get(language, "")
+            if characters := sorted({*known, *build_vocabulary(texts)[1:]}):
+                self.language_characters[language] = "".join(characters)
+        if self.language_characters:
+            self.language_characters = dict(sorted(self.language_characters.items()))
+            self.init_kwargs["language_characters"] = self.language_characters  # what save_pretrained looks at
+
+    def allowed_ids(self, language: str) -> list[int]:
+        """
+        Sorted ids that may be put out for `language`: of the word boundary, of the blank, and of each line with an
+        entry all of whose characters the language has. Raises `ValueError` for a language that was not learned.
+        """
+        if language not in self.language_characters:
+            others = ", ".join(self.language_characters)
+            raise ValueError(
+                f"the tokenizer has learned the characters of {others or 'no language'}, not of {language!r}; "
+                "learn_language_characters learns them from transcripts, as training does"
+            )
+        characters = set(self.language_characters[language])
+        ids = {index for entry, index in self._ids.items() if characters.issuperset(entry)}
+        return sorted(ids | {self.word_delimiter_token_id, self.blank_token_id})
 
     def _convert_token_to_id(self, token: str) -> int:
         if token == BLANK_TOKEN:
@@ -164,9 +214,25 @@ class MlplTokenizer(PreTrainedTokenizer):
         """
         return super().decode(token_ids, skip_special_tokens=skip_special_tokens, **kwargs)
 
-    def batch_decode(self, sequences, skip_special_tokens: bool = False, **kwargs) -> list:
-        """List of what `decode` returns for each of `sequences`, empty for no sequences."""
-        return [self.decode(sequence, skip_special_tokens, **kwargs) for sequence in sequences]
+    def batch_decode(
+        self,
+        sequences,
+        skip_special_tokens: bool = False,
+        *,
+        output_char_offsets: bool = False,
+        output_word_offsets: bool = False,
+        **kwargs,
+    ) -> list[str] | MlplTokenizerOutput:
+        """Transcripts of several label paths; with offsets ONE [`MlplTokenizerOutput`], whose fields are lists."""
+        kwargs |= {"output_char_offsets": output_char_offsets, "output_word_offsets": output_word_offsets}
+        outputs = [self.decode(sequence, skip_special_tokens, **kwargs) for sequence in sequences]
+        if not (output_char_offsets or output_word_offsets):
+            return outputs
+        return MlplTokenizerOutput(
+            text=[output.text for output in outputs],
+            char_offsets=[output.char_offsets for output in outputs] if output_char_offsets else None,
+            word_offsets=[output.word_offsets for output in outputs] if output_word_offsets else None,
+        )
 
     def _decode(
         self,
@@ -209,7 +275,7 @@ class MlplTokenizer(PreTrainedTokenizer):
             if label not in (self.blank_token_id, IGNORED_LABEL):
                 yield self._convert_id_to_token(label), start, end
 
-    def _char_offsets(self, token_ids: Sequence[int], group_tokens: bool) -> list[dict[str, str | int]]:
+    def _char_offsets(self, token_ids: Sequence[int], group_tokens: bool) -> list[Offset]:
         """Characters of the transcript with their frames; a run of boundaries between words is one space."""
         offsets = []
         for is_boundary, run in groupby(self._emissions(token_ids, group_tokens), lambda e: e[0] == WORD_BOUNDARY):
@@ -222,9 +288,7 @@ class MlplTokenizer(PreTrainedTokenizer):
         return offsets
 
     @staticmethod
-    def _get_word_offsets(
-        offsets: list[dict[str, str | int]], word_delimiter_char: str = " "
-    ) -> list[dict[str, str | int]]:
+    def _get_word_offsets(offsets: list[Offset], word_delimiter_char: str = " ") -> list[Offset]:
         """Words of character offsets; transformers' speech recognition pipeline calls it by this name."""
         words = []
         for is_space, run in groupby(offsets, lambda offset: offset["char"] == word_delimiter_char):

@@ -1,14 +1,17 @@
 """The feature extractor against the original program's features and a float64 computation by the definition."""
 
 import cmath
+import copy
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import Wav2Vec2FeatureExtractor
 
 from hf_mlpl.feature_extraction_mlpl import BLOCK_FRAMES, MlplFeatureExtractor
 
@@ -80,6 +83,10 @@ def test_stereo_is_refused_with_the_way_out(golden):
         features(samples)
     with pytest.raises(ValueError, match="must be mono"):
         features([samples, samples])
+    for rows in (samples.T, torch.from_numpy(samples.T)):  # two utterances, or two channels? We cannot know
+        with pytest.raises(ValueError, match=r"must be mono.*\(2, 45891\).*list\(audio\) if each row is one"):
+            features(rows)
+        assert MlplFeatureExtractor()(list(rows), sampling_rate=RATE)["input_features"].shape == (2, 285, 80)
 
 
 def test_less_than_a_window_is_extended_with_zeros(golden):
@@ -156,6 +163,99 @@ def test_batch_equals_one_by_one():
         assert not row[~mask.bool()].any()
 
 
+def features_of_a_batch(utterances, **settings):
+    """Features (T, 80) of each utterance, computed on the CPU as an accelerator's batch is."""
+    extractor = MlplFeatureExtractor(**settings)
+    return extractor._batch_features([extractor._waveform(samples, torch.device("cpu")) for samples in utterances])
+
+
+@pytest.mark.parametrize("do_normalize", [True, False])
+def test_batch_of_an_accelerator_equals_one_by_one(do_normalize):
+    longest = 400 + 160 * (BLOCK_FRAMES + 2)
+    utterances = [noise(n, seed=n) for n in (5000, 0, 399, 400, 559, 560, longest)]
+    utterances += [np.zeros(3000, np.float32), np.full(3000, 0.25, np.float32)]
+    batch = features_of_a_batch(utterances, do_normalize=do_normalize)
+    for samples, frames in zip(utterances, batch, strict=True):
+        np.testing.assert_allclose(frames, features(samples, do_normalize=do_normalize), rtol=1e-5, atol=2e-5)
+
+
+def test_batch_of_an_accelerator_equals_the_original_program(golden):
+    utterances = [np.load(golden / "features" / f"{name}.samples.npy").reshape(-1) for name in FILES]
+    for name, frames in zip(FILES, features_of_a_batch(utterances), strict=True):
+        assert relative_error(frames.numpy(), np.load(golden / "features" / f"{name}.norm.npy")) < 1e-5
+
+
+def test_device():
+    extractor = MlplFeatureExtractor()
+    utterances = [noise(n, seed=n) for n in (16000, 300, 5000)]
+    expected = extractor(utterances, sampling_rate=RATE, return_tensors="pt")
+    for device in ("cpu", torch.device("cpu")):
+        batch = extractor(utterances, sampling_rate=RATE, return_tensors="pt", device=device)
+        assert torch.equal(batch["input_features"], expected["input_features"])
+    with pytest.raises(RuntimeError, match="gpu"):
+        extractor(utterances, sampling_rate=RATE, device="gpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
+def test_features_on_a_gpu():
+    extractor = MlplFeatureExtractor()
+    utterances = [torch.from_numpy(noise(n, seed=n)) for n in (16000, 300, 160 * (BLOCK_FRAMES + 9))]
+    expected = extractor(utterances, sampling_rate=RATE, return_tensors="pt")
+    for waveforms in (utterances, [waveform.cuda() for waveform in utterances]):
+        batch = extractor(waveforms, sampling_rate=RATE, return_tensors="pt", device="cuda")
+        assert batch["input_features"].device.type == batch["attention_mask"].device.type == "cuda"
+        assert torch.equal(batch["attention_mask"].cpu(), expected["attention_mask"])
+        torch.testing.assert_close(batch["input_features"].cpu(), expected["input_features"], rtol=1e-4, atol=1e-4)
+        arrays = extractor(waveforms, sampling_rate=RATE, device="cuda")
+        assert np.array_equal(arrays["input_features"], batch["input_features"].cpu())
+    assert torch.equal(
+        extractor(waveforms, sampling_rate=RATE, return_tensors="pt")["input_features"], expected["input_features"]
+    )
+
+
+padding_arguments = st.fixed_dictionaries(
+    {
+        "padding": st.sampled_from([True, False, "longest", "max_length", "do_not_pad"]),
+        "max_length": st.none() | st.integers(1, 12),
+        "truncation": st.booleans(),
+        "pad_to_multiple_of": st.none() | st.integers(1, 4),
+        "return_attention_mask": st.sampled_from([None, True, False]),
+        "return_tensors": st.sampled_from([None, "np", "pt"]),
+    }
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    num_frames=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    padding_side=st.sampled_from(["left", "right"]),
+    arguments=padding_arguments,
+)
+def test_padding_is_that_of_transformers(num_frames, padding_side, arguments):
+    """Frames are treated as Wav2Vec2FeatureExtractor, whose frames are samples, treats those."""
+    stock = Wav2Vec2FeatureExtractor(
+        padding_side=padding_side, padding_value=-7.0, return_attention_mask=True, do_normalize=False
+    )
+    ours = MlplFeatureExtractor(padding_side=padding_side, padding_value=-7.0)
+    utterances = [noise(240 + 160 * n, seed=n) for n in num_frames]
+    try:
+        expected = stock([np.ones(n, np.float32) for n in num_frames], sampling_rate=RATE, **arguments)
+    except ValueError:
+        with pytest.raises(ValueError, match="Use padding=True|max_length"):
+            ours(utterances, sampling_rate=RATE, **arguments)
+        return
+    actual = ours(utterances, sampling_rate=RATE, **arguments)
+    assert type(actual["input_features"]) is type(expected["input_values"])
+    assert ("attention_mask" in actual) == ("attention_mask" in expected)
+    for i, (frames, ones) in enumerate(zip(actual["input_features"], expected["input_values"], strict=True)):
+        frames, valid = np.asarray(frames), np.asarray(ones) == 1.0
+        assert np.array_equal(frames[valid], features(utterances[i])[: valid.sum()])
+        assert (frames[~valid] == -7.0).all()
+        if "attention_mask" in expected:
+            mask, stock_mask = (np.asarray(inputs["attention_mask"][i]) for inputs in (actual, expected))
+            assert np.array_equal(mask, stock_mask) and mask.dtype == stock_mask.dtype
+
+
 def test_padding_arguments():
     extractor = MlplFeatureExtractor()
     fixed = extractor(noise(5000), sampling_rate=RATE, padding="max_length", max_length=40, return_tensors="np")
@@ -165,7 +265,7 @@ def test_padding_arguments():
     assert multiple["input_features"].shape == (1, 32, 80)
     assert "attention_mask" not in multiple
     cut = extractor(noise(5000), sampling_rate=RATE, truncation=True, max_length=10)
-    assert np.array_equal(cut["input_features"][0], features(noise(5000))[:10])
+    assert np.array_equal(cut["input_features"][0], features(noise(5000))[:10])  # normalised before it is cut
 
 
 @pytest.mark.parametrize(
@@ -233,4 +333,7 @@ def test_save_and_load(tmp_path):
         "win_length": 400,
     }
     loaded = MlplFeatureExtractor.from_pretrained(tmp_path)
-    assert np.array_equal(loaded(noise(900), sampling_rate=RATE)["input_features"], before)
+    copies = [loaded, MlplFeatureExtractor.from_dict(extractor.to_dict()), copy.deepcopy(extractor)]
+    for other in (*copies, pickle.loads(pickle.dumps(extractor))):
+        assert other.to_dict() == extractor.to_dict()
+        assert np.array_equal(other(noise(900), sampling_rate=RATE)["input_features"], before)

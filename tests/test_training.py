@@ -19,6 +19,7 @@ from hf_mlpl.data import SpeechBatches
 from hf_mlpl.training import TrainingError, build_model, build_optimizer, learning_rate_factor, train, train_step
 from hf_mlpl.training_config import TrainingConfig, load_config
 
+from .tones import LETTERS
 from .two_processes import OVERRIDES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -353,3 +354,30 @@ def test_training_goes_on_from_a_trained_model(run, tone_run, tone_data):
     assert (folder / "model" / "tokens-all.lst").read_bytes() == (tone_data / "tokens-all.lst").read_bytes()
     largest_change = max((weights(folder)[name] - old).abs().max() for name, old in weights(tone_run).items())
     assert 0 < largest_change < 1e-3
+
+
+def test_a_model_knows_the_characters_of_its_languages(tone_data, tmp_path):
+    """New or loaded, from human transcripts alone; they are saved with it."""
+    rows = pq.read_table(tone_data / "train.parquet").to_pylist()
+    spoken = {language: [row["text"] for row in rows if row["language"] == language] for language in LETTERS}
+    characters = {language: "".join(sorted(set("".join(texts)) - {" "})) for language, texts in spoken.items()}
+    changes = [
+        {"id": "pseudo-label", "text": "xyz", "source": "user/teacher@0123456", "language": "de"},
+        {"id": "nobody", "text": None, "source": None, "language": "de"},
+        {"id": "other", "text": "E\u0301 a", "source": "human", "language": "fr"},
+    ]
+    write_utterances([{**rows[0], **change} for change in changes], tmp_path / "others.parquet")
+
+    new = load_config(tone_data / "tones.yaml", [f"output_dir={tmp_path}"])
+    model, processor = build_model(new, read_utterances(new.train))
+    assert processor.tokenizer.language_characters == characters == {"de": "abcde", "sv-SE": "defgö"}
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+
+    loaded = dataclasses.replace(new, model=str(tmp_path / "model"), train=[str(tmp_path / "others.parquet")])
+    _, processor = build_model(loaded, read_utterances(loaded.train))
+    assert processor.tokenizer.language_characters == {**characters, "fr": "aÉ"}
+    processor.save_pretrained(tmp_path / "again")
+    tokenizer = MlplProcessor.from_pretrained(tmp_path / "again").tokenizer
+    assert tokenizer.convert_ids_to_tokens(tokenizer.allowed_ids("sv-SE")) == ["|", *"defgö", "<blank>"]
+    assert tokenizer.convert_ids_to_tokens(tokenizer.allowed_ids("fr")) == ["|", "a", "<blank>"]
