@@ -64,14 +64,15 @@ class BeamSearchDecoder:
     Finds the transcript with the best score: log P(labels | audio) + `lm_weight` log P(units | language model)
     + `word_score` x number of words, with natural logarithms, and P(labels | audio) summed over label paths.
 
-    The units of a language model are words or characters. Of words, only those of the lexicon can come out: the words
-    of the language model, or fewer. Characters, with `|` for a space, make any text, also in scripts without spaces.
-    An ARPA file shows its units: they are characters if each is one code point or an entry of the tokenizer. A binary
-    file does not; there they are words if `lexicon` is given, else characters.
+    The units of a language model are words or characters. Of words, only those of the lexicon can come out, by
+    default all that are in the language model. Characters, the tokenizer's entries with `|` for a space, make any
+    text, also in scripts without spaces. An ARPA file shows its units: they are characters if each is one code point
+    or an entry. A binary file does not: there they are words if `lexicon` is given, else characters.
 
     Args:
         tokenizer: of the model whose logits are decoded.
-        lm: path of a language model in ARPA or KenLM's binary format, of order 6 at most; None for beam search alone.
+        lm: path of a language model of order 6 at most, in ARPA or KenLM's binary format; None for beam search alone.
+            KenLM trusts what is in a binary file: a damaged one can end the process. Load those of people you trust.
         lexicon: the words that can come out, spelled as in the language model. Those with characters that the
             tokenizer lacks are left out, with one warning.
         beam_size: hypotheses that are kept after each frame.
@@ -93,6 +94,8 @@ class BeamSearchDecoder:
         lm_weight: float = 0.5,
         word_score: float = 0.0,
     ) -> None:
+        if beam_size < 1:
+            raise ValueError(f"beam_size is {beam_size}; it must be at least 1")
         self._tokenizer = tokenizer
         if lexicon is None and lm is not None:
             lexicon = _arpa_words(lm, tokenizer)
@@ -123,10 +126,10 @@ class BeamSearchDecoder:
         spellings = _spell(lexicon, self._tokenizer)
         model, scores = ZeroLM(), [0.0] * len(spellings)
         if lm is not None:
-            model, scores = _load_lm(lm, list(spellings.values()), "words of the lexicon")
+            model, scores = _load_lm(lm, list(spellings), "words of the lexicon")
         boundary = self._tokenizer.convert_tokens_to_ids(WORD_BOUNDARY)
         trie = Trie(self._tokenizer.vocab_size, boundary)
-        for index, (spelling, score) in enumerate(zip(spellings, scores, strict=True)):
+        for index, (spelling, score) in enumerate(zip(spellings.values(), scores, strict=True)):
             trie.insert([*spelling, boundary], index, score)
         trie.smear(SmearingMode.MAX)  # an unfinished word counts as the likeliest one that begins so
         return LexiconDecoder(options, trie, model, boundary, self._tokenizer.blank_token_id, -1, [], False)
@@ -140,14 +143,14 @@ class BeamSearchDecoder:
             num_frames (B,): output frames of each utterance; the others are padding. None if there is none.
 
         Raises:
-            ValueError: for logits of another shape than the tokenizer's, or with NaN.
+            ValueError: for logits with another number of classes than the tokenizer has, or with NaN.
         """
         vocab_size = self._tokenizer.vocab_size
         if logits.ndim != 3 or logits.shape[2] != vocab_size:
-            raise ValueError(f"logits have shape {tuple(logits.shape)}; with this tokenizer it is (B, S, {vocab_size})")
-        log_probs = logits.detach().float().log_softmax(-1).clamp(min=LOG_ZERO).cpu()
+            raise ValueError(f"logits have shape {tuple(logits.shape)}; this tokenizer needs (B, S, {vocab_size})")
+        log_probs = logits.detach().float().log_softmax(-1).clamp(min=LOG_ZERO).cpu().contiguous()
         if log_probs.isnan().any():
-            raise ValueError("logits contain NaN or infinity; was the model run in float16?")
+            raise ValueError("logits contain NaN or +inf; was the model run in float16?")
         lengths = [logits.shape[1]] * len(logits) if num_frames is None else [int(frames) for frames in num_frames]
         return [self._decode(utterance[:length]) for utterance, length in zip(log_probs, lengths, strict=True)]
 
@@ -159,8 +162,9 @@ class BeamSearchDecoder:
             end = torch.full_like(log_probs[:1], LOG_ZERO)
             end[:, boundary] = 0.0
             emissions = torch.cat([log_probs, end])
-        best = self._decoder.decode(emissions.contiguous().data_ptr(), *emissions.shape)[0]
-        labels = torch.tensor(best.tokens[1 : len(log_probs) + 1], dtype=torch.long)  # without the start's and the end's
+        best = self._decoder.decode(emissions.data_ptr(), *emissions.shape)[0]
+        # Its tokens also have one before the first frame and one after the last.
+        labels = torch.tensor(best.tokens[1 : len(log_probs) + 1], dtype=torch.long)
         if self._has_lexicon:
             # Where no hypothesis of the beam ended with a word, what was begun of one is left out.
             finished = max((frame for frame, word in enumerate(best.words) if word >= 0), default=0)
@@ -198,8 +202,8 @@ def _arpa_words(path: str | os.PathLike, tokenizer: MlplTokenizer) -> list[str] 
     return None if all(len(word) == 1 or word in entries for word in words) else words
 
 
-def _spell(lexicon: Iterable[str], tokenizer: MlplTokenizer) -> dict[tuple[int, ...], str]:
-    """Label ids of each word, without boundaries at its ends -> the word; the first of those with one spelling."""
+def _spell(lexicon: Iterable[str], tokenizer: MlplTokenizer) -> dict[str, list[int]]:
+    """Word -> its label ids, without boundaries at its ends."""
     if isinstance(lexicon, str):
         raise ValueError(f"lexicon is the string {lexicon!r}; pass a list of words, or an open file with one a line")
     spellings, missing = {}, []
@@ -208,12 +212,12 @@ def _spell(lexicon: Iterable[str], tokenizer: MlplTokenizer) -> dict[tuple[int, 
             missing.append(word)
         elif word:
             ids = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(word))
-            spellings.setdefault(tuple(ids[1:-1] if tokenizer.surround else ids), word)
+            spellings[word] = ids[1:-1] if tokenizer.surround else ids
     if not spellings:
         raise ValueError(f"the lexicon has no word that the tokenizer can spell; it begins with {missing[:3]}")
     if missing:
         logger.warning(
-            "%d of %d words of the lexicon cannot come out, they have characters that the tokenizer lacks: %s ...",
+            "%d of %d words of the lexicon cannot come out: they have characters that the tokenizer lacks, as in %s",
             len(missing),
             len(missing) + len(spellings),
             ", ".join(missing[:5]),
@@ -226,7 +230,8 @@ def _load_lm(path: str | os.PathLike, units: Sequence[str], kind: str) -> tuple[
     try:
         model = KenLM(os.fspath(path), Dictionary([*units, NO_UNIT]))
     except RuntimeError as error:
-        raise ValueError(f"{path} is no language model that KenLM reads: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split()).rpartition(" threw ")[2]  # without KenLM's source file and function
+        raise ValueError(f"{path} is no language model that KenLM reads: {reason}") from error
     start = model.start(False)
     *scores, unknown = [model.score(start, index)[1] for index in range(len(units) + 1)]
     if all(score == unknown for score in scores):

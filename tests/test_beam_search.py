@@ -1,11 +1,15 @@
 """Beam search against sums over all label paths, with language model scores worked out from the file by hand."""
 
+import base64
+import importlib
 import itertools
 import math
 import re
-import subprocess
 import sys
+import zlib
 from collections import defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,8 @@ from hf_mlpl.text import write_tokens
 
 pytest.importorskip("flashlight.lib.text", reason='beam search needs flashlight-text: pip install "hf-mlpl[lm]"')
 from hf_mlpl.beam_search import BeamSearchDecoder  # noqa: E402
+
+SEEDS = range(7, 12)
 
 # Not every pair of words is there, so that the score of some is the first one's backoff and the second one's own.
 WORD_ARPA = r"""
@@ -42,6 +48,12 @@ ngram 2=5
 
 \end\
 """
+# WORD_ARPA in KenLM's binary format: `build_binary trie words.arpa words.bin`, compressed
+WORD_BINARY = (
+    "c-qU&O)OBz$yLZGDJihh*U!#KO-##7%}LQq&d=3P&QD2INXswEO)OC;OD!tS%+FIW<zhg9274f}pAks>2Lg}?BUFY7Odhajf{KAK"
+    "8&r-J$pjd?piXhGWm_r3kBh<oHnr|c;>!8{v9|a@_Wdf>?tj{%2hFv#Ce{Aweg)Ha_Ds)ykOL4V9Xm8zVb(qv&)C>_|JgG>aDG}^"
+    "8dyCOLIY6#%sytg{4x-KFAD=IU}eA#GSkvN1sWSab_ZHAf7Z;IwYh0&zZj8K*p%jF+cDS_+c6|2G1%w>>7+!4BnANNQdJ!"
+)
 CHARACTER_ARPA = r"""
 \data\
 ngram 1=5
@@ -98,28 +110,39 @@ def logits_of(tokenizer: MlplTokenizer, *frames: str) -> torch.Tensor:
     """Logits (1, S, V) of frames such as `s.6z.4`, entries with their probabilities; `_` is the blank."""
     probabilities = torch.full((1, len(frames), tokenizer.vocab_size), 1e-4)
     for row, frame in zip(probabilities[0], frames, strict=True):
-        for entry, probability in zip(frame[::3], (frame[i + 1 : i + 3] for i in range(0, len(frame), 3)), strict=True):
-            row[tokenizer.blank_token_id if entry == "_" else tokenizer.convert_tokens_to_ids(entry)] = float(
-                probability
-            )
+        for entry, probability in re.findall(r"(.)(\.\d)", frame):
+            index = tokenizer.blank_token_id if entry == "_" else tokenizer.convert_tokens_to_ids(entry)
+            row[index] = float(probability)
     return (probabilities / probabilities.sum(-1, keepdim=True)).log()
 
 
-def sums_over_paths(logits: torch.Tensor) -> dict[tuple[int, ...], float]:
-    """Log-probability of each sequence of labels without blanks: all its paths, one by one."""
-    log_probs = logits[0].double().log_softmax(-1).numpy()
+def short_words(seed: int) -> torch.Tensor:
+    """Logits (1, 7, 4) with many boundaries and few blanks, so that there is more than one word."""
+    return random_logits(seed, frames=7, classes=4) + torch.tensor([1.0, 0.0, 0.0, -1.0])
+
+
+@lru_cache
+def sums_over_paths(seed: int) -> dict[str, float]:
+    """Probability of each sequence of labels without blanks, in `short_words(seed)`: all its paths, one by one."""
+    log_probs = short_words(seed)[0].double().log_softmax(-1).numpy()
     sums = defaultdict(float)
-    for path in itertools.product(range(log_probs.shape[1]), repeat=len(log_probs)):
-        labels = tuple(label for label, _ in itertools.groupby(path) if label != log_probs.shape[1] - 1)
-        sums[labels] += math.exp(sum(log_probs[frame, label] for frame, label in enumerate(path)))
-    return {labels: math.log(probability) for labels, probability in sums.items()}
+    for path in itertools.product(range(4), repeat=7):
+        labels = "".join("|ab"[label] for label, _ in itertools.groupby(path) if label != 3)
+        sums[labels] += math.exp(log_probs[range(7), path].sum())
+    assert math.fsum(sums.values()) == pytest.approx(1)
+    return sums
 
 
-def words_of(labels: tuple[int, ...], entries: str) -> tuple[str, ...]:
-    return tuple(word for word in "".join(entries[label] for label in labels).split("|") if word)
+def sums_over_texts(seed: int, lexicon: set[str]) -> dict[tuple[str, ...], float]:
+    """Probability of each sequence of words of the lexicon."""
+    sums = defaultdict(float)
+    for labels, probability in sums_over_paths(seed).items():
+        if lexicon.issuperset(labels.replace("|", " ").split()):
+            sums[tuple(labels.replace("|", " ").split())] += probability
+    return sums
 
 
-def arpa_score(arpa: str, units: tuple[str, ...]) -> float:
+def arpa_score(arpa: str, units: Sequence[str]) -> float:
     """log10 P of a sentence under a bigram model."""
     log_probs, backoffs = {}, defaultdict(float)
     for fields in (line.split("\t") for line in arpa.splitlines() if "\t" in line):
@@ -133,15 +156,14 @@ def arpa_score(arpa: str, units: tuple[str, ...]) -> float:
     )
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_without_a_language_model_it_finds_the_likeliest_labels(tokenizer, seed):
-    logits = random_logits(seed, frames=6, classes=4)
-    sums = sums_over_paths(logits)
+    sums = sums_over_paths(seed)
     labels = max(sums, key=sums.get)
-    (found,) = BeamSearchDecoder(tokenizer, beam_size=1000).decode(logits)
-    assert found.text == " ".join(words_of(labels, "|ab"))
-    assert found.score == pytest.approx(sums[labels], abs=1e-4)
-    assert tuple(label for label, _ in itertools.groupby(found.labels.tolist()) if label != 3) == labels
+    (found,) = BeamSearchDecoder(tokenizer, beam_size=1000).decode(short_words(seed))
+    assert found.text == " ".join(labels.replace("|", " ").split())
+    assert found.score == pytest.approx(math.log(sums[labels]), abs=1e-4)
+    assert "".join("|ab"[label] for label, _ in itertools.groupby(found.labels.tolist()) if label != 3) == labels
 
 
 def test_paths_are_summed(tokenizer):
@@ -152,51 +174,42 @@ def test_paths_are_summed(tokenizer):
 
 
 @pytest.mark.parametrize(("lm_weight", "word_score"), [(0.5, 0.0), (1.5, 0.0), (0.7, 1.0), (0.7, -1.0)])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_language_model_of_words(tokenizer, tmp_path, seed, lm_weight, word_score):
-    logits = random_logits(seed, frames=6, classes=4)
-    sums = defaultdict(float)
-    for labels, log_prob in sums_over_paths(logits).items():
-        sums[words_of(labels, "|ab")] += math.exp(log_prob)
     scores = {
         words: math.log(probability)
         + lm_weight * math.log(10) * arpa_score(WORD_ARPA, words)
         + word_score * len(words)
-        for words, probability in sums.items()
-        if set(words) <= {"ab", "ba", "b"}
+        for words, probability in sums_over_texts(seed, {"ab", "ba", "b"}).items()
     }
     words = max(scores, key=scores.get)
     lm = write(tmp_path / "words.arpa", WORD_ARPA)
     decoder = BeamSearchDecoder(tokenizer, lm, beam_size=1000, lm_weight=lm_weight, word_score=word_score)
-    (found,) = decoder.decode(logits)
+    (found,) = decoder.decode(short_words(seed))
     assert found.text == " ".join(words)
     assert found.score == pytest.approx(scores[words], abs=1e-4)
 
 
 @pytest.mark.parametrize("lm_weight", [0.5, 1.5])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_language_model_of_characters(tokenizer, tmp_path, seed, lm_weight):
     """It does not know b."""
-    logits = random_logits(seed, frames=6, classes=4)
     scores = {
-        labels: log_prob + lm_weight * math.log(10) * arpa_score(CHARACTER_ARPA, tuple("|ab"[i] for i in labels))
-        for labels, log_prob in sums_over_paths(logits).items()
+        labels: math.log(probability) + lm_weight * math.log(10) * arpa_score(CHARACTER_ARPA, labels)
+        for labels, probability in sums_over_paths(seed).items()
     }
     labels = max(scores, key=scores.get)
     lm = write(tmp_path / "characters.arpa", CHARACTER_ARPA)
-    (found,) = BeamSearchDecoder(tokenizer, lm, beam_size=1000, lm_weight=lm_weight).decode(logits)
-    assert found.text == " ".join(words_of(labels, "|ab"))
+    (found,) = BeamSearchDecoder(tokenizer, lm, beam_size=1000, lm_weight=lm_weight).decode(short_words(seed))
+    assert found.text == " ".join(labels.replace("|", " ").split())
     assert found.score == pytest.approx(scores[labels], abs=1e-4)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_lexicon_without_a_language_model(tokenizer, seed):
-    logits = random_logits(seed, frames=6, classes=4)
-    sums = defaultdict(float)
-    for labels, log_prob in sums_over_paths(logits).items():
-        sums[words_of(labels, "|ab")] += math.exp(log_prob)
-    words = max((words for words in sums if set(words) <= {"aba", "b"}), key=sums.get)
-    (found,) = BeamSearchDecoder(tokenizer, lexicon=["aba", "b"], beam_size=1000).decode(logits)
+    sums = sums_over_texts(seed, {"aba", "b"})
+    words = max(sums, key=sums.get)
+    (found,) = BeamSearchDecoder(tokenizer, lexicon=["aba", "b"], beam_size=1000).decode(short_words(seed))
     assert found.text == " ".join(words)
     assert found.score == pytest.approx(math.log(sums[words]), abs=1e-4)
 
@@ -237,6 +250,8 @@ def test_the_language_model_corrects_the_greedy_text(letters, tmp_path):
     assert BeamSearchDecoder(letters, lm, lexicon, lm_weight=0.01).decode(logits)[0].text == "the cat zat"
     assert BeamSearchDecoder(letters, lm, lexicon).decode(logits)[0].text == "the cat sat"
     assert BeamSearchDecoder(letters, lm, ["the", "cat", "zat"]).decode(logits)[0].text == "the cat zat"
+    # A single hypothesis must choose at the weak s, before the word is there.
+    assert BeamSearchDecoder(letters, lm, lexicon, beam_size=1).decode(logits)[0].text == "the cat sat"
 
 
 @pytest.mark.parametrize("with_lm", [False, True])
@@ -299,11 +314,20 @@ def test_logits_and_log_probabilities_of_any_precision(tokenizer):
     decoder = BeamSearchDecoder(tokenizer)
     logits = random_logits(0, frames=20, classes=4)
     (expected,) = decoder.decode(logits)
-    for same in (logits.log_softmax(-1), logits + 5, logits.double(), logits.clone().requires_grad_()):
+    time_last = logits.mT.contiguous().mT
+    for same in (logits.log_softmax(-1), logits + 5, logits.double(), logits.clone().requires_grad_(), time_last):
         (found,) = decoder.decode(same)
         assert (found.text, found.score) == (expected.text, pytest.approx(expected.score, abs=1e-4))
+    without_a = logits.clone()
+    without_a[..., 1] = -math.inf  # as for languages that do not have it
+    (found,) = decoder.decode(without_a)
+    assert "a" not in found.text and "b" in found.text
+    assert found.score == pytest.approx(decoder.decode(logits - 100 * torch.eye(4)[1])[0].score, abs=1e-4)
+    certain_b = torch.where(torch.arange(4) == 2, 0.0, -math.inf).expand(1, 2, 4)
+    (found,) = BeamSearchDecoder(tokenizer, lexicon=["ab"]).decode(certain_b)
+    assert found.text == "ab" and found.score == pytest.approx(-1e4)  # against what is certain, but no NaN
     assert decoder.decode(logits.bfloat16())[0].text == decoder.decode(logits.bfloat16().float())[0].text
-    with pytest.raises(ValueError, match=r"shape \(20, 4\); with this tokenizer it is \(B, S, 4\)"):
+    with pytest.raises(ValueError, match=r"shape \(20, 4\); this tokenizer needs \(B, S, 4\)"):
         decoder.decode(logits[0])
     with pytest.raises(ValueError, match=r"shape \(1, 20, 5\)"):
         decoder.decode(random_logits(0, frames=20, classes=5))
@@ -344,6 +368,8 @@ def test_words_that_cannot_be_spelled_are_left_out(tokenizer, tmp_path, caplog):
         BeamSearchDecoder(tokenizer, lexicon=["ß", "c"])
     with pytest.raises(ValueError, match="the string 'words.txt'"):
         BeamSearchDecoder(tokenizer, lexicon="words.txt")
+    with pytest.raises(ValueError, match="beam_size is 0; it must be at least 1"):
+        BeamSearchDecoder(tokenizer, beam_size=0)
     with pytest.raises(ValueError, match="word_score is 1.0, but there are no words"):
         BeamSearchDecoder(tokenizer, word_score=1.0)
 
@@ -383,6 +409,21 @@ def test_a_file_that_is_no_language_model(tokenizer, tmp_path, content, lexicon)
     assert "\n" not in str(error.value)
 
 
+def test_a_binary_file(tokenizer, tmp_path):
+    arpa, binary = write(tmp_path / "words.arpa", WORD_ARPA), tmp_path / "words.bin"
+    content = zlib.decompress(base64.b85decode(WORD_BINARY))
+    binary.write_bytes(content)
+    expected, found = (
+        BeamSearchDecoder(tokenizer, lm, ["ab", "ba", "b"]).decode(random_logits(0, frames=40, classes=4))[0]
+        for lm in (arpa, binary)
+    )
+    assert (found.text, found.words) == (expected.text, expected.words)
+    assert found.score == pytest.approx(expected.score, abs=1e-3)
+    binary.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"words\.bin is no language model that KenLM reads: "):
+        BeamSearchDecoder(tokenizer, binary, ["ab", "ba", "b"])
+
+
 def test_a_language_model_of_something_else(tokenizer, letters, tmp_path):
     with pytest.raises(FileNotFoundError, match="missing.arpa"):
         BeamSearchDecoder(tokenizer, tmp_path / "missing.arpa")
@@ -397,12 +438,12 @@ def test_a_language_model_of_something_else(tokenizer, letters, tmp_path):
         BeamSearchDecoder(tokenizer, latin)
 
 
-def test_without_the_extra():
-    program = "import sys; sys.modules['flashlight'] = None; import hf_mlpl.beam_search"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stderr.splitlines()[-1] == (
-        'ImportError: beam search needs flashlight-text, which comes with pip install "hf-mlpl[lm]"'
-    )
+def test_without_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flashlight.lib.text.decoder", None)
+    monkeypatch.delitem(sys.modules, "hf_mlpl.beam_search")
+    with pytest.raises(ImportError) as error:
+        importlib.import_module("hf_mlpl.beam_search")
+    assert str(error.value) == 'beam search needs flashlight-text, which comes with pip install "hf-mlpl[lm]"'
 
 
 @pytest.fixture(scope="module")
@@ -464,9 +505,7 @@ def test_pipeline_searches_all_chunks_together(asr, batch_size):
     chunk, stride = 48000, 8160  # 3 s and 0.51 s are whole output frames of 480 samples
     starts = range(0, len(samples) - 2 * stride, chunk - 2 * stride)
     logits = [logits_by_hand(asr, samples[start : start + chunk])[0] for start in starts]
-    own = [
-        piece[17 if i else 0 : None if i == len(logits) - 1 else -17] for i, piece in enumerate(logits)
-    ]
+    own = [piece[17 if i else 0 : None if i == len(logits) - 1 else -17] for i, piece in enumerate(logits)]
     (expected,) = asr.decoder.decode(torch.cat(own)[None])
     answer = asr(samples, chunk_length_s=3, stride_length_s=0.51, batch_size=batch_size, return_timestamps="word")
     assert len(own) == 4 and answer["text"] == expected.text
