@@ -29,12 +29,20 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     Results also have `language` and `language_probability`, if the model has languages. With `chunk_length_s`, they
     come from the mean of the chunks' language log-probabilities, weighted by the frames that each chunk contributes
     to the text (that is, without its strides) and normalised again.
+
+    `decoder`, a [`~beam_search.BeamSearchDecoder`], replaces greedy decoding. It sees the logits of all chunks
+    together, and words with timestamps then have their `confidence` as well.
     """
 
     def __new__(cls, model=None, *args, **kwargs):
         if model is not None and model.config.model_type != "mlpl":
             return AutomaticSpeechRecognitionPipeline(model, *args, **kwargs)
         return super().__new__(cls)
+
+    def __init__(self, *args, decoder=None, **kwargs):
+        # The stock class, given it, would want pyctcdecode's decoder and warn that it is deprecated.
+        super().__init__(*args, **kwargs)
+        self.decoder = decoder
 
     def preprocess(self, inputs, chunk_length_s=0, stride_length_s=None):
         sampling_rate = self.feature_extractor.sampling_rate
@@ -59,7 +67,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         outputs = self.model(
             input_features=model_inputs.pop("input_features"), attention_mask=model_inputs.pop("attention_mask")
         )
-        if self.type == "ctc_with_lm":
+        if self.decoder is not None:
             model_inputs["logits"] = outputs.logits
         else:
             model_inputs["tokens"] = outputs.logits.argmax(dim=-1)
@@ -84,8 +92,24 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
                 "language": self.model.config.languages[int(index)],
                 "language_probability": float(probability),
             }
+        hypothesis = self._beam_search(model_outputs) if self.decoder is not None else None
         result = super().postprocess(model_outputs, decoder_kwargs, return_timestamps)
+        if hypothesis is not None and return_timestamps == "word":
+            for chunk, word in zip(result["chunks"], hypothesis.words, strict=True):
+                chunk["confidence"] = word["confidence"]
         return {"text": result.pop("text"), **language, **result}
+
+    def _beam_search(self, model_outputs):
+        """The decoder's hypothesis of all chunks; in `model_outputs` its labels replace the logits."""
+        pieces = []
+        for output in model_outputs:
+            logits = output.pop("logits")[0]
+            frames, left, right = output.pop("stride", (len(logits), 0, 0))
+            pieces.append(logits[left : frames - right])
+        (hypothesis,) = self.decoder.decode(torch.cat(pieces)[None])
+        for output, labels in zip(model_outputs, hypothesis.labels.split(list(map(len, pieces))), strict=True):
+            output["tokens"] = labels[None]
+        return hypothesis
 
 
 SUPPORTED_TASKS["automatic-speech-recognition"]["impl"] = MlplSpeechRecognitionPipeline

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVELS = {
     0: "configuration_mlpl feature_extraction_mlpl tokenization_mlpl audio text atomic",
     1: "processing_mlpl modeling_mlpl",
-    2: "corpora data decoding augment",
+    2: "corpora data decoding augment beam_search",
     3: "training_config training_log training slimipl pseudo_label label_filters evaluation",
     4: "hub model_card dataset_card interop",
     5: "pipeline_mlpl registration cli",
