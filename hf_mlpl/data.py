@@ -71,7 +71,7 @@ def select_for_training(
     """
     _check_languages(dataset, config)
     keep, dropped, unknown_characters = [], Counter(), Counter()
-    rows = zip(dataset["id"], dataset["text"], dataset["duration_seconds"], strict=True)
+    rows = zip(dataset["id"][:], dataset["text"][:], dataset["duration_seconds"][:], strict=True)
     for index, (name, text, seconds) in enumerate(rows):
         reason = None
         if not text:
@@ -102,7 +102,7 @@ def select_unlabelled(dataset: Dataset, config: MlplConfig, max_seconds: float) 
         ValueError: for a language that the model does not know, and when nothing is left.
     """
     _check_languages(dataset, config)
-    keep = [row for row, seconds in enumerate(dataset["duration_seconds"]) if seconds <= max_seconds]
+    keep = [row for row, seconds in enumerate(dataset["duration_seconds"][:]) if seconds <= max_seconds]
     if len(keep) < len(dataset):
         logger.warning("%d unlabelled utterances dropped: longer than %g s", len(dataset) - len(keep), max_seconds)
     if not keep:
@@ -111,7 +111,7 @@ def select_unlabelled(dataset: Dataset, config: MlplConfig, max_seconds: float) 
 
 
 def _check_languages(dataset: Dataset, config: MlplConfig) -> None:
-    unknown = sorted(set(dataset["language"]) - set(config.languages))
+    unknown = sorted(set(dataset["language"][:]) - set(config.languages))
     if unknown:
         raise ValueError(f"the model has no class for {', '.join(unknown)}; it knows {', '.join(config.languages)}")
 
@@ -152,10 +152,10 @@ def repetitions(dataset: Dataset, alpha: float) -> np.ndarray:
     Groups are the languages, with human labels and with pseudo-labels apart. The largest occurs once; the others once
     too where `alpha` is 1, up to as many times as makes all groups equal where it is 0.
     """
-    is_human = [source == "human" for source in dataset["source"]]
-    groups = [f"{language} {human}" for language, human in zip(dataset["language"], is_human, strict=True)]
+    is_human = [source == "human" for source in dataset["source"][:]]
+    groups = [f"{language} {human}" for language, human in zip(dataset["language"][:], is_human, strict=True)]
     names, index = np.unique(groups, return_inverse=True)
-    hours = np.bincount(index, weights=np.array(dataset["duration_seconds"]), minlength=len(names))
+    hours = np.bincount(index, weights=np.array(dataset["duration_seconds"][:]), minlength=len(names))
     return ((hours.max() / hours) ** (1 - alpha))[index]
 
 

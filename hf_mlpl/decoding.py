@@ -60,7 +60,7 @@ def transcribe(
         max_batch_seconds: audio of one forward, padding counted. It changes the speed, not the texts.
         progress: a bar that counts utterances.
     """
-    durations = np.array(dataset["duration_seconds"])
+    durations = np.array(dataset["duration_seconds"][:])
     batches = SpeechBatches(
         dataset, plan_batches(durations, max_batch_seconds), processor, model.config, with_labels=False
     )

@@ -99,7 +99,7 @@ def evaluate_model(
     An utterance whose audio cannot be read counts with an empty hypothesis, one line in the log, and in
     `results["unreadable"]`. Raises `ValueError` for utterances without text.
     """
-    if missing := sum(text is None for text in dataset["text"]):
+    if missing := sum(text is None for text in dataset["text"][:]):
         raise ValueError(f"{missing} of {len(dataset)} utterances have no text to compare with")
     share = dataset.select(range(accelerator.process_index, len(dataset), accelerator.num_processes))
     rows = []

@@ -69,7 +69,7 @@ def pseudo_label(
     Raises:
         ValueError: where `output_dir` holds labels of other utterances or of another teacher.
     """
-    ids = dataset["id"]
+    ids = dataset["id"][:]
     job = {
         "teacher": teacher,
         "utterances": len(ids),
@@ -82,7 +82,7 @@ def pseudo_label(
     if complete.exists():
         return json.loads(complete.read_text(encoding="utf-8"))
 
-    durations = np.array(dataset["duration_seconds"])
+    durations = np.array(dataset["duration_seconds"][:])
     order = np.argsort(-durations, kind="stable")  # neighbours in length share a shard: its batches need less padding
     shards = [order[first : first + SHARD_SIZE] for first in range(0, len(order), SHARD_SIZE)]
     mine = [

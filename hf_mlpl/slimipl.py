@@ -218,7 +218,7 @@ class SlimIpl:
         self.loader = _StepLoader(labelled, unlabelled)
         self.num_workers = num_workers
         self.utterances = unlabelled.dataset
-        self.ids = list(unlabelled.dataset["id"])
+        self.ids = list(unlabelled.dataset["id"][:])
         self.labels: dict[str, str] = {}
         self.label_next: list[SpeechBatch] = []  # what `after_update` labels
         self.teacher = model if self.config.ema_decay is None else copy.deepcopy(model)
@@ -344,7 +344,7 @@ class LabelHealth:
     def __init__(self, labelled: Dataset):
         characters, seconds = Counter(), Counter()
         for language, text, duration in zip(
-            labelled["language"], labelled["text"], labelled["duration_seconds"], strict=True
+            labelled["language"][:], labelled["text"][:], labelled["duration_seconds"][:], strict=True
         ):
             for group in (language, None):  # None: all of them, for a language without labelled speech
                 characters[group] += len(text)

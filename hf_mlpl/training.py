@@ -181,7 +181,7 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
         raise ValueError("a new model needs `tokens`, a tokens file; recipes/build_tokenizer.py writes one")
     tokenizer = MlplTokenizer(config.tokens)
     tokenizer.learn_language_characters(_human_texts(train_set))
-    languages = config.languages or sorted(set(train_set["language"]))
+    languages = config.languages or sorted(set(train_set["language"][:]))
     preset = getattr(MlplConfig, config.model)
     model = MlplForCTC(preset(vocab_size=len(tokenizer), languages=languages, **config.model_fields))
     return model, MlplProcessor(MlplFeatureExtractor(), tokenizer)
@@ -219,7 +219,7 @@ def learning_rate_factor(update: int, config: TrainingConfig) -> float:
 
 
 def _batch_plan(dataset: Dataset, config: TrainingConfig) -> BatchPlan:
-    durations = np.array(dataset["duration_seconds"])
+    durations = np.array(dataset["duration_seconds"][:])
     return BatchPlan(durations, config.max_batch_seconds, config.seed, repetitions(dataset, config.language_alpha))
 
 

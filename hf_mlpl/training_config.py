@@ -115,8 +115,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConf
             raise ValueError("must hold lines of the form `name: value`")
         for override in overrides:
             _override(settings, override)
-        language = settings.get("language")
-        return _build(TrainingConfig, _with_language(settings, language) if language else settings)
+        return _build(TrainingConfig, _with_language(settings, settings.get("language")))
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
 
@@ -136,13 +135,17 @@ def _override(settings: dict, override: str) -> None:
         raise ValueError(f"{override!r} is not of the form name=value with a value that YAML can read") from None
 
 
-def _with_language(value, language: str):
+def _with_language(value, language: str | None):
     """Puts the language into texts that ask for it, however deep."""
     if isinstance(value, dict):
         return {name: _with_language(field, language) for name, field in value.items()}
     if isinstance(value, list):
         return [_with_language(element, language) for element in value]
-    return value.replace("{language}", str(language)) if isinstance(value, str) else value
+    if not isinstance(value, str) or "{language}" not in value:
+        return value
+    if not isinstance(language, str):
+        raise ValueError(f"{value!r} needs a language; add language=CODE, for example language=sl")
+    return value.replace("{language}", language)
 
 
 def _build(config_class: type, settings: dict):

@@ -46,7 +46,7 @@ class TrainingLog:
 
     def describe(self, train_set: Dataset, dropped: Counter, model: MlplForCTC) -> None:
         """One line on what is trained on what."""
-        hours = sum(train_set["duration_seconds"]) / 3600
+        hours = sum(train_set["duration_seconds"][:]) / 3600
         text = (
             f"{model.num_parameters() / 1e6:.1f} M parameters, {len(model.config.languages)} languages; training on "
             f"{len(train_set)} utterances, {hours:.2f} h"

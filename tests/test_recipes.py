@@ -144,11 +144,69 @@ def test_evaluate_on_sentences_that_training_has_not(chain, tone_corpus):
     sentences = {"train": [], "test": []}
     for split, found in sentences.items():
         for table in (tone_corpus / "common-voice").glob(f"*/{split}.tsv"):
-            found += [(table.parent.name, line.split("\t")[2]) for line in table.read_text().splitlines()[1:]]
+            clips = [line.split("\t") for line in table.read_text().splitlines()[1:]]
+            there = [clip for clip in clips if (table.parent / "clips" / clip[1]).is_file()]
+            found += [(table.parent.name, sentence) for _, _, sentence, *_ in there]
     seen = {sentence for _, sentence in sentences["train"]}
     unseen = Counter(language for language, sentence in sentences["test"] if sentence not in seen)
     assert 0 < unseen.total() < 16  # else this would test nothing
     assert {language: scores["utterances"] for language, scores in scored.items()} == unseen
+
+
+@pytest.fixture(scope="module")
+def finetuned(chain):
+    """Settings of stage 2 for the tones, and what the script did with them; de has no unlabelled speech."""
+    settings = yaml.safe_load((chain.folder / "tones.yaml").read_text())
+    settings |= {"output_dir": "finetuned/{language}", "model": "run/model", "tokens": None, "max_updates": 6}
+    settings |= {"unlabelled": ["data/unlabelled.parquet"], "dev": [], "learning_rate": 1e-3}
+    settings["slimipl"] = {"start_update": 1, "cache_size": 2, "unsupervised_updates": 1}
+    (chain.folder / "finetune.yaml").write_text(yaml.safe_dump(settings))
+    command = ["language_finetune.py", "finetune.yaml", "--labels", "made", "--launch", sys.executable]
+    chain.finish("list", chain.start(*command, "--list"))
+    chain.finish("finetune", chain.start(*command))
+    chain.finish("finetune again", chain.start(*command))
+    return command
+
+
+def test_language_finetune(chain, finetuned):
+    listed = chain.output["list"][0].splitlines()
+    assert len(listed) == 1 and "language=sv-SE && " in listed[0] and "--languages sv-SE" in listed[0]
+    assert (chain.folder / "finetuned" / "sv-SE" / "model" / "model.safetensors").is_file()
+    made = pq.read_table(chain.folder / "made" / "sv-SE" / "labels.parquet").to_pylist()
+    assert len(made) == 24 and {row["source"].split("@")[0] for row in made} == {"sv-SE/model"}
+    again = chain.output["finetune again"][0].splitlines()
+    assert again[0] == "== sv-SE: complete" and again[-1].startswith("labels: made/*/labels.parquet; next: ")
+    utterances = read_utterances([chain.folder / "made" / "*" / "labels.parquet"])  # as final training names them
+    assert sorted(utterances["id"]) == sorted(row["id"] for row in made)
+
+
+def test_a_language_that_cannot_be_finetuned(chain, finetuned, error_of, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(chain.folder)
+    rows = [row | {"language": "fi"} for row in pq.read_table("data/unlabelled.parquet").to_pylist()]
+    write_utterances(rows, tmp_path / "fi.parquet")
+    command = [*finetuned, f"unlabelled=[{tmp_path / 'fi.parquet'}]"]
+    told = error_of(*command, "--languages", "sv-SE")
+    assert told == "no unlabelled speech in sv-SE; there is some in fi"
+    chain.finish("fi", chain.start(*command))
+    assert chain.output["fi"][0].splitlines()[0].startswith("fi: skipped, slimIPL needs labelled speech of the lang")
+    told = error_of(*finetuned, "output_dir=elsewhere/{language}", "learning_rate=1e38", "cache_gigabytes=0")
+    assert told.startswith("sv-SE failed, see above; the same command tries again")
+    assert "error: the gradient of micro-batches" in capfd.readouterr().err
+    assert error_of("train.py", "finetune.yaml").endswith(
+        "needs a language; add language=CODE, for example language=sl"
+    )
+
+
+def test_filter_labels(chain, tmp_path):
+    (tmp_path / "filters.yaml").write_text("filter:\n  - language agrees\n  - blank_ratio <= 0.99\n")
+    kept = tmp_path / "kept.parquet"
+    chain.finish(
+        "filter", chain.start("filter_labels.py", "labels/labels.parquet", tmp_path / "filters.yaml", "--output", kept)
+    )
+    table = [re.split(r"\s{2,}", line.strip()) for line in chain.output["filter"][0].splitlines()[:2]]
+    assert table[0] == ["hours", "all", "language agrees", "blank_ratio <= 0.99", "kept"]
+    assert table[1][0] == "sv-SE" and len(table[1]) == 5
+    assert 0 < len(read_utterances([kept])) <= 24
 
 
 def test_compare(chain, tmp_path):

@@ -88,10 +88,34 @@ def write_utterances(rows: Iterable[dict], path: Path, features: Features = FEAT
     return written
 
 
+def _utterance_files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, int]]:
+    """Files and their numbers of rows; raises what `read_utterances` says."""
+    for given in paths:
+        matching = sorted(glob.glob(str(given))) if "*" in str(given) else [given]
+        for path in map(Path, matching or [given]):
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}: no such utterance file; recipes/prepare_data.py writes them")
+            try:
+                metadata = pq.read_metadata(path)
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"{path}: not an utterance file, it is no Parquet file or is damaged") from error
+            missing = set(FEATURES) - set(metadata.schema.to_arrow_schema().names)
+            if missing:
+                raise ValueError(f"{path}: not an utterance file, it has no column {', '.join(sorted(missing))}")
+            yield path, metadata.num_rows
+
+
+def languages_of(paths: Iterable[str | Path]) -> list[str]:
+    """The languages of utterance files, sorted; raises as `read_utterances` does."""
+    columns = [pq.read_table(path, columns=["language"])["language"] for path, _ in _utterance_files(paths)]
+    return sorted({language for column in columns for language in column.unique().to_pylist()})
+
+
 def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None = None) -> Dataset:
     """Utterance files, one after another, as a memory-mapped data set of exactly the columns of `FEATURES`.
 
     Args:
+        paths: with `*` in a name for all files that match, in the order of their names.
         languages: Locales to keep; by default all.
 
     Raises:
@@ -99,17 +123,8 @@ def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None
         ValueError: for a file without a column of the schema, two utterances of one id, a language without any.
     """
     parts = []
-    for path in map(Path, paths):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such utterance file; recipes/prepare_data.py writes them")
-        try:
-            metadata = pq.read_metadata(path)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{path}: not an utterance file, it is no Parquet file or is damaged") from error
-        missing = set(FEATURES) - set(metadata.schema.to_arrow_schema().names)
-        if missing:
-            raise ValueError(f"{path}: not an utterance file, it has no column {', '.join(sorted(missing))}")
-        if metadata.num_rows:
+    for path, num_rows in _utterance_files(paths):
+        if num_rows:
             pattern = glob.escape(str(path))  # from_parquet takes a path for a pattern
             parts.append(Dataset.from_parquet(pattern, columns=list(FEATURES), features=FEATURES))
         else:  # which from_parquet refuses
@@ -117,12 +132,13 @@ def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None
     if not parts:
         raise ValueError("no utterance files were given")
     dataset = concatenate_datasets(parts)
-    duplicates = [name for name, count in Counter(dataset["id"]).items() if count > 1]
+    duplicates = [name for name, count in Counter(dataset["id"][:]).items() if count > 1]
     if duplicates:
         raise ValueError(f"{len(duplicates)} ids stand for more than one utterance, {duplicates[0]} among them")
     if languages is None:
         return dataset
-    found = set(dataset["language"])
+    spoken = dataset["language"][:]
+    found = set(spoken)
     if missing := sorted(set(languages) - found):
         raise ValueError(f"no utterances of {', '.join(missing)}; there are {', '.join(sorted(found))}")
-    return dataset.select([row for row, language in enumerate(dataset["language"]) if language in languages])
+    return dataset.select([row for row, language in enumerate(spoken) if language in languages])

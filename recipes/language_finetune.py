@@ -1,0 +1,80 @@
+"""Stages 2 and 3 for every language that has unlabelled speech: slimIPL on it alone, then its pseudo-labels.
+
+    python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels runs/demo/labels
+
+trains one model per language (`recipes/train.py SETTINGS language=sl`) and labels that language's unlabelled speech
+with it (`recipes/pseudo_label.py`) into LABELS/sl/labels.parquet. What is complete is skipped, what was interrupted
+goes on, and a language that fails costs one line and does not stop the others. With --list nothing runs: a line of
+commands per language is printed, for a scheduler. Final training takes "LABELS/*/labels.parquet".
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from huggingface_hub.errors import StrictDataclassError
+
+from hf_mlpl.corpora.utterances import languages_of
+from hf_mlpl.training_config import TrainingConfig, load_config
+
+RECIPES = Path(__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="YAML file with `unlabelled` and `slimipl`, and {language} in its output_dir")
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that go over the file's")
+    parser.add_argument("--labels", type=Path, required=True, help="folder for a folder of pseudo-labels per language")
+    parser.add_argument("--languages", nargs="+", help="by default all that have unlabelled and labelled speech")
+    parser.add_argument("--launch", default="accelerate launch", help="what starts a script (default: %(default)s)")
+    parser.add_argument("--list", action="store_true", help="print the commands instead of running them")
+    arguments = parser.parse_intermixed_args()
+
+    config = load_config(arguments.config, [*arguments.overrides, "language=any"])
+    if config.unlabelled is None:
+        raise ValueError(f"{arguments.config}: sets no `unlabelled` speech, so there is nothing to label")
+    unlabelled, labelled = languages_of(config.unlabelled), languages_of(config.train)
+    for language in [language for language in arguments.languages or unlabelled if language not in unlabelled]:
+        raise ValueError(f"no unlabelled speech in {language}; there is some in {', '.join(unlabelled)}")
+    failed = []
+    for language in arguments.languages or unlabelled:
+        if language not in labelled:
+            print(f"{language}: skipped, slimIPL needs labelled speech of the language too, and there is none")
+            continue
+        commands = _commands(
+            language, arguments, load_config(arguments.config, [*arguments.overrides, f"language={language}"])
+        )
+        if arguments.list:
+            print(" && ".join(shlex.join(command) for command in commands) or f"# {language}: complete")
+            continue
+        print(f"== {language}: {'complete' if not commands else 'stages 2 and 3'}", flush=True)
+        if any(subprocess.run(command).returncode for command in commands):
+            failed.append(language)
+    if failed:
+        raise ValueError(f"{', '.join(failed)} failed, see above; the same command tries again and skips the others")
+    if not arguments.list:
+        print(f"labels: {arguments.labels}/*/labels.parquet; next: name that in `train` of the final training")
+
+
+def _commands(language: str, arguments: argparse.Namespace, config: TrainingConfig) -> list[list[str]]:
+    """What is still to be done for a language."""
+    launch, model = shlex.split(arguments.launch), Path(config.output_dir) / "model"
+    labels = arguments.labels / language
+    commands = []
+    if not model.exists():
+        train = [str(RECIPES / "train.py"), arguments.config, *arguments.overrides, f"language={language}"]
+        commands.append([*launch, *train])
+    if not (labels / "complete.json").exists():
+        data = ["--data", *config.unlabelled, "--languages", language, "--num-workers", str(config.num_workers)]
+        label = [str(RECIPES / "pseudo_label.py"), "--model", str(model), *data, "--output", str(labels)]
+        commands.append([*launch, *label])
+    return commands
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, StrictDataclassError) as error:
+        sys.exit(f"error: {error}")
