@@ -70,10 +70,16 @@ def train(config: TrainingConfig) -> Path:
     dev_set = read_utterances(config.dev, languages) if config.dev else None
     unlabelled_set = read_utterances(config.unlabelled, languages) if config.slimipl else None
     model, processor = build_model(config, train_set)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()  # called activation_checkpointing_enable in new releases, not in 5.17
     # A layer that LayerDrop skips in all micro-batches of an update gets no gradient.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=model.config.layerdrop > 0)
     # Without cpu=True, processes launched on a machine without GPU would not find each other.
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[ddp])
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision="bf16" if config.bf16 else None,
+        kwargs_handlers=[ddp],
+    )
     if config.micro_batches_per_update % accelerator.num_processes:
         raise ValueError(
             f"micro_batches_per_update is {config.micro_batches_per_update}; it must be a multiple of the "

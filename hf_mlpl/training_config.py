@@ -44,6 +44,8 @@ class TrainingConfig:
         max_grad_norm: gradients are clipped to this norm.
         spec_augment: fields of `SpecAugmentConfig`, or null for none.
         slimipl: fields of `SlimIplConfig`, or null for training on labelled speech alone.
+        bf16: computes in bfloat16, except for weights and loss; else with what `accelerate launch` was told.
+        gradient_checkpointing: computes the layers again in the backward pass instead of keeping what they computed.
         log_every, eval_every, save_every: updates between lines of metrics, evaluations, checkpoints.
         num_workers: processes that decode audio ahead of training.
         cache_gigabytes: memory of each worker for features that are kept from pass to pass.
@@ -71,6 +73,8 @@ class TrainingConfig:
     max_grad_norm: float = 0.1
     spec_augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
     slimipl: SlimIplConfig | None = None
+    bf16: bool = False
+    gradient_checkpointing: bool = False
     log_every: int = 100
     eval_every: int = 5_000
     save_every: int = 1_000

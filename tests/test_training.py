@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from hf_mlpl import MlplForCTC, MlplProcessor, training
@@ -144,6 +145,22 @@ def assert_equal_runs(one, two):
         assert numbers[1] == pytest.approx(numbers[0], rel=1e-4), name
     dev = [rows(folder)[-1]["dev"] for folder in (one, two)]
     assert dev[0] == dev[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable. is deprecated:FutureWarning")
+def test_gradient_checkpointing_changes_no_bit(run):
+    """Also with dropout and LayerDrop, which are drawn again in the backward pass."""
+    assert_equal_bits(run("plain", *SHORT), run("checkpointed", *SHORT, "gradient_checkpointing=true"))
+
+
+def test_bfloat16_trains_like_float32(run):
+    """Close to it and not equal, so it was on; the weights stay in fp32."""
+    one = run("one", *SHORT)
+    AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision for good
+    other = run("other", *SHORT, "bf16=true")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert losses(other) == pytest.approx(losses(one), rel=0.05) and losses(other) != losses(one)
+    assert {tensor.dtype for tensor in weights(other).values()} == {torch.float32}
 
 
 def test_two_processes_equal_one(run, two_processes):
