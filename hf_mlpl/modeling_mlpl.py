@@ -24,6 +24,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_mlpl import MlplConfig
+from .ctc_loss import ctc_loss
 
 
 @dataclass
@@ -105,7 +106,7 @@ class MlplFrontEnd(nn.Module):
         two_zeros = (frame_mask.sum(dim=1) % self.stride == 0)[:, None, None]
         padded = torch.where(two_zeros, padded[:, 1:], padded[:, :-1])
         convolved = self.conv(padded.transpose(1, 2))  # (B, 2D, S)
-        return self.dropout(F.glu(convolved, dim=1).transpose(1, 2))
+        return self.dropout(F.glu(convolved, dim=1)).transpose(1, 2)
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -401,15 +402,9 @@ class MlplForCTC(MlplPreTrainedModel):
         labels = labels.gather(1, valid.int().argsort(dim=1, descending=True, stable=True))  # -100 behind the rest
         log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1)
         with torch.autocast(logits.device.type, enabled=False):
-            losses = F.ctc_loss(
-                log_probs,
-                labels.clamp(min=0),  # not read beyond the lengths
-                num_frames,
-                lengths,
-                blank=self.config.blank_token_id,
-                reduction="none",
-                zero_infinity=self.config.ctc_zero_infinity,
-            )
+            blank, zero_infinity = self.config.blank_token_id, self.config.ctc_zero_infinity
+            # Beyond its length a row is not read.
+            losses = ctc_loss(log_probs, labels.clamp(min=0), num_frames, lengths, blank, zero_infinity)
         if self.config.ctc_loss_reduction == "sum":
             return losses
         scale = lengths.clamp(min=1)
@@ -450,9 +445,7 @@ class MlplForCTC(MlplPreTrainedModel):
         """Trains the heads alone."""
         self.model.requires_grad_(False)
 
-    def resize_ctc_head(
-        self, old_tokenizer: PreTrainedTokenizerBase, new_tokenizer: PreTrainedTokenizerBase
-    ) -> None:
+    def resize_ctc_head(self, old_tokenizer: PreTrainedTokenizerBase, new_tokenizer: PreTrainedTokenizerBase) -> None:
         """Gives the CTC head the classes of `new_tokenizer`; tokens that `old_tokenizer` has keep their rows.
 
         So does the blank. Where tokens share a class, the first one that is known decides. Other classes start as in
@@ -466,14 +459,14 @@ class MlplForCTC(MlplPreTrainedModel):
         old_blank, new_blank = max(old_vocab.values()), max(new_vocab.values())
         if old_blank != self.config.blank_token_id:
             raise ValueError(
-                f"old_tokenizer has {old_blank + 1} classes, the CTC head {self.config.vocab_size}; pass the tokenizer "
-                "that the model was trained with"
+                f"old_tokenizer has {old_blank + 1} classes, the CTC head {self.config.vocab_size}; pass the "
+                "tokenizer that the model was trained with"
             )
         for tokenizer, blank in ((old_tokenizer, old_blank), (new_tokenizer, new_blank)):
             if tokenizer.pad_token_id != blank:
                 raise ValueError(
-                    f"padding is class {tokenizer.pad_token_id} of a {type(tokenizer).__name__}; it must be the blank, "
-                    f"the last class, {blank}, as in an MlplTokenizer"
+                    f"padding is class {tokenizer.pad_token_id} of a {type(tokenizer).__name__}; it must be the "
+                    f"blank, the last class, {blank}, as in an MlplTokenizer"
                 )
         kept = {}
         for token, row in new_vocab.items():
