@@ -1,4 +1,4 @@
-"""The CTC loss for compiled graphs: `torch.compile` breaks its graph at PyTorch's own, which hides a shape from it."""
+"""The CTC loss, also where torch.compile makes one graph of it, as it cannot of `F.ctc_loss` (in PyTorch 2.13)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ def ctc_loss(
     return F.ctc_loss(log_probs, labels, num_frames, label_lengths, blank, "none", zero_infinity)
 
 
-# Without strings as types, which custom_op cannot read: they are given as a schema.
 @torch.library.custom_op(
     "hf_mlpl::ctc_loss",
     mutates_args=(),
@@ -28,21 +27,20 @@ def ctc_loss(
     " -> (Tensor, Tensor)",
 )
 def _loss_and_gradient(log_probs, labels, num_frames, label_lengths, blank, zero_infinity):
-    """Losses, and the gradient of each one, which has the shape of `log_probs`.
+    """Losses, and the gradient of each one in the shape of `log_probs`, from the kernels that `F.ctc_loss` calls.
 
-    The kernels are those that `F.ctc_loss` and its backward pass call. What the first leaves for the second has a
-    shape that depends on the longest label, and so does not leave this function.
+    What the first kernel leaves for the second, in a shape that depends on the longest label, stays in here.
     """
     inputs = (log_probs, labels, num_frames.tolist(), label_lengths.tolist())
     losses, alpha = torch.ops.aten._ctc_loss(*inputs, blank, zero_infinity)
     ones = torch.ones_like(losses)
     gradient = torch.ops.aten._ctc_loss_backward(ones, *inputs, losses, alpha, blank, zero_infinity)
-    return losses.masked_fill(losses.isinf(), 0.0) if zero_infinity else losses, gradient
+    return losses.masked_fill(losses.isinf(), 0.0) if zero_infinity else losses, gradient.contiguous()
 
 
 @_loss_and_gradient.register_fake
 def _(log_probs, labels, num_frames, label_lengths, blank, zero_infinity):
-    return log_probs.new_empty(log_probs.shape[1]), torch.empty_like(log_probs)
+    return log_probs.new_empty(log_probs.shape[1]), log_probs.new_empty(log_probs.shape)
 
 
 def _keep_gradient(ctx, inputs, output):

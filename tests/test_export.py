@@ -108,8 +108,8 @@ def test_the_compiled_ctc_loss_is_pytorchs(zero_infinity):
 
 def test_the_compiled_ctc_loss_is_a_sound_operator():
     """Its shapes without data, its gradients and its tracing agree with what it computes."""
-    arguments = (LOG_PROBS.clone().requires_grad_(), LABELS, *LENGTHS, 4, True)
-    torch.library.opcheck(_loss_and_gradient, arguments)
+    for log_probs in (LOG_PROBS.clone(), LOG_PROBS.transpose(0, 1).contiguous().transpose(0, 1)):
+        torch.library.opcheck(_loss_and_gradient, (log_probs.requires_grad_(), LABELS, *LENGTHS, 4, True))
 
 
 # ----------------------------------------------------------------------------------------------------- torch.export
