@@ -105,8 +105,14 @@ class MlplFrontEnd(nn.Module):
         padded = F.pad(features, (0, 0, 3, 4))
         two_zeros = (frame_mask.sum(dim=1) % self.stride == 0)[:, None, None]
         padded = torch.where(two_zeros, padded[:, 1:], padded[:, :-1])
-        convolved = self.conv(padded.transpose(1, 2))  # (B, 2D, S)
-        return self.dropout(F.glu(convolved, dim=1)).transpose(1, 2)
+        return self.dropout(F.glu(self._convolve(padded.transpose(1, 2)), dim=1)).transpose(1, 2)
+
+    def _convolve(self, padded: torch.Tensor) -> torch.Tensor:  # (B, F, T + 6) -> (B, 2D, S)
+        if torch.compiler.is_dynamo_compiling() and torch.is_grad_enabled():
+            # The same as a product: inductor's backward of a convolution is for one length only (PyTorch 2.13).
+            windows = padded.unfold(2, self.conv.kernel_size[0], self.stride).transpose(1, 2).flatten(2)  # (B, S, 7 F)
+            return F.linear(windows, self.conv.weight.flatten(1), self.conv.bias).transpose(1, 2)
+        return self.conv(padded)
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -370,9 +376,9 @@ class MlplForCTC(MlplPreTrainedModel):
 
     def _loss(self, logits, output_mask, language_log_probs, labels, language_ids, num_utterances) -> torch.Tensor:
         """CTC loss + `lid_loss_weight` x language-ID loss, in fp32, over one normaliser."""
-        normalizer = logits.shape[0] if num_utterances is None else num_utterances
-        if self.config.ctc_loss_reduction == "sum":
-            normalizer = 1
+        if not isinstance(num_utterances, torch.Tensor):  # whose truth would end a compiled graph
+            num_utterances = num_utterances or logits.shape[0]
+        normalizer = 1 if self.config.ctc_loss_reduction == "sum" else num_utterances
         loss = logits.new_zeros((), dtype=torch.float32)
         if labels is not None:
             loss = loss + self.ctc_losses(logits, output_mask.sum(dim=1), labels).sum() / normalizer

@@ -435,7 +435,7 @@ def test_dropout_acts_in_the_originals_three_places_only(attn_implementation):
     assert [probability for probability, _ in recorder.dropped] == [0.1] + [0.2, 0.3] * num_layers
 
     (_, glu), *rest = recorder.dropped
-    first, second = seen["front_end.conv"][0].transpose(1, 2).chunk(2, dim=2)
+    first, second = seen["front_end.conv"][0].chunk(2, dim=1)
     torch.testing.assert_close(glu, first / (1 + (-second).exp()))
     for (_, probabilities), (_, activations), up in zip(rest[::2], rest[1::2], seen["up_proj"], strict=True):
         torch.testing.assert_close(activations, up.clamp(min=0))
