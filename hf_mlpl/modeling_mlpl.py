@@ -9,21 +9,22 @@ Shapes: B batch, T feature frames (10 ms), F mel bins, S output frames (30 ms), 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, can_return_tuple
-from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_mlpl import MlplConfig
+from .ctc_loss import ctc_loss
 
 
 @dataclass
@@ -104,8 +105,14 @@ class MlplFrontEnd(nn.Module):
         padded = F.pad(features, (0, 0, 3, 4))
         two_zeros = (frame_mask.sum(dim=1) % self.stride == 0)[:, None, None]
         padded = torch.where(two_zeros, padded[:, 1:], padded[:, :-1])
-        convolved = self.conv(padded.transpose(1, 2))  # (B, 2D, S)
-        return self.dropout(F.glu(convolved, dim=1).transpose(1, 2))
+        return self.dropout(F.glu(self._convolve(padded.transpose(1, 2)), dim=1)).transpose(1, 2)
+
+    def _convolve(self, padded: torch.Tensor) -> torch.Tensor:  # (B, F, T + 6) -> (B, 2D, S)
+        if torch.compiler.is_dynamo_compiling() and torch.is_grad_enabled():
+            # The same as a product: inductor's backward of a convolution is for one length only (PyTorch 2.13).
+            windows = padded.unfold(2, self.conv.kernel_size[0], self.stride).transpose(1, 2).flatten(2)  # (B, S, 7 F)
+            return F.linear(windows, self.conv.weight.flatten(1), self.conv.bias).transpose(1, 2)
+        return self.conv(padded)
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -140,10 +147,12 @@ class MlplAttention(nn.Module):
         """Scaled queries (B, H, S, head dimension) -> (B, H, S, S), a view of a product with 2 S rows of the table."""
         length = query.shape[2]
         reach = self.config.max_position_embeddings
-        # Rows for the distances -(S - 1) ... S: negative padding cuts what no pair needs, positive padding adds the
-        # zero scores beyond the table. The distance S is never read; it makes each row one longer than the next
-        # line's shift, so that reading rows of 2 S as rows of 2 S - 1 moves row i left by i: column j is j - i.
-        table = F.pad(self.position_table, (0, 0, length - reach, length + 1 - reach))  # (2 S, head dimension)
+        # Rows for the distances -(S - 1) ... S, zero beyond the table. The distance S is never read; it makes each row
+        # one longer than the next line's shift, so that reading rows of 2 S as rows of 2 S - 1 moves row i left by i:
+        # column j is j - i. (Slices and padding would be two graphs for torch.compile, below and above the reach.)
+        distances = torch.arange(1 - length, length + 1, device=query.device)
+        table = self.position_table[(distances + reach - 1).clamp(0, 2 * reach - 2)]  # (2 S, head dimension)
+        table = table.masked_fill((distances.abs() >= reach)[:, None], 0.0)
         scores = torch.matmul(query, table.T).flatten(2)  # (B, H, S * 2 S)
         scores = scores[..., length - 1 : length - 1 + length * (2 * length - 1)]
         return scores.unflatten(2, (length, 2 * length - 1))[..., :length]
@@ -154,7 +163,9 @@ class MlplAttention(nn.Module):
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2) * self.head_dim**-0.5
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        bias = self.position_scores(query).masked_fill(~attention_mask[:, None, None, :], torch.finfo(query.dtype).min)
+        # Half of the least number, for float16: a score is added to it, and a row of -inf would be NaN.
+        masked = torch.finfo(query.dtype).min / 2
+        bias = self.position_scores(query).masked_fill(~attention_mask[:, None, None, :], masked)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         output, probabilities = attend(
             self,
@@ -186,12 +197,24 @@ class MlplLayer(GradientCheckpointingLayer):
         self.output_layer_norm = MlplLayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, **kwargs) -> torch.Tensor:
-        if self.training and self.layerdrop > 0 and torch.rand(()) < self.layerdrop:
-            return self.output_layer_norm(self.attention_layer_norm(hidden_states))
+        if not self.training or self.layerdrop == 0:
+            return self._kept(hidden_states, attention_mask, **kwargs)
+        if torch.compiler.is_compiling():  # a graph has no branches, so it computes both
+            is_kept = torch.rand((), device=hidden_states.device) >= self.layerdrop
+            kept = self._kept(hidden_states, attention_mask, **kwargs)
+            return torch.where(is_kept, kept, self._dropped(hidden_states))
+        if torch.rand(()) >= self.layerdrop:
+            return self._kept(hidden_states, attention_mask, **kwargs)
+        return self._dropped(hidden_states)
+
+    def _kept(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, **kwargs) -> torch.Tensor:
         attended, _ = self.attention(hidden_states, attention_mask, **kwargs)
         hidden_states = self.attention_layer_norm(attended + hidden_states)
         transformed = self.down_proj(self.activation_dropout(F.relu(self.up_proj(hidden_states))))
         return self.output_layer_norm(transformed + hidden_states)
+
+    def _dropped(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.output_layer_norm(self.attention_layer_norm(hidden_states))
 
 
 class MlplPreTrainedModel(PreTrainedModel):
@@ -239,11 +262,10 @@ class MlplPreTrainedModel(PreTrainedModel):
             )
         return attention_mask.bool()
 
-    def _output_mask(self, frame_mask: torch.Tensor) -> torch.Tensor:
-        """(B, T) mask of feature frames -> (B, S) mask of output frames, exact for every length."""
+    def _output_mask(self, frame_mask: torch.Tensor, length: int) -> torch.Tensor:
+        """(B, T) mask of feature frames -> (B, S) mask of `length` output frames, exact for every utterance."""
         num_output_frames = self.config.num_output_frames(frame_mask.sum(dim=1))
-        positions = torch.arange(self.config.num_output_frames(frame_mask.shape[1]), device=frame_mask.device)
-        return positions[None, :] < num_output_frames[:, None]
+        return torch.arange(length, device=frame_mask.device) < num_output_frames[:, None]
 
 
 class MlplModel(MlplPreTrainedModel):
@@ -255,30 +277,42 @@ class MlplModel(MlplPreTrainedModel):
         self.layers = nn.ModuleList(MlplLayer(config) for _ in range(config.num_hidden_layers))
         self.post_init()
 
-    @merge_with_config_defaults
+    def freeze_feature_encoder(self) -> None:
+        """Keeps normalisation and convolution as they are while the rest is trained."""
+        self.front_end.requires_grad_(False)
+
     @capture_outputs
     def forward(
-        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> BaseModelOutput:
         """Encodes features.
 
         Args:
             input_features: (B, T, F), normalised log-mel features.
             attention_mask: (B, T), 1 for valid and 0 for padded frames; padding is on the right.
+            output_hidden_states, output_attentions: ask for what each layer puts out and, from the eager
+                implementation, for its attention probabilities; by keyword.
 
         Returns:
             `last_hidden_state` (B, S, D), S = ceil(T / 3). What stands on padded frames has no meaning.
         """
         frame_mask = self._frame_mask(input_features, attention_mask)
         hidden_states = self.front_end(input_features, frame_mask)
-        output_mask = self._output_mask(frame_mask)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, output_mask, **kwargs)
+        output_mask = self._output_mask(frame_mask, hidden_states.shape[1])
+        for layer in self.layers:  # sdpa warns about output_attentions, which it does not give
+            hidden_states = layer(hidden_states, output_mask, output_attentions=output_attentions)
         return BaseModelOutput(last_hidden_state=hidden_states)
 
 
 class MlplForCTC(MlplPreTrainedModel):
     """The encoder with a CTC head and, where the configuration names languages, a language-ID head."""
+
+    # transformers' Trainer must divide the loss by its accumulation steps: `num_items_in_batch` is unknown here.
+    accepts_loss_kwargs = False
 
     def __init__(self, config: MlplConfig):
         super().__init__(config)
@@ -306,6 +340,7 @@ class MlplForCTC(MlplPreTrainedModel):
             language_ids: (B,), indices into `config.languages`, -100 where unknown; gives the language-ID loss.
             num_utterances: what the reductions `mean` and `target_sqrt` divide by; B when not given. Pass the
                 utterances of the whole update where it has several micro-batches, so that their losses add up.
+            kwargs: `output_hidden_states`, `output_attentions` and `return_dict`, as in [`MlplModel`].
 
         Raises:
             ValueError: for a label that is the blank or beyond it, or language ids for a model without languages.
@@ -313,7 +348,7 @@ class MlplForCTC(MlplPreTrainedModel):
         frame_mask = self.model._frame_mask(input_features, attention_mask)
         outputs = self.model(input_features, attention_mask=attention_mask, **kwargs)
         hidden_states = outputs.last_hidden_state
-        output_mask = self._output_mask(frame_mask)
+        output_mask = self._output_mask(frame_mask, hidden_states.shape[1])
 
         logits = self.ctc_head(hidden_states)
         # Padding must not be transcribed by whoever takes the argmax of a whole batch, as the pipeline does.
@@ -341,7 +376,9 @@ class MlplForCTC(MlplPreTrainedModel):
 
     def _loss(self, logits, output_mask, language_log_probs, labels, language_ids, num_utterances) -> torch.Tensor:
         """CTC loss + `lid_loss_weight` x language-ID loss, in fp32, over one normaliser."""
-        normalizer = 1 if self.config.ctc_loss_reduction == "sum" else num_utterances or logits.shape[0]
+        if not isinstance(num_utterances, torch.Tensor):  # whose truth would end a compiled graph
+            num_utterances = num_utterances or logits.shape[0]
+        normalizer = 1 if self.config.ctc_loss_reduction == "sum" else num_utterances
         loss = logits.new_zeros((), dtype=torch.float32)
         if labels is not None:
             loss = loss + self.ctc_losses(logits, output_mask.sum(dim=1), labels).sum() / normalizer
@@ -360,28 +397,117 @@ class MlplForCTC(MlplPreTrainedModel):
             num_frames: (B,), valid output frames.
             labels: (B, L), padded with -100.
         """
-        valid = labels >= 0
-        if labels.numel() and labels.max() >= self.config.blank_token_id:
+        # Only outside of a compiled graph, which cannot stop.
+        if not torch.compiler.is_compiling() and labels.numel() and labels.max() >= self.config.blank_token_id:
             raise ValueError(
                 f"labels contain class {int(labels.max())}; labels are below the blank, {self.config.blank_token_id}. "
                 "Was the tokenizer made for another model?"
             )
+        valid = labels >= 0
         lengths = valid.sum(dim=1)
+        labels = labels.gather(1, valid.int().argsort(dim=1, descending=True, stable=True))  # -100 behind the rest
         log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1)
         with torch.autocast(logits.device.type, enabled=False):
-            losses = F.ctc_loss(
-                log_probs,
-                labels.masked_select(valid),
-                num_frames,
-                lengths,
-                blank=self.config.blank_token_id,
-                reduction="none",
-                zero_infinity=self.config.ctc_zero_infinity,
-            )
+            blank, zero_infinity = self.config.blank_token_id, self.config.ctc_zero_infinity
+            # Beyond its length a row is not read.
+            losses = ctc_loss(log_probs, labels.clamp(min=0), num_frames, lengths, blank, zero_infinity)
         if self.config.ctc_loss_reduction == "sum":
             return losses
         scale = lengths.clamp(min=1)
         return losses / (scale.sqrt() if self.config.ctc_loss_reduction == "target_sqrt" else scale)
+
+    @torch.no_grad()
+    def identify_language(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, top_k: int = 1
+    ) -> list[dict[str, float]]:
+        """The `top_k` likeliest languages of each utterance with their probabilities, likeliest first.
+
+        Args:
+            input_features: (B, T, F), normalised log-mel features.
+            attention_mask: (B, T), 1 for valid and 0 for padded frames.
+            top_k: at least 1; a model that knows fewer languages gives all.
+
+        Raises:
+            ValueError: for a model without languages.
+        """
+        if self.lid_head is None:
+            raise ValueError(
+                "this model has no languages, config.languages is empty; give it some with resize_lid_head, and train "
+                "it with language_ids"
+            )
+        if top_k < 1:
+            raise ValueError(f"top_k is {top_k}; it must be at least 1")
+        languages = self.config.languages
+        log_probs = self(input_features, attention_mask=attention_mask, return_dict=True).language_log_probs
+        best = log_probs.exp().topk(min(top_k, len(languages)))
+        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [{languages[i]: probability for i, probability in zip(*row, strict=True)} for row in rows]
+
+    def freeze_feature_encoder(self) -> None:
+        """Keeps normalisation and convolution as they are while the rest is trained."""
+        self.model.freeze_feature_encoder()
+
+    def freeze_base_model(self) -> None:
+        """Trains the heads alone."""
+        self.model.requires_grad_(False)
+
+    def resize_ctc_head(self, old_tokenizer: PreTrainedTokenizerBase, new_tokenizer: PreTrainedTokenizerBase) -> None:
+        """Gives the CTC head the classes of `new_tokenizer`; tokens that `old_tokenizer` has keep their rows.
+
+        So does the blank. Where tokens share a class, the first one that is known decides. Other classes start as in
+        a new model.
+
+        Raises:
+            ValueError: if `old_tokenizer` has another number of classes than the head, or a tokenizer's padding is
+                not its last class, the blank.
+        """
+        old_vocab, new_vocab = old_tokenizer.get_vocab(), new_tokenizer.get_vocab()
+        old_blank, new_blank = max(old_vocab.values()), max(new_vocab.values())
+        if old_blank != self.config.blank_token_id:
+            raise ValueError(
+                f"old_tokenizer has {old_blank + 1} classes, the CTC head {self.config.vocab_size}; pass the "
+                "tokenizer that the model was trained with"
+            )
+        for tokenizer, blank in ((old_tokenizer, old_blank), (new_tokenizer, new_blank)):
+            if tokenizer.pad_token_id != blank:
+                raise ValueError(
+                    f"padding is class {tokenizer.pad_token_id} of a {type(tokenizer).__name__}; it must be the "
+                    f"blank, the last class, {blank}, as in an MlplTokenizer"
+                )
+        kept = {}
+        for token, row in new_vocab.items():
+            if token in old_vocab:
+                kept.setdefault(row, old_vocab[token])
+        kept[new_blank] = old_blank
+        self.ctc_head = self._resized(self.ctc_head, new_blank + 1, kept)
+        self.config.vocab_size, self.config.blank_token_id = new_blank + 1, new_blank
+
+    def resize_lid_head(self, languages: Sequence[str]) -> None:
+        """Gives the language-ID head these languages, in this order; languages that it has keep their rows.
+
+        Other languages start as in a new model. No languages mean no head.
+
+        Raises:
+            ValueError: if a language is named twice.
+        """
+        if len(set(languages)) < len(languages):
+            raise ValueError(f"languages must be distinct, but are {', '.join(languages)}")
+        old_rows = {name: row for row, name in enumerate(self.config.languages)}
+        kept = {row: old_rows[name] for row, name in enumerate(languages) if name in old_rows}
+        self.lid_head = self._resized(self.lid_head, len(languages), kept) if languages else None
+        self.config.languages = list(languages)
+
+    @torch.no_grad()
+    def _resized(self, head: nn.Linear | None, size: int, kept: dict[int, int]) -> nn.Linear:
+        """A head of `size` rows, of which row i is row `kept[i]` of `head`."""
+        like = self.ctc_head.weight
+        new_head = nn.Linear(like.shape[1], size, device=like.device, dtype=like.dtype).train(self.training)
+        self._init_weights(new_head)
+        new_rows, old_rows = list(kept), list(kept.values())
+        if kept:
+            new_head.weight[new_rows] = head.weight[old_rows]
+            new_head.bias[new_rows] = head.bias[old_rows]
+        return new_head
 
 
 __all__ = ["MlplCTCOutput", "MlplForCTC", "MlplModel", "MlplPreTrainedModel"]

@@ -8,12 +8,17 @@ import copy
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoModel, AutoModelForCTC
 
 from hf_mlpl import MlplConfig, MlplForCTC, MlplModel
+
+from .golden_model import load_golden_model
 
 NUM_MEL_BINS = 6
 BLANK = 6
@@ -141,7 +146,9 @@ def test_eager_and_sdpa_agree(lengths):
     torch.testing.assert_close(outputs[0].language_log_probs, outputs[1].language_log_probs, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(outputs[0].loss, outputs[1].loss, rtol=1e-6, atol=0)
     if max(lengths) > 3:  # else there is one key only, and queries, keys and positions change nothing
-        assert_same_gradients(gradients(eager, outputs[0].loss), gradients(sdpa, outputs[1].loss))
+        expected = gradients(eager, outputs[0].loss)
+        assert len(expected) == len(list(eager.parameters()))
+        assert_same_gradients(gradients(sdpa, outputs[1].loss), expected)
 
 
 def test_bfloat16_is_close_to_float32():
@@ -156,6 +163,48 @@ def test_bfloat16_is_close_to_float32():
     valid = expected.logits[0]
     assert (actual.logits[0].float() - valid).norm() / valid.norm() < 0.02
     torch.testing.assert_close(actual.language_log_probs, expected.language_log_probs, rtol=0, atol=0.03)
+
+
+@BOTH_ATTENTIONS
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_half_precision_is_close_to_the_original(golden, attn_implementation, dtype, tolerance):
+    model = load_golden_model(golden)
+    model.set_attn_implementation(attn_implementation)
+    model.to(dtype)
+    emissions = np.load(golden / "run" / "tiny40" / "main" / "emissions" / "speech_fr_wav.npy")
+    features = torch.from_numpy(np.load(golden / "features" / "speech_fr_wav.norm.npy"))[None].to(dtype)
+    with torch.inference_mode():
+        output = model(features)
+    assert output.logits.dtype == dtype
+    error = np.linalg.norm(output.logits[0].float().numpy() - emissions) / np.linalg.norm(emissions)
+    assert error < tolerance
+    assert (output.logits[0].float().numpy().argmax(-1) == emissions.argmax(-1)).mean() > 0.95
+
+
+@BOTH_ATTENTIONS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_rows_of_padding_and_far_frames_give_no_nan(attn_implementation, dtype, scale):
+    """With scores so large that in float16 the sum of one and the least number overflows."""
+    model = make_model(attn_implementation, torch.float32).eval()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.attention.position_table.mul_(100)
+            layer.attention.k_proj.weight.mul_(30)
+    model.to(dtype)
+    features = scale * torch.randn(3, 60, NUM_MEL_BINS, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(3, 60, dtype=torch.long)
+    mask[0] = 1
+    mask[1, :4] = 1  # and nothing at all is valid in the third
+    largest = []
+    for layer in model.model.layers:
+        layer.attention.q_proj.register_forward_hook(lambda module, inputs, output: largest.append(output.abs().max()))
+    with torch.inference_mode():
+        output = model(features.to(dtype), attention_mask=mask)
+        alone = model(features[1:2, :4].to(dtype))
+    assert max(largest) > 1
+    assert output.logits.isfinite().all() and output.language_log_probs.isfinite().all()
+    torch.testing.assert_close(output.logits[1, :2], alone.logits[0], rtol=0.02, atol=0.02)
 
 
 # -------------------------------------------------------------------------------------------------------- attention
@@ -212,6 +261,34 @@ def test_position_scores_equal_a_double_loop(length):
         if abs(j - i) < 3:
             expected[:, :, i, j] = query[:, :, i] @ attention.position_table[3 - 1 + j - i]
     torch.testing.assert_close(attention.position_scores(query), expected, rtol=1e-12, atol=1e-12)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers how many numbers the largest result of any operation has, the backward pass included."""
+
+    def __init__(self):
+        super().__init__()
+        self.size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [tensor for tensor in tree_leaves(result) if isinstance(tensor, torch.Tensor)]
+        self.size = max([self.size, *(tensor.numel() for tensor in tensors)])
+        return result
+
+
+@BOTH_ATTENTIONS
+def test_no_tensor_grows_with_the_position_table(attn_implementation):
+    """Neither forward nor backward: with all 1839 rows, the scores of these queries would have B x H x S x 1839."""
+    batch, heads, length = 4, SIZES["num_attention_heads"], 7
+    model = make_model(attn_implementation, max_position_embeddings=920)
+    table_size = 1839 * SIZES["attention_head_dim"]  # the parameter and its gradient have that
+    assert table_size < batch * heads * length * 1839
+    features = torch.stack(make_utterances([3 * length] * batch))
+    with LargestTensor() as largest:
+        model(features, labels=torch.zeros(batch, 1, dtype=torch.long)).loss.backward()
+    assert largest.size == table_size
+    assert model.model.layers[0].attention.position_table.grad.any(dim=1).sum() == 2 * length - 1
 
 
 # ----------------------------------------------------------------------- front end, layer norm, LayerDrop, dropout
@@ -358,7 +435,7 @@ def test_dropout_acts_in_the_originals_three_places_only(attn_implementation):
     assert [probability for probability, _ in recorder.dropped] == [0.1] + [0.2, 0.3] * num_layers
 
     (_, glu), *rest = recorder.dropped
-    first, second = seen["front_end.conv"][0].transpose(1, 2).chunk(2, dim=2)
+    first, second = seen["front_end.conv"][0].chunk(2, dim=1)
     torch.testing.assert_close(glu, first / (1 + (-second).exp()))
     for (_, probabilities), (_, activations), up in zip(rest[::2], rest[1::2], seen["up_proj"], strict=True):
         torch.testing.assert_close(activations, up.clamp(min=0))
@@ -540,6 +617,14 @@ def test_the_loss_under_autocast_is_float32():
 
 
 # ----------------------------------------------------------------------------------------------------------- errors
+
+
+def test_labels_may_be_padded_anywhere():
+    model = make_model()
+    features = torch.stack(make_utterances([20, 20, 20]))
+    labels = [torch.tensor([[1, 2, 2], [3, 0, 1], [2, 1, 0]])]
+    labels.append(torch.tensor([[1, 2, -100, 2, -100], [3, -100, -100, 0, 1], [-100, -100, 2, 1, 0]]))
+    assert model(features, labels=labels[0]).loss == model(features, labels=labels[1]).loss
 
 
 @pytest.mark.parametrize("label", [BLANK, BLANK + 1, 8000])

@@ -1,0 +1,65 @@
+"""Export to ONNX, for programs that run without PyTorch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.export import Dim
+
+from ..atomic import written_whole
+from ..modeling_mlpl import MlplForCTC
+
+
+class _InferenceGraph(nn.Module):
+    """The forward pass with tensors alone as arguments and results."""
+
+    def __init__(self, model: MlplForCTC):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_features: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.model(input_features, attention_mask=attention_mask, return_dict=False)
+
+
+def export_onnx(model: MlplForCTC, folder: str | os.PathLike) -> Path:
+    """Writes a new folder with `model.onnx`, its weights in `model.onnx.data`, and `config.json`; returns the folder.
+
+    The graph takes any number of utterances and frames: `input_features` (batch, frames, mel bins) in the model's
+    dtype and `attention_mask` (batch, frames) in int64, 1 for valid and 0 for padded frames. It gives `logits` (batch,
+    output frames, classes) and, where the model has languages, `language_log_probs` (batch, languages).
+
+    Raises:
+        ValueError: if the folder exists.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise ValueError(f"{folder} exists already; name a new folder, or delete it")
+    example = {
+        "input_features": torch.zeros(2, 30, model.config.num_mel_bins, dtype=model.dtype, device=model.device),
+        "attention_mask": torch.ones(2, 30, dtype=torch.long, device=model.device),
+    }
+    # At least 4, because torch.export takes a single output frame for a constant; in ONNX that holds nothing up.
+    axes = {"input_features": {0: Dim("batch"), 1: Dim("frames", min=4)}, "attention_mask": {0: Dim.AUTO, 1: Dim.AUTO}}
+    was_training, attn_implementation = model.training, model.config._attn_implementation
+    # The decomposition of sdpa has other strides than its kernels, which the exporter does not see.
+    model.set_attn_implementation("eager")
+    try:
+        program = torch.onnx.export(
+            _InferenceGraph(model).eval(),
+            kwargs=example,
+            output_names=["logits", "language_log_probs"] if model.config.languages else ["logits"],
+            dynamic_shapes=axes,
+            dynamo=True,
+            verbose=False,
+        )
+    finally:
+        model.train(was_training).set_attn_implementation(attn_implementation)
+    with written_whole(folder) as partial:
+        partial.mkdir()
+        # Weights apart, because a protobuf file ends at 2 GB; the graph names their file without a folder.
+        program.save(partial / "model.onnx", external_data=True)
+        model.config.save_pretrained(partial)
+    return folder
