@@ -73,26 +73,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _transcribe(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from .transcription import find_recordings  # what is imported here takes seconds, and --help need not wait
-
-    recordings = find_recordings(options.paths)
-    if options.output is None:
-        if options.format in ("srt", "vtt") and len(recordings) > 1:
-            parser.error(f"{len(recordings)} files of subtitles need a folder: --output DIR")
-        return _print_or_write(recordings, options)
-    pending = [r for r in recordings if r.problem or not r.output_path(options.output, options.format).exists()]
-    if len(pending) < len(recordings):
-        print(f"{len(recordings) - len(pending)} recordings skipped, whose transcripts exist", file=sys.stderr)
-    return _print_or_write(pending, options) if pending else 0
-
-
-def _print_or_write(recordings: list, options: argparse.Namespace) -> int:
-    from tqdm import tqdm
+    from tqdm import tqdm  # what is imported here takes seconds, and --help need not wait
     from transformers import pipeline
     from transformers.utils import logging
 
-    from .atomic import write_text
-    from .transcription import format_transcript, transcribe_recordings
+    from .transcription import find_recordings, transcribe_recordings
+
+    recordings = find_recordings(options.paths)
+    if options.output is None and options.format in ("srt", "vtt") and len(recordings) > 1:
+        parser.error(f"{len(recordings)} files of subtitles need a folder: --output DIR")
+    if options.output is not None:
+        pending = [r for r in recordings if r.problem or not r.output_path(options.output, options.format).exists()]
+        if len(pending) < len(recordings):
+            print(f"{len(recordings) - len(pending)} skipped: already in {options.output}", file=sys.stderr)
+        recordings = pending
+    if not recordings:
+        return 0
 
     logging.disable_progress_bar()
     language = {} if options.language is None else {"language": options.language}
@@ -101,30 +97,39 @@ def _print_or_write(recordings: list, options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 1
-    timestamps = {} if options.timestamps is None else {"return_timestamps": options.timestamps}
-    if options.format in ("srt", "vtt"):
-        timestamps = {"return_timestamps": "char"}
+    timestamps = "char" if options.format in ("srt", "vtt") else options.timestamps
+    arguments = {} if timestamps is None else {"return_timestamps": timestamps}
     languages, failed = Counter(), 0
     with tqdm(total=len(recordings), unit="file", disable=None) as progress:  # None: unless stderr is a terminal
-        for recording in transcribe_recordings(recognize, recordings, options.batch_size, progress, **timestamps):
-            if recording.problem is None:
-                transcript = format_transcript(recording, options.format, bool(options.timestamps), not options.output)
+        for recording in transcribe_recordings(recognize, recordings, options.batch_size, progress, **arguments):
+            problem = recording.problem or _deliver(recording, options, progress)
+            if problem is None:
                 languages[recording.result.get("language", "-")] += 1
-                if options.output is None:
-                    progress.write(transcript, file=sys.stdout, end="")
-                    sys.stdout.flush()
-                else:
-                    try:
-                        write_text(recording.output_path(options.output, options.format), transcript)
-                    except OSError as error:
-                        recording.problem = f"{recording.name}: its transcript cannot be written: {error}"
-            if recording.problem is not None:
+            else:
                 failed += 1
-                progress.write(f"error: {recording.problem}", file=sys.stderr)
+                progress.write(f"error: {problem}", file=sys.stderr)
     if options.output is not None:
         counts = ", ".join(f"{count} {language}" for language, count in languages.most_common())
-        print(f"{languages.total()} transcripts written to {options.output}: {counts}; {failed} failed", file=sys.stderr)
+        print(f"{languages.total()} written to {options.output} ({counts}), {failed} failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _deliver(recording, options: argparse.Namespace, progress) -> str | None:
+    """Prints or writes a transcript; returns the problem, if it cannot be written."""
+    from .atomic import write_text
+    from .transcription import format_transcript
+
+    with_words, to_stdout = options.timestamps is not None, options.output is None
+    transcript = format_transcript(recording, options.format, with_words=with_words, with_name=to_stdout)
+    if to_stdout:
+        progress.write(transcript, file=sys.stdout, end="")
+        sys.stdout.flush()
+        return None
+    try:
+        write_text(recording.output_path(options.output, options.format), transcript)
+    except OSError as error:
+        return f"{recording.name}: its transcript cannot be written: {error}"
+    return None
 
 
 if __name__ == "__main__":

@@ -128,8 +128,10 @@ def _windows(recordings: Sequence[Recording], sampling_rate: int) -> Iterator[li
         if recording.problem is None:
             try:
                 recording.samples = load_audio(recording.path, sampling_rate)
-            except (AudioError, OSError) as error:  # OSError: a file that must not be read
+            except AudioError as error:
                 recording.problem = _one_line(error)
+            except (OSError, ValueError) as error:  # a file that must not be read, a name that soundfile cannot take
+                recording.problem = f"{recording.name}: {_one_line(error)}"
             else:
                 seconds += len(recording.samples) / sampling_rate
         if seconds >= WINDOW_SECONDS:
