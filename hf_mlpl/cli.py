@@ -18,24 +18,22 @@ DESCRIPTION = """Multilingual speech recognition with models of hf_mlpl.
 
 TRANSCRIBE = """Says what is said in recordings, and in which language.
 
-    # one line for each recording on standard output: its name, the language, what is said
+    # a line for each recording on standard output: its name, the language, what is said
     hf-mlpl transcribe --model runs/demo/final/model recording.mp3 another.ogg
 
-    # all recordings in a folder and in the folders below it, to as many text files: talks/a/b.flac to out/a/b.txt
+    # all recordings in a folder, at any depth, to as many text files: talks/a/b.flac to out/a/b.txt
     hf-mlpl transcribe --model runs/demo/final/model talks --output out
 
-    # one JSON object a line, with the language's probability and each word's times in seconds
-    hf-mlpl transcribe --model runs/demo/final/model talks --format json --timestamps word > talks.jsonl
+    # a JSON object a line, with the language's probability and the times of each word in seconds
+    hf-mlpl transcribe --model runs/demo/final/model talks --format json --timestamps word
 
-    # subtitles, for a player that looks for them beside the film
+    # film.srt, beside the film's sound
     hf-mlpl transcribe --model runs/demo/final/model film.wav --format srt --output .
 
-Any sampling rate and length will do: recordings of more than 25 s are transcribed in overlapping pieces. One that cannot
-be read costs a line on standard error, `error: FILE: why`, and exit status 1 when all others are done.
+Any sampling rate and length will do: recordings of more than 25 s are transcribed in pieces
+that overlap, so memory does not grow with them. A recording that cannot be read costs a line
+on standard error, `error: FILE: why`, and exit status 1 when all the others are done.
 """
-
-OUTPUT = """folder for one file per recording, which is made if need be; a file that is already there is kept and its recording
-skipped, so that a run that was interrupted can be repeated"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,14 +48,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=TRANSCRIBE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    transcribe.add_argument("paths", nargs="+", help="audio files, or folders of them: wav, flac, mp3, ogg, opus, aiff")
+    transcribe.add_argument(
+        "paths", nargs="+", help="audio files, or folders of them: wav, flac, mp3, ogg, opus, aiff"
+    )
     transcribe.add_argument("--model", required=True, help="folder or Hub name of a model")
     transcribe.add_argument("--format", choices=["text", "json", "srt", "vtt"], default="text", help="default: text")
     transcribe.add_argument(
-        "--timestamps", choices=["word"], help="a line of start, end and word for each word; in json a list of them"
+        "--timestamps", choices=["word"], help="in json, each word with its times; in text, a line for each"
     )
-    transcribe.add_argument("--output", type=Path, metavar="DIR", help=OUTPUT)
-    transcribe.add_argument("--language", help="write with the characters of this language only, for instance sl")
+    transcribe.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for one file per recording. What is there already is kept, and its recording skipped: a run that "
+        "was interrupted can be repeated",
+    )
+    transcribe.add_argument("--language", help="write with the characters of this language only, such as sl")
     transcribe.add_argument("--batch-size", type=int, default=8, help="recordings in one forward; default: 8")
     options = parser.parse_args(arguments)
     if options.batch_size < 1:

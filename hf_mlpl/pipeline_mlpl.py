@@ -17,7 +17,6 @@ from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
 from .audio import load_audio
 
-
 # An input's own, such as the reference text of a row, must not pass for what the model says.
 RESULT_KEYS = {"text", "chunks", "language", "language_probability", "languages"}
 
@@ -52,6 +51,8 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         return super().__new__(cls)
 
     def __call__(self, inputs, **kwargs):
+        if isinstance(inputs, list) and not inputs:  # the stock class looks at the first one
+            return []
         datasets = sys.modules.get("datasets")  # whoever passes a data set has imported it
         if datasets is not None and isinstance(inputs, datasets.Dataset | datasets.IterableDataset):
             if isinstance((inputs.features or {}).get("audio"), datasets.Audio):

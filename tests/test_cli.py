@@ -138,7 +138,9 @@ def test_two_recordings_of_one_output(folder, clips, transcribe, tmp_path):
     shutil.copy(clips[0][1], folder / "z.mp3")
     status, _, messages = transcribe(folder, "--output", tmp_path / "out")
     assert status == 1
-    assert messages[0] == f"error: {folder / 'z.wav'}: its transcript would have the name of that of {folder / 'z.mp3'}"
+    assert (
+        messages[0] == f"error: {folder / 'z.wav'}: its transcript would have the name of that of {folder / 'z.mp3'}"
+    )
     assert (tmp_path / "out" / "z.txt").read_text() == f"{clips[1][1]}\n"
 
 
@@ -154,7 +156,9 @@ def test_json(folder, clips, tone_run, transcribe, tmp_path):
     paths, sentences = clips
     status, out, _ = transcribe(*paths, "--format", "json")
     objects = [json.loads(line) for line in out.splitlines()]
-    assert status == 0 and [list(item) for item in objects] == [["file", "text", "language", "language_probability"]] * 2
+    assert (
+        status == 0 and [list(item) for item in objects] == [["file", "text", "language", "language_probability"]] * 2
+    )
     recognize = pipeline("automatic-speech-recognition", model=tone_run / "model")
     for item, path, sentence in zip(objects, paths, sentences, strict=True):
         assert (item["file"], item["text"]) == (str(path), sentence)

@@ -160,7 +160,7 @@ def test_the_package_loads_the_folder_without_a_question(folder, speech, expecte
     for (_, arguments, _), answer in zip(jobs, answers, strict=True):
         check(answer, expected)
         ours = {name for name, module in answer["modules"].items() if module.startswith("hf_mlpl.")}
-        # AutoTokenizer takes the folder's class if it is allowed to, whatever is registered; others take the package's.
+        # AutoTokenizer takes the folder's class if it may, whatever is registered; the others take the package's.
         assert ours == (CLASSES - {"AutoTokenizer"} if arguments.get("trust_remote_code") else CLASSES)
 
 
