@@ -83,13 +83,13 @@ def _transcribe(options: argparse.Namespace, parser: argparse.ArgumentParser) ->
     from transformers import pipeline
     from transformers.utils import logging
 
-    from .transcription import find_recordings, transcribe_recordings
+    from .transcription import find_recordings, pending_recordings, transcribe_recordings
 
     recordings = find_recordings(options.paths)
     if options.output is None and options.format in ("srt", "vtt") and len(recordings) > 1:
         parser.error(f"{len(recordings)} files of subtitles need a folder: --output DIR")
     if options.output is not None:
-        pending = [r for r in recordings if r.problem or not r.output_path(options.output, options.format).exists()]
+        pending = pending_recordings(recordings, options.output, options.format)
         if len(pending) < len(recordings):
             print(f"{len(recordings) - len(pending)} skipped: already in {options.output}", file=sys.stderr)
         recordings = pending

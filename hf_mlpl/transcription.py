@@ -56,11 +56,10 @@ def find_recordings(paths: Sequence[str | os.PathLike]) -> list[Recording]:
 
     Folders are searched at any depth, without hidden files and folders; symbolic links to folders are not followed.
     No file is in the list twice. The output of a file has its name, the output of what is found in a folder its path
-    from there; two files of the same output are a problem of the second one, as is a folder without audio.
+    from there: never a path that leads out of the folder of all outputs. A folder without audio is a `problem`.
     """
     recordings: list[Recording] = []
-    seen: set[Path] = set()
-    source_of_output: dict[Path, Path] = {}
+    seen: set[str] = set()
     for path in map(Path, paths):
         if path.is_dir():
             found = [(file, file.relative_to(path)) for file in _audio_files(path)]
@@ -70,15 +69,20 @@ def find_recordings(paths: Sequence[str | os.PathLike]) -> list[Recording]:
         else:
             found = [(path, Path(path.name))]
         for file, name in found:
-            if file.resolve() in seen:
-                continue
-            seen.add(file.resolve())
-            recording = Recording(file, name.with_suffix(""))
-            first = source_of_output.setdefault(recording.output, file)
-            if first is not file:
-                recording.problem = f"{recording.name}: its transcript would have the name of that of {first}"
-            recordings.append(recording)
+            if (real_path := os.path.realpath(file)) not in seen:
+                seen.add(real_path)
+                recordings.append(Recording(file, name.with_suffix("")))
     return recordings
+
+
+def pending_recordings(recordings: Sequence[Recording], folder: Path, output_format: str) -> list[Recording]:
+    """Those without a transcript in `folder`; of two that would have the same one, the second has a `problem`."""
+    first_of: dict[Path, Recording] = {}
+    for recording in recordings:
+        first = first_of.setdefault(recording.output, recording)
+        if first is not recording and recording.problem is None:
+            recording.problem = f"{recording.name}: its transcript would have the name of that of {first.name}"
+    return [r for r in recordings if r.problem is not None or not r.output_path(folder, output_format).exists()]
 
 
 def _audio_files(folder: Path) -> list[Path]:

@@ -142,6 +142,22 @@ def test_two_recordings_of_one_output(folder, clips, transcribe, tmp_path):
         messages[0] == f"error: {folder / 'z.wav'}: its transcript would have the name of that of {folder / 'z.mp3'}"
     )
     assert (tmp_path / "out" / "z.txt").read_text() == f"{clips[1][1]}\n"
+    status, out, errors = transcribe(folder)  # to standard output, where names do not matter
+    assert (status, out.count("\n"), errors) == (0, 4, [])
+
+
+def test_a_link_to_itself_costs_a_line(clips, transcribe, tmp_path):
+    (tmp_path / "loop.wav").symlink_to(tmp_path / "loop.wav")
+    status, out, errors = transcribe(tmp_path, clips[0][0])
+    assert status == 1 and out.count("\n") == 1 and errors == [f"error: {tmp_path}/loop.wav: no such file"]
+
+
+def test_the_progress_bar_counts_bad_ones_too_and_leaves_standard_output_alone(folder, transcribe, monkeypatch):
+    (folder / "bad.wav").write_text("bad")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    status, out, errors = transcribe(folder)
+    assert status == 1 and out.count("\n") == 3 and "4/4" not in out
+    assert "4/4" in errors[-1] and "file/s" in errors[-1]
 
 
 def test_an_output_that_cannot_be_written_is_a_problem_of_its_recording(folder, transcribe, tmp_path):
