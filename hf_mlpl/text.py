@@ -1,5 +1,3 @@
-# Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
-# `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
 """Transcripts: Unicode normalisation, the vocabulary of a set of transcripts, and flashlight's tokens files."""
 
 from __future__ import annotations
