@@ -15,6 +15,7 @@ import soundfile
 import webvtt
 from transformers import pipeline
 
+from hf_mlpl import MlplTokenizer
 from hf_mlpl.cli import main
 
 from .tones import RATE
@@ -207,6 +208,23 @@ def test_subtitles(clips, transcribe, tmp_path, kind):
     with pytest.raises(SystemExit) as caught:
         transcribe(good, other, "--format", kind)
     assert caught.value.code == 2
+
+
+@pytest.mark.skipif(not hasattr(MlplTokenizer, "allowed_ids"), reason="the tokenizer does not learn characters yet")
+def test_text_of_one_language(clips, tone_run, tmp_path, capsys):
+    (good, _), (sentence, _) = clips
+    shutil.copytree(tone_run / "model", tmp_path / "model")
+    tokenizer = MlplTokenizer.from_pretrained(tmp_path / "model")
+    tokenizer.learn_language_characters({"xx": ["abc"]})
+    tokenizer.save_pretrained(tmp_path / "model")
+    arguments = ["transcribe", "--model", str(tmp_path / "model"), str(good), "--language"]
+    assert set(sentence) - set("abc ")
+    assert main([*arguments, "xx"]) == 0
+    _, language, text = capsys.readouterr().out.removesuffix("\n").split("\t")
+    assert set(text) <= set("abc ") and language == "de"  # what it hears stays what it hears
+    assert main([*arguments, "hu"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and "'hu'" in err and err.count("\n") == 1
 
 
 def test_a_long_recording_is_transcribed_in_pieces(clips, tone_run, transcribe, tmp_path):
