@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-LINE_WIDTH = 42  # columns; with two lines and seven seconds what broadcasters and Netflix ask of Latin scripts
+LINE_WIDTH = 42  # columns; with two lines and seven seconds the usual limits of subtitles in Latin script
 MAX_LINES = 2
 MAX_SECONDS = 7.0
 MIN_SECONDS = 1.0  # what CTC marks is where a letter is recognised, often 30 ms: too short to be read
