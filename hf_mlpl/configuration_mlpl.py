@@ -1,3 +1,5 @@
+# Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
+# `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
 """Configuration of the model: sizes, languages by name, and the frame arithmetic that everything else uses."""
 
 # Without `from __future__ import annotations`: `strict` checks the types of fields, and cannot where they are strings.
@@ -46,6 +48,7 @@ class MlplConfig(PreTrainedConfig):
     """
 
     model_type = "mlpl"
+    _auto_class: ClassVar[str | None] = "AutoConfig"  # saving also writes this code, for trust_remote_code
 
     # Kernel and stride are part of the architecture: the padding rule and the 30 ms output frame follow from them.
     conv_kernel: ClassVar[int] = 7

@@ -1,3 +1,5 @@
+# Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
+# `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
 """Feature extractor: a waveform to the log-mel features that the original program computes from it."""
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
     """
 
     model_input_names = ["input_features", "attention_mask"]
+    _auto_class = "AutoFeatureExtractor"  # saving also writes this code, for trust_remote_code
 
     def __init__(
         self,

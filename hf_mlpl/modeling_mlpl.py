@@ -1,3 +1,5 @@
+# Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
+# `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
 """The model of "Pseudo-Labeling for Massively Multilingual Speech Recognition" (https://arxiv.org/abs/2111.00161).
 
 It computes what the original program computes (wav2letter `recipes/mling_pl/mling_large.cpp` and flashlight's modules)
@@ -271,6 +273,8 @@ class MlplPreTrainedModel(PreTrainedModel):
 class MlplModel(MlplPreTrainedModel):
     """Front end and encoder without heads."""
 
+    _auto_class = "AutoModel"  # saving also writes this code, for trust_remote_code
+
     def __init__(self, config: MlplConfig):
         super().__init__(config)
         self.front_end = MlplFrontEnd(config)
@@ -311,6 +315,7 @@ class MlplModel(MlplPreTrainedModel):
 class MlplForCTC(MlplPreTrainedModel):
     """The encoder with a CTC head and, where the configuration names languages, a language-ID head."""
 
+    _auto_class = "AutoModelForCTC"  # saving also writes this code, for trust_remote_code
     # transformers' Trainer must divide the loss by its accumulation steps: `num_items_in_batch` is unknown here.
     accepts_loss_kwargs = False
 

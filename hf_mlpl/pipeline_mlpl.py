@@ -7,6 +7,7 @@ finds it; it hands every other model to the class that stood there.
 from __future__ import annotations
 
 import os
+import sys
 
 import torch
 from huggingface_hub.utils import httpx
@@ -16,6 +17,9 @@ from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
 from .audio import load_audio
 
+# An input's own, such as the reference text of a row, must not pass for what the model says.
+RESULT_KEYS = {"text", "chunks", "language", "language_probability", "languages"}
+
 
 class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     """
@@ -23,8 +27,12 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
 
     An input is a path, an http(s) address, the bytes of a file, an array at the model's sampling rate, or a dict as
     [`~audio.load_audio`] takes it: `array` (or `raw`) with any `sampling_rate`, `bytes` or `path`, and `start` and
-    `end` in seconds. A dict may have `stride`, and other keys are passed through to the result. Whatever cannot be
-    read raises [`~audio.AudioError`], a `ValueError` that names the file.
+    `end` in seconds. A dict may have `stride`. A row of a data set is a dict with any of these under `audio`. Other
+    keys are passed through to the result, except those that the result has itself, such as a row's `text`. Whatever
+    cannot be read raises [`~audio.AudioError`], a `ValueError` that names the file.
+
+    Several inputs are a list, which gives a list, or a generator, a [`datasets.Dataset`] or
+    [`datasets.IterableDataset`], of which the results come one by one, while no more than a batch is read ahead.
 
     Results also have `language` and `language_probability`, if the model has languages. With `chunk_length_s`, they
     come from the mean of the chunks' language log-probabilities, weighted by the frames that each chunk contributes
@@ -32,6 +40,12 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
 
     `decoder`, a [`~beam_search.BeamSearchDecoder`], replaces greedy decoding. It sees the logits of all chunks
     together, and words with timestamps then have their `confidence` as well.
+
+    Args:
+        language (`str`, *optional*): Of a call or of `pipeline`: one of the tokenizer's languages. The text then has its characters only; the
+            `language` of the result is what the model hears, all the same.
+        top_k_languages (`int`, *optional*): Of a call or of `pipeline`: adds `languages` to the result, a list of so many dicts of `language` and
+            `probability`, the likeliest first.
     """
 
     def __new__(cls, model=None, *args, **kwargs):
@@ -44,33 +58,75 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         super().__init__(*args, **kwargs)
         self.decoder = decoder
 
+    def __call__(self, inputs, **kwargs):
+        if isinstance(inputs, list) and not inputs:  # the stock class looks at the first one
+            return []
+        datasets = sys.modules.get("datasets")  # whoever passes a data set has imported it
+        if datasets is not None and isinstance(inputs, datasets.Dataset | datasets.IterableDataset):
+            if isinstance((inputs.features or {}).get("audio"), datasets.Audio):
+                inputs = inputs.cast_column("audio", datasets.Audio(decode=False))  # else datasets needs torchcodec
+            inputs = (row for row in inputs)
+        return super().__call__(inputs, **kwargs)
+
+    def _sanitize_parameters(self, language=None, top_k_languages=None, **kwargs):
+        preprocess_params, forward_params, postprocess_params = super()._sanitize_parameters(**kwargs)
+        # The stock class takes what it does not know for an argument of `generate`, which a CTC model does not have.
+        unknown = sorted(forward_params.keys() - {"return_timestamps"})
+        if unknown:
+            raise TypeError(f"the pipeline has no argument {', '.join(unknown)}")
+        if language is not None:
+            forward_params["allowed_ids"] = self.tokenizer.allowed_ids(language)
+        if top_k_languages is not None:
+            if top_k_languages < 1:
+                raise ValueError(f"top_k_languages is {top_k_languages}; it must be at least 1")
+            if not self.model.config.languages:
+                raise ValueError("top_k_languages was given, but this model has no languages")
+            postprocess_params["top_k_languages"] = top_k_languages
+        return preprocess_params, forward_params, postprocess_params
+
     def preprocess(self, inputs, chunk_length_s=0, stride_length_s=None):
         sampling_rate = self.feature_extractor.sampling_rate
+        others = {}
+        if isinstance(inputs, dict) and "audio" in inputs:
+            others = {key: value for key, value in inputs.items() if key != "audio"}
+            inputs = inputs["audio"]
+        if hasattr(inputs, "get_all_samples"):  # torchcodec's decoder, to which datasets decodes where it is installed
+            samples = inputs.get_all_samples()
+            inputs = {"array": samples.data, "sampling_rate": samples.sample_rate}
         if isinstance(inputs, str) and inputs.startswith(("http://", "https://")):
             response = httpx.get(inputs, follow_redirects=True).raise_for_status()
             inputs = {"bytes": response.content, "path": inputs}
         if isinstance(inputs, (str, os.PathLike, bytes)):
-            inputs = load_audio(inputs, sampling_rate)
-        elif isinstance(inputs, dict):
+            inputs = {"path": inputs}
+        if isinstance(inputs, dict):
             inputs = dict(inputs)
             audio = {key: inputs.pop(key, None) for key in ("array", "bytes", "path", "sampling_rate", "start", "end")}
             raw = inputs.pop("raw", None)
             audio["array"] = audio["array"] if raw is None else raw
-            inputs |= {"array": load_audio(audio, sampling_rate), "sampling_rate": sampling_rate}
-            if inputs.get("stride") is not None:  # counted in samples of the array that came in
+            stride = inputs.pop("stride", None)
+            others |= inputs
+            inputs = {"array": load_audio(audio, sampling_rate), "sampling_rate": sampling_rate}
+            if stride is not None:  # counted in samples of the array that came in
                 ratio = sampling_rate / (audio["sampling_rate"] or sampling_rate)
-                inputs["stride"] = tuple(round(samples * ratio) for samples in inputs["stride"])
-        yield from super().preprocess(inputs, chunk_length_s=chunk_length_s, stride_length_s=stride_length_s)
+                inputs["stride"] = tuple(round(samples * ratio) for samples in stride)
+        others = {key: value for key, value in others.items() if key not in RESULT_KEYS}
+        for chunk in super().preprocess(inputs, chunk_length_s=chunk_length_s, stride_length_s=stride_length_s):
+            yield others | chunk
 
-    def _forward(self, model_inputs, return_timestamps=False, **kwargs):
+    def _forward(self, model_inputs, allowed_ids=None, return_timestamps=False):
         # The stock class keeps the logits alone of what the model returns.
         outputs = self.model(
             input_features=model_inputs.pop("input_features"), attention_mask=model_inputs.pop("attention_mask")
         )
+        logits = outputs.logits
+        if allowed_ids is not None:
+            is_refused = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
+            is_refused[allowed_ids] = False
+            logits = logits.masked_fill(is_refused, -torch.inf)
         if self.decoder is not None:
-            model_inputs["logits"] = outputs.logits
+            model_inputs["logits"] = logits
         else:
-            model_inputs["tokens"] = outputs.logits.argmax(dim=-1)
+            model_inputs["tokens"] = logits.argmax(dim=-1)
         if outputs.language_log_probs is not None:
             model_inputs["language_log_probs"] = outputs.language_log_probs
         stride = model_inputs.pop("stride", None)  # in samples: a tuple, or a list of them for a batch
@@ -80,24 +136,28 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             model_inputs["stride"] = rescale_stride(stride, ratio) if is_batch else rescale_stride([stride], ratio)[0]
         return model_inputs
 
-    def postprocess(self, model_outputs, decoder_kwargs=None, return_timestamps=None):
-        language = {}
+    def postprocess(self, model_outputs, decoder_kwargs=None, return_timestamps=None, top_k_languages=None):
+        languages = {}
         chunks = [output.pop("language_log_probs") for output in model_outputs if "language_log_probs" in output]
         if chunks:
             strides = [output.get("stride", (1, 0, 0)) for output in model_outputs]
             weights = torch.tensor([max(frames - left - right, 1) for frames, left, right in strides])
             log_probs = (torch.cat(chunks) * weights[:, None]).sum(dim=0) / weights.sum()
-            probability, index = log_probs.softmax(dim=0).max(dim=0)
-            language = {
-                "language": self.model.config.languages[int(index)],
-                "language_probability": float(probability),
-            }
+            names = self.model.config.languages
+            probabilities, indices = log_probs.softmax(dim=0).topk(min(top_k_languages or 1, len(names)))
+            ranking = [
+                {"language": names[index], "probability": probability}
+                for index, probability in zip(indices.tolist(), probabilities.tolist(), strict=True)
+            ]
+            languages = {"language": ranking[0]["language"], "language_probability": ranking[0]["probability"]}
+            if top_k_languages is not None:
+                languages["languages"] = ranking
         hypothesis = self._beam_search(model_outputs) if self.decoder is not None else None
         result = super().postprocess(model_outputs, decoder_kwargs, return_timestamps)
         if hypothesis is not None and return_timestamps == "word":
             for chunk, word in zip(result["chunks"], hypothesis.words, strict=True):
                 chunk["confidence"] = word["confidence"]
-        return {"text": result.pop("text"), **language, **result}
+        return {"text": result.pop("text"), **languages, **result}
 
     def _beam_search(self, model_outputs):
         """The decoder's hypothesis of all chunks; in `model_outputs` its labels replace the logits."""

@@ -1,3 +1,5 @@
+# Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
+# `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
 """Processor: feature extractor and tokenizer in one, for training batches and for decoding."""
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ class MlplProcessor(ProcessorMixin):
 
     `decode` and `batch_decode` are the tokenizer's.
     """
+
+    _auto_class = "AutoProcessor"  # saving also writes this code, for trust_remote_code
 
     def __init__(self, feature_extractor, tokenizer):
         super().__init__(feature_extractor, tokenizer)

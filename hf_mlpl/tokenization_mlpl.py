@@ -1,3 +1,5 @@
+# Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
+# `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
 """Tokenizer: transcripts to graphemes of a flashlight tokens file, and CTC output back to transcripts."""
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ class MlplTokenizer(PreTrainedTokenizer):
     """
 
     vocab_files_names = {"vocab_file": "tokens-all.lst"}
+    _auto_class = "AutoTokenizer"  # saving also writes this code, for trust_remote_code
     word_delimiter_token = WORD_BOUNDARY
     replace_word_delimiter_char = " "
 

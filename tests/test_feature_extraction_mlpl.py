@@ -319,6 +319,7 @@ def test_save_and_load(tmp_path):
     extractor.save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert stored == {
+        "auto_map": {"AutoFeatureExtractor": "feature_extraction_mlpl.MlplFeatureExtractor"},
         "do_normalize": True,
         "feature_extractor_type": "MlplFeatureExtractor",
         "feature_size": 80,

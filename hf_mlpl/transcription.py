@@ -1,0 +1,201 @@
+"""Recordings in files and folders to transcripts, many at a time: what `hf-mlpl transcribe` does."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from .audio import AudioError, load_audio
+from .subtitles import to_srt, to_vtt
+
+AUDIO_SUFFIXES = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
+OUTPUT_SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
+
+# Longer recordings are cut into pieces, so the memory of a forward does not grow with them. All frames of a piece lie
+# within the released model's table of relative positions, 27.6 s.
+CHUNK_SECONDS = 25.0
+WINDOW_SECONDS = 300.0  # of audio that is read, sorted by length and transcribed before its results are given
+
+
+@dataclass
+class Recording:
+    """A file and what is said in it.
+
+    Args:
+        path: as the user named it, or found in a folder that the user named.
+        output: where its transcript goes, relative to the folder of all outputs and without suffix.
+        result: of the pipeline; None if there is a `problem`.
+        problem: one line, where it cannot be transcribed; it names the file.
+    """
+
+    path: Path
+    output: Path
+    result: dict | None = None
+    problem: str | None = None
+    samples: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The path as it can be printed: what is not UTF-8 in it is escaped."""
+        return os.fsencode(self.path).decode(errors="backslashreplace")
+
+    def output_path(self, folder: Path, output_format: str) -> Path:
+        return folder / self.output.with_name(self.output.name + OUTPUT_SUFFIXES[output_format])
+
+
+def find_recordings(paths: Sequence[str | os.PathLike]) -> list[Recording]:
+    """
+    The files among `paths` in their order, and below each folder all files with `AUDIO_SUFFIXES`, sorted.
+
+    Folders are searched at any depth, without hidden files and folders; symbolic links to folders are not followed.
+    No file is in the list twice. The output of a file has its name, the output of what is found in a folder its path
+    from there: never a path that leads out of the folder of all outputs. A folder without audio is a `problem`.
+    """
+    recordings: list[Recording] = []
+    seen: set[str] = set()
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = [(file, file.relative_to(path)) for file in _audio_files(path)]
+            if not found:
+                problem = f"{path}: no audio in this folder ({', '.join(AUDIO_SUFFIXES)})"
+                recordings.append(Recording(path, Path(path.name), problem=problem))
+        else:
+            found = [(path, Path(path.name))]
+        for file, name in found:
+            if (real_path := os.path.realpath(file)) not in seen:
+                seen.add(real_path)
+                recordings.append(Recording(file, name.with_suffix("")))
+    return recordings
+
+
+def pending_recordings(recordings: Sequence[Recording], folder: Path, output_format: str) -> list[Recording]:
+    """Those without a transcript in `folder`; of two that would have the same one, the second has a `problem`."""
+    first_of: dict[Path, Recording] = {}
+    for recording in recordings:
+        first = first_of.setdefault(recording.output, recording)
+        if first is not recording and recording.problem is None:
+            recording.problem = f"{recording.name}: its transcript would have the name of that of {first.name}"
+    return [r for r in recordings if r.problem is not None or not r.output_path(folder, output_format).exists()]
+
+
+def _audio_files(folder: Path) -> list[Path]:
+    found = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(root, name) for name in files if name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def transcribe_recordings(
+    recognize, recordings: Sequence[Recording], batch_size: int, progress: tqdm, **arguments
+) -> Iterator[Recording]:
+    """
+    The recordings in their order, each with its `result` or `problem`.
+
+    They are read in windows of about five minutes, one ahead of the model, and batched by length within a window.
+    Recordings of more than 25 s are transcribed in overlapping pieces. So memory holds two windows, or the two longest
+    recordings, and one batch of pieces.
+
+    Args:
+        recognize: A speech recognition pipeline.
+        batch_size: Recordings, or pieces of them, in one forward.
+        progress: A bar that counts recordings.
+        arguments: Further arguments of the pipeline's call.
+    """
+    arguments |= {"batch_size": batch_size, "chunk_length_s": CHUNK_SECONDS}
+    windows = _windows(recordings, recognize.feature_extractor.sampling_rate)
+    reader = ThreadPoolExecutor(max_workers=1)
+    try:
+        upcoming = reader.submit(next, windows, None)
+        while window := upcoming.result():
+            upcoming = reader.submit(next, windows, None)
+            progress.update(sum(recording.problem is not None for recording in window))
+            _recognize_window(recognize, window, progress, arguments)
+            yield from window
+    finally:
+        reader.shutdown(wait=False, cancel_futures=True)
+
+
+def _windows(recordings: Sequence[Recording], sampling_rate: int) -> Iterator[list[Recording]]:
+    window, seconds = [], 0.0
+    for recording in recordings:
+        window.append(recording)
+        if recording.problem is None:
+            try:
+                recording.samples = load_audio(recording.path, sampling_rate)
+            except AudioError as error:
+                recording.problem = _one_line(error)
+            except (OSError, ValueError) as error:  # a file that must not be read, a name that soundfile cannot take
+                recording.problem = f"{recording.name}: {_one_line(error)}"
+            else:
+                seconds += len(recording.samples) / sampling_rate
+        if seconds >= WINDOW_SECONDS:
+            yield window
+            window, seconds = [], 0.0
+    if window:
+        yield window
+
+
+def _recognize_window(recognize, window: list[Recording], progress: tqdm, arguments: dict) -> None:
+    """Sets `result` or `problem` of each recording, and frees its samples."""
+    readable = [recording for recording in window if recording.problem is None]
+    readable.sort(key=lambda recording: len(recording.samples), reverse=True)
+    try:
+        results = recognize((recording.samples for recording in readable), **arguments)
+        for recording, result in zip(readable, results, strict=True):
+            recording.result = result
+            progress.update()
+    except ValueError:  # one of them is at fault, and those of its batch with it: now each is alone
+        for recording in readable:
+            if recording.result is None:
+                try:
+                    recording.result = recognize(recording.samples, **arguments)
+                except ValueError as error:
+                    recording.problem = f"{recording.name}: {_one_line(error)}"
+                progress.update()
+    for recording in readable:
+        recording.samples = None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def format_transcript(recording: Recording, output_format: str, with_words: bool, with_name: bool) -> str:
+    """
+    A transcript as `text`, `json`, `srt` or `vtt`, with a line feed at its end.
+
+    `text` is the transcript, or with `with_words` a line of start, end and word for each, separated by tabs; with
+    `with_name` each line begins with file and language. `json` is one line. Times are seconds.
+
+    Args:
+        recording: Its result has character timestamps for `srt` and `vtt`, word timestamps for `with_words`.
+    """
+    result = recording.result
+    if output_format == "srt":
+        return to_srt(result["chunks"])
+    if output_format == "vtt":
+        return to_vtt(result["chunks"])
+    words = []
+    for chunk in result["chunks"] if with_words else []:
+        start, end = (round(float(second), 3) for second in chunk["timestamp"])
+        words.append({"word": chunk["text"], "start": start, "end": end})
+    if output_format == "json":
+        content = {"file": recording.name, "text": result["text"]}
+        if "language" in result:
+            content["language"] = result["language"]
+            content["language_probability"] = round(result["language_probability"], 4)
+        return json.dumps(content | ({"words": words} if with_words else {}), ensure_ascii=False) + "\n"
+    lines = [f"{word['start']:.2f}\t{word['end']:.2f}\t{word['word']}" for word in words]
+    lines = lines if with_words else [result["text"]]
+    name = f"{recording.name}\t{result.get('language', '-')}\t" if with_name else ""
+    return "".join(f"{name}{line}\n" for line in lines)

@@ -1,0 +1,33 @@
+"""A tiny random model that says something, and a sound to which it says different things."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
+
+RATE = 16000
+LANGUAGES = ["de", "sl", "sv-SE"]
+SIZES = {"hidden_size": 32, "num_attention_heads": 2, "attention_head_dim": 16, "intermediate_size": 64}
+
+
+def sweep(seconds, rate=RATE):
+    """Tones that rise and fall, so that a random model says something."""
+    t = np.arange(round(seconds * rate)) / rate
+    envelope = 0.2 * (1 + np.sin(2 * np.pi * 3 * t))
+    return (envelope * np.sin(2 * np.pi * (300 + 900 * np.sin(1.7 * t) ** 2) * t)).astype(np.float32)
+
+
+def save_folder(path: Path, languages) -> Path:
+    tokens = path.with_suffix(".lst")
+    tokens.write_text("|\n" + "\n".join("abcdefghijklmno") + "\n")
+    torch.manual_seed(0)
+    model = MlplForCTC(MlplConfig.tiny(17, languages, num_hidden_layers=2, **SIZES))
+    with torch.no_grad():  # random weights alone would say the same letter all the time
+        model.ctc_head.weight *= 20
+        if model.lid_head is not None:
+            model.lid_head.weight *= 5
+    model.save_pretrained(path)
+    MlplProcessor(MlplFeatureExtractor(), MlplTokenizer(tokens)).save_pretrained(path)
+    return path
