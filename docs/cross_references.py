@@ -1,8 +1,7 @@
 """Turns the references of pages and docstrings, [`MlplForCTC`] or [`~text.read_tokens`], into links.
 
 Both are written as transformers writes them. MkDocs calls this module for pages, as a hook, and Griffe for docstrings,
-as an extension, which also adapts two more habits to what Griffe reads: types in backticks, and several parameters in
-one entry of `Args`.
+as an extension, which also takes the backticks out of types.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ import transformers
 logger = logging.getLogger("mkdocs.hooks.cross_references")
 
 REFERENCE = re.compile(r"\[`~?([\w.]+)`\](?![\[(])")
-SEVERAL_NAMES = re.compile(r"^ +\*{0,2}\w+(?:, \w+)+(?=(?: \(.*\))?:)", re.MULTILINE)
-TYPE = re.compile(r"^( +\S+ \()(.*?)(?:, \*optional\*.*)?(\):)", re.MULTILINE)
+TYPE = re.compile(r"^( +[\w, ]+ \()(.*?)(?:, \*optional\*.*)?(\):)", re.MULTILINE)
 
 
 def paths_of(package: griffe.Object) -> list[str]:
@@ -49,8 +47,6 @@ class Docstrings(griffe.Extension):
     def _adapt(self, item: griffe.Object, paths: list[str]) -> None:
         if item.docstring:
             text = link(item.docstring.value, paths)
-            # Griffe takes the first word of an entry for the name of its parameter: a thin space does not end a word
-            text = SEVERAL_NAMES.sub(lambda match: match[0].replace(", ", ",\u2009"), text)
             item.docstring.value = TYPE.sub(lambda match: match[1] + match[2].replace("`", "") + match[3], text)
         for member in item.members.values():
             if not member.is_alias:
