@@ -6,6 +6,7 @@ as an extension, which also takes the backticks out of types.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import re
 
@@ -25,15 +26,17 @@ def paths_of(package: griffe.Object) -> list[str]:
 
 
 def link(text: str, paths: list[str]) -> str:
-    """Replaces references by links to the one path that ends with the name; names of transformers become code."""
+    """Replaces references by links to the one path that ends with the name; names of other libraries become code."""
 
     def target(match: re.Match) -> str:
         name = match[1]
         found = [path for path in paths if path.endswith(f".{name}")]
         if len(found) == 1:
             return f"[`{name.rpartition('.')[2]}`][{found[0]}]"
-        if found or name.partition(".")[0] not in dir(transformers):
-            logger.warning("[`%s`] refers to %s", name, " and ".join(found) or "nothing in hf_mlpl or transformers")
+        first = name.partition(".")[0]
+        is_elsewhere = first in dir(transformers) or (first != name and importlib.util.find_spec(first))
+        if found or not is_elsewhere:
+            logger.warning("[`%s`] refers to %s", name, " and ".join(found) or "nothing that there is")
         return f"`{name}`"
 
     return REFERENCE.sub(target, text)
