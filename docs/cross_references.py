@@ -25,7 +25,7 @@ def paths_of(package: griffe.Object) -> list[str]:
     return [package.path, *(path for member in members for path in paths_of(member))]
 
 
-def link(text: str, paths: list[str]) -> str:
+def link(text: str, paths: list[str], where: str) -> str:
     """Replaces references by links to the one path that ends with the name; names of other libraries become code."""
 
     def target(match: re.Match) -> str:
@@ -36,7 +36,7 @@ def link(text: str, paths: list[str]) -> str:
         first = name.partition(".")[0]
         is_elsewhere = first in dir(transformers) or (first != name and importlib.util.find_spec(first))
         if found or not is_elsewhere:
-            logger.warning("[`%s`] refers to %s", name, " and ".join(found) or "nothing that there is")
+            logger.warning("%s: [`%s`] refers to %s", where, name, " and ".join(found) or "nothing that there is")
         return f"`{name}`"
 
     return REFERENCE.sub(target, text)
@@ -44,12 +44,11 @@ def link(text: str, paths: list[str]) -> str:
 
 class Docstrings(griffe.Extension):
     def on_package(self, *, pkg: griffe.Module, **kwargs) -> None:
-        paths = paths_of(pkg)
-        self._adapt(pkg, paths)
+        self._adapt(pkg, paths_of(pkg))
 
     def _adapt(self, item: griffe.Object, paths: list[str]) -> None:
         if item.docstring:
-            text = link(item.docstring.value, paths)
+            text = link(item.docstring.value, paths, item.path)
             item.docstring.value = TYPE.sub(lambda match: match[1] + match[2].replace("`", "") + match[3], text)
         for member in item.members.values():
             if not member.is_alias:
@@ -61,6 +60,6 @@ def on_config(config):
     config.extra["paths"] = paths_of(griffe.load("hf_mlpl", search_paths=["."]))
 
 
-def on_page_markdown(markdown: str, config, **kwargs) -> str:
+def on_page_markdown(markdown: str, page, config, **kwargs) -> str:
     """MkDocs: for the text of each page."""
-    return link(markdown, config.extra["paths"])
+    return link(markdown, config.extra["paths"], page.file.src_path)
