@@ -9,8 +9,7 @@ from pathlib import Path
 from hf_mlpl.training_config import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-LAUNCHERS = {"python", "accelerate", "$launch"}
-PROGRAMS = {*LAUNCHERS, "hf-mlpl", "make", "pip"}
+PROGRAMS = {"python", "accelerate", "$launch", "hf-mlpl", "make", "pip"}  # $launch stands for accelerate in run.sh
 
 
 def read_commands(text: str) -> list[list[str]]:

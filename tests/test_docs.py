@@ -11,7 +11,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from unittest import SkipTest
@@ -83,7 +83,7 @@ class PythonParser(PythonCodeBlockParser):
         self.codeblock_parser = CodeBlockParser("python", run_python)
 
 
-def bare_doctests(document: Document) -> Iterator[Region]:
+def bare_doctests(document: Document) -> Iterable[Region]:
     """`>>>` outside of blocks."""
     return () if "```" in document.text else DocTestParser()(document)
 
