@@ -24,6 +24,7 @@ from sybil.parsers.rest import DocTestParser
 
 from hf_mlpl.cli import main
 from hf_mlpl.corpora.utterances import read_utterances
+from hf_mlpl.label_filters import read_filters
 from hf_mlpl.training_config import load_config
 
 from .commands import ROOT, check_command, read_commands
@@ -69,10 +70,12 @@ def run_bash(example: Example) -> None:
             assert status == 0, words
 
 
-def read_settings(example: Example) -> None:
-    path = Path("settings.yaml")
+def read_yaml(example: Example) -> None:
+    """Filters of pseudo-labels, or settings of a training run."""
+    path = Path("example.yaml")
     path.write_text(example.parsed, encoding="utf-8")
-    load_config(path)
+    read = read_filters if example.parsed.startswith("filter:") else load_config
+    read(path)
 
 
 class PythonParser(PythonCodeBlockParser):
@@ -88,7 +91,7 @@ def bare_doctests(document: Document) -> Iterable[Region]:
     return () if "```" in document.text else DocTestParser()(document)
 
 
-BLOCKS = [PythonParser(), CodeBlockParser("bash", run_bash), CodeBlockParser("yaml", read_settings)]
+BLOCKS = [PythonParser(), CodeBlockParser("bash", run_bash), CodeBlockParser("yaml", read_yaml)]
 MARKDOWN = Sybil([*BLOCKS, SkipParser()])
 DOCSTRINGS = Sybil([*BLOCKS, bare_doctests])
 
@@ -183,6 +186,7 @@ def test_all_blocks_that_are_not_run_have_a_reason():
         ("md", "```bash\nlost\n```\n"),
         ("md", "```bash\nhf-mlpl transcribe --model runs/demo/final/model lost.mp3\n```\n"),
         ("md", "```yaml\nlearning_rat: 1\n```\n"),
+        ("md", "```yaml\nfilter: [lost >= 1]\n```\n"),
         ("py", 'def f():\n    """\n    ```python\n    lost\n    ```\n    """\n'),
         ("py", 'def f():\n    """\n    ```python\n    >>> f()\n    1\n    ```\n    """\n'),
         ("py", 'def f():\n    """\n    >>> f()\n    1\n    """\n'),
