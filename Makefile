@@ -1,7 +1,7 @@
 PYTHON ?= python3
 INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test style quality bench
+.PHONY: help demo test style quality docs bench
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -20,6 +20,10 @@ style: .venv/.complete  ## format the code, and mend what ruff can
 quality: .venv/.complete  ## check style without changing a file
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+docs: .venv/.complete  ## build the reference documentation in site/; .venv/bin/mkdocs serve shows it as you write
+	$(INSTALL) -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict  # with --quiet no warning would be an error
 
 bench: .venv/.complete  ## measure against other programs, one benchmark after another
 	$(INSTALL) -e ".[bench]"

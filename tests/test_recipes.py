@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 
 from hf_mlpl.corpora.utterances import read_utterances, write_utterances
 
+from .commands import PROGRAMS, ROOT, check_command, read_commands
 from .tones import SETTINGS
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes"
 LAUNCH = [Path(sys.executable).with_name("accelerate"), "launch", "--config_file", RECIPES / "accelerate" / "cpu.yaml"]
 
@@ -315,9 +315,7 @@ def test_the_demo_names_what_there_is():
 
 
 def test_the_demo_uses_options_that_there_are():
-    commands = re.findall(r"recipes/\w+\.py(?:\\\n|.)*", DEMO)
-    assert len(commands) >= 7
-    for command in commands:
-        script, *arguments = shlex.split(command.replace("\\\n", " ").split(">")[0].rstrip(")"))
-        source = (ROOT / script).read_text()
-        assert not [word for word in arguments if word.startswith("--") and f'"{word}"' not in source], command
+    commands = [words for words in read_commands(DEMO) if words[0] in PROGRAMS]
+    assert len(commands) >= 9
+    for words in commands:
+        check_command(words)

@@ -1,0 +1,202 @@
+"""The examples of README.md, the pages of docs/ and the docstrings, run as they stand or compared with what there is.
+
+Python and `hf-mlpl` are run, block after block of a page, in a folder that holds what the pages name. Comments of the
+form `# -> output`, where a block has them, are all that it prints. A block that cannot be run here has a comment
+before it that says why: `<!--- skip: next "needs a network" -->`.
+"""
+
+import ast
+import contextlib
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from unittest import SkipTest
+
+import pytest
+from sybil import Document, Example, Region, Sybil
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
+from sybil.parsers.rest import DocTestParser
+
+from hf_mlpl.cli import main
+from hf_mlpl.corpora.utterances import read_utterances
+from hf_mlpl.label_filters import read_filters
+from hf_mlpl.training_config import load_config
+
+from .commands import ROOT, check_command, read_commands
+from .tones import EVENT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SKIPPED = {"transcribe.md": ["needs a network"]}
+CLIP = "common_voice_sv-SE_test0"
+# A language model in which all words are as likely; KenLM wants at least one pair
+ARPA = r"""\data\
+ngram 1={count}
+ngram 2=1
+
+\1-grams:
+-9	<unk>
+-99	<s>
+-1	</s>
+{words}
+
+\2-grams:
+-1	<s> </s>
+
+\end\
+"""
+
+
+def run_python(example: Example) -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        PythonEvaluator()(example)
+    if expected := re.findall("# -> (.*)", example.parsed):
+        assert printed.getvalue().splitlines() == expected, f"{example.path}, line {example.line}"
+
+
+def run_bash(example: Example) -> None:
+    """Runs `hf-mlpl`, in this process to save seconds; test_recipes.py runs the scripts, which take longer."""
+    for words in read_commands(example.parsed):
+        check_command(words)
+        if words[0] == "hf-mlpl":
+            try:
+                status = main(words[1:])
+            except SystemExit as end:  # as --help does
+                status = end.code
+            assert status == 0, words
+
+
+def read_yaml(example: Example) -> None:
+    """Filters of pseudo-labels, or settings of a training run."""
+    path = Path("example.yaml")
+    path.write_text(example.parsed, encoding="utf-8")
+    read = read_filters if example.parsed.startswith("filter:") else load_config
+    read(path)
+
+
+class PythonParser(PythonCodeBlockParser):
+    """Blocks of Python, with or without `>>>`."""
+
+    def __init__(self):
+        super().__init__()
+        self.codeblock_parser = CodeBlockParser("python", run_python)
+
+
+def bare_doctests(document: Document) -> Iterable[Region]:
+    """`>>>` outside of blocks."""
+    return () if "```" in document.text else DocTestParser()(document)
+
+
+BLOCKS = [PythonParser(), CodeBlockParser("bash", run_bash), CodeBlockParser("yaml", read_yaml)]
+MARKDOWN = Sybil([*BLOCKS, SkipParser()])
+DOCSTRINGS = Sybil([*BLOCKS, bare_doctests])
+
+
+def run_examples(document: Document) -> list[str]:
+    """Runs the examples of a document in order; returns why some were skipped."""
+    skipped = []
+    for example in document.examples():
+        try:
+            example.evaluate()
+        except SkipTest as reason:
+            skipped.append(str(reason))
+    return skipped
+
+
+@pytest.fixture(scope="module")
+def folder(tone_corpus, tone_data, tone_run, tmp_path_factory) -> Path:
+    """What the pages name; in the place of the demo's model and data are those of the tones."""
+    folder = tmp_path_factory.mktemp("docs")
+    shutil.copytree(tone_run / "model", folder / "runs" / "demo" / "final" / "model")
+    shutil.copytree(tone_data, folder / "data", ignore=shutil.ignore_patterns("run"))
+    shutil.copy(tone_corpus / "common-voice" / "sv-SE" / "clips" / f"{CLIP}.mp3", folder / "recording.mp3")
+    shutil.copy(tone_corpus / "voxpopuli" / "raw_audios" / "sv" / "2020" / f"{EVENT}.ogg", folder / "lecture.ogg")
+    (folder / "talks").mkdir()
+    shutil.copy(folder / "recording.mp3", folder / "talks")
+    sentences = read_utterances([tone_data / "train.parquet"])["text"]
+    words = sorted({word for sentence in sentences for word in sentence.split()})
+    arpa = ARPA.format(count=len(words) + 3, words="\n".join(f"-2\t{word}" for word in words))
+    (folder / "swedish.arpa").write_text(arpa, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page(page, folder, one_thread, monkeypatch):
+    monkeypatch.chdir(folder)
+    document = MARKDOWN.parse(page)
+    document.namespace["installed"] = find_spec  # for conditions of skips
+    skipped = run_examples(document)
+    assert [reason for reason in skipped if not reason.startswith("needs the extra ")] == SKIPPED.get(page.name, [])
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_first_example_hears_what_is_said(page, folder, tone_corpus, one_thread, monkeypatch):
+    monkeypatch.chdir(folder)
+    document = MARKDOWN.parse(ROOT / page)
+    next(document.examples()).evaluate()
+    answer = document.namespace["answer"]
+    assert answer["text"] == json.loads((tone_corpus / "spoken.json").read_text(encoding="utf-8"))[CLIP]
+    assert answer["language"] == "sv-SE" and answer["language_probability"] > 0.5
+
+
+def test_docstrings(folder, one_thread, monkeypatch):
+    monkeypatch.chdir(folder)
+    for module in sorted((ROOT / "hf_mlpl").rglob("*.py")):
+        assert run_examples(DOCSTRINGS.parse(module)) == []
+
+
+def test_commands_at_the_head_of_scripts():
+    scripts = [*sorted(ROOT.glob("recipes/*.py")), ROOT / "hf_mlpl" / "corpora" / "demo.py"]
+    for script in scripts:
+        text = ast.get_docstring(ast.parse(script.read_text()))
+        commands = re.findall(r"^ *((?:python|accelerate) (?:\\\n|.)*)", text, re.MULTILINE)
+        assert commands, f"{script} shows no example"
+        for words in read_commands("\n".join(commands)):
+            check_command(words)
+
+
+def test_all_blocks_are_of_a_kind_that_is_looked_at():
+    fences = {fence for page in PAGES for fence in re.findall("^ *```(.*)", page.read_text(), re.MULTILINE)[::2]}
+    assert fences == {"python", "bash", "yaml", "bibtex"}
+
+
+def test_all_blocks_that_are_not_run_have_a_reason():
+    comments = [line for page in PAGES for line in page.read_text().splitlines() if "<!-" in line]
+    with_reason = re.compile(r'<!--- skip: next (?:if\(.+, reason=)?"[^"]+"\)? -->')
+    assert comments and all(map(with_reason.fullmatch, comments))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("md", "```python\nprint(1)  # -> 2\n```\n"),
+        ("md", "```python\nprint(1)  # -> 1\nprint(2)\n```\n"),
+        ("md", "```python\n>>> 1\n2\n```\n"),
+        ("md", "```python\nlost\n```\n"),
+        ("md", "```bash\npython recipes/lost.py\n```\n"),
+        ("md", "```bash\npython recipes/train.py a.yaml learning_rat=1\n```\n"),
+        ("md", "```bash\naccelerate launch recipes/evaluate.py --modell a\n```\n"),
+        ("md", "```bash\npython -m hf_mlpl.corpora.demo --lost\n```\n"),
+        ("md", "```bash\nmake lost\n```\n"),
+        ("md", '```bash\npip install -e ".[lost]"\n```\n'),
+        ("md", "```bash\nlost\n```\n"),
+        ("md", "```bash\nhf-mlpl transcribe --model runs/demo/final/model lost.mp3\n```\n"),
+        ("md", "```yaml\nlearning_rat: 1\n```\n"),
+        ("md", "```yaml\nfilter: [lost >= 1]\n```\n"),
+        ("py", 'def f():\n    """\n    ```python\n    lost\n    ```\n    """\n'),
+        ("py", 'def f():\n    """\n    ```python\n    >>> f()\n    1\n    ```\n    """\n'),
+        ("py", 'def f():\n    """\n    >>> f()\n    1\n    """\n'),
+    ],
+)
+def test_a_wrong_example_fails(kind, text, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(tmp_path)  # docstrings are run in their module, which is imported
+    path = tmp_path / f"{tmp_path.name}.{kind}"
+    path.write_text(text)
+    document = (MARKDOWN if kind == "md" else DOCSTRINGS).parse(path)
+    with pytest.raises((AssertionError, NameError, ValueError)):
+        run_examples(document)
