@@ -42,10 +42,10 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     together, and words with timestamps then have their `confidence` as well.
 
     Args:
-        language (`str`, *optional*): Of a call or of `pipeline`: one of the tokenizer's languages. The text then has its characters only; the
-            `language` of the result is what the model hears, all the same.
-        top_k_languages (`int`, *optional*): Of a call or of `pipeline`: adds `languages` to the result, a list of so many dicts of `language` and
-            `probability`, the likeliest first.
+        language (`str`, *optional*): Also of a call: one of the tokenizer's languages. The text then has its
+            characters only; the `language` of the result is what the model hears, all the same.
+        top_k_languages (`int`, *optional*): Also of a call: adds `languages` to the result, a list of so many dicts
+            of `language` and `probability`, the likeliest first.
     """
 
     def __new__(cls, model=None, *args, **kwargs):
