@@ -300,7 +300,9 @@ def _check_same_config(output_dir: Path, config: TrainingConfig) -> None:
     if not path.exists():
         return
     settings, started = _plain(config), yaml.safe_load(path.read_text(encoding="utf-8"))
-    differing = [name for name in settings if name not in FREE_ON_RESUME and started.get(name) != settings[name]]
+    # What an earlier version did not know yet, it left at what is now the default.
+    started = {field.name: field.default for field in dataclasses.fields(config)} | started
+    differing = [name for name in settings if name not in FREE_ON_RESUME and started[name] != settings[name]]
     if differing:
         changes = "; ".join(f"{name} was {started.get(name)!r}, is {settings[name]!r}" for name in differing)
         raise ValueError(

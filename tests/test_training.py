@@ -302,6 +302,17 @@ def test_another_run_does_not_get_into_the_folder(run):
     assert "num_workers" not in told and "seed" not in told
 
 
+def test_settings_that_an_earlier_version_did_not_know_are_the_default(run, tmp_path):
+    folder = run("a", *SHORT)
+    known = [
+        line for line in (folder / "config.yaml").read_text().splitlines() if not line.startswith(("bf16", "slim"))
+    ]
+    (folder / "config.yaml").write_text("\n".join(known))
+    assert run("a", *SHORT) == folder
+    with pytest.raises(ValueError, match="bf16 was False, is True. Choose"):
+        run("a", *SHORT, "bf16=true")
+
+
 def test_a_finished_run_returns_at_once(run, tone_data, tmp_path):
     data = shutil.copy(tone_data / "train.parquet", tmp_path / "moved.parquet")
     folder = run("a", *SHORT, f"train=[{data}]")
