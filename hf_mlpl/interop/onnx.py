@@ -25,7 +25,7 @@ class _InferenceGraph(nn.Module):
 
 
 def export_onnx(model: MlplForCTC, folder: str | os.PathLike) -> Path:
-    """Writes a new folder with `model.onnx`, its weights in `model.onnx.data`, and its configuration; returns the folder.
+    """Writes a new folder with `model.onnx`, its weights in `model.onnx.data` and its configuration; returns it.
 
     The graph takes any number of utterances and frames: `input_features` (batch, frames, mel bins) in the model's
     dtype and `attention_mask` (batch, frames) in int64, 1 for valid and 0 for padded frames. It gives `logits` (batch,
