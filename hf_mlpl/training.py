@@ -73,7 +73,8 @@ def train(config: TrainingConfig) -> Path:
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()  # called activation_checkpointing_enable in new releases, not in 5.17
     # A layer that LayerDrop skips in all micro-batches of an update gets no gradient.
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=model.config.layerdrop > 0)
+    drops_layers = model.config.layerdrop > 0 or bool(config.slimipl and config.slimipl.dynamic_dropout)
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=drops_layers)
     # Without cpu=True, processes launched on a machine without GPU would not find each other.
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),

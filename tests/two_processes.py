@@ -20,8 +20,15 @@ OVERRIDES = ["max_updates=8", "micro_batches_per_update=4", "eval_every=8"]
 
 def slimipl_overrides(teacher: Path, unlabelled: Path) -> list[str]:
     """A quarter of the updates fill the cache; the others use labels that either process has made."""
-    slimipl = "{start_update: 2, cache_size: 8, cache_update_probability: 0.5, unsupervised_updates: 4}"
-    given = [f"model={teacher}", "tokens=null", f"unlabelled=[{unlabelled}]", f"slimipl={slimipl}"]
+    slimipl = "{start_update: 2, cache_size: 8, cache_update_probability: 0.5, unsupervised_updates: 4"
+    slimipl += ", dynamic_dropout: 0.4}"  # LayerDrop too, of a model that has none of its own
+    given = [
+        f"model={teacher}",
+        "model_fields={layerdrop: 0.0}",
+        "tokens=null",
+        f"unlabelled=[{unlabelled}]",
+        f"slimipl={slimipl}",
+    ]
     return [*OVERRIDES, *given, "max_updates=12", "save_every=6", "learning_rate=1e-3", "max_batch_seconds=2"]
 
 
