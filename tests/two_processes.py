@@ -19,7 +19,7 @@ OVERRIDES = ["max_updates=8", "micro_batches_per_update=4", "eval_every=8"]
 
 
 def slimipl_overrides(teacher: Path, unlabelled: Path) -> list[str]:
-    """A quarter of the updates fill the cache; the others use labels that either process has made."""
+    """Two updates fill the cache; others train on labels that either process has made."""
     slimipl = "{start_update: 2, cache_size: 8, cache_update_probability: 0.5, unsupervised_updates: 4"
     slimipl += ", dynamic_dropout: 0.4}"  # LayerDrop too, of a model that has none of its own
     given = [
