@@ -239,9 +239,11 @@ def voxpopuli(tmp_path) -> Path:
     return root
 
 
-def write_segments(root: Path, rows, columns=("event_id", "segment_no", "start", "end")) -> Path:
+def write_segments(
+    root: Path, rows, columns=("event_id", "segment_no", "start", "end"), name="unlabelled_v2.tsv.gz"
+) -> Path:
     plain = write_table(root / "segments.tsv", columns, [dict(zip(columns, row, strict=True)) for row in rows])
-    table = root / "annotations" / "unlabelled_v2.tsv.gz"
+    table = root / "annotations" / name
     table.parent.mkdir(exist_ok=True)
     table.write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
     return table
@@ -278,6 +280,14 @@ def test_voxpopuli_rows(voxpopuli):
     assert report.read == 1
     with pytest.raises(ValueError, match="raw_audios: no recordings of de; there are sl, sv-SE"):
         list(read_voxpopuli(voxpopuli, ReadingReport(), ["sl", "de"]))
+
+
+def test_voxpopuli_sentences_that_are_known_for_comparison(voxpopuli):
+    write_segments(voxpopuli, [(EVENT, "0", "0", "1"), (EVENT, "1", "1", "2")])
+    truth = [(EVENT, "1", "tva\u030a  ord"), (EVENT, "2", "inte där")]
+    write_segments(voxpopuli, truth, ("event_id", "segment_no", "sentence"), "truth.tsv.gz")
+    rows = list(read_voxpopuli(voxpopuli, ReadingReport()))
+    assert [(row["text"], row["source"]) for row in rows] == [(None, None), ("tv\u00e5 ord", "human")]
 
 
 def test_voxpopuli_segments_are_slices_of_the_recording(voxpopuli):
@@ -367,14 +377,15 @@ def test_list_splits(table):
     assert (report.read, report.lines) == (8, [])
 
 
-def test_list_hides_the_sentences_of_other_speakers(table):
+def test_list_keeps_the_sentences_of_unlabelled_speakers(table):
     splits = read_list(table, ReadingReport(), train_speakers=["ana"], test_speakers=["cid"])
     assert ids(splits) == {
         "train": ["ana/0", "ana/1"],
         "test": ["cid/0", "cid/1"],
         "unlabelled": ["ben/0", "ben/1", "dora/0", "dora/1"],
     }
-    assert {(row["text"], row["source"]) for row in splits["unlabelled"]} == {(None, None)}
+    known = [(f"{speaker} govori {j}", "human") for speaker in ("ben", "dora") for j in range(2)]
+    assert [(row["text"], row["source"]) for row in splits["unlabelled"]] == [*known[:3], (None, None)]
     assert {row["text"] for row in splits["test"]} == {"cid govori 0", "cid govori 1"}
 
 

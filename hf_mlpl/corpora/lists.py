@@ -23,8 +23,8 @@ def read_list(
     """Utterances of a tab-separated table without quoting, as `train`, `dev`, `test` (labelled) and `unlabelled`.
 
     Paths are relative to the table's folder and stay inside it. An empty sentence is no error: that utterance is
-    unlabelled. Where `train_speakers` are named, all speakers who are in no split are unlabelled: their sentences are
-    left out.
+    unlabelled. Where `train_speakers` are named, all speakers who are in no split are unlabelled too; their sentences
+    stay beside their speech, to compare pseudo-labels with.
 
     Raises:
         ValueError: where the table or a needed column is missing, for a speaker that the table does not have, and for
@@ -44,8 +44,6 @@ def read_list(
         split = next((name for name, speakers in splits.items() if speaker in speakers), rest)
         if utterance["text"] is None:
             split = "unlabelled"
-        if split == "unlabelled":
-            utterance |= {"text": None, "source": None}
         utterances[split].append(utterance)
     if absent := sorted(set(named) - found):
         raise ValueError(

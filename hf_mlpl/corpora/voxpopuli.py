@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..audio import END_TOLERANCE, AudioError, audio_duration
+from ..text import normalize_text
 from .tables import read_table
 from .utterances import ReadingReport
 
@@ -16,6 +17,9 @@ COLUMNS = ("event_id", "segment_no", "start", "end")
 
 def read_voxpopuli(root: str | Path, report: ReadingReport, locales: Sequence[str] | None = None) -> Iterator[dict]:
     """Utterances without text from `raw_audios/{lang}/{year}/{event_id}.ogg` + `annotations/unlabelled_v2.tsv.gz`.
+
+    Where there is an `annotations/truth.tsv.gz`, which the demo corpus has, its sentences become the texts. Training on
+    unlabelled speech compares pseudo-labels with them, and uses them for nothing else.
 
     Args:
         locales: Common Voice locale codes; by default every language whose recordings are there.
@@ -32,6 +36,9 @@ def read_voxpopuli(root: str | Path, report: ReadingReport, locales: Sequence[st
         raise ValueError(
             f"{root / 'raw_audios'}: no recordings of {', '.join(missing)}; there are {', '.join(sorted(found))}"
         )
+    truth = root / "annotations" / "truth.tsv.gz"
+    sentences = read_table(truth, ("event_id", "segment_no", "sentence")) if truth.exists() else ()
+    texts = {(row["event_id"], row["segment_no"]): normalize_text(row["sentence"]) for _, row in sentences}
     durations: dict[Path, float | AudioError] = {}  # of recordings, each with many segments
     for where, row in read_table(root / "annotations" / "unlabelled_v2.tsv.gz", COLUMNS):
         event = row["event_id"] or ""
@@ -58,14 +65,15 @@ def read_voxpopuli(root: str | Path, report: ReadingReport, locales: Sequence[st
             report.drop("segment outside its recording", where, f"{start}-{end} s of {duration:.2f} s")
         else:
             end = min(end, duration)
+            text = texts.get((event, row["segment_no"]))
             yield {
                 "id": f"{event}_{row['segment_no']}",
                 "audio": {"path": str(recording.absolute()), "start": start, "end": end},
                 "duration_seconds": end - start,
                 "language": locale,
-                "text": None,
+                "text": text,
                 "speaker": None,
-                "source": None,
+                "source": "human" if text else None,
             }
 
 
