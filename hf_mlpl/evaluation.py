@@ -134,40 +134,94 @@ def results_table(results: dict) -> str:
     return aligned(table)
 
 
-def comparison_table(results: dict[str, dict], languages: Sequence[str] = (), metric: str = "cer") -> str:
+def comparison_table(results: dict[str, Sequence[dict]], languages: Sequence[str] = (), metric: str = "cer") -> str:
     """Error rates in percent as a plain text table: a column per entry of `results`, a row per language, means below.
 
-    The last column is the change from the first to the last entry, relative to the first.
+    Of several runs a cell gives the mean and, in brackets, the lowest and highest. The last column is the change from
+    the first to the last entry, relative to the first.
 
     Args:
-        results: name -> results of `score`; all of the same languages.
+        results: name -> results of `score`, one per run; all of the same languages, as many runs for each.
         languages: Get a mean of their own, beside the one of the remaining languages.
 
     Raises:
-        ValueError: where entries have different languages, or lack one of `languages`.
+        ValueError: where entries have different languages or numbers of runs, or lack one of `languages`.
     """
-    rates = {
-        name: {language: scores[metric] for language, scores in result["languages"].items()}
-        for name, result in results.items()
-    }
-    scored = sorted(next(iter(rates.values())))
-    for name, of_languages in rates.items():
-        if sorted(of_languages) != scored:
-            theirs, others = ", ".join(sorted(of_languages)), ", ".join(scored)
-            raise ValueError(f"{name} has results of {theirs}, but others of {others}")
+    groups = _groups(results, languages)
+    table = [("language", *(f"{name}, {metric.upper()} %" for name in results), "change")]
+    for name, members in groups.items():
+        rates = [[_rate(run, members, metric) for run in runs] for runs in results.values()]
+        first, last = _mean(rates[0]), _mean(rates[-1])
+        table.append((name, *map(_spread, rates), f"{100 * (last / first - 1):+.0f} %" if first else "-"))
+    return aligned(table)
+
+
+def gap_table(
+    results: dict[str, Sequence[dict]],
+    languages: Sequence[str],
+    oracle: str,
+    control: str | None = None,
+    metric: str = "cer",
+) -> str:
+    """How much each entry gains, a row per run: for the mean of `languages`, or of all where none are named.
+
+    The first entry is where all began, `oracle` what can be hoped for. A column says which share of the gap between
+    the two an entry closes and, where there is a `control`, its change against that, relative to it.
+
+    Raises:
+        ValueError: as `comparison_table` does, and where `oracle` or `control` is no entry.
+    """
+    if unknown := [name for name in (oracle, control) if name and name not in results]:
+        raise ValueError(f"no results are called {', '.join(unknown)}; there are {', '.join(results)}")
+    groups = _groups(results, languages)
+    members = groups["macro average"] if not languages else list(languages)
+    rates = {name: [_rate(run, members, metric) for run in runs] for name, runs in results.items()}
+    first, *shown = (name for name in results if name != oracle)
+    table = [("run", *(f"{name}, % of gap" + (f", vs {control}" if control else "") for name in shown))]
+    cells = {name: ([], []) for name in shown}
+    for run, (start, best) in enumerate(zip(rates[first], rates[oracle], strict=True)):
+        for name, (shares, changes) in cells.items():
+            shares.append((start - rates[name][run]) / (start - best) if start != best else math.nan)
+            changes.append(rates[name][run] / rates[control][run] - 1 if control else 0.0)
+        table.append((str(run + 1), *(_gain(shares[-1], changes[-1], control) for shares, changes in cells.values())))
+    table.append(("mean", *(_gain(_mean(shares), _mean(changes), control) for shares, changes in cells.values())))
+    return aligned(table)
+
+
+def _gain(share: float, change: float, control: str | None) -> str:
+    return f"{100 * share:.0f}" + (f", {100 * change:+.0f} %" if control else "")
+
+
+def _groups(results: dict[str, Sequence[dict]], languages: Sequence[str]) -> dict[str, list[str]]:
+    """Rows of a comparison: name -> the languages that it is the mean of. Raises what `comparison_table` says."""
+    first, *_ = results.values()
+    scored = sorted(first[0]["languages"])
+    for name, runs in results.items():
+        if len(runs) != len(first):
+            raise ValueError(f"{name} has {len(runs)} runs, but others {len(first)}")
+        for run in runs:
+            if sorted(run["languages"]) != scored:
+                theirs, others = ", ".join(sorted(run["languages"])), ", ".join(scored)
+                raise ValueError(f"{name} has results of {theirs}, but others of {others}")
     if missing := sorted(set(languages) - set(scored)):
         raise ValueError(f"no results of {', '.join(missing)}; there are {', '.join(scored)}")
     groups = {language: [language] for language in scored}
     if languages:
         groups[f"mean of {' '.join(languages)}"] = list(languages)
         groups["mean of the others"] = [language for language in scored if language not in languages]
-    groups["macro average"] = scored
-    table = [("language", *(f"{name}, {metric.upper()} %" for name in results), "change")]
-    for name, members in groups.items():
-        means = [_mean(of_languages[language] for language in members) for of_languages in rates.values()]
-        change = f"{100 * (means[-1] / means[0] - 1):+.0f} %" if means[0] else "-"
-        table.append((name, *(f"{100 * mean:.1f}" for mean in means), change))
-    return aligned(table)
+    return groups | {"macro average": scored}
+
+
+def _rate(result: dict, languages: Sequence[str], metric: str) -> float | None:
+    return _mean(result["languages"][language][metric] for language in languages)
+
+
+def _spread(rates: Sequence[float | None]) -> str:
+    """Mean of the runs in percent, and between which numbers they lie."""
+    if any(rate is None for rate in rates):  # the mean of no languages
+        return "-"
+    mean = f"{100 * math.fsum(rates) / len(rates):.1f}"
+    return mean if len(rates) == 1 else f"{mean} ({100 * min(rates):.1f}-{100 * max(rates):.1f})"
 
 
 def aligned(table: list[tuple[str, ...]]) -> str:

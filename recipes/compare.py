@@ -2,14 +2,22 @@
 
     python recipes/compare.py supervised=supervised.json final=final.json --languages nl pt ro sv-SE
 
-The last column says how far the last results are from the first, relative to the first.
+The last column says how far the last results are from the first, relative to the first. With `*` in a file's name, the
+results of several runs, such as one per seed, make one column: their mean, with the lowest and highest in brackets.
+
+    python recipes/compare.py supervised=seed-*/supervised.json control=seed-*/control.json \\
+        oracle=seed-*/oracle.json final=seed-*/final.json --languages nl pt --oracle oracle --control control
+
+also says, run by run, which share of the gap from the first to the oracle each closes, and its change against the
+control, both in the mean over the chosen languages.
 """
 
 import argparse
+import glob
 import json
 from pathlib import Path
 
-from hf_mlpl.evaluation import comparison_table
+from hf_mlpl.evaluation import comparison_table, gap_table
 
 
 def main() -> None:
@@ -17,19 +25,28 @@ def main() -> None:
     parser.add_argument("results", nargs="+", metavar="NAME=FILE", help="results, in the order of the columns")
     parser.add_argument("--languages", nargs="+", default=[], help="languages to average apart from the others")
     parser.add_argument("--metric", choices=("cer", "wer"), default="cer")
+    parser.add_argument("--oracle", metavar="NAME", help="the column that shows how low errors could be")
+    parser.add_argument("--control", metavar="NAME", help="the column that others are to beat; needs --oracle")
     arguments = parser.parse_args()
     results = {}
     for argument in arguments.results:
-        name, equals, path = argument.partition("=")
+        name, equals, pattern = argument.partition("=")
         if not equals:
             parser.error(f"{argument!r} is not of the form NAME=FILE")
-        try:
-            results[name] = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError:
-            raise ValueError(f"{path}: is not JSON; recipes/evaluate.py writes results") from None
-        if "languages" not in results[name]:
-            raise ValueError(f"{path}: holds no results of recipes/evaluate.py")
+        results[name] = []
+        for path in sorted(glob.glob(pattern)) if "*" in pattern else [pattern]:
+            try:
+                results[name].append(json.loads(Path(path).read_text(encoding="utf-8")))
+            except ValueError:
+                raise ValueError(f"{path}: is not JSON; recipes/evaluate.py writes results") from None
+            if "languages" not in results[name][-1]:
+                raise ValueError(f"{path}: holds no results of recipes/evaluate.py")
+        if not results[name]:
+            raise ValueError(f"{pattern}: no such file")
     print(comparison_table(results, arguments.languages, arguments.metric))
+    if arguments.oracle:
+        print()
+        print(gap_table(results, arguments.languages, arguments.oracle, arguments.control, arguments.metric))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_mlpl.atomic import write_json
-from hf_mlpl.evaluation import METRICS, _metric, comparison_table, results_table, score
+from hf_mlpl.evaluation import METRICS, _metric, comparison_table, gap_table, results_table, score
 
 ROWS = [
     # cs: 1 edit of 2 characters in one row, 1 of 6 in the other: 2/8, not the mean 1/3 of the rows; words 2 of 3
@@ -175,11 +175,12 @@ for folder in sys.argv[1:]:
     assert "network:" not in done.stderr
 
 
-def test_comparison_averages_chosen_languages_apart():
-    def results(**cer):
-        return {"languages": {language: {"cer": rate, "wer": 1.0} for language, rate in cer.items()}}
+def results(**cer):
+    return {"languages": {language: {"cer": rate, "wer": 1.0} for language, rate in cer.items()}}
 
-    before, after = results(de=0.10, pt=0.30, ro=0.20), results(de=0.11, pt=0.15, ro=0.05)
+
+def test_comparison_averages_chosen_languages_apart():
+    before, after = [results(de=0.10, pt=0.30, ro=0.20)], [results(de=0.11, pt=0.15, ro=0.05)]
     table = comparison_table({"before": before, "after": after}, languages=["pt", "ro"])
     assert table.splitlines() == [
         "language            before, CER %  after, CER %  change",
@@ -191,6 +192,36 @@ def test_comparison_averages_chosen_languages_apart():
         "macro average                20.0          10.3   -48 %",
     ]
     with pytest.raises(ValueError, match="after has results of de, but others of de, pt, ro"):
-        comparison_table({"before": before, "after": results(de=0.1)})
+        comparison_table({"before": before, "after": [results(de=0.1)]})
+    with pytest.raises(ValueError, match="after has 2 runs, but others 1"):
+        comparison_table({"before": before, "after": after * 2})
     with pytest.raises(ValueError, match="no results of xx; there are de, pt, ro"):
         comparison_table({"before": before, "after": after}, languages=["xx"])
+
+
+def test_several_runs_are_compared_by_mean_and_spread():
+    runs = {
+        "supervised": [results(pt=0.30, ro=0.10), results(pt=0.26, ro=0.10)],
+        "control": [results(pt=0.25, ro=0.10), results(pt=0.23, ro=0.08)],
+        "oracle": [results(pt=0.15, ro=0.05), results(pt=0.10, ro=0.06)],
+        "final": [results(pt=0.21, ro=0.07), results(pt=0.17, ro=0.05)],
+    }
+    assert comparison_table(runs, ["pt"]).splitlines()[:3] == [
+        "language            supervised, CER %    control, CER %     oracle, CER %      final, CER %  change",
+        "pt                   28.0 (26.0-30.0)  24.0 (23.0-25.0)  12.5 (10.0-15.0)  19.0 (17.0-21.0)   -32 %",
+        "ro                   10.0 (10.0-10.0)    9.0 (8.0-10.0)     5.5 (5.0-6.0)     6.0 (5.0-7.0)   -40 %",
+    ]
+    # In the mean of both languages: 20 -> oracle 10, control 17.5, final 14; and 18 -> oracle 8, control 15.5, final 11
+    assert gap_table(runs, ["pt", "ro"], "oracle", "control").splitlines() == [
+        "run   control, % of gap, vs control  final, % of gap, vs control",
+        "1                          25, +0 %                    60, -20 %",
+        "2                          25, +0 %                    70, -29 %",
+        "mean                       25, +0 %                    65, -25 %",
+    ]
+    assert gap_table(runs, [], "oracle").splitlines()[1:] == [
+        "1                     25                60",
+        "2                     25                70",
+        "mean                  25                65",
+    ]
+    with pytest.raises(ValueError, match="no results are called orakel; there are supervised, control, oracle, final"):
+        gap_table(runs, [], "orakel")

@@ -18,8 +18,8 @@ COLUMNS = ("event_id", "segment_no", "start", "end")
 def read_voxpopuli(root: str | Path, report: ReadingReport, locales: Sequence[str] | None = None) -> Iterator[dict]:
     """Utterances without text from `raw_audios/{lang}/{year}/{event_id}.ogg` + `annotations/unlabelled_v2.tsv.gz`.
 
-    Where there is an `annotations/truth.tsv.gz`, which the demo corpus has, its sentences become the texts. Training on
-    unlabelled speech compares pseudo-labels with them, and uses them for nothing else.
+    Sentences of an `annotations/truth.tsv.gz`, which the demo corpus has, become the texts. Training on unlabelled
+    speech compares pseudo-labels with them, and uses them for nothing else.
 
     Args:
         locales: Common Voice locale codes; by default every language whose recordings are there.
