@@ -146,17 +146,19 @@ def plan_batches(durations: np.ndarray, max_batch_seconds: float, rng: np.random
     return batches
 
 
-def repetitions(dataset: Dataset, alpha: float) -> np.ndarray:
+def repetitions(dataset: Dataset, alpha: float, pseudo_label_weight: float = 1.0) -> np.ndarray:
     """How often each utterance occurs in a pass, (N,), so that a group's share is proportional to its hours^alpha.
 
-    Groups are the languages, with human labels and with pseudo-labels apart. The largest occurs once; the others once
-    too where `alpha` is 1, up to as many times as makes all groups equal where it is 0.
+    Groups are the languages, with human labels and with pseudo-labels apart; the share of the latter is multiplied by
+    `pseudo_label_weight`. The utterances of the group that needs it least occur once.
     """
     is_human = [source == "human" for source in dataset["source"][:]]
     groups = [f"{language} {human}" for language, human in zip(dataset["language"][:], is_human, strict=True)]
     names, index = np.unique(groups, return_inverse=True)
     hours = np.bincount(index, weights=np.array(dataset["duration_seconds"][:]), minlength=len(names))
-    return ((hours.max() / hours) ** (1 - alpha))[index]
+    weights = np.where([name.endswith("True") for name in names], 1.0, pseudo_label_weight)
+    rates = weights * hours ** (alpha - 1)
+    return (rates / rates.min())[index]
 
 
 class BatchPlan:

@@ -218,6 +218,9 @@ def build_optimizer(model: MlplForCTC, config: TrainingConfig) -> torch.optim.Op
 
 def learning_rate_factor(update: int, config: TrainingConfig) -> float:
     """Share of `learning_rate` for the update after `update` others."""
+    if config.schedule == "step":  # which the original multiplies with its warm-up
+        halvings = max(0, 1 + (update + 1 - config.first_decay_update) // config.decay_every_updates)
+        return 0.5**halvings * min(1.0, (update + 1) / max(1, config.warmup_updates))
     if update < config.warmup_updates:
         return (update + 1) / config.warmup_updates
     if config.schedule == "constant":
@@ -227,7 +230,8 @@ def learning_rate_factor(update: int, config: TrainingConfig) -> float:
 
 def _batch_plan(dataset: Dataset, config: TrainingConfig) -> BatchPlan:
     durations = np.array(dataset["duration_seconds"][:])
-    return BatchPlan(durations, config.max_batch_seconds, config.seed, repetitions(dataset, config.language_alpha))
+    times = repetitions(dataset, config.language_alpha, config.pseudo_label_weight)
+    return BatchPlan(durations, config.max_batch_seconds, config.seed, times)
 
 
 def _speech_batches(dataset, plan, processor, model, config: TrainingConfig, with_labels: bool) -> SpeechBatches:

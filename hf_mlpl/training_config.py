@@ -13,7 +13,7 @@ from .augment import SpecAugmentConfig
 from .slimipl import SlimIplConfig
 
 OPTIMIZERS = ("adagrad", "adamw")
-SCHEDULES = ("constant", "linear")
+SCHEDULES = ("constant", "linear", "step")
 # What may differ between a run and its continuation: nothing here changes the result.
 NESTED = {config.__name__: config for config in (SpecAugmentConfig, SlimIplConfig)}
 FREE_ON_RESUME = frozenset({"num_workers", "cache_gigabytes", "log_every", "save_every", "eval_every"})
@@ -34,12 +34,15 @@ class TrainingConfig:
         languages: classes of a new model's language-ID head; by default those of `train`, sorted.
         language_alpha: a language's share of training is proportional to its hours to this power, its human and its
             pseudo-labels counted apart: 1 takes the data as they are, 0 gives everything the same share.
+        pseudo_label_weight: a pseudo-label is taken this many times as often as `language_alpha` alone would have it.
         max_updates: updates of the whole run.
         max_batch_seconds: audio of one micro-batch, padding counted; longer utterances are dropped.
         micro_batches_per_update: over all processes; one process with 4 equals 4 processes with 1 each.
         optimizer: `adagrad`, the paper's, or `adamw`.
         learning_rate: at its highest, after `warmup_updates` of linear growth.
-        schedule: `constant` after the warm-up, or `linear` decrease to 0 at `max_updates`.
+        schedule: `constant` after the warm-up, `linear` decrease to 0 at `max_updates`, or `step`: halved at
+            `first_decay_update`, and again after every `decay_every_updates` (the original's `lr_decay` and
+            `lr_decay_step`, which count passes over the data).
         weight_decay: of AdamW.
         max_grad_norm: gradients are clipped to this norm.
         spec_augment: fields of `SpecAugmentConfig`, or null for none.
@@ -63,12 +66,15 @@ class TrainingConfig:
     language: str | None = None
     languages: Sequence[str] | None = None
     language_alpha: float = 1.0
+    pseudo_label_weight: float = 1.0
     max_batch_seconds: float = 200.0
     micro_batches_per_update: int = 1
     optimizer: str = "adagrad"
     learning_rate: float = 0.03
     warmup_updates: int = 64_000
     schedule: str = "constant"
+    first_decay_update: int | None = None
+    decay_every_updates: int | None = None
     weight_decay: float = 0.0
     max_grad_norm: float = 0.1
     spec_augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
@@ -90,7 +96,11 @@ class TrainingConfig:
         for name in ("max_updates", "micro_batches_per_update", "log_every", "eval_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("max_batch_seconds", "learning_rate", "max_grad_norm"):
+        for name in ("first_decay_update", "decay_every_updates"):
+            value = getattr(self, name)
+            if (value is None) == (self.schedule == "step") or value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; schedule step needs a number of updates, others must not have it")
+        for name in ("max_batch_seconds", "learning_rate", "max_grad_norm", "pseudo_label_weight"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         for name in ("warmup_updates", "num_workers", "cache_gigabytes", "seed"):

@@ -287,7 +287,7 @@ def test_voxpopuli_sentences_that_are_known_for_comparison(voxpopuli):
     truth = [(EVENT, "1", "tva\u030a  ord"), (EVENT, "2", "inte där")]
     write_segments(voxpopuli, truth, ("event_id", "segment_no", "sentence"), "truth.tsv.gz")
     rows = list(read_voxpopuli(voxpopuli, ReadingReport()))
-    assert [(row["text"], row["source"]) for row in rows] == [(None, None), ("tv\u00e5 ord", "human")]
+    assert [(row["text"], row["source"]) for row in rows] == [(None, None), ("tv\u00e5 ord", "reference")]
 
 
 def test_voxpopuli_segments_are_slices_of_the_recording(voxpopuli):
@@ -384,7 +384,7 @@ def test_list_keeps_the_sentences_of_unlabelled_speakers(table):
         "test": ["cid/0", "cid/1"],
         "unlabelled": ["ben/0", "ben/1", "dora/0", "dora/1"],
     }
-    known = [(f"{speaker} govori {j}", "human") for speaker in ("ben", "dora") for j in range(2)]
+    known = [(f"{speaker} govori {j}", "reference") for speaker in ("ben", "dora") for j in range(2)]
     assert [(row["text"], row["source"]) for row in splits["unlabelled"]] == [*known[:3], (None, None)]
     assert {row["text"] for row in splits["test"]} == {"cid govori 0", "cid govori 1"}
 

@@ -394,6 +394,10 @@ def test_repetitions_balance_languages_and_sources():
         for name in groups:
             assert share[name] / share["de"] == pytest.approx((hours[name] / 64) ** alpha)
         assert times.min() == times[0] == 1
+        weighted = repetitions(dataset, alpha, 0.25)  # pseudo-labels a quarter as often, all else as it was
+        assert weighted[:17] / weighted[0] == pytest.approx(times[:17])
+        assert weighted[17:] / weighted[0] == pytest.approx(times[17:] / 4)
+        assert weighted.min() == 1
 
     plan = BatchPlan(seconds, 40, seed=0, repetitions=repetitions(dataset, 0.5))
     numbers = range(600)

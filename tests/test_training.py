@@ -260,6 +260,9 @@ def test_learning_rate_follows_its_schedule(run, tone_run):
     assert factors(warmup_updates=0, schedule="linear") == pytest.approx([1 - n / 10 for n in range(10)])
     assert factors(warmup_updates=20) == pytest.approx([n / 20 for n in range(1, 11)])
     assert factors(warmup_updates=10, schedule="linear") == pytest.approx([n / 10 for n in range(1, 11)])
+    step = {"schedule": "step", "first_decay_update": 6, "decay_every_updates": 2}
+    assert factors(**step) == [*growth, 1, 1 / 2, 1 / 2, 1 / 4, 1 / 4, 1 / 8]
+    assert factors(**step | {"first_decay_update": 2})[:4] == [1 / 4, 2 / 8, 3 / 8, 4 / 16]  # also while it grows
     # and each update has the rate of its number: 10 of 60 are warm-up, the highest rate is 0.01
     rates = [row["learning_rate"] for row in rows(tone_run) if "loss" in row]
     assert rates == pytest.approx([0.001 * n for n in range(1, 11)] + [0.01 * (50 - n) / 50 for n in range(50)])

@@ -44,6 +44,8 @@ def read_list(
         split = next((name for name, speakers in splits.items() if speaker in speakers), rest)
         if utterance["text"] is None:
             split = "unlabelled"
+        elif split == "unlabelled":
+            utterance["source"] = "reference"
         utterances[split].append(utterance)
     if absent := sorted(set(named) - found):
         raise ValueError(

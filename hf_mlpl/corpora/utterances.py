@@ -26,7 +26,7 @@ FEATURES = Features(
         "language": Value("string"),  # Common Voice's locale code, `sv-SE`
         "text": Value("string"),  # null where nobody has transcribed the utterance
         "speaker": Value("string"),
-        "source": Value("string"),  # who wrote the text: `human`, or the revision of the teacher model
+        "source": Value("string"),  # whose the text is: `human`, the revision of a teacher, or `reference`
     }
 )
 

@@ -73,7 +73,7 @@ def read_voxpopuli(root: str | Path, report: ReadingReport, locales: Sequence[st
                 "language": locale,
                 "text": text,
                 "speaker": None,
-                "source": "human" if text else None,
+                "source": "reference" if text else None,
             }
 
 
