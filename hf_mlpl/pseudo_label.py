@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 from datasets import Dataset, Features, Value
+from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 
 from .atomic import write_json
@@ -27,6 +28,7 @@ from .corpora.utterances import FEATURES, write_utterances
 from .decoding import Hypothesis, transcribe
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
+from .text import normalize_text
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,8 @@ def pseudo_label(
     num_workers: int = 0,
 ) -> dict:
     """Labels all utterances of `dataset`, going on where an earlier call stopped; returns what `complete.json` holds.
+
+    Where utterances have a text, that is how wrong their labels are, too; texts are used for nothing else.
 
     Args:
         teacher: revision of the model, as `teacher_revision` gives it; it becomes the labels' `source`.
@@ -100,7 +104,8 @@ def pseudo_label(
             write_utterances(labels, _shard_path(output_dir, number), LABEL_FEATURES)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        _complete(output_dir, job, len(shards))
+        references = {name: text for name, text in zip(ids, dataset["text"][:], strict=True) if text}
+        _complete(output_dir, job, len(shards), references)
     accelerator.wait_for_everyone()
     return json.loads(complete.read_text(encoding="utf-8"))
 
@@ -132,9 +137,10 @@ def scores(hypothesis: Hypothesis, duration_seconds: float) -> dict[str, float |
     }
 
 
-def _complete(output_dir: Path, job: dict, num_shards: int) -> None:
+def _complete(output_dir: Path, job: dict, num_shards: int, references: dict[str, str]) -> None:
     """Joins the shards into `labels.parquet` and says in `complete.json` what is in it."""
     languages = defaultdict(lambda: {"labels": 0, "empty": 0, "hours": 0.0, "mean_log_prob": 0.0})
+    edits, characters = Counter(), Counter()  # of the labels that have a reference
     errors = 0
 
     def labels() -> Iterator[dict]:
@@ -149,6 +155,9 @@ def _complete(output_dir: Path, job: dict, num_shards: int) -> None:
                 counts["empty"] += not row["text"]
                 counts["hours"] += row["duration_seconds"] / 3600
                 counts["mean_log_prob"] += row["mean_log_prob"]
+                if reference := normalize_text(references.get(row["id"], "")):
+                    edits[row["language"]] += Levenshtein.distance(reference, row["text"])
+                    characters[row["language"]] += len(reference)
                 yield row
 
     written = write_utterances(labels(), output_dir / "labels.parquet", LABEL_FEATURES)
@@ -157,8 +166,9 @@ def _complete(output_dir: Path, job: dict, num_shards: int) -> None:
             f"{output_dir}/shards hold {written + errors} of {job['utterances']} utterances; remove the folder and "
             "label again"
         )
-    for counts in languages.values():
+    for language, counts in languages.items():
         counts["mean_log_prob"] /= counts["labels"]
+        counts["cer"] = edits[language] / characters[language] if characters[language] else None
     summary = {**job, "labels": written, "errors": errors, "languages": dict(sorted(languages.items()))}
     write_json(output_dir / "complete.json", summary)
 

@@ -99,7 +99,7 @@ class TrainingConfig:
         for name in ("first_decay_update", "decay_every_updates"):
             value = getattr(self, name)
             if (value is None) == (self.schedule == "step") or value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; schedule step needs a number of updates, others must not have it")
+                raise ValueError(f"{name} is {value}; only schedule step has it, and needs 1 or more")
         for name in ("max_batch_seconds", "learning_rate", "max_grad_norm", "pseudo_label_weight"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")

@@ -22,7 +22,7 @@ from hf_mlpl.pseudo_label import pseudo_label, teacher_revision
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub name of the teacher")
-    parser.add_argument("--data", nargs="+", required=True, help="utterance files; their texts are not looked at")
+    parser.add_argument("--data", nargs="+", required=True, help="utterance files; texts are compared with the labels")
     parser.add_argument("--languages", nargs="+", help="label only these; by default all that are there")
     parser.add_argument("--output", type=Path, required=True, help="folder for shards and labels.parquet")
     parser.add_argument("--batch-seconds", type=float, default=200.0, help="audio of one forward (default: 200)")
@@ -48,6 +48,7 @@ def main() -> None:
         accelerator.print(
             f"{language}: {counts['labels']} labels, {counts['hours']:.2f} h, {counts['empty']} empty, "
             f"mean log-probability {counts['mean_log_prob']:.3f}"
+            + (f", CER {counts['cer']:.1%} against the texts that are known" if counts["cer"] is not None else "")
         )
     path = arguments.output / "labels.parquet"
     accelerator.print(f"labels: {path}, by {summary['teacher']}; {summary['errors']} utterances could not be read")

@@ -193,9 +193,22 @@ def test_complete_json(label, unlabelled):
                 "empty": 0,
                 "hours": pytest.approx(sum(unlabelled["duration_seconds"]) / 3600),
                 "mean_log_prob": pytest.approx(sum(row["mean_log_prob"] for row in rows) / 24),
+                "cer": None,
             }
         },
     }
+
+
+def test_labels_are_compared_with_the_texts_that_are_known(label, unlabelled, tmp_path):
+    made = labels(label("a"))
+    rows = unlabelled.to_list()
+    rows[3]["text"] = made[rows[3]["id"]]["text"] + "ABCD"
+    rows[4]["text"] = made[rows[4]["id"]]["text"]
+    write_utterances(rows, tmp_path / "known.parquet")
+    folder = label("b", read_utterances([tmp_path / "known.parquet"]))
+    assert labels(folder) == made
+    cer = json.loads((folder / "complete.json").read_text())["languages"]["sv-SE"]["cer"]
+    assert cer == 4 / (len(rows[3]["text"]) + len(rows[4]["text"]))
 
 
 def test_unreadable_segments_are_counted_and_get_no_label(label, unlabelled, tmp_path, caplog):

@@ -31,8 +31,9 @@ def test_there_are_these_settings_and_no_others():
     names = (
         "output_dir model train max_updates model_fields tokens dev unlabelled language languages language_alpha "
         "pseudo_label_weight max_batch_seconds micro_batches_per_update optimizer learning_rate warmup_updates "
-        "schedule first_decay_update decay_every_updates weight_decay max_grad_norm spec_augment slimipl bf16 gradient_checkpointing log_every eval_every save_every "
-        "num_workers cache_gigabytes seed"
+        "schedule first_decay_update decay_every_updates weight_decay max_grad_norm "
+        "spec_augment slimipl bf16 gradient_checkpointing log_every eval_every "
+        "save_every num_workers cache_gigabytes seed"
     )
     assert [field.name for field in dataclasses.fields(TrainingConfig)] == names.split()
     names = "start_update num_frequency_masks max_frequency_width num_time_masks max_time_width max_time_fraction"
@@ -118,6 +119,10 @@ def test_settings_survive_their_own_file(load):
         ({}, ["max_batch_seconds=-1"], "max_batch_seconds is -1; it must be above 0"),
         ({}, ["learning_rate=0"], "learning_rate is 0; it must be above 0"),
         ({}, ["max_grad_norm=0"], "max_grad_norm is 0; it must be above 0"),
+        ({}, ["pseudo_label_weight=0"], "pseudo_label_weight is 0; it must be above 0"),
+        ({}, ["schedule=step", "decay_every_updates=5"], "first_decay_update is None; only schedule step has it, and"),
+        ({}, ["first_decay_update=5"], "first_decay_update is 5; only schedule step has it"),
+        ({}, ["schedule=step", "first_decay_update=5", "decay_every_updates=0"], "decay_every_updates is 0; only"),
         ({"train": "train.parquet"}, [], "train is 'train.parquet'; it must be a list"),
         ({}, ["dev=dev.parquet"], "dev is 'dev.parquet'; it must be a list"),
         ({"train": []}, [], "train is empty; name at least one utterance file"),
