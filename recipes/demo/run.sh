@@ -23,13 +23,16 @@ python recipes/build_tokenizer.py $run/data/train.parquet --output $run/data/tok
 section "Stage 1, supervised: one multilingual model from all labelled speech"
 $launch recipes/train.py recipes/demo/supervised.yaml
 
-section "Stage 3, pseudo-labels: the model transcribes the unlabelled speech"
-$launch recipes/pseudo_label.py --model $run/supervised/model --data $run/data/unlabelled.parquet \
-    --output $run/labels --num-workers 0
+section "Stages 2 and 3, slimIPL and pseudo-labels: a model of each low-resource language labels its unlabelled speech"
+python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels $run/labels --launch "$launch"
 
 section "Stage 4, final: the model goes on with labels and pseudo-labels, then with the labels alone, as the paper's did"
 $launch recipes/train.py recipes/demo/mixed.yaml
 $launch recipes/train.py recipes/demo/final.yaml
+
+section "For comparison, slimIPL on all languages at once, whose labels the paper found poor for low-resource languages"
+$launch recipes/train.py recipes/demo/language_finetune.yaml output_dir=$run/at_once language=null \
+    language_alpha=0.3 max_updates=400 slimipl.cache_size=32
 
 section "The control: the supervised model goes on with the labels alone, for as many updates"
 $launch recipes/train.py recipes/demo/final.yaml output_dir=$run/control model=$run/supervised/model max_updates=800

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# What each part of the recipe is worth: the models of the paper, beside a control and an oracle, once per seed.
+#
+#     recipes/proof.sh DATA OUTPUT LANGUAGES SEED ...
+#     make demo && recipes/proof.sh runs/demo/data runs/proof "nl pt ro sv-SE" 0 1 2
+#
+# DATA is a folder (or a pattern of folders, quoted) with train, test and unlabelled.parquet, whose unlabelled speech
+# keeps the texts that are known of it: the oracle trains on them. LANGUAGES are those that have unlabelled speech.
+# About 25 minutes per seed on two quiet CPU cores with the demo's data; what is complete is skipped. `launch=python` as
+# environment variable trains in one process, so that two seeds can be run side by side.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+data=$1 output=$2 languages=$3
+seeds=("${@:4}")
+launch=${launch:-accelerate launch --config_file recipes/accelerate/multi_cpu.yaml --num_cpu_threads_per_process 1}
+
+train() { # NAME SETTINGS UPDATES [name=value ...]: the model OUTPUT/SEED/NAME
+    $launch recipes/train.py "recipes/demo/$2.yaml" output_dir="$run/$1" seed="$seed" max_updates="$3" "dev=[]" \
+        tokens="$output/tokens-all.lst" save_every=500 "${@:4}"
+}
+stage_4() { # NAME MODEL UPDATES UTTERANCES: a model goes on with labels and other texts, then with the labels alone
+    train "$1_mixed" mixed "$3" model="$2" "train=[$data/train.parquet, $4]"
+    train "$1" final 400 model="$run/$1_mixed/model" "$labelled"
+}
+
+labelled="train=[$data/train.parquet]" unlabelled="unlabelled=[$data/unlabelled.parquet]"
+python recipes/build_tokenizer.py $data/train.parquet --output "$output/tokens-all.lst"
+for seed in "${seeds[@]}"; do
+    run=$output/$seed
+    train supervised supervised 2000 "$labelled"
+    train control final 1000 model="$run/supervised/model" "$labelled" # as many updates as stage 4
+
+    # The paper's negative result: slimIPL on all languages at once, with labels for comparison
+    train at_once language_finetune 1000 language=null language_alpha=0.3 model="$run/supervised/model" \
+        slimipl.cache_size=32 "$labelled" "$unlabelled"
+    $launch recipes/pseudo_label.py --model "$run/at_once/model" --data $data/unlabelled.parquet \
+        --output "$run/labels_at_once" --num-workers 0
+
+    # Stages 2, 3 and 4; the final model from stage 1 and from scratch, and as if the texts of the labels were known
+    python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels "$run/labels" --launch "$launch" \
+        output_dir="$run/{language}" seed="$seed" model="$run/supervised/model" max_updates=600 "dev=[]" \
+        slimipl.start_update=200 "$labelled" "$unlabelled"
+    stage_4 final "$run/supervised/model" 600 "$run/labels/*/labels.parquet"
+    stage_4 oracle "$run/supervised/model" 600 "$data/unlabelled.parquet"
+    train scratch_mixed supervised 2000 "train=[$data/train.parquet, $run/labels/*/labels.parquet]"
+    train scratch final 400 model="$run/scratch_mixed/model" "$labelled"
+
+    for model in supervised control at_once scratch final oracle; do
+        python recipes/evaluate.py --model "$run/$model/model" --data $data/test.parquet --output "$run/$model.json"
+    done
+done
+
+columns=()
+for model in supervised control at_once scratch final oracle; do
+    columns+=("$model=$output/[0-9]*/$model.json")
+done
+python recipes/compare.py "${columns[@]}" --languages $languages --oracle oracle --control control
