@@ -21,6 +21,7 @@ def main() -> None:
     if not texts:
         raise ValueError(f"{arguments.data[0]}: no utterance has a text")
     vocabulary = build_vocabulary(texts)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_tokens(arguments.output, vocabulary)
     print(f"{arguments.output}: {len(vocabulary)} entries from {len(texts)} transcripts; the model adds the blank")
     print(f"next: accelerate launch recipes/train.py SETTINGS.yaml tokens={arguments.output}")
