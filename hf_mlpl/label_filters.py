@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -85,25 +86,19 @@ def read_filters(path: str | Path) -> list[LabelFilter]:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
 
 
-def filter_labels(labels: str | Path, filters: list[LabelFilter], output: str | Path) -> dict[str, dict[str, float]]:
+def filter_labels(
+    labels: Sequence[str | Path], filters: list[LabelFilter], output: str | Path
+) -> dict[str, dict[str, float]]:
     """Writes the labels that all filters keep; returns language -> hours of `all`, of each filter alone, and `kept`.
 
     Raises:
-        ValueError: where `labels` is no file of pseudo-labels.
+        ValueError: where one of `labels` is no file of pseudo-labels.
     """
-    try:
-        file = pq.ParquetFile(labels)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{labels}: no Parquet file, or damaged") from error
-    missing = {*SCORES, "language", "predicted_language", "duration_seconds"} - set(file.schema_arrow.names)
-    if missing:
-        raise ValueError(
-            f"{labels}: has no column {', '.join(sorted(missing))}; recipes/pseudo_label.py writes labels with scores"
-        )
+    files = [_open(path) for path in labels]
     names = ["all", *(each.condition for each in filters), "kept"]
     hours: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(names, 0.0))
-    with written_whole(output) as partial, file, pq.ParquetWriter(partial, file.schema_arrow) as writer:
-        for batch in file.iter_batches():
+    with written_whole(output) as partial, pq.ParquetWriter(partial, files[0].schema_arrow) as writer:
+        for batch in chain.from_iterable(file.iter_batches() for file in files):
             masks = [each.keeps(batch) for each in filters]
             kept = np.logical_and.reduce([np.ones(len(batch), dtype=bool), *masks])
             durations, languages = batch["duration_seconds"].to_numpy() / 3600, np.array(batch["language"])
@@ -112,3 +107,16 @@ def filter_labels(labels: str | Path, filters: list[LabelFilter], output: str | 
                     hours[language][name] += durations[mask & (languages == language)].sum()
             writer.write_batch(batch.filter(pa.array(kept)))
     return dict(sorted(hours.items()))
+
+
+def _open(path: str | Path) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: no Parquet file, or damaged") from error
+    missing = {*SCORES, "language", "predicted_language", "duration_seconds"} - set(file.schema_arrow.names)
+    if missing:
+        raise ValueError(
+            f"{path}: has no column {', '.join(sorted(missing))}; recipes/pseudo_label.py writes labels with scores"
+        )
+    return file

@@ -1,6 +1,6 @@
 """Keeps the pseudo-labels whose scores fulfil a list of conditions; nothing is labelled again.
 
-    python recipes/filter_labels.py labels/labels.parquet filters.yaml --output labels/kept.parquet
+    python recipes/filter_labels.py labels/*/labels.parquet --filters filters.yaml --output kept.parquet
 
 filters.yaml holds `filter: none`, which keeps all as the paper did, or
 
@@ -25,8 +25,8 @@ from hf_mlpl.label_filters import filter_labels, read_filters
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("labels", type=Path, help="labels.parquet, as recipes/pseudo_label.py writes it")
-    parser.add_argument("filters", type=Path, help="YAML file")
+    parser.add_argument("labels", nargs="+", type=Path, help="labels.parquet files of recipes/pseudo_label.py")
+    parser.add_argument("--filters", type=Path, required=True, help="YAML file")
     parser.add_argument("--output", type=Path, required=True, help="utterance file for training")
     arguments = parser.parse_args()
     hours = filter_labels(arguments.labels, read_filters(arguments.filters), arguments.output)

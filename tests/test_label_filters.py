@@ -29,7 +29,7 @@ def labels(tmp_path):
 
 
 def keep(labels, tmp_path, *conditions):
-    hours = filter_labels(labels[1], [LabelFilter(condition) for condition in conditions], tmp_path / "kept.parquet")
+    hours = filter_labels([labels[1]], [LabelFilter(condition) for condition in conditions], tmp_path / "kept.parquet")
     return [row["id"] for row in pq.read_table(tmp_path / "kept.parquet").to_pylist()], hours
 
 
@@ -41,6 +41,13 @@ def test_no_filter_keeps_everything(labels, tmp_path):
         "fi": {"all": pytest.approx(0.8), "kept": pytest.approx(0.8)},
         "sl": {"all": pytest.approx(2.8), "kept": pytest.approx(2.8)},
     }
+
+
+def test_labels_of_several_files_are_kept_in_one(labels, tmp_path):
+    write_utterances([made_label(8, language="it")], tmp_path / "it.parquet", LABEL_FEATURES)
+    hours = filter_labels([labels[1], tmp_path / "it.parquet"], [], tmp_path / "kept.parquet")
+    assert [row["id"] for row in pq.read_table(tmp_path / "kept.parquet").to_pylist()] == [f"u{n}" for n in range(9)]
+    assert list(hours) == ["fi", "it", "sl"] and hours["it"]["kept"] == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -100,7 +107,7 @@ def test_wrong_files_are_refused_in_one_line(tmp_path, content, told):
 
 def test_a_file_that_holds_no_labels_is_refused(tmp_path, tone_data):
     with pytest.raises(ValueError, match="dev.parquet: has no column blank_ratio, .*recipes/pseudo_label.py writes"):
-        filter_labels(tone_data / "dev.parquet", [], tmp_path / "kept.parquet")
+        filter_labels([tone_data / "dev.parquet"], [], tmp_path / "kept.parquet")
     with pytest.raises(ValueError, match="tokens-all.lst: no Parquet file, or damaged"):
-        filter_labels(tone_data / "tokens-all.lst", [], tmp_path / "kept.parquet")
+        filter_labels([tone_data / "tokens-all.lst"], [], tmp_path / "kept.parquet")
     assert not (tmp_path / "kept.parquet").exists()

@@ -212,7 +212,9 @@ def test_a_language_that_cannot_be_finetuned(chain, finetuned, error_of, output_
 def test_filter_labels(output_of, tmp_path):
     (tmp_path / "filters.yaml").write_text("filter:\n  - language agrees\n  - blank_ratio <= 0.99\n")
     kept = tmp_path / "kept.parquet"
-    printed = output_of("filter_labels.py", "labels/labels.parquet", tmp_path / "filters.yaml", "--output", kept)
+    printed = output_of(
+        "filter_labels.py", "labels/labels.parquet", "--filters", tmp_path / "filters.yaml", "--output", kept
+    )
     table = [re.split(r"\s{2,}", line.strip()) for line in printed.splitlines()[:2]]
     assert table[0] == ["hours", "all", "language agrees", "blank_ratio <= 0.99", "kept"]
     assert table[1][0] == "sv-SE" and len(table[1]) == 5
