@@ -308,26 +308,20 @@ def test_errors_of_the_other_scripts(error_of, tone_data, tmp_path):
     assert str(tmp_path / "b") in error_of("compare.py", *results)
 
 
-DEMO = (RECIPES / "demo" / "run.sh").read_text()
+SCRIPTS = {path.relative_to(RECIPES).as_posix(): path for path in sorted(RECIPES.rglob("*.sh"))}
 
 
-def test_the_demo_is_a_valid_script():
-    script = RECIPES / "demo" / "run.sh"
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_are_valid_and_name_what_there_is(name):
+    script = SCRIPTS[name]
     assert os.access(script, os.X_OK)
     done = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_the_demo_names_what_there_is():
-    files = set(re.findall(r"recipes/[\w/.-]+\.\w+", DEMO))
-    assert {"recipes/train.py", "recipes/demo/supervised.yaml", "recipes/accelerate/multi_cpu.yaml"} <= files
-    assert not [file for file in files if not (ROOT / file).is_file()]
-    modules = re.findall(r"python -m ([\w.]+)", DEMO)
-    assert modules and all(map(importlib.util.find_spec, modules))
-
-
-def test_the_demo_uses_options_that_there_are():
-    commands = [words for words in read_commands(DEMO) if words[0] in PROGRAMS]
-    assert len(commands) >= 9
+    files = set(re.findall(r"recipes/[\w/.-]+\.\w+", script.read_text()))
+    assert files and not [file for file in files if not (ROOT / file).is_file()]
+    for module in re.findall(r"python -m ([\w.]+)", script.read_text()):
+        assert importlib.util.find_spec(module)
+    commands = [words for words in read_commands(script.read_text()) if words[0] in PROGRAMS]
+    assert commands
     for words in commands:
         check_command(words)
