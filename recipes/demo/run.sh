@@ -32,24 +32,24 @@ $launch recipes/train.py recipes/demo/final.yaml
 
 section "For comparison, slimIPL on all languages at once, whose labels the paper found poor for low-resource languages"
 $launch recipes/train.py recipes/demo/language_finetune.yaml output_dir=$run/at_once language=null \
-    language_alpha=0.3 max_updates=400 slimipl.cache_size=32
+    language_alpha=0.3 max_updates=350 slimipl.cache_size=32
 
 section "The control: the supervised model goes on with the labels alone, for as many updates"
-$launch recipes/train.py recipes/demo/final.yaml output_dir=$run/control model=$run/supervised/model max_updates=800
+$launch recipes/train.py recipes/demo/final.yaml output_dir=$run/control model=$run/supervised/model max_updates=600
 
 section "Character error rates on test speakers whom no stage has heard"
-for stage in supervised control final; do
+for stage in supervised control at_once final; do
     python recipes/evaluate.py --model $run/$stage/model --data $run/data/test.parquet --output $run/$stage.json \
         > $run/$stage.txt
 done
-python recipes/compare.py supervised=$run/supervised.json control=$run/control.json final=$run/final.json \
-    --languages $low_resource
+python recipes/compare.py supervised=$run/supervised.json control=$run/control.json at_once=$run/at_once.json \
+    final=$run/final.json --languages $low_resource
 
 clip=$(ls $run/corpora/cv-corpus-demo/nl/clips/common_voice_nl_3*.mp3 | head -n 1)
 cat <<EOF
 
 final model     $run/final/model
-pseudo-labels   $run/labels/labels.parquet, counted in $run/labels/complete.json
+pseudo-labels   $run/labels/*/labels.parquet, counted in complete.json beside each
 curves          $run/{supervised,mixed,final,control}/curves.png
 results         $run/final.json and, as a table, $run/final.txt
 
