@@ -6,14 +6,15 @@
 #
 # DATA is a folder (or a pattern of folders, quoted) with train, test and unlabelled.parquet, whose unlabelled speech
 # keeps the texts that are known of it: the oracle trains on them. LANGUAGES are those that have unlabelled speech.
-# About 25 minutes per seed on two quiet CPU cores with the demo's data; what is complete is skipped. `launch=python` as
-# environment variable trains in one process, so that two seeds can be run side by side.
+# About 25 minutes per seed on two quiet CPU cores with the demo's data; what is complete is skipped. Environment
+# variables: `launch=python` trains in one process, so that two seeds can be run side by side; `models` are the columns.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 data=$1 output=$2 languages=$3
 seeds=("${@:4}")
 launch=${launch:-accelerate launch --config_file recipes/accelerate/multi_cpu.yaml --num_cpu_threads_per_process 1}
+models=${models:-supervised control at_once scratch final oracle}
 
 train() { # NAME SETTINGS UPDATES [name=value ...]: the model OUTPUT/SEED/NAME
     $launch recipes/train.py "recipes/demo/$2.yaml" output_dir="$run/$1" seed="$seed" max_updates="$3" "dev=[]" \
@@ -43,16 +44,18 @@ for seed in "${seeds[@]}"; do
         slimipl.start_update=200 "$labelled" "$unlabelled"
     stage_4 final "$run/supervised/model" 600 "$run/labels/*/labels.parquet"
     stage_4 oracle "$run/supervised/model" 600 "$data/unlabelled.parquet"
-    train scratch_mixed supervised 2000 "train=[$data/train.parquet, $run/labels/*/labels.parquet]"
-    train scratch final 400 model="$run/scratch_mixed/model" "$labelled"
+    if [[ $models == *scratch* ]]; then
+        train scratch_mixed supervised 2000 "train=[$data/train.parquet, $run/labels/*/labels.parquet]"
+        train scratch final 400 model="$run/scratch_mixed/model" "$labelled"
+    fi
 
-    for model in supervised control at_once scratch final oracle; do
+    for model in $models; do
         python recipes/evaluate.py --model "$run/$model/model" --data $data/test.parquet --output "$run/$model.json"
     done
 done
 
 columns=()
-for model in supervised control at_once scratch final oracle; do
+for model in $models; do
     columns+=("$model=$output/[0-9]*/$model.json")
 done
 python recipes/compare.py "${columns[@]}" --languages $languages --oracle oracle --control control

@@ -22,11 +22,12 @@ python recipes/prepare_data.py --list "$speech/en-fsdd/manifest.tsv" --output $r
 python recipes/prepare_data.py --common-voice runs/demo/corpora/cv-corpus-demo --languages de es it pl \
     --output $run/data/synthetic
 
+export models="supervised control at_once final oracle"
 recipes/proof.sh "$run/data/*" $run/proof "en ml" "${@:2}"
 
 echo "== Malayalam sentences that training has not seen"
 columns=()
-for model in supervised control at_once scratch final oracle; do
+for model in $models; do
     for seed in "${@:2}"; do
         python recipes/evaluate.py --model "$run/proof/$seed/$model/model" --data $run/data/ml/test.parquet \
             --unseen-in $run/data/ml/train.parquet --output "$run/unseen/$seed/$model.json" > /dev/null
