@@ -159,6 +159,8 @@ def train_step(
         is_last = i == len(micro_batches) - 1
         with nullcontext() if is_last else accelerator.no_sync(model):
             loss = model(**batch.inputs(accelerator.device), num_utterances=num_utterances).loss
+            if not batch.indices:  # nothing in it could be used, but every process has to take part
+                loss = loss * 0
             # The loss is a share of the whole update's; data parallelism averages gradients where it should add.
             accelerator.backward(loss * accelerator.num_processes)
         total += loss.detach()
