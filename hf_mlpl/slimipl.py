@@ -285,7 +285,7 @@ class SlimIpl:
     def _with_labels(self, batch: SpeechBatch) -> SpeechBatch:
         """Those utterances of a batch that have a label, with it."""
         kept = [i for i, row in enumerate(batch.indices) if self.ids[row] in self.labels]
-        if not kept:  # whatever has one cannot be read any more: what is left is the silent frame of an empty batch
+        if not kept:  # whatever has one cannot be read any more; without indices the batch counts for nothing
             silence = torch.empty(len(batch.language_ids), 0, dtype=torch.long)
             unknown = torch.full_like(batch.language_ids, IGNORED)
             return dataclasses.replace(batch, labels=silence, language_ids=unknown, indices=[])

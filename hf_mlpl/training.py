@@ -15,12 +15,12 @@ import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from .atomic import partial_path, write_text, written_whole
+from .atomic import partial_path, write_text, writing, written_whole
 from .configuration_mlpl import MlplConfig
 from .corpora.utterances import read_utterances
 from .data import (
@@ -67,7 +67,7 @@ def train(config: TrainingConfig) -> Path:
     set_seed(config.seed)
     languages = [config.language] if config.language else None
     train_set = read_utterances(config.train, languages)
-    dev_set = read_utterances(config.dev, languages) if config.dev else None
+    dev_set = _dev_set(config)
     unlabelled_set = read_utterances(config.unlabelled, languages) if config.slimipl else None
     model, processor = build_model(config, train_set)
     if config.gradient_checkpointing:
@@ -88,6 +88,9 @@ def train(config: TrainingConfig) -> Path:
         )
     if not accelerator.is_main_process:
         logging.getLogger(select_for_training.__module__).setLevel(logging.ERROR)  # all processes drop the same
+    elif config.dev and dev_set is None:
+        of = f" of {config.language}" if config.language else ""
+        logger.warning("%s: no utterances%s, so the model is not evaluated on the way", ", ".join(config.dev), of)
     train_set, dropped = select_for_training(train_set, processor, model.config, config.max_batch_seconds)
     if unlabelled_set is not None:
         unlabelled_set = select_unlabelled(unlabelled_set, model.config, config.max_batch_seconds)
@@ -156,15 +159,18 @@ def train_step(
         is_last = i == len(micro_batches) - 1
         with nullcontext() if is_last else accelerator.no_sync(model):
             loss = model(**batch.inputs(accelerator.device), num_utterances=num_utterances).loss
+            if not batch.indices:  # nothing in it could be used, but every process has to take part
+                loss = loss * 0
             # The loss is a share of the whole update's; data parallelism averages gradients where it should add.
             accelerator.backward(loss * accelerator.num_processes)
         total += loss.detach()
     gradient_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     if not torch.isfinite(gradient_norm):
-        numbers = ", ".join(str(number) for number, _ in micro_batches)
+        # The gradient is that of all processes, so each of them comes here, and says the same.
+        numbers = ", ".join(map(str, sorted(gather_object([number for number, _ in micro_batches]))))
         raise TrainingError(
-            f"the gradient of micro-batches {numbers} is not finite, its loss is {total.item()}; lower learning_rate, "
-            "or look at the utterances of these batches"
+            f"the gradient of micro-batches {numbers} is not finite, its loss is {accelerator.reduce(total).item()}; "
+            "lower learning_rate, or look at the utterances of these batches"
         )
     optimizer.step()
     optimizer.zero_grad()
@@ -226,6 +232,16 @@ def learning_rate_factor(update: int, config: TrainingConfig) -> float:
     if config.schedule == "constant":
         return 1.0
     return (config.max_updates - update) / max(1, config.max_updates - config.warmup_updates)
+
+
+def _dev_set(config: TrainingConfig) -> Dataset | None:
+    """What to evaluate on, if there is anything: not every language of a corpus has speech for that."""
+    if not config.dev:
+        return None
+    dataset = read_utterances(config.dev)
+    if config.language:
+        dataset = dataset.select([i for i, spoken in enumerate(dataset["language"][:]) if spoken == config.language])
+    return dataset if len(dataset) else None
 
 
 def _batch_plan(dataset: Dataset, config: TrainingConfig) -> BatchPlan:
@@ -311,7 +327,8 @@ def _check_same_config(output_dir: Path, config: TrainingConfig) -> None:
     if differing:
         changes = "; ".join(f"{name} was {started.get(name)!r}, is {settings[name]!r}" for name in differing)
         raise ValueError(
-            f"{output_dir} belongs to a run with other settings: {changes}. Choose another output_dir, or remove it"
+            f"{output_dir} belongs to a run with other settings: {changes}. Choose another output_dir, or remove it; "
+            f"to go on with other settings from its last checkpoint, remove {path}"
         )
 
 
@@ -334,7 +351,7 @@ def _checkpoints(output_dir: Path) -> list[Path]:
 
 def _save_checkpoint(accelerator: Accelerator, output_dir: Path, update: int, slimipl: SlimIpl | None) -> None:
     folder = output_dir / "checkpoints" / f"update-{update:08d}"
-    with written_whole(folder) if accelerator.is_main_process else nullcontext():
+    with written_whole(folder) if accelerator.is_main_process else writing(folder):
         accelerator.wait_for_everyone()
         accelerator.save_state(str(partial_path(folder)))
         if slimipl and accelerator.is_main_process:

@@ -10,7 +10,7 @@ from pathlib import Path
 from datasets import Dataset
 from tqdm import tqdm
 
-from .atomic import write_text, written_whole
+from .atomic import write_text, writing, written_whole
 from .modeling_mlpl import MlplForCTC
 from .training_config import TrainingConfig
 
@@ -91,7 +91,7 @@ class TrainingLog:
         if not self.is_main_process:
             return
         self.rows.append(row)
-        with open(self.path, "a", encoding="utf-8") as file:
+        with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
         losses = [row["loss"] for row in self.rows if "loss" in row]
         errors = [row["dev"]["macro"]["cer"] for row in self.rows if "dev" in row]
@@ -104,7 +104,8 @@ class TrainingLog:
         """Drops rows that an interrupted run wrote after its last checkpoint: they will be written again."""
         if not self.path.exists():
             return
-        rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]  # else it was interrupted in writing one
         self.rows = [row for row in rows if row["update"] <= start]
         write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
 

@@ -15,6 +15,7 @@ from hf_mlpl import MlplForCTC, MlplProcessor
 from hf_mlpl.atomic import write_json
 from hf_mlpl.corpora.utterances import read_utterances
 from hf_mlpl.evaluation import evaluate_model, results_table
+from hf_mlpl.one_line_errors import one_line_errors
 
 
 def main() -> None:
@@ -50,7 +51,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors():
         main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None

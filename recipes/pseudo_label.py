@@ -16,6 +16,7 @@ from accelerate import Accelerator
 
 from hf_mlpl import MlplForCTC, MlplProcessor
 from hf_mlpl.corpora.utterances import read_utterances
+from hf_mlpl.one_line_errors import one_line_errors
 from hf_mlpl.pseudo_label import pseudo_label, teacher_revision
 
 
@@ -55,7 +56,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors():
         main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None

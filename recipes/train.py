@@ -13,6 +13,7 @@ import os
 
 from huggingface_hub.errors import StrictDataclassError
 
+from hf_mlpl.one_line_errors import one_line_errors
 from hf_mlpl.training import TrainingError, train
 from hf_mlpl.training_config import TrainingConfig, load_config
 
@@ -31,11 +32,10 @@ def main() -> None:
     logging.basicConfig(format="%(message)s")
     folder = train(load_config(arguments.config, arguments.overrides))
     if os.environ.get("RANK", "0") == "0":  # one process speaks for all
-        print(f"model: {folder}; curves: {folder.parent / 'curves.png'}; numbers: {folder.parent / 'metrics.jsonl'}")
+        run = {"model": folder, "curves": folder.parent / "curves.png", "numbers": folder.parent / "metrics.jsonl"}
+        print("; ".join(f"{name}: {path}" for name, path in run.items() if path.exists()))
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors(StrictDataclassError, TrainingError):
         main()
-    except (ValueError, OSError, StrictDataclassError, TrainingError) as error:
-        raise SystemExit(f"error: {error}") from None

@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -92,12 +93,30 @@ def tone_run(tone_data: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def two_processes(tone_data: Path, tone_run: Path, tmp_path_factory) -> Path:
-    """What `two_processes.py` leaves."""
+    """What `two_processes.py` leaves, and stderr.txt with what it and its launcher said in the end."""
     output = tmp_path_factory.mktemp("two-processes")
     script = Path(__file__).with_name("two_processes.py")
     arguments = [tone_data / "tones.yaml", tone_run / "model", tone_data / "unlabelled.parquet", output]
     accelerate = Path(sys.executable).with_name("accelerate")
     launch = [accelerate, "launch", "--config_file", ROOT / "recipes" / "accelerate" / "multi_cpu.yaml"]
     done = subprocess.run([*launch, script, *arguments], capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1 and (output / "labels" / "complete.json").exists(), done.stderr
+    (output / "stderr.txt").write_text(done.stderr)
     return output
+
+
+@pytest.fixture
+def error_of(monkeypatch, capfd):
+    """Runs a script in this process, and returns the one line with which it ends; a traceback would fail the test."""
+
+    def error_of(script, *arguments) -> str:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(ROOT / "recipes" / script), run_name="__main__")
+        told = caught.value.code  # a text: Python prints it to stderr, and the exit status is 1
+        assert isinstance(told, str) and told.startswith("error: "), told
+        assert "\n" not in told, told
+        return told.removeprefix("error: ")
+
+    return error_of

@@ -509,7 +509,9 @@ def test_utterances_of_some_languages(tmp_path):
     assert list(read_utterances([first, second])["id"]) == list("abcde")
     assert list(read_utterances([second, first], ["sl"])["id"]) == ["e", "a"]
     assert list(read_utterances([first, second], ["sv-SE", "de"])["id"]) == ["b", "c", "d"]
-    with pytest.raises(ValueError, match="no utterances of fr, sv; there are de, sl, sv-SE"):
+    with pytest.raises(
+        ValueError, match="first.parquet, .*second.parquet: no utterances of fr, sv; there are de, sl, sv-SE"
+    ):
         read_utterances([first, second], ["sv", "fr", "de"])
 
 

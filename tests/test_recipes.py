@@ -25,7 +25,8 @@ from .commands import PROGRAMS, ROOT, check_command, read_commands
 from .tones import SETTINGS
 
 RECIPES = ROOT / "recipes"
-LAUNCH = [Path(sys.executable).with_name("accelerate"), "launch", "--config_file", RECIPES / "accelerate" / "cpu.yaml"]
+LAUNCH = [Path(sys.executable).with_name("accelerate"), "launch"]
+ONE_PROCESS = [*LAUNCH, "--config_file", RECIPES / "accelerate" / "cpu.yaml"]
 
 
 class Chain:
@@ -70,7 +71,7 @@ def chain(tone_corpus, tmp_path_factory) -> Chain:
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL and not (chain.folder / "run" / "model").exists()
-    chain.run("train.py", "tones.yaml", launch=LAUNCH)
+    chain.run("train.py", "tones.yaml", launch=[*LAUNCH, "--num_processes", "2", "--cpu"])
 
     rows = pq.read_table(chain.folder / "data" / "test.parquet").to_pylist()
     rows[0]["audio"]["path"] = "lost.wav"
@@ -78,7 +79,7 @@ def chain(tone_corpus, tmp_path_factory) -> Chain:
     model = ["--model", "run/model"]
     labelling = chain.start("pseudo_label.py", *model, "--data", "data/unlabelled.parquet", "--output", "labels")
     scoring = ["--data", "data/test.parquet", "--output", "results.json", "--num-workers", "0"]
-    chain.run("evaluate.py", *model, *scoring, launch=LAUNCH)
+    chain.run("evaluate.py", *model, *scoring, launch=ONE_PROCESS)
     chain.finish("pseudo_label", labelling)
     return chain
 
@@ -111,6 +112,14 @@ def test_train_killed_and_started_again_equals_a_run_in_one_go(chain, tone_run):
         for run in (chain.folder / "run", tone_run)
     ]
     assert updates[0] == updates[1]
+
+
+def test_the_plainest_command_trains_as_two_processes_do(chain, two_processes):
+    """Without MPI, Accelerate starts one process for `--num_processes 2 --cpu`, and two for multi_cpu.yaml."""
+    runs = chain.folder / "run", two_processes / "tones"
+    rows = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in runs]
+    one, two = ({row["update"]: row["loss"] for row in run if "loss" in row} for run in rows)
+    assert len(one) == SETTINGS["max_updates"] and two == pytest.approx(one, rel=1e-5)
 
 
 def test_pseudo_label(chain):
@@ -177,7 +186,10 @@ def finetuned(chain):
     settings["slimipl"] = {"start_update": 1, "cache_size": 2, "unsupervised_updates": 1}
     (chain.folder / "finetune.yaml").write_text(yaml.safe_dump(settings))
     command = ["language_finetune.py", "finetune.yaml", "--labels", "made", "--launch", sys.executable]
-    chain.finish("finetune", chain.start(*command))
+    with pytest.MonkeyPatch.context() as patch:  # what it starts are processes
+        patch.chdir(chain.folder)
+        patch.setattr(sys, "argv", command)
+        runpy.run_path(str(RECIPES / command[0]), run_name="__main__")
     return command
 
 
@@ -221,14 +233,13 @@ def test_filter_labels(output_of, tmp_path):
     assert 0 < len(read_utterances([kept])) <= 24
 
 
-def test_compare(chain, tmp_path):
-    """As a process of its own: the folder that it lies in holds an `evaluate.py`, which is also a library's name."""
+def test_compare(output_of, tmp_path):
     for name, cer in (("first", {"de": 0.4, "sv-SE": 0.2}), ("last", {"de": 0.3, "sv-SE": 0.05})):
         languages = {language: {"cer": rate, "wer": 2 * rate} for language, rate in cer.items()}
         (tmp_path / name).write_text(json.dumps({"languages": languages}))
     results = [f"{name}={tmp_path / name}" for name in ("first", "last")]
-    chain.run("compare.py", *results, "--languages", "sv-SE")
-    table = [re.split(r"\s{2,}", line.strip()) for line in chain.output["compare"][0].splitlines()]
+    printed = output_of("compare.py", *results, "--languages", "sv-SE")
+    table = [re.split(r"\s{2,}", line.strip()) for line in printed.splitlines()]
     assert table == [
         ["language", "first, CER %", "last, CER %", "change"],
         ["de", "40.0", "30.0", "-25 %"],
@@ -237,23 +248,6 @@ def test_compare(chain, tmp_path):
         ["mean of the others", "40.0", "30.0", "-25 %"],
         ["macro average", "30.0", "17.5", "-42 %"],
     ]
-
-
-@pytest.fixture
-def error_of(monkeypatch, capfd):
-    """Runs a script in this process, and returns the one line with which it ends; a traceback would fail the test."""
-
-    def error_of(script, *arguments) -> str:
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        with pytest.raises(SystemExit) as caught:
-            runpy.run_path(str(RECIPES / script), run_name="__main__")
-        told = caught.value.code  # a text: Python prints it to stderr, and the exit status is 1
-        assert isinstance(told, str) and told.startswith("error: "), told
-        assert "\n" not in told, told
-        return told.removeprefix("error: ")
-
-    return error_of
 
 
 def test_an_error_is_one_line_and_exit_status_1(chain):
@@ -280,7 +274,7 @@ def test_errors_of_pseudo_label_and_evaluate(error_of, tone_data, tone_run, tmp_
     for script in ("pseudo_label.py", "evaluate.py"):
         assert error_of(script, *model, "--data", "a.parquet", *output).startswith("a.parquet: no such utterance file")
         told = error_of(script, *model, *data, *output, "--languages", "fr")
-        assert told == "no utterances of fr; there are de, sv-SE"
+        assert told == f"{tone_data / 'dev.parquet'}: no utterances of fr; there are de, sv-SE"
         assert "model/that/is/nowhere" in error_of(script, "--model", "model/that/is/nowhere", *data, *output)
         not_parquet = tone_data / "tokens-all.lst"
         assert str(not_parquet) in error_of(script, *model, "--data", not_parquet, *output)

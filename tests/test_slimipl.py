@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from hf_mlpl import MlplFeatureExtractor, MlplForCTC, MlplProcessor
 from hf_mlpl.audio import load_audio
@@ -23,7 +24,16 @@ from hf_mlpl.slimipl import VARIANTS, LabelHealth, SlimIpl, SlimIplConfig, SlimI
 from hf_mlpl.training import TrainingError, train
 from hf_mlpl.training_config import load_config
 
-from .test_training import Killed, assert_equal_bits, assert_equal_runs, kill_at, losses, rows, weights
+from .test_training import (
+    Killed,
+    assert_a_step_is_one_batch,
+    assert_equal_bits,
+    assert_equal_runs,
+    kill_at,
+    losses,
+    rows,
+    weights,
+)
 from .two_processes import slimipl_overrides
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -379,6 +389,38 @@ def test_two_processes_equal_one_and_either_goes_on_from_the_other(tone_data, to
     torch.testing.assert_close(weights(resumed), weights(one), rtol=1e-5, atol=1e-5)
 
 
+def test_pseudo_labelled_micro_batches_add_up_to_one_batch(data, trained, tone_data):
+    """One of them has an utterance without a label, another one none with a label."""
+    model, processor = copy.deepcopy(trained[0]), trained[1]
+    config = SlimIplConfig(start_update=0, supervised_updates=0, variant="naive", dynamic_dropout=0.0)
+    model.model.front_end.dropout.p = 0.0
+    algorithm = slimipl(config, data, model, processor, micro_batches=4)
+    parts = next(iter(algorithm))
+    rows = [batch.indices for _, batch in parts]
+    lost = {rows[1][0], *rows[2]}
+    assert min(map(len, rows[:2])) > 1
+    algorithm.labels = {
+        name: text for name, text in algorithm.labels.items() if name not in {algorithm.ids[row] for row in lost}
+    }
+    parts = [(number, algorithm._with_labels(batch)) for number, batch in parts]
+    whole = algorithm._with_labels(algorithm.loader.unlabelled.batch([row for share in rows for row in share], None))
+    assert [len(batch.indices) for _, batch in parts] == [len(share) - len(lost & set(share)) for share in rows]
+    training = load_config(tone_data / "tones.yaml", ["max_grad_norm=1e9"])
+    assert_a_step_is_one_batch(model.train(), parts, whole, training)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable. is deprecated:FutureWarning")
+def test_gradient_checkpointing_and_bfloat16(run):
+    """The one changes no bit; the other is close to fp32, in training and in labelling."""
+    plain = run("plain", "max_updates=12")
+    assert_equal_bits(run("checkpointed", "max_updates=12", "gradient_checkpointing=true"), plain)
+    AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision for good
+    bfloat16 = run("bf16", "max_updates=12", "bf16=true")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert losses(bfloat16) == pytest.approx(losses(plain), rel=0.1) and losses(bfloat16) != losses(plain)
+    assert {tensor.dtype for tensor in weights(bfloat16).values()} == {torch.float32}
+
+
 def test_loader_workers_change_nothing(run):
     assert_equal_bits(run("none"), run("two", "num_workers=2"))
 
@@ -406,7 +448,7 @@ def test_settings_that_belong_together(run, tone_data, tmp_path):
         run("a", "slimipl=null")
     with pytest.raises(ValueError, match="slimipl is set and unlabelled is not"):
         run("a", "unlabelled=null")
-    with pytest.raises(ValueError, match="no utterances of de; there are sv-SE"):
+    with pytest.raises(ValueError, match="unlabelled.parquet: no utterances of de; there are sv-SE"):
         run("a", "language=de")
     with pytest.raises(ValueError, match="no setting is called cache; there are start_update"):
         run("a", "slimipl.cache=3")

@@ -196,11 +196,16 @@ def test_micro_batches_add_up_to_one_batch(without_dropout, reduction):
     config, model, processor = without_dropout
     model.config.ctc_loss_reduction = reduction
     [(_, whole)] = numbered_batches(config, model, processor, [list(range(28, 38))])  # of both languages
+    parts = numbered_batches(config, model, processor, [[28, 29, 30, 31, 32], [33], [34, 35, 36, 37]])
+    assert_a_step_is_one_batch(model, parts, whole, config)
+
+
+def assert_a_step_is_one_batch(model, parts, whole, config):
+    """The update of `train_step` with `parts` is the gradient of `whole`."""
     expected = model(**whole.inputs(torch.device("cpu"))).loss
     gradients = torch.autograd.grad(expected, list(model.parameters()))
 
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    parts = numbered_batches(config, model, processor, [[28, 29, 30, 31, 32], [33], [34, 35, 36, 37]])
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)  # the update is the gradient
     numbers = train_step(Accelerator(cpu=True), model, optimizer, parts, config)
 
@@ -245,6 +250,26 @@ def test_what_is_saved_survives_a_divergence(run, tmp_path):
     assert not (tmp_path / "diverged" / "model").exists()
     with pytest.raises(TrainingError, match=f"micro-batches {2 * done}, {2 * done + 1} is not finite"):
         run("diverged", *settings)  # it goes on from there, to the same end
+
+
+def test_a_diverged_run_goes_on_with_other_settings(run, tmp_path, monkeypatch):
+    """From its last checkpoint, and with the old settings to the end that it would have had."""
+    settings = ["max_updates=10", "save_every=5", "dev=[]"]
+    kill_at(monkeypatch, 7)
+    with pytest.raises(Killed):
+        run("a", *settings)
+    monkeypatch.undo()
+    config = tmp_path / "a" / "config.yaml"
+    with pytest.raises(ValueError, match=f"to go on with other settings from its last checkpoint, remove {config}"):
+        run("a", *settings, "learning_rate=1e38")
+    config.unlink()
+    with pytest.raises(
+        TrainingError, match="micro-batches 12, 13 is not finite, its loss is nan; lower learning_rate"
+    ):
+        run("a", *settings, "learning_rate=1e38")
+    assert [path.name for path in (tmp_path / "a" / "checkpoints").iterdir()] == ["update-00000005"]
+    config.unlink()
+    assert_equal_bits(run("a", *settings), run("b", *settings))
 
 
 def test_learning_rate_follows_its_schedule(run, tone_run):
@@ -361,6 +386,18 @@ def test_a_bad_clip_costs_one_line(run, tone_data, tmp_path, caplog):
         [line] = [record.getMessage() for record in caplog.records if table[row]["id"] in record.getMessage()]
         assert file in line and "\n" not in line and line.endswith("; skipped")
     assert len(caplog.records) == 2
+
+
+@pytest.mark.parametrize("languages", [["de"], []])
+def test_a_language_without_dev_speech_costs_one_line(run, tone_data, tmp_path, caplog, languages):
+    """As some of Common Voice's have none; a file may also be empty."""
+    table = pq.read_table(tone_data / "dev.parquet").to_pylist()
+    write_utterances([row for row in table if row["language"] in languages], tmp_path / "dev.parquet")
+    with caplog.at_level(logging.WARNING, logger="hf_mlpl"):
+        folder = run("a", "max_updates=2", f"dev=[{tmp_path / 'dev.parquet'}]", "language=sv-SE")
+    told = f"{tmp_path / 'dev.parquet'}: no utterances of sv-SE, so the model is not evaluated on the way"
+    assert [record.getMessage() for record in caplog.records] == [told]
+    assert [row["update"] for row in rows(folder)] == [1, 2] and weights(folder)
 
 
 def test_an_update_without_any_readable_clip_goes_on(run, tone_data, tmp_path):

@@ -1,6 +1,7 @@
 """What tests of training and of pseudo-labels need two processes for, done in one start of them.
 
-SETTINGS.yaml TEACHER UNLABELLED.parquet OUTPUT -> OUTPUT/refusal.txt, OUTPUT/run, OUTPUT/slimipl, OUTPUT/labels
+SETTINGS.yaml TEACHER UNLABELLED.parquet OUTPUT -> OUTPUT/refusal.txt, OUTPUT/run, OUTPUT/slimipl, OUTPUT/tones,
+OUTPUT/labels, and ends with an error of both
 """
 
 import os
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 
 from hf_mlpl import MlplForCTC, MlplProcessor, pseudo_label
 from hf_mlpl.corpora.utterances import read_utterances
+from hf_mlpl.one_line_errors import one_line_errors
 from hf_mlpl.training import train
 from hf_mlpl.training_config import load_config
 
@@ -44,6 +46,8 @@ if __name__ == "__main__":
     train(load_config(settings, [f"output_dir={output / 'run'}", *OVERRIDES]))
     train(load_config(settings, [f"output_dir={output / 'slimipl'}", *slimipl_overrides(teacher, unlabelled)]))
 
+    train(load_config(settings, [f"output_dir={output / 'tones'}", "dev=[]"]))
+
     pseudo_label.SHARD_SIZE = SHARD_SIZE
     pseudo_label.pseudo_label(
         Accelerator(cpu=True),
@@ -54,3 +58,5 @@ if __name__ == "__main__":
         teacher="teacher@1",
         max_batch_seconds=3.0,
     )
+    with one_line_errors():
+        load_config(settings, ["max_updats=1"])

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, Value, concatenate_datasets
+from datasets import Dataset, Features, Value, concatenate_datasets, config
 
-from ..atomic import written_whole
+from ..atomic import writing, written_whole
 from ..audio import AudioError, audio_duration
 
 FEATURES = Features(
@@ -126,7 +126,8 @@ def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None
     for path, num_rows in _utterance_files(paths):
         if num_rows:
             pattern = glob.escape(str(path))  # from_parquet takes a path for a pattern
-            parts.append(Dataset.from_parquet(pattern, columns=list(FEATURES), features=FEATURES))
+            with writing(config.HF_DATASETS_CACHE):
+                parts.append(Dataset.from_parquet(pattern, columns=list(FEATURES), features=FEATURES))
         else:  # which from_parquet refuses
             parts.append(Dataset(FEATURES.arrow_schema.empty_table()))
     if not parts:
@@ -140,5 +141,6 @@ def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None
     spoken = dataset["language"][:]
     found = set(spoken)
     if missing := sorted(set(languages) - found):
-        raise ValueError(f"no utterances of {', '.join(missing)}; there are {', '.join(sorted(found))}")
+        files, there = ", ".join(map(str, paths)), ", ".join(sorted(found)) or "none at all"
+        raise ValueError(f"{files}: no utterances of {', '.join(missing)}; there are {there}")
     return dataset.select([row for row, language in enumerate(spoken) if language in languages])

@@ -1,0 +1,93 @@
+"""Two processes as `accelerate launch` starts them, without the seconds that each takes to import everything."""
+
+import multiprocessing
+import os
+import resource
+import runpy
+import signal
+import socket
+import sys
+import threading
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["hf_mlpl.training", "hf_mlpl.pseudo_label", "tests.ranks"])
+
+
+@dataclass(frozen=True)
+class Death:
+    """SIGKILL for a process, in the place of its `call`-th call of a function of `hf_mlpl`."""
+
+    rank: int
+    module: str
+    function: str
+    call: int
+
+
+def run_on_two(
+    folder: Path, script: str, *arguments, death: Death | None = None, max_bytes: int | None = None, **constants
+) -> list[tuple[int, str]]:
+    """Exit status of each process, and what it said on stderr. Nobody ends one process because the other has ended.
+
+    Args:
+        folder: for what they say.
+        max_bytes: what no file can exceed; by default there is no limit.
+        constants: module -> {name: value}, set in both processes.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    told = [folder / f"stderr-{rank}.txt" for rank in range(2)]
+    given = (port, str(RECIPES / script), list(map(str, arguments)), death, max_bytes, constants)
+    processes = [FORKS.Process(target=_run, args=(rank, str(told[rank]), *given)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    try:
+        for process in processes:
+            process.join(timeout=300)
+            assert process.exitcode is not None, [path.read_text() for path in told]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.exitcode, path.read_text()) for process, path in zip(processes, told, strict=True)]
+
+
+def _run(rank, told, port, script, arguments, death, max_bytes, constants) -> None:
+    with open(told, "w") as file:
+        os.dup2(file.fileno(), 2)
+    sys.stderr = open(2, "w", buffering=1, closefd=False)
+    sys.stdout = open(os.devnull, "w")
+    for name in ("RANK", "LOCAL_RANK"):
+        os.environ[name] = str(rank)
+    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process does not give back
+    for module, values in constants.items():
+        for name, value in values.items():
+            setattr(import_module(f"hf_mlpl.{module}"), name, value)
+    if death and death.rank == rank:
+        _die_in(death)
+    if max_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")
+
+
+def _die_in(death: Death) -> None:
+    module, calls = import_module(f"hf_mlpl.{death.module}"), 0
+    function = getattr(module, death.function)
+
+    def function_or_death(*arguments, **named):
+        nonlocal calls
+        calls += 1
+        if calls == death.call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **named)
+
+    setattr(module, death.function, function_or_death)

@@ -1,0 +1,208 @@
+"""What goes wrong in a long job, such as a killed process or a full disk, costs no finished work."""
+
+import itertools
+import os
+import re
+import resource
+import runpy
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+
+from hf_mlpl import pseudo_label, training
+from hf_mlpl.atomic import written_whole
+from hf_mlpl.corpora.utterances import read_utterances, write_utterances
+from hf_mlpl.training import train
+from hf_mlpl.training_config import load_config
+from hf_mlpl.training_log import TrainingLog
+
+from .ranks import RECIPES, Death, run_on_two
+from .test_training import assert_equal_bits
+from .two_processes import SHARD_SIZE, slimipl_overrides
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SHARDS = {"pseudo_label": {"SHARD_SIZE": SHARD_SIZE}}
+AT_ONCE = {"one_line_errors": {"WAIT_SECONDS": 0}}
+LOST = "error: another process of this job has failed or was killed; the same command goes on with what is saved"
+
+
+def errors(told: str) -> list[str]:
+    """Lines of stderr that are neither progress bars nor warnings; a traceback would fail the test."""
+    assert "Traceback" not in told, told
+    return [line for line in told.replace("\r", "\n").splitlines() if line.startswith("error: ")]
+
+
+def labelling(tone_data, tone_run, output) -> list:
+    command = ["pseudo_label.py", "--model", tone_run / "model", "--data", tone_data / "unlabelled.parquet"]
+    return [*command, "--output", output, "--batch-seconds", 3, "--num-workers", 0]
+
+
+def assert_equal_labels(folder, other):
+    made, expected = (pq.read_table(path / "labels.parquet").drop(["source"]) for path in (folder, other))
+    assert made.equals(expected)
+    assert not list(folder.rglob(".partial*"))
+
+
+# ---- a killed process, and one that fails alone
+
+
+def test_training_goes_on_after_a_process_was_killed(tone_data, tone_run, two_processes, tmp_path):
+    overrides = slimipl_overrides(tone_run / "model", tone_data / "unlabelled.parquet")
+    command = ["train.py", tone_data / "tones.yaml", f"output_dir={tmp_path / 'run'}", *overrides]
+    (status, told), killed = run_on_two(tmp_path, *command, death=Death(1, "training", "train_step", 8))
+    assert (status, killed[0]) == (1, -9) and errors(told) == [LOST]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["update-00000006"]
+    assert [status for status, _ in run_on_two(tmp_path, *command)] == [0, 0]
+    assert_equal_bits(tmp_path / "run", two_processes / "slimipl")
+
+
+def test_labelling_goes_on_after_a_process_was_killed(tone_data, tone_run, two_processes, tmp_path):
+    """This time it is the main process. Then the job is another one, which the main process alone notices."""
+    command = labelling(tone_data, tone_run, tmp_path / "labels")
+    death = Death(0, "pseudo_label", "scores", 7)
+    (killed, _), (status, told) = run_on_two(tmp_path, *command, death=death, **SHARDS, **AT_ONCE)
+    assert (killed, status) == (-9, 1) and errors(told) == [LOST]
+    left = {path: path.stat().st_mtime_ns for path in (tmp_path / "labels" / "shards").glob("[0-9]*")}
+    assert left and not (tmp_path / "labels" / "complete.json").exists()
+    assert [status for status, _ in run_on_two(tmp_path, *command, **SHARDS)] == [0, 0]
+    assert {path: path.stat().st_mtime_ns for path in left} == left
+    assert_equal_labels(tmp_path / "labels", two_processes / "labels")
+
+    (status, told), other = run_on_two(tmp_path, *command, "--data", tone_data / "dev.parquet", **AT_ONCE)
+    assert (status, other[0]) == (1, 1) and errors(other[1]) == [LOST]
+    assert len(errors(told)) == 1 and "holds another job's labels" in told
+
+
+def test_a_divergence_names_the_micro_batches_of_all_processes(tone_data, tmp_path):
+    command = ["train.py", tone_data / "tones.yaml", f"output_dir={tmp_path / 'run'}", "learning_rate=1e38", "dev=[]"]
+    ended = run_on_two(tmp_path, *command, "micro_batches_per_update=4", **AT_ONCE)
+    told = (
+        "error: the gradient of micro-batches 4, 5, 6, 7 is not finite, its loss is nan; lower learning_rate, or look"
+    )
+    for status, said in ended:
+        assert status == 1 and [line[: len(told)] for line in errors(said)] == [told]
+
+
+def test_an_error_of_both_processes_is_one_line(two_processes):
+    """Under `accelerate launch`, which ends the other process while it waits to be heard."""
+    [told] = errors((two_processes / "stderr.txt").read_text().partition("Traceback")[0])  # which is the launcher's
+    assert "no setting is called max_updats; there are output_dir" in told
+
+
+# ---- a full disk: a file cannot grow beyond a size, for which writers get an error like that for a full disk
+
+
+@contextmanager
+def little_room(num_bytes, module, function, call=1):
+    """From the `call`-th call of a function on, no file can have more than so many bytes."""
+    limits, calls, original = resource.getrlimit(resource.RLIMIT_FSIZE), itertools.count(1), getattr(module, function)
+
+    def limiting(*arguments, **named):
+        if next(calls) == call:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
+        return original(*arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, function, limiting)
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def says_no_room(told: str, path: Path) -> bool:
+    """Whether it is one line on that, with a way out."""
+    return re.fullmatch(re.escape(f"{path}: there is no room to write it (") + ".*; make room, then .* again", told)
+
+
+def test_training_goes_on_when_there_is_room_again(error_of, tone_data, tmp_path):
+    """Whatever could not be written: weights, optimiser, curves or the model."""
+    settings = ["max_updates=8", "save_every=3", "eval_every=8"]
+    folder, roomy = tmp_path / "full", tmp_path / "roomy"
+    checkpoints = folder / "checkpoints"
+    faults = [
+        (100_000, 5, checkpoints / "update-00000006", 3),  # at update 5; the last one saved is 3
+        (300_000, 2, checkpoints / "update-00000006", 3),
+        (20_000, 5, folder / "curves.png", 6),
+        (100_000, 2, folder / "model", 6),
+    ]
+    for num_bytes, call, path, saved in faults:
+        with little_room(num_bytes, training, "train_step", call):
+            told = error_of("train.py", tone_data / "tones.yaml", f"output_dir={folder}", *settings)
+        assert says_no_room(told, path), told
+        assert max(checkpoints.iterdir()).name == f"update-0000000{saved}"
+        assert not path.exists() and not list(folder.rglob(".partial*/*"))
+    for output_dir in (folder, roomy):
+        train(load_config(tone_data / "tones.yaml", [f"output_dir={output_dir}", *settings]))
+    assert_equal_bits(folder, roomy)
+
+
+def test_a_row_of_metrics_for_which_there_is_no_room(tone_data, tmp_path):
+    """A run that goes on drops what there is of it."""
+    config = load_config(tone_data / "tones.yaml")
+    log = TrainingLog(tmp_path, config, 0, True)
+    log.window_ends(1, 0.1, None)
+    with little_room(100, log, "window_ends"), pytest.raises(OSError) as caught:
+        log.window_ends(2, 0.2, None)
+    assert says_no_room(str(caught.value), tmp_path / "metrics.jsonl")
+    assert (tmp_path / "metrics.jsonl").stat().st_size == 100
+    assert [row["update"] for row in TrainingLog(tmp_path, config, 2, True).rows] == [1]
+
+
+def test_labelling_goes_on_when_there_is_room_again(
+    error_of, tone_data, tone_run, two_processes, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pseudo_label, "SHARD_SIZE", SHARD_SIZE)
+    folder = tmp_path / "labels"
+    command = labelling(tone_data, tone_run, folder)
+    with little_room(2000, pseudo_label, "scores", call=12):
+        assert says_no_room(error_of(*command), folder / "shards" / "00002.parquet")
+    written = {path: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()}
+    assert sorted(path.name for path in written) == ["00000.parquet", "00001.parquet"]
+    with little_room(2000, pseudo_label, "_complete"):
+        assert says_no_room(error_of(*command), folder / "labels.parquet")
+    monkeypatch.setattr("sys.argv", list(map(str, command)))
+    runpy.run_path(RECIPES / command[0], run_name="__main__")
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert_equal_labels(folder, two_processes / "labels")
+
+
+def test_one_process_without_room_ends_the_other(tone_data, tmp_path):
+    command = ["train.py", tone_data / "tones.yaml", f"output_dir={tmp_path / 'run'}", "save_every=1", "dev=[]"]
+    (status, told), other = run_on_two(tmp_path, *command, max_bytes=100_000, **AT_ONCE)
+    assert (status, other[0]) == (1, 1) and errors(other[1]) == [LOST]
+    [told] = errors(told)
+    assert says_no_room(told.removeprefix("error: "), tmp_path / "run" / "checkpoints" / "update-00000001")
+
+
+def test_no_room_for_the_cache_of_datasets(tone_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    with little_room(1000, Dataset, "from_parquet"), pytest.raises(OSError) as caught:
+        read_utterances([tone_data / "train.parquet"])
+    assert says_no_room(str(caught.value), tmp_path)
+    assert len(read_utterances([tone_data / "train.parquet"])) == 64
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the device that is always full")
+def test_a_device_without_space(tmp_path):
+    (tmp_path / "a").write_text("before")
+    with pytest.raises(OSError, match="a: there is no room to write it .No space left on device.; make room"):
+        with written_whole(tmp_path / "a") as partial:
+            partial.symlink_to("/dev/full")
+            partial.write_text("after")
+    assert (tmp_path / "a").read_text() == "before" and os.listdir(tmp_path) == ["a"]
+
+
+# ---- no speech
+
+
+def test_nothing_to_evaluate_on(error_of, tone_run, tmp_path):
+    write_utterances([], tmp_path / "empty.parquet")
+    command = ["evaluate.py", "--model", tone_run / "model", "--data", tmp_path / "empty.parquet"]
+    told = error_of(*command, "--output", tmp_path / "results.json", "--num-workers", 0)
+    assert told.startswith("there are no utterances to score; is the test split empty")
+    assert not (tmp_path / "results.json").exists()
