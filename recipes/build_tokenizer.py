@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from hf_mlpl.corpora.utterances import read_utterances
+from hf_mlpl.one_line_errors import one_line_errors
 from hf_mlpl.text import build_vocabulary, write_tokens
 
 
@@ -28,7 +29,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors():
         main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None

@@ -18,6 +18,7 @@ import json
 from pathlib import Path
 
 from hf_mlpl.evaluation import comparison_table, gap_table
+from hf_mlpl.one_line_errors import one_line_errors
 
 
 def main() -> None:
@@ -50,7 +51,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors():
         main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from hf_mlpl.evaluation import aligned
 from hf_mlpl.label_filters import filter_labels, read_filters
+from hf_mlpl.one_line_errors import one_line_errors
 
 
 def main() -> None:
@@ -36,7 +37,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors():
         main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None

@@ -11,12 +11,12 @@ commands per language is printed, for a scheduler. Final training takes "LABELS/
 import argparse
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 
 from hf_mlpl.corpora.utterances import languages_of
+from hf_mlpl.one_line_errors import one_line_errors
 from hf_mlpl.training_config import TrainingConfig, load_config
 
 RECIPES = Path(__file__).parent
@@ -74,7 +74,5 @@ def _commands(language: str, arguments: argparse.Namespace, config: TrainingConf
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors(StrictDataclassError):
         main()
-    except (ValueError, OSError, StrictDataclassError) as error:
-        sys.exit(f"error: {error}")

@@ -20,6 +20,7 @@ from hf_mlpl.corpora.common_voice import read_common_voice
 from hf_mlpl.corpora.lists import read_list
 from hf_mlpl.corpora.utterances import ReadingReport, write_utterances
 from hf_mlpl.corpora.voxpopuli import read_voxpopuli
+from hf_mlpl.one_line_errors import one_line_errors
 
 
 def main() -> None:
@@ -63,7 +64,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors():
         main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
