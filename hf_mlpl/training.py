@@ -189,8 +189,7 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
 
     Its tokenizer learns with which characters the languages of the training set are written.
     """
-    if unknown := sorted(set(config.model_fields) - {field.name for field in dataclasses.fields(MlplConfig)}):
-        raise ValueError(f"model_fields has {', '.join(unknown)}, which MlplConfig does not have")
+    check_model_fields(config)
     if config.model not in PRESETS:
         processor = MlplProcessor.from_pretrained(config.model)
         processor.tokenizer.learn_language_characters(_human_texts(train_set))
@@ -203,6 +202,11 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
     preset = getattr(MlplConfig, config.model)
     model = MlplForCTC(preset(vocab_size=len(tokenizer), languages=languages, **config.model_fields))
     return model, MlplProcessor(MlplFeatureExtractor(), tokenizer)
+
+
+def check_model_fields(config: TrainingConfig) -> None:
+    if unknown := sorted(set(config.model_fields) - {field.name for field in dataclasses.fields(MlplConfig)}):
+        raise ValueError(f"model_fields has {', '.join(unknown)}, which MlplConfig does not have")
 
 
 def _human_texts(train_set: Dataset) -> dict[str, set[str]]:
