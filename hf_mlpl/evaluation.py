@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from .decoding import transcribe
 from .processing_mlpl import MlplProcessor
+from .sharding import whole_weights
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +104,10 @@ def evaluate_model(
         raise ValueError(f"{missing} of {len(dataset)} utterances have no text to compare with")
     share = dataset.select(range(accelerator.process_index, len(dataset), accelerator.num_processes))
     rows = []
-    for hypothesis in transcribe(
-        accelerator.unwrap_model(model), processor, share, max_batch_seconds, num_workers, progress
-    ):
+    model = accelerator.unwrap_model(model)
+    with whole_weights(model):
+        hypotheses = list(transcribe(model, processor, share, max_batch_seconds, num_workers, progress))
+    for hypothesis in hypotheses:
         utterance = share[hypothesis.row]
         if hypothesis.error:
             logger.warning("%s; counted as an empty hypothesis", hypothesis.error)

@@ -34,6 +34,7 @@ from .data import IGNORED, BatchPlan, SpeechBatch, SpeechBatches, min_ctc_frames
 from .decoding import Hypothesis, decode_batch
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
+from .sharding import whole_weights
 from .text import normalize_text
 
 VARIANTS = ("naive", "cache", "pre-cache", "fixed-pre-cache")
@@ -272,11 +273,12 @@ class SlimIpl:
         was_training = self.teacher.training
         self.teacher.eval()
         made = []
-        for batch in batches:
-            for hypothesis in decode_batch(self.teacher, self.processor, batch):
-                label_ids = self.processor.tokenizer(hypothesis.text)["input_ids"]
-                if min_ctc_frames(label_ids) <= hypothesis.num_frames:  # `surround` can make it longer than its path
-                    made.append((hypothesis.row, hypothesis))
+        with whole_weights(self.teacher):
+            hypotheses = [label for batch in batches for label in decode_batch(self.teacher, self.processor, batch)]
+        for hypothesis in hypotheses:
+            label_ids = self.processor.tokenizer(hypothesis.text)["input_ids"]
+            if min_ctc_frames(label_ids) <= hypothesis.num_frames:  # `surround` can make it longer than its path
+                made.append((hypothesis.row, hypothesis))
         self.teacher.train(was_training)
         made = gather_object(made)
         self.health.add((self.utterances[row], hypothesis) for row, hypothesis in made)

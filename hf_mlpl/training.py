@@ -81,6 +81,11 @@ def train(config: TrainingConfig) -> Path:
         mixed_precision="bf16" if config.bf16 else None,
         kwargs_handlers=[ddp],
     )
+    if accelerator.is_fsdp2 and config.slimipl and config.slimipl.ema_decay is not None:
+        raise ValueError(
+            f"slimipl.ema_decay is {config.slimipl.ema_decay}, whose second model cannot be sharded; set it to null, "
+            "or launch with recipes/accelerate/multi_gpu.yaml"
+        )
     if config.micro_batches_per_update % accelerator.num_processes:
         raise ValueError(
             f"micro_batches_per_update is {config.micro_batches_per_update}; it must be a multiple of the "
@@ -97,7 +102,13 @@ def train(config: TrainingConfig) -> Path:
     if accelerator.is_main_process:
         write_text(output_dir / "config.yaml", yaml.safe_dump(_plain(config), allow_unicode=True, sort_keys=False))
     optimizer = build_optimizer(model, config)
+    if accelerator.is_fsdp2:
+        model.get_input_embeddings = lambda: None  # accelerate wants to shard them; transformers' own raises an error
     model, optimizer = accelerator.prepare(model, optimizer)
+    if accelerator.is_fsdp2:
+        optimizer.state = build_optimizer(model, config).state  # Adagrad's sums were made for the whole weights
+        if drops_layers:
+            model.set_reduce_scatter_unused_params(True)  # as find_unused_parameters above
     slimipl = None
     if unlabelled_set is not None:
         slimipl = _slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
@@ -184,8 +195,7 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
 
     Its tokenizer learns with which characters the languages of the training set are written.
     """
-    if unknown := sorted(set(config.model_fields) - {field.name for field in dataclasses.fields(MlplConfig)}):
-        raise ValueError(f"model_fields has {', '.join(unknown)}, which MlplConfig does not have")
+    check_model_fields(config)
     if config.model not in PRESETS:
         processor = MlplProcessor.from_pretrained(config.model)
         processor.tokenizer.learn_language_characters(_human_texts(train_set))
@@ -198,6 +208,11 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
     preset = getattr(MlplConfig, config.model)
     model = MlplForCTC(preset(vocab_size=len(tokenizer), languages=languages, **config.model_fields))
     return model, MlplProcessor(MlplFeatureExtractor(), tokenizer)
+
+
+def check_model_fields(config: TrainingConfig) -> None:
+    if unknown := sorted(set(config.model_fields) - {field.name for field in dataclasses.fields(MlplConfig)}):
+        raise ValueError(f"model_fields has {', '.join(unknown)}, which MlplConfig does not have")
 
 
 def _human_texts(train_set: Dataset) -> dict[str, set[str]]:
@@ -366,9 +381,13 @@ def _save_model(accelerator: Accelerator, model: torch.nn.Module, processor: Mlp
     """`model/`: weights, configuration, feature extractor and tokens file; it appears when it is whole."""
     accelerator.wait_for_everyone()
     folder = output_dir / "model"
+    weights = accelerator.get_state_dict(model)  # by all processes, which may have a part each
     if accelerator.is_main_process:
+        with torch.device("meta"):
+            whole = MlplForCTC(accelerator.unwrap_model(model).config)
+        whole.load_state_dict(weights, assign=True)
         with written_whole(folder) as partial:
-            accelerator.unwrap_model(model).save_pretrained(partial)
+            whole.save_pretrained(partial)
             processor.save_pretrained(partial)
     accelerator.wait_for_everyone()
     return folder

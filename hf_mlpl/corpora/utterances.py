@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value, concatenate_datasets, config
 
@@ -109,6 +110,36 @@ def languages_of(paths: Iterable[str | Path]) -> list[str]:
     """The languages of utterance files, sorted; raises as `read_utterances` does."""
     columns = [pq.read_table(path, columns=["language"])["language"] for path, _ in _utterance_files(paths)]
     return sorted({language for column in columns for language in column.unique().to_pylist()})
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much speech there is: utterances, their seconds, and the sum of their squared seconds."""
+
+    utterances: int = 0
+    seconds: float = 0.0
+    squared_seconds: float = 0.0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(
+            self.utterances + other.utterances,
+            self.seconds + other.seconds,
+            self.squared_seconds + other.squared_seconds,
+        )
+
+
+def amounts_of(paths: Iterable[str | Path]) -> dict[str, Amount]:
+    """The speech of each language in utterance files, sorted by language; raises as `read_utterances` does."""
+    amounts: dict[str, Amount] = {}
+    for path, _ in _utterance_files(paths):
+        table = pq.read_table(path, columns=["language", "duration_seconds"])
+        seconds = table["duration_seconds"]
+        table = table.append_column("squared", pc.multiply(seconds, seconds)).group_by("language")
+        sums = table.aggregate([("duration_seconds", "count"), ("duration_seconds", "sum"), ("squared", "sum")])
+        for row in sums.to_pylist():
+            amount = Amount(row["duration_seconds_count"], row["duration_seconds_sum"], row["squared_sum"])
+            amounts[row["language"]] = amounts.get(row["language"], Amount()) + amount
+    return dict(sorted(amounts.items()))
 
 
 def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None = None) -> Dataset:

@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# The paper's recipe, whole: Common Voice 6.1 (60 locales) and VoxPopuli (unlabelled, the 19 locales that both have).
+#
+#     recipes/common_voice_voxpopuli/run.sh [--plan] [model=large] [start=scratch] [accelerate=multi_gpu] FOLDER
+#
+# FOLDER holds the corpora as they are downloaded and unpacked: cv-corpus-6.1-2020-12-11/{locale}/clips and voxpopuli/
+# with raw_audios/ and annotations/unlabelled_v2.tsv.gz.
+#
+#     --plan               train nothing: hours, updates, disk and GPU-hours of every stage, and all that is missing;
+#                          needs the utterance files, which the first step of a run writes, but no FOLDER
+#     model=large|base     1,059 or 275 million parameters
+#     start=scratch|supervised
+#                          of the final model; the paper has both
+#     accelerate=NAME      how to launch: recipes/accelerate/NAME.yaml, after you have edited it. On several machines
+#                          give the commands below one by one, those of accelerate launch on each machine
+#
+# Every step goes on where it stopped, so an interrupted run is simply started again; what is complete is skipped. The
+# settings are the YAML files beside this script, which say where each value is from. Results: runs/common_voice_voxpopuli.
+set -euo pipefail
+
+plan=false model=large start=scratch accelerate=multi_gpu folder=
+for argument; do
+    case $argument in
+        --help | -h) sed -n '2,/^set /{s/^# \{0,1\}//;/^set /d;p;}' "$0"; exit ;;
+        --plan) plan=true ;;
+        model=large | model=base | start=scratch | start=supervised | accelerate=?*) declare "$argument" ;;
+        -* | *=*) echo "error: $argument is not understood; there are --plan, model=large or base, start=scratch or" \
+            "supervised, accelerate=NAME, and --help" >&2; exit 1 ;;
+        *) folder=$(realpath "$argument") ;;
+    esac
+done
+cd "$(dirname "$0")/../.."
+
+run=runs/common_voice_voxpopuli
+here=recipes/common_voice_voxpopuli
+launch="accelerate launch --config_file recipes/accelerate/$accelerate.yaml"
+languages="cs de el en es et fi fr hu it lt lv mt nl pl pt ro sl sv-SE" # of both corpora
+
+# Each stage's settings: its file, and what differs from it.
+size=()
+if [[ $model == base ]]; then size=(gradient_checkpointing=false); fi # four times smaller, it need not save memory
+if [[ $start == supervised ]]; then from=$run/$model/supervised/model; else from=$model; fi
+ending=$run/$model/$start # both final models may lie side by side
+supervised=($here/supervised.yaml output_dir=$run/$model/supervised model=$model "${size[@]}")
+language_finetune=($here/language_finetune.yaml "output_dir=$run/$model/language_finetune/{language}"
+    model=$run/$model/supervised/model "${size[@]}")
+mixed=($here/mixed.yaml output_dir=$ending/mixed model=$from
+    "train=[$run/data/train.parquet, $run/$model/labels/*/labels.parquet]" "${size[@]}")
+final=($here/final.yaml output_dir=$ending/final model=$ending/mixed/model "${size[@]}")
+
+if [[ $plan == false && ! -e $run/data/tokens-all.lst ]]; then
+    if [[ -z $folder ]]; then echo "error: name the folder of the corpora, see --help" >&2; exit 1; fi
+    python recipes/prepare_data.py --common-voice "$folder/cv-corpus-6.1-2020-12-11" --voxpopuli "$folder/voxpopuli" \
+        --output $run/data
+    python recipes/build_tokenizer.py $run/data/train.parquet --output $run/data/tokens-all.lst
+fi
+
+# What would stop a run after weeks stops it here.
+python recipes/plan.py --stage "${supervised[@]}" --stage "${language_finetune[@]}" --stage "${mixed[@]}" \
+    --stage "${final[@]}" --labels $run/$model/labels --languages $languages
+if [[ $plan == true ]]; then exit; fi
+
+$launch recipes/train.py "${supervised[@]}"
+python recipes/language_finetune.py "${language_finetune[@]}" --labels $run/$model/labels --languages $languages \
+    --launch "$launch"
+$launch recipes/train.py "${mixed[@]}"
+$launch recipes/train.py "${final[@]}"
+
+for stage in supervised $start/mixed $start/final; do
+    $launch recipes/evaluate.py --model $run/$model/$stage/model --data $run/data/test.parquet \
+        --output $run/$model/$stage.json
+done
+python recipes/compare.py supervised=$run/$model/supervised.json mixed=$run/$model/$start/mixed.json \
+    final=$run/$model/$start/final.json --languages $languages

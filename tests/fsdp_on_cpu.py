@@ -1,0 +1,27 @@
+"""Trains with weights sharded over two processes on a CPU, where accelerate offers FSDP for GPUs alone.
+
+SETTINGS.yaml name=value ...
+"""
+
+import sys
+
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+from hf_mlpl.training import train
+from hf_mlpl.training_config import load_config
+
+initialize = AcceleratorState.__init__
+
+
+def initialize_as_on_gpus(state: AcceleratorState, *args, **kwargs) -> None:
+    initialize(state, *args, **kwargs)
+    state.distributed_type = DistributedType.FSDP
+    state.fsdp_plugin = state.__dict__.get("fsdp_plugin") or kwargs["fsdp_plugin"]
+
+
+if __name__ == "__main__":
+    AcceleratorState.__init__ = initialize_as_on_gpus
+    # What recipes/accelerate/fsdp.yaml sets becomes the plugin's defaults, by the launcher's environment variables.
+    assert FullyShardedDataParallelPlugin().fsdp_version == 2
+    train(load_config(sys.argv[1], sys.argv[2:]))
