@@ -72,25 +72,7 @@ def train(config: TrainingConfig) -> Path:
     model, processor = build_model(config, train_set)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()  # called activation_checkpointing_enable in new releases, not in 5.17
-    # A layer that LayerDrop skips in all micro-batches of an update gets no gradient.
-    drops_layers = model.config.layerdrop > 0 or bool(config.slimipl and config.slimipl.dynamic_dropout)
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=drops_layers)
-    # Without cpu=True, processes launched on a machine without GPU would not find each other.
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),
-        mixed_precision="bf16" if config.bf16 else None,
-        kwargs_handlers=[ddp],
-    )
-    if accelerator.is_fsdp2 and config.slimipl and config.slimipl.ema_decay is not None:
-        raise ValueError(
-            f"slimipl.ema_decay is {config.slimipl.ema_decay}, whose second model cannot be sharded; set it to null, "
-            "or launch with recipes/accelerate/multi_gpu.yaml"
-        )
-    if config.micro_batches_per_update % accelerator.num_processes:
-        raise ValueError(
-            f"micro_batches_per_update is {config.micro_batches_per_update}; it must be a multiple of the "
-            f"{accelerator.num_processes} processes"
-        )
+    accelerator = _accelerator(config, model)
     if not accelerator.is_main_process:
         logging.getLogger(select_for_training.__module__).setLevel(logging.ERROR)  # all processes drop the same
     elif config.dev and dev_set is None:
@@ -101,14 +83,7 @@ def train(config: TrainingConfig) -> Path:
         unlabelled_set = select_unlabelled(unlabelled_set, model.config, config.max_batch_seconds)
     if accelerator.is_main_process:
         write_text(output_dir / "config.yaml", yaml.safe_dump(_plain(config), allow_unicode=True, sort_keys=False))
-    optimizer = build_optimizer(model, config)
-    if accelerator.is_fsdp2:
-        model.get_input_embeddings = lambda: None  # accelerate wants to shard them; transformers' own raises an error
-    model, optimizer = accelerator.prepare(model, optimizer)
-    if accelerator.is_fsdp2:
-        optimizer.state = build_optimizer(model, config).state  # Adagrad's sums were made for the whole weights
-        if drops_layers:
-            model.set_reduce_scatter_unused_params(True)  # as find_unused_parameters above
+    model, optimizer = _prepare(accelerator, model, config)
     slimipl = None
     if unlabelled_set is not None:
         slimipl = _slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
@@ -235,6 +210,46 @@ def build_optimizer(model: MlplForCTC, config: TrainingConfig) -> torch.optim.Op
         weight_decay=config.weight_decay,
         fused=True,
     )
+
+
+def _accelerator(config: TrainingConfig, model: MlplForCTC) -> Accelerator:
+    """Raises a ValueError for settings that do not fit what `accelerate launch` was told."""
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=_drops_layers(config, model))
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else processes on a machine without GPU would not find each other
+        mixed_precision="bf16" if config.bf16 else None,
+        kwargs_handlers=[ddp],
+    )
+    if accelerator.is_fsdp2 and config.slimipl and config.slimipl.ema_decay is not None:
+        raise ValueError(
+            f"slimipl.ema_decay is {config.slimipl.ema_decay}, whose second model cannot be sharded; set it to null, "
+            "or launch with recipes/accelerate/multi_gpu.yaml"
+        )
+    if config.micro_batches_per_update % accelerator.num_processes:
+        raise ValueError(
+            f"micro_batches_per_update is {config.micro_batches_per_update}; it must be a multiple of the "
+            f"{accelerator.num_processes} processes"
+        )
+    return accelerator
+
+
+def _prepare(
+    accelerator: Accelerator, model: MlplForCTC, config: TrainingConfig
+) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    """Wraps the model, whose weights FSDP spreads over the processes, and makes its optimiser."""
+    if not accelerator.is_fsdp2:
+        return accelerator.prepare(model, build_optimizer(model, config))
+    model.get_input_embeddings = lambda: None  # accelerate wants to shard them; transformers' own raises an error
+    model, optimizer = accelerator.prepare(model, build_optimizer(model, config))
+    optimizer.state = build_optimizer(model, config).state  # Adagrad's sums were made for the whole weights
+    if _drops_layers(config, accelerator.unwrap_model(model)):
+        model.set_reduce_scatter_unused_params(True)  # as find_unused_parameters does without FSDP
+    return model, optimizer
+
+
+def _drops_layers(config: TrainingConfig, model: MlplForCTC) -> bool:
+    """Whether a layer may be skipped in all micro-batches of an update, and then get no gradient."""
+    return model.config.layerdrop > 0 or bool(config.slimipl and config.slimipl.dynamic_dropout)
 
 
 def learning_rate_factor(update: int, config: TrainingConfig) -> float:

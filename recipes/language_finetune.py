@@ -5,16 +5,19 @@
 trains one model per language (`recipes/train.py SETTINGS language=sl`) and labels that language's unlabelled speech
 with it (`recipes/pseudo_label.py`) into LABELS/sl/labels.parquet. What is complete is skipped, what was interrupted
 goes on, and a language that fails costs one line and does not stop the others. With --list nothing runs: a line of
-commands per language is printed, for a scheduler. Final training takes "LABELS/*/labels.parquet".
+commands per language is printed, for a scheduler. Final training takes "LABELS/*/labels.parquet"; LABELS/complete.json
+says of all languages what they hold.
 """
 
 import argparse
+import json
 import shlex
 import subprocess
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 
+from hf_mlpl.atomic import write_json
 from hf_mlpl.corpora.utterances import languages_of
 from hf_mlpl.one_line_errors import one_line_errors
 from hf_mlpl.training_config import TrainingConfig, load_config
@@ -38,7 +41,7 @@ def main() -> None:
     unlabelled, labelled = languages_of(config.unlabelled), languages_of(config.train)
     for language in [language for language in arguments.languages or unlabelled if language not in unlabelled]:
         raise ValueError(f"no unlabelled speech in {language}; there is some in {', '.join(unlabelled)}")
-    failed = []
+    failed, complete = [], {}
     for language in arguments.languages or unlabelled:
         if language not in labelled:
             print(f"{language}: skipped, slimIPL needs labelled speech of the language too, and there is none")
@@ -52,9 +55,13 @@ def main() -> None:
         print(f"== {language}: {'complete' if not commands else 'stages 2 and 3'}", flush=True)
         if any(subprocess.run(command).returncode for command in commands):
             failed.append(language)
+        else:
+            labels = json.loads((arguments.labels / language / "complete.json").read_text(encoding="utf-8"))
+            complete |= labels["languages"]
     if failed:
         raise ValueError(f"{', '.join(failed)} failed, see above; the same command tries again and skips the others")
     if not arguments.list:
+        write_json(arguments.labels / "complete.json", {"languages": complete})
         print(f"labels: {arguments.labels}/*/labels.parquet; next: name that in `train` of the final training")
 
 

@@ -49,6 +49,8 @@ for seed in "${seeds[@]}"; do
         train scratch final 400 model="$run/scratch_mixed/model" "$labelled"
     fi
 
+    python recipes/evaluate.py --model "$run/supervised/model" --data $data/unlabelled.parquet \
+        --output "$run/labels_supervised.json"
     for model in $models; do
         python recipes/evaluate.py --model "$run/$model/model" --data $data/test.parquet --output "$run/$model.json"
     done
@@ -58,4 +60,8 @@ columns=()
 for model in $models; do
     columns+=("$model=$output/[0-9]*/$model.json")
 done
+echo "== test speakers"
 python recipes/compare.py "${columns[@]}" --languages $languages --oracle oracle --control control
+echo "== errors of the pseudo-labels: of the supervised model, by slimIPL on all languages at once and on each alone"
+python recipes/compare.py supervised="$output/[0-9]*/labels_supervised.json" \
+    at_once="$output/[0-9]*/labels_at_once/complete.json" per_language="$output/[0-9]*/labels/complete.json"

@@ -201,6 +201,7 @@ def test_language_finetune(chain, finetuned, output_of):
     assert len(made) == 24 and {row["source"].split("@")[0] for row in made} == {"sv-SE/model"}
     again = output_of(*finetuned).splitlines()
     assert again[0] == "== sv-SE: complete" and again[-1].startswith("labels: made/*/labels.parquet; next: ")
+    assert json.loads((chain.folder / "made" / "complete.json").read_text())["languages"]["sv-SE"]["labels"] == 24
     utterances = read_utterances([chain.folder / "made" / "*" / "labels.parquet"])  # as final training names them
     assert sorted(utterances["id"]) == sorted(row["id"] for row in made)
 

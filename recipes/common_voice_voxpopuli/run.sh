@@ -11,8 +11,8 @@
 #     model=large|base     1,059 or 275 million parameters
 #     start=scratch|supervised
 #                          of the final model; the paper has both
-#     accelerate=NAME      how to launch: recipes/accelerate/NAME.yaml, after you have edited it. On several machines
-#                          give the commands below one by one, those of accelerate launch on each machine
+#     accelerate=NAME      how to launch: the file of that name in recipes/accelerate, after you have edited it. On several
+#                          machines give the commands below one by one, those of accelerate launch on each machine
 #
 # Every step goes on where it stopped, so an interrupted run is simply started again; what is complete is skipped. The
 # settings are the YAML files beside this script, which say where each value is from. Results: runs/common_voice_voxpopuli.
