@@ -1,17 +1,20 @@
 PYTHON ?= python3
 INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test style quality docs bench
+.PHONY: help demo test test-slow style quality docs bench
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z]*\):.*##  */make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*##  */make \1\t/p' Makefile | expand -t 16
 
 demo: .venv/.complete  ## train on eight synthetic languages, label, train again, transcribe: about 15 minutes on 2 cores
 	PATH="$(CURDIR)/.venv/bin:$$PATH" recipes/demo/run.sh
 
 test: .venv/.complete  ## the tests, a few minutes on 2 cores
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile
+
+test-slow: .venv/.complete  ## the tests that take minutes each, such as training with sharded weights
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow
 
 style: .venv/.complete  ## format the code, and mend what ruff can
 	.venv/bin/ruff check --fix .

@@ -26,7 +26,7 @@ def check_command(words: list[str]) -> None:
     named = [word for word in arguments if word.startswith("recipes/") and "$" not in word]
     assert not [word for word in named if not (ROOT / word).exists()], command
     if program == "make":
-        assert set(arguments) <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)), command
+        assert set(arguments) <= set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)), command
     elif program == "pip":
         extras = re.findall(r"^(\w+) = \[$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
         assert set(re.findall(r"\[(\w+)\]", command)) <= set(extras), command
