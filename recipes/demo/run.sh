@@ -45,12 +45,17 @@ done
 python recipes/compare.py supervised=$run/supervised.json control=$run/control.json at_once=$run/at_once.json \
     final=$run/final.json --languages $low_resource
 
+section "Character error rates of pseudo-labels: by slimIPL on all languages at once, and on each alone"
+python recipes/evaluate.py --model $run/at_once/model --data $run/data/unlabelled.parquet \
+    --output $run/labels_at_once.json > $run/labels_at_once.txt
+python recipes/compare.py at_once=$run/labels_at_once.json per_language=$run/labels/complete.json
+
 clip=$(ls $run/corpora/cv-corpus-demo/nl/clips/common_voice_nl_3*.mp3 | head -n 1)
 cat <<EOF
 
 final model     $run/final/model
 pseudo-labels   $run/labels/*/labels.parquet, counted in complete.json beside each
-curves          $run/{supervised,mixed,final,control}/curves.png
+curves          $run/*/curves.png
 results         $run/final.json and, as a table, $run/final.txt
 
 Transcribe a file:
