@@ -7,7 +7,8 @@
 # DATA is a folder (or a pattern of folders, quoted) with train, test and unlabelled.parquet, whose unlabelled speech
 # keeps the texts that are known of it: the oracle trains on them. LANGUAGES are those that have unlabelled speech.
 # About 25 minutes per seed on two quiet CPU cores with the demo's data; what is complete is skipped. Environment
-# variables: `launch=python` trains in one process, so that two seeds can be run side by side; `models` are the columns.
+# variables: `launch=python` trains in one process, so that two seeds can be run side by side; `models` are the columns,
+# of which at_once and scratch can be left out; `updates` of stage 1 and `batch_seconds` suit them to the data.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,7 +19,7 @@ models=${models:-supervised control at_once scratch final oracle}
 
 train() { # NAME SETTINGS UPDATES [name=value ...]: the model OUTPUT/SEED/NAME
     $launch recipes/train.py "recipes/demo/$2.yaml" output_dir="$run/$1" seed="$seed" max_updates="$3" "dev=[]" \
-        tokens="$output/tokens-all.lst" save_every=500 "${@:4}"
+        tokens="$output/tokens-all.lst" max_batch_seconds="${batch_seconds:-15}" save_every=500 "${@:4}"
 }
 stage_4() { # NAME MODEL UPDATES UTTERANCES: a model goes on with labels and other texts, then with the labels alone
     train "$1_mixed" mixed "$3" model="$2" "train=[$data/train.parquet, $4]"
@@ -29,19 +30,21 @@ labelled="train=[$data/train.parquet]" unlabelled="unlabelled=[$data/unlabelled.
 python recipes/build_tokenizer.py $data/train.parquet --output "$output/tokens-all.lst"
 for seed in "${seeds[@]}"; do
     run=$output/$seed
-    train supervised supervised 2000 "$labelled"
+    train supervised supervised "${updates:-2000}" "$labelled"
     train control final 1000 model="$run/supervised/model" "$labelled" # as many updates as stage 4
 
     # The paper's negative result: slimIPL on all languages at once, with labels for comparison
-    train at_once language_finetune 1000 language=null language_alpha=0.3 model="$run/supervised/model" \
-        slimipl.cache_size=32 "$labelled" "$unlabelled"
-    $launch recipes/pseudo_label.py --model "$run/at_once/model" --data $data/unlabelled.parquet \
-        --output "$run/labels_at_once" --num-workers 0
+    if [[ $models == *at_once* ]]; then
+        train at_once language_finetune 1000 language=null language_alpha=0.3 model="$run/supervised/model" \
+            slimipl.cache_size=32 "$labelled" "$unlabelled"
+        $launch recipes/pseudo_label.py --model "$run/at_once/model" --data $data/unlabelled.parquet \
+            --output "$run/labels_at_once" --num-workers 0
+    fi
 
     # Stages 2, 3 and 4; the final model from stage 1 and from scratch, and as if the texts of the labels were known
     python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels "$run/labels" --launch "$launch" \
         output_dir="$run/{language}" seed="$seed" model="$run/supervised/model" max_updates=600 "dev=[]" \
-        slimipl.start_update=200 "$labelled" "$unlabelled"
+        max_batch_seconds="${batch_seconds:-15}" slimipl.start_update=200 "$labelled" "$unlabelled"
     stage_4 final "$run/supervised/model" 600 "$run/labels/*/labels.parquet"
     stage_4 oracle "$run/supervised/model" 600 "$data/unlabelled.parquet"
     if [[ $models == *scratch* ]]; then
@@ -56,12 +59,12 @@ for seed in "${seeds[@]}"; do
     done
 done
 
-columns=()
+columns=() labels=(supervised="$output/[0-9]*/labels_supervised.json")
 for model in $models; do
     columns+=("$model=$output/[0-9]*/$model.json")
 done
+if [[ $models == *at_once* ]]; then labels+=(at_once="$output/[0-9]*/labels_at_once/complete.json"); fi
 echo "== test speakers"
 python recipes/compare.py "${columns[@]}" --languages $languages --oracle oracle --control control
 echo "== errors of the pseudo-labels: of the supervised model, by slimIPL on all languages at once and on each alone"
-python recipes/compare.py supervised="$output/[0-9]*/labels_supervised.json" \
-    at_once="$output/[0-9]*/labels_at_once/complete.json" per_language="$output/[0-9]*/labels/complete.json"
+python recipes/compare.py "${labels[@]}" per_language="$output/[0-9]*/labels/complete.json"
