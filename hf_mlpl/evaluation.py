@@ -210,7 +210,8 @@ def _groups(results: dict[str, Sequence[dict]], languages: Sequence[str]) -> dic
     groups = {language: [language] for language in scored}
     if languages:
         groups[f"mean of {' '.join(languages)}"] = list(languages)
-        groups["mean of the others"] = [language for language in scored if language not in languages]
+        if others := [language for language in scored if language not in languages]:
+            groups["mean of the others"] = others
     return groups | {"macro average": scored}
 
 

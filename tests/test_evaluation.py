@@ -191,6 +191,8 @@ def test_comparison_averages_chosen_languages_apart():
         "mean of the others           10.0          11.0   +10 %",
         "macro average                20.0          10.3   -48 %",
     ]
+    everything = comparison_table({"before": before, "after": after}, languages=["de", "pt", "ro"])
+    assert "others" not in everything
     with pytest.raises(ValueError, match="after has results of de, but others of de, pt, ro"):
         comparison_table({"before": before, "after": [results(de=0.1)]})
     with pytest.raises(ValueError, match="after has 2 runs, but others 1"):
