@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The recipe on speech of people, per language: English digits (`en`, Free Spoken Digit Dataset) or Malayalam sentences
 # (`ml`, Malayalam Speech Corpus), few labelled speakers, the others unlabelled, and test speakers whom no stage hears.
-# On one CPU core some 10 minutes per seed for `en`, and 20 for `ml`; what is complete is skipped.
+# On one CPU core some 10 minutes per seed for `en`, and 30 for `ml`; what is complete is skipped.
 #
 #     recipes/human_speech/run.sh FOLDER en|ml SEED ...
 #
@@ -21,7 +21,7 @@ case $language in
             --train-speakers george --dev-speakers nicolas --test-speakers theo
         ;;
     ml)
-        export updates=3000 batch_seconds=8
+        export updates=6000 batch_seconds=8
         python recipes/prepare_data.py --list "$speech/ml-msc/manifest.tsv" --output $run/data \
             --train-speakers ml-06d32491 ml-e7cd28ef --dev-speakers ml-aa261f95 \
             --test-speakers ml-f9313295 ml-cacb162d ml-cfd183bc ml-c9f4f5b0 ml-3ae306d4 ml-59c18d16 ml-a54fce36 \
