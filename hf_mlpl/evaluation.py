@@ -191,7 +191,7 @@ def gap_table(
 
 
 def _gain(share: float, change: float, control: str | None) -> str:
-    return f"{100 * share:.0f}" + (f", {100 * change:+.0f} %" if control else "")
+    return f"{100 * share:.0f}" + (f", {100 * change:+.1f} %" if control else "")
 
 
 def _groups(results: dict[str, Sequence[dict]], languages: Sequence[str]) -> dict[str, list[str]]:

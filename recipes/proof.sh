@@ -6,9 +6,10 @@
 #
 # DATA is a folder (or a pattern of folders, quoted) with train, test and unlabelled.parquet, whose unlabelled speech
 # keeps the texts that are known of it: the oracle trains on them. LANGUAGES are those that have unlabelled speech.
-# About 25 minutes per seed on two quiet CPU cores with the demo's data; what is complete is skipped. Environment
-# variables: `launch=python` trains in one process, so that two seeds can be run side by side; `models` are the columns,
-# of which at_once and scratch can be left out; `updates` of stage 1 and `batch_seconds` suit them to the data.
+# With the demo's data two seeds side by side took an hour on two CPU cores that other jobs used too; what is complete
+# is skipped. Environment variables: `launch=python` trains in one process, so that seeds can be run side by side;
+# `models` are the columns, of which at_once and scratch can be left out; `updates` of stage 1 and `batch_seconds` suit
+# them to the data.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -216,9 +216,9 @@ def test_several_runs_are_compared_by_mean_and_spread():
     # In the mean of both: 20 -> oracle 10, control 17.5, final 14; and 18 -> oracle 8, control 15.5, final 11
     assert gap_table(runs, ["pt", "ro"], "oracle", "control").splitlines() == [
         "run   control, % of gap, vs control  final, % of gap, vs control",
-        "1                          25, +0 %                    60, -20 %",
-        "2                          25, +0 %                    70, -29 %",
-        "mean                       25, +0 %                    65, -25 %",
+        "1                        25, +0.0 %                  60, -20.0 %",
+        "2                        25, +0.0 %                  70, -29.0 %",
+        "mean                     25, +0.0 %                  65, -24.5 %",
     ]
     rows = [line.split() for line in gap_table(runs, [], "oracle").splitlines()[1:]]
     assert rows == [["1", "25", "60"], ["2", "25", "70"], ["mean", "25", "65"]]

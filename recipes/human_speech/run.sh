@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The recipe on speech of people, per language: English digits (`en`, Free Spoken Digit Dataset) or Malayalam sentences
 # (`ml`, Malayalam Speech Corpus), few labelled speakers, the others unlabelled, and test speakers whom no stage hears.
-# On one CPU core some 10 minutes per seed for `en`, and 30 for `ml`; what is complete is skipped.
+# On one CPU core of a busy machine `en` took 12 minutes per seed; `ml` has not been run to its end yet.
+# What is complete is skipped.
 #
 #     recipes/human_speech/run.sh FOLDER en|ml SEED ...
 #
