@@ -6,7 +6,9 @@ a *batch* is one of an update's micro-batches, so a run is the same on any numbe
 
 `SlimIplPlan` says which utterances each update trains on and which it labels. Labels play no part in that, so every
 process follows the same plan, and loader workers run ahead of it. `SlimIpl` carries it out: it labels, keeps the
-labels by utterance id, and hands out batches with them. `LabelHealth` tells what the labels are like.
+labels by utterance id, and hands out batches with them. A label is kept by one process, which a hash of the id
+chooses: variants that keep all labels need no more memory on many processes, and a run goes on with another number of
+them. `LabelHealth` tells what the labels are like.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -220,7 +223,7 @@ class SlimIpl:
         self.num_workers = num_workers
         self.utterances = unlabelled.dataset
         self.ids = list(unlabelled.dataset["id"][:])
-        self.labels: dict[str, str] = {}
+        self.labels: dict[str, str] = {}  # by utterance id, this process's shard
         self.label_next: list[SpeechBatch] = []  # what `after_update` labels
         self.teacher = model if self.config.ema_decay is None else copy.deepcopy(model)
         self.health = LabelHealth(labelled.dataset)
@@ -244,14 +247,13 @@ class SlimIpl:
         self, train: list[tuple[int, SpeechBatch]], label: list[SpeechBatch]
     ) -> list[tuple[int, SpeechBatch]]:
         """An update's batches with the labels that there are before it makes new ones, which it does on the way."""
-        if self.config.variant == "naive":
-            self.labels = self._label(label)
-        known = all(any(self.ids[row] in self.labels for row in rows) for rows in self.step.train)
-        batches = [(number, self._with_labels(batch)) for number, batch in train] if known else []
+        labels = self._label(label) if self.config.variant == "naive" else self._look_up(self.step.train)
+        known = all(any(self.ids[row] in labels for row in rows) for rows in self.step.train)
+        batches = [(number, self._with_labels(batch, labels)) for number, batch in train] if known else []
         if self.config.variant == "cache":
             self.label_next = label
         elif self.config.variant != "naive" and self.step.label:
-            self.labels |= self._label(label)
+            self._keep(self._label(label))
         return batches
 
     @torch.no_grad()
@@ -261,10 +263,10 @@ class SlimIpl:
             for mean, current in zip(self.teacher.parameters(), self.model.parameters(), strict=True):
                 mean.lerp_(current, 1 - self.config.ema_decay)
         if self.config.variant == "cache" and not self.step.supervised:
-            self.labels |= self._label(self.label_next)
+            self._keep(self._label(self.label_next))
             self.label_next = []
         if self.config.variant == "fixed-pre-cache":
-            kept = [self.ids[row] for rows in self.plan.cache for row in rows]
+            kept = [name for rows in self.plan.cache for row in rows if self._is_mine(name := self.ids[row])]
             if len(self.labels) > 2 * len(kept):
                 self.labels = {name: self.labels[name] for name in kept if name in self.labels}
 
@@ -284,15 +286,26 @@ class SlimIpl:
         self.health.add((self.utterances[row], hypothesis) for row, hypothesis in made)
         return {self.ids[row]: hypothesis.text for row, hypothesis in made}
 
-    def _with_labels(self, batch: SpeechBatch) -> SpeechBatch:
+    def _is_mine(self, name: str) -> bool:
+        return zlib.crc32(name.encode()) % self.accelerator.num_processes == self.accelerator.process_index
+
+    def _keep(self, labels: dict[str, str]) -> None:
+        self.labels |= {name: text for name, text in labels.items() if self._is_mine(name)}
+
+    def _look_up(self, batches: list[list[int]]) -> dict[str, str]:
+        """The labels that there are of an update's micro-batches, of all processes, by utterance id."""
+        names = (self.ids[row] for rows in batches for row in rows)
+        return dict(gather_object([(name, self.labels[name]) for name in names if name in self.labels]))
+
+    def _with_labels(self, batch: SpeechBatch, labels: dict[str, str]) -> SpeechBatch:
         """Those utterances of a batch that have a label, with it."""
-        kept = [i for i, row in enumerate(batch.indices) if self.ids[row] in self.labels]
+        kept = [i for i, row in enumerate(batch.indices) if self.ids[row] in labels]
         if not kept:  # whatever has one cannot be read any more; without indices the batch counts for nothing
             silence = torch.empty(len(batch.language_ids), 0, dtype=torch.long)
             unknown = torch.full_like(batch.language_ids, IGNORED)
             return dataclasses.replace(batch, labels=silence, language_ids=unknown, indices=[])
         rows = [batch.indices[i] for i in kept]
-        ids = [self.processor.tokenizer(self.labels[self.ids[row]])["input_ids"] for row in rows]
+        ids = [self.processor.tokenizer(labels[self.ids[row]])["input_ids"] for row in rows]
         return dataclasses.replace(
             batch,
             input_features=batch.input_features[kept],
@@ -303,15 +316,17 @@ class SlimIpl:
         )
 
     def save(self, folder: Path) -> None:
-        """Plan, labels and teacher; nothing of it depends on the number of processes."""
-        write_json(folder / "slimipl.json", {"plan": self.plan.state_dict(), "labels": self.labels})
-        if self.teacher is not self.model:
-            save_model(self.teacher, folder / "teacher.safetensors")
+        """Plan, teacher and labels, whose shards are for any number of processes to read; all processes call it."""
+        write_json(folder / f"slimipl-labels-{self.accelerator.process_index:05d}.json", self.labels)
+        if self.accelerator.is_main_process:
+            write_json(folder / "slimipl.json", self.plan.state_dict())
+            if self.teacher is not self.model:
+                save_model(self.teacher, folder / "teacher.safetensors")
 
     def load(self, folder: Path) -> None:
-        state = json.loads((folder / "slimipl.json").read_text(encoding="utf-8"))
-        self.plan.load_state_dict(state["plan"])
-        self.labels = state["labels"]
+        self.plan.load_state_dict(json.loads((folder / "slimipl.json").read_text(encoding="utf-8")))
+        for shard in folder.glob("slimipl-labels-*.json"):
+            self._keep(json.loads(shard.read_text(encoding="utf-8")))
         if self.teacher is not self.model:
             load_model(self.teacher, folder / "teacher.safetensors")
 

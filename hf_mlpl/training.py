@@ -384,7 +384,7 @@ def _save_checkpoint(accelerator: Accelerator, output_dir: Path, update: int, sl
     with written_whole(folder) if accelerator.is_main_process else writing(folder):
         accelerator.wait_for_everyone()
         accelerator.save_state(str(partial_path(folder)))
-        if slimipl and accelerator.is_main_process:
+        if slimipl:
             slimipl.save(partial_path(folder))
         accelerator.wait_for_everyone()
     if accelerator.is_main_process:

@@ -43,7 +43,8 @@ def check_command(words: list[str]) -> None:
 def _script(words: list[str]) -> tuple[Path, list[str]]:
     """The file that reads a command's options, and these."""
     if words[0] == "hf-mlpl":
-        return ROOT / "hf_mlpl" / "cli.py", words[1:]
+        subcommand = ROOT / "hf_mlpl" / "commands" / f"{words[1]}.py"
+        return (subcommand, words[2:]) if subcommand.exists() else (ROOT / "hf_mlpl" / "cli.py", words[1:])
     if "-m" in words:
         module = words.index("-m") + 1
         return Path(importlib.util.find_spec(words[module]).origin), words[module + 1 :]

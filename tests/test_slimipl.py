@@ -212,7 +212,7 @@ def test_it_goes_on_from_what_it_saved(name, data, trained, tmp_path):
     first = slimipl(config, data, copy.deepcopy(trained[0]), processor, micro_batches=1)
     assert run(first, range(17)) == expected[:17]
     first.save(tmp_path)
-    assert json.loads((tmp_path / "slimipl.json").read_text())["plan"]["update"] == 17
+    assert json.loads((tmp_path / "slimipl.json").read_text())["update"] == 17
     resumed = slimipl(config, data, copy.deepcopy(first.model), processor, micro_batches=1)
     resumed.load(tmp_path)
     assert run(resumed, range(17, 40)) == expected[17:]
@@ -371,8 +371,14 @@ def test_interrupted_equals_uninterrupted(run, tmp_path, monkeypatch, extra):
     assert_equal_bits(run("interrupted", *extra), uninterrupted)
 
 
+def saved(checkpoint) -> tuple[dict, list[dict]]:
+    """The plan, and each process's labels."""
+    shards = sorted(checkpoint.glob("slimipl-labels-*.json"))
+    return json.loads((checkpoint / "slimipl.json").read_text()), [json.loads(shard.read_text()) for shard in shards]
+
+
 def test_two_processes_equal_one_and_either_goes_on_from_the_other(tone_data, tone_run, two_processes, tmp_path):
-    """Also the labels and what the cache holds."""
+    """Also the labels, of which each of two processes keeps a part, and what the cache holds."""
     two, settings = two_processes / "slimipl", slimipl_overrides(tone_run / "model", tone_data / "unlabelled.parquet")
     config = load_config(tone_data / "tones.yaml", [f"output_dir={tmp_path / 'one'}", *settings])
     one = train(config).parent
@@ -380,8 +386,10 @@ def test_two_processes_equal_one_and_either_goes_on_from_the_other(tone_data, to
     reports = [[row["labels"] for row in rows(folder) if "labels" in row] for folder in (one, two)]
     assert len(reports[0]) > 4
     assert [report["labels"] for report in reports[0]] == [report["labels"] for report in reports[1]]
-    checkpoint = "checkpoints/update-00000006/slimipl.json"
-    assert json.loads((one / checkpoint).read_text()) == json.loads((two / checkpoint).read_text())
+    plans, shards = zip(*(saved(folder / "checkpoints" / "update-00000006") for folder in (one, two)), strict=True)
+    assert plans[0] == plans[1]
+    assert [len(each) for each in shards] == [1, 2] and all(shards[1])
+    assert not shards[1][0].keys() & shards[1][1].keys() and shards[1][0] | shards[1][1] == shards[0][0]
 
     resumed = tmp_path / "resumed"
     shutil.copytree(two / "checkpoints", resumed / "checkpoints")  # of two processes, after update 6
@@ -399,11 +407,12 @@ def test_pseudo_labelled_micro_batches_add_up_to_one_batch(data, trained, tone_d
     rows = [batch.indices for _, batch in parts]
     lost = {rows[1][0], *rows[2]}
     assert min(map(len, rows[:2])) > 1
-    algorithm.labels = {
-        name: text for name, text in algorithm.labels.items() if name not in {algorithm.ids[row] for row in lost}
-    }
-    parts = [(number, algorithm._with_labels(batch)) for number, batch in parts]
-    whole = algorithm._with_labels(algorithm.loader.unlabelled.batch([row for share in rows for row in share], None))
+    labels = dict(trained_on(processor, data, False, parts))
+    for row in lost:
+        del labels[algorithm.ids[row]]
+    parts = [(number, algorithm._with_labels(batch, labels)) for number, batch in parts]
+    together = algorithm.loader.unlabelled.batch([row for share in rows for row in share], None)
+    whole = algorithm._with_labels(together, labels)
     assert [len(batch.indices) for _, batch in parts] == [len(share) - len(lost & set(share)) for share in rows]
     training = load_config(tone_data / "tones.yaml", ["max_grad_norm=1e9"])
     assert_a_step_is_one_batch(model.train(), parts, whole, training)

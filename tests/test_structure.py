@@ -22,7 +22,7 @@ LEVELS = {
     2: "corpora data decoding augment beam_search transcription",
     3: "training_config training_log training sharding slimipl pseudo_label label_filters evaluation plan",
     4: "hub model_card dataset_card interop",
-    5: "pipeline_mlpl registration cli",
+    5: "pipeline_mlpl registration cli commands",
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.split()}
 # Its files are copied to a cache before they are run, so they cannot import their neighbours.

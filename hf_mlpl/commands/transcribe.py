@@ -1,0 +1,115 @@
+"""`hf-mlpl transcribe`: recordings to text, on the screen or in files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+DESCRIPTION = """Says what is said in recordings, and in which language.
+
+    # a line for each recording on standard output: its name, the language, what is said
+    hf-mlpl transcribe --model runs/demo/final/model recording.mp3 another.ogg
+
+    # all recordings in a folder, at any depth, to as many text files: talks/a/b.flac to out/a/b.txt
+    hf-mlpl transcribe --model runs/demo/final/model talks --output out
+
+    # a JSON object a line, with the language's probability and the times of each word in seconds
+    hf-mlpl transcribe --model runs/demo/final/model talks --format json --timestamps word
+
+    # film.srt, beside the film's sound
+    hf-mlpl transcribe --model runs/demo/final/model film.wav --format srt --output .
+
+Any sampling rate and length will do: recordings of more than 25 s are transcribed in pieces
+that overlap, so memory does not grow with them. A recording that cannot be read costs a line
+on standard error, `error: FILE: why`, and exit status 1 when all the others are done.
+"""
+
+
+def add_parser(commands) -> None:
+    parser = commands.add_parser(
+        "transcribe",
+        help="say what is said in recordings, and in which language",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=lambda options: run(options, parser))
+    parser.add_argument("paths", nargs="+", help="audio files, or folders of them: wav, flac, mp3, ogg, opus, aiff")
+    parser.add_argument("--model", required=True, help="folder or Hub name of a model")
+    parser.add_argument("--format", choices=["text", "json", "srt", "vtt"], default="text", help="default: text")
+    parser.add_argument(
+        "--timestamps", choices=["word"], help="in json, each word with its times; in text, a line for each"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for one file per recording. What is there already is kept, and its recording skipped: a run that "
+        "was interrupted can be repeated",
+    )
+    parser.add_argument("--language", help="write with the characters of this language only, such as sl")
+    parser.add_argument("--batch-size", type=int, default=8, help="recordings in one forward; default: 8")
+
+
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Returns 1 when the model or a recording could not be read, else 0."""
+    from tqdm import tqdm  # what is imported here takes seconds, and --help need not wait
+    from transformers import pipeline
+    from transformers.utils import logging
+
+    from ..transcription import find_recordings, pending_recordings, transcribe_recordings
+
+    if options.batch_size < 1:
+        parser.error(f"--batch-size is {options.batch_size}; it must be at least 1")
+    recordings = find_recordings(options.paths)
+    if options.output is None and options.format in ("srt", "vtt") and len(recordings) > 1:
+        parser.error(f"{len(recordings)} files of subtitles need a folder: --output DIR")
+    if options.output is not None:
+        pending = pending_recordings(recordings, options.output, options.format)
+        if len(pending) < len(recordings):
+            print(f"{len(recordings) - len(pending)} skipped: already in {options.output}", file=sys.stderr)
+        recordings = pending
+    if not recordings:
+        return 0
+
+    logging.disable_progress_bar()
+    language = {} if options.language is None else {"language": options.language}
+    try:
+        recognize = pipeline("automatic-speech-recognition", model=options.model, **language)
+    except (OSError, ValueError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    timestamps = "char" if options.format in ("srt", "vtt") else options.timestamps
+    arguments = {} if timestamps is None else {"return_timestamps": timestamps}
+    languages, failed = Counter(), 0
+    with tqdm(total=len(recordings), unit="file", disable=None) as progress:  # None: unless stderr is a terminal
+        for recording in transcribe_recordings(recognize, recordings, options.batch_size, progress, **arguments):
+            problem = recording.problem or _deliver(recording, options, progress)
+            if problem is None:
+                languages[recording.result.get("language", "-")] += 1
+            else:
+                failed += 1
+                progress.write(f"error: {problem}", file=sys.stderr)
+    if options.output is not None:
+        counts = ", ".join(f"{count} {language}" for language, count in languages.most_common())
+        print(f"{languages.total()} written to {options.output} ({counts}), {failed} failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _deliver(recording, options: argparse.Namespace, progress) -> str | None:
+    """Prints or writes a transcript; returns the problem, if it cannot be written."""
+    from ..atomic import write_text
+    from ..transcription import format_transcript
+
+    with_words, to_stdout = options.timestamps is not None, options.output is None
+    transcript = format_transcript(recording, options.format, with_words=with_words, with_name=to_stdout)
+    if to_stdout:
+        progress.write(transcript, file=sys.stdout, end="")
+        sys.stdout.flush()
+        return None
+    try:
+        write_text(recording.output_path(options.output, options.format), transcript)
+    except OSError as error:
+        return f"{recording.name}: its transcript cannot be written: {error}"
+    return None
