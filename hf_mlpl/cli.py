@@ -7,14 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .commands import test, transcribe
+from .commands import convert, test, transcribe
 
 DESCRIPTION = """Multilingual speech recognition with models of hf_mlpl.
 
     hf-mlpl transcribe --model runs/demo/final/model recording.mp3
-    hf-mlpl test --am model.bin --tokens tokens-all.lst --test recordings.lst --show
 
-`hf-mlpl transcribe --help` and `hf-mlpl test --help` have more examples.
+`hf-mlpl COMMAND --help` has the examples of each command.
 """
 
 
@@ -24,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="hf-mlpl", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (transcribe, test):
+    for command in (transcribe, test, convert):
         command.add_parser(commands)
     options = parser.parse_args(arguments)
     try:

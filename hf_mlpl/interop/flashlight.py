@@ -475,13 +475,13 @@ class _Reader(_Archive):
             self.mismatch(start, data[0], "0 or 1")
         (found,) = struct.unpack(form, data)
         if value is not None and found != value:
-            self.mismatch(start, found, value)
+            self.mismatch(start, found, repr(value))
         return found
 
-    def mismatch(self, position: int, found, expected) -> None:
+    def mismatch(self, position: int, found, expected: str) -> None:
         raise FlashlightError(
             f"is no flashlight checkpoint of the network in mling_large.cpp: byte {position} begins {found!r}, "
-            f"expected {expected!r}"
+            f"expected {expected}"
         )
 
     def count(self, limit: int) -> int:
@@ -500,7 +500,7 @@ class _Reader(_Archive):
         except UnicodeDecodeError:
             self.mismatch(start, data[:50], "UTF-8")
         if value is not None and text != value:
-            self.mismatch(start, text, value)
+            self.mismatch(start, text, repr(value))
         return text
 
     def parameters(self, network: _Network) -> None:

@@ -1,0 +1,123 @@
+"""`hf-mlpl convert`: checkpoints of other programs to model folders, and back."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+DESCRIPTION = """Makes a model folder of another program's checkpoint, or the other way round.
+
+    # the released model, with the original's tokens file
+    hf-mlpl convert --from flashlight --checkpoint checkpoint_cv_finetune.bin --tokens tokens-all.lst --output m-ctc-t
+
+    # the same, and to the Hub (log in with `hf auth login` first)
+    hf-mlpl convert --from flashlight --checkpoint checkpoint_cv_finetune.bin --tokens tokens-all.lst \\
+        --output m-ctc-t --push-to-hub me/m-ctc-t
+
+    # a checkpoint.bin that the original program reads, and its tokens file
+    hf-mlpl convert --to flashlight --checkpoint runs/demo/final/model --output for-flashlight
+
+A model folder is what `hf-mlpl transcribe --model` and transformers' `pipeline` take. It is written
+whole or not at all, and an existing one is not touched. Memory holds the model once: 4.3 GB for the
+released one.
+"""
+
+
+def add_parser(commands) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="checkpoints of other programs to model folders, and back",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=lambda options: run(options, parser))
+    direction = parser.add_mutually_exclusive_group(required=True)
+    direction.add_argument("--from", dest="source", choices=["flashlight"], help="whose checkpoint it is")
+    direction.add_argument("--to", dest="target", choices=["flashlight"], help="who is to read the result")
+    parser.add_argument(
+        "--checkpoint", required=True, help="what to convert: a .bin file; with --to, a model's folder or Hub name"
+    )
+    parser.add_argument("--tokens", help="with --from flashlight: its tokens file, such as tokens-all.lst")
+    parser.add_argument(
+        "--languages",
+        nargs="+",
+        metavar="NAME",
+        help="with --from flashlight: names of the language-ID head's classes, in order. No file has them: "
+        "language_0, language_1 and so on where they are not given",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make")
+    parser.add_argument("--push-to-hub", metavar="REPO", help="and upload it to this repository, such as me/my-model")
+
+
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Returns 1 when something cannot be read, written or uploaded, else 0."""
+    from huggingface_hub.errors import HfHubHTTPError
+    from transformers.utils import logging
+
+    if options.source == "flashlight" and options.tokens is None:
+        parser.error("--from flashlight needs --tokens, the tokens file that the model was trained with")
+    if options.target is not None:
+        for name in ("tokens", "languages", "push_to_hub"):
+            if getattr(options, name) is not None:
+                parser.error(f"--{name.replace('_', '-')} is for --from")
+    if options.output.exists():
+        parser.error(f"--output {options.output} exists already; name a new folder, or delete it")
+
+    logging.disable_progress_bar()
+    try:
+        if options.target is not None:
+            _write_flashlight(options)
+        else:
+            _write_folder(options)
+            if options.push_to_hub is not None:
+                _push(options.output, options.push_to_hub)
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    return 0
+
+
+def _write_folder(options: argparse.Namespace) -> None:
+    from ..atomic import written_whole
+    from ..interop.flashlight import read_checkpoint
+
+    checkpoint = read_checkpoint(options.checkpoint, options.languages)
+    model, processor = checkpoint.model, checkpoint.processor(options.tokens)
+    with written_whole(options.output) as partial:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+    config = model.config
+    print(
+        f"{options.output}: {model.num_parameters():,} parameters, {config.num_hidden_layers} layers of "
+        f"{config.hidden_size}, {config.vocab_size} classes, {len(config.languages)} languages\n"
+        f"next: hf-mlpl transcribe --model {options.output} recording.wav"
+    )
+
+
+def _write_flashlight(options: argparse.Namespace) -> None:
+    from transformers import AutoModelForCTC, AutoTokenizer
+
+    from ..atomic import written_whole
+    from ..interop.flashlight import Checkpoint, write_checkpoint
+
+    model = AutoModelForCTC.from_pretrained(options.checkpoint, dtype="auto")
+    tokenizer = AutoTokenizer.from_pretrained(options.checkpoint)
+    with written_whole(options.output) as partial:
+        partial.mkdir()
+        write_checkpoint(Checkpoint.of(model, tokenizer.surround), partial / "checkpoint.bin")
+        tokenizer.save_vocabulary(str(partial))
+    print(
+        f"{options.output}: checkpoint.bin and tokens-all.lst\n"
+        f"next: fl_asr_test --am={options.output}/checkpoint.bin --tokens={options.output}/tokens-all.lst "
+        "--arch=mling_large.so --lexicon=lexicon.txt --test=LIST --show"
+    )
+
+
+def _push(folder: Path, repository: str) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    url = api.create_repo(repository, exist_ok=True)
+    api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message="Convert with hf-mlpl")
+    print(f"pushed to {url}")

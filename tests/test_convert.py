@@ -1,0 +1,110 @@
+"""`hf-mlpl convert`: the original's checkpoint to a folder that the pipeline takes, and back."""
+
+import re
+import shutil
+
+import pytest
+from transformers import AutoModelForCTC, pipeline
+
+from hf_mlpl.cli import main
+
+from .random_model import save_folder
+from .test_golden import printed_letters
+
+
+@pytest.fixture
+def original(golden):
+    """The options that name the original's small checkpoint."""
+    models = golden / "models"
+    return [
+        "--from=flashlight",
+        f"--checkpoint={models / 'tiny40' / 'model.bin'}",
+        f"--tokens={models / 'tokens.lst'}",
+    ]
+
+
+def test_a_folder_for_the_pipeline_and_back(golden, original, tmp_path, capsys):
+    folder, back = tmp_path / "folder", tmp_path / "back"
+    assert main(["convert", *original, "--output", str(folder), "--languages", *"ab ar as br ca".split()]) == 0
+    assert capsys.readouterr().out.startswith(
+        f"{folder}: 23,285 parameters, 2 layers of 16, 30 classes, 5 languages\n"
+    )
+    recognize = pipeline("automatic-speech-recognition", model=str(folder))
+    for sample, letters in printed_letters("main").items():
+        stem, _, suffix = sample.rpartition("_")
+        if not stem.endswith("_8k"):  # the original reads it as if it were at 16 kHz
+            answer = recognize(golden / "wavs" / f"{stem}.{suffix}")
+            assert answer["text"].split() == "".join(letters.split()).replace("|", " ").split()
+            assert answer["language"] in "ab ar as br ca".split()
+
+    assert main(["convert", "--to=flashlight", "--checkpoint", str(folder), "--output", str(back)]) == 0
+    models = golden / "models"
+    assert (back / "tokens-all.lst").read_bytes() == (models / "tokens.lst").read_bytes()
+    ours, theirs = ((path).read_bytes() for path in (back / "checkpoint.bin", models / "tiny40" / "model.bin"))
+    begin = b"\x10" + bytes(7) + b"slimIPL::myModel"  # behind the program's notes
+    assert ours[ours.index(begin) :] == theirs[theirs.index(begin) :]
+
+
+def test_the_surround_of_a_tokenizer_goes_both_ways(tmp_path):
+    source, there, back = (tmp_path / name for name in ("source", "there", "back"))
+    save_folder(source, ["de", "sl"])
+    config = source / "tokenizer_config.json"
+    config.write_text(config.read_text().replace('"surround": ""', '"surround": "|"'))
+    model = AutoModelForCTC.from_pretrained(source)
+    for name in ("attention_dropout", "activation_dropout"):
+        assert getattr(model.config, name) == 0.0
+    assert main(["convert", "--to=flashlight", "--checkpoint", str(source), "--output", str(there)]) == 0
+    arguments = [f"--checkpoint={there / 'checkpoint.bin'}", f"--tokens={there / 'tokens-all.lst'}"]
+    assert main(["convert", "--from=flashlight", *arguments, "--output", str(back), "--languages", "de", "sl"]) == 0
+    assert (back / "tokenizer_config.json").read_text() == config.read_text()
+    assert (back / "config.json").read_text() == (source / "config.json").read_text()
+    assert (back / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tokens={short}"], r"short.lst: has 2 lines with tokens, but the model needs 29"),
+        (["--tokens={twice}"], r"twice.lst, line 3: entry 'a' is already in line 2"),
+        (["--languages", "de"], r"model.bin: knows 5 languages, but 1 names were given"),
+        (["--checkpoint={short}"], r"short.lst: ends after 4 bytes, .*; is it a whole checkpoint\?"),
+        (["--checkpoint={lost}"], r"No such file or directory: '.*lost.bin'"),
+        (["--tokens={lost}"], r"No such file or directory: '.*lost.bin'"),
+    ],
+)
+def test_what_cannot_be_converted_is_one_line(options, message, original, tmp_path, capsys):
+    (tmp_path / "short.lst").write_text("|\na\n")
+    (tmp_path / "twice.lst").write_text("|\na\na\n")
+    files = {name: tmp_path / f"{name}.lst" for name in ("short", "twice")} | {"lost": tmp_path / "lost.bin"}
+    options = [option.format(**files) for option in options]
+    assert main(["convert", *original, *options, "--output", str(tmp_path / "folder")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"error: .*{message}", line)
+    assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--from=flashlight"], "--from flashlight needs --tokens"),
+        (["--to=flashlight", "--tokens=x"], "--tokens is for --from"),
+        (["--from=flashlight", "--tokens=x", "--output={there}"], "there exists already; name a new folder"),
+        (["--from=flashlight", "--to=flashlight"], "not allowed with argument --from"),
+        ([], "one of the arguments --from --to is required"),
+    ],
+)
+def test_wrong_use(options, message, tmp_path, capsys):
+    (tmp_path / "there").mkdir()
+    options = [option.format(there=tmp_path / "there") for option in options]
+    with pytest.raises(SystemExit) as status:
+        main(["convert", "--checkpoint=x", f"--output={tmp_path / 'folder'}", *options])
+    assert status.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_model_that_flashlight_cannot_hold(tmp_path, capsys):
+    save_folder(tmp_path / "model", [])
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    arguments = ["--checkpoint", str(tmp_path / "model"), "--output", str(tmp_path / "out")]
+    assert main(["convert", "--to=flashlight", *arguments]) == 1
+    assert "the model has no languages" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
