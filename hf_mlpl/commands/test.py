@@ -11,32 +11,26 @@ from contextlib import nullcontext
 from pathlib import Path
 
 DESCRIPTION = """Transcribes list files as flashlight's `fl_asr_test` does, with the same options and lines.
+A list has a line for each recording: id, path, milliseconds, and perhaps a transcript.
 
-    # a released model: its checkpoint, its tokens file, and lists with lines of `id path duration [transcript ...]`
+    # a released model: its checkpoint and its tokens file
     hf-mlpl test --am checkpoint.bin --tokens tokens-all.lst --test dev.lst,test.lst --show
 
-    # a model of hf_mlpl, with the tokens of its own; all logits as out/test.lst/ID.npz; files for sclite
+    # a model of hf_mlpl, which has tokens of its own; logits as out/test.lst/ID.npz; files for sclite
     hf-mlpl test --am runs/demo/final/model --test test.lst --emission_dir out --sclite out
 
     import numpy as np
-    np.load("out/test.lst/ID.npz")["emissions"]  # (output frames, classes), float32, before any softmax
+    np.load("out/test.lst/ID.npz")["emissions"]  # (output frames, classes), before any softmax
 
-Standard output gets what `--show` asks for, in the original's format; the total and all messages go to standard error.
-WER and TER of recordings without transcript are `inf%`, as in the original. Decoding is greedy: there is no language
-model and no beam search, and a lexicon has no effect.
+Standard output gets what `--show` asks for, in the original's format; the total and all messages go
+to standard error. WER and TER of a recording without transcript are `inf%`, as in the original.
+Decoding is greedy: there is no language model and no beam search, and a lexicon has no effect.
 
-A line that cannot be used costs a line on standard error, with file and line number, as does a duration that is more
-than 1 s off its recording's; the others are transcribed, and the exit status is 1 in the end. It is 2, and nothing is
-transcribed, where the model, the tokens or a list cannot be read, or tokens and model do not belong together.
+A line that cannot be used costs a line on standard error, with file and line number, and so does a
+duration that is more than 1 s off its recording's. The others are transcribed, and the exit status
+is 1 in the end. It is 2, and nothing is transcribed, where the model, the tokens or a list cannot be
+read, or where tokens and model do not belong together.
 """
-# The kinds of files of which the original makes something useless, and what is done with them here
-REMARKS = {
-    "resampled": "is at {sampling_rate} Hz and is resampled",
-    "down-mixed to mono": "has {channels} channels, which are averaged",
-    "padded to one frame": "is shorter than a frame and gets silence behind it",
-    "with durations in seconds": "has its duration in seconds rather than milliseconds, which is as good",
-    "with the id of another one": "has the id of another one; its emissions are in {emissions}",
-}
 
 
 def add_parser(commands) -> None:
@@ -145,10 +139,10 @@ def _test(options: argparse.Namespace, model, processor, entries: list, failed: 
             except OSError as error:
                 failed += 1
                 tell("error", f"its emissions cannot be written: {error}")
-            for kind in _kinds(sample, processor.feature_extractor, emissions):
+            for kind, text in _remarks(sample, processor.feature_extractor, emissions).items():
                 remarks[kind] += 1
                 if remarks[kind] == 1:  # the first one stands for all; the others are counted
-                    tell("note", f"{sample.entry.path} {REMARKS[kind].format(**vars(sample), emissions=emissions)}")
+                    tell("note", f"{sample.entry.path} {text}")
     for note in _notes(report, remarks):
         print(f"note: {note}", file=sys.stderr)
     print(report.total(options.test, time.monotonic() - started), file=sys.stderr)
@@ -157,18 +151,22 @@ def _test(options: argparse.Namespace, model, processor, entries: list, failed: 
     return 1 if failed or wrong_durations else 0
 
 
-def _kinds(sample, extractor, emissions: Path | None) -> list[str]:
-    """Which of `REMARKS` are true of a recording."""
+def _remarks(sample, extractor, emissions: Path | None) -> dict[str, str]:
+    """Kinds of recordings of which the original makes something useless -> what is done with this one here."""
     from ..interop.fl_asr_test import file_name
 
-    answers = (
-        sample.sampling_rate != extractor.sampling_rate,
-        sample.channels > 1,
-        sample.seconds * extractor.sampling_rate < extractor.win_length,
-        sample.duration_is_in_seconds(),
-        emissions is not None and emissions.stem != file_name(sample.entry.id),
-    )
-    return [kind for kind, is_true in zip(REMARKS, answers, strict=True) if is_true]
+    remarks = {}
+    if sample.sampling_rate != extractor.sampling_rate:
+        remarks["resampled"] = f"is at {sample.sampling_rate} Hz and is resampled"
+    if sample.channels > 1:
+        remarks["down-mixed to mono"] = f"has {sample.channels} channels, which are averaged"
+    if sample.seconds * extractor.sampling_rate < extractor.win_length:
+        remarks["padded to one frame"] = "is shorter than a frame and gets silence behind it"
+    if sample.duration_is_in_seconds():
+        remarks["with durations in seconds"] = "has its duration in seconds rather than milliseconds, which is as good"
+    if emissions is not None and emissions.stem != file_name(sample.entry.id):
+        remarks["with the id of another one"] = f"has the id of another one; its emissions are in {emissions}"
+    return remarks
 
 
 def _notes(report, remarks: Counter) -> list[str]:

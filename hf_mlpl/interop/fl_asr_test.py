@@ -32,7 +32,7 @@ from ..transcription import one_ahead
 from .fl_lists import ListEntry
 from .flashlight import Checkpoint, read_checkpoint
 
-BATCH_SECONDS = 100.0  # of audio in one forward, padding counted; a longer recording is alone, and whole
+BATCH_SECONDS = 60.0  # of audio in one forward, padding counted; a longer recording is alone, and whole
 BLANK = "#"  # in flashlight's dictionaries, so that a transcript's # is a letter there
 
 
