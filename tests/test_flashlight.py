@@ -70,7 +70,7 @@ def test_settings_and_notes(original):
     checkpoint = read_checkpoint(original)
     config = checkpoint.model.config
     assert (config.conv_dropout, config.attention_dropout, config.activation_dropout, config.layerdrop) == (0.3,) * 4
-    assert config.layer_norm_eps == 1e-5
+    assert config.layer_norm_eps == 1e-5 and config.ctc_loss_reduction == "sum"  # its flags say --onorm=none
     assert config.languages == [f"language_{i}" for i in range(5)]
     assert read_checkpoint(original, "ab ar as br ca".split()).model.config.languages[4] == "ca"
     assert checkpoint.notes["updates"] == "1234" and checkpoint.notes["programname"] == "gen_model"
@@ -103,6 +103,30 @@ def test_a_round_trip_changes_nothing(fields, tmp_path):
     assert checkpoint.flags["surround"] == "|"
     write_checkpoint(checkpoint, tmp_path / "two.bin")
     assert (tmp_path / "two.bin").read_bytes() == (tmp_path / "one.bin").read_bytes()
+
+
+def test_files_of_older_classes(written, tmp_path, monkeypatch):
+    """flashlight's first version of LayerNorm had no size of its axis, that of Conv2D no dilation."""
+    checkpoint = read_checkpoint(written)
+    monkeypatch.setattr(flashlight, "CLASS_VERSIONS", {})
+    write_checkpoint(checkpoint, tmp_path / "model.bin")
+    monkeypatch.undo()
+    assert (tmp_path / "model.bin").stat().st_size == written.stat().st_size - 5 * 4 - 2 * 4
+    assert_equal_models(read_checkpoint(tmp_path / "model.bin").model, checkpoint.model)
+
+
+@pytest.mark.parametrize(
+    ("mode", "reduction"), [(0, "sum"), (1, "target_sqrt"), (2, "target_sqrt"), (3, "mean"), (4, "target_sqrt")]
+)
+def test_the_criterion_scales_the_loss(written, mode, reduction, tmp_path):
+    """flashlight's `CriterionScaleMode`; the released checkpoint, trained with --onorm=target --sqnorm=true, has 4."""
+    data = written.read_bytes()
+    assert data[-4:] == struct.pack("<i", 4)  # the end of our files, because target_sqrt is the default
+    (tmp_path / "model.bin").write_bytes(data[:-4] + struct.pack("<i", mode))
+    config = read_checkpoint(tmp_path / "model.bin").model.config
+    assert config.ctc_loss_reduction == reduction
+    with pytest.raises(FlashlightError, match="has the unknown scale mode 5"):
+        parse(io.BytesIO(data[:-4] + struct.pack("<i", 5)))
 
 
 def test_half_precision_is_written_as_fp32(tmp_path):
@@ -213,7 +237,7 @@ LAYERDROP_AND_BPTT = struct.pack("<di", np.float32(0.456), 9)
     [
         (b"slimIPL::myModel", 0, b"slimIPL::newMode", "begins 'slimIPL::newMode', expected 'slimIPL::myModel'"),
         (b"fl::Conv2D", 0, b"fl::Conv3D", "begins 'fl::Conv3D', expected 'fl::Conv2D'"),
-        (b"fl::LayerNorm", 17, struct.pack("<I", 2), "begins 2, expected 1"),  # the class's version
+        (b"fl::LayerNorm", 17, struct.pack("<I", 2), "begins 2, expected at most 1"),  # the class's version
         (CONV_DROPOUT, 0, struct.pack("<d", math.nan), "conv_dropout is nan"),
         (CONV_DROPOUT, 0, struct.pack("<d", 1.0), "conv_dropout is 1.0"),
         (CONV_DROPOUT, 0, struct.pack("<d", -0.5), "conv_dropout is -0.5"),

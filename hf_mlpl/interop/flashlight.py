@@ -38,7 +38,7 @@ FLOAT32 = 0  # ArrayFire's number for it
 
 NEW = 0x80000000  # marks the number of an object or class name that is met for the first time
 DECLARED_TYPE = 0x40000000  # a pointer to exactly the class that its declaration names
-CLASS_VERSIONS = {"fl::LayerNorm": 1, "fl::Conv2D": 1}  # of all others 0
+CLASS_VERSIONS = {"fl::LayerNorm": 1, "fl::Conv2D": 1}  # of all others 0; older files may have 0 for these, too
 CRITERION = "fl::app::asr::ConnectionistTemporalClassificationCriterion"
 BASES = {
     "slimIPL::myModel": ("fl::Container", "fl::Module"),
@@ -47,6 +47,10 @@ BASES = {
     CRITERION: ("fl::app::asr::SequenceCriterion", "fl::Container", "fl::Module"),
 }
 UNARY = ("fl::UnaryModule", "fl::Module")  # bases of all others
+
+# By what the criterion divides an utterance's loss: nothing, the length of its target, or the root of that (`--onorm`
+# and `--sqnorm`). Modes 1 and 2, the input's length and its root, have no counterpart here.
+SCALE_MODES = {0: "sum", 3: "mean", 4: "target_sqrt"}
 
 # Flags that decide about features and transcripts, at the values that this package computes with. `filterbanks` and
 # `surround` are compared elsewhere.
@@ -66,6 +70,9 @@ FLAGS = {
     "usewordpiece": "false",
     "wordseparator": "|",
 }
+
+
+Place = tuple[tuple[int, ...], int]  # a tensor's ArrayFire dimensions, and where it begins in the file
 
 
 class FlashlightError(ValueError):
@@ -175,7 +182,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
         archive.network(network)
 
 
-def parse(file: BinaryIO) -> tuple[dict[str, str], _Network, list[tuple[tuple[int, ...], int]]]:
+def parse(file: BinaryIO) -> tuple[dict[str, str], _Network, list[Place]]:
     """The program's notes, the network's sizes and settings, and its tensors' dimensions and places in the file.
 
     Raises:
@@ -212,6 +219,7 @@ class _Network:
     conv_dropout: float | None = None
     dropout: float | None = None
     layerdrop: float | None = None
+    scale_mode: int | None = None  # of the criterion
 
     def take_sizes(self, dims: Sequence[tuple[int, ...]]) -> None:
         """Finds the sizes in the dimensions of all tensors, and compares them."""
@@ -256,7 +264,9 @@ class _Network:
         convolution = (self.num_mel_bins, 2 * self.hidden_size, MlplConfig.conv_kernel, 1, MlplConfig.conv_stride, 1)
 
         def conv_fields(archive, numbers):
-            archive.ints(*convolution, -1, 0, 1, 1)  # SAME padding, dilation 1
+            archive.ints(*convolution, -1, 0)  # SAME padding
+            if archive.versions["fl::Conv2D"] >= 1:
+                archive.ints(1, 1)  # dilation
             archive.boolean(True)  # with bias
             archive.ints(1)  # groups
 
@@ -292,7 +302,8 @@ class _Network:
             archive.ints(*axes_kept)
             archive.setting(self, "layer_norm_eps", "double")
             archive.boolean(True)  # affine
-            archive.ints(-1)  # one weight for an axis of any size
+            if archive.versions["fl::LayerNorm"] >= 1:
+                archive.ints(-1)  # one weight for an axis of any size
 
         return _Module("fl::LayerNorm", fields, parameters=[first, first + 1])
 
@@ -353,7 +364,7 @@ class _Archive:
 
     def __init__(self, file: BinaryIO):
         self.file = file
-        self.classes: set[str] = set()
+        self.versions: dict[str, int] = {}  # of the classes that were met
         self.names: list[str] = []
         self.num_objects = 0
 
@@ -398,12 +409,21 @@ class _Archive:
                 raise FlashlightError(f"{name} is {stored}; it must be at least 0 and below 1")
             setattr(network, name, float(str(np.float32(stored))) if c_type == "float" else stored)
 
-    def versions(self, *classes: str) -> None:
-        """The version of each class that is met for the first time."""
+    def scale_mode(self, network: _Network) -> None:
+        mode = self.scalar("<i", network.scale_mode)
+        if mode not in range(5):
+            raise FlashlightError(f"has the unknown scale mode {mode} of its criterion")
+        network.scale_mode = mode
+
+    def version(self, newest: int) -> int:
+        """The version of a class."""
+        raise NotImplementedError
+
+    def begin(self, *classes: str) -> None:
+        """What the objects of classes begin with: the version of each that is met for the first time."""
         for name in classes:
-            if name not in self.classes:
-                self.classes.add(name)
-                self.scalar("<I", CLASS_VERSIONS.get(name, 0))
+            if name not in self.versions:
+                self.versions[name] = self.version(CLASS_VERSIONS.get(name, 0))
 
     def new_object(self, name: str | None = None) -> int:
         """A pointer to an object that follows; returns its number. `name` is its class, where that is polymorphic."""
@@ -420,16 +440,16 @@ class _Archive:
     def network(self, network: _Network) -> None:
         """The network and its criterion."""
         self.new_object("slimIPL::myModel")
-        self.versions("slimIPL::myModel", "fl::Container", "fl::Module")
+        self.begin("slimIPL::myModel", "fl::Container", "fl::Module")
         self.parameters(network)
         self.boolean(None)
         self.container(network.tree())
-        self.module(_Module(CRITERION, lambda archive, _: archive.ints(0)))  # its scale mode is none
+        self.module(_Module(CRITERION, lambda archive, _: archive.scale_mode(network)))
 
     def module(self, module: _Module) -> int:
         """A module behind a pointer; returns its number."""
         number = self.new_object(module.name)
-        self.versions(module.name, *BASES.get(module.name, UNARY))
+        self.begin(module.name, *BASES.get(module.name, UNARY))
         self.scalar("<Q", len(module.all_parameters))
         for parameter in module.all_parameters:  # numbers of its data and of its gradient: the network itself is 1
             self.scalar("<I", 2 * parameter + 2)
@@ -457,7 +477,7 @@ class _Reader(_Archive):
         super().__init__(file)
         self.end = file.seek(0, os.SEEK_END)
         self.position = file.seek(0)
-        self.tensors: list[tuple[tuple[int, ...], int]] = []
+        self.tensors: list[Place] = []
 
     def take(self, size: int) -> bytes:
         if size > self.end - self.position:
@@ -484,12 +504,15 @@ class _Reader(_Archive):
             f"expected {expected}"
         )
 
-    def count(self, limit: int) -> int:
+    def count(self, limit: int, form: str = "<Q") -> int:
         start = self.position
-        number = self.scalar("<Q")
+        number = self.scalar(form)
         if number > limit:
             self.mismatch(start, number, f"at most {limit}")
         return number
+
+    def version(self, newest: int) -> int:
+        return self.count(newest, "<I")
 
     def string(self, value: str | None = None) -> str:
         start = self.position
@@ -506,9 +529,9 @@ class _Reader(_Archive):
     def parameters(self, network: _Network) -> None:
         count = self.count(8 + 11 * MAX_LAYERS)
         for _ in range(count):
-            self.versions("fl::Variable")
+            self.begin("fl::Variable")
             self.new_object()
-            self.versions("fl::Variable::SharedData", "af::array")
+            self.begin("fl::Variable::SharedData", "af::array")
             dims = tuple(self.scalar("<q") for _ in range(4))
             self.scalar("<i", FLOAT32)
             start = self.position
@@ -520,7 +543,7 @@ class _Reader(_Archive):
                 self.take(size)  # fails
             self.position = self.file.seek(size, os.SEEK_CUR)
             self.new_object()
-            self.versions("fl::Variable::SharedGrad")
+            self.begin("fl::Variable::SharedGrad")
             self.boolean(None)
         network.take_sizes([dims for dims, _ in self.tensors])
 
@@ -543,6 +566,9 @@ class _Writer(_Archive):
         self.file.write(struct.pack(form, value))
         return value
 
+    def version(self, newest: int) -> int:
+        return self.scalar("<I", newest)
+
     def boolean(self, value: bool | None) -> None:
         super().boolean(True if value is None else value)  # the trainer saves in training mode, with gradients
 
@@ -554,16 +580,16 @@ class _Writer(_Archive):
     def parameters(self, network: _Network) -> None:
         self.scalar("<Q", len(self.tensors))
         for (_, dims), tensor in zip(network.parameters(), self.tensors, strict=True):
-            self.versions("fl::Variable")
+            self.begin("fl::Variable")
             self.new_object()
-            self.versions("fl::Variable::SharedData", "af::array")
+            self.begin("fl::Variable::SharedData", "af::array")
             self.longs(*dims)
             self.ints(FLOAT32)
             self.scalar("<Q", 4 * tensor.numel())
             tensor = tensor.T if tensor.dim() == 2 else tensor  # the first dimension is the fastest; see _load
             self.file.write(tensor.float().contiguous().cpu().numpy().astype("<f4", copy=False).data)
             self.new_object()
-            self.versions("fl::Variable::SharedGrad")
+            self.begin("fl::Variable::SharedGrad")
             self.boolean(None)
 
     def child_map(self, pairs: dict[int, tuple[int, int]]) -> None:
@@ -590,15 +616,19 @@ def _hash_order(numbers: Sequence[int]) -> list[int]:
 # --------------------------------------------------------------------------------------------------- from and to ours
 
 
+NOT_IN_CONFIG = {"num_languages", "dropout", "scale_mode"}  # by these names
+
+
 def _config(network: _Network, languages: Sequence[str] | None) -> MlplConfig:
     if languages is not None and len(languages) != network.num_languages:
         raise FlashlightError(f"knows {network.num_languages} languages, but {len(languages)} names were given")
     names = [f"language_{i}" for i in range(network.num_languages)] if languages is None else list(languages)
-    settings = dict(vars(network))
-    del settings["num_languages"]
-    dropout = settings.pop("dropout")
+    settings = {name: value for name, value in vars(network).items() if name not in NOT_IN_CONFIG}
+    settings |= {"attention_dropout": network.dropout, "activation_dropout": network.dropout}
+    if network.scale_mode in SCALE_MODES:
+        settings["ctc_loss_reduction"] = SCALE_MODES[network.scale_mode]
     try:
-        return MlplConfig(languages=names, attention_dropout=dropout, activation_dropout=dropout, **settings)
+        return MlplConfig(languages=names, **settings)
     except (ValueError, StrictDataclassError) as error:
         raise FlashlightError(" ".join(str(error).split())) from error
 
@@ -614,14 +644,16 @@ def _network_of(config: MlplConfig) -> _Network:
             f"attention_dropout is {config.attention_dropout} and activation_dropout {config.activation_dropout}; the "
             "original's network has one number for both. Set them equal in the model's config"
         )
-    own = set(vars(_Network())) - {"num_languages", "dropout"}
-    sizes = {name: getattr(config, name) for name in own}
-    return _Network(num_languages=len(config.languages), dropout=config.attention_dropout, **sizes)
+    (scale_mode,) = (mode for mode, name in SCALE_MODES.items() if name == config.ctc_loss_reduction)
+    return _Network(
+        num_languages=len(config.languages),
+        dropout=config.attention_dropout,
+        scale_mode=scale_mode,
+        **{name: getattr(config, name) for name in vars(_Network()) if name not in NOT_IN_CONFIG},
+    )
 
 
-def _load(
-    file: BinaryIO, config: MlplConfig, network: _Network, tensors: Sequence[tuple[tuple[int, ...], int]]
-) -> MlplForCTC:
+def _load(file: BinaryIO, config: MlplConfig, network: _Network, tensors: Sequence[Place]) -> MlplForCTC:
     with torch.device("meta"):
         model = MlplForCTC(config)
     shapes = {name: parameter.shape for name, parameter in model.state_dict().items()}
