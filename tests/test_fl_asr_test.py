@@ -88,6 +88,15 @@ def test_golden_list(golden, golden_run, tmp_path, name):
     assert errors[-1 - (name == "dur0")].startswith(f"[Test lists/{name}.lst ({len(theirs)} samples) in ")
 
 
+def test_golden_list_from_elsewhere(golden, run, tmp_path, monkeypatch):
+    """With --datadir, and with the other flags of the original's notebook."""
+    monkeypatch.chdir(tmp_path)
+    model = ("--am", golden / "models" / "tiny40" / "model.bin", "--tokens", golden / "models" / "tokens.lst")
+    logging = ("--logtostderr=1", "--minloglevel=0", "--arch=mling.so", "--emission_dir=")
+    status, out, _ = run("--test=lists/target.lst", "--datadir", golden, *model, *logging, "--show")
+    assert (status, out) == (0, (RUNS / "target" / "stdout.txt").read_text(encoding="utf-8"))
+
+
 def check_emissions(path: Path, name: str, sample: str) -> None:
     with np.load(path, allow_pickle=False) as file:
         assert sorted(file) == ["emissions", "id", "num_frames", "path"]
@@ -324,6 +333,21 @@ def test_rates_as_the_original_prints_them():
         ErrorRate(40000, 3),
     ]
     assert [str(rate) for rate in rates] == ["353.846%", "33.3333%", "0%", "inf%", "0%", "1.33333e+06%"]
+
+
+def test_rates_are_those_of_another_program():
+    rng = np.random.default_rng(0)
+    pairs = [[[f"{word}" for word in rng.integers(0, 4, rng.integers(1, 9))] for _ in "hr"] for _ in range(200)]
+    total = ErrorRate()
+    for hypothesis, reference in pairs:
+        total.add(hypothesis, reference)
+        assert str(ErrorRate().add(hypothesis, reference)) == f"{percent(hypothesis, reference):g}%"
+    hypotheses, references = ([" ".join(words) for words in side] for side in zip(*pairs, strict=True))
+    assert str(total) == f"{100 * jiwer.wer(references, hypotheses):g}%"
+
+
+def percent(hypothesis: list[str], reference: list[str]) -> float:
+    return 100 * jiwer.wer(" ".join(reference), " ".join(hypothesis))
 
 
 def test_sampling_rates_and_channels(model, clips, run):
