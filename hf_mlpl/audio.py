@@ -86,6 +86,12 @@ def audio_duration(audio: str | os.PathLike | bytes | BinaryIO) -> float:
         return frames / file.samplerate
 
 
+def audio_format(audio: str | os.PathLike | bytes | BinaryIO) -> tuple[int, int]:
+    """Sampling rate and channels of a recording, from its header. Raises `AudioError` as `load_audio` does."""
+    with _open(audio, _name(audio)) as file:
+        return file.samplerate, file.channels
+
+
 def _name(source) -> str:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"<{len(source)} bytes>"

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .commands import convert, transcribe
+from .commands import convert, test, transcribe
 
 DESCRIPTION = """Multilingual speech recognition with models of hf_mlpl.
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="hf-mlpl", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (transcribe, convert):
+    for command in (transcribe, test, convert):
         command.add_parser(commands)
     options = parser.parse_args(arguments)
     try:

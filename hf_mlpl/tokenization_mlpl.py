@@ -258,11 +258,14 @@ class MlplTokenizer(PreTrainedTokenizer):
         )
 
     def ctc_letters(self, token_ids: Sequence[int]) -> list[str]:
+        """Letters of a label path as the original counts them for its letter error rate: collapsed and trimmed."""
+        return self.trim_boundaries([letter for letter, _, _ in self._emissions(token_ids, group_tokens=True)])
+
+    def trim_boundaries(self, letters: list[str]) -> list[str]:
         """
-        Letters of a label path as the original counts them for its letter error rate: collapsed, without two
-        boundaries at each end (three with `surround`); further boundaries are letters.
+        Letters of a label path or of a reference without two word boundaries at each end (three with `surround`),
+        as the original trims both; further boundaries are letters.
         """
-        letters = [letter for letter, _, _ in self._emissions(token_ids, group_tokens=True)]
         for _ in range(3 if self.surround else 2):
             if letters[:1] == [WORD_BOUNDARY]:
                 letters = letters[1:]

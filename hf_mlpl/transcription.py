@@ -8,12 +8,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from .audio import AudioError, load_audio
 from .subtitles import to_srt, to_vtt
+
+Item = TypeVar("Item")
 
 AUDIO_SUFFIXES = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 OUTPUT_SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
@@ -112,15 +115,20 @@ def transcribe_recordings(
         arguments: Further arguments of the pipeline's call.
     """
     arguments |= {"batch_size": batch_size, "chunk_length_s": CHUNK_SECONDS}
-    windows = _windows(recordings, recognize.feature_extractor.sampling_rate)
-    reader = ThreadPoolExecutor(max_workers=1)
+    for window in one_ahead(_windows(recordings, recognize.feature_extractor.sampling_rate)):
+        progress.update(sum(recording.problem is not None for recording in window))
+        _recognize_window(recognize, window, progress, arguments)
+        yield from window
+
+
+def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items of an iterator, each made in another thread while the one before it is in use."""
+    reader, end = ThreadPoolExecutor(max_workers=1), object()
     try:
-        upcoming = reader.submit(next, windows, None)
-        while window := upcoming.result():
-            upcoming = reader.submit(next, windows, None)
-            progress.update(sum(recording.problem is not None for recording in window))
-            _recognize_window(recognize, window, progress, arguments)
-            yield from window
+        upcoming = reader.submit(next, items, end)
+        while (item := upcoming.result()) is not end:
+            upcoming = reader.submit(next, items, end)
+            yield item
     finally:
         reader.shutdown(wait=False, cancel_futures=True)
 

@@ -34,7 +34,7 @@ def check_command(words: list[str]) -> None:
         script, options = _script(words)
         source = script.read_text()
         there = {*re.findall(r'"(--[\w-]+)"', source), "--help"}
-        assert {word for word in options if word.startswith("--")} <= there, command
+        assert {word.partition("=")[0] for word in options if word.startswith("--")} <= there, command
         if script.name == "train.py":
             settings = {field.name for field in dataclasses.fields(TrainingConfig)}
             assert {word.partition("=")[0].partition(".")[0] for word in options if "=" in word} <= settings, command

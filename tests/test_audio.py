@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hf_mlpl.audio import AudioError, audio_duration, load_audio
+from hf_mlpl.audio import AudioError, audio_duration, audio_format, load_audio
 
 FORMATS = {"wav": ("WAV", None), "flac": ("FLAC", None), "mp3": ("MP3", None), "ogg": ("OGG", "VORBIS")}
 OPUS = ("OGG", "OPUS")
@@ -48,6 +48,7 @@ def test_formats_rates_and_channels(tmp_path, extension, rate, channels):
     assert result.ndim == 1
     assert abs(len(result) - 16000 * SECONDS) <= 1
     assert audio_duration(path) == pytest.approx(SECONDS, abs=1e-3)
+    assert audio_format(path) == (rate, channels)
     middle = result[4000:20000]
     amplitudes = np.abs(np.fft.rfft(middle))[[1000, 2500]] / 8000
     expected = [0.5, 0] if channels == 1 else [0.25, 0.25]
@@ -150,7 +151,7 @@ def test_files_that_are_not_audio(tmp_path):
         cases[f"cut.{extension}"] = (content[:20], "is not audio")
     for name, (content, message) in cases.items():
         (tmp_path / name).write_bytes(content)
-        for read in (load_audio, audio_duration):
+        for read in (load_audio, audio_duration, audio_format):
             with pytest.raises(AudioError, match=f"{name}: {message}") as error:
                 read(tmp_path / name)
             assert "\n" not in str(error.value)

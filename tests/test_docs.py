@@ -22,8 +22,10 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
 
+from hf_mlpl import MlplForCTC
 from hf_mlpl.cli import main
 from hf_mlpl.corpora.utterances import read_utterances
+from hf_mlpl.interop.flashlight import Checkpoint, write_checkpoint
 from hf_mlpl.label_filters import read_filters
 from hf_mlpl.training_config import load_config
 
@@ -112,6 +114,8 @@ def folder(tone_corpus, tone_data, tone_run, tmp_path_factory) -> Path:
     """What the pages name; in the place of the demo's model and data are those of the tones."""
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(tone_run / "model", folder / "runs" / "demo" / "final" / "model")
+    model = MlplForCTC.from_pretrained(tone_run / "model")
+    write_checkpoint(Checkpoint.of(model), folder / "checkpoint_cv_finetune.bin")
     shutil.copytree(tone_data, folder / "data", ignore=shutil.ignore_patterns("run"))
     shutil.copy(tone_corpus / "common-voice" / "sv-SE" / "clips" / f"{CLIP}.mp3", folder / "recording.mp3")
     shutil.copy(tone_corpus / "voxpopuli" / "raw_audios" / "sv" / "2020" / f"{EVENT}.ogg", folder / "lecture.ogg")

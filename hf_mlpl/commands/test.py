@@ -1,0 +1,188 @@
+"""`hf-mlpl test`: what flashlight's `fl_asr_test` does for its users, with its options and its output."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from contextlib import nullcontext
+from pathlib import Path
+
+DESCRIPTION = """Transcribes list files as flashlight's `fl_asr_test` does, with the same options and lines.
+A list has a line for each recording: id, path, milliseconds, and perhaps a transcript.
+
+    # a released model: its checkpoint and its tokens file
+    hf-mlpl test --am checkpoint.bin --tokens tokens-all.lst --test dev.lst,test.lst --show
+
+    # a model of hf_mlpl, which has tokens of its own; logits as out/test.lst/ID.npz; files for sclite
+    hf-mlpl test --am runs/demo/final/model --test test.lst --emission_dir out --sclite out
+
+    import numpy as np
+    np.load("out/test.lst/ID.npz")["emissions"]  # (output frames, classes), before any softmax
+
+Standard output gets what `--show` asks for, in the original's format; the total and all messages go
+to standard error. WER and TER of a recording without transcript are `inf%`, as in the original.
+Decoding is greedy: there is no language model and no beam search, and a lexicon has no effect.
+
+A line that cannot be used costs a line on standard error, with file and line number, and so does a
+duration that is more than 1 s off its recording's. The others are transcribed, and the exit status
+is 1 in the end. It is 2, and nothing is transcribed, where the model, the tokens or a list cannot be
+read, or where tokens and model do not belong together.
+"""
+
+
+def add_parser(commands) -> None:
+    parser = commands.add_parser(
+        "test",
+        help="transcribe flashlight's list files, with the options and the output of fl_asr_test",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=lambda options: run(options, parser))
+    parser.add_argument("--test", required=True, metavar="LISTS", help="list files, with commas between them")
+    parser.add_argument("--am", required=True, help="flashlight checkpoint, or folder or Hub name of a model")
+    parser.add_argument("--tokens", default="", help="tokens file; a checkpoint needs one")
+    parser.add_argument("--datadir", default="", help="folder of the list files, and of recordings that are not found")
+    parser.add_argument("--surround", choices=["", "|"], help="as the model was trained; default: as it says itself")
+    parser.add_argument("--show", nargs="?", const=True, default=False, type=_boolean, help="print the samples' lines")
+    parser.add_argument("--emission_dir", type=_folder, metavar="DIR", help="folder for logits, DIR/LISTS/ID.npz")
+    parser.add_argument("--sclite", type=_folder, metavar="DIR", help="folder for LISTS.hyp and LISTS.viterbi.ref")
+    for option in ("--lexicon", "--arch", "--logtostderr", "--minloglevel"):
+        parser.add_argument(option, nargs="?", help="accepted, so that old commands run; has no effect")
+
+
+def _boolean(text: str) -> bool:  # as gflags reads it
+    if text.lower() in ("1", "t", "true", "y", "yes"):
+        return True
+    if text.lower() in ("0", "f", "false", "n", "no"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def _folder(text: str) -> Path | None:  # `--emission_dir=` is how the original's users say that they want none
+    return Path(text) if text else None
+
+
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Returns 1 when a line could not be used or has a wrong duration, 2 when nothing could be done, else 0."""
+    import torch  # what is imported here takes seconds, and --help need not wait
+    from transformers.utils import logging
+
+    from ..interop.fl_asr_test import EmissionFiles, file_name, load_acoustic_model, sclite_files
+    from ..interop.fl_lists import read_lists
+
+    lists = [name.strip() for name in options.test.split(",") if name.strip()]
+    if not lists:
+        parser.error("--test names no list")
+    if Path(options.am).is_file() and not options.tokens:
+        parser.error("--am is a checkpoint, which needs --tokens")
+    logging.disable_progress_bar()
+    files = options.emission_dir and EmissionFiles(options.emission_dir / file_name(options.test))
+    try:
+        entries, problems = read_lists(lists, options.datadir)
+        for folder in filter(None, (files and files.folder, options.sclite)):
+            folder.mkdir(parents=True, exist_ok=True)
+        model, processor = load_acoustic_model(options.am, options.tokens, options.surround)
+    except (OSError, ValueError) as error:
+        told = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else str(error)
+        print("error:", " ".join(told.split()), file=sys.stderr)
+        return 2
+    if torch.accelerator.is_available():
+        model = model.to(torch.accelerator.current_accelerator())
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    try:
+        with sclite_files(options.sclite, options.test) if options.sclite is not None else nullcontext() as sclite:
+            return _test(options, model, processor, entries, len(problems), files, sclite)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # of the files for sclite
+        print("error:", error, file=sys.stderr)
+        return 1
+
+
+def _test(options: argparse.Namespace, model, processor, entries: list, failed: int, files, sclite) -> int:
+    from tqdm import tqdm
+
+    from ..interop.fl_asr_test import Report, recognize
+
+    report, wrong_durations, remarks = Report(processor.tokenizer, len(entries)), 0, Counter()
+    started = time.monotonic()
+    with tqdm(total=len(entries), unit="file", disable=None) as progress:  # None: unless stderr is a terminal
+
+        def tell(level: str, text: str) -> None:
+            line = os.fsencode(f"{level}: {sample.entry.where}: {text}").decode(errors="backslashreplace")
+            progress.write(line, file=sys.stderr)
+
+        for sample in recognize(model, processor.feature_extractor, entries):
+            progress.update()
+            if sample.problem is not None:
+                failed += 1
+                report.skip()
+                tell("error", sample.problem)
+                continue
+            if (problem := sample.duration_problem()) is not None:
+                wrong_durations += 1
+                tell("warning", problem)
+            lines, words, reference_words = report.add(sample)
+            if options.show:
+                progress.write(lines, file=sys.stdout, end="")
+                sys.stdout.flush()
+            if sclite is not None:
+                for file, sentence in zip(sclite, (words, reference_words), strict=True):
+                    file.write(f"{' '.join(sentence)} ({sample.entry.id})\n")
+            emissions = None
+            try:
+                emissions = files and files.write(sample)
+            except OSError as error:
+                failed += 1
+                tell("error", f"its emissions cannot be written: {error}")
+            for kind, text in _remarks(sample, processor.feature_extractor, emissions).items():
+                remarks[kind] += 1
+                if remarks[kind] == 1:  # the first one stands for all; the others are counted
+                    tell("note", f"{sample.entry.path} {text}")
+    for note in _notes(report, remarks):
+        print(f"note: {note}", file=sys.stderr)
+    print(report.total(options.test, time.monotonic() - started), file=sys.stderr)
+    if failed or wrong_durations:
+        print(f"error: lines that failed: {failed}; with a wrong duration: {wrong_durations}", file=sys.stderr)
+    return 1 if failed or wrong_durations else 0
+
+
+def _remarks(sample, extractor, emissions: Path | None) -> dict[str, str]:
+    """Kinds of recordings of which the original makes something useless -> what is done with this one here."""
+    from ..interop.fl_asr_test import file_name
+
+    remarks = {}
+    if sample.sampling_rate != extractor.sampling_rate:
+        remarks["resampled"] = f"is at {sample.sampling_rate} Hz and is resampled"
+    if sample.channels > 1:
+        remarks["down-mixed to mono"] = f"has {sample.channels} channels, which are averaged"
+    if sample.seconds * extractor.sampling_rate < extractor.win_length:
+        remarks["padded to one frame"] = "is shorter than a frame and gets silence behind it"
+    if sample.duration_is_in_seconds():
+        remarks["with durations in seconds"] = "has its duration in seconds rather than milliseconds, which is as good"
+    if emissions is not None and emissions.stem != file_name(sample.entry.id):
+        remarks["with the id of another one"] = f"has the id of another one; its emissions are in {emissions}"
+    return remarks
+
+
+def _notes(report, remarks: Counter) -> list[str]:
+    """What is to be said about all recordings together."""
+    from ..text import unknown_character_report
+
+    notes = []
+    if remarks:
+        counts = ", ".join(f"{count} {kind}" for kind, count in remarks.items())
+        notes.append(f"of {report.num_scored} recordings {counts}")
+    if report.unknown:
+        characters = unknown_character_report(report.unknown)
+        notes.append(f"the tokens lack characters of transcripts, which TER leaves out and WER does not: {characters}")
+    if 0 < report.without_transcript < report.num_scored:
+        notes.append(
+            f"{report.without_transcript} of {report.num_scored} recordings have no transcript: all that is "
+            "recognised there counts as errors"
+        )
+    return notes

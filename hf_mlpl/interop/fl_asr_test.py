@@ -1,0 +1,313 @@
+"""What flashlight's `fl_asr_test` computes and prints for lists of recordings, with a model of ours.
+
+docs/from_flashlight.md has the list of what the original does otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+from rapidfuzz.distance import Levenshtein
+from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
+
+from ..atomic import written_whole
+from ..audio import AudioError, audio_format, load_audio
+from ..feature_extraction_mlpl import MlplFeatureExtractor
+from ..modeling_mlpl import MlplForCTC
+from ..processing_mlpl import MlplProcessor
+from ..text import WORD_BOUNDARY
+from ..tokenization_mlpl import MlplTokenizer
+from ..transcription import one_ahead
+from .fl_lists import ListEntry
+from .flashlight import Checkpoint, read_checkpoint
+
+BATCH_SECONDS = 60.0  # of audio in one forward, padding counted; a longer recording is alone, and whole
+BLANK = "#"  # in flashlight's dictionaries, so that a transcript's # is a letter there
+
+
+def load_acoustic_model(am: str, tokens: str = "", surround: str | None = None) -> tuple[MlplForCTC, MlplProcessor]:
+    """
+    A model in evaluation mode and fp32, and what belongs to it.
+
+    Args:
+        am: a flashlight checkpoint, or a folder or Hub name of one of our models.
+        tokens: a tokens file; needed for a checkpoint, else by default the model's own.
+        surround: of the tokenizer; by default as in the checkpoint's flags or in the model's own tokenizer.
+
+    Raises:
+        OSError, ValueError: for what cannot be read or is no such model, and for another number of tokens than the
+            CTC head has classes, less the blank.
+    """
+    if os.path.isfile(am):
+        checkpoint = read_checkpoint(am)
+        return checkpoint.model, checkpoint.processor(tokens, surround)
+    if am.endswith(".bin"):
+        raise ValueError(f"{am}: no such file")
+    model = AutoModelForCTC.from_pretrained(am, dtype=torch.float32)
+    if not isinstance(model, MlplForCTC):
+        raise ValueError(f"{am}: is a model of another kind, {model.config.model_type}")
+    own = AutoTokenizer.from_pretrained(am, **({} if surround is None else {"surround": surround}))
+    if tokens:
+        return model, Checkpoint.of(model, own.surround).processor(tokens)
+    if len(own) != model.config.vocab_size:
+        raise ValueError(
+            f"{am}: has {len(own) - 1} lines with tokens, but a CTC head of {model.config.vocab_size} classes, the "
+            "last of which is the blank; name the tokens file that it was trained with"
+        )
+    return model, MlplProcessor(AutoFeatureExtractor.from_pretrained(am), own)
+
+
+@dataclass
+class Sample:
+    """A recording of a list and what the model says of it.
+
+    Args:
+        seconds: of the recording.
+        sampling_rate, channels: of the file, before it is resampled and averaged.
+        features: (T, F), until they have become logits.
+        logits: (S, V) in fp32; None where there is a `problem`.
+        problem: one line that names the file, where it cannot be used.
+    """
+
+    entry: ListEntry
+    seconds: float = 0.0
+    sampling_rate: int = 0
+    channels: int = 0
+    features: np.ndarray | None = None
+    logits: np.ndarray | None = None
+    problem: str | None = None
+
+    def duration_problem(self) -> str | None:
+        """One line, where list and recording disagree by more than 1 s about the duration, or the list says 0."""
+        listed = self.entry.duration
+        if listed > 0 and (abs(listed / 1000 - self.seconds) <= 1 or self.duration_is_in_seconds()):
+            return None
+        return (
+            f"its duration is {listed:.10g} ms in the list, but {1000 * self.seconds:.10g} ms in {self.entry.path}; "
+            "only the order depends on it"
+        )
+
+    def duration_is_in_seconds(self) -> bool:
+        """As in lists that are made with `soxi -D`, for example by the original's notebook."""
+        listed = self.entry.duration
+        return abs(listed / 1000 - self.seconds) > 1 and abs(listed - self.seconds) <= 0.1
+
+
+@torch.inference_mode()
+def recognize(model: MlplForCTC, extractor: MlplFeatureExtractor, entries: Sequence[ListEntry]) -> Iterator[Sample]:
+    """
+    The entries' samples in the same order, each with `logits` or a `problem`.
+
+    Recordings are batched with their neighbours, which changes the speed alone, and one batch is read ahead. Each is
+    recognised whole: memory grows with the square of the longest one.
+    """
+    for batch in one_ahead(_batches(entries, extractor)):
+        readable = [sample for sample in batch if sample.problem is None]
+        if readable:
+            _forward(model, extractor, readable)
+        yield from batch
+
+
+def _batches(entries: Sequence[ListEntry], extractor: MlplFeatureExtractor) -> Iterator[list[Sample]]:
+    batch, longest = [], 0.0
+    for entry in entries:
+        sample = _read(entry, extractor)
+        longest = max(longest, sample.seconds, 1.0)  # so that those which cannot be read make batches too
+        if batch and longest * (len(batch) + 1) > BATCH_SECONDS:
+            yield batch
+            batch, longest = [], max(sample.seconds, 1.0)
+        batch.append(sample)
+    if batch:
+        yield batch
+
+
+def _read(entry: ListEntry, extractor: MlplFeatureExtractor) -> Sample:
+    sample = Sample(entry)
+    try:
+        sample.sampling_rate, sample.channels = audio_format(entry.path)
+        waveform = load_audio(entry.path, extractor.sampling_rate)
+        sample.seconds = len(waveform) / extractor.sampling_rate
+        sample.features = extractor(waveform, sampling_rate=extractor.sampling_rate)["input_features"][0]
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        sample.problem = reason if isinstance(error, AudioError) else f"{entry.path}: {reason}"
+    return sample
+
+
+def _forward(model: MlplForCTC, extractor: MlplFeatureExtractor, samples: list[Sample]) -> None:
+    """Sets `logits`, or `problem` of a recording that is too long for the memory, and frees the features."""
+    features = [sample.features for sample in samples]
+    inputs = extractor.pad({"input_features": features}, return_attention_mask=True, return_tensors="pt")
+    try:
+        logits = model(**inputs.to(model.device)).logits.float().cpu().numpy()  # (B, S, V)
+    except RuntimeError as error:
+        if len(samples) > 1 or not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)):
+            raise
+        samples[0].problem = (
+            f"{samples[0].entry.path}: its {samples[0].seconds:.0f} s do not fit into memory as a whole; "
+            "hf-mlpl transcribe takes recordings in pieces"
+        )
+        return
+    for sample, rows in zip(samples, logits, strict=True):
+        sample.logits = rows[: model.config.num_output_frames(len(sample.features))]
+        sample.features = None
+
+
+@dataclass
+class ErrorRate:
+    """Edits over a reference's length, in percent; of nothing at all it is 0, and of edits alone infinite."""
+
+    edits: int = 0
+    length: int = 0
+
+    def add(self, hypothesis: Sequence[str], reference: Sequence[str]) -> ErrorRate:
+        self.edits += Levenshtein.distance(hypothesis, reference)
+        self.length += len(reference)
+        return self
+
+    def __str__(self) -> str:  # as C++ prints it
+        rate = self.edits * 100 / self.length if self.length else math.inf if self.edits else 0
+        return f"{rate:g}%"
+
+
+class Report:
+    """The lines that `fl_asr_test` prints, and the error rates of all samples so far.
+
+    Args:
+        num_entries: of the lists, those that cannot be used counted.
+
+    Attributes:
+        wer, ter: `ErrorRate`.
+        unknown: characters of transcripts that the tokens file lacks, with how often they occur.
+        without_transcript: number of samples.
+    """
+
+    def __init__(self, tokenizer: MlplTokenizer, num_entries: int):
+        self.tokenizer = tokenizer
+        self.num_entries = num_entries
+        self.num_done = self.num_scored = self.without_transcript = 0
+        self.wer, self.ter = ErrorRate(), ErrorRate()
+        self.unknown: Counter[str] = Counter()
+        self._letter_of = {BLANK: BLANK}
+        for entry, index in tokenizer.get_vocab().items():
+            self._letter_of[entry] = tokenizer.convert_ids_to_tokens(index)
+
+    def add(self, sample: Sample) -> tuple[str, list[str], list[str]]:
+        """The three lines of a sample without a problem, the words of its hypothesis, and those of its reference."""
+        entry = sample.entry
+        letters = self.tokenizer.ctc_letters(sample.logits.argmax(-1).tolist())
+        reference = self.reference_letters(entry.transcript)
+        words = _words("".join(letters))
+        reference_words = _words(entry.transcript.replace(" ", WORD_BOUNDARY))
+        self.num_done += 1
+        self.num_scored += 1
+        self.without_transcript += not entry.transcript
+        self.wer.add(words, reference_words)
+        self.ter.add(letters, reference)
+        wer, ter = ErrorRate().add(words, reference_words), ErrorRate().add(letters, reference)
+        # in float32, as in the original
+        progress = np.float32(self.num_done) / np.float32(self.num_entries) * np.float32(100)
+        lines = (
+            f"|T|: {' '.join(reference)}\n|P|: {' '.join(letters)}\n"
+            f"[sample: {entry.id}, WER: {wer}, TER: {ter}, total WER: {self.wer}, total TER: {self.ter}, "
+            f"progress (thread 0): {progress:g}%]\n"
+        )
+        return lines, words, reference_words
+
+    def skip(self) -> None:
+        """Counts a sample with a problem as done."""
+        self.num_done += 1
+
+    def reference_letters(self, transcript: str) -> list[str]:
+        """
+        Letters of a transcript as the original counts them (flashlight `wrd2Target`, `targetFeatures`): the known
+        characters of each word and a boundary behind them, then trimmed as the hypothesis is.
+        """
+        letters = []
+        for word in filter(None, transcript.split(" ")):
+            letters += [self._letter_of[character] for character in word if character in self._letter_of]
+            letters.append(WORD_BOUNDARY)
+            self.unknown.update(character for character in word if character not in self._letter_of)
+        if self.tokenizer.surround and letters[:1] not in ([], [WORD_BOUNDARY]):
+            letters.insert(0, WORD_BOUNDARY)
+        return self.tokenizer.trim_boundaries(letters)
+
+    def total(self, test: str, seconds: float) -> str:
+        """The last line of the original's log.
+
+        Args:
+            test: the list files, as the user named them.
+            seconds: that the test took.
+        """
+        per_sample = seconds / max(self.num_scored, 1)
+        return (
+            f"[Test {test} ({self.num_scored} samples) in {seconds:g}s (actual decoding time {per_sample:.3g}s/sample)"
+            f" -- WER: {self.wer}, TER: {self.ter}]"
+        )
+
+
+def _words(text: str) -> list[str]:
+    """What stands between word boundaries, in NFC: the same word is equal in every form in which it may be written."""
+    return [word for word in unicodedata.normalize("NFC", text).split(WORD_BOUNDARY) if word]
+
+
+def file_name(name: str) -> str:
+    """A name without folders, so that nothing is written outside of where it belongs; the original's `#` for `/`."""
+    return re.sub(r"[/\\]", "#", name)
+
+
+class EmissionFiles:
+    """
+    Logits of samples as files `ID.npz`, each written whole or not at all.
+
+    `numpy.load` gives `emissions` (S, V) in float32, raw; `id` and `path`, strings; and `num_frames`, S. Of samples
+    with the same id, the second one's file is `ID.2.npz`, and so on. Slashes of an id become `#`.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._names: set[str] = set()
+        self._repetitions: Counter[str] = Counter()
+
+    def write(self, sample: Sample) -> Path:
+        """Writes a sample's file and returns its path. Raises `OSError` where it cannot be written."""
+        name = stem = file_name(sample.entry.id)
+        while name in self._names:
+            self._repetitions[stem] += 1
+            name = f"{stem}.{self._repetitions[stem] + 1}"
+        self._names.add(name)
+        path = self.folder / f"{name}.npz"
+        with written_whole(path) as partial:
+            np.savez(
+                partial,
+                emissions=sample.logits,
+                id=np.array(sample.entry.id),
+                path=np.array(sample.entry.path),
+                num_frames=np.array(len(sample.logits)),
+            )
+        return path
+
+
+@contextmanager
+def sclite_files(folder: Path, test: str) -> Iterator[tuple[TextIO, TextIO]]:
+    """The original's files for sclite, of hypotheses and references, which appear when all is written into them."""
+    name = file_name(test)
+    hypotheses, references = folder / f"{name}.hyp", folder / f"{name}.viterbi.ref"
+    with (
+        written_whole(hypotheses) as hypotheses,
+        written_whole(references) as references,
+        open(hypotheses, "w", encoding="utf-8") as hypothesis_file,
+        open(references, "w", encoding="utf-8") as reference_file,
+    ):
+        yield hypothesis_file, reference_file

@@ -1,0 +1,84 @@
+"""flashlight's list files: a line for each recording, `id path duration [transcript ...]`."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from ctypes import c_float
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ListEntry:
+    """A line of a list file.
+
+    Args:
+        where: the list file and the line's number, for messages.
+        id: what is not UTF-8 in it is escaped.
+        path: of the recording.
+        duration: as the list has it, in milliseconds by flashlight's convention. It decides about the order alone.
+        transcript: words with one space between them, empty where there are none.
+    """
+
+    where: str
+    id: str
+    path: str
+    duration: float
+    transcript: str
+
+
+def read_lists(names: Sequence[str], datadir: str = "") -> tuple[list[ListEntry], list[str]]:
+    """
+    The entries of list files in the order in which `fl_asr_test` runs them: by decreasing duration; those of equal
+    duration as they stand in the files. The second result has a line for each list or line that cannot be used.
+
+    Lines end with a line feed, and ASCII white space alone separates columns, as in flashlight; empty lines are
+    skipped. Recordings are where the list says, seen from the working directory, or else below `datadir`.
+
+    Args:
+        names: list files, below `datadir` where that is not empty.
+
+    Raises:
+        OSError: for a list that cannot be read.
+    """
+    entries, problems = [], []
+    for name in names:
+        name = os.path.join(datadir, name)
+        found = len(entries) + len(problems)
+        with open(name, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if columns := line.split():  # bytes.split knows the six characters that flashlight splits at
+                    where = f"{name}, line {number}"
+                    try:
+                        entries.append(_entry(where, columns, datadir))
+                    except ValueError as error:
+                        problems.append(f"{where}: {error}")
+        if len(entries) + len(problems) == found:
+            problems.append(f"{name}: has no lines")
+    # flashlight compares float32 values
+    return sorted(entries, key=lambda entry: -c_float(entry.duration).value), problems
+
+
+def _entry(where: str, columns: list[bytes], datadir: str) -> ListEntry:
+    if len(columns) < 3:
+        raise ValueError(f"has {len(columns)} of the columns that it needs: id, path, duration")
+    if b"\0" in b"".join(columns):
+        raise ValueError("has a NUL character; is it a text file?")
+    try:
+        duration = float(columns[2])
+    except ValueError:
+        duration = math.nan
+    if not math.isfinite(duration):
+        raise ValueError(
+            f"its duration is {columns[2].decode(errors='backslashreplace')!r}, not a number (paths must "
+            "not have spaces)"
+        )
+    try:
+        transcript = b" ".join(columns[3:]).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError("its transcript is not UTF-8") from error
+    path = os.fsdecode(columns[1])
+    if datadir and not os.path.exists(path) and os.path.exists(below := os.path.join(datadir, path)):
+        path = below
+    return ListEntry(where, columns[0].decode(errors="backslashreplace"), path, duration, transcript)
