@@ -124,7 +124,9 @@ def _push(folder: Path, repository: str) -> None:
     """Raises an OSError for whatever goes wrong on the way to the Hub, with the command that makes up for it."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # HTTPError is also the base of what httpx raises
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # what is tried again would be told with signed addresses, which are secrets
     api = HfApi()
     try:
         url = api.create_repo(repository, exist_ok=True)
