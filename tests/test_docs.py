@@ -116,6 +116,7 @@ def folder(tone_corpus, tone_data, tone_run, tmp_path_factory) -> Path:
     shutil.copytree(tone_run / "model", folder / "runs" / "demo" / "final" / "model")
     model = MlplForCTC.from_pretrained(tone_run / "model")
     write_checkpoint(Checkpoint.of(model), folder / "checkpoint_cv_finetune.bin")
+    shutil.copy(tone_data / "tokens-all.lst", folder)
     shutil.copytree(tone_data, folder / "data", ignore=shutil.ignore_patterns("run"))
     shutil.copy(tone_corpus / "common-voice" / "sv-SE" / "clips" / f"{CLIP}.mp3", folder / "recording.mp3")
     shutil.copy(tone_corpus / "voxpopuli" / "raw_audios" / "sv" / "2020" / f"{EVENT}.ogg", folder / "lecture.ogg")
