@@ -1,14 +1,19 @@
 """Fixtures that several test files share."""
 
+import importlib.util
+import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 import yaml
 
+from .local_hub import LocalHub
 from .tones import SETTINGS, write_tone_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,6 +108,41 @@ def two_processes(tone_data: Path, tone_run: Path, tmp_path_factory) -> Path:
     assert done.returncode == 1 and (output / "labels" / "complete.json").exists(), done.stderr
     (output / "stderr.txt").write_text(done.stderr)
     return output
+
+
+@pytest.fixture
+def local_hub(tmp_path_factory, monkeypatch) -> Iterator[LocalHub]:
+    """An empty Hub for the clients in this process, which are logged in there; other processes need its `env`.
+
+    The clients have read most settings when they were imported. Code of a model's repository (`trust_remote_code`) is
+    imported for good, hence a matter for other processes.
+    """
+    import datasets.config
+    import huggingface_hub
+    import transformers.utils.hub
+
+    with LocalHub(tmp_path_factory.mktemp("hf-home")) as hub:
+        for name in os.environ.keys() - hub.env.keys():
+            monkeypatch.delenv(name)
+        for name, value in hub.settings.items():
+            monkeypatch.setenv(name, value)
+        for module in (huggingface_hub.constants, datasets.config):
+            for name, value in settings_of_now(module).items():
+                monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(datasets.config, "USE_PARQUET_EXPORT", False)  # it would ask a server beside the Hub
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.endpoint)  # whose methods the package exports
+        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)  # made when it is first needed
+        huggingface_hub.HfFileSystem.clear_instance_cache()  # of a Hub that had this one's address
+        yield hub
+        huggingface_hub.close_session()
+
+
+def settings_of_now(module: ModuleType) -> dict:
+    """What a module that reads the environment when it is imported would get now, where that differs."""
+    spec = importlib.util.find_spec(module.__name__)
+    anew = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(anew)
+    return {name: value for name, value in vars(anew).items() if name.isupper() and value != getattr(module, name)}
 
 
 @pytest.fixture

@@ -1,7 +1,11 @@
 """`hf-mlpl convert`: the original's checkpoint to a folder that the pipeline takes, and back."""
 
 import re
+import shlex
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCTC, pipeline
@@ -89,6 +93,10 @@ def test_what_cannot_be_converted_is_one_line(options, message, original, tmp_pa
         (["--from=flashlight"], "--from flashlight needs --tokens"),
         (["--to=flashlight", "--tokens=x"], "--tokens is for --from"),
         (["--from=flashlight", "--tokens=x", "--output={there}"], "there exists already; name a new folder"),
+        (
+            ["--from=flashlight", "--tokens=x", "--push-to-hub=not/a/name"],
+            "--push-to-hub: Repo id must be in the form",
+        ),
         (["--from=flashlight", "--to=flashlight"], "not allowed with argument --from"),
         ([], "one of the arguments --from --to is required"),
     ],
@@ -108,3 +116,70 @@ def test_a_model_that_flashlight_cannot_hold(tmp_path, capsys):
     assert main(["convert", "--to=flashlight", *arguments]) == 1
     assert "the model has no languages" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_push_to_hub(golden, original, local_hub, tmp_path, capfd):
+    folder = tmp_path / "folder"
+    assert main(["convert", *original, "--output", str(folder), "--push-to-hub", "me/tiny"]) == 0
+    out, err = capfd.readouterr()
+    assert out.splitlines()[-1] == f"pushed to {local_hub.endpoint}/me/tiny" and local_hub.token not in out + err
+    assert local_hub.files("me/tiny").items() >= read_folder(folder).items()
+    sample, letters = next(iter(printed_letters("main").items()))
+    stem, _, suffix = sample.rpartition("_")
+    answer = pipeline("automatic-speech-recognition", model="me/tiny")(golden / "wavs" / f"{stem}.{suffix}")
+    assert answer["text"].split() == "".join(letters.split()).replace("|", " ").split()
+
+
+TOKEN = "give HF_TOKEN or `hf auth login` a token that may write to it, then "
+RIGHTS = "You don't have the rights to create a model under the namespace 'you'"
+
+
+@pytest.mark.parametrize(
+    ("repository", "token", "fault", "reason", "first"),
+    [
+        ("you/tiny", None, None, RIGHTS, TOKEN),
+        ("me/tiny", "", None, "Invalid username or password", TOKEN),
+        ("me/tiny", "hf_wrong", None, "Invalid credentials in Authorization header", TOKEN),
+        ("me/tiny", None, ("POST", "/create$"), "Server disconnected without sending a response", ""),
+        ("me/tiny", None, ("POST", "/commit/"), "Server disconnected without sending a response", ""),
+        ("me/tiny", None, ("PUT", "/", 400), "a test wants this to fail", ""),  # the weights, on their way to LFS
+        ("me/tiny", None, ("POST", "/create$", 500), "a test wants this to fail", ""),
+    ],
+)
+def test_a_push_that_fails(repository, token, fault, reason, first, original, local_hub, tmp_path, monkeypatch, capfd):
+    if token is not None:
+        monkeypatch.setenv("HF_TOKEN", token)
+    if fault is not None:
+        method, path, *status = fault
+        local_hub.fail(method, path, status=status[0] if status else None)
+    folder, whole = tmp_path / "a folder", tmp_path / "whole"
+    assert main(["convert", *original, "--output", str(folder), "--push-to-hub", repository]) == 1
+    out, err = capfd.readouterr()
+    (line,) = err.splitlines()
+    end = f"; {folder} is complete: {first}`hf upload {repository} '{folder}'` pushes it"
+    assert line.endswith(end)
+    assert re.fullmatch(rf"error: {repository}: cannot push to it \({reason}\)", line.removesuffix(end))
+    assert "pushed to" not in out and local_hub.token not in out + err and "hf_wrong" not in out + err
+    assert main(["convert", *original, "--output", str(whole)]) == 0
+    assert read_folder(folder) == read_folder(whole)
+
+
+def test_a_push_that_fails_is_made_up_for(original, local_hub, tmp_path, monkeypatch, capfd):
+    local_hub.fail("POST", "/commit/")
+    assert main(["convert", *original, "--output", str(tmp_path / "folder"), "--push-to-hub", "me/tiny"]) == 1
+    assert list(local_hub.files("me/tiny")) == [".gitattributes"]
+    program, *arguments = shlex.split(re.search("`(.+)` pushes it", capfd.readouterr().err)[1])
+    command = [Path(sys.executable).with_name(program), *arguments]
+    subprocess.run(command, env=local_hub.env, capture_output=True, check=True)
+    assert local_hub.files("me/tiny").items() >= read_folder(tmp_path / "folder").items()
+
+
+def test_no_hub_in_reach(original, local_hub, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens at this port
+    assert main(["convert", *original, "--output", str(tmp_path / "folder"), "--push-to-hub", "me/tiny"]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: me/tiny: cannot push to it (") and line.endswith("pushes it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def add_parser(commands) -> None:
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Returns 1 when something cannot be read, written or uploaded, else 0."""
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import validate_repo_id
     from transformers.utils import logging
 
     if options.source == "flashlight" and options.tokens is None:
@@ -61,6 +62,11 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         for name in ("tokens", "languages", "push_to_hub"):
             if getattr(options, name) is not None:
                 parser.error(f"--{name.replace('_', '-')} is for --from")
+    if options.push_to_hub is not None:
+        try:
+            validate_repo_id(options.push_to_hub)
+        except ValueError as error:
+            parser.error(f"--push-to-hub: {error}")
     if options.output.exists():
         parser.error(f"--output {options.output} exists already; name a new folder, or delete it")
 
@@ -72,7 +78,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             _write_folder(options)
             if options.push_to_hub is not None:
                 _push(options.output, options.push_to_hub)
-    except (OSError, ValueError, HfHubHTTPError) as error:
+    except (OSError, ValueError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 1
     return 0
@@ -115,9 +121,24 @@ def _write_flashlight(options: argparse.Namespace) -> None:
 
 
 def _push(folder: Path, repository: str) -> None:
+    """Raises an OSError for whatever goes wrong on the way to the Hub, with the command that makes up for it."""
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # HTTPError is also the base of what httpx raises
 
     api = HfApi()
-    url = api.create_repo(repository, exist_ok=True)
-    api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message="Convert with hf-mlpl")
+    try:
+        url = api.create_repo(repository, exist_ok=True)
+        api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message="Convert with hf-mlpl")
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and error.__cause__ is not None:  # it only says which file it was
+            error = error.__cause__
+        told, login = str(error), ""
+        if isinstance(error, HfHubHTTPError):
+            told = error.server_message or told
+            if error.response.status_code in (401, 403):
+                login = "give HF_TOKEN or `hf auth login` a token that may write to it, then "
+        command = shlex.join(["hf", "upload", repository, str(folder)])
+        raise OSError(
+            f"{repository}: cannot push to it ({told.rstrip('.')}); {folder} is complete: {login}`{command}` pushes it"
+        ) from error
     print(f"pushed to {url}")
