@@ -1,15 +1,26 @@
 """The local Hub as the real clients see it: what they send, what they get back, what they raise."""
 
+import hashlib
 import random
 import subprocess
 import sys
 from pathlib import Path
 
+import datasets.config
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_dataset
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, HfFileSystem, get_session
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    DatasetCard,
+    HfApi,
+    HfFileSystem,
+    constants,
+    get_session,
+    list_repo_files,
+)
 from huggingface_hub.errors import (
     BadRequestError,
     EntryNotFoundError,
@@ -256,15 +267,18 @@ def test_a_download_is_resumed(local_hub, api, repo):
 
 
 def test_what_the_storage_refuses(local_hub, repo):
-    client = get_session()
-    address = f"{local_hub.storage}/{local_hub.repos['model', repo].signature}"
+    client, content = get_session(), b"content"
+    address = f"/{local_hub.repos['model', repo].signature}/{hashlib.sha256(content).hexdigest()}"
     answers = [
-        client.put(f"{address}/{'0' * 64}", content=b"other content"),
-        client.put(f"{address}/{'0' * 64}", content=b"", headers={"Authorization": f"Bearer {local_hub.token}"}),
-        client.put(f"{local_hub.storage}/guessed/{'0' * 64}", content=b""),
-        client.get(f"{address}/{'0' * 64}"),
+        client.get(local_hub.storage + address),
+        client.put(local_hub.storage + address, content=b"other content"),
+        client.put(
+            local_hub.storage + address, content=content, headers={"Authorization": f"Bearer {local_hub.token}"}
+        ),
+        client.put(local_hub.storage + address.replace("/", "/0", 1), content=content),
+        client.put(local_hub.storage + address, content=content),
     ]
-    assert [answer.status_code for answer in answers] == [400, 400, 403, 404]
+    assert [answer.status_code for answer in answers] == [404, 400, 400, 403, 200]
 
 
 def test_ranges(local_hub, api, repo):
@@ -339,14 +353,12 @@ def test_a_failure_that_ends_the_upload(method, path, how, error, local_hub, api
     assert local_hub.files(repo)["a.bin"] == b"a"
 
 
-def test_clients_have_only_this_hub(local_hub, monkeypatch, tmp_path):
-    import datasets.config
-    from huggingface_hub import constants
-
+def test_clients_have_only_this_hub(local_hub, repo, monkeypatch):
     home = local_hub.settings["HF_HOME"]
     assert constants.ENDPOINT == datasets.config.HF_ENDPOINT == local_hub.endpoint
     assert {constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE} == {False} and constants.HF_HUB_DISABLE_XET
     for path in (constants.HF_HUB_CACHE, constants.HF_TOKEN_PATH, datasets.config.HF_DATASETS_CACHE):
         assert str(path).startswith(home)
+    assert list_repo_files(repo) == [".gitattributes"]  # a function of the package, which has an HfApi of its own
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as the fixtures of the tone corpus do
     assert "HF_HUB_OFFLINE" not in local_hub.env
