@@ -109,6 +109,17 @@ class MlplConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
 
     @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        """Raises `ValueError` for the configuration of another type of model, of which little would be understood."""
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"this is the configuration of a model of type {model_type!r}, not {cls.model_type!r}; AutoConfig and "
+                "AutoModelForCTC choose by type, and `hf-mlpl convert` makes an 'mlpl' model of an 'mctct' one"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
     def large(cls, vocab_size: int, languages: Sequence[str] | int, **fields) -> "MlplConfig":
         """The paper's model: 1,058,849,871 parameters with 8065 classes and 60 languages."""
         return cls(vocab_size=vocab_size, languages=_language_names(languages), **fields)
