@@ -9,14 +9,12 @@ have the names that stand in such folders; `import hf_mlpl` registers them with 
 # Without `from __future__ import annotations`, as in configuration_mlpl.
 import json
 import os
-import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import (
@@ -148,12 +146,14 @@ class MCTCTConfig(PreTrainedConfig):
         """Our configuration of the same sizes and training constants, without languages."""
         same = (
             "vocab_size hidden_size num_hidden_layers num_attention_heads attention_head_dim intermediate_size "
-            "max_position_embeddings layer_norm_eps conv_dropout layerdrop ctc_loss_reduction ctc_zero_infinity dtype"
+            "max_position_embeddings layer_norm_eps conv_dropout layerdrop ctc_loss_reduction ctc_zero_infinity dtype "
+            "output_attentions output_hidden_states"
         )
         return MlplConfig(
             num_mel_bins=self.input_feat_per_channel,
             attention_dropout=self.attention_probs_dropout_prob,
             activation_dropout=self.hidden_dropout_prob,
+            attn_implementation=self._attn_implementation,
             **{name: getattr(self, name) for name in same.split()},
             **fields,
         )
@@ -355,7 +355,9 @@ def _read_weights(files: Iterable[str]) -> dict[str, torch.Tensor]:
             else:
                 tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
             are_tensors = all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())
-        except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, SafetensorError) as error:
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # readers of damaged files end in many ways
             raise ValueError(f"{file} is damaged, or holds more than tensors, which is not unpickled") from error
         if not are_tensors:
             raise ValueError(f"{file} holds more than tensors and their names")
