@@ -488,13 +488,16 @@ def test_a_model_does_not_need_a_vocabulary(tmp_path):
         ("num_conv_layers", 2),
         ("position_embedding_type", "absolute"),
         ("architectures", ["MCTCTForSequenceClassification"]),
+        ("layerdrop", 1.0),
+        ("hidden_size", "16"),
     ],
 )
 def test_configurations_that_are_refused(tmp_path, name, value):
     folder = save_port(tmp_path / "m-ctc-t", config={name: value})
     for load in (AutoConfig.from_pretrained, AutoModelForCTC.from_pretrained, convert_mctct):
-        assert f"config.json: {name} is {value!r}" in error_of(load, folder)
-    assert f"{name} is" in error_of(pipeline, "automatic-speech-recognition", model=str(folder))
+        told = error_of(load, folder)
+        assert told.startswith("config.json: ") and name in told and str(value) in told
+    assert name in error_of(pipeline, "automatic-speech-recognition", model=str(folder))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import (
@@ -141,6 +142,10 @@ class MCTCTConfig(PreTrainedConfig):
         _refuse_other_values("config.json", vars(self), ONLY_CONFIGURATION)
         if self.architectures not in (None, ["MCTCTForCTC"]):
             raise ValueError(f"config.json: architectures is {self.architectures}; only MCTCTForCTC can be read")
+        try:
+            self.to_mlpl()
+        except StrictDataclassError as error:
+            raise ValueError(f"config.json: {' '.join(str(error).split())}") from error
 
     def to_mlpl(self, **fields) -> MlplConfig:
         """Our configuration of the same sizes and training constants, without languages."""
