@@ -54,8 +54,8 @@ def port_python(tmp_path_factory) -> Path:
         install = [python, "-m", "pip", "install", "--quiet", "transformers==4.57.6"]
         done = subprocess.run(install, capture_output=True, text=True)
     if done.returncode != 0:
-        last = [*(done.stdout + done.stderr).split("\n"), ""][-2]
-        pytest.skip(f"transformers 4.57.6 cannot be installed beside this one: {last}")
+        reason = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()][-1]
+        pytest.skip(f"transformers 4.57.6 cannot be installed beside this one: {reason}")
     return python
 
 
