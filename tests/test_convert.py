@@ -12,8 +12,9 @@ from transformers import AutoModelForCTC, pipeline
 
 from hf_mlpl.cli import main
 
-from .random_model import save_folder
+from .random_model import RATE, save_folder, sweep
 from .test_golden import printed_letters
+from .test_mctct import save_port
 
 
 @pytest.fixture
@@ -87,11 +88,30 @@ def test_what_cannot_be_converted_is_one_line(options, message, original, tmp_pa
     assert not (tmp_path / "folder").exists()
 
 
+def test_a_model_of_the_old_port(tmp_path, capsys, caplog):
+    """Its folder by hand; ours says the same as the port's folder through the pipeline."""
+    old, new = save_port(tmp_path / "old"), tmp_path / "new"
+    assert main(["convert", "--from=mctct", "--checkpoint", str(old), "--output", str(new)]) == 0
+    assert capsys.readouterr().out.startswith(f"{new}: ")
+    assert "the old port has no language-ID head" in caplog.text
+    sound = {"array": sweep(3), "sampling_rate": RATE}
+    answers = [pipeline("automatic-speech-recognition", model=str(folder))(dict(sound)) for folder in (old, new)]
+    assert answers[0] == answers[1] and answers[1]["text"] and list(answers[1]) == ["text"]
+
+    (old / "model.safetensors").unlink(missing_ok=True)
+    (old / "pytorch_model.bin").write_bytes(b"no weights")
+    assert main(["convert", "--from=mctct", "--checkpoint", str(old), "--output", str(tmp_path / "other")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "pytorch_model.bin is damaged" in line
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--from=flashlight"], "--from flashlight needs --tokens"),
-        (["--to=flashlight", "--tokens=x"], "--tokens is for --from"),
+        (["--to=flashlight", "--tokens=x"], "--tokens is for --from flashlight"),
+        (["--from=mctct", "--languages", "x"], "--languages is for --from flashlight"),
+        (["--to=flashlight", "--push-to-hub=me/model"], "--push-to-hub is for --from"),
         (["--from=flashlight", "--tokens=x", "--output={there}"], "there exists already; name a new folder"),
         (
             ["--from=flashlight", "--tokens=x", "--push-to-hub=not/a/name"],

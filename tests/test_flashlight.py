@@ -140,6 +140,8 @@ def test_half_precision_is_written_as_fp32(tmp_path):
 def test_models_that_the_original_cannot_be(tmp_path):
     with pytest.raises(FlashlightError, match="has no languages"):
         write_checkpoint(Checkpoint.of(small_model(languages=())), tmp_path / "model.bin")
+    with pytest.raises(FlashlightError, match="layer norms have a weight for each channel"):
+        write_checkpoint(Checkpoint.of(small_model(layer_norm_per_channel=True)), tmp_path / "model.bin")
     with pytest.raises(FlashlightError, match="attention_dropout is 0.2 and activation_dropout 0.0"):
         write_checkpoint(Checkpoint.of(small_model(attention_dropout=0.2)), tmp_path / "model.bin")
     assert not list(tmp_path.iterdir())
