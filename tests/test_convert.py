@@ -12,9 +12,9 @@ from transformers import AutoModelForCTC, pipeline
 
 from hf_mlpl.cli import main
 
+from .port_folder import save_port
 from .random_model import RATE, save_folder, sweep
 from .test_golden import printed_letters
-from .test_mctct import save_port
 
 
 @pytest.fixture

@@ -139,13 +139,14 @@ class MCTCTConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        _refuse_other_values("config.json", vars(self), ONLY_CONFIGURATION)
+        file = os.path.join(self.name_or_path, "config.json")
+        _refuse_other_values(file, vars(self), ONLY_CONFIGURATION)
         if self.architectures not in (None, ["MCTCTForCTC"]):
-            raise ValueError(f"config.json: architectures is {self.architectures}; only MCTCTForCTC can be read")
+            raise ValueError(f"{file}: architectures is {self.architectures}; only MCTCTForCTC can be read")
         try:
             self.to_mlpl()
         except StrictDataclassError as error:
-            raise ValueError(f"config.json: {' '.join(str(error).split())}") from error
+            raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
 
     def to_mlpl(self, **fields) -> MlplConfig:
         """Our configuration of the same sizes and training constants, without languages."""
@@ -204,7 +205,7 @@ class MCTCTFeatureExtractor:
     def from_pretrained(cls, name_or_path: str | os.PathLike, **kwargs):
         """[`MlplFeatureExtractor`]; `ValueError` for settings that the original does not have."""
         settings, kwargs = MlplFeatureExtractor.get_feature_extractor_dict(name_or_path, **kwargs)
-        _refuse_other_values("preprocessor_config.json", settings, ONLY_FEATURES)
+        _refuse_other_values(os.path.join(name_or_path, "preprocessor_config.json"), settings, ONLY_FEATURES)
         extractor = MlplFeatureExtractor(feature_size=settings.get("feature_size", 80))
         return MlplFeatureExtractor.from_dict(extractor.to_dict(), **kwargs)
 
@@ -378,7 +379,7 @@ def _translate(
 
     with torch.device("meta"):
         model = MlplForCTC(config.to_mlpl(layer_norm_per_channel=True))
-    expected = {_name_in_port(name): (name, tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = {name_in_port(name): (name, tensor.shape) for name, tensor in model.state_dict().items()}
     problems = {
         "missing": expected.keys() - weights.keys(),
         "unknown": weights.keys() - expected.keys(),
@@ -400,7 +401,7 @@ def _translate(
     return translated, per_channel
 
 
-def _name_in_port(name: str) -> str:
+def name_in_port(name: str) -> str:
     """`model.layers.0.up_proj.weight` -> `mctct.encoder.layers.0.intermediate.dense.weight`."""
     if name.startswith("ctc_head."):
         return name
