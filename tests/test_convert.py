@@ -2,13 +2,12 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCTC, pipeline
+from transformers import AutoModelForCTC, Wav2Vec2Config, Wav2Vec2ForCTC, pipeline
 
 from hf_mlpl.cli import main
 
@@ -131,10 +130,15 @@ def test_wrong_use(options, message, tmp_path, capsys):
 
 def test_a_model_that_flashlight_cannot_hold(tmp_path, capsys):
     save_folder(tmp_path / "model", [])
-    shutil.rmtree(tmp_path / "out", ignore_errors=True)
     arguments = ["--checkpoint", str(tmp_path / "model"), "--output", str(tmp_path / "out")]
     assert main(["convert", "--to=flashlight", *arguments]) == 1
     assert "the model has no languages" in capsys.readouterr().err
+
+    config = Wav2Vec2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    Wav2Vec2ForCTC(config).save_pretrained(tmp_path / "other")
+    arguments[1] = str(tmp_path / "other")
+    assert main(["convert", "--to=flashlight", *arguments]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'other'}: is a model of type 'wav2vec2', not of hf_mlpl\n"
     assert not (tmp_path / "out").exists()
 
 

@@ -116,8 +116,11 @@ def _write_flashlight(options: argparse.Namespace) -> None:
 
     from ..atomic import written_whole
     from ..interop.flashlight import Checkpoint, write_checkpoint
+    from ..modeling_mlpl import MlplForCTC
 
     model = AutoModelForCTC.from_pretrained(options.checkpoint, dtype="auto")
+    if not isinstance(model, MlplForCTC):
+        raise ValueError(f"{options.checkpoint}: is a model of type {model.config.model_type!r}, not of hf_mlpl")
     tokenizer = AutoTokenizer.from_pretrained(options.checkpoint)
     with written_whole(options.output) as partial:
         partial.mkdir()
