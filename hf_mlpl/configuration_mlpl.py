@@ -34,6 +34,9 @@ class MlplConfig(PreTrainedConfig):
         max_position_embeddings (`int`):
             Distances that the table of relative positions knows: `2 * max_position_embeddings - 1` rows, one row per
             output frame of 30 ms. Longer recordings work; frames further apart get no position score.
+        layer_norm_per_channel (`bool`):
+            Gives the layer norms of the layers a weight and a bias for each of the `hidden_size` channels instead of
+            one of each, as models have that were fine-tuned with `MCTCTForCTC`. The original has one.
         conv_dropout, attention_dropout, activation_dropout (`float`):
             Dropout after the front end's GLU, on attention probabilities, and inside the MLP after its ReLU.
         layerdrop (`float`):
@@ -66,6 +69,7 @@ class MlplConfig(PreTrainedConfig):
     intermediate_size: int = 6144
     max_position_embeddings: int = 920
     layer_norm_eps: float = 1e-5
+    layer_norm_per_channel: bool = False
     conv_dropout: float | int = 0.3
     attention_dropout: float | int = 0.3
     activation_dropout: float | int = 0.3
@@ -103,6 +107,17 @@ class MlplConfig(PreTrainedConfig):
         for name in ("conv_dropout", "attention_dropout", "activation_dropout", "layerdrop"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        """Raises `ValueError` for the configuration of another type of model, of which little would be understood."""
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"this is the configuration of a model of type {model_type!r}, not {cls.model_type!r}; AutoConfig and "
+                "AutoModelForCTC choose by type, and `hf-mlpl convert` makes an 'mlpl' model of an 'mctct' one"
+            )
+        return super().from_dict(config_dict, **kwargs)
 
     @classmethod
     def large(cls, vocab_size: int, languages: Sequence[str] | int, **fields) -> "MlplConfig":

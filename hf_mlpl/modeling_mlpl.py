@@ -50,14 +50,14 @@ class MlplCTCOutput(ModelOutput):
 
 class MlplLayerNorm(nn.Module):
     """Normalises each frame over its D features, then applies ONE weight and ONE bias, as flashlight's
-    `LayerNorm({0, 3})` does."""
+    `LayerNorm({0, 3})` does, or one for each feature where the configuration says so."""
 
-    def __init__(self, hidden_size: int, eps: float):
+    def __init__(self, config: MlplConfig):
         super().__init__()
-        self.normalized_shape = (hidden_size,)
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(1))
-        self.bias = nn.Parameter(torch.zeros(1))
+        self.normalized_shape = (config.hidden_size,)
+        self.eps = config.layer_norm_eps
+        self.weight = nn.Parameter(torch.ones(config.hidden_size if config.layer_norm_per_channel else 1))
+        self.bias = nn.Parameter(torch.zeros_like(self.weight))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:  # (B, S, D) -> (B, S, D)
         weight, bias = self.weight.expand(self.normalized_shape), self.bias.expand(self.normalized_shape)
@@ -192,11 +192,11 @@ class MlplLayer(GradientCheckpointingLayer):
         super().__init__()
         self.layerdrop = config.layerdrop
         self.attention = MlplAttention(config)
-        self.attention_layer_norm = MlplLayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.attention_layer_norm = MlplLayerNorm(config)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
         self.activation_dropout = nn.Dropout(config.activation_dropout)
-        self.output_layer_norm = MlplLayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.output_layer_norm = MlplLayerNorm(config)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, **kwargs) -> torch.Tensor:
         if not self.training or self.layerdrop == 0:

@@ -13,9 +13,11 @@ from collections.abc import Callable
 from importlib.abc import MetaPathFinder
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCTC, AutoTokenizer
+from transformers.models.auto import tokenization_auto
 
 from .configuration_mlpl import MlplConfig
 from .feature_extraction_mlpl import MlplFeatureExtractor
+from .interop.mctct import MCTCTConfig, MCTCTFeatureExtractor, MCTCTForCTC, MCTCTProcessor, MCTCTTokenizer
 from .tokenization_mlpl import MlplTokenizer
 
 
@@ -72,11 +74,23 @@ def _register_processor() -> None:
     from .processing_mlpl import MlplProcessor
 
     AutoProcessor.register(MlplConfig, MlplProcessor, exist_ok=True)
+    AutoProcessor.register(MCTCTConfig, MCTCTProcessor, exist_ok=True)
 
 
 def _register_pipeline() -> None:
     # The module registers its class itself: where it is what imports transformers.pipelines, it has no class yet.
     importlib.import_module(".pipeline_mlpl", __package__)
+
+
+def _register_old_port() -> None:
+    """Folders of the port, by the names that stand in their files."""
+    AutoConfig.register("mctct", MCTCTConfig, exist_ok=True)
+    AutoModelForCTC.register(MCTCTConfig, MCTCTForCTC, exist_ok=True)
+    AutoFeatureExtractor.register(MCTCTConfig, MCTCTFeatureExtractor, exist_ok=True)
+    AutoTokenizer.register(MCTCTConfig, tokenizer_class=MCTCTTokenizer, exist_ok=True)
+    # They name the tokenizer of another model, Wav2Vec2's; this is transformers' list of such cases.
+    tokenization_auto.TOKENIZER_MAPPING_NAMES["mctct"] = MCTCTTokenizer.__name__
+    tokenization_auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS.add("mctct")
 
 
 def register() -> None:
@@ -86,5 +100,6 @@ def register() -> None:
     AutoModelForCTC.register(MlplConfig, _LazyModelClass("MlplForCTC"), exist_ok=True)
     AutoFeatureExtractor.register(MlplConfig, MlplFeatureExtractor, exist_ok=True)
     AutoTokenizer.register(MlplConfig, tokenizer_class=MlplTokenizer, exist_ok=True)
+    _register_old_port()
     _call_after_import("transformers.models.auto.processing_auto", _register_processor)
     _call_after_import("transformers.pipelines", _register_pipeline)

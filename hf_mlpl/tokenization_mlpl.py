@@ -54,6 +54,8 @@ class MlplTokenizer(PreTrainedTokenizer):
         pad_token (`str`, *optional*, defaults to `"<blank>"`): The blank; any other value is refused.
         language_characters (`dict[str, str]`, *optional*): The characters of each language, which
             `learn_language_characters` collects, for `allowed_ids`. Nothing else depends on them.
+        silent_entries (sequence of `str`, *optional*): Entries that stand for no text, such as an `<unk>`: no text is
+            encoded with them, and they decode to nothing.
     """
 
     vocab_files_names = {"vocab_file": "tokens-all.lst"}
@@ -67,6 +69,7 @@ class MlplTokenizer(PreTrainedTokenizer):
         surround: str = "",
         pad_token: str = BLANK_TOKEN,
         language_characters: Mapping[str, str] | None = None,
+        silent_entries: Sequence[str] = (),
         **kwargs,
     ) -> None:
         if vocab_file is None:  # what from_pretrained passes when the file is missing
@@ -78,7 +81,16 @@ class MlplTokenizer(PreTrainedTokenizer):
         self.surround = surround
         self._lines = read_tokens(vocab_file)
         self._ids = {entry: index for index, entries in enumerate(self._lines) for entry in entries}
-        self._longest = max(len(entry) for entry in self._ids)
+        unknown = [entry for entry in silent_entries if entry not in self._ids or entry == WORD_BOUNDARY]
+        if unknown:
+            raise ValueError(
+                f"silent_entries has {unknown[:3]}; they must be entries of the tokens file other than '|'"
+            )
+        if silent_entries:
+            kwargs["silent_entries"] = list(silent_entries)  # to be saved
+        self._silent_ids = {IGNORED_LABEL, self.blank_token_id, *(self._ids[entry] for entry in silent_entries)}
+        self._characters = self._ids.keys() - {WORD_BOUNDARY, *silent_entries}  # what texts are cut into
+        self._longest = max(map(len, self._characters), default=0)
         for how_it_was_loaded in ("is_local", "local_files_only"):  # else from_pretrained's arguments would be saved
             kwargs.pop(how_it_was_loaded, None)
         super().__init__(surround=surround, pad_token=pad_token, **kwargs)
@@ -127,7 +139,7 @@ class MlplTokenizer(PreTrainedTokenizer):
             while position < len(word):
                 for size in range(self._longest, 0, -1):
                     entry = word[position : position + size]
-                    if entry in self._ids and entry != WORD_BOUNDARY:
+                    if entry in self._characters:
                         entries.append(entry)
                         position += len(entry)
                         break
@@ -180,7 +192,7 @@ class MlplTokenizer(PreTrainedTokenizer):
                 "learn_language_characters learns them from transcripts, as training does"
             )
         characters = set(self.language_characters[language])
-        ids = {index for entry, index in self._ids.items() if characters.issuperset(entry)}
+        ids = {self._ids[entry] for entry in self._characters if characters.issuperset(entry)}
         return sorted(ids | {self.word_delimiter_token_id, self.blank_token_id})
 
     def _convert_token_to_id(self, token: str) -> int:
@@ -274,11 +286,11 @@ class MlplTokenizer(PreTrainedTokenizer):
         return letters
 
     def _emissions(self, token_ids: Sequence[int], group_tokens: bool) -> Iterator[tuple[str, int, int]]:
-        """Token, first frame and end frame of each label that is neither blank nor ignored."""
+        """Token, first frame and end frame of each label that is neither blank, nor silent, nor ignored."""
         end = 0
         for label, run in groupby(token_ids) if group_tokens else ((label, [label]) for label in token_ids):
             start, end = end, end + len(list(run))
-            if label not in (self.blank_token_id, IGNORED_LABEL):
+            if label not in self._silent_ids:
                 yield self._convert_id_to_token(label), start, end
 
     def _char_offsets(self, token_ids: Sequence[int], group_tokens: bool) -> list[Offset]:

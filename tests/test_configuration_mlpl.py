@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
+from transformers import AutoConfig, Wav2Vec2Config
 
 from hf_mlpl import MlplConfig
 from hf_mlpl.modeling_mlpl import MlplForCTC
@@ -99,6 +99,14 @@ def test_save_and_load(tmp_path):
     for loaded in (MlplConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
         assert type(loaded) is MlplConfig
         assert loaded.to_dict() | ignored == config.to_dict() | ignored
+
+
+def test_the_configuration_of_another_model_is_refused(tmp_path):
+    """Whatever it does not have would be a default of ours, and so a model with other weights."""
+    Wav2Vec2Config().save_pretrained(tmp_path)
+    for load in (MlplConfig.from_pretrained, MlplForCTC.from_pretrained):
+        with pytest.raises(ValueError, match="of a model of type 'wav2vec2', not 'mlpl'; .* `hf-mlpl convert`"):
+            load(tmp_path)
 
 
 def test_frame_arithmetic():

@@ -2,17 +2,17 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCTC, pipeline
+from transformers import AutoModelForCTC, Wav2Vec2Config, Wav2Vec2ForCTC, pipeline
 
 from hf_mlpl.cli import main
 
-from .random_model import save_folder
+from .port_folder import save_port
+from .random_model import RATE, save_folder, sweep
 from .test_golden import printed_letters
 
 
@@ -87,11 +87,30 @@ def test_what_cannot_be_converted_is_one_line(options, message, original, tmp_pa
     assert not (tmp_path / "folder").exists()
 
 
+def test_a_model_of_the_old_port(tmp_path, capsys, caplog):
+    """Its folder by hand; ours says the same as the port's folder through the pipeline."""
+    old, new = save_port(tmp_path / "old"), tmp_path / "new"
+    assert main(["convert", "--from=mctct", "--checkpoint", str(old), "--output", str(new)]) == 0
+    assert capsys.readouterr().out.startswith(f"{new}: ")
+    assert "the old port has no language-ID head" in caplog.text
+    sound = {"array": sweep(3), "sampling_rate": RATE}
+    answers = [pipeline("automatic-speech-recognition", model=str(folder))(dict(sound)) for folder in (old, new)]
+    assert answers[0] == answers[1] and answers[1]["text"] and list(answers[1]) == ["text"]
+
+    (old / "model.safetensors").unlink(missing_ok=True)
+    (old / "pytorch_model.bin").write_bytes(b"no weights")
+    assert main(["convert", "--from=mctct", "--checkpoint", str(old), "--output", str(tmp_path / "other")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "pytorch_model.bin is damaged" in line
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--from=flashlight"], "--from flashlight needs --tokens"),
-        (["--to=flashlight", "--tokens=x"], "--tokens is for --from"),
+        (["--to=flashlight", "--tokens=x"], "--tokens is for --from flashlight"),
+        (["--from=mctct", "--languages", "x"], "--languages is for --from flashlight"),
+        (["--to=flashlight", "--push-to-hub=me/model"], "--push-to-hub is for --from"),
         (["--from=flashlight", "--tokens=x", "--output={there}"], "there exists already; name a new folder"),
         (
             ["--from=flashlight", "--tokens=x", "--push-to-hub=not/a/name"],
@@ -111,10 +130,15 @@ def test_wrong_use(options, message, tmp_path, capsys):
 
 def test_a_model_that_flashlight_cannot_hold(tmp_path, capsys):
     save_folder(tmp_path / "model", [])
-    shutil.rmtree(tmp_path / "out", ignore_errors=True)
     arguments = ["--checkpoint", str(tmp_path / "model"), "--output", str(tmp_path / "out")]
     assert main(["convert", "--to=flashlight", *arguments]) == 1
     assert "the model has no languages" in capsys.readouterr().err
+
+    config = Wav2Vec2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    Wav2Vec2ForCTC(config).save_pretrained(tmp_path / "other")
+    arguments[1] = str(tmp_path / "other")
+    assert main(["convert", "--to=flashlight", *arguments]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'other'}: is a model of type 'wav2vec2', not of hf_mlpl\n"
     assert not (tmp_path / "out").exists()
 
 

@@ -437,14 +437,14 @@ def test_list_missing_table_or_column(table):
 
 
 def plain(name: str, language="sl", text: str | None = "Da.", **values) -> dict:
-    audio = {"path": f"/clips/{name}.mp3", "start": None, "end": None}
+    audio = {"path": f"/clips/{name}.mp3", "offset": None, "size": None, "start": None, "end": None}
     row = {"id": name, "audio": audio, "duration_seconds": 1.25, "language": language, "text": text}
     return row | {"speaker": None, "source": None} | values
 
 
 def test_utterance_files_round_trip(tmp_path):
     rows = [plain(f"{i}", text=text) for i, text in enumerate([*SENTENCES.values(), None, "", "a\nb\tc\r\0"])]
-    part = {"path": "/long recordings/ž.ogg", "start": 0.1 + 0.2, "end": 2**0.5}
+    part = {"path": "/long recordings/ž.tar", "offset": 2**40, "size": 512, "start": 0.1 + 0.2, "end": 2**0.5}
     rows += [plain("part", "sv-SE", None, audio=part, speaker="ana", source="user/teacher@0123abc")]
     assert write_utterances(iter(rows), tmp_path / "a" / "rows.parquet") == len(rows)
     dataset = read_utterances([tmp_path / "a" / "rows.parquet"])

@@ -7,6 +7,8 @@ import math
 import pickle
 import random
 import struct
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -138,6 +140,8 @@ def test_half_precision_is_written_as_fp32(tmp_path):
 def test_models_that_the_original_cannot_be(tmp_path):
     with pytest.raises(FlashlightError, match="has no languages"):
         write_checkpoint(Checkpoint.of(small_model(languages=())), tmp_path / "model.bin")
+    with pytest.raises(FlashlightError, match="layer norms have a weight for each channel"):
+        write_checkpoint(Checkpoint.of(small_model(layer_norm_per_channel=True)), tmp_path / "model.bin")
     with pytest.raises(FlashlightError, match="attention_dropout is 0.2 and activation_dropout 0.0"):
         write_checkpoint(Checkpoint.of(small_model(attention_dropout=0.2)), tmp_path / "model.bin")
     assert not list(tmp_path.iterdir())
@@ -408,3 +412,37 @@ def test_golden_order_of_a_hash_map(golden):
     index = json.loads((golden / "models" / "tiny40" / "params" / "index.json").read_text())
     order = flashlight._hash_order(range(len(index["params"])))
     assert order == [29, *range(12, -1, -1), *range(13, 29)]
+
+
+MEASURE = """
+import resource, sys
+import transformers.pipelines  # and what else is imported on the way
+from hf_mlpl.cli import main
+from hf_mlpl.interop import flashlight
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+before = peak()
+assert main(sys.argv[1:]) == 0
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_of_a_conversion(tmp_path):
+    """Reading and writing the folder takes less than 1.3 times the file's size, here 330 MB."""
+    config = MlplConfig.large(1000, 60, hidden_size=768, attention_head_dim=192, intermediate_size=3072)
+    config.num_hidden_layers = 10
+    with torch.device("meta"):
+        model = MlplForCTC(config)
+    state = {name: torch.rand(parameter.shape) for name, parameter in model.state_dict().items()}
+    model.load_state_dict(state, assign=True)
+    write_checkpoint(Checkpoint.of(model), tmp_path / "model.bin")
+    del model, state
+    (tmp_path / "tokens.lst").write_text("|\n" + "".join(f"{chr(0x4E00 + i)}\n" for i in range(998)))
+    size = (tmp_path / "model.bin").stat().st_size
+    arguments = ["convert", "--from=flashlight", f"--checkpoint={tmp_path / 'model.bin'}"]
+    arguments += [f"--tokens={tmp_path / 'tokens.lst'}", f"--output={tmp_path / 'folder'}"]
+    done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True)
+    assert size > 300e6 and int(done.stdout.splitlines()[-1]) < 1.3 * size

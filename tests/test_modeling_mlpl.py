@@ -328,6 +328,27 @@ def test_layer_norm_parameters_are_scalars():
     assert set(shapes.values()) == {(1,)}
 
 
+def test_layer_norms_of_layers_may_have_parameters_for_each_channel():
+    """And those that are the same for all channels do what one of each does."""
+    model, wide = make_model().eval(), make_model(layer_norm_per_channel=True).eval()
+    shapes = {name: tuple(p.shape) for name, p in wide.named_parameters() if "layer_norm" in name}
+    assert {shape for name, shape in shapes.items() if "front_end" in name} == {(1,)}
+    assert {shape for name, shape in shapes.items() if "layers." in name} == {(SIZES["hidden_size"],)}
+    wide.load_state_dict(
+        {name: tensor.expand_as(wide.state_dict()[name]) for name, tensor in model.state_dict().items()}
+    )
+    features = torch.randn(1, 14, NUM_MEL_BINS, dtype=torch.float64)
+    torch.testing.assert_close(wide(features).logits, model(features).logits)
+
+    norm = wide.model.layers[0].output_layer_norm
+    with torch.no_grad():
+        norm.weight[3] += 1
+        norm.bias[5] -= 2
+    hidden_states = torch.randn(2, 3, SIZES["hidden_size"], dtype=torch.float64)
+    expected = torch.nn.functional.layer_norm(hidden_states, (SIZES["hidden_size"],), norm.weight, norm.bias)
+    torch.testing.assert_close(norm(hidden_states), expected)
+
+
 def test_the_first_layer_norm_takes_the_whole_utterance():
     norm = make_model().model.front_end.layer_norm
     utterance = torch.randn(5, NUM_MEL_BINS) * 7 + 3

@@ -427,6 +427,27 @@ def test_tokens_cannot_be_added(tmp_path, tokenizer):
     )
 
 
+def test_silent_entries_are_classes_without_text(tmp_path):
+    """An `<unk>` and a class that stands for nothing, as models of the old port have them; saved and loaded."""
+    write_tokens(tmp_path / "tokens.lst", ["|", "a", "<unk>", "n", "<class-4>"])
+    MlplTokenizer(tmp_path / "tokens.lst", silent_entries=["<unk>", "<class-4>"]).save_pretrained(tmp_path / "saved")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert len(tokenizer) == 6 and tokenizer.get_vocab()["<unk>"] == 2
+    assert tokenizer.convert_ids_to_tokens([2, 4, 5]) == ["<unk>", "<class-4>", "<blank>"]
+    assert tokenizer.decode([1, 2, 1, 4, 0, 3]) == "aa n"  # it still separates equal labels
+    assert tokenizer.decode([2, 4]) == ""
+    output = tokenizer.decode([2, 1, 4, 0, 4, 3], output_char_offsets=True)
+    assert [(o["char"], o["start_offset"]) for o in output.char_offsets] == [("a", 1), (" ", 3), ("n", 5)]
+    assert tokenizer("<unk> an")["input_ids"] == [3, 0, 1, 3]
+    assert tokenizer.unknown_characters("<unk>") == Counter("<uk>")
+    tokenizer.learn_language_characters({"en": ["<unk> a"]})
+    assert tokenizer.allowed_ids("en") == [0, 1, 3, 5]
+
+    for entry in ("lost", "|"):
+        with pytest.raises(ValueError, match="they must be entries of the tokens file other than"):
+            MlplTokenizer(tmp_path / "tokens.lst", silent_entries=[entry])
+
+
 def test_missing_tokens_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         MlplTokenizer(tmp_path / "tokens.lst")

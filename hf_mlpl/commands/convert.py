@@ -16,6 +16,9 @@ DESCRIPTION = """Makes a model folder of another program's checkpoint, or the ot
     hf-mlpl convert --from flashlight --checkpoint checkpoint_cv_finetune.bin --tokens tokens-all.lst \\
         --output m-ctc-t --push-to-hub me/m-ctc-t
 
+    # a model of transformers' old MCTCTForCTC, a folder or a Hub name
+    hf-mlpl convert --from mctct --checkpoint speechbrain/m-ctc-t-large --output m-ctc-t
+
     # a checkpoint.bin that the original program reads, and its tokens file
     hf-mlpl convert --to flashlight --checkpoint runs/demo/final/model --output for-flashlight
 
@@ -34,10 +37,12 @@ def add_parser(commands) -> None:
     )
     parser.set_defaults(run=lambda options: run(options, parser))
     direction = parser.add_mutually_exclusive_group(required=True)
-    direction.add_argument("--from", dest="source", choices=["flashlight"], help="whose checkpoint it is")
+    direction.add_argument("--from", dest="source", choices=["flashlight", "mctct"], help="whose checkpoint it is")
     direction.add_argument("--to", dest="target", choices=["flashlight"], help="who is to read the result")
     parser.add_argument(
-        "--checkpoint", required=True, help="what to convert: a .bin file; with --to, a model's folder or Hub name"
+        "--checkpoint",
+        required=True,
+        help="what to convert: with --from flashlight a .bin file, else a model's folder or Hub name",
     )
     parser.add_argument("--tokens", help="with --from flashlight: its tokens file, such as tokens-all.lst")
     parser.add_argument(
@@ -58,10 +63,11 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
     if options.source == "flashlight" and options.tokens is None:
         parser.error("--from flashlight needs --tokens, the tokens file that the model was trained with")
-    if options.target is not None:
-        for name in ("tokens", "languages", "push_to_hub"):
-            if getattr(options, name) is not None:
-                parser.error(f"--{name.replace('_', '-')} is for --from")
+    for name in ("tokens", "languages"):
+        if options.source != "flashlight" and getattr(options, name) is not None:
+            parser.error(f"--{name} is for --from flashlight")
+    if options.target is not None and options.push_to_hub is not None:
+        parser.error("--push-to-hub is for --from")
     if options.push_to_hub is not None:
         try:
             validate_repo_id(options.push_to_hub)
@@ -87,9 +93,13 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 def _write_folder(options: argparse.Namespace) -> None:
     from ..atomic import written_whole
     from ..interop.flashlight import read_checkpoint
+    from ..interop.mctct import convert_mctct
 
-    checkpoint = read_checkpoint(options.checkpoint, options.languages)
-    model, processor = checkpoint.model, checkpoint.processor(options.tokens)
+    if options.source == "flashlight":
+        checkpoint = read_checkpoint(options.checkpoint, options.languages)
+        model, processor = checkpoint.model, checkpoint.processor(options.tokens)
+    else:
+        model, processor = convert_mctct(options.checkpoint)
     with written_whole(options.output) as partial:
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
@@ -106,8 +116,11 @@ def _write_flashlight(options: argparse.Namespace) -> None:
 
     from ..atomic import written_whole
     from ..interop.flashlight import Checkpoint, write_checkpoint
+    from ..modeling_mlpl import MlplForCTC
 
     model = AutoModelForCTC.from_pretrained(options.checkpoint, dtype="auto")
+    if not isinstance(model, MlplForCTC):
+        raise ValueError(f"{options.checkpoint}: is a model of type {model.config.model_type!r}, not of hf_mlpl")
     tokenizer = AutoTokenizer.from_pretrained(options.checkpoint)
     with written_whole(options.output) as partial:
         partial.mkdir()

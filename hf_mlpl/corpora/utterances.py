@@ -21,8 +21,16 @@ from ..audio import AudioError, audio_duration
 FEATURES = Features(
     {
         "id": Value("string"),
-        # The file, and the part of it in seconds; without start and end the whole file.
-        "audio": {"path": Value("string"), "start": Value("float64"), "end": Value("float64")},
+        # The file, and the part of it in seconds; without start and end the whole file. Of a recording in a container,
+        # path is the container, and offset and size its bytes in a tar (unpacked, if that is compressed), or offset
+        # its row in a Parquet file.
+        "audio": {
+            "path": Value("string"),
+            "offset": Value("int64"),
+            "size": Value("int64"),
+            "start": Value("float64"),
+            "end": Value("float64"),
+        },
         "duration_seconds": Value("float64"),
         "language": Value("string"),  # Common Voice's locale code, `sv-SE`
         "text": Value("string"),  # null where nobody has transcribed the utterance

@@ -167,8 +167,8 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
     place in them.
 
     Raises:
-        FlashlightError: for a model that the original's network cannot be: without languages, or with different
-            dropout for attention and MLP.
+        FlashlightError: for a model that the original's network cannot be: without languages, with layer norms of
+            more than one weight, or with different dropout for attention and MLP.
     """
     network = _network_of(checkpoint.model.config)
     state = checkpoint.model.state_dict()
@@ -638,6 +638,11 @@ def _network_of(config: MlplConfig) -> _Network:
         raise FlashlightError(
             "the model has no languages, and the original's network always has a language-ID head; give it one with "
             "model.resize_lid_head"
+        )
+    if config.layer_norm_per_channel:
+        raise FlashlightError(
+            "the model's layer norms have a weight for each channel, the original's have one; it was fine-tuned by "
+            "another program, and the original cannot compute it"
         )
     if config.attention_dropout != config.activation_dropout:
         raise FlashlightError(

@@ -22,7 +22,7 @@ case $language in
             --train-speakers george --dev-speakers nicolas --test-speakers theo
         ;;
     ml)
-        export updates=6000 batch_seconds=8
+        export updates=2500 batch_seconds=30
         python recipes/prepare_data.py --list "$speech/ml-msc/manifest.tsv" --output $run/data \
             --train-speakers ml-06d32491 ml-e7cd28ef --dev-speakers ml-aa261f95 \
             --test-speakers ml-f9313295 ml-cacb162d ml-cfd183bc ml-c9f4f5b0 ml-3ae306d4 ml-59c18d16 ml-a54fce36 \

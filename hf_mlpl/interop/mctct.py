@@ -1,0 +1,412 @@
+"""The old port: transformers' `MCTCTForCTC`, until 4.57, read as models of this package.
+
+Folders and Hub repositories of `model_type` `mctct` become an ordinary [`MlplForCTC`], [`MlplTokenizer`] and
+[`MlplFeatureExtractor`]: the port's weights with the original's features, padding and blank. Classes named `MCTCT...`
+have the names that stand in such folders; `import hf_mlpl` registers them with the Auto classes, and so
+`pipeline("automatic-speech-recognition", model="speechbrain/m-ctc-t-large")` works.
+"""
+
+# Without `from __future__ import annotations`, as in configuration_mlpl.
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors.torch import load_file
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    cached_file,
+    logging,
+)
+from transformers.utils.hub import get_checkpoint_shard_files
+
+from ..configuration_mlpl import MlplConfig
+from ..feature_extraction_mlpl import MlplFeatureExtractor
+from ..text import BLANK_TOKEN, WORD_BOUNDARY, write_tokens
+from ..tokenization_mlpl import MlplTokenizer
+
+logger = logging.get_logger(__name__)
+
+NO_LANGUAGES = "the old port has no language-ID head, so the converted model does not say the language"
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+# Settings of the port of which the original has one value.
+ONLY_CONFIGURATION = {
+    "conv_glu_dim": 1,
+    "conv_kernel": [7],
+    "conv_stride": [3],
+    "hidden_act": "relu",
+    "input_channels": 1,
+    "num_conv_layers": 1,
+    "position_embedding_type": "relative_key",
+}
+ONLY_FEATURES = {
+    "frame_signal_scale": 32768.0,
+    "hop_length": 10,  # milliseconds, as all lengths of the port
+    "mel_floor": 1.0,
+    "normalize_means": True,
+    "normalize_vars": True,
+    "padding_side": "right",
+    "padding_value": 0.0,
+    "preemphasis_coeff": 0.97,
+    "sampling_rate": 16000,
+    "win_function": "hamming_window",
+    "win_length": 25,
+}
+
+# Names of parameters, ours and the port's.
+FRONT_END = {
+    "layer_norm.weight": "layer_norm.singleton_weight",
+    "layer_norm.bias": "layer_norm.singleton_bias",
+    "conv.weight": "conv.conv_layers.0.weight",
+    "conv.bias": "conv.conv_layers.0.bias",
+}
+LAYER = {
+    "attention.q_proj.weight": "attention.self.query.weight",
+    "attention.k_proj.weight": "attention.self.key.weight",
+    "attention.v_proj.weight": "attention.self.value.weight",
+    "attention.o_proj.weight": "attention.output.dense.weight",
+    "attention.position_table": "attention.self.distance_embedding.weight",
+    "attention_layer_norm.weight": "attention.output.LayerNorm.weight",
+    "attention_layer_norm.bias": "attention.output.LayerNorm.bias",
+    "up_proj.weight": "intermediate.dense.weight",
+    "down_proj.weight": "output.dense.weight",
+    "output_layer_norm.weight": "output.LayerNorm.weight",
+    "output_layer_norm.bias": "output.LayerNorm.bias",
+}
+
+
+def convert_mctct(name_or_path: str | os.PathLike, **hub_arguments):
+    """Model and processor of a folder or Hub repository of the old port, to be saved as our own.
+
+    The model is on the CPU, in the dtype that its configuration names, and without languages: the port has no
+    language-ID head, of which a line in the log reminds. Its weights stay in the file, which is mapped into memory.
+
+    Args:
+        name_or_path (`str` or `os.PathLike`): Folder, or name on the Hub.
+        hub_arguments: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, `force_download`, `proxies`,
+            as of any `from_pretrained`.
+
+    Returns:
+        `tuple[MlplForCTC, MlplProcessor]`.
+
+    Raises:
+        ValueError: for a model of another type; for settings that the original does not have; for weights that are
+            not those of a model of this size, or hold something other than tensors; for a vocabulary whose padding is
+            not the last class of the head.
+        OSError: if a file is not there.
+    """
+    from transformers import AutoModelForCTC, AutoProcessor
+
+    config = AutoConfig.from_pretrained(name_or_path, **hub_arguments)
+    if not isinstance(config, MCTCTConfig):
+        raise ValueError(f"{name_or_path} is a model of type {config.model_type!r}, not of the old port's 'mctct'")
+    model = AutoModelForCTC.from_pretrained(name_or_path, config=config, **hub_arguments)
+    processor = AutoProcessor.from_pretrained(name_or_path, **hub_arguments)
+    logger.warning(f"{name_or_path}: {NO_LANGUAGES}")
+    return model, processor
+
+
+class MCTCTConfig(PreTrainedConfig):
+    """The port's configuration, as its files have it; `ValueError` for settings that the original does not have."""
+
+    model_type = "mctct"
+
+    # What files leave out has these values.
+    vocab_size: int = 8065
+    hidden_size: int = 1536
+    num_hidden_layers: int = 36
+    num_attention_heads: int = 4
+    attention_head_dim: int = 384
+    intermediate_size: int = 6144
+    max_position_embeddings: int = 920
+    layer_norm_eps: float = 1e-5
+    input_feat_per_channel: int = 80
+    conv_dropout: float = 0.3
+    attention_probs_dropout_prob: float = 0.3
+    hidden_dropout_prob: float = 0.3
+    layerdrop: float = 0.3
+    ctc_loss_reduction: str = "sum"
+    ctc_zero_infinity: bool = False
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        file = os.path.join(self.name_or_path, "config.json")
+        _refuse_other_values(file, vars(self), ONLY_CONFIGURATION)
+        if self.architectures not in (None, ["MCTCTForCTC"]):
+            raise ValueError(f"{file}: architectures is {self.architectures}; only MCTCTForCTC can be read")
+        try:
+            self.to_mlpl()
+        except StrictDataclassError as error:
+            raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
+
+    def to_mlpl(self, **fields) -> MlplConfig:
+        """Our configuration of the same sizes and training constants, without languages."""
+        same = (
+            "vocab_size hidden_size num_hidden_layers num_attention_heads attention_head_dim intermediate_size "
+            "max_position_embeddings layer_norm_eps conv_dropout layerdrop ctc_loss_reduction ctc_zero_infinity dtype "
+            "output_attentions output_hidden_states"
+        )
+        return MlplConfig(
+            num_mel_bins=self.input_feat_per_channel,
+            attention_dropout=self.attention_probs_dropout_prob,
+            activation_dropout=self.hidden_dropout_prob,
+            attn_implementation=self._attn_implementation,
+            **{name: getattr(self, name) for name in same.split()},
+            **fields,
+        )
+
+
+class MCTCTForCTC:
+    """What AutoModelForCTC takes for the class of the port's models."""
+
+    config_class = MCTCTConfig
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike, *, config: MCTCTConfig, **kwargs):
+        """[`MlplForCTC`] with the port's weights; `kwargs` as of its own `from_pretrained`, such as `dtype`."""
+        from ..modeling_mlpl import MlplForCTC
+
+        hub = _take_hub_arguments(kwargs)
+        if kwargs.pop("weights_only", True) is not True:
+            raise ValueError("weights_only must be True: a file that holds more than tensors may run any program")
+        for name in ("output_loading_info", "variant"):
+            if kwargs.pop(name, None):
+                raise ValueError(f"{name} cannot be used with models of the old port")
+        if _path_of(name_or_path, "vocab.json", hub) is not None:
+            _read_vocabulary(name_or_path, config.vocab_size, hub)  # raises if the last class is not the blank
+        weights = _read_weights(_weight_files(name_or_path, kwargs.pop("use_safetensors", None), hub))
+        weights, per_channel = _translate(weights, config, name_or_path)
+        ours = config.to_mlpl(layer_norm_per_channel=per_channel)
+        model = MlplForCTC.from_pretrained(None, config=ours, state_dict=weights, **kwargs)
+        model.name_or_path = model.config.name_or_path = str(name_or_path)
+        return model
+
+    @classmethod
+    def _from_config(cls, config: MCTCTConfig, **kwargs):
+        """What `AutoModelForCTC.from_config` calls: an untrained model."""
+        from ..modeling_mlpl import MlplForCTC
+
+        return MlplForCTC._from_config(config.to_mlpl(), **kwargs)
+
+
+class MCTCTFeatureExtractor:
+    """What AutoFeatureExtractor takes for the class that the port's `preprocessor_config.json` names."""
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike, **kwargs):
+        """[`MlplFeatureExtractor`]; `ValueError` for settings that the original does not have."""
+        settings, kwargs = MlplFeatureExtractor.get_feature_extractor_dict(name_or_path, **kwargs)
+        _refuse_other_values(os.path.join(name_or_path, "preprocessor_config.json"), settings, ONLY_FEATURES)
+        extractor = MlplFeatureExtractor(feature_size=settings.get("feature_size", 80))
+        return MlplFeatureExtractor.from_dict(extractor.to_dict(), **kwargs)
+
+
+class MCTCTTokenizer:
+    """What AutoTokenizer takes instead of the `Wav2Vec2CTCTokenizer` of the port's folders."""
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike, **kwargs) -> MlplTokenizer:
+        """[`MlplTokenizer`] with the classes of `vocab.json`.
+
+        Special tokens within the head, such as an `<unk>`, keep their classes and decode to nothing; those beyond it
+        are left out. Classes without an entry decode to nothing too, and so do, with a warning, entries that a tokens
+        file cannot hold, such as a space. Where entries share a class, it decodes to the first in the file.
+
+        Raises:
+            ValueError: if the padding is not the last class of the head, other entries are beyond it, or there is no
+                word delimiter.
+        """
+        hub = _take_hub_arguments(kwargs)
+        vocab_size = AutoConfig.from_pretrained(name_or_path, **hub).vocab_size
+        lines, silent = _read_vocabulary(name_or_path, vocab_size, hub)
+        kwargs = {name: value for name, value in kwargs.items() if name != "trust_remote_code" and name[0] != "_"}
+        with TemporaryDirectory() as folder:
+            path = Path(folder, MlplTokenizer.vocab_files_names["vocab_file"])
+            write_tokens(path, lines)
+            return MlplTokenizer(path, silent_entries=silent, name_or_path=str(name_or_path), **kwargs)
+
+
+class MCTCTProcessor:
+    """What AutoProcessor takes for the class that the port's `preprocessor_config.json` names."""
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike, **kwargs):
+        """[`MlplProcessor`] of the extractor and the tokenizer."""
+        from ..processing_mlpl import MlplProcessor
+
+        parts = (MCTCTFeatureExtractor, MCTCTTokenizer)
+        return MlplProcessor(*(part.from_pretrained(name_or_path, **kwargs) for part in parts))
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def _take_hub_arguments(kwargs: dict) -> dict:
+    """Moves what says where files come from out of `kwargs`."""
+    return {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
+
+
+def _path_of(name_or_path: str | os.PathLike, file: str, hub: Mapping) -> str | None:
+    """Where a file of a folder or repository is, after a download if need be; None if it has no such file."""
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    return cached_file(name_or_path, file, **quiet, **hub)
+
+
+def _read_json(name_or_path: str | os.PathLike, file: str, hub: Mapping) -> dict:
+    path = _path_of(name_or_path, file, hub)
+    return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def _refuse_other_values(file: str, settings: Mapping, only: Mapping) -> None:
+    others = [name for name, value in only.items() if settings.get(name, value) != value]
+    if others:
+        told = ", ".join(f"{name} is {settings[name]!r} instead of {only[name]!r}" for name in others)
+        raise ValueError(f"{file}: {told}; the original's model, and so hf_mlpl, knows nothing else")
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first few names, and how many there are."""
+    names = list(names)
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+# ---------------------------------------------------------------------------------------------------------- vocabulary
+
+
+def _read_vocabulary(name_or_path: str | os.PathLike, vocab_size: int, hub: Mapping) -> tuple[list[str], list[str]]:
+    """Lines of a tokens file for all classes but the blank, and its silent entries; errors as of the tokenizer."""
+    vocab = _read_json(name_or_path, "vocab.json", hub)
+    if not vocab or not all(isinstance(index, int) and index >= 0 for index in vocab.values()):
+        raise ValueError(f"{name_or_path}: vocab.json must be there, and give each entry a class")
+    vocab = _read_json(name_or_path, "added_tokens.json", hub) | vocab
+    padding, delimiter, special = _special_tokens(name_or_path, hub)
+    blank = vocab_size - 1
+    if vocab.get(padding) != blank:
+        raise ValueError(
+            f"{name_or_path}: the padding, {padding!r}, is class {vocab.get(padding)} of a head with {vocab_size} "
+            f"classes; it must be the last, {blank}, which is the CTC blank of the original and of hf_mlpl"
+        )
+    beyond = [entry for entry, index in vocab.items() if index > blank and entry not in special]
+    if beyond:
+        raise ValueError(f"{name_or_path}: the head has {vocab_size} classes, and none for {_some(beyond)}")
+    if vocab.get(delimiter, blank) >= blank:
+        raise ValueError(f"{name_or_path}: vocab.json has no word delimiter, {delimiter!r}")
+
+    entries_of = {index: [] for index in range(blank)}
+    entries_of[vocab[delimiter]].append(WORD_BOUNDARY)
+    not_held = []
+    for entry, index in vocab.items():
+        if index < blank and entry != delimiter and entry not in special:
+            (entries_of[index] if _can_be_held(entry) else not_held).append(entry)
+    if not_held:
+        told = _some(map(repr, not_held))
+        logger.warning(f"{name_or_path}: a tokens file cannot hold {told}; the model writes nothing for them")
+    names = {index: entry for entry, index in vocab.items() if entry in special and _can_be_held(entry)}
+    silent = {index: names.get(index, f"<class-{index}>") for index, entries in entries_of.items() if not entries}
+    return [" ".join(entries) or silent[index] for index, entries in entries_of.items()], list(silent.values())
+
+
+def _special_tokens(name_or_path: str | os.PathLike, hub: Mapping) -> tuple[str, str, set[str]]:
+    """The padding, the word delimiter, and all tokens that stand for no text."""
+    settings = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    settings["word_delimiter_token"] = WORD_BOUNDARY
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        settings |= _read_json(name_or_path, file, hub)
+    tokens = [settings[name] for name in ("pad_token", "word_delimiter_token", "unk_token", "bos_token", "eos_token")]
+    tokens += settings.get("additional_special_tokens") or []
+    tokens += [token for token in settings.get("added_tokens_decoder", {}).values() if token.get("special")]
+    padding, delimiter, *others = (token["content"] if isinstance(token, dict) else token for token in tokens)
+    return padding, delimiter, {padding, *others} - {delimiter}
+
+
+def _can_be_held(entry: str) -> bool:
+    """Whether a tokens file can have the entry beside the word boundary: ASCII white space separates entries there."""
+    try:
+        return entry.encode().split() == [entry.encode()] and entry not in (WORD_BOUNDARY, BLANK_TOKEN)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+
+
+# ------------------------------------------------------------------------------------------------------------- weights
+
+
+def _weight_files(name_or_path: str | os.PathLike, use_safetensors: bool | None, hub: Mapping) -> list[str]:
+    """Paths of the weights; safetensors where there is a pickle as well."""
+    names = [SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME]
+    if use_safetensors is not None:
+        names = names[:2] if use_safetensors else names[2:]
+    for name in names:
+        path = _path_of(name_or_path, name, hub)
+        if path is not None:
+            return get_checkpoint_shard_files(name_or_path, path, **hub)[0] if path.endswith(".json") else [path]
+    raise OSError(f"{name_or_path}: no weights, neither {' nor '.join(names)}")
+
+
+def _read_weights(files: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Tensors of all files, which are mapped into memory rather than read."""
+    weights = {}
+    for file in files:
+        try:
+            if file.endswith(".safetensors"):
+                tensors = load_file(file)
+            else:
+                tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            are_tensors = all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # readers of damaged files end in many ways
+            raise ValueError(f"{file} is damaged, or holds more than tensors, which is not unpickled") from error
+        if not are_tensors:
+            raise ValueError(f"{file} holds more than tensors and their names")
+        weights |= tensors
+    return weights
+
+
+def _translate(
+    weights: Mapping[str, torch.Tensor], config: MCTCTConfig, name_or_path: str | os.PathLike
+) -> tuple[dict[str, torch.Tensor], bool]:
+    """Weights by our names, and whether their layer norms differ from channel to channel."""
+    from ..modeling_mlpl import MlplForCTC
+
+    with torch.device("meta"):
+        model = MlplForCTC(config.to_mlpl(layer_norm_per_channel=True))
+    expected = {name_in_port(name): (name, tensor.shape) for name, tensor in model.state_dict().items()}
+    problems = {
+        "missing": expected.keys() - weights.keys(),
+        "unknown": weights.keys() - expected.keys(),
+        "of another shape": [
+            f"{name}, {tuple(weights[name].shape)} instead of {tuple(shape)}"
+            for name, (_, shape) in expected.items()
+            if name in weights and weights[name].shape != shape
+        ],
+    }
+    if any(problems.values()):
+        told = "; ".join(f"{problem}: {_some(sorted(names))}" for problem, names in problems.items() if names)
+        raise ValueError(f"{name_or_path}: not the weights of an MCTCTForCTC of the size in config.json; {told}")
+
+    translated = {ours: weights[name] for name, (ours, _) in expected.items()}
+    norms = [name for name in translated if "layers." in name and "layer_norm." in name]
+    per_channel = any((translated[name] != translated[name][0]).any() for name in norms)
+    if not per_channel:  # as the original has them
+        translated |= {name: translated[name][:1].clone() for name in norms}
+    return translated, per_channel
+
+
+def name_in_port(name: str) -> str:
+    """`model.layers.0.up_proj.weight` -> `mctct.encoder.layers.0.intermediate.dense.weight`."""
+    if name.startswith("ctc_head."):
+        return name
+    part, _, rest = name.removeprefix("model.").partition(".")
+    if part == "front_end":
+        return f"mctct.encoder.{FRONT_END[rest]}"
+    number, _, rest = rest.partition(".")
+    return f"mctct.encoder.layers.{number}.{LAYER[rest]}"
