@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
-def read_table(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str | None]]]:
+def read_table(
+    path: str | Path, columns: Sequence[str], delimiter: str = "\t"
+) -> Iterator[tuple[str, dict[str, str | None]]]:
     """Rows of a UTF-8 table, plain or gzipped, as pairs of `file:line` and a dict by column name.
 
     A row of another length than the header has None for what is missing, or the surplus under None.
@@ -27,7 +29,7 @@ def read_table(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[str, 
         else open(path, encoding="utf-8-sig", newline="") as file
     ):
         # Quotes are ordinary characters here: with quoting, one unbalanced quote swallows the rows that follow.
-        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        reader = csv.DictReader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE)
         try:
             header = reader.fieldnames or ()
             if missing := [column for column in columns if column not in header]:

@@ -66,12 +66,12 @@ def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport, num_
     """Adds `duration_seconds` from the files' headers; drops unreadable and empty files with a line in the report.
 
     Args:
-        rows: pairs of `file:row` and an utterance without duration, whose audio is a whole file.
+        rows: pairs of `file:row` and an utterance without duration, whose audio is a whole recording.
     """
 
     def measure(row):
         try:
-            return audio_duration(row[1]["audio"]["path"])
+            return audio_duration(row[1]["audio"])
         except AudioError as error:
             return error
 
