@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 from datasets import Audio, ClassLabel, Dataset, DatasetDict
+from huggingface_hub import HfApi
 
 from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.folders import read_folder
@@ -243,6 +244,38 @@ def test_dataset_saved_and_loaded(recordings, tmp_path):
     assert {row["audio"]["path"]: row["text"] for row in rows} == dict(
         zip(map(str, recordings), ["Da.", "Ne.", None], strict=True)
     )
+
+
+def test_parquet_files_are_read_in_place(recordings, tmp_path, local_hub):
+    """In a folder, and on the Hub, from where they come into its cache."""
+    dataset = kinds_of_columns(recordings)["dict"]
+    dataset = dataset.add_column("spoken", [0, 1, 1]).cast_column("spoken", ClassLabel(names=["sl", "hr"]))
+    columns = {"language": "spoken"}
+    folder = tmp_path / "mine" / "data"
+    folder.mkdir(parents=True)
+    for shard in range(2):
+        part = dataset.select(range(2 * shard, min(2 * shard + 2, 3)))
+        part.to_parquet(folder / f"test-{shard:05}-of-00002.parquet")
+    HfApi().create_repo("mine", repo_type="dataset")
+    commit = HfApi().upload_folder(repo_id="me/mine", repo_type="dataset", folder_path=folder.parent)
+    rows = list(read_dataset(folder.parent, ReadingReport(), columns, split="test"))
+    from_hub = list(read_dataset("me/mine", ReadingReport(), columns, split="test"))
+    assert (
+        listed(rows)
+        == listed(from_hub)
+        == [
+            ("mine/test/0", "sl", "Da.", "7", "human"),
+            ("mine/test/1", "hr", None, "7", None),
+            ("mine/test/2", "hr", "Ne vem.", None, "human"),
+        ]
+    )
+    assert [Path(row["audio"]["path"]).parent for row in rows] == [folder] * 3
+    assert all(commit.oid in row["audio"]["path"] for row in from_hub)
+    for found in (rows, from_hub):
+        for row, path in zip(found, recordings, strict=True):
+            np.testing.assert_array_equal(load_audio(row["audio"]), load_audio(path))
+    with pytest.raises(ValueError, match="mine: no split dev; there are test"):
+        list(read_dataset(folder.parent, ReadingReport(), split="dev"))
 
 
 def test_columns_of_a_dataset(recordings):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from datasets import ClassLabel, Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -332,6 +333,33 @@ def test_transcribed_samples(tmp_path):
         np.testing.assert_array_equal(load_audio(unextracted["audio"]), expected)
         assert np.corrcoef(load_audio(cut["audio"]), expected)[0, 1] > 0.9  # vorbis packs noise badly
         assert without_audio([cut]) == without_audio([packed]) == without_audio([unextracted])
+
+
+@pytest.mark.parametrize("names", [("{}-00000-of-00001.parquet", "."), ("0000.parquet", "partial-{}")])
+def test_parquet_of_the_hub(tmp_path, names):
+    """The columns of `facebook/voxpopuli`, whose languages are classes."""
+    write_transcribed(tmp_path / "cut", packed=False)
+    for split in ("train", "dev", "test"):
+        table = tmp_path / "cut" / "transcribed_data" / "sl" / f"asr_{split}.tsv"
+        rows = [row for _, row in read_table(table, MANIFEST)]
+        files = [table.parent / "2020" / f"{row['id']}.ogg" for row in rows]
+        columns = {name: [row[name] for row in rows] for name in MANIFEST if name not in ("id", "split")} | {
+            "audio_id": [row["id"] for row in rows],
+            "language": [2] * len(rows),
+            "audio": [{"bytes": file.read_bytes(), "path": file.name} for file in files],
+        }
+        dataset = Dataset.from_dict(columns).cast_column("language", ClassLabel(names=["en", "sv", "sl"]))
+        place = tmp_path / "hub" / "sl" / names[1].format({"dev": "validation"}.get(split, split))
+        place.mkdir(parents=True, exist_ok=True)
+        dataset.to_parquet(place / names[0].format({"dev": "validation"}.get(split, split)))
+    for split in ("train", "dev", "test"):
+        reports = ReadingReport(), ReadingReport()
+        expected = list(read_voxpopuli_asr(tmp_path / "cut", split, reports[0]))
+        rows = list(read_voxpopuli_asr(tmp_path / "hub", split, reports[1], ["sl"]))
+        assert_same_speech(rows, expected)
+        assert reports[0].dropped == reports[1].dropped and len(rows) == 1
+    with pytest.raises(ValueError, match="hub: no transcribed dev speech of sv-SE; there is that of sl"):
+        list(read_voxpopuli_asr(tmp_path / "hub", "dev", ReadingReport(), ["sv-SE"]))
 
 
 def test_accented_english(tmp_path):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ast import literal_eval
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 from ..text import normalize_text
+from .parquet import parquet_rows
 from .tables import read_table
 from .utterances import ReadingReport, with_durations
 from .voxpopuli import CODES, Recordings, locale_of, segment
@@ -30,6 +31,7 @@ def read_voxpopuli_asr(
       `raw_audios/original/{year}/{event}_original.ogg`, or unextracted in `original_{year}.tar`. Where the annotations
       have an utterance in several pieces, it goes from the first to the last one, with the pauses between them, which
       VoxPopuli's script cuts out.
+    - Parquet files of `facebook/voxpopuli` anywhere below the folder, where it has none of the above.
 
     `en_accented` is a folder like those of languages, and its speech is `en`.
 
@@ -45,12 +47,13 @@ def read_voxpopuli_asr(
         raise ValueError(f"VoxPopuli has no {text!r} of an utterance, but {' and '.join(ANNOTATED)}")
     root = Path(root)
     recordings, tables = Recordings(root), dict(_tables(root, split))
+    if not tables and (files := _parquet_files(root, split)):
+        yield from with_durations(_rows_of_files(root, files, split, locales, text, report), report)
+        return
     if not tables:
         expected = root / "transcribed_data" / "sl" / f"asr_{split}.tsv"
         raise ValueError(f"{root}: no transcribed VoxPopuli; expected files such as {expected}")
-    if missing := sorted(set(locales or ()) - tables.keys()):
-        there = ", ".join(sorted(tables))
-        raise ValueError(f"{root}: no transcribed {split} speech of {', '.join(missing)}; there is that of {there}")
+    _check_locales(root, split, locales, tables)
     for name in locales or tables:
         table = tables[name]
         if table.suffix == ".gz":
@@ -59,13 +62,23 @@ def read_voxpopuli_asr(
             yield from with_durations(_cut(table, locale_of(name), text, report), report)
 
 
+def _check_locales(root: Path, split: str, locales: Sequence[str] | None, there: Iterable[str]) -> None:
+    if missing := ", ".join(sorted(set(locales or ()) - set(there))):
+        known = ", ".join(sorted(there))
+        raise ValueError(f"{root}: no transcribed {split} speech of {missing}; there is that of {known}")
+
+
 def _tables(root: Path, split: str) -> Iterator[tuple[str, Path]]:
     """Names of folders, with Common Voice's locales for VoxPopuli's codes, and the tables of a split."""
     for code in (*CODES, "en_accented"):
-        name = code if code == "en_accented" else locale_of(code)
+        name = _folder_name(code)
         folder, annotations = root / "transcribed_data" / code, f"asr_{code}.tsv.gz"
         places = [folder / f"asr_{split}.tsv", folder / annotations, root / "annotations" / "asr" / annotations]
         yield from ((name, table) for table in [*filter(Path.is_file, places)][:1])
+
+
+def _folder_name(code: str) -> str:
+    return code if code == "en_accented" else locale_of(code)
 
 
 def _cut(table: Path, locale: str, text: str, report: ReadingReport) -> Iterator[tuple[str, dict]]:
@@ -105,6 +118,32 @@ def _annotated(
             yield _utterance(f"{event}-{row['id_']}", *part, locale, said, row["speaker_id"])
 
 
+def _parquet_files(root: Path, split: str) -> list[Path]:
+    """Such as `sl/train-00000-of-00002.parquet`, or `sl/partial-train/0000.parquet` of the Hub's conversion."""
+    name = {"dev": "validation"}.get(split, split)
+    return [
+        path
+        for path in sorted(root.rglob("*.parquet"))
+        if path.name.startswith(f"{name}-") or path.parent.name in (name, f"partial-{name}")
+    ]
+
+
+def _rows_of_files(
+    root: Path, files: list[Path], split: str, locales: Sequence[str] | None, text: str, report: ReadingReport
+) -> Iterator[tuple[str, dict]]:
+    there = {_folder_name(row["language"]) for _, row, _ in parquet_rows(files, ["language"])}
+    _check_locales(root, split, locales, there)
+    for where, row, audio in parquet_rows(files, ["audio_id", "language", text, "speaker_id"]):
+        if locales and _folder_name(row["language"]) not in locales:
+            continue
+        report.read += 1
+        if said := normalize_text(row[text] or ""):
+            locale, speaker = locale_of(row["language"]), row["speaker_id"]
+            yield where, _utterance(row["audio_id"], audio, None, locale, said, speaker)
+        else:
+            report.drop(f"no {text}", where)
+
+
 def _times(vad: str) -> list[float]:
     """The starts and ends of pieces, in seconds; none where the list cannot be read."""
     try:
@@ -113,13 +152,13 @@ def _times(vad: str) -> list[float]:
         return []
 
 
-def _utterance(name: str, audio: dict, seconds: float | None, locale: str, text: str, speaker: str) -> dict:
+def _utterance(name: str, audio: dict, seconds: float | None, locale: str, text: str, speaker: str | None) -> dict:
     return {
         "id": name,
         "audio": audio,
         "duration_seconds": seconds,
         "language": locale,
         "text": text,
-        "speaker": None if speaker in ("", "None") else speaker,
+        "speaker": None if speaker in (None, "", "None") else speaker,
         "source": "human",
     }
