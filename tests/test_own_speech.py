@@ -14,6 +14,7 @@ from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.folders import read_folder
 from hf_mlpl.corpora.hf_datasets import read_dataset
 from hf_mlpl.corpora.librispeech import read_librispeech
+from hf_mlpl.corpora.lists import read_fl_lists
 from hf_mlpl.corpora.utterances import FEATURES, ReadingReport, read_utterances, write_utterances
 
 RATE = 16_000
@@ -161,6 +162,30 @@ def test_folder_with_files_that_cannot_be_used(folder, tmp_path):
     for nowhere in (tmp_path / "empty", tmp_path / "nowhere"):
         with pytest.raises(ValueError, match="no recordings, such as .*/sl/a.wav"):
             list(read_folder(nowhere, ReadingReport()))
+
+
+# ---- lists of flashlight
+
+
+def test_lists_of_flashlight(folder, tmp_path):
+    lines = [
+        "a sl/ana/1.wav 1.0 Da ,  gospa .",
+        f"b {folder}/sl/ana/2.FLAC 99",
+        "",
+        "c lost.wav 1 Ne",
+        "d de/4.mp3",
+        "e sv-SE/3.ogg zero Ne",
+    ]
+    (tmp_path / "speech" / "train.lst").write_text("\n".join(lines))
+    report = ReadingReport()
+    rows = list(read_fl_lists(["train.lst"], "sl", report, tmp_path / "speech"))
+    assert listed(rows) == [("a", "sl", "Da , gospa .", None, "human"), ("b", "sl", None, None, None)]
+    expected = list(read_folder(folder, ReadingReport(), locales=["sl"]))
+    assert [row["audio"] for row in rows] == [row["audio"] for row in expected]
+    assert_same_samples(rows, expected)
+    assert (report.read, report.kept) == (5, 2)
+    assert report.dropped == {"not a line of a list": 2, "unreadable audio": 1}
+    assert all(line.startswith(f"{tmp_path / 'speech' / 'train.lst'}, line ") for line in report.lines)
 
 
 # ---- data sets
