@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from .tars import (
+    CAN_SEEK_IN_GZIP,
     DAMAGE,
     GZIP,
     MAX_OPEN,
@@ -51,7 +52,9 @@ def open_member(path: str | os.PathLike, offset: int, size: int | None = None) -
         file = open(path, "rb")  # as cheap as opening the recording, if it had been extracted
         if file.read(2) == GZIP:
             file.close()
-            content = _unpacked(path).read(offset, size)
+            if size > WHOLE_BYTES and CAN_SEEK_IN_GZIP:
+                return Section(_unpacking(path).file, offset, size)
+            content = _files.get(file_state(path), lambda: _unpacking(path)).read(offset, size)
         elif size > WHOLE_BYTES:
             return Section(file, offset, size)
         else:
@@ -99,9 +102,8 @@ class Section(io.RawIOBase):
         super().close()
 
 
-def _unpacked(path: str | os.PathLike) -> Unpacked:
-    state = file_state(path)
-    return _files.get(state, lambda: Unpacked(path, points=index_arrays(state, ["points"])["points"].tobytes()))
+def _unpacking(path: str | os.PathLike) -> Unpacked:
+    return Unpacked(path, points=index_arrays(file_state(path), ["points"])["points"].tobytes())
 
 
 class _ParquetFile:

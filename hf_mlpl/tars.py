@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -36,6 +36,7 @@ GZIP = b"\x1f\x8b"
 CAN_SEEK_IN_GZIP = find_spec("indexed_gzip") is not None
 SEEK_SPACING = 2**21  # bytes between two points where unpacking can start: a read unpacks half of it, some ms
 MAX_SEEK_POINTS = 2048  # of an archive, because each is 32 KiB in memory: archives over 4 GiB have wider spacing
+MAX_INDEXES = 4  # that a process keeps in memory: about 100 bytes a member
 MAX_OPEN = 64  # archives that a process keeps open
 DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, OverflowError, MemoryError)
 
@@ -161,9 +162,13 @@ class TarIndex:
     def _numbers(self) -> NameMap:
         return NameMap(self.names())
 
+    def number(self, name: str) -> int | None:
+        """Which member has that name; of two, the later, as in extracting."""
+        return self._numbers.find(name)
+
     def find(self, name: str) -> tuple[int, int] | None:
-        """Offset and size of a member; of two with one name, the later, as in extracting."""
-        number = self._numbers.find(name)
+        """Offset and size of the member of that name."""
+        number = self.number(name)
         return None if number is None else (int(self.offsets[number]), int(self.sizes[number]))
 
 
@@ -182,7 +187,7 @@ def tar_index(path: str | os.PathLike) -> TarIndex:
     return _indexes.get(state, lambda: _tar_index(state))
 
 
-_indexes = Kept(MAX_OPEN)
+_indexes = Kept(MAX_INDEXES)
 
 
 def _tar_index(state: tuple[str, int, int]) -> TarIndex:
@@ -191,11 +196,18 @@ def _tar_index(state: tuple[str, int, int]) -> TarIndex:
     return TarIndex(blob, problems=tuple(problems), **arrays)
 
 
-def index_arrays(state: tuple[str, int, int], wanted: list[str]) -> dict[str, np.ndarray]:
-    """Arrays of an archive's index: from its file if that fits, else made anew, and kept if there is a place."""
+def index_arrays(state: tuple[str, int, int], wanted: Sequence[str]) -> dict[str, np.ndarray]:
+    """Arrays of an archive's index, in which `points` are where unpacking can start."""
+    return kept_arrays(state, "index", wanted, lambda: _scan(Path(state[0])))
+
+
+def kept_arrays(
+    state: tuple[str, int, int], what: str, wanted: Sequence[str], make: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Arrays about an archive: from their file if it fits `state`, else made anew, and kept if there is a place."""
     path = Path(state[0])
     folder = hashlib.sha256(_encoded(str(path.parent))).hexdigest()[:16]
-    places = [path.with_name(f"{path.name}.index.npz")]
+    places = [path.with_name(f"{path.name}.{what}.npz")]
     places.append(Path(HF_HOME) / "hf_mlpl" / "indexes" / folder / places[0].name)
     stamp = np.array([FORMAT, *state[1:], CAN_SEEK_IN_GZIP], dtype=np.int64)
     for place in places:
@@ -205,7 +217,7 @@ def index_arrays(state: tuple[str, int, int], wanted: list[str]) -> dict[str, np
                     return {name: stored[name] for name in wanted}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             pass  # not there, or damaged
-    arrays = _scan(path) | {"stamp": stamp}
+    arrays = make() | {"stamp": stamp}
     for place in places:
         unfinished = place.with_name(f".{place.name}.{os.getpid()}-{threading.get_ident()}.tmp")
         try:
@@ -215,7 +227,7 @@ def index_arrays(state: tuple[str, int, int], wanted: list[str]) -> dict[str, np
             os.replace(unfinished, place)
             break
         except OSError as error:  # a folder that is read-only, or full
-            logger.info(f"{place}: the index cannot be kept there: {reason(error)}")
+            logger.info(f"{place}: cannot be kept there: {reason(error)}")
             with contextlib.suppress(OSError):
                 unfinished.unlink()
     return {name: arrays[name] for name in wanted}

@@ -47,11 +47,18 @@ class ReadingReport:
     read: int = 0
     dropped: Counter = field(default_factory=Counter)
     lines: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def drop(self, reason: str, where: str, detail: str = "") -> None:
         """Counts one row under `reason`; `where` is `file:row`."""
         self.dropped[reason] += 1
         self.lines.append(f"{where}: {reason}" + (f": {detail}" if detail else ""))
+
+    def note(self, line: str) -> None:
+        """Keeps a line about something for which no row is dropped; once, however often it is found."""
+        if line not in self.notes:
+            self.notes.append(line)
+            self.lines.append(line)
 
     @property
     def kept(self) -> int:
