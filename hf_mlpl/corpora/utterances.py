@@ -52,7 +52,8 @@ class ReadingReport:
     def drop(self, reason: str, where: str, detail: str = "") -> None:
         """Counts one row under `reason`; `where` is `file:row`."""
         self.dropped[reason] += 1
-        self.lines.append(f"{where}: {reason}" + (f": {detail}" if detail else ""))
+        line = f"{where}: {reason}" + (f": {detail}" if detail else "")
+        self.lines.append(line.encode(errors="backslashreplace").decode())  # a file's name need not be UTF-8
 
     def note(self, line: str) -> None:
         """Keeps a line about something for which no row is dropped; once, however often it is found."""
@@ -78,15 +79,16 @@ def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport, num_
 
     def measure(row):
         try:
+            row[1]["audio"]["path"].encode()  # else it could not be written down
             return audio_duration(row[1]["audio"])
-        except AudioError as error:
+        except (AudioError, UnicodeEncodeError) as error:
             return error
 
     rows = iter(rows)
     with ThreadPoolExecutor(num_threads) as threads:
         while block := list(islice(rows, 4096)):  # in blocks: a release has millions of rows
             for (where, row), duration in zip(block, threads.map(measure, block), strict=True):
-                if isinstance(duration, AudioError):
+                if isinstance(duration, ValueError):
                     report.drop("unreadable audio", where, str(duration))
                 elif not duration:
                     report.drop("no samples", where, row["audio"]["path"])

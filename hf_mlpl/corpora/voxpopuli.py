@@ -12,11 +12,11 @@ from typing import NamedTuple
 from ..audio import END_TOLERANCE, AudioError, audio_duration
 from ..tars import ContainerError, NameMap, TarIndex, tar_index
 from ..text import normalize_text
+from .locales import to_locale
 from .tables import read_table
 from .utterances import ReadingReport, with_durations
 
 CODES = tuple("en de fr es pl it ro hu cs nl fi hr sk sl et lt pt bg el lv mt sv da".split())
-LOCALES = {"sv": "sv-SE"}  # VoxPopuli's code where it is not Common Voice's locale
 SUBSETS = ("10k", "10k_sd", "100k", "400k", *CODES, *(f"{code}_v2" for code in CODES))
 # Tables of segments: delimiter, and the columns for recording, number, start and end.
 TABLES = {
@@ -72,10 +72,10 @@ def read_voxpopuli(
         yield from with_durations(_cut_segments(cut[locale], locale, belongs, texts, report), report)
 
 
+@lru_cache
 def locale_of(code: str) -> str:
     """Common Voice's locale for a language code of VoxPopuli; that of its `en_accented` is `en`."""
-    code = code.removesuffix("_accented")
-    return LOCALES.get(code, code)
+    return to_locale(code.removesuffix("_accented"))
 
 
 class Recording(NamedTuple):
