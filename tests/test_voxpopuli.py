@@ -337,7 +337,7 @@ def test_transcribed_samples(tmp_path):
 
 @pytest.mark.parametrize("names", [("{}-00000-of-00001.parquet", "."), ("0000.parquet", "partial-{}")])
 def test_parquet_of_the_hub(tmp_path, names):
-    """The columns of `facebook/voxpopuli`, whose languages are classes."""
+    """The columns of `facebook/voxpopuli`, whose languages are classes; and its tables with archives."""
     write_transcribed(tmp_path / "cut", packed=False)
     for split in ("train", "dev", "test"):
         table = tmp_path / "cut" / "transcribed_data" / "sl" / f"asr_{split}.tsv"
@@ -352,11 +352,15 @@ def test_parquet_of_the_hub(tmp_path, names):
         place = tmp_path / "hub" / "sl" / names[1].format({"dev": "validation"}.get(split, split))
         place.mkdir(parents=True, exist_ok=True)
         dataset.to_parquet(place / names[0].format({"dev": "validation"}.get(split, split)))
+        names_in_tar = {f"{split}_part_0/{file.stem}.wav": file.read_bytes() for file in files}
+        write_tar(tmp_path / "main" / "data" / "sl" / split / f"{split}_part_0.tar.gz", names_in_tar, "w:gz")
+        shutil.copy(table, tmp_path / "main" / "data" / "sl")
     for split in ("train", "dev", "test"):
         reports = ReadingReport(), ReadingReport()
         expected = list(read_voxpopuli_asr(tmp_path / "cut", split, reports[0]))
         rows = list(read_voxpopuli_asr(tmp_path / "hub", split, reports[1], ["sl"]))
         assert_same_speech(rows, expected)
+        assert_same_speech(list(read_voxpopuli_asr(tmp_path / "main", split, ReadingReport())), expected)
         assert reports[0].dropped == reports[1].dropped and len(rows) == 1
     with pytest.raises(ValueError, match="hub: no transcribed dev speech of sv-SE; there is that of sl"):
         list(read_voxpopuli_asr(tmp_path / "hub", "dev", ReadingReport(), ["sv-SE"]))

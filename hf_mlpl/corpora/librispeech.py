@@ -51,8 +51,7 @@ def _files(folder: Path) -> Iterator[tuple[str, dict]]:
 def _members(archive: Path, split: str, report: ReadingReport) -> dict[str, dict]:
     index = tar_index(archive)
     for problem in index.problems:
-        report.read += 1
-        report.drop("problem of an archive", problem)
+        report.note(problem)
     places = zip(index.names(), index.offsets.tolist(), index.sizes.tolist(), strict=True)
     return {
         name.partition(f"{split}/")[2]: {"path": str(archive), "offset": offset, "size": size}

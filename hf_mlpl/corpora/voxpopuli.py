@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ..audio import END_TOLERANCE, AudioError, audio_duration
-from ..tars import ContainerError, NameMap, TarIndex, tar_index
+from ..tars import ContainerError, NameMap, tar_index
 from ..text import normalize_text
 from .locales import to_locale
 from .tables import read_table
@@ -104,7 +104,7 @@ class Recordings:
         self.codes = folders | {code for code, _ in self.archives if code in CODES}
         # Rows of a table come recording by recording, or nearly so; 400,000 recordings need not stay.
         self.find = lru_cache(4096)(self._find)
-        self._members = lru_cache(64)(_members)
+        self._open = lru_cache(64)(Archive)
 
     def _find(self, event: str) -> Recording | Problem:
         code, year = event.rpartition("_")[2], event[:4]
@@ -112,26 +112,33 @@ class Recordings:
         archives = self.archives.get((code, year), [])
         try:
             if path.is_file():
-                places = [{"path": str(path)}]
+                audio = {"path": str(path)}
             else:
-                places = [place for archive in archives if (place := self._place(archive, path.name))]
-            if not places:
-                return Problem("no recording", ", ".join(map(str, [path, *archives])))
-            return Recording(places[0], audio_duration(places[0]))
+                opened = [self._open(archive) for archive in archives]
+                if not (places := [place for archive in opened if (place := archive.find(event))]):
+                    problems = [problem for archive in opened for problem in archive.problems]
+                    return Problem("no recording", ", ".join(map(str, [path, *archives, *problems])))
+                audio = places[0]
+            return Recording(audio, audio_duration(audio))
         except (AudioError, ContainerError) as error:
             return Problem("unreadable audio", str(error))
 
-    def _place(self, archive: Path, name: str) -> dict | None:
-        index, numbers = self._members(archive)
-        if (number := numbers.find(name)) is None:
+
+class Archive:
+    """Recordings inside of a tar, found by their names without folders and suffixes. Raises as `tar_index` does."""
+
+    def __init__(self, path: Path):
+        self.path, self.index = path, tar_index(path)
+        self.problems = self.index.problems
+        self.numbers = NameMap(PurePosixPath(name).stem for name in self.index.names())
+
+    def find(self, name: str) -> dict | None:
+        """The `audio` of a recording, as in the schema."""
+        number = self.numbers.find(name)
+        if number is None:
             return None
-        return {"path": str(archive), "offset": int(index.offsets[number]), "size": int(index.sizes[number])}
-
-
-def _members(archive: Path) -> tuple[TarIndex, NameMap]:
-    """What is in an archive, and the numbers of its members by their names without folders."""
-    index = tar_index(archive)
-    return index, NameMap(PurePosixPath(name).name for name in index.names())
+        offset, size = int(self.index.offsets[number]), int(self.index.sizes[number])
+        return {"path": str(self.path), "offset": offset, "size": size}
 
 
 def _language_folders(folder: Path) -> list[Path]:

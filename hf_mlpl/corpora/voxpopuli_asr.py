@@ -11,7 +11,7 @@ from ..text import normalize_text
 from .parquet import parquet_rows
 from .tables import read_table
 from .utterances import ReadingReport, with_durations
-from .voxpopuli import CODES, Recordings, locale_of, segment
+from .voxpopuli import CODES, Archive, Recordings, locale_of, segment
 
 # What the published annotations call the columns of the tables that VoxPopuli's script writes.
 ANNOTATED = {"raw_text": "original_text", "normalized_text": "normed_text"}
@@ -27,6 +27,7 @@ def read_voxpopuli_asr(
     """Utterances of one split (`train`, `dev`, `test`), from what the folder has for a language, the first of these:
 
     - already cut: `transcribed_data/{lang}/asr_{split}.tsv` with `transcribed_data/{lang}/{year}/{id}.ogg`;
+    - `data/{lang}/asr_{split}.tsv` with unextracted archives `data/{lang}/{split}/*.tar.gz`, as on the Hub;
     - the annotations `asr_{lang}.tsv.gz`, in `transcribed_data/{lang}` or `annotations/asr`, with the recordings
       `raw_audios/original/{year}/{event}_original.ogg`, or unextracted in `original_{year}.tar`. Where the annotations
       have an utterance in several pieces, it goes from the first to the last one, with the pauses between them, which
@@ -59,7 +60,7 @@ def read_voxpopuli_asr(
         if table.suffix == ".gz":
             yield from _annotated(table, locale_of(name), split, recordings, text, report)
         else:
-            yield from with_durations(_cut(table, locale_of(name), text, report), report)
+            yield from with_durations(_cut(table, locale_of(name), split, text, report), report)
 
 
 def _check_locales(root: Path, split: str, locales: Sequence[str] | None, there: Iterable[str]) -> None:
@@ -73,7 +74,8 @@ def _tables(root: Path, split: str) -> Iterator[tuple[str, Path]]:
     for code in (*CODES, "en_accented"):
         name = _folder_name(code)
         folder, annotations = root / "transcribed_data" / code, f"asr_{code}.tsv.gz"
-        places = [folder / f"asr_{split}.tsv", folder / annotations, root / "annotations" / "asr" / annotations]
+        hub = root / "data" / code / f"asr_{split}.tsv"
+        places = [folder / f"asr_{split}.tsv", hub, folder / annotations, root / "annotations" / "asr" / annotations]
         yield from ((name, table) for table in [*filter(Path.is_file, places)][:1])
 
 
@@ -81,8 +83,11 @@ def _folder_name(code: str) -> str:
     return code if code == "en_accented" else locale_of(code)
 
 
-def _cut(table: Path, locale: str, text: str, report: ReadingReport) -> Iterator[tuple[str, dict]]:
+def _cut(table: Path, locale: str, split: str, text: str, report: ReadingReport) -> Iterator[tuple[str, dict]]:
     folder = table.parent.absolute()
+    archives = [Archive(path) for path in sorted((folder / split).glob("*.tar.gz"))]
+    for problem in (problem for archive in archives for problem in archive.problems):
+        report.note(problem)
     for where, row in read_table(table, ("id", text, "speaker_id")):
         report.read += 1
         name = row["id"] or ""
@@ -93,7 +98,8 @@ def _cut(table: Path, locale: str, text: str, report: ReadingReport) -> Iterator
         elif not (said := normalize_text(row[text])):
             report.drop(f"no {text}", where)
         else:
-            audio = {"path": str(folder / name[:4] / f"{name}.ogg"), "start": None, "end": None}
+            file = {"path": str(folder / name[:4] / f"{name}.ogg"), "start": None, "end": None}
+            audio = next((audio for archive in archives if (audio := archive.find(name))), file)
             yield where, _utterance(name, audio, None, locale, said, row["speaker_id"])
 
 
