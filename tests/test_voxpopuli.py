@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.tables import read_table
 from hf_mlpl.corpora.utterances import ReadingReport
-from hf_mlpl.corpora.voxpopuli import CODES, read_voxpopuli
-from hf_mlpl.corpora.voxpopuli_asr import read_voxpopuli_asr
+from hf_mlpl.corpora.voxpopuli import CODES, read_voxpopuli, voxpopuli_locales
+from hf_mlpl.corpora.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_locales
 
 from .tones import EVENT, RATE
 
@@ -139,6 +139,7 @@ def test_segments_that_are_cut(long, tmp_path, table):
 def test_a_language_that_is_cut_beside_one_that_is_not(long, tmp_path):
     shutil.copytree(long, tmp_path, dirs_exist_ok=True)
     cut = write_noise(tmp_path / "unlabelled_data" / "sl" / "2011" / "20110117-1700-PLENARY_sl_7.ogg", 2)
+    assert voxpopuli_locales(tmp_path) == ["sl", "sv-SE"]
     assert read(tmp_path, locales=["sl"])[0]["audio"]["path"] == str(cut)
     assert [row["language"] for row in read(tmp_path)] == ["sv-SE"] * 24 + ["sl"]
     with pytest.raises(ValueError, match="no recordings of de; there are sl, sv-SE"):
@@ -362,6 +363,7 @@ def test_parquet_of_the_hub(tmp_path, names):
         assert_same_speech(rows, expected)
         assert_same_speech(list(read_voxpopuli_asr(tmp_path / "main", split, ReadingReport())), expected)
         assert reports[0].dropped == reports[1].dropped and len(rows) == 1
+    assert voxpopuli_asr_locales(tmp_path / "hub", "dev") == ["sl"]
     with pytest.raises(ValueError, match="hub: no transcribed dev speech of sv-SE; there is that of sl"):
         list(read_voxpopuli_asr(tmp_path / "hub", "dev", ReadingReport(), ["sv-SE"]))
 
@@ -375,6 +377,7 @@ def test_accented_english(tmp_path):
     rows = list(read_voxpopuli_asr(tmp_path, "test", ReadingReport()))
     assert [row["language"] for row in rows] == ["sl", "en"]
     assert list(read_voxpopuli_asr(tmp_path, "test", ReadingReport(), ["en_accented"])) == rows[1:]
+    assert voxpopuli_asr_locales(tmp_path, "test") == ["en_accented", "sl"]
     with pytest.raises(ValueError, match="no transcribed test speech of en; there is that of en_accented, sl"):
         list(read_voxpopuli_asr(tmp_path, "test", ReadingReport(), ["en"]))
 
@@ -407,6 +410,7 @@ def test_transcribed_rows_that_cannot_be_used(tmp_path):
 
 
 def test_no_transcribed_speech(tmp_path):
+    assert voxpopuli_asr_locales(tmp_path, "dev") == voxpopuli_locales(tmp_path) == []
     with pytest.raises(ValueError, match=r"no transcribed VoxPopuli; expected files such as .*/sl/asr_dev\.tsv"):
         list(read_voxpopuli_asr(tmp_path, "dev", ReadingReport()))
     with pytest.raises(ValueError, match="no 'text' of an utterance, but raw_text and normalized_text"):

@@ -53,7 +53,7 @@ class ReadingReport:
         """Counts one row under `reason`; `where` is `file:row`."""
         self.dropped[reason] += 1
         line = f"{where}: {reason}" + (f": {detail}" if detail else "")
-        self.lines.append(line.encode(errors="backslashreplace").decode())  # a file's name need not be UTF-8
+        self.lines.append(line.encode(errors="backslashreplace").decode())  # names of files need not be UTF-8
 
     def note(self, line: str) -> None:
         """Keeps a line about something for which no row is dropped; once, however often it is found."""
@@ -78,17 +78,19 @@ def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport, num_
     """
 
     def measure(row):
+        path = row[1]["audio"]["path"].encode(errors="backslashreplace").decode()
+        if path != row[1]["audio"]["path"]:
+            return AudioError(f"{path}: has a name that is not UTF-8")  # and could not be written down
         try:
-            row[1]["audio"]["path"].encode()  # else it could not be written down
             return audio_duration(row[1]["audio"])
-        except (AudioError, UnicodeEncodeError) as error:
+        except AudioError as error:
             return error
 
     rows = iter(rows)
     with ThreadPoolExecutor(num_threads) as threads:
         while block := list(islice(rows, 4096)):  # in blocks: a release has millions of rows
             for (where, row), duration in zip(block, threads.map(measure, block), strict=True):
-                if isinstance(duration, ValueError):
+                if isinstance(duration, AudioError):
                     report.drop("unreadable audio", where, str(duration))
                 elif not duration:
                     report.drop("no samples", where, row["audio"]["path"])

@@ -51,10 +51,7 @@ def read_voxpopuli(
     if subset is not None and subset not in SUBSETS:
         raise ValueError(f"VoxPopuli has no subset {subset!r}; its subsets are {', '.join(SUBSETS)}")
     recordings, table = Recordings(root), _find_table(root, subset)
-    cut = {locale_of(folder.name): folder for folder in _language_folders(root / "unlabelled_data")}
-    long = {locale_of(code) for code in recordings.codes}
-    if not table.is_file() and cut:
-        long = set()
+    long, cut = _layouts(root, recordings, table)
     found = long | cut.keys()
     if not found:
         raise ValueError(f"{root}: no VoxPopuli corpus; expected folders such as {root / 'raw_audios' / 'sl'}")
@@ -70,6 +67,20 @@ def read_voxpopuli(
         yield from _segments_of_recordings(table, recordings, long & wanted, belongs, texts, report)
     for locale in sorted(wanted - long):
         yield from with_durations(_cut_segments(cut[locale], locale, belongs, texts, report), report)
+
+
+def voxpopuli_locales(root: str | Path, subset: str | None = None) -> list[str]:
+    """The locales whose unlabelled speech a folder has, sorted; none where there is no such speech."""
+    root = Path(root)
+    long, cut = _layouts(root, Recordings(root), _find_table(root, subset))
+    return sorted(long | cut.keys())
+
+
+def _layouts(root: Path, recordings: Recordings, table: Path) -> tuple[set[str], dict[str, Path]]:
+    """Locales whose long recordings can be used, and the folders of all that are cut."""
+    cut = {locale_of(folder.name): folder for folder in _language_folders(root / "unlabelled_data")}
+    long = {locale_of(code) for code in recordings.codes}
+    return (long if table.is_file() or not cut else set()), cut
 
 
 @lru_cache

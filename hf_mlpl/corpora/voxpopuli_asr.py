@@ -63,6 +63,17 @@ def read_voxpopuli_asr(
             yield from with_durations(_cut(table, locale_of(name), split, text, report), report)
 
 
+def voxpopuli_asr_locales(root: str | Path, split: str) -> list[str]:
+    """What `read_voxpopuli_asr` takes as locales of a folder and split, sorted; none where nothing is transcribed."""
+    root = Path(root)
+    tables = dict(_tables(root, split))
+    return sorted(tables) if tables else sorted(_locales_of_files(_parquet_files(root, split)))
+
+
+def _locales_of_files(files: list[Path]) -> set[str]:
+    return {_folder_name(row["language"]) for _, row, _ in parquet_rows(files, ["language"])}
+
+
 def _check_locales(root: Path, split: str, locales: Sequence[str] | None, there: Iterable[str]) -> None:
     if missing := ", ".join(sorted(set(locales or ()) - set(there))):
         known = ", ".join(sorted(there))
@@ -137,8 +148,7 @@ def _parquet_files(root: Path, split: str) -> list[Path]:
 def _rows_of_files(
     root: Path, files: list[Path], split: str, locales: Sequence[str] | None, text: str, report: ReadingReport
 ) -> Iterator[tuple[str, dict]]:
-    there = {_folder_name(row["language"]) for _, row, _ in parquet_rows(files, ["language"])}
-    _check_locales(root, split, locales, there)
+    _check_locales(root, split, locales, _locales_of_files(files))
     for where, row, audio in parquet_rows(files, ["audio_id", "language", text, "speaker_id"]):
         if locales and _folder_name(row["language"]) not in locales:
             continue
