@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hf_mlpl.audio import audio_duration, load_audio
 from hf_mlpl.corpora.common_voice import find_locales, read_common_voice, report_speaker_leaks
 from hf_mlpl.corpora.locales import to_locale
 from hf_mlpl.corpora.utterances import ReadingReport, read_utterances, write_utterances
+from hf_mlpl.text import normalize_text
 
 from .packing import RELEASE, pack_archives, pack_parquet, pack_tar
 
@@ -200,3 +203,35 @@ def test_no_name_of_a_row_leads_out_of_an_archive(release, tmp_path):
     report = ReadingReport()
     rows = list(read_common_voice(pack_tar(copy, tmp_path / "a.tar"), "dev", report))
     assert len(rows) == 8 and report.dropped == {"path is not a file name": 3, "unreadable audio": 1}
+
+
+ODD = ['"', "'", '"a', 'a"b', '""', "\u2028", "\x85", "\x0b", "\x1c", "\ufeff", " ", "\\", "#"]
+ANY = st.characters(exclude_characters="\t\n\r\0", exclude_categories=["Cs"])
+FIELD = st.text(ANY, max_size=12) | st.sampled_from(ODD)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.tuples(FIELD, FIELD, FIELD), max_size=6),
+    order=st.permutations(["client_id", "path", "sentence", "accents", "variant"]),
+    end=st.sampled_from(["\n", "\r\n"]),
+    start=st.sampled_from(["", "\ufeff"]),
+    last_end=st.booleans(),
+)
+def test_any_text_is_read_as_it_stands(rows, order, end, start, last_end, release, tmp_path):
+    """Quotes, any Unicode, any order of columns, either line end, a byte order mark, no line end at the end."""
+    root = tmp_path / "release"
+    if not root.exists():
+        shutil.copytree(release / "de" / "clips", root / "de" / "clips")
+    clip = sorted(path.name for path in (root / "de" / "clips").iterdir())[0]
+    fields = [dict(zip(("client_id", "sentence", "variant"), row, strict=True)) | {"path": clip} for row in rows]
+    lines = ["\t".join(order), *("\t".join(of.get(column, "") for column in order) for of in fields)]
+    (root / "de" / "train.tsv").write_bytes((start + end.join(lines) + end * last_end).encode())
+    archive = tmp_path / "a.tar"
+    archive.unlink(missing_ok=True)
+    expected = [(of["client_id"], text) for of in fields if (text := normalize_text(of["sentence"]))]
+    for place in (root, pack_tar(root, archive)):
+        report = ReadingReport()
+        read = list(read_common_voice(place, "train", report))
+        assert [(row["speaker"], row["text"]) for row in read] == expected
+        assert report.read == len(rows) and set(report.dropped) <= {"empty sentence"} and not report.notes
