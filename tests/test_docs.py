@@ -122,6 +122,7 @@ def folder(tone_corpus, tone_data, tone_run, tmp_path_factory) -> Path:
     shutil.copy(tone_corpus / "common-voice" / "sv-SE" / "clips" / f"{CLIP}.mp3", folder / "recording.mp3")
     shutil.copy(tone_corpus / "voxpopuli" / "raw_audios" / "sv" / "2020" / f"{EVENT}.ogg", folder / "lecture.ogg")
     pack_tar(tone_corpus / "common-voice", folder / "cv-corpus-6.1-2020-12-11-sv-SE.tar.gz", ["sv-SE"])
+    shutil.copytree(tone_corpus / "voxpopuli", folder / "voxpopuli")
     (folder / "talks").mkdir()
     shutil.copy(folder / "recording.mp3", folder / "talks")
     sentences = read_utterances([tone_data / "train.parquet"])["text"]

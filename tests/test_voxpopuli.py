@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.tables import read_table
-from hf_mlpl.corpora.utterances import ReadingReport
+from hf_mlpl.corpora.utterances import ReadingReport, read_utterances, write_utterances
 from hf_mlpl.corpora.voxpopuli import CODES, read_voxpopuli, voxpopuli_locales
 from hf_mlpl.corpora.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_locales
+from hf_mlpl.text import normalize_text
 
 from .tones import EVENT, RATE
 
@@ -82,7 +83,7 @@ def table(long) -> list[tuple]:
 
 @pytest.mark.parametrize("folder", ["raw_audios", "."])
 @pytest.mark.parametrize("name", ["sv_2020.tar", "sv_2020_2.tar"])
-def test_archives_are_read_in_place(long, tmp_path, folder, name):
+def test_archives_are_read_in_place(long, tmp_path, monkeypatch, folder, name):
     # as it was downloaded: nothing is beside the archives but the table
     content = (long / RECORDING).read_bytes()
     write_tar(tmp_path / "raw_audios" / "sv_2019.tar", {"sv/2019/20191231-0900-PLENARY_sv.ogg": b"OggS"})
@@ -95,6 +96,9 @@ def test_archives_are_read_in_place(long, tmp_path, folder, name):
     assert_same_speech(rows, expected)
     assert {(row["audio"]["path"], row["audio"]["size"]) for row in rows} == {(str(archive), len(content))}
     assert report.dropped == expected_report.dropped == {"segment outside its recording": 1}
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+    write_utterances(rows, tmp_path / "unlabelled.parquet")
+    assert_same_speech(list(read_utterances([tmp_path / "unlabelled.parquet"])), expected)
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ogg")}
 
 
@@ -368,6 +372,33 @@ def test_parquet_of_the_hub(tmp_path, names):
         list(read_voxpopuli_asr(tmp_path / "hub", "dev", ReadingReport(), ["sv-SE"]))
 
 
+@pytest.fixture(scope="module")
+def one_session(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("session")
+    write_noise(root / "packed" / "raw_audios" / "original" / "2020" / f"{SESSION}_original.ogg", 1)
+    for number in range(4):
+        write_noise(root / "cut" / "transcribed_data" / "sl" / "2020" / f"{SESSION}-{number}.ogg", 0.5)
+    return root
+
+
+@given(texts=st.lists(st.text(st.characters(exclude_characters="|\t\r\n\0", exclude_categories=["Cs"])), max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_transcripts_of_any_content(one_session, texts):
+    """Quotes and separators of all kinds, in the annotations and in the table that is made from them."""
+    rows = [(SESSION, i, text, "n", "1", "train", "male", "[(0.25, 0.75)]", "", "") for i, text in enumerate(texts)]
+    write_packed(one_session / "packed" / "annotations" / "asr" / "asr_sl.tsv.gz", [ANNOTATIONS, *rows], "|")
+    rows = [(f"{SESSION}-{i}", text, "n", "1", "train", "male", "", "") for i, text in enumerate(texts)]
+    lines = "".join("\t".join(row) + "\n" for row in [MANIFEST, *rows])
+    (one_session / "cut" / "transcribed_data" / "sl" / "asr_train.tsv").write_bytes(lines.encode())
+    expected = [normalize_text(text) for text in texts]
+    for layout in ("packed", "cut"):
+        report = ReadingReport()
+        found = list(read_voxpopuli_asr(one_session / layout, "train", report))
+        assert [row["text"] for row in found] == [text for text in expected if text]
+        assert [row["duration_seconds"] for row in found] == [0.5] * len(found)
+        assert report.read == len(texts) and report.dropped.total() == expected.count("")
+
+
 def test_accented_english(tmp_path):
     write_transcribed(tmp_path, packed=True)
     shutil.copytree(tmp_path / "transcribed_data" / "sl", tmp_path / "transcribed_data" / "en_accented")
@@ -392,7 +423,7 @@ def test_transcribed_rows_that_cannot_be_used(tmp_path):
         "no raw_text": {"original_text": " "},
         "vad is not a list of times": {"vad": "[(0, 1"},
         "segment outside its recording": {"vad": "[(8, 9.5)]"},
-        "no recording": {"session_id": "20200116"},
+        "no recording": {"session_id": "2020" + "x" * 300},
     }
     rows = [(good | change).values() for change in ({}, *bad.values(), {"vad": "[]"}, {"vad": "7"}, {"split": "new"})]
     write_packed(folder / "asr_sl.tsv.gz", [ANNOTATIONS, *rows, [SESSION, "1", "Da."]], "|")

@@ -122,7 +122,7 @@ class Recordings:
         path = self.root / code / year / f"{event}.ogg"
         archives = self.archives.get((code, year), [])
         try:
-            if path.is_file():
+            if os.path.isfile(path):  # a name may be too long for a file
                 audio = {"path": str(path)}
             else:
                 opened = [self._open(archive) for archive in archives]
