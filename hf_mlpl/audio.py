@@ -11,6 +11,8 @@ import soundfile
 import soxr
 from transformers.utils import logging
 
+from .containers import ContainerError, Section, open_member
+
 logger = logging.get_logger(__name__)
 
 END_TOLERANCE = 0.1  # seconds that `end` may lie behind the recording, because tables of segments are rounded
@@ -36,6 +38,8 @@ def load_audio(audio: str | os.PathLike | bytes | BinaryIO | dict, sampling_rate
     Args:
         audio: A path, the bytes of a file, an open binary file, or a dict with `array` and `sampling_rate` (samples
             (N,), or (channels, N) with two channels at most), or `bytes`, or `path`: the first that is not None.
+            With `offset`, `path` is a container, and the recording is its `size` bytes from there on (in the unpacked
+            stream, if it is a gzipped tar), or, without `size`, row `offset` of a Parquet file.
             `start` and `end` in a dict are seconds: only that part is decoded. `end` may lie up to 0.1 s behind the
             recording's end, which then ends the part.
         sampling_rate: Of the result, in samples per second.
@@ -53,10 +57,8 @@ def load_audio(audio: str | os.PathLike | bytes | BinaryIO | dict, sampling_rate
         first, count = _part(start, end, samples.shape[1], rate, name)
         samples = samples[:, first : first + count]
     else:
-        source = audio.get("bytes") if audio.get("bytes") is not None else audio.get("path")
-        name = _name(audio.get("path") or source)
-        with _open(source, name) as file:
-            rate = file.samplerate
+        with _open(audio) as file:
+            name, rate = _name(audio), file.samplerate
             first, count = _part(start, end, file.frames, rate, name)
             samples = _decode(file, first, count, name).T
     if len(samples) > 1:  # a product is 20 times as fast as mean(axis=0)
@@ -73,36 +75,61 @@ def load_audio(audio: str | os.PathLike | bytes | BinaryIO | dict, sampling_rate
     return samples
 
 
-def audio_duration(audio: str | os.PathLike | bytes | BinaryIO) -> float:
+def audio_duration(audio: str | os.PathLike | bytes | BinaryIO | dict) -> float:
     """
-    Seconds of a recording, from its header; only where the header does not tell is the recording decoded.
+    Seconds of a whole recording, from its header; only where the header does not tell is the recording decoded.
 
-    The header of an mp3 that ends early still tells its former length. Raises `AudioError` as `load_audio` does.
+    The header of an mp3 that ends early still tells its former length. `audio` is what `load_audio` takes, but for a
+    dict with `array`. Raises `AudioError` as `load_audio` does.
     """
-    name = _name(audio)
-    with _open(audio, name) as file:
+    with _open(audio) as file:
         known = file.frames < UNKNOWN_FRAMES
-        frames = file.frames if known else len(_decode(file, 0, file.frames, name))
+        frames = file.frames if known else len(_decode(file, 0, file.frames, _name(audio)))
         return frames / file.samplerate
 
 
-def audio_format(audio: str | os.PathLike | bytes | BinaryIO) -> tuple[int, int]:
+def audio_format(audio: str | os.PathLike | bytes | BinaryIO | dict) -> tuple[int, int]:
     """Sampling rate and channels of a recording, from its header. Raises `AudioError` as `load_audio` does."""
-    with _open(audio, _name(audio)) as file:
+    with _open(audio) as file:
         return file.samplerate, file.channels
 
 
-def _name(source) -> str:
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return f"<{len(source)} bytes>"
-    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else str(getattr(source, "name", source))
+def _name(audio) -> str:
+    """What messages call it."""
+    if isinstance(audio, dict):
+        path = audio.get("path")
+        if path is None:
+            return _name(audio.get("bytes"))
+        if audio.get("bytes") is not None or audio.get("offset") is None:
+            return _name(path)
+        return f"{_name(path)}, {'row' if audio.get('size') is None else 'byte'} {audio['offset']}"
+    if isinstance(audio, (bytes, bytearray, memoryview)):
+        return f"<{len(audio)} bytes>"
+    return os.fspath(audio) if isinstance(audio, (str, os.PathLike)) else str(getattr(audio, "name", audio))
 
 
-def _open(source, name: str) -> soundfile.SoundFile:
+def _source(audio):
+    """The path, bytes or open file of what `load_audio` takes."""
+    if not isinstance(audio, dict):
+        return audio
+    if audio.get("bytes") is not None:
+        return audio["bytes"]
+    if audio.get("offset") is None:
+        return audio.get("path")
+    try:
+        return open_member(audio["path"], audio["offset"], audio.get("size"))
+    except ContainerError as error:
+        raise AudioError(str(error)) from error
+
+
+def _open(audio) -> soundfile.SoundFile:
+    name, source = _name(audio), _source(audio)
     if isinstance(source, (str, os.PathLike)):
         if not os.path.isfile(source):
             raise AudioError(f"{name}: {'is a folder' if os.path.isdir(source) else 'no such file'}")
         is_empty = os.path.getsize(source) == 0
+    elif isinstance(source, Section):
+        is_empty = source.size == 0
     elif isinstance(source, (bytes, bytearray, memoryview)) or hasattr(source, "read"):
         content = source.read() if hasattr(source, "read") else source
         source, is_empty = io.BytesIO(content), not content

@@ -17,6 +17,7 @@ from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
 from .audio import load_audio
 
+AUDIO_KEYS = ("array", "bytes", "path", "offset", "size", "sampling_rate", "start", "end")  # what load_audio takes
 # An input's own, such as the reference text of a row, must not pass for what the model says.
 RESULT_KEYS = {"text", "chunks", "language", "language_probability", "languages"}
 
@@ -100,7 +101,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             inputs = {"path": inputs}
         if isinstance(inputs, dict):
             inputs = dict(inputs)
-            audio = {key: inputs.pop(key, None) for key in ("array", "bytes", "path", "sampling_rate", "start", "end")}
+            audio = {key: inputs.pop(key, None) for key in AUDIO_KEYS}
             raw = inputs.pop("raw", None)
             audio["array"] = audio["array"] if raw is None else raw
             stride = inputs.pop("stride", None)

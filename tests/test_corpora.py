@@ -308,7 +308,7 @@ def test_voxpopuli_bad_rows(voxpopuli):
     damaged.parent.mkdir()
     damaged.write_bytes(b"OggS and nothing else")
     reasons_of_rows = {
-        ("20110101_sv", "1", "0", "1"): "unreadable audio",  # missing
+        ("20110101_sv", "1", "0", "1"): "no recording",
         ("20100101_sv", "2", "0", "1"): "unreadable audio",
         (EVENT, "3", "0", f"{SECONDS + 0.2}"): "segment outside its recording",
         (EVENT, "4", f"{SECONDS + 0.02}", f"{SECONDS + 0.08}"): "segment outside its recording",

@@ -30,11 +30,12 @@ from hf_mlpl.label_filters import read_filters
 from hf_mlpl.training_config import load_config
 
 from .commands import ROOT, check_command, read_commands
+from .packing import pack_tar
 from .port_folder import save_port
 from .tones import EVENT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SKIPPED = {"transcribe.md": ["needs a network"], "from_the_old_port.md": ["needs a network"]}
+SKIPPED = dict.fromkeys(("corpora.md", "from_the_old_port.md", "transcribe.md"), ["needs a network"])
 CLIP = "common_voice_sv-SE_test0"
 # A language model in which all words are as likely; KenLM wants at least one pair
 ARPA = r"""\data\
@@ -121,6 +122,8 @@ def folder(tone_corpus, tone_data, tone_run, tmp_path_factory) -> Path:
     shutil.copytree(tone_data, folder / "data", ignore=shutil.ignore_patterns("run"))
     shutil.copy(tone_corpus / "common-voice" / "sv-SE" / "clips" / f"{CLIP}.mp3", folder / "recording.mp3")
     shutil.copy(tone_corpus / "voxpopuli" / "raw_audios" / "sv" / "2020" / f"{EVENT}.ogg", folder / "lecture.ogg")
+    pack_tar(tone_corpus / "common-voice", folder / "cv-corpus-6.1-2020-12-11-sv-SE.tar.gz", ["sv-SE"])
+    shutil.copytree(tone_corpus / "voxpopuli", folder / "voxpopuli")
     (folder / "talks").mkdir()
     shutil.copy(folder / "recording.mp3", folder / "talks")
     sentences = read_utterances([tone_data / "train.parquet"])["text"]

@@ -70,8 +70,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     import torch  # what is imported here takes seconds, and --help need not wait
     from transformers.utils import logging
 
+    from ..corpora.fl_lists import read_lists
     from ..interop.fl_asr_test import EmissionFiles, file_name, load_acoustic_model, sclite_files
-    from ..interop.fl_lists import read_lists
 
     lists = [name.strip() for name in options.test.split(",") if name.strip()]
     if not lists:

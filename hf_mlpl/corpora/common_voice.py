@@ -1,26 +1,28 @@
-"""Common Voice: an extracted release folder, `{root}/{locale}/{clips/*.mp3, train.tsv, dev.tsv, test.tsv, ...}`."""
+"""Common Voice: release archives as they were downloaded, extracted releases, and mirrors in Parquet files.
+
+Of all releases since 5: columns are found by name, because their order changed once, `accent` became `accents`, and
+`variant`, `sentence_id` and `sentence_domain` came later.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations, groupby
 from pathlib import Path
 
 from ..text import normalize_text
-from .tables import read_table
+from .locales import to_locale
+from .mirrors import mirror_locales, mirror_speakers, read_mirror
+from .releases import Release, find_releases
 from .utterances import ReadingReport, with_durations
 
 COLUMNS = ("client_id", "path", "sentence")
+SPLITS = ("train", "dev", "test", "validated", "other")
 
 
 def find_locales(root: str | Path) -> list[str]:
-    """The locales of a release folder: its sub-folders that hold clips."""
-    locales = sorted(folder.parent.name for folder in Path(root).glob("*/clips") if folder.is_dir())
-    if not locales:
-        raise ValueError(
-            f"{root}: no Common Voice release; expected folders such as {Path(root) / 'sl' / 'clips'}. Releases come "
-            "from https://datacollective.mozillafoundation.org"
-        )
-    return locales
+    """The locales of what `read_common_voice` reads; raises as it does."""
+    return _find(root, None)[1]
 
 
 def read_common_voice(
@@ -28,21 +30,76 @@ def read_common_voice(
 ) -> Iterator[dict]:
     """Utterances of one split (`train`, `dev`, `test`, `validated`, `other`).
 
+    Args:
+        root: An archive (.tar.gz or .tar), which is read in place, or a folder of archives; an extracted release, or
+            its folder of one locale; a Parquet file, or a folder of them.
+        locales: Common Voice's codes; by default all that are there.
+
     Raises:
-        ValueError: for a folder that holds no release, a locale that it lacks, or a TSV file without a needed column.
+        ValueError: for what holds no release, a locale that it lacks, two releases of one locale, and a table that is
+            missing or lacks a needed column.
     """
-    found = find_locales(root)
-    missing = sorted(set(locales or ()) - set(found))
-    if missing:
+    if split not in SPLITS:
+        raise ValueError(f"Common Voice has no split {split!r}; choose from {', '.join(SPLITS)}")
+    releases, locales = _find(root, locales)
+    if not releases:
+        yield from read_mirror(root, split, report, locales)
+    for locale in locales if releases else ():
+        release = releases[locale]()
+        for line in release.problems:
+            report.note(line)
+        rows = _rows(release, split, report)
+        for known, group in groupby(rows, key=lambda row: "duration_seconds" in row[1]):  # noqa: B031 - one of two uses
+            if known:
+                yield from (utterance for _, utterance in group)
+            else:
+                yield from with_durations(group, report)
+
+
+def report_speaker_leaks(root: str | Path, report: ReadingReport, locales: Sequence[str] | None = None) -> None:
+    """Notes a line in the report for each two of train, dev and test that have speakers in common.
+
+    There are none within a release. Where splits of several releases are mixed, or made anew, a model is tested on
+    speakers that it has learned. Raises what `read_common_voice` does.
+    """
+    releases, locales = _find(root, locales)
+    for locale in locales:
+        release, speakers = releases[locale]() if releases else None, {}
+        for split in ("train", "dev", "test"):
+            if release is None:
+                speakers[split] = mirror_speakers(root, split, locale)
+            else:
+                speakers[split] = {row["client_id"] for _, row in release.rows(f"{split}.tsv", ["client_id"])}
+        for one, other in combinations(speakers, 2):
+            if common := sorted(speakers[one] & speakers[other] - {"", None}):
+                report.note(
+                    f"{root}: {one} and {other} of {locale} have {len(common)} speakers in common, such as "
+                    f"{common[0][:16]}"
+                )
+
+
+def _find(root: str | Path, locales: Sequence[str] | None) -> tuple[dict[str, Callable[[], Release]], list[str]]:
+    """Releases by locale, none for Parquet files, and the locales that are wanted."""
+    root = Path(root)
+    releases = find_releases(root)
+    found = list(releases) or mirror_locales(root)
+    if not found:
+        raise ValueError(
+            f"{root}: no Common Voice release; expected folders such as {root / 'sl' / 'clips'}, archives such as "
+            "cv-corpus-6.1-2020-12-11-sl.tar.gz, or Parquet files. Releases come from "
+            "https://datacollective.mozillafoundation.org"
+        )
+    wanted = [to_locale(locale) for locale in locales or found]
+    if missing := sorted(set(wanted) - set(found)):
         raise ValueError(f"{root}: no clips of {', '.join(missing)}; there are {', '.join(found)}")
-    for locale in locales or found:
-        yield from with_durations(_rows(Path(root) / locale, split, report), report)
+    return releases, wanted
 
 
-def _rows(folder: Path, split: str, report: ReadingReport) -> Iterator[tuple[str, dict]]:
-    clips = (folder / "clips").absolute()  # so that utterance files can be used from anywhere
-    for where, row in read_table(folder / f"{split}.tsv", COLUMNS):
+def _rows(release: Release, split: str, report: ReadingReport) -> Iterator[tuple[str, dict]]:
+    table, count, durations = f"{split}.tsv", 0, None
+    for where, row in release.rows(table, COLUMNS):
         report.read += 1
+        count += 1
         clip, text = row["path"] or "", normalize_text(row["sentence"] or "")
         if None in row or None in row.values():
             report.drop("wrong number of columns", where)
@@ -50,13 +107,22 @@ def _rows(folder: Path, split: str, report: ReadingReport) -> Iterator[tuple[str
             report.drop("path is not a file name", where, repr(clip))
         elif not text:
             report.drop("empty sentence", where)
+        elif (audio := release.audio(clip)) is None:
+            report.drop("unreadable audio", where, f"{release.name}/clips/{clip}: no such file")
         else:
+            durations = durations or release.durations()
+            seconds = durations(clip)
             utterance = {
                 "id": Path(clip).stem,
-                "audio": {"path": str(clips / clip), "start": None, "end": None},
-                "language": folder.name,
+                "audio": audio,
+                "language": release.locale,
                 "text": text,
                 "speaker": row["client_id"],
                 "source": "human",
             }
-            yield where, utterance
+            yield where, utterance | ({} if seconds is None else {"duration_seconds": seconds})
+    lines = release.num_lines(table) - 1
+    if count != lines:
+        report.note(
+            f"{release.name}/{table}: {lines} lines but {count} rows; some lines are empty or hold a carriage return"
+        )

@@ -29,6 +29,8 @@ import soxr
 from cffi import FFI
 from tqdm import tqdm
 
+from .voxpopuli import CODES
+
 try:
     import espeakng_loader
     from babel import Locale
@@ -39,9 +41,8 @@ except ImportError as error:
         f'the demo corpus needs the package {error.name!r}, which is missing: pip install "hf-mlpl[demo]"'
     ) from error
 
-# Languages of VoxPopuli by its own two-letter codes, which are the beginnings of Common Voice's.
-VOXPOPULI_CODES = frozenset("bg cs da de el en es et fi fr hr hu it lt lv mt nl pl pt ro sk sl sv".split())
-UNLABELLED_LANGUAGES = tuple(locale for locale in DEMO_LANGUAGES if locale.split("-")[0] in VOXPOPULI_CODES)
+# VoxPopuli's two-letter codes are the beginnings of Common Voice's.
+UNLABELLED_LANGUAGES = tuple(locale for locale in DEMO_LANGUAGES if locale.split("-")[0] in CODES)
 
 # espeak-ng's voice variants; no two splits share one, so their speakers differ. None of them has "breath" (as f2, f3
 # and f5 have) or is a noisy Klatt voice: those sound different from one process to the next.

@@ -1,11 +1,14 @@
-"""A plain table of recordings, for speech of one's own: columns `path`, `sentence`, `language`, `speaker`."""
+"""Lists of recordings, for speech of one's own: tables `path sentence language speaker`, and lists of flashlight."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from ..text import normalize_text
+from .fl_lists import ListEntry, lines_of_list
 from .tables import read_table
 from .utterances import ReadingReport, with_durations
 
@@ -76,3 +79,41 @@ def _rows(table: Path, report: ReadingReport, languages: Sequence[str] | None) -
                 "source": "human" if text else None,
             }
             yield where, utterance
+
+
+def read_fl_lists(
+    names: Sequence[str | Path], language: str, report: ReadingReport, datadir: str | Path = ""
+) -> Iterator[dict]:
+    """Utterances of list files, in their order, without speakers; those without a transcript have no text.
+
+    What a list says of durations is not believed: they are taken from the recordings.
+
+    Args:
+        names, datadir: as of `hf-mlpl test`: lists, and recordings, are below `datadir` where that is given.
+        language: of all recordings, as a locale code of Common Voice.
+
+    Raises:
+        OSError: for a list that cannot be read.
+    """
+    lines = chain.from_iterable(lines_of_list(os.path.join(datadir, name), os.fspath(datadir)) for name in names)
+    yield from with_durations(_rows_of_lists(lines, language, report), report)
+
+
+def _rows_of_lists(
+    lines: Iterable[tuple[str, ListEntry | ValueError]], language: str, report: ReadingReport
+) -> Iterator[tuple[str, dict]]:
+    for where, entry in lines:
+        report.read += 1
+        if isinstance(entry, ValueError):
+            report.drop("not a line of a list", where, str(entry))
+            continue
+        text = normalize_text(entry.transcript) or None
+        utterance = {
+            "id": entry.id,
+            "audio": {"path": os.path.abspath(entry.path), "start": None, "end": None},
+            "language": language,
+            "text": text,
+            "speaker": None,
+            "source": text and "human",
+        }
+        yield where, utterance

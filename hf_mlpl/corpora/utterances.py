@@ -47,11 +47,19 @@ class ReadingReport:
     read: int = 0
     dropped: Counter = field(default_factory=Counter)
     lines: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def drop(self, reason: str, where: str, detail: str = "") -> None:
         """Counts one row under `reason`; `where` is `file:row`."""
         self.dropped[reason] += 1
-        self.lines.append(f"{where}: {reason}" + (f": {detail}" if detail else ""))
+        line = f"{where}: {reason}" + (f": {detail}" if detail else "")
+        self.lines.append(line.encode(errors="backslashreplace").decode())  # names of files need not be UTF-8
+
+    def note(self, line: str) -> None:
+        """Keeps a line about something for which no row is dropped; once, however often it is found."""
+        if line not in self.notes:
+            self.notes.append(line)
+            self.lines.append(line)
 
     @property
     def kept(self) -> int:
@@ -66,12 +74,15 @@ def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport, num_
     """Adds `duration_seconds` from the files' headers; drops unreadable and empty files with a line in the report.
 
     Args:
-        rows: pairs of `file:row` and an utterance without duration, whose audio is a whole file.
+        rows: pairs of `file:row` and an utterance without duration, whose audio is a whole recording.
     """
 
     def measure(row):
+        path = row[1]["audio"]["path"].encode(errors="backslashreplace").decode()
+        if path != row[1]["audio"]["path"]:
+            return AudioError(f"{path}: has a name that is not UTF-8")  # and could not be written down
         try:
-            return audio_duration(row[1]["audio"]["path"])
+            return audio_duration(row[1]["audio"])
         except AudioError as error:
             return error
 

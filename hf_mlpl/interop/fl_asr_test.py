@@ -23,13 +23,13 @@ from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
 from ..atomic import written_whole
 from ..audio import AudioError, audio_format, load_audio
+from ..corpora.fl_lists import ListEntry
 from ..feature_extraction_mlpl import MlplFeatureExtractor
 from ..modeling_mlpl import MlplForCTC
 from ..processing_mlpl import MlplProcessor
 from ..text import WORD_BOUNDARY
 from ..tokenization_mlpl import MlplTokenizer
 from ..transcription import one_ahead
-from .fl_lists import ListEntry
 from .flashlight import Checkpoint, read_checkpoint
 
 BATCH_SECONDS = 60.0  # of audio in one forward, padding counted; a longer recording is alone, and whole

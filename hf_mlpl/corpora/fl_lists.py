@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ctypes import c_float
 from dataclasses import dataclass
 
@@ -43,21 +43,29 @@ def read_lists(names: Sequence[str], datadir: str = "") -> tuple[list[ListEntry]
         OSError: for a list that cannot be read.
     """
     entries, problems = [], []
-    for name in names:
-        name = os.path.join(datadir, name)
+    for name in (os.path.join(datadir, name) for name in names):
         found = len(entries) + len(problems)
-        with open(name, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if columns := line.split():  # bytes.split knows the six characters that flashlight splits at
-                    where = f"{name}, line {number}"
-                    try:
-                        entries.append(_entry(where, columns, datadir))
-                    except ValueError as error:
-                        problems.append(f"{where}: {error}")
+        for where, entry in lines_of_list(name, datadir):
+            if isinstance(entry, ListEntry):
+                entries.append(entry)
+            else:
+                problems.append(f"{where}: {entry}")
         if len(entries) + len(problems) == found:
             problems.append(f"{name}: has no lines")
     # flashlight compares float32 values
     return sorted(entries, key=lambda entry: -c_float(entry.duration).value), problems
+
+
+def lines_of_list(name: str, datadir: str) -> Iterator[tuple[str, ListEntry | ValueError]]:
+    """Where each line is that is not empty, and what it says, or why it cannot be used."""
+    with open(name, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if columns := line.split():  # bytes.split knows the six characters that flashlight splits at
+                where = f"{name}, line {number}"
+                try:
+                    yield where, _entry(where, columns, datadir)
+                except ValueError as error:
+                    yield where, error
 
 
 def _entry(where: str, columns: list[bytes], datadir: str) -> ListEntry:

@@ -1,0 +1,149 @@
+"""Speech in Parquet files, in the columns in which mirrors of Common Voice have it: on the Hub, or in a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..containers import audio_column
+from ..text import normalize_text
+from .locales import to_locale
+from .utterances import ReadingReport, with_durations
+
+# What mirrors call a column, the likeliest name first.
+TEXT = ("sentence", "text", "transcription", "transcript")
+SPEAKER = ("client_id", "speaker_id", "speaker")
+LOCALE = ("locale", "language", "lang")
+SPLITS = {"validation": "dev", "valid": "dev", "val": "dev"} | {
+    name: name for name in ("train", "dev", "test", "validated", "invalidated", "other")
+}
+SPLIT = re.compile(rf"(?:partial-)?({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?![a-z])")
+FOLDER_OF_LOCALE = re.compile(r"[a-z]{2,3}([-_][A-Za-z]+)*")
+
+
+def read_mirror(root: str | Path, split: str, report: ReadingReport, locales: Sequence[str]) -> Iterator[dict]:
+    """Utterances of a split in some locales; of each row the bytes stay where they are.
+
+    Raises:
+        ValueError: for files of no or another split, without recordings or texts, or that are damaged, and where
+            nothing says the locale.
+    """
+    rows = chain.from_iterable(_rows(file, locale, report, locales) for file, locale in _files(root, split))
+    yield from with_durations(rows, report)
+
+
+def mirror_locales(root: str | Path) -> list[str]:
+    """The locales of all Parquet files in a folder, sorted; empty where there are none."""
+    found = set()
+    for files in _splits(root).values():
+        for path, folder in files:
+            with _opened(path) as file:
+                column = _first(LOCALE, file)
+                if column is None:
+                    found.add(_said(folder, path))
+                for batch in file.iter_batches(columns=[column]) if column else ():
+                    found |= set(batch[0].unique().to_pylist()) - {None}
+    return sorted({to_locale(locale) for locale in found})
+
+
+def mirror_speakers(root: str | Path, split: str, locale: str) -> set[str]:
+    """Speakers of a locale in a split; none if there is no such split."""
+    return {
+        row["speaker"]
+        for path, folder in _splits(root).get(split, ())
+        for _, row in _light_rows(path, folder)
+        if row["locale"] == locale and row["speaker"]
+    }
+
+
+def _splits(root: str | Path) -> dict[str, list[tuple[Path, str | None]]]:
+    """Split -> Parquet files, and what their folders say the locale is. A file's name, or a folder's, says the split:
+    `sl/train-00000-of-00002.parquet`, `sl/partial-train/0000.parquet`, `data/validation-00000-of-00001.parquet`.
+    """
+    root, splits = Path(root).absolute(), {}
+    for path in [root] if root.is_file() else sorted(root.rglob("*.parquet")):
+        below = path.relative_to(root).parts or (path.name,)
+        split = next((match[1] for part in reversed(below) if (match := SPLIT.match(part))), None)
+        if split is None:
+            raise ValueError(f"{path}: neither its name nor its folder's is that of a split, such as train or test")
+        folders = [part for part in (*below[:-1][::-1], root.name) if FOLDER_OF_LOCALE.fullmatch(part)]
+        folder = next((part for part in folders if part not in SPLITS), None)
+        splits.setdefault(SPLITS[split], []).append((path, folder))
+    return splits
+
+
+def _files(root: str | Path, split: str) -> list[tuple[Path, str | None]]:
+    splits = _splits(root)
+    if split not in splits:
+        raise ValueError(f"{root}: no Parquet files of {split}; there are those of {', '.join(splits)}")
+    return splits[split]
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path}: no Parquet file, or damaged; download it again") from error
+
+
+def _first(names: Sequence[str], file: pq.ParquetFile) -> str | None:
+    return next((name for name in names if name in file.schema_arrow.names), None)
+
+
+def _said(locale: str | None, path: Path) -> str:
+    if locale is None:
+        raise ValueError(f"{path}: no column and no folder says the locale; put it into a folder such as sl")
+    return locale
+
+
+def _light_rows(path: Path, folder: str | None) -> Iterator[tuple[int, dict]]:
+    """Numbers and contents of a file's rows without the recordings: `name`, `text`, `speaker`, `locale`."""
+    with _opened(path) as file:
+        audio = audio_column(file.schema_arrow, path)
+        columns = {"text": _first(TEXT, file), "speaker": _first(SPEAKER, file), "locale": _first(LOCALE, file)}
+        if columns["text"] is None:
+            raise ValueError(f"{path}: no column {' or '.join(TEXT)}; it has {', '.join(file.schema_arrow.names)}")
+        has_names = (
+            pa.types.is_struct(kind := file.schema_arrow.field(audio).type) and kind.get_field_index("path") >= 0
+        )
+        columns["name"] = "path" if "path" in file.schema_arrow.names else f"{audio}.path" if has_names else None
+        wanted, number = [column for column in columns.values() if column], 0
+        try:
+            for batch in file.iter_batches(1000, columns=wanted):
+                for row in batch.to_pylist():
+                    row[f"{audio}.path"] = (row.get(audio) or {}).get("path")
+                    read = {name: row.get(column) for name, column in columns.items()}
+                    locale = read["locale"] if columns["locale"] else _said(folder, path)
+                    yield number, read | {"locale": locale and to_locale(locale)}
+                    number += 1
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path}: is damaged after row {number}; download it again") from error
+
+
+def _rows(path: Path, folder: str | None, report: ReadingReport, locales: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    for number, row in _light_rows(path, folder):
+        where = f"{path}:{number}"
+        if row["locale"] not in (*locales, None):
+            continue
+        report.read += 1
+        text = normalize_text(row["text"] or "")
+        if row["locale"] is None:
+            report.drop("no locale", where)
+        elif not text:
+            report.drop("empty sentence", where)
+        else:
+            name = PurePosixPath(row["name"] or f"{path.stem}-{number}.")
+            utterance = {
+                "id": name.stem,
+                "audio": {"path": str(path), "offset": number, "size": None, "start": None, "end": None},
+                "language": row["locale"],
+                "text": text,
+                "speaker": row["speaker"],
+                "source": "human",
+            }
+            yield where, utterance
