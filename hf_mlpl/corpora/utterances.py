@@ -103,7 +103,7 @@ def write_utterances(rows: Iterable[dict], path: Path, features: Features = FEAT
     return written
 
 
-def _utterance_files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, int]]:
+def utterance_files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, int]]:
     """Files and their numbers of rows; raises what `read_utterances` says."""
     for given in paths:
         matching = sorted(glob.glob(str(given))) if "*" in str(given) else [given]
@@ -122,7 +122,7 @@ def _utterance_files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, int]]:
 
 def read_columns(paths: Iterable[str | Path], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Columns of utterance files, 10,000 rows at a time; raises as `read_utterances` does."""
-    for path, _ in _utterance_files(paths):
+    for path, _ in utterance_files(paths):
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(BLOCK, columns=list(columns))
 
@@ -177,7 +177,7 @@ def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None
         ValueError: for a file without a column of the schema, two utterances of one id, a language without any.
     """
     parts = []
-    for path, num_rows in _utterance_files(paths):
+    for path, num_rows in utterance_files(paths):
         if num_rows:
             pattern = glob.escape(str(path))  # from_parquet takes a path for a pattern
             with writing(config.HF_DATASETS_CACHE):
