@@ -40,7 +40,7 @@ CLIP_SECONDS = 5
 SEGMENTS = 10_000_000
 SENTENCE = "Vsak začetek je težak, pravi pregovor številka {}."
 COLUMNS = "client_id path sentence up_votes down_votes age gender accent locale segment".split()
-BATCHES = 40
+BATCHES = 20
 MEGABYTE = 2**20
 
 
