@@ -7,11 +7,14 @@ may be resumed, or spread over any number of processes and loader workers, by ch
 from __future__ import annotations
 
 import logging
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
@@ -19,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from .audio import AudioError, load_audio
 from .augment import SpecAugmentConfig, spec_augment
 from .configuration_mlpl import MlplConfig
+from .corpora.utterances import blocks, distinct, durations_of, keep_rows
 from .processing_mlpl import MlplProcessor
 from .text import unknown_character_report
 
@@ -70,29 +74,35 @@ def select_for_training(
         ValueError: for a language that the model does not know, and when nothing is left.
     """
     _check_languages(dataset, config)
-    keep, dropped, unknown_characters = [], Counter(), Counter()
-    rows = zip(dataset["id"][:], dataset["text"][:], dataset["duration_seconds"][:], strict=True)
-    for index, (name, text, seconds) in enumerate(rows):
-        reason = None
+    dropped, unknown_characters = Counter(), Counter()
+
+    def reason_against(text: str | None, seconds: float) -> str | None:
         if not text:
-            reason = "no text"
-        elif unknown := processor.tokenizer.unknown_characters(text):
-            unknown_characters += unknown
-            reason = "unknown characters"
-        elif seconds > max_seconds:
-            reason = f"longer than {max_seconds:g} s"
-        elif min_ctc_frames(processor.tokenizer(text)["input_ids"]) > _num_output_frames(seconds, processor, config):
-            reason = "more labels than frames"
-        if reason is None:
-            keep.append(index)
-        else:
-            dropped[reason] += 1
-            logger.warning("utterance %s dropped: %s (%.2f s, %r)", name, reason, seconds, text)
+            return "no text"
+        if unknown := processor.tokenizer.unknown_characters(text):
+            unknown_characters.update(unknown)
+            return "unknown characters"
+        if seconds > max_seconds:
+            return f"longer than {max_seconds:g} s"
+        if min_ctc_frames(processor.tokenizer(text)["input_ids"]) > _num_output_frames(seconds, processor, config):
+            return "more labels than frames"
+        return None
+
+    def usable(block: pa.Table) -> np.ndarray:
+        rows = list(zip(*(block[name].to_pylist() for name in ("id", "text", "duration_seconds")), strict=True))
+        reasons = [reason_against(text, seconds) for _, text, seconds in rows]
+        for (name, text, seconds), reason in zip(rows, reasons, strict=True):
+            if reason is not None:
+                dropped[reason] += 1
+                logger.warning("utterance %s dropped: %s (%.2f s, %r)", name, reason, seconds, text)
+        return np.array([reason is None for reason in reasons])
+
+    selected = keep_rows(dataset, ["id", "text", "duration_seconds"], usable)
     if unknown_characters:
         logger.warning("characters that the tokenizer lacks: %s", unknown_character_report(unknown_characters))
-    if not keep:
+    if not len(selected):
         raise ValueError(f"none of {len(dataset)} utterances can be used for training: {dict(dropped)}")
-    return dataset.select(keep), dropped
+    return selected, dropped
 
 
 def select_unlabelled(dataset: Dataset, config: MlplConfig, max_seconds: float) -> Dataset:
@@ -102,16 +112,18 @@ def select_unlabelled(dataset: Dataset, config: MlplConfig, max_seconds: float) 
         ValueError: for a language that the model does not know, and when nothing is left.
     """
     _check_languages(dataset, config)
-    keep = [row for row, seconds in enumerate(dataset["duration_seconds"][:]) if seconds <= max_seconds]
-    if len(keep) < len(dataset):
-        logger.warning("%d unlabelled utterances dropped: longer than %g s", len(dataset) - len(keep), max_seconds)
-    if not keep:
+    selected = keep_rows(
+        dataset, ["duration_seconds"], lambda block: block["duration_seconds"].to_numpy() <= max_seconds
+    )
+    if dropped := len(dataset) - len(selected):
+        logger.warning("%d unlabelled utterances dropped: longer than %g s", dropped, max_seconds)
+    if not len(selected):
         raise ValueError(f"none of {len(dataset)} unlabelled utterances is at most {max_seconds:g} s long")
-    return dataset.select(keep)
+    return selected
 
 
 def _check_languages(dataset: Dataset, config: MlplConfig) -> None:
-    unknown = sorted(set(dataset["language"][:]) - set(config.languages))
+    unknown = sorted(set(distinct(dataset, "language")) - set(config.languages))
     if unknown:
         raise ValueError(f"the model has no class for {', '.join(unknown)}; it knows {', '.join(config.languages)}")
 
@@ -121,7 +133,28 @@ def _num_output_frames(seconds: float, processor: MlplProcessor, config: MlplCon
     return config.num_output_frames(processor.feature_extractor.num_frames(num_samples))
 
 
-def plan_batches(durations: np.ndarray, max_batch_seconds: float, rng: np.random.Generator | None = None) -> list:
+class Batches(Sequence):
+    """Lists of rows, kept as arrays: 4 bytes a row (8 from 2^31 rows on) instead of the 40 of Python's lists.
+
+    Args:
+        rows: (N,), batch after batch; starts: (M + 1,), where each batch starts in them, and the end.
+        order: (M,) in which the batches are given; by default as they lie.
+    """
+
+    def __init__(self, rows: np.ndarray, starts: np.ndarray, order: np.ndarray | None = None):
+        self.rows = rows.astype(np.int32 if len(rows) == 0 or rows.max() < 2**31 else np.int64)
+        self.starts = starts
+        self.order = np.arange(len(starts) - 1) if order is None else order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, number: int) -> list[int]:
+        batch = self.order[number]
+        return self.rows[self.starts[batch] : self.starts[batch + 1]].tolist()
+
+
+def plan_batches(durations: np.ndarray, max_batch_seconds: float, rng: np.random.Generator | None = None) -> Batches:
     """Cuts utterances of similar length into batches of at most `max_batch_seconds`, padding counted.
 
     Args:
@@ -132,17 +165,23 @@ def plan_batches(durations: np.ndarray, max_batch_seconds: float, rng: np.random
     Returns:
         Lists of rows; an utterance longer than the budget is a batch of its own.
     """
-    # 5 % of variation keeps over 95 % of the frames useful, if a length has utterances for several batches.
-    keys = durations if rng is None else durations * rng.uniform(0.95, 1.05, len(durations))
-    batches, longest = [], 0.0
-    for row in np.argsort(-keys, kind="stable").tolist():
-        longest = max(longest, durations[row])
-        if not batches or longest * (len(batches[-1]) + 1) > max_batch_seconds:
-            batches.append([])
-            longest = durations[row]
-        batches[-1].append(row)
+    keys = np.negative(durations, dtype=float)
     if rng is not None:
-        rng.shuffle(batches)
+        # 5 % of variation keeps over 95 % of the frames useful, if a length has utterances for several batches.
+        keys *= rng.uniform(0.95, 1.05, len(durations))
+    rows = np.argsort(keys, kind="stable")
+    starts, start, longest = array("q", [0]), 0, 0.0
+    for first in range(0, len(rows), 100_000):  # in blocks: Python's numbers are large
+        for position, seconds in enumerate(durations[rows[first : first + 100_000]].tolist(), start=first):
+            longest = max(longest, seconds)
+            if position > start and longest * (position - start + 1) > max_batch_seconds:
+                starts.append(position)
+                start, longest = position, seconds
+    if len(rows):
+        starts.append(len(rows))
+    batches = Batches(rows, np.array(starts))
+    if rng is not None:
+        rng.shuffle(batches.order)
     return batches
 
 
@@ -152,13 +191,23 @@ def repetitions(dataset: Dataset, alpha: float, pseudo_label_weight: float = 1.0
     Groups are the languages, with human labels and with pseudo-labels apart; the share of the latter is multiplied by
     `pseudo_label_weight`. The utterances of the group that needs it least occur once.
     """
-    is_human = [source == "human" for source in dataset["source"][:]]
-    groups = [f"{language} {human}" for language, human in zip(dataset["language"][:], is_human, strict=True)]
-    names, index = np.unique(groups, return_inverse=True)
-    hours = np.bincount(index, weights=np.array(dataset["duration_seconds"][:]), minlength=len(names))
-    weights = np.where([name.endswith("True") for name in names], 1.0, pseudo_label_weight)
+    groups: dict[tuple[str, bool], int] = {}
+    index, durations = np.empty(len(dataset), np.int16), durations_of(dataset)
+    first = 0
+    for block in blocks(dataset, ["language", "source"]):
+        languages = block["language"].combine_chunks().dictionary_encode()
+        is_human = pc.fill_null(pc.equal(block["source"], "human"), False).to_numpy()
+        codes = [
+            [groups.setdefault((name, human), len(groups)) for human in (False, True)]
+            for name in languages.dictionary.to_pylist()
+        ]
+        index[first : first + len(block)] = np.array(codes)[languages.indices.to_numpy(), is_human.astype(int)]
+        first += len(block)
+    present = np.bincount(index, minlength=len(groups)) > 0
+    hours = np.where(present, np.bincount(index, weights=durations, minlength=len(groups)), 1.0)
+    weights = np.array([1.0 if human else pseudo_label_weight for _, human in groups])
     rates = weights * hours ** (alpha - 1)
-    return (rates / rates.min())[index]
+    return (rates / rates[present].min())[index]
 
 
 class BatchPlan:
@@ -179,7 +228,7 @@ class BatchPlan:
         self.max_batch_seconds = max_batch_seconds
         self.seed = seed
         self.first_numbers = [0]  # of each pass
-        self.current: tuple[int, list] = (-1, [])
+        self.current: tuple[int, Sequence[list[int]]] = (-1, [])
 
     def __getitem__(self, number: int) -> list[int]:
         epoch = self.epoch(number)
@@ -192,13 +241,14 @@ class BatchPlan:
             self.first_numbers.append(self.first_numbers[-1] + len(self._batches(last)))
         return int(np.searchsorted(self.first_numbers, number, side="right")) - 1
 
-    def _batches(self, epoch: int) -> list:
+    def _batches(self, epoch: int) -> Sequence[list[int]]:
         if self.current[0] != epoch:
             rng = np.random.default_rng([self.seed, epoch])
-            counts = np.floor(self.repetitions + rng.random(len(self.durations))).astype(int)
-            rows = np.repeat(np.arange(len(counts)), counts)
+            counts = rng.random(len(self.durations))
+            counts += self.repetitions
+            rows = np.repeat(np.arange(len(counts), dtype=np.int32), counts.astype(np.int32))
             batches = plan_batches(self.durations[rows], self.max_batch_seconds, rng)
-            self.current = (epoch, [rows[batch].tolist() for batch in batches])
+            self.current = (epoch, Batches(rows[batches.rows], batches.starts, batches.order))
         return self.current[1]
 
 

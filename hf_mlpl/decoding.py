@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from .corpora.utterances import durations_of
 from .data import SpeechBatch, SpeechBatches, plan_batches
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
@@ -60,7 +61,7 @@ def transcribe(
         max_batch_seconds: audio of one forward, padding counted. It changes the speed, not the texts.
         progress: a bar that counts utterances.
     """
-    durations = np.array(dataset["duration_seconds"][:])
+    durations = durations_of(dataset)
     batches = SpeechBatches(
         dataset, plan_batches(durations, max_batch_seconds), processor, model.config, with_labels=False
     )

@@ -24,7 +24,7 @@ from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 
 from .atomic import write_json
-from .corpora.utterances import FEATURES, write_utterances
+from .corpora.utterances import FEATURES, blocks, durations_of, write_utterances
 from .decoding import Hypothesis, transcribe
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
@@ -73,12 +73,10 @@ def pseudo_label(
     Raises:
         ValueError: where `output_dir` holds labels of other utterances or of another teacher.
     """
-    ids = dataset["id"][:]
-    job = {
-        "teacher": teacher,
-        "utterances": len(ids),
-        "ids_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
-    }
+    ids = hashlib.sha256()
+    for number, block in enumerate(blocks(dataset, ["id"])):
+        ids.update(("\n" * (number > 0) + "\n".join(block["id"].to_pylist())).encode())
+    job = {"teacher": teacher, "utterances": len(dataset), "ids_sha256": ids.hexdigest()}
     if accelerator.is_main_process:
         _check_same_job(output_dir, job)
     accelerator.wait_for_everyone()
@@ -86,8 +84,8 @@ def pseudo_label(
     if complete.exists():
         return json.loads(complete.read_text(encoding="utf-8"))
 
-    durations = np.array(dataset["duration_seconds"][:])
-    order = np.argsort(-durations, kind="stable")  # neighbours in length share a shard: its batches need less padding
+    # Neighbours in length share a shard: its batches need less padding.
+    order = np.argsort(-durations_of(dataset), kind="stable")
     shards = [order[first : first + SHARD_SIZE] for first in range(0, len(order), SHARD_SIZE)]
     mine = [
         (number, rows)
@@ -104,7 +102,12 @@ def pseudo_label(
             write_utterances(labels, _shard_path(output_dir, number), LABEL_FEATURES)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        references = {name: text for name, text in zip(ids, dataset["text"][:], strict=True) if text}
+        references = {
+            name: text
+            for block in blocks(dataset, ["id", "text"])
+            for name, text in zip(block["id"].to_pylist(), block["text"].to_pylist(), strict=True)
+            if text
+        }
         _complete(output_dir, job, len(shards), references)
     accelerator.wait_for_everyone()
     return json.loads(complete.read_text(encoding="utf-8"))

@@ -5,15 +5,59 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 WORD_BOUNDARY = "|"
+INSIDE_WORDS = "'’-‐·"
 BLANK_TOKEN = "<blank>"  # never in a tokens file: the program appends the blank after its last line
 
 
 def normalize_text(text: str) -> str:
     """NFC, with every run of Unicode white space as one space and none at the ends; case and punctuation stay."""
     return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """
+    What is done to the transcripts of a language, beyond `normalize_text`, where one wants that: the paper's models
+    are trained on cased and punctuated text as it is.
+
+    Args:
+        replace: Strings and what takes their place, in this order, before all else.
+        lowercase: Whether text becomes lower case.
+        dotless_i: Whether the lower case of I is ı, and that of İ is i, as in Turkish and Azerbaijani.
+        strip_punctuation: Whether punctuation goes, but for apostrophes, hyphens and middle dots inside of words.
+
+    ```python
+    >>> Normalizer(lowercase=True, strip_punctuation=True)("„Na, wie geht's?“ – Gut.")
+    "na wie geht's gut"
+
+    ```
+    """
+
+    replace: Mapping[str, str] = field(default_factory=dict)
+    lowercase: bool = False
+    dotless_i: bool = False
+    strip_punctuation: bool = False
+
+    def __call__(self, text: str) -> str:
+        for old, new in self.replace.items():
+            text = text.replace(old, new)
+        if self.dotless_i:
+            text = unicodedata.normalize("NFC", text).replace("İ", "i").replace("I", "ı")
+        if self.lowercase:
+            text = text.lower()
+        if self.strip_punctuation:
+            spaced = f" {text} "
+            text = "".join(
+                character
+                for before, character, after in zip(spaced, text, spaced[2:], strict=False)
+                if not unicodedata.category(character).startswith("P")
+                or (character in INSIDE_WORDS and before.isalnum() and after.isalnum())
+            )
+        return normalize_text(text)
 
 
 def build_vocabulary(texts: Iterable[str]) -> list[str]:

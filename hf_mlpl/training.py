@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
+import pyarrow.compute as pc
 import torch
 import yaml
 from accelerate import Accelerator
@@ -22,7 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .atomic import partial_path, write_text, writing, written_whole
 from .configuration_mlpl import MlplConfig
-from .corpora.utterances import read_utterances
+from .corpora.utterances import distinct, durations_of, keep_rows, read_utterances
 from .data import (
     BatchPlan,
     SpeechBatch,
@@ -179,7 +179,7 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
         raise ValueError("a new model needs `tokens`, a tokens file; recipes/build_tokenizer.py writes one")
     tokenizer = MlplTokenizer(config.tokens)
     tokenizer.learn_language_characters(_human_texts(train_set))
-    languages = config.languages or sorted(set(train_set["language"][:]))
+    languages = config.languages or distinct(train_set, "language")
     preset = getattr(MlplConfig, config.model)
     model = MlplForCTC(preset(vocab_size=len(tokenizer), languages=languages, **config.model_fields))
     return model, MlplProcessor(MlplFeatureExtractor(), tokenizer)
@@ -270,14 +270,15 @@ def _dev_set(config: TrainingConfig) -> Dataset | None:
         return None
     dataset = read_utterances(config.dev)
     if config.language:
-        dataset = dataset.select([i for i, spoken in enumerate(dataset["language"][:]) if spoken == config.language])
+        dataset = keep_rows(
+            dataset, ["language"], lambda block: pc.equal(block["language"], config.language).to_numpy()
+        )
     return dataset if len(dataset) else None
 
 
 def _batch_plan(dataset: Dataset, config: TrainingConfig) -> BatchPlan:
-    durations = np.array(dataset["duration_seconds"][:])
     times = repetitions(dataset, config.language_alpha, config.pseudo_label_weight)
-    return BatchPlan(durations, config.max_batch_seconds, config.seed, times)
+    return BatchPlan(durations_of(dataset), config.max_batch_seconds, config.seed, times)
 
 
 def _speech_batches(dataset, plan, processor, model, config: TrainingConfig, with_labels: bool) -> SpeechBatches:

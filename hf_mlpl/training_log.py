@@ -11,6 +11,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from .atomic import write_text, writing, written_whole
+from .corpora.utterances import durations_of
 from .modeling_mlpl import MlplForCTC
 from .training_config import TrainingConfig
 
@@ -46,7 +47,7 @@ class TrainingLog:
 
     def describe(self, train_set: Dataset, dropped: Counter, model: MlplForCTC) -> None:
         """One line on what is trained on what."""
-        hours = sum(train_set["duration_seconds"][:]) / 3600
+        hours = durations_of(train_set).sum() / 3600
         text = (
             f"{model.num_parameters() / 1e6:.1f} M parameters, {len(model.config.languages)} languages; training on "
             f"{len(train_set)} utterances, {hours:.2f} h"

@@ -8,9 +8,9 @@ Only training transcripts, because a vocabulary that has seen the test split wou
 import argparse
 from pathlib import Path
 
-from hf_mlpl.corpora.utterances import read_utterances
+from hf_mlpl.corpora.utterances import read_columns
 from hf_mlpl.one_line_errors import one_line_errors
-from hf_mlpl.text import build_vocabulary, write_tokens
+from hf_mlpl.text import build_vocabulary, normalize_text, write_tokens
 
 
 def main() -> None:
@@ -18,13 +18,17 @@ def main() -> None:
     parser.add_argument("data", nargs="+", type=Path, help="labelled utterance files of training")
     parser.add_argument("--output", type=Path, required=True, help="the tokens file")
     arguments = parser.parse_args()
-    texts = [text for text in read_utterances(arguments.data)["text"] if text]
-    if not texts:
+    characters, count = set(), 0
+    for block in read_columns(arguments.data, ["text"]):
+        texts = [normalize_text(text) for text in block["text"].to_pylist() if text]
+        characters.update(*texts)
+        count += len(texts)
+    if not count:
         raise ValueError(f"{arguments.data[0]}: no utterance has a text")
-    vocabulary = build_vocabulary(texts)
+    vocabulary = build_vocabulary(characters)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_tokens(arguments.output, vocabulary)
-    print(f"{arguments.output}: {len(vocabulary)} entries from {len(texts)} transcripts; the model adds the blank")
+    print(f"{arguments.output}: {len(vocabulary)} entries from {count} transcripts; the model adds the blank")
     print(f"next: accelerate launch recipes/train.py SETTINGS.yaml tokens={arguments.output}")
 
 

@@ -555,7 +555,8 @@ def test_scripts_from_corpora_to_tokens(tmp_path, table, voxpopuli):
     assert done.returncode == 0, done.stderr
 
     splits = ["train", "dev", "test", "unlabelled"]
-    assert sorted(os.listdir(data)) == sorted(["report.txt", *(f"{split}.parquet" for split in splits)])
+    reports = ["durations.png", "quarantine.tsv", "report.json", "report.txt"]
+    assert sorted(os.listdir(data)) == sorted([*reports, *(f"{split}.parquet" for split in splits)])
     written = {split: list(read_utterances([data / f"{split}.parquet"])["id"]) for split in splits}
     assert written == {
         "train": ["common_voice_sl_0", "ana/0", "ana/1", "ben/0", "ben/1", "dora/0"],
@@ -563,17 +564,22 @@ def test_scripts_from_corpora_to_tokens(tmp_path, table, voxpopuli):
         "test": ["common_voice_sl_2", "cid/0", "cid/1"],
         "unlabelled": [f"{EVENT}_0", "dora/1"],
     }
-    report = (data / "report.txt").read_text().splitlines()
-    assert len(report) == 16
+    head, report = (lines := (data / "report.txt").read_text().splitlines())[:-16], lines[-16:]
+    assert head[0] == "28 rows read, 12 kept; dropped: 15 unreadable audio, 1 segment outside its recording"
+    assert [line.split()[0] for line in head[1:6]] == ["hours", "de", "sl", "sv-SE", "all"]
+    assert [line.partition(" that train lacks: ")[0] for line in head[6:]] == [
+        "characters of dev",
+        "characters of test",
+    ]
     assert all(line.count(": unreadable audio: ") == 1 for line in report[:15])
     rows = [f"{release}/sl/{split}.tsv:{row}" for split in ("train", "dev", "test") for row in range(3, 8)]
     assert [line.partition(": ")[0] for line in report[:15]] == rows
     assert report[15].endswith("/unlabelled_v2.tsv.gz:3: segment outside its recording: 9.0-99.0 s of 9.70 s")
     assert done.stdout.splitlines() == [
         *(f"{data}/{split}.parquet: {len(written[split])} utterances" for split in splits),
-        "28 rows read, 12 kept; dropped: 15 unreadable audio, 1 segment outside its recording",
+        *head,
         *report[:10],
-        f"all 16 lines: {data}/report.txt",
+        f"all of it: {data}/report.txt",
         f"next: python recipes/build_tokenizer.py {data}/train.parquet --output tokens-all.lst",
     ]
 
@@ -618,6 +624,8 @@ def test_a_mistake_ends_a_script_with_one_line(folder_of_mistakes):
     arguments, message = MISTAKES[0]
     done = run_script(*arguments, "--output", "output")
     assert done.returncode == 1
-    lines = [line for line in done.stderr.splitlines() if line and not line.startswith("train: ")]  # a progress bar
+    lines = [
+        line for line in done.stderr.splitlines() if line and not line.startswith("prepared: ")
+    ]  # the progress bar
     assert len(lines) == 1
     assert lines[0].startswith(f"error: {message}")

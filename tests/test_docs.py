@@ -24,6 +24,7 @@ from sybil.parsers.rest import DocTestParser
 
 from hf_mlpl import MlplForCTC
 from hf_mlpl.cli import main
+from hf_mlpl.corpora.preparation import read_normalizers
 from hf_mlpl.corpora.utterances import read_utterances
 from hf_mlpl.interop.flashlight import Checkpoint, write_checkpoint
 from hf_mlpl.label_filters import read_filters
@@ -75,10 +76,11 @@ def run_bash(example: Example) -> None:
 
 
 def read_yaml(example: Example) -> None:
-    """Filters of pseudo-labels, or settings of a training run."""
+    """Filters of pseudo-labels, normalisers of texts, or settings of a training run."""
     path = Path("example.yaml")
     path.write_text(example.parsed, encoding="utf-8")
-    read = read_filters if example.parsed.startswith("filter:") else load_config
+    readers = {"filter:": read_filters, "# normalizers": read_normalizers}
+    read = next((read for start, read in readers.items() if example.parsed.startswith(start)), load_config)
     read(path)
 
 

@@ -89,7 +89,7 @@ def test_prepare_data(chain):
     for line in ("train.parquet: 64 utt", "dev.parquet: 16 utt", "test.parquet: 16 utt", "unlabelled.parquet: 24 utt"):
         assert f"data/{line}" in out
     report = (chain.folder / "data" / "report.txt").read_text().splitlines()
-    assert len(report) == 3 and all(line in out for line in report)
+    assert len(report) == 5 + 3 and all(line in out for line in report)
     assert "123 rows read, 120 kept; dropped: " in out
     next_command = re.search(r"next: python (recipes/.*)", out).group(1)
     assert (ROOT / shlex.split(next_command)[0]).is_file()

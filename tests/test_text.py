@@ -1,13 +1,24 @@
 """Normalisation, vocabularies and tokens files, compared with the original's file and with the Unicode standard."""
 
+import runpy
+import sys
 import unicodedata
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_mlpl.text import build_vocabulary, normalize_text, read_tokens, unknown_character_report, write_tokens
+from hf_mlpl.corpora.utterances import write_utterances
+from hf_mlpl.text import (
+    Normalizer,
+    build_vocabulary,
+    normalize_text,
+    read_tokens,
+    unknown_character_report,
+    write_tokens,
+)
 
 
 @pytest.mark.parametrize(
@@ -93,3 +104,63 @@ def test_unknown_character_report():
     report = unknown_character_report(Counter("abcdefghijklmaa"))
     assert report.startswith("'a' (U+0061 LATIN SMALL LETTER A) x 3, ")
     assert report.count(" x 1, ") == 9 and report.endswith(" x 1, and 3 other characters")
+
+
+# ---- normalisers
+
+
+@pytest.mark.parametrize(
+    ("settings", "text", "normalised"),
+    [
+        ({}, "A  b\u0301, C!", "A b\u0301, C!"),
+        ({"lowercase": True}, "ÀÉ \u1e9e ΣΑΣ IİX", "àé ß σας i" + "i\u0307x"),
+        ({"lowercase": True, "dotless_i": True}, "IİI I\u0307", "ıiı i"),
+        ({"strip_punctuation": True}, "„L'été – aujourd’hui“, dit-il… (c'h!) 'a' -b- col·lega ¿qué?", None),
+        ({"strip_punctuation": True}, "、他说：「好」。١٢٪ अ।", "他说好١٢ अ"),
+        ({"strip_punctuation": True}, "--- '' .", ""),
+        ({"replace": {"ё": "е", "е": "э"}}, "ёе", "ээ"),
+        ({"replace": {"ß": "SS"}, "lowercase": True}, "Straße", "strasse"),
+    ],
+)
+def test_normalizers(settings, text, normalised):
+    expected = "L'été aujourd’hui dit-il c'h a b col·lega qué" if normalised is None else normalised
+    assert Normalizer(**settings)(text) == expected
+
+
+@given(st.text())
+def test_normalizers_do_nothing_by_default_and_leave_no_punctuation_if_asked(text):
+    assert Normalizer()(text) == normalize_text(text)
+    strip = Normalizer(strip_punctuation=True)
+    assert not [c for c in strip(text) if unicodedata.category(c).startswith("P") and c not in "'\u2019-\u2010\u00b7"]
+
+
+# ---- the vocabulary of Common Voice's languages
+
+LOCALES = (
+    "ab ar as br ca cnh cs cv cy de dv el en eo es et eu fa fi fr fy ga hi hsb hu ia id it ja ka kab ky lg lt lv mn mt"
+    " nl or pa pl pt rm ro ru rw sah sl sv ta th tr tt uk vi vot zh zh_Hant"
+).split()
+
+
+def test_a_tokens_file_of_many_languages(tmp_path, monkeypatch):
+    """What build_tokenizer.py makes of transcripts in nearly all of them is a file that flashlight itself reads."""
+    babel = pytest.importorskip("babel")
+    dictionary = pytest.importorskip("flashlight.lib.text.dictionary")
+    rows = []
+    for locale in LOCALES:
+        if babel.localedata.exists(locale):
+            for number, name in enumerate(babel.Locale.parse(locale).languages.values()):
+                row = {"id": f"{locale}{number}", "language": locale, "text": name, "duration_seconds": 1.0}
+                rows.append(row | {"audio": None, "speaker": None, "source": "human"})
+    assert len({row["language"] for row in rows}) > 50
+    write_utterances(rows, tmp_path / "train.parquet")
+    tokens = tmp_path / "tokens-all.lst"
+    script = Path(__file__).resolve().parents[1] / "recipes" / "build_tokenizer.py"
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "train.parquet"), "--output", str(tokens)])
+    runpy.run_path(str(script), run_name="__main__")
+    lines = tokens.read_text(encoding="utf-8").split("\n")
+    assert lines[0] == "|" and lines[-1] == "" and "" not in lines[:-1]
+    assert lines[1:-1] == sorted({c for row in rows for c in normalize_text(row["text"])} - {" ", "|"})
+    theirs = dictionary.Dictionary(str(tokens))
+    assert [theirs.get_entry(index) for index in range(theirs.index_size())] == lines[:-1]
+    assert len(lines) > 1000  # from the names of languages alone; the original has 8064 lines

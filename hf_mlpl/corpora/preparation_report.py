@@ -1,0 +1,123 @@
+"""What a preparation of corpora tells: counts, hours per language, unknown characters, a plot of durations."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..atomic import written_whole
+from ..text import unknown_character_report
+
+BIN_SECONDS = 0.5  # of the histogram of durations
+MAX_PLOTTED_SECONDS = 60
+
+
+@dataclass
+class SplitStatistics:
+    """Of the utterances of a split; grows with the languages and characters, not with the utterances."""
+
+    utterances: Counter = field(default_factory=Counter)  # by language
+    seconds: Counter = field(default_factory=Counter)  # by language
+    characters: Counter = field(default_factory=Counter)
+    durations: Counter = field(default_factory=Counter)  # by the number of the bin
+
+    def add(self, utterance: dict) -> None:
+        self.utterances[utterance["language"]] += 1
+        self.seconds[utterance["language"]] += utterance["duration_seconds"]
+        self.characters.update(utterance["text"] or "")
+        self.durations[int(utterance["duration_seconds"] / BIN_SECONDS)] += 1
+
+    def as_json(self) -> dict:
+        return {name: dict(sorted(counts.items())) for name, counts in vars(self).items()}
+
+    def add_json(self, content: dict) -> None:
+        for name, counts in content.items():
+            keys = map(int, counts) if name == "durations" else counts
+            getattr(self, name).update(dict(zip(keys, counts.values(), strict=True)))
+
+
+@dataclass
+class PreparationReport:
+    """Of all parts together; `splits` has those that hold or could hold an utterance, train before dev before test."""
+
+    read: int = 0
+    dropped: Counter = field(default_factory=Counter)
+    splits: dict[str, SplitStatistics] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, parts: Iterable[Path]) -> PreparationReport:
+        """The sum of the reports of parts, which are JSON files."""
+        report = cls()
+        for path in parts:
+            part = json.loads(path.read_text(encoding="utf-8"))
+            report.read += part["read"]
+            report.dropped.update(part["dropped"])
+            for split, content in part["splits"].items():
+                report.splits.setdefault(split, SplitStatistics()).add_json(content)
+        order = ["train", "dev", "test", *sorted(report.splits)]
+        report.splits = {split: report.splits[split] for split in dict.fromkeys(order) if split in report.splits}
+        return report
+
+    def unknown_characters(self, known: Iterable[str] | None = None) -> dict[str, Counter]:
+        """By split, characters that a model does not know: by default all that the transcripts of train lack."""
+        if known is None:
+            known = self.splits["train"].characters if "train" in self.splits else ()
+        known = {" ", *known}
+        return {
+            split: unknown
+            for split, of in self.splits.items()
+            if (unknown := Counter({char: n for char, n in of.characters.items() if char not in known}))
+        }
+
+    def as_json(self, known_characters: Iterable[str] | None = None) -> dict:
+        return {
+            "read": self.read,
+            "kept": self.read - self.dropped.total(),
+            "dropped": dict(self.dropped.most_common()),
+            "unknown_characters": self.unknown_characters(known_characters),
+            "splits": {split: of.as_json() for split, of in self.splits.items()},
+        }
+
+    def lines(self, known_characters: Iterable[str] | None = None) -> list[str]:
+        """For people: what was read, kept and dropped, hours by language and split, and unknown characters."""
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
+        told = f"{self.read} rows read, {self.read - self.dropped.total()} kept"
+        lines = [told + (f"; dropped: {reasons}" if reasons else "")]
+        languages = sorted({language for of in self.splits.values() for language in of.seconds})
+        rows = [("hours", *self.splits)]
+        for language in languages:
+            rows.append((language, *(f"{of.seconds[language] / 3600:.2f}" for of in self.splits.values())))
+        rows.append(("all", *(f"{of.seconds.total() / 3600:.2f}" for of in self.splits.values())))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+            lines.append("  ".join(cells))
+        lacks = "the tokens file" if known_characters is not None else "train"
+        for split, unknown in self.unknown_characters(known_characters).items():
+            if split != "unlabelled":  # whose texts are learned by nobody
+                lines.append(f"characters of {split} that {lacks} lacks: {unknown_character_report(unknown)}")
+        return lines
+
+
+def plot_durations(report: PreparationReport, path: Path) -> None:
+    """A histogram for each split, as a picture."""
+    from matplotlib.figure import Figure  # slow to import
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    bins = int(MAX_PLOTTED_SECONDS / BIN_SECONDS)
+    for split, of in report.splits.items():
+        counts = [of.durations[number] for number in range(bins)]
+        counts.append(sum(count for number, count in of.durations.items() if number >= bins))
+        axes.stairs(counts, _edges(bins), label=split)
+    axes.set(xlabel=f"seconds (the last bin: {MAX_PLOTTED_SECONDS} and more)", ylabel="utterances", yscale="symlog")
+    axes.legend()
+    with written_whole(path) as partial:
+        figure.savefig(partial)
+
+
+def _edges(bins: int) -> Sequence[float]:
+    return [number * BIN_SECONDS for number in range(bins + 2)]

@@ -1,0 +1,218 @@
+"""Preparing corpora: parts and processes, going on after a kill, and what the report says of them."""
+
+import json
+import multiprocessing
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from hf_mlpl.corpora.preparation import (
+    Part,
+    Treatment,
+    audio_name,
+    prepare,
+    read_normalizers,
+    read_quarantine,
+)
+from hf_mlpl.corpora.preparation_report import plot_durations
+from hf_mlpl.corpora.utterances import ReadingReport, read_utterances
+from hf_mlpl.text import Normalizer
+
+TEXTS = {"de": "Straße", "sl": "Čas, \u201eteče\u201c.", "tr": "IĞDIR İl"}
+
+
+@pytest.fixture(autouse=True)
+def datasets_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+
+
+def read_locale(folder: Path, split: str, locale: str, report: ReadingReport):
+    """30 utterances and two that are dropped; kills its process where a file `kill` says so."""
+    with open(folder / "reads", "a") as reads:
+        reads.write(f"{split} {locale}\n")
+    for number in range(30):
+        report.read += 1
+        if (folder / "kill").exists() and (split, locale, number) == ("train", "sl", 20):
+            os.kill(os.getpid(), signal.SIGKILL)
+        audio = {"path": f"/clips/{locale}/{split}-{number}.mp3", "start": None, "end": None}
+        row = {"id": f"{locale}-{split}-{number}", "audio": audio, "duration_seconds": number / 4, "speaker": None}
+        yield row | {"language": locale, "text": TEXTS[locale], "source": "human"}
+    for number in range(2):
+        report.read += 1
+        report.drop("unreadable audio", f"{split}.tsv:{number}", f"/clips/{locale}/bad.mp3: is empty, at {split}")
+
+
+def read_own(report: ReadingReport):
+    return {"train": [], "unlabelled": list(read_locale(Path(os.devnull).parent, "x", "de", report))}
+
+
+def parts(folder: Path) -> list[Part]:
+    return [
+        Part(f"{split} {locale}", partial(read_locale, folder, split, locale), split)
+        for split in ("train", "test")
+        for locale in TEXTS
+    ]
+
+
+def ids(path: Path) -> list[str]:
+    return list(read_utterances([path])["id"])
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_report(tmp_path):
+    report = prepare(parts(tmp_path), tmp_path / "data", known_characters="Straße")
+    assert sorted(os.listdir(tmp_path / "data")) == [
+        *("quarantine.tsv", "report.json", "report.txt", "test.parquet", "train.parquet")
+    ]
+    assert ids(tmp_path / "data" / "train.parquet") == [f"{locale}-train-{n}" for locale in TEXTS for n in range(30)]
+    text = (tmp_path / "data" / "report.txt").read_text().splitlines()
+    assert text[:6] == [
+        "192 rows read, 180 kept; dropped: 12 unreadable audio",
+        "hours  train  test",
+        "de      0.03  0.03",
+        "sl      0.03  0.03",
+        "tr      0.03  0.03",
+        "all     0.09  0.09",
+    ]
+    assert text[6].startswith("characters of train that the tokens file lacks: ")
+    assert "(U+010C LATIN CAPITAL LETTER C WITH CARON) x 30" in text[6]
+    assert text[8:] == [
+        f"{split}.tsv:{n}: unreadable audio: /clips/{locale}/bad.mp3: is empty, at {split}"
+        for split in ("train", "test")
+        for locale in TEXTS
+        for n in range(2)
+    ]
+    read = json.loads((tmp_path / "data" / "report.json").read_text())
+    assert (read["read"], read["kept"], read["dropped"]) == (192, 180, {"unreadable audio": 12})
+    assert read["splits"]["test"]["utterances"] == dict.fromkeys(sorted(TEXTS), 30)
+    assert read["splits"]["test"]["seconds"]["sl"] == sum(range(30)) / 4
+    assert read["unknown_characters"]["train"]["č"] == 30 and "ß" not in read["unknown_characters"]["train"]
+    plot_durations(report, tmp_path / "durations.png")
+    assert (tmp_path / "durations.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_characters_that_train_lacks(tmp_path):
+    one, *_, other = parts(tmp_path)
+    report = prepare([one, other], tmp_path / "data")
+    assert report.unknown_characters() == {"test": {"I": 60, "Ğ": 30, "D": 30, "R": 30, "İ": 30, "l": 30}}
+    assert any(line.startswith("characters of test that train lacks: ") for line in report.lines())
+
+
+def test_a_killed_preparation_goes_on_and_reads_nothing_twice(tmp_path, capfd):
+    prepare(parts(tmp_path), tmp_path / "whole")
+    (tmp_path / "reads").unlink()
+    (tmp_path / "kill").touch()
+    process = multiprocessing.get_context("fork").Process(target=prepare, args=(parts(tmp_path), tmp_path / "data"))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not list(tmp_path.glob("data/[!.]*"))
+    (tmp_path / "kill").unlink()
+    prepare(parts(tmp_path), tmp_path / "data")
+    assert (tmp_path / "reads").read_text().split("\n")[:-1] == [
+        *("train de", "train sl"),
+        *("train sl", "train tr", "test de", "test sl", "test tr"),
+    ]
+    assert content(tmp_path / "data") == content(tmp_path / "whole")
+    assert "going on: 1 of 6 parts were finished before" in "".join(capfd.readouterr())
+    (tmp_path / "reads").unlink()
+    prepare(parts(tmp_path), tmp_path / "data")  # a finished one begins anew: the corpus may have changed
+    assert len((tmp_path / "reads").read_text().splitlines()) == 6
+
+
+def test_other_settings_do_not_take_finished_parts(tmp_path):
+    (tmp_path / "kill").touch()
+    process = multiprocessing.get_context("fork").Process(target=prepare, args=(parts(tmp_path), tmp_path / "data"))
+    process.start()
+    process.join()
+    (tmp_path / "kill").unlink()
+    prepare(parts(tmp_path), tmp_path / "data", Treatment(normalizers={"de": Normalizer(lowercase=True)}))
+    assert read_utterances([tmp_path / "data" / "train.parquet"])[0]["text"] == "straße"
+    assert not list(tmp_path.glob("data/.*"))
+
+
+def test_several_processes_do_the_same(tmp_path):
+    prepare(parts(tmp_path), tmp_path / "one")
+    prepare(parts(tmp_path), tmp_path / "two", workers=2)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_a_mistake_in_another_process_is_the_readers(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere/reads"):
+        prepare(parts(tmp_path / "nowhere"), tmp_path / "data", workers=2)
+
+
+def test_a_reader_of_several_splits(tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.read_locale", lambda *_: iter(()))
+    report = prepare([Part("own", partial(read_own))], tmp_path)
+    assert list(report.splits) == ["train", "unlabelled"]
+    assert ids(tmp_path / "train.parquet") == ids(tmp_path / "unlabelled.parquet") == []
+
+
+def test_quarantine(tmp_path):
+    prepare(parts(tmp_path), tmp_path / "data")
+    listed = read_quarantine(tmp_path / "data" / "quarantine.tsv")
+    assert listed == {f"/clips/{locale}/bad.mp3": "is empty, at test" for locale in TEXTS}
+    listed["/clips/sl/train-7.mp3"] = "full of noise"
+    report = prepare(parts(tmp_path), tmp_path / "data", Treatment(quarantine=listed))
+    assert "sl-train-7" not in ids(tmp_path / "data" / "train.parquet")
+    assert report.dropped == {"unreadable audio": 12, "in quarantine": 1}
+    again = read_quarantine(tmp_path / "data" / "quarantine.tsv")
+    assert again["/clips/sl/train-7.mp3"] == "full of noise" and again.keys() == listed.keys()
+    with pytest.raises(ValueError, match="column audio, reason is missing"):
+        (tmp_path / "list.tsv").write_text("path\n")
+        read_quarantine(tmp_path / "list.tsv")
+
+
+def test_names_of_audio():
+    assert audio_name({"path": "a.mp3", "start": 1.0, "end": 2.0}) == "a.mp3"
+    assert audio_name({"path": "a.tar", "offset": 512, "size": 3}) == "a.tar, byte 512"
+    assert audio_name({"path": "a.parquet", "offset": 0, "size": None}) == "a.parquet, row 0"
+
+
+def read_files(folder: Path, report: ReadingReport):
+    for path in sorted(folder.glob("*.wav")):
+        report.read += 1
+        row = {"id": path.stem, "audio": {"path": str(path)}, "duration_seconds": 1.0, "language": "sl"}
+        yield row | {"text": "Da.", "speaker": None, "source": "human"}
+
+
+def test_decoding_finds_damage_behind_a_good_header(tmp_path):
+    for name, seconds in (("good", 1), ("short", 0.5)):
+        soundfile.write(tmp_path / f"{name}.wav", np.ones(int(16000 * seconds)) / 9, 16000)
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
+    part = Part("files", partial(read_files, tmp_path), "train")
+    prepare([part], tmp_path / "headers")
+    assert ids(tmp_path / "headers" / "train.parquet") == ["bad", "good", "short"]
+    prepare([part], tmp_path / "decoded", Treatment(decode=True))
+    seconds = read_utterances([tmp_path / "decoded" / "train.parquet"])["duration_seconds"]
+    assert list(seconds) == [1.0, 0.5]
+    text = (tmp_path / "decoded" / "report.txt").read_text()
+    assert "short: kept with another duration: " in text and "0.50 s, not 1.00 s as its header says" in text
+    assert list(read_quarantine(tmp_path / "decoded" / "quarantine.tsv")) == [str(tmp_path / "bad.wav")]
+
+
+def test_normalizers(tmp_path):
+    (tmp_path / "n.yaml").write_text(
+        "'*': {lowercase: true}\nsl: {strip_punctuation: true, replace: {č: c, Č: C}}\n"
+        "tr: {lowercase: true, dotless_i: true}\n"
+    )
+    treatment = Treatment(normalizers=read_normalizers(tmp_path / "n.yaml"))
+    prepare(parts(tmp_path)[:3], tmp_path / "data", treatment)
+    texts = read_utterances([tmp_path / "data" / "train.parquet"])["text"][::30]
+    assert list(texts) == ["straße", "Cas tece", "ığdır il"]
+    nothing = Treatment(normalizers={"de": Normalizer(replace={TEXTS["de"]: "."}, strip_punctuation=True)})
+    report = prepare(parts(tmp_path)[:1], tmp_path / "nothing", nothing)
+    assert report.dropped["sentence empty after normalisation"] == 30
+    for wrong in ("sl: {upper: true}", "- a", "sl:", "a: [", ""):
+        (tmp_path / "n.yaml").write_text(wrong)
+        with pytest.raises(ValueError, match=r"n\.yaml: no normalisers by language"):
+            read_normalizers(tmp_path / "n.yaml")
