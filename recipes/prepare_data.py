@@ -3,7 +3,11 @@
 Nothing is copied: an utterance is a path (or a part of a long recording) with its duration, language and text.
 
     python recipes/prepare_data.py --common-voice cv-corpus-6.1-2020-12-11 --voxpopuli voxpopuli --output data
+    python recipes/prepare_data.py --common-voice downloads/cv-corpus-6.1-sl.tar.gz --workers 8 --output data
     python recipes/prepare_data.py --list my-speech/manifest.tsv --test-speakers anna ben --output data
+    python recipes/prepare_data.py --folder my-speech/sl --language sl --output data
+
+Archives are read in place. Corpora may be combined; docs/corpora.md says in which forms they may be.
 
 writes data/train.parquet, dev.parquet, test.parquet (labelled) and unlabelled.parquet, as far as there is such speech,
 and what there is to know of them: report.txt and report.json (rows read, kept and dropped by reason, hours per
@@ -15,24 +19,36 @@ When it is killed, the same command goes on where it was.
 """
 
 import argparse
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from hf_mlpl.corpora.common_voice import find_locales, read_common_voice
+from hf_mlpl.corpora.common_voice import find_locales, read_common_voice, report_speaker_leaks
+from hf_mlpl.corpora.folders import read_folder
+from hf_mlpl.corpora.librispeech import librispeech_splits, read_librispeech
 from hf_mlpl.corpora.lists import read_list
 from hf_mlpl.corpora.preparation import Part, Treatment, prepare, read_normalizers, read_quarantine
 from hf_mlpl.corpora.preparation_report import plot_durations
+from hf_mlpl.corpora.utterances import ReadingReport
 from hf_mlpl.corpora.voxpopuli import read_voxpopuli
+from hf_mlpl.corpora.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_locales
 from hf_mlpl.one_line_errors import one_line_errors
 from hf_mlpl.text import read_tokens
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--common-voice", type=Path, help="release folder, with a folder per locale")
-    parser.add_argument("--voxpopuli", type=Path, help="folder with raw_audios/ and annotations/unlabelled_v2.tsv.gz")
+    parser.add_argument(
+        "--common-voice", type=Path, help="release: archive, folder of archives, extracted, or Parquet"
+    )
+    parser.add_argument("--voxpopuli", type=Path, help="unlabelled: recordings or archives of them, and their table")
+    parser.add_argument("--voxpopuli-subset", metavar="SUBSET", help="of --voxpopuli, such as 10k, 100k, sl or sl_v2")
+    parser.add_argument("--voxpopuli-asr", type=Path, help="transcribed: cut, in archives, annotated, or Parquet")
+    parser.add_argument("--librispeech", type=Path, help="all its splits that are there, extracted or as archives")
     parser.add_argument("--list", type=Path, help="TSV table with the columns path, sentence, language, speaker")
+    parser.add_argument("--folder", type=Path, help="recordings, with texts beside them (a.txt) or without")
+    parser.add_argument("--language", help="of --folder; by default the names of its sub-folders")
     parser.add_argument("--languages", nargs="+", help="locales, such as sl sv-SE; by default all that are there")
     parser.add_argument("--train-speakers", nargs="+", help="of --list, labelled training; by default all the others")
     parser.add_argument("--dev-speakers", nargs="+", default=[], help="of --list, labelled")
@@ -44,20 +60,9 @@ def main() -> None:
     parser.add_argument("--normalize", type=Path, help="YAML, per language or '*': lowercase, strip_punctuation, ...")
     parser.add_argument("--tokens", type=Path, help="of a model: report characters that it lacks, not those of train")
     arguments = parser.parse_args()
-    if not (arguments.common_voice or arguments.voxpopuli or arguments.list):
-        parser.error("name a corpus: --common-voice, --voxpopuli or --list")
-
-    parts, languages = [], arguments.languages
-    if root := arguments.common_voice:
-        for split in ("train", "dev", "test"):
-            for locale in languages or find_locales(root):
-                read = partial(read_common_voice, root, split, locales=[locale])
-                parts.append(Part(f"common-voice {split} {locale}", read, split))
-    if root := arguments.voxpopuli:
-        parts.append(Part("voxpopuli", partial(read_voxpopuli, root, locales=languages), "unlabelled"))
-    if table := arguments.list:
-        speakers = {name: getattr(arguments, name) for name in ("train_speakers", "dev_speakers", "test_speakers")}
-        parts.append(Part("list", partial(read_list, table, languages=languages, **speakers)))
+    parts = list(corpus_parts(arguments))
+    if not parts:
+        parser.error("name a corpus: --common-voice, --voxpopuli, --voxpopuli-asr, --librispeech, --list or --folder")
 
     treatment = Treatment(
         quarantine=read_quarantine(arguments.skip) if arguments.skip else {},
@@ -73,6 +78,46 @@ def main() -> None:
         print(*islice(file, len(report.lines(known)) + 10), sep="", end="")
     print(f"all of it: {arguments.output / 'report.txt'}")
     print(f"next: python recipes/build_tokenizer.py {arguments.output / 'train.parquet'} --output tokens-all.lst")
+
+
+def corpus_parts(arguments: argparse.Namespace) -> Iterator[Part]:
+    """The corpora in the pieces in which they are read, and kept when a run is killed."""
+    languages = arguments.languages
+    if root := arguments.common_voice:
+        for locale in languages or find_locales(root):
+            for split in ("train", "dev", "test"):
+                read = partial(read_common_voice, root, split, locales=[locale])
+                yield Part(f"common-voice {split} {locale}", read, split)
+            yield Part(f"common-voice speakers {locale}", partial(speaker_leaks, root, locale))
+    if root := arguments.voxpopuli:
+        read = partial(read_voxpopuli, root, locales=languages, subset=arguments.voxpopuli_subset)
+        yield Part("voxpopuli", read, "unlabelled")
+    if root := arguments.voxpopuli_asr:
+        for split in ("train", "dev", "test"):
+            for locale in languages or voxpopuli_asr_locales(root, split):
+                read = partial(read_voxpopuli_asr, root, split, locales=[locale])
+                yield Part(f"voxpopuli-asr {split} {locale}", read, split)
+    if root := arguments.librispeech:
+        for part in librispeech_splits(root):
+            yield Part(f"librispeech {part}", partial(read_librispeech, root, part), part.partition("-")[0])
+    if table := arguments.list:
+        speakers = {name: getattr(arguments, name) for name in ("train_speakers", "dev_speakers", "test_speakers")}
+        yield Part("list", partial(read_list, table, languages=languages, **speakers))
+    if root := arguments.folder:
+        yield Part("folder", partial(labelled_and_unlabelled, root, arguments.language, languages))
+
+
+def speaker_leaks(root: Path, locale: str, report: ReadingReport) -> dict:
+    """No utterances, but lines in the report."""
+    report_speaker_leaks(root, report, [locale])
+    return {}
+
+
+def labelled_and_unlabelled(root: Path, language: str | None, locales: list | None, report: ReadingReport) -> dict:
+    splits = {"train": [], "unlabelled": []}
+    for utterance in read_folder(root, report, language, locales):
+        splits["train" if utterance["text"] else "unlabelled"].append(utterance)
+    return {split: rows for split, rows in splits.items() if rows}
 
 
 if __name__ == "__main__":

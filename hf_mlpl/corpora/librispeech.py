@@ -33,12 +33,14 @@ def read_librispeech(root: str | Path, split: str, report: ReadingReport) -> Ite
     for archive in (root / f"{split}.tar.gz", root / f"{split}.tar"):
         if archive.is_file():
             return with_durations(_rows(archive, _members(archive, split, report), report), report)
-    there = [
-        name
-        for name in SPLITS
-        if any((root / place).exists() for place in (name, f"LibriSpeech/{name}", f"{name}.tar.gz", f"{name}.tar"))
-    ]
-    raise ValueError(f"{root}: no split {split} of LibriSpeech; there are {', '.join(there) or 'none'}")
+    there = ", ".join(librispeech_splits(root))
+    raise ValueError(f"{root}: no split {split} of LibriSpeech; there are {there or 'none'}")
+
+
+def librispeech_splits(root: str | Path) -> list[str]:
+    """The splits that `read_librispeech` finds."""
+    places = "{}", "LibriSpeech/{}", "{}.tar.gz", "{}.tar"
+    return [name for name in SPLITS if any(Path(root, place.format(name)).exists() for place in places)]
 
 
 def _files(folder: Path) -> Iterator[tuple[str, dict]]:
