@@ -1,7 +1,11 @@
 """LibriSpeech, plain folders, and data sets of the `datasets` library: every layout of a speech gives the same."""
 
 import os
+import subprocess
+import sys
 import tarfile
+from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import datasets
@@ -17,6 +21,10 @@ from hf_mlpl.corpora.hf_datasets import read_dataset
 from hf_mlpl.corpora.librispeech import read_librispeech
 from hf_mlpl.corpora.lists import read_fl_lists
 from hf_mlpl.corpora.utterances import FEATURES, ReadingReport, read_utterances, write_utterances
+
+from .commands import ROOT
+from .packing import pack_archives
+from .test_voxpopuli import write_transcribed
 
 RATE = 16_000
 
@@ -346,3 +354,31 @@ def test_rows_of_a_dataset_that_cannot_be_used(recordings, tmp_path):
     report = ReadingReport()
     assert len(list(read_dataset(lost, report, language="sl"))) == 1
     assert report.lines[0].startswith("dataset/train:0: unreadable audio: ") and len(report.lines) == 1
+
+
+def test_every_corpus_in_one_command(tone_corpus, librispeech, folder, tmp_path):
+    """As they are downloaded: archives, a subset, transcribed speech, LibriSpeech, and recordings of one's own."""
+    archives = pack_archives(tone_corpus / "common-voice", tmp_path / "archives", ".tar.gz")
+    write_transcribed(tmp_path / "transcribed", packed=True)
+    given = {
+        "--common-voice": archives,
+        "--voxpopuli": tone_corpus / "voxpopuli",
+        "--voxpopuli-subset": "sv_v2",
+        "--voxpopuli-asr": tmp_path / "transcribed",
+        "--librispeech": librispeech,
+        "--folder": folder,
+        "--output": tmp_path / "data",
+    }
+    command = [sys.executable, ROOT / "recipes" / "prepare_data.py", *map(str, chain.from_iterable(given.items()))]
+    done = subprocess.run([*command, "--workers", "2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = {path.stem: list(read_utterances([path])) for path in (tmp_path / "data").glob("*.parquet")}
+    languages = {split: dict(Counter(row["language"] for row in of)) for split, of in rows.items()}
+    assert languages == {
+        "train": {"de": 32, "sv-SE": 33, "sl": 2},
+        "dev": {"de": 8, "sv-SE": 8, "sl": 1},
+        "test": {"de": 8, "sv-SE": 8, "sl": 1, "en": 3},
+        "unlabelled": {"sv-SE": 24, "sl": 1, "de": 1},
+    }
+    for row in chain.from_iterable(rows.values()):
+        assert abs(len(load_audio(row["audio"])) / 16000 - row["duration_seconds"]) < 0.1
