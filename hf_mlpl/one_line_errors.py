@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-WAIT_SECONDS = 3  # in which what has started the processes ends them all, because the main process has ended
+WAIT_SECONDS = 10  # in which what has started the processes ends them all, because the main process has ended
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # as gloo says it
 
 
