@@ -37,7 +37,8 @@ LONG_SECONDS, LONG_RATE = 1800.0, 16_000  # as in VoxPopuli
 PART_SECONDS = 15.0
 READS, SLOW_READS, DECODED, ROUNDS = 1000, 50, 20, 7
 PEERS = Path(HF_HOME) / "hf_mlpl" / "bench-peers"
-# 0.12 is the last torchcodec on PyPI that needs no CUDA. lhotse imports the last two without saying so.
+# torchcodec 0.12 works without CUDA's libraries, later wheels on PyPI (0.14, 0.16, 0.17 were tried) do not. lhotse
+# imports the last two without saying so.
 PACKAGES = "torch==2.13.0 torchcodec==0.12.0 av==18.1.0 datasets>=4.4 lhotse soundfile requests scipy".split()
 
 
