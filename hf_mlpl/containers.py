@@ -49,18 +49,18 @@ def open_member(path: str | os.PathLike, offset: int, size: int | None = None) -
     try:
         if size is None:
             return io.BytesIO(_parquet_bytes(os.fspath(path), offset))
-        file = open(path, "rb")  # as cheap as opening the recording, if it had been extracted
-        if file.read(2) == GZIP:
-            file.close()
+        # Opened for each recording, as it would be if it had been extracted; a buffer would read more than is needed.
+        with open(path, "rb", buffering=0) as file:
+            is_gzip = file.read(2) == GZIP
+            if not is_gzip and size <= WHOLE_BYTES:
+                file.seek(offset)
+                content = file.read(size)
+        if is_gzip:
             if size > WHOLE_BYTES and CAN_SEEK_IN_GZIP:
                 return Section(_unpacking(path).file, offset, size)
             content = _files.get(file_state(path), lambda: _unpacking(path)).read(offset, size)
         elif size > WHOLE_BYTES:
-            return Section(file, offset, size)
-        else:
-            with file:
-                file.seek(offset)
-                content = file.read(size)
+            return Section(open(path, "rb"), offset, size)
     except ContainerError:
         raise
     except DAMAGE as error:

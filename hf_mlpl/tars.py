@@ -36,6 +36,7 @@ GZIP = b"\x1f\x8b"
 CAN_SEEK_IN_GZIP = find_spec("indexed_gzip") is not None
 SEEK_SPACING = 2**20  # bytes between two points where unpacking can start: a read unpacks half of it, some ms
 MAX_SEEK_POINTS = 2048  # of an archive, because each is 32 KiB in memory: archives over 2 GiB have wider spacing
+READ_AHEAD = 2**16  # bytes
 MAX_INDEXES = 4  # that a process keeps in memory: about 100 bytes a member
 MAX_OPEN = 64  # archives that a process keeps open
 DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, OverflowError, MemoryError)
@@ -92,7 +93,8 @@ class Unpacked:
         from indexed_gzip import IndexedGzipFile
 
         spacing = max(SEEK_SPACING, os.path.getsize(path) // MAX_SEEK_POINTS)
-        self.file = IndexedGzipFile(spacing=spacing, **source)
+        # With its buffers of 1 MiB, each read would unpack that much too much.
+        self.file = IndexedGzipFile(spacing=spacing, buffer_size=READ_AHEAD, readbuf_size=READ_AHEAD, **source)
         if points:
             self.file.import_index(fileobj=io.BytesIO(points))
 
