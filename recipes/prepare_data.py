@@ -25,6 +25,7 @@ from itertools import islice
 from pathlib import Path
 
 from hf_mlpl.corpora.common_voice import find_locales, read_common_voice, report_speaker_leaks
+from hf_mlpl.corpora.downloads import download_mirror
 from hf_mlpl.corpora.folders import read_folder
 from hf_mlpl.corpora.librispeech import librispeech_splits, read_librispeech
 from hf_mlpl.corpora.lists import read_list
@@ -36,11 +37,15 @@ from hf_mlpl.corpora.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_loca
 from hf_mlpl.one_line_errors import one_line_errors
 from hf_mlpl.text import read_tokens
 
+HUB = "hf://datasets/"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--common-voice", type=Path, help="release: archive, folder of archives, extracted, or Parquet"
+        "--common-voice",
+        metavar="PATH",
+        help="release: archive, folder of archives, extracted, or Parquet files; hf://datasets/NAME for a mirror",
     )
     parser.add_argument("--voxpopuli", type=Path, help="unlabelled: recordings or archives of them, and their table")
     parser.add_argument("--voxpopuli-subset", metavar="SUBSET", help="of --voxpopuli, such as 10k, 100k, sl or sl_v2")
@@ -84,6 +89,8 @@ def corpus_parts(arguments: argparse.Namespace) -> Iterator[Part]:
     """The corpora in the pieces in which they are read, and kept when a run is killed."""
     languages = arguments.languages
     if root := arguments.common_voice:
+        if root.startswith(HUB):
+            root = download_mirror(root.removeprefix(HUB), locales=languages)
         for locale in languages or find_locales(root):
             for split in ("train", "dev", "test"):
                 read = partial(read_common_voice, root, split, locales=[locale])

@@ -1,6 +1,7 @@
 """Downloads: a mirror from a Hub, and a release with Mozilla's own package from a server that speaks as theirs."""
 
 import json
+import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ from hf_mlpl.corpora.common_voice import find_locales, read_common_voice
 from hf_mlpl.corpora.downloads import download_mirror, download_release
 from hf_mlpl.corpora.utterances import ReadingReport
 
+from .commands import ROOT
 from .packing import pack_parquet, pack_tar
 
 ARCHIVE = "common-voice-scripted-speech-26-0-german-a1b2.tar.gz"
@@ -36,6 +38,11 @@ def test_a_mirror_on_the_hub(tone_corpus, tmp_path, local_hub):
     before = len(local_hub.requests)
     download_mirror("me/common_voice", revision=commit.oid)
     assert not [request for request in local_hub.requests[before:] if "/resolve/" in request.path]
+
+    script, data = ROOT / "recipes" / "prepare_data.py", tmp_path / "data"
+    command = [sys.executable, script, "--common-voice", "hf://datasets/me/common_voice", "--output", data]
+    done = subprocess.run(command, env=local_hub.env, capture_output=True, text=True)
+    assert done.returncode == 0 and "train.parquet: 32 utterances" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("name, revision", [("me/lost", None), ("me/common_voice", "lost"), ("a/b/c", None)])
