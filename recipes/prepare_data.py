@@ -95,7 +95,7 @@ def corpus_parts(arguments: argparse.Namespace) -> Iterator[Part]:
             for split in ("train", "dev", "test"):
                 read = partial(read_common_voice, root, split, locales=[locale])
                 yield Part(f"common-voice {split} {locale}", read, split)
-            yield Part(f"common-voice speakers {locale}", partial(speaker_leaks, root, locale))
+            yield Part(f"common-voice speakers {locale}", partial(report_speaker_leaks, root, locales=[locale]))
     if root := arguments.voxpopuli:
         read = partial(read_voxpopuli, root, locales=languages, subset=arguments.voxpopuli_subset)
         yield Part("voxpopuli", read, "unlabelled")
@@ -112,12 +112,6 @@ def corpus_parts(arguments: argparse.Namespace) -> Iterator[Part]:
         yield Part("list", partial(read_list, table, languages=languages, **speakers))
     if root := arguments.folder:
         yield Part("folder", partial(labelled_and_unlabelled, root, arguments.language, languages))
-
-
-def speaker_leaks(root: Path, locale: str, report: ReadingReport) -> dict:
-    """No utterances, but lines in the report."""
-    report_speaker_leaks(root, report, [locale])
-    return {}
 
 
 def labelled_and_unlabelled(root: Path, language: str | None, locales: list | None, report: ReadingReport) -> dict:
