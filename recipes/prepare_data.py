@@ -38,6 +38,7 @@ from hf_mlpl.one_line_errors import one_line_errors
 from hf_mlpl.text import read_tokens
 
 HUB = "hf://datasets/"
+LABELLED = ("train", "dev", "test")
 
 
 def main() -> None:
@@ -92,7 +93,7 @@ def corpus_parts(arguments: argparse.Namespace) -> Iterator[Part]:
         if root.startswith(HUB):
             root = download_mirror(root.removeprefix(HUB), locales=languages)
         for locale in languages or find_locales(root):
-            for split in ("train", "dev", "test"):
+            for split in LABELLED:
                 read = partial(read_common_voice, root, split, locales=[locale])
                 yield Part(f"common-voice {split} {locale}", read, split)
             yield Part(f"common-voice speakers {locale}", partial(report_speaker_leaks, root, locales=[locale]))
@@ -100,12 +101,18 @@ def corpus_parts(arguments: argparse.Namespace) -> Iterator[Part]:
         read = partial(read_voxpopuli, root, locales=languages, subset=arguments.voxpopuli_subset)
         yield Part("voxpopuli", read, "unlabelled")
     if root := arguments.voxpopuli_asr:
-        for split in ("train", "dev", "test"):
-            for locale in languages or voxpopuli_asr_locales(root, split):
+        there = {split: voxpopuli_asr_locales(root, split) for split in LABELLED}
+        if not any(there.values()):
+            raise ValueError(f"{root}: no transcribed VoxPopuli, such as {root / 'transcribed_data/sl/asr_train.tsv'}")
+        for split in LABELLED:
+            for locale in languages or there[split]:
                 read = partial(read_voxpopuli_asr, root, split, locales=[locale])
                 yield Part(f"voxpopuli-asr {split} {locale}", read, split)
     if root := arguments.librispeech:
-        for part in librispeech_splits(root):
+        there = librispeech_splits(root)
+        if not there:
+            raise ValueError(f"{root}: no split of LibriSpeech, such as {root / 'test-clean'} or its .tar.gz")
+        for part in there:
             yield Part(f"librispeech {part}", partial(read_librispeech, root, part), part.partition("-")[0])
     if table := arguments.list:
         speakers = {name: getattr(arguments, name) for name in ("train_speakers", "dev_speakers", "test_speakers")}
