@@ -23,7 +23,7 @@ def pack_tar(release: Path, path: Path, locales=None) -> Path:
 def pack_archives(release: Path, folder: Path, suffix: str) -> Path:
     """A folder with an archive of each locale, as releases are downloaded."""
     folder.mkdir(parents=True)
-    for locale in sorted(path.name for path in release.iterdir()):
+    for locale in sorted(path.name for path in release.iterdir() if path.is_dir()):
         pack_tar(release, folder / f"{RELEASE}-{locale}{suffix}", [locale])
     return folder
 

@@ -18,8 +18,14 @@ import soundfile
 pytest.importorskip("espeakng_loader", reason='the extra "demo" is not installed')
 
 from hf_mlpl.corpora import demo
+from hf_mlpl.corpora.common_voice import read_common_voice
 from hf_mlpl.corpora.demo import write_demo_corpus
 from hf_mlpl.corpora.demo_sentences import DEMO_LANGUAGES, SPLIT_BUCKETS, sentences
+from hf_mlpl.corpora.utterances import ReadingReport
+from hf_mlpl.corpora.voxpopuli import read_voxpopuli
+
+from .test_common_voice import LAYOUTS
+from .test_voxpopuli import assert_same_speech, write_tar
 
 SETTINGS = {"labelled": {"de": 8, "sv-SE": 3}, "unlabelled": {"sv-SE": 105}, "dev": 3, "test": 4, "seed": 7}
 
@@ -244,3 +250,27 @@ def test_every_language_speaks(language):
         assert loudness(samples / 32768) > 0.01
         seconds.append(len(samples) / rate)
     assert 1.4 < np.mean(seconds) < 2.8
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_its_common_voice_in_every_layout(corpus, layout, tmp_path):
+    common_voice, _ = corpus
+    root = LAYOUTS[layout](common_voice, tmp_path)
+    for split in ("train", "dev", "test"):
+        report = ReadingReport()
+        found, expected = (list(read_common_voice(place, split, report)) for place in (root, common_voice))
+        assert report.lines == [] and found
+        assert_same_speech(found, expected)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_its_voxpopuli_in_archives(corpus, mode, tmp_path):
+    _, voxpopuli = corpus
+    recordings = sorted((voxpopuli / "raw_audios").rglob("*.ogg"))
+    (year,) = {path.parent.name for path in recordings}
+    members = {str(path.relative_to(voxpopuli / "raw_audios")): path.read_bytes() for path in recordings}
+    write_tar(tmp_path / f"sv_{year}.tar", members, mode)
+    shutil.copytree(voxpopuli / "annotations", tmp_path / "annotations")
+    found, expected = (list(read_voxpopuli(place, ReadingReport())) for place in (tmp_path, voxpopuli))
+    assert len(found) == 105
+    assert_same_speech(found, expected)
