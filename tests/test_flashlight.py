@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_mlpl import MlplConfig, MlplForCTC
-from hf_mlpl.interop import flashlight
+from hf_mlpl.interop import flashlight, flashlight_archive
 from hf_mlpl.interop.flashlight import Checkpoint, FlashlightError, parse, read_checkpoint, write_checkpoint
 
 from .golden_model import load_golden_model
@@ -110,7 +110,7 @@ def test_a_round_trip_changes_nothing(fields, tmp_path):
 def test_files_of_older_classes(written, tmp_path, monkeypatch):
     """flashlight's first version of LayerNorm had no size of its axis, that of Conv2D no dilation."""
     checkpoint = read_checkpoint(written)
-    monkeypatch.setattr(flashlight, "CLASS_VERSIONS", {})
+    monkeypatch.setattr(flashlight_archive, "CLASS_VERSIONS", {})
     write_checkpoint(checkpoint, tmp_path / "model.bin")
     monkeypatch.undo()
     assert (tmp_path / "model.bin").stat().st_size == written.stat().st_size - 5 * 4 - 2 * 4
@@ -148,7 +148,7 @@ def test_models_that_the_original_cannot_be(tmp_path):
 
 
 def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(flashlight._Writer, "child_map", lambda self, pairs: 1 / 0)
+    monkeypatch.setattr(flashlight_archive.ArchiveWriter, "child_map", lambda self, pairs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_checkpoint(Checkpoint.of(small_model()), tmp_path / "model.bin")
     assert not list(tmp_path.iterdir())
@@ -157,7 +157,7 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path, monkeypat
 def test_the_trainers_rest_and_the_order_of_maps_do_not_matter(written, tmp_path, monkeypatch):
     """A checkpoint of the trainer goes on with its optimisers; a network that was loaded before has other maps."""
     monkeypatch.setattr(
-        flashlight, "_hash_order", lambda numbers: random.Random(0).sample(list(numbers), len(numbers))
+        flashlight_archive, "_hash_order", lambda numbers: random.Random(0).sample(list(numbers), len(numbers))
     )
     write_checkpoint(read_checkpoint(written), tmp_path / "model.bin")
     assert (tmp_path / "model.bin").read_bytes() != written.read_bytes()
@@ -226,8 +226,8 @@ def test_foreign_files(content, message, tmp_path):
 
 def network(num_layers: int) -> bytes:
     """So many tensors of one weight, as the first part of a file."""
-    first = struct.pack("<I", flashlight.NEW | 1) + struct.pack("<Q", 16) + b"slimIPL::myModel"
-    first += struct.pack("<I", flashlight.NEW | 1) + bytes(12) + struct.pack("<Q", 8 + 11 * num_layers)
+    first = struct.pack("<I", flashlight_archive.NEW | 1) + struct.pack("<Q", 16) + b"slimIPL::myModel"
+    first += struct.pack("<I", flashlight_archive.NEW | 1) + bytes(12) + struct.pack("<Q", 8 + 11 * num_layers)
     return struct.pack("<Q", 3) + b"0.1" + bytes(8) + first
 
 
@@ -410,7 +410,7 @@ def test_features_are_those_of_the_models_mel_bins(tmp_path):
 def test_golden_order_of_a_hash_map(golden):
     """Of 30 parameters, beyond the first two sizes of the map; the file was written by the original."""
     index = json.loads((golden / "models" / "tiny40" / "params" / "index.json").read_text())
-    order = flashlight._hash_order(range(len(index["params"])))
+    order = flashlight_archive._hash_order(range(len(index["params"])))
     assert order == [29, *range(12, -1, -1), *range(13, 29)]
 
 
@@ -418,7 +418,7 @@ MEASURE = """
 import resource, sys
 import transformers.pipelines  # and what else is imported on the way
 from hf_mlpl.cli import main
-from hf_mlpl.interop import flashlight
+from hf_mlpl.interop import flashlight, flashlight_archive
 
 def peak():
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

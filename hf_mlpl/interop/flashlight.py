@@ -1,21 +1,16 @@
 """Checkpoints of the original program: flashlight 0.3 `.bin` files of the network in `mling_large.cpp`, at any size.
 
-Such a file is a cereal `BinaryOutputArchive`: values one after another, little-endian, without any marks. It holds a
-version, the program's notes (among them all flags), the network and the criterion; what the trainer writes behind
-them, the state of its optimisers, is not read. In the network all tensors come first; the tree of modules that
-follows names them by number.
-
-Because sizes can be told from the tensors, everything in the tree is known but for a few settings. So one description
-of it serves both ways: `_Reader` compares the file with it and fills in the settings, `_Writer` writes it. Nothing in
-a file is executed, and a count or a length in it allocates nothing before it has been compared with what is possible.
+They hold a version, the program's notes (among them all flags), the network and the criterion; what the trainer writes
+behind them, the state of its optimisers, is not read. Sizes can be told from the tensors, so everything in the network
+is known but for a few settings, and one description of it, `_Network`, serves reading and writing
+(`flashlight_archive`). Nothing in a file is executed.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -29,25 +24,11 @@ from ..feature_extraction_mlpl import MlplFeatureExtractor
 from ..modeling_mlpl import MlplForCTC
 from ..processing_mlpl import MlplProcessor
 from ..tokenization_mlpl import MlplTokenizer
+from .flashlight_archive import CRITERION, Archive, ArchiveReader, ArchiveWriter, FlashlightError, Module, Place
 
 APP_VERSION = "0.1"  # of flashlight's speech recognition programs
-MAX_TEXT = 2**20  # bytes of one of the program's notes; the longest, all flags, takes 4 kB
 MAX_NOTES = 100
 MAX_LAYERS = 1000
-FLOAT32 = 0  # ArrayFire's number for it
-
-NEW = 0x80000000  # marks the number of an object or class name that is met for the first time
-DECLARED_TYPE = 0x40000000  # a pointer to exactly the class that its declaration names
-CLASS_VERSIONS = {"fl::LayerNorm": 1, "fl::Conv2D": 1}  # of all others 0; older files may have 0 for these, too
-CRITERION = "fl::app::asr::ConnectionistTemporalClassificationCriterion"
-BASES = {
-    "slimIPL::myModel": ("fl::Container", "fl::Module"),
-    "fl::Sequential": ("fl::Container", "fl::Module"),
-    "fl::Transformer": ("fl::Container", "fl::Module"),
-    CRITERION: ("fl::app::asr::SequenceCriterion", "fl::Container", "fl::Module"),
-}
-UNARY = ("fl::UnaryModule", "fl::Module")  # bases of all others
-
 # By what the criterion divides an utterance's loss: nothing, the length of its target, or the root of that (`--onorm`
 # and `--sqnorm`). Modes 1 and 2, the input's length and its root, have no counterpart here.
 SCALE_MODES = {0: "sum", 3: "mean", 4: "target_sqrt"}
@@ -70,13 +51,6 @@ FLAGS = {
     "usewordpiece": "false",
     "wordseparator": "|",
 }
-
-
-Place = tuple[tuple[int, ...], int]  # a tensor's ArrayFire dimensions, and where it begins in the file
-
-
-class FlashlightError(ValueError):
-    """A file that is not a whole checkpoint of this network, or a model that cannot be one; one line says why."""
 
 
 @dataclass
@@ -173,13 +147,13 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
     network = _network_of(checkpoint.model.config)
     state = checkpoint.model.state_dict()
     with written_whole(path) as partial, open(partial, "wb") as file:
-        archive = _Writer(file, [state[name] for name, _ in network.parameters()])
+        archive = ArchiveWriter(file, [(dims, state[name]) for name, dims in network.parameters()])
         archive.string(APP_VERSION)
         archive.scalar("<Q", len(checkpoint.notes))
         for name, note in checkpoint.notes.items():
             archive.string(name)
             archive.string(note)
-        archive.network(network)
+        network.exchange(archive)
 
 
 def parse(file: BinaryIO) -> tuple[dict[str, str], _Network, list[Place]]:
@@ -188,15 +162,14 @@ def parse(file: BinaryIO) -> tuple[dict[str, str], _Network, list[Place]]:
     Raises:
         FlashlightError: for a file that is not a whole checkpoint; without the file's name.
     """
-    archive = _Reader(file)
+    archive = ArchiveReader(file)
     archive.string(APP_VERSION)
     notes = {}
     for _ in range(archive.count(MAX_NOTES)):
         name = archive.string()
         notes[name] = archive.string()
     network = _Network()
-    archive.network(network)
-    return notes, network, archive.tensors
+    return notes, network, network.exchange(archive)
 
 
 # ------------------------------------------------------------------------------------------------------- the network
@@ -220,6 +193,23 @@ class _Network:
     dropout: float | None = None
     layerdrop: float | None = None
     scale_mode: int | None = None  # of the criterion
+
+    def exchange(self, archive: Archive) -> list[Place]:
+        """Reads or writes the network and its criterion; returns where the tensors are in a file that is read."""
+        archive.new_object("slimIPL::myModel")
+        archive.begin("slimIPL::myModel", "fl::Container", "fl::Module")
+        places = archive.tensors(8 + 11 * MAX_LAYERS)
+        if self.hidden_size is None:
+            self.take_sizes([dims for dims, _ in places])
+        archive.container(self.tree())
+        archive.module(Module(CRITERION, self._exchange_scale_mode))
+        return places
+
+    def _exchange_scale_mode(self, archive: Archive, numbers: list[int]) -> None:
+        mode = archive.scalar("<i", self.scale_mode)
+        if mode not in range(5):
+            raise FlashlightError(f"has the unknown scale mode {mode} of its criterion")
+        self.scale_mode = mode
 
     def take_sizes(self, dims: Sequence[tuple[int, ...]]) -> None:
         """Finds the sizes in the dimensions of all tensors, and compares them."""
@@ -259,7 +249,7 @@ class _Network:
             yield f"{head}.weight", (size, hidden, 1, 1)
             yield f"{head}.bias", (size, 1, 1, 1)
 
-    def tree(self) -> _Module:
+    def tree(self) -> Module:
         """The modules, as the constructors in `mling_large.cpp` and `Transformer.cpp` put them together."""
         convolution = (self.num_mel_bins, 2 * self.hidden_size, MlplConfig.conv_kernel, 1, MlplConfig.conv_stride, 1)
 
@@ -270,15 +260,15 @@ class _Network:
             archive.boolean(True)  # with bias
             archive.ints(1)  # groups
 
-        front_end = _Module(
+        front_end = Module(
             "fl::Sequential",
             children=[
-                _Module("fl::View", lambda archive, _: archive.longs(-1, 1, self.num_mel_bins, 0)),
+                Module("fl::View", lambda archive, _: archive.longs(-1, 1, self.num_mel_bins, 0)),
                 self._layer_norm(0, axes_kept=(3,)),
-                _Module("fl::Conv2D", conv_fields, parameters=[2, 3]),
-                _Module("fl::GatedLinearUnit", lambda archive, _: archive.ints(2)),
-                _Module("fl::Dropout", lambda archive, _: archive.setting(self, "conv_dropout", "double")),
-                _Module("fl::Reorder", lambda archive, _: archive.ints(2, 0, 3, 1)),
+                Module("fl::Conv2D", conv_fields, parameters=[2, 3]),
+                Module("fl::GatedLinearUnit", lambda archive, _: archive.ints(2)),
+                Module("fl::Dropout", lambda archive, _: archive.setting(self, "conv_dropout", "double")),
+                Module("fl::Reorder", lambda archive, _: archive.ints(2, 0, 3, 1)),
             ],
         )
         layers = [self._transformer(4 + 11 * i) for i in range(self.num_hidden_layers)]
@@ -294,9 +284,9 @@ class _Network:
             archive.scalar("<Q", len(layers))
             archive.references(*layers, linear, lid_head)
 
-        return _Module("slimIPL::myModel", members, children=[front_end, *layers, *heads])
+        return Module("slimIPL::myModel", members, children=[front_end, *layers, *heads])
 
-    def _layer_norm(self, first: int, axes_kept: Sequence[int]) -> _Module:
+    def _layer_norm(self, first: int, axes_kept: Sequence[int]) -> Module:
         def fields(archive, numbers):
             archive.scalar("<Q", len(axes_kept))
             archive.ints(*axes_kept)
@@ -305,16 +295,16 @@ class _Network:
             if archive.versions["fl::LayerNorm"] >= 1:
                 archive.ints(-1)  # one weight for an axis of any size
 
-        return _Module("fl::LayerNorm", fields, parameters=[first, first + 1])
+        return Module("fl::LayerNorm", fields, parameters=[first, first + 1])
 
-    def _linear(self, first: int, inputs: int, outputs: int, bias: bool = False) -> _Module:
+    def _linear(self, first: int, inputs: int, outputs: int, bias: bool = False) -> Module:
         def fields(archive, numbers):
             archive.ints(inputs, outputs)
             archive.boolean(bias)
 
-        return _Module("fl::Linear", fields, parameters=[first, first + 1] if bias else [first])
+        return Module("fl::Linear", fields, parameters=[first, first + 1] if bias else [first])
 
-    def _transformer(self, first: int) -> _Module:
+    def _transformer(self, first: int) -> Module:
         hidden, inner = self.hidden_size, self.intermediate_size
         width = self.num_attention_heads * self.attention_head_dim
         shapes = ((hidden, inner), (inner, hidden), *3 * ((hidden, width),), (width, hidden))  # w1 w2 wq wk wv wf
@@ -330,287 +320,7 @@ class _Network:
             archive.boolean(False)  # useMask: not causal
             archive.boolean(False)  # preLN
 
-        return _Module("fl::Transformer", fields, parameters=[first], children=children)
-
-
-@dataclass
-class _Module:
-    """An object of a C++ class.
-
-    Args:
-        fields: reads or writes what the class has beside its base classes, given the children's object numbers.
-        parameters: numbers of its own ones, without the children's, among the network's.
-        children: of a container.
-    """
-
-    name: str
-    fields: Callable[[_Archive, list[int]], None] = lambda archive, numbers: None
-    parameters: list[int] = field(default_factory=list)
-    children: list[_Module] = field(default_factory=list)
-
-    @property
-    def all_parameters(self) -> list[int]:
-        return self.parameters + [number for child in self.children for number in child.all_parameters]
-
-
-# ------------------------------------------------------------------------------------------------------- the archive
-
-
-class _Archive:
-    """cereal's book-keeping of classes, class names and objects that were met, the same for both ways.
-
-    `scalar` takes a value, which is written, or which a reader expects; None where a reader takes whatever comes.
-    """
-
-    def __init__(self, file: BinaryIO):
-        self.file = file
-        self.versions: dict[str, int] = {}  # of the classes that were met
-        self.names: list[str] = []
-        self.num_objects = 0
-
-    def scalar(self, form: str, value):
-        raise NotImplementedError
-
-    def string(self, value: str | None = None) -> str:
-        raise NotImplementedError
-
-    def parameters(self, network: _Network) -> None:
-        """The tensors of a network."""
-        raise NotImplementedError
-
-    def child_map(self, pairs: dict[int, tuple[int, int]]) -> None:
-        """Where each of a container's parameters is among those of its children."""
-        raise NotImplementedError
-
-    def boolean(self, value: bool | None) -> None:
-        self.scalar("<?", value)
-
-    def ints(self, *values: int) -> None:
-        for value in values:
-            self.scalar("<i", value)
-
-    def longs(self, *values: int) -> None:
-        for value in values:
-            self.scalar("<q", value)
-
-    def references(self, *numbers: int) -> None:
-        """Pointers to objects that the archive has already, as members of a declared class."""
-        for number in numbers:
-            self.scalar("<I", DECLARED_TYPE)
-            self.scalar("<I", number)
-
-    def setting(self, network: _Network, name: str, c_type: str) -> None:
-        """A double, which the original may have had as a float; all modules that have this setting have it equal."""
-        value = getattr(network, name)
-        as_c = (lambda x: float(np.float32(x))) if c_type == "float" else float
-        stored = self.scalar("<d", None if value is None else as_c(value))
-        if value is None:
-            if not 0 <= stored < 1:
-                raise FlashlightError(f"{name} is {stored}; it must be at least 0 and below 1")
-            setattr(network, name, float(str(np.float32(stored))) if c_type == "float" else stored)
-
-    def scale_mode(self, network: _Network) -> None:
-        mode = self.scalar("<i", network.scale_mode)
-        if mode not in range(5):
-            raise FlashlightError(f"has the unknown scale mode {mode} of its criterion")
-        network.scale_mode = mode
-
-    def version(self, newest: int) -> int:
-        """The version of a class."""
-        raise NotImplementedError
-
-    def begin(self, *classes: str) -> None:
-        """What the objects of classes begin with: the version of each that is met for the first time."""
-        for name in classes:
-            if name not in self.versions:
-                self.versions[name] = self.version(CLASS_VERSIONS.get(name, 0))
-
-    def new_object(self, name: str | None = None) -> int:
-        """A pointer to an object that follows; returns its number. `name` is its class, where that is polymorphic."""
-        if name in self.names:
-            self.scalar("<I", self.names.index(name) + 1)
-        elif name is not None:
-            self.names.append(name)
-            self.scalar("<I", NEW | len(self.names))
-            self.string(name)
-        self.num_objects += 1
-        self.scalar("<I", NEW | self.num_objects)
-        return self.num_objects
-
-    def network(self, network: _Network) -> None:
-        """The network and its criterion."""
-        self.new_object("slimIPL::myModel")
-        self.begin("slimIPL::myModel", "fl::Container", "fl::Module")
-        self.parameters(network)
-        self.boolean(None)
-        self.container(network.tree())
-        self.module(_Module(CRITERION, lambda archive, _: archive.scale_mode(network)))
-
-    def module(self, module: _Module) -> int:
-        """A module behind a pointer; returns its number."""
-        number = self.new_object(module.name)
-        self.begin(module.name, *BASES.get(module.name, UNARY))
-        self.scalar("<Q", len(module.all_parameters))
-        for parameter in module.all_parameters:  # numbers of its data and of its gradient: the network itself is 1
-            self.scalar("<I", 2 * parameter + 2)
-            self.scalar("<I", 2 * parameter + 3)
-        self.boolean(None)
-        if module.name in BASES:
-            self.container(module)
-        else:
-            module.fields(self, [])
-        return number
-
-    def container(self, module: _Module) -> None:
-        """What follows a container's parameters: its children, where they have which parameter, its own fields."""
-        self.scalar("<Q", len(module.children))
-        numbers = [self.module(child) for child in module.children]
-        places = [(i, j) for i, child in enumerate(module.children) for j in range(len(child.all_parameters))]
-        self.child_map(dict(enumerate(places, start=len(module.parameters))))
-        module.fields(self, numbers)
-
-
-class _Reader(_Archive):
-    """Compares a file with what is expected, and keeps where its tensors are."""
-
-    def __init__(self, file: BinaryIO):
-        super().__init__(file)
-        self.end = file.seek(0, os.SEEK_END)
-        self.position = file.seek(0)
-        self.tensors: list[Place] = []
-
-    def take(self, size: int) -> bytes:
-        if size > self.end - self.position:
-            raise FlashlightError(
-                f"ends after {self.end} bytes, where {size} more are expected from byte {self.position} on; "
-                "is it a whole checkpoint?"
-            )
-        self.position += size
-        return self.file.read(size)
-
-    def scalar(self, form: str, value=None):
-        start = self.position
-        data = self.take(struct.calcsize(form))
-        if form == "<?" and data not in (b"\0", b"\1"):
-            self.mismatch(start, data[0], "0 or 1")
-        (found,) = struct.unpack(form, data)
-        if value is not None and found != value:
-            self.mismatch(start, found, repr(value))
-        return found
-
-    def mismatch(self, position: int, found, expected: str) -> None:
-        raise FlashlightError(
-            f"is no flashlight checkpoint of the network in mling_large.cpp: byte {position} begins {found!r}, "
-            f"expected {expected}"
-        )
-
-    def count(self, limit: int, form: str = "<Q") -> int:
-        start = self.position
-        number = self.scalar(form)
-        if number > limit:
-            self.mismatch(start, number, f"at most {limit}")
-        return number
-
-    def version(self, newest: int) -> int:
-        return self.count(newest, "<I")
-
-    def string(self, value: str | None = None) -> str:
-        start = self.position
-        size = self.count(MAX_TEXT if value is None else max(len(value.encode()), 100))
-        data = self.take(size)
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            self.mismatch(start, data[:50], "UTF-8")
-        if value is not None and text != value:
-            self.mismatch(start, text, repr(value))
-        return text
-
-    def parameters(self, network: _Network) -> None:
-        count = self.count(8 + 11 * MAX_LAYERS)
-        for _ in range(count):
-            self.begin("fl::Variable")
-            self.new_object()
-            self.begin("fl::Variable::SharedData", "af::array")
-            dims = tuple(self.scalar("<q") for _ in range(4))
-            self.scalar("<i", FLOAT32)
-            start = self.position
-            size = self.scalar("<Q")
-            if min(dims) < 1 or size != 4 * math.prod(dims):
-                self.mismatch(start, size, f"the bytes of dimensions {dims} in fp32")
-            self.tensors.append((dims, self.position))
-            if size > self.end - self.position:
-                self.take(size)  # fails
-            self.position = self.file.seek(size, os.SEEK_CUR)
-            self.new_object()
-            self.begin("fl::Variable::SharedGrad")
-            self.boolean(None)
-        network.take_sizes([dims for dims, _ in self.tensors])
-
-    def child_map(self, pairs: dict[int, tuple[int, int]]) -> None:
-        start = self.position
-        self.scalar("<Q", len(pairs))
-        found = {self.scalar("<i"): (self.scalar("<i"), self.scalar("<i")) for _ in pairs}
-        if found != pairs:
-            self.mismatch(start, "a map of parameters", "that of the modules")
-
-
-class _Writer(_Archive):
-    """Writes what a reader expects, with the network's parameters in their order."""
-
-    def __init__(self, file: BinaryIO, tensors: Sequence[torch.Tensor]):
-        super().__init__(file)
-        self.tensors = tensors
-
-    def scalar(self, form: str, value):
-        self.file.write(struct.pack(form, value))
-        return value
-
-    def version(self, newest: int) -> int:
-        return self.scalar("<I", newest)
-
-    def boolean(self, value: bool | None) -> None:
-        super().boolean(True if value is None else value)  # the trainer saves in training mode, with gradients
-
-    def string(self, value: str | None = None) -> str:
-        self.scalar("<Q", len(value.encode()))
-        self.file.write(value.encode())
-        return value
-
-    def parameters(self, network: _Network) -> None:
-        self.scalar("<Q", len(self.tensors))
-        for (_, dims), tensor in zip(network.parameters(), self.tensors, strict=True):
-            self.begin("fl::Variable")
-            self.new_object()
-            self.begin("fl::Variable::SharedData", "af::array")
-            self.longs(*dims)
-            self.ints(FLOAT32)
-            self.scalar("<Q", 4 * tensor.numel())
-            tensor = tensor.T if tensor.dim() == 2 else tensor  # the first dimension is the fastest; see _load
-            self.file.write(tensor.float().contiguous().cpu().numpy().astype("<f4", copy=False).data)
-            self.new_object()
-            self.begin("fl::Variable::SharedGrad")
-            self.boolean(None)
-
-    def child_map(self, pairs: dict[int, tuple[int, int]]) -> None:
-        self.scalar("<Q", len(pairs))
-        for number in _hash_order(pairs):
-            self.ints(number, *pairs[number])
-
-
-def _hash_order(numbers: Sequence[int]) -> list[int]:
-    """Ascending numbers in the order in which GNU's `unordered_map<int, ...>` has them, into which they were put.
-
-    A reader does not depend on it; with it, our files are the original's byte by byte.
-    """
-    order, bucket_counts = [], iter((13, 29, 59, 127, 257, 541, 1109, 2357, 5087, 10273, 20753))
-    buckets = next(bucket_counts)
-    for number in numbers:
-        if len(order) == buckets:
-            buckets = next(bucket_counts)
-            order.reverse()
-        order.insert(0, number)
-    return order
+        return Module("fl::Transformer", fields, parameters=[first], children=children)
 
 
 # --------------------------------------------------------------------------------------------------- from and to ours
