@@ -1,5 +1,6 @@
 """Common Voice in every layout in which it is passed on: the same speech is the same utterances and samples."""
 
+import csv
 import shutil
 import tarfile
 from pathlib import Path
@@ -235,3 +236,26 @@ def test_any_text_is_read_as_it_stands(rows, order, end, start, last_end, releas
         read = list(read_common_voice(place, "train", report))
         assert [(row["speaker"], row["text"]) for row in read] == expected
         assert report.read == len(rows) and set(report.dropped) <= {"empty sentence"} and not report.notes
+
+
+OLD = "client_id path sentence up_votes down_votes age gender accent locale segment"
+GENERATIONS = {
+    "5.0": "client_id path sentence up_votes down_votes age gender accent segment locale",
+    "5.1 to 6.1": OLD,
+    "7 to 12": OLD.replace("accent", "accents"),
+    "13 to 16": "client_id path sentence up_votes down_votes age gender accents variant locale segment",
+    "17 to 22": "client_id path sentence_id sentence sentence_domain up_votes down_votes age gender accents variant "
+    "locale segment",
+}
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_tables_of_every_generation(generation, release, tmp_path):
+    columns = GENERATIONS[generation].split()
+    root = shutil.copytree(release, tmp_path / "release")
+    for table in root.glob("*/*.tsv"):
+        with open(table, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        lines = ["\t".join(columns), *("\t".join(row.get(name, "") for name in columns) for row in rows)]
+        table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert without_audio(read(root)) == without_audio(read(release))
