@@ -170,7 +170,7 @@ def test_archives_without_an_end_mark(tmp_path):
     [
         ("a.tar", b""),
         ("a.tar", b"text" * 1000),
-        ("a.tar.gz", gzip.compress(b"text" * 1000)),
+        ("a.tar.gz", gzip.compress(b"text" * 1000, mtime=0)),  # or each process names the case differently
         ("a.tar.gz", b"\x1f\x8bx"),
     ],
 )
