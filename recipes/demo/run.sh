@@ -50,7 +50,7 @@ python recipes/evaluate.py --model $run/at_once/model --data $run/data/unlabelle
     --output $run/labels_at_once.json > $run/labels_at_once.txt
 python recipes/compare.py at_once=$run/labels_at_once.json per_language=$run/labels/complete.json
 
-clip=$(ls $run/corpora/cv-corpus-demo/nl/clips/common_voice_nl_3*.mp3 | head -n 1)
+clips=($run/corpora/cv-corpus-demo/nl/clips/common_voice_nl_3*.mp3) clip=${clips[0]}
 cat <<EOF
 
 final model     $run/final/model
