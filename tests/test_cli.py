@@ -210,7 +210,6 @@ def test_subtitles(clips, transcribe, tmp_path, kind):
     assert caught.value.code == 2
 
 
-@pytest.mark.skipif(not hasattr(MlplTokenizer, "allowed_ids"), reason="the tokenizer does not learn characters yet")
 def test_text_of_one_language(clips, tone_run, tmp_path, capsys):
     (good, _), (sentence, _) = clips
     shutil.copytree(tone_run / "model", tmp_path / "model")
