@@ -23,11 +23,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="hf-mlpl", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (transcribe, test, convert):
-        command.add_parser(commands)
+    for name, command in (("transcribe", transcribe), ("test", test), ("convert", convert)):
+        subparser = commands.add_parser(
+            name,
+            help=command.HELP,
+            description=command.DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run, parser=subparser)
     options = parser.parse_args(arguments)
     try:
-        return options.run(options)
+        return options.run(options, options.parser)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

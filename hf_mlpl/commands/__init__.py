@@ -1,1 +1,1 @@
-"""The commands of `hf-mlpl`: each module adds its parser, and runs what was parsed."""
+"""The commands of `hf-mlpl`: each module says what it does, adds its arguments, and runs what was parsed."""

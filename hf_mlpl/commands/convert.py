@@ -7,6 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
+HELP = "checkpoints of other programs to model folders, and back"
 DESCRIPTION = """Makes a model folder of another program's checkpoint, or the other way round.
 
     # the released model, with the original's tokens file
@@ -28,14 +29,7 @@ released one.
 """
 
 
-def add_parser(commands) -> None:
-    parser = commands.add_parser(
-        "convert",
-        help="checkpoints of other programs to model folders, and back",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=lambda options: run(options, parser))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     direction = parser.add_mutually_exclusive_group(required=True)
     direction.add_argument("--from", dest="source", choices=["flashlight", "mctct"], help="whose checkpoint it is")
     direction.add_argument("--to", dest="target", choices=["flashlight"], help="who is to read the result")

@@ -10,6 +10,7 @@ from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
+HELP = "transcribe flashlight's list files, with the options and the output of fl_asr_test"
 DESCRIPTION = """Transcribes list files as flashlight's `fl_asr_test` does, with the same options and lines.
 A list has a line for each recording: id, path, milliseconds, and perhaps a transcript.
 
@@ -33,14 +34,7 @@ read, or where tokens and model do not belong together.
 """
 
 
-def add_parser(commands) -> None:
-    parser = commands.add_parser(
-        "test",
-        help="transcribe flashlight's list files, with the options and the output of fl_asr_test",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=lambda options: run(options, parser))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test", required=True, metavar="LISTS", help="list files, with commas between them")
     parser.add_argument("--am", required=True, help="flashlight checkpoint, or folder or Hub name of a model")
     parser.add_argument("--tokens", default="", help="tokens file; a checkpoint needs one")

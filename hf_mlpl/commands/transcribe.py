@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+HELP = "say what is said in recordings, and in which language"
 DESCRIPTION = """Says what is said in recordings, and in which language.
 
     # a line for each recording on standard output: its name, the language, what is said
@@ -27,14 +28,7 @@ on standard error, `error: FILE: why`, and exit status 1 when all the others are
 """
 
 
-def add_parser(commands) -> None:
-    parser = commands.add_parser(
-        "transcribe",
-        help="say what is said in recordings, and in which language",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=lambda options: run(options, parser))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", help="audio files, or folders of them: wav, flac, mp3, ogg, opus, aiff")
     parser.add_argument("--model", required=True, help="folder or Hub name of a model")
     parser.add_argument("--format", choices=["text", "json", "srt", "vtt"], default="text", help="default: text")
