@@ -20,7 +20,7 @@ LEVELS = {
     " subtitles one_line_errors",
     1: "processing_mlpl modeling_mlpl",
     2: "corpora data decoding augment beam_search transcription",
-    3: "training_config training_log training sharding slimipl pseudo_label label_filters evaluation plan",
+    3: "training_config training_log run_facts training sharding slimipl pseudo_label label_filters evaluation plan",
     4: "hub model_card dataset_card interop",
     5: "pipeline_mlpl registration cli commands",
 }
