@@ -9,14 +9,13 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 import yaml
 from accelerate import Accelerator
 from datasets import Dataset
 
 from .atomic import partial_path, write_json, writing, written_whole
+from .corpora.utterances import blocks
 from .hub import STATE, RunPusher, link, pushed_mark
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
@@ -66,10 +65,9 @@ def digest(processor: MlplProcessor, **datasets: Dataset | None) -> dict[str, st
         if dataset is None:
             continue
         sha = hashlib.sha256()
-        for block in dataset.with_format("arrow").iter(batch_size=100_000):
-            ids, texts = (pc.fill_null(block[column].cast(pa.string()), "\0") for column in ("id", "text"))
-            lines = pc.binary_join_element_wise(ids, texts, "\n", "\1").to_pylist()
-            sha.update("".join(lines).encode())
+        for block in blocks(dataset, ["id", "text"]):
+            for row in zip(block["id"].to_pylist(), block["text"].to_pylist(), strict=True):
+                sha.update(json.dumps(row).encode())
         digests[name] = sha.hexdigest()
     return digests
 

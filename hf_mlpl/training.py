@@ -47,14 +47,14 @@ from .feature_extraction_mlpl import MlplFeatureExtractor
 from .hub import RunPusher
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
+from .run_facts import RunFacts
 from .slimipl import SlimIpl, SlimIplPlan, collapse
 from .tokenization_mlpl import MlplTokenizer
-from .training_config import TrainingConfig
+from .training_config import PRESETS, TrainingConfig
 from .training_log import TrainingLog
 
 logger = logging.getLogger(__name__)
 
-PRESETS = ("tiny", "base", "large")
 FRAMES_PER_SECOND = 100  # of the features
 
 
@@ -105,6 +105,7 @@ def train(config: TrainingConfig) -> Path:
 
     log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
     log.describe(train_set, dropped, accelerator.unwrap_model(model))
+    facts = RunFacts(accelerator, accelerator.unwrap_model(model), config, start, train_set, dropped, unlabelled_set)
     pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
     reported: set[str] = set()
     with log, logging_redirect_tqdm():
@@ -123,11 +124,15 @@ def train(config: TrainingConfig) -> Path:
                 _check_labels(labels, update, config, accelerator.is_main_process)
             is_last = update == config.max_updates
             if dev_set is not None and (update % config.eval_every == 0 or is_last):
-                log.evaluated(update, evaluate_model(accelerator, model, processor, dev_set, config.max_batch_seconds))
+                results = evaluate_model(accelerator, model, processor, dev_set, config.max_batch_seconds)
+                log.evaluated(update, results)
+                facts.evaluated(update, results)
             if update % config.save_every == 0 and not is_last:
+                facts.write(update)
                 checkpoint = save_checkpoint(accelerator, output_dir, update, slimipl, digests)
                 if config.push_to_hub:
                     push_checkpoint(accelerator, model, processor, checkpoint, pusher)
+    facts.write(config.max_updates)
     folder = save_model(accelerator, model, processor, output_dir)
     if pusher:
         push_result(pusher)

@@ -20,8 +20,8 @@ LEVELS = {
     " subtitles one_line_errors",
     1: "processing_mlpl modeling_mlpl",
     2: "corpora data decoding augment beam_search transcription",
-    3: "training_config training_log training checkpoints hub resume sharding slimipl pseudo_label label_filters"
-    " evaluation plan",
+    3: "training_config training_log run_facts training checkpoints hub resume sharding slimipl pseudo_label"
+    " label_filters evaluation plan",
     4: "model_card dataset_card interop",
     5: "pipeline_mlpl registration cli commands",
 }
