@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -236,14 +238,20 @@ def test_push_folder_replaces_and_moves_the_tag(local_hub, folder):
     assert len(local_hub.commits("me/things")) == 3
 
 
-def test_push_folder_to_a_repository_that_somebody_makes_or_changes_meanwhile(local_hub, folder):
-    local_hub.fail("GET", "/things", status=404)  # what it was before
-    HfApi().create_repo("things")
-    push_folder(folder, "me/things", **WORDS)
-    local_hub.fail("POST", "/commit/", status=412)
-    (folder / "a.txt").write_text("b")
-    push_folder(folder, "me/things", **WORDS)
-    assert local_hub.files("me/things")["a.txt"] == b"b" and len(local_hub.commits("me/things")) == 3
+def test_push_folder_beside_others(local_hub, folder, tmp_path):
+    """Each finds the repository missing and makes it, and each finds that the others have committed."""
+    barrier, names = threading.Barrier(4), "abcd"
+
+    def push(name: str) -> str:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").write_text(name)
+        barrier.wait()
+        return push_folder(tmp_path / name, "me/things", **WORDS).oid
+
+    with ThreadPoolExecutor() as executor:
+        oids = list(executor.map(push, names))
+    assert {commit.oid for commit in local_hub.commits("me/things")[:-1]} == set(oids) and len(set(oids)) == 4
+    assert local_hub.files("me/things").keys() == {".gitattributes", *(f"{name}.txt" for name in names)}
 
 
 @pytest.mark.parametrize(
