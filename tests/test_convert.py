@@ -161,13 +161,6 @@ def test_push_to_hub(golden, original, local_hub, tmp_path):
     assert answer["text"].split() == "".join(letters.split()).replace("|", " ").split()
 
 
-@pytest.fixture
-def quick_retries(monkeypatch):
-    """Seven tries in a tenth of a second."""
-    monkeypatch.setattr(hub, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(hub, "PATIENCE", 0.1)
-
-
 TOKEN = "give HF_TOKEN or `hf auth login` a token that may write to it, then "
 RIGHTS = "You don't have the rights to create a model under the namespace 'you'"
 

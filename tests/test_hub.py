@@ -26,20 +26,13 @@ from hf_mlpl.training_config import load_config
 from .random_model import sweep
 from .test_remote_code import WITHOUT_PACKAGE
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "quick_retries")
 
 ROOT = Path(__file__).resolve().parents[1]
 REPO = "me/tones"
 # Two saves, and the result.
 SHORT = ["max_updates=6", "save_every=2", "dev=[]", f"push_to_hub={REPO}", "license=cc0-1.0"]
 FIRST, SECOND, LAST = "tones: update 2", "tones: update 4", "tones: the result, update 6"
-
-
-@pytest.fixture(autouse=True)
-def quick_retries(monkeypatch):
-    """Seven tries in a tenth of a second."""
-    monkeypatch.setattr(hub, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(hub, "PATIENCE", 0.1)
 
 
 @pytest.fixture

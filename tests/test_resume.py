@@ -26,7 +26,7 @@ from .test_sharding import launch
 from .test_training import Killed, assert_equal_bits, kill_at
 from .two_processes import slimipl_overrides
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "quick_retries")
 
 REPO = "me/tones"
 STATE = "last-checkpoint"
