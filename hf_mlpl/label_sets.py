@@ -13,17 +13,24 @@ import glob
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Audio, Dataset, Features, Value, config
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.hf_api import DatasetInfo
 
 from .atomic import writing, written_whole
 from .audio import encode_flac, load_audio
 from .corpora.utterances import blocks, durations_of, keep_rows, sorted_by_id, take_rows
+from .dataset_card import PICTURE, dataset_card, plot_scores
+from .hub import push_folder
 from .label_filters import LabelFilter
 from .label_summary import LabelCounts, LabelSummary
 from .pseudo_label import LABEL_FEATURES, SCORES
@@ -47,6 +54,63 @@ SHARD_ROWS = 250_000  # labels alone: some 50 MB
 SHARD_SECONDS = 18_000  # with audio: some 300 MB
 AUDIO_ROWS = 100  # rows of a row group with audio, and what is in memory at a time
 SAMPLING_RATE = 16_000
+
+
+def push_label_set(
+    labels: Path,
+    repo_id: str,
+    filters: Sequence[LabelFilter] = (),
+    with_audio: bool = False,
+    private: bool = False,
+) -> Iterator[str]:
+    """Pushes a folder of `pseudo_label`, with one commit for each language; says in a line what it has pushed.
+
+    The commit has a language's data, its summary, and the card of all languages that are in the repository then. Other
+    languages' files stay as they are; languages that others push meanwhile are in the card, too.
+
+    Args:
+        labels: the folder; it needs room for the data set, with audio some 60 MB an hour.
+        repo_id: data set, `user/name`; it is made if it is not there.
+        filters, with_audio: as for `write_label_set`.
+        private: whether a repository that is made is private.
+
+    Raises:
+        ValueError: as `write_label_set` does.
+        OSError: where it cannot be pushed.
+    """
+    for language, counts in read_complete(labels)["languages"].items():
+        if not counts["labels"]:
+            yield f"{language}: no labels to push, {counts['errors']} utterances could not be read"
+            continue
+        with TemporaryDirectory(dir=labels, prefix=".pushing-") as folder:
+            summary = write_label_set(labels, language, Path(folder), filters, with_audio)
+            commit = push_folder(
+                folder,
+                repo_id,
+                message=f"{language}: {summary.utterances:,} pseudo-labels, {summary.hours:,.2f} h",
+                pending=f"{labels} is complete",
+                remedy="the same command again pushes it, and so does recipes/publish_labels.py",
+                repo_type="dataset",
+                private=private,
+                replaced=[f"{language}/"],
+                complete=partial(_write_card, Path(folder), summary),
+            )
+        yield f"{language}: {summary.utterances:,} labels, {summary.kept:,} of them kept, are in {commit.commit_url}"
+
+
+def _write_card(folder: Path, summary: LabelSummary, head: DatasetInfo) -> None:
+    """The card and its picture, of this summary and those in a commit of the repository."""
+    summaries = {summary.language: summary}
+    for name in (sibling.rfilename for sibling in head.siblings):
+        language, _, file = name.partition("/")
+        if file == "summary.json" and language not in summaries:
+            try:
+                path = hf_hub_download(head.id, name, repo_type="dataset", revision=head.sha)
+            except LocalEntryNotFoundError as error:  # which hides what may pass
+                raise error.__cause__ or error from None
+            summaries[language] = LabelSummary.read(Path(path))
+    plot_scores(list(summaries.values()), folder / PICTURE)
+    dataset_card(list(summaries.values()), head.id).save(folder / "README.md")
 
 
 def read_complete(labels: Path) -> dict:

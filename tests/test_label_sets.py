@@ -1,48 +1,32 @@
-"""Label sets: what is in them, bit by bit the same each time; joined with audio, as training takes it."""
+"""Label sets: what is in them, the same bits each time, and what the Hub has of them, whatever the network does."""
 
-import csv
+import ast
 import json
 import math
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from accelerate import Accelerator
-from datasets import Audio, Features
+from datasets import Audio, Features, load_dataset
+from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub import DatasetCard, HfApi
 
-from hf_mlpl import MlplForCTC, MlplProcessor, label_join, label_sets
+from hf_mlpl import hub, label_sets
 from hf_mlpl.audio import load_audio
-from hf_mlpl.corpora import utterances as utterance_files
-from hf_mlpl.corpora.sources import VOXPOPULI
-from hf_mlpl.corpora.utterances import read_utterances, write_utterances
+from hf_mlpl.corpora.utterances import write_utterances
 from hf_mlpl.label_filters import LabelFilter
-from hf_mlpl.label_join import find_label_set, join_labels, join_own_audio
-from hf_mlpl.label_sets import LABEL_SET_FEATURES, write_label_set
+from hf_mlpl.label_sets import LABEL_SET_FEATURES, push_label_set, write_label_set
 from hf_mlpl.label_summary import LabelSummary
-from hf_mlpl.pseudo_label import LABEL_FEATURES, SCORES, pseudo_label
+from hf_mlpl.pseudo_label import LABEL_FEATURES, SCORES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture(scope="module")
-def labels(tone_data, tone_run, tmp_path_factory) -> dict[str, Path]:
-    """Folders of pseudo-labels: sv-SE in parts of a long recording; de in files, one of them not there."""
-    root = tmp_path_factory.mktemp("labels")
-    rows = pq.read_table(tone_data / "train.parquet").to_pylist()
-    rows = [row for row in rows if row["language"] == "de"]
-    rows[3]["audio"]["path"] = "lost.wav"
-    write_utterances(rows, root / "de.parquet")
-    models = [kind.from_pretrained(tone_run / "model") for kind in (MlplForCTC, MlplProcessor)]
-    for language, path in {"de": root / "de.parquet", "sv-SE": tone_data / "unlabelled.parquet"}.items():
-        dataset = read_utterances([path])
-        teacher = f"me/teacher@{COMMIT}"
-        pseudo_label(Accelerator(cpu=True), *models, dataset, root / language, teacher, 5.0, sources=[VOXPOPULI])
-    return {language: root / language for language in ("de", "sv-SE")}
 
 
 def made_in(folder: Path) -> dict[str, dict]:
@@ -61,10 +45,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 # What is in a label set
 
 
-def test_rows_are_the_labels_by_id(labels, tmp_path):
-    made = made_in(labels["sv-SE"])
+def test_rows_are_the_labels_by_id(tone_labels, tmp_path):
+    made = made_in(tone_labels["sv-SE"])
     bound = sorted(row["mean_log_prob"] for row in made.values())[8]
-    write_label_set(labels["sv-SE"], "sv-SE", tmp_path, [LabelFilter(f"mean_log_prob >= {bound!r}")])
+    write_label_set(tone_labels["sv-SE"], "sv-SE", tmp_path, [LabelFilter(f"mean_log_prob >= {bound!r}")])
     rows = rows_of(tmp_path)
     assert [row["id"] for row in rows] == sorted(made) and len(rows) == 24
     for row in rows:
@@ -79,8 +63,8 @@ def test_rows_are_the_labels_by_id(labels, tmp_path):
     assert sum(row["kept"] for row in rows) == 16
 
 
-def test_no_path_leaves_the_machine(labels, tmp_path, tone_corpus):
-    for language, folder in labels.items():
+def test_no_path_leaves_the_machine(tone_labels, tmp_path, tone_corpus):
+    for language, folder in tone_labels.items():
         write_label_set(folder, language, tmp_path, with_audio=language == "de")
     for path in tmp_path.rglob("*.parquet"):
         table = pq.read_table(path)
@@ -94,14 +78,14 @@ def test_no_path_leaves_the_machine(labels, tmp_path, tone_corpus):
         assert str(tone_corpus) not in path.read_text() and str(tmp_path.parent) not in path.read_text()
 
 
-def test_the_same_labels_give_the_same_bytes(labels, tmp_path, monkeypatch):
+def test_the_same_labels_give_the_same_bytes(tone_labels, tmp_path, monkeypatch):
     """Also if they were labelled in another order."""
     monkeypatch.setattr(label_sets, "SHARD_ROWS", 10)
-    write_label_set(labels["sv-SE"], "sv-SE", tmp_path / "a")
+    write_label_set(tone_labels["sv-SE"], "sv-SE", tmp_path / "a")
     other = tmp_path / "labels"
-    rows = pq.read_table(labels["sv-SE"] / "labels.parquet").to_pylist()
+    rows = pq.read_table(tone_labels["sv-SE"] / "labels.parquet").to_pylist()
     write_utterances(rows[::-1], other / "labels.parquet", LABEL_FEATURES)
-    (other / "complete.json").write_bytes((labels["sv-SE"] / "complete.json").read_bytes())
+    (other / "complete.json").write_bytes((tone_labels["sv-SE"] / "complete.json").read_bytes())
     write_label_set(other, "sv-SE", tmp_path / "b")
     shards = [f"sv-SE/train-0000{number}-of-00003.parquet" for number in range(3)]
     assert sorted(contents(tmp_path / "a")) == ["sv-SE/summary.json", *shards]
@@ -109,12 +93,12 @@ def test_the_same_labels_give_the_same_bytes(labels, tmp_path, monkeypatch):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_audio_in_it(labels, tmp_path, monkeypatch, tone_data):
+def test_audio_in_it(tone_labels, tmp_path, monkeypatch, tone_data):
     monkeypatch.setattr(label_sets, "SHARD_SECONDS", 4)
     monkeypatch.setattr(label_sets, "AUDIO_ROWS", 3)
-    for language, folder in labels.items():
+    for language, folder in tone_labels.items():
         write_label_set(folder, language, tmp_path, with_audio=True)
-    given = made_in(labels["de"]) | made_in(labels["sv-SE"])
+    given = made_in(tone_labels["de"]) | made_in(tone_labels["sv-SE"])
     rows = rows_of(tmp_path)
     assert {row["id"] for row in rows} == set(given) and len(rows) == 24 + 31
     for row in rows:
@@ -126,7 +110,7 @@ def test_audio_in_it(labels, tmp_path, monkeypatch, tone_data):
         assert Features.from_arrow_schema(pq.read_schema(path))["audio"] == Audio(16_000)
     seconds = [sum(pq.read_table(path)["duration_seconds"].to_pylist()) for path in tmp_path.glob("de/*.parquet")]
     assert len(seconds) == math.ceil(sum(seconds) / 4) and max(seconds) < 4 + 1
-    write_label_set(labels["de"], "de", tmp_path / "again", with_audio=True)
+    write_label_set(tone_labels["de"], "de", tmp_path / "again", with_audio=True)
     assert contents(tmp_path / "again" / "de") == contents(tmp_path / "de")
 
 
@@ -135,12 +119,12 @@ def _written(path: Path, content: bytes) -> Path:
     return path
 
 
-def test_a_summary_counts(labels, tmp_path):
-    made = list(made_in(labels["de"]).values())
+def test_a_summary_counts(tone_labels, tmp_path):
+    made = list(made_in(tone_labels["de"]).values())
     least = sorted(row["lowest_word_confidence"] or 0 for row in made)[10]
     most = sorted(row["compression_ratio"] for row in made)[20]
     filters = [LabelFilter(f"lowest_word_confidence >= {least!r}"), LabelFilter(f"compression_ratio <= {most!r}")]
-    summary = write_label_set(labels["de"], "de", tmp_path, filters)
+    summary = write_label_set(tone_labels["de"], "de", tmp_path, filters)
     assert LabelSummary.read(tmp_path / "de" / "summary.json") == summary
 
     def hours(rows) -> float:
@@ -155,7 +139,7 @@ def test_a_summary_counts(labels, tmp_path):
     assert summary.hours_kept_by == {filters[0].condition: hours(sure), filters[1].condition: hours(full)}
     assert summary.another_language == sum(row["predicted_language"] != "de" for row in made)
     assert summary.empty == sum(not row["text"] for row in made)
-    assert summary.cer == json.loads((labels["de"] / "complete.json").read_text())["languages"]["de"]["cer"]
+    assert summary.cer == json.loads((tone_labels["de"] / "complete.json").read_text())["languages"]["de"]["cer"]
     assert summary.mean_log_prob == pytest.approx(sum(row["mean_log_prob"] for row in made) / 31, abs=1e-6)
     for name, histogram in summary.scores.items():
         edges, counts = histogram["edges"], [0] * 40
@@ -167,13 +151,13 @@ def test_a_summary_counts(labels, tmp_path):
         assert histogram["counts"] == counts and sum(counts) + histogram["null"] == 31
 
 
-def test_labels_that_are_not_complete(labels, tmp_path):
+def test_labels_that_are_not_complete(tone_labels, tmp_path):
     with pytest.raises(ValueError, match="nothing: no complete pseudo-labels; recipes/pseudo_label.py --output"):
         write_label_set(tmp_path / "nothing", "de", tmp_path)
     with pytest.raises(ValueError, match="no labels of fi; there are de"):
-        write_label_set(labels["de"], "fi", tmp_path)
+        write_label_set(tone_labels["de"], "fi", tmp_path)
     old = tmp_path / "old"
-    complete = json.loads((labels["de"] / "complete.json").read_text())
+    complete = json.loads((tone_labels["de"] / "complete.json").read_text())
     del complete["languages"]["de"]["errors"]
     write_utterances([], old / "labels.parquet", LABEL_FEATURES)
     (old / "complete.json").write_text(json.dumps(complete))
@@ -181,126 +165,187 @@ def test_labels_that_are_not_complete(labels, tmp_path):
         write_label_set(old, "de", tmp_path)
 
 
-# Joining
+# On the Hub
 
-
-@pytest.fixture(scope="module")
-def label_set(labels, tmp_path_factory) -> Path:
-    """A folder with both languages; of sv-SE, the filter keeps 16 of 24 labels."""
-    folder = tmp_path_factory.mktemp("label-set")
-    bound = sorted(row["mean_log_prob"] for row in made_in(labels["sv-SE"]).values())[8]
-    write_label_set(labels["sv-SE"], "sv-SE", folder, [LabelFilter(f"mean_log_prob >= {bound!r}")])
-    write_label_set(labels["de"], "de", folder)
-    return folder
+REPO = "me/tones-pl"
 
 
 @pytest.fixture
-def local(tone_data, labels):
-    """The audio of both languages, as utterances."""
-    return read_utterances([tone_data / "unlabelled.parquet", labels["de"].parent / "de.parquet"])
+def hub_of_labels(local_hub, monkeypatch):
+    """The local Hub; whoever waits before trying again waits a moment."""
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
+    return local_hub
 
 
-def joined(path: Path) -> dict[str, dict]:
-    rows = pq.read_table(path).to_pylist()
-    assert len({row["id"] for row in rows}) == len(rows)
-    return {row["id"]: row for row in rows}
+def push(folder: Path, **options) -> list[str]:
+    return list(push_label_set(folder, REPO, **options))
 
 
-def unmatched(path: Path) -> dict[str, tuple[str, str]]:
-    with open(path.with_suffix(".unmatched.tsv"), newline="") as file:
-        return {row["id"]: (row["language"], row["what"]) for row in csv.DictReader(file, delimiter="\t")}
+def files(local_hub) -> dict[str, bytes]:
+    return local_hub.files(REPO, repo_type="dataset")
 
 
-def test_joined_labels_are_those_that_were_written(labels, label_set, local, tmp_path):
-    report = join_labels(find_label_set(str(label_set)), local, tmp_path / "all.parquet", keep_all=True)
-    assert joined(tmp_path / "all.parquet") == made_in(labels["de"]) | made_in(labels["sv-SE"])
-    assert (report.joined, report.left_out, report.no_audio, report.no_label) == (24 + 31, 0, 0, 1)
-    # which could not be read
-    assert unmatched(tmp_path / "all.parquet") == {"common_voice_de_train3": ("de", "no label")}
-    report = join_labels(find_label_set(str(label_set), ["sv-SE"]), local, tmp_path / "kept.parquet")
-    assert (report.joined, report.left_out, report.no_label) == (16, 8, 0)
-    assert set(joined(tmp_path / "kept.parquet")) == {row["id"] for row in rows_of(label_set / "sv-SE") if row["kept"]}
+def titles(local_hub) -> list[str]:
+    """Of commits, the first one first, without that which makes a repository."""
+    return [commit.title for commit in local_hub.commits(REPO, repo_type="dataset")[::-1][1:]]
 
 
-def test_ids_on_one_side_alone(label_set, tone_data, tmp_path):
-    rows = pq.read_table(tone_data / "unlabelled.parquet").to_pylist()
-    names = [row["id"] for row in rows]
-    rows[5]["id"], rows[6]["id"] = own = "my\town", "my, own"
-    rows[7]["duration_seconds"] += 0.2
-    rows[8]["duration_seconds"] += 0.05
-    write_utterances(rows, tmp_path / "local.parquet")
-    local, output = read_utterances([tmp_path / "local.parquet"]), tmp_path / "a.parquet"
-    report = join_labels(find_label_set(str(label_set), ["sv-SE"]), local, output, keep_all=True)
-    assert (report.joined, report.no_audio, report.no_label, report.other_duration) == (22, 2, 2, 1)
-    assert set(joined(output)) == {*names[:5], *names[7:]}
-    told = unmatched(output)
-    assert {language for language, _ in told.values()} == {"sv-SE"}
-    assert {name: what for name, (_, what) in told.items() if name != names[7]} == {
-        **dict.fromkeys(names[5:7], "no audio"),
-        **dict.fromkeys(own, "no label"),
+def sent(local_hub) -> dict[str, int]:
+    """How many contents of files and how many commits have arrived or were tried."""
+    asked = [(request.method, request.path) for request in local_hub.requests]
+    return {
+        "contents": sum(method == "PUT" for method, _ in asked),
+        "commits": sum(method == "POST" and "/commit/" in path for method, path in asked),
     }
-    seconds = rows[7]["duration_seconds"]
-    assert told[names[7]][1] == f"{seconds:.2f} s, its label {seconds - 0.2:.2f} s"
-    assert joined(output)[names[7]]["duration_seconds"] == seconds  # of the audio that is here
 
 
-def test_ids_whose_hashes_are_equal_are_told_apart(labels, label_set, local, tmp_path, monkeypatch):
-    monkeypatch.setattr(label_join, "id_hashes", lambda names: np.zeros(len(names), np.uint64))
-    join_labels(find_label_set(str(label_set)), local, tmp_path / "all.parquet", keep_all=True)
-    assert joined(tmp_path / "all.parquet") == made_in(labels["de"]) | made_in(labels["sv-SE"])
+def test_each_language_is_loaded_by_its_name(hub_of_labels, tone_labels, tmp_path, monkeypatch):
+    monkeypatch.setattr(label_sets, "SHARD_ROWS", 10)
+    lines = [line for folder in tone_labels.values() for line in push(folder)]
+    assert [line.partition(" labels, ")[0] for line in lines] == ["de: 31", "sv-SE: 24"]
+    for language, folder in tone_labels.items():
+        write_label_set(folder, language, tmp_path)
+        expected = rows_of(tmp_path / language)
+        assert load_dataset(REPO, language)["train"].to_list() == expected
+        assert list(load_dataset(REPO, language, split="train", streaming=True)) == expected
+    there = files(hub_of_labels)
+    assert {name: there.pop(name) for name in contents(tmp_path)} == contents(tmp_path)
+    assert set(there) == {"README.md", "scores.png", ".gitattributes"}
+
+    commit = hub_of_labels.commits(REPO, repo_type="dataset")[0].oid
+    load = (
+        f"from datasets import load_dataset as l; print(l({REPO!r}, 'sv-SE', split='train', revision={commit!r})[23])"
+    )
+    done = subprocess.run([sys.executable, "-c", load], env=hub_of_labels.env, capture_output=True, text=True)
+    assert ast.literal_eval(done.stdout) == rows_of(tmp_path / "sv-SE")[23], done.stderr
 
 
-def test_joins_are_the_same_block_by_block(labels, label_set, local, tmp_path, monkeypatch):
-    for module in (label_join, utterance_files):
-        monkeypatch.setattr(module, "BLOCK", 5)
-    join_labels(find_label_set(str(label_set)), local, tmp_path / "all.parquet", keep_all=True)
-    assert joined(tmp_path / "all.parquet") == made_in(labels["de"]) | made_in(labels["sv-SE"])
+def test_audio_of_the_hub(hub_of_labels, tone_labels, tmp_path):
+    push(tone_labels["de"], with_audio=True)
+    dataset = load_dataset(REPO, "de", split="train")
+    assert dataset.features["audio"] == Audio(16_000)
+    row = dataset.cast_column("audio", Audio(decode=False))[0]
+    assert row["audio"]["path"] == f"{row['id']}.flac"
+    expected = load_audio(made_in(tone_labels["de"])[row["id"]]["audio"])
+    assert np.array_equal(load_audio(row["audio"]["bytes"]), expected)
 
 
-def test_audio_of_the_label_set(labels, tmp_path):
-    write_label_set(labels["de"], "de", tmp_path, with_audio=True)
-    report = join_own_audio(find_label_set(str(tmp_path)), tmp_path / "a.parquet")
-    made, found = made_in(labels["de"]), joined(tmp_path / "a.parquet")
-    assert report.joined == len(found) == 31
-    for name, row in found.items():
-        audio, expected = row.pop("audio"), made[name].pop("audio")
-        assert np.array_equal(load_audio(audio), load_audio(expected))  # which has 16 bits and 16 kHz
-        assert row == made[name] | {"speaker": None}
+def test_pushing_again_sends_nothing(hub_of_labels, tone_labels):
+    for folder in tone_labels.values():
+        push(folder)
+    before, there = sent(hub_of_labels), files(hub_of_labels)
+    assert before["commits"] == 2
+    for folder in tone_labels.values():
+        push(folder)
+    assert sent(hub_of_labels) == before and files(hub_of_labels) == there
+    assert titles(hub_of_labels) == ["de: 31 pseudo-labels, 0.00 h", "sv-SE: 24 pseudo-labels, 0.00 h"]
 
 
-def test_what_cannot_be_joined(label_set, labels, local, tmp_path):
-    files, output = find_label_set(str(label_set)), tmp_path / "out" / "a.parquet"
+def test_a_language_more_leaves_the_others_as_they_are(hub_of_labels, tone_labels):
+    push(tone_labels["de"])
+    before, alone = files(hub_of_labels), sent(hub_of_labels)["contents"]
+    push(tone_labels["sv-SE"])
+    after = files(hub_of_labels)
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed == {"README.md", "scores.png", "sv-SE/train-00000-of-00001.parquet", "sv-SE/summary.json"}
+    assert set(before) <= set(after) and len(titles(hub_of_labels)) == 2
+    assert sent(hub_of_labels)["contents"] == alone + 2  # a shard and the picture
+    configs = DatasetCard.load(REPO).data.configs
+    assert [config["config_name"] for config in configs] == ["de", "sv-SE"]
+    other = configs[1]["data_files"]
+    assert other == [{"split": "train", "path": "sv-SE/train-*.parquet"}]
 
-    def error(run, *arguments) -> str:
-        with pytest.raises(ValueError) as caught:
-            run(*arguments)
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
 
-    def changed(**values) -> dict[str, list[Path]]:
-        """Files of labels of which one row is changed."""
-        table = pq.read_table(files["de"][0])
-        rows = table.to_pylist()
-        rows[1] |= values
-        pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), tmp_path / "changed.parquet")
-        return {"de": [tmp_path / "changed.parquet"]}
+def test_labels_that_have_changed_take_the_place_of_the_old(hub_of_labels, tone_labels, monkeypatch):
+    push(tone_labels["sv-SE"])
+    with monkeypatch.context() as patch:
+        patch.setattr(label_sets, "SHARD_ROWS", 10)
+        push(tone_labels["de"])
+    push(tone_labels["de"], filters=[LabelFilter("mean_log_prob >= -0.01")])
+    shards = [name for name in files(hub_of_labels) if name.endswith("parquet")]
+    assert shards == ["sv-SE/train-00000-of-00001.parquet", "de/train-00000-of-00001.parquet"]
+    kept = load_dataset(REPO, "de", split="train")["kept"]
+    assert kept == [row["mean_log_prob"] >= -0.01 for row in load_dataset(REPO, "de", split="train")]
+    assert True in kept and False in kept and len(titles(hub_of_labels)) == 3
 
-    assert "no labels of fi" in error(find_label_set, str(label_set), ["fi", "de"])
-    assert "no labels, which are files such as sl/train" in error(find_label_set, str(tmp_path))
-    assert "name that with --audio" in error(join_own_audio, files, output)
-    foreign = local.map(lambda row: {"id": f"other/{row['id']}"}, keep_in_memory=True)
-    told = error(join_labels, files, foreign, output)
-    assert "ids of the labels are like 'common_voice_de_train0', those of the audio like 'other/" in told
-    assert "there is no audio" in error(join_labels, files, local.select([]), output)
-    told = error(join_labels, changed(id="common_voice_de_train0"), local, output)
-    assert "has two labels of 'common_voice_de_train0'" in told
-    assert "has rows without text" in error(join_labels, changed(text=None), local, output)
-    human = {"de": [labels["de"].parent / "de.parquet"]}
-    assert "no labels, it has no column blank_ratio, character" in error(join_labels, human, local, output)
-    (tmp_path / "no.parquet").write_bytes(b"PAR1 is not enough")
-    damaged = {"de": [tmp_path / "no.parquet"]}
-    assert "no Parquet file of labels, or damaged" in error(join_labels, damaged, local, output)
-    write_label_set(labels["de"], "de", tmp_path / "none", [LabelFilter("mean_log_prob >= 1")])
-    none = find_label_set(str(tmp_path / "none"))
-    assert "none of 31 labels is kept by its filters; --all" in error(join_labels, none, local, output)
-    assert not list(output.parent.iterdir())  # nothing half-made
+
+FAULTS = {
+    "a burst of 503": [{"method": method, "path": "", "status": 503, "times": 3} for method in ("POST", "PUT", "GET")],
+    "too many requests": [{"method": "POST", "path": "/commit/", "status": 429, "retry_after": 1}],
+    "an upload that is cut": [{"method": "PUT", "path": "", "received": 1000}],
+    "a commit that is cut": [{"method": "POST", "path": "/commit/", "received": 100}],
+    "a lost answer to the commit": [{"method": "POST", "path": "/commit/", "after": 10}],
+    "a repository that another process has made": [{"method": "POST", "path": "/repos/create", "after": 0}],
+    "a summary that is not given": [{"method": "HEAD", "path": "summary.json", "status": 503, "times": 9}],
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_nothing_is_lost_or_twice_there(fault, hub_of_labels, tone_labels, tmp_path):
+    push(tone_labels["de"])
+    if "repository" in fault:
+        HfApi().delete_repo(REPO, repo_type="dataset")
+    for each in FAULTS[fault]:
+        hub_of_labels.fail(**each)
+    push(tone_labels["sv-SE"])
+    assert titles(hub_of_labels)[-1].startswith("sv-SE: 24")
+    if "repository" in fault:
+        push(tone_labels["de"])
+    assert len(titles(hub_of_labels)) == 2
+    for language, folder in tone_labels.items():
+        write_label_set(folder, language, tmp_path)
+    there = files(hub_of_labels)
+    assert {name: there[name] for name in contents(tmp_path)} == contents(tmp_path)
+    assert [config["config_name"] for config in DatasetCard.load(REPO).data.configs] == ["de", "sv-SE"]
+    assert not list(tone_labels["sv-SE"].glob(".pushing-*"))
+
+
+def test_two_machines_at_once(hub_of_labels, tone_labels, monkeypatch):
+    """The other one's commit is made when this one has already written its card."""
+    push_others = [lambda: push(tone_labels["sv-SE"])]
+
+    def plot_when_the_other_has_pushed(*arguments):
+        if push_others:
+            push_others.pop()()
+        plot_scores(*arguments)
+
+    plot_scores = label_sets.plot_scores
+    monkeypatch.setattr(label_sets, "plot_scores", plot_when_the_other_has_pushed)
+    push(tone_labels["de"])
+    refused = [request.status for request in hub_of_labels.requests if "/commit/" in request.path]
+    assert refused == [200, 412, 200]
+    assert [title[:2] for title in titles(hub_of_labels)] == ["sv", "de"]
+    assert {"de/summary.json", "sv-SE/summary.json"} <= set(files(hub_of_labels))
+    assert [config["config_name"] for config in DatasetCard.load(REPO).data.configs] == ["de", "sv-SE"]
+    assert "24" in DatasetCard.load(REPO).text and "31" in DatasetCard.load(REPO).text
+
+
+def test_what_cannot_be_pushed_is_one_line(hub_of_labels, tone_labels, monkeypatch):
+    hub_of_labels.fail("POST", "/repos/create", status=401)
+    with pytest.raises(OSError) as caught:
+        push(tone_labels["de"])
+    told = str(caught.value)
+    assert told.startswith(f"{REPO}: cannot push to it (") and "\n" not in told
+    assert f"{tone_labels['de']} is complete: give HF_TOKEN or" in told and "the same command again pushes it" in told
+    assert hub_of_labels.token not in told
+    monkeypatch.setattr(hub, "PATIENCE", 0.1)
+    hub_of_labels.fail("POST", "/commit/", status=503, times=1000)
+    with pytest.raises(OSError, match="cannot push to it"):
+        push(tone_labels["de"])
+    assert titles(hub_of_labels) == []
+
+
+def test_a_summary_that_is_none(hub_of_labels, tone_labels):
+    HfApi().create_repo(REPO, repo_type="dataset")
+    options = {"path_in_repo": "fi/summary.json", "repo_id": REPO, "repo_type": "dataset"}
+    HfApi().upload_file(path_or_fileobj=b"{}", **options)
+    with pytest.raises(OSError, match="fi/summary.json: no summary of pseudo-labels .*missing 17 required"):
+        push(tone_labels["de"])
+
+
+def test_a_private_data_set(hub_of_labels, tone_labels):
+    push(tone_labels["de"], private=True)
+    assert HfApi().dataset_info(REPO).private
+    with pytest.raises(DatasetNotFoundError):
+        load_dataset(REPO, "de", token=False)
