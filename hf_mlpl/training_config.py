@@ -14,6 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 from .augment import SpecAugmentConfig
 from .slimipl import SlimIplConfig
 
+PRESETS = ("tiny", "base", "large")  # of `MlplConfig`
 OPTIMIZERS = ("adagrad", "adamw")
 SCHEDULES = ("constant", "linear", "step")
 # What may differ between a run and its continuation: nothing here changes the result.
@@ -28,7 +29,8 @@ class TrainingConfig:
     """Settings of `recipes/train.py`. Seconds are seconds of audio; updates are optimiser steps.
 
     Args:
-        output_dir: holds `checkpoints/`, `model/` (the result), `metrics.jsonl`, `curves.png`, `config.yaml`.
+        output_dir: holds `checkpoints/`, `model/` (the result), `metrics.jsonl`, `curves.png`, `config.yaml`, and
+            `run.json` and `results.json`, of which the model's card is made.
         model: `tiny`, `base` or `large` for a new model, or the folder or Hub name of one to go on from.
         model_fields: fields of `MlplConfig` that differ from the model's own, for example `layerdrop: 0.1`.
         tokens: tokens file of a new model; one to go on from has its own.
