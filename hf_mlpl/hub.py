@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetInfo, HfApi, ModelInfo
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import disable_progress_bars
 from huggingface_hub.utils import logging as hub_logging
@@ -43,6 +43,7 @@ def push_folder(
     private: bool = False,
     replaced: Sequence[str] = (),
     tag: str | None = None,
+    complete: Callable[[ModelInfo | DatasetInfo], None] | None = None,
 ) -> CommitInfo:
     """Makes one commit of a folder's files, or none if the repository has them all.
 
@@ -56,6 +57,8 @@ def push_folder(
         private: of a repository that has to be made.
         replaced: starts of names; files of the repository with these that the folder does not have are deleted.
         tag: name that the commit gets; another commit that has it loses it.
+        complete: writes those files into the folder that depend on what the repository has. It gets the commit that
+            this one is to follow, and is called again where somebody else was quicker.
 
     Raises:
         OSError: `REPO: cannot push to it (REASON); PENDING: REMEDY`, without any secret.
@@ -65,7 +68,10 @@ def push_folder(
     def push() -> CommitInfo:
         api = HfApi()
         name = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
-        commit = _commit(api, Path(folder), name, message, repo_type, private, tuple(replaced))
+        head = _head(api, name, repo_type, private)
+        if complete is not None:
+            complete(head)
+        commit = _commit(api, Path(folder), head, message, repo_type, tuple(replaced))
         if tag is not None:
             _move_tag(api, name, tag, commit.oid, repo_type)
         return commit
@@ -119,19 +125,25 @@ def _pause(error: Exception, wait: float) -> float | None:
     return wait if isinstance(error, (HTTPError, RuntimeError)) else None  # hf_xet raises RuntimeErrors
 
 
-def _commit(api, folder: Path, repo_id: str, message: str, repo_type: str, private: bool, replaced) -> CommitInfo:
+def _head(api: HfApi, repo_id: str, repo_type: str, private: bool) -> ModelInfo | DatasetInfo:
+    """The newest commit of a repository, which is made if it is not there."""
     try:
-        head = api.repo_info(repo_id, repo_type=repo_type)
+        return api.repo_info(repo_id, repo_type=repo_type)
     except RepositoryNotFoundError:
         api.create_repo(repo_id, repo_type=repo_type, private=private or None)
-        head = api.repo_info(repo_id, repo_type=repo_type)
+        return api.repo_info(repo_id, repo_type=repo_type)
+
+
+def _commit(
+    api: HfApi, folder: Path, head: ModelInfo | DatasetInfo, message: str, repo_type: str, replaced
+) -> CommitInfo:
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     operations = [CommitOperationAdd(name, path) for name, path in files.items()]
     there = [sibling.rfilename for sibling in head.siblings]
     operations += [CommitOperationDelete(name) for name in there if name.startswith(replaced) and name not in files]
     # With its parent named a commit is not made twice; and files that are there already make none. Not upload_folder,
     # which may make several.
-    return api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type, parent_commit=head.sha)
+    return api.create_commit(head.id, operations, commit_message=message, repo_type=repo_type, parent_commit=head.sha)
 
 
 def _move_tag(api: HfApi, repo_id: str, tag: str, commit: str, repo_type: str) -> None:
