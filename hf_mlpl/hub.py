@@ -11,19 +11,19 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetInfo, HfApi, ModelInfo
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import disable_progress_bars
 from huggingface_hub.utils import logging as hub_logging
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from .atomic import partial_path, written_whole
+from .atomic import partial_path, write_text, written_whole
 from .training_config import TrainingConfig
 
 logger = logging.getLogger(__name__)
 
-FIRST_WAIT, LONGEST_WAIT, PATIENCE = 1.0, 60.0, 120.0  # seconds: of waits that double, and of all of them together
+FIRST_WAIT, LONGEST_WAIT, PATIENCE = 1.0, 60.0, 150.0  # seconds: of waits that double, and of all of them together
 PASSING = {408, 409, 412, 429}  # and 5xx: statuses that may not come again; 409, 412: somebody else was quicker
 FAILURES = (HTTPError, OSError, ValueError, RuntimeError)  # HTTPError is also the base of what httpx raises
 STATE = "last-checkpoint"  # folder of a pushed run with what training goes on from
@@ -43,6 +43,7 @@ def push_folder(
     private: bool = False,
     replaced: Sequence[str] = (),
     tag: str | None = None,
+    complete: Callable[[ModelInfo | DatasetInfo], None] | None = None,
 ) -> CommitInfo:
     """Makes one commit of a folder's files, or none if the repository has them all.
 
@@ -56,6 +57,8 @@ def push_folder(
         private: of a repository that has to be made.
         replaced: starts of names; files of the repository with these that the folder does not have are deleted.
         tag: name that the commit gets; another commit that has it loses it.
+        complete: writes those files into the folder that depend on what the repository has. It gets the commit that
+            this one is to follow, and is called again where somebody else was quicker.
 
     Raises:
         OSError: `REPO: cannot push to it (REASON); PENDING: REMEDY`, without any secret.
@@ -65,7 +68,10 @@ def push_folder(
     def push() -> CommitInfo:
         api = HfApi()
         name = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
-        commit = _commit(api, Path(folder), name, message, repo_type, private, tuple(replaced))
+        head = _head(api, name, repo_type, private)
+        if complete is not None:
+            complete(head)
+        commit = _commit(api, Path(folder), head, message, repo_type, tuple(replaced))
         if tag is not None:
             _move_tag(api, name, tag, commit.oid, repo_type)
         return commit
@@ -95,6 +101,7 @@ def with_retries(request: Callable):
 
 def reason(error: Exception) -> str:
     """Why a request failed, in one line, without token and signed addresses."""
+    error = _cause(error)
     told = str(error) or type(error).__name__
     if isinstance(error, HfHubHTTPError):
         told = error.server_message or f"HTTP status {error.response.status_code}"
@@ -103,8 +110,9 @@ def reason(error: Exception) -> str:
 
 
 def _cause(error: Exception) -> Exception:
-    """Behind a RuntimeError that only says which file it was."""
-    return error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
+    """Behind an error that only says which file it was."""
+    says_the_file = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__ is not None
+    return error.__cause__ if says_the_file else error
 
 
 def _pause(error: Exception, wait: float) -> float | None:
@@ -117,19 +125,25 @@ def _pause(error: Exception, wait: float) -> float | None:
     return wait if isinstance(error, (HTTPError, RuntimeError)) else None  # hf_xet raises RuntimeErrors
 
 
-def _commit(api, folder: Path, repo_id: str, message: str, repo_type: str, private: bool, replaced) -> CommitInfo:
+def _head(api: HfApi, repo_id: str, repo_type: str, private: bool) -> ModelInfo | DatasetInfo:
+    """The newest commit of a repository, which is made if it is not there."""
     try:
-        head = api.repo_info(repo_id, repo_type=repo_type)
+        return api.repo_info(repo_id, repo_type=repo_type)
     except RepositoryNotFoundError:
         api.create_repo(repo_id, repo_type=repo_type, private=private or None)
-        head = api.repo_info(repo_id, repo_type=repo_type)
+        return api.repo_info(repo_id, repo_type=repo_type)
+
+
+def _commit(
+    api: HfApi, folder: Path, head: ModelInfo | DatasetInfo, message: str, repo_type: str, replaced
+) -> CommitInfo:
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     operations = [CommitOperationAdd(name, path) for name, path in files.items()]
     there = [sibling.rfilename for sibling in head.siblings]
     operations += [CommitOperationDelete(name) for name in there if name.startswith(replaced) and name not in files]
     # With its parent named a commit is not made twice; and files that are there already make none. Not upload_folder,
     # which may make several.
-    return api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type, parent_commit=head.sha)
+    return api.create_commit(head.id, operations, commit_message=message, repo_type=repo_type, parent_commit=head.sha)
 
 
 def _move_tag(api: HfApi, repo_id: str, tag: str, commit: str, repo_type: str) -> None:
@@ -185,7 +199,7 @@ class RunPusher:
                 with written_whole(snapshot) as partial:
                     partial.mkdir()
                     fill(partial)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: of the card
                 logger.warning("update %d will not be pushed to %s: %s", update, self.config.push_to_hub, error)
                 return
         with self.lock:
@@ -251,7 +265,7 @@ class RunPusher:
             tag=self.config.tag if is_final else None,
         )
         if is_final:
-            pushed_mark(self.config).write_text(f"{self.config.push_to_hub} {commit.oid}\n", encoding="utf-8")
+            write_text(pushed_mark(self.config), f"{self.config.push_to_hub} {commit.oid}\n")
         _remove(snapshot)
         tqdm.write(f"pushed update {update} to {commit.repo_url}" + (f", tag {self.config.tag}" if is_final else ""))
 
@@ -266,9 +280,11 @@ class RunPusher:
 
 
 def _remove(snapshot: Path) -> None:
-    """At once, as far as its name goes: half a snapshot must not be taken for one."""
-    snapshot.replace(partial_path(snapshot))
-    shutil.rmtree(partial_path(snapshot))
+    """First its name: half a snapshot must not be taken for one."""
+    gone = partial_path(snapshot)
+    shutil.rmtree(gone, ignore_errors=True)
+    snapshot.replace(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def pushed_mark(config: TrainingConfig) -> Path:
