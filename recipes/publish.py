@@ -45,7 +45,7 @@ def main() -> None:
         commit = push_folder(
             folder,
             arguments.repo,
-            message=f"{config.tag}: the result" + (f", with {len(results)} results on test sets" if results else ""),
+            message=f"{config.tag}: the result" + (", with test results" if results else ""),
             pending=f"{run} is complete",
             remedy="the same command again pushes it",
             private=arguments.private,
