@@ -17,6 +17,7 @@ from datasets import Dataset
 from .atomic import partial_path, write_json, write_text, writing, written_whole
 from .corpora.utterances import blocks
 from .hub import STATE, RunPusher, link, pushed_mark
+from .model_card import model_card
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
 from .slimipl import SlimIpl
@@ -160,7 +161,7 @@ class Saves:
                 if path.is_file():
                     link(path, folder / (name if name.name == "model.safetensors" else STATE / name))
             write_json(folder / STATE / "update.json", {"update": update_of(checkpoint)})
-            _copy_run(self.output_dir, folder)
+            _describe_run(self.output_dir, folder, self.config.push_to_hub)
 
         self.pusher.submit(update_of(checkpoint), fill)
 
@@ -194,18 +195,19 @@ def push_result(pusher: RunPusher) -> None:
     if mark.exists() and mark.read_text(encoding="utf-8").split()[0] == config.push_to_hub and not pusher.waiting():
         return
     write_config(config)  # a finished run may get a licence now
-    pusher.finish(config.max_updates, lambda folder: fill_result(output_dir, folder))
+    pusher.finish(config.max_updates, lambda folder: fill_result(output_dir, folder, config.push_to_hub))
 
 
-def fill_result(output_dir: Path, folder: Path, results: Sequence[dict] = ()) -> None:
+def fill_result(output_dir: Path, folder: Path, repo_id: str, results: Sequence[dict] = ()) -> None:
     """A finished run as it goes to the Hub, with the contents of results files of test sets for its card."""
     for path in (output_dir / "model").iterdir():
         link(path, folder / path.name)
-    _copy_run(output_dir, folder, results)
+    _describe_run(output_dir, folder, repo_id, results)
 
 
-def _copy_run(output_dir: Path, folder: Path, results: Sequence[dict] = ()) -> None:
-    """Copies, for metrics.jsonl grows."""
+def _describe_run(output_dir: Path, folder: Path, repo_id: str, results: Sequence[dict] = ()) -> None:
+    """The card, and copies of the files of which it is made: metrics.jsonl grows while they wait."""
     for name in RUN_FILES:
         if (output_dir / name).exists():
             shutil.copyfile(output_dir / name, folder / name)
+    model_card(output_dir, results, repo_id).save(folder / "README.md")

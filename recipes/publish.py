@@ -38,7 +38,7 @@ def main() -> None:
     config = load_config(run / "config.yaml", [f"push_to_hub={arguments.repo}"])  # which checks name, tag and licence
     results = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.results]
     with tempfile.TemporaryDirectory(dir=run, prefix=".publish-") as folder:  # there a file can have two names
-        fill_result(run, Path(folder), results)
+        fill_result(run, Path(folder), arguments.repo, results)
         for path in arguments.results:
             (Path(folder) / "results").mkdir(exist_ok=True)
             shutil.copyfile(path, Path(folder) / "results" / path.name)
