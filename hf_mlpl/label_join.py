@@ -6,8 +6,11 @@ A label set may be anyone's: only Parquet files are read, and its ids are compar
 from __future__ import annotations
 
 import csv
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +24,14 @@ from huggingface_hub import snapshot_download
 from .atomic import written_whole
 from .containers import ContainerError, audio_column
 from .corpora.utterances import BLOCK, FEATURES, blocks, id_hashes, keep_rows, take_rows, write_utterances
+from .hub import FAILURES, reason, with_retries
 from .label_sets import LABEL_SET_FEATURES
 from .pseudo_label import LABEL_FEATURES, SCORES
 
 DURATION_TOLERANCE = 0.1  # seconds, some three output frames: tables of segments are rounded
 # What is read of a label set; start and end are those of the local utterance.
 READ = Features({name: kind for name, kind in LABEL_SET_FEATURES.items() if name not in ("start", "end")})
+SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.parquet")
 NEVER_NULL = sorted(set(READ) - {*SCORES, "predicted_language"})
 
 
@@ -56,15 +61,24 @@ def find_label_set(
     """The Parquet files of each language, of a folder with `LANGUAGE/*.parquet` or of a data set on the Hub.
 
     Raises:
-        ValueError: for one without such files, or without one of `languages`.
+        ValueError: for one without such files, without one of several shards, or without one of `languages`.
+        OSError: for a data set that the Hub does not give.
     """
     root = Path(labels)
     if not root.is_dir():
         patterns = [f"{language}/*.parquet" for language in languages or ["*"]]
-        root = Path(snapshot_download(labels, repo_type="dataset", revision=revision, allow_patterns=patterns))
+        download = partial(snapshot_download, labels, repo_type="dataset", revision=revision, allow_patterns=patterns)
+        try:
+            root = Path(with_retries(download))
+        except FAILURES as error:
+            raise OSError(f"{labels}: is no folder, and cannot be had from the Hub ({reason(error)})") from error
     files: dict[str, list[Path]] = {}
     for path in sorted(root.glob("*/*.parquet")):
         files.setdefault(path.parent.name, []).append(path)
+    for paths in files.values():
+        shards = Counter(match.groups() for path in paths if (match := SHARD.fullmatch(path.name)))
+        if any(count != int(of) for (_, of), count in shards.items()):
+            raise ValueError(f"{paths[0].parent}: lacks some of the shards that others count; download it again")
     if missing := sorted(set(languages or ()) - set(files)):
         raise ValueError(f"{labels}: no labels of {', '.join(missing)}")
     if not files:
@@ -89,8 +103,8 @@ def join_labels(
     """
     report = JoinReport()
     with (
-        written_whole(output.with_suffix(".unmatched.tsv")) as partial,
-        open(partial, "w", encoding="utf-8", newline="") as file,
+        written_whole(output.with_suffix(".unmatched.tsv")) as path,
+        open(path, "w", encoding="utf-8", newline="") as file,
     ):
         tell = csv.writer(file, delimiter="\t", lineterminator="\n").writerow
         tell(("id", "language", "what"))
