@@ -13,7 +13,7 @@ from hf_mlpl.label_sets import write_label_set
 from hf_mlpl.label_summary import LabelSummary
 
 REPO = "me/tones-pl"
-EMPTY = re.compile(r"None|\bnan\b|\[\]|\{\}|TODO|\{\{|\{%|\|\s*\||\(\)|``(?!`)|undefined", re.IGNORECASE)
+EMPTY = re.compile(r"None|\bnan\b|\[\]|\{\}|TODO|\{\{|\{%|\| *\||\(\)|``(?!`)|undefined", re.IGNORECASE)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def tables(card: DatasetCard) -> dict[str, list[dict[str, str]]]:
     """Tables of a card by their first two headings, as rows."""
     found = {}
     for block in re.findall(r"(?:^\|.*\|\n)+", card.text + "\n", re.MULTILINE):
-        head, rule, *rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in block.splitlines()]
+        head, rule, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
         assert len(head) == len(rule) and {len(row) for row in rows} == {len(head)}
         found[" ".join(head[:2])] = [dict(zip(head, row, strict=True)) for row in rows]
     return found
