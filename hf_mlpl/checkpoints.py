@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ import yaml
 from accelerate import Accelerator
 from datasets import Dataset
 
-from .atomic import partial_path, write_json, writing, written_whole
+from .atomic import partial_path, write_json, write_text, writing, written_whole
 from .corpora.utterances import blocks
 from .hub import STATE, RunPusher, link, pushed_mark
 from .modeling_mlpl import MlplForCTC
@@ -29,6 +29,11 @@ RUN_FILES = ("config.yaml", "metrics.jsonl", "run.json", "results.json", "curves
 def plain(config: TrainingConfig) -> dict:
     """Settings as YAML gives them back, lists instead of tuples."""
     return yaml.safe_load(yaml.safe_dump(dataclasses.asdict(config)))
+
+
+def write_config(config: TrainingConfig) -> None:
+    text = yaml.safe_dump(plain(config), allow_unicode=True, sort_keys=False)
+    write_text(Path(config.output_dir) / "config.yaml", text)
 
 
 def changed_settings(path: Path, config: TrainingConfig, free: Iterable[str]) -> str:
@@ -66,8 +71,8 @@ def digest(processor: MlplProcessor, **datasets: Dataset | None) -> dict[str, st
             continue
         sha = hashlib.sha256()
         for block in blocks(dataset, ["id", "text"]):
-            for row in zip(block["id"].to_pylist(), block["text"].to_pylist(), strict=True):
-                sha.update(json.dumps(row).encode())
+            rows = zip(block["id"].to_pylist(), block["text"].to_pylist(), strict=True)
+            sha.update("".join(f"{id}\0{text}\0" for id, text in rows).encode())
         digests[name] = sha.hexdigest()
     return digests
 
@@ -176,17 +181,18 @@ def push_result(pusher: RunPusher) -> None:
     mark = pushed_mark(config)
     if mark.exists() and mark.read_text(encoding="utf-8").split()[0] == config.push_to_hub and not pusher.waiting():
         return
+    write_config(config)  # a finished run may get a licence now
     pusher.finish(config.max_updates, lambda folder: fill_result(output_dir, folder))
 
 
-def fill_result(output_dir: Path, folder: Path) -> None:
-    """A finished run as it goes to the Hub."""
+def fill_result(output_dir: Path, folder: Path, results: Sequence[dict] = ()) -> None:
+    """A finished run as it goes to the Hub, with the contents of results files of test sets for its card."""
     for path in (output_dir / "model").iterdir():
         link(path, folder / path.name)
-    _copy_run(output_dir, folder)
+    _copy_run(output_dir, folder, results)
 
 
-def _copy_run(output_dir: Path, folder: Path) -> None:
+def _copy_run(output_dir: Path, folder: Path, results: Sequence[dict] = ()) -> None:
     """Copies, for metrics.jsonl grows."""
     for name in RUN_FILES:
         if (output_dir / name).exists():

@@ -12,18 +12,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetInfo, HfApi, ModelInfo
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import disable_progress_bars
 from huggingface_hub.utils import logging as hub_logging
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from .atomic import partial_path, written_whole
+from .atomic import partial_path, write_text, written_whole
 from .training_config import TrainingConfig
 
 logger = logging.getLogger(__name__)
 
-FIRST_WAIT, LONGEST_WAIT, PATIENCE = 1.0, 60.0, 120.0  # seconds: of waits that double, and of all of them together
+FIRST_WAIT, LONGEST_WAIT, PATIENCE = 1.0, 60.0, 150.0  # seconds: of waits that double, and of all of them together
 PASSING = {408, 409, 412, 429}  # and 5xx: statuses that may not come again; 409, 412: somebody else was quicker
 FAILURES = (HTTPError, OSError, ValueError, RuntimeError)  # HTTPError is also the base of what httpx raises
 STATE = "last-checkpoint"  # folder of a pushed run with what training goes on from
@@ -101,6 +101,7 @@ def with_retries(request: Callable):
 
 def reason(error: Exception) -> str:
     """Why a request failed, in one line, without token and signed addresses."""
+    error = _cause(error)
     told = str(error) or type(error).__name__
     if isinstance(error, HfHubHTTPError):
         told = error.server_message or f"HTTP status {error.response.status_code}"
@@ -109,8 +110,9 @@ def reason(error: Exception) -> str:
 
 
 def _cause(error: Exception) -> Exception:
-    """Behind a RuntimeError that only says which file it was."""
-    return error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
+    """Behind an error that only says which file it was."""
+    says_the_file = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__ is not None
+    return error.__cause__ if says_the_file else error
 
 
 def _pause(error: Exception, wait: float) -> float | None:
@@ -197,7 +199,7 @@ class RunPusher:
                 with written_whole(snapshot) as partial:
                     partial.mkdir()
                     fill(partial)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: of the card
                 logger.warning("update %d will not be pushed to %s: %s", update, self.config.push_to_hub, error)
                 return
         with self.lock:
@@ -263,7 +265,7 @@ class RunPusher:
             tag=self.config.tag if is_final else None,
         )
         if is_final:
-            pushed_mark(self.config).write_text(f"{self.config.push_to_hub} {commit.oid}\n", encoding="utf-8")
+            write_text(pushed_mark(self.config), f"{self.config.push_to_hub} {commit.oid}\n")
         _remove(snapshot)
         tqdm.write(f"pushed update {update} to {commit.repo_url}" + (f", tag {self.config.tag}" if is_final else ""))
 
@@ -278,9 +280,11 @@ class RunPusher:
 
 
 def _remove(snapshot: Path) -> None:
-    """At once, as far as its name goes: half a snapshot must not be taken for one."""
-    snapshot.replace(partial_path(snapshot))
-    shutil.rmtree(partial_path(snapshot))
+    """First its name: half a snapshot must not be taken for one."""
+    gone = partial_path(snapshot)
+    shutil.rmtree(gone, ignore_errors=True)
+    snapshot.replace(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def pushed_mark(config: TrainingConfig) -> Path:

@@ -17,8 +17,8 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.utils import logging as hub_logging
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from .atomic import write_text, written_whole
-from .checkpoints import changed_settings, check_same_config, checkpoints, plain, update_of
+from .atomic import written_whole
+from .checkpoints import changed_settings, check_same_config, checkpoints, update_of, write_config
 from .hub import FAILURES, STATE, reason, with_retries
 from .training_config import FREE_ON_RESUME, TrainingConfig
 
@@ -49,6 +49,8 @@ def resume_from_hub(config: TrainingConfig, repo_id: str) -> str | None:
 
 def _fetch(config: TrainingConfig, repo_id: str) -> str | None:
     check_same_config(Path(config.output_dir), config)
+    if (Path(config.output_dir) / "model").exists():
+        return None
     hub_logging.set_verbosity_error()
     try:
         head = with_retries(lambda: HfApi().model_info(repo_id))
@@ -59,9 +61,7 @@ def _fetch(config: TrainingConfig, repo_id: str) -> str | None:
     except ValueError as error:
         raise ValueError(f"{repo_id}: {reason(error)}") from error
     except FAILURES as error:
-        told = (
-            f"cannot read it ({reason(error)}); is it there, and if it is private, has HF_TOKEN the right to read it?"
-        )
+        told = f"cannot read it ({reason(error)}); if it is private, HF_TOKEN needs the right to read it"
         raise OSError(f"{repo_id}: {told}") from error
     if "config.yaml" not in names or "model.safetensors" not in names:
         raise ValueError(f"{repo_id}: has no state of a run; a run with push_to_hub in its settings pushes one")
@@ -118,7 +118,7 @@ def _move_in(folder: Path, state: list[str], config: TrainingConfig, update: int
     for path in folder.iterdir():
         if RUN_FILES.fullmatch(path.name):
             path.replace(output_dir / path.name)
-    write_text(output_dir / "config.yaml", yaml.safe_dump(plain(config), allow_unicode=True, sort_keys=False))
+    write_config(config)  # with the places of this machine
     checkpoint = output_dir / "checkpoints" / f"update-{update:08d}"
     with written_whole(checkpoint) as partial:
         for name in state:
@@ -138,7 +138,7 @@ def _check_state(folder: Path) -> None:
         except Exception as error:
             name = path.relative_to(folder).as_posix()
             told = f"{STATE}/{name} is no state of training that can be loaded safely"
-            raise ValueError(f"{told} ({type(error).__name__}); do not use this repository") from error
+            raise ValueError(f"{told}; do not use this repository") from error
 
 
 class _MetadataUnpickler(pickle.Unpickler):

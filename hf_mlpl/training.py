@@ -13,23 +13,21 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from .atomic import write_text
 from .checkpoints import (
     check_same_config,
     digest,
     load_last_checkpoint,
-    plain,
     push_checkpoint,
     push_result,
     save_checkpoint,
     save_model,
+    write_config,
 )
 from .configuration_mlpl import MlplConfig
 from .corpora.utterances import distinct, durations_of, keep_rows, read_utterances
@@ -94,7 +92,7 @@ def train(config: TrainingConfig) -> Path:
     if unlabelled_set is not None:
         unlabelled_set = select_unlabelled(unlabelled_set, model.config, config.max_batch_seconds)
     if accelerator.is_main_process:
-        write_text(output_dir / "config.yaml", yaml.safe_dump(plain(config), allow_unicode=True, sort_keys=False))
+        write_config(config)
     model, optimizer = _prepare(accelerator, model, config)
     slimipl = None
     if unlabelled_set is not None:

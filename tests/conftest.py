@@ -163,6 +163,15 @@ def local_hub(tmp_path_factory, monkeypatch) -> Iterator[LocalHub]:
         huggingface_hub.close_session()
 
 
+@pytest.fixture
+def quick_retries(monkeypatch) -> None:
+    """What is tried again on the way to the Hub is tried seven times, in a tenth of a second."""
+    from hf_mlpl import hub
+
+    monkeypatch.setattr(hub, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(hub, "PATIENCE", 0.1)
+
+
 def settings_of_now(module: ModuleType) -> dict:
     """What a module that reads the environment when it is imported would get now, where that differs."""
     spec = importlib.util.find_spec(module.__name__)

@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +26,13 @@ from hf_mlpl.training_config import load_config
 from .random_model import sweep
 from .test_remote_code import WITHOUT_PACKAGE
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "quick_retries")
 
 ROOT = Path(__file__).resolve().parents[1]
 REPO = "me/tones"
 # Two saves, and the result.
 SHORT = ["max_updates=6", "save_every=2", "dev=[]", f"push_to_hub={REPO}", "license=cc0-1.0"]
 FIRST, SECOND, LAST = "tones: update 2", "tones: update 4", "tones: the result, update 6"
-
-
-@pytest.fixture(autouse=True)
-def quick_retries(monkeypatch):
-    """Seven tries in a tenth of a second."""
-    monkeypatch.setattr(hub, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(hub, "PATIENCE", 0.1)
 
 
 @pytest.fixture
@@ -236,14 +231,20 @@ def test_push_folder_replaces_and_moves_the_tag(local_hub, folder):
     assert len(local_hub.commits("me/things")) == 3
 
 
-def test_push_folder_to_a_repository_that_somebody_makes_or_changes_meanwhile(local_hub, folder):
-    local_hub.fail("GET", "/things", status=404)  # what it was before
-    HfApi().create_repo("things")
-    push_folder(folder, "me/things", **WORDS)
-    local_hub.fail("POST", "/commit/", status=412)
-    (folder / "a.txt").write_text("b")
-    push_folder(folder, "me/things", **WORDS)
-    assert local_hub.files("me/things")["a.txt"] == b"b" and len(local_hub.commits("me/things")) == 3
+def test_push_folder_beside_others(local_hub, folder, tmp_path):
+    """Each finds the repository missing and makes it, and each finds that the others have committed."""
+    barrier, names = threading.Barrier(4), "abcd"
+
+    def push(name: str) -> str:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").write_text(name)
+        barrier.wait()
+        return push_folder(tmp_path / name, "me/things", **WORDS).oid
+
+    with ThreadPoolExecutor() as executor:
+        oids = list(executor.map(push, names))
+    assert {commit.oid for commit in local_hub.commits("me/things")[:-1]} == set(oids) and len(set(oids)) == 4
+    assert local_hub.files("me/things").keys() == {".gitattributes", *(f"{name}.txt" for name in names)}
 
 
 @pytest.mark.parametrize(
