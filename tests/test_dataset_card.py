@@ -13,7 +13,7 @@ from hf_mlpl.label_sets import write_label_set
 from hf_mlpl.label_summary import LabelSummary
 
 REPO = "me/tones-pl"
-EMPTY = re.compile(r"None|\bnan\b|\[\]|\{\}|TODO|\{\{|\{%|\| *\||\(\)|``(?!`)|undefined", re.IGNORECASE)
+EMPTY = re.compile(r"None|\bnan\b|\[\]|\{\}|TODO|\{\{|\{%|\| *\||\(\)|(?<!`)``(?!`)|undefined", re.IGNORECASE)
 
 
 @pytest.fixture(scope="module")

@@ -134,6 +134,7 @@ def test_what_cannot_be_joined(label_set, tone_labels, local, tmp_path):
     told = error(join_labels, changed(id="common_voice_de_train0"), local, output)
     assert "has two labels of 'common_voice_de_train0'" in told
     assert "has rows without text" in error(join_labels, changed(text=None), local, output)
+    assert "a duration that is none" in error(join_labels, changed(duration_seconds=float("nan")), local, output)
     human = {"de": [tone_labels["de"].parent / "de.parquet"]}
     assert "no labels, it has no column blank_ratio, character" in error(join_labels, human, local, output)
     (tmp_path / "no.parquet").write_bytes(b"PAR1 is not enough")
