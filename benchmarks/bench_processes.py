@@ -23,7 +23,7 @@ from side_by_side import benchmark_arguments, in_turns, ratio, seconds, versions
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
 from hf_mlpl.corpora.utterances import read_utterances, write_utterances
 
-ROUNDS, UPDATES, FEW = 3, 24, 20
+ROUNDS, UPDATES, FEW = 1, 8, 20
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"hidden_size": 256, "attention_head_dim": 64, "intermediate_size": 1024, "num_hidden_layers": 8}
 

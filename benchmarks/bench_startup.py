@@ -22,7 +22,7 @@ from side_by_side import alone, benchmark_arguments, in_turns, print_table, rati
 
 from hf_mlpl import MlplConfig, MlplForCTC
 
-ROUNDS, LOADS = 7, 3
+ROUNDS, LOADS = 3, 2
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = {
     "python": ["-c", ""],
