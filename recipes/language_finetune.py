@@ -23,6 +23,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from hf_mlpl.atomic import write_json
 from hf_mlpl.corpora.utterances import languages_of
+from hf_mlpl.hub import pushed_mark
 from hf_mlpl.one_line_errors import one_line_errors
 from hf_mlpl.training_config import TrainingConfig, load_config
 
@@ -75,7 +76,7 @@ def _commands(language: str, arguments: argparse.Namespace, config: TrainingConf
     launch, model = shlex.split(arguments.launch), Path(config.output_dir) / "model"
     labels = arguments.labels / language
     commands = []
-    if not model.exists():
+    if not model.exists() or config.push_to_hub and not pushed_mark(config).exists():
         train = [str(RECIPES / "train.py"), arguments.config, *arguments.overrides, f"language={language}"]
         commands.append([*launch, *train])
     if not (labels / "complete.json").exists():
