@@ -184,7 +184,7 @@ class RunPusher:
         for left in self.folder.glob(partial_path(Path("*")).name):
             shutil.rmtree(left)
         if self.waiting():
-            tqdm.write(f"left by an interrupted run, and pushed now: {self._named(self.waiting())}")
+            tqdm.write(f"left by an interrupted run, and pushed now: {_named(self.waiting())}")
             self._start()
 
     def waiting(self) -> list[Path]:
@@ -210,7 +210,7 @@ class RunPusher:
             logger.warning(
                 "%s: newer ones are waiting, so it is not pushed any more: %s",
                 self.config.push_to_hub,
-                self._named(given_up),
+                _named(given_up),
             )
         self._start()
 
@@ -219,7 +219,7 @@ class RunPusher:
         self.finished, begun = True, self.thread
         self.submit(update, fill)
         if waiting := self.waiting():
-            tqdm.write(f"waiting for {self.config.push_to_hub}; pending: {self._named(waiting)}")
+            tqdm.write(f"waiting for {self.config.push_to_hub}; pending: {_named(waiting)}")
         end = time.monotonic() + END_SECONDS
         if begun is not None:  # it may have used up its patience before
             begun.join(max(0.0, end - time.monotonic()))
@@ -227,7 +227,7 @@ class RunPusher:
         if (thread := self.thread) is not None:
             thread.join(max(0.0, end - time.monotonic()))
             if thread.is_alive():
-                named, remedy = self._named(self.waiting()), self._remedy()
+                named, remedy = _named(self.waiting()), self._remedy()
                 logger.warning("%s: too slow; pending: %s; %s", self.config.push_to_hub, named, remedy)
 
     def _start(self) -> None:
@@ -258,7 +258,7 @@ class RunPusher:
             snapshot,
             self.config.push_to_hub,
             message=f"{self.config.tag}: {'the result, ' if is_final else ''}update {update}",
-            pending=f"{self._named(self.waiting())} pending",
+            pending=f"{_named(self.waiting())} pending",
             remedy=self._remedy(),
             private=self.config.hub_private_repo,
             replaced=OF_ANOTHER_SAVE,
@@ -271,12 +271,13 @@ class RunPusher:
 
     def _remedy(self) -> str:
         if not self.finished:
-            return "the next save tries again"
+            return "the next save, or the end, tries again"
         publish = f"python recipes/publish.py --run {self.config.output_dir} --repo {self.config.push_to_hub}"
         return f"the same training command again pushes it, and so does `{publish}`"
 
-    def _named(self, snapshots: list[Path]) -> str:
-        return ", ".join(f"update {int(snapshot.name.removeprefix('update-'))}" for snapshot in snapshots)
+
+def _named(snapshots: list[Path]) -> str:
+    return ", ".join(f"update {int(snapshot.name.removeprefix('update-'))}" for snapshot in snapshots)
 
 
 def _remove(snapshot: Path) -> None:
