@@ -121,7 +121,7 @@ def _teacher_table(summaries: Sequence[LabelSummary]) -> str:
 def _filters(summaries: Sequence[LabelSummary]) -> str:
     conditions = list(dict.fromkeys(name for summary in summaries for name in summary.hours_kept_by))
     if not conditions:
-        return "None: `kept` is true of every label."
+        return "There is no filter: `kept` is true of every label."
     rows = []
     for summary in summaries:
         alone = (summary.hours_kept_by.get(name) for name in conditions)

@@ -91,7 +91,7 @@ def _read(run_dir: Path) -> tuple[dict, dict]:
     """Settings and facts of a run."""
     for name in ("config.yaml", "run.json"):
         if not (run_dir / name).is_file():
-            raise ValueError(f"{run_dir}: has no {name}, of which a card is made; name a folder of recipes/train.py")
+            raise ValueError(f"{run_dir}: has no {name}, of which a card is made; recipes/train.py writes it")
     return yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")), _json(run_dir / "run.json")
 
 

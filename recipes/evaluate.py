@@ -8,17 +8,7 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
-from tqdm import tqdm
-
-from hf_mlpl import MlplForCTC, MlplProcessor
-from hf_mlpl.atomic import write_json
-from hf_mlpl.corpora.sources import sources_of
-from hf_mlpl.corpora.utterances import read_utterances
-from hf_mlpl.evaluation import evaluate_model, results_table
 from hf_mlpl.one_line_errors import one_line_errors
-from hf_mlpl.pseudo_label import teacher_revision
 
 
 def main() -> None:
@@ -33,6 +23,18 @@ def main() -> None:
     parser.add_argument("--batch-seconds", type=float, default=200.0, help="audio of one forward (default: 200)")
     parser.add_argument("--num-workers", type=int, default=1, help="processes that decode audio (default: 1)")
     arguments = parser.parse_args()
+    # imported here: it takes seconds, and --help need not wait
+    import torch
+    from accelerate import Accelerator
+    from tqdm import tqdm
+
+    from hf_mlpl import MlplForCTC, MlplProcessor
+    from hf_mlpl.atomic import write_json
+    from hf_mlpl.corpora.sources import sources_of
+    from hf_mlpl.corpora.utterances import read_utterances
+    from hf_mlpl.evaluation import evaluate_model, results_table
+    from hf_mlpl.pseudo_label import teacher_revision
+
     logging.basicConfig(format="%(message)s")
 
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
