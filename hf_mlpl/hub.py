@@ -28,7 +28,7 @@ PASSING = {408, 409, 412, 429}  # and 5xx: statuses that may not come again; 409
 FAILURES = (HTTPError, OSError, ValueError, RuntimeError)  # HTTPError is also the base of what httpx raises
 STATE = "last-checkpoint"  # folder of a pushed run with what training goes on from
 OF_ANOTHER_SAVE = (f"{STATE}/", "results", "curves.png")  # starts of names that a push does not leave there
-WAITING = 2  # snapshots that wait while another one is pushed; older ones are given up
+WAITING = 2  # snapshots that are kept beside the one that is begun; older ones are given up
 END_SECONDS = 3600.0  # that a finished run waits for what is pending
 
 
@@ -177,7 +177,7 @@ class RunPusher:
         self.folder = Path(config.output_dir) / "hub" / "pending"
         self.lock = threading.Lock()
         self.thread: threading.Thread | None = None
-        self.pushing: Path | None = None
+        self.begun: Path | None = None
         self.finished = False
         disable_progress_bars()  # they would go through training's own
         transformers_logging.disable_progress_bar()
@@ -203,7 +203,7 @@ class RunPusher:
                 logger.warning("update %d will not be pushed to %s: %s", update, self.config.push_to_hub, error)
                 return
         with self.lock:
-            given_up = [waiting for waiting in self.waiting() if waiting != self.pushing][:-WAITING]
+            given_up = [waiting for waiting in self.waiting() if waiting != self.begun][:-WAITING]
             for old in given_up:
                 _remove(old)
         if given_up:
@@ -240,16 +240,16 @@ class RunPusher:
         while True:
             with self.lock:
                 waiting = self.waiting()
-                self.pushing = waiting[0] if waiting else None
-                if self.pushing is None:
+                self.begun = waiting[0] if waiting else None
+                if self.begun is None:
                     self.thread = None
                     return
             try:
-                self._push(self.pushing)
+                self._push(self.begun)
             except Exception as error:  # whatever it is, training goes on
                 logger.warning("%s", error)
                 with self.lock:
-                    self.pushing = self.thread = None
+                    self.thread = None
                 return
 
     def _push(self, snapshot: Path) -> None:
