@@ -72,7 +72,8 @@ def main() -> None:
     accelerator.print(f"labels: {path}, by {summary['teacher']}; {summary['errors']} utterances could not be read")
     if arguments.push_to_hub and accelerator.is_main_process:
         options = filters, arguments.with_audio, arguments.private
-        print(*push_label_set(arguments.output, arguments.push_to_hub, *options), sep="\n")
+        for line in push_label_set(arguments.output, arguments.push_to_hub, *options):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
