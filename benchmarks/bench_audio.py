@@ -2,32 +2,28 @@
 
     python benchmarks/bench_audio.py
 
-Prints two tables and writes benchmarks/results/audio.json: medians over alternating rounds on one core. The peers,
-`datasets` with torchcodec and lhotse, run in an environment of their own, which the script makes once with pip in the
-user's cache folder (about 1.5 GB). torchcodec needs FFmpeg's libraries and brings none: it is given those of the
-package PyAV. Where that fails, the column says so. Recordings are synthetic: noise in the rhythm of speech, mono.
+On one core. The peers, `datasets` with torchcodec and lhotse, share an environment (about 1.5 GB). torchcodec needs
+FFmpeg's libraries and brings none: it is given those of the package PyAV. Recordings are synthetic, mono: noise in the
+rhythm of speech.
 """
 
-import json
-import os
-import platform
+import re
 import statistics
-import subprocess
-import sys
 import tarfile
 import tempfile
 import time
-import venv
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
-from huggingface_hub.constants import HF_HOME
+from side_by_side import Worker, benchmark_arguments, in_turns, peer_environment, ratio, versions, write_results
 from tqdm import tqdm
 
-from hf_mlpl.atomic import write_json
+from hf_mlpl.atomic import written_whole
 from hf_mlpl.audio import load_audio
 from hf_mlpl.containers import open_member, tar_index
 
@@ -36,7 +32,6 @@ CLIP_SECONDS, CLIP_RATE = 5.0, 48_000  # as in Common Voice
 LONG_SECONDS, LONG_RATE = 1800.0, 16_000  # as in VoxPopuli
 PART_SECONDS = 15.0
 READS, SLOW_READS, DECODED, ROUNDS = 1000, 50, 20, 7
-PEERS = Path(HF_HOME) / "hf_mlpl" / "bench-peers"
 # torchcodec 0.12 works without CUDA's libraries, later wheels on PyPI (0.14, 0.16, 0.17 were tried) do not. lhotse
 # imports the last two without saying so.
 PACKAGES = "torch==2.13.0 torchcodec==0.12.0 av==18.1.0 datasets>=4.4 lhotse soundfile requests scipy".split()
@@ -68,7 +63,7 @@ def write_clips(folder: Path) -> list[Path]:
     return paths
 
 
-def random_reads(folder: Path) -> dict:
+def random_reads(folder: Path) -> tuple[list[dict], dict[str, float]]:
     paths = write_clips(folder)
     for name, how in {"clips.tar": {"mode": "w"}, "clips.tar.gz": {"mode": "w:gz", "compresslevel": 1}}.items():
         with tarfile.open(folder / name, **how) as tar:
@@ -100,20 +95,20 @@ def random_reads(folder: Path) -> dict:
             picked = [audios[i] for i in chosen]
             reads[name].append(rate(content, picked if name in ("files", "clips.tar") else picked[:SLOW_READS]))
             loads[name].append(rate(load_audio, picked[:DECODED]))
-    return {
-        "clips": NUM_CLIPS,
-        "index_seconds": index_seconds,
-        "rows": [
-            {
-                "source": name,
-                "reads_per_second": statistics.median(reads[name]),
-                "share_of_files": statistics.median(np.divide(reads[name], reads["files"])),
-                "decoded_per_second": statistics.median(loads[name]),
-                "decoded_share_of_files": statistics.median(np.divide(loads[name], loads["files"])),
-            }
-            for name in sources
-        ],
-    }
+    rows = [
+        {
+            f"{NUM_CLIPS} clips in": name,
+            "index, s": index_seconds.get(name),
+            "reads/s": statistics.median(reads[name]),
+            "decoded/s": statistics.median(loads[name]),
+        }
+        for name in sources
+    ]
+    ratios = {}
+    for name in list(sources)[1:]:
+        ratios[f"reads from {name}, share of files"] = ratio(reads[name], reads["files"])
+        ratios[f"decoded from {name}, share of files"] = ratio(loads[name], loads["files"])
+    return rows, ratios
 
 
 def content(audio: dict) -> bytes:
@@ -133,90 +128,51 @@ def rate(function, audios: list[dict]) -> float:
 
 # ---- decoding
 
-# One program for each peer: reads a list of [path, start, seconds or null] from stdin, line by line, and answers with
-# the seconds that it took to have all as 16 kHz mono samples, and how many these are.
-PEER = """
-import json, sys, time
-sys.stdout, answers = sys.stderr, sys.stdout
+# Each answers a list of [path, start, seconds or null] with the number of samples, at 16 kHz, mono.
+PROGRAM = """
+import torch; torch.set_num_threads(1)
 {imports}
 def load(path, start, seconds):
 {load}
-for line in sys.stdin:
-    started, total = time.perf_counter(), 0
-    for path, start, seconds in json.loads(line):
-        total += len(load(path, start, seconds))
-    print(json.dumps([time.perf_counter() - started, total]), file=answers, flush=True)
+def answer(parts):
+    return sum(len(load(*part)) for part in parts)
 """
-TORCH = "import torch; torch.set_num_threads(1)"
 PROGRAMS = {
-    "hf_mlpl": PEER.format(
-        imports=f"{TORCH}; from hf_mlpl.audio import load_audio",
+    "hf_mlpl": PROGRAM.format(
+        imports="from hf_mlpl.audio import load_audio",
         load="    return load_audio({'path': path, 'start': start, 'end': seconds and start + seconds})",
     ),
-    "datasets_torchcodec": PEER.format(
-        imports=f"{TORCH}; from datasets import Audio; audio = Audio(sampling_rate=16000, num_channels=1)",
+    "datasets_torchcodec": PROGRAM.format(
+        imports="from datasets import Audio; audio = Audio(sampling_rate=16000, num_channels=1)",
         load="    decoder = audio.decode_example({'path': path, 'bytes': None})\n"
         "    if seconds is None: return decoder.get_all_samples().data[0]\n"
         "    return decoder.get_samples_played_in_range(start, start + seconds).data[0]",
     ),
-    "lhotse": PEER.format(
-        imports=f"{TORCH}; from lhotse import Recording",
+    "lhotse": PROGRAM.format(
+        imports="from lhotse import Recording",
         load="    recording = Recording.from_file(path).resample(16000)\n"
         "    return recording.load_audio(offset=start or 0, duration=seconds)[0]",
     ),
 }
 
 
-class Peer:
-    def __init__(self, name: str):
-        python = sys.executable if name == "hf_mlpl" else PEERS / "bin" / "python"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        if name == "datasets_torchcodec":
-            environment["LD_LIBRARY_PATH"] = str(PEERS / "ffmpeg")
-        if name == "hf_mlpl":
-            environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
-        self.errors = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(
-            [python, "-c", PROGRAMS[name]],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-        )
-
-    def ask(self, tasks: list) -> tuple[float, int] | None:
-        """Seconds and samples; None if it cannot."""
-        try:
-            self.process.stdin.write(json.dumps(tasks) + "\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            pass
-        answer = self.process.stdout.readline()
-        return tuple(json.loads(answer)) if answer else None
-
-    def why(self) -> str:
-        self.errors.seek(0)
-        return (self.errors.read().strip().splitlines() or ["it ended"])[-1]
+def make_peer() -> Path:
+    """The Python of an environment with the peers, in which torchcodec finds the libraries of PyAV."""
+    python = peer_environment("audio", PACKAGES)
+    ffmpeg = python.parents[1] / "ffmpeg"
+    if not ffmpeg.exists():
+        with written_whole(ffmpeg) as folder:
+            folder.mkdir()
+            libraries = next(python.parents[1].glob("lib/python*/site-packages/av.libs"))
+            for path in libraries.iterdir():  # libavcodec-1a2b3c4d.so.62.11.100: as itself, and as it is looked for
+                (folder / path.name).symlink_to(path)
+                stem, _, version = path.name.partition(".so.")
+                if stem.startswith(("libav", "libsw")):
+                    (folder / f"{stem.partition('-')[0]}.so.{version.partition('.')[0]}").symlink_to(path)
+    return python
 
 
-def make_peers() -> None:
-    if (PEERS / "complete").exists():
-        return
-    print(f"installing the peers into {PEERS} ...")
-    venv.create(PEERS, with_pip=True, clear=True)
-    subprocess.run([PEERS / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES], check=True)
-    libraries = next(PEERS.glob("lib/python*/site-packages/av.libs"))
-    (PEERS / "ffmpeg").mkdir()
-    for path in libraries.iterdir():  # libavcodec-1a2b3c4d.so.62.11.100: its own name, and the one that is looked for
-        (PEERS / "ffmpeg" / path.name).symlink_to(path)
-        stem, _, version = path.name.partition(".so.")
-        if stem.startswith(("libav", "libsw")):
-            (PEERS / "ffmpeg" / f"{stem.partition('-')[0]}.so.{version.partition('.')[0]}").symlink_to(path)
-    (PEERS / "complete").touch()
-
-
-def decoding(folder: Path) -> list[dict]:
+def decoding(folder: Path, python: Path) -> tuple[list[dict], dict[str, float]]:
     tasks = {}
     for extension in ("mp3", "flac", "ogg"):
         paths = [folder / f"{number}.{extension}" for number in range(DECODED)]
@@ -231,40 +187,38 @@ def decoding(folder: Path) -> list[dict]:
     tasks[f"ogg, parts of {PART_SECONDS:g} s of {LONG_SECONDS / 60:g} min at 16 kHz"] = [
         [str(long), start, PART_SECONDS] for start in starts.tolist()
     ]
-    peers = {name: Peer(name) for name in PROGRAMS}
-    rows = []
-    for what, task in tasks.items():
-        rates: dict[str, list[float]] = {name: [] for name in peers}
-        for number in tqdm(range(ROUNDS + 1), desc=what):
-            for name, peer in peers.items():
-                if (answer := peer.ask(task)) and number:  # the first warms up
-                    rates[name].append(answer[1] / 16000 / answer[0])
-        row = {"what": what}
-        for name, of in rates.items():
-            row[name] = statistics.median(of) if of else f"cannot: {peers[name].why()}"
-            if of and name != "hf_mlpl":
-                row[f"times_{name}"] = statistics.median(np.divide(rates["hf_mlpl"], of))
-        rows.append(row)
-    return rows
+    rows, ratios = [], {}
+    with ExitStack() as stack:
+        peer, ffmpeg = {"python": python}, {"LD_LIBRARY_PATH": str(python.parents[1] / "ffmpeg")}
+        more = {"hf_mlpl": {}, "datasets_torchcodec": peer | {"variables": ffmpeg}, "lhotse": peer}
+        workers = {
+            name: stack.enter_context(Worker(name, program, threads=1, **more[name]))
+            for name, program in PROGRAMS.items()
+        }
+        for what, task in tasks.items():
+            measured = in_turns(
+                {name: partial(decoded_rate, worker, task) for name, worker in workers.items()}, ROUNDS
+            )
+            rows.append({"decoding, audio s/s": what} | {n: statistics.median(of) for n, of in measured.items()})
+            for name in ("datasets_torchcodec", "lhotse"):
+                ratios[f"{what}, times {name}"] = ratio(measured["hf_mlpl"], measured[name])
+    return rows, ratios
+
+
+def decoded_rate(worker: Worker, parts: list) -> float:
+    told = worker.ask(parts)
+    return told["answer"] / 16_000 / told["seconds"]
 
 
 def main() -> None:
-    make_peers()
+    options = benchmark_arguments(__doc__).parse_args()
+    python = make_peer()
     with tempfile.TemporaryDirectory() as folder:
-        reads = random_reads(Path(folder))
-        decoded = decoding(Path(folder))
-    for row in (*reads["rows"], *decoded):
-        print(
-            "  ".join(f"{name} {value:.2f}" if isinstance(value, float) else f"{value}" for name, value in row.items())
-        )
-    listed = subprocess.run([PEERS / "bin" / "pip", "freeze"], capture_output=True, text=True).stdout.splitlines()
-    names = {requirement.partition("=")[0].partition(">")[0] for requirement in PACKAGES}
-    versions = {"python": platform.python_version(), "soundfile": soundfile.__version__}
-    peers = {name: version for name, _, version in (line.partition("==") for line in listed) if name in names}
-    path = Path(__file__).parent / "results" / "audio.json"
-    machine = {"processor": platform.machine(), "threads": 1, **versions}
-    write_json(path, {"machine": machine, "peers": peers, "rounds": ROUNDS, "reads": reads, "decoding": decoded})
-    print(f"results: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+        read, read_ratios = random_reads(Path(folder))
+        decoded, decoded_ratios = decoding(Path(folder), python)
+    names = [re.split("[=>]", requirement)[0] for requirement in PACKAGES]
+    used = {"hf_mlpl": versions(["soundfile", "soxr"]), "peers": versions(names, python)}
+    write_results(options.results, "audio", ROUNDS, [*read, *decoded], read_ratios | decoded_ratios, used)
 
 
 if __name__ == "__main__":

@@ -1,37 +1,30 @@
-"""Does the data side keep up with real sizes? A manifest of a million clips, ten million streamed segments, a loader.
+"""Does the data side keep up with real sizes? A manifest of a million clips, ten million streamed segments.
 
     python benchmarks/bench_data.py
 
-Prints a table and writes benchmarks/results/data.json. Each measurement is a process of its own, so that its peak of
-memory is its own; those of clips and loading read real mp3 files, one core each.
+Each measurement is a process of its own. The peers are the bare libraries, which understand nothing of what they read:
+Python's `csv` of the table, and pyarrow's Python objects of the segments in the order of the file.
 """
 
+import csv
 import os
-import platform
-import resource
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
-import torch
-from torch.utils.data import DataLoader
+from side_by_side import alone, benchmark_arguments, in_turns, ratio, versions, write_results
 
-from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
-from hf_mlpl.atomic import write_json
 from hf_mlpl.corpora.preparation import Part, prepare
 from hf_mlpl.corpora.streaming import StreamedUtterances
 from hf_mlpl.corpora.tables import read_table
-from hf_mlpl.corpora.utterances import FEATURES, ReadingReport, read_utterances, with_durations, write_utterances
-from hf_mlpl.data import BatchPlan, SpeechBatches, select_for_training
-from hf_mlpl.text import build_vocabulary, normalize_text, write_tokens
+from hf_mlpl.corpora.utterances import FEATURES, ReadingReport, with_durations
+from hf_mlpl.text import normalize_text
 
 ROUNDS = 3
 CLIPS = 1_000_000  # rows of the manifest
@@ -40,18 +33,6 @@ CLIP_SECONDS = 5
 SEGMENTS = 10_000_000
 SENTENCE = "Vsak začetek je težak, pravi pregovor številka {}."
 COLUMNS = "client_id path sentence up_votes down_votes age gender accent locale segment".split()
-BATCHES = 20
-MEGABYTE = 2**20
-
-
-def memory(kind: str) -> float:
-    """MB of this process: VmRSS, RssAnon and others of Linux."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{kind}:"))
-    return int(line.split()[1]) / 1024
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def read_release(folder: Path, report: ReadingReport, measured: bool) -> Iterator[dict]:
@@ -94,9 +75,14 @@ def manifest(folder: Path, measured: bool) -> dict:
     part = Part("train", partial(read_release, folder, measured=measured), "train")
     with tempfile.TemporaryDirectory() as output:
         kept = prepare([part], Path(output)).splits["train"].utterances.total()
-    seconds = time.perf_counter() - start
-    used = {"seconds": seconds, "cpu_seconds": time.process_time()}
-    return {"rows": kept, **used, "rows_per_second": kept / seconds, "peak_mb": peak_mb()}
+    return {"rows": kept, "rows/s": kept / (time.perf_counter() - start)}
+
+
+def bare_csv(folder: Path) -> dict:
+    start = time.perf_counter()
+    with open(folder / "train.tsv", encoding="utf-8", newline="") as file:
+        rows = sum(1 for _ in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return {"rows": rows, "rows/s": rows / (time.perf_counter() - start)}
 
 
 def write_segments(path: Path) -> None:
@@ -117,75 +103,52 @@ def stream(path: Path) -> dict:
     start, rss = time.perf_counter(), []
     for number, _ in enumerate(StreamedUtterances([path], seed=0, passes=1), start=1):
         if number % (SEGMENTS // 100) == 0:
-            rss.append(memory("VmRSS"))
-    seconds = time.perf_counter() - start
+            rss.append(rss_mb())
     # The first hundredth fills the buffer, of rows and of the allocator.
-    flat = max(rss[1:]) - rss[1]
-    used = {"seconds": seconds, "cpu_seconds": time.process_time()}
-    return {"segments": number, **used, "per_second": number / seconds, "rss_mb": rss[1], "rss_growth_mb": flat}
+    return {"rows": number, "rows/s": number / (time.perf_counter() - start), "growth, MB": max(rss[1:]) - rss[1]}
 
 
-def load(folder: Path) -> dict:
-    """Forward and backward of a small model on real mp3 files, decoded by one loader worker meanwhile."""
-    torch.set_num_threads(1)
-    part = list(read_release(folder, ReadingReport(), measured=True))
-    write_utterances(part, folder / "clips.parquet")
-    write_tokens(folder / "tokens.lst", build_vocabulary(row["text"] for row in part))
-    processor = MlplProcessor(MlplFeatureExtractor(), MlplTokenizer(folder / "tokens.lst"))
-    config = MlplConfig.tiny(len(processor.tokenizer), ["sl"])
-    dataset, _ = select_for_training(read_utterances([folder / "clips.parquet"]), processor, config, 60)
-    plan = BatchPlan(np.array(dataset["duration_seconds"]), 60, 0)
-    batches = SpeechBatches(dataset, plan, processor, config, with_labels=True)
-    model, waited = MlplForCTC(config).train(), 0.0
-    loader = iter(DataLoader(batches, batch_size=None, sampler=range(BATCHES + 1), num_workers=1, prefetch_factor=4))
-    next(loader)  # starts the worker
+def rss_mb() -> float:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+
+
+def bare_pyarrow(path: Path) -> dict:
     start = time.perf_counter()
-    for _ in range(BATCHES):
-        before = time.perf_counter()
-        batch = next(loader)
-        waited += time.perf_counter() - before
-        model(**batch.inputs(torch.device("cpu"))).loss.backward()
-        model.zero_grad()
-    seconds = time.perf_counter() - start
-    return {"audio_seconds_per_second": 60 * BATCHES / seconds, "waiting_share": waited / seconds}
-
-
-def _send(connection, measure: Callable, arguments: tuple) -> None:
-    connection.send(measure(*arguments))
-
-
-def alone(measure: Callable, *arguments, rounds: int = ROUNDS) -> dict:
-    """Medians of a measurement in fresh processes."""
-    results = []
-    for _ in range(rounds):
-        receiver, sender = get_context("spawn").Pipe(duplex=False)
-        process = get_context("spawn").Process(target=_send, args=(sender, measure, arguments))
-        process.start()
-        sender.close()
-        results.append(receiver.recv())
-        process.join()
-    row = {name: statistics.median(result[name] for result in results) for name in results[0]}
-    print(measure.__name__, "  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
-    return row
+    rows = sum(1 for batch in pq.ParquetFile(path).iter_batches(10_000) for _ in batch.to_pylist())
+    return {"rows": rows, "rows/s": rows / (time.perf_counter() - start)}
 
 
 def main() -> None:
+    options = benchmark_arguments(__doc__).parse_args()
+    rows, rates = [], {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
         write_release(folder / "million", CLIPS, measured=False)
         write_release(folder / "files", FILES, measured=True)
         write_segments(folder / "segments.parquet")
-        rows = {
-            "manifest_with_clip_durations": alone(manifest, folder / "million", False),
-            "manifest_with_headers_read": alone(manifest, folder / "files", True),
-            "stream": alone(stream, folder / "segments.parquet", rounds=1),
-            "loader": alone(load, folder / "files"),
+
+        def rate(what: str, function: Callable, *arguments) -> float:
+            told, peak = alone(function, *arguments)
+            rows.append({"what": what} | told | {"peak, MB": peak})
+            return told["rows/s"]
+
+        measurements = {
+            "manifest": (manifest, folder / "million", False),
+            "csv": (bare_csv, folder / "million"),
+            "manifest, headers read": (manifest, folder / "files", True),
+            "stream": (stream, folder / "segments.parquet"),
+            "pyarrow": (bare_pyarrow, folder / "segments.parquet"),
         }
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "pyarrow": pa.__version__}
-    path = Path(__file__).parent / "results" / "data.json"
-    write_json(path, {"machine": {"processor": platform.machine(), **versions}, "rounds": ROUNDS, **rows})
-    print(f"results: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+        candidates = {name: partial(rate, name, *call) for name, call in measurements.items()}
+        rates = in_turns(candidates, ROUNDS, warm_up=False)
+    ratios = {
+        "manifest over bare csv": ratio(rates["manifest"], rates["csv"]),
+        "stream over bare pyarrow": ratio(rates["stream"], rates["pyarrow"]),
+    }
+    used = {"hf_mlpl": versions(["pyarrow", "datasets", "soundfile"])}
+    write_results(options.results, "data", ROUNDS, sorted(rows, key=lambda row: row["what"]), ratios, used)
 
 
 if __name__ == "__main__":

@@ -48,13 +48,13 @@ def seconds(function: Callable, *arguments) -> float:
     return time.perf_counter() - start
 
 
-def in_turns(candidates: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """What each candidate measures in each round; the order is another every other round, and one round warms up."""
+def in_turns(candidates: dict[str, Callable[[], float]], rounds: int, warm_up: bool = True) -> dict[str, list[float]]:
+    """What each candidate measures in each round, after one that warms up; every other round goes backwards."""
     measured: dict[str, list[float]] = {name: [] for name in candidates}
-    for number in range(rounds + 1):
+    for number in range(rounds + warm_up):
         for name in list(candidates)[:: -1 if number % 2 else 1]:
             value = candidates[name]()
-            if number:
+            if number >= warm_up:
                 measured[name].append(value)
     return measured
 

@@ -1,0 +1,97 @@
+"""What the benchmarks rest on: the guard's comparison, workers, and results of one shape; no timings."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _as_scripts_see_it(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def test_a_ratio_may_fall_to_four_fifths():
+    from check import compare
+
+    before = {"kept": 2.0, "just": 2.0, "fell": 2.0, "gone": 2.0}
+    rows = compare(before, {"kept": 3.0, "just": 1.6, "fell": 1.59, "more": 1.0})
+    verdicts = {"kept": "", "just": "", "fell": "worse", "gone": "worse", "more": "new"}
+    assert {row["ratio"]: row["verdict"] for row in rows} == verdicts
+    assert [row["share"] for row in rows][:2] == [1.5, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("runs", "needed", "worse"),
+    [
+        ([{"a": 2.0, "b": 2.0}], 1, []),
+        ([{"a": 1.0, "b": 2.0}, {"a": 2.0, "b": 1.0}], 2, []),  # each was good once
+        ([{"a": 1.0, "b": 2.0}, {"a": 1.5, "b": 2.0}], 2, ["a"]),
+        ([{"b": 2.0}, {"b": 2.0}], 2, ["a"]),
+    ],
+)
+def test_a_benchmark_that_falls_short_is_run_once_more(runs, needed, worse):
+    from check import check
+
+    left = list(runs)
+    rows = check({"a": 2.0, "b": 2.0}, lambda: left.pop(0))
+    assert len(runs) - len(left) == needed
+    assert [row["ratio"] for row in rows if row["verdict"] == "worse"] == worse
+
+
+def test_candidates_take_turns_and_warm_up():
+    from side_by_side import in_turns, ratio
+
+    calls = []
+
+    def candidate(name, factor):
+        def measure():
+            calls.append(name)
+            return factor * len(calls)
+
+        return measure
+
+    measured = in_turns({"a": candidate("a", 1.0), "b": candidate("b", 10.0)}, rounds=3)
+    assert calls == ["a", "b", "b", "a", "a", "b", "b", "a"]
+    assert measured == {"a": [4.0, 5.0, 8.0], "b": [30.0, 60.0, 70.0]}
+    assert ratio(measured["b"], measured["a"]) == 8.75
+
+
+def test_a_worker_answers_and_its_death_is_explained():
+    from side_by_side import Worker, WorkerError
+
+    program = "print('loud')\nhoard = b'x' * 2**26\ndef answer(request):\n    return 1 / request"
+    with Worker("peer", program, threads=1) as worker:
+        told = worker.ask(4)
+        assert told["answer"] == 0.25 and told["seconds"] > 0 and 64 < told["peak_mb"] < 512
+        with pytest.raises(WorkerError, match="peer: ZeroDivisionError"):
+            worker.ask(0)
+
+
+def test_results_have_one_shape(tmp_path, capsys):
+    from side_by_side import versions, write_results
+
+    rows = [{"length": 1.5, "ours": 2}, {"length": 2.5, "peer": "cannot"}]
+    write_results(tmp_path, "name", 3, rows, {"ours over peer": 1.25}, {"hf_mlpl": versions(["soundfile"])})
+    written = json.loads((tmp_path / "name.json").read_text())
+    assert written["rows"] == rows and written["ratios"] == {"ours over peer": 1.25} and written["rounds"] == 3
+    assert written["machine"]["cores"] >= 1 and {"torch", "soundfile"} <= written["versions"]["hf_mlpl"].keys()
+    table = [line.split() for line in capsys.readouterr().out.splitlines()[:3]]
+    assert table == [["length", "ours", "peer"], ["1.5", "2"], ["2.5", "cannot"]]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem[len("bench_") :] for path in BENCHMARKS.glob("bench_*.py")))
+def test_committed_results_are_what_scripts_write(name):
+    committed = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())
+    assert committed.keys() == {"machine", "versions", "rounds", "rows", "ratios"}
+    assert all(value > 0 for value in committed["ratios"].values())
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in BENCHMARKS.glob("[!s]*.py")))  # not side_by_side
+def test_scripts_explain_themselves(script):
+    told = subprocess.run([sys.executable, BENCHMARKS / script, "--help"], capture_output=True, text=True)
+    assert told.returncode == 0 and told.stdout.startswith("usage:"), told.stderr
