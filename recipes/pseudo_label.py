@@ -26,12 +26,17 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", required=True, help="utterance files; texts are compared with the labels")
     parser.add_argument("--languages", nargs="+", help="label only these; by default all that are there")
     parser.add_argument("--output", type=Path, required=True, help="folder for shards and labels.parquet")
-    parser.add_argument("--batch-seconds", type=float, default=200.0, help="audio of one forward (default: 200)")
-    parser.add_argument("--num-workers", type=int, default=1, help="processes that decode audio (default: 1)")
+    on_cpu = not torch.accelerator.is_available()  # whose threads decode, too, and whose caches are small
+    parser.add_argument(
+        "--batch-seconds", type=float, default=50 if on_cpu else 200, help="audio of one forward (200; 50 on a CPU)"
+    )
+    parser.add_argument(
+        "--num-workers", type=int, default=0 if on_cpu else 4, help="processes that decode audio (4; none on a CPU)"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s")
 
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    accelerator = Accelerator(cpu=on_cpu)
     dataset = read_utterances(arguments.data, arguments.languages)
     processor = MlplProcessor.from_pretrained(arguments.model)
     model = MlplForCTC.from_pretrained(arguments.model).to(accelerator.device)
