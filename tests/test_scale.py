@@ -36,7 +36,7 @@ def test_ids_that_occur_twice_are_found(ids):
 
 
 def test_equal_hashes_of_different_ids_are_no_duplicates(monkeypatch):
-    monkeypatch.setattr(utterances, "_hashes", lambda names: np.zeros(len(names), np.uint64))
+    monkeypatch.setattr(utterances, "id_hashes", lambda names: np.zeros(len(names), np.uint64))
     assert utterances._duplicates(dataset_of(map(str, range(30)))) == []
     assert utterances._duplicates(dataset_of([*"abcdefgh", "c"])) == ["c"]
 
