@@ -3,12 +3,12 @@
     python benchmarks/bench_labelling.py
 
 Prints a table and writes labelling.json: medians over rounds in turns, and ratios. Both get the same files, as many
-threads and about as many parameters, all random; both models are loaded before, everything else counts. Ours is
-`pseudo_label` with the recipe's settings: labels with six scores. The peer does what distil-whisper's
-`run_pseudo_labelling.py` does: features of 30 s windows by `datasets.map`, greedy `generate` in batches of 16, texts to
-disk; its audio is decoded as ours is. With random weights Whisper would never stop: each batch gets exactly the tokens
-of its longest recording, 4 a second. It labels utterances, as ours does; and then, which is that script's default,
-packs of recordings that come after each other, of up to 30 s: faster, but these are not labels of the utterances.
+threads, and about as many parameters, all random; both models are loaded before, everything else counts. Ours is
+`pseudo_label` with the recipe's settings: labels with six scores. The peer does what distil-whisper's script
+`run_pseudo_labelling.py` does: features of 30 s windows by `datasets.map`, greedy `generate` in batches of 16, texts
+to disk; its audio is decoded as ours is. With random weights Whisper would never stop: each batch gets exactly the
+tokens of its longest recording, 4 a second. It labels utterances, as ours does; and then, which is that script's
+default, packs of neighbouring recordings, of up to 30 s: faster, but these are not labels of the utterances.
 """
 
 import statistics
@@ -51,7 +51,7 @@ def answer(request):
     shutil.rmtree(output, ignore_errors=True)
     started = time.perf_counter()
     dataset = read_utterances([Path(folder, "data.parquet")])
-    made = pseudo_label(accelerator, model, processor, dataset, output, "teacher", 50.0, 0)
+    made = pseudo_label(accelerator, model, processor, dataset, output, "teacher")
     return time.perf_counter() - started, made["labels"], model.num_parameters()
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -54,8 +55,8 @@ def transcribe(
     model: MlplForCTC,
     processor: MlplProcessor,
     dataset: Dataset,
-    max_batch_seconds: float,
-    num_workers: int = 0,
+    max_batch_seconds: float | None = None,
+    num_workers: int | None = None,
     progress: tqdm | None = None,
 ) -> Iterator[Hypothesis]:
     """Transcribes every utterance of a data set exactly once, longest first, in evaluation mode.
@@ -64,14 +65,20 @@ def transcribe(
     its own, and meanwhile torch's number of threads is smaller: threads that share one forward wait for each other.
 
     Args:
-        max_batch_seconds: audio of one forward, padding counted. It changes the speed, not the texts.
-        num_workers: processes that decode audio.
+        max_batch_seconds: audio of one forward, padding counted. It changes the speed, not the texts. By default 50
+            on a CPU, whose cache is small, and else 200.
+        num_workers: processes that decode audio; by default none for a CPU, and else up to 4.
         progress: a bar that counts utterances.
     """
+    on_cpu = model.device.type == "cpu"
+    if max_batch_seconds is None:
+        max_batch_seconds = 50.0 if on_cpu else 200.0
+    if num_workers is None:
+        num_workers = 0 if on_cpu else min(4, os.cpu_count() or 1)
     plan = plan_batches(durations_of(dataset), max_batch_seconds)
     batches = SpeechBatches(dataset, plan, processor, model.config, with_labels=False)
     # What FSDP or torch.compile have made of a model is of another class, and does one forward at a time.
-    in_threads = type(model) is MlplForCTC and model.device.type == "cpu" and not num_workers
+    in_threads = type(model) is MlplForCTC and on_cpu and not num_workers
     was_training = model.training
     model.eval()
     try:
@@ -109,7 +116,7 @@ def _hypotheses(model: MlplForCTC, processor: MlplProcessor, batch: SpeechBatch)
 def decode_batch(model: MlplForCTC, processor: MlplProcessor, batch: SpeechBatch) -> list[Hypothesis]:
     """What a model in evaluation mode says of the utterances of one batch."""
     output = model(**batch.inputs(model.device))
-    best_log_probs, best = (tensor.cpu().numpy() for tensor in _best_classes(output.logits))  # (B, S)
+    best_log_probs, best = (tensor.cpu().numpy() for tensor in best_classes(output.logits))  # (B, S)
     num_frames = model.config.num_output_frames(batch.attention_mask.sum(1)).tolist()
     hypotheses = []
     for i, row in enumerate(batch.indices):  # none where a batch of nothing has become one silent frame
@@ -136,7 +143,7 @@ def decode_batch(model: MlplForCTC, processor: MlplProcessor, batch: SpeechBatch
     return hypotheses
 
 
-def _best_classes(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def best_classes(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The best class of each frame (B, S, V), its log-probability first: two (B, S)."""
     # Of some frames at a time, which stay in a processor's cache: the log-probabilities of all are never there.
     frames = logits.flatten(0, 1).split(max(1, BLOCK_SCORES // logits.shape[2]))

@@ -20,13 +20,8 @@ def main() -> None:
         "--unseen-in", nargs="+", default=[], help="training files: score only sentences that none of them has"
     )
     parser.add_argument("--output", type=Path, required=True, help="results file, JSON")
-    on_cpu = not torch.accelerator.is_available()  # whose threads decode, too, and whose caches are small
-    parser.add_argument(
-        "--batch-seconds", type=float, default=50 if on_cpu else 200, help="audio of one forward (200; 50 on a CPU)"
-    )
-    parser.add_argument(
-        "--num-workers", type=int, default=0 if on_cpu else 4, help="processes that decode audio (4; none on a CPU)"
-    )
+    parser.add_argument("--batch-seconds", type=float, help="audio of one forward (default: 200, on a CPU 50)")
+    parser.add_argument("--num-workers", type=int, help="processes that decode audio (default: 4, for a CPU none)")
     arguments = parser.parse_args()
     # imported here: it takes seconds, and --help need not wait
     import torch
@@ -42,7 +37,7 @@ def main() -> None:
 
     logging.basicConfig(format="%(message)s")
 
-    accelerator = Accelerator(cpu=on_cpu)
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     dataset = read_utterances(arguments.data, arguments.languages)
     if arguments.unseen_in:
         seen = set(read_utterances(arguments.unseen_in)["text"])

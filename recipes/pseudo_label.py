@@ -35,13 +35,8 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", required=True, help="utterance files; texts are compared with the labels")
     parser.add_argument("--languages", nargs="+", help="label only these; by default all that are there")
     parser.add_argument("--output", type=Path, required=True, help="folder for shards and labels.parquet")
-    on_cpu = not torch.accelerator.is_available()  # whose threads decode, too, and whose caches are small
-    parser.add_argument(
-        "--batch-seconds", type=float, default=50 if on_cpu else 200, help="audio of one forward (200; 50 on a CPU)"
-    )
-    parser.add_argument(
-        "--num-workers", type=int, default=0 if on_cpu else 4, help="processes that decode audio (4; none on a CPU)"
-    )
+    parser.add_argument("--batch-seconds", type=float, help="audio of one forward (default: 200, on a CPU 50)")
+    parser.add_argument("--num-workers", type=int, help="processes that decode audio (default: 4, for a CPU none)")
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     parser.add_argument("--private", action="store_true", help="of a data set that has to be made")
     parser.add_argument("--with-audio", action="store_true", help="push the audio, too: some 60 MB an hour")
@@ -50,7 +45,7 @@ def main() -> None:
     filters = read_filters(arguments.filters) if arguments.filters else []
     logging.basicConfig(format="%(message)s")
 
-    accelerator = Accelerator(cpu=on_cpu)
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     dataset = read_utterances(arguments.data, arguments.languages)
     processor = MlplProcessor.from_pretrained(arguments.model)
     model = MlplForCTC.from_pretrained(arguments.model).to(accelerator.device)
