@@ -73,7 +73,7 @@ CUT |= dict(decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=512, de
 CUT |= dict(bos_token_id=8000, eos_token_id=8000, pad_token_id=8000)
 def load(size):
     torch.manual_seed(0)
-    config = WhisperConfig(**{"tiny": CUT, "base": SMALL}[size], suppress_tokens=None, begin_suppress_tokens=None)
+    config = WhisperConfig(**{"tiny": CUT, "base": SMALL}[size], begin_suppress_tokens=None)
     pieces = {f"{chr(0x120)}{number:x}": number for number in range(config.vocab_size)}
     tokenizer = Tokenizer(models.BPE(pieces, []))
     tokenizer.decoder = decoders.ByteLevel()
