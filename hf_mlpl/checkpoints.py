@@ -17,6 +17,7 @@ from datasets import Dataset
 from .atomic import partial_path, write_json, write_text, writing, written_whole
 from .corpora.utterances import blocks
 from .hub import STATE, RunPusher, link, pushed_mark
+from .model_card import model_card
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
 from .slimipl import SlimIpl
@@ -86,93 +87,105 @@ def update_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("update-"))
 
 
-def load_last_checkpoint(
-    accelerator: Accelerator, output_dir: Path, slimipl: SlimIpl | None, digests: dict[str, str] | None
-) -> int:
-    """Restores model, optimiser and pseudo-labels; returns the number of updates that they have seen.
+class Saves:
+    """What a run saves, and goes on from: its checkpoints, its model, and all of it to the Hub where that is wanted.
 
-    Raises:
-        ValueError: if `digests` are given and not those of the checkpoint.
+    All processes call each method, in the same order. Each checkpoint knows `digests`, as `digest` makes them.
     """
-    if not (found := checkpoints(output_dir)):
-        return 0
-    path = found[-1] / "data.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() and digests else {}
-    differing = [name for name in before if before[name] != digests.get(name)]
-    if differing:
-        raise ValueError(
-            f"{found[-1]} belongs to a run with other data: {', '.join(differing)} (ids, texts or their order); give "
-            f"it the same data, or choose another output_dir"
-        )
-    accelerator.load_state(str(found[-1]))
-    if slimipl:
-        slimipl.load(found[-1])
-    accelerator.print(f"going on from {found[-1]}")
-    return update_of(found[-1])
 
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: torch.nn.Module,
+        processor: MlplProcessor,
+        slimipl: SlimIpl | None,
+        config: TrainingConfig,
+        digests: dict[str, str],
+    ):
+        self.accelerator, self.model, self.processor, self.slimipl = accelerator, model, processor, slimipl
+        self.config, self.digests, self.output_dir = config, digests, Path(config.output_dir)
+        self.pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
 
-def save_checkpoint(
-    accelerator: Accelerator, output_dir: Path, update: int, slimipl: SlimIpl | None, digests: dict[str, str]
-) -> Path:
-    folder = output_dir / "checkpoints" / f"update-{update:08d}"
-    with written_whole(folder) if accelerator.is_main_process else writing(folder):
-        accelerator.wait_for_everyone()
-        accelerator.save_state(str(partial_path(folder)))
-        if slimipl:
-            slimipl.save(partial_path(folder))
-        if accelerator.is_main_process:
-            write_json(partial_path(folder) / "data.json", digests)
-        accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        for old in checkpoints(output_dir)[:-CHECKPOINTS_KEPT]:
-            shutil.rmtree(old)
-    return folder
+    def load_last(self, same_data: bool) -> int:
+        """Restores model, optimiser and pseudo-labels; returns the number of updates that they have seen.
 
+        Raises:
+            ValueError: if it must be the `same_data`, and is not.
+        """
+        if not (found := checkpoints(self.output_dir)):
+            return 0
+        path = found[-1] / "data.json"
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() and same_data else {}
+        differing = [name for name in before if before[name] != self.digests.get(name)]
+        if differing:
+            raise ValueError(
+                f"{found[-1]} belongs to a run with other data: {', '.join(differing)} (ids, texts or their order); "
+                "give it the same data, or choose another output_dir"
+            )
+        self.accelerator.load_state(str(found[-1]))
+        if self.slimipl:
+            self.slimipl.load(found[-1])
+        self.accelerator.print(f"going on from {found[-1]}")
+        return update_of(found[-1])
 
-def save_model(accelerator: Accelerator, model: torch.nn.Module, processor: MlplProcessor, output_dir: Path) -> Path:
-    """`model/`: weights, configuration, feature extractor and tokens file; it appears when it is whole."""
-    accelerator.wait_for_everyone()
-    folder = output_dir / "model"
-    weights = accelerator.get_state_dict(model)  # by all processes, which may have a part each
-    if accelerator.is_main_process:
-        with written_whole(folder) as partial:
-            _write_model(partial, accelerator.unwrap_model(model), processor, weights)
-    accelerator.wait_for_everyone()
-    return folder
+    def checkpoint(self, update: int) -> None:
+        """Writes a checkpoint, and queues it for the Hub."""
+        folder = self.output_dir / "checkpoints" / f"update-{update:08d}"
+        is_main_process = self.accelerator.is_main_process
+        with written_whole(folder) if is_main_process else writing(folder):
+            self.accelerator.wait_for_everyone()
+            self.accelerator.save_state(str(partial_path(folder)))
+            if self.slimipl:
+                self.slimipl.save(partial_path(folder))
+            if is_main_process:
+                write_json(partial_path(folder) / "data.json", self.digests)
+            self.accelerator.wait_for_everyone()
+        if is_main_process:
+            for old in checkpoints(self.output_dir)[:-CHECKPOINTS_KEPT]:
+                shutil.rmtree(old)
+        if self.config.push_to_hub:
+            self._push(folder)
 
+    def _push(self, checkpoint: Path) -> None:
+        """At the root is a usable model. Its weights are the checkpoint's own, once; where FSDP has spread these over
+        the processes they are gathered, and the checkpoint keeps its parts too.
+        """
+        weights = self.accelerator.get_state_dict(self.model) if self.accelerator.is_fsdp2 else {}
+        if self.pusher is None:
+            return
 
-def _write_model(folder: Path, model: MlplForCTC, processor: MlplProcessor, weights: dict) -> None:
-    """A model's folder; without weights, all the rest of it."""
-    with torch.device("meta"):
-        whole = MlplForCTC(model.config)
-    if weights:
-        whole.load_state_dict(weights, assign=True)
-    whole.save_pretrained(folder, state_dict=None if weights else {})
-    processor.save_pretrained(folder)
+        def fill(folder: Path) -> None:
+            self._write_model(folder, weights)
+            for path in checkpoint.rglob("*"):
+                name = path.relative_to(checkpoint)
+                if path.is_file():
+                    link(path, folder / (name if name.name == "model.safetensors" else STATE / name))
+            write_json(folder / STATE / "update.json", {"update": update_of(checkpoint)})
+            _describe_run(self.output_dir, folder, self.config.push_to_hub)
 
+        self.pusher.submit(update_of(checkpoint), fill)
 
-def push_checkpoint(
-    accelerator: Accelerator, model: torch.nn.Module, processor: MlplProcessor, checkpoint: Path, pusher
-) -> None:
-    """Queues a checkpoint for the Hub; all processes call it, of which the main one has a `RunPusher`.
+    def result(self) -> Path:
+        """Writes `model/`: weights, configuration, feature extractor and tokens file; and waits until it is pushed."""
+        self.accelerator.wait_for_everyone()
+        folder = self.output_dir / "model"
+        weights = self.accelerator.get_state_dict(self.model)  # by all processes, which may have a part each
+        if self.accelerator.is_main_process:
+            with written_whole(folder) as partial:
+                self._write_model(partial, weights)
+        self.accelerator.wait_for_everyone()
+        if self.pusher is not None:
+            push_result(self.pusher)
+        return folder
 
-    At the root is a usable model. Its weights are the checkpoint's own, once; where FSDP has spread these over the
-    processes they are gathered, and the checkpoint keeps its own too.
-    """
-    weights = accelerator.get_state_dict(model) if accelerator.is_fsdp2 else {}
-    if pusher is None:
-        return
-
-    def fill(folder: Path) -> None:
-        _write_model(folder, accelerator.unwrap_model(model), processor, weights)
-        for path in checkpoint.rglob("*"):
-            name = path.relative_to(checkpoint)
-            if path.is_file():
-                link(path, folder / (name if name.name == "model.safetensors" else STATE / name))
-        write_json(folder / STATE / "update.json", {"update": update_of(checkpoint)})
-        _copy_run(Path(pusher.config.output_dir), folder)
-
-    pusher.submit(update_of(checkpoint), fill)
+    def _write_model(self, folder: Path, weights: dict) -> None:
+        """A model's folder; without weights, all the rest of it."""
+        with torch.device("meta"):
+            whole = MlplForCTC(self.accelerator.unwrap_model(self.model).config)
+        if weights:
+            whole.load_state_dict(weights, assign=True)
+        whole.save_pretrained(folder, state_dict=None if weights else {})
+        self.processor.save_pretrained(folder)
 
 
 def push_result(pusher: RunPusher) -> None:
@@ -182,18 +195,19 @@ def push_result(pusher: RunPusher) -> None:
     if mark.exists() and mark.read_text(encoding="utf-8").split()[0] == config.push_to_hub and not pusher.waiting():
         return
     write_config(config)  # a finished run may get a licence now
-    pusher.finish(config.max_updates, lambda folder: fill_result(output_dir, folder))
+    pusher.finish(config.max_updates, lambda folder: fill_result(output_dir, folder, config.push_to_hub))
 
 
-def fill_result(output_dir: Path, folder: Path, results: Sequence[dict] = ()) -> None:
+def fill_result(output_dir: Path, folder: Path, repo_id: str, results: Sequence[dict] = ()) -> None:
     """A finished run as it goes to the Hub, with the contents of results files of test sets for its card."""
     for path in (output_dir / "model").iterdir():
         link(path, folder / path.name)
-    _copy_run(output_dir, folder, results)
+    _describe_run(output_dir, folder, repo_id, results)
 
 
-def _copy_run(output_dir: Path, folder: Path, results: Sequence[dict] = ()) -> None:
-    """Copies, for metrics.jsonl grows."""
+def _describe_run(output_dir: Path, folder: Path, repo_id: str, results: Sequence[dict] = ()) -> None:
+    """The card, and copies of the files of which it is made: metrics.jsonl grows while they wait."""
     for name in RUN_FILES:
         if (output_dir / name).exists():
             shutil.copyfile(output_dir / name, folder / name)
+    model_card(output_dir, results, repo_id).save(folder / "README.md")

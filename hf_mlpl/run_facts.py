@@ -30,8 +30,8 @@ HUMAN = ("human", "reference", None)  # whose the texts are; all others are name
 class RunFacts:
     """Writes nothing on any process but the main one.
 
-    `run.json` is `{"stage", "updates", "model": {"parameters", "languages"}, "started_from", "training_data",
-    "unlabelled_hours", "dropped", "sources", "sessions"}`:
+    `run.json` is `{"stage", "language", "updates", "model": {"parameters", "languages"}, "started_from",
+    "training_data", "unlabelled_hours", "dropped", "sources", "sessions"}`:
 
     - `started_from` is None for a new model, else `{"name", "revision", "run"}`: the name of the folder of a run or of
       a Hub repository, its commit, and the `run.json` of the run that made it, as far as these are known;
@@ -61,6 +61,7 @@ class RunFacts:
         paths = [*config.train, *(config.unlabelled or ())]
         self.facts = {
             "stage": config.stage,
+            "language": config.language,
             "updates": start,
             "model": {"parameters": model.num_parameters(), "languages": model.config.languages},
             "started_from": _started_from(config, model),

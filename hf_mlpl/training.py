@@ -19,16 +19,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from .checkpoints import (
-    check_same_config,
-    digest,
-    load_last_checkpoint,
-    push_checkpoint,
-    push_result,
-    save_checkpoint,
-    save_model,
-    write_config,
-)
+from .checkpoints import Saves, check_same_config, digest, push_result, write_config
 from .configuration_mlpl import MlplConfig
 from .corpora.utterances import distinct, durations_of, keep_rows, read_utterances
 from .data import (
@@ -98,13 +89,13 @@ def train(config: TrainingConfig) -> Path:
     if unlabelled_set is not None:
         slimipl = _slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
     digests = digest(processor, train=train_set, unlabelled=unlabelled_set)
-    start = load_last_checkpoint(accelerator, output_dir, slimipl, digests if started else None)
+    saves = Saves(accelerator, model, processor, slimipl, config, digests)
+    start = saves.load_last(same_data=started)
     updates = iter(slimipl) if slimipl else _supervised(accelerator, model, processor, train_set, config, start)
 
     log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
     log.describe(train_set, dropped, accelerator.unwrap_model(model))
     facts = RunFacts(accelerator, accelerator.unwrap_model(model), config, start, train_set, dropped, unlabelled_set)
-    pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
     reported: set[str] = set()
     with log, logging_redirect_tqdm():
         for update in range(start + 1, config.max_updates + 1):
@@ -127,14 +118,9 @@ def train(config: TrainingConfig) -> Path:
                 facts.evaluated(update, results)
             if update % config.save_every == 0 and not is_last:
                 facts.write(update)
-                checkpoint = save_checkpoint(accelerator, output_dir, update, slimipl, digests)
-                if config.push_to_hub:
-                    push_checkpoint(accelerator, model, processor, checkpoint, pusher)
+                saves.checkpoint(update)
     facts.write(config.max_updates)
-    folder = save_model(accelerator, model, processor, output_dir)
-    if pusher:
-        push_result(pusher)
-    return folder
+    return saves.result()
 
 
 def train_step(

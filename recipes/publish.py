@@ -38,14 +38,14 @@ def main() -> None:
     config = load_config(run / "config.yaml", [f"push_to_hub={arguments.repo}"])  # which checks name, tag and licence
     results = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.results]
     with tempfile.TemporaryDirectory(dir=run, prefix=".publish-") as folder:  # there a file can have two names
-        fill_result(run, Path(folder), results)
+        fill_result(run, Path(folder), arguments.repo, results)
         for path in arguments.results:
             (Path(folder) / "results").mkdir(exist_ok=True)
             shutil.copyfile(path, Path(folder) / "results" / path.name)
         commit = push_folder(
             folder,
             arguments.repo,
-            message=f"{config.tag}: the result" + (f", with {len(results)} results on test sets" if results else ""),
+            message=f"{config.tag}: the result" + (", with test results" if results else ""),
             pending=f"{run} is complete",
             remedy="the same command again pushes it",
             private=arguments.private,

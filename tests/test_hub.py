@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from huggingface_hub import HfApi
 from safetensors.torch import load_file
 from transformers import pipeline
@@ -204,6 +206,44 @@ def test_a_finished_run_is_pushed_when_it_is_asked_for(local_hub, run):
     assert commits(local_hub) == [LAST]
     check_result(local_hub, folder)
     assert HfApi().model_info(REPO).private
+
+
+def test_publish(local_hub, tone_run, tone_data, tmp_path, monkeypatch, capsys, error_of):
+    folder = tmp_path / "tones"
+    shutil.copytree(tone_run, folder)
+    with pytest.raises(SystemExit):
+        run_recipe(monkeypatch, "publish.py", "--run", folder)
+    assert "no model/; --run needs" in error_of("publish.py", "--run", tmp_path, "--repo", REPO)
+    told = f"{folder / 'config.yaml'}: license is None; push_to_hub needs the licence of what is pushed, such as"
+    assert told in error_of("publish.py", "--run", folder, "--repo", REPO)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump({**config, "license": "cc0-1.0"}))
+
+    results = tmp_path / "test set.json"
+    data = tone_data / "dev.parquet"
+    run_recipe(monkeypatch, "evaluate.py", "--model", folder / "model", "--data", data, "--output", results)
+    capsys.readouterr()
+    command = ["--run", folder, "--results", results, "--repo", REPO, "--private"]
+    run_recipe(monkeypatch, "publish.py", *command)
+    assert capsys.readouterr().out == f"pushed to {local_hub.endpoint}/{REPO}, tag tones\n"
+    run_recipe(monkeypatch, "publish.py", *command)  # again, which changes nothing
+    assert commits(local_hub) == ["tones: the result, with test results"]
+    files = local_hub.files(REPO)
+    assert files.items() >= contents(folder / "model").items()
+    assert files["results/test set.json"] == results.read_bytes()
+    assert {"config.yaml", "metrics.jsonl", "run.json", "results.json", "curves.png"} < files.keys()
+    assert local_hub.repos["model", REPO].private
+    assert local_hub.repos["model", REPO].tags["tones"] is local_hub.commits(REPO)[0]
+    assert not list(folder.glob(".publish*"))
+
+    local_hub.fail("GET", f"/api/models/{REPO}", status=403)
+    told = f"{REPO}: cannot push to it (a test wants this to fail); {folder} is complete: give HF_TOKEN or"
+    assert error_of("publish.py", *command).startswith(told)
+
+
+def run_recipe(monkeypatch, script: str, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    runpy.run_path(str(ROOT / "recipes" / script), run_name="__main__")
 
 
 # The function below it

@@ -30,7 +30,7 @@ from cffi import FFI
 from tqdm import tqdm
 
 from ..atomic import write_json
-from .sources import Source
+from .sources import SYNTHETIC
 from .voxpopuli import CODES
 
 try:
@@ -42,10 +42,6 @@ except ImportError as error:
     raise ImportError(
         f'the demo corpus needs the package {error.name!r}, which is missing: pip install "hf-mlpl[demo]"'
     ) from error
-
-# The texts are dates, numbers and names, which are free. But espeak-ng, which is under the GPL, mixes recordings of
-# consonants from its data into what it says; what that means for the audio is not settled, so no licence is claimed.
-SOURCE = Source("synthetic speech by espeak-ng", "unknown", "https://github.com/espeak-ng/espeak-ng")
 
 # VoxPopuli's two-letter codes are the beginnings of Common Voice's.
 UNLABELLED_LANGUAGES = tuple(locale for locale in DEMO_LANGUAGES if locale.split("-")[0] in CODES)
@@ -111,7 +107,7 @@ def write_demo_corpus(
     for folder in present:  # the only one of the two, and it holds the same
         shutil.rmtree(folder)
     for folder in folders:
-        write_json(partial / folder.name / "source.json", asdict(SOURCE))
+        write_json(partial / folder.name / "source.json", asdict(SYNTHETIC))
         write_json(partial / folder.name / "complete.json", settings)
         os.replace(partial / folder.name, folder)
     partial.rmdir()

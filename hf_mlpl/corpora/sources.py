@@ -35,6 +35,9 @@ class Source:
 
 VOXPOPULI = Source("VoxPopuli", "cc0-1.0", "https://github.com/facebookresearch/voxpopuli")
 LIBRISPEECH = Source("LibriSpeech", "cc-by-4.0", "https://www.openslr.org/12")
+# What the demo's corpus is. Its texts are dates, numbers and names, which are free. But espeak-ng, which is under the
+# GPL, mixes recordings of consonants from its data into what it says; what that means for the audio is not settled.
+SYNTHETIC = Source("synthetic speech by espeak-ng", "unknown", "https://github.com/espeak-ng/espeak-ng")
 
 
 def sources_of(paths: Iterable[str | Path]) -> list[Source]:
