@@ -5,21 +5,21 @@ Importing this package makes `pipeline` and the Auto classes of transformers loa
 
 from importlib import import_module
 
-from .configuration_mlpl import MlplConfig
-from .feature_extraction_mlpl import MlplFeatureExtractor
 from .registration import register
-from .tokenization_mlpl import MlplTokenizer
 
 __version__ = "0.1.0"
 
-# Imported when they are first asked for: transformers' model and pipeline code takes seconds.
+# Imported when they are first asked for: torch and much of transformers take seconds.
 _LAZY = {
+    "MlplConfig": ".configuration_mlpl",
+    "MlplFeatureExtractor": ".feature_extraction_mlpl",
     "MlplForCTC": ".modeling_mlpl",
     "MlplModel": ".modeling_mlpl",
     "MlplProcessor": ".processing_mlpl",
     "MlplSpeechRecognitionPipeline": ".pipeline_mlpl",
+    "MlplTokenizer": ".tokenization_mlpl",
 }
-__all__ = ["MlplConfig", "MlplFeatureExtractor", "MlplTokenizer", *_LAZY]
+__all__ = list(_LAZY)
 
 
 def __getattr__(name: str):

@@ -8,9 +8,7 @@ Only training transcripts, because a vocabulary that has seen the test split wou
 import argparse
 from pathlib import Path
 
-from hf_mlpl.corpora.utterances import read_columns
 from hf_mlpl.one_line_errors import one_line_errors
-from hf_mlpl.text import build_vocabulary, normalize_text, write_tokens
 
 
 def main() -> None:
@@ -18,6 +16,10 @@ def main() -> None:
     parser.add_argument("data", nargs="+", type=Path, help="labelled utterance files of training")
     parser.add_argument("--output", type=Path, required=True, help="the tokens file")
     arguments = parser.parse_args()
+    # imported here: it takes seconds, and --help need not wait
+    from hf_mlpl.corpora.utterances import read_columns
+    from hf_mlpl.text import build_vocabulary, normalize_text, write_tokens
+
     characters, count = set(), 0
     for block in read_columns(arguments.data, ["text"]):
         texts = [normalize_text(text) for text in block["text"].to_pylist() if text]

@@ -17,7 +17,6 @@ import glob
 import json
 from pathlib import Path
 
-from hf_mlpl.evaluation import comparison_table, gap_table
 from hf_mlpl.one_line_errors import one_line_errors
 
 
@@ -29,6 +28,9 @@ def main() -> None:
     parser.add_argument("--oracle", metavar="NAME", help="the column that shows how low errors could be")
     parser.add_argument("--control", metavar="NAME", help="the column that others are to beat; needs --oracle")
     arguments = parser.parse_args()
+    # imported here: it takes seconds, and --help need not wait
+    from hf_mlpl.evaluation import comparison_table, gap_table
+
     results = {}
     for argument in arguments.results:
         name, equals, pattern = argument.partition("=")

@@ -5,16 +5,9 @@ accelerate launch recipes/evaluate.py --model runs/final/model --data data/test.
 
 import argparse
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
-from tqdm import tqdm
-
-from hf_mlpl import MlplForCTC, MlplProcessor
-from hf_mlpl.atomic import write_json
-from hf_mlpl.corpora.utterances import read_utterances
-from hf_mlpl.evaluation import evaluate_model, results_table
 from hf_mlpl.one_line_errors import one_line_errors
 
 
@@ -30,6 +23,18 @@ def main() -> None:
     parser.add_argument("--batch-seconds", type=float, default=200.0, help="audio of one forward (default: 200)")
     parser.add_argument("--num-workers", type=int, default=1, help="processes that decode audio (default: 1)")
     arguments = parser.parse_args()
+    # imported here: it takes seconds, and --help need not wait
+    import torch
+    from accelerate import Accelerator
+    from tqdm import tqdm
+
+    from hf_mlpl import MlplForCTC, MlplProcessor
+    from hf_mlpl.atomic import write_json
+    from hf_mlpl.corpora.sources import sources_of
+    from hf_mlpl.corpora.utterances import read_utterances
+    from hf_mlpl.evaluation import evaluate_model, results_table
+    from hf_mlpl.pseudo_label import teacher_revision
+
     logging.basicConfig(format="%(message)s")
 
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
@@ -45,7 +50,9 @@ def main() -> None:
             accelerator, model, processor, dataset, arguments.batch_seconds, arguments.num_workers, progress
         )
     if results is not None:
-        write_json(arguments.output, {"model": arguments.model, "data": arguments.data, **results})
+        of = {"model": arguments.model, "revision": teacher_revision(model, arguments.model)}
+        of |= {"data": arguments.data, "sources": [asdict(source) for source in sources_of(arguments.data)]}
+        write_json(arguments.output, {**of, "unseen_in": arguments.unseen_in, **results})
         print(results_table(results))
         print(f"results: {arguments.output}")
 

@@ -19,8 +19,6 @@ The table says how many hours of each language every filter keeps on its own, an
 import argparse
 from pathlib import Path
 
-from hf_mlpl.evaluation import aligned
-from hf_mlpl.label_filters import filter_labels, read_filters
 from hf_mlpl.one_line_errors import one_line_errors
 
 
@@ -30,6 +28,10 @@ def main() -> None:
     parser.add_argument("--filters", type=Path, required=True, help="YAML file")
     parser.add_argument("--output", type=Path, required=True, help="utterance file for training")
     arguments = parser.parse_args()
+    # imported here: it takes seconds, and --help need not wait
+    from hf_mlpl.evaluation import aligned
+    from hf_mlpl.label_filters import filter_labels, read_filters
+
     hours = filter_labels(arguments.labels, read_filters(arguments.filters), arguments.output)
     rows = [(language, *(f"{value:.2f}" for value in kept.values())) for language, kept in hours.items()]
     print(aligned([("hours", *next(iter(hours.values()), ())), *rows]))

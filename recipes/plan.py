@@ -19,8 +19,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from hf_mlpl.plan import make_plan
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -40,6 +38,8 @@ def main() -> None:
     for name in ("tflops", "utilisation"):
         if not getattr(arguments, name) > 0:
             parser.error(f"--{name} is {getattr(arguments, name)}; it must be above 0")
+    # imported here: it takes seconds, and --help need not wait
+    from hf_mlpl.plan import make_plan
 
     plan = make_plan(arguments.stage, arguments.labels, arguments.languages)
     print(plan.table(arguments.tflops * 1e12 * arguments.utilisation))

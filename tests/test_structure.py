@@ -20,8 +20,9 @@ LEVELS = {
     " subtitles one_line_errors",
     1: "processing_mlpl modeling_mlpl quantization",
     2: "corpora data decoding augment beam_search transcription",
-    3: "training_config training_log training sharding slimipl pseudo_label label_filters evaluation plan",
-    4: "hub model_card dataset_card interop",
+    3: "training_config training_log run_facts training checkpoints hub resume model_card sharding slimipl"
+    " pseudo_label label_filters label_summary evaluation plan",
+    4: "dataset_card label_sets label_join interop",
     5: "pipeline_mlpl registration cli commands",
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.split()}
@@ -137,23 +138,40 @@ print(json.dumps(shown))
 
 
 def test_recipes_teach():
-    """Also: no recipe hides a library that another one imports, as evaluate.py would, in the script's own folder."""
     recipes = [path.name for path in sorted((ROOT / "recipes").glob("*.py"))]
-    shown = json.loads(run(f"RECIPES = {recipes}\n{SHOW_HELP}"))  # in one process: each would import torch anew
+    shown = json.loads(run(f"RECIPES = {recipes}\n{SHOW_HELP}"))
     assert "train.py" in shown and list(shown) == recipes
     for recipe, text in shown.items():
         assert len(text) > 500 and "recipes/" + recipe in text, f"the help of {recipe} shows no example"
 
 
-def run(program: str) -> str:
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+def run(program: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
 def test_importing_the_package_is_light():
-    program = "import sys, hf_mlpl; print({'datasets', 'accelerate', 'evaluate'} & set(sys.modules))"
-    assert run(program) == "set()"
+    heavy = {"torch", "transformers", "numpy", "datasets", "accelerate", "evaluate"}
+    assert run(f"import sys, hf_mlpl.cli; print({heavy} & set(sys.modules))") == "set()"
+
+
+IMPORTED_FIRST = """
+import os, sys, torch, transformers
+for name in sys.argv[1:]:
+    if not (child := os.fork()):  # which has torch already; to import it takes most of the time
+        __import__(name)
+        from hf_mlpl import MlplConfig, MlplForCTC
+        assert transformers.AutoModelForCTC.from_config(MlplConfig.tiny(30, ["sl"])).__class__ is MlplForCTC
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, name
+"""
+
+
+def test_what_is_registered_may_be_imported_first():
+    """Its import may bring a registry, at the end of which it is registered itself: it must be whole by then."""
+    parts = ("configuration", "feature_extraction", "tokenization", "processing", "modeling", "pipeline")
+    run(IMPORTED_FIRST, *(f"hf_mlpl.{part}_mlpl" for part in parts), "hf_mlpl.interop.mctct")
 
 
 def test_model_side_works_without_the_libraries_of_training():

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.utils import (
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
@@ -104,7 +104,7 @@ def convert_mctct(name_or_path: str | os.PathLike, **hub_arguments):
             not the last class of the head.
         OSError: if a file is not there.
     """
-    from transformers import AutoModelForCTC, AutoProcessor
+    from transformers import AutoConfig, AutoModelForCTC, AutoProcessor
 
     config = AutoConfig.from_pretrained(name_or_path, **hub_arguments)
     if not isinstance(config, MCTCTConfig):
@@ -225,6 +225,8 @@ class MCTCTTokenizer:
             ValueError: if the padding is not the last class of the head, other entries are beyond it, or there is no
                 word delimiter.
         """
+        from transformers import AutoConfig  # not above: its import registers the classes of this module
+
         hub = _take_hub_arguments(kwargs)
         vocab_size = AutoConfig.from_pretrained(name_or_path, **hub).vocab_size
         lines, silent = _read_vocabulary(name_or_path, vocab_size, hub)
