@@ -2,12 +2,14 @@
 
     python benchmarks/bench_gpu.py
 
-Random weights, 1.06 billion parameters, clips of 10 s; features lie on the GPU already. For inference and for training
-(autocast, forward with CTC and language loss, backward, fused AdamW), eager and compiled layer by layer: hours of audio
-in an hour, share of the GPU's own bf16 matrix rate (MFU: 8192 x 8192 products, measured in the same run; a training
-step counts three times the operations of a forward), and peak memory. The peer is transformers' old port, where an
-environment with a GPU build of PyTorch is named by `--port-python`. Without a GPU it says so, and measures nothing;
-`--tiny` runs all of it with a tiny model on any device, to see that it works.
+Random weights, 1.06 billion parameters, clips of 10 s; features lie on the GPU already. For inference and for
+training (autocast, forward with CTC and language loss, backward, fused AdamW), eager and compiled layer by layer:
+hours of audio in an hour, share of the GPU's own bf16 matrix rate (MFU), and peak memory. The rate is that of
+products of 8192 x 8192 matrices in the same run; a training step counts three times the operations of a forward.
+
+The peer is transformers' old port, where an environment with a GPU build of PyTorch is named by `--port-python`.
+Without a GPU it says so, and measures nothing; `--tiny` runs all of it with a tiny model on any device, to see that
+it works.
 """
 
 import argparse
