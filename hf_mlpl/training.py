@@ -21,7 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .checkpoints import Saves, check_same_config, digest, push_result, write_config
 from .configuration_mlpl import MlplConfig
-from .corpora.utterances import distinct, durations_of, keep_rows, read_utterances
+from .corpora.utterances import blocks, distinct, durations_of, keep_rows, read_utterances
 from .data import (
     BatchPlan,
     SpeechBatch,
@@ -38,6 +38,7 @@ from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
 from .run_facts import RunFacts
 from .slimipl import SlimIpl, SlimIplPlan, collapse
+from .text import normalize_text
 from .tokenization_mlpl import MlplTokenizer
 from .training_config import PRESETS, TrainingConfig
 from .training_log import TrainingLog
@@ -181,12 +182,12 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
     check_model_fields(config)
     if config.model not in PRESETS:
         processor = MlplProcessor.from_pretrained(config.model)
-        processor.tokenizer.learn_language_characters(_human_texts(train_set))
+        processor.tokenizer.learn_language_characters(_human_characters(train_set))
         return MlplForCTC.from_pretrained(config.model, **config.model_fields), processor
     if config.tokens is None:
         raise ValueError("a new model needs `tokens`, a tokens file; recipes/build_tokenizer.py writes one")
     tokenizer = MlplTokenizer(config.tokens)
-    tokenizer.learn_language_characters(_human_texts(train_set))
+    tokenizer.learn_language_characters(_human_characters(train_set))
     languages = config.languages or distinct(train_set, "language")
     preset = getattr(MlplConfig, config.model)
     model = MlplForCTC(preset(vocab_size=len(tokenizer), languages=languages, **config.model_fields))
@@ -198,14 +199,14 @@ def check_model_fields(config: TrainingConfig) -> None:
         raise ValueError(f"model_fields has {', '.join(unknown)}, which MlplConfig does not have")
 
 
-def _human_texts(train_set: Dataset) -> dict[str, set[str]]:
-    """Transcripts of each language; a pseudo-label says what a model writes, not how the language is written."""
-    texts = defaultdict(set)
-    columns = (train_set[name][:] for name in ("language", "text", "source"))  # a hundred times as fast as row by row
-    for language, text, source in zip(*columns, strict=True):
-        if text and source == "human":
-            texts[language].add(text)
-    return texts
+def _human_characters(train_set: Dataset) -> dict[str, set[str]]:
+    """Of each language's transcripts; a pseudo-label says what a model writes, not how the language is written."""
+    characters = defaultdict(set)
+    for block in blocks(train_set, ["language", "text", "source"]):
+        for language, text, source in zip(*(column.to_pylist() for column in block.columns), strict=True):
+            if text and source == "human":
+                characters[language].update(normalize_text(text))
+    return characters
 
 
 def build_optimizer(model: MlplForCTC, config: TrainingConfig) -> torch.optim.Optimizer:

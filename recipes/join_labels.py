@@ -16,8 +16,6 @@ Of a label set with audio, that is taken where --audio is not given:
 import argparse
 from pathlib import Path
 
-from hf_mlpl.corpora.utterances import languages_of, read_utterances
-from hf_mlpl.label_join import DURATION_TOLERANCE, find_label_set, join_labels, join_own_audio
 from hf_mlpl.one_line_errors import one_line_errors
 
 
@@ -30,6 +28,10 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="also labels that their filters do not keep")
     parser.add_argument("--output", type=Path, required=True, help="utterance file for training")
     arguments = parser.parse_args()
+    # imported here: it takes seconds, and --help need not wait
+    from hf_mlpl.corpora.utterances import languages_of, read_utterances
+    from hf_mlpl.label_join import DURATION_TOLERANCE, find_label_set, join_labels, join_own_audio
+
     files = find_label_set(arguments.labels, arguments.languages, arguments.revision)
     if arguments.audio is None:
         report = join_own_audio(files, arguments.output, arguments.all)

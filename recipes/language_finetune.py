@@ -12,19 +12,23 @@ With --push-to-hub user/voxpopuli-pl each language's labels go to that data set 
 (`recipes/publish_labels.py`), private if the settings have `hub_private_repo`.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import StrictDataclassError
 
 from hf_mlpl.atomic import write_json
-from hf_mlpl.corpora.utterances import languages_of
 from hf_mlpl.one_line_errors import one_line_errors
-from hf_mlpl.training_config import TrainingConfig, load_config
+
+if TYPE_CHECKING:
+    from hf_mlpl.training_config import TrainingConfig
 
 RECIPES = Path(__file__).parent
 
@@ -39,6 +43,9 @@ def main() -> None:
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     parser.add_argument("--list", action="store_true", help="print the commands instead of running them")
     arguments = parser.parse_intermixed_args()
+    # imported here: it takes seconds, and --help need not wait
+    from hf_mlpl.corpora.utterances import languages_of
+    from hf_mlpl.training_config import load_config
 
     config = load_config(arguments.config, [*arguments.overrides, "language=any"])
     if config.unlabelled is None:

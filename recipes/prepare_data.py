@@ -18,25 +18,20 @@ durations.png, and quarantine.tsv, the audio that cannot be used. A run tries al
 When it is killed, the same command goes on where it was.
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hf_mlpl.corpora.common_voice import find_locales, read_common_voice, report_speaker_leaks
-from hf_mlpl.corpora.downloads import download_mirror
-from hf_mlpl.corpora.folders import read_folder
-from hf_mlpl.corpora.librispeech import librispeech_splits, read_librispeech
-from hf_mlpl.corpora.lists import read_list
-from hf_mlpl.corpora.preparation import Part, Treatment, prepare, read_normalizers, read_quarantine
-from hf_mlpl.corpora.preparation_report import plot_durations
-from hf_mlpl.corpora.sources import LIBRISPEECH, VOXPOPULI, Source, common_voice_source, source_of_corpus
-from hf_mlpl.corpora.utterances import ReadingReport
-from hf_mlpl.corpora.voxpopuli import read_voxpopuli
-from hf_mlpl.corpora.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_locales
 from hf_mlpl.one_line_errors import one_line_errors
-from hf_mlpl.text import read_tokens
+
+if TYPE_CHECKING:
+    from hf_mlpl.corpora.preparation import Part
+    from hf_mlpl.corpora.utterances import ReadingReport
 
 HUB = "hf://datasets/"
 LABELLED = ("train", "dev", "test")
@@ -67,6 +62,11 @@ def main() -> None:
     parser.add_argument("--normalize", type=Path, help="YAML, per language or '*': lowercase, strip_punctuation, ...")
     parser.add_argument("--tokens", type=Path, help="of a model: report characters that it lacks, not those of train")
     arguments = parser.parse_args()
+    # imported here: it takes seconds, and --help need not wait
+    from hf_mlpl.corpora.preparation import Treatment, prepare, read_normalizers, read_quarantine
+    from hf_mlpl.corpora.preparation_report import plot_durations
+    from hf_mlpl.text import read_tokens
+
     parts = list(corpus_parts(arguments))
     if not parts:
         parser.error("name a corpus: --common-voice, --voxpopuli, --voxpopuli-asr, --librispeech, --list or --folder")
@@ -89,6 +89,15 @@ def main() -> None:
 
 def corpus_parts(arguments: argparse.Namespace) -> Iterator[Part]:
     """The corpora in the pieces in which they are read, and kept when a run is killed."""
+    from hf_mlpl.corpora.common_voice import find_locales, read_common_voice, report_speaker_leaks
+    from hf_mlpl.corpora.downloads import download_mirror
+    from hf_mlpl.corpora.librispeech import librispeech_splits, read_librispeech
+    from hf_mlpl.corpora.lists import read_list
+    from hf_mlpl.corpora.preparation import Part
+    from hf_mlpl.corpora.sources import LIBRISPEECH, VOXPOPULI, Source, common_voice_source, source_of_corpus
+    from hf_mlpl.corpora.voxpopuli import read_voxpopuli
+    from hf_mlpl.corpora.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_locales
+
     languages = arguments.languages
     if root := arguments.common_voice:
         mirror = None
@@ -130,6 +139,8 @@ def corpus_parts(arguments: argparse.Namespace) -> Iterator[Part]:
 
 
 def labelled_and_unlabelled(root: Path, language: str | None, locales: list | None, report: ReadingReport) -> dict:
+    from hf_mlpl.corpora.folders import read_folder
+
     splits = {"train": [], "unlabelled": []}
     for utterance in read_folder(root, report, language, locales):
         splits["train" if utterance["text"] else "unlabelled"].append(utterance)

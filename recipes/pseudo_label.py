@@ -17,16 +17,7 @@ import argparse
 import logging
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
-
-from hf_mlpl import MlplForCTC, MlplProcessor
-from hf_mlpl.corpora.sources import sources_of
-from hf_mlpl.corpora.utterances import read_utterances
-from hf_mlpl.label_filters import read_filters
-from hf_mlpl.label_sets import push_label_set
 from hf_mlpl.one_line_errors import one_line_errors
-from hf_mlpl.pseudo_label import pseudo_label, teacher_revision
 
 
 def main() -> None:
@@ -42,6 +33,17 @@ def main() -> None:
     parser.add_argument("--with-audio", action="store_true", help="push the audio, too: some 60 MB an hour")
     parser.add_argument("--filters", type=Path, help="YAML file: what the pushed labels' column `kept` says")
     arguments = parser.parse_args()
+    # imported here: it takes seconds, and --help need not wait
+    import torch
+    from accelerate import Accelerator
+
+    from hf_mlpl import MlplForCTC, MlplProcessor
+    from hf_mlpl.corpora.sources import sources_of
+    from hf_mlpl.corpora.utterances import read_utterances
+    from hf_mlpl.label_filters import read_filters
+    from hf_mlpl.label_sets import push_label_set
+    from hf_mlpl.pseudo_label import pseudo_label, teacher_revision
+
     filters = read_filters(arguments.filters) if arguments.filters else []
     logging.basicConfig(format="%(message)s")
 
@@ -70,7 +72,8 @@ def main() -> None:
     accelerator.print(f"labels: {path}, by {summary['teacher']}; {summary['errors']} utterances could not be read")
     if arguments.push_to_hub and accelerator.is_main_process:
         options = filters, arguments.with_audio, arguments.private
-        print(*push_label_set(arguments.output, arguments.push_to_hub, *options), sep="\n")
+        for line in push_label_set(arguments.output, arguments.push_to_hub, *options):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from hf_mlpl.checkpoints import fill_result
-from hf_mlpl.hub import OF_ANOTHER_SAVE, push_folder
 from hf_mlpl.one_line_errors import one_line_errors
-from hf_mlpl.training_config import load_config
 
 
 def main() -> None:
@@ -30,6 +27,11 @@ def main() -> None:
     parser.add_argument("--repo", required=True, help="repository to push to, such as me/demo")
     parser.add_argument("--private", action="store_true", help="make it a private one, if it has to be made")
     arguments = parser.parse_args()
+    # imported here: it takes seconds, and --help need not wait
+    from hf_mlpl.checkpoints import fill_result
+    from hf_mlpl.hub import OF_ANOTHER_SAVE, push_folder
+    from hf_mlpl.training_config import load_config
+
     run = arguments.run
     if not (run / "model").is_dir():
         raise ValueError(

@@ -15,8 +15,6 @@ gives them back, and recipes/join_labels.py makes training data of them.
 import argparse
 from pathlib import Path
 
-from hf_mlpl.label_filters import read_filters
-from hf_mlpl.label_sets import push_label_set, read_complete
 from hf_mlpl.one_line_errors import one_line_errors
 
 
@@ -28,6 +26,10 @@ def main() -> None:
     parser.add_argument("--with-audio", action="store_true", help="push the audio, too: some 60 MB an hour")
     parser.add_argument("--filters", type=Path, help="YAML file: what the column `kept` says")
     arguments = parser.parse_args()
+    # imported here: it takes seconds, and --help need not wait
+    from hf_mlpl.label_filters import read_filters
+    from hf_mlpl.label_sets import push_label_set, read_complete
+
     filters = read_filters(arguments.filters) if arguments.filters else []
     folders = [folder for folder in arguments.labels if folder.is_dir()]  # beside them lies a complete.json of all
     folder_of: dict[str, Path] = {}

@@ -14,7 +14,6 @@ import shutil
 from pathlib import Path
 
 from hf_mlpl.atomic import write_text, written_whole
-from hf_mlpl.model_card import model_card
 from hf_mlpl.one_line_errors import one_line_errors
 
 
@@ -25,6 +24,9 @@ def main() -> None:
     parser.add_argument("--repo", help="name on the Hub that stands in the card; by default the run's push_to_hub")
     parser.add_argument("--output", type=Path, required=True, help="Markdown file")
     arguments = parser.parse_args()
+    # imported here: it takes seconds, and --help need not wait
+    from hf_mlpl.model_card import model_card
+
     results = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.results]
     picture = arguments.output.with_suffix(".png")
     write_text(arguments.output, str(model_card(arguments.run, results, arguments.repo, picture.name)))

@@ -15,12 +15,7 @@ import argparse
 import logging
 import os
 
-from huggingface_hub.errors import StrictDataclassError
-
 from hf_mlpl.one_line_errors import one_line_errors
-from hf_mlpl.resume import resume_from_hub
-from hf_mlpl.training import TrainingError, train
-from hf_mlpl.training_config import TrainingConfig, load_config
 
 
 def main() -> None:
@@ -34,24 +29,31 @@ def main() -> None:
     )
     parser.add_argument("--settings", action="store_true", help="explain every setting and stop")
     arguments = parser.parse_args()
+    # imported here: it takes seconds, and --help need not wait
+    from huggingface_hub.errors import StrictDataclassError
+
+    from hf_mlpl.resume import resume_from_hub
+    from hf_mlpl.training import TrainingError, train
+    from hf_mlpl.training_config import TrainingConfig, load_config
+
     if arguments.settings:
         print(TrainingConfig.__doc__)
         return
     if not arguments.config:
         parser.error("name the YAML file of a stage, such as recipes/demo/supervised.yaml")
-    logging.basicConfig(format="%(message)s")
-    config = load_config(arguments.config, arguments.overrides)
-    is_main_process = os.environ.get("RANK", "0") == "0"  # which speaks for all
-    if arguments.resume_from_hub and (told := resume_from_hub(config, arguments.resume_from_hub)):
+    with one_line_errors(StrictDataclassError, TrainingError):
+        logging.basicConfig(format="%(message)s")
+        config = load_config(arguments.config, arguments.overrides)
+        is_main_process = os.environ.get("RANK", "0") == "0"  # which speaks for all
+        if arguments.resume_from_hub and (told := resume_from_hub(config, arguments.resume_from_hub)):
+            if is_main_process:
+                print(told)
+            return
+        folder = train(config)
         if is_main_process:
-            print(told)
-        return
-    folder = train(config)
-    if is_main_process:
-        run = {"model": folder, "curves": folder.parent / "curves.png", "numbers": folder.parent / "metrics.jsonl"}
-        print("; ".join(f"{name}: {path}" for name, path in run.items() if path.exists()))
+            run = {"model": folder, "curves": folder.parent / "curves.png", "numbers": folder.parent / "metrics.jsonl"}
+            print("; ".join(f"{name}: {path}" for name, path in run.items() if path.exists()))
 
 
 if __name__ == "__main__":
-    with one_line_errors(StrictDataclassError, TrainingError):
-        main()
+    main()
