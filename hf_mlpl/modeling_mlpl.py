@@ -352,7 +352,8 @@ class MlplModel(MlplPreTrainedModel):
         frame_mask = self._frame_mask(input_features, attention_mask)
         hidden_states = self.front_end(input_features, frame_mask)
         output_mask = self._output_mask(frame_mask, hidden_states.shape[1])
-        asked = (output_hidden_states, output_attentions, self.config.output_hidden_states)
+        asked = (output_hidden_states, output_attentions)  # by argument or by configuration, for the padded batch
+        asked += (self.config.output_hidden_states, self.config.output_attentions)
         if not any(asked) and self._leaves_out_padding(output_mask) and not self._has_compiled_layers():
             return BaseModelOutput(last_hidden_state=self._encode_valid_frames(hidden_states, output_mask))
         for layer in self.layers:  # sdpa warns about output_attentions, which it does not give
@@ -442,6 +443,7 @@ class MlplForCTC(MlplPreTrainedModel):
     def _ctc_logits(self, hidden_states: torch.Tensor, output_mask: torch.Tensor) -> torch.Tensor:
         """(B, S, D) and (B, S) -> (B, S, V)."""
         leaves_out_padding = self._leaves_out_padding(output_mask)
+        # Of the first frames if padding is left out: they have the dtype of all, under autocast too.
         logits = self.ctc_head(hidden_states[:, :1] if leaves_out_padding else hidden_states)
         # Padding must not be transcribed by whoever takes the argmax of a whole batch, as the pipeline does.
         certain_blank = torch.full_like(logits[0, 0], torch.finfo(logits.dtype).min)
