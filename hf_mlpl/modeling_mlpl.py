@@ -411,7 +411,7 @@ class MlplForCTC(MlplPreTrainedModel):
         valid = labels >= 0
         lengths = valid.sum(dim=1)
         labels = labels.gather(1, valid.int().argsort(dim=1, descending=True, stable=True))  # -100 behind the rest
-        log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1)
+        log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
         with torch.autocast(logits.device.type, enabled=False):
             blank, zero_infinity = self.config.blank_token_id, self.config.ctc_zero_infinity
             # Beyond its length a row is not read.
