@@ -1,4 +1,4 @@
-"""Does the data side keep up with real sizes? A manifest of a million clips, ten million streamed segments.
+"""Does the data side keep up with real sizes? A manifest of a million clips, five million streamed segments.
 
     python benchmarks/bench_data.py
 
@@ -26,11 +26,11 @@ from hf_mlpl.corpora.tables import read_table
 from hf_mlpl.corpora.utterances import FEATURES, ReadingReport, with_durations
 from hf_mlpl.text import normalize_text
 
-ROUNDS = 3
+ROUNDS = 1  # of minutes
 CLIPS = 1_000_000  # rows of the manifest
 FILES = 1000  # real ones, of CLIP_SECONDS
 CLIP_SECONDS = 5
-SEGMENTS = 10_000_000
+SEGMENTS = 5_000_000
 SENTENCE = "Vsak začetek je težak, pravi pregovor številka {}."
 COLUMNS = "client_id path sentence up_votes down_votes age gender accent locale segment".split()
 

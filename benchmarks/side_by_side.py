@@ -18,6 +18,7 @@ import venv
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -193,10 +194,10 @@ def versions(packages: Sequence[str] = (), python: Path | None = None) -> dict[s
 
 
 def print_table(rows: Sequence[dict]) -> None:
-    """Rows that may have different columns."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [[f"{c:.4g}" if isinstance(c := row.get(name, ""), float) else str(c) for name in names] for row in rows]
-    print(aligned([tuple(names), *map(tuple, cells)]), flush=True)
+    """A table for each run of rows with the same columns."""
+    for names, group in groupby(rows, key=tuple):
+        cells = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row.values()] for row in group]
+        print(aligned([names, *map(tuple, cells)]), flush=True)
 
 
 def write_results(

@@ -1,4 +1,4 @@
-"""Reading audio: every file that the package opens as sound is opened here."""
+"""Reading audio, and writing it: every file that the package opens as sound is opened here."""
 
 from __future__ import annotations
 
@@ -73,6 +73,13 @@ def load_audio(audio: str | os.PathLike | bytes | BinaryIO | dict, sampling_rate
             f"{name}: no samples" + ("" if start is None and end is None else f" from {start} to {end} s")
         )
     return samples
+
+
+def encode_flac(samples: np.ndarray, sampling_rate: int) -> bytes:
+    """A FLAC file of mono samples (N,) in [-1, 1], in 16 bits; samples outside are clipped."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, sampling_rate, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
 
 
 def audio_duration(audio: str | os.PathLike | bytes | BinaryIO | dict) -> float:

@@ -25,13 +25,14 @@ from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 
+from .checkpoints import CHECKPOINTS_KEPT
 from .configuration_mlpl import MlplConfig
 from .corpora.utterances import Amount, amounts_of
 from .evaluation import aligned
 from .slimipl import SlimIplPlan
 from .tokenization_mlpl import MlplTokenizer
-from .training import CHECKPOINTS_KEPT, PRESETS, check_model_fields
-from .training_config import TrainingConfig, load_config
+from .training import check_model_fields
+from .training_config import PRESETS, TrainingConfig, load_config
 
 FRAMES_PER_SECOND = 1000 / 30  # of the layers
 BYTES_PER_LABEL = 1000

@@ -12,7 +12,8 @@ import json
 import logging
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 
 from .atomic import write_json
+from .corpora.sources import Source
 from .corpora.utterances import FEATURES, blocks, durations_of, write_utterances
 from .decoding import Hypothesis, transcribe
 from .modeling_mlpl import MlplForCTC
@@ -61,6 +63,7 @@ def pseudo_label(
     teacher: str,
     max_batch_seconds: float,
     num_workers: int = 0,
+    sources: Sequence[Source] = (),
 ) -> dict:
     """Labels all utterances of `dataset`, going on where an earlier call stopped; returns what `complete.json` holds.
 
@@ -69,6 +72,7 @@ def pseudo_label(
     Args:
         teacher: revision of the model, as `teacher_revision` gives it; it becomes the labels' `source`.
         max_batch_seconds: audio of one forward; it changes the speed, not the labels.
+        sources: where the speech is from, which is noted in `complete.json`.
 
     Raises:
         ValueError: where `output_dir` holds labels of other utterances or of another teacher.
@@ -108,7 +112,7 @@ def pseudo_label(
             for name, text in zip(block["id"].to_pylist(), block["text"].to_pylist(), strict=True)
             if text
         }
-        _complete(output_dir, job, len(shards), references)
+        _complete(output_dir, job, len(shards), references, sources)
     accelerator.wait_for_everyone()
     return json.loads(complete.read_text(encoding="utf-8"))
 
@@ -140,20 +144,20 @@ def scores(hypothesis: Hypothesis, duration_seconds: float) -> dict[str, float |
     }
 
 
-def _complete(output_dir: Path, job: dict, num_shards: int, references: dict[str, str]) -> None:
+def _complete(
+    output_dir: Path, job: dict, num_shards: int, references: dict[str, str], sources: Sequence[Source]
+) -> None:
     """Joins the shards into `labels.parquet` and says in `complete.json` what is in it."""
-    languages = defaultdict(lambda: {"labels": 0, "empty": 0, "hours": 0.0, "mean_log_prob": 0.0})
+    languages = defaultdict(lambda: {"labels": 0, "empty": 0, "errors": 0, "hours": 0.0, "mean_log_prob": 0.0})
     edits, characters = Counter(), Counter()  # of the labels that have a reference
-    errors = 0
 
     def labels() -> Iterator[dict]:
-        nonlocal errors
         for number in range(num_shards):
             for row in pq.read_table(_shard_path(output_dir, number)).to_pylist():
-                if row["error"]:
-                    errors += 1
-                    continue
                 counts = languages[row["language"]]
+                if row["error"]:
+                    counts["errors"] += 1
+                    continue
                 counts["labels"] += 1
                 counts["empty"] += not row["text"]
                 counts["hours"] += row["duration_seconds"] / 3600
@@ -164,15 +168,22 @@ def _complete(output_dir: Path, job: dict, num_shards: int, references: dict[str
                 yield row
 
     written = write_utterances(labels(), output_dir / "labels.parquet", LABEL_FEATURES)
+    errors = sum(counts["errors"] for counts in languages.values())
     if written + errors != job["utterances"]:
         raise RuntimeError(
             f"{output_dir}/shards hold {written + errors} of {job['utterances']} utterances; remove the folder and "
             "label again"
         )
     for language, counts in languages.items():
-        counts["mean_log_prob"] /= counts["labels"]
+        counts["mean_log_prob"] /= max(counts["labels"], 1)
         counts["cer"] = edits[language] / characters[language] if characters[language] else None
-    summary = {**job, "labels": written, "errors": errors, "languages": dict(sorted(languages.items()))}
+    summary = {
+        **job,
+        "labels": written,
+        "errors": errors,
+        "languages": dict(sorted(languages.items())),
+        "sources": [asdict(source) for source in sources],
+    }
     write_json(output_dir / "complete.json", summary)
 
 

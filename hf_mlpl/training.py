@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shutil
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -13,16 +13,15 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from .atomic import partial_path, write_text, writing, written_whole
+from .checkpoints import Saves, check_same_config, digest, push_result, write_config
 from .configuration_mlpl import MlplConfig
-from .corpora.utterances import distinct, durations_of, keep_rows, read_utterances
+from .corpora.utterances import blocks, distinct, durations_of, keep_rows, read_utterances
 from .data import (
     BatchPlan,
     SpeechBatch,
@@ -34,17 +33,18 @@ from .data import (
 )
 from .evaluation import evaluate_model
 from .feature_extraction_mlpl import MlplFeatureExtractor
+from .hub import RunPusher
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
+from .run_facts import RunFacts
 from .slimipl import SlimIpl, SlimIplPlan, collapse
+from .text import normalize_text
 from .tokenization_mlpl import MlplTokenizer
-from .training_config import FREE_ON_RESUME, TrainingConfig
+from .training_config import PRESETS, TrainingConfig
 from .training_log import TrainingLog
 
 logger = logging.getLogger(__name__)
 
-PRESETS = ("tiny", "base", "large")
-CHECKPOINTS_KEPT = 2
 FRAMES_PER_SECOND = 100  # of the features
 
 
@@ -60,8 +60,10 @@ def train(config: TrainingConfig) -> Path:
         TrainingError: when the gradient is not finite.
     """
     output_dir = Path(config.output_dir)
-    _check_same_config(output_dir, config)
+    started = check_same_config(output_dir, config)
     if (output_dir / "model").exists():
+        if config.push_to_hub and os.environ.get("RANK", "0") == "0":
+            push_result(RunPusher(config))
         return output_dir / "model"
 
     set_seed(config.seed)
@@ -82,16 +84,19 @@ def train(config: TrainingConfig) -> Path:
     if unlabelled_set is not None:
         unlabelled_set = select_unlabelled(unlabelled_set, model.config, config.max_batch_seconds)
     if accelerator.is_main_process:
-        write_text(output_dir / "config.yaml", yaml.safe_dump(_plain(config), allow_unicode=True, sort_keys=False))
+        write_config(config)
     model, optimizer = _prepare(accelerator, model, config)
     slimipl = None
     if unlabelled_set is not None:
         slimipl = _slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
-    start = _load_last_checkpoint(accelerator, output_dir, slimipl)
+    digests = digest(processor, train=train_set, unlabelled=unlabelled_set)
+    saves = Saves(accelerator, model, processor, slimipl, config, digests)
+    start = saves.load_last(same_data=started)
     updates = iter(slimipl) if slimipl else _supervised(accelerator, model, processor, train_set, config, start)
 
     log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
     log.describe(train_set, dropped, accelerator.unwrap_model(model))
+    facts = RunFacts(accelerator, accelerator.unwrap_model(model), config, start, train_set, dropped, unlabelled_set)
     reported: set[str] = set()
     with log, logging_redirect_tqdm():
         for update in range(start + 1, config.max_updates + 1):
@@ -109,10 +114,14 @@ def train(config: TrainingConfig) -> Path:
                 _check_labels(labels, update, config, accelerator.is_main_process)
             is_last = update == config.max_updates
             if dev_set is not None and (update % config.eval_every == 0 or is_last):
-                log.evaluated(update, evaluate_model(accelerator, model, processor, dev_set, config.max_batch_seconds))
+                results = evaluate_model(accelerator, model, processor, dev_set, config.max_batch_seconds)
+                log.evaluated(update, results)
+                facts.evaluated(update, results)
             if update % config.save_every == 0 and not is_last:
-                _save_checkpoint(accelerator, output_dir, update, slimipl)
-    return _save_model(accelerator, model, processor, output_dir)
+                facts.write(update)
+                saves.checkpoint(update)
+    facts.write(config.max_updates)
+    return saves.result()
 
 
 def train_step(
@@ -173,12 +182,12 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
     check_model_fields(config)
     if config.model not in PRESETS:
         processor = MlplProcessor.from_pretrained(config.model)
-        processor.tokenizer.learn_language_characters(_human_texts(train_set))
+        processor.tokenizer.learn_language_characters(_human_characters(train_set))
         return MlplForCTC.from_pretrained(config.model, **config.model_fields), processor
     if config.tokens is None:
         raise ValueError("a new model needs `tokens`, a tokens file; recipes/build_tokenizer.py writes one")
     tokenizer = MlplTokenizer(config.tokens)
-    tokenizer.learn_language_characters(_human_texts(train_set))
+    tokenizer.learn_language_characters(_human_characters(train_set))
     languages = config.languages or distinct(train_set, "language")
     preset = getattr(MlplConfig, config.model)
     model = MlplForCTC(preset(vocab_size=len(tokenizer), languages=languages, **config.model_fields))
@@ -190,14 +199,14 @@ def check_model_fields(config: TrainingConfig) -> None:
         raise ValueError(f"model_fields has {', '.join(unknown)}, which MlplConfig does not have")
 
 
-def _human_texts(train_set: Dataset) -> dict[str, set[str]]:
-    """Transcripts of each language; a pseudo-label says what a model writes, not how the language is written."""
-    texts = defaultdict(set)
-    columns = (train_set[name][:] for name in ("language", "text", "source"))  # a hundred times as fast as row by row
-    for language, text, source in zip(*columns, strict=True):
-        if text and source == "human":
-            texts[language].add(text)
-    return texts
+def _human_characters(train_set: Dataset) -> dict[str, set[str]]:
+    """Of each language's transcripts; a pseudo-label says what a model writes, not how the language is written."""
+    characters = defaultdict(set)
+    for block in blocks(train_set, ["language", "text", "source"]):
+        for language, text, source in zip(*(column.to_pylist() for column in block.columns), strict=True):
+            if text and source == "human":
+                characters[language].update(normalize_text(text))
+    return characters
 
 
 def build_optimizer(model: MlplForCTC, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -339,71 +348,3 @@ def _check_labels(report: dict | None, update: int, config: TrainingConfig, is_m
         raise TrainingError(f"stopped at update {update}: {problem}")
     if problem and is_main_process:
         logger.warning("update %d: %s", update, problem)
-
-
-def _plain(config: TrainingConfig) -> dict:
-    """Settings as YAML gives them back, lists instead of tuples."""
-    return yaml.safe_load(yaml.safe_dump(dataclasses.asdict(config)))
-
-
-def _check_same_config(output_dir: Path, config: TrainingConfig) -> None:
-    """Compares the settings with `config.yaml`, where the folder holds a run that was started before."""
-    path = output_dir / "config.yaml"
-    if not path.exists():
-        return
-    settings, started = _plain(config), yaml.safe_load(path.read_text(encoding="utf-8"))
-    # What an earlier version did not know yet, it left at what is now the default.
-    started = {field.name: field.default for field in dataclasses.fields(config)} | started
-    differing = [name for name in settings if name not in FREE_ON_RESUME and started[name] != settings[name]]
-    if differing:
-        changes = "; ".join(f"{name} was {started.get(name)!r}, is {settings[name]!r}" for name in differing)
-        raise ValueError(
-            f"{output_dir} belongs to a run with other settings: {changes}. Choose another output_dir, or remove it; "
-            f"to go on with other settings from its last checkpoint, remove {path}"
-        )
-
-
-def _load_last_checkpoint(accelerator: Accelerator, output_dir: Path, slimipl: SlimIpl | None) -> int:
-    """Restores model, optimiser and pseudo-labels; returns the number of updates that they have seen."""
-    checkpoints = _checkpoints(output_dir)
-    if not checkpoints:
-        return 0
-    accelerator.load_state(str(checkpoints[-1]))
-    if slimipl:
-        slimipl.load(checkpoints[-1])
-    update = int(checkpoints[-1].name.removeprefix("update-"))
-    accelerator.print(f"going on from {checkpoints[-1]}")
-    return update
-
-
-def _checkpoints(output_dir: Path) -> list[Path]:
-    return sorted((output_dir / "checkpoints").glob("update-????????"))
-
-
-def _save_checkpoint(accelerator: Accelerator, output_dir: Path, update: int, slimipl: SlimIpl | None) -> None:
-    folder = output_dir / "checkpoints" / f"update-{update:08d}"
-    with written_whole(folder) if accelerator.is_main_process else writing(folder):
-        accelerator.wait_for_everyone()
-        accelerator.save_state(str(partial_path(folder)))
-        if slimipl:
-            slimipl.save(partial_path(folder))
-        accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        for old in _checkpoints(output_dir)[:-CHECKPOINTS_KEPT]:
-            shutil.rmtree(old)
-
-
-def _save_model(accelerator: Accelerator, model: torch.nn.Module, processor: MlplProcessor, output_dir: Path) -> Path:
-    """`model/`: weights, configuration, feature extractor and tokens file; it appears when it is whole."""
-    accelerator.wait_for_everyone()
-    folder = output_dir / "model"
-    weights = accelerator.get_state_dict(model)  # by all processes, which may have a part each
-    if accelerator.is_main_process:
-        with torch.device("meta"):
-            whole = MlplForCTC(accelerator.unwrap_model(model).config)
-        whole.load_state_dict(weights, assign=True)
-        with written_whole(folder) as partial:
-            whole.save_pretrained(partial)
-            processor.save_pretrained(partial)
-    accelerator.wait_for_everyone()
-    return folder

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from huggingface_hub.utils import validate_repo_id
 
 from .augment import SpecAugmentConfig
 from .slimipl import SlimIplConfig
 
+PRESETS = ("tiny", "base", "large")  # of `MlplConfig`
 OPTIMIZERS = ("adagrad", "adamw")
 SCHEDULES = ("constant", "linear", "step")
 # What may differ between a run and its continuation: nothing here changes the result.
 NESTED = {config.__name__: config for config in (SpecAugmentConfig, SlimIplConfig)}
-FREE_ON_RESUME = frozenset({"num_workers", "cache_gigabytes", "log_every", "save_every", "eval_every"})
+FREE_ON_RESUME = frozenset(
+    "num_workers cache_gigabytes log_every save_every eval_every push_to_hub hub_private_repo license stage".split()
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +29,8 @@ class TrainingConfig:
     """Settings of `recipes/train.py`. Seconds are seconds of audio; updates are optimiser steps.
 
     Args:
-        output_dir: holds `checkpoints/`, `model/` (the result), `metrics.jsonl`, `curves.png`, `config.yaml`.
+        output_dir: holds `checkpoints/`, `model/` (the result), `metrics.jsonl`, `curves.png`, `config.yaml`, and
+            `run.json` and `results.json`, of which the model's card is made.
         model: `tiny`, `base` or `large` for a new model, or the folder or Hub name of one to go on from.
         model_fields: fields of `MlplConfig` that differ from the model's own, for example `layerdrop: 0.1`.
         tokens: tokens file of a new model; one to go on from has its own.
@@ -53,6 +59,11 @@ class TrainingConfig:
         num_workers: processes that decode audio ahead of training.
         cache_gigabytes: memory of each worker for features that are kept from pass to pass.
         seed: of everything random.
+        push_to_hub: repository, such as `me/my-model`, to which the run is pushed whenever it saves, and at its end.
+        hub_private_repo: the repository is a private one, if it has to be made.
+        license: of what is pushed, as model cards name it, such as `apache-2.0`; push_to_hub needs it.
+        stage: name of the run in its card, and of the pushed result's tag, which with `language` is STAGE-LANGUAGE;
+            by default the YAML file's name without its ending.
     """
 
     output_dir: str
@@ -87,6 +98,10 @@ class TrainingConfig:
     num_workers: int = 2
     cache_gigabytes: float = 1.0
     seed: int = 0
+    push_to_hub: str | None = None
+    hub_private_repo: bool = False
+    license: str | None = None
+    stage: str = "train"
 
     def __post_init__(self):
         if self.optimizer not in OPTIMIZERS:
@@ -115,6 +130,29 @@ class TrainingConfig:
         if (self.unlabelled is None) != (self.slimipl is None):
             given, missing = ("slimipl", "unlabelled") if self.unlabelled is None else ("unlabelled", "slimipl")
             raise ValueError(f"{given} is set and {missing} is not; slimIPL needs both, other training neither")
+        if self.push_to_hub is not None:
+            self._check_push()
+
+    def _check_push(self) -> None:
+        try:
+            validate_repo_id(self.push_to_hub)
+        except ValueError as error:
+            raise ValueError(f"push_to_hub: {error}") from None
+        if "/" not in self.push_to_hub:
+            raise ValueError(f"push_to_hub is {self.push_to_hub!r}; it must be of the form user/name")
+        if not self.license:
+            raise ValueError(
+                f"license is {self.license!r}; push_to_hub needs the licence of what is pushed, such as apache-2.0"
+            )
+        if not re.fullmatch(r"[A-Za-z0-9]([\w.-]*\w)?", self.tag, re.ASCII) or ".." in self.tag:
+            raise ValueError(
+                f"stage is {self.stage!r}; push_to_hub needs letters, digits, '-', '_' and '.', for it names a tag"
+            )
+
+    @property
+    def tag(self) -> str:
+        """Name of the pushed result's revision."""
+        return f"{self.stage}-{self.language}" if self.language else self.stage
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
@@ -129,6 +167,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConf
             raise ValueError("must hold lines of the form `name: value`")
         for override in overrides:
             _override(settings, override)
+        settings.setdefault("stage", Path(path).stem)
         return _build(TrainingConfig, _with_language(settings, settings.get("language")))
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None

@@ -5,6 +5,7 @@ accelerate launch recipes/evaluate.py --model runs/final/model --data data/test.
 
 import argparse
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 from hf_mlpl.one_line_errors import one_line_errors
@@ -29,8 +30,10 @@ def main() -> None:
 
     from hf_mlpl import MlplForCTC, MlplProcessor
     from hf_mlpl.atomic import write_json
+    from hf_mlpl.corpora.sources import sources_of
     from hf_mlpl.corpora.utterances import read_utterances
     from hf_mlpl.evaluation import evaluate_model, results_table
+    from hf_mlpl.pseudo_label import teacher_revision
 
     logging.basicConfig(format="%(message)s")
 
@@ -47,7 +50,9 @@ def main() -> None:
             accelerator, model, processor, dataset, arguments.batch_seconds, arguments.num_workers, progress
         )
     if results is not None:
-        write_json(arguments.output, {"model": arguments.model, "data": arguments.data, **results})
+        of = {"model": arguments.model, "revision": teacher_revision(model, arguments.model)}
+        of |= {"data": arguments.data, "sources": [asdict(source) for source in sources_of(arguments.data)]}
+        write_json(arguments.output, {**of, "unseen_in": arguments.unseen_in, **results})
         print(results_table(results))
         print(f"results: {arguments.output}")
 

@@ -7,20 +7,28 @@ with it (`recipes/pseudo_label.py`) into LABELS/sl/labels.parquet. What is compl
 goes on, and a language that fails costs one line and does not stop the others. With --list nothing runs: a line of
 commands per language is printed, for a scheduler. Final training takes "LABELS/*/labels.parquet"; LABELS/complete.json
 says of all languages what they hold.
+
+With --push-to-hub user/voxpopuli-pl each language's labels go to that data set as soon as they are there
+(`recipes/publish_labels.py`), private if the settings have `hub_private_repo`.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
 import shlex
 import subprocess
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import StrictDataclassError
 
 from hf_mlpl.atomic import write_json
-from hf_mlpl.corpora.utterances import languages_of
 from hf_mlpl.one_line_errors import one_line_errors
-from hf_mlpl.training_config import TrainingConfig, load_config
+
+if TYPE_CHECKING:
+    from hf_mlpl.training_config import TrainingConfig
 
 RECIPES = Path(__file__).parent
 
@@ -32,8 +40,12 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, required=True, help="folder for a folder of pseudo-labels per language")
     parser.add_argument("--languages", nargs="+", help="by default all that have unlabelled and labelled speech")
     parser.add_argument("--launch", default="accelerate launch", help="what starts a script (default: %(default)s)")
+    parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     parser.add_argument("--list", action="store_true", help="print the commands instead of running them")
     arguments = parser.parse_intermixed_args()
+    # imported here: it takes seconds, and --help need not wait
+    from hf_mlpl.corpora.utterances import languages_of
+    from hf_mlpl.training_config import load_config
 
     config = load_config(arguments.config, [*arguments.overrides, "language=any"])
     if config.unlabelled is None:
@@ -77,6 +89,10 @@ def _commands(language: str, arguments: argparse.Namespace, config: TrainingConf
         data = ["--data", *config.unlabelled, "--languages", language, "--num-workers", str(config.num_workers)]
         label = [str(RECIPES / "pseudo_label.py"), "--model", str(model), *data, "--output", str(labels)]
         commands.append([*launch, *label])
+    if arguments.push_to_hub:
+        private = ["--private"] if config.hub_private_repo else []
+        publish = [str(RECIPES / "publish_labels.py"), str(labels), "--repo", arguments.push_to_hub, *private]
+        commands.append([sys.executable, *publish])
     return commands
 
 

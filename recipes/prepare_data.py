@@ -18,24 +18,20 @@ durations.png, and quarantine.tsv, the audio that cannot be used. A run tries al
 When it is killed, the same command goes on where it was.
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hf_mlpl.corpora.common_voice import find_locales, read_common_voice, report_speaker_leaks
-from hf_mlpl.corpora.downloads import download_mirror
-from hf_mlpl.corpora.folders import read_folder
-from hf_mlpl.corpora.librispeech import librispeech_splits, read_librispeech
-from hf_mlpl.corpora.lists import read_list
-from hf_mlpl.corpora.preparation import Part, Treatment, prepare, read_normalizers, read_quarantine
-from hf_mlpl.corpora.preparation_report import plot_durations
-from hf_mlpl.corpora.utterances import ReadingReport
-from hf_mlpl.corpora.voxpopuli import read_voxpopuli
-from hf_mlpl.corpora.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_locales
 from hf_mlpl.one_line_errors import one_line_errors
-from hf_mlpl.text import read_tokens
+
+if TYPE_CHECKING:
+    from hf_mlpl.corpora.preparation import Part
+    from hf_mlpl.corpora.utterances import ReadingReport
 
 HUB = "hf://datasets/"
 LABELLED = ("train", "dev", "test")
@@ -66,6 +62,11 @@ def main() -> None:
     parser.add_argument("--normalize", type=Path, help="YAML, per language or '*': lowercase, strip_punctuation, ...")
     parser.add_argument("--tokens", type=Path, help="of a model: report characters that it lacks, not those of train")
     arguments = parser.parse_args()
+    # imported here: it takes seconds, and --help need not wait
+    from hf_mlpl.corpora.preparation import Treatment, prepare, read_normalizers, read_quarantine
+    from hf_mlpl.corpora.preparation_report import plot_durations
+    from hf_mlpl.text import read_tokens
+
     parts = list(corpus_parts(arguments))
     if not parts:
         parser.error("name a corpus: --common-voice, --voxpopuli, --voxpopuli-asr, --librispeech, --list or --folder")
@@ -88,18 +89,31 @@ def main() -> None:
 
 def corpus_parts(arguments: argparse.Namespace) -> Iterator[Part]:
     """The corpora in the pieces in which they are read, and kept when a run is killed."""
+    from hf_mlpl.corpora.common_voice import find_locales, read_common_voice, report_speaker_leaks
+    from hf_mlpl.corpora.downloads import download_mirror
+    from hf_mlpl.corpora.librispeech import librispeech_splits, read_librispeech
+    from hf_mlpl.corpora.lists import read_list
+    from hf_mlpl.corpora.preparation import Part
+    from hf_mlpl.corpora.sources import LIBRISPEECH, VOXPOPULI, Source, common_voice_source, source_of_corpus
+    from hf_mlpl.corpora.voxpopuli import read_voxpopuli
+    from hf_mlpl.corpora.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_locales
+
     languages = arguments.languages
     if root := arguments.common_voice:
+        mirror = None
         if root.startswith(HUB):
-            root = download_mirror(root.removeprefix(HUB), locales=languages)
+            name = root.removeprefix(HUB)
+            mirror = Source(name, url=f"https://huggingface.co/datasets/{name}")
+            root = download_mirror(name, locales=languages)
         for locale in languages or find_locales(root):
+            source = mirror or common_voice_source(root, locale)
             for split in LABELLED:
                 read = partial(read_common_voice, root, split, locales=[locale])
-                yield Part(f"common-voice {split} {locale}", read, split)
+                yield Part(f"common-voice {split} {locale}", read, split, source)
             yield Part(f"common-voice speakers {locale}", partial(report_speaker_leaks, root, locales=[locale]))
     if root := arguments.voxpopuli:
         read = partial(read_voxpopuli, root, locales=languages, subset=arguments.voxpopuli_subset)
-        yield Part("voxpopuli", read, "unlabelled")
+        yield Part("voxpopuli", read, "unlabelled", source_of_corpus(root, VOXPOPULI))
     if root := arguments.voxpopuli_asr:
         there = {split: voxpopuli_asr_locales(root, split) for split in LABELLED}
         if not any(there.values()):
@@ -107,21 +121,26 @@ def corpus_parts(arguments: argparse.Namespace) -> Iterator[Part]:
         for split in LABELLED:
             for locale in languages or there[split]:
                 read = partial(read_voxpopuli_asr, root, split, locales=[locale])
-                yield Part(f"voxpopuli-asr {split} {locale}", read, split)
+                yield Part(f"voxpopuli-asr {split} {locale}", read, split, source_of_corpus(root, VOXPOPULI))
     if root := arguments.librispeech:
         there = librispeech_splits(root)
         if not there:
             raise ValueError(f"{root}: no split of LibriSpeech, such as {root / 'test-clean'} or its .tar.gz")
         for part in there:
-            yield Part(f"librispeech {part}", partial(read_librispeech, root, part), part.partition("-")[0])
+            source = source_of_corpus(root, LIBRISPEECH)
+            yield Part(f"librispeech {part}", partial(read_librispeech, root, part), part.partition("-")[0], source)
     if table := arguments.list:
         speakers = {name: getattr(arguments, name) for name in ("train_speakers", "dev_speakers", "test_speakers")}
-        yield Part("list", partial(read_list, table, languages=languages, **speakers))
+        read = partial(read_list, table, languages=languages, **speakers)
+        yield Part("list", read, source=source_of_corpus(table))
     if root := arguments.folder:
-        yield Part("folder", partial(labelled_and_unlabelled, root, arguments.language, languages))
+        read = partial(labelled_and_unlabelled, root, arguments.language, languages)
+        yield Part("folder", read, source=source_of_corpus(root))
 
 
 def labelled_and_unlabelled(root: Path, language: str | None, locales: list | None, report: ReadingReport) -> dict:
+    from hf_mlpl.corpora.folders import read_folder
+
     splits = {"train": [], "unlabelled": []}
     for utterance in read_folder(root, report, language, locales):
         splits["train" if utterance["text"] else "unlabelled"].append(utterance)

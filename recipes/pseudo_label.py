@@ -5,19 +5,19 @@
 
 writes labels/labels.parquet, which training takes like any utterance file, and labels/complete.json last. No text is
 needed; each label comes with scores, and utterances that cannot be read are counted, never fatal.
+
+    accelerate launch recipes/pseudo_label.py --model user/teacher-sl --data data/unlabelled.parquet --languages sl \
+        --output labels/sl --push-to-hub user/voxpopuli-pl
+
+also makes them the language `sl` of that data set on the Hub, and leaves its other languages as they are. What is
+labelled already is only pushed; recipes/publish_labels.py does that without the model.
 """
 
 import argparse
 import logging
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
-
-from hf_mlpl import MlplForCTC, MlplProcessor
-from hf_mlpl.corpora.utterances import read_utterances
 from hf_mlpl.one_line_errors import one_line_errors
-from hf_mlpl.pseudo_label import pseudo_label, teacher_revision
 
 
 def main() -> None:
@@ -28,7 +28,23 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for shards and labels.parquet")
     parser.add_argument("--batch-seconds", type=float, default=200.0, help="audio of one forward (default: 200)")
     parser.add_argument("--num-workers", type=int, default=1, help="processes that decode audio (default: 1)")
+    parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
+    parser.add_argument("--private", action="store_true", help="of a data set that has to be made")
+    parser.add_argument("--with-audio", action="store_true", help="push the audio, too: some 60 MB an hour")
+    parser.add_argument("--filters", type=Path, help="YAML file: what the pushed labels' column `kept` says")
     arguments = parser.parse_args()
+    # imported here: it takes seconds, and --help need not wait
+    import torch
+    from accelerate import Accelerator
+
+    from hf_mlpl import MlplForCTC, MlplProcessor
+    from hf_mlpl.corpora.sources import sources_of
+    from hf_mlpl.corpora.utterances import read_utterances
+    from hf_mlpl.label_filters import read_filters
+    from hf_mlpl.label_sets import push_label_set
+    from hf_mlpl.pseudo_label import pseudo_label, teacher_revision
+
+    filters = read_filters(arguments.filters) if arguments.filters else []
     logging.basicConfig(format="%(message)s")
 
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
@@ -44,6 +60,7 @@ def main() -> None:
         teacher_revision(model, arguments.model),
         arguments.batch_seconds,
         arguments.num_workers,
+        sources_of(arguments.data),
     )
     for language, counts in summary["languages"].items():
         accelerator.print(
@@ -53,6 +70,10 @@ def main() -> None:
         )
     path = arguments.output / "labels.parquet"
     accelerator.print(f"labels: {path}, by {summary['teacher']}; {summary['errors']} utterances could not be read")
+    if arguments.push_to_hub and accelerator.is_main_process:
+        options = filters, arguments.with_audio, arguments.private
+        for line in push_label_set(arguments.output, arguments.push_to_hub, *options):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

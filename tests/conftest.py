@@ -97,6 +97,32 @@ def tone_run(tone_data: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tone_labels(tone_data: Path, tone_run: Path, tmp_path_factory) -> dict[str, Path]:
+    """Folders of pseudo-labels by language: sv-SE in parts of a long recording; de in files, one of them not there.
+
+    Beside them lies de.parquet, what was labelled of de.
+    """
+    import pyarrow.parquet as pq
+    from accelerate import Accelerator
+
+    from hf_mlpl import MlplForCTC, MlplProcessor
+    from hf_mlpl.corpora.sources import VOXPOPULI
+    from hf_mlpl.corpora.utterances import read_utterances, write_utterances
+    from hf_mlpl.pseudo_label import pseudo_label
+
+    root = tmp_path_factory.mktemp("labels")
+    rows = [row for row in pq.read_table(tone_data / "train.parquet").to_pylist() if row["language"] == "de"]
+    rows[3]["audio"]["path"] = "lost.wav"
+    write_utterances(rows, root / "de.parquet")
+    models = [kind.from_pretrained(tone_run / "model") for kind in (MlplForCTC, MlplProcessor)]
+    teacher = f"me/teacher@{'0123456789abcdef' * 2}01234567"  # a repository's
+    for language, path in {"de": root / "de.parquet", "sv-SE": tone_data / "unlabelled.parquet"}.items():
+        accelerator, dataset = Accelerator(cpu=True), read_utterances([path])
+        pseudo_label(accelerator, *models, dataset, root / language, teacher, 5.0, sources=[VOXPOPULI])
+    return {language: root / language for language in ("de", "sv-SE")}
+
+
+@pytest.fixture(scope="session")
 def two_processes(tone_data: Path, tone_run: Path, tmp_path_factory) -> Path:
     """What `two_processes.py` leaves, and stderr.txt with what it and its launcher said in the end."""
     output = tmp_path_factory.mktemp("two-processes")
@@ -135,6 +161,15 @@ def local_hub(tmp_path_factory, monkeypatch) -> Iterator[LocalHub]:
         huggingface_hub.HfFileSystem.clear_instance_cache()  # of a Hub that had this one's address
         yield hub
         huggingface_hub.close_session()
+
+
+@pytest.fixture
+def quick_retries(monkeypatch) -> None:
+    """What is tried again on the way to the Hub is tried seven times, in a tenth of a second."""
+    from hf_mlpl import hub
+
+    monkeypatch.setattr(hub, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(hub, "PATIENCE", 0.1)
 
 
 def settings_of_now(module: ModuleType) -> dict:

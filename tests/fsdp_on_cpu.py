@@ -1,15 +1,10 @@
-"""Trains with weights sharded over two processes on a CPU, where accelerate offers FSDP for GPUs alone.
+"""`recipes/train.py` with weights sharded over two processes on a CPU, where accelerate offers FSDP for GPUs alone."""
 
-SETTINGS.yaml name=value ...
-"""
-
-import sys
+import runpy
+from pathlib import Path
 
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-
-from hf_mlpl.training import train
-from hf_mlpl.training_config import load_config
 
 initialize = AcceleratorState.__init__
 
@@ -24,4 +19,4 @@ if __name__ == "__main__":
     AcceleratorState.__init__ = initialize_as_on_gpus
     # What recipes/accelerate/fsdp.yaml sets becomes the plugin's defaults, by the launcher's environment variables.
     assert FullyShardedDataParallelPlugin().fsdp_version == 2
-    train(load_config(sys.argv[1], sys.argv[2:]))
+    runpy.run_path(str(Path(__file__).parents[1] / "recipes" / "train.py"), run_name="__main__")

@@ -5,6 +5,8 @@ large files go through LFS. As on the Hub, the contents of large files lie on a 
 which signed addresses lead, and which refuses a request that carries a token.
 
 There are no pull requests, gated repositories, organizations, Spaces, Xet and git, and a listing is one page.
+
+    python -m tests.local_hub make demo    # a command whose Hub this is; what it pushes is gone when it ends
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ import json
 import os
 import re
 import secrets
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from fnmatch import fnmatch
@@ -89,13 +94,31 @@ class LocalHub:
         """The newest first."""
         return list(self.repos[repo_type, repo_id].commit(revision).history())
 
-    def fail(self, method: str, path: str, *, times: int = 1, status: int | None = None, after: int = 0) -> None:
+    def fail(
+        self,
+        method: str,
+        path: str,
+        *,
+        times: int = 1,
+        status: int | None = None,
+        retry_after: int | None = None,
+        received: int | None = None,
+        after: int | None = None,
+    ) -> None:
         """Makes the next `times` requests fail that have the regular expression `path` in their path.
 
-        They are not done, but answered with `status`. Without one the connection is closed instead: at once, or when
-        `after` bytes of the true answer's body are sent.
+        They are not done, but answered with `status`, to come again in `retry_after` seconds. Without a status the
+        connection is closed instead: at once; when `received` bytes of the request's body have come; or, with the
+        request done, when `after` bytes of the true answer's body are sent.
         """
-        self._faults.append(Fault(method, re.compile(path), times, status, after))
+        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        if status is None and after is None and received is None:
+            received = 0
+        self._faults.append(Fault(method, re.compile(path), times, status, headers, received, after))
+
+    def delay(self, method: str, path: str, seconds: float, *, times: int = 1) -> None:
+        """Makes the next `times` requests wait, before they are done."""
+        self._faults.append(Fault(method, re.compile(path), times, delay=seconds))
 
     # From a request to the method that answers it
 
@@ -423,3 +446,8 @@ STORAGE_ROUTES = [
     route("POST", "/{signature}/{oid}", LocalHub.complete_parts, "signed"),
     route("GET", "/{signature}/{oid}", LocalHub.get_object, "signed"),
 ]
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as home, LocalHub(Path(home)) as local_hub:
+        raise SystemExit(subprocess.run(sys.argv[1:], env=local_hub.env).returncode)

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -52,13 +53,16 @@ class HubError(Exception):
 
 @dataclass
 class Fault:
-    """How the next requests that match fail: with a status, or with a connection that is closed."""
+    """What happens to the next requests that match: a status, a connection that is closed, or a delay alone."""
 
     method: str
     path: re.Pattern
     times: int
-    status: int | None
-    after: int  # bytes of the answer's body; at 0 the connection is closed before the request is read
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)  # of an answer with that status
+    received: int | None = None  # bytes of the request's body after which the connection is closed
+    sent: int | None = None  # bytes of the answer's body after which it is closed
+    delay: float = 0  # seconds, before anything else happens
 
     def strikes(self, request: Request) -> bool:
         return self.times > 0 and self.method == request.method and self.path.search(request.path) is not None
@@ -94,11 +98,15 @@ class Handler(BaseHTTPRequestHandler):
             headers["authorization"] = "Bearer [token]"
         request = Request(self.command, url.path, parse_qs(url.query), headers, user)
         fault = self.server.receive(request)
-        if fault is not None and fault.status is None and fault.after == 0:
+        if fault is None:
+            fault = Fault(request.method, re.compile(""), 0)
+        time.sleep(fault.delay)
+        request.body = self.read_body(fault.received)
+        if fault.received is not None:
             return self.hang_up()
-        request.body = self.read_body()
-        if fault is not None and fault.status is not None:
+        if fault.status is not None:
             answer = HubError(fault.status, "a test wants this to fail").answer
+            answer.headers |= fault.headers
         else:
             answer = self.server.answer(request)
         request.status = answer.status
@@ -106,23 +114,26 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in {**answer.headers, "Content-Length": str(len(answer.body))}.items():
             self.send_header(name, value)
         self.end_headers()
-        cut = fault is not None and fault.status is None
         if self.command != "HEAD":
-            self.wfile.write(answer.body[: fault.after] if cut else answer.body)
-        if cut:
+            self.wfile.write(answer.body[: fault.sent])
+        if fault.sent is not None:
             self.hang_up()
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do
 
-    def read_body(self) -> bytes:
+    def read_body(self, limit: int | None) -> bytes:
+        """All of it, or its first `limit` bytes."""
         if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        chunks = []
-        while size := int(self.rfile.readline(), 16):
-            chunks.append(self.rfile.read(size))
+            size = int(self.headers.get("Content-Length", 0))
+            return self.rfile.read(size if limit is None else min(size, limit))
+        body = b""
+        while (limit is None or len(body) < limit) and (size := int(self.rfile.readline(), 16)):
+            body += self.rfile.read(size if limit is None else min(size, limit - len(body)))
+            if limit is None or len(body) < limit:
+                self.rfile.readline()
+        if limit is None:
             self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(chunks)
+        return body
 
     def hang_up(self) -> None:
         self.close_connection = True

@@ -165,6 +165,7 @@ TOKEN = "give HF_TOKEN or `hf auth login` a token that may write to it, then "
 RIGHTS = "You don't have the rights to create a model under the namespace 'you'"
 
 
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize(
     ("repository", "token", "fault", "reason", "first"),
     [
@@ -182,7 +183,7 @@ def test_a_push_that_fails(repository, token, fault, reason, first, original, lo
         monkeypatch.setenv("HF_TOKEN", token)
     if fault is not None:
         method, path, *status = fault
-        local_hub.fail(method, path, status=status[0] if status else None)
+        local_hub.fail(method, path, status=status[0] if status else None, times=100)
     folder, whole = tmp_path / "a folder", tmp_path / "whole"
     assert main(["convert", *original, "--output", str(folder), "--push-to-hub", repository]) == 1
     out, err = capfd.readouterr()
@@ -195,8 +196,9 @@ def test_a_push_that_fails(repository, token, fault, reason, first, original, lo
     assert read_folder(folder) == read_folder(whole)
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_a_push_that_fails_is_made_up_for(original, local_hub, tmp_path, monkeypatch, capfd):
-    local_hub.fail("POST", "/commit/")
+    local_hub.fail("POST", "/commit/", times=7)
     assert main(["convert", *original, "--output", str(tmp_path / "folder"), "--push-to-hub", "me/tiny"]) == 1
     assert list(local_hub.files("me/tiny")) == [".gitattributes"]
     program, *arguments = shlex.split(re.search("`(.+)` pushes it", capfd.readouterr().err)[1])
@@ -205,6 +207,7 @@ def test_a_push_that_fails_is_made_up_for(original, local_hub, tmp_path, monkeyp
     assert local_hub.files("me/tiny").items() >= read_folder(tmp_path / "folder").items()
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_no_hub_in_reach(original, local_hub, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens at this port
     assert main(["convert", *original, "--output", str(tmp_path / "folder"), "--push-to-hub", "me/tiny"]) == 1

@@ -17,6 +17,7 @@ import soundfile
 from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.common_voice import find_locales, read_common_voice
 from hf_mlpl.corpora.lists import read_list
+from hf_mlpl.corpora.sources import sources_of
 from hf_mlpl.corpora.tables import read_table
 from hf_mlpl.corpora.utterances import FEATURES, ReadingReport, read_utterances, write_utterances
 from hf_mlpl.corpora.voxpopuli import read_voxpopuli
@@ -563,6 +564,14 @@ def test_scripts_from_corpora_to_tokens(tmp_path, table, voxpopuli):
         "dev": ["common_voice_sl_1"],
         "test": ["common_voice_sl_2", "cid/0", "cid/1"],
         "unlabelled": [f"{EVENT}_0", "dora/1"],
+    }
+    sources = {split: [source.name for source in sources_of([data / f"{split}.parquet"])] for split in splits}
+    lists = [f"{table.name} (own recordings)"]
+    assert sources == {
+        "train": ["release (in the format of Common Voice)", *lists],
+        "dev": ["release (in the format of Common Voice)"],
+        "test": ["release (in the format of Common Voice)", *lists],
+        "unlabelled": ["VoxPopuli", *lists],
     }
     lines = (data / "report.txt").read_text().splitlines()
     leaks = [line for line in lines if line.endswith(" of sl have 1 speakers in common, such as s")]

@@ -333,10 +333,51 @@ def test_a_failure_that_is_tried_again(local_hub, api, repo):
     assert asked(local_hub, "POST", "/preupload/") == [503, 200]
 
 
+def test_a_connection_that_is_cut_in_the_middle_of_an_upload(local_hub, api, repo):
+    local_hub.fail("PUT", "", received=2_000_000)
+    api.upload_file(repo_id=repo, path_in_repo="large", path_or_fileobj=LARGE)
+    sent = [(request.status, len(request.body)) for request in local_hub.requests if request.method == "PUT"]
+    assert sent == [(None, 2_000_000), (200, len(LARGE))]
+    assert local_hub.files(repo)["large"] == LARGE
+
+
+def test_a_body_in_chunks_is_cut_too(local_hub, repo):
+    address = f"{local_hub.storage}/{local_hub.repos['model', repo].signature}/{hashlib.sha256(LARGE).hexdigest()}"
+    chunks = [LARGE[start : start + 1_000_000] for start in range(0, len(LARGE), 1_000_000)]
+    local_hub.fail("PUT", "", received=2_500_000)
+    with pytest.raises(HTTPError):
+        get_session().put(address, content=iter(chunks))
+    assert local_hub.requests[-1].body == LARGE[:2_500_000]
+    assert get_session().put(address, content=iter(chunks)).status_code == 200
+
+
+def test_an_answer_says_when_to_come_again(local_hub, repo):
+    local_hub.fail("GET", f"/api/models/{repo}", status=429, retry_after=7)
+    client, address = get_session(), f"{local_hub.endpoint}/api/models/{repo}"
+    assert (answer := client.get(address)).status_code == 429 and answer.headers["Retry-After"] == "7"
+    assert client.get(address).status_code == 200
+
+
+def test_a_slow_answer(local_hub, repo):
+    local_hub.delay("GET", f"/api/models/{repo}", 1.0)
+    client, address = get_session(), f"{local_hub.endpoint}/api/models/{repo}"
+    with pytest.raises(HTTPError, match="timed out"):
+        client.get(address, timeout=0.2)
+    assert client.get(address, timeout=5).status_code == 200  # while the other still waits
+
+
+def test_a_command_has_a_hub(tmp_path):
+    program = "import huggingface_hub as h; print(h.HfApi().create_repo('a').repo_id, h.whoami()['name']); exit(3)"
+    command = [sys.executable, "-m", "tests.local_hub", sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("me/a me\n", 3), done.stderr
+
+
 @pytest.mark.parametrize(
     ("method", "path", "how", "error"),
     [
         ("POST", "/commit/", {"status": 500}, HfHubHTTPError),
+        ("POST", "/commit/", {"received": 10}, HTTPError),
         ("POST", "/commit/", {"status": 400}, BadRequestError),
         ("POST", "/commit/", {}, HTTPError),  # of the client's HTTP library
         ("POST", "/commit/", {"after": 10}, HTTPError),

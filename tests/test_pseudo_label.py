@@ -191,11 +191,13 @@ def test_complete_json(label, unlabelled):
             "sv-SE": {
                 "labels": 24,
                 "empty": 0,
+                "errors": 0,
                 "hours": pytest.approx(sum(unlabelled["duration_seconds"]) / 3600),
                 "mean_log_prob": pytest.approx(sum(row["mean_log_prob"] for row in rows) / 24),
                 "cer": None,
             }
         },
+        "sources": [],
     }
 
 

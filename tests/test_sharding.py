@@ -49,17 +49,17 @@ def test_sharded_training_equals_copies(tone_data, tone_run, tmp_path, optimizer
     overrides += [f"optimizer={optimizer}", "learning_rate=1e-3", "dev=" + str([str(tone_data / "dev.parquet")])]
     overrides += ["eval_every=5"]
     for name, script in (("fsdp", ROOT / "tests" / "fsdp_on_cpu.py"), ("multi_cpu", ROOT / "recipes" / "train.py")):
-        _launch(name, script, tone_data / "tones.yaml", f"output_dir={tmp_path / name}", *overrides, folder=tmp_path)
+        launch(name, script, tone_data / "tones.yaml", f"output_dir={tmp_path / name}", *overrides, folder=tmp_path)
     weights, expected = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("fsdp", "multi_cpu"))
     torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-5)
     (tmp_path / "fsdp" / "model").rename(tmp_path / "model")
     script, settings = ROOT / "tests" / "fsdp_on_cpu.py", tone_data / "tones.yaml"
-    _launch("fsdp", script, settings, f"output_dir={tmp_path / 'fsdp'}", *overrides, folder=tmp_path)
+    launch("fsdp", script, settings, f"output_dir={tmp_path / 'fsdp'}", *overrides, folder=tmp_path)
     resumed = load_file(tmp_path / "fsdp" / "model" / "model.safetensors")
     torch.testing.assert_close(resumed, weights, rtol=0, atol=0)
 
 
-def _launch(config: str, *command, folder: Path) -> None:
+def launch(config: str, *command, folder: Path) -> None:
     """On two processes of the CPU."""
     text = (ROOT / "recipes" / "accelerate" / f"{config}.yaml").read_text()
     path = folder / f"{config}.yaml"

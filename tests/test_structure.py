@@ -20,8 +20,9 @@ LEVELS = {
     " subtitles one_line_errors",
     1: "processing_mlpl modeling_mlpl",
     2: "corpora data decoding augment beam_search transcription",
-    3: "training_config training_log training sharding slimipl pseudo_label label_filters evaluation plan",
-    4: "hub model_card dataset_card interop",
+    3: "training_config training_log run_facts training checkpoints hub resume model_card sharding slimipl"
+    " pseudo_label label_filters label_summary evaluation plan",
+    4: "dataset_card label_sets label_join interop",
     5: "pipeline_mlpl registration cli commands",
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.split()}

@@ -33,13 +33,13 @@ def test_there_are_these_settings_and_no_others():
         "pseudo_label_weight max_batch_seconds micro_batches_per_update optimizer learning_rate warmup_updates "
         "schedule first_decay_update decay_every_updates weight_decay max_grad_norm "
         "spec_augment slimipl bf16 gradient_checkpointing log_every eval_every "
-        "save_every num_workers cache_gigabytes seed"
+        "save_every num_workers cache_gigabytes seed push_to_hub hub_private_repo license stage"
     )
     assert [field.name for field in dataclasses.fields(TrainingConfig)] == names.split()
     names = "start_update num_frequency_masks max_frequency_width num_time_masks max_time_width max_time_fraction"
     assert [field.name for field in dataclasses.fields(SpecAugmentConfig)] == names.split()
-    free = {"num_workers", "cache_gigabytes", "log_every", "save_every", "eval_every"}
-    assert FREE_ON_RESUME == free
+    free = "num_workers cache_gigabytes log_every save_every eval_every push_to_hub hub_private_repo license stage"
+    assert FREE_ON_RESUME == set(free.split())
 
 
 def test_every_setting_is_explained():
@@ -80,6 +80,7 @@ def test_command_line_goes_over_the_file(load):
         tokens="a=b.lst",
         spec_augment=SpecAugmentConfig(max_time_width=7, start_update=5),
         model_fields={"layerdrop": 0.5, "conv_dropout": 0.25},
+        stage="stage",
     )
 
 
@@ -94,6 +95,14 @@ def test_numbers_that_yaml_takes_for_text(load):
     config = load("output_dir: a\nmodel: tiny\ntrain: [b]\nmax_updates: 1\nlearning_rate: 1e-3\nmax_grad_norm: 5")
     assert (config.learning_rate, config.max_grad_norm) == (0.001, 5)
     assert load(MINIMUM, "spec_augment.max_time_fraction=1e-1").spec_augment.max_time_fraction == 0.1
+
+
+def test_the_file_names_the_stage(load):
+    assert (load(MINIMUM).stage, load(MINIMUM).tag) == ("stage", "stage")  # of stage.yaml
+    settings = {**MINIMUM, "dev": [], "push_to_hub": "me/asr-{language}", "license": "mit"}
+    config = load(settings, "stage=last", "language=sv-SE")
+    assert (config.stage, config.tag, config.push_to_hub) == ("last", "last-sv-SE", "me/asr-sv-SE")
+    assert load(yaml.safe_dump(dataclasses.asdict(config))) == config
 
 
 def test_settings_survive_their_own_file(load):
@@ -126,6 +135,11 @@ def test_settings_survive_their_own_file(load):
         ({"train": "train.parquet"}, [], "train is 'train.parquet'; it must be a list"),
         ({}, ["dev=dev.parquet"], "dev is 'dev.parquet'; it must be a list"),
         ({"train": []}, [], "train is empty; name at least one utterance file"),
+        ({}, ["push_to_hub=me/a"], "license is None; push_to_hub needs the licence of what is pushed, such as"),
+        ({}, ["push_to_hub=a", "license=mit"], "push_to_hub is 'a'; it must be of the form user/name"),
+        ({}, ["push_to_hub=me/a/b", "license=mit"], "push_to_hub: Repo id must be in the form"),
+        ({}, ["push_to_hub=me/a", "license=mit", "stage=a b"], "stage is 'a b'; push_to_hub needs letters, digits"),
+        ({}, ["push_to_hub=me/a", "license=mit", "stage=1"], "stage is 1; it must be a text"),
     ],
 )
 def test_wrong_settings_are_told(load, changes, overrides, told):

@@ -128,26 +128,14 @@ def _write_flashlight(options: argparse.Namespace) -> None:
 
 
 def _push(folder: Path, repository: str) -> None:
-    """Raises an OSError for whatever goes wrong on the way to the Hub, with the command that makes up for it."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # HTTPError is also the base of what httpx raises
-    from huggingface_hub.utils import logging
+    from ..hub import push_folder
 
-    logging.set_verbosity_error()  # what is tried again would be told with signed addresses, which are secrets
-    api = HfApi()
-    try:
-        url = api.create_repo(repository, exist_ok=True)
-        api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message="Convert with hf-mlpl")
-    except (HTTPError, OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and error.__cause__ is not None:  # it only says which file it was
-            error = error.__cause__
-        told, login = str(error), ""
-        if isinstance(error, HfHubHTTPError):
-            told = error.server_message or told
-            if error.response.status_code in (401, 403):
-                login = "give HF_TOKEN or `hf auth login` a token that may write to it, then "
-        command = shlex.join(["hf", "upload", repository, str(folder)])
-        raise OSError(
-            f"{repository}: cannot push to it ({told.rstrip('.')}); {folder} is complete: {login}`{command}` pushes it"
-        ) from error
-    print(f"pushed to {url}")
+    command = shlex.join(["hf", "upload", repository, str(folder)])
+    commit = push_folder(
+        folder,
+        repository,
+        message="Convert with hf-mlpl",
+        pending=f"{folder} is complete",
+        remedy=f"`{command}` pushes it",
+    )
+    print(f"pushed to {commit.repo_url}")

@@ -15,7 +15,7 @@ import random
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from io import TextIOWrapper
 from itertools import islice
@@ -29,6 +29,8 @@ import soxr
 from cffi import FFI
 from tqdm import tqdm
 
+from ..atomic import write_json
+from .sources import SYNTHETIC
 from .voxpopuli import CODES
 
 try:
@@ -105,7 +107,8 @@ def write_demo_corpus(
     for folder in present:  # the only one of the two, and it holds the same
         shutil.rmtree(folder)
     for folder in folders:
-        (partial / folder.name / "complete.json").write_text(json.dumps(settings, indent=2) + "\n")
+        write_json(partial / folder.name / "source.json", asdict(SYNTHETIC))
+        write_json(partial / folder.name / "complete.json", settings)
         os.replace(partial / folder.name, folder)
     partial.rmdir()
     return folders

@@ -19,3 +19,12 @@ def to_locale(code: str) -> str:
     else:
         rest = [part.upper() if len(part) == 2 else part.lower() for part in rest]
     return "-".join([language, *rest]) if rest else WITH_REGION.get(language, language)
+
+
+def iso_code(locale: str) -> str:
+    """The ISO 639 code of a locale's language, as the `language` of cards on the Hub wants it.
+
+    >>> iso_code("sv-SE"), iso_code("rm-vallader"), iso_code("hsb")
+    ('sv', 'rm', 'hsb')
+    """
+    return locale.split("-")[0]

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,6 +25,7 @@ from ..atomic import write_json, written_whole
 from ..audio import END_TOLERANCE, AudioError, load_audio
 from ..text import Normalizer
 from .preparation_report import PreparationReport, SplitStatistics
+from .sources import Source
 from .tables import read_table
 from .utterances import BLOCK, FEATURES, ReadingReport, write_utterances
 
@@ -44,11 +45,13 @@ class Part:
         read: A `functools.partial` of a reader, because it goes to other processes. Called with `report=` it gives
             utterances, or a mapping of splits to utterances where `split` is None.
         split: where its utterances belong.
+        source: of its utterances, for the report.
     """
 
     name: str
     read: partial
     split: str | None = None
+    source: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def prepare(
         ValueError: what the readers raise.
     """
     told = [(part.name, part.read.func.__qualname__, part.read.args, part.read.keywords) for part in parts]
-    digest = hashlib.sha256(repr((told, treatment)).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(repr((told, [part.source for part in parts], treatment)).encode()).hexdigest()[:12]
     folders = [output / f".parts-{digest}" / part.name for part in parts]
     todo = [(part, folder) for part, folder in zip(parts, folders, strict=True) if not folder.exists()]
     with tqdm(desc="prepared", unit=" utterances") as progress:
@@ -229,7 +232,7 @@ def _read_part(part: Part, folder: Path, treatment: Treatment, tick: Callable[[i
             statistics[split] = SplitStatistics()
             kept = _treated(rows, treatment, report, statistics[split], tick)
             write_utterances(kept, unfinished / f"{split}.parquet")
-        content = {"read": report.read, "dropped": report.dropped}
+        content = {"read": report.read, "dropped": report.dropped, "source": part.source and asdict(part.source)}
         splits = {split: of.as_json() for split, of in statistics.items()}
         write_json(unfinished / "part.json", content | {"splits": splits})
 

@@ -46,6 +46,7 @@ class PreparationReport:
     read: int = 0
     dropped: Counter = field(default_factory=Counter)
     splits: dict[str, SplitStatistics] = field(default_factory=dict)
+    sources: dict[str, list[dict]] = field(default_factory=dict)  # by split, of those that gave it utterances
 
     @classmethod
     def of(cls, parts: Iterable[Path]) -> PreparationReport:
@@ -57,6 +58,9 @@ class PreparationReport:
             report.dropped.update(part["dropped"])
             for split, content in part["splits"].items():
                 report.splits.setdefault(split, SplitStatistics()).add_json(content)
+                sources = report.sources.setdefault(split, [])
+                if content["utterances"] and part["source"] and part["source"] not in sources:
+                    sources.append(part["source"])
         order = ["train", "dev", "test", *sorted(report.splits)]
         report.splits = {split: report.splits[split] for split in dict.fromkeys(order) if split in report.splits}
         return report
@@ -78,7 +82,7 @@ class PreparationReport:
             "kept": self.read - self.dropped.total(),
             "dropped": dict(self.dropped.most_common()),
             "unknown_characters": self.unknown_characters(known_characters),
-            "splits": {split: of.as_json() for split, of in self.splits.items()},
+            "splits": {split: of.as_json() | {"sources": self.sources[split]} for split, of in self.splits.items()},
         }
 
     def lines(self, known_characters: Iterable[str] | None = None) -> list[str]:

@@ -243,19 +243,23 @@ def distinct(dataset: Dataset, column: str) -> list:
 
 
 def keep_rows(dataset: Dataset, columns: Sequence[str], wanted: Callable[[pa.Table], np.ndarray]) -> Dataset:
-    """The rows for which `wanted`, given blocks of some columns, is true; 8 bytes for each that is kept.
-
-    `Dataset.select` would make Python objects of all row numbers.
-    """
+    """The rows for which `wanted`, given blocks of some columns, is true; 8 bytes for each that is kept."""
     rows, first = [np.empty(0, np.uint64)], 0
     for block in blocks(dataset, columns):
         rows.append((first + np.flatnonzero(wanted(block))).astype(np.uint64))
         first += len(block)
     rows = np.concatenate(rows)
-    if len(rows) == len(dataset):
-        return dataset
+    return dataset if len(rows) == len(dataset) else take_rows(dataset, rows)
+
+
+def take_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
+    """The rows with these numbers, in their order; 8 bytes for each.
+
+    `Dataset.select` would make Python objects of all row numbers.
+    """
     if dataset._indices is not None:
         rows = dataset._indices.column("indices").to_numpy()[rows]
+    rows = rows.astype(np.uint64)
     return Dataset(
         dataset.data,
         info=dataset.info,
@@ -265,9 +269,15 @@ def keep_rows(dataset: Dataset, columns: Sequence[str], wanted: Callable[[pa.Tab
     )
 
 
+def sorted_by_id(dataset: Dataset) -> Dataset:
+    """All rows in the order of their ids' bytes; memory holds the ids while they are sorted."""
+    ids = [chunk for block in blocks(dataset, ["id"]) for chunk in block["id"].chunks]
+    return take_rows(dataset, pc.sort_indices(pa.chunked_array(ids, pa.string())).to_numpy())
+
+
 def _duplicates(dataset: Dataset) -> list[str]:
     """Ids of more than one utterance, in their order. Takes 16 bytes an utterance: hashes first, then the suspects."""
-    hashes = [_hashes(block["id"].combine_chunks()) for block in blocks(dataset, ["id"])]
+    hashes = [id_hashes(block["id"].combine_chunks()) for block in blocks(dataset, ["id"])]
     ordered = np.concatenate([np.empty(0, np.uint64), *hashes])
     ordered.sort()
     twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
@@ -280,7 +290,7 @@ def _duplicates(dataset: Dataset) -> list[str]:
     return [name for name, count in Counter(chain.from_iterable(suspects)).items() if count > 1]
 
 
-def _hashes(names: pa.Array) -> np.ndarray:
+def id_hashes(names: pa.Array) -> np.ndarray:
     """(N,) hashes of strings: sums of their bytes with a random factor for each position, modulo 2^64."""
     offset_type = np.int64 if pa.types.is_large_string(names.type) else np.int32
     offsets = np.frombuffer(names.buffers()[1], offset_type)[names.offset : names.offset + len(names) + 1].astype(int)

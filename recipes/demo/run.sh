@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The whole recipe on synthetic speech, from nothing to a transcribed file: about 13 minutes on two CPU cores.
+# The whole recipe on synthetic speech, from nothing to a transcribed file and a shared model: about 13 minutes on two
+# CPU cores.
 # Eight languages: four with 400 labelled utterances, four with 50 labelled and 600 unlabelled ones. Every step goes on
 # where it stopped, so an interrupted run is simply started again.
 set -euo pipefail
@@ -50,6 +51,9 @@ python recipes/evaluate.py --model $run/at_once/model --data $run/data/unlabelle
     --output $run/labels_at_once.json > $run/labels_at_once.txt
 python recipes/compare.py at_once=$run/labels_at_once.json per_language=$run/labels/complete.json
 
+section "Sharing: the model and the pseudo-labels go to a Hub on this machine, and come back by their names"
+python -m tests.local_hub recipes/demo/share.sh
+
 clips=($run/corpora/cv-corpus-demo/nl/clips/common_voice_nl_3*.mp3) clip=${clips[0]}
 cat <<EOF
 
@@ -60,5 +64,8 @@ results         $run/final.json and, as a table, $run/final.txt
 
 Transcribe a file:
     .venv/bin/hf-mlpl transcribe --model $run/final/model $clip
+Share them on huggingface.co, as USER/mlpl-demo and USER/mlpl-demo-labels:
+    HF_TOKEN=... PATH=.venv/bin:\$PATH recipes/demo/share.sh USER
+
 EOF
 hf-mlpl transcribe --model $run/final/model $clip

@@ -1,0 +1,154 @@
+"""How much of a batch is padding, and how long does training wait for its data?
+
+    python benchmarks/bench_batches.py
+
+Batches of 200 s, padding counted, from 100,000 lengths. They are drawn: like Common Voice, log-normal with a median of
+4.8 s and sigma 0.35, between 1 and 15 s; like VoxPopuli, log-normal with a median of 10 s and sigma 0.6, between 1 and
+30 s. Both shapes are made to look like the corpora, not measured on them. The peers: random batches and transformers'
+`group_by_length`, both of as many utterances as make 200 s on average, and lhotse's `DynamicBucketingSampler` with
+`max_duration=200` and 30 buckets.
+
+Waiting: forward and backward of a small model on real mp3 files of 5 s, which one loader worker decodes meanwhile.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from side_by_side import Worker, alone, benchmark_arguments, peer_environment, print_table, versions, write_results
+from torch.utils.data import DataLoader
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
+from hf_mlpl.corpora.utterances import read_utterances, write_utterances
+from hf_mlpl.data import BatchPlan, SpeechBatches, select_for_training
+from hf_mlpl.text import build_vocabulary, write_tokens
+
+ROUNDS = 3
+UTTERANCES, BUDGET = 100_000, 200.0
+LENGTHS = {"like Common Voice": (4.8, 0.35, 1, 15), "like VoxPopuli": (10, 0.6, 1, 30)}
+CLIPS, CLIP_SECONDS, BATCHES, BATCH_SECONDS = 300, 5, 20, 60
+SENTENCE = "Vsak začetek je težak, pravi pregovor številka {}."
+LHOTSE = """
+from lhotse import CutSet, MonoCut
+from lhotse.dataset import DynamicBucketingSampler
+def answer(request):
+    cuts = CutSet.from_cuts([MonoCut(str(i), 0, d, 0) for i, d in enumerate(request["durations"])])
+    sampler = DynamicBucketingSampler(
+        cuts, max_duration=request["budget"], num_buckets=30, shuffle=True, drop_last=False, seed=request["seed"]
+    )
+    return [[cut.duration for cut in batch] for batch in sampler]
+"""
+
+
+def draw(median: float, sigma: float, least: float, most: float, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).lognormal(np.log(median), sigma, UTTERANCES).clip(least, most).round(3)
+
+
+def planned(durations: np.ndarray, seed: int) -> list:
+    plan = BatchPlan(durations, BUDGET, seed)
+    plan[0]
+    return [durations[plan[number]] for number in range(len(plan.current[1]))]
+
+
+def random(durations: np.ndarray, seed: int) -> list:
+    return in_pieces(durations[np.random.default_rng(seed).permutation(len(durations))])
+
+
+def group_by_length(durations: np.ndarray, seed: int) -> list:
+    generator = torch.Generator().manual_seed(seed)
+    size = round(BUDGET / durations.mean())
+    sampler = LengthGroupedSampler(size, lengths=durations.tolist(), generator=generator)
+    return in_pieces(durations[list(sampler)])
+
+
+def in_pieces(durations: np.ndarray) -> list:
+    size = round(BUDGET / durations.mean())
+    return [durations[first : first + size] for first in range(0, len(durations), size)]
+
+
+def padding(lhotse: Worker) -> tuple[list[dict], dict[str, float]]:
+    def of_lhotse(durations, seed):
+        return lhotse.ask({"durations": durations.tolist(), "budget": BUDGET, "seed": seed})["answer"]
+
+    rows, ratios = [], {}
+    peers = {"hf_mlpl": planned, "random": random, "group_by_length": group_by_length, "lhotse": of_lhotse}
+    for lengths, shape in LENGTHS.items():
+        useful = {}
+        for name, batches_of in peers.items():
+            shares, seconds, longest = [], [], 0
+            for seed in range(ROUNDS):
+                durations, start = draw(*shape, seed), time.perf_counter()
+                batches = batches_of(durations, seed)
+                seconds.append(time.perf_counter() - start)
+                padded = [max(batch) * len(batch) for batch in batches]
+                assert sum(map(len, batches)) == UTTERANCES
+                shares.append(durations.sum() / sum(padded))
+                longest = max(longest, *padded)
+            useful[name] = statistics.median(shares)
+            measured = {"useful": useful[name], "largest batch, s": longest, "planning, s": statistics.median(seconds)}
+            rows.append({"lengths": lengths, "batches": name} | measured)
+        for name in list(useful)[1:]:
+            ratios[f"useful frames over {name}, {lengths}"] = useful["hf_mlpl"] / useful[name]
+    return rows, ratios
+
+
+def write_clips(folder: Path) -> None:
+    rows = []
+    for number in range(CLIPS):
+        tone = 0.1 * np.sin(np.arange(32_000 * CLIP_SECONDS) * (number + 100) / 5000)
+        path = folder / f"{number}.mp3"
+        soundfile.write(path, tone, 32_000)
+        whole = dict.fromkeys(("offset", "size", "start", "end")) | {"path": str(path)}
+        utterance = {"id": path.stem, "audio": whole, "duration_seconds": CLIP_SECONDS, "language": "sl"}
+        rows.append(utterance | {"text": SENTENCE.format(number), "speaker": None, "source": "human"})
+    write_utterances(rows, folder / "clips.parquet")
+    write_tokens(folder / "tokens.lst", build_vocabulary(row["text"] for row in rows))
+
+
+def training(folder: Path) -> dict:
+    torch.set_num_threads(1)  # the other core is the loader's
+    processor = MlplProcessor(MlplFeatureExtractor(), MlplTokenizer(folder / "tokens.lst"))
+    config = MlplConfig.tiny(len(processor.tokenizer), ["sl"])
+    dataset, _ = select_for_training(read_utterances([folder / "clips.parquet"]), processor, config, BATCH_SECONDS)
+    plan = BatchPlan(np.array(dataset["duration_seconds"]), BATCH_SECONDS, 0)
+    batches = SpeechBatches(dataset, plan, processor, config, with_labels=True)
+    model, waited = MlplForCTC(config).train(), 0.0
+    loader = iter(DataLoader(batches, batch_size=None, sampler=range(BATCHES + 1), num_workers=1, prefetch_factor=4))
+    next(loader)  # starts the worker
+    start = time.perf_counter()
+    for _ in range(BATCHES):
+        before = time.perf_counter()
+        batch = next(loader)
+        waited += time.perf_counter() - before
+        model(**batch.inputs(torch.device("cpu"))).loss.backward()
+        model.zero_grad()
+    seconds = time.perf_counter() - start
+    return {"audio s/s": BATCH_SECONDS * BATCHES / seconds, "waiting": waited / seconds}
+
+
+def main() -> None:
+    options = benchmark_arguments(__doc__).parse_args()
+    packages = ["torch==2.13.0", "lhotse", "requests", "scipy"]  # lhotse imports the last two without saying so
+    python = peer_environment("lhotse", packages)
+    with Worker("lhotse", LHOTSE, threads=1, python=python) as lhotse:
+        rows, ratios = padding(lhotse)
+    print_table(rows)
+    with tempfile.TemporaryDirectory() as name:
+        os.environ["HF_DATASETS_CACHE"] = f"{name}/cache"
+        write_clips(Path(name))
+        runs = [alone(training, Path(name))[0] for _ in range(ROUNDS)]
+    measured = {what: statistics.median(run[what] for run in runs) for what in runs[0]}
+    rows.append({"lengths": "clips of 5 s", "batches": "training, tiny model"} | measured)
+    ratios["time of training not spent waiting"] = 1 - measured["waiting"]
+    used = {"hf_mlpl": versions(["soundfile"]), "lhotse": versions(["lhotse"], python)}
+    write_results(options.results, "batches", ROUNDS, rows, ratios, used)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""How long does training take to begin? From utterance files to the first planned batch, of 10^3 to 10^7 utterances.
+
+    python benchmarks/bench_corpus.py --rows 10000000
+
+On one thread; each corpus in a process of its own. It is read for the first time and again, the characters of its
+languages are learned, what training cannot use is left out, and batches are planned. All of it must look at each
+utterance once: at its id, which may occur once, at its text, and at its duration.
+"""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from side_by_side import alone, benchmark_arguments, versions, write_results
+
+from hf_mlpl.corpora.utterances import FEATURES, durations_of, read_utterances
+from hf_mlpl.data import BatchPlan, repetitions, select_for_training
+from hf_mlpl.text import build_vocabulary, write_tokens
+from hf_mlpl.training import build_model
+from hf_mlpl.training_config import TrainingConfig
+
+SENTENCE = "Vsak začetek je težak, pravi pregovor številka {}."
+BLOCK = 100_000
+
+
+def write_corpus(path: Path, rows: int) -> None:
+    """Utterances of about 55 characters and, in the median, 4.8 s."""
+    with pq.ParquetWriter(path, FEATURES.arrow_schema) as writer:
+        for first in range(0, rows, BLOCK):
+            count = min(BLOCK, rows - first)
+            numbers = pc.cast(pa.array(np.arange(first, first + count)), pa.string())
+            ids = pc.binary_join_element_wise("common_voice_sl", numbers, "_")
+            paths = pc.binary_join_element_wise("/cv/sl/clips/common_voice_sl", numbers, "_")
+            texts = pc.binary_join_element_wise(SENTENCE.removesuffix(" {}."), numbers, " ")
+            nothing, human = pa.nulls(count, pa.int64()), pa.array(["human"]).take(pa.array([0] * count))
+            audio = pa.StructArray.from_arrays(
+                [paths, nothing, nothing, nothing.cast(pa.float64()), nothing.cast(pa.float64())],
+                ["path", "offset", "size", "start", "end"],
+            )
+            durations = np.random.default_rng(first).lognormal(np.log(4.8), 0.35, count).clip(2, 15)
+            columns = [ids, audio, durations, pa.array(["sl"]).take(pa.array([0] * count)), texts, ids, human]
+            writer.write_table(pa.table(columns, schema=FEATURES.arrow_schema))
+
+
+def start_up(folder: Path, rows: int) -> dict:
+    """What training does before its first batch is decoded."""
+    os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
+    told, start = {"rows": rows}, time.perf_counter()
+
+    def lap(what: str) -> None:
+        nonlocal start
+        told[what] = time.perf_counter() - start
+        start = time.perf_counter()
+
+    path = folder / f"{rows}.parquet"
+    dataset = read_utterances([path])
+    lap("read, s")
+    read_utterances([path])
+    lap("read again, s")
+    settings = TrainingConfig(
+        output_dir="", model="tiny", train=[str(path)], max_updates=1, tokens=str(folder / "tokens.lst")
+    )
+    model, processor = build_model(settings, dataset)
+    lap("characters, s")
+    dataset, _ = select_for_training(dataset, processor, model.config, 60)
+    lap("select, s")
+    plan = BatchPlan(durations_of(dataset), 200, 0, repetitions(dataset, 0.5))
+    plan[0]
+    lap("plan, s")
+    return told
+
+
+def corpora(most: int) -> list[dict]:
+    told = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_tokens(folder / "tokens.lst", build_vocabulary([SENTENCE.format(1234567890)]))
+        for rows in (10**power for power in range(3, 8) if 10**power <= most):
+            write_corpus(folder / f"{rows}.parquet", rows)
+            measured, peak = alone(start_up, folder, rows)
+            told.append(measured | {"peak, MB": peak})
+            (folder / f"{rows}.parquet").unlink()
+    return told
+
+
+def main() -> None:
+    parser = benchmark_arguments(__doc__)
+    parser.add_argument("--rows", type=int, default=10**6, help="of the largest corpus (default: 1000000)")
+    options = parser.parse_args()
+    rows, ratios = corpora(options.rows), {}
+    small, large = (next(of for of in rows if of["rows"] == size) for size in (10**4, 10**6))
+    for what in ("characters, s", "select, s", "plan, s"):
+        ratios[f"rate of {what[:-3]}, 10^6 utterances over 10^4"] = 100 * small[what] / large[what]
+    write_results(options.results, "corpus", 1, rows, ratios, {"hf_mlpl": versions(["datasets", "pyarrow"])})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Where speech comes from, and under which licence: what cards say of the data that a model has learned from.
+
+A folder may say it itself, in a `source.json` in it or around it; without one, what is published under a known name is
+known, and the licence of everything else is `unknown`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .releases import find_releases
+from .utterances import utterance_files
+
+NAMED_RELEASE = re.compile(r"cv-corpus-\d+(\.\d+)?(-delta)?(-\d{4}-\d\d-\d\d|-singleword)?")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Speech that has one licence.
+
+    Args:
+        name: for people, with the release where there are several.
+        license: as cards on the Hub name licences, such as `cc0-1.0`; `unknown` where nobody has said it.
+        url: of a page about it, or None.
+    """
+
+    name: str
+    license: str = "unknown"
+    url: str | None = None
+
+
+VOXPOPULI = Source("VoxPopuli", "cc0-1.0", "https://github.com/facebookresearch/voxpopuli")
+LIBRISPEECH = Source("LibriSpeech", "cc-by-4.0", "https://www.openslr.org/12")
+# What the demo's corpus is. Its texts are dates, numbers and names, which are free. But espeak-ng, which is under the
+# GPL, mixes recordings of consonants from its data into what it says; what that means for the audio is not settled.
+SYNTHETIC = Source("synthetic speech by espeak-ng", "unknown", "https://github.com/espeak-ng/espeak-ng")
+
+
+def sources_of(paths: Iterable[str | Path]) -> list[Source]:
+    """What is noted of the sources of utterance files, each once; empty where nothing is noted.
+
+    `recipes/prepare_data.py` notes them in the `report.json` beside the files, and whoever labels them in the
+    `complete.json` beside the labels. Raises as `read_utterances` does for files that are not there.
+    """
+    found: dict[Source, None] = {}
+    for path, _ in utterance_files(paths):
+        report, labels = (_content(path.with_name(name)) for name in ("report.json", "complete.json"))
+        noted = report.get("splits", {}).get(path.stem, {}).get("sources") or labels.get("sources") or ()
+        found |= dict.fromkeys(Source(**source) for source in noted)
+    return list(found)
+
+
+def _content(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def source_of_corpus(root: str | Path, published: Source | None = None) -> Source:
+    """What the `source.json` of a folder, or beside a file, says; else `published`; else a name alone.
+
+    Raises:
+        ValueError: for a `source.json` that does not hold the fields of a `Source`.
+    """
+    root = Path(root).absolute()
+    for path in (root / "source.json", root.parent / "source.json"):
+        if path.is_file():
+            try:
+                source = Source(**json.loads(path.read_text(encoding="utf-8")))
+                if not all(isinstance(value, str) and value for value in (source.name, source.license)):
+                    raise ValueError("name and license must be texts")
+                return source
+            except (TypeError, ValueError) as error:
+                example = '{"name": "talks at our club", "license": "cc-by-4.0", "url": null}'
+                raise ValueError(f"{path}: does not name a source as in {example}: {error}") from error
+    return published or Source(f"{root.name} (own recordings)")
+
+
+def common_voice_source(root: str | Path, locale: str) -> Source:
+    """Of a locale of a release; its licence is known where its folder or archive has the name of a release."""
+    releases = find_releases(Path(root))
+    places = [str(Path(root).absolute()), *([str(releases[locale]().name)] if locale in releases else [])]
+    names = [match.group() for place in places for match in NAMED_RELEASE.finditer(place)]
+    if not names:
+        return source_of_corpus(root, Source(f"{Path(root).absolute().name} (in the format of Common Voice)"))
+    release = max(names, key=len)  # an archive may have a shorter name than the folder in it
+    return source_of_corpus(root, Source(f"Common Voice, {release}", "cc0-1.0", "https://commonvoice.mozilla.org"))

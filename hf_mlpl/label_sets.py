@@ -1,0 +1,228 @@
+"""Data sets of pseudo-labels, from folders of `pseudo_label` to a repository of which anyone loads one language.
+
+    sl/train-00000-of-00003.parquet, ...   the labels of a language, sorted by id
+    sl/summary.json                        what they are like
+    README.md, scores.png                  the card, made of all summaries
+
+The same labels give the same bytes, so that pushing again uploads nothing. Nothing in it is a path of this machine.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datasets import Audio, Dataset, Features, Value, config
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.hf_api import DatasetInfo
+
+from .atomic import writing, written_whole
+from .audio import encode_flac, load_audio
+from .corpora.utterances import blocks, durations_of, keep_rows, sorted_by_id, take_rows
+from .dataset_card import PICTURE, dataset_card, plot_scores
+from .hub import push_folder
+from .label_filters import LabelFilter
+from .label_summary import LabelCounts, LabelSummary
+from .pseudo_label import LABEL_FEATURES, SCORES
+
+LABEL_SET_FEATURES = Features(
+    {
+        "id": Value("string"),
+        "start": Value("float64"),  # seconds in the long recording; null for a whole file
+        "end": Value("float64"),
+        "duration_seconds": Value("float64"),
+        "language": Value("string"),  # Common Voice's locale code, `sv-SE`
+        "text": Value("string"),
+        **dict.fromkeys(SCORES, Value("float64")),
+        "predicted_language": Value("string"),
+        "teacher": Value("string"),
+        "teacher_revision": Value("string"),
+        "kept": Value("bool"),  # by the filters; true for all without
+    }
+)
+SHARD_ROWS = 250_000  # labels alone: some 50 MB
+SHARD_SECONDS = 18_000  # with audio: some 300 MB
+AUDIO_ROWS = 100  # rows of a row group with audio, and what is in memory at a time
+SAMPLING_RATE = 16_000
+
+
+def push_label_set(
+    labels: Path,
+    repo_id: str,
+    filters: Sequence[LabelFilter] = (),
+    with_audio: bool = False,
+    private: bool = False,
+) -> Iterator[str]:
+    """Pushes a folder of `pseudo_label`, with one commit for each language; says in a line what it has pushed.
+
+    The commit has a language's data, its summary, and the card of all languages that are in the repository then. Other
+    languages' files stay as they are; languages that others push meanwhile are in the card, too.
+
+    Args:
+        labels: the folder; it needs room for the data set, with audio some 60 MB an hour.
+        repo_id: data set, `user/name`; it is made if it is not there.
+        filters, with_audio: as for `write_label_set`.
+        private: whether a repository that is made is private.
+
+    Raises:
+        ValueError: as `write_label_set` does.
+        OSError: where it cannot be pushed.
+    """
+    for language, counts in read_complete(labels)["languages"].items():
+        if not counts["labels"]:
+            yield f"{language}: no labels to push, {counts['errors']} utterances could not be read"
+            continue
+        with TemporaryDirectory(dir=labels, prefix=".pushing-") as folder:
+            summary = write_label_set(labels, language, Path(folder), filters, with_audio)
+            commit = push_folder(
+                folder,
+                repo_id,
+                message=f"{language}: {summary.utterances:,} pseudo-labels, {summary.hours:,.2f} h",
+                pending=f"{labels} is complete",
+                remedy="the same command again pushes it, and so does recipes/publish_labels.py",
+                repo_type="dataset",
+                private=private,
+                replaced=[f"{language}/"],
+                complete=partial(_write_card, Path(folder), summary),
+            )
+        yield f"{language}: {summary.utterances:,} labels, {summary.kept:,} of them kept, are in {commit.commit_url}"
+
+
+def _write_card(folder: Path, summary: LabelSummary, head: DatasetInfo) -> None:
+    """The card and its picture, of this summary and those in a commit of the repository."""
+    summaries = {summary.language: summary}
+    for name in (sibling.rfilename for sibling in head.siblings):
+        language, _, file = name.partition("/")
+        if file == "summary.json" and language not in summaries:
+            try:
+                path = hf_hub_download(head.id, name, repo_type="dataset", revision=head.sha)
+            except LocalEntryNotFoundError as error:  # which hides what may pass
+                raise error.__cause__ or error from None
+            summaries[language] = LabelSummary.read(Path(path))
+    plot_scores(list(summaries.values()), folder / PICTURE)
+    dataset_card(list(summaries.values()), head.id).save(folder / "README.md")
+
+
+def read_complete(labels: Path) -> dict:
+    """What `complete.json` says of a folder of `pseudo_label`.
+
+    Raises:
+        ValueError: for a folder that is not complete, or whose summary is of an older hf_mlpl.
+    """
+    path = labels / "complete.json"
+    if not path.is_file() or not (labels / "labels.parquet").is_file():
+        raise ValueError(
+            f"{labels}: no complete pseudo-labels; recipes/pseudo_label.py --output {labels} makes them, or goes on "
+            "where it stopped"
+        )
+    complete = json.loads(path.read_text(encoding="utf-8"))
+    if not all("errors" in counts for counts in complete["languages"].values()):
+        raise ValueError(
+            f"{path}: is of an older hf_mlpl; delete it and give recipes/pseudo_label.py its command again, which "
+            "labels nothing anew"
+        )
+    return complete
+
+
+def write_label_set(
+    labels: Path, language: str, output: Path, filters: Sequence[LabelFilter] = (), with_audio: bool = False
+) -> LabelSummary:
+    """Writes shards and `summary.json` of one language of a folder of `pseudo_label`; returns the summary.
+
+    Memory holds the ids of the language while they are sorted, and 10,000 labels, or 100 recordings, at a time.
+
+    Args:
+        output: folder for `LANGUAGE/train-00000-of-00001.parquet` and so on.
+        filters: what `kept` says; all labels are written.
+        with_audio: adds a column `audio`, FLAC of 16 kHz, mono.
+
+    Raises:
+        ValueError: for a folder that is not complete or has no such language, for one whose name is no locale code,
+            and for audio that cannot be read.
+    """
+    complete = read_complete(labels)
+    if not re.fullmatch(r"[\w-]+", language):  # which becomes the name of a folder
+        raise ValueError(f"{labels}: has a language {language!r}; label sets take locale codes, such as sv-SE")
+    with writing(config.HF_DATASETS_CACHE):
+        dataset = Dataset.from_parquet(glob.escape(str(labels / "labels.parquet")), features=LABEL_FEATURES)
+    dataset = keep_rows(dataset, ["language"], lambda block: pc.equal(block["language"], language).to_numpy())
+    if not len(dataset):
+        raise ValueError(f"{labels}: no labels of {language}; there are {', '.join(complete['languages']) or 'none'}")
+    dataset, counts = sorted_by_id(dataset), LabelCounts(filters)
+    teacher, _, revision = complete["teacher"].rpartition("@")
+    features = Features({**LABEL_SET_FEATURES, **({"audio": Audio(SAMPLING_RATE)} if with_audio else {})})
+    shards = _shards(dataset, with_audio)
+    for number, shard in enumerate(shards):
+        path = output / language / f"train-{number:05d}-of-{len(shards):05d}.parquet"
+        with written_whole(path) as unfinished, _parquet_writer(unfinished, features) as writer:
+            for block in blocks(shard, list(LABEL_FEATURES)):
+                [batch] = block.combine_chunks().to_batches()
+                columns = _columns(batch, teacher, revision, counts.add(batch))
+                for part in _with_audio(batch, columns) if with_audio else [columns]:
+                    writer.write_table(pa.table(part, schema=features.arrow_schema))
+    of_language = complete["languages"][language]
+    summary = counts.summary(
+        language=language,
+        unreadable=of_language["errors"],
+        cer=of_language["cer"],
+        teacher=teacher,
+        teacher_revision=revision,
+        sources=complete["sources"],
+        with_audio=with_audio,
+    )
+    summary.write(output / language / "summary.json")
+    return summary
+
+
+def _shards(dataset: Dataset, with_audio: bool) -> list[Dataset]:
+    """Parts of a data set of so many rows, or, with audio, of so many seconds."""
+    if with_audio:
+        before = np.cumsum(durations_of(dataset)) - durations_of(dataset)
+        starts = np.flatnonzero(np.diff(before // SHARD_SECONDS, prepend=-1))
+    else:
+        starts = np.arange(0, len(dataset), SHARD_ROWS)
+    return [take_rows(dataset, rows) for rows in np.split(np.arange(len(dataset)), starts[1:])]
+
+
+def _parquet_writer(path: Path, features: Features) -> pq.ParquetWriter:
+    # Chunks that content defines: of a shard with a few new rows, the Hub stores those again and not all.
+    return pq.ParquetWriter(
+        path, features.arrow_schema, compression="zstd", use_content_defined_chunking=True, write_page_index=True
+    )
+
+
+def _columns(labels: pa.RecordBatch, teacher: str, revision: str, kept: np.ndarray) -> dict[str, pa.Array]:
+    taken = [name for name in LABEL_SET_FEATURES if name in LABEL_FEATURES]
+    made = {
+        "start": pc.struct_field(labels["audio"], "start"),
+        "end": pc.struct_field(labels["audio"], "end"),
+        "teacher": pa.repeat(teacher, len(labels)),
+        "teacher_revision": pa.repeat(revision, len(labels)),
+        "kept": pa.array(kept),
+    }
+    return {name: labels[name] for name in taken} | made
+
+
+def _with_audio(labels: pa.RecordBatch, columns: dict[str, pa.Array]) -> Iterator[dict[str, pa.Array]]:
+    """Parts of the columns, with the recordings of their rows."""
+
+    def encode(row: dict) -> dict:
+        name = row["id"].replace("/", "_")
+        return {"bytes": encode_flac(load_audio(row["audio"], SAMPLING_RATE), SAMPLING_RATE), "path": f"{name}.flac"}
+
+    with ThreadPoolExecutor() as threads:
+        for first in range(0, len(labels), AUDIO_ROWS):
+            rows = labels.slice(first, AUDIO_ROWS).select(["id", "audio"]).to_pylist()
+            audio = pa.array(list(threads.map(encode, rows)), Audio.pa_type)
+            yield {name: values.slice(first, AUDIO_ROWS) for name, values in columns.items()} | {"audio": audio}

@@ -1,0 +1,309 @@
+"""The card of a model, made of the files of its run's folder: nothing in it is written by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .corpora.locales import iso_code
+from .corpora.sources import SYNTHETIC
+from .modeling_mlpl import MlplForCTC
+from .pseudo_label import teacher_revision
+
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+TASK = "automatic-speech-recognition"
+# Settings that say where files are or how a run is watched, and what the card says elsewhere
+UNTOLD = frozenset(
+    "output_dir model tokens train dev unlabelled language languages log_every eval_every save_every num_workers "
+    "cache_gigabytes push_to_hub hub_private_repo license stage".split()
+)
+MANY_ERRORS = 0.5  # CER
+FEW_HOURS = 10  # of human transcripts
+WITHOUT_SPACES = frozenset("ja km lo my nan th yue zh".split())  # ISO codes of languages that are written so
+
+
+def model_card(
+    run_dir: Path, results: Sequence[dict] = (), repo_id: str | None = None, curves: str = "curves.png"
+) -> ModelCard:
+    """The card of the model of a run that is finished, or has come to a save point.
+
+    Args:
+        run_dir: the `output_dir` of the run; what is read of it are `config.yaml`, `run.json`, and as far as they are
+            there `results.json` and `curves.png`.
+        results: contents of files of `recipes/evaluate.py`; without any, the card has the last evaluation on dev.
+        repo_id: repository that the card is for; by default the run's `push_to_hub`.
+        curves: name of `curves.png` beside the card.
+
+    Raises:
+        ValueError: for a folder without a run, results of other weights than its model's, and two of the same data.
+    """
+    config, run = _read(run_dir)
+    _check_weights(run_dir, results)
+    about_results = ""
+    if not results and (run_dir / "results.json").is_file():
+        results = [_json(run_dir / "results.json")]
+        about_results = (
+            f" On dev, after {results[0]['update']:,} updates: training was watched on it, so it is no test."
+        )
+    repo_id = repo_id or config.get("push_to_hub")
+    name = repo_id.partition("/")[2] if repo_id else _tag(run)
+    languages = [run["language"]] if run["language"] else list(run["training_data"])
+    data = _data_of_all_stages(run)
+    finished = run["updates"] == config["max_updates"]
+    return ModelCard.from_template(
+        _card_data(config, run, results, name, languages),
+        template_path=str(TEMPLATE),
+        title=name,
+        spoken=languages[0] if len(languages) == 1 else f"{len(languages)} languages",
+        parameters=run["model"]["parameters"],
+        stage=_tag(run),
+        state="" if finished else f" It is not finished: {run['updates']:,} of {config['max_updates']:,} updates.",
+        model=repo_id or f"{_relative(config['output_dir'])}/model",
+        results=[{"title": _data_title(of), "rows": _result_rows(of)} for of in results],
+        about_results=about_results,
+        **_data_table(data),
+        dropped=", ".join(f"{count:,} ({reason})" for reason, count in run["dropped"].items()),
+        sources=_sources(run),
+        stages=_stage_lines(run),
+        sessions=run["sessions"],
+        settings=_settings(config),
+        curves=curves if (run_dir / "curves.png").is_file() else "",
+        limits=list(_limits(run, results, data, languages)),
+        card_license=config.get("license"),
+    )
+
+
+def _relative(path: str) -> str:
+    """A path as it was given, if it says nothing of this machine; else its end."""
+    return PurePath(path).name if PurePath(path).is_absolute() else path
+
+
+def _json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _read(run_dir: Path) -> tuple[dict, dict]:
+    """Settings and facts of a run."""
+    for name in ("config.yaml", "run.json"):
+        if not (run_dir / name).is_file():
+            raise ValueError(f"{run_dir}: has no {name}, of which a card is made; name a folder of recipes/train.py")
+    return yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")), _json(run_dir / "run.json")
+
+
+def _check_weights(run_dir: Path, results: Sequence[dict]) -> None:
+    """Compares hashes of weights, where the results have one: those of a model on the Hub have its commit instead."""
+    hashes = {of["revision"].rpartition("@")[2]: of for of in results if "revision" in of}
+    hashes = {of_weights: of for of_weights, of in hashes.items() if len(of_weights) < 40}
+    folder = run_dir / "model"
+    if not hashes or not folder.is_dir():
+        return
+    own = teacher_revision(MlplForCTC.from_pretrained(folder), str(folder)).rpartition("@")[2]
+    for of_weights, of in hashes.items():
+        if of_weights != own:
+            raise ValueError(
+                f"results of {of['revision']} on {', '.join(of['data'])} are not of {folder}, whose weights are "
+                f"@{own}; run recipes/evaluate.py again"
+            )
+
+
+def _tag(run: dict) -> str:
+    return f"{run['stage']}-{run['language']}" if run["language"] else run["stage"]
+
+
+def _runs(run: dict) -> list[dict]:
+    """All that is known of the runs that a model has come through, the first one first."""
+    origin = run["started_from"]
+    return [*(_runs(origin["run"]) if origin and origin["run"] else ()), run]
+
+
+def _card_data(config: dict, run: dict, results: Sequence[dict], name: str, languages: Sequence[str]) -> ModelCardData:
+    origins = [of["started_from"] for of in _runs(run) if of["started_from"]]
+    on_hub = [origin["name"] for origin in origins if "/" in origin["name"]]
+    hub_page = "https://huggingface.co/datasets/"
+    datasets = [url.removeprefix(hub_page) for _, _, url in _sources(run) if url and url.startswith(hub_page)]
+    return ModelCardData(
+        language=sorted(set(map(iso_code, languages))),
+        license=config.get("license") or "unknown",
+        library_name="transformers",
+        pipeline_tag=TASK,
+        base_model=on_hub[-1] if on_hub else None,
+        datasets=datasets or None,
+        metrics=["cer", "wer"],
+        tags=["hf_mlpl", "ctc", "pseudo-labels"] if _has_pseudo_labels(run) else ["hf_mlpl", "ctc"],
+        model_name=name if results else None,
+        eval_results=_eval_results(results) or None,
+    )
+
+
+def _has_pseudo_labels(run: dict) -> bool:
+    learned = [data["pseudo_labelled_hours"] for of in _runs(run) for data in of["training_data"].values()]
+    return any(learned) or any(of["unlabelled_hours"] for of in _runs(run))
+
+
+# Results
+
+
+def _eval_results(results: Sequence[dict]) -> list[EvalResult]:
+    """Of each language and data set, in per cent; raises a `ValueError` where two results are of the same."""
+    rates: list[EvalResult] = []
+    for of in results:
+        name, split = _data_name(of), _split(of)
+        data_id = name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else re.sub(r"[^\w.]+", "-", name.lower()).strip("-")
+        known = {(rate.dataset_type, rate.dataset_split, rate.dataset_config) for rate in rates}
+        for language, scores in of["languages"].items():
+            if (data_id, split, language) in known:
+                raise ValueError(f"two of the results are of {_data_title(of)}, {language}; give one of them")
+            for metric in ("cer", "wer"):
+                if scores[metric] is not None:
+                    about = {"task_type": TASK, "dataset_type": data_id, "dataset_name": name, "dataset_split": split}
+                    value = round(100 * scores[metric], 2)
+                    rate = EvalResult(**about, dataset_config=language, metric_type=metric, metric_value=value)
+                    rate.metric_name, rate.task_name = f"{split} {metric.upper()}, %", "Speech Recognition"
+                    rates.append(rate)
+    return rates
+
+
+def _data_name(results: dict) -> str:
+    """Of a test set: where its speech is from, or else its files' names."""
+    names = [source["name"] for source in results.get("sources", ())]
+    return " + ".join(names or [PurePath(path).name for path in results["data"]])
+
+
+def _split(results: dict) -> str:
+    split = "+".join(dict.fromkeys(PurePath(path).stem for path in results["data"]))
+    return f"{split}, sentences unseen in training" if results.get("unseen_in") else split
+
+
+def _data_title(results: dict) -> str:
+    return f"{_data_name(results)}: {_split(results)}" if results.get("sources") else _data_name(results)
+
+
+def _result_rows(results: dict) -> list[tuple[str, ...]]:
+    """A row of a table for each language, then their mean."""
+    total = {**results["macro"], "utterances": results["utterances"], "hours": results["hours"]}
+    rows = [(name, iso_code(name), scores) for name, scores in sorted(results["languages"].items())]
+    return [
+        (name, code, f"{scores['utterances']:,}", _hours(scores["hours"]), *map(_percent, _rates(scores)))
+        for name, code, scores in [*rows, ("mean", "-", total)]
+    ]
+
+
+def _rates(scores: dict) -> list[float | None]:
+    return [scores[name] for name in ("cer", "wer", "language_accuracy")]
+
+
+def _percent(rate: float | None) -> str:
+    return "-" if rate is None else f"{100 * rate:.1f}"
+
+
+def _hours(hours: float) -> str:
+    return "< 0.01" if 0 < hours < 0.01 else f"{hours:,.2f}"
+
+
+# Training
+
+
+def _data_of_all_stages(run: dict) -> dict[str, dict]:
+    """Of each language `human`, `pseudo` and `unlabelled` hours, the most of any stage, and its `teachers`."""
+    data = {}
+    for of in _runs(run):
+        for language in {**of["training_data"], **of["unlabelled_hours"]}:
+            row = data.setdefault(language, {"human": 0.0, "pseudo": 0.0, "unlabelled": 0.0, "teachers": []})
+            learned = of["training_data"].get(language, {"human_hours": 0, "pseudo_labelled_hours": 0, "teachers": []})
+            row["human"] = max(row["human"], learned["human_hours"])
+            row["pseudo"] = max(row["pseudo"], learned["pseudo_labelled_hours"])
+            row["unlabelled"] = max(row["unlabelled"], of["unlabelled_hours"].get(language, 0))
+            row["teachers"] += [teacher for teacher in learned["teachers"] if teacher not in row["teachers"]]
+    return dict(sorted(data.items()))
+
+
+def _data_table(data: dict[str, dict]) -> dict[str, list]:
+    """Without the columns in which there is nothing."""
+    kinds = {"human": "human transcripts, h", "pseudo": "pseudo-labels, h", "unlabelled": "slimIPL, h"}
+    there = [kind for kind in kinds if kind == "human" or any(row[kind] for row in data.values())]
+    teachers = "pseudo" in there
+    return {
+        "data_head": ["language", "ISO 639", *(kinds[kind] for kind in there), *(["teacher"] if teachers else [])],
+        "data_rows": [
+            [language, iso_code(language), *(_hours(row[kind]) for kind in there)]
+            + ([", ".join(f"`{teacher}`" for teacher in row["teachers"]) or "-"] if teachers else [])
+            for language, row in data.items()
+        ],
+    }
+
+
+def _sources(run: dict) -> list[tuple[str, str, str | None]]:
+    """Name, licence and page of all that any stage has learned from, each once."""
+    of_all = [source for of in _runs(run) for source in of["sources"]]
+    return list(dict.fromkeys((source["name"], source["license"], source["url"]) for source in of_all))
+
+
+def _stage_lines(run: dict) -> list[str]:
+    """Sentences on how a model came about; those that are not known by more than a name have one, too."""
+    origin, before, beginning = run["started_from"], [], "a new model"
+    if origin:
+        name = f"`{origin['name']}`" + (f" at `{origin['revision'][:12]}`" if origin["revision"] else "")
+        before = _stage_lines(origin["run"]) if origin["run"] else [f"{name}, whose training is not noted here."]
+        beginning = f"from {name}"
+    learned = run["training_data"].values()
+    hours = {
+        "of human transcripts": sum(data["human_hours"] for data in learned),
+        "of pseudo-labels": sum(data["pseudo_labelled_hours"] for data in learned),
+        "that slimIPL labels on the way": sum(run["unlabelled_hours"].values()),
+    }
+    told = ", ".join(f"{_hours(amount)} h {kind}" for kind, amount in hours.items() if amount)
+    languages = list(run["training_data"])
+    where = languages[0] if len(languages) == 1 else f"{len(languages)} languages"
+    return [*before, f"`{_tag(run)}`: {beginning}, {run['updates']:,} updates on {told}, in {where}."]
+
+
+def _settings(config: dict) -> str:
+    """YAML of the settings that make the result what it is; where one is not set, its default holds."""
+
+    def told(value):
+        if isinstance(value, dict):
+            return {name: told(of) for name, of in value.items() if of not in (None, {}, [])}
+        return value
+
+    settings = told({name: value for name, value in config.items() if name not in UNTOLD})
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).strip()
+
+
+# Limits
+
+
+def _limits(run: dict, results: Sequence[dict], data: dict, languages: Sequence[str]) -> Iterator[str]:
+    """What the numbers say that the model cannot do, and what is not known."""
+    if SYNTHETIC.name in {name for name, *_ in _sources(run)}:
+        yield "It has learned from synthetic speech; do not expect that it understands people."
+    scored = [(language, scores["cer"]) for of in results for language, scores in of["languages"].items()]
+    bad = sorted({language for language, cer in scored if cer is not None and cer > MANY_ERRORS})
+    if bad:
+        yield f"More than half of the characters are wrong (CER above {MANY_ERRORS:.0%}) in {', '.join(bad)}."
+    if missing := [language for language in languages if language not in dict(scored)]:
+        yield f"Nothing here says how good it is in {_all(missing, languages)}: there are no results."
+    if without := [language for language in languages if not data[language]["human"]]:
+        yield f"It has seen no human transcript of {_all(without, languages)}, only pseudo-labels."
+    if few := [language for language in languages if 0 < data[language]["human"] < FEW_HOURS]:
+        yield f"Human transcripts are few, less than {FEW_HOURS} hours, in {_all(few, languages)}."
+    if unspaced := [language for language in languages if iso_code(language) in WITHOUT_SPACES]:
+        yield f"The WER says little about {', '.join(unspaced)}, written without spaces: look at the CER."
+    if unreadable := sum(of.get("unreadable", 0) for of in results):
+        yield f"Recordings that could not be read count as empty texts in the results; there are {unreadable:,}."
+    if unknown := [name for name, license, _ in _sources(run) if license == "unknown"]:
+        yield f"The licence of the speech it has learned from is not known: {', '.join(unknown)}."
+    if _has_pseudo_labels(run):
+        yield "Pseudo-labels repeat the mistakes of their teachers, most of all in names, numbers and foreign words."
+    yield "It writes what it hears, letter by letter, without a language model: words may come out that do not exist."
+    yield "In noise, in music and in languages that it does not know, it may write words that nobody has said."
+
+
+def _all(some: Sequence[str], languages: Sequence[str]) -> str:
+    if len(some) == len(languages) > 1:
+        return "all languages"
+    return ", ".join(some)
