@@ -11,7 +11,7 @@ Shapes: B batch, T feature frames (10 ms), F mel bins, S output frames (30 ms), 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,9 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_mlpl import MlplConfig
 from .ctc_loss import ctc_loss
+
+# Computed together on a CPU: 31 s, enough for fast products. With more, each layer waits for memory from the system.
+PACKED_FRAMES = 1024
 
 
 @dataclass
@@ -159,17 +162,37 @@ class MlplAttention(nn.Module):
         scores = scores[..., length - 1 : length - 1 + length * (2 * length - 1)]
         return scores.unflatten(2, (length, 2 * length - 1))[..., :length]
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, **kwargs):
-        """(B, S, D) and a (B, S) boolean mask -> (B, S, D) and, from the eager implementation, probabilities."""
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        lengths: list[int] | None = None,
+        **kwargs,
+    ):
+        """(B, S, D) and a (B, S) boolean mask -> (B, S, D) and, from the eager implementation, probabilities.
+
+        Or, with `lengths`, (1, sum of lengths, D), utterances one behind the other, each of which sees itself alone.
+        """
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2) * self.head_dim**-0.5
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        # Half of the least number, for float16: a score is added to it, and a row of -inf would be NaN.
-        masked = torch.finfo(query.dtype).min / 2
-        bias = self.position_scores(query).masked_fill(~attention_mask[:, None, None, :], masked)
+        if lengths is None:
+            output, probabilities = self._attend(query, key, value, attention_mask, **kwargs)
+        else:
+            utterances = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
+            output = torch.cat([self._attend(*utterance, None, **kwargs)[0] for utterance in utterances], dim=1)
+            probabilities = None
+        return self.o_proj(output.flatten(2)), probabilities
+
+    def _attend(self, query, key, value, attention_mask, **kwargs):
+        """(B, H, S, head dimension), thrice, and a (B, S) mask or None -> (B, S, H, head dimension), probabilities."""
+        bias = self.position_scores(query)
+        if attention_mask is not None:
+            # Half of the least number, for float16: a score is added to it, and a row of -inf would be NaN.
+            bias = bias.masked_fill(~attention_mask[:, None, None, :], torch.finfo(query.dtype).min / 2)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        output, probabilities = attend(
+        return attend(
             self,
             query,
             key,
@@ -179,7 +202,6 @@ class MlplAttention(nn.Module):
             scaling=1.0,  # the query is scaled already, because the position scores need the scaled one too
             **kwargs,
         )
-        return self.o_proj(output.flatten(2)), probabilities
 
 
 class MlplLayer(GradientCheckpointingLayer):
@@ -198,7 +220,8 @@ class MlplLayer(GradientCheckpointingLayer):
         self.activation_dropout = nn.Dropout(config.activation_dropout)
         self.output_layer_norm = MlplLayerNorm(config)
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, **kwargs) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs) -> torch.Tensor:
+        """As [`MlplAttention`], without probabilities."""
         if not self.training or self.layerdrop == 0:
             return self._kept(hidden_states, attention_mask, **kwargs)
         if torch.compiler.is_compiling():  # a graph has no branches, so it computes both
@@ -209,10 +232,11 @@ class MlplLayer(GradientCheckpointingLayer):
             return self._kept(hidden_states, attention_mask, **kwargs)
         return self._dropped(hidden_states)
 
-    def _kept(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, **kwargs) -> torch.Tensor:
+    def _kept(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs) -> torch.Tensor:
         attended, _ = self.attention(hidden_states, attention_mask, **kwargs)
         hidden_states = self.attention_layer_norm(attended + hidden_states)
-        transformed = self.down_proj(self.activation_dropout(F.relu(self.up_proj(hidden_states))))
+        activations = F.relu(self.up_proj(hidden_states), inplace=True)  # the largest tensor of a layer, once
+        transformed = self.down_proj(self.activation_dropout(activations))
         return self.output_layer_norm(transformed + hidden_states)
 
     def _dropped(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -269,6 +293,27 @@ class MlplPreTrainedModel(PreTrainedModel):
         num_output_frames = self.config.num_output_frames(frame_mask.sum(dim=1))
         return torch.arange(length, device=frame_mask.device) < num_output_frames[:, None]
 
+    def _leaves_out_padding(self, output_mask: torch.Tensor) -> bool:
+        """Whether products are computed of valid frames alone, because on a CPU each frame costs its time.
+
+        Not where gradients are wanted or a graph is made, whose shapes must not depend on the data.
+        """
+        is_eager = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        return is_eager and output_mask.device.type == "cpu"
+
+
+def _groups(lengths: list[int]) -> Iterator[list[tuple[int, int]]]:
+    """Rows and lengths of utterances that have frames, in groups of `PACKED_FRAMES`, or of one longer utterance."""
+    group: list[tuple[int, int]] = []
+    for row, length in enumerate(lengths):
+        if group and sum(length for _, length in group) + length > PACKED_FRAMES:
+            yield group
+            group = []
+        if length > 0:
+            group.append((row, length))
+    if group:
+        yield group
+
 
 class MlplModel(MlplPreTrainedModel):
     """Front end and encoder without heads."""
@@ -307,9 +352,28 @@ class MlplModel(MlplPreTrainedModel):
         frame_mask = self._frame_mask(input_features, attention_mask)
         hidden_states = self.front_end(input_features, frame_mask)
         output_mask = self._output_mask(frame_mask, hidden_states.shape[1])
+        asked = (output_hidden_states, output_attentions, self.config.output_hidden_states)
+        if not any(asked) and self._leaves_out_padding(output_mask) and not self._has_compiled_layers():
+            return BaseModelOutput(last_hidden_state=self._encode_valid_frames(hidden_states, output_mask))
         for layer in self.layers:  # sdpa warns about output_attentions, which it does not give
             hidden_states = layer(hidden_states, output_mask, output_attentions=output_attentions)
         return BaseModelOutput(last_hidden_state=hidden_states)
+
+    def _encode_valid_frames(self, hidden_states: torch.Tensor, output_mask: torch.Tensor) -> torch.Tensor:
+        """The layers without padding, on which zeros are put out: (B, S, D) and (B, S) -> (B, S, D)."""
+        encoded = torch.zeros_like(hidden_states)
+        for group in _groups(output_mask.sum(dim=1).tolist()):
+            lengths = [length for _, length in group]
+            frames = torch.cat([hidden_states[row, :length] for row, length in group])[None]  # (1, sum of lengths, D)
+            for layer in self.layers:
+                frames = layer(frames, None, lengths=lengths)
+            for (row, length), encoded_frames in zip(group, frames[0].split(lengths), strict=True):
+                encoded[row, :length] = encoded_frames
+        return encoded
+
+    def _has_compiled_layers(self) -> bool:
+        """Layers compiled one by one would be compiled again for each list of lengths."""
+        return any(layer._compiled_call_impl is not None for layer in self.layers)
 
 
 class MlplForCTC(MlplPreTrainedModel):
@@ -355,11 +419,7 @@ class MlplForCTC(MlplPreTrainedModel):
         hidden_states = outputs.last_hidden_state
         output_mask = self._output_mask(frame_mask, hidden_states.shape[1])
 
-        logits = self.ctc_head(hidden_states)
-        # Padding must not be transcribed by whoever takes the argmax of a whole batch, as the pipeline does.
-        certain_blank = torch.full_like(logits[0, 0], torch.finfo(logits.dtype).min)
-        certain_blank[self.config.blank_token_id] = 0.0
-        logits = torch.where(output_mask[:, :, None], logits, certain_blank)
+        logits = self._ctc_logits(hidden_states, output_mask)
 
         language_log_probs = None
         if self.lid_head is not None:
@@ -378,6 +438,20 @@ class MlplForCTC(MlplPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _ctc_logits(self, hidden_states: torch.Tensor, output_mask: torch.Tensor) -> torch.Tensor:
+        """(B, S, D) and (B, S) -> (B, S, V)."""
+        leaves_out_padding = self._leaves_out_padding(output_mask)
+        logits = self.ctc_head(hidden_states[:, :1] if leaves_out_padding else hidden_states)
+        # Padding must not be transcribed by whoever takes the argmax of a whole batch, as the pipeline does.
+        certain_blank = torch.full_like(logits[0, 0], torch.finfo(logits.dtype).min)
+        certain_blank[self.config.blank_token_id] = 0.0
+        if not leaves_out_padding:
+            return torch.where(output_mask[:, :, None], logits, certain_blank)
+        logits = certain_blank.repeat(*output_mask.shape, 1)
+        for row, length in enumerate(output_mask.sum(dim=1).tolist()):
+            logits[row, :length] = self.ctc_head(hidden_states[row, :length])
+        return logits
 
     def _loss(self, logits, output_mask, language_log_probs, labels, language_ids, num_utterances) -> torch.Tensor:
         """CTC loss + `lid_loss_weight` x language-ID loss, in fp32, over one normaliser."""

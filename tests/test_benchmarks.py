@@ -95,3 +95,30 @@ def test_committed_results_are_what_scripts_write(name):
 def test_scripts_explain_themselves(script):
     told = subprocess.run([sys.executable, BENCHMARKS / script, "--help"], capture_output=True, text=True)
     assert told.returncode == 0 and told.stdout.startswith("usage:"), told.stderr
+
+
+@pytest.mark.parametrize("frames", [[33], [20, 7, 33]])
+def test_operations_are_those_that_pytorch_counts(frames):
+    """Without gradients, so that padding costs nothing, and without the language head, which is left out."""
+    import torch
+    from large_model import operations
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from hf_mlpl import MlplConfig, MlplForCTC
+
+    config = MlplConfig.tiny(30, [], num_attention_heads=3)
+    model = MlplForCTC._from_config(config, attn_implementation="eager").eval()
+    alone = [torch.randn(1, 3 * n, 80) for n in frames]  # the convolution alone is computed with padding
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        for features in alone:
+            model(features)
+    first_frames = len(frames) * 2 * config.hidden_size * config.vocab_size  # of which the head makes its blank
+    assert operations(config, frames) == counter.get_total_flops() - first_frames
+
+
+def test_the_gpu_benchmark_runs_without_one():
+    command = [sys.executable, BENCHMARKS / "bench_gpu.py", "--tiny", "--rounds", "1", "--batch-size", "1"]
+    done = subprocess.run([*command, "--train-batch-size", "1"], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("inference, eager") for line in lines)
+    assert any(line.startswith("training, eager") for line in lines)

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModel, AutoModelForCTC
 
-from hf_mlpl import MlplConfig, MlplForCTC, MlplModel
+from hf_mlpl import MlplConfig, MlplForCTC, MlplModel, modeling_mlpl
 
 from .golden_model import load_golden_model
 
@@ -116,10 +116,50 @@ def test_a_batch_gives_what_its_utterances_give_one_by_one(attn_implementation, 
     assert_same_gradients(actual, gradients(model, total))
 
 
+@BOTH_ATTENTIONS
+@pytest.mark.parametrize("packed_frames", [1, 5, 1024])  # groups of one utterance, of some, of all
+@pytest.mark.parametrize("lengths", [LENGTHS, [7], [0, 9, 0, 4], [0, 0]])
+def test_without_gradients_padding_is_left_out(attn_implementation, packed_frames, lengths, monkeypatch):
+    """And nothing else changes: gradients are wanted first, so that all frames are computed."""
+    monkeypatch.setattr(modeling_mlpl, "PACKED_FRAMES", packed_frames)
+    # In float64 the probabilities of an utterance without a frame are NaN with `eager`, which computes them in fp32.
+    dtype, rtol = (torch.float64, 1e-9) if attn_implementation == "sdpa" else (torch.float32, 1e-5)
+    model = make_model(attn_implementation, dtype).eval()
+    batch = make_batch(make_utterances([max(n, 1) for n in lengths], dtype), "garbage")
+    batch["attention_mask"][torch.tensor(lengths) == 0] = 0  # an utterance without a frame
+    valid = batch["attention_mask"][:, ::3].bool()
+    seen = outputs_of(model, ["layers.0.up_proj", "ctc_head", "layers.1.attention.o_proj"])
+    expected = model(**batch)
+    assert all(outputs[0].shape[:2] == valid.shape for outputs in seen.values())
+    for outputs in seen.values():
+        outputs.clear()
+    with torch.no_grad():
+        output = model(**batch)
+        hidden_states = model.model(**batch).last_hidden_state
+    for name in ("layers.0.up_proj", "layers.1.attention.o_proj"):  # two forwards
+        assert sum(outputs.shape[1] for outputs in seen[name]) == 2 * valid.sum(), name
+    assert sum(len(outputs) for outputs in seen["ctc_head"][1:]) == valid.sum()
+    torch.testing.assert_close(output.logits, expected.logits, rtol=rtol, atol=rtol)
+    torch.testing.assert_close(output.language_log_probs, expected.language_log_probs, rtol=1e-5, atol=1e-5)
+    assert (hidden_states[~valid] == 0).all()
+
+
+def test_without_gradients_hidden_states_are_those_of_the_padded_batch():
+    model = make_model("eager").eval()
+    batch = make_batch(make_utterances())
+    expected = model(**batch, output_hidden_states=True, output_attentions=True)
+    with torch.no_grad():
+        output = model(**batch, output_hidden_states=True, output_attentions=True)
+    for actual, other in zip(output.hidden_states + output.attentions, expected[2] + expected[3], strict=True):
+        torch.testing.assert_close(actual, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_padded_frames_say_blank_with_certainty(dtype):
+def test_padded_frames_say_blank_with_certainty(dtype, grad):
     model = make_model(dtype=dtype)
-    logits = model(**make_batch(make_utterances(dtype=dtype), "garbage")).logits
+    with torch.set_grad_enabled(grad):
+        logits = model(**make_batch(make_utterances(dtype=dtype), "garbage")).logits
     certain = torch.nn.functional.one_hot(torch.tensor(BLANK), BLANK + 1).to(dtype)
     for row, num_frames in zip(logits.softmax(-1), LENGTHS, strict=True):
         valid = math.ceil(num_frames / 3)
