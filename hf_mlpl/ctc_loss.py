@@ -1,4 +1,4 @@
-"""The CTC loss: of the labels' own classes where there are thousands, and where torch.compile makes one graph of it."""
+"""The CTC loss: of the labels' own classes where there are thousands, and as one operator for torch.compile."""
 
 from __future__ import annotations
 

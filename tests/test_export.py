@@ -5,8 +5,6 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
-from torch.nn import functional as F
-
 
 from .test_modeling_mlpl import BLANK, gradients, make_batch, make_model, make_utterances
 
