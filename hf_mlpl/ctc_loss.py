@@ -19,7 +19,7 @@ def ctc_loss(
     No path goes through a class that the label has not. Of 8065 classes PyTorch's kernel would spend most of its
     time, and S x B x V numbers of memory, on those.
     """
-    if labels.shape[1] < log_probs.shape[2] // 4:
+    if 16 * labels.shape[1] < log_probs.shape[2]:
         classes = F.pad(labels, (1, 0), value=blank)  # (B, 1 + L), the blank before the label
         log_probs = log_probs.gather(2, classes[:, None].expand(-1, log_probs.shape[1], -1))
         # Equal labels must stay equal, so each becomes the place of the first of them. (Without labels there is none.)

@@ -359,7 +359,8 @@ class MlplModel(MlplPreTrainedModel):
         frame_mask = self._frame_mask(input_features, attention_mask)
         hidden_states = self.front_end(input_features, frame_mask)
         output_mask = self._output_mask(frame_mask, hidden_states.shape[1])
-        asked = (output_hidden_states, output_attentions, self.config.output_hidden_states)
+        asked = (output_hidden_states, output_attentions)  # by argument or by configuration, for the padded batch
+        asked += (self.config.output_hidden_states, self.config.output_attentions)
         if not any(asked) and self._leaves_out_padding(output_mask) and not self._has_compiled_layers():
             return BaseModelOutput(last_hidden_state=self._encode_valid_frames(hidden_states, output_mask))
         for layer in self.layers:  # sdpa warns about output_attentions, which it does not give
@@ -453,6 +454,7 @@ class MlplForCTC(MlplPreTrainedModel):
         """(B, S, D) and (B, S) -> (B, S, V), of no meaning on padded frames."""
         if not self._leaves_out_padding(output_mask):
             return self.ctc_head(hidden_states)
+        # The first frame's logits have the dtype of all, under autocast too.
         logits = self.ctc_head(hidden_states[:1, :1]).new_empty(*output_mask.shape, self.config.vocab_size)
         for row, length in enumerate(output_mask.sum(dim=1).tolist()):
             logits[row, :length] = self.ctc_head(hidden_states[row, :length])

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from hf_mlpl.ctc_loss import _loss_and_gradient, ctc_loss
 
-# Of 40 classes few are those of the labels, of 5 most.
+# Of 80 classes few are those of the labels, of 5 most.
 LABELS = torch.tensor([[0, 1, 1, 0], [2, 0, 0, 0], [0, 0, 0, 0], [3, 3, 3, 0], [1, 0, 1, 0]])
 # The second is shorter than its row, the third is empty, the fourth needs five frames and has three.
 LENGTHS = torch.tensor([6, 4, 2, 3, 6]), torch.tensor([4, 1, 0, 3, 3])
@@ -35,7 +35,7 @@ def losses_and_gradient(loss, num_classes, labels, lengths, zero_infinity):
 
 @pytest.mark.parametrize("zero_infinity", [False, True])
 @pytest.mark.parametrize(
-    "loss, num_classes", [(ctc_loss, 40), (ctc_loss, 5), (kernel, 5)], ids=["few", "all", "graph"]
+    "loss, num_classes", [(ctc_loss, 80), (ctc_loss, 5), (kernel, 5)], ids=["few", "all", "graph"]
 )
 def test_losses_and_gradients_are_pytorchs(loss, num_classes, zero_infinity):
     arguments = (num_classes, LABELS, LENGTHS, zero_infinity)
@@ -52,8 +52,8 @@ def test_losses_and_gradients_are_pytorchs(loss, num_classes, zero_infinity):
 @pytest.mark.parametrize("labels", [torch.empty(5, 0, dtype=torch.long), torch.zeros(5, 3, dtype=torch.long)])
 def test_empty_labels(labels):
     lengths = LENGTHS[0], torch.zeros(5, dtype=torch.long)
-    expected, expected_gradient = losses_and_gradient(pytorch, 40, labels, lengths, False)
-    actual, gradient = losses_and_gradient(ctc_loss, 40, labels, lengths, False)
+    expected, expected_gradient = losses_and_gradient(pytorch, 80, labels, lengths, False)
+    actual, gradient = losses_and_gradient(ctc_loss, 80, labels, lengths, False)
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
 
