@@ -232,7 +232,8 @@ class RunPusher:
 
     def _start(self) -> None:
         with self.lock:
-            if self.thread is None:
+            if self.thread is None and (waiting := self.waiting()):
+                self.begun = waiting[0]  # not only when the thread comes to it: until then it could be given up
                 self.thread = threading.Thread(target=self._push_waiting, daemon=True)
                 self.thread.start()
 
