@@ -4,8 +4,9 @@
 
 Random weights, 1.06 billion parameters. The peer is transformers' old port, `MCTCTForCTC` with its feature extractor,
 the same weights, in an environment of its own. Both get samples and give the likeliest classes: 10 s alone, and a
-batch of 16 clips of 2 to 20 s, 178 s, padded by each one's extractor. Beside them, in turns, the products of the same
-sizes run without a model: the processor's own rate. Needs 14 GB of memory and 9 GB of disk.
+batch of 16 clips of 2 to 20 s, 178 s, padded by each one's extractor, with a third of the layers and all weights in
+memory. Beside them, in turns, the products of the same sizes run without a model: the processor's own rate. Needs
+14 GB of memory and 9 GB of disk.
 """
 
 import tempfile
@@ -14,7 +15,18 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from large_model import LANGUAGES, MATRIX_RATE, PORT, clips, folders, operations, output_frames, program
+from large_model import (
+    CLASSES,
+    LANGUAGES,
+    LAYERS,
+    MATRIX_RATE,
+    PORT,
+    clips,
+    folders,
+    operations,
+    output_frames,
+    program,
+)
 from side_by_side import Worker, benchmark_arguments, in_turns, peer_environment, ratio, versions, write_results
 
 
@@ -26,7 +38,7 @@ def main() -> None:
     python, (ours, port) = peer_environment("port", PORT), folders()
     from hf_mlpl import MlplConfig
 
-    config, rows, ratios = MlplConfig.large(8065, LANGUAGES), [], {}
+    rows, ratios = [], {}
     with ExitStack() as stack:
         workers = {
             "hf_mlpl": Worker("hf_mlpl", program("hf_mlpl", ours), options.threads),
@@ -41,8 +53,8 @@ def main() -> None:
             np.savez(path, *clips(what))
             peaks = {}
 
-            def measure(name, path=path, peaks=peaks):
-                told = workers[name].ask(path)
+            def measure(name, request=(path, LAYERS[what]), peaks=peaks):
+                told = workers[name].ask(request)
                 peaks[name] = told["peak_mb"]
                 return told["seconds"]
 
@@ -56,7 +68,7 @@ def main() -> None:
                 rounds=options.rounds if what == "alone" else max(1, options.rounds // 3),
                 warm_up=what == "alone",
             )
-            work = operations(config, frames)
+            work = operations(MlplConfig.large(CLASSES, LANGUAGES, num_hidden_layers=LAYERS[what]), frames)
             for name in ("hf_mlpl", "port"):
                 share = median(work / s / r for s, r in zip(measured[name], measured["matrix"], strict=True))
                 rows.append(

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from large_model import clips, folders, program
+from large_model import LAYERS, clips, folders, program
 from side_by_side import Worker, benchmark_arguments, in_turns, ratio, versions, write_results
 
 AVX2 = {
@@ -40,7 +40,7 @@ def times(processor: str, variables: dict, rounds: int, threads: int) -> tuple[l
         told: dict[str, dict] = {}
 
         def measure(name: str) -> float:
-            told[name] = workers[name].ask(str(path))
+            told[name] = workers[name].ask((str(path), LAYERS["alone"]))
             return told[name]["seconds"]
 
         measured = in_turns({name: lambda name=name: measure(name) for name in workers}, rounds)

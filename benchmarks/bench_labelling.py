@@ -24,8 +24,8 @@ from side_by_side import Worker, benchmark_arguments, in_turns, ratio, versions,
 from hf_mlpl.corpora.utterances import write_utterances
 
 THREADS = 2
-UTTERANCES = {"tiny": 120, "base": 12}  # preset -> how many: minutes each
-ROUNDS = 3
+UTTERANCES = {"tiny": 60, "base": 8}  # preset -> how many: a minute or two each
+ROUNDS = 2
 
 OURS = """
 import shutil
@@ -81,6 +81,7 @@ def load(size):
     return model, PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 def prepare(rows, longest):
     # Recordings one after another, as long as they are `longest` seconds at most together.
+    torch.set_num_threads(1)  # in a process of its own, whose parent has used more
     packs = []
     for audio in rows["audio"]:
         samples = load_audio(audio)

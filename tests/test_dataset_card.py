@@ -50,13 +50,14 @@ def test_its_data_is_what_clients_read(summaries, tmp_path):
     dataset_card(summaries, REPO).save(tmp_path / "README.md")
     data = DatasetCard.load(tmp_path / "README.md").data
     assert data.language == ["de", "sl", "sv"]
-    assert data.license == "cc0-1.0" and data.task_categories == ["automatic-speech-recognition"]
+    assert data.license == ["cc0-1.0", "unknown"] and data.task_categories == ["automatic-speech-recognition"]
     assert data.size_categories == "1M<n<10M" and data.annotations_creators == "machine-generated"
     assert data.configs == [
         {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/train-*.parquet"}]}
         for name in ("de", "sl", "sv-SE")
     ]
     assert dataset_card(summaries[2:], REPO).data.license == "unknown"
+    assert dataset_card(summaries[:2], REPO).data.license == "cc0-1.0"
     other = replace(summaries[0], sources=[{"name": "talks", "license": "cc-by-4.0", "url": None}])
     assert dataset_card([other, summaries[1]], REPO).data.license == ["cc-by-4.0", "cc0-1.0"]
 
