@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,10 +83,11 @@ def transcribe(
     was_training = model.training
     model.eval()
     try:
-        for hypotheses in _in_threads(model, batches) if in_threads else _in_turn(model, batches, num_workers):
-            yield from hypotheses
-            if progress is not None:
-                progress.update(len(hypotheses))
+        with closing(_in_threads(model, batches) if in_threads else _in_turn(model, batches, num_workers)) as parts:
+            for hypotheses in parts:
+                yield from hypotheses
+                if progress is not None:
+                    progress.update(len(hypotheses))
     finally:
         model.train(was_training)
 
@@ -117,6 +119,7 @@ def decode_batch(model: MlplForCTC, processor: MlplProcessor, batch: SpeechBatch
     """What a model in evaluation mode says of the utterances of one batch."""
     output = model(**batch.inputs(model.device))
     best_log_probs, best = (tensor.cpu().numpy() for tensor in best_classes(output.logits))  # (B, S)
+    language_log_probs = None if output.language_log_probs is None else output.language_log_probs.cpu()
     num_frames = model.config.num_output_frames(batch.attention_mask.sum(1)).tolist()
     hypotheses = []
     for i, row in enumerate(batch.indices):  # none where a batch of nothing has become one silent frame
@@ -124,8 +127,8 @@ def decode_batch(model: MlplForCTC, processor: MlplProcessor, batch: SpeechBatch
         decoded = processor.tokenizer.decode(path.tolist(), output_word_offsets=True)
         words = [log_probs[word["start_offset"] : word["end_offset"]].mean() for word in decoded.word_offsets]
         language, language_probability = None, None
-        if output.language_log_probs is not None:
-            languages, own = output.language_log_probs[i], int(batch.language_ids[i])
+        if language_log_probs is not None:
+            languages, own = language_log_probs[i], int(batch.language_ids[i])
             language = model.config.languages[int(languages.argmax())]
             language_probability = float(languages[own].exp()) if own >= 0 else None
         hypotheses.append(

@@ -233,6 +233,27 @@ def test_selection_counts_and_logs_what_it_drops(processor, config, caplog):
     assert "U+00DF LATIN SMALL LETTER SHARP S) x 1" in characters and "'B' (U+0042" in characters
 
 
+@pytest.mark.parametrize("surround", ["", "|"])
+def test_quick_looks_decide_as_cutting_every_text_would(tmp_path, config, surround):
+    """With entries of several characters, one of which is no entry by itself, and entries that share a line."""
+    (tmp_path / "tokens.lst").write_text("|\na\nb B\nch\naa\n")  # no c or h alone
+    processor = MlplProcessor(MlplFeatureExtractor(), MlplTokenizer(tmp_path / "tokens.lst", surround=surround))
+    rng = np.random.default_rng(0)
+    pieces = ["a", "a", "b", "B", "ch", " ", "aa"]
+    texts = ["".join(rng.choice(pieces, rng.integers(1, 40))) for _ in range(400)]
+    texts += ["c", "h", "hc", "ach h", "x", "  ", "a\u00a0b"]
+    seconds = rng.uniform(0.05, 2.5, len(texts)).round(2).tolist()
+    fits = []
+    for text, duration in zip(texts, seconds, strict=True):
+        frames = config.num_output_frames(processor.feature_extractor.num_frames(round(16_000 * duration)))
+        ids = processor.tokenizer(text)["input_ids"]
+        known = text.strip() and not processor.tokenizer.unknown_characters(text)
+        fits.append(bool(known and min_ctc_frames(ids) <= frames))
+    assert 50 < sum(fits) < len(fits) - 50
+    selected, _ = select([(*row, "sl") for row in zip(texts, seconds, strict=True)], processor, config)
+    assert list(selected["id"]) == [f"u{row}" for row, fit in enumerate(fits) if fit]
+
+
 def test_selection_knows_the_exact_number_of_frames(processor, config):
     """Also where seconds times the rate is not quite the number of samples, as for 16,240 of them."""
     for num_samples in [*range(15_900, 16_400, 20), 16_240, 64_240]:
