@@ -1,4 +1,4 @@
-"""The CTC loss, also where torch.compile makes one graph of it, as it cannot of `F.ctc_loss` (in PyTorch 2.13)."""
+"""The CTC loss: of the labels' own classes where there are thousands, and as one operator for torch.compile."""
 
 from __future__ import annotations
 
@@ -14,10 +14,22 @@ def ctc_loss(
     blank: int,
     zero_infinity: bool,
 ) -> torch.Tensor:
-    """`F.ctc_loss` without reduction: fp32 log-probabilities (S, B, V) and labels (B, L) -> losses (B,)."""
-    if torch.compiler.is_compiling():
-        return _loss_and_gradient(log_probs, labels, num_frames, label_lengths, blank, zero_infinity)[0]
-    return F.ctc_loss(log_probs, labels, num_frames, label_lengths, blank, "none", zero_infinity)
+    """`F.ctc_loss` without reduction: log-softmax in fp32, (B, S, V), and labels (B, L) -> losses (B,).
+
+    No path goes through a class that the label has not. Of 8065 classes PyTorch's kernel would spend most of its
+    time, and S x B x V numbers of memory, on those.
+    """
+    if 16 * labels.shape[1] < log_probs.shape[2]:
+        classes = F.pad(labels, (1, 0), value=blank)  # (B, 1 + L), the blank before the label
+        log_probs = log_probs.gather(2, classes[:, None].expand(-1, log_probs.shape[1], -1))
+        # Equal labels must stay equal, so each becomes the place of the first of them. (Without labels there is none.)
+        is_equal = labels[:, :, None] == labels[:, None, :]
+        labels = is_equal.int().argmax(dim=2) + 1 if labels.shape[1] else labels
+        blank = 0
+    elif not torch.compiler.is_compiling():
+        return F.ctc_loss(log_probs.transpose(0, 1), labels, num_frames, label_lengths, blank, "none", zero_infinity)
+    inputs = (log_probs.transpose(0, 1), labels, num_frames, label_lengths, blank, zero_infinity)
+    return _loss_and_gradient(*inputs)[0]
 
 
 @torch.library.custom_op(
@@ -29,13 +41,20 @@ def ctc_loss(
 def _loss_and_gradient(log_probs, labels, num_frames, label_lengths, blank, zero_infinity):
     """Losses, and the gradient of each one in the shape of `log_probs`, from the kernels that `F.ctc_loss` calls.
 
-    What the first kernel leaves for the second, in a shape that depends on the longest label, stays in here.
+    What the first kernel leaves for the second, in a shape that depends on the longest label, stays in here. The
+    second gives the gradient of the logits whose softmax the probabilities are; less the probabilities, it is that
+    of the log-probabilities, which need not sum to 1.
     """
     inputs = (log_probs, labels, num_frames.tolist(), label_lengths.tolist())
     losses, alpha = torch.ops.aten._ctc_loss(*inputs, blank, zero_infinity)
     ones = torch.ones_like(losses)
     gradient = torch.ops.aten._ctc_loss_backward(ones, *inputs, losses, alpha, blank, zero_infinity)
-    return losses.masked_fill(losses.isinf(), 0.0) if zero_infinity else losses, gradient.contiguous()
+    unread = torch.arange(len(log_probs), device=log_probs.device)[:, None] >= num_frames  # (S, B)
+    if zero_infinity:
+        unread = unread | losses.isinf()
+        losses = losses.masked_fill(losses.isinf(), 0.0)
+    gradient = (gradient - log_probs.exp()).masked_fill(unread[:, :, None], 0.0)
+    return losses, gradient.contiguous()
 
 
 @_loss_and_gradient.register_fake

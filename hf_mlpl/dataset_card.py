@@ -16,6 +16,7 @@ from .pseudo_label import SCORES
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
 PICTURE = "scores.png"
 UNKNOWN = "-"
+NOT_NOTED = {"name": "not noted", "license": "unknown", "url": None}  # where speech is from
 
 
 def dataset_card(summaries: Sequence[LabelSummary], repo_id: str) -> DatasetCard:
@@ -34,12 +35,7 @@ def dataset_card(summaries: Sequence[LabelSummary], repo_id: str) -> DatasetCard
         audio_languages="" if len(with_audio) == len(summaries) else f"; only in {', '.join(with_audio)}",
         language_table=_language_table(summaries),
         example=example,
-        join=f"python recipes/join_labels.py --labels {repo_id} --languages {example} "
-        + (
-            "--output labels.parquet"
-            if summaries[0].with_audio
-            else "\\\n    --audio data/unlabelled.parquet --output labels.parquet"
-        ),
+        local_audio="" if summaries[0].with_audio else "--audio data/unlabelled.parquet ",
         scores=SCORES,
         teacher_table=_teacher_table(summaries),
         filters=_filters(summaries),
@@ -51,7 +47,7 @@ def dataset_card(summaries: Sequence[LabelSummary], repo_id: str) -> DatasetCard
 
 
 def _card_data(summaries: Sequence[LabelSummary], repo_id: str) -> DatasetCardData:
-    licenses = sorted({source["license"] for summary in summaries for source in summary.sources}) or ["unknown"]
+    licenses = sorted({source["license"] for summary in summaries for source in summary.sources or [NOT_NOTED]})
     return DatasetCardData(
         language=sorted({iso_code(summary.language) for summary in summaries}),
         license=licenses[0] if len(licenses) == 1 else licenses,
@@ -121,7 +117,7 @@ def _teacher_table(summaries: Sequence[LabelSummary]) -> str:
 def _filters(summaries: Sequence[LabelSummary]) -> str:
     conditions = list(dict.fromkeys(name for summary in summaries for name in summary.hours_kept_by))
     if not conditions:
-        return "None: `kept` is true of every label."
+        return "There is no filter: `kept` is true of every label."
     rows = []
     for summary in summaries:
         alone = (summary.hours_kept_by.get(name) for name in conditions)
@@ -140,7 +136,7 @@ def _fault_table(summaries: Sequence[LabelSummary]) -> str:
 def _sources(summaries: Sequence[LabelSummary]) -> str:
     languages: dict[tuple, list[str]] = {}
     for summary in summaries:
-        for source in summary.sources or [{"name": "not noted", "license": "unknown", "url": None}]:
+        for source in summary.sources or [NOT_NOTED]:
             languages.setdefault((source["name"], source["license"], source["url"]), []).append(summary.language)
     rows = [
         (f"[{name}]({url})" if url else name, license, ", ".join(of)) for (name, license, url), of in languages.items()

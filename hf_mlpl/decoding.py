@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +17,9 @@ from .corpora.utterances import durations_of
 from .data import SpeechBatch, SpeechBatches, plan_batches
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
+
+MAX_FORWARDS = 4  # that a CPU does at a time: each needs memory
+BLOCK_SCORES = 2**20  # logits that are turned into probabilities at a time, 4 MB
 
 
 @dataclass(frozen=True)
@@ -46,44 +51,72 @@ class Hypothesis:
     error: str | None = None
 
 
-@torch.inference_mode()
 def transcribe(
     model: MlplForCTC,
     processor: MlplProcessor,
     dataset: Dataset,
-    max_batch_seconds: float,
-    num_workers: int = 0,
+    max_batch_seconds: float | None = None,
+    num_workers: int | None = None,
     progress: tqdm | None = None,
 ) -> Iterator[Hypothesis]:
     """Transcribes every utterance of a data set exactly once, longest first, in evaluation mode.
 
+    Without workers, a model on a CPU does several batches at a time, each from the files to the texts in a thread of
+    its own, and meanwhile torch's number of threads is smaller: threads that share one forward wait for each other.
+
     Args:
-        max_batch_seconds: audio of one forward, padding counted. It changes the speed, not the texts.
+        max_batch_seconds: audio of one forward, padding counted. It changes the speed, not the texts. By default 50
+            on a CPU, whose cache is small, and else 200.
+        num_workers: processes that decode audio; by default none for a CPU, and else up to 4.
         progress: a bar that counts utterances.
     """
-    durations = durations_of(dataset)
-    batches = SpeechBatches(
-        dataset, plan_batches(durations, max_batch_seconds), processor, model.config, with_labels=False
-    )
+    on_cpu = model.device.type == "cpu"
+    if max_batch_seconds is None:
+        max_batch_seconds = 50.0 if on_cpu else 200.0
+    if num_workers is None:
+        num_workers = 0 if on_cpu else min(4, os.cpu_count() or 1)
+    plan = plan_batches(durations_of(dataset), max_batch_seconds)
+    batches = SpeechBatches(dataset, plan, processor, model.config, with_labels=False)
+    # What FSDP or torch.compile have made of a model is of another class, and does one forward at a time.
+    in_threads = type(model) is MlplForCTC and on_cpu and not num_workers
     was_training = model.training
     model.eval()
     try:
-        for batch in DataLoader(batches, batch_size=None, sampler=range(len(batches.plan)), num_workers=num_workers):
-            for row, problem in batch.problems.items():
-                yield Hypothesis(row=row, error=problem)
-            if batch.indices:
-                yield from decode_batch(model, processor, batch)
+        for hypotheses in _in_threads(model, batches) if in_threads else _in_turn(model, batches, num_workers):
+            yield from hypotheses
             if progress is not None:
-                progress.update(len(batch.indices) + len(batch.problems))
+                progress.update(len(hypotheses))
     finally:
         model.train(was_training)
+
+
+def _in_turn(model: MlplForCTC, batches: SpeechBatches, num_workers: int) -> Iterator[list[Hypothesis]]:
+    loader = DataLoader(batches, batch_size=None, sampler=range(len(batches.plan)), num_workers=num_workers)
+    return (_hypotheses(model, batches.processor, batch) for batch in loader)
+
+
+def _in_threads(model: MlplForCTC, batches: SpeechBatches) -> Iterator[list[Hypothesis]]:
+    num_threads, num_batches = torch.get_num_threads(), len(batches.plan)
+    at_a_time = max(1, min(num_threads, num_batches, MAX_FORWARDS))
+    torch.set_num_threads(num_threads // at_a_time)  # of each thread that begins from now on
+    pool = ThreadPoolExecutor(at_a_time)
+    try:
+        yield from pool.map(lambda n: _hypotheses(model, batches.processor, batches[n]), range(num_batches))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(num_threads)
+
+
+def _hypotheses(model: MlplForCTC, processor: MlplProcessor, batch: SpeechBatch) -> list[Hypothesis]:
+    unreadable = [Hypothesis(row=row, error=problem) for row, problem in batch.problems.items()]
+    return unreadable + (decode_batch(model, processor, batch) if batch.indices else [])
 
 
 @torch.inference_mode()
 def decode_batch(model: MlplForCTC, processor: MlplProcessor, batch: SpeechBatch) -> list[Hypothesis]:
     """What a model in evaluation mode says of the utterances of one batch."""
     output = model(**batch.inputs(model.device))
-    best_log_probs, best = (tensor.cpu().numpy() for tensor in output.logits.float().log_softmax(-1).max(-1))  # (B, S)
+    best_log_probs, best = (tensor.cpu().numpy() for tensor in best_classes(output.logits))  # (B, S)
     num_frames = model.config.num_output_frames(batch.attention_mask.sum(1)).tolist()
     hypotheses = []
     for i, row in enumerate(batch.indices):  # none where a batch of nothing has become one silent frame
@@ -108,3 +141,12 @@ def decode_batch(model: MlplForCTC, processor: MlplProcessor, batch: SpeechBatch
             )
         )
     return hypotheses
+
+
+def best_classes(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best class of each frame (B, S, V), its log-probability first: two (B, S)."""
+    # Of some frames at a time, which stay in a processor's cache: the log-probabilities of all are never there.
+    frames = logits.flatten(0, 1).split(max(1, BLOCK_SCORES // logits.shape[2]))
+    blocks = [block.float().log_softmax(-1).max(-1) for block in frames]
+    log_probs, best = (torch.cat(parts).view(logits.shape[:2]) for parts in zip(*blocks, strict=True))
+    return log_probs, best

@@ -90,8 +90,8 @@ def evaluate_model(
     model: nn.Module,
     processor: MlplProcessor,
     dataset: Dataset,
-    max_batch_seconds: float,
-    num_workers: int = 0,
+    max_batch_seconds: float | None,
+    num_workers: int | None = 0,
     progress: tqdm | None = None,
 ) -> dict | None:
     """

@@ -28,7 +28,7 @@ PASSING = {408, 409, 412, 429}  # and 5xx: statuses that may not come again; 409
 FAILURES = (HTTPError, OSError, ValueError, RuntimeError)  # HTTPError is also the base of what httpx raises
 STATE = "last-checkpoint"  # folder of a pushed run with what training goes on from
 OF_ANOTHER_SAVE = (f"{STATE}/", "results", "curves.png")  # starts of names that a push does not leave there
-WAITING = 2  # snapshots that wait while another one is pushed; older ones are given up
+WAITING = 2  # snapshots that are kept beside the one that is begun; older ones are given up
 END_SECONDS = 3600.0  # that a finished run waits for what is pending
 
 
@@ -177,14 +177,14 @@ class RunPusher:
         self.folder = Path(config.output_dir) / "hub" / "pending"
         self.lock = threading.Lock()
         self.thread: threading.Thread | None = None
-        self.pushing: Path | None = None
+        self.begun: Path | None = None
         self.finished = False
         disable_progress_bars()  # they would go through training's own
         transformers_logging.disable_progress_bar()
         for left in self.folder.glob(partial_path(Path("*")).name):
             shutil.rmtree(left)
         if self.waiting():
-            tqdm.write(f"left by an interrupted run, and pushed now: {self._named(self.waiting())}")
+            tqdm.write(f"left by an interrupted run, and pushed now: {_named(self.waiting())}")
             self._start()
 
     def waiting(self) -> list[Path]:
@@ -203,14 +203,14 @@ class RunPusher:
                 logger.warning("update %d will not be pushed to %s: %s", update, self.config.push_to_hub, error)
                 return
         with self.lock:
-            given_up = [waiting for waiting in self.waiting() if waiting != self.pushing][:-WAITING]
+            given_up = [waiting for waiting in self.waiting() if waiting != self.begun][:-WAITING]
             for old in given_up:
                 _remove(old)
         if given_up:
             logger.warning(
                 "%s: newer ones are waiting, so it is not pushed any more: %s",
                 self.config.push_to_hub,
-                self._named(given_up),
+                _named(given_up),
             )
         self._start()
 
@@ -219,7 +219,7 @@ class RunPusher:
         self.finished, begun = True, self.thread
         self.submit(update, fill)
         if waiting := self.waiting():
-            tqdm.write(f"waiting for {self.config.push_to_hub}; pending: {self._named(waiting)}")
+            tqdm.write(f"waiting for {self.config.push_to_hub}; pending: {_named(waiting)}")
         end = time.monotonic() + END_SECONDS
         if begun is not None:  # it may have used up its patience before
             begun.join(max(0.0, end - time.monotonic()))
@@ -227,7 +227,7 @@ class RunPusher:
         if (thread := self.thread) is not None:
             thread.join(max(0.0, end - time.monotonic()))
             if thread.is_alive():
-                named, remedy = self._named(self.waiting()), self._remedy()
+                named, remedy = _named(self.waiting()), self._remedy()
                 logger.warning("%s: too slow; pending: %s; %s", self.config.push_to_hub, named, remedy)
 
     def _start(self) -> None:
@@ -240,16 +240,16 @@ class RunPusher:
         while True:
             with self.lock:
                 waiting = self.waiting()
-                self.pushing = waiting[0] if waiting else None
-                if self.pushing is None:
+                self.begun = waiting[0] if waiting else None
+                if self.begun is None:
                     self.thread = None
                     return
             try:
-                self._push(self.pushing)
+                self._push(self.begun)
             except Exception as error:  # whatever it is, training goes on
                 logger.warning("%s", error)
                 with self.lock:
-                    self.pushing = self.thread = None
+                    self.thread = None
                 return
 
     def _push(self, snapshot: Path) -> None:
@@ -258,7 +258,7 @@ class RunPusher:
             snapshot,
             self.config.push_to_hub,
             message=f"{self.config.tag}: {'the result, ' if is_final else ''}update {update}",
-            pending=f"{self._named(self.waiting())} pending",
+            pending=f"{_named(self.waiting())} pending",
             remedy=self._remedy(),
             private=self.config.hub_private_repo,
             replaced=OF_ANOTHER_SAVE,
@@ -271,12 +271,13 @@ class RunPusher:
 
     def _remedy(self) -> str:
         if not self.finished:
-            return "the next save tries again"
+            return "the next save, or the end, tries again"
         publish = f"python recipes/publish.py --run {self.config.output_dir} --repo {self.config.push_to_hub}"
         return f"the same training command again pushes it, and so does `{publish}`"
 
-    def _named(self, snapshots: list[Path]) -> str:
-        return ", ".join(f"update {int(snapshot.name.removeprefix('update-'))}" for snapshot in snapshots)
+
+def _named(snapshots: list[Path]) -> str:
+    return ", ".join(f"update {int(snapshot.name.removeprefix('update-'))}" for snapshot in snapshots)
 
 
 def _remove(snapshot: Path) -> None:

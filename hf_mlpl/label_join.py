@@ -6,8 +6,11 @@ A label set may be anyone's: only Parquet files are read, and its ids are compar
 from __future__ import annotations
 
 import csv
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +24,14 @@ from huggingface_hub import snapshot_download
 from .atomic import written_whole
 from .containers import ContainerError, audio_column
 from .corpora.utterances import BLOCK, FEATURES, blocks, id_hashes, keep_rows, take_rows, write_utterances
+from .hub import FAILURES, reason, with_retries
 from .label_sets import LABEL_SET_FEATURES
 from .pseudo_label import LABEL_FEATURES, SCORES
 
 DURATION_TOLERANCE = 0.1  # seconds, some three output frames: tables of segments are rounded
 # What is read of a label set; start and end are those of the local utterance.
 READ = Features({name: kind for name, kind in LABEL_SET_FEATURES.items() if name not in ("start", "end")})
+SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.parquet")
 NEVER_NULL = sorted(set(READ) - {*SCORES, "predicted_language"})
 
 
@@ -56,15 +61,24 @@ def find_label_set(
     """The Parquet files of each language, of a folder with `LANGUAGE/*.parquet` or of a data set on the Hub.
 
     Raises:
-        ValueError: for one without such files, or without one of `languages`.
+        ValueError: for one without such files, without one of several shards, or without one of `languages`.
+        OSError: for a data set that the Hub does not give.
     """
     root = Path(labels)
     if not root.is_dir():
         patterns = [f"{language}/*.parquet" for language in languages or ["*"]]
-        root = Path(snapshot_download(labels, repo_type="dataset", revision=revision, allow_patterns=patterns))
+        download = partial(snapshot_download, labels, repo_type="dataset", revision=revision, allow_patterns=patterns)
+        try:
+            root = Path(with_retries(download))
+        except FAILURES as error:
+            raise OSError(f"{labels}: is no folder, and cannot be had from the Hub ({reason(error)})") from error
     files: dict[str, list[Path]] = {}
     for path in sorted(root.glob("*/*.parquet")):
         files.setdefault(path.parent.name, []).append(path)
+    for paths in files.values():
+        shards = Counter(match.groups() for path in paths if (match := SHARD.fullmatch(path.name)))
+        if any(count != int(of) for (_, of), count in shards.items()):
+            raise ValueError(f"{paths[0].parent}: lacks some of the shards that others count; download it again")
     if missing := sorted(set(languages or ()) - set(files)):
         raise ValueError(f"{labels}: no labels of {', '.join(missing)}")
     if not files:
@@ -89,22 +103,15 @@ def join_labels(
     """
     report = JoinReport()
     with (
-        written_whole(output.with_suffix(".unmatched.tsv")) as partial,
-        open(partial, "w", encoding="utf-8", newline="") as file,
+        written_whole(output.with_suffix(".unmatched.tsv")) as path,
+        open(path, "w", encoding="utf-8", newline="") as file,
     ):
         tell = csv.writer(file, delimiter="\t", lineterminator="\n").writerow
         tell(("id", "language", "what"))
 
         def rows() -> Iterator[dict]:
             for language, paths in files.items():
-                local = keep_rows(
-                    utterances,
-                    ["language"],
-                    lambda block, wanted=language: pc.equal(block["language"], wanted).to_numpy(),
-                )
-                yield from _join(
-                    paths, local, keep_all, report, lambda name, what, of=language: tell((name, of, what))
-                )
+                yield from _join(language, paths, utterances, keep_all, report, tell)
             _refuse_nothing(report, files, utterances)
 
         write_utterances(rows(), output, LABEL_FEATURES)
@@ -137,16 +144,17 @@ def join_own_audio(files: Mapping[str, Sequence[Path]], output: Path, keep_all: 
 
 
 def _join(
-    paths: Sequence[Path], utterances: Dataset, keep_all: bool, report: JoinReport, tell: Callable[[str, str], None]
+    language: str, paths: Sequence[Path], utterances: Dataset, keep_all: bool, report: JoinReport, tell: Callable
 ) -> Iterator[dict]:
     """Labels of a language with their utterances, in the order of the labels; tells which ids have no other side."""
+    utterances = keep_rows(utterances, ["language"], lambda block: pc.equal(block["language"], language).to_numpy())
     find, found = _finder(utterances), np.zeros(len(utterances), bool)
     for labels in _blocks_of_labels(paths):
         rows = find(labels["id"])
         there = rows >= 0
         for name in labels["id"].filter(pa.array(~there)).to_pylist():
             report.no_audio += 1
-            tell(name, "no audio")
+            tell((name, language, "no audio"))
         labels, rows = labels.filter(pa.array(there)), rows[there]
         _, firsts = np.unique(rows, return_index=True)
         twice = found[rows] | ~np.isin(np.arange(len(rows)), firsts)
@@ -155,21 +163,19 @@ def _join(
         found[rows] = True
         kept = keep_all | labels["kept"].to_numpy()
         report.left_out += int((~kept).sum())
-        local = (
-            row for block in blocks(take_rows(utterances, rows[kept]), list(FEATURES)) for row in block.to_pylist()
-        )
+        chosen = blocks(take_rows(utterances, rows[kept]), list(FEATURES))
+        local = (row for block in chosen for row in block.to_pylist())
         for utterance, label in zip(local, labels.filter(pa.array(kept)).to_pylist(), strict=True):
-            if abs(utterance["duration_seconds"] - label["duration_seconds"]) > DURATION_TOLERANCE:
+            here, labelled = utterance["duration_seconds"], label["duration_seconds"]
+            if abs(here - labelled) > DURATION_TOLERANCE:
                 report.other_duration += 1
-                tell(
-                    label["id"], f"{utterance['duration_seconds']:.2f} s, its label {label['duration_seconds']:.2f} s"
-                )
+                tell((label["id"], language, f"{here:.2f} s, its label {labelled:.2f} s"))
             yield _utterance(utterance, label, report)
     first = 0
     for block in blocks(utterances, ["id"]):
         for name in block["id"].filter(pa.array(~found[first : first + len(block)])).to_pylist():
             report.no_label += 1
-            tell(name, "no label")
+            tell((name, language, "no label"))
         first += len(block)
 
 
@@ -196,7 +202,8 @@ def _finder(utterances: Dataset) -> Callable[[pa.ChunkedArray], np.ndarray]:
             candidates = np.flatnonzero((rows < 0) & (first + number < end))
             at = order[first[candidates] + number]
             local = [name for block in blocks(take_rows(utterances, at), ["id"]) for name in block["id"].to_pylist()]
-            same = np.array(local) == np.array(names.take(candidates).to_pylist())
+            pairs = zip(local, names.take(candidates).to_pylist(), strict=True)
+            same = np.array([one == other for one, other in pairs], bool)
             rows[candidates[same]] = at[same]
         return rows
 
@@ -217,6 +224,8 @@ def _blocks_of_labels(paths: Sequence[Path], with_audio: bool = False) -> Iterat
                     labels = table_cast(pa.Table.from_batches([batch]).select(list(READ)), READ.arrow_schema)
                     if empty := [name for name in NEVER_NULL if labels[name].null_count]:
                         raise ValueError(f"{path}: has rows without {', '.join(empty)}")
+                    if not all(0 < seconds < np.inf for seconds in labels["duration_seconds"].to_numpy()):
+                        raise ValueError(f"{path}: has rows with a duration that is none")
                     yield labels
         except ContainerError as error:
             raise ValueError(f"{path}: its labels are without audio; name that with --audio") from error

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import glob
 import json
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -147,9 +148,12 @@ def write_label_set(
         with_audio: adds a column `audio`, FLAC of 16 kHz, mono.
 
     Raises:
-        ValueError: for a folder that is not complete or has no such language, and for audio that cannot be read.
+        ValueError: for a folder that is not complete or has no such language, for one whose name is no locale code,
+            and for audio that cannot be read.
     """
     complete = read_complete(labels)
+    if not re.fullmatch(r"[\w-]+", language):  # which becomes the name of a folder
+        raise ValueError(f"{labels}: has a language {language!r}; label sets take locale codes, such as sv-SE")
     with writing(config.HF_DATASETS_CACHE):
         dataset = Dataset.from_parquet(glob.escape(str(labels / "labels.parquet")), features=LABEL_FEATURES)
     dataset = keep_rows(dataset, ["language"], lambda block: pc.equal(block["language"], language).to_numpy())
@@ -161,7 +165,7 @@ def write_label_set(
     shards = _shards(dataset, with_audio)
     for number, shard in enumerate(shards):
         path = output / language / f"train-{number:05d}-of-{len(shards):05d}.parquet"
-        with written_whole(path) as partial, _parquet_writer(partial, features) as writer:
+        with written_whole(path) as unfinished, _parquet_writer(unfinished, features) as writer:
             for block in blocks(shard, list(LABEL_FEATURES)):
                 [batch] = block.combine_chunks().to_batches()
                 columns = _columns(batch, teacher, revision, counts.add(batch))

@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .corpora.locales import iso_code
 from .corpora.sources import SYNTHETIC
+from .evaluation import RATES
 from .modeling_mlpl import MlplForCTC
 from .pseudo_label import teacher_revision
 
@@ -91,7 +92,7 @@ def _read(run_dir: Path) -> tuple[dict, dict]:
     """Settings and facts of a run."""
     for name in ("config.yaml", "run.json"):
         if not (run_dir / name).is_file():
-            raise ValueError(f"{run_dir}: has no {name}, of which a card is made; name a folder of recipes/train.py")
+            raise ValueError(f"{run_dir}: has no {name}, of which a card is made; recipes/train.py writes it")
     return yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")), _json(run_dir / "run.json")
 
 
@@ -160,10 +161,11 @@ def _eval_results(results: Sequence[dict]) -> list[EvalResult]:
                 raise ValueError(f"two of the results are of {_data_title(of)}, {language}; give one of them")
             for metric in ("cer", "wer"):
                 if scores[metric] is not None:
-                    about = {"task_type": TASK, "dataset_type": data_id, "dataset_name": name, "dataset_split": split}
-                    value = round(100 * scores[metric], 2)
-                    rate = EvalResult(**about, dataset_config=language, metric_type=metric, metric_value=value)
-                    rate.metric_name, rate.task_name = f"{split} {metric.upper()}, %", "Speech Recognition"
+                    rate = EvalResult(
+                        TASK, data_id, name, metric, round(100 * scores[metric], 2), "Speech Recognition"
+                    )
+                    rate.dataset_config, rate.dataset_split = language, split
+                    rate.metric_name = f"{split} {metric.upper()}, %"
                     rates.append(rate)
     return rates
 
@@ -188,13 +190,9 @@ def _result_rows(results: dict) -> list[tuple[str, ...]]:
     total = {**results["macro"], "utterances": results["utterances"], "hours": results["hours"]}
     rows = [(name, iso_code(name), scores) for name, scores in sorted(results["languages"].items())]
     return [
-        (name, code, f"{scores['utterances']:,}", _hours(scores["hours"]), *map(_percent, _rates(scores)))
+        (name, code, f"{scores['utterances']:,}", _hours(scores["hours"]), *(_percent(scores[rate]) for rate in RATES))
         for name, code, scores in [*rows, ("mean", "-", total)]
     ]
-
-
-def _rates(scores: dict) -> list[float | None]:
-    return [scores[name] for name in ("cer", "wer", "language_accuracy")]
 
 
 def _percent(rate: float | None) -> str:

@@ -122,8 +122,9 @@ class MlplFrontEnd(nn.Module):
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
     """softmax(query key' * scaling + attention_mask) value, with the probabilities as second result."""
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling + attention_mask
-    probabilities = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    scores = attention_mask.add(torch.matmul(query, key.transpose(2, 3)), alpha=scaling)
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    probabilities = F.softmax(scores, dim=-1, dtype=dtype).to(query.dtype)
     probabilities = F.dropout(probabilities, p=dropout, training=module.training)
     return torch.matmul(probabilities, value).transpose(1, 2), probabilities
 
@@ -191,7 +192,7 @@ class MlplAttention(nn.Module):
         if attention_mask is not None:
             # Half of the least number, for float16: a score is added to it, and a row of -inf would be NaN.
             bias = bias.masked_fill(~attention_mask[:, None, None, :], torch.finfo(query.dtype).min / 2)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self._implementation(bias, **kwargs), eager_attention_forward)
         return attend(
             self,
             query,
@@ -202,6 +203,12 @@ class MlplAttention(nn.Module):
             scaling=1.0,  # the query is scaled already, because the position scores need the scaled one too
             **kwargs,
         )
+
+    def _implementation(self, bias: torch.Tensor, output_attentions: bool | None = None, **kwargs) -> str:
+        """Where gradients go through the bias, PyTorch's sdpa has no kernel for CPUs, and passes over it more."""
+        name = self.config._attn_implementation
+        is_slow = name == "sdpa" and bias.requires_grad and bias.device.type == "cpu"
+        return "eager" if is_slow and not output_attentions else name  # sdpa gives none, and says so
 
 
 class MlplLayer(GradientCheckpointingLayer):
@@ -421,7 +428,6 @@ class MlplForCTC(MlplPreTrainedModel):
         output_mask = self._output_mask(frame_mask, hidden_states.shape[1])
 
         logits = self._ctc_logits(hidden_states, output_mask)
-
         language_log_probs = None
         if self.lid_head is not None:
             # The head is linear, so the mean of its logits over time is the head of the mean frame.
@@ -432,6 +438,10 @@ class MlplForCTC(MlplPreTrainedModel):
         loss = None
         if labels is not None or language_ids is not None:
             loss = self._loss(logits, output_mask, language_log_probs, labels, language_ids, num_utterances)
+        # Padding must not be transcribed by whoever takes the argmax of a whole batch, as the pipeline does. After the
+        # loss, which does not read it, and in place, because logits are the largest tensors of a step.
+        logits.masked_fill_(~output_mask[:, :, None], torch.finfo(logits.dtype).min)
+        logits[:, :, self.config.blank_token_id].masked_fill_(~output_mask, 0.0)
         return MlplCTCOutput(
             loss=loss,
             logits=logits,
@@ -441,16 +451,11 @@ class MlplForCTC(MlplPreTrainedModel):
         )
 
     def _ctc_logits(self, hidden_states: torch.Tensor, output_mask: torch.Tensor) -> torch.Tensor:
-        """(B, S, D) and (B, S) -> (B, S, V)."""
-        leaves_out_padding = self._leaves_out_padding(output_mask)
-        # Of the first frames if padding is left out: they have the dtype of all, under autocast too.
-        logits = self.ctc_head(hidden_states[:, :1] if leaves_out_padding else hidden_states)
-        # Padding must not be transcribed by whoever takes the argmax of a whole batch, as the pipeline does.
-        certain_blank = torch.full_like(logits[0, 0], torch.finfo(logits.dtype).min)
-        certain_blank[self.config.blank_token_id] = 0.0
-        if not leaves_out_padding:
-            return torch.where(output_mask[:, :, None], logits, certain_blank)
-        logits = certain_blank.repeat(*output_mask.shape, 1)
+        """(B, S, D) and (B, S) -> (B, S, V), of no meaning on padded frames."""
+        if not self._leaves_out_padding(output_mask):
+            return self.ctc_head(hidden_states)
+        # The first frame's logits have the dtype of all, under autocast too.
+        logits = self.ctc_head(hidden_states[:1, :1]).new_empty(*output_mask.shape, self.config.vocab_size)
         for row, length in enumerate(output_mask.sum(dim=1).tolist()):
             logits[row, :length] = self.ctc_head(hidden_states[row, :length])
         return logits
@@ -487,7 +492,7 @@ class MlplForCTC(MlplPreTrainedModel):
         valid = labels >= 0
         lengths = valid.sum(dim=1)
         labels = labels.gather(1, valid.int().argsort(dim=1, descending=True, stable=True))  # -100 behind the rest
-        log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1)
+        log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
         with torch.autocast(logits.device.type, enabled=False):
             blank, zero_infinity = self.config.blank_token_id, self.config.ctc_zero_infinity
             # Beyond its length a row is not read.

@@ -61,8 +61,8 @@ def pseudo_label(
     dataset: Dataset,
     output_dir: Path,
     teacher: str,
-    max_batch_seconds: float,
-    num_workers: int = 0,
+    max_batch_seconds: float | None = None,
+    num_workers: int | None = None,
     sources: Sequence[Source] = (),
 ) -> dict:
     """Labels all utterances of `dataset`, going on where an earlier call stopped; returns what `complete.json` holds.
@@ -71,7 +71,7 @@ def pseudo_label(
 
     Args:
         teacher: revision of the model, as `teacher_revision` gives it; it becomes the labels' `source`.
-        max_batch_seconds: audio of one forward; it changes the speed, not the labels.
+        max_batch_seconds, num_workers: of `transcribe`; they change the speed, not the labels.
         sources: where the speech is from, which is noted in `complete.json`.
 
     Raises:

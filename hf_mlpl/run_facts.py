@@ -25,6 +25,8 @@ from .modeling_mlpl import MlplForCTC
 from .training_config import PRESETS, TrainingConfig
 
 HUMAN = ("human", "reference", None)  # whose the texts are; all others are names of teachers
+# Of a run.json, what the card of a model that goes on from there tells
+FIELDS = set("stage language updates started_from training_data unlabelled_hours sources".split())
 
 
 class RunFacts:
@@ -138,7 +140,16 @@ def _started_from(config: TrainingConfig, model: MlplForCTC) -> dict | None:
         name = config.model
         lenient = {f"_raise_exceptions_for_{reason}": False for reason in ("missing_entries", "connection_errors")}
         made_by = cached_file(name, "run.json", revision=commit, **lenient)
-    return {"name": name, "revision": commit, "run": _json(Path(made_by)) if made_by else None}
+    return {"name": name, "revision": commit, "run": _facts(Path(made_by)) if made_by else None}
+
+
+def _facts(path: Path) -> dict | None:
+    """What a `run.json` says; None if it is a file of another kind, for it may be a stranger's."""
+    try:
+        facts = _json(path)
+    except ValueError:
+        return None
+    return facts if isinstance(facts, dict) and FIELDS <= facts.keys() else None
 
 
 def _json(path: Path) -> dict:

@@ -79,10 +79,12 @@ def main() -> None:
 
 def _commands(language: str, arguments: argparse.Namespace, config: TrainingConfig) -> list[list[str]]:
     """What is still to be done for a language."""
+    from hf_mlpl.hub import pushed_mark
+
     launch, model = shlex.split(arguments.launch), Path(config.output_dir) / "model"
     labels = arguments.labels / language
     commands = []
-    if not model.exists():
+    if not model.exists() or config.push_to_hub and not pushed_mark(config).exists():
         train = [str(RECIPES / "train.py"), arguments.config, *arguments.overrides, f"language={language}"]
         commands.append([*launch, *train])
     if not (labels / "complete.json").exists():

@@ -94,7 +94,7 @@ def corpus_parts(arguments: argparse.Namespace) -> Iterator[Part]:
     from hf_mlpl.corpora.librispeech import librispeech_splits, read_librispeech
     from hf_mlpl.corpora.lists import read_list
     from hf_mlpl.corpora.preparation import Part
-    from hf_mlpl.corpora.sources import LIBRISPEECH, VOXPOPULI, Source, common_voice_source, source_of_corpus
+    from hf_mlpl.corpora.sources import LIBRISPEECH, VOXPOPULI, Source, common_voice_sources, source_of_corpus
     from hf_mlpl.corpora.voxpopuli import read_voxpopuli
     from hf_mlpl.corpora.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_locales
 
@@ -105,8 +105,9 @@ def corpus_parts(arguments: argparse.Namespace) -> Iterator[Part]:
             name = root.removeprefix(HUB)
             mirror = Source(name, url=f"https://huggingface.co/datasets/{name}")
             root = download_mirror(name, locales=languages)
+        sources = common_voice_sources(root)
         for locale in languages or find_locales(root):
-            source = mirror or common_voice_source(root, locale)
+            source = mirror or sources(locale)
             for split in LABELLED:
                 read = partial(read_common_voice, root, split, locales=[locale])
                 yield Part(f"common-voice {split} {locale}", read, split, source)

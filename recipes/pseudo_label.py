@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", required=True, help="utterance files; texts are compared with the labels")
     parser.add_argument("--languages", nargs="+", help="label only these; by default all that are there")
     parser.add_argument("--output", type=Path, required=True, help="folder for shards and labels.parquet")
-    parser.add_argument("--batch-seconds", type=float, default=200.0, help="audio of one forward (default: 200)")
-    parser.add_argument("--num-workers", type=int, default=1, help="processes that decode audio (default: 1)")
+    parser.add_argument("--batch-seconds", type=float, help="audio of one forward (default: 200, on a CPU 50)")
+    parser.add_argument("--num-workers", type=int, help="processes that decode audio (default: 4, for a CPU none)")
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     parser.add_argument("--private", action="store_true", help="of a data set that has to be made")
     parser.add_argument("--with-audio", action="store_true", help="push the audio, too: some 60 MB an hour")
@@ -72,7 +72,8 @@ def main() -> None:
     accelerator.print(f"labels: {path}, by {summary['teacher']}; {summary['errors']} utterances could not be read")
     if arguments.push_to_hub and accelerator.is_main_process:
         options = filters, arguments.with_audio, arguments.private
-        print(*push_label_set(arguments.output, arguments.push_to_hub, *options), sep="\n")
+        for line in push_label_set(arguments.output, arguments.push_to_hub, *options):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

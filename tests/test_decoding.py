@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
 from hf_mlpl.corpora.utterances import FEATURES
-from hf_mlpl.decoding import Hypothesis, transcribe
+from hf_mlpl.decoding import Hypothesis, best_classes, transcribe
 
 LETTERS = "|abcdefghijklmno"
 LANGUAGES = ["de", "sl", "sv-SE"]
@@ -142,6 +143,53 @@ def test_the_training_mode_is_restored(model, processor, dataset, training):
     next(interrupted)
     interrupted.close()
     assert all(module.training == training for module in model.modules())
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("max_batch_seconds, threads_of_each", [(0.01, {1}), (3.0, {1}), (7.0, {2}), (100.0, {4})])
+def test_threads_share_the_batches(model, processor, dataset, four_threads, max_batch_seconds, threads_of_each):
+    seen = []
+    hook = model.register_forward_pre_hook(lambda *_: seen.append((threading.get_ident(), torch.get_num_threads())))
+    hypotheses = by_row(transcribe(model, processor, dataset, max_batch_seconds))
+    hook.remove()
+    assert {threads for _, threads in seen} == threads_of_each
+    assert threading.get_ident() not in {ident for ident, _ in seen}
+    assert torch.get_num_threads() == 4
+    hypotheses.pop(UNREADABLE)
+    assert_same(hypotheses, [by_hand(model, row) for i, row in enumerate(dataset) if i != UNREADABLE])
+
+
+def test_threads_end_with_the_transcripts(model, processor, dataset, four_threads):
+    before = threading.active_count()
+    interrupted = transcribe(model, processor, dataset, 0.01)
+    next(interrupted)
+    interrupted.close()
+    assert threading.active_count() == before and torch.get_num_threads() == 4
+
+    def fail(*_):
+        raise RuntimeError("no memory")
+
+    hook = model.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        list(transcribe(model, processor, dataset, 0.01))
+    hook.remove()
+    assert threading.active_count() == before and torch.get_num_threads() == 4
+
+
+@pytest.mark.parametrize("num_classes", [17, 2**20, 2**20 + 1])
+def test_best_classes_are_those_of_all_frames_at_once(num_classes):
+    logits = torch.randn(2, 3, num_classes, generator=torch.Generator().manual_seed(0))
+    log_probs, best = best_classes(logits)
+    assert torch.equal(best, logits.argmax(-1))
+    expected = logits.double().log_softmax(-1).gather(-1, best[:, :, None])[:, :, 0]
+    torch.testing.assert_close(log_probs.double(), expected, rtol=0, atol=1e-5)
 
 
 def test_gradients_are_off_only_inside(model, processor, dataset):

@@ -21,7 +21,7 @@ from hf_mlpl.corpora import demo
 from hf_mlpl.corpora.common_voice import read_common_voice
 from hf_mlpl.corpora.demo import write_demo_corpus
 from hf_mlpl.corpora.demo_sentences import DEMO_LANGUAGES, SPLIT_BUCKETS, sentences
-from hf_mlpl.corpora.sources import SYNTHETIC, VOXPOPULI, common_voice_source, source_of_corpus
+from hf_mlpl.corpora.sources import SYNTHETIC, VOXPOPULI, common_voice_sources, source_of_corpus
 from hf_mlpl.corpora.utterances import ReadingReport
 from hf_mlpl.corpora.voxpopuli import read_voxpopuli
 
@@ -79,7 +79,7 @@ def test_common_voice_layout(corpus, language, train):
 
 
 def test_it_does_not_pass_for_recorded_speech(corpus):
-    assert common_voice_source(corpus[0], "de") == source_of_corpus(corpus[1], VOXPOPULI) == SYNTHETIC
+    assert common_voice_sources(corpus[0])("de") == source_of_corpus(corpus[1], VOXPOPULI) == SYNTHETIC
     assert SYNTHETIC.name == "synthetic speech by espeak-ng"
 
 

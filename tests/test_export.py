@@ -5,9 +5,6 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
-from torch.nn import functional as F
-
-from hf_mlpl.ctc_loss import _loss_and_gradient
 
 from .test_modeling_mlpl import BLANK, gradients, make_batch, make_model, make_utterances
 
@@ -90,35 +87,6 @@ def test_layers_compiled_one_by_one_share_a_graph(grad):
             actual = model(**batch_of(lengths)).logits
         torch.testing.assert_close(actual, logits, rtol=1e-5, atol=1e-6)
     assert counter.frame_count <= 2  # the first layer's input lies in memory as the convolution left it
-
-
-LOG_PROBS = torch.randn(6, 4, 5, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
-LABELS = torch.tensor([[0, 1, 1], [2, 0, 0], [0, 0, 0], [3, 3, 3]])
-LENGTHS = torch.tensor([6, 4, 2, 3]), torch.tensor([3, 1, 0, 3])  # the last label needs five frames, and has three
-
-
-@pytest.mark.parametrize("zero_infinity", [False, True])
-def test_the_compiled_ctc_loss_is_pytorchs(zero_infinity):
-    weights = torch.tensor([1.0, -2.0, 3.0, 0.5])
-    results = []
-    for loss in (F.ctc_loss, _loss_and_gradient):
-        log_probs = LOG_PROBS.clone().requires_grad_()
-        if loss is F.ctc_loss:
-            losses = loss(log_probs, LABELS, *LENGTHS, 4, "none", zero_infinity)
-        else:
-            losses, _ = loss(log_probs, LABELS, *LENGTHS, 4, zero_infinity)
-        (losses * weights).sum().backward()
-        results.append((losses.detach(), log_probs.grad))
-    (expected, expected_gradient), (actual, gradient) = results
-    assert expected.isinf().tolist() == [False, False, False, not zero_infinity]
-    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0)
-    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-6, atol=1e-7, equal_nan=True)
-
-
-def test_the_compiled_ctc_loss_is_a_sound_operator():
-    """Its shapes without data, its gradients and its tracing agree with what it computes."""
-    for log_probs in (LOG_PROBS.clone(), LOG_PROBS.transpose(0, 1).contiguous().transpose(0, 1)):
-        torch.library.opcheck(_loss_and_gradient, (log_probs.requires_grad_(), LABELS, *LENGTHS, 4, True))
 
 
 # ----------------------------------------------------------------------------------------------------- torch.export

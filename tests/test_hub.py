@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file
 from transformers import pipeline
 
@@ -87,8 +87,12 @@ def test_each_save_is_a_commit_with_a_model_and_a_state(local_hub, run, tone_dat
         assert files["model.safetensors"] == checkpoint["model.safetensors"]
         assert files["last-checkpoint/optimizer.bin"] == checkpoint["optimizer.bin"]
         assert files["metrics.jsonl"].count(b"\n") == update
+        assert f"not finished: {update} of 6 updates." in files["README.md"].decode()
         assert files.keys() - {f"last-checkpoint/{name}" for name in state} == result.files.keys()
     assert len(uploads(local_hub)) == len(set(uploads(local_hub)))
+
+    card = ModelCard.load(REPO)
+    assert "not finished" not in card.text and (card.data.license, card.data.model_name) == ("cc0-1.0", None)
 
     # What it was half-way is as usable as the result.
     weights = [
@@ -151,26 +155,28 @@ def test_a_failure_that_lasts_until_the_next_save(local_hub, run, caplog):
     assert len(uploads(local_hub)) == len(set(uploads(local_hub)))  # what had arrived is not sent again
     (line,) = [record.getMessage() for record in caplog.records if record.name == "hf_mlpl.hub"]
     told = r"me/tones: cannot push to it \(a test wants this to fail\); update 2(, update 4)? pending: "
-    assert re.fullmatch(told + "(the next save tries again|the same training command .*)", line)
+    assert re.fullmatch(told + "(the next save, or the end, tries again|the same training command .*)", line)
 
 
 def test_a_token_that_is_refused(local_hub, run, monkeypatch, caplog, capfd, tmp_path):
+    """It saves six times, and three of them are kept: the first, which was begun, and the last two."""
     monkeypatch.setenv("HF_TOKEN", "hf_" + "wrong" * 7)
-    folder = run()
+    folder = run("run", "save_every=1")
     lines = [record.getMessage() for record in caplog.records if record.name == "hf_mlpl.hub"]
-    refused = "me/tones: cannot push to it (Invalid credentials in Authorization header); update "
+    refused = "me/tones: cannot push to it (Invalid credentials in Authorization header); update 1"
     login = "give HF_TOKEN or `hf auth login` a token that may write to it, then "
-    assert lines[0] == f"{refused}2 pending: {login}the next save tries again"
-    assert "me/tones: newer ones are waiting, so it is not pushed any more: update 2" in lines
+    assert lines[0].startswith(refused) and lines[0].endswith(f"{login}the next save, or the end, tries again")
+    for update in (2, 3, 4):
+        assert f"me/tones: newer ones are waiting, so it is not pushed any more: update {update}" in lines
     publish = f"python recipes/publish.py --run {folder} --repo me/tones"
     again = f"the same training command again pushes it, and so does `{publish}`"
-    assert lines[-1] == f"{refused}4, update 6 pending: {login}{again}"
-    assert "waiting for me/tones; pending: update 4, update 6" in capfd.readouterr().out
+    assert lines[-1] == f"{refused}, update 5, update 6 pending: {login}{again}"
+    assert "waiting for me/tones; pending: update 1, update 5, update 6" in capfd.readouterr().out
     assert not local_hub.repos
 
     monkeypatch.setenv("HF_TOKEN", local_hub.token)
-    run()  # as the line says
-    assert commits(local_hub) == [SECOND, LAST]
+    run("run", "save_every=1")  # as the line says
+    assert commits(local_hub) == ["tones: update 1", "tones: update 5", LAST]
     check_result(local_hub, folder)
     out, err = capfd.readouterr()
     written = b"".join(contents(tmp_path).values()) + "".join(lines + [out, err]).encode()
@@ -178,12 +184,12 @@ def test_a_token_that_is_refused(local_hub, run, monkeypatch, caplog, capfd, tmp
 
 
 def test_a_process_that_is_killed_while_it_pushes(local_hub, run, tone_data, tmp_path):
-    local_hub.delay("PUT", "", 120, times=3)
+    local_hub.delay("PUT", "", 600, times=3)
     folder = tmp_path / "run"
     settings = [f"output_dir={folder}", *SHORT, "max_updates=500", "save_every=200"]
     command = [sys.executable, ROOT / "recipes" / "train.py", tone_data / "tones.yaml", *settings]
     process = subprocess.Popen(command, env=local_hub.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     metrics = folder / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_bytes().count(b"\n") > 220):  # it does not wait for the Hub
         assert process.poll() is None and time.monotonic() < end
@@ -208,7 +214,7 @@ def test_a_finished_run_is_pushed_when_it_is_asked_for(local_hub, run):
     assert HfApi().model_info(REPO).private
 
 
-def test_publish(local_hub, tone_run, tone_data, tmp_path, monkeypatch, capsys, error_of):
+def test_publish(local_hub, tone_run, tone_data, tmp_path, monkeypatch, capfd, error_of):
     folder = tmp_path / "tones"
     shutil.copytree(tone_run, folder)
     with pytest.raises(SystemExit):
@@ -222,16 +228,18 @@ def test_publish(local_hub, tone_run, tone_data, tmp_path, monkeypatch, capsys, 
     results = tmp_path / "test set.json"
     data = tone_data / "dev.parquet"
     run_recipe(monkeypatch, "evaluate.py", "--model", folder / "model", "--data", data, "--output", results)
-    capsys.readouterr()
+    capfd.readouterr()
     command = ["--run", folder, "--results", results, "--repo", REPO, "--private"]
     run_recipe(monkeypatch, "publish.py", *command)
-    assert capsys.readouterr().out == f"pushed to {local_hub.endpoint}/{REPO}, tag tones\n"
+    assert capfd.readouterr().out == f"pushed to {local_hub.endpoint}/{REPO}, tag tones\n"
     run_recipe(monkeypatch, "publish.py", *command)  # again, which changes nothing
     assert commits(local_hub) == ["tones: the result, with test results"]
     files = local_hub.files(REPO)
     assert files.items() >= contents(folder / "model").items()
     assert files["results/test set.json"] == results.read_bytes()
     assert {"config.yaml", "metrics.jsonl", "run.json", "results.json", "curves.png"} < files.keys()
+    card = ModelCard.load(REPO).data
+    assert card.license == "cc0-1.0" and len(card.eval_results) == 4  # CER and WER of two languages
     assert local_hub.repos["model", REPO].private
     assert local_hub.repos["model", REPO].tags["tones"] is local_hub.commits(REPO)[0]
     assert not list(folder.glob(".publish*"))

@@ -122,6 +122,10 @@ def test_what_cannot_be_joined(label_set, tone_labels, local, tmp_path):
 
     assert "no labels of fi" in error(find_label_set, str(label_set), ["fi", "de"])
     assert "no labels, which are files such as sl/train" in error(find_label_set, str(tmp_path))
+    for path in (tmp_path / "set" / "sl" / f"train-{number:05d}-of-00003.parquet" for number in (0, 2)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(files["de"][0].read_bytes())
+    assert "set/sl: lacks some of the shards" in error(find_label_set, str(tmp_path / "set"))
     assert "name that with --audio" in error(join_own_audio, files, output)
     foreign = local.map(lambda row: {"id": f"other/{row['id']}"}, keep_in_memory=True)
     told = error(join_labels, files, foreign, output)
@@ -130,6 +134,7 @@ def test_what_cannot_be_joined(label_set, tone_labels, local, tmp_path):
     told = error(join_labels, changed(id="common_voice_de_train0"), local, output)
     assert "has two labels of 'common_voice_de_train0'" in told
     assert "has rows without text" in error(join_labels, changed(text=None), local, output)
+    assert "a duration that is none" in error(join_labels, changed(duration_seconds=float("nan")), local, output)
     human = {"de": [tone_labels["de"].parent / "de.parquet"]}
     assert "no labels, it has no column blank_ratio, character" in error(join_labels, human, local, output)
     (tmp_path / "no.parquet").write_bytes(b"PAR1 is not enough")

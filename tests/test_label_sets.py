@@ -154,6 +154,8 @@ def test_a_summary_counts(tone_labels, tmp_path):
 def test_labels_that_are_not_complete(tone_labels, tmp_path):
     with pytest.raises(ValueError, match="nothing: no complete pseudo-labels; recipes/pseudo_label.py --output"):
         write_label_set(tmp_path / "nothing", "de", tmp_path)
+    with pytest.raises(ValueError, match="has a language '../fi'; label sets take locale codes"):
+        write_label_set(tone_labels["de"], "../fi", tmp_path)
     with pytest.raises(ValueError, match="no labels of fi; there are de"):
         write_label_set(tone_labels["de"], "fi", tmp_path)
     old = tmp_path / "old"

@@ -20,7 +20,6 @@ from hf_mlpl.model_card import TEMPLATE, model_card
 from hf_mlpl.training import train
 from hf_mlpl.training_config import load_config
 
-from .test_demo_corpus import COMMON_VOICE_LOCALES
 from .test_training import Killed, kill_at
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -175,21 +174,22 @@ def test_labels_and_results_of_tests(tone_data, tone_run, settings, tmp_path, lo
 
 def test_sixty_languages(tmp_path, local_hub):
     """And an origin on the Hub, of which nothing more is known."""
-    hours = dict.fromkeys(COMMON_VOICE_LOCALES, {"human_hours": 12.0, "pseudo_labelled_hours": 0.0, "teachers": []})
+    recipe = yaml.safe_load((ROOT / "recipes" / "common_voice_voxpopuli" / "supervised.yaml").read_text())
+    locales = recipe["languages"]
+    hours = dict.fromkeys(locales, {"human_hours": 12.0, "pseudo_labelled_hours": 0.0, "teachers": []})
     release = {"name": "Common Voice, cv-corpus-6.1-2020-12-11", "license": "cc0-1.0", "url": None}
     session = {"first_update": 5, "hours": 1234.5, "hardware": "NVIDIA H100", "processes": 64, "commit": None}
     run = {
         **{"stage": "supervised", "language": None, "updates": 1000, "dropped": {"no text": 1234}},
-        "model": {"parameters": 1_058_849_871, "languages": COMMON_VOICE_LOCALES},
+        "model": {"parameters": 1_058_849_871, "languages": locales},
         "started_from": {"name": "someone/mlpl", "revision": "f" * 40, "run": None},
         **{"training_data": hours, "unlabelled_hours": {}, "sources": [release]},
         "sessions": [session | {"versions": {"torch": "2.13.0"}}],
     }
     (tmp_path / "run.json").write_text(json.dumps(run))
-    recipe = ROOT / "recipes" / "common_voice_voxpopuli" / "supervised.yaml"
-    config = yaml.safe_load(recipe.read_text()) | {"output_dir": str(tmp_path), "max_updates": 1000}
+    config = recipe | {"output_dir": str(tmp_path), "max_updates": 1000}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    tested = results_on(["test.parquet"], dict.fromkeys(COMMON_VOICE_LOCALES, 0.25), sources=[release])
+    tested = results_on(["test.parquet"], dict.fromkeys(locales, 0.25), sources=[release])
     card = model_card(tmp_path, [tested])
     check(card)
     card.validate()

@@ -146,3 +146,12 @@ def test_the_hardware_has_a_name():
     assert name.strip() == name != ""
     if Path("/proc/cpuinfo").is_file() and "model name" in Path("/proc/cpuinfo").read_text():
         assert f": {name}\n" in Path("/proc/cpuinfo").read_text()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"stage": "a"}'])
+def test_a_strangers_run_json_is_not_believed(tone_run, tone_data, tmp_path, content):
+    shutil.copytree(tone_run / "model", tmp_path / "theirs")
+    (tmp_path / "theirs" / "run.json").write_text(content)
+    settings = [f"output_dir={tmp_path / 'mine'}", f"model={tmp_path / 'theirs'}", "tokens=null", "dev=[]"]
+    told = facts(train(load_config(tone_data / "tones.yaml", [*settings, "max_updates=1"])).parent)
+    assert told["started_from"] == {"name": "theirs", "revision": None, "run": None}

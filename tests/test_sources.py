@@ -9,7 +9,7 @@ import pytest
 
 from hf_mlpl.corpora.locales import iso_code
 from hf_mlpl.corpora.preparation import Part, prepare
-from hf_mlpl.corpora.sources import VOXPOPULI, Source, common_voice_source, source_of_corpus, sources_of
+from hf_mlpl.corpora.sources import VOXPOPULI, Source, common_voice_sources, source_of_corpus, sources_of
 
 RELEASE = Source("Common Voice, cv-corpus-6.1-2020-12-11", "cc0-1.0", "https://commonvoice.mozilla.org")
 
@@ -27,10 +27,10 @@ def write_source(path: Path, **fields) -> Path:
 
 def test_a_release_has_the_name_of_its_folder(tmp_path, monkeypatch):
     release = write_release(tmp_path / "cv-corpus-6.1-2020-12-11", "sl")
-    assert common_voice_source(release, "sl") == common_voice_source(release / "sl", "sl") == RELEASE
-    assert common_voice_source(tmp_path, "sl") == RELEASE  # the folder around it, which is read too
+    assert common_voice_sources(release)("sl") == common_voice_sources(release / "sl")("sl") == RELEASE
+    assert common_voice_sources(tmp_path)("sl") == RELEASE  # the folder around it, which is read too
     monkeypatch.chdir(release / "sl")
-    assert common_voice_source(".", "sl") == RELEASE
+    assert common_voice_sources(".")("sl") == RELEASE
 
 
 @pytest.mark.parametrize("name", ["cv-corpus-6.1-sl.tar.gz", "a.tar"])
@@ -38,7 +38,7 @@ def test_an_archive_has_the_name_of_the_folder_inside(tmp_path, name):
     release = write_release(tmp_path / "cv-corpus-6.1-2020-12-11", "sl")
     with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as archive:
         archive.add(release, release.name)
-    assert common_voice_source(tmp_path / name, "sl") == RELEASE
+    assert common_voice_sources(tmp_path / name)("sl") == common_voice_sources(tmp_path / name)("SL") == RELEASE
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def test_an_archive_has_the_name_of_the_folder_inside(tmp_path, name):
     ],
 )
 def test_names_of_releases(tmp_path, folder, name):
-    assert common_voice_source(write_release(tmp_path / folder, "sl"), "sl").name == f"Common Voice, {name}"
+    assert common_voice_sources(write_release(tmp_path / folder, "sl"))("sl").name == f"Common Voice, {name}"
 
 
 def test_what_has_no_name_of_a_release_gets_no_licence(tmp_path):
     release = write_release(tmp_path / "cv-corpus-mine", "sl")
-    assert common_voice_source(release, "sl") == Source("cv-corpus-mine (in the format of Common Voice)", "unknown")
+    assert common_voice_sources(release)("sl") == Source("cv-corpus-mine (in the format of Common Voice)", "unknown")
     assert source_of_corpus(tmp_path / "talks") == Source("talks (own recordings)", "unknown", None)
 
 
@@ -65,7 +65,7 @@ def test_a_folder_says_itself_what_it_is(tmp_path):
     folder = tmp_path / "cv-corpus-6.1-2020-12-11"
     write_release(folder, "sl")
     write_source(folder / "source.json", **said)
-    assert common_voice_source(folder, "sl") == common_voice_source(folder / "sl", "sl") == Source(**said)
+    assert common_voice_sources(folder)("sl") == common_voice_sources(folder / "sl")("sl") == Source(**said)
     assert source_of_corpus(folder, VOXPOPULI) == source_of_corpus(folder / "table.tsv") == Source(**said)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .locales import to_locale
 from .releases import find_releases
 from .utterances import utterance_files
 
@@ -78,12 +79,18 @@ def source_of_corpus(root: str | Path, published: Source | None = None) -> Sourc
     return published or Source(f"{root.name} (own recordings)")
 
 
-def common_voice_source(root: str | Path, locale: str) -> Source:
-    """Of a locale of a release; its licence is known where its folder or archive has the name of a release."""
-    releases = find_releases(Path(root))
-    places = [str(Path(root).absolute()), *([str(releases[locale]().name)] if locale in releases else [])]
-    names = [match.group() for place in places for match in NAMED_RELEASE.finditer(place)]
-    if not names:
-        return source_of_corpus(root, Source(f"{Path(root).absolute().name} (in the format of Common Voice)"))
-    release = max(names, key=len)  # an archive may have a shorter name than the folder in it
-    return source_of_corpus(root, Source(f"Common Voice, {release}", "cc0-1.0", "https://commonvoice.mozilla.org"))
+def common_voice_sources(root: str | Path) -> Callable[[str], Source]:
+    """Locale -> its source; the licence is known where its folder or archive has the name of a release."""
+    root = Path(root).absolute()
+    releases = find_releases(root)
+
+    def source(locale: str) -> Source:
+        release = releases.get(to_locale(locale))
+        places = [str(root), *([str(release().name)] if release else [])]
+        names = [match.group() for place in places for match in NAMED_RELEASE.finditer(place)]
+        if not names:
+            return source_of_corpus(root, Source(f"{root.name} (in the format of Common Voice)"))
+        name = max(names, key=len)  # an archive may have a shorter one than the folder in it
+        return source_of_corpus(root, Source(f"Common Voice, {name}", "cc0-1.0", "https://commonvoice.mozilla.org"))
+
+    return source

@@ -29,14 +29,15 @@ python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels
 
 section "Stage 4, final: the model goes on with labels and pseudo-labels, then with the labels alone, as the paper's did"
 $launch recipes/train.py recipes/demo/mixed.yaml
-$launch recipes/train.py recipes/demo/final.yaml
+$launch recipes/train.py recipes/demo/final.yaml license=apache-2.0 # of the weights, for their card
 
 section "For comparison, slimIPL on all languages at once, whose labels the paper found poor for low-resource languages"
-$launch recipes/train.py recipes/demo/language_finetune.yaml output_dir=$run/at_once language=null \
+$launch recipes/train.py recipes/demo/language_finetune.yaml output_dir=$run/at_once stage=at_once language=null \
     language_alpha=0.3 max_updates=350 slimipl.cache_size=32
 
 section "The control: the supervised model goes on with the labels alone, for as many updates"
-$launch recipes/train.py recipes/demo/final.yaml output_dir=$run/control model=$run/supervised/model max_updates=600
+$launch recipes/train.py recipes/demo/final.yaml output_dir=$run/control stage=control \
+    model=$run/supervised/model max_updates=600
 
 section "Character error rates on test speakers whom no stage has heard"
 for stage in supervised control at_once final; do
