@@ -41,8 +41,8 @@ def test_one_graph_serves_inference_at_every_length(attn_implementation):
         expected = model(**batch_of(lengths))  # with gradients, so that padding is not left out
         with torch.no_grad():
             output = compiled(**batch_of(lengths))
-        torch.testing.assert_close(output.logits, expected.logits, rtol=0, atol=0)
-        torch.testing.assert_close(output.language_log_probs, expected.language_log_probs, rtol=0, atol=0)
+        torch.testing.assert_close(output.logits, expected.logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(output.language_log_probs, expected.language_log_probs, rtol=1e-5, atol=1e-5)
     assert counter.frame_count == 1
     assert [node for node in counter.graphs[0].graph.nodes if "conv1d" in str(node.target)]  # see below
 
