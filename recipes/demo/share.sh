@@ -13,17 +13,6 @@ clips=($run/corpora/cv-corpus-demo/nl/clips/common_voice_nl_3*.mp3)
 python recipes/publish.py --run $run/final --results $run/final.json --repo $model
 python recipes/publish_labels.py $run/labels/*/ --repo $labels
 
-python - $model $labels ${clips[0]} <<EOF
-import sys
-
-import hf_mlpl
-from datasets import load_dataset
-from transformers import pipeline
-
-model, labels, clip = sys.argv[1:]
-print(f"{model} hears in {clip}: {pipeline('automatic-speech-recognition', model=model)(clip)['text']}")
-for row in load_dataset(labels, "nl", split="train", streaming=True).take(3):
-    print(f"{labels} has for {row['id']}: {row['text']}")
-EOF
+python recipes/demo/load_shared.py $model $labels ${clips[0]}
 python recipes/join_labels.py --labels $labels --languages nl --audio $run/data/unlabelled.parquet \
     --output $run/labels_from_hub.parquet
