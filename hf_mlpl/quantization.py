@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+SMALLEST = torch.finfo(torch.float32).tiny  # a scale, so that nothing is divided by zero
+
 
 class Int8Linear(nn.Module):
     """A linear map without bias, with one scale for each row of its int8 weights and one for each frame of its input.
@@ -20,14 +22,14 @@ class Int8Linear(nn.Module):
     def __init__(self, linear: nn.Linear, levels: int):
         super().__init__()
         self.levels = levels
-        scale = linear.weight.detach().abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        scale = (linear.weight.detach().abs().amax(dim=1) / 127).clamp_(min=SMALLEST)
         weight = (linear.weight.detach() / scale[:, None]).round_().to(torch.int8)
         self.weight = torch.ops.onednn.qlinear_prepack(weight, None)  # in a layout of oneDNN's own
         self.scale = scale
         self.zero_point = torch.zeros(len(scale), dtype=torch.long)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:  # (..., in) -> (..., out), fp32
-        scale = inputs.abs().amax(dim=-1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny) / self.levels
+        scale = (inputs.abs().amax(dim=-1, keepdim=True) / self.levels).clamp_(min=SMALLEST)
         # Unsigned, which no processor has to shift first: the zero lies at levels + 1.
         rounded = (inputs / scale).round_().add_(self.levels + 1).to(torch.uint8)
         outputs = torch.ops.onednn.qlinear_pointwise(
