@@ -439,7 +439,10 @@ class MlplForCTC(MlplPreTrainedModel):
         if labels is not None or language_ids is not None:
             loss = self._loss(logits, output_mask, language_log_probs, labels, language_ids, num_utterances)
         # Padding must not be transcribed by whoever takes the argmax of a whole batch, as the pipeline does. After the
-        # loss, which does not read it, and in place, because logits are the largest tensors of a step.
+        # loss, which does not read it; and in place, because nothing is larger than logits, unless gradients are
+        # wanted: FSDP's hook on a model's output does not survive that.
+        if torch.is_grad_enabled():
+            logits = logits.clone()
         logits.masked_fill_(~output_mask[:, :, None], torch.finfo(logits.dtype).min)
         logits[:, :, self.config.blank_token_id].masked_fill_(~output_mask, 0.0)
         return MlplCTCOutput(
