@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import shutil
+from enum import Enum
 from pathlib import Path
 
 import torch
@@ -154,10 +155,18 @@ class _MetadataUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str):
+        if (module, name) == ("builtins", "getattr"):  # as Python 3.11.0 to 3.11.3 pickle a member of an enumeration
+            return _enum_member
         is_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if not is_type and name not in self.ALLOWED.get(module, "").split():
             raise pickle.UnpicklingError(f"{module}.{name}")
         return super().find_class(module, name)
+
+
+def _enum_member(enumeration: type[Enum], name: str) -> Enum:
+    if not issubclass(enumeration, Enum):
+        raise pickle.UnpicklingError(f"getattr({enumeration.__name__}, {name!r})")
+    return enumeration[name]
 
 
 def _check_shards(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Runs that go on from what was pushed, on a machine where everything lies elsewhere, and states that are refused."""
 
+import io
 import json
 import pickle
 import runpy
@@ -13,11 +14,12 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 from safetensors.torch import load_file
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 from transformers import pipeline
 
 from hf_mlpl import MlplProcessor
 from hf_mlpl.checkpoints import checkpoints
-from hf_mlpl.resume import SHARDS, resume_from_hub
+from hf_mlpl.resume import SHARDS, _MetadataUnpickler, resume_from_hub
 from hf_mlpl.training import train
 from hf_mlpl.training_config import TrainingConfig, load_config
 
@@ -181,6 +183,27 @@ def test_a_hostile_state_is_refused_and_does_not_run(local_hub, settings, tmp_pa
     assert not flag.exists()
     pickle.loads(pickle.dumps(Hostile(flag)))  # which would have
     assert flag.exists()
+
+
+class Named:
+    """Pickled as Python 3.11.0 to 3.11.3 pickle a member of an enumeration."""
+
+    def __init__(self, *owner_and_name):
+        self.owner_and_name = owner_and_name
+
+    def __reduce__(self):
+        return getattr, self.owner_and_name
+
+
+def test_metadata_names_members_of_enumerations_and_nothing_else():
+    def load(content: object):
+        return _MetadataUnpickler(io.BytesIO(pickle.dumps(content))).load()
+
+    memory_format = _MEM_FORMAT_ENCODING.TORCH_PRESERVE_FORMAT
+    assert load(memory_format) is load(Named(_MEM_FORMAT_ENCODING, "TORCH_PRESERVE_FORMAT")) is memory_format
+    for other in (Named(Metadata, "__init__"), Named(_MEM_FORMAT_ENCODING, "__init__"), Named(memory_format, "name")):
+        with pytest.raises((pickle.UnpicklingError, KeyError, TypeError)):
+            load(other)
 
 
 @pytest.mark.slow
