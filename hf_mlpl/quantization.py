@@ -1,4 +1,4 @@
-"""Weights of 8 bits for inference on a CPU: a quarter of the memory, and faster."""
+"""Weights of 8 bits for inference on a CPU: a third of the memory, and faster."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--language", help="write with the characters of this language only, such as sl")
     parser.add_argument(
-        "--int8", action="store_true", help="weights of 8 bits, on a CPU: a quarter of the memory, and faster"
+        "--int8", action="store_true", help="weights of 8 bits, on a CPU: a third of the memory, and faster"
     )
     parser.add_argument("--batch-size", type=int, default=8, help="recordings in one forward; default: 8")
 
