@@ -79,9 +79,12 @@ class LabelSummary:
             ValueError: for a file that is no summary.
         """
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            summary = cls(**json.loads(path.read_text(encoding="utf-8")))
+            if missing := SCORES.keys() - dict(summary.scores).keys():
+                raise ValueError(f"no score {', '.join(sorted(missing))}")
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: no summary of pseudo-labels ({error})") from error
+        return summary
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))

@@ -1,6 +1,7 @@
 """Label sets: what is in them, the same bits each time, and what the Hub has of them, whatever the network does."""
 
 import ast
+import dataclasses
 import json
 import math
 import subprocess
@@ -343,6 +344,10 @@ def test_a_summary_that_is_none(hub_of_labels, tone_labels):
     options = {"path_in_repo": "fi/summary.json", "repo_id": REPO, "repo_type": "dataset"}
     HfApi().upload_file(path_or_fileobj=b"{}", **options)
     with pytest.raises(OSError, match="fi/summary.json: no summary of pseudo-labels .*missing 17 required"):
+        push(tone_labels["de"])
+    older = dict.fromkeys(field.name for field in dataclasses.fields(LabelSummary)) | {"scores": {"blank_ratio": {}}}
+    HfApi().upload_file(path_or_fileobj=json.dumps(older).encode(), **options)
+    with pytest.raises(OSError, match="fi/summary.json: no summary of pseudo-labels .no score characters_per_s"):
         push(tone_labels["de"])
 
 
