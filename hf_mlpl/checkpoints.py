@@ -9,12 +9,14 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pyarrow.compute as pc
 import torch
 import yaml
 from accelerate import Accelerator
 from datasets import Dataset
 
 from .atomic import partial_path, write_json, write_text, writing, written_whole
+from .corpora.texts import join
 from .corpora.utterances import blocks
 from .hub import STATE, RunPusher, link, pushed_mark
 from .model_card import model_card
@@ -72,8 +74,9 @@ def digest(processor: MlplProcessor, **datasets: Dataset | None) -> dict[str, st
             continue
         sha = hashlib.sha256()
         for block in blocks(dataset, ["id", "text"]):
-            rows = zip(block["id"].to_pylist(), block["text"].to_pylist(), strict=True)
-            sha.update("".join(f"{id}\0{text}\0" for id, text in rows).encode())
+            ids, texts = (pc.fill_null(block[name], "None") for name in ("id", "text"))
+            rows = pc.binary_join_element_wise(ids, texts, "", "\0")  # id, NUL, text, NUL
+            sha.update(join(rows.combine_chunks(), "").as_buffer())
         digests[name] = sha.hexdigest()
     return digests
 

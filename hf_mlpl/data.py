@@ -22,9 +22,11 @@ from torch.nn.utils.rnn import pad_sequence
 from .audio import AudioError, load_audio
 from .augment import SpecAugmentConfig, spec_augment
 from .configuration_mlpl import MlplConfig
+from .corpora.texts import NUM_CODE_POINTS, SPACE, TextBlock
 from .corpora.utterances import blocks, distinct, durations_of, keep_rows
 from .processing_mlpl import MlplProcessor
-from .text import normalize_text, unknown_character_report
+from .text import unknown_character_report
+from .tokenization_mlpl import MlplTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -75,39 +77,34 @@ def select_for_training(
     """
     _check_languages(dataset, config)
     dropped, unknown_characters = Counter(), Counter()
+    tokenizer, classes = processor.tokenizer, _classes(processor.tokenizer)
 
-    tokenizer = processor.tokenizer
-
-    def reason_against(text: str, doubtful: set[str], seconds: float, num_frames: int) -> str | None:
-        # The quick looks decide for most of the texts: to cut millions into labels takes minutes
+    def reason_against(text: str, seconds: float, num_frames: int) -> str | None:
         if not text:
             return "no text"
-        if not doubtful.isdisjoint(text) and (unknown := tokenizer.unknown_characters(text)):
+        if unknown := tokenizer.unknown_characters(text):
             unknown_characters.update(unknown)
             return "unknown characters"
         if seconds > max_seconds:
             return f"longer than {max_seconds:g} s"
-        most_labels = len(text) + 2  # with `surround`
-        if 2 * most_labels - 1 > num_frames:
-            labels = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))  # tokenizer(text) takes twice as long
-            if min_ctc_frames(labels) > num_frames:
-                return "more labels than frames"
-        return None
+        labels = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))  # tokenizer(text) takes twice as long
+        return "more labels than frames" if min_ctc_frames(labels) > num_frames else None
 
     def usable(block: pa.Table) -> np.ndarray:
-        names, raw_texts, durations = (block[name].to_pylist() for name in ("id", "text", "duration_seconds"))
-        texts = [normalize_text(text or "") for text in raw_texts]
-        # Characters that are no entries by themselves, but may be part of one
-        doubtful = set(tokenizer.unknown_characters(" ".join(set().union(*texts))))
-        num_frames = _num_output_frames(durations, processor, config)
-        reasons = [
-            reason_against(text, doubtful, *row) for text, *row in zip(texts, durations, num_frames, strict=True)
-        ]
-        for name, text, seconds, reason in zip(names, raw_texts, durations, reasons, strict=True):
+        texts, seconds = TextBlock(block["text"]), block["duration_seconds"].to_numpy()
+        num_frames = _num_output_frames(seconds, processor, config)
+        labels = classes.take(texts.code_points)
+        most_frames = texts.lengths + 2 + texts.count(np.append(False, labels[1:] == labels[:-1]))  # with `surround`
+        kept = (texts.lengths > 0) & ~texts.has(labels < 0) & (seconds <= max_seconds) & (most_frames <= num_frames)
+        rows = np.flatnonzero(~kept)  # the others are fine, and that is nearly all
+        looked_at = block.select(["id", "text"]).append_column("normalized", texts.texts).take(rows)
+        for row, name, raw, text in zip(rows, *(column.to_pylist() for column in looked_at.columns), strict=True):
+            reason = reason_against(text, seconds[row], num_frames[row])
+            kept[row] = reason is None
             if reason is not None:
                 dropped[reason] += 1
-                logger.warning("utterance %s dropped: %s (%.2f s, %r)", name, reason, seconds, text)
-        return np.array([reason is None for reason in reasons])
+                logger.warning("utterance %s dropped: %s (%.2f s, %r)", name, reason, seconds[row], raw)
+        return kept
 
     selected = keep_rows(dataset, ["id", "text", "duration_seconds"], usable)
     if unknown_characters:
@@ -140,10 +137,29 @@ def _check_languages(dataset: Dataset, config: MlplConfig) -> None:
         raise ValueError(f"the model has no class for {', '.join(unknown)}; it knows {', '.join(config.languages)}")
 
 
-def _num_output_frames(durations: Sequence[float], processor: MlplProcessor, config: MlplConfig) -> list[int]:
+def _classes(tokenizer: MlplTokenizer) -> np.ndarray:
+    """(NUM_CODE_POINTS,) label ids of the characters that are entries by themselves, -1 for all others.
+
+    The labels of a text without others are these, or fewer with entries of several characters, and among fewer there
+    are not so many more equal neighbours that CTC needs more frames for them; but where such an entry shares its line
+    there may be, so that then all have the same class.
+    """
+    ids = tokenizer.get_vocab()
+    characters = [entry for entry in ids if len(entry) == 1]
+    known = sorted(set(characters) - tokenizer.unknown_characters(" ".join(characters)).keys())
+    classes = np.full(NUM_CODE_POINTS, -1, np.int32)
+    classes[[ord(character) for character in known]] = [ids[character] for character in known]
+    classes[SPACE] = tokenizer.word_delimiter_token_id
+    lines = Counter(ids.values())
+    if any(len(entry) > 1 and lines[number] > 1 for entry, number in ids.items()):
+        classes = np.minimum(classes, 0)
+    return classes
+
+
+def _num_output_frames(seconds: np.ndarray, processor: MlplProcessor, config: MlplConfig) -> np.ndarray:
     extractor = processor.feature_extractor
-    num_frames = [extractor.num_frames(round(seconds * extractor.sampling_rate)) for seconds in durations]
-    return config.num_output_frames(np.array(num_frames)).tolist()
+    num_samples = np.rint(seconds * extractor.sampling_rate).astype(np.int64)
+    return config.num_output_frames(extractor.num_frames(num_samples))
 
 
 class Batches(Sequence):

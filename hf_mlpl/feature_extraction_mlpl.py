@@ -75,9 +75,9 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         self.mel_floor = mel_floor
         self.do_normalize = do_normalize
 
-    def num_frames(self, num_samples: int) -> int:
-        """Frames of an utterance of `num_samples` samples: only whole windows count, but at least one."""
-        return 1 + max(num_samples - self.win_length, 0) // self.hop_length
+    def num_frames(self, num_samples):
+        """Frames of an utterance of `num_samples`, an int or an array: only whole windows count, but at least one."""
+        return 1 + np.maximum(num_samples - self.win_length, 0) // self.hop_length
 
     def __call__(
         self,

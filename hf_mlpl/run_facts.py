@@ -124,7 +124,7 @@ def _unlabelled_hours(dataset: Dataset) -> dict[str, float]:
 def _seconds(dataset: Dataset, by: list[str]) -> Iterator[tuple]:
     """Values of some columns, and the seconds of the utterances of a block that have them."""
     for block in blocks(dataset, [*by, "duration_seconds"]):
-        for row in block.group_by(by).aggregate([("duration_seconds", "sum")]).to_pylist():
+        for row in block.group_by(by, use_threads=False).aggregate([("duration_seconds", "sum")]).to_pylist():
             yield *(row[name] for name in by), row["duration_seconds_sum"]
 
 

@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -33,6 +35,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from .atomic import write_json
+from .corpora.utterances import Column, blocks
 from .data import IGNORED, BatchPlan, SpeechBatch, SpeechBatches, min_ctc_frames
 from .decoding import Hypothesis, decode_batch
 from .modeling_mlpl import MlplForCTC
@@ -222,7 +225,7 @@ class SlimIpl:
         self.loader = _StepLoader(labelled, unlabelled)
         self.num_workers = num_workers
         self.utterances = unlabelled.dataset
-        self.ids = list(unlabelled.dataset["id"][:])
+        self.ids = Column(unlabelled.dataset, "id")
         self.labels: dict[str, str] = {}  # by utterance id, this process's shard
         self.label_next: list[SpeechBatch] = []  # what `after_update` labels
         self.teacher = model if self.config.ema_decay is None else copy.deepcopy(model)
@@ -265,10 +268,10 @@ class SlimIpl:
         if self.config.variant == "cache" and not self.step.supervised:
             self._keep(self._label(self.label_next))
             self.label_next = []
-        if self.config.variant == "fixed-pre-cache":
-            kept = [name for rows in self.plan.cache for row in rows if self._is_mine(name := self.ids[row])]
-            if len(self.labels) > 2 * len(kept):
-                self.labels = {name: self.labels[name] for name in kept if name in self.labels}
+        num_cached = sum(map(len, self.plan.cache)) / self.accelerator.num_processes
+        if self.config.variant == "fixed-pre-cache" and len(self.labels) > 2 * num_cached:
+            names = (self.ids[row] for rows in self.plan.cache for row in rows)
+            self.labels = {name: self.labels[name] for name in names if name in self.labels}
 
     def _label(self, batches: list[SpeechBatch]) -> dict[str, str]:
         """Greedy labels, in evaluation mode, of this process's and all other processes' batches, by utterance id."""
@@ -360,12 +363,16 @@ class LabelHealth:
 
     def __init__(self, labelled: Dataset):
         characters, seconds = Counter(), Counter()
-        for language, text, duration in zip(
-            labelled["language"][:], labelled["text"][:], labelled["duration_seconds"][:], strict=True
-        ):
-            for group in (language, None):  # None: all of them, for a language without labelled speech
-                characters[group] += len(text)
-                seconds[group] += duration
+        for block in blocks(labelled, ["language", "text", "duration_seconds"]):
+            texts, durations = block["text"], block["duration_seconds"]
+            table = pa.table(
+                {"language": block["language"], "characters": pc.utf8_length(texts), "seconds": durations}
+            )
+            sums = table.group_by("language", use_threads=False).aggregate([("characters", "sum"), ("seconds", "sum")])
+            for row in sums.to_pylist():
+                for group in (row["language"], None):  # None: all of them, for a language without labelled speech
+                    characters[group] += row["characters_sum"]
+                    seconds[group] += row["seconds_sum"]
         self.rates = {group: characters[group] / seconds[group] for group in seconds}  # characters per second
         self.rows: list[tuple[dict, Hypothesis]] = []
 

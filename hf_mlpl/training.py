@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator
@@ -21,6 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .checkpoints import Saves, check_same_config, digest, push_result, write_config
 from .configuration_mlpl import MlplConfig
+from .corpora.texts import NUM_CODE_POINTS, TextBlock
 from .corpora.utterances import blocks, distinct, durations_of, keep_rows, read_utterances
 from .data import (
     BatchPlan,
@@ -38,7 +40,6 @@ from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
 from .run_facts import RunFacts
 from .slimipl import SlimIpl, SlimIplPlan, collapse
-from .text import normalize_text
 from .tokenization_mlpl import MlplTokenizer
 from .training_config import PRESETS, TrainingConfig
 from .training_log import TrainingLog
@@ -199,14 +200,15 @@ def check_model_fields(config: TrainingConfig) -> None:
         raise ValueError(f"model_fields has {', '.join(unknown)}, which MlplConfig does not have")
 
 
-def _human_characters(train_set: Dataset) -> dict[str, set[str]]:
+def _human_characters(train_set: Dataset) -> dict[str, list[str]]:
     """Of each language's transcripts; a pseudo-label says what a model writes, not how the language is written."""
-    characters = defaultdict(set)
+    seen: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(NUM_CODE_POINTS, bool))
     for block in blocks(train_set, ["language", "text", "source"]):
-        for language, text, source in zip(*(column.to_pylist() for column in block.columns), strict=True):
-            if text and source == "human":
-                characters[language].update(normalize_text(text))
-    return characters
+        human = block.filter(pc.equal(block["source"], "human"))
+        for language in human["language"].unique().to_pylist():
+            texts = TextBlock(human.filter(pc.equal(human["language"], language))["text"])
+            seen[language][texts.code_points] = True
+    return {language: list(map(chr, np.flatnonzero(of_language))) for language, of_language in seen.items()}
 
 
 def build_optimizer(model: MlplForCTC, config: TrainingConfig) -> torch.optim.Optimizer:

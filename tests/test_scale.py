@@ -1,5 +1,8 @@
 """Utterances by the million: what goes through them in Arrow's columns gives what plain Python gives of each."""
 
+import hashlib
+import sys
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -7,12 +10,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from datasets import Dataset
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplProcessor, MlplTokenizer
+from hf_mlpl.checkpoints import digest
 from hf_mlpl.corpora import utterances
-from hf_mlpl.corpora.utterances import FEATURES, blocks, distinct, durations_of, keep_rows
-from hf_mlpl.data import BatchPlan, plan_batches, repetitions
+from hf_mlpl.corpora.texts import TextBlock
+from hf_mlpl.corpora.utterances import FEATURES, Column, blocks, distinct, durations_of, keep_rows
+from hf_mlpl.data import BatchPlan, min_ctc_frames, plan_batches, repetitions, select_for_training
+from hf_mlpl.text import build_vocabulary, normalize_text, unknown_character_report
+from hf_mlpl.training import _human_characters
 
 
 @pytest.fixture(autouse=True)
@@ -107,3 +115,159 @@ def test_repetitions_stay_what_they_were():
     np.testing.assert_array_equal(repetitions(dataset, 0.5, 0.3), (rates / rates.min())[index])
     human = [i for i, source in enumerate(sources) if source == "human"]
     assert repetitions(dataset.select(human), 2.0).min() == 1  # a group without utterances needs nothing
+
+
+# ---- texts
+
+ODD = [" ", "  ", "a", "b", "c", "h", "ch", "B", "é", "e\u0301", "\u0301", "\u0344", "\u212b", "ß", "|", "?", "🙂"]
+ODD += ["\u00a0", "\t", "\n", "\0", "\x1c", "\u3000", "가", "ᄀ", "ᅡ", "ᆨ", "க\u0bc6\u0bbe", "กำ", "𑄱", "𑄧", "豈"]
+odd_texts = st.none() | st.lists(st.sampled_from(ODD) | st.characters(codec="utf-8"), max_size=12).map("".join)
+
+
+@settings(deadline=None)
+@given(st.lists(odd_texts, max_size=30), st.integers(1, 10))
+def test_blocks_of_texts_are_normalised(texts, size):
+    chunks = [pa.array(texts[first : first + size], pa.string()) for first in range(0, len(texts), size)]
+    block = TextBlock(pa.chunked_array(chunks, pa.string()))
+    expected = [normalize_text(text or "") for text in texts]
+    assert block.texts.to_pylist() == expected
+    assert block.lengths.tolist() == list(map(len, expected))
+    assert "".join(map(chr, block.code_points)) == " " + "".join(f"{text} " for text in expected)
+    is_a = block.code_points == ord("a")
+    assert block.has(is_a).tolist() == ["a" in text for text in expected]
+    assert block.count(is_a).tolist() == [text.count("a") for text in expected]
+
+
+def test_no_composition_of_unicode_is_missed():
+    """Whatever normalize_text makes of a code point, or of two that are one in NFC: the quick look sees it."""
+    texts = [character for code in range(sys.maxunicode) if not 0xD800 <= code < 0xE000 and (character := chr(code))]
+    texts += [unicodedata.normalize("NFD", text) for text in texts]
+    assert len({*texts}) > sys.maxunicode
+    assert TextBlock(pa.chunked_array([texts])).texts.to_pylist() == list(map(normalize_text, texts))
+    pairs = [normalize_text(f"a{text} {text}b") for text in texts]
+    assert TextBlock(pa.chunked_array([pairs])).texts.to_pylist() == pairs
+
+
+def plain_selection(dataset, processor, config, max_seconds) -> tuple[list[str], Counter, list[str]]:
+    """Ids that stay, counts of reasons, and lines of the log, by looking at each row on its own."""
+    kept, dropped, lines, unknown_characters = [], Counter(), [], Counter()
+    for row in dataset:
+        text, seconds = normalize_text(row["text"] or ""), row["duration_seconds"]
+        frames = config.num_output_frames(processor.feature_extractor.num_frames(round(seconds * 16_000)))
+        if not text:
+            reason = "no text"
+        elif unknown := processor.tokenizer.unknown_characters(text):
+            unknown_characters.update(unknown)
+            reason = "unknown characters"
+        elif seconds > max_seconds:
+            reason = f"longer than {max_seconds:g} s"
+        elif min_ctc_frames(processor.tokenizer(text)["input_ids"]) > frames:
+            reason = "more labels than frames"
+        else:
+            kept.append(row["id"])
+            continue
+        dropped[reason] += 1
+        lines.append(f"utterance {row['id']} dropped: {reason} ({seconds:.2f} s, {row['text']!r})")
+    if unknown_characters:
+        lines.append(f"characters that the tokenizer lacks: {unknown_character_report(unknown_characters)}")
+    return kept, dropped, lines
+
+
+# Entries of several characters: alone on their lines, among others, as long as two others, silent, with a boundary
+TOKENS = [
+    "|\na\nb\nc\nh\né\n가\n",
+    "|\na\nb B\nch\naa\n",
+    "|\na ch\nb\nc\nh\nab B\n",
+    "|\na\nb\nch\n<x>\n?\n",
+    "| a\nb\nc h\n|b\n",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokens")
+    for number, tokens in enumerate(TOKENS):
+        (folder / f"{number}.lst").write_text(tokens, encoding="utf-8")
+
+    def tokenizer(number: int, surround: str) -> MlplTokenizer:
+        silent = ["<x>", "?"] if "<x>" in TOKENS[number] else []
+        return MlplTokenizer(folder / f"{number}.lst", surround=surround, silent_entries=silent)
+
+    return tokenizer
+
+
+def seconds_of(frames: int) -> float:
+    """The shortest utterance of so many output frames."""
+    return (400 + 160 * 3 * (frames - 1)) / 16_000
+
+
+def assert_same_selection(rows: list[tuple[str | None, float]], tokenizer, max_seconds, caplog) -> None:
+    processor, config = MlplProcessor(MlplFeatureExtractor(), tokenizer), MlplConfig.tiny(len(tokenizer), ["sl"])
+    texts, durations = zip(*rows, strict=True)
+    dataset = dataset_of(map(str, range(len(rows))), text=texts, duration_seconds=durations)
+    kept, dropped, lines = plain_selection(dataset, processor, config, max_seconds)
+    caplog.clear()
+    if kept:
+        selected, counts = select_for_training(dataset, processor, config, max_seconds)
+        assert list(selected["id"]) == kept
+        assert list(counts.items()) == list(dropped.items())
+    else:
+        with pytest.raises(ValueError, match="can be used for training"):
+            select_for_training(dataset, processor, config, max_seconds)
+    assert [record.getMessage() for record in caplog.records] == lines
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), number=st.integers(0, len(TOKENS) - 1), surround=st.sampled_from(["", "|"]))
+def test_training_uses_what_looking_at_each_row_finds(data, number, surround, tokenizers, caplog):
+    likely = st.lists(st.sampled_from(["a", "b", "c", "h", "B", "ch", "ab", " "]), max_size=12).map("".join)
+    row = st.tuples(likely | odd_texts, st.integers(1, 40).map(seconds_of) | st.floats(0.01, 1.2))
+    rows = data.draw(st.lists(row, min_size=1, max_size=30))
+    assert_same_selection(rows, tokenizers(number, surround), data.draw(st.sampled_from([0.4, 1.0, 5.0])), caplog)
+
+
+@pytest.mark.parametrize("surround", ["", "|"])
+@pytest.mark.parametrize("number", range(len(TOKENS)))
+def test_training_uses_what_just_fits(number, surround, tokenizers, caplog):
+    texts = ["a" * 9, "ab" * 6, "ach" * 5, "aa" * 6, "a b " * 4, "chch c h" * 2, "aBbA" * 3, "bb|b"]
+    rows = [(text, seconds_of(frames)) for text in texts for frames in range(1, 35)]
+    assert_same_selection(rows, tokenizers(number, surround), 1.0, caplog)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["de", "sl"]), odd_texts, st.sampled_from(["human", "t@1", None]))))
+def test_characters_of_languages_are_those_of_their_human_texts(rows):
+    languages, texts, sources = zip(*rows, strict=True) if rows else ((), (), ())
+    dataset = dataset_of(map(str, range(len(rows))), language=languages, text=texts, source=sources)
+    expected = {
+        language: set(
+            build_vocabulary(text for of, text, source in rows if (of, source) == (language, "human") and text)
+        )
+        for language in {language for language, text, source in rows if source == "human"}
+    }
+    found = _human_characters(dataset)
+    assert {language: set(build_vocabulary(characters)) for language, characters in found.items()} == expected
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=5), odd_texts), max_size=30), st.booleans())
+def test_digests_stay_what_they_were(tokenizers, rows, has_indices):
+    """Checkpoints of earlier versions hold them."""
+    ids, texts = zip(*rows, strict=True) if rows else ((), ())
+    dataset = dataset_of(ids, text=texts)
+    if has_indices and rows:
+        dataset, rows = dataset.select(range(len(rows))[::-1]), rows[::-1]
+    text = "".join(f"{name}\0{text}\0" for name, text in rows)
+    processor = MlplProcessor(MlplFeatureExtractor(), tokenizers(0, ""))
+    digests = digest(processor, train=dataset, unlabelled=None)
+    tokens = '[["<blank>", 7], ["a", 1], ["b", 2], ["c", 3], ["h", 4], ["|", 0], ["é", 5], ["가", 6]]'
+    assert digests == {
+        name: hashlib.sha256(of.encode()).hexdigest() for name, of in {"tokens": tokens, "train": text}.items()
+    }
+
+
+def test_columns_are_looked_up_by_row():
+    dataset = dataset_of(map(str, range(100)))
+    for rows in (range(100), [5, 3, 99, 0]):
+        column = Column(dataset.select(rows), "id")
+        assert [column[row] for row in range(len(rows))] == list(map(str, rows))

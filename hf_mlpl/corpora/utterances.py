@@ -237,6 +237,17 @@ def durations_of(dataset: Dataset) -> np.ndarray:
     return durations
 
 
+class Column:
+    """Values of a column, `column[row]`, which are read from the mapped file when they are asked for."""
+
+    def __init__(self, dataset: Dataset, name: str):
+        self.values, indices = dataset.data.column(name), dataset._indices
+        self.rows = range(len(dataset)) if indices is None else indices.column("indices").to_numpy()
+
+    def __getitem__(self, row: int):
+        return self.values[int(self.rows[row])].as_py()
+
+
 def distinct(dataset: Dataset, column: str) -> list:
     """The values of a column, sorted, each once; there should be few."""
     return sorted({value for block in blocks(dataset, [column]) for value in block[column].unique().to_pylist()})

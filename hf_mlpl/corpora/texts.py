@@ -1,0 +1,87 @@
+"""Texts by the thousand: normalised, and their characters, as arrays; Python looks only at those that need it."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from functools import cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..text import normalize_text
+
+NUM_CODE_POINTS = sys.maxunicode + 1
+SPACE = ord(" ")
+
+
+class TextBlock:
+    """Texts as `normalize_text` makes them, and all their characters in one array.
+
+    Args:
+        texts: N strings; null counts as empty.
+
+    Attributes:
+        texts: the N normalised ones.
+        lengths: (N,) numbers of their characters.
+        code_points: (C,) of all texts, with a space before the first one and after each.
+    """
+
+    def __init__(self, texts: pa.ChunkedArray):
+        texts = pc.fill_null(texts, "").combine_chunks()
+        self._set(texts)
+        if len(rows := np.flatnonzero(self.has(self._needs_a_look()))):
+            looked_at = [normalize_text(text) for text in texts.take(rows).to_pylist()]
+            is_looked_at = np.zeros(len(texts), bool)
+            is_looked_at[rows] = True
+            self._set(pc.replace_with_mask(texts, is_looked_at, pa.array(looked_at, texts.type)))
+
+    def _set(self, texts: pa.Array) -> None:
+        with_end = pa.concat_arrays([texts, pa.array([""], texts.type)])
+        joined = " " + join(with_end, " ").as_py()
+        self.texts = texts
+        self.code_points = np.frombuffer(joined.encode("utf-32-le"), np.uint32)
+        self.lengths = pc.utf8_length(texts).to_numpy()
+        self.ends = np.cumsum(self.lengths + 1)  # where the space after each text is
+
+    def _needs_a_look(self) -> np.ndarray:
+        """(C,) whether something there may not be as `normalize_text` leaves it; of an empty text, its end."""
+        marked = _may_change().take(self.code_points)
+        is_space = self.code_points == SPACE
+        marked[1:] |= is_space[1:] & is_space[:-1]
+        return marked
+
+    def has(self, marked: np.ndarray) -> np.ndarray:
+        """(N,) whether any of a text's characters, or the space after it, is marked in a mask (C,)."""
+        return self.count(marked) > 0
+
+    def count(self, marked: np.ndarray) -> np.ndarray:
+        """(N,) how many of a text's characters, with the space after it, are marked in a mask (C,)."""
+        return np.bincount(np.searchsorted(self.ends, np.flatnonzero(marked)), minlength=len(self.ends))
+
+
+@cache
+def _may_change() -> np.ndarray:
+    """(NUM_CODE_POINTS,) whether `normalize_text` may change a text because of a character.
+
+    True for white space but the space, and for all that may be something else in NFC, for which there are quicker
+    tests than exact ones: marks, the vowels and finals of Hangul, and what is beyond the first 2^16.
+    """
+    marked = np.ones(NUM_CODE_POINTS, bool)
+    for code_point in range(1 << 16):
+        character = chr(code_point)
+        marked[code_point] = (
+            0x1160 <= code_point < 0x1200
+            or unicodedata.category(character)[0] == "M"
+            or character.isspace()
+            or not unicodedata.is_normalized("NFC", character)
+        )
+    marked[SPACE] = False
+    return marked
+
+
+def join(texts: pa.Array, separator: str) -> pa.StringScalar:
+    """What `separator.join(texts)` is, without a string of Python for each of them."""
+    whole = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
+    return pc.binary_join(whole, separator)[0]
