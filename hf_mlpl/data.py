@@ -205,8 +205,9 @@ def plan_batches(durations: np.ndarray, max_batch_seconds: float, rng: np.random
     starts, start, longest = array("q", [0]), 0, 0.0
     for first in range(0, len(rows), 100_000):  # in blocks: Python's numbers are large
         for position, seconds in enumerate(durations[rows[first : first + 100_000]].tolist(), start=first):
-            longest = max(longest, seconds)
-            if position > start and longest * (position - start + 1) > max_batch_seconds:
+            if seconds > longest:  # max() takes as long as all the rest
+                longest = seconds
+            if longest * (position - start + 1) > max_batch_seconds and position > start:
                 starts.append(position)
                 start, longest = position, seconds
     if len(rows):

@@ -204,10 +204,10 @@ def _human_characters(train_set: Dataset) -> dict[str, list[str]]:
     """Of each language's transcripts; a pseudo-label says what a model writes, not how the language is written."""
     seen: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(NUM_CODE_POINTS, bool))
     for block in blocks(train_set, ["language", "text", "source"]):
-        human = block.filter(pc.equal(block["source"], "human"))
-        for language in human["language"].unique().to_pylist():
-            texts = TextBlock(human.filter(pc.equal(human["language"], language))["text"])
-            seen[language][texts.code_points] = True
+        is_human = pc.equal(block["source"], "human")
+        for language in block["language"].unique().to_pylist():
+            texts = block["text"].filter(pc.and_(is_human, pc.equal(block["language"], language)))
+            seen[language][TextBlock(texts).code_points] = True
     return {language: list(map(chr, np.flatnonzero(of_language))) for language, of_language in seen.items()}
 
 

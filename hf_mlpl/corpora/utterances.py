@@ -191,8 +191,9 @@ def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None
     for path, num_rows in utterance_files(paths):
         if num_rows:
             pattern = glob.escape(str(path))  # from_parquet takes a path for a pattern
+            columns = {"columns": list(FEATURES), "features": FEATURES}
             with writing(config.HF_DATASETS_CACHE):
-                parts.append(Dataset.from_parquet(pattern, columns=list(FEATURES), features=FEATURES))
+                parts.append(Dataset.from_parquet(pattern, **columns, writer_batch_size=BLOCK))  # of 1000 takes longer
         else:  # which from_parquet refuses
             parts.append(Dataset(FEATURES.arrow_schema.empty_table()))
     if not parts:
