@@ -76,7 +76,7 @@ def digest(processor: MlplProcessor, **datasets: Dataset | None) -> dict[str, st
         for block in blocks(dataset, ["id", "text"]):
             ids, texts = (pc.fill_null(block[name], "None") for name in ("id", "text"))
             rows = pc.binary_join_element_wise(ids, texts, "", "\0")  # id, NUL, text, NUL
-            sha.update(join(rows.combine_chunks(), "").as_buffer())
+            sha.update(join(rows.combine_chunks(), ""))
         digests[name] = sha.hexdigest()
     return digests
 

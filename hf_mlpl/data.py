@@ -202,17 +202,18 @@ def plan_batches(durations: np.ndarray, max_batch_seconds: float, rng: np.random
         variation = np.clip(2 / num_batches, 0.02, 0.05)
         keys *= rng.uniform(1 - variation, 1 + variation, len(durations))
     rows = np.argsort(keys, kind="stable")
-    starts, start, longest = array("q", [0]), 0, 0.0
+    sizes, size, longest = array("q"), 0, 0.0
     for first in range(0, len(rows), 100_000):  # in blocks: Python's numbers are large
-        for position, seconds in enumerate(durations[rows[first : first + 100_000]].tolist(), start=first):
+        for seconds in durations[rows[first : first + 100_000]].tolist():
+            size += 1
             if seconds > longest:  # max() takes as long as all the rest
                 longest = seconds
-            if longest * (position - start + 1) > max_batch_seconds and position > start:
-                starts.append(position)
-                start, longest = position, seconds
-    if len(rows):
-        starts.append(len(rows))
-    batches = Batches(rows, np.array(starts))
+            if longest * size > max_batch_seconds and size > 1:
+                sizes.append(size - 1)
+                size, longest = 1, seconds
+    if size:
+        sizes.append(size)
+    batches = Batches(rows, np.append(0, np.cumsum(sizes)))
     if rng is not None:
         rng.shuffle(batches.order)
     return batches
@@ -277,9 +278,9 @@ class BatchPlan:
     def _batches(self, epoch: int) -> Sequence[list[int]]:
         if self.current[0] != epoch:
             rng = np.random.default_rng([self.seed, epoch])
-            counts = rng.random(len(self.durations))
-            counts += self.repetitions
-            rows = np.repeat(np.arange(len(counts), dtype=np.int32), counts.astype(np.int32))
+            counts = (rng.random(len(self.durations)) + self.repetitions).astype(np.int64)
+            rows = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+            del counts  # 8 bytes an utterance, and planning needs more
             batches = plan_batches(self.durations[rows], self.max_batch_seconds, rng)
             self.current = (epoch, Batches(rows[batches.rows], batches.starts, batches.order))
         return self.current[1]

@@ -39,7 +39,7 @@ class TextBlock:
 
     def _set(self, texts: pa.Array) -> None:
         with_end = pa.concat_arrays([texts, pa.array([""], texts.type)])
-        joined = " " + join(with_end, " ").as_py()
+        joined = " " + str(join(with_end, " "), "utf-8")
         self.texts = texts
         self.code_points = np.frombuffer(joined.encode("utf-32-le"), np.uint32)
         self.lengths = pc.utf8_length(texts).to_numpy()
@@ -81,7 +81,7 @@ def _may_change() -> np.ndarray:
     return marked
 
 
-def join(texts: pa.Array, separator: str) -> pa.StringScalar:
-    """What `separator.join(texts)` is, without a string of Python for each of them."""
+def join(texts: pa.Array, separator: str) -> pa.Buffer:
+    """What `separator.join(texts)` is, in UTF-8, without a string of Python for each of them."""
     whole = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
-    return pc.binary_join(whole, separator)[0]
+    return pc.binary_join(whole, separator)[0].as_buffer()
