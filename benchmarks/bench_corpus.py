@@ -10,6 +10,7 @@ its unlabelled speech. `anonymous, MB` is the most memory without the pages of m
 back when it needs them.
 """
 
+import logging
 import tempfile
 import threading
 import time
@@ -36,7 +37,7 @@ BLOCK = 100_000
 
 
 def write_corpus(path: Path, rows: int) -> None:
-    """Utterances of about 55 characters and, in the median, 4.8 s."""
+    """Utterances of about 55 characters and, in the median, 4.8 s; one in 10,000 has no text."""
     with pq.ParquetWriter(path, FEATURES.arrow_schema) as writer:
         for first in range(0, rows, BLOCK):
             count = min(BLOCK, rows - first)
@@ -44,6 +45,7 @@ def write_corpus(path: Path, rows: int) -> None:
             ids = pc.binary_join_element_wise("common_voice_sl", numbers, "_")
             paths = pc.binary_join_element_wise("/cv/sl/clips/common_voice_sl", numbers, "_")
             texts = pc.binary_join_element_wise(SENTENCE.removesuffix(" {}."), numbers, " ")
+            texts = pc.if_else(pa.array(np.arange(count) % 10_000 > 0), texts, None)
             nothing, human = pa.nulls(count, pa.int64()), pa.array(["human"]).take(pa.array([0] * count))
             audio = pa.StructArray.from_arrays(
                 [paths, nothing, nothing, nothing.cast(pa.float64()), nothing.cast(pa.float64())],
@@ -71,6 +73,7 @@ class AnonymousMemory(threading.Thread):
 def start_up(folder: Path, rows: int) -> dict:
     """What training does before its first batch is decoded."""
     datasets.config.HF_DATASETS_CACHE = folder / "cache"
+    logging.basicConfig(filename=folder / "log.txt")
     memory = AnonymousMemory()
     memory.start()
     told, start = {"rows": rows}, time.perf_counter()

@@ -96,9 +96,10 @@ def select_for_training(
         labels = classes.take(texts.code_points)
         most_frames = texts.lengths + 2 + texts.count(np.append(False, labels[1:] == labels[:-1]))  # with `surround`
         kept = (texts.lengths > 0) & ~texts.has(labels < 0) & (seconds <= max_seconds) & (most_frames <= num_frames)
-        rows = np.flatnonzero(~kept)  # the others are fine, and that is nearly all
-        looked_at = block.select(["id", "text"]).append_column("normalized", texts.texts).take(rows)
-        for row, name, raw, text in zip(rows, *(column.to_pylist() for column in looked_at.columns), strict=True):
+        # The others are fine, and that is nearly all
+        looked_at = block.select(["id", "text"]).append_column("normalized", texts.texts).filter(pa.array(~kept))
+        columns = (column.to_pylist() for column in looked_at.columns)
+        for row, name, raw, text in zip(np.flatnonzero(~kept), *columns, strict=True):
             reason = reason_against(text, seconds[row], num_frames[row])
             kept[row] = reason is None
             if reason is not None:

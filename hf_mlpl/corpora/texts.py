@@ -31,11 +31,11 @@ class TextBlock:
     def __init__(self, texts: pa.ChunkedArray):
         texts = pc.fill_null(texts, "").combine_chunks()
         self._set(texts)
-        if len(rows := np.flatnonzero(self.has(self._needs_a_look()))):
-            looked_at = [normalize_text(text) for text in texts.take(rows).to_pylist()]
-            is_looked_at = np.zeros(len(texts), bool)
-            is_looked_at[rows] = True
-            self._set(pc.replace_with_mask(texts, is_looked_at, pa.array(looked_at, texts.type)))
+        doubtful = pa.array(self.has(self._may_change()))
+        as_they_are = texts.filter(doubtful).to_pylist()
+        normalized = list(map(normalize_text, as_they_are))
+        if normalized != as_they_are:
+            self._set(pc.replace_with_mask(texts, doubtful, pa.array(normalized, texts.type)))
 
     def _set(self, texts: pa.Array) -> None:
         with_end = pa.concat_arrays([texts, pa.array([""], texts.type)])
@@ -45,9 +45,9 @@ class TextBlock:
         self.lengths = pc.utf8_length(texts).to_numpy()
         self.ends = np.cumsum(self.lengths + 1)  # where the space after each text is
 
-    def _needs_a_look(self) -> np.ndarray:
-        """(C,) whether something there may not be as `normalize_text` leaves it; of an empty text, its end."""
-        marked = _may_change().take(self.code_points)
+    def _may_change(self) -> np.ndarray:
+        """(C,) whether `normalize_text` may change a text because of what is there; of an empty one, at its end."""
+        marked = _doubtful().take(self.code_points)
         is_space = self.code_points == SPACE
         marked[1:] |= is_space[1:] & is_space[:-1]
         return marked
@@ -62,11 +62,11 @@ class TextBlock:
 
 
 @cache
-def _may_change() -> np.ndarray:
+def _doubtful() -> np.ndarray:
     """(NUM_CODE_POINTS,) whether `normalize_text` may change a text because of a character.
 
-    True for white space but the space, and for all that may be something else in NFC, for which there are quicker
-    tests than exact ones: marks, the vowels and finals of Hangul, and what is beyond the first 2^16.
+    That is white space but the space, what NFC writes otherwise, and what may become one with a character before it.
+    Python does not tell which may; all of them are marks, vowels and finals of Hangul, or beyond the first 2^16.
     """
     marked = np.ones(NUM_CODE_POINTS, bool)
     for code_point in range(1 << 16):
