@@ -268,7 +268,7 @@ class SlimIpl:
         if self.config.variant == "cache" and not self.step.supervised:
             self._keep(self._label(self.label_next))
             self.label_next = []
-        num_cached = sum(map(len, self.plan.cache)) / self.accelerator.num_processes
+        num_cached = sum(map(len, self.plan.cache)) / self.accelerator.num_processes  # about: a hash shares them out
         if self.config.variant == "fixed-pre-cache" and len(self.labels) > 2 * num_cached:
             names = (self.ids[row] for rows in self.plan.cache for row in rows)
             self.labels = {name: self.labels[name] for name in names if name in self.labels}
