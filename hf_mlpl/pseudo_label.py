@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -53,6 +54,8 @@ LABEL_FEATURES = Features(
     }
 )
 SHARD_SIZE = 1000  # utterances: what an interruption costs at most, per process
+# A job too small for so many shards of that size has smaller ones, which processes can share out evenly.
+SHARDS, SMALL_SHARD_SIZE = 32, 200
 
 
 def pseudo_label(
@@ -93,7 +96,8 @@ def pseudo_label(
 
     # Neighbours in length share a shard: its batches need less padding.
     order = np.argsort(-durations_of(dataset), kind="stable")
-    shards = [order[first : first + SHARD_SIZE] for first in range(0, len(order), SHARD_SIZE)]
+    num_shards = max(math.ceil(len(order) / SHARD_SIZE), min(math.ceil(len(order) / SMALL_SHARD_SIZE), SHARDS))
+    shards = np.array_split(order, num_shards) if num_shards else []
     mine = [
         (number, rows)
         for number, rows in list(enumerate(shards))[accelerator.process_index :: accelerator.num_processes]

@@ -23,7 +23,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="results file, JSON")
     add_dtype_argument(parser)
     parser.add_argument("--batch-seconds", type=float, help="audio of one forward (default: 200, on a CPU 50)")
-    parser.add_argument("--num-workers", type=int, help="processes that decode audio (default: 4, for a CPU none)")
+    parser.add_argument(
+        "--num-workers", type=int, help="processes that decode audio (default: up to 8, for a CPU none)"
+    )
     arguments = parser.parse_args()
     # imported here: it takes seconds, and --help need not wait
     import torch

@@ -29,7 +29,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for shards and labels.parquet")
     add_dtype_argument(parser)
     parser.add_argument("--batch-seconds", type=float, help="audio of one forward (default: 200, on a CPU 50)")
-    parser.add_argument("--num-workers", type=int, help="processes that decode audio (default: 4, for a CPU none)")
+    parser.add_argument(
+        "--num-workers", type=int, help="processes that decode audio (default: up to 8, for a CPU none)"
+    )
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     parser.add_argument("--private", action="store_true", help="of a data set that has to be made")
     parser.add_argument("--with-audio", action="store_true", help="push the audio, too: some 60 MB an hour")

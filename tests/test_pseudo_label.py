@@ -162,6 +162,14 @@ def test_interrupted_equals_uninterrupted(label, tmp_path, monkeypatch):
     assert (folder / "complete.json").read_text() == (uninterrupted / "complete.json").read_text()
 
 
+@pytest.mark.parametrize(("small", "expected"), [(6, [5, 5, 5, 5, 4]), (3, [4] * 6), (1, [4] * 6)])
+def test_a_small_job_has_shards_for_several_processes(label, small, expected, monkeypatch):
+    monkeypatch.setattr(pseudo_label, "SMALL_SHARD_SIZE", small)
+    monkeypatch.setattr(pseudo_label, "SHARDS", 6)
+    folder = label("a")
+    assert [len(pq.read_table(path)) for path in sorted((folder / "shards").iterdir())] == expected
+
+
 def test_a_complete_job_is_not_done_again(label, teacher):
     folder = label("a")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
