@@ -4,8 +4,7 @@
 
 A model of about 8 million parameters on mp3 clips of 5 s. Training: audio seconds per second as the run's own
 metrics.jsonl has them, the first window left out; an update has two micro-batches in both cases, so one for each of
-two processes. Labelling: the time of each clip four times less that of few, so that what starting takes does not
-count.
+two processes. Labelling: the time of all clips, twice, less that of few, so that what starting takes does not count.
 """
 
 import json
@@ -24,7 +23,7 @@ from side_by_side import benchmark_arguments, in_turns, ratio, seconds, versions
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
 from hf_mlpl.corpora.utterances import read_utterances, write_utterances
 
-ROUNDS, UPDATES, FEW, TIMES = 3, 8, 20, 4
+ROUNDS, UPDATES, FEW, TIMES = 2, 8, 20, 2
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"hidden_size": 256, "attention_head_dim": 64, "intermediate_size": 1024, "num_hidden_layers": 8}
 
