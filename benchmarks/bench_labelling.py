@@ -8,7 +8,8 @@ threads, and about as many parameters, all random; both models are loaded before
 `run_pseudo_labelling.py` does: features of 30 s windows by `datasets.map`, greedy `generate` in batches of 16, texts
 to disk; its audio is decoded as ours is. With random weights Whisper would never stop: each batch gets exactly the
 tokens of its longest recording, 4 a second. It labels utterances, as ours does; and then, which is that script's
-default, packs of neighbouring recordings, of up to 30 s: faster, but these are not labels of the utterances.
+default, packs of neighbouring recordings, of up to 30 s: faster, but these are not labels of the utterances. All of
+it in fp32, which both take by default, and then in bfloat16, on processors that have such products.
 """
 
 import statistics
@@ -19,7 +20,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import soundfile
 from bench_audio import speechlike
-from side_by_side import Worker, benchmark_arguments, in_turns, ratio, versions, write_results
+from side_by_side import Worker, benchmark_arguments, in_turns, machine, ratio, versions, write_results
 
 from hf_mlpl.corpora.utterances import write_utterances
 
@@ -33,19 +34,20 @@ import torch
 from accelerate import Accelerator
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
 from hf_mlpl.corpora.utterances import read_utterances
+from hf_mlpl.inference_dtype import convert
 from hf_mlpl.pseudo_label import pseudo_label
 from hf_mlpl.text import write_tokens
 accelerator, loaded = Accelerator(cpu=True), {}
-def load(size, folder):
+def load(size, folder, dtype):
     torch.manual_seed(0)
-    model = MlplForCTC(getattr(MlplConfig, size)({"tiny": 400, "base": 8065}[size], 60))
+    model = convert(MlplForCTC(getattr(MlplConfig, size)({"tiny": 400, "base": 8065}[size], 60)), dtype)
     tokens = Path(folder, f"{size}.lst")
     write_tokens(tokens, ["|", *map(chr, range(0x4E00, 0x4E00 + model.config.vocab_size - 2))])
     return model, MlplProcessor(MlplFeatureExtractor(), MlplTokenizer(tokens))
 def answer(request):
-    size, folder, _ = request
+    size, folder, _, dtype = request
     if size not in loaded:
-        loaded[size] = load(size, folder)
+        loaded[size] = load(size, folder, dtype)
     model, processor = loaded[size]
     output = Path(folder, "labels")
     shutil.rmtree(output, ignore_errors=True)
@@ -71,13 +73,13 @@ SMALL |= dict(decoder_layers=12, decoder_attention_heads=12, decoder_ffn_dim=307
 CUT = dict(vocab_size=8065, d_model=128, encoder_layers=3, encoder_attention_heads=4, encoder_ffn_dim=512)
 CUT |= dict(decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=512, decoder_start_token_id=8001)
 CUT |= dict(bos_token_id=8000, eos_token_id=8000, pad_token_id=8000)
-def load(size):
+def load(size, dtype):
     torch.manual_seed(0)
     config = WhisperConfig(**{"tiny": CUT, "base": SMALL}[size], begin_suppress_tokens=None)
     pieces = {f"{chr(0x120)}{number:x}": number for number in range(config.vocab_size)}
     tokenizer = Tokenizer(models.BPE(pieces, []))
     tokenizer.decoder = decoders.ByteLevel()
-    model = accelerator.prepare(WhisperForConditionalGeneration(config).eval())
+    model = accelerator.prepare(WhisperForConditionalGeneration(config).eval().to(getattr(torch, dtype)))
     return model, PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 def prepare(rows, longest):
     # Recordings one after another, as long as they are `longest` seconds at most together.
@@ -97,9 +99,9 @@ def collate(rows):
     return extractor.pad(features, return_tensors="pt")["input_features"], max(row["seconds"] for row in rows)
 @torch.inference_mode()
 def answer(request):
-    size, folder, longest = request
+    size, folder, longest, dtype = request
     if size not in loaded:
-        loaded[size] = load(size)
+        loaded[size] = load(size, dtype)
     model, tokenizer = loaded[size]
     started = time.perf_counter()
     dataset = datasets.Dataset.from_parquet(str(Path(folder, "data.parquet")))
@@ -111,6 +113,7 @@ def answer(request):
     texts = []
     for features, seconds in loader:
         tokens = math.ceil(4 * seconds)
+        features = features.to(model.dtype)
         ids = model.generate(features, min_new_tokens=tokens, max_new_tokens=tokens, num_beams=1, do_sample=False)
         texts += tokenizer.batch_decode(ids, skip_special_tokens=True)
     with open(Path(folder, "whisper.csv"), "w", encoding="utf-8", newline="") as file:
@@ -118,6 +121,7 @@ def answer(request):
     return time.perf_counter() - started, len(texts), model.num_parameters()
 """
 CANDIDATES = {"hf_mlpl": (OURS, 0), "whisper": (WHISPER, 0), "whisper, packs of 30 s": (WHISPER, 30)}
+BFLOAT16 = {"avx512_bf16", "amx_bf16"}  # processors without it emulate its products
 
 
 def write_corpus(folder: Path, count: int) -> float:
@@ -136,26 +140,34 @@ def write_corpus(folder: Path, count: int) -> float:
 def main() -> None:
     arguments = benchmark_arguments(__doc__).parse_args()
     rows, ratios = [], {}
+    dtypes = ["float32"] + ["bfloat16"] * (not BFLOAT16.isdisjoint(machine()["isa"]))
     with ExitStack() as stack:
         workers = {
-            name: stack.enter_context(Worker(name, program, THREADS)) for name, (program, _) in CANDIDATES.items()
+            (name, dtype): stack.enter_context(Worker(f"{name}, {dtype}", CANDIDATES[name][0], THREADS))
+            for dtype in dtypes
+            for name in CANDIDATES
         }
         for size, count in UTTERANCES.items():
             folder = stack.enter_context(TemporaryDirectory())
             audio_seconds, answers = write_corpus(Path(folder), count), {}
 
-            def measure(name: str, size=size, folder=folder, answers=answers) -> float:
-                answers[name] = workers[name].ask([size, folder, CANDIDATES[name][1]])
-                return answers[name]["answer"][0]
+            def measure(key: tuple[str, str], size=size, folder=folder, answers=answers) -> float:
+                name, dtype = key
+                answers[key] = workers[key].ask([size, folder, CANDIDATES[name][1], dtype])
+                return answers[key]["answer"][0]
 
-            measured = in_turns({name: lambda name=name: measure(name) for name in workers}, ROUNDS)
-            for name in workers:
-                _, labels, parameters = answers[name]["answer"]
-                row = {"size": size, "labelled by": name, "parameters": parameters, "labels": labels}
-                row["audio seconds per second"] = audio_seconds / statistics.median(measured[name])
-                rows.append(row | {"peak MB": answers[name]["peak_mb"]})
+            measured = in_turns({key: lambda key=key, measure=measure: measure(key) for key in workers}, ROUNDS)
+            for name, dtype in workers:
+                _, labels, parameters = answers[name, dtype]["answer"]
+                row = {"size": size, "labelled by": name, "dtype": dtype, "parameters": parameters, "labels": labels}
+                row["audio seconds per second"] = audio_seconds / statistics.median(measured[name, dtype])
+                rows.append(row | {"peak MB": answers[name, dtype]["peak_mb"]})
                 if name != "hf_mlpl":
-                    ratios[f"{size}: times as fast as {name}"] = ratio(measured[name], measured["hf_mlpl"])
+                    ours = measured["hf_mlpl", dtype]
+                    ratios[f"{size}, {dtype}: times as fast as {name}"] = ratio(measured[name, dtype], ours)
+            if "bfloat16" in dtypes:
+                over, under = (measured["hf_mlpl", dtype] for dtype in dtypes)
+                ratios[f"{size}: bfloat16 over float32"] = ratio(over, under)
     packages = ("accelerate", "datasets", "soundfile")
     write_results(arguments.results, "labelling", ROUNDS, rows, ratios, {"hf_mlpl": versions(packages)})
 

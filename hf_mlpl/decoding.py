@@ -68,14 +68,14 @@ def transcribe(
     Args:
         max_batch_seconds: audio of one forward, padding counted. It changes the speed, not the texts. By default 50
             on a CPU, whose cache is small, and else 200.
-        num_workers: processes that decode audio; by default none for a CPU, and else up to 4.
+        num_workers: processes that decode audio; by default none for a CPU, and else up to 8.
         progress: a bar that counts utterances.
     """
     on_cpu = model.device.type == "cpu"
     if max_batch_seconds is None:
         max_batch_seconds = 50.0 if on_cpu else 200.0
     if num_workers is None:
-        num_workers = 0 if on_cpu else min(4, os.cpu_count() or 1)
+        num_workers = 0 if on_cpu else min(8, os.cpu_count() or 1)
     plan = plan_batches(durations_of(dataset), max_batch_seconds)
     batches = SpeechBatches(dataset, plan, processor, model.config, with_labels=False)
     # What FSDP or torch.compile have made of a model is of another class, and does one forward at a time.

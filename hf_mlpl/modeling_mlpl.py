@@ -157,7 +157,8 @@ class MlplAttention(nn.Module):
         # one longer than the next line's shift, so that reading rows of 2 S as rows of 2 S - 1 moves row i left by i:
         # column j is j - i. (Slices and padding would be two graphs for torch.compile, below and above the reach.)
         distances = torch.arange(1 - length, length + 1, device=query.device)
-        table = self.position_table[(distances + reach - 1).clamp(0, 2 * reach - 2)]  # (2 S, head dimension)
+        rows = (distances + reach - 1).clamp(0, 2 * reach - 2)
+        table = self.position_table[rows].to(query.dtype)  # (2 S, head dimension); the table may be kept in less
         table = table.masked_fill((distances.abs() >= reach)[:, None], 0.0)
         scores = torch.matmul(query, table.T).flatten(2)  # (B, H, S * 2 S)
         scores = scores[..., length - 1 : length - 1 + length * (2 * length - 1)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from .atomic import write_json
 from .corpora.sources import Source
 from .corpora.utterances import FEATURES, blocks, durations_of, write_utterances
 from .decoding import Hypothesis, transcribe
+from .inference_dtype import dtype_of
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
 from .text import normalize_text
@@ -52,6 +54,8 @@ LABEL_FEATURES = Features(
     }
 )
 SHARD_SIZE = 1000  # utterances: what an interruption costs at most, per process
+# A job too small for so many shards of that size has smaller ones, which processes can share out evenly.
+SHARDS, SMALL_SHARD_SIZE = 32, 200
 
 
 def pseudo_label(
@@ -75,12 +79,14 @@ def pseudo_label(
         sources: where the speech is from, which is noted in `complete.json`.
 
     Raises:
-        ValueError: where `output_dir` holds labels of other utterances or of another teacher.
+        ValueError: where `output_dir` holds labels of other utterances, of another teacher, or of one that computes
+            in another dtype.
     """
     ids = hashlib.sha256()
     for number, block in enumerate(blocks(dataset, ["id"])):
         ids.update(("\n" * (number > 0) + "\n".join(block["id"].to_pylist())).encode())
     job = {"teacher": teacher, "utterances": len(dataset), "ids_sha256": ids.hexdigest()}
+    job["dtype"] = dtype_of(accelerator.unwrap_model(model))
     if accelerator.is_main_process:
         _check_same_job(output_dir, job)
     accelerator.wait_for_everyone()
@@ -90,7 +96,8 @@ def pseudo_label(
 
     # Neighbours in length share a shard: its batches need less padding.
     order = np.argsort(-durations_of(dataset), kind="stable")
-    shards = [order[first : first + SHARD_SIZE] for first in range(0, len(order), SHARD_SIZE)]
+    num_shards = max(math.ceil(len(order) / SHARD_SIZE), min(math.ceil(len(order) / SMALL_SHARD_SIZE), SHARDS))
+    shards = np.array_split(order, num_shards) if num_shards else []
     mine = [
         (number, rows)
         for number, rows in list(enumerate(shards))[accelerator.process_index :: accelerator.num_processes]
@@ -194,7 +201,7 @@ def _check_same_job(output_dir: Path, job: dict) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
         write_json(path, job)
         return
-    begun = json.loads(path.read_text(encoding="utf-8"))
+    begun = {"dtype": "float32"} | json.loads(path.read_text(encoding="utf-8"))  # all that older versions had
     differing = [name for name in job if begun.get(name) != job[name]]
     if differing:
         changes = "; ".join(f"{name} was {begun.get(name)!r}, is {job[name]!r}" for name in differing)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -72,8 +75,8 @@ def quantize(model: PreTrainedModel) -> PreTrainedModel:
     """
     Gives the layers of a model weights of 8 bits, in place, and returns it; for inference on this CPU.
 
-    Front end, scores of attention, layer norms and heads stay as they are. The model can neither be trained nor saved
-    afterwards: quantize it each time it is loaded, which takes seconds.
+    Tables of relative positions become float16; front end, layer norms and heads stay as they are. The model can
+    neither be trained nor saved afterwards: quantize it each time it is loaded, which takes seconds.
 
     Args:
         model: an `MlplForCTC` or `MlplModel` in fp32 on a CPU.
@@ -95,6 +98,10 @@ def quantize(model: PreTrainedModel) -> PreTrainedModel:
     levels = input_levels()
     for name in linears:
         layers.set_submodule(name, Int8Linear(layers.get_submodule(name), levels))
-    for parameter in model.parameters():  # a copy: as long as one parameter is in the file, all of it is in memory
-        parameter.data = parameter.data.clone()
+    for name, parameter in model.named_parameters():
+        # A copy: as long as one parameter is in the file, all of it is in memory.
+        is_table = name.endswith("position_table")
+        parameter.data = parameter.data.half() if is_table else parameter.data.clone()
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc keeps 0.3 GB of holes
+        libc.malloc_trim(0)
     return model.requires_grad_(False).eval()

@@ -8,6 +8,7 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
+from hf_mlpl.inference_dtype import add_dtype_argument, convert
 from hf_mlpl.one_line_errors import one_line_errors
 
 
@@ -20,8 +21,11 @@ def main() -> None:
         "--unseen-in", nargs="+", default=[], help="training files: score only sentences that none of them has"
     )
     parser.add_argument("--output", type=Path, required=True, help="results file, JSON")
+    add_dtype_argument(parser)
     parser.add_argument("--batch-seconds", type=float, help="audio of one forward (default: 200, on a CPU 50)")
-    parser.add_argument("--num-workers", type=int, help="processes that decode audio (default: 4, for a CPU none)")
+    parser.add_argument(
+        "--num-workers", type=int, help="processes that decode audio (default: up to 8, for a CPU none)"
+    )
     arguments = parser.parse_args()
     # imported here: it takes seconds, and --help need not wait
     import torch
@@ -37,20 +41,22 @@ def main() -> None:
 
     logging.basicConfig(format="%(message)s")
 
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    accelerator = Accelerator(cpu=arguments.dtype == "int8" or not torch.accelerator.is_available())
     dataset = read_utterances(arguments.data, arguments.languages)
     if arguments.unseen_in:
         seen = set(read_utterances(arguments.unseen_in)["text"])
         dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text not in seen])
     processor = MlplProcessor.from_pretrained(arguments.model)
-    model = MlplForCTC.from_pretrained(arguments.model).to(accelerator.device)
+    model = MlplForCTC.from_pretrained(arguments.model)
+    revision = teacher_revision(model, arguments.model)
+    model = convert(model.to(accelerator.device), arguments.dtype)
     share = len(range(accelerator.process_index, len(dataset), accelerator.num_processes))
     with tqdm(total=share, unit=" utterances", disable=not accelerator.is_main_process) as progress:
         results = evaluate_model(
             accelerator, model, processor, dataset, arguments.batch_seconds, arguments.num_workers, progress
         )
     if results is not None:
-        of = {"model": arguments.model, "revision": teacher_revision(model, arguments.model)}
+        of = {"model": arguments.model, "revision": revision, "dtype": arguments.dtype}
         of |= {"data": arguments.data, "sources": [asdict(source) for source in sources_of(arguments.data)]}
         write_json(arguments.output, {**of, "unseen_in": arguments.unseen_in, **results})
         print(results_table(results))

@@ -3,10 +3,10 @@
     python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels runs/demo/labels
 
 trains one model per language (`recipes/train.py SETTINGS language=sl`) and labels that language's unlabelled speech
-with it (`recipes/pseudo_label.py`) into LABELS/sl/labels.parquet. What is complete is skipped, what was interrupted
-goes on, and a language that fails costs one line and does not stop the others. With --list nothing runs: a line of
-commands per language is printed, for a scheduler. Final training takes "LABELS/*/labels.parquet"; LABELS/complete.json
-says of all languages what they hold.
+with it (`recipes/pseudo_label.py`, in bfloat16 if the settings have `bf16`) into LABELS/sl/labels.parquet. What is
+complete is skipped, what was interrupted goes on, and a language that fails costs one line and does not stop the
+others. With --list nothing runs: a line of commands per language is printed, for a scheduler. Final training takes
+"LABELS/*/labels.parquet"; LABELS/complete.json says of all languages what they hold.
 
 With --push-to-hub user/voxpopuli-pl each language's labels go to that data set as soon as they are there
 (`recipes/publish_labels.py`), private if the settings have `hub_private_repo`.
@@ -88,8 +88,9 @@ def _commands(language: str, arguments: argparse.Namespace, config: TrainingConf
         train = [str(RECIPES / "train.py"), arguments.config, *arguments.overrides, f"language={language}"]
         commands.append([*launch, *train])
     if not (labels / "complete.json").exists():
-        data = ["--data", *config.unlabelled, "--languages", language, "--num-workers", str(config.num_workers)]
-        label = [str(RECIPES / "pseudo_label.py"), "--model", str(model), *data, "--output", str(labels)]
+        data = ["--data", *config.unlabelled, "--languages", language, "--output", str(labels)]
+        dtype = ["--dtype", "bfloat16"] if config.bf16 else []
+        label = [str(RECIPES / "pseudo_label.py"), "--model", str(model), *data, *dtype]
         commands.append([*launch, *label])
     if arguments.push_to_hub:
         private = ["--private"] if config.hub_private_repo else []

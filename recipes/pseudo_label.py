@@ -17,6 +17,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from hf_mlpl.inference_dtype import add_dtype_argument, convert
 from hf_mlpl.one_line_errors import one_line_errors
 
 
@@ -26,8 +27,11 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", required=True, help="utterance files; texts are compared with the labels")
     parser.add_argument("--languages", nargs="+", help="label only these; by default all that are there")
     parser.add_argument("--output", type=Path, required=True, help="folder for shards and labels.parquet")
+    add_dtype_argument(parser)
     parser.add_argument("--batch-seconds", type=float, help="audio of one forward (default: 200, on a CPU 50)")
-    parser.add_argument("--num-workers", type=int, help="processes that decode audio (default: 4, for a CPU none)")
+    parser.add_argument(
+        "--num-workers", type=int, help="processes that decode audio (default: up to 8, for a CPU none)"
+    )
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     parser.add_argument("--private", action="store_true", help="of a data set that has to be made")
     parser.add_argument("--with-audio", action="store_true", help="push the audio, too: some 60 MB an hour")
@@ -47,17 +51,19 @@ def main() -> None:
     filters = read_filters(arguments.filters) if arguments.filters else []
     logging.basicConfig(format="%(message)s")
 
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    accelerator = Accelerator(cpu=arguments.dtype == "int8" or not torch.accelerator.is_available())
     dataset = read_utterances(arguments.data, arguments.languages)
     processor = MlplProcessor.from_pretrained(arguments.model)
-    model = MlplForCTC.from_pretrained(arguments.model).to(accelerator.device)
+    model = MlplForCTC.from_pretrained(arguments.model)
+    teacher = teacher_revision(model, arguments.model)
+    model = convert(model.to(accelerator.device), arguments.dtype)
     summary = pseudo_label(
         accelerator,
         model,
         processor,
         dataset,
         arguments.output,
-        teacher_revision(model, arguments.model),
+        teacher,
         arguments.batch_seconds,
         arguments.num_workers,
         sources_of(arguments.data),

@@ -16,6 +16,7 @@ from rapidfuzz.distance import Levenshtein
 from hf_mlpl import MlplForCTC, MlplProcessor, pseudo_label
 from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.utterances import FEATURES, read_utterances, write_utterances
+from hf_mlpl.inference_dtype import convert
 from hf_mlpl.pseudo_label import SCORES, teacher_revision
 from hf_mlpl.training import train
 from hf_mlpl.training_config import load_config
@@ -161,10 +162,18 @@ def test_interrupted_equals_uninterrupted(label, tmp_path, monkeypatch):
     assert (folder / "complete.json").read_text() == (uninterrupted / "complete.json").read_text()
 
 
-def test_a_complete_job_is_not_done_again(label):
+@pytest.mark.parametrize(("small", "expected"), [(6, [5, 5, 5, 5, 4]), (3, [4] * 6), (1, [4] * 6)])
+def test_a_small_job_has_shards_for_several_processes(label, small, expected, monkeypatch):
+    monkeypatch.setattr(pseudo_label, "SMALL_SHARD_SIZE", small)
+    monkeypatch.setattr(pseudo_label, "SHARDS", 6)
+    folder = label("a")
+    assert [len(pq.read_table(path)) for path in sorted((folder / "shards").iterdir())] == expected
+
+
+def test_a_complete_job_is_not_done_again(label, teacher):
     folder = label("a")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert label("a", models=(None, None)) == folder
+    assert label("a", models=(teacher[0], None)) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -178,6 +187,31 @@ def test_another_job_does_not_get_into_the_folder(label, unlabelled, tmp_path):
         label("a", unlabelled.select([1, 0, *range(2, 24)]))
 
 
+def test_labels_of_a_model_that_computes_in_another_dtype(label, tone_run, teacher, tmp_path):
+    exact = labels(label("exact"))
+    for dtype in ("bfloat16", "int8"):
+        models = (convert(MlplForCTC.from_pretrained(tone_run / "model"), dtype), teacher[1])
+        with pytest.raises(ValueError, match=f"labels: dtype was 'float32', is '{dtype}'. Choose another folder"):
+            label("exact", models=models)
+        made = labels(label(dtype, models=models))
+        assert json.loads((tmp_path / dtype / "complete.json").read_text())["dtype"] == dtype
+        assert [row["text"] for row in made.values()] == [row["text"] for row in exact.values()]
+        values = [[row["mean_log_prob"] for row in rows.values()] for rows in (made, exact)]
+        assert values[0] == pytest.approx(values[1], abs=0.05) and values[0] != values[1]
+    another = labels(label("one by one", models=models, max_batch_seconds=0.1))
+    assert [row["text"] for row in another.values()] == [row["text"] for row in made.values()]
+
+
+def test_a_job_of_a_version_that_knew_one_dtype_goes_on(label, tmp_path):
+    whole = labels(label("a"))
+    job = json.loads((tmp_path / "a" / "job.json").read_text())
+    assert job.pop("dtype") == "float32"
+    (tmp_path / "a" / "job.json").write_text(json.dumps(job))
+    for name in ("complete.json", "labels.parquet", "shards/00002.parquet"):
+        (tmp_path / "a" / name).unlink()
+    assert labels(label("a")) == whole
+
+
 def test_complete_json(label, unlabelled):
     folder = label("a")
     rows = list(labels(folder).values())
@@ -185,6 +219,7 @@ def test_complete_json(label, unlabelled):
         "teacher": TEACHER,
         "utterances": 24,
         "ids_sha256": hashlib.sha256("\n".join(unlabelled["id"]).encode()).hexdigest(),
+        "dtype": "float32",
         "labels": 24,
         "errors": 0,
         "languages": {

@@ -89,13 +89,15 @@ def test_a_batch_gives_what_its_utterances_give_one_by_one(grad):
             torch.testing.assert_close(logits[: len(alone)], alone, rtol=1e-4, atol=1e-4)
 
 
-def test_only_the_weights_of_layers_become_int8():
+def test_only_the_weights_of_layers_become_int8_and_tables_float16():
     model = make_model(dtype=torch.float32)
     expected = {name: p.detach().clone() for name, p in model.named_parameters() if "_proj" not in name}
+    expected |= {name: p.half() for name, p in expected.items() if name.endswith("position_table")}
     assert quantize(model) is model and not model.training
     kept = dict(model.named_parameters())
     assert kept.keys() == expected.keys()
     assert all(torch.equal(kept[name], parameter) for name, parameter in expected.items())
+    assert [kept[name].dtype for name in kept if "table" in name] == [torch.float16] * len(model.model.layers)
     assert not any(parameter.requires_grad for parameter in kept.values())
 
 
@@ -111,7 +113,7 @@ def test_memory_is_a_quarter():
 
 
 def test_a_trained_model_says_the_same(tone_corpus, tone_run, capsys):
-    """In Python and as `hf-mlpl transcribe --int8`."""
+    """In Python and as `hf-mlpl transcribe --dtype int8`."""
     clips = sorted((tone_corpus / "common-voice").rglob("*test*.wav")) + sorted(
         (tone_corpus / "common-voice").rglob("*test*.mp3")
     )
@@ -129,7 +131,7 @@ def test_a_trained_model_says_the_same(tone_corpus, tone_run, capsys):
     logits, reference = recognize.model(**features).logits, plain(**features).logits
     assert 0 < (logits - reference).norm() < 0.1 * reference.norm()
 
-    assert main(["transcribe", "--int8", "--model", str(tone_run / "model"), *map(str, clips)]) == 0
+    assert main(["transcribe", "--dtype", "int8", "--model", str(tone_run / "model"), *map(str, clips)]) == 0
     printed = [line.split("\t")[-1] for line in capsys.readouterr().out.splitlines()]
     assert printed == [result["text"] for result in expected]
 

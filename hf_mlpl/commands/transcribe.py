@@ -7,6 +7,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from ..inference_dtype import add_dtype_argument, convert
+
 HELP = "say what is said in recordings, and in which language"
 DESCRIPTION = """Says what is said in recordings, and in which language.
 
@@ -43,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "was interrupted can be repeated",
     )
     parser.add_argument("--language", help="write with the characters of this language only, such as sl")
-    parser.add_argument(
-        "--int8", action="store_true", help="weights of 8 bits, on a CPU: a third of the memory, and faster"
-    )
+    add_dtype_argument(parser)
     parser.add_argument("--batch-size", type=int, default=8, help="recordings in one forward; default: 8")
 
 
@@ -55,7 +55,6 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from transformers import pipeline
     from transformers.utils import logging
 
-    from ..quantization import quantize
     from ..transcription import find_recordings, pending_recordings, transcribe_recordings
 
     if options.batch_size < 1:
@@ -72,12 +71,11 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         return 0
 
     logging.disable_progress_bar()
-    int8 = {"device": "cpu", "dtype": "float32"} if options.int8 else {}
+    on_cpu = {"device": "cpu"} if options.dtype == "int8" else {}
     language = {} if options.language is None else {"language": options.language}
     try:
-        recognize = pipeline("automatic-speech-recognition", model=options.model, **language, **int8)
-        if options.int8:
-            quantize(recognize.model)
+        recognize = pipeline("automatic-speech-recognition", model=options.model, **language, **on_cpu)
+        convert(recognize.model, options.dtype)
     except (OSError, ValueError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 1
