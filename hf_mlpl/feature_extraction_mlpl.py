@@ -75,7 +75,7 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         self.mel_floor = mel_floor
         self.do_normalize = do_normalize
 
-    def num_frames(self, num_samples):
+    def num_frames(self, num_samples: int | np.ndarray) -> int | np.ndarray:
         """Frames of an utterance of `num_samples`, an int or an array: only whole windows count, but at least one."""
         return 1 + np.maximum(num_samples - self.win_length, 0) // self.hop_length
 
