@@ -13,7 +13,7 @@ demo: .venv/.complete  ## train on eight synthetic languages, label, train again
 test: .venv/.complete  ## the tests, a few minutes on 2 cores
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile
 
-test-slow: .venv/.complete  ## the tests that take minutes each, such as training with sharded weights
+test-slow: .venv/.complete  ## the tests that take long, such as training with sharded weights
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow
 
 style: .venv/.complete  ## format the code, and mend what ruff can

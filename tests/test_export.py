@@ -124,6 +124,7 @@ def run_onnx(folder, batch) -> list[np.ndarray]:
     return session.run(None, {name: tensor.numpy() for name, tensor in batch.items()})
 
 
+@pytest.mark.slow
 def test_onnxruntime_computes_what_the_model_computes(onnx_export, tmp_path):
     model = make_model(dtype=torch.float32)
     folder = onnx_export(model, tmp_path / "onnx")

@@ -25,6 +25,7 @@ def test_no_output_is_stored_and_every_command_exists(path):
                     check_command(*read_commands(line[1:]))
 
 
+@pytest.mark.slow
 def test_from_flashlight(golden, tmp_path, monkeypatch):
     """What it downloads are files here; all else is as it stands, and the texts are the original's."""
     notebook = nbformat.read(ROOT / "notebooks" / "from_flashlight.ipynb", as_version=4)

@@ -168,6 +168,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_what_is_registered_may_be_imported_first():
     """Its import may bring a registry, at the end of which it is registered itself: it must be whole by then."""
     parts = ("configuration", "feature_extraction", "tokenization", "processing", "modeling", "pipeline")
