@@ -4,8 +4,8 @@
         --output labels
 
 writes labels/labels.parquet, which training takes like any utterance file, and labels/complete.json last. No text is
-needed; each label comes with scores, and utterances that cannot be read are counted, never fatal. With --dtype bfloat16
-it takes a fraction of the time on a GPU, and on processors that have it.
+needed; each label comes with scores, and utterances that cannot be read are counted, never fatal. --dtype bfloat16 is
+several times as fast on a GPU, and on processors that have it.
 
     accelerate launch recipes/pseudo_label.py --model user/teacher-sl --data data/unlabelled.parquet --languages sl \
         --output labels/sl --push-to-hub user/voxpopuli-pl
