@@ -146,6 +146,23 @@ def test_evaluate(chain):
         assert line[3:] == [f"{100 * scores[rate]:.1f}" for rate in ("cer", "wer", "language_accuracy")]
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_evaluate_and_label_in_another_dtype(chain, output_of, dtype):
+    exact = json.loads((chain.folder / "results.json").read_text())
+    model, output = ["--model", "run/model", "--dtype", dtype], ["--output", f"{dtype}.json"]
+    output_of("evaluate.py", *model, "--data", "data/test.parquet", *output)
+    results = json.loads((chain.folder / f"{dtype}.json").read_text())
+    assert (exact["dtype"], results["dtype"]) == ("float32", dtype)
+    assert results["revision"] == exact["revision"]  # of the weights as they are stored
+    assert results["macro"]["cer"] == pytest.approx(exact["macro"]["cer"], abs=0.02)
+    output_of("pseudo_label.py", *model, "--data", "data/unlabelled.parquet", "--output", dtype)
+    labels = [
+        pq.read_table(Path(folder, "labels.parquet")) for folder in (chain.folder / dtype, chain.folder / "labels")
+    ]
+    assert labels[0]["source"].equals(labels[1]["source"]) and labels[0]["text"].equals(labels[1]["text"])
+    assert not labels[0]["mean_log_prob"].equals(labels[1]["mean_log_prob"])
+
+
 def test_evaluate_on_sentences_that_training_has_not(chain, tone_corpus, output_of):
     scoring = ["--data", "data/test.parquet", "--unseen-in", "data/train.parquet", "--output", "unseen.json"]
     output_of("evaluate.py", "--model", "run/model", *scoring, "--num-workers", "0")
@@ -196,6 +213,9 @@ def finetuned(chain):
 def test_language_finetune(chain, finetuned, output_of):
     listed = output_of(*finetuned, "--list", "output_dir=elsewhere/{language}", "--labels", "other").splitlines()
     assert len(listed) == 1 and "language=sv-SE && " in listed[0] and "--languages sv-SE" in listed[0]
+    assert "--dtype" not in listed[0]
+    options = ["--list", "output_dir=elsewhere/{language}", "--labels", "other", "bf16=true"]
+    assert output_of(*finetuned, *options).endswith("--dtype bfloat16\n")
     assert (chain.folder / "finetuned" / "sv-SE" / "model" / "model.safetensors").is_file()
     made = pq.read_table(chain.folder / "made" / "sv-SE" / "labels.parquet").to_pylist()
     assert len(made) == 24 and {row["source"].split("@")[0] for row in made} == {"sv-SE/model"}
