@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole recipe on synthetic speech, from nothing to a transcribed file and a shared model: about 13 minutes on two
-# CPU cores.
+# The whole recipe on synthetic speech, from nothing to a transcribed file and a shared model: about 11 minutes on two
+# CPU cores, with the installation.
 # Eight languages: four with 400 labelled utterances, four with 50 labelled and 600 unlabelled ones. Every step goes on
 # where it stopped, so an interrupted run is simply started again.
 set -euo pipefail
