@@ -1,7 +1,7 @@
 PYTHON ?= python3
 INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow style quality docs bench bench-all bench-check
+.PHONY: help demo test test-slow campaigns style quality docs bench bench-all bench-check
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -15,6 +15,9 @@ test: .venv/.complete  ## the tests, a few minutes on 2 cores
 
 test-slow: .venv/.complete  ## the tests that take long, such as training with sharded weights
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow
+
+campaigns: .venv/.complete  ## thousands of damaged files, and kill -9 at every step, and what came of it: half an hour
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow -s tests/campaigns
 
 style: .venv/.complete  ## format the code, and mend what ruff can
 	.venv/bin/ruff check --fix .
