@@ -1,13 +1,13 @@
 """A claim on an output folder, or on an output file, so that two jobs cannot write the same one at once.
 
-The claim is a lock of the operating system (`flock`) on a small hidden file, which says who works there. The kernel gives
-it back when the process ends, however it ends: what a killed job leaves behind refuses nobody. Processes that a job
-forks, such as those that decode audio, do not keep it.
+The claim is a lock of the operating system (`flock`) on a small hidden file, which says who works there. The kernel
+gives it back when the process ends, however it ends: what a killed job leaves behind refuses nobody. Processes that a
+job forks, such as those that decode audio, do not keep it.
 
 On a network disk the lock holds between machines where the file system carries locks over: NFS since version 4, NFS 3
-with its lock service, Lustre mounted with `flock`, CephFS. NFS mounted with `nolock` or `local_lock`, and Lustre mounted
-with `localflock`, keep it to one machine. Where a machine dies, the server gives its lock back after the time that it
-is set to. Where the file system has no locks at all, a warning says so, and the job goes on.
+with its lock service, Lustre mounted with `flock`, CephFS. NFS mounted with `nolock` or `local_lock`, and Lustre with
+`localflock`, keep it to one machine. Where a machine dies, the server gives its lock back after the time that it is set
+to. Where the file system has no locks at all, a warning says so, and the job goes on.
 """
 
 from __future__ import annotations
