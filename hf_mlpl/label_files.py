@@ -1,8 +1,9 @@
-"""Parquet files of labels as they are read back: whatever is wrong with one is a line that names it."""
+"""Files of labels as they are read back, ours and anyone's: whatever is wrong with one is a line that names it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 from datasets import Features
 from datasets.table import table_cast
 
+from .corpora.metadata import columns_of, rows_of
 from .corpora.utterances import BLOCK
 
 
@@ -40,7 +42,7 @@ def label_blocks(path: str | Path, features: Features, never_null: Sequence[str]
 
     Raises:
         LabelFileError: as `label_schema` does; where a column cannot be had as that type; for rows without a value in
-            `never_null`, and for durations that are none.
+            `never_null`, and for durations that are none, unless they are null.
     """
     label_schema(path, list(features))
     batches = _batches(path, list(features))
@@ -53,13 +55,88 @@ def label_blocks(path: str | Path, features: Features, never_null: Sequence[str]
             labels.validate(full=True)
         except Exception as error:
             raise damaged(path, error) from error
-        if empty := [name for name in never_null if labels[name].null_count]:
-            raise LabelFileError(f"{path}: has rows without {', '.join(empty)}")
-        if "duration_seconds" in features:
-            seconds = labels["duration_seconds"].to_numpy()
-            if not ((0 < seconds) & (seconds < np.inf)).all():
-                raise LabelFileError(f"{path}: has rows with a duration that is none")
+        _check_values(path, labels, never_null)
         yield labels
+
+
+def _check_values(path: str | Path, labels: pa.Table, never_null: Sequence[str]) -> None:
+    if empty := [name for name in never_null if labels[name].null_count]:
+        raise LabelFileError(f"{path}: has rows without {', '.join(empty)}")
+    if "duration_seconds" in labels.column_names:
+        seconds = labels["duration_seconds"].drop_null().to_numpy()
+        if not ((0 < seconds) & (seconds < np.inf)).all():
+            raise LabelFileError(f"{path}: has rows with a duration that is none")
+
+
+def labels_of_anyone(
+    path: Path, features: Features, needed: Sequence[str], skipped: Callable[[str, str], None]
+) -> Iterator[pa.Table]:
+    """Yields the columns of `features` of a Parquet, csv, tsv or JSON file, 10,000 rows at a time.
+
+    Columns that the file does not have are null.
+
+    Args:
+        needed: columns that it must have, with a value in each row.
+        skipped: is called with `file:row` and a reason for each row of a text file that cannot be read.
+
+    Raises:
+        LabelFileError: for a file that is no table, lacks one of `needed`, or is damaged.
+    """
+    if not path.is_file():
+        raise LabelFileError(f"{path}: no such file of labels")
+    try:
+        columns = columns_of(path, list(features))
+    except Exception as error:
+        raise damaged(path, error) from error
+    if missing := [name for name in needed if name not in columns]:
+        raise LabelFileError(
+            f"{path}: no labels, it has no column {', '.join(missing)}; it has {', '.join(columns) or 'none'}"
+        )
+    present = Features({name: kind for name, kind in features.items() if name in columns})
+    read = label_blocks(path, present, needed) if path.suffix == ".parquet" else _text_blocks(path, present, skipped)
+    for labels in read:
+        _check_values(path, labels, needed)
+        for name in features.keys() - present.keys():
+            labels = labels.append_column(name, pa.nulls(len(labels), features.arrow_schema.field(name).type))
+        yield labels.select(list(features))
+
+
+def _text_blocks(path: Path, features: Features, skipped: Callable[[str, str], None]) -> Iterator[pa.Table]:
+    def good_rows() -> Iterator[dict]:
+        for where, row, problem in rows_of(path, list(features)):
+            try:
+                if problem:
+                    raise ValueError(problem)
+                yield {name: _value(name, row[name], kind.dtype) for name, kind in features.items()}
+            except ValueError as error:
+                skipped(where, str(error))
+
+    rows = good_rows()
+    while True:
+        try:
+            block = list(islice(rows, BLOCK))
+        except Exception as error:
+            raise damaged(path, error) from error
+        if not block:
+            return
+        yield pa.Table.from_pylist(block, schema=features.arrow_schema)
+
+
+def _value(name: str, value: str | bool | None, dtype: str) -> str | float | bool | None:
+    """Returns the value of a column, which text files have as text; an empty one is null, but an empty string.
+
+    Raises:
+        ValueError: for a value that is of another kind.
+    """
+    if dtype == "string" and isinstance(value, str | None):
+        return value
+    if value in (None, ""):
+        return None
+    if dtype == "bool" and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    if dtype == "float64" and isinstance(value, str):
+        return float(value)
+    raise ValueError(f"{name} is {value!r}")
 
 
 def _batches(path: str | Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
