@@ -46,7 +46,9 @@ def table_rows(
         header = next(lines, "")
         number = 1
         if problem := _line_problem(header, delimiter):
-            raise ValueError(f"{name}: not a UTF-8 table, its header {problem}; save it as UTF-8, or download it again")
+            raise ValueError(
+                f"{name}: not a UTF-8 table, its header {problem}; save it as UTF-8, or download it again"
+            )
         header = header.split(delimiter) if header else []
         if missing := [column for column in columns if column not in header]:
             raise ValueError(
@@ -56,7 +58,9 @@ def table_rows(
             if line:
                 yield f"{name}:{number}", _row(line, header, delimiter)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{name}: is damaged after line {number}: {error}; download it again") from error
+        raise ValueError(
+            f"{name}: damaged or not a UTF-8 table, after line {number}: {error}; download it again"
+        ) from error
 
 
 def row_problem(row: dict) -> str | None:
