@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 from transformers.utils import logging
@@ -74,7 +73,7 @@ class ArchivedRelease:
         raise ValueError(f"{self.name}/{table}: no such file; tables there: {', '.join(there) or 'none'}{damage}")
 
     def rows(self, table: str, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
-        with _text(self._open(table)) as file:
+        with self._open(table) as file:
             yield from table_rows(file, f"{self.name}/{table}", columns)
 
     def num_lines(self, table: str) -> int:
@@ -149,10 +148,6 @@ def _archived(archive: Path) -> Iterator[tuple[str, Callable[[], Release]]]:
         reasons = [f"{archive}: no Common Voice release, it has no files such as sl/clips/a.mp3", *index.problems]
         raise ValueError("; ".join(reasons))
     yield from ((folder, partial(ArchivedRelease, archive, folder)) for folder in sorted(folders))
-
-
-def _text(file: io.BufferedReader) -> TextIO:
-    return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
 
 
 def _num_lines(file: io.BufferedReader | io.BufferedIOBase) -> int:
