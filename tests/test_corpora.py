@@ -19,7 +19,7 @@ from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.common_voice import find_locales, read_common_voice
 from hf_mlpl.corpora.lists import read_list
 from hf_mlpl.corpora.sources import sources_of
-from hf_mlpl.corpora.tables import read_table, row_problem
+from hf_mlpl.corpora.tables import read_table
 from hf_mlpl.corpora.utterances import FEATURES, ReadingReport, read_utterances, write_utterances
 from hf_mlpl.corpora.voxpopuli import read_voxpopuli
 
@@ -227,27 +227,6 @@ def test_damaged_tables(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{name}: damaged or not a UTF-8 table, after line \d"):
         list(read_table(tmp_path / name, ["path"]))
-
-
-DAMAGED_ROWS = {
-    "is not UTF-8": b"c\xe9",
-    "has a field of more than 131072 characters": b"x" * 200_000,
-    "has NUL characters": b"c\0",
-}
-
-
-@pytest.mark.parametrize("name", ["table.tsv", "table.tsv.gz"])
-def test_a_damaged_row_costs_that_row(tmp_path, name):
-    lines = [b"path\tsentence", *(b"a.mp3\t" + text for text in DAMAGED_ROWS.values()), b"b.mp3\tDa.", b"c.mp3", b""]
-    content = b"\xef\xbb\xbf" + b"\r\n".join(lines)
-    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    read = list(read_table(tmp_path / name, ["path"]))
-    assert [where for where, _ in read] == [f"{tmp_path / name}:{line}" for line in range(2, 7)]
-    assert [row_problem(row) for _, row in read] == [*DAMAGED_ROWS, None, "wrong number of columns"]
-    assert read[3][1] == {"path": "b.mp3", "sentence": "Da."}
-    (tmp_path / "wide.tsv").write_text("path\tsentence\n", encoding="utf-16")
-    with pytest.raises(ValueError, match=r"wide\.tsv: not a UTF-8 table, its header is not UTF-8"):
-        list(read_table(tmp_path / "wide.tsv", ["path"]))
 
 
 # ---- VoxPopuli

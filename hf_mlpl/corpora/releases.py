@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 from transformers.utils import logging
@@ -83,7 +82,7 @@ class ArchivedRelease:
         raise ValueError(f"{self.name}/{table}: no such file; tables there: {', '.join(there) or 'none'}{damage}")
 
     def rows(self, table: str, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
-        with _text(self._open(table)) as file:
+        with self._open(table) as file:
             yield from table_rows(file, f"{self.name}/{table}", columns)
 
     def inputs(self, tables: Sequence[str]) -> tuple[Path, ...]:
@@ -196,10 +195,6 @@ def _folders_inside(archive: Path, state: tuple) -> tuple[str, ...]:
         reasons = [f"{archive}: no Common Voice release, it has no files such as sl/clips/a.mp3", *index.problems]
         raise ValueError("; ".join(reasons))
     return tuple(sorted(folders))
-
-
-def _text(file: io.BufferedReader) -> TextIO:
-    return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def _num_lines(file: io.BufferedReader | io.BufferedIOBase) -> int:
