@@ -58,12 +58,11 @@ class ReadingReport:
     def drop(self, reason: str, where: str, detail: str = "") -> None:
         """Counts one row under `reason`; `where` is `file:row`."""
         self.dropped[reason] += 1
-        line = f"{where}: {reason}" + (f": {detail}" if detail else "")
-        self.lines.append(line.encode(errors="backslashreplace").decode())  # names of files need not be UTF-8
+        self.lines.append(printable(f"{where}: {reason}" + (f": {detail}" if detail else "")))
 
     def note(self, line: str) -> None:
         """Keeps a line about something for which no row is dropped; once, however often it is found."""
-        if line not in self.notes:
+        if (line := printable(line)) not in self.notes:
             self.notes.append(line)
             self.lines.append(line)
 
@@ -76,6 +75,18 @@ class ReadingReport:
         return f"{self.read} rows read, {self.kept} kept" + (f"; dropped: {reasons}" if reasons else "")
 
 
+def printable(line: str) -> str:
+    """A line that can be written as UTF-8: names of files need not be."""
+    return line.encode(errors="backslashreplace").decode()
+
+
+def audio_problem(error: Exception, audio: dict) -> str:
+    """Why a recording cannot be decoded, `FILE: why`; decoders may raise anything."""
+    if isinstance(error, AudioError):
+        return str(error)
+    return f"{audio['path']}: cannot be decoded: {type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport, num_threads: int = 8) -> Iterator[dict]:
     """Adds `duration_seconds` from the files' headers; drops unreadable and empty files with a line in the report.
 
@@ -84,13 +95,13 @@ def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport, num_
     """
 
     def measure(row):
-        path = row[1]["audio"]["path"].encode(errors="backslashreplace").decode()
+        path = printable(row[1]["audio"]["path"])
         if path != row[1]["audio"]["path"]:
             return AudioError(f"{path}: has a name that is not UTF-8")  # and could not be written down
         try:
             return audio_duration(row[1]["audio"])
-        except AudioError as error:
-            return error
+        except Exception as error:
+            return AudioError(audio_problem(error, row[1]["audio"]))
 
     rows = iter(rows)
     with ThreadPoolExecutor(num_threads) as threads:
