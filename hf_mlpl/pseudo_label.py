@@ -230,17 +230,21 @@ def _complete_summary(output_dir: Path, job: dict) -> dict | None:
     """
     if (output_dir / "job.json").exists():
         _check_same_job(output_dir / "job.json", job)
-    if not (output_dir / "complete.json").exists():
-        return None
     try:
-        summary = read_summary(output_dir)
-        path = output_dir / "labels.parquet"
-        rows = pq.read_metadata(path).num_rows
-        if rows != summary["labels"]:
-            raise ValueError(f"{path}: has {rows} labels of {summary['labels']}")
-    except (ValueError, OSError, pa.ArrowException) as error:
-        logger.warning("%s; it is made anew of the shards", " ".join(str(error).split()))
+        return _whole_summary(output_dir) if (output_dir / "complete.json").exists() else None
+    except ValueError:
         return None
+
+
+def _whole_summary(output_dir: Path) -> dict:
+    """Returns the summary of a complete folder; raises a ValueError where it, or `labels.parquet`, is damaged."""
+    summary, path = read_summary(output_dir), output_dir / "labels.parquet"
+    try:
+        rows = pq.read_metadata(path).num_rows
+    except Exception as error:  # whatever a damaged file makes of a reader
+        raise ValueError(f"{path}: damaged ({error})") from error
+    if rows != summary["labels"]:
+        raise ValueError(f"{path}: has {rows} labels of {summary['labels']}")
     return summary
 
 
@@ -248,6 +252,11 @@ def _begin(output_dir: Path, job: dict) -> dict | None:
     """Notes what is labelled by whom in `job.json`; returns a summary where another job has just done it all."""
     if summary := _complete_summary(output_dir, job):
         return summary
+    if (output_dir / "complete.json").exists():
+        try:
+            _whole_summary(output_dir)
+        except ValueError as error:
+            logger.warning("%s; it is made anew of the shards", " ".join(str(error).split()))
     if not (output_dir / "job.json").exists():
         write_json(output_dir / "job.json", job)
     return None
