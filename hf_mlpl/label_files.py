@@ -86,6 +86,8 @@ def labels_of_anyone(
         raise LabelFileError(f"{path}: no such file of labels")
     try:
         columns = columns_of(path, list(features))
+    except ValueError as error:
+        raise LabelFileError(str(error)) from error
     except Exception as error:
         raise damaged(path, error) from error
     if missing := [name for name in needed if name not in columns]:
@@ -128,15 +130,20 @@ def _value(name: str, value: str | bool | None, dtype: str) -> str | float | boo
     Raises:
         ValueError: for a value that is of another kind.
     """
-    if dtype == "string" and isinstance(value, str | None):
+    if dtype == "string" and (value is None or isinstance(value, str)):
         return value
     if value in (None, ""):
         return None
-    if dtype == "bool" and str(value).lower() in ("true", "false"):
-        return str(value).lower() == "true"
-    if dtype == "float64" and isinstance(value, str):
-        return float(value)
-    raise ValueError(f"{name} is {value!r}")
+    try:
+        if dtype == "bool":
+            return {"true": True, "false": False}[str(value).lower()]
+        if dtype == "float64" and isinstance(value, str):
+            number = float(value)
+            if name != "duration_seconds" or 0 < number < np.inf:
+                return number
+    except (KeyError, ValueError):
+        pass
+    raise ValueError(f"{name} is {value!r}"[:200])
 
 
 def _batches(path: str | Path, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -1,7 +1,7 @@
 """Pseudo-labels of a label set, put together with their audio by id: utterances that training takes.
 
-Labels may be anyone's: a table with `id` and `text` is enough, as Parquet, csv, tsv or JSON lines. Nothing in it is run;
-its ids are compared with those that are here, no more.
+Labels may be anyone's: a table with `id` and `text` is enough, as Parquet, csv, tsv or JSON lines. Nothing in it is
+run; its ids are compared with those that are here, no more.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def join_own_audio(files: Mapping[str | None, Sequence[Path]], output: Path, kee
         for path in (path for paths in files.values() for path in paths):
             first = 0
             _check_audio(path)
-            for labels in labels_of_anyone(path, READ, OF_OWN_AUDIO, _skip):
+            for _, labels in _blocks_of_labels([path], needed=OF_OWN_AUDIO):
                 for number, label in enumerate(labels.to_pylist(), first):
                     if keep_all or label["kept"] is not False:
                         audio = {"path": str(path.absolute()), "offset": number}
@@ -177,13 +177,20 @@ def join_own_audio(files: Mapping[str | None, Sequence[Path]], output: Path, kee
 
 def _check_audio(path: Path) -> None:
     try:
-        audio_column(label_schema(path, OF_OWN_AUDIO), path)
+        if path.suffix != ".parquet":
+            raise ContainerError(f"{path}: is a table of texts")
+        audio_column(label_schema(path, ()), path)
     except ContainerError as error:
         raise ValueError(f"{path}: its labels are without audio; name that with --audio") from error
 
 
 def _join(
-    language: str | None, paths: Sequence[Path], utterances: Dataset, keep_all: bool, report: JoinReport, tell: Callable
+    language: str | None,
+    paths: Sequence[Path],
+    utterances: Dataset,
+    keep_all: bool,
+    report: JoinReport,
+    tell: Callable,
 ) -> Iterator[dict]:
     """Labels of a language with their utterances, in the order of the labels; tells which ids have no other side."""
 
@@ -192,9 +199,9 @@ def _join(
         tell((where, language or "", reason))
 
     if language is not None:
-        utterances = keep_rows(utterances, ["language"], lambda block: pc.equal(block["language"], language).to_numpy())
+        utterances = keep_rows(utterances, ["language"], lambda rows: pc.equal(rows["language"], language).to_numpy())
     find, found = _finder(utterances), np.zeros(len(utterances), bool)
-    for path, labels in ((path, labels) for path in paths for labels in labels_of_anyone(path, READ, NEEDED, skip)):
+    for path, labels in _blocks_of_labels(paths, skip):
         rows = find(labels["id"])
         there = rows >= 0
         for label in labels.filter(pa.array(~there)).select(["id", "language"]).to_pylist():
@@ -259,7 +266,20 @@ def _finder(utterances: Dataset) -> Callable[[pa.ChunkedArray], np.ndarray]:
     return find
 
 
-def _refuse_nothing(report: JoinReport, files: Mapping[str | None, Sequence[Path]], utterances: Dataset | None) -> None:
+def _blocks_of_labels(
+    paths: Sequence[Path],
+    skipped: Callable[[str, str], None] = lambda where, reason: None,
+    needed: Sequence[str] = NEEDED,
+) -> Iterator[tuple[Path, pa.Table]]:
+    """The columns of `READ`, 10,000 rows at a time, as `labels_of_anyone` reads them."""
+    for path in paths:
+        for labels in labels_of_anyone(path, READ, needed, skipped):
+            yield path, labels
+
+
+def _refuse_nothing(
+    report: JoinReport, files: Mapping[str | None, Sequence[Path]], utterances: Dataset | None
+) -> None:
     """Raises a ValueError where no utterance with a text has come of a join, and says why."""
     if report.joined > report.empty:
         return
@@ -268,7 +288,7 @@ def _refuse_nothing(report: JoinReport, files: Mapping[str | None, Sequence[Path
     if report.left_out:
         raise ValueError(f"none of {report.left_out} labels is kept by its filters; --all takes them")
     paths = [path for paths in files.values() for path in paths]
-    labels = next((block["id"][0].as_py() for path in paths for block in labels_of_anyone(path, READ, NEEDED, _skip)), None)
+    labels = next((block["id"][0].as_py() for _, block in _blocks_of_labels(paths) if len(block)), None)
     if labels is None or utterances is None:
         raise ValueError(f"{', '.join(map(str, paths))}: no labels at all")
     raise ValueError(
@@ -277,7 +297,3 @@ def _refuse_nothing(report: JoinReport, files: Mapping[str | None, Sequence[Path
         if len(utterances)
         else "there is no audio: the utterance files are empty"
     )
-
-
-def _skip(where: str, reason: str) -> None:
-    """Passes over a row that has been told, or that is none of a Parquet file."""

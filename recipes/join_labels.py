@@ -5,8 +5,9 @@
 
 Labels come from the Hub, from a folder with files such as sl/train-00000-of-00001.parquet, or from anyone's table with
 the columns `id` and `text`, as Parquet, csv, tsv or JSON lines; other columns may be missing. The audio is that of the
-utterance files that recipes/prepare_data.py writes. Ids that are on one side alone, and utterances whose duration is not
-that of their label, are counted, and listed in labels.unmatched.tsv. Labels that their filters do not keep are left out.
+utterance files that recipes/prepare_data.py writes. Ids that are on one side alone, and utterances whose duration is
+not that of their label, are counted, and listed in labels.unmatched.tsv. Labels that their filters do not keep are
+left out.
 
 Of a label set with audio, that is taken where --audio is not given:
 
