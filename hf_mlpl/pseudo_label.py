@@ -205,16 +205,24 @@ def read_summary(labels: Path) -> dict:
     path = labels / "complete.json"
     summary = read_json(path, teacher=str, utterances=int, labels=int, errors=int, languages=dict, sources=list)
     try:
-        for counts in (summary["languages"][name] for name in summary["languages"]):
+        for language in summary["languages"]:
+            check_field(summary["languages"], language, dict)
+            counts = summary["languages"][language]
             for name, kind in {"labels": int, "empty": int, "errors": int, "hours": float, "cer": OPTIONAL}.items():
                 check_field(counts, name, kind)
             check_field(counts, "mean_log_prob", float)
         for source in summary["sources"]:
-            for name, kind in {"name": str, "license": str, "url": (str, type(None))}.items():
-                check_field(source, name, kind)
+            check_source(source)
     except ValueError as error:
         raise ValueError(f"{path}: damaged, or of an older hf_mlpl ({error})") from error
     return summary
+
+
+def check_source(source: dict) -> None:
+    """Raises a ValueError for what is not the JSON of a `Source`."""
+    check_field({"source": source}, "source", dict)
+    for name, kind in {"name": str, "license": str, "url": (str, type(None))}.items():
+        check_field(source, name, kind)
 
 
 def all_empty(counts: dict) -> bool:
