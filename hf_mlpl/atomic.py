@@ -100,15 +100,21 @@ def remove_left(folder: Path) -> None:
 
 def _is_left(path: Path) -> bool:
     made = OWN.fullmatch(path.name)
-    if made["machine"] == _machine() and os.name == "posix":
-        try:
-            os.kill(int(made["process"]), 0)
-        except ProcessLookupError:
-            return True
-        except (PermissionError, OverflowError):
-            pass
+    if made["machine"] == _machine() and os.name == "posix" and not _is_running(int(made["process"])):
+        return True
     changed = max(each.lstat().st_mtime for each in (path, *path.rglob("*")))
     return time.time() - changed > STALE_SECONDS
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+        state = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+        return state not in "ZX"  # it has ended, and nobody has asked how
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError, IndexError):
+        return True
 
 
 @cache
