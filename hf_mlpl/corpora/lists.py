@@ -10,7 +10,7 @@ from pathlib import Path
 from ..text import normalize_text
 from .fl_lists import ListEntry, lines_of_list
 from .locales import noted_locale, to_locale
-from .recordings import FileNames, part_of, with_part_durations
+from .recordings import FileNames, PartError, located, part_of, with_part_durations
 from .tables import read_table, row_problem
 from .utterances import ReadingReport
 
@@ -81,14 +81,14 @@ def _rows(table: Path, report: ReadingReport, languages: Sequence[str] | None) -
         else:
             try:
                 start, end = part_of(row)
-            except ValueError as error:
+            except PartError as error:
                 report.drop("not a part of a recording", where, str(error))
                 continue
             text = normalize_text(row["sentence"])
             part = "" if start is None and end is None else f"_{start or 0.0}-{'' if end is None else end}"
             utterance = {
                 "id": Path(name).with_suffix("").as_posix() + part,
-                "audio": {"path": _recording(name, folders, files), "start": start, "end": end},
+                "audio": {"path": located(name, folders, files), "start": start, "end": end},
                 "language": language,
                 "text": text or None,
                 "speaker": row["speaker"] or None,
@@ -107,12 +107,6 @@ def _inside(path: str, folders: Iterable[str]) -> str | None:
         if name != os.curdir and name.split(os.sep)[0] != os.pardir:
             return name
     return None
-
-
-def _recording(name: str, folders: Iterable[str], files: FileNames) -> str:
-    """Returns the file in the first of the folders that has it; where none does, its place in the first folder."""
-    places = [files.find(os.path.join(folder, name)) for folder in folders]
-    return next(filter(os.path.exists, places), places[0])
 
 
 def read_fl_lists(

@@ -6,11 +6,17 @@ import math
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
 
 from ..audio import END_TOLERANCE
 from .utterances import ReadingReport, with_durations
 
 PART_COLUMNS = ("start", "end", "offset", "duration")
+
+
+class PartError(ValueError):
+    """Times that are no part of a recording; one line says why."""
 
 
 class FileNames:
@@ -59,6 +65,44 @@ def nearest_name(name: str, names: Iterable[str]) -> str | None:
     return same[0] if len(same) == 1 else None
 
 
+def located(name: str, folders: Iterable[str], files: FileNames) -> str:
+    """Returns the file that `name` is in the first of the folders that has it; else its place in the first folder."""
+    places = [files.find(os.path.abspath(os.path.join(folder, name))) for folder in folders]
+    return next(filter(os.path.exists, places), places[0])
+
+
+# Also what cannot be decoded: such a file is worth a line in the report. Other files are none of our business.
+SUFFIXES = frozenset(
+    ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc"
+    " .m4a .mp4 .aac .wma .amr .3gp .webm .mka .mkv".split()
+)
+
+
+def is_recording(path: str) -> bool:
+    """Returns whether a file is a recording, by its name."""
+    return os.path.splitext(path)[1].lower() in SUFFIXES
+
+
+def files_below(root: str | Path, report: ReadingReport) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yields a folder, its folders and its files, sorted, as `os.walk` does, and follows symbolic links to folders.
+
+    Names that begin with a dot are left out. Links that lead to a folder around them, and folders that cannot be
+    read, are noted.
+    """
+    failed = partial(_note_unread, report)
+    for folder, folders, names in os.walk(root, onerror=failed, followlinks=True):
+        around = os.path.join(os.path.realpath(folder), "")
+        loops = [name for name in folders if around.startswith(os.path.join(os.path.realpath(f"{folder}/{name}"), ""))]
+        for name in loops:
+            report.note(f"{folder}/{name}: a link to a folder around it, which is not followed")
+        folders[:] = sorted(name for name in folders if name not in loops and not name.startswith("."))
+        yield folder, folders, sorted(name for name in names if not name.startswith("."))
+
+
+def _note_unread(report: ReadingReport, error: OSError) -> None:
+    report.note(f"{error.filename}: this folder cannot be read: {error.strerror}")
+
+
 def part_of(row: Mapping) -> tuple[float | None, float | None]:
     """Returns where the speech of a row begins and ends in its recording, in seconds; None where nothing says it.
 
@@ -67,7 +111,7 @@ def part_of(row: Mapping) -> tuple[float | None, float | None]:
             alone is taken for that of the whole recording.
 
     Raises:
-        ValueError: for what is not a time, is negative, infinite or NaN, and for an end before the start.
+        PartError: for what is not a time, is negative, infinite or NaN, and for an end before the start.
     """
     start, end = _seconds("start", row), _seconds("end", row)
     if start is None and end is None:
@@ -76,7 +120,7 @@ def part_of(row: Mapping) -> tuple[float | None, float | None]:
         if start is not None and duration is not None:
             end = start + duration
     if end is not None and end <= (start or 0.0):
-        raise ValueError(f"the part ends at {end:g} s and starts at {start or 0.0:g} s")
+        raise PartError(f"the part ends at {end:g} s and starts at {start or 0.0:g} s")
     return start, end
 
 
@@ -89,7 +133,7 @@ def _seconds(name: str, row: Mapping, must_be_number: bool = True) -> float | No
     except (TypeError, ValueError):
         seconds = math.nan if must_be_number else 0.0
     if not 0 <= seconds < math.inf:
-        raise ValueError(f"{name} is {value!r}, not a number of seconds")
+        raise PartError(f"{name} is {value!r}, not a number of seconds")
     return seconds
 
 

@@ -10,7 +10,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from ..text import encoding_of
 
@@ -91,6 +91,11 @@ def row_problem(row: Row) -> str | None:
     return row[None][0] if is_unread else "wrong number of columns"
 
 
+def opened_text(file: BinaryIO) -> TextIO:
+    """Returns the text of an open, buffered file, with `DAMAGED` where it cannot be decoded, and its own line ends."""
+    return io.TextIOWrapper(file, encoding_of(file.peek(4)), errors="hf_mlpl.damaged", newline="")
+
+
 class _Lines:
     """The lines of a text with their line ends, and the number of the last one that was taken."""
 
@@ -100,8 +105,7 @@ class _Lines:
     def take(self) -> str:
         """Returns the next line, and an empty text at the end; of a line over `MAX_LINE` its beginning."""
         if self._text is None:
-            encoding = encoding_of(self._file.peek(4))
-            self._text = io.TextIOWrapper(self._file, encoding=encoding, errors="hf_mlpl.damaged", newline="")
+            self._text = opened_text(self._file)
         if self._returned:
             line = self._returned.popleft()
         else:
