@@ -145,16 +145,27 @@ def test_several_processes_do_the_same(tmp_path):
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
-def test_a_mistake_in_another_process_is_the_readers(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere/reads"):
-        prepare(parts(tmp_path / "nowhere"), tmp_path / "data", workers=2)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_part_that_fails_costs_the_others_nothing(tmp_path, workers):
+    """It is no fault of the corpus, so the others are kept, and the same call goes on with it."""
+    folder, data = tmp_path / "later", tmp_path / "data"
+    report = prepare([*parts(tmp_path)[:2], *parts(folder)[2:4]], data, workers=workers)
+    told = f"FileNotFoundError: [Errno 2] No such file or directory: '{folder / 'reads'}'"
+    assert report.failed == [f"{name}: {told}" for name in ("train tr", "test de")]
+    assert (data / "report.txt").read_text().count(told) == 2
+    assert ids(data / "train.parquet") == [f"{locale}-train-{n}" for locale in ("de", "sl") for n in range(30)]
+    folder.mkdir()
+    report = prepare([*parts(tmp_path)[:2], *parts(folder)[2:4]], data)
+    assert not report.failed and report.kept == 120 and not list(data.glob(".*"))
+    assert (tmp_path / "reads").read_text().splitlines().count("train de") == 1
 
 
 def test_a_reader_of_several_splits(tmp_path, monkeypatch):
     monkeypatch.setattr(f"{__name__}.read_locale", lambda *_: iter(()))
+    one, *_ = parts(tmp_path)
     report = prepare([Part("own", partial(read_own))], tmp_path)
     assert list(report.splits) == ["train", "unlabelled"]
-    assert ids(tmp_path / "train.parquet") == ids(tmp_path / "unlabelled.parquet") == []
+    assert report.kept == 0 and report.notes == ["own: there are no rows"] and not list(tmp_path.iterdir())
 
 
 def test_quarantine(tmp_path):

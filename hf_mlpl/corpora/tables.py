@@ -15,7 +15,7 @@ from typing import BinaryIO, TextIO
 from ..text import encoding_of
 
 DELIMITERS = "\t,;"
-QUOTING = ",;"  # delimiters of RFC 4180; elsewhere a quote could swallow the lines behind it
+QUOTED = ",;"  # with other delimiters quotes are ordinary characters, and one alone would swallow lines
 MAX_FIELD = 2**17  # characters; the limit of Python's csv
 MAX_LINE = 2**20  # characters that are read at once; the rest of a longer line is passed over
 MAX_LINES = 100  # of one record in quotes; a longer one lacks its closing quote
@@ -60,7 +60,7 @@ def table_rows(
     lines = _Lines(file)
     try:
         header, delimiter = _header(lines, name, columns, delimiter)
-        records = _quoted_records if delimiter in QUOTING else _plain_records
+        records = _quoted_records if delimiter in QUOTED else _plain_records
         for number, fields, problem in records(lines, delimiter):
             row: Row = dict.fromkeys(header) if problem else dict(zip(header, fields, strict=False))
             if problem:
@@ -132,7 +132,7 @@ def _header(
 
     def separated(delimiter: str) -> list[str]:
         plain = line.rstrip("\r\n").split(delimiter)
-        if delimiter in QUOTING:
+        if delimiter in QUOTED:
             plain = next(csv.reader([line], delimiter=delimiter), [])
         return [column.strip() for column in plain]
 
