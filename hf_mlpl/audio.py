@@ -18,7 +18,18 @@ from transformers.utils import logging
 
 from .audio_parts import Part
 from .containers import ContainerError, Section, open_member
-from .decoders import BLOCK_VALUES, MAX_RATE, MIN_RATE, AudioError, Source, find_parts, open_part
+from .decoders import (
+    BLOCK_VALUES,
+    HAS_AV,
+    HEAD,
+    MAX_RATE,
+    MIN_RATE,
+    AudioError,
+    Source,
+    av_format,
+    find_parts,
+    open_part,
+)
 from .tars import reason
 
 logger = logging.get_logger(__name__)
@@ -117,17 +128,17 @@ def _file_blocks(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Sampling rate and samples (n, channels) of each block of all recordings in an open file, or of a part of it."""
     if start is None and end is None:
-        for part in find_parts(file, thorough=True):
+        for part in find_parts(file, name, thorough=True):
             with open_part(file, part, name) as decoder:
                 for block in decoder.decode(0, None, name):
                     yield decoder.samplerate, block
             if part.lost:
                 logger.warning(f"{name}: {part.lost} bytes from {sum(part[:2])} on are no sound that can be decoded")
         return
-    parts = find_parts(file)
+    parts = find_parts(file, name)
     lengths = [_length(file, part, name) for part in parts]
     if not _is_inside(start, end, sum(lengths)):
-        parts = find_parts(file, thorough=True)
+        parts = find_parts(file, name, thorough=True)
         lengths = [_length(file, part, name) for part in parts]
     _check_inside(start, end, sum(lengths), name)
     begin = 0.0
@@ -207,16 +218,36 @@ def audio_duration(audio: str | os.PathLike | bytes | BinaryIO | dict) -> float:
     """
     name = _name(audio)
     with _opened(audio, name) as file:
-        seconds = sum(_length(file, part, name) for part in find_parts(file))
+        seconds = sum(_length(file, part, name) for part in find_parts(file, name))
         if math.isfinite(seconds):
             return seconds
         return math.fsum(len(block) / rate for rate, block in _file_blocks(file, None, None, name))
 
 
+def looks_like_audio(path: str | os.PathLike) -> bool:
+    """
+    Returns whether a file holds sound, by its content: whether its header can be read, or, without PyAV, begins as
+    that of a format which PyAV reads. Pipes and devices are not opened.
+    """
+    if not os.path.isfile(path) or os.path.getsize(path) == 0:
+        return False
+    try:
+        audio_format(path)
+    except AudioError:
+        if HAS_AV:
+            return False
+        try:
+            with open(path, "rb") as file:
+                return av_format(file.read(HEAD)) is not None
+        except OSError:
+            return False
+    return True
+
+
 def audio_format(audio: str | os.PathLike | bytes | BinaryIO | dict) -> tuple[int, int]:
     """Sampling rate and channels of a recording, from its header. Raises `AudioError` as `load_audio` does."""
     name = _name(audio)
-    with _opened(audio, name) as file, open_part(file, find_parts(file)[0], name) as decoder:
+    with _opened(audio, name) as file, open_part(file, find_parts(file, name)[0], name) as decoder:
         return decoder.samplerate, decoder.channels
 
 

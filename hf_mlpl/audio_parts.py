@@ -50,7 +50,15 @@ def _frame_lengths() -> dict[int, int]:
     return lengths
 
 
+def _crc16(byte: int) -> int:
+    for _ in range(8):
+        byte = byte >> 1 ^ (0xA001 if byte & 1 else 0)
+    return byte
+
+
 FRAME_LENGTHS = _frame_lengths()
+CRC16 = [_crc16(byte) for byte in range(256)]
+LAME_CHECKSUM = 154  # bytes behind the beginning of `Xing`: a checksum of the frame up to there
 
 
 class Part(NamedTuple):
@@ -93,8 +101,14 @@ class _Bytes:
         self.chunk = b"".join(pieces)
 
 
+def head_behind_tags(file: BinaryIO, count: int) -> bytes:
+    """The first bytes of a file, without the tags that may stand before any kind of audio."""
+    data = _Bytes(file)
+    return data.at(_after_tags(data, 0), count)
+
+
 def starts_as_mp3(head: bytes) -> bool:
-    return head[:3] == b"ID3" or (len(head) >= 4 and head[0] == 0xFF and head[1] << 8 | head[2] in FRAME_LENGTHS)
+    return len(head) >= 4 and head[0] == 0xFF and head[1] << 8 | head[2] in FRAME_LENGTHS
 
 
 def mp3_parts(file: BinaryIO, thorough: bool) -> list[Part]:
@@ -102,12 +116,12 @@ def mp3_parts(file: BinaryIO, thorough: bool) -> list[Part]:
     Returns the recordings in an mp3, usually one; none where no two frames follow each other.
 
     Args:
-        thorough: looks through all headers of frames; else only where the first frame does not tell the length, or
-            contradicts the file's size.
+        thorough: looks through all headers of frames unless the first frame agrees with the file's size, and has its
+            checksum; else only where the first frame does not tell the length, or contradicts the file's size.
     """
     data = _Bytes(file)
     start = _after_tags(data, 0)
-    if not thorough and _first_frame_fits(data, start):
+    if _first_frame_fits(data, start, thorough):
         return [Part(0, data.size)]
     parts, position = [], start
     while position < data.size:
@@ -180,24 +194,30 @@ def _before_tags(data: _Bytes, end: int) -> int:
 
 
 class _Xing(NamedTuple):
+    """What the first frame of an mp3 says about all; `is_whole` if its checksum is right, as encoders write it."""
+
     is_constant: bool
     frames: int | None
     size: int | None
+    is_whole: bool = False
 
 
 def _xing(frame: bytes) -> _Xing | None:
-    """What the first frame of an mp3 says about all of them."""
     if frame[36:40] == b"VBRI":
         return _Xing(False, None, None)  # unknown to libsndfile
     for offset in (21, 36, 13):  # behind the side information, whose length depends on version and channels
         if frame[offset : offset + 4] in (b"Xing", b"Info"):
             flags, *numbers = (int.from_bytes(frame[i : i + 4], "big") for i in range(offset + 4, offset + 16, 4))
             frames = numbers.pop(0) if flags & 1 else None
-            return _Xing(frame[offset] == ord("I"), frames, numbers.pop(0) if flags & 2 else None)
+            checksum, end = 0, offset + LAME_CHECKSUM
+            for byte in frame[:end]:
+                checksum = checksum >> 8 ^ CRC16[checksum & 0xFF ^ byte]
+            is_whole = flags == 15 and checksum == int.from_bytes(frame[end : end + 2], "big")
+            return _Xing(frame[offset] == ord("I"), frames, numbers.pop(0) if flags & 2 else None, is_whole)
     return None
 
 
-def _first_frame_fits(data: _Bytes, start: int) -> bool:
+def _first_frame_fits(data: _Bytes, start: int, thorough: bool) -> bool:
     """Whether the Xing frame and the file's size agree. A file that ends early has its former length in it."""
     length = _length(data, start)
     xing = _xing(data.at(start, length)) if length else None
@@ -207,10 +227,12 @@ def _first_frame_fits(data: _Bytes, start: int) -> bool:
     ends_early = xing.size > available
     if available - xing.size > 2 * length or not FRAME_BYTES[0] <= xing.size / xing.frames <= FRAME_BYTES[1]:
         return False
+    if thorough:
+        return xing.is_whole and not ends_early
     if xing.is_constant:
         second = _length(data, start + length)
         return abs(xing.size - xing.frames * second) <= xing.frames + length + 2 * second
-    return ends_early or data.size > SMALL
+    return xing.is_whole or ends_early or data.size > SMALL
 
 
 def _mp3_part(data: _Bytes, position: int) -> tuple[Part | None, int]:
@@ -236,7 +258,9 @@ def _mp3_part(data: _Bytes, position: int) -> tuple[Part | None, int]:
         if found is None:
             position = data.size
             break
-        position, is_damaged = found, is_damaged or found > after
+        is_stuck, position, is_damaged = found == position, found, is_damaged or found > after
+        if is_stuck:  # as before a frame in free format
+            break
         if after > end or _kind(data.at(found, 4)) != kind or _xing(data.at(found, XING_WITHIN)) is not None:
             break
         if xing is None or not xing.frames or xing.frames < count:  # else the decoder says what it makes of it
@@ -433,7 +457,7 @@ def _wav_patch(data: _Bytes) -> tuple[int, bytes] | None:
 
 FLAC_HEADER = re.compile(rb"\xff[\xf8\xf9][^\x00-\x0f\xf0-\xff][\x00-\xaf]", re.DOTALL)
 FLAC_BLOCKS = {1: 192} | {i: 576 << i - 2 for i in range(2, 6)} | {i: 256 << i - 8 for i in range(8, 16)}
-FLAC_TAIL = 2**16  # bytes in which the last frame begins, but for rare ones
+FLAC_TAIL = 2**16  # bytes in which the last frame begins, where the header does not say how long frames are
 
 
 def _flac_patch(data: _Bytes) -> tuple[int, bytes] | None:
@@ -442,7 +466,8 @@ def _flac_patch(data: _Bytes) -> tuple[int, bytes] | None:
     if len(information) < 34:
         return None
     total = int.from_bytes(information[13:18], "big") & (1 << 36) - 1
-    tail = data.at(max(data.size - FLAC_TAIL, 42), min(FLAC_TAIL, max(data.size - 42, 0)))
+    length = (int.from_bytes(information[7:10], "big") or FLAC_TAIL) + ID3V1
+    tail = data.at(max(data.size - length, 42), min(length, max(data.size - 42, 0)))
     for found in reversed(list(FLAC_HEADER.finditer(tail))):
         end = _flac_frame_end(tail[found.start() : found.start() + 16], int.from_bytes(information[:2], "big"))
         if end is not None:

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 from transformers.utils import logging
 
-from .audio_parts import Part, length_patch, mp3_parts, ogg_parts, one_stream, starts_as_mp3
+from .audio_parts import Part, head_behind_tags, length_patch, mp3_parts, ogg_parts, one_stream, starts_as_mp3
 from .containers import Section
 
 logger = logging.get_logger(__name__)
@@ -29,6 +29,7 @@ MIN_RATE, MAX_RATE, MAX_CHANNELS = 1000, 768_000, 64
 HEAD = 4096  # bytes in which the kind of a file is looked for
 NOT_AUDIO = "is not audio that can be decoded"
 ENDLESS = 2**63 - 1  # bytes
+GUESSED_LENGTH = {"aac", "ac3", "amr", "avi", "mpeg", "mpegts", "wav"}  # by FFmpeg, from the bit rate
 AV_LEAD_SECONDS = 1  # that are decoded before a part: aac and opus need what comes before
 
 
@@ -43,8 +44,6 @@ def av_format(head: bytes) -> str | None:
     """
     if head[4:8] == b"ftyp" or head[4:8] in (b"moov", b"mdat", b"wide") or head[4:12] == b"freemoov":
         return "mov"
-    if head[:3] == b"ID3" and len(head) > 10:
-        head = head[10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True)) :]
     if len(head) > 7 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
         return "aac"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
@@ -150,7 +149,9 @@ class AvDecoder:
             self.container.close()
             raise
         seconds = None
-        if self.stream.duration is not None:
+        if form in GUESSED_LENGTH:
+            pass
+        elif self.stream.duration is not None:
             seconds = self.stream.duration * self.stream.time_base
         elif self.container.duration is not None:
             seconds = self.container.duration / 1_000_000
@@ -187,7 +188,7 @@ class AvDecoder:
         position, last, pending = None, None if count is None else first + count, []
         for frame in frames:
             if position is None:
-                position = round(((frame.time or 0.0) - begin) * self.samplerate) if lead_seconds > 0 else 0
+                position = self._position(frame) if lead_seconds > 0 else 0
             samples = self._floats(frame)
             block = samples[max(first - position, 0) : None if last is None else max(last - position, 0)]
             position += len(samples)
@@ -202,6 +203,12 @@ class AvDecoder:
             yield np.concatenate(pending)
         if self.errors:
             logger.warning(f"{name}: is damaged, {self.errors} pieces of it cannot be decoded and are left out")
+
+    def _position(self, frame) -> int:
+        """Number of a frame's first sample. Times in webm are milliseconds, but its frames are of one length."""
+        time = round(((frame.time or 0.0) - (self.ahead.time or 0.0)) * self.samplerate)
+        exact = self.ahead.samples + round((time - self.ahead.samples) / frame.samples) * frame.samples
+        return exact if abs(exact - time) <= self.stream.time_base * self.samplerate else time
 
     def _floats(self, frame) -> np.ndarray:  # (n, channels)
         import av
@@ -260,18 +267,22 @@ class Source(Section):
         pass
 
 
-def find_parts(file: BinaryIO, thorough: bool = False) -> list[Part]:
+def find_parts(file: BinaryIO, name: str, thorough: bool = False) -> list[Part]:
     """
     Returns the recordings in an open file: several where mp3 or ogg files were joined, none where it holds no sound.
 
     Args:
         thorough: looks through the whole file, if that can show more.
+
+    Raises:
+        AudioError: for what begins as an mp3 and is none.
     """
-    file.seek(0)
-    head = file.read(HEAD) or b""
+    head = head_behind_tags(file, HEAD)
     parts = None
-    if starts_as_mp3(head):
+    if starts_as_mp3(head) or (av_format(head) is None and file.seek(0) == 0 and file.read(3) == b"ID3"):
         parts = mp3_parts(file, thorough)
+        if not parts:
+            raise AudioError(f"{name}: {NOT_AUDIO} (wav, flac, mp3, ogg), or is damaged")
     elif head.startswith(b"OggS"):
         parts = ogg_parts(file, thorough)
     return parts or [Part(0, file.seek(0, os.SEEK_END), patch=length_patch(file))]
@@ -279,13 +290,11 @@ def find_parts(file: BinaryIO, thorough: bool = False) -> list[Part]:
 
 def open_part(file: BinaryIO, part: Part, name: str) -> SndfileDecoder | AvDecoder:
     """Returns an open decoder, which is a context manager. Raises `AudioError`."""
-    file.seek(0)
-    head = file.read(HEAD) or b""
     decoder = None
     try:
         decoder = SndfileDecoder(_source(file, part), part.size)
     except Exception as error:  # libsndfile's own text is left out: of some mp3s it says that they do not exist
-        form = av_format(head)
+        form = av_format(head_behind_tags(file, HEAD))
         if form is None:
             raise AudioError(f"{name}: {NOT_AUDIO} (wav, flac, mp3, ogg), or is damaged") from error
         if not HAS_AV:
