@@ -22,7 +22,7 @@ MIN_HTK_END = 10_000  # a millisecond; `2 3 people` ends earlier
 def read_folder(
     root: str | Path, report: ReadingReport, language: str | None = None, locales: Sequence[str] | None = None
 ) -> Iterator[dict]:
-    """Yields utterances of all recordings below a folder, in the order of their names; the id is the path below `root`.
+    """Yields utterances of all recordings below a folder, in the order of their names; ids are paths below `root`.
 
     `a/b.wav` has the text of `a/b.txt` or `a/b.lab`, in UTF-8, or in UTF-16 with a byte order mark, where there is
     one; an empty text is none. Symbolic links are followed, and names that begin with a dot are left out.
@@ -50,6 +50,7 @@ def read_folder(
 
 def _rows(root: Path, language: str | None, wanted: set[str], report: ReadingReport) -> Iterator[tuple[str, dict]]:
     passed_over: Counter[str] = Counter()
+    unread: set[str] = set()  # texts without a recording
     for folder, folders, names in files_below(root, report):
         if folder == str(root) and language is None and wanted:
             folders[:] = [name for name in folders if to_locale(name) in wanted]
@@ -57,6 +58,7 @@ def _rows(root: Path, language: str | None, wanted: set[str], report: ReadingRep
         for name in names:
             if name.lower().endswith(TEXT_SUFFIXES):
                 texts.setdefault(folded(name), []).append(name)
+        unread |= {str(Path(folder, name)) for alike in texts.values() for name in alike}
         for name in names:
             path = Path(folder, name)
             if not is_recording(str(path)):
@@ -70,6 +72,7 @@ def _rows(root: Path, language: str | None, wanted: set[str], report: ReadingRep
                 report.drop("in no folder of a language", str(path), "move it into one, or name its language")
                 continue
             text_file = _text_file(path.stem, texts)
+            unread.discard(str(Path(folder, text_file or "")))
             try:
                 text = "" if text_file is None else _text(Path(folder, text_file))
             except (OSError, ValueError) as error:
@@ -86,6 +89,8 @@ def _rows(root: Path, language: str | None, wanted: set[str], report: ReadingRep
                     "source": "human" if text else None,
                 },
             )
+    if unread:
+        report.note(f"{root}: {len(unread)} texts have no recording beside them, such as {min(unread)}")
     if passed_over:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common(10))
         report.note(f"{root}: {passed_over.total()} files are neither recordings nor texts: {kinds}")

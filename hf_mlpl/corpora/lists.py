@@ -125,13 +125,15 @@ def read_fl_lists(
     """
     lines = chain.from_iterable(lines_of_list(os.path.join(datadir, name), os.fspath(datadir)) for name in names)
     before = report.read
-    yield from with_part_durations(_rows_of_lists(lines, noted_locale(language, report), report), report)
+    yield from with_part_durations(
+        _rows_of_lists(lines, os.fspath(datadir), noted_locale(language, report), report), report
+    )
     if report.read == before:
         report.note(f"{', '.join(map(str, names))}: no lines")
 
 
 def _rows_of_lists(
-    lines: Iterable[tuple[str, ListEntry | ValueError]], language: str, report: ReadingReport
+    lines: Iterable[tuple[str, ListEntry | ValueError]], datadir: str, language: str, report: ReadingReport
 ) -> Iterator[tuple[str, dict]]:
     files = FileNames()
     for where, entry in lines:
@@ -145,7 +147,7 @@ def _rows_of_lists(
         text = normalize_text(entry.transcript) or None
         utterance = {
             "id": entry.id,
-            "audio": {"path": files.find(os.path.abspath(entry.path)), "start": None, "end": None},
+            "audio": {"path": located(entry.path, (os.curdir, datadir), files), "start": None, "end": None},
             "language": language,
             "text": text,
             "speaker": None,

@@ -168,7 +168,9 @@ def prepare(
             jobs = {part.name: (part, folders[part.name], made_of[part.name], treatment) for part in todo}
             failed = (_read_here if workers == 1 else partial(_read_in_processes, workers))(jobs, progress)
         finished = [folders[part.name] for part in parts if part.name not in failed]
-        report = PreparationReport.of([folder / PART for folder in finished], list(failed.values()))
+        report = PreparationReport.of(
+            [folder / PART for folder in finished], [failed[part.name] for part in parts if part.name in failed]
+        )
         if report.read or not (report.notes or failed):
             _write_all(finished, report, output, known_characters)
         if not failed:
@@ -203,7 +205,7 @@ def _made_of(parts: Sequence[Part], output: Path, treatment: Treatment) -> dict[
             treatment,
         )
         digest = hashlib.sha256(os.fsencode(repr(settings))).hexdigest()[:12]
-        made_of[part.name] = {"the settings": digest} | {str(path): states[path] for path in part.inputs}
+        made_of[part.name] = {"its treatment": digest} | {str(path): states[path] for path in part.inputs}
     return made_of
 
 
