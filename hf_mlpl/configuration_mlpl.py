@@ -12,7 +12,7 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
-from .model_files import CODE, check_settings, dict_of, list_of_texts, shown
+from .model_files import CODE, check_settings, dict_of, list_of_texts, shown, whole
 
 CTC_LOSS_REDUCTIONS = ("mean", "sum", "target_sqrt")
 MAX_LAYERS = 1000
@@ -26,6 +26,7 @@ INHERITED = {
     "dtype": (lambda value: value is None or str(value).removeprefix("torch.") in DTYPES, " or ".join(DTYPES)),
     "quantization_config": dict_of(object, "anything"),
     "task_specific_params": (lambda value: value is None or isinstance(value, dict), "an object or null"),
+    "num_labels": (lambda value: value is None or whole(0, 10_000)[0](value), "a whole number up to 10,000"),
     "custom_pipelines": dict_of(dict, "objects"),
 }
 INHERITED["torch_dtype"] = INHERITED["dtype"]

@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
@@ -291,7 +291,7 @@ class MlplPreTrainedModel(PreTrainedModel):
         files = None if use_safetensors is False else find_weights(name_or_path, variant, kwargs)
         if files is None:
             return  # transformers looks for others, or says that there are none
-        if not isinstance(config, MlplConfig):
+        if not isinstance(config, PreTrainedConfig):
             overrides = {field.name for field in fields(MlplConfig)} - {"dtype"}
             overrides = {name: value for name, value in kwargs.items() if name in overrides | set(HUB_ARGUMENTS)}
             config = cls.config_class.from_pretrained(config or name_or_path, **overrides)

@@ -5,7 +5,7 @@ import json
 import math
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -89,11 +89,12 @@ def damages(folder: Path) -> Iterator[tuple[str, str, str, Damage]]:
     """File, field, what is done to it, and a function that does it to a copy of `folder`."""
     for file, parts in FILES.items():
         for part in parts:
-            names = list(_part(json.loads((folder / file).read_text()), part))
+            settings = json.loads((folder / file).read_text())
+            names = list(settings[part[0]] if part else settings)
             more = ALSO[file] if not part else []
             for name in dict.fromkeys([*names, *more, "an unknown one"]):
                 for kind, value in VALUES.items():
-                    yield file, ".".join([*part, name]), kind, _set(file, part, name, value)
+                    yield file, ".".join([*part, name]), kind, _set(file, [*part, name], value)
     for file in (*FILES, "preprocessor_config.json", "tokens-all.lst"):
         for kind, data in TEXTS.items():
             yield file, "", kind, _write(file, data)
@@ -105,32 +106,35 @@ def damages(folder: Path) -> Iterator[tuple[str, str, str, Damage]]:
         yield "model.safetensors.index.json", "", kind, damage
 
 
-def _part(settings: dict, part: tuple[str, ...]) -> dict:
-    for name in part:
-        settings = settings[name]
-    return settings
+def change_field(path: Path, names: Sequence[str], value) -> None:
+    """Gives a setting in a file another value; `...` takes it out."""
+    settings = json.loads(path.read_text())
+    part = settings
+    for name in names[:-1]:
+        part = part[name]
+    if value is ...:
+        part.pop(names[-1], None)
+    else:
+        part[names[-1]] = value
+    path.write_text(json.dumps(settings))
 
 
-def _set(file: str, part: tuple[str, ...], name: str, value) -> Damage:
-    def damage(folder: Path) -> None:
-        settings = json.loads((folder / file).read_text())
-        if value is ...:
-            _part(settings, part).pop(name, None)
-        else:
-            _part(settings, part)[name] = value
-        (folder / file).write_text(json.dumps(settings))
+def write_file(path: Path, data) -> None:
+    """Gives a file other contents: bytes, half of its own (`...`), or none at all (`None`: it is removed)."""
+    whole = path.read_bytes() if path.exists() else b'{"feature_size": 80}'
+    if data is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_bytes(whole[: len(whole) // 2] if data is ... else data)
 
-    return damage
+
+def _set(file: str, names: Sequence[str], value) -> Damage:
+    return lambda folder: change_field(folder / file, names, value)
 
 
 def _write(file: str, data) -> Damage:
     def damage(folder: Path) -> None:
-        path = folder / file
-        whole = path.read_bytes() if path.exists() else b'{"feature_size": 80}'
-        if data is None:
-            path.unlink(missing_ok=True)
-        else:
-            path.write_bytes(whole[: len(whole) // 2] if data is ... else data)
+        write_file(folder / file, data)
         if file == "preprocessor_config.json":  # without the other, it is read
             (folder / "processor_config.json").unlink()
 
