@@ -16,6 +16,7 @@ from transformers.pipelines import SUPPORTED_TASKS
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
 from .audio import load_audio
+from .processing_mlpl import check_parts
 
 AUDIO_KEYS = ("array", "bytes", "path", "offset", "size", "sampling_rate", "start", "end")  # what load_audio takes
 # An input's own, such as the reference text of a row, must not pass for what the model says.
@@ -57,6 +58,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     def __init__(self, *args, decoder=None, **kwargs):
         # The stock class, given it, would want pyctcdecode's decoder and warn that it is deprecated.
         super().__init__(*args, **kwargs)
+        check_parts(self.model.config, self.feature_extractor, self.tokenizer)
         self.decoder = decoder
 
     def __call__(self, inputs, **kwargs):
