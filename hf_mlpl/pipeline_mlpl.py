@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 
+import numpy as np
 import torch
 from huggingface_hub.utils import httpx
 from transformers import AutomaticSpeechRecognitionPipeline
 from transformers.pipelines import SUPPORTED_TASKS
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
-from .audio import load_audio
+from .audio import load_audio, stream_audio
+from .pieces import ahead, cut, explained_memory_errors, join_language_log_probs
 
 AUDIO_KEYS = ("array", "bytes", "path", "offset", "size", "sampling_rate", "start", "end")  # what load_audio takes
 # An input's own, such as the reference text of a row, must not pass for what the model says.
 RESULT_KEYS = {"text", "chunks", "language", "language_probability", "languages"}
+
+PIECES_AHEAD = 8  # of a long recording, read before they are needed; each takes 2.4 MB
 
 
 class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
@@ -85,7 +90,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             postprocess_params["top_k_languages"] = top_k_languages
         return preprocess_params, forward_params, postprocess_params
 
-    def preprocess(self, inputs, chunk_length_s=0, stride_length_s=None):
+    def preprocess(self, inputs, chunk_length_s=None, stride_length_s=None):
         sampling_rate = self.feature_extractor.sampling_rate
         others = {}
         if isinstance(inputs, dict) and "audio" in inputs:
@@ -99,26 +104,57 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             inputs = {"bytes": response.content, "path": inputs}
         if isinstance(inputs, (str, os.PathLike, bytes)):
             inputs = {"path": inputs}
-        if isinstance(inputs, dict):
-            inputs = dict(inputs)
-            audio = {key: inputs.pop(key, None) for key in AUDIO_KEYS}
-            raw = inputs.pop("raw", None)
-            audio["array"] = audio["array"] if raw is None else raw
-            stride = inputs.pop("stride", None)
-            others |= inputs
+        if isinstance(inputs, (np.ndarray, torch.Tensor)):
+            inputs = {"array": inputs, "sampling_rate": sampling_rate}
+        inputs = dict(inputs)
+        audio = {key: inputs.pop(key, None) for key in AUDIO_KEYS}
+        raw = inputs.pop("raw", None)
+        audio["array"] = audio["array"] if raw is None else raw
+        stride = inputs.pop("stride", None)
+        others |= inputs
+        others = {key: value for key, value in others.items() if key not in RESULT_KEYS}
+        if chunk_length_s is None and stride is None:
+            chunks = self._pieces_ahead(audio)
+        else:
             inputs = {"array": load_audio(audio, sampling_rate), "sampling_rate": sampling_rate}
             if stride is not None:  # counted in samples of the array that came in
                 ratio = sampling_rate / (audio["sampling_rate"] or sampling_rate)
                 inputs["stride"] = tuple(round(samples * ratio) for samples in stride)
-        others = {key: value for key, value in others.items() if key not in RESULT_KEYS}
-        for chunk in super().preprocess(inputs, chunk_length_s=chunk_length_s, stride_length_s=stride_length_s):
+            chunks = super().preprocess(inputs, chunk_length_s=chunk_length_s, stride_length_s=stride_length_s)
+        for chunk in chunks:
             yield others | chunk
+
+    def _pieces_ahead(self, audio: dict) -> Iterator[dict]:
+        """`_pieces`; those of a long recording are read while the model is at work."""
+        pieces = self._pieces(audio)
+        yield (first := next(pieces))
+        if not first["is_last"]:
+            yield from ahead(pieces, PIECES_AHEAD)
+
+    def _pieces(self, audio: dict) -> Iterator[dict]:
+        """What the stock class makes of chunks, but of the pieces of a recording, which is read as they are needed."""
+        rate, samples_per_frame = self.feature_extractor.sampling_rate, self._align_to
+        is_nothing = audio["array"] is not None and not len(
+            audio["array"]
+        )  # whereas a file without samples is damaged
+        for piece in cut([] if is_nothing else stream_audio(audio, rate), rate, samples_per_frame):
+            features = self.feature_extractor(
+                piece.samples, sampling_rate=rate, return_tensors="pt", return_attention_mask=True
+            ).to(dtype=self.dtype)
+            num_frames = self.model.config.num_output_frames(features["input_features"].shape[1])
+            stride = tuple(frames * samples_per_frame for frames in (num_frames, piece.left, piece.right))
+            yield {"is_last": piece.is_last, "stride": stride, **features}
 
     def _forward(self, model_inputs, allowed_ids=None, return_timestamps=False):
         # The stock class keeps the logits alone of what the model returns.
-        outputs = self.model(
-            input_features=model_inputs.pop("input_features"), attention_mask=model_inputs.pop("attention_mask")
-        )
+        features, mask = model_inputs.pop("input_features"), model_inputs.pop("attention_mask")
+        batch_size, num_frames = mask.shape
+        seconds = num_frames * self.feature_extractor.hop_length / self.feature_extractor.sampling_rate
+        with explained_memory_errors(
+            f"a batch of {batch_size} x {seconds:.0f} s of speech does not fit into memory; pass a smaller "
+            "batch_size, or a chunk_length_s of some seconds"
+        ):
+            outputs = self.model(input_features=features, attention_mask=mask)
         logits = outputs.logits
         if allowed_ids is not None:
             is_refused = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
@@ -143,9 +179,9 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         if chunks:
             strides = [output.get("stride", (1, 0, 0)) for output in model_outputs]
             weights = torch.tensor([max(frames - left - right, 1) for frames, left, right in strides])
-            log_probs = (torch.cat(chunks) * weights[:, None]).sum(dim=0) / weights.sum()
+            log_probs = join_language_log_probs(torch.cat(chunks), weights)
             names = self.model.config.languages
-            probabilities, indices = log_probs.softmax(dim=0).topk(min(top_k_languages or 1, len(names)))
+            probabilities, indices = log_probs.exp().topk(min(top_k_languages or 1, len(names)))
             ranking = [
                 {"language": names[index], "probability": probability}
                 for index, probability in zip(indices.tolist(), probabilities.tolist(), strict=True)
