@@ -6,18 +6,16 @@ finds it; it hands every other model to the class that stood there.
 
 from __future__ import annotations
 
-import os
-import sys
-
+import numpy as np
 import torch
-from huggingface_hub.utils import httpx
 from transformers import AutomaticSpeechRecognitionPipeline
 from transformers.pipelines import SUPPORTED_TASKS
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
+from .addresses import is_address, open_address
 from .audio import load_audio
+from .pipeline_inputs import collect_inputs, split_input
 
-AUDIO_KEYS = ("array", "bytes", "path", "offset", "size", "sampling_rate", "start", "end")  # what load_audio takes
 # An input's own, such as the reference text of a row, must not pass for what the model says.
 RESULT_KEYS = {"text", "chunks", "language", "language_probability", "languages"}
 
@@ -60,13 +58,9 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         self.decoder = decoder
 
     def __call__(self, inputs, **kwargs):
+        inputs = collect_inputs(inputs)
         if isinstance(inputs, list) and not inputs:  # the stock class looks at the first one
             return []
-        datasets = sys.modules.get("datasets")  # whoever passes a data set has imported it
-        if datasets is not None and isinstance(inputs, datasets.Dataset | datasets.IterableDataset):
-            if isinstance((inputs.features or {}).get("audio"), datasets.Audio):
-                inputs = inputs.cast_column("audio", datasets.Audio(decode=False))  # else datasets needs torchcodec
-            inputs = (row for row in inputs)
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, language=None, top_k_languages=None, **kwargs):
@@ -87,32 +81,26 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
 
     def preprocess(self, inputs, chunk_length_s=0, stride_length_s=None):
         sampling_rate = self.feature_extractor.sampling_rate
-        others = {}
-        if isinstance(inputs, dict) and "audio" in inputs:
-            others = {key: value for key, value in inputs.items() if key != "audio"}
-            inputs = inputs["audio"]
-        if hasattr(inputs, "get_all_samples"):  # torchcodec's decoder, to which datasets decodes where it is installed
-            samples = inputs.get_all_samples()
-            inputs = {"array": samples.data, "sampling_rate": samples.sample_rate}
-        if isinstance(inputs, str) and inputs.startswith(("http://", "https://")):
-            response = httpx.get(inputs, follow_redirects=True).raise_for_status()
-            inputs = {"bytes": response.content, "path": inputs}
-        if isinstance(inputs, (str, os.PathLike, bytes)):
-            inputs = {"path": inputs}
-        if isinstance(inputs, dict):
-            inputs = dict(inputs)
-            audio = {key: inputs.pop(key, None) for key in AUDIO_KEYS}
-            raw = inputs.pop("raw", None)
-            audio["array"] = audio["array"] if raw is None else raw
-            stride = inputs.pop("stride", None)
-            others |= inputs
-            inputs = {"array": load_audio(audio, sampling_rate), "sampling_rate": sampling_rate}
-            if stride is not None:  # counted in samples of the array that came in
-                ratio = sampling_rate / (audio["sampling_rate"] or sampling_rate)
-                inputs["stride"] = tuple(round(samples * ratio) for samples in stride)
+        audio, stride, others = split_input(inputs, sampling_rate)
         others = {key: value for key, value in others.items() if key not in RESULT_KEYS}
+        samples = self._read(audio)
+        inputs = {"array": samples, "sampling_rate": sampling_rate}
+        if stride is not None:  # counted in samples of the array that came in
+            ratio = sampling_rate / (audio["sampling_rate"] or sampling_rate)
+            inputs["stride"] = tuple(round(samples * ratio) for samples in stride)
+        # One key, so that inputs with other keys fit into one batch, and no key of theirs stands for one of ours.
+        extra = {"others": others, "seconds": len(samples) / sampling_rate}
         for chunk in super().preprocess(inputs, chunk_length_s=chunk_length_s, stride_length_s=stride_length_s):
-            yield others | chunk
+            yield extra | chunk
+
+    def _read(self, audio: dict) -> np.ndarray:
+        sampling_rate = self.feature_extractor.sampling_rate
+        if audio["array"] is not None and not audio["array"].size:
+            return np.zeros(0, dtype=np.float32)  # nothing is said, whereas a file without samples is damaged
+        if is_address(audio["path"]) and audio["array"] is None and audio["bytes"] is None:
+            with open_address(audio["path"]) as file:
+                return load_audio(audio | {"path": file}, sampling_rate)
+        return load_audio(audio, sampling_rate)
 
     def _forward(self, model_inputs, allowed_ids=None, return_timestamps=False):
         # The stock class keeps the logits alone of what the model returns.
@@ -139,6 +127,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
 
     def postprocess(self, model_outputs, decoder_kwargs=None, return_timestamps=None, top_k_languages=None):
         languages = {}
+        others, seconds = [(output.pop("others"), output.pop("seconds")) for output in model_outputs][0]
         chunks = [output.pop("language_log_probs") for output in model_outputs if "language_log_probs" in output]
         if chunks:
             strides = [output.get("stride", (1, 0, 0)) for output in model_outputs]
@@ -158,7 +147,10 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         if hypothesis is not None and return_timestamps == "word":
             for chunk, word in zip(result["chunks"], hypothesis.words, strict=True):
                 chunk["confidence"] = word["confidence"]
-        return {"text": result.pop("text"), **languages, **result}
+        for chunk in result.get("chunks", ()):  # the last frame may be longer than what is left of the recording
+            chunk["timestamp"] = tuple(min(second, seconds) for second in chunk["timestamp"])
+        others = {key: [value] for key, value in others.items()}  # a list, as in the stock class
+        return {"text": result.pop("text"), **languages, **result, **others}
 
     def _beam_search(self, model_outputs):
         """The decoder's hypothesis of all chunks; in `model_outputs` its labels replace the logits."""
