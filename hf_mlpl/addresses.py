@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
-from urllib.parse import urlsplit
 
 from huggingface_hub.utils import httpx
 
@@ -14,46 +16,44 @@ TIMEOUT_SECONDS = 30.0  # without a byte; a slow line may take any time
 BLOCK = 2**16
 
 
-def is_address(path) -> bool:
-    return isinstance(path, str) and path.lower().startswith(("http://", "https://"))
-
-
-def open_address(address: str) -> BinaryIO:
+@contextmanager
+def fetched(audio: dict) -> Iterator[dict]:
     """
-    Returns a recording as an open temporary file, whose name in messages is the address.
+    Gives what `load_audio` takes with a temporary file in place of its `path`, if that is an address.
 
-    The address loses its user, password, query and fragment in messages, because they may be secrets.
+    Messages call the file by the address without user, password, query and fragment, because these may be secrets.
 
     Raises:
         AudioError: where it cannot be fetched.
     """
-    name = public_part(address)
-    file = tempfile.TemporaryFile()
+    address = audio["path"]
+    is_needed = audio["array"] is None and audio["bytes"] is None
+    if not (is_needed and isinstance(address, str) and address.lower().startswith(("http://", "https://"))):
+        yield audio
+        return
+    with tempfile.TemporaryFile() as file:
+        _download(address, file)
+        file.seek(0)
+        file.raw.name = public_part(address)
+        yield audio | {"path": file}
+
+
+def _download(address: str, file: BinaryIO) -> None:
     try:
         with httpx.stream("GET", address, follow_redirects=True, timeout=TIMEOUT_SECONDS) as response:
-            if response.is_error:
-                raise AudioError(f"{name}: cannot be fetched: {response.status_code} {response.reason_phrase}")
+            if not response.is_success:
+                status = f"{response.status_code} {response.reason_phrase}"
+                raise AudioError(f"{public_part(address)}: cannot be fetched: {status}")
             for block in response.iter_bytes(BLOCK):
                 file.write(block)
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:  # OSError: no space left for it
-        file.close()
-        raise AudioError(f"{name}: cannot be fetched: {_reason(error)}") from None  # whose text may have the query
-    except BaseException:
-        file.close()
-        raise
-    file.seek(0)
-    file.raw.name = name
-    return file
+        # The error itself is not shown: it may have the query.
+        raise AudioError(f"{public_part(address)}: cannot be fetched: {_reason(error)}") from None
 
 
 def public_part(address: str) -> str:
     """Returns the address without user, password, query and fragment."""
-    try:
-        parts = urlsplit(address)
-        host = parts.netloc.rpartition("@")[2]
-        return f"{parts.scheme}://{host}{parts.path}"
-    except ValueError:  # brackets that are no IPv6 address
-        return address.partition("?")[0].rpartition("@")[2]
+    return re.sub("//[^/]*@", "//", re.split("[?#]", address)[0])
 
 
 def _reason(error: Exception) -> str:

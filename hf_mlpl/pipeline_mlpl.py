@@ -12,7 +12,7 @@ from transformers import AutomaticSpeechRecognitionPipeline
 from transformers.pipelines import SUPPORTED_TASKS
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
-from .addresses import is_address, open_address
+from .addresses import fetched
 from .audio import load_audio
 from .pipeline_inputs import collect_inputs, split_input
 
@@ -82,25 +82,18 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     def preprocess(self, inputs, chunk_length_s=0, stride_length_s=None):
         sampling_rate = self.feature_extractor.sampling_rate
         audio, stride, others = split_input(inputs, sampling_rate)
-        others = {key: value for key, value in others.items() if key not in RESULT_KEYS}
-        samples = self._read(audio)
+        # One key, so that inputs with other keys fit into one batch, and no key of theirs stands for one of ours.
+        others = {"others": {key: value for key, value in others.items() if key not in RESULT_KEYS}}
+        with fetched(audio) as audio:
+            is_nothing = audio["array"] is not None and not audio["array"].size  # a file without samples is damaged
+            samples = np.zeros(0, dtype=np.float32) if is_nothing else load_audio(audio, sampling_rate)
         inputs = {"array": samples, "sampling_rate": sampling_rate}
         if stride is not None:  # counted in samples of the array that came in
             ratio = sampling_rate / (audio["sampling_rate"] or sampling_rate)
             inputs["stride"] = tuple(round(samples * ratio) for samples in stride)
-        # One key, so that inputs with other keys fit into one batch, and no key of theirs stands for one of ours.
-        extra = {"others": others, "seconds": len(samples) / sampling_rate}
         for chunk in super().preprocess(inputs, chunk_length_s=chunk_length_s, stride_length_s=stride_length_s):
-            yield extra | chunk
-
-    def _read(self, audio: dict) -> np.ndarray:
-        sampling_rate = self.feature_extractor.sampling_rate
-        if audio["array"] is not None and not audio["array"].size:
-            return np.zeros(0, dtype=np.float32)  # nothing is said, whereas a file without samples is damaged
-        if is_address(audio["path"]) and audio["array"] is None and audio["bytes"] is None:
-            with open_address(audio["path"]) as file:
-                return load_audio(audio | {"path": file}, sampling_rate)
-        return load_audio(audio, sampling_rate)
+            num_samples, left, right = chunk.get("stride", (len(samples), 0, 0))
+            yield others | {"seconds": (num_samples - left - right) / sampling_rate} | chunk
 
     def _forward(self, model_inputs, allowed_ids=None, return_timestamps=False):
         # The stock class keeps the logits alone of what the model returns.
@@ -127,7 +120,8 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
 
     def postprocess(self, model_outputs, decoder_kwargs=None, return_timestamps=None, top_k_languages=None):
         languages = {}
-        others, seconds = [(output.pop("others"), output.pop("seconds")) for output in model_outputs][0]
+        others = [output.pop("others") for output in model_outputs][0]
+        seconds = sum(output.pop("seconds") for output in model_outputs)
         chunks = [output.pop("language_log_probs") for output in model_outputs if "language_log_probs" in output]
         if chunks:
             strides = [output.get("stride", (1, 0, 0)) for output in model_outputs]

@@ -1,10 +1,7 @@
 """The pipeline as users meet it: a saved model folder, files of all formats, and a computation step by step."""
 
-import http.server
 import json
 import random
-import threading
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +25,6 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 import hf_mlpl
 from hf_mlpl import MlplFeatureExtractor, MlplProcessor, MlplTokenizer
-from hf_mlpl.audio import AudioError
 from hf_mlpl.pipeline_mlpl import MlplSpeechRecognitionPipeline
 
 from .random_model import LANGUAGES, RATE, save_folder, sweep
@@ -99,21 +95,6 @@ def test_a_part_of_a_file_and_other_keys(asr, tmp_path):
     answer = asr({"path": path, "start": 2.5, "end": 4.75, "id": "a_1"})
     assert answer["text"] == asr(decoded[40000:76000])["text"]
     assert answer["id"] == ["a_1"]  # a list, as in the stock pipeline
-
-
-def test_an_address(asr, tmp_path):
-    soundfile.write(tmp_path / "a.flac", sweep(2), RATE)
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        assert asr(f"{address}/a.flac") == asr(tmp_path / "a.flac")
-        with pytest.raises(Exception, match="404"):
-            asr(f"{address}/missing.flac")
-        (tmp_path / "page.flac").write_text("<html>")
-        with pytest.raises(AudioError, match=rf"{address}/page\.flac: is not audio"):
-            asr(f"{address}/page.flac")
-        server.shutdown()
 
 
 def test_batches_equal_one_by_one(asr):
