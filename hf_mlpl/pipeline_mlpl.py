@@ -93,7 +93,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             inputs["stride"] = tuple(round(samples * ratio) for samples in stride)
         for chunk in super().preprocess(inputs, chunk_length_s=chunk_length_s, stride_length_s=stride_length_s):
             num_samples, left, right = chunk.get("stride", (len(samples), 0, 0))
-            yield others | {"seconds": (num_samples - left - right) / sampling_rate} | chunk
+            yield others | {"num_samples": num_samples - left - right} | chunk
 
     def _forward(self, model_inputs, allowed_ids=None, return_timestamps=False):
         # The stock class keeps the logits alone of what the model returns.
@@ -121,7 +121,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     def postprocess(self, model_outputs, decoder_kwargs=None, return_timestamps=None, top_k_languages=None):
         languages = {}
         others = [output.pop("others") for output in model_outputs][0]
-        seconds = sum(output.pop("seconds") for output in model_outputs)
+        num_samples = sum(output.pop("num_samples") for output in model_outputs)
         chunks = [output.pop("language_log_probs") for output in model_outputs if "language_log_probs" in output]
         if chunks:
             strides = [output.get("stride", (1, 0, 0)) for output in model_outputs]
@@ -141,6 +141,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         if hypothesis is not None and return_timestamps == "word":
             for chunk, word in zip(result["chunks"], hypothesis.words, strict=True):
                 chunk["confidence"] = word["confidence"]
+        seconds = num_samples / self.feature_extractor.sampling_rate
         for chunk in result.get("chunks", ()):  # the last frame may be longer than what is left of the recording
             chunk["timestamp"] = tuple(min(second, seconds) for second in chunk["timestamp"])
         others = {key: [value] for key, value in others.items()}  # a list, as in the stock class

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -36,18 +37,21 @@ class Recording:
         output: where its transcript goes, relative to the folder of all outputs and without suffix.
         result: of the pipeline; None if there is a `problem`.
         problem: one line, where it cannot be transcribed; it names the file.
+        seconds: of the audio that was found in it.
     """
 
     path: Path
     output: Path
     result: dict | None = None
     problem: str | None = None
+    seconds: float = 0.0
     samples: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
-        """The path as it can be printed: what is not UTF-8 in it is escaped."""
-        return os.fsencode(self.path).decode(errors="backslashreplace")
+        """The path as it can be printed on a line: what is not UTF-8 in it, and line feeds and tabs, are escaped."""
+        name = os.fsencode(self.path).decode(errors="backslashreplace")
+        return re.sub(r"[\x00-\x1f\x7f]", lambda control: f"\\x{ord(control[0]):02x}", name)
 
     def output_path(self, folder: Path, output_format: str) -> Path:
         return folder / self.output.with_name(self.output.name + OUTPUT_SUFFIXES[output_format])
@@ -140,12 +144,10 @@ def _windows(recordings: Sequence[Recording], sampling_rate: int) -> Iterator[li
         if recording.problem is None:
             try:
                 recording.samples = load_audio(recording.path, sampling_rate)
-            except AudioError as error:
-                recording.problem = _one_line(error)
-            except (OSError, ValueError) as error:  # a file that must not be read, a name that soundfile cannot take
-                recording.problem = f"{recording.name}: {_one_line(error)}"
-            else:
-                seconds += len(recording.samples) / sampling_rate
+                recording.seconds = len(recording.samples) / sampling_rate
+                seconds += recording.seconds
+            except Exception as error:  # of a decoder that is at its end, too: the other files are still to be done
+                recording.problem = _problem(recording, error)
         if seconds >= WINDOW_SECONDS:
             yield window
             window, seconds = [], 0.0
@@ -162,20 +164,25 @@ def _recognize_window(recognize, window: list[Recording], progress: tqdm, argume
         for recording, result in zip(readable, results, strict=True):
             recording.result = result
             progress.update()
-    except ValueError:  # one of them is at fault, and those of its batch with it: now each is alone
+    except Exception:  # one of them is at fault, and those of its batch with it: now each is alone
         for recording in readable:
             if recording.result is None:
                 try:
                     recording.result = recognize(recording.samples, **arguments)
-                except ValueError as error:
-                    recording.problem = f"{recording.name}: {_one_line(error)}"
+                except Exception as error:
+                    recording.problem = _problem(recording, error)
                 progress.update()
     for recording in readable:
         recording.samples = None
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _problem(recording: Recording, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    if isinstance(error, AudioError) and recording.samples is None:  # it names the file itself
+        return reason
+    if not isinstance(error, (OSError, ValueError)):  # whose text, if any, does not say what it is about
+        reason = f"{type(error).__name__}{reason and ': '}{reason}"
+    return f"{recording.name}: {reason}"
 
 
 def format_transcript(recording: Recording, output_format: str, with_words: bool, with_name: bool) -> str:
@@ -190,9 +197,9 @@ def format_transcript(recording: Recording, output_format: str, with_words: bool
     """
     result = recording.result
     if output_format == "srt":
-        return to_srt(result["chunks"])
+        return to_srt(result["chunks"], recording.seconds)
     if output_format == "vtt":
-        return to_vtt(result["chunks"])
+        return to_vtt(result["chunks"], recording.seconds)
     words = []
     for chunk in result["chunks"] if with_words else []:
         start, end = (round(float(second), 3) for second in chunk["timestamp"])
