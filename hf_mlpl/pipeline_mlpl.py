@@ -6,6 +6,9 @@ finds it; it hands every other model to the class that stood there.
 
 from __future__ import annotations
 
+import os
+from functools import partial
+
 import numpy as np
 import torch
 from transformers import AutomaticSpeechRecognitionPipeline
@@ -18,6 +21,10 @@ from .pipeline_inputs import collect_inputs, split_input
 
 # An input's own, such as the reference text of a row, must not pass for what the model says.
 RESULT_KEYS = {"text", "chunks", "language", "language_probability", "languages"}
+
+# torch's threads, once they have computed something, are not there in a forked child, which waits for them forever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):

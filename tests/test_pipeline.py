@@ -1,6 +1,8 @@
 """The pipeline as users meet it: a saved model folder, files of all formats, and a computation step by step."""
 
 import json
+import multiprocessing
+import os
 import random
 from pathlib import Path
 
@@ -404,6 +406,22 @@ def test_a_model_without_languages(tmp_path):
     assert list(asr([sweep(4), sweep(2)], batch_size=2, chunk_length_s=3)[0]) == ["text"]
     with pytest.raises(ValueError, match="this model has no languages"):
         asr(sweep(2), top_k_languages=2)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no forks here")
+def test_a_forked_child_says_the_same(asr):
+    samples, before = sweep(20), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = asr(samples)["text"]  # which two threads have computed
+        child = multiprocessing.get_context("fork").Process(target=lambda: os._exit(asr(samples)["text"] != expected))
+        child.start()
+        child.join(timeout=60)
+        child.kill()  # where it hangs
+        child.join()
+    finally:
+        torch.set_num_threads(before)
+    assert child.exitcode == 0
 
 
 def test_half_precision(folder, asr):
