@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -31,8 +32,9 @@ class Recording:
         output: where its transcript goes, relative to the folder of all outputs and without suffix.
         result: of the pipeline; None if there is a `problem`.
         problem: one line, where it cannot be transcribed; it names the file.
-        seconds: its length, of a long recording the one that its header states.
-        samples: of a short recording while it waits for the model.
+        seconds: of the audio that was found in it; of a long recording what its header states, or the time of its
+            last word where that is later.
+        samples: of a short recording, while it waits for the model.
     """
 
     path: Path
@@ -44,8 +46,9 @@ class Recording:
 
     @property
     def name(self) -> str:
-        """The path as it can be printed: what is not UTF-8 in it is escaped."""
-        return os.fsencode(self.path).decode(errors="backslashreplace")
+        """The path as it can be printed on a line: what is not UTF-8 in it, and line feeds and tabs, are escaped."""
+        name = os.fsencode(self.path).decode(errors="backslashreplace")
+        return re.sub(r"[\x00-\x1f\x7f]", lambda control: f"\\x{ord(control[0]):02x}", name)
 
     def output_path(self, folder: Path, output_format: str) -> Path:
         return folder / self.output.with_name(self.output.name + OUTPUT_SUFFIXES[output_format])
@@ -126,10 +129,9 @@ def _windows(recordings: Sequence[Recording], recognize) -> Iterator[list[Record
         if recording.problem is None:
             try:
                 _read(recording, recognize)
-            except (OSError, ValueError) as error:  # a file that must not be read, a name that soundfile cannot take
-                recording.problem = _problem(recording, error)
-            else:
                 seconds += recording.seconds
+            except Exception as error:  # of a decoder that is at its end, too: the other files are still to be done
+                recording.problem = _problem(recording, error)
         if seconds >= WINDOW_SECONDS:
             yield window
             window, seconds = [], 0.0
@@ -156,27 +158,34 @@ def _recognize_window(recognize, window: list[Recording], progress: tqdm, argume
         for recording, result in zip(readable, results, strict=True):
             recording.result = result
             progress.update()
-    except (ValueError, OSError, MemoryError):  # one of them is at fault, and those of its batch with it
+    except Exception:  # one of them is at fault, and those of its batch with it: now each is alone
         for recording in readable:
             if recording.result is None:
                 try:
                     recording.result = recognize(_input(recording), **arguments | {"batch_size": 1})
-                except (ValueError, OSError, MemoryError) as error:
+                except Exception as error:
                     recording.problem = _problem(recording, error)
                 progress.update()
     for recording in readable:
         recording.samples = None
+        if recording.result is not None and recording.result.get("chunks"):
+            recording.seconds = max(recording.seconds, float(recording.result["chunks"][-1]["timestamp"][1]))
 
 
 def _input(recording: Recording) -> np.ndarray | Path:
-    """Of the pipeline."""
+    """What the pipeline is given."""
     return recording.path if recording.samples is None else recording.samples
 
 
 def _problem(recording: Recording, error: Exception) -> str:
     reason = " ".join(str(error).split())
-    names_file = isinstance(error, AudioError) and recording.samples is None  # else it names an array
-    return reason if names_file else f"{recording.name}: {reason}"
+    if isinstance(error, AudioError) and recording.samples is None:  # it names the file itself
+        return reason
+    if not (
+        reason and isinstance(error, (OSError, ValueError, MemoryError))
+    ):  # its text does not say what it is about
+        reason = f"{type(error).__name__}{reason and ': '}{reason}"
+    return f"{recording.name}: {reason}"
 
 
 def format_transcript(recording: Recording, output_format: str, with_words: bool, with_name: bool) -> str:
@@ -191,9 +200,9 @@ def format_transcript(recording: Recording, output_format: str, with_words: bool
     """
     result = recording.result
     if output_format == "srt":
-        return to_srt(result["chunks"])
+        return to_srt(result["chunks"], recording.seconds)
     if output_format == "vtt":
-        return to_vtt(result["chunks"])
+        return to_vtt(result["chunks"], recording.seconds)
     words = []
     for chunk in result["chunks"] if with_words else []:
         start, end = (round(float(second), 3) for second in chunk["timestamp"])

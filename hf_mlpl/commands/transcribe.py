@@ -102,13 +102,15 @@ def _deliver(recording, options: argparse.Namespace, progress) -> str | None:
     from ..transcription import format_transcript
 
     with_words, to_stdout = options.timestamps is not None, options.output is None
-    transcript = format_transcript(recording, options.format, with_words=with_words, with_name=to_stdout)
-    if to_stdout:
-        progress.write(transcript, file=sys.stdout, end="")
-        sys.stdout.flush()
-        return None
     try:
-        write_text(recording.output_path(options.output, options.format), transcript)
-    except OSError as error:
+        transcript = format_transcript(recording, options.format, with_words=with_words, with_name=to_stdout)
+        if to_stdout:
+            progress.write(transcript, file=sys.stdout, end="")
+            sys.stdout.flush()
+        else:
+            write_text(recording.output_path(options.output, options.format), transcript)
+    except BrokenPipeError:  # nobody reads on
+        raise
+    except (OSError, ValueError) as error:  # ValueError: characters that the terminal's encoding lacks
         return f"{recording.name}: its transcript cannot be written: {error}"
     return None
