@@ -12,9 +12,9 @@ from typing import NamedTuple
 from ..audio import END_TOLERANCE, AudioError, audio_duration
 from ..tars import ContainerError, NameMap, tar_index
 from ..text import normalize_text
-from .folders import SUFFIXES
 from .listing import is_hidden
 from .locales import to_locale
+from .recordings import SUFFIXES
 from .tables import read_table, row_problem
 from .utterances import ReadingReport, with_durations
 
