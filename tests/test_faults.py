@@ -15,6 +15,7 @@ from datasets import Dataset
 from hf_mlpl import pseudo_label, training
 from hf_mlpl.atomic import written_whole
 from hf_mlpl.corpora.utterances import read_utterances, write_utterances
+from hf_mlpl.folder_lock import claimed
 from hf_mlpl.training import train
 from hf_mlpl.training_config import load_config
 from hf_mlpl.training_log import TrainingLog
@@ -71,9 +72,13 @@ def test_labelling_goes_on_after_a_process_was_killed(tone_data, tone_run, two_p
     assert {path: path.stat().st_mtime_ns for path in left} == left
     assert_equal_labels(tmp_path / "labels", two_processes / "labels")
 
-    (status, told), other = run_on_two(tmp_path, *command, "--data", tone_data / "dev.parquet")
-    assert (status, other[0]) == (1, 1) and errors(other[1]) == []
-    assert len(errors(told)) == 1 and "holds another job's labels" in told
+    ended = run_on_two(tmp_path, *command, "--data", tone_data / "dev.parquet")
+    [line] = [line for _, told in ended for line in errors(told)]  # both know it, and one of them says it
+    assert [status for status, _ in ended] == [1, 1] and "holds another job's labels" in line
+    with claimed(tmp_path / "other"):
+        ended = run_on_two(tmp_path, *command, "--output", tmp_path / "other")
+    [line] = [line for _, told in ended for line in errors(told)]
+    assert [status for status, _ in ended] == [1, 1] and f"{tmp_path}/other: another job works there" in line
 
 
 def test_a_divergence_names_the_micro_batches_of_all_processes(tone_data, tmp_path):
