@@ -4,14 +4,13 @@ The end state must be that of an uninterrupted job, byte by byte, and on the Hub
 behind, for the kernel has given their locks back. Labelling is killed before each of its events, the others before up
 to `MOST` each. Besides, two jobs meet on one folder, and a job is given again at once when it has been killed.
 
-Commands that are killed run in processes that have imported everything already, and are given again in this one: to
-start Python takes most of the time.
+Commands are given again in this process, and all but pushes are killed in processes that have imported everything
+already: to start Python takes most of the time.
 """
 
 import importlib
 import os
 import runpy
-import signal
 import subprocess
 import sys
 import time
@@ -28,12 +27,12 @@ from hf_mlpl.label_sets import write_label_set
 from ..commands import ROOT
 from ..ranks import FORKS
 from ..two_processes import SHARD_SIZE
-from .killing import spread
+from .killing import KILLED, events_of, run_killed_at, spread
 from .killing_hook import sitecustomize
 
 pytestmark = pytest.mark.slow
 
-MOST = 12
+MOST = 8
 REPO = "me/tones-pl"
 # A recipe in small shards, which waits in the middle of the second one where a file is named, until that is there.
 RUN = f"""
@@ -65,35 +64,49 @@ def run_recipe(script: str, arguments: list) -> None:
     runpy.run_path(str(ROOT / "recipes" / script), run_name="__main__")
 
 
-def run_watched(folder: Path, log: Path, at: int, env: dict[str, str], script: str, arguments: list) -> None:
+def run_watched(folder: Path, log: Path, at: int, script: str, arguments: list) -> None:
     """Is killed, with what it has started, before its event `at` below a folder; writes its events to `log`."""
     os.setsid()
-    os.environ |= env | {"KILLING_FOLDER": str(folder), "KILLING_LOG": str(log), "KILLING_AT": str(at)}
+    os.environ |= {"KILLING_FOLDER": str(folder), "KILLING_LOG": str(log), "KILLING_AT": str(at)}
     for stream in (sys.stdout, sys.stderr):
-        os.dup2(os.open(log.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     importlib.reload(sitecustomize)
     run_recipe(script, arguments)
 
 
-def watched(folder: Path, log: Path, at: int, *job) -> int:
-    process = FORKS.Process(target=run_watched, args=(folder, log, at, *job))
+def watched(folder: Path, at: int, script: str, arguments: list) -> tuple[int, list[str]]:
+    """Returns the exit status of a recipe, in a process that has everything imported, and its events."""
+    log = folder.with_name(f"{folder.name}.log")
+    process = FORKS.Process(target=run_watched, args=(folder, log, at, script, arguments))
     process.start()
     process.join(timeout=300)
-    return process.exitcode
+    return process.exitcode, log.read_text().splitlines()
 
 
 def check_kills(script: str, arguments, folder_of, most: int, state=contents, env=None) -> None:
-    """Runs a recipe uninterrupted, and killed before its events, each time with a folder of its own."""
+    """Runs a recipe uninterrupted, and killed before its events, each time with a folder of its own.
+
+    Args:
+        arguments, folder_of: functions folder -> arguments, and name -> folder.
+        state: function folder -> what must be equal in the end.
+        env: of processes that are started anew, because libraries read it when they are imported.
+    """
+
+    def command(folder: Path) -> list:
+        return [sys.executable, ROOT / "recipes" / script, *arguments(folder)]
+
+    def kill(folder: Path, at: int) -> int:
+        if env is None:
+            return watched(folder, at, script, arguments(folder))[0]
+        return run_killed_at(command(folder), at, folder, env)
+
     whole = folder_of("whole")
-    log = whole.with_name(f"{whole.name}.log")
-    assert watched(whole, log, 0, env or {}, script, arguments(whole)) == 0, log.with_suffix(".txt").read_text()
-    events = [line.split()[0] for line in log.read_text().splitlines()]
+    events = events_of(command(whole), whole, env) if env else watched(whole, 0, script, arguments(whole))[1]
     expected, numbers = state(whole), spread(len(events), most)
     print(f"\n{script}: {len(events)} events, killed before {len(numbers)} of them")
     for number in numbers:
         folder = folder_of(f"killed-{number}")
-        log = folder.with_name(f"{folder.name}.log")
-        assert watched(folder, log, number, env or {}, script, arguments(folder)) == -signal.SIGKILL
+        assert kill(folder, number) == KILLED
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(atomic, "_looked_into", set())  # as in a new process
             patch.setattr(pseudo_label, "SHARD_SIZE", SHARD_SIZE)
@@ -147,7 +160,8 @@ def test_pushes(tone_labels, local_hub, one_thread, tmp_path):
     def run_push(folder: Path) -> list:
         return [folder, "--repo", REPO]
 
-    check_kills("publish_labels.py", run_push, folder_of, MOST, state, local_hub.env)
+    env = local_hub.env | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    check_kills("publish_labels.py", run_push, folder_of, MOST, state, env)
 
 
 def test_two_jobs_on_one_folder(tone_data, tone_run, tmp_path):
