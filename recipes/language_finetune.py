@@ -15,7 +15,6 @@ With --push-to-hub user/voxpopuli-pl each language's labels go to that data set 
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import StrictDataclassError
 
-from hf_mlpl.atomic import write_json
+from hf_mlpl.atomic import read_json, write_json
 from hf_mlpl.one_line_errors import one_line_errors
 
 if TYPE_CHECKING:
@@ -68,8 +67,7 @@ def main() -> None:
         if any(subprocess.run(command).returncode for command in commands):
             failed.append(language)
         else:
-            labels = json.loads((arguments.labels / language / "complete.json").read_text(encoding="utf-8"))
-            complete |= labels["languages"]
+            complete |= read_json(arguments.labels / language / "complete.json", languages=dict)["languages"]
     if failed:
         raise ValueError(f"{', '.join(failed)} failed, see above; the same command tries again and skips the others")
     if not arguments.list:

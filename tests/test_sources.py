@@ -106,6 +106,10 @@ def test_sources_are_noted_by_split(tmp_path):
     assert sources_of([tmp_path / "train.parquet"]) == []
     (tmp_path / "complete.json").write_text(json.dumps({"sources": [{"name": "theirs", "license": "mit"}]}))
     assert sources_of([tmp_path / "train.parquet"]) == [Source("theirs", "mit")]
+    for content in ("null", "7", "{", '{"sources": [null]}', '{"sources": [{"url": 7}]}'):
+        (tmp_path / "complete.json").write_text(content)
+        with pytest.raises(ValueError, match="complete.json"):
+            sources_of([tmp_path / "train.parquet"])
     with pytest.raises(FileNotFoundError, match="no such utterance file"):
         sources_of([tmp_path / "nothing.parquet"])
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..atomic import read_json
 from .locales import to_locale
 from .releases import find_releases
 from .utterances import utterance_files
@@ -50,13 +51,16 @@ def sources_of(paths: Iterable[str | Path]) -> list[Source]:
     found: dict[Source, None] = {}
     for path, _ in utterance_files(paths):
         report, labels = (_content(path.with_name(name)) for name in ("report.json", "complete.json"))
-        noted = report.get("splits", {}).get(path.stem, {}).get("sources") or labels.get("sources") or ()
-        found |= dict.fromkeys(Source(**source) for source in noted)
+        try:
+            noted = report.get("splits", {}).get(path.stem, {}).get("sources") or labels.get("sources") or ()
+            found |= dict.fromkeys(Source(**source) for source in noted)
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"{path.parent}: what report.json or complete.json says of sources is none") from error
     return list(found)
 
 
 def _content(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def source_of_corpus(root: str | Path, published: Source | None = None) -> Source:
