@@ -68,5 +68,5 @@ def check_folder(name_or_path, hub: Mapping) -> None:
     check_settings(path, {"model_type": None} | settings, {"model_type": choice(MlplConfig.model_type)})
     MlplConfig.from_pretrained(name_or_path, **hub)
     check_file(name_or_path, "processor_config.json", IN_FILE, hub)
-    check_extractor_files(name_or_path, hub)
+    check_extractor_files(name_or_path, hub, required=["feature_extractor_type"])
     check_tokenizer_file(name_or_path, hub)
