@@ -26,9 +26,10 @@ def main() -> None:
     parser.add_argument("--private", action="store_true", help="make it a private one, if it has to be made")
     arguments = parser.parse_args()
     # imported here: it takes seconds, and --help need not wait
-    from hf_mlpl.atomic import read_json, temporary_folder
+    from hf_mlpl.atomic import temporary_folder
     from hf_mlpl.checkpoints import fill_result
     from hf_mlpl.hub import OF_ANOTHER_SAVE, push_folder
+    from hf_mlpl.results_files import read_results
     from hf_mlpl.training_config import load_config
 
     run = arguments.run
@@ -37,7 +38,7 @@ def main() -> None:
             f"{run} has no model/; --run needs the output_dir of a run of recipes/train.py that is finished"
         )
     config = load_config(run / "config.yaml", [f"push_to_hub={arguments.repo}"])  # which checks name, tag and licence
-    results = [read_json(path) for path in arguments.results]
+    results = [read_results(path) for path in arguments.results]
     with temporary_folder(run, "publish") as folder:  # there a file can have two names
         fill_result(run, folder, arguments.repo, results)
         for path in arguments.results:
