@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 from datasets import Dataset
 from torch.utils.data import DataLoader
@@ -35,22 +34,21 @@ from .data import (
 )
 from .evaluation import evaluate_model
 from .feature_extraction_mlpl import MlplFeatureExtractor
+from .folder_lock import claimed
 from .hub import RunPusher
+from .main_process import claimed_by_job, on_main_process
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
 from .run_facts import RunFacts
-from .slimipl import SlimIpl, SlimIplPlan, collapse
+from .slimipl import SlimIpl, SlimIplPlan
 from .tokenization_mlpl import MlplTokenizer
 from .training_config import PRESETS, TrainingConfig
 from .training_log import TrainingLog
+from .training_problems import Problems, TrainingError
 
 logger = logging.getLogger(__name__)
 
 FRAMES_PER_SECOND = 100  # of the features
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; what it has saved so far stays."""
 
 
 def train(config: TrainingConfig) -> Path:
@@ -58,15 +56,33 @@ def train(config: TrainingConfig) -> Path:
 
     Raises:
         ValueError: for settings or data that cannot work, before anything is trained.
-        TrainingError: when the gradient is not finite.
+        InUseError: where another job works in `output_dir`.
+        TrainingError: when the gradient is not finite, or most utterances cannot be used.
     """
+    process = PartialState(cpu=not torch.accelerator.is_available())  # as the accelerator's own
+    output_dir = Path(config.output_dir)
+    if not _is_finished(process, config):
+        with claimed_by_job(process, output_dir):
+            return output_dir / "model" if _is_finished(process, config) else _train(config)
+    if config.push_to_hub and process.is_main_process:
+        with claimed(output_dir):
+            push_result(RunPusher(config))
+    return output_dir / "model"
+
+
+def _is_finished(process: PartialState, config: TrainingConfig) -> bool:
+    """Whether `output_dir` holds the result of these settings; raises a ValueError where its run has others."""
+
+    def look() -> bool:
+        check_same_config(Path(config.output_dir), config)
+        return (Path(config.output_dir) / "model").exists()
+
+    return on_main_process(process, look)
+
+
+def _train(config: TrainingConfig) -> Path:
     output_dir = Path(config.output_dir)
     started = check_same_config(output_dir, config)
-    if (output_dir / "model").exists():
-        if config.push_to_hub and os.environ.get("RANK", "0") == "0":
-            push_result(RunPusher(config))
-        return output_dir / "model"
-
     set_seed(config.seed)
     languages = [config.language] if config.language else None
     train_set = read_utterances(config.train, languages)
@@ -84,8 +100,6 @@ def train(config: TrainingConfig) -> Path:
     train_set, dropped = select_for_training(train_set, processor, model.config, config.max_batch_seconds)
     if unlabelled_set is not None:
         unlabelled_set = select_unlabelled(unlabelled_set, model.config, config.max_batch_seconds)
-    if accelerator.is_main_process:
-        write_config(config)
     model, optimizer = _prepare(accelerator, model, config)
     slimipl = None
     if unlabelled_set is not None:
@@ -93,27 +107,30 @@ def train(config: TrainingConfig) -> Path:
     digests = digest(processor, train=train_set, unlabelled=unlabelled_set)
     saves = Saves(accelerator, model, processor, slimipl, config, digests)
     start = saves.load_last(same_data=started)
+    if accelerator.is_main_process:
+        write_config(config)  # not before all has been checked: a run that is refused does not own its folder
     updates = iter(slimipl) if slimipl else _supervised(accelerator, model, processor, train_set, config, start)
 
     log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
     log.describe(train_set, dropped, accelerator.unwrap_model(model))
     facts = RunFacts(accelerator, accelerator.unwrap_model(model), config, start, train_set, dropped, unlabelled_set)
-    reported: set[str] = set()
+    sets = [dataset for dataset in (train_set, unlabelled_set) if dataset is not None]
+    problems = Problems(accelerator, min(map(len, sets)))
     with log, logging_redirect_tqdm():
         for update in range(start + 1, config.max_updates + 1):
             rate = config.learning_rate * learning_rate_factor(update - 1, config)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             micro_batches = next(updates)
-            _report_problems(micro_batches, reported)
+            problems.add(slimipl.loaded if slimipl else (batch for _, batch in micro_batches))
             log.step(**train_step(accelerator, model, optimizer, micro_batches, config))
             if slimipl:
                 slimipl.after_update()
-            if update % config.log_every == 0:
-                labels = slimipl.health.report() if slimipl else None
-                log.window_ends(update, rate, labels)
-                _check_labels(labels, update, config, accelerator.is_main_process)
             is_last = update == config.max_updates
+            if slimipl and (update % config.log_every == 0 or is_last):
+                _check_labels(slimipl.health.collapsed(), update, config, accelerator.is_main_process)
+            if update % config.log_every == 0:
+                log.window_ends(update, rate, slimipl.health.report() if slimipl else None, problems.total_lost)
             if dev_set is not None and (update % config.eval_every == 0 or is_last):
                 results = evaluate_model(accelerator, model, processor, dev_set, config.max_batch_seconds)
                 log.evaluated(update, results)
@@ -121,6 +138,9 @@ def train(config: TrainingConfig) -> Path:
             if update % config.save_every == 0 and not is_last:
                 facts.write(update)
                 saves.checkpoint(update)
+    if start == 0:
+        problems.end()
+    log.describe_problems(problems.total_lost, problems.total_met)
     facts.write(config.max_updates)
     return saves.result()
 
@@ -336,17 +356,8 @@ def _slimipl(accelerator, model, processor, train_set, unlabelled_set, config: T
     return SlimIpl(accelerator, model, processor, plan, labelled, unlabelled, config.num_workers)
 
 
-def _report_problems(micro_batches: list[tuple[int, SpeechBatch]], reported: set[str]) -> None:
-    """One line for each utterance that could not be used, however often it is met."""
-    for problem in [problem for _, batch in micro_batches for problem in batch.problems.values()]:
-        if problem not in reported:
-            logger.warning("%s; skipped", problem)
-            reported.add(problem)
-
-
-def _check_labels(report: dict | None, update: int, config: TrainingConfig, is_main_process: bool) -> None:
+def _check_labels(problem: str | None, update: int, config: TrainingConfig, is_main_process: bool) -> None:
     """Warns of pseudo-labels that have collapsed, or stops where the settings say so."""
-    problem = collapse(report) if report else None
     if problem and config.slimipl.stop_on_collapse:
         raise TrainingError(f"stopped at update {update}: {problem}")
     if problem and is_main_process:

@@ -21,7 +21,8 @@ class TrainingLog:
 
     Rows of `metrics.jsonl` are `{"update", "loss", "gradient_norm", "learning_rate", "audio_seconds_per_second"}`,
     means over those of `log_every` updates that changed the model, with `labels`, a report of the pseudo-labels made
-    in them, where there are any; or `{"update", "dev": results of an evaluation}`.
+    in them, and `unusable`, how many utterances could not be used, where there are any; or
+    `{"update", "dev": results of an evaluation}`.
     """
 
     def __init__(self, output_dir: Path, config: TrainingConfig, start: int, is_main_process: bool):
@@ -30,6 +31,7 @@ class TrainingLog:
         self.rows = []
         self.window = []
         self.window_start = time.perf_counter()
+        self.total_lost = 0  # utterances, up to the last window
         self.bar = tqdm(total=config.max_updates, initial=start, unit="update", disable=not is_main_process)
         if is_main_process:
             output_dir.mkdir(parents=True, exist_ok=True)
@@ -57,14 +59,24 @@ class TrainingLog:
         if self.is_main_process:
             tqdm.write(text)
 
+    def describe_problems(self, lost: int, met: int) -> None:
+        """One line at the end on what could not be used, if anything."""
+        if lost and self.is_main_process:
+            tqdm.write(f"{lost} of {met} utterances that training met could not be used; a line above names each")
+
     def step(self, **numbers: float) -> None:
         """Counts an update; without `numbers` it is one that did not change the model."""
         if numbers:
             self.window.append(numbers)
         self.bar.update()
 
-    def window_ends(self, update: int, learning_rate: float, labels: dict | None) -> None:
-        """Writes the line of the last `log_every` updates; `labels` is a report of the pseudo-labels made in them."""
+    def window_ends(self, update: int, learning_rate: float, labels: dict | None, total_lost: int = 0) -> None:
+        """Writes the line of the last `log_every` updates.
+
+        Args:
+            labels: report of the pseudo-labels made in them.
+            total_lost: utterances that could not be used, in all updates so far.
+        """
         seconds = time.perf_counter() - self.window_start
         means = {
             name: sum(row[name] for row in self.window) / len(self.window)
@@ -77,8 +89,9 @@ class TrainingLog:
             learning_rate=learning_rate,
             audio_seconds_per_second=sum(row["audio_seconds"] for row in self.window) / seconds,
             **({"labels": labels} if labels else {}),
+            **({"unusable": total_lost - self.total_lost} if total_lost > self.total_lost else {}),
         )
-        self.window, self.window_start = [], time.perf_counter()
+        self.window, self.window_start, self.total_lost = [], time.perf_counter(), total_lost
 
     def evaluated(self, update: int, results: dict | None) -> None:
         """Notes an evaluation; only the main process has results."""
@@ -105,10 +118,18 @@ class TrainingLog:
         """Drops rows that an interrupted run wrote after its last checkpoint: they will be written again."""
         if not self.path.exists():
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        rows = [json.loads(line) for line in lines if line.endswith("\n")]  # else it was interrupted in writing one
-        self.rows = [row for row in rows if row["update"] <= start]
+        self.rows = [row for row in self._read_rows() if row["update"] <= start] if start else []
         write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
+
+    def _read_rows(self) -> list[dict]:
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        try:
+            rows = [json.loads(line) for line in lines if line.endswith(b"\n")]  # else its writing was interrupted
+            if all(isinstance(row["update"], int) for row in rows):
+                return rows
+        except (ValueError, TypeError, KeyError):
+            pass
+        raise ValueError(f"{self.path} is damaged; remove it to go on without the history of the updates before")
 
     def _plot(self) -> None:
         """Loss on the left axis; on the right CER per language, and their macro average in a thick line."""
