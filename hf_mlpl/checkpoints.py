@@ -32,6 +32,7 @@ from .training_config import FREE_ON_RESUME, TrainingConfig
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS_KEPT = 2
+FREE = FREE_ON_RESUME | {"output_dir"}  # a folder may be moved
 COPIED = ("config.yaml", "metrics.jsonl", "run.json")  # into each checkpoint, as they are when it is written
 RUN_FILES = ("config.yaml", "metrics.jsonl", "run.json", "results.json", "curves.png")  # beside model/, as they come
 
@@ -84,7 +85,7 @@ def check_same_config(output_dir: Path, config: TrainingConfig) -> bool:
     if not path.exists() or not found and not (output_dir / "model").exists():
         return False
     try:
-        if not (changes := changed_settings(path, config, FREE_ON_RESUME)):
+        if not (changes := changed_settings(path, config, FREE)):
             return True
         problem = (
             f"{output_dir} belongs to a run with other settings: {changes}. Choose another output_dir, or remove it; "
@@ -99,7 +100,7 @@ def check_same_config(output_dir: Path, config: TrainingConfig) -> bool:
 
 def _has_settings(path: Path, config: TrainingConfig) -> bool:
     try:
-        return not changed_settings(path, config, FREE_ON_RESUME)
+        return not changed_settings(path, config, FREE)
     except (OSError, ValueError):
         return False
 
@@ -208,6 +209,8 @@ class Saves:
             return 0
         if same_data:
             self._check_data(path)
+        elif (settings := path / "config.yaml").exists():
+            self._check_optimizer(path, yaml.safe_load(settings.read_text(encoding="utf-8"))["optimizer"])
         try:
             self.accelerator.load_state(str(path))
             if self.slimipl:
@@ -230,6 +233,14 @@ class Saves:
             raise ValueError(
                 f"{checkpoint} belongs to a run with other data: {', '.join(differing)} (ids, texts or their order); "
                 "give it the same data, or choose another output_dir"
+            )
+
+    def _check_optimizer(self, checkpoint: Path, optimizer: str) -> None:
+        """Compares what torch does not: another optimiser's state is loaded, and fails when it is used."""
+        if optimizer != self.config.optimizer:
+            raise ValueError(
+                f"{checkpoint} has the state of {optimizer}, and optimizer is {self.config.optimizer!r}; give the one "
+                "that it was made with, or choose another output_dir"
             )
 
     def _restore_history(self, checkpoint: Path) -> None:

@@ -138,6 +138,8 @@ def _train(config: TrainingConfig) -> Path:
             if update % config.save_every == 0 and not is_last:
                 facts.write(update)
                 saves.checkpoint(update)
+            if dev_set is None and (update % config.eval_every == 0 or is_last):
+                log.draw()
     if start == 0:
         problems.end()
     log.describe_problems(problems.total_lost, problems.total_met)
@@ -216,7 +218,8 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
 
 
 def check_model_fields(config: TrainingConfig) -> None:
-    if unknown := sorted(set(config.model_fields) - {field.name for field in dataclasses.fields(MlplConfig)}):
+    known = {field.name for field in dataclasses.fields(MlplConfig)}
+    if unknown := sorted(map(str, config.model_fields.keys() - known)):
         raise ValueError(f"model_fields has {', '.join(unknown)}, which MlplConfig does not have")
 
 
