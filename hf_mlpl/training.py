@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 from datasets import Dataset
+from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -49,6 +51,7 @@ from .training_problems import Problems, TrainingError
 logger = logging.getLogger(__name__)
 
 FRAMES_PER_SECOND = 100  # of the features
+DECIDED = {"vocab_size", "blank_token_id", "languages", "num_mel_bins"}  # fields of a model that are no free choice
 
 
 def train(config: TrainingConfig) -> Path:
@@ -206,21 +209,36 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
     if config.model not in PRESETS:
         processor = MlplProcessor.from_pretrained(config.model)
         processor.tokenizer.learn_language_characters(_human_characters(train_set))
-        return MlplForCTC.from_pretrained(config.model, **config.model_fields), processor
+        with _fitting_fields(config):
+            return MlplForCTC.from_pretrained(config.model, **config.model_fields), processor
     if config.tokens is None:
         raise ValueError("a new model needs `tokens`, a tokens file; recipes/build_tokenizer.py writes one")
     tokenizer = MlplTokenizer(config.tokens)
     tokenizer.learn_language_characters(_human_characters(train_set))
     languages = config.languages or distinct(train_set, "language")
     preset = getattr(MlplConfig, config.model)
-    model = MlplForCTC(preset(vocab_size=len(tokenizer), languages=languages, **config.model_fields))
+    with _fitting_fields(config):
+        model = MlplForCTC(preset(vocab_size=len(tokenizer), languages=languages, **config.model_fields))
     return model, MlplProcessor(MlplFeatureExtractor(), tokenizer)
 
 
 def check_model_fields(config: TrainingConfig) -> None:
+    """Raises a ValueError for fields that there are not, and for those that tokens, languages and features decide."""
     known = {field.name for field in dataclasses.fields(MlplConfig)}
     if unknown := sorted(map(str, config.model_fields.keys() - known)):
         raise ValueError(f"model_fields has {', '.join(unknown)}, which MlplConfig does not have")
+    if decided := sorted(config.model_fields.keys() & DECIDED):
+        raise ValueError(f"model_fields has {', '.join(decided)}, which `tokens`, `languages` and the features decide")
+
+
+@contextmanager
+def _fitting_fields(config: TrainingConfig) -> Iterator[None]:
+    """Makes one line of what MlplConfig and torch say on `model_fields`."""
+    try:
+        yield
+    except (StrictDataclassError, RuntimeError) as error:
+        reason = textwrap.shorten(" ".join(str(error).split()), 500)
+        raise ValueError(f"{config.model} cannot have the model_fields {config.model_fields}: {reason}") from error
 
 
 def _human_characters(train_set: Dataset) -> dict[str, list[str]]:
@@ -307,6 +325,10 @@ def _dev_set(config: TrainingConfig) -> Dataset | None:
     if config.language:
         dataset = keep_rows(
             dataset, ["language"], lambda block: pc.equal(block["language"], config.language).to_numpy()
+        )
+    if missing := sum(block["text"].null_count for block in blocks(dataset, ["text"])):
+        raise ValueError(
+            f"{', '.join(config.dev)}: {missing} of {len(dataset)} utterances have no text to compare with"
         )
     return dataset if len(dataset) else None
 

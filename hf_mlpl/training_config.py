@@ -237,7 +237,7 @@ def _typed(name: str, value, annotation: str):
         value = _float(value)
     accepted, description = {
         "int": (int, "a whole number"),
-        "float": ((int, float), "a number"),
+        "float": ((int, float), "a finite number"),
         "str": (str, "a text"),
         "bool": (bool, "true or false"),
         "dict": (dict, "fields of the form `name: value`"),
