@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from hf_mlpl.folder_lock import is_lock
+
 from ..ranks import FORKS, RECIPES
 from ..test_training import assert_equal_bits
 from ..two_processes import slimipl_overrides
@@ -26,7 +28,7 @@ from .killing_hook.sitecustomize import RECORD
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
-SECONDS = 40
+SECONDS = 150
 MOST = 200  # events
 
 
@@ -57,6 +59,11 @@ def _run(number: int, folder: str, log: str, arguments: list[str]) -> None:
     runpy.run_path(str(RECIPES / "train.py"), run_name="__main__")
 
 
+def files(folder: Path) -> list[Path]:
+    """Without the lock file, which stays where a run is killed that is finished, and refuses nobody."""
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if not is_lock(path))
+
+
 @pytest.mark.parametrize("kind", ["supervised", "slimipl"])
 def test_killed_training_comes_to_the_same_end(tone_data, tone_run, tmp_path, kind):
     settings = [tone_data / "tones.yaml", "max_updates=8", "save_every=3", "eval_every=4"]
@@ -68,7 +75,7 @@ def test_killed_training_comes_to_the_same_end(tone_data, tone_run, tmp_path, ki
     status, count = run_until(0, folder, *command)
     assert status == 0, (tmp_path / "run.events.told").read_text()
     whole = shutil.move(folder, tmp_path / "whole")
-    expected = sorted(path.relative_to(whole) for path in whole.rglob("*"))
+    expected = files(whole)
 
     end, tried, second = time.monotonic() + SECONDS, 0, random.Random(0)
     numbers = spread(count, MOST)
@@ -82,8 +89,8 @@ def test_killed_training_comes_to_the_same_end(tone_data, tone_run, tmp_path, ki
         status, _ = run_until(0, folder, *command)
         assert status == 0, (number, again, (tmp_path / "run.events.told").read_text()[-2000:])
         assert_equal_bits(folder, whole)
-        assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == expected, (number, again)
+        assert files(folder) == expected, (number, again)
         shutil.rmtree(folder)
         tried += 1
-    print(f"\n{kind}: killed twice, {tried} times, before {tried} of {count} events: all came to the same end")
-    assert tried > 5
+    print(f"\n{kind}: {tried} of {count} events: each time killed twice, and then come to the same end")
+    assert tried > 2
