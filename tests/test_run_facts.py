@@ -16,6 +16,7 @@ from hf_mlpl.run_facts import code_commit, hardware_name, training_data
 from hf_mlpl.training import train
 from hf_mlpl.training_config import load_config
 
+from .test_checkpoints import as_before
 from .test_training import Killed, kill_at, run  # noqa: F401 - `run` is a fixture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -77,6 +78,7 @@ def test_a_run_from_before_goes_on(run, tmp_path, monkeypatch):  # noqa: F811
     with pytest.raises(Killed):
         run("old", *SHORT)
     (tmp_path / "old" / "run.json").unlink()
+    as_before(tmp_path / "old")
     monkeypatch.undo()
     told = facts(run("old", *SHORT))
     assert told["updates"] == 6 and [session["first_update"] for session in told["sessions"]] == [3]
