@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
+import unicodedata
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from .audio import AudioError, load_audio
+from .audio import AUDIO_SUFFIXES, AudioError, load_audio, looks_like_audio
 from .subtitles import to_srt, to_vtt
 
 Item = TypeVar("Item")
 
-AUDIO_SUFFIXES = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 OUTPUT_SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 
 # Longer recordings are cut into pieces, so the memory of a forward does not grow with them. All frames of a piece lie
@@ -35,6 +37,7 @@ class Recording:
     Args:
         path: as the user named it, or found in a folder that the user named.
         output: where its transcript goes, relative to the folder of all outputs and without suffix.
+        source: what is read, where this is not `path`.
         result: of the pipeline; None if there is a `problem`.
         problem: one line, where it cannot be transcribed; it names the file.
         seconds: of the audio that was found in it.
@@ -42,6 +45,7 @@ class Recording:
 
     path: Path
     output: Path
+    source: Path | BinaryIO | None = None
     result: dict | None = None
     problem: str | None = None
     seconds: float = 0.0
@@ -57,29 +61,51 @@ class Recording:
         return folder / self.output.with_name(self.output.name + OUTPUT_SUFFIXES[output_format])
 
 
-def find_recordings(paths: Sequence[str | os.PathLike]) -> list[Recording]:
+def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording], list[Path]]:
     """
-    The files among `paths` in their order, and below each folder all files with `AUDIO_SUFFIXES`, sorted.
+    The files among `paths` in their order, and below each folder, sorted, all that look like audio; and those below
+    folders that do not.
 
-    Folders are searched at any depth, without hidden files and folders; symbolic links to folders are not followed.
-    No file is in the list twice. The output of a file has its name, the output of what is found in a folder its path
-    from there: never a path that leads out of the folder of all outputs. A folder without audio is a `problem`.
+    Folders are searched at any depth, without hidden files and folders, and through symbolic links, unless a link
+    leads to a folder that is searched anyway. No file is in the list twice. The output of a file has its name, the
+    output of what is found in a folder its path from there: never a path that leads out of the folder of all outputs.
+    A folder without audio, or one that cannot be searched, is a `problem`. `-` is standard input.
     """
     recordings: list[Recording] = []
+    others: list[Path] = []
     seen: set[str] = set()
-    for path in map(Path, paths):
-        if path.is_dir():
-            found = [(file, file.relative_to(path)) for file in _audio_files(path)]
-            if not found:
-                problem = f"{path}: no audio in this folder ({', '.join(AUDIO_SUFFIXES)})"
-                recordings.append(Recording(path, Path(path.name), problem=problem))
-        else:
-            found = [(path, Path(path.name))]
-        for file, name in found:
+    for name in paths:
+        path = _on_disk(Path(name))
+        if os.fspath(name) == "-":
+            recordings.append(Recording(path, Path("stdin"), source=sys.stdin.buffer))
+            continue
+        found = [(path, Path(path.name))]
+        if os.path.isdir(path):
+            files, problems = _files_below(path)
+            audio = [file for file in files if _is_tried(file)]
+            others += sorted(set(files) - set(audio))
+            found = [(file, file.relative_to(path)) for file in audio]
+            if not found and not problems:
+                problems = [(path, f"{path}: no audio in this folder")]
+            recordings += [Recording(place, Path(place.name), problem=problem) for place, problem in problems]
+        for file, output in found:
             if (real_path := os.path.realpath(file)) not in seen:
                 seen.add(real_path)
-                recordings.append(Recording(file, name.with_suffix("")))
-    return recordings
+                is_known = output.suffix.lower() in AUDIO_SUFFIXES
+                recordings.append(Recording(file, output.with_suffix("") if is_known else output))
+    return recordings, others
+
+
+def _on_disk(path: Path) -> Path:
+    """The path as it is spelt on disk, where accents may be written in another way."""
+    spellings = [path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))]
+    return next(filter(os.path.exists, spellings), path)
+
+
+def _is_tried(file: Path) -> bool:
+    """Whether a file of a folder is to be read, also if that can only fail, as for a link that leads nowhere."""
+    is_device_or_pipe = os.path.exists(file) and not os.path.isfile(file)
+    return not is_device_or_pipe and looks_like_audio(file)
 
 
 def pending_recordings(recordings: Sequence[Recording], folder: Path, output_format: str) -> list[Recording]:
@@ -92,14 +118,28 @@ def pending_recordings(recordings: Sequence[Recording], folder: Path, output_for
     return [r for r in recordings if r.problem is not None or not r.output_path(folder, output_format).exists()]
 
 
-def _audio_files(folder: Path) -> list[Path]:
-    found = []
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(root, name) for name in files if name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith(".")
-        ]
-    return sorted(found)
+def _files_below(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Files below a folder, and folders that cannot be searched, each with a line that says why."""
+    found, problems, pending = [], [], deque([folder])
+    searched = set(map(str, Path(os.path.realpath(folder)).parents))  # a link to one of them leads here again
+    while pending:
+        place = pending.popleft()
+        if (real_path := os.path.realpath(place)) in searched:
+            continue
+        searched.add(real_path)
+        try:
+            entries = [Path(entry) for entry in os.scandir(place) if not entry.name.startswith(".")]
+        except OSError as error:
+            problems.append((place, f"{place}: cannot be searched: {error.strerror}"))
+            continue
+        for entry in entries:
+            if not os.path.isdir(entry):
+                found.append(entry)
+            elif entry.is_symlink():
+                pending.append(entry)  # after what has its own name there
+            else:
+                pending.appendleft(entry)
+    return sorted(found), problems
 
 
 def transcribe_recordings(
@@ -143,7 +183,7 @@ def _windows(recordings: Sequence[Recording], sampling_rate: int) -> Iterator[li
         window.append(recording)
         if recording.problem is None:
             try:
-                recording.samples = load_audio(recording.path, sampling_rate)
+                recording.samples = load_audio(recording.source or recording.path, sampling_rate)
                 recording.seconds = len(recording.samples) / sampling_rate
                 seconds += recording.seconds
             except Exception as error:  # of a decoder that is at its end, too: the other files are still to be done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -59,7 +60,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
     if options.batch_size < 1:
         parser.error(f"--batch-size is {options.batch_size}; it must be at least 1")
-    recordings = find_recordings(options.paths)
+    recordings, others = find_recordings(options.paths)
+    if others:
+        print(_passed_over(others), file=sys.stderr)
     if options.output is None and options.format in ("srt", "vtt") and len(recordings) > 1:
         parser.error(f"{len(recordings)} files of subtitles need a folder: --output DIR")
     if options.output is not None:
@@ -94,6 +97,12 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         counts = ", ".join(f"{count} {language}" for language, count in languages.most_common())
         print(f"{languages.total()} written to {options.output} ({counts}), {failed} failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _passed_over(files: list[Path]) -> str:
+    names = ", ".join(os.fsencode(file).decode(errors="backslashreplace") for file in files[:3])
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    return f"{len(files)} {'file is' if len(files) == 1 else 'files are'} not audio: {names}{more}"
 
 
 def _deliver(recording, options: argparse.Namespace, progress) -> str | None:
