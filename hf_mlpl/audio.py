@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -18,7 +19,7 @@ logger = logging.get_logger(__name__)
 END_TOLERANCE = 0.1  # seconds that `end` may lie behind the recording, because tables of segments are rounded
 LEAD_SECONDS = 2  # an mp3 frame needs up to 511 bytes before it: 1.5 s at the lowest bit rate
 LAST_OGG_PAGE = 2**18  # frames that a page of ogg vorbis can hold: 255 packets of 1024
-UNKNOWN_BLOCK = 2**16  # frames decoded at a time where their number is unknown
+BLOCK_VALUES = 2**20  # samples of all channels that are decoded at a time: 4 MiB, 22 s of mono at 48 kHz
 UNKNOWN_FRAMES = 2**62  # libsndfile gives about 2**63 for files whose header does not tell, as streamed flac
 
 
@@ -48,31 +49,90 @@ def load_audio(audio: str | os.PathLike | bytes | BinaryIO | dict, sampling_rate
         AudioError: for a file that is missing, empty or not audio, for no samples or samples that are NaN or
             infinite, for a part that is not inside the recording, and for a dict or array of another form.
     """
+    result, length = np.empty(0, dtype=np.float32), 0
+    for block in stream_audio(audio, sampling_rate):
+        if not length and len(block) < BLOCK_VALUES:
+            result, length = block, len(block)
+            continue
+        if not result.flags.owndata:
+            result = result.copy()
+        if len(result) < length + len(block):  # grows in place: what is not written yet takes no memory
+            result.resize(max(2 * len(result), length + len(block)), refcheck=False)
+        result[length : length + len(block)] = block
+        length += len(block)
+    if len(result) > length:
+        result.resize(length, refcheck=False)
+    return result
+
+
+def stream_audio(
+    audio: str | os.PathLike | bytes | BinaryIO | dict, sampling_rate: int = 16000
+) -> Iterator[np.ndarray]:
+    """
+    Yields what `load_audio` returns in successive blocks (n,), n > 0, in memory that a recording's length does not
+    change. Takes what `load_audio` takes, and raises what it raises: where the fault is met, so that blocks before it
+    have been yielded.
+    """
     if not isinstance(audio, dict):
         audio = {"path": audio}
-    start, end = audio.get("start"), audio.get("end")
-    if audio.get("array") is not None:
-        name, rate = "array", audio.get("sampling_rate")
-        samples = _array_samples(audio["array"], rate)
-        first, count = _part(start, end, samples.shape[1], rate, name)
-        samples = samples[:, first : first + count]
-    else:
-        with _open(audio) as file:
-            name, rate = _name(audio), file.samplerate
-            first, count = _part(start, end, file.frames, rate, name)
-            samples = _decode(file, first, count, name).T
-    if len(samples) > 1:  # a product is 20 times as fast as mean(axis=0)
-        samples = [np.full(len(samples), 1 / len(samples), dtype=np.float32) @ samples]
-    samples = samples[0]
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{name}: has samples that are NaN or infinite")
-    if rate != sampling_rate:
-        samples = soxr.resample(samples, rate, sampling_rate, quality="HQ")
-    if not samples.size:
+    name = "array" if audio.get("array") is not None else _name(audio)
+    yielded = False
+    for block in _resampled(_checked(_mono_blocks(audio, name), name), sampling_rate):
+        if len(block):
+            yielded = True
+            yield block
+    if not yielded:
+        start, end = audio.get("start"), audio.get("end")
         raise AudioError(
             f"{name}: no samples" + ("" if start is None and end is None else f" from {start} to {end} s")
         )
-    return samples
+
+
+def _mono_blocks(audio: dict, name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Sampling rate and samples (n,) of each block of a recording, or of the part from `start` to `end` seconds."""
+    start, end = audio.get("start"), audio.get("end")
+    if audio.get("array") is not None:
+        rate = audio.get("sampling_rate")
+        samples = _array_samples(audio["array"], rate)
+        first, count = _part(start, end, samples.shape[1], rate, name)
+        for begin in range(first, first + count, BLOCK_VALUES):
+            yield rate, _mixed(samples[:, begin : min(begin + BLOCK_VALUES, first + count)])
+    else:
+        with _open(audio) as file:
+            first, count = _part(start, end, file.frames, file.samplerate, name)
+            for block in _decode(file, first, count, name):
+                yield file.samplerate, _mixed(block.T)
+
+
+def _mixed(samples: np.ndarray) -> np.ndarray:  # (channels, n) -> (n,)
+    if len(samples) == 1:
+        return samples[0]
+    return np.full(len(samples), 1 / len(samples), dtype=np.float32) @ samples  # 20 times as fast as mean(axis=0)
+
+
+def _checked(blocks: Iterable[tuple[int, np.ndarray]], name: str) -> Iterator[tuple[int, np.ndarray]]:
+    for rate, block in blocks:
+        if not np.isfinite(block).all():
+            raise AudioError(f"{name}: has samples that are NaN or infinite")
+        yield rate, block
+
+
+def _resampled(blocks: Iterable[tuple[int, np.ndarray]], sampling_rate: int) -> Iterator[np.ndarray]:
+    """Blocks at another rate; where a recording changes its rate, the resampler starts anew."""
+    resampler = current = None
+    for rate, block in blocks:
+        if rate != current:
+            if resampler is not None:
+                yield resampler.resample_chunk(np.empty(0, dtype=np.float32), last=True)
+            resampler = None if rate == sampling_rate else _resampler(rate, sampling_rate)
+            current = rate
+        yield block if resampler is None else resampler.resample_chunk(block)
+    if resampler is not None:
+        yield resampler.resample_chunk(np.empty(0, dtype=np.float32), last=True)
+
+
+def _resampler(rate: int, sampling_rate: int) -> soxr.ResampleStream:
+    return soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="HQ")
 
 
 def encode_flac(samples: np.ndarray, sampling_rate: int) -> bytes:
@@ -91,7 +151,7 @@ def audio_duration(audio: str | os.PathLike | bytes | BinaryIO | dict) -> float:
     """
     with _open(audio) as file:
         known = file.frames < UNKNOWN_FRAMES
-        frames = file.frames if known else len(_decode(file, 0, file.frames, _name(audio)))
+        frames = file.frames if known else sum(map(len, _decode(file, 0, file.frames, _name(audio))))
         return frames / file.samplerate
 
 
@@ -147,7 +207,7 @@ def _open(audio) -> soundfile.SoundFile:
     if is_empty:
         raise AudioError(f"{name}: is empty")
     try:
-        return soundfile.SoundFile(source)
+        return _SoundFile(source)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: soundfile takes .raw files for headerless ones
         # libsndfile's own text is left out: for an mp3 that it cannot read it says that the file does not exist.
         raise AudioError(f"{name}: is not audio that can be decoded (wav, flac, mp3, ogg), or is damaged") from error
@@ -164,20 +224,26 @@ def _part(start: float | None, end: float | None, frames: int, rate: int, name: 
     return first, min(round(last_second * rate), frames) - first
 
 
-def _decode(file: soundfile.SoundFile, first: int, count: int, name: str) -> np.ndarray:
-    """Up to `count` frames (n, channels) from frame `first` on; fewer where the recording ends or is damaged."""
+class _SoundFile(soundfile.SoundFile):
+    """A file that is read block by block: soundfile seeks after each read, which is not exact in mp3 and opus."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _decode(file: soundfile.SoundFile, first: int, count: int, name: str) -> Iterator[np.ndarray]:
+    """Up to `count` frames from frame `first` on, in blocks (n, channels); fewer where it ends or is damaged."""
     # Seeking is exact neither in mp3 and opus, whose decoders need what comes before, nor in the last page of an ogg
     # vorbis file, which libsndfile 1.2.2 misplaces by some hundred frames. A lead that is thrown away makes it so.
-    # It is read in the same call, because soundfile seeks after each.
     begin = first - (LEAD_SECONDS * file.samplerate if file.format == "MP3" or file.subtype == "OPUS" else 0)
     if file.format == "OGG":
         begin = min(begin, file.frames - LAST_OGG_PAGE)
     lead = first - max(begin, 0)
     count += lead
-    blocks, done, error = [], 0, None
+    done, error = 0, None
     while done < count and error is None:
         # After an error libsndfile does not say how much it has decoded: NaN marks what it has not written.
-        length = count - done if file.frames < UNKNOWN_FRAMES else min(UNKNOWN_BLOCK, count - done)
+        length = min(BLOCK_VALUES // file.channels, count - done)
         block = np.full((length, file.channels), np.nan, dtype=np.float32)
         try:
             if first and not done:
@@ -187,15 +253,16 @@ def _decode(file: soundfile.SoundFile, first: int, count: int, name: str) -> np.
             decoded, error = length - int(np.isnan(block[:, 0]).sum()), caught
         if not decoded:
             break
-        blocks.append(block[:decoded])
+        block = block[max(lead - done, 0) : decoded]
         done += decoded
+        if len(block):
+            yield block
     if error is not None and done <= lead:
         seconds = first / file.samplerate
         raise AudioError(f"{name}: is damaged, nothing from {seconds:g} s on can be decoded") from error
     if error is not None and file.frames < UNKNOWN_FRAMES:  # a file of unknown length always ends in an error
         seconds = (first - lead + done) / file.samplerate
         logger.warning(f"{name}: is damaged, only {seconds:.2f} s of it can be decoded")
-    return np.concatenate(blocks)[lead:] if blocks else np.empty((0, file.channels), dtype=np.float32)
 
 
 def _array_samples(array, rate) -> np.ndarray:  # -> (channels, N)

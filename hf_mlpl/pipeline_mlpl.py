@@ -7,6 +7,7 @@ finds it; it hands every other model to the class that stood there.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -16,11 +17,14 @@ from transformers.pipelines import SUPPORTED_TASKS
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
 from .addresses import fetched
-from .audio import load_audio
+from .audio import stream_audio
+from .pieces import ahead, cut, explained_memory_errors, join_language_log_probs
 from .pipeline_inputs import collect_inputs, split_input
 
 # An input's own, such as the reference text of a row, must not pass for what the model says.
 RESULT_KEYS = {"text", "chunks", "language", "language_probability", "languages"}
+
+PIECES_AHEAD = 8  # of a long recording, read before they are needed; each takes 2.4 MB
 
 # torch's threads, once they have computed something, are not there in a forked child, which waits for them forever.
 if hasattr(os, "register_at_fork"):
@@ -86,27 +90,67 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             postprocess_params["top_k_languages"] = top_k_languages
         return preprocess_params, forward_params, postprocess_params
 
-    def preprocess(self, inputs, chunk_length_s=0, stride_length_s=None):
-        sampling_rate = self.feature_extractor.sampling_rate
-        audio, stride, others = split_input(inputs, sampling_rate)
+    def preprocess(self, inputs, chunk_length_s=None, stride_length_s=None):
+        audio, stride, others = split_input(inputs, self.feature_extractor.sampling_rate)
         # One key, so that inputs with other keys fit into one batch, and no key of theirs stands for one of ours.
         others = {"others": {key: value for key, value in others.items() if key not in RESULT_KEYS}}
         with fetched(audio) as audio:
-            is_nothing = audio["array"] is not None and not audio["array"].size  # a file without samples is damaged
-            samples = np.zeros(0, dtype=np.float32) if is_nothing else load_audio(audio, sampling_rate)
+            if chunk_length_s is None and stride is None:
+                chunks = self._pieces_ahead(audio)
+            else:
+                chunks = self._chunks(audio, stride, chunk_length_s, stride_length_s)
+            for chunk in chunks:
+                yield others | chunk
+
+    def _chunks(self, audio: dict, stride, chunk_length_s, stride_length_s) -> Iterator[dict]:
+        """What the stock class makes of a recording, which is held as a whole."""
+        sampling_rate = self.feature_extractor.sampling_rate
+        samples = np.concatenate([np.empty(0, dtype=np.float32), *self._blocks(audio)])
         inputs = {"array": samples, "sampling_rate": sampling_rate}
         if stride is not None:  # counted in samples of the array that came in
             ratio = sampling_rate / (audio["sampling_rate"] or sampling_rate)
             inputs["stride"] = tuple(round(samples * ratio) for samples in stride)
         for chunk in super().preprocess(inputs, chunk_length_s=chunk_length_s, stride_length_s=stride_length_s):
             num_samples, left, right = chunk.get("stride", (len(samples), 0, 0))
-            yield others | {"num_samples": num_samples - left - right} | chunk
+            yield {"num_samples": num_samples - left - right} | chunk
+
+    def _pieces_ahead(self, audio: dict) -> Iterator[dict]:
+        """`_pieces`; those of a long recording are read while the model is at work."""
+        pieces = self._pieces(audio)
+        yield (first := next(pieces))
+        if not first["is_last"]:
+            yield from ahead(pieces, PIECES_AHEAD)
+
+    def _pieces(self, audio: dict) -> Iterator[dict]:
+        """What the stock class makes of chunks, but of the pieces of a recording, which is read as they are needed."""
+        extractor, samples_per_frame = self.feature_extractor, self._align_to
+        for piece in cut(self._blocks(audio), extractor.sampling_rate, samples_per_frame):
+            features = extractor(
+                piece.samples, sampling_rate=extractor.sampling_rate, return_tensors="pt", return_attention_mask=True
+            )
+            num_frames = self.model.config.num_output_frames(features["input_features"].shape[1])
+            yield {
+                "is_last": piece.is_last,
+                "stride": tuple(frames * samples_per_frame for frames in (num_frames, piece.left, piece.right)),
+                "num_samples": len(piece.samples) - (piece.left + piece.right) * samples_per_frame,
+                **features.to(dtype=self.dtype),
+            }
+
+    def _blocks(self, audio: dict) -> Iterable[np.ndarray]:
+        if audio["array"] is not None and not audio["array"].size:
+            return []  # nothing is said, whereas a file without samples is damaged
+        return stream_audio(audio, self.feature_extractor.sampling_rate)
 
     def _forward(self, model_inputs, allowed_ids=None, return_timestamps=False):
         # The stock class keeps the logits alone of what the model returns.
-        outputs = self.model(
-            input_features=model_inputs.pop("input_features"), attention_mask=model_inputs.pop("attention_mask")
-        )
+        features, mask = model_inputs.pop("input_features"), model_inputs.pop("attention_mask")
+        batch_size, num_frames = mask.shape
+        seconds = num_frames * self.feature_extractor.hop_length / self.feature_extractor.sampling_rate
+        with explained_memory_errors(
+            f"a batch of {batch_size} x {seconds:.0f} s of speech does not fit into memory; pass a smaller "
+            "batch_size, or a chunk_length_s of some seconds"
+        ):
+            outputs = self.model(input_features=features, attention_mask=mask)
         logits = outputs.logits
         if allowed_ids is not None:
             is_refused = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
@@ -133,9 +177,9 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         if chunks:
             strides = [output.get("stride", (1, 0, 0)) for output in model_outputs]
             weights = torch.tensor([max(frames - left - right, 1) for frames, left, right in strides])
-            log_probs = (torch.cat(chunks) * weights[:, None]).sum(dim=0) / weights.sum()
+            log_probs = join_language_log_probs(torch.cat(chunks), weights)
             names = self.model.config.languages
-            probabilities, indices = log_probs.softmax(dim=0).topk(min(top_k_languages or 1, len(names)))
+            probabilities, indices = log_probs.exp().topk(min(top_k_languages or 1, len(names)))
             ranking = [
                 {"language": names[index], "probability": probability}
                 for index, probability in zip(indices.tolist(), probabilities.tolist(), strict=True)

@@ -5,28 +5,27 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import stat
 import sys
 import unicodedata
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
 
-from .audio import AUDIO_SUFFIXES, AudioError, load_audio, looks_like_audio
+from .addresses import temporary_file
+from .audio import AUDIO_SUFFIXES, AudioError, audio_duration, looks_like_audio, stream_audio
+from .pieces import ahead, cut
 from .subtitles import to_srt, to_vtt
-
-Item = TypeVar("Item")
 
 OUTPUT_SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 
-# Longer recordings are cut into pieces, so the memory of a forward does not grow with them. All frames of a piece lie
-# within the released model's table of relative positions, 27.6 s.
-CHUNK_SECONDS = 25.0
 WINDOW_SECONDS = 300.0  # of audio that is read, sorted by length and transcribed before its results are given
 
 
@@ -40,7 +39,9 @@ class Recording:
         source: what is read, where this is not `path`.
         result: of the pipeline; None if there is a `problem`.
         problem: one line, where it cannot be transcribed; it names the file.
-        seconds: of the audio that was found in it.
+        seconds: of the audio that was found in it; of a long recording what its header states, or the time of its
+            last word where that is later.
+        samples: of a short recording, while it waits for the model.
     """
 
     path: Path
@@ -149,8 +150,8 @@ def transcribe_recordings(
     The recordings in their order, each with its `result` or `problem`.
 
     They are read in windows of about five minutes, one ahead of the model, and batched by length within a window.
-    Recordings of more than 25 s are transcribed in overlapping pieces. So memory holds two windows, or the two longest
-    recordings, and one batch of pieces.
+    The pipeline reads long recordings itself, piece after piece. So memory holds two windows and one batch of pieces,
+    however long recordings are.
 
     Args:
         recognize: A speech recognition pipeline.
@@ -158,33 +159,20 @@ def transcribe_recordings(
         progress: A bar that counts recordings.
         arguments: Further arguments of the pipeline's call.
     """
-    arguments |= {"batch_size": batch_size, "chunk_length_s": CHUNK_SECONDS}
-    for window in one_ahead(_windows(recordings, recognize.feature_extractor.sampling_rate)):
+    arguments |= {"batch_size": batch_size}
+    for window in ahead(_windows(recordings, recognize)):
         progress.update(sum(recording.problem is not None for recording in window))
         _recognize_window(recognize, window, progress, arguments)
         yield from window
 
 
-def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The items of an iterator, each made in another thread while the one before it is in use."""
-    reader, end = ThreadPoolExecutor(max_workers=1), object()
-    try:
-        upcoming = reader.submit(next, items, end)
-        while (item := upcoming.result()) is not end:
-            upcoming = reader.submit(next, items, end)
-            yield item
-    finally:
-        reader.shutdown(wait=False, cancel_futures=True)
-
-
-def _windows(recordings: Sequence[Recording], sampling_rate: int) -> Iterator[list[Recording]]:
+def _windows(recordings: Sequence[Recording], recognize) -> Iterator[list[Recording]]:
     window, seconds = [], 0.0
     for recording in recordings:
         window.append(recording)
         if recording.problem is None:
             try:
-                recording.samples = load_audio(recording.source or recording.path, sampling_rate)
-                recording.seconds = len(recording.samples) / sampling_rate
+                _read(recording, recognize)
                 seconds += recording.seconds
             except Exception as error:  # of a decoder that is at its end, too: the other files are still to be done
                 recording.problem = _problem(recording, error)
@@ -195,12 +183,39 @@ def _windows(recordings: Sequence[Recording], sampling_rate: int) -> Iterator[li
         yield window
 
 
+def _read(recording: Recording, recognize) -> None:
+    """Sets `seconds`, and `samples` of a recording that is not cut."""
+    if recording.source is not None or stat.S_ISFIFO(os.stat(recording.path).st_mode):
+        _copy_source(recording)
+    rate = recognize.feature_extractor.sampling_rate
+    pieces = cut(stream_audio(_source(recording), rate), rate, recognize.model.config.inputs_to_logits_ratio)
+    with closing(pieces):
+        first = next(pieces)
+    recording.samples = first.samples if first.is_last else None
+    recording.seconds = first.seconds if first.is_last else audio_duration(_source(recording))
+
+
+def _copy_source(recording: Recording) -> None:
+    """Replaces what can be read only once, as a pipe, by a temporary file."""
+    copy = temporary_file(recording.name)
+    with recording.source or open(recording.path, "rb") as source:
+        shutil.copyfileobj(source, copy)
+    recording.source = copy
+
+
+def _source(recording: Recording) -> Path | BinaryIO:
+    if recording.source is None:
+        return recording.path
+    recording.source.seek(0)
+    return recording.source
+
+
 def _recognize_window(recognize, window: list[Recording], progress: tqdm, arguments: dict) -> None:
     """Sets `result` or `problem` of each recording, and frees its samples."""
     readable = [recording for recording in window if recording.problem is None]
-    readable.sort(key=lambda recording: len(recording.samples), reverse=True)
+    readable.sort(key=lambda recording: recording.seconds, reverse=True)
     try:
-        results = recognize((recording.samples for recording in readable), **arguments)
+        results = recognize((_input(recording) for recording in readable), **arguments)
         for recording, result in zip(readable, results, strict=True):
             recording.result = result
             progress.update()
@@ -208,19 +223,26 @@ def _recognize_window(recognize, window: list[Recording], progress: tqdm, argume
         for recording in readable:
             if recording.result is None:
                 try:
-                    recording.result = recognize(recording.samples, **arguments)
+                    recording.result = recognize(_input(recording), **arguments | {"batch_size": 1})
                 except Exception as error:
                     recording.problem = _problem(recording, error)
                 progress.update()
     for recording in readable:
-        recording.samples = None
+        recording.samples = recording.source = None
+        if recording.result is not None and recording.result.get("chunks"):
+            recording.seconds = max(recording.seconds, float(recording.result["chunks"][-1]["timestamp"][1]))
+
+
+def _input(recording: Recording) -> np.ndarray | Path | BinaryIO:
+    """What the pipeline is given."""
+    return _source(recording) if recording.samples is None else recording.samples
 
 
 def _problem(recording: Recording, error: Exception) -> str:
     reason = " ".join(str(error).split())
     if isinstance(error, AudioError) and recording.samples is None:  # it names the file itself
         return reason
-    if not isinstance(error, (OSError, ValueError)):  # whose text, if any, does not say what it is about
+    if not (reason and isinstance(error, (OSError, ValueError, MemoryError))):  # what it is about is not in its text
         reason = f"{type(error).__name__}{reason and ': '}{reason}"
     return f"{recording.name}: {reason}"
 

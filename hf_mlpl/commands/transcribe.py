@@ -25,7 +25,7 @@ DESCRIPTION = """Says what is said in recordings, and in which language.
     # film.srt, beside the film's sound
     hf-mlpl transcribe --model runs/demo/final/model film.wav --format srt --output .
 
-Any sampling rate and length will do: recordings of more than 25 s are transcribed in pieces
+Any sampling rate and length will do: recordings of more than 35 s are transcribed in pieces
 that overlap, so memory does not grow with them. A recording that cannot be read costs a line
 on standard error, `error: FILE: why`, and exit status 1 when all the others are done.
 """
