@@ -105,8 +105,9 @@ def _on_disk(path: Path) -> Path:
 
 def _is_tried(file: Path) -> bool:
     """Whether a file of a folder is to be read, also if that can only fail, as for a link that leads nowhere."""
-    is_device_or_pipe = os.path.exists(file) and not os.path.isfile(file)
-    return not is_device_or_pipe and looks_like_audio(file)
+    if os.path.exists(file) and not os.path.isfile(file):  # a pipe or a device
+        return False
+    return file.suffix.lower() in AUDIO_SUFFIXES or looks_like_audio(file)
 
 
 def pending_recordings(recordings: Sequence[Recording], folder: Path, output_format: str) -> list[Recording]:

@@ -18,7 +18,7 @@ import webvtt
 from transformers import pipeline
 
 from hf_mlpl import MlplTokenizer
-from hf_mlpl.audio import load_audio
+from hf_mlpl.audio import stream_audio
 from hf_mlpl.cli import main
 
 from .tones import RATE
@@ -184,12 +184,12 @@ def test_whatever_a_decoder_raises_is_the_files_own_line(clips, transcribe, tmp_
     for name in (*raised, "d.wav"):
         shutil.copy(good, tmp_path / name)
 
-    def load(path, rate):  # no file is known that makes today's decoders do this
+    def stream(path, rate):  # no file is known that makes today's decoders do this
         if path.name in raised:
             raise raised[path.name]
-        return load_audio(path, rate)
+        return stream_audio(path, rate)
 
-    monkeypatch.setattr("hf_mlpl.transcription.load_audio", load)
+    monkeypatch.setattr("hf_mlpl.transcription.stream_audio", stream)
     status, out, errors = transcribe(tmp_path)
     assert (status, out) == (1, f"{tmp_path}/d.wav\tde\t{sentence}\n")
     reasons = ("a.wav: MemoryError", "b.wav: RuntimeError: soxr: bad rate", "c.wav: RecursionError: deep")
