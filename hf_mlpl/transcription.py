@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import stat
 import sys
 import unicodedata
 from collections import deque
@@ -54,12 +53,17 @@ class Recording:
 
     @property
     def name(self) -> str:
-        """The path as it can be printed on a line: what is not UTF-8 in it, and line feeds and tabs, are escaped."""
-        name = os.fsencode(self.path).decode(errors="backslashreplace")
-        return re.sub(r"[\x00-\x1f\x7f]", lambda control: f"\\x{ord(control[0]):02x}", name)
+        """The path as it can be printed on a line."""
+        return printable(self.path)
 
     def output_path(self, folder: Path, output_format: str) -> Path:
         return folder / self.output.with_name(self.output.name + OUTPUT_SUFFIXES[output_format])
+
+
+def printable(path: str | os.PathLike) -> str:
+    """Returns a path with what is not UTF-8 in it, and line feeds, tabs and the like, escaped."""
+    name = os.fsencode(path).decode(errors="backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f]", lambda control: f"\\x{ord(control[0]):02x}", name)
 
 
 def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording], list[Path]]:
@@ -87,7 +91,7 @@ def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording]
             others += sorted(set(files) - set(audio))
             found = [(file, file.relative_to(path)) for file in audio]
             if not found and not problems:
-                problems = [(path, f"{path}: no audio in this folder")]
+                problems = [(path, f"{printable(path)}: no audio in this folder")]
             recordings += [Recording(place, Path(place.name), problem=problem) for place, problem in problems]
         for file, output in found:
             if (real_path := os.path.realpath(file)) not in seen:
@@ -132,7 +136,7 @@ def _files_below(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
         try:
             entries = [Path(entry) for entry in os.scandir(place) if not entry.name.startswith(".")]
         except OSError as error:
-            problems.append((place, f"{place}: cannot be searched: {error.strerror}"))
+            problems.append((place, f"{printable(place)}: cannot be searched: {error.strerror}"))
             continue
         for entry in entries:
             if not os.path.isdir(entry):
@@ -186,7 +190,7 @@ def _windows(recordings: Sequence[Recording], recognize) -> Iterator[list[Record
 
 def _read(recording: Recording, recognize) -> None:
     """Sets `seconds`, and `samples` of a recording that is not cut."""
-    if recording.source is not None or stat.S_ISFIFO(os.stat(recording.path).st_mode):
+    if recording.source is not None or recording.path.is_fifo():
         _copy_source(recording)
     rate = recognize.feature_extractor.sampling_rate
     pieces = cut(stream_audio(_source(recording), rate), rate, recognize.model.config.inputs_to_logits_ratio)
@@ -240,7 +244,7 @@ def _input(recording: Recording) -> np.ndarray | Path | BinaryIO:
 
 
 def _problem(recording: Recording, error: Exception) -> str:
-    reason = " ".join(str(error).split())
+    reason = printable(" ".join(str(error).split()))
     if isinstance(error, AudioError) and recording.samples is None:  # it names the file itself
         return reason
     if not (reason and isinstance(error, (OSError, ValueError, MemoryError))):  # what it is about is not in its text

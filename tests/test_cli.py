@@ -44,7 +44,6 @@ def folder(clips, tmp_path):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(other, folder / name)
     shutil.copy(good, folder / "z.wav")
-    (folder / "b" / "notes.txt").write_text("no audio")
     (folder / "._z.wav").write_bytes(b"what a Mac leaves there")
     (folder / ".hidden").mkdir()
     shutil.copy(good, folder / ".hidden" / "h.wav")
@@ -74,7 +73,7 @@ def test_a_bad_file_costs_one_line_and_the_exit_status(clips, tone_run, tmp_path
     assert done.stdout.splitlines() == [f"{good}\tde\t{sentence}", f"{other}\tsv-SE\t{another}"]
     errors = done.stderr.splitlines()
     assert errors == [
-        f"error: {bad}: is not audio that can be decoded (wav, flac, mp3, ogg), or is damaged",
+        f"error: {bad}: is not audio that can be decoded, or is damaged",
         f"error: {lost}: no such file",
     ]
 
@@ -98,8 +97,10 @@ def test_folders_are_searched_and_the_order_is_theirs(folder, clips, transcribe)
     expected = [(folder / name, "sv-SE", another) for name in ("b/deep/a.mp3", "b/deep/c.d.MP3")]
     expected.append((folder / "z.wav", "de", sentence))
     lines = [f"{path}\t{language}\t{text}\n" for path, language, text in expected]
+    (folder / "b" / "notes.txt").write_text("no audio")
     passed_over = f"1 file is not audio: {folder / 'b' / 'notes.txt'}"
     assert transcribe(folder, "--batch-size", 2) == (0, "".join(lines), [passed_over])
+    (folder / "b" / "notes.txt").unlink()
     # named again, also by another name: once is enough
     assert transcribe(folder / "z.wav", folder / "b" / ".." / "z.wav", folder)[1] == "".join([lines[2], *lines[:2]])
     status, out, errors = transcribe(folder / ".hidden" / "nothing", folder / ".hidden")
@@ -224,7 +225,7 @@ def test_outputs_mirror_the_folder_and_stay_in_theirs(folder, clips, transcribe,
     outside = os.path.relpath(clips[0][0])  # begins with ..
     status, printed, messages = transcribe("..", outside, "--output", out)
     assert (status, printed, messages) == (0, "", [f"4 written to {out} (2 sv-SE, 2 de), 0 failed"])
-    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.txt")} - {"talks/b/notes.txt"}
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.txt")}
     assert written == {f"out/{name}.txt" for name in ("b/deep/a", "b/deep/c.d", "z", "common_voice_de_test0")}
     assert (out / "z.txt").read_text() == f"{sentence}\n" and (out / "b/deep/c.d.txt").read_text() == f"{another}\n"
 
@@ -258,7 +259,11 @@ def test_two_recordings_of_one_output(folder, clips, transcribe, tmp_path):
 def test_a_link_to_itself_costs_a_line(clips, transcribe, tmp_path):
     (tmp_path / "loop.wav").symlink_to(tmp_path / "loop.wav")
     status, out, errors = transcribe(tmp_path, clips[0][0])
-    assert status == 1 and out.count("\n") == 1 and errors == [f"error: {tmp_path}/loop.wav: no such file"]
+    assert (
+        status == 1
+        and out.count("\n") == 1
+        and errors == [f"error: {tmp_path}/loop.wav: Too many levels of symbolic links"]
+    )
 
 
 def test_the_progress_bar_counts_bad_ones_too_and_leaves_standard_output_alone(folder, transcribe, monkeypatch):
@@ -343,12 +348,15 @@ def test_a_long_recording_is_transcribed_in_pieces(clips, tone_run, transcribe, 
     assert status == 0 and out.split("\t")[2] == f"{expected}\n" and len(expected) > 100
 
 
-def test_a_name_that_is_not_utf_8_costs_its_own_line(clips, transcribe, tmp_path):
-    shutil.copy(clips[0][0], os.fsencode(tmp_path) + b"/Gr\xfc\xdfe.wav")
-    shutil.copy(clips[0][0], tmp_path / "a.wav")
-    status, out, errors = transcribe(tmp_path)
-    assert status == 1 and out.startswith(f"{tmp_path}/a.wav\tde\t") and out.count("\n") == 1
-    assert len(errors) == 1 and errors[0].startswith(f"error: {tmp_path}/Gr\\xfc\\xdfe.wav: ")
+def test_a_name_that_is_not_utf_8(clips, transcribe, tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/Gr\xfc\xdfe.wav"))
+    shutil.copy(clips[0][0], path)
+    assert transcribe(tmp_path) == (0, f"{tmp_path}/Gr\\xfc\\xdfe.wav\tde\t{clips[1][0]}\n", [])
+    transcribe(tmp_path, "--output", tmp_path / "out")
+    assert (tmp_path / "out" / path.with_suffix(".txt").name).read_text() == f"{clips[1][0]}\n"
+    path.write_text("bad")
+    status, _, errors = transcribe(path)
+    assert status == 1 and errors[0].startswith(f"error: {tmp_path}/Gr\\xfc\\xdfe.wav: is not audio")
 
 
 def test_a_model_that_is_not_there_is_one_line(clips, capsys):

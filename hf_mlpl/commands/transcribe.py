@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -100,7 +99,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _passed_over(files: list[Path]) -> str:
-    names = ", ".join(os.fsencode(file).decode(errors="backslashreplace") for file in files[:3])
+    from ..transcription import printable
+
+    names = ", ".join(map(printable, files[:3]))
     more = f" and {len(files) - 3} more" if len(files) > 3 else ""
     return f"{len(files)} {'file is' if len(files) == 1 else 'files are'} not audio: {names}{more}"
 
