@@ -53,6 +53,7 @@ LABEL_FEATURES = Features(
         "error": Value("string"),  # why there is no label; null otherwise
     }
 )
+ROUNDED_SECONDS = 0.1  # by which a table's duration may be off without being wrong
 SHARD_SIZE = 1000  # utterances: what an interruption costs at most, per process
 # A job too small for so many shards of that size has smaller ones, which processes can share out evenly.
 SHARDS, SMALL_SHARD_SIZE = 32, 200
@@ -129,6 +130,8 @@ def _label(model, processor, shard, teacher, max_batch_seconds, num_workers, pro
         if hypothesis.error:
             logger.warning("%s; it gets no label", hypothesis.error)
         utterance = shard[hypothesis.row]
+        if abs(hypothesis.seconds - utterance["duration_seconds"]) > ROUNDED_SECONDS and not hypothesis.error:
+            utterance["duration_seconds"] = hypothesis.seconds  # else training would believe what is not so
         yield utterance | {
             "text": hypothesis.text,
             "source": teacher,
