@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..inference_dtype import add_dtype_argument, convert
+from ..missing_model import check_model
 
 HELP = "say what is said in recordings, and in which language"
 DESCRIPTION = """Says what is said in recordings, and in which language.
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Returns 1 when the model or a recording could not be read, else 0."""
+    """Returns 1 when a recording could not be read, else 0; raises `OSError` or `ValueError` for the model."""
     from tqdm import tqdm  # what is imported here takes seconds, and --help need not wait
     from transformers import pipeline
     from transformers.utils import logging
@@ -75,12 +76,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     logging.disable_progress_bar()
     on_cpu = {"device": "cpu"} if options.dtype == "int8" else {}
     language = {} if options.language is None else {"language": options.language}
-    try:
-        recognize = pipeline("automatic-speech-recognition", model=options.model, **language, **on_cpu)
-        convert(recognize.model, options.dtype)
-    except (OSError, ValueError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 1
+    check_model(options.model)
+    recognize = pipeline("automatic-speech-recognition", model=options.model, **language, **on_cpu)
+    convert(recognize.model, options.dtype)
     timestamps = "char" if options.format in ("srt", "vtt") else options.timestamps
     arguments = {} if timestamps is None else {"return_timestamps": timestamps}
     languages, failed = Counter(), 0
