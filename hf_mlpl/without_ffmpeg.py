@@ -26,7 +26,7 @@ def name_the_remedy() -> None:
                 raise
             raise ValueError(
                 "files are read by ffmpeg, which is not installed, or by hf_mlpl, which needs none: `pip install "
-                "hf-mlpl` and `import hf_mlpl` before the pipeline is made; samples as an array are taken without either"
+                "hf-mlpl` and `import hf_mlpl` before the pipeline is made; arrays of samples need neither"
             ) from error
 
     pipeline.ffmpeg_read = ffmpeg_read

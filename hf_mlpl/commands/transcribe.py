@@ -27,12 +27,13 @@ DESCRIPTION = """Says what is said in recordings, and in which language.
 
 Any sampling rate and length will do: recordings of more than 35 s are transcribed in pieces
 that overlap, so memory does not grow with them. A recording that cannot be read costs a line
-on standard error, `error: FILE: why`, and exit status 1 when all the others are done.
+on standard error, `error: FILE: why`, and exit status 1 when all the others are done. In folders,
+audio is known by its content and its suffix; a line says how many files are no audio.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="+", help="audio files, or folders of them: wav, flac, mp3, ogg, opus, aiff")
+    parser.add_argument("paths", nargs="+", help="audio files, or folders of them; - is standard input")
     parser.add_argument("--model", required=True, help="folder or Hub name of a model")
     parser.add_argument("--format", choices=["text", "json", "srt", "vtt"], default="text", help="default: text")
     parser.add_argument(
