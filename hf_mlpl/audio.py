@@ -136,7 +136,7 @@ def _file_blocks(
                 for block in decoder.decode(0, None, name):
                     yield decoder.samplerate, block
             if part.lost:
-                logger.warning(f"{name}: {part.lost} bytes from {sum(part[:2])} on are no sound that can be decoded")
+                logger.warning(f"{name}: {part.lost} bytes of it are no sound that can be decoded")
         return
     parts = find_parts(file, name)
     lengths = [_length(file, part, name) for part in parts]

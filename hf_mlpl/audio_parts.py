@@ -471,7 +471,9 @@ def lost_in_wav(file: BinaryIO) -> int:
     position, size = _wav_samples(data) if data.at(0, 4) == b"RIFF" else (0, 0)
     end = position + size + size % 2
     rest = data.size - end
-    is_piece = data.at(end, 4).isalnum() or data.at(end, 3) == b"TAG" or not data.at(end, 4096).strip(b"\0")
+    head = data.at(end, 8)
+    is_piece = head[:4].strip().isalnum() and int.from_bytes(head[4:], "little") <= rest
+    is_piece = is_piece or _after_tags(data, end) > end or not data.at(end, CHUNK).strip(b"\0")
     return rest if size and rest >= LEAST_LOST and not is_piece else 0
 
 

@@ -124,8 +124,7 @@ class SndfileDecoder(soundfile.SoundFile):
                 decoded = len(self.read(out=block))
             except Exception as caught:
                 decoded, error = len(block) - int(np.isnan(block[:, 0]).sum()), caught
-            if isinstance(self.source, Source) and self.source.error is not None:
-                raise AudioError(f"{name}: {reason(self.source.error)}") from self.source.error
+            _check(self.source, name)
             if not decoded:
                 break
             block = block[max(lead - done, 0) : decoded]
@@ -292,6 +291,12 @@ class Source(Section):
         pass
 
 
+def _check(source: BinaryIO | int, name: str) -> None:
+    """Raises what has gone wrong in reading."""
+    if isinstance(source, Source) and source.error is not None:
+        raise AudioError(f"{name}: {reason(source.error)}") from source.error
+
+
 def find_parts(file: BinaryIO, name: str, thorough: bool = False) -> list[Part]:
     """
     Returns the recordings in an open file: several where mp3 or ogg files were joined, none where it holds no sound.
@@ -317,10 +322,11 @@ def find_parts(file: BinaryIO, name: str, thorough: bool = False) -> list[Part]:
 
 def open_part(file: BinaryIO, part: Part, name: str) -> SndfileDecoder | AvDecoder:
     """Returns an open decoder, which is a context manager. Raises `AudioError`."""
-    decoder = None
+    source, decoder = _source(file, part), None
     try:
-        decoder = SndfileDecoder(_source(file, part), part.size)
+        decoder = SndfileDecoder(source, part.size)
     except Exception as error:  # libsndfile's own text is left out: of some mp3s it says that they do not exist
+        _check(source, name)
         form = av_format(head_behind_tags(file, HEAD))
         if form is None:
             raise AudioError(f"{name}: {NOT_AUDIO} (wav, flac, mp3, ogg), or is damaged") from error
@@ -358,4 +364,6 @@ def _source(file: BinaryIO, part: Part) -> BinaryIO | int:
             return file.fileno()
         if isinstance(file, io.BytesIO):
             return file
+    if isinstance(file, Source):  # its own errors must be seen
+        return Source(file.file, file.offset + part.offset, part.size, not part.trusted, part.patch)
     return Source(file, part.offset, part.size, not part.trusted, part.patch)
