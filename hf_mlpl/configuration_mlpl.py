@@ -12,7 +12,7 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
-from .model_files import CODE, check_settings, dict_of, list_of_texts, shown, whole
+from .model_files import CODE, check_settings, choice, dict_of, list_of_texts, shown, text, whole
 
 CTC_LOSS_REDUCTIONS = ("mean", "sum", "target_sqrt")
 MAX_LAYERS = 1000
@@ -24,7 +24,12 @@ INHERITED = {
     "architectures": list_of_texts(),
     "auto_map": CODE,
     "dtype": (lambda value: value is None or str(value).removeprefix("torch.") in DTYPES, " or ".join(DTYPES)),
-    "quantization_config": dict_of(object, "anything"),
+    "attn_implementation": text(or_null=True),
+    "_attn_implementation": text(or_null=True),
+    "output_hidden_states": choice(True, False, None),
+    "output_attentions": choice(True, False, None),
+    "return_dict": choice(True, False, None),
+    "quantization_config": (lambda value: isinstance(value, dict) and "quant_method" in value, "with a quant_method"),
     "task_specific_params": (lambda value: value is None or isinstance(value, dict), "an object or null"),
     "num_labels": (lambda value: value is None or whole(0, 10_000)[0](value), "a whole number up to 10,000"),
     "custom_pipelines": dict_of(dict, "objects"),
@@ -163,6 +168,9 @@ class MlplConfig(PreTrainedConfig):
             )
         overrides = {field: value for field, value in kwargs.items() if value != "auto"}  # as a dtype may be
         check_settings(file, config_dict | overrides, INHERITED)
+        methods = [field for field in config_dict | overrides if callable(getattr(cls, field, None))]
+        if methods:
+            raise ValueError(f"{file}: {methods[0]} is no setting, but something that a configuration does; remove it")
         given = [f"{field}={shown(value)}" for field, value in overrides.items() if field in cls.__dataclass_fields__]
         try:
             result = super().from_dict(config_dict, **kwargs)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -16,7 +16,18 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 from transformers.utils import PaddingStrategy, TensorType, logging
 
-from .model_files import CODE, boolean, check_settings, choice, find_file, number, read_settings, text, whole
+from .model_files import (
+    CODE,
+    boolean,
+    check_settings,
+    choice,
+    find_file,
+    number,
+    read_settings,
+    text,
+    whole,
+    wrong_settings,
+)
 from .without_ffmpeg import name_the_remedy
 
 logger = logging.get_logger(__name__)
@@ -105,7 +116,8 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
         """As every `from_pretrained`. Raises `ValueError` for a setting that is wrong, in one line with its file."""
         check_extractor_files(pretrained_model_name_or_path, kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        with wrong_settings(pretrained_model_name_or_path, "processor_config.json"):
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     def num_frames(self, num_samples: int | np.ndarray) -> int | np.ndarray:
         """Frames of an utterance of `num_samples`, an int or an array: only whole windows count, but at least one."""
@@ -284,8 +296,13 @@ def _normalize(features: torch.Tensor) -> None:
     features /= torch.where(std > 0, std, 1)
 
 
-def check_extractor_files(name_or_path: str | os.PathLike, hub: Mapping) -> None:
-    """Raises `ValueError`, with file and setting, for a folder or repository whose extractor has a wrong setting."""
+def check_extractor_files(name_or_path: str | os.PathLike, hub: Mapping, required: Sequence[str] = ()) -> None:
+    """Raises `ValueError`, with file and setting, for a folder or repository whose extractor has a wrong setting.
+
+    Args:
+        hub: as of `find_file`.
+        required: settings that must be there.
+    """
     if os.path.isfile(name_or_path):
         return _check(name_or_path, read_settings(name_or_path))
     for file, part in (("processor_config.json", "feature_extractor"), ("preprocessor_config.json", None)):
@@ -295,7 +312,7 @@ def check_extractor_files(name_or_path: str | os.PathLike, hub: Mapping) -> None
             check_settings(path, settings, {part: (lambda value: isinstance(value, dict), "an object of settings")})
             path, settings = f"{path}, {part}", settings.get(part)
         if settings:
-            return _check(path, settings)
+            return _check(path, dict.fromkeys(required) | settings)
     raise ValueError(
         f"{name_or_path}: has no settings of a feature extractor, neither as feature_extractor in "
         "processor_config.json nor in preprocessor_config.json"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import wraps
 from types import ModuleType
 
-from .model_files import HUB_ARGUMENTS, check_file, check_settings, choice, find_file
+from .model_files import HUB_ARGUMENTS, check_file, check_settings, choice, find_file, text
 
 OURS = ("mlpl", "mctct")
 
@@ -52,6 +52,7 @@ def check_folder(name_or_path, hub: Mapping) -> None:
     """Raises `ValueError` for the first wrong setting in the files of a model of ours; silent on other models."""
     from .configuration_mlpl import INHERITED, MlplConfig
     from .feature_extraction_mlpl import check_extractor_files
+    from .interop.mctct import MCTCTConfig
     from .processing_mlpl import IN_FILE
     from .tokenization_mlpl import check_tokenizer_file
 
@@ -62,11 +63,16 @@ def check_folder(name_or_path, hub: Mapping) -> None:
     except (OSError, ValueError):  # no folder, and no name either
         return
     settings = check_file(name_or_path, "config.json", INHERITED, hub)
+    if settings.get("model_type") == MCTCTConfig.model_type:
+        MCTCTConfig.from_pretrained(name_or_path, **hub)
+        check_file(name_or_path, "preprocessor_config.json", {"feature_extractor_type": text()}, hub)
+        check_file(name_or_path, "tokenizer_config.json", {"tokenizer_class": text()}, hub)
+        return
     if settings.get("model_type") != MlplConfig.model_type and "Mlpl" not in str(settings.get("architectures")):
         return
     path = find_file(name_or_path, "config.json", hub)
     check_settings(path, {"model_type": None} | settings, {"model_type": choice(MlplConfig.model_type)})
     MlplConfig.from_pretrained(name_or_path, **hub)
     check_file(name_or_path, "processor_config.json", IN_FILE, hub)
-    check_extractor_files(name_or_path, hub)
+    check_extractor_files(name_or_path, hub, required=["feature_extractor_type"])
     check_tokenizer_file(name_or_path, hub)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
@@ -13,8 +12,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from .corpora.locales import iso_code
 from .corpora.sources import SYNTHETIC
 from .evaluation import RATES
+from .model_files import check_settings, dict_of, read_settings, text, whole
 from .modeling_mlpl import MlplForCTC
 from .pseudo_label import teacher_revision
+from .results_files import read_results
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 CONVERTED_TEMPLATE = TEMPLATE.with_name("converted_model_card.md")
@@ -49,7 +50,7 @@ def model_card(
     _check_weights(run_dir, results)
     about_results = ""
     if not results and (run_dir / "results.json").is_file():
-        results = [_json(run_dir / "results.json")]
+        results = [read_results(run_dir / "results.json")]
         about_results = (
             f" On dev, after {results[0]['update']:,} updates: training was watched on it, so it is no test."
         )
@@ -122,8 +123,19 @@ def _relative(path: str) -> str:
     return PurePath(path).name if PurePath(path).is_absolute() else path
 
 
-def _json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+# What a card reads of run.json
+RUN_FIELDS = {
+    "stage": text(),
+    "language": text(or_null=True),
+    "updates": whole(0, 10**12),
+    "sessions": (lambda value: value is not None, "there"),
+    "model": (lambda value: isinstance(value, dict) and "parameters" in value, "an object with parameters"),
+    "training_data": dict_of(dict, "objects"),
+    "unlabelled_hours": dict_of((int, float), "numbers"),
+    "dropped": dict_of(int, "numbers"),
+    "sources": (lambda value: isinstance(value, list), "a list"),
+    "started_from": (lambda value: value is None or isinstance(value, dict), "an object or null"),
+}
 
 
 def _read(run_dir: Path) -> tuple[dict, dict]:
@@ -131,7 +143,16 @@ def _read(run_dir: Path) -> tuple[dict, dict]:
     for name in ("config.yaml", "run.json"):
         if not (run_dir / name).is_file():
             raise ValueError(f"{run_dir}: has no {name}, of which a card is made; recipes/train.py writes it")
-    return yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")), _json(run_dir / "run.json")
+    run = read_settings(run_dir / "run.json")
+    check_settings(run_dir / "run.json", dict.fromkeys(RUN_FIELDS) | run, RUN_FIELDS)
+    file = run_dir / "config.yaml"
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{file}: is not YAML in UTF-8 ({' '.join(str(error).split())})") from error
+    if not isinstance(config, dict) or not {"output_dir", "max_updates"} <= config.keys():
+        raise ValueError(f"{file}: holds no settings of a run, or not all; recipes/train.py writes them")
+    return config, run
 
 
 def _check_weights(run_dir: Path, results: Sequence[dict]) -> None:

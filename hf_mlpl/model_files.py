@@ -8,7 +8,8 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
@@ -68,6 +69,18 @@ def check_file(name_or_path: str | os.PathLike, file: str, fields: Mapping[str, 
     settings = {} if path is None else read_settings(path)
     check_settings(path, settings, fields)
     return settings
+
+
+@contextmanager
+def wrong_settings(name_or_path: str | os.PathLike, file: str) -> Iterator[None]:
+    """Makes a `ValueError` of whatever transformers raises on the settings of its own in a file, which are many."""
+    try:
+        yield
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{name_or_path}: its {file} has a setting that cannot be used ({line})") from error
 
 
 def whole(low: int, high: int) -> Accepted:

@@ -10,10 +10,14 @@ import numpy as np
 from transformers import BatchEncoding, BatchFeature, ProcessorMixin
 
 from .feature_extraction_mlpl import check_extractor_files
-from .model_files import CODE, check_file, choice
+from .model_files import CODE, check_file, choice, wrong_settings
 from .tokenization_mlpl import IGNORED_LABEL, check_tokenizer_file
 
-IN_FILE = {"processor_class": choice("MlplProcessor", None), "auto_map": CODE}
+IN_FILE = {
+    "processor_class": choice("MlplProcessor", None),
+    "auto_map": CODE,
+    "audio_tokenizer": choice(None),  # which transformers would load
+}
 
 
 class MlplProcessor(ProcessorMixin):
@@ -34,7 +38,8 @@ class MlplProcessor(ProcessorMixin):
         check_file(pretrained_model_name_or_path, "processor_config.json", IN_FILE, kwargs)
         check_extractor_files(pretrained_model_name_or_path, kwargs)
         check_tokenizer_file(pretrained_model_name_or_path, kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        with wrong_settings(pretrained_model_name_or_path, "processor_config.json"):
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @property
     def model_input_names(self) -> list[str]:

@@ -14,7 +14,18 @@ from itertools import groupby
 from transformers import PreTrainedTokenizer
 from transformers.utils import ModelOutput
 
-from .model_files import CODE, boolean, check_file, choice, dict_of, list_of_texts, nothing, number, text
+from .model_files import (
+    CODE,
+    boolean,
+    check_file,
+    choice,
+    dict_of,
+    list_of_texts,
+    nothing,
+    number,
+    text,
+    wrong_settings,
+)
 from .text import BLANK_TOKEN, WORD_BOUNDARY, build_vocabulary, normalize_text, read_tokens, write_tokens
 
 IGNORED_LABEL = -100  # what label batches are padded with
@@ -130,7 +141,8 @@ class MlplTokenizer(PreTrainedTokenizer):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *init_inputs, **kwargs):
         """As every `from_pretrained`. Raises `ValueError` for a setting that is wrong, in one line with its file."""
         check_tokenizer_file(pretrained_model_name_or_path, kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
+        with wrong_settings(pretrained_model_name_or_path, "tokenizer_config.json"):
+            return super().from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
 
     @property
     def blank_token_id(self) -> int:

@@ -14,8 +14,6 @@ control, both in the mean over the chosen languages.
 
 import argparse
 import glob
-import json
-from pathlib import Path
 
 from hf_mlpl.one_line_errors import one_line_errors
 
@@ -30,6 +28,7 @@ def main() -> None:
     arguments = parser.parse_args()
     # imported here: it takes seconds, and --help need not wait
     from hf_mlpl.evaluation import comparison_table, gap_table
+    from hf_mlpl.results_files import read_results
 
     results = {}
     for argument in arguments.results:
@@ -38,12 +37,7 @@ def main() -> None:
             parser.error(f"{argument!r} is not of the form NAME=FILE")
         results[name] = []
         for path in sorted(glob.glob(pattern)) if "*" in pattern else [pattern]:
-            try:
-                results[name].append(json.loads(Path(path).read_text(encoding="utf-8")))
-            except ValueError:
-                raise ValueError(f"{path}: is not JSON; recipes/evaluate.py writes results") from None
-            if "languages" not in results[name][-1]:
-                raise ValueError(f"{path}: holds no results of recipes/evaluate.py")
+            results[name].append(read_results(path))
         if not results[name]:
             raise ValueError(f"{pattern}: no such file")
     print(comparison_table(results, arguments.languages, arguments.metric))

@@ -37,6 +37,8 @@ def main() -> None:
     from hf_mlpl.corpora.sources import sources_of
     from hf_mlpl.corpora.utterances import read_utterances
     from hf_mlpl.evaluation import evaluate_model, results_table
+    from hf_mlpl.missing_model import check_model
+    from hf_mlpl.processing_mlpl import check_parts
     from hf_mlpl.pseudo_label import teacher_revision
 
     logging.basicConfig(format="%(message)s")
@@ -46,8 +48,10 @@ def main() -> None:
     if arguments.unseen_in:
         seen = set(read_utterances(arguments.unseen_in)["text"])
         dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text not in seen])
+    check_model(arguments.model)
     processor = MlplProcessor.from_pretrained(arguments.model)
     model = MlplForCTC.from_pretrained(arguments.model)
+    check_parts(model.config, processor.feature_extractor, processor.tokenizer)
     revision = teacher_revision(model, arguments.model)
     model = convert(model.to(accelerator.device), arguments.dtype)
     share = len(range(accelerator.process_index, len(dataset), accelerator.num_processes))

@@ -10,7 +10,6 @@ already; this adds the results. The token is that of HF_TOKEN or `hf auth login`
 """
 
 import argparse
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -30,6 +29,7 @@ def main() -> None:
     # imported here: it takes seconds, and --help need not wait
     from hf_mlpl.checkpoints import fill_result
     from hf_mlpl.hub import OF_ANOTHER_SAVE, push_folder
+    from hf_mlpl.results_files import read_results
     from hf_mlpl.training_config import load_config
 
     run = arguments.run
@@ -38,7 +38,7 @@ def main() -> None:
             f"{run} has no model/; --run needs the output_dir of a run of recipes/train.py that is finished"
         )
     config = load_config(run / "config.yaml", [f"push_to_hub={arguments.repo}"])  # which checks name, tag and licence
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.results]
+    results = [read_results(path) for path in arguments.results]
     with tempfile.TemporaryDirectory(dir=run, prefix=".publish-") as folder:  # there a file can have two names
         fill_result(run, Path(folder), arguments.repo, results)
         for path in arguments.results:

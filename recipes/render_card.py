@@ -9,7 +9,6 @@ recipes/publish.py makes the same card for a repository on the Hub.
 """
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
@@ -26,8 +25,9 @@ def main() -> None:
     arguments = parser.parse_args()
     # imported here: it takes seconds, and --help need not wait
     from hf_mlpl.model_card import model_card
+    from hf_mlpl.results_files import read_results
 
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.results]
+    results = [read_results(path) for path in arguments.results]
     picture = arguments.output.with_suffix(".png")
     write_text(arguments.output, str(model_card(arguments.run, results, arguments.repo, picture.name)))
     if (curves := arguments.run / "curves.png").is_file():

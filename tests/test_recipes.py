@@ -313,7 +313,8 @@ def test_errors_of_the_other_scripts(error_of, tone_data, tmp_path):
     without_text = tone_data / "unlabelled.parquet"
     assert error_of("build_tokenizer.py", without_text, *tokens) == f"{without_text}: no utterance has a text"
     assert "nowhere.json" in error_of("compare.py", "a=nowhere.json")
-    for name, content in (("a", {"languages": {"de": {"cer": 0}}}), ("b", {"languages": {"sl": {"cer": 0}}})):
+    zero = {"cer": 0, "wer": 0}
+    for name, content in (("a", {"languages": {"de": zero}}), ("b", {"languages": {"sl": zero}})):
         (tmp_path / name).write_text(json.dumps(content))
     results = [f"{name}={tmp_path / name}" for name in "ab"]
     assert error_of("compare.py", *results) == "b has results of sl, but others of de"

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # A file imports its own level and the levels below. Put a new file where its imports allow, as low as possible.
 LEVELS = {
     0: "configuration_mlpl feature_extraction_mlpl tokenization_mlpl ctc_loss audio audio_parts decoders containers"
-    " tars text atomic subtitles one_line_errors addresses pieces model_files missing_model without_ffmpeg",
+    " tars text atomic subtitles one_line_errors addresses pieces model_files missing_model results_files"
+    " without_ffmpeg",
     1: "processing_mlpl modeling_mlpl quantization inference_dtype",
     2: "corpora data decoding augment beam_search transcription",
     3: "training_config training_log run_facts training checkpoints hub resume model_card sharding slimipl"

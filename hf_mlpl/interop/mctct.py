@@ -7,7 +7,6 @@ have the names that stand in such folders; `import hf_mlpl` registers them with 
 """
 
 # Without `from __future__ import annotations`, as in configuration_mlpl.
-import json
 import os
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -23,20 +22,19 @@ from transformers.utils import (
     SAFE_WEIGHTS_NAME,
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
-    cached_file,
     logging,
 )
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from ..configuration_mlpl import MlplConfig
-from ..feature_extraction_mlpl import MlplFeatureExtractor
+from ..configuration_mlpl import INHERITED, MlplConfig
+from ..feature_extraction_mlpl import SETTINGS, MlplFeatureExtractor
+from ..model_files import HUB_ARGUMENTS, check_settings, find_file, read_settings, wrong_settings
 from ..text import BLANK_TOKEN, WORD_BOUNDARY, write_tokens
 from ..tokenization_mlpl import MlplTokenizer
 
 logger = logging.get_logger(__name__)
 
 NO_LANGUAGES = "the old port has no language-ID head, so the converted model does not say the language"
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 # Settings of the port of which the original has one value.
 ONLY_CONFIGURATION = {
@@ -148,6 +146,21 @@ class MCTCTConfig(PreTrainedConfig):
         except StrictDataclassError as error:
             raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
+        """As every `from_pretrained`; errors of `from_dict`."""
+        return super().from_pretrained(
+            pretrained_model_name_or_path, **{"name_or_path": pretrained_model_name_or_path} | kwargs
+        )
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        """Raises `ValueError`, in one line with the file, for a setting of another kind."""
+        name = str(kwargs.get("name_or_path") or "")
+        check_settings(os.path.join(name, "config.json"), config_dict, INHERITED)
+        with wrong_settings(name, "config.json"):
+            return super().from_dict(config_dict, **kwargs)
+
     def to_mlpl(self, **fields) -> MlplConfig:
         """Our configuration of the same sizes and training constants, without languages."""
         same = (
@@ -181,7 +194,7 @@ class MCTCTForCTC:
         for name in ("output_loading_info", "variant"):
             if kwargs.pop(name, None):
                 raise ValueError(f"{name} cannot be used with models of the old port")
-        if _path_of(name_or_path, "vocab.json", hub) is not None:
+        if find_file(name_or_path, "vocab.json", hub) is not None:
             _read_vocabulary(name_or_path, config.vocab_size, hub)  # raises if the last class is not the blank
         weights = _read_weights(_weight_files(name_or_path, kwargs.pop("use_safetensors", None), hub))
         weights, per_channel = _translate(weights, config, name_or_path)
@@ -204,8 +217,11 @@ class MCTCTFeatureExtractor:
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike, **kwargs):
         """[`MlplFeatureExtractor`]; `ValueError` for settings that the original does not have."""
-        settings, kwargs = MlplFeatureExtractor.get_feature_extractor_dict(name_or_path, **kwargs)
-        _refuse_other_values(os.path.join(name_or_path, "preprocessor_config.json"), settings, ONLY_FEATURES)
+        file = os.path.join(name_or_path, "preprocessor_config.json")
+        with wrong_settings(name_or_path, "preprocessor_config.json"):
+            settings, kwargs = MlplFeatureExtractor.get_feature_extractor_dict(name_or_path, **kwargs)
+        _refuse_other_values(file, settings, ONLY_FEATURES)
+        check_settings(file, settings, {"feature_size": SETTINGS["feature_size"]})
         extractor = MlplFeatureExtractor(feature_size=settings.get("feature_size", 80))
         return MlplFeatureExtractor.from_dict(extractor.to_dict(), **kwargs)
 
@@ -257,15 +273,9 @@ def _take_hub_arguments(kwargs: dict) -> dict:
     return {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
 
 
-def _path_of(name_or_path: str | os.PathLike, file: str, hub: Mapping) -> str | None:
-    """Where a file of a folder or repository is, after a download if need be; None if it has no such file."""
-    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    return cached_file(name_or_path, file, **quiet, **hub)
-
-
 def _read_json(name_or_path: str | os.PathLike, file: str, hub: Mapping) -> dict:
-    path = _path_of(name_or_path, file, hub)
-    return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    path = find_file(name_or_path, file, hub)
+    return {} if path is None else read_settings(path)
 
 
 def _refuse_other_values(file: str, settings: Mapping, only: Mapping) -> None:
@@ -289,8 +299,12 @@ def _read_vocabulary(name_or_path: str | os.PathLike, vocab_size: int, hub: Mapp
     vocab = _read_json(name_or_path, "vocab.json", hub)
     if not vocab or not all(isinstance(index, int) and index >= 0 for index in vocab.values()):
         raise ValueError(f"{name_or_path}: vocab.json must be there, and give each entry a class")
-    vocab = _read_json(name_or_path, "added_tokens.json", hub) | vocab
-    padding, delimiter, special = _special_tokens(name_or_path, hub)
+    added = _read_json(name_or_path, "added_tokens.json", hub)
+    if not all(isinstance(index, int) and index >= 0 for index in added.values()):
+        raise ValueError(f"{name_or_path}: added_tokens.json must give each entry a class")
+    vocab = added | vocab
+    with wrong_settings(name_or_path, "tokenizer_config.json or special_tokens_map.json"):
+        padding, delimiter, special = _special_tokens(name_or_path, hub)
     blank = vocab_size - 1
     if vocab.get(padding) != blank:
         raise ValueError(
@@ -347,7 +361,7 @@ def _weight_files(name_or_path: str | os.PathLike, use_safetensors: bool | None,
     if use_safetensors is not None:
         names = names[:2] if use_safetensors else names[2:]
     for name in names:
-        path = _path_of(name_or_path, name, hub)
+        path = find_file(name_or_path, name, hub)
         if path is not None:
             return get_checkpoint_shard_files(name_or_path, path, **hub)[0] if path.endswith(".json") else [path]
     raise OSError(f"{name_or_path}: no weights, neither {' nor '.join(names)}")
