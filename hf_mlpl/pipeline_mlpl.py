@@ -36,14 +36,16 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     """
     Text and language of recordings; arguments and results as in [`AutomaticSpeechRecognitionPipeline`], but:
 
-    An input is a path, an http(s) address, the bytes of a file, an array at the model's sampling rate, or a dict as
-    [`~audio.load_audio`] takes it: `array` (or `raw`) with any `sampling_rate`, `bytes` or `path`, and `start` and
-    `end` in seconds. A dict may have `stride`. A row of a data set is a dict with any of these under `audio`. Other
-    keys are passed through to the result, except those that the result has itself, such as a row's `text`. Whatever
-    cannot be read raises [`~audio.AudioError`], a `ValueError` that names the file.
+    An input is a path, an http(s) address, the bytes of a file, an open binary file, an array or a tensor at the
+    model's sampling rate, or a dict as [`~audio.load_audio`] takes it: `array` (or `raw`) with any `sampling_rate`,
+    `bytes` or `path`, and `start` and `end` in seconds. A dict may have `stride`. A row of a data set is a dict with
+    any of these under `audio`. Other keys are passed through to the result, each as a list of one value, except those
+    that the result has itself, such as a row's `text`. Whatever cannot be read raises [`~audio.AudioError`], a
+    `ValueError` that names the file or address.
 
-    Several inputs are a list, which gives a list, or a generator, a [`datasets.Dataset`] or
-    [`datasets.IterableDataset`], of which the results come one by one, while no more than a batch is read ahead.
+    Several inputs are a list or a tuple, which gives a list; or an iterator, a [`datasets.Dataset`] or
+    [`datasets.IterableDataset`] or one of their columns, or a `KeyDataset` of transformers, of which the results come
+    one by one, while no more than a batch is read ahead. Of a data set, `audio` is read, or its one column of audio.
 
     Results also have `language` and `language_probability`, if the model has languages. With `chunk_length_s`, they
     come from the mean of the chunks' language log-probabilities, weighted by the frames that each chunk contributes
