@@ -4,6 +4,9 @@ A model's memory grows with the square of what it is given at once. So whatever 
 it makes of a long recording is the same everywhere. Only the middle of a piece counts; what lies at its ends is
 context, which another piece has in its middle. Pieces begin at output frames, so that the middles are together as
 many frames as the recording has as a whole.
+
+Each piece is normalised by itself. Features that were normalised by the statistics of the whole recording would give
+the same: the model's first layer normalises what it is given once more.
 """
 
 from __future__ import annotations

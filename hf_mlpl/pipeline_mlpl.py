@@ -44,12 +44,16 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     Several inputs are a list, which gives a list, or a generator, a [`datasets.Dataset`] or
     [`datasets.IterableDataset`], of which the results come one by one, while no more than a batch is read ahead.
 
-    Results also have `language` and `language_probability`, if the model has languages. With `chunk_length_s`, they
-    come from the mean of the chunks' language log-probabilities, weighted by the frames that each chunk contributes
-    to the text (that is, without its strides) and normalised again.
+    A recording of more than 35 s is recognised in overlapping pieces, see [`~pieces.cut`], which are read as they are
+    needed: memory does not grow with its length. `chunk_length_s` and `stride_length_s` ask for other pieces, and
+    `chunk_length_s=0` for the recording at once. What does not fit into memory raises a `MemoryError` of one line.
 
-    `decoder`, a [`~beam_search.BeamSearchDecoder`], replaces greedy decoding. It sees the logits of all chunks
-    together, and words with timestamps then have their `confidence` as well.
+    Results also have `language` and `language_probability`, if the model has languages. Of pieces, they come from the
+    mean of their language log-probabilities, weighted by the frames that each contributes to the text (that is,
+    without its strides) and normalised again.
+
+    `decoder`, a [`~beam_search.BeamSearchDecoder`], replaces greedy decoding. It sees the logits of all pieces
+    together, which are kept until then, and words with timestamps then have their `confidence` as well.
 
     Args:
         language (`str`, *optional*): Also of a call: one of the tokenizer's languages. The text then has its
