@@ -31,11 +31,17 @@ def fetched(audio: dict) -> Iterator[dict]:
     if not (is_needed and isinstance(address, str) and address.lower().startswith(("http://", "https://"))):
         yield audio
         return
-    with tempfile.TemporaryFile() as file:
+    with temporary_file(public_part(address)) as file:
         _download(address, file)
         file.seek(0)
-        file.raw.name = public_part(address)
         yield audio | {"path": file}
+
+
+def temporary_file(name: str) -> BinaryIO:
+    """Returns a file without a place in a folder, which messages call by a name."""
+    file = tempfile.TemporaryFile()
+    file.raw.name = name
+    return file
 
 
 def _download(address: str, file: BinaryIO) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 import os
+import stat
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 import numpy as np
@@ -12,19 +16,32 @@ import soundfile
 import soxr
 from transformers.utils import logging
 
+from .audio_parts import Part
 from .containers import ContainerError, Section, open_member
+from .decoders import (
+    BLOCK_VALUES,
+    HAS_AV,
+    HEAD,
+    MAX_RATE,
+    MIN_RATE,
+    AudioError,
+    Source,
+    av_format,
+    find_parts,
+    open_part,
+)
+from .tars import reason
 
 logger = logging.get_logger(__name__)
 
+BLOCK_BYTES = 2**20  # of a pipe that are in memory
 END_TOLERANCE = 0.1  # seconds that `end` may lie behind the recording, because tables of segments are rounded
-LEAD_SECONDS = 2  # an mp3 frame needs up to 511 bytes before it: 1.5 s at the lowest bit rate
-LAST_OGG_PAGE = 2**18  # frames that a page of ogg vorbis can hold: 255 packets of 1024
-BLOCK_VALUES = 2**20  # samples of all channels that are decoded at a time: 4 MiB, 22 s of mono at 48 kHz
-UNKNOWN_FRAMES = 2**62  # libsndfile gives about 2**63 for files whose header does not tell, as streamed flac
-
-
-class AudioError(ValueError):
-    """Audio that cannot be used; one line says which and why."""
+#: Of files that libsndfile or PyAV reads; what a file holds is told by its content.
+AUDIO_SUFFIXES = frozenset(
+    ".wav .flac .mp3 .mp2 .ogg .oga .opus .spx .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc .wve .svx"
+    " .m4a .m4b .mp4 .m4v .mov .3gp .3g2 .aac .adts .amr .awb .webm .weba .mka .mkv .ogv .ogx .wma .wmv .asf .avi .flv"
+    " .ts .mts .m2ts .mpg .mpeg .ac3 .eac3 .wv .ape .tta .dsf".split()
+)
 
 
 def load_audio(audio: str | os.PathLike | bytes | BinaryIO | dict, sampling_rate: int = 16000) -> np.ndarray:
@@ -94,14 +111,64 @@ def _mono_blocks(audio: dict, name: str) -> Iterator[tuple[int, np.ndarray]]:
     if audio.get("array") is not None:
         rate = audio.get("sampling_rate")
         samples = _array_samples(audio["array"], rate)
-        first, count = _part(start, end, samples.shape[1], rate, name)
-        for begin in range(first, first + count, BLOCK_VALUES):
-            yield rate, _mixed(samples[:, begin : min(begin + BLOCK_VALUES, first + count)])
+        seconds = samples.shape[1] / rate
+        if seconds:
+            _check_inside(start, end, seconds, name)
+        first, last = round((start or 0.0) * rate), samples.shape[1] if end is None else round(end * rate)
+        for begin in range(first, min(last, samples.shape[1]), BLOCK_VALUES):
+            yield rate, _mixed(samples[:, begin : min(begin + BLOCK_VALUES, last)])
     else:
-        with _open(audio) as file:
-            first, count = _part(start, end, file.frames, file.samplerate, name)
-            for block in _decode(file, first, count, name):
-                yield file.samplerate, _mixed(block.T)
+        with _opened(audio, name) as file:
+            for rate, block in _file_blocks(file, start, end, name):
+                yield rate, _mixed(block.T)
+
+
+def _file_blocks(
+    file: BinaryIO, start: float | None, end: float | None, name: str
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Sampling rate and samples (n, channels) of each block of all recordings in an open file, or of a part of it."""
+    if start is None and end is None:
+        for part in find_parts(file, name, thorough=True):
+            with open_part(file, part, name) as decoder:
+                for block in decoder.decode(0, None, name):
+                    yield decoder.samplerate, block
+            if part.lost:
+                logger.warning(f"{name}: {part.lost} bytes from {sum(part[:2])} on are no sound that can be decoded")
+        return
+    parts = find_parts(file, name)
+    lengths = [_length(file, part, name) for part in parts]
+    if not _is_inside(start, end, sum(lengths)):
+        parts = find_parts(file, name, thorough=True)
+        lengths = [_length(file, part, name) for part in parts]
+    _check_inside(start, end, sum(lengths), name)
+    begin = 0.0
+    for part, seconds in zip(parts, lengths, strict=True):
+        if (start or 0.0) < begin + seconds and (end is None or begin < end):
+            with open_part(file, part, name) as decoder:
+                rate = decoder.samplerate
+                first = round(max((start or 0.0) - begin, 0.0) * rate)
+                last = None if end is None else round((end - begin) * rate)
+                if last is not None and decoder.length is not None:
+                    last = min(last, decoder.length)
+                for block in decoder.decode(first, None if last is None else last - first, name):
+                    yield rate, block
+        begin += seconds
+
+
+def _is_inside(start: float | None, end: float | None, duration: float) -> bool:
+    first, last = start or 0.0, duration if end is None else end
+    return 0 <= first < last <= duration + END_TOLERANCE and first < duration
+
+
+def _check_inside(start: float | None, end: float | None, duration: float, name: str) -> None:
+    if duration and not _is_inside(start, end, duration):
+        raise AudioError(f"{name}: the part from {start} to {end} s is not inside the recording of {duration:.3f} s")
+
+
+def _length(file: BinaryIO, part: Part, name: str) -> float:
+    """Seconds of a part by its header; infinite where that is unknown."""
+    with open_part(file, part, name) as decoder:
+        return math.inf if decoder.length is None else decoder.length / decoder.samplerate
 
 
 def _mixed(samples: np.ndarray) -> np.ndarray:  # (channels, n) -> (n,)
@@ -149,16 +216,39 @@ def audio_duration(audio: str | os.PathLike | bytes | BinaryIO | dict) -> float:
     The header of an mp3 that ends early still tells its former length. `audio` is what `load_audio` takes, but for a
     dict with `array`. Raises `AudioError` as `load_audio` does.
     """
-    with _open(audio) as file:
-        known = file.frames < UNKNOWN_FRAMES
-        frames = file.frames if known else sum(map(len, _decode(file, 0, file.frames, _name(audio))))
-        return frames / file.samplerate
+    name = _name(audio)
+    with _opened(audio, name) as file:
+        seconds = sum(_length(file, part, name) for part in find_parts(file, name))
+        if math.isfinite(seconds):
+            return seconds
+        return math.fsum(len(block) / rate for rate, block in _file_blocks(file, None, None, name))
+
+
+def looks_like_audio(path: str | os.PathLike) -> bool:
+    """
+    Returns whether a file holds sound, by its content: whether its header can be read, or, without PyAV, begins as
+    that of a format which PyAV reads. Pipes and devices are not opened.
+    """
+    if not os.path.isfile(path) or os.path.getsize(path) == 0:
+        return False
+    try:
+        audio_format(path)
+    except AudioError:
+        if HAS_AV:
+            return False
+        try:
+            with open(path, "rb") as file:
+                return av_format(file.read(HEAD)) is not None
+        except OSError:
+            return False
+    return True
 
 
 def audio_format(audio: str | os.PathLike | bytes | BinaryIO | dict) -> tuple[int, int]:
     """Sampling rate and channels of a recording, from its header. Raises `AudioError` as `load_audio` does."""
-    with _open(audio) as file:
-        return file.samplerate, file.channels
+    name = _name(audio)
+    with _opened(audio, name) as file, open_part(file, find_parts(file, name)[0], name) as decoder:
+        return decoder.samplerate, decoder.channels
 
 
 def _name(audio) -> str:
@@ -189,86 +279,75 @@ def _source(audio):
         raise AudioError(str(error)) from error
 
 
-def _open(audio) -> soundfile.SoundFile:
-    name, source = _name(audio), _source(audio)
+@contextmanager
+def _opened(audio, name: str) -> Iterator[BinaryIO]:
+    """The open, seekable file of what `load_audio` takes."""
+    source = _source(audio)
     if isinstance(source, (str, os.PathLike)):
-        if not os.path.isfile(source):
-            raise AudioError(f"{name}: {'is a folder' if os.path.isdir(source) else 'no such file'}")
-        is_empty = os.path.getsize(source) == 0
-    elif isinstance(source, Section):
-        is_empty = source.size == 0
-    elif isinstance(source, (bytes, bytearray, memoryview)) or hasattr(source, "read"):
-        content = source.read() if hasattr(source, "read") else source
-        source, is_empty = io.BytesIO(content), not content
+        file = _open_path(source, name)
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        file = io.BytesIO(source)
+    elif hasattr(source, "read"):
+        file = source if isinstance(source, (Section, io.BytesIO)) and source.tell() == 0 else _seekable(source, name)
     else:
         raise AudioError(
             f"{source!r} is not audio: pass a path, bytes, an open file, or a dict with array, bytes or path"
         )
-    if is_empty:
-        raise AudioError(f"{name}: is empty")
     try:
-        return _SoundFile(source)
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: soundfile takes .raw files for headerless ones
-        # libsndfile's own text is left out: for an mp3 that it cannot read it says that the file does not exist.
-        raise AudioError(f"{name}: is not audio that can be decoded (wav, flac, mp3, ogg), or is damaged") from error
+        if file.seek(0, os.SEEK_END) == 0:
+            raise AudioError(f"{name}: is empty")
+        yield file
+    except (OSError, ContainerError) as error:
+        raise AudioError(f"{name}: {reason(error)}") from error
+    finally:
+        if file is not source or isinstance(file, Section):
+            file.close()
 
 
-def _part(start: float | None, end: float | None, frames: int, rate: int, name: str) -> tuple[int, int]:
-    """First frame and number of frames of the part from `start` to `end` seconds."""
-    duration = frames / rate
-    first_second, last_second = start or 0.0, duration if end is None else end
-    inside = 0 <= first_second < last_second <= duration + END_TOLERANCE and first_second < duration
-    if frames and not inside:
-        raise AudioError(f"{name}: the part from {start} to {end} s is not inside the recording of {duration:.3f} s")
-    first = round(first_second * rate)
-    return first, min(round(last_second * rate), frames) - first
+def _open_path(path: str | os.PathLike, name: str) -> BinaryIO:
+    if os.path.isdir(path):
+        raise AudioError(f"{name}: is a folder")
+    try:
+        file = open(path, "rb", buffering=0)
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        raise AudioError(f"{name}: {reason(error)}") from error
+    kind = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(kind):
+        return file
+    with file:
+        if not stat.S_ISFIFO(kind):
+            raise AudioError(f"{name}: is a device; pass a file or a pipe")
+        return _seekable(file, name)
 
 
-class _SoundFile(soundfile.SoundFile):
-    """A file that is read block by block: soundfile seeks after each read, which is not exact in mp3 and opus."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-def _decode(file: soundfile.SoundFile, first: int, count: int, name: str) -> Iterator[np.ndarray]:
-    """Up to `count` frames from frame `first` on, in blocks (n, channels); fewer where it ends or is damaged."""
-    # Seeking is exact neither in mp3 and opus, whose decoders need what comes before, nor in the last page of an ogg
-    # vorbis file, which libsndfile 1.2.2 misplaces by some hundred frames. A lead that is thrown away makes it so.
-    begin = first - (LEAD_SECONDS * file.samplerate if file.format == "MP3" or file.subtype == "OPUS" else 0)
-    if file.format == "OGG":
-        begin = min(begin, file.frames - LAST_OGG_PAGE)
-    lead = first - max(begin, 0)
-    count += lead
-    done, error = 0, None
-    while done < count and error is None:
-        # After an error libsndfile does not say how much it has decoded: NaN marks what it has not written.
-        length = min(BLOCK_VALUES // file.channels, count - done)
-        block = np.full((length, file.channels), np.nan, dtype=np.float32)
-        try:
-            if first and not done:
-                file.seek(first - lead)
-            decoded = len(file.read(out=block))
-        except soundfile.SoundFileError as caught:
-            decoded, error = length - int(np.isnan(block[:, 0]).sum()), caught
-        if not decoded:
-            break
-        block = block[max(lead - done, 0) : decoded]
-        done += decoded
-        if len(block):
-            yield block
-    if error is not None and done <= lead:
-        seconds = first / file.samplerate
-        raise AudioError(f"{name}: is damaged, nothing from {seconds:g} s on can be decoded") from error
-    if error is not None and file.frames < UNKNOWN_FRAMES:  # a file of unknown length always ends in an error
-        seconds = (first - lead + done) / file.samplerate
-        logger.warning(f"{name}: is damaged, only {seconds:.2f} s of it can be decoded")
+def _seekable(file: BinaryIO, name: str) -> BinaryIO:
+    """The rest of an open file from its position on, in a temporary file where it cannot be sought in."""
+    try:
+        if file.seekable():
+            position = file.tell()
+            return Source(file, position, file.seek(0, os.SEEK_END) - position)
+    except (AttributeError, OSError, ValueError):
+        pass
+    spooled = tempfile.SpooledTemporaryFile(max_size=BLOCK_BYTES)
+    try:
+        while piece := file.read(BLOCK_BYTES):
+            spooled.write(piece)
+    except Exception as error:
+        raise AudioError(f"{name}: {reason(error)}") from error
+    return spooled
 
 
 def _array_samples(array, rate) -> np.ndarray:  # -> (channels, N)
-    array = np.asarray(array)
-    if not rate or rate <= 0:
-        raise AudioError(f"array: its sampling_rate is {rate!r}; pass it beside the array, in samples per second")
+    is_number = isinstance(rate, (int, float, np.number)) and not isinstance(rate, bool)
+    if not is_number or not MIN_RATE <= rate <= MAX_RATE:
+        raise AudioError(
+            f"array: its sampling_rate is {rate!r}; pass it beside the array, in samples per second, from {MIN_RATE} "
+            f"to {MAX_RATE}"
+        )
+    try:
+        array = np.asarray(array)
+    except Exception as error:  # lists of different lengths; tensors that need a gradient, or of a GPU
+        raise AudioError(f"array: cannot be made an array of numpy: {reason(error)}") from error
     if array.dtype.kind != "f":
         raise AudioError(
             f"array: has samples of {array.dtype}; pass floats in [-1, 1], divide 16-bit samples by 32768"

@@ -20,6 +20,7 @@ from .addresses import fetched
 from .audio import stream_audio
 from .pieces import ahead, cut, explained_memory_errors, join_language_log_probs
 from .pipeline_inputs import collect_inputs, split_input
+from .processing_mlpl import check_parts
 
 # An input's own, such as the reference text of a row, must not pass for what the model says.
 RESULT_KEYS = {"text", "chunks", "language", "language_probability", "languages"}
@@ -70,6 +71,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     def __init__(self, *args, decoder=None, **kwargs):
         # The stock class, given it, would want pyctcdecode's decoder and warn that it is deprecated.
         super().__init__(*args, **kwargs)
+        check_parts(self.model.config, self.feature_extractor, self.tokenizer)
         self.decoder = decoder
 
     def __call__(self, inputs, **kwargs):

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import sys
+import unicodedata
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
 
-from .audio import AudioError, audio_duration, stream_audio
+from .addresses import temporary_file
+from .audio import AUDIO_SUFFIXES, AudioError, audio_duration, looks_like_audio, stream_audio
 from .pieces import ahead, cut
 from .subtitles import to_srt, to_vtt
 
-AUDIO_SUFFIXES = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 OUTPUT_SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 
 WINDOW_SECONDS = 300.0  # of audio that is read, sorted by length and transcribed before its results are given
@@ -30,6 +35,7 @@ class Recording:
     Args:
         path: as the user named it, or found in a folder that the user named.
         output: where its transcript goes, relative to the folder of all outputs and without suffix.
+        source: what is read, where this is not `path`.
         result: of the pipeline; None if there is a `problem`.
         problem: one line, where it cannot be transcribed; it names the file.
         seconds: of the audio that was found in it; of a long recording what its header states, or the time of its
@@ -39,6 +45,7 @@ class Recording:
 
     path: Path
     output: Path
+    source: Path | BinaryIO | None = None
     result: dict | None = None
     problem: str | None = None
     seconds: float = 0.0
@@ -46,37 +53,65 @@ class Recording:
 
     @property
     def name(self) -> str:
-        """The path as it can be printed on a line: what is not UTF-8 in it, and line feeds and tabs, are escaped."""
-        name = os.fsencode(self.path).decode(errors="backslashreplace")
-        return re.sub(r"[\x00-\x1f\x7f]", lambda control: f"\\x{ord(control[0]):02x}", name)
+        """The path as it can be printed on a line."""
+        return printable(self.path)
 
     def output_path(self, folder: Path, output_format: str) -> Path:
         return folder / self.output.with_name(self.output.name + OUTPUT_SUFFIXES[output_format])
 
 
-def find_recordings(paths: Sequence[str | os.PathLike]) -> list[Recording]:
-    """
-    The files among `paths` in their order, and below each folder all files with `AUDIO_SUFFIXES`, sorted.
+def printable(path: str | os.PathLike) -> str:
+    """Returns a path with what is not UTF-8 in it, and line feeds, tabs and the like, escaped."""
+    name = os.fsencode(path).decode(errors="backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f]", lambda control: f"\\x{ord(control[0]):02x}", name)
 
-    Folders are searched at any depth, without hidden files and folders; symbolic links to folders are not followed.
-    No file is in the list twice. The output of a file has its name, the output of what is found in a folder its path
-    from there: never a path that leads out of the folder of all outputs. A folder without audio is a `problem`.
+
+def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording], list[Path]]:
+    """
+    The files among `paths` in their order, and below each folder, sorted, all that look like audio; and those below
+    folders that do not.
+
+    Folders are searched at any depth, without hidden files and folders, and through symbolic links, unless a link
+    leads to a folder that is searched anyway. No file is in the list twice. The output of a file has its name, the
+    output of what is found in a folder its path from there: never a path that leads out of the folder of all outputs.
+    A folder without audio, or one that cannot be searched, is a `problem`. `-` is standard input.
     """
     recordings: list[Recording] = []
+    others: list[Path] = []
     seen: set[str] = set()
-    for path in map(Path, paths):
-        if path.is_dir():
-            found = [(file, file.relative_to(path)) for file in _audio_files(path)]
-            if not found:
-                problem = f"{path}: no audio in this folder ({', '.join(AUDIO_SUFFIXES)})"
-                recordings.append(Recording(path, Path(path.name), problem=problem))
-        else:
-            found = [(path, Path(path.name))]
-        for file, name in found:
+    for name in paths:
+        path = _on_disk(Path(name))
+        if os.fspath(name) == "-":
+            recordings.append(Recording(path, Path("stdin"), source=sys.stdin.buffer))
+            continue
+        found = [(path, Path(path.name))]
+        if os.path.isdir(path):
+            files, problems = _files_below(path)
+            audio = [file for file in files if _is_tried(file)]
+            others += sorted(set(files) - set(audio))
+            found = [(file, file.relative_to(path)) for file in audio]
+            if not found and not problems:
+                problems = [(path, f"{printable(path)}: no audio in this folder")]
+            recordings += [Recording(place, Path(place.name), problem=problem) for place, problem in problems]
+        for file, output in found:
             if (real_path := os.path.realpath(file)) not in seen:
                 seen.add(real_path)
-                recordings.append(Recording(file, name.with_suffix("")))
-    return recordings
+                is_known = output.suffix.lower() in AUDIO_SUFFIXES
+                recordings.append(Recording(file, output.with_suffix("") if is_known else output))
+    return recordings, others
+
+
+def _on_disk(path: Path) -> Path:
+    """The path as it is spelt on disk, where accents may be written in another way."""
+    spellings = [path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))]
+    return next(filter(os.path.exists, spellings), path)
+
+
+def _is_tried(file: Path) -> bool:
+    """Whether a file of a folder is to be read, also if that can only fail, as for a link that leads nowhere."""
+    if os.path.exists(file) and not os.path.isfile(file):  # a pipe or a device
+        return False
+    return file.suffix.lower() in AUDIO_SUFFIXES or looks_like_audio(file)
 
 
 def pending_recordings(recordings: Sequence[Recording], folder: Path, output_format: str) -> list[Recording]:
@@ -89,14 +124,28 @@ def pending_recordings(recordings: Sequence[Recording], folder: Path, output_for
     return [r for r in recordings if r.problem is not None or not r.output_path(folder, output_format).exists()]
 
 
-def _audio_files(folder: Path) -> list[Path]:
-    found = []
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(root, name) for name in files if name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith(".")
-        ]
-    return sorted(found)
+def _files_below(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Files below a folder, and folders that cannot be searched, each with a line that says why."""
+    found, problems, pending = [], [], deque([folder])
+    searched = set(map(str, Path(os.path.realpath(folder)).parents))  # a link to one of them leads here again
+    while pending:
+        place = pending.popleft()
+        if (real_path := os.path.realpath(place)) in searched:
+            continue
+        searched.add(real_path)
+        try:
+            entries = [Path(entry) for entry in os.scandir(place) if not entry.name.startswith(".")]
+        except OSError as error:
+            problems.append((place, f"{printable(place)}: cannot be searched: {error.strerror}"))
+            continue
+        for entry in entries:
+            if not os.path.isdir(entry):
+                found.append(entry)
+            elif entry.is_symlink():
+                pending.append(entry)  # after what has its own name there
+            else:
+                pending.appendleft(entry)
+    return sorted(found), problems
 
 
 def transcribe_recordings(
@@ -141,12 +190,29 @@ def _windows(recordings: Sequence[Recording], recognize) -> Iterator[list[Record
 
 def _read(recording: Recording, recognize) -> None:
     """Sets `seconds`, and `samples` of a recording that is not cut."""
+    if recording.source is not None or recording.path.is_fifo():
+        _copy_source(recording)
     rate = recognize.feature_extractor.sampling_rate
-    pieces = cut(stream_audio(recording.path, rate), rate, recognize.model.config.inputs_to_logits_ratio)
+    pieces = cut(stream_audio(_source(recording), rate), rate, recognize.model.config.inputs_to_logits_ratio)
     with closing(pieces):
         first = next(pieces)
     recording.samples = first.samples if first.is_last else None
-    recording.seconds = first.seconds if first.is_last else audio_duration(recording.path)
+    recording.seconds = first.seconds if first.is_last else audio_duration(_source(recording))
+
+
+def _copy_source(recording: Recording) -> None:
+    """Replaces what can be read only once, as a pipe, by a temporary file."""
+    copy = temporary_file(recording.name)
+    with recording.source or open(recording.path, "rb") as source:
+        shutil.copyfileobj(source, copy)
+    recording.source = copy
+
+
+def _source(recording: Recording) -> Path | BinaryIO:
+    if recording.source is None:
+        return recording.path
+    recording.source.seek(0)
+    return recording.source
 
 
 def _recognize_window(recognize, window: list[Recording], progress: tqdm, arguments: dict) -> None:
@@ -167,23 +233,21 @@ def _recognize_window(recognize, window: list[Recording], progress: tqdm, argume
                     recording.problem = _problem(recording, error)
                 progress.update()
     for recording in readable:
-        recording.samples = None
+        recording.samples = recording.source = None
         if recording.result is not None and recording.result.get("chunks"):
             recording.seconds = max(recording.seconds, float(recording.result["chunks"][-1]["timestamp"][1]))
 
 
-def _input(recording: Recording) -> np.ndarray | Path:
+def _input(recording: Recording) -> np.ndarray | Path | BinaryIO:
     """What the pipeline is given."""
-    return recording.path if recording.samples is None else recording.samples
+    return _source(recording) if recording.samples is None else recording.samples
 
 
 def _problem(recording: Recording, error: Exception) -> str:
-    reason = " ".join(str(error).split())
+    reason = printable(" ".join(str(error).split()))
     if isinstance(error, AudioError) and recording.samples is None:  # it names the file itself
         return reason
-    if not (
-        reason and isinstance(error, (OSError, ValueError, MemoryError))
-    ):  # its text does not say what it is about
+    if not (reason and isinstance(error, (OSError, ValueError, MemoryError))):  # what it is about is not in its text
         reason = f"{type(error).__name__}{reason and ': '}{reason}"
     return f"{recording.name}: {reason}"
 

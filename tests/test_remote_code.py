@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from transformers import AutoModelForCTC, pipeline
 
@@ -175,11 +176,24 @@ for auto in (AutoConfig, AutoFeatureExtractor, AutoModelForCTC, AutoProcessor, A
         auto.from_pretrained(sys.argv[1]) if auto else pipeline("automatic-speech-recognition", model=sys.argv[1])
     except ValueError as error:
         errors.append(" ".join(str(error).split()))
+import os
+os.environ["PATH"] = ""  # ffmpeg may be installed where the tests run
+recognize = pipeline("automatic-speech-recognition", model=sys.argv[1], trust_remote_code=True)
+try:
+    recognize(sys.argv[2])
+except ValueError as error:
+    errors.append(str(error))
 print("\\n" + json.dumps(errors))
 """
-    done = run(program, folder, cwd=tmp_path)
+    soundfile.write(tmp_path / "a.wav", sweep(1), RATE)
+    done = run(program, folder, tmp_path / "a.wav", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    errors = json.loads(done.stdout.splitlines()[-1])  # before it stand the questions that nobody answers
+    *errors, of_a_path = json.loads(done.stdout.splitlines()[-1])  # before it stand the questions that nobody answers
+    assert (
+        of_a_path.startswith("files are read by ffmpeg, which is not installed, or by hf_mlpl")
+        and "\n" not in of_a_path
+    )
+    assert "`pip install hf-mlpl` and `import hf_mlpl`" in of_a_path
     assert len(errors) == 6
     for error in errors:  # transformers' own words, which name the folder and one of the ways out
         assert f"You can inspect the repository content at {folder} " in error

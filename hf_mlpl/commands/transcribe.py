@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..inference_dtype import add_dtype_argument, convert
+from ..missing_model import check_model
 
 HELP = "say what is said in recordings, and in which language"
 DESCRIPTION = """Says what is said in recordings, and in which language.
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Returns 1 when the model or a recording could not be read, else 0."""
+    """Returns 1 when a recording could not be read, else 0; raises `OSError` or `ValueError` for the model."""
     from tqdm import tqdm  # what is imported here takes seconds, and --help need not wait
     from transformers import pipeline
     from transformers.utils import logging
@@ -59,7 +60,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
     if options.batch_size < 1:
         parser.error(f"--batch-size is {options.batch_size}; it must be at least 1")
-    recordings = find_recordings(options.paths)
+    recordings, others = find_recordings(options.paths)
+    if others:
+        print(_passed_over(others), file=sys.stderr)
     if options.output is None and options.format in ("srt", "vtt") and len(recordings) > 1:
         parser.error(f"{len(recordings)} files of subtitles need a folder: --output DIR")
     if options.output is not None:
@@ -73,12 +76,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     logging.disable_progress_bar()
     on_cpu = {"device": "cpu"} if options.dtype == "int8" else {}
     language = {} if options.language is None else {"language": options.language}
-    try:
-        recognize = pipeline("automatic-speech-recognition", model=options.model, **language, **on_cpu)
-        convert(recognize.model, options.dtype)
-    except (OSError, ValueError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 1
+    check_model(options.model)
+    recognize = pipeline("automatic-speech-recognition", model=options.model, **language, **on_cpu)
+    convert(recognize.model, options.dtype)
     timestamps = "char" if options.format in ("srt", "vtt") else options.timestamps
     arguments = {} if timestamps is None else {"return_timestamps": timestamps}
     languages, failed = Counter(), 0
@@ -94,6 +94,14 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         counts = ", ".join(f"{count} {language}" for language, count in languages.most_common())
         print(f"{languages.total()} written to {options.output} ({counts}), {failed} failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _passed_over(files: list[Path]) -> str:
+    from ..transcription import printable
+
+    names = ", ".join(map(printable, files[:3]))
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    return f"{len(files)} {'file is' if len(files) == 1 else 'files are'} not audio: {names}{more}"
 
 
 def _deliver(recording, options: argparse.Namespace, progress) -> str | None:
