@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,13 +20,20 @@ from .atomic import partial_path, write_json, write_text, writing, written_whole
 from .corpora.texts import join
 from .corpora.utterances import blocks
 from .hub import STATE, RunPusher, link, pushed_mark
+from .main_process import on_main_process
+from .manifest import damage_of, write_manifest
 from .model_card import model_card
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
+from .run_facts import sessions_of
 from .slimipl import SlimIpl
 from .training_config import FREE_ON_RESUME, TrainingConfig
 
+logger = logging.getLogger(__name__)
+
 CHECKPOINTS_KEPT = 2
+FREE = FREE_ON_RESUME | {"output_dir"}  # a folder may be moved
+COPIED = ("config.yaml", "metrics.jsonl", "run.json")  # into each checkpoint, as they are when it is written
 RUN_FILES = ("config.yaml", "metrics.jsonl", "run.json", "results.json", "curves.png")  # beside model/, as they come
 
 
@@ -40,29 +48,61 @@ def write_config(config: TrainingConfig) -> None:
 
 
 def changed_settings(path: Path, config: TrainingConfig, free: Iterable[str]) -> str:
-    """What differs from the settings in a `config.yaml`, except for those that are `free`; empty if nothing does."""
-    settings, started = plain(config), yaml.safe_load(path.read_text(encoding="utf-8"))
+    """What differs from the settings in a `config.yaml`, except for those that are `free`; empty if nothing does.
+
+    Raises:
+        ValueError: for a file that does not hold the settings of a run.
+    """
+    settings = plain(config)
+    try:
+        started = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())})") from error
+    if not isinstance(started, dict) or not started.keys() & settings.keys():
+        raise ValueError(f"{path} is damaged (it does not hold the settings of a run)")
     # What an earlier version did not know yet, it left at what is now the default.
-    started = {field.name: field.default for field in dataclasses.fields(config)} | started
-    differing = [name for name in settings if name not in free and started[name] != settings[name]]
+    started = _defaults() | started
+    differing = [name for name in settings if name not in free and started.get(name) != settings[name]]
     return "; ".join(f"{name} was {started.get(name)!r}, is {settings[name]!r}" for name in differing)
 
 
+def _defaults() -> dict:
+    """Of the settings that have one, as YAML gives them back."""
+    needed = {"output_dir": "", "model": "", "train": [""], "max_updates": 1}
+    return {name: value for name, value in plain(TrainingConfig(**needed)).items() if name not in needed}
+
+
 def check_same_config(output_dir: Path, config: TrainingConfig) -> bool:
-    """Whether the folder holds a run that was started before, as its `config.yaml` shows.
+    """Whether the folder holds a run of these settings, which has a checkpoint or is finished.
+
+    The settings are those in its `config.yaml`, or in the newest checkpoint, where the former is damaged. What else
+    lies in the folder is of a run that was refused, or has saved nothing.
 
     Raises:
         ValueError: if settings that the result depends on are not those of that run.
     """
-    path = output_dir / "config.yaml"
-    if not path.exists():
+    path, found = output_dir / "config.yaml", checkpoints(output_dir)
+    if not path.exists() or not found and not (output_dir / "model").exists():
         return False
-    if changes := changed_settings(path, config, FREE_ON_RESUME):
-        raise ValueError(
+    try:
+        if not (changes := changed_settings(path, config, FREE)):
+            return True
+        problem = (
             f"{output_dir} belongs to a run with other settings: {changes}. Choose another output_dir, or remove it; "
             f"to go on with other settings from its last checkpoint, remove {path}"
         )
-    return True
+    except ValueError as error:
+        problem = f"{error}; remove it, and the run goes on with the settings that are given"
+    if found and _has_settings(found[-1] / "config.yaml", config):
+        return True
+    raise ValueError(problem)
+
+
+def _has_settings(path: Path, config: TrainingConfig) -> bool:
+    try:
+        return not changed_settings(path, config, FREE)
+    except (OSError, ValueError):
+        return False
 
 
 def digest(processor: MlplProcessor, **datasets: Dataset | None) -> dict[str, str]:
@@ -87,7 +127,55 @@ def checkpoints(output_dir: Path) -> list[Path]:
 
 
 def update_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("update-"))
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def newest_whole(output_dir: Path, instead: str | None = None) -> Path | None:
+    """The newest checkpoint that is not damaged; newer ones are set aside, with a line each.
+
+    A checkpoint `damaged-NNNNNNNN` is kept until the run has come beyond it.
+
+    Args:
+        instead: what the run can go on from where all are damaged.
+
+    Raises:
+        ValueError: where all of them are damaged, and there is nothing `instead`.
+    """
+    damaged = {}
+    for path in reversed(checkpoints(output_dir)):
+        if not (problem := damage_of(path)):
+            instead = path.name
+            break
+        damaged[path] = problem
+    else:
+        path = None
+    if damaged and not instead:
+        raise ValueError(
+            f"{'; '.join(damaged.values())}; no checkpoint is whole: restore one from a backup, or remove "
+            f"{output_dir / 'checkpoints'} to begin anew"
+        )
+    for other, problem in damaged.items():
+        logger.warning("%s; set aside as damaged-%08d, going on from %s", problem, update_of(other), instead)
+        _set_aside(other)
+    return path
+
+
+def _set_aside(checkpoint: Path) -> None:
+    target = checkpoint.with_name(f"damaged-{update_of(checkpoint):08d}")
+    if target.exists():
+        shutil.rmtree(target)
+    checkpoint.replace(target)
+
+
+def _remove_old(output_dir: Path, update: int) -> None:
+    damaged = [path for path in (output_dir / "checkpoints").glob("damaged-????????") if update_of(path) <= update]
+    for old in [*checkpoints(output_dir)[:-CHECKPOINTS_KEPT], *damaged]:
+        shutil.rmtree(old)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with written_whole(target) as partial:
+        shutil.copyfile(source, partial)
 
 
 class Saves:
@@ -110,44 +198,83 @@ class Saves:
         self.pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
 
     def load_last(self, same_data: bool) -> int:
-        """Restores model, optimiser and pseudo-labels; returns the number of updates that they have seen.
+        """Restores model, optimiser, pseudo-labels and the run's history; returns how many updates they have seen.
 
         Raises:
-            ValueError: if it must be the `same_data`, and is not.
+            ValueError: if it must be the `same_data`, and is not; where no checkpoint is whole; where it does not fit
+                the settings.
         """
-        if not (found := checkpoints(self.output_dir)):
+        path = on_main_process(self.accelerator, lambda: newest_whole(self.output_dir))
+        if path is None:
             return 0
-        path = found[-1] / "data.json"
-        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() and same_data else {}
+        if same_data:
+            self._check_data(path)
+        elif (settings := path / "config.yaml").exists():
+            self._check_optimizer(path, yaml.safe_load(settings.read_text(encoding="utf-8"))["optimizer"])
+        try:
+            self.accelerator.load_state(str(path))
+            if self.slimipl:
+                self.slimipl.load(path)
+        except Exception as error:  # of whatever kind: its files are as they were written
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                f"{path} cannot be loaded with these settings ({reason}); give those that it was made with, or choose "
+                "another output_dir"
+            ) from error
+        on_main_process(self.accelerator, lambda: self._restore_history(path))
+        self.accelerator.print(f"going on from {path}")
+        return update_of(path)
+
+    def _check_data(self, checkpoint: Path) -> None:
+        path = checkpoint / "data.json"
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         differing = [name for name in before if before[name] != self.digests.get(name)]
         if differing:
             raise ValueError(
-                f"{found[-1]} belongs to a run with other data: {', '.join(differing)} (ids, texts or their order); "
+                f"{checkpoint} belongs to a run with other data: {', '.join(differing)} (ids, texts or their order); "
                 "give it the same data, or choose another output_dir"
             )
-        self.accelerator.load_state(str(found[-1]))
-        if self.slimipl:
-            self.slimipl.load(found[-1])
-        self.accelerator.print(f"going on from {found[-1]}")
-        return update_of(found[-1])
+
+    def _check_optimizer(self, checkpoint: Path, optimizer: str) -> None:
+        """Compares what torch does not: another optimiser's state is loaded, and fails when it is used."""
+        if optimizer != self.config.optimizer:
+            raise ValueError(
+                f"{checkpoint} has the state of {optimizer}, and optimizer is {self.config.optimizer!r}; give the one "
+                "that it was made with, or choose another output_dir"
+            )
+
+    def _restore_history(self, checkpoint: Path) -> None:
+        """Takes metrics.jsonl as the checkpoint has it, and run.json where the run's own is lost or damaged."""
+        if (history := checkpoint / "metrics.jsonl").exists():
+            _copy(history, self.output_dir / "metrics.jsonl")
+        if (facts := checkpoint / "run.json").exists() and not sessions_of(self.output_dir / "run.json"):
+            _copy(facts, self.output_dir / "run.json")
 
     def checkpoint(self, update: int) -> None:
         """Writes a checkpoint, and queues it for the Hub."""
         folder = self.output_dir / "checkpoints" / f"update-{update:08d}"
         is_main_process = self.accelerator.is_main_process
-        with written_whole(folder) if is_main_process else writing(folder):
+        with written_whole(folder, shared=True) if is_main_process else writing(folder):
             self.accelerator.wait_for_everyone()
             self.accelerator.save_state(str(partial_path(folder)))
             if self.slimipl:
                 self.slimipl.save(partial_path(folder))
+            self.accelerator.wait_for_everyone()
             if is_main_process:
-                write_json(partial_path(folder) / "data.json", self.digests)
+                self._complete(partial_path(folder))
             self.accelerator.wait_for_everyone()
         if is_main_process:
-            for old in checkpoints(self.output_dir)[:-CHECKPOINTS_KEPT]:
-                shutil.rmtree(old)
+            _remove_old(self.output_dir, update)
         if self.config.push_to_hub:
             self._push(folder)
+
+    def _complete(self, folder: Path) -> None:
+        """Adds to a checkpoint what the main process alone writes, and the manifest of it all."""
+        write_json(folder / "data.json", self.digests)
+        for name in COPIED:
+            if (self.output_dir / name).exists():
+                shutil.copyfile(self.output_dir / name, folder / name)
+        write_manifest(folder)
 
     def _push(self, checkpoint: Path) -> None:
         """At the root is a usable model. Its weights are the checkpoint's own, once; where FSDP has spread these over

@@ -211,7 +211,12 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             logits = output.pop("logits")[0]
             frames, left, right = output.pop("stride", (len(logits), 0, 0))
             pieces.append(logits[left : frames - right])
-        (hypothesis,) = self.decoder.decode(torch.cat(pieces)[None])
+        num_frames = sum(map(len, pieces))
+        with explained_memory_errors(
+            f"the logits of {num_frames} frames, which beam search needs together, do not fit into memory; pass parts "
+            "of the recording (start, end), or no decoder"
+        ):
+            (hypothesis,) = self.decoder.decode(torch.cat(pieces)[None])
         for output, labels in zip(model_outputs, hypothesis.labels.split(list(map(len, pieces))), strict=True):
             output["tokens"] = labels[None]
         return hypothesis

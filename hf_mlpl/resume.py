@@ -13,14 +13,16 @@ from pathlib import Path
 import torch
 import yaml
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, load
+from accelerate.utils import load
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.utils import logging as hub_logging
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from .atomic import written_whole
-from .checkpoints import changed_settings, check_same_config, checkpoints, update_of, write_config
+from .checkpoints import changed_settings, check_same_config, newest_whole, update_of, write_config
 from .hub import FAILURES, STATE, reason, with_retries
+from .main_process import claimed_by_job, on_main_process
+from .manifest import damage_of
 from .training_config import FREE_ON_RESUME, TrainingConfig
 
 # Where things are on this machine; what they are is compared by `checkpoints.digest`.
@@ -28,7 +30,8 @@ PLACES = {"output_dir", "train", "dev", "unlabelled", "tokens", "model"}
 SHARDS = ("pytorch_model_fsdp_0", "optimizer_0")  # folders of weights and optimiser state that FSDP has spread
 RUN_FILES = re.compile(r"config\.yaml|metrics\.jsonl|run\.json")
 STATE_FILES = re.compile(
-    r"model\.safetensors|last-checkpoint/(update\.json|data\.json|optimizer\.bin|random_states_\d+\.pkl|slimipl\.json"
+    r"model\.safetensors|last-checkpoint/(update\.json|data\.json|manifest\.json|config\.yaml|metrics\.jsonl|run\.json"
+    r"|optimizer\.bin|random_states_\d+\.pkl|slimipl\.json"
     rf"|slimipl-labels-\d+\.json|teacher\.safetensors|({'|'.join(SHARDS)})/(\.metadata|__\d+_\d+\.distcp))"
 )
 
@@ -44,8 +47,8 @@ def resume_from_hub(config: TrainingConfig, repo_id: str) -> str | None:
         OSError: if the Hub cannot be read.
     """
     process = PartialState(cpu=not torch.accelerator.is_available())  # as training's own
-    told = [_fetch(config, repo_id) if process.is_main_process else None]
-    return broadcast_object_list(told)[0]
+    with claimed_by_job(process, config.output_dir):
+        return on_main_process(process, lambda: _fetch(config, repo_id))
 
 
 def _fetch(config: TrainingConfig, repo_id: str) -> str | None:
@@ -82,9 +85,9 @@ def _bring(config: TrainingConfig, repo_id: str, revision: str, names: list[str]
 
     download([f"{STATE}/update.json"])
     update = _read_update(folder / STATE / "update.json")
-    found = checkpoints(output_dir)
-    if found and update_of(found[-1]) >= update:
-        PartialState().print(f"{repo_id} has update {update}, which is not newer than {found[-1]}")
+    newest = newest_whole(output_dir, instead=repo_id)
+    if newest and update_of(newest) >= update:
+        PartialState().print(f"{repo_id} has update {update}, which is not newer than {newest}")
     else:
         is_sharded = f"{STATE}/{SHARDS[0]}/.metadata" in names
         state = [name for name in names if STATE_FILES.fullmatch(name)]
@@ -126,6 +129,8 @@ def _move_in(folder: Path, state: list[str], config: TrainingConfig, update: int
             target = partial / name.removeprefix(f"{STATE}/")
             target.parent.mkdir(parents=True, exist_ok=True)
             (folder / name).replace(target)
+        if problem := damage_of(partial):
+            raise ValueError(f"{problem.replace(str(partial), STATE)}; the same command downloads it again")
 
 
 def _check_state(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import re
 import subprocess
@@ -23,6 +24,8 @@ from .corpora.sources import sources_of
 from .corpora.utterances import blocks
 from .modeling_mlpl import MlplForCTC
 from .training_config import PRESETS, TrainingConfig
+
+logger = logging.getLogger(__name__)
 
 HUMAN = ("human", "reference", None)  # whose the texts are; all others are names of teachers
 # Of a run.json, what the card of a model that goes on from there tells
@@ -72,7 +75,9 @@ class RunFacts:
             "dropped": dict(dropped.most_common()),
             "sources": [asdict(source) for source in sources_of(paths)],
         }
-        self.sessions = _json(self.path)["sessions"] if self.path.is_file() else []
+        self.sessions = sessions_of(self.path)
+        if not self.sessions and self.path.is_file():
+            logger.warning("%s is damaged: the hours before update %d are not counted", self.path, start + 1)
         surroundings = {
             "hardware": hardware_name(accelerator.device),
             "processes": accelerator.num_processes,
@@ -150,6 +155,15 @@ def _facts(path: Path) -> dict | None:
     except ValueError:
         return None
     return facts if isinstance(facts, dict) and FIELDS <= facts.keys() else None
+
+
+def sessions_of(path: Path) -> list[dict]:
+    """The sessions that a `run.json` has; none where it is not there or is damaged."""
+    try:
+        sessions = _json(path)["sessions"]
+        return sessions if all(session["first_update"] > 0 and session["hours"] >= 0 for session in sessions) else []
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
 
 
 def _json(path: Path) -> dict:

@@ -17,7 +17,7 @@ import copy
 import dataclasses
 import json
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +45,8 @@ from .text import normalize_text
 
 VARIANTS = ("naive", "cache", "pre-cache", "fixed-pre-cache")
 COLLAPSED_SHARE = 0.9  # of an interval's labels, empty or equal: what training on them would learn is that one text
+COLLAPSED_LENGTH = 0.1  # of the characters that human transcripts have: what it would learn is to say next to nothing
+FEWEST_LABELS = 10  # of which that can be said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +230,7 @@ class SlimIpl:
         self.ids = Column(unlabelled.dataset, "id")
         self.labels: dict[str, str] = {}  # by utterance id, this process's shard
         self.label_next: list[SpeechBatch] = []  # what `after_update` labels
+        self.loaded: list[SpeechBatch] = []  # for the last update, with the problems that were met
         self.teacher = model if self.config.ema_decay is None else copy.deepcopy(model)
         self.health = LabelHealth(labelled.dataset)
 
@@ -236,6 +239,7 @@ class SlimIpl:
         shares = (self._share(ahead.update, step) for step in ahead)
         for train, label in DataLoader(self.loader, batch_size=None, sampler=shares, num_workers=self.num_workers):
             self.step = next(self.plan)
+            self.loaded = [batch for _, batch in train] + label
             if self.plan.update > self.config.start_update and self.config.dynamic_dropout is not None:
                 set_dropout(self.model, self.config.dynamic_dropout)
             yield train if self.step.supervised else self._labelled(train, label)
@@ -282,10 +286,12 @@ class SlimIpl:
             hypotheses = [label for batch in batches for label in decode_batch(self.teacher, self.processor, batch)]
         for hypothesis in hypotheses:
             label_ids = self.processor.tokenizer(hypothesis.text)["input_ids"]
-            if min_ctc_frames(label_ids) <= hypothesis.num_frames:  # `surround` can make it longer than its path
-                made.append((hypothesis.row, hypothesis))
+            fits = min_ctc_frames(label_ids) <= hypothesis.num_frames  # `surround` can make it longer than its path
+            made.append((hypothesis.row, hypothesis, fits))
         self.teacher.train(was_training)
         made = gather_object(made)
+        self.health.unfit += sum(not fits for _, _, fits in made)
+        made = [(row, hypothesis) for row, hypothesis, fits in made if fits]
         self.health.add((self.utterances[row], hypothesis) for row, hypothesis in made)
         return {self.ids[row]: hypothesis.text for row, hypothesis in made}
 
@@ -375,10 +381,31 @@ class LabelHealth:
                     seconds[group] += row["seconds_sum"]
         self.rates = {group: characters[group] / seconds[group] for group in seconds}  # characters per second
         self.rows: list[tuple[dict, Hypothesis]] = []
+        self.unfit = 0
+        self.unjudged: dict[str, list[tuple[dict, Hypothesis]]] = defaultdict(list)  # by language
 
     def add(self, rows: Iterable[tuple[dict, Hypothesis]]) -> None:
         """Utterances and their labels."""
-        self.rows += rows
+        for row, label in rows:
+            self.rows.append((row, label))
+            self.unjudged[row["language"]].append((row, label))
+
+    def collapsed(self) -> str | None:
+        """Says in one line in which languages the labels have collapsed since this was last asked, if they have.
+
+        A language with fewer than ten labels waits for more.
+        """
+        judged = {language: rows for language, rows in self.unjudged.items() if len(rows) >= FEWEST_LABELS}
+        for language in judged:
+            del self.unjudged[language]
+        problems = {language: collapse(self._statistics(rows)) for language, rows in sorted(judged.items())}
+        told = [f"{problem} ({language})" for language, problem in problems.items() if problem]
+        if not told:
+            return None
+        return (
+            f"{'; '.join(told)}: training on them teaches nothing else. "
+            "Begin later (slimipl.start_update), lower learning_rate, or train longer on labelled speech first"
+        )
 
     def report(self) -> dict | None:
         """Statistics of the labels since the last report; None where there were none.
@@ -386,11 +413,16 @@ class LabelHealth:
         `length_ratio`: characters, divided by those that human transcripts of the same languages and durations have;
         `blank_ratio`: share of the output frames that say blank; `empty`: share of the labels; `commonest`: share of
         the commonest label; `language_agreement`: how often the language-ID head is right; `cer`: over the
-        utterances that have a text, None where there are none.
+        utterances that have a text, None where there are none; `unfit`, if any: labels that were not kept because they
+        are longer than CTC can learn.
         """
-        rows, self.rows = self.rows, []
+        rows, unfit, self.rows, self.unfit = self.rows, self.unfit, [], 0
         if not rows:
+            self.unfit = unfit  # the next report says it
             return None
+        return self._statistics(rows) | ({"unfit": unfit} if unfit else {})
+
+    def _statistics(self, rows: list[tuple[dict, Hypothesis]]) -> dict:
         expected = sum(self.rates.get(row["language"], self.rates[None]) * row["duration_seconds"] for row, _ in rows)
         frames = sum(label.num_frames for _, label in rows)
         texts = Counter(label.text for _, label in rows)
@@ -409,13 +441,12 @@ class LabelHealth:
 
 
 def collapse(report: dict) -> str | None:
-    """Says in one line how the labels of a report have collapsed, if they have."""
-    if report["labels"] < 10:
+    """Says in a clause how the labels of a report have collapsed, if they have."""
+    if report["labels"] < FEWEST_LABELS:
         return None
     for share, what in ((report["empty"], "empty"), (report["commonest"], "the same text")):
         if share >= COLLAPSED_SHARE:
-            return (
-                f"{share:.0%} of {report['labels']} pseudo-labels are {what}: training on them teaches nothing else. "
-                "Begin later (slimipl.start_update), lower learning_rate, or train longer on labelled speech first"
-            )
+            return f"{share:.0%} of {report['labels']} pseudo-labels are {what}"
+    if (ratio := report.get("length_ratio", 1.0)) < COLLAPSED_LENGTH:
+        return f"{report['labels']} pseudo-labels have {ratio:.0%} of the letters that transcripts have"
     return None

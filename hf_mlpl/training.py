@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 from datasets import Dataset
+from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -35,22 +36,22 @@ from .data import (
 )
 from .evaluation import evaluate_model
 from .feature_extraction_mlpl import MlplFeatureExtractor
+from .folder_lock import claimed
 from .hub import RunPusher
+from .main_process import claimed_by_job, on_main_process
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
 from .run_facts import RunFacts
-from .slimipl import SlimIpl, SlimIplPlan, collapse
+from .slimipl import SlimIpl, SlimIplPlan
 from .tokenization_mlpl import MlplTokenizer
 from .training_config import PRESETS, TrainingConfig
 from .training_log import TrainingLog
+from .training_problems import Problems, TrainingError
 
 logger = logging.getLogger(__name__)
 
 FRAMES_PER_SECOND = 100  # of the features
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; what it has saved so far stays."""
+DECIDED = {"vocab_size", "blank_token_id", "languages", "num_mel_bins"}  # fields of a model that are no free choice
 
 
 def train(config: TrainingConfig) -> Path:
@@ -58,15 +59,33 @@ def train(config: TrainingConfig) -> Path:
 
     Raises:
         ValueError: for settings or data that cannot work, before anything is trained.
-        TrainingError: when the gradient is not finite.
+        InUseError: where another job works in `output_dir`.
+        TrainingError: when the gradient is not finite, or most utterances cannot be used.
     """
+    process = PartialState(cpu=not torch.accelerator.is_available())  # as the accelerator's own
+    output_dir = Path(config.output_dir)
+    if not _is_finished(process, config):
+        with claimed_by_job(process, output_dir):
+            return output_dir / "model" if _is_finished(process, config) else _train(config)
+    if config.push_to_hub and process.is_main_process:
+        with claimed(output_dir):
+            push_result(RunPusher(config))
+    return output_dir / "model"
+
+
+def _is_finished(process: PartialState, config: TrainingConfig) -> bool:
+    """Whether `output_dir` holds the result of these settings; raises a ValueError where its run has others."""
+
+    def look() -> bool:
+        check_same_config(Path(config.output_dir), config)
+        return (Path(config.output_dir) / "model").exists()
+
+    return on_main_process(process, look)
+
+
+def _train(config: TrainingConfig) -> Path:
     output_dir = Path(config.output_dir)
     started = check_same_config(output_dir, config)
-    if (output_dir / "model").exists():
-        if config.push_to_hub and os.environ.get("RANK", "0") == "0":
-            push_result(RunPusher(config))
-        return output_dir / "model"
-
     set_seed(config.seed)
     languages = [config.language] if config.language else None
     train_set = read_utterances(config.train, languages)
@@ -84,8 +103,6 @@ def train(config: TrainingConfig) -> Path:
     train_set, dropped = select_for_training(train_set, processor, model.config, config.max_batch_seconds)
     if unlabelled_set is not None:
         unlabelled_set = select_unlabelled(unlabelled_set, model.config, config.max_batch_seconds)
-    if accelerator.is_main_process:
-        write_config(config)
     model, optimizer = _prepare(accelerator, model, config)
     slimipl = None
     if unlabelled_set is not None:
@@ -93,27 +110,30 @@ def train(config: TrainingConfig) -> Path:
     digests = digest(processor, train=train_set, unlabelled=unlabelled_set)
     saves = Saves(accelerator, model, processor, slimipl, config, digests)
     start = saves.load_last(same_data=started)
+    if accelerator.is_main_process:
+        write_config(config)  # not before all has been checked: a run that is refused does not own its folder
     updates = iter(slimipl) if slimipl else _supervised(accelerator, model, processor, train_set, config, start)
 
     log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
     log.describe(train_set, dropped, accelerator.unwrap_model(model))
     facts = RunFacts(accelerator, accelerator.unwrap_model(model), config, start, train_set, dropped, unlabelled_set)
-    reported: set[str] = set()
+    sets = [dataset for dataset in (train_set, unlabelled_set) if dataset is not None]
+    problems = Problems(accelerator, min(map(len, sets)))
     with log, logging_redirect_tqdm():
         for update in range(start + 1, config.max_updates + 1):
             rate = config.learning_rate * learning_rate_factor(update - 1, config)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             micro_batches = next(updates)
-            _report_problems(micro_batches, reported)
+            problems.add(slimipl.loaded if slimipl else (batch for _, batch in micro_batches))
             log.step(**train_step(accelerator, model, optimizer, micro_batches, config))
             if slimipl:
                 slimipl.after_update()
-            if update % config.log_every == 0:
-                labels = slimipl.health.report() if slimipl else None
-                log.window_ends(update, rate, labels)
-                _check_labels(labels, update, config, accelerator.is_main_process)
             is_last = update == config.max_updates
+            if slimipl and (update % config.log_every == 0 or is_last):
+                _check_labels(slimipl.health.collapsed(), update, config, accelerator.is_main_process)
+            if update % config.log_every == 0:
+                log.window_ends(update, rate, slimipl.health.report() if slimipl else None, problems.total_lost)
             if dev_set is not None and (update % config.eval_every == 0 or is_last):
                 results = evaluate_model(accelerator, model, processor, dev_set, config.max_batch_seconds)
                 log.evaluated(update, results)
@@ -121,6 +141,11 @@ def train(config: TrainingConfig) -> Path:
             if update % config.save_every == 0 and not is_last:
                 facts.write(update)
                 saves.checkpoint(update)
+            if dev_set is None and (update % config.eval_every == 0 or is_last):
+                log.draw()
+    if start == 0:
+        problems.end()
+    log.describe_problems(problems.total_lost, problems.total_met)
     facts.write(config.max_updates)
     return saves.result()
 
@@ -184,20 +209,36 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
     if config.model not in PRESETS:
         processor = MlplProcessor.from_pretrained(config.model)
         processor.tokenizer.learn_language_characters(_human_characters(train_set))
-        return MlplForCTC.from_pretrained(config.model, **config.model_fields), processor
+        with _fitting_fields(config):
+            return MlplForCTC.from_pretrained(config.model, **config.model_fields), processor
     if config.tokens is None:
         raise ValueError("a new model needs `tokens`, a tokens file; recipes/build_tokenizer.py writes one")
     tokenizer = MlplTokenizer(config.tokens)
     tokenizer.learn_language_characters(_human_characters(train_set))
     languages = config.languages or distinct(train_set, "language")
     preset = getattr(MlplConfig, config.model)
-    model = MlplForCTC(preset(vocab_size=len(tokenizer), languages=languages, **config.model_fields))
+    with _fitting_fields(config):
+        model = MlplForCTC(preset(vocab_size=len(tokenizer), languages=languages, **config.model_fields))
     return model, MlplProcessor(MlplFeatureExtractor(), tokenizer)
 
 
 def check_model_fields(config: TrainingConfig) -> None:
-    if unknown := sorted(set(config.model_fields) - {field.name for field in dataclasses.fields(MlplConfig)}):
+    """Raises a ValueError for fields that there are not, and for those that tokens, languages and features decide."""
+    known = {field.name for field in dataclasses.fields(MlplConfig)}
+    if unknown := sorted(map(str, config.model_fields.keys() - known)):
         raise ValueError(f"model_fields has {', '.join(unknown)}, which MlplConfig does not have")
+    if decided := sorted(config.model_fields.keys() & DECIDED):
+        raise ValueError(f"model_fields has {', '.join(decided)}, which `tokens`, `languages` and the features decide")
+
+
+@contextmanager
+def _fitting_fields(config: TrainingConfig) -> Iterator[None]:
+    """Makes one line of what MlplConfig and torch say on `model_fields`."""
+    try:
+        yield
+    except (StrictDataclassError, RuntimeError) as error:
+        reason = textwrap.shorten(" ".join(str(error).split()), 500)
+        raise ValueError(f"{config.model} cannot have the model_fields {config.model_fields}: {reason}") from error
 
 
 def _human_characters(train_set: Dataset) -> dict[str, list[str]]:
@@ -285,6 +326,10 @@ def _dev_set(config: TrainingConfig) -> Dataset | None:
         dataset = keep_rows(
             dataset, ["language"], lambda block: pc.equal(block["language"], config.language).to_numpy()
         )
+    if missing := sum(block["text"].null_count for block in blocks(dataset, ["text"])):
+        raise ValueError(
+            f"{', '.join(config.dev)}: {missing} of {len(dataset)} utterances have no text to compare with"
+        )
     return dataset if len(dataset) else None
 
 
@@ -336,17 +381,8 @@ def _slimipl(accelerator, model, processor, train_set, unlabelled_set, config: T
     return SlimIpl(accelerator, model, processor, plan, labelled, unlabelled, config.num_workers)
 
 
-def _report_problems(micro_batches: list[tuple[int, SpeechBatch]], reported: set[str]) -> None:
-    """One line for each utterance that could not be used, however often it is met."""
-    for problem in [problem for _, batch in micro_batches for problem in batch.problems.values()]:
-        if problem not in reported:
-            logger.warning("%s; skipped", problem)
-            reported.add(problem)
-
-
-def _check_labels(report: dict | None, update: int, config: TrainingConfig, is_main_process: bool) -> None:
+def _check_labels(problem: str | None, update: int, config: TrainingConfig, is_main_process: bool) -> None:
     """Warns of pseudo-labels that have collapsed, or stops where the settings say so."""
-    problem = collapse(report) if report else None
     if problem and config.slimipl.stop_on_collapse:
         raise TrainingError(f"stopped at update {update}: {problem}")
     if problem and is_main_process:

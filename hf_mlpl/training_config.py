@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,9 +120,11 @@ class TrainingConfig:
         for name in ("max_batch_seconds", "learning_rate", "max_grad_norm", "pseudo_label_weight"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("warmup_updates", "num_workers", "cache_gigabytes", "seed"):
+        for name in ("warmup_updates", "num_workers", "cache_gigabytes", "seed", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if self.seed >= 2**32:
+            raise ValueError(f"seed is {self.seed}; it must be below 2^32")
         if not 0 <= self.language_alpha <= 1:
             raise ValueError(f"language_alpha is {self.language_alpha}; it must be between 0 and 1")
         if not self.train:
@@ -162,15 +166,27 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConf
         ValueError: for a name that is no setting, a missing or a wrong value, with the accepted ones.
     """
     try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        settings = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _Loader) or {}
         if not isinstance(settings, dict):
             raise ValueError("must hold lines of the form `name: value`")
         for override in overrides:
             _override(settings, override)
         settings.setdefault("stage", Path(path).stem)
         return _build(TrainingConfig, _with_language(settings, settings.get("language")))
+    except RecursionError:
+        raise ValueError(f"{path}: has values that contain themselves") from None
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML, and refuses a name that is set twice, of which PyYAML takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(f"line {node.start_mark.line + 1}: {', '.join(twice)} is set twice")
+        return super().construct_mapping(node, deep)
 
 
 def _override(settings: dict, override: str) -> None:
@@ -203,8 +219,7 @@ def _with_language(value, language: str | None):
 
 def _build(config_class: type, settings: dict):
     fields = {f.name: f for f in dataclasses.fields(config_class)}
-    unknown = sorted(set(settings) - set(fields))
-    if unknown:
+    if unknown := sorted(map(str, settings.keys() - fields.keys())):
         raise ValueError(f"no setting is called {', '.join(unknown)}; there are {', '.join(fields)}")
     required = [f.name for f in fields.values() if f.default is f.default_factory is dataclasses.MISSING]
     missing = [name for name in required if name not in settings]
@@ -218,14 +233,11 @@ def _typed(name: str, value, annotation: str):
     kind, *alternatives = annotation.split(" | ")
     if value is None and "None" in alternatives:
         return None
-    if kind == "float" and isinstance(value, str):
-        try:
-            return float(value)  # YAML reads 1e-3 as text, because its floats need a dot
-        except ValueError:
-            pass
+    if kind == "float":
+        value = _float(value)
     accepted, description = {
         "int": (int, "a whole number"),
-        "float": ((int, float), "a number"),
+        "float": ((int, float), "a finite number"),
         "str": (str, "a text"),
         "bool": (bool, "true or false"),
         "dict": (dict, "fields of the form `name: value`"),
@@ -235,5 +247,18 @@ def _typed(name: str, value, annotation: str):
     is_list_of_texts = kind != "Sequence[str]" or isinstance(value, list) and all(isinstance(v, str) for v in value)
     is_bool = isinstance(value, bool)  # which Python takes for a whole number
     if is_bool != (kind == "bool") or not isinstance(value, accepted) or not is_list_of_texts:
-        raise ValueError(f"{name} is {value!r}; it must be {description}")
+        quotes = (
+            " (in quotes, where YAML takes it for something else, as it does with no and 1)" if "str" in kind else ""
+        )
+        raise ValueError(f"{name} is {value!r}; it must be {description}{quotes}")
     return _build(NESTED[kind], value) if kind in NESTED else value
+
+
+def _float(value):
+    """A number as Python has it, finite or not at all; what is no number stays what it is."""
+    try:
+        if isinstance(value, str):
+            value = float(value)  # YAML reads 1e-3 as text, because its floats need a dot
+        return value if isinstance(value, bool) or math.isfinite(value) else str(value)
+    except (ValueError, TypeError, OverflowError):
+        return str(value) if isinstance(value, int) else value

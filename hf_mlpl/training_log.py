@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 from datasets import Dataset
 from tqdm import tqdm
 
@@ -15,13 +18,21 @@ from .corpora.utterances import durations_of
 from .modeling_mlpl import MlplForCTC
 from .training_config import TrainingConfig
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_NAMED = 12  # languages that curves.png names all; of more, the worst and the best
+NAMED = 5  # of either
+
 
 class TrainingLog:
     """Writes nothing and shows nothing on any process but the main one.
 
     Rows of `metrics.jsonl` are `{"update", "loss", "gradient_norm", "learning_rate", "audio_seconds_per_second"}`,
     means over those of `log_every` updates that changed the model, with `labels`, a report of the pseudo-labels made
-    in them, where there are any; or `{"update", "dev": results of an evaluation}`.
+    in them, and `unusable`, how many utterances could not be used, where there are any; or
+    `{"update", "dev": results of an evaluation}`.
     """
 
     def __init__(self, output_dir: Path, config: TrainingConfig, start: int, is_main_process: bool):
@@ -30,6 +41,7 @@ class TrainingLog:
         self.rows = []
         self.window = []
         self.window_start = time.perf_counter()
+        self.total_lost = 0  # utterances, up to the last window
         self.bar = tqdm(total=config.max_updates, initial=start, unit="update", disable=not is_main_process)
         if is_main_process:
             output_dir.mkdir(parents=True, exist_ok=True)
@@ -57,14 +69,24 @@ class TrainingLog:
         if self.is_main_process:
             tqdm.write(text)
 
+    def describe_problems(self, lost: int, met: int) -> None:
+        """One line at the end on what could not be used, if anything."""
+        if lost and self.is_main_process:
+            tqdm.write(f"{lost} of {met} utterances that training met could not be used; a line above names each")
+
     def step(self, **numbers: float) -> None:
         """Counts an update; without `numbers` it is one that did not change the model."""
         if numbers:
             self.window.append(numbers)
         self.bar.update()
 
-    def window_ends(self, update: int, learning_rate: float, labels: dict | None) -> None:
-        """Writes the line of the last `log_every` updates; `labels` is a report of the pseudo-labels made in them."""
+    def window_ends(self, update: int, learning_rate: float, labels: dict | None, total_lost: int = 0) -> None:
+        """Writes the line of the last `log_every` updates.
+
+        Args:
+            labels: report of the pseudo-labels made in them.
+            total_lost: utterances that could not be used, in all updates so far.
+        """
         seconds = time.perf_counter() - self.window_start
         means = {
             name: sum(row[name] for row in self.window) / len(self.window)
@@ -77,15 +99,22 @@ class TrainingLog:
             learning_rate=learning_rate,
             audio_seconds_per_second=sum(row["audio_seconds"] for row in self.window) / seconds,
             **({"labels": labels} if labels else {}),
+            **({"unusable": total_lost - self.total_lost} if total_lost > self.total_lost else {}),
         )
-        self.window, self.window_start = [], time.perf_counter()
+        self.window, self.window_start, self.total_lost = [], time.perf_counter(), total_lost
 
     def evaluated(self, update: int, results: dict | None) -> None:
         """Notes an evaluation; only the main process has results."""
-        paused = time.perf_counter()
         if self.is_main_process:
             self._write(update=update, dev=results)
-            self._plot()
+        self.draw()
+
+    def draw(self) -> None:
+        """Draws `curves.png`, if there is anything to see."""
+        paused = time.perf_counter()
+        if self.is_main_process and self.rows:
+            with written_whole(self.output_dir / "curves.png") as partial:
+                draw_curves(self.rows).savefig(partial, dpi=120)
         self.window_start += time.perf_counter() - paused
 
     def _write(self, **row) -> None:
@@ -105,30 +134,66 @@ class TrainingLog:
         """Drops rows that an interrupted run wrote after its last checkpoint: they will be written again."""
         if not self.path.exists():
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        rows = [json.loads(line) for line in lines if line.endswith("\n")]  # else it was interrupted in writing one
-        self.rows = [row for row in rows if row["update"] <= start]
+        self.rows = [row for row in self._read_rows() if row["update"] <= start] if start else []
         write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
 
-    def _plot(self) -> None:
-        """Loss on the left axis; on the right CER per language, and their macro average in a thick line."""
-        from matplotlib.figure import Figure
+    def _read_rows(self) -> list[dict]:
+        *lines, last = self.path.read_bytes().split(b"\n")
+        try:
+            rows = [json.loads(line) for line in lines]
+            is_whole = all(isinstance(row["update"], int) for row in rows)
+        except (ValueError, TypeError, KeyError):
+            is_whole = False
+        begin = b'{"update": '
+        if not is_whole or last[: len(begin)] != begin[: len(last)]:  # which was interrupted in writing it
+            raise ValueError(f"{self.path} is damaged; remove it to go on without the history of the updates before")
+        return rows
 
-        figure = Figure(figsize=(9, 5), layout="constrained")
-        left = figure.subplots()
-        right = left.twinx()
-        losses = [row for row in self.rows if "loss" in row]
-        left.plot([row["update"] for row in losses], [row["loss"] for row in losses], color="tab:gray")
-        left.set(xlabel="update", ylabel="training loss (gray)", yscale="log")
-        evaluations = [row for row in self.rows if "dev" in row]
-        updates = [row["update"] for row in evaluations]
-        for language in evaluations[-1]["dev"]["languages"]:
-            errors = [100 * row["dev"]["languages"][language]["cer"] for row in evaluations]
-            right.plot(updates, errors, linewidth=1, marker=".", label=language)
-        right.plot(
-            updates, [100 * row["dev"]["macro"]["cer"] for row in evaluations], "k", linewidth=3, label="macro average"
-        )
-        right.set(ylabel="dev CER, %", ylim=(0, None))
-        right.legend(fontsize="small", ncols=2)
-        with written_whole(self.output_dir / "curves.png") as partial:
-            figure.savefig(partial, dpi=120)
+
+def draw_curves(rows: list[dict]) -> Figure:
+    """Draws the loss on the left axis; on the right CER on dev, the macro average in bold and languages in thin lines.
+
+    Few languages have a colour each, from the worst, by its last CER, to the best; of many, some of either end have,
+    and the others are gray. Names stand beside the picture, in the order of the lines' ends.
+
+    Args:
+        rows: those of `metrics.jsonl`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    left = figure.subplots()
+    losses = [row for row in rows if "loss" in row]
+    style = {"color": "tab:gray", "linewidth": 1, "marker": "." if len(losses) == 1 else None}
+    left.plot(*_series(losses, lambda row: row["loss"]), **style, label="training loss")
+    left.set(xlabel="update", ylabel="training loss (gray)")
+    if any(row["loss"] > 0 for row in losses):
+        left.set_yscale("log")
+    if evaluations := [row for row in rows if "dev" in row]:
+        _draw_errors(left.twinx(), evaluations)
+        figure.legend(loc="outside right upper", fontsize="small", frameon=False)
+    return figure
+
+
+def _draw_errors(axes: Axes, evaluations: list[dict]) -> None:
+    from matplotlib import colormaps
+
+    last = evaluations[-1]["dev"]["languages"]
+    worst_first = sorted(last, key=lambda language: last[language]["cer"], reverse=True)
+    named = worst_first if len(last) <= MOST_NAMED else worst_first[:NAMED] + worst_first[-NAMED:]
+    colors = dict(zip(named, colormaps["turbo_r"](np.linspace(0.1, 0.9, len(named))), strict=True))
+    average = _series(evaluations, lambda row: 100 * row["dev"]["macro"]["cer"])
+    axes.plot(*average, "k", linewidth=3, marker="o", zorder=3, label=f"macro average {average[1][-1]:.1f} %")
+    for language in worst_first:
+        scored = [row for row in evaluations if language in row["dev"]["languages"]]
+        curve = _series(scored, lambda row, name=language: 100 * row["dev"]["languages"][name]["cer"])
+        color, label = colors.get(language, "lightgray"), f"{language} {curve[1][-1]:.1f} %"
+        style = {"label": label, "zorder": 2} if language in named else {"zorder": 1}
+        axes.plot(*curve, linewidth=0.8, marker=".", color=color, **style)
+    if unnamed := len(last) - len(named):
+        axes.plot([], [], color="lightgray", marker=".", label=f"{unnamed} more between them")
+    axes.set(ylabel="dev CER, %", ylim=(0, None))
+
+
+def _series(rows: list[dict], value: Callable[[dict], float]) -> tuple[list[int], list[float]]:
+    return [row["update"] for row in rows], [value(row) for row in rows]

@@ -5,8 +5,8 @@
 trains one model per language (`recipes/train.py SETTINGS language=sl`) and labels that language's unlabelled speech
 with it (`recipes/pseudo_label.py`, in bfloat16 if the settings have `bf16`) into LABELS/sl/labels.parquet. What is
 complete is skipped, what was interrupted goes on, and a language that fails costs one line and does not stop the
-others. With --list nothing runs: a line of commands per language is printed, for a scheduler. Final training takes
-"LABELS/*/labels.parquet"; LABELS/complete.json says of all languages what they hold.
+others; the exit status is then 1. With --list nothing runs: a line of commands per language is printed, for a
+scheduler. Final training takes "LABELS/*/labels.parquet"; LABELS/complete.json says of all languages what they hold.
 
 With --push-to-hub user/voxpopuli-pl each language's labels go to that data set as soon as they are there
 (`recipes/publish_labels.py`), private if the settings have `hub_private_repo`.
@@ -54,27 +54,42 @@ def main() -> None:
     for language in [language for language in arguments.languages or unlabelled if language not in unlabelled]:
         raise ValueError(f"no unlabelled speech in {language}; there is some in {', '.join(unlabelled)}")
     failed, complete = [], {}
-    for language in arguments.languages or unlabelled:
+    for language in dict.fromkeys(arguments.languages or unlabelled):
         if language not in labelled:
             print(f"{language}: skipped, slimIPL needs labelled speech of the language too, and there is none")
             continue
-        commands = _commands(
-            language, arguments, load_config(arguments.config, [*arguments.overrides, f"language={language}"])
-        )
-        if arguments.list:
-            print(" && ".join(shlex.join(command) for command in commands) or f"# {language}: complete")
-            continue
-        print(f"== {language}: {'complete' if not commands else 'stages 2 and 3'}", flush=True)
-        if any(subprocess.run(command).returncode for command in commands):
+        try:
+            config = load_config(arguments.config, [*arguments.overrides, f"language={language}"])
+            commands = _commands(language, arguments, config)
+            if arguments.list:
+                print(" && ".join(shlex.join(command) for command in commands) or f"# {language}: complete")
+                continue
+            print(f"== {language}: {'complete' if not commands else 'stages 2 and 3'}", flush=True)
+            complete |= _run(language, arguments, commands)
+        except (ValueError, OSError) as error:
+            print(f"{language}: failed: {error}", file=sys.stderr, flush=True)
             failed.append(language)
-        else:
-            labels = json.loads((arguments.labels / language / "complete.json").read_text(encoding="utf-8"))
-            complete |= labels["languages"]
     if failed:
-        raise ValueError(f"{', '.join(failed)} failed, see above; the same command tries again and skips the others")
+        done = f" ({len(complete)} complete)" if complete else ""
+        raise ValueError(
+            f"{', '.join(failed)} failed, see above{done}; the same command tries again and skips the others"
+        )
     if not arguments.list:
         write_json(arguments.labels / "complete.json", {"languages": complete})
         print(f"labels: {arguments.labels}/*/labels.parquet; next: name that in `train` of the final training")
+
+
+def _run(language: str, arguments: argparse.Namespace, commands: list[list[str]]) -> dict:
+    """What the labels of a language hold; raises a ValueError where a command fails, or they do not say it."""
+    for command in commands:
+        if status := subprocess.run(command).returncode:
+            reason = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
+            raise ValueError(f"{shlex.join(command)} {reason}")
+    path = arguments.labels / language / "complete.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["languages"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged; remove it, and the same command labels {language} again") from error
 
 
 def _commands(language: str, arguments: argparse.Namespace, config: TrainingConfig) -> list[list[str]]:

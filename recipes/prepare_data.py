@@ -13,9 +13,10 @@ writes data/train.parquet, dev.parquet, test.parquet (labelled) and unlabelled.p
 and what there is to know of them: report.txt and report.json (rows read, kept and dropped by reason, hours per
 language, characters that train lacks, and in report.txt a line with file and row for everything that was left out),
 durations.png, and quarantine.tsv, the audio that cannot be used. A run tries all audio anew, unless
---skip quarantine.tsv leaves out what is in that list, to which you may add what training found.
+--skip quarantine.tsv leaves out what is in that list, to which you may add what training found. A table or an archive
+that is missing or damaged costs what is in it, and a line.
 
-When it is killed, the same command goes on where it was.
+When it is killed, the same command goes on where it was, and reads again what has changed since.
 """
 
 from __future__ import annotations
@@ -78,25 +79,38 @@ def main() -> None:
     )
     known = [entry for line in read_tokens(arguments.tokens) for entry in line] if arguments.tokens else None
     report = prepare(parts, arguments.output, treatment, arguments.workers, known)
+    if not report.kept:
+        raise ValueError(report.why_nothing() + (f"; see {arguments.output / 'report.txt'}" if report.read else ""))
     plot_durations(report, arguments.output / "durations.png")
     for split, of in report.splits.items():
         print(f"{arguments.output / split}.parquet: {of.utterances.total()} utterances")
     with open(arguments.output / "report.txt", encoding="utf-8") as file:
         print(*islice(file, len(report.lines(known)) + 10), sep="", end="")
     print(f"all of it: {arguments.output / 'report.txt'}")
-    print(f"next: python recipes/build_tokenizer.py {arguments.output / 'train.parquet'} --output tokens-all.lst")
+    if report.failed:
+        raise ValueError(
+            f"{len(report.failed)} of {len(parts)} parts are missing, such as {report.failed[0]}; the same command "
+            "tries them again, and keeps the others"
+        )
+    if "train" in report.splits and report.splits["train"].utterances:
+        print(f"next: python recipes/build_tokenizer.py {arguments.output / 'train.parquet'} --output tokens-all.lst")
 
 
 def corpus_parts(arguments: argparse.Namespace) -> Iterator[Part]:
     """The corpora in the pieces in which they are read, and kept when a run is killed."""
-    from hf_mlpl.corpora.common_voice import find_locales, read_common_voice, report_speaker_leaks
+    from hf_mlpl.corpora.common_voice import (
+        common_voice_inputs,
+        find_locales,
+        read_common_voice,
+        report_speaker_leaks,
+    )
     from hf_mlpl.corpora.downloads import download_mirror
     from hf_mlpl.corpora.librispeech import librispeech_splits, read_librispeech
     from hf_mlpl.corpora.lists import read_list
     from hf_mlpl.corpora.preparation import Part
     from hf_mlpl.corpora.sources import LIBRISPEECH, VOXPOPULI, Source, common_voice_sources, source_of_corpus
     from hf_mlpl.corpora.voxpopuli import read_voxpopuli
-    from hf_mlpl.corpora.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_locales
+    from hf_mlpl.corpora.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_folders, voxpopuli_asr_locales
 
     languages = arguments.languages
     if root := arguments.common_voice:
@@ -106,37 +120,42 @@ def corpus_parts(arguments: argparse.Namespace) -> Iterator[Part]:
             mirror = Source(name, url=f"https://huggingface.co/datasets/{name}")
             root = download_mirror(name, locales=languages)
         sources = common_voice_sources(root)
-        for locale in languages or find_locales(root):
+        for locale in find_locales(root, languages):
             source = mirror or sources(locale)
             for split in LABELLED:
                 read = partial(read_common_voice, root, split, locales=[locale])
-                yield Part(f"common-voice {split} {locale}", read, split, source)
-            yield Part(f"common-voice speakers {locale}", partial(report_speaker_leaks, root, locales=[locale]))
+                inputs = common_voice_inputs(root, locale, [split])
+                yield Part(f"common-voice {split} {locale}", read, split, source, inputs)
+            read = partial(report_speaker_leaks, root, locales=[locale])
+            inputs = common_voice_inputs(root, locale, LABELLED)
+            yield Part(f"common-voice speakers {locale}", read, inputs=inputs)
     if root := arguments.voxpopuli:
         read = partial(read_voxpopuli, root, locales=languages, subset=arguments.voxpopuli_subset)
-        yield Part("voxpopuli", read, "unlabelled", source_of_corpus(root, VOXPOPULI))
+        yield Part("voxpopuli", read, "unlabelled", source_of_corpus(root, VOXPOPULI), (root,))
     if root := arguments.voxpopuli_asr:
-        there = {split: voxpopuli_asr_locales(root, split) for split in LABELLED}
-        if not any(there.values()):
+        there = {locale for split in LABELLED for locale in voxpopuli_asr_locales(root, split)}
+        if not there:
             raise ValueError(f"{root}: no transcribed VoxPopuli, such as {root / 'transcribed_data/sl/asr_train.tsv'}")
         for split in LABELLED:
-            for locale in languages or there[split]:
+            for locale in languages or sorted(there | set(voxpopuli_asr_folders(root))):
                 read = partial(read_voxpopuli_asr, root, split, locales=[locale])
-                yield Part(f"voxpopuli-asr {split} {locale}", read, split, source_of_corpus(root, VOXPOPULI))
+                source = source_of_corpus(root, VOXPOPULI)
+                yield Part(f"voxpopuli-asr {split} {locale}", read, split, source, (root,))
     if root := arguments.librispeech:
         there = librispeech_splits(root)
         if not there:
             raise ValueError(f"{root}: no split of LibriSpeech, such as {root / 'test-clean'} or its .tar.gz")
         for part in there:
             source = source_of_corpus(root, LIBRISPEECH)
-            yield Part(f"librispeech {part}", partial(read_librispeech, root, part), part.partition("-")[0], source)
+            read = partial(read_librispeech, root, part)
+            yield Part(f"librispeech {part}", read, part.partition("-")[0], source, (root,))
     if table := arguments.list:
         speakers = {name: getattr(arguments, name) for name in ("train_speakers", "dev_speakers", "test_speakers")}
         read = partial(read_list, table, languages=languages, **speakers)
-        yield Part("list", read, source=source_of_corpus(table))
+        yield Part("list", read, source=source_of_corpus(table), inputs=(table,))
     if root := arguments.folder:
         read = partial(labelled_and_unlabelled, root, arguments.language, languages)
-        yield Part("folder", read, source=source_of_corpus(root))
+        yield Part("folder", read, source=source_of_corpus(root), inputs=(root,))
 
 
 def labelled_and_unlabelled(root: Path, language: str | None, locales: list | None, report: ReadingReport) -> dict:

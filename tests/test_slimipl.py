@@ -316,6 +316,36 @@ def test_collapse_is_told():
     assert collapse(report | {"labels": 5}) is None  # a few equal labels are no collapse
 
 
+def labels_of(language, *texts, seconds=2.0):
+    return [
+        ({"language": language, "duration_seconds": seconds, "text": None}, Hypothesis(0, text, language, 60))
+        for text in texts
+    ]
+
+
+def test_collapse_is_noticed_however_few_labels_come_at_a_time(data):
+    """In each language for itself, and also where labels differ but have next to no letters."""
+    health, fine = LabelHealth(data[0]), ["abc de", "de fgö", "fgö", "def", "ed g", "fö de", "gf", "dög", "e fg", "öf"]
+    for _ in range(3):  # windows of three labels
+        health.add(labels_of("sv-SE", *[""] * 3))
+        health.report()
+        assert health.collapsed() is None
+    health.add(labels_of("de", *fine) + labels_of("sv-SE", ""))
+    told = health.collapsed()
+    assert told.startswith("100% of 10 pseudo-labels are empty (sv-SE): training on them") and "\n" not in told
+    health.add(labels_of("de", *fine) + labels_of("fi", *"abcdefghij", seconds=9.0))
+    assert health.collapsed().startswith("10 pseudo-labels have 1% of the letters that transcripts have (fi): ")
+    assert health.collapsed() is None  # each label is judged once
+
+
+def test_labels_that_are_too_long_are_counted(data):
+    health = LabelHealth(data[0])
+    health.unfit = 2
+    assert health.report() is None
+    health.add(labels_of("sv-SE", "def"))
+    assert health.report()["unfit"] == 2
+
+
 # ---- in training
 
 SLIMIPL = {
@@ -478,3 +508,18 @@ def test_a_lost_unlabelled_clip_costs_one_line(run, tone_data, tmp_path, caplog)
     assert all(map(math.isfinite, losses(folder).values()))
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == len(set(lines)) and lines and all("lost.ogg: no such file" in line for line in lines)
+
+
+def test_clips_that_are_lost_when_the_cache_is_filled_are_told(run, tone_data, tmp_path, caplog):
+    """Nothing is trained on them, so there is no other place to see it."""
+    table = pq.read_table(tone_data / "unlabelled.parquet").to_pylist()
+    for row in table[:4]:
+        row["audio"] = {"path": str(tmp_path / "lost.ogg"), "start": None, "end": None}
+    write_utterances(table, tmp_path / "lost.parquet")
+    settings = ["slimipl.start_update=0", "slimipl.supervised_updates=0", "slimipl.cache_size=24", "log_every=4"]
+    settings += ["max_updates=12", "max_batch_seconds=0.6", "dev=[]"]
+    with caplog.at_level(logging.WARNING, logger="hf_mlpl"):
+        folder = run("a", *settings, unlabelled=tmp_path / "lost.parquet")
+    lines = sorted(record.getMessage() for record in caplog.records)
+    assert [line.split(":")[0] for line in lines] == sorted(f"utterance {row['id']}" for row in table[:4])
+    assert not losses(folder) and sum(row.get("unusable", 0) for row in rows(folder)) >= 4

@@ -26,7 +26,10 @@ def files(tmp_path_factory):
         paths.append(folder / f"{i}.parquet")
         with pq.ParquetWriter(paths[-1], FEATURES.arrow_schema) as writer:
             for size in sizes:
-                rows = [{"id": f"u{n}", "language": LANGUAGES[n % 3]} for n in range(number, number + size)]
+                rows = [
+                    {"id": f"u{n}", "audio": {"path": "a"}, "duration_seconds": 1.0, "language": LANGUAGES[n % 3]}
+                    for n in range(number, number + size)
+                ]
                 writer.write_table(pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema), row_group_size=100)
                 number += size
     return paths

@@ -19,9 +19,9 @@ LEVELS = {
     0: "configuration_mlpl feature_extraction_mlpl tokenization_mlpl ctc_loss audio audio_parts decoders containers"
     " tars text atomic subtitles one_line_errors addresses pieces model_files missing_model without_ffmpeg",
     1: "processing_mlpl modeling_mlpl quantization inference_dtype",
-    2: "corpora data decoding augment beam_search transcription",
+    2: "corpora data decoding augment beam_search transcription folder_lock",
     3: "training_config training_log run_facts training checkpoints hub resume model_card sharding slimipl"
-    " pseudo_label label_filters label_summary evaluation plan",
+    " pseudo_label label_files label_filters label_summary evaluation plan main_process manifest training_problems",
     4: "dataset_card label_sets label_join interop",
     5: "pipeline_mlpl pipeline_inputs registration loading_errors cli __main__ commands",
 }

@@ -68,6 +68,14 @@ def test_tokens_file_splits_lines_where_flashlight_does(tmp_path):
     assert read_tokens(path) == [["|"], ["a", "A", "\u00e4"], ["\u00a0"], ["\u2028"], ["\u0085", "#"]]
 
 
+def test_tokens_file_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "tokens.lst"
+    path.write_bytes("\ufeffa\r\n|\r\n\ufeff".encode())
+    assert read_tokens(path) == [["a"], ["|"], ["\ufeff"]]
+    with pytest.raises(ValueError, match=r"tokens\.lst: its first entry begins with U\+FEFF"):
+        write_tokens(path, ["\ufeffa", "|"])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -108,6 +116,8 @@ def test_unknown_character_report():
 
 # ---- normalisers
 
+HYPHENS_BEHIND_MARKS = "धीरे-धीरे দু'জন ਹੌਲੀ-ਹੌਲੀ கொஞ்சம்-கொஞ்சம் ବାର-ବାର ހިތް-ވަރު"
+
 
 @pytest.mark.parametrize(
     ("settings", "text", "normalised"),
@@ -118,6 +128,20 @@ def test_unknown_character_report():
         ({"strip_punctuation": True}, "„L'été – aujourd’hui“, dit-il… (c'h!) 'a' -b- col·lega ¿qué?", None),
         ({"strip_punctuation": True}, "、他说：「好」。١٢٪ अ।", "他说好١٢ अ"),
         ({"strip_punctuation": True}, "--- '' .", ""),
+        (
+            {"strip_punctuation": True},
+            "धीरे-धीरे দু'জন ਹੌਲੀ-ਹੌਲੀ கொஞ்சம்-கொஞ்சம் ବାର-ବାର ހިތް-ވަރު",
+            "धीरे-धीरे দু'জন ਹੌਲੀ-ਹੌਲੀ கொஞ்சம்-கொஞ்சம் ବାର-ବାର ހިތް-ވަރު",
+        ),
+        ({"strip_punctuation": True}, "cafe\u0301-bar l'e\u0301te\u0301", "café-bar l'été"),
+        (
+            {"strip_punctuation": True},
+            "yes...no and/or 3,5 ja--nein U.S. rock-'n'-roll",
+            "yes no and or 3 5 ja nein U S rock n roll",
+        ),
+        ({"strip_punctuation": True}, "ሰላም፡ለዓለም።እንዴት نعم،لا؛ربما؟ بيت־ספר", "ሰላም ለዓለም እንዴት نعم لا ربما بيت ספר"),
+        ({"strip_punctuation": True}, "ինչպե՞ս, ո՛չ צה״ל צ׳ילי o‘zbek", "ինչպես ոչ צהל צילי ozbek"),
+        ({"strip_punctuation": True}, "か。そう、ラーメン・カツ！OK，好", "かそうラーメンカツOK好"),
         ({"replace": {"ё": "е", "е": "э"}}, "ёе", "ээ"),
         ({"replace": {"ß": "SS"}, "lowercase": True}, "Straße", "strasse"),
     ],
@@ -132,6 +156,23 @@ def test_normalizers_do_nothing_by_default_and_leave_no_punctuation_if_asked(tex
     assert Normalizer()(text) == normalize_text(text)
     strip = Normalizer(strip_punctuation=True)
     assert not [c for c in strip(text) if unicodedata.category(c).startswith("P") and c not in "'\u2019-\u2010\u00b7"]
+
+
+@given(st.text(), st.booleans())
+def test_no_letter_is_lost_and_no_two_words_become_one(text, decompose):
+    """Words are runs of letters, digits and marks here; Chinese and Japanese, and marks that spell, are not tried."""
+    spelled = "‘՚՛՜՞׳״\u200c\u200d"
+    text = "".join(c for c in text if unicodedata.category(c) != "Cn" and c not in spelled)
+    text = "".join(
+        c for c in text if not unicodedata.name(c, "").startswith(("CJK", "IDEOG", "HIRA", "KATA", "HALF", "BOPO"))
+    )
+    text = unicodedata.normalize("NFD" if decompose else "NFC", text)
+
+    def words(text: str) -> list[str]:
+        return "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text).split()
+
+    stripped = unicodedata.normalize("NFD", Normalizer(strip_punctuation=True)(text))
+    assert words(stripped) == words(unicodedata.normalize("NFD", text))
 
 
 # ---- the vocabulary of Common Voice's languages

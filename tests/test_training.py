@@ -5,6 +5,8 @@ import itertools
 import json
 import logging
 import math
+import os
+import re
 import shutil
 
 import pyarrow.parquet as pq
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 from hf_mlpl import MlplForCTC, MlplProcessor, training
 from hf_mlpl.corpora.utterances import read_utterances, write_utterances
 from hf_mlpl.data import SpeechBatches
+from hf_mlpl.folder_lock import InUseError, claimed
 from hf_mlpl.training import TrainingError, build_model, build_optimizer, learning_rate_factor, train, train_step
 from hf_mlpl.training_config import TrainingConfig, load_config
 
@@ -341,6 +344,19 @@ def test_settings_that_an_earlier_version_did_not_know_are_the_default(run, tmp_
         run("a", *SHORT, "bf16=true")
 
 
+def test_another_job_in_the_folder_is_told(run, tmp_path):
+    """A second start of the same run, for one; what lies there stays as it is."""
+    with claimed(tmp_path / "a"):
+        before = sorted((tmp_path / "a").rglob("*"))
+        with pytest.raises(
+            InUseError, match=f"^{tmp_path / 'a'}: another job works there .*process {os.getpid()} on "
+        ):
+            run("a", *SHORT)
+        assert sorted((tmp_path / "a").rglob("*")) == before
+    assert list(losses(run("a", "max_updates=1", "dev=[]"))) == [1]
+    assert not list((tmp_path / "a").glob(".*"))
+
+
 def test_a_finished_run_returns_at_once(run, tone_data, tmp_path):
     data = shutil.copy(tone_data / "train.parquet", tmp_path / "moved.parquet")
     folder = run("a", *SHORT, f"train=[{data}]")
@@ -351,19 +367,29 @@ def test_a_finished_run_returns_at_once(run, tone_data, tmp_path):
     torch.testing.assert_close(weights(folder), before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "told"),
-    [
-        ("tokens=null", "a new model needs `tokens`"),
-        ("languages=[de]", "the model has no class for sv-SE; it knows de"),
-        ("train=[nowhere.parquet]", "nowhere.parquet: no such utterance file"),
-        ("max_batch_seconds=0.01", "none of 64 utterances can be used for training"),
-    ],
-)
-def test_a_run_that_could_not_start_starts_when_its_settings_are_mended(run, wrong, told):
-    with pytest.raises((ValueError, OSError), match=told):
-        run("a", *SHORT, wrong)
-    run("a", *SHORT)
+REFUSED = {
+    "tokens=null": "a new model needs `tokens`",
+    "languages=[de]": "the model has no class for sv-SE; it knows de",
+    "train=[nowhere.parquet]": "nowhere.parquet: no such utterance file",
+    "max_batch_seconds=0.01": "none of 64 utterances can be used for training",
+    "model_fields.hidden_size=0": "tiny cannot have the model_fields .* hidden_size is 0; it must be at least 1",
+    "model_fields.vocab_size=5": "model_fields has vocab_size, which `tokens`, `languages` and the features",
+    "dev=[UNLABELLED]": "unlabelled.parquet: 24 of 24 utterances have no text to compare with",
+    "unlabelled=[UNLABELLED] slimipl={cache_size: 3}": "cache_size is 3; it must be a multiple of micro_batches_per",
+}
+
+
+def test_a_run_that_could_not_start_starts_when_its_settings_are_mended(run, tone_data, tmp_path):
+    """Whatever it was refused for: it leaves nothing to which the next one, with other settings, could belong."""
+    for wrong, told in REFUSED.items():
+        overrides = (
+            wrong.replace("UNLABELLED", str(tone_data / "unlabelled.parquet")).replace("] s", "]; s").split("; ")
+        )
+        with pytest.raises((ValueError, OSError), match=told):
+            run("a", *SHORT, *overrides)
+        assert list((tmp_path / "a").iterdir()) == []
+    (tmp_path / "a" / "config.yaml").write_bytes((tone_data / "tones.yaml").read_bytes())  # of earlier versions
+    assert list(losses(run("a", "max_updates=1", "dev=[]"))) == [1]
 
 
 @pytest.mark.parametrize("model", ["tiny", "trained"])
@@ -400,13 +426,38 @@ def test_a_language_without_dev_speech_costs_one_line(run, tone_data, tmp_path, 
     assert [row["update"] for row in rows(folder)] == [1, 2] and weights(folder)
 
 
-def test_an_update_without_any_readable_clip_goes_on(run, tone_data, tmp_path):
-    table = pq.read_table(tone_data / "train.parquet").to_pylist()[:2]
-    for row in table:
-        row["audio"]["path"] = str(tmp_path / "lost.wav")
-    write_utterances(table, tmp_path / "train.parquet")
-    folder = run("a", *SHORT, f"train=[{tmp_path / 'train.parquet'}]", "languages=[de, sv-SE]")
-    assert len(losses(folder)) == 6 and all(map(math.isfinite, losses(folder).values()))
+def with_lost_clips(tone_data, folder, name, wanted):
+    """An utterance file whose rows for which `wanted(row number)` is true have audio that is not there."""
+    table = pq.read_table(tone_data / f"{name}.parquet").to_pylist()
+    for i, row in enumerate(table):
+        if wanted(i):
+            row["audio"] |= {"path": str(folder / f"lost{i}.wav")}
+    write_utterances(table, folder / f"lost-{name}.parquet")
+    return folder / f"lost-{name}.parquet"
+
+
+def test_an_update_without_any_readable_clip_goes_on(run, tone_data, tmp_path, capsys):
+    lost = with_lost_clips(tone_data, tmp_path, "train", lambda i: i % 5 < 2)
+    batches_of_one = ["max_batch_seconds=0.6", "micro_batches_per_update=1"]
+    folder = run("a", *SHORT, *batches_of_one, "log_every=3", f"train=[{lost}]")
+    assert [row["update"] for row in rows(folder)] == [3, 6] and all(map(math.isfinite, losses(folder).values()))
+    unusable = sum(row.get("unusable", 0) for row in rows(folder))
+    told = rf"^{unusable} of \d+ utterances that training met could not be used"
+    assert unusable > 0 and re.search(told, capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("slimipl", [False, True])
+def test_training_without_its_audio_stops(run, tone_run, tone_data, tmp_path, slimipl):
+    """As on a machine where the disk is not mounted; of slimIPL, what it labels."""
+    name = "unlabelled" if slimipl else "train"
+    settings = [f"{name}=[{with_lost_clips(tone_data, tmp_path, name, lambda i: i % 5 < 3)}]", "max_updates=200"]
+    if slimipl:
+        settings += [f"model={tone_run / 'model'}", "tokens=null", "language=sv-SE"]
+        settings += ["slimipl={start_update: 1, cache_size: 20, supervised_updates: 0}"]
+    told = r"^\d+ of the last \d+ utterances could not be used, for example: utterance .*lost\d+.wav.*; see whether"
+    with pytest.raises(TrainingError, match=told):
+        run("a", *settings, "dev=[]")
+    assert max(losses(tmp_path / "a"), default=0) < 20 and not (tmp_path / "a" / "model").exists()
 
 
 def test_training_goes_on_from_a_trained_model(run, tone_run, tone_data):

@@ -1,6 +1,7 @@
 """Settings: what a YAML file and `name=value` make of them, and how wrong ones are told."""
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import yaml
 
 from hf_mlpl.augment import SpecAugmentConfig
+from hf_mlpl.slimipl import SlimIplConfig
 from hf_mlpl.training_config import FREE_ON_RESUME, TrainingConfig, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,6 +151,45 @@ def test_wrong_settings_are_told(load, changes, overrides, told):
     assert "\n" not in str(caught.value)
 
 
+def wrong_values(annotation: str):
+    """What YAML can hold and a setting of a type cannot."""
+    kind, *alternatives = annotation.split(" | ")
+    anything = [True, 3, -3, 1.5, "text", ["text"], [1], {"a": 1}, {1: 2}, None]
+    accepted = {
+        "int": lambda v: type(v) is int,
+        "float": lambda v: type(v) in (int, float),
+        "str": lambda v: isinstance(v, str),
+        "bool": lambda v: isinstance(v, bool),
+        "dict": lambda v: isinstance(v, dict),
+        "Sequence[str]": lambda v: v == ["text"],
+    }.get(kind, lambda v: False)
+    yield from (v for v in anything if not accepted(v) and not (v is None and "None" in alternatives))
+    if kind in ("int", "float"):
+        yield from (-3, math.nan, math.inf, -math.inf, "1e999", "nan")
+
+
+@pytest.mark.parametrize("config_class", [TrainingConfig, SpecAugmentConfig, SlimIplConfig])
+def test_every_wrong_value_is_one_line_with_file_and_setting(load, config_class):
+    prefix = {SpecAugmentConfig: "spec_augment", SlimIplConfig: "slimipl"}.get(config_class)
+    for field in dataclasses.fields(config_class):
+        for value in wrong_values(field.type):
+            settings = {prefix: {field.name: value}} if prefix else {field.name: value}
+            with pytest.raises(ValueError) as caught:
+                load({**MINIMUM, **({"unlabelled": ["u"]} if prefix == "slimipl" else {}), **settings})
+            told = str(caught.value)
+            nested = isinstance(value, dict) and "no setting is called" in told
+            assert "stage.yaml: " in told and "\n" not in told and (field.name in told or nested), (field.name, value)
+
+
+def test_files_that_editors_write(load, tmp_path):
+    text = yaml.safe_dump(MINIMUM | {"tokens": "ü"}, allow_unicode=True)
+    expected = load(text)
+    for encoding in ("utf-8-sig", "utf-8"):
+        for line_end in ("\n", "\r\n"):
+            (tmp_path / "stage.yaml").write_bytes(text.replace("\n", line_end).encode(encoding))
+            assert load_config(tmp_path / "stage.yaml") == expected
+
+
 def test_missing_settings_are_told_with_the_file(load):
     with pytest.raises(ValueError, match=r"stage\.yaml: model, max_updates must be set"):
         load({"output_dir": "a", "train": ["b"]})
@@ -176,7 +217,10 @@ def test_values_of_a_wrong_type_are_told_by_name(load, changes, overrides, told)
     assert told in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["train: [a", "- train", "train"])
+@pytest.mark.parametrize(
+    "text",
+    ["train: [a", "- train", "train", "\0\0", "dev: &a [*a]", "a: &a {b: *a}", "seed: 1\nseed: 2", "1: 2\na: 3"],
+)
 def test_a_file_that_holds_no_settings_is_told(load, text):
     with pytest.raises(ValueError, match=r"stage\.yaml"):
         load(text)

@@ -7,22 +7,24 @@ Of all releases since 5: columns are found by name, because their order changed 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import combinations, groupby
 from pathlib import Path
 
 from ..text import normalize_text
 from .locales import to_locale
-from .mirrors import mirror_locales, mirror_speakers, read_mirror
+from .mirrors import mirror_files, mirror_locales, mirror_speakers, read_mirror
 from .releases import Release, find_releases
+from .tables import row_problem
 from .utterances import ReadingReport, with_durations
 
 COLUMNS = ("client_id", "path", "sentence")
 SPLITS = ("train", "dev", "test", "validated", "other")
 
 
-def find_locales(root: str | Path) -> list[str]:
-    """The locales of what `read_common_voice` reads; raises as it does."""
-    return _find(root, None)[1]
+def find_locales(root: str | Path, wanted: Sequence[str] | None = None) -> list[str]:
+    """The locales of what `read_common_voice` reads, or those of them that are wanted; raises as it does."""
+    return _find(root, wanted)[1]
 
 
 def read_common_voice(
@@ -35,25 +37,39 @@ def read_common_voice(
             its folder of one locale; a Parquet file, or a folder of them.
         locales: Common Voice's codes; by default all that are there.
 
+    A locale whose table is missing, damaged or lacks a needed column gives nothing, or what comes before the damage,
+    and a line in the report; so do an archive and a Parquet file that cannot be read, beside others.
+
     Raises:
-        ValueError: for what holds no release, a locale that it lacks, two releases of one locale, and a table that is
-            missing or lacks a needed column.
+        ValueError: for what holds no release, a locale that it lacks, and two releases of one locale.
     """
     if split not in SPLITS:
         raise ValueError(f"Common Voice has no split {split!r}; choose from {', '.join(SPLITS)}")
-    releases, locales = _find(root, locales)
+    releases, locales = _find(root, locales, report)
     if not releases:
         yield from read_mirror(root, split, report, locales)
     for locale in locales if releases else ():
-        release = releases[locale]()
-        for line in release.problems:
-            report.note(line)
-        rows = _rows(release, split, report)
-        for known, group in groupby(rows, key=lambda row: "duration_seconds" in row[1]):  # noqa: B031 - one of two uses
-            if known:
-                yield from (utterance for _, utterance in group)
-            else:
-                yield from with_durations(group, report)
+        try:
+            yield from _utterances(releases[locale](), split, report)
+        except ValueError as error:
+            report.note(str(error))
+
+
+def _utterances(release: Release, split: str, report: ReadingReport) -> Iterator[dict]:
+    for line in release.problems:
+        report.note(line)
+    rows = _rows(release, split, report)
+    for known, group in groupby(rows, key=lambda row: "duration_seconds" in row[1]):  # noqa: B031 - one of two uses
+        if known:
+            yield from (utterance for _, utterance in group)
+        else:
+            yield from with_durations(group, report)
+
+
+def common_voice_inputs(root: str | Path, locale: str, splits: Sequence[str] = SPLITS) -> tuple[Path, ...]:
+    """The files and folders from which `read_common_voice` reads some splits of a locale."""
+    release = find_releases(Path(root)).get(to_locale(locale))
+    return release().inputs([f"{split}.tsv" for split in splits]) if release else mirror_files(root, splits)
 
 
 def report_speaker_leaks(root: str | Path, report: ReadingReport, locales: Sequence[str] | None = None) -> None:
@@ -66,10 +82,12 @@ def report_speaker_leaks(root: str | Path, report: ReadingReport, locales: Seque
     for locale in locales:
         release, speakers = releases[locale]() if releases else None, {}
         for split in ("train", "dev", "test"):
-            if release is None:
-                speakers[split] = mirror_speakers(root, split, locale)
-            else:
-                speakers[split] = {row["client_id"] for _, row in release.rows(f"{split}.tsv", ["client_id"])}
+            speakers[split] = set()
+            with suppress(ValueError):  # which reading the split tells
+                if release is None:
+                    speakers[split] = mirror_speakers(root, split, locale)
+                else:
+                    speakers[split] = {row["client_id"] for _, row in release.rows(f"{split}.tsv", ["client_id"])}
         for one, other in combinations(speakers, 2):
             if common := sorted(speakers[one] & speakers[other] - {"", None}):
                 report.note(
@@ -78,11 +96,15 @@ def report_speaker_leaks(root: str | Path, report: ReadingReport, locales: Seque
                 )
 
 
-def _find(root: str | Path, locales: Sequence[str] | None) -> tuple[dict[str, Callable[[], Release]], list[str]]:
+def _find(
+    root: str | Path, locales: Sequence[str] | None, report: ReadingReport | None = None
+) -> tuple[dict[str, Callable[[], Release]], list[str]]:
     """Releases by locale, none for Parquet files, and the locales that are wanted."""
-    root = Path(root)
-    releases = find_releases(root)
-    found = list(releases) or mirror_locales(root)
+    root, problems = Path(root), []
+    releases = find_releases(root, problems)
+    found = list(releases) or mirror_locales(root, problems)
+    for line in problems if report is not None else ():
+        report.note(line)
     if not found:
         raise ValueError(
             f"{root}: no Common Voice release; expected folders such as {root / 'sl' / 'clips'}, archives such as "
@@ -101,8 +123,8 @@ def _rows(release: Release, split: str, report: ReadingReport) -> Iterator[tuple
         report.read += 1
         count += 1
         clip, text = row["path"] or "", normalize_text(row["sentence"] or "")
-        if None in row or None in row.values():
-            report.drop("wrong number of columns", where)
+        if problem := row_problem(row):
+            report.drop(problem, where)
         elif not clip or Path(clip).name != clip:
             report.drop("path is not a file name", where, repr(clip))
         elif not text:
@@ -110,7 +132,7 @@ def _rows(release: Release, split: str, report: ReadingReport) -> Iterator[tuple
         elif (audio := release.audio(clip)) is None:
             report.drop("unreadable audio", where, f"{release.name}/clips/{clip}: no such file")
         else:
-            durations = durations or release.durations()
+            durations = durations or release.durations(report.note)
             seconds = durations(clip)
             utterance = {
                 "id": Path(clip).stem,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -57,9 +58,14 @@ def read_lists(names: Sequence[str], datadir: str = "") -> tuple[list[ListEntry]
 
 
 def lines_of_list(name: str, datadir: str) -> Iterator[tuple[str, ListEntry | ValueError]]:
-    """Where each line is that is not empty, and what it says, or why it cannot be used."""
+    """Yields where each line is that is not empty, and what it says, or why it cannot be used.
+
+    A byte order mark before the first line is no part of it.
+    """
     with open(name, "rb") as file:
         for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             if columns := line.split():  # bytes.split knows the six characters that flashlight splits at
                 where = f"{name}, line {number}"
                 try:

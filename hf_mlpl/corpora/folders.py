@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..text import normalize_text
+from ..text import encoding_of, normalize_text
+from .locales import noted_locale, to_locale
+from .recordings import files_below, folded, is_recording, nearest_name
 from .utterances import ReadingReport, with_durations
 
-# Also what cannot be decoded: such a file is worth a line in the report. Other files are none of our business.
-SUFFIXES = frozenset(
-    ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc"
-    " .m4a .mp4 .aac .wma .amr .3gp .webm .mka .mkv".split()
-)
 TEXT_SUFFIXES = (".txt", ".lab")
+# Labels with times, as HTK (in units of 100 ns) and Audacity (in seconds) write them: `start end label`.
+TIMED_LABEL = re.compile(r"\s*(\d+)\s+(\d+)\s+\S|\d+[.,]\d+\t\d+[.,]\d+(\t|$)")
+MIN_HTK_END = 10_000  # a millisecond; `2 3 people` ends earlier
 
 
 def read_folder(
     root: str | Path, report: ReadingReport, language: str | None = None, locales: Sequence[str] | None = None
 ) -> Iterator[dict]:
-    """Utterances of all recordings below a folder, in the order of their names; the id is the path below `root`.
+    """Yields utterances of all recordings below a folder, in the order of their names; ids are paths below `root`.
 
-    `a/b.wav` has the text of `a/b.txt` or `a/b.lab`, in UTF-8, where there is one; an empty text is none.
+    `a/b.wav` has the text of `a/b.txt` or `a/b.lab`, in UTF-8, or in UTF-16 with a byte order mark, where there is
+    one; an empty text is none. Symbolic links are followed, and names that begin with a dot are left out.
 
     Args:
         language: of all recordings; by default the name of the sub-folder of `root` that a recording is in.
@@ -32,42 +35,48 @@ def read_folder(
         ValueError: for a folder that is not there or has no recordings, or none of a locale.
     """
     root = Path(root).absolute()  # so that utterance files can be used from anywhere
+    wanted = {*map(to_locale, locales or ())}
     if language is None:
-        there = sorted(path.name for path in root.glob("*") if path.is_dir())
-        if missing := sorted(set(locales or ()) - set(there)):
+        there = sorted(path.name for path in root.glob("[!.]*") if path.is_dir())
+        if missing := sorted(wanted - {*map(to_locale, there)}):
             raise ValueError(
                 f"{root}: no folder of the language {', '.join(missing)}; there are {', '.join(there) or 'none'}"
             )
     before = report.read
-    yield from with_durations(_rows(root, language, locales, report), report)
+    yield from with_durations(_rows(root, language, wanted, report), report)
     if report.read == before:
         raise ValueError(f"{root}: no recordings, such as {root / (language or 'sl') / 'a.wav'}")
 
 
-def _rows(
-    root: Path, language: str | None, locales: Sequence[str] | None, report: ReadingReport
-) -> Iterator[tuple[str, dict]]:
-    for folder, folders, names in os.walk(root):
-        folders.sort()
-        if folder == str(root) and language is None and locales:
-            folders[:] = [name for name in folders if name in locales]
-        there = set(names)
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() not in SUFFIXES:
+def _rows(root: Path, language: str | None, wanted: set[str], report: ReadingReport) -> Iterator[tuple[str, dict]]:
+    passed_over: Counter[str] = Counter()
+    unread: set[str] = set()  # texts without a recording
+    for folder, folders, names in files_below(root, report):
+        if folder == str(root) and language is None and wanted:
+            folders[:] = [name for name in folders if to_locale(name) in wanted]
+        texts: dict[str, list[str]] = {}
+        for name in names:
+            if name.lower().endswith(TEXT_SUFFIXES):
+                texts.setdefault(folded(name), []).append(name)
+        unread |= {str(Path(folder, name)) for alike in texts.values() for name in alike}
+        for name in names:
+            path = Path(folder, name)
+            if not is_recording(str(path)):
+                if not name.lower().endswith(TEXT_SUFFIXES):
+                    passed_over[path.suffix.lower() or name] += 1
                 continue
             report.read += 1
-            path = Path(folder, name)
             below = path.relative_to(root)
-            spoken = language or (below.parts[0] if len(below.parts) > 1 else None)
-            if spoken is None:
+            spoken = noted_locale(language or (below.parts[0] if len(below.parts) > 1 else None), report)
+            if not spoken:
                 report.drop("in no folder of a language", str(path), "move it into one, or name its language")
                 continue
+            text_file = _text_file(path.stem, texts)
+            unread.discard(str(Path(folder, text_file or "")))
             try:
-                texts = [path.with_suffix(suffix) for suffix in TEXT_SUFFIXES if stem + suffix in there]
-                text = normalize_text(texts[0].read_text(encoding="utf-8-sig")) if texts else ""
-            except (OSError, UnicodeDecodeError) as error:
-                report.drop("text cannot be read", str(texts[0]), str(error))
+                text = "" if text_file is None else _text(Path(folder, text_file))
+            except (OSError, ValueError) as error:
+                report.drop("text cannot be read", str(Path(folder, text_file)), str(error))
                 continue
             yield (
                 str(path),
@@ -80,3 +89,29 @@ def _rows(
                     "source": "human" if text else None,
                 },
             )
+    if unread:
+        report.note(f"{root}: {len(unread)} texts have no recording beside them, such as {min(unread)}")
+    if passed_over:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common(10))
+        report.note(f"{root}: {passed_over.total()} files are neither recordings nor texts: {kinds}")
+
+
+def _text_file(stem: str, texts: dict[str, list[str]]) -> str | None:
+    """Returns the name of a recording's text: that of the first suffix, and then the one whose stem is most alike."""
+    for suffix in TEXT_SUFFIXES:
+        by_stem = {os.path.splitext(name)[0]: name for name in texts.get(folded(stem + suffix), ())}
+        if nearest := nearest_name(stem, by_stem):
+            return by_stem[nearest]
+    return None
+
+
+def _text(path: Path) -> str:
+    """Returns the normalised text of a file; raises `ValueError` for another encoding, and for labels with times."""
+    content = path.read_bytes()
+    text = content.decode(encoding_of(content))
+    if "\0" in text:
+        raise ValueError("it has NUL characters; is it text?")
+    labels = [TIMED_LABEL.match(line) for line in text.splitlines() if line.strip()]
+    if labels and all(labels) and (labels[-1][2] is None or int(labels[-1][2]) >= MIN_HTK_END):
+        raise ValueError("it has labels with times; write the words alone into a .txt file of the same name")
+    return normalize_text(text)

@@ -2,29 +2,67 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from datasets import Audio, ClassLabel, Dataset, Features, IterableDataset, load_dataset, load_from_disk
+import numpy as np
+from datasets import Audio, ClassLabel, Dataset, IterableDataset, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
+from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 
 from ..atomic import written_whole
+from ..audio import AudioError, encode_flac, load_audio
 from ..containers import audio_column
 from ..tars import ContainerError
 from ..text import normalize_text
-from .parquet import parquet_features, parquet_files, parquet_rows
-from .utterances import ReadingReport, with_durations
+from .locales import noted_locale
+from .metadata import METADATA, SUFFIXES, TableRow, columns_of, rows_of
+from .parquet import class_name, data_files, parquet_features, parquet_rows
+from .recordings import (
+    PART_COLUMNS,
+    FileNames,
+    PartError,
+    files_below,
+    is_recording,
+    located,
+    part_of,
+    with_part_durations,
+)
+from .utterances import ReadingReport
 
 # Columns that are taken, where there are any, unless others are named. Not `id`: often several rows share one.
 USUAL_COLUMNS = {
     "id": (),
-    "audio": ("audio", "path", "file", "file_name"),
+    "audio": ("audio", "path", "file", "file_name", "audio_filepath"),
     "text": ("text", "sentence", "transcription", "transcript", "raw_text", "normalized_text"),
     "language": ("language", "locale", "lang"),
     "speaker": ("speaker", "speaker_id", "client_id"),
+    "sampling_rate": ("sampling_rate", "sample_rate"),
+    **{name: (name,) for name in PART_COLUMNS},
 }
+MAX_SAMPLE = 2.0  # floats in [-1, 1] may be a little louder; integers that became floats are much louder
+SPLIT_FOLDERS = ("train", "test", "validation", "valid", "val", "dev", "eval")
+LIKELY = [name for names in USUAL_COLUMNS.values() for name in names]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A data set as its rows are read.
+
+    Args:
+        columns: names, with the types of `datasets` where these are known.
+        rows: columns -> rows; each has the folder that its paths are relative to, and `file:row`, where it is in one.
+        audio: the column of recordings, where it is known.
+    """
+
+    columns: Mapping[str, object]
+    rows: Callable[[Sequence[str]], Iterator[tuple[str, TableRow]]]
+    audio: str | None = None
 
 
 def read_dataset(
@@ -36,16 +74,21 @@ def read_dataset(
     config: str | None = None,
     copies: str | Path | None = None,
 ) -> Iterator[dict]:
-    """Utterances of a data set whose audio is encoded: paths, bytes, `{path, bytes}`, or an `Audio` column, decoded or
-    not; torchcodec is not needed.
+    """Yields utterances of a data set whose audio is encoded: paths, bytes, `{path, bytes}`, or an `Audio` column,
+    decoded or not; torchcodec is not needed. Lists of float samples are taken too, with their sampling rate.
 
     Files stay where they are, and recordings in Parquet files in these, on the Hub in its cache. Other recordings
     inside of a data set have no place that an utterance could name, so they are written to `copies`, under a name made
     from their content.
 
+    Rows with `start` and `end`, or `offset` and `duration`, in seconds, are parts of their recordings; so is audio of
+    the form `{path, start, end}`. Values of csv and JSON files are the texts that are written there.
+
     Args:
-        dataset: a data set, a folder written by `save_to_disk`, a folder with a `metadata.csv` that has a column
-            `file_name`, or whatever `load_dataset` takes.
+        dataset: a data set, a folder written by `save_to_disk`, a folder with a `metadata.csv`, `.jsonl` or `.parquet`
+            that has a column `file_name`, a folder of recordings, whose sub-folders are their `label`, a table (csv,
+            tsv, JSON, Parquet), or whatever `load_dataset` takes. Paths in tables are relative to the table, or else
+            to the working directory.
         columns: field of an utterance (`id`, `audio`, `text`, `language`, `speaker`) -> column; by default the first
             one of `USUAL_COLUMNS` that is there. Without an `id`, that is the number of the row behind data set and
             split.
@@ -54,132 +97,234 @@ def read_dataset(
         copies: folder for recordings that are in no file.
 
     Raises:
-        ValueError: for a field, column or split that is not there, for no column of audio or languages, and for
-            recordings inside of the data set without `copies`.
+        ValueError: for a field, column or split that is not there, for no column of audio or languages, for a data set
+            without rows, and for recordings inside of the data set without `copies`.
     """
-    name = dataset.info.dataset_name if isinstance(dataset, (Dataset, IterableDataset)) else Path(dataset).name
-    if not isinstance(dataset, (Dataset, IterableDataset)):
-        dataset = _opened(dataset, split, config)
-    if isinstance(dataset, list):
-        features = parquet_features(dataset[0])
-        names = _columns(list(features), features, columns or {}, language)
-        if names.pop("audio") != audio_column(features.arrow_schema, dataset[0]):
-            raise ValueError(f"{dataset[0]}: the recordings are in column {audio_column(features.arrow_schema, name)}")
-        prefix, rows = f"{name}/{split}", _rows_of_files(dataset, names)
+    if isinstance(dataset, (Dataset, IterableDataset)):
+        source, prefix = _of_dataset(dataset), f"{dataset.info.dataset_name or 'dataset'}/{dataset.split or split}"
     else:
-        names = _columns(dataset.column_names or [], dataset.features or {}, columns or {}, language)
-        prefix = f"{name or 'dataset'}/{dataset.split or split}"
-        rows = _rows_of_dataset(dataset, names, prefix, copies and Path(copies))
-    yield from with_durations(_utterances(rows, prefix, language, report), report)
+        source, prefix = _opened(dataset, split, config, report), f"{Path(dataset).name}/{split}"
+    names = _columns(source, columns or {}, language)
+    before = report.read
+    rows = _utterances(source, names, prefix, language, report, copies and Path(copies))
+    yield from with_part_durations(rows, report, check_ids="id" in names)
+    if report.read == before:
+        raise ValueError(f"{prefix}: the data set has no rows; its columns are {', '.join(source.columns)}")
 
 
-def _opened(dataset: str | Path, split: str, config: str | None) -> Dataset | list[Path]:
-    """A data set, or its Parquet files, if the recordings are in them."""
-    folder = Path(dataset)
-    if (folder / "dataset_info.json").is_file():
-        return load_from_disk(str(folder))
-    if (folder / "dataset_dict.json").is_file():
-        splits = load_from_disk(str(folder))
+def _opened(name: str | Path, split: str, config: str | None, report: ReadingReport) -> _Source:
+    """Returns what is in a folder or file, or on the Hub."""
+    path = Path(name)
+    if (path / "dataset_info.json").is_file():
+        return _of_dataset(load_from_disk(str(path)))
+    if (path / "dataset_dict.json").is_file():
+        splits = load_from_disk(str(path))
         if split not in splits:
-            raise ValueError(f"{folder}: no split {split}; there are {', '.join(splits)}")
-        return splits[split]
-    for table in (folder / split / "metadata.csv", folder / "metadata.csv"):
-        if table.is_file():  # of the library's `audiofolder`, which would need torchcodec
-            rows = Dataset.from_csv(glob.escape(str(table)))
-            return rows.map(lambda row, folder=table.parent: {"file_name": str(folder / row["file_name"])})
-    files = parquet_files(dataset, split, config)
-    if files:
-        try:
-            audio_column(parquet_features(files[0]).arrow_schema, files[0])
-            return files
-        except ContainerError:
-            pass  # they name files
+            raise ValueError(f"{path}: no split {split}; there are {', '.join(splits)}")
+        return _of_dataset(splits[split])
+    if path.is_file() and path.name.endswith(SUFFIXES):
+        return _of_tables([path])
+    for folder in (path / split, path):
+        if tables := [folder / table for table in METADATA if (folder / table).is_file()]:
+            return _of_tables(tables[:1])
+    kind, files = data_files(name, split, config)
+    if issubclass(kind, AudioFolder):
+        tables = [file for file in files if file.name in METADATA]
+        return _of_tables(tables) if tables else _of_folder(path, split, files, report)
+    if files and all(file.name.endswith(SUFFIXES) for file in files):
+        return _of_tables(files)
     try:
-        return load_dataset(str(dataset), config, split=split)
+        return _of_dataset(load_dataset(str(name), config, split=split))
     except DatasetGenerationError as error:
-        raise ValueError(f"{dataset}: `datasets` cannot load it: {error.__cause__ or error}") from error
+        raise ValueError(f"{name}: `datasets` cannot load it: {error.__cause__ or error}") from error
 
 
-def _columns(
-    there: list[str], features: Features | dict, given: Mapping[str, str], language: str | None
-) -> dict[str, str]:
-    """The column of each field that has one."""
+def _of_dataset(dataset: Dataset | IterableDataset) -> _Source:
+    features = dataset.features or dict.fromkeys(dataset.column_names or [])
+    audio = [name for name, feature in features.items() if isinstance(feature, Audio)]
+    return _Source(features, partial(_rows_of_dataset, dataset), audio[-1] if audio else None)
+
+
+def _rows_of_dataset(dataset: Dataset | IterableDataset, columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
+    features = dataset.features or {}
+    dataset = dataset.select_columns(columns).with_format(None)
+    for name in columns:
+        if isinstance(features.get(name), Audio):
+            dataset = dataset.cast_column(name, Audio(decode=False))
+    labels = {name: features[name] for name in columns if isinstance(features.get(name), ClassLabel)}
+    for row in dataset:
+        yield os.curdir, ("", row | {name: class_name(label, row[name]) for name, label in labels.items()}, None)
+
+
+def _of_tables(files: Sequence[Path]) -> _Source:
+    """Returns Parquet files with recordings inside, or tables of any kind that name their files."""
+    if files[0].suffix == ".parquet":
+        features = parquet_features(files[0])
+        try:
+            column = audio_column(features.arrow_schema, files[0])
+            return _Source(features, partial(_rows_of_containers, files, column), column)
+        except ContainerError:
+            return _Source(features, partial(_rows_of_tables, files))
+    columns = dict.fromkeys(name for file in files for name in columns_of(file, LIKELY))
+    return _Source(columns, partial(_rows_of_tables, files), "file_name" if files[0].name in METADATA else None)
+
+
+def _rows_of_containers(files: Sequence[Path], audio: str, columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
+    for where, row, place in parquet_rows(files, [column for column in columns if column != audio]):
+        yield os.curdir, (where, row | {audio: place}, None)
+
+
+def _rows_of_tables(files: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
+    for file in files:
+        for row in rows_of(file, columns):
+            yield os.path.dirname(os.path.abspath(file)), row
+
+
+def _of_folder(root: Path, split: str, files: Sequence[Path], report: ReadingReport) -> _Source:
+    """Returns recordings without a table, as `audiofolder` of the library has them: the folder of each is its label.
+
+    `files` are those of the split as the library finds them, which follows no links to folders.
+    """
+    folder = root / split if (root / split).is_dir() else root
+    if folder.is_dir() and (folder != root or not any((root / name).is_dir() for name in SPLIT_FOLDERS)):
+        files = [Path(place, name) for place, _, names in files_below(folder, report) for name in names]
+    recordings = [str(file) for file in files if is_recording(str(file))]
+    if others := len(files) - len(recordings):
+        report.note(f"{root}: {others} files of {split} are no recordings")
+
+    def rows(columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
+        for path in recordings:
+            yield os.curdir, (path, {"audio": path, "label": os.path.basename(os.path.dirname(path))}, None)
+
+    return _Source(dict.fromkeys(("audio", "label")), rows, "audio")
+
+
+def _columns(source: _Source, given: Mapping[str, str], language: str | None) -> dict[str, str]:
+    """Returns the column of each field that has one."""
+    there = ", ".join(source.columns)
     if unknown := sorted(set(given) - set(USUAL_COLUMNS)):
         raise ValueError(f"an utterance has no {', '.join(unknown)} from a column; it has {', '.join(USUAL_COLUMNS)}")
-    if absent := sorted(set(given.values()) - set(there)):
-        raise ValueError(f"the data set has no column {', '.join(absent)}; it has {', '.join(there)}")
-    names = {field: name for field, usual in USUAL_COLUMNS.items() for name in usual[::-1] if name in there}
-    for name in there:
-        if isinstance(features.get(name), Audio):
-            names["audio"] = name
+    if absent := sorted(set(given.values()) - set(source.columns)):
+        raise ValueError(f"the data set has no column {', '.join(absent)}; it has {there}")
+    names = {field: name for field, usual in USUAL_COLUMNS.items() for name in usual[::-1] if name in source.columns}
+    if source.audio in source.columns:
+        names["audio"] = source.audio
     names |= given
     for field, way_out in (("audio", "name it"), ("language", "name it, or the language of all rows")):
         if field not in names and (field == "audio" or language is None):
-            raise ValueError(f"no column of the data set is known to be {field}: {way_out}; it has {', '.join(there)}")
+            raise ValueError(f"no column of the data set is known to be {field}: {way_out}; it has {there}")
     return names
 
 
-def _rows_of_files(files: list[Path], names: dict[str, str]) -> Iterator[tuple[str, dict, dict]]:
-    """Rows as `file:row`, the fields of utterances, and the audio as in the schema."""
-    for where, row, audio in parquet_rows(files, sorted(set(names.values()))):
-        yield where, {field: row[name] for field, name in names.items()}, audio
-
-
-def _rows_of_dataset(
-    dataset: Dataset | IterableDataset, names: dict[str, str], prefix: str, copies: Path | None
-) -> Iterator[tuple[str, dict, dict | None]]:
-    """The same of a data set; None for a row without audio."""
-    dataset = dataset.select_columns(sorted(set(names.values())))
-    features = dataset.features or {}
-    if isinstance(features.get(names["audio"]), Audio):
-        dataset = dataset.cast_column(names["audio"], Audio(decode=False))
-    labels = {name: features[name] for name in names.values() if isinstance(features.get(name), ClassLabel)}
-    for number, row in enumerate(dataset):
-        row |= {name: label.int2str(row[name]) for name, label in labels.items() if row[name] is not None}
-        where = f"{prefix}:{number}"
-        path = _path(row[names["audio"]], copies, where)
-        audio = path and {"path": path, "start": None, "end": None}
-        yield where, {field: row[name] for field, name in names.items()}, audio
-
-
-def _path(audio, copies: Path | None, where: str) -> str | None:
-    """The absolute path of a recording, which is written to `copies` if it is a file nowhere."""
-    if not isinstance(audio, dict):
-        audio = {"bytes": audio} if isinstance(audio, bytes) else {"path": audio}
-    path, content = audio.get("path"), audio.get("bytes")
-    if path and (content is None or Path(path).is_absolute() and Path(path).is_file()):
-        return str(Path(path).absolute())
-    if content is None:
-        return None
-    if copies is None:
-        raise ValueError(f"{where}: its recordings are inside of the data set; name a folder for copies of them")
-    copy = copies.absolute() / hashlib.sha256(content).hexdigest()[:32]
-    if not copy.is_file():
-        with written_whole(copy) as partial:
-            partial.write_bytes(content)
-    return str(copy)
-
-
 def _utterances(
-    rows: Iterable[tuple[str, dict, dict | None]], prefix: str, language: str | None, report: ReadingReport
+    source: _Source,
+    names: Mapping[str, str],
+    prefix: str,
+    language: str | None,
+    report: ReadingReport,
+    copies: Path | None,
 ) -> Iterator[tuple[str, dict]]:
-    for number, (where, fields, audio) in enumerate(rows):
+    recordings = _Recordings(copies)
+    for number, (folder, (where, row, problem)) in enumerate(source.rows(sorted(set(names.values())))):
+        where = where or f"{prefix}:{number}"
         report.read += 1
-        spoken = language or fields["language"]
-        text = normalize_text(fields.get("text") or "")
-        if audio is None:
-            report.drop("no path and no bytes of audio", where)
-        elif not spoken:
-            report.drop("no language", where)
-        else:
+        if problem:
+            report.drop(problem, where)
+            continue
+        fields = {field: row[name] for field, name in names.items()}
+        try:
+            spoken = noted_locale(language or _text(fields, "language"), report)
+            if not spoken:
+                raise _UnusableError("no language")
+            text = normalize_text(_text(fields, "text") or "")
             yield (
                 where,
                 {
-                    "id": f"{prefix}/{number}" if fields.get("id") is None else str(fields["id"]),
-                    "audio": audio,
+                    "id": _text(fields, "id") or f"{prefix}/{number}",
+                    "audio": recordings.audio(fields, folder, where),
                     "language": spoken,
                     "text": text or None,
-                    "speaker": None if fields.get("speaker") is None else str(fields["speaker"]),
+                    "speaker": _text(fields, "speaker") or None,
                     "source": "human" if text else None,
                 },
             )
+        except _UnusableError as error:
+            report.drop(error.reason, where, error.detail)
+
+
+class _UnusableError(Exception):
+    """A row of which no utterance can be made."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason)
+        self.reason, self.detail = reason, detail
+
+
+def _text(fields: Mapping, name: str) -> str | None:
+    """Returns a field as a text: numbers as Python writes them, NaN as nothing, because pandas has it for nothing."""
+    value = fields.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if not isinstance(value, (bool, int, float)):
+        raise _UnusableError(f"{name} is no text", f"a {type(value).__name__}")
+    return str(value)
+
+
+class _Recordings:
+    """Where the recordings of rows are; what is in no file is written to `copies`."""
+
+    def __init__(self, copies: Path | None):
+        self._copies, self._files = copies and copies.absolute(), FileNames()
+
+    def audio(self, fields: Mapping, folder: str, where: str) -> dict:
+        """Returns the audio of a row as in the schema; raises `_UnusableError` where there is none."""
+        value = fields["audio"]
+        if not isinstance(value, Mapping):
+            kind = "bytes" if isinstance(value, bytes) else "path" if isinstance(value, str) else "array"
+            value = {kind: value}
+        is_container = value.get("offset") is not None and "duration" not in value
+        try:
+            start, end = part_of({**value, "offset": None} if is_container else value)
+            if start is None and end is None:
+                start, end = part_of(fields)
+            place = self._container(value) if is_container else self._place(value, fields, folder, where)
+        except PartError as error:
+            raise _UnusableError("not a part of a recording", str(error)) from error
+        return place | {"start": start, "end": end}
+
+    def _container(self, value: Mapping) -> dict:
+        try:
+            offset, size = int(value["offset"]), None if value.get("size") is None else int(value["size"])
+            return {"path": os.path.abspath(value["path"]), "offset": offset, "size": size}
+        except (KeyError, TypeError, ValueError) as error:
+            raise _UnusableError("no place in a container", str(error)) from error
+
+    def _place(self, value: Mapping, fields: Mapping, folder: str, where: str) -> dict:
+        path, content, samples = (value.get(name) for name in ("path", "bytes", "array"))
+        if path and (content is samples is None or os.path.isabs(path) and os.path.isfile(path)):
+            return {"path": located(path, (folder, os.curdir), self._files)}
+        if content is None and samples is not None:
+            content = _encoded(samples, value.get("sampling_rate") or fields.get("sampling_rate"))
+        if not isinstance(content, bytes):
+            raise _UnusableError("no path and no bytes of audio")
+        if self._copies is None:
+            raise ValueError(f"{where}: its recordings are inside of the data set; name a folder for copies of them")
+        copy = self._copies / hashlib.sha256(content).hexdigest()[:32]
+        if not copy.is_file():
+            with written_whole(copy) as partial:
+                partial.write_bytes(content)
+        return {"path": str(copy)}
+
+
+def _encoded(samples: Sequence, rate: object) -> bytes:
+    """Returns a FLAC file of float samples, (N,) or (channels, N)."""
+    try:
+        rate = int(float(rate or 0))
+        mono = load_audio({"array": np.asarray(samples), "sampling_rate": rate}, rate)
+        if np.abs(mono).max() > MAX_SAMPLE:
+            raise AudioError(f"array: has samples up to {np.abs(mono).max():g}; divide 16-bit samples by 32768")
+        return encode_flac(mono, rate)
+    except (AudioError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise _UnusableError("samples that cannot be used", str(error)) from error

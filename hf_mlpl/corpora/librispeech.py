@@ -1,4 +1,7 @@
-"""LibriSpeech: `{split}/{speaker}/{chapter}/*.flac` with a `.trans.txt` in each chapter, extracted or as archives."""
+"""LibriSpeech: `{split}/{speaker}/{chapter}/*.flac` with a `.trans.txt` in each chapter, extracted or as archives.
+
+The recordings may have been converted: other suffixes, in whatever case, are recordings, too.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from pathlib import Path
 from ..containers import open_member
 from ..tars import tar_index
 from ..text import normalize_text
-from .utterances import ReadingReport, with_durations
+from .listing import folders_below, is_hidden
+from .recordings import SUFFIXES
+from .utterances import ReadingReport, printable, with_durations
 
 SPLITS = tuple(f"train-{part}" for part in ("clean-100", "clean-360", "other-500")) + tuple(
     f"{split}-{part}" for split in ("dev", "test") for part in ("clean", "other")
@@ -44,10 +49,9 @@ def librispeech_splits(root: str | Path) -> list[str]:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, dict]]:
-    for path, folders, names in os.walk(folder):
-        folders.sort()
+    for path, names in folders_below(folder):
         relative = os.path.relpath(path, folder)
-        yield from ((f"{relative}/{name}", {"path": os.path.join(path, name)}) for name in sorted(names))
+        yield from ((f"{relative}/{name}", {"path": os.path.join(path, name)}) for name in names)
 
 
 def _members(archive: Path, split: str, report: ReadingReport) -> dict[str, dict]:
@@ -58,41 +62,59 @@ def _members(archive: Path, split: str, report: ReadingReport) -> dict[str, dict
     return {
         name.partition(f"{split}/")[2]: {"path": str(archive), "offset": offset, "size": size}
         for name, offset, size in places
+        if not any(map(is_hidden, name.split("/")))
     }
 
 
-def _content(audio: dict) -> bytes:
+def _lines(audio: dict) -> list[str]:
+    """The lines of a transcript; bytes that are not UTF-8 are surrogates."""
     with open(audio["path"], "rb") if audio.get("offset") is None else open_member(**audio) as file:
-        return file.read()
+        text = file.read().decode("utf-8-sig", errors="surrogateescape")
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
 
 
 def _rows(place: Path, files: dict[str, dict], report: ReadingReport) -> Iterator[tuple[str, dict]]:
     """Rows of what `files` has: the audio of the schema by a name such as `1089/134686/1089-134686-0000.flac`."""
-    spoken = {name for name in files if name.endswith(".flac")}
-    for transcript in [name for name in files if name.endswith(".trans.txt")]:
+    spoken: dict[str, str] = {}  # names of files by what they are without suffixes
+    for name in sorted(files):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in SUFFIXES and spoken.setdefault(stem, name) != name:
+            report.read += 1
+            report.drop("a second recording of an utterance", str(place / name), spoken[stem])
+    used = set()
+    for transcript in [name for name in files if name.lower().endswith(".trans.txt")]:
         chapter = os.path.dirname(transcript)
-        for number, line in enumerate(_content(files[transcript]).decode(errors="replace").splitlines(), start=1):
+        try:
+            lines = _lines(files[transcript])
+        except (OSError, ValueError) as error:  # ValueError: of an archive
+            report.note(f"{place / transcript}: cannot be read: {error}")
+            continue
+        for number, line in enumerate(lines, start=1):
             where = f"{place / transcript}:{number}"
             report.read += 1
             name, _, text = line.partition(" ")
-            recording = f"{chapter}/{name}.flac"
-            if not (text := normalize_text(text)):
+            stem = f"{chapter}/{name}"
+            if not printable(line) == line or "\0" in line:
+                report.drop("is not UTF-8 text", where)
+            elif not (text := normalize_text(text)):
                 report.drop("empty sentence", where)
-            elif recording not in files:
-                report.drop("no recording", where, f"{recording}")
+            elif stem not in spoken:
+                report.drop("no recording", where, f"{stem}.flac")
+            elif stem in used:
+                report.drop("a second line of an utterance", where, name)
             else:
                 yield (
                     where,
                     {
                         "id": name,
-                        "audio": files[recording],
+                        "audio": files[spoken[stem]],
                         "language": "en",
                         "text": text,
                         "speaker": name.partition("-")[0],
                         "source": "human",
                     },
                 )
-            spoken.discard(recording)
-    for recording in sorted(spoken):
+            used.add(stem)
+    for stem in sorted(spoken.keys() - used):
         report.read += 1
-        report.drop("not in a transcript", str(place / recording))
+        report.drop("not in a transcript", str(place / spoken[stem]))

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from ..text import normalize_text
 from .fl_lists import ListEntry, lines_of_list
-from .tables import read_table
-from .utterances import ReadingReport, with_durations
+from .locales import noted_locale, to_locale
+from .recordings import FileNames, PartError, located, part_of, with_part_durations
+from .tables import read_table, row_problem
+from .utterances import ReadingReport
 
 COLUMNS = ("path", "sentence", "language", "speaker")
 
@@ -23,15 +25,19 @@ def read_list(
     dev_speakers: Sequence[str] = (),
     test_speakers: Sequence[str] = (),
 ) -> dict[str, list[dict]]:
-    """Utterances of a tab-separated table without quoting, as `train`, `dev`, `test` (labelled) and `unlabelled`.
+    """Returns utterances of a table by split: `train`, `dev`, `test` (labelled) and `unlabelled`.
 
-    Paths are relative to the table's folder and stay inside it. An empty sentence is no error: that utterance is
-    unlabelled. Where `train_speakers` are named, all speakers who are in no split are unlabelled too; their sentences
-    stay beside their speech, to compare pseudo-labels with.
+    Tabs, commas or semicolons separate columns, and quotes are text where tabs do; see `read_table`. Paths are
+    relative to the table's folder and name files inside it; symbolic links there may lead anywhere. Where the table is
+    a link itself, the folder of what it leads to will do too. Columns `start` and `end`, in seconds, or `offset` and
+    `duration`, make parts of recordings.
+
+    An empty sentence is no error: that utterance is unlabelled. Where `train_speakers` are named, all speakers who are
+    in no split are unlabelled too; their sentences stay beside their speech, to compare pseudo-labels with.
 
     Raises:
-        ValueError: where the table or a needed column is missing, for a speaker that the table does not have, and for
-            one in two splits.
+        ValueError: where the table, a needed column or any row is missing, for a speaker that the table does not have,
+            and for one in two splits.
     """
     table = Path(table)
     splits = {"train": set(train_speakers or ()), "dev": set(dev_speakers), "test": set(test_speakers)}
@@ -40,7 +46,7 @@ def read_list(
         raise ValueError(f"speakers in more than one split: {', '.join(sorted(twice))}")
     utterances = {"train": [], "dev": [], "test": [], "unlabelled": []}
     found = set()
-    for utterance in with_durations(_rows(table, report, languages), report):
+    for utterance in with_part_durations(_rows(table, report, languages), report):
         speaker = utterance["speaker"]
         found.add(speaker)
         rest = "train" if train_speakers is None else "unlabelled"
@@ -51,34 +57,56 @@ def read_list(
             utterance["source"] = "reference"
         utterances[split].append(utterance)
     if absent := sorted(set(named) - found):
-        raise ValueError(
-            f"{table}: no clips of the speakers {', '.join(absent)}; there are {', '.join(sorted(found))}"
-        )
+        known = ", ".join(sorted(found - {None})) or "none"
+        raise ValueError(f"{table}: no clips of the speakers {', '.join(absent)}; there are {known}")
     return {name: rows for name, rows in utterances.items() if rows}
 
 
 def _rows(table: Path, report: ReadingReport, languages: Sequence[str] | None) -> Iterator[tuple[str, dict]]:
-    folder = table.parent.resolve()
-    for where, row in read_table(table, COLUMNS):
-        if languages and row["language"] not in (None, *languages):  # None is a row with too few columns
+    folders = dict.fromkeys(map(os.path.abspath, (table.parent, table.parent.resolve(), table.resolve().parent)))
+    files, wanted, spoken, before = FileNames(), {*map(to_locale, languages or ())}, set(), report.read
+    for where, row in read_table(table, COLUMNS, None):
+        problem = row_problem(row)
+        language = "" if problem else noted_locale(row["language"], report)
+        spoken.add(language)
+        if wanted and language and language not in wanted:
             continue
         report.read += 1
-        path = (folder / (row["path"] or "")).resolve()
-        if None in row or None in row.values():
-            report.drop("wrong number of columns", where)
-        elif folder not in path.parents:
+        if problem:
+            report.drop(problem, where)
+        elif not language:
+            report.drop("no language", where)
+        elif (name := _inside(row["path"], folders)) is None:
             report.drop("path is not inside the table's folder", where, repr(row["path"]))
         else:
+            try:
+                start, end = part_of(row)
+            except PartError as error:
+                report.drop("not a part of a recording", where, str(error))
+                continue
             text = normalize_text(row["sentence"])
+            part = "" if start is None and end is None else f"_{start or 0.0}-{'' if end is None else end}"
             utterance = {
-                "id": path.relative_to(folder).with_suffix("").as_posix(),
-                "audio": {"path": str(path), "start": None, "end": None},
-                "language": row["language"],
+                "id": Path(name).with_suffix("").as_posix() + part,
+                "audio": {"path": located(name, folders, files), "start": start, "end": end},
+                "language": language,
                 "text": text or None,
-                "speaker": row["speaker"],
+                "speaker": row["speaker"] or None,
                 "source": "human" if text else None,
             }
             yield where, utterance
+    if report.read == before:
+        known = ", ".join(sorted(spoken)) or "none at all"
+        raise ValueError(f"{table}: no rows{' of ' if wanted else ''}{', '.join(sorted(wanted))}; there are {known}")
+
+
+def _inside(path: str, folders: Iterable[str]) -> str | None:
+    """Returns a path relative to the folder that it is inside of by its name, or None; links are not looked at."""
+    for folder in folders:
+        name = os.path.relpath(os.path.join(folder, path), folder) if path else os.curdir
+        if name != os.curdir and name.split(os.sep)[0] != os.pardir:
+            return name
+    return None
 
 
 def read_fl_lists(
@@ -96,21 +124,30 @@ def read_fl_lists(
         OSError: for a list that cannot be read.
     """
     lines = chain.from_iterable(lines_of_list(os.path.join(datadir, name), os.fspath(datadir)) for name in names)
-    yield from with_durations(_rows_of_lists(lines, language, report), report)
+    before = report.read
+    yield from with_part_durations(
+        _rows_of_lists(lines, os.fspath(datadir), noted_locale(language, report), report), report
+    )
+    if report.read == before:
+        report.note(f"{', '.join(map(str, names))}: no lines")
 
 
 def _rows_of_lists(
-    lines: Iterable[tuple[str, ListEntry | ValueError]], language: str, report: ReadingReport
+    lines: Iterable[tuple[str, ListEntry | ValueError]], datadir: str, language: str, report: ReadingReport
 ) -> Iterator[tuple[str, dict]]:
+    files = FileNames()
     for where, entry in lines:
         report.read += 1
         if isinstance(entry, ValueError):
             report.drop("not a line of a list", where, str(entry))
             continue
+        if entry.duration < 0:
+            report.drop("negative duration", where, f"{entry.duration:g}")
+            continue
         text = normalize_text(entry.transcript) or None
         utterance = {
             "id": entry.id,
-            "audio": {"path": os.path.abspath(entry.path), "start": None, "end": None},
+            "audio": {"path": located(entry.path, (os.curdir, datadir), files), "start": None, "end": None},
             "language": language,
             "text": text,
             "speaker": None,

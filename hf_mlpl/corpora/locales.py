@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .utterances import ReadingReport
+
 # Locales of Common Voice that others call by the language alone.
 WITH_REGION = {code.split("-")[0]: code for code in "fy-NL ga-IE hy-AM ne-NP nn-NO pa-IN sv-SE".split()}
+# Locales of Common Voice that others call by language and region.
+WITHOUT_REGION = frozenset(
+    "ab af am ar as az be bg bn br ca cs cv cy da de dv el en eo es et eu fa fi fr gl ha he hi hr hsb hu ia id ig is"
+    " it ja ka kab kk ko ky lg lo lt lv mk ml mn mr mt nl or pl ps pt ro ru rw sah sk sl sq sr sw ta te th tk tr tt ug"
+    " uk ur uz vi vot yo".split()
+)
+CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*")
+REGION = re.compile(r"[A-Z]{2}|[0-9]{3}")
 
 
 def to_locale(code: str) -> str:
-    """Common Voice's code of a language: `sv`, `sv_se` and `sv-SE` are `sv-SE`.
+    """Returns Common Voice's code of a language: `sv`, `sv_se` and `sv-SE` are `sv-SE`, and `de-DE` is `de`.
 
-    >>> to_locale("zh_cn"), to_locale("rm-sursilv"), to_locale("sv")
-    ('zh-CN', 'rm-sursilv', 'sv-SE')
+    What is no code of a language, as `Slovene`, stays as it is, without white space around it.
+
+    >>> to_locale("zh_cn"), to_locale("rm-sursilv"), to_locale("sv"), to_locale("de_de")
+    ('zh-CN', 'rm-sursilv', 'sv-SE', 'de')
     """
-    language, *rest = code.strip().replace("_", "-").split("-")
+    code = code.strip()
+    if not CODE.fullmatch(code):
+        return code
+    language, *rest = code.replace("_", "-").split("-")
     language = language.lower()
     if language == "nan":  # `nan-tw`, the one region in small letters
         rest = [part.lower() for part in rest]
     else:
         rest = [part.upper() if len(part) == 2 else part.lower() for part in rest]
+    if language in WITHOUT_REGION and len(rest) == 1 and REGION.fullmatch(rest[0]):
+        return language
     return "-".join([language, *rest]) if rest else WITH_REGION.get(language, language)
+
+
+def noted_locale(name: str | None, report: ReadingReport) -> str:
+    """Returns `to_locale` of what a table or a folder calls a language, and notes it where that is another name."""
+    locale = to_locale(name or "")
+    if locale != (name or "").strip():
+        report.note(f"the language {name!r} is called {locale}, as in Common Voice")
+    return locale
 
 
 def iso_code(locale: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from ..containers import audio_column
 from ..text import normalize_text
+from .listing import files_below
 from .locales import to_locale
 from .utterances import ReadingReport, with_durations
 
@@ -29,70 +31,103 @@ FOLDER_OF_LOCALE = re.compile(r"[a-z]{2,3}([-_][A-Za-z]+)*")
 def read_mirror(root: str | Path, split: str, report: ReadingReport, locales: Sequence[str]) -> Iterator[dict]:
     """Utterances of a split in some locales; of each row the bytes stay where they are.
 
-    Raises:
-        ValueError: for files of no or another split, without recordings or texts, or that are damaged, and where
-            nothing says the locale.
+    Files without recordings or texts, damaged ones, and those for which nothing says the locale, get a line in the
+    report; rows before the damage are kept. So does a split of which there is no file.
     """
-    rows = chain.from_iterable(_rows(file, locale, report, locales) for file, locale in _files(root, split))
+    splits = _splits(root, problems := [])
+    if split not in splits:
+        problems.append(f"{root}: no Parquet files of {split}; there are those of {', '.join(splits) or 'no split'}")
+    for line in problems:
+        report.note(line)
+    rows = chain.from_iterable(_rows(file, folder, report, locales) for file, folder in splits.get(split, ()))
     yield from with_durations(rows, report)
 
 
-def mirror_locales(root: str | Path) -> list[str]:
-    """The locales of all Parquet files in a folder, sorted; empty where there are none."""
-    found = set()
-    for files in _splits(root).values():
+def mirror_locales(root: str | Path, problems: list[str] | None = None) -> list[str]:
+    """The locales of all Parquet files in a folder, sorted; empty where there are none.
+
+    Args:
+        problems: gets a line for each file that cannot be read beside others.
+
+    Raises:
+        ValueError: where there are Parquet files, but none can be read.
+    """
+    found, problems = set(), [] if problems is None else problems
+    for files in _splits(root, problems).values():
         for path, folder in files:
-            with _opened(path) as file:
-                column = _first(LOCALE, file)
-                if column is None:
-                    found.add(_said(folder, path))
-                for batch in file.iter_batches(columns=[column]) if column else ():
-                    found |= set(batch[0].unique().to_pylist()) - {None}
+            try:
+                found |= _locales_of(path, folder)
+            except ValueError as error:
+                problems.append(str(error))
+    if problems and not found:
+        raise ValueError(problems[0])
     return sorted({to_locale(locale) for locale in found})
+
+
+def _locales_of(path: Path, folder: str | None) -> set[str]:
+    with _opened(path) as file:
+        column = _first(LOCALE, file)
+        if column is None:
+            return {_said(folder, path)}
+        with _damage(path):
+            batches = file.iter_batches(columns=[column])
+            return {locale for batch in batches for locale in batch[0].unique().to_pylist() if locale}
+
+
+def mirror_files(root: str | Path, splits: Sequence[str]) -> tuple[Path, ...]:
+    """The Parquet files of some splits."""
+    files = _splits(root, [])
+    return tuple(path for split in splits for path, _ in files.get(split, ()))
 
 
 def mirror_speakers(root: str | Path, split: str, locale: str) -> set[str]:
     """Speakers of a locale in a split; none if there is no such split."""
-    return {
-        row["speaker"]
-        for path, folder in _splits(root).get(split, ())
-        for _, row in _light_rows(path, folder)
-        if row["locale"] == locale and row["speaker"]
-    }
+    speakers = set()
+    for path, folder in _splits(root, []).get(split, ()):
+        with suppress(ValueError):  # which reading the split tells
+            for _, row in _light_rows(path, folder):
+                if row["locale"] == locale and row["speaker"]:
+                    speakers.add(str(row["speaker"]))
+    return speakers
 
 
-def _splits(root: str | Path) -> dict[str, list[tuple[Path, str | None]]]:
+def _splits(root: str | Path, problems: list[str]) -> dict[str, list[tuple[Path, str | None]]]:
     """Split -> Parquet files, and what their folders say the locale is. A file's name, or a folder's, says the split:
     `sl/train-00000-of-00002.parquet`, `sl/partial-train/0000.parquet`, `data/validation-00000-of-00001.parquet`.
     """
     root, splits = Path(root).absolute(), {}
-    for path in [root] if root.is_file() else sorted(root.rglob("*.parquet")):
+    for path in [root] if root.is_file() else files_below(root, ".parquet"):
         below = path.relative_to(root).parts or (path.name,)
         split = next((match[1] for part in reversed(below) if (match := SPLIT.match(part))), None)
         if split is None:
-            raise ValueError(f"{path}: neither its name nor its folder's is that of a split, such as train or test")
+            problems.append(f"{path}: neither its name nor its folder's is that of a split, such as train or test")
+            continue
         folders = [part for part in (*below[:-1][::-1], root.name) if FOLDER_OF_LOCALE.fullmatch(part)]
         folder = next((part for part in folders if part not in SPLITS), None)
         splits.setdefault(SPLITS[split], []).append((path, folder))
     return splits
 
 
-def _files(root: str | Path, split: str) -> list[tuple[Path, str | None]]:
-    splits = _splits(root)
-    if split not in splits:
-        raise ValueError(f"{root}: no Parquet files of {split}; there are those of {', '.join(splits)}")
-    return splits[split]
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: no Parquet file, or damaged; download it again") from error
 
 
 def _opened(path: Path) -> pq.ParquetFile:
-    try:
+    with _damage(path):
         return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: no Parquet file, or damaged; download it again") from error
 
 
 def _first(names: Sequence[str], file: pq.ParquetFile) -> str | None:
     return next((name for name in names if name in file.schema_arrow.names), None)
+
+
+def _holds_texts(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
 
 
 def _said(locale: str | None, path: Path) -> str:
@@ -112,6 +147,9 @@ def _light_rows(path: Path, folder: str | None) -> Iterator[tuple[int, dict]]:
             pa.types.is_struct(kind := file.schema_arrow.field(audio).type) and kind.get_field_index("path") >= 0
         )
         columns["name"] = "path" if "path" in file.schema_arrow.names else f"{audio}.path" if has_names else None
+        for name in (columns["text"], columns["locale"]):
+            if name and not _holds_texts(kind := file.schema_arrow.field(name).type):
+                raise ValueError(f"{path}: column {name} holds {kind}; strings are accepted")
         wanted, number = [column for column in columns.values() if column], 0
         try:
             for batch in file.iter_batches(1000, columns=wanted):
@@ -126,6 +164,15 @@ def _light_rows(path: Path, folder: str | None) -> Iterator[tuple[int, dict]]:
 
 
 def _rows(path: Path, folder: str | None, report: ReadingReport, locales: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    try:
+        yield from _rows_of_file(path, folder, report, locales)
+    except ValueError as error:
+        report.note(str(error))
+
+
+def _rows_of_file(
+    path: Path, folder: str | None, report: ReadingReport, locales: Sequence[str]
+) -> Iterator[tuple[str, dict]]:
     for number, row in _light_rows(path, folder):
         where = f"{path}:{number}"
         if row["locale"] not in (*locales, None):
@@ -137,13 +184,13 @@ def _rows(path: Path, folder: str | None, report: ReadingReport, locales: Sequen
         elif not text:
             report.drop("empty sentence", where)
         else:
-            name = PurePosixPath(row["name"] or f"{path.stem}-{number}.")
+            name = PurePosixPath(str(row["name"] or f"{row['locale']}-{path.stem}-{number}."))
             utterance = {
                 "id": name.stem,
                 "audio": {"path": str(path), "offset": number, "size": None, "start": None, "end": None},
                 "language": row["locale"],
                 "text": text,
-                "speaker": row["speaker"],
+                "speaker": None if row["speaker"] is None else str(row["speaker"]),
                 "source": "human",
             }
             yield where, utterance

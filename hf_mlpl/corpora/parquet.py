@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, load_dataset_builder
+from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
+from datasets.packaged_modules.csv.csv import Csv
+from datasets.packaged_modules.json.json import Json
 from datasets.packaged_modules.parquet.parquet import Parquet
 from huggingface_hub import HfFileSystem, hf_hub_download
 
 from ..containers import audio_column
+from .recordings import FileNames, located
 
 BLOCK = 1000  # rows, without their recordings, that are in memory
+WITH_BYTES = 100  # rows, with their recordings, that are in memory
 
 
-def parquet_files(name: str | Path, split: str, config: str | None = None) -> list[Path]:
-    """The Parquet files of a data set, by its name on the Hub, whose cache they are in then, or in a folder.
+def data_files(name: str | Path, split: str, config: str | None = None) -> tuple[type, list[Path]]:
+    """Returns the builder of a data set, in a folder or on the Hub, and its files, which are in the Hub's cache then.
 
-    Empty for a data set that is not of Parquet files.
+    There are no files of a data set that is neither of Parquet, csv or JSON files nor a folder of recordings.
 
     Raises:
         ValueError: for a split that the data set lacks.
     """
     builder = load_dataset_builder(str(name), config)
-    if not isinstance(builder, Parquet):
-        return []
+    if not isinstance(builder, (Parquet, Csv, Json, AudioFolder)):
+        return type(builder), []
     splits = builder.config.data_files
     if split not in splits:
         raise ValueError(f"{name}: no split {split}; there are {', '.join(map(str, splits))}")
-    return [_on_disk(address) for address in splits[split]]
+    return type(builder), [_on_disk(address) for address in splits[split]]
 
 
 def _on_disk(address: str) -> Path:
@@ -53,25 +60,60 @@ def parquet_features(path: str | Path) -> Features:
         raise ValueError(f"{path}: no Parquet file, or damaged; download it again") from error
 
 
+def class_name(label: ClassLabel, number: int | None) -> str | None:
+    """Returns the name of a class; None where there is none, which data sets without labels write as -1."""
+    return label.int2str(number) if number is not None and 0 <= number < label.num_classes else None
+
+
+def _paths_without_bytes(file: pq.ParquetFile, column: str, folder: str) -> dict[int, str]:
+    """Returns the recordings of rows that have a path and no bytes, as `Dataset.to_parquet` writes them, by row.
+
+    Row groups whose statistics say that no bytes are missing are not read.
+    """
+    paths, first = {}, 0
+    if not pa.types.is_struct(kind := file.schema_arrow.field(column).type) or kind.get_field_index("path") < 0:
+        return paths
+    files = FileNames()
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        chunks = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
+        statistics = chunks[f"{column}.bytes"].statistics
+        if statistics is None or not statistics.has_null_count or statistics.null_count:
+            row = first
+            for batch in file.iter_batches(WITH_BYTES, row_groups=[number], columns=[column]):
+                without = pc.is_null(pc.struct_field(batch[column], "bytes"))
+                for path in pc.if_else(without, pc.struct_field(batch[column], "path"), None).to_pylist():
+                    if path:
+                        paths[row] = located(path, (folder, os.curdir), files)
+                    row += 1
+        first += group.num_rows
+    return paths
+
+
 def parquet_rows(files: Iterable[Path], columns: Sequence[str]) -> Iterator[tuple[str, dict, dict]]:
     """Rows as `file:row`, their `columns` with classes by name, and their `audio` as in the schema.
+
+    The recording of a row that has a path and no bytes is the file there, seen from the folder of its Parquet file or
+    from the working directory.
 
     Raises:
         ValueError: for a file that is damaged, or lacks one of `columns`, or recordings.
     """
     for path in files:
         features = parquet_features(path)
-        audio_column(features.arrow_schema, path)  # raises where there is none
+        column = audio_column(features.arrow_schema, path)  # raises where there is none
         if missing := [column for column in columns if column not in features]:
             raise ValueError(f"{path}: no column {', '.join(missing)}; it has {', '.join(features)}")
         labels = {name: features[name] for name in columns if isinstance(features[name], ClassLabel)}
         try:
             with pq.ParquetFile(path) as file:
+                paths = _paths_without_bytes(file, column, os.path.dirname(os.path.abspath(path)))
                 batches = file.iter_batches(BLOCK, columns=list(columns))
                 rows = chain.from_iterable(map(pa.RecordBatch.to_pylist, batches))
                 for number, row in enumerate(rows if columns else repeat({}, file.metadata.num_rows)):
-                    named = {name: label.int2str(row[name]) for name, label in labels.items() if row[name] is not None}
-                    audio = {"path": str(path.absolute()), "offset": number, "size": None, "start": None, "end": None}
-                    yield f"{path}:{number}", row | named, audio
+                    named = {name: class_name(label, row[name]) for name, label in labels.items()}
+                    place = {"path": str(path.absolute()), "offset": number, "size": None}
+                    audio = {"path": paths[number]} if number in paths else place
+                    yield f"{path}:{number}", row | named, audio | {"start": None, "end": None}
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path}: damaged; download it again") from error

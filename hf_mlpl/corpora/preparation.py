@@ -1,39 +1,58 @@
 """From corpora to utterance files: parts that are read by several processes, kept when finished, and merged.
 
 A part is what can be read on its own, as one split of one language. A call that was killed goes on with the parts that
-it has not finished. See `recipes/prepare_data.py`.
+it has not finished, and with those whose corpus has changed since. What cannot be read of a part is told and costs the
+others nothing. See `recipes/prepare_data.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from contextlib import ExitStack
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from tqdm import tqdm
 
 from ..atomic import write_json, written_whole
-from ..audio import END_TOLERANCE, AudioError, load_audio
+from ..audio import END_TOLERANCE, load_audio
+from ..folder_lock import claimed
 from ..text import Normalizer
+from .listing import state_of
 from .preparation_report import PreparationReport, SplitStatistics
 from .sources import Source
 from .tables import read_table
-from .utterances import BLOCK, FEATURES, ReadingReport, write_utterances
+from .utterances import (
+    BLOCK,
+    FEATURES,
+    ReadingReport,
+    audio_problem,
+    id_hashes,
+    printable,
+    write_utterances,
+)
 
 RATE = 16_000
 TICK = 100  # utterances between two steps of the progress bar
 AUDIO_REASONS = {"unreadable audio", "no samples", "in quarantine"}  # drops for these say `audio: why` as detail
 QUARANTINE_COLUMNS = ("audio", "reason")
-DROPPED, QUARANTINE = "dropped.txt", "quarantine.tsv"
+DROPPED, QUARANTINE, REPORT = "dropped.txt", "quarantine.tsv", "report.txt"
+PARTS, PART = ".parts", "part.json"  # the folder of finished parts, and what each says of itself, which it writes last
+REPEATED = "id of another utterance"
+MAX_UNUSABLE = 100_000  # recordings that cannot be used, and are looked at again before a finished part is
 
 
 @dataclass(frozen=True)
@@ -46,12 +65,15 @@ class Part:
             utterances, or a mapping of splits to utterances where `split` is None.
         split: where its utterances belong.
         source: of its utterances, for the report.
+        inputs: files and folders that it reads: where one of them changes, the part is read again. Of a folder the
+            names of what is below count, and of tables, archives and texts in it also sizes and times.
     """
 
     name: str
     read: partial
     split: str | None = None
     source: Source | None = None
+    inputs: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,8 +98,8 @@ class Treatment:
         if self.decode:
             try:
                 seconds = len(load_audio(utterance["audio"], RATE)) / RATE
-            except AudioError as error:
-                return report.drop("unreadable audio", utterance["id"], str(error))
+            except Exception as error:  # decoders raise whatever they like
+                return report.drop("unreadable audio", utterance["id"], audio_problem(error, utterance["audio"]))
             if abs(seconds - utterance["duration_seconds"]) > END_TOLERANCE:
                 told = f"{seconds:.2f} s, not {utterance['duration_seconds']:.2f} s as its header says"
                 report.lines.append(f"{utterance['id']}: kept with another duration: {name}: {told}")
@@ -122,37 +144,106 @@ def prepare(
 ) -> PreparationReport:
     """Writes `{split}.parquet` of all parts into `output`, with `report.txt`, `report.json`, `quarantine.tsv`.
 
-    Parts that an interrupted call with the same parts and treatment has finished are not read again.
+    Parts that an interrupted call has finished are not read again, unless their inputs or the treatment have changed
+    in between. A part that ends in an error other than ValueError, or kills its process, is one of `failed` in the
+    report; then finished parts are kept, and the same call tries the others again.
+
+    Where no utterance is left, no `{split}.parquet` is written, and no report if not even a row was read.
 
     Args:
         workers: processes that read; with one everything happens in this one.
         known_characters: those that need no mention; by default all of the transcripts of train.
 
     Raises:
-        ValueError: what the readers raise.
+        InUseError: where another job works in `output`.
+        OSError: where there is no room for what is written.
     """
-    told = [(part.name, part.read.func.__qualname__, part.read.args, part.read.keywords) for part in parts]
-    digest = hashlib.sha256(repr((told, [part.source for part in parts], treatment)).encode()).hexdigest()[:12]
-    folders = [output / f".parts-{digest}" / part.name for part in parts]
-    todo = [(part, folder) for part, folder in zip(parts, folders, strict=True) if not folder.exists()]
-    with tqdm(desc="prepared", unit=" utterances") as progress:
-        if len(todo) < len(parts):
-            progress.write(f"going on: {len(parts) - len(todo)} of {len(parts)} parts were finished before")
-        if workers == 1:
-            for part, folder in todo:
-                progress.set_postfix_str(part.name)
-                _read_part(part, folder, treatment, progress.update)
-        elif todo:
-            _read_in_processes(todo, treatment, min(workers, len(todo)), progress)
-    report = PreparationReport.of([folder / "part.json" for folder in folders])
-    for split in report.splits:
-        _merge([folder / f"{split}.parquet" for folder in folders], output / f"{split}.parquet")
-    write_json(output / "report.json", report.as_json(known_characters))
-    _join(report.lines(known_characters), [folder / DROPPED for folder in folders], output / "report.txt")
-    _join(["\t".join(QUARANTINE_COLUMNS)], [folder / QUARANTINE for folder in folders], output / QUARANTINE)
-    for folder in output.glob(".parts-*"):
-        shutil.rmtree(folder)
+    with claimed(output):
+        made_of = _made_of(parts, output, treatment)
+        folders = {part.name: output / PARTS / part.name for part in parts}
+        with tqdm(desc="prepared", unit=" utterances") as progress:
+            todo = [part for part in parts if not _is_finished(folders[part.name], made_of[part.name], progress)]
+            if len(todo) < len(parts):
+                progress.write(f"going on: {len(parts) - len(todo)} of {len(parts)} parts were finished before")
+            jobs = {part.name: (part, folders[part.name], made_of[part.name], treatment) for part in todo}
+            failed = (_read_here if workers == 1 else partial(_read_in_processes, workers))(jobs, progress)
+        finished = [folders[part.name] for part in parts if part.name not in failed]
+        report = PreparationReport.of(
+            [folder / PART for folder in finished], [failed[part.name] for part in parts if part.name in failed]
+        )
+        if report.read or not (report.notes or failed):
+            _write_all(finished, report, output, known_characters)
+        if not failed:
+            _remove_parts(output)
     return report
+
+
+def _write_all(parts: Sequence[Path], report: PreparationReport, output: Path, known_characters) -> None:
+    lines = []
+    for split, statistics in report.splits.items():
+        files = [folder / f"{split}.parquet" for folder in parts if split in _content(folder)["splits"]]
+        repeated = _repeated(files, statistics, report, lines)
+        if report.kept or not report.read:
+            _merge(files, repeated, output / f"{split}.parquet")
+    write_json(output / "report.json", report.as_json(known_characters))
+    head = [*report.lines(known_characters), *lines]
+    _join(head, [folder / DROPPED for folder in parts], output / REPORT)
+    _join(["\t".join(QUARANTINE_COLUMNS)], [folder / QUARANTINE for folder in parts], output / QUARANTINE)
+
+
+def _made_of(parts: Sequence[Part], output: Path, treatment: Treatment) -> dict[str, dict[str, str]]:
+    """What a part's result depends on, by its name: short texts that change when that does."""
+    states = {path: state_of(path, below=True, besides=output) for part in parts for path in part.inputs}
+    made_of = {}
+    for part in parts:
+        settings = (
+            part.read.func.__qualname__,
+            part.read.args,
+            part.read.keywords,
+            part.split,
+            part.source,
+            treatment,
+        )
+        digest = hashlib.sha256(os.fsencode(repr(settings))).hexdigest()[:12]
+        made_of[part.name] = {"its treatment": digest} | {str(path): states[path] for path in part.inputs}
+    return made_of
+
+
+def _is_finished(folder: Path, made_of: dict[str, str], progress: tqdm) -> bool:
+    """Whether a part can be used as it is; one that cannot is removed, with a line where something has changed."""
+    if not folder.exists():
+        return False
+    try:
+        content = _content(folder)
+        before = content["made_of"] | content["unusable"]
+        now = made_of | {name: state_of(Path(name)) for name in content["unusable"]}
+        for split, of in content["splits"].items():
+            if pq.read_metadata(folder / f"{split}.parquet").num_rows != sum(of["utterances"].values()):
+                raise ValueError(f"{split}.parquet is not whole")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
+        changed = ["its unfinished files"] if (folder / PART).exists() else []
+    else:
+        if not (changed := [name for name in {**before, **now} if before.get(name) != now.get(name)]):
+            return True
+    if changed:
+        progress.write(f"{folder.name}: is read again, because {changed[0]} has changed")
+    (folder / PART).unlink(missing_ok=True)  # first, so that nothing takes the rest for a finished part
+    shutil.rmtree(folder)
+    return False
+
+
+def _content(folder: Path) -> dict:
+    return json.loads((folder / PART).read_text(encoding="utf-8"))
+
+
+def _remove_parts(output: Path) -> None:
+    """Removes the parts in a way that, interrupted, leaves none that looks finished."""
+    if (output / PARTS).exists():
+        finished = output / f"{PARTS}-finished"
+        shutil.rmtree(finished, ignore_errors=True)  # of a call that was killed here
+        (output / PARTS).rename(finished)
+    for folder in output.glob(f"{PARTS}-*"):
+        shutil.rmtree(folder)
 
 
 def _join(head: Sequence[str], parts: Sequence[Path], path: Path) -> None:
@@ -177,42 +268,93 @@ def _tick(count: int) -> None:
         _counter.value += count
 
 
-def _read_in_processes(todo, treatment: Treatment, workers: int, progress: tqdm) -> None:
-    context = get_context("spawn")
-    counter = context.Value("q", 0)
-    with ProcessPoolExecutor(workers, context, _share, (counter,)) as pool:
-        waiting = {pool.submit(_read_part, part, folder, treatment, _tick) for part, folder in todo}
+class PartFailed(Exception):
+    """What a reader raised that is no fault of its corpus; the text is the line for users."""
+
+
+def _read_here(jobs: Mapping[str, tuple], progress: tqdm) -> dict[str, str]:
+    """Reads parts one after another; returns a line for each that failed, by its name."""
+    failed = {}
+    for name, job in jobs.items():
+        progress.set_postfix_str(name)
         try:
-            while waiting:
-                done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION)
-                progress.update(counter.value - progress.n)
+            _read_part(*job, progress.update)
+        except PartFailed as error:
+            failed[name] = str(error)
+    return failed
+
+
+def _read_in_processes(workers: int, jobs: Mapping[str, tuple], progress: tqdm) -> dict[str, str]:
+    """Does what `_read_here` does with several processes.
+
+    When one dies, nobody knows which of the parts that were being read has killed it: each is then read alone.
+    """
+    failed, waiting = {}, dict(jobs)
+    while waiting:
+        for name in _read_in_pool(workers, waiting, failed, progress):
+            progress.write(f"{name}: is read again, because a process has died, perhaps of it")
+            if _read_in_pool(1, {name: waiting.pop(name)}, failed, progress):
+                failed[name] = f"{name}: its process was killed, perhaps because there is too little memory"
+    return failed
+
+
+def _read_in_pool(workers: int, waiting: dict[str, tuple], failed: dict[str, str], progress: tqdm) -> list[str]:
+    """Reads parts, and takes each that is read or has failed out of `waiting`.
+
+    Returns the parts that were being read when a process died, which ends the others too; else nothing.
+    """
+    context = get_context("spawn")
+    counter, counted, reading = context.Value("q", 0), 0, {}
+    names = iter(list(waiting))
+    with ProcessPoolExecutor(min(workers, len(waiting)), context, _share, (counter,)) as pool:
+        try:
+            while True:
+                for name in islice(names, workers - len(reading)):  # no more, so that few are suspected
+                    reading[pool.submit(_read_part, *waiting[name], _tick)] = name
+                if not reading:
+                    return []
+                done, _ = wait(reading, timeout=0.5, return_when=FIRST_COMPLETED)
+                progress.update(counter.value - counted)
+                counted = counter.value
                 for future in done:
-                    future.result()
+                    try:
+                        future.result()
+                    except PartFailed as error:
+                        failed[reading[future]] = str(error)
+                    del waiting[reading.pop(future)]
+        except BrokenProcessPool:
+            pass
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    for name in [name for name in reading.values() if (waiting[name][1] / PART).exists()]:
+        del waiting[name]
+    return [name for name in reading.values() if name in waiting]
 
 
 class _PartReport(ReadingReport):
-    """Writes its lines and the quarantine list into a folder, because there may be millions."""
+    """Writes the lines of drops and the quarantine list into a folder, because there may be millions."""
 
     def __init__(self, folder: Path, files: ExitStack):
         super().__init__()
         lines, quarantine = (
-            files.enter_context(open(folder / name, "w", encoding="utf-8"))
-            for name in ("dropped.txt", "quarantine.tsv")
+            files.enter_context(open(folder / name, "w", encoding="utf-8")) for name in (DROPPED, QUARANTINE)
         )
         self.lines = _Lines(lines)
         self.quarantine = _Lines(quarantine)
-        self.quarantined: set[str] = set()
+        self.quarantined: dict[str, None] = {}
 
     def drop(self, reason: str, where: str, detail: str = "") -> None:
         super().drop(reason, where, detail)
         if reason in AUDIO_REASONS:
             name, _, why = detail.partition(": ")
             if name not in self.quarantined:
-                self.quarantined.add(name)
+                self.quarantined[name] = None
                 self.quarantine.append(f"{name}\t{' '.join((why or reason).split())}")
+
+    def note(self, line: str) -> None:
+        if line not in self.notes:  # the report of all parts has it once
+            self.notes.append(printable(line))
 
 
 class _Lines:
@@ -223,18 +365,53 @@ class _Lines:
         self.file.write(line + "\n")
 
 
-def _read_part(part: Part, folder: Path, treatment: Treatment, tick: Callable[[int], object]) -> None:
+def _read_part(part: Part, folder: Path, made_of: dict[str, str], treatment: Treatment, tick: Callable) -> None:
+    """Reads a part into `folder`.
+
+    Raises:
+        PartFailed: for what its reader raises, but for ValueError, which the report tells.
+        OSError: where there is no room to write it.
+    """
     with written_whole(folder) as unfinished, ExitStack() as files:
         unfinished.mkdir(exist_ok=True)
         report, statistics = _PartReport(unfinished, files), {}
-        read = part.read(report=report)
-        for split, rows in ({part.split: read} if part.split else read or {}).items():
+        splits = {part.split: ()} if part.split else {}
+        with _errors_of(part, report):
+            read = part.read(report=report)
+            splits = {part.split: read} if part.split else read or {}
+        for split, rows in splits.items():
             statistics[split] = SplitStatistics()
             kept = _treated(rows, treatment, report, statistics[split], tick)
-            write_utterances(kept, unfinished / f"{split}.parquet")
-        content = {"read": report.read, "dropped": report.dropped, "source": part.source and asdict(part.source)}
-        splits = {split: of.as_json() for split, of in statistics.items()}
-        write_json(unfinished / "part.json", content | {"splits": splits})
+            write_utterances(_guarded(kept, part, report), unfinished / f"{split}.parquet")
+        if splits and not report.read and not report.notes:
+            report.note(f"{part.name}: there are no rows")
+        content = {
+            "made_of": made_of,
+            "unusable": {name: state_of(Path(name)) for name in islice(report.quarantined, MAX_UNUSABLE)},
+            "read": report.read,
+            "dropped": report.dropped,
+            "notes": report.notes,
+            "source": part.source and asdict(part.source),
+            "splits": {split: of.as_json() for split, of in statistics.items()},
+        }
+        write_json(unfinished / PART, content)
+
+
+@contextmanager
+def _errors_of(part: Part, report: ReadingReport) -> Iterator[None]:
+    """Notes what is wrong with a corpus, which costs what cannot be read; other errors become `PartFailed`."""
+    try:
+        yield
+    except (ValueError, pa.ArrowException) as error:
+        report.note(" ".join(str(error).split()))
+    except Exception as error:  # such as those of a disk, of memory, of a decoder
+        reason = " ".join(str(error).split())
+        raise PartFailed(f"{part.name}: {type(error).__name__}{reason and ': '}{reason}") from error
+
+
+def _guarded(rows: Iterable[dict], part: Part, report: ReadingReport) -> Iterator[dict]:
+    with _errors_of(part, report):
+        yield from rows
 
 
 def _treated(rows: Iterable[dict], treatment, report, statistics: SplitStatistics, tick) -> Iterator[dict]:
@@ -248,8 +425,42 @@ def _treated(rows: Iterable[dict], treatment, report, statistics: SplitStatistic
     tick(number % TICK)
 
 
-def _merge(parts: Sequence[Path], path: Path) -> None:
-    """One file of the utterances of several, which may be missing, in row groups of one size."""
+def _repeated(
+    files: Sequence[Path], statistics: SplitStatistics, report: PreparationReport, lines: list[str]
+) -> dict[Path, set[int]]:
+    """Rows of the parts of a split whose id an earlier row has; `read_utterances` takes no such files.
+
+    Takes them out of the counts, with a line for each. Memory holds 16 bytes an utterance while they are sorted.
+    """
+    hashes = [id_hashes(batch["id"]) for file in files for batch in _batches(file, ["id"])]
+    ordered = np.sort(np.concatenate([np.empty(0, np.uint64), *hashes]))
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    repeated: dict[Path, set[int]] = {file: set() for file in files}
+    if not len(twice):
+        return repeated
+    seen = set()
+    for file in files:
+        first = 0
+        for batch in _batches(file):
+            for row in np.flatnonzero(np.isin(id_hashes(batch["id"]), twice)).tolist():
+                utterance = batch.slice(row, 1).to_pylist()[0]
+                if utterance["id"] in seen:
+                    repeated[file].add(first + row)
+                    statistics.remove(utterance)
+                    report.dropped[REPEATED] += 1
+                    lines.append(f"{utterance['id']}: {REPEATED}: {audio_name(utterance['audio'])}")
+                seen.add(utterance["id"])
+            first += len(batch)
+    return repeated
+
+
+def _batches(file: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(file) as opened:
+        yield from opened.iter_batches(BLOCK, columns=columns)
+
+
+def _merge(files: Sequence[Path], repeated: Mapping[Path, set[int]], path: Path) -> None:
+    """One file of the utterances of several, without some rows of theirs, in row groups of one size."""
     waiting: list[pa.RecordBatch] = []
     with written_whole(path) as unfinished, pq.ParquetWriter(unfinished, FEATURES.arrow_schema) as writer:
 
@@ -258,12 +469,13 @@ def _merge(parts: Sequence[Path], path: Path) -> None:
                 writer.write_table(pa.Table.from_batches(waiting, FEATURES.arrow_schema))
             waiting.clear()
 
-        for part in parts:
-            if not part.exists():
-                continue
-            with pq.ParquetFile(part) as file:
-                for batch in file.iter_batches(BLOCK):
-                    waiting.append(batch)
-                    if sum(map(len, waiting)) >= BLOCK:
-                        write()
+        for file in files:
+            first = 0
+            for batch in _batches(file):
+                rows = range(first, first := first + len(batch))
+                if not repeated[file].isdisjoint(rows):
+                    batch = batch.filter(pa.array([row not in repeated[file] for row in rows]))
+                waiting.append(batch)
+                if sum(map(len, waiting)) >= BLOCK:
+                    write()
         write()

@@ -30,6 +30,17 @@ class SplitStatistics:
         self.characters.update(utterance["text"] or "")
         self.durations[int(utterance["duration_seconds"] / BIN_SECONDS)] += 1
 
+    def remove(self, utterance: dict) -> None:
+        """Takes back what `add` has counted."""
+        counted = SplitStatistics()
+        counted.add(utterance)
+        for name, counts in vars(counted).items():
+            counter = getattr(self, name)
+            counter.subtract(counts)
+            for key in counts:
+                if name == "seconds" and not self.utterances[key] or not counter[key]:
+                    del counter[key]
+
     def as_json(self) -> dict:
         return {name: dict(sorted(counts.items())) for name, counts in vars(self).items()}
 
@@ -47,15 +58,18 @@ class PreparationReport:
     dropped: Counter = field(default_factory=Counter)
     splits: dict[str, SplitStatistics] = field(default_factory=dict)
     sources: dict[str, list[dict]] = field(default_factory=dict)  # by split, of those that gave it utterances
+    notes: list[str] = field(default_factory=list)  # what was left out without a row of its own, such as a table
+    failed: list[str] = field(default_factory=list)  # why parts are not in it that another call may be able to read
 
     @classmethod
-    def of(cls, parts: Iterable[Path]) -> PreparationReport:
+    def of(cls, parts: Iterable[Path], failed: Sequence[str] = ()) -> PreparationReport:
         """The sum of the reports of parts, which are JSON files."""
-        report = cls()
+        report = cls(failed=list(failed))
         for path in parts:
             part = json.loads(path.read_text(encoding="utf-8"))
             report.read += part["read"]
             report.dropped.update(part["dropped"])
+            report.notes += [line for line in part["notes"] if line not in report.notes]
             for split, content in part["splits"].items():
                 report.splits.setdefault(split, SplitStatistics()).add_json(content)
                 sources = report.sources.setdefault(split, [])
@@ -64,6 +78,10 @@ class PreparationReport:
         order = ["train", "dev", "test", *sorted(report.splits)]
         report.splits = {split: report.splits[split] for split in dict.fromkeys(order) if split in report.splits}
         return report
+
+    @property
+    def kept(self) -> int:
+        return sum(of.utterances.total() for of in self.splits.values())
 
     def unknown_characters(self, known: Iterable[str] | None = None) -> dict[str, Counter]:
         """By split, characters that a model does not know: by default all that the transcripts of train lack."""
@@ -81,6 +99,8 @@ class PreparationReport:
             "read": self.read,
             "kept": self.read - self.dropped.total(),
             "dropped": dict(self.dropped.most_common()),
+            "notes": self.notes,
+            "failed": self.failed,
             "unknown_characters": self.unknown_characters(known_characters),
             "splits": {split: of.as_json() | {"sources": self.sources[split]} for split, of in self.splits.items()},
         }
@@ -103,7 +123,15 @@ class PreparationReport:
         for split, unknown in self.unknown_characters(known_characters).items():
             if split != "unlabelled":  # whose texts are learned by nobody
                 lines.append(f"characters of {split} that {lacks} lacks: {unknown_character_report(unknown)}")
-        return lines
+        return [*lines, *self.failed, *self.notes]
+
+    def why_nothing(self) -> str:
+        """One line for a preparation that has no utterance."""
+        if told := [*self.failed, *self.notes]:
+            others = f" (and {len(told) - 1} lines more)" if len(told) > 1 else ""
+            return f"{told[0]}{others}; there is nothing else that can be prepared"
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
+        return f"none of {self.read} rows can be used: {reasons}" if self.read else "what was given has no rows"
 
 
 def plot_durations(report: PreparationReport, path: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from datasets.table import table_cast
 from torch.utils.data import get_worker_info
 
-from .utterances import BLOCK, FEATURES, utterance_files
+from .utterances import BLOCK, DAMAGED, FEATURES, arrow_errors, check_rows, utterance_files
 
 PYTHON_ROWS = 100  # rows that are Python objects at a time
 
@@ -132,7 +132,8 @@ class StreamedUtterances(torch.utils.data.IterableDataset):
                 np.random.default_rng([self.seed, number, begin]).shuffle(rows)
             rows = rows[start - begin :: stride]
             if len(rows):
-                read = [self._read(open_file(self.paths[file]), part) for file, part, _ in groups[of_buffer].tolist()]
+                numbers = groups[of_buffer, :2].tolist()
+                read = [self._read(open_file(self.paths[file]), part, self.paths[file]) for file, part in numbers]
                 table = pa.concat_tables(read)
                 for first in range(0, len(rows), PYTHON_ROWS):
                     yield from table.take(rows[first : first + PYTHON_ROWS]).to_pylist()
@@ -140,15 +141,17 @@ class StreamedUtterances(torch.utils.data.IterableDataset):
             group = int(of_buffer[-1]) + 1
 
     def _rows_of_groups(self, path: str) -> list[int]:
-        with pq.ParquetFile(path) as file:
+        with arrow_errors(path, DAMAGED), pq.ParquetFile(path) as file:
             groups = range(file.num_row_groups)
             if self.languages is None:
                 return [file.metadata.row_group(group).num_rows for group in groups]
             spoken = (file.read_row_group(group, columns=["language"])["language"] for group in groups)
             return [pc.sum(pc.is_in(column, self.languages)).as_py() or 0 for column in spoken]
 
-    def _read(self, file: pq.ParquetFile, group: int) -> pa.Table:
-        # Without threads: a loader worker may be the fork of a process that has them.
-        table = file.read_row_group(group, columns=list(FEATURES), use_threads=False)
-        table = table_cast(table.select(list(FEATURES)), FEATURES.arrow_schema)
+    def _read(self, file: pq.ParquetFile, group: int, path: str) -> pa.Table:
+        with arrow_errors(path, DAMAGED):
+            # Without threads: a loader worker may be the fork of a process that has them.
+            table = file.read_row_group(group, columns=list(FEATURES), use_threads=False)
+            table = table_cast(table.select(list(FEATURES)), FEATURES.arrow_schema)
+        check_rows(table, path, sum(file.metadata.row_group(number).num_rows for number in range(group)))
         return table if self.languages is None else table.filter(pc.is_in(table["language"], self.languages))

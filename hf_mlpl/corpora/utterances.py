@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value, concatenate_datasets, config
+from datasets.exceptions import DatasetsError
 from datasets.table import InMemoryTable
 
 from ..atomic import writing, written_whole
@@ -44,6 +46,22 @@ FEATURES = Features(
 
 
 BLOCK = 10_000  # rows that are read or written at a time
+DAMAGED = "cannot be read, it is damaged or not an utterance file"
+CHECKED = ("id", "language", "duration_seconds", "audio")
+REQUIRED = {"id", "language", "duration_seconds", "audio.path"}
+NUMBERS = ("duration_seconds", "audio.offset", "audio.size", "audio.start", "audio.end")
+# What columns may hold, for people and as what tells it of an Arrow type; null, too, where nothing is required.
+KINDS = {
+    "a string": (
+        (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+        {"id", "audio.path", "language", "text", "speaker", "source"},
+    ),
+    "an integer": ((pa.types.is_integer,), {"audio.offset", "audio.size"}),
+    "a number of seconds": (
+        (pa.types.is_floating, pa.types.is_integer),
+        {"duration_seconds", "audio.start", "audio.end"},
+    ),
+}
 
 
 @dataclass
@@ -58,12 +76,11 @@ class ReadingReport:
     def drop(self, reason: str, where: str, detail: str = "") -> None:
         """Counts one row under `reason`; `where` is `file:row`."""
         self.dropped[reason] += 1
-        line = f"{where}: {reason}" + (f": {detail}" if detail else "")
-        self.lines.append(line.encode(errors="backslashreplace").decode())  # names of files need not be UTF-8
+        self.lines.append(printable(f"{where}: {reason}" + (f": {detail}" if detail else "")))
 
     def note(self, line: str) -> None:
         """Keeps a line about something for which no row is dropped; once, however often it is found."""
-        if line not in self.notes:
+        if (line := printable(line)) not in self.notes:
             self.notes.append(line)
             self.lines.append(line)
 
@@ -76,6 +93,18 @@ class ReadingReport:
         return f"{self.read} rows read, {self.kept} kept" + (f"; dropped: {reasons}" if reasons else "")
 
 
+def printable(line: str) -> str:
+    """A line that can be written as UTF-8: names of files need not be."""
+    return line.encode(errors="backslashreplace").decode()
+
+
+def audio_problem(error: Exception, audio: dict) -> str:
+    """Why a recording cannot be decoded, `FILE: why`; decoders may raise anything."""
+    if isinstance(error, AudioError):
+        return str(error)
+    return f"{audio['path']}: cannot be decoded: {type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport, num_threads: int = 8) -> Iterator[dict]:
     """Adds `duration_seconds` from the files' headers; drops unreadable and empty files with a line in the report.
 
@@ -84,13 +113,13 @@ def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport, num_
     """
 
     def measure(row):
-        path = row[1]["audio"]["path"].encode(errors="backslashreplace").decode()
+        path = printable(row[1]["audio"]["path"])
         if path != row[1]["audio"]["path"]:
             return AudioError(f"{path}: has a name that is not UTF-8")  # and could not be written down
         try:
             return audio_duration(row[1]["audio"])
-        except AudioError as error:
-            return error
+        except Exception as error:
+            return AudioError(audio_problem(error, row[1]["audio"]))
 
     rows = iter(rows)
     with ThreadPoolExecutor(num_threads) as threads:
@@ -107,11 +136,29 @@ def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport, num_
 def write_utterances(rows: Iterable[dict], path: Path, features: Features = FEATURES) -> int:
     """Streams utterances into a Parquet file, which appears under its name only when it is whole; returns the rows."""
     rows, written = iter(rows), 0
-    with written_whole(path) as partial, pq.ParquetWriter(partial, features.arrow_schema) as writer:
+    with (
+        written_whole(path) as partial,
+        pq.ParquetWriter(partial, features.arrow_schema, write_page_checksum=True) as writer,
+    ):
         while block := list(islice(rows, BLOCK)):
-            writer.write_table(pa.Table.from_pylist(block, schema=features.arrow_schema))
+            with arrow_errors(path, f"an utterance from row {written} on cannot be written"):
+                writer.write_table(pa.Table.from_pylist(block, schema=features.arrow_schema))
             written += len(block)
     return written
+
+
+@contextmanager
+def arrow_errors(path: str | Path, problem: str) -> Iterator[None]:
+    """Makes one line, a ValueError that names `path`, of whatever Arrow and datasets raise, but for full disks."""
+    try:
+        yield
+    except (pa.ArrowException, DatasetsError, UnicodeError) as error:
+        reason = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
+        raise ValueError(f"{path}: {problem}: {' '.join(str(reason).split())}") from error
+    except OSError as error:
+        if error.errno is not None:  # of the system; Arrow's own, about damaged files, have none
+            raise
+        raise ValueError(f"{path}: {problem}: {' '.join(str(error).split())}") from error
 
 
 def utterance_files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, int]]:
@@ -121,21 +168,64 @@ def utterance_files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, int]]:
         for path in map(Path, matching or [given]):
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such utterance file; recipes/prepare_data.py writes them")
-            try:
+            with arrow_errors(path, "not an utterance file, it is no Parquet file or is damaged"):
                 metadata = pq.read_metadata(path)
-            except pa.ArrowInvalid as error:
-                raise ValueError(f"{path}: not an utterance file, it is no Parquet file or is damaged") from error
-            missing = set(FEATURES) - set(metadata.schema.to_arrow_schema().names)
-            if missing:
+                schema = metadata.schema.to_arrow_schema()
+            if missing := set(FEATURES) - set(schema.names):
                 raise ValueError(f"{path}: not an utterance file, it has no column {', '.join(sorted(missing))}")
+            _check_types(schema, path)
             yield path, metadata.num_rows
+
+
+def _check_types(schema: pa.Schema, path: Path) -> None:
+    audio = schema.field("audio").type
+    if not pa.types.is_struct(audio) or audio.get_field_index("path") < 0:
+        raise ValueError(f"{path}: audio holds {audio}; a struct with path, offset, size, start and end is accepted")
+    types = {column.name: column.type for column in schema} | {f"audio.{part.name}": part.type for part in audio}
+    for accepted, (kinds, names) in KINDS.items():
+        for name in sorted(names & types.keys()):
+            kind = types[name].value_type if pa.types.is_dictionary(types[name]) else types[name]
+            if not any(is_kind(kind) for is_kind in kinds) and not (name not in REQUIRED and pa.types.is_null(kind)):
+                raise ValueError(f"{path}: {name} holds {types[name]}; {accepted} is accepted")
+
+
+def check_rows(block: pa.RecordBatch | pa.Table, path: str | Path, first: int) -> None:
+    """Looks at what is there of `id`, `language`, `duration_seconds` and `audio` in a part of an utterance file.
+
+    Args:
+        first: number of its first row.
+
+    Raises:
+        ValueError: for the first row that has a null where there must be none, or a number that cannot be.
+    """
+    columns = {name: block[name] for name in CHECKED if name in block.schema.names}
+    columns = {name: c.combine_chunks() if isinstance(c, pa.ChunkedArray) else c for name, c in columns.items()}
+    if "audio" in columns:
+        audio = columns.pop("audio")
+        columns |= {f"audio.{field.name}": child for field, child in zip(audio.type, audio.flatten(), strict=True)}
+    for name, column in columns.items():
+        wrong = column.is_null() if column.null_count and name in REQUIRED else None
+        if name in NUMBERS:
+            numbers = column.cast(pa.float64())
+            cannot_be = pc.fill_null(pc.or_(pc.invert(pc.is_finite(numbers)), pc.less(numbers, 0)), False)
+            wrong = cannot_be if wrong is None else pc.or_(wrong, cannot_be)
+        if wrong is not None and (row := wrong.index(True).as_py()) >= 0:
+            named = f" (id {columns['id'][row]})" if "id" in columns else ""
+            raise ValueError(
+                f"{path}: row {first + row}{named}: {name} is {column[row]}; "
+                f"{'a finite number, 0 or more,' if name in NUMBERS else 'a text'} is accepted"
+            )
 
 
 def read_columns(paths: Iterable[str | Path], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Columns of utterance files, 10,000 rows at a time; raises as `read_utterances` does."""
     for path, _ in utterance_files(paths):
-        with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(BLOCK, columns=list(columns))
+        first = 0
+        with arrow_errors(path, DAMAGED), pq.ParquetFile(path) as file:
+            for block in file.iter_batches(BLOCK, columns=list(columns)):
+                check_rows(block, path, first)
+                yield block
+                first += len(block)
 
 
 def languages_of(paths: Iterable[str | Path]) -> list[str]:
@@ -185,22 +275,26 @@ def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None
 
     Raises:
         FileNotFoundError: for a file that is not there.
-        ValueError: for a file without a column of the schema, two utterances of one id, a language without any.
+        ValueError: for a file that is damaged or lacks a column of the schema, for a column of another type, a null
+            or a number that cannot be in one of its rows, two utterances of one id, a language without any.
     """
     parts = []
     for path, num_rows in utterance_files(paths):
-        if num_rows:
-            pattern = glob.escape(str(path))  # from_parquet takes a path for a pattern
-            columns = {"columns": list(FEATURES), "features": FEATURES}
-            with writing(config.HF_DATASETS_CACHE):
-                parts.append(Dataset.from_parquet(pattern, **columns, writer_batch_size=BLOCK))  # of 1000 takes longer
-        else:  # which from_parquet refuses
-            parts.append(Dataset(FEATURES.arrow_schema.empty_table()))
+        parts.append((path, _read_file(path) if num_rows else Dataset(FEATURES.arrow_schema.empty_table())))
     if not parts:
         raise ValueError("no utterance files were given")
-    dataset = concatenate_datasets(parts)
+    dataset = concatenate_datasets([part for _, part in parts])
     if duplicates := _duplicates(dataset):
-        raise ValueError(f"{len(duplicates)} ids stand for more than one utterance, {duplicates[0]} among them")
+        twice = pa.array(duplicates[:1], pa.string())
+        files = [
+            str(path)
+            for path, part in parts
+            if any(pc.any(pc.is_in(block["id"], twice)).as_py() for block in blocks(part, ["id"]))
+        ]
+        raise ValueError(
+            f"{len(duplicates)} ids stand for more than one utterance, {duplicates[0]} among them, in "
+            f"{' and '.join(files)}; each utterance needs an id of its own"
+        )
     if languages is None:
         return dataset
     found = distinct(dataset, "language")
@@ -209,6 +303,16 @@ def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None
         raise ValueError(f"{files}: no utterances of {', '.join(missing)}; there are {there}")
     wanted = pa.array(languages, pa.string())
     return keep_rows(dataset, ["language"], lambda block: pc.is_in(block["language"], wanted).to_numpy())
+
+
+def _read_file(path: Path) -> Dataset:
+    pattern = glob.escape(str(path))  # from_parquet takes a path for a pattern
+    with arrow_errors(path, DAMAGED), writing(config.HF_DATASETS_CACHE):
+        # blocks of 1000 rows, the default, take longer
+        dataset = Dataset.from_parquet(pattern, columns=list(FEATURES), features=FEATURES, writer_batch_size=BLOCK)
+    for number, block in enumerate(blocks(dataset, CHECKED)):
+        check_rows(block, path, number * BLOCK)
+    return dataset
 
 
 # Millions of rows: what follows goes through them in blocks, as Arrow tables, and keeps a few bytes of each.

@@ -12,8 +12,10 @@ from typing import NamedTuple
 from ..audio import END_TOLERANCE, AudioError, audio_duration
 from ..tars import ContainerError, NameMap, tar_index
 from ..text import normalize_text
+from .listing import is_hidden
 from .locales import to_locale
-from .tables import read_table
+from .recordings import SUFFIXES
+from .tables import read_table, row_problem
 from .utterances import ReadingReport, with_durations
 
 CODES = tuple("en de fr es pl it ro hu cs nl fi hr sk sl et lt pt bg el lv mt sv da".split())
@@ -63,10 +65,16 @@ def read_voxpopuli(
             f"{root / 'raw_audios'}: no recordings of {', '.join(missing)}; there are {', '.join(sorted(found))}"
         )
     texts, belongs = _known_sentences(root), _membership(subset)
-    if long & wanted:
-        yield from _segments_of_recordings(table, recordings, long & wanted, belongs, texts, report)
+    problem = None
+    try:
+        if long & wanted:
+            yield from _segments_of_recordings(table, recordings, long & wanted, belongs, texts, report)
+    except ValueError as error:
+        problem = error  # told at the end: languages whose speech is cut do not need the table
     for locale in sorted(wanted - long):
         yield from with_durations(_cut_segments(cut[locale], locale, belongs, texts, report), report)
+    if problem is not None:
+        raise problem
 
 
 def voxpopuli_locales(root: str | Path, subset: str | None = None) -> list[str]:
@@ -115,7 +123,7 @@ class Recordings:
         self.codes = folders | {code for code, _ in self.archives if code in CODES}
         # Rows of a table come recording by recording, or nearly so; 400,000 recordings need not stay.
         self.find = lru_cache(4096)(self._find)
-        self._open = lru_cache(64)(Archive)
+        self._open = lru_cache(64)(opened)
 
     def _find(self, event: str) -> Recording | Problem:
         code, year = event.rpartition("_")[2], event[:4]
@@ -125,13 +133,16 @@ class Recordings:
             if os.path.isfile(path):  # a name may be too long for a file
                 audio = {"path": str(path)}
             else:
-                opened = [self._open(archive) for archive in archives]
-                if not (places := [place for archive in opened if (place := archive.find(event))]):
-                    problems = [problem for archive in opened for problem in archive.problems]
-                    return Problem("no recording", ", ".join(map(str, [path, *archives, *problems])))
+                found = [self._open(archive) for archive in archives]
+                readable = [archive for archive in found if isinstance(archive, Archive)]
+                if not (places := [place for archive in readable if (place := archive.find(event))]):
+                    problems = [line for archive in readable for line in archive.problems]
+                    problems += [line for line in found if isinstance(line, str)]
+                    reason = "no recording" if len(readable) == len(found) else "unreadable audio"
+                    return Problem(reason, ", ".join(map(str, [path, *archives, *problems])))
                 audio = places[0]
             return Recording(audio, audio_duration(audio))
-        except (AudioError, ContainerError) as error:
+        except AudioError as error:
             return Problem("unreadable audio", str(error))
 
 
@@ -150,6 +161,14 @@ class Archive:
             return None
         offset, size = int(self.index.offsets[number]), int(self.index.sizes[number])
         return {"path": str(self.path), "offset": offset, "size": size}
+
+
+def opened(path: Path) -> Archive | str:
+    """An archive, or the line that says why there is none; not an error, which would be tried for each recording."""
+    try:
+        return Archive(path)
+    except ContainerError as error:
+        return str(error)
 
 
 def _language_folders(folder: Path) -> list[Path]:
@@ -175,7 +194,8 @@ def _membership(subset: str | None) -> Callable[[str], bool]:
 def _known_sentences(root: Path) -> dict[str, str]:
     truth = root / "annotations" / "truth.tsv.gz"
     rows = read_table(truth, ("event_id", "segment_no", "sentence")) if truth.is_file() else ()
-    return {f"{row['event_id']}_{row['segment_no']}": normalize_text(row["sentence"]) for _, row in rows}
+    whole = (row for _, row in rows if not row_problem(row))
+    return {f"{row['event_id']}_{row['segment_no']}": normalize_text(row["sentence"]) for row in whole}
 
 
 def _segments_of_recordings(
@@ -188,18 +208,22 @@ def _segments_of_recordings(
 ) -> Iterator[dict]:
     delimiter, columns = TABLES[table.name]
     event_column, number_column, start_column, end_column = columns
+    missing = set(locales)
     for where, row in read_table(table, columns, delimiter):
-        event = row[event_column] or ""
-        locale = locale_of(event.rpartition("_")[2])
-        if locale not in locales or not belongs(event):
+        event = row[event_column]
+        locale = locale_of((event or "").rpartition("_")[2])
+        if event and (locale not in locales or not belongs(event)):
             continue  # the table lists every language of the corpus
         report.read += 1
-        if os.path.basename(event) != event:
+        missing.discard(locale)
+        if problem := row_problem(row):
+            report.drop(problem, where)
+        elif not event or os.path.basename(event) != event:
             report.drop("event id is not a file name", where, repr(event))
-        elif None in row or None in row.values():
-            report.drop("wrong number of columns", where)
         elif part := segment(recordings, event, row[start_column], row[end_column], where, report):
             yield _utterance(f"{event}_{row[number_column]}", *part, locale, texts)
+    for locale in sorted(missing):
+        report.note(f"{table}: has no segments of the recordings of {locale} that are asked for")
 
 
 def segment(
@@ -229,7 +253,7 @@ def _cut_segments(
     for year in sorted(path for path in folder.absolute().iterdir() if path.is_dir()):
         for name in sorted(os.listdir(year)):
             stem, suffix = os.path.splitext(name)
-            if suffix == ".ogg" and belongs(stem):
+            if suffix.lower() in SUFFIXES and not is_hidden(name) and belongs(stem):
                 report.read += 1
                 path = str(year / name)
                 yield path, _utterance(stem, {"path": path, "start": None, "end": None}, None, locale, texts)

@@ -8,11 +8,14 @@ from itertools import chain
 from pathlib import Path
 
 from ..text import normalize_text
+from .listing import files_below, is_hidden
 from .parquet import parquet_rows
-from .tables import read_table
+from .tables import read_table, row_problem
 from .utterances import ReadingReport, with_durations
-from .voxpopuli import CODES, Archive, Recordings, locale_of, segment
+from .voxpopuli import CODES, Archive, Recordings, locale_of, opened, segment
 
+FOLDERS = (*CODES, "en_accented")
+SPLITS = ("train", "dev", "test")
 # What the published annotations call the columns of the tables that VoxPopuli's script writes.
 ANNOTATED = {"raw_text": "original_text", "normalized_text": "normed_text"}
 
@@ -40,9 +43,11 @@ def read_voxpopuli_asr(
         locales: Common Voice locale codes, or `en_accented`; by default all that is there.
         text: `raw_text`, cased and punctuated, which some utterances lack; or `normalized_text`.
 
+    A table that lacks a column or is damaged, and an archive or Parquet file that cannot be read, get a line in the
+    report, and cost what cannot be read of them.
+
     Raises:
-        ValueError: for a folder without transcribed speech, or without that of a locale, and where a table lacks a
-            column or is damaged.
+        ValueError: for a folder without transcribed speech, or without that of a locale.
     """
     if text not in ANNOTATED:
         raise ValueError(f"VoxPopuli has no {text!r} of an utterance, but {' and '.join(ANNOTATED)}")
@@ -57,10 +62,13 @@ def read_voxpopuli_asr(
     _check_locales(root, split, locales, tables)
     for name in locales or tables:
         table = tables[name]
-        if table.suffix == ".gz":
-            yield from _annotated(table, locale_of(name), split, recordings, text, report)
-        else:
-            yield from with_durations(_cut(table, locale_of(name), split, text, report), report)
+        try:
+            if table.suffix == ".gz":
+                yield from _annotated(table, locale_of(name), split, recordings, text, report)
+            else:
+                yield from with_durations(_cut(table, locale_of(name), split, text, report), report)
+        except ValueError as error:
+            report.note(str(error))
 
 
 def voxpopuli_asr_locales(root: str | Path, split: str) -> list[str]:
@@ -70,8 +78,22 @@ def voxpopuli_asr_locales(root: str | Path, split: str) -> list[str]:
     return sorted(tables) if tables else sorted(_locales_of_files(_parquet_files(root, split)))
 
 
+def voxpopuli_asr_folders(root: str | Path) -> list[str]:
+    """The locales of folders for transcribed speech, as `voxpopuli_asr_locales` has them, with or without tables."""
+    places = [Path(root, place, code) for place in ("transcribed_data", "data") for code in FOLDERS]
+    return sorted({_folder_name(folder.name) for folder in places if folder.is_dir()})
+
+
 def _locales_of_files(files: list[Path]) -> set[str]:
-    return {_folder_name(row["language"]) for _, row, _ in parquet_rows(files, ["language"])}
+    found, problem = set(), None
+    for file in files:
+        try:
+            found |= {row["language"] for _, row, _ in parquet_rows([file], ["language"]) if row["language"]}
+        except ValueError as error:  # reading tells it; here it matters only where there is nothing else
+            problem = problem or error
+    if problem and not found:
+        raise problem
+    return {_folder_name(language) for language in found}
 
 
 def _check_locales(root: Path, split: str, locales: Sequence[str] | None, there: Iterable[str]) -> None:
@@ -82,7 +104,7 @@ def _check_locales(root: Path, split: str, locales: Sequence[str] | None, there:
 
 def _tables(root: Path, split: str) -> Iterator[tuple[str, Path]]:
     """Names of folders, with Common Voice's locales for VoxPopuli's codes, and the tables of a split."""
-    for code in (*CODES, "en_accented"):
+    for code in FOLDERS:
         name = _folder_name(code)
         folder, annotations = root / "transcribed_data" / code, f"asr_{code}.tsv.gz"
         hub = root / "data" / code / f"asr_{split}.tsv"
@@ -96,17 +118,19 @@ def _folder_name(code: str) -> str:
 
 def _cut(table: Path, locale: str, split: str, text: str, report: ReadingReport) -> Iterator[tuple[str, dict]]:
     folder = table.parent.absolute()
-    archives = [Archive(path) for path in sorted((folder / split).glob("*.tar.gz"))]
-    for problem in (problem for archive in archives for problem in archive.problems):
-        report.note(problem)
+    found = [opened(path) for path in sorted((folder / split).glob("*.tar.gz")) if not is_hidden(path.name)]
+    archives = [archive for archive in found if isinstance(archive, Archive)]
+    for archive in found:
+        for problem in archive.problems if isinstance(archive, Archive) else [archive]:
+            report.note(problem)
     for where, row in read_table(table, ("id", text, "speaker_id")):
         report.read += 1
         name = row["id"] or ""
-        if None in row or None in row.values():
-            report.drop("wrong number of columns", where)
+        if problem := row_problem(row):
+            report.drop(problem, where)
         elif Path(name).name != name:
             report.drop("id is not a file name", where, repr(name))
-        elif not (said := normalize_text(row[text])):
+        elif not (said := _said(row[text])):
             report.drop(f"no {text}", where)
         else:
             file = {"path": str(folder / name[:4] / f"{name}.ogg"), "start": None, "end": None}
@@ -119,15 +143,16 @@ def _annotated(
 ) -> Iterator[dict]:
     columns = ("session_id", "id_", ANNOTATED[text], "speaker_id", "split", "vad")
     for where, row in read_table(table, columns, delimiter="|"):
-        if row["split"] not in (None, split):  # None is a row with too few columns
+        problem = row_problem(row)
+        if (_split_of_damaged(row) if problem else row["split"]) != split:
             continue
         report.read += 1
         event = row["session_id"] or ""
-        if None in row or None in row.values():
-            report.drop("wrong number of columns", where)
+        if problem:
+            report.drop(problem, where)
         elif Path(event).name != event:
             report.drop("session id is not a file name", where, repr(event))
-        elif not (said := normalize_text(row[ANNOTATED[text]])):
+        elif not (said := _said(row[ANNOTATED[text]])):
             report.drop(f"no {text}", where)
         elif not (times := _times(row["vad"])):
             report.drop("vad is not a list of times", where, repr(row["vad"]))
@@ -135,12 +160,29 @@ def _annotated(
             yield _utterance(f"{event}-{row['id_']}", *part, locale, said, row["speaker_id"])
 
 
+def _split_of_damaged(row: dict) -> str:
+    """The split of a row that cannot be used, so that it is counted once; `train` where nothing tells."""
+    columns = [column for column in row if column is not None]
+    fields = [row[column] for column in columns]
+    if None in row and None not in fields:  # a text with a delimiter in it has moved what follows
+        fields += row[None]
+        split = fields[columns.index("split") - len(columns)]
+    else:
+        split = row["split"]
+    return split if split in SPLITS else SPLITS[0]
+
+
+def _said(text: str | None) -> str:
+    """A transcript; empty where there is none, for which the tables also have `None`."""
+    return "" if text in (None, "None") else normalize_text(str(text))
+
+
 def _parquet_files(root: Path, split: str) -> list[Path]:
     """Such as `sl/train-00000-of-00002.parquet`, or `sl/partial-train/0000.parquet` of the Hub's conversion."""
     name = {"dev": "validation"}.get(split, split)
     return [
         path
-        for path in sorted(root.rglob("*.parquet"))
+        for path in files_below(root, ".parquet")
         if path.name.startswith(f"{name}-") or path.parent.name in (name, f"partial-{name}")
     ]
 
@@ -149,13 +191,25 @@ def _rows_of_files(
     root: Path, files: list[Path], split: str, locales: Sequence[str] | None, text: str, report: ReadingReport
 ) -> Iterator[tuple[str, dict]]:
     _check_locales(root, split, locales, _locales_of_files(files))
-    for where, row, audio in parquet_rows(files, ["audio_id", "language", text, "speaker_id"]):
-        if locales and _folder_name(row["language"]) not in locales:
+    for file in files:
+        try:
+            yield from _rows_of_file(file, locales, text, report)
+        except ValueError as error:
+            report.note(str(error))
+
+
+def _rows_of_file(
+    file: Path, locales: Sequence[str] | None, text: str, report: ReadingReport
+) -> Iterator[tuple[str, dict]]:
+    for where, row, audio in parquet_rows([file], ["audio_id", "language", text, "speaker_id"]):
+        language, name = row["language"], row["audio_id"]
+        if locales and language and _folder_name(language) not in locales:
             continue
         report.read += 1
-        if said := normalize_text(row[text] or ""):
-            locale, speaker = locale_of(row["language"]), row["speaker_id"]
-            yield where, _utterance(row["audio_id"], audio, None, locale, said, speaker)
+        if not language or not name:
+            report.drop("no language" if name else "no audio_id", where)
+        elif said := _said(row[text]):
+            yield where, _utterance(str(name), audio, None, locale_of(language), said, row["speaker_id"])
         else:
             report.drop(f"no {text}", where)
 
@@ -175,6 +229,6 @@ def _utterance(name: str, audio: dict, seconds: float | None, locale: str, text:
         "duration_seconds": seconds,
         "language": locale,
         "text": text,
-        "speaker": None if speaker in (None, "", "None") else speaker,
+        "speaker": None if speaker in (None, "", "None") else str(speaker),
         "source": "human",
     }

@@ -1,0 +1,113 @@
+"""Tables beside recordings, as csv, tsv, JSON and Parquet: no value of a text is guessed to be something else."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel
+
+from .parquet import BLOCK, class_name, parquet_features
+from .tables import DAMAGED, opened_text, read_table, row_problem, table_columns
+
+TEXT_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+JSON = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz")
+SUFFIXES = (*TEXT_TABLES, *JSON, ".parquet")
+METADATA = tuple(f"metadata{suffix}" for suffix in (".csv", ".tsv", ".jsonl", ".parquet"))
+
+# Where a row is, its values by column, and why it cannot be used; then it has no values.
+TableRow = tuple[str, dict, str | None]
+
+
+def columns_of(path: Path, likely: Sequence[str]) -> list[str]:
+    """Returns the columns of a table; of JSON all keys of its rows, in the order in which they come.
+
+    Args:
+        likely: names that tell the delimiter of a csv file.
+
+    Raises:
+        ValueError: for a file that is no table, or is damaged.
+    """
+    if path.suffix == ".parquet":
+        return list(parquet_features(path))
+    if path.name.endswith(TEXT_TABLES):
+        return table_columns(path, likely)
+    return list(dict.fromkeys(key for _, row, _ in _json_rows(path) for key in row))
+
+
+def rows_of(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
+    """Yields rows of a table, with None for what they lack of `columns`; texts and numbers of csv and JSON are texts.
+
+    Raises:
+        ValueError: for a file that is no table, is damaged or lacks one of `columns`; JSON lacks none.
+    """
+    if path.suffix == ".parquet":
+        yield from _parquet_rows(path, columns)
+    elif path.name.endswith(TEXT_TABLES):
+        for where, row in read_table(path, columns, None):
+            yield where, row, row_problem(row)
+    else:
+        for where, row, problem in _json_rows(path):
+            yield where, {column: row.get(column) for column in columns}, problem
+
+
+def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
+    features = parquet_features(path)
+    if missing := [column for column in columns if column not in features]:
+        raise ValueError(f"{path}: no column {', '.join(missing)}; it has {', '.join(features)}")
+    labels = {name: features[name] for name in columns if isinstance(features[name], ClassLabel)}
+    try:
+        with pq.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(BLOCK, columns=list(columns)):
+                for row in batch.to_pylist():
+                    names = {name: class_name(label, row[name]) for name, label in labels.items()}
+                    yield f"{path}:{number}", row | names, None
+                    number += 1
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: damaged; download it again") from error
+
+
+def _json_rows(path: Path) -> Iterator[TableRow]:
+    """Yields rows of JSON lines, or of one list of objects."""
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file, opened_text(file) as lines:
+        is_list = next(filter(str.strip, islice(lines, 100)), "").lstrip().startswith("[")
+        lines.seek(0)
+        if is_list:
+            content, problem = _parsed(lines.read())
+            if problem or not isinstance(content, list):
+                raise ValueError(f"{path}: {problem or 'no list of objects'}; it may also have an object in each line")
+            rows: Iterable = ((content, None) for content in content)
+        else:
+            rows = (_parsed(line) for line in lines)
+        for number, (row, problem) in enumerate(rows, start=1):
+            if isinstance(row, dict):
+                yield f"{path}:{number}", row, None
+            elif problem != EMPTY:
+                yield f"{path}:{number}", {}, problem or "no JSON object"
+
+
+EMPTY = "an empty line"
+_WORDS = {True: "true", False: "false"}
+
+
+def _parsed(text: str) -> tuple[object, str | None]:
+    """Returns the content of a JSON text, whose numbers stay texts, or the problem with it."""
+    if DAMAGED in text:
+        return None, "bytes that are not UTF-8"
+    if not text.strip():
+        return None, EMPTY
+    try:
+        content = json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
+        if "\\u" in text:
+            json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair could not be written down
+    except UnicodeEncodeError:
+        return None, "half of a surrogate pair"
+    except (ValueError, RecursionError):
+        return None, "no JSON object"
+    return content, None

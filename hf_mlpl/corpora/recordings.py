@@ -1,0 +1,169 @@
+"""Recordings that lists, folders and data sets name: their files, the parts of them, and what is refused of both."""
+
+from __future__ import annotations
+
+import math
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from ..audio import END_TOLERANCE
+from .utterances import ReadingReport, with_durations
+
+PART_COLUMNS = ("start", "end", "offset", "duration")
+
+
+class PartError(ValueError):
+    """Times that are no part of a recording; one line says why."""
+
+
+class FileNames:
+    """Finds files whose names are written otherwise than on the disk; lists a folder once, where that is needed."""
+
+    def __init__(self):
+        self._folders: dict[str, dict[str, list[str]]] = {}
+
+    def find(self, path: str) -> str:
+        """Returns a path where there is a file, if `path` names one but for Unicode's forms and case; else `path`.
+
+        A name that differs in its form alone, as NFC from NFD, goes before one in another case. Of several files that
+        are equally near none is chosen.
+        """
+        missing, nearest = [], path
+        while not os.path.lexists(nearest) and nearest != os.path.dirname(nearest):
+            nearest, name = os.path.split(nearest)
+            missing.append(name)
+        for name in reversed(missing):
+            nearest = os.path.join(nearest, self._nearest(nearest, name))
+        return nearest if os.path.lexists(nearest) else path
+
+    def _nearest(self, folder: str, name: str) -> str:
+        if folder not in self._folders:
+            listing = self._folders[folder] = {}
+            try:
+                for other in sorted(os.listdir(folder)):
+                    listing.setdefault(folded(other), []).append(other)
+            except OSError:
+                pass  # which is a folder that is not there
+        return nearest_name(name, self._folders[folder].get(folded(name), [])) or name
+
+
+def folded(name: str) -> str:
+    """Returns a name in the form that names have in common which differ in case or in Unicode's forms alone."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def nearest_name(name: str, names: Iterable[str]) -> str | None:
+    """Returns the one of `names`, all of one folded form, that is `name`, or has its composed form, or is alone."""
+    names = list(names)
+    if name in names:
+        return name
+    composed = unicodedata.normalize("NFC", name)
+    same = [other for other in names if unicodedata.normalize("NFC", other) == composed] or names
+    return same[0] if len(same) == 1 else None
+
+
+def located(name: str, folders: Iterable[str], files: FileNames) -> str:
+    """Returns the file that `name` is in the first of the folders that has it; else its place in the first folder."""
+    places = [files.find(os.path.abspath(os.path.join(folder, name))) for folder in folders]
+    return next(filter(os.path.exists, places), places[0])
+
+
+# Also what cannot be decoded: such a file is worth a line in the report. Other files are none of our business.
+SUFFIXES = frozenset(
+    ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc"
+    " .m4a .mp4 .aac .wma .amr .3gp .webm .mka .mkv".split()
+)
+
+
+def is_recording(path: str) -> bool:
+    """Returns whether a file is a recording, by its name."""
+    return os.path.splitext(path)[1].lower() in SUFFIXES
+
+
+def files_below(root: str | Path, report: ReadingReport) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yields a folder, its folders and its files, sorted, as `os.walk` does, and follows symbolic links to folders.
+
+    Names that begin with a dot are left out. Links that lead to a folder around them, and folders that cannot be
+    read, are noted.
+    """
+    failed = partial(_note_unread, report)
+    for folder, folders, names in os.walk(root, onerror=failed, followlinks=True):
+        around = os.path.join(os.path.realpath(folder), "")
+        loops = [name for name in folders if around.startswith(os.path.join(os.path.realpath(f"{folder}/{name}"), ""))]
+        for name in loops:
+            report.note(f"{folder}/{name}: a link to a folder around it, which is not followed")
+        folders[:] = sorted(name for name in folders if name not in loops and not name.startswith("."))
+        yield folder, folders, sorted(name for name in names if not name.startswith("."))
+
+
+def _note_unread(report: ReadingReport, error: OSError) -> None:
+    report.note(f"{error.filename}: this folder cannot be read: {error.strerror}")
+
+
+def part_of(row: Mapping) -> tuple[float | None, float | None]:
+    """Returns where the speech of a row begins and ends in its recording, in seconds; None where nothing says it.
+
+    Args:
+        row: may have `start` and `end`, or `offset` and `duration` as NeMo has them, as numbers or texts. A `duration`
+            alone is taken for that of the whole recording.
+
+    Raises:
+        PartError: for what is not a time, is negative, infinite or NaN, and for an end before the start.
+    """
+    start, end = _seconds("start", row), _seconds("end", row)
+    if start is None and end is None:
+        start = _seconds("offset", row)
+        duration = _seconds("duration", row, must_be_number=start is not None)
+        if start is not None and duration is not None:
+            end = start + duration
+    if end is not None and end <= (start or 0.0):
+        raise PartError(f"the part ends at {end:g} s and starts at {start or 0.0:g} s")
+    return start, end
+
+
+def _seconds(name: str, row: Mapping, must_be_number: bool = True) -> float | None:
+    value = row.get(name)
+    if value is None or value == "":
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan if must_be_number else 0.0
+    if not 0 <= seconds < math.inf:
+        raise PartError(f"{name} is {value!r}, not a number of seconds")
+    return seconds
+
+
+def with_part_durations(
+    rows: Iterable[tuple[str, dict]], report: ReadingReport, check_ids: bool = True
+) -> Iterator[dict]:
+    """Yields what `with_durations` does, of recordings and of parts of them.
+
+    A part that is not inside its recording is dropped, and one that is all of it becomes the whole recording.
+
+    Args:
+        rows: pairs of `file:row` and an utterance without duration.
+        check_ids: Whether all but the first utterance of an id are dropped, which takes memory for all ids.
+    """
+    ids: set[str] = set()
+    placed = ((where, row | {"where": where}) for where, row in rows)
+    for row in with_durations(placed, report):
+        where, audio, seconds = row.pop("where"), row["audio"], row["duration_seconds"]
+        start, end = audio.get("start") or 0.0, audio.get("end")
+        end = seconds if end is None else end
+        if end > seconds + END_TOLERANCE or start >= seconds:
+            report.drop("segment outside its recording", where, f"{start:g}-{end:g} s of {seconds:.2f} s")
+            continue
+        if start == 0.0 and end >= seconds - END_TOLERANCE:
+            start = end = None
+        else:
+            row["duration_seconds"] = min(end, seconds) - start
+        if row["id"] in ids:
+            report.drop("id is there already", where, repr(row["id"]))
+            continue
+        if check_ids:
+            ids.add(row["id"])
+        yield row | {"audio": audio | {"start": start, "end": end}}
