@@ -109,7 +109,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
                 yield others | chunk
 
     def _chunks(self, audio: dict, stride, chunk_length_s, stride_length_s) -> Iterator[dict]:
-        """What the stock class makes of a recording, which is held as a whole."""
+        """Yields what the stock class makes of a recording, which is held as a whole."""
         sampling_rate = self.feature_extractor.sampling_rate
         samples = np.concatenate([np.empty(0, dtype=np.float32), *self._blocks(audio)])
         inputs = {"array": samples, "sampling_rate": sampling_rate}
@@ -121,14 +121,14 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             yield {"num_samples": num_samples - left - right} | chunk
 
     def _pieces_ahead(self, audio: dict) -> Iterator[dict]:
-        """`_pieces`; those of a long recording are read while the model is at work."""
+        """Yields `_pieces`; those of a long recording are read while the model is at work."""
         pieces = self._pieces(audio)
         yield (first := next(pieces))
         if not first["is_last"]:
             yield from ahead(pieces, PIECES_AHEAD)
 
     def _pieces(self, audio: dict) -> Iterator[dict]:
-        """What the stock class makes of chunks, but of the pieces of a recording, which is read as they are needed."""
+        """Yields the pieces of a recording, read as they are needed, in the form of the stock class's chunks."""
         extractor, samples_per_frame = self.feature_extractor, self._align_to
         for piece in cut(self._blocks(audio), extractor.sampling_rate, samples_per_frame):
             features = extractor(
