@@ -19,7 +19,7 @@ import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 
-from .audio import AudioError, load_audio
+from .audio import AudioError, stream_audio
 from .augment import SpecAugmentConfig, spec_augment
 from .configuration_mlpl import MlplConfig
 from .corpora.texts import NUM_CODE_POINTS, SPACE, TextBlock
@@ -334,7 +334,7 @@ class SpeechBatches(torch.utils.data.Dataset):
         features, labels, languages, indices, problems = [], [], [], [], {}
         for i, row in enumerate(rows):
             try:
-                frames = self._features(row, columns["audio"][i])
+                frames = self._features(row, columns["audio"][i], columns["duration_seconds"][i])
                 ids = self._label_ids(columns["text"][i], len(frames)) if self.with_labels else []
             except (AudioError, ValueError) as error:
                 problems[row] = f"utterance {columns['id'][i]}: {error}"
@@ -361,16 +361,29 @@ class SpeechBatches(torch.utils.data.Dataset):
             problems=problems,
         )
 
-    def _features(self, row: int, audio: dict) -> torch.Tensor:  # (T, F)
+    def _features(self, row: int, audio: dict, stated_seconds: float) -> torch.Tensor:  # (T, F)
         if row in self.cache:
             return self.cache[row]
         extractor = self.processor.feature_extractor
-        samples = load_audio(audio, extractor.sampling_rate)
+        samples = self._samples(audio, stated_seconds)
         frames = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="pt")["input_features"][0]
         if self.cache_bytes_left >= frames.nbytes:
             self.cache[row] = frames
             self.cache_bytes_left -= frames.nbytes
         return frames
+
+    def _samples(self, audio: dict, stated_seconds: float) -> np.ndarray:
+        """(N,); not of hours, which no batch could hold, where a table states seconds."""
+        rate, blocks, seconds = self.processor.feature_extractor.sampling_rate, [], 0.0
+        for block in stream_audio(audio, rate):
+            blocks.append(block)
+            seconds += len(block) / rate
+            if seconds > 2 * stated_seconds + 1:
+                raise AudioError(
+                    f"its audio goes on after {seconds:.1f} s, but its duration_seconds is {stated_seconds:.2f}; "
+                    "correct that, or cut the recording"
+                )
+        return np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
 
     def _label_ids(self, text: str, num_frames: int) -> list[int]:
         ids = self.processor.tokenizer(text)["input_ids"]

@@ -109,7 +109,7 @@ def transcribe(
 
 @dataclass
 class PieceBatch:
-    """Pieces of one forward.
+    """Holds the pieces of one forward.
 
     Args:
         input_features: (B, T, F); attention_mask: (B, T), padding on the right.
@@ -127,7 +127,7 @@ class PieceBatch:
 
 
 class PieceBatches(IterableDataset):
-    """Batches of at most `max_batch_seconds` of the pieces of utterances, padding counted.
+    """Makes batches of at most `max_batch_seconds` of the pieces of utterances, padding counted.
 
     A plan, by the durations that the data set states, says which utterances are batched together. Where they have
     more audio than it states, that makes more batches, not larger ones. A loader worker makes the batches of its
@@ -149,7 +149,7 @@ class PieceBatches(IterableDataset):
             yield from self.planned(number)
 
     def planned(self, number: int) -> Iterator[PieceBatch]:
-        """The batches of those utterances that the plan has in one."""
+        """Yields the batches of those utterances that the plan has in one."""
         rows, problems = self.plan[number], {}
         columns = self.dataset[rows]
         batch, longest, most = [], 0, self._max_frames()
@@ -171,7 +171,7 @@ class PieceBatches(IterableDataset):
         return ROUNDED * self.max_batch_seconds * extractor.sampling_rate / extractor.hop_length
 
     def _pieces(self, audio: dict) -> Iterator[tuple[Piece, torch.Tensor]]:
-        """The pieces of a recording, without their samples, and features (T, F) of each."""
+        """Yields the pieces of a recording, without their samples, and features (T, F) of each."""
         extractor = self.processor.feature_extractor
         rate = extractor.sampling_rate
         for piece in cut(stream_audio(audio, rate), rate, self.config.inputs_to_logits_ratio):
@@ -216,7 +216,7 @@ def _in_threads(model: MlplForCTC, batches: PieceBatches) -> Iterator[list[Hypot
 def _hypotheses(
     model: MlplForCTC, processor: MlplProcessor, batches: Iterable[PieceBatch]
 ) -> Iterator[list[Hypothesis]]:
-    """After each batch, the hypotheses of the utterances that end in it."""
+    """Yields after each batch the hypotheses of the utterances that end in it."""
     begun: dict[int, list[Frames]] = defaultdict(list)
     for batch in batches:
         ended = []
@@ -235,7 +235,7 @@ def _hypotheses(
 
 @dataclass
 class Frames:
-    """What a model says of the output frames of an utterance, or of the middle of a piece.
+    """Holds what a model says of the output frames of an utterance, or of the middle of a piece.
 
     Args:
         log_probs: (S,), of the best class; path: (S,), the best class.
@@ -250,7 +250,7 @@ class Frames:
 
 
 def decode_batch(model: MlplForCTC, processor: MlplProcessor, batch: SpeechBatch) -> list[Hypothesis]:
-    """What a model in evaluation mode says of the utterances of one batch.
+    """Returns what a model in evaluation mode says of the utterances of one batch.
 
     Raises:
         MemoryError: for a batch that does not fit into memory.
@@ -274,7 +274,7 @@ def _decode_pieces(model: MlplForCTC, processor: MlplProcessor, batch: PieceBatc
 
 @torch.inference_mode()
 def _decode(model: MlplForCTC, processor: MlplProcessor, inputs: dict[str, torch.Tensor]) -> list[Frames]:
-    """What a model says of each row of its inputs, without padding."""
+    """Returns what a model says of each row of its inputs, without padding."""
     mask, extractor = inputs["attention_mask"], processor.feature_extractor  # mask: (B, T)
     seconds_of_frame = extractor.hop_length / extractor.sampling_rate
     with explained_memory_errors(
@@ -295,7 +295,7 @@ def _decode(model: MlplForCTC, processor: MlplProcessor, inputs: dict[str, torch
 def _hypothesis(
     model: MlplForCTC, processor: MlplProcessor, row: int, language_id: int, parts: list[Frames]
 ) -> Hypothesis:
-    """Of an utterance, or of the pieces of one in their order."""
+    """Joins what a model says of an utterance as a whole, or of its pieces in their order."""
     log_probs = np.concatenate([part.log_probs for part in parts])
     path = np.concatenate([part.path for part in parts])
     decoded = processor.tokenizer.decode(path.tolist(), output_word_offsets=True)

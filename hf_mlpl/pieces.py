@@ -4,6 +4,9 @@ A model's memory grows with the square of what it is given at once. So whatever 
 it makes of a long recording is the same everywhere. Only the middle of a piece counts; what lies at its ends is
 context, which another piece has in its middle. Pieces begin at output frames, so that the middles are together as
 many frames as the recording has as a whole.
+
+Each piece is normalised by itself. Features that were normalised by the statistics of the whole recording would give
+the same: the model's first layer normalises what it is given once more.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ CONTEXT_SECONDS = PIECE_SECONDS / 6
 
 @dataclass(frozen=True)
 class Piece:
-    """A recording, or a part of a long one.
+    """Holds a recording, or a part of a long one.
 
     Args:
         samples: (N,).
@@ -70,7 +73,7 @@ def cut(blocks: Iterable[np.ndarray], sampling_rate: int, samples_per_frame: int
 
 
 def seconds_in_pieces(seconds: np.ndarray) -> np.ndarray:
-    """What a model is given of recordings (N,) that have so many seconds, with the context of their pieces: (N,)."""
+    """Returns what a model is given of recordings of so many seconds (N,), the context of pieces counted: (N,)."""
     num_pieces = 1 + np.ceil((seconds - PIECE_SECONDS) / (PIECE_SECONDS - 2 * CONTEXT_SECONDS))
     return np.where(seconds > LONGEST_SECONDS, num_pieces * PIECE_SECONDS, seconds)
 
@@ -88,7 +91,7 @@ def join_language_log_probs(log_probs: torch.Tensor, num_frames: torch.Tensor) -
 
 
 def ahead(items: Iterator[Item], count: int = 1) -> Iterator[Item]:
-    """The items of an iterator, up to `count` of them made in another thread while the one before them is in use."""
+    """Yields the items of an iterator; up to `count` are made in another thread while the one before is in use."""
     reader, end = ThreadPoolExecutor(max_workers=1), object()
     upcoming: deque[Future] = deque()
     try:
@@ -114,7 +117,7 @@ def explained_memory_errors(explanation: str) -> Iterator[None]:
 
 
 def is_memory_error(error: BaseException) -> bool:
-    """Whether an error says that there is no memory; torch raises a `RuntimeError` for that of a CPU."""
+    """Returns whether an error says that there is no memory; torch raises a `RuntimeError` for that of a CPU."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )

@@ -47,12 +47,16 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     [`datasets.IterableDataset`] or one of their columns, or a `KeyDataset` of transformers, of which the results come
     one by one, while no more than a batch is read ahead. Of a data set, `audio` is read, or its one column of audio.
 
-    Results also have `language` and `language_probability`, if the model has languages. With `chunk_length_s`, they
-    come from the mean of the chunks' language log-probabilities, weighted by the frames that each chunk contributes
-    to the text (that is, without its strides) and normalised again.
+    A recording of more than 35 s is recognised in overlapping pieces, see [`~pieces.cut`], which are read as they are
+    needed: memory does not grow with its length. `chunk_length_s` and `stride_length_s` ask for other pieces, and
+    `chunk_length_s=0` for the recording at once. What does not fit into memory raises a `MemoryError` of one line.
 
-    `decoder`, a [`~beam_search.BeamSearchDecoder`], replaces greedy decoding. It sees the logits of all chunks
-    together, and words with timestamps then have their `confidence` as well.
+    Results also have `language` and `language_probability`, if the model has languages. Of pieces, they come from the
+    mean of their language log-probabilities, weighted by the frames that each contributes to the text (that is,
+    without its strides) and normalised again.
+
+    `decoder`, a [`~beam_search.BeamSearchDecoder`], replaces greedy decoding. It sees the logits of all pieces
+    together, which are kept until then, and words with timestamps then have their `confidence` as well.
 
     Args:
         language (`str`, *optional*): Also of a call: one of the tokenizer's languages. The text then has its
@@ -107,7 +111,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
                 yield others | chunk
 
     def _chunks(self, audio: dict, stride, chunk_length_s, stride_length_s) -> Iterator[dict]:
-        """What the stock class makes of a recording, which is held as a whole."""
+        """Yields what the stock class makes of a recording, which is held as a whole."""
         sampling_rate = self.feature_extractor.sampling_rate
         samples = np.concatenate([np.empty(0, dtype=np.float32), *self._blocks(audio)])
         inputs = {"array": samples, "sampling_rate": sampling_rate}
@@ -119,14 +123,14 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             yield {"num_samples": num_samples - left - right} | chunk
 
     def _pieces_ahead(self, audio: dict) -> Iterator[dict]:
-        """`_pieces`; those of a long recording are read while the model is at work."""
+        """Yields `_pieces`; those of a long recording are read while the model is at work."""
         pieces = self._pieces(audio)
         yield (first := next(pieces))
         if not first["is_last"]:
             yield from ahead(pieces, PIECES_AHEAD)
 
     def _pieces(self, audio: dict) -> Iterator[dict]:
-        """What the stock class makes of chunks, but of the pieces of a recording, which is read as they are needed."""
+        """Yields the pieces of a recording, read as they are needed, in the form of the stock class's chunks."""
         extractor, samples_per_frame = self.feature_extractor, self._align_to
         for piece in cut(self._blocks(audio), extractor.sampling_rate, samples_per_frame):
             features = extractor(
@@ -209,7 +213,12 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             logits = output.pop("logits")[0]
             frames, left, right = output.pop("stride", (len(logits), 0, 0))
             pieces.append(logits[left : frames - right])
-        (hypothesis,) = self.decoder.decode(torch.cat(pieces)[None])
+        num_frames = sum(map(len, pieces))
+        with explained_memory_errors(
+            f"the logits of {num_frames} frames, which beam search needs together, do not fit into memory; pass parts "
+            "of the recording (start, end), or no decoder"
+        ):
+            (hypothesis,) = self.decoder.decode(torch.cat(pieces)[None])
         for output, labels in zip(model_outputs, hypothesis.labels.split(list(map(len, pieces))), strict=True):
             output["tokens"] = labels[None]
         return hypothesis

@@ -239,7 +239,7 @@ def _recognize_window(recognize, window: list[Recording], progress: tqdm, argume
 
 
 def _input(recording: Recording) -> np.ndarray | Path | BinaryIO:
-    """What the pipeline is given."""
+    """Returns what the pipeline is given."""
     return _source(recording) if recording.samples is None else recording.samples
 
 

@@ -375,6 +375,19 @@ def test_a_bad_clip_is_left_out_with_its_line(make, clips):
     assert_equal(batch, expected)
 
 
+def test_a_clip_that_is_far_longer_than_its_table_says_is_left_out(make, clips):
+    expected = make([[0, 2]])[0]
+    soundfile.write(clips[1], np.zeros(round(16000 * (2 * SECONDS[1] + 1.1)), np.float32), 16000)
+    batch = make([[0, 1, 2]])[0]
+    assert list(batch.problems) == [1] and batch.indices == [0, 2]
+    assert batch.problems[1].startswith("utterance u1: its audio goes on after ")
+    assert f"its duration_seconds is {SECONDS[1]:.2f}; correct that" in batch.problems[1]
+    batch.problems = {}
+    assert_equal(batch, expected)
+    soundfile.write(clips[1], np.zeros(round(16000 * 2 * SECONDS[1]), np.float32), 16000)
+    assert make([[0, 1, 2]])[0].problems == {}  # an estimate
+
+
 @pytest.mark.parametrize("with_labels", [True, False])
 def test_a_batch_of_bad_clips_can_be_trained_on(make, clips, config, with_labels):
     for clip in clips:

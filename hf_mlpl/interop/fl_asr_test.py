@@ -110,7 +110,7 @@ class Sample:
 
 @dataclass
 class Part:
-    """A sample, or a piece of one, on its way to the model; without features (T, F), the sample has a `problem`."""
+    """Holds a sample, or a piece of one, with features (T, F); without them the sample has a `problem`."""
 
     sample: Sample
     piece: Piece | None = None
@@ -170,7 +170,7 @@ def _batches(
 
 
 def _parts(sample: Sample, extractor: MlplFeatureExtractor, samples_per_frame: int | None) -> Iterator[Part]:
-    """A sample whole, or in pieces where it is told how many samples an output frame has."""
+    """Yields a sample as a whole, or in pieces where `samples_per_frame` says how many samples an output frame has."""
     path, rate = sample.entry.path, extractor.sampling_rate
     try:
         sample.sampling_rate, sample.channels = audio_format(path)
@@ -190,12 +190,13 @@ def _parts(sample: Sample, extractor: MlplFeatureExtractor, samples_per_frame: i
 
 
 def _forward(model: MlplForCTC, extractor: MlplFeatureExtractor, parts: list[Part]) -> list[np.ndarray | None]:
-    """Logits (S, V) in fp32 of the middle of each part; None where its sample has a `problem`, or gets one here."""
+    """Returns logits (S, V) in fp32 of the middle of each part; None where its sample has a `problem`."""
     found = iter(_logits(model, extractor, [part for part in parts if part.features is not None]))
     return [None if part.features is None else next(found) for part in parts]
 
 
 def _logits(model: MlplForCTC, extractor: MlplFeatureExtractor, parts: list[Part]) -> list[np.ndarray | None]:
+    """Computes what `_forward` returns; a sample that does not fit into memory gets a `problem`."""
     if not parts:
         return []
     inputs = extractor.pad(
