@@ -177,9 +177,10 @@ def test_folders_with_links_and_hidden_files(tmp_path):
         write_noise(root / "hr" / name)
     write_lines(root / "hr" / "orphan.txt", "Ne.")
     write_lines(root / "hr" / "notes.md", "Ne.")
+    os.rename(write_noise(root / "hr" / "c.wav"), root / "hr" / "c.recording")  # told by its content
     report = ReadingReport()
     rows = {row["id"]: row["text"] for row in read_folder(root, report)}
-    assert rows == {"hr/b.wav": None, "sl/a.wav": "Da."} and not report.dropped
+    assert rows == {"hr/b.wav": None, "hr/c.recording": None, "sl/a.wav": "Da."} and not report.dropped
     assert [line.partition(": ")[2] for line in report.notes] == [
         "a link to a folder around it, which is not followed",
         f"1 texts have no recording beside them, such as {root}/hr/orphan.txt",

@@ -27,10 +27,10 @@ from .recordings import (
     PART_COLUMNS,
     FileNames,
     PartError,
-    files_below,
     is_recording,
     located,
     part_of,
+    walk,
     with_part_durations,
 )
 from .utterances import ReadingReport
@@ -187,7 +187,7 @@ def _of_folder(root: Path, split: str, files: Sequence[Path], report: ReadingRep
     """
     folder = root / split if (root / split).is_dir() else root
     if folder.is_dir() and (folder != root or not any((root / name).is_dir() for name in SPLIT_FOLDERS)):
-        files = [Path(place, name) for place, _, names in files_below(folder, report) for name in names]
+        files = [Path(place, name) for place, _, names in walk(folder, report) for name in names]
     recordings = [str(file) for file in files if is_recording(str(file))]
     if others := len(files) - len(recordings):
         report.note(f"{root}: {others} files of {split} are no recordings")

@@ -9,10 +9,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..audio import AUDIO_SUFFIXES
 from ..containers import open_member
 from ..tars import tar_index
 from ..text import normalize_text
-from .folders import SUFFIXES
 from .listing import folders_below, is_hidden
 from .utterances import ReadingReport, printable, with_durations
 
@@ -78,7 +78,7 @@ def _rows(place: Path, files: dict[str, dict], report: ReadingReport) -> Iterato
     spoken: dict[str, str] = {}  # names of files by what they are without suffixes
     for name in sorted(files):
         stem, suffix = os.path.splitext(name)
-        if suffix.lower() in SUFFIXES and spoken.setdefault(stem, name) != name:
+        if suffix.lower() in AUDIO_SUFFIXES and spoken.setdefault(stem, name) != name:
             report.read += 1
             report.drop("a second recording of an utterance", str(place / name), spoken[stem])
     used = set()
