@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
-from datasets import Audio, ClassLabel, Dataset
+from datasets import Audio, ClassLabel, Dataset, DatasetDict
 
 from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.folders import read_folder
@@ -277,12 +277,12 @@ def test_a_table_may_be_named_itself(tmp_path):
         "{",
         "[1]",
         '{"text": "\\ud800"}',
+        '{"audio_filepath": "a.wav", "text": true}',
     ]
     report = ReadingReport()
-    (row,) = read_dataset(write_lines(tmp_path / "nemo.json", *rows, ""), report, language="sl")
-    assert row["text"] == "7" and row["duration_seconds"] == 0.5
-    whole = load_audio(tmp_path / "a.wav")
-    np.testing.assert_array_equal(load_audio(row["audio"]), whole[4000:12000])
+    row, whole = read_dataset(write_lines(tmp_path / "nemo.json", *rows, ""), report, language="sl")
+    assert row["text"] == "7" and row["duration_seconds"] == 0.5 and whole["text"] == "true"
+    np.testing.assert_array_equal(load_audio(row["audio"]), load_audio(whole["audio"])[4000:12000])
     assert report.dropped == {"no JSON object": 2, "half of a surrogate pair": 1}
 
 
@@ -374,6 +374,9 @@ def test_values_of_other_types(tmp_path):
     assert not list(read_dataset(lists, report, language="sl")) and report.dropped["text is no text"] == 1
     with pytest.raises(ValueError, match="the data set has no rows; its columns are path, text"):
         list(read_dataset(lists.select([]), report, language="sl"))
+    assert len(list(read_dataset(DatasetDict(dev=repeated), report, language="sl", split="dev"))) == 4
+    with pytest.raises(ValueError, match="the data set: no split train; there are dev"):
+        list(read_dataset(DatasetDict(dev=repeated), report, language="sl"))
 
 
 def test_tables_that_lack_a_column_say_what_they_have(tmp_path):
@@ -384,7 +387,9 @@ def test_tables_that_lack_a_column_say_what_they_have(tmp_path):
     ):
         list(read_dataset(folder, ReadingReport(), language="sl"))
     write_lines(folder / "metadata.csv", "file_name,text")
-    with pytest.raises(ValueError, match="clips/train: the data set has no rows; its columns are file_name, text"):
+    with pytest.raises(
+        ValueError, match=r"clips/metadata\.csv: the data set has no rows; its columns are file_name, t"
+    ):
         list(read_dataset(folder, ReadingReport(), language="sl"))
 
 
@@ -403,8 +408,8 @@ def test_files_may_begin_with_a_byte_order_mark(tmp_path):
     write_lines(tmp_path / "source.json", '{"name": "ours", "license": "mit"}', encoding="utf-8-sig")
     assert source_of_corpus(tmp_path) == Source("ours", "mit")
     for encoding in ("utf-8-sig", "utf-16"):
-        normalizers = write_lines(tmp_path / "n.yaml", "'*': {replace: {č: c}}", encoding=encoding)
-        assert read_normalizers(normalizers)["*"]("č") == "c"
+        normalizers = write_lines(tmp_path / "n.yaml", "sv: {replace: {č: c}}", encoding=encoding)
+        assert read_normalizers(normalizers)["sv-SE"]("č") == "c"
     with pytest.raises(ValueError, match=r"n\.yaml: no normalisers by language"):
         read_normalizers(write_lines(tmp_path / "n.yaml", "'*': {replace: {č: c}}", encoding="latin2"))
     tokenizer = MlplTokenizer(write_lines(tmp_path / "tokens.lst", "|", "a", "b", encoding="utf-8-sig"))

@@ -11,7 +11,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from datasets import Audio, ClassLabel, Dataset, IterableDataset, load_dataset, load_from_disk
+from datasets import (
+    Audio,
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    IterableDataset,
+    IterableDatasetDict,
+    load_dataset,
+    load_from_disk,
+)
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 
@@ -68,7 +77,7 @@ class _Source:
 
 
 def read_dataset(
-    dataset: str | Path | Dataset | IterableDataset,
+    dataset: str | Path | Dataset | IterableDataset | DatasetDict | IterableDatasetDict,
     report: ReadingReport,
     columns: Mapping[str, str] | None = None,
     language: str | None = None,
@@ -87,10 +96,10 @@ def read_dataset(
     the form `{path, start, end}`. Values of csv and JSON files are the texts that are written there.
 
     Args:
-        dataset: a data set, a folder written by `save_to_disk`, a folder with a `metadata.csv`, `.jsonl` or `.parquet`
-            that has a column `file_name`, a folder of recordings, whose sub-folders are their `label`, a table (csv,
-            tsv, JSON, Parquet), or whatever `load_dataset` takes. Paths in tables are relative to the table, or else
-            to the working directory.
+        dataset: a data set, or its splits, a folder written by `save_to_disk`, a folder with a `metadata.csv`,
+            `.jsonl` or `.parquet` that has a column `file_name`, a folder of recordings, whose sub-folders are their
+            `label`, a table (csv, tsv, JSON, Parquet), or whatever `load_dataset` takes. Paths in tables are relative
+            to the table, or else to the working directory.
         columns: field of an utterance (`id`, `audio`, `text`, `language`, `speaker`) -> column; by default the first
             one of `USUAL_COLUMNS` that is there. Without an `id`, that is the number of the row behind data set and
             split.
@@ -102,6 +111,8 @@ def read_dataset(
         ValueError: for a field, column or split that is not there, for no column of audio or languages, for a data set
             without rows, and for recordings inside of the data set without `copies`.
     """
+    if isinstance(dataset, Mapping):
+        dataset = _split_of(dataset, split, "the data set")
     if isinstance(dataset, (Dataset, IterableDataset)):
         source, prefix = _of_dataset(dataset), f"{dataset.info.dataset_name or 'dataset'}/{dataset.split or split}"
     else:
@@ -124,10 +135,7 @@ def _opened(name: str | Path, split: str, config: str | None, report: ReadingRep
     if (path / "dataset_info.json").is_file():
         return _of_dataset(load_from_disk(str(path)))
     if (path / "dataset_dict.json").is_file():
-        splits = load_from_disk(str(path))
-        if split not in splits:
-            raise ValueError(f"{path}: no split {split}; there are {', '.join(splits)}")
-        return _of_dataset(splits[split])
+        return _of_dataset(_split_of(load_from_disk(str(path)), split, str(path)))
     if path.is_file() and path.name.endswith(SUFFIXES):
         return _of_tables([path])
     for folder in (path / split, path):
@@ -143,6 +151,12 @@ def _opened(name: str | Path, split: str, config: str | None, report: ReadingRep
         return _of_dataset(load_dataset(str(name), config, split=split))
     except DatasetGenerationError as error:
         raise ValueError(f"{name}: `datasets` cannot load it: {error.__cause__ or error}") from error
+
+
+def _split_of(splits: Mapping, split: str, name: str) -> Dataset | IterableDataset:
+    if split not in splits:
+        raise ValueError(f"{name}: no split {split}; there are {', '.join(splits)}")
+    return splits[split]
 
 
 def _of_dataset(dataset: Dataset | IterableDataset) -> _Source:

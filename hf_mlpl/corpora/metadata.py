@@ -53,7 +53,9 @@ def rows_of(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
             yield where, row, row_problem(row)
     else:
         for where, row, problem in _json_rows(path):
-            yield where, {column: row.get(column) for column in columns}, problem
+            values = {column: row.get(column) for column in columns}
+            words = {column: json.dumps(value) for column, value in values.items() if isinstance(value, bool)}
+            yield where, values | words, problem
 
 
 def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
@@ -93,7 +95,6 @@ def _json_rows(path: Path) -> Iterator[TableRow]:
 
 
 EMPTY = "an empty line"
-_WORDS = {True: "true", False: "false"}
 
 
 def _parsed(text: str) -> tuple[object, str | None]:

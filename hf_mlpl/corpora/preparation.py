@@ -32,6 +32,7 @@ from ..audio import END_TOLERANCE, load_audio
 from ..folder_lock import claimed
 from ..text import Normalizer
 from .listing import state_of
+from .locales import to_locale
 from .preparation_report import PreparationReport, SplitStatistics
 from .sources import Source
 from .tables import read_table
@@ -129,7 +130,7 @@ def read_normalizers(path: Path) -> dict[str, Normalizer]:
     """YAML of a mapping from languages, and `*`, to the arguments of `Normalizer`; raises `ValueError` for another."""
     try:
         content = yaml.safe_load(path.read_bytes())
-        return {language: Normalizer(**settings) for language, settings in content.items()}
+        return {to_locale(language): Normalizer(**settings) for language, settings in content.items()}
     except (yaml.YAMLError, AttributeError, TypeError) as error:
         told = " ".join(str(error).split())
         raise ValueError(f"{path}: no normalisers by language, such as `sl: {{lowercase: true}}`: {told}") from error
