@@ -75,6 +75,6 @@ def _state_in(folder: str, name: str) -> tuple[int, int] | None:
 def _status(path: str | Path) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: of a name that cannot be
         return None
     return status.st_size, status.st_mtime_ns

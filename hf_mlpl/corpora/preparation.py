@@ -34,7 +34,7 @@ from ..text import Normalizer
 from .listing import state_of
 from .preparation_report import PreparationReport, SplitStatistics
 from .sources import Source
-from .tables import read_table
+from .tables import read_table, row_problem
 from .utterances import (
     BLOCK,
     FEATURES,
@@ -122,7 +122,12 @@ def audio_name(audio: Mapping) -> str:
 
 def read_quarantine(path: Path) -> dict[str, str]:
     """Audio that cannot be used, and why; raises `ValueError` for what is not such a table."""
-    return {row["audio"]: row["reason"] for _, row in read_table(path, QUARANTINE_COLUMNS)}
+    listed = {}
+    for where, row in read_table(path, QUARANTINE_COLUMNS):
+        if problem := row_problem(row):
+            raise ValueError(f"{where}: {problem}; {len(QUARANTINE_COLUMNS)} columns, in UTF-8, are accepted")
+        listed[row["audio"]] = row["reason"]
+    return listed
 
 
 def read_normalizers(path: Path) -> dict[str, Normalizer]:
@@ -193,18 +198,12 @@ def _write_all(parts: Sequence[Path], report: PreparationReport, output: Path, k
 
 def _made_of(parts: Sequence[Part], output: Path, treatment: Treatment) -> dict[str, dict[str, str]]:
     """What a part's result depends on, by its name: short texts that change when that does."""
-    states = {path: state_of(path, below=True, besides=output) for part in parts for path in part.inputs}
-    made_of = {}
+    paths = dict.fromkeys(path for part in parts for path in part.inputs)
+    states = {path: state_of(path, below=True, besides=output) for path in paths}
+    treated, made_of = repr(treatment), {}
     for part in parts:
-        settings = (
-            part.read.func.__qualname__,
-            part.read.args,
-            part.read.keywords,
-            part.split,
-            part.source,
-            treatment,
-        )
-        digest = hashlib.sha256(os.fsencode(repr(settings))).hexdigest()[:12]
+        reading = (part.read.func.__qualname__, part.read.args, part.read.keywords, part.split, part.source)
+        digest = hashlib.sha256(os.fsencode(f"{reading} {treated}")).hexdigest()[:12]
         made_of[part.name] = {"its treatment": digest} | {str(path): states[path] for path in part.inputs}
     return made_of
 
@@ -220,13 +219,13 @@ def _is_finished(folder: Path, made_of: dict[str, str], progress: tqdm) -> bool:
         for split, of in content["splits"].items():
             if pq.read_metadata(folder / f"{split}.parquet").num_rows != sum(of["utterances"].values()):
                 raise ValueError(f"{split}.parquet is not whole")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
-        changed = ["its unfinished files"] if (folder / PART).exists() else []
-    else:
-        if not (changed := [name for name in {**before, **now} if before.get(name) != now.get(name)]):
+        why = next((f"{name} has changed" for name in before | now if before.get(name) != now.get(name)), None)
+        if why is None:
             return True
-    if changed:
-        progress.write(f"{folder.name}: is read again, because {changed[0]} has changed")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
+        why = "its files are damaged" if (folder / PART).exists() else None
+    if why:
+        progress.write(f"{folder.name}: is read again, because {why}")
     (folder / PART).unlink(missing_ok=True)  # first, so that nothing takes the rest for a finished part
     shutil.rmtree(folder)
     return False
