@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import torch
 from datasets import Audio, ClassLabel, Dataset
 
 from hf_mlpl.audio import load_audio
@@ -19,8 +20,11 @@ from hf_mlpl.corpora.folders import read_folder
 from hf_mlpl.corpora.hf_datasets import read_dataset
 from hf_mlpl.corpora.lists import read_fl_lists, read_list
 from hf_mlpl.corpora.locales import to_locale
+from hf_mlpl.corpora.preparation import read_normalizers
 from hf_mlpl.corpora.recordings import part_of
+from hf_mlpl.corpora.sources import Source, source_of_corpus
 from hf_mlpl.corpora.utterances import ReadingReport
+from hf_mlpl.tokenization_mlpl import MlplTokenizer
 
 RATE = 16_000
 WORDS = ["null", "NA", "None", "nan", "n/a", "True", "007", "1.50", "1e3", "", " ja ", "#N/A"]
@@ -177,9 +181,10 @@ def test_folders_with_links_and_hidden_files(tmp_path):
         write_noise(root / "hr" / name)
     write_lines(root / "hr" / "orphan.txt", "Ne.")
     write_lines(root / "hr" / "notes.md", "Ne.")
+    os.rename(write_noise(root / "hr" / "c.wav"), root / "hr" / "c.recording")  # told by its content
     report = ReadingReport()
     rows = {row["id"]: row["text"] for row in read_folder(root, report)}
-    assert rows == {"hr/b.wav": None, "sl/a.wav": "Da."} and not report.dropped
+    assert rows == {"hr/b.wav": None, "hr/c.recording": None, "sl/a.wav": "Da."} and not report.dropped
     assert [line.partition(": ")[2] for line in report.notes] == [
         "a link to a folder around it, which is not followed",
         f"1 texts have no recording beside them, such as {root}/hr/orphan.txt",
@@ -388,3 +393,22 @@ def test_tables_that_lack_a_column_say_what_they_have(tmp_path):
 )
 def test_what_says_no_part_is_none(row):
     assert part_of(row) in [(None, None), (1.0, None)]
+
+
+def test_files_may_begin_with_a_byte_order_mark(tmp_path):
+    """Tables, lists and tokens files are tried above and in their tests; these are the others that people write."""
+    pytest.importorskip("flashlight.lib.text")
+    from hf_mlpl.beam_search import BeamSearchDecoder
+
+    write_lines(tmp_path / "source.json", '{"name": "ours", "license": "mit"}', encoding="utf-8-sig")
+    assert source_of_corpus(tmp_path) == Source("ours", "mit")
+    for encoding in ("utf-8-sig", "utf-16"):
+        normalizers = write_lines(tmp_path / "n.yaml", "'*': {replace: {č: c}}", encoding=encoding)
+        assert read_normalizers(normalizers)["*"]("č") == "c"
+    with pytest.raises(ValueError, match=r"n\.yaml: no normalisers by language"):
+        read_normalizers(write_lines(tmp_path / "n.yaml", "'*': {replace: {č: c}}", encoding="latin2"))
+    tokenizer = MlplTokenizer(write_lines(tmp_path / "tokens.lst", "|", "a", "b", encoding="utf-8-sig"))
+    with open(write_lines(tmp_path / "lexicon", "ab", encoding="utf-8-sig"), encoding="utf-8") as lexicon:
+        decoder = BeamSearchDecoder(tokenizer, lexicon=lexicon)
+    (found,) = decoder.decode(torch.eye(4)[None, [1, 2]].log())
+    assert found.text == "ab"

@@ -27,10 +27,10 @@ from .recordings import (
     PART_COLUMNS,
     FileNames,
     PartError,
-    files_below,
     is_recording,
     located,
     part_of,
+    walk,
     with_part_durations,
 )
 from .utterances import ReadingReport
@@ -58,11 +58,13 @@ class _Source:
         columns: names, with the types of `datasets` where these are known.
         rows: columns -> rows; each has the folder that its paths are relative to, and `file:row`, where it is in one.
         audio: the column of recordings, where it is known.
+        name: what messages call it, where it is a file.
     """
 
     columns: Mapping[str, object]
     rows: Callable[[Sequence[str]], Iterator[tuple[str, TableRow]]]
     audio: str | None = None
+    name: str = ""
 
 
 def read_dataset(
@@ -104,12 +106,16 @@ def read_dataset(
         source, prefix = _of_dataset(dataset), f"{dataset.info.dataset_name or 'dataset'}/{dataset.split or split}"
     else:
         source, prefix = _opened(dataset, split, config, report), f"{Path(dataset).name}/{split}"
-    names = _columns(source, columns or {}, language)
+    try:
+        names = _columns(source, columns or {}, language)
+    except ValueError as error:
+        raise ValueError(f"{source.name or prefix}: {error}") from None
     before = report.read
     rows = _utterances(source, names, prefix, language, report, copies and Path(copies))
     yield from with_part_durations(rows, report, check_ids="id" in names)
     if report.read == before:
-        raise ValueError(f"{prefix}: the data set has no rows; its columns are {', '.join(source.columns)}")
+        there = ", ".join(source.columns)
+        raise ValueError(f"{source.name or prefix}: the data set has no rows; its columns are {there}")
 
 
 def _opened(name: str | Path, split: str, config: str | None, report: ReadingReport) -> _Source:
@@ -158,15 +164,16 @@ def _rows_of_dataset(dataset: Dataset | IterableDataset, columns: Sequence[str])
 
 def _of_tables(files: Sequence[Path]) -> _Source:
     """Returns Parquet files with recordings inside, or tables of any kind that name their files."""
-    if files[0].suffix == ".parquet":
-        features = parquet_features(files[0])
-        try:
-            column = audio_column(features.arrow_schema, files[0])
-            return _Source(features, partial(_rows_of_containers, files, column), column)
-        except ContainerError:
-            return _Source(features, partial(_rows_of_tables, files))
-    columns = dict.fromkeys(name for file in files for name in columns_of(file, LIKELY))
-    return _Source(columns, partial(_rows_of_tables, files), "file_name" if files[0].name in METADATA else None)
+    audio = "file_name" if files[0].name in METADATA else None
+    if files[0].suffix != ".parquet":
+        columns = dict.fromkeys(name for file in files for name in columns_of(file, LIKELY))
+        return _Source(columns, partial(_rows_of_tables, files), audio, str(files[0]))
+    features = parquet_features(files[0])
+    try:
+        audio = audio_column(features.arrow_schema, files[0])
+        return _Source(features, partial(_rows_of_containers, files, audio), audio, str(files[0]))
+    except ContainerError:
+        return _Source(features, partial(_rows_of_tables, files), audio, str(files[0]))
 
 
 def _rows_of_containers(files: Sequence[Path], audio: str, columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
@@ -187,7 +194,7 @@ def _of_folder(root: Path, split: str, files: Sequence[Path], report: ReadingRep
     """
     folder = root / split if (root / split).is_dir() else root
     if folder.is_dir() and (folder != root or not any((root / name).is_dir() for name in SPLIT_FOLDERS)):
-        files = [Path(place, name) for place, _, names in files_below(folder, report) for name in names]
+        files = [Path(place, name) for place, _, names in walk(folder, report) for name in names]
     recordings = [str(file) for file in files if is_recording(str(file))]
     if others := len(files) - len(recordings):
         report.note(f"{root}: {others} files of {split} are no recordings")
@@ -201,7 +208,7 @@ def _of_folder(root: Path, split: str, files: Sequence[Path], report: ReadingRep
 
 def _columns(source: _Source, given: Mapping[str, str], language: str | None) -> dict[str, str]:
     """Returns the column of each field that has one."""
-    there = ", ".join(source.columns)
+    there = ", ".join(source.columns) or "none at all"
     if unknown := sorted(set(given) - set(USUAL_COLUMNS)):
         raise ValueError(f"an utterance has no {', '.join(unknown)} from a column; it has {', '.join(USUAL_COLUMNS)}")
     if absent := sorted(set(given.values()) - set(source.columns)):

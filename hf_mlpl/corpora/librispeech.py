@@ -9,11 +9,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..audio import AUDIO_SUFFIXES
 from ..containers import open_member
 from ..tars import tar_index
 from ..text import normalize_text
 from .listing import folders_below, is_hidden
-from .recordings import is_recording
 from .utterances import ReadingReport, printable, with_durations
 
 SPLITS = tuple(f"train-{part}" for part in ("clean-100", "clean-360", "other-500")) + tuple(
@@ -77,8 +77,8 @@ def _rows(place: Path, files: dict[str, dict], report: ReadingReport) -> Iterato
     """Rows of what `files` has: the audio of the schema by a name such as `1089/134686/1089-134686-0000.flac`."""
     spoken: dict[str, str] = {}  # names of files by what they are without suffixes
     for name in sorted(files):
-        stem = os.path.splitext(name)[0]
-        if is_recording(name) and spoken.setdefault(stem, name) != name:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in AUDIO_SUFFIXES and spoken.setdefault(stem, name) != name:
             report.read += 1
             report.drop("a second recording of an utterance", str(place / name), spoken[stem])
     used = set()

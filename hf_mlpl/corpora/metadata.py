@@ -76,7 +76,7 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
 def _json_rows(path: Path) -> Iterator[TableRow]:
     """Yields rows of JSON lines, or of one list of objects."""
     with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file, opened_text(file) as lines:
-        is_list = next(filter(str.strip, islice(lines, 100)), "").lstrip().startswith("[")
+        is_list = ".json" in path.suffixes and next(filter(str.strip, islice(lines, 100)), "").lstrip().startswith("[")
         lines.seek(0)
         if is_list:
             content, problem = _parsed(lines.read())

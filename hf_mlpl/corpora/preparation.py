@@ -134,7 +134,7 @@ def read_quarantine(path: Path) -> dict[str, str]:
 def read_normalizers(path: Path) -> dict[str, Normalizer]:
     """YAML of a mapping from languages, and `*`, to the arguments of `Normalizer`; raises `ValueError` for another."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_bytes())
         return {language: Normalizer(**settings) for language, settings in content.items()}
     except (yaml.YAMLError, AttributeError, TypeError) as error:
         told = " ".join(str(error).split())

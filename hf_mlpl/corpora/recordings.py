@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from ..audio import END_TOLERANCE
+from ..audio import AUDIO_SUFFIXES, END_TOLERANCE, looks_like_audio
+from .listing import is_hidden
 from .utterances import ReadingReport, with_durations
 
 PART_COLUMNS = ("start", "end", "offset", "duration")
@@ -71,22 +72,15 @@ def located(name: str, folders: Iterable[str], files: FileNames) -> str:
     return next(filter(os.path.exists, places), places[0])
 
 
-# Also what cannot be decoded: such a file is worth a line in the report. Other files are none of our business.
-SUFFIXES = frozenset(
-    ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc"
-    " .m4a .mp4 .aac .wma .amr .3gp .webm .mka .mkv".split()
-)
-
-
 def is_recording(path: str) -> bool:
-    """Returns whether a file is a recording, by its name."""
-    return os.path.splitext(path)[1].lower() in SUFFIXES
+    """Returns whether a file is a recording, by its name or else by its content; also one that cannot be decoded."""
+    return os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES or looks_like_audio(path)
 
 
-def files_below(root: str | Path, report: ReadingReport) -> Iterator[tuple[str, list[str], list[str]]]:
+def walk(root: str | Path, report: ReadingReport) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yields a folder, its folders and its files, sorted, as `os.walk` does, and follows symbolic links to folders.
 
-    Names that begin with a dot are left out. Links that lead to a folder around them, and folders that cannot be
+    Hidden files and folders are left out. Links that lead to a folder around them, and folders that cannot be
     read, are noted.
     """
     failed = partial(_note_unread, report)
@@ -95,8 +89,8 @@ def files_below(root: str | Path, report: ReadingReport) -> Iterator[tuple[str, 
         loops = [name for name in folders if around.startswith(os.path.join(os.path.realpath(f"{folder}/{name}"), ""))]
         for name in loops:
             report.note(f"{folder}/{name}: a link to a folder around it, which is not followed")
-        folders[:] = sorted(name for name in folders if name not in loops and not name.startswith("."))
-        yield folder, folders, sorted(name for name in names if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if name not in loops and not is_hidden(name))
+        yield folder, folders, sorted(name for name in names if not is_hidden(name))
 
 
 def _note_unread(report: ReadingReport, error: OSError) -> None:

@@ -75,7 +75,7 @@ def source_of_corpus(root: str | Path, published: Source | None = None) -> Sourc
     for path in (root / "source.json", root.parent / "source.json"):
         if path.is_file():
             try:
-                source = Source(**json.loads(path.read_text(encoding="utf-8")))
+                source = Source(**json.loads(path.read_text(encoding="utf-8-sig")))
                 if not all(isinstance(value, str) and value for value in (source.name, source.license)):
                     raise ValueError("name and license must be texts")
                 return source
