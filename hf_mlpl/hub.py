@@ -17,8 +17,6 @@ from huggingface_hub import (
     CommitOperationDelete,
     DatasetInfo,
     HfApi,
-    ModelCard,
-    ModelCardData,
     ModelInfo,
     RepoCard,
 )
@@ -31,7 +29,7 @@ from yaml import YAMLError
 
 from .atomic import partial_path, remove_left, write_text, written_whole
 from .folder_lock import is_lock
-from .training_config import TrainingConfig, check_push
+from .training_config import TrainingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -172,31 +170,6 @@ def _check_card(folder: Path) -> None:
         is_licensed = False
     if not is_licensed:
         raise ValueError(f"{card}: no card that names a licence, without which nothing is pushed")
-
-
-def write_card(folder: str | Path, repo_id: str, license: str, about: str) -> None:
-    """Writes the card of a model that comes from no run of ours, unless the folder has one.
-
-    Args:
-        license: as cards on the Hub name it, such as `apache-2.0`.
-        about: a sentence on what the model is, and where it is from.
-
-    Raises:
-        ValueError: as `check_push` does, for a name that is none, and without a licence.
-    """
-    check_push(repo_id, license)
-    if (card := Path(folder) / "README.md").exists():
-        return
-    data = ModelCardData(license=license, pipeline_tag="automatic-speech-recognition", tags=["hf_mlpl"])
-    title = repo_id.partition("/")[2]
-    use = f'''```python
-import hf_mlpl
-from transformers import pipeline
-
-recognize = pipeline("automatic-speech-recognition", model="{repo_id}")
-print(recognize("recording.wav")["text"])
-```'''
-    write_text(card, str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{about}\n\n## Use\n\n{use}\n")))
 
 
 def _move_tag(api: HfApi, repo_id: str, tag: str, commit: str, repo_type: str) -> None:

@@ -55,6 +55,7 @@ LABEL_FEATURES = Features(
     }
 )
 OPTIONAL = (float, type(None))  # types of a field
+ROUNDED_SECONDS = 0.1  # by which a table's duration may be off without being wrong
 SHARD_SIZE = 1000  # utterances: what an interruption costs at most, per process
 # A job too small for so many shards of that size has smaller ones, which processes can share out evenly.
 SHARDS, SMALL_SHARD_SIZE = 32, 200
@@ -134,6 +135,8 @@ def _label(model, processor, shard, teacher, max_batch_seconds, num_workers, pro
             error = f"{utterance['id']}: what the model computes of it are no numbers"
         if error:
             logger.warning("%s; it gets no label", error)
+        elif abs(hypothesis.seconds - utterance["duration_seconds"]) > ROUNDED_SECONDS:
+            utterance["duration_seconds"] = hypothesis.seconds  # else training would believe what is not so
         yield utterance | {
             "text": "" if error else hypothesis.text,
             "source": teacher,

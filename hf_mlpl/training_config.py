@@ -134,7 +134,16 @@ class TrainingConfig:
             self._check_push()
 
     def _check_push(self) -> None:
-        check_push(self.push_to_hub, self.license)
+        try:
+            validate_repo_id(self.push_to_hub)
+        except ValueError as error:
+            raise ValueError(f"push_to_hub: {error}") from None
+        if "/" not in self.push_to_hub:
+            raise ValueError(f"push_to_hub is {self.push_to_hub!r}; it must be of the form user/name")
+        if not self.license:
+            raise ValueError(
+                f"license is {self.license!r}; push_to_hub needs the licence of what is pushed, such as apache-2.0"
+            )
         if not re.fullmatch(r"[A-Za-z0-9]([\w.-]*\w)?", self.tag, re.ASCII) or ".." in self.tag:
             raise ValueError(
                 f"stage is {self.stage!r}; push_to_hub needs letters, digits, '-', '_' and '.', for it names a tag"
@@ -144,20 +153,6 @@ class TrainingConfig:
     def tag(self) -> str:
         """Name of the pushed result's revision."""
         return f"{self.stage}-{self.language}" if self.language else self.stage
-
-
-def check_push(repo_id: str, license: str | None) -> None:
-    """Raises a ValueError for a repository whose name is not of the form `user/name`, and without a licence."""
-    try:
-        validate_repo_id(repo_id)
-    except ValueError as error:
-        raise ValueError(f"push_to_hub: {error}") from None
-    if "/" not in repo_id:
-        raise ValueError(f"push_to_hub is {repo_id!r}; it must be of the form user/name")
-    if not license:
-        raise ValueError(
-            f"license is {license!r}; push_to_hub needs the licence of what is pushed, such as apache-2.0"
-        )
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:

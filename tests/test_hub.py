@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 from hf_mlpl import hub
-from hf_mlpl.hub import push_folder, write_card
+from hf_mlpl.hub import push_folder
 from hf_mlpl.training import train
 from hf_mlpl.training_config import load_config
 
@@ -318,21 +318,6 @@ def test_nothing_is_pushed_without_a_card_that_names_a_licence(card, local_hub, 
     with pytest.raises(ValueError, match="README.md: no card that names a licence, without which nothing is pushed"):
         push_folder(folder, "me/things", **WORDS)
     assert not local_hub.repos
-
-
-def test_the_card_of_a_model_that_is_from_elsewhere(local_hub, folder):
-    (folder / "README.md").unlink()
-    write_card(folder, "me/things", "apache-2.0", "Converted from m-ctc-t.")
-    push_folder(folder, "me/things", **WORDS, private=True)
-    card = ModelCard.load("me/things")
-    assert (card.data.license, card.data.pipeline_tag) == ("apache-2.0", "automatic-speech-recognition")
-    assert "# things\n\nConverted from m-ctc-t.\n" in card.text and HfApi().model_info("me/things").private
-    write_card(folder, "me/things", "mit", "Another text.")  # there is one
-    assert (folder / "README.md").read_text() == card.content
-    with pytest.raises(ValueError, match="license is None; push_to_hub needs the licence"):
-        write_card(folder, "me/things", None, "")
-    with pytest.raises(ValueError, match="push_to_hub is 'things'; it must be of the form user/name"):
-        write_card(folder, "things", "mit", "")
 
 
 @pytest.mark.parametrize(
