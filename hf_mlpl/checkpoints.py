@@ -135,7 +135,7 @@ class Saves:
         """Writes a checkpoint, and queues it for the Hub."""
         folder = self.output_dir / "checkpoints" / f"update-{update:08d}"
         is_main_process = self.accelerator.is_main_process
-        with written_whole(folder) if is_main_process else writing(folder):
+        with written_whole(folder, shared=True) if is_main_process else writing(folder):
             self.accelerator.wait_for_everyone()
             self.accelerator.save_state(str(partial_path(folder)))
             if self.slimipl:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 
+from . import __version__
 from .commands import convert, test, transcribe
+from .one_line_errors import describe, is_end_of_reading
 
 DESCRIPTION = """Multilingual speech recognition with models of hf_mlpl.
 
@@ -18,10 +20,11 @@ DESCRIPTION = """Multilingual speech recognition with models of hf_mlpl.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status, 130 for ^C."""
+    """Runs the command; returns its exit status: 1 on an error that users can mend, 130 for ^C."""
     parser = argparse.ArgumentParser(
         prog="hf-mlpl", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=_versions())
     commands = parser.add_subparsers(dest="command", required=True)
     for name, command in (("transcribe", transcribe), ("test", test), ("convert", convert)):
         subparser = commands.add_parser(
@@ -32,15 +35,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run, parser=subparser)
-    options = parser.parse_args(arguments)
     try:
-        return options.run(options, options.parser)
+        options = parser.parse_args(arguments)
+        status = options.run(options, options.parser)
+        sys.stdout.flush()  # here, because at the interpreter's exit a closed pipe is a traceback
+        return status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read our output, such as `head`, has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+    except Exception as error:
+        if is_end_of_reading(error):  # whoever read our output, such as `head`, has enough of it
+            return 1
+        told = describe(error)
+        if told is None:
+            raise
+        print("error:", told, file=sys.stderr)
         return 1
+
+
+def _versions() -> str:
+    """Of this package, and of what its answers depend on, which is not imported for that."""
+    return "\n".join([f"hf_mlpl {__version__}", *(f"{name} {_version(name)}" for name in ("torch", "transformers"))])
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "is not installed"
 
 
 if __name__ == "__main__":

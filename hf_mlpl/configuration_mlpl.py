@@ -3,13 +3,33 @@
 """Configuration of the model: sizes, languages by name, and the frame arithmetic that everything else uses."""
 
 # Without `from __future__ import annotations`: `strict` checks the types of fields, and cannot where they are strings.
+import math
+import os
 from collections.abc import Sequence
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
+from .model_files import CODE, check_settings, dict_of, list_of_texts, shown, whole
+
 CTC_LOSS_REDUCTIONS = ("mean", "sum", "target_sqrt")
+MAX_LAYERS = 1000
+MAX_SIZE = 2**20  # of any dimension, so that a slip is refused before memory is asked for
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+
+# Settings of config.json that transformers reads; it would end with a traceback on other values.
+INHERITED = {
+    "architectures": list_of_texts(),
+    "auto_map": CODE,
+    "dtype": (lambda value: value is None or str(value).removeprefix("torch.") in DTYPES, " or ".join(DTYPES)),
+    "quantization_config": dict_of(object, "anything"),
+    "task_specific_params": (lambda value: value is None or isinstance(value, dict), "an object or null"),
+    "num_labels": (lambda value: value is None or whole(0, 10_000)[0](value), "a whole number up to 10,000"),
+    "custom_pipelines": dict_of(dict, "objects"),
+}
+INHERITED["torch_dtype"] = INHERITED["dtype"]
 
 
 @strict
@@ -90,8 +110,8 @@ class MlplConfig(PreTrainedConfig):
             raise ValueError(f"vocab_size is {self.vocab_size}; it must be at least 2: one entry and the blank")
         if self.blank_token_id != self.vocab_size - 1:
             raise ValueError(
-                f"blank_token_id is {self.blank_token_id}, but the blank is the last class, {self.vocab_size - 1}; "
-                "leave blank_token_id out"
+                f"blank_token_id is {self.blank_token_id}, but the blank is the last class of vocab_size "
+                f"{self.vocab_size}, {self.vocab_size - 1}; leave blank_token_id out"
             )
         duplicates = sorted({name for name in self.languages if self.languages.count(name) > 1})
         if duplicates:
@@ -104,20 +124,55 @@ class MlplConfig(PreTrainedConfig):
         for name in (*sizes, "intermediate_size", "max_position_embeddings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        limits = dict.fromkeys((*sizes, "intermediate_size", "max_position_embeddings", "vocab_size"), MAX_SIZE)
+        for name, limit in (limits | {"num_hidden_layers": MAX_LAYERS}).items():
+            if getattr(self, name) > limit:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at most {limit}")
         for name in ("conv_dropout", "attention_dropout", "activation_dropout", "layerdrop"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        if not 0 < self.layer_norm_eps <= 1:
+            raise ValueError(f"layer_norm_eps is {self.layer_norm_eps}; it must be above 0 and at most 1")
+        if not 0 <= self.lid_loss_weight < math.inf:
+            raise ValueError(f"lid_loss_weight is {self.lid_loss_weight}; it must be at least 0 and finite")
+        for name in ("conv_kernel", "conv_stride", "hop_length"):
+            if getattr(self, name) != getattr(MlplConfig, name):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {getattr(MlplConfig, name)}")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
+        """As every `from_pretrained`. Raises `ValueError` for a setting, of the file or of `kwargs`, that is wrong."""
+        return super().from_pretrained(
+            pretrained_model_name_or_path, **{"name_or_path": pretrained_model_name_or_path} | kwargs
+        )
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
-        """Raises `ValueError` for the configuration of another type of model, of which little would be understood."""
+        """
+        Raises `ValueError`, in one line with the file, for a setting that is wrong, and for the configuration of
+        another type of model, of which little would be understood.
+        """
+        name = str(kwargs.get("name_or_path") or config_dict.get("_name_or_path") or "")
+        file = name if name.endswith(".json") else os.path.join(name, "config.json")
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
-                f"this is the configuration of a model of type {model_type!r}, not {cls.model_type!r}; AutoConfig and "
-                "AutoModelForCTC choose by type, and `hf-mlpl convert` makes an 'mlpl' model of an 'mctct' one"
+                f"{file}: this is the configuration of a model of type {model_type!r}, not {cls.model_type!r}; "
+                "AutoConfig and AutoModelForCTC choose by type, and `hf-mlpl convert` makes an 'mlpl' model of an "
+                "'mctct' one"
             )
-        return super().from_dict(config_dict, **kwargs)
+        overrides = {field: value for field, value in kwargs.items() if value != "auto"}  # as a dtype may be
+        check_settings(file, config_dict | overrides, INHERITED)
+        given = [f"{field}={shown(value)}" for field, value in overrides.items() if field in cls.__dataclass_fields__]
+        try:
+            result = super().from_dict(config_dict, **kwargs)
+            config = result[0] if isinstance(result, tuple) else result
+            config.validate()  # of what `kwargs` have changed
+        except Exception as error:  # transformers' own settings end in many ways
+            cause = error.__cause__ if isinstance(error, StrictDataclassError) else error
+            file = " with ".join([file, *given])
+            raise ValueError(f"{file}: {' '.join(str(cause).split())}") from error
+        return result
 
     @classmethod
     def large(cls, vocab_size: int, languages: Sequence[str] | int, **fields) -> "MlplConfig":

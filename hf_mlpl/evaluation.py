@@ -113,6 +113,7 @@ def evaluate_model(
             logger.warning("%s; counted as an empty hypothesis", hypothesis.error)
         rows.append(
             {name: utterance[name] for name in ("id", "language", "text", "duration_seconds")}
+            | ({} if hypothesis.error else {"duration_seconds": hypothesis.seconds})
             | {
                 "hypothesis": hypothesis.text,
                 "predicted_language": hypothesis.language,

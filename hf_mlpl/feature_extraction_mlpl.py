@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -14,10 +16,32 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 from transformers.utils import PaddingStrategy, TensorType, logging
 
+from .model_files import CODE, boolean, check_settings, choice, find_file, number, read_settings, text, whole
+
 logger = logging.get_logger(__name__)
 
 BLOCK_FRAMES = 512  # computed at a time: their windows, 1 MB, stay in the cache
 MAX_SAMPLE = 32768.0  # nobody means a larger one: float samples lie in about [-1, 1]
+MAX_BINS = 1024
+MAX_FFT = 2**14  # with MAX_BINS, the filters have 64 MB
+
+SETTINGS = {
+    "feature_size": whole(1, MAX_BINS),
+    "sampling_rate": whole(1000, 1_000_000),
+    "n_fft": whole(2, MAX_FFT),
+    "win_length": whole(2, MAX_FFT),
+    "hop_length": whole(1, MAX_FFT),
+    "preemphasis": number(0, 1),
+    "mel_floor": number(1e-30, 1e30),
+    "padding_value": number(-1e30, 1e30),
+    "return_attention_mask": boolean(),
+    "do_normalize": boolean(),
+    "padding_side": choice("right", "left"),
+    # What transformers reads before there is an extractor
+    "feature_extractor_type": choice("MlplFeatureExtractor"),
+    "processor_class": text(or_null=True),
+    "auto_map": CODE,
+}
 
 
 class MlplFeatureExtractor(SequenceFeatureExtractor):
@@ -59,8 +83,6 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         do_normalize: bool = True,
         **kwargs,
     ):
-        if win_length > n_fft:
-            raise ValueError(f"win_length is {win_length}; it must be at most n_fft, {n_fft}")
         super().__init__(
             feature_size=feature_size,
             sampling_rate=sampling_rate,
@@ -74,6 +96,13 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         self.preemphasis = preemphasis
         self.mel_floor = mel_floor
         self.do_normalize = do_normalize
+        _check("feature extractor", vars(self))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
+        """As every `from_pretrained`. Raises `ValueError` for a setting that is wrong, in one line with its file."""
+        check_extractor_files(pretrained_model_name_or_path, kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     def num_frames(self, num_samples: int | np.ndarray) -> int | np.ndarray:
         """Frames of an utterance of `num_samples`, an int or an array: only whole windows count, but at least one."""
@@ -250,6 +279,32 @@ def _normalize(features: torch.Tensor) -> None:
     lengths = torch.linalg.vector_norm(features, dim=1)  # (T,); a frame at a time makes no second array of features
     std = (lengths.double().square().mean() / features.shape[1]).sqrt().float()
     features /= torch.where(std > 0, std, 1)
+
+
+def check_extractor_files(name_or_path: str | os.PathLike, hub: Mapping) -> None:
+    """Raises `ValueError`, with file and setting, for a folder or repository whose extractor has a wrong setting."""
+    if os.path.isfile(name_or_path):
+        return _check(name_or_path, read_settings(name_or_path))
+    for file, part in (("processor_config.json", "feature_extractor"), ("preprocessor_config.json", None)):
+        path = find_file(name_or_path, file, hub)
+        settings = {} if path is None else read_settings(path)
+        if part is not None:
+            check_settings(path, settings, {part: (lambda value: isinstance(value, dict), "an object of settings")})
+            path, settings = f"{path}, {part}", settings.get(part)
+        if settings:
+            return _check(path, settings)
+    raise ValueError(
+        f"{name_or_path}: has no settings of a feature extractor, neither as feature_extractor in "
+        "processor_config.json nor in preprocessor_config.json"
+    )
+
+
+def _check(where: str, settings: Mapping) -> None:
+    check_settings(where, settings, SETTINGS)
+    for longer, shorter in (("n_fft", "win_length"), ("win_length", "hop_length")):
+        length, limit = settings.get(shorter), settings.get(longer)
+        if length is not None and limit is not None and length > limit:
+            raise ValueError(f"{where}: {shorter} is {length}; it must be at most {longer}, {limit}")
 
 
 # Kept outside of the extractor, whose attributes are saved to preprocessor_config.json.

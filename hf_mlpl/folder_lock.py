@@ -6,8 +6,8 @@ job forks, such as those that decode audio, do not keep it.
 
 On a network disk the lock holds between machines where the file system carries locks over: NFS since version 4, NFS 3
 with its lock service, Lustre mounted with `flock`, CephFS. NFS mounted with `nolock` or `local_lock`, and Lustre with
-`localflock`, keep it to one machine. Where a machine dies, the server gives its lock back after the time that it is set
-to. Where the file system has no locks at all, a warning says so, and the job goes on.
+`localflock`, keep it to one machine. Where a machine dies, the server gives its lock back after a while that is set
+there. Where the file system has no locks at all, a warning says so, and the job goes on.
 """
 
 from __future__ import annotations

@@ -11,14 +11,24 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetInfo, HfApi, ModelInfo
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    DatasetInfo,
+    HfApi,
+    ModelInfo,
+    RepoCard,
+)
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import disable_progress_bars
 from huggingface_hub.utils import logging as hub_logging
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
+from yaml import YAMLError
 
-from .atomic import partial_path, write_text, written_whole
+from .atomic import partial_path, remove_left, write_text, written_whole
+from .folder_lock import is_lock
 from .training_config import TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -49,6 +59,7 @@ def push_folder(
 
     The repository is made if it is not there. What may pass is tried again with waits that double, or are as long as
     the Hub asks for; large files that have arrived are not sent again, and a commit whose answer was lost is found.
+    Lock files and half-written files are not pushed.
 
     Args:
         repo_id: `user/name`, or a name alone for the user's own.
@@ -61,8 +72,11 @@ def push_folder(
             this one is to follow, and is called again where somebody else was quicker.
 
     Raises:
+        ValueError: for a folder without a card, `README.md`, that names the licence of what is in it.
         OSError: `REPO: cannot push to it (REASON); PENDING: REMEDY`, without any secret.
     """
+    if complete is None:
+        _check_card(Path(folder))
     hub_logging.set_verbosity_error()  # what is tried again would be told with signed addresses, which are secrets
 
     def push() -> CommitInfo:
@@ -71,6 +85,7 @@ def push_folder(
         head = _head(api, name, repo_type, private)
         if complete is not None:
             complete(head)
+            _check_card(Path(folder))
         commit = _commit(api, Path(folder), head, message, repo_type, tuple(replaced))
         if tag is not None:
             _move_tag(api, name, tag, commit.oid, repo_type)
@@ -137,13 +152,24 @@ def _head(api: HfApi, repo_id: str, repo_type: str, private: bool) -> ModelInfo 
 def _commit(
     api: HfApi, folder: Path, head: ModelInfo | DatasetInfo, message: str, repo_type: str, replaced
 ) -> CommitInfo:
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    names = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {name: path for name, path in names.items() if not is_lock(path) and "/.partial-" not in f"/{name}"}
     operations = [CommitOperationAdd(name, path) for name, path in files.items()]
     there = [sibling.rfilename for sibling in head.siblings]
     operations += [CommitOperationDelete(name) for name in there if name.startswith(replaced) and name not in files]
     # With its parent named a commit is not made twice; and files that are there already make none. Not upload_folder,
     # which may make several.
     return api.create_commit(head.id, operations, commit_message=message, repo_type=repo_type, parent_commit=head.sha)
+
+
+def _check_card(folder: Path) -> None:
+    card = folder / "README.md"
+    try:
+        is_licensed = RepoCard.load(card, ignore_metadata_errors=True).data.to_dict().get("license")
+    except (OSError, ValueError, YAMLError):
+        is_licensed = False
+    if not is_licensed:
+        raise ValueError(f"{card}: no card that names a licence, without which nothing is pushed")
 
 
 def _move_tag(api: HfApi, repo_id: str, tag: str, commit: str, repo_type: str) -> None:
@@ -181,7 +207,8 @@ class RunPusher:
         self.finished = False
         disable_progress_bars()  # they would go through training's own
         transformers_logging.disable_progress_bar()
-        for left in self.folder.glob(partial_path(Path("*")).name):
+        remove_left(self.folder)
+        for left in self.folder.glob(partial_path(Path("update-????????")).name):
             shutil.rmtree(left)
         if self.waiting():
             tqdm.write(f"left by an interrupted run, and pushed now: {_named(self.waiting())}")

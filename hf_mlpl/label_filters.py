@@ -13,8 +13,10 @@ whose language the teacher's language-ID head recognises.
 
 from __future__ import annotations
 
+import logging
+import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -27,10 +29,15 @@ import pyarrow.parquet as pq
 import yaml
 
 from .atomic import written_whole
-from .pseudo_label import SCORES
+from .folder_lock import claimed_file
+from .label_files import label_blocks, label_schema
+from .pseudo_label import LABEL_FEATURES, SCORES
+
+logger = logging.getLogger(__name__)
 
 OPERATORS: dict[str, Callable] = {">=": pc.greater_equal, "<=": pc.less_equal}
 LANGUAGE_AGREES = "language agrees"
+NEVER_NULL = ("id", "audio", "duration_seconds", "language", "text")
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class LabelFilter:
         match = re.fullmatch(r"\s*(\w+)\s*(>=|<=)\s*(\S+)\s*", self.condition)
         try:
             name, operator, bound = match.groups()
-            if name in SCORES:
+            if name in SCORES and not math.isnan(float(bound)):
                 return name, operator, float(bound)
         except (AttributeError, ValueError):
             pass
@@ -60,7 +67,7 @@ class LabelFilter:
             f"of {', '.join(SCORES)}"
         )
 
-    def keeps(self, labels: pa.RecordBatch) -> np.ndarray:
+    def keeps(self, labels: pa.Table | pa.RecordBatch) -> np.ndarray:
         """(N,) mask of the labels that fulfil the condition."""
         if self.condition == LANGUAGE_AGREES:
             kept = pc.equal(labels["language"], labels["predicted_language"])
@@ -82,41 +89,52 @@ def read_filters(path: str | Path) -> list[LabelFilter]:
         if not isinstance(conditions, list) or not all(isinstance(condition, str) for condition in conditions):
             raise ValueError(f"filter is {conditions!r}; it must be none or a list of conditions")
         return [LabelFilter(" ".join(condition.split())) for condition in conditions]
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
 
 
 def filter_labels(
-    labels: Sequence[str | Path], filters: list[LabelFilter], output: str | Path
+    labels: Sequence[str | Path], filters: list[LabelFilter], output: str | Path, allow_empty: bool = False
 ) -> dict[str, dict[str, float]]:
     """Writes the labels that all filters keep; returns language -> hours of `all`, of each filter alone, and `kept`.
 
+    A warning names the languages of which all labels that are kept are empty, as those of a collapsed teacher are.
+
+    Args:
+        allow_empty: writes a file without a single text, too.
+
     Raises:
-        ValueError: where one of `labels` is no file of pseudo-labels.
+        ValueError: where one of `labels` is no file of pseudo-labels, and where there are labels, but none that is
+            kept has a text.
+        InUseError: where another job is writing the same file.
     """
-    files = [_open(path) for path in labels]
+    for path in labels:
+        label_schema(path, list(LABEL_FEATURES), "; recipes/pseudo_label.py writes labels with scores")
     names = ["all", *(each.condition for each in filters), "kept"]
     hours: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(names, 0.0))
-    with written_whole(output) as partial, pq.ParquetWriter(partial, files[0].schema_arrow) as writer:
-        for batch in chain.from_iterable(file.iter_batches() for file in files):
-            masks = [each.keeps(batch) for each in filters]
-            kept = np.logical_and.reduce([np.ones(len(batch), dtype=bool), *masks])
-            durations, languages = batch["duration_seconds"].to_numpy() / 3600, np.array(batch["language"])
+    num_read, num_kept, num_with_text = 0, Counter(), Counter()
+    with (
+        claimed_file(output),
+        written_whole(output) as partial,
+        pq.ParquetWriter(partial, LABEL_FEATURES.arrow_schema, write_page_checksum=True) as writer,
+    ):
+        for block in chain.from_iterable(label_blocks(path, LABEL_FEATURES, NEVER_NULL) for path in labels):
+            masks = [each.keeps(block) for each in filters]
+            kept = np.logical_and.reduce([np.ones(len(block), dtype=bool), *masks])
+            durations, languages = block["duration_seconds"].to_numpy() / 3600, np.array(block["language"])
             for name, mask in zip(names, [np.ones_like(kept), *masks, kept], strict=True):
                 for language in np.unique(languages):
                     hours[language][name] += durations[mask & (languages == language)].sum()
-            writer.write_batch(batch.filter(pa.array(kept)))
+            has_text = pc.not_equal(block["text"], "").to_numpy()
+            num_read += len(block)
+            num_kept.update(languages[kept].tolist())
+            num_with_text.update(languages[kept & has_text].tolist())
+            writer.write_table(block.filter(pa.array(kept)))
+        if num_read and not num_with_text and not allow_empty:
+            raise ValueError(
+                f"of {num_read} labels the filters keep {num_kept.total()}, and none of these has a text; relax the "
+                "filters, or look at the teacher's error rates; --allow-empty writes them all the same"
+            )
+    for language in sorted(num_kept.keys() - num_with_text.keys()):
+        logger.warning("%s: all %d labels that are kept are empty", language, num_kept[language])
     return dict(sorted(hours.items()))
-
-
-def _open(path: str | Path) -> pq.ParquetFile:
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: no Parquet file, or damaged") from error
-    missing = {*SCORES, "language", "predicted_language", "duration_seconds"} - set(file.schema_arrow.names)
-    if missing:
-        raise ValueError(
-            f"{path}: has no column {', '.join(sorted(missing))}; recipes/pseudo_label.py writes labels with scores"
-        )
-    return file

@@ -10,13 +10,12 @@ The same labels give the same bytes, so that pushing again uploads nothing. Noth
 from __future__ import annotations
 
 import glob
-import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -27,14 +26,17 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.hf_api import DatasetInfo
 
-from .atomic import writing, written_whole
-from .audio import encode_flac, load_audio
+from .atomic import temporary_folder, writing, written_whole
+from .audio import AudioError, encode_flac, load_audio
 from .corpora.utterances import blocks, durations_of, keep_rows, sorted_by_id, take_rows
 from .dataset_card import PICTURE, dataset_card, plot_scores
 from .hub import push_folder
-from .label_filters import LabelFilter
+from .label_files import label_blocks
+from .label_filters import NEVER_NULL, LabelFilter
 from .label_summary import LabelCounts, LabelSummary
-from .pseudo_label import LABEL_FEATURES, SCORES
+from .pseudo_label import LABEL_FEATURES, SCORES, all_empty, read_summary
+
+logger = logging.getLogger(__name__)
 
 LABEL_SET_FEATURES = Features(
     {
@@ -63,6 +65,7 @@ def push_label_set(
     filters: Sequence[LabelFilter] = (),
     with_audio: bool = False,
     private: bool = False,
+    allow_empty: bool = False,
 ) -> Iterator[str]:
     """Pushes a folder of `pseudo_label`, with one commit for each language; says in a line what it has pushed.
 
@@ -74,17 +77,23 @@ def push_label_set(
         repo_id: data set, `user/name`; it is made if it is not there.
         filters, with_audio: as for `write_label_set`.
         private: whether a repository that is made is private.
+        allow_empty: pushes also languages of which no label has a text.
 
     Raises:
-        ValueError: as `write_label_set` does.
+        ValueError: as `write_label_set` does; and at the end, for languages that are not pushed because all their
+            labels are empty, as those of a collapsed teacher are.
         OSError: where it cannot be pushed.
     """
+    empty = []
     for language, counts in read_complete(labels)["languages"].items():
         if not counts["labels"]:
             yield f"{language}: no labels to push, {counts['errors']} utterances could not be read"
             continue
-        with TemporaryDirectory(dir=labels, prefix=".pushing-") as folder:
-            summary = write_label_set(labels, language, Path(folder), filters, with_audio)
+        if all_empty(counts) and not allow_empty:
+            empty.append(language)
+            continue
+        with temporary_folder(labels, "pushing") as folder:
+            summary = write_label_set(labels, language, folder, filters, with_audio)
             commit = push_folder(
                 folder,
                 repo_id,
@@ -94,9 +103,14 @@ def push_label_set(
                 repo_type="dataset",
                 private=private,
                 replaced=[f"{language}/"],
-                complete=partial(_write_card, Path(folder), summary),
+                complete=partial(_write_card, folder, summary),
             )
         yield f"{language}: {summary.utterances:,} labels, {summary.kept:,} of them kept, are in {commit.commit_url}"
+    if empty:
+        raise ValueError(
+            f"{labels}: all labels of {', '.join(empty)} are empty, and not pushed; look at the teacher's error "
+            "rates; --allow-empty pushes them all the same"
+        )
 
 
 def _write_card(folder: Path, summary: LabelSummary, head: DatasetInfo) -> None:
@@ -118,7 +132,7 @@ def read_complete(labels: Path) -> dict:
     """What `complete.json` says of a folder of `pseudo_label`.
 
     Raises:
-        ValueError: for a folder that is not complete, or whose summary is of an older hf_mlpl.
+        ValueError: for a folder that is not complete, or whose summary is damaged or of an older hf_mlpl.
     """
     path = labels / "complete.json"
     if not path.is_file() or not (labels / "labels.parquet").is_file():
@@ -126,13 +140,12 @@ def read_complete(labels: Path) -> dict:
             f"{labels}: no complete pseudo-labels; recipes/pseudo_label.py --output {labels} makes them, or goes on "
             "where it stopped"
         )
-    complete = json.loads(path.read_text(encoding="utf-8"))
-    if not all("errors" in counts for counts in complete["languages"].values()):
+    try:
+        return read_summary(labels)
+    except ValueError as error:
         raise ValueError(
-            f"{path}: is of an older hf_mlpl; delete it and give recipes/pseudo_label.py its command again, which "
-            "labels nothing anew"
-        )
-    return complete
+            f"{error}; delete it and give recipes/pseudo_label.py its command again, which labels nothing anew"
+        ) from None
 
 
 def write_label_set(
@@ -145,17 +158,21 @@ def write_label_set(
     Args:
         output: folder for `LANGUAGE/train-00000-of-00001.parquet` and so on.
         filters: what `kept` says; all labels are written.
-        with_audio: adds a column `audio`, FLAC of 16 kHz, mono.
+        with_audio: adds a column `audio`, FLAC of 16 kHz, mono. A label whose recording cannot be read any more is
+            left out with a warning, and counted as unreadable.
 
     Raises:
-        ValueError: for a folder that is not complete or has no such language, for one whose name is no locale code,
-            and for audio that cannot be read.
+        ValueError: for a folder that is not complete, is damaged or has no such language, for one whose name is no
+            locale code, and where no recording can be read.
     """
     complete = read_complete(labels)
     if not re.fullmatch(r"[\w-]+", language):  # which becomes the name of a folder
         raise ValueError(f"{labels}: has a language {language!r}; label sets take locale codes, such as sv-SE")
+    path = labels / "labels.parquet"
+    for _ in label_blocks(path, LABEL_FEATURES, NEVER_NULL):  # which says what is wrong with it
+        pass
     with writing(config.HF_DATASETS_CACHE):
-        dataset = Dataset.from_parquet(glob.escape(str(labels / "labels.parquet")), features=LABEL_FEATURES)
+        dataset = Dataset.from_parquet(glob.escape(str(path)), features=LABEL_FEATURES)
     dataset = keep_rows(dataset, ["language"], lambda block: pc.equal(block["language"], language).to_numpy())
     if not len(dataset):
         raise ValueError(f"{labels}: no labels of {language}; there are {', '.join(complete['languages']) or 'none'}")
@@ -168,13 +185,15 @@ def write_label_set(
         with written_whole(path) as unfinished, _parquet_writer(unfinished, features) as writer:
             for block in blocks(shard, list(LABEL_FEATURES)):
                 [batch] = block.combine_chunks().to_batches()
-                columns = _columns(batch, teacher, revision, counts.add(batch))
-                for part in _with_audio(batch, columns) if with_audio else [columns]:
-                    writer.write_table(pa.table(part, schema=features.arrow_schema))
+                for part, audio in _with_audio(batch) if with_audio else [(batch, {})]:
+                    columns = _columns(part, teacher, revision, counts.add(part)) | audio
+                    writer.write_table(pa.table(columns, schema=features.arrow_schema))
+    if not counts.counts["all"]:
+        raise ValueError(f"{labels}: none of the {len(dataset)} recordings of {language} can be read any more")
     of_language = complete["languages"][language]
     summary = counts.summary(
         language=language,
-        unreadable=of_language["errors"],
+        unreadable=of_language["errors"] + len(dataset) - counts.counts["all"],
         cer=of_language["cer"],
         teacher=teacher,
         teacher_revision=revision,
@@ -214,15 +233,21 @@ def _columns(labels: pa.RecordBatch, teacher: str, revision: str, kept: np.ndarr
     return {name: labels[name] for name in taken} | made
 
 
-def _with_audio(labels: pa.RecordBatch, columns: dict[str, pa.Array]) -> Iterator[dict[str, pa.Array]]:
-    """Parts of the columns, with the recordings of their rows."""
+def _with_audio(labels: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, dict[str, pa.Array]]]:
+    """Yields parts of the labels, and their recordings as a column; without labels whose recording cannot be read."""
 
-    def encode(row: dict) -> dict:
+    def encode(row: dict) -> dict | None:
         name = row["id"].replace("/", "_")
-        return {"bytes": encode_flac(load_audio(row["audio"], SAMPLING_RATE), SAMPLING_RATE), "path": f"{name}.flac"}
+        try:
+            samples = load_audio(row["audio"], SAMPLING_RATE)
+        except (AudioError, MemoryError) as error:
+            logger.warning("%s: %s; it is not pushed", row["id"], " ".join(str(error).split()))
+            return None
+        return {"bytes": encode_flac(samples, SAMPLING_RATE), "path": f"{name}.flac"}
 
     with ThreadPoolExecutor() as threads:
         for first in range(0, len(labels), AUDIO_ROWS):
-            rows = labels.slice(first, AUDIO_ROWS).select(["id", "audio"]).to_pylist()
-            audio = pa.array(list(threads.map(encode, rows)), Audio.pa_type)
-            yield {name: values.slice(first, AUDIO_ROWS) for name, values in columns.items()} | {"audio": audio}
+            part = labels.slice(first, AUDIO_ROWS)
+            recordings = list(threads.map(encode, part.select(["id", "audio"]).to_pylist()))
+            part = part.filter(pa.array([recording is not None for recording in recordings], pa.bool_()))
+            yield part, {"audio": pa.array([each for each in recordings if each is not None], Audio.pa_type)}

@@ -6,19 +6,18 @@ summaries alone.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .atomic import write_json
+from .atomic import check_field, read_json, write_json
 from .label_filters import LabelFilter
-from .pseudo_label import SCORES
+from .pseudo_label import OPTIONAL, SCORES, check_source
 
 # What a histogram of a score shows in bins of equal width; what lies outside is in the first or the last bin.
 RANGES = {
@@ -31,6 +30,7 @@ RANGES = {
 }
 BINS = 40
 REPETITIVE = 2.4  # compression ratio above which Whisper's decoding takes a text for a loop
+KINDS = {"str": str, "int": int, "float": float, "float | None": OPTIONAL, "dict": dict, "list": list, "bool": bool}
 DIGITS = 6  # of hours and means: the last bits of a sum are not the same on every machine
 
 
@@ -79,12 +79,32 @@ class LabelSummary:
             ValueError: for a file that is no summary.
         """
         try:
-            summary = cls(**json.loads(path.read_text(encoding="utf-8")))
+            summary = cls(**read_json(path))
             if missing := SCORES.keys() - dict(summary.scores).keys():
                 raise ValueError(f"no score {', '.join(sorted(missing))}")
+            summary._check()
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: no summary of pseudo-labels ({error})") from error
         return summary
+
+    def _check(self) -> None:
+        """Raises a ValueError for a field of another type, of which no card could be made."""
+        content = asdict(self)
+        for field in fields(self):
+            kind = field.type.partition("[")[0]  # `dict[str, float]` is a dict
+            check_field(content, field.name, KINDS[kind])
+        for histogram in self.scores.values():
+            check_field({"scores": histogram}, "scores", dict)
+            for name, length in {"edges": BINS + 1, "counts": BINS}.items():
+                check_field(histogram, name, list)
+                numbers = [number for number in histogram[name] if type(number) in (int, float)]
+                if len(numbers) != len(histogram[name]) or len(numbers) != length:
+                    raise ValueError(f"{name} of a score are not {length} numbers")
+            check_field(histogram, "null", int)
+        for name in self.hours_kept_by:
+            check_field(self.hours_kept_by, name, float)
+        for source in self.sources:
+            check_source(source)
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))

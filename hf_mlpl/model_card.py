@@ -17,6 +17,8 @@ from .modeling_mlpl import MlplForCTC
 from .pseudo_label import teacher_revision
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+CONVERTED_TEMPLATE = TEMPLATE.with_name("converted_model_card.md")
+PROGRAMS = {"flashlight": "flashlight", "mctct": "transformers' `MCTCTForCTC`"}
 TASK = "automatic-speech-recognition"
 # Settings that say where files are or how a run is watched, and what the card says elsewhere
 UNTOLD = frozenset(
@@ -76,6 +78,42 @@ def model_card(
         curves=curves if (run_dir / "curves.png").is_file() else "",
         limits=list(_limits(run, results, data, languages)),
         card_license=config.get("license"),
+    )
+
+
+def converted_model_card(
+    model: MlplForCTC, repo_id: str, license: str, checkpoint: str, source: str, languages: Sequence[str] | None
+) -> ModelCard:
+    """The card of a model that another program has trained, of which no more is known than what its files say.
+
+    Args:
+        repo_id: repository that the card is for.
+        license: of the weights.
+        checkpoint: file, folder or Hub name that the model is made of.
+        source: whose it is, one of `PROGRAMS`.
+        languages: names of the language-ID head's classes, where the user has given them.
+    """
+    is_on_hub = source == "mctct" and not Path(checkpoint).exists()
+    data = ModelCardData(
+        language=sorted(set(map(iso_code, languages))) if languages else None,
+        license=license,
+        library_name="transformers",
+        pipeline_tag=TASK,
+        base_model=checkpoint if is_on_hub else None,
+        tags=["hf_mlpl", "ctc"],
+    )
+    return ModelCard.from_template(
+        data,
+        template_path=str(CONVERTED_TEMPLATE),
+        title=repo_id.rpartition("/")[2],
+        model=repo_id,
+        parameters=model.num_parameters(),
+        origin=checkpoint if is_on_hub else PurePath(checkpoint).name,
+        program=PROGRAMS[source],
+        classes=model.config.vocab_size,
+        languages=", ".join(languages or ()),
+        num_languages=len(model.config.languages),
+        card_license=license,
     )
 
 

@@ -11,13 +11,14 @@ Shapes: B batch, T feature frames (10 ms), F mel bins, S output frames (30 ms), 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
@@ -27,6 +28,9 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_mlpl import MlplConfig
 from .ctc_loss import ctc_loss
+from .model_files import HUB_ARGUMENTS, check_shapes, find_weights, read_header
+
+HEADS = ("ctc_head.", "lid_head.")  # starts of names, which the model without heads does not have
 
 # Computed together on a CPU: 31 s, enough for fast products. With more, each layer waits for memory from the system.
 PACKED_FRAMES = 1024
@@ -263,6 +267,45 @@ class MlplPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["MlplLayer"]
     _supports_sdpa = True
     _can_record_outputs = {"hidden_states": MlplLayer, "attentions": MlplAttention}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
+        """Loads a model as every class of transformers does, but weights are first compared with config.json.
+
+        Before a file of weights is loaded, or memory taken for it, its header must have exactly the tensors of the
+        model. Heads alone may be new, with transformers' warning, where the folder holds a model without heads.
+
+        Args:
+            ignore_mismatched_sizes: `True` makes tensors new that are missing or of another shape, as elsewhere.
+
+        Raises:
+            ValueError: for settings that are not accepted; for weights that are damaged or another model's.
+            OSError: if a file is not there.
+        """
+        if pretrained_model_name_or_path is not None and not kwargs.get("ignore_mismatched_sizes"):
+            cls._check_weights(pretrained_model_name_or_path, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def _check_weights(cls, name_or_path, *, config=None, use_safetensors=None, variant=None, **kwargs) -> None:
+        files = None if use_safetensors is False else find_weights(name_or_path, variant, kwargs)
+        if files is None:
+            return  # transformers looks for others, or says that there are none
+        if not isinstance(config, PreTrainedConfig):
+            overrides = {field.name for field in fields(MlplConfig)} - {"dtype"}
+            overrides = {name: value for name, value in kwargs.items() if name in overrides | set(HUB_ARGUMENTS)}
+            config = cls.config_class.from_pretrained(config or name_or_path, **overrides)
+        with torch.device("meta"):
+            model = cls(config)
+        expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        found = {name: shape for file in files for name, shape in read_header(file).items()}
+        prefix = f"{cls.base_model_prefix}."
+        if cls is MlplModel:
+            found = {name.removeprefix(prefix): shape for name, shape in found.items()}
+        elif not any(name.startswith(prefix) for name in found):
+            found = {prefix + name: shape for name, shape in found.items()}
+        has_no_heads = cls is MlplModel or (config.architectures or []) == [MlplModel.__name__]
+        check_shapes(files[0], found, expected, optional=HEADS if has_no_heads else ())
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -1,32 +1,136 @@
-"""How the recipe's scripts end on an error: with one line, on however many processes."""
+"""How commands and the recipe's scripts end on an error: with one line, on however many processes."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
+import select
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
-WAIT_SECONDS = 10  # in which what has started the processes ends them all, because the main process has ended
-LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # as gloo says it
+# As gloo, NCCL and the store of a process group say it
+LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Connection was likely closed",
+    "remote process exited",
+)
+ANOTHER_FAILED = "another process of this job has failed or was killed; the same command goes on with what is saved"
+NO_MEMORY = ("can't allocate memory", "not enough memory: you tried to allocate")  # as torch says it on a CPU
+# Errors of libraries that are neither OSError nor ValueError: module, where it was imported, and class
+LIBRARIES = (
+    ("pyarrow", "ArrowException"),
+    ("huggingface_hub.errors", "HTTPError"),
+    ("huggingface_hub.errors", "StrictDataclassError"),
+    ("safetensors", "SafetensorError"),
+)
+STARTED = time.time()
+STARTS_WITHIN = 10  # seconds, of the processes of one job
 
 
 @contextmanager
 def one_line_errors(*expected: type[Exception]) -> Iterator[None]:
-    """Ends the process with `error: ...` and exit status 1 on what users can mend: ValueError, OSError, `expected`.
+    """
+    Ends the process with `error: ...` and exit status 1 on what users can mend, see `describe`.
 
-    What all processes fail with, the main one says; a process that fails alone is heard after a moment. One that has
-    lost another, which may have been killed, ends too.
+    Of several processes of a job the first one that fails says it, and the others end without a word; a process that
+    fails alone is heard. One that has lost another, which may have been killed, ends too. Where nobody reads standard
+    output any more, as after `| head`, the end is silent, with exit status 1; after ^C it is 130.
     """
     try:
         yield
-        return
-    except (ValueError, OSError, *expected) as error:
-        told = str(error)
-    except RuntimeError as error:
-        if not any(reason in str(error) for reason in LOST):
+        sys.stdout.flush()  # here, because at the interpreter's exit a closed pipe is a traceback
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        if is_end_of_reading(error):
+            raise SystemExit(1) from None
+        told = describe(error, *expected)
+        if told is None:
             raise
-        told = "another process of this job has failed or was killed; the same command goes on with what is saved"
-    if os.environ.get("RANK", "0") != "0":
-        time.sleep(WAIT_SECONDS)
-    raise SystemExit(f"error: {told}")
+        raise SystemExit(f"error: {told}" if _speaks_first(told) else 1) from error
+
+
+def describe(error: BaseException, *expected: type[Exception]) -> str | None:
+    """
+    One line on what users can mend: ValueError, OSError, `expected`, too little memory, a lost process, and the errors
+    of libraries that mean the same; None for all else, which is a fault of the program.
+    """
+    if error.__cause__ is not None and type(error).__module__.startswith("datasets."):  # says nothing itself
+        return describe(error.__cause__, *expected)
+    told = re.sub(r"\s*\n\s*", " ", str(error).strip()) or type(error).__name__
+    if isinstance(error, MemoryError) or _is_of(error, "torch", "OutOfMemoryError"):
+        return _no_memory(told)
+    if _is_of(error, "huggingface_hub.errors", "StrictDataclassError") and error.__cause__ is not None:
+        return describe(error.__cause__, type(error.__cause__))
+    if isinstance(error, (ValueError, OSError, *expected)) or any(_is_of(error, *name) for name in LIBRARIES):
+        return told
+    if isinstance(error, RuntimeError) and any(reason in told for reason in NO_MEMORY):
+        return _no_memory(told)
+    if isinstance(error, RuntimeError) and any(reason in told for reason in LOST):
+        return ANOTHER_FAILED
+    return None
+
+
+def _is_of(error: BaseException, module: str, name: str) -> bool:
+    """Whether it is of a class of a library, which is not imported for that."""
+    known = getattr(sys.modules.get(module), name, None)
+    return known is not None and isinstance(error, known)
+
+
+def _no_memory(told: str) -> str:
+    first = told.partition(". ")[0]
+    return f"not enough memory ({first}); smaller batches, shorter recordings or fewer workers need less"
+
+
+def is_end_of_reading(error: BaseException) -> bool:
+    """Whether a pipe broke because nobody reads our output. Python would complain at exit; from now on it does not."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    ours = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
+    for stream in ours:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return bool(ours)
+
+
+def _has_no_reader(stream) -> bool:
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (OSError, ValueError, AttributeError):  # a stream without a file, a system without poll
+        return False
+
+
+# ------------------------------------------------------------------------------------------------- several processes
+
+
+def _speaks_first(told: str) -> bool:
+    """Whether no other process of the job on this machine has said why it fails; the launcher repeats who did."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return True
+    job = [os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")]
+    key = hashlib.sha256(repr([os.getppid(), *job]).encode()).hexdigest()[:16]
+    mark = Path(tempfile.gettempdir(), f"hf-mlpl-error-{key}")
+    with suppress(OSError):
+        if mark.stat().st_mtime < STARTED - STARTS_WITHIN:  # of an earlier job
+            mark.unlink()
+    try:
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return mark.lstat().st_uid != os.getuid()
+    except OSError:  # no room, or no folder: twice is better than not at all
+        return True
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file and told != ANOTHER_FAILED:
+        with suppress(OSError):
+            Path(file).write_text(json.dumps({"message": f"error: {told}", "timestamp": int(time.time())}))
+    return True

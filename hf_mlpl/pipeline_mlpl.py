@@ -7,19 +7,29 @@ finds it; it hands every other model to the class that stood there.
 from __future__ import annotations
 
 import os
-import sys
+from collections.abc import Iterable, Iterator
+from functools import partial
 
+import numpy as np
 import torch
-from huggingface_hub.utils import httpx
 from transformers import AutomaticSpeechRecognitionPipeline
 from transformers.pipelines import SUPPORTED_TASKS
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
-from .audio import load_audio
+from .addresses import fetched
+from .audio import stream_audio
+from .pieces import ahead, cut, explained_memory_errors, join_language_log_probs
+from .pipeline_inputs import collect_inputs, split_input
+from .processing_mlpl import check_parts
 
-AUDIO_KEYS = ("array", "bytes", "path", "offset", "size", "sampling_rate", "start", "end")  # what load_audio takes
 # An input's own, such as the reference text of a row, must not pass for what the model says.
 RESULT_KEYS = {"text", "chunks", "language", "language_probability", "languages"}
+
+PIECES_AHEAD = 8  # of a long recording, read before they are needed; each takes 2.4 MB
+
+# torch's threads, once they have computed something, are not there in a forked child, which waits for them forever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
@@ -57,16 +67,13 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     def __init__(self, *args, decoder=None, **kwargs):
         # The stock class, given it, would want pyctcdecode's decoder and warn that it is deprecated.
         super().__init__(*args, **kwargs)
+        check_parts(self.model.config, self.feature_extractor, self.tokenizer)
         self.decoder = decoder
 
     def __call__(self, inputs, **kwargs):
+        inputs = collect_inputs(inputs)
         if isinstance(inputs, list) and not inputs:  # the stock class looks at the first one
             return []
-        datasets = sys.modules.get("datasets")  # whoever passes a data set has imported it
-        if datasets is not None and isinstance(inputs, datasets.Dataset | datasets.IterableDataset):
-            if isinstance((inputs.features or {}).get("audio"), datasets.Audio):
-                inputs = inputs.cast_column("audio", datasets.Audio(decode=False))  # else datasets needs torchcodec
-            inputs = (row for row in inputs)
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, language=None, top_k_languages=None, **kwargs):
@@ -85,40 +92,67 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             postprocess_params["top_k_languages"] = top_k_languages
         return preprocess_params, forward_params, postprocess_params
 
-    def preprocess(self, inputs, chunk_length_s=0, stride_length_s=None):
+    def preprocess(self, inputs, chunk_length_s=None, stride_length_s=None):
+        audio, stride, others = split_input(inputs, self.feature_extractor.sampling_rate)
+        # One key, so that inputs with other keys fit into one batch, and no key of theirs stands for one of ours.
+        others = {"others": {key: value for key, value in others.items() if key not in RESULT_KEYS}}
+        with fetched(audio) as audio:
+            if chunk_length_s is None and stride is None:
+                chunks = self._pieces_ahead(audio)
+            else:
+                chunks = self._chunks(audio, stride, chunk_length_s, stride_length_s)
+            for chunk in chunks:
+                yield others | chunk
+
+    def _chunks(self, audio: dict, stride, chunk_length_s, stride_length_s) -> Iterator[dict]:
+        """What the stock class makes of a recording, which is held as a whole."""
         sampling_rate = self.feature_extractor.sampling_rate
-        others = {}
-        if isinstance(inputs, dict) and "audio" in inputs:
-            others = {key: value for key, value in inputs.items() if key != "audio"}
-            inputs = inputs["audio"]
-        if hasattr(inputs, "get_all_samples"):  # torchcodec's decoder, to which datasets decodes where it is installed
-            samples = inputs.get_all_samples()
-            inputs = {"array": samples.data, "sampling_rate": samples.sample_rate}
-        if isinstance(inputs, str) and inputs.startswith(("http://", "https://")):
-            response = httpx.get(inputs, follow_redirects=True).raise_for_status()
-            inputs = {"bytes": response.content, "path": inputs}
-        if isinstance(inputs, (str, os.PathLike, bytes)):
-            inputs = {"path": inputs}
-        if isinstance(inputs, dict):
-            inputs = dict(inputs)
-            audio = {key: inputs.pop(key, None) for key in AUDIO_KEYS}
-            raw = inputs.pop("raw", None)
-            audio["array"] = audio["array"] if raw is None else raw
-            stride = inputs.pop("stride", None)
-            others |= inputs
-            inputs = {"array": load_audio(audio, sampling_rate), "sampling_rate": sampling_rate}
-            if stride is not None:  # counted in samples of the array that came in
-                ratio = sampling_rate / (audio["sampling_rate"] or sampling_rate)
-                inputs["stride"] = tuple(round(samples * ratio) for samples in stride)
-        others = {key: value for key, value in others.items() if key not in RESULT_KEYS}
+        samples = np.concatenate([np.empty(0, dtype=np.float32), *self._blocks(audio)])
+        inputs = {"array": samples, "sampling_rate": sampling_rate}
+        if stride is not None:  # counted in samples of the array that came in
+            ratio = sampling_rate / (audio["sampling_rate"] or sampling_rate)
+            inputs["stride"] = tuple(round(samples * ratio) for samples in stride)
         for chunk in super().preprocess(inputs, chunk_length_s=chunk_length_s, stride_length_s=stride_length_s):
-            yield others | chunk
+            num_samples, left, right = chunk.get("stride", (len(samples), 0, 0))
+            yield {"num_samples": num_samples - left - right} | chunk
+
+    def _pieces_ahead(self, audio: dict) -> Iterator[dict]:
+        """`_pieces`; those of a long recording are read while the model is at work."""
+        pieces = self._pieces(audio)
+        yield (first := next(pieces))
+        if not first["is_last"]:
+            yield from ahead(pieces, PIECES_AHEAD)
+
+    def _pieces(self, audio: dict) -> Iterator[dict]:
+        """What the stock class makes of chunks, but of the pieces of a recording, which is read as they are needed."""
+        extractor, samples_per_frame = self.feature_extractor, self._align_to
+        for piece in cut(self._blocks(audio), extractor.sampling_rate, samples_per_frame):
+            features = extractor(
+                piece.samples, sampling_rate=extractor.sampling_rate, return_tensors="pt", return_attention_mask=True
+            )
+            num_frames = self.model.config.num_output_frames(features["input_features"].shape[1])
+            yield {
+                "is_last": piece.is_last,
+                "stride": tuple(frames * samples_per_frame for frames in (num_frames, piece.left, piece.right)),
+                "num_samples": len(piece.samples) - (piece.left + piece.right) * samples_per_frame,
+                **features.to(dtype=self.dtype),
+            }
+
+    def _blocks(self, audio: dict) -> Iterable[np.ndarray]:
+        if audio["array"] is not None and not audio["array"].size:
+            return []  # nothing is said, whereas a file without samples is damaged
+        return stream_audio(audio, self.feature_extractor.sampling_rate)
 
     def _forward(self, model_inputs, allowed_ids=None, return_timestamps=False):
         # The stock class keeps the logits alone of what the model returns.
-        outputs = self.model(
-            input_features=model_inputs.pop("input_features"), attention_mask=model_inputs.pop("attention_mask")
-        )
+        features, mask = model_inputs.pop("input_features"), model_inputs.pop("attention_mask")
+        batch_size, num_frames = mask.shape
+        seconds = num_frames * self.feature_extractor.hop_length / self.feature_extractor.sampling_rate
+        with explained_memory_errors(
+            f"a batch of {batch_size} x {seconds:.0f} s of speech does not fit into memory; pass a smaller "
+            "batch_size, or a chunk_length_s of some seconds"
+        ):
+            outputs = self.model(input_features=features, attention_mask=mask)
         logits = outputs.logits
         if allowed_ids is not None:
             is_refused = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
@@ -139,13 +173,15 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
 
     def postprocess(self, model_outputs, decoder_kwargs=None, return_timestamps=None, top_k_languages=None):
         languages = {}
+        others = [output.pop("others") for output in model_outputs][0]
+        num_samples = sum(output.pop("num_samples") for output in model_outputs)
         chunks = [output.pop("language_log_probs") for output in model_outputs if "language_log_probs" in output]
         if chunks:
             strides = [output.get("stride", (1, 0, 0)) for output in model_outputs]
             weights = torch.tensor([max(frames - left - right, 1) for frames, left, right in strides])
-            log_probs = (torch.cat(chunks) * weights[:, None]).sum(dim=0) / weights.sum()
+            log_probs = join_language_log_probs(torch.cat(chunks), weights)
             names = self.model.config.languages
-            probabilities, indices = log_probs.softmax(dim=0).topk(min(top_k_languages or 1, len(names)))
+            probabilities, indices = log_probs.exp().topk(min(top_k_languages or 1, len(names)))
             ranking = [
                 {"language": names[index], "probability": probability}
                 for index, probability in zip(indices.tolist(), probabilities.tolist(), strict=True)
@@ -158,7 +194,11 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         if hypothesis is not None and return_timestamps == "word":
             for chunk, word in zip(result["chunks"], hypothesis.words, strict=True):
                 chunk["confidence"] = word["confidence"]
-        return {"text": result.pop("text"), **languages, **result}
+        seconds = num_samples / self.feature_extractor.sampling_rate
+        for chunk in result.get("chunks", ()):  # the last frame may be longer than what is left of the recording
+            chunk["timestamp"] = tuple(min(second, seconds) for second in chunk["timestamp"])
+        others = {key: [value] for key, value in others.items()}  # a list, as in the stock class
+        return {"text": result.pop("text"), **languages, **result, **others}
 
     def _beam_search(self, model_outputs):
         """The decoder's hypothesis of all chunks; in `model_outputs` its labels replace the logits."""

@@ -4,10 +4,16 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 from transformers import BatchEncoding, BatchFeature, ProcessorMixin
 
-from .tokenization_mlpl import IGNORED_LABEL
+from .feature_extraction_mlpl import check_extractor_files
+from .model_files import CODE, check_file, choice
+from .tokenization_mlpl import IGNORED_LABEL, check_tokenizer_file
+
+IN_FILE = {"processor_class": choice("MlplProcessor", None), "auto_map": CODE}
 
 
 class MlplProcessor(ProcessorMixin):
@@ -21,6 +27,14 @@ class MlplProcessor(ProcessorMixin):
 
     def __init__(self, feature_extractor, tokenizer):
         super().__init__(feature_extractor, tokenizer)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
+        """As every `from_pretrained`. Raises `ValueError` for a setting that is wrong, in one line with its file."""
+        check_file(pretrained_model_name_or_path, "processor_config.json", IN_FILE, kwargs)
+        check_extractor_files(pretrained_model_name_or_path, kwargs)
+        check_tokenizer_file(pretrained_model_name_or_path, kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -91,6 +105,21 @@ class MlplProcessor(ProcessorMixin):
         if labels is not None:
             inputs["labels"] = self.tokenizer.pad(labels, **kwargs)["input_ids"]
         return inputs
+
+
+def check_parts(config, feature_extractor, tokenizer) -> None:
+    """Raises `ValueError` for a feature extractor or a tokenizer that was made for another model than `config`'s."""
+    if feature_extractor.feature_size != config.num_mel_bins:
+        raise ValueError(
+            f"{config.name_or_path}: feature_size of the feature extractor is {feature_extractor.feature_size}, and "
+            f"num_mel_bins of the model {config.num_mel_bins}; take both from the same folder"
+        )
+    if len(tokenizer) != config.vocab_size:
+        raise ValueError(
+            f"{config.name_or_path}: the tokens file has {len(tokenizer) - 1} lines with tokens, and the model needs "
+            f"{config.vocab_size - 1}: its vocab_size is {config.vocab_size}, with the blank; take both from the same "
+            "folder"
+        )
 
 
 __all__ = ["MlplProcessor"]

@@ -8,7 +8,6 @@ job may be continued by any number of processes, and every utterance is labelled
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import zlib
@@ -18,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
@@ -25,11 +25,12 @@ from datasets import Dataset, Features, Value
 from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 
-from .atomic import write_json
+from .atomic import check_field, read_json, write_json
 from .corpora.sources import Source
-from .corpora.utterances import FEATURES, blocks, durations_of, write_utterances
+from .corpora.utterances import FEATURES, blocks, durations_of, take_rows, write_utterances
 from .decoding import Hypothesis, transcribe
 from .inference_dtype import dtype_of
+from .main_process import claimed_by_job, on_main_process
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
 from .text import normalize_text
@@ -53,6 +54,8 @@ LABEL_FEATURES = Features(
         "error": Value("string"),  # why there is no label; null otherwise
     }
 )
+OPTIONAL = (float, type(None))  # types of a field
+ROUNDED_SECONDS = 0.1  # by which a table's duration may be off without being wrong
 SHARD_SIZE = 1000  # utterances: what an interruption costs at most, per process
 # A job too small for so many shards of that size has smaller ones, which processes can share out evenly.
 SHARDS, SMALL_SHARD_SIZE = 32, 200
@@ -71,7 +74,8 @@ def pseudo_label(
 ) -> dict:
     """Labels all utterances of `dataset`, going on where an earlier call stopped; returns what `complete.json` holds.
 
-    Where utterances have a text, that is how wrong their labels are, too; texts are used for nothing else.
+    Where utterances have a text, that is how wrong their labels are, too; texts are used for nothing else. Shards that
+    are damaged are noticed, and made anew. The folder is claimed meanwhile, unless it is complete: that is only read.
 
     Args:
         teacher: revision of the model, as `teacher_revision` gives it; it becomes the labels' `source`.
@@ -80,61 +84,65 @@ def pseudo_label(
 
     Raises:
         ValueError: where `output_dir` holds labels of other utterances, of another teacher, or of one that computes
-            in another dtype.
+            in another dtype; and where its `job.json` is damaged, so that nobody knows.
+        InUseError: where another job is labelling there.
     """
     ids = hashlib.sha256()
     for number, block in enumerate(blocks(dataset, ["id"])):
         ids.update(("\n" * (number > 0) + "\n".join(block["id"].to_pylist())).encode())
     job = {"teacher": teacher, "utterances": len(dataset), "ids_sha256": ids.hexdigest()}
     job["dtype"] = dtype_of(accelerator.unwrap_model(model))
-    if accelerator.is_main_process:
-        _check_same_job(output_dir, job)
-    accelerator.wait_for_everyone()
-    complete = output_dir / "complete.json"
-    if complete.exists():
-        return json.loads(complete.read_text(encoding="utf-8"))
+    if summary := on_main_process(accelerator, lambda: _complete_summary(output_dir, job)):
+        return summary
+    with claimed_by_job(accelerator, output_dir):
+        if summary := on_main_process(accelerator, lambda: _begin(output_dir, job)):
+            return summary
+        # Neighbours in length share a shard: its batches need less padding.
+        order = np.argsort(-durations_of(dataset), kind="stable")
+        num_shards = max(math.ceil(len(order) / SHARD_SIZE), min(math.ceil(len(order) / SMALL_SHARD_SIZE), SHARDS))
+        shards = np.array_split(order, num_shards) if num_shards else []
+        mine = [
+            (number, rows)
+            for number, rows in list(enumerate(shards))[accelerator.process_index :: accelerator.num_processes]
+            if not _is_labelled(_shard_path(output_dir, number), take_rows(dataset, rows), teacher)
+        ]
+        total = sum(len(rows) for _, rows in mine)
+        with tqdm(total=total, unit=" utterances", desc="labelled", disable=not accelerator.is_main_process) as bar:
+            for number, rows in mine:
+                shard, unwrapped = dataset.select(rows), accelerator.unwrap_model(model)
+                labels = _label(unwrapped, processor, shard, teacher, max_batch_seconds, num_workers, bar)
+                write_utterances(labels, _shard_path(output_dir, number), LABEL_FEATURES)
+        accelerator.wait_for_everyone()
+        return on_main_process(
+            accelerator, lambda: _complete(output_dir, job, len(shards), _references(dataset), sources)
+        )
 
-    # Neighbours in length share a shard: its batches need less padding.
-    order = np.argsort(-durations_of(dataset), kind="stable")
-    num_shards = max(math.ceil(len(order) / SHARD_SIZE), min(math.ceil(len(order) / SMALL_SHARD_SIZE), SHARDS))
-    shards = np.array_split(order, num_shards) if num_shards else []
-    mine = [
-        (number, rows)
-        for number, rows in list(enumerate(shards))[accelerator.process_index :: accelerator.num_processes]
-        if not _shard_path(output_dir, number).exists()
-    ]
-    total = sum(len(rows) for _, rows in mine)
-    with tqdm(total=total, unit=" utterances", desc="labelled", disable=not accelerator.is_main_process) as progress:
-        for number, rows in mine:
-            shard = dataset.select(rows)
-            labels = _label(
-                accelerator.unwrap_model(model), processor, shard, teacher, max_batch_seconds, num_workers, progress
-            )
-            write_utterances(labels, _shard_path(output_dir, number), LABEL_FEATURES)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        references = {
-            name: text
-            for block in blocks(dataset, ["id", "text"])
-            for name, text in zip(block["id"].to_pylist(), block["text"].to_pylist(), strict=True)
-            if text
-        }
-        _complete(output_dir, job, len(shards), references, sources)
-    accelerator.wait_for_everyone()
-    return json.loads(complete.read_text(encoding="utf-8"))
+
+def _references(dataset: Dataset) -> dict[str, str]:
+    """Returns id -> text of the utterances that have one."""
+    return {
+        name: text
+        for block in blocks(dataset, ["id", "text"])
+        for name, text in zip(block["id"].to_pylist(), block["text"].to_pylist(), strict=True)
+        if text
+    }
 
 
 def _label(model, processor, shard, teacher, max_batch_seconds, num_workers, progress) -> Iterator[dict]:
     for hypothesis in transcribe(model, processor, shard, max_batch_seconds, num_workers, progress):
-        if hypothesis.error:
-            logger.warning("%s; it gets no label", hypothesis.error)
-        utterance = shard[hypothesis.row]
+        utterance, error = shard[hypothesis.row], hypothesis.error
+        if not error and not math.isfinite(hypothesis.mean_log_prob):
+            error = f"{utterance['id']}: what the model computes of it are no numbers"
+        if error:
+            logger.warning("%s; it gets no label", error)
+        elif abs(hypothesis.seconds - utterance["duration_seconds"]) > ROUNDED_SECONDS:
+            utterance["duration_seconds"] = hypothesis.seconds  # else training would believe what is not so
         yield utterance | {
-            "text": hypothesis.text,
+            "text": "" if error else hypothesis.text,
             "source": teacher,
-            **(dict.fromkeys(SCORES) if hypothesis.error else scores(hypothesis, utterance["duration_seconds"])),
+            **(dict.fromkeys(SCORES) if error else scores(hypothesis, utterance["duration_seconds"])),
             "predicted_language": hypothesis.language,
-            "error": hypothesis.error,
+            "error": error,
         }
 
 
@@ -145,7 +153,7 @@ def scores(hypothesis: Hypothesis, duration_seconds: float) -> dict[str, float |
         "mean_log_prob": hypothesis.mean_log_prob,
         "lowest_word_confidence": hypothesis.lowest_word_confidence,
         "blank_ratio": hypothesis.blank_ratio,
-        "characters_per_second": len(hypothesis.text) / duration_seconds,
+        "characters_per_second": len(hypothesis.text) / duration_seconds if duration_seconds > 0 else None,
         "compression_ratio": len(text) / len(zlib.compress(text)),
         "language_probability": hypothesis.language_probability,
     }
@@ -153,14 +161,14 @@ def scores(hypothesis: Hypothesis, duration_seconds: float) -> dict[str, float |
 
 def _complete(
     output_dir: Path, job: dict, num_shards: int, references: dict[str, str], sources: Sequence[Source]
-) -> None:
-    """Joins the shards into `labels.parquet` and says in `complete.json` what is in it."""
+) -> dict:
+    """Joins the shards into `labels.parquet`; says in `complete.json` what is in it, and returns that."""
     languages = defaultdict(lambda: {"labels": 0, "empty": 0, "errors": 0, "hours": 0.0, "mean_log_prob": 0.0})
     edits, characters = Counter(), Counter()  # of the labels that have a reference
 
     def labels() -> Iterator[dict]:
         for number in range(num_shards):
-            for row in pq.read_table(_shard_path(output_dir, number)).to_pylist():
+            for row in _read_shard(_shard_path(output_dir, number)).to_pylist():
                 counts = languages[row["language"]]
                 if row["error"]:
                     counts["errors"] += 1
@@ -176,11 +184,6 @@ def _complete(
 
     written = write_utterances(labels(), output_dir / "labels.parquet", LABEL_FEATURES)
     errors = sum(counts["errors"] for counts in languages.values())
-    if written + errors != job["utterances"]:
-        raise RuntimeError(
-            f"{output_dir}/shards hold {written + errors} of {job['utterances']} utterances; remove the folder and "
-            "label again"
-        )
     for language, counts in languages.items():
         counts["mean_log_prob"] /= max(counts["labels"], 1)
         counts["cer"] = edits[language] / characters[language] if characters[language] else None
@@ -192,20 +195,120 @@ def _complete(
         "sources": [asdict(source) for source in sources],
     }
     write_json(output_dir / "complete.json", summary)
+    return summary
 
 
-def _check_same_job(output_dir: Path, job: dict) -> None:
-    """Notes what is labelled by whom in `job.json`, or compares it with what the folder was begun with."""
-    path = output_dir / "job.json"
-    if not path.exists():
-        output_dir.mkdir(parents=True, exist_ok=True)
-        write_json(path, job)
-        return
-    begun = {"dtype": "float32"} | json.loads(path.read_text(encoding="utf-8"))  # all that older versions had
-    differing = [name for name in job if begun.get(name) != job[name]]
+def read_summary(labels: Path) -> dict:
+    """Reads what `complete.json` says of a folder of labels.
+
+    Raises:
+        OSError: for a folder that is not complete.
+        ValueError: for a `complete.json` that is damaged, or of a version that noted less.
+    """
+    path = labels / "complete.json"
+    summary = read_json(path, teacher=str, utterances=int, labels=int, errors=int, languages=dict, sources=list)
+    try:
+        for language in summary["languages"]:
+            check_field(summary["languages"], language, dict)
+            counts = summary["languages"][language]
+            for name, kind in {"labels": int, "empty": int, "errors": int, "hours": float, "cer": OPTIONAL}.items():
+                check_field(counts, name, kind)
+            check_field(counts, "mean_log_prob", float)
+        for source in summary["sources"]:
+            check_source(source)
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged, or of an older hf_mlpl ({error})") from error
+    return summary
+
+
+def check_source(source: dict) -> None:
+    """Raises a ValueError for what is not the JSON of a `Source`."""
+    check_field({"source": source}, "source", dict)
+    for name, kind in {"name": str, "license": str, "url": (str, type(None))}.items():
+        check_field(source, name, kind)
+
+
+def all_empty(counts: dict) -> bool:
+    """Tells, by a summary's counts of a language, whether there are labels and none has a text."""
+    return 0 < counts["labels"] == counts["empty"]
+
+
+def _complete_summary(output_dir: Path, job: dict) -> dict | None:
+    """Returns the summary of a folder in which nothing is left to do, and None for any other.
+
+    Raises:
+        ValueError: for a folder of another job, and one of which that cannot be said.
+    """
+    if (output_dir / "job.json").exists():
+        _check_same_job(output_dir / "job.json", job)
+    try:
+        return _whole_summary(output_dir) if (output_dir / "complete.json").exists() else None
+    except ValueError:
+        return None
+
+
+def _whole_summary(output_dir: Path) -> dict:
+    """Returns the summary of a complete folder; raises a ValueError where it, or `labels.parquet`, is damaged."""
+    summary, path = read_summary(output_dir), output_dir / "labels.parquet"
+    try:
+        rows = pq.read_metadata(path).num_rows
+    except Exception as error:  # whatever a damaged file makes of a reader
+        raise ValueError(f"{path}: damaged ({error})") from error
+    if rows != summary["labels"]:
+        raise ValueError(f"{path}: has {rows} labels of {summary['labels']}")
+    return summary
+
+
+def _begin(output_dir: Path, job: dict) -> dict | None:
+    """Notes what is labelled by whom in `job.json`; returns a summary where another job has just done it all."""
+    if summary := _complete_summary(output_dir, job):
+        return summary
+    if (output_dir / "complete.json").exists():
+        try:
+            _whole_summary(output_dir)
+        except ValueError as error:
+            logger.warning("%s; it is made anew of the shards", " ".join(str(error).split()))
+    if not (output_dir / "job.json").exists():
+        write_json(output_dir / "job.json", job)
+    return None
+
+
+def _check_same_job(path: Path, job: dict) -> None:
+    """Compares a job with what the folder was begun with."""
+    try:
+        begun = read_json(path, teacher=str, utterances=int, ids_sha256=str)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; delete it if the labels beside it are of this job, or choose another folder"
+        ) from None
+    begun = {"dtype": "float32"} | begun  # all that older versions had
+    differing = [name for name in job if begun[name] != job[name]]
     if differing:
-        changes = "; ".join(f"{name} was {begun.get(name)!r}, is {job[name]!r}" for name in differing)
-        raise ValueError(f"{output_dir} holds another job's labels: {changes}. Choose another folder, or remove it")
+        changes = "; ".join(f"{name} was {begun[name]!r}, is {job[name]!r}" for name in differing)
+        raise ValueError(f"{path.parent} holds another job's labels: {changes}. Choose another folder, or remove it")
+
+
+def _is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
+    """Tells whether a shard is there and whole: it holds labels of these utterances, by this teacher."""
+    if not path.exists():
+        return False
+    try:
+        table = _read_shard(path)
+        table.validate(full=True)
+        ids = [name for block in blocks(utterances, ["id"]) for name in block["id"].to_pylist()]
+        if sorted(table["id"].to_pylist()) != sorted(ids) or set(table["source"].to_pylist()) != {teacher}:
+            raise ValueError("it holds other labels")
+    except Exception as error:  # whatever a damaged file makes of a reader
+        logger.warning("%s: damaged (%s); it is labelled again", path, " ".join(str(error).split()))
+        return False
+    return True
+
+
+def _read_shard(path: Path) -> pa.Table:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        if not file.schema_arrow.equals(LABEL_FEATURES.arrow_schema):
+            raise ValueError(f"{path}: has other columns than labels")
+        return file.read()
 
 
 def _shard_path(output_dir: Path, number: int) -> Path:

@@ -20,7 +20,9 @@ def _register_configurations() -> None:
 
     from .configuration_mlpl import MlplConfig
     from .interop.mctct import MCTCTConfig
+    from .loading_errors import name_the_setting
 
+    name_the_setting(AutoConfig)
     AutoConfig.register("mlpl", MlplConfig, exist_ok=True)
     AutoConfig.register("mctct", MCTCTConfig, exist_ok=True)
 
@@ -42,7 +44,9 @@ def _register_feature_extractors() -> None:
     from .configuration_mlpl import MlplConfig
     from .feature_extraction_mlpl import MlplFeatureExtractor
     from .interop.mctct import MCTCTConfig, MCTCTFeatureExtractor
+    from .loading_errors import name_the_setting
 
+    name_the_setting(AutoFeatureExtractor)
     AutoFeatureExtractor.register(MlplConfig, MlplFeatureExtractor, exist_ok=True)
     AutoFeatureExtractor.register(MCTCTConfig, MCTCTFeatureExtractor, exist_ok=True)
 
@@ -53,8 +57,10 @@ def _register_tokenizers() -> None:
 
     from .configuration_mlpl import MlplConfig
     from .interop.mctct import MCTCTConfig, MCTCTTokenizer
+    from .loading_errors import name_the_setting
     from .tokenization_mlpl import MlplTokenizer
 
+    name_the_setting(AutoTokenizer)
     AutoTokenizer.register(MlplConfig, tokenizer_class=MlplTokenizer, exist_ok=True)
     AutoTokenizer.register(MCTCTConfig, tokenizer_class=MCTCTTokenizer, exist_ok=True)
     # Folders of the port name the tokenizer of another model, Wav2Vec2's; this is transformers' list of such cases.
@@ -67,8 +73,10 @@ def _register_processors() -> None:
 
     from .configuration_mlpl import MlplConfig
     from .interop.mctct import MCTCTConfig, MCTCTProcessor
+    from .loading_errors import name_the_setting
     from .processing_mlpl import MlplProcessor
 
+    name_the_setting(AutoProcessor)
     AutoProcessor.register(MlplConfig, MlplProcessor, exist_ok=True)
     AutoProcessor.register(MCTCTConfig, MCTCTProcessor, exist_ok=True)
 
@@ -76,6 +84,7 @@ def _register_processors() -> None:
 def _register_pipeline() -> None:
     # The module registers its class itself: where it is what imports transformers.pipelines, it has no class yet.
     import_module(".pipeline_mlpl", __package__)
+    import_module(".loading_errors", __package__).name_the_weights(sys.modules["transformers.pipelines"])
 
 
 REGISTRIES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,17 +35,18 @@ class _Piece:
     after_space: bool
 
 
-def build_cues(characters: Sequence[dict]) -> list[Cue]:
+def build_cues(characters: Sequence[dict], duration: float = math.inf) -> list[Cue]:
     """
     Cues of at most two lines of 42 columns and seven seconds, which end where a pause is, and never overlap.
 
-    A cue is shown for a second at least, unless the next one begins before. Lines end between words; only words that
-    are wider than a line, as a sentence is where no spaces are written, are divided. Columns are those of a terminal:
-    letters of East Asian scripts take two, combining marks none.
+    A cue is shown for a second at least, unless the next one begins or the recording ends before. Lines end between
+    words; only words that are wider than a line, as a sentence is where no spaces are written, are divided. Columns
+    are those of a terminal: letters of East Asian scripts take two, combining marks none.
 
     Args:
         characters: What the pipeline's `return_timestamps="char"` gives as `chunks`: dicts of `text` and `timestamp`,
             start and end in seconds.
+        duration: Of the recording, in seconds.
     """
     groups: list[list[_Piece]] = []
     for piece in _pieces(characters):
@@ -61,24 +63,24 @@ def build_cues(characters: Sequence[dict]) -> list[Cue]:
     cues = []
     for group, following in zip_longest(groups, groups[1:]):
         start, end = group[0].start, max(group[-1].end, group[0].start + MIN_SECONDS)
-        cues.append(Cue(start, min(end, following[0].start) if following else end, tuple(_lines(group))))
+        cues.append(Cue(start, min(end, following[0].start if following else duration), tuple(_lines(group))))
     return cues
 
 
-def to_srt(characters: Sequence[dict]) -> str:
+def to_srt(characters: Sequence[dict], duration: float = math.inf) -> str:
     """A SubRip file; see `build_cues`."""
     return "\n".join(
         f"{number}\n{_time(cue.start, ',')} --> {_time(cue.end, ',')}\n" + "".join(f"{line}\n" for line in cue.lines)
-        for number, cue in enumerate(build_cues(characters), start=1)
+        for number, cue in enumerate(build_cues(characters, duration), start=1)
     )
 
 
-def to_vtt(characters: Sequence[dict]) -> str:
+def to_vtt(characters: Sequence[dict], duration: float = math.inf) -> str:
     """A WebVTT file; see `build_cues`. `&`, `<` and `>`, which begin its markup, are escaped."""
     return "WEBVTT\n" + "".join(
         f"\n{_time(cue.start, '.')} --> {_time(cue.end, '.')}\n"
         + "".join(f"{html.escape(line, quote=False)}\n" for line in cue.lines)
-        for cue in build_cues(characters)
+        for cue in build_cues(characters, duration)
     )
 
 

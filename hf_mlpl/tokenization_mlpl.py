@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,9 +14,31 @@ from itertools import groupby
 from transformers import PreTrainedTokenizer
 from transformers.utils import ModelOutput
 
+from .model_files import CODE, boolean, check_file, choice, dict_of, list_of_texts, nothing, number, text
 from .text import BLANK_TOKEN, WORD_BOUNDARY, build_vocabulary, normalize_text, read_tokens, write_tokens
 
 IGNORED_LABEL = -100  # what label batches are padded with
+
+NO_TOKENS = nothing("the CTC head has one class for each line of the tokens file and one for the blank")
+IN_FILE = {
+    "tokenizer_class": choice("MlplTokenizer"),
+    "processor_class": text(or_null=True),
+    "auto_map": CODE,
+    "surround": choice("", WORD_BOUNDARY),
+    "pad_token": (
+        lambda value: (value.get("content") if isinstance(value, dict) else value) == BLANK_TOKEN,
+        f'"{BLANK_TOKEN}", the CTC blank',
+    ),
+    "language_characters": dict_of(str, "texts"),
+    "silent_entries": list_of_texts(),
+    "model_max_length": number(1, math.inf),
+    "added_tokens_decoder": dict_of(dict, "objects"),
+    "padding_side": choice("right", "left"),
+    "truncation_side": choice("right", "left"),
+    "split_special_tokens": boolean(),
+    **dict.fromkeys(("extra_special_tokens", "additional_special_tokens"), NO_TOKENS),
+    **{f"{name}_token": NO_TOKENS for name in ("unk", "bos", "eos", "sep", "cls", "mask")},
+}
 
 Offset = dict[str, str | int]
 
@@ -36,6 +59,12 @@ class MlplTokenizerOutput(ModelOutput):
     text: str | list[str] | None = None
     char_offsets: list[Offset] | list[list[Offset]] | None = None
     word_offsets: list[Offset] | list[list[Offset]] | None = None
+
+
+def check_tokenizer_file(name_or_path: str | os.PathLike, hub: Mapping) -> None:
+    """Raises `ValueError`, with file and setting, for a folder or repository whose tokenizer has a wrong setting."""
+    if not os.path.isfile(name_or_path):
+        check_file(name_or_path, "tokenizer_config.json", IN_FILE, hub)
 
 
 class MlplTokenizer(PreTrainedTokenizer):
@@ -96,6 +125,12 @@ class MlplTokenizer(PreTrainedTokenizer):
         super().__init__(surround=surround, pad_token=pad_token, **kwargs)
         self.language_characters: dict[str, str] = {}
         self.learn_language_characters(language_characters or {})
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *init_inputs, **kwargs):
+        """As every `from_pretrained`. Raises `ValueError` for a setting that is wrong, in one line with its file."""
+        check_tokenizer_file(pretrained_model_name_or_path, kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
 
     @property
     def blank_token_id(self) -> int:

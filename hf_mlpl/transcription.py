@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from .audio import AudioError, load_audio
+from .audio import AudioError, audio_duration, stream_audio
+from .pieces import ahead, cut
 from .subtitles import to_srt, to_vtt
-
-Item = TypeVar("Item")
 
 AUDIO_SUFFIXES = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 OUTPUT_SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 
-# Longer recordings are cut into pieces, so the memory of a forward does not grow with them. All frames of a piece lie
-# within the released model's table of relative positions, 27.6 s.
-CHUNK_SECONDS = 25.0
 WINDOW_SECONDS = 300.0  # of audio that is read, sorted by length and transcribed before its results are given
 
 
@@ -36,18 +32,23 @@ class Recording:
         output: where its transcript goes, relative to the folder of all outputs and without suffix.
         result: of the pipeline; None if there is a `problem`.
         problem: one line, where it cannot be transcribed; it names the file.
+        seconds: of the audio that was found in it; of a long recording what its header states, or the time of its
+            last word where that is later.
+        samples: of a short recording, while it waits for the model.
     """
 
     path: Path
     output: Path
     result: dict | None = None
     problem: str | None = None
+    seconds: float = 0.0
     samples: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
-        """The path as it can be printed: what is not UTF-8 in it is escaped."""
-        return os.fsencode(self.path).decode(errors="backslashreplace")
+        """The path as it can be printed on a line: what is not UTF-8 in it, and line feeds and tabs, are escaped."""
+        name = os.fsencode(self.path).decode(errors="backslashreplace")
+        return re.sub(r"[\x00-\x1f\x7f]", lambda control: f"\\x{ord(control[0]):02x}", name)
 
     def output_path(self, folder: Path, output_format: str) -> Path:
         return folder / self.output.with_name(self.output.name + OUTPUT_SUFFIXES[output_format])
@@ -105,8 +106,8 @@ def transcribe_recordings(
     The recordings in their order, each with its `result` or `problem`.
 
     They are read in windows of about five minutes, one ahead of the model, and batched by length within a window.
-    Recordings of more than 25 s are transcribed in overlapping pieces. So memory holds two windows, or the two longest
-    recordings, and one batch of pieces.
+    The pipeline reads long recordings itself, piece after piece. So memory holds two windows and one batch of pieces,
+    however long recordings are.
 
     Args:
         recognize: A speech recognition pipeline.
@@ -114,38 +115,23 @@ def transcribe_recordings(
         progress: A bar that counts recordings.
         arguments: Further arguments of the pipeline's call.
     """
-    arguments |= {"batch_size": batch_size, "chunk_length_s": CHUNK_SECONDS}
-    for window in one_ahead(_windows(recordings, recognize.feature_extractor.sampling_rate)):
+    arguments |= {"batch_size": batch_size}
+    for window in ahead(_windows(recordings, recognize)):
         progress.update(sum(recording.problem is not None for recording in window))
         _recognize_window(recognize, window, progress, arguments)
         yield from window
 
 
-def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The items of an iterator, each made in another thread while the one before it is in use."""
-    reader, end = ThreadPoolExecutor(max_workers=1), object()
-    try:
-        upcoming = reader.submit(next, items, end)
-        while (item := upcoming.result()) is not end:
-            upcoming = reader.submit(next, items, end)
-            yield item
-    finally:
-        reader.shutdown(wait=False, cancel_futures=True)
-
-
-def _windows(recordings: Sequence[Recording], sampling_rate: int) -> Iterator[list[Recording]]:
+def _windows(recordings: Sequence[Recording], recognize) -> Iterator[list[Recording]]:
     window, seconds = [], 0.0
     for recording in recordings:
         window.append(recording)
         if recording.problem is None:
             try:
-                recording.samples = load_audio(recording.path, sampling_rate)
-            except AudioError as error:
-                recording.problem = _one_line(error)
-            except (OSError, ValueError) as error:  # a file that must not be read, a name that soundfile cannot take
-                recording.problem = f"{recording.name}: {_one_line(error)}"
-            else:
-                seconds += len(recording.samples) / sampling_rate
+                _read(recording, recognize)
+                seconds += recording.seconds
+            except Exception as error:  # of a decoder that is at its end, too: the other files are still to be done
+                recording.problem = _problem(recording, error)
         if seconds >= WINDOW_SECONDS:
             yield window
             window, seconds = [], 0.0
@@ -153,29 +139,53 @@ def _windows(recordings: Sequence[Recording], sampling_rate: int) -> Iterator[li
         yield window
 
 
+def _read(recording: Recording, recognize) -> None:
+    """Sets `seconds`, and `samples` of a recording that is not cut."""
+    rate = recognize.feature_extractor.sampling_rate
+    pieces = cut(stream_audio(recording.path, rate), rate, recognize.model.config.inputs_to_logits_ratio)
+    with closing(pieces):
+        first = next(pieces)
+    recording.samples = first.samples if first.is_last else None
+    recording.seconds = first.seconds if first.is_last else audio_duration(recording.path)
+
+
 def _recognize_window(recognize, window: list[Recording], progress: tqdm, arguments: dict) -> None:
     """Sets `result` or `problem` of each recording, and frees its samples."""
     readable = [recording for recording in window if recording.problem is None]
-    readable.sort(key=lambda recording: len(recording.samples), reverse=True)
+    readable.sort(key=lambda recording: recording.seconds, reverse=True)
     try:
-        results = recognize((recording.samples for recording in readable), **arguments)
+        results = recognize((_input(recording) for recording in readable), **arguments)
         for recording, result in zip(readable, results, strict=True):
             recording.result = result
             progress.update()
-    except ValueError:  # one of them is at fault, and those of its batch with it: now each is alone
+    except Exception:  # one of them is at fault, and those of its batch with it: now each is alone
         for recording in readable:
             if recording.result is None:
                 try:
-                    recording.result = recognize(recording.samples, **arguments)
-                except ValueError as error:
-                    recording.problem = f"{recording.name}: {_one_line(error)}"
+                    recording.result = recognize(_input(recording), **arguments | {"batch_size": 1})
+                except Exception as error:
+                    recording.problem = _problem(recording, error)
                 progress.update()
     for recording in readable:
         recording.samples = None
+        if recording.result is not None and recording.result.get("chunks"):
+            recording.seconds = max(recording.seconds, float(recording.result["chunks"][-1]["timestamp"][1]))
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _input(recording: Recording) -> np.ndarray | Path:
+    """What the pipeline is given."""
+    return recording.path if recording.samples is None else recording.samples
+
+
+def _problem(recording: Recording, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    if isinstance(error, AudioError) and recording.samples is None:  # it names the file itself
+        return reason
+    if not (
+        reason and isinstance(error, (OSError, ValueError, MemoryError))
+    ):  # its text does not say what it is about
+        reason = f"{type(error).__name__}{reason and ': '}{reason}"
+    return f"{recording.name}: {reason}"
 
 
 def format_transcript(recording: Recording, output_format: str, with_words: bool, with_name: bool) -> str:
@@ -190,9 +200,9 @@ def format_transcript(recording: Recording, output_format: str, with_words: bool
     """
     result = recording.result
     if output_format == "srt":
-        return to_srt(result["chunks"])
+        return to_srt(result["chunks"], recording.seconds)
     if output_format == "vtt":
-        return to_vtt(result["chunks"])
+        return to_vtt(result["chunks"], recording.seconds)
     words = []
     for chunk in result["chunks"] if with_words else []:
         start, end = (round(float(second), 3) for second in chunk["timestamp"])

@@ -13,7 +13,8 @@ filters.yaml holds `filter: none`, which keeps all as the paper did, or
       - language_probability >= 0.5
       - language agrees
 
-The table says how many hours of each language every filter keeps on its own, and all of them together.
+The table says how many hours of each language every filter keeps on its own, and all of them together. Where no label
+that is kept has a text, as of a teacher that has collapsed, that is an error.
 """
 
 import argparse
@@ -27,12 +28,14 @@ def main() -> None:
     parser.add_argument("labels", nargs="+", type=Path, help="labels.parquet files of recipes/pseudo_label.py")
     parser.add_argument("--filters", type=Path, required=True, help="YAML file")
     parser.add_argument("--output", type=Path, required=True, help="utterance file for training")
+    parser.add_argument("--allow-empty", action="store_true", help="write labels none of which has a text, too")
     arguments = parser.parse_args()
     # imported here: it takes seconds, and --help need not wait
     from hf_mlpl.evaluation import aligned
     from hf_mlpl.label_filters import filter_labels, read_filters
 
-    hours = filter_labels(arguments.labels, read_filters(arguments.filters), arguments.output)
+    filters = read_filters(arguments.filters)
+    hours = filter_labels(arguments.labels, filters, arguments.output, arguments.allow_empty)
     rows = [(language, *(f"{value:.2f}" for value in kept.values())) for language, kept in hours.items()]
     print(aligned([("hours", *next(iter(hours.values()), ())), *rows]))
     print(f"labels: {arguments.output}; next: name it in `train` of a training run")

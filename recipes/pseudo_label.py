@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     parser.add_argument("--private", action="store_true", help="of a data set that has to be made")
     parser.add_argument("--with-audio", action="store_true", help="push the audio, too: some 60 MB an hour")
+    parser.add_argument("--allow-empty", action="store_true", help="push languages whose labels are all empty, too")
     parser.add_argument("--filters", type=Path, help="YAML file: what the pushed labels' column `kept` says")
     arguments = parser.parse_args()
     # imported here: it takes seconds, and --help need not wait
@@ -47,7 +48,7 @@ def main() -> None:
     from hf_mlpl.corpora.utterances import read_utterances
     from hf_mlpl.label_filters import read_filters
     from hf_mlpl.label_sets import push_label_set
-    from hf_mlpl.pseudo_label import pseudo_label, teacher_revision
+    from hf_mlpl.pseudo_label import all_empty, pseudo_label, teacher_revision
 
     filters = read_filters(arguments.filters) if arguments.filters else []
     logging.basicConfig(format="%(message)s")
@@ -75,10 +76,14 @@ def main() -> None:
             f"mean log-probability {counts['mean_log_prob']:.3f}"
             + (f", CER {counts['cer']:.1%} against the texts that are known" if counts["cer"] is not None else "")
         )
+        if all_empty(counts):
+            accelerator.print(
+                f"{language}: all labels are empty, the teacher hears nothing; look at its error rates before training"
+            )
     path = arguments.output / "labels.parquet"
     accelerator.print(f"labels: {path}, by {summary['teacher']}; {summary['errors']} utterances could not be read")
     if arguments.push_to_hub and accelerator.is_main_process:
-        options = filters, arguments.with_audio, arguments.private
+        options = filters, arguments.with_audio, arguments.private, arguments.allow_empty
         for line in push_label_set(arguments.output, arguments.push_to_hub, *options):
             print(line, flush=True)
 

@@ -10,9 +10,7 @@ already; this adds the results. The token is that of HF_TOKEN or `hf auth login`
 """
 
 import argparse
-import json
 import shutil
-import tempfile
 from pathlib import Path
 
 from hf_mlpl.one_line_errors import one_line_errors
@@ -28,6 +26,7 @@ def main() -> None:
     parser.add_argument("--private", action="store_true", help="make it a private one, if it has to be made")
     arguments = parser.parse_args()
     # imported here: it takes seconds, and --help need not wait
+    from hf_mlpl.atomic import read_json, temporary_folder
     from hf_mlpl.checkpoints import fill_result
     from hf_mlpl.hub import OF_ANOTHER_SAVE, push_folder
     from hf_mlpl.training_config import load_config
@@ -38,12 +37,12 @@ def main() -> None:
             f"{run} has no model/; --run needs the output_dir of a run of recipes/train.py that is finished"
         )
     config = load_config(run / "config.yaml", [f"push_to_hub={arguments.repo}"])  # which checks name, tag and licence
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.results]
-    with tempfile.TemporaryDirectory(dir=run, prefix=".publish-") as folder:  # there a file can have two names
-        fill_result(run, Path(folder), arguments.repo, results)
+    results = [read_json(path) for path in arguments.results]
+    with temporary_folder(run, "publish") as folder:  # there a file can have two names
+        fill_result(run, folder, arguments.repo, results)
         for path in arguments.results:
-            (Path(folder) / "results").mkdir(exist_ok=True)
-            shutil.copyfile(path, Path(folder) / "results" / path.name)
+            (folder / "results").mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / "results" / path.name)
         commit = push_folder(
             folder,
             arguments.repo,

@@ -4,7 +4,8 @@
 
 makes a commit for each language in folders that recipes/pseudo_label.py has filled: its labels, and the card made anew
 of all languages. Other languages, also those that somebody pushes at the same time, stay as they are, and what has not
-changed is not sent again. Log in with `hf auth login` first, or set HF_TOKEN.
+changed is not sent again. A language whose labels are all empty is not pushed, and an error in the end. Log in with
+`hf auth login` first, or set HF_TOKEN.
 
     from datasets import load_dataset
     load_dataset("user/voxpopuli-pl", "sl", split="train")
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--private", action="store_true", help="if the data set has to be made")
     parser.add_argument("--with-audio", action="store_true", help="push the audio, too: some 60 MB an hour")
     parser.add_argument("--filters", type=Path, help="YAML file: what the column `kept` says")
+    parser.add_argument("--allow-empty", action="store_true", help="push languages whose labels are all empty, too")
     arguments = parser.parse_args()
     # imported here: it takes seconds, and --help need not wait
     from hf_mlpl.label_filters import read_filters
@@ -40,9 +42,16 @@ def main() -> None:
             folder_of[language] = folder
     if not folder_of:
         raise ValueError(f"{', '.join(map(str, arguments.labels))}: no folder of pseudo-labels")
+    options = filters, arguments.with_audio, arguments.private, arguments.allow_empty
+    refused = []
     for folder in folders:
-        for line in push_label_set(folder, arguments.repo, filters, arguments.with_audio, arguments.private):
-            print(line, flush=True)
+        try:
+            for line in push_label_set(folder, arguments.repo, *options):
+                print(line, flush=True)
+        except ValueError as error:  # the others are pushed all the same
+            refused.append(str(error))
+    if refused:
+        raise ValueError("; ".join(refused))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from transformers import AutoModelForCTC, Wav2Vec2Config, Wav2Vec2ForCTC, pipeline
 
 from hf_mlpl.cli import main
@@ -14,6 +15,8 @@ from hf_mlpl.cli import main
 from .port_folder import save_port
 from .random_model import RATE, save_folder, sweep
 from .test_golden import printed_letters
+
+PUSH = ["--push-to-hub=me/tiny", "--license=mit"]
 
 
 @pytest.fixture
@@ -72,8 +75,12 @@ def test_the_surround_of_a_tokenizer_goes_both_ways(tmp_path):
         (["--tokens={twice}"], r"twice.lst, line 3: entry 'a' is already in line 2"),
         (["--languages", "de"], r"model.bin: knows 5 languages, but 1 names were given"),
         (["--checkpoint={short}"], r"short.lst: ends after 4 bytes, .*; is it a whole checkpoint\?"),
-        (["--checkpoint={lost}"], r"No such file or directory: '.*lost.bin'"),
-        (["--tokens={lost}"], r"No such file or directory: '.*lost.bin'"),
+        (
+            ["--checkpoint={lost}"],
+            r"lost.bin: no such file; the released one is https://.*/checkpoint_cv_finetune.bin$",
+        ),
+        (["--tokens={lost}"], r"lost.bin: no such file; the released one is https://.*/tokens-all.lst$"),
+        (["--checkpoint=."], r"\.: is a folder; the released one is https://.*/checkpoint_cv_finetune.bin$"),
     ],
 )
 def test_what_cannot_be_converted_is_one_line(options, message, original, tmp_path, capsys):
@@ -97,6 +104,10 @@ def test_a_model_of_the_old_port(tmp_path, capsys, caplog):
     answers = [pipeline("automatic-speech-recognition", model=str(folder))(dict(sound)) for folder in (old, new)]
     assert answers[0] == answers[1] and answers[1]["text"] and list(answers[1]) == ["text"]
 
+    assert main(["convert", "--from=mctct", "--checkpoint", "nowhere", "--output", str(tmp_path / "other")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: nowhere: no such folder") and "speechbrain/m-ctc-t-large" in line
+
     (old / "model.safetensors").unlink(missing_ok=True)
     (old / "pytorch_model.bin").write_bytes(b"no weights")
     assert main(["convert", "--from=mctct", "--checkpoint", str(old), "--output", str(tmp_path / "other")]) == 1
@@ -116,6 +127,9 @@ def test_a_model_of_the_old_port(tmp_path, capsys, caplog):
             ["--from=flashlight", "--tokens=x", "--push-to-hub=not/a/name"],
             "--push-to-hub: Repo id must be in the form",
         ),
+        (["--from=flashlight", "--tokens=x", "--push-to-hub=me/model"], "--push-to-hub needs --license"),
+        (["--from=flashlight", "--tokens=x", "--license=mit"], "--license and --private are for --push-to-hub"),
+        (["--from=flashlight", "--tokens=x", "--private"], "--license and --private are for --push-to-hub"),
         (["--from=flashlight", "--to=flashlight"], "not allowed with argument --from"),
         ([], "one of the arguments --from --to is required"),
     ],
@@ -150,7 +164,7 @@ def test_push_to_hub(golden, original, local_hub, tmp_path):
     folder = tmp_path / "folder"
     local_hub.fail("POST", "/preupload/", status=503)  # is tried again, of which a process of its own shows all traces
     command = [sys.executable, "-m", "hf_mlpl.cli", "convert", *original, "--output", folder]
-    done = subprocess.run([*command, "--push-to-hub=me/tiny"], env=local_hub.env, capture_output=True, text=True)
+    done = subprocess.run([*command, *PUSH], env=local_hub.env, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == f"pushed to {local_hub.endpoint}/me/tiny"
     assert local_hub.token not in done.stdout
@@ -159,6 +173,19 @@ def test_push_to_hub(golden, original, local_hub, tmp_path):
     stem, _, suffix = sample.rpartition("_")
     answer = pipeline("automatic-speech-recognition", model="me/tiny")(golden / "wavs" / f"{stem}.{suffix}")
     assert answer["text"].split() == "".join(letters.split()).replace("|", " ").split()
+
+
+@pytest.mark.parametrize("languages", [None, "ab ar as br ca".split()])
+def test_a_pushed_model_has_a_card_and_is_private_where_asked(languages, original, local_hub, tmp_path):
+    more = ["--private"] if languages is None else ["--languages", *languages]
+    assert main(["convert", *original, "--output", str(tmp_path / "folder"), *PUSH, *more]) == 0
+    assert HfApi().repo_info("me/tiny").private is (languages is None)
+    card = ModelCard.load(hf_hub_download("me/tiny", "README.md"))
+    assert (card.data.license, card.data.pipeline_tag) == ("mit", "automatic-speech-recognition")
+    assert card.data.language == languages
+    assert "made this folder of `model.bin`" in card.text and "23,285 parameters" in card.text
+    assert ("tells 5 languages apart" if languages is None else ", ".join(languages)) in card.text
+    assert "{" not in card.text and str(tmp_path) not in card.text
 
 
 TOKEN = "give HF_TOKEN or `hf auth login` a token that may write to it, then "
@@ -185,7 +212,7 @@ def test_a_push_that_fails(repository, token, fault, reason, first, original, lo
         method, path, *status = fault
         local_hub.fail(method, path, status=status[0] if status else None, times=100)
     folder, whole = tmp_path / "a folder", tmp_path / "whole"
-    assert main(["convert", *original, "--output", str(folder), "--push-to-hub", repository]) == 1
+    assert main(["convert", *original, "--output", str(folder), *PUSH, "--push-to-hub", repository]) == 1
     out, err = capfd.readouterr()
     (line,) = err.splitlines()
     end = f"; {folder} is complete: {first}`hf upload {repository} '{folder}'` pushes it"
@@ -193,13 +220,15 @@ def test_a_push_that_fails(repository, token, fault, reason, first, original, lo
     assert re.fullmatch(rf"error: {repository}: cannot push to it \({reason}\)", line.removesuffix(end))
     assert "pushed to" not in out and local_hub.token not in out + err and "hf_wrong" not in out + err
     assert main(["convert", *original, "--output", str(whole)]) == 0
-    assert read_folder(folder) == read_folder(whole)
+    assert read_folder(folder).items() - read_folder(whole).items() == {
+        ("README.md", read_folder(folder)["README.md"])
+    }
 
 
 @pytest.mark.usefixtures("quick_retries")
 def test_a_push_that_fails_is_made_up_for(original, local_hub, tmp_path, monkeypatch, capfd):
     local_hub.fail("POST", "/commit/", times=7)
-    assert main(["convert", *original, "--output", str(tmp_path / "folder"), "--push-to-hub", "me/tiny"]) == 1
+    assert main(["convert", *original, "--output", str(tmp_path / "folder"), *PUSH]) == 1
     assert list(local_hub.files("me/tiny")) == [".gitattributes"]
     program, *arguments = shlex.split(re.search("`(.+)` pushes it", capfd.readouterr().err)[1])
     command = [Path(sys.executable).with_name(program), *arguments]
@@ -210,6 +239,6 @@ def test_a_push_that_fails_is_made_up_for(original, local_hub, tmp_path, monkeyp
 @pytest.mark.usefixtures("quick_retries")
 def test_no_hub_in_reach(original, local_hub, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens at this port
-    assert main(["convert", *original, "--output", str(tmp_path / "folder"), "--push-to-hub", "me/tiny"]) == 1
+    assert main(["convert", *original, "--output", str(tmp_path / "folder"), *PUSH]) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("error: me/tiny: cannot push to it (") and line.endswith("pushes it")

@@ -708,6 +708,58 @@ def test_scripts_answer_mistakes(folder_of_mistakes, monkeypatch, arguments, mes
     assert not list(folder_of_mistakes.glob("output/[!.]*")) and not Path("output").is_file()
 
 
+@pytest.fixture
+def prepared(tmp_path, monkeypatch, capsys):
+    """Runs prepare_data.py in this process; returns its exit status or error line, and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def prepared(*arguments):
+        script, status = str(ROOT / "recipes" / "prepare_data.py"), 0
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments), "--output", "output"])
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as stopped:
+            status = stopped.code
+        return status, capsys.readouterr().out
+
+    return prepared
+
+
+def test_a_locale_without_a_table_is_told_and_the_others_are_prepared(prepared, tmp_path):
+    for locale in ("sl", "vot"):
+        for number, split in enumerate(["train", "dev", "test"]):
+            write_locale(tmp_path / "release" / locale, {"Da.": "Da."}, split, first=number)
+    (tmp_path / "release" / "vot" / "dev.tsv").unlink()
+    status, printed = prepared("--common-voice", "release")
+    assert status == 0 and "output/dev.parquet: 1 utterances" in printed and "next: " in printed
+    told = "release/vot/dev.tsv: no such file; tables there: test.tsv, train.tsv"
+    assert printed.count(told) == Path("output/report.txt").read_text().count(told) == 1
+
+
+def test_where_nothing_can_be_kept_there_is_one_line_and_no_next_step(prepared, tmp_path):
+    """A delta release, whose tables are others; and one whose clips are not there."""
+    write_locale(tmp_path / "delta" / "sl", {"Da.": "Da."}, "other")
+    status, printed = prepared("--common-voice", "delta")
+    assert status == (
+        "error: delta/sl/train.tsv: no such file; tables there: other.tsv (and 2 lines more); there is nothing else "
+        "that can be prepared"
+    )
+    assert "next: " not in printed and "parquet" not in printed and os.listdir("output") == []
+
+    for split in ("train", "dev", "test"):
+        write_table(tmp_path / "tables" / "sl" / f"{split}.tsv", COLUMNS, [{"path": "a.mp3", "sentence": "Da."}])
+    (tmp_path / "tables" / "sl" / "clips").mkdir()
+    status, printed = prepared("--common-voice", "tables")
+    assert status == "error: none of 3 rows can be used: 3 unreadable audio; see output/report.txt"
+    assert "next: " not in printed and not list(Path("output").glob("*.parquet"))
+
+
+def test_without_labelled_speech_there_is_no_next_step(prepared, voxpopuli):
+    write_segments(voxpopuli, [(EVENT, "0", "0.0", "2.25")])
+    status, printed = prepared("--voxpopuli", voxpopuli)
+    assert status == 0 and "output/unlabelled.parquet: 1 utterances" in printed and "train.parquet" not in printed
+
+
 def test_a_mistake_ends_a_script_with_one_line(folder_of_mistakes):
     arguments, message = MISTAKES[0]
     done = run_script(*arguments, "--output", "output")

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 
 from hf_mlpl.corpora.common_voice import find_locales, read_common_voice
 from hf_mlpl.corpora.downloads import download_mirror, download_release
@@ -51,6 +52,24 @@ def test_mirrors_that_are_not_there(name, revision, local_hub):
     with pytest.raises(ValueError, match=f"{name}.*: cannot be downloaded from the Hub: ") as error:
         download_mirror(name, revision)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("hangs_up", [False, True])
+def test_errors_of_a_download_do_not_tell_the_queries_of_addresses(hangs_up, local_hub, monkeypatch):
+    """As those of signed addresses, which a Hub redirects to; whether there is an answer or not."""
+
+    def answer(*_, **__):
+        url = "https://cdn.example/a.parquet?X-Signature=secret&token=hf_secret"
+        if hangs_up:
+            raise HTTPError(f"no answer of {url} within 60 s")
+        raise OSError(f"403 Forbidden for url '{url}'\n(Request ID: 1)")
+
+    HfApi().create_repo("me/common_voice", repo_type="dataset")
+    HfApi().upload_file(path_or_fileobj=b"", path_in_repo="a.parquet", repo_id="me/common_voice", repo_type="dataset")
+    monkeypatch.setattr(HfApi, "snapshot_download", answer)
+    with pytest.raises(ValueError, match="me/common_voice: cannot be downloaded .*cdn.example/a.parquet") as error:
+        download_mirror("me/common_voice")
+    assert "secret" not in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from datasets import Dataset
 from hf_mlpl import pseudo_label, training
 from hf_mlpl.atomic import written_whole
 from hf_mlpl.corpora.utterances import read_utterances, write_utterances
+from hf_mlpl.folder_lock import claimed
 from hf_mlpl.training import train
 from hf_mlpl.training_config import load_config
 from hf_mlpl.training_log import TrainingLog
@@ -26,7 +27,6 @@ from .two_processes import SHARD_SIZE, slimipl_overrides
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHARDS = {"pseudo_label": {"SHARD_SIZE": SHARD_SIZE}}
-AT_ONCE = {"one_line_errors": {"WAIT_SECONDS": 0}}
 LOST = "error: another process of this job has failed or was killed; the same command goes on with what is saved"
 
 
@@ -64,7 +64,7 @@ def test_labelling_goes_on_after_a_process_was_killed(tone_data, tone_run, two_p
     """This time it is the main process. Then the job is another one, which the main process alone notices."""
     command = labelling(tone_data, tone_run, tmp_path / "labels")
     death = Death(0, "pseudo_label", "scores", 7)
-    (killed, _), (status, told) = run_on_two(tmp_path, *command, death=death, **SHARDS, **AT_ONCE)
+    (killed, _), (status, told) = run_on_two(tmp_path, *command, death=death, **SHARDS)
     assert (killed, status) == (-9, 1) and errors(told) == [LOST]
     left = {path: path.stat().st_mtime_ns for path in (tmp_path / "labels" / "shards").glob("[0-9]*")}
     assert left and not (tmp_path / "labels" / "complete.json").exists()
@@ -72,24 +72,30 @@ def test_labelling_goes_on_after_a_process_was_killed(tone_data, tone_run, two_p
     assert {path: path.stat().st_mtime_ns for path in left} == left
     assert_equal_labels(tmp_path / "labels", two_processes / "labels")
 
-    (status, told), other = run_on_two(tmp_path, *command, "--data", tone_data / "dev.parquet", **AT_ONCE)
-    assert (status, other[0]) == (1, 1) and errors(other[1]) == [LOST]
-    assert len(errors(told)) == 1 and "holds another job's labels" in told
+    ended = run_on_two(tmp_path, *command, "--data", tone_data / "dev.parquet")
+    [line] = [line for _, told in ended for line in errors(told)]  # both know it, and one of them says it
+    assert [status for status, _ in ended] == [1, 1] and "holds another job's labels" in line
+    with claimed(tmp_path / "other"):
+        ended = run_on_two(tmp_path, *command, "--output", tmp_path / "other")
+    [line] = [line for _, told in ended for line in errors(told)]
+    assert [status for status, _ in ended] == [1, 1] and f"{tmp_path}/other: another job works there" in line
 
 
 def test_a_divergence_names_the_micro_batches_of_all_processes(tone_data, tmp_path):
     command = ["train.py", tone_data / "tones.yaml", f"output_dir={tmp_path / 'run'}", "learning_rate=1e38", "dev=[]"]
-    ended = run_on_two(tmp_path, *command, "micro_batches_per_update=4", **AT_ONCE)
+    ended = run_on_two(tmp_path, *command, "micro_batches_per_update=4")
     told = (
         "error: the gradient of micro-batches 4, 5, 6, 7 is not finite, its loss is nan; lower learning_rate, or look"
     )
-    for status, said in ended:
-        assert status == 1 and [line[: len(told)] for line in errors(said)] == [told]
+    assert [status for status, _ in ended] == [1, 1]
+    assert [line[: len(told)] for _, said in ended for line in errors(said)] == [told]
 
 
 def test_an_error_of_both_processes_is_one_line(two_processes):
-    """Under `accelerate launch`, which ends the other process while it waits to be heard."""
-    [told] = errors((two_processes / "stderr.txt").read_text().partition("Traceback")[0])  # which is the launcher's
+    """Under `accelerate launch`, whose own traceback ends with the line again."""
+    told, _, launcher = (two_processes / "stderr.txt").read_text().partition("Traceback")
+    [told] = errors(told)
+    assert f"  traceback : {told}\n" in launcher
     assert "no setting is called max_updats; there are output_dir" in told
 
 
@@ -173,8 +179,8 @@ def test_labelling_goes_on_when_there_is_room_again(
 
 def test_one_process_without_room_ends_the_other(tone_data, tmp_path):
     command = ["train.py", tone_data / "tones.yaml", f"output_dir={tmp_path / 'run'}", "save_every=1", "dev=[]"]
-    (status, told), other = run_on_two(tmp_path, *command, max_bytes=100_000, **AT_ONCE)
-    assert (status, other[0]) == (1, 1) and errors(other[1]) == [LOST]
+    (status, told), other = run_on_two(tmp_path, *command, max_bytes=100_000)
+    assert (status, other[0]) == (1, 1) and errors(other[1]) == []
     [told] = errors(told)
     assert says_no_room(told.removeprefix("error: "), tmp_path / "run" / "checkpoints" / "update-00000001")
 

@@ -491,7 +491,7 @@ def name_of(clips: Path) -> str:
 
 
 def test_emissions_that_cannot_be_written(model, clips, run):
-    Path("x.lst").write_text(f"{'x' * 250} a.wav 2000\nB b.flac 1000\n")
+    Path("x.lst").write_text(f"{'x' * 252} a.wav 2000\nB b.flac 1000\n")
     status, out, errors = run("--test=x.lst", "--am", model, "--emission_dir=out", "--show")
     assert status == 1 and len(blocks(out)) == 2 and os.listdir("out/x.lst") == ["B.npz"]
     assert errors[0].startswith("error: x.lst, line 1: its emissions cannot be written: ") and len(errors) == 3

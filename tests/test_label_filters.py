@@ -1,5 +1,8 @@
 """Filters of pseudo-labels against plain comparisons, row by row."""
 
+import os
+
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -93,6 +96,9 @@ def test_filters_of_a_file(tmp_path):
         ("filters: none\n", "must hold `filter: none`, or `filter:` and a list"),
         ("filter: [confidence >= 0.3]\n", "'confidence >= 0.3' is no filter; write 'language agrees', or a score"),
         ("filter: [mean_log_prob > 0.3]\n", "'mean_log_prob > 0.3' is no filter"),
+        ("filter: [mean_log_prob >= nan]\n", "'mean_log_prob >= nan' is no filter"),
+        ("[" * 1000, "recursion"),
+        ("null\n", "must hold `filter: none`"),
         ("filter: [mean_log_prob >= high]\n", "'mean_log_prob >= high' is no filter.* mean_log_prob, lowest_word"),
         ("filter: [3]\n", "it must be none or a list of conditions"),
         ("filter: [\n", "while parsing"),
@@ -108,6 +114,46 @@ def test_wrong_files_are_refused_in_one_line(tmp_path, content, told):
 def test_a_file_that_holds_no_labels_is_refused(tmp_path, tone_data):
     with pytest.raises(ValueError, match="dev.parquet: has no column blank_ratio, .*recipes/pseudo_label.py writes"):
         filter_labels([tone_data / "dev.parquet"], [], tmp_path / "kept.parquet")
-    with pytest.raises(ValueError, match="tokens-all.lst: no Parquet file, or damaged"):
+    with pytest.raises(ValueError, match="tokens-all.lst: no Parquet file of labels, or damaged"):
         filter_labels([tone_data / "tokens-all.lst"], [], tmp_path / "kept.parquet")
     assert not (tmp_path / "kept.parquet").exists()
+
+
+def test_labels_of_a_collapsed_teacher(tmp_path, caplog):
+    """One language that is all empty is said; where nothing else is left, that is an error."""
+    rows = [made_label(number, text="" if number < 3 else "a") for number in range(5)]
+    rows[0]["language"] = rows[1]["language"] = "fi"
+    path, kept = tmp_path / "labels.parquet", tmp_path / "kept.parquet"
+    write_utterances(rows, path, LABEL_FEATURES)
+    filter_labels([path], [], kept)
+    assert [record.getMessage() for record in caplog.records] == ["fi: all 2 labels that are kept are empty"]
+    kept.unlink()
+    few = [LabelFilter("mean_log_prob >= -0.2")]
+    told = "of 5 labels the filters keep 3, and none of these has a text; relax the filters, .*; --allow-empty writes"
+    with pytest.raises(ValueError, match=told):
+        filter_labels([path], few, kept)
+    with pytest.raises(ValueError, match="of 5 labels the filters keep 0, and"):
+        filter_labels([path], [LabelFilter("blank_ratio >= 2")], kept)
+    assert os.listdir(tmp_path) == ["labels.parquet"]
+    filter_labels([path], few, kept, allow_empty=True)
+    assert [row["text"] for row in pq.read_table(kept).to_pylist()] == ["", "", ""]
+    write_utterances([], path, LABEL_FEATURES)  # of no utterances
+    filter_labels([path], few, kept)
+    assert not len(pq.read_table(kept))
+
+
+@pytest.mark.parametrize("name", ["language", "text", "duration_seconds", "id"])
+def test_rows_that_are_no_labels(name, labels, tmp_path):
+    rows, path = labels
+    rows[3][name] = None
+    write_utterances(rows, path, LABEL_FEATURES)
+    with pytest.raises(ValueError, match=f"labels.parquet: has rows without {name}$"):
+        filter_labels([path], [], tmp_path / "kept.parquet")
+
+
+def test_scores_that_are_no_numbers(labels, tmp_path):
+    table = pq.read_table(labels[1])
+    words = pa.array(["high"] * len(table))
+    pq.write_table(table.set_column(table.column_names.index("blank_ratio"), "blank_ratio", words), labels[1])
+    with pytest.raises(ValueError, match="labels.parquet: no Parquet file of labels, or damaged .*high"):
+        filter_labels([labels[1]], [LabelFilter("blank_ratio <= 1")], tmp_path / "kept.parquet")

@@ -4,6 +4,8 @@ import ast
 import dataclasses
 import json
 import math
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +19,8 @@ from datasets import Audio, Features, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import DatasetCard, HfApi
 
-from hf_mlpl import hub, label_sets
+from hf_mlpl import atomic, hub, label_sets
+from hf_mlpl.atomic import own_path
 from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.utterances import write_utterances
 from hf_mlpl.label_filters import LabelFilter
@@ -164,8 +167,61 @@ def test_labels_that_are_not_complete(tone_labels, tmp_path):
     del complete["languages"]["de"]["errors"]
     write_utterances([], old / "labels.parquet", LABEL_FEATURES)
     (old / "complete.json").write_text(json.dumps(complete))
-    with pytest.raises(ValueError, match="complete.json: is of an older hf_mlpl; delete it"):
+    with pytest.raises(ValueError, match="complete.json: damaged, or of an older hf_mlpl .it has no errors.; delete"):
         write_label_set(old, "de", tmp_path)
+
+
+def copy_of(folder: Path, copy: Path, **changed) -> Path:
+    """The labels of a folder, with values of some columns in all rows."""
+    rows = [row | changed for row in made_in(folder).values()]
+    write_utterances(rows, copy / "labels.parquet", LABEL_FEATURES)
+    shutil.copy(folder / "complete.json", copy)
+    return copy
+
+
+def test_labels_without_recordings_that_can_be_read_are_left_out(tone_labels, tmp_path, caplog):
+    rows = list(made_in(tone_labels["de"]).values())
+    rows[4]["audio"]["path"], rows[5]["audio"]["path"] = "lost.wav", str(tmp_path / "text.wav")
+    (tmp_path / "text.wav").write_text("no audio")
+    write_utterances(rows, tmp_path / "labels" / "labels.parquet", LABEL_FEATURES)
+    shutil.copy(tone_labels["de"] / "complete.json", tmp_path / "labels")
+    summary = write_label_set(tmp_path / "labels", "de", tmp_path / "set", with_audio=True)
+    assert (summary.utterances, summary.unreadable) == (29, 3)
+    assert {row["id"] for row in rows_of(tmp_path / "set")} == {r["id"] for r in rows} - {rows[4]["id"], rows[5]["id"]}
+    told = sorted(record.getMessage() for record in caplog.records)
+    for line, row in zip(told, sorted([rows[4]["id"], rows[5]["id"]]), strict=True):
+        assert line.startswith(f"{row}: ") and line.endswith("; it is not pushed")
+    nothing = copy_of(tone_labels["de"], tmp_path / "nothing", audio={"path": "lost.wav"})
+    with pytest.raises(ValueError, match="none of the 31 recordings of de can be read any more"):
+        write_label_set(nothing, "de", tmp_path / "none", with_audio=True)
+
+
+@pytest.mark.parametrize(
+    "content", ["null", "7", "[]", "{", "{}", '{"teacher": 3}', '{"languages": 1}', "errors", "sources", "hours"]
+)
+def test_a_complete_json_that_is_damaged_is_one_line(content, tone_labels, tmp_path):
+    folder = copy_of(tone_labels["de"], tmp_path / "labels")
+    complete = json.loads((folder / "complete.json").read_text())
+    if content in complete:
+        complete[content] = None
+    elif content == "hours":
+        complete["languages"]["de"]["hours"] = "many"
+    (folder / "complete.json").write_text(json.dumps(complete) if content.isalpha() and content != "null" else content)
+    with pytest.raises(
+        ValueError, match="complete.json: damaged.*; delete it and give recipes/pseudo_label"
+    ) as caught:
+        write_label_set(folder, "de", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_that_are_damaged_are_one_line(tone_labels, tmp_path):
+    folder = copy_of(tone_labels["de"], tmp_path / "labels")
+    whole = bytearray((folder / "labels.parquet").read_bytes())
+    for content in (b"", whole[:-9], whole[:4] + bytes(100) + whole[104:], b"PAR1" + bytes(len(whole) - 8) + b"PAR1"):
+        (folder / "labels.parquet").write_bytes(content)
+        with pytest.raises(ValueError, match="labels.parquet: no Parquet file of labels, or damaged") as caught:
+            write_label_set(folder, "de", tmp_path)
+        assert "\n" not in str(caught.value)
 
 
 # On the Hub
@@ -349,6 +405,28 @@ def test_a_summary_that_is_none(hub_of_labels, tone_labels):
     HfApi().upload_file(path_or_fileobj=json.dumps(older).encode(), **options)
     with pytest.raises(OSError, match="fi/summary.json: no summary of pseudo-labels .no score characters_per_s"):
         push(tone_labels["de"])
+
+
+def test_labels_of_a_collapsed_teacher_are_not_pushed(hub_of_labels, tone_labels, tmp_path, monkeypatch):
+    """The other languages of the folder are; and what a killed push has left there goes."""
+    rows = [row | {"text": "", "language": "fi"} for row in made_in(tone_labels["de"]).values()]
+    rows += made_in(tone_labels["sv-SE"]).values()
+    write_utterances(rows, tmp_path / "labels" / "labels.parquet", LABEL_FEATURES)
+    complete, other = (json.loads((tone_labels[name] / "complete.json").read_text()) for name in ("de", "sv-SE"))
+    complete["languages"] = {"fi": complete["languages"]["de"] | {"empty": 31}} | other["languages"]
+    (tmp_path / "labels" / "complete.json").write_text(json.dumps(complete))
+    monkeypatch.setattr(atomic, "_looked_into", set())
+    with subprocess.Popen([sys.executable, "-S", "-c", ""]) as ended:
+        pass
+    working = own_path(tmp_path / "labels", "pushing")
+    left = working.with_name(re.sub(r"-\d+-", f"-{ended.pid}-", working.name))
+    for folder in (left, working):
+        (folder / "de").mkdir(parents=True)
+        (folder / "de" / "summary.json").write_text("{}")
+    with pytest.raises(ValueError, match="labels: all labels of fi are empty, and not pushed; .*; --allow-empty push"):
+        push(tmp_path / "labels")
+    assert {name.partition("/")[0] for name in files(hub_of_labels) if "/" in name} == {"sv-SE"}
+    assert list((tmp_path / "labels").glob(".*")) == [working]
 
 
 def test_a_private_data_set(hub_of_labels, tone_labels):

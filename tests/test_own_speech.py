@@ -119,6 +119,43 @@ def test_librispeech_that_is_incomplete(librispeech, tmp_path):
         read_librispeech(tmp_path / "nowhere", "dev-clean", report)
 
 
+@pytest.mark.parametrize("mode", [None, "w"])
+def test_librispeech_in_other_formats(librispeech, tmp_path, mode):
+    """As wav, in another case, with what macOS keeps beside files; and lines that cannot be used."""
+    expected = list(read_librispeech(librispeech, "test-clean", ReadingReport()))
+    for path in sorted(librispeech.rglob("*.flac")):
+        samples, rate = soundfile.read(path, dtype="int16")
+        soundfile.write(path.with_suffix(".WAV"), samples, rate)
+        path.with_name(f"._{path.name}").write_bytes(b"Mac OS X")
+        path.unlink()
+    for path in sorted(librispeech.rglob("*.trans.txt")):
+        path.with_name(f"._{path.name}").write_bytes(b"Mac OS X")
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+        path.rename(path.with_name(path.name.upper()))
+    with open(librispeech / "test-clean" / "61" / "70968" / "61-70968.TRANS.TXT", "ab") as file:
+        file.write(b"61-70968-0000 AGAIN\r\n61-70968-0001 CAF\xc9\r\n61-70968-0002 A\0B\r\n")
+    write_noise(librispeech / "test-clean" / "61" / "70968" / "61-70968-0000.mp3", 0.3)
+    root = pack(librispeech, tmp_path / "downloads" / "test-clean.tar", mode).parent if mode else librispeech
+    report = ReadingReport()
+    rows = sorted(read_librispeech(root, "test-clean", report), key=lambda row: row["id"])
+    assert listed(rows) == listed(expected) and [row["duration_seconds"] for row in rows] == [0.3, 0.4, 0.3]
+    assert report.dropped == {
+        "a second line of an utterance": 1,
+        "is not UTF-8 text": 2,
+        "a second recording of an utterance": 1,
+    }
+    assert report.kept == 3 and not report.notes
+
+
+def test_librispeech_behind_links(librispeech, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (librispeech / "test-clean" / "1089").rename(tmp_path / "disk" / "1089")
+    (librispeech / "test-clean" / "1089").symlink_to(tmp_path / "disk" / "1089")
+    (librispeech / "test-clean" / "1089" / "again").symlink_to(librispeech / "test-clean")  # leads round in a circle
+    report = ReadingReport()
+    assert len(list(read_librispeech(librispeech, "test-clean", report))) == 3 and not report.lines
+
+
 # ---- folders
 
 

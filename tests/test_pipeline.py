@@ -1,10 +1,9 @@
 """The pipeline as users meet it: a saved model folder, files of all formats, and a computation step by step."""
 
-import http.server
 import json
+import multiprocessing
+import os
 import random
-import threading
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,6 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 import hf_mlpl
 from hf_mlpl import MlplFeatureExtractor, MlplProcessor, MlplTokenizer
-from hf_mlpl.audio import AudioError
 from hf_mlpl.pipeline_mlpl import MlplSpeechRecognitionPipeline
 
 from .random_model import LANGUAGES, RATE, save_folder, sweep
@@ -101,21 +99,6 @@ def test_a_part_of_a_file_and_other_keys(asr, tmp_path):
     assert answer["id"] == ["a_1"]  # a list, as in the stock pipeline
 
 
-def test_an_address(asr, tmp_path):
-    soundfile.write(tmp_path / "a.flac", sweep(2), RATE)
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        assert asr(f"{address}/a.flac") == asr(tmp_path / "a.flac")
-        with pytest.raises(Exception, match="404"):
-            asr(f"{address}/missing.flac")
-        (tmp_path / "page.flac").write_text("<html>")
-        with pytest.raises(AudioError, match=rf"{address}/page\.flac: is not audio"):
-            asr(f"{address}/page.flac")
-        server.shutdown()
-
-
 def test_batches_equal_one_by_one(asr):
     recordings = [sweep(seconds) for seconds in (0.01, 3, 1.234, 2.005, 0.3)]
     one_by_one = [asr(recording) for recording in recordings]
@@ -167,6 +150,20 @@ def test_timestamps(asr, chunks):
         labels, _ = by_hand(asr, samples)
         first = next(i for i, label in enumerate(labels) if label not in (0, 16))
         assert characters["chunks"][0]["timestamp"][0] == pytest.approx(0.03 * first)
+
+
+@pytest.mark.parametrize("chunks", [{}, {"chunk_length_s": 0.6}])
+def test_no_time_lies_behind_the_end(asr, chunks):
+    ends = []
+    for frames in range(30, 60):
+        samples = sweep(2)[: 480 * frames + 400]  # whose last output frame is 80 samples longer than they are
+        labels, _ = by_hand(asr, samples)
+        for unit in ("char", "word"):
+            times = [chunk["timestamp"] for chunk in asr(samples, return_timestamps=unit, **chunks)["chunks"]]
+            assert all(0 <= start < end <= len(samples) / RATE for start, end in times)
+            if labels[-1] not in (0, 16):
+                ends.append(times[-1][1] == len(samples) / RATE)
+    assert len(ends) > 5 and any(ends)
 
 
 @pytest.fixture(scope="module")
@@ -389,7 +386,8 @@ def test_bad_input_gives_one_clear_line(asr, tmp_path):
         (tmp_path / "empty.mp3", "empty.mp3: is empty"),
         (tmp_path / "text.wav", "text.wav: is not audio"),
         (b"hello", "<5 bytes>: is not audio"),
-        ({"text": "hello"}, "None is not audio: pass a path"),
+        ({"text": "hello"}, "a dict with text has no audio: it needs array"),
+        ({"audio": None, "text": "hello"}, "None is not audio: pass a path"),
         ({"raw": good}, "its sampling_rate is None"),
         (np.zeros(500, np.int16), "divide 16-bit samples by 32768"),
         (np.full(500, np.nan), "NaN"),
@@ -408,6 +406,22 @@ def test_a_model_without_languages(tmp_path):
     assert list(asr([sweep(4), sweep(2)], batch_size=2, chunk_length_s=3)[0]) == ["text"]
     with pytest.raises(ValueError, match="this model has no languages"):
         asr(sweep(2), top_k_languages=2)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no forks here")
+def test_a_forked_child_says_the_same(asr):
+    samples, before = sweep(20), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = asr(samples)["text"]  # which two threads have computed
+        child = multiprocessing.get_context("fork").Process(target=lambda: os._exit(asr(samples)["text"] != expected))
+        child.start()
+        child.join(timeout=60)
+        child.kill()  # where it hangs
+        child.join()
+    finally:
+        torch.set_num_threads(before)
+    assert child.exitcode == 0
 
 
 def test_half_precision(folder, asr):

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from hf_mlpl.corpora.preparation import (
 )
 from hf_mlpl.corpora.preparation_report import plot_durations
 from hf_mlpl.corpora.utterances import ReadingReport, read_utterances
+from hf_mlpl.folder_lock import InUseError, claimed
 from hf_mlpl.text import Normalizer
 
 TEXTS = {"de": "Straße", "sl": "Čas, \u201eteče\u201c.", "tr": "IĞDIR İl"}
@@ -227,3 +229,118 @@ def test_normalizers(tmp_path):
         (tmp_path / "n.yaml").write_text(wrong)
         with pytest.raises(ValueError, match=r"n\.yaml: no normalisers by language"):
             read_normalizers(tmp_path / "n.yaml")
+
+
+def read_table_of(table: Path, report: ReadingReport):
+    """A line of the file `reads` beside the table, and an utterance for each line of the table."""
+    with open(table.parent / "reads", "a") as reads:
+        reads.write(f"{table.name}\n")
+    for text in table.read_text().splitlines():
+        report.read += 1
+        row = {"id": text.split()[0], "audio": {"path": "/a.mp3"}, "duration_seconds": 1.0, "language": "sl"}
+        yield row | {"text": text, "speaker": None, "source": "human"}
+
+
+def read_of_another_disk(folder: Path, report: ReadingReport):
+    report.read += 1
+    raise OSError(5, "Input/output error") if not (folder / "mended").exists() else ValueError("no such table")
+
+
+def interrupted(folder: Path, **treatment):
+    """Two tables, and a part that fails until the file `mended` is there, so that finished parts are kept."""
+    tables = [
+        Part(name, partial(read_table_of, folder / name), "train", inputs=(folder / name, folder / "clips"))
+        for name in ("one", "two")
+    ]
+    disk = Part("disk", partial(read_of_another_disk, folder), "test")
+    return prepare([*tables, disk], folder / "data", Treatment(**treatment))
+
+
+def test_a_finished_part_is_read_again_when_what_it_was_made_of_has_changed(tmp_path, capfd):
+    (tmp_path / "clips").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(f"{name} wrong\n")
+    report = interrupted(tmp_path)
+    assert report.failed == ["disk: OSError: [Errno 5] Input/output error"]
+    before = (tmp_path / "one").stat()
+    (tmp_path / "one").write_text("one right\n")  # as long as it was
+    os.utime(tmp_path / "one", ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    interrupted(tmp_path)
+    assert (tmp_path / "reads").read_text().split() == ["one", "two", "one"]
+    told = "".join(capfd.readouterr())
+    assert f"one: is read again, because {tmp_path / 'one'} has changed" in told and "two: is read" not in told
+    assert "going on: 1 of 3 parts were finished before" in told
+    texts = read_utterances([tmp_path / "data" / "train.parquet"])["text"]
+    assert list(texts) == ["one right", "two wrong"]
+
+    interrupted(tmp_path, normalizers={"*": Normalizer(lowercase=True)})
+    assert "two: is read again, because its treatment has changed" in "".join(capfd.readouterr())
+    (tmp_path / "clips" / "a.mp3").touch()
+    interrupted(tmp_path, normalizers={"*": Normalizer(lowercase=True)})
+    assert f"two: is read again, because {tmp_path / 'clips'} has changed" in "".join(capfd.readouterr())
+    (tmp_path / "data" / ".parts" / "two" / "train.parquet").write_bytes(b"")  # as after a power cut
+    (tmp_path / "mended").touch()
+    report = interrupted(tmp_path, normalizers={"*": Normalizer(lowercase=True)})
+    assert (tmp_path / "reads").read_text().split()[3:] == ["one", "two"] * 2 + ["two"]
+    assert report.notes == ["no such table"] and not report.failed and not list((tmp_path / "data").glob(".*"))
+
+
+def test_recordings_that_could_not_be_used_are_tried_again_when_they_change(tmp_path):
+    soundfile.write(tmp_path / "good.wav", np.ones(16000) / 9, 16000)
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
+    files = Part("files", partial(read_files, tmp_path), "train")
+    parts = [files, Part("disk", partial(read_of_another_disk, tmp_path), "test")]
+    assert prepare(parts, tmp_path / "data", Treatment(decode=True)).dropped == {"unreadable audio": 1}
+    soundfile.write(tmp_path / "bad.wav", np.ones(16000) / 9, 16000)
+    report = prepare(parts, tmp_path / "data", Treatment(decode=True))
+    assert not report.dropped and ids(tmp_path / "data" / "train.parquet") == ["bad", "good"]
+
+
+def test_ids_that_come_twice_are_kept_once(tmp_path):
+    (tmp_path / "one").write_text("a 1\nb 2\na 3\n")
+    (tmp_path / "two").write_text("b 4\nc 5\n")
+    soundfile.write(tmp_path / "a.wav", np.ones(160), 16000)  # another recording of that name
+    parts = [Part(name, partial(read_table_of, tmp_path / name), "train") for name in ("one", "two")]
+    report = prepare([*parts, Part("files", partial(read_files, tmp_path), "train")], tmp_path / "data")
+    *first, other = read_utterances([tmp_path / "data" / "train.parquet"])
+    assert [row["text"] for row in first] == ["a 1", "b 2", "c 5"]
+    assert re.fullmatch("a-[0-9a-f]{8}", other["id"]) and other["audio"]["path"] == str(tmp_path / "a.wav")
+    assert report.dropped == {"id of another utterance": 2} and report.kept == 4
+    assert report.splits["train"].seconds == {"sl": 4.0} and report.splits["train"].characters["3"] == 0
+    lines = (tmp_path / "data" / "report.txt").read_text().splitlines()
+    assert lines[-3:-1] == ["a: id of another utterance: /a.mp3", "b: id of another utterance: /a.mp3"]
+    assert lines[-1] == f"a: id of another utterance: {tmp_path / 'a.wav'} is kept as {other['id']}"
+
+
+def test_two_preparations_into_one_folder(tmp_path):
+    with claimed(tmp_path / "data"), pytest.raises(InUseError, match="data: another job works there .*; wait for its"):
+        prepare(parts(tmp_path), tmp_path / "data")
+    assert not (tmp_path / "reads").exists()
+
+
+def read_and_die(folder: Path, report: ReadingReport):
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield
+
+
+def read_without_memory(report: ReadingReport):
+    yield from ()
+    raise MemoryError
+
+
+@pytest.mark.slow  # processes that are started anew import everything again
+def test_a_worker_that_dies_costs_its_part(tmp_path):
+    killing = Part("killing", partial(read_and_die, tmp_path), "dev")
+    hungry = Part("hungry", partial(read_without_memory), "dev")
+    first, *others = parts(tmp_path)
+    report = prepare([first, killing, hungry, *others], tmp_path / "data", workers=2)
+    assert report.failed == [
+        "killing: its process was killed, perhaps because there is too little memory",
+        "hungry: MemoryError",
+    ]
+    prepare(parts(tmp_path), tmp_path / "expected")
+    for split in ("train", "test"):
+        assert ids(tmp_path / "data" / f"{split}.parquet") == ids(tmp_path / "expected" / f"{split}.parquet")
+    before = (tmp_path / "reads").read_text().splitlines()
+    report = prepare([first, *others], tmp_path / "data")
+    assert not report.failed and (tmp_path / "reads").read_text().splitlines() == before

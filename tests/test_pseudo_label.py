@@ -16,6 +16,7 @@ from rapidfuzz.distance import Levenshtein
 from hf_mlpl import MlplForCTC, MlplProcessor, pseudo_label
 from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.utterances import FEATURES, read_utterances, write_utterances
+from hf_mlpl.folder_lock import InUseError, claimed
 from hf_mlpl.inference_dtype import convert
 from hf_mlpl.pseudo_label import SCORES, teacher_revision
 from hf_mlpl.training import train
@@ -185,6 +186,115 @@ def test_another_job_does_not_get_into_the_folder(label, unlabelled, tmp_path):
         label("a", unlabelled.select(range(23)))
     with pytest.raises(ValueError, match="labels: ids_sha256 was '[0-9a-f]{64}', is '[0-9a-f]{64}'. Choose"):
         label("a", unlabelled.select([1, 0, *range(2, 24)]))
+
+
+def half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def zeroed(content: bytes) -> bytes:
+    """As a disk that lost a page has it: the file's beginning and end are there."""
+    return content[:4] + bytes(400) + content[404:]
+
+
+def test_damaged_shards_are_labelled_again(label, tmp_path, caplog):
+    """Each with a line; those that are whole stay as they are."""
+    folder = label("a")
+    whole = label("b")
+    paths = sorted((folder / "shards").iterdir())
+    damages = (half, zeroed, lambda content: b"", lambda content: bytes(len(content)))
+    for path, damage in zip(paths[:4], damages, strict=True):
+        path.write_bytes(damage(path.read_bytes()))
+    left, inode = paths[4], paths[4].stat().st_ino
+    for name in ("complete.json", "labels.parquet"):
+        (folder / name).unlink()
+    label("a")
+    for name in ("labels.parquet", *(f"shards/{path.name}" for path in paths)):
+        assert pq.read_table(folder / name).equals(pq.read_table(whole / name)), name
+    assert left.stat().st_ino == inode
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.partition(": damaged (")[0] for line in told] == [str(path) for path in paths[:4]]
+    assert all(line.endswith("); it is labelled again") and "\n" not in line for line in told)
+
+
+def test_shards_of_other_labels_are_labelled_again(label, unlabelled, tmp_path, caplog):
+    folder = label("a")
+    first, second = sorted((folder / "shards").iterdir())[:2]
+    expected = pq.read_table(folder / "labels.parquet")
+    first.write_bytes(second.read_bytes())
+    rows = pq.read_table(second)
+    pq.write_table(rows.set_column(rows.column_names.index("source"), "source", [["teacher@2"] * len(rows)]), second)
+    third = second.with_name("00002.parquet")
+    pq.write_table(pq.read_table(third).drop(["error"]), third)
+    (folder / "complete.json").unlink()
+    label("a")
+    assert pq.read_table(folder / "labels.parquet").equals(expected)
+    reasons = [record.getMessage().partition(": damaged (")[2] for record in caplog.records]
+    others = ["it holds other labels); it is labelled again"] * 2
+    assert reasons[:2] == others and "other columns than labels" in reasons[2]
+
+
+NO_JSON = ("", "null", "7", "[]", "{", "{}", '{"teacher": null}')
+
+
+def test_a_complete_json_that_is_damaged_is_made_anew(label, caplog):
+    """So is one whose labels are damaged; no shard is."""
+    folder = label("a")
+    expected, shards = contents(folder), {path: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()}
+    for content in NO_JSON:
+        (folder / "complete.json").write_text(content)
+        label("a")
+        assert contents(folder) == expected
+    for damage in (half, lambda content: b"", lambda content: bytes(100)):
+        (folder / "labels.parquet").write_bytes(damage(expected["labels.parquet"]))
+        label("a")
+        assert contents(folder) == expected
+    assert {path: path.stat().st_mtime_ns for path in shards} == shards
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == len(NO_JSON) + 3 and not [line for line in told if "\n" in line]
+    assert all(line.startswith(f"{folder}/complete.json: damaged") for line in told[:-3])
+    assert all(line.startswith(f"{folder}/labels.parquet: damaged") for line in told[-3:])
+    assert all(line.endswith("; it is made anew of the shards") for line in told)
+
+
+def test_a_job_json_that_is_damaged_is_one_line(label):
+    folder = label("a")
+    expected = contents(folder)
+    told = "job.json: damaged .*; delete it if the labels beside it are of this job, or choose another folder"
+    for content in NO_JSON:
+        (folder / "job.json").write_text(content)
+        with pytest.raises(ValueError, match=told):
+            label("a")
+    (folder / "job.json").unlink()
+    (folder / "complete.json").unlink()
+    label("a")
+    assert contents(folder) == expected
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_that_is_claimed(label, tmp_path):
+    """Nothing is begun there; a finished one is only read, and needs no claim."""
+    with claimed(tmp_path / "a"):
+        with pytest.raises(InUseError, match="a: another job works there .*, process"):
+            label("a")
+        assert [path.name for path in (tmp_path / "a").iterdir()] == [".lock"]
+    folder = label("a")
+    with claimed(folder):
+        label("a")
+
+
+def test_a_model_that_computes_no_numbers(label, tone_run, teacher, caplog):
+    """Its labels are errors, and not what greedy decoding makes of them."""
+    broken = MlplForCTC.from_pretrained(tone_run / "model")
+    with torch.no_grad():
+        broken.ctc_head.bias[0] = float("nan")
+    folder = label("a", models=(broken, teacher[1]))
+    summary = json.loads((folder / "complete.json").read_text())
+    assert (summary["labels"], summary["errors"]) == (0, 24) and len(caplog.records) == 24
+    assert "what the model computes of it are no numbers; it gets no label" in caplog.records[0].getMessage()
 
 
 def test_labels_of_a_model_that_computes_in_another_dtype(label, tone_run, teacher, tmp_path):

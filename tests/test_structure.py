@@ -17,13 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # A file imports its own level and the levels below. Put a new file where its imports allow, as low as possible.
 LEVELS = {
     0: "configuration_mlpl feature_extraction_mlpl tokenization_mlpl ctc_loss audio audio_parts decoders containers"
-    " tars text atomic subtitles one_line_errors",
+    " tars text atomic subtitles one_line_errors model_files missing_model addresses pieces",
     1: "processing_mlpl modeling_mlpl quantization inference_dtype",
     2: "corpora data decoding augment beam_search transcription folder_lock",
     3: "training_config training_log run_facts training checkpoints hub resume model_card sharding slimipl"
-    " pseudo_label label_filters label_summary evaluation plan main_process",
+    " pseudo_label label_files label_filters label_summary evaluation plan main_process",
     4: "dataset_card label_sets label_join interop",
-    5: "pipeline_mlpl registration cli commands",
+    5: "pipeline_mlpl pipeline_inputs registration loading_errors cli __main__ commands",
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.split()}
 # Its files are copied to a cache before they are run, so they cannot import their neighbours.

@@ -88,6 +88,16 @@ def test_a_slow_word_is_divided():
     assert [cue.lines for cue in cues] == [("abcdefgh",), ("ij",)]
 
 
+def test_no_cue_lies_behind_the_end():
+    characters = spoken("Hej du\nda", start=0.2)
+    end = characters[-1]["timestamp"][1] + 0.01
+    expected = [(0.2, 1.2), (pytest.approx(1.62), end)]
+    assert [(cue.start, cue.end) for cue in build_cues(characters, end)] == expected
+    assert read(to_srt(characters, end), "srt")[-1][1] == "00:00:01.720"
+    assert read(to_vtt(characters, end), "vtt")[-1][1] == "00:00:01.720"
+    assert read(to_srt(characters), "srt")[-1][1] == "00:00:02.620"
+
+
 @st.composite
 def transcripts(draw):
     letters = st.sampled_from("aäbéшم漢ക് \u0301\u200d&<")

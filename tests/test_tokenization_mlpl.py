@@ -381,7 +381,7 @@ def test_nothing_changes_when_it_is_saved_and_loaded(tmp_path, tokenizer):
     loaded.save_pretrained(tmp_path / "twice")
     names = {path.name for path in (tmp_path / "once").iterdir()}
     assert names == {path.name for path in (tmp_path / "twice").iterdir()}
-    assert names == {"tokens-all.lst", "tokenizer_config.json", "tokenization_mlpl.py", "text.py"}
+    assert names == {"tokens-all.lst", "tokenizer_config.json", "tokenization_mlpl.py", "text.py", "model_files.py"}
     for name in names:
         assert (tmp_path / "once" / name).read_bytes() == (tmp_path / "twice" / name).read_bytes()
     assert (tmp_path / "once" / "tokens-all.lst").read_bytes() == (tmp_path / "tokens.lst").read_bytes()

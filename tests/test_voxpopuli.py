@@ -19,7 +19,7 @@ from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.tables import read_table
 from hf_mlpl.corpora.utterances import ReadingReport, read_utterances, write_utterances
 from hf_mlpl.corpora.voxpopuli import CODES, read_voxpopuli, voxpopuli_locales
-from hf_mlpl.corpora.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_locales
+from hf_mlpl.corpora.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_folders, voxpopuli_asr_locales
 from hf_mlpl.text import normalize_text
 
 from .tones import EVENT, RATE
@@ -438,6 +438,71 @@ def test_transcribed_rows_that_cannot_be_used(tmp_path):
     report = ReadingReport()
     assert list(read_voxpopuli_asr(tmp_path, "train", report)) == []
     assert report.dropped == {"unreadable audio": 2, "id is not a file name": 1, "wrong number of columns": 1}
+
+
+def test_rows_of_the_annotations_with_a_delimiter_in_their_text(tmp_path):
+    """They are counted, once, in the split that they belong to, and no other row is."""
+    write_transcribed(tmp_path, packed=True)
+    row = dict(zip(ANNOTATIONS, (SESSION, "0", "Da.", "da", "1", "dev", "male", "[(0, 1)]", "True", "x"), strict=True))
+    changes = [{}, {"original_text": "Da | ne."}, {"original_text": "a|b|c", "split": "test"}, {"id_": "7\udcff"}]
+    rows = ["|".join((row | {"id_": str(i)} | change).values()) for i, change in enumerate(changes)]
+    content = "\n".join(["|".join(ANNOTATIONS), *rows]).encode(errors="surrogateescape")
+    (tmp_path / "transcribed_data" / "sl" / "asr_sl.tsv.gz").write_bytes(gzip.compress(content))
+    reports = {split: ReadingReport() for split in ("train", "dev", "test")}
+    found = {split: [row["id"] for row in read_voxpopuli_asr(tmp_path, split, reports[split])] for split in reports}
+    assert found == {"train": [], "dev": [f"{SESSION}-0"], "test": []}
+    assert {split: report.dropped for split, report in reports.items()} == {
+        "train": {"bytes that are not UTF-8": 1},
+        "dev": {"wrong number of columns": 1},
+        "test": {"wrong number of columns": 1},
+    }
+    assert sum(report.read for report in reports.values()) == len(rows)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_none_is_no_text(tmp_path, packed):
+    write_transcribed(tmp_path, packed)
+    table = tmp_path / "transcribed_data" / "sl" / ("asr_sl.tsv.gz" if packed else "asr_train.tsv")
+    content = gzip.decompress(table.read_bytes()) if packed else table.read_bytes()
+    content = content.replace(b'Rekel je: "Ne.', b"None")
+    table.write_bytes(gzip.compress(content) if packed else content)
+    report = ReadingReport()
+    assert list(read_voxpopuli_asr(tmp_path, "train", report)) == []
+    assert report.dropped == {"no raw_text": 2}
+
+
+def test_one_bad_language_archive_or_file_costs_the_others_nothing(tmp_path):
+    write_transcribed(tmp_path / "cut", packed=False)
+    cut = tmp_path / "cut" / "transcribed_data"
+    (cut / "hr").mkdir()
+    (cut / "hr" / "asr_train.tsv").write_text("id\traw_text\n")
+    (cut / "fi").mkdir()
+    report = ReadingReport()
+    assert [row["language"] for row in read_voxpopuli_asr(tmp_path / "cut", "train", report)] == ["sl"]
+    (note,) = report.notes
+    assert "hr/asr_train.tsv: column speaker_id is missing" in note
+    assert voxpopuli_asr_folders(tmp_path / "cut") == ["fi", "hr", "sl"]
+
+    main = tmp_path / "main" / "data" / "sl"
+    files = {f"train/{path.stem}.ogg": path.read_bytes() for path in sorted((cut / "sl" / "2020").iterdir())}
+    write_tar(main / "train" / "train_part_0.tar.gz", files, "w:gz")
+    (main / "train" / "train_part_1.tar.gz").write_bytes(b"an error page of a server")
+    shutil.copy(cut / "sl" / "asr_train.tsv", main)
+    report = ReadingReport()
+    assert len(list(read_voxpopuli_asr(tmp_path / "main", "train", report))) == 1
+    assert len(report.notes) == 1 and "train_part_1.tar.gz: not a tar archive" in report.notes[0]
+
+
+def test_one_bad_archive_of_recordings_costs_the_other_nothing(tmp_path):
+    recording = write_noise(tmp_path / "20110101_sl.ogg", 1)
+    (tmp_path / "raw_audios").mkdir()
+    (tmp_path / "raw_audios" / "sl_2011.tar").write_bytes(b"an error page of a server")
+    write_tar(tmp_path / "raw_audios" / "sl_2011_2.tar", {"20110101_sl.ogg": recording.read_bytes()})
+    rows = [("event_id", "segment_no", "start", "end"), ("20110101_sl", 0, 0, 1), ("20110102_sl", 0, 0, 1)]
+    write_packed(tmp_path / "annotations" / "unlabelled_v2.tsv.gz", rows, "\t")
+    report = ReadingReport()
+    assert [row["id"] for row in read(tmp_path, report)] == ["20110101_sl_0"]
+    assert report.dropped == {"unreadable audio": 1} and "sl_2011.tar: not a tar" in report.lines[0]
 
 
 def test_no_transcribed_speech(tmp_path):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
+
+from ..missing_model import check_checkpoint, check_model
 
 HELP = "checkpoints of other programs to model folders, and back"
 DESCRIPTION = """Makes a model folder of another program's checkpoint, or the other way round.
@@ -13,9 +14,9 @@ DESCRIPTION = """Makes a model folder of another program's checkpoint, or the ot
     # the released model, with the original's tokens file
     hf-mlpl convert --from flashlight --checkpoint checkpoint_cv_finetune.bin --tokens tokens-all.lst --output m-ctc-t
 
-    # the same, and to the Hub (log in with `hf auth login` first)
+    # the same, and to the Hub with a card (log in with `hf auth login` first)
     hf-mlpl convert --from flashlight --checkpoint checkpoint_cv_finetune.bin --tokens tokens-all.lst \\
-        --output m-ctc-t --push-to-hub me/m-ctc-t
+        --output m-ctc-t --push-to-hub me/m-ctc-t --license apache-2.0 --private
 
     # a model of transformers' old MCTCTForCTC, a folder or a Hub name
     hf-mlpl convert --from mctct --checkpoint speechbrain/m-ctc-t-large --output m-ctc-t
@@ -48,10 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--push-to-hub", metavar="REPO", help="and upload it to this repository, such as me/my-model")
+    parser.add_argument("--license", help="with --push-to-hub: of the weights, such as apache-2.0; their card has it")
+    parser.add_argument("--private", action="store_true", help="make a new repository one that only you can see")
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Returns 1 when something cannot be read, written or uploaded, else 0."""
+    """Returns 0; raises `OSError` and `ValueError` for what cannot be read, converted, written or uploaded."""
     from huggingface_hub.utils import validate_repo_id
     from transformers.utils import logging
 
@@ -62,25 +65,25 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             parser.error(f"--{name} is for --from flashlight")
     if options.target is not None and options.push_to_hub is not None:
         parser.error("--push-to-hub is for --from")
+    if options.push_to_hub is None and (options.license is not None or options.private):
+        parser.error("--license and --private are for --push-to-hub")
     if options.push_to_hub is not None:
         try:
             validate_repo_id(options.push_to_hub)
         except ValueError as error:
             parser.error(f"--push-to-hub: {error}")
+        if not options.license:
+            parser.error("--push-to-hub needs --license, the licence of the weights, such as apache-2.0")
     if options.output.exists():
         parser.error(f"--output {options.output} exists already; name a new folder, or delete it")
 
     logging.disable_progress_bar()
-    try:
-        if options.target is not None:
-            _write_flashlight(options)
-        else:
-            _write_folder(options)
-            if options.push_to_hub is not None:
-                _push(options.output, options.push_to_hub)
-    except (OSError, ValueError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 1
+    if options.target is not None:
+        _write_flashlight(options)
+        return 0
+    _write_folder(options)
+    if options.push_to_hub is not None:
+        _push(options)
     return 0
 
 
@@ -88,15 +91,23 @@ def _write_folder(options: argparse.Namespace) -> None:
     from ..atomic import written_whole
     from ..interop.flashlight import read_checkpoint
     from ..interop.mctct import convert_mctct
+    from ..model_card import converted_model_card
 
     if options.source == "flashlight":
+        check_checkpoint(options.checkpoint, options.tokens)
         checkpoint = read_checkpoint(options.checkpoint, options.languages)
         model, processor = checkpoint.model, checkpoint.processor(options.tokens)
     else:
+        check_model(options.checkpoint)
         model, processor = convert_mctct(options.checkpoint)
     with written_whole(options.output) as partial:
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
+        if options.push_to_hub is not None:
+            card = converted_model_card(
+                model, options.push_to_hub, options.license, options.checkpoint, options.source, options.languages
+            )
+            card.save(partial / "README.md")
     config = model.config
     print(
         f"{options.output}: {model.num_parameters():,} parameters, {config.num_hidden_layers} layers of "
@@ -112,6 +123,7 @@ def _write_flashlight(options: argparse.Namespace) -> None:
     from ..interop.flashlight import Checkpoint, write_checkpoint
     from ..modeling_mlpl import MlplForCTC
 
+    check_model(options.checkpoint)
     model = AutoModelForCTC.from_pretrained(options.checkpoint, dtype="auto")
     if not isinstance(model, MlplForCTC):
         raise ValueError(f"{options.checkpoint}: is a model of type {model.config.model_type!r}, not of hf_mlpl")
@@ -127,15 +139,16 @@ def _write_flashlight(options: argparse.Namespace) -> None:
     )
 
 
-def _push(folder: Path, repository: str) -> None:
+def _push(options: argparse.Namespace) -> None:
     from ..hub import push_folder
 
-    command = shlex.join(["hf", "upload", repository, str(folder)])
+    command = shlex.join(["hf", "upload", options.push_to_hub, str(options.output)])
     commit = push_folder(
-        folder,
-        repository,
+        options.output,
+        options.push_to_hub,
         message="Convert with hf-mlpl",
-        pending=f"{folder} is complete",
+        pending=f"{options.output} is complete",
         remedy=f"`{command}` pushes it",
+        private=options.private,
     )
     print(f"pushed to {commit.repo_url}")

@@ -43,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--show", nargs="?", const=True, default=False, type=_boolean, help="print the samples' lines")
     parser.add_argument("--emission_dir", type=_folder, metavar="DIR", help="folder for logits, DIR/LISTS/ID.npz")
     parser.add_argument("--sclite", type=_folder, metavar="DIR", help="folder for LISTS.hyp and LISTS.viterbi.ref")
+    parser.add_argument(
+        "--pieces",
+        action="store_true",
+        help="take recordings of more than 35 s in overlapping pieces, as hf-mlpl transcribe does; by default each is "
+        "recognised whole, as in the original, and memory grows with the square of its length",
+    )
     for option in ("--lexicon", "--arch", "--logtostderr", "--minloglevel"):
         parser.add_argument(option, nargs="?", help="accepted, so that old commands run; has no effect")
 
@@ -110,7 +116,8 @@ def _test(options: argparse.Namespace, model, processor, entries: list, failed: 
             line = os.fsencode(f"{level}: {sample.entry.where}: {text}").decode(errors="backslashreplace")
             progress.write(line, file=sys.stderr)
 
-        for sample in recognize(model, processor.feature_extractor, entries):
+        samples = recognize(model, processor.feature_extractor, entries, options.pieces, with_logits=files is not None)
+        for sample in samples:
             progress.update()
             if sample.problem is not None:
                 failed += 1

@@ -24,7 +24,7 @@ DESCRIPTION = """Says what is said in recordings, and in which language.
     # film.srt, beside the film's sound
     hf-mlpl transcribe --model runs/demo/final/model film.wav --format srt --output .
 
-Any sampling rate and length will do: recordings of more than 25 s are transcribed in pieces
+Any sampling rate and length will do: recordings of more than 35 s are transcribed in pieces
 that overlap, so memory does not grow with them. A recording that cannot be read costs a line
 on standard error, `error: FILE: why`, and exit status 1 when all the others are done.
 """
@@ -102,13 +102,15 @@ def _deliver(recording, options: argparse.Namespace, progress) -> str | None:
     from ..transcription import format_transcript
 
     with_words, to_stdout = options.timestamps is not None, options.output is None
-    transcript = format_transcript(recording, options.format, with_words=with_words, with_name=to_stdout)
-    if to_stdout:
-        progress.write(transcript, file=sys.stdout, end="")
-        sys.stdout.flush()
-        return None
     try:
-        write_text(recording.output_path(options.output, options.format), transcript)
-    except OSError as error:
+        transcript = format_transcript(recording, options.format, with_words=with_words, with_name=to_stdout)
+        if to_stdout:
+            progress.write(transcript, file=sys.stdout, end="")
+            sys.stdout.flush()
+        else:
+            write_text(recording.output_path(options.output, options.format), transcript)
+    except BrokenPipeError:  # nobody reads on
+        raise
+    except (OSError, ValueError) as error:  # ValueError: characters that the terminal's encoding lacks
         return f"{recording.name}: its transcript cannot be written: {error}"
     return None

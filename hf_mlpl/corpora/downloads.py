@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, HTTPError
 
 from .locales import to_locale
+
+ANSWER_SECONDS = 60  # for the first answer about a file; the client's 10 are too few on a slow line
 
 
 def download_mirror(repo_id: str, revision: str | None = None, locales: Sequence[str] | None = None) -> Path:
@@ -32,11 +35,14 @@ def download_mirror(repo_id: str, revision: str | None = None, locales: Sequence
             raise ValueError(f"{place}: no Parquet files; try the revision refs/convert/parquet")
         wanted = {to_locale(locale) for locale in locales or ()}
         named = [name for name in files if wanted & {to_locale(part) for part in Path(name).with_suffix("").parts}]
-        patterns = [glob.escape(name) for name in named or files]
-        return Path(api.snapshot_download(repo_id, repo_type="dataset", revision=commit, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{place}: cannot be downloaded from the Hub: {reason}") from error
+        wanted_files = {"allow_patterns": [glob.escape(name) for name in named or files]}
+        # Other waits are for each piece that arrives, and what has arrived is not asked for again.
+        folder = api.snapshot_download(
+            repo_id, repo_type="dataset", revision=commit, etag_timeout=ANSWER_SECONDS, **wanted_files
+        )
+    except (OSError, HTTPError, HFValidationError) as error:
+        raise ValueError(f"{place}: cannot be downloaded from the Hub: {_reason(error)}") from error
+    return Path(folder)
 
 
 def download_release(dataset_id: str, folder: str | os.PathLike) -> Path:
@@ -65,4 +71,9 @@ def download_release(dataset_id: str, folder: str | os.PathLike) -> Path:
     try:
         return Path(datacollective.download_dataset(dataset_id, download_directory=os.fspath(folder)))
     except Exception as error:  # a dozen kinds, of the package and of what it uses
-        raise ValueError(f"{page}: cannot be downloaded: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{page}: cannot be downloaded: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """One line, without the queries of addresses, which may hold keys and signatures."""
+    return re.sub(r"(\w+://[^\s?'\"]*)\?[^\s'\"]*", r"\1", " ".join(str(error).split())) or type(error).__name__

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..atomic import read_json
 from .locales import to_locale
 from .releases import find_releases
 from .utterances import utterance_files
@@ -45,18 +46,23 @@ def sources_of(paths: Iterable[str | Path]) -> list[Source]:
     """What is noted of the sources of utterance files, each once; empty where nothing is noted.
 
     `recipes/prepare_data.py` notes them in the `report.json` beside the files, and whoever labels them in the
-    `complete.json` beside the labels. Raises as `read_utterances` does for files that are not there.
+    `complete.json` beside the labels. Raises as `read_utterances` does for files that are not there, and `ValueError`
+    for notes that are damaged.
     """
     found: dict[Source, None] = {}
     for path, _ in utterance_files(paths):
-        report, labels = (_content(path.with_name(name)) for name in ("report.json", "complete.json"))
-        noted = report.get("splits", {}).get(path.stem, {}).get("sources") or labels.get("sources") or ()
-        found |= dict.fromkeys(Source(**source) for source in noted)
+        report, labels = path.with_name("report.json"), path.with_name("complete.json")
+        try:
+            of_split = _content(report).get("splits", {}).get(path.stem, {})
+            noted = of_split.get("sources") or _content(labels).get("sources") or ()
+            found |= dict.fromkeys(Source(**source) for source in noted)
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"{report} or {labels.name} beside it: does not name sources: {error}") from error
     return list(found)
 
 
 def _content(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def source_of_corpus(root: str | Path, published: Source | None = None) -> Source:

@@ -136,7 +136,10 @@ def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport, num_
 def write_utterances(rows: Iterable[dict], path: Path, features: Features = FEATURES) -> int:
     """Streams utterances into a Parquet file, which appears under its name only when it is whole; returns the rows."""
     rows, written = iter(rows), 0
-    with written_whole(path) as partial, pq.ParquetWriter(partial, features.arrow_schema) as writer:
+    with (
+        written_whole(path) as partial,
+        pq.ParquetWriter(partial, features.arrow_schema, write_page_checksum=True) as writer,
+    ):
         while block := list(islice(rows, BLOCK)):
             with arrow_errors(path, f"an utterance from row {written} on cannot be written"):
                 writer.write_table(pa.Table.from_pylist(block, schema=features.arrow_schema))

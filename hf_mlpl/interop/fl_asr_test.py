@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -22,17 +22,17 @@ from rapidfuzz.distance import Levenshtein
 from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
 from ..atomic import written_whole
-from ..audio import AudioError, audio_format, load_audio
+from ..audio import AudioError, audio_format, load_audio, stream_audio
 from ..corpora.fl_lists import ListEntry
 from ..feature_extraction_mlpl import MlplFeatureExtractor
 from ..modeling_mlpl import MlplForCTC
+from ..pieces import Piece, ahead, cut, is_memory_error
 from ..processing_mlpl import MlplProcessor
 from ..text import WORD_BOUNDARY
 from ..tokenization_mlpl import MlplTokenizer
-from ..transcription import one_ahead
 from .flashlight import Checkpoint, read_checkpoint
 
-BATCH_SECONDS = 60.0  # of audio in one forward, padding counted; a longer recording is alone, and whole
+BATCH_SECONDS = 60.0  # of audio in one forward, padding counted; a longer recording is alone
 BLANK = "#"  # in flashlight's dictionaries, so that a transcript's # is a letter there
 
 
@@ -75,8 +75,8 @@ class Sample:
     Args:
         seconds: of the recording.
         sampling_rate, channels: of the file, before it is resampled and averaged.
-        features: (T, F), until they have become logits.
-        logits: (S, V) in fp32; None where there is a `problem`.
+        logits: (S, V) in fp32; None where there is a `problem`, or where they are not wanted.
+        path: (S,), the best classes; None where there is a `problem`, and by default those of the logits.
         problem: one line that names the file, where it cannot be used.
     """
 
@@ -84,9 +84,13 @@ class Sample:
     seconds: float = 0.0
     sampling_rate: int = 0
     channels: int = 0
-    features: np.ndarray | None = None
     logits: np.ndarray | None = None
+    path: np.ndarray | None = None
     problem: str | None = None
+
+    def __post_init__(self):
+        if self.path is None and self.logits is not None:
+            self.path = self.logits.argmax(-1)
 
     def duration_problem(self) -> str | None:
         """One line, where list and recording disagree by more than 1 s about the duration, or the list says 0."""
@@ -104,64 +108,117 @@ class Sample:
         return abs(listed / 1000 - self.seconds) > 1 and abs(listed - self.seconds) <= 0.1
 
 
+@dataclass
+class Part:
+    """A sample, or a piece of one, on its way to the model; without features (T, F), the sample has a `problem`."""
+
+    sample: Sample
+    piece: Piece | None = None
+    features: np.ndarray | None = None
+
+
 @torch.inference_mode()
-def recognize(model: MlplForCTC, extractor: MlplFeatureExtractor, entries: Sequence[ListEntry]) -> Iterator[Sample]:
+def recognize(
+    model: MlplForCTC,
+    extractor: MlplFeatureExtractor,
+    entries: Sequence[ListEntry],
+    in_pieces: bool = False,
+    with_logits: bool = True,
+) -> Iterator[Sample]:
     """
-    The entries' samples in the same order, each with `logits` or a `problem`.
+    The entries' samples in the same order, each with `path` and `logits`, or with a `problem`.
 
-    Recordings are batched with their neighbours, which changes the speed alone, and one batch is read ahead. Each is
-    recognised whole: memory grows with the square of the longest one.
+    Recordings are batched with their neighbours, which changes the speed alone, and one batch is read ahead.
+
+    Args:
+        in_pieces: whether long recordings are cut, as everywhere else. Else each is recognised whole, as in the
+            original, and memory grows with the square of the longest one.
+        with_logits: whether samples have `logits`, which take most of the memory that long recordings take in pieces.
     """
-    for batch in one_ahead(_batches(entries, extractor)):
-        readable = [sample for sample in batch if sample.problem is None]
-        if readable:
-            _forward(model, extractor, readable)
-        yield from batch
+    paths, logits = [], []  # of the pieces of a sample
+    for batch in ahead(_batches(entries, extractor, model.config.inputs_to_logits_ratio if in_pieces else None)):
+        for part, middle in zip(batch, _forward(model, extractor, batch), strict=True):
+            sample = part.sample
+            if middle is not None:
+                paths.append(middle.argmax(-1))
+                logits += [middle] if with_logits else []
+            if part.piece is not None and not part.piece.is_last:
+                continue
+            if sample.problem is None:
+                sample.path = np.concatenate(paths)
+                sample.logits = np.concatenate(logits) if with_logits else None
+            yield sample
+            paths, logits = [], []
 
 
-def _batches(entries: Sequence[ListEntry], extractor: MlplFeatureExtractor) -> Iterator[list[Sample]]:
-    batch, longest = [], 0.0
+def _batches(
+    entries: Sequence[ListEntry], extractor: MlplFeatureExtractor, samples_per_frame: int | None
+) -> Iterator[list[Part]]:
+    batch, longest = [], 1.0  # so that those which cannot be read make batches too
     for entry in entries:
-        sample = _read(entry, extractor)
-        longest = max(longest, sample.seconds, 1.0)  # so that those which cannot be read make batches too
-        if batch and longest * (len(batch) + 1) > BATCH_SECONDS:
-            yield batch
-            batch, longest = [], max(sample.seconds, 1.0)
-        batch.append(sample)
+        for part in _parts(Sample(entry), extractor, samples_per_frame):
+            seconds = (
+                1.0 if part.piece is None else len(part.features) * extractor.hop_length / extractor.sampling_rate
+            )
+            longest = max(longest, seconds)
+            if batch and longest * (len(batch) + 1) > BATCH_SECONDS:
+                yield batch
+                batch, longest = [], max(seconds, 1.0)
+            batch.append(part)
     if batch:
         yield batch
 
 
-def _read(entry: ListEntry, extractor: MlplFeatureExtractor) -> Sample:
-    sample = Sample(entry)
+def _parts(sample: Sample, extractor: MlplFeatureExtractor, samples_per_frame: int | None) -> Iterator[Part]:
+    """A sample whole, or in pieces where it is told how many samples an output frame has."""
+    path, rate = sample.entry.path, extractor.sampling_rate
     try:
-        sample.sampling_rate, sample.channels = audio_format(entry.path)
-        waveform = load_audio(entry.path, extractor.sampling_rate)
-        sample.seconds = len(waveform) / extractor.sampling_rate
-        sample.features = extractor(waveform, sampling_rate=extractor.sampling_rate)["input_features"][0]
+        sample.sampling_rate, sample.channels = audio_format(path)
+        if samples_per_frame is None:
+            waveform = load_audio(path, rate)
+            pieces = [Piece(waveform, 0, 0, True, len(waveform) / rate)]
+        else:
+            pieces = cut(stream_audio(path, rate), rate, samples_per_frame)
+        for piece in pieces:
+            sample.seconds += piece.seconds
+            features = extractor(piece.samples, sampling_rate=rate)["input_features"][0]
+            yield Part(sample, replace(piece, samples=None), features)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        sample.problem = reason if isinstance(error, AudioError) else f"{entry.path}: {reason}"
-    return sample
+        sample.problem = reason if isinstance(error, AudioError) else f"{path}: {reason}"
+        yield Part(sample)
 
 
-def _forward(model: MlplForCTC, extractor: MlplFeatureExtractor, samples: list[Sample]) -> None:
-    """Sets `logits`, or `problem` of a recording that is too long for the memory, and frees the features."""
-    features = [sample.features for sample in samples]
-    inputs = extractor.pad({"input_features": features}, return_attention_mask=True, return_tensors="pt")
+def _forward(model: MlplForCTC, extractor: MlplFeatureExtractor, parts: list[Part]) -> list[np.ndarray | None]:
+    """Logits (S, V) in fp32 of the middle of each part; None where its sample has a `problem`, or gets one here."""
+    found = iter(_logits(model, extractor, [part for part in parts if part.features is not None]))
+    return [None if part.features is None else next(found) for part in parts]
+
+
+def _logits(model: MlplForCTC, extractor: MlplFeatureExtractor, parts: list[Part]) -> list[np.ndarray | None]:
+    if not parts:
+        return []
+    inputs = extractor.pad(
+        {"input_features": [part.features for part in parts]}, return_attention_mask=True, return_tensors="pt"
+    )
     try:
         logits = model(**inputs.to(model.device)).logits.float().cpu().numpy()  # (B, S, V)
-    except RuntimeError as error:
-        if len(samples) > 1 or not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)):
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_error(error):
             raise
-        samples[0].problem = (
-            f"{samples[0].entry.path}: its {samples[0].seconds:.0f} s do not fit into memory as a whole; "
-            "hf-mlpl transcribe takes recordings in pieces"
+        if len(parts) > 1:
+            return [logits for part in parts for logits in _logits(model, extractor, [part])]
+        sample = parts[0].sample
+        sample.problem = (
+            f"{sample.entry.path}: its {sample.seconds:.0f} s do not fit into memory as a whole; with --pieces, "
+            "and in hf-mlpl transcribe, long recordings are taken in pieces"
         )
-        return
-    for sample, rows in zip(samples, logits, strict=True):
-        sample.logits = rows[: model.config.num_output_frames(len(sample.features))]
-        sample.features = None
+        return [None]
+    lengths = [model.config.num_output_frames(len(part.features)) for part in parts]
+    return [
+        rows[part.piece.left : length - part.piece.right].copy()
+        for part, rows, length in zip(parts, logits, lengths, strict=True)
+    ]
 
 
 @dataclass
@@ -206,7 +263,7 @@ class Report:
     def add(self, sample: Sample) -> tuple[str, list[str], list[str]]:
         """The three lines of a sample without a problem, the words of its hypothesis, and those of its reference."""
         entry = sample.entry
-        letters = self.tokenizer.ctc_letters(sample.logits.argmax(-1).tolist())
+        letters = self.tokenizer.ctc_letters(sample.path.tolist())
         reference = self.reference_letters(entry.transcript)
         words = _words("".join(letters))
         reference_words = _words(entry.transcript.replace(" ", WORD_BOUNDARY))

@@ -1,0 +1,7 @@
+"""`python -m hf_mlpl`, the same as the command `hf-mlpl`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,72 @@
+"""What transformers says of a model folder of ours that cannot be loaded, in one line with file and field.
+
+transformers reads the settings of a folder before it knows whose they are, and ends with a traceback on many a wrong
+one; and its `pipeline` wraps the reason why weights cannot be loaded in the tracebacks of all that it has tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import wraps
+from types import ModuleType
+
+from .model_files import HUB_ARGUMENTS, check_file, check_settings, choice, find_file
+
+OURS = ("mlpl", "mctct")
+
+
+def name_the_setting(auto_class: type) -> None:
+    """Makes `from_pretrained` of an Auto class raise a `ValueError` with file and field where that is the reason."""
+    load = auto_class.from_pretrained.__func__
+
+    @wraps(load)
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        try:
+            return load(cls, pretrained_model_name_or_path, *args, **kwargs)
+        except Exception:
+            check_folder(pretrained_model_name_or_path, kwargs)
+            raise
+
+    auto_class.from_pretrained = classmethod(from_pretrained)
+
+
+def name_the_weights(pipelines: ModuleType) -> None:
+    """Makes `pipeline` raise what a model of ours raises, instead of a text with the tracebacks of three classes."""
+    load = pipelines.load_model
+
+    @wraps(load)
+    def load_model(model, config=None, model_classes=None, task=None, **kwargs):
+        from transformers import AutoModelForCTC
+
+        try:
+            return load(model, config=config, model_classes=model_classes, task=task, **kwargs)
+        except ValueError:
+            if isinstance(model, str) and getattr(config, "model_type", None) in OURS:
+                AutoModelForCTC.from_pretrained(model, **kwargs)  # fails again
+            raise
+
+    pipelines.load_model = load_model
+
+
+def check_folder(name_or_path, hub: Mapping) -> None:
+    """Raises `ValueError` for the first wrong setting in the files of a model of ours; silent on other models."""
+    from .configuration_mlpl import INHERITED, MlplConfig
+    from .feature_extraction_mlpl import check_extractor_files
+    from .processing_mlpl import IN_FILE
+    from .tokenization_mlpl import check_tokenizer_file
+
+    hub = {name: hub[name] for name in HUB_ARGUMENTS if name in hub} | {"local_files_only": True}
+    try:
+        if find_file(name_or_path, "config.json", hub) is None:
+            return
+    except (OSError, ValueError):  # no folder, and no name either
+        return
+    settings = check_file(name_or_path, "config.json", INHERITED, hub)
+    if settings.get("model_type") != MlplConfig.model_type and "Mlpl" not in str(settings.get("architectures")):
+        return
+    path = find_file(name_or_path, "config.json", hub)
+    check_settings(path, {"model_type": None} | settings, {"model_type": choice(MlplConfig.model_type)})
+    MlplConfig.from_pretrained(name_or_path, **hub)
+    check_file(name_or_path, "processor_config.json", IN_FILE, hub)
+    check_extractor_files(name_or_path, hub)
+    check_tokenizer_file(name_or_path, hub)

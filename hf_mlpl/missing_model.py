@@ -1,0 +1,38 @@
+"""What is said where a model is not there: the two ways to one."""
+
+from __future__ import annotations
+
+import os
+
+RELEASED_FILES = "https://dl.fbaipublicfiles.com/wav2letter/mling_pl/"
+RELEASED_CHECKPOINT = f"{RELEASED_FILES}checkpoint_cv_finetune.bin"
+RELEASED_TOKENS = f"{RELEASED_FILES}tokens-all.lst"
+RELEASED_ON_HUB = "speechbrain/m-ctc-t-large"
+TWO_WAYS = (
+    "train one, as `make demo` does in 11 minutes, in runs/demo/final/model, or take the "
+    f"released one: {RELEASED_ON_HUB} from the Hub by that name, or {RELEASED_CHECKPOINT} with `hf-mlpl convert`"
+)
+
+
+def check_model(name_or_path: str | os.PathLike) -> None:
+    """Raises `OSError`, with the two ways to a model, for what is neither a model's folder nor its name on the Hub."""
+    from .model_files import find_file  # here, because it takes seconds, and --help need not wait
+
+    if os.path.isfile(name_or_path):
+        raise OSError(f"{name_or_path}: is a file, and a model is a folder or a name on the Hub; {TWO_WAYS}")
+    try:
+        path = find_file(name_or_path, "config.json")
+    except (OSError, ValueError):  # no such repository, or no name of one
+        path = None
+    if path is None and os.path.isdir(name_or_path):
+        raise OSError(f"{name_or_path}: has no config.json, so it is no model's folder; {TWO_WAYS}")
+    if path is None:
+        raise OSError(f"{name_or_path}: no such folder, and no model of that name on the Hub in reach; {TWO_WAYS}")
+
+
+def check_checkpoint(path: str | os.PathLike, tokens: str | os.PathLike) -> None:
+    """Raises `OSError`, with where the released files are, for a flashlight checkpoint or tokens file not there."""
+    for file, released in ((path, RELEASED_CHECKPOINT), (tokens, RELEASED_TOKENS)):
+        if not os.path.isfile(file):
+            is_there = "is a folder" if os.path.isdir(file) else "no such file"
+            raise OSError(f"{file}: {is_there}; the released one is {released}")

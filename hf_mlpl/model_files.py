@@ -1,0 +1,241 @@
+# Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
+# `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
+"""The files of a model folder, checked where they are read: an error names file, field, value and what is accepted."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+MAX_HEADER = 100_000_000  # bytes, as safetensors has it
+WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16")
+AGAIN = "copy or download the file again"
+
+Accepted = tuple[Callable[[object], bool], str]  # whether a value is accepted, and what is, in words
+
+
+def find_file(name_or_path: str | os.PathLike, file: str, hub: Mapping = {}) -> str | None:
+    """Path of a file of a folder or Hub repository, after a download if need be; None if it has no such file.
+
+    Args:
+        hub: `HUB_ARGUMENTS` that say where it comes from; others are left out.
+    """
+    hub = {name: hub[name] for name in HUB_ARGUMENTS if hub.get(name) is not None}
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    return cached_file(name_or_path, file, **quiet, **hub)
+
+
+def read_settings(path: str | os.PathLike) -> dict:
+    """The JSON object in a file; raises `ValueError` with the file's name for anything else."""
+    data = Path(path).read_bytes()
+    if not data.strip(b"\0\t\n\r "):
+        raise ValueError(f"{path}: is empty; {AGAIN}")
+    try:
+        settings = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is not JSON in UTF-8 ({error}); {AGAIN}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: holds {shown(settings)}, not a JSON object of settings; {AGAIN}")
+    return settings
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it: in one line, and not all of a long one."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def check_settings(file: str | os.PathLike, settings: Mapping, fields: Mapping[str, Accepted]) -> None:
+    """Raises `ValueError` for the first setting whose value is not accepted; what is not there is not looked at."""
+    for name, (is_accepted, accepted) in fields.items():
+        if name in settings and not is_accepted(settings[name]):
+            raise ValueError(f"{file}: {name} is {shown(settings[name])}; it must be {accepted}")
+
+
+def check_file(name_or_path: str | os.PathLike, file: str, fields: Mapping[str, Accepted], hub: Mapping) -> dict:
+    """The settings in a file of a folder or repository, checked; empty where it has no such file.
+
+    Raises `ValueError` as `read_settings` and `check_settings`.
+    """
+    path = find_file(name_or_path, file, hub)
+    settings = {} if path is None else read_settings(path)
+    check_settings(path, settings, fields)
+    return settings
+
+
+def whole(low: int, high: int) -> Accepted:
+    return lambda value: type(value) is int and low <= value <= high, f"a whole number from {low:,} to {high:,}"
+
+
+def number(low: float, high: float) -> Accepted:
+    return (
+        lambda value: type(value) in (int, float) and low <= value <= high,  # NaN compares false
+        f"a number from {low:g} to {high:g}",
+    )
+
+
+def boolean() -> Accepted:
+    return lambda value: isinstance(value, bool), "true or false"
+
+
+def choice(*values: object) -> Accepted:
+    return (
+        lambda value: any(type(value) is type(known) and value == known for known in values),
+        " or ".join(json.dumps(value) for value in values),
+    )
+
+
+def text(*, or_null: bool = False) -> Accepted:
+    return (
+        lambda value: (isinstance(value, str) and value != "") or (or_null and value is None),
+        "text" + (" or null" if or_null else ""),
+    )
+
+
+def nothing(why: str) -> Accepted:
+    return lambda value: value is None or value in ([], {}), f"null, because {why}"
+
+
+def list_of_texts() -> Accepted:
+    return (
+        lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+        "a list of texts",
+    )
+
+
+def dict_of(kind: type | tuple[type, ...], words: str) -> Accepted:
+    return (
+        lambda value: isinstance(value, dict) and all(isinstance(item, kind) for item in value.values()),
+        f"an object with {words} as its values",
+    )
+
+
+CODE = dict_of((str, list), "names of classes")  # `auto_map`
+
+
+# ---------------------------------------------------------------------------------------------------------- weights
+
+
+def find_weights(name_or_path: str | os.PathLike, variant: str | None = None, hub: Mapping = {}) -> list[str] | None:
+    """Paths of the safetensors files of a model, after a download if need be; None if it has none.
+
+    Raises:
+        ValueError: for an index that does not say which file holds which tensor.
+        OSError: for a file that the index names and that is not there.
+    """
+    path = find_file(name_or_path, _with_variant(SAFE_WEIGHTS_NAME, variant), hub)
+    if path is not None:
+        return [path]
+    index = find_file(name_or_path, _with_variant(SAFE_WEIGHTS_INDEX_NAME, variant), hub)
+    if index is None:
+        return None
+    fields = {"metadata": dict_of(object, "anything"), "weight_map": dict_of(str, "names of files")}
+    settings = read_settings(index)
+    missing = [name for name in fields if name not in settings]
+    if missing:
+        raise ValueError(f"{index}: has no {missing[0]}, an object; {AGAIN}")
+    check_settings(index, settings, fields)
+    files = sorted(set(settings["weight_map"].values()))
+    strange = [file for file in files if file != os.path.basename(file) or not file.endswith(".safetensors")]
+    if strange or not files:
+        raise ValueError(f"{index}: weight_map names {shown(strange)}; it must name .safetensors files beside it")
+    paths = {file: find_file(name_or_path, file, hub) for file in files}
+    lost = [file for file, path in paths.items() if path is None]
+    if lost:
+        raise OSError(f"{index}: names {lost[0]}, which is not there; {AGAIN}")
+    for file, path in paths.items():
+        held = read_header(path)
+        for name, holder in settings["weight_map"].items():
+            if holder == file and name not in held:
+                raise ValueError(f"{index}: says that {file} holds {name}, which it does not; {AGAIN}")
+    return list(paths.values())
+
+
+def _with_variant(file: str, variant: str | None) -> str:
+    stem, _, rest = file.partition(".")
+    return file if variant is None else f"{stem}.{rest.replace('safetensors', f'{variant}.safetensors')}"
+
+
+def read_header(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each tensor of a safetensors file, of which no more than the header is read.
+
+    Raises `ValueError` for a file whose header and length do not fit together, or that holds more than weights.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(size - 8, MAX_HEADER):
+            raise ValueError(f"{path}: is damaged or no safetensors file ({size} bytes); {AGAIN}")
+        data = file.read(length)
+    try:
+        header = json.loads(data.decode())
+        header.pop("__metadata__", None)
+        return _shapes(header, size - 8 - length)
+    except (ValueError, RecursionError, TypeError, AttributeError, KeyError) as error:
+        problem = str(error) if isinstance(error, _DamagedWeights) else "its header cannot be read"
+        raise ValueError(f"{path}: is damaged: {problem}; {AGAIN}") from error
+
+
+class _DamagedWeights(ValueError):
+    """What is wrong with a safetensors file, without its name."""
+
+
+def _shapes(header: dict, num_bytes: int) -> dict[str, tuple[int, ...]]:
+    shapes, end = {}, 0
+    for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        dtype, shape, (start, stop) = tensor["dtype"], tensor["shape"], tensor["data_offsets"]
+        if dtype not in WEIGHT_DTYPES:
+            raise _DamagedWeights(f"{name} is of dtype {shown(dtype)}; weights are {', '.join(WEIGHT_DTYPES)}")
+        if not all(type(dim) is int and dim >= 0 for dim in [*shape, start, stop]) or isinstance(shape, str):
+            raise _DamagedWeights(f"{name} has the shape {shown(shape)}")
+        item = {"F64": 8, "F32": 4}.get(dtype, 2)
+        if start != end or stop - start != item * math.prod(shape):
+            raise _DamagedWeights(f"{name} of shape {shown(shape)} does not fit its place in the file")
+        shapes[name], end = tuple(shape), stop
+    if end != num_bytes:
+        raise _DamagedWeights(f"its tensors take {end} bytes, and the file has {num_bytes} for them")
+    return shapes
+
+
+def check_shapes(
+    where: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], optional: Iterable[str]
+) -> None:
+    """Compares tensors that are stored with those that a model needs.
+
+    Args:
+        where: what the error begins with.
+        optional: starts of names that may be missing or left over.
+
+    Raises:
+        ValueError: for tensors that are missing, unknown or of another shape.
+    """
+    optional = tuple(optional)
+    problems = {
+        "missing": [name for name in expected if name not in found and not name.startswith(optional)],
+        "unknown": [name for name in found if name not in expected and not name.startswith(optional)],
+        "of another shape": [
+            f"{name} {list(found[name])} instead of {list(shape)}"
+            for name, shape in expected.items()
+            if name in found and found[name] != tuple(shape)
+        ],
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{problem}: {some(names)}" for problem, names in problems.items() if names)
+        raise ValueError(
+            f"{where}: its tensors are not those of the model in config.json; {listed}; copy both files again "
+            "from the same place, or pass ignore_mismatched_sizes=True to train new ones"
+        )
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few names, and how many there are."""
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,120 @@
+"""Long recordings in overlapping pieces: which are cut, where, and how what is said of the pieces becomes one again.
+
+A model's memory grows with the square of what it is given at once. So whatever recognises speech cuts here, and what
+it makes of a long recording is the same everywhere. Only the middle of a piece counts; what lies at its ends is
+context, which another piece has in its middle. Pieces begin at output frames, so that the middles are together as
+many frames as the recording has as a whole.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+Item = TypeVar("Item")
+
+# The original trains on batches of up to 35 s: what is longer, the released model has never learned from.
+LONGEST_SECONDS = 35.0
+# All frames of a piece lie within the released model's table of relative positions, 27.6 s. A sixth at each end is
+# context, as transformers' pipeline has it.
+PIECE_SECONDS = 25.0
+CONTEXT_SECONDS = PIECE_SECONDS / 6
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A recording, or a part of a long one.
+
+    Args:
+        samples: (N,).
+        left, right: output frames of context at either end.
+        is_last: of its recording.
+        seconds: that the recording has in its middle.
+    """
+
+    samples: np.ndarray
+    left: int
+    right: int
+    is_last: bool
+    seconds: float
+
+
+def cut(blocks: Iterable[np.ndarray], sampling_rate: int, samples_per_frame: int) -> Iterator[Piece]:
+    """
+    Yields a recording as one piece if it has at most `LONGEST_SECONDS`, else in pieces of `PIECE_SECONDS`.
+
+    Args:
+        blocks: (n,) successive samples, of any number. No more of them are held than for the next piece.
+        sampling_rate: samples per second.
+        samples_per_frame: of an output frame, `config.inputs_to_logits_ratio`.
+    """
+    context = round(CONTEXT_SECONDS * sampling_rate / samples_per_frame)
+    length = round(PIECE_SECONDS * sampling_rate / samples_per_frame) * samples_per_frame
+    step = length - 2 * context * samples_per_frame
+    longest, left = round(LONGEST_SECONDS * sampling_rate), 0
+    held = np.empty(0, np.float32)
+    for block in blocks:
+        held = np.concatenate([held, block]) if len(held) else block
+        while len(held) > longest:
+            seconds = (length - (left + context) * samples_per_frame) / sampling_rate
+            yield Piece(held[:length], left, context, False, seconds)
+            held, longest, left = held[step:], length, context
+    yield Piece(held, left, 0, True, (len(held) - left * samples_per_frame) / sampling_rate)
+
+
+def seconds_in_pieces(seconds: np.ndarray) -> np.ndarray:
+    """What a model is given of recordings (N,) that have so many seconds, with the context of their pieces: (N,)."""
+    num_pieces = 1 + np.ceil((seconds - PIECE_SECONDS) / (PIECE_SECONDS - 2 * CONTEXT_SECONDS))
+    return np.where(seconds > LONGEST_SECONDS, num_pieces * PIECE_SECONDS, seconds)
+
+
+def join_language_log_probs(log_probs: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+    """
+    Returns a recording's log-probabilities (L,) of the languages: the mean of its pieces', normalised again.
+
+    Args:
+        log_probs: (P, L), of the pieces.
+        num_frames: (P,), output frames that each has in its middle; they are the weights of the mean.
+    """
+    weights = num_frames / num_frames.sum()
+    return (log_probs * weights[:, None]).sum(dim=0).log_softmax(dim=0)
+
+
+def ahead(items: Iterator[Item], count: int = 1) -> Iterator[Item]:
+    """The items of an iterator, up to `count` of them made in another thread while the one before them is in use."""
+    reader, end = ThreadPoolExecutor(max_workers=1), object()
+    upcoming: deque[Future] = deque()
+    try:
+        while True:
+            while len(upcoming) <= count:
+                upcoming.append(reader.submit(next, items, end))
+            if (item := upcoming.popleft().result()) is end:
+                return
+            yield item
+    finally:
+        reader.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def explained_memory_errors(explanation: str) -> Iterator[None]:
+    """Raises `MemoryError` with an explanation in the place of what torch, CUDA and numpy say without memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_error(error):
+            raise
+        raise MemoryError(explanation) from error
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether an error says that there is no memory; torch raises a `RuntimeError` for that of a CPU."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )

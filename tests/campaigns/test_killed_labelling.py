@@ -1,0 +1,174 @@
+"""Kills labelling, joins, filters and pushes before file-system events, and gives each command again.
+
+The end state must be that of an uninterrupted job, byte by byte, and on the Hub commit by commit; lock files may stay
+behind, for the kernel has given their locks back. Labelling is killed before each of its events, the others before up
+to `MOST` each. Besides, two jobs meet on one folder, and a job is given again at once when it has been killed.
+
+Commands that are killed run in processes that have imported everything already, and are given again in this one: to
+start Python takes most of the time.
+"""
+
+import importlib
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import HfApi
+
+from hf_mlpl import atomic, pseudo_label
+from hf_mlpl.folder_lock import is_lock
+from hf_mlpl.label_sets import write_label_set
+
+from ..commands import ROOT
+from ..ranks import FORKS
+from ..two_processes import SHARD_SIZE
+from .killing import spread
+from .killing_hook import sitecustomize
+
+pytestmark = pytest.mark.slow
+
+MOST = 12
+REPO = "me/tones-pl"
+# A recipe in small shards, which waits in the middle of the second one where a file is named, until that is there.
+RUN = f"""
+import os, runpy, sys, time
+from hf_mlpl import pseudo_label
+pseudo_label.SHARD_SIZE = {SHARD_SIZE}
+go, script, sys.argv = sys.argv[1], sys.argv[2], sys.argv[2:]
+if go:
+    scores, calls = pseudo_label.scores, []
+    def waiting(*arguments):
+        calls.append(1)
+        while len(calls) == 7 and not os.path.exists(go):
+            time.sleep(0.05)
+        return scores(*arguments)
+    pseudo_label.scores = waiting
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file() and not is_lock(path)]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def run_recipe(script: str, arguments: list) -> None:
+    pseudo_label.SHARD_SIZE = SHARD_SIZE
+    torch.set_num_threads(1)
+    sys.argv = [script, *map(str, arguments)]
+    runpy.run_path(str(ROOT / "recipes" / script), run_name="__main__")
+
+
+def run_watched(folder: Path, log: Path, at: int, env: dict[str, str], script: str, arguments: list) -> None:
+    """Is killed, with what it has started, before its event `at` below a folder; writes its events to `log`."""
+    os.setsid()
+    os.environ |= env | {"KILLING_FOLDER": str(folder), "KILLING_LOG": str(log), "KILLING_AT": str(at)}
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(log.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream.fileno())
+    importlib.reload(sitecustomize)
+    run_recipe(script, arguments)
+
+
+def watched(folder: Path, log: Path, at: int, *job) -> int:
+    process = FORKS.Process(target=run_watched, args=(folder, log, at, *job))
+    process.start()
+    process.join(timeout=300)
+    return process.exitcode
+
+
+def check_kills(script: str, arguments, folder_of, most: int, state=contents, env=None) -> None:
+    """Runs a recipe uninterrupted, and killed before its events, each time with a folder of its own."""
+    whole = folder_of("whole")
+    log = whole.with_name(f"{whole.name}.log")
+    assert watched(whole, log, 0, env or {}, script, arguments(whole)) == 0, log.with_suffix(".txt").read_text()
+    events = [line.split()[0] for line in log.read_text().splitlines()]
+    expected, numbers = state(whole), spread(len(events), most)
+    print(f"\n{script}: {len(events)} events, killed before {len(numbers)} of them")
+    for number in numbers:
+        folder = folder_of(f"killed-{number}")
+        log = folder.with_name(f"{folder.name}.log")
+        assert watched(folder, log, number, env or {}, script, arguments(folder)) == -signal.SIGKILL
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(atomic, "_looked_into", set())  # as in a new process
+            patch.setattr(pseudo_label, "SHARD_SIZE", SHARD_SIZE)
+            patch.setattr(sys, "argv", sys.argv)
+            patch.setattr(sys, "path", list(sys.path))
+            run_recipe(script, arguments(folder))
+        assert state(folder) == expected, (number, events[number - 1])
+
+
+def labelling(tone_data: Path, tone_run: Path, folder: Path) -> list:
+    data = ["--model", tone_run / "model", "--data", tone_data / "unlabelled.parquet"]
+    return [*data, "--output", folder, "--num-workers", 0]
+
+
+def test_labelling(tone_data, tone_run, one_thread, tmp_path):
+    arguments = lambda folder: labelling(tone_data, tone_run, folder)  # noqa: E731
+    check_kills("pseudo_label.py", arguments, lambda name: tmp_path / name, 100)
+
+
+def test_joins_and_filters(tone_data, tone_labels, one_thread, tmp_path):
+    write_label_set(tone_labels["sv-SE"], "sv-SE", tmp_path / "set")
+    (tmp_path / "filters.yaml").write_text("filter:\n  - mean_log_prob >= -0.05\n")
+    audio = ["--labels", tmp_path / "set", "--audio", tone_data / "unlabelled.parquet"]
+    filters = [tone_labels["sv-SE"] / "labels.parquet", "--filters", tmp_path / "filters.yaml"]
+    for script, given in {"join_labels.py": audio, "filter_labels.py": filters}.items():
+
+        def arguments(folder: Path, given=given) -> list:
+            return [*given, "--output", folder / "a.parquet"]
+
+        def folder_of(name: str, script=script) -> Path:
+            (tmp_path / script).mkdir(exist_ok=True)
+            return tmp_path / script / name
+
+        check_kills(script, arguments, folder_of, 100)
+
+
+def test_pushes(tone_labels, local_hub, one_thread, tmp_path):
+    """The labels' folder must be as it was, and the repository as after one push."""
+
+    def folder_of(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        for file in ("labels.parquet", "complete.json"):
+            os.link(tone_labels["de"] / file, tmp_path / name / file)
+        HfApi().delete_repo(REPO, repo_type="dataset", missing_ok=True)
+        return tmp_path / name
+
+    def state(folder: Path) -> tuple:
+        titles = [commit.title for commit in local_hub.commits(REPO, repo_type="dataset")]
+        return contents(folder), titles, local_hub.files(REPO, repo_type="dataset")
+
+    def run_push(folder: Path) -> list:
+        return [folder, "--repo", REPO]
+
+    check_kills("publish_labels.py", run_push, folder_of, MOST, state, local_hub.env)
+
+
+def test_two_jobs_on_one_folder(tone_data, tone_run, tmp_path):
+    """One works, the other says so; the first is killed, and a third goes on with what it has made."""
+
+    def command(folder: Path, go: Path | str = "") -> list[str]:
+        script = [str(go), str(ROOT / "recipes" / "pseudo_label.py")]
+        return [sys.executable, "-c", RUN, *script, *map(str, labelling(tone_data, tone_run, folder))]
+
+    whole, folder, never = tmp_path / "whole", tmp_path / "labels", tmp_path / "never"
+    subprocess.run(command(whole), check=True, capture_output=True)
+    with subprocess.Popen(command(folder, go=never), stderr=subprocess.DEVNULL) as first:
+        while not (folder / "shards" / "00000.parquet").exists():
+            assert first.poll() is None
+            time.sleep(0.05)
+        second = subprocess.run(command(folder), capture_output=True, text=True)
+        lines = [line for line in second.stderr.splitlines() if line.startswith("error: ")]
+        assert second.returncode == 1 and "Traceback" not in second.stderr
+        assert len(lines) == 1 and f"{folder}: another job works there" in lines[0] and str(first.pid) in lines[0]
+        made = (folder / "shards" / "00000.parquet").stat().st_mtime_ns
+        first.kill()
+        third = subprocess.run(command(folder), capture_output=True, text=True)
+    assert third.returncode == 0, third.stderr
+    assert contents(folder) == contents(whole) and (folder / "shards" / "00000.parquet").stat().st_mtime_ns == made
