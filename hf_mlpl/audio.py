@@ -8,7 +8,8 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import BinaryIO
 
 import numpy as np
@@ -42,20 +43,24 @@ AUDIO_SUFFIXES = frozenset(
     " .m4a .m4b .mp4 .m4v .mov .3gp .3g2 .aac .adts .amr .awb .webm .weba .mka .mkv .ogv .ogx .wma .wmv .asf .avi .flv"
     " .ts .mts .m2ts .mpg .mpeg .ac3 .eac3 .wv .ape .tta .dsf".split()
 )
+NOTHING = np.empty(0, dtype=np.float32)
 
 
 def load_audio(audio: str | os.PathLike | bytes | BinaryIO | dict, sampling_rate: int = 16000) -> np.ndarray:
     """
-    Mono samples (N,) in fp32, N > 0, from wav, flac, mp3, ogg (vorbis, opus) and whatever else libsndfile decodes.
+    Mono samples (N,) in fp32, N > 0, from wav, flac, mp3, ogg (vorbis, opus) and whatever else libsndfile decodes, and
+    from m4a, mp4, webm, aac and whatever else FFmpeg decodes where PyAV is installed (`pip install av`).
 
-    Channels are averaged, and other rates are resampled (soxr, high quality). The format is told by the content, not
-    by the file's name. Of a damaged file one gets what comes before the damage, with a warning where the decoder
-    notices it; wav, mp3 and ogg files that end early are simply shorter. An mp3 of variable bit rate without a Xing
-    header is read up to the length that libsndfile estimates.
+    Channels are averaged, and other rates are resampled (soxr, high quality), block by block: the result is about all
+    that is in memory. The format is told by the content, not by the file's name. A file is read to its end, whatever
+    its header says of its length, and of mp3 or ogg files that were joined all parts are. Of a damaged file one gets
+    what comes before the damage, with a warning where the decoder notices it; wav, mp3 and ogg files that end early
+    are simply shorter.
 
     Args:
-        audio: A path, the bytes of a file, an open binary file, or a dict with `array` and `sampling_rate` (samples
-            (N,), or (channels, N) with two channels at most), or `bytes`, or `path`: the first that is not None.
+        audio: A path, also of a pipe, the bytes of a file, an open binary file (read from its position on, to which it
+            then goes back), or a dict with `array` and `sampling_rate` (samples (N,), or (channels, N) with two
+            channels at most), or `bytes`, or `path`: the first that is not None.
             With `offset`, `path` is a container, and the recording is its `size` bytes from there on (in the unpacked
             stream, if it is a gzipped tar), or, without `size`, row `offset` of a Parquet file.
             `start` and `end` in a dict are seconds: only that part is decoded. `end` may lie up to 0.1 s behind the
@@ -66,19 +71,17 @@ def load_audio(audio: str | os.PathLike | bytes | BinaryIO | dict, sampling_rate
         AudioError: for a file that is missing, empty or not audio, for no samples or samples that are NaN or
             infinite, for a part that is not inside the recording, and for a dict or array of another form.
     """
+    blocks = stream_audio(audio, sampling_rate)
+    first, second = next(blocks), next(blocks, None)
+    if second is None:
+        return first
     result, length = np.empty(0, dtype=np.float32), 0
-    for block in stream_audio(audio, sampling_rate):
-        if not length and len(block) < BLOCK_VALUES:
-            result, length = block, len(block)
-            continue
-        if not result.flags.owndata:
-            result = result.copy()
-        if len(result) < length + len(block):  # grows in place: what is not written yet takes no memory
-            result.resize(max(2 * len(result), length + len(block)), refcheck=False)
+    for block in chain([first, second], blocks):
+        if length + len(block) > len(result):  # in place, so that there are never two copies
+            result.resize(length + len(block) + length // 8, refcheck=False)
         result[length : length + len(block)] = block
         length += len(block)
-    if len(result) > length:
-        result.resize(length, refcheck=False)
+    result.resize(length, refcheck=False)
     return result
 
 
@@ -133,7 +136,7 @@ def _file_blocks(
                 for block in decoder.decode(0, None, name):
                     yield decoder.samplerate, block
             if part.lost:
-                logger.warning(f"{name}: {part.lost} bytes from {sum(part[:2])} on are no sound that can be decoded")
+                logger.warning(f"{name}: {part.lost} bytes of it are no sound that can be decoded")
         return
     parts = find_parts(file, name)
     lengths = [_length(file, part, name) for part in parts]
@@ -190,16 +193,14 @@ def _resampled(blocks: Iterable[tuple[int, np.ndarray]], sampling_rate: int) -> 
     for rate, block in blocks:
         if rate != current:
             if resampler is not None:
-                yield resampler.resample_chunk(np.empty(0, dtype=np.float32), last=True)
-            resampler = None if rate == sampling_rate else _resampler(rate, sampling_rate)
+                yield resampler.resample_chunk(NOTHING, last=True)
+            resampler = None
+            if rate != sampling_rate:
+                resampler = soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="HQ")
             current = rate
         yield block if resampler is None else resampler.resample_chunk(block)
     if resampler is not None:
-        yield resampler.resample_chunk(np.empty(0, dtype=np.float32), last=True)
-
-
-def _resampler(rate: int, sampling_rate: int) -> soxr.ResampleStream:
-    return soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="HQ")
+        yield resampler.resample_chunk(NOTHING, last=True)
 
 
 def encode_flac(samples: np.ndarray, sampling_rate: int) -> bytes:
@@ -211,10 +212,12 @@ def encode_flac(samples: np.ndarray, sampling_rate: int) -> bytes:
 
 def audio_duration(audio: str | os.PathLike | bytes | BinaryIO | dict) -> float:
     """
-    Seconds of a whole recording, from its header; only where the header does not tell is the recording decoded.
+    Seconds of a whole recording, from its header. Where the header does not tell, or tells more than the file's bytes
+    can hold, the recording is decoded, and the headers of all frames of an mp3 are counted where the first does not
+    tell, or contradicts the file's size.
 
-    The header of an mp3 that ends early still tells its former length. `audio` is what `load_audio` takes, but for a
-    dict with `array`. Raises `AudioError` as `load_audio` does.
+    The header of an mp3 or flac that ends early still tells its former length. `audio` is what `load_audio` takes, but
+    for a dict with `array`. Raises `AudioError` as `load_audio` does.
     """
     name = _name(audio)
     with _opened(audio, name) as file:
@@ -281,59 +284,54 @@ def _source(audio):
 
 @contextmanager
 def _opened(audio, name: str) -> Iterator[BinaryIO]:
-    """The open, seekable file of what `load_audio` takes."""
-    source = _source(audio)
-    if isinstance(source, (str, os.PathLike)):
-        file = _open_path(source, name)
-    elif isinstance(source, (bytes, bytearray, memoryview)):
-        file = io.BytesIO(source)
-    elif hasattr(source, "read"):
-        file = source if isinstance(source, (Section, io.BytesIO)) and source.tell() == 0 else _seekable(source, name)
-    else:
+    """The open, seekable file of what `load_audio` takes; what goes wrong with it is an `AudioError`."""
+    with ExitStack() as stack:
+        try:
+            file = _open(_source(audio), name, stack)
+            if file.seek(0, os.SEEK_END) == 0:
+                raise AudioError(f"{name}: is empty")
+            yield file
+        except AudioError:
+            raise
+        except Exception as error:  # whatever a decoder or a file raises
+            raise AudioError(f"{name}: cannot be read, or is damaged ({reason(error)})") from error
+
+
+def _open(source, name: str, stack: ExitStack) -> BinaryIO:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(source)
+    if isinstance(source, Section):
+        return stack.enter_context(source)
+    if hasattr(source, "read"):
+        return _seekable(source, stack)
+    if not isinstance(source, (str, os.PathLike)):
         raise AudioError(
             f"{source!r} is not audio: pass a path, bytes, an open file, or a dict with array, bytes or path"
         )
-    try:
-        if file.seek(0, os.SEEK_END) == 0:
-            raise AudioError(f"{name}: is empty")
-        yield file
-    except (OSError, ContainerError) as error:
-        raise AudioError(f"{name}: {reason(error)}") from error
-    finally:
-        if file is not source or isinstance(file, Section):
-            file.close()
-
-
-def _open_path(path: str | os.PathLike, name: str) -> BinaryIO:
-    if os.path.isdir(path):
+    if os.path.isdir(source):
         raise AudioError(f"{name}: is a folder")
     try:
-        file = open(path, "rb", buffering=0)
+        file = stack.enter_context(open(source, "rb", buffering=0))
     except (OSError, ValueError) as error:  # ValueError: a null byte
         raise AudioError(f"{name}: {reason(error)}") from error
     kind = os.fstat(file.fileno()).st_mode
     if stat.S_ISREG(kind):
         return file
-    with file:
-        if not stat.S_ISFIFO(kind):
-            raise AudioError(f"{name}: is a device; pass a file or a pipe")
-        return _seekable(file, name)
+    if not stat.S_ISFIFO(kind):
+        raise AudioError(f"{name}: is a device; pass a file or a pipe")
+    return _seekable(file, stack)
 
 
-def _seekable(file: BinaryIO, name: str) -> BinaryIO:
-    """The rest of an open file from its position on, in a temporary file where it cannot be sought in."""
-    try:
-        if file.seekable():
-            position = file.tell()
-            return Source(file, position, file.seek(0, os.SEEK_END) - position)
-    except (AttributeError, OSError, ValueError):
-        pass
-    spooled = tempfile.SpooledTemporaryFile(max_size=BLOCK_BYTES)
-    try:
-        while piece := file.read(BLOCK_BYTES):
-            spooled.write(piece)
-    except Exception as error:
-        raise AudioError(f"{name}: {reason(error)}") from error
+def _seekable(file: BinaryIO, stack: ExitStack) -> BinaryIO:
+    """The rest of an open file from its position on; in a temporary file where it cannot be sought in."""
+    if hasattr(file, "seekable") and file.seekable():
+        position = file.tell()
+        stack.callback(file.seek, position)
+        file.seek(0, os.SEEK_END)
+        return Source(file, position, file.tell() - position)
+    spooled = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+    while piece := file.read(BLOCK_BYTES):
+        spooled.write(piece)
     return spooled
 
 

@@ -352,26 +352,48 @@ def ogg_parts(file: BinaryIO, thorough: bool) -> list[Part]:
     data = _Bytes(file)
     if not thorough and data.size > SMALL and _pages_rise(data):
         return [Part(0, data.size)]
-    chain, is_open = [], False  # of each: where it begins, its number of streams, the first of sound
-    end = 0
+    links, is_open, end = [], False, 0
     for page in _pages(data):
-        if page.flags & FIRST:
-            if not is_open:
-                chain.append([page.position, 0, None])
-            is_open = True
-            chain[-1][1] += 1
-            packet = data.at(page.position, min(page.size, 512))
-            if chain[-1][2] is None and packet[27 + packet[26] :].startswith(SOUND):
-                chain[-1][2] = page.serial
-        else:
-            is_open = False
+        if page.flags & FIRST and not is_open:
+            links.append(_Link(page.position))
+        is_open = bool(page.flags & FIRST)
+        if links:
+            links[-1].add(page, data, end)
         end = page.position + page.size
-    ends = [*(begin for begin, *_ in chain[1:]), end][: len(chain)]
+    if links and data.size - end >= LEAST_LOST:
+        links[-1].lost += data.size - end
     return [
-        Part(begin, stop - begin, serial=serial if streams > 1 else None)
-        for (begin, streams, serial), stop in zip(chain, ends, strict=True)
-        if serial is not None
+        Part(
+            link.begin,
+            min(link.end, data.size) - link.begin,
+            True,
+            link.serial if link.streams > 1 else None,
+            link.lost,
+        )
+        for link in links
+        if link.serial is not None
     ]
+
+
+class _Link:
+    """One of the recordings that were joined."""
+
+    def __init__(self, begin: int):
+        self.begin, self.end, self.streams, self.serial, self.lost = begin, begin, 0, None, 0
+
+    def add(self, page: _Page, data: _Bytes, end: int) -> None:
+        """Takes a page, before which another ends at `end`."""
+        self.lost += page.position - end
+        self.end = page.position + page.size
+        if page.flags & FIRST:
+            self.streams += 1
+            packet = data.at(page.position, min(page.size, 512))
+            if self.serial is None and packet[27 + packet[26] :].startswith(SOUND):
+                self.serial = page.serial
+
+    def part(self, size: int) -> Part:
+        serial = self.serial if self.streams > 1 else None
+        return Part(self.begin, min(self.end, size) - self.begin, serial=serial, lost=self.lost)
 
 
 def _page(data: _Bytes, position: int) -> _Page | None:
@@ -443,16 +465,34 @@ def length_patch(file: BinaryIO) -> tuple[int, bytes] | None:
     return None
 
 
+def lost_in_wav(file: BinaryIO) -> int:
+    """Bytes behind the samples of a wav that are no further piece of it: the length of the samples may be wrong."""
+    data = _Bytes(file)
+    position, size = _wav_samples(data) if data.at(0, 4) == b"RIFF" else (0, 0)
+    end = position + size + size % 2
+    rest = data.size - end
+    head = data.at(end, 8)
+    is_piece = head[:4].strip().isalnum() and int.from_bytes(head[4:], "little") <= rest
+    is_piece = is_piece or _after_tags(data, end) > end or not data.at(end, CHUNK).strip(b"\0")
+    return rest if size and rest >= LEAST_LOST and not is_piece else 0
+
+
+def _wav_samples(data: _Bytes) -> tuple[int, int]:
+    """Where the samples of a wav begin, and how many bytes they are by the header; zeros where there are none."""
+    position = 12
+    while len(head := data.at(position, 8)) == 8:
+        size = int.from_bytes(head[4:], "little")
+        if head[:4] == b"data":
+            return position + 8, size
+        position += 8 + size + size % 2
+    return 0, 0
+
+
 def _wav_patch(data: _Bytes) -> tuple[int, bytes] | None:
     """Programs that stream leave 0 as the length of the samples."""
-    position = 12
-    while len(chunk := data.at(position, 8)) == 8:
-        size = int.from_bytes(chunk[4:], "little")
-        if chunk[:4] == b"data":
-            rest = data.size - position - 8
-            return (position + 4, min(rest, 2**32 - 1).to_bytes(4, "little")) if size == 0 and rest else None
-        position += 8 + size + size % 2
-    return None
+    position, size = _wav_samples(data)
+    rest = data.size - position
+    return (position - 4, min(rest, 2**32 - 1).to_bytes(4, "little")) if position and not size and rest else None
 
 
 FLAC_HEADER = re.compile(rb"\xff[\xf8\xf9][^\x00-\x0f\xf0-\xff][\x00-\xaf]", re.DOTALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
 import threading
 from typing import BinaryIO
 
@@ -28,7 +29,9 @@ from .tars import (
 __all__ = ["ContainerError", "NameMap", "TarIndex", "audio_column", "open_member", "tar_index"]
 
 WHOLE_BYTES = 2**20  # members up to this size are read at once, longer ones as the decoder asks for them
-MAX_ROW_GROUPS = 4  # of Parquet files that a process keeps in memory
+MAX_ROW_GROUPS = 4  # of Parquet files that a process keeps
+ROW_GROUP_BYTES = 2**26  # of each in memory, so 256 MiB; larger ones, as those over 2 GiB, are in temporary files
+BATCH_BYTES = 2**22  # of a row group that are read together
 
 _files = Kept(MAX_OPEN)
 _row_groups = Kept(MAX_ROW_GROUPS)
@@ -93,9 +96,10 @@ class Section(io.RawIOBase):
     def readinto(self, buffer) -> int:
         count = min(len(buffer), max(self.size - self.position, 0))
         self.file.seek(self.offset + self.position)
-        read = self.file.readinto(memoryview(buffer)[:count])
-        self.position += read
-        return read
+        content = self.file.read(count) or b""  # not all that can be read have `readinto`
+        memoryview(buffer)[: len(content)] = content
+        self.position += len(content)
+        return len(content)
 
     def close(self) -> None:
         self.file.close()
@@ -112,28 +116,71 @@ class _ParquetFile:
         import pyarrow.parquet as pq
 
         try:
-            self.file = pq.ParquetFile(path)
-        except pa.ArrowInvalid as error:
+            self.file = pq.ParquetFile(path, buffer_size=WHOLE_BYTES)  # else a column of a row group is read at once
+            self.column = audio_column(self.file.schema_arrow, path)
+        except (pa.ArrowException, OSError) as error:
             raise ContainerError(f"{path}: no Parquet file, or damaged") from error
-        self.column = audio_column(self.file.schema_arrow, path)
         counts = [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self.lock = threading.Lock()
 
-    def row_group(self, number: int):
+    def row_group(self, number: int) -> list[bytes | None] | _Spooled:
+        """The recordings of a row group; in a temporary file if they are more than `ROW_GROUP_BYTES`."""
+        group = self.file.metadata.row_group(number)
+        size = sum(group.column(i).total_uncompressed_size for i in range(group.num_columns))
+        rows = max(BATCH_BYTES * group.num_rows // max(size, 1), 1)
+        values, size, spooled = [], 0, None
+        batches = self.file.iter_batches(min(rows, 1000), [number], [self.column], use_threads=False)
         with self.lock:
-            return self.file.read_row_group(number, columns=[self.column])[self.column]
+            for batch in batches:
+                for content in map(_content, batch.column(0)):
+                    size += len(content or b"")
+                    values.append(content)
+                if spooled is None and size > ROW_GROUP_BYTES:
+                    spooled = _Spooled()
+                if spooled is not None:
+                    spooled.extend(values)
+                    values = []
+        return values if spooled is None else spooled
+
+
+class _Spooled:
+    """Recordings in a temporary file without a name."""
+
+    def __init__(self):
+        self.file, self.ends, self.are_none, self.lock = tempfile.TemporaryFile(), [0], [], threading.Lock()
+
+    def extend(self, values: list[bytes | None]) -> None:
+        for content in values:
+            self.are_none.append(content is None)
+            self.ends.append(self.ends[-1] + self.file.write(content or b""))
+
+    def __getitem__(self, number: int) -> bytes | None:
+        if self.are_none[number]:
+            return None
+        with self.lock:
+            self.file.seek(self.ends[number])
+            return self.file.read(self.ends[number + 1] - self.ends[number])
+
+
+def _content(value) -> bytes | None:
+    value = value.as_py()
+    return value["bytes"] if isinstance(value, dict) else value
 
 
 def _parquet_bytes(path: str, row: int) -> bytes:
+    import pyarrow as pa
+
     state = file_state(path)
     opened = _files.get(state, lambda: _ParquetFile(path))
     if not 0 <= row < opened.starts[-1]:
         raise ContainerError(f"{path}: has no row {row}, it has {opened.starts[-1]}")
     number = int(np.searchsorted(opened.starts, row, side="right")) - 1
-    values = _row_groups.get((state, number), lambda: opened.row_group(number))
-    content = values[row - int(opened.starts[number])].as_py()
-    content = content["bytes"] if isinstance(content, dict) else content
+    try:
+        values = _row_groups.get((state, number), lambda: opened.row_group(number))
+    except (pa.ArrowException, OSError) as error:
+        raise ContainerError(f"{path}: row {row} cannot be read, is it damaged? ({reason(error)})") from error
+    content = values[row - int(opened.starts[number])]
     if content is None:
         raise ContainerError(f"{path}: row {row} has no audio")
     return content

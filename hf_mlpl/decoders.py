@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import chain
@@ -13,8 +14,18 @@ import numpy as np
 import soundfile
 from transformers.utils import logging
 
-from .audio_parts import Part, head_behind_tags, length_patch, mp3_parts, ogg_parts, one_stream, starts_as_mp3
+from .audio_parts import (
+    Part,
+    head_behind_tags,
+    length_patch,
+    lost_in_wav,
+    mp3_parts,
+    ogg_parts,
+    one_stream,
+    starts_as_mp3,
+)
 from .containers import Section
+from .tars import reason
 
 logger = logging.get_logger(__name__)
 
@@ -85,6 +96,7 @@ class SndfileDecoder(soundfile.SoundFile):
 
     def __init__(self, source: BinaryIO | int, size: int):
         super().__init__(source, closefd=False)
+        self.source = source
         limit = FRAMES_IN_A_BYTE_OF.get(self.format, FRAMES_IN_A_BYTE) * size
         #: Frames, or None where the header does not tell, or tells more than its bytes can hold.
         self.length = self.frames if self.frames <= limit else None
@@ -112,6 +124,7 @@ class SndfileDecoder(soundfile.SoundFile):
                 decoded = len(self.read(out=block))
             except Exception as caught:
                 decoded, error = len(block) - int(np.isnan(block[:, 0]).sum()), caught
+            _check(self.source, name)
             if not decoded:
                 break
             block = block[max(lead - done, 0) : decoded]
@@ -126,12 +139,21 @@ class SndfileDecoder(soundfile.SoundFile):
             logger.warning(f"{name}: is damaged, only {seconds:.2f} s of it can be decoded")
 
 
+def _renew_lock() -> None:
+    """A forked child would wait for ever for a lock that another thread of its parent held."""
+    soundfile.SoundFile._sf_error_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork") and hasattr(soundfile.SoundFile, "_sf_error_lock"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 class AvDecoder:
     """A recording that PyAV reads, block by block: the first audio stream of a file of any kind."""
 
     format = subtype = "av"
 
-    def __init__(self, file: BinaryIO, form: str):
+    def __init__(self, file: Source, form: str):
         import av
 
         self.container = av.open(file, format=form, metadata_errors="ignore")
@@ -157,6 +179,8 @@ class AvDecoder:
             seconds = self.container.duration / 1_000_000
         #: Frames by the header, or None.
         self.length = None if seconds is None else round(seconds * self.samplerate)
+        if self.length is not None and self.length > FRAMES_IN_A_BYTE * file.size:
+            self.length = None
 
     def _frames(self) -> Iterator:
         """Decoded frames; a packet that cannot be decoded is counted and left out."""
@@ -267,6 +291,12 @@ class Source(Section):
         pass
 
 
+def _check(source: BinaryIO | int, name: str) -> None:
+    """Raises what has gone wrong in reading."""
+    if isinstance(source, Source) and source.error is not None:
+        raise AudioError(f"{name}: {reason(source.error)}") from source.error
+
+
 def find_parts(file: BinaryIO, name: str, thorough: bool = False) -> list[Part]:
     """
     Returns the recordings in an open file: several where mp3 or ogg files were joined, none where it holds no sound.
@@ -285,15 +315,18 @@ def find_parts(file: BinaryIO, name: str, thorough: bool = False) -> list[Part]:
             raise AudioError(f"{name}: {NOT_AUDIO} (wav, flac, mp3, ogg), or is damaged")
     elif head.startswith(b"OggS"):
         parts = ogg_parts(file, thorough)
-    return parts or [Part(0, file.seek(0, os.SEEK_END), patch=length_patch(file))]
+    if parts:
+        return parts
+    return [Part(0, file.seek(0, os.SEEK_END), lost=lost_in_wav(file) if thorough else 0, patch=length_patch(file))]
 
 
 def open_part(file: BinaryIO, part: Part, name: str) -> SndfileDecoder | AvDecoder:
     """Returns an open decoder, which is a context manager. Raises `AudioError`."""
-    decoder = None
+    source, decoder = _source(file, part), None
     try:
-        decoder = SndfileDecoder(_source(file, part), part.size)
+        decoder = SndfileDecoder(source, part.size)
     except Exception as error:  # libsndfile's own text is left out: of some mp3s it says that they do not exist
+        _check(source, name)
         form = av_format(head_behind_tags(file, HEAD))
         if form is None:
             raise AudioError(f"{name}: {NOT_AUDIO} (wav, flac, mp3, ogg), or is damaged") from error
@@ -331,4 +364,6 @@ def _source(file: BinaryIO, part: Part) -> BinaryIO | int:
             return file.fileno()
         if isinstance(file, io.BytesIO):
             return file
+    if isinstance(file, Source):  # its own errors must be seen
+        return Source(file.file, file.offset + part.offset, part.size, not part.trusted, part.patch)
     return Source(file, part.offset, part.size, not part.trusted, part.patch)
