@@ -277,13 +277,17 @@ def test_a_table_may_be_named_itself(tmp_path):
         "{",
         "[1]",
         '{"text": "\\ud800"}',
+        '{"audio_filepath": "lost\\n.wav"}',
+        '{"audio_filepath": {"path": [1]}}',
         '{"audio_filepath": "a.wav", "text": true}',
     ]
     report = ReadingReport()
     row, whole = read_dataset(write_lines(tmp_path / "nemo.json", *rows, ""), report, language="sl")
     assert row["text"] == "7" and row["duration_seconds"] == 0.5 and whole["text"] == "true"
     np.testing.assert_array_equal(load_audio(row["audio"]), load_audio(whole["audio"])[4000:12000])
-    assert report.dropped == {"no JSON object": 2, "half of a surrogate pair": 1}
+    wrong = ["half of a surrogate pair", "unreadable audio", "path is no text"]
+    assert report.dropped == {"no JSON object": 2} | dict.fromkeys(wrong, 1)
+    assert not [line for line in report.lines if "\n" in line]
 
 
 def test_labels_by_folder(tmp_path):
@@ -368,8 +372,9 @@ def test_values_of_other_types(tmp_path):
     assert [(row["id"], row["text"]) for row in rows] == [("1", "1"), ("2", "3"), ("3", None)]
     assert report.dropped == {"no language": 1}
     repeated = dataset.remove_columns("spoken")
-    assert len(list(read_dataset(repeated, report, {"id": "n"}, language="sl"))) == 3
-    assert report.dropped == {"no language": 1, "id is there already": 1}
+    names = [row["id"] for row in read_dataset(repeated, report, {"id": "n"}, language="sl")]
+    assert names[0] == "1" and names[1].startswith("1-") and names[2:] == ["2", "3"]
+    assert report.lines[-1] == f"dataset/train:1: id '1' is there already; kept as {names[1]!r}"
     lists = Dataset.from_dict({"path": paths[:1], "text": [["a"]]})
     assert not list(read_dataset(lists, report, language="sl")) and report.dropped["text is no text"] == 1
     with pytest.raises(ValueError, match="the data set has no rows; its columns are path, text"):

@@ -324,7 +324,10 @@ class _Recordings:
 
     def _place(self, value: Mapping, fields: Mapping, folder: str, where: str) -> dict:
         path, content, samples = (value.get(name) for name in ("path", "bytes", "array"))
-        if path and (content is samples is None or os.path.isabs(path) and os.path.isfile(path)):
+        if path and not isinstance(path, str):
+            raise _UnusableError("path is no text", f"a {type(path).__name__}")
+        is_elsewhere = content is None and samples is None
+        if path and (is_elsewhere or os.path.isabs(path) and os.path.isfile(path)):
             return {"path": located(path, (folder, os.curdir), self._files)}
         if content is None and samples is not None:
             content = _encoded(samples, value.get("sampling_rate") or fields.get("sampling_rate"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import unicodedata
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from ..audio import AUDIO_SUFFIXES, END_TOLERANCE, looks_like_audio
 from .listing import is_hidden
-from .utterances import ReadingReport, with_durations
+from .utterances import ReadingReport, one_line, with_durations
 
 PART_COLUMNS = ("start", "end", "offset", "duration")
 
@@ -136,13 +137,14 @@ def with_part_durations(
 ) -> Iterator[dict]:
     """Yields what `with_durations` does, of recordings and of parts of them.
 
-    A part that is not inside its recording is dropped, and one that is all of it becomes the whole recording.
+    A part that is not inside its recording is dropped, and one that is all of it becomes the whole recording. The
+    second utterance of one id and one audio is dropped, and that of another audio gets an id of its own.
 
     Args:
         rows: pairs of `file:row` and an utterance without duration.
-        check_ids: Whether all but the first utterance of an id are dropped, which takes memory for all ids.
+        check_ids: False where no two rows have one id, because the ids of all rows take memory.
     """
-    ids: set[str] = set()
+    seen: dict[str, set[str]] = {}  # ids, and what tells the audio of each apart
     placed = ((where, row | {"where": where}) for where, row in rows)
     for row in with_durations(placed, report):
         where, audio, seconds = row.pop("where"), row["audio"], row["duration_seconds"]
@@ -155,9 +157,14 @@ def with_part_durations(
             start = end = None
         else:
             row["duration_seconds"] = min(end, seconds) - start
-        if row["id"] in ids:
-            report.drop("id is there already", where, repr(row["id"]))
-            continue
+        row["audio"] = audio | {"start": start, "end": end}
         if check_ids:
-            ids.add(row["id"])
-        yield row | {"audio": audio | {"start": start, "end": end}}
+            name, digest = row["id"], hashlib.sha256(os.fsencode(repr(row["audio"]))).hexdigest()[:8]
+            if digest in seen.get(name, ()):
+                report.drop("id is there already", where, repr(name))
+                continue
+            if name in seen:
+                row["id"] = f"{name}-{digest}"
+                report.lines.append(one_line(f"{where}: id {name!r} is there already; kept as {row['id']!r}"))
+            seen.setdefault(name, set()).add(digest)
+        yield row
