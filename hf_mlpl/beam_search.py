@@ -207,7 +207,7 @@ def _spell(lexicon: Iterable[str], tokenizer: MlplTokenizer) -> dict[str, list[i
     if isinstance(lexicon, str):
         raise ValueError(f"lexicon is the string {lexicon!r}; pass a list of words, or an open file with one a line")
     spellings, missing = {}, []
-    for word in map(str.strip, lexicon):
+    for word in (line.strip().removeprefix("\ufeff") for line in lexicon):  # a file may begin with the mark
         if tokenizer.unknown_characters(word):
             missing.append(word)
         elif word:

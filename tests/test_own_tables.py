@@ -12,15 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from datasets import Audio, ClassLabel, Dataset
+import torch
+from datasets import Audio, ClassLabel, Dataset, DatasetDict
 
 from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.folders import read_folder
 from hf_mlpl.corpora.hf_datasets import read_dataset
 from hf_mlpl.corpora.lists import read_fl_lists, read_list
 from hf_mlpl.corpora.locales import to_locale
+from hf_mlpl.corpora.preparation import read_normalizers
 from hf_mlpl.corpora.recordings import part_of
+from hf_mlpl.corpora.sources import Source, source_of_corpus
 from hf_mlpl.corpora.utterances import ReadingReport
+from hf_mlpl.tokenization_mlpl import MlplTokenizer
 
 RATE = 16_000
 WORDS = ["null", "NA", "None", "nan", "n/a", "True", "007", "1.50", "1e3", "", " ja ", "#N/A"]
@@ -177,9 +181,10 @@ def test_folders_with_links_and_hidden_files(tmp_path):
         write_noise(root / "hr" / name)
     write_lines(root / "hr" / "orphan.txt", "Ne.")
     write_lines(root / "hr" / "notes.md", "Ne.")
+    os.rename(write_noise(root / "hr" / "c.wav"), root / "hr" / "c.recording")  # told by its content
     report = ReadingReport()
     rows = {row["id"]: row["text"] for row in read_folder(root, report)}
-    assert rows == {"hr/b.wav": None, "sl/a.wav": "Da."} and not report.dropped
+    assert rows == {"hr/b.wav": None, "hr/c.recording": None, "sl/a.wav": "Da."} and not report.dropped
     assert [line.partition(": ")[2] for line in report.notes] == [
         "a link to a folder around it, which is not followed",
         f"1 texts have no recording beside them, such as {root}/hr/orphan.txt",
@@ -272,13 +277,17 @@ def test_a_table_may_be_named_itself(tmp_path):
         "{",
         "[1]",
         '{"text": "\\ud800"}',
+        '{"audio_filepath": "lost\\n.wav"}',
+        '{"audio_filepath": {"path": [1]}}',
+        '{"audio_filepath": "a.wav", "text": true}',
     ]
     report = ReadingReport()
-    (row,) = read_dataset(write_lines(tmp_path / "nemo.json", *rows, ""), report, language="sl")
-    assert row["text"] == "7" and row["duration_seconds"] == 0.5
-    whole = load_audio(tmp_path / "a.wav")
-    np.testing.assert_array_equal(load_audio(row["audio"]), whole[4000:12000])
-    assert report.dropped == {"no JSON object": 2, "half of a surrogate pair": 1}
+    row, whole = read_dataset(write_lines(tmp_path / "nemo.json", *rows, ""), report, language="sl")
+    assert row["text"] == "7" and row["duration_seconds"] == 0.5 and whole["text"] == "true"
+    np.testing.assert_array_equal(load_audio(row["audio"]), load_audio(whole["audio"])[4000:12000])
+    wrong = ["half of a surrogate pair", "unreadable audio", "path is no text"]
+    assert report.dropped == {"no JSON object": 2} | dict.fromkeys(wrong, 1)
+    assert not [line for line in report.lines if "\n" in line]
 
 
 def test_labels_by_folder(tmp_path):
@@ -363,12 +372,16 @@ def test_values_of_other_types(tmp_path):
     assert [(row["id"], row["text"]) for row in rows] == [("1", "1"), ("2", "3"), ("3", None)]
     assert report.dropped == {"no language": 1}
     repeated = dataset.remove_columns("spoken")
-    assert len(list(read_dataset(repeated, report, {"id": "n"}, language="sl"))) == 3
-    assert report.dropped == {"no language": 1, "id is there already": 1}
+    names = [row["id"] for row in read_dataset(repeated, report, {"id": "n"}, language="sl")]
+    assert names[0] == "1" and names[1].startswith("1-") and names[2:] == ["2", "3"]
+    assert report.lines[-1] == f"dataset/train:1: id '1' is there already; kept as {names[1]!r}"
     lists = Dataset.from_dict({"path": paths[:1], "text": [["a"]]})
     assert not list(read_dataset(lists, report, language="sl")) and report.dropped["text is no text"] == 1
     with pytest.raises(ValueError, match="the data set has no rows; its columns are path, text"):
         list(read_dataset(lists.select([]), report, language="sl"))
+    assert len(list(read_dataset(DatasetDict(dev=repeated), report, language="sl", split="dev"))) == 4
+    with pytest.raises(ValueError, match="the data set: no split train; there are dev"):
+        list(read_dataset(DatasetDict(dev=repeated), report, language="sl"))
 
 
 def test_tables_that_lack_a_column_say_what_they_have(tmp_path):
@@ -379,7 +392,9 @@ def test_tables_that_lack_a_column_say_what_they_have(tmp_path):
     ):
         list(read_dataset(folder, ReadingReport(), language="sl"))
     write_lines(folder / "metadata.csv", "file_name,text")
-    with pytest.raises(ValueError, match="clips/train: the data set has no rows; its columns are file_name, text"):
+    with pytest.raises(
+        ValueError, match=r"clips/metadata\.csv: the data set has no rows; its columns are file_name, t"
+    ):
         list(read_dataset(folder, ReadingReport(), language="sl"))
 
 
@@ -388,3 +403,22 @@ def test_tables_that_lack_a_column_say_what_they_have(tmp_path):
 )
 def test_what_says_no_part_is_none(row):
     assert part_of(row) in [(None, None), (1.0, None)]
+
+
+def test_files_may_begin_with_a_byte_order_mark(tmp_path):
+    """Tables, lists and tokens files are tried above and in their tests; these are the others that people write."""
+    pytest.importorskip("flashlight.lib.text")
+    from hf_mlpl.beam_search import BeamSearchDecoder
+
+    write_lines(tmp_path / "source.json", '{"name": "ours", "license": "mit"}', encoding="utf-8-sig")
+    assert source_of_corpus(tmp_path) == Source("ours", "mit")
+    for encoding in ("utf-8-sig", "utf-16"):
+        normalizers = write_lines(tmp_path / "n.yaml", "sv: {replace: {č: c}}", encoding=encoding)
+        assert read_normalizers(normalizers)["sv-SE"]("č") == "c"
+    with pytest.raises(ValueError, match=r"n\.yaml: no normalisers by language"):
+        read_normalizers(write_lines(tmp_path / "n.yaml", "'*': {replace: {č: c}}", encoding="latin2"))
+    tokenizer = MlplTokenizer(write_lines(tmp_path / "tokens.lst", "|", "a", "b", encoding="utf-8-sig"))
+    with open(write_lines(tmp_path / "lexicon", "ab", encoding="utf-8-sig"), encoding="utf-8") as lexicon:
+        decoder = BeamSearchDecoder(tokenizer, lexicon=lexicon)
+    (found,) = decoder.decode(torch.eye(4)[None, [1, 2]].log())
+    assert found.text == "ab"

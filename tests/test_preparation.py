@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 from functools import partial
 from pathlib import Path
@@ -298,13 +299,17 @@ def test_recordings_that_could_not_be_used_are_tried_again_when_they_change(tmp_
 def test_ids_that_come_twice_are_kept_once(tmp_path):
     (tmp_path / "one").write_text("a 1\nb 2\na 3\n")
     (tmp_path / "two").write_text("b 4\nc 5\n")
+    soundfile.write(tmp_path / "a.wav", np.ones(160), 16000)  # another recording of that name
     parts = [Part(name, partial(read_table_of, tmp_path / name), "train") for name in ("one", "two")]
-    report = prepare(parts, tmp_path / "data")
-    assert list(read_utterances([tmp_path / "data" / "train.parquet"])["text"]) == ["a 1", "b 2", "c 5"]
-    assert report.dropped == {"id of another utterance": 2} and report.kept == 3
-    assert report.splits["train"].seconds == {"sl": 3.0} and report.splits["train"].characters["3"] == 0
+    report = prepare([*parts, Part("files", partial(read_files, tmp_path), "train")], tmp_path / "data")
+    *first, other = read_utterances([tmp_path / "data" / "train.parquet"])
+    assert [row["text"] for row in first] == ["a 1", "b 2", "c 5"]
+    assert re.fullmatch("a-[0-9a-f]{8}", other["id"]) and other["audio"]["path"] == str(tmp_path / "a.wav")
+    assert report.dropped == {"id of another utterance": 2} and report.kept == 4
+    assert report.splits["train"].seconds == {"sl": 4.0} and report.splits["train"].characters["3"] == 0
     lines = (tmp_path / "data" / "report.txt").read_text().splitlines()
-    assert lines[-2:] == ["a: id of another utterance: /a.mp3", "b: id of another utterance: /a.mp3"]
+    assert lines[-3:-1] == ["a: id of another utterance: /a.mp3", "b: id of another utterance: /a.mp3"]
+    assert lines[-1] == f"a: id of another utterance: {tmp_path / 'a.wav'} is kept as {other['id']}"
 
 
 def test_two_preparations_into_one_folder(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from hf_mlpl.corpora.locales import iso_code
 from hf_mlpl.corpora.preparation import Part, prepare
 from hf_mlpl.corpora.sources import VOXPOPULI, Source, common_voice_sources, source_of_corpus, sources_of
+from hf_mlpl.corpora.utterances import write_utterances
 
 RELEASE = Source("Common Voice, cv-corpus-6.1-2020-12-11", "cc0-1.0", "https://commonvoice.mozilla.org")
 
@@ -86,6 +87,15 @@ def read_one(name: str, language: str, report) -> list[dict]:
 
 def read_none(report) -> list[dict]:
     return []
+
+
+@pytest.mark.parametrize("noted", ["", "[]", '{"splits": 7}', '{"splits": {"train": {"sources": [7]}}}'])
+def test_damaged_notes_are_one_line(tmp_path, noted):
+    write_utterances([], tmp_path / "train.parquet")
+    (tmp_path / "report.json").write_text(noted)
+    with pytest.raises(ValueError, match=rf"{tmp_path / 'report.json'}") as caught:
+        sources_of([tmp_path / "train.parquet"])
+    assert "\n" not in str(caught.value)
 
 
 def test_sources_are_noted_by_split(tmp_path):

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..text import encoding_of, normalize_text
+from .listing import is_hidden
 from .locales import noted_locale, to_locale
-from .recordings import files_below, folded, is_recording, nearest_name
+from .recordings import folded, is_recording, nearest_name, walk
 from .utterances import ReadingReport, with_durations
 
 TEXT_SUFFIXES = (".txt", ".lab")
@@ -37,7 +38,7 @@ def read_folder(
     root = Path(root).absolute()  # so that utterance files can be used from anywhere
     wanted = {*map(to_locale, locales or ())}
     if language is None:
-        there = sorted(path.name for path in root.glob("[!.]*") if path.is_dir())
+        there = sorted(path.name for path in root.glob("*") if path.is_dir() and not is_hidden(path.name))
         if missing := sorted(wanted - {*map(to_locale, there)}):
             raise ValueError(
                 f"{root}: no folder of the language {', '.join(missing)}; there are {', '.join(there) or 'none'}"
@@ -51,7 +52,7 @@ def read_folder(
 def _rows(root: Path, language: str | None, wanted: set[str], report: ReadingReport) -> Iterator[tuple[str, dict]]:
     passed_over: Counter[str] = Counter()
     unread: set[str] = set()  # texts without a recording
-    for folder, folders, names in files_below(root, report):
+    for folder, folders, names in walk(root, report):
         if folder == str(root) and language is None and wanted:
             folders[:] = [name for name in folders if to_locale(name) in wanted]
         texts: dict[str, list[str]] = {}
@@ -61,9 +62,10 @@ def _rows(root: Path, language: str | None, wanted: set[str], report: ReadingRep
         unread |= {str(Path(folder, name)) for alike in texts.values() for name in alike}
         for name in names:
             path = Path(folder, name)
+            if name.lower().endswith(TEXT_SUFFIXES):
+                continue
             if not is_recording(str(path)):
-                if not name.lower().endswith(TEXT_SUFFIXES):
-                    passed_over[path.suffix.lower() or name] += 1
+                passed_over[path.suffix.lower() or name] += 1
                 continue
             report.read += 1
             below = path.relative_to(root)

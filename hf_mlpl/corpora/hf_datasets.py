@@ -11,7 +11,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from datasets import Audio, ClassLabel, Dataset, IterableDataset, load_dataset, load_from_disk
+from datasets import (
+    Audio,
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    IterableDataset,
+    IterableDatasetDict,
+    load_dataset,
+    load_from_disk,
+)
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 
@@ -27,10 +36,10 @@ from .recordings import (
     PART_COLUMNS,
     FileNames,
     PartError,
-    files_below,
     is_recording,
     located,
     part_of,
+    walk,
     with_part_durations,
 )
 from .utterances import ReadingReport
@@ -58,15 +67,17 @@ class _Source:
         columns: names, with the types of `datasets` where these are known.
         rows: columns -> rows; each has the folder that its paths are relative to, and `file:row`, where it is in one.
         audio: the column of recordings, where it is known.
+        name: what messages call it, where it is a file.
     """
 
     columns: Mapping[str, object]
     rows: Callable[[Sequence[str]], Iterator[tuple[str, TableRow]]]
     audio: str | None = None
+    name: str = ""
 
 
 def read_dataset(
-    dataset: str | Path | Dataset | IterableDataset,
+    dataset: str | Path | Dataset | IterableDataset | DatasetDict | IterableDatasetDict,
     report: ReadingReport,
     columns: Mapping[str, str] | None = None,
     language: str | None = None,
@@ -85,10 +96,10 @@ def read_dataset(
     the form `{path, start, end}`. Values of csv and JSON files are the texts that are written there.
 
     Args:
-        dataset: a data set, a folder written by `save_to_disk`, a folder with a `metadata.csv`, `.jsonl` or `.parquet`
-            that has a column `file_name`, a folder of recordings, whose sub-folders are their `label`, a table (csv,
-            tsv, JSON, Parquet), or whatever `load_dataset` takes. Paths in tables are relative to the table, or else
-            to the working directory.
+        dataset: a data set, or its splits, a folder written by `save_to_disk`, a folder with a `metadata.csv`,
+            `.jsonl` or `.parquet` that has a column `file_name`, a folder of recordings, whose sub-folders are their
+            `label`, a table (csv, tsv, JSON, Parquet), or whatever `load_dataset` takes. Paths in tables are relative
+            to the table, or else to the working directory.
         columns: field of an utterance (`id`, `audio`, `text`, `language`, `speaker`) -> column; by default the first
             one of `USUAL_COLUMNS` that is there. Without an `id`, that is the number of the row behind data set and
             split.
@@ -100,16 +111,22 @@ def read_dataset(
         ValueError: for a field, column or split that is not there, for no column of audio or languages, for a data set
             without rows, and for recordings inside of the data set without `copies`.
     """
+    if isinstance(dataset, Mapping):
+        dataset = _split_of(dataset, split, "the data set")
     if isinstance(dataset, (Dataset, IterableDataset)):
         source, prefix = _of_dataset(dataset), f"{dataset.info.dataset_name or 'dataset'}/{dataset.split or split}"
     else:
         source, prefix = _opened(dataset, split, config, report), f"{Path(dataset).name}/{split}"
-    names = _columns(source, columns or {}, language)
+    try:
+        names = _columns(source, columns or {}, language)
+    except ValueError as error:
+        raise ValueError(f"{source.name or prefix}: {error}") from None
     before = report.read
     rows = _utterances(source, names, prefix, language, report, copies and Path(copies))
     yield from with_part_durations(rows, report, check_ids="id" in names)
     if report.read == before:
-        raise ValueError(f"{prefix}: the data set has no rows; its columns are {', '.join(source.columns)}")
+        there = ", ".join(source.columns)
+        raise ValueError(f"{source.name or prefix}: the data set has no rows; its columns are {there}")
 
 
 def _opened(name: str | Path, split: str, config: str | None, report: ReadingReport) -> _Source:
@@ -118,10 +135,7 @@ def _opened(name: str | Path, split: str, config: str | None, report: ReadingRep
     if (path / "dataset_info.json").is_file():
         return _of_dataset(load_from_disk(str(path)))
     if (path / "dataset_dict.json").is_file():
-        splits = load_from_disk(str(path))
-        if split not in splits:
-            raise ValueError(f"{path}: no split {split}; there are {', '.join(splits)}")
-        return _of_dataset(splits[split])
+        return _of_dataset(_split_of(load_from_disk(str(path)), split, str(path)))
     if path.is_file() and path.name.endswith(SUFFIXES):
         return _of_tables([path])
     for folder in (path / split, path):
@@ -137,6 +151,12 @@ def _opened(name: str | Path, split: str, config: str | None, report: ReadingRep
         return _of_dataset(load_dataset(str(name), config, split=split))
     except DatasetGenerationError as error:
         raise ValueError(f"{name}: `datasets` cannot load it: {error.__cause__ or error}") from error
+
+
+def _split_of(splits: Mapping, split: str, name: str) -> Dataset | IterableDataset:
+    if split not in splits:
+        raise ValueError(f"{name}: no split {split}; there are {', '.join(splits)}")
+    return splits[split]
 
 
 def _of_dataset(dataset: Dataset | IterableDataset) -> _Source:
@@ -158,15 +178,16 @@ def _rows_of_dataset(dataset: Dataset | IterableDataset, columns: Sequence[str])
 
 def _of_tables(files: Sequence[Path]) -> _Source:
     """Returns Parquet files with recordings inside, or tables of any kind that name their files."""
-    if files[0].suffix == ".parquet":
-        features = parquet_features(files[0])
-        try:
-            column = audio_column(features.arrow_schema, files[0])
-            return _Source(features, partial(_rows_of_containers, files, column), column)
-        except ContainerError:
-            return _Source(features, partial(_rows_of_tables, files))
-    columns = dict.fromkeys(name for file in files for name in columns_of(file, LIKELY))
-    return _Source(columns, partial(_rows_of_tables, files), "file_name" if files[0].name in METADATA else None)
+    audio = "file_name" if files[0].name in METADATA else None
+    if files[0].suffix != ".parquet":
+        columns = dict.fromkeys(name for file in files for name in columns_of(file, LIKELY))
+        return _Source(columns, partial(_rows_of_tables, files), audio, str(files[0]))
+    features = parquet_features(files[0])
+    try:
+        audio = audio_column(features.arrow_schema, files[0])
+        return _Source(features, partial(_rows_of_containers, files, audio), audio, str(files[0]))
+    except ContainerError:
+        return _Source(features, partial(_rows_of_tables, files), audio, str(files[0]))
 
 
 def _rows_of_containers(files: Sequence[Path], audio: str, columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
@@ -187,7 +208,7 @@ def _of_folder(root: Path, split: str, files: Sequence[Path], report: ReadingRep
     """
     folder = root / split if (root / split).is_dir() else root
     if folder.is_dir() and (folder != root or not any((root / name).is_dir() for name in SPLIT_FOLDERS)):
-        files = [Path(place, name) for place, _, names in files_below(folder, report) for name in names]
+        files = [Path(place, name) for place, _, names in walk(folder, report) for name in names]
     recordings = [str(file) for file in files if is_recording(str(file))]
     if others := len(files) - len(recordings):
         report.note(f"{root}: {others} files of {split} are no recordings")
@@ -201,7 +222,7 @@ def _of_folder(root: Path, split: str, files: Sequence[Path], report: ReadingRep
 
 def _columns(source: _Source, given: Mapping[str, str], language: str | None) -> dict[str, str]:
     """Returns the column of each field that has one."""
-    there = ", ".join(source.columns)
+    there = ", ".join(source.columns) or "none at all"
     if unknown := sorted(set(given) - set(USUAL_COLUMNS)):
         raise ValueError(f"an utterance has no {', '.join(unknown)} from a column; it has {', '.join(USUAL_COLUMNS)}")
     if absent := sorted(set(given.values()) - set(source.columns)):
@@ -303,7 +324,10 @@ class _Recordings:
 
     def _place(self, value: Mapping, fields: Mapping, folder: str, where: str) -> dict:
         path, content, samples = (value.get(name) for name in ("path", "bytes", "array"))
-        if path and (content is samples is None or os.path.isabs(path) and os.path.isfile(path)):
+        if path and not isinstance(path, str):
+            raise _UnusableError("path is no text", f"a {type(path).__name__}")
+        is_elsewhere = content is None and samples is None
+        if path and (is_elsewhere or os.path.isabs(path) and os.path.isfile(path)):
             return {"path": located(path, (folder, os.curdir), self._files)}
         if content is None and samples is not None:
             content = _encoded(samples, value.get("sampling_rate") or fields.get("sampling_rate"))

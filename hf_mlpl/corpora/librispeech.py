@@ -9,11 +9,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..audio import AUDIO_SUFFIXES
 from ..containers import open_member
 from ..tars import tar_index
 from ..text import normalize_text
 from .listing import folders_below, is_hidden
-from .recordings import SUFFIXES
 from .utterances import ReadingReport, printable, with_durations
 
 SPLITS = tuple(f"train-{part}" for part in ("clean-100", "clean-360", "other-500")) + tuple(
@@ -78,7 +78,7 @@ def _rows(place: Path, files: dict[str, dict], report: ReadingReport) -> Iterato
     spoken: dict[str, str] = {}  # names of files by what they are without suffixes
     for name in sorted(files):
         stem, suffix = os.path.splitext(name)
-        if suffix.lower() in SUFFIXES and spoken.setdefault(stem, name) != name:
+        if suffix.lower() in AUDIO_SUFFIXES and spoken.setdefault(stem, name) != name:
             report.read += 1
             report.drop("a second recording of an utterance", str(place / name), spoken[stem])
     used = set()

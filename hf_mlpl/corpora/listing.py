@@ -39,13 +39,13 @@ def folders_below(root: str | Path) -> Iterator[tuple[str, list[str]]]:
         yield folder, sorted(name for name in names if not is_hidden(name))
 
 
-def files_below(root: str | Path, suffix: str) -> list[Path]:
-    """Returns the files below a folder whose names end in `suffix`, in whatever case, sorted; see `folders_below`."""
+def parquet_files_below(root: str | Path) -> list[Path]:
+    """Returns the Parquet files below a folder, sorted; see `folders_below`."""
     return sorted(
         Path(folder, name)
         for folder, names in folders_below(root)
         for name in names
-        if name.lower().endswith(suffix) and os.path.isfile(os.path.join(folder, name))
+        if name.lower().endswith(".parquet") and os.path.isfile(os.path.join(folder, name))
     )
 
 
@@ -75,6 +75,6 @@ def _state_in(folder: str, name: str) -> tuple[int, int] | None:
 def _status(path: str | Path) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: of a name that cannot be
         return None
     return status.st_size, status.st_mtime_ns

@@ -53,7 +53,9 @@ def rows_of(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
             yield where, row, row_problem(row)
     else:
         for where, row, problem in _json_rows(path):
-            yield where, {column: row.get(column) for column in columns}, problem
+            values = {column: row.get(column) for column in columns}
+            words = {column: json.dumps(value) for column, value in values.items() if isinstance(value, bool)}
+            yield where, values | words, problem
 
 
 def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
@@ -76,7 +78,7 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
 def _json_rows(path: Path) -> Iterator[TableRow]:
     """Yields rows of JSON lines, or of one list of objects."""
     with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file, opened_text(file) as lines:
-        is_list = next(filter(str.strip, islice(lines, 100)), "").lstrip().startswith("[")
+        is_list = ".json" in path.suffixes and next(filter(str.strip, islice(lines, 100)), "").lstrip().startswith("[")
         lines.seek(0)
         if is_list:
             content, problem = _parsed(lines.read())
@@ -93,7 +95,6 @@ def _json_rows(path: Path) -> Iterator[TableRow]:
 
 
 EMPTY = "an empty line"
-_WORDS = {True: "true", False: "false"}
 
 
 def _parsed(text: str) -> tuple[object, str | None]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ..containers import audio_column
 from ..text import normalize_text
-from .listing import files_below
+from .listing import parquet_files_below
 from .locales import to_locale
 from .utterances import ReadingReport, with_durations
 
@@ -96,7 +96,7 @@ def _splits(root: str | Path, problems: list[str]) -> dict[str, list[tuple[Path,
     `sl/train-00000-of-00002.parquet`, `sl/partial-train/0000.parquet`, `data/validation-00000-of-00001.parquet`.
     """
     root, splits = Path(root).absolute(), {}
-    for path in [root] if root.is_file() else files_below(root, ".parquet"):
+    for path in [root] if root.is_file() else parquet_files_below(root):
         below = path.relative_to(root).parts or (path.name,)
         split = next((match[1] for part in reversed(below) if (match := SPLIT.match(part))), None)
         if split is None:

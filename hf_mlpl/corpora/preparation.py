@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 from tqdm import tqdm
@@ -32,9 +33,10 @@ from ..audio import END_TOLERANCE, load_audio
 from ..folder_lock import claimed
 from ..text import Normalizer
 from .listing import state_of
+from .locales import to_locale
 from .preparation_report import PreparationReport, SplitStatistics
 from .sources import Source
-from .tables import read_table
+from .tables import read_table, row_problem
 from .utterances import (
     BLOCK,
     FEATURES,
@@ -122,14 +124,19 @@ def audio_name(audio: Mapping) -> str:
 
 def read_quarantine(path: Path) -> dict[str, str]:
     """Audio that cannot be used, and why; raises `ValueError` for what is not such a table."""
-    return {row["audio"]: row["reason"] for _, row in read_table(path, QUARANTINE_COLUMNS)}
+    listed = {}
+    for where, row in read_table(path, QUARANTINE_COLUMNS):
+        if problem := row_problem(row):
+            raise ValueError(f"{where}: {problem}; {len(QUARANTINE_COLUMNS)} columns, in UTF-8, are accepted")
+        listed[row["audio"]] = row["reason"]
+    return listed
 
 
 def read_normalizers(path: Path) -> dict[str, Normalizer]:
     """YAML of a mapping from languages, and `*`, to the arguments of `Normalizer`; raises `ValueError` for another."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {language: Normalizer(**settings) for language, settings in content.items()}
+        content = yaml.safe_load(path.read_bytes())
+        return {to_locale(language): Normalizer(**settings) for language, settings in content.items()}
     except (yaml.YAMLError, AttributeError, TypeError) as error:
         told = " ".join(str(error).split())
         raise ValueError(f"{path}: no normalisers by language, such as `sl: {{lowercase: true}}`: {told}") from error
@@ -193,18 +200,12 @@ def _write_all(parts: Sequence[Path], report: PreparationReport, output: Path, k
 
 def _made_of(parts: Sequence[Part], output: Path, treatment: Treatment) -> dict[str, dict[str, str]]:
     """What a part's result depends on, by its name: short texts that change when that does."""
-    states = {path: state_of(path, below=True, besides=output) for part in parts for path in part.inputs}
-    made_of = {}
+    paths = dict.fromkeys(path for part in parts for path in part.inputs)
+    states = {path: state_of(path, below=True, besides=output) for path in paths}
+    treated, made_of = repr(treatment), {}
     for part in parts:
-        settings = (
-            part.read.func.__qualname__,
-            part.read.args,
-            part.read.keywords,
-            part.split,
-            part.source,
-            treatment,
-        )
-        digest = hashlib.sha256(os.fsencode(repr(settings))).hexdigest()[:12]
+        reading = (part.read.func.__qualname__, part.read.args, part.read.keywords, part.split, part.source)
+        digest = hashlib.sha256(os.fsencode(f"{reading} {treated}")).hexdigest()[:12]
         made_of[part.name] = {"its treatment": digest} | {str(path): states[path] for path in part.inputs}
     return made_of
 
@@ -220,13 +221,13 @@ def _is_finished(folder: Path, made_of: dict[str, str], progress: tqdm) -> bool:
         for split, of in content["splits"].items():
             if pq.read_metadata(folder / f"{split}.parquet").num_rows != sum(of["utterances"].values()):
                 raise ValueError(f"{split}.parquet is not whole")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
-        changed = ["its unfinished files"] if (folder / PART).exists() else []
-    else:
-        if not (changed := [name for name in {**before, **now} if before.get(name) != now.get(name)]):
+        why = next((f"{name} has changed" for name in before | now if before.get(name) != now.get(name)), None)
+        if why is None:
             return True
-    if changed:
-        progress.write(f"{folder.name}: is read again, because {changed[0]} has changed")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
+        why = "its files are damaged" if (folder / PART).exists() else None
+    if why:
+        progress.write(f"{folder.name}: is read again, because {why}")
     (folder / PART).unlink(missing_ok=True)  # first, so that nothing takes the rest for a finished part
     shutil.rmtree(folder)
     return False
@@ -427,31 +428,47 @@ def _treated(rows: Iterable[dict], treatment, report, statistics: SplitStatistic
 
 def _repeated(
     files: Sequence[Path], statistics: SplitStatistics, report: PreparationReport, lines: list[str]
-) -> dict[Path, set[int]]:
-    """Rows of the parts of a split whose id an earlier row has; `read_utterances` takes no such files.
+) -> dict[Path, dict[int, str | None]]:
+    """Finds the rows of the parts of a split whose id an earlier row has: `read_utterances` takes no such files.
 
-    Takes them out of the counts, with a line for each. Memory holds 16 bytes an utterance while they are sorted.
+    Of other audio they get an id of their own, else None, and are taken out of the counts; `lines` gets one for each.
+    Memory holds 16 bytes an utterance while they are sorted.
     """
     hashes = [id_hashes(batch["id"]) for file in files for batch in _batches(file, ["id"])]
     ordered = np.sort(np.concatenate([np.empty(0, np.uint64), *hashes]))
     twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    repeated: dict[Path, set[int]] = {file: set() for file in files}
+    repeated: dict[Path, dict[int, str | None]] = {file: {} for file in files}
     if not len(twice):
         return repeated
-    seen = set()
+    seen: dict[str, set[str]] = {}  # ids, and what tells the audio of each apart
     for file in files:
         first = 0
         for batch in _batches(file):
             for row in np.flatnonzero(np.isin(id_hashes(batch["id"]), twice)).tolist():
                 utterance = batch.slice(row, 1).to_pylist()[0]
-                if utterance["id"] in seen:
-                    repeated[file].add(first + row)
+                name, audio = utterance["id"], utterance["audio"]
+                digest = hashlib.sha256(os.fsencode(repr(audio))).hexdigest()[:8]
+                if digest in seen.get(name, ()):
+                    repeated[file][first + row] = None
                     statistics.remove(utterance)
                     report.dropped[REPEATED] += 1
-                    lines.append(f"{utterance['id']}: {REPEATED}: {audio_name(utterance['audio'])}")
-                seen.add(utterance["id"])
+                    lines.append(f"{name}: {REPEATED}: {audio_name(audio)}")
+                elif name in seen:
+                    repeated[file][first + row] = f"{name}-{digest}"
+                    lines.append(f"{name}: {REPEATED}: {audio_name(audio)} is kept as {name}-{digest}")
+                seen.setdefault(name, set()).add(digest)
             first += len(batch)
     return repeated
+
+
+def _with_other_ids(batch: pa.RecordBatch, first: int, ids: Mapping[int, str | None]) -> pa.RecordBatch:
+    """A batch whose rows of some numbers have other ids, or are left out; `first` is the number of its first row."""
+    rows = range(first, first + len(batch))
+    if not any(row in ids for row in rows):
+        return batch
+    named = [ids.get(row, name) for row, name in zip(rows, batch["id"].to_pylist(), strict=True)]
+    batch = batch.set_column(batch.schema.get_field_index("id"), "id", pa.array(named, pa.string()))
+    return batch.filter(pc.is_valid(batch["id"]))
 
 
 def _batches(file: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -459,8 +476,8 @@ def _batches(file: Path, columns: list[str] | None = None) -> Iterator[pa.Record
         yield from opened.iter_batches(BLOCK, columns=columns)
 
 
-def _merge(files: Sequence[Path], repeated: Mapping[Path, set[int]], path: Path) -> None:
-    """One file of the utterances of several, without some rows of theirs, in row groups of one size."""
+def _merge(files: Sequence[Path], repeated: Mapping[Path, Mapping[int, str | None]], path: Path) -> None:
+    """One file of the utterances of several, in row groups of one size; `repeated` is what `_repeated` gives."""
     waiting: list[pa.RecordBatch] = []
     with written_whole(path) as unfinished, pq.ParquetWriter(unfinished, FEATURES.arrow_schema) as writer:
 
@@ -472,10 +489,8 @@ def _merge(files: Sequence[Path], repeated: Mapping[Path, set[int]], path: Path)
         for file in files:
             first = 0
             for batch in _batches(file):
-                rows = range(first, first := first + len(batch))
-                if not repeated[file].isdisjoint(rows):
-                    batch = batch.filter(pa.array([row not in repeated[file] for row in rows]))
-                waiting.append(batch)
+                waiting.append(_with_other_ids(batch, first, repeated[file]) if repeated[file] else batch)
+                first += len(batch)
                 if sum(map(len, waiting)) >= BLOCK:
                     write()
         write()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import unicodedata
@@ -9,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from ..audio import END_TOLERANCE
-from .utterances import ReadingReport, with_durations
+from ..audio import AUDIO_SUFFIXES, END_TOLERANCE, looks_like_audio
+from .listing import is_hidden
+from .utterances import ReadingReport, one_line, with_durations
 
 PART_COLUMNS = ("start", "end", "offset", "duration")
 
@@ -71,22 +73,15 @@ def located(name: str, folders: Iterable[str], files: FileNames) -> str:
     return next(filter(os.path.exists, places), places[0])
 
 
-# Also what cannot be decoded: such a file is worth a line in the report. Other files are none of our business.
-SUFFIXES = frozenset(
-    ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc"
-    " .m4a .mp4 .aac .wma .amr .3gp .webm .mka .mkv".split()
-)
-
-
 def is_recording(path: str) -> bool:
-    """Returns whether a file is a recording, by its name."""
-    return os.path.splitext(path)[1].lower() in SUFFIXES
+    """Returns whether a file is a recording, by its name or else by its content; also one that cannot be decoded."""
+    return os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES or looks_like_audio(path)
 
 
-def files_below(root: str | Path, report: ReadingReport) -> Iterator[tuple[str, list[str], list[str]]]:
+def walk(root: str | Path, report: ReadingReport) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yields a folder, its folders and its files, sorted, as `os.walk` does, and follows symbolic links to folders.
 
-    Names that begin with a dot are left out. Links that lead to a folder around them, and folders that cannot be
+    Hidden files and folders are left out. Links that lead to a folder around them, and folders that cannot be
     read, are noted.
     """
     failed = partial(_note_unread, report)
@@ -95,8 +90,8 @@ def files_below(root: str | Path, report: ReadingReport) -> Iterator[tuple[str, 
         loops = [name for name in folders if around.startswith(os.path.join(os.path.realpath(f"{folder}/{name}"), ""))]
         for name in loops:
             report.note(f"{folder}/{name}: a link to a folder around it, which is not followed")
-        folders[:] = sorted(name for name in folders if name not in loops and not name.startswith("."))
-        yield folder, folders, sorted(name for name in names if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if name not in loops and not is_hidden(name))
+        yield folder, folders, sorted(name for name in names if not is_hidden(name))
 
 
 def _note_unread(report: ReadingReport, error: OSError) -> None:
@@ -142,13 +137,14 @@ def with_part_durations(
 ) -> Iterator[dict]:
     """Yields what `with_durations` does, of recordings and of parts of them.
 
-    A part that is not inside its recording is dropped, and one that is all of it becomes the whole recording.
+    A part that is not inside its recording is dropped, and one that is all of it becomes the whole recording. The
+    second utterance of one id and one audio is dropped, and that of another audio gets an id of its own.
 
     Args:
         rows: pairs of `file:row` and an utterance without duration.
-        check_ids: Whether all but the first utterance of an id are dropped, which takes memory for all ids.
+        check_ids: False where no two rows have one id, because the ids of all rows take memory.
     """
-    ids: set[str] = set()
+    seen: dict[str, set[str]] = {}  # ids, and what tells the audio of each apart
     placed = ((where, row | {"where": where}) for where, row in rows)
     for row in with_durations(placed, report):
         where, audio, seconds = row.pop("where"), row["audio"], row["duration_seconds"]
@@ -161,9 +157,14 @@ def with_part_durations(
             start = end = None
         else:
             row["duration_seconds"] = min(end, seconds) - start
-        if row["id"] in ids:
-            report.drop("id is there already", where, repr(row["id"]))
-            continue
+        row["audio"] = audio | {"start": start, "end": end}
         if check_ids:
-            ids.add(row["id"])
-        yield row | {"audio": audio | {"start": start, "end": end}}
+            name, digest = row["id"], hashlib.sha256(os.fsencode(repr(row["audio"]))).hexdigest()[:8]
+            if digest in seen.get(name, ()):
+                report.drop("id is there already", where, repr(name))
+                continue
+            if name in seen:
+                row["id"] = f"{name}-{digest}"
+                report.lines.append(one_line(f"{where}: id {name!r} is there already; kept as {row['id']!r}"))
+            seen.setdefault(name, set()).add(digest)
+        yield row

@@ -46,16 +46,18 @@ def sources_of(paths: Iterable[str | Path]) -> list[Source]:
     """What is noted of the sources of utterance files, each once; empty where nothing is noted.
 
     `recipes/prepare_data.py` notes them in the `report.json` beside the files, and whoever labels them in the
-    `complete.json` beside the labels. Raises as `read_utterances` does for files that are not there.
+    `complete.json` beside the labels. Raises as `read_utterances` does for files that are not there, and `ValueError`
+    for notes that are damaged.
     """
     found: dict[Source, None] = {}
     for path, _ in utterance_files(paths):
-        report, labels = (_content(path.with_name(name)) for name in ("report.json", "complete.json"))
+        report, labels = path.with_name("report.json"), path.with_name("complete.json")
         try:
-            noted = report.get("splits", {}).get(path.stem, {}).get("sources") or labels.get("sources") or ()
+            of_split = _content(report).get("splits", {}).get(path.stem, {})
+            noted = of_split.get("sources") or _content(labels).get("sources") or ()
             found |= dict.fromkeys(Source(**source) for source in noted)
         except (AttributeError, TypeError) as error:
-            raise ValueError(f"{path.parent}: what report.json or complete.json says of sources is none") from error
+            raise ValueError(f"{report} or {labels.name} beside it: does not name sources: {error}") from error
     return list(found)
 
 
@@ -73,7 +75,7 @@ def source_of_corpus(root: str | Path, published: Source | None = None) -> Sourc
     for path in (root / "source.json", root.parent / "source.json"):
         if path.is_file():
             try:
-                source = Source(**json.loads(path.read_text(encoding="utf-8")))
+                source = Source(**json.loads(path.read_text(encoding="utf-8-sig")))
                 if not all(isinstance(value, str) and value for value in (source.name, source.license)):
                     raise ValueError("name and license must be texts")
                 return source

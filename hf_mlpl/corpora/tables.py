@@ -127,7 +127,7 @@ def _header(
     line = lines.take()
     while line and not line.strip():
         line = lines.take()
-    if DAMAGED in line or "\0" in line or len(line) >= MAX_LINE:
+    if DAMAGED in line or "\0" in line or len(line) > MAX_FIELD:
         raise ValueError(f"{name}: no table of text in UTF-8, or in UTF-16 with a byte order mark; convert it")
 
     def separated(delimiter: str) -> list[str]:

@@ -76,11 +76,11 @@ class ReadingReport:
     def drop(self, reason: str, where: str, detail: str = "") -> None:
         """Counts one row under `reason`; `where` is `file:row`."""
         self.dropped[reason] += 1
-        self.lines.append(printable(f"{where}: {reason}" + (f": {detail}" if detail else "")))
+        self.lines.append(one_line(f"{where}: {reason}" + (f": {detail}" if detail else "")))
 
     def note(self, line: str) -> None:
         """Keeps a line about something for which no row is dropped; once, however often it is found."""
-        if (line := printable(line)) not in self.notes:
+        if (line := one_line(line)) not in self.notes:
             self.notes.append(line)
             self.lines.append(line)
 
@@ -96,6 +96,11 @@ class ReadingReport:
 def printable(line: str) -> str:
     """A line that can be written as UTF-8: names of files need not be."""
     return line.encode(errors="backslashreplace").decode()
+
+
+def one_line(text: str) -> str:
+    """Returns a printable line; names of files may have line breaks, too."""
+    return printable(text).replace("\r", "\\r").replace("\n", "\\n")
 
 
 def audio_problem(error: Exception, audio: dict) -> str:

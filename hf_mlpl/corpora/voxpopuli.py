@@ -9,12 +9,11 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from ..audio import END_TOLERANCE, AudioError, audio_duration
+from ..audio import AUDIO_SUFFIXES, END_TOLERANCE, AudioError, audio_duration
 from ..tars import ContainerError, NameMap, tar_index
 from ..text import normalize_text
 from .listing import is_hidden
 from .locales import to_locale
-from .recordings import SUFFIXES
 from .tables import read_table, row_problem
 from .utterances import ReadingReport, with_durations
 
@@ -253,7 +252,7 @@ def _cut_segments(
     for year in sorted(path for path in folder.absolute().iterdir() if path.is_dir()):
         for name in sorted(os.listdir(year)):
             stem, suffix = os.path.splitext(name)
-            if suffix.lower() in SUFFIXES and not is_hidden(name) and belongs(stem):
+            if suffix.lower() in AUDIO_SUFFIXES and not is_hidden(name) and belongs(stem):
                 report.read += 1
                 path = str(year / name)
                 yield path, _utterance(stem, {"path": path, "start": None, "end": None}, None, locale, texts)

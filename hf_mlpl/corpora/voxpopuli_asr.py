@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from ..text import normalize_text
-from .listing import files_below, is_hidden
+from .listing import is_hidden, parquet_files_below
 from .parquet import parquet_rows
 from .tables import read_table, row_problem
 from .utterances import ReadingReport, with_durations
@@ -182,7 +182,7 @@ def _parquet_files(root: Path, split: str) -> list[Path]:
     name = {"dev": "validation"}.get(split, split)
     return [
         path
-        for path in files_below(root, ".parquet")
+        for path in parquet_files_below(root)
         if path.name.startswith(f"{name}-") or path.parent.name in (name, f"partial-{name}")
     ]
 
