@@ -14,7 +14,6 @@ from ..containers import open_member
 from ..tars import tar_index
 from ..text import normalize_text
 from .listing import folders_below, is_hidden
-from .recordings import SUFFIXES
 from .utterances import ReadingReport, printable, with_durations
 
 SPLITS = tuple(f"train-{part}" for part in ("clean-100", "clean-360", "other-500")) + tuple(

@@ -14,7 +14,6 @@ from ..tars import ContainerError, NameMap, tar_index
 from ..text import normalize_text
 from .listing import is_hidden
 from .locales import to_locale
-from .recordings import SUFFIXES
 from .tables import read_table, row_problem
 from .utterances import ReadingReport, with_durations
 
