@@ -391,8 +391,8 @@ def test_bad_lines_cost_a_line_each(model, clips, run):
     )
     status, out, errors = run("--test=x.lst,none.lst", "--am", model, "--show", "--emission_dir=out")
     assert status == 1 and list(blocks(out)) == ["X\\xff"] and "progress (thread 0): 14.2857%" in out
-    told = r"'|(?<=wav): .*(?=beyond)| \(wav, flac, mp3, ogg\)"  # the last one only without PyAV
-    assert [re.sub(told, "", line) for line in sorted(errors[:12])] == sorted(
+    varying = r"'|(?<=wav): .*(?=beyond)| \(wav, flac, mp3, ogg\)"  # the last one only without PyAV
+    assert [re.sub(varying, "", line) for line in sorted(errors[:12])] == sorted(
         [
             "error: x.lst, line 1: has 2 of the columns that it needs: id, path, duration",
             "error: x.lst, line 2: lost.wav: no such file",
