@@ -391,13 +391,14 @@ def test_bad_lines_cost_a_line_each(model, clips, run):
     )
     status, out, errors = run("--test=x.lst,none.lst", "--am", model, "--show", "--emission_dir=out")
     assert status == 1 and list(blocks(out)) == ["X\\xff"] and "progress (thread 0): 14.2857%" in out
-    assert [re.sub(r"'|(?<=wav): .*(?=beyond)", "", line) for line in sorted(errors[:12])] == sorted(
+    varying = r"'|(?<=wav): .*(?=beyond)| \(wav, flac, mp3, ogg\)"  # the last one only without PyAV
+    assert [re.sub(varying, "", line) for line in sorted(errors[:12])] == sorted(
         [
             "error: x.lst, line 1: has 2 of the columns that it needs: id, path, duration",
             "error: x.lst, line 2: lost.wav: no such file",
             "error: x.lst, line 3: its duration is file.wav, not a number (paths must not have spaces)",
             "error: x.lst, line 4: its transcript is not UTF-8",
-            "error: x.lst, line 6: bad.wav: is not audio that can be decoded (wav, flac, mp3, ogg), or is damaged",
+            "error: x.lst, line 6: bad.wav: is not audio that can be decoded, or is damaged",
             "error: x.lst, line 7: loud.wavbeyond 32768; samples lie in about [-1, 1]",
             "error: x.lst, line 8: empty.wav: no samples",
             "error: x.lst, line 9: its duration is nan, not a number (paths must not have spaces)",
