@@ -82,7 +82,9 @@ def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording]
     for name in paths:
         path = _on_disk(Path(name))
         if os.fspath(name) == "-":
-            recordings.append(Recording(path, Path("stdin"), source=sys.stdin.buffer))
+            if name not in seen:
+                recordings.append(Recording(path, Path("stdin"), source=sys.stdin.buffer))
+            seen.add("-")
             continue
         found = [(path, Path(path.name))]
         if os.path.isdir(path):
