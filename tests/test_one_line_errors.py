@@ -161,6 +161,14 @@ def test_a_closed_pipe_ends_quietly(times, program, tmp_path):
     assert (process.wait(60), process.stderr.read()) == (1, b"")
 
 
+def test_help_that_nobody_reads():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hf_mlpl", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert (process.wait(60), process.stderr.read()) == (1, b"")
+
+
 def test_version(capsys):
     for name in ("hf_mlpl", "hf_mlpl.cli"):
         done = subprocess.run([sys.executable, "-m", name, "--version"], capture_output=True, text=True, check=True)
