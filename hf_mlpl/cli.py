@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from . import __version__
 from .commands import convert, test, transcribe
-from .one_line_errors import describe, is_end_of_reading
+from .one_line_errors import describe, flushed_output, is_end_of_reading
 
 DESCRIPTION = """Multilingual speech recognition with models of hf_mlpl.
 
@@ -36,10 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run, parser=subparser)
     try:
-        options = parser.parse_args(arguments)
-        status = options.run(options, options.parser)
-        sys.stdout.flush()  # here, because at the interpreter's exit a closed pipe is a traceback
-        return status
+        with flushed_output():
+            options = parser.parse_args(arguments)
+            return options.run(options, options.parser)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -70,7 +70,8 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
     Args:
         feature_size (`int`): Mel bins, from 0 Hz to half of `sampling_rate`.
         sampling_rate (`int`): Samples per second that the input must have.
-        hop_length, win_length, n_fft (`int`): Window shift, window length and Fourier transform length in samples.
+        hop_length, win_length, n_fft (`int`): Window shift, window length and Fourier transform length in samples,
+            none longer than the next.
         preemphasis (`float`): Coefficient of the pre-emphasis filter.
         mel_floor (`float`): Smallest value before the logarithm.
         padding_value (`float`): Feature value of padded frames, which `attention_mask` marks with 0.

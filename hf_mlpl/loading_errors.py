@@ -62,7 +62,7 @@ def check_folder(name_or_path, hub: Mapping) -> None:
             return
     except (OSError, ValueError):  # no folder, and no name either
         return
-    settings = check_file(name_or_path, "config.json", INHERITED, hub)
+    settings = check_file(name_or_path, "config.json", {}, hub)
     if settings.get("model_type") == MCTCTConfig.model_type:
         MCTCTConfig.from_pretrained(name_or_path, **hub)
         check_file(name_or_path, "preprocessor_config.json", {"feature_extractor_type": text()}, hub)
@@ -71,7 +71,8 @@ def check_folder(name_or_path, hub: Mapping) -> None:
     if settings.get("model_type") != MlplConfig.model_type and "Mlpl" not in str(settings.get("architectures")):
         return
     path = find_file(name_or_path, "config.json", hub)
-    check_settings(path, {"model_type": None} | settings, {"model_type": choice(MlplConfig.model_type)})
+    fields = {"model_type": choice(MlplConfig.model_type), **INHERITED}
+    check_settings(path, {"model_type": None} | settings, fields)
     MlplConfig.from_pretrained(name_or_path, **hub)
     check_file(name_or_path, "processor_config.json", IN_FILE, hub)
     check_extractor_files(name_or_path, hub, required=["feature_extractor_type"])

@@ -45,8 +45,8 @@ def one_line_errors(*expected: type[Exception]) -> Iterator[None]:
     output any more, as after `| head`, the end is silent, with exit status 1; after ^C it is 130.
     """
     try:
-        yield
-        sys.stdout.flush()  # here, because at the interpreter's exit a closed pipe is a traceback
+        with flushed_output():
+            yield
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
@@ -57,6 +57,17 @@ def one_line_errors(*expected: type[Exception]) -> Iterator[None]:
         if told is None:
             raise
         raise SystemExit(f"error: {told}" if _speaks_first(told) else 1) from error
+
+
+@contextmanager
+def flushed_output() -> Iterator[None]:
+    """Writes out what is printed, before the interpreter's exit does it, at which a closed pipe is a traceback."""
+    try:
+        yield
+    except SystemExit:  # of --help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
 
 
 def describe(error: BaseException, *expected: type[Exception]) -> str | None:
@@ -115,7 +126,7 @@ def _has_no_reader(stream) -> bool:
 
 def _speaks_first(told: str) -> bool:
     """Whether no other process of the job on this machine has said why it fails; the launcher repeats who did."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if int(os.environ.get("WORLD_SIZE") or 1) < 2:
         return True
     job = [os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")]
     key = hashlib.sha256(repr([os.getppid(), *job]).encode()).hexdigest()[:16]

@@ -62,8 +62,8 @@ class Recording:
 
 def printable(path: str | os.PathLike) -> str:
     """Returns a path with what is not UTF-8 in it, and line feeds, tabs and the like, escaped."""
-    name = os.fsencode(path).decode(errors="backslashreplace")
-    return re.sub(r"[\x00-\x1f\x7f]", lambda control: f"\\x{ord(control[0]):02x}", name)
+    # A byte that is no UTF-8 is, in a path of Python's, a surrogate that ends with its value.
+    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda odd: f"\\x{ord(odd[0]) & 0xFF:02x}", os.fspath(path))
 
 
 def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording], list[Path]]:
@@ -82,7 +82,9 @@ def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording]
     for name in paths:
         path = _on_disk(Path(name))
         if os.fspath(name) == "-":
-            recordings.append(Recording(path, Path("stdin"), source=sys.stdin.buffer))
+            if name not in seen:
+                recordings.append(Recording(path, Path("stdin"), source=sys.stdin.buffer))
+            seen.add("-")
             continue
         found = [(path, Path(path.name))]
         if os.path.isdir(path):

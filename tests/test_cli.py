@@ -164,6 +164,9 @@ def test_links_are_followed_once(clips, transcribe, tmp_path):
 
 def test_standard_input_and_pipes(clips, transcribe, tmp_path, monkeypatch):
     paths, sentences = clips
+    samples, _ = soundfile.read(paths[0], dtype="float32")
+    soundfile.write(tmp_path / "long.wav", np.tile(samples, 100), RATE)  # which is read more than once
+    expected = transcribe(tmp_path / "long.wav")[1].split("\t")[2]
     os.mkfifo(tmp_path / "pipe")
     reading, writing = os.pipe()
     monkeypatch.setattr(sys, "stdin", os.fdopen(reading))
@@ -172,10 +175,10 @@ def test_standard_input_and_pipes(clips, transcribe, tmp_path, monkeypatch):
         with open(path, "wb") as file:
             file.write(content.read_bytes())
 
-    for path, content in ((writing, paths[0]), (tmp_path / "pipe", paths[1])):
+    for path, content in ((writing, tmp_path / "long.wav"), (tmp_path / "pipe", paths[1])):
         threading.Thread(target=write, args=(path, content)).start()
-    status, out, errors = transcribe("-", tmp_path / "pipe")
-    assert out == f"-\tde\t{sentences[0]}\n{tmp_path / 'pipe'}\tsv-SE\t{sentences[1]}\n"
+    status, out, errors = transcribe("-", tmp_path / "pipe", "-")
+    assert len(expected) > 100 and out == f"-\tde\t{expected}{tmp_path / 'pipe'}\tsv-SE\t{sentences[1]}\n"
     assert (status, errors) == (0, [])
 
 

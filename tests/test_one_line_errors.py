@@ -161,6 +161,14 @@ def test_a_closed_pipe_ends_quietly(times, program, tmp_path):
     assert (process.wait(60), process.stderr.read()) == (1, b"")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # where it is, argparse ignores the closed pipe itself
+def test_help_that_nobody_reads(unbuffered):
+    command, environment = [sys.executable, "-m", "hf_mlpl", "--help"], os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert (process.wait(60), process.stderr.read()) == (0 if unbuffered else 1, b"")
+
+
 def test_version(capsys):
     for name in ("hf_mlpl", "hf_mlpl.cli"):
         done = subprocess.run([sys.executable, "-m", name, "--version"], capture_output=True, text=True, check=True)

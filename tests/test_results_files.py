@@ -1,7 +1,6 @@
 """Files of results: what evaluation writes is read, and anything else is one line with file and field."""
 
 import json
-import math
 
 import pytest
 
