@@ -34,7 +34,7 @@ def read_librispeech(root: str | Path, split: str, report: ReadingReport) -> Ite
     root = Path(root).absolute()  # so that utterance files can be used from anywhere
     for folder in (root / split, root / "LibriSpeech" / split):
         if folder.is_dir():
-            return with_durations(_rows(folder, dict(_files(folder)), report), report)
+            return with_durations(_rows(folder, dict(_files(folder, report)), report), report)
     for archive in (root / f"{split}.tar.gz", root / f"{split}.tar"):
         if archive.is_file():
             return with_durations(_rows(archive, _members(archive, split, report), report), report)
@@ -48,8 +48,11 @@ def librispeech_splits(root: str | Path) -> list[str]:
     return [name for name in SPLITS if any(Path(root, place.format(name)).exists() for place in places)]
 
 
-def _files(folder: Path) -> Iterator[tuple[str, dict]]:
-    for path, names in folders_below(folder):
+def _files(folder: Path, report: ReadingReport) -> Iterator[tuple[str, dict]]:
+    def failed(error: OSError) -> None:
+        report.note(f"{error.filename}: cannot be read: {error.strerror}")
+
+    for path, names in folders_below(folder, failed):
         relative = os.path.relpath(path, folder)
         yield from ((f"{relative}/{name}", {"path": os.path.join(path, name)}) for name in names)
 

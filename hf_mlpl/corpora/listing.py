@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Files whose content shapes what is read, beside recordings.
@@ -16,20 +16,18 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "lost+found")
 
 
-def folders_below(root: str | Path) -> Iterator[tuple[str, list[str]]]:
+def folders_below(
+    root: str | Path, failed: Callable[[OSError], object] | None = None
+) -> Iterator[tuple[str, list[str]]]:
     """Yields `root` and all folders below it, in the order of their names, each with the sorted names of its files.
 
     Hidden files and folders are left out. Symbolic links are followed, but into no folder twice.
 
-    Raises:
-        OSError: for a folder that may not be read.
+    Args:
+        failed: called with the error of each folder that cannot be read.
     """
-
-    def refuse(error: OSError) -> None:
-        raise error
-
     seen = set()
-    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True) if os.path.isdir(root) else ():
+    for folder, folders, names in os.walk(root, onerror=failed, followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -40,10 +38,14 @@ def folders_below(root: str | Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def parquet_files_below(root: str | Path) -> list[Path]:
-    """Returns the Parquet files below a folder, sorted; see `folders_below`."""
+    """Returns the Parquet files below a folder, sorted; raises OSError for a folder in it that cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     return sorted(
         Path(folder, name)
-        for folder, names in folders_below(root)
+        for folder, names in (folders_below(root, refuse) if os.path.isdir(root) else ())
         for name in names
         if name.lower().endswith(".parquet") and os.path.isfile(os.path.join(folder, name))
     )

@@ -479,7 +479,10 @@ def _batches(file: Path, columns: list[str] | None = None) -> Iterator[pa.Record
 def _merge(files: Sequence[Path], repeated: Mapping[Path, Mapping[int, str | None]], path: Path) -> None:
     """One file of the utterances of several, in row groups of one size; `repeated` is what `_repeated` gives."""
     waiting: list[pa.RecordBatch] = []
-    with written_whole(path) as unfinished, pq.ParquetWriter(unfinished, FEATURES.arrow_schema) as writer:
+    with (
+        written_whole(path) as unfinished,
+        pq.ParquetWriter(unfinished, FEATURES.arrow_schema, write_page_checksum=True) as writer,
+    ):
 
         def write() -> None:
             if waiting:

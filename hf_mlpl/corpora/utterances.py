@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -132,7 +133,7 @@ def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport, num_
             for (where, row), duration in zip(block, threads.map(measure, block), strict=True):
                 if isinstance(duration, AudioError):
                     report.drop("unreadable audio", where, str(duration))
-                elif not duration:
+                elif not 0 < duration < math.inf:  # nor NaN, which an utterance file must not hold
                     report.drop("no samples", where, row["audio"]["path"])
                 else:
                     yield {**row, "duration_seconds": duration}
