@@ -151,7 +151,7 @@ def test_repeated_and_missing_rows(tmp_path):
     assert texts_of(read_list(table, report)) == {"a": "Text"}
     assert report.dropped == {"id is there already": 2} and report.lines[0] == f"{table}:3: id is there already: 'a'"
     for content, message in [
-        ((HEADER,), "no rows; there are none at all"),
+        ((HEADER,), "no rows below its header"),
         ((), "column path, sentence, language, sp"),
     ]:
         with pytest.raises(ValueError, match=message):

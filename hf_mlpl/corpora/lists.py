@@ -95,9 +95,10 @@ def _rows(table: Path, report: ReadingReport, languages: Sequence[str] | None) -
                 "source": "human" if text else None,
             }
             yield where, utterance
+    if report.read == before and spoken:
+        raise ValueError(f"{table}: no rows of {', '.join(sorted(wanted))}; there are {', '.join(sorted(spoken))}")
     if report.read == before:
-        known = ", ".join(sorted(spoken)) or "none at all"
-        raise ValueError(f"{table}: no rows{' of ' if wanted else ''}{', '.join(sorted(wanted))}; there are {known}")
+        raise ValueError(f"{table}: no rows below its header")
 
 
 def _inside(path: str, folders: Iterable[str]) -> str | None:

@@ -127,11 +127,13 @@ class PreparationReport:
 
     def why_nothing(self) -> str:
         """One line for a preparation that has no utterance."""
+        if self.dropped and not self.failed:  # notes may be about rows that could be read
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
+            return f"none of {self.read} rows can be used: {reasons}"
         if told := [*self.failed, *self.notes]:
             others = f" (and {len(told) - 1} lines more)" if len(told) > 1 else ""
             return f"{told[0]}{others}; there is nothing else that can be prepared"
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
-        return f"none of {self.read} rows can be used: {reasons}" if self.read else "what was given has no rows"
+        return "what was given has no rows"
 
 
 def plot_durations(report: PreparationReport, path: Path) -> None:
