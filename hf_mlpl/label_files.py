@@ -95,19 +95,20 @@ def labels_of_anyone(
             f"{path}: no labels, it has no column {', '.join(missing)}; it has {', '.join(columns) or 'none'}"
         )
     present = Features({name: kind for name, kind in features.items() if name in columns})
-    read = label_blocks(path, present, needed) if path.suffix == ".parquet" else _text_blocks(path, present, skipped)
-    for labels in read:
-        _check_values(path, labels, needed)
+    is_parquet = path.suffix == ".parquet"
+    for labels in label_blocks(path, present, needed) if is_parquet else _text_blocks(path, present, needed, skipped):
         for name in features.keys() - present.keys():
             labels = labels.append_column(name, pa.nulls(len(labels), features.arrow_schema.field(name).type))
         yield labels.select(list(features))
 
 
-def _text_blocks(path: Path, features: Features, skipped: Callable[[str, str], None]) -> Iterator[pa.Table]:
+def _text_blocks(
+    path: Path, features: Features, needed: Sequence[str], skipped: Callable[[str, str], None]
+) -> Iterator[pa.Table]:
     def good_rows() -> Iterator[dict]:
         for where, row, problem in rows_of(path, list(features)):
             try:
-                if problem:
+                if problem := problem or next((f"no {name}" for name in needed if row[name] is None), None):
                     raise ValueError(problem)
                 yield {name: _value(name, row[name], kind.dtype) for name, kind in features.items()}
             except ValueError as error:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 
 from .atomic import written_whole
 from .containers import ContainerError, audio_column
@@ -82,7 +82,7 @@ def find_label_set(
     if not root.is_dir():
         root = _downloaded(labels, [f"{language}/*.parquet" for language in languages or ["*"]], revision)
         if not any(root.glob("*/*.parquet")):
-            root = _downloaded(labels, [f"*{suffix}" for suffix in SUFFIXES], revision)
+            root = _downloaded(labels, _tables_of_repository(labels, revision), revision)
     files: dict[str | None, list[Path]] = {}
     for path in sorted(root.glob("*/*.parquet")):
         files.setdefault(path.parent.name, []).append(path)
@@ -104,9 +104,19 @@ def find_label_set(
 
 
 def _downloaded(labels: str, patterns: Sequence[str], revision: str | None) -> Path:
-    download = partial(snapshot_download, labels, repo_type="dataset", revision=revision, allow_patterns=patterns)
+    given = {"repo_type": "dataset", "revision": revision, "allow_patterns": patterns}
+    return Path(_of_hub(labels, partial(snapshot_download, labels, **given)))
+
+
+def _tables_of_repository(labels: str, revision: str | None) -> list[str]:
+    """Names of tables that are of no language: at the root, or where the Hub's own tools write them."""
+    names = _of_hub(labels, partial(HfApi().list_repo_files, labels, repo_type="dataset", revision=revision))
+    return [name for name in names if name.endswith(SUFFIXES) and name.rpartition("/")[0] in ("", "data")]
+
+
+def _of_hub(labels: str, request: Callable):
     try:
-        return Path(with_retries(download))
+        return with_retries(request)
     except FAILURES as error:
         told = "is no file and no folder, and cannot be had from the Hub"
         raise OSError(f"{labels}: {told} ({reason(error)})") from error

@@ -13,7 +13,7 @@ import math
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +129,7 @@ def _references(dataset: Dataset) -> dict[str, str]:
 
 
 def _label(model, processor, shard, teacher, max_batch_seconds, num_workers, progress) -> Iterator[dict]:
-    for hypothesis in transcribe(model, processor, shard, max_batch_seconds, num_workers, progress):
+    for hypothesis in _hypotheses(model, processor, shard, max_batch_seconds, num_workers, progress):
         utterance, error = shard[hypothesis.row], hypothesis.error
         if not error and not math.isfinite(hypothesis.mean_log_prob):
             error = f"{utterance['id']}: what the model computes of it are no numbers"
@@ -144,6 +144,39 @@ def _label(model, processor, shard, teacher, max_batch_seconds, num_workers, pro
             "predicted_language": hypothesis.language,
             "error": error,
         }
+
+
+def _hypotheses(model, processor, shard, max_batch_seconds, num_workers, progress) -> Iterator[Hypothesis]:
+    """Transcribes a shard; where that fails, each utterance that is left alone, with an error for those that fail.
+
+    Raises:
+        Exception: as it was raised first, where no utterance succeeds.
+    """
+    left = dict.fromkeys(range(len(shard)))
+    try:
+        for hypothesis in transcribe(model, processor, shard, max_batch_seconds, num_workers, progress):
+            left.pop(hypothesis.row)
+            yield hypothesis
+        return
+    except Exception as error:  # such as too little memory for one batch
+        if len(shard) == 1:
+            raise
+        first, succeeded = error, len(left) < len(shard)
+    logger.warning("%s; %d utterances are labelled one by one", _reason(first), len(left))
+    for row in left:
+        try:
+            [hypothesis] = transcribe(model, processor, shard.select([row]), max_batch_seconds, num_workers=0)
+            yield replace(hypothesis, row=row)
+            succeeded = True
+        except Exception as error:
+            yield Hypothesis(row=row, error=f"utterance {shard[row]['id']}: {_reason(error)}")
+        progress.update()
+    if not succeeded:
+        raise first
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def scores(hypothesis: Hypothesis, duration_seconds: float) -> dict[str, float | None]:
@@ -267,7 +300,7 @@ def _begin(output_dir: Path, job: dict) -> dict | None:
         try:
             _whole_summary(output_dir)
         except ValueError as error:
-            logger.warning("%s; it is made anew of the shards", " ".join(str(error).split()))
+            logger.warning("%s; it is made anew of the shards", _reason(error))
     if not (output_dir / "job.json").exists():
         write_json(output_dir / "job.json", job)
     return None
@@ -299,7 +332,7 @@ def _is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
         if sorted(table["id"].to_pylist()) != sorted(ids) or set(table["source"].to_pylist()) != {teacher}:
             raise ValueError("it holds other labels")
     except Exception as error:  # whatever a damaged file makes of a reader
-        logger.warning("%s: damaged (%s); it is labelled again", path, " ".join(str(error).split()))
+        logger.warning("%s: damaged (%s); it is labelled again", path, _reason(error))
         return False
     return True
 

@@ -209,6 +209,15 @@ def test_other_columns_of_anyone_are_taken_where_they_are_there(local, tmp_path)
     assert told[local["id"][0]] == (local[0]["language"], f"{local[0]['duration_seconds']:.2f} s, its label 3.50 s")
 
 
+def test_rows_of_json_without_a_text_are_told(local, tmp_path):
+    rows = [{"id": name, "text": None if number == 1 else "a"} for number, name in enumerate(local["id"])]
+    path = written(tmp_path / "mine.jsonl", rows)
+    report = join_labels(find_label_set(str(path)), local, tmp_path / "out.parquet")
+    assert (report.joined, report.unreadable, report.no_label) == (55, 1, 1)
+    told = unmatched(tmp_path / "out.parquet")
+    assert told == {f"{path}:2": ("", "no text"), local["id"][1]: (local[1]["language"], "no label")}
+
+
 def test_tables_of_anyone_that_are_no_labels(local, tone_data, error_of, tmp_path):
     audio = ["--audio", tone_data / "unlabelled.parquet", "--output", tmp_path / "out.parquet"]
 

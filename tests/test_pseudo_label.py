@@ -1,5 +1,6 @@
 """Pseudo-labels: what greedy decoding says one by one, every utterance once, however the job is cut."""
 
+import copy
 import hashlib
 import json
 import logging
@@ -373,6 +374,34 @@ def test_unreadable_segments_are_counted_and_get_no_label(label, unlabelled, tmp
     lines = sorted(record.getMessage() for record in caplog.records)
     for row, file, line in zip(sorted([rows[3]["id"], rows[9]["id"]]), ("lost.ogg", ".ogg"), lines, strict=True):
         assert row in line and file in line and line.endswith("; it gets no label") and "\n" not in line
+
+
+def test_an_utterance_for_which_memory_is_too_little_is_an_error_alone(label, teacher, unlabelled, caplog):
+    """The others of its batch are labelled as ever; where nothing can be labelled, the job ends with the error."""
+    whole, (model, processor) = labels(label("whole")), teacher
+    lengths = [round(16_000 * seconds) for seconds in unlabelled["duration_seconds"]]
+    failing = max(lengths, key=lambda length: (lengths.count(length) == 1, length))
+
+    class Extractor(type(processor.feature_extractor)):
+        def __call__(self, samples, **options):
+            if everything_fails or len(samples) == failing:
+                raise MemoryError
+            return super().__call__(samples, **options)
+
+    other = copy.deepcopy(processor)
+    other.feature_extractor.__class__ = Extractor
+    everything_fails = False
+    made = labels(label("a", models=(model, other)))
+    [lost] = whole.keys() - made.keys()
+    assert lost == unlabelled["id"][lengths.index(failing)]
+    assert {name: row["text"] for name, row in made.items()} == {name: whole[name]["text"] for name in made}
+    told = [record.getMessage() for record in caplog.records]
+    assert len([line for line in told if line.endswith("utterances are labelled one by one")]) == 1
+    assert [line for line in told if f"utterance {lost}: " in line and line.endswith("; it gets no label")]
+    assert not [line for line in told if "\n" in line]
+    everything_fails = True
+    with pytest.raises(MemoryError):
+        label("b", models=(model, other))
 
 
 def test_nothing_heard_is_an_empty_label(label, tone_run, teacher, tone_data, tmp_path):

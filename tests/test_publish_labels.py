@@ -10,8 +10,8 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from datasets import load_dataset
-from huggingface_hub import DatasetCard
+from datasets import Dataset, load_dataset
+from huggingface_hub import DatasetCard, HfApi
 
 from hf_mlpl import MlplForCTC
 from hf_mlpl.training import train
@@ -94,6 +94,18 @@ def test_labels_of_several_languages_without_a_model(tone_labels, tone_data, loc
     assert (
         error_of("publish_labels.py", tmp_path / "no", "--repo", REPO) == f"{tmp_path}/no: no folder of pseudo-labels"
     )
+
+
+def test_a_data_set_of_anyone(tone_data, local_hub, run, tmp_path):
+    """As the Hub's own tools write it; nothing else of the repository is downloaded."""
+    rows = [{"id": row["id"], "text": "a"} for row in pq.read_table(tone_data / "unlabelled.parquet").to_pylist()]
+    Dataset.from_list(rows).push_to_hub("me/theirs")
+    HfApi().upload_file(path_or_fileobj=b"x", path_in_repo="more/a.csv", repo_id="me/theirs", repo_type="dataset")
+    asked = len(local_hub.requests)
+    audio = ["--audio", tone_data / "unlabelled.parquet", "--output", tmp_path / "a.parquet"]
+    assert run("join_labels.py", "--labels", "me/theirs", *audio).startswith("24 labels with audio, ")
+    assert {row["text"] for row in pq.read_table(tmp_path / "a.parquet").to_pylist()} == {"a"}
+    assert not [request for request in local_hub.requests[asked:] if "more/" in request.path]
 
 
 def test_languages_that_are_on_one_side_alone(tone_labels, tone_data, local_hub, run, error_of, tmp_path):

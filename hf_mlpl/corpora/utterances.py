@@ -313,7 +313,7 @@ def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None
 
 def _read_file(path: Path) -> Dataset:
     pattern = glob.escape(str(path))  # from_parquet takes a path for a pattern
-    with arrow_errors(path, DAMAGED), writing(config.HF_DATASETS_CACHE):
+    with writing(config.HF_DATASETS_CACHE), arrow_errors(path, DAMAGED):
         # blocks of 1000 rows, the default, take longer
         dataset = Dataset.from_parquet(pattern, columns=list(FEATURES), features=FEATURES, writer_batch_size=BLOCK)
     for number, block in enumerate(blocks(dataset, CHECKED)):
