@@ -206,6 +206,7 @@ class Saves:
         """
         path = on_main_process(self.accelerator, lambda: newest_whole(self.output_dir))
         if path is None:
+            on_main_process(self.accelerator, self._begin_anew)
             return 0
         if same_data:
             self._check_data(path)
@@ -224,6 +225,13 @@ class Saves:
         on_main_process(self.accelerator, lambda: self._restore_history(path))
         self.accelerator.print(f"going on from {path}")
         return update_of(path)
+
+    def _begin_anew(self) -> None:
+        """Removes what a run without a checkpoint has left, of which this one may be no continuation."""
+        for name in ("metrics.jsonl", "results.json", "curves.png"):
+            (self.output_dir / name).unlink(missing_ok=True)
+        if not _has_settings(self.output_dir / "config.yaml", self.config):
+            (self.output_dir / "run.json").unlink(missing_ok=True)
 
     def _check_data(self, checkpoint: Path) -> None:
         path = checkpoint / "data.json"

@@ -247,15 +247,13 @@ def _typed(name: str, value, annotation: str):
     is_list_of_texts = kind != "Sequence[str]" or isinstance(value, list) and all(isinstance(v, str) for v in value)
     is_bool = isinstance(value, bool)  # which Python takes for a whole number
     if is_bool != (kind == "bool") or not isinstance(value, accepted) or not is_list_of_texts:
-        quotes = (
-            " (in quotes, where YAML takes it for something else, as it does with no and 1)" if "str" in kind else ""
-        )
+        quotes = ", in quotes where YAML takes it for something else" if "str" in kind else ""
         raise ValueError(f"{name} is {value!r}; it must be {description}{quotes}")
     return _build(NESTED[kind], value) if kind in NESTED else value
 
 
 def _float(value):
-    """A number as Python has it, finite or not at all; what is no number stays what it is."""
+    """Returns a finite number; of any other value something that is no number, for the error to show."""
     try:
         if isinstance(value, str):
             value = float(value)  # YAML reads 1e-3 as text, because its floats need a dot

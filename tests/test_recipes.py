@@ -236,10 +236,26 @@ def test_a_language_that_cannot_be_finetuned(chain, finetuned, error_of, output_
     assert output_of(*command).startswith("fi: skipped, slimIPL needs labelled speech of the language too")
     told = error_of(*finetuned, "output_dir=elsewhere/{language}", "learning_rate=1e38", "cache_gigabytes=0")
     assert told.startswith("sv-SE failed, see above; the same command tries again")
-    assert "error: the gradient of micro-batches" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "error: the gradient of micro-batches" in told
+    assert re.search(
+        r"^sv-SE: failed: .*train.py finetune.yaml .*language=sv-SE ended with exit status 1$", told, re.M
+    )
     assert error_of("train.py", "finetune.yaml").endswith(
         "needs a language; add language=CODE, for example language=sl"
     )
+
+
+def test_a_language_whose_labels_are_damaged(chain, finetuned, error_of, capfd, monkeypatch):
+    monkeypatch.chdir(chain.folder)
+    path = Path("made", "sv-SE", "complete.json")
+    content = path.read_text()
+    for damage in ("", "null", "3", "[]", '{"languages": null}'):
+        path.write_text(damage)
+        assert error_of(*finetuned).startswith("sv-SE failed, see above; the same command tries again")
+        told = capfd.readouterr().err
+        assert f"sv-SE: failed: {path} is damaged; remove it, and the same command labels sv-SE again" in told
+    path.write_text(content)
 
 
 def test_filter_labels(output_of, tmp_path):

@@ -109,7 +109,7 @@ def test_what_a_run_was_started_from(tone_data, tone_run, tmp_path):
 
 def test_texts_of_people_beside_unlabelled_speech_are_human(tmp_path):
     def row(name, seconds, source):
-        audio = dict.fromkeys(FEATURES["audio"])
+        audio = dict.fromkeys(FEATURES["audio"]) | {"path": "a.wav"}
         return {"id": name, "audio": audio, "duration_seconds": seconds, "language": "sl", "source": source}
 
     rows = [row("a", 1800, "human"), row("b", 900, "reference"), row("c", 3600, "t@1"), row("d", 360, "t@2")]

@@ -389,7 +389,11 @@ def test_a_run_that_could_not_start_starts_when_its_settings_are_mended(run, ton
             run("a", *SHORT, *overrides)
         assert list((tmp_path / "a").iterdir()) == []
     (tmp_path / "a" / "config.yaml").write_bytes((tone_data / "tones.yaml").read_bytes())  # of earlier versions
-    assert list(losses(run("a", "max_updates=1", "dev=[]"))) == [1]
+    for name in ("metrics.jsonl", "run.json", "results.json"):  # of a run that was killed before it saved anything
+        (tmp_path / "a" / name).write_text('{"sessions": [{"first_update": 1, "hours": 99}], "update": 1}\n')
+    folder = run("a", "max_updates=1", "dev=[]")
+    assert list(losses(folder)) == [1] and not (folder / "results.json").exists()
+    assert [session["hours"] < 1 for session in json.loads((folder / "run.json").read_text())["sessions"]] == [True]
 
 
 @pytest.mark.parametrize("model", ["tiny", "trained"])
