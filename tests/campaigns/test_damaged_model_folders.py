@@ -29,7 +29,8 @@ def load_apart(whole: Path, damaged: Path, damage: Damage) -> tuple[int, dict]:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        for stream in (0, 1, 2):  # transformers asks whether to run a folder's code; nobody answers
+            os.dup2(os.open(os.devnull, os.O_RDWR), stream)
         damage(copy_folder(whole, damaged))
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + MEMORY
