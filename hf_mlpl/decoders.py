@@ -40,6 +40,7 @@ MIN_RATE, MAX_RATE, MAX_CHANNELS = 1000, 768_000, 64
 HEAD = 4096  # bytes in which the kind of a file is looked for
 NOT_AUDIO = "is not audio that can be decoded"
 ENDLESS = 2**63 - 1  # bytes
+SNDFILE_FORMATS = {"ogg", "wav", "aiff", "caf", "au", "flac"}  # of which FFmpeg reads more codecs
 GUESSED_LENGTH = {"aac", "ac3", "amr", "avi", "mpeg", "mpegts", "wav"}  # by FFmpeg, from the bit rate
 AV_LEAD_SECONDS = 1  # that are decoded before a part: aac and opus need what comes before
 
@@ -165,7 +166,7 @@ class AvDecoder:
             self.errors = 0
             self.ahead = next(self._frames(), None)
             if self.ahead is None:
-                raise AudioError(f"{NOT_AUDIO}, or is damaged")
+                raise AudioError(f"{NOT_AUDIO} (wav, flac, mp3, ogg), or is damaged")
             self.samplerate, self.channels = self.ahead.sample_rate, self.ahead.layout.nb_channels
         except BaseException:
             self.container.close()
@@ -328,7 +329,7 @@ def open_part(file: BinaryIO, part: Part, name: str) -> SndfileDecoder | AvDecod
     except Exception as error:  # libsndfile's own text is left out: of some mp3s it says that they do not exist
         _check(source, name)
         form = av_format(head_behind_tags(file, HEAD))
-        if form is None:
+        if form is None or (form in SNDFILE_FORMATS and not HAS_AV):
             raise AudioError(f"{name}: {NOT_AUDIO} (wav, flac, mp3, ogg), or is damaged") from error
         if not HAS_AV:
             raise AudioError(
@@ -341,7 +342,7 @@ def open_part(file: BinaryIO, part: Part, name: str) -> SndfileDecoder | AvDecod
         except AudioError as error:
             raise AudioError(f"{name}: {error}") from error
         except Exception as error:
-            raise AudioError(f"{name}: {NOT_AUDIO}, or is damaged") from error
+            raise AudioError(f"{name}: {NOT_AUDIO} (wav, flac, mp3, ogg), or is damaged") from error
     rate, channels = decoder.samplerate, decoder.channels
     if MIN_RATE <= rate <= MAX_RATE and channels <= MAX_CHANNELS:
         return decoder
