@@ -49,7 +49,9 @@ def main() -> None:
     parser.add_argument("--voxpopuli-subset", metavar="SUBSET", help="of --voxpopuli, such as 10k, 100k, sl or sl_v2")
     parser.add_argument("--voxpopuli-asr", type=Path, help="transcribed: cut, in archives, annotated, or Parquet")
     parser.add_argument("--librispeech", type=Path, help="all its splits that are there, extracted or as archives")
-    parser.add_argument("--list", type=Path, help="table (tsv, csv) with the columns path, sentence, language, speaker")
+    parser.add_argument(
+        "--list", type=Path, help="table (tsv, csv) with the columns path, sentence, language, speaker"
+    )
     parser.add_argument("--folder", type=Path, help="recordings, with texts beside them (a.txt) or without")
     parser.add_argument("--language", help="of --folder; by default the names of its sub-folders")
     parser.add_argument("--languages", nargs="+", help="locales, such as sl sv-SE; by default all that are there")
