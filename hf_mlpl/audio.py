@@ -42,7 +42,7 @@ END_TOLERANCE = 0.1  # seconds that `end` may lie behind the recording, because 
 AUDIO_SUFFIXES = frozenset(
     ".wav .flac .mp3 .mp2 .ogg .oga .opus .spx .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc .wve .svx"
     " .m4a .m4b .mp4 .m4v .mov .3gp .3g2 .aac .adts .amr .awb .webm .weba .mka .mkv .ogv .ogx .wma .wmv .asf .avi .flv"
-    " .ts .mts .m2ts .mpg .mpeg .ac3 .eac3 .wv .ape .tta .dsf".split()
+    " .mts .m2ts .mpg .mpeg .ac3 .eac3 .wv .ape .tta .dsf".split()
 )
 
 

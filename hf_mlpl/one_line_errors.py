@@ -78,6 +78,8 @@ def describe(error: BaseException, *expected: type[Exception]) -> str | None:
     if error.__cause__ is not None and type(error).__module__.startswith("datasets."):  # says nothing itself
         return describe(error.__cause__, *expected)
     told = re.sub(r"\s*\n\s*", " ", str(error).strip()) or type(error).__name__
+    if isinstance(error, MemoryError) and error.__cause__ is not None:  # explained where it was caught
+        return told
     if isinstance(error, MemoryError) or _is_of(error, "torch", "OutOfMemoryError"):
         return _no_memory(told)
     if _is_of(error, "huggingface_hub.errors", "StrictDataclassError") and error.__cause__ is not None:
@@ -130,18 +132,36 @@ def _speaks_first(told: str) -> bool:
         return True
     job = [os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")]
     key = hashlib.sha256(repr([os.getppid(), *job]).encode()).hexdigest()[:16]
-    mark = Path(tempfile.gettempdir(), f"hf-mlpl-error-{key}")
-    with suppress(OSError):
-        if mark.stat().st_mtime < STARTED - STARTS_WITHIN:  # of an earlier job
-            mark.unlink()
+    reason, loss = (Path(tempfile.gettempdir(), f"hf-mlpl-{kind}-{key}") for kind in ("error", "lost"))
+    if told == ANOTHER_FAILED:  # must not silence the process that knows why
+        return not _is_marked(reason) and _marks_first(loss)
+    if not _marks_first(reason):
+        return False
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with suppress(OSError):
+            Path(file).write_text(json.dumps({"message": f"error: {told}", "timestamp": int(time.time())}))
+    return True
+
+
+def _is_marked(mark: Path) -> bool:
+    """Tells whether a process of this job has made a mark; one of an earlier job is removed."""
+    try:
+        made = mark.lstat()
+        if made.st_mtime >= STARTED - STARTS_WITHIN:
+            return made.st_uid == os.getuid()
+        mark.unlink()
+    except OSError:
+        pass
+    return False
+
+
+def _marks_first(mark: Path) -> bool:
+    if _is_marked(mark):
+        return False
     try:
         os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
-        return mark.lstat().st_uid != os.getuid()
+        return not _is_marked(mark)
     except OSError:  # no room, or no folder: twice is better than not at all
-        return True
-    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if file and told != ANOTHER_FAILED:
-        with suppress(OSError):
-            Path(file).write_text(json.dumps({"message": f"error: {told}", "timestamp": int(time.time())}))
+        pass
     return True
