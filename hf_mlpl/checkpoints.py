@@ -330,7 +330,8 @@ def push_result(pusher: RunPusher) -> None:
     """Queues a finished run for the Hub, unless it was pushed there before, and waits for it."""
     config, output_dir = pusher.config, Path(pusher.config.output_dir)
     mark = pushed_mark(config)
-    if mark.exists() and mark.read_text(encoding="utf-8").split()[0] == config.push_to_hub and not pusher.waiting():
+    repo_id = mark.read_text(encoding="utf-8").split()[:1] if mark.exists() else []
+    if repo_id == [config.push_to_hub] and not pusher.waiting():
         return
     write_config(config)  # a finished run may get a licence now
     pusher.finish(config.max_updates, lambda folder: fill_result(output_dir, folder, config.push_to_hub))

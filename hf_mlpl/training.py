@@ -39,8 +39,9 @@ from .feature_extraction_mlpl import MlplFeatureExtractor
 from .folder_lock import claimed
 from .hub import RunPusher
 from .main_process import claimed_by_job, on_main_process
+from .missing_model import check_model
 from .modeling_mlpl import MlplForCTC
-from .processing_mlpl import MlplProcessor
+from .processing_mlpl import MlplProcessor, check_parts
 from .run_facts import RunFacts
 from .slimipl import SlimIpl, SlimIplPlan
 from .tokenization_mlpl import MlplTokenizer
@@ -207,10 +208,13 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
     """
     check_model_fields(config)
     if config.model not in PRESETS:
+        check_model(config.model)
         processor = MlplProcessor.from_pretrained(config.model)
-        processor.tokenizer.learn_language_characters(_human_characters(train_set))
         with _fitting_fields(config):
-            return MlplForCTC.from_pretrained(config.model, **config.model_fields), processor
+            model = MlplForCTC.from_pretrained(config.model, **config.model_fields)
+        check_parts(model.config, processor.feature_extractor, processor.tokenizer)
+        processor.tokenizer.learn_language_characters(_human_characters(train_set))
+        return model, processor
     if config.tokens is None:
         raise ValueError("a new model needs `tokens`, a tokens file; recipes/build_tokenizer.py writes one")
     tokenizer = MlplTokenizer(config.tokens)

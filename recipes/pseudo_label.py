@@ -48,6 +48,8 @@ def main() -> None:
     from hf_mlpl.corpora.utterances import read_utterances
     from hf_mlpl.label_filters import read_filters
     from hf_mlpl.label_sets import push_label_set
+    from hf_mlpl.missing_model import check_model
+    from hf_mlpl.processing_mlpl import check_parts
     from hf_mlpl.pseudo_label import all_empty, pseudo_label, teacher_revision
 
     filters = read_filters(arguments.filters) if arguments.filters else []
@@ -55,8 +57,10 @@ def main() -> None:
 
     accelerator = Accelerator(cpu=arguments.dtype == "int8" or not torch.accelerator.is_available())
     dataset = read_utterances(arguments.data, arguments.languages)
+    check_model(arguments.model)
     processor = MlplProcessor.from_pretrained(arguments.model)
     model = MlplForCTC.from_pretrained(arguments.model)
+    check_parts(model.config, processor.feature_extractor, processor.tokenizer)
     teacher = teacher_revision(model, arguments.model)
     model = convert(model.to(accelerator.device), arguments.dtype)
     summary = pseudo_label(

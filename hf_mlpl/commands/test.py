@@ -10,6 +10,8 @@ from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
+from ..one_line_errors import describe
+
 HELP = "transcribe flashlight's list files, with the options and the output of fl_asr_test"
 DESCRIPTION = """Transcribes list files as flashlight's `fl_asr_test` does, with the same options and lines.
 A list has a line for each recording: id, path, milliseconds, and perhaps a transcript.
@@ -85,9 +87,12 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         for folder in filter(None, (files and files.folder, options.sclite)):
             folder.mkdir(parents=True, exist_ok=True)
         model, processor = load_acoustic_model(options.am, options.tokens, options.surround)
-    except (OSError, ValueError) as error:
-        told = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else str(error)
-        print("error:", " ".join(told.split()), file=sys.stderr)
+    except Exception as error:
+        if getattr(error, "filename", None):
+            problem = f"{error.filename}: {error.strerror}"
+        elif (problem := describe(error)) is None:
+            raise
+        print("error:", problem, file=sys.stderr)
         return 2
     if torch.accelerator.is_available():
         model = model.to(torch.accelerator.current_accelerator())

@@ -29,7 +29,7 @@ import yaml
 from tqdm import tqdm
 
 from ..atomic import write_json, written_whole
-from ..audio import END_TOLERANCE, load_audio
+from ..audio import END_TOLERANCE, stream_audio
 from ..folder_lock import claimed
 from ..text import Normalizer
 from .listing import state_of
@@ -99,7 +99,7 @@ class Treatment:
             return report.drop("in quarantine", utterance["id"], f"{name}: {self.quarantine[name]}")
         if self.decode:
             try:
-                seconds = len(load_audio(utterance["audio"], RATE)) / RATE
+                seconds = sum(map(len, stream_audio(utterance["audio"], RATE))) / RATE
             except Exception as error:  # decoders raise whatever they like
                 return report.drop("unreadable audio", utterance["id"], audio_problem(error, utterance["audio"]))
             if abs(seconds - utterance["duration_seconds"]) > END_TOLERANCE:

@@ -25,6 +25,7 @@ from ..atomic import written_whole
 from ..audio import AudioError, audio_format, load_audio, stream_audio
 from ..corpora.fl_lists import ListEntry
 from ..feature_extraction_mlpl import MlplFeatureExtractor
+from ..missing_model import check_checkpoint, check_model
 from ..modeling_mlpl import MlplForCTC
 from ..pieces import Piece, ahead, cut, is_memory_error
 from ..processing_mlpl import MlplProcessor
@@ -53,7 +54,8 @@ def load_acoustic_model(am: str, tokens: str = "", surround: str | None = None) 
         checkpoint = read_checkpoint(am)
         return checkpoint.model, checkpoint.processor(tokens, surround)
     if am.endswith(".bin"):
-        raise ValueError(f"{am}: no such file")
+        check_checkpoint(am, tokens)
+    check_model(am)
     model = AutoModelForCTC.from_pretrained(am, dtype=torch.float32)
     if not isinstance(model, MlplForCTC):
         raise ValueError(f"{am}: is a model of another kind, {model.config.model_type}")
