@@ -141,6 +141,7 @@ def test_operations_are_those_that_pytorch_counts(frames):
     assert operations(config, frames) == counter.get_total_flops() - first_frames
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs_without_one():
     command = [sys.executable, BENCHMARKS / "bench_gpu.py", "--tiny", "--rounds", "1", "--batch-size", "1"]
     done = subprocess.run([*command, "--train-batch-size", "1"], capture_output=True, text=True, check=True)

@@ -73,7 +73,7 @@ def test_a_bad_file_costs_one_line_and_the_exit_status(clips, tone_run, tmp_path
     assert done.stdout.splitlines() == [f"{good}\tde\t{sentence}", f"{other}\tsv-SE\t{another}"]
     errors = done.stderr.splitlines()
     assert errors == [
-        f"error: {bad}: is not audio that can be decoded, or is damaged",
+        f"error: {bad}: is not audio that can be decoded (wav, flac, mp3, ogg), or is damaged",
         f"error: {lost}: no such file",
     ]
 

@@ -94,7 +94,7 @@ def test_what_cannot_be_converted_is_one_line(options, message, original, tmp_pa
     assert not (tmp_path / "folder").exists()
 
 
-def test_a_model_of_the_old_port(tmp_path, capsys, caplog):
+def test_a_model_of_the_old_port(local_hub, tmp_path, capsys, caplog):
     """Its folder by hand; ours says the same as the port's folder through the pipeline."""
     old, new = save_port(tmp_path / "old"), tmp_path / "new"
     assert main(["convert", "--from=mctct", "--checkpoint", str(old), "--output", str(new)]) == 0

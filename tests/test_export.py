@@ -143,6 +143,7 @@ def test_onnxruntime_computes_what_the_model_computes(onnx_export, tmp_path):
         onnx_export(model, folder)
 
 
+@pytest.mark.slow
 def test_onnx_without_languages(onnx_export, tmp_path):
     model = make_model(dtype=torch.float32, languages=[], num_hidden_layers=1).eval()
     folder = onnx_export(model, tmp_path / "onnx")

@@ -50,6 +50,7 @@ def assert_equal_labels(folder, other):
 # ---- a killed process, and one that fails alone
 
 
+@pytest.mark.slow
 def test_training_goes_on_after_a_process_was_killed(tone_data, tone_run, two_processes, tmp_path):
     overrides = slimipl_overrides(tone_run / "model", tone_data / "unlabelled.parquet")
     command = ["train.py", tone_data / "tones.yaml", f"output_dir={tmp_path / 'run'}", *overrides]

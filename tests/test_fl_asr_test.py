@@ -519,6 +519,7 @@ def test_progress_is_on_standard_error(model, clips, run, monkeypatch):
     assert status == 0 and len(blocks(out)) == 3 and any("3/3" in line for line in errors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["interrupt", "kill", "closed pipe"])
 def test_an_early_end_leaves_whole_files(model, clips, end):
     soundfile.write("long.wav", sweep(60), RATE)

@@ -253,8 +253,9 @@ def test_a_language_whose_labels_are_damaged(chain, finetuned, error_of, capfd, 
     for damage in ("", "null", "3", "[]", '{"languages": null}'):
         path.write_text(damage)
         assert error_of(*finetuned).startswith("sv-SE failed, see above; the same command tries again")
-        told = capfd.readouterr().err
-        assert f"sv-SE: failed: {path} is damaged; remove it, and the same command labels sv-SE again" in told
+        errors = capfd.readouterr().err
+        assert f"sv-SE: failed: {path}: damaged (" in errors
+        assert "); remove it, and the same command labels sv-SE again" in errors
     path.write_text(content)
 
 
