@@ -48,8 +48,8 @@ AUDIO_SUFFIXES = frozenset(
 
 def load_audio(audio: str | os.PathLike | bytes | BinaryIO | dict, sampling_rate: int = 16000) -> np.ndarray:
     """
-    Mono samples (N,) in fp32, N > 0, from wav, flac, mp3, ogg (vorbis, opus) and whatever else libsndfile decodes, and
-    from m4a, mp4, webm, aac and whatever else FFmpeg decodes where PyAV is installed (`pip install av`).
+    Returns mono samples (N,) in fp32, N > 0, from wav, flac, mp3, ogg (vorbis, opus) and whatever else libsndfile
+    decodes, and from m4a, mp4, webm, aac and whatever else FFmpeg decodes where PyAV is installed (`pip install av`).
 
     Channels are averaged, and other rates are resampled (soxr, high quality), block by block: the result is about all
     that is in memory. The format is told by the content, not by the file's name. A file is read to its end, whatever
@@ -109,7 +109,7 @@ def stream_audio(
 
 
 def _mono_blocks(audio: dict, name: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Sampling rate and samples (n,) of each block of a recording, or of the part from `start` to `end` seconds."""
+    """Yields the rate and the samples (n,) of each block of a recording, or of the part from `start` to `end` s."""
     start, end = audio.get("start"), audio.get("end")
     if audio.get("array") is not None:
         rate = audio.get("sampling_rate")
@@ -129,7 +129,7 @@ def _mono_blocks(audio: dict, name: str) -> Iterator[tuple[int, np.ndarray]]:
 def _file_blocks(
     file: BinaryIO, start: float | None, end: float | None, name: str
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Sampling rate and samples (n, channels) of each block of all recordings in an open file, or of a part of it."""
+    """Yields the rate and the samples (n, channels) of each block of all recordings in a file, or of a part."""
     if start is None and end is None:
         for part in find_parts(file, name, thorough=True):
             with open_part(file, part, name) as decoder:
@@ -169,7 +169,7 @@ def _check_inside(start: float | None, end: float | None, duration: float, name:
 
 
 def _length(file: BinaryIO, part: Part, name: str) -> float:
-    """Seconds of a part by its header; infinite where that is unknown."""
+    """Returns the seconds of a part by its header; infinite where that is unknown."""
     with open_part(file, part, name) as decoder:
         return math.inf if decoder.length is None else decoder.length / decoder.samplerate
 
@@ -188,7 +188,7 @@ def _checked(blocks: Iterable[tuple[int, np.ndarray]], name: str) -> Iterator[tu
 
 
 def _resampled(blocks: Iterable[tuple[int, np.ndarray]], sampling_rate: int) -> Iterator[np.ndarray]:
-    """Blocks at another rate; where a recording changes its rate, the resampler starts anew."""
+    """Yields blocks at another rate; where a recording changes its rate, the resampler starts anew."""
     for rate, group in groupby(blocks, key=itemgetter(0)):
         samples = (block for _, block in group)
         first, second = next(samples), None if rate == sampling_rate else next(samples, None)
@@ -203,7 +203,7 @@ def _resampled(blocks: Iterable[tuple[int, np.ndarray]], sampling_rate: int) -> 
 
 
 def encode_flac(samples: np.ndarray, sampling_rate: int) -> bytes:
-    """A FLAC file of mono samples (N,) in [-1, 1], in 16 bits; samples outside are clipped."""
+    """Returns a FLAC file of mono samples (N,) in [-1, 1], in 16 bits; samples outside are clipped."""
     file = io.BytesIO()
     soundfile.write(file, samples, sampling_rate, format="FLAC", subtype="PCM_16")
     return file.getvalue()
@@ -211,9 +211,9 @@ def encode_flac(samples: np.ndarray, sampling_rate: int) -> bytes:
 
 def audio_duration(audio: str | os.PathLike | bytes | BinaryIO | dict) -> float:
     """
-    Seconds of a whole recording, from its header. Where the header does not tell, or tells more than the file's bytes
-    can hold, the recording is decoded, and the headers of all frames of an mp3 are counted where the first does not
-    tell, or contradicts the file's size.
+    Returns the seconds of a whole recording, from its header. Where the header does not tell, or tells more than the
+    file's bytes can hold, the recording is decoded, and the headers of all frames of an mp3 are counted where the
+    first does not tell, or contradicts the file's size.
 
     The header of an mp3 or flac that ends early still tells its former length. `audio` is what `load_audio` takes, but
     for a dict with `array`. Raises `AudioError` as `load_audio` does.
@@ -247,14 +247,14 @@ def looks_like_audio(path: str | os.PathLike) -> bool:
 
 
 def audio_format(audio: str | os.PathLike | bytes | BinaryIO | dict) -> tuple[int, int]:
-    """Sampling rate and channels of a recording, from its header. Raises `AudioError` as `load_audio` does."""
+    """Returns the rate and channels of a recording, from its header. Raises `AudioError` as `load_audio` does."""
     name = _name(audio)
     with _opened(audio, name) as file, open_part(file, find_parts(file, name)[0], name) as decoder:
         return decoder.samplerate, decoder.channels
 
 
 def _name(audio) -> str:
-    """What messages call it."""
+    """Returns what messages call it."""
     if isinstance(audio, dict):
         path = audio.get("path")
         if path is None:
@@ -268,7 +268,7 @@ def _name(audio) -> str:
 
 
 def _source(audio):
-    """The path, bytes or open file of what `load_audio` takes."""
+    """Returns the path, bytes or open file of what `load_audio` takes."""
     if not isinstance(audio, dict):
         return audio
     if audio.get("bytes") is not None:
@@ -283,7 +283,7 @@ def _source(audio):
 
 @contextmanager
 def _opened(audio, name: str) -> Iterator[BinaryIO]:
-    """The open, seekable file of what `load_audio` takes; what goes wrong with it is an `AudioError`."""
+    """Gives the open, seekable file of what `load_audio` takes; what goes wrong with it is an `AudioError`."""
     with ExitStack() as stack:
         try:
             file = _open(_source(audio), name, stack)
@@ -322,7 +322,7 @@ def _open(source, name: str, stack: ExitStack) -> BinaryIO:
 
 
 def _seekable(file: BinaryIO, stack: ExitStack) -> BinaryIO:
-    """The rest of an open file from its position on; in a temporary file where it cannot be sought in."""
+    """Returns the rest of an open file from its position on; in a temporary file where it cannot be sought in."""
     if hasattr(file, "seekable") and file.seekable():
         position = file.tell()
         stack.callback(file.seek, position)

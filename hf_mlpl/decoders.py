@@ -14,17 +14,11 @@ import numpy as np
 import soundfile
 from transformers.utils import logging
 
-from .audio_parts import (
-    Part,
-    head_behind_tags,
-    length_patch,
-    lost_in_wav,
-    mp3_parts,
-    ogg_parts,
-    one_stream,
-    starts_as_mp3,
-)
+from .audio_parts import Part, head_behind_tags
 from .containers import Section
+from .header_lengths import length_patch, lost_in_wav
+from .mp3_frames import mp3_parts, starts_as_mp3
+from .ogg_pages import ogg_parts, one_stream
 from .tars import reason
 
 logger = logging.get_logger(__name__)
@@ -50,7 +44,7 @@ class AudioError(ValueError):
 
 
 def av_format(head: bytes) -> str | None:
-    """FFmpeg's name of the format that a file begins as, for formats that only FFmpeg reads.
+    """Returns FFmpeg's name of the format that a file begins as, for formats that only FFmpeg reads.
 
     It is named to FFmpeg, which on its own might take a text for a playlist and open what that names.
     """
@@ -106,7 +100,7 @@ class SndfileDecoder(soundfile.SoundFile):
         return False
 
     def decode(self, first: int, count: int | None, name: str) -> Iterator[np.ndarray]:
-        """Up to `count` frames from frame `first` on, in blocks (n, channels); fewer where it ends or is damaged."""
+        """Yields up to `count` frames from `first` on, in blocks (n, channels); fewer where it ends or is damaged."""
         # Seeking is exact neither in mp3 and opus, whose decoders need what comes before, nor in the last page of an
         # ogg vorbis file, which libsndfile 1.2.2 misplaces by some hundred frames. A lead that is thrown away makes
         # it so.
@@ -141,7 +135,7 @@ class SndfileDecoder(soundfile.SoundFile):
 
 
 def _renew_lock() -> None:
-    """A forked child would wait for ever for a lock that another thread of its parent held."""
+    """Renews a lock that a forked child would wait for for ever if another thread of its parent held it."""
     soundfile.SoundFile._sf_error_lock = threading.Lock()
 
 
@@ -184,7 +178,7 @@ class AvDecoder:
             self.length = None
 
     def _frames(self) -> Iterator:
-        """Decoded frames; a packet that cannot be decoded is counted and left out."""
+        """Yields decoded frames; a packet that cannot be decoded is counted and left out."""
         import av
 
         packets = self.container.demux(self.stream)
@@ -202,7 +196,7 @@ class AvDecoder:
             yield from frames
 
     def decode(self, first: int, count: int | None, name: str) -> Iterator[np.ndarray]:
-        """Up to `count` frames from frame `first` on, in blocks (n, channels); fewer where it ends or is damaged."""
+        """Yields up to `count` frames from `first` on, in blocks (n, channels); fewer where it ends or is damaged."""
         begin = self.ahead.time or 0.0
         lead_seconds = first / self.samplerate - AV_LEAD_SECONDS
         if lead_seconds > 0:
@@ -230,7 +224,7 @@ class AvDecoder:
             logger.warning(f"{name}: is damaged, {self.errors} pieces of it cannot be decoded and are left out")
 
     def _position(self, frame) -> int:
-        """Number of a frame's first sample. Times in webm are milliseconds, but its frames are of one length."""
+        """Returns the number of a frame's first sample. Times in webm are milliseconds, its frames of one length."""
         time = round(((frame.time or 0.0) - (self.ahead.time or 0.0)) * self.samplerate)
         exact = self.ahead.samples + round((time - self.ahead.samples) / frame.samples) * frame.samples
         return exact if abs(exact - time) <= self.stream.time_base * self.samplerate else time
@@ -354,7 +348,7 @@ def open_part(file: BinaryIO, part: Part, name: str) -> SndfileDecoder | AvDecod
 
 
 def _source(file: BinaryIO, part: Part) -> BinaryIO | int:
-    """What libsndfile reads: the file itself where it can, because that is fastest."""
+    """Returns what libsndfile reads: the file itself where it can, because that is fastest."""
     if part.serial is not None:
         pages = one_stream(Source(file, part.offset, part.size), part.serial)
         return Source(pages, 0, pages.seek(0, os.SEEK_END))

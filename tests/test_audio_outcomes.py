@@ -97,13 +97,13 @@ def test_outcomes(name, tmp_path):
     write, duration, seconds = OUTCOMES[name]
     write(tmp_path / name)
     found = outcome(audio_duration, tmp_path / name), outcome(lambda p: len(load_audio(p)) / RATE, tmp_path / name)
-    for of, expected in zip(found, (duration, seconds), strict=True):
+    for measured, expected in zip(found, (duration, seconds), strict=True):
         if isinstance(expected, str):
-            assert expected in of
+            assert expected in measured
         elif expected is not None:
-            assert of == pytest.approx(expected, abs=0.3)
+            assert measured == pytest.approx(expected, abs=0.3)
         else:
-            assert isinstance(of, str) or 0 <= of <= SECONDS
+            assert isinstance(measured, str) or 0 <= measured <= SECONDS
     if name.startswith(("surround", "good")) or name.endswith("named.mp3"):
         np.testing.assert_allclose(load_audio(tmp_path / name), tone(), atol=1e-3)
 
@@ -131,18 +131,18 @@ def test_each_has_its_row_in_the_report(tmp_path):
         write(folder / name)
     report = prepare([Part("clips", partial(read_all, folder), "train")], tmp_path / "data", Treatment(decode=True))
     lines = (tmp_path / "data" / "report.txt").read_text().splitlines()
-    told = {name: [line for line in lines if line.startswith(f"{name}: ")] for name in OUTCOMES}
+    reported = {name: [line for line in lines if line.startswith(f"{name}: ")] for name in OUTCOMES}
     bad = {name for name, (_, _, seconds) in OUTCOMES.items() if isinstance(seconds, str)}
     shorter = {"truncated.mp3", "truncated.flac", "corrupt.flac"}
     for name in OUTCOMES.keys() - {"truncated.ogg"}:
         if name in bad:
-            (line,) = told[name]
+            (line,) = reported[name]
             assert line.startswith((f"{name}: unreadable audio: ", f"{name}: no samples: "))
         elif name in shorter:
-            (line,) = told[name]
+            (line,) = reported[name]
             assert line.startswith(f"{name}: kept with another duration: ")
         else:
-            assert told[name] == []
+            assert reported[name] == []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
         kept = read_utterances([tmp_path / "data" / "train.parquet"])
