@@ -39,6 +39,7 @@ TICK = 100  # utterances between two steps of the progress bar
 AUDIO_REASONS = {"unreadable audio", "no samples", "in quarantine"}  # drops for these say `audio: why` as detail
 QUARANTINE_COLUMNS = ("audio", "reason")
 DROPPED, QUARANTINE, REPORT = "dropped.txt", "quarantine.tsv", "report.txt"
+SPLITS = ("train", "dev", "test", "unlabelled")  # that readers give
 MAX_UNUSABLE = 100_000  # recordings that cannot be used, and are looked at again before a finished part is
 
 
@@ -143,16 +144,28 @@ def prepare(
 
 
 def _write_all(parts: Sequence[Path], report: PreparationReport, output: Path, known_characters) -> None:
-    lines = []
+    lines, written = [], set()
     for split, statistics in report.splits.items():
         files = [folder / f"{split}.parquet" for folder in parts if split in content_of(folder)["splits"]]
         repeated = repeated_rows(files, statistics, report, lines)
         if report.kept or not report.read:
             merge(files, repeated, output / f"{split}.parquet")
+            written.add(split)
+    report.notes += _left_over(output, written)
     write_json(output / "report.json", report.as_json(known_characters))
     head = [*report.lines(known_characters), *lines]
     _join(head, [folder / DROPPED for folder in parts], output / REPORT)
     _join(["\t".join(QUARANTINE_COLUMNS)], [folder / QUARANTINE for folder in parts], output / QUARANTINE)
+
+
+def _left_over(output: Path, written: set[str]) -> list[str]:
+    """Returns a line for each utterance file of an earlier preparation; it is left, because it may be wanted."""
+    others = [(split, output / f"{split}.parquet") for split in SPLITS if split not in written]
+    return [
+        f"{path}: is of an earlier preparation; this one has no {split}; remove the file if it is not wanted"
+        for split, path in others
+        if path.exists()
+    ]
 
 
 def _join(head: Sequence[str], parts: Sequence[Path], path: Path) -> None:
