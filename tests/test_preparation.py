@@ -325,9 +325,7 @@ def test_files_of_an_earlier_preparation_are_left_and_told(tmp_path):
     for _ in range(2):  # also when the last report knows nothing of it
         report = prepare(whole[:3], tmp_path / "data")
         (told,) = report.notes
-        assert told.startswith(
-            f"{tmp_path / 'data' / 'test.parquet'}: was there before, and is not of this preparation"
-        )
+        assert told.startswith(f"{tmp_path / 'data' / 'test.parquet'}: is of an earlier preparation; ")
         assert told in (tmp_path / "data" / "report.txt").read_text().splitlines()
         assert json.loads((tmp_path / "data" / "report.json").read_text())["notes"] == [told]
         assert (tmp_path / "data" / "test.parquet").read_bytes() == before
