@@ -8,7 +8,6 @@ import re
 import shutil
 import sys
 import unicodedata
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from .addresses import temporary_file
 from .audio import AUDIO_SUFFIXES, AudioError, audio_duration, looks_like_audio, stream_audio
+from .folder_walk import walk_folders
 from .pieces import ahead, cut
 from .subtitles import to_srt, to_vtt
 
@@ -128,26 +128,13 @@ def pending_recordings(recordings: Sequence[Recording], folder: Path, output_for
 
 def _files_below(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Files below a folder, and folders that cannot be searched, each with a line that says why."""
-    found, problems, pending = [], [], deque([folder])
-    searched = set(map(str, Path(os.path.realpath(folder)).parents))  # a link to one of them leads here again
-    while pending:
-        place = pending.popleft()
-        if (real_path := os.path.realpath(place)) in searched:
-            continue
-        searched.add(real_path)
-        try:
-            entries = [Path(entry) for entry in os.scandir(place) if not entry.name.startswith(".")]
-        except OSError as error:
-            problems.append((place, f"{printable(place)}: cannot be searched: {error.strerror}"))
-            continue
-        for entry in entries:
-            if not os.path.isdir(entry):
-                found.append(entry)
-            elif entry.is_symlink():
-                pending.append(entry)  # after what has its own name there
-            else:
-                pending.appendleft(entry)
-    return sorted(found), problems
+    problems = []
+
+    def failed(error: OSError) -> None:
+        place = Path(error.filename)
+        problems.append((place, f"{printable(place)}: cannot be searched: {error.strerror}"))
+
+    return sorted(Path(place, name) for place, _, names in walk_folders(folder, failed) for name in names), problems
 
 
 def transcribe_recordings(

@@ -22,7 +22,15 @@ from hf_mlpl.corpora.lists import read_list
 from hf_mlpl.corpora.sources import sources_of
 from hf_mlpl.corpora.streaming import StreamedUtterances
 from hf_mlpl.corpora.tables import read_table
-from hf_mlpl.corpora.utterances import FEATURES, ReadingReport, read_columns, read_utterances, write_utterances
+from hf_mlpl.corpora.utterances import (
+    FEATURES,
+    ReadingReport,
+    distinct,
+    languages_of,
+    read_columns,
+    read_utterances,
+    write_utterances,
+)
 from hf_mlpl.corpora.voxpopuli import read_voxpopuli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -584,6 +592,15 @@ def test_wrong_values_of_utterance_files_are_one_line(tmp_path, column, usual, w
         with pytest.raises(ValueError, match=re.escape(f"{path}: {told}")) as caught:
             reader()
         assert "\n" not in str(caught.value)
+
+
+def test_a_null_among_the_languages_is_one_line(tmp_path):
+    rows = pa.Table.from_pylist([plain("a"), plain("b") | {"language": None}], schema=FEATURES.arrow_schema)
+    pq.write_table(rows, tmp_path / "wrong.parquet")
+    with pytest.raises(ValueError, match="wrong.parquet: row 1: language is None; a text is accepted"):
+        languages_of([tmp_path / "wrong.parquet"])
+    with pytest.raises(ValueError, match="has a null as language; a value in every row is accepted"):
+        distinct(datasets.Dataset(rows), "language")
 
 
 def test_damage_inside_an_utterance_file_is_one_line(tmp_path):

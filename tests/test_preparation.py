@@ -318,6 +318,20 @@ def test_two_preparations_into_one_folder(tmp_path):
     assert not (tmp_path / "reads").exists()
 
 
+def test_files_of_an_earlier_preparation_are_left_and_told(tmp_path):
+    whole = parts(tmp_path)
+    prepare(whole, tmp_path / "data")
+    before = (tmp_path / "data" / "test.parquet").read_bytes()
+    for _ in range(2):  # also when the last report knows nothing of it
+        report = prepare(whole[:3], tmp_path / "data")
+        (told,) = report.notes
+        assert told.startswith(f"{tmp_path / 'data' / 'test.parquet'}: is of an earlier preparation; ")
+        assert told in (tmp_path / "data" / "report.txt").read_text().splitlines()
+        assert json.loads((tmp_path / "data" / "report.json").read_text())["notes"] == [told]
+        assert (tmp_path / "data" / "test.parquet").read_bytes() == before
+    assert not prepare(whole, tmp_path / "data").notes
+
+
 def read_and_die(folder: Path, report: ReadingReport):
     os.kill(os.getpid(), signal.SIGKILL)
     yield

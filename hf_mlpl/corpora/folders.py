@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..folder_walk import is_hidden
 from ..text import encoding_of, normalize_text
-from .listing import is_hidden
 from .locales import noted_locale, to_locale
 from .recordings import folded, is_recording, nearest_name, walk
 from .utterances import ReadingReport, with_durations
@@ -24,6 +24,8 @@ def read_folder(
     root: str | Path, report: ReadingReport, language: str | None = None, locales: Sequence[str] | None = None
 ) -> Iterator[dict]:
     """Yields utterances of all recordings below a folder, in the order of their names; ids are paths below `root`.
+
+    What is behind links to folders comes last, and a folder is read once, under its own name if it has one there.
 
     `a/b.wav` has the text of `a/b.txt` or `a/b.lab`, in UTF-8, or in UTF-16 with a byte order mark, where there is
     one; an empty text is none. Symbolic links are followed, and names that begin with a dot are left out.

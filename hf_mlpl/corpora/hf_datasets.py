@@ -208,7 +208,8 @@ def _of_folder(root: Path, split: str, files: Sequence[Path], report: ReadingRep
     """
     folder = root / split if (root / split).is_dir() else root
     if folder.is_dir() and (folder != root or not any((root / name).is_dir() for name in SPLIT_FOLDERS)):
-        files = [Path(place, name) for place, _, names in walk(folder, report) for name in names]
+        found = sorted(walk(folder, report), key=lambda each: Path(each[0]).parts)  # links, too, where their names are
+        files = [Path(place, name) for place, _, names in found for name in names]
     recordings = [str(file) for file in files if is_recording(str(file))]
     if others := len(files) - len(recordings):
         report.note(f"{root}: {others} files of {split} are no recordings")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ..audio import AUDIO_SUFFIXES
 from ..containers import open_member
+from ..folder_walk import is_hidden, walk_folders
 from ..tars import tar_index
 from ..text import normalize_text
-from .listing import folders_below, is_hidden
 from .utterances import ReadingReport, printable, with_durations
 
 SPLITS = tuple(f"train-{part}" for part in ("clean-100", "clean-360", "other-500")) + tuple(
@@ -52,7 +52,7 @@ def _files(folder: Path, report: ReadingReport) -> Iterator[tuple[str, dict]]:
     def failed(error: OSError) -> None:
         report.note(f"{error.filename}: cannot be read: {error.strerror}")
 
-    for path, names in folders_below(folder, failed):
+    for path, _, names in walk_folders(folder, failed):
         relative = os.path.relpath(path, folder)
         yield from ((f"{relative}/{name}", {"path": os.path.join(path, name)}) for name in names)
 

@@ -7,9 +7,6 @@ others nothing. See `recipes/prepare_data.py`.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -21,10 +18,7 @@ from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 from tqdm import tqdm
 
@@ -34,48 +28,19 @@ from ..folder_lock import claimed
 from ..text import Normalizer
 from .listing import state_of
 from .locales import to_locale
-from .preparation_report import PreparationReport, SplitStatistics
-from .sources import Source
+from .preparation_merge import merge, repeated_rows
+from .preparation_parts import PART, PARTS, Part, content_of, is_finished, made_of_parts, remove_parts
+from .preparation_report import PreparationReport, SplitStatistics, audio_name
 from .tables import read_table, row_problem
-from .utterances import (
-    BLOCK,
-    FEATURES,
-    ReadingReport,
-    audio_problem,
-    id_hashes,
-    printable,
-    write_utterances,
-)
+from .utterances import ReadingReport, audio_problem, printable, write_utterances
 
 RATE = 16_000
 TICK = 100  # utterances between two steps of the progress bar
 AUDIO_REASONS = {"unreadable audio", "no samples", "in quarantine"}  # drops for these say `audio: why` as detail
 QUARANTINE_COLUMNS = ("audio", "reason")
 DROPPED, QUARANTINE, REPORT = "dropped.txt", "quarantine.tsv", "report.txt"
-PARTS, PART = ".parts", "part.json"  # the folder of finished parts, and what each says of itself, which it writes last
-REPEATED = "id of another utterance"
+SPLITS = ("train", "dev", "test", "unlabelled")  # that readers give
 MAX_UNUSABLE = 100_000  # recordings that cannot be used, and are looked at again before a finished part is
-
-
-@dataclass(frozen=True)
-class Part:
-    """One piece of a corpus.
-
-    Args:
-        name: of a folder; no other part has it.
-        read: A `functools.partial` of a reader, because it goes to other processes. Called with `report=` it gives
-            utterances, or a mapping of splits to utterances where `split` is None.
-        split: where its utterances belong.
-        source: of its utterances, for the report.
-        inputs: files and folders that it reads: where one of them changes, the part is read again. Of a folder the
-            names of what is below count, and of tables, archives and texts in it also sizes and times.
-    """
-
-    name: str
-    read: partial
-    split: str | None = None
-    source: Source | None = None
-    inputs: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,13 +78,6 @@ class Treatment:
                 return report.drop("sentence empty after normalisation", utterance["id"], repr(utterance["text"]))
             utterance = utterance | {"text": text}
         return utterance
-
-
-def audio_name(audio: Mapping) -> str:
-    """The name of a recording in reports and in a quarantine list: its file, and where it is in a container."""
-    if audio.get("offset") is None:
-        return audio["path"]
-    return f"{audio['path']}, {'row' if audio.get('size') is None else 'byte'} {audio['offset']}"
 
 
 def read_quarantine(path: Path) -> dict[str, str]:
@@ -166,10 +124,10 @@ def prepare(
         OSError: where there is no room for what is written.
     """
     with claimed(output):
-        made_of = _made_of(parts, output, treatment)
+        made_of = made_of_parts(parts, output, treatment)
         folders = {part.name: output / PARTS / part.name for part in parts}
         with tqdm(desc="prepared", unit=" utterances") as progress:
-            todo = [part for part in parts if not _is_finished(folders[part.name], made_of[part.name], progress)]
+            todo = [part for part in parts if not is_finished(folders[part.name], made_of[part.name], progress)]
             if len(todo) < len(parts):
                 progress.write(f"going on: {len(parts) - len(todo)} of {len(parts)} parts were finished before")
             jobs = {part.name: (part, folders[part.name], made_of[part.name], treatment) for part in todo}
@@ -181,70 +139,33 @@ def prepare(
         if report.read or not (report.notes or failed):
             _write_all(finished, report, output, known_characters)
         if not failed:
-            _remove_parts(output)
+            remove_parts(output)
     return report
 
 
 def _write_all(parts: Sequence[Path], report: PreparationReport, output: Path, known_characters) -> None:
-    lines = []
+    lines, written = [], set()
     for split, statistics in report.splits.items():
-        files = [folder / f"{split}.parquet" for folder in parts if split in _content(folder)["splits"]]
-        repeated = _repeated(files, statistics, report, lines)
+        files = [folder / f"{split}.parquet" for folder in parts if split in content_of(folder)["splits"]]
+        repeated = repeated_rows(files, statistics, report, lines)
         if report.kept or not report.read:
-            _merge(files, repeated, output / f"{split}.parquet")
+            merge(files, repeated, output / f"{split}.parquet")
+            written.add(split)
+    report.notes += _left_over(output, written)
     write_json(output / "report.json", report.as_json(known_characters))
     head = [*report.lines(known_characters), *lines]
     _join(head, [folder / DROPPED for folder in parts], output / REPORT)
     _join(["\t".join(QUARANTINE_COLUMNS)], [folder / QUARANTINE for folder in parts], output / QUARANTINE)
 
 
-def _made_of(parts: Sequence[Part], output: Path, treatment: Treatment) -> dict[str, dict[str, str]]:
-    """What a part's result depends on, by its name: short texts that change when that does."""
-    paths = dict.fromkeys(path for part in parts for path in part.inputs)
-    states = {path: state_of(path, below=True, besides=output) for path in paths}
-    treated, made_of = repr(treatment), {}
-    for part in parts:
-        reading = (part.read.func.__qualname__, part.read.args, part.read.keywords, part.split, part.source)
-        digest = hashlib.sha256(os.fsencode(f"{reading} {treated}")).hexdigest()[:12]
-        made_of[part.name] = {"its treatment": digest} | {str(path): states[path] for path in part.inputs}
-    return made_of
-
-
-def _is_finished(folder: Path, made_of: dict[str, str], progress: tqdm) -> bool:
-    """Whether a part can be used as it is; one that cannot is removed, with a line where something has changed."""
-    if not folder.exists():
-        return False
-    try:
-        content = _content(folder)
-        before = content["made_of"] | content["unusable"]
-        now = made_of | {name: state_of(Path(name)) for name in content["unusable"]}
-        for split, of in content["splits"].items():
-            if pq.read_metadata(folder / f"{split}.parquet").num_rows != sum(of["utterances"].values()):
-                raise ValueError(f"{split}.parquet is not whole")
-        why = next((f"{name} has changed" for name in before | now if before.get(name) != now.get(name)), None)
-        if why is None:
-            return True
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
-        why = "its files are damaged" if (folder / PART).exists() else None
-    if why:
-        progress.write(f"{folder.name}: is read again, because {why}")
-    (folder / PART).unlink(missing_ok=True)  # first, so that nothing takes the rest for a finished part
-    shutil.rmtree(folder)
-    return False
-
-
-def _content(folder: Path) -> dict:
-    return json.loads((folder / PART).read_text(encoding="utf-8"))
-
-
-def _remove_parts(output: Path) -> None:
-    """Removes the parts in a way that, interrupted, leaves none that looks finished."""
-    if (output / PARTS).exists():
-        finished = output / f"{PARTS}-finished"
-        shutil.rmtree(finished, ignore_errors=True)  # of a call that was killed here
-        (output / PARTS).rename(finished)
-    for folder in output.glob(f"{PARTS}-*"):
-        shutil.rmtree(folder)
+def _left_over(output: Path, written: set[str]) -> list[str]:
+    """Returns a line for each utterance file of an earlier preparation; it is left, because it may be wanted."""
+    others = [(split, output / f"{split}.parquet") for split in SPLITS if split not in written]
+    return [
+        f"{path}: is of an earlier preparation; this one has no {split}; remove the file if it is not wanted"
+        for split, path in others
+        if path.exists()
+    ]
 
 
 def _join(head: Sequence[str], parts: Sequence[Path], path: Path) -> None:
@@ -424,76 +345,3 @@ def _treated(rows: Iterable[dict], treatment, report, statistics: SplitStatistic
         if number % TICK == 0:
             tick(TICK)
     tick(number % TICK)
-
-
-def _repeated(
-    files: Sequence[Path], statistics: SplitStatistics, report: PreparationReport, lines: list[str]
-) -> dict[Path, dict[int, str | None]]:
-    """Finds the rows of the parts of a split whose id an earlier row has: `read_utterances` takes no such files.
-
-    Of other audio they get an id of their own, else None, and are taken out of the counts; `lines` gets one for each.
-    Memory holds 16 bytes an utterance while they are sorted.
-    """
-    hashes = [id_hashes(batch["id"]) for file in files for batch in _batches(file, ["id"])]
-    ordered = np.sort(np.concatenate([np.empty(0, np.uint64), *hashes]))
-    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    repeated: dict[Path, dict[int, str | None]] = {file: {} for file in files}
-    if not len(twice):
-        return repeated
-    seen: dict[str, set[str]] = {}  # ids, and what tells the audio of each apart
-    for file in files:
-        first = 0
-        for batch in _batches(file):
-            for row in np.flatnonzero(np.isin(id_hashes(batch["id"]), twice)).tolist():
-                utterance = batch.slice(row, 1).to_pylist()[0]
-                name, audio = utterance["id"], utterance["audio"]
-                digest = hashlib.sha256(os.fsencode(repr(audio))).hexdigest()[:8]
-                if digest in seen.get(name, ()):
-                    repeated[file][first + row] = None
-                    statistics.remove(utterance)
-                    report.dropped[REPEATED] += 1
-                    lines.append(f"{name}: {REPEATED}: {audio_name(audio)}")
-                elif name in seen:
-                    repeated[file][first + row] = f"{name}-{digest}"
-                    lines.append(f"{name}: {REPEATED}: {audio_name(audio)} is kept as {name}-{digest}")
-                seen.setdefault(name, set()).add(digest)
-            first += len(batch)
-    return repeated
-
-
-def _with_other_ids(batch: pa.RecordBatch, first: int, ids: Mapping[int, str | None]) -> pa.RecordBatch:
-    """A batch whose rows of some numbers have other ids, or are left out; `first` is the number of its first row."""
-    rows = range(first, first + len(batch))
-    if not any(row in ids for row in rows):
-        return batch
-    named = [ids.get(row, name) for row, name in zip(rows, batch["id"].to_pylist(), strict=True)]
-    batch = batch.set_column(batch.schema.get_field_index("id"), "id", pa.array(named, pa.string()))
-    return batch.filter(pc.is_valid(batch["id"]))
-
-
-def _batches(file: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(file) as opened:
-        yield from opened.iter_batches(BLOCK, columns=columns)
-
-
-def _merge(files: Sequence[Path], repeated: Mapping[Path, Mapping[int, str | None]], path: Path) -> None:
-    """One file of the utterances of several, in row groups of one size; `repeated` is what `_repeated` gives."""
-    waiting: list[pa.RecordBatch] = []
-    with (
-        written_whole(path) as unfinished,
-        pq.ParquetWriter(unfinished, FEATURES.arrow_schema, write_page_checksum=True) as writer,
-    ):
-
-        def write() -> None:
-            if waiting:
-                writer.write_table(pa.Table.from_batches(waiting, FEATURES.arrow_schema))
-            waiting.clear()
-
-        for file in files:
-            first = 0
-            for batch in _batches(file):
-                waiting.append(_with_other_ids(batch, first, repeated[file]) if repeated[file] else batch)
-                first += len(batch)
-                if sum(map(len, waiting)) >= BLOCK:
-                    write()
-        write()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,13 @@ from ..text import unknown_character_report
 
 BIN_SECONDS = 0.5  # of the histogram of durations
 MAX_PLOTTED_SECONDS = 60
+
+
+def audio_name(audio: Mapping) -> str:
+    """The name of a recording in reports and in a quarantine list: its file, and where it is in a container."""
+    if audio.get("offset") is None:
+        return audio["path"]
+    return f"{audio['path']}, {'row' if audio.get('size') is None else 'byte'} {audio['offset']}"
 
 
 @dataclass

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from ..audio import AUDIO_SUFFIXES, END_TOLERANCE, looks_like_audio
-from .listing import is_hidden
+from ..folder_walk import walk_folders
 from .utterances import ReadingReport, one_line, with_durations
 
 PART_COLUMNS = ("start", "end", "offset", "duration")
@@ -79,19 +79,8 @@ def is_recording(path: str) -> bool:
 
 
 def walk(root: str | Path, report: ReadingReport) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yields a folder, its folders and its files, sorted, as `os.walk` does, and follows symbolic links to folders.
-
-    Hidden files and folders are left out. Links that lead to a folder around them, and folders that cannot be
-    read, are noted.
-    """
-    failed = partial(_note_unread, report)
-    for folder, folders, names in os.walk(root, onerror=failed, followlinks=True):
-        around = os.path.join(os.path.realpath(folder), "")
-        loops = [name for name in folders if around.startswith(os.path.join(os.path.realpath(f"{folder}/{name}"), ""))]
-        for name in loops:
-            report.note(f"{folder}/{name}: a link to a folder around it, which is not followed")
-        folders[:] = sorted(name for name in folders if name not in loops and not is_hidden(name))
-        yield folder, folders, sorted(name for name in names if not is_hidden(name))
+    """Yields what `walk_folders` does; folders that cannot be read, and links that are not followed, are noted."""
+    return walk_folders(root, partial(_note_unread, report), report.note)
 
 
 def _note_unread(report: ReadingReport, error: OSError) -> None:

@@ -16,8 +16,8 @@ from transformers.utils import logging
 
 from ..audio import AudioError, audio_duration
 from ..containers import open_member
+from ..folder_walk import is_hidden
 from ..tars import NameMap, file_state, kept_arrays, tar_index
-from .listing import is_hidden
 from .locales import to_locale
 from .tables import read_table, table_rows
 

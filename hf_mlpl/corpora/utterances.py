@@ -360,8 +360,11 @@ class Column:
 
 
 def distinct(dataset: Dataset, column: str) -> list:
-    """The values of a column, sorted, each once; there should be few."""
-    return sorted({value for block in blocks(dataset, [column]) for value in block[column].unique().to_pylist()})
+    """The values of a column, sorted, each once; there should be few. Raises ValueError for a null among them."""
+    values = {value for block in blocks(dataset, [column]) for value in block[column].unique().to_pylist()}
+    if None in values:
+        raise ValueError(f"an utterance of the data set has a null as {column}; a value in every row is accepted")
+    return sorted(values)
 
 
 def keep_rows(dataset: Dataset, columns: Sequence[str], wanted: Callable[[pa.Table], np.ndarray]) -> Dataset:

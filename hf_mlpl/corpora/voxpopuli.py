@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ..audio import AUDIO_SUFFIXES, END_TOLERANCE, AudioError, audio_duration
+from ..folder_walk import is_hidden
 from ..tars import ContainerError, NameMap, tar_index
 from ..text import normalize_text
-from .listing import is_hidden
 from .locales import to_locale
 from .tables import read_table, row_problem
 from .utterances import ReadingReport, with_durations

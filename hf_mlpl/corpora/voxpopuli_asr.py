@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
+from ..folder_walk import is_hidden
 from ..text import normalize_text
-from .listing import is_hidden, parquet_files_below
+from .listing import parquet_files_below
 from .parquet import parquet_rows
 from .tables import read_table, row_problem
 from .utterances import ReadingReport, with_durations

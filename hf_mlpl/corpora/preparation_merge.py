@@ -1,0 +1,92 @@
+"""Files of the parts of a split to one file, in which no two utterances have one id."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..atomic import written_whole
+from .preparation_report import PreparationReport, SplitStatistics, audio_name
+from .utterances import BLOCK, FEATURES, id_hashes
+
+REPEATED = "id of another utterance"
+
+
+def repeated_rows(
+    files: Sequence[Path], statistics: SplitStatistics, report: PreparationReport, lines: list[str]
+) -> dict[Path, dict[int, str | None]]:
+    """Finds the rows of the parts of a split whose id an earlier row has: `read_utterances` takes no such files.
+
+    Of other audio they get an id of their own, else None, and are taken out of the counts; `lines` gets one for each.
+    Memory holds 16 bytes an utterance while they are sorted.
+    """
+    hashes = [id_hashes(batch["id"]) for file in files for batch in _batches(file, ["id"])]
+    ordered = np.sort(np.concatenate([np.empty(0, np.uint64), *hashes]))
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    repeated: dict[Path, dict[int, str | None]] = {file: {} for file in files}
+    if not len(twice):
+        return repeated
+    seen: dict[str, set[str]] = {}  # ids, and what tells the audio of each apart
+    for file in files:
+        first = 0
+        for batch in _batches(file):
+            for row in np.flatnonzero(np.isin(id_hashes(batch["id"]), twice)).tolist():
+                utterance = batch.slice(row, 1).to_pylist()[0]
+                name, audio = utterance["id"], utterance["audio"]
+                digest = hashlib.sha256(os.fsencode(repr(audio))).hexdigest()[:8]
+                if digest in seen.get(name, ()):
+                    repeated[file][first + row] = None
+                    statistics.remove(utterance)
+                    report.dropped[REPEATED] += 1
+                    lines.append(f"{name}: {REPEATED}: {audio_name(audio)}")
+                elif name in seen:
+                    repeated[file][first + row] = f"{name}-{digest}"
+                    lines.append(f"{name}: {REPEATED}: {audio_name(audio)} is kept as {name}-{digest}")
+                seen.setdefault(name, set()).add(digest)
+            first += len(batch)
+    return repeated
+
+
+def _with_other_ids(batch: pa.RecordBatch, first: int, ids: Mapping[int, str | None]) -> pa.RecordBatch:
+    """A batch whose rows of some numbers have other ids, or are left out; `first` is the number of its first row."""
+    rows = range(first, first + len(batch))
+    if not any(row in ids for row in rows):
+        return batch
+    named = [ids.get(row, name) for row, name in zip(rows, batch["id"].to_pylist(), strict=True)]
+    batch = batch.set_column(batch.schema.get_field_index("id"), "id", pa.array(named, pa.string()))
+    return batch.filter(pc.is_valid(batch["id"]))
+
+
+def _batches(file: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(file) as opened:
+        yield from opened.iter_batches(BLOCK, columns=columns)
+
+
+def merge(files: Sequence[Path], repeated: Mapping[Path, Mapping[int, str | None]], path: Path) -> None:
+    """One file of the utterances of several, in row groups of one size; `repeated` is what `repeated_rows` gives."""
+    waiting: list[pa.RecordBatch] = []
+    with (
+        written_whole(path) as unfinished,
+        pq.ParquetWriter(unfinished, FEATURES.arrow_schema, write_page_checksum=True) as writer,
+    ):
+
+        def write() -> None:
+            if waiting:
+                writer.write_table(pa.Table.from_batches(waiting, FEATURES.arrow_schema))
+            waiting.clear()
+
+        for file in files:
+            first = 0
+            for batch in _batches(file):
+                waiting.append(_with_other_ids(batch, first, repeated[file]) if repeated[file] else batch)
+                first += len(batch)
+                if sum(map(len, waiting)) >= BLOCK:
+                    write()
+        write()

@@ -1,0 +1,53 @@
+"""Walks through folders that users hand in: links are followed, no folder is visited twice, hidden names left out."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+def is_hidden(name: str) -> bool:
+    """Tells what systems put beside files, such as `._a.mp3` and `__MACOSX`, from what users have made."""
+    return name.startswith(".") or name in ("__MACOSX", "lost+found")
+
+
+def walk_folders(
+    root: str | Path,
+    failed: Callable[[OSError], object] | None = None,
+    skipped: Callable[[str], object] | None = None,
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yields a folder, its folders and its files, both sorted and without hidden ones, as `os.walk` does.
+
+    Symbolic links are followed, to files and to folders. A folder is visited once, under its own name if it has one
+    below `root`, because links come after all that is not behind them. Links that lead to a folder around them or
+    around `root` are not followed. The caller may remove folders from the list, which are then not visited.
+
+    Args:
+        failed: called with the error of each folder that cannot be read.
+        skipped: called with a line for each folder that is not visited because of its links.
+    """
+    seen: set[tuple[int, int]] = set()
+    pending = deque([os.fspath(root)])
+    while pending:
+        for folder, folders, names in os.walk(pending.popleft(), onerror=failed):  # which follows no links itself
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                if skipped:
+                    skipped(f"{folder}: another name of a folder that is read already, which is not read again")
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not is_hidden(name))
+            yield folder, folders, sorted(name for name in names if not is_hidden(name))
+            for link in filter(os.path.islink, (os.path.join(folder, name) for name in folders)):
+                if not (_is_around(link, folder) or _is_around(link, root)):
+                    pending.append(link)
+                elif skipped:
+                    skipped(f"{link}: a link to a folder around it, which is not followed")
+
+
+def _is_around(link: str, folder: str | Path) -> bool:
+    inner, outer = (os.path.join(os.path.realpath(path), "") for path in (folder, link))
+    return inner.startswith(outer)
