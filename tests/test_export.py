@@ -130,7 +130,7 @@ def test_onnxruntime_computes_what_the_model_computes(onnx_export, tmp_path):
     folder = onnx_export(model, tmp_path / "onnx")
     assert model.training and model.config._attn_implementation == "sdpa"  # as it was
     names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-    assert names == {"model.onnx", "model.onnx.data", "config.json", "configuration_mlpl.py"}
+    assert names == {"model.onnx", "model.onnx.data", "config.json", "configuration_mlpl.py", "model_files.py"}
     model.eval()
     for lengths in [*BATCHES, [13], [4, 1], [1], [2, 3]]:
         logits, language_log_probs = run_onnx(folder.rename(tmp_path / "moved"), batch_of(lengths))
