@@ -152,7 +152,6 @@ def test_timestamps(asr, chunks):
         assert characters["chunks"][0]["timestamp"][0] == pytest.approx(0.03 * first)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("chunks", [{}, {"chunk_length_s": 0.6}])
 def test_no_time_lies_behind_the_end(asr, chunks):
     ends = []
