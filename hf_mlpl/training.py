@@ -139,7 +139,7 @@ def _train(config: TrainingConfig) -> Path:
                 results = evaluate_model(accelerator, model, processor, dev_set, config.max_batch_seconds)
                 log.evaluated(update, results)
                 facts.evaluated(update, results)
-            elif update % config.save_every == 0 or is_last:
+            elif dev_set is None and (update % config.save_every == 0 or is_last):
                 log.draw()
             if update % config.save_every == 0 and not is_last:
                 facts.write(update)
