@@ -6,11 +6,12 @@ one; and its `pipeline` wraps the reason why weights cannot be loaded in the tra
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import wraps
 from types import ModuleType
 
-from .model_files import HUB_ARGUMENTS, check_file, check_settings, choice, find_file, text
+from .model_files import HUB_ARGUMENTS, check_file, check_settings, choice, find_file, read_settings, text
 
 OURS = ("mlpl", "mctct")
 
@@ -21,6 +22,7 @@ def name_the_setting(auto_class: type) -> None:
 
     @wraps(load)
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        check_num_labels(pretrained_model_name_or_path)
         try:
             return load(cls, pretrained_model_name_or_path, *args, **kwargs)
         except Exception:
@@ -46,6 +48,19 @@ def name_the_weights(pipelines: ModuleType) -> None:
             raise
 
     pipelines.load_model = load_model
+
+
+def check_num_labels(name_or_path) -> None:
+    """Raises `ValueError` for a wrong `num_labels` of a folder of ours, before transformers makes so many names."""
+    from .configuration_mlpl import INHERITED
+
+    try:
+        path = os.path.join(name_or_path, "config.json")
+        settings = read_settings(path)
+    except (OSError, ValueError, TypeError):  # a name on the Hub, or what the loading itself reports
+        return
+    if settings.get("model_type") in OURS:
+        check_settings(path, settings, {"num_labels": INHERITED["num_labels"]})
 
 
 def check_folder(name_or_path, hub: Mapping) -> None:

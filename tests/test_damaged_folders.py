@@ -147,6 +147,13 @@ def test_sizes_that_the_weights_do_not_have_take_no_memory(folder):
     assert "missing: model.layers.2." in told and "model.front_end.conv.weight [64, 80, 7] instead of [2097152" in told
 
 
+def test_the_number_of_labels_is_checked_before_there_are_so_many(folder):
+    """Loading a tokenizer, transformers reads the settings of no model in particular, and names all its labels."""
+    change_field(folder / "config.json", ["num_labels"], 100_000)
+    for load in (*TOKENIZER[:1], *EXTRACTOR[:1], *EXTRACTOR[2:], *CONFIG):
+        assert "config.json: num_labels is 100000; it must be a whole number up to 10,000" in refusal(load, folder)
+
+
 def test_the_tokens_or_the_features_of_another_model(folder):
     tokens = (folder / "tokens-all.lst").read_text()
     (folder / "tokens-all.lst").write_text(tokens[: len(tokens) // 2])
