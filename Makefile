@@ -14,7 +14,7 @@ test: .venv/.complete  ## the tests, a few minutes on 2 cores
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile
 
 test-slow: .venv/.complete  ## the tests that take long, such as training with sharded weights
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow -n auto --dist loadfile
 
 campaigns: .venv/.complete  ## thousands of damaged files, and kill -9 at every step, and what came of it: half an hour
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow -s tests/campaigns

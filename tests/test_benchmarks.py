@@ -113,6 +113,7 @@ for script in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_scripts_explain_themselves():
     scripts = [path.name for path in sorted(BENCHMARKS.glob("*.py")) if "__main__" in path.read_text()]
     assert "check.py" in scripts and len(scripts) > 5

@@ -368,6 +368,7 @@ def test_a_model_that_is_not_there_is_one_line(clips, capsys):
     assert out == "" and err.startswith("error: ") and "model/that/is/nowhere" in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["interrupt", "closed pipe"])
 def test_an_early_end_is_clean(tone_run, tmp_path, end):
     samples = np.random.default_rng(0).standard_normal(305 * RATE).astype(np.float32) / 10

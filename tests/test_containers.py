@@ -271,6 +271,7 @@ def digests(archive: Path, seed: int) -> bool:
     return all(content(archive, index, name) == RECORDINGS[name] for name in names)
 
 
+@pytest.mark.slow
 def test_threads_and_forked_processes_read_at_once(archive):
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(digests, [archive] * 16, range(16)))

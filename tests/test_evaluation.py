@@ -153,6 +153,7 @@ def test_table_lists_languages_then_the_macro_row():
     ]
 
 
+@pytest.mark.slow
 def test_metrics_load_in_a_fresh_process_without_network_and_caches(tmp_path):
     program = """
 import socket, sys

@@ -109,6 +109,7 @@ def test_each_save_is_a_commit_with_a_model_and_a_state(local_hub, run, tone_dat
     assert len(local_hub.requests) == requests
 
 
+@pytest.mark.slow
 def test_the_pushed_model_needs_no_package(local_hub, run, tmp_path):
     folder = run()
     np.save(tmp_path / "samples.npy", sweep(2.0))

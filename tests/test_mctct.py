@@ -449,6 +449,7 @@ print((kilobytes("VmHWM") - before) * 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read where Linux says it")
 @pytest.mark.parametrize("form", ["bin", "safetensors"])
 def test_memory_is_hardly_more_than_the_file(tmp_path, form):

@@ -120,6 +120,7 @@ def test_languages_that_are_on_one_side_alone(tone_labels, tone_data, local_hub,
     assert "its labels are without audio; name that with --audio" in told
 
 
+@pytest.mark.slow
 def test_each_language_is_pushed_when_it_is_labelled(tone_data, tone_run, tone_labels, local_hub, run, tmp_path):
     """Of a language that is trained and labelled, nothing else is left to do."""
     settings = yaml.safe_load((tone_data / "tones.yaml").read_text())

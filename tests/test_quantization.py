@@ -55,6 +55,7 @@ def test_results_are_off_by_rounding_only(kind):
     check_rounding(kind)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the processor is not x86-64")
 def test_results_are_off_by_rounding_only_without_vnni():
     """oneDNN then adds pairs of products in 16 bits, which large ones do not fit into."""

@@ -138,6 +138,7 @@ def test_blocks_of_texts_are_normalised(texts, size):
     assert block.count(is_a).tolist() == [text.count("a") for text in expected]
 
 
+@pytest.mark.slow
 def test_no_composition_of_unicode_is_missed():
     """Whatever normalize_text makes of a code point, or of two that are one in NFC: the quick look sees it."""
     texts = [character for code in range(sys.maxunicode) if not 0xD800 <= code < 0xE000 and (character := chr(code))]

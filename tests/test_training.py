@@ -150,6 +150,7 @@ def assert_equal_runs(one, two):
     assert dev[0] == dev[1]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable. is deprecated:FutureWarning")
 def test_gradient_checkpointing_changes_no_bit(run):
     """Also with dropout and LayerDrop, which are drawn again in the backward pass."""
