@@ -40,7 +40,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     model's sampling rate, or a dict as [`~audio.load_audio`] takes it: `array` (or `raw`) with any `sampling_rate`,
     `bytes` or `path`, and `start` and `end` in seconds. A dict may have `stride`. A row of a data set is a dict with
     any of these under `audio`. Other keys are passed through to the result, each as a list of one value, except those
-    that the result has itself, such as a row's `text`. Whatever cannot be read raises [`~audio.AudioError`], a
+    that the result has itself, such as a row's `text`. Whatever cannot be read raises [`~decoders.AudioError`], a
     `ValueError` that names the file or address.
 
     Several inputs are a list or a tuple, which gives a list; or an iterator, a [`datasets.Dataset`] or
