@@ -23,7 +23,7 @@ import soundfile
 from side_by_side import Worker, benchmark_arguments, in_turns, peer_environment, ratio, versions, write_results
 from tqdm import tqdm
 
-from hf_mlpl.atomic import written_whole
+from hf_mlpl.atomic import atomic_write
 from hf_mlpl.audio import load_audio
 from hf_mlpl.containers import open_member, tar_index
 
@@ -161,7 +161,7 @@ def make_peer() -> Path:
     python = peer_environment("audio", PACKAGES)
     ffmpeg = python.parents[1] / "ffmpeg"
     if not ffmpeg.exists():
-        with written_whole(ffmpeg) as folder:
+        with atomic_write(ffmpeg) as folder:
             folder.mkdir()
             libraries = next(python.parents[1].glob("lib/python*/site-packages/av.libs"))
             for path in libraries.iterdir():  # libavcodec-1a2b3c4d.so.62.11.100: as itself, and as it is looked for

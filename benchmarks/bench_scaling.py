@@ -15,7 +15,7 @@ import torch
 from side_by_side import benchmark_arguments, in_turns, ratio, seconds, versions, write_results
 
 from hf_mlpl import MlplConfig, MlplForCTC
-from hf_mlpl.corpora.utterances import Amount
+from hf_mlpl.corpora.utterances import SpeechTotals
 from hf_mlpl.plan import forward_flops
 
 ROUNDS = 3
@@ -78,7 +78,7 @@ def curves() -> tuple[list[dict], dict[str, float]]:
 
 def flops_of_a_second(length: float) -> float:
     config = MlplConfig.base(100, ["sl"], num_hidden_layers=LAYERS)
-    return forward_flops(config, Amount(1, length, length**2)) / length
+    return forward_flops(config, SpeechTotals(1, length, length**2)) / length
 
 
 def exponent(curve: dict[float, float]) -> float:

@@ -40,7 +40,7 @@ def folders() -> tuple[Path, Path]:
     from safetensors.torch import save_file
 
     from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC
-    from hf_mlpl.atomic import written_whole
+    from hf_mlpl.atomic import atomic_write
     from hf_mlpl.interop.mctct import MCTCTConfig, name_in_port
 
     ours, port = PEERS.parent / "bench-large", PEERS.parent / "bench-large-port"
@@ -49,7 +49,7 @@ def folders() -> tuple[Path, Path]:
     torch.manual_seed(0)
     model = MlplForCTC(MlplConfig.large(CLASSES, LANGUAGES)).eval()
     if not ours.exists():
-        with written_whole(ours) as folder:
+        with atomic_write(ours) as folder:
             model.save_pretrained(folder, max_shard_size="50GB")
             MlplFeatureExtractor().save_pretrained(folder)
     if not port.exists():
@@ -57,7 +57,7 @@ def folders() -> tuple[Path, Path]:
         size = model.config.hidden_size
         weights = {name: t.expand(size).clone() if "LayerNorm" in name else t for name, t in weights.items()}
         sizes = {name: value for name, value in model.config.to_dict().items() if name in MCTCTConfig().to_dict()}
-        with written_whole(port) as folder:
+        with atomic_write(port) as folder:
             folder.mkdir()
             save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
             config = sizes | {"model_type": "mctct", "architectures": ["MCTCTForCTC"], "pad_token_id": 1}

@@ -29,7 +29,7 @@ _looked_into: set[Path] = set()
 
 
 @contextmanager
-def written_whole(path: str | os.PathLike, shared: bool = False) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike, shared: bool = False) -> Iterator[Path]:
     """Gives a path to write a file or a folder to, which takes the place of `path` when the block ends well.
 
     A file at `path` is replaced; a folder must not exist there. What a block that fails has written is removed, and so
@@ -165,7 +165,7 @@ def partial_path(path: Path) -> Path:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

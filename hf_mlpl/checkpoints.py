@@ -16,7 +16,7 @@ import yaml
 from accelerate import Accelerator
 from datasets import Dataset
 
-from .atomic import partial_path, write_json, write_text, writing, written_whole
+from .atomic import atomic_write, partial_path, write_json, write_text, writing
 from .corpora.texts import join
 from .corpora.utterances import blocks
 from .hub import STATE, RunPusher, link, pushed_mark
@@ -25,7 +25,7 @@ from .manifest import damage_of, write_manifest
 from .model_card import model_card
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
-from .run_facts import sessions_of
+from .run_record import sessions_of
 from .slimipl import SlimIpl
 from .training_config import FREE_ON_RESUME, TrainingConfig
 
@@ -174,11 +174,11 @@ def _remove_old(output_dir: Path, update: int) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    with written_whole(target) as partial:
+    with atomic_write(target) as partial:
         shutil.copyfile(source, partial)
 
 
-class Saves:
+class Checkpointer:
     """What a run saves, and goes on from: its checkpoints, its model, and all of it to the Hub where that is wanted.
 
     All processes call each method, in the same order. Each checkpoint knows `digests`, as `digest` makes them.
@@ -262,7 +262,7 @@ class Saves:
         """Writes a checkpoint, and queues it for the Hub."""
         folder = self.output_dir / "checkpoints" / f"update-{update:08d}"
         is_main_process = self.accelerator.is_main_process
-        with written_whole(folder, shared=True) if is_main_process else writing(folder):
+        with atomic_write(folder, shared=True) if is_main_process else writing(folder):
             self.accelerator.wait_for_everyone()
             self.accelerator.save_state(str(partial_path(folder)))
             if self.slimipl:
@@ -309,7 +309,7 @@ class Saves:
         folder = self.output_dir / "model"
         weights = self.accelerator.get_state_dict(self.model)  # by all processes, which may have a part each
         if self.accelerator.is_main_process:
-            with written_whole(folder) as partial:
+            with atomic_write(folder) as partial:
                 self._write_model(partial, weights)
         self.accelerator.wait_for_everyone()
         if self.pusher is not None:

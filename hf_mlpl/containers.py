@@ -16,7 +16,7 @@ from .tars import (
     GZIP,
     MAX_OPEN,
     ContainerError,
-    Kept,
+    LruCache,
     NameMap,
     TarIndex,
     Unpacked,
@@ -33,8 +33,8 @@ MAX_ROW_GROUPS = 4  # of Parquet files that a process keeps
 ROW_GROUP_BYTES = 2**26  # of each in memory, so 256 MiB; larger ones, as those over 2 GiB, are in temporary files
 BATCH_BYTES = 2**22  # of a row group that are read together
 
-_files = Kept(MAX_OPEN)
-_row_groups = Kept(MAX_ROW_GROUPS)
+_files = LruCache(MAX_OPEN)
+_row_groups = LruCache(MAX_ROW_GROUPS)
 
 
 def open_member(path: str | os.PathLike, offset: int, size: int | None = None) -> BinaryIO:

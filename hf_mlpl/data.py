@@ -23,7 +23,7 @@ from .audio import AudioError, stream_audio
 from .augment import SpecAugmentConfig, spec_augment
 from .configuration_mlpl import MlplConfig
 from .corpora.texts import NUM_CODE_POINTS, SPACE, TextBlock
-from .corpora.utterances import blocks, distinct, durations_of, keep_rows
+from .corpora.utterances import blocks, distinct, durations_of, filter_rows
 from .processing_mlpl import MlplProcessor
 from .text import unknown_character_report
 from .tokenization_mlpl import MlplTokenizer
@@ -108,7 +108,7 @@ def select_for_training(
                 logger.warning("utterance %s dropped: %s (%.2f s, %r)", name, reason, seconds[row], raw)
         return kept
 
-    selected = keep_rows(dataset, ["id", "text", "duration_seconds"], usable)
+    selected = filter_rows(dataset, ["id", "text", "duration_seconds"], usable)
     if unknown_characters:
         logger.warning("characters that the tokenizer lacks: %s", unknown_character_report(unknown_characters))
     if not len(selected):
@@ -123,7 +123,7 @@ def select_unlabelled(dataset: Dataset, config: MlplConfig, max_seconds: float) 
         ValueError: for a language that the model does not know, and when nothing is left.
     """
     _check_languages(dataset, config)
-    selected = keep_rows(
+    selected = filter_rows(
         dataset, ["duration_seconds"], lambda block: block["duration_seconds"].to_numpy() <= max_seconds
     )
     if dropped := len(dataset) - len(selected):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from .atomic import written_whole
+from .atomic import atomic_write
 from .corpora.locales import iso_code
 from .label_summary import REPETITIVE, LabelSummary
 from .pseudo_label import SCORES
@@ -171,5 +171,5 @@ def plot_scores(summaries: Sequence[LabelSummary], path: Path) -> None:
             axes.stairs(shares, histogram["edges"], label=summary.language, color=color, linestyle=style)
         axes.set(xlabel=name.replace("_", " "), ylabel="% of the labels", ylim=(0, None))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=10)
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, dpi=100, metadata={"Software": None})  # whose version would be in the picture

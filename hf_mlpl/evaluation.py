@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .decoding import transcribe
 from .processing_mlpl import MlplProcessor
-from .sharding import whole_weights
+from .sharding import unsharded
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def evaluate_model(
     share = dataset.select(range(accelerator.process_index, len(dataset), accelerator.num_processes))
     rows = []
     model = accelerator.unwrap_model(model)
-    with whole_weights(model):
+    with unsharded(model):
         hypotheses = list(transcribe(model, processor, share, max_batch_seconds, num_workers, progress))
     for hypothesis in hypotheses:
         utterance = share[hypothesis.row]

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 from yaml import YAMLError
 
-from .atomic import partial_path, remove_left, write_text, written_whole
+from .atomic import atomic_write, partial_path, remove_left, write_text
 from .folder_lock import is_lock
 from .training_config import TrainingConfig
 
@@ -223,7 +223,7 @@ class RunPusher:
         snapshot = self.folder / f"update-{update:08d}"
         if not snapshot.exists():  # else it is left of an interrupted run, which was at the same bits here
             try:
-                with written_whole(snapshot) as partial:
+                with atomic_write(snapshot) as partial:
                     partial.mkdir()
                     fill(partial)
             except (OSError, ValueError) as error:  # ValueError: of the card

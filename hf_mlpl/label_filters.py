@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from .atomic import written_whole
+from .atomic import atomic_write
 from .folder_lock import claimed_file
 from .label_files import label_blocks, label_schema
 from .pseudo_label import LABEL_FEATURES, SCORES
@@ -115,7 +115,7 @@ def filter_labels(
     num_read, num_kept, num_with_text = 0, Counter(), Counter()
     with (
         claimed_file(output),
-        written_whole(output) as partial,
+        atomic_write(output) as partial,
         pq.ParquetWriter(partial, LABEL_FEATURES.arrow_schema, write_page_checksum=True) as writer,
     ):
         for block in chain.from_iterable(label_blocks(path, LABEL_FEATURES, NEVER_NULL) for path in labels):

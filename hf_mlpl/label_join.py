@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features
 from huggingface_hub import HfApi, snapshot_download
 
-from .atomic import written_whole
+from .atomic import atomic_write
 from .containers import ContainerError, audio_column
 from .corpora.metadata import SUFFIXES
-from .corpora.utterances import FEATURES, blocks, id_hashes, keep_rows, take_rows, write_utterances
+from .corpora.utterances import FEATURES, blocks, filter_rows, id_hashes, select_rows, write_utterances
 from .folder_lock import claimed_file
 from .hub import FAILURES, reason, with_retries
 from .label_files import label_schema, labels_of_anyone
@@ -141,7 +141,7 @@ def join_labels(
     report = JoinReport()
     with (
         claimed_file(output),
-        written_whole(output.with_suffix(".unmatched.tsv")) as path,
+        atomic_write(output.with_suffix(".unmatched.tsv")) as path,
         open(path, "w", encoding="utf-8", newline="") as file,
     ):
         tell = csv.writer(file, delimiter="\t", lineterminator="\n").writerow
@@ -209,7 +209,9 @@ def _join(
         tell((where, language or "", reason))
 
     if language is not None:
-        utterances = keep_rows(utterances, ["language"], lambda rows: pc.equal(rows["language"], language).to_numpy())
+        utterances = filter_rows(
+            utterances, ["language"], lambda rows: pc.equal(rows["language"], language).to_numpy()
+        )
     find, found = _finder(utterances), np.zeros(len(utterances), bool)
     for path, labels in _blocks_of_labels(paths, skip):
         rows = find(labels["id"])
@@ -225,7 +227,7 @@ def _join(
         found[rows] = True
         kept = keep_all | labels["kept"].fill_null(True).to_numpy()
         report.left_out += int((~kept).sum())
-        chosen = blocks(take_rows(utterances, rows[kept]), list(FEATURES))
+        chosen = blocks(select_rows(utterances, rows[kept]), list(FEATURES))
         local = (row for block in chosen for row in block.to_pylist())
         for utterance, label in zip(local, labels.filter(pa.array(kept)).to_pylist(), strict=True):
             here, labelled = utterance["duration_seconds"], label["duration_seconds"]
@@ -267,7 +269,7 @@ def _finder(utterances: Dataset) -> Callable[[pa.ChunkedArray], np.ndarray]:
         for number in range(int((end - first).max(initial=0))):  # once, unless two ids share a hash
             candidates = np.flatnonzero((rows < 0) & (first + number < end))
             at = order[first[candidates] + number]
-            local = [name for block in blocks(take_rows(utterances, at), ["id"]) for name in block["id"].to_pylist()]
+            local = [name for block in blocks(select_rows(utterances, at), ["id"]) for name in block["id"].to_pylist()]
             pairs = zip(local, names.take(candidates).to_pylist(), strict=True)
             same = np.array([one == other for one, other in pairs], bool)
             rows[candidates[same]] = at[same]

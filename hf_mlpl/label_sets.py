@@ -26,9 +26,9 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.hf_api import DatasetInfo
 
-from .atomic import temporary_folder, writing, written_whole
+from .atomic import atomic_write, temporary_folder, writing
 from .audio import AudioError, encode_flac, load_audio
-from .corpora.utterances import blocks, durations_of, keep_rows, sorted_by_id, take_rows
+from .corpora.utterances import blocks, durations_of, filter_rows, select_rows, sorted_by_id
 from .dataset_card import PICTURE, dataset_card, plot_scores
 from .hub import push_folder
 from .label_files import label_blocks
@@ -173,7 +173,7 @@ def write_label_set(
         pass
     with writing(config.HF_DATASETS_CACHE):
         dataset = Dataset.from_parquet(glob.escape(str(path)), features=LABEL_FEATURES)
-    dataset = keep_rows(dataset, ["language"], lambda block: pc.equal(block["language"], language).to_numpy())
+    dataset = filter_rows(dataset, ["language"], lambda block: pc.equal(block["language"], language).to_numpy())
     if not len(dataset):
         raise ValueError(f"{labels}: no labels of {language}; there are {', '.join(complete['languages']) or 'none'}")
     dataset, counts = sorted_by_id(dataset), LabelCounts(filters)
@@ -182,7 +182,7 @@ def write_label_set(
     shards = _shards(dataset, with_audio)
     for number, shard in enumerate(shards):
         path = output / language / f"train-{number:05d}-of-{len(shards):05d}.parquet"
-        with written_whole(path) as unfinished, _parquet_writer(unfinished, features) as writer:
+        with atomic_write(path) as unfinished, _parquet_writer(unfinished, features) as writer:
             for block in blocks(shard, list(LABEL_FEATURES)):
                 [batch] = block.combine_chunks().to_batches()
                 for part, audio in _with_audio(batch) if with_audio else [(batch, {})]:
@@ -211,7 +211,7 @@ def _shards(dataset: Dataset, with_audio: bool) -> list[Dataset]:
         starts = np.flatnonzero(np.diff(before // SHARD_SECONDS, prepend=-1))
     else:
         starts = np.arange(0, len(dataset), SHARD_ROWS)
-    return [take_rows(dataset, rows) for rows in np.split(np.arange(len(dataset)), starts[1:])]
+    return [select_rows(dataset, rows) for rows in np.split(np.arange(len(dataset)), starts[1:])]
 
 
 def _parquet_writer(path: Path, features: Features) -> pq.ParquetWriter:

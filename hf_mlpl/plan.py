@@ -27,7 +27,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from .checkpoints import CHECKPOINTS_KEPT
 from .configuration_mlpl import MlplConfig
-from .corpora.utterances import Amount, amounts_of
+from .corpora.utterances import SpeechTotals, speech_totals
 from .evaluation import aligned
 from .slimipl import SlimIplPlan
 from .tokenization_mlpl import MlplTokenizer
@@ -98,7 +98,7 @@ def num_parameters(config: MlplConfig) -> int:
     return convolution + config.num_hidden_layers * layer + heads
 
 
-def flops(config: MlplConfig, speech: Amount) -> tuple[float, float, float]:
+def flops(config: MlplConfig, speech: SpeechTotals) -> tuple[float, float, float]:
     """Operations of a forward pass over all of some speech: of the convolution, the layers and the CTC head."""
     frames, squared_frames = speech.seconds * FRAMES_PER_SECOND, speech.squared_seconds * FRAMES_PER_SECOND**2
     width = config.num_attention_heads * config.attention_head_dim
@@ -109,11 +109,11 @@ def flops(config: MlplConfig, speech: Amount) -> tuple[float, float, float]:
     return convolution, config.num_hidden_layers * (products + attention), head
 
 
-def forward_flops(config: MlplConfig, speech: Amount) -> float:
+def forward_flops(config: MlplConfig, speech: SpeechTotals) -> float:
     return sum(flops(config, speech))
 
 
-def training_flops(config: MlplConfig, speech: Amount, checkpointing: bool, layerdrop: float) -> float:
+def training_flops(config: MlplConfig, speech: SpeechTotals, checkpointing: bool, layerdrop: float) -> float:
     """Operations of forward and backward passes over all of some speech."""
     convolution, layers, head = flops(config, speech)
     return 3 * convolution + (4 if checkpointing else 3) * (1 - layerdrop) * layers + 3 * head
@@ -160,7 +160,7 @@ def _plan_run(plan: Plan, name: str, config: TrainingConfig, models: dict, label
     plan.stages.append(stage)
     takes_labels = len(files) < len(config.train)
     labelled, dev = _total(train), _total(dev)
-    pseudo_labelled = _total(unlabelled) + (_total(made) if takes_labels else Amount())
+    pseudo_labelled = _total(unlabelled) + (_total(made) if takes_labels else SpeechTotals())
     if labelled.seconds:
         stage.labelled_hours = labelled.seconds / 3600
     if pseudo_labelled.seconds:
@@ -196,26 +196,26 @@ def _plan_languages(plan: Plan, name: str, config: TrainingConfig, models: dict,
         folders = [config.output_dir.replace("{language}", language) for language in chosen]
         finetuning.bytes = _bytes(plan, config, model, folders)
         finetuning.flops = sum(
-            _run_flops(config, model, train[language], speech[language], dev.get(language, Amount()))
+            _run_flops(config, model, train[language], speech[language], dev.get(language, SpeechTotals()))
             for language in chosen
         )
         labelling.flops = forward_flops(model, _total(speech))
     return speech
 
 
-def _amounts(plan: Plan, files: Sequence[str]) -> dict[str, Amount]:
-    total: dict[str, Amount] = {}
+def _amounts(plan: Plan, files: Sequence[str]) -> dict[str, SpeechTotals]:
+    total: dict[str, SpeechTotals] = {}
     for path in files:
         try:
-            for language, amount in amounts_of([path]).items():
-                total[language] = total.get(language, Amount()) + amount
+            for language, amount in speech_totals([path]).items():
+                total[language] = total.get(language, SpeechTotals()) + amount
         except (ValueError, OSError) as error:
             plan.problem(str(error))
     return dict(sorted(total.items()))
 
 
-def _total(amounts: dict[str, Amount]) -> Amount:
-    return sum(amounts.values(), Amount())
+def _total(amounts: dict[str, SpeechTotals]) -> SpeechTotals:
+    return sum(amounts.values(), SpeechTotals())
 
 
 def _model(plan: Plan, config: TrainingConfig, models: dict, train: dict) -> MlplConfig | None:
@@ -277,11 +277,13 @@ def _bytes(plan: Plan, config: TrainingConfig, model: MlplConfig, folders: Seque
     return len(folders) * (kept * checkpoint + parameters * 4)
 
 
-def _run_flops(config: TrainingConfig, model: MlplConfig, labelled: Amount, unlabelled: Amount, dev: Amount) -> float:
+def _run_flops(
+    config: TrainingConfig, model: MlplConfig, labelled: SpeechTotals, unlabelled: SpeechTotals, dev: SpeechTotals
+) -> float:
     """Operations of a whole run: updates, slimIPL's labels, evaluations."""
     update_seconds = config.max_batch_seconds * config.micro_batches_per_update
 
-    def training(updates: float, speech: Amount, layerdrop: float) -> float:
+    def training(updates: float, speech: SpeechTotals, layerdrop: float) -> float:
         whole = training_flops(model, speech, config.gradient_checkpointing, layerdrop)
         return updates * update_seconds * whole / speech.seconds
 

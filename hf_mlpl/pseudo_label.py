@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from .atomic import check_field, read_json, write_json
 from .corpora.sources import Source
-from .corpora.utterances import FEATURES, blocks, durations_of, take_rows, write_utterances
+from .corpora.utterances import FEATURES, blocks, durations_of, select_rows, write_utterances
 from .decoding import Hypothesis, transcribe
 from .inference_dtype import dtype_of
 from .main_process import claimed_by_job, on_main_process
@@ -104,7 +104,7 @@ def pseudo_label(
         mine = [
             (number, rows)
             for number, rows in list(enumerate(shards))[accelerator.process_index :: accelerator.num_processes]
-            if not _is_labelled(_shard_path(output_dir, number), take_rows(dataset, rows), teacher)
+            if not _is_labelled(_shard_path(output_dir, number), select_rows(dataset, rows), teacher)
         ]
         total = sum(len(rows) for _, rows in mine)
         with tqdm(total=total, unit=" utterances", desc="labelled", disable=not accelerator.is_main_process) as bar:

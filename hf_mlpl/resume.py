@@ -18,7 +18,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.utils import logging as hub_logging
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from .atomic import written_whole
+from .atomic import atomic_write
 from .checkpoints import changed_settings, check_same_config, newest_whole, update_of, write_config
 from .hub import FAILURES, STATE, reason, with_retries
 from .main_process import claimed_by_job, on_main_process
@@ -124,7 +124,7 @@ def _move_in(folder: Path, state: list[str], config: TrainingConfig, update: int
             path.replace(output_dir / path.name)
     write_config(config)  # with the places of this machine
     checkpoint = output_dir / "checkpoints" / f"update-{update:08d}"
-    with written_whole(checkpoint) as partial:
+    with atomic_write(checkpoint) as partial:
         for name in state:
             target = partial / name.removeprefix(f"{STATE}/")
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from torch.distributed.fsdp import FSDPModule
 
 
 @contextmanager
-def whole_weights(model: nn.Module) -> Iterator[None]:
+def unsharded(model: nn.Module) -> Iterator[None]:
     """Gathers the weights of a sharded model on every process, once, and lets them go at the end.
 
     In between, each process may do as many forwards as it has batches; a forward of sharded weights would wait for

@@ -40,7 +40,7 @@ from .data import IGNORED, BatchPlan, SpeechBatch, SpeechBatches, min_ctc_frames
 from .decoding import Hypothesis, decode_batch
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
-from .sharding import whole_weights
+from .sharding import unsharded
 from .text import normalize_text
 
 VARIANTS = ("naive", "cache", "pre-cache", "fixed-pre-cache")
@@ -282,7 +282,7 @@ class SlimIpl:
         was_training = self.teacher.training
         self.teacher.eval()
         made = []
-        with whole_weights(self.teacher):
+        with unsharded(self.teacher):
             hypotheses = [label for batch in batches for label in decode_batch(self.teacher, self.processor, batch)]
         for hypothesis in hypotheses:
             label_ids = self.processor.tokenizer(hypothesis.text)["input_ids"]

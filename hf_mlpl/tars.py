@@ -58,7 +58,7 @@ def file_state(path: str | os.PathLike) -> tuple[str, int, int]:
     return os.path.abspath(path), status.st_size, status.st_mtime_ns
 
 
-class Kept:
+class LruCache:
     """The `limit` things that were used last. Not passed on to a forked process, which opens its own."""
 
     def __init__(self, limit: int):
@@ -189,7 +189,7 @@ def tar_index(path: str | os.PathLike) -> TarIndex:
     return _indexes.get(state, lambda: _tar_index(state))
 
 
-_indexes = Kept(MAX_INDEXES)
+_indexes = LruCache(MAX_INDEXES)
 
 
 def _tar_index(state: tuple[str, int, int]) -> TarIndex:

@@ -21,10 +21,10 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from .checkpoints import Saves, check_same_config, digest, push_result, write_config
+from .checkpoints import Checkpointer, check_same_config, digest, push_result, write_config
 from .configuration_mlpl import MlplConfig
 from .corpora.texts import NUM_CODE_POINTS, TextBlock
-from .corpora.utterances import blocks, distinct, durations_of, keep_rows, read_utterances
+from .corpora.utterances import blocks, distinct, durations_of, filter_rows, read_utterances
 from .data import (
     BatchPlan,
     SpeechBatch,
@@ -42,7 +42,7 @@ from .main_process import claimed_by_job, on_main_process
 from .missing_model import check_model
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor, check_parts
-from .run_facts import RunFacts
+from .run_record import RunRecord
 from .slimipl import SlimIpl, SlimIplPlan
 from .tokenization_mlpl import MlplTokenizer
 from .training_config import PRESETS, TrainingConfig
@@ -109,7 +109,7 @@ def _train(config: TrainingConfig) -> Path:
     if unlabelled_set is not None:
         slimipl = _slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
     digests = digest(processor, train=train_set, unlabelled=unlabelled_set)
-    saves = Saves(accelerator, model, processor, slimipl, config, digests)
+    saves = Checkpointer(accelerator, model, processor, slimipl, config, digests)
     start = saves.load_last(same_data=started)
     if accelerator.is_main_process:
         write_config(config)  # not before all has been checked: a run that is refused does not own its folder
@@ -117,7 +117,7 @@ def _train(config: TrainingConfig) -> Path:
 
     log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
     log.describe(train_set, dropped, accelerator.unwrap_model(model))
-    facts = RunFacts(accelerator, accelerator.unwrap_model(model), config, start, train_set, dropped, unlabelled_set)
+    facts = RunRecord(accelerator, accelerator.unwrap_model(model), config, start, train_set, dropped, unlabelled_set)
     sets = [dataset for dataset in (train_set, unlabelled_set) if dataset is not None]
     problems = Problems(accelerator, min(map(len, sets)))
     with log, logging_redirect_tqdm():
@@ -327,7 +327,7 @@ def _dev_set(config: TrainingConfig) -> Dataset | None:
         return None
     dataset = read_utterances(config.dev)
     if config.language:
-        dataset = keep_rows(
+        dataset = filter_rows(
             dataset, ["language"], lambda block: pc.equal(block["language"], config.language).to_numpy()
         )
     if missing := sum(block["text"].null_count for block in blocks(dataset, ["text"])):

@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset
 from tqdm import tqdm
 
-from .atomic import write_text, writing, written_whole
+from .atomic import atomic_write, write_text, writing
 from .corpora.utterances import durations_of
 from .modeling_mlpl import MlplForCTC
 from .training_config import TrainingConfig
@@ -113,7 +113,7 @@ class TrainingLog:
         """Draws `curves.png`, if there is anything to see."""
         paused = time.perf_counter()
         if self.is_main_process and self.rows:
-            with written_whole(self.output_dir / "curves.png") as partial:
+            with atomic_write(self.output_dir / "curves.png") as partial:
                 draw_curves(self.rows).savefig(partial, dpi=120)
         self.window_start += time.perf_counter() - paused
 

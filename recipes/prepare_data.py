@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=Path, help="of a model: report characters that it lacks, not those of train")
     arguments = parser.parse_args()
     # imported here: it takes seconds, and --help need not wait
-    from hf_mlpl.corpora.preparation import Treatment, prepare, read_normalizers, read_quarantine
+    from hf_mlpl.corpora.preparation import Preprocessing, prepare, read_normalizers, read_quarantine
     from hf_mlpl.corpora.preparation_report import plot_durations
     from hf_mlpl.text import read_tokens
 
@@ -74,13 +74,13 @@ def main() -> None:
     if not parts:
         parser.error("name a corpus: --common-voice, --voxpopuli, --voxpopuli-asr, --librispeech, --list or --folder")
 
-    treatment = Treatment(
+    preprocessing = Preprocessing(
         quarantine=read_quarantine(arguments.skip) if arguments.skip else {},
         decode=arguments.decode,
         normalizers=read_normalizers(arguments.normalize) if arguments.normalize else {},
     )
     known = [entry for line in read_tokens(arguments.tokens) for entry in line] if arguments.tokens else None
-    report = prepare(parts, arguments.output, treatment, arguments.workers, known)
+    report = prepare(parts, arguments.output, preprocessing, arguments.workers, known)
     if not report.kept:
         raise ValueError(report.why_nothing() + (f"; see {arguments.output / 'report.txt'}" if report.read else ""))
     plot_durations(report, arguments.output / "durations.png")

@@ -12,7 +12,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from hf_mlpl.atomic import write_text, written_whole
+from hf_mlpl.atomic import atomic_write, write_text
 from hf_mlpl.one_line_errors import one_line_errors
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     picture = arguments.output.with_suffix(".png")
     write_text(arguments.output, str(model_card(arguments.run, results, arguments.repo, picture.name)))
     if (curves := arguments.run / "curves.png").is_file():
-        with written_whole(picture) as partial:
+        with atomic_write(picture) as partial:
             shutil.copyfile(curves, partial)
     print(f"card: {arguments.output}")
 

@@ -9,12 +9,12 @@ import sys
 import pytest
 
 from hf_mlpl import atomic
-from hf_mlpl.atomic import STALE_SECONDS, own_path, read_json, temporary_folder, write_json, written_whole
+from hf_mlpl.atomic import STALE_SECONDS, atomic_write, own_path, read_json, temporary_folder, write_json
 
 WRITE = """
 import sys
-from hf_mlpl.atomic import temporary_folder, written_whole
-with written_whole(sys.argv[1] + "/a.txt") as partial, temporary_folder(sys.argv[1], "pushing") as folder:
+from hf_mlpl.atomic import temporary_folder, atomic_write
+with atomic_write(sys.argv[1] + "/a.txt") as partial, temporary_folder(sys.argv[1], "pushing") as folder:
     partial.write_text("other")
     (folder / "b.txt").write_text("b")
     print(partial.name, folder.name, flush=True)
@@ -40,7 +40,7 @@ def first_look(monkeypatch):
 def test_two_writers_of_one_file(writer, tmp_path):
     """Neither has the other's file; the last one that is whole stays."""
     process, names = writer
-    with written_whole(tmp_path / "a.txt") as partial:
+    with atomic_write(tmp_path / "a.txt") as partial:
         partial.write_text("one")
         assert {partial.name, *names} == set(os.listdir(tmp_path))
     assert (tmp_path / "a.txt").read_text() == "one" and set(os.listdir(tmp_path)) == {"a.txt", *names}
@@ -76,7 +76,7 @@ def test_what_is_of_another_machine_goes_after_a_week(tmp_path):
 
 @pytest.mark.parametrize("name", ["x" * 250 + ".wav", "č" * 120 + ".wav"])
 def test_long_names_keep_their_suffix(name, tmp_path):
-    with written_whole(tmp_path / name) as partial:
+    with atomic_write(tmp_path / name) as partial:
         assert partial.suffix == ".wav"
         partial.write_bytes(b"")
     assert os.listdir(tmp_path) == [name]
@@ -84,7 +84,7 @@ def test_long_names_keep_their_suffix(name, tmp_path):
 
 def test_a_folder_that_fails_is_gone(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        with temporary_folder(tmp_path, "pushing") as other, written_whole(tmp_path / "a") as partial:
+        with temporary_folder(tmp_path, "pushing") as other, atomic_write(tmp_path / "a") as partial:
             for folder in (other, partial / "b"):
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "c").write_text("c")

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from hf_mlpl.audio import AudioError, audio_duration, load_audio
-from hf_mlpl.corpora.preparation import Part, Treatment, prepare
+from hf_mlpl.corpora.preparation import Part, Preprocessing, prepare
 from hf_mlpl.corpora.utterances import ReadingReport, read_utterances, with_durations
 
 RATE = 16_000
@@ -129,7 +129,9 @@ def test_each_has_its_row_in_the_report(tmp_path):
     folder.mkdir()
     for name, (write, *_) in OUTCOMES.items():
         write(folder / name)
-    report = prepare([Part("clips", partial(read_all, folder), "train")], tmp_path / "data", Treatment(decode=True))
+    report = prepare(
+        [Part("clips", partial(read_all, folder), "train")], tmp_path / "data", Preprocessing(decode=True)
+    )
     lines = (tmp_path / "data" / "report.txt").read_text().splitlines()
     reported = {name: [line for line in lines if line.startswith(f"{name}: ")] for name in OUTCOMES}
     bad = {name for name, (_, _, seconds) in OUTCOMES.items() if isinstance(seconds, str)}

@@ -13,7 +13,7 @@ import pytest
 from datasets import Dataset
 
 from hf_mlpl import pseudo_label, training
-from hf_mlpl.atomic import written_whole
+from hf_mlpl.atomic import atomic_write
 from hf_mlpl.corpora.utterances import read_utterances, write_utterances
 from hf_mlpl.folder_lock import claimed
 from hf_mlpl.training import train
@@ -198,7 +198,7 @@ def test_no_room_for_the_cache_of_datasets(tone_data, tmp_path, monkeypatch):
 def test_a_device_without_space(tmp_path):
     (tmp_path / "a").write_text("before")
     with pytest.raises(OSError, match="a: there is no room to write it .No space left on device.; make room"):
-        with written_whole(tmp_path / "a") as partial:
+        with atomic_write(tmp_path / "a") as partial:
             partial.symlink_to("/dev/full")
             partial.write_text("after")
     assert (tmp_path / "a").read_text() == "before" and os.listdir(tmp_path) == ["a"]

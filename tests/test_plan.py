@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_mlpl import MlplConfig, MlplForCTC
-from hf_mlpl.corpora.utterances import Amount, amounts_of, read_utterances, write_utterances
+from hf_mlpl.corpora.utterances import SpeechTotals, read_utterances, speech_totals, write_utterances
 from hf_mlpl.plan import forward_flops, make_plan, num_parameters, slimipl_updates, training_flops
 from hf_mlpl.slimipl import SlimIplConfig, SlimIplPlan
 from hf_mlpl.training_config import TrainingConfig, load_config
@@ -27,7 +27,7 @@ def test_operations_are_those_that_torch_counts(length, checkpointing, one_threa
     sizes = {"hidden_size": 32, "attention_head_dim": 24, "num_attention_heads": 2, "intermediate_size": 48}
     config = MlplConfig.tiny(40, 3, **sizes, num_hidden_layers=3, max_position_embeddings=64, layerdrop=0.0)
     model = MlplForCTC._from_config(config, attn_implementation="eager")
-    features, speech = torch.randn(1, 3 * length, 80), Amount(1, 0.03 * length, (0.03 * length) ** 2)
+    features, speech = torch.randn(1, 3 * length, 80), SpeechTotals(1, 0.03 * length, (0.03 * length) ** 2)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(features)
     assert forward_flops(config, speech) == pytest.approx(counter.get_total_flops(), rel=0.01)
@@ -40,7 +40,7 @@ def test_operations_are_those_that_torch_counts(length, checkpointing, one_threa
 
 
 def test_layerdrop_leaves_out_its_share_of_the_layers():
-    config, speech = MlplConfig.tiny(40, 3), Amount(1, 10.0, 100.0)
+    config, speech = MlplConfig.tiny(40, 3), SpeechTotals(1, 10.0, 100.0)
     whole, half = (training_flops(config, speech, False, layerdrop) for layerdrop in (0.0, 0.5))
     config.num_hidden_layers *= 2
     assert training_flops(config, speech, False, 0.5) == pytest.approx(whole) and half < whole
@@ -76,7 +76,7 @@ def test_amounts(tone_data):
     expected = {}
     for row in read_utterances([tone_data / "train.parquet"]):
         expected.setdefault(row["language"], []).append(row["duration_seconds"])
-    amounts = amounts_of([tone_data / "train.parquet"])
+    amounts = speech_totals([tone_data / "train.parquet"])
     assert list(amounts) == ["de", "sv-SE"]
     for language, seconds in expected.items():
         amount = amounts[language]
@@ -123,8 +123,8 @@ def test_the_table(stages, run_plan, tmp_path, tone_data):
     assert (status, err) == (0, [])
     rows = [re.split(r"\s{2,}", line.strip()) for line in out[1:6]]
     assert [row[0] for row in rows] == ["tones", "tones", "pseudo-labels", "tones", "total"]
-    labelled = {name: a.seconds / 3600 for name, a in amounts_of([tone_data / "train.parquet"]).items()}
-    unlabelled = amounts_of([tone_data / "unlabelled.parquet"])["sv-SE"].seconds / 3600
+    labelled = {name: a.seconds / 3600 for name, a in speech_totals([tone_data / "train.parquet"]).items()}
+    unlabelled = speech_totals([tone_data / "unlabelled.parquet"])["sv-SE"].seconds / 3600
     hours = [[labelled["de"] + labelled["sv-SE"], None], [labelled["sv-SE"], unlabelled]]
     hours += [[None, unlabelled], [labelled["de"] + labelled["sv-SE"], unlabelled]]
     for row, expected in zip(rows[:4], hours, strict=True):
@@ -137,7 +137,9 @@ def test_the_table(stages, run_plan, tmp_path, tone_data):
     model = MlplForCTC(MlplConfig.tiny(10, ["de", "sv-SE"], **load_config(stages[1]).model_fields))
     assert plan.stages[0].bytes == (2 * 12 + 4) * model.num_parameters()
     # 60 updates of 2 x 5 s, and 2 evaluations
-    speech, dev = (sum(amounts_of([tone_data / f"{name}.parquet"]).values(), Amount()) for name in ("train", "dev"))
+    speech, dev = (
+        sum(speech_totals([tone_data / f"{name}.parquet"]).values(), SpeechTotals()) for name in ("train", "dev")
+    )
     training = 60 * 2 * 5 * training_flops(model.config, speech, False, 0.2) / speech.seconds
     assert plan.stages[0].flops == pytest.approx(training + 2 * forward_flops(model.config, dev))
 

@@ -14,7 +14,7 @@ import soundfile
 
 from hf_mlpl.corpora.preparation import (
     Part,
-    Treatment,
+    Preprocessing,
     audio_name,
     prepare,
     read_normalizers,
@@ -136,7 +136,7 @@ def test_other_settings_do_not_take_finished_parts(tmp_path):
     process.start()
     process.join()
     (tmp_path / "kill").unlink()
-    prepare(parts(tmp_path), tmp_path / "data", Treatment(normalizers={"de": Normalizer(lowercase=True)}))
+    prepare(parts(tmp_path), tmp_path / "data", Preprocessing(normalizers={"de": Normalizer(lowercase=True)}))
     assert read_utterances([tmp_path / "data" / "train.parquet"])[0]["text"] == "straße"
     assert not list(tmp_path.glob("data/.*"))
 
@@ -175,7 +175,7 @@ def test_quarantine(tmp_path):
     listed = read_quarantine(tmp_path / "data" / "quarantine.tsv")
     assert listed == {f"/clips/{locale}/bad.mp3": "is empty, at test" for locale in TEXTS}
     listed["/clips/sl/train-7.mp3"] = "full of noise"
-    report = prepare(parts(tmp_path), tmp_path / "data", Treatment(quarantine=listed))
+    report = prepare(parts(tmp_path), tmp_path / "data", Preprocessing(quarantine=listed))
     assert "sl-train-7" not in ids(tmp_path / "data" / "train.parquet")
     assert report.dropped == {"unreadable audio": 12, "in quarantine": 1}
     again = read_quarantine(tmp_path / "data" / "quarantine.tsv")
@@ -205,7 +205,7 @@ def test_decoding_finds_damage_behind_a_good_header(tmp_path):
     part = Part("files", partial(read_files, tmp_path), "train")
     prepare([part], tmp_path / "headers")
     assert ids(tmp_path / "headers" / "train.parquet") == ["bad", "good", "short"]
-    prepare([part], tmp_path / "decoded", Treatment(decode=True))
+    prepare([part], tmp_path / "decoded", Preprocessing(decode=True))
     seconds = read_utterances([tmp_path / "decoded" / "train.parquet"])["duration_seconds"]
     assert list(seconds) == [1.0, 0.5]
     text = (tmp_path / "decoded" / "report.txt").read_text()
@@ -218,11 +218,11 @@ def test_normalizers(tmp_path):
         "'*': {lowercase: true}\nsl: {strip_punctuation: true, replace: {č: c, Č: C}}\n"
         "tr: {lowercase: true, dotless_i: true}\n"
     )
-    treatment = Treatment(normalizers=read_normalizers(tmp_path / "n.yaml"))
-    prepare(parts(tmp_path)[:3], tmp_path / "data", treatment)
+    preprocessing = Preprocessing(normalizers=read_normalizers(tmp_path / "n.yaml"))
+    prepare(parts(tmp_path)[:3], tmp_path / "data", preprocessing)
     texts = read_utterances([tmp_path / "data" / "train.parquet"])["text"][::30]
     assert list(texts) == ["straße", "Cas tece", "ığdır il"]
-    nothing = Treatment(normalizers={"de": Normalizer(replace={TEXTS["de"]: "."}, strip_punctuation=True)})
+    nothing = Preprocessing(normalizers={"de": Normalizer(replace={TEXTS["de"]: "."}, strip_punctuation=True)})
     report = prepare(parts(tmp_path)[:1], tmp_path / "nothing", nothing)
     assert report.dropped["sentence empty after normalisation"] == 30
     for wrong in ("sl: {upper: true}", "- a", "sl:", "a: [", ""):
@@ -246,14 +246,14 @@ def read_of_another_disk(folder: Path, report: ReadingReport):
     raise OSError(5, "Input/output error") if not (folder / "mended").exists() else ValueError("no such table")
 
 
-def interrupted(folder: Path, **treatment):
+def interrupted(folder: Path, **preprocessing):
     """Two tables, and a part that fails until the file `mended` is there, so that finished parts are kept."""
     tables = [
         Part(name, partial(read_table_of, folder / name), "train", inputs=(folder / name, folder / "clips"))
         for name in ("one", "two")
     ]
     disk = Part("disk", partial(read_of_another_disk, folder), "test")
-    return prepare([*tables, disk], folder / "data", Treatment(**treatment))
+    return prepare([*tables, disk], folder / "data", Preprocessing(**preprocessing))
 
 
 def test_a_finished_part_is_read_again_when_what_it_was_made_of_has_changed(tmp_path, capfd):
@@ -274,7 +274,7 @@ def test_a_finished_part_is_read_again_when_what_it_was_made_of_has_changed(tmp_
     assert list(texts) == ["one right", "two wrong"]
 
     interrupted(tmp_path, normalizers={"*": Normalizer(lowercase=True)})
-    assert "two: is read again, because its treatment has changed" in "".join(capfd.readouterr())
+    assert "two: is read again, because its preprocessing has changed" in "".join(capfd.readouterr())
     (tmp_path / "clips" / "a.mp3").touch()
     interrupted(tmp_path, normalizers={"*": Normalizer(lowercase=True)})
     assert f"two: is read again, because {tmp_path / 'clips'} has changed" in "".join(capfd.readouterr())
@@ -290,9 +290,9 @@ def test_recordings_that_could_not_be_used_are_tried_again_when_they_change(tmp_
     (tmp_path / "bad.wav").write_bytes(b"RIFF")
     files = Part("files", partial(read_files, tmp_path), "train")
     parts = [files, Part("disk", partial(read_of_another_disk, tmp_path), "test")]
-    assert prepare(parts, tmp_path / "data", Treatment(decode=True)).dropped == {"unreadable audio": 1}
+    assert prepare(parts, tmp_path / "data", Preprocessing(decode=True)).dropped == {"unreadable audio": 1}
     soundfile.write(tmp_path / "bad.wav", np.ones(16000) / 9, 16000)
-    report = prepare(parts, tmp_path / "data", Treatment(decode=True))
+    report = prepare(parts, tmp_path / "data", Preprocessing(decode=True))
     assert not report.dropped and ids(tmp_path / "data" / "train.parquet") == ["bad", "good"]
 
 

@@ -17,7 +17,7 @@ from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplProcessor, MlplTokeniz
 from hf_mlpl.checkpoints import digest
 from hf_mlpl.corpora import utterances
 from hf_mlpl.corpora.texts import TextBlock
-from hf_mlpl.corpora.utterances import FEATURES, Column, blocks, distinct, durations_of, keep_rows
+from hf_mlpl.corpora.utterances import FEATURES, Column, blocks, distinct, durations_of, filter_rows
 from hf_mlpl.data import BatchPlan, min_ctc_frames, plan_batches, repetitions, select_for_training
 from hf_mlpl.text import normalize_text, unknown_character_report
 from hf_mlpl.training import _human_characters
@@ -63,9 +63,9 @@ def test_rows_that_are_kept(data):
     rows = list(dataset)
     assert distinct(dataset, "language") == sorted({row["language"] for row in rows})
     assert durations_of(dataset).tolist() == [row["duration_seconds"] for row in rows]
-    kept = keep_rows(dataset, ["language"], lambda block: pc.equal(block["language"], "sl").to_numpy())
+    kept = filter_rows(dataset, ["language"], lambda block: pc.equal(block["language"], "sl").to_numpy())
     assert list(kept) == [row for row in rows if row["language"] == "sl"]
-    assert list(keep_rows(kept, ["id"], lambda block: np.ones(len(block), bool))) == list(kept)
+    assert list(filter_rows(kept, ["id"], lambda block: np.ones(len(block), bool))) == list(kept)
     if 0 < len(kept) < len(rows):
         assert kept[-1] == list(kept)[-1] and kept[[0]]["id"] == [list(kept)[0]["id"]]
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hf_mlpl import modeling_mlpl
-from hf_mlpl.sharding import whole_weights
+from hf_mlpl.sharding import unsharded
 
 from .commands import ROOT
 from .two_processes import slimipl_overrides
@@ -36,7 +36,7 @@ def test_accelerate_reads_the_configuration(path):
 
 def test_a_model_that_is_not_sharded_stays_as_it_is():
     model = nn.Linear(2, 2)
-    with whole_weights(model):
+    with unsharded(model):
         weight = model.weight
     assert model.weight is weight
 

@@ -88,7 +88,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _write_folder(options: argparse.Namespace) -> None:
-    from ..atomic import written_whole
+    from ..atomic import atomic_write
     from ..interop.flashlight import read_checkpoint
     from ..interop.mctct import convert_mctct
     from ..model_card import converted_model_card
@@ -100,7 +100,7 @@ def _write_folder(options: argparse.Namespace) -> None:
     else:
         check_model(options.checkpoint)
         model, processor = convert_mctct(options.checkpoint)
-    with written_whole(options.output) as partial:
+    with atomic_write(options.output) as partial:
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
         if options.push_to_hub is not None:
@@ -119,7 +119,7 @@ def _write_folder(options: argparse.Namespace) -> None:
 def _write_flashlight(options: argparse.Namespace) -> None:
     from transformers import AutoModelForCTC, AutoTokenizer
 
-    from ..atomic import written_whole
+    from ..atomic import atomic_write
     from ..interop.flashlight import Checkpoint, write_checkpoint
     from ..modeling_mlpl import MlplForCTC
 
@@ -128,7 +128,7 @@ def _write_flashlight(options: argparse.Namespace) -> None:
     if not isinstance(model, MlplForCTC):
         raise ValueError(f"{options.checkpoint}: is a model of type {model.config.model_type!r}, not of hf_mlpl")
     tokenizer = AutoTokenizer.from_pretrained(options.checkpoint)
-    with written_whole(options.output) as partial:
+    with atomic_write(options.output) as partial:
         partial.mkdir()
         write_checkpoint(Checkpoint.of(model, tokenizer.surround), partial / "checkpoint.bin")
         tokenizer.save_vocabulary(str(partial))

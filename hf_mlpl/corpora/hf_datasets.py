@@ -24,7 +24,7 @@ from datasets import (
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 
-from ..atomic import written_whole
+from ..atomic import atomic_write
 from ..audio import AudioError, encode_flac, load_audio
 from ..containers import audio_column
 from ..tars import ContainerError
@@ -338,7 +338,7 @@ class _Recordings:
             raise ValueError(f"{where}: its recordings are inside of the data set; name a folder for copies of them")
         copy = self._copies / hashlib.sha256(content).hexdigest()[:32]
         if not copy.is_file():
-            with written_whole(copy) as partial:
+            with atomic_write(copy) as partial:
                 partial.write_bytes(content)
         return {"path": str(copy)}
 

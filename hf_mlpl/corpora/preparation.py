@@ -22,7 +22,7 @@ import pyarrow as pa
 import yaml
 from tqdm import tqdm
 
-from ..atomic import write_json, written_whole
+from ..atomic import atomic_write, write_json
 from ..audio import END_TOLERANCE, stream_audio
 from ..folder_lock import claimed
 from ..text import Normalizer
@@ -44,7 +44,7 @@ MAX_UNUSABLE = 100_000  # recordings that cannot be used, and are looked at agai
 
 
 @dataclass(frozen=True)
-class Treatment:
+class Preprocessing:
     """What happens to every utterance that a reader gives.
 
     Args:
@@ -103,15 +103,15 @@ def read_normalizers(path: Path) -> dict[str, Normalizer]:
 def prepare(
     parts: Sequence[Part],
     output: Path,
-    treatment: Treatment = Treatment(),  # noqa: B008 - it is frozen
+    preprocessing: Preprocessing = Preprocessing(),  # noqa: B008 - it is frozen
     workers: int = 1,
     known_characters: Iterable[str] | None = None,
 ) -> PreparationReport:
     """Writes `{split}.parquet` of all parts into `output`, with `report.txt`, `report.json`, `quarantine.tsv`.
 
-    Parts that an interrupted call has finished are not read again, unless their inputs or the treatment have changed
-    in between. A part that ends in an error other than ValueError, or kills its process, is one of `failed` in the
-    report; then finished parts are kept, and the same call tries the others again.
+    Parts that an interrupted call has finished are not read again, unless their inputs or the preprocessing have
+    changed in between. A part that ends in an error other than ValueError, or kills its process, is one of `failed`
+    in the report; then finished parts are kept, and the same call tries the others again.
 
     Where no utterance is left, no `{split}.parquet` is written, and no report if not even a row was read.
 
@@ -124,13 +124,13 @@ def prepare(
         OSError: where there is no room for what is written.
     """
     with claimed(output):
-        made_of = made_of_parts(parts, output, treatment)
+        made_of = made_of_parts(parts, output, preprocessing)
         folders = {part.name: output / PARTS / part.name for part in parts}
         with tqdm(desc="prepared", unit=" utterances") as progress:
             todo = [part for part in parts if not is_finished(folders[part.name], made_of[part.name], progress)]
             if len(todo) < len(parts):
                 progress.write(f"going on: {len(parts) - len(todo)} of {len(parts)} parts were finished before")
-            jobs = {part.name: (part, folders[part.name], made_of[part.name], treatment) for part in todo}
+            jobs = {part.name: (part, folders[part.name], made_of[part.name], preprocessing) for part in todo}
             failed = (_read_here if workers == 1 else partial(_read_in_processes, workers))(jobs, progress)
         finished = [folders[part.name] for part in parts if part.name not in failed]
         report = PreparationReport.of(
@@ -170,7 +170,7 @@ def _left_over(output: Path, written: set[str]) -> list[str]:
 
 def _join(head: Sequence[str], parts: Sequence[Path], path: Path) -> None:
     """A text of some lines and then those of other files."""
-    with written_whole(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
         file.writelines(line + "\n" for line in head)
         for part in parts:
             with open(part, encoding="utf-8", newline="") as lines:
@@ -287,14 +287,16 @@ class _Lines:
         self.file.write(line + "\n")
 
 
-def _read_part(part: Part, folder: Path, made_of: dict[str, str], treatment: Treatment, tick: Callable) -> None:
+def _read_part(
+    part: Part, folder: Path, made_of: dict[str, str], preprocessing: Preprocessing, tick: Callable
+) -> None:
     """Reads a part into `folder`.
 
     Raises:
         PartFailed: for what its reader raises, but for ValueError, which the report tells.
         OSError: where there is no room to write it.
     """
-    with written_whole(folder) as unfinished, ExitStack() as files:
+    with atomic_write(folder) as unfinished, ExitStack() as files:
         unfinished.mkdir(exist_ok=True)
         report, statistics = _PartReport(unfinished, files), {}
         splits = {part.split: ()} if part.split else {}
@@ -303,7 +305,7 @@ def _read_part(part: Part, folder: Path, made_of: dict[str, str], treatment: Tre
             splits = {part.split: read} if part.split else read or {}
         for split, rows in splits.items():
             statistics[split] = SplitStatistics()
-            kept = _treated(rows, treatment, report, statistics[split], tick)
+            kept = _preprocessed(rows, preprocessing, report, statistics[split], tick)
             write_utterances(_guarded(kept, part, report), unfinished / f"{split}.parquet")
         if splits and not report.read and not report.notes:
             report.note(f"{part.name}: there are no rows")
@@ -336,10 +338,10 @@ def _guarded(rows: Iterable[dict], part: Part, report: ReadingReport) -> Iterato
         yield from rows
 
 
-def _treated(rows: Iterable[dict], treatment, report, statistics: SplitStatistics, tick) -> Iterator[dict]:
+def _preprocessed(rows: Iterable[dict], preprocessing, report, statistics: SplitStatistics, tick) -> Iterator[dict]:
     number = 0
     for number, row in enumerate(rows, start=1):
-        if (utterance := treatment.of(row, report)) is not None:
+        if (utterance := preprocessing.of(row, report)) is not None:
             statistics.add(utterance)
             yield utterance
         if number % TICK == 0:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..atomic import written_whole
+from ..atomic import atomic_write
 from .preparation_report import PreparationReport, SplitStatistics, audio_name
 from .utterances import BLOCK, FEATURES, id_hashes
 
@@ -73,7 +73,7 @@ def merge(files: Sequence[Path], repeated: Mapping[Path, Mapping[int, str | None
     """One file of the utterances of several, in row groups of one size; `repeated` is what `repeated_rows` gives."""
     waiting: list[pa.RecordBatch] = []
     with (
-        written_whole(path) as unfinished,
+        atomic_write(path) as unfinished,
         pq.ParquetWriter(unfinished, FEATURES.arrow_schema, write_page_checksum=True) as writer,
     ):
 

@@ -42,15 +42,15 @@ class Part:
     inputs: tuple[Path, ...] = ()
 
 
-def made_of_parts(parts: Sequence[Part], output: Path, treatment: object) -> dict[str, dict[str, str]]:
-    """What a part's result depends on, by its name: short texts that change when that does, or `repr(treatment)`."""
+def made_of_parts(parts: Sequence[Part], output: Path, preprocessing: object) -> dict[str, dict[str, str]]:
+    """Maps each part's name to short texts that change when its inputs or `repr(preprocessing)` do."""
     paths = dict.fromkeys(path for part in parts for path in part.inputs)
     states = {path: state_of(path, below=True, besides=output) for path in paths}
-    treated, made_of = repr(treatment), {}
+    made_of = {}
     for part in parts:
         reading = (part.read.func.__qualname__, part.read.args, part.read.keywords, part.split, part.source)
-        digest = hashlib.sha256(os.fsencode(f"{reading} {treated}")).hexdigest()[:12]
-        made_of[part.name] = {"its treatment": digest} | {str(path): states[path] for path in part.inputs}
+        digest = hashlib.sha256(os.fsencode(f"{reading} {preprocessing!r}")).hexdigest()[:12]
+        made_of[part.name] = {"its preprocessing": digest} | {str(path): states[path] for path in part.inputs}
     return made_of
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..atomic import written_whole
+from ..atomic import atomic_write
 from ..text import unknown_character_report
 
 BIN_SECONDS = 0.5  # of the histogram of durations
@@ -156,7 +156,7 @@ def plot_durations(report: PreparationReport, path: Path) -> None:
         axes.stairs(counts, _edges(bins), label=split)
     axes.set(xlabel=f"seconds (the last bin: {MAX_PLOTTED_SECONDS} and more)", ylabel="utterances", yscale="symlog")
     axes.legend()
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial)
 
 

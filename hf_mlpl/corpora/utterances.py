@@ -21,7 +21,7 @@ from datasets import Dataset, Features, Value, concatenate_datasets, config
 from datasets.exceptions import DatasetsError
 from datasets.table import InMemoryTable
 
-from ..atomic import writing, written_whole
+from ..atomic import atomic_write, writing
 from ..audio import AudioError, audio_duration
 
 FEATURES = Features(
@@ -143,7 +143,7 @@ def write_utterances(rows: Iterable[dict], path: Path, features: Features = FEAT
     """Streams utterances into a Parquet file, which appears under its name only when it is whole; returns the rows."""
     rows, written = iter(rows), 0
     with (
-        written_whole(path) as partial,
+        atomic_write(path) as partial,
         pq.ParquetWriter(partial, features.arrow_schema, write_page_checksum=True) as writer,
     ):
         while block := list(islice(rows, BLOCK)):
@@ -242,24 +242,24 @@ def languages_of(paths: Iterable[str | Path]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Amount:
+class SpeechTotals:
     """How much speech there is: utterances, their seconds, and the sum of their squared seconds."""
 
     utterances: int = 0
     seconds: float = 0.0
     squared_seconds: float = 0.0
 
-    def __add__(self, other: Amount) -> Amount:
-        return Amount(
+    def __add__(self, other: SpeechTotals) -> SpeechTotals:
+        return SpeechTotals(
             self.utterances + other.utterances,
             self.seconds + other.seconds,
             self.squared_seconds + other.squared_seconds,
         )
 
 
-def amounts_of(paths: Iterable[str | Path]) -> dict[str, Amount]:
+def speech_totals(paths: Iterable[str | Path]) -> dict[str, SpeechTotals]:
     """The speech of each language in utterance files, sorted by language; raises as `read_utterances` does."""
-    amounts: dict[str, Amount] = {}
+    amounts: dict[str, SpeechTotals] = {}
     for block in read_columns(paths, ["language", "duration_seconds"]):
         seconds = block["duration_seconds"]
         table = pa.table(
@@ -267,8 +267,8 @@ def amounts_of(paths: Iterable[str | Path]) -> dict[str, Amount]:
         )
         sums = table.group_by("language").aggregate([("seconds", "count"), ("seconds", "sum"), ("squared", "sum")])
         for row in sums.to_pylist():
-            amount = Amount(row["seconds_count"], row["seconds_sum"], row["squared_sum"])
-            amounts[row["language"]] = amounts.get(row["language"], Amount()) + amount
+            amount = SpeechTotals(row["seconds_count"], row["seconds_sum"], row["squared_sum"])
+            amounts[row["language"]] = amounts.get(row["language"], SpeechTotals()) + amount
     return dict(sorted(amounts.items()))
 
 
@@ -308,7 +308,7 @@ def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None
         files, there = ", ".join(map(str, paths)), ", ".join(found) or "none at all"
         raise ValueError(f"{files}: no utterances of {', '.join(missing)}; there are {there}")
     wanted = pa.array(languages, pa.string())
-    return keep_rows(dataset, ["language"], lambda block: pc.is_in(block["language"], wanted).to_numpy())
+    return filter_rows(dataset, ["language"], lambda block: pc.is_in(block["language"], wanted).to_numpy())
 
 
 def _read_file(path: Path) -> Dataset:
@@ -367,17 +367,17 @@ def distinct(dataset: Dataset, column: str) -> list:
     return sorted(values)
 
 
-def keep_rows(dataset: Dataset, columns: Sequence[str], wanted: Callable[[pa.Table], np.ndarray]) -> Dataset:
+def filter_rows(dataset: Dataset, columns: Sequence[str], wanted: Callable[[pa.Table], np.ndarray]) -> Dataset:
     """The rows for which `wanted`, given blocks of some columns, is true; 8 bytes for each that is kept."""
     rows, first = [np.empty(0, np.uint64)], 0
     for block in blocks(dataset, columns):
         rows.append((first + np.flatnonzero(wanted(block))).astype(np.uint64))
         first += len(block)
     rows = np.concatenate(rows)
-    return dataset if len(rows) == len(dataset) else take_rows(dataset, rows)
+    return dataset if len(rows) == len(dataset) else select_rows(dataset, rows)
 
 
-def take_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
+def select_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
     """The rows with these numbers, in their order; 8 bytes for each.
 
     `Dataset.select` would make Python objects of all row numbers.
@@ -397,7 +397,7 @@ def take_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
 def sorted_by_id(dataset: Dataset) -> Dataset:
     """All rows in the order of their ids' bytes; memory holds the ids while they are sorted."""
     ids = [chunk for block in blocks(dataset, ["id"]) for chunk in block["id"].chunks]
-    return take_rows(dataset, pc.sort_indices(pa.chunked_array(ids, pa.string())).to_numpy())
+    return select_rows(dataset, pc.sort_indices(pa.chunked_array(ids, pa.string())).to_numpy())
 
 
 def _duplicates(dataset: Dataset) -> list[str]:

@@ -21,7 +21,7 @@ import torch
 from rapidfuzz.distance import Levenshtein
 from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
-from ..atomic import written_whole
+from ..atomic import atomic_write
 from ..audio import AudioError, audio_format, load_audio, stream_audio
 from ..corpora.fl_lists import ListEntry
 from ..feature_extraction_mlpl import MlplFeatureExtractor
@@ -348,7 +348,7 @@ class EmissionFiles:
             name = f"{stem}.{self._repetitions[stem] + 1}"
         self._names.add(name)
         path = self.folder / f"{name}.npz"
-        with written_whole(path) as partial:
+        with atomic_write(path) as partial:
             np.savez(
                 partial,
                 emissions=sample.logits,
@@ -365,8 +365,8 @@ def sclite_files(folder: Path, test: str) -> Iterator[tuple[TextIO, TextIO]]:
     name = file_name(test)
     hypotheses, references = folder / f"{name}.hyp", folder / f"{name}.viterbi.ref"
     with (
-        written_whole(hypotheses) as hypotheses,
-        written_whole(references) as references,
+        atomic_write(hypotheses) as hypotheses,
+        atomic_write(references) as references,
         open(hypotheses, "w", encoding="utf-8") as hypothesis_file,
         open(references, "w", encoding="utf-8") as reference_file,
     ):

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from ..atomic import written_whole
+from ..atomic import atomic_write
 from ..configuration_mlpl import MlplConfig
 from ..feature_extraction_mlpl import MlplFeatureExtractor
 from ..modeling_mlpl import MlplForCTC
@@ -146,7 +146,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
     """
     network = _network_of(checkpoint.model.config)
     state = checkpoint.model.state_dict()
-    with written_whole(path) as partial, open(partial, "wb") as file:
+    with atomic_write(path) as partial, open(partial, "wb") as file:
         archive = ArchiveWriter(file, [(dims, state[name]) for name, dims in network.parameters()])
         archive.string(APP_VERSION)
         archive.scalar("<Q", len(checkpoint.notes))

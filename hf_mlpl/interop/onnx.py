@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from ..atomic import written_whole
+from ..atomic import atomic_write
 from ..modeling_mlpl import MlplForCTC
 
 
@@ -57,7 +57,7 @@ def export_onnx(model: MlplForCTC, folder: str | os.PathLike) -> Path:
         )
     finally:
         model.train(was_training).set_attn_implementation(attn_implementation)
-    with written_whole(folder) as partial:
+    with atomic_write(folder) as partial:
         partial.mkdir()
         # Weights apart, because a protobuf file ends at 2 GB; the graph names their file without a folder.
         program.save(partial / "model.onnx", external_data=True)

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hf_mlpl import run_facts
+from hf_mlpl import run_record
 from hf_mlpl.corpora.utterances import FEATURES, read_utterances, write_utterances
-from hf_mlpl.run_facts import code_commit, hardware_name, training_data
+from hf_mlpl.run_record import code_commit, hardware_name, training_data
 from hf_mlpl.training import train
 from hf_mlpl.training_config import load_config
 
@@ -54,7 +54,7 @@ def load_weights(folder: Path) -> dict:
 def test_hours_are_summed_over_interruptions(run, tmp_path, monkeypatch):  # noqa: F811
     hour = itertools.count()
     clock = SimpleNamespace(monotonic=lambda: 3600 * next(hour))  # an hour between two looks
-    monkeypatch.setattr(run_facts, "time", clock)
+    monkeypatch.setattr(run_record, "time", clock)
     kill_at(monkeypatch, 5)
     with pytest.raises(Killed):
         run("interrupted", *SHORT)
@@ -66,7 +66,7 @@ def test_hours_are_summed_over_interruptions(run, tmp_path, monkeypatch):  # noq
     assert told["updates"] == 6
     assert [session["hours"] for session in told["sessions"]] == [3 + 2]  # at the start and at the end
 
-    monkeypatch.setattr(run_facts, "hardware_name", lambda device: "another one")
+    monkeypatch.setattr(run_record, "hardware_name", lambda device: "another one")
     (tmp_path / "interrupted" / "model").rename(tmp_path / "moved")
     shutil.rmtree(tmp_path / "interrupted" / "checkpoints" / "update-00000004")
     told = facts(run("interrupted", *SHORT))
@@ -125,8 +125,8 @@ def test_the_commit_is_of_this_code(tmp_path, monkeypatch):
 
     package = tmp_path / "venv" / "hf_mlpl"
     package.mkdir(parents=True)
-    module = Path(shutil.copy(run_facts.__file__, package))
-    monkeypatch.setattr(run_facts, "__file__", str(module))
+    module = Path(shutil.copy(run_record.__file__, package))
+    monkeypatch.setattr(run_record, "__file__", str(module))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert code_commit() is None
     git("init", "--quiet")

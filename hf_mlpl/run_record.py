@@ -32,7 +32,7 @@ HUMAN = ("human", "reference", None)  # whose the texts are; all others are name
 FIELDS = set("stage language updates started_from training_data unlabelled_hours sources".split())
 
 
-class RunFacts:
+class RunRecord:
     """Writes nothing on any process but the main one.
 
     `run.json` is `{"stage", "language", "updates", "model": {"parameters", "languages"}, "started_from",
