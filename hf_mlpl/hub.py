@@ -1,12 +1,8 @@
-"""Pushes folders to the Hub, one commit each, whatever the network does; and beside training, a run at its saves."""
+"""Pushes folders to the Hub, one commit each, and tries requests again that fail for a while."""
 
 from __future__ import annotations
 
-import logging
-import os
 import re
-import shutil
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,26 +17,15 @@ from huggingface_hub import (
     RepoCard,
 )
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-from huggingface_hub.utils import disable_progress_bars
 from huggingface_hub.utils import logging as hub_logging
-from tqdm import tqdm
-from transformers.utils import logging as transformers_logging
 from yaml import YAMLError
 
-from .atomic import atomic_write, partial_path, remove_left, write_text
 from .error_line import error_line
 from .folder_lock import is_lock
-from .training_config import TrainingConfig
-
-logger = logging.getLogger(__name__)
 
 FIRST_WAIT, LONGEST_WAIT, PATIENCE = 1.0, 60.0, 150.0  # seconds: of waits that double, and of all of them together
 PASSING = {408, 409, 412, 429}  # and 5xx: statuses that may not come again; 409, 412: somebody else was quicker
 FAILURES = (HTTPError, OSError, ValueError, RuntimeError)  # HTTPError is also the base of what httpx raises
-STATE = "last-checkpoint"  # folder of a pushed run with what training goes on from
-OF_ANOTHER_SAVE = (f"{STATE}/", "results", "curves.png")  # starts of names that a push does not leave there
-WAITING = 2  # snapshots that are kept beside the one that is begun; older ones are given up
-END_SECONDS = 3600.0  # that a finished run waits for what is pending
 
 
 def push_folder(
@@ -179,143 +164,3 @@ def _move_tag(api: HfApi, repo_id: str, tag: str, commit: str, repo_type: str) -
     if tag in tags:
         api.delete_tag(repo_id, tag=tag, repo_type=repo_type)
     api.create_tag(repo_id, tag=tag, revision=commit, repo_type=repo_type)
-
-
-def link(source: Path, target: Path) -> None:
-    """The same file under another name, or a copy where the file system has no such names."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-class RunPusher:
-    """Pushes snapshots of a run in their order, one commit each, in a thread, so that training does not wait.
-
-    A snapshot is a folder `OUTPUT_DIR/hub/pending/update-NNNNNNNN` and goes when it is on the Hub, so that what a
-    killed process has left there is pushed by the next one. One without a `last-checkpoint` is a finished run's: its
-    commit gets the tag of the stage, and `OUTPUT_DIR/hub/pushed` names repository and commit.
-    """
-
-    def __init__(self, config: TrainingConfig):
-        self.config = config
-        self.folder = Path(config.output_dir) / "hub" / "pending"
-        self.lock = threading.Lock()
-        self.thread: threading.Thread | None = None
-        self.begun: Path | None = None
-        self.finished = False
-        disable_progress_bars()  # they would go through training's own
-        transformers_logging.disable_progress_bar()
-        remove_left(self.folder)
-        for left in self.folder.glob(partial_path(Path("update-????????")).name):
-            shutil.rmtree(left)
-        if self.waiting():
-            tqdm.write(f"left by an interrupted run, and pushed now: {_named(self.waiting())}")
-            self._start()
-
-    def waiting(self) -> list[Path]:
-        """Snapshots that are not on the Hub, the oldest first."""
-        return sorted(self.folder.glob("update-????????"))
-
-    def submit(self, update: int, fill: Callable[[Path], None]) -> None:
-        """Queues a snapshot, whose folder `fill` writes; if it cannot, it is said, and training goes on without."""
-        snapshot = self.folder / f"update-{update:08d}"
-        if not snapshot.exists():  # else it is left of an interrupted run, which was at the same bits here
-            try:
-                with atomic_write(snapshot) as partial:
-                    partial.mkdir()
-                    fill(partial)
-            except (OSError, ValueError) as error:  # ValueError: of the card
-                logger.warning("update %d will not be pushed to %s: %s", update, self.config.push_to_hub, error)
-                return
-        with self.lock:
-            given_up = [waiting for waiting in self.waiting() if waiting != self.begun][:-WAITING]
-            for old in given_up:
-                _remove(old)
-        if given_up:
-            logger.warning(
-                "%s: newer ones are waiting, so it is not pushed any more: %s",
-                self.config.push_to_hub,
-                _named(given_up),
-            )
-        self._start()
-
-    def finish(self, update: int, fill: Callable[[Path], None]) -> None:
-        """Queues the run's result, and waits until nothing is pending or it is clear that it stays so."""
-        self.finished, begun = True, self.thread
-        self.submit(update, fill)
-        if waiting := self.waiting():
-            tqdm.write(f"waiting for {self.config.push_to_hub}; pending: {_named(waiting)}")
-        end = time.monotonic() + END_SECONDS
-        if begun is not None:  # it may have used up its patience before
-            begun.join(max(0.0, end - time.monotonic()))
-        self._start()
-        if (thread := self.thread) is not None:
-            thread.join(max(0.0, end - time.monotonic()))
-            if thread.is_alive():
-                named, remedy = _named(self.waiting()), self._remedy()
-                logger.warning("%s: too slow; pending: %s; %s", self.config.push_to_hub, named, remedy)
-
-    def _start(self) -> None:
-        with self.lock:
-            if self.thread is None and (waiting := self.waiting()):
-                self.begun = waiting[0]  # not only when the thread comes to it: until then it could be given up
-                self.thread = threading.Thread(target=self._push_waiting, daemon=True)
-                self.thread.start()
-
-    def _push_waiting(self) -> None:
-        while True:
-            with self.lock:
-                waiting = self.waiting()
-                self.begun = waiting[0] if waiting else None
-                if self.begun is None:
-                    self.thread = None
-                    return
-            try:
-                self._push(self.begun)
-            except Exception as error:  # whatever it is, training goes on
-                logger.warning("%s", error)
-                with self.lock:
-                    self.thread = None
-                return
-
-    def _push(self, snapshot: Path) -> None:
-        update, is_final = int(snapshot.name.removeprefix("update-")), not (snapshot / STATE).exists()
-        commit = push_folder(
-            snapshot,
-            self.config.push_to_hub,
-            message=f"{self.config.tag}: {'the result, ' if is_final else ''}update {update}",
-            pending=f"{_named(self.waiting())} pending",
-            remedy=self._remedy(),
-            private=self.config.hub_private_repo,
-            replaced=OF_ANOTHER_SAVE,
-            tag=self.config.tag if is_final else None,
-        )
-        if is_final:
-            write_text(pushed_mark(self.config), f"{self.config.push_to_hub} {commit.oid}\n")
-        _remove(snapshot)
-        tqdm.write(f"pushed update {update} to {commit.repo_url}" + (f", tag {self.config.tag}" if is_final else ""))
-
-    def _remedy(self) -> str:
-        if not self.finished:
-            return "the next save, or the end, tries again"
-        publish = f"python recipes/publish.py --run {self.config.output_dir} --repo {self.config.push_to_hub}"
-        return f"the same training command again pushes it, and so does `{publish}`"
-
-
-def _named(snapshots: list[Path]) -> str:
-    return ", ".join(f"update {int(snapshot.name.removeprefix('update-'))}" for snapshot in snapshots)
-
-
-def _remove(snapshot: Path) -> None:
-    """First its name: half a snapshot must not be taken for one."""
-    gone = partial_path(snapshot)
-    shutil.rmtree(gone, ignore_errors=True)
-    snapshot.replace(gone)
-    shutil.rmtree(gone, ignore_errors=True)
-
-
-def pushed_mark(config: TrainingConfig) -> Path:
-    """File that says to which repository, and in which commit, a finished run was pushed."""
-    return Path(config.output_dir) / "hub" / "pushed"

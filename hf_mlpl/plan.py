@@ -25,7 +25,7 @@ from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 
-from .checkpoints import CHECKPOINTS_KEPT
+from .checkpoint_files import CHECKPOINTS_KEPT
 from .configuration_mlpl import MlplConfig
 from .corpora.utterances import SpeechTotals, speech_totals
 from .error_line import error_line

@@ -19,20 +19,19 @@ from huggingface_hub.utils import logging as hub_logging
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from .atomic import atomic_write
-from .checkpoints import changed_settings, check_same_config, newest_whole, update_of, write_config
-from .hub import FAILURES, STATE, reason, with_retries
+from .checkpoint_files import FSDP_FOLDERS, RUN_FILES, checkpoint_path, damage_of, newest_whole, update_of
+from .checkpoints import changed_settings, check_same_config, write_config
+from .hub import FAILURES, reason, with_retries
 from .main_process import claimed_by_job, on_main_process
-from .manifest import damage_of
+from .run_pusher import STATE
 from .training_config import FREE_ON_RESUME, TrainingConfig
 
 # Where things are on this machine; what they are is compared by `checkpoints.digest`.
 PLACES = {"output_dir", "train", "dev", "unlabelled", "tokens", "model"}
-SHARDS = ("pytorch_model_fsdp_0", "optimizer_0")  # folders of weights and optimiser state that FSDP has spread
-RUN_FILES = re.compile(r"config\.yaml|metrics\.jsonl|run\.json")
 STATE_FILES = re.compile(
-    r"model\.safetensors|last-checkpoint/(update\.json|data\.json|manifest\.json|config\.yaml|metrics\.jsonl|run\.json"
+    rf"model\.safetensors|{STATE}/(update\.json|data\.json|manifest\.json|config\.yaml|metrics\.jsonl|run\.json"
     r"|optimizer\.bin|random_states_\d+\.pkl|slimipl\.json"
-    rf"|slimipl-labels-\d+\.json|teacher\.safetensors|({'|'.join(SHARDS)})/(\.metadata|__\d+_\d+\.distcp))"
+    rf"|slimipl-labels-\d+\.json|teacher\.safetensors|({'|'.join(FSDP_FOLDERS)})/(\.metadata|__\d+_\d+\.distcp))"
 )
 
 
@@ -89,10 +88,10 @@ def _bring(config: TrainingConfig, repo_id: str, revision: str, names: list[str]
     if newest and update_of(newest) >= update:
         PartialState().print(f"{repo_id} has update {update}, which is not newer than {newest}")
     else:
-        is_sharded = f"{STATE}/{SHARDS[0]}/.metadata" in names
+        is_sharded = f"{STATE}/{FSDP_FOLDERS[0]}/.metadata" in names
         state = [name for name in names if STATE_FILES.fullmatch(name)]
         state = [name for name in state if name != "model.safetensors" or not is_sharded]
-        download([*state, *filter(RUN_FILES.fullmatch, names)])
+        download([*state, *(name for name in RUN_FILES if name in names)])
         _check_settings(folder / "config.yaml", config)
         _check_state(folder / STATE)
         _move_in(folder, state, config, update)
@@ -119,12 +118,11 @@ def _check_settings(path: Path, config: TrainingConfig) -> None:
 def _move_in(folder: Path, state: list[str], config: TrainingConfig, update: int) -> None:
     """The state last: what is there without it does no harm."""
     output_dir = Path(config.output_dir)
-    for path in folder.iterdir():
-        if RUN_FILES.fullmatch(path.name):
-            path.replace(output_dir / path.name)
+    for name in RUN_FILES:
+        if (folder / name).exists():
+            (folder / name).replace(output_dir / name)
     write_config(config)  # with the places of this machine
-    checkpoint = output_dir / "checkpoints" / f"update-{update:08d}"
-    with atomic_write(checkpoint) as partial:
+    with atomic_write(checkpoint_path(output_dir, update)) as partial:
         for name in state:
             target = partial / name.removeprefix(f"{STATE}/")
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from .checkpoints import Checkpointer, check_same_config, digest, push_result, write_config
+from .checkpoints import Checkpointer, check_same_config, digest, write_config
 from .configuration_mlpl import MlplConfig
 from .corpora.texts import NUM_CODE_POINTS, TextBlock
 from .corpora.utterances import blocks, distinct, durations_of, filter_rows, read_utterances
@@ -38,12 +38,13 @@ from .error_line import error_line
 from .evaluation import evaluate_model
 from .feature_extraction_mlpl import MlplFeatureExtractor
 from .folder_lock import claimed
-from .hub import RunPusher
 from .main_process import claimed_by_job, on_main_process
 from .missing_model import check_model
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor, check_parts
+from .run_pusher import RunPusher, push_checkpoint
 from .run_record import RunRecord
+from .saved_model import write_final_model
 from .slimipl import SlimIpl, SlimIplPlan
 from .tokenization_mlpl import MlplTokenizer
 from .training_config import PRESETS, TrainingConfig
@@ -71,7 +72,7 @@ def train(config: TrainingConfig) -> Path:
             return output_dir / "model" if _is_finished(process, config) else _train(config)
     if config.push_to_hub and process.is_main_process:
         with claimed(output_dir):
-            push_result(RunPusher(config))
+            RunPusher(config).push_result()
     return output_dir / "model"
 
 
@@ -110,8 +111,9 @@ def _train(config: TrainingConfig) -> Path:
     if unlabelled_set is not None:
         slimipl = _slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
     digests = digest(processor, train=train_set, unlabelled=unlabelled_set)
-    saves = Checkpointer(accelerator, model, processor, slimipl, config, digests)
-    start = saves.load_last(same_data=started)
+    pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
+    checkpointer = Checkpointer(accelerator, slimipl, config, digests)
+    start = checkpointer.load_last(same_data=started)
     if accelerator.is_main_process:
         write_config(config)  # not before all has been checked: a run that is refused does not own its folder
     updates = iter(slimipl) if slimipl else _supervised(accelerator, model, processor, train_set, config, start)
@@ -144,12 +146,17 @@ def _train(config: TrainingConfig) -> Path:
                 log.draw()
             if update % config.save_every == 0 and not is_last:
                 facts.write(update)
-                saves.checkpoint(update)
+                checkpoint = checkpointer.save(update)
+                if config.push_to_hub:
+                    push_checkpoint(pusher, checkpoint, accelerator, model, processor)
     if start == 0:
         problems.end()
     log.describe_problems(problems.total_lost, problems.total_met)
     facts.write(config.max_updates)
-    return saves.result()
+    folder = write_final_model(accelerator, model, processor, output_dir)
+    if pusher is not None:
+        pusher.push_result()
+    return folder
 
 
 def train_step(

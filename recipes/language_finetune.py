@@ -93,7 +93,7 @@ def _run(language: str, arguments: argparse.Namespace, commands: list[list[str]]
 
 def _commands(language: str, arguments: argparse.Namespace, config: TrainingConfig) -> list[list[str]]:
     """What is still to be done for a language."""
-    from hf_mlpl.hub import pushed_mark
+    from hf_mlpl.run_pusher import pushed_mark
 
     launch, model = shlex.split(arguments.launch), Path(config.output_dir) / "model"
     labels = arguments.labels / language

@@ -27,9 +27,9 @@ def main() -> None:
     arguments = parser.parse_args()
     # imported here: it takes seconds, and --help need not wait
     from hf_mlpl.atomic import temporary_folder
-    from hf_mlpl.checkpoints import fill_result
-    from hf_mlpl.hub import OF_ANOTHER_SAVE, push_folder
+    from hf_mlpl.hub import push_folder
     from hf_mlpl.results_files import read_results
+    from hf_mlpl.run_pusher import OF_ANOTHER_SAVE, fill_result
     from hf_mlpl.training_config import load_config
 
     run = arguments.run

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_mlpl.checkpoints import COPIED, checkpoints, newest_whole
-from hf_mlpl.manifest import MANIFEST, damage_of, write_manifest
+from hf_mlpl.checkpoint_files import MANIFEST, RUN_FILES, checkpoints, damage_of, newest_whole, write_manifest
 from hf_mlpl.training import train
 from hf_mlpl.training_config import load_config
 
@@ -39,7 +38,7 @@ def damage(path: Path, kind: str) -> None:
 def as_before(folder: Path) -> None:
     """Makes the checkpoints of a run what earlier versions wrote."""
     for checkpoint in checkpoints(folder):
-        for name in (MANIFEST, *COPIED):
+        for name in (MANIFEST, *RUN_FILES):
             (checkpoint / name).unlink()
 
 
@@ -83,7 +82,7 @@ def test_what_a_checkpoint_holds_is_in_its_manifest(runs):
         "slimipl.json",
         "slimipl-labels-00000.json",
     } < (files.keys())
-    assert {"teacher.safetensors", "data.json", *COPIED} < files.keys()
+    assert {"teacher.safetensors", "data.json", *RUN_FILES} < files.keys()
     assert damage_of(newest) is None
 
 

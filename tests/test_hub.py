@@ -147,7 +147,7 @@ def test_a_failure_that_passes(kind, method, path, how, local_hub, run, caplog):
     assert commits(local_hub) == [FIRST, SECOND, LAST]
     check_result(local_hub, folder)
     assert len(uploads(local_hub)) == len(set(uploads(local_hub)))
-    assert not [record for record in caplog.records if record.name == "hf_mlpl.hub"]
+    assert not [record for record in caplog.records if record.name == "hf_mlpl.run_pusher"]
 
 
 def test_a_failure_that_lasts_until_the_next_save(local_hub, run, caplog):
@@ -155,7 +155,7 @@ def test_a_failure_that_lasts_until_the_next_save(local_hub, run, caplog):
     check_result(local_hub, run())
     assert commits(local_hub) == [FIRST, SECOND, LAST]
     assert len(uploads(local_hub)) == len(set(uploads(local_hub)))  # what had arrived is not sent again
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "hf_mlpl.hub"]
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "hf_mlpl.run_pusher"]
     told = r"me/tones: cannot push to it \(a test wants this to fail\); update 2(, update 4)? pending: "
     assert re.fullmatch(told + "(the next save, or the end, tries again|the same training command .*)", line)
 
@@ -164,7 +164,7 @@ def test_a_token_that_is_refused(local_hub, run, monkeypatch, caplog, capfd, tmp
     """It saves six times, and three of them are kept: the first, which was begun, and the last two."""
     monkeypatch.setenv("HF_TOKEN", "hf_" + "wrong" * 7)
     folder = run("run", "save_every=1")
-    lines = [record.getMessage() for record in caplog.records if record.name == "hf_mlpl.hub"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "hf_mlpl.run_pusher"]
     refused = "me/tones: cannot push to it (Invalid credentials in Authorization header); update 1"
     login = "give HF_TOKEN or `hf auth login` a token that may write to it, then "
     assert lines[0].startswith(refused) and lines[0].endswith(f"{login}the next save, or the end, tries again")

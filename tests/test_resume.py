@@ -18,8 +18,8 @@ from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 from transformers import pipeline
 
 from hf_mlpl import MlplProcessor
-from hf_mlpl.checkpoints import checkpoints
-from hf_mlpl.resume import SHARDS, _MetadataUnpickler, resume_from_hub
+from hf_mlpl.checkpoint_files import FSDP_FOLDERS, checkpoints
+from hf_mlpl.resume import _MetadataUnpickler, resume_from_hub
 from hf_mlpl.training import train
 from hf_mlpl.training_config import TrainingConfig, load_config
 
@@ -217,7 +217,9 @@ def test_weights_that_fsdp_has_spread(local_hub, tone_data, tone_run, tmp_path):
     weights = load_file(tmp_path / "whole" / "model" / "model.safetensors")
     assert result.files["model.safetensors"].content == (tmp_path / "whole/model/model.safetensors").read_bytes()
     names = {name.removeprefix(f"{STATE}/") for name in saved.files if name.startswith(f"{STATE}/")}
-    assert names > {f"{folder}/{name}" for folder in SHARDS for name in (".metadata", "__0_0.distcp", "__1_0.distcp")}
+    assert names > {
+        f"{folder}/{name}" for folder in FSDP_FOLDERS for name in (".metadata", "__0_0.distcp", "__1_0.distcp")
+    }
     half_way = pipeline("automatic-speech-recognition", model=REPO, revision=saved.oid).model.state_dict()
     assert half_way.keys() == weights.keys() and not torch.equal(half_way["ctc_head.bias"], weights["ctc_head.bias"])
 

@@ -23,7 +23,8 @@ LEVELS = {
     1: "processing_mlpl modeling_mlpl quantization inference_dtype",
     2: "corpora data decoding augment beam_search transcription folder_lock",
     3: "training_config training_log run_record training checkpoints hub resume model_card sharding slimipl"
-    " pseudo_label label_files label_filters label_summary evaluation plan main_process manifest"
+    " pseudo_label label_files label_filters label_summary evaluation plan main_process"
+    " checkpoint_files saved_model run_pusher"
     " training_problems",
     4: "dataset_card label_sets label_join interop",
     5: "pipeline_mlpl pipeline_inputs registration loading_errors cli __main__ commands",
