@@ -1,4 +1,4 @@
-"""Pushes folders to the Hub, one commit each, and tries requests again that fail for a while."""
+"""Pushes folders to the Hub, one commit each, and repeats requests to it that fail for a while."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def push_folder(
 ) -> CommitInfo:
     """Makes one commit of a folder's files, or none if the repository has them all.
 
-    The repository is made if it is not there. What may pass is tried again with waits that double, or are as long as
-    the Hub asks for; large files that have arrived are not sent again, and a commit whose answer was lost is found.
-    Lock files and half-written files are not pushed.
+    The repository is made if it does not exist. Failures that may pass are tried again, after waits that double or are
+    as long as the Hub asks for. Large files that have arrived are not sent again; a commit whose answer was lost is
+    found. Lock files and half-written files are not pushed.
 
     Args:
         repo_id: `user/name`, or a name alone for the user's own.
-        message: the commit's.
+        message: of the commit.
         pending, remedy: clauses for the error: what stays where it is, and what makes up for the failure.
-        private: of a repository that has to be made.
+        private: makes a new repository a private one.
         replaced: starts of names; files of the repository with these that the folder does not have are deleted.
         tag: name that the commit gets; another commit that has it loses it.
         complete: writes those files into the folder that depend on what the repository has. It gets the commit that
@@ -63,7 +63,7 @@ def push_folder(
     """
     if complete is None:
         _check_card(Path(folder))
-    hub_logging.set_verbosity_error()  # what is tried again would be told with signed addresses, which are secrets
+    hub_logging.set_verbosity_error()  # its warnings of repeated requests have signed addresses, which are secrets
 
     def push() -> CommitInfo:
         api = HfApi()
@@ -87,7 +87,7 @@ def push_folder(
 
 
 def with_retries(request: Callable):
-    """What `request` returns; it is called again after failures that may pass, until `PATIENCE` is used up."""
+    """Returns what `request` returns; calls it again after failures that may pass, until `PATIENCE` is used up."""
     wait, waited = FIRST_WAIT, 0.0
     while True:
         try:
@@ -101,7 +101,7 @@ def with_retries(request: Callable):
 
 
 def reason(error: Exception) -> str:
-    """Why a request failed, in one line, without token and signed addresses."""
+    """Says why a request failed, in one line, without token and signed addresses."""
     error = _cause(error)
     line = error_line(error)
     if isinstance(error, HfHubHTTPError):
@@ -110,13 +110,13 @@ def reason(error: Exception) -> str:
 
 
 def _cause(error: Exception) -> Exception:
-    """Behind an error that only says which file it was."""
-    says_the_file = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__ is not None
-    return error.__cause__ if says_the_file else error
+    """Returns the cause of an error that itself only names a file."""
+    names_file = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__ is not None
+    return error.__cause__ if names_file else error
 
 
 def _pause(error: Exception, wait: float) -> float | None:
-    """Seconds after which to try again, None if that would not help."""
+    """Returns the seconds after which to try again, None if that would not help."""
     if isinstance(error, HfHubHTTPError):
         status, asked = error.response.status_code, error.response.headers.get("Retry-After", "")
         if status not in PASSING and status < 500:
@@ -126,7 +126,7 @@ def _pause(error: Exception, wait: float) -> float | None:
 
 
 def _head(api: HfApi, repo_id: str, repo_type: str, private: bool) -> ModelInfo | DatasetInfo:
-    """The newest commit of a repository, which is made if it is not there."""
+    """Returns the newest commit of a repository, and makes the repository if it does not exist."""
     try:
         return api.repo_info(repo_id, repo_type=repo_type)
     except RepositoryNotFoundError:
@@ -135,15 +135,15 @@ def _head(api: HfApi, repo_id: str, repo_type: str, private: bool) -> ModelInfo 
 
 
 def _commit(
-    api: HfApi, folder: Path, head: ModelInfo | DatasetInfo, message: str, repo_type: str, replaced
+    api: HfApi, folder: Path, head: ModelInfo | DatasetInfo, message: str, repo_type: str, replaced: tuple[str, ...]
 ) -> CommitInfo:
     names = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     files = {name: path for name, path in names.items() if not is_lock(path) and "/.partial-" not in f"/{name}"}
     operations = [CommitOperationAdd(name, path) for name, path in files.items()]
-    there = [sibling.rfilename for sibling in head.siblings]
-    operations += [CommitOperationDelete(name) for name in there if name.startswith(replaced) and name not in files]
-    # With its parent named a commit is not made twice; and files that are there already make none. Not upload_folder,
-    # which may make several.
+    left = [sibling.rfilename for sibling in head.siblings if sibling.rfilename not in files]
+    operations += [CommitOperationDelete(name) for name in left if name.startswith(replaced)]
+    # A commit that names its parent is not made twice, and one that changes no file is not made at all. upload_folder
+    # may make several.
     return api.create_commit(head.id, operations, commit_message=message, repo_type=repo_type, parent_commit=head.sha)
 
 

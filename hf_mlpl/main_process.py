@@ -1,4 +1,4 @@
-"""What the main process of a job does for all of its processes, so that they end together where it fails."""
+"""Runs work in the main process of a job for all of its processes, which end together where it fails."""
 
 from __future__ import annotations
 

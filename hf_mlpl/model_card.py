@@ -1,11 +1,13 @@
-"""The card of a model, made of the files of its run's folder: nothing in it is written by hand."""
+"""Renders the card of a model from the files of its run's folder; nothing in it is written by hand."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
+import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -15,7 +17,6 @@ from .error_line import error_line
 from .evaluation import RATES
 from .model_files import check_settings, dict_of, read_settings, text, whole
 from .modeling_mlpl import MlplForCTC
-from .pseudo_label import teacher_revision
 from .results_files import read_results
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
@@ -23,7 +24,7 @@ CONVERTED_TEMPLATE = TEMPLATE.with_name("converted_model_card.md")
 PROGRAMS = {"flashlight": "flashlight", "mctct": "transformers' `MCTCTForCTC`"}
 TASK = "automatic-speech-recognition"
 # Settings that say where files are or how a run is watched, and what the card says elsewhere
-UNTOLD = frozenset(
+NOT_SHOWN = frozenset(
     "output_dir model tokens train dev unlabelled language languages log_every eval_every save_every num_workers "
     "cache_gigabytes push_to_hub hub_private_repo license stage".split()
 )
@@ -35,11 +36,11 @@ WITHOUT_SPACES = frozenset("ja km lo my nan th yue zh".split())  # ISO codes of 
 def model_card(
     run_dir: Path, results: Sequence[dict] = (), repo_id: str | None = None, curves: str = "curves.png"
 ) -> ModelCard:
-    """The card of the model of a run that is finished, or has come to a save point.
+    """Renders the card of the model of a run that is finished, or has come to a save point.
 
     Args:
-        run_dir: the `output_dir` of the run; what is read of it are `config.yaml`, `run.json`, and as far as they are
-            there `results.json` and `curves.png`.
+        run_dir: the `output_dir` of the run. The card is made of its `config.yaml` and `run.json`, and of its
+            `results.json` and `curves.png` where they exist.
         results: contents of files of `recipes/evaluate.py`; without any, the card has the last evaluation on dev.
         repo_id: repository that the card is for; by default the run's `push_to_hub`.
         curves: name of `curves.png` beside the card.
@@ -69,7 +70,7 @@ def model_card(
         stage=_tag(run),
         state="" if finished else f" It is not finished: {run['updates']:,} of {config['max_updates']:,} updates.",
         model=repo_id or f"{_relative(config['output_dir'])}/model",
-        results=[{"title": _data_title(of), "rows": _result_rows(of)} for of in results],
+        results=[{"title": _data_title(result), "rows": _result_rows(result)} for result in results],
         about_results=about_results,
         **_data_table(data),
         dropped=", ".join(f"{count:,} ({reason})" for reason, count in run["dropped"].items()),
@@ -86,7 +87,7 @@ def model_card(
 def converted_model_card(
     model: MlplForCTC, repo_id: str, license: str, checkpoint: str, source: str, languages: Sequence[str] | None
 ) -> ModelCard:
-    """The card of a model that another program has trained, of which no more is known than what its files say.
+    """Renders the card of a model that another program has trained, of which only its files are known.
 
     Args:
         repo_id: repository that the card is for.
@@ -120,11 +121,11 @@ def converted_model_card(
 
 
 def _relative(path: str) -> str:
-    """A path as it was given, if it says nothing of this machine; else its end."""
+    """Returns a path as it was given, or its end where it names folders of this machine."""
     return PurePath(path).name if PurePath(path).is_absolute() else path
 
 
-# What a card reads of run.json
+# Fields of run.json that a card has
 RUN_FIELDS = {
     "stage": text(),
     "language": text(or_null=True),
@@ -140,7 +141,7 @@ RUN_FIELDS = {
 
 
 def _read(run_dir: Path) -> tuple[dict, dict]:
-    """Settings and facts of a run."""
+    """Reads the settings and the record of a run."""
     for name in ("config.yaml", "run.json"):
         if not (run_dir / name).is_file():
             raise ValueError(f"{run_dir}: has no {name}, of which a card is made; recipes/train.py writes it")
@@ -158,18 +159,33 @@ def _read(run_dir: Path) -> tuple[dict, dict]:
 
 def _check_weights(run_dir: Path, results: Sequence[dict]) -> None:
     """Compares hashes of weights, where the results have one: those of a model on the Hub have its commit instead."""
-    hashes = {of["revision"].rpartition("@")[2]: of for of in results if "revision" in of}
-    hashes = {of_weights: of for of_weights, of in hashes.items() if len(of_weights) < 40}
+    hashes = {result["revision"].rpartition("@")[2]: result for result in results if "revision" in result}
+    hashes = {digest: result for digest, result in hashes.items() if len(digest) < 40}
     folder = run_dir / "model"
     if not hashes or not folder.is_dir():
         return
     own = teacher_revision(MlplForCTC.from_pretrained(folder), str(folder)).rpartition("@")[2]
-    for of_weights, of in hashes.items():
-        if of_weights != own:
+    for digest, result in hashes.items():
+        if digest != own:
             raise ValueError(
-                f"results of {of['revision']} on {', '.join(of['data'])} are not of {folder}, whose weights are "
-                f"@{own}; run recipes/evaluate.py again"
+                f"results of {result['revision']} on {', '.join(result['data'])} are not of {folder}, whose weights "
+                f"are @{own}; run recipes/evaluate.py again"
             )
+
+
+def teacher_revision(model: MlplForCTC, name: str) -> str:
+    """Returns `user/name@commit` for a model from the Hub, else the end of its path and a hash of its weights.
+
+    The hash is 12 digits of SHA-256.
+    """
+    commit = getattr(model.config, "_commit_hash", None)
+    if commit:
+        return f"{name}@{commit}"
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return f"{'/'.join(Path(name).resolve().parts[-2:])}@{digest.hexdigest()[:12]}"
 
 
 def _tag(run: dict) -> str:
@@ -177,13 +193,13 @@ def _tag(run: dict) -> str:
 
 
 def _runs(run: dict) -> list[dict]:
-    """All that is known of the runs that a model has come through, the first one first."""
+    """Returns the records of all known runs that a model has come through, the first one first."""
     origin = run["started_from"]
     return [*(_runs(origin["run"]) if origin and origin["run"] else ()), run]
 
 
 def _card_data(config: dict, run: dict, results: Sequence[dict], name: str, languages: Sequence[str]) -> ModelCardData:
-    origins = [of["started_from"] for of in _runs(run) if of["started_from"]]
+    origins = [stage["started_from"] for stage in _runs(run) if stage["started_from"]]
     on_hub = [origin["name"] for origin in origins if "/" in origin["name"]]
     hub_page = "https://huggingface.co/datasets/"
     datasets = [url.removeprefix(hub_page) for _, _, url in _sources(run) if url and url.startswith(hub_page)]
@@ -202,23 +218,23 @@ def _card_data(config: dict, run: dict, results: Sequence[dict], name: str, lang
 
 
 def _has_pseudo_labels(run: dict) -> bool:
-    learned = [data["pseudo_labelled_hours"] for of in _runs(run) for data in of["training_data"].values()]
-    return any(learned) or any(of["unlabelled_hours"] for of in _runs(run))
+    learned = [data["pseudo_labelled_hours"] for stage in _runs(run) for data in stage["training_data"].values()]
+    return any(learned) or any(stage["unlabelled_hours"] for stage in _runs(run))
 
 
 # Results
 
 
 def _eval_results(results: Sequence[dict]) -> list[EvalResult]:
-    """Of each language and data set, in per cent; raises a `ValueError` where two results are of the same."""
+    """Returns error rates in per cent by data set and language; raises a `ValueError` where two results have both."""
     rates: list[EvalResult] = []
-    for of in results:
-        name, split = _data_name(of), _split(of)
+    for result in results:
+        name, split = _data_name(result), _split(result)
         data_id = name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else re.sub(r"[^\w.]+", "-", name.lower()).strip("-")
         known = {(rate.dataset_type, rate.dataset_split, rate.dataset_config) for rate in rates}
-        for language, scores in of["languages"].items():
+        for language, scores in result["languages"].items():
             if (data_id, split, language) in known:
-                raise ValueError(f"two of the results are of {_data_title(of)}, {language}; give one of them")
+                raise ValueError(f"two of the results are of {_data_title(result)}, {language}; give one of them")
             for metric in ("cer", "wer"):
                 if scores[metric] is not None:
                     rate = EvalResult(
@@ -230,25 +246,25 @@ def _eval_results(results: Sequence[dict]) -> list[EvalResult]:
     return rates
 
 
-def _data_name(results: dict) -> str:
-    """Of a test set: where its speech is from, or else its files' names."""
-    names = [source["name"] for source in results.get("sources", ())]
-    return " + ".join(names or [PurePath(path).name for path in results["data"]])
+def _data_name(result: dict) -> str:
+    """Names a test set after the sources of its speech, or else after its files."""
+    names = [source["name"] for source in result.get("sources", ())]
+    return " + ".join(names or [PurePath(path).name for path in result["data"]])
 
 
-def _split(results: dict) -> str:
-    split = "+".join(dict.fromkeys(PurePath(path).stem for path in results["data"]))
-    return f"{split}, sentences unseen in training" if results.get("unseen_in") else split
+def _split(result: dict) -> str:
+    split = "+".join(dict.fromkeys(PurePath(path).stem for path in result["data"]))
+    return f"{split}, sentences unseen in training" if result.get("unseen_in") else split
 
 
-def _data_title(results: dict) -> str:
-    return f"{_data_name(results)}: {_split(results)}" if results.get("sources") else _data_name(results)
+def _data_title(result: dict) -> str:
+    return f"{_data_name(result)}: {_split(result)}" if result.get("sources") else _data_name(result)
 
 
-def _result_rows(results: dict) -> list[tuple[str, ...]]:
-    """A row of a table for each language, then their mean."""
-    total = {**results["macro"], "utterances": results["utterances"], "hours": results["hours"]}
-    rows = [(name, iso_code(name), scores) for name, scores in sorted(results["languages"].items())]
+def _result_rows(result: dict) -> list[tuple[str, ...]]:
+    """Returns a row of a table for each language, then their mean."""
+    total = {**result["macro"], "utterances": result["utterances"], "hours": result["hours"]}
+    rows = [(name, iso_code(name), scores) for name, scores in sorted(result["languages"].items())]
     return [
         (name, code, f"{scores['utterances']:,}", _hours(scores["hours"]), *(_percent(scores[rate]) for rate in RATES))
         for name, code, scores in [*rows, ("mean", "-", total)]
@@ -267,28 +283,29 @@ def _hours(hours: float) -> str:
 
 
 def _data_of_all_stages(run: dict) -> dict[str, dict]:
-    """Of each language `human`, `pseudo` and `unlabelled` hours, the most of any stage, and its `teachers`."""
+    """Returns for each language the most `human`, `pseudo` and `unlabelled` hours of any stage, and all `teachers`."""
     data = {}
-    for of in _runs(run):
-        for language in {**of["training_data"], **of["unlabelled_hours"]}:
+    for stage in _runs(run):
+        for language in {**stage["training_data"], **stage["unlabelled_hours"]}:
             row = data.setdefault(language, {"human": 0.0, "pseudo": 0.0, "unlabelled": 0.0, "teachers": []})
-            learned = of["training_data"].get(language, {"human_hours": 0, "pseudo_labelled_hours": 0, "teachers": []})
+            nothing = {"human_hours": 0, "pseudo_labelled_hours": 0, "teachers": []}
+            learned = stage["training_data"].get(language, nothing)
             row["human"] = max(row["human"], learned["human_hours"])
             row["pseudo"] = max(row["pseudo"], learned["pseudo_labelled_hours"])
-            row["unlabelled"] = max(row["unlabelled"], of["unlabelled_hours"].get(language, 0))
+            row["unlabelled"] = max(row["unlabelled"], stage["unlabelled_hours"].get(language, 0))
             row["teachers"] += [teacher for teacher in learned["teachers"] if teacher not in row["teachers"]]
     return dict(sorted(data.items()))
 
 
 def _data_table(data: dict[str, dict]) -> dict[str, list]:
-    """Without the columns in which there is nothing."""
+    """Returns head and rows of the table of training data, without columns that are empty."""
     kinds = {"human": "human transcripts, h", "pseudo": "pseudo-labels, h", "unlabelled": "slimIPL, h"}
-    there = [kind for kind in kinds if kind == "human" or any(row[kind] for row in data.values())]
-    teachers = "pseudo" in there
+    shown = [kind for kind in kinds if kind == "human" or any(row[kind] for row in data.values())]
+    teachers = "pseudo" in shown
     return {
-        "data_head": ["language", "ISO 639", *(kinds[kind] for kind in there), *(["teacher"] if teachers else [])],
+        "data_head": ["language", "ISO 639", *(kinds[kind] for kind in shown), *(["teacher"] if teachers else [])],
         "data_rows": [
-            [language, iso_code(language), *(_hours(row[kind]) for kind in there)]
+            [language, iso_code(language), *(_hours(row[kind]) for kind in shown)]
             + ([", ".join(f"`{teacher}`" for teacher in row["teachers"]) or "-"] if teachers else [])
             for language, row in data.items()
         ],
@@ -296,13 +313,13 @@ def _data_table(data: dict[str, dict]) -> dict[str, list]:
 
 
 def _sources(run: dict) -> list[tuple[str, str, str | None]]:
-    """Name, licence and page of all that any stage has learned from, each once."""
-    of_all = [source for of in _runs(run) for source in of["sources"]]
-    return list(dict.fromkeys((source["name"], source["license"], source["url"]) for source in of_all))
+    """Returns name, licence and page of all that any stage has learned from, each once."""
+    sources = [source for stage in _runs(run) for source in stage["sources"]]
+    return list(dict.fromkeys((source["name"], source["license"], source["url"]) for source in sources))
 
 
 def _stage_lines(run: dict) -> list[str]:
-    """Sentences on how a model came about; those that are not known by more than a name have one, too."""
+    """Returns a sentence for each run that a model has come through, also where only its name is known."""
     origin, before, beginning = run["started_from"], [], "a new model"
     if origin:
         name = f"`{origin['name']}`" + (f" at `{origin['revision'][:12]}`" if origin["revision"] else "")
@@ -314,21 +331,21 @@ def _stage_lines(run: dict) -> list[str]:
         "of pseudo-labels": sum(data["pseudo_labelled_hours"] for data in learned),
         "that slimIPL labels on the way": sum(run["unlabelled_hours"].values()),
     }
-    told = ", ".join(f"{_hours(amount)} h {kind}" for kind, amount in hours.items() if amount)
+    speech = ", ".join(f"{_hours(amount)} h {kind}" for kind, amount in hours.items() if amount)
     languages = list(run["training_data"])
     where = languages[0] if len(languages) == 1 else f"{len(languages)} languages"
-    return [*before, f"`{_tag(run)}`: {beginning}, {run['updates']:,} updates on {told}, in {where}."]
+    return [*before, f"`{_tag(run)}`: {beginning}, {run['updates']:,} updates on {speech}, in {where}."]
 
 
 def _settings(config: dict) -> str:
-    """YAML of the settings that make the result what it is; where one is not set, its default holds."""
+    """Returns as YAML the settings that decide the result; where one is not set, its default holds."""
 
-    def told(value):
+    def without_empty(value):
         if isinstance(value, dict):
-            return {name: told(of) for name, of in value.items() if of not in (None, {}, [])}
+            return {name: without_empty(inner) for name, inner in value.items() if inner not in (None, {}, [])}
         return value
 
-    settings = told({name: value for name, value in config.items() if name not in UNTOLD})
+    settings = without_empty({name: value for name, value in config.items() if name not in NOT_SHOWN})
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).strip()
 
 
@@ -336,10 +353,10 @@ def _settings(config: dict) -> str:
 
 
 def _limits(run: dict, results: Sequence[dict], data: dict, languages: Sequence[str]) -> Iterator[str]:
-    """What the numbers say that the model cannot do, and what is not known."""
+    """Yields sentences on what the model cannot do by its numbers, and on what is not known of it."""
     if SYNTHETIC.name in {name for name, *_ in _sources(run)}:
         yield "It has learned from synthetic speech; do not expect that it understands people."
-    scored = [(language, scores["cer"]) for of in results for language, scores in of["languages"].items()]
+    scored = [(language, scores["cer"]) for result in results for language, scores in result["languages"].items()]
     bad = sorted({language for language, cer in scored if cer is not None and cer > MANY_ERRORS})
     if bad:
         yield f"More than half of the characters are wrong (CER above {MANY_ERRORS:.0%}) in {', '.join(bad)}."
@@ -351,7 +368,7 @@ def _limits(run: dict, results: Sequence[dict], data: dict, languages: Sequence[
         yield f"Human transcripts are few, less than {FEW_HOURS} hours, in {_all(few, languages)}."
     if unspaced := [language for language in languages if iso_code(language) in WITHOUT_SPACES]:
         yield f"The WER says little about {', '.join(unspaced)}, written without spaces: look at the CER."
-    if unreadable := sum(of.get("unreadable", 0) for of in results):
+    if unreadable := sum(result.get("unreadable", 0) for result in results):
         yield f"Recordings that could not be read count as empty texts in the results; there are {unreadable:,}."
     if unknown := [name for name, license, _ in _sources(run) if license == "unknown"]:
         yield f"The licence of the speech it has learned from is not known: {', '.join(unknown)}."

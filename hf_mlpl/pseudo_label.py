@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from accelerate import Accelerator
 from datasets import Dataset, Features, Value
 from rapidfuzz.distance import Levenshtein
@@ -79,7 +78,7 @@ def pseudo_label(
     are damaged are noticed, and made anew. The folder is claimed meanwhile, unless it is complete: that is only read.
 
     Args:
-        teacher: revision of the model, as `teacher_revision` gives it; it becomes the labels' `source`.
+        teacher: revision of the model, as `model_card.teacher_revision` gives it; it becomes the labels' `source`.
         max_batch_seconds, num_workers: of `transcribe`; they change the speed, not the labels.
         sources: where the speech is from, which is noted in `complete.json`.
 
@@ -343,15 +342,3 @@ def _read_shard(path: Path) -> pa.Table:
 
 def _shard_path(output_dir: Path, number: int) -> Path:
     return output_dir / "shards" / f"{number:05d}.parquet"
-
-
-def teacher_revision(model: MlplForCTC, name: str) -> str:
-    """`user/name@commit` of a model from the Hub; else the end of its path @ 12 digits of its weights' SHA-256."""
-    commit = getattr(model.config, "_commit_hash", None)
-    if commit:
-        return f"{name}@{commit}"
-    digest = hashlib.sha256()
-    for key, tensor in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return f"{'/'.join(Path(name).resolve().parts[-2:])}@{digest.hexdigest()[:12]}"

@@ -26,7 +26,7 @@ from .main_process import claimed_by_job, on_main_process
 from .run_pusher import STATE
 from .training_config import FREE_ON_RESUME, TrainingConfig
 
-# Where things are on this machine; what they are is compared by `checkpoints.digest`.
+# Settings that name places on this machine; `checkpoints.digest` compares what is there.
 PLACES = {"output_dir", "train", "dev", "unlabelled", "tokens", "model"}
 STATE_FILES = re.compile(
     rf"model\.safetensors|{STATE}/(update\.json|data\.json|manifest\.json|config\.yaml|metrics\.jsonl|run\.json"
@@ -59,13 +59,13 @@ def _fetch(config: TrainingConfig, repo_id: str) -> str | None:
         head = with_retries(lambda: HfApi().model_info(repo_id))
         names = [sibling.rfilename for sibling in head.siblings]
         if f"{STATE}/update.json" in names:
-            _bring(config, repo_id, head.sha, names)
+            _download(config, repo_id, head.sha, names)
             return None
     except ValueError as error:
         raise ValueError(f"{repo_id}: {reason(error)}") from error
     except FAILURES as error:
-        told = f"cannot read it ({reason(error)}); if it is private, HF_TOKEN needs the right to read it"
-        raise OSError(f"{repo_id}: {told}") from error
+        problem = f"cannot read it ({reason(error)}); if it is private, HF_TOKEN needs the right to read it"
+        raise OSError(f"{repo_id}: {problem}") from error
     if "config.yaml" not in names or "model.safetensors" not in names:
         raise ValueError(f"{repo_id}: has no state of a run; a run with push_to_hub in its settings pushes one")
     return (
@@ -74,7 +74,8 @@ def _fetch(config: TrainingConfig, repo_id: str) -> str | None:
     )
 
 
-def _bring(config: TrainingConfig, repo_id: str, revision: str, names: list[str]) -> None:
+def _download(config: TrainingConfig, repo_id: str, revision: str, names: list[str]) -> None:
+    """Downloads the state at a revision that has files of these `names`, unless a checkpoint here is as new."""
     output_dir = Path(config.output_dir)
     folder = output_dir / "hub" / "download" / revision  # what was interrupted goes on
 
@@ -116,7 +117,7 @@ def _check_settings(path: Path, config: TrainingConfig) -> None:
 
 
 def _move_in(folder: Path, state: list[str], config: TrainingConfig, update: int) -> None:
-    """The state last: what is there without it does no harm."""
+    """Moves a downloaded state to its place, after the other files, which do no harm without it."""
     output_dir = Path(config.output_dir)
     for name in RUN_FILES:
         if (folder / name).exists():
@@ -141,8 +142,9 @@ def _check_state(folder: Path) -> None:
                 _check_shards(path)
         except Exception as error:
             name = path.relative_to(folder).as_posix()
-            told = f"{STATE}/{name} is no state of training that can be loaded safely"
-            raise ValueError(f"{told}; do not use this repository") from error
+            raise ValueError(
+                f"{STATE}/{name} is no state of training that can be loaded safely; do not use this repository"
+            ) from error
 
 
 class _MetadataUnpickler(pickle.Unpickler):
@@ -173,13 +175,12 @@ def _enum_member(enumeration: type[Enum], name: str) -> Enum:
 
 
 def _check_shards(path: Path) -> None:
-    """Also what is no tensor in the shards, which torch unpickles too."""
+    """Raises for code in the parts of FSDP: in their metadata, and in what is no tensor, which torch unpickles too."""
     with open(path, "rb") as file:
         metadata: Metadata = _MetadataUnpickler(file).load()
     for index, place in metadata.storage_data.items():
-        if not re.fullmatch(r"__\d+_\d+\.distcp", place.relative_path) or getattr(
-            place, "transform_descriptors", None
-        ):
+        is_part = re.fullmatch(r"__\d+_\d+\.distcp", place.relative_path)
+        if not is_part or getattr(place, "transform_descriptors", None):
             raise ValueError(place)
         if not isinstance(metadata.state_dict_metadata[index.fqn], TensorStorageMetadata):
             with open(path.with_name(place.relative_path), "rb") as file:

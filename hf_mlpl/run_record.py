@@ -1,4 +1,4 @@
-"""What a run's card tells of its training: `run.json`, and `results.json` with the last evaluation on dev."""
+"""Records a run's provenance and last dev results, from which the model card is rendered."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from .training_config import PRESETS, TrainingConfig
 
 logger = logging.getLogger(__name__)
 
-HUMAN = ("human", "reference", None)  # whose the texts are; all others are names of teachers
-# Of a run.json, what the card of a model that goes on from there tells
+HUMAN = ("human", "reference", None)  # sources of human texts; all others are names of teachers
+# Fields of a run.json that the card of a model started from it has
 FIELDS = set("stage language updates started_from training_data unlabelled_hours sources".split())
 
 
 class RunRecord:
-    """Writes nothing on any process but the main one.
+    """Writes `run.json`, and `results.json` with the last evaluation on dev; only the main process writes.
 
     `run.json` is `{"stage", "language", "updates", "model": {"parameters", "languages"}, "started_from",
     "training_data", "unlabelled_hours", "dropped", "sources", "sessions"}`:
@@ -64,7 +64,7 @@ class RunRecord:
         self.config, self.started = config, time.monotonic()
         self.path = Path(config.output_dir) / "run.json"
         paths = [*config.train, *(config.unlabelled or ())]
-        self.facts = {
+        self.record = {
             "stage": config.stage,
             "language": config.language,
             "updates": start,
@@ -82,7 +82,7 @@ class RunRecord:
             "hardware": hardware_name(accelerator.device),
             "processes": accelerator.num_processes,
             "commit": code_commit(),
-            "versions": {name: sys.modules[name].__version__ for name in ("torch", "transformers", __package__)},
+            "versions": {name: sys.modules[name].__version__ for name in ("torch", "transformers", "hf_mlpl")},
         }
         if not self.sessions or self.sessions[-1] != self.sessions[-1] | surroundings:
             self.sessions.append({"first_update": start + 1, "hours": 0.0, **surroundings})
@@ -93,21 +93,21 @@ class RunRecord:
         """Notes how many updates are done, and how long they took."""
         if self.is_main_process:
             self.sessions[-1]["hours"] = self.hours_before + (time.monotonic() - self.started) / 3600
-            write_json(self.path, {**self.facts, "updates": updates, "sessions": self.sessions})
+            write_json(self.path, {**self.record, "updates": updates, "sessions": self.sessions})
 
     def evaluated(self, update: int, results: dict | None) -> None:
         """Writes `results.json`; only the main process has results."""
         if self.is_main_process:
             sources = [asdict(source) for source in sources_of(self.config.dev)]
-            of = {"model": str(self.path.parent / "model"), "data": list(self.config.dev), "sources": sources}
-            write_json(self.path.with_name("results.json"), {**of, "update": update, **results})
+            subject = {"model": str(self.path.parent / "model"), "data": list(self.config.dev), "sources": sources}
+            write_json(self.path.with_name("results.json"), {**subject, "update": update, **results})
 
 
 def training_data(dataset: Dataset) -> dict[str, dict]:
-    """Hours of each language's human texts and pseudo-labels, and whose the latter are."""
+    """Sums up the hours of each language's human texts and pseudo-labels, with the teachers of the latter."""
     seconds, teachers = defaultdict(Counter), defaultdict(set)
-    for language, source, of_both in _seconds(dataset, ["language", "source"]):
-        seconds[language]["human" if source in HUMAN else "pseudo_labelled"] += of_both
+    for language, source, duration in _seconds(dataset, ["language", "source"]):
+        seconds[language]["human" if source in HUMAN else "pseudo_labelled"] += duration
         if source not in HUMAN:
             teachers[language].add(source)
     return {
@@ -121,20 +121,20 @@ def training_data(dataset: Dataset) -> dict[str, dict]:
 
 def _unlabelled_hours(dataset: Dataset) -> dict[str, float]:
     seconds = Counter()
-    for language, of_language in _seconds(dataset, ["language"]):
-        seconds[language] += of_language
+    for language, duration in _seconds(dataset, ["language"]):
+        seconds[language] += duration
     return {language: seconds[language] / 3600 for language in sorted(seconds)}
 
 
 def _seconds(dataset: Dataset, by: list[str]) -> Iterator[tuple]:
-    """Values of some columns, and the seconds of the utterances of a block that have them."""
+    """Yields values of the columns `by`, and the seconds of the utterances of a block that have them."""
     for block in blocks(dataset, [*by, "duration_seconds"]):
         for row in block.group_by(by, use_threads=False).aggregate([("duration_seconds", "sum")]).to_pylist():
             yield *(row[name] for name in by), row["duration_seconds_sum"]
 
 
 def _started_from(config: TrainingConfig, model: MlplForCTC) -> dict | None:
-    """The name of what a run goes on from, never a path, and what is known of it."""
+    """Returns the name of the model that a run starts from, never its path, and what is known of it."""
     if config.model in PRESETS:
         return None
     folder, commit = Path(config.model), getattr(model.config, "_commit_hash", None)
@@ -145,20 +145,20 @@ def _started_from(config: TrainingConfig, model: MlplForCTC) -> dict | None:
         name = config.model
         lenient = {f"_raise_exceptions_for_{reason}": False for reason in ("missing_entries", "connection_errors")}
         made_by = cached_file(name, "run.json", revision=commit, **lenient)
-    return {"name": name, "revision": commit, "run": _facts(Path(made_by)) if made_by else None}
+    return {"name": name, "revision": commit, "run": _read_record(Path(made_by)) if made_by else None}
 
 
-def _facts(path: Path) -> dict | None:
-    """What a `run.json` says; None if it is a file of another kind, for it may be a stranger's."""
+def _read_record(path: Path) -> dict | None:
+    """Reads a `run.json`; returns None for a file of another kind, for it may be a stranger's."""
     try:
-        facts = _json(path)
+        record = _json(path)
     except ValueError:
         return None
-    return facts if isinstance(facts, dict) and FIELDS <= facts.keys() else None
+    return record if isinstance(record, dict) and FIELDS <= record.keys() else None
 
 
 def sessions_of(path: Path) -> list[dict]:
-    """The sessions that a `run.json` has; none where it is not there or is damaged."""
+    """Returns the sessions in a `run.json`; none where it does not exist or is damaged."""
     try:
         sessions = _json(path)["sessions"]
         return sessions if all(session["first_update"] > 0 and session["hours"] >= 0 for session in sessions) else []
@@ -171,7 +171,7 @@ def _json(path: Path) -> dict:
 
 
 def hardware_name(device: torch.device) -> str:
-    """What computes: the model of a GPU, or of the processor."""
+    """Returns the model of a GPU, or of the processor."""
     if name := getattr(torch.get_device_module(device), "get_device_name", None):
         return name(device)
     if device.type != "cpu":
@@ -182,7 +182,7 @@ def hardware_name(device: torch.device) -> str:
 
 
 def code_commit() -> str | None:
-    """The commit of this code, with `-dirty` where files were changed since; None outside of its checkout."""
+    """Returns the commit of this code, with `-dirty` where files were changed since; None outside of its checkout."""
 
     def git(*arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)

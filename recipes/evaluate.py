@@ -38,8 +38,8 @@ def main() -> None:
     from hf_mlpl.corpora.utterances import read_utterances
     from hf_mlpl.evaluation import evaluate_model, results_table
     from hf_mlpl.missing_model import check_model
+    from hf_mlpl.model_card import teacher_revision
     from hf_mlpl.processing_mlpl import check_parts
-    from hf_mlpl.pseudo_label import teacher_revision
 
     logging.basicConfig(format="%(message)s")
 

@@ -49,8 +49,9 @@ def main() -> None:
     from hf_mlpl.label_filters import read_filters
     from hf_mlpl.label_sets import push_label_set
     from hf_mlpl.missing_model import check_model
+    from hf_mlpl.model_card import teacher_revision
     from hf_mlpl.processing_mlpl import check_parts
-    from hf_mlpl.pseudo_label import all_empty, pseudo_label, teacher_revision
+    from hf_mlpl.pseudo_label import all_empty, pseudo_label
 
     filters = read_filters(arguments.filters) if arguments.filters else []
     logging.basicConfig(format="%(message)s")

@@ -19,7 +19,8 @@ from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.utterances import FEATURES, read_utterances, write_utterances
 from hf_mlpl.folder_lock import InUseError, claimed
 from hf_mlpl.inference_dtype import convert
-from hf_mlpl.pseudo_label import SCORES, teacher_revision
+from hf_mlpl.model_card import teacher_revision
+from hf_mlpl.pseudo_label import SCORES
 from hf_mlpl.training import train
 from hf_mlpl.training_config import load_config
 
