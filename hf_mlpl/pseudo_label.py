@@ -58,7 +58,7 @@ OPTIONAL = (float, type(None))  # types of a field
 ROUNDED_SECONDS = 0.1  # by which a table's duration may be off without being wrong
 SHARD_SIZE = 1000  # utterances: what an interruption costs at most, per process
 # A job too small for so many shards of that size has smaller ones, which processes can share out evenly.
-SHARDS, SMALL_SHARD_SIZE = 32, 200
+MIN_SHARDS, SMALL_SHARD_SIZE = 32, 200
 
 
 def pseudo_label(
@@ -99,7 +99,7 @@ def pseudo_label(
             return summary
         # Neighbours in length share a shard: its batches need less padding.
         order = np.argsort(-durations_of(dataset), kind="stable")
-        num_shards = max(math.ceil(len(order) / SHARD_SIZE), min(math.ceil(len(order) / SMALL_SHARD_SIZE), SHARDS))
+        num_shards = max(math.ceil(len(order) / SHARD_SIZE), min(math.ceil(len(order) / SMALL_SHARD_SIZE), MIN_SHARDS))
         shards = np.array_split(order, num_shards) if num_shards else []
         mine = [
             (number, rows)

@@ -167,7 +167,7 @@ def test_interrupted_equals_uninterrupted(label, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("small", "expected"), [(6, [5, 5, 5, 5, 4]), (3, [4] * 6), (1, [4] * 6)])
 def test_a_small_job_has_shards_for_several_processes(label, small, expected, monkeypatch):
     monkeypatch.setattr(pseudo_label, "SMALL_SHARD_SIZE", small)
-    monkeypatch.setattr(pseudo_label, "SHARDS", 6)
+    monkeypatch.setattr(pseudo_label, "MIN_SHARDS", 6)
     folder = label("a")
     assert [len(pq.read_table(path)) for path in sorted((folder / "shards").iterdir())] == expected
 
