@@ -11,7 +11,7 @@ import hashlib
 import logging
 import math
 import zlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,18 +22,17 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 from datasets import Dataset, Features, Value
-from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 
 from .atomic import check_field, read_json, write_json
 from .corpora.sources import Source
 from .corpora.utterances import FEATURES, blocks, durations_of, select_rows, write_utterances
 from .decoding import Hypothesis, transcribe
+from .error_rate import ErrorRate
 from .inference_dtype import dtype_of
 from .main_process import claimed_by_job, on_main_process
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
-from .text import normalize_text
 
 logger = logging.getLogger(__name__)
 
@@ -119,12 +118,12 @@ def pseudo_label(
 
 
 def _references(dataset: Dataset) -> dict[str, str]:
-    """Returns id -> text of the utterances that have one."""
+    """Returns id -> text of the utterances that somebody has transcribed."""
     return {
         name: text
         for block in blocks(dataset, ["id", "text"])
         for name, text in zip(block["id"].to_pylist(), block["text"].to_pylist(), strict=True)
-        if text
+        if text is not None
     }
 
 
@@ -197,7 +196,7 @@ def _complete(
 ) -> dict:
     """Joins the shards into `labels.parquet`; says in `complete.json` what is in it, and returns that."""
     languages = defaultdict(lambda: {"labels": 0, "empty": 0, "errors": 0, "hours": 0.0, "mean_log_prob": 0.0})
-    edits, characters = Counter(), Counter()  # of the labels that have a reference
+    error_rates = defaultdict(ErrorRate)  # by language, of the labels that have a reference
 
     def labels() -> Iterator[dict]:
         for number in range(num_shards):
@@ -210,16 +209,15 @@ def _complete(
                 counts["empty"] += not row["text"]
                 counts["hours"] += row["duration_seconds"] / 3600
                 counts["mean_log_prob"] += row["mean_log_prob"]
-                if reference := normalize_text(references.get(row["id"], "")):
-                    edits[row["language"]] += Levenshtein.distance(reference, row["text"])
-                    characters[row["language"]] += len(reference)
+                if (reference := references.get(row["id"])) is not None:
+                    error_rates[row["language"]].add(row["text"], reference)
                 yield row
 
     written = write_utterances(labels(), output_dir / "labels.parquet", LABEL_FEATURES)
     errors = sum(counts["errors"] for counts in languages.values())
     for language, counts in languages.items():
         counts["mean_log_prob"] /= max(counts["labels"], 1)
-        counts["cer"] = edits[language] / characters[language] if characters[language] else None
+        counts["cer"] = error_rates[language].rate if language in error_rates else None
     summary = {
         **job,
         "labels": written,
