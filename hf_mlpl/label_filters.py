@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from .atomic import atomic_write
+from .error_line import error_line
 from .folder_lock import claimed_file
 from .label_files import label_blocks, label_schema
 from .pseudo_label import LABEL_FEATURES, SCORES
@@ -90,7 +91,7 @@ def read_filters(path: str | Path) -> list[LabelFilter]:
             raise ValueError(f"filter is {conditions!r}; it must be none or a list of conditions")
         return [LabelFilter(" ".join(condition.split())) for condition in conditions]
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path}: {error_line(error)}") from None
 
 
 def filter_labels(

@@ -30,6 +30,7 @@ from .atomic import atomic_write, temporary_folder, writing
 from .audio import AudioError, encode_flac, load_audio
 from .corpora.utterances import blocks, durations_of, filter_rows, select_rows, sorted_by_id
 from .dataset_card import PICTURE, dataset_card, plot_scores
+from .error_line import error_line
 from .hub import push_folder
 from .label_files import label_blocks
 from .label_filters import NEVER_NULL, LabelFilter
@@ -241,7 +242,7 @@ def _with_audio(labels: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, dict[s
         try:
             samples = load_audio(row["audio"], SAMPLING_RATE)
         except (AudioError, MemoryError) as error:
-            logger.warning("%s: %s; it is not pushed", row["id"], " ".join(str(error).split()))
+            logger.warning("%s: %s; it is not pushed", row["id"], error_line(error))
             return None
         return {"bytes": encode_flac(samples, SAMPLING_RATE), "path": f"{name}.flac"}
 

@@ -28,6 +28,7 @@ from huggingface_hub.errors import StrictDataclassError
 from .checkpoints import CHECKPOINTS_KEPT
 from .configuration_mlpl import MlplConfig
 from .corpora.utterances import SpeechTotals, speech_totals
+from .error_line import error_line
 from .evaluation import aligned
 from .slimipl import SlimIplPlan
 from .tokenization_mlpl import MlplTokenizer
@@ -241,7 +242,7 @@ def _model(plan: Plan, config: TrainingConfig, models: dict, train: dict) -> Mlp
         for name, value in config.model_fields.items() if model else ():
             setattr(model, name, value)
     except (ValueError, OSError, StrictDataclassError) as error:
-        plan.problem(" ".join(str(error).split()))
+        plan.problem(error_line(error))
     models[str(Path(config.output_dir) / "model")] = model
     return model
 

@@ -28,6 +28,7 @@ from .atomic import check_field, read_json, write_json
 from .corpora.sources import Source
 from .corpora.utterances import FEATURES, blocks, durations_of, select_rows, write_utterances
 from .decoding import Hypothesis, transcribe
+from .error_line import error_line
 from .error_rate import ErrorRate
 from .inference_dtype import dtype_of
 from .main_process import claimed_by_job, on_main_process
@@ -161,21 +162,17 @@ def _hypotheses(model, processor, shard, max_batch_seconds, num_workers, progres
         if len(shard) == 1:
             raise
         first, succeeded = error, len(left) < len(shard)
-    logger.warning("%s; %d utterances are labelled one by one", _reason(first), len(left))
+    logger.warning("%s; %d utterances are labelled one by one", error_line(first), len(left))
     for row in left:
         try:
             [hypothesis] = transcribe(model, processor, shard.select([row]), max_batch_seconds, num_workers=0)
             yield replace(hypothesis, row=row)
             succeeded = True
         except Exception as error:
-            yield Hypothesis(row=row, error=f"utterance {shard[row]['id']}: {_reason(error)}")
+            yield Hypothesis(row=row, error=f"utterance {shard[row]['id']}: {error_line(error)}")
         progress.update()
     if not succeeded:
         raise first
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def scores(hypothesis: Hypothesis, duration_seconds: float) -> dict[str, float | None]:
@@ -298,7 +295,7 @@ def _begin(output_dir: Path, job: dict) -> dict | None:
         try:
             _whole_summary(output_dir)
         except ValueError as error:
-            logger.warning("%s; it is made anew of the shards", _reason(error))
+            logger.warning("%s; it is made anew of the shards", error_line(error))
     if not (output_dir / "job.json").exists():
         write_json(output_dir / "job.json", job)
     return None
@@ -330,7 +327,7 @@ def _is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
         if sorted(table["id"].to_pylist()) != sorted(ids) or set(table["source"].to_pylist()) != {teacher}:
             raise ValueError("it holds other labels")
     except Exception as error:  # whatever a damaged file makes of a reader
-        logger.warning("%s: damaged (%s); it is labelled again", path, _reason(error))
+        logger.warning("%s: damaged (%s); it is labelled again", path, error_line(error))
         return False
     return True
 

@@ -34,6 +34,7 @@ from .data import (
     select_for_training,
     select_unlabelled,
 )
+from .error_line import error_line
 from .evaluation import evaluate_model
 from .feature_extraction_mlpl import MlplFeatureExtractor
 from .folder_lock import claimed
@@ -240,7 +241,7 @@ def _fitting_fields(config: TrainingConfig) -> Iterator[None]:
     try:
         yield
     except (StrictDataclassError, RuntimeError) as error:
-        reason = textwrap.shorten(" ".join(str(error).split()), 500)
+        reason = textwrap.shorten(error_line(error), 500)
         raise ValueError(f"{config.model} cannot have the model_fields {config.model_fields}: {reason}") from error
 
 

@@ -19,7 +19,7 @@ LEVELS = {
     0: "configuration_mlpl feature_extraction_mlpl tokenization_mlpl ctc_loss audio audio_parts mp3_frames ogg_pages"
     " header_lengths decoders"
     " containers tars text atomic subtitles one_line_errors model_files missing_model addresses pieces"
-    " results_files without_ffmpeg folder_walk",
+    " results_files without_ffmpeg folder_walk error_line",
     1: "processing_mlpl modeling_mlpl quantization inference_dtype",
     2: "corpora data decoding error_rate augment beam_search transcription folder_lock",
     3: "training_config training_log run_record training checkpoints hub resume model_card sharding slimipl"
