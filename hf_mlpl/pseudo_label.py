@@ -29,9 +29,9 @@ from .atomic import check_field, read_json, write_json
 from .corpora.sources import Source
 from .corpora.utterances import FEATURES, blocks, durations_of, select_rows, write_utterances
 from .decoding import Hypothesis, transcribe
-from .inference_dtype import dtype_of
 from .main_process import claimed_by_job, on_main_process
 from .modeling_mlpl import MlplForCTC
+from .precision import dtype_of
 from .processing_mlpl import MlplProcessor
 from .text import normalize_text
 

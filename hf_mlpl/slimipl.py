@@ -40,8 +40,8 @@ from .data import IGNORED, BatchPlan, SpeechBatch, SpeechBatches, min_ctc_frames
 from .decoding import Hypothesis, decode_batch
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
-from .sharding import unsharded
 from .text import normalize_text
+from .unsharded import unsharded
 
 VARIANTS = ("naive", "cache", "pre-cache", "fixed-pre-cache")
 COLLAPSED_SHARE = 0.9  # of an interval's labels, empty or equal: what training on them would learn is that one text
