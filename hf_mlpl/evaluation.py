@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .decoding import transcribe
 from .processing_mlpl import MlplProcessor
-from .sharding import unsharded
+from .unsharded import unsharded
 
 logger = logging.getLogger(__name__)
 

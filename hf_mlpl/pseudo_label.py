@@ -30,9 +30,9 @@ from .corpora.utterances import FEATURES, blocks, durations_of, select_rows, wri
 from .decoding import Hypothesis, transcribe
 from .error_line import error_line
 from .error_rate import ErrorRate
-from .inference_dtype import dtype_of
 from .main_process import claimed_by_job, on_main_process
 from .modeling_mlpl import MlplForCTC
+from .precision import dtype_of
 from .processing_mlpl import MlplProcessor
 
 logger = logging.getLogger(__name__)

@@ -40,8 +40,8 @@ from .decoding import Hypothesis, decode_batch
 from .error_rate import ErrorRate
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
-from .sharding import unsharded
 from .tokenization_mlpl import IGNORED
+from .unsharded import unsharded
 
 VARIANTS = ("naive", "cache", "pre-cache", "fixed-pre-cache")
 COLLAPSED_SHARE = 0.9  # of an interval's labels, empty or equal: what training on them would learn is that one text
