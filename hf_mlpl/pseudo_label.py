@@ -21,15 +21,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, Features, Value
+from datasets import Dataset
 from tqdm import tqdm
 
 from .atomic import check_field, read_json, write_json
 from .corpora.sources import Source
-from .corpora.utterances import FEATURES, blocks, durations_of, select_rows, write_utterances
+from .corpora.utterances import blocks, durations_of, select_rows, write_utterances
 from .decoding import Hypothesis, transcribe
 from .error_line import error_line
 from .error_rate import ErrorRate
+from .label_schema import LABEL_FEATURES, SCORES
 from .main_process import claimed_by_job, on_main_process
 from .modeling_mlpl import MlplForCTC
 from .precision import dtype_of
@@ -37,23 +38,6 @@ from .processing_mlpl import MlplProcessor
 
 logger = logging.getLogger(__name__)
 
-# What `filter_labels` can choose by; null where there is nothing to measure.
-SCORES = {
-    "mean_log_prob": "mean log-probability of the best class per output frame; 0 is certain",
-    "lowest_word_confidence": "the same of the least certain word, as a probability; null without words",
-    "blank_ratio": "share of the output frames that say blank",
-    "characters_per_second": "length of the text per second of audio",
-    "compression_ratio": "bytes of the text divided by those that zlib makes of it; a repetitive text has a high one",
-    "language_probability": "of the utterance's own language, by the teacher's language-ID head",
-}
-LABEL_FEATURES = Features(
-    {
-        **FEATURES,
-        **dict.fromkeys(SCORES, Value("float64")),
-        "predicted_language": Value("string"),  # by the teacher's language-ID head
-        "error": Value("string"),  # why there is no label; null otherwise
-    }
-)
 OPTIONAL = (float, type(None))  # types of a field
 ROUNDED_SECONDS = 0.1  # by which a table's duration may be off without being wrong
 SHARD_SIZE = 1000  # utterances: what an interruption costs at most, per process

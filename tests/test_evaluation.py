@@ -18,7 +18,8 @@ from hf_mlpl.atomic import write_json
 from hf_mlpl.corpora.utterances import write_utterances
 from hf_mlpl.decoding import Hypothesis
 from hf_mlpl.evaluation import METRICS, _metric, comparison_table, gap_table, results_table, score
-from hf_mlpl.pseudo_label import LABEL_FEATURES, _complete
+from hf_mlpl.label_schema import LABEL_FEATURES
+from hf_mlpl.pseudo_label import _complete
 from hf_mlpl.slimipl import LabelHealth
 
 ROWS = [

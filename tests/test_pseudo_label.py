@@ -18,8 +18,9 @@ from hf_mlpl import MlplForCTC, MlplProcessor, pseudo_label
 from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.utterances import FEATURES, read_utterances, write_utterances
 from hf_mlpl.folder_lock import InUseError, claimed
+from hf_mlpl.label_schema import SCORES
 from hf_mlpl.precision import convert
-from hf_mlpl.pseudo_label import SCORES, teacher_revision
+from hf_mlpl.pseudo_label import teacher_revision
 from hf_mlpl.training import train
 from hf_mlpl.training_config import load_config
 
