@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 from rapidfuzz.distance import Levenshtein
 
 from .text import normalize_text
+
+RATES = ("cer", "wer", "language_accuracy")  # of a language, in results
 
 
 class ErrorRate:
@@ -34,3 +39,9 @@ class ErrorRate:
         """Returns a fraction, which can exceed 1; of empty references alone 0.0 without edits, and 1.0 with any."""
         # A rate over nothing stays finite, so that it can be averaged and written as JSON.
         return self.edits / self.length if self.length else float(self.edits > 0)
+
+
+def mean_rate(rates: Iterable[float | None]) -> float | None:
+    """Returns the mean of the rates that are known, None if none is."""
+    known = [rate for rate in rates if rate is not None]
+    return math.fsum(known) / len(known) if known else None

@@ -29,8 +29,8 @@ from .checkpoints import CHECKPOINTS_KEPT
 from .configuration_mlpl import MlplConfig
 from .corpora.utterances import SpeechTotals, speech_totals
 from .error_line import error_line
-from .evaluation import aligned
 from .slimipl import SlimIplPlan
+from .text_table import aligned
 from .tokenization_mlpl import MlplTokenizer
 from .training import check_model_fields
 from .training_config import PRESETS, TrainingConfig, load_config

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from hf_mlpl.atomic import write_json
 from hf_mlpl.corpora.utterances import write_utterances
 from hf_mlpl.decoding import Hypothesis
-from hf_mlpl.evaluation import METRICS, _metric, comparison_table, gap_table, results_table, score
+from hf_mlpl.evaluation import METRICS, _metric, score
 from hf_mlpl.label_schema import LABEL_FEATURES
 from hf_mlpl.pseudo_label import _complete
+from hf_mlpl.result_tables import comparison_table, gap_table, results_table
 from hf_mlpl.slimipl import LabelHealth
 
 ROWS = [

@@ -19,12 +19,12 @@ LEVELS = {
     0: "configuration_mlpl feature_extraction_mlpl tokenization_mlpl ctc_loss audio audio_parts mp3_frames ogg_pages"
     " header_lengths decoders"
     " containers tars text atomic subtitles one_line_errors model_files missing_model addresses pieces"
-    " results_files without_ffmpeg folder_walk error_line",
+    " results_files without_ffmpeg folder_walk error_line text_table",
     1: "processing_mlpl modeling_mlpl quantization precision",
     2: "corpora data decoding error_rate augment beam_search transcription folder_lock",
     3: "training_config training_log run_record training checkpoints hub resume model_card unsharded slimipl"
     " pseudo_label label_files label_schema label_filters label_summary evaluation plan main_process manifest"
-    " training_problems",
+    " training_problems result_tables",
     4: "dataset_card label_sets label_join interop",
     5: "pipeline_mlpl pipeline_inputs registration loading_errors cli __main__ commands",
 }
