@@ -26,7 +26,7 @@ import torch
 from huggingface_hub.constants import HF_HOME
 
 from hf_mlpl.atomic import write_json
-from hf_mlpl.evaluation import aligned
+from hf_mlpl.text_table import aligned
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PEERS = Path(HF_HOME) / "hf_mlpl" / "bench-peers"

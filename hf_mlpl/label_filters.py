@@ -7,7 +7,7 @@ A file of filters is YAML, `filter: none` or a list of conditions that all must 
       - characters_per_second <= 25
       - language agrees
 
-Scores are those of `pseudo_label.SCORES`; a score that is null fulfils no condition. `language agrees` keeps labels
+Scores are those of `label_schema.SCORES`; a score that is null fulfils no condition. `language agrees` keeps labels
 whose language the teacher's language-ID head recognises.
 """
 
@@ -32,13 +32,12 @@ from .atomic import atomic_write
 from .error_line import error_line
 from .folder_lock import claimed_file
 from .label_files import label_blocks, label_schema
-from .pseudo_label import LABEL_FEATURES, SCORES
+from .label_schema import LABEL_FEATURES, NEVER_NULL, SCORES
 
 logger = logging.getLogger(__name__)
 
 OPERATORS: dict[str, Callable] = {">=": pc.greater_equal, "<=": pc.less_equal}
 LANGUAGE_AGREES = "language agrees"
-NEVER_NULL = ("id", "audio", "duration_seconds", "language", "text")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from .corpora.locales import iso_code
 from .corpora.sources import SYNTHETIC
 from .error_line import error_line
-from .evaluation import RATES
+from .error_rate import RATES
 from .model_files import check_settings, dict_of, read_settings, text, whole
 from .modeling_mlpl import MlplForCTC
 from .results_files import read_results

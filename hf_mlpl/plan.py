@@ -29,13 +29,12 @@ from .checkpoint_files import CHECKPOINTS_KEPT
 from .configuration_mlpl import MlplConfig
 from .corpora.utterances import SpeechTotals, speech_totals
 from .error_line import error_line
-from .evaluation import aligned
 from .slimipl import SlimIplPlan
+from .text_table import aligned
 from .tokenization_mlpl import MlplTokenizer
 from .training import check_model_fields
 from .training_config import PRESETS, TrainingConfig, load_config
 
-FRAMES_PER_SECOND = 1000 / 30  # of the layers
 BYTES_PER_LABEL = 1000
 STATE_BYTES = {"adagrad": 4, "adamw": 8}  # per parameter
 
@@ -101,7 +100,8 @@ def num_parameters(config: MlplConfig) -> int:
 
 def flops(config: MlplConfig, speech: SpeechTotals) -> tuple[float, float, float]:
     """Operations of a forward pass over all of some speech: of the convolution, the layers and the CTC head."""
-    frames, squared_frames = speech.seconds * FRAMES_PER_SECOND, speech.squared_seconds * FRAMES_PER_SECOND**2
+    rate = config.frames_per_second / config.conv_stride  # frames per second after the front end
+    frames, squared_frames = speech.seconds * rate, speech.squared_seconds * rate**2
     width = config.num_attention_heads * config.attention_head_dim
     convolution = 2 * 2 * config.hidden_size * config.num_mel_bins * config.conv_kernel * frames
     products = 2 * config.hidden_size * (4 * width + 2 * config.intermediate_size) * frames

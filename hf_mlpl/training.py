@@ -53,7 +53,6 @@ from .training_problems import Problems, TrainingError
 
 logger = logging.getLogger(__name__)
 
-FRAMES_PER_SECOND = 100  # of the features
 DECIDED = {"vocab_size", "blank_token_id", "languages", "num_mel_bins"}  # fields of a model that are no free choice
 
 
@@ -205,7 +204,7 @@ def train_step(
     optimizer.step()
     optimizer.zero_grad()
     loss = accelerator.reduce(total).item()
-    seconds = num_frames / FRAMES_PER_SECOND
+    seconds = num_frames / MlplConfig.frames_per_second
     return {"loss": loss, "gradient_norm": gradient_norm.item(), "audio_seconds": seconds}
 
 

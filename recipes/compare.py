@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--control", metavar="NAME", help="the column that others are to beat; needs --oracle")
     arguments = parser.parse_args()
     # imported here: it takes seconds, and --help need not wait
-    from hf_mlpl.evaluation import comparison_table, gap_table
+    from hf_mlpl.result_tables import comparison_table, gap_table
     from hf_mlpl.results_files import read_results
 
     results = {}

@@ -8,8 +8,8 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
-from hf_mlpl.inference_dtype import add_dtype_argument, convert
 from hf_mlpl.one_line_errors import one_line_errors
+from hf_mlpl.precision import add_dtype_argument, convert
 
 
 def main() -> None:
@@ -36,10 +36,11 @@ def main() -> None:
     from hf_mlpl.atomic import write_json
     from hf_mlpl.corpora.sources import sources_of
     from hf_mlpl.corpora.utterances import read_utterances
-    from hf_mlpl.evaluation import evaluate_model, results_table
+    from hf_mlpl.evaluation import evaluate_model
     from hf_mlpl.missing_model import check_model
     from hf_mlpl.model_card import teacher_revision
     from hf_mlpl.processing_mlpl import check_parts
+    from hf_mlpl.result_tables import results_table
 
     logging.basicConfig(format="%(message)s")
 

@@ -31,8 +31,8 @@ def main() -> None:
     parser.add_argument("--allow-empty", action="store_true", help="write labels none of which has a text, too")
     arguments = parser.parse_args()
     # imported here: it takes seconds, and --help need not wait
-    from hf_mlpl.evaluation import aligned
     from hf_mlpl.label_filters import filter_labels, read_filters
+    from hf_mlpl.text_table import aligned
 
     filters = read_filters(arguments.filters)
     hours = filter_labels(arguments.labels, filters, arguments.output, arguments.allow_empty)

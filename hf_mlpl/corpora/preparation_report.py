@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..atomic import atomic_write
 from ..text import unknown_character_report
+from ..text_table import aligned
 
 BIN_SECONDS = 0.5  # of the histogram of durations
 MAX_PLOTTED_SECONDS = 60
@@ -122,10 +123,7 @@ class PreparationReport:
         for language in languages:
             rows.append((language, *(f"{of.seconds[language] / 3600:.2f}" for of in self.splits.values())))
         rows.append(("all", *(f"{of.seconds.total() / 3600:.2f}" for of in self.splits.values())))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
-            lines.append("  ".join(cells))
+        lines += aligned(rows).splitlines()
         lacks = "the tokens file" if known_characters is not None else "train"
         for split, unknown in self.unknown_characters(known_characters).items():
             if split != "unlabelled":  # whose texts are learned by nobody
