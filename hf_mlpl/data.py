@@ -20,13 +20,14 @@ from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 
 from .audio import AudioError, stream_audio
-from .augment import SpecAugmentConfig, spec_augment
+from .augment import spec_augment
 from .configuration_mlpl import MlplConfig
 from .corpora.texts import NUM_CODE_POINTS, SPACE, TextBlock
 from .corpora.utterances import blocks, distinct, durations_of, filter_rows
 from .processing_mlpl import MlplProcessor
 from .text import unknown_character_report
 from .tokenization_mlpl import MlplTokenizer
+from .training_config import SpecAugmentConfig
 
 logger = logging.getLogger(__name__)
 

@@ -29,9 +29,7 @@ from .checkpoints import CHECKPOINTS_KEPT
 from .configuration_mlpl import MlplConfig
 from .corpora.utterances import SpeechTotals, speech_totals
 from .evaluation import aligned
-from .slimipl import SlimIplPlan
 from .tokenization_mlpl import MlplTokenizer
-from .training import check_model_fields
 from .training_config import PRESETS, TrainingConfig, load_config
 
 FRAMES_PER_SECOND = 1000 / 30  # of the layers
@@ -133,11 +131,8 @@ def make_plan(stages: Sequence[Sequence[str]], labels: Path, languages: Sequence
         try:
             is_per_language = "{language}" in Path(path).read_text(encoding="utf-8") + "".join(overrides)
             config = load_config(path, [*overrides, *(["language='{language}'"] if is_per_language else [])])
-            check_model_fields(config)
             if is_per_language and not config.slimipl:
                 raise ValueError("has {language} in its settings, but neither `unlabelled` nor `slimipl`")
-            if config.slimipl:
-                SlimIplPlan(config.slimipl, [], [], config.micro_batches_per_update, config.seed)  # which checks them
         except (ValueError, OSError) as error:
             plan.problem(str(error) if path in str(error) else f"{path}: {error}")
             plan.stages += [Stage(name)]
@@ -225,8 +220,6 @@ def _model(plan: Plan, config: TrainingConfig, models: dict, train: dict) -> Mlp
         if config.model in models:
             model = copy.deepcopy(models[config.model])
         elif config.model in PRESETS:
-            if config.tokens is None:
-                raise ValueError("a new model needs `tokens`, a tokens file; recipes/build_tokenizer.py writes one")
             if not Path(config.tokens).is_file():
                 raise ValueError(f"{config.tokens}: no such tokens file; recipes/build_tokenizer.py writes it")
             classes = len(MlplTokenizer(config.tokens))

@@ -19,11 +19,11 @@ from huggingface_hub.utils import logging as hub_logging
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from .atomic import atomic_write
-from .checkpoints import changed_settings, check_same_config, newest_whole, update_of, write_config
+from .checkpoints import checkpoints, newest_whole, update_of
 from .hub import FAILURES, STATE, reason, with_retries
 from .main_process import claimed_by_job, on_main_process
 from .manifest import damage_of
-from .training_config import FREE_ON_RESUME, TrainingConfig
+from .training_config import FREE_ON_RESUME, TrainingConfig, changed_settings, check_same_config, write_config
 
 # Where things are on this machine; what they are is compared by `checkpoints.digest`.
 PLACES = {"output_dir", "train", "dev", "unlabelled", "tokens", "model"}
@@ -52,7 +52,7 @@ def resume_from_hub(config: TrainingConfig, repo_id: str) -> str | None:
 
 
 def _fetch(config: TrainingConfig, repo_id: str) -> str | None:
-    check_same_config(Path(config.output_dir), config)
+    check_same_config(config, checkpoints(Path(config.output_dir)))
     if (Path(config.output_dir) / "model").exists():
         return None
     hub_logging.set_verbosity_error()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import textwrap
 from collections import defaultdict
@@ -21,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from .checkpoints import Checkpointer, check_same_config, digest, push_result, write_config
+from .checkpoints import Checkpointer, checkpoints, digest, push_result
 from .configuration_mlpl import MlplConfig
 from .corpora.texts import NUM_CODE_POINTS, TextBlock
 from .corpora.utterances import blocks, distinct, durations_of, filter_rows, read_utterances
@@ -45,14 +44,13 @@ from .processing_mlpl import MlplProcessor, check_parts
 from .run_record import RunRecord
 from .slimipl import SlimIpl, SlimIplPlan
 from .tokenization_mlpl import MlplTokenizer
-from .training_config import PRESETS, TrainingConfig
+from .training_config import PRESETS, TrainingConfig, check_same_config, write_config
 from .training_log import TrainingLog
 from .training_problems import Problems, TrainingError
 
 logger = logging.getLogger(__name__)
 
 FRAMES_PER_SECOND = 100  # of the features
-DECIDED = {"vocab_size", "blank_token_id", "languages", "num_mel_bins"}  # fields of a model that are no free choice
 
 
 def train(config: TrainingConfig) -> Path:
@@ -78,7 +76,7 @@ def _is_finished(process: PartialState, config: TrainingConfig) -> bool:
     """Whether `output_dir` holds the result of these settings; raises a ValueError where its run has others."""
 
     def look() -> bool:
-        check_same_config(Path(config.output_dir), config)
+        check_same_config(config, checkpoints(Path(config.output_dir)))
         return (Path(config.output_dir) / "model").exists()
 
     return on_main_process(process, look)
@@ -86,7 +84,7 @@ def _is_finished(process: PartialState, config: TrainingConfig) -> bool:
 
 def _train(config: TrainingConfig) -> Path:
     output_dir = Path(config.output_dir)
-    started = check_same_config(output_dir, config)
+    started = check_same_config(config, checkpoints(output_dir))
     set_seed(config.seed)
     languages = [config.language] if config.language else None
     train_set = read_utterances(config.train, languages)
@@ -206,7 +204,6 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
 
     Its tokenizer learns with which characters the languages of the training set are written.
     """
-    check_model_fields(config)
     if config.model not in PRESETS:
         check_model(config.model)
         processor = MlplProcessor.from_pretrained(config.model)
@@ -215,8 +212,6 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
         check_parts(model.config, processor.feature_extractor, processor.tokenizer)
         processor.tokenizer.learn_language_characters(_human_characters(train_set))
         return model, processor
-    if config.tokens is None:
-        raise ValueError("a new model needs `tokens`, a tokens file; recipes/build_tokenizer.py writes one")
     tokenizer = MlplTokenizer(config.tokens)
     tokenizer.learn_language_characters(_human_characters(train_set))
     languages = config.languages or distinct(train_set, "language")
@@ -224,15 +219,6 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
     with _fitting_fields(config):
         model = MlplForCTC(preset(vocab_size=len(tokenizer), languages=languages, **config.model_fields))
     return model, MlplProcessor(MlplFeatureExtractor(), tokenizer)
-
-
-def check_model_fields(config: TrainingConfig) -> None:
-    """Raises a ValueError for fields that there are not, and for those that tokens, languages and features decide."""
-    known = {field.name for field in dataclasses.fields(MlplConfig)}
-    if unknown := sorted(map(str, config.model_fields.keys() - known)):
-        raise ValueError(f"model_fields has {', '.join(unknown)}, which MlplConfig does not have")
-    if decided := sorted(config.model_fields.keys() & DECIDED):
-        raise ValueError(f"model_fields has {', '.join(decided)}, which `tokens`, `languages` and the features decide")
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
-from hf_mlpl.augment import SpecAugmentConfig
 from hf_mlpl.corpora.utterances import FEATURES
 from hf_mlpl.data import (
     BatchPlan,
@@ -26,6 +25,7 @@ from hf_mlpl.data import (
     repetitions,
     select_for_training,
 )
+from hf_mlpl.training_config import SpecAugmentConfig
 
 TOKENS = "|abcde"
 CLASSES = {entry: number for number, entry in enumerate(TOKENS)} | {" ": 0}

@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from hf_mlpl import MlplConfig, MlplForCTC
 from hf_mlpl.corpora.utterances import SpeechTotals, read_utterances, speech_totals, write_utterances
 from hf_mlpl.plan import forward_flops, make_plan, num_parameters, slimipl_updates, training_flops
-from hf_mlpl.slimipl import SlimIplConfig, SlimIplPlan
-from hf_mlpl.training_config import TrainingConfig, load_config
+from hf_mlpl.slimipl import SlimIplPlan
+from hf_mlpl.training_config import SlimIplConfig, TrainingConfig, load_config
 
 from .commands import PROGRAMS, ROOT, check_command, read_commands
 
@@ -62,7 +62,7 @@ class OneRowBatches:
 @pytest.mark.parametrize("variant", ["fixed-pre-cache", "cache"])
 def test_updates_of_slimipl_are_those_that_it_does(variant):
     slimipl = {"variant": variant, "start_update": 500, "cache_size": 400, "unsupervised_updates": 4}
-    values = {"output_dir": "a", "model": "tiny", "train": ["b"], "unlabelled": ["c"], "max_updates": 5000}
+    values = {"output_dir": "a", "model": "b", "train": ["c"], "unlabelled": ["d"], "max_updates": 5000}
     config = TrainingConfig(**values, slimipl=SlimIplConfig(**slimipl), micro_batches_per_update=4)
     plan = SlimIplPlan(config.slimipl, OneRowBatches(), OneRowBatches(), config.micro_batches_per_update, seed=0)
     steps = [next(plan) for _ in range(config.max_updates)]

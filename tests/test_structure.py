@@ -21,8 +21,8 @@ LEVELS = {
     " containers tars text atomic subtitles one_line_errors model_files missing_model addresses pieces"
     " results_files without_ffmpeg folder_walk",
     1: "processing_mlpl modeling_mlpl quantization inference_dtype",
-    2: "corpora data decoding augment beam_search transcription folder_lock",
-    3: "training_config training_log run_record training checkpoints hub resume model_card sharding slimipl"
+    2: "training_config corpora data decoding augment beam_search transcription folder_lock",
+    3: "training_log run_record training checkpoints hub resume model_card sharding slimipl"
     " pseudo_label label_files label_filters label_summary evaluation plan main_process manifest"
     " training_problems",
     4: "dataset_card label_sets label_join interop",
