@@ -34,7 +34,7 @@ import torch
 from accelerate import Accelerator
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
 from hf_mlpl.corpora.utterances import read_utterances
-from hf_mlpl.inference_dtype import convert
+from hf_mlpl.precision import convert
 from hf_mlpl.pseudo_label import pseudo_label
 from hf_mlpl.text import write_tokens
 accelerator, loaded = Accelerator(cpu=True), {}

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from huggingface_hub.utils import httpx
 
 from .audio import AudioError
+from .error_line import error_line
 
 TIMEOUT_SECONDS = 30.0  # without a byte; a slow line may take any time
 BLOCK = 2**16
@@ -69,4 +70,4 @@ def _reason(error: Exception) -> str:
         return "too many redirects"
     if isinstance(error, httpx.InvalidURL):
         return "it is not a valid address"
-    return " ".join(str(error).split()) or type(error).__name__
+    return error_line(error)

@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from .error_line import error_line
+
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 STALE_SECONDS = 7 * 24 * 3600  # a push of many gigabytes may take days, and changes nothing in its folder
 LONGEST_NAME = 120  # bytes of a name behind what makes it our own; file systems take 255
@@ -190,7 +192,7 @@ def read_json(path: str | os.PathLike, **fields: type | tuple[type, ...]) -> dic
         for name, kind in fields.items():
             check_field(content, name, kind)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged ({' '.join(str(error).split())})") from error
+        raise ValueError(f"{path}: damaged ({error_line(error)})") from error
     return content
 
 

@@ -11,6 +11,7 @@ from itertools import dropwhile, takewhile
 
 import torch
 
+from .error_line import error_line
 from .text import WORD_BOUNDARY
 from .tokenization_mlpl import MlplTokenizer
 
@@ -230,7 +231,7 @@ def _load_lm(path: str | os.PathLike, units: Sequence[str], kind: str) -> tuple[
     try:
         model = KenLM(os.fspath(path), Dictionary([*units, NO_UNIT]))
     except RuntimeError as error:
-        reason = " ".join(str(error).split()).rpartition(" threw ")[2]  # without KenLM's source file and function
+        reason = error_line(error).rpartition(" threw ")[2]  # without KenLM's source file and function
         raise ValueError(f"{path} is no language model that KenLM reads: {reason}") from error
     start = model.start(False)
     *scores, unknown = [model.score(start, index)[1] for index in range(len(units) + 1)]

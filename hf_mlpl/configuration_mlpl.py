@@ -82,6 +82,7 @@ class MlplConfig(PreTrainedConfig):
     conv_kernel: ClassVar[int] = 7
     conv_stride: ClassVar[int] = 3
     hop_length: ClassVar[int] = 160  # samples from one feature frame to the next, 10 ms at 16 kHz
+    frames_per_second: ClassVar[int] = 16_000 // hop_length  # of the features
 
     vocab_size: int = 8065
     languages: list[str] | tuple[str, ...] = ()

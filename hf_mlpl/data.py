@@ -26,12 +26,10 @@ from .corpora.texts import NUM_CODE_POINTS, SPACE, TextBlock
 from .corpora.utterances import blocks, distinct, durations_of, filter_rows
 from .processing_mlpl import MlplProcessor
 from .text import unknown_character_report
-from .tokenization_mlpl import MlplTokenizer
+from .tokenization_mlpl import IGNORED, MlplTokenizer
 from .training_config import SpecAugmentConfig
 
 logger = logging.getLogger(__name__)
-
-IGNORED = -100  # what losses skip: padding of labels, languages that a model does not know
 
 
 @dataclass

@@ -10,8 +10,8 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from .atomic import atomic_write
 from .corpora.locales import iso_code
+from .label_schema import SCORES
 from .label_summary import REPETITIVE, LabelSummary
-from .pseudo_label import SCORES
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
 PICTURE = "scores.png"

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .decoding import transcribe
 from .processing_mlpl import MlplProcessor
-from .sharding import unsharded
+from .unsharded import unsharded
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,9 @@ def score(rows: Iterable[dict]) -> dict:
     Error rates per language and their unweighted mean over languages.
 
     A row has `language`, `text` (the reference), `hypothesis`, `duration_seconds` and `predicted_language`. Rates are
-    fractions: within a language, all edits divided by all reference characters (CER) or words (WER) after NFC. The
-    language accuracy counts rows whose `predicted_language` is not None, and is None where there is no such row.
+    fractions: within a language, all edits divided by all reference characters (CER) or words (WER), as
+    `ErrorRate` counts them. The language accuracy counts rows whose `predicted_language` is not None, and is None
+    where there is no such row.
 
     Returns `{"languages": {language: {"cer", "wer", "language_accuracy", "utterances", "hours"}},
     "macro": {"cer", "wer", "language_accuracy"}, "utterances", "hours"}`, independent of the order of the rows.

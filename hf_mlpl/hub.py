@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 from yaml import YAMLError
 
 from .atomic import atomic_write, partial_path, remove_left, write_text
+from .error_line import error_line
 from .folder_lock import is_lock
 from .training_config import TrainingConfig
 
@@ -117,11 +118,10 @@ def with_retries(request: Callable):
 def reason(error: Exception) -> str:
     """Why a request failed, in one line, without token and signed addresses."""
     error = _cause(error)
-    told = str(error) or type(error).__name__
+    line = error_line(error)
     if isinstance(error, HfHubHTTPError):
-        told = error.server_message or f"HTTP status {error.response.status_code}"
-    told = re.sub(r"\bhf_\w{8,}", "[token]", re.sub(r"(https?://[^\s/]+)\S*", r"\1", told))
-    return " ".join(told.split()).rstrip(".")
+        line = " ".join((error.server_message or f"HTTP status {error.response.status_code}").split())
+    return re.sub(r"\bhf_\w{8,}", "[token]", re.sub(r"(https?://[^\s/]+)\S*", r"\1", line)).rstrip(".")
 
 
 def _cause(error: Exception) -> Exception:

@@ -14,6 +14,7 @@ from datasets.table import table_cast
 
 from .corpora.metadata import columns_of, rows_of
 from .corpora.utterances import BLOCK
+from .error_line import error_line
 
 
 class LabelFileError(ValueError):
@@ -154,5 +155,5 @@ def _batches(path: str | Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 def damaged(path: str | Path, error: Exception) -> LabelFileError:
     """Makes a line of what a reader has raised."""
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    reason = error_line(error)[:300]
     return LabelFileError(f"{path}: no Parquet file of labels, or damaged ({reason})")

@@ -7,7 +7,7 @@ A file of filters is YAML, `filter: none` or a list of conditions that all must 
       - characters_per_second <= 25
       - language agrees
 
-Scores are those of `pseudo_label.SCORES`; a score that is null fulfils no condition. `language agrees` keeps labels
+Scores are those of `label_schema.SCORES`; a score that is null fulfils no condition. `language agrees` keeps labels
 whose language the teacher's language-ID head recognises.
 """
 
@@ -29,15 +29,15 @@ import pyarrow.parquet as pq
 import yaml
 
 from .atomic import atomic_write
+from .error_line import error_line
 from .folder_lock import claimed_file
 from .label_files import label_blocks, label_schema
-from .pseudo_label import LABEL_FEATURES, SCORES
+from .label_schema import LABEL_FEATURES, NEVER_NULL, SCORES
 
 logger = logging.getLogger(__name__)
 
 OPERATORS: dict[str, Callable] = {">=": pc.greater_equal, "<=": pc.less_equal}
 LANGUAGE_AGREES = "language agrees"
-NEVER_NULL = ("id", "audio", "duration_seconds", "language", "text")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def read_filters(path: str | Path) -> list[LabelFilter]:
             raise ValueError(f"filter is {conditions!r}; it must be none or a list of conditions")
         return [LabelFilter(" ".join(condition.split())) for condition in conditions]
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path}: {error_line(error)}") from None
 
 
 def filter_labels(

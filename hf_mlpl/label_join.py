@@ -27,8 +27,7 @@ from .corpora.utterances import FEATURES, blocks, filter_rows, id_hashes, select
 from .folder_lock import claimed_file
 from .hub import FAILURES, reason, with_retries
 from .label_files import label_schema, labels_of_anyone
-from .label_sets import LABEL_SET_FEATURES
-from .pseudo_label import LABEL_FEATURES, SCORES
+from .label_schema import LABEL_FEATURES, LABEL_SET_FEATURES, SCORES
 from .text import normalize_text
 
 DURATION_TOLERANCE = 0.1  # seconds, some three output frames: tables of segments are rounded

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Audio, Dataset, Features, Value, config
+from datasets import Audio, Dataset, Features, config
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.hf_api import DatasetInfo
@@ -30,29 +30,16 @@ from .atomic import atomic_write, temporary_folder, writing
 from .audio import AudioError, encode_flac, load_audio
 from .corpora.utterances import blocks, durations_of, filter_rows, select_rows, sorted_by_id
 from .dataset_card import PICTURE, dataset_card, plot_scores
+from .error_line import error_line
 from .hub import push_folder
 from .label_files import label_blocks
-from .label_filters import NEVER_NULL, LabelFilter
+from .label_filters import LabelFilter
+from .label_schema import LABEL_FEATURES, LABEL_SET_FEATURES, NEVER_NULL
 from .label_summary import LabelCounts, LabelSummary
-from .pseudo_label import LABEL_FEATURES, SCORES, all_empty, read_summary
+from .pseudo_label import all_empty, read_summary
 
 logger = logging.getLogger(__name__)
 
-LABEL_SET_FEATURES = Features(
-    {
-        "id": Value("string"),
-        "start": Value("float64"),  # seconds in the long recording; null for a whole file
-        "end": Value("float64"),
-        "duration_seconds": Value("float64"),
-        "language": Value("string"),  # Common Voice's locale code, `sv-SE`
-        "text": Value("string"),
-        **dict.fromkeys(SCORES, Value("float64")),
-        "predicted_language": Value("string"),
-        "teacher": Value("string"),
-        "teacher_revision": Value("string"),
-        "kept": Value("bool"),  # by the filters; true for all without
-    }
-)
 SHARD_ROWS = 250_000  # labels alone: some 50 MB
 SHARD_SECONDS = 18_000  # with audio: some 300 MB
 AUDIO_ROWS = 100  # rows of a row group with audio, and what is in memory at a time
@@ -241,7 +228,7 @@ def _with_audio(labels: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, dict[s
         try:
             samples = load_audio(row["audio"], SAMPLING_RATE)
         except (AudioError, MemoryError) as error:
-            logger.warning("%s: %s; it is not pushed", row["id"], " ".join(str(error).split()))
+            logger.warning("%s: %s; it is not pushed", row["id"], error_line(error))
             return None
         return {"bytes": encode_flac(samples, SAMPLING_RATE), "path": f"{name}.flac"}
 

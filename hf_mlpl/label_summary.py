@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from .atomic import check_field, read_json, write_json
 from .label_filters import LabelFilter
-from .pseudo_label import OPTIONAL, SCORES, check_source
+from .label_schema import SCORES
+from .pseudo_label import OPTIONAL, check_source
 
 # What a histogram of a score shows in bins of equal width; what lies outside is in the first or the last bin.
 RANGES = {

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .corpora.locales import iso_code
 from .corpora.sources import SYNTHETIC
+from .error_line import error_line
 from .evaluation import RATES
 from .model_files import check_settings, dict_of, read_settings, text, whole
 from .modeling_mlpl import MlplForCTC
@@ -149,7 +150,7 @@ def _read(run_dir: Path) -> tuple[dict, dict]:
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{file}: is not YAML in UTF-8 ({' '.join(str(error).split())})") from error
+        raise ValueError(f"{file}: is not YAML in UTF-8 ({error_line(error)})") from error
     if not isinstance(config, dict) or not {"output_dir", "max_updates"} <= config.keys():
         raise ValueError(f"{file}: holds no settings of a run, or not all; recipes/train.py writes them")
     return config, run

@@ -518,7 +518,7 @@ class MlplForCTC(MlplPreTrainedModel):
         if language_ids is not None:
             if language_log_probs is None:
                 raise ValueError("language_ids were given, but this model has no languages: config.languages is empty")
-            lid_loss = F.nll_loss(language_log_probs, language_ids, ignore_index=-100, reduction="sum")
+            lid_loss = F.nll_loss(language_log_probs, language_ids, reduction="sum")  # skips -100
             loss = loss + self.config.lid_loss_weight * lid_loss / normalizer
         return loss
 

@@ -28,11 +28,11 @@ from huggingface_hub.errors import StrictDataclassError
 from .checkpoints import CHECKPOINTS_KEPT
 from .configuration_mlpl import MlplConfig
 from .corpora.utterances import SpeechTotals, speech_totals
+from .error_line import error_line
 from .evaluation import aligned
 from .tokenization_mlpl import MlplTokenizer
 from .training_config import PRESETS, TrainingConfig, load_config
 
-FRAMES_PER_SECOND = 1000 / 30  # of the layers
 BYTES_PER_LABEL = 1000
 STATE_BYTES = {"adagrad": 4, "adamw": 8}  # per parameter
 
@@ -98,7 +98,8 @@ def num_parameters(config: MlplConfig) -> int:
 
 def flops(config: MlplConfig, speech: SpeechTotals) -> tuple[float, float, float]:
     """Operations of a forward pass over all of some speech: of the convolution, the layers and the CTC head."""
-    frames, squared_frames = speech.seconds * FRAMES_PER_SECOND, speech.squared_seconds * FRAMES_PER_SECOND**2
+    rate = config.frames_per_second / config.conv_stride  # frames per second after the front end
+    frames, squared_frames = speech.seconds * rate, speech.squared_seconds * rate**2
     width = config.num_attention_heads * config.attention_head_dim
     convolution = 2 * 2 * config.hidden_size * config.num_mel_bins * config.conv_kernel * frames
     products = 2 * config.hidden_size * (4 * width + 2 * config.intermediate_size) * frames
@@ -234,7 +235,7 @@ def _model(plan: Plan, config: TrainingConfig, models: dict, train: dict) -> Mlp
         for name, value in config.model_fields.items() if model else ():
             setattr(model, name, value)
     except (ValueError, OSError, StrictDataclassError) as error:
-        plan.problem(" ".join(str(error).split()))
+        plan.problem(error_line(error))
     models[str(Path(config.output_dir) / "model")] = model
     return model
 

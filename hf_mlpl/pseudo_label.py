@@ -11,7 +11,7 @@ import hashlib
 import logging
 import math
 import zlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,44 +21,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, Features, Value
-from rapidfuzz.distance import Levenshtein
+from datasets import Dataset
 from tqdm import tqdm
 
 from .atomic import check_field, read_json, write_json
 from .corpora.sources import Source
-from .corpora.utterances import FEATURES, blocks, durations_of, select_rows, write_utterances
+from .corpora.utterances import blocks, durations_of, select_rows, write_utterances
 from .decoding import Hypothesis, transcribe
-from .inference_dtype import dtype_of
+from .error_line import error_line
+from .error_rate import ErrorRate
+from .label_schema import LABEL_FEATURES, SCORES
 from .main_process import claimed_by_job, on_main_process
 from .modeling_mlpl import MlplForCTC
+from .precision import dtype_of
 from .processing_mlpl import MlplProcessor
-from .text import normalize_text
 
 logger = logging.getLogger(__name__)
 
-# What `filter_labels` can choose by; null where there is nothing to measure.
-SCORES = {
-    "mean_log_prob": "mean log-probability of the best class per output frame; 0 is certain",
-    "lowest_word_confidence": "the same of the least certain word, as a probability; null without words",
-    "blank_ratio": "share of the output frames that say blank",
-    "characters_per_second": "length of the text per second of audio",
-    "compression_ratio": "bytes of the text divided by those that zlib makes of it; a repetitive text has a high one",
-    "language_probability": "of the utterance's own language, by the teacher's language-ID head",
-}
-LABEL_FEATURES = Features(
-    {
-        **FEATURES,
-        **dict.fromkeys(SCORES, Value("float64")),
-        "predicted_language": Value("string"),  # by the teacher's language-ID head
-        "error": Value("string"),  # why there is no label; null otherwise
-    }
-)
 OPTIONAL = (float, type(None))  # types of a field
 ROUNDED_SECONDS = 0.1  # by which a table's duration may be off without being wrong
 SHARD_SIZE = 1000  # utterances: what an interruption costs at most, per process
 # A job too small for so many shards of that size has smaller ones, which processes can share out evenly.
-SHARDS, SMALL_SHARD_SIZE = 32, 200
+MIN_SHARDS, SMALL_SHARD_SIZE = 32, 200
 
 
 def pseudo_label(
@@ -99,7 +83,7 @@ def pseudo_label(
             return summary
         # Neighbours in length share a shard: its batches need less padding.
         order = np.argsort(-durations_of(dataset), kind="stable")
-        num_shards = max(math.ceil(len(order) / SHARD_SIZE), min(math.ceil(len(order) / SMALL_SHARD_SIZE), SHARDS))
+        num_shards = max(math.ceil(len(order) / SHARD_SIZE), min(math.ceil(len(order) / SMALL_SHARD_SIZE), MIN_SHARDS))
         shards = np.array_split(order, num_shards) if num_shards else []
         mine = [
             (number, rows)
@@ -119,12 +103,12 @@ def pseudo_label(
 
 
 def _references(dataset: Dataset) -> dict[str, str]:
-    """Returns id -> text of the utterances that have one."""
+    """Returns id -> text of the utterances that somebody has transcribed."""
     return {
         name: text
         for block in blocks(dataset, ["id", "text"])
         for name, text in zip(block["id"].to_pylist(), block["text"].to_pylist(), strict=True)
-        if text
+        if text is not None
     }
 
 
@@ -162,21 +146,17 @@ def _hypotheses(model, processor, shard, max_batch_seconds, num_workers, progres
         if len(shard) == 1:
             raise
         first, succeeded = error, len(left) < len(shard)
-    logger.warning("%s; %d utterances are labelled one by one", _reason(first), len(left))
+    logger.warning("%s; %d utterances are labelled one by one", error_line(first), len(left))
     for row in left:
         try:
             [hypothesis] = transcribe(model, processor, shard.select([row]), max_batch_seconds, num_workers=0)
             yield replace(hypothesis, row=row)
             succeeded = True
         except Exception as error:
-            yield Hypothesis(row=row, error=f"utterance {shard[row]['id']}: {_reason(error)}")
+            yield Hypothesis(row=row, error=f"utterance {shard[row]['id']}: {error_line(error)}")
         progress.update()
     if not succeeded:
         raise first
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def scores(hypothesis: Hypothesis, duration_seconds: float) -> dict[str, float | None]:
@@ -197,7 +177,7 @@ def _complete(
 ) -> dict:
     """Joins the shards into `labels.parquet`; says in `complete.json` what is in it, and returns that."""
     languages = defaultdict(lambda: {"labels": 0, "empty": 0, "errors": 0, "hours": 0.0, "mean_log_prob": 0.0})
-    edits, characters = Counter(), Counter()  # of the labels that have a reference
+    error_rates = defaultdict(ErrorRate)  # by language, of the labels that have a reference
 
     def labels() -> Iterator[dict]:
         for number in range(num_shards):
@@ -210,16 +190,15 @@ def _complete(
                 counts["empty"] += not row["text"]
                 counts["hours"] += row["duration_seconds"] / 3600
                 counts["mean_log_prob"] += row["mean_log_prob"]
-                if reference := normalize_text(references.get(row["id"], "")):
-                    edits[row["language"]] += Levenshtein.distance(reference, row["text"])
-                    characters[row["language"]] += len(reference)
+                if (reference := references.get(row["id"])) is not None:
+                    error_rates[row["language"]].add(row["text"], reference)
                 yield row
 
     written = write_utterances(labels(), output_dir / "labels.parquet", LABEL_FEATURES)
     errors = sum(counts["errors"] for counts in languages.values())
     for language, counts in languages.items():
         counts["mean_log_prob"] /= max(counts["labels"], 1)
-        counts["cer"] = edits[language] / characters[language] if characters[language] else None
+        counts["cer"] = error_rates[language].rate if language in error_rates else None
     summary = {
         **job,
         "labels": written,
@@ -300,7 +279,7 @@ def _begin(output_dir: Path, job: dict) -> dict | None:
         try:
             _whole_summary(output_dir)
         except ValueError as error:
-            logger.warning("%s; it is made anew of the shards", _reason(error))
+            logger.warning("%s; it is made anew of the shards", error_line(error))
     if not (output_dir / "job.json").exists():
         write_json(output_dir / "job.json", job)
     return None
@@ -332,7 +311,7 @@ def _is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
         if sorted(table["id"].to_pylist()) != sorted(ids) or set(table["source"].to_pylist()) != {teacher}:
             raise ValueError("it holds other labels")
     except Exception as error:  # whatever a damaged file makes of a reader
-        logger.warning("%s: damaged (%s); it is labelled again", path, _reason(error))
+        logger.warning("%s: damaged (%s); it is labelled again", path, error_line(error))
         return False
     return True
 

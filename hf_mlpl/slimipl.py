@@ -29,20 +29,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from datasets import Dataset
-from rapidfuzz.distance import Levenshtein
 from safetensors.torch import load_model, save_model
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from .atomic import write_json
 from .corpora.utterances import Column, blocks
-from .data import IGNORED, BatchPlan, SpeechBatch, SpeechBatches, min_ctc_frames
+from .data import BatchPlan, SpeechBatch, SpeechBatches, min_ctc_frames
 from .decoding import Hypothesis, decode_batch
+from .error_rate import ErrorRate
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
-from .sharding import unsharded
-from .text import normalize_text
+from .tokenization_mlpl import IGNORED
 from .training_config import SlimIplConfig
+from .unsharded import unsharded
 
 COLLAPSED_SHARE = 0.9  # of an interval's labels, empty or equal: what training on them would learn is that one text
 COLLAPSED_LENGTH = 0.1  # of the characters that human transcripts have: what it would learn is to say next to nothing
@@ -374,8 +374,10 @@ class LabelHealth:
         frames = sum(label.num_frames for _, label in rows)
         texts = Counter(label.text for _, label in rows)
         languages = [label.language == row["language"] for row, label in rows if label.language is not None]
-        references = [(normalize_text(row["text"]), label.text) for row, label in rows if row["text"]]
-        edits = sum(Levenshtein.distance(reference, text) for reference, text in references)
+        pairs = [(label.text, row["text"]) for row, label in rows if row["text"] is not None]
+        errors = ErrorRate()
+        for pair in pairs:
+            errors.add(*pair)
         return {
             "labels": len(rows),
             "length_ratio": sum(len(label.text) for _, label in rows) / expected,
@@ -383,7 +385,7 @@ class LabelHealth:
             "empty": texts[""] / len(rows),
             "commonest": texts.most_common(1)[0][1] / len(rows),
             "language_agreement": sum(languages) / len(languages) if languages else None,
-            "cer": edits / sum(len(reference) for reference, _ in references) if references else None,
+            "cer": errors.rate if pairs else None,
         }
 
 

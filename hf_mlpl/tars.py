@@ -29,6 +29,8 @@ import numpy as np
 from huggingface_hub.constants import HF_HOME
 from transformers.utils import logging
 
+from .error_line import error_line
+
 logger = logging.get_logger(__name__)
 
 FORMAT = 1  # of index files; others are made anew
@@ -49,7 +51,7 @@ class ContainerError(ValueError):
 def reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    return " ".join((os.strerror(error.errno) if getattr(error, "errno", None) else str(error) or repr(error)).split())
+    return os.strerror(error.errno) if getattr(error, "errno", None) else error_line(error)
 
 
 def file_state(path: str | os.PathLike) -> tuple[str, int, int]:

@@ -33,6 +33,7 @@ from .data import (
     select_for_training,
     select_unlabelled,
 )
+from .error_line import error_line
 from .evaluation import evaluate_model
 from .feature_extraction_mlpl import MlplFeatureExtractor
 from .folder_lock import claimed
@@ -49,8 +50,6 @@ from .training_log import TrainingLog
 from .training_problems import Problems, TrainingError
 
 logger = logging.getLogger(__name__)
-
-FRAMES_PER_SECOND = 100  # of the features
 
 
 def train(config: TrainingConfig) -> Path:
@@ -195,7 +194,7 @@ def train_step(
     optimizer.step()
     optimizer.zero_grad()
     loss = accelerator.reduce(total).item()
-    seconds = num_frames / FRAMES_PER_SECOND
+    seconds = num_frames / MlplConfig.frames_per_second
     return {"loss": loss, "gradient_norm": gradient_norm.item(), "audio_seconds": seconds}
 
 
@@ -227,7 +226,7 @@ def _fitting_fields(config: TrainingConfig) -> Iterator[None]:
     try:
         yield
     except (StrictDataclassError, RuntimeError) as error:
-        reason = textwrap.shorten(" ".join(str(error).split()), 500)
+        reason = textwrap.shorten(error_line(error), 500)
         raise ValueError(f"{config.model} cannot have the model_fields {config.model_fields}: {reason}") from error
 
 

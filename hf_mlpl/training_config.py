@@ -18,6 +18,7 @@ import yaml
 from huggingface_hub.utils import validate_repo_id
 
 from .atomic import write_text
+from .error_line import error_line
 
 PRESETS = ("tiny", "base", "large")  # of `MlplConfig`
 OPTIMIZERS = ("adagrad", "adamw")
@@ -291,7 +292,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConf
     except RecursionError:
         raise ValueError(f"{path}: has values that contain themselves") from None
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path}: {error_line(error)}") from None
 
 
 class _Loader(yaml.SafeLoader):

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from .addresses import temporary_file
 from .audio import AUDIO_SUFFIXES, AudioError, audio_duration, looks_like_audio, stream_audio
+from .error_line import error_line
 from .folder_walk import walk_folders
 from .pieces import ahead, cut
 from .subtitles import to_srt, to_vtt
@@ -233,12 +234,11 @@ def _input(recording: Recording) -> np.ndarray | Path | BinaryIO:
 
 
 def _problem(recording: Recording, error: Exception) -> str:
-    reason = printable(" ".join(str(error).split()))
+    speaks = isinstance(error, (OSError, ValueError, MemoryError))  # what others are about is not in their text
+    line = printable(error_line(error, with_type=not speaks))
     if isinstance(error, AudioError) and recording.samples is None:  # it names the file itself
-        return reason
-    if not (reason and isinstance(error, (OSError, ValueError, MemoryError))):  # what it is about is not in its text
-        reason = f"{type(error).__name__}{reason and ': '}{reason}"
-    return f"{recording.name}: {reason}"
+        return line
+    return f"{recording.name}: {line}"
 
 
 def format_transcript(recording: Recording, output_format: str, with_words: bool, with_name: bool) -> str:

@@ -8,8 +8,8 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
-from hf_mlpl.inference_dtype import add_dtype_argument, convert
 from hf_mlpl.one_line_errors import one_line_errors
+from hf_mlpl.precision import add_dtype_argument, convert
 
 
 def main() -> None:

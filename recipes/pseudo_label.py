@@ -18,8 +18,8 @@ import argparse
 import logging
 from pathlib import Path
 
-from hf_mlpl.inference_dtype import add_dtype_argument, convert
 from hf_mlpl.one_line_errors import one_line_errors
+from hf_mlpl.precision import add_dtype_argument, convert
 
 
 def main() -> None:

@@ -3,17 +3,24 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import unicodedata
 
 import jiwer
 import pytest
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_mlpl.atomic import write_json
+from hf_mlpl.corpora.utterances import write_utterances
+from hf_mlpl.decoding import Hypothesis
 from hf_mlpl.evaluation import METRICS, _metric, comparison_table, gap_table, results_table, score
+from hf_mlpl.label_schema import LABEL_FEATURES
+from hf_mlpl.pseudo_label import _complete
+from hf_mlpl.slimipl import LabelHealth
 
 ROWS = [
     # cs: 1 edit of 2 characters in one row, 1 of 6 in the other: 2/8, not the mean 1/3 of the rows; words 2 of 3
@@ -77,7 +84,7 @@ def test_rates_equal_jiwer_on_random_texts_of_several_scripts():
 @given(st.lists(st.tuples(*[st.text("aâb\u0302 \u3000|'", max_size=8)] * 2), min_size=1, max_size=4))
 def test_counts_equal_a_brute_force_edit_distance_over_all_pairs(pairs):
     predictions, references = (list(side) for side in zip(*pairs, strict=True))
-    nfc = [[unicodedata.normalize("NFC", text) for text in pair] for pair in pairs]
+    nfc = [[re.sub(r"\s+", " ", unicodedata.normalize("NFC", text).strip()) for text in pair] for pair in pairs]
     edits, length = sum(edit_distance(*pair) for pair in nfc), sum(len(reference) for _, reference in nfc)
     cer = compute("cer", predictions, references)
     assert (cer["edits"], cer["length"]) == (edits, length)
@@ -98,6 +105,38 @@ def test_empty_texts(name):
     assert compute(name, ["", ""], ["", ""]) == {name: 0.0, "edits": 0, "length": 0}
     # nothing was said and something was written: one, as jiwer has it
     assert compute(name, ["a"], [""])[name] == getattr(jiwer, name)("", "a") == 1.0
+
+
+# prediction, reference, and its edits and characters
+PAIRS = [
+    ("abd", "abc d", 2, 5),
+    ("the cat", " the\u00a0 cat\n", 0, 7),
+    ("a  b ", "a b", 0, 3),
+    ("p\u00e5", "pa\u030a", 0, 2),
+    ("pa\u030a", "p\u00e5", 0, 2),
+    ("Ab", "ab.", 2, 3),
+    ("ab", "", 2, 0),
+    ("", "  ", 0, 0),
+    ("", "ab", 2, 2),
+]
+
+
+@pytest.mark.parametrize("pairs", [*([pair] for pair in PAIRS), PAIRS])
+def test_metric_labels_and_training_have_one_error_rate(pairs, tmp_path):
+    expected = {"edits": sum(pair[2] for pair in pairs), "length": sum(pair[3] for pair in pairs)}
+    expected["cer"] = expected["edits"] / expected["length"] if expected["length"] else float(expected["edits"] > 0)
+    predictions, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    assert compute("cer", predictions, references) == expected
+    row = {"language": "sv-SE", "duration_seconds": 1.0, "audio": {"path": "a.flac"}, "mean_log_prob": -0.1}
+    columns = {"language": ["sv-SE"], "text": ["abc"], "duration_seconds": [1.0]}
+    health = LabelHealth(Dataset.from_dict(columns))
+    health.add((row | {"text": text}, Hypothesis(0, label, num_frames=9)) for label, text, *_ in pairs)
+    health.add([(row | {"text": None}, Hypothesis(0, "not compared", num_frames=9))])
+    assert health.report()["cer"] == expected["cer"]
+    labels = [row | {"id": str(number), "text": text} for number, text in enumerate([*predictions, "not compared"])]
+    write_utterances(labels, tmp_path / "shards" / "00000.parquet", LABEL_FEATURES)
+    known = {str(number): text for number, text in enumerate(references)}
+    assert _complete(tmp_path, {}, 1, known, ())["languages"]["sv-SE"]["cer"] == expected["cer"]
 
 
 def test_score_by_hand():

@@ -8,7 +8,7 @@ import pytest
 
 from hf_mlpl.corpora.utterances import write_utterances
 from hf_mlpl.label_filters import LabelFilter, filter_labels, read_filters
-from hf_mlpl.pseudo_label import LABEL_FEATURES, SCORES
+from hf_mlpl.label_schema import LABEL_FEATURES, SCORES
 
 
 def made_label(number: int, **values) -> dict:

@@ -16,8 +16,8 @@ from hf_mlpl.corpora import utterances as utterance_files
 from hf_mlpl.corpora.utterances import read_utterances, write_utterances
 from hf_mlpl.label_filters import LabelFilter
 from hf_mlpl.label_join import find_label_set, join_labels, join_own_audio
+from hf_mlpl.label_schema import SCORES
 from hf_mlpl.label_sets import write_label_set
-from hf_mlpl.pseudo_label import SCORES
 
 from .test_label_sets import made_in, rows_of
 

@@ -24,9 +24,9 @@ from hf_mlpl.atomic import own_path
 from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.utterances import write_utterances
 from hf_mlpl.label_filters import LabelFilter
-from hf_mlpl.label_sets import LABEL_SET_FEATURES, push_label_set, write_label_set
+from hf_mlpl.label_schema import LABEL_FEATURES, LABEL_SET_FEATURES, SCORES
+from hf_mlpl.label_sets import push_label_set, write_label_set
 from hf_mlpl.label_summary import LabelSummary
-from hf_mlpl.pseudo_label import LABEL_FEATURES, SCORES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -18,8 +18,9 @@ from hf_mlpl import MlplForCTC, MlplProcessor, pseudo_label
 from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.utterances import FEATURES, read_utterances, write_utterances
 from hf_mlpl.folder_lock import InUseError, claimed
-from hf_mlpl.inference_dtype import convert
-from hf_mlpl.pseudo_label import SCORES, teacher_revision
+from hf_mlpl.label_schema import SCORES
+from hf_mlpl.precision import convert
+from hf_mlpl.pseudo_label import teacher_revision
 from hf_mlpl.training import train
 from hf_mlpl.training_config import load_config
 
@@ -167,7 +168,7 @@ def test_interrupted_equals_uninterrupted(label, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("small", "expected"), [(6, [5, 5, 5, 5, 4]), (3, [4] * 6), (1, [4] * 6)])
 def test_a_small_job_has_shards_for_several_processes(label, small, expected, monkeypatch):
     monkeypatch.setattr(pseudo_label, "SMALL_SHARD_SIZE", small)
-    monkeypatch.setattr(pseudo_label, "SHARDS", 6)
+    monkeypatch.setattr(pseudo_label, "MIN_SHARDS", 6)
     folder = label("a")
     assert [len(pq.read_table(path)) for path in sorted((folder / "shards").iterdir())] == expected
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hf_mlpl import modeling_mlpl
-from hf_mlpl.sharding import unsharded
+from hf_mlpl.unsharded import unsharded
 
 from .commands import ROOT
 from .two_processes import slimipl_overrides

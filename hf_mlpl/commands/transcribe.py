@@ -7,8 +7,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from ..inference_dtype import add_dtype_argument, convert
 from ..missing_model import check_model
+from ..precision import add_dtype_argument, convert
 
 HELP = "say what is said in recordings, and in which language"
 DESCRIPTION = """Says what is said in recordings, and in which language.

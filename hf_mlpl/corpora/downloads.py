@@ -11,6 +11,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError
 
+from ..error_line import error_line
 from .locales import to_locale
 
 ANSWER_SECONDS = 60  # for the first answer about a file; the client's 10 are too few on a slow line
@@ -76,4 +77,4 @@ def download_release(dataset_id: str, folder: str | os.PathLike) -> Path:
 
 def _reason(error: Exception) -> str:
     """One line, without the queries of addresses, which may hold keys and signatures."""
-    return re.sub(r"(\w+://[^\s?'\"]*)\?[^\s'\"]*", r"\1", " ".join(str(error).split())) or type(error).__name__
+    return re.sub(r"(\w+://[^\s?'\"]*)\?[^\s'\"]*", r"\1", error_line(error))

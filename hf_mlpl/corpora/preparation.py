@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from ..atomic import atomic_write, write_json
 from ..audio import END_TOLERANCE, stream_audio
+from ..error_line import error_line
 from ..folder_lock import claimed
 from ..text import Normalizer
 from .listing import state_of
@@ -96,8 +97,9 @@ def read_normalizers(path: Path) -> dict[str, Normalizer]:
         content = yaml.safe_load(path.read_bytes())
         return {to_locale(language): Normalizer(**settings) for language, settings in content.items()}
     except (yaml.YAMLError, AttributeError, TypeError) as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"{path}: no normalisers by language, such as `sl: {{lowercase: true}}`: {told}") from error
+        raise ValueError(
+            f"{path}: no normalisers by language, such as `sl: {{lowercase: true}}`: {error_line(error)}"
+        ) from error
 
 
 def prepare(
@@ -327,10 +329,9 @@ def _errors_of(part: Part, report: ReadingReport) -> Iterator[None]:
     try:
         yield
     except (ValueError, pa.ArrowException) as error:
-        report.note(" ".join(str(error).split()))
+        report.note(error_line(error))
     except Exception as error:  # such as those of a disk, of memory, of a decoder
-        reason = " ".join(str(error).split())
-        raise PartFailed(f"{part.name}: {type(error).__name__}{reason and ': '}{reason}") from error
+        raise PartFailed(f"{part.name}: {error_line(error, with_type=True)}") from error
 
 
 def _guarded(rows: Iterable[dict], part: Part, report: ReadingReport) -> Iterator[dict]:

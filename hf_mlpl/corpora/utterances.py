@@ -23,6 +23,7 @@ from datasets.table import InMemoryTable
 
 from ..atomic import atomic_write, writing
 from ..audio import AudioError, audio_duration
+from ..error_line import error_line
 
 FEATURES = Features(
     {
@@ -108,7 +109,7 @@ def audio_problem(error: Exception, audio: dict) -> str:
     """Why a recording cannot be decoded, `FILE: why`; decoders may raise anything."""
     if isinstance(error, AudioError):
         return str(error)
-    return f"{audio['path']}: cannot be decoded: {type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{audio['path']}: cannot be decoded: {error_line(error, with_type=True)}"
 
 
 def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport, num_threads: int = 8) -> Iterator[dict]:
@@ -160,11 +161,11 @@ def arrow_errors(path: str | Path, problem: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, DatasetsError, UnicodeError) as error:
         reason = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
-        raise ValueError(f"{path}: {problem}: {' '.join(str(reason).split())}") from error
+        raise ValueError(f"{path}: {problem}: {error_line(reason)}") from error
     except OSError as error:
         if error.errno is not None:  # of the system; Arrow's own, about damaged files, have none
             raise
-        raise ValueError(f"{path}: {problem}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path}: {problem}: {error_line(error)}") from error
 
 
 def utterance_files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, int]]:

@@ -24,6 +24,7 @@ from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 from ..atomic import atomic_write
 from ..audio import AudioError, audio_format, load_audio, stream_audio
 from ..corpora.fl_lists import ListEntry
+from ..error_line import error_line
 from ..feature_extraction_mlpl import MlplFeatureExtractor
 from ..missing_model import check_checkpoint, check_model
 from ..modeling_mlpl import MlplForCTC
@@ -186,7 +187,7 @@ def _parts(sample: Sample, extractor: MlplFeatureExtractor, samples_per_frame: i
             features = extractor(piece.samples, sampling_rate=rate)["input_features"][0]
             yield Part(sample, replace(piece, samples=None), features)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = error_line(error)
         sample.problem = reason if isinstance(error, AudioError) else f"{path}: {reason}"
         yield Part(sample)
 

@@ -20,6 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from ..atomic import atomic_write
 from ..configuration_mlpl import MlplConfig
+from ..error_line import error_line
 from ..feature_extraction_mlpl import MlplFeatureExtractor
 from ..modeling_mlpl import MlplForCTC
 from ..processing_mlpl import MlplProcessor
@@ -340,7 +341,7 @@ def _config(network: _Network, languages: Sequence[str] | None) -> MlplConfig:
     try:
         return MlplConfig(languages=names, **settings)
     except (ValueError, StrictDataclassError) as error:
-        raise FlashlightError(" ".join(str(error).split())) from error
+        raise FlashlightError(error_line(error)) from error
 
 
 def _network_of(config: MlplConfig) -> _Network:

@@ -27,6 +27,7 @@ from transformers.utils import (
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from ..configuration_mlpl import INHERITED, MlplConfig
+from ..error_line import error_line
 from ..feature_extraction_mlpl import SETTINGS, MlplFeatureExtractor
 from ..model_files import HUB_ARGUMENTS, check_settings, find_file, read_settings, wrong_settings
 from ..text import BLANK_TOKEN, WORD_BOUNDARY, write_tokens
@@ -144,7 +145,7 @@ class MCTCTConfig(PreTrainedConfig):
         try:
             self.to_mlpl()
         except StrictDataclassError as error:
-            raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
+            raise ValueError(f"{file}: {error_line(error)}") from error
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):

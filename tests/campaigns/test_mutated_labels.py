@@ -22,9 +22,10 @@ import pytest
 from hf_mlpl.corpora.utterances import read_utterances, write_utterances
 from hf_mlpl.label_filters import LabelFilter, filter_labels, read_filters
 from hf_mlpl.label_join import find_label_set, join_labels
+from hf_mlpl.label_schema import LABEL_FEATURES
 from hf_mlpl.label_sets import write_label_set
 from hf_mlpl.label_summary import LabelSummary
-from hf_mlpl.pseudo_label import LABEL_FEATURES, _check_same_job, _is_labelled
+from hf_mlpl.pseudo_label import _check_same_job, _is_labelled
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,4 @@
-"""What a model computes with for inference, as `--dtype` of the commands names it."""
+"""Chooses the precision of inference, by the name that `--dtype` of the commands takes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ DTYPES = ("float32", "bfloat16", "float16", "int8")
 
 
 def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the option `--dtype` to a command."""
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
         default="float32",
-        help="what the model computes with: bfloat16 is several times as fast on a GPU, and on processors that have "
-        "it; int8, weights of 8 bits, is for a CPU, and takes a third of the memory; default: float32, exact",
+        help="precision of the model: bfloat16 is several times as fast on a GPU, and on processors that support it; "
+        "int8, 8-bit weights, is for a CPU, and takes a third of the memory; default: float32, exact",
     )
 
 
 def convert(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
-    """
-    Makes a model compute with one of `DTYPES`, in place, and returns it, for inference where it is.
+    """Converts a model to one of `DTYPES`, in place and on its device, for inference alone, and returns it.
 
     Raises:
         ValueError: for int8, where `quantize` raises it.
@@ -36,7 +36,7 @@ def convert(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
 
 
 def dtype_of(model: PreTrainedModel) -> str:
-    """Which of `DTYPES` a model computes with."""
+    """Returns the one of `DTYPES` that a model computes with."""
     from .quantization import Int8Linear
 
     is_int8 = any(isinstance(module, Int8Linear) for module in model.modules())

@@ -1,4 +1,4 @@
-"""Weights that FSDP has spread over the processes, whole again for those who must not wait for one another."""
+"""Temporarily unshards FSDP weights, so that ranks can run different numbers of forwards."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch.distributed.fsdp import FSDPModule
 
 @contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
-    """Gathers the weights of a sharded model on every process, once, and lets them go at the end.
+    """Gathers the weights of a sharded model on every process, once, and reshards them at the end.
 
-    In between, each process may do as many forwards as it has batches; a forward of sharded weights would wait for
-    all processes to do one. Models that are not sharded stay as they are.
+    In between, each process may run as many forwards as it has batches; a forward of sharded weights would wait for
+    all processes to run one. Models that are not sharded stay as they are.
     """
     sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for module in sharded:
