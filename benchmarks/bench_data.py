@@ -21,9 +21,10 @@ import soundfile
 from side_by_side import alone, benchmark_arguments, in_turns, ratio, versions, write_results
 
 from hf_mlpl.corpora.preparation import Part, prepare
+from hf_mlpl.corpora.reading import ReadingReport, with_durations
 from hf_mlpl.corpora.streaming import StreamedUtterances
 from hf_mlpl.corpora.tables import read_table
-from hf_mlpl.corpora.utterances import FEATURES, ReadingReport, with_durations
+from hf_mlpl.corpora.utterances import FEATURES
 from hf_mlpl.text import normalize_text
 
 ROUNDS = 1  # of minutes

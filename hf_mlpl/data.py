@@ -22,10 +22,10 @@ from torch.nn.utils.rnn import pad_sequence
 from .audio import AudioError, stream_audio
 from .augment import SpecAugmentConfig, spec_augment
 from .configuration_mlpl import MlplConfig
-from .corpora.texts import NUM_CODE_POINTS, SPACE, TextBlock
-from .corpora.utterances import blocks, distinct, durations_of, filter_rows
 from .processing_mlpl import MlplProcessor
+from .rows import blocks, distinct, durations_of, filter_rows
 from .text import unknown_character_report
+from .text_arrays import NUM_CODE_POINTS, SPACE, TextBlock
 from .tokenization_mlpl import MlplTokenizer
 
 logger = logging.getLogger(__name__)

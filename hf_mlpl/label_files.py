@@ -13,7 +13,7 @@ from datasets import Features
 from datasets.table import table_cast
 
 from .corpora.metadata import columns_of, rows_of
-from .corpora.utterances import BLOCK
+from .rows import BLOCK
 
 
 class LabelFileError(ValueError):

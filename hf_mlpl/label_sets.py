@@ -28,13 +28,13 @@ from huggingface_hub.hf_api import DatasetInfo
 
 from .atomic import atomic_write, temporary_folder, writing
 from .audio import AudioError, encode_flac, load_audio
-from .corpora.utterances import blocks, durations_of, filter_rows, select_rows, sorted_by_id
 from .dataset_card import PICTURE, dataset_card, plot_scores
 from .hub import push_folder
 from .label_files import label_blocks
 from .label_filters import NEVER_NULL, LabelFilter
 from .label_summary import LabelCounts, LabelSummary
 from .pseudo_label import LABEL_FEATURES, SCORES, all_empty, read_summary
+from .rows import blocks, durations_of, filter_rows, select_rows, sorted_by_id
 
 logger = logging.getLogger(__name__)
 

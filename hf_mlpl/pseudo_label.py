@@ -27,12 +27,13 @@ from tqdm import tqdm
 
 from .atomic import check_field, read_json, write_json
 from .corpora.sources import Source
-from .corpora.utterances import FEATURES, blocks, durations_of, select_rows, write_utterances
+from .corpora.utterances import FEATURES, write_utterances
 from .decoding import Hypothesis, transcribe
 from .inference_dtype import dtype_of
 from .main_process import claimed_by_job, on_main_process
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
+from .rows import blocks, durations_of, select_rows
 from .text import normalize_text
 
 logger = logging.getLogger(__name__)

@@ -35,11 +35,11 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from .atomic import write_json
-from .corpora.utterances import Column, blocks
 from .data import IGNORED, BatchPlan, SpeechBatch, SpeechBatches, min_ctc_frames
 from .decoding import Hypothesis, decode_batch
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
+from .rows import Column, blocks
 from .sharding import unsharded
 from .text import normalize_text
 

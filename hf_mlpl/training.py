@@ -23,8 +23,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .checkpoints import Checkpointer, check_same_config, digest, push_result, write_config
 from .configuration_mlpl import MlplConfig
-from .corpora.texts import NUM_CODE_POINTS, TextBlock
-from .corpora.utterances import blocks, distinct, durations_of, filter_rows, read_utterances
+from .corpora.utterances import read_utterances
 from .data import (
     BatchPlan,
     SpeechBatch,
@@ -42,8 +41,10 @@ from .main_process import claimed_by_job, on_main_process
 from .missing_model import check_model
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor, check_parts
+from .rows import blocks, distinct, durations_of, filter_rows
 from .run_record import RunRecord
 from .slimipl import SlimIpl, SlimIplPlan
+from .text_arrays import NUM_CODE_POINTS, TextBlock
 from .tokenization_mlpl import MlplTokenizer
 from .training_config import PRESETS, TrainingConfig
 from .training_log import TrainingLog

@@ -19,19 +19,13 @@ import soundfile
 from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.common_voice import find_locales, read_common_voice
 from hf_mlpl.corpora.lists import read_list
+from hf_mlpl.corpora.reading import ReadingReport
 from hf_mlpl.corpora.sources import sources_of
 from hf_mlpl.corpora.streaming import StreamedUtterances
 from hf_mlpl.corpora.tables import read_table
-from hf_mlpl.corpora.utterances import (
-    FEATURES,
-    ReadingReport,
-    distinct,
-    languages_of,
-    read_columns,
-    read_utterances,
-    write_utterances,
-)
+from hf_mlpl.corpora.utterances import FEATURES, languages_of, read_columns, read_utterances, write_utterances
 from hf_mlpl.corpora.voxpopuli import read_voxpopuli
+from hf_mlpl.rows import distinct
 
 ROOT = Path(__file__).resolve().parents[1]
 

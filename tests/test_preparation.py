@@ -21,7 +21,8 @@ from hf_mlpl.corpora.preparation import (
     read_quarantine,
 )
 from hf_mlpl.corpora.preparation_report import plot_durations
-from hf_mlpl.corpora.utterances import ReadingReport, read_utterances
+from hf_mlpl.corpora.reading import ReadingReport
+from hf_mlpl.corpora.utterances import read_utterances
 from hf_mlpl.folder_lock import InUseError, claimed
 from hf_mlpl.text import Normalizer
 

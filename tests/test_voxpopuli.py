@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_mlpl.audio import load_audio
+from hf_mlpl.corpora.reading import ReadingReport
 from hf_mlpl.corpora.tables import read_table
-from hf_mlpl.corpora.utterances import ReadingReport, read_utterances, write_utterances
+from hf_mlpl.corpora.utterances import read_utterances, write_utterances
 from hf_mlpl.corpora.voxpopuli import CODES, read_voxpopuli, voxpopuli_locales
 from hf_mlpl.corpora.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_folders, voxpopuli_asr_locales
 from hf_mlpl.text import normalize_text

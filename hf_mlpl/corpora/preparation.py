@@ -31,8 +31,9 @@ from .locales import to_locale
 from .preparation_merge import merge, repeated_rows
 from .preparation_parts import PART, PARTS, Part, content_of, is_finished, made_of_parts, remove_parts
 from .preparation_report import PreparationReport, SplitStatistics, audio_name
+from .reading import ReadingReport, audio_problem, printable
 from .tables import read_table, row_problem
-from .utterances import ReadingReport, audio_problem, printable, write_utterances
+from .utterances import write_utterances
 
 RATE = 16_000
 TICK = 100  # utterances between two steps of the progress bar

@@ -19,7 +19,8 @@ import torch
 from datasets.table import table_cast
 from torch.utils.data import get_worker_info
 
-from .utterances import BLOCK, DAMAGED, FEATURES, arrow_errors, check_rows, utterance_files
+from ..rows import BLOCK
+from .utterances import DAMAGED, FEATURES, arrow_errors, check_rows, utterance_files
 
 PYTHON_ROWS = 100  # rows that are Python objects at a time
 

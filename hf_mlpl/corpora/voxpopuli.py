@@ -14,8 +14,8 @@ from ..folder_walk import is_hidden
 from ..tars import ContainerError, NameMap, tar_index
 from ..text import normalize_text
 from .locales import to_locale
+from .reading import ReadingReport, with_durations
 from .tables import read_table, row_problem
-from .utterances import ReadingReport, with_durations
 
 CODES = tuple("en de fr es pl it ro hu cs nl fi hr sk sl et lt pt bg el lv mt sv da".split())
 SUBSETS = ("10k", "10k_sd", "100k", "400k", *CODES, *(f"{code}_v2" for code in CODES))
