@@ -76,13 +76,6 @@ def read_voxpopuli(
         raise problem
 
 
-def voxpopuli_locales(root: str | Path, subset: str | None = None) -> list[str]:
-    """The locales whose unlabelled speech a folder has, sorted; none where there is no such speech."""
-    root = Path(root)
-    long, cut = _layouts(root, Recordings(root), _find_table(root, subset))
-    return sorted(long | cut.keys())
-
-
 def _layouts(root: Path, recordings: Recordings, table: Path) -> tuple[set[str], dict[str, Path]]:
     """Locales whose long recordings can be used, and the folders of all that are cut."""
     cut = {locale_of(folder.name): folder for folder in _language_folders(root / "unlabelled_data")}
