@@ -16,16 +16,16 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from .atomic import atomic_write, partial_path, write_json, writing
-from .corpora.texts import join
-from .corpora.utterances import blocks
 from .hub import STATE, RunPusher, link, pushed_mark
 from .main_process import on_main_process
 from .manifest import damage_of, write_manifest
 from .model_card import model_card
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
+from .rows import blocks
 from .run_record import sessions_of
 from .slimipl import SlimIpl
+from .text_arrays import join
 from .training_config import TrainingConfig, has_settings, write_config
 
 logger = logging.getLogger(__name__)

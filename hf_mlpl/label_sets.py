@@ -28,7 +28,6 @@ from huggingface_hub.hf_api import DatasetInfo
 
 from .atomic import atomic_write, temporary_folder, writing
 from .audio import AudioError, encode_flac, load_audio
-from .corpora.utterances import blocks, durations_of, filter_rows, select_rows, sorted_by_id
 from .dataset_card import PICTURE, dataset_card, plot_scores
 from .error_line import error_line
 from .hub import push_folder
@@ -37,6 +36,7 @@ from .label_filters import LabelFilter
 from .label_schema import LABEL_FEATURES, LABEL_SET_FEATURES, NEVER_NULL
 from .label_summary import LabelCounts, LabelSummary
 from .pseudo_label import all_empty, read_summary
+from .rows import blocks, durations_of, filter_rows, select_rows, sorted_by_id
 
 logger = logging.getLogger(__name__)
 

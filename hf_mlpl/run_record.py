@@ -21,8 +21,8 @@ from transformers.utils import cached_file
 
 from .atomic import write_json
 from .corpora.sources import sources_of
-from .corpora.utterances import blocks
 from .modeling_mlpl import MlplForCTC
+from .rows import blocks
 from .training_config import PRESETS, TrainingConfig
 
 logger = logging.getLogger(__name__)

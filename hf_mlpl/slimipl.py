@@ -34,12 +34,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from .atomic import write_json
-from .corpora.utterances import Column, blocks
-from .data import BatchPlan, SpeechBatch, SpeechBatches, min_ctc_frames
+from .batches import BatchPlan, SpeechBatch, SpeechBatches
 from .decoding import Hypothesis, decode_batch
 from .error_rate import ErrorRate
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
+from .rows import Column, blocks
+from .selection import min_ctc_frames
 from .tokenization_mlpl import IGNORED
 from .training_config import SlimIplConfig
 from .unsharded import unsharded

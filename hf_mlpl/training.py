@@ -20,19 +20,10 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from .batches import BatchPlan, SpeechBatch, SpeechBatches, micro_batch_seed, repetitions
 from .checkpoints import Checkpointer, checkpoints, digest, push_result
 from .configuration_mlpl import MlplConfig
-from .corpora.texts import NUM_CODE_POINTS, TextBlock
-from .corpora.utterances import blocks, distinct, durations_of, filter_rows, read_utterances
-from .data import (
-    BatchPlan,
-    SpeechBatch,
-    SpeechBatches,
-    micro_batch_seed,
-    repetitions,
-    select_for_training,
-    select_unlabelled,
-)
+from .corpora.utterances import read_utterances
 from .error_line import error_line
 from .evaluation import evaluate_model
 from .feature_extraction_mlpl import MlplFeatureExtractor
@@ -42,8 +33,11 @@ from .main_process import claimed_by_job, on_main_process
 from .missing_model import check_model
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor, check_parts
+from .rows import blocks, distinct, durations_of, filter_rows
 from .run_record import RunRecord
+from .selection import select_for_training, select_unlabelled
 from .slimipl import SlimIpl, SlimIplPlan
+from .text_arrays import NUM_CODE_POINTS, TextBlock
 from .tokenization_mlpl import MlplTokenizer
 from .training_config import PRESETS, TrainingConfig, check_same_config, write_config
 from .training_log import TrainingLog

@@ -51,7 +51,8 @@ def tone_corpus(tmp_path_factory) -> Path:
 def tone_data(tone_corpus: Path) -> Path:
     """Utterance files and the tokens file of the tones, and `tones.yaml`, settings that learn them."""
     from hf_mlpl.corpora.common_voice import read_common_voice
-    from hf_mlpl.corpora.utterances import ReadingReport, write_utterances
+    from hf_mlpl.corpora.reading import ReadingReport
+    from hf_mlpl.corpora.utterances import write_utterances
     from hf_mlpl.corpora.voxpopuli import read_voxpopuli
     from hf_mlpl.text import build_vocabulary, write_tokens
 

@@ -21,8 +21,8 @@ from hf_mlpl.corpora import demo
 from hf_mlpl.corpora.common_voice import read_common_voice
 from hf_mlpl.corpora.demo import write_demo_corpus
 from hf_mlpl.corpora.demo_sentences import DEMO_LANGUAGES, SPLIT_BUCKETS, sentences
+from hf_mlpl.corpora.reading import ReadingReport
 from hf_mlpl.corpora.sources import SYNTHETIC, VOXPOPULI, common_voice_sources, source_of_corpus
-from hf_mlpl.corpora.utterances import ReadingReport
 from hf_mlpl.corpora.voxpopuli import read_voxpopuli
 
 from .test_common_voice import LAYOUTS

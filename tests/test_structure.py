@@ -21,7 +21,8 @@ LEVELS = {
     " containers tars text atomic subtitles one_line_errors model_files missing_model addresses pieces"
     " results_files without_ffmpeg folder_walk error_line",
     1: "processing_mlpl modeling_mlpl quantization precision",
-    2: "training_config corpora data decoding error_rate augment beam_search transcription folder_lock",
+    2: "training_config rows text_arrays corpora selection batches decoding error_rate augment beam_search"
+    " transcription folder_lock",
     3: "training_log run_record training checkpoints hub resume model_card unsharded slimipl"
     " pseudo_label label_files label_schema label_filters label_summary evaluation plan main_process manifest"
     " training_problems",
