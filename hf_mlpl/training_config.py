@@ -128,9 +128,7 @@ class TrainingConfig:
         if not 0 <= self.language_alpha <= 1:
             raise ValueError(f"language_alpha is {self.language_alpha}; it must be between 0 and 1")
         if not self.train:
-            raise ValueError(
-                "train is empty; name at least one utterance file, as `hf-mlpl prepare-data` writes them"
-            )
+            raise ValueError("train is empty; name at least one utterance file, as `hf-mlpl prepare-data` writes them")
         if (self.unlabelled is None) != (self.slimipl is None):
             given, missing = ("slimipl", "unlabelled") if self.unlabelled is None else ("unlabelled", "slimipl")
             raise ValueError(f"{given} is set and {missing} is not; slimIPL needs both, other training neither")

@@ -1,6 +1,6 @@
 """Runs `hf-mlpl build-tokenizer`.
 
-    python recipes/build_tokenizer.py data/train.parquet --output tokens-all.lst
+python recipes/build_tokenizer.py data/train.parquet --output tokens-all.lst
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Runs `hf-mlpl compare`.
 
-    python recipes/compare.py supervised=supervised.json final=final.json
+python recipes/compare.py supervised=supervised.json final=final.json
 """
 
 import sys

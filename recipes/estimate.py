@@ -1,6 +1,6 @@
 """Runs `hf-mlpl estimate`.
 
-    python recipes/estimate.py --stage recipes/demo/supervised.yaml --labels runs/demo/labels
+python recipes/estimate.py --stage recipes/demo/supervised.yaml --labels runs/demo/labels
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Runs `hf-mlpl evaluate`.
 
-    accelerate launch recipes/evaluate_model.py --model runs/final/model --data data/test.parquet --output results.json
+accelerate launch recipes/evaluate_model.py --model runs/final/model --data data/test.parquet --output results.json
 """
 
 import sys

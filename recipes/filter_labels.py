@@ -1,6 +1,6 @@
 """Runs `hf-mlpl filter-labels`.
 
-    python recipes/filter_labels.py labels/*/labels.parquet --filters filters.yaml --output kept.parquet
+python recipes/filter_labels.py labels/*/labels.parquet --filters filters.yaml --output kept.parquet
 """
 
 import sys

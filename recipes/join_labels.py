@@ -1,6 +1,6 @@
 """Runs `hf-mlpl join-labels`.
 
-    python recipes/join_labels.py --labels user/voxpopuli-pl --audio data/unlabelled.parquet --output labels.parquet
+python recipes/join_labels.py --labels user/voxpopuli-pl --audio data/unlabelled.parquet --output labels.parquet
 """
 
 import sys

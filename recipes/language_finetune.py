@@ -1,6 +1,6 @@
 """Runs `hf-mlpl language-finetune`.
 
-    python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels runs/demo/labels
+python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels runs/demo/labels
 """
 
 import sys

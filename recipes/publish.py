@@ -1,6 +1,6 @@
 """Runs `hf-mlpl publish`.
 
-    python recipes/publish.py --run runs/demo/final --results runs/demo/final.json --repo me/demo --private
+python recipes/publish.py --run runs/demo/final --results runs/demo/final.json --repo me/demo --private
 """
 
 import sys

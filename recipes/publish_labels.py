@@ -1,6 +1,6 @@
 """Runs `hf-mlpl publish-labels`.
 
-    python recipes/publish_labels.py labels/* --repo user/voxpopuli-pl
+python recipes/publish_labels.py labels/* --repo user/voxpopuli-pl
 """
 
 import sys

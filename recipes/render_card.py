@@ -1,6 +1,6 @@
 """Runs `hf-mlpl render-card`.
 
-    python recipes/render_card.py --run runs/demo/final --output model_cards/demo-final.md
+python recipes/render_card.py --run runs/demo/final --output model_cards/demo-final.md
 """
 
 import sys

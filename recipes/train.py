@@ -1,6 +1,6 @@
 """Runs `hf-mlpl train`.
 
-    accelerate launch recipes/train.py recipes/demo/supervised.yaml
+accelerate launch recipes/train.py recipes/demo/supervised.yaml
 """
 
 import sys

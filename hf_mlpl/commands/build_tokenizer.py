@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 HELP = "write the tokens file of a new model"
-DESCRIPTION = """Writes the tokens file of a new model: every character of the TRAINING transcripts, in flashlight's format.
+DESCRIPTION = """Writes the tokens file of a new model: all characters of the TRAINING transcripts, in flashlight format.
 
     hf-mlpl build-tokenizer data/train.parquet --output tokens-all.lst
 

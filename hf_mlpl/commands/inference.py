@@ -1,4 +1,4 @@
-"""Holds what `hf-mlpl evaluate` and `hf-mlpl pseudo-label` share: options of inference, and the model that they start."""
+"""Holds what `hf-mlpl evaluate` and `hf-mlpl pseudo-label` share: options of inference, and the start of a model."""
 
 from __future__ import annotations
 

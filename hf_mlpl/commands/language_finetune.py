@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..training_config import TrainingConfig
 
 HELP = "train a model per language with slimIPL, and label with it"
-DESCRIPTION = """Runs stages 2 and 3 for every language that has unlabelled speech: slimIPL on it alone, then its pseudo-labels.
+DESCRIPTION = """Runs stages 2 and 3 for every language with unlabelled speech: slimIPL on it alone, then its labels.
 
     hf-mlpl language-finetune recipes/demo/language_finetune.yaml --labels runs/demo/labels
 

@@ -24,9 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--results", type=Path, nargs="+", default=[], metavar="FILE", help="results files of hf-mlpl evaluate"
     )
     parser.add_argument("--repo", required=True, help="repository to push to, such as me/demo")
-    parser.add_argument(
-        "--private", action="store_true", help="create the repository as private if it does not exist"
-    )
+    parser.add_argument("--private", action="store_true", help="create the repository as private if it does not exist")
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from .pseudo_label import add_push_arguments
 
 HELP = "push pseudo-labels to a data set on the Hub"
-DESCRIPTION = """Pushes pseudo-labels that are there, of as many languages as you like, to a data set on the Hub; needs no model.
+DESCRIPTION = """Pushes finished pseudo-labels, of any number of languages, to a data set on the Hub; needs no model.
 
     hf-mlpl publish-labels labels/* --repo user/voxpopuli-pl
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Returns 0; raises `OSError` and `ValueError` for labels that cannot be read or pushed, when others are pushed."""
+    """Returns 0; raises `OSError` and `ValueError` for labels that cannot be read or pushed, once others are."""
     from ..label_filters import read_filters  # what is imported here takes seconds, and --help need not wait
     from ..label_sets import push_label_set
 
