@@ -222,7 +222,7 @@ def _model(plan: Plan, config: TrainingConfig, models: dict, train: dict) -> Mlp
             model = copy.deepcopy(models[config.model])
         elif config.model in PRESETS:
             if not Path(config.tokens).is_file():
-                raise ValueError(f"{config.tokens}: no such tokens file; recipes/build_tokenizer.py writes it")
+                raise ValueError(f"{config.tokens}: no such tokens file; `hf-mlpl build-tokenizer` writes it")
             classes = len(MlplTokenizer(config.tokens))
             model = getattr(MlplConfig, config.model)(classes, list(config.languages or train))
         elif Path(config.model, "config.json").is_file():

@@ -259,7 +259,7 @@ def _accelerator(config: TrainingConfig, model: MlplForCTC) -> Accelerator:
     if accelerator.is_fsdp2 and config.slimipl and config.slimipl.ema_decay is not None:
         raise ValueError(
             f"slimipl.ema_decay is {config.slimipl.ema_decay}, whose second model cannot be sharded; set it to null, "
-            "or launch with recipes/accelerate/multi_gpu.yaml"
+            "or launch with `accelerate launch --multi_gpu`, without FSDP"
         )
     if config.micro_batches_per_update % accelerator.num_processes:
         raise ValueError(
