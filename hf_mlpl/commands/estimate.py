@@ -17,8 +17,8 @@ settings is a run of `hf-mlpl language-finetune`, so slimIPL and pseudo-labels f
 hours of speech from the utterance files, updates, disk and GPU-hours of each stage, of all its languages together.
 
 GPU-hours = floating point operations of the model's products / (TFLOPS x utilisation of a GPU). The module
-`hf_mlpl.plan` says what is counted. The number that matters is the utilisation: measure a few hundred updates, and set
-it so that the estimate fits them.
+`hf_mlpl.estimate` says what is counted. The number that matters is the utilisation: measure a few hundred updates, and
+set it so that the estimate fits them.
 
 Exit status 1, and a line for each problem, where files, languages, unlabelled speech or room on the disk are missing,
 or settings are wrong. A language without development speech is a warning: training goes on without its error rates.
@@ -45,13 +45,13 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for name in ("tflops", "utilisation"):
         if not getattr(options, name) > 0:
             parser.error(f"--{name} is {getattr(options, name)}; it must be above 0")
-    from ..plan import make_plan  # takes seconds to import, and --help need not wait
+    from ..estimate import estimate_stages  # takes seconds to import, and --help need not wait
 
-    plan = make_plan(options.stage, options.labels, options.languages)
-    print(plan.table(options.tflops * 1e12 * options.utilisation))
+    estimate = estimate_stages(options.stage, options.labels, options.languages)
+    print(estimate.table(options.tflops * 1e12 * options.utilisation))
     print(f"GPU-hours: {options.tflops:g} TFLOPS x {options.utilisation:g}; - is not known or does not apply")
-    for line in plan.warnings:
+    for line in estimate.warnings:
         print(f"warning: {line}")
-    for line in plan.problems:
+    for line in estimate.problems:
         print(f"error: {line}", file=sys.stderr)
-    return 1 if plan.problems else 0
+    return 1 if estimate.problems else 0
