@@ -1,9 +1,9 @@
-"""Does the data side keep up with real sizes? A manifest of a million clips, five million streamed segments.
+"""Does the data side keep up with real sizes? A manifest of a million clips.
 
     python benchmarks/bench_data.py
 
-Each measurement is a process of its own. The peers are the bare libraries, which understand nothing of what they read:
-Python's `csv` of the table, and pyarrow's Python objects of the segments in the order of the file.
+Each measurement is a process of its own. The peer is Python's `csv`, which understands nothing of what it reads. How
+soon training begins with millions of utterances is measured by `bench_corpus.py`.
 """
 
 import csv
@@ -15,22 +15,18 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import soundfile
 from side_by_side import alone, benchmark_arguments, in_turns, ratio, versions, write_results
 
 from hf_mlpl.corpora.preparation import Part, prepare
-from hf_mlpl.corpora.streaming import StreamedUtterances
+from hf_mlpl.corpora.reading import ReadingReport, with_durations
 from hf_mlpl.corpora.tables import read_table
-from hf_mlpl.corpora.utterances import FEATURES, ReadingReport, with_durations
 from hf_mlpl.text import normalize_text
 
 ROUNDS = 1  # of minutes
 CLIPS = 1_000_000  # rows of the manifest
 FILES = 1000  # real ones, of CLIP_SECONDS
 CLIP_SECONDS = 5
-SEGMENTS = 5_000_000
 SENTENCE = "Vsak začetek je težak, pravi pregovor številka {}."
 COLUMNS = "client_id path sentence up_votes down_votes age gender accent locale segment".split()
 
@@ -85,40 +81,6 @@ def bare_csv(folder: Path) -> dict:
     return {"rows": rows, "rows/s": rows / (time.perf_counter() - start)}
 
 
-def write_segments(path: Path) -> None:
-    block = 10_000
-    rng = np.random.default_rng(0)
-    with pq.ParquetWriter(path, FEATURES.arrow_schema) as writer:
-        for first in range(0, SEGMENTS, block):
-            events = [f"20{first // block % 90 + 10:02d}0115-0900-PLENARY_sl_{first + i}" for i in range(block)]
-            starts = np.arange(block) * 20.0
-            audio = [{"path": f"/voxpopuli/{first}.ogg", "start": s, "end": s + 15} for s in starts]
-            columns = {"id": events, "audio": audio, "duration_seconds": rng.uniform(1, 20, block)}
-            nothing = pa.nulls(block, pa.string())
-            columns |= {"language": ["sl"] * block, "text": nothing, "speaker": nothing, "source": nothing}
-            writer.write_table(pa.table(columns, schema=FEATURES.arrow_schema))
-
-
-def stream(path: Path) -> dict:
-    start, rss = time.perf_counter(), []
-    for number, _ in enumerate(StreamedUtterances([path], seed=0, passes=1), start=1):
-        if number % (SEGMENTS // 100) == 0:
-            rss.append(rss_mb())
-    # The first hundredth fills the buffer, of rows and of the allocator.
-    return {"rows": number, "rows/s": number / (time.perf_counter() - start), "growth, MB": max(rss[1:]) - rss[1]}
-
-
-def rss_mb() -> float:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
-
-
-def bare_pyarrow(path: Path) -> dict:
-    start = time.perf_counter()
-    rows = sum(1 for batch in pq.ParquetFile(path).iter_batches(10_000) for _ in batch.to_pylist())
-    return {"rows": rows, "rows/s": rows / (time.perf_counter() - start)}
-
-
 def main() -> None:
     options = benchmark_arguments(__doc__).parse_args()
     rows, rates = [], {}
@@ -127,7 +89,6 @@ def main() -> None:
         os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
         write_release(folder / "million", CLIPS, measured=False)
         write_release(folder / "files", FILES, measured=True)
-        write_segments(folder / "segments.parquet")
 
         def rate(what: str, function: Callable, *arguments) -> float:
             told, peak = alone(function, *arguments)
@@ -138,15 +99,10 @@ def main() -> None:
             "manifest": (manifest, folder / "million", False),
             "csv": (bare_csv, folder / "million"),
             "manifest, headers read": (manifest, folder / "files", True),
-            "stream": (stream, folder / "segments.parquet"),
-            "pyarrow": (bare_pyarrow, folder / "segments.parquet"),
         }
         candidates = {name: partial(rate, name, *call) for name, call in measurements.items()}
         rates = in_turns(candidates, ROUNDS, warm_up=False)
-    ratios = {
-        "manifest over bare csv": ratio(rates["manifest"], rates["csv"]),
-        "stream over bare pyarrow": ratio(rates["stream"], rates["pyarrow"]),
-    }
+    ratios = {"manifest over bare csv": ratio(rates["manifest"], rates["csv"])}
     used = {"hf_mlpl": versions(["pyarrow", "datasets", "soundfile"])}
     write_results(options.results, "data", ROUNDS, sorted(rows, key=lambda row: row["what"]), ratios, used)
 

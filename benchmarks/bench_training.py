@@ -22,10 +22,10 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCT
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC
-from hf_mlpl.augment import SpecAugmentConfig, spec_augment
-from hf_mlpl.data import BatchPlan, SpeechBatch
+from hf_mlpl.augment import spec_augment
+from hf_mlpl.batches import BatchPlan, SpeechBatch
 from hf_mlpl.training import build_optimizer, train_step
-from hf_mlpl.training_config import TrainingConfig
+from hf_mlpl.training_config import SpecAugmentConfig, TrainingConfig
 
 THREADS = 2
 LAYERS = 5
@@ -36,7 +36,14 @@ BUDGET = 25.0  # seconds of ours, padding counted, with which an update has as m
 UPDATES = 4  # measured in a round: batches of four lengths, each for a quarter of all batches
 LABELS_PER_SECOND = 14
 SETTINGS = TrainingConfig(
-    output_dir="", model="base", train=["-"], max_updates=1, optimizer="adamw", learning_rate=1e-4, max_grad_norm=1.0
+    output_dir="",
+    model="base",
+    tokens="-",
+    train=["-"],
+    max_updates=1,
+    optimizer="adamw",
+    learning_rate=1e-4,
+    max_grad_norm=1.0,
 )
 
 

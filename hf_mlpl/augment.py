@@ -2,28 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-
 import torch
 
-
-@dataclass(frozen=True, kw_only=True)
-class SpecAugmentConfig:
-    """Masks per utterance; the defaults are the flags stored in the released checkpoint (`--saug_*`)."""
-
-    start_update: int = 50_000
-    num_frequency_masks: int = 2
-    max_frequency_width: int = 30  # mel bins
-    num_time_masks: int = 2
-    max_time_width: int = 50  # frames of 10 ms
-    max_time_fraction: float = 0.1  # of the utterance, for the width of one mask
-
-    def __post_init__(self):
-        for field in fields(self):
-            if (value := getattr(self, field.name)) < 0:
-                raise ValueError(f"{field.name} is {value}; it must be at least 0")
-        if self.max_time_fraction > 1:
-            raise ValueError(f"max_time_fraction is {self.max_time_fraction}; it must be at most 1")
+from .training_config import SpecAugmentConfig
 
 
 def spec_augment(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -14,94 +12,23 @@ import yaml
 from accelerate import Accelerator
 from datasets import Dataset
 
-from .atomic import atomic_write, partial_path, write_json, write_text, writing
+from .atomic import atomic_write, partial_path, write_json, writing
 from .checkpoint_files import (
     RUN_FILES,
     checkpoint_path,
-    checkpoints,
     first_line,
     newest_whole,
     remove_old,
     update_of,
     write_manifest,
 )
-from .corpora.texts import join
-from .corpora.utterances import blocks
 from .main_process import on_main_process
 from .processing_mlpl import MlplProcessor
+from .rows import blocks
 from .run_record import sessions_of
 from .slimipl import SlimIpl
-from .training_config import FREE_ON_RESUME, TrainingConfig
-
-FREE = FREE_ON_RESUME | {"output_dir"}  # a folder may be moved
-
-
-def plain(config: TrainingConfig) -> dict:
-    """Settings as YAML gives them back, lists instead of tuples."""
-    return yaml.safe_load(yaml.safe_dump(dataclasses.asdict(config)))
-
-
-def write_config(config: TrainingConfig) -> None:
-    text = yaml.safe_dump(plain(config), allow_unicode=True, sort_keys=False)
-    write_text(Path(config.output_dir) / "config.yaml", text)
-
-
-def changed_settings(path: Path, config: TrainingConfig, free: Iterable[str]) -> str:
-    """What differs from the settings in a `config.yaml`, except for those that are `free`; empty if nothing does.
-
-    Raises:
-        ValueError: for a file that does not hold the settings of a run.
-    """
-    settings = plain(config)
-    try:
-        started = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())})") from error
-    if not isinstance(started, dict) or not started.keys() & settings.keys():
-        raise ValueError(f"{path} is damaged (it does not hold the settings of a run)")
-    # What an earlier version did not know yet, it left at what is now the default.
-    started = _defaults() | started
-    differing = [name for name in settings if name not in free and started.get(name) != settings[name]]
-    return "; ".join(f"{name} was {started.get(name)!r}, is {settings[name]!r}" for name in differing)
-
-
-def _defaults() -> dict:
-    """Of the settings that have one, as YAML gives them back."""
-    needed = {"output_dir": "", "model": "", "train": [""], "max_updates": 1}
-    return {name: value for name, value in plain(TrainingConfig(**needed)).items() if name not in needed}
-
-
-def check_same_config(output_dir: Path, config: TrainingConfig) -> bool:
-    """Whether the folder holds a run of these settings, which has a checkpoint or is finished.
-
-    The settings are those in its `config.yaml`, or in the newest checkpoint, where the former is damaged. What else
-    lies in the folder is of a run that was refused, or has saved nothing.
-
-    Raises:
-        ValueError: if settings that the result depends on are not those of that run.
-    """
-    path, found = output_dir / "config.yaml", checkpoints(output_dir)
-    if not path.exists() or not found and not (output_dir / "model").exists():
-        return False
-    try:
-        if not (changes := changed_settings(path, config, FREE)):
-            return True
-        problem = (
-            f"{output_dir} belongs to a run with other settings: {changes}. Choose another output_dir, or remove it; "
-            f"to go on with other settings from its last checkpoint, remove {path}"
-        )
-    except ValueError as error:
-        problem = f"{error}; remove it, and the run goes on with the settings that are given"
-    if found and _has_settings(found[-1] / "config.yaml", config):
-        return True
-    raise ValueError(problem)
-
-
-def _has_settings(path: Path, config: TrainingConfig) -> bool:
-    try:
-        return not changed_settings(path, config, FREE)
-    except (OSError, ValueError):
-        return False
+from .text_arrays import join
+from .training_config import TrainingConfig, has_settings
 
 
 def digest(processor: MlplProcessor, **datasets: Dataset | None) -> dict[str, str]:
@@ -172,7 +99,7 @@ class Checkpointer:
         """Removes what a run without a checkpoint has left, of which this one may be no continuation."""
         for name in ("metrics.jsonl", "results.json", "curves.png"):
             (self.output_dir / name).unlink(missing_ok=True)
-        if not _has_settings(self.output_dir / "config.yaml", self.config):
+        if not has_settings(self.output_dir / "config.yaml", self.config):
             (self.output_dir / "run.json").unlink(missing_ok=True)
 
     def _check_data(self, checkpoint: Path) -> None:

@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 from .audio import stream_audio
+from .batches import SpeechBatch, plan_batches
 from .configuration_mlpl import MlplConfig
-from .corpora.utterances import durations_of
-from .data import SpeechBatch, plan_batches
 from .modeling_mlpl import MlplForCTC
 from .pieces import Piece, cut, explained_memory_errors, join_language_log_probs, seconds_in_pieces
 from .processing_mlpl import MlplProcessor
+from .rows import durations_of
 from .tokenization_mlpl import IGNORED
 
 MAX_FORWARDS = 4  # that a CPU does at a time: each needs memory

@@ -13,8 +13,8 @@ from datasets import Features
 from datasets.table import table_cast
 
 from .corpora.metadata import columns_of, rows_of
-from .corpora.utterances import BLOCK
 from .error_line import error_line
+from .rows import BLOCK
 
 
 class LabelFileError(ValueError):

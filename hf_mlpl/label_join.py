@@ -23,11 +23,12 @@ from huggingface_hub import HfApi, snapshot_download
 from .atomic import atomic_write
 from .containers import ContainerError, audio_column
 from .corpora.metadata import SUFFIXES
-from .corpora.utterances import FEATURES, blocks, filter_rows, id_hashes, select_rows, write_utterances
+from .corpora.utterances import FEATURES, write_utterances
 from .folder_lock import claimed_file
 from .hub import FAILURES, reason, with_retries
 from .label_files import label_schema, labels_of_anyone
 from .label_schema import LABEL_FEATURES, LABEL_SET_FEATURES, SCORES
+from .rows import blocks, filter_rows, id_hashes, select_rows
 from .text import normalize_text
 
 DURATION_TOLERANCE = 0.1  # seconds, some three output frames: tables of segments are rounded
@@ -304,7 +305,7 @@ def _refuse_nothing(
         raise ValueError(f"{', '.join(map(str, paths))}: no labels at all")
     raise ValueError(
         f"no label has audio: ids of the labels are like {labels!r}, those of the audio like {utterances[0]['id']!r}; "
-        "recipes/prepare_data.py gives the utterances of a corpus the ids that these labels should have"
+        "`hf-mlpl prepare-data` gives the utterances of a corpus the ids that these labels should have"
         if len(utterances)
         else "there is no audio: the utterance files are empty"
     )

@@ -41,7 +41,7 @@ def model_card(
     Args:
         run_dir: the `output_dir` of the run. The card is made of its `config.yaml` and `run.json`, and of its
             `results.json` and `curves.png` where they exist.
-        results: contents of files of `recipes/evaluate.py`; without any, the card has the last evaluation on dev.
+        results: contents of files of `hf-mlpl evaluate`; without any, the card has the last evaluation on dev.
         repo_id: repository that the card is for; by default the run's `push_to_hub`.
         curves: name of `curves.png` beside the card.
 
@@ -144,7 +144,7 @@ def _read(run_dir: Path) -> tuple[dict, dict]:
     """Reads the settings and the record of a run."""
     for name in ("config.yaml", "run.json"):
         if not (run_dir / name).is_file():
-            raise ValueError(f"{run_dir}: has no {name}, of which a card is made; recipes/train.py writes it")
+            raise ValueError(f"{run_dir}: has no {name}, of which a card is made; `hf-mlpl train` writes it")
     run = read_settings(run_dir / "run.json")
     check_settings(run_dir / "run.json", dict.fromkeys(RUN_FIELDS) | run, RUN_FIELDS)
     file = run_dir / "config.yaml"
@@ -153,7 +153,7 @@ def _read(run_dir: Path) -> tuple[dict, dict]:
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{file}: is not YAML in UTF-8 ({error_line(error)})") from error
     if not isinstance(config, dict) or not {"output_dir", "max_updates"} <= config.keys():
-        raise ValueError(f"{file}: holds no settings of a run, or not all; recipes/train.py writes them")
+        raise ValueError(f"{file}: holds no settings of a run, or not all; `hf-mlpl train` writes them")
     return config, run
 
 
@@ -169,7 +169,7 @@ def _check_weights(run_dir: Path, results: Sequence[dict]) -> None:
         if digest != own:
             raise ValueError(
                 f"results of {result['revision']} on {', '.join(result['data'])} are not of {folder}, whose weights "
-                f"are @{own}; run recipes/evaluate.py again"
+                f"are @{own}; run `hf-mlpl evaluate` again"
             )
 
 

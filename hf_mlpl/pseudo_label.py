@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from .atomic import check_field, read_json, write_json
 from .corpora.sources import Source
-from .corpora.utterances import blocks, durations_of, select_rows, write_utterances
+from .corpora.utterances import write_utterances
 from .decoding import Hypothesis, transcribe
 from .error_line import error_line
 from .error_rate import ErrorRate
@@ -34,6 +34,7 @@ from .main_process import claimed_by_job, on_main_process
 from .modeling_mlpl import MlplForCTC
 from .precision import dtype_of
 from .processing_mlpl import MlplProcessor
+from .rows import blocks, durations_of, select_rows
 
 logger = logging.getLogger(__name__)
 

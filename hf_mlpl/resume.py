@@ -19,12 +19,19 @@ from huggingface_hub.utils import logging as hub_logging
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from .atomic import atomic_write
-from .checkpoint_files import FSDP_FOLDERS, RUN_FILES, checkpoint_path, damage_of, newest_whole, update_of
-from .checkpoints import changed_settings, check_same_config, write_config
+from .checkpoint_files import (
+    FSDP_FOLDERS,
+    RUN_FILES,
+    checkpoint_path,
+    checkpoints,
+    damage_of,
+    newest_whole,
+    update_of,
+)
 from .hub import FAILURES, reason, with_retries
 from .main_process import claimed_by_job, on_main_process
 from .run_pusher import STATE
-from .training_config import FREE_ON_RESUME, TrainingConfig
+from .training_config import FREE_ON_RESUME, TrainingConfig, changed_settings, check_same_config, write_config
 
 # Settings that name places on this machine; `checkpoints.digest` compares what is there.
 PLACES = {"output_dir", "train", "dev", "unlabelled", "tokens", "model"}
@@ -51,7 +58,7 @@ def resume_from_hub(config: TrainingConfig, repo_id: str) -> str | None:
 
 
 def _fetch(config: TrainingConfig, repo_id: str) -> str | None:
-    check_same_config(Path(config.output_dir), config)
+    check_same_config(config, checkpoints(Path(config.output_dir)))
     if (Path(config.output_dir) / "model").exists():
         return None
     hub_logging.set_verbosity_error()

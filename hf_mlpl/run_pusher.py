@@ -19,12 +19,11 @@ from transformers.utils import logging as transformers_logging
 
 from .atomic import atomic_write, partial_path, remove_left, write_json, write_text
 from .checkpoint_files import RUN_FILES, update_of
-from .checkpoints import write_config
 from .hub import push_folder
 from .model_card import model_card
 from .processing_mlpl import MlplProcessor
 from .saved_model import write_model
-from .training_config import TrainingConfig
+from .training_config import TrainingConfig, write_config
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +151,7 @@ class RunPusher:
     def _remedy(self) -> str:
         if not self.finished:
             return "the next save, or the end, tries again"
-        publish = f"python recipes/publish.py --run {self.config.output_dir} --repo {self.config.push_to_hub}"
+        publish = f"hf-mlpl publish --run {self.config.output_dir} --repo {self.config.push_to_hub}"
         return f"the same training command again pushes it, and so does `{publish}`"
 
 

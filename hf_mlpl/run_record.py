@@ -21,8 +21,8 @@ from transformers.utils import cached_file
 
 from .atomic import write_json
 from .corpora.sources import sources_of
-from .corpora.utterances import blocks
 from .modeling_mlpl import MlplForCTC
+from .rows import blocks
 from .training_config import PRESETS, TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class RunRecord:
     - `sessions` are what the run was interrupted into, `{"first_update", "hardware", "processes", "hours", "commit",
       "versions"}`; those in the same surroundings are one. `hours` are of the clock, until the file was last written.
 
-    `results.json` is what `recipes/evaluate.py` writes, and `update`.
+    `results.json` is what `hf-mlpl evaluate` writes, and `update`.
     """
 
     def __init__(

@@ -34,67 +34,20 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from .atomic import write_json
-from .corpora.utterances import Column, blocks
-from .data import BatchPlan, SpeechBatch, SpeechBatches, min_ctc_frames
+from .batches import BatchPlan, SpeechBatch, SpeechBatches
 from .decoding import Hypothesis, decode_batch
 from .error_rate import ErrorRate
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
+from .rows import Column, blocks
+from .selection import min_ctc_frames
 from .tokenization_mlpl import IGNORED
+from .training_config import SlimIplConfig
 from .unsharded import unsharded
 
-VARIANTS = ("naive", "cache", "pre-cache", "fixed-pre-cache")
 COLLAPSED_SHARE = 0.9  # of an interval's labels, empty or equal: what training on them would learn is that one text
 COLLAPSED_LENGTH = 0.1  # of the characters that human transcripts have: what it would learn is to say next to nothing
 FEWEST_LABELS = 10  # of which that can be said
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlimIplConfig:
-    """Settings of slimIPL. In brackets the original's flags; the defaults are those of its recipe with 10 h of labels.
-
-    Args:
-        start_update: updates with labelled speech alone before the first pseudo-label (`slimIPL_start`).
-        variant: `fixed-pre-cache` trains on the labels of a cache of fixed size, of which it replaces a part as it
-            goes; `naive` on labels made for this very update; `cache` and `pre-cache` on the label that an
-            utterance got when it was last met, from the model after or before that update (`slimIPL_type`).
-        cache_size: batches in the cache of `fixed-pre-cache`, over all processes (`slimIPL_fixed_cache_updates`).
-        supervised_updates, unsupervised_updates: how many of each follow one another, in random order
-            (`slimIPL_sup_updates`, `slimIPL_unsup_updates`).
-        cache_update_probability: of replacing a batch of the cache when it is used
-            (`slimIPL_fixed_cache_update_prob`).
-        dynamic_dropout: from `start_update` on, the dropout of the transformer layers and their LayerDrop, not the
-            convolution's; null keeps the model's own (`slimIPL_dyn_dropout`).
-        ema_decay: labels come from a running mean of the weights with this decay; null takes the model itself
-            (`slimIPL_ema_decay`).
-        stop_on_collapse: ends training when nearly all labels are empty or the same, instead of a warning.
-    """
-
-    start_update: int = 20_000
-    variant: str = "fixed-pre-cache"
-    cache_size: int = 1000
-    supervised_updates: int = 1
-    unsupervised_updates: int = 10
-    cache_update_probability: float = 0.1
-    dynamic_dropout: float | None = 0.1
-    ema_decay: float | None = None
-    stop_on_collapse: bool = False
-
-    def __post_init__(self):
-        if self.variant not in VARIANTS:
-            raise ValueError(f"variant is {self.variant!r}; accepted are {', '.join(VARIANTS)}")
-        for name, least in (("start_update", 0), ("supervised_updates", 0), ("unsupervised_updates", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if self.cache_size < 1:
-            raise ValueError(f"cache_size is {self.cache_size}; it must be at least 1")
-        if not 0 < self.cache_update_probability <= 1:
-            raise ValueError(
-                f"cache_update_probability is {self.cache_update_probability}; it must be above 0 and at most 1"
-            )
-        for name in ("dynamic_dropout", "ema_decay"):
-            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1, or null")
 
 
 @dataclass
@@ -123,11 +76,6 @@ class SlimIplPlan:
     def __init__(
         self, config: SlimIplConfig, labelled: BatchPlan, unlabelled: BatchPlan, micro_batches: int, seed: int
     ):
-        if config.variant == "fixed-pre-cache" and config.cache_size % micro_batches:
-            raise ValueError(
-                f"cache_size is {config.cache_size}; it must be a multiple of micro_batches_per_update, "
-                f"{micro_batches}"
-            )
         self.config = config
         self.batches = {True: labelled, False: unlabelled}
         self.micro_batches = micro_batches

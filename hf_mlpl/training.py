@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import textwrap
 from collections import defaultdict
@@ -21,19 +20,11 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from .checkpoints import Checkpointer, check_same_config, digest, write_config
+from .batches import BatchPlan, SpeechBatch, SpeechBatches, micro_batch_seed, repetitions
+from .checkpoint_files import checkpoints
+from .checkpoints import Checkpointer, digest
 from .configuration_mlpl import MlplConfig
-from .corpora.texts import NUM_CODE_POINTS, TextBlock
-from .corpora.utterances import blocks, distinct, durations_of, filter_rows, read_utterances
-from .data import (
-    BatchPlan,
-    SpeechBatch,
-    SpeechBatches,
-    micro_batch_seed,
-    repetitions,
-    select_for_training,
-    select_unlabelled,
-)
+from .corpora.utterances import read_utterances
 from .error_line import error_line
 from .evaluation import evaluate_model
 from .feature_extraction_mlpl import MlplFeatureExtractor
@@ -42,18 +33,19 @@ from .main_process import claimed_by_job, on_main_process
 from .missing_model import check_model
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor, check_parts
+from .rows import blocks, distinct, durations_of, filter_rows
 from .run_pusher import RunPusher, push_checkpoint
 from .run_record import RunRecord
 from .saved_model import write_final_model
+from .selection import select_for_training, select_unlabelled
 from .slimipl import SlimIpl, SlimIplPlan
+from .text_arrays import NUM_CODE_POINTS, TextBlock
 from .tokenization_mlpl import MlplTokenizer
-from .training_config import PRESETS, TrainingConfig
+from .training_config import PRESETS, TrainingConfig, check_same_config, write_config
 from .training_log import TrainingLog
 from .training_problems import Problems, TrainingError
 
 logger = logging.getLogger(__name__)
-
-DECIDED = {"vocab_size", "blank_token_id", "languages", "num_mel_bins"}  # fields of a model that are no free choice
 
 
 def train(config: TrainingConfig) -> Path:
@@ -79,7 +71,7 @@ def _is_finished(process: PartialState, config: TrainingConfig) -> bool:
     """Whether `output_dir` holds the result of these settings; raises a ValueError where its run has others."""
 
     def look() -> bool:
-        check_same_config(Path(config.output_dir), config)
+        check_same_config(config, checkpoints(Path(config.output_dir)))
         return (Path(config.output_dir) / "model").exists()
 
     return on_main_process(process, look)
@@ -87,7 +79,7 @@ def _is_finished(process: PartialState, config: TrainingConfig) -> bool:
 
 def _train(config: TrainingConfig) -> Path:
     output_dir = Path(config.output_dir)
-    started = check_same_config(output_dir, config)
+    started = check_same_config(config, checkpoints(output_dir))
     set_seed(config.seed)
     languages = [config.language] if config.language else None
     train_set = read_utterances(config.train, languages)
@@ -213,7 +205,6 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
 
     Its tokenizer learns with which characters the languages of the training set are written.
     """
-    check_model_fields(config)
     if config.model not in PRESETS:
         check_model(config.model)
         processor = MlplProcessor.from_pretrained(config.model)
@@ -222,8 +213,6 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
         check_parts(model.config, processor.feature_extractor, processor.tokenizer)
         processor.tokenizer.learn_language_characters(_human_characters(train_set))
         return model, processor
-    if config.tokens is None:
-        raise ValueError("a new model needs `tokens`, a tokens file; recipes/build_tokenizer.py writes one")
     tokenizer = MlplTokenizer(config.tokens)
     tokenizer.learn_language_characters(_human_characters(train_set))
     languages = config.languages or distinct(train_set, "language")
@@ -231,15 +220,6 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
     with _fitting_fields(config):
         model = MlplForCTC(preset(vocab_size=len(tokenizer), languages=languages, **config.model_fields))
     return model, MlplProcessor(MlplFeatureExtractor(), tokenizer)
-
-
-def check_model_fields(config: TrainingConfig) -> None:
-    """Raises a ValueError for fields that there are not, and for those that tokens, languages and features decide."""
-    known = {field.name for field in dataclasses.fields(MlplConfig)}
-    if unknown := sorted(map(str, config.model_fields.keys() - known)):
-        raise ValueError(f"model_fields has {', '.join(unknown)}, which MlplConfig does not have")
-    if decided := sorted(config.model_fields.keys() & DECIDED):
-        raise ValueError(f"model_fields has {', '.join(decided)}, which `tokens`, `languages` and the features decide")
 
 
 @contextmanager
@@ -287,7 +267,7 @@ def _accelerator(config: TrainingConfig, model: MlplForCTC) -> Accelerator:
     if accelerator.is_fsdp2 and config.slimipl and config.slimipl.ema_decay is not None:
         raise ValueError(
             f"slimipl.ema_decay is {config.slimipl.ema_decay}, whose second model cannot be sharded; set it to null, "
-            "or launch with recipes/accelerate/multi_gpu.yaml"
+            "or launch with `accelerate launch --multi_gpu`, without FSDP"
         )
     if config.micro_batches_per_update % accelerator.num_processes:
         raise ValueError(

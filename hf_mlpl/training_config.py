@@ -1,35 +1,108 @@
-"""The settings of a training run: a YAML file, with `name=value` on the command line over it."""
+"""Defines every setting of a training run, reads them from a YAML file, and compares them with those of an older run.
+
+What can be checked without data is checked here. No import takes long, so that a wrong setting is refused at once.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 from huggingface_hub.utils import validate_repo_id
 
-from .augment import SpecAugmentConfig
+from .atomic import write_text
 from .error_line import error_line
-from .slimipl import SlimIplConfig
 
 PRESETS = ("tiny", "base", "large")  # of `MlplConfig`
 OPTIMIZERS = ("adagrad", "adamw")
 SCHEDULES = ("constant", "linear", "step")
+VARIANTS = ("naive", "cache", "pre-cache", "fixed-pre-cache")  # of slimIPL
+# Fields of `MlplConfig`, which is not imported: that takes seconds.
+FREE_MODEL_FIELDS = (
+    "hidden_size num_hidden_layers num_attention_heads attention_head_dim intermediate_size max_position_embeddings "
+    "layer_norm_eps layer_norm_per_channel conv_dropout attention_dropout activation_dropout layerdrop "
+    "ctc_loss_reduction ctc_zero_infinity lid_loss_weight"
+).split()
+DECIDED_MODEL_FIELDS = ("vocab_size", "blank_token_id", "languages", "num_mel_bins")
 # What may differ between a run and its continuation: nothing here changes the result.
-NESTED = {config.__name__: config for config in (SpecAugmentConfig, SlimIplConfig)}
 FREE_ON_RESUME = frozenset(
     "num_workers cache_gigabytes log_every save_every eval_every push_to_hub hub_private_repo license stage".split()
 )
+FREE_IN_FOLDER = FREE_ON_RESUME | {"output_dir"}  # a folder may be moved
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecAugmentConfig:
+    """Masks per utterance; the defaults are the flags stored in the released checkpoint (`--saug_*`)."""
+
+    start_update: int = 50_000
+    num_frequency_masks: int = 2
+    max_frequency_width: int = 30  # mel bins
+    num_time_masks: int = 2
+    max_time_width: int = 50  # frames of 10 ms
+    max_time_fraction: float = 0.1  # of the utterance, for the width of one mask
+
+    def __post_init__(self):
+        _check_least(self, 0, *(field.name for field in dataclasses.fields(self)))
+        if self.max_time_fraction > 1:
+            raise ValueError(f"max_time_fraction is {self.max_time_fraction}; it must be at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlimIplConfig:
+    """Settings of slimIPL. In brackets the original's flags; the defaults are those of its recipe with 10 h of labels.
+
+    Args:
+        start_update: updates with labelled speech alone before the first pseudo-label (`slimIPL_start`).
+        variant: `fixed-pre-cache` trains on the labels of a cache of fixed size, of which it replaces a part as it
+            goes; `naive` on labels made for this very update; `cache` and `pre-cache` on the label that an
+            utterance got when it was last met, from the model after or before that update (`slimIPL_type`).
+        cache_size: batches in the cache of `fixed-pre-cache`, over all processes (`slimIPL_fixed_cache_updates`).
+        supervised_updates, unsupervised_updates: how many of each follow one another, in random order
+            (`slimIPL_sup_updates`, `slimIPL_unsup_updates`).
+        cache_update_probability: of replacing a batch of the cache when it is used
+            (`slimIPL_fixed_cache_update_prob`).
+        dynamic_dropout: from `start_update` on, the dropout of the transformer layers and their LayerDrop, not the
+            convolution's; null keeps the model's own (`slimIPL_dyn_dropout`).
+        ema_decay: labels come from a running mean of the weights with this decay; null takes the model itself
+            (`slimIPL_ema_decay`).
+        stop_on_collapse: ends training when nearly all labels are empty or the same, instead of a warning.
+    """
+
+    start_update: int = 20_000
+    variant: str = "fixed-pre-cache"
+    cache_size: int = 1000
+    supervised_updates: int = 1
+    unsupervised_updates: int = 10
+    cache_update_probability: float = 0.1
+    dynamic_dropout: float | None = 0.1
+    ema_decay: float | None = None
+    stop_on_collapse: bool = False
+
+    def __post_init__(self):
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant is {self.variant!r}; accepted are {', '.join(VARIANTS)}")
+        _check_least(self, 0, "start_update", "supervised_updates")
+        _check_least(self, 1, "unsupervised_updates", "cache_size")
+        if not 0 < self.cache_update_probability <= 1:
+            raise ValueError(
+                f"cache_update_probability is {self.cache_update_probability}; it must be above 0 and at most 1"
+            )
+        for name in ("dynamic_dropout", "ema_decay"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1, or null")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Settings of `recipes/train.py`. Seconds are seconds of audio; updates are optimiser steps.
+    """Settings of `hf-mlpl train`. Seconds are seconds of audio; updates are optimiser steps.
 
     Args:
         output_dir: holds `checkpoints/`, `model/` (the result), `metrics.jsonl`, `curves.png`, `config.yaml`, and
@@ -107,13 +180,20 @@ class TrainingConfig:
     stage: str = "train"
 
     def __post_init__(self):
+        self._check_values()
+        self._check_model_fields()
+        if self.slimipl is not None:
+            self._check_cache()
+        if self.push_to_hub is not None:
+            self._check_push()
+
+    def _check_values(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer is {self.optimizer!r}; accepted are {', '.join(OPTIMIZERS)}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule is {self.schedule!r}; accepted are {', '.join(SCHEDULES)}")
-        for name in ("max_updates", "micro_batches_per_update", "log_every", "eval_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        _check_least(self, 1, "max_updates", "micro_batches_per_update", "log_every", "eval_every", "save_every")
+        _check_least(self, 0, "warmup_updates", "num_workers", "cache_gigabytes", "seed", "weight_decay")
         for name in ("first_decay_update", "decay_every_updates"):
             value = getattr(self, name)
             if (value is None) == (self.schedule == "step") or value is not None and value < 1:
@@ -121,22 +201,32 @@ class TrainingConfig:
         for name in ("max_batch_seconds", "learning_rate", "max_grad_norm", "pseudo_label_weight"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("warmup_updates", "num_workers", "cache_gigabytes", "seed", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if self.seed >= 2**32:
             raise ValueError(f"seed is {self.seed}; it must be below 2^32")
         if not 0 <= self.language_alpha <= 1:
             raise ValueError(f"language_alpha is {self.language_alpha}; it must be between 0 and 1")
         if not self.train:
-            raise ValueError(
-                "train is empty; name at least one utterance file, as recipes/prepare_data.py writes them"
-            )
+            raise ValueError("train is empty; name at least one utterance file, as `hf-mlpl prepare-data` writes them")
         if (self.unlabelled is None) != (self.slimipl is None):
             given, missing = ("slimipl", "unlabelled") if self.unlabelled is None else ("unlabelled", "slimipl")
             raise ValueError(f"{given} is set and {missing} is not; slimIPL needs both, other training neither")
-        if self.push_to_hub is not None:
-            self._check_push()
+
+    def _check_model_fields(self) -> None:
+        if self.model in PRESETS and self.tokens is None:
+            raise ValueError("a new model needs `tokens`, a tokens file; `hf-mlpl build-tokenizer` writes one")
+        if decided := sorted(self.model_fields.keys() & set(DECIDED_MODEL_FIELDS)):
+            raise ValueError(
+                f"model_fields has {', '.join(decided)}, which `tokens`, `languages` and the features decide"
+            )
+        if unknown := sorted(map(str, self.model_fields.keys() - set(FREE_MODEL_FIELDS))):
+            raise ValueError(f"model_fields has {', '.join(unknown)}; accepted are {', '.join(FREE_MODEL_FIELDS)}")
+
+    def _check_cache(self) -> None:
+        size, micro_batches = self.slimipl.cache_size, self.micro_batches_per_update
+        if self.slimipl.variant == "fixed-pre-cache" and size % micro_batches:
+            raise ValueError(
+                f"cache_size is {size}; it must be a multiple of micro_batches_per_update, {micro_batches}"
+            )
 
     def _check_push(self) -> None:
         try:
@@ -158,6 +248,29 @@ class TrainingConfig:
     def tag(self) -> str:
         """Name of the pushed result's revision."""
         return f"{self.stage}-{self.language}" if self.language else self.stage
+
+
+def _check_least(config, least: int, *names: str) -> None:
+    for name in names:
+        if (value := getattr(config, name)) < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
+NESTED = {config.__name__: config for config in (SpecAugmentConfig, SlimIplConfig)}
+_QUOTES = ", in quotes where YAML takes it for something else"
+# What YAML may give for each type of setting, and how an error describes it. True is no whole number here.
+ACCEPTED = {
+    "int": (lambda value: type(value) is int, "a whole number"),
+    "float": (lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max, "a finite number"),
+    "str": (lambda value: isinstance(value, str), f"a text{_QUOTES}"),
+    "bool": (lambda value: isinstance(value, bool), "true or false"),
+    "dict": (lambda value: isinstance(value, dict), "fields of the form `name: value`"),
+    "Sequence[str]": (
+        lambda value: isinstance(value, list) and all(isinstance(element, str) for element in value),
+        f"a list of texts{_QUOTES}",
+    ),
+    **dict.fromkeys(NESTED, (lambda value: isinstance(value, dict), "fields of the form `name: value`, or null")),
+}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
@@ -230,34 +343,87 @@ def _build(config_class: type, settings: dict):
 
 
 def _typed(name: str, value, annotation: str):
-    """The value of a setting as its annotation wants it."""
+    """Returns the value of a setting as its annotation wants it; raises a ValueError for one of another type."""
     kind, *alternatives = annotation.split(" | ")
     if value is None and "None" in alternatives:
         return None
-    if kind == "float":
-        value = _float(value)
-    accepted, description = {
-        "int": (int, "a whole number"),
-        "float": ((int, float), "a finite number"),
-        "str": (str, "a text"),
-        "bool": (bool, "true or false"),
-        "dict": (dict, "fields of the form `name: value`"),
-        "Sequence[str]": (list, "a list of texts"),
-        **dict.fromkeys(NESTED, (dict, "fields of the form `name: value`, or null")),
-    }[kind]
-    is_list_of_texts = kind != "Sequence[str]" or isinstance(value, list) and all(isinstance(v, str) for v in value)
-    is_bool = isinstance(value, bool)  # which Python takes for a whole number
-    if is_bool != (kind == "bool") or not isinstance(value, accepted) or not is_list_of_texts:
-        quotes = ", in quotes where YAML takes it for something else" if "str" in kind else ""
-        raise ValueError(f"{name} is {value!r}; it must be {description}{quotes}")
+    if kind == "float" and isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)  # YAML reads 1e-3 as text, because its floats need a dot
+    is_accepted, description = ACCEPTED[kind]
+    if not is_accepted(value):
+        raise ValueError(f"{name} is {value!r}; it must be {description}")
     return _build(NESTED[kind], value) if kind in NESTED else value
 
 
-def _float(value):
-    """Returns a finite number; of any other value something that is no number, for the error to show."""
+def write_config(config: TrainingConfig) -> None:
+    """Writes the settings to `config.yaml` of the run's folder."""
+    text = yaml.safe_dump(_plain(config), allow_unicode=True, sort_keys=False)
+    write_text(Path(config.output_dir) / "config.yaml", text)
+
+
+def check_same_config(config: TrainingConfig, checkpoints: Sequence[Path]) -> bool:
+    """Returns whether `output_dir` holds a run of these settings that has checkpoints or is finished.
+
+    The settings of that run are in its `config.yaml`, or in the newest checkpoint where the former is damaged. A
+    folder with neither a checkpoint nor a model belongs to no run, whatever a refused or killed run has left there.
+
+    Args:
+        checkpoints: of `output_dir`, the oldest first.
+
+    Raises:
+        ValueError: if settings that the result depends on are not those of that run.
+    """
+    output_dir = Path(config.output_dir)
+    path = output_dir / "config.yaml"
+    if not path.exists() or not checkpoints and not (output_dir / "model").exists():
+        return False
     try:
-        if isinstance(value, str):
-            value = float(value)  # YAML reads 1e-3 as text, because its floats need a dot
-        return value if isinstance(value, bool) or math.isfinite(value) else str(value)
-    except (ValueError, TypeError, OverflowError):
-        return str(value) if isinstance(value, int) else value
+        if not (changes := changed_settings(path, config, FREE_IN_FOLDER)):
+            return True
+        problem = (
+            f"{output_dir} belongs to a run with other settings: {changes}. Choose another output_dir, or remove it; "
+            f"to go on with other settings from its last checkpoint, remove {path}"
+        )
+    except ValueError as error:
+        problem = f"{error}; remove it, and the run goes on with the settings that are given"
+    if checkpoints and has_settings(checkpoints[-1] / "config.yaml", config):
+        return True
+    raise ValueError(problem)
+
+
+def has_settings(path: Path, config: TrainingConfig) -> bool:
+    """Returns whether a `config.yaml` can be read and holds these settings, up to those that a folder may change."""
+    try:
+        return not changed_settings(path, config, FREE_IN_FOLDER)
+    except (OSError, ValueError):
+        return False
+
+
+def changed_settings(path: Path, config: TrainingConfig, free: Iterable[str]) -> str:
+    """Lists the settings that differ from those in a `config.yaml`, without the `free` ones; empty if none does.
+
+    Raises:
+        ValueError: for a file that does not hold the settings of a run.
+    """
+    settings = _plain(config)
+    try:
+        started = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())})") from error
+    if not isinstance(started, dict) or not started.keys() & settings.keys():
+        raise ValueError(f"{path} is damaged (it does not hold the settings of a run)")
+    started = _defaults() | started  # settings that the version which wrote the file did not have
+    differing = [name for name in settings if name not in free and started.get(name) != settings[name]]
+    return "; ".join(f"{name} was {started.get(name)!r}, is {settings[name]!r}" for name in differing)
+
+
+def _plain(config: TrainingConfig) -> dict:
+    """Returns settings as YAML reads them back, with lists instead of tuples."""
+    return yaml.safe_load(yaml.safe_dump(dataclasses.asdict(config)))
+
+
+def _defaults() -> dict:
+    """Returns the settings that have a default, as YAML reads them back."""
+    required = {"output_dir": "", "model": "", "train": [""], "max_updates": 1}
+    return {name: value for name, value in _plain(TrainingConfig(**required)).items() if name not in required}

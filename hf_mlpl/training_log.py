@@ -14,8 +14,8 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from .atomic import atomic_write, write_text, writing
-from .corpora.utterances import durations_of
 from .modeling_mlpl import MlplForCTC
+from .rows import durations_of
 from .training_config import TrainingConfig
 
 if TYPE_CHECKING:

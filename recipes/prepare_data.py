@@ -32,7 +32,7 @@ from hf_mlpl.one_line_errors import one_line_errors
 
 if TYPE_CHECKING:
     from hf_mlpl.corpora.preparation import Part
-    from hf_mlpl.corpora.utterances import ReadingReport
+    from hf_mlpl.corpora.reading import ReadingReport
 
 HUB = "hf://datasets/"
 LABELLED = ("train", "dev", "test")

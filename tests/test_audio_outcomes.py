@@ -10,7 +10,8 @@ import soundfile
 
 from hf_mlpl.audio import AudioError, audio_duration, load_audio
 from hf_mlpl.corpora.preparation import Part, Preprocessing, prepare
-from hf_mlpl.corpora.utterances import ReadingReport, read_utterances, with_durations
+from hf_mlpl.corpora.reading import ReadingReport, with_durations
+from hf_mlpl.corpora.utterances import read_utterances
 
 RATE = 16_000
 SECONDS = 2.0

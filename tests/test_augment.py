@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_mlpl.augment import SpecAugmentConfig, spec_augment
+from hf_mlpl.augment import spec_augment
+from hf_mlpl.training_config import SpecAugmentConfig
 
 
 def generator(seed=0):

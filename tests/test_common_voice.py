@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hf_mlpl.audio import audio_duration, load_audio
 from hf_mlpl.corpora.common_voice import find_locales, read_common_voice, report_speaker_leaks
 from hf_mlpl.corpora.locales import to_locale
-from hf_mlpl.corpora.utterances import ReadingReport, read_utterances, write_utterances
+from hf_mlpl.corpora.reading import ReadingReport
+from hf_mlpl.corpora.utterances import read_utterances, write_utterances
 from hf_mlpl.text import normalize_text
 
 from .packing import RELEASE, pack_archives, pack_parquet, pack_tar

@@ -19,19 +19,12 @@ import soundfile
 from hf_mlpl.audio import load_audio
 from hf_mlpl.corpora.common_voice import find_locales, read_common_voice
 from hf_mlpl.corpora.lists import read_list
+from hf_mlpl.corpora.reading import ReadingReport
 from hf_mlpl.corpora.sources import sources_of
-from hf_mlpl.corpora.streaming import StreamedUtterances
 from hf_mlpl.corpora.tables import read_table
-from hf_mlpl.corpora.utterances import (
-    FEATURES,
-    ReadingReport,
-    distinct,
-    languages_of,
-    read_columns,
-    read_utterances,
-    write_utterances,
-)
+from hf_mlpl.corpora.utterances import FEATURES, languages_of, read_columns, read_utterances, write_utterances
 from hf_mlpl.corpora.voxpopuli import read_voxpopuli
+from hf_mlpl.rows import distinct
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -546,7 +539,7 @@ def test_utterance_files_that_are_refused(tmp_path):
         other.write_bytes(content)
         with pytest.raises(ValueError, match=r"other\.parquet: not an utterance file, it is no Parquet file"):
             read_utterances([good, other])
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.parquet: no such utterance file; recipes/prepare_data\.py"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.parquet: no such utterance file; `hf-mlpl prepare-data`"):
         read_utterances([good, tmp_path / "nowhere.parquet"])
     with pytest.raises(ValueError, match="no utterance files were given"):
         read_utterances([])
@@ -585,7 +578,6 @@ def test_wrong_values_of_utterance_files_are_one_line(tmp_path, column, usual, w
     pq.write_table(pa.Table.from_pylist(rows), path)
     readers = [
         lambda: read_utterances([path]),
-        lambda: next(iter(StreamedUtterances([path], seed=0))),
         lambda: list(read_columns([path], list(FEATURES))),
     ]
     for reader in readers:
@@ -609,14 +601,20 @@ def test_damage_inside_an_utterance_file_is_one_line(tmp_path):
     content = bytearray(path.read_bytes())
     content[100:2000] = bytes(1900)
     path.write_bytes(content)
-    for reader in (lambda: read_utterances([path]), lambda: next(iter(StreamedUtterances([path], seed=0)))):
-        with pytest.raises(
-            ValueError, match=rf"{path}: cannot be read, it is damaged or not an utterance file: "
-        ) as e:
-            reader()
-        assert "\n" not in str(e.value)
+    with pytest.raises(ValueError, match=rf"{path}: cannot be read, it is damaged or not an utterance file: ") as e:
+        read_utterances([path])
+    assert "\n" not in str(e.value)
     with pytest.raises(ValueError, match=rf"{path}: an utterance from row 0 on cannot be written: ") as e:
         write_utterances([plain("a", duration_seconds="long")], path)
+
+
+def test_files_of_the_time_before_containers(tmp_path):
+    """Whose audio has neither offset nor size."""
+    audio = {"path": "a.mp3", "start": None, "end": 2.0}
+    row = {"id": "a", "audio": audio, "duration_seconds": 2.0, "language": "sl", "text": "a", "speaker": None}
+    pq.write_table(pa.Table.from_pylist([row | {"source": "human"}]), tmp_path / "old.parquet")
+    (read,) = read_utterances([tmp_path / "old.parquet"])
+    assert read == row | {"source": "human", "audio": audio | {"offset": None, "size": None}}
 
 
 # ---- the scripts
@@ -680,7 +678,7 @@ def test_scripts_from_corpora_to_tokens(tmp_path, table, voxpopuli):
         *head,
         *report[:10],
         f"all of it: {data}/report.txt",
-        f"next: python recipes/build_tokenizer.py {data}/train.parquet --output tokens-all.lst",
+        f"next: hf-mlpl build-tokenizer {data}/train.parquet --output tokens-all.lst",
     ]
 
     done = run_script("build_tokenizer.py", data / "train.parquet", "--output", tmp_path / "tokens.lst")

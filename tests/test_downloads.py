@@ -12,7 +12,7 @@ from huggingface_hub.errors import HTTPError
 
 from hf_mlpl.corpora.common_voice import find_locales, read_common_voice
 from hf_mlpl.corpora.downloads import download_mirror, download_release
-from hf_mlpl.corpora.utterances import ReadingReport
+from hf_mlpl.corpora.reading import ReadingReport
 
 from .commands import ROOT
 from .packing import pack_parquet, pack_tar

@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hf_mlpl import label_files, label_join
+from hf_mlpl import label_join
 from hf_mlpl.audio import load_audio
-from hf_mlpl.corpora import utterances as utterance_files
 from hf_mlpl.corpora.utterances import read_utterances, write_utterances
 from hf_mlpl.label_filters import LabelFilter
 from hf_mlpl.label_join import find_label_set, join_labels, join_own_audio
@@ -89,8 +88,8 @@ def test_ids_whose_hashes_are_equal_are_told_apart(tone_labels, label_set, local
 
 
 def test_joins_are_the_same_block_by_block(tone_labels, label_set, local, tmp_path, monkeypatch):
-    for module in (label_files, utterance_files):
-        monkeypatch.setattr(module, "BLOCK", 5)
+    for module in ("rows", "label_files", "corpora.utterances"):
+        monkeypatch.setattr(f"hf_mlpl.{module}.BLOCK", 5)
     join_labels(find_label_set(str(label_set)), local, tmp_path / "all.parquet", keep_all=True)
     assert joined(tmp_path / "all.parquet") == made_in(tone_labels["de"]) | made_in(tone_labels["sv-SE"])
 

@@ -20,7 +20,8 @@ from hf_mlpl.corpora.folders import read_folder
 from hf_mlpl.corpora.hf_datasets import read_dataset
 from hf_mlpl.corpora.librispeech import read_librispeech
 from hf_mlpl.corpora.lists import read_fl_lists
-from hf_mlpl.corpora.utterances import FEATURES, ReadingReport, read_utterances, write_utterances
+from hf_mlpl.corpora.reading import ReadingReport
+from hf_mlpl.corpora.utterances import FEATURES, read_utterances, write_utterances
 
 from .commands import ROOT
 from .packing import pack_archives

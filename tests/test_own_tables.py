@@ -21,9 +21,9 @@ from hf_mlpl.corpora.hf_datasets import read_dataset
 from hf_mlpl.corpora.lists import read_fl_lists, read_list
 from hf_mlpl.corpora.locales import to_locale
 from hf_mlpl.corpora.preparation import read_normalizers
+from hf_mlpl.corpora.reading import ReadingReport
 from hf_mlpl.corpora.recordings import part_of
 from hf_mlpl.corpora.sources import Source, source_of_corpus
-from hf_mlpl.corpora.utterances import ReadingReport
 from hf_mlpl.tokenization_mlpl import MlplTokenizer
 
 RATE = 16_000

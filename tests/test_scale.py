@@ -14,18 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplProcessor, MlplTokenizer
+from hf_mlpl.batches import BatchPlan, plan_batches, repetitions
 from hf_mlpl.checkpoints import digest
-from hf_mlpl.corpora import utterances
-from hf_mlpl.corpora.texts import TextBlock
-from hf_mlpl.corpora.utterances import FEATURES, Column, blocks, distinct, durations_of, filter_rows
-from hf_mlpl.data import BatchPlan, min_ctc_frames, plan_batches, repetitions, select_for_training
+from hf_mlpl.corpora.utterances import FEATURES
+from hf_mlpl.rows import Column, blocks, distinct, duplicated_ids, durations_of, filter_rows
+from hf_mlpl.selection import min_ctc_frames, select_for_training
 from hf_mlpl.text import normalize_text, unknown_character_report
+from hf_mlpl.text_arrays import TextBlock
 from hf_mlpl.training import _human_characters
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(utterances, "BLOCK", 7)
+    monkeypatch.setattr("hf_mlpl.rows.BLOCK", 7)
 
 
 def dataset_of(ids, **columns) -> Dataset:
@@ -40,13 +41,13 @@ def dataset_of(ids, **columns) -> Dataset:
 @given(st.lists(st.text(alphabet="ab\0é😀", max_size=3), max_size=40))
 def test_ids_that_occur_twice_are_found(ids):
     expected = [name for name, count in Counter(ids).items() if count > 1]
-    assert utterances._duplicates(dataset_of(ids)) == expected
+    assert duplicated_ids(dataset_of(ids)) == expected
 
 
 def test_equal_hashes_of_different_ids_are_no_duplicates(monkeypatch):
-    monkeypatch.setattr(utterances, "id_hashes", lambda names: np.zeros(len(names), np.uint64))
-    assert utterances._duplicates(dataset_of(map(str, range(30)))) == []
-    assert utterances._duplicates(dataset_of([*"abcdefgh", "c"])) == ["c"]
+    monkeypatch.setattr("hf_mlpl.rows.id_hashes", lambda names: np.zeros(len(names), np.uint64))
+    assert duplicated_ids(dataset_of(map(str, range(30)))) == []
+    assert duplicated_ids(dataset_of([*"abcdefgh", "c"])) == ["c"]
 
 
 @settings(deadline=None)

@@ -3,17 +3,26 @@
 import dataclasses
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from hf_mlpl.augment import SpecAugmentConfig
-from hf_mlpl.slimipl import SlimIplConfig
-from hf_mlpl.training_config import FREE_ON_RESUME, TrainingConfig, load_config
+from hf_mlpl import MlplConfig
+from hf_mlpl.training_config import (
+    DECIDED_MODEL_FIELDS,
+    FREE_MODEL_FIELDS,
+    FREE_ON_RESUME,
+    SlimIplConfig,
+    SpecAugmentConfig,
+    TrainingConfig,
+    load_config,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
-MINIMUM = {"output_dir": "runs/a", "model": "tiny", "train": ["train.parquet"], "max_updates": 10}
+MINIMUM = {"output_dir": "runs/a", "model": "tiny", "tokens": "a.lst", "train": ["b.parquet"], "max_updates": 10}
 
 
 @pytest.fixture
@@ -42,6 +51,21 @@ def test_there_are_these_settings_and_no_others():
     assert [field.name for field in dataclasses.fields(SpecAugmentConfig)] == names.split()
     free = "num_workers cache_gigabytes log_every save_every eval_every push_to_hub hub_private_repo license stage"
     assert FREE_ON_RESUME == set(free.split())
+
+
+def test_model_fields_are_those_of_the_model():
+    own = MlplConfig.__annotations__.keys() - {"model_type", "_auto_class", "conv_kernel", "conv_stride", "hop_length"}
+    assert {*FREE_MODEL_FIELDS, *DECIDED_MODEL_FIELDS} == own
+    assert not set(FREE_MODEL_FIELDS) & set(DECIDED_MODEL_FIELDS)
+
+
+def test_reading_settings_imports_little():
+    """A wrong setting is refused at once: these libraries take seconds to import."""
+    program = "import sys; from hf_mlpl.training_config import *; print(load_config(sys.argv[1]), *sys.modules)"
+    command = [sys.executable, "-c", program, ROOT / "recipes" / "demo" / "supervised.yaml"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert shown.startswith("TrainingConfig(")
+    assert not {"torch", "accelerate", "datasets", "transformers", "numpy", "pyarrow"} & set(shown.split())
 
 
 def test_every_setting_is_explained():
@@ -94,7 +118,7 @@ def test_spec_augment_is_on_by_default_and_null_is_off(load):
 
 
 def test_numbers_that_yaml_takes_for_text(load):
-    config = load("output_dir: a\nmodel: tiny\ntrain: [b]\nmax_updates: 1\nlearning_rate: 1e-3\nmax_grad_norm: 5")
+    config = load("output_dir: a\nmodel: c\ntrain: [b]\nmax_updates: 1\nlearning_rate: 1e-3\nmax_grad_norm: 5")
     assert (config.learning_rate, config.max_grad_norm) == (0.001, 5)
     assert load(MINIMUM, "spec_augment.max_time_fraction=1e-1").spec_augment.max_time_fraction == 0.1
 
@@ -137,6 +161,17 @@ def test_settings_survive_their_own_file(load):
         ({"train": "train.parquet"}, [], "train is 'train.parquet'; it must be a list"),
         ({}, ["dev=dev.parquet"], "dev is 'dev.parquet'; it must be a list"),
         ({"train": []}, [], "train is empty; name at least one utterance file"),
+        ({}, ["tokens=null"], "a new model needs `tokens`, a tokens file"),
+        ({}, ["model_fields.layerdropp=0.5"], "model_fields has layerdropp; accepted are hidden_size, num_h"),
+        ({"model": "trained", "model_fields": {1: 2}}, [], "model_fields has 1; accepted are hidden_size"),
+        ({}, ["model_fields.vocab_size=5"], "model_fields has vocab_size, which `tokens`, `languages` and"),
+        ({}, ["slimipl.cache_size=5"], "slimipl is set and unlabelled is not; slimIPL needs both"),
+        ({"unlabelled": ["u"]}, [], "unlabelled is set and slimipl is not"),
+        (
+            {"unlabelled": ["u"], "micro_batches_per_update": 2},
+            ["slimipl.cache_size=3"],
+            "cache_size is 3; it must be a multiple of micro_batches_per_update, 2",
+        ),
         ({}, ["push_to_hub=me/a"], "license is None; push_to_hub needs the licence of what is pushed, such as"),
         ({}, ["push_to_hub=a", "license=mit"], "push_to_hub is 'a'; it must be of the form user/name"),
         ({}, ["push_to_hub=me/a/b", "license=mit"], "push_to_hub: Repo id must be in the form"),

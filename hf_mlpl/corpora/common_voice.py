@@ -14,9 +14,9 @@ from pathlib import Path
 from ..text import normalize_text
 from .locales import to_locale
 from .mirrors import mirror_files, mirror_locales, mirror_speakers, read_mirror
+from .reading import ReadingReport, with_durations
 from .releases import Release, find_releases
 from .tables import row_problem
-from .utterances import ReadingReport, with_durations
 
 COLUMNS = ("client_id", "path", "sentence")
 SPLITS = ("train", "dev", "test", "validated", "other")

@@ -11,8 +11,8 @@ from pathlib import Path
 from ..folder_walk import is_hidden
 from ..text import encoding_of, normalize_text
 from .locales import noted_locale, to_locale
+from .reading import ReadingReport, with_durations
 from .recordings import folded, is_recording, nearest_name, walk
-from .utterances import ReadingReport, with_durations
 
 TEXT_SUFFIXES = (".txt", ".lab")
 # Labels with times, as HTK (in units of 100 ns) and Audacity (in seconds) write them: `start end label`.

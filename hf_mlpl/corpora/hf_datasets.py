@@ -32,6 +32,7 @@ from ..text import normalize_text
 from .locales import noted_locale
 from .metadata import METADATA, SUFFIXES, TableRow, columns_of, rows_of
 from .parquet import class_name, data_files, parquet_features, parquet_rows
+from .reading import ReadingReport
 from .recordings import (
     PART_COLUMNS,
     FileNames,
@@ -42,7 +43,6 @@ from .recordings import (
     walk,
     with_part_durations,
 )
-from .utterances import ReadingReport
 
 # Columns that are taken, where there are any, unless others are named. Not `id`: often several rows share one.
 USUAL_COLUMNS = {

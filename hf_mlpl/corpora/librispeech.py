@@ -14,7 +14,7 @@ from ..containers import open_member
 from ..folder_walk import is_hidden, walk_folders
 from ..tars import tar_index
 from ..text import normalize_text
-from .utterances import ReadingReport, printable, with_durations
+from .reading import ReadingReport, printable, with_durations
 
 SPLITS = tuple(f"train-{part}" for part in ("clean-100", "clean-360", "other-500")) + tuple(
     f"{split}-{part}" for split in ("dev", "test") for part in ("clean", "other")

@@ -10,9 +10,9 @@ from pathlib import Path
 from ..text import normalize_text
 from .fl_lists import ListEntry, lines_of_list
 from .locales import noted_locale, to_locale
+from .reading import ReadingReport
 from .recordings import FileNames, PartError, located, part_of, with_part_durations
 from .tables import read_table, row_problem
-from .utterances import ReadingReport
 
 COLUMNS = ("path", "sentence", "language", "speaker")
 

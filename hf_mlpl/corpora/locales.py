@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .utterances import ReadingReport
+    from .reading import ReadingReport
 
 # Locales of Common Voice that others call by the language alone.
 WITH_REGION = {code.split("-")[0]: code for code in "fy-NL ga-IE hy-AM ne-NP nn-NO pa-IN sv-SE".split()}

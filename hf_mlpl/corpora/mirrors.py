@@ -15,7 +15,7 @@ from ..containers import audio_column
 from ..text import normalize_text
 from .listing import parquet_files_below
 from .locales import to_locale
-from .utterances import ReadingReport, with_durations
+from .reading import ReadingReport, with_durations
 
 # What mirrors call a column, the likeliest name first.
 TEXT = ("sentence", "text", "transcription", "transcript")

@@ -2,7 +2,7 @@
 
 A part is what can be read on its own, as one split of one language. A call that was killed goes on with the parts that
 it has not finished, and with those whose corpus has changed since. What cannot be read of a part is told and costs the
-others nothing. See `recipes/prepare_data.py`.
+others nothing. See `hf-mlpl prepare-data`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from ..atomic import atomic_write, write_json
 from ..audio import END_TOLERANCE, stream_audio
 from ..error_line import error_line
 from ..folder_lock import claimed
-from ..text import Normalizer
 from .listing import state_of
 from .locales import to_locale
+from .normalizer import Normalizer
 from .preparation_merge import merge, repeated_rows
 from .preparation_parts import PART, PARTS, Part, content_of, is_finished, made_of_parts, remove_parts
 from .preparation_report import PreparationReport, SplitStatistics, audio_name
+from .reading import ReadingReport, audio_problem, printable
 from .tables import read_table, row_problem
-from .utterances import ReadingReport, audio_problem, printable, write_utterances
+from .utterances import write_utterances
 
 RATE = 16_000
 TICK = 100  # utterances between two steps of the progress bar

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..atomic import atomic_write
+from ..rows import BLOCK, id_hashes
 from .preparation_report import PreparationReport, SplitStatistics, audio_name
-from .utterances import BLOCK, FEATURES, id_hashes
+from .utterances import FEATURES
 
 REPEATED = "id of another utterance"
 

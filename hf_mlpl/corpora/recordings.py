@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..audio import AUDIO_SUFFIXES, END_TOLERANCE, looks_like_audio
 from ..folder_walk import walk_folders
-from .utterances import ReadingReport, one_line, with_durations
+from .reading import ReadingReport, one_line, with_durations
 
 PART_COLUMNS = ("start", "end", "offset", "duration")
 

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import glob
-import hashlib
-import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import chain, islice
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value, concatenate_datasets, config
 from datasets.exceptions import DatasetsError
-from datasets.table import InMemoryTable
 
 from ..atomic import atomic_write, writing
-from ..audio import AudioError, audio_duration
 from ..error_line import error_line
+from ..rows import BLOCK, blocks, distinct, duplicated_ids, filter_rows
 
 FEATURES = Features(
     {
@@ -47,7 +41,6 @@ FEATURES = Features(
 )
 
 
-BLOCK = 10_000  # rows that are read or written at a time
 DAMAGED = "cannot be read, it is damaged or not an utterance file"
 CHECKED = ("id", "language", "duration_seconds", "audio")
 REQUIRED = {"id", "language", "duration_seconds", "audio.path"}
@@ -64,80 +57,6 @@ KINDS = {
         {"duration_seconds", "audio.start", "audio.end"},
     ),
 }
-
-
-@dataclass
-class ReadingReport:
-    """What a corpus reader kept and dropped: counts by reason, and one line with file and row for each drop."""
-
-    read: int = 0
-    dropped: Counter = field(default_factory=Counter)
-    lines: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def drop(self, reason: str, where: str, detail: str = "") -> None:
-        """Counts one row under `reason`; `where` is `file:row`."""
-        self.dropped[reason] += 1
-        self.lines.append(one_line(f"{where}: {reason}" + (f": {detail}" if detail else "")))
-
-    def note(self, line: str) -> None:
-        """Keeps a line about something for which no row is dropped; once, however often it is found."""
-        if (line := one_line(line)) not in self.notes:
-            self.notes.append(line)
-            self.lines.append(line)
-
-    @property
-    def kept(self) -> int:
-        return self.read - self.dropped.total()
-
-    def summary(self) -> str:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
-        return f"{self.read} rows read, {self.kept} kept" + (f"; dropped: {reasons}" if reasons else "")
-
-
-def printable(line: str) -> str:
-    """A line that can be written as UTF-8: names of files need not be."""
-    return line.encode(errors="backslashreplace").decode()
-
-
-def one_line(text: str) -> str:
-    """Returns a printable line; names of files may have line breaks, too."""
-    return printable(text).replace("\r", "\\r").replace("\n", "\\n")
-
-
-def audio_problem(error: Exception, audio: dict) -> str:
-    """Why a recording cannot be decoded, `FILE: why`; decoders may raise anything."""
-    if isinstance(error, AudioError):
-        return str(error)
-    return f"{audio['path']}: cannot be decoded: {error_line(error, with_type=True)}"
-
-
-def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport, num_threads: int = 8) -> Iterator[dict]:
-    """Adds `duration_seconds` from the files' headers; drops unreadable and empty files with a line in the report.
-
-    Args:
-        rows: pairs of `file:row` and an utterance without duration, whose audio is a whole recording.
-    """
-
-    def measure(row):
-        path = printable(row[1]["audio"]["path"])
-        if path != row[1]["audio"]["path"]:
-            return AudioError(f"{path}: has a name that is not UTF-8")  # and could not be written down
-        try:
-            return audio_duration(row[1]["audio"])
-        except Exception as error:
-            return AudioError(audio_problem(error, row[1]["audio"]))
-
-    rows = iter(rows)
-    with ThreadPoolExecutor(num_threads) as threads:
-        while block := list(islice(rows, 4096)):  # in blocks: a release has millions of rows
-            for (where, row), duration in zip(block, threads.map(measure, block), strict=True):
-                if isinstance(duration, AudioError):
-                    report.drop("unreadable audio", where, str(duration))
-                elif not 0 < duration < math.inf:  # nor NaN, which an utterance file must not hold
-                    report.drop("no samples", where, row["audio"]["path"])
-                else:
-                    yield {**row, "duration_seconds": duration}
 
 
 def write_utterances(rows: Iterable[dict], path: Path, features: Features = FEATURES) -> int:
@@ -174,7 +93,7 @@ def utterance_files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, int]]:
         matching = sorted(glob.glob(str(given))) if "*" in str(given) else [given]
         for path in map(Path, matching or [given]):
             if not path.is_file():
-                raise FileNotFoundError(f"{path}: no such utterance file; recipes/prepare_data.py writes them")
+                raise FileNotFoundError(f"{path}: no such utterance file; `hf-mlpl prepare-data` writes them")
             with arrow_errors(path, "not an utterance file, it is no Parquet file or is damaged"):
                 metadata = pq.read_metadata(path)
                 schema = metadata.schema.to_arrow_schema()
@@ -291,7 +210,7 @@ def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None
     if not parts:
         raise ValueError("no utterance files were given")
     dataset = concatenate_datasets([part for _, part in parts])
-    if duplicates := _duplicates(dataset):
+    if duplicates := duplicated_ids(dataset):
         twice = pa.array(duplicates[:1], pa.string())
         files = [
             str(path)
@@ -320,109 +239,3 @@ def _read_file(path: Path) -> Dataset:
     for number, block in enumerate(blocks(dataset, CHECKED)):
         check_rows(block, path, number * BLOCK)
     return dataset
-
-
-# Millions of rows: what follows goes through them in blocks, as Arrow tables, and keeps a few bytes of each.
-
-
-def blocks(dataset: Dataset, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Columns of a data set in its order, 10,000 rows at a time."""
-    indices = dataset._indices and dataset._indices.column("indices")
-    for first in range(0, len(dataset), BLOCK):
-        if indices is None:
-            yield dataset.data.fast_slice(first, BLOCK).select(columns)
-            continue
-        rows = indices.slice(first, BLOCK).to_numpy().astype(np.int64)
-        lowest, span = rows.min(), np.ptp(rows) + 1
-        if span < 100 * BLOCK:  # the rows of a filter: gathering them one by one takes 50 times as long
-            yield dataset.data.fast_slice(lowest, span).select(columns).take(rows - lowest)
-        else:
-            yield dataset.select_columns(list(columns)).with_format("arrow")[first : first + BLOCK]
-
-
-def durations_of(dataset: Dataset) -> np.ndarray:
-    """(N,) seconds, 8 bytes an utterance."""
-    durations, first = np.empty(len(dataset)), 0
-    for block in blocks(dataset, ["duration_seconds"]):
-        durations[first : first + len(block)] = block["duration_seconds"].to_numpy()
-        first += len(block)
-    return durations
-
-
-class Column:
-    """Values of a column, `column[row]`, which are read from the mapped file when they are asked for."""
-
-    def __init__(self, dataset: Dataset, name: str):
-        self.values, indices = dataset.data.column(name), dataset._indices
-        self.rows = range(len(dataset)) if indices is None else indices.column("indices").to_numpy()
-
-    def __getitem__(self, row: int):
-        return self.values[int(self.rows[row])].as_py()
-
-
-def distinct(dataset: Dataset, column: str) -> list:
-    """The values of a column, sorted, each once; there should be few. Raises ValueError for a null among them."""
-    values = {value for block in blocks(dataset, [column]) for value in block[column].unique().to_pylist()}
-    if None in values:
-        raise ValueError(f"an utterance of the data set has a null as {column}; a value in every row is accepted")
-    return sorted(values)
-
-
-def filter_rows(dataset: Dataset, columns: Sequence[str], wanted: Callable[[pa.Table], np.ndarray]) -> Dataset:
-    """The rows for which `wanted`, given blocks of some columns, is true; 8 bytes for each that is kept."""
-    rows, first = [np.empty(0, np.uint64)], 0
-    for block in blocks(dataset, columns):
-        rows.append((first + np.flatnonzero(wanted(block))).astype(np.uint64))
-        first += len(block)
-    rows = np.concatenate(rows)
-    return dataset if len(rows) == len(dataset) else select_rows(dataset, rows)
-
-
-def select_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
-    """The rows with these numbers, in their order; 8 bytes for each.
-
-    `Dataset.select` would make Python objects of all row numbers.
-    """
-    if dataset._indices is not None:
-        rows = dataset._indices.column("indices").to_numpy()[rows]
-    rows = rows.astype(np.uint64)
-    return Dataset(
-        dataset.data,
-        info=dataset.info,
-        split=dataset.split,
-        indices_table=InMemoryTable(pa.table({"indices": pa.array(rows, pa.uint64())})),
-        fingerprint=hashlib.sha256(dataset._fingerprint.encode() + rows.tobytes()).hexdigest()[:16],
-    )
-
-
-def sorted_by_id(dataset: Dataset) -> Dataset:
-    """All rows in the order of their ids' bytes; memory holds the ids while they are sorted."""
-    ids = [chunk for block in blocks(dataset, ["id"]) for chunk in block["id"].chunks]
-    return select_rows(dataset, pc.sort_indices(pa.chunked_array(ids, pa.string())).to_numpy())
-
-
-def _duplicates(dataset: Dataset) -> list[str]:
-    """Ids of more than one utterance, in their order. Takes 16 bytes an utterance: hashes first, then the suspects."""
-    hashes = [id_hashes(block["id"].combine_chunks()) for block in blocks(dataset, ["id"])]
-    ordered = np.concatenate([np.empty(0, np.uint64), *hashes])
-    ordered.sort()
-    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    if not len(twice):
-        return []
-    suspects = [
-        block["id"].filter(pa.array(np.isin(of_block, twice))).to_pylist()
-        for block, of_block in zip(blocks(dataset, ["id"]), hashes, strict=True)
-    ]
-    return [name for name, count in Counter(chain.from_iterable(suspects)).items() if count > 1]
-
-
-def id_hashes(names: pa.Array) -> np.ndarray:
-    """(N,) hashes of strings: sums of their bytes with a random factor for each position, modulo 2^64."""
-    offset_type = np.int64 if pa.types.is_large_string(names.type) else np.int32
-    offsets = np.frombuffer(names.buffers()[1], offset_type)[names.offset : names.offset + len(names) + 1].astype(int)
-    text = np.frombuffer(names.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
-    lengths, starts = np.diff(offsets), offsets[:-1] - offsets[0]
-    positions = np.arange(len(text)) - np.repeat(starts, lengths)
-    factors = np.random.default_rng(0).integers(2**64, size=lengths.max(initial=0), dtype=np.uint64)
-    sums = np.concatenate([[np.uint64(0)], np.cumsum((text.astype(np.uint64) + np.uint64(1)) * factors[positions])])
-    return sums[starts + lengths] - sums[starts]

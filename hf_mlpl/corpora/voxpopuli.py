@@ -14,8 +14,8 @@ from ..folder_walk import is_hidden
 from ..tars import ContainerError, NameMap, tar_index
 from ..text import normalize_text
 from .locales import to_locale
+from .reading import ReadingReport, with_durations
 from .tables import read_table, row_problem
-from .utterances import ReadingReport, with_durations
 
 CODES = tuple("en de fr es pl it ro hu cs nl fi hr sk sl et lt pt bg el lv mt sv da".split())
 SUBSETS = ("10k", "10k_sd", "100k", "400k", *CODES, *(f"{code}_v2" for code in CODES))
@@ -74,13 +74,6 @@ def read_voxpopuli(
         yield from with_durations(_cut_segments(cut[locale], locale, belongs, texts, report), report)
     if problem is not None:
         raise problem
-
-
-def voxpopuli_locales(root: str | Path, subset: str | None = None) -> list[str]:
-    """The locales whose unlabelled speech a folder has, sorted; none where there is no such speech."""
-    root = Path(root)
-    long, cut = _layouts(root, Recordings(root), _find_table(root, subset))
-    return sorted(long | cut.keys())
 
 
 def _layouts(root: Path, recordings: Recordings, table: Path) -> tuple[set[str], dict[str, Path]]:

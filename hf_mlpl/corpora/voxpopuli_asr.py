@@ -11,8 +11,8 @@ from ..folder_walk import is_hidden
 from ..text import normalize_text
 from .listing import parquet_files_below
 from .parquet import parquet_rows
+from .reading import ReadingReport, with_durations
 from .tables import read_table, row_problem
-from .utterances import ReadingReport, with_durations
 from .voxpopuli import CODES, Archive, Recordings, locale_of, opened, segment
 
 FOLDERS = (*CODES, "en_accented")

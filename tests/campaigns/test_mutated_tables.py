@@ -21,7 +21,7 @@ import soundfile
 from hf_mlpl.corpora.folders import read_folder
 from hf_mlpl.corpora.hf_datasets import read_dataset
 from hf_mlpl.corpora.lists import read_fl_lists, read_list
-from hf_mlpl.corpora.utterances import ReadingReport
+from hf_mlpl.corpora.reading import ReadingReport
 from hf_mlpl.text import read_tokens
 
 FILES = 2000  # of each form

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..text import normalize_text
+from .text import normalize_text
 
 NUM_CODE_POINTS = sys.maxunicode + 1
 SPACE = ord(" ")

@@ -1,10 +1,8 @@
-"""What a recipe needs, compared with counted operations, real parameters and simulated plans; the paper's run.sh."""
+"""What a recipe needs, compared with counted operations, real parameters and simulated steps; the paper's run.sh."""
 
 import os
 import re
-import runpy
 import subprocess
-import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,11 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hf_mlpl import MlplConfig, MlplForCTC
 from hf_mlpl.corpora.utterances import SpeechTotals, read_utterances, speech_totals, write_utterances
-from hf_mlpl.plan import forward_flops, make_plan, num_parameters, slimipl_updates, training_flops
-from hf_mlpl.slimipl import SlimIplConfig, SlimIplPlan
-from hf_mlpl.training_config import TrainingConfig, load_config
+from hf_mlpl.estimate import estimate_stages, forward_flops, num_parameters, slimipl_updates, training_flops
+from hf_mlpl.slimipl import SlimIplPlan
+from hf_mlpl.training_config import SlimIplConfig, TrainingConfig, load_config
 
-from .commands import PROGRAMS, ROOT, check_command, read_commands
+from .commands import PROGRAMS, ROOT, check_command, read_commands, run_command
 
 RECIPE = ROOT / "recipes" / "common_voice_voxpopuli"
 
@@ -62,7 +60,7 @@ class OneRowBatches:
 @pytest.mark.parametrize("variant", ["fixed-pre-cache", "cache"])
 def test_updates_of_slimipl_are_those_that_it_does(variant):
     slimipl = {"variant": variant, "start_update": 500, "cache_size": 400, "unsupervised_updates": 4}
-    values = {"output_dir": "a", "model": "tiny", "train": ["b"], "unlabelled": ["c"], "max_updates": 5000}
+    values = {"output_dir": "a", "model": "b", "train": ["c"], "unlabelled": ["d"], "max_updates": 5000}
     config = TrainingConfig(**values, slimipl=SlimIplConfig(**slimipl), micro_batches_per_update=4)
     plan = SlimIplPlan(config.slimipl, OneRowBatches(), OneRowBatches(), config.micro_batches_per_update, seed=0)
     steps = [next(plan) for _ in range(config.max_updates)]
@@ -86,7 +84,7 @@ def test_amounts(tone_data):
 
 @pytest.fixture
 def stages(tone_data, tmp_path) -> list[str]:
-    """Options of plan.py for all stages on the tones, in a folder of their own."""
+    """Options of `hf-mlpl estimate` for all stages on the tones, in a folder of their own."""
     tones, labels = str(tone_data / "tones.yaml"), str(tmp_path / "labels")
     going_on = [f"model={tmp_path / 'supervised' / 'model'}", "tokens=null"]
     unlabelled = [f"unlabelled=[{tone_data / 'unlabelled.parquet'}]", "slimipl={cache_size: 4, start_update: 10}"]
@@ -101,25 +99,22 @@ def stages(tone_data, tmp_path) -> list[str]:
 
 
 @pytest.fixture
-def run_plan(monkeypatch, capsys):
-    """Runs the script in this process, because starting one takes seconds; its exit status, and what it prints."""
+def run_estimate(capsys):
+    """Runs the command in this process, because starting one takes seconds; its exit status, and what it prints."""
 
-    def run_plan(*options) -> tuple[int, list[str], list[str]]:
-        monkeypatch.setattr(sys, "argv", ["plan.py", *map(str, options)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        status = 0
+    def run_estimate(*options) -> tuple[int, list[str], list[str]]:
         try:
-            runpy.run_path(str(ROOT / "recipes" / "plan.py"), run_name="__main__")
+            status = run_command("estimate.py", *options)
         except SystemExit as end:
             status = end.code
         out, err = capsys.readouterr()
         return status, out.splitlines(), err.splitlines()
 
-    return run_plan
+    return run_estimate
 
 
-def test_the_table(stages, run_plan, tmp_path, tone_data):
-    status, out, err = run_plan(*stages, "--tflops", "1e-6", "--utilisation", "0.5")
+def test_the_table(stages, run_estimate, tmp_path, tone_data):
+    status, out, err = run_estimate(*stages, "--tflops", "1e-6", "--utilisation", "0.5")
     assert (status, err) == (0, [])
     rows = [re.split(r"\s{2,}", line.strip()) for line in out[1:6]]
     assert [row[0] for row in rows] == ["tones", "tones", "pseudo-labels", "tones", "total"]
@@ -133,24 +128,24 @@ def test_the_table(stages, run_plan, tmp_path, tone_data):
     assert "1e-06 TFLOPS x 0.5" in out[6]
     assert not list(tmp_path.iterdir())  # nothing was written
     # 2 checkpoints of 12 bytes per parameter, AdamW, and a model
-    plan = make_plan([stages[1:3]], tmp_path / "labels")
+    estimate = estimate_stages([stages[1:3]], tmp_path / "labels")
     model = MlplForCTC(MlplConfig.tiny(10, ["de", "sv-SE"], **load_config(stages[1]).model_fields))
-    assert plan.stages[0].bytes == (2 * 12 + 4) * model.num_parameters()
+    assert estimate.stages[0].bytes == (2 * 12 + 4) * model.num_parameters()
     # 60 updates of 2 x 5 s, and 2 evaluations
     speech, dev = (
         sum(speech_totals([tone_data / f"{name}.parquet"]).values(), SpeechTotals()) for name in ("train", "dev")
     )
     training = 60 * 2 * 5 * training_flops(model.config, speech, False, 0.2) / speech.seconds
-    assert plan.stages[0].flops == pytest.approx(training + 2 * forward_flops(model.config, dev))
+    assert estimate.stages[0].flops == pytest.approx(training + 2 * forward_flops(model.config, dev))
 
 
-def test_all_problems_at_once(stages, run_plan, tone_data, tmp_path, monkeypatch):
+def test_all_problems_at_once(stages, run_estimate, tone_data, tmp_path, monkeypatch):
     rows = pq.read_table(tone_data / "dev.parquet").to_pylist()
     write_utterances([row | {"language": "vot"} for row in rows if row["language"] == "de"], tmp_path / "dev.parquet")
     (tmp_path / "wrong.yaml").write_text("output_dir: a\nlearning_rat: 1\n")
     monkeypatch.setattr("shutil.disk_usage", lambda path: FreeBytes(1000))
     stages[3:3] = [f"dev=[{tmp_path / 'dev.parquet'}]", "languages=[de, fi, sv-SE, vot]"]
-    status, out, err = run_plan(*stages, "--languages", "de", "sv-SE")
+    status, out, err = run_estimate(*stages, "--languages", "de", "sv-SE")
     assert status == 1 and all(line.startswith("error: ") for line in err)
     told = [line.removeprefix("error: ") for line in err]
     assert [line.partition(": ")[2] for line in told] == [
@@ -165,7 +160,7 @@ def test_all_problems_at_once(stages, run_plan, tone_data, tmp_path, monkeypatch
     lost = ["--stage", tmp_path / "wrong.yaml", "--stage", tone_data / "tones.yaml", "train=[a.parquet]", "tokens=b"]
     lost += ["--stage", tone_data / "tones.yaml", "model=nowhere", "model_fields={size: 1}"]
     lost += ["--stage", tone_data / "tones.yaml", "model=nowhere", "output_dir=c"]
-    status, out, err = run_plan(*lost, "--labels", "labels")
+    status, out, err = run_estimate(*lost, "--labels", "labels")
     for told in ("no setting is called learning_rat", "a.parquet: no such", "b: no such tok", "model_fields has size"):
         assert len([line for line in err if told in line]) == 1, told
     assert err[-1].startswith("error: nowhere: no such model, and no stage before writes it; accepted are tiny, base")
@@ -181,13 +176,13 @@ class FreeBytes(int):
 
 
 def test_what_is_there_is_not_needed_again(stages, monkeypatch, tmp_path):
-    needed = make_plan([stages[1:3]], tmp_path / "labels")
+    needed = estimate_stages([stages[1:3]], tmp_path / "labels")
     room = int(needed.stages[0].bytes + needed.largest_checkpoint)
     monkeypatch.setattr("shutil.disk_usage", lambda path: FreeBytes(room - 1000))
-    assert len(make_plan([stages[1:3]], tmp_path / "labels").problems) == 1
+    assert len(estimate_stages([stages[1:3]], tmp_path / "labels").problems) == 1
     (tmp_path / "supervised" / "model").mkdir(parents=True)
     (tmp_path / "supervised" / "model" / "model.safetensors").write_bytes(bytes(1000))
-    assert make_plan([stages[1:3]], tmp_path / "labels").problems == []
+    assert estimate_stages([stages[1:3]], tmp_path / "labels").problems == []
 
 
 # ------------------------------------------------------------------------------------------- the paper's recipe
@@ -218,8 +213,8 @@ def test_run_sh_starts_every_stage_in_order(commands_of):
     done, commands = commands_of("corpora", "model=base", "start=supervised", "accelerate=fsdp")
     assert done.returncode == 0, done.stderr
     scripts = [next(word for word in words if word.endswith(".py")) for words in commands]
-    names = "prepare_data build_tokenizer plan train language_finetune train train evaluate evaluate evaluate compare"
-    assert scripts == [f"recipes/{name}.py" for name in names.split()]
+    names = "prepare_data build_tokenizer estimate train language_finetune train train".split()
+    assert scripts == [f"recipes/{name}.py" for name in (*names, *["evaluate_model"] * 3, "compare")]
     assert all("recipes/accelerate/fsdp.yaml" in " ".join(words) for words in commands if "launch" in words)
     last = {}
     for words in commands:
@@ -233,11 +228,11 @@ def test_run_sh_starts_every_stage_in_order(commands_of):
     assert folders == ["supervised/model", "supervised/mixed/model", "supervised/final/model"]
 
 
-def test_run_sh_plans_what_it_would_run(commands_of, run_plan, tmp_path, monkeypatch):
+def test_run_sh_plans_what_it_would_run(commands_of, run_estimate, tmp_path, monkeypatch):
     done, [words] = commands_of("--plan")
-    assert (done.returncode, words[:2]) == (0, ["python", "recipes/plan.py"])
+    assert (done.returncode, words[:2]) == (0, ["python", "recipes/estimate.py"])
     monkeypatch.chdir(tmp_path)
-    status, out, err = run_plan(*words[2:])
+    status, out, err = run_estimate(*words[2:])
     rows = [line.split()[0] for line in out[1:6]]
     assert status == 1 and rows == ["supervised", "language_finetune", "pseudo-labels", "mixed", "final"]
     missing = [line.removeprefix("error: ").partition(":")[0] for line in err]  # and nothing else is wrong

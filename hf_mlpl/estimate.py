@@ -1,11 +1,11 @@
-"""What a recipe needs before it is run: hours, updates, disk and GPU-hours of every stage, and all that is missing.
+"""Estimates hours, updates, disk and GPU-hours of every stage of a recipe before it is run, and finds what is missing.
 
 GPU-hours are floating point operations divided by what a GPU does. Operations are those of the model's products, two
 for each multiply-add: the convolution, a layer's four attention projections and its MLP, the products of attention and
 of relative positions, which grow with the square of an utterance's length, and the CTC head. A backward pass has twice
 as many as its forward pass; gradient checkpointing adds the layers' forward pass; LayerDrop leaves out its share of
 them. Labelling and evaluation are forward passes. An update counts with the whole budget of its batches,
-`max_batch_seconds` x `micro_batches_per_update`, which padding and rounding do not quite leave to speech. Reading and
+`max_batch_seconds` x `micro_batches_per_update`, although padding and rounding take a part of it. Reading and
 decoding audio count nothing.
 
 Disk: a run keeps up to two checkpoints of 4 bytes per parameter for weights, 4 for Adagrad's or 8 for AdamW's state,
@@ -29,10 +29,8 @@ from .checkpoint_files import CHECKPOINTS_KEPT
 from .configuration_mlpl import MlplConfig
 from .corpora.utterances import SpeechTotals, speech_totals
 from .error_line import error_line
-from .slimipl import SlimIplPlan
 from .text_table import aligned
 from .tokenization_mlpl import MlplTokenizer
-from .training import check_model_fields
 from .training_config import PRESETS, TrainingConfig, load_config
 
 BYTES_PER_LABEL = 1000
@@ -41,7 +39,7 @@ STATE_BYTES = {"adagrad": 4, "adamw": 8}  # per parameter
 
 @dataclass
 class Stage:
-    """A row of the plan; what is not known, because something is missing, is None."""
+    """Holds a row of the estimate; a number is None where something that it depends on is missing."""
 
     name: str
     languages: int | None = None
@@ -53,20 +51,22 @@ class Stage:
 
 
 @dataclass
-class Plan:
-    """Rows, and one line for each problem, with which no stage may begin, and for each warning."""
+class Estimate:
+    """Holds a row for each stage, one line for each problem, which has to be solved before training, and warnings."""
 
     stages: list[Stage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     largest_checkpoint: float = 0.0
-    folders: list[Path] = field(default_factory=list)  # that the stages write
+    folders: list[Path] = field(default_factory=list)  # written by the stages
 
-    def problem(self, line: str) -> None:
-        if line not in self.problems:  # stages share their files
+    def add_problem(self, line: str) -> None:
+        """Adds a problem once, however many stages have it."""
+        if line not in self.problems:
             self.problems.append(line)
 
     def table(self, flops_per_gpu_second: float) -> str:
+        """Returns the rows and their total as a plain text table."""
         rows = [("stage", "languages", "labelled h", "unlabelled h", "updates", "disk GB", "GPU-hours")]
         total = Stage("total", bytes=_sum(s.bytes for s in self.stages), flops=_sum(s.flops for s in self.stages))
         for stage in (*self.stages, total):
@@ -89,7 +89,7 @@ def _rounded(value: float | None) -> str:
 
 
 def num_parameters(config: MlplConfig) -> int:
-    """Of `MlplForCTC`."""
+    """Counts the parameters of `MlplForCTC`."""
     width = config.num_attention_heads * config.attention_head_dim
     convolution = 2 * config.hidden_size * (config.num_mel_bins * config.conv_kernel + 1) + 2
     positions = (2 * config.max_position_embeddings - 1) * config.attention_head_dim
@@ -99,7 +99,7 @@ def num_parameters(config: MlplConfig) -> int:
 
 
 def flops(config: MlplConfig, speech: SpeechTotals) -> tuple[float, float, float]:
-    """Operations of a forward pass over all of some speech: of the convolution, the layers and the CTC head."""
+    """Counts the operations of a forward pass over some speech: in the convolution, the layers and the CTC head."""
     rate = config.frames_per_second / config.conv_stride  # frames per second after the front end
     frames, squared_frames = speech.seconds * rate, speech.squared_seconds * rate**2
     width = config.num_attention_heads * config.attention_head_dim
@@ -111,54 +111,53 @@ def flops(config: MlplConfig, speech: SpeechTotals) -> tuple[float, float, float
 
 
 def forward_flops(config: MlplConfig, speech: SpeechTotals) -> float:
+    """Counts the operations of a forward pass over some speech."""
     return sum(flops(config, speech))
 
 
 def training_flops(config: MlplConfig, speech: SpeechTotals, checkpointing: bool, layerdrop: float) -> float:
-    """Operations of forward and backward passes over all of some speech."""
+    """Counts the operations of a forward and a backward pass over some speech."""
     convolution, layers, head = flops(config, speech)
     return 3 * convolution + (4 if checkpointing else 3) * (1 - layerdrop) * layers + 3 * head
 
 
-def make_plan(stages: Sequence[Sequence[str]], labels: Path, languages: Sequence[str] | None = None) -> Plan:
-    """The plan of stages, each a YAML file and the settings that go over it; nothing is trained or written.
+def estimate_stages(stages: Sequence[Sequence[str]], labels: Path, languages: Sequence[str] | None = None) -> Estimate:
+    """Estimates stages, each a YAML file and the settings that override it, without training or writing anything.
 
     Args:
         stages: in order; one with {language} in its settings is slimIPL, and labelling, for each language.
-        labels: folder of the pseudo-labels; what later stages name in it counts as made.
-        languages: that are to have pseudo-labels; by default all with unlabelled and labelled speech.
+        labels: folder of the pseudo-labels; files in it that later stages name count as written.
+        languages: languages that get pseudo-labels; by default all with unlabelled and labelled speech.
     """
-    plan, models, made = Plan(), {}, {}
+    result, models, made = Estimate(), {}, {}
     for path, *overrides in stages:
         name = Path(path).stem
         try:
             is_per_language = "{language}" in Path(path).read_text(encoding="utf-8") + "".join(overrides)
             config = load_config(path, [*overrides, *(["language='{language}'"] if is_per_language else [])])
-            check_model_fields(config)
             if is_per_language and not config.slimipl:
                 raise ValueError("has {language} in its settings, but neither `unlabelled` nor `slimipl`")
-            if config.slimipl:
-                SlimIplPlan(config.slimipl, [], [], config.micro_batches_per_update, config.seed)  # which checks them
         except (ValueError, OSError) as error:
-            plan.problem(str(error) if path in str(error) else f"{path}: {error}")
-            plan.stages += [Stage(name)]
+            result.add_problem(str(error) if path in str(error) else f"{path}: {error}")
+            result.stages += [Stage(name)]
             continue
         if is_per_language:
-            made = _plan_languages(plan, name, config, models, labels, languages)
+            made = _estimate_languages(result, name, config, models, labels, languages)
         else:
-            _plan_run(plan, name, config, models, labels, made)
-    _check_disk(plan)
-    return plan
+            _estimate_run(result, name, config, models, labels, made)
+    _check_disk(result)
+    return result
 
 
-def _plan_run(plan: Plan, name: str, config: TrainingConfig, models: dict, labels: Path, made: dict) -> None:
+def _estimate_run(result: Estimate, name: str, config: TrainingConfig, models: dict, labels: Path, made: dict) -> None:
+    """Adds the row of one run; `made` is the speech that earlier stages label."""
     files = [path for path in config.train if labels not in Path(path).parents]
-    train, dev = _amounts(plan, files), _amounts(plan, config.dev)
-    unlabelled = _amounts(plan, config.unlabelled or ())
-    model = _model(plan, config, models, train)
-    _check_languages(plan, config, model, train, dev)
+    train, dev = _amounts(result, files), _amounts(result, config.dev)
+    unlabelled = _amounts(result, config.unlabelled or ())
+    model = _model(result, config, models, train)
+    _check_languages(result, config, model, train, dev)
     stage = Stage(name, len({**train, **made}) or None, updates=config.max_updates)
-    plan.stages.append(stage)
+    result.stages.append(stage)
     takes_labels = len(files) < len(config.train)
     labelled, dev = _total(train), _total(dev)
     pseudo_labelled = _total(unlabelled) + (_total(made) if takes_labels else SpeechTotals())
@@ -168,23 +167,25 @@ def _plan_run(plan: Plan, name: str, config: TrainingConfig, models: dict, label
         stage.unlabelled_hours = pseudo_labelled.seconds / 3600
     if model is None:
         return
-    stage.bytes = _bytes(plan, config, model, [config.output_dir])
+    stage.bytes = _bytes(result, config, model, [config.output_dir])
     if labelled.seconds and (made or not takes_labels):
         speech = labelled if config.slimipl else labelled + pseudo_labelled
         stage.flops = _run_flops(config, model, speech, _total(unlabelled), dev)
 
 
-def _plan_languages(plan: Plan, name: str, config: TrainingConfig, models: dict, labels: Path, languages) -> dict:
-    """slimIPL and pseudo-labels of each language; returns the speech that gets labels."""
-    train, dev, unlabelled = (_amounts(plan, files or ()) for files in (config.train, config.dev, config.unlabelled))
-    model = _model(plan, config, models, train)
+def _estimate_languages(
+    result: Estimate, name: str, config: TrainingConfig, models: dict, labels: Path, languages
+) -> dict:
+    """Adds rows for slimIPL and for pseudo-labels, of all languages together; returns the speech that gets labels."""
+    train, dev, unlabelled = (_amounts(result, files or ()) for files in (config.train, config.dev, config.unlabelled))
+    model = _model(result, config, models, train)
     if unlabelled and (silent := [language for language in languages or () if language not in unlabelled]):
-        files, there = ", ".join(config.unlabelled), ", ".join(unlabelled)
-        plan.problem(f"{files}: no unlabelled speech in {', '.join(silent)}; there is some in {there}")
+        files, others = ", ".join(config.unlabelled), ", ".join(unlabelled)
+        result.add_problem(f"{files}: no unlabelled speech in {', '.join(silent)}; there is some in {others}")
     chosen = [language for language in languages or unlabelled if language in unlabelled and language in train]
     speech = {language: unlabelled[language] for language in chosen}
     finetuning, labelling = Stage(name), Stage("pseudo-labels")
-    plan.stages += [finetuning, labelling]
+    result.stages += [finetuning, labelling]
     if not chosen:
         return {}
     finetuning.languages = labelling.languages = len(chosen)
@@ -192,10 +193,10 @@ def _plan_languages(plan: Plan, name: str, config: TrainingConfig, models: dict,
     finetuning.unlabelled_hours = labelling.unlabelled_hours = _total(speech).seconds / 3600
     finetuning.updates = config.max_updates * len(chosen)
     labelling.bytes = _total(speech).utterances * BYTES_PER_LABEL
-    plan.folders.append(labels)
+    result.folders.append(labels)
     if model is not None:
         folders = [config.output_dir.replace("{language}", language) for language in chosen]
-        finetuning.bytes = _bytes(plan, config, model, folders)
+        finetuning.bytes = _bytes(result, config, model, folders)
         finetuning.flops = sum(
             _run_flops(config, model, train[language], speech[language], dev.get(language, SpeechTotals()))
             for language in chosen
@@ -204,14 +205,15 @@ def _plan_languages(plan: Plan, name: str, config: TrainingConfig, models: dict,
     return speech
 
 
-def _amounts(plan: Plan, files: Sequence[str]) -> dict[str, SpeechTotals]:
+def _amounts(result: Estimate, files: Sequence[str]) -> dict[str, SpeechTotals]:
+    """Sums the speech of utterance files by language; a file that cannot be read is a problem."""
     total: dict[str, SpeechTotals] = {}
     for path in files:
         try:
             for language, amount in speech_totals([path]).items():
                 total[language] = total.get(language, SpeechTotals()) + amount
         except (ValueError, OSError) as error:
-            plan.problem(str(error))
+            result.add_problem(str(error))
     return dict(sorted(total.items()))
 
 
@@ -219,17 +221,15 @@ def _total(amounts: dict[str, SpeechTotals]) -> SpeechTotals:
     return sum(amounts.values(), SpeechTotals())
 
 
-def _model(plan: Plan, config: TrainingConfig, models: dict, train: dict) -> MlplConfig | None:
-    """The sizes of a stage's model, which later stages may go on from; None with a problem where it is unknown."""
+def _model(result: Estimate, config: TrainingConfig, models: dict, train: dict) -> MlplConfig | None:
+    """Returns a stage's model, from which later stages may start; None, with a problem, where it is not known."""
     model = None
     try:
         if config.model in models:
             model = copy.deepcopy(models[config.model])
         elif config.model in PRESETS:
-            if config.tokens is None:
-                raise ValueError("a new model needs `tokens`, a tokens file; recipes/build_tokenizer.py writes one")
             if not Path(config.tokens).is_file():
-                raise ValueError(f"{config.tokens}: no such tokens file; recipes/build_tokenizer.py writes it")
+                raise ValueError(f"{config.tokens}: no such tokens file; `hf-mlpl build-tokenizer` writes it")
             classes = len(MlplTokenizer(config.tokens))
             model = getattr(MlplConfig, config.model)(classes, list(config.languages or train))
         elif Path(config.model, "config.json").is_file():
@@ -242,12 +242,14 @@ def _model(plan: Plan, config: TrainingConfig, models: dict, train: dict) -> Mlp
         for name, value in config.model_fields.items() if model else ():
             setattr(model, name, value)
     except (ValueError, OSError, StrictDataclassError) as error:
-        plan.problem(error_line(error))
+        result.add_problem(error_line(error))
     models[str(Path(config.output_dir) / "model")] = model
     return model
 
 
-def _check_languages(plan: Plan, config: TrainingConfig, model: MlplConfig | None, train: dict, dev: dict) -> None:
+def _check_languages(
+    result: Estimate, config: TrainingConfig, model: MlplConfig | None, train: dict, dev: dict
+) -> None:
     if not train:
         return  # its files are missing, or all are empty
     files = ", ".join(config.train)
@@ -255,33 +257,35 @@ def _check_languages(plan: Plan, config: TrainingConfig, model: MlplConfig | Non
     if wanted:
         without = [language for language in wanted if language not in train]
         if missing := [language for language in without if language not in dev]:
-            plan.problem(f"{files}: no locale {', '.join(missing)}, neither for training nor for development")
+            result.add_problem(f"{files}: no locale {', '.join(missing)}, neither for training nor for development")
         if empty := [language for language in without if language in dev]:
-            plan.problem(f"{files}: the training split of {', '.join(empty)} is empty; leave it out of `languages`")
+            result.add_problem(
+                f"{files}: the training split of {', '.join(empty)} is empty; leave it out of `languages`"
+            )
     if model is not None and (unknown := [language for language in train if language not in model.languages]):
-        plan.problem(f"{files}: the model has no class for {', '.join(unknown)}; add it to `languages`")
+        result.add_problem(f"{files}: the model has no class for {', '.join(unknown)}; add it to `languages`")
     silent = [language for language in train if language not in dev]
     if dev and silent:
         line = f"{', '.join(config.dev)}: nothing in {', '.join(silent)}, so training goes on without its error rates"
-        if line not in plan.warnings:
-            plan.warnings.append(line)
+        if line not in result.warnings:
+            result.warnings.append(line)
 
 
-def _bytes(plan: Plan, config: TrainingConfig, model: MlplConfig, folders: Sequence[str]) -> float:
-    """Disk of as many runs as there are folders."""
+def _bytes(result: Estimate, config: TrainingConfig, model: MlplConfig, folders: Sequence[str]) -> float:
+    """Returns the disk space of runs of these settings, one in each folder."""
     parameters = num_parameters(model)
     has_teacher = config.slimipl is not None and config.slimipl.ema_decay is not None
     checkpoint = parameters * (4 + STATE_BYTES[config.optimizer] + 4 * has_teacher)
     kept = min(CHECKPOINTS_KEPT, (config.max_updates - 1) // config.save_every)
-    plan.largest_checkpoint = max(plan.largest_checkpoint, checkpoint)
-    plan.folders += map(Path, folders)
+    result.largest_checkpoint = max(result.largest_checkpoint, checkpoint)
+    result.folders += map(Path, folders)
     return len(folders) * (kept * checkpoint + parameters * 4)
 
 
 def _run_flops(
     config: TrainingConfig, model: MlplConfig, labelled: SpeechTotals, unlabelled: SpeechTotals, dev: SpeechTotals
 ) -> float:
-    """Operations of a whole run: updates, slimIPL's labels, evaluations."""
+    """Counts the operations of a run: updates, slimIPL's labels, evaluations."""
     update_seconds = config.max_batch_seconds * config.micro_batches_per_update
 
     def training(updates: float, speech: SpeechTotals, layerdrop: float) -> float:
@@ -302,7 +306,7 @@ def _run_flops(
 
 
 def slimipl_updates(config: TrainingConfig) -> tuple[float, float, float]:
-    """Updates on labels and on pseudo-labels, and batches that are labelled, on average; filling trains nothing."""
+    """Returns the mean numbers of updates on labels, of updates on pseudo-labels, and of batches that are labelled."""
     slimipl, micro_batches = config.slimipl, config.micro_batches_per_update
     start = min(slimipl.start_update, config.max_updates)
     ratio = slimipl.unsupervised_updates / (slimipl.supervised_updates + slimipl.unsupervised_updates)
@@ -316,17 +320,21 @@ def slimipl_updates(config: TrainingConfig) -> tuple[float, float, float]:
     return supervised, trained, batches
 
 
-def _check_disk(plan: Plan) -> None:
-    """Compares what is still to be written with the room on the disk of the first stage's output."""
-    needed = _sum(stage.bytes for stage in plan.stages)
-    if needed is None or not plan.folders:
+def _check_disk(result: Estimate) -> None:
+    """Compares what is still to be written with the free space on the disk of the first stage's output."""
+    needed = _sum(stage.bytes for stage in result.stages)
+    if needed is None or not result.folders:
         return
-    there = sum(file.stat().st_size for folder in set(plan.folders) for file in folder.rglob("*") if file.is_file())
-    needed = needed + plan.largest_checkpoint - there
-    folder = next(path for path in (plan.folders[0].absolute(), *plan.folders[0].absolute().parents) if path.exists())
+    written = sum(
+        file.stat().st_size for folder in set(result.folders) for file in folder.rglob("*") if file.is_file()
+    )
+    needed = needed + result.largest_checkpoint - written
+    folder = next(
+        path for path in (result.folders[0].absolute(), *result.folders[0].absolute().parents) if path.exists()
+    )
     free = shutil.disk_usage(folder).free
     if needed > free:
-        plan.problem(
+        result.add_problem(
             f"{folder}: {needed / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free; make room, or put the "
             "output on another disk"
         )
