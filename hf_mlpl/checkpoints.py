@@ -53,9 +53,10 @@ def _copy(source: Path, target: Path) -> None:
 
 
 class Checkpointer:
-    """Saves the state of what the accelerator has prepared, and of slimIPL, and restores the newest one that is whole.
+    """Saves the state of a run in checkpoints, and restores it from the newest one that is whole.
 
-    All processes call each method, in the same order.
+    The state is that of all that the accelerator has prepared, of slimIPL, and of the run's files. All processes call
+    each method, in the same order.
 
     Args:
         digests: of the data, as `digest` makes them; each checkpoint has them.

@@ -1,4 +1,4 @@
-"""Brings the state of a run that was pushed to the Hub onto this machine, where training then goes on from it."""
+"""Downloads the state of a run from the Hub, so that training goes on from it on this machine."""
 
 from __future__ import annotations
 
@@ -19,15 +19,7 @@ from huggingface_hub.utils import logging as hub_logging
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from .atomic import atomic_write
-from .checkpoint_files import (
-    FSDP_FOLDERS,
-    RUN_FILES,
-    checkpoint_path,
-    checkpoints,
-    damage_of,
-    newest_whole,
-    update_of,
-)
+from .checkpoint_files import FSDP_FOLDERS, RUN_FILES, checkpoint_path, checkpoints, damage_of, newest_whole, update_of
 from .hub import FAILURES, reason, with_retries
 from .main_process import claimed_by_job, on_main_process
 from .run_pusher import STATE
@@ -43,7 +35,7 @@ STATE_FILES = re.compile(
 
 
 def resume_from_hub(config: TrainingConfig, repo_id: str) -> str | None:
-    """Puts the last pushed state into `output_dir`, unless a checkpoint as new is there; all processes call it.
+    """Downloads the last pushed state into `output_dir`, unless a checkpoint there is as new; all processes call it.
 
     Returns:
         For a run that is finished, how to use it; else None: `train` goes on from the state.

@@ -179,10 +179,13 @@ def push_checkpoint(
     model: torch.nn.Module,
     processor: MlplProcessor,
 ) -> None:
-    """Queues a checkpoint, with a usable model at the root; all processes call it, with the pusher that they have.
+    """Queues a checkpoint for the Hub, with a usable model at the root of the repository.
 
     The weights at the root are the checkpoint's own, once. Where FSDP has spread these over the processes they are
     gathered, and the checkpoint keeps its parts too.
+
+    Args:
+        pusher: None in all processes but the main one; all of them call this.
     """
     weights = accelerator.get_state_dict(model) if accelerator.is_fsdp2 else {}
     if pusher is None:
