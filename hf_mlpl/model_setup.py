@@ -35,12 +35,10 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
     """
     if config.model in PRESETS:
         processor = MlplProcessor(MlplFeatureExtractor(), MlplTokenizer(config.tokens))
-        sizes = {
-            "vocab_size": len(processor.tokenizer),
-            "languages": config.languages or distinct(train_set, "language"),
-        }
+        preset = getattr(MlplConfig, config.model)
+        languages = config.languages or distinct(train_set, "language")
         with _fitting_fields(config):
-            model = MlplForCTC(getattr(MlplConfig, config.model)(**sizes, **config.model_fields))
+            model = MlplForCTC(preset(len(processor.tokenizer), languages, **config.model_fields))
     else:
         check_model(config.model)
         processor = MlplProcessor.from_pretrained(config.model)

@@ -37,10 +37,8 @@ def read_dev_set(config: TrainingConfig) -> Dataset | None:
             f"{', '.join(config.dev)}: {missing} of {len(dataset)} utterances have no text to compare with"
         )
     if not len(dataset) and PartialState().is_main_process:
-        language = f" of {config.language}" if config.language else ""
-        logger.warning(
-            "%s: no utterances%s, so the model is not evaluated on the way", ", ".join(config.dev), language
-        )
+        files, language = ", ".join(config.dev), f" of {config.language}" if config.language else ""
+        logger.warning("%s: no utterances%s, so the model is not evaluated on the way", files, language)
     return dataset if len(dataset) else None
 
 

@@ -51,7 +51,7 @@ def train(config: TrainingConfig) -> Path:
 
 
 def _is_finished(process: PartialState, config: TrainingConfig) -> bool:
-    """Returns whether `output_dir` holds the result of these settings; raises a ValueError where its run has others."""
+    """Returns whether `output_dir` holds the result of these settings; raises a ValueError for that of others."""
 
     def look() -> bool:
         check_same_config(config, checkpoints(Path(config.output_dir)))
