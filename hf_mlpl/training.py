@@ -1,47 +1,32 @@
-"""The one training loop: every stage of the recipe is this loop with other settings and other utterances."""
+"""Trains a model: every stage of the recipe is this one loop with other settings and other utterances."""
 
 from __future__ import annotations
 
 import logging
-import textwrap
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from itertools import islice
+from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
-import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
-from datasets import Dataset
-from huggingface_hub.errors import StrictDataclassError
-from torch.utils.data import DataLoader
+from accelerate.utils import gather_object, set_seed
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from .batches import BatchPlan, SpeechBatch, SpeechBatches, micro_batch_seed, repetitions
+from .batches import SpeechBatch, micro_batch_seed
 from .checkpoint_files import checkpoints
 from .checkpoints import Checkpointer, digest
 from .configuration_mlpl import MlplConfig
 from .corpora.utterances import read_utterances
-from .error_line import error_line
 from .evaluation import evaluate_model
-from .feature_extraction_mlpl import MlplFeatureExtractor
 from .folder_lock import claimed
 from .main_process import claimed_by_job, on_main_process
-from .missing_model import check_model
-from .modeling_mlpl import MlplForCTC
-from .processing_mlpl import MlplProcessor, check_parts
-from .rows import blocks, distinct, durations_of, filter_rows
+from .model_setup import build_model
+from .optimization import learning_rate_factor, make_accelerator, prepare
+from .run_data import build_slimipl, read_dev_set, supervised_updates
 from .run_pusher import RunPusher, push_checkpoint
 from .run_record import RunRecord
 from .saved_model import write_final_model
 from .selection import select_for_training, select_unlabelled
-from .slimipl import SlimIpl, SlimIplPlan
-from .text_arrays import NUM_CODE_POINTS, TextBlock
-from .tokenization_mlpl import MlplTokenizer
-from .training_config import PRESETS, TrainingConfig, check_same_config, write_config
+from .training_config import TrainingConfig, check_same_config, write_config
 from .training_log import TrainingLog
 from .training_problems import Problems, TrainingError
 
@@ -68,7 +53,7 @@ def train(config: TrainingConfig) -> Path:
 
 
 def _is_finished(process: PartialState, config: TrainingConfig) -> bool:
-    """Whether `output_dir` holds the result of these settings; raises a ValueError where its run has others."""
+    """Returns whether `output_dir` holds the result of these settings; raises a ValueError for that of others."""
 
     def look() -> bool:
         check_same_config(config, checkpoints(Path(config.output_dir)))
@@ -78,40 +63,36 @@ def _is_finished(process: PartialState, config: TrainingConfig) -> bool:
 
 
 def _train(config: TrainingConfig) -> Path:
+    """Trains in a folder that no other job uses, and whose run, if any, has these settings."""
     output_dir = Path(config.output_dir)
     started = check_same_config(config, checkpoints(output_dir))
     set_seed(config.seed)
     languages = [config.language] if config.language else None
     train_set = read_utterances(config.train, languages)
-    dev_set = _dev_set(config)
+    dev_set = read_dev_set(config)
     unlabelled_set = read_utterances(config.unlabelled, languages) if config.slimipl else None
     model, processor = build_model(config, train_set)
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()  # called activation_checkpointing_enable in new releases, not in 5.17
-    accelerator = _accelerator(config, model)
+    accelerator = make_accelerator(config, model)
     if not accelerator.is_main_process:
         logging.getLogger(select_for_training.__module__).setLevel(logging.ERROR)  # all processes drop the same
-    elif config.dev and dev_set is None:
-        of = f" of {config.language}" if config.language else ""
-        logger.warning("%s: no utterances%s, so the model is not evaluated on the way", ", ".join(config.dev), of)
     train_set, dropped = select_for_training(train_set, processor, model.config, config.max_batch_seconds)
     if unlabelled_set is not None:
         unlabelled_set = select_unlabelled(unlabelled_set, model.config, config.max_batch_seconds)
-    model, optimizer = _prepare(accelerator, model, config)
+    model, optimizer = prepare(accelerator, model, config)
     slimipl = None
     if unlabelled_set is not None:
-        slimipl = _slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
+        slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
     digests = digest(processor, train=train_set, unlabelled=unlabelled_set)
     pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
     checkpointer = Checkpointer(accelerator, slimipl, config, digests)
     start = checkpointer.load_last(same_data=started)
     if accelerator.is_main_process:
         write_config(config)  # not before all has been checked: a run that is refused does not own its folder
-    updates = iter(slimipl) if slimipl else _supervised(accelerator, model, processor, train_set, config, start)
+    updates = iter(slimipl) if slimipl else supervised_updates(accelerator, model, processor, train_set, config, start)
 
     log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
     log.describe(train_set, dropped, accelerator.unwrap_model(model))
-    facts = RunRecord(accelerator, accelerator.unwrap_model(model), config, start, train_set, dropped, unlabelled_set)
+    record = RunRecord(accelerator, accelerator.unwrap_model(model), config, start, train_set, dropped, unlabelled_set)
     sets = [dataset for dataset in (train_set, unlabelled_set) if dataset is not None]
     problems = Problems(accelerator, min(map(len, sets)))
     with log, logging_redirect_tqdm():
@@ -132,18 +113,18 @@ def _train(config: TrainingConfig) -> Path:
             if dev_set is not None and (update % config.eval_every == 0 or is_last):
                 results = evaluate_model(accelerator, model, processor, dev_set, config.max_batch_seconds)
                 log.evaluated(update, results)
-                facts.evaluated(update, results)
+                record.evaluated(update, results)
             elif dev_set is None and (update % config.save_every == 0 or is_last):
                 log.draw()
             if update % config.save_every == 0 and not is_last:
-                facts.write(update)
+                record.write(update)
                 checkpoint = checkpointer.save(update)
                 if config.push_to_hub:
                     push_checkpoint(pusher, checkpoint, accelerator, model, processor)
     if start == 0:
         problems.end()
     log.describe_problems(problems.total_lost, problems.total_met)
-    facts.write(config.max_updates)
+    record.write(config.max_updates)
     folder = write_final_model(accelerator, model, processor, output_dir)
     if pusher is not None:
         pusher.push_result()
@@ -157,7 +138,7 @@ def train_step(
     micro_batches: list[tuple[int, SpeechBatch]],
     config: TrainingConfig,
 ) -> dict[str, float]:
-    """One update: the gradient of the loss over all micro-batches of all processes as if they were one batch.
+    """Makes one update, by the gradient of the loss over all micro-batches of all processes as if they were one batch.
 
     Args:
         micro_batches: this process's share, with their numbers; without any nothing happens, and nothing is returned.
@@ -198,178 +179,6 @@ def train_step(
     loss = accelerator.reduce(total).item()
     seconds = num_frames / MlplConfig.frames_per_second
     return {"loss": loss, "gradient_norm": gradient_norm.item(), "audio_seconds": seconds}
-
-
-def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC, MlplProcessor]:
-    """A new model of a preset's size, with the tokens file of the settings, or a trained one with its own tokens.
-
-    Its tokenizer learns with which characters the languages of the training set are written.
-    """
-    if config.model not in PRESETS:
-        check_model(config.model)
-        processor = MlplProcessor.from_pretrained(config.model)
-        with _fitting_fields(config):
-            model = MlplForCTC.from_pretrained(config.model, **config.model_fields)
-        check_parts(model.config, processor.feature_extractor, processor.tokenizer)
-        processor.tokenizer.learn_language_characters(_human_characters(train_set))
-        return model, processor
-    tokenizer = MlplTokenizer(config.tokens)
-    tokenizer.learn_language_characters(_human_characters(train_set))
-    languages = config.languages or distinct(train_set, "language")
-    preset = getattr(MlplConfig, config.model)
-    with _fitting_fields(config):
-        model = MlplForCTC(preset(vocab_size=len(tokenizer), languages=languages, **config.model_fields))
-    return model, MlplProcessor(MlplFeatureExtractor(), tokenizer)
-
-
-@contextmanager
-def _fitting_fields(config: TrainingConfig) -> Iterator[None]:
-    """Makes one line of what MlplConfig and torch say on `model_fields`."""
-    try:
-        yield
-    except (StrictDataclassError, RuntimeError) as error:
-        reason = textwrap.shorten(error_line(error), 500)
-        raise ValueError(f"{config.model} cannot have the model_fields {config.model_fields}: {reason}") from error
-
-
-def _human_characters(train_set: Dataset) -> dict[str, list[str]]:
-    """Of each language's transcripts; a pseudo-label says what a model writes, not how the language is written."""
-    seen: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(NUM_CODE_POINTS, bool))
-    for block in blocks(train_set, ["language", "text", "source"]):
-        is_human = pc.equal(block["source"], "human")
-        for language in block["language"].unique().to_pylist():
-            texts = block["text"].filter(pc.and_(is_human, pc.equal(block["language"], language)))
-            code_points, of_language = TextBlock(texts).code_points, seen[language]
-            of_language[code_points[~of_language.take(code_points)]] = True  # to set all takes longer
-    return {language: list(map(chr, np.flatnonzero(of_language))) for language, of_language in seen.items()}
-
-
-def build_optimizer(model: MlplForCTC, config: TrainingConfig) -> torch.optim.Optimizer:
-    if config.optimizer == "adagrad":
-        return torch.optim.Adagrad(model.parameters(), lr=config.learning_rate)
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=config.learning_rate,
-        betas=(0.9, 0.98),
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-
-
-def _accelerator(config: TrainingConfig, model: MlplForCTC) -> Accelerator:
-    """Raises a ValueError for settings that do not fit what `accelerate launch` was told."""
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=_drops_layers(config, model))
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # else processes on a machine without GPU would not find each other
-        mixed_precision="bf16" if config.bf16 else None,
-        kwargs_handlers=[ddp],
-    )
-    if accelerator.is_fsdp2 and config.slimipl and config.slimipl.ema_decay is not None:
-        raise ValueError(
-            f"slimipl.ema_decay is {config.slimipl.ema_decay}, whose second model cannot be sharded; set it to null, "
-            "or launch with `accelerate launch --multi_gpu`, without FSDP"
-        )
-    if config.micro_batches_per_update % accelerator.num_processes:
-        raise ValueError(
-            f"micro_batches_per_update is {config.micro_batches_per_update}; it must be a multiple of the "
-            f"{accelerator.num_processes} processes"
-        )
-    return accelerator
-
-
-def _prepare(
-    accelerator: Accelerator, model: MlplForCTC, config: TrainingConfig
-) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    """Wraps the model, whose weights FSDP spreads over the processes, and makes its optimiser."""
-    if not accelerator.is_fsdp2:
-        return accelerator.prepare(model, build_optimizer(model, config))
-    model.get_input_embeddings = lambda: None  # accelerate wants to shard them; transformers' own raises an error
-    model, optimizer = accelerator.prepare(model, build_optimizer(model, config))
-    optimizer.state = build_optimizer(model, config).state  # Adagrad's sums were made for the whole weights
-    if _drops_layers(config, accelerator.unwrap_model(model)):
-        model.set_reduce_scatter_unused_params(True)  # as find_unused_parameters does without FSDP
-    return model, optimizer
-
-
-def _drops_layers(config: TrainingConfig, model: MlplForCTC) -> bool:
-    """Whether a layer may be skipped in all micro-batches of an update, and then get no gradient."""
-    return model.config.layerdrop > 0 or bool(config.slimipl and config.slimipl.dynamic_dropout)
-
-
-def learning_rate_factor(update: int, config: TrainingConfig) -> float:
-    """Share of `learning_rate` for the update after `update` others."""
-    if config.schedule == "step":  # which the original multiplies with its warm-up
-        halvings = max(0, 1 + (update + 1 - config.first_decay_update) // config.decay_every_updates)
-        return 0.5**halvings * min(1.0, (update + 1) / max(1, config.warmup_updates))
-    if update < config.warmup_updates:
-        return (update + 1) / config.warmup_updates
-    if config.schedule == "constant":
-        return 1.0
-    return (config.max_updates - update) / max(1, config.max_updates - config.warmup_updates)
-
-
-def _dev_set(config: TrainingConfig) -> Dataset | None:
-    """What to evaluate on, if there is anything: not every language of a corpus has speech for that."""
-    if not config.dev:
-        return None
-    dataset = read_utterances(config.dev)
-    if config.language:
-        dataset = filter_rows(
-            dataset, ["language"], lambda block: pc.equal(block["language"], config.language).to_numpy()
-        )
-    if missing := sum(block["text"].null_count for block in blocks(dataset, ["text"])):
-        raise ValueError(
-            f"{', '.join(config.dev)}: {missing} of {len(dataset)} utterances have no text to compare with"
-        )
-    return dataset if len(dataset) else None
-
-
-def _batch_plan(dataset: Dataset, config: TrainingConfig) -> BatchPlan:
-    times = repetitions(dataset, config.language_alpha, config.pseudo_label_weight)
-    return BatchPlan(durations_of(dataset), config.max_batch_seconds, config.seed, times)
-
-
-def _speech_batches(dataset, plan, processor, model, config: TrainingConfig, with_labels: bool) -> SpeechBatches:
-    augment_from = config.spec_augment.start_update * config.micro_batches_per_update if config.spec_augment else 0
-    return SpeechBatches(
-        dataset,
-        plan,
-        processor,
-        model.config,
-        with_labels=with_labels,
-        augment=config.spec_augment,
-        augment_from=augment_from,
-        seed=config.seed,
-        cache_bytes=int(config.cache_gigabytes * 1e9),
-    )
-
-
-def _supervised(
-    accelerator: Accelerator, model: torch.nn.Module, processor: MlplProcessor, train_set: Dataset, config, start: int
-) -> Iterator[list[tuple[int, SpeechBatch]]]:
-    """This process's share of the micro-batches of each update after `start`, with their numbers."""
-    batches = _speech_batches(
-        train_set, _batch_plan(train_set, config), processor, accelerator.unwrap_model(model), config, with_labels=True
-    )
-    per_update = config.micro_batches_per_update
-    numbers = range(
-        start * per_update + accelerator.process_index, config.max_updates * per_update, accelerator.num_processes
-    )
-    loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=config.num_workers)
-    numbered = zip(numbers, loader, strict=True)
-    while share := list(islice(numbered, per_update // accelerator.num_processes)):
-        yield share
-
-
-def _slimipl(accelerator, model, processor, train_set, unlabelled_set, config: TrainingConfig) -> SlimIpl:
-    model = accelerator.unwrap_model(model)
-    plans = [_batch_plan(dataset, config) for dataset in (train_set, unlabelled_set)]
-    labelled, unlabelled = (
-        _speech_batches(dataset, plan, processor, model, config, with_labels=dataset is train_set)
-        for dataset, plan in zip((train_set, unlabelled_set), plans, strict=True)
-    )
-    plan = SlimIplPlan(config.slimipl, *plans, config.micro_batches_per_update, config.seed)
-    return SlimIpl(accelerator, model, processor, plan, labelled, unlabelled, config.num_workers)
 
 
 def _check_labels(problem: str | None, update: int, config: TrainingConfig, is_main_process: bool) -> None:
