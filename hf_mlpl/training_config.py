@@ -410,7 +410,7 @@ def changed_settings(path: Path, config: TrainingConfig, free: Iterable[str]) ->
     try:
         started = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())})") from error
+        raise ValueError(f"{path} is damaged ({error_line(error)})") from error
     if not isinstance(started, dict) or not started.keys() & settings.keys():
         raise ValueError(f"{path} is damaged (it does not hold the settings of a run)")
     started = _defaults() | started  # settings that the version which wrote the file did not have
