@@ -1,4 +1,4 @@
-"""SpecAugment (https://arxiv.org/abs/1904.08779) on normalised features, as a pure function."""
+"""Applies SpecAugment (https://arxiv.org/abs/1904.08779) to normalised features, as a pure function."""
 
 from __future__ import annotations
 

@@ -250,6 +250,7 @@ def _model(result: Estimate, config: TrainingConfig, models: dict, train: dict) 
 def _check_languages(
     result: Estimate, config: TrainingConfig, model: MlplConfig | None, train: dict, dev: dict
 ) -> None:
+    """Compares the languages of a run's utterances with those of its settings, its model and its dev set."""
     if not train:
         return  # its files are missing, or all are empty
     files = ", ".join(config.train)

@@ -40,7 +40,7 @@ FREE_IN_FOLDER = FREE_ON_RESUME | {"output_dir"}  # a folder may be moved
 
 @dataclass(frozen=True, kw_only=True)
 class SpecAugmentConfig:
-    """Masks per utterance; the defaults are the flags stored in the released checkpoint (`--saug_*`)."""
+    """Configures the masks of an utterance; the defaults are the flags of the released checkpoint (`--saug_*`)."""
 
     start_update: int = 50_000
     num_frequency_masks: int = 2
@@ -57,7 +57,7 @@ class SpecAugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SlimIplConfig:
-    """Settings of slimIPL. In brackets the original's flags; the defaults are those of its recipe with 10 h of labels.
+    """Configures slimIPL. In brackets the original's flags; the defaults are those of its recipe with 10 h of labels.
 
     Args:
         start_update: updates with labelled speech alone before the first pseudo-label (`slimIPL_start`).
@@ -102,7 +102,7 @@ class SlimIplConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Settings of `hf-mlpl train`. Seconds are seconds of audio; updates are optimiser steps.
+    """Configures a run of `hf-mlpl train`. Seconds are seconds of audio; updates are optimizer steps.
 
     Args:
         output_dir: holds `checkpoints/`, `model/` (the result), `metrics.jsonl`, `curves.png`, `config.yaml`, and
@@ -188,6 +188,7 @@ class TrainingConfig:
             self._check_push()
 
     def _check_values(self) -> None:
+        """Checks choices, ranges, and settings that need one another."""
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer is {self.optimizer!r}; accepted are {', '.join(OPTIMIZERS)}")
         if self.schedule not in SCHEDULES:
@@ -212,6 +213,7 @@ class TrainingConfig:
             raise ValueError(f"{given} is set and {missing} is not; slimIPL needs both, other training neither")
 
     def _check_model_fields(self) -> None:
+        """Checks that a new model has its tokens, and that `model_fields` names fields that can be chosen."""
         if self.model in PRESETS and self.tokens is None:
             raise ValueError("a new model needs `tokens`, a tokens file; `hf-mlpl build-tokenizer` writes one")
         if decided := sorted(self.model_fields.keys() & set(DECIDED_MODEL_FIELDS)):
@@ -222,6 +224,7 @@ class TrainingConfig:
             raise ValueError(f"model_fields has {', '.join(unknown)}; accepted are {', '.join(FREE_MODEL_FIELDS)}")
 
     def _check_cache(self) -> None:
+        """Checks that whole updates fill the cache of slimIPL."""
         size, micro_batches = self.slimipl.cache_size, self.micro_batches_per_update
         if self.slimipl.variant == "fixed-pre-cache" and size % micro_batches:
             raise ValueError(
@@ -229,6 +232,7 @@ class TrainingConfig:
             )
 
     def _check_push(self) -> None:
+        """Checks the names that the Hub would refuse, and that there is a licence."""
         try:
             validate_repo_id(self.push_to_hub)
         except ValueError as error:
@@ -246,11 +250,12 @@ class TrainingConfig:
 
     @property
     def tag(self) -> str:
-        """Name of the pushed result's revision."""
+        """Returns the name of the pushed result's revision."""
         return f"{self.stage}-{self.language}" if self.language else self.stage
 
 
 def _check_least(config, least: int, *names: str) -> None:
+    """Raises a ValueError for the first of the named settings that is below `least`."""
     for name in names:
         if (value := getattr(config, name)) < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
@@ -304,6 +309,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _override(settings: dict, override: str) -> None:
+    """Sets one setting, or a field of a nested one, to the YAML value of `name=value`."""
     name, equals, value = override.partition("=")
     if not equals:
         raise ValueError(f"{override!r} is not a setting; write name=value, for example max_updates=1000")
@@ -332,6 +338,7 @@ def _with_language(value, language: str | None):
 
 
 def _build(config_class: type, settings: dict):
+    """Makes one of the classes above of the settings of a YAML file, which it checks."""
     fields = {f.name: f for f in dataclasses.fields(config_class)}
     if unknown := sorted(map(str, settings.keys() - fields.keys())):
         raise ValueError(f"no setting is called {', '.join(unknown)}; there are {', '.join(fields)}")

@@ -38,18 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Returns 0; raises `OSError`, `ValueError` and `TrainingError` for a run that cannot start or go on."""
-    from ..training_config import TrainingConfig, load_config  # takes seconds to import, and --help need not wait
+    from ..training_config import TrainingConfig, load_config
 
     if options.settings:
         print(TrainingConfig.__doc__)
         return 0
     if not options.config:
         parser.error("name the YAML file of a stage, such as recipes/demo/supervised.yaml")
-    from ..resume import resume_from_hub
-    from ..training import train
-
     logging.basicConfig(format="%(message)s")
     config = load_config(options.config, options.overrides)
+    from ..resume import resume_from_hub  # takes seconds to import, and wrong settings need not wait
+    from ..training import train
+
     is_main_process = os.environ.get("RANK", "0") == "0"  # which speaks for all
     if options.resume_from_hub and (message := resume_from_hub(config, options.resume_from_hub)):
         if is_main_process:
