@@ -35,11 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    name = arguments[0] if arguments else ""
-    if not any(name in names for names in COMMANDS.values()):
-        _parser().parse_args(arguments[:1])  # which ends with the help, the versions or an error
+    if not any(name in arguments[:1] for names in COMMANDS.values() for name in names):
+        _parser().parse_args(arguments[:1])  # ends with the help, the versions or an error
+    name, *rest = arguments
     parser = command_parser(name)
-    return command_module(name).run(parser.parse_intermixed_args(arguments[1:]), parser)
+    # Files and settings may stand before and after options; argparse then takes no `--` before a name such as -a.wav
+    parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args
+    return command_module(name).run(parse(rest), parser)
 
 
 def command_module(name: str) -> ModuleType:
