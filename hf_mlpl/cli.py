@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from . import __version__
-from .commands import convert, test, transcribe
+from .commands import convert, prepare_data, test, transcribe
 from .one_line_errors import describe, flushed_output, is_end_of_reading
 
 DESCRIPTION = """Multilingual speech recognition with models of hf_mlpl.
@@ -26,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=_versions())
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, command in (("transcribe", transcribe), ("test", test), ("convert", convert)):
+    modules = {"transcribe": transcribe, "test": test, "convert": convert, "prepare-data": prepare_data}
+    for name, command in modules.items():
         subparser = commands.add_parser(
             name,
             help=command.HELP,

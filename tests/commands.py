@@ -43,10 +43,11 @@ def check_command(words: list[str]) -> None:
 def _script(words: list[str]) -> tuple[Path, list[str]]:
     """The file that reads a command's options, and these."""
     if words[0] == "hf-mlpl":
-        subcommand = ROOT / "hf_mlpl" / "commands" / f"{words[1]}.py"
+        subcommand = ROOT / "hf_mlpl" / "commands" / f"{words[1].replace('-', '_')}.py"
         return (subcommand, words[2:]) if subcommand.exists() else (ROOT / "hf_mlpl" / "cli.py", words[1:])
     if "-m" in words:
         module = words.index("-m") + 1
         return Path(importlib.util.find_spec(words[module]).origin), words[module + 1 :]
     script = next(i for i, word in enumerate(words) if word.endswith(".py"))
-    return ROOT / words[script], words[script + 1 :]
+    subcommand = ROOT / "hf_mlpl" / "commands" / Path(words[script]).name
+    return subcommand if subcommand.exists() else ROOT / words[script], words[script + 1 :]

@@ -19,8 +19,8 @@ import torch
 from hf_mlpl import MlplConfig, MlplForCTC, MlplTokenizer
 from hf_mlpl.cli import main
 from hf_mlpl.corpora.fl_lists import ListEntry, read_lists
-from hf_mlpl.interop.flashlight_report import ErrorRate, Report, Sample, file_name, load_acoustic_model
 from hf_mlpl.interop.flashlight import Checkpoint, write_checkpoint
+from hf_mlpl.interop.flashlight_report import ErrorRate, Report, Sample, file_name, load_acoustic_model
 
 from .random_model import RATE, save_folder, sweep
 

@@ -150,7 +150,8 @@ def test_recipes_teach():
     shown = json.loads(run(f"RECIPES = {recipes}\n{SHOW_HELP}"))
     assert "train.py" in shown and list(shown) == recipes
     for recipe, text in shown.items():
-        assert len(text) > 500 and "recipes/" + recipe in text, f"the help of {recipe} shows no example"
+        command = "hf-mlpl " + recipe.removesuffix(".py").replace("_", "-")
+        assert len(text) > 500 and ("recipes/" + recipe in text or command in text), f"no example of {recipe}"
 
 
 def run(program: str, *arguments: str) -> str:
