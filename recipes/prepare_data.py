@@ -1,4 +1,7 @@
-"""Runs `hf-mlpl prepare-data`, whose --help has examples."""
+"""Runs `hf-mlpl prepare-data`.
+
+python recipes/prepare_data.py --list my-speech/manifest.tsv --test-speakers anna ben --output data
+"""
 
 import sys
 
