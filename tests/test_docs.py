@@ -23,7 +23,7 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 from sybil.parsers.rest import DocTestParser
 
 from hf_mlpl import MlplForCTC
-from hf_mlpl.cli import COMMANDS, command_module, main
+from hf_mlpl.cli import NAMES, command_module, main
 from hf_mlpl.corpora.preparation import read_normalizers
 from hf_mlpl.corpora.utterances import read_utterances
 from hf_mlpl.interop.flashlight import Checkpoint, write_checkpoint
@@ -163,7 +163,7 @@ def test_docstrings(folder, one_thread, monkeypatch):
 
 
 def test_examples_of_commands_and_scripts():
-    shown = {name: command_module(name).DESCRIPTION for names in COMMANDS.values() for name in names}
+    shown = {name: command_module(name).DESCRIPTION for name in NAMES}
     scripts = [ast.get_docstring(ast.parse(path.read_text())) for path in ROOT.glob("recipes/*.py")]
     example = re.compile(r"^ *((?:hf-mlpl|python|accelerate) (?:\\\n|.)*)", re.MULTILINE)
     assert not [name for name, text in shown.items() if not example.search(text)]
