@@ -20,6 +20,7 @@ COMMANDS = {
     "share": ("publish", "publish-labels", "render-card"),
     "convert": ("convert",),
 }
+NAMES = [name for names in COMMANDS.values() for name in names]
 DESCRIPTION = """Multilingual speech recognition with models of hf_mlpl.
 
     hf-mlpl transcribe --model runs/demo/final/model recording.mp3
@@ -35,11 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    name = arguments[0] if arguments else ""
-    if not any(name in names for names in COMMANDS.values()):
-        _parser().parse_args(arguments[:1])  # which ends with the help, the versions or an error
+    if not arguments or arguments[0] not in NAMES:
+        _parser().parse_args(arguments[:1])  # ends with the help, the versions or an error
+    name, *rest = arguments
     parser = command_parser(name)
-    return command_module(name).run(parser.parse_intermixed_args(arguments[1:]), parser)
+    # Files and settings may stand before and after options; argparse then takes no `--` before a name such as -a.wav
+    parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args
+    return command_module(name).run(parse(rest), parser)
 
 
 def command_module(name: str) -> ModuleType:
@@ -73,8 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=_versions())
-    names = [name for names in COMMANDS.values() for name in names]
-    parser.add_argument("command", choices=names, metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("command", choices=NAMES, metavar="COMMAND", help=argparse.SUPPRESS)
     return parser
 
 

@@ -74,40 +74,40 @@ def flushed_output() -> Iterator[None]:
 
 def describe(error: BaseException, *expected: type[Exception]) -> str | None:
     """
-    One line on what users can mend: ValueError, OSError, `expected`, too little memory, a lost process, and the errors
-    of libraries that mean the same; None for all else, which is a fault of the program.
+    Returns one line on what users can mend: ValueError, OSError, `expected`, too little memory, a lost process, and
+    the errors of libraries that mean the same; None for all else, which is a fault of the program.
     """
     if error.__cause__ is not None and type(error).__module__.startswith("datasets."):  # says nothing itself
         return describe(error.__cause__, *expected)
-    told = re.sub(r"\s*\n\s*", " ", str(error).strip()) or type(error).__name__
+    message = re.sub(r"\s*\n\s*", " ", str(error).strip()) or type(error).__name__
     if isinstance(error, MemoryError) and error.__cause__ is not None:  # explained where it was caught
-        return told
+        return message
     if isinstance(error, MemoryError) or _is_of(error, "torch", "OutOfMemoryError"):
-        return _no_memory(told)
+        return _no_memory(message)
     if _is_of(error, "huggingface_hub.errors", "StrictDataclassError") and error.__cause__ is not None:
         return describe(error.__cause__, type(error.__cause__))
     if isinstance(error, (ValueError, OSError, *expected)) or any(_is_of(error, *name) for name in LIBRARIES):
-        return told
-    if isinstance(error, RuntimeError) and any(reason in told for reason in NO_MEMORY):
-        return _no_memory(told)
-    if isinstance(error, RuntimeError) and any(reason in told for reason in LOST):
+        return message
+    if isinstance(error, RuntimeError) and any(reason in message for reason in NO_MEMORY):
+        return _no_memory(message)
+    if isinstance(error, RuntimeError) and any(reason in message for reason in LOST):
         return ANOTHER_FAILED
     return None
 
 
 def _is_of(error: BaseException, module: str, name: str) -> bool:
-    """Whether it is of a class of a library, which is not imported for that."""
+    """Tells whether an error is of a class of a library, which is not imported for that."""
     known = getattr(sys.modules.get(module), name, None)
     return known is not None and isinstance(error, known)
 
 
-def _no_memory(told: str) -> str:
-    first = told.partition(". ")[0]
+def _no_memory(message: str) -> str:
+    first = message.partition(". ")[0]
     return f"not enough memory ({first}); smaller batches, shorter recordings or fewer workers need less"
 
 
 def is_end_of_reading(error: BaseException) -> bool:
-    """Whether a pipe broke because nobody reads our output. Python would complain at exit; from now on it does not."""
+    """Tells whether a pipe broke because nobody reads our output, and keeps Python from complaining of it at exit."""
     if not isinstance(error, BrokenPipeError):
         return False
     ours = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
@@ -128,20 +128,20 @@ def _has_no_reader(stream) -> bool:
 # ------------------------------------------------------------------------------------------------- several processes
 
 
-def _speaks_first(told: str) -> bool:
-    """Whether no other process of the job on this machine has said why it fails; the launcher repeats who did."""
+def _speaks_first(message: str) -> bool:
+    """Tells whether no other process of the job on this machine has said why it fails; the launcher repeats it."""
     if int(os.environ.get("WORLD_SIZE") or 1) < 2:
         return True
     job = [os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")]
     key = hashlib.sha256(repr([os.getppid(), *job]).encode()).hexdigest()[:16]
     reason, loss = (Path(tempfile.gettempdir(), f"hf-mlpl-{kind}-{key}") for kind in ("error", "lost"))
-    if told == ANOTHER_FAILED:  # must not silence the process that knows why
+    if message == ANOTHER_FAILED:  # must not silence the process that knows why
         return not _is_marked(reason) and _marks_first(loss)
     if not _marks_first(reason):
         return False
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with suppress(OSError):
-            Path(file).write_text(json.dumps({"message": f"error: {told}", "timestamp": int(time.time())}))
+            Path(file).write_text(json.dumps({"message": f"error: {message}", "timestamp": int(time.time())}))
     return True
 
 

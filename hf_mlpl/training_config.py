@@ -136,7 +136,7 @@ class TrainingConfig:
         cache_gigabytes: memory of each worker for features that are kept from pass to pass.
         seed: of everything random.
         push_to_hub: repository, such as `me/my-model`, to which the run is pushed whenever it saves, and at its end.
-        hub_private_repo: the repository is a private one, if it has to be made.
+        hub_private_repo: creates the repository as private if it does not exist.
         license: of what is pushed, as model cards name it, such as `apache-2.0`; push_to_hub needs it.
         stage: name of the run in its card, and of the pushed result's tag, which with `language` is STAGE-LANGUAGE;
             by default the YAML file's name without its ending.

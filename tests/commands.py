@@ -6,7 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
-from hf_mlpl.cli import COMMANDS, command_parser, main
+from hf_mlpl.cli import NAMES, command_parser, main
 from hf_mlpl.training_config import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,5 +65,5 @@ def _command(words: list[str]) -> tuple[str | None, list[str]]:
         if Path(words[at]).parent.name != "recipes":
             return None, []
         name, options = command_of(Path(words[at]).name), words[at + 1 :]
-    assert any(name in names for names in COMMANDS.values()), f"no command {name}"
+    assert name in NAMES, f"no command {name}"
     return name, options

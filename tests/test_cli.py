@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -404,3 +405,10 @@ def test_help_teaches(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 0 and "hf-mlpl transcribe --model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["x", "--metric", "wer", "a=b"], ["--metric", "wer", "--", "-x", "a=b"]])
+def test_files_stand_before_and_after_options(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", *arguments])
+    assert re.search("'-?x' is not of the form NAME=FILE", capsys.readouterr().err)

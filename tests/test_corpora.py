@@ -688,6 +688,26 @@ def test_scripts_from_corpora_to_tokens(tmp_path, table, voxpopuli):
     assert f"{len(characters) + 1} entries from 6 transcripts" in done.stdout
 
 
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """Runs a script in this process, because starting another one takes seconds; returns its exit status, or its line
+    if that is an error, and what it printed."""
+
+    def run(name, *arguments):
+        script, status = str(ROOT / "recipes" / name), 0
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as stopped:
+            status = stopped.code
+        out, err = capsys.readouterr()
+        if status == 1:  # whose line is the last one of standard error, behind the progress bar
+            status = next(line for line in reversed(err.splitlines()) if line.startswith("error: "))
+        return status, out
+
+    return run
+
+
 MISTAKES = [
     (["prepare_data.py", "--common-voice", "release"], "release/sl/train.tsv: column sentence is missing; the header"),
     (["prepare_data.py", "--common-voice", "nowhere"], "nowhere: no Common Voice release; expected folders such as"),
@@ -712,32 +732,17 @@ def folder_of_mistakes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("arguments, message", MISTAKES)
-def test_scripts_answer_mistakes(folder_of_mistakes, monkeypatch, arguments, message):
-    """In this process, because starting another one takes seconds."""
-    script = str(ROOT / "recipes" / arguments[0])
-    monkeypatch.setattr(sys, "argv", [script, *arguments[1:], "--output", "output"])
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(script, run_name="__main__")
-    assert str(stopped.value).startswith(f"error: {message}")
-    assert "\n" not in str(stopped.value)
+def test_scripts_answer_mistakes(folder_of_mistakes, run_here, arguments, message):
+    status, _ = run_here(*arguments, "--output", "output")
+    assert status.startswith(f"error: {message}") and "\n" not in status
     assert not list(folder_of_mistakes.glob("output/[!.]*")) and not Path("output").is_file()
 
 
 @pytest.fixture
-def prepared(tmp_path, monkeypatch, capsys):
+def prepared(tmp_path, monkeypatch, run_here):
     """Runs prepare_data.py in this process; returns its exit status or error line, and what it printed."""
     monkeypatch.chdir(tmp_path)
-
-    def prepared(*arguments):
-        script, status = str(ROOT / "recipes" / "prepare_data.py"), 0
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments), "--output", "output"])
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except SystemExit as stopped:
-            status = stopped.code
-        return status, capsys.readouterr().out
-
-    return prepared
+    return lambda *arguments: run_here("prepare_data.py", *arguments, "--output", "output")
 
 
 def test_a_locale_without_a_table_is_told_and_the_others_are_prepared(prepared, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 
+from hf_mlpl.cli import main
 from hf_mlpl.corpora.common_voice import find_locales, read_common_voice
 from hf_mlpl.corpora.downloads import download_mirror, download_release
 from hf_mlpl.corpora.reading import ReadingReport
@@ -135,6 +136,19 @@ def test_a_release_from_mozilla(data_collective, tone_corpus, tmp_path, monkeypa
     monkeypatch.delenv("MDC_API_KEY")
     with pytest.raises(ValueError, match="set MDC_API_KEY"):
         download_release("abc", tmp_path / "elsewhere")
+
+
+def test_a_release_is_downloaded_and_prepared(data_collective, tmp_path, capsys):
+    pytest.importorskip("datacollective", reason="needs the extra datacollective")
+    command = ["prepare-data", "--download", "abc", "--output", str(tmp_path / "data")]
+    for folder in ([], ["--common-voice", "hf://datasets/me/mirror"]):
+        with pytest.raises(SystemExit):
+            main([*command, *folder])
+        assert "--download needs --common-voice FOLDER" in capsys.readouterr().err
+    assert main([*command, "--common-voice", str(tmp_path / "releases")]) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert f"downloaded: {tmp_path / 'releases' / ARCHIVE}\n" in printed
+    assert "data/train.parquet: 32 utterances" in printed
 
 
 def test_a_release_without_the_package(tmp_path, monkeypatch):

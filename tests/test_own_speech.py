@@ -16,11 +16,13 @@ from datasets import Audio, ClassLabel, Dataset, DatasetDict
 from huggingface_hub import HfApi
 
 from hf_mlpl.audio import load_audio
+from hf_mlpl.cli import main
 from hf_mlpl.corpora.folders import read_folder
 from hf_mlpl.corpora.hf_datasets import read_dataset
 from hf_mlpl.corpora.librispeech import read_librispeech
 from hf_mlpl.corpora.lists import read_fl_lists
 from hf_mlpl.corpora.reading import ReadingReport
+from hf_mlpl.corpora.sources import sources_of
 from hf_mlpl.corpora.utterances import FEATURES, read_utterances, write_utterances
 
 from .commands import ROOT
@@ -236,6 +238,26 @@ def test_lists_of_flashlight(folder, tmp_path):
     assert all(line.startswith(f"{tmp_path / 'speech' / 'train.lst'}, line ") for line in report.lines)
 
 
+def test_lists_of_flashlight_by_the_command(folder, tmp_path, capsys):
+    """The name of a list says which split it is."""
+    speech, output = tmp_path / "speech", tmp_path / "data"
+    (speech / "train.lst").write_text("a sl/ana/1.wav 1.0 Da\nb sl/ana/2.FLAC 99\n")
+    (speech / "test-sl.lst").write_text("c de/4.mp3 1 Ne\nd sv-SE/3.ogg 1\n")
+    command = ["prepare-data", "--datadir", speech, "--output", output, "--flashlight-lists", "train.lst"]
+    command = [*map(str, command), "test-sl.lst"]
+    assert main([*command, "--language", "sl"]) == 0, capsys.readouterr().err
+    splits = {path.stem: listed(read_utterances([path])) for path in output.glob("*.parquet")}
+    assert splits == {
+        "train": [("a", "sl", "Da", None, "human")],
+        "unlabelled": [("b", "sl", None, None, None)],
+        "test": [("c", "sl", "Ne", None, "human")],
+    }
+    assert "dropped: 1 empty sentence" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "--flashlight-lists needs --language" in capsys.readouterr().err
+
+
 # ---- data sets
 
 
@@ -317,6 +339,35 @@ def test_dataset_saved_and_loaded(recordings, tmp_path):
     assert {row["audio"]["path"]: row["text"] for row in rows} == dict(
         zip(map(str, recordings), ["Da.", "Ne.", None], strict=True)
     )
+
+
+def test_a_dataset_by_the_command(recordings, tmp_path, local_hub, capsys):
+    """A folder of `save_to_disk`, whose recordings are inside of it, and Parquet files on the Hub."""
+    dataset = kinds_of_columns(recordings)["Audio of bytes"].rename_columns({"sentence": "words", "locale": "lang"})
+    DatasetDict(train=dataset, validation=dataset.select([0, 1, 2])).save_to_disk(tmp_path / "saved")
+    HfApi().create_repo("saved", repo_type="dataset")
+    for split in ("train", "validation"):
+        part = dataset.rename_columns({"lang": "spoken"}).cast_column("audio", Audio(decode=False))
+        part.to_parquet(tmp_path / "hub" / "data" / f"{split}-00000-of-00001.parquet")
+    HfApi().upload_folder(repo_id="me/saved", repo_type="dataset", folder_path=tmp_path / "hub")
+    for name, columns in ((str(tmp_path / "saved"), []), ("me/saved", ["--language-column", "spoken"])):
+        output = tmp_path / f"data{len(columns)}"
+        command = ["prepare-data", "--dataset", name, "--split", "train", "validation", "--text-column", "words"]
+        assert main([*command, *columns, "--languages", "sl", "--output", str(output)]) == 0, capsys.readouterr().err
+        rows = {path.stem: read_utterances([path]) for path in output.glob("*.parquet")}
+        assert {split: listed(of) for split, of in rows.items()} == {
+            "train": [("saved/train/0", "sl", "Da.", "7", "human")],
+            "unlabelled": [("saved/train/1", "sl", None, "7", None)],
+            "dev": [("saved/validation/0", "sl", "Da.", "7", "human")],
+        }
+        np.testing.assert_array_equal(load_audio(rows["dev"][0]["audio"]), load_audio(recordings[0]))
+        assert (output / "recordings").is_dir() == (not columns)  # Parquet files stay where they are
+        printed = capsys.readouterr().out
+        assert "4 rows read, 3 kept; dropped: 1 empty sentence" in printed
+    (source,) = sources_of([output / "train.parquet"])
+    assert (source.name, source.url) == ("me/saved", "https://huggingface.co/datasets/me/saved")
+    assert main(["prepare-data", "--dataset", "me/saved", "--split", "dev", "--output", str(tmp_path / "none")]) == 1
+    assert "me/saved: no split dev; there are train, validation" in capsys.readouterr().err
 
 
 def test_parquet_files_are_read_in_place(recordings, tmp_path, local_hub):

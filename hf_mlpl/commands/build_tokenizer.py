@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 
 HELP = "write the tokens file of a new model"
-DESCRIPTION = """Writes the tokens file of a new model, in flashlight format: all characters of TRAINING transcripts.
+DESCRIPTION = """Writes the tokens file of a new model, in flashlight's format.
 
     hf-mlpl build-tokenizer data/train.parquet --output tokens-all.lst
 
-It reads only training transcripts, because a vocabulary that has seen the test split would flatter the results.
+The tokens are the characters of the TRAINING transcripts alone, because a vocabulary that has seen the test split
+would flatter the results.
 """
 
 

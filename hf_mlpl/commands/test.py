@@ -73,7 +73,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from transformers.utils import logging
 
     from ..corpora.fl_lists import read_lists
-    from ..interop.fl_asr_test import EmissionFiles, file_name, load_acoustic_model, sclite_files
+    from ..interop.flashlight_report import EmissionFiles, file_name, load_acoustic_model, sclite_files
 
     lists = [name.strip() for name in options.test.split(",") if name.strip()]
     if not lists:
@@ -111,7 +111,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 def _test(options: argparse.Namespace, model, processor, entries: list, failed: int, files, sclite) -> int:
     from tqdm import tqdm
 
-    from ..interop.fl_asr_test import Report, recognize
+    from ..interop.flashlight_report import Report, recognize
 
     report, wrong_durations, remarks = Report(processor.tokenizer, len(entries)), 0, Counter()
     started = time.monotonic()
@@ -159,7 +159,7 @@ def _test(options: argparse.Namespace, model, processor, entries: list, failed: 
 
 def _remarks(sample, extractor, emissions: Path | None) -> dict[str, str]:
     """Kinds of recordings of which the original makes something useless -> what is done with this one here."""
-    from ..interop.fl_asr_test import file_name
+    from ..interop.flashlight_report import file_name
 
     remarks = {}
     if sample.sampling_rate != extractor.sampling_rate:

@@ -19,8 +19,8 @@ import torch
 from hf_mlpl import MlplConfig, MlplForCTC, MlplTokenizer
 from hf_mlpl.cli import main
 from hf_mlpl.corpora.fl_lists import ListEntry, read_lists
-from hf_mlpl.interop.fl_asr_test import ErrorRate, Report, Sample, file_name, load_acoustic_model
 from hf_mlpl.interop.flashlight import Checkpoint, write_checkpoint
+from hf_mlpl.interop.flashlight_report import ErrorRate, Report, Sample, file_name, load_acoustic_model
 
 from .random_model import RATE, save_folder, sweep
 
@@ -248,7 +248,7 @@ def test_batches_change_nothing(model, clips, run, monkeypatch):
         soundfile.write(f"{number}.wav", sweep(seconds), RATE)
     Path("many.lst").write_text("".join(f"{i} {i}.wav 0{1000 * s}\n" for i, s in enumerate(lengths)))
     assert run("--test=many.lst", "--am", model, "--emission_dir=batched")[0] == 0
-    monkeypatch.setattr("hf_mlpl.interop.fl_asr_test.BATCH_SECONDS", 0.0)
+    monkeypatch.setattr("hf_mlpl.interop.flashlight_report.BATCH_SECONDS", 0.0)
     assert run("--test=many.lst", "--am", model, "--emission_dir=single")[0] == 0
     for number, seconds in enumerate(lengths):
         batched, single = (np.load(f"{folder}/many.lst/{number}.npz")["emissions"] for folder in ("batched", "single"))
@@ -507,7 +507,7 @@ def test_a_recording_that_does_not_fit_into_memory(model, clips, run, monkeypatc
         return forward(self, input_features, **kwargs)
 
     monkeypatch.setattr(MlplForCTC, "forward", small)
-    monkeypatch.setattr("hf_mlpl.interop.fl_asr_test.BATCH_SECONDS", 1.0)
+    monkeypatch.setattr("hf_mlpl.interop.flashlight_report.BATCH_SECONDS", 1.0)
     status, out, errors = run("--test=clips.lst", "--am", model, "--show")
     assert status == 1 and list(blocks(out)) == ["C", "B"]
     assert errors[0].startswith("error: clips.lst, line 1: a.wav: its 2 s do not fit into memory")
