@@ -259,7 +259,8 @@ def format_transcript(recording: Recording, output_format: str, with_words: bool
     words = []
     for chunk in result["chunks"] if with_words else []:
         start, end = (round(float(second), 3) for second in chunk["timestamp"])
-        words.append({"word": chunk["text"], "start": start, "end": end})
+        confidence = {"confidence": round(chunk["confidence"], 4)} if "confidence" in chunk else {}  # of beam search
+        words.append({"word": chunk["text"], "start": start, "end": end} | confidence)
     if output_format == "json":
         content = {"file": recording.name, "text": result["text"]}
         if "language" in result:
