@@ -148,7 +148,7 @@ class BeamSearchDecoder:
         vocab_size = self._tokenizer.vocab_size
         if logits.ndim != 3 or logits.shape[2] != vocab_size:
             raise ValueError(f"logits have shape {tuple(logits.shape)}; this tokenizer needs (B, S, {vocab_size})")
-        log_probs = logits.detach().float().log_softmax(-1).clamp(min=LOG_ZERO).cpu().contiguous()
+        log_probs = logits.detach().float().log_softmax(-1).clamp_(min=LOG_ZERO).cpu().contiguous()
         if log_probs.isnan().any():
             raise ValueError("logits contain NaN or +inf; was the model run in float16?")
         lengths = [logits.shape[1]] * len(logits) if num_frames is None else [int(frames) for frames in num_frames]

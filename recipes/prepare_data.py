@@ -1,4 +1,7 @@
-"""Runs `hf-mlpl prepare-data`, whose --help has examples."""
+"""Runs `hf-mlpl prepare-data`, whose --help has more examples.
+
+python recipes/prepare_data.py --common-voice cv-corpus-6.1-2020-12-11 --voxpopuli voxpopuli --output data
+"""
 
 import sys
 

@@ -29,11 +29,10 @@ DESCRIPTION = """Transcribes audio and identifies its language.
     hf-mlpl transcribe --model runs/demo/final/model --lm swedish.arpa --lm-weight 0.8 recording.mp3
 
 Any sampling rate and length will do: recordings of more than 35 s are transcribed in pieces
-that overlap, so memory does not grow with them. (With --lm it grows a little: the search goes over
-the whole recording, whose frames take 4 bytes for each class of the model.) A recording that cannot
-be read costs a line on standard error, `error: FILE: why`, and exit status 1 when all the others are
-done. In folders, audio is known by its content and its suffix; a line says how many files are not
-audio.
+that overlap, so memory does not grow with them. (Beam search goes over the whole recording, and needs
+about 40 kB a second for each 100 classes of the model.) A recording that cannot be read costs a line on
+standard error, `error: FILE: why`, and exit status 1 when all the others are done. In folders, audio
+is known by its content and its suffix; a line says how many files are not audio.
 """
 
 
