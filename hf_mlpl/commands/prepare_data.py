@@ -50,9 +50,7 @@ SPLIT_OF = dict.fromkeys(("dev", "val", "valid", "validation"), "dev") | dict.fr
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_corpora(parser)
     _add_own_speech(parser)
-    parser.add_argument(
-        "--languages", nargs="+", help="locales to keep, such as sl sv-SE; default: all of the corpora"
-    )
+    parser.add_argument("--languages", nargs="+", help="locales to keep, such as sl sv-SE; default: all")
     parser.add_argument("--output", type=Path, required=True, help="folder for the utterance files")
     parser.add_argument("--workers", type=int, default=1, help="processes that read; default: 1")
     parser.add_argument("--decode", action="store_true", help="decode all audio, to find damage behind good headers")
@@ -64,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_corpora(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("published corpora")
+    group = parser.add_argument_group("published corpora and data sets")
     group.add_argument(
         "--common-voice",
         metavar="PATH",
@@ -95,10 +93,8 @@ def _add_corpora(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="of --dataset; validation... becomes dev, test... test, all others train; default: train",
     )
-    for field in ("audio", "text", "language", "speaker"):
-        group.add_argument(
-            f"--{field}-column", metavar="NAME", help="of --dataset; default: the first of a usual name"
-        )
+    for option in ("--audio-column", "--text-column", "--language-column", "--speaker-column"):
+        group.add_argument(option, metavar="NAME", help="of --dataset; default: the first one with a usual name")
 
 
 def _add_own_speech(parser: argparse.ArgumentParser) -> None:
