@@ -316,7 +316,7 @@ def read_dataset_split(name: str | Path, split: str, locales: list[str] | None, 
 
 
 def _split_of(name: str) -> str:
-    """Returns the split that a word in a name means, dev for `sl-dev.lst` and `validation.clean`; train without one."""
+    """Returns the split that a word in a name means, such as dev for `sl-dev.lst`; train where there is none."""
     split_of = {word: split for split, words in SPLIT_WORDS.items() for word in words}
     return next((split_of[word] for word in re.split("[^a-z]+", name.lower()) if word in split_of), "train")
 
