@@ -1,6 +1,6 @@
-"""Runs `hf-mlpl prepare-data`, whose --help has more examples.
+"""Runs `hf-mlpl prepare-data`.
 
-python recipes/prepare_data.py --common-voice cv-corpus-6.1-2020-12-11 --voxpopuli voxpopuli --output data
+python recipes/prepare_data.py --list my-speech/manifest.tsv --test-speakers anna ben --output data
 """
 
 import sys
