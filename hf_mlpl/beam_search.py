@@ -1,4 +1,4 @@
-"""CTC beam search with an n-gram language model or a lexicon, by the decoders of wav2letter's successor flashlight."""
+"""Decodes CTC logits by beam search with an n-gram language model or a lexicon; flashlight-text does the search."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NO_UNIT = "\n"  # white space separates the units of a language model, so it kno
 @dataclass(frozen=True)
 class BeamHypothesis:
     """
-    What beam search makes of one utterance.
+    Holds the result of beam search for one utterance.
 
     Args:
         text: the transcript.
@@ -50,7 +50,7 @@ class BeamHypothesis:
         confidence: geometric mean, over all output frames, of the probability of the frame's label; 0 ... 1.
         words: as the tokenizer's `word_offsets` (`word`, and `start_offset` and `end_offset` in output frames), with
             the `confidence` of each: the same mean over the frames of the word alone.
-        labels: (S,), the label path by which the search came to the transcript; times and confidences are its own.
+        labels: (S,), the label path of the transcript; times and confidences are those of this path.
     """
 
     text: str
@@ -65,25 +65,25 @@ class BeamSearchDecoder:
     Finds the transcript with the best score: log P(labels | audio) + `lm_weight` log P(units | language model)
     + `word_score` x number of words, with natural logarithms, and P(labels | audio) summed over label paths.
 
-    The units of a language model are words or characters. Of words, only those of the lexicon can come out, by
-    default all that are in the language model. Characters, the tokenizer's entries with `|` for a space, make any
+    The units of a language model are words or characters. Of words, only those of the lexicon can be written, by
+    default all of the language model. Characters, the tokenizer's entries with `|` for a space, make any
     text, also in scripts without spaces. An ARPA file shows its units: they are characters if each is one code point
     or an entry. A binary file does not: there they are words if `lexicon` is given, else characters.
 
     Args:
-        tokenizer: of the model whose logits are decoded.
+        tokenizer: the tokenizer of the model whose logits are decoded.
         lm: path of a language model of order 6 at most, in ARPA or KenLM's binary format; None for beam search alone.
-            KenLM trusts what is in a binary file: a damaged one can end the process. Load those of people you trust.
-        lexicon: the words that can come out, spelled as in the language model. Those with characters that the
+            KenLM trusts a binary file: a damaged one can end the process. Load only files of people you trust.
+        lexicon: the words that can be written, spelled as in the language model. Words with characters that the
             tokenizer lacks are left out, with one warning.
         beam_size: hypotheses that are kept after each frame.
-        lm_weight: of the language model; 0.5 is pyctcdecode's default. flashlight's `--lmweight`, which weights
+        lm_weight: weight of the language model; 0.5 is pyctcdecode's default. flashlight's `--lmweight`, which weights
             decimal logarithms, is 2.3 times as large.
         word_score: reward of each word, against the language model's preference for few words; needs words.
 
     Raises:
-        ValueError: for a file that is no language model, for one that knows none of the words or characters, for a
-            lexicon without words that the tokenizer can spell, and for `word_score` without words.
+        ValueError: for a file that is no language model or has none of the words or characters, for a lexicon without
+            words that the tokenizer can spell, and for `word_score` without words.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class BeamSearchDecoder:
             raise ValueError(f"word_score is {word_score}, but there are no words; pass a lexicon, or leave it at 0")
         entries = tokenizer.convert_ids_to_tokens(list(range(tokenizer.blank_token_id)))
         model = ZeroLM() if lm is None else _load_lm(lm, entries, "characters of the tokenizer")[0]
-        # No label is before the first: with the boundary there, the decoder would take a leading one for its repeat.
+        # -1 as the label before the first frame: with the boundary, a leading boundary would pass for its repetition.
         self._decoder = LexiconFreeDecoder(
             LexiconFreeDecoderOptions(**options), model, -1, tokenizer.blank_token_id, []
         )
@@ -137,11 +137,11 @@ class BeamSearchDecoder:
 
     def decode(self, logits: torch.Tensor, num_frames: Sequence[int] | None = None) -> list[BeamHypothesis]:
         """
-        The best hypothesis of each utterance.
+        Returns the best hypothesis of each utterance.
 
         Args:
             logits (B, S, V): raw scores or log-probabilities of the classes.
-            num_frames (B,): output frames of each utterance; the others are padding. None if there is none.
+            num_frames (B,): output frames of each utterance; the others are padding. None for no padding.
 
         Raises:
             ValueError: for logits with another number of classes than the tokenizer has, or with NaN.
@@ -149,7 +149,7 @@ class BeamSearchDecoder:
         vocab_size = self._tokenizer.vocab_size
         if logits.ndim != 3 or logits.shape[2] != vocab_size:
             raise ValueError(f"logits have shape {tuple(logits.shape)}; this tokenizer needs (B, S, {vocab_size})")
-        log_probs = logits.detach().float().log_softmax(-1).clamp(min=LOG_ZERO).cpu().contiguous()
+        log_probs = logits.detach().float().log_softmax(-1).clamp_(min=LOG_ZERO).cpu().contiguous()
         if log_probs.isnan().any():
             raise ValueError("logits contain NaN or +inf; was the model run in float16?")
         lengths = [logits.shape[1]] * len(logits) if num_frames is None else [int(frames) for frames in num_frames]
@@ -159,7 +159,7 @@ class BeamSearchDecoder:
         emissions = log_probs
         boundary = self._tokenizer.convert_tokens_to_ids(WORD_BOUNDARY)
         if self._has_lexicon:
-            # Spellings end with a boundary, which the model need not say after the last word: one more frame does.
+            # Spellings end with a boundary, which the model may omit after the last word: one more frame adds it.
             end = torch.full_like(log_probs[:1], LOG_ZERO)
             end[:, boundary] = 0.0
             emissions = torch.cat([log_probs, end])
@@ -167,7 +167,7 @@ class BeamSearchDecoder:
         # Its tokens also have one before the first frame and one after the last.
         labels = torch.tensor(best.tokens[1 : len(log_probs) + 1], dtype=torch.long)
         if self._has_lexicon:
-            # Where no hypothesis of the beam ended with a word, what was begun of one is left out.
+            # Where no hypothesis of the beam ended with a word, the unfinished one is left out.
             finished = max((frame for frame, word in enumerate(best.words) if word >= 0), default=0)
             labels[finished:][labels[finished:] != boundary] = self._tokenizer.blank_token_id
         decoded = self._tokenizer.decode(labels.tolist(), output_word_offsets=True)
@@ -184,7 +184,7 @@ def _geometric_mean(log_probs: torch.Tensor) -> float:
 
 
 def _arpa_words(path: str | os.PathLike, tokenizer: MlplTokenizer) -> list[str] | None:
-    """Words of an ARPA file, in its order; None if its units are characters, or if it is a file of another format."""
+    """Returns the words of an ARPA file, in its order; None for one of characters, and for another format."""
     with open(path, "rb") as file:
         line = b"\n"
         while line.isspace():
@@ -204,7 +204,7 @@ def _arpa_words(path: str | os.PathLike, tokenizer: MlplTokenizer) -> list[str] 
 
 
 def _spell(lexicon: Iterable[str], tokenizer: MlplTokenizer) -> dict[str, list[int]]:
-    """Word -> its label ids, without boundaries at its ends."""
+    """Maps each word to its label ids, without boundaries at its ends."""
     if isinstance(lexicon, str):
         raise ValueError(f"lexicon is the string {lexicon!r}; pass a list of words, or an open file with one a line")
     spellings, missing = {}, []
@@ -227,7 +227,7 @@ def _spell(lexicon: Iterable[str], tokenizer: MlplTokenizer) -> dict[str, list[i
 
 
 def _load_lm(path: str | os.PathLike, units: Sequence[str], kind: str) -> tuple[KenLM, list[float]]:
-    """Language model that calls `units` by their position, and the score of each at the beginning of a sentence."""
+    """Returns a language model whose units are the positions in `units`, and the score of each after `<s>`."""
     try:
         model = KenLM(os.fspath(path), Dictionary([*units, NO_UNIT]))
     except RuntimeError as error:

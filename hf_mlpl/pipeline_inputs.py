@@ -1,4 +1,4 @@
-"""The forms of input that the pipeline takes, brought to two: several inputs, and one that `load_audio` takes."""
+"""Brings the inputs of the pipeline to two forms: several inputs, and one that `load_audio` takes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from .audio import AudioError
 
-AUDIO_KEYS = ("array", "bytes", "path", "offset", "size", "sampling_rate", "start", "end")  # what load_audio takes
-SOURCES = ("array", "raw", "bytes", "path")  # one of them must be there
+AUDIO_KEYS = ("array", "bytes", "path", "offset", "size", "sampling_rate", "start", "end")  # as load_audio takes them
+SOURCES = ("array", "raw", "bytes", "path")  # an input has one of them
 
 
 class Inputs(IterableDataset):
-    """Inputs that are read one by one, each when the pipeline needs it.
+    """Reads inputs one by one, each when the pipeline needs it.
 
     Args:
-        items: The inputs, or rows in which they are.
-        keys: The way to an input within a row.
-        audio: The column that is called `audio` in what comes out.
+        items: the inputs, or the rows that hold them.
+        keys: the keys that lead to an input within a row.
+        audio: the column that is renamed to `audio`.
     """
 
     def __init__(self, items: Iterable, keys: tuple[str, ...] = (), audio: str | None = None):
@@ -42,7 +42,7 @@ class Inputs(IterableDataset):
 
 def collect_inputs(inputs):
     """
-    Returns several inputs as a list, or as a torch data set that is read as it is needed; one input stays as it is.
+    Returns several inputs as a list, or as a torch data set that is read as it is needed; a single one unchanged.
 
     Lists and tuples become lists. Data sets of `datasets` and their columns are read without torchcodec, which
     `datasets` needs to decode audio. Every other iterable, such as a generator or a `KeyDataset`, is read as it is.
@@ -71,8 +71,8 @@ def collect_inputs(inputs):
 
 
 def _is_one_input(inputs) -> bool:
-    is_one = isinstance(inputs, (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Dataset))
-    return is_one or hasattr(inputs, "read") or hasattr(inputs, "get_all_samples") or is_array(inputs)
+    is_known = isinstance(inputs, (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Dataset))
+    return is_known or hasattr(inputs, "read") or hasattr(inputs, "get_all_samples") or is_array(inputs)
 
 
 def is_array(inputs) -> bool:
@@ -83,7 +83,7 @@ def is_array(inputs) -> bool:
 
 
 def _find_source(inputs, datasets) -> tuple[object, tuple[str, ...]]:
-    """What a column is a column of, and the way from a row to the column's value."""
+    """Returns the data set that a column belongs to, and the keys from a row to the column's value."""
     keys: tuple[str, ...] = ()
     while True:
         if isinstance(inputs, KeyDataset):
@@ -96,9 +96,9 @@ def _find_source(inputs, datasets) -> tuple[object, tuple[str, ...]]:
 
 def _undecoded(dataset, keys: tuple[str, ...], datasets):
     """
-    The data set, or its column `keys[0]`, with audio as paths and bytes; and the names of its columns of audio.
+    Returns the data set, or its column `keys[0]`, with audio as paths and bytes; and the names of its audio columns.
 
-    The data set's format is left, because that of torch or NumPy would also format the bytes of a file.
+    The data set's format is dropped, because that of torch or NumPy would also format the bytes of a file.
     """
     dataset = dataset.with_format(None)
     if keys:
@@ -111,7 +111,7 @@ def _undecoded(dataset, keys: tuple[str, ...], datasets):
 
 
 def _audio_column(features: Mapping | None, columns: list[str]) -> str | None:
-    """The column to be called `audio`; None where one has this name, or rows are what `load_audio` takes."""
+    """Returns the column to rename to `audio`; None where one has this name, or `load_audio` takes the rows."""
     if not features or "audio" in features:
         return None
     if len(columns) > 1:
@@ -125,10 +125,10 @@ def _audio_column(features: Mapping | None, columns: list[str]) -> str | None:
 
 def split_input(inputs, sampling_rate: int) -> tuple[dict, tuple[int, int] | None, dict]:
     """
-    What `load_audio` takes, the `stride` in samples of it, and the other keys of the row.
+    Returns the input for `load_audio`, its `stride` in samples, and the other keys of the row.
 
     Args:
-        sampling_rate: of an array that comes without one.
+        sampling_rate: the rate of an array that comes without one.
 
     Raises:
         AudioError: for a dict without audio.

@@ -1,7 +1,7 @@
-"""The speech recognition pipeline: reads audio without ffmpeg, torchaudio or torchcodec, and says the language too.
+"""Recognises speech in a pipeline that reads audio without ffmpeg, torchaudio or torchcodec and names the language.
 
 `import hf_mlpl` names this class in transformers' task registry, so that `pipeline("automatic-speech-recognition")`
-finds it; it hands every other model to the class that stood there.
+finds it; it hands every other model to the class that was registered before.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from .pieces import ahead, cut, explained_memory_errors, join_language_log_probs
 from .pipeline_inputs import collect_inputs, split_input
 from .processing_mlpl import check_parts
 
-# An input's own, such as the reference text of a row, must not pass for what the model says.
+# A key of an input, such as the reference text of a row, must not pass for a result of the model.
 RESULT_KEYS = {"text", "chunks", "language", "language_probability", "languages"}
 
 PIECES_AHEAD = 8  # of a long recording, read before they are needed; each takes 2.4 MB
 
-# torch's threads, once they have computed something, are not there in a forked child, which waits for them forever.
+# A forked child lacks the threads that torch has started, and would wait for them forever.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     """
-    Text and language of recordings; arguments and results as in [`AutomaticSpeechRecognitionPipeline`], but:
+    Recognises text and language of recordings as [`AutomaticSpeechRecognitionPipeline`] does, with these differences:
 
     An input is a path, an http(s) address, the bytes of a file, an open binary file, an array or a tensor at the
     model's sampling rate, or a dict as [`~audio.load_audio`] takes it: `array` (or `raw`) with any `sampling_rate`,
     `bytes` or `path`, and `start` and `end` in seconds. A dict may have `stride`. A row of a data set is a dict with
     any of these under `audio`. Other keys are passed through to the result, each as a list of one value, except those
-    that the result has itself, such as a row's `text`. Whatever cannot be read raises [`~decoders.AudioError`], a
+    that the result has itself, such as a row's `text`. Audio that cannot be read raises [`~decoders.AudioError`], a
     `ValueError` that names the file or address.
 
     Several inputs are a list or a tuple, which gives a list; or an iterator, a [`datasets.Dataset`] or
@@ -49,7 +49,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
 
     A recording of more than 35 s is recognised in overlapping pieces, see [`~pieces.cut`], which are read as they are
     needed: memory does not grow with its length. `chunk_length_s` and `stride_length_s` ask for other pieces, and
-    `chunk_length_s=0` for the recording at once. What does not fit into memory raises a `MemoryError` of one line.
+    `chunk_length_s=0` for the recording at once. Too little memory raises a `MemoryError` of one line.
 
     Results also have `language` and `language_probability`, if the model has languages. Of pieces, they come from the
     mean of their language log-probabilities, weighted by the frames that each contributes to the text (that is,
@@ -59,10 +59,10 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     together, which are kept until then, and words with timestamps then have their `confidence` as well.
 
     Args:
-        language (`str`, *optional*): Also of a call: one of the tokenizer's languages. The text then has its
-            characters only; the `language` of the result is what the model hears, all the same.
-        top_k_languages (`int`, *optional*): Also of a call: adds `languages` to the result, a list of so many dicts
-            of `language` and `probability`, the likeliest first.
+        language (`str`, *optional*): one of the tokenizer's languages, also as an argument of a call. The text has its
+            characters only; the `language` of the result is still the one that the model recognises.
+        top_k_languages (`int`, *optional*): adds `languages` to the result, a list of so many dicts of `language` and
+            `probability`, the likeliest first; also as an argument of a call.
     """
 
     def __new__(cls, model=None, *args, **kwargs):
@@ -100,7 +100,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
 
     def preprocess(self, inputs, chunk_length_s=None, stride_length_s=None):
         audio, stride, others = split_input(inputs, self.feature_extractor.sampling_rate)
-        # One key, so that inputs with other keys fit into one batch, and no key of theirs stands for one of ours.
+        # One key, so that inputs with other keys fit into one batch, and none of them replaces one of ours.
         others = {"others": {key: value for key, value in others.items() if key not in RESULT_KEYS}}
         with fetched(audio) as audio:
             if chunk_length_s is None and stride is None:
@@ -111,7 +111,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
                 yield others | chunk
 
     def _chunks(self, audio: dict, stride, chunk_length_s, stride_length_s) -> Iterator[dict]:
-        """Yields what the stock class makes of a recording, which is held as a whole."""
+        """Yields the chunks of the stock class, which holds a recording as a whole."""
         sampling_rate = self.feature_extractor.sampling_rate
         samples = np.concatenate([np.empty(0, dtype=np.float32), *self._blocks(audio)])
         inputs = {"array": samples, "sampling_rate": sampling_rate}
@@ -146,11 +146,11 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
 
     def _blocks(self, audio: dict) -> Iterable[np.ndarray]:
         if audio["array"] is not None and not audio["array"].size:
-            return []  # nothing is said, whereas a file without samples is damaged
+            return []  # an empty array is silence, whereas a file without samples is damaged
         return stream_audio(audio, self.feature_extractor.sampling_rate)
 
     def _forward(self, model_inputs, allowed_ids=None, return_timestamps=False):
-        # The stock class keeps the logits alone of what the model returns.
+        # Of the model's outputs, the stock class keeps the logits alone.
         features, mask = model_inputs.pop("input_features"), model_inputs.pop("attention_mask")
         batch_size, num_frames = mask.shape
         seconds = num_frames * self.feature_extractor.hop_length / self.feature_extractor.sampling_rate
@@ -207,7 +207,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         return {"text": result.pop("text"), **languages, **result, **others}
 
     def _beam_search(self, model_outputs):
-        """The decoder's hypothesis of all chunks; in `model_outputs` its labels replace the logits."""
+        """Returns the decoder's hypothesis of all chunks; in `model_outputs` its labels replace the logits."""
         pieces = []
         for output in model_outputs:
             logits = output.pop("logits")[0]

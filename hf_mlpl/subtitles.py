@@ -1,4 +1,4 @@
-"""Subtitles from the characters of a transcript and their times: SubRip (srt) and WebVTT (vtt)."""
+"""Makes subtitles of the characters of a transcript and their times: SubRip (srt) and WebVTT (vtt)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from itertools import zip_longest
 LINE_WIDTH = 42  # columns; with two lines and seven seconds the usual limits of subtitles in Latin script
 MAX_LINES = 2
 MAX_SECONDS = 7.0
-MIN_SECONDS = 1.0  # what CTC marks is where a letter is recognised, often 30 ms: too short to be read
+MIN_SECONDS = 1.0  # CTC marks the frame in which a letter is recognised, often 30 ms: too short to be read
 PAUSE_SECONDS = 1.0  # between the marks of two letters, hence longer than what one hears
 
 
 @dataclass(frozen=True)
 class Cue:
-    """Lines of text that are shown from `start` to `end`, in seconds."""
+    """Holds lines of text that are shown from `start` to `end`, in seconds."""
 
     start: float
     end: float
@@ -27,7 +27,7 @@ class Cue:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A word or a part of one, which no line break divides."""
+    """Holds a word or a part of one, which no line break divides."""
 
     text: str
     start: float
@@ -37,16 +37,16 @@ class _Piece:
 
 def build_cues(characters: Sequence[dict], duration: float = math.inf) -> list[Cue]:
     """
-    Cues of at most two lines of 42 columns and seven seconds, which end where a pause is, and never overlap.
+    Returns cues of at most two lines of 42 columns and seven seconds, which end at pauses and never overlap.
 
     A cue is shown for a second at least, unless the next one begins or the recording ends before. Lines end between
-    words; only words that are wider than a line, as a sentence is where no spaces are written, are divided. Columns
-    are those of a terminal: letters of East Asian scripts take two, combining marks none.
+    words; only words that are wider than a line, such as sentences of scripts without spaces, are divided. Columns are
+    those of a terminal: letters of East Asian scripts take two, combining marks none.
 
     Args:
-        characters: What the pipeline's `return_timestamps="char"` gives as `chunks`: dicts of `text` and `timestamp`,
+        characters: the `chunks` of the pipeline with `return_timestamps="char"`: dicts of `text` and `timestamp`,
             start and end in seconds.
-        duration: Of the recording, in seconds.
+        duration: seconds of the recording.
     """
     groups: list[list[_Piece]] = []
     for piece in _pieces(characters):
@@ -68,7 +68,7 @@ def build_cues(characters: Sequence[dict], duration: float = math.inf) -> list[C
 
 
 def to_srt(characters: Sequence[dict], duration: float = math.inf) -> str:
-    """A SubRip file; see `build_cues`."""
+    """Returns the text of a SubRip file; see `build_cues`."""
     return "\n".join(
         f"{number}\n{_time(cue.start, ',')} --> {_time(cue.end, ',')}\n" + "".join(f"{line}\n" for line in cue.lines)
         for number, cue in enumerate(build_cues(characters, duration), start=1)
@@ -76,7 +76,7 @@ def to_srt(characters: Sequence[dict], duration: float = math.inf) -> str:
 
 
 def to_vtt(characters: Sequence[dict], duration: float = math.inf) -> str:
-    """A WebVTT file; see `build_cues`. `&`, `<` and `>`, which begin its markup, are escaped."""
+    """Returns the text of a WebVTT file; see `build_cues`. `&`, `<` and `>`, which begin its markup, are escaped."""
     return "WEBVTT\n" + "".join(
         f"\n{_time(cue.start, '.')} --> {_time(cue.end, '.')}\n"
         + "".join(f"{html.escape(line, quote=False)}\n" for line in cue.lines)
@@ -90,22 +90,23 @@ def _time(seconds: float, decimal_mark: str) -> str:  # hours have two digits or
 
 
 def _pieces(characters: Sequence[dict]) -> Iterator[_Piece]:
+    """Yields words, and the characters of words that do not fit into a cue."""
     word: list[_Piece] = []  # its characters, each with the marks that combine with it
     after_space = False
     for character in characters:
         text, (start, end) = character["text"], character["timestamp"]
         if text.isspace():
-            yield from _whole_if_it_fits(word)
+            yield from _undivided_if_it_fits(word)
             word, after_space = [], True
         elif word and _combines(text[0]):
             word[-1] = _join([word[-1], _Piece(text, float(start), float(end), after_space=False)])
         else:
             word.append(_Piece(text, float(start), float(end), after_space))
             after_space = False
-    yield from _whole_if_it_fits(word)
+    yield from _undivided_if_it_fits(word)
 
 
-def _whole_if_it_fits(word: list[_Piece]) -> list[_Piece]:
+def _undivided_if_it_fits(word: list[_Piece]) -> list[_Piece]:
     if not word:
         return []
     whole = _join(word)
@@ -118,7 +119,7 @@ def _join(pieces: Sequence[_Piece]) -> _Piece:
 
 
 def _lines(pieces: Sequence[_Piece]) -> list[str]:
-    """The pieces in as few lines as can be, each filled before the next."""
+    """Returns the pieces in as few lines as possible, each filled before the next."""
     lines: list[str] = []
     for piece in pieces:
         longer = f"{lines[-1]}{' ' * piece.after_space}{piece.text}" if lines else piece.text
@@ -130,7 +131,7 @@ def _lines(pieces: Sequence[_Piece]) -> list[str]:
 
 
 def _width(text: str) -> int:
-    """Columns of a terminal."""
+    """Returns the number of columns on a terminal."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text if not _combines(c))
 
 

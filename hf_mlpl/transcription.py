@@ -1,4 +1,4 @@
-"""Recordings in files and folders to transcripts, many at a time: what `hf-mlpl transcribe` does."""
+"""Transcribes recordings in files and folders, many at a time, for `hf-mlpl transcribe`."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ WINDOW_SECONDS = 300.0  # of audio that is read, sorted by length and transcribe
 
 @dataclass
 class Recording:
-    """A file and what is said in it.
+    """Holds a file and its transcript.
 
     Args:
         path: as the user named it, or found in a folder that the user named.
-        output: where its transcript goes, relative to the folder of all outputs and without suffix.
-        source: what is read, where this is not `path`.
+        output: path of its transcript, relative to the folder of all outputs and without suffix.
+        source: the copy or stream that is read, where this is not `path`.
         result: of the pipeline; None if there is a `problem`.
-        problem: one line, where it cannot be transcribed; it names the file.
-        seconds: of the audio that was found in it; of a long recording what its header states, or the time of its
-            last word where that is later.
+        problem: one line that names the file, where it cannot be transcribed.
+        seconds: duration of the audio in it; of a long recording as its header states, or the time of its last word
+            where that is later.
         samples: of a short recording, while it waits for the model.
     """
 
@@ -54,27 +54,28 @@ class Recording:
 
     @property
     def name(self) -> str:
-        """The path as it can be printed on a line."""
+        """Returns the path as it can be printed on a line."""
         return printable(self.path)
 
     def output_path(self, folder: Path, output_format: str) -> Path:
+        """Returns the file of its transcript below the folder of all outputs."""
         return folder / self.output.with_name(self.output.name + OUTPUT_SUFFIXES[output_format])
 
 
 def printable(path: str | os.PathLike) -> str:
-    """Returns a path with what is not UTF-8 in it, and line feeds, tabs and the like, escaped."""
+    """Returns a path in which control characters and bytes that are not UTF-8 are escaped."""
     # A byte that is no UTF-8 is, in a path of Python's, a surrogate that ends with its value.
     return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda odd: f"\\x{ord(odd[0]) & 0xFF:02x}", os.fspath(path))
 
 
 def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording], list[Path]]:
     """
-    The files among `paths` in their order, and below each folder, sorted, all that look like audio; and those below
-    folders that do not.
+    Returns the files among `paths` in their order, with the audio files below each folder, sorted; and the files below
+    folders that are not audio.
 
     Folders are searched at any depth, without hidden files and folders, and through symbolic links, unless a link
-    leads to a folder that is searched anyway. No file is in the list twice. The output of a file has its name, the
-    output of what is found in a folder its path from there: never a path that leads out of the folder of all outputs.
+    leads to a folder that is searched anyway. No file is in the list twice. The output of a named file has its name,
+    and the output of a file below a folder its path from there, which never leads out of the folder of all outputs.
     A folder without audio, or one that cannot be searched, is a `problem`. `-` is standard input.
     """
     recordings: list[Recording] = []
@@ -105,30 +106,30 @@ def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording]
 
 
 def _on_disk(path: Path) -> Path:
-    """The path as it is spelt on disk, where accents may be written in another way."""
+    """Returns the path as it is spelt on disk, where accents may be written in another way."""
     spellings = [path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))]
     return next(filter(os.path.exists, spellings), path)
 
 
 def _is_tried(file: Path) -> bool:
-    """Whether a file of a folder is to be read, also if that can only fail, as for a link that leads nowhere."""
+    """Returns whether a file below a folder should be read, even if that must fail, as for a broken link."""
     if os.path.exists(file) and not os.path.isfile(file):  # a pipe or a device
         return False
     return file.suffix.lower() in AUDIO_SUFFIXES or looks_like_audio(file)
 
 
 def pending_recordings(recordings: Sequence[Recording], folder: Path, output_format: str) -> list[Recording]:
-    """Those without a transcript in `folder`; of two that would have the same one, the second has a `problem`."""
-    first_of: dict[Path, Recording] = {}
+    """Returns those without a transcript in `folder`; of two with the same output, the second gets a `problem`."""
+    first_with: dict[Path, Recording] = {}
     for recording in recordings:
-        first = first_of.setdefault(recording.output, recording)
+        first = first_with.setdefault(recording.output, recording)
         if first is not recording and recording.problem is None:
             recording.problem = f"{recording.name}: its transcript would have the name of that of {first.name}"
     return [r for r in recordings if r.problem is not None or not r.output_path(folder, output_format).exists()]
 
 
 def _files_below(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Files below a folder, and folders that cannot be searched, each with a line that says why."""
+    """Returns the files below a folder, and the folders that cannot be searched, each with a line that says why."""
     problems = []
 
     def failed(error: OSError) -> None:
@@ -142,17 +143,17 @@ def transcribe_recordings(
     recognize, recordings: Sequence[Recording], batch_size: int, progress: tqdm, **arguments
 ) -> Iterator[Recording]:
     """
-    The recordings in their order, each with its `result` or `problem`.
+    Yields the recordings in their order, each with its `result` or `problem`.
 
     They are read in windows of about five minutes, one ahead of the model, and batched by length within a window.
     The pipeline reads long recordings itself, piece after piece. So memory holds two windows and one batch of pieces,
     however long recordings are.
 
     Args:
-        recognize: A speech recognition pipeline.
-        batch_size: Recordings, or pieces of them, in one forward.
-        progress: A bar that counts recordings.
-        arguments: Further arguments of the pipeline's call.
+        recognize: a speech recognition pipeline.
+        batch_size: recordings, or pieces of them, in one forward.
+        progress: a bar that counts recordings.
+        arguments: further arguments of the pipeline's call.
     """
     arguments |= {"batch_size": batch_size}
     for window in ahead(_windows(recordings, recognize)):
@@ -162,6 +163,7 @@ def transcribe_recordings(
 
 
 def _windows(recordings: Sequence[Recording], recognize) -> Iterator[list[Recording]]:
+    """Yields recordings in groups of about `WINDOW_SECONDS`, each read or with a `problem`."""
     window, seconds = [], 0.0
     for recording in recordings:
         window.append(recording)
@@ -169,7 +171,7 @@ def _windows(recordings: Sequence[Recording], recognize) -> Iterator[list[Record
             try:
                 _read(recording, recognize)
                 seconds += recording.seconds
-            except Exception as error:  # of a decoder that is at its end, too: the other files are still to be done
+            except Exception as error:  # decoders raise whatever they like, and the other files are still to do
                 recording.problem = _problem(recording, error)
         if seconds >= WINDOW_SECONDS:
             yield window
@@ -191,7 +193,7 @@ def _read(recording: Recording, recognize) -> None:
 
 
 def _copy_source(recording: Recording) -> None:
-    """Replaces what can be read only once, as a pipe, by a temporary file."""
+    """Replaces a source that can be read only once, such as a pipe, by a temporary file."""
     copy = temporary_file(recording.name)
     with recording.source or open(recording.path, "rb") as source:
         shutil.copyfileobj(source, copy)
@@ -199,6 +201,7 @@ def _copy_source(recording: Recording) -> None:
 
 
 def _source(recording: Recording) -> Path | BinaryIO:
+    """Returns the file to read, from its beginning."""
     if recording.source is None:
         return recording.path
     recording.source.seek(0)
@@ -206,7 +209,7 @@ def _source(recording: Recording) -> Path | BinaryIO:
 
 
 def _recognize_window(recognize, window: list[Recording], progress: tqdm, arguments: dict) -> None:
-    """Sets `result` or `problem` of each recording, and frees its samples."""
+    """Sets the `result` or `problem` of each recording, and frees its samples."""
     readable = [recording for recording in window if recording.problem is None]
     readable.sort(key=lambda recording: recording.seconds, reverse=True)
     try:
@@ -214,7 +217,7 @@ def _recognize_window(recognize, window: list[Recording], progress: tqdm, argume
         for recording, result in zip(readable, results, strict=True):
             recording.result = result
             progress.update()
-    except Exception:  # one of them is at fault, and those of its batch with it: now each is alone
+    except Exception:  # one recording is at fault and fails its batch: now each is alone
         for recording in readable:
             if recording.result is None:
                 try:
@@ -229,11 +232,12 @@ def _recognize_window(recognize, window: list[Recording], progress: tqdm, argume
 
 
 def _input(recording: Recording) -> np.ndarray | Path | BinaryIO:
-    """Returns what the pipeline is given."""
+    """Returns the input for the pipeline."""
     return _source(recording) if recording.samples is None else recording.samples
 
 
 def _problem(recording: Recording, error: Exception) -> str:
+    """Returns one line about an error, with the file's name."""
     speaks = isinstance(error, (OSError, ValueError, MemoryError))  # what others are about is not in their text
     line = printable(error_line(error, with_type=not speaks))
     if isinstance(error, AudioError) and recording.samples is None:  # it names the file itself
@@ -243,13 +247,14 @@ def _problem(recording: Recording, error: Exception) -> str:
 
 def format_transcript(recording: Recording, output_format: str, with_words: bool, with_name: bool) -> str:
     """
-    A transcript as `text`, `json`, `srt` or `vtt`, with a line feed at its end.
+    Formats a transcript as `text`, `json`, `srt` or `vtt`, with a line feed at its end.
 
     `text` is the transcript, or with `with_words` a line of start, end and word for each, separated by tabs; with
-    `with_name` each line begins with file and language. `json` is one line. Times are seconds.
+    `with_name` each line begins with file and language. `json` is one line; its words have a `confidence` where they
+    come from beam search. Times are seconds.
 
     Args:
-        recording: Its result has character timestamps for `srt` and `vtt`, word timestamps for `with_words`.
+        recording: its result needs timestamps of characters for `srt` and `vtt`, and of words for `with_words`.
     """
     result = recording.result
     if output_format == "srt":
@@ -259,7 +264,8 @@ def format_transcript(recording: Recording, output_format: str, with_words: bool
     words = []
     for chunk in result["chunks"] if with_words else []:
         start, end = (round(float(second), 3) for second in chunk["timestamp"])
-        words.append({"word": chunk["text"], "start": start, "end": end})
+        confidence = {"confidence": round(chunk["confidence"], 4)} if "confidence" in chunk else {}  # of beam search
+        words.append({"word": chunk["text"], "start": start, "end": end} | confidence)
     if output_format == "json":
         content = {"file": recording.name, "text": result["text"]}
         if "language" in result:

@@ -3,6 +3,7 @@
 import base64
 import importlib
 import itertools
+import json
 import math
 import re
 import sys
@@ -14,10 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from transformers import pipeline
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
+from hf_mlpl.cli import main
+from hf_mlpl.pieces import cut
 from hf_mlpl.text import write_tokens
 
 pytest.importorskip("flashlight.lib.text", reason='beam search needs flashlight-text: pip install "hf-mlpl[lm]"')
@@ -511,4 +515,77 @@ def test_pipeline_searches_all_chunks_together(asr, batch_size):
     assert len(own) == 4 and answer["text"] == expected.text
     assert [chunk["confidence"] for chunk in answer["chunks"]] == pytest.approx(
         [word["confidence"] for word in expected.words], rel=1e-3
+    )
+
+
+# ---- hf-mlpl transcribe --lm
+
+
+@pytest.fixture
+def transcribe(folder, tmp_path, capsys):
+    """The command on a sweep: exit status, standard output, standard error."""
+
+    def run(*options, seconds=4.0):
+        soundfile.write(tmp_path / "a.wav", sweep(seconds), 16000, subtype="FLOAT")
+        status = main(["transcribe", "--model", str(folder), str(tmp_path / "a.wav"), *map(str, options)])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_transcribe_with_a_language_model(transcribe, asr, folder, tmp_path):
+    arpa = rename(rename(rename(WORD_ARPA, "ab", "fade"), "ba", "cafe"), "b", "dad")
+    lm = write(tmp_path / "words.arpa", arpa)
+    settings = {"beam_size": 20, "lm_weight": 1.5, "word_score": 2.0}
+    decoder = BeamSearchDecoder(MlplTokenizer.from_pretrained(folder), lm, **settings)
+    (expected,) = decoder.decode(logits_by_hand(asr, sweep(4)))
+    options = ["--beam-size", 20, "--lm-weight", 1.5, "--word-score", 2]
+    status, out, _ = transcribe("--lm", lm, *options, "--format", "json", "--timestamps", "word")
+    answer = json.loads(out)
+    assert status == 0 and answer["text"] == expected.text
+    assert set(answer["text"].split()) <= {"fade", "cafe", "dad"} and len(answer["words"]) > 1
+    assert [word["confidence"] for word in answer["words"]] == pytest.approx(
+        [word["confidence"] for word in expected.words], abs=1e-3
+    )
+    assert transcribe("--lm", lm, "--format", "srt")[0] == 0
+
+    # all words of the lexicon, none of the others of the language model, by the defaults of BeamSearchDecoder
+    lexicon = write(tmp_path / "words.txt", "fade\ndad\n")
+    (expected,) = BeamSearchDecoder(decoder._tokenizer, lm, ["fade", "dad"]).decode(logits_by_hand(asr, sweep(4)))
+    assert transcribe("--lm", lm, "--lexicon", lexicon)[1].split("\t")[2] == f"{expected.text}\n"
+    assert transcribe("--lexicon", lexicon, "--beam-size", 5)[0] == 0
+
+
+def test_transcribe_searches_all_pieces_of_a_long_recording(transcribe, asr, folder, tmp_path):
+    """At 40 s it is cut: the search has one beginning and one end, and the middles of the pieces between."""
+    lexicon = ["fade", "dad", "e", "cafe"]
+    pieces = list(cut([sweep(40)], 16000, 480))
+    logits = [logits_by_hand(asr, piece.samples)[0] for piece in pieces]
+    middles = [rows[piece.left : len(rows) - piece.right] for rows, piece in zip(logits, pieces, strict=True)]
+    (expected,) = BeamSearchDecoder(MlplTokenizer.from_pretrained(folder), None, lexicon).decode(
+        torch.cat(middles)[None]
+    )
+    status, out, _ = transcribe("--lexicon", write(tmp_path / "words.txt", "\n".join(lexicon)), seconds=40)
+    assert len(pieces) > 1 and status == 0 and out.split("\t")[2] == f"{expected.text}\n"
+
+
+def test_transcribe_with_what_is_no_language_model(transcribe, tmp_path, monkeypatch, capsys):
+    text, latin = write(tmp_path / "a.txt", "da"), tmp_path / "latin.txt"
+    latin.write_bytes("fädé".encode("latin-1"))
+    for options, message in (
+        (["--lm", text], "a.txt is no language model that KenLM reads: "),
+        (["--lm", tmp_path / "lost.arpa"], "No such file or directory: '.*lost.arpa'"),
+        (["--lexicon", latin], "latin.txt: is not UTF-8; a lexicon has one word a line"),
+        (["--lexicon", text, "--beam-size", 0], "beam_size is 0; it must be at least 1"),
+    ):
+        status, out, err = transcribe(*options)
+        assert (status, out) == (1, "") and re.match(f"error: .*{message}.*\n$", err)
+    for options in (["--lm-weight", 1], ["--lexicon", text, "--lm-weight", 1], ["--beam-size", 5]):
+        with pytest.raises(SystemExit):
+            transcribe(*options)
+        assert "--lm-weight is for --lm; --word-score and --beam-size are for" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "flashlight.lib.text.decoder", None)
+    monkeypatch.delitem(sys.modules, "hf_mlpl.beam_search")
+    assert transcribe("--lm", text)[2] == (
+        'error: beam search needs flashlight-text, which comes with pip install "hf-mlpl[lm]"\n'
     )

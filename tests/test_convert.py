@@ -4,9 +4,11 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from transformers import AutoModelForCTC, Wav2Vec2Config, Wav2Vec2ForCTC, pipeline
 
@@ -121,7 +123,7 @@ def test_a_model_of_the_old_port(local_hub, tmp_path, capsys, caplog):
         (["--from=flashlight"], "--from flashlight needs --tokens"),
         (["--to=flashlight", "--tokens=x"], "--tokens is for --from flashlight"),
         (["--from=mctct", "--languages", "x"], "--languages is for --from flashlight"),
-        (["--to=flashlight", "--push-to-hub=me/model"], "--push-to-hub is for --from"),
+        (["--to=onnx", "--push-to-hub=me/model"], "--push-to-hub is for --from"),
         (["--from=flashlight", "--tokens=x", "--output={there}"], "there exists already; name a new folder"),
         (
             ["--from=flashlight", "--tokens=x", "--push-to-hub=not/a/name"],
@@ -158,6 +160,31 @@ def test_a_model_that_flashlight_cannot_hold(tmp_path, capsys):
 
 def read_folder(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.slow
+def test_the_printed_program_runs_an_onnx_export(tmp_path, capsys):
+    """And a model in half precision becomes float32, as the features are."""
+    pytest.importorskip("onnxscript", reason='needs pip install "hf-mlpl[onnx]"')
+    pytest.importorskip("onnxruntime", reason='needs pip install "hf-mlpl[onnx]"')
+    source, folder = save_folder(tmp_path / "model", ["de", "sl"]), tmp_path / "onnx"
+    AutoModelForCTC.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(source)
+    expected = pipeline("automatic-speech-recognition", model=str(source), dtype="float32")(sweep(3))["text"]
+    assert main(["convert", "--to=onnx", "--checkpoint", str(source), "--output", str(folder)]) == 0
+    printed, err = capsys.readouterr()
+    assert printed.startswith(f"{folder}: model.onnx") and "torchvision" not in err
+    program = textwrap.dedent("".join(line for line in printed.splitlines(True) if line.startswith("    ")))
+    names = {"samples": sweep(3)}
+    exec(program, names)
+    assert names["text"] == expected and expected
+
+
+def test_onnx_without_the_extra(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    monkeypatch.delitem(sys.modules, "hf_mlpl.interop.onnx", raising=False)
+    assert main(["convert", "--to=onnx", "--checkpoint", "a-model", "--output", str(tmp_path / "onnx")]) == 1
+    line = 'error: export to ONNX needs onnxscript, which comes with pip install "hf-mlpl[onnx]"\n'
+    assert capsys.readouterr().err == line
 
 
 def test_push_to_hub(golden, original, local_hub, tmp_path):

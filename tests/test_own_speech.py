@@ -242,9 +242,9 @@ def test_lists_of_flashlight_by_the_command(folder, tmp_path, capsys):
     """The name of a list says which split it is."""
     speech, output = tmp_path / "speech", tmp_path / "data"
     (speech / "train.lst").write_text("a sl/ana/1.wav 1.0 Da\nb sl/ana/2.FLAC 99\n")
-    (speech / "test-sl.lst").write_text("c de/4.mp3 1 Ne\nd sv-SE/3.ogg 1\n")
+    (speech / "sl_test.lst").write_text("c de/4.mp3 1 Ne\nd sv-SE/3.ogg 1\n")
     command = ["prepare-data", "--datadir", speech, "--output", output, "--flashlight-lists", "train.lst"]
-    command = [*map(str, command), "test-sl.lst"]
+    command = [*map(str, command), "sl_test.lst"]
     assert main([*command, "--language", "sl"]) == 0, capsys.readouterr().err
     splits = {path.stem: listed(read_utterances([path])) for path in output.glob("*.parquet")}
     assert splits == {

@@ -1,15 +1,22 @@
-"""`hf-mlpl convert`: checkpoints of other programs to model folders, and back."""
+"""`hf-mlpl convert`: turns checkpoints of other programs into model folders, and model folders into theirs."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..missing_model import check_checkpoint, check_model
 
-HELP = "checkpoints of other programs to model folders, and back"
-DESCRIPTION = """Makes a model folder of another program's checkpoint, or the other way round.
+if TYPE_CHECKING:
+    from ..modeling_mlpl import MlplForCTC
+    from ..processing_mlpl import MlplProcessor
+
+HELP = "convert a checkpoint of flashlight or mctct to a model folder, or a model to flashlight or ONNX"
+DESCRIPTION = """Converts a checkpoint of another program to a model folder, or a model to another program's format.
 
     # the released model, with the original's tokens file
     hf-mlpl convert --from flashlight --checkpoint checkpoint_cv_finetune.bin --tokens tokens-all.lst --output m-ctc-t
@@ -24,16 +31,19 @@ DESCRIPTION = """Makes a model folder of another program's checkpoint, or the ot
     # a checkpoint.bin that the original program reads, and its tokens file
     hf-mlpl convert --to flashlight --checkpoint runs/demo/final/model --output for-flashlight
 
-A model folder is what `hf-mlpl transcribe --model` and transformers' `pipeline` take. It is written
-whole or not at all, and an existing one is not touched. Memory holds the model once: 4.3 GB for the
-released one.
+    # a graph for onnxruntime, which needs no PyTorch (pip install "hf-mlpl[onnx]")
+    hf-mlpl convert --to onnx --checkpoint runs/demo/final/model --output onnx
+
+`hf-mlpl transcribe --model` and transformers' `pipeline` take a model folder. The output is written
+whole or not at all, and an existing folder is not touched. Memory holds the model once: 4.3 GB for
+the released one.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     direction = parser.add_mutually_exclusive_group(required=True)
-    direction.add_argument("--from", dest="source", choices=["flashlight", "mctct"], help="whose checkpoint it is")
-    direction.add_argument("--to", dest="target", choices=["flashlight"], help="who is to read the result")
+    direction.add_argument("--from", dest="source", choices=["flashlight", "mctct"], help="the program that wrote it")
+    direction.add_argument("--to", dest="target", choices=["flashlight", "onnx"], help="the format of the result")
     parser.add_argument(
         "--checkpoint",
         required=True,
@@ -44,19 +54,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--languages",
         nargs="+",
         metavar="NAME",
-        help="with --from flashlight: names of the language-ID head's classes, in order. No file has them: "
-        "language_0, language_1 and so on where they are not given",
+        help="with --from flashlight: names of the language-ID head's classes, in order. The checkpoint has none; "
+        "default: language_0 language_1 ...",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make")
-    parser.add_argument("--push-to-hub", metavar="REPO", help="and upload it to this repository, such as me/my-model")
-    parser.add_argument("--license", help="with --push-to-hub: of the weights, such as apache-2.0; their card has it")
-    parser.add_argument("--private", action="store_true", help="make a new repository one that only you can see")
+    parser.add_argument("--push-to-hub", metavar="REPO", help="upload the folder to this repository, such as me/model")
+    parser.add_argument("--license", help="with --push-to-hub: of the weights, such as apache-2.0; for the card")
+    parser.add_argument("--private", action="store_true", help="create the repository as private if it does not exist")
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Returns 0; raises `OSError` and `ValueError` for what cannot be read, converted, written or uploaded."""
     from huggingface_hub.utils import validate_repo_id
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
     if options.source == "flashlight" and options.tokens is None:
         parser.error("--from flashlight needs --tokens, the tokens file that the model was trained with")
@@ -77,9 +87,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if options.output.exists():
         parser.error(f"--output {options.output} exists already; name a new folder, or delete it")
 
-    logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     if options.target is not None:
-        _write_flashlight(options)
+        {"flashlight": _write_flashlight, "onnx": _write_onnx}[options.target](options)
         return 0
     _write_folder(options)
     if options.push_to_hub is not None:
@@ -117,26 +127,57 @@ def _write_folder(options: argparse.Namespace) -> None:
 
 
 def _write_flashlight(options: argparse.Namespace) -> None:
-    from transformers import AutoModelForCTC, AutoTokenizer
-
     from ..atomic import atomic_write
     from ..interop.flashlight import Checkpoint, write_checkpoint
-    from ..modeling_mlpl import MlplForCTC
 
-    check_model(options.checkpoint)
-    model = AutoModelForCTC.from_pretrained(options.checkpoint, dtype="auto")
-    if not isinstance(model, MlplForCTC):
-        raise ValueError(f"{options.checkpoint}: is a model of type {model.config.model_type!r}, not of hf_mlpl")
-    tokenizer = AutoTokenizer.from_pretrained(options.checkpoint)
+    model, processor = _load(options.checkpoint)
     with atomic_write(options.output) as partial:
         partial.mkdir()
-        write_checkpoint(Checkpoint.of(model, tokenizer.surround), partial / "checkpoint.bin")
-        tokenizer.save_vocabulary(str(partial))
+        write_checkpoint(Checkpoint.of(model, processor.tokenizer.surround), partial / "checkpoint.bin")
+        processor.tokenizer.save_vocabulary(str(partial))
     print(
         f"{options.output}: checkpoint.bin and tokens-all.lst\n"
         f"next: fl_asr_test --am={options.output}/checkpoint.bin --tokens={options.output}/tokens-all.lst "
         "--arch=mling_large.so --lexicon=lexicon.txt --test=LIST --show"
     )
+
+
+def _write_onnx(options: argparse.Namespace) -> None:
+    try:
+        from ..interop.onnx import export_onnx
+    except ImportError as error:  # without the extra
+        raise ValueError(str(error)) from error
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # which warns that torchvision is not installed
+    warnings.simplefilter("ignore", FutureWarning)  # of torch about itself
+    model, processor = _load(options.checkpoint, dtype="float32")  # as the features are
+    export_onnx(model, options.output, processor)
+    print(
+        f"{options.output}: model.onnx with its weights in model.onnx.data, and the files of its processor\n"
+        "next, in Python, with `samples` at 16 kHz:\n"
+        "    import onnxruntime\n"
+        "    from hf_mlpl import MlplProcessor\n"
+        f"    processor = MlplProcessor.from_pretrained({str(options.output)!r})\n"
+        f"    session = onnxruntime.InferenceSession({str(options.output / 'model.onnx')!r})\n"
+        '    inputs = processor(samples, sampling_rate=16000, return_tensors="np")\n'
+        '    inputs["attention_mask"] = inputs["attention_mask"].astype("int64")\n'
+        "    logits = session.run(None, dict(inputs))[0]\n"
+        "    text = processor.decode(logits[0].argmax(-1))"
+    )
+
+
+def _load(name_or_path: str, dtype: str = "auto") -> tuple[MlplForCTC, MlplProcessor]:
+    """Loads a model of hf_mlpl, by default in the dtype of its weights, and its processor; raises `ValueError` for a
+    model of another type."""
+    from transformers import AutoModelForCTC, AutoProcessor
+
+    from ..modeling_mlpl import MlplForCTC
+
+    check_model(name_or_path)
+    model = AutoModelForCTC.from_pretrained(name_or_path, dtype=dtype)
+    if not isinstance(model, MlplForCTC):
+        raise ValueError(f"{name_or_path}: is a model of type {model.config.model_type!r}, not of hf_mlpl")
+    return model, AutoProcessor.from_pretrained(name_or_path)
 
 
 def _push(options: argparse.Namespace) -> None:

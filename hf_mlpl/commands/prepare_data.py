@@ -44,15 +44,17 @@ When the command is killed, the same command goes on where it was, and reads aga
 HUB = "hf://datasets/"
 HUB_PAGE = "https://huggingface.co/datasets/"
 LABELLED = ("train", "dev", "test")
-SPLIT_OF = dict.fromkeys(("dev", "val", "valid", "validation"), "dev") | dict.fromkeys(("test", "eval"), "test")
+SPLIT_WORDS = {  # in names of splits and lists; the words are those of the library datasets
+    "train": ("train", "training"),
+    "dev": ("dev", "val", "valid", "validation"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_corpora(parser)
     _add_own_speech(parser)
-    parser.add_argument(
-        "--languages", nargs="+", help="locales to keep, such as sl sv-SE; default: all of the corpora"
-    )
+    parser.add_argument("--languages", nargs="+", help="locales to keep, such as sl sv-SE; default: all")
     parser.add_argument("--output", type=Path, required=True, help="folder for the utterance files")
     parser.add_argument("--workers", type=int, default=1, help="processes that read; default: 1")
     parser.add_argument("--decode", action="store_true", help="decode all audio, to find damage behind good headers")
@@ -64,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_corpora(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("published corpora")
+    group = parser.add_argument_group("published corpora and data sets")
     group.add_argument(
         "--common-voice",
         metavar="PATH",
@@ -93,12 +95,11 @@ def _add_corpora(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["train"],
         metavar="NAME",
-        help="of --dataset; validation... becomes dev, test... test, all others train; default: train",
+        help="of --dataset: those named validation become dev, those named test become test, others train; "
+        "default: train",
     )
-    for field in ("audio", "text", "language", "speaker"):
-        group.add_argument(
-            f"--{field}-column", metavar="NAME", help="of --dataset; default: the first of a usual name"
-        )
+    for option in ("--audio-column", "--text-column", "--language-column", "--speaker-column"):
+        group.add_argument(option, metavar="NAME", help="of --dataset; default: the first one with a usual name")
 
 
 def _add_own_speech(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +113,8 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
         "--flashlight-lists",
         nargs="+",
         metavar="FILE",
-        help="lists of flashlight, `id path milliseconds transcript`; dev... becomes dev, test... test, others train",
+        help="lists of flashlight, `id path milliseconds transcript`: those named dev (sl-dev.lst) become dev, those "
+        "named test become test, others train",
     )
     group.add_argument(
         "--datadir", default="", help="folder of --flashlight-lists, and of their recordings that are not found"
@@ -314,8 +316,9 @@ def read_dataset_split(name: str | Path, split: str, locales: list[str] | None, 
 
 
 def _split_of(name: str) -> str:
-    """Returns the split that a name begins with: `validation.clean` and `dev-sl.lst` are dev, `train.100` is train."""
-    return SPLIT_OF.get(re.match("[a-z]*", name.lower())[0], "train")
+    """Returns the split that a word in a name means, such as dev for `sl-dev.lst`; train where there is none."""
+    split_of = {word: split for split, words in SPLIT_WORDS.items() for word in words}
+    return next((split_of[word] for word in re.split("[^a-z]+", name.lower()) if word in split_of), "train")
 
 
 def _by_split(utterances: Iterable[dict], split: str, report: ReadingReport) -> dict[str, list[dict]]:

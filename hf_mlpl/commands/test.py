@@ -1,4 +1,4 @@
-"""`hf-mlpl test`: what flashlight's `fl_asr_test` does for its users, with its options and its output."""
+"""`hf-mlpl test`: scores a model on list files, with the options and the output of flashlight's `fl_asr_test`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ A list has a line for each recording: id, path, milliseconds, and perhaps a tran
     np.load("out/test.lst/ID.npz")["emissions"]  # (output frames, classes), before any softmax
 
 Standard output gets what `--show` asks for, in the original's format; the total and all messages go
-to standard error. WER and TER of a recording without transcript are `inf%`, as in the original.
+to standard error. WER and TER of a recording without a transcript are `inf%`, as in the original.
 Decoding is greedy: there is no language model and no beam search, and a lexicon has no effect.
 
 A line that cannot be used costs a line on standard error, with file and line number, and so does a
@@ -41,8 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--am", required=True, help="flashlight checkpoint, or folder or Hub name of a model")
     parser.add_argument("--tokens", default="", help="tokens file; a checkpoint needs one")
     parser.add_argument("--datadir", default="", help="folder of the list files, and of recordings that are not found")
-    parser.add_argument("--surround", choices=["", "|"], help="as the model was trained; default: as it says itself")
-    parser.add_argument("--show", nargs="?", const=True, default=False, type=_boolean, help="print the samples' lines")
+    parser.add_argument(
+        "--surround", choices=["", "|"], help="word boundaries around utterances; default: as the model was trained"
+    )
+    parser.add_argument(
+        "--show", nargs="?", const=True, default=False, type=_boolean, help="print three lines for each sample"
+    )
     parser.add_argument("--emission_dir", type=_folder, metavar="DIR", help="folder for logits, DIR/LISTS/ID.npz")
     parser.add_argument("--sclite", type=_folder, metavar="DIR", help="folder for LISTS.hyp and LISTS.viterbi.ref")
     parser.add_argument(
@@ -52,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "recognised whole, as in the original, and memory grows with the square of its length",
     )
     for option in ("--lexicon", "--arch", "--logtostderr", "--minloglevel"):
-        parser.add_argument(option, nargs="?", help="accepted, so that old commands run; has no effect")
+        parser.add_argument(option, nargs="?", help="accepted for old commands; has no effect")
 
 
 def _boolean(text: str) -> bool:  # as gflags reads it
@@ -63,7 +67,7 @@ def _boolean(text: str) -> bool:  # as gflags reads it
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
-def _folder(text: str) -> Path | None:  # `--emission_dir=` is how the original's users say that they want none
+def _folder(text: str) -> Path | None:  # `--emission_dir=` means none in the original
     return Path(text) if text else None
 
 
@@ -109,6 +113,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _test(options: argparse.Namespace, model, processor, entries: list, failed: int, files, sclite) -> int:
+    """Recognises the entries, prints and writes their results, and returns the exit status."""
     from tqdm import tqdm
 
     from ..interop.flashlight_report import Report, recognize
@@ -117,7 +122,7 @@ def _test(options: argparse.Namespace, model, processor, entries: list, failed: 
     started = time.monotonic()
     with tqdm(total=len(entries), unit="file", disable=None) as progress:  # None: unless stderr is a terminal
 
-        def tell(level: str, text: str) -> None:
+        def print_line(level: str, text: str) -> None:
             line = os.fsencode(f"{level}: {sample.entry.where}: {text}").decode(errors="backslashreplace")
             progress.write(line, file=sys.stderr)
 
@@ -127,11 +132,11 @@ def _test(options: argparse.Namespace, model, processor, entries: list, failed: 
             if sample.problem is not None:
                 failed += 1
                 report.skip()
-                tell("error", sample.problem)
+                print_line("error", sample.problem)
                 continue
             if (problem := sample.duration_problem()) is not None:
                 wrong_durations += 1
-                tell("warning", problem)
+                print_line("warning", problem)
             lines, words, reference_words = report.add(sample)
             if options.show:
                 progress.write(lines, file=sys.stdout, end="")
@@ -144,11 +149,11 @@ def _test(options: argparse.Namespace, model, processor, entries: list, failed: 
                 emissions = files and files.write(sample)
             except OSError as error:
                 failed += 1
-                tell("error", f"its emissions cannot be written: {error}")
+                print_line("error", f"its emissions cannot be written: {error}")
             for kind, text in _remarks(sample, processor.feature_extractor, emissions).items():
                 remarks[kind] += 1
                 if remarks[kind] == 1:  # the first one stands for all; the others are counted
-                    tell("note", f"{sample.entry.path} {text}")
+                    print_line("note", f"{sample.entry.path} {text}")
     for note in _notes(report, remarks):
         print(f"note: {note}", file=sys.stderr)
     print(report.total(options.test, time.monotonic() - started), file=sys.stderr)
@@ -158,7 +163,7 @@ def _test(options: argparse.Namespace, model, processor, entries: list, failed: 
 
 
 def _remarks(sample, extractor, emissions: Path | None) -> dict[str, str]:
-    """Kinds of recordings of which the original makes something useless -> what is done with this one here."""
+    """Returns the reasons for which the original would misread a recording, each with a remark on its use here."""
     from ..interop.flashlight_report import file_name
 
     remarks = {}
@@ -176,7 +181,7 @@ def _remarks(sample, extractor, emissions: Path | None) -> dict[str, str]:
 
 
 def _notes(report, remarks: Counter) -> list[str]:
-    """What is to be said about all recordings together."""
+    """Returns the lines about all recordings together."""
     from ..text import unknown_character_report
 
     notes = []

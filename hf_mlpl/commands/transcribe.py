@@ -1,4 +1,4 @@
-"""`hf-mlpl transcribe`: recordings to text, on the screen or in files."""
+"""`hf-mlpl transcribe`: writes what is said in recordings, on the screen or into files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from ..missing_model import check_model
 from ..precision import add_dtype_argument, convert
 
-HELP = "say what is said in recordings, and in which language"
-DESCRIPTION = """Says what is said in recordings, and in which language.
+HELP = "transcribe audio and identify its language"
+DESCRIPTION = """Transcribes audio and identifies its language.
 
-    # a line for each recording on standard output: its name, the language, what is said
+    # a line for each recording on standard output: its name, the language, the transcript
     hf-mlpl transcribe --model runs/demo/final/model recording.mp3 another.ogg
 
     # all recordings in a folder, at any depth, to as many text files: talks/a/b.flac to out/a/b.txt
@@ -25,10 +25,14 @@ DESCRIPTION = """Says what is said in recordings, and in which language.
     # film.srt, beside the film's sound
     hf-mlpl transcribe --model runs/demo/final/model film.wav --format srt --output .
 
+    # beam search with an n-gram language model of one language (pip install "hf-mlpl[lm]")
+    hf-mlpl transcribe --model runs/demo/final/model --lm swedish.arpa --lm-weight 0.8 recording.mp3
+
 Any sampling rate and length will do: recordings of more than 35 s are transcribed in pieces
-that overlap, so memory does not grow with them. A recording that cannot be read costs a line
-on standard error, `error: FILE: why`, and exit status 1 when all the others are done. In folders,
-audio is known by its content and its suffix; a line says how many files are no audio.
+that overlap, so memory does not grow with them. (Beam search goes over the whole recording, and needs
+about 40 kB a second for each 100 classes of the model.) A recording that cannot be read costs a line on
+standard error, `error: FILE: why`, and exit status 1 when all the others are done. In folders, audio
+is known by its content and its suffix; a line says how many files are not audio.
 """
 
 
@@ -37,30 +41,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="folder or Hub name of a model")
     parser.add_argument("--format", choices=["text", "json", "srt", "vtt"], default="text", help="default: text")
     parser.add_argument(
-        "--timestamps", choices=["word"], help="in json, each word with its times; in text, a line for each"
+        "--timestamps",
+        choices=["word"],
+        help="add the times of words; in text, each word has a line then",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder for one file per recording. What is there already is kept, and its recording skipped: a run that "
-        "was interrupted can be repeated",
+        help="folder for one file per recording. An existing file is kept, and its recording skipped: an interrupted "
+        "run can be repeated",
     )
     parser.add_argument("--language", help="write with the characters of this language only, such as sl")
     add_dtype_argument(parser)
     parser.add_argument("--batch-size", type=int, default=8, help="recordings in one forward; default: 8")
+    group = parser.add_argument_group("beam search (needs the extra lm)")
+    group.add_argument("--lm", metavar="FILE", help="n-gram language model, in ARPA or KenLM's binary format")
+    group.add_argument(
+        "--lexicon",
+        metavar="FILE",
+        type=Path,
+        help="the words that can be written, one a line; default: those of an ARPA file of words. A binary file of "
+        "words needs it",
+    )
+    group.add_argument("--lm-weight", type=float, help="weight of the language model; default: 0.5")
+    group.add_argument("--word-score", type=float, help="reward of each word; default: 0")
+    group.add_argument("--beam-size", type=int, help="hypotheses kept after each frame; default: 50")
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Returns 1 when a recording could not be read, else 0; raises `OSError` or `ValueError` for the model."""
-    from tqdm import tqdm  # what is imported here takes seconds, and --help need not wait
-    from transformers import pipeline
-    from transformers.utils import logging
+    from transformers.utils import logging  # what is imported here takes seconds, and --help need not wait
 
-    from ..transcription import find_recordings, pending_recordings, transcribe_recordings
+    from ..transcription import find_recordings, pending_recordings
 
     if options.batch_size < 1:
         parser.error(f"--batch-size is {options.batch_size}; it must be at least 1")
+    if options.lm is None and (options.lm_weight is not None or options.lexicon is None and _search_settings(options)):
+        parser.error("--lm-weight is for --lm; --word-score and --beam-size are for --lm and --lexicon")
     recordings, others = find_recordings(options.paths)
     if others:
         print(_passed_over(others), file=sys.stderr)
@@ -73,13 +91,61 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         recordings = pending
     if not recordings:
         return 0
-
     logging.disable_progress_bar()
-    on_cpu = {"device": "cpu"} if options.dtype == "int8" else {}
-    language = {} if options.language is None else {"language": options.language}
+    return _transcribe(_load_pipeline(options), recordings, options)
+
+
+def _load_pipeline(options: argparse.Namespace):
+    from transformers import pipeline
+
     check_model(options.model)
-    recognize = pipeline("automatic-speech-recognition", model=options.model, **language, **on_cpu)
+    arguments = {"device": "cpu"} if options.dtype == "int8" else {}
+    if options.language is not None:
+        arguments["language"] = options.language
+    if options.lm is not None or options.lexicon is not None:
+        arguments["decoder"] = _make_decoder(options)
+    recognize = pipeline("automatic-speech-recognition", model=options.model, **arguments)
     convert(recognize.model, options.dtype)
+    return recognize
+
+
+def _make_decoder(options: argparse.Namespace):
+    """Returns a `BeamSearchDecoder`, made before the model is loaded, which may take minutes.
+
+    Raises:
+        OSError, ValueError: where flashlight-text is not installed, for a model without our tokenizer, for a lexicon
+            that is not UTF-8, and as `BeamSearchDecoder` does.
+    """
+    from transformers import AutoTokenizer
+
+    from ..tokenization_mlpl import MlplTokenizer
+
+    try:
+        from ..beam_search import BeamSearchDecoder
+    except ImportError as error:  # without the extra
+        raise ValueError(str(error)) from error
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    if not isinstance(tokenizer, MlplTokenizer):
+        raise ValueError(f"{options.model}: --lm and --lexicon are for models of hf_mlpl; this one is another")
+    try:
+        lexicon = None if options.lexicon is None else options.lexicon.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{options.lexicon}: is not UTF-8; a lexicon has one word a line") from error
+    return BeamSearchDecoder(tokenizer, options.lm, lexicon, **_search_settings(options))
+
+
+def _search_settings(options: argparse.Namespace) -> dict[str, float]:
+    """Returns the settings of beam search that the user has given."""
+    settings = {name: getattr(options, name) for name in ("beam_size", "lm_weight", "word_score")}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _transcribe(recognize, recordings: list, options: argparse.Namespace) -> int:
+    """Prints or writes the transcripts; returns the exit status."""
+    from tqdm import tqdm
+
+    from ..transcription import transcribe_recordings
+
     timestamps = "char" if options.format in ("srt", "vtt") else options.timestamps
     arguments = {} if timestamps is None else {"return_timestamps": timestamps}
     languages, failed = Counter(), 0
@@ -98,6 +164,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _passed_over(files: list[Path]) -> str:
+    """Returns a line about files of the folders that are not audio."""
     from ..transcription import printable
 
     names = ", ".join(map(printable, files[:3]))

@@ -1,6 +1,6 @@
-"""What flashlight's `fl_asr_test` computes and prints for lists of recordings, with a model of ours.
+"""Computes and prints with our models what flashlight's `fl_asr_test` does for lists of recordings.
 
-docs/from_flashlight.md has the list of what the original does otherwise.
+docs/from_flashlight.md lists the differences.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BLANK = "#"  # in flashlight's dictionaries, so that a transcript's # is a lette
 
 def load_acoustic_model(am: str, tokens: str = "", surround: str | None = None) -> tuple[MlplForCTC, MlplProcessor]:
     """
-    A model in evaluation mode and fp32, and what belongs to it.
+    Loads a model in evaluation mode and fp32, and its processor.
 
     Args:
         am: a flashlight checkpoint, or a folder or Hub name of one of our models.
@@ -48,8 +48,8 @@ def load_acoustic_model(am: str, tokens: str = "", surround: str | None = None) 
         surround: of the tokenizer; by default as in the checkpoint's flags or in the model's own tokenizer.
 
     Raises:
-        OSError, ValueError: for what cannot be read or is no such model, and for another number of tokens than the
-            CTC head has classes, less the blank.
+        OSError, ValueError: for a file that cannot be read or is no such model, and where the number of tokens is not
+            that of the CTC head's classes, less the blank.
     """
     if os.path.isfile(am):
         checkpoint = read_checkpoint(am)
@@ -73,13 +73,13 @@ def load_acoustic_model(am: str, tokens: str = "", surround: str | None = None) 
 
 @dataclass
 class Sample:
-    """A recording of a list and what the model says of it.
+    """Holds a recording of a list and the model's output for it.
 
     Args:
-        seconds: of the recording.
-        sampling_rate, channels: of the file, before it is resampled and averaged.
-        logits: (S, V) in fp32; None where there is a `problem`, or where they are not wanted.
-        path: (S,), the best classes; None where there is a `problem`, and by default those of the logits.
+        seconds: duration of the recording.
+        sampling_rate, channels: those of the file, before it is resampled and averaged.
+        logits: (S, V) in fp32; None if it has a `problem`, or if they are not wanted.
+        path: (S,), the best classes, by default those of the logits; None if it has a `problem`.
         problem: one line that names the file, where it cannot be used.
     """
 
@@ -96,7 +96,7 @@ class Sample:
             self.path = self.logits.argmax(-1)
 
     def duration_problem(self) -> str | None:
-        """One line, where list and recording disagree by more than 1 s about the duration, or the list says 0."""
+        """Returns one line if the durations of list and recording differ by more than 1 s, or the list has 0."""
         listed = self.entry.duration
         if listed > 0 and (abs(listed / 1000 - self.seconds) <= 1 or self.duration_is_in_seconds()):
             return None
@@ -106,7 +106,7 @@ class Sample:
         )
 
     def duration_is_in_seconds(self) -> bool:
-        """As in lists that are made with `soxi -D`, for example by the original's notebook."""
+        """Returns whether the list has seconds, as `soxi -D` prints them for the original's notebook."""
         listed = self.entry.duration
         return abs(listed / 1000 - self.seconds) > 1 and abs(listed - self.seconds) <= 0.1
 
@@ -129,14 +129,14 @@ def recognize(
     with_logits: bool = True,
 ) -> Iterator[Sample]:
     """
-    The entries' samples in the same order, each with `path` and `logits`, or with a `problem`.
+    Yields the entries' samples in the same order, each with `path` and `logits`, or with a `problem`.
 
     Recordings are batched with their neighbours, which changes the speed alone, and one batch is read ahead.
 
     Args:
-        in_pieces: whether long recordings are cut, as everywhere else. Else each is recognised whole, as in the
-            original, and memory grows with the square of the longest one.
-        with_logits: whether samples have `logits`, which take most of the memory that long recordings take in pieces.
+        in_pieces: cuts long recordings, as everywhere else. By default each is recognised whole, as in the original,
+            and memory grows with the square of the longest one.
+        with_logits: keeps `logits`, which take most of the memory of long recordings in pieces.
     """
     paths, logits = [], []  # of the pieces of a sample
     for batch in ahead(_batches(entries, extractor, model.config.inputs_to_logits_ratio if in_pieces else None)):
@@ -157,7 +157,7 @@ def recognize(
 def _batches(
     entries: Sequence[ListEntry], extractor: MlplFeatureExtractor, samples_per_frame: int | None
 ) -> Iterator[list[Part]]:
-    batch, longest = [], 1.0  # so that those which cannot be read make batches too
+    batch, longest = [], 1.0  # so that recordings that cannot be read make batches too
     for entry in entries:
         for part in _parts(Sample(entry), extractor, samples_per_frame):
             seconds = (
@@ -227,12 +227,13 @@ def _logits(model: MlplForCTC, extractor: MlplFeatureExtractor, parts: list[Part
 
 @dataclass
 class ErrorRate:
-    """Edits over a reference's length, in percent; of nothing at all it is 0, and of edits alone infinite."""
+    """Counts edits over a reference's length; in percent it is 0 without either, and infinite for edits alone."""
 
     edits: int = 0
     length: int = 0
 
     def add(self, hypothesis: Sequence[str], reference: Sequence[str]) -> ErrorRate:
+        """Adds the edits of one hypothesis, and returns itself."""
         self.edits += Levenshtein.distance(hypothesis, reference)
         self.length += len(reference)
         return self
@@ -243,14 +244,14 @@ class ErrorRate:
 
 
 class Report:
-    """The lines that `fl_asr_test` prints, and the error rates of all samples so far.
+    """Formats the lines that `fl_asr_test` prints, and sums up the error rates of all samples.
 
     Args:
-        num_entries: of the lists, those that cannot be used counted.
+        num_entries: entries of the lists, including those that cannot be used.
 
     Attributes:
         wer, ter: `ErrorRate`.
-        unknown: characters of transcripts that the tokens file lacks, with how often they occur.
+        unknown: counts of the characters of transcripts that the tokens file lacks.
         without_transcript: number of samples.
     """
 
@@ -260,12 +261,12 @@ class Report:
         self.num_done = self.num_scored = self.without_transcript = 0
         self.wer, self.ter = ErrorRate(), ErrorRate()
         self.unknown: Counter[str] = Counter()
-        self._letter_of = {BLANK: BLANK}
+        self._letters = {BLANK: BLANK}
         for entry, index in tokenizer.get_vocab().items():
-            self._letter_of[entry] = tokenizer.convert_ids_to_tokens(index)
+            self._letters[entry] = tokenizer.convert_ids_to_tokens(index)
 
     def add(self, sample: Sample) -> tuple[str, list[str], list[str]]:
-        """The three lines of a sample without a problem, the words of its hypothesis, and those of its reference."""
+        """Adds a sample without a problem; returns its three lines, and the words of hypothesis and reference."""
         entry = sample.entry
         letters = self.tokenizer.ctc_letters(sample.path.tolist())
         reference = self.reference_letters(entry.transcript)
@@ -292,24 +293,24 @@ class Report:
 
     def reference_letters(self, transcript: str) -> list[str]:
         """
-        Letters of a transcript as the original counts them (flashlight `wrd2Target`, `targetFeatures`): the known
-        characters of each word and a boundary behind them, then trimmed as the hypothesis is.
+        Returns the letters of a transcript as the original counts them (flashlight `wrd2Target`, `targetFeatures`):
+        the known characters of each word and a boundary behind them, then trimmed as the hypothesis is.
         """
         letters = []
         for word in filter(None, transcript.split(" ")):
-            letters += [self._letter_of[character] for character in word if character in self._letter_of]
+            letters += [self._letters[character] for character in word if character in self._letters]
             letters.append(WORD_BOUNDARY)
-            self.unknown.update(character for character in word if character not in self._letter_of)
+            self.unknown.update(character for character in word if character not in self._letters)
         if self.tokenizer.surround and letters[:1] not in ([], [WORD_BOUNDARY]):
             letters.insert(0, WORD_BOUNDARY)
         return self.tokenizer.trim_boundaries(letters)
 
     def total(self, test: str, seconds: float) -> str:
-        """The last line of the original's log.
+        """Returns the last line of the original's log.
 
         Args:
             test: the list files, as the user named them.
-            seconds: that the test took.
+            seconds: duration of the test.
         """
         per_sample = seconds / max(self.num_scored, 1)
         return (
@@ -319,21 +320,21 @@ class Report:
 
 
 def _words(text: str) -> list[str]:
-    """What stands between word boundaries, in NFC: the same word is equal in every form in which it may be written."""
+    """Returns the words between boundaries in NFC, in which all Unicode forms of a word are equal."""
     return [word for word in unicodedata.normalize("NFC", text).split(WORD_BOUNDARY) if word]
 
 
 def file_name(name: str) -> str:
-    """A name without folders, so that nothing is written outside of where it belongs; the original's `#` for `/`."""
+    """Replaces each slash of a name by `#`, as the original does, so that nothing is written into other folders."""
     return re.sub(r"[/\\]", "#", name)
 
 
 class EmissionFiles:
     """
-    Logits of samples as files `ID.npz`, each written whole or not at all.
+    Writes logits of samples as files `ID.npz`, each whole or not at all.
 
-    `numpy.load` gives `emissions` (S, V) in float32, raw; `id` and `path`, strings; and `num_frames`, S. Of samples
-    with the same id, the second one's file is `ID.2.npz`, and so on. Slashes of an id become `#`.
+    `numpy.load` gives `emissions` (S, V), the raw logits in float32; `id` and `path`, strings; and `num_frames`, S.
+    Of samples with the same id, the second one's file is `ID.2.npz`, and so on. Slashes of an id become `#`.
     """
 
     def __init__(self, folder: Path):
@@ -362,7 +363,7 @@ class EmissionFiles:
 
 @contextmanager
 def sclite_files(folder: Path, test: str) -> Iterator[tuple[TextIO, TextIO]]:
-    """The original's files for sclite, of hypotheses and references, which appear when all is written into them."""
+    """Opens the original's files of hypotheses and references for sclite, which appear when they are complete."""
     name = file_name(test)
     hypotheses, references = folder / f"{name}.hyp", folder / f"{name}.viterbi.ref"
     with (

@@ -1,4 +1,4 @@
-"""Export to ONNX, for programs that run without PyTorch."""
+"""Exports models to ONNX, for programs that run without PyTorch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from torch.export import Dim
 
 from ..atomic import atomic_write
 from ..modeling_mlpl import MlplForCTC
+from ..processing_mlpl import MlplProcessor
+
+try:
+    import onnxscript  # noqa: F401 - torch.onnx.export writes graphs with it
+except ImportError as error:
+    raise ImportError('export to ONNX needs onnxscript, which comes with pip install "hf-mlpl[onnx]"') from error
 
 
 class _InferenceGraph(nn.Module):
-    """The forward pass with tensors alone as arguments and results."""
+    """Wraps the forward pass, so that its arguments and results are tensors alone."""
 
     def __init__(self, model: MlplForCTC):
         super().__init__()
@@ -24,8 +30,9 @@ class _InferenceGraph(nn.Module):
         return self.model(input_features, attention_mask=attention_mask, return_dict=False)
 
 
-def export_onnx(model: MlplForCTC, folder: str | os.PathLike) -> Path:
-    """Writes a new folder with `model.onnx`, its weights in `model.onnx.data` and its configuration; returns it.
+def export_onnx(model: MlplForCTC, folder: str | os.PathLike, processor: MlplProcessor | None = None) -> Path:
+    """Writes a new folder with `model.onnx`, its weights in `model.onnx.data`, its configuration and, if it is given,
+    the processor; returns it.
 
     The graph takes any number of utterances and frames: `input_features` (batch, frames, mel bins) in the model's
     dtype and `attention_mask` (batch, frames) in int64, 1 for valid and 0 for padded frames. It gives `logits` (batch,
@@ -62,4 +69,6 @@ def export_onnx(model: MlplForCTC, folder: str | os.PathLike) -> Path:
         # Weights apart, because a protobuf file ends at 2 GB; the graph names their file without a folder.
         program.save(partial / "model.onnx", external_data=True)
         model.config.save_pretrained(partial)
+        if processor is not None:
+            processor.save_pretrained(partial)
     return folder
