@@ -1,7 +1,7 @@
-"""What transformers says of a model folder of ours that cannot be loaded, in one line with file and field.
+"""Explains in one line, with file and field, why transformers cannot load a model folder of ours.
 
-transformers reads the settings of a folder before it knows whose they are, and ends with a traceback on many a wrong
-one; and its `pipeline` wraps the reason why weights cannot be loaded in the tracebacks of all that it has tried.
+transformers reads the settings of a folder before it knows the type of model, and ends with a traceback on many wrong
+ones; and its `pipeline` wraps the reason why weights cannot be loaded in the tracebacks of all classes that it tries.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
-from transformers import PreTrainedConfig
 from transformers.utils import (
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
@@ -26,7 +25,7 @@ from transformers.utils import (
 )
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from ..configuration_mlpl import INHERITED, MlplConfig
+from ..configuration_mlpl import INHERITED, MlplConfig, NamedConfig
 from ..feature_extraction_mlpl import SETTINGS, MlplFeatureExtractor
 from ..model_files import HUB_ARGUMENTS, check_settings, find_file, read_settings, wrong_settings
 from ..text import BLANK_TOKEN, WORD_BOUNDARY, write_tokens
@@ -113,7 +112,7 @@ def convert_mctct(name_or_path: str | os.PathLike, **hub_arguments):
     return model, processor
 
 
-class MCTCTConfig(PreTrainedConfig):
+class MCTCTConfig(NamedConfig):
     """The port's configuration, as its files have it; `ValueError` for settings that the original does not have."""
 
     model_type = "mctct"
@@ -145,13 +144,6 @@ class MCTCTConfig(PreTrainedConfig):
             self.to_mlpl()
         except StrictDataclassError as error:
             raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
-        """As every `from_pretrained`; errors of `from_dict`."""
-        return super().from_pretrained(
-            pretrained_model_name_or_path, **{"name_or_path": pretrained_model_name_or_path} | kwargs
-        )
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
