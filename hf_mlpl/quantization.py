@@ -54,7 +54,7 @@ class Int8Linear(nn.Module):
 
     def _save_to_state_dict(self, *arguments) -> None:
         raise ValueError(
-            "an int8 model cannot be saved; save the model before quantize, and quantize it when it is loaded"
+            "an int8 model cannot be saved; save the model that it was made of, and quantize that when loaded"
         )
 
 
