@@ -226,7 +226,7 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
                     f"audio must be float samples, got {type(samples).__name__}; read files with "
                     "hf_mlpl.audio.load_audio"
                 )
-            samples = torch.from_numpy(np.require(array, np.float32, "CW"))  # a copy only where it must be one
+            samples = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))  # a copy only where it must be one
         if samples.ndim != 1:
             raise ValueError(
                 f"audio must be mono, of shape (samples,), got {tuple(samples.shape)}; take the mean over the "
@@ -321,7 +321,7 @@ def check_extractor_files(name_or_path: str | os.PathLike, hub: Mapping, require
     )
 
 
-def _check(where: str, settings: Mapping) -> None:
+def _check(where: str | os.PathLike, settings: Mapping) -> None:
     check_settings(where, settings, SETTINGS)
     for longer, shorter in (("n_fft", "win_length"), ("win_length", "hop_length")):
         length, limit = settings.get(shorter), settings.get(longer)

@@ -188,7 +188,7 @@ class MlplAttention(nn.Module):
             output, probabilities = self._attend(query, key, value, attention_mask, **kwargs)
         else:
             utterances = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-            output = torch.cat([self._attend(*utterance, None, **kwargs)[0] for utterance in utterances], dim=1)
+            output = torch.cat([self._attend(q, k, v, None, **kwargs)[0] for q, k, v in utterances], dim=1)
             probabilities = None
         return self.o_proj(output.flatten(2)), probabilities
 

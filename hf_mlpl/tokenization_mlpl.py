@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from transformers import PreTrainedTokenizer
 from transformers.utils import ModelOutput
@@ -52,7 +53,7 @@ IN_FILE = {
     **{f"{name}_token": NO_TOKENS for name in ("unk", "bos", "eos", "sep", "cls", "mask")},
 }
 
-Offset = dict[str, str | int]
+Offset = dict[str, Any]  # `char` or `word`, and two numbers of frames
 
 
 @dataclass

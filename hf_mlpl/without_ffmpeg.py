@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 from functools import wraps
+from typing import Any
 
 PIPELINE = "transformers.pipelines.automatic_speech_recognition"
 
 
 def name_the_remedy() -> None:
     """Makes the pipeline's `ffmpeg_read` say what to install where ffmpeg, which it needs for files, is missing."""
-    pipeline = sys.modules.get(PIPELINE)
+    pipeline: Any = sys.modules.get(PIPELINE)
     if pipeline is None or hasattr(pipeline.ffmpeg_read, "__wrapped__"):
         return
     read = pipeline.ffmpeg_read
