@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -325,7 +326,7 @@ def _read_vocabulary(name_or_path: str | os.PathLike, vocab_size: int, hub: Mapp
 
 def _special_tokens(name_or_path: str | os.PathLike, hub: Mapping) -> tuple[str, str, set[str]]:
     """The padding, the word delimiter, and all tokens that stand for no text."""
-    settings = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    settings: dict[str, Any] = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     settings["word_delimiter_token"] = WORD_BOUNDARY
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
         settings |= _read_json(name_or_path, file, hub)
