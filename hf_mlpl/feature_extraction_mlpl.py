@@ -199,7 +199,7 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         )
 
     def _pad_tensors(self, features: list[torch.Tensor], return_attention_mask: bool, arguments: dict) -> BatchFeature:
-        """Pads as `pad` does, but where the features are: `pad` works in host memory, and sees stand-ins without bins."""
+        """Pads as `pad` does, but on the features' device: `pad` itself gets stand-ins in host memory."""
         stand_ins = [np.empty((len(frames), 0), dtype=np.float32) for frames in features]
         inputs = self.pad({"input_features": stand_ins}, return_attention_mask=True, return_tensors="pt", **arguments)
         mask = inputs.pop("attention_mask")  # (B, T)
