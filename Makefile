@@ -23,9 +23,10 @@ style: .venv/.complete  ## format the code, and mend what ruff can
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-quality: .venv/.complete  ## check style without changing a file
+quality: .venv/.complete  ## check style and types without changing a file
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 docs: .venv/.complete  ## build the reference documentation in site/; .venv/bin/mkdocs serve shows it as you write
 	$(INSTALL) -e ".[docs]"

@@ -1,6 +1,7 @@
+"""Configures the model: its sizes, its languages by name, and the arithmetic of its frames."""
+
 # Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
 # `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
-"""Configuration of the model: sizes, languages by name, and the frame arithmetic that everything else uses."""
 
 # Without `from __future__ import annotations`: `strict` checks the types of fields, and cannot where they are strings.
 import math
@@ -37,11 +38,22 @@ INHERITED = {
 INHERITED["torch_dtype"] = INHERITED["dtype"]
 
 
+class NamedConfig(PreTrainedConfig):
+    """Passes the folder's name on to `from_dict`, whose errors name the file."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
+        """Loads as every `from_pretrained`; raises `ValueError` for a wrong setting of the file or of `kwargs`."""
+        return super().from_pretrained(
+            pretrained_model_name_or_path, **{"name_or_path": pretrained_model_name_or_path} | kwargs
+        )
+
+
 @strict
-class MlplConfig(PreTrainedConfig):
+class MlplConfig(NamedConfig):
     r"""
-    Sizes and training constants of [`MlplForCTC`]. The defaults are those of the released large model (wav2letter
-    `recipes/mling_pl/mling_large.cpp`), except for the two numbers that depend on the data.
+    Holds the sizes and training constants of [`MlplForCTC`]. The defaults are those of the released large model
+    (wav2letter `recipes/mling_pl/mling_large.cpp`), except for the two numbers that depend on the data.
 
     Args:
         vocab_size (`int`):
@@ -111,7 +123,7 @@ class MlplConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_mlpl(self) -> None:
-        """Called by `strict` after construction."""
+        """Checks all fields; `strict` calls it after construction."""
         if self.vocab_size < 2:
             raise ValueError(f"vocab_size is {self.vocab_size}; it must be at least 2: one entry and the blank")
         if self.blank_token_id != self.vocab_size - 1:
@@ -146,17 +158,11 @@ class MlplConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {getattr(MlplConfig, name)}")
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
-        """As every `from_pretrained`. Raises `ValueError` for a setting, of the file or of `kwargs`, that is wrong."""
-        return super().from_pretrained(
-            pretrained_model_name_or_path, **{"name_or_path": pretrained_model_name_or_path} | kwargs
-        )
-
-    @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
-        """
-        Raises `ValueError`, in one line with the file, for a setting that is wrong, and for the configuration of
-        another type of model, of which little would be understood.
+        """Builds the configuration from the settings of a file.
+
+        Raises:
+            ValueError: in one line with the file, for a wrong setting, and for a model of another type.
         """
         name = str(kwargs.get("name_or_path") or config_dict.get("_name_or_path") or "")
         file = name if name.endswith(".json") else os.path.join(name, "config.json")
@@ -185,32 +191,32 @@ class MlplConfig(PreTrainedConfig):
 
     @classmethod
     def large(cls, vocab_size: int, languages: Sequence[str] | int, **fields) -> "MlplConfig":
-        """The paper's model: 1,058,849,871 parameters with 8065 classes and 60 languages."""
+        """Returns the paper's model: 1,058,849,871 parameters with 8065 classes and 60 languages."""
         return cls(vocab_size=vocab_size, languages=_language_names(languages), **fields)
 
     @classmethod
     def base(cls, vocab_size: int, languages: Sequence[str] | int, **fields) -> "MlplConfig":
-        """The paper's smaller model: 274,625,103 parameters with 8065 classes and 60 languages."""
+        """Returns the paper's smaller model: 274,625,103 parameters with 8065 classes and 60 languages."""
         sizes = {"hidden_size": 768, "attention_head_dim": 192, "intermediate_size": 3072}
         return cls(vocab_size=vocab_size, languages=_language_names(languages), **sizes | fields)
 
     @classmethod
     def tiny(cls, vocab_size: int, languages: Sequence[str] | int, **fields) -> "MlplConfig":
-        """About 2 million parameters: learns short sentences on a laptop CPU in minutes. Not in the paper."""
+        """Returns a model of about 2 million parameters, which learns short sentences on a laptop in minutes."""
         sizes = {"hidden_size": 160, "attention_head_dim": 40, "intermediate_size": 640, "num_hidden_layers": 5}
         dropout = {"conv_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "layerdrop": 0.05}
         return cls(vocab_size=vocab_size, languages=_language_names(languages), **sizes | dropout | fields)
 
     @property
     def inputs_to_logits_ratio(self) -> int:
-        """Samples per output frame: 480, 30 ms at 16 kHz. The speech recognition pipeline cuts chunks by it."""
+        """Returns the samples per output frame, 480: 30 ms at 16 kHz. The pipeline cuts chunks by it."""
         return self.hop_length * self.conv_stride
 
     def num_output_frames(self, num_frames):
-        """Frames after the front end's subsampling: ceil(num_frames / 3), for an int, an array or a tensor."""
+        """Counts frames after the front end's subsampling: ceil(num_frames / 3), for int, array or tensor."""
         return (num_frames + self.conv_stride - 1) // self.conv_stride
 
 
 def _language_names(languages: Sequence[str] | int) -> Sequence[str]:
-    """A number of languages stands for that many names, for sizes without data."""
+    """Returns the names of languages, made up where only their number is given, for sizes without data."""
     return [f"language_{i}" for i in range(languages)] if isinstance(languages, int) else languages

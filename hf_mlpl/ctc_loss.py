@@ -1,4 +1,4 @@
-"""The CTC loss: of the labels' own classes where there are thousands, and as one operator for torch.compile."""
+"""Computes the CTC loss: over the labels' own classes where there are thousands, and as one operator to compile."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def ctc_loss(
     blank: int,
     zero_infinity: bool,
 ) -> torch.Tensor:
-    """`F.ctc_loss` without reduction: log-softmax in fp32, (B, S, V), and labels (B, L) -> losses (B,).
+    """Computes `F.ctc_loss` without reduction: log-softmax in fp32, (B, S, V), and labels (B, L) -> losses (B,).
 
-    No path goes through a class that the label has not. Of 8065 classes PyTorch's kernel would spend most of its
+    No path goes through a class that the label lacks. With 8065 classes PyTorch's kernel would spend most of its
     time, and S x B x V numbers of memory, on those.
     """
     if 16 * labels.shape[1] < log_probs.shape[2]:
@@ -39,10 +39,10 @@ def ctc_loss(
     " -> (Tensor, Tensor)",
 )
 def _loss_and_gradient(log_probs, labels, num_frames, label_lengths, blank, zero_infinity):
-    """Losses, and the gradient of each one in the shape of `log_probs`, from the kernels that `F.ctc_loss` calls.
+    """Returns losses, and the gradient of each in the shape of `log_probs`, from the kernels that `F.ctc_loss` calls.
 
-    What the first kernel leaves for the second, in a shape that depends on the longest label, stays in here. The
-    second gives the gradient of the logits whose softmax the probabilities are; less the probabilities, it is that
+    The first kernel's result for the second, in a shape that depends on the longest label, stays in here. The second
+    gives the gradient of the logits whose softmax the probabilities are; less the probabilities, it is that
     of the log-probabilities, which need not sum to 1.
     """
     inputs = (log_probs, labels, num_frames.tolist(), label_lengths.tolist())

@@ -261,7 +261,8 @@ class Source(Section):
         self, file: BinaryIO, offset: int, size: int, endless: bool = False, patch: tuple[int, bytes] | None = None
     ):
         super().__init__(file, offset, size)
-        self.endless, self.patch, self.error = endless, patch, None
+        self.endless, self.patch = endless, patch
+        self.error: Exception | None = None
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         if self.endless and whence == os.SEEK_END and offset == 0:

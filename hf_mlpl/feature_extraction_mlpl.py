@@ -1,6 +1,7 @@
+"""Turns a waveform into the log-mel features that the original program computes from it."""
+
 # Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
 # `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
-"""Feature extractor: a waveform to the log-mel features that the original program computes from it."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ SETTINGS = {
 
 class MlplFeatureExtractor(SequenceFeatureExtractor):
     """
-    Log-mel features of 25 ms windows every 10 ms, normalised over the whole utterance as flashlight's `mfsc` features.
+    Computes log-mel features of 25 ms windows every 10 ms, normalised over the utterance as flashlight's `mfsc` does.
 
     Samples in [-1, 1] are scaled by 32768. Each window is pre-emphasised on its own (its first sample is scaled by
     1 - `preemphasis`), multiplied by a symmetric Hamming window, and turned into the magnitudes of a Fourier
@@ -75,7 +76,7 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         preemphasis (`float`): Coefficient of the pre-emphasis filter.
         mel_floor (`float`): Smallest value before the logarithm.
         padding_value (`float`): Feature value of padded frames, which `attention_mask` marks with 0.
-        return_attention_mask (`bool`): Whether calls return `attention_mask` when they do not say.
+        return_attention_mask (`bool`): Default of the argument of that name.
         do_normalize (`bool`): `False` leaves out mean and standard deviation.
     """
 
@@ -115,13 +116,13 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
-        """As every `from_pretrained`. Raises `ValueError` for a setting that is wrong, in one line with its file."""
+        """Loads as every `from_pretrained`; raises `ValueError` for a wrong setting, in one line with its file."""
         check_extractor_files(pretrained_model_name_or_path, kwargs)
         with wrong_settings(pretrained_model_name_or_path, "processor_config.json"):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     def num_frames(self, num_samples: int | np.ndarray) -> int | np.ndarray:
-        """Frames of an utterance of `num_samples`, an int or an array: only whole windows count, but at least one."""
+        """Counts the frames of `num_samples`, an int or an array: only whole windows count, but at least one."""
         return 1 + np.maximum(num_samples - self.win_length, 0) // self.hop_length
 
     def __call__(
@@ -137,7 +138,7 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         device: str | torch.device = "cpu",
     ) -> BatchFeature:
         """
-        Features of one utterance or of a batch of utterances, each as if it were alone.
+        Computes the features of one utterance or of a batch of utterances, each as if it were alone.
 
         Fewer samples than a window, even none, are extended with zeros to one window: one frame. (The original
         program aborts.)
@@ -145,7 +146,7 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         Args:
             raw_speech (1-d array, tensor or list of `float`, or a list of those):
                 Mono samples, floats in about [-1, 1].
-            sampling_rate (`int`, *optional*): Of `raw_speech`; pass it, so that a wrong one is noticed.
+            sampling_rate (`int`, *optional*): Samples per second of `raw_speech`, so that a wrong rate is noticed.
             padding, max_length, truncation, pad_to_multiple_of:
                 As in [`~SequenceFeatureExtractor.pad`], counted in frames of 10 ms. `truncation` drops the frames
                 after the first `max_length`, which are still part of the mean and standard deviation; to leave them
@@ -198,7 +199,7 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         )
 
     def _pad_tensors(self, features: list[torch.Tensor], return_attention_mask: bool, arguments: dict) -> BatchFeature:
-        """What `pad` does, but where the features are: `pad` works in host memory, and sees stand-ins without bins."""
+        """Pads as `pad` does, but on the features' device: `pad` itself gets stand-ins in host memory."""
         stand_ins = [np.empty((len(frames), 0), dtype=np.float32) for frames in features]
         inputs = self.pad({"input_features": stand_ins}, return_attention_mask=True, return_tensors="pt", **arguments)
         mask = inputs.pop("attention_mask")  # (B, T)
@@ -225,7 +226,7 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
                     f"audio must be float samples, got {type(samples).__name__}; read files with "
                     "hf_mlpl.audio.load_audio"
                 )
-            samples = torch.from_numpy(np.require(array, np.float32, "CW"))  # a copy only where it must be one
+            samples = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))  # a copy only where it must be one
         if samples.ndim != 1:
             raise ValueError(
                 f"audio must be mono, of shape (samples,), got {tuple(samples.shape)}; take the mean over the "
@@ -235,14 +236,14 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         return pad(waveform, (0, self.win_length - len(waveform))) if len(waveform) < self.win_length else waveform
 
     def _features(self, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Features (T, `feature_size`) of each waveform (N,)."""
+        """Computes features (T, `feature_size`) of each waveform (N,)."""
         if waveforms[0].device.type != "cpu":
             return self._batch_features(waveforms)
         # One at a time: a block of windows stays in the cache, and nothing is computed for padding.
         return [features for waveform in waveforms for features in self._batch_features([waveform])]
 
     def _batch_features(self, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Features (T, `feature_size`) of each waveform (N,), whose Fourier transforms are computed as one batch."""
+        """Computes features (T, `feature_size`) of waveforms (N,), with one batch of Fourier transforms."""
         batch = pad_sequence(waveforms, batch_first=True) if len(waveforms) > 1 else waveforms[0][None]
         low, high = map(float, batch.aminmax())
         if not (low >= -MAX_SAMPLE and high <= MAX_SAMPLE):  # NaN compares false
@@ -289,7 +290,7 @@ def _magnitudes(spectrum: torch.Tensor) -> torch.Tensor:
 
 
 def _normalize(features: torch.Tensor) -> None:
-    """In place, without waiting for the device."""
+    """Normalises features in place, without waiting for the device."""
     # In fp64, in which the sums do not depend on how many threads share them. (A frame's is one thread's.)
     features -= features.mean(dtype=torch.float64).float()
     lengths = torch.linalg.vector_norm(features, dim=1)  # (T,); a frame at a time makes no second array of features
@@ -301,8 +302,8 @@ def check_extractor_files(name_or_path: str | os.PathLike, hub: Mapping, require
     """Raises `ValueError`, with file and setting, for a folder or repository whose extractor has a wrong setting.
 
     Args:
-        hub: as of `find_file`.
-        required: settings that must be there.
+        hub: arguments of `find_file`.
+        required: settings that must not be missing.
     """
     if os.path.isfile(name_or_path):
         return _check(name_or_path, read_settings(name_or_path))
@@ -320,7 +321,7 @@ def check_extractor_files(name_or_path: str | os.PathLike, hub: Mapping, require
     )
 
 
-def _check(where: str, settings: Mapping) -> None:
+def _check(where: str | os.PathLike, settings: Mapping) -> None:
     check_settings(where, settings, SETTINGS)
     for longer, shorter in (("n_fft", "win_length"), ("win_length", "hop_length")):
         length, limit = settings.get(shorter), settings.get(longer)
@@ -333,14 +334,14 @@ def _check(where: str, settings: Mapping) -> None:
 
 @lru_cache
 def _window(win_length: int, preemphasis: float, device: torch.device) -> tuple[float, torch.Tensor]:
-    """Weight of a window's first sample, with its pre-emphasis, and the weights of the others; all times 32768."""
+    """Returns the weight of a window's first sample, pre-emphasis included, and the others'; all times 32768."""
     window = 32768 * np.hamming(win_length)  # symmetric, 0.54 and 0.46
     return window[0] * (1 - preemphasis), torch.from_numpy(window[1:]).float().to(device)
 
 
 @lru_cache
 def _mel_filters(feature_size: int, n_fft: int, sampling_rate: int, device: torch.device) -> torch.Tensor:
-    """Weights of the triangular filters (n_fft // 2 + 1, feature_size)."""
+    """Returns the weights of the triangular filters (n_fft // 2 + 1, feature_size)."""
     filters = mel_filter_bank(
         num_frequency_bins=n_fft // 2 + 1,
         num_mel_filters=feature_size,

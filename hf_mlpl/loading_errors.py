@@ -1,7 +1,7 @@
-"""What transformers says of a model folder of ours that cannot be loaded, in one line with file and field.
+"""Explains in one line, with file and field, why transformers cannot load a model folder of ours.
 
-transformers reads the settings of a folder before it knows whose they are, and ends with a traceback on many a wrong
-one; and its `pipeline` wraps the reason why weights cannot be loaded in the tracebacks of all that it has tried.
+transformers reads the settings of a folder before it knows the type of model, and ends with a traceback on many wrong
+ones; and its `pipeline` wraps the reason why weights cannot be loaded in the tracebacks of all classes that it tries.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import wraps
-from types import ModuleType
+from typing import Any
 
 from .model_files import HUB_ARGUMENTS, check_file, check_settings, choice, find_file, read_settings, text
 
 OURS = ("mlpl", "mctct")
 
 
-def name_the_setting(auto_class: type) -> None:
+def name_the_setting(auto_class: Any) -> None:
     """Makes `from_pretrained` of an Auto class raise a `ValueError` with file and field where that is the reason."""
     load = auto_class.from_pretrained.__func__
 
@@ -32,7 +32,7 @@ def name_the_setting(auto_class: type) -> None:
     auto_class.from_pretrained = classmethod(from_pretrained)
 
 
-def name_the_weights(pipelines: ModuleType) -> None:
+def name_the_weights(pipelines: Any) -> None:
     """Makes `pipeline` raise what a model of ours raises, instead of a text with the tracebacks of three classes."""
     load = pipelines.load_model
 

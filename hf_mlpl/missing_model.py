@@ -1,4 +1,4 @@
-"""What is said where a model is not there: the two ways to one."""
+"""Names two ways to a model where the given one does not exist."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def check_model(name_or_path: str | os.PathLike) -> None:
 
 
 def check_checkpoint(path: str | os.PathLike, tokens: str | os.PathLike) -> None:
-    """Raises `OSError`, with where the released files are, for a flashlight checkpoint or tokens file not there."""
+    """Raises `OSError`, with the address of the released file, for a missing flashlight checkpoint or tokens file."""
     for file, released in ((path, RELEASED_CHECKPOINT), (tokens, RELEASED_TOKENS)):
         if not os.path.isfile(file):
-            is_there = "is a folder" if os.path.isdir(file) else "no such file"
-            raise OSError(f"{file}: {is_there}; the released one is {released}")
+            problem = "is a folder" if os.path.isdir(file) else "no such file"
+            raise OSError(f"{file}: {problem}; the released one is {released}")

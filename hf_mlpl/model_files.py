@@ -1,6 +1,7 @@
+"""Reads and checks the files of a model folder: an error names file, field, value and what is accepted."""
+
 # Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
 # `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
-"""The files of a model folder, checked where they are read: an error names file, field, value and what is accepted."""
 
 from __future__ import annotations
 
@@ -25,10 +26,10 @@ Accepted = tuple[Callable[[object], bool], str]  # whether a value is accepted, 
 
 
 def find_file(name_or_path: str | os.PathLike, file: str, hub: Mapping = {}) -> str | None:
-    """Path of a file of a folder or Hub repository, after a download if need be; None if it has no such file.
+    """Returns the path of a file of a folder or Hub repository, downloaded if need be; None if it has no such file.
 
     Args:
-        hub: `HUB_ARGUMENTS` that say where it comes from; others are left out.
+        hub: arguments, of which only `HUB_ARGUMENTS` are used.
     """
     hub = {name: hub[name] for name in HUB_ARGUMENTS if hub.get(name) is not None}
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
@@ -36,7 +37,7 @@ def find_file(name_or_path: str | os.PathLike, file: str, hub: Mapping = {}) -> 
 
 
 def read_settings(path: str | os.PathLike) -> dict:
-    """The JSON object in a file; raises `ValueError` with the file's name for anything else."""
+    """Reads the JSON object in a file; raises `ValueError` with the file's name for anything else."""
     data = Path(path).read_bytes()
     if not data.strip(b"\0\t\n\r "):
         raise ValueError(f"{path}: is empty; {AGAIN}")
@@ -50,20 +51,20 @@ def read_settings(path: str | os.PathLike) -> dict:
 
 
 def shown(value: object) -> str:
-    """A value as an error shows it: in one line, and not all of a long one."""
+    """Shows a value in an error: in one line, and not all of a long one."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def check_settings(file: str | os.PathLike, settings: Mapping, fields: Mapping[str, Accepted]) -> None:
-    """Raises `ValueError` for the first setting whose value is not accepted; what is not there is not looked at."""
+    """Raises `ValueError` for the first setting whose value is not accepted; missing ones are skipped."""
     for name, (is_accepted, accepted) in fields.items():
         if name in settings and not is_accepted(settings[name]):
             raise ValueError(f"{file}: {name} is {shown(settings[name])}; it must be {accepted}")
 
 
 def check_file(name_or_path: str | os.PathLike, file: str, fields: Mapping[str, Accepted], hub: Mapping) -> dict:
-    """The settings in a file of a folder or repository, checked; empty where it has no such file.
+    """Reads and checks the settings in a file of a folder or repository; empty where it has no such file.
 
     Raises `ValueError` as `read_settings` and `check_settings`.
     """
@@ -75,7 +76,7 @@ def check_file(name_or_path: str | os.PathLike, file: str, fields: Mapping[str, 
 
 @contextmanager
 def wrong_settings(name_or_path: str | os.PathLike, file: str) -> Iterator[None]:
-    """Makes a `ValueError` of whatever transformers raises on the settings of its own in a file, which are many."""
+    """Turns whatever transformers raises on its own settings in a file, which are many, into a `ValueError`."""
     try:
         yield
     except (OSError, ValueError):
@@ -140,11 +141,11 @@ CODE = dict_of((str, list), "names of classes")  # `auto_map`
 
 
 def find_weights(name_or_path: str | os.PathLike, variant: str | None = None, hub: Mapping = {}) -> list[str] | None:
-    """Paths of the safetensors files of a model, after a download if need be; None if it has none.
+    """Returns the paths of a model's safetensors files, downloaded if need be; None if it has none.
 
     Raises:
-        ValueError: for an index that does not say which file holds which tensor.
-        OSError: for a file that the index names and that is not there.
+        ValueError: for an index that does not name the file of each tensor.
+        OSError: for a missing file that the index names.
     """
     path = find_file(name_or_path, _with_variant(SAFE_WEIGHTS_NAME, variant), hub)
     if path is not None:
@@ -180,7 +181,7 @@ def _with_variant(file: str, variant: str | None) -> str:
 
 
 def read_header(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
-    """Name and shape of each tensor of a safetensors file, of which no more than the header is read.
+    """Reads name and shape of each tensor from the header of a safetensors file.
 
     Raises `ValueError` for a file whose header and length do not fit together, or that holds more than weights.
     """
@@ -201,7 +202,7 @@ def read_header(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
 
 
 class _DamagedWeights(ValueError):
-    """What is wrong with a safetensors file, without its name."""
+    """Describes what is wrong with a safetensors file, without its name."""
 
 
 def _shapes(header: dict, num_bytes: int) -> dict[str, tuple[int, ...]]:
@@ -252,6 +253,6 @@ def check_shapes(
 
 
 def some(names: Iterable[str]) -> str:
-    """The first few names, and how many there are."""
+    """Lists the first few names, and counts the others."""
     names = list(names)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,12 +1,13 @@
-# Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
-# `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
-"""The model of "Pseudo-Labeling for Massively Multilingual Speech Recognition" (https://arxiv.org/abs/2111.00161).
+"""Implements "Pseudo-Labeling for Massively Multilingual Speech Recognition" (https://arxiv.org/abs/2111.00161).
 
 It computes what the original program computes (wav2letter `recipes/mling_pl/mling_large.cpp` and flashlight's modules)
 for one utterance at a time; where the original's batches depend on their padding, ours do not.
 
 Shapes: B batch, T feature frames (10 ms), F mel bins, S output frames (30 ms), D hidden size, H heads, V classes.
 """
+
+# Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
+# `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ PACKED_FRAMES = 1024
 
 @dataclass
 class MlplCTCOutput(ModelOutput):
-    """What [`MlplForCTC`] returns.
+    """Holds the results of [`MlplForCTC`].
 
     Args:
         loss: scalar, when `labels` or `language_ids` are given; fp32.
@@ -85,7 +86,7 @@ class MlplUtteranceNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, input_features: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
-        """(B, T, F) and a (B, T) boolean mask -> (B, T, F) in fp32."""
+        """Normalises (B, T, F) with a (B, T) boolean mask -> (B, T, F) in fp32."""
         mask = frame_mask[:, :, None]
         features = input_features.float().masked_fill(~mask, 0.0)
         count = (frame_mask.sum(dim=1) * features.shape[2]).clamp(min=1)[:, None, None]
@@ -96,7 +97,7 @@ class MlplUtteranceNorm(nn.Module):
 
 
 class MlplFrontEnd(nn.Module):
-    """Utterance norm, convolution with stride 3, GLU: (B, T, F) -> (B, S, D), S = ceil(T / 3)."""
+    """Applies utterance norm, convolution with stride 3 and GLU: (B, T, F) -> (B, S, D), S = ceil(T / 3)."""
 
     def __init__(self, config: MlplConfig):
         super().__init__()
@@ -125,7 +126,7 @@ class MlplFrontEnd(nn.Module):
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """softmax(query key' * scaling + attention_mask) value, with the probabilities as second result."""
+    """Computes softmax(query key' * scaling + attention_mask) value, and returns the probabilities too."""
     scores = attention_mask.add(torch.matmul(query, key.transpose(2, 3)), alpha=scaling)
     dtype = torch.promote_types(query.dtype, torch.float32)
     probabilities = F.softmax(scores, dim=-1, dtype=dtype).to(query.dtype)
@@ -134,7 +135,7 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
 
 
 class MlplAttention(nn.Module):
-    """Self-attention with a table of relative positions that all heads share; no biases.
+    """Computes self-attention with a table of relative positions that all heads share; no biases.
 
     `score(i, j) = q_i . k_j + q_i . table[P - 1 + j - i]`, where P is `max_position_embeddings`, q is already divided
     by sqrt(head dimension), and the second term is zero for |j - i| >= P (flashlight `Transformer.cpp`).
@@ -154,7 +155,7 @@ class MlplAttention(nn.Module):
         self.position_table = nn.Parameter(torch.empty(2 * config.max_position_embeddings - 1, self.head_dim))
 
     def position_scores(self, query: torch.Tensor) -> torch.Tensor:
-        """Scaled queries (B, H, S, head dimension) -> (B, H, S, S), a view of a product with 2 S rows of the table."""
+        """Scores positions for scaled queries (B, H, S, head dimension) -> (B, H, S, S), a view of a product."""
         length = query.shape[2]
         reach = self.config.max_position_embeddings
         # Rows for the distances -(S - 1) ... S, zero beyond the table. The distance S is never read; it makes each row
@@ -175,9 +176,9 @@ class MlplAttention(nn.Module):
         lengths: list[int] | None = None,
         **kwargs,
     ):
-        """(B, S, D) and a (B, S) boolean mask -> (B, S, D) and, from the eager implementation, probabilities.
+        """Attends: (B, S, D) and a (B, S) boolean mask -> (B, S, D) and, from the eager implementation, probabilities.
 
-        Or, with `lengths`, (1, sum of lengths, D), utterances one behind the other, each of which sees itself alone.
+        With `lengths` the input is (1, sum of lengths, D): utterances in a row, each of which sees itself alone.
         """
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2) * self.head_dim**-0.5
@@ -187,12 +188,12 @@ class MlplAttention(nn.Module):
             output, probabilities = self._attend(query, key, value, attention_mask, **kwargs)
         else:
             utterances = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-            output = torch.cat([self._attend(*utterance, None, **kwargs)[0] for utterance in utterances], dim=1)
+            output = torch.cat([self._attend(q, k, v, None, **kwargs)[0] for q, k, v in utterances], dim=1)
             probabilities = None
         return self.o_proj(output.flatten(2)), probabilities
 
     def _attend(self, query, key, value, attention_mask, **kwargs):
-        """(B, H, S, head dimension), thrice, and a (B, S) mask or None -> (B, S, H, head dimension), probabilities."""
+        """Attends: 3 x (B, H, S, head dimension), (B, S) mask or None -> (B, S, H, head dimension), probabilities."""
         bias = self.position_scores(query)
         if attention_mask is not None:
             # Half of the least number, for float16: a score is added to it, and a row of -inf would be NaN.
@@ -210,14 +211,14 @@ class MlplAttention(nn.Module):
         )
 
     def _implementation(self, bias: torch.Tensor, output_attentions: bool | None = None, **kwargs) -> str:
-        """Where gradients go through the bias, PyTorch's sdpa has no kernel for CPUs, and passes over it more."""
+        """Chooses eager attention for gradients on a CPU, where PyTorch's sdpa has no fast kernel with a bias."""
         name = self.config._attn_implementation
         is_slow = name == "sdpa" and bias.requires_grad and bias.device.type == "cpu"
         return "eager" if is_slow and not output_attentions else name  # sdpa gives none, and says so
 
 
 class MlplLayer(GradientCheckpointingLayer):
-    """Post-norm transformer layer: `h = LN1(f attn(x) + x); LN2(f mlp(h) + h)`, f = 0 with probability `layerdrop`.
+    """Applies a post-norm layer: `h = LN1(f attn(x) + x); LN2(f mlp(h) + h)`, f = 0 with probability `layerdrop`.
 
     A dropped layer is therefore `LN2(LN1(x))`, not the identity. The draw is one for the whole batch.
     """
@@ -233,7 +234,7 @@ class MlplLayer(GradientCheckpointingLayer):
         self.output_layer_norm = MlplLayerNorm(config)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs) -> torch.Tensor:
-        """As [`MlplAttention`], without probabilities."""
+        """Maps (B, S, D) to (B, S, D), with the arguments of [`MlplAttention`]."""
         if not self.training or self.layerdrop == 0:
             return self._kept(hidden_states, attention_mask, **kwargs)
         if torch.compiler.is_compiling():  # a graph has no branches, so it computes both
@@ -256,7 +257,7 @@ class MlplLayer(GradientCheckpointingLayer):
 
 
 class MlplPreTrainedModel(PreTrainedModel):
-    """Loading, saving and initialisation that both models share."""
+    """Loads, saves and initialises both models."""
 
     config_class = MlplConfig
     config: MlplConfig
@@ -280,7 +281,7 @@ class MlplPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: for settings that are not accepted; for weights that are damaged or another model's.
-            OSError: if a file is not there.
+            OSError: for a missing file.
         """
         if pretrained_model_name_or_path is not None and not kwargs.get("ignore_mismatched_sizes"):
             cls._check_weights(pretrained_model_name_or_path, **kwargs)
@@ -309,7 +310,7 @@ class MlplPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """flashlight's own initialisation (`Linear.cpp`, `Conv2D.cpp`, `Init.cpp`, `Transformer.cpp`)."""
+        """Initialises weights as flashlight does (`Linear.cpp`, `Conv2D.cpp`, `Init.cpp`, `Transformer.cpp`)."""
         if isinstance(module, nn.Linear | nn.Conv1d):
             fan_in = module.weight[0].numel()
             # The linear maps inside the layers, the ones without bias, start smaller than the heads and convolution.
@@ -324,7 +325,7 @@ class MlplPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
 
     def _frame_mask(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """(B, T) boolean mask of valid feature frames; without `attention_mask` all are."""
+        """Returns the (B, T) boolean mask of valid feature frames: all, without `attention_mask`."""
         if input_features.dim() != 3 or input_features.shape[2] != self.config.num_mel_bins:
             raise ValueError(
                 f"input_features have shape {tuple(input_features.shape)}; expected (batch, frames, "
@@ -340,12 +341,12 @@ class MlplPreTrainedModel(PreTrainedModel):
         return attention_mask.bool()
 
     def _output_mask(self, frame_mask: torch.Tensor, length: int) -> torch.Tensor:
-        """(B, T) mask of feature frames -> (B, S) mask of `length` output frames, exact for every utterance."""
+        """Subsamples a (B, T) mask of feature frames to (B, S) output frames, exactly for every utterance."""
         num_output_frames = self.config.num_output_frames(frame_mask.sum(dim=1))
         return torch.arange(length, device=frame_mask.device) < num_output_frames[:, None]
 
     def _leaves_out_padding(self, output_mask: torch.Tensor) -> bool:
-        """Whether products are computed of valid frames alone, because on a CPU each frame costs its time.
+        """Tells whether products are computed of valid frames alone, because on a CPU each frame costs time.
 
         Not where gradients are wanted or a graph is made, whose shapes must not depend on the data.
         """
@@ -354,7 +355,7 @@ class MlplPreTrainedModel(PreTrainedModel):
 
 
 def _groups(lengths: list[int]) -> Iterator[list[tuple[int, int]]]:
-    """Rows and lengths of utterances that have frames, in groups of `PACKED_FRAMES`, or of one longer utterance."""
+    """Groups rows and lengths of utterances with frames: `PACKED_FRAMES` together, or one longer utterance."""
     group: list[tuple[int, int]] = []
     for row, length in enumerate(lengths):
         if group and sum(length for _, length in group) + length > PACKED_FRAMES:
@@ -367,7 +368,7 @@ def _groups(lengths: list[int]) -> Iterator[list[tuple[int, int]]]:
 
 
 class MlplModel(MlplPreTrainedModel):
-    """Front end and encoder without heads."""
+    """Encodes features with front end and layers, without heads."""
 
     _auto_class = "AutoModel"  # saving also writes this code, for trust_remote_code
 
@@ -378,7 +379,7 @@ class MlplModel(MlplPreTrainedModel):
         self.post_init()
 
     def freeze_feature_encoder(self) -> None:
-        """Keeps normalisation and convolution as they are while the rest is trained."""
+        """Freezes normalisation and convolution; the rest is trained."""
         self.front_end.requires_grad_(False)
 
     @capture_outputs
@@ -394,11 +395,11 @@ class MlplModel(MlplPreTrainedModel):
         Args:
             input_features: (B, T, F), normalised log-mel features.
             attention_mask: (B, T), 1 for valid and 0 for padded frames; padding is on the right.
-            output_hidden_states, output_attentions: ask for what each layer puts out and, from the eager
+            output_hidden_states, output_attentions: ask for the output of each layer and, from the eager
                 implementation, for its attention probabilities; by keyword.
 
         Returns:
-            `last_hidden_state` (B, S, D), S = ceil(T / 3). What stands on padded frames has no meaning.
+            `last_hidden_state` (B, S, D), S = ceil(T / 3), without meaning on padded frames.
         """
         frame_mask = self._frame_mask(input_features, attention_mask)
         hidden_states = self.front_end(input_features, frame_mask)
@@ -412,7 +413,7 @@ class MlplModel(MlplPreTrainedModel):
         return BaseModelOutput(last_hidden_state=hidden_states)
 
     def _encode_valid_frames(self, hidden_states: torch.Tensor, output_mask: torch.Tensor) -> torch.Tensor:
-        """The layers without padding, on which zeros are put out: (B, S, D) and (B, S) -> (B, S, D)."""
+        """Applies the layers without padding, which becomes zeros: (B, S, D) and (B, S) -> (B, S, D)."""
         encoded = torch.zeros_like(hidden_states)
         for group in _groups(output_mask.sum(dim=1).tolist()):
             lengths = [length for _, length in group]
@@ -424,12 +425,12 @@ class MlplModel(MlplPreTrainedModel):
         return encoded
 
     def _has_compiled_layers(self) -> bool:
-        """Layers compiled one by one would be compiled again for each list of lengths."""
+        """Tells whether layers were compiled one by one; each list of lengths would compile them again."""
         return any(layer._compiled_call_impl is not None for layer in self.layers)
 
 
 class MlplForCTC(MlplPreTrainedModel):
-    """The encoder with a CTC head and, where the configuration names languages, a language-ID head."""
+    """Adds a CTC head to the encoder and, where the configuration names languages, a language-ID head."""
 
     _auto_class = "AutoModelForCTC"  # saving also writes this code, for trust_remote_code
     # transformers' Trainer must divide the loss by its accumulation steps: `num_items_in_batch` is unknown here.
@@ -459,7 +460,7 @@ class MlplForCTC(MlplPreTrainedModel):
             attention_mask: (B, T), 1 for valid and 0 for padded frames; padding is on the right.
             labels: (B, L), class numbers below the blank, padded with -100; gives the CTC loss.
             language_ids: (B,), indices into `config.languages`, -100 where unknown; gives the language-ID loss.
-            num_utterances: what the reductions `mean` and `target_sqrt` divide by; B when not given. Pass the
+            num_utterances: the divisor of the reductions `mean` and `target_sqrt`; B when not given. Pass the
                 utterances of the whole update where it has several micro-batches, so that their losses add up.
             kwargs: `output_hidden_states`, `output_attentions` and `return_dict`, as in [`MlplModel`].
 
@@ -498,7 +499,7 @@ class MlplForCTC(MlplPreTrainedModel):
         )
 
     def _ctc_logits(self, hidden_states: torch.Tensor, output_mask: torch.Tensor) -> torch.Tensor:
-        """(B, S, D) and (B, S) -> (B, S, V), of no meaning on padded frames."""
+        """Maps (B, S, D) and (B, S) to logits (B, S, V), which have no meaning on padded frames."""
         if not self._leaves_out_padding(output_mask):
             return self.ctc_head(hidden_states)
         # The first frame's logits have the dtype of all, under autocast too.
@@ -508,7 +509,7 @@ class MlplForCTC(MlplPreTrainedModel):
         return logits
 
     def _loss(self, logits, output_mask, language_log_probs, labels, language_ids, num_utterances) -> torch.Tensor:
-        """CTC loss + `lid_loss_weight` x language-ID loss, in fp32, over one normaliser."""
+        """Returns CTC loss + `lid_loss_weight` x language-ID loss, in fp32, over one normaliser."""
         if not isinstance(num_utterances, torch.Tensor):  # whose truth would end a compiled graph
             num_utterances = num_utterances or logits.shape[0]
         normalizer = 1 if self.config.ctc_loss_reduction == "sum" else num_utterances
@@ -523,7 +524,7 @@ class MlplForCTC(MlplPreTrainedModel):
         return loss
 
     def ctc_losses(self, logits: torch.Tensor, num_frames: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """CTC loss of each utterance, (B,), scaled by its label length as `ctc_loss_reduction` says.
+        """Computes the CTC loss of each utterance, (B,), scaled by its label length as `ctc_loss_reduction` says.
 
         Args:
             logits: (B, S, V).
@@ -553,7 +554,7 @@ class MlplForCTC(MlplPreTrainedModel):
     def identify_language(
         self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, top_k: int = 1
     ) -> list[dict[str, float]]:
-        """The `top_k` likeliest languages of each utterance with their probabilities, likeliest first.
+        """Returns the `top_k` likeliest languages of each utterance with their probabilities, likeliest first.
 
         Args:
             input_features: (B, T, F), normalised log-mel features.
@@ -577,15 +578,15 @@ class MlplForCTC(MlplPreTrainedModel):
         return [{languages[i]: probability for i, probability in zip(*row, strict=True)} for row in rows]
 
     def freeze_feature_encoder(self) -> None:
-        """Keeps normalisation and convolution as they are while the rest is trained."""
+        """Freezes normalisation and convolution; the rest is trained."""
         self.model.freeze_feature_encoder()
 
     def freeze_base_model(self) -> None:
-        """Trains the heads alone."""
+        """Freezes all but the heads."""
         self.model.requires_grad_(False)
 
     def resize_ctc_head(self, old_tokenizer: PreTrainedTokenizerBase, new_tokenizer: PreTrainedTokenizerBase) -> None:
-        """Gives the CTC head the classes of `new_tokenizer`; tokens that `old_tokenizer` has keep their rows.
+        """Resizes the CTC head to the classes of `new_tokenizer`; tokens that `old_tokenizer` has keep their rows.
 
         So does the blank. Where tokens share a class, the first one that is known decides. Other classes start as in
         a new model.
@@ -616,7 +617,7 @@ class MlplForCTC(MlplPreTrainedModel):
         self.config.vocab_size, self.config.blank_token_id = new_blank + 1, new_blank
 
     def resize_lid_head(self, languages: Sequence[str]) -> None:
-        """Gives the language-ID head these languages, in this order; languages that it has keep their rows.
+        """Resizes the language-ID head to these languages, in this order; known languages keep their rows.
 
         Other languages start as in a new model. No languages mean no head.
 
@@ -632,7 +633,7 @@ class MlplForCTC(MlplPreTrainedModel):
 
     @torch.no_grad()
     def _resized(self, head: nn.Linear | None, size: int, kept: dict[int, int]) -> nn.Linear:
-        """A head of `size` rows, of which row i is row `kept[i]` of `head`."""
+        """Returns a head of `size` rows, whose row i is row `kept[i]` of `head`."""
         like = self.ctc_head.weight
         new_head = nn.Linear(like.shape[1], size, device=like.device, dtype=like.dtype).train(self.training)
         self._init_weights(new_head)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import IO, BinaryIO, NamedTuple
 
 from .audio_parts import LEAST_LOST, SMALL, FileBytes, Part
 
@@ -51,7 +51,8 @@ class _Link:
     """One of the recordings that were joined."""
 
     def __init__(self, begin: int):
-        self.begin, self.end, self.streams, self.serial, self.lost = begin, begin, 0, None, 0
+        self.begin, self.end, self.streams, self.lost = begin, begin, 0, 0
+        self.serial: int | None = None
 
     def add(self, page: _Page, data: FileBytes, end: int) -> None:
         """Takes a page, before which another ends at `end`."""
@@ -112,7 +113,7 @@ def _pages_rise(data: FileBytes) -> bool:
     return True
 
 
-def one_stream(file: BinaryIO, serial: int) -> BinaryIO:
+def one_stream(file: BinaryIO, serial: int) -> IO[bytes]:
     """Returns a file of the pages of one logical stream."""
     data, result = FileBytes(file), tempfile.TemporaryFile(buffering=2**16)
     for page in _pages(data):

@@ -72,7 +72,7 @@ def flushed_output() -> Iterator[None]:
     sys.stdout.flush()
 
 
-def describe(error: BaseException, *expected: type[Exception]) -> str | None:
+def describe(error: BaseException, *expected: type[BaseException]) -> str | None:
     """
     Returns one line on what users can mend: ValueError, OSError, `expected`, too little memory, a lost process, and
     the errors of libraries that mean the same; None for all else, which is a fault of the program.

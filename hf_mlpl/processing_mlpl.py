@@ -1,6 +1,7 @@
+"""Joins feature extractor and tokenizer in one processor, for training batches and for decoding."""
+
 # Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
 # `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
-"""Processor: feature extractor and tokenizer in one, for training batches and for decoding."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ IN_FILE = {
 
 class MlplProcessor(ProcessorMixin):
     """
-    [`MlplFeatureExtractor`] for audio and [`MlplTokenizer`] for transcripts.
+    Prepares audio with [`MlplFeatureExtractor`] and transcripts with [`MlplTokenizer`].
 
     `decode` and `batch_decode` are the tokenizer's.
     """
@@ -34,7 +35,7 @@ class MlplProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
-        """As every `from_pretrained`. Raises `ValueError` for a setting that is wrong, in one line with its file."""
+        """Loads as every `from_pretrained`; raises `ValueError` for a wrong setting, in one line with its file."""
         check_file(pretrained_model_name_or_path, "processor_config.json", IN_FILE, kwargs)
         check_extractor_files(pretrained_model_name_or_path, kwargs)
         check_tokenizer_file(pretrained_model_name_or_path, kwargs)
@@ -54,12 +55,12 @@ class MlplProcessor(ProcessorMixin):
         **audio_kwargs,
     ) -> BatchFeature:
         """
-        Model inputs for audio, for transcripts, or for both.
+        Prepares model inputs from audio, from transcripts, or from both.
 
         Args:
-            audio (1-d array, tensor or list of `float`, or a list of those): As [`MlplFeatureExtractor`] takes it.
+            audio (1-d array, tensor or list of `float`, or a list of those): Input of [`MlplFeatureExtractor`].
             text (`str` or `list[str]`): Transcripts, one for each utterance.
-            sampling_rate (`int`, *optional*): Of `audio`.
+            sampling_rate (`int`, *optional*): Samples per second of `audio`.
             return_tensors (`str`): `"pt"` or `"np"`.
             audio_kwargs: Further arguments of [`MlplFeatureExtractor`], such as `padding` or `device`, which is where
                 the features are; labels are always in the host's memory.
@@ -93,11 +94,11 @@ class MlplProcessor(ProcessorMixin):
 
     def pad(self, input_features=None, labels=None, **kwargs) -> BatchFeature | BatchEncoding:
         """
-        Batch of single examples, as transformers' CTC fine-tuning examples make it in their data collator.
+        Batches single examples, as transformers' CTC fine-tuning examples do in their data collator.
 
         Args:
-            input_features: What the feature extractor's `pad` takes, for instance a list of `{"input_features": ...}`.
-            labels: What the tokenizer's `pad` takes, for instance a list of `{"input_ids": [...]}`. Padding is the
+            input_features: Input of the feature extractor's `pad`, for instance a list of `{"input_features": ...}`.
+            labels: Input of the tokenizer's `pad`, for instance a list of `{"input_ids": [...]}`. Padding is the
                 blank here, which the collator replaces with -100 where `attention_mask` is 0.
             kwargs: Arguments of both, such as `padding` and `return_tensors`.
 

@@ -1,15 +1,17 @@
-"""Makes the Auto classes and `pipeline` of transformers know our classes, without importing what is slow to import.
+"""Registers our classes with the Auto classes and `pipeline` of transformers, at no cost to `import hf_mlpl`.
 
-transformers keeps a registry for each kind of class in a module of its own, which takes up to seconds to import and
-brings torch. Whoever wants `--help` should not wait for it, so our classes are registered at the end of the import of
-that module. A model's class is registered by a stand-in, which loads it when it is first used: with any registry
-transformers imports that of the models, and our model needs accelerate.
+transformers keeps a registry for each kind of class in a module of its own, whose import takes seconds and brings
+torch. `hf-mlpl --help` should not wait for it, and transformers knows neither entry points nor classes by name; so an
+import hook registers our classes at the end of the import of each of these modules, and removes itself after the last.
+
+A model's class is registered by a stand-in, which loads it when it is first used: transformers imports the registry of
+models with every other one, and our model's file takes seconds more, because it brings accelerate.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
@@ -98,7 +100,7 @@ REGISTRIES = {
 
 
 class _LazyModelClass:
-    """Behaves like the class of `modeling_mlpl` that it names."""
+    """Stands for a class of `modeling_mlpl`, and loads it when it is used."""
 
     def __init__(self, name: str, config_class: type):
         self.__name__ = name
@@ -114,28 +116,40 @@ class _LazyModelClass:
         return self._load()(*args, **kwargs)
 
 
-class _AfterImport(MetaPathFinder):
-    """Calls the action of a module at the end of its import."""
+class ImportHook(MetaPathFinder):
+    """Runs the action of each module at the end of its import, and leaves `sys.meta_path` after the last one."""
 
-    def __init__(self, actions: dict[str, Callable[[], None]]):
-        self.actions = actions
+    def __init__(self, actions: Mapping[str, Callable[[], None]]):
+        self.pending = dict(actions)
+
+    def install(self) -> None:
+        """Runs the actions of modules that are imported already, and waits for the others."""
+        sys.meta_path.insert(0, self)
+        for name in [name for name in self.pending if name in sys.modules]:
+            self.act(name)
 
     def find_spec(self, name, path=None, target=None):
-        spec = PathFinder.find_spec(name, path) if name in self.actions else None
-        if spec is not None:
+        spec = PathFinder.find_spec(name, path) if name in self.pending else None
+        if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_act(module):
                 execute(module)
-                self.actions[name]()
+                self.act(name)
 
             spec.loader.exec_module = execute_and_act
         return spec
 
+    def act(self, name: str) -> None:
+        """Runs the action of a module, once."""
+        if action := self.pending.get(name):
+            action()
+            self.pending.pop(name, None)
+        if not self.pending:
+            # A new list, because another thread may be going through the old one, and would miss the next finder.
+            sys.meta_path = [finder for finder in sys.meta_path if finder is not self]
+
 
 def register() -> None:
-    """Called once, by `import hf_mlpl`."""
-    for name, action in REGISTRIES.items():
-        if name in sys.modules:
-            action()
-    sys.meta_path.insert(0, _AfterImport(REGISTRIES))
+    """Registers all classes, now or when transformers' registries are imported; `import hf_mlpl` calls it once."""
+    ImportHook(REGISTRIES).install()

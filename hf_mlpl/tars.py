@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from huggingface_hub.constants import HF_HOME
@@ -51,7 +51,8 @@ class ContainerError(ValueError):
 def reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    return os.strerror(error.errno) if getattr(error, "errno", None) else error_line(error)
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else error_line(error)
 
 
 def file_state(path: str | os.PathLike) -> tuple[str, int, int]:
@@ -87,7 +88,8 @@ class Unpacked:
 
     def __init__(self, path: str | os.PathLike, file: BinaryIO | None = None, points: bytes = b""):
         self.lock = threading.Lock()
-        source = {"fileobj": file} if file else {"filename": os.fspath(path)}
+        source: dict[str, Any] = {"fileobj": file} if file else {"filename": os.fspath(path)}
+        self.file: Any
         if not CAN_SEEK_IN_GZIP:
             logger.warning_once(f"{path}: without the package indexed_gzip it is quick to read in its order only")
             self.file = gzip.GzipFile(mode="rb", **source)  # seeking back starts anew
@@ -221,7 +223,7 @@ def kept_arrays(
                     return {name: stored[name] for name in wanted}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             pass  # not there, or damaged
-    arrays = make() | {"stamp": stamp}
+    arrays: dict[str, Any] = make() | {"stamp": stamp}
     for place in places:
         unfinished = place.with_name(f".{place.name}.{os.getpid()}-{threading.get_ident()}.tmp")
         try:
@@ -253,7 +255,11 @@ def _scan(path: Path) -> dict[str, np.ndarray]:
                 if len(ends) % 1000 == 0:
                     progress.update(file.tell() - progress.n)
         points = unpacked.points() if unpacked else b""
-    as_bytes = {"blob": blob, "problems": json.dumps(problems).encode(), "points": points}
+    as_bytes: dict[str, bytes | bytearray] = {
+        "blob": blob,
+        "problems": json.dumps(problems).encode(),
+        "points": points,
+    }
     arrays = {name: np.frombuffer(content, dtype=np.uint8) for name, content in as_bytes.items()}
     numbers = {"ends": ends, "offsets": offsets, "sizes": sizes}
     return arrays | {name: np.frombuffer(values, dtype=np.int64) for name, values in numbers.items()}
@@ -275,7 +281,7 @@ def _members(stream: BinaryIO, path: Path, problems: list[str]) -> Iterator[tupl
         except DAMAGE as error:
             member, failure = None, reason(error)
         else:
-            tar.members.clear()  # else it keeps them all
+            tar.members.clear()  # type: ignore[attr-defined]  # else it keeps them all
             if member is None:
                 failure = _end_is_missing(stream, tar.offset)
             elif last is not None and member.offset <= last.offset or member.size < 0:

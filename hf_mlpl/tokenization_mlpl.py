@@ -1,6 +1,7 @@
+"""Turns transcripts into graphemes of a flashlight tokens file, and CTC output back into transcripts."""
+
 # Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
 # `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
-"""Tokenizer: transcripts to graphemes of a flashlight tokens file, and CTC output back to transcripts."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from transformers import PreTrainedTokenizer
 from transformers.utils import ModelOutput
@@ -51,14 +53,14 @@ IN_FILE = {
     **{f"{name}_token": NO_TOKENS for name in ("unk", "bos", "eos", "sep", "cls", "mask")},
 }
 
-Offset = dict[str, str | int]
+Offset = dict[str, Any]  # `char` or `word`, and two numbers of frames
 
 
 @dataclass
 class MlplTokenizerOutput(ModelOutput):
     """
-    A decoded transcript with the place of its characters or words, in output frames (30 ms each); of several
-    utterances, each field is the list of theirs, as in `Wav2Vec2CTCTokenizerOutput`.
+    Holds a decoded transcript with the place of its characters or words, in output frames (30 ms each); for several
+    utterances, each field is a list, as in `Wav2Vec2CTCTokenizerOutput`.
 
     Args:
         text (`str`): The transcript.
@@ -80,8 +82,8 @@ def check_tokenizer_file(name_or_path: str | os.PathLike, hub: Mapping) -> None:
 
 class MlplTokenizer(PreTrainedTokenizer):
     """
-    Graphemes of a flashlight tokens file: one id for each line that is not empty, then one for the blank, which is
-    also the padding. Nothing else is added, so there are as many ids as the CTC head has classes.
+    Encodes text as graphemes of a flashlight tokens file: one id for each line that is not empty, then one for the
+    blank, which is also the padding. Nothing else is added, so there are as many ids as the CTC head has classes.
 
     Entries that share a line share its id; the first one is used for decoding. Texts are normalised with
     [`~text.normalize_text`] and cut greedily into the longest entries. Characters that no entry matches are skipped,
@@ -139,7 +141,7 @@ class MlplTokenizer(PreTrainedTokenizer):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *init_inputs, **kwargs):
-        """As every `from_pretrained`. Raises `ValueError` for a setting that is wrong, in one line with its file."""
+        """Loads as every `from_pretrained`; raises `ValueError` for a wrong setting, in one line with its file."""
         check_tokenizer_file(pretrained_model_name_or_path, kwargs)
         with wrong_settings(pretrained_model_name_or_path, "tokenizer_config.json"):
             return super().from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
@@ -154,7 +156,7 @@ class MlplTokenizer(PreTrainedTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, the blank included; `get_vocab` is longer where entries share a line."""
+        """Counts the ids, the blank included; `get_vocab` is longer where entries share a line."""
         return len(self._lines) + 1
 
     def __len__(self) -> int:
@@ -179,7 +181,7 @@ class MlplTokenizer(PreTrainedTokenizer):
         return self._add_tokens(special_tokens_dict.values())
 
     def _match(self, text: str) -> tuple[list[list[str]], list[str]]:
-        """Entries of each word that has any, and the characters that no entry matches."""
+        """Returns the entries of each word that has any, and the characters that no entry matches."""
         words, unknown = [], []
         for word in normalize_text(text).split(" "):
             entries, position = [], 0
@@ -198,7 +200,7 @@ class MlplTokenizer(PreTrainedTokenizer):
         return words, unknown
 
     def tokenize(self, text: str, **kwargs) -> list[str]:
-        """Entries of `text` with `|` between words, and at both ends with `surround`; `kwargs` have no effect."""
+        """Cuts `text` into entries, with `|` between words, and at both ends with `surround`; ignores `kwargs`."""
         words, _ = self._match(text)
         tokens = [token for word in words for token in (WORD_BOUNDARY, *word)]
         # flashlight's targetFeatures: an empty text becomes a single boundary
@@ -210,16 +212,16 @@ class MlplTokenizer(PreTrainedTokenizer):
         return super()._encode_plus(text, text_pair, **kwargs)
 
     def unknown_characters(self, text: str) -> Counter[str]:
-        """Characters of `text` that encoding skips, with how often they occur."""
+        """Counts the characters of `text` that encoding skips."""
         return Counter(self._match(text)[1])
 
-    def learn_language_characters(self, texts_of_language: Mapping[str, Iterable[str]]) -> None:
+    def learn_language_characters(self, language_texts: Mapping[str, Iterable[str]]) -> None:
         """
         Adds the characters of each language's normalised transcripts to those that the language has already.
 
         They are saved with the tokenizer. White space, `|`, control characters and lone surrogates are left out.
         """
-        for language, texts in texts_of_language.items():
+        for language, texts in language_texts.items():
             known = self.language_characters.get(language, "")
             if characters := sorted({*known, *build_vocabulary(texts)[1:]}):
                 self.language_characters[language] = "".join(characters)
@@ -229,7 +231,7 @@ class MlplTokenizer(PreTrainedTokenizer):
 
     def allowed_ids(self, language: str) -> list[int]:
         """
-        Sorted ids that may be put out for `language`: of the word boundary, of the blank, and of each line with an
+        Returns the sorted ids that may be put out for `language`: the word boundary, the blank, and each line with an
         entry all of whose characters the language has. Raises `ValueError` for a language that was not learned.
         """
         if language not in self.language_characters:
@@ -261,7 +263,7 @@ class MlplTokenizer(PreTrainedTokenizer):
 
     def decode(self, token_ids, skip_special_tokens: bool = False, **kwargs):
         """
-        Transcript of one label path, or a list of the transcripts of several.
+        Decodes one label path to its transcript, or several to a list of transcripts.
 
         Repeated labels collapse, blanks and -100 are dropped, and what stands between word boundaries is a word.
 
@@ -285,7 +287,7 @@ class MlplTokenizer(PreTrainedTokenizer):
         output_word_offsets: bool = False,
         **kwargs,
     ) -> list[str] | MlplTokenizerOutput:
-        """Transcripts of several label paths; with offsets ONE [`MlplTokenizerOutput`], whose fields are lists."""
+        """Decodes several label paths; with offsets to ONE [`MlplTokenizerOutput`], whose fields are lists."""
         kwargs |= {"output_char_offsets": output_char_offsets, "output_word_offsets": output_word_offsets}
         outputs = [self.decode(sequence, skip_special_tokens, **kwargs) for sequence in sequences]
         if not (output_char_offsets or output_word_offsets):
@@ -317,12 +319,12 @@ class MlplTokenizer(PreTrainedTokenizer):
         )
 
     def ctc_letters(self, token_ids: Sequence[int]) -> list[str]:
-        """Letters of a label path as the original counts them for its letter error rate: collapsed and trimmed."""
+        """Returns the letters of a label path, collapsed and trimmed as for the original's letter error rate."""
         return self.trim_boundaries([letter for letter, _, _ in self._emissions(token_ids, group_tokens=True)])
 
     def trim_boundaries(self, letters: list[str]) -> list[str]:
         """
-        Letters of a label path or of a reference without two word boundaries at each end (three with `surround`),
+        Removes two word boundaries (three with `surround`) from each end of a label path's or a reference's letters,
         as the original trims both; further boundaries are letters.
         """
         for _ in range(3 if self.surround else 2):
@@ -333,7 +335,7 @@ class MlplTokenizer(PreTrainedTokenizer):
         return letters
 
     def _emissions(self, token_ids: Sequence[int], group_tokens: bool) -> Iterator[tuple[str, int, int]]:
-        """Token, first frame and end frame of each label that is neither blank, nor silent, nor ignored."""
+        """Yields token, first frame and end frame of each label that is neither blank, nor silent, nor ignored."""
         end = 0
         for label, run in groupby(token_ids) if group_tokens else ((label, [label]) for label in token_ids):
             start, end = end, end + len(list(run))
@@ -341,7 +343,7 @@ class MlplTokenizer(PreTrainedTokenizer):
                 yield self._convert_id_to_token(label), start, end
 
     def _char_offsets(self, token_ids: Sequence[int], group_tokens: bool) -> list[Offset]:
-        """Characters of the transcript with their frames; a run of boundaries between words is one space."""
+        """Returns the transcript's characters with their frames; a run of boundaries between words is one space."""
         offsets = []
         for is_boundary, run in groupby(self._emissions(token_ids, group_tokens), lambda e: e[0] == WORD_BOUNDARY):
             emissions = list(run)
@@ -354,7 +356,7 @@ class MlplTokenizer(PreTrainedTokenizer):
 
     @staticmethod
     def _get_word_offsets(offsets: list[Offset], word_delimiter_char: str = " ") -> list[Offset]:
-        """Words of character offsets; transformers' speech recognition pipeline calls it by this name."""
+        """Groups character offsets into words; transformers' speech recognition pipeline calls it by this name."""
         words = []
         for is_space, run in groupby(offsets, lambda offset: offset["char"] == word_delimiter_char):
             if not is_space:

@@ -1,18 +1,20 @@
+"""Makes transformers' pipeline name the remedy for a path where neither ffmpeg nor hf_mlpl is installed."""
+
 # Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
 # `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
-"""What transformers' pipeline says of a path where neither ffmpeg nor hf_mlpl is installed: how it can be read."""
 
 from __future__ import annotations
 
 import sys
 from functools import wraps
+from typing import Any
 
 PIPELINE = "transformers.pipelines.automatic_speech_recognition"
 
 
 def name_the_remedy() -> None:
-    """Makes the pipeline's `ffmpeg_read` say what to install where ffmpeg, which it needs for files, is not there."""
-    pipeline = sys.modules.get(PIPELINE)
+    """Makes the pipeline's `ffmpeg_read` say what to install where ffmpeg, which it needs for files, is missing."""
+    pipeline: Any = sys.modules.get(PIPELINE)
     if pipeline is None or hasattr(pipeline.ffmpeg_read, "__wrapped__"):
         return
     read = pipeline.ffmpeg_read

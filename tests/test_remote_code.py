@@ -198,7 +198,7 @@ print("\\n" + json.dumps(errors))
     for error in errors:  # transformers' own words, which name the folder and one of the ways out
         assert f"You can inspect the repository content at {folder} " in error
         assert "Please pass the argument `trust_remote_code=True`" in error
-    # The other one stands on top of the files that one finds there.
+    # The other one stands in the files that one finds there, below the docstring.
     for name in ENTRIES:
-        head = (folder / name).read_text().split('"""')[0]
-        assert "pip install hf-mlpl" in head and "import hf_mlpl" in head and "trust_remote_code=True" in head
+        note = (folder / name).read_text().partition('"""\n\n')[2].partition("\n\n")[0]
+        assert "pip install hf-mlpl" in note and "import hf_mlpl" in note and "trust_remote_code=True" in note

@@ -10,7 +10,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from ..text import encoding_of
 
@@ -26,7 +26,7 @@ codecs.register_error("hf_mlpl.damaged", lambda error: (DAMAGED, error.end))
 
 TOO_LONG = f"a field of more than {MAX_FIELD} characters"
 
-Row = dict[str | None, str | list[str] | None]
+Row = dict[str | None, Any]  # texts, or None where a row is too short; a list of texts under None
 
 
 def read_table(path: str | Path, columns: Sequence[str], delimiter: str | None = "\t") -> Iterator[tuple[str, Row]]:

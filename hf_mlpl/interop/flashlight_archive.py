@@ -13,7 +13,7 @@ import math
 import os
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -298,7 +298,7 @@ class ArchiveWriter(Archive):
             self.ints(number, *pairs[number])
 
 
-def _hash_order(numbers: Sequence[int]) -> list[int]:
+def _hash_order(numbers: Iterable[int]) -> list[int]:
     """Ascending numbers in the order in which GNU's `unordered_map<int, ...>` has them, into which they were put.
 
     A reader does not depend on it; with it, our files are the original's byte by byte.

@@ -12,11 +12,11 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
-from transformers import PreTrainedConfig
 from transformers.utils import (
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
@@ -26,7 +26,7 @@ from transformers.utils import (
 )
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from ..configuration_mlpl import INHERITED, MlplConfig
+from ..configuration_mlpl import INHERITED, MlplConfig, NamedConfig
 from ..error_line import error_line
 from ..feature_extraction_mlpl import SETTINGS, MlplFeatureExtractor
 from ..model_files import HUB_ARGUMENTS, check_settings, find_file, read_settings, wrong_settings
@@ -114,7 +114,7 @@ def convert_mctct(name_or_path: str | os.PathLike, **hub_arguments):
     return model, processor
 
 
-class MCTCTConfig(PreTrainedConfig):
+class MCTCTConfig(NamedConfig):
     """The port's configuration, as its files have it; `ValueError` for settings that the original does not have."""
 
     model_type = "mctct"
@@ -146,13 +146,6 @@ class MCTCTConfig(PreTrainedConfig):
             self.to_mlpl()
         except StrictDataclassError as error:
             raise ValueError(f"{file}: {error_line(error)}") from error
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
-        """As every `from_pretrained`; errors of `from_dict`."""
-        return super().from_pretrained(
-            pretrained_model_name_or_path, **{"name_or_path": pretrained_model_name_or_path} | kwargs
-        )
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
@@ -334,7 +327,7 @@ def _read_vocabulary(name_or_path: str | os.PathLike, vocab_size: int, hub: Mapp
 
 def _special_tokens(name_or_path: str | os.PathLike, hub: Mapping) -> tuple[str, str, set[str]]:
     """The padding, the word delimiter, and all tokens that stand for no text."""
-    settings = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    settings: dict[str, Any] = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     settings["word_delimiter_token"] = WORD_BOUNDARY
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
         settings |= _read_json(name_or_path, file, hub)

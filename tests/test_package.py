@@ -1,0 +1,85 @@
+"""What the package shows of itself: its public names, its types, the libraries it needs, and its import hook."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import hf_mlpl
+from hf_mlpl.registration import ImportHook
+
+from .test_structure import ROOT, THEIRS
+
+DISTRIBUTIONS = {"flashlight": "flashlight-text", "yaml": "pyyaml"}  # which have another name than what is imported
+
+
+@pytest.fixture
+def project() -> dict:
+    return pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_public_names_are_shown_and_load():
+    assert set(hf_mlpl.__all__) <= set(dir(hf_mlpl))
+    namespace = {}
+    exec("from hf_mlpl import *", namespace)
+    assert {name: namespace[name].__name__ for name in hf_mlpl.__all__} == {name: name for name in hf_mlpl.__all__}
+    with pytest.raises(AttributeError, match="module 'hf_mlpl' has no attribute 'MlplForCtc'"):
+        hf_mlpl.MlplForCtc  # noqa: B018
+
+
+def test_type_checkers_see_what_is_loaded():
+    statements = next(node for node in ast.parse(Path(hf_mlpl.__file__).read_text()).body if isinstance(node, ast.If))
+    seen = {alias.name: f".{node.module}" for node in statements.body for alias in node.names}
+    assert seen == hf_mlpl._MODULES and sorted(seen) == hf_mlpl.__all__
+
+
+def test_the_marker_of_types_is_in_the_wheel(project):
+    assert (ROOT / "hf_mlpl" / "py.typed").exists()
+    assert "py.typed" in project["tool"]["setuptools"]["package-data"]["hf_mlpl"]
+
+
+def test_every_imported_library_is_declared(project):
+    extras = project["project"]["optional-dependencies"]
+    of_users = [extra for name, extra in extras.items() if name not in ("dev", "docs")]
+    declared = {
+        re.match(r"[\w-]+", text)[0] for part in [project["project"]["dependencies"], *of_users] for text in part
+    }
+    imported = {name for names in THEIRS.values() for name in names if name != "recipes"}
+    undeclared = {name for name in imported if DISTRIBUTIONS.get(name, name.replace("_", "-")) not in declared}
+    assert {"torch", "pyarrow", "num2words"} <= imported and not undeclared
+
+
+def test_the_import_hook_acts_after_the_import_and_leaves(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("imported_before", "imported_later"):
+        (tmp_path / f"{name}.py").write_text("value = 1\n")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import imported_before  # noqa: F401
+
+    done = []
+    actions = {n: lambda n=n: done.append(sys.modules[n].value) for n in ("imported_before", "imported_later")}
+    hook = ImportHook(actions)
+    hook.install()
+    assert done == [1] and hook in sys.meta_path
+    import imported_later  # noqa: F401
+
+    assert done == [1, 1] and hook not in sys.meta_path
+
+
+def test_the_import_hook_tries_again_after_a_failed_action(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "fails_once.py").write_text("")
+    outcomes = iter([ValueError, None])
+
+    def act():
+        if error := next(outcomes):
+            raise error
+
+    hook = ImportHook({"fails_once": act})
+    hook.install()
+    with pytest.raises(ValueError):
+        __import__("fails_once")
+    __import__("fails_once")
+    assert hook not in sys.meta_path
