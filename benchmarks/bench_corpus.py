@@ -23,11 +23,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from side_by_side import alone, benchmark_arguments, versions, write_results
 
+from hf_mlpl.batches import BatchPlan, repetitions
 from hf_mlpl.checkpoints import digest
 from hf_mlpl.corpora.utterances import FEATURES, read_utterances
-from hf_mlpl.data import BatchPlan, repetitions, select_for_training, select_unlabelled
 from hf_mlpl.rows import durations_of
 from hf_mlpl.run_record import training_data
+from hf_mlpl.selection import select_for_training, select_unlabelled
 from hf_mlpl.slimipl import LabelHealth
 from hf_mlpl.text import build_vocabulary, write_tokens
 from hf_mlpl.training import build_model

@@ -23,7 +23,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC
 from hf_mlpl.augment import SpecAugmentConfig, spec_augment
-from hf_mlpl.data import BatchPlan, SpeechBatch
+from hf_mlpl.batches import BatchPlan, SpeechBatch
 from hf_mlpl.training import build_optimizer, train_step
 from hf_mlpl.training_config import TrainingConfig
 

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 from .audio import stream_audio
+from .batches import IGNORED, SpeechBatch, plan_batches
 from .configuration_mlpl import MlplConfig
-from .data import IGNORED, SpeechBatch, plan_batches
 from .modeling_mlpl import MlplForCTC
 from .pieces import Piece, cut, explained_memory_errors, join_language_log_probs, seconds_in_pieces
 from .processing_mlpl import MlplProcessor

@@ -35,11 +35,12 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from .atomic import write_json
-from .data import IGNORED, BatchPlan, SpeechBatch, SpeechBatches, min_ctc_frames
+from .batches import IGNORED, BatchPlan, SpeechBatch, SpeechBatches
 from .decoding import Hypothesis, decode_batch
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
 from .rows import Column, blocks
+from .selection import min_ctc_frames
 from .sharding import unsharded
 from .text import normalize_text
 

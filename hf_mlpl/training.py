@@ -21,18 +21,10 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from .batches import BatchPlan, SpeechBatch, SpeechBatches, micro_batch_seed, repetitions
 from .checkpoints import Checkpointer, check_same_config, digest, push_result, write_config
 from .configuration_mlpl import MlplConfig
 from .corpora.utterances import read_utterances
-from .data import (
-    BatchPlan,
-    SpeechBatch,
-    SpeechBatches,
-    micro_batch_seed,
-    repetitions,
-    select_for_training,
-    select_unlabelled,
-)
 from .evaluation import evaluate_model
 from .feature_extraction_mlpl import MlplFeatureExtractor
 from .folder_lock import claimed
@@ -43,6 +35,7 @@ from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor, check_parts
 from .rows import blocks, distinct, durations_of, filter_rows
 from .run_record import RunRecord
+from .selection import select_for_training, select_unlabelled
 from .slimipl import SlimIpl, SlimIplPlan
 from .text_arrays import NUM_CODE_POINTS, TextBlock
 from .tokenization_mlpl import MlplTokenizer

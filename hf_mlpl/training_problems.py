@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from .data import SpeechBatch
+from .batches import SpeechBatch
 
 logger = logging.getLogger(__name__)
 

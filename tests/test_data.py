@@ -16,16 +16,9 @@ from torch.utils.data import DataLoader
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
 from hf_mlpl.augment import SpecAugmentConfig
+from hf_mlpl.batches import BatchPlan, SpeechBatches, micro_batch_seed, plan_batches, repetitions
 from hf_mlpl.corpora.utterances import FEATURES
-from hf_mlpl.data import (
-    BatchPlan,
-    SpeechBatches,
-    micro_batch_seed,
-    min_ctc_frames,
-    plan_batches,
-    repetitions,
-    select_for_training,
-)
+from hf_mlpl.selection import min_ctc_frames, select_for_training
 
 TOKENS = "|abcde"
 CLASSES = {entry: number for number, entry in enumerate(TOKENS)} | {" ": 0}

@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplProcessor, MlplTokenizer
+from hf_mlpl.batches import BatchPlan, plan_batches, repetitions
 from hf_mlpl.checkpoints import digest
 from hf_mlpl.corpora.utterances import FEATURES
-from hf_mlpl.data import BatchPlan, min_ctc_frames, plan_batches, repetitions, select_for_training
 from hf_mlpl.rows import Column, blocks, distinct, duplicated_ids, durations_of, filter_rows
+from hf_mlpl.selection import min_ctc_frames, select_for_training
 from hf_mlpl.text import normalize_text, unknown_character_report
 from hf_mlpl.text_arrays import TextBlock
 from hf_mlpl.training import _human_characters

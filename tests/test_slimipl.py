@@ -17,8 +17,8 @@ from accelerate.state import AcceleratorState
 
 from hf_mlpl import MlplFeatureExtractor, MlplForCTC, MlplProcessor
 from hf_mlpl.audio import load_audio
+from hf_mlpl.batches import BatchPlan, SpeechBatches
 from hf_mlpl.corpora.utterances import read_utterances, write_utterances
-from hf_mlpl.data import BatchPlan, SpeechBatches
 from hf_mlpl.decoding import Hypothesis
 from hf_mlpl.slimipl import VARIANTS, LabelHealth, SlimIpl, SlimIplConfig, SlimIplPlan, collapse, set_dropout
 from hf_mlpl.training import TrainingError, train

@@ -21,7 +21,7 @@ LEVELS = {
     " containers tars text atomic subtitles one_line_errors model_files missing_model addresses pieces"
     " results_files without_ffmpeg folder_walk",
     1: "processing_mlpl modeling_mlpl quantization inference_dtype",
-    2: "rows text_arrays corpora data decoding augment beam_search transcription folder_lock",
+    2: "rows text_arrays corpora selection batches decoding augment beam_search transcription folder_lock",
     3: "training_config training_log run_record training checkpoints hub resume model_card sharding slimipl"
     " pseudo_label label_files label_filters label_summary evaluation plan main_process manifest"
     " training_problems",

@@ -17,8 +17,8 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from hf_mlpl import MlplForCTC, MlplProcessor, training
+from hf_mlpl.batches import SpeechBatches
 from hf_mlpl.corpora.utterances import read_utterances, write_utterances
-from hf_mlpl.data import SpeechBatches
 from hf_mlpl.folder_lock import InUseError, claimed
 from hf_mlpl.training import TrainingError, build_model, build_optimizer, learning_rate_factor, train, train_step
 from hf_mlpl.training_config import TrainingConfig, load_config
