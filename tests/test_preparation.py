@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from hf_mlpl.corpora.normalizer import Normalizer
 from hf_mlpl.corpora.preparation import (
     Part,
     Preprocessing,
@@ -24,7 +25,6 @@ from hf_mlpl.corpora.preparation_report import plot_durations
 from hf_mlpl.corpora.reading import ReadingReport
 from hf_mlpl.corpora.utterances import read_utterances
 from hf_mlpl.folder_lock import InUseError, claimed
-from hf_mlpl.text import Normalizer
 
 TEXTS = {"de": "Straße", "sl": "Čas, \u201eteče\u201c.", "tr": "IĞDIR İl"}
 

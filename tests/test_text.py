@@ -10,15 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hf_mlpl.corpora.normalizer import Normalizer
 from hf_mlpl.corpora.utterances import write_utterances
-from hf_mlpl.text import (
-    Normalizer,
-    build_vocabulary,
-    normalize_text,
-    read_tokens,
-    unknown_character_report,
-    write_tokens,
-)
+from hf_mlpl.text import build_vocabulary, normalize_text, read_tokens, unknown_character_report, write_tokens
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ from tqdm import tqdm
 from ..atomic import atomic_write, write_json
 from ..audio import END_TOLERANCE, stream_audio
 from ..folder_lock import claimed
-from ..text import Normalizer
 from .listing import state_of
 from .locales import to_locale
+from .normalizer import Normalizer
 from .preparation_merge import merge, repeated_rows
 from .preparation_parts import PART, PARTS, Part, content_of, is_finished, made_of_parts, remove_parts
 from .preparation_report import PreparationReport, SplitStatistics, audio_name
