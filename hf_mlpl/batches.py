@@ -22,8 +22,7 @@ from .configuration_mlpl import MlplConfig
 from .processing_mlpl import MlplProcessor
 from .rows import blocks, durations_of
 from .selection import min_ctc_frames
-
-IGNORED = -100  # what losses skip: padding of labels, languages that a model does not know
+from .tokenization_mlpl import IGNORED
 
 
 @dataclass

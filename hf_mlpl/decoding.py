@@ -19,12 +19,13 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 from .audio import stream_audio
-from .batches import IGNORED, SpeechBatch, plan_batches
+from .batches import SpeechBatch, plan_batches
 from .configuration_mlpl import MlplConfig
 from .modeling_mlpl import MlplForCTC
 from .pieces import Piece, cut, explained_memory_errors, join_language_log_probs, seconds_in_pieces
 from .processing_mlpl import MlplProcessor
 from .rows import durations_of
+from .tokenization_mlpl import IGNORED
 
 MAX_FORWARDS = 4  # that a CPU does at a time: each needs memory
 ROUNDED = 1.1  # times the audio that was planned for a batch may be in it: tables round durations

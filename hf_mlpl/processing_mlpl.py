@@ -11,7 +11,7 @@ from transformers import BatchEncoding, BatchFeature, ProcessorMixin
 
 from .feature_extraction_mlpl import check_extractor_files
 from .model_files import CODE, check_file, choice, wrong_settings
-from .tokenization_mlpl import IGNORED_LABEL, check_tokenizer_file
+from .tokenization_mlpl import IGNORED, check_tokenizer_file
 
 IN_FILE = {
     "processor_class": choice("MlplProcessor", None),
@@ -85,7 +85,7 @@ class MlplProcessor(ProcessorMixin):
             ]
             if audio is not None and len(ids) != len(inputs["input_features"]):
                 raise ValueError(f"{len(ids)} transcripts were passed for {len(inputs['input_features'])} utterances")
-            labels = np.full((len(ids), max(map(len, ids), default=0)), IGNORED_LABEL, dtype=np.int64)
+            labels = np.full((len(ids), max(map(len, ids), default=0)), IGNORED, dtype=np.int64)
             for row, transcript in zip(labels, ids, strict=True):
                 row[: len(transcript)] = transcript
             inputs["labels"] = labels

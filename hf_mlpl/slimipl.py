@@ -35,7 +35,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from .atomic import write_json
-from .batches import IGNORED, BatchPlan, SpeechBatch, SpeechBatches
+from .batches import BatchPlan, SpeechBatch, SpeechBatches
 from .decoding import Hypothesis, decode_batch
 from .modeling_mlpl import MlplForCTC
 from .processing_mlpl import MlplProcessor
@@ -43,6 +43,7 @@ from .rows import Column, blocks
 from .selection import min_ctc_frames
 from .sharding import unsharded
 from .text import normalize_text
+from .tokenization_mlpl import IGNORED
 
 VARIANTS = ("naive", "cache", "pre-cache", "fixed-pre-cache")
 COLLAPSED_SHARE = 0.9  # of an interval's labels, empty or equal: what training on them would learn is that one text

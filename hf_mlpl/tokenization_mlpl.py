@@ -28,7 +28,7 @@ from .model_files import (
 )
 from .text import BLANK_TOKEN, WORD_BOUNDARY, build_vocabulary, normalize_text, read_tokens, write_tokens
 
-IGNORED_LABEL = -100  # what label batches are padded with
+IGNORED = -100  # skipped by losses: padding of labels, languages that a model does not know
 
 NO_TOKENS = nothing("the CTC head has one class for each line of the tokens file and one for the blank")
 IN_FILE = {
@@ -128,7 +128,7 @@ class MlplTokenizer(PreTrainedTokenizer):
             )
         if silent_entries:
             kwargs["silent_entries"] = list(silent_entries)  # to be saved
-        self._silent_ids = {IGNORED_LABEL, self.blank_token_id, *(self._ids[entry] for entry in silent_entries)}
+        self._silent_ids = {IGNORED, self.blank_token_id, *(self._ids[entry] for entry in silent_entries)}
         self._characters = self._ids.keys() - {WORD_BOUNDARY, *silent_entries}  # what texts are cut into
         self._longest = max(map(len, self._characters), default=0)
         for how_it_was_loaded in ("is_local", "local_files_only"):  # else from_pretrained's arguments would be saved
