@@ -95,16 +95,20 @@ def sorted_by_id(dataset: Dataset) -> Dataset:
 def duplicated_ids(dataset: Dataset) -> list[str]:
     """Ids of more than one utterance, in their order. Takes 16 bytes an utterance: hashes first, then the suspects."""
     hashes = [id_hashes(block["id"].combine_chunks()) for block in blocks(dataset, ["id"])]
-    ordered = np.concatenate([np.empty(0, np.uint64), *hashes])
-    ordered.sort()
-    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    if not len(twice):
+    if not len(twice := repeated(hashes)):
         return []
     suspects = [
-        block["id"].filter(pa.array(np.isin(of_block, twice))).to_pylist()
-        for block, of_block in zip(blocks(dataset, ["id"]), hashes, strict=True)
+        block["id"].filter(pa.array(np.isin(block_hashes, twice))).to_pylist()
+        for block, block_hashes in zip(blocks(dataset, ["id"]), hashes, strict=True)
     ]
     return [name for name, count in Counter(chain.from_iterable(suspects)).items() if count > 1]
+
+
+def repeated(hashes: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the values, sorted, that occur more than once in some arrays."""
+    ordered = np.concatenate([np.empty(0, np.uint64), *hashes])
+    ordered.sort()
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 
 
 def id_hashes(names: pa.Array) -> np.ndarray:

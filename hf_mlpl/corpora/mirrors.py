@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +15,7 @@ from ..containers import audio_column
 from ..text import normalize_text
 from .listing import parquet_files_below
 from .locales import to_locale
+from .parquet import ROWS_READ, readable
 from .reading import ReadingReport, with_durations
 
 # What mirrors call a column, the likeliest name first.
@@ -68,8 +69,8 @@ def _locales_of(path: Path, folder: str | None) -> set[str]:
     with _opened(path) as file:
         column = _first(LOCALE, file)
         if column is None:
-            return {_said(folder, path)}
-        with _damage(path):
+            return {_locale_of_folder(folder, path)}
+        with readable(path):
             batches = file.iter_batches(columns=[column])
             return {locale for batch in batches for locale in batch[0].unique().to_pylist() if locale}
 
@@ -108,16 +109,8 @@ def _splits(root: str | Path, problems: list[str]) -> dict[str, list[tuple[Path,
     return splits
 
 
-@contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: no Parquet file, or damaged; download it again") from error
-
-
 def _opened(path: Path) -> pq.ParquetFile:
-    with _damage(path):
+    with readable(path):
         return pq.ParquetFile(path)
 
 
@@ -130,7 +123,7 @@ def _holds_texts(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
 
 
-def _said(locale: str | None, path: Path) -> str:
+def _locale_of_folder(locale: str | None, path: Path) -> str:
     if locale is None:
         raise ValueError(f"{path}: no column and no folder says the locale; put it into a folder such as sl")
     return locale
@@ -152,11 +145,11 @@ def _light_rows(path: Path, folder: str | None) -> Iterator[tuple[int, dict]]:
                 raise ValueError(f"{path}: column {name} holds {kind}; strings are accepted")
         wanted, number = [column for column in columns.values() if column], 0
         try:
-            for batch in file.iter_batches(1000, columns=wanted):
+            for batch in file.iter_batches(ROWS_READ, columns=wanted):
                 for row in batch.to_pylist():
                     row[f"{audio}.path"] = (row.get(audio) or {}).get("path")
                     read = {name: row.get(column) for name, column in columns.items()}
-                    locale = read["locale"] if columns["locale"] else _said(folder, path)
+                    locale = read["locale"] if columns["locale"] else _locale_of_folder(folder, path)
                     yield number, read | {"locale": locale and to_locale(locale)}
                     number += 1
         except (pa.ArrowException, OSError) as error:
