@@ -1,7 +1,7 @@
-"""Common Voice: release archives as they were downloaded, extracted releases, and mirrors in Parquet files.
+"""Reads Common Voice: archives as they were downloaded, extracted releases, and mirrors in Parquet files.
 
-Of all releases since 5: columns are found by name, because their order changed once, `accent` became `accents`, and
-`variant`, `sentence_id` and `sentence_domain` came later.
+All releases since 5 are read: columns are found by name, because their order changed once, `accent` became `accents`,
+and `variant`, `sentence_id` and `sentence_domain` came later.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ SPLITS = ("train", "dev", "test", "validated", "other")
 
 
 def find_locales(root: str | Path, wanted: Sequence[str] | None = None) -> list[str]:
-    """The locales of what `read_common_voice` reads, or those of them that are wanted; raises as it does."""
+    """Returns the locales that `read_common_voice` reads, or those of them that are wanted; raises as it does."""
     return _find(root, wanted)[1]
 
 
 def read_common_voice(
     root: str | Path, split: str, report: ReadingReport, locales: Sequence[str] | None = None
 ) -> Iterator[dict]:
-    """Utterances of one split (`train`, `dev`, `test`, `validated`, `other`).
+    """Yields the utterances of one split (`train`, `dev`, `test`, `validated`, `other`).
 
     Args:
         root: An archive (.tar.gz or .tar), which is read in place, or a folder of archives; an extracted release, or
@@ -67,7 +67,7 @@ def _utterances(release: Release, split: str, report: ReadingReport) -> Iterator
 
 
 def common_voice_inputs(root: str | Path, locale: str, splits: Sequence[str] = SPLITS) -> tuple[Path, ...]:
-    """The files and folders from which `read_common_voice` reads some splits of a locale."""
+    """Returns the files and folders from which `read_common_voice` reads some splits of a locale."""
     release = find_releases(Path(root)).get(to_locale(locale))
     return release().inputs([f"{split}.tsv" for split in splits]) if release else mirror_files(root, splits)
 
@@ -83,7 +83,7 @@ def report_speaker_leaks(root: str | Path, report: ReadingReport, locales: Seque
         release, speakers = releases[locale]() if releases else None, {}
         for split in ("train", "dev", "test"):
             speakers[split] = set()
-            with suppress(ValueError):  # which reading the split tells
+            with suppress(ValueError):  # which reading the split reports
                 if release is None:
                     speakers[split] = mirror_speakers(root, split, locale)
                 else:
@@ -99,7 +99,7 @@ def report_speaker_leaks(root: str | Path, report: ReadingReport, locales: Seque
 def _find(
     root: str | Path, locales: Sequence[str] | None, report: ReadingReport | None = None
 ) -> tuple[dict[str, Callable[[], Release]], list[str]]:
-    """Releases by locale, none for Parquet files, and the locales that are wanted."""
+    """Returns the releases by locale, none for Parquet files, and the locales that are wanted."""
     root, problems = Path(root), []
     releases = find_releases(root, problems)
     found = list(releases) or mirror_locales(root, problems)

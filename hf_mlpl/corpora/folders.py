@@ -1,4 +1,4 @@
-"""Speech of one's own as plain folders of recordings, with texts in files of the same names where there are any."""
+"""Reads plain folders of recordings, with texts in files of the same names where there are any."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def read_folder(
     root = Path(root).absolute()  # so that utterance files can be used from anywhere
     wanted = {*map(to_locale, locales or ())}
     if language is None:
-        there = sorted(path.name for path in root.glob("*") if path.is_dir() and not is_hidden(path.name))
-        if missing := sorted(wanted - {*map(to_locale, there)}):
+        found = sorted(path.name for path in root.glob("*") if path.is_dir() and not is_hidden(path.name))
+        if missing := sorted(wanted - {*map(to_locale, found)}):
             raise ValueError(
-                f"{root}: no folder of the language {', '.join(missing)}; there are {', '.join(there) or 'none'}"
+                f"{root}: no folder of the language {', '.join(missing)}; there are {', '.join(found) or 'none'}"
             )
     before = report.read
     yield from with_durations(_rows(root, language, wanted, report), report)

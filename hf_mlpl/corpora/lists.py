@@ -1,4 +1,4 @@
-"""Lists of recordings, for speech of one's own: tables `path sentence language speaker`, and lists of flashlight."""
+"""Reads lists of recordings: tables `path sentence language speaker`, and lists of flashlight."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _inside(path: str, folders: Iterable[str]) -> str | None:
 def read_fl_lists(
     names: Sequence[str | Path], language: str, report: ReadingReport, datadir: str | Path = ""
 ) -> Iterator[dict]:
-    """Utterances of list files, in their order, without speakers; those without a transcript have no text.
+    """Yields utterances of list files, in their order, without speakers; those without a transcript have no text.
 
     What a list says of durations is not believed: they are taken from the recordings.
 

@@ -1,4 +1,4 @@
-"""Tables beside recordings, as csv, tsv, JSON and Parquet: no value of a text is guessed to be something else."""
+"""Reads tables beside recordings, in csv, tsv, JSON and Parquet; texts stay texts, whatever they look like."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def columns_of(path: Path, likely: Sequence[str]) -> list[str]:
     """Returns the columns of a table; of JSON all keys of its rows, in the order in which they come.
 
     Args:
-        likely: names that tell the delimiter of a csv file.
+        likely: names from which the delimiter of a csv file is found.
 
     Raises:
         ValueError: for a file that is no table, or is damaged.

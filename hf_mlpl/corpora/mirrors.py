@@ -1,4 +1,4 @@
-"""Speech in Parquet files, in the columns in which mirrors of Common Voice have it: on the Hub, or in a folder."""
+"""Reads mirrors of Common Voice in Parquet files, on the Hub or in a folder, by the columns that they have."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FOLDER_OF_LOCALE = re.compile(r"[a-z]{2,3}([-_][A-Za-z]+)*")
 
 
 def read_mirror(root: str | Path, split: str, report: ReadingReport, locales: Sequence[str]) -> Iterator[dict]:
-    """Utterances of a split in some locales; of each row the bytes stay where they are.
+    """Yields the utterances of a split in some locales; the bytes of recordings stay where they are.
 
     Files without recordings or texts, damaged ones, and those for which nothing says the locale, get a line in the
     report; rows before the damage are kept. So does a split of which there is no file.
@@ -45,7 +45,7 @@ def read_mirror(root: str | Path, split: str, report: ReadingReport, locales: Se
 
 
 def mirror_locales(root: str | Path, problems: list[str] | None = None) -> list[str]:
-    """The locales of all Parquet files in a folder, sorted; empty where there are none.
+    """Returns the locales of all Parquet files in a folder, sorted; empty where there are none.
 
     Args:
         problems: gets a line for each file that cannot be read beside others.
@@ -76,16 +76,16 @@ def _locales_of(path: Path, folder: str | None) -> set[str]:
 
 
 def mirror_files(root: str | Path, splits: Sequence[str]) -> tuple[Path, ...]:
-    """The Parquet files of some splits."""
+    """Returns the Parquet files of some splits."""
     files = _splits(root, [])
     return tuple(path for split in splits for path, _ in files.get(split, ()))
 
 
 def mirror_speakers(root: str | Path, split: str, locale: str) -> set[str]:
-    """Speakers of a locale in a split; none if there is no such split."""
+    """Returns the speakers of a locale in a split; none if there is no such split."""
     speakers = set()
     for path, folder in _splits(root, []).get(split, ()):
-        with suppress(ValueError):  # which reading the split tells
+        with suppress(ValueError):  # which reading the split reports
             for _, row in _light_rows(path, folder):
                 if row["locale"] == locale and row["speaker"]:
                     speakers.add(str(row["speaker"]))
@@ -93,7 +93,7 @@ def mirror_speakers(root: str | Path, split: str, locale: str) -> set[str]:
 
 
 def _splits(root: str | Path, problems: list[str]) -> dict[str, list[tuple[Path, str | None]]]:
-    """Split -> Parquet files, and what their folders say the locale is. A file's name, or a folder's, says the split:
+    """Maps splits to Parquet files and the locales of their folders. A file's name, or a folder's, has the split:
     `sl/train-00000-of-00002.parquet`, `sl/partial-train/0000.parquet`, `data/validation-00000-of-00001.parquet`.
     """
     root, splits = Path(root).absolute(), {}
@@ -130,7 +130,7 @@ def _locale_of_folder(locale: str | None, path: Path) -> str:
 
 
 def _light_rows(path: Path, folder: str | None) -> Iterator[tuple[int, dict]]:
-    """Numbers and contents of a file's rows without the recordings: `name`, `text`, `speaker`, `locale`."""
+    """Yields numbers and contents of a file's rows without the recordings: `name`, `text`, `speaker`, `locale`."""
     with _opened(path) as file:
         audio = audio_column(file.schema_arrow, path)
         columns = {"text": _first(TEXT, file), "speaker": _first(SPEAKER, file), "locale": _first(LOCALE, file)}

@@ -1,4 +1,4 @@
-"""Parquet files with recordings inside, on the Hub or on disk: rows that say where their recording is."""
+"""Reads Parquet files with recordings inside, on the Hub or on disk; the recordings stay where they are."""
 
 from __future__ import annotations
 

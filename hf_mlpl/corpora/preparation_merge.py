@@ -1,4 +1,4 @@
-"""Files of the parts of a split to one file, in which no two utterances have one id."""
+"""Merges the files of a split's parts into one, in which no two utterances have one id."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def repeated_rows(
     changes: dict[Path, dict[int, str | None]] = {file: {} for file in files}
     if not len(twice := repeated(hashes)):
         return changes
-    seen: dict[str, set[str]] = {}  # ids, and what tells the audio of each apart
+    seen: dict[str, set[str]] = {}  # ids, and digests of their audio
     for file in files:
         first = 0
         for batch in _batches(file):
@@ -54,7 +54,7 @@ def repeated_rows(
 
 
 def _with_other_ids(batch: pa.RecordBatch, first: int, ids: Mapping[int, str | None]) -> pa.RecordBatch:
-    """A batch whose rows of some numbers have other ids, or are left out; `first` is the number of its first row."""
+    """Gives rows of some numbers other ids, or leaves them out; `first` is the number of the batch's first row."""
     rows = range(first, first + len(batch))
     if not any(row in ids for row in rows):
         return batch
