@@ -539,7 +539,7 @@ def test_utterance_files_that_are_refused(tmp_path):
         other.write_bytes(content)
         with pytest.raises(ValueError, match=r"other\.parquet: not an utterance file, it is no Parquet file"):
             read_utterances([good, other])
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.parquet: no such utterance file; recipes/prepare_data\.py"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.parquet: no such utterance file; `hf-mlpl prepare-data`"):
         read_utterances([good, tmp_path / "nowhere.parquet"])
     with pytest.raises(ValueError, match="no utterance files were given"):
         read_utterances([])

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..text import normalize_text
 from .locales import to_locale
 from .mirrors import mirror_files, mirror_locales, mirror_speakers, read_mirror
-from .reading import ReadingReport, with_durations
+from .reading import ReadingReport, human_utterance, with_durations
 from .releases import Release, find_releases
 from .tables import row_problem
 
@@ -134,14 +134,7 @@ def _rows(release: Release, split: str, report: ReadingReport) -> Iterator[tuple
         else:
             durations = durations or release.durations(report.note)
             seconds = durations(clip)
-            utterance = {
-                "id": Path(clip).stem,
-                "audio": audio,
-                "language": release.locale,
-                "text": text,
-                "speaker": row["client_id"],
-                "source": "human",
-            }
+            utterance = human_utterance(Path(clip).stem, audio, release.locale, text, row["client_id"])
             yield where, utterance | ({} if seconds is None else {"duration_seconds": seconds})
     lines = release.num_lines(table) - 1
     if count != lines:

@@ -32,7 +32,7 @@ from ..text import normalize_text
 from .locales import noted_locale
 from .metadata import METADATA, SUFFIXES, TableRow, columns_of, rows_of
 from .parquet import class_name, data_files, parquet_features, parquet_rows
-from .reading import ReadingReport
+from .reading import ReadingReport, human_utterance
 from .recordings import (
     PART_COLUMNS,
     FileNames,
@@ -260,17 +260,9 @@ def _utterances(
             if not spoken:
                 raise _UnusableError("no language")
             text = normalize_text(_text(fields, "text") or "")
-            yield (
-                where,
-                {
-                    "id": _text(fields, "id") or f"{prefix}/{number}",
-                    "audio": recordings.audio(fields, folder, where),
-                    "language": spoken,
-                    "text": text or None,
-                    "speaker": _text(fields, "speaker") or None,
-                    "source": "human" if text else None,
-                },
-            )
+            name = _text(fields, "id") or f"{prefix}/{number}"
+            audio, speaker = recordings.audio(fields, folder, where), _text(fields, "speaker") or None
+            yield where, human_utterance(name, audio, spoken, text, speaker)
         except _UnusableError as error:
             report.drop(error.reason, where, error.detail)
 

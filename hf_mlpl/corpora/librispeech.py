@@ -14,7 +14,7 @@ from ..containers import open_member
 from ..folder_walk import is_hidden, walk_folders
 from ..tars import tar_index
 from ..text import normalize_text
-from .reading import ReadingReport, printable, with_durations
+from .reading import ReadingReport, human_utterance, printable, with_durations
 
 SPLITS = tuple(f"train-{part}" for part in ("clean-100", "clean-360", "other-500")) + tuple(
     f"{split}-{part}" for split in ("dev", "test") for part in ("clean", "other")
@@ -106,17 +106,7 @@ def _rows(place: Path, files: dict[str, dict], report: ReadingReport) -> Iterato
             elif stem in used:
                 report.drop("a second line of an utterance", where, name)
             else:
-                yield (
-                    where,
-                    {
-                        "id": name,
-                        "audio": files[spoken[stem]],
-                        "language": "en",
-                        "text": text,
-                        "speaker": name.partition("-")[0],
-                        "source": "human",
-                    },
-                )
+                yield where, human_utterance(name, files[spoken[stem]], "en", text, name.partition("-")[0])
             used.add(stem)
     for stem in sorted(spoken.keys() - used):
         report.read += 1

@@ -16,7 +16,7 @@ from ..text import normalize_text
 from .listing import parquet_files_below
 from .locales import to_locale
 from .parquet import ROWS_READ, readable
-from .reading import ReadingReport, with_durations
+from .reading import ReadingReport, human_utterance, with_durations
 
 # What mirrors call a column, the likeliest name first.
 TEXT = ("sentence", "text", "transcription", "transcript")
@@ -178,12 +178,6 @@ def _rows_of_file(
             report.drop("empty sentence", where)
         else:
             name = PurePosixPath(str(row["name"] or f"{row['locale']}-{path.stem}-{number}."))
-            utterance = {
-                "id": name.stem,
-                "audio": {"path": str(path), "offset": number, "size": None, "start": None, "end": None},
-                "language": row["locale"],
-                "text": text,
-                "speaker": None if row["speaker"] is None else str(row["speaker"]),
-                "source": "human",
-            }
-            yield where, utterance
+            audio = {"path": str(path), "offset": number, "size": None, "start": None, "end": None}
+            speaker = None if row["speaker"] is None else str(row["speaker"])
+            yield where, human_utterance(name.stem, audio, row["locale"], text, speaker)

@@ -51,6 +51,12 @@ def drop_reasons(dropped: Counter) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
 
 
+def human_utterance(name: str, audio: dict, language: str, text: str | None, speaker: str | None = None) -> dict:
+    """Returns an utterance, still without duration, whose text, if it has one, was written by a person."""
+    utterance = {"id": name, "audio": audio, "language": language, "text": text or None}
+    return utterance | {"speaker": speaker, "source": "human" if text else None}
+
+
 def printable(line: str) -> str:
     """Returns a line that can be written as UTF-8: names of files need not be."""
     return line.encode(errors="backslashreplace").decode()

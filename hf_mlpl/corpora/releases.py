@@ -117,7 +117,7 @@ class ArchivedRelease:
         return seconds
 
     def _measure(self) -> dict[str, np.ndarray]:
-        """Measures the seconds of members, NaN where there are none, in the archive's order: gzip is slow in any other."""
+        """Measures members in seconds, NaN where there are none, in the archive's order: gzip is slow in others."""
         seconds = np.full(len(self.index), np.nan)
         members = enumerate(zip(self.index.names(), self.index.offsets, self.index.sizes, strict=True))
         with logging.tqdm(members, total=len(seconds), desc=f"durations of {self.archive.name}", delay=5) as progress:

@@ -11,7 +11,7 @@ from ..folder_walk import is_hidden
 from ..text import normalize_text
 from .listing import parquet_files_below
 from .parquet import parquet_rows
-from .reading import ReadingReport, with_durations
+from .reading import ReadingReport, human_utterance, with_durations
 from .tables import read_table, row_problem
 from .voxpopuli import CODES, Archive, Recordings, locale_of, opened, segment
 
@@ -224,12 +224,5 @@ def _times(vad: str) -> list[float]:
 
 
 def _utterance(name: str, audio: dict, seconds: float | None, locale: str, text: str, speaker: str | None) -> dict:
-    return {
-        "id": name,
-        "audio": audio,
-        "duration_seconds": seconds,
-        "language": locale,
-        "text": text,
-        "speaker": None if speaker in (None, "", "None") else str(speaker),
-        "source": "human",
-    }
+    speaker = None if speaker in (None, "", "None") else str(speaker)
+    return human_utterance(name, audio, locale, text, speaker) | {"duration_seconds": seconds}
