@@ -35,14 +35,14 @@ from hf_mlpl.text import build_vocabulary, write_tokens
 from hf_mlpl.training_config import TrainingConfig
 
 SENTENCE = "Vsak začetek je težak, pravi pregovor številka {}."
-BLOCK = 100_000
+ROWS_WRITTEN = 100_000  # at a time
 
 
 def write_corpus(path: Path, rows: int) -> None:
     """Utterances of about 55 characters and, in the median, 4.8 s; one in 10,000 has no text."""
     with pq.ParquetWriter(path, FEATURES.arrow_schema) as writer:
-        for first in range(0, rows, BLOCK):
-            count = min(BLOCK, rows - first)
+        for first in range(0, rows, ROWS_WRITTEN):
+            count = min(ROWS_WRITTEN, rows - first)
             numbers = pc.cast(pa.array(np.arange(first, first + count)), pa.string())
             ids = pc.binary_join_element_wise("common_voice_sl", numbers, "_")
             paths = pc.binary_join_element_wise("/cv/sl/clips/common_voice_sl", numbers, "_")

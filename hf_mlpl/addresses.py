@@ -14,7 +14,7 @@ from .audio import AudioError
 from .error_line import error_line
 
 TIMEOUT_SECONDS = 30.0  # without a byte; a slow line may take any time
-BLOCK = 2**16
+CHUNK_BYTES = 2**16
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def _download(address: str, file: BinaryIO) -> None:
             if not response.is_success:
                 status = f"{response.status_code} {response.reason_phrase}"
                 raise AudioError(f"{public_part(address)}: cannot be fetched: {status}")
-            for block in response.iter_bytes(BLOCK):
+            for block in response.iter_bytes(CHUNK_BYTES):
                 file.write(block)
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:  # OSError: no space left for it
         # The error itself is not shown: it may have the query.

@@ -28,7 +28,7 @@ from .training_config import SpecAugmentConfig
 
 @dataclass
 class SpeechBatch:
-    """Tensors of one forward.
+    """Holds the tensors of one forward.
 
     Args:
         input_features: (B, T, F); attention_mask: (B, T), padding on the right.
@@ -45,7 +45,7 @@ class SpeechBatch:
     problems: dict[int, str] = field(default_factory=dict)
 
     def inputs(self, device: torch.device) -> dict[str, torch.Tensor]:
-        """The arguments of `MlplForCTC.forward`."""
+        """Returns the arguments of `MlplForCTC.forward`."""
         tensors = {name: getattr(self, name) for name in ("input_features", "attention_mask")}
         if self.labels is not None:
             tensors |= {"labels": self.labels, "language_ids": self.language_ids}
@@ -53,7 +53,7 @@ class SpeechBatch:
 
 
 class Batches(Sequence):
-    """Lists of rows, kept as arrays: 4 bytes a row (8 from 2^31 rows on) instead of the 40 of Python's lists.
+    """Keeps lists of rows as arrays: 4 bytes a row (8 from 2^31 rows on) instead of the 40 of Python's lists.
 
     Args:
         rows: (N,), batch after batch; starts: (M + 1,), where each batch starts in them, and the end.
@@ -110,7 +110,7 @@ def plan_batches(durations: np.ndarray, max_batch_seconds: float, rng: np.random
 
 
 def repetitions(dataset: Dataset, alpha: float, pseudo_label_weight: float = 1.0) -> np.ndarray:
-    """How often each utterance occurs in a pass, (N,), so that a group's share is proportional to its hours^alpha.
+    """Returns (N,) how often utterances occur in a pass, so that a group's share is proportional to its hours^alpha.
 
     Groups are the languages, with human labels and with pseudo-labels apart; the share of the latter is multiplied by
     `pseudo_label_weight`. The utterances of the group that needs it least occur once.
@@ -135,7 +135,7 @@ def repetitions(dataset: Dataset, alpha: float, pseudo_label_weight: float = 1.0
 
 
 class BatchPlan:
-    """The endless sequence of a training run's micro-batches, pass after pass: `plan[number]` is a list of rows.
+    """Plans a training run's micro-batches without end, pass after pass: `plan[number]` is a list of rows.
 
     Args:
         durations: (N,) seconds.
@@ -159,7 +159,7 @@ class BatchPlan:
         return self._batches(epoch)[number - self.first_numbers[epoch]]
 
     def epoch(self, number: int) -> int:
-        """The pass over the data that micro-batch `number` belongs to."""
+        """Returns the pass over the data that micro-batch `number` belongs to."""
         while number >= self.first_numbers[-1]:
             last = len(self.first_numbers) - 1
             self.first_numbers.append(self.first_numbers[-1] + len(self._batches(last)))
@@ -177,7 +177,7 @@ class BatchPlan:
 
 
 class SpeechBatches(torch.utils.data.Dataset):
-    """Ready tensors by batch number, for a `DataLoader` with `batch_size=None`: decoding runs in its workers.
+    """Makes tensors by batch number, for a `DataLoader` with `batch_size=None`: decoding runs in its workers.
 
     Args:
         dataset: utterances.
@@ -217,7 +217,7 @@ class SpeechBatches(torch.utils.data.Dataset):
         return self.batch(self.plan[number], number)
 
     def batch(self, rows: list[int], number: int | None) -> SpeechBatch:
-        """Tensors of some rows; `number` decides how they are augmented, None leaves it out."""
+        """Makes the tensors of some rows; `number` decides how they are augmented, None leaves that out."""
         columns = self.dataset[rows]
         features, labels, languages, indices, problems = [], [], [], [], {}
         for i, row in enumerate(rows):
@@ -261,7 +261,7 @@ class SpeechBatches(torch.utils.data.Dataset):
         return frames
 
     def _samples(self, audio: dict, stated_seconds: float) -> np.ndarray:
-        """(N,); not of hours, which no batch could hold, where a table states seconds."""
+        """Decodes audio, (N,); raises AudioError for hours where a table states seconds: no batch could hold them."""
         rate, blocks, seconds = self.processor.feature_extractor.sampling_rate, [], 0.0
         for block in stream_audio(audio, rate):
             blocks.append(block)
@@ -281,5 +281,5 @@ class SpeechBatches(torch.utils.data.Dataset):
 
 
 def micro_batch_seed(seed: int, number: int) -> int:
-    """One seed for everything random in micro-batch `number`: augmentation, dropout and LayerDrop."""
+    """Returns the seed of everything random in micro-batch `number`: augmentation, dropout and LayerDrop."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)

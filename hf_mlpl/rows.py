@@ -17,7 +17,7 @@ BLOCK = 10_000  # rows that are read or written at a time
 
 
 def blocks(dataset: Dataset, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Columns of a data set in its order, 10,000 rows at a time."""
+    """Yields columns of a data set in its order, 10,000 rows at a time."""
     indices = dataset._indices and dataset._indices.column("indices")
     for first in range(0, len(dataset), BLOCK):
         if indices is None:
@@ -32,7 +32,7 @@ def blocks(dataset: Dataset, columns: Sequence[str]) -> Iterator[pa.Table]:
 
 
 def durations_of(dataset: Dataset) -> np.ndarray:
-    """(N,) seconds, 8 bytes an utterance."""
+    """Returns (N,) seconds, 8 bytes an utterance."""
     durations, first = np.empty(len(dataset)), 0
     for block in blocks(dataset, ["duration_seconds"]):
         durations[first : first + len(block)] = block["duration_seconds"].to_numpy()
@@ -41,7 +41,7 @@ def durations_of(dataset: Dataset) -> np.ndarray:
 
 
 class Column:
-    """Values of a column, `column[row]`, which are read from the mapped file when they are asked for."""
+    """Reads values of a column, `column[row]`, from the mapped file when they are asked for."""
 
     def __init__(self, dataset: Dataset, name: str):
         self.values, indices = dataset.data.column(name), dataset._indices
@@ -52,7 +52,7 @@ class Column:
 
 
 def distinct(dataset: Dataset, column: str) -> list:
-    """The values of a column, sorted, each once; there should be few. Raises ValueError for a null among them."""
+    """Returns the values of a column, sorted, each once; few are expected. Raises ValueError for a null among them."""
     values = {value for block in blocks(dataset, [column]) for value in block[column].unique().to_pylist()}
     if None in values:
         raise ValueError(f"an utterance of the data set has a null as {column}; a value in every row is accepted")
@@ -60,7 +60,7 @@ def distinct(dataset: Dataset, column: str) -> list:
 
 
 def filter_rows(dataset: Dataset, columns: Sequence[str], wanted: Callable[[pa.Table], np.ndarray]) -> Dataset:
-    """The rows for which `wanted`, given blocks of some columns, is true; 8 bytes for each that is kept."""
+    """Keeps the rows for which `wanted`, given blocks of some columns, is true; 8 bytes for each."""
     rows, first = [np.empty(0, np.uint64)], 0
     for block in blocks(dataset, columns):
         rows.append((first + np.flatnonzero(wanted(block))).astype(np.uint64))
@@ -70,7 +70,7 @@ def filter_rows(dataset: Dataset, columns: Sequence[str], wanted: Callable[[pa.T
 
 
 def select_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
-    """The rows with these numbers, in their order; 8 bytes for each.
+    """Selects the rows with these numbers, in their order; 8 bytes for each.
 
     `Dataset.select` would make Python objects of all row numbers.
     """
@@ -87,28 +87,32 @@ def select_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
 
 
 def sorted_by_id(dataset: Dataset) -> Dataset:
-    """All rows in the order of their ids' bytes; memory holds the ids while they are sorted."""
+    """Sorts rows by the bytes of their ids; memory holds the ids meanwhile."""
     ids = [chunk for block in blocks(dataset, ["id"]) for chunk in block["id"].chunks]
     return select_rows(dataset, pc.sort_indices(pa.chunked_array(ids, pa.string())).to_numpy())
 
 
 def duplicated_ids(dataset: Dataset) -> list[str]:
-    """Ids of more than one utterance, in their order. Takes 16 bytes an utterance: hashes first, then the suspects."""
+    """Returns ids of more than one utterance, in their order. Compares hashes, of 16 bytes each, then suspects."""
     hashes = [id_hashes(block["id"].combine_chunks()) for block in blocks(dataset, ["id"])]
-    ordered = np.concatenate([np.empty(0, np.uint64), *hashes])
-    ordered.sort()
-    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    if not len(twice):
+    if not len(twice := repeated(hashes)):
         return []
     suspects = [
-        block["id"].filter(pa.array(np.isin(of_block, twice))).to_pylist()
-        for block, of_block in zip(blocks(dataset, ["id"]), hashes, strict=True)
+        block["id"].filter(pa.array(np.isin(block_hashes, twice))).to_pylist()
+        for block, block_hashes in zip(blocks(dataset, ["id"]), hashes, strict=True)
     ]
     return [name for name, count in Counter(chain.from_iterable(suspects)).items() if count > 1]
 
 
+def repeated(hashes: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the values, sorted, that occur more than once in some arrays."""
+    ordered = np.concatenate([np.empty(0, np.uint64), *hashes])
+    ordered.sort()
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+
+
 def id_hashes(names: pa.Array) -> np.ndarray:
-    """(N,) hashes of strings: sums of their bytes with a random factor for each position, modulo 2^64."""
+    """Returns (N,) hashes of strings: sums of their bytes with a random factor for each position, modulo 2^64."""
     offset_type = np.int64 if pa.types.is_large_string(names.type) else np.int32
     offsets = np.frombuffer(names.buffers()[1], offset_type)[names.offset : names.offset + len(names) + 1].astype(int)
     text = np.frombuffer(names.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def min_ctc_frames(label_ids: Sequence[int]) -> int:
-    """Output frames that CTC needs for a label sequence: one each, and a blank between equal neighbours."""
+    """Counts the output frames that CTC needs for labels: one each, and a blank between equal neighbours."""
     return len(label_ids) + sum(a == b for a, b in zip(label_ids, label_ids[1:], strict=False))
 
 
@@ -101,7 +101,7 @@ def _check_languages(dataset: Dataset, config: MlplConfig) -> None:
 
 
 def _classes(tokenizer: MlplTokenizer) -> np.ndarray:
-    """(NUM_CODE_POINTS,) label ids of the characters that are entries by themselves, -1 for all others.
+    """Returns (NUM_CODE_POINTS,) label ids of the characters that are entries by themselves, -1 for all others.
 
     CTC needs at most as many frames for a text of such characters as for these labels of it: an entry of several
     characters stands for at least two of them, and where it is met twice in a row that costs one frame more. But where

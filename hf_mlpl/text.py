@@ -1,4 +1,4 @@
-"""Transcripts: Unicode normalisation, the vocabulary of a set of transcripts, and flashlight's tokens files."""
+"""Normalises transcripts, builds their vocabulary, and reads and writes flashlight's tokens files."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def encoding_of(start: bytes) -> str:
 
 
 def normalize_text(text: str) -> str:
-    """NFC, with every run of Unicode white space as one space and none at the ends; case and punctuation stay."""
+    """Returns NFC with a space for each run of Unicode white space and none at the ends; case and punctuation stay."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def build_vocabulary(texts: Iterable[str]) -> list[str]:
     """
-    Entries of a tokens file for `texts`: the word boundary `|`, then each code point of the normalised texts in
-    order of code point. Control characters and lone surrogates are left out; the tokenizer skips them as unknown.
+    Returns entries of a tokens file for `texts`: the word boundary `|`, then each code point of the normalised texts
+    in order. Control characters and lone surrogates are left out; the tokenizer skips them as unknown.
     """
     characters = {character for text in texts for character in normalize_text(text)} - {" ", WORD_BOUNDARY}
     return [WORD_BOUNDARY, *sorted(c for c in characters if unicodedata.category(c) not in ("Cc", "Cs"))]
@@ -36,7 +36,7 @@ def build_vocabulary(texts: Iterable[str]) -> list[str]:
 
 def read_tokens(path: str | os.PathLike) -> list[list[str]]:
     """
-    Lines of a flashlight tokens file, each a list of the entries that share the line and hence an index.
+    Reads the lines of a flashlight tokens file, each a list of the entries that share the line and hence an index.
 
     As flashlight's `Dictionary` does it, lines end with a line feed, ASCII white space alone separates entries (a
     no-break space may be an entry), and empty lines have no index. A byte order mark at the beginning is no entry.
@@ -99,7 +99,7 @@ def _parse_tokens(data: bytes, path: str | os.PathLike) -> list[list[str]]:
 
 def unknown_character_report(counts: Counter[str]) -> str:
     """
-    One line about the ten most frequent characters of `counts`, with code point and name, for instance
+    Describes in one line the ten most frequent characters of `counts`, with code point and name, for instance
     `'ß' (U+00DF LATIN SMALL LETTER SHARP S) x 12`.
     """
     parts = []

@@ -1,4 +1,4 @@
-"""Texts by the thousand: normalised, and their characters, as arrays; Python looks only at those that need it."""
+"""Normalises texts by the thousand as arrays of characters; Python looks only at those that may change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPACE = ord(" ")
 
 
 class TextBlock:
-    """Texts as `normalize_text` makes them, and all their characters in one array.
+    """Holds texts as `normalize_text` makes them, and all their characters in one array.
 
     Args:
         texts: N strings; null counts as empty.
@@ -46,27 +46,27 @@ class TextBlock:
         self.ends = np.cumsum(self.lengths + 1)  # where the space after each text is
 
     def _may_change(self) -> np.ndarray:
-        """(C,) whether `normalize_text` may change a text because of what is there; of an empty one, at its end."""
+        """Returns (C,) whether `normalize_text` may change a text at a character; an empty one at its end."""
         marked = _doubtful().take(self.code_points)
         is_space = self.code_points == SPACE
         marked[1:] |= is_space[1:] & is_space[:-1]
         return marked
 
     def has(self, marked: np.ndarray) -> np.ndarray:
-        """(N,) whether any of a text's characters, or the space after it, is marked in a mask (C,)."""
+        """Returns (N,) whether any of a text's characters, or the space after it, is marked in a mask (C,)."""
         return self.count(marked) > 0
 
     def count(self, marked: np.ndarray) -> np.ndarray:
-        """(N,) how many of a text's characters, with the space after it, are marked in a mask (C,)."""
+        """Returns (N,) how many of a text's characters, with the space after it, are marked in a mask (C,)."""
         return np.bincount(np.searchsorted(self.ends, np.flatnonzero(marked)), minlength=len(self.ends))
 
 
 @cache
 def _doubtful() -> np.ndarray:
-    """(NUM_CODE_POINTS,) whether `normalize_text` may change a text because of a character.
+    """Returns (NUM_CODE_POINTS,) whether `normalize_text` may change a text because of a character.
 
     That is white space but the space, what NFC writes otherwise, and what may become one with a character before it.
-    Python does not tell which may; all of them are marks, vowels and finals of Hangul, or beyond the first 2^16.
+    Python does not list these; all of them are marks, vowels and finals of Hangul, or beyond the first 2^16.
     """
     marked = np.ones(NUM_CODE_POINTS, bool)
     for code_point in range(1 << 16):
@@ -82,6 +82,6 @@ def _doubtful() -> np.ndarray:
 
 
 def join(texts: pa.Array, separator: str) -> pa.Buffer:
-    """What `separator.join(texts)` is, in UTF-8, without a string of Python for each of them."""
+    """Returns `separator.join(texts)` in UTF-8, without a string of Python for each text."""
     whole = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
     return pc.binary_join(whole, separator)[0].as_buffer()

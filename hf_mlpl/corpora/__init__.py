@@ -1,1 +1,1 @@
-"""Raw speech corpora read, or written, as utterances of one schema."""
+"""Reads raw speech corpora as utterances of one schema, and writes a synthetic one."""

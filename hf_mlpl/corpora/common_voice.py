@@ -1,7 +1,7 @@
-"""Common Voice: release archives as they were downloaded, extracted releases, and mirrors in Parquet files.
+"""Reads Common Voice: archives as they were downloaded, extracted releases, and mirrors in Parquet files.
 
-Of all releases since 5: columns are found by name, because their order changed once, `accent` became `accents`, and
-`variant`, `sentence_id` and `sentence_domain` came later.
+All releases since 5 are read: columns are found by name, because their order changed once, `accent` became `accents`,
+and `variant`, `sentence_id` and `sentence_domain` came later.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from ..text import normalize_text
 from .locales import to_locale
 from .mirrors import mirror_files, mirror_locales, mirror_speakers, read_mirror
-from .reading import ReadingReport, with_durations
+from .reading import ReadingReport, human_utterance, with_durations
 from .releases import Release, find_releases
 from .tables import row_problem
 
@@ -23,14 +23,14 @@ SPLITS = ("train", "dev", "test", "validated", "other")
 
 
 def find_locales(root: str | Path, wanted: Sequence[str] | None = None) -> list[str]:
-    """The locales of what `read_common_voice` reads, or those of them that are wanted; raises as it does."""
+    """Returns the locales that `read_common_voice` reads, or those of them that are wanted; raises as it does."""
     return _find(root, wanted)[1]
 
 
 def read_common_voice(
     root: str | Path, split: str, report: ReadingReport, locales: Sequence[str] | None = None
 ) -> Iterator[dict]:
-    """Utterances of one split (`train`, `dev`, `test`, `validated`, `other`).
+    """Yields the utterances of one split (`train`, `dev`, `test`, `validated`, `other`).
 
     Args:
         root: An archive (.tar.gz or .tar), which is read in place, or a folder of archives; an extracted release, or
@@ -67,7 +67,7 @@ def _utterances(release: Release, split: str, report: ReadingReport) -> Iterator
 
 
 def common_voice_inputs(root: str | Path, locale: str, splits: Sequence[str] = SPLITS) -> tuple[Path, ...]:
-    """The files and folders from which `read_common_voice` reads some splits of a locale."""
+    """Returns the files and folders from which `read_common_voice` reads some splits of a locale."""
     release = find_releases(Path(root)).get(to_locale(locale))
     return release().inputs([f"{split}.tsv" for split in splits]) if release else mirror_files(root, splits)
 
@@ -83,7 +83,7 @@ def report_speaker_leaks(root: str | Path, report: ReadingReport, locales: Seque
         release, speakers = releases[locale]() if releases else None, {}
         for split in ("train", "dev", "test"):
             speakers[split] = set()
-            with suppress(ValueError):  # which reading the split tells
+            with suppress(ValueError):  # which reading the split reports
                 if release is None:
                     speakers[split] = mirror_speakers(root, split, locale)
                 else:
@@ -99,7 +99,7 @@ def report_speaker_leaks(root: str | Path, report: ReadingReport, locales: Seque
 def _find(
     root: str | Path, locales: Sequence[str] | None, report: ReadingReport | None = None
 ) -> tuple[dict[str, Callable[[], Release]], list[str]]:
-    """Releases by locale, none for Parquet files, and the locales that are wanted."""
+    """Returns the releases by locale, none for Parquet files, and the locales that are wanted."""
     root, problems = Path(root), []
     releases = find_releases(root, problems)
     found = list(releases) or mirror_locales(root, problems)
@@ -134,14 +134,7 @@ def _rows(release: Release, split: str, report: ReadingReport) -> Iterator[tuple
         else:
             durations = durations or release.durations(report.note)
             seconds = durations(clip)
-            utterance = {
-                "id": Path(clip).stem,
-                "audio": audio,
-                "language": release.locale,
-                "text": text,
-                "speaker": row["client_id"],
-                "source": "human",
-            }
+            utterance = human_utterance(Path(clip).stem, audio, release.locale, text, row["client_id"])
             yield where, utterance | ({} if seconds is None else {"duration_seconds": seconds})
     lines = release.num_lines(table) - 1
     if count != lines:

@@ -1,8 +1,8 @@
-"""A synthetic corpus in the formats of Common Voice 6.1 and VoxPopuli: short sentences that espeak-ng reads out.
+"""Makes a synthetic corpus in the formats of Common Voice 6.1 and VoxPopuli: espeak-ng reads out short sentences.
 
     hf-mlpl demo --root data --labelled de=400 sl=50 --unlabelled sl=600
 
-See `demo_sentences` for what is said and in which languages.
+See `demo_sentences` for the sentences and the languages.
 """
 
 import csv
@@ -74,7 +74,7 @@ def write_demo_corpus(
     seed: int = 0,
     processes: int | None = None,
 ) -> tuple[Path, Path]:
-    """Write the synthetic corpus and return its folders `root/cv-corpus-demo` and `root/voxpopuli-demo`.
+    """Writes the synthetic corpus and returns its folders `root/cv-corpus-demo` and `root/voxpopuli-demo`.
 
     `labelled` maps Common Voice locales to their number of training clips; each also gets `dev` and `test` clips.
     `unlabelled` maps locales to a number of VoxPopuli segments. Splits share neither texts (within a language) nor
@@ -161,7 +161,7 @@ def _utterances(language: str, split: str, count: int, seed: int) -> list[_Utter
 
 
 def _write(common_voice: Path, voxpopuli: Path, settings: dict, processes: int) -> None:
-    """Write everything but complete.json into two new folders."""
+    """Writes everything but complete.json into two new folders."""
     clips, clip_tables = {}, {}  # path -> utterances; path of a TSV -> its rows
     for language, train in settings["labelled"].items():
         folder = common_voice / language
@@ -193,9 +193,13 @@ def _write(common_voice: Path, voxpopuli: Path, settings: dict, processes: int) 
             _write_rows(file, COMMON_VOICE_COLUMNS, rows)
     annotations = voxpopuli / "annotations"
     annotations.mkdir(parents=True)
-    numbered = [(path.stem, number, *of) for path in sorted(events) for number, of in enumerate(spans[path])]
+    numbered = [(path.stem, number, *span) for path in sorted(events) for number, span in enumerate(spans[path])]
     _write_gzip(annotations / "unlabelled_v2.tsv.gz", "event_id segment_no start end".split(), numbered)
-    truth = [(path.stem, number, of.sentence) for path in sorted(events) for number, of in enumerate(events[path])]
+    truth = [
+        (path.stem, number, utterance.sentence)
+        for path in sorted(events)
+        for number, utterance in enumerate(events[path])
+    ]
     _write_gzip(annotations / "truth.tsv.gz", "event_id segment_no sentence".split(), truth)
 
 
@@ -218,7 +222,7 @@ def _write_gzip(path: Path, columns: list[str], rows: list[tuple]) -> None:
 
 
 def _record_all(recordings: dict[Path, list[_Utterance]], processes: int) -> dict[Path, list[tuple[float, float]]]:
-    """Return what `_record` returns, by path."""
+    """Returns what `_record` returns, by path."""
     total = sum(map(len, recordings.values()))
     spans = {}
     # Spawned, not forked: the fork of a process that has used threads (torch) may hang.
@@ -232,7 +236,7 @@ def _record_all(recordings: dict[Path, list[_Utterance]], processes: int) -> dic
 
 
 def _record(path: Path, utterances: list[_Utterance]) -> list[tuple[float, float]]:
-    """Write an mp3 clip of one utterance or a long ogg of many; return each one's start and end in seconds."""
+    """Writes an mp3 clip of one utterance or a long ogg of many; returns each one's start and end in seconds."""
     if path.suffix == ".mp3":
         (utterance,) = utterances
         samples, rate, span = _speak(utterance)
@@ -263,7 +267,7 @@ AUDIO_OUTPUT_SYNCHRONOUS, ESPEAK_RATE, ESPEAK_PITCH, POS_CHARACTER, ESPEAK_CHARS
 
 
 def _espeak(sentence: str, voice: str, speed: int, pitch: int) -> tuple[np.ndarray, int]:
-    """Return int16 samples and their rate."""
+    """Returns int16 samples and their rate."""
     chunks = []
 
     @_ffi.callback("int(short *, int, void *)")
@@ -292,7 +296,7 @@ def _espeak(sentence: str, voice: str, speed: int, pitch: int) -> tuple[np.ndarr
 
 
 def _speak(utterance: _Utterance) -> tuple[np.ndarray, int, tuple[float, float]]:
-    """Return float32 samples with faint noise, their rate, and the start and end of speech in seconds."""
+    """Returns float32 samples with faint noise, their rate, and the start and end of speech in seconds."""
     variant, speed, pitch = utterance.speaker
     speech, rate = _espeak(utterance.sentence, f"{DEMO_LANGUAGES[utterance.language].voice}+{variant}", speed, pitch)
     rng = np.random.default_rng(list(utterance.random_key.encode()))

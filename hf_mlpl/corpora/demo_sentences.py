@@ -1,4 +1,4 @@
-"""Short sentences without end for the synthetic corpus, from Babel's names (CLDR) and num2words' spelled-out numbers.
+"""Makes short sentences for the synthetic corpus from Babel's names (CLDR) and num2words' spelled-out numbers.
 
 A sentence is a few phrases in a row ("Montag neun Gramm Burundi"): a territory, language, unit, weekday, month, date
 or amount. It says what a listener hears: no digits, no abbreviations, no punctuation but the
@@ -22,7 +22,7 @@ from num2words import num2words
 
 @dataclass(frozen=True)
 class DemoLanguage:
-    """What Babel, espeak-ng and num2words call a language, and how it is written."""
+    """Holds the names of a language in Babel, espeak-ng and num2words, and how it is written."""
 
     babel: str
     voice: str
@@ -89,7 +89,7 @@ SPLIT_BUCKETS = {"train": range(4), "dev": range(4, 5), "test": range(5, 6), "un
 
 
 def sentences(language: str, split: str, seed: int) -> Iterator[str]:
-    """Yield distinct sentences (NFC, about 2 s of speech) that no other split of the same language can yield.
+    """Yields distinct sentences (NFC, about 2 s of speech) that no other split of the same language can yield.
 
     The n-th one depends on the arguments alone. `split` is a key of `SPLIT_BUCKETS`.
     """
@@ -110,7 +110,7 @@ def sentences(language: str, split: str, seed: int) -> Iterator[str]:
 
 
 def _phrase_kinds(spec: DemoLanguage, rng: random.Random) -> list[Callable[[], str]]:
-    """Functions that each make a random phrase of one kind; a phrase may still turn out to be unspeakable."""
+    """Returns functions that each make a random phrase of one kind; some phrases are unspeakable."""
     locale = Locale.parse(spec.babel)
     territories, languages = _ranked(locale.territories), _ranked(locale.languages)
     units = _ranked(locale.unit_display_names)
@@ -156,22 +156,22 @@ def _phrase_kinds(spec: DemoLanguage, rng: random.Random) -> list[Callable[[], s
 
 
 def _ranked(codes: Iterable[str]) -> list[str]:
-    """Codes in an order that is arbitrary but the same in all languages: what is frequent in one is in the others.
+    """Sorts codes in an arbitrary order that all languages share: what is frequent in one is frequent in the others.
 
     Frequencies fall with the rank as those of words do, somewhat faster than by Zipf's law, so that the fifty
-    sentences of a low-resource language hold most of what is said in it.
+    sentences of a low-resource language hold most of its words.
     """
     return sorted(codes, key=lambda code: (zlib.crc32(code.encode()), code))
 
 
 def _clean(phrase: str) -> str:
-    """Return NFC with plain spaces and one kind of apostrophe."""
+    """Returns NFC with plain spaces and one kind of apostrophe."""
     text = unicodedata.normalize("NFC", phrase).replace("\u2019", "'").replace("\u02bc", "'")
     return " ".join(text.split())
 
 
 def _is_speakable(phrase: str, script: str) -> bool:
-    """Whether a phrase is words of one script alone: no digits, abbreviations ("US-Dollar", "St.") or brackets."""
+    """Checks that a phrase is words of one script: no digits, abbreviations ("US-Dollar", "St.") or brackets."""
     words = phrase.replace("-", " ").split(" ")
     return all(
         any(char.isalpha() for char in word)

@@ -1,4 +1,4 @@
-"""Speech from where it is published, as a path for the readers. What is there already is not downloaded again."""
+"""Downloads published speech, and returns paths for the readers. What is there already is not downloaded again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANSWER_SECONDS = 60  # for the first answer about a file; the client's 10 are to
 
 
 def download_mirror(repo_id: str, revision: str | None = None, locales: Sequence[str] | None = None) -> Path:
-    """The Parquet files of a data set on the Hub, in its cache, for `read_common_voice`.
+    """Downloads the Parquet files of a data set on the Hub into its cache, for `read_common_voice`.
 
     Args:
         revision: Branch, tag or commit; `refs/convert/parquet` has Parquet files of many data sets that have none.
@@ -47,7 +47,7 @@ def download_mirror(repo_id: str, revision: str | None = None, locales: Sequence
 
 
 def download_release(dataset_id: str, folder: str | os.PathLike) -> Path:
-    """A release of Common Voice from Mozilla Data Collective, as an archive in `folder`, for `read_common_voice`.
+    """Downloads a release of Common Voice from Mozilla Data Collective into `folder`, for `read_common_voice`.
 
     Needs the extra `datacollective`, the key of an account in the environment variable MDC_API_KEY, and that the
     account has agreed to the data set's terms on its page. An interrupted download goes on where it was.
@@ -76,5 +76,5 @@ def download_release(dataset_id: str, folder: str | os.PathLike) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """One line, without the queries of addresses, which may hold keys and signatures."""
+    """Returns one line, without the queries of addresses, which may hold keys and signatures."""
     return re.sub(r"(\w+://[^\s?'\"]*)\?[^\s'\"]*", r"\1", error_line(error))

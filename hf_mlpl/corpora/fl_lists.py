@@ -1,4 +1,4 @@
-"""flashlight's list files: a line for each recording, `id path duration [transcript ...]`."""
+"""Reads flashlight's list files: a line for each recording, `id path duration [transcript ...]`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ListEntry:
-    """A line of a list file.
+    """Holds a line of a list file.
 
     Args:
         where: the list file and the line's number, for messages.
@@ -31,8 +31,8 @@ class ListEntry:
 
 def read_lists(names: Sequence[str], datadir: str = "") -> tuple[list[ListEntry], list[str]]:
     """
-    The entries of list files in the order in which `fl_asr_test` runs them: by decreasing duration; those of equal
-    duration as they stand in the files. The second result has a line for each list or line that cannot be used.
+    Returns the entries of list files in the order in which `fl_asr_test` runs them: by decreasing duration; those of
+    equal duration as they stand in the files. The second result has a line for each list or line that cannot be used.
 
     Lines end with a line feed, and ASCII white space alone separates columns, as in flashlight; empty lines are
     skipped. Recordings are where the list says, seen from the working directory, or else below `datadir`.
@@ -58,7 +58,7 @@ def read_lists(names: Sequence[str], datadir: str = "") -> tuple[list[ListEntry]
 
 
 def lines_of_list(name: str, datadir: str) -> Iterator[tuple[str, ListEntry | ValueError]]:
-    """Yields where each line is that is not empty, and what it says, or why it cannot be used.
+    """Yields the place of each line that is not empty with its entry, or the reason why it cannot be used.
 
     A byte order mark before the first line is no part of it.
     """

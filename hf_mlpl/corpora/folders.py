@@ -1,4 +1,4 @@
-"""Speech of one's own as plain folders of recordings, with texts in files of the same names where there are any."""
+"""Reads plain folders of recordings, with texts in files of the same names where there are any."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from ..folder_walk import is_hidden
 from ..text import encoding_of, normalize_text
 from .locales import noted_locale, to_locale
-from .reading import ReadingReport, with_durations
+from .reading import ReadingReport, human_utterance, with_durations
 from .recordings import folded, is_recording, nearest_name, walk
 
 TEXT_SUFFIXES = (".txt", ".lab")
@@ -40,10 +40,10 @@ def read_folder(
     root = Path(root).absolute()  # so that utterance files can be used from anywhere
     wanted = {*map(to_locale, locales or ())}
     if language is None:
-        there = sorted(path.name for path in root.glob("*") if path.is_dir() and not is_hidden(path.name))
-        if missing := sorted(wanted - {*map(to_locale, there)}):
+        found = sorted(path.name for path in root.glob("*") if path.is_dir() and not is_hidden(path.name))
+        if missing := sorted(wanted - {*map(to_locale, found)}):
             raise ValueError(
-                f"{root}: no folder of the language {', '.join(missing)}; there are {', '.join(there) or 'none'}"
+                f"{root}: no folder of the language {', '.join(missing)}; there are {', '.join(found) or 'none'}"
             )
     before = report.read
     yield from with_durations(_rows(root, language, wanted, report), report)
@@ -82,17 +82,8 @@ def _rows(root: Path, language: str | None, wanted: set[str], report: ReadingRep
             except (OSError, ValueError) as error:
                 report.drop("text cannot be read", str(Path(folder, text_file)), str(error))
                 continue
-            yield (
-                str(path),
-                {
-                    "id": below.as_posix(),
-                    "audio": {"path": str(path), "start": None, "end": None},
-                    "language": spoken,
-                    "text": text or None,
-                    "speaker": None,
-                    "source": "human" if text else None,
-                },
-            )
+            audio = {"path": str(path), "start": None, "end": None}
+            yield str(path), human_utterance(below.as_posix(), audio, spoken, text)
     if unread:
         report.note(f"{root}: {len(unread)} texts have no recording beside them, such as {min(unread)}")
     if passed_over:

@@ -1,4 +1,4 @@
-"""Any data set of the `datasets` library that has a column of audio, or of paths to it."""
+"""Reads any data set of the `datasets` library that has a column of audio, or of paths to it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ..text import normalize_text
 from .locales import noted_locale
 from .metadata import METADATA, SUFFIXES, TableRow, columns_of, rows_of
 from .parquet import class_name, data_files, parquet_features, parquet_rows
-from .reading import ReadingReport
+from .reading import ReadingReport, human_utterance
 from .recordings import (
     PART_COLUMNS,
     FileNames,
@@ -61,7 +61,7 @@ LIKELY = [name for names in USUAL_COLUMNS.values() for name in names]
 
 @dataclass(frozen=True)
 class _Source:
-    """A data set as its rows are read.
+    """Holds a data set as its rows are read.
 
     Args:
         columns: names, with the types of `datasets` where these are known.
@@ -125,8 +125,9 @@ def read_dataset(
     rows = _utterances(source, names, prefix, language, report, copies and Path(copies))
     yield from with_part_durations(rows, report, check_ids="id" in names)
     if report.read == before:
-        there = ", ".join(source.columns)
-        raise ValueError(f"{source.name or prefix}: the data set has no rows; its columns are {there}")
+        raise ValueError(
+            f"{source.name or prefix}: the data set has no rows; its columns are {', '.join(source.columns)}"
+        )
 
 
 def _opened(name: str | Path, split: str, config: str | None, report: ReadingReport) -> _Source:
@@ -223,18 +224,18 @@ def _of_folder(root: Path, split: str, files: Sequence[Path], report: ReadingRep
 
 def _columns(source: _Source, given: Mapping[str, str], language: str | None) -> dict[str, str]:
     """Returns the column of each field that has one."""
-    there = ", ".join(source.columns) or "none at all"
+    found = ", ".join(source.columns) or "none at all"
     if unknown := sorted(set(given) - set(USUAL_COLUMNS)):
         raise ValueError(f"an utterance has no {', '.join(unknown)} from a column; it has {', '.join(USUAL_COLUMNS)}")
     if absent := sorted(set(given.values()) - set(source.columns)):
-        raise ValueError(f"the data set has no column {', '.join(absent)}; it has {there}")
+        raise ValueError(f"the data set has no column {', '.join(absent)}; it has {found}")
     names = {field: name for field, usual in USUAL_COLUMNS.items() for name in usual[::-1] if name in source.columns}
     if source.audio in source.columns:
         names["audio"] = source.audio
     names |= given
     for field, way_out in (("audio", "name it"), ("language", "name it, or the language of all rows")):
         if field not in names and (field == "audio" or language is None):
-            raise ValueError(f"no column of the data set is known to be {field}: {way_out}; it has {there}")
+            raise ValueError(f"no column of the data set is known to be {field}: {way_out}; it has {found}")
     return names
 
 
@@ -259,23 +260,15 @@ def _utterances(
             if not spoken:
                 raise _UnusableError("no language")
             text = normalize_text(_text(fields, "text") or "")
-            yield (
-                where,
-                {
-                    "id": _text(fields, "id") or f"{prefix}/{number}",
-                    "audio": recordings.audio(fields, folder, where),
-                    "language": spoken,
-                    "text": text or None,
-                    "speaker": _text(fields, "speaker") or None,
-                    "source": "human" if text else None,
-                },
-            )
+            name = _text(fields, "id") or f"{prefix}/{number}"
+            audio, speaker = recordings.audio(fields, folder, where), _text(fields, "speaker") or None
+            yield where, human_utterance(name, audio, spoken, text, speaker)
         except _UnusableError as error:
             report.drop(error.reason, where, error.detail)
 
 
 class _UnusableError(Exception):
-    """A row of which no utterance can be made."""
+    """Refuses a row of which no utterance can be made."""
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(reason)
@@ -295,7 +288,7 @@ def _text(fields: Mapping, name: str) -> str | None:
 
 
 class _Recordings:
-    """Where the recordings of rows are; what is in no file is written to `copies`."""
+    """Finds the recordings of rows; those that are in no file are written to `copies`."""
 
     def __init__(self, copies: Path | None):
         self._copies, self._files = copies and copies.absolute(), FileNames()

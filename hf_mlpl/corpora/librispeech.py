@@ -1,4 +1,4 @@
-"""LibriSpeech: `{split}/{speaker}/{chapter}/*.flac` with a `.trans.txt` in each chapter, extracted or as archives.
+"""Reads LibriSpeech, extracted or as archives: `{split}/{speaker}/{chapter}/*.flac` and `.trans.txt` in each chapter.
 
 The recordings may have been converted: other suffixes, in whatever case, are recordings, too.
 """
@@ -14,7 +14,7 @@ from ..containers import open_member
 from ..folder_walk import is_hidden, walk_folders
 from ..tars import tar_index
 from ..text import normalize_text
-from .reading import ReadingReport, printable, with_durations
+from .reading import ReadingReport, human_utterance, printable, with_durations
 
 SPLITS = tuple(f"train-{part}" for part in ("clean-100", "clean-360", "other-500")) + tuple(
     f"{split}-{part}" for split in ("dev", "test") for part in ("clean", "other")
@@ -22,7 +22,7 @@ SPLITS = tuple(f"train-{part}" for part in ("clean-100", "clean-360", "other-500
 
 
 def read_librispeech(root: str | Path, split: str, report: ReadingReport) -> Iterator[dict]:
-    """Utterances of one split, such as `test-clean`, in `en`; their texts are upper case and without punctuation.
+    """Yields the utterances of one split, such as `test-clean`, in `en`; texts are upper case without punctuation.
 
     Args:
         root: the folder `LibriSpeech`, the one around it, or one with the archives, such as `test-clean.tar.gz`, which
@@ -38,12 +38,12 @@ def read_librispeech(root: str | Path, split: str, report: ReadingReport) -> Ite
     for archive in (root / f"{split}.tar.gz", root / f"{split}.tar"):
         if archive.is_file():
             return with_durations(_rows(archive, _members(archive, split, report), report), report)
-    there = ", ".join(librispeech_splits(root))
-    raise ValueError(f"{root}: no split {split} of LibriSpeech; there are {there or 'none'}")
+    found = ", ".join(librispeech_splits(root)) or "none"
+    raise ValueError(f"{root}: no split {split} of LibriSpeech; there are {found}")
 
 
 def librispeech_splits(root: str | Path) -> list[str]:
-    """The splits that `read_librispeech` finds."""
+    """Returns the splits that `read_librispeech` finds."""
     places = "{}", "LibriSpeech/{}", "{}.tar.gz", "{}.tar"
     return [name for name in SPLITS if any(Path(root, place.format(name)).exists() for place in places)]
 
@@ -70,14 +70,14 @@ def _members(archive: Path, split: str, report: ReadingReport) -> dict[str, dict
 
 
 def _lines(audio: dict) -> list[str]:
-    """The lines of a transcript; bytes that are not UTF-8 are surrogates."""
+    """Returns the lines of a transcript; bytes that are not UTF-8 are surrogates."""
     with open(audio["path"], "rb") if audio.get("offset") is None else open_member(**audio) as file:
         text = file.read().decode("utf-8-sig", errors="surrogateescape")
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
 
 
 def _rows(place: Path, files: dict[str, dict], report: ReadingReport) -> Iterator[tuple[str, dict]]:
-    """Rows of what `files` has: the audio of the schema by a name such as `1089/134686/1089-134686-0000.flac`."""
+    """Yields the rows of `files`, audio as in the schema by a name such as `1089/134686/1089-134686-0000.flac`."""
     spoken: dict[str, str] = {}  # names of files by what they are without suffixes
     for name in sorted(files):
         stem, suffix = os.path.splitext(name)
@@ -106,17 +106,7 @@ def _rows(place: Path, files: dict[str, dict], report: ReadingReport) -> Iterato
             elif stem in used:
                 report.drop("a second line of an utterance", where, name)
             else:
-                yield (
-                    where,
-                    {
-                        "id": name,
-                        "audio": files[spoken[stem]],
-                        "language": "en",
-                        "text": text,
-                        "speaker": name.partition("-")[0],
-                        "source": "human",
-                    },
-                )
+                yield where, human_utterance(name, files[spoken[stem]], "en", text, name.partition("-")[0])
             used.add(stem)
     for stem in sorted(spoken.keys() - used):
         report.read += 1

@@ -1,4 +1,4 @@
-"""Files of a corpus: what is below a folder, and whether it has changed since it was read."""
+"""Lists the files below a folder, and finds whether they have changed since they were read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def state_of(path: Path, below: bool = False, besides: Path | None = None) -> st
         return str(_status(path))
     digest, besides = hashlib.sha256(), besides and besides.resolve()
     for folder, _, names in walk_folders(path):
-        if besides is None or besides not in (here := Path(folder).resolve(), *here.parents):
+        if besides is None or besides not in (resolved := Path(folder).resolve(), *resolved.parents):
             # Not the index files that reading makes beside archives.
             states = [(name, _state_in(folder, name)) for name in names if not name.endswith(".npz")]
             digest.update(os.fsencode(repr((os.path.relpath(folder, path), states))))

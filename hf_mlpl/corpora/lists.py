@@ -1,4 +1,4 @@
-"""Lists of recordings, for speech of one's own: tables `path sentence language speaker`, and lists of flashlight."""
+"""Reads lists of recordings: tables `path sentence language speaker`, and lists of flashlight."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from ..text import normalize_text
 from .fl_lists import ListEntry, lines_of_list
 from .locales import noted_locale, to_locale
-from .reading import ReadingReport
+from .reading import ReadingReport, human_utterance
 from .recordings import FileNames, PartError, located, part_of, with_part_durations
 from .tables import read_table, row_problem
 
@@ -86,15 +86,9 @@ def _rows(table: Path, report: ReadingReport, languages: Sequence[str] | None) -
                 continue
             text = normalize_text(row["sentence"])
             part = "" if start is None and end is None else f"_{start or 0.0}-{'' if end is None else end}"
-            utterance = {
-                "id": Path(name).with_suffix("").as_posix() + part,
-                "audio": {"path": located(name, folders, files), "start": start, "end": end},
-                "language": language,
-                "text": text or None,
-                "speaker": row["speaker"] or None,
-                "source": "human" if text else None,
-            }
-            yield where, utterance
+            name, path = Path(name).with_suffix("").as_posix() + part, located(name, folders, files)
+            audio = {"path": path, "start": start, "end": end}
+            yield where, human_utterance(name, audio, language, text, row["speaker"] or None)
     if report.read == before and spoken:
         raise ValueError(f"{table}: no rows of {', '.join(sorted(wanted))}; there are {', '.join(sorted(spoken))}")
     if report.read == before:
@@ -113,7 +107,7 @@ def _inside(path: str, folders: Iterable[str]) -> str | None:
 def read_fl_lists(
     names: Sequence[str | Path], language: str, report: ReadingReport, datadir: str | Path = ""
 ) -> Iterator[dict]:
-    """Utterances of list files, in their order, without speakers; those without a transcript have no text.
+    """Yields utterances of list files, in their order, without speakers; those without a transcript have no text.
 
     What a list says of durations is not believed: they are taken from the recordings.
 
@@ -145,13 +139,5 @@ def _rows_of_lists(
         if entry.duration < 0:
             report.drop("negative duration", where, f"{entry.duration:g}")
             continue
-        text = normalize_text(entry.transcript) or None
-        utterance = {
-            "id": entry.id,
-            "audio": {"path": located(entry.path, (os.curdir, datadir), files), "start": None, "end": None},
-            "language": language,
-            "text": text,
-            "speaker": None,
-            "source": text and "human",
-        }
-        yield where, utterance
+        audio = {"path": located(entry.path, (os.curdir, datadir), files), "start": None, "end": None}
+        yield where, human_utterance(entry.id, audio, language, normalize_text(entry.transcript))

@@ -1,4 +1,4 @@
-"""The names of languages: whatever a corpus or its mirror calls them, here they have Common Voice's codes."""
+"""Gives languages Common Voice's codes, whatever a corpus or its mirror calls them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def noted_locale(name: str | None, report: ReadingReport) -> str:
 
 
 def iso_code(locale: str) -> str:
-    """The ISO 639 code of a locale's language, as the `language` of cards on the Hub wants it.
+    """Returns the ISO 639 code of a locale's language, as the `language` of cards on the Hub wants it.
 
     >>> iso_code("sv-SE"), iso_code("rm-vallader"), iso_code("hsb")
     ('sv', 'rm', 'hsb')

@@ -1,4 +1,4 @@
-"""Tables beside recordings, as csv, tsv, JSON and Parquet: no value of a text is guessed to be something else."""
+"""Reads tables beside recordings, in csv, tsv, JSON and Parquet; texts stay texts, whatever they look like."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from datasets import ClassLabel
-
-from .parquet import BLOCK, class_name, parquet_features
+from .parquet import parquet_features, parquet_values
 from .tables import DAMAGED, opened_text, read_table, row_problem, table_columns
 
 TEXT_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -28,7 +24,7 @@ def columns_of(path: Path, likely: Sequence[str]) -> list[str]:
     """Returns the columns of a table; of JSON all keys of its rows, in the order in which they come.
 
     Args:
-        likely: names that tell the delimiter of a csv file.
+        likely: names from which the delimiter of a csv file is found.
 
     Raises:
         ValueError: for a file that is no table, or is damaged.
@@ -47,7 +43,8 @@ def rows_of(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
         ValueError: for a file that is no table, is damaged or lacks one of `columns`; JSON lacks none.
     """
     if path.suffix == ".parquet":
-        yield from _parquet_rows(path, columns)
+        for number, row in enumerate(parquet_values(path, columns)):
+            yield f"{path}:{number}", row, None
     elif path.name.endswith(TEXT_TABLES):
         for where, row in read_table(path, columns, None):
             yield where, row, row_problem(row)
@@ -56,23 +53,6 @@ def rows_of(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
             values = {column: row.get(column) for column in columns}
             words = {column: json.dumps(value) for column, value in values.items() if isinstance(value, bool)}
             yield where, values | words, problem
-
-
-def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
-    features = parquet_features(path)
-    if missing := [column for column in columns if column not in features]:
-        raise ValueError(f"{path}: no column {', '.join(missing)}; it has {', '.join(features)}")
-    labels = {name: features[name] for name in columns if isinstance(features[name], ClassLabel)}
-    try:
-        with pq.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(BLOCK, columns=list(columns)):
-                for row in batch.to_pylist():
-                    names = {name: class_name(label, row[name]) for name, label in labels.items()}
-                    yield f"{path}:{number}", row | names, None
-                    number += 1
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: damaged; download it again") from error
 
 
 def _json_rows(path: Path) -> Iterator[TableRow]:

@@ -1,10 +1,10 @@
-"""Speech in Parquet files, in the columns in which mirrors of Common Voice have it: on the Hub, or in a folder."""
+"""Reads mirrors of Common Voice in Parquet files, on the Hub or in a folder, by the columns that they have."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -15,7 +15,8 @@ from ..containers import audio_column
 from ..text import normalize_text
 from .listing import parquet_files_below
 from .locales import to_locale
-from .reading import ReadingReport, with_durations
+from .parquet import ROWS_READ, readable
+from .reading import ReadingReport, human_utterance, with_durations
 
 # What mirrors call a column, the likeliest name first.
 TEXT = ("sentence", "text", "transcription", "transcript")
@@ -29,7 +30,7 @@ FOLDER_OF_LOCALE = re.compile(r"[a-z]{2,3}([-_][A-Za-z]+)*")
 
 
 def read_mirror(root: str | Path, split: str, report: ReadingReport, locales: Sequence[str]) -> Iterator[dict]:
-    """Utterances of a split in some locales; of each row the bytes stay where they are.
+    """Yields the utterances of a split in some locales; the bytes of recordings stay where they are.
 
     Files without recordings or texts, damaged ones, and those for which nothing says the locale, get a line in the
     report; rows before the damage are kept. So does a split of which there is no file.
@@ -44,7 +45,7 @@ def read_mirror(root: str | Path, split: str, report: ReadingReport, locales: Se
 
 
 def mirror_locales(root: str | Path, problems: list[str] | None = None) -> list[str]:
-    """The locales of all Parquet files in a folder, sorted; empty where there are none.
+    """Returns the locales of all Parquet files in a folder, sorted; empty where there are none.
 
     Args:
         problems: gets a line for each file that cannot be read beside others.
@@ -68,23 +69,23 @@ def _locales_of(path: Path, folder: str | None) -> set[str]:
     with _opened(path) as file:
         column = _first(LOCALE, file)
         if column is None:
-            return {_said(folder, path)}
-        with _damage(path):
+            return {_locale_of_folder(folder, path)}
+        with readable(path):
             batches = file.iter_batches(columns=[column])
             return {locale for batch in batches for locale in batch[0].unique().to_pylist() if locale}
 
 
 def mirror_files(root: str | Path, splits: Sequence[str]) -> tuple[Path, ...]:
-    """The Parquet files of some splits."""
+    """Returns the Parquet files of some splits."""
     files = _splits(root, [])
     return tuple(path for split in splits for path, _ in files.get(split, ()))
 
 
 def mirror_speakers(root: str | Path, split: str, locale: str) -> set[str]:
-    """Speakers of a locale in a split; none if there is no such split."""
+    """Returns the speakers of a locale in a split; none if there is no such split."""
     speakers = set()
     for path, folder in _splits(root, []).get(split, ()):
-        with suppress(ValueError):  # which reading the split tells
+        with suppress(ValueError):  # which reading the split reports
             for _, row in _light_rows(path, folder):
                 if row["locale"] == locale and row["speaker"]:
                     speakers.add(str(row["speaker"]))
@@ -92,7 +93,7 @@ def mirror_speakers(root: str | Path, split: str, locale: str) -> set[str]:
 
 
 def _splits(root: str | Path, problems: list[str]) -> dict[str, list[tuple[Path, str | None]]]:
-    """Split -> Parquet files, and what their folders say the locale is. A file's name, or a folder's, says the split:
+    """Maps splits to Parquet files and the locales of their folders. A file's name, or a folder's, has the split:
     `sl/train-00000-of-00002.parquet`, `sl/partial-train/0000.parquet`, `data/validation-00000-of-00001.parquet`.
     """
     root, splits = Path(root).absolute(), {}
@@ -108,16 +109,8 @@ def _splits(root: str | Path, problems: list[str]) -> dict[str, list[tuple[Path,
     return splits
 
 
-@contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: no Parquet file, or damaged; download it again") from error
-
-
 def _opened(path: Path) -> pq.ParquetFile:
-    with _damage(path):
+    with readable(path):
         return pq.ParquetFile(path)
 
 
@@ -130,14 +123,14 @@ def _holds_texts(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
 
 
-def _said(locale: str | None, path: Path) -> str:
+def _locale_of_folder(locale: str | None, path: Path) -> str:
     if locale is None:
         raise ValueError(f"{path}: no column and no folder says the locale; put it into a folder such as sl")
     return locale
 
 
 def _light_rows(path: Path, folder: str | None) -> Iterator[tuple[int, dict]]:
-    """Numbers and contents of a file's rows without the recordings: `name`, `text`, `speaker`, `locale`."""
+    """Yields numbers and contents of a file's rows without the recordings: `name`, `text`, `speaker`, `locale`."""
     with _opened(path) as file:
         audio = audio_column(file.schema_arrow, path)
         columns = {"text": _first(TEXT, file), "speaker": _first(SPEAKER, file), "locale": _first(LOCALE, file)}
@@ -152,11 +145,11 @@ def _light_rows(path: Path, folder: str | None) -> Iterator[tuple[int, dict]]:
                 raise ValueError(f"{path}: column {name} holds {kind}; strings are accepted")
         wanted, number = [column for column in columns.values() if column], 0
         try:
-            for batch in file.iter_batches(1000, columns=wanted):
+            for batch in file.iter_batches(ROWS_READ, columns=wanted):
                 for row in batch.to_pylist():
                     row[f"{audio}.path"] = (row.get(audio) or {}).get("path")
                     read = {name: row.get(column) for name, column in columns.items()}
-                    locale = read["locale"] if columns["locale"] else _said(folder, path)
+                    locale = read["locale"] if columns["locale"] else _locale_of_folder(folder, path)
                     yield number, read | {"locale": locale and to_locale(locale)}
                     number += 1
         except (pa.ArrowException, OSError) as error:
@@ -185,12 +178,6 @@ def _rows_of_file(
             report.drop("empty sentence", where)
         else:
             name = PurePosixPath(str(row["name"] or f"{row['locale']}-{path.stem}-{number}."))
-            utterance = {
-                "id": name.stem,
-                "audio": {"path": str(path), "offset": number, "size": None, "start": None, "end": None},
-                "language": row["locale"],
-                "text": text,
-                "speaker": None if row["speaker"] is None else str(row["speaker"]),
-                "source": "human",
-            }
-            yield where, utterance
+            audio = {"path": str(path), "offset": number, "size": None, "start": None, "end": None}
+            speaker = None if row["speaker"] is None else str(row["speaker"])
+            yield where, human_utterance(name.stem, audio, row["locale"], text, speaker)

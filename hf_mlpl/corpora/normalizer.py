@@ -15,9 +15,9 @@ SPELLED_WITH = "‘՚՛՜՞׳״"  # an apostrophe as some write it, and the mark
 
 @dataclass(frozen=True)
 class Normalizer:
-    """
-    What is done to the transcripts of a language, beyond `normalize_text`, where one wants that: the paper's models
-    are trained on cased and punctuated text as it is.
+    """Normalises the transcripts of a language beyond `normalize_text`, where a user wants that.
+
+    The paper's models are trained on cased and punctuated text as it is.
 
     Args:
         replace: Strings and what takes their place, in this order, before all else.
@@ -52,7 +52,7 @@ class Normalizer:
 
 
 class _Kinds(dict):
-    """The kind of a character as `_without_punctuation` sees it, by code point, for `str.translate`."""
+    """Maps code points to the kinds of characters that `_without_punctuation` knows, for `str.translate`."""
 
     def __missing__(self, code_point: int) -> str:
         character = chr(code_point)

@@ -1,10 +1,11 @@
-"""Parquet files with recordings inside, on the Hub or on disk: rows that say where their recording is."""
+"""Reads Parquet files with recordings inside, on the Hub or on disk; the recordings stay where they are."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, repeat
+from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,8 +21,8 @@ from huggingface_hub import HfFileSystem, hf_hub_download
 from ..containers import audio_column
 from .recordings import FileNames, located
 
-BLOCK = 1000  # rows, without their recordings, that are in memory
-WITH_BYTES = 100  # rows, with their recordings, that are in memory
+ROWS_READ = 1000  # at a time, without their recordings; damage costs up to so many
+RECORDINGS_READ = 100  # at a time
 
 
 def data_files(name: str | Path, split: str, config: str | None = None) -> tuple[type, list[Path]]:
@@ -48,16 +49,23 @@ def _on_disk(address: str) -> Path:
     return Path(hf_hub_download(place.repo_id, place.path_in_repo, repo_type="dataset", revision=place.revision))
 
 
+@contextmanager
+def readable(path: str | Path, problem: str = "no Parquet file, or damaged") -> Iterator[None]:
+    """Raises what reading a Parquet file raises as a ValueError of one line."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: {problem}; download it again") from error
+
+
 def parquet_features(path: str | Path) -> Features:
-    """The columns of a file with their types, as `datasets` has them.
+    """Returns the columns of a file with their types, as `datasets` has them.
 
     Raises:
         ValueError: for a file that is not Parquet, or is damaged.
     """
-    try:
+    with readable(path):
         return Features.from_arrow_schema(pq.read_schema(path))
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: no Parquet file, or damaged; download it again") from error
 
 
 def class_name(label: ClassLabel, number: int | None) -> str | None:
@@ -80,7 +88,7 @@ def _paths_without_bytes(file: pq.ParquetFile, column: str, folder: str) -> dict
         statistics = chunks[f"{column}.bytes"].statistics
         if statistics is None or not statistics.has_null_count or statistics.null_count:
             row = first
-            for batch in file.iter_batches(WITH_BYTES, row_groups=[number], columns=[column]):
+            for batch in file.iter_batches(RECORDINGS_READ, row_groups=[number], columns=[column]):
                 without = pc.is_null(pc.struct_field(batch[column], "bytes"))
                 for path in pc.if_else(without, pc.struct_field(batch[column], "path"), None).to_pylist():
                     if path:
@@ -90,8 +98,27 @@ def _paths_without_bytes(file: pq.ParquetFile, column: str, folder: str) -> dict
     return paths
 
 
+def parquet_values(path: Path, columns: Sequence[str]) -> Iterator[dict]:
+    """Yields the values of a file's rows in some columns, with the names of classes instead of their numbers.
+
+    Raises:
+        ValueError: for a file that is damaged, or lacks one of `columns`.
+    """
+    features = parquet_features(path)
+    if missing := [column for column in columns if column not in features]:
+        raise ValueError(f"{path}: no column {', '.join(missing)}; it has {', '.join(features)}")
+    labels = {name: features[name] for name in columns if isinstance(features[name], ClassLabel)}
+    with readable(path, "damaged"), pq.ParquetFile(path) as file:
+        if not columns:
+            yield from repeat({}, file.metadata.num_rows)
+            return
+        for batch in file.iter_batches(ROWS_READ, columns=list(columns)):
+            for row in batch.to_pylist():
+                yield row | {name: class_name(label, row[name]) for name, label in labels.items()}
+
+
 def parquet_rows(files: Iterable[Path], columns: Sequence[str]) -> Iterator[tuple[str, dict, dict]]:
-    """Rows as `file:row`, their `columns` with classes by name, and their `audio` as in the schema.
+    """Yields `file:row`, the `columns` of the row, and its `audio` as in the schema.
 
     The recording of a row that has a path and no bytes is the file there, seen from the folder of its Parquet file or
     from the working directory.
@@ -100,20 +127,10 @@ def parquet_rows(files: Iterable[Path], columns: Sequence[str]) -> Iterator[tupl
         ValueError: for a file that is damaged, or lacks one of `columns`, or recordings.
     """
     for path in files:
-        features = parquet_features(path)
-        column = audio_column(features.arrow_schema, path)  # raises where there is none
-        if missing := [column for column in columns if column not in features]:
-            raise ValueError(f"{path}: no column {', '.join(missing)}; it has {', '.join(features)}")
-        labels = {name: features[name] for name in columns if isinstance(features[name], ClassLabel)}
-        try:
-            with pq.ParquetFile(path) as file:
-                paths = _paths_without_bytes(file, column, os.path.dirname(os.path.abspath(path)))
-                batches = file.iter_batches(BLOCK, columns=list(columns))
-                rows = chain.from_iterable(map(pa.RecordBatch.to_pylist, batches))
-                for number, row in enumerate(rows if columns else repeat({}, file.metadata.num_rows)):
-                    named = {name: class_name(label, row[name]) for name, label in labels.items()}
-                    place = {"path": str(path.absolute()), "offset": number, "size": None}
-                    audio = {"path": paths[number]} if number in paths else place
-                    yield f"{path}:{number}", row | named, audio | {"start": None, "end": None}
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path}: damaged; download it again") from error
+        column = audio_column(parquet_features(path).arrow_schema, path)  # raises where there is none
+        with readable(path, "damaged"), pq.ParquetFile(path) as file:
+            paths = _paths_without_bytes(file, column, os.path.dirname(os.path.abspath(path)))
+        for number, row in enumerate(parquet_values(path, columns)):
+            place = {"path": str(path.absolute()), "offset": number, "size": None}
+            audio = {"path": paths[number]} if number in paths else place
+            yield f"{path}:{number}", row, audio | {"start": None, "end": None}

@@ -1,8 +1,8 @@
-"""From corpora to utterance files: parts that are read by several processes, kept when finished, and merged.
+"""Prepares utterance files from corpora: parts are read by several processes, kept when finished, and merged.
 
 A part is what can be read on its own, as one split of one language. A call that was killed goes on with the parts that
-it has not finished, and with those whose corpus has changed since. What cannot be read of a part is told and costs the
-others nothing. See `hf-mlpl prepare-data`.
+it has not finished, and with those whose corpus has changed since. What cannot be read of a part is reported, and
+costs the others nothing. `hf-mlpl prepare-data` is its command.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MAX_UNUSABLE = 100_000  # recordings that cannot be used, and are looked at agai
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What happens to every utterance that a reader gives.
+    """Checks and normalises every utterance that a reader gives.
 
     Args:
         quarantine: audio that is not used, by the names that `audio_name` gives; see `read_quarantine`.
@@ -59,8 +59,8 @@ class Preprocessing:
     decode: bool = False
     normalizers: Mapping[str, Normalizer] = field(default_factory=dict)
 
-    def of(self, utterance: dict, report: ReadingReport) -> dict | None:
-        """The utterance as it is kept, or None, which the report then explains."""
+    def apply(self, utterance: dict, report: ReadingReport) -> dict | None:
+        """Returns the utterance as it is kept, or None, which the report then explains."""
         name = audio_name(utterance["audio"])
         if name in self.quarantine:
             return report.drop("in quarantine", utterance["id"], f"{name}: {self.quarantine[name]}")
@@ -70,8 +70,8 @@ class Preprocessing:
             except Exception as error:  # decoders raise whatever they like
                 return report.drop("unreadable audio", utterance["id"], audio_problem(error, utterance["audio"]))
             if abs(seconds - utterance["duration_seconds"]) > END_TOLERANCE:
-                told = f"{seconds:.2f} s, not {utterance['duration_seconds']:.2f} s as its header says"
-                report.lines.append(f"{utterance['id']}: kept with another duration: {name}: {told}")
+                other = f"{seconds:.2f} s, not {utterance['duration_seconds']:.2f} s as its header says"
+                report.lines.append(f"{utterance['id']}: kept with another duration: {name}: {other}")
                 utterance = utterance | {"duration_seconds": seconds}
         normalizer = self.normalizers.get(utterance["language"]) or self.normalizers.get("*")
         if normalizer and utterance["text"]:
@@ -83,7 +83,7 @@ class Preprocessing:
 
 
 def read_quarantine(path: Path) -> dict[str, str]:
-    """Audio that cannot be used, and why; raises `ValueError` for what is not such a table."""
+    """Returns audio that cannot be used, and why; raises `ValueError` for what is not such a table."""
     listed = {}
     for where, row in read_table(path, QUARANTINE_COLUMNS):
         if problem := row_problem(row):
@@ -93,7 +93,7 @@ def read_quarantine(path: Path) -> dict[str, str]:
 
 
 def read_normalizers(path: Path) -> dict[str, Normalizer]:
-    """YAML of a mapping from languages, and `*`, to the arguments of `Normalizer`; raises `ValueError` for another."""
+    """Reads a YAML that maps languages, and `*`, to arguments of `Normalizer`; raises `ValueError` for another."""
     try:
         content = yaml.safe_load(path.read_bytes())
         return {to_locale(language): Normalizer(**settings) for language, settings in content.items()}
@@ -136,7 +136,7 @@ def prepare(
             jobs = {part.name: (part, folders[part.name], made_of[part.name], preprocessing) for part in todo}
             failed = (_read_here if workers == 1 else partial(_read_in_processes, workers))(jobs, progress)
         finished = [folders[part.name] for part in parts if part.name not in failed]
-        report = PreparationReport.of(
+        report = PreparationReport.of_parts(
             [folder / PART for folder in finished], [failed[part.name] for part in parts if part.name in failed]
         )
         if report.read or not (report.notes or failed):
@@ -172,7 +172,7 @@ def _left_over(output: Path, written: set[str]) -> list[str]:
 
 
 def _join(head: Sequence[str], parts: Sequence[Path], path: Path) -> None:
-    """A text of some lines and then those of other files."""
+    """Writes a text of some lines and then those of other files."""
     with atomic_write(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
         file.writelines(line + "\n" for line in head)
         for part in parts:
@@ -194,7 +194,7 @@ def _tick(count: int) -> None:
 
 
 class PartFailed(Exception):
-    """What a reader raised that is no fault of its corpus; the text is the line for users."""
+    """Carries the line for users about what a reader raised that is no fault of its corpus."""
 
 
 def _read_here(jobs: Mapping[str, tuple], progress: tqdm) -> dict[str, str]:
@@ -296,7 +296,7 @@ def _read_part(
     """Reads a part into `folder`.
 
     Raises:
-        PartFailed: for what its reader raises, but for ValueError, which the report tells.
+        PartFailed: for what its reader raises, but for ValueError, which goes into the report.
         OSError: where there is no room to write it.
     """
     with atomic_write(folder) as unfinished, ExitStack() as files:
@@ -319,7 +319,7 @@ def _read_part(
             "dropped": report.dropped,
             "notes": report.notes,
             "source": part.source and asdict(part.source),
-            "splits": {split: of.as_json() for split, of in statistics.items()},
+            "splits": {split: counts.as_json() for split, counts in statistics.items()},
         }
         write_json(unfinished / PART, content)
 
@@ -343,7 +343,7 @@ def _guarded(rows: Iterable[dict], part: Part, report: ReadingReport) -> Iterato
 def _preprocessed(rows: Iterable[dict], preprocessing, report, statistics: SplitStatistics, tick) -> Iterator[dict]:
     number = 0
     for number, row in enumerate(rows, start=1):
-        if (utterance := preprocessing.of(row, report)) is not None:
+        if (utterance := preprocessing.apply(row, report)) is not None:
             statistics.add(utterance)
             yield utterance
         if number % TICK == 0:

@@ -1,4 +1,4 @@
-"""Files of the parts of a split to one file, in which no two utterances have one id."""
+"""Merges the files of a split's parts into one, in which no two utterances have one id."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..atomic import atomic_write
-from ..rows import BLOCK, id_hashes
+from ..rows import BLOCK, id_hashes, repeated
 from .preparation_report import PreparationReport, SplitStatistics, audio_name
 from .utterances import FEATURES
 
@@ -29,12 +29,10 @@ def repeated_rows(
     Memory holds 16 bytes an utterance while they are sorted.
     """
     hashes = [id_hashes(batch["id"]) for file in files for batch in _batches(file, ["id"])]
-    ordered = np.sort(np.concatenate([np.empty(0, np.uint64), *hashes]))
-    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    repeated: dict[Path, dict[int, str | None]] = {file: {} for file in files}
-    if not len(twice):
-        return repeated
-    seen: dict[str, set[str]] = {}  # ids, and what tells the audio of each apart
+    changes: dict[Path, dict[int, str | None]] = {file: {} for file in files}
+    if not len(twice := repeated(hashes)):
+        return changes
+    seen: dict[str, set[str]] = {}  # ids, and digests of their audio
     for file in files:
         first = 0
         for batch in _batches(file):
@@ -43,20 +41,20 @@ def repeated_rows(
                 name, audio = utterance["id"], utterance["audio"]
                 digest = hashlib.sha256(os.fsencode(repr(audio))).hexdigest()[:8]
                 if digest in seen.get(name, ()):
-                    repeated[file][first + row] = None
+                    changes[file][first + row] = None
                     statistics.remove(utterance)
                     report.dropped[REPEATED] += 1
                     lines.append(f"{name}: {REPEATED}: {audio_name(audio)}")
                 elif name in seen:
-                    repeated[file][first + row] = f"{name}-{digest}"
+                    changes[file][first + row] = f"{name}-{digest}"
                     lines.append(f"{name}: {REPEATED}: {audio_name(audio)} is kept as {name}-{digest}")
                 seen.setdefault(name, set()).add(digest)
             first += len(batch)
-    return repeated
+    return changes
 
 
 def _with_other_ids(batch: pa.RecordBatch, first: int, ids: Mapping[int, str | None]) -> pa.RecordBatch:
-    """A batch whose rows of some numbers have other ids, or are left out; `first` is the number of its first row."""
+    """Gives rows of some numbers other ids, or leaves them out; `first` is the number of the batch's first row."""
     rows = range(first, first + len(batch))
     if not any(row in ids for row in rows):
         return batch
@@ -70,8 +68,8 @@ def _batches(file: Path, columns: list[str] | None = None) -> Iterator[pa.Record
         yield from opened.iter_batches(BLOCK, columns=columns)
 
 
-def merge(files: Sequence[Path], repeated: Mapping[Path, Mapping[int, str | None]], path: Path) -> None:
-    """One file of the utterances of several, in row groups of one size; `repeated` is what `repeated_rows` gives."""
+def merge(files: Sequence[Path], changes: Mapping[Path, Mapping[int, str | None]], path: Path) -> None:
+    """Writes the utterances of several files into one, in row groups of one size, as `repeated_rows` changes them."""
     waiting: list[pa.RecordBatch] = []
     with (
         atomic_write(path) as unfinished,
@@ -86,7 +84,7 @@ def merge(files: Sequence[Path], repeated: Mapping[Path, Mapping[int, str | None
         for file in files:
             first = 0
             for batch in _batches(file):
-                waiting.append(_with_other_ids(batch, first, repeated[file]) if repeated[file] else batch)
+                waiting.append(_with_other_ids(batch, first, changes[file]) if changes[file] else batch)
                 first += len(batch)
                 if sum(map(len, waiting)) >= BLOCK:
                     write()

@@ -1,4 +1,4 @@
-"""Parts of a preparation: what each is made of, and whether one that an earlier call has finished can be used."""
+"""Keeps the parts of a preparation, and finds those that an earlier call has finished and that can be used."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tqdm import tqdm
 from .listing import state_of
 from .sources import Source
 
-PARTS, PART = ".parts", "part.json"  # the folder of finished parts, and what each says of itself, which it writes last
+PARTS, PART = ".parts", "part.json"  # the folder of finished parts, and the description of each, which is written last
 
 
 @dataclass(frozen=True)
 class Part:
-    """One piece of a corpus.
+    """Describes one piece of a corpus.
 
     Args:
         name: of a folder; no other part has it.
@@ -55,15 +55,15 @@ def made_of_parts(parts: Sequence[Part], output: Path, preprocessing: object) ->
 
 
 def is_finished(folder: Path, made_of: dict[str, str], progress: tqdm) -> bool:
-    """Whether a part can be used as it is; one that cannot is removed, with a line where something has changed."""
+    """Tells whether a part can be used as it is; removes one that cannot, with a line where something has changed."""
     if not folder.exists():
         return False
     try:
         content = content_of(folder)
         before = content["made_of"] | content["unusable"]
         now = made_of | {name: state_of(Path(name)) for name in content["unusable"]}
-        for split, of in content["splits"].items():
-            if pq.read_metadata(folder / f"{split}.parquet").num_rows != sum(of["utterances"].values()):
+        for split, counts in content["splits"].items():
+            if pq.read_metadata(folder / f"{split}.parquet").num_rows != sum(counts["utterances"].values()):
                 raise ValueError(f"{split}.parquet is not whole")
         why = next((f"{name} has changed" for name in before | now if before.get(name) != now.get(name)), None)
         if why is None:

@@ -1,4 +1,4 @@
-"""What a preparation of corpora tells: counts, hours per language, unknown characters, a plot of durations."""
+"""Reports on a preparation of corpora: counts, hours per language, unknown characters, a plot of durations."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from ..atomic import atomic_write
 from ..text import unknown_character_report
 from ..text_table import aligned
+from .reading import drop_reasons, reading_summary
 
 BIN_SECONDS = 0.5  # of the histogram of durations
 MAX_PLOTTED_SECONDS = 60
 
 
 def audio_name(audio: Mapping) -> str:
-    """The name of a recording in reports and in a quarantine list: its file, and where it is in a container."""
+    """Returns a recording's name in reports and in a quarantine list: its file, and its place in a container."""
     if audio.get("offset") is None:
         return audio["path"]
     return f"{audio['path']}, {'row' if audio.get('size') is None else 'byte'} {audio['offset']}"
@@ -25,7 +28,7 @@ def audio_name(audio: Mapping) -> str:
 
 @dataclass
 class SplitStatistics:
-    """Of the utterances of a split; grows with the languages and characters, not with the utterances."""
+    """Counts the utterances of a split; grows with the languages and characters, not with the utterances."""
 
     utterances: Counter = field(default_factory=Counter)  # by language
     seconds: Counter = field(default_factory=Counter)  # by language
@@ -60,7 +63,7 @@ class SplitStatistics:
 
 @dataclass
 class PreparationReport:
-    """Of all parts together; `splits` has those that hold or could hold an utterance, train before dev before test."""
+    """Sums up all parts; `splits` has those that hold or could hold an utterance, train before dev before test."""
 
     read: int = 0
     dropped: Counter = field(default_factory=Counter)
@@ -70,8 +73,8 @@ class PreparationReport:
     failed: list[str] = field(default_factory=list)  # why parts are not in it that another call may be able to read
 
     @classmethod
-    def of(cls, parts: Iterable[Path], failed: Sequence[str] = ()) -> PreparationReport:
-        """The sum of the reports of parts, which are JSON files."""
+    def of_parts(cls, parts: Iterable[Path], failed: Sequence[str] = ()) -> PreparationReport:
+        """Adds up the reports of parts, which are JSON files."""
         report = cls(failed=list(failed))
         for path in parts:
             part = json.loads(path.read_text(encoding="utf-8"))
@@ -89,17 +92,17 @@ class PreparationReport:
 
     @property
     def kept(self) -> int:
-        return sum(of.utterances.total() for of in self.splits.values())
+        return sum(counts.utterances.total() for counts in self.splits.values())
 
     def unknown_characters(self, known: Iterable[str] | None = None) -> dict[str, Counter]:
-        """By split, characters that a model does not know: by default all that the transcripts of train lack."""
+        """Counts, by split, characters that a model does not know: by default those that train's texts lack."""
         if known is None:
             known = self.splits["train"].characters if "train" in self.splits else ()
         known = {" ", *known}
         return {
             split: unknown
-            for split, of in self.splits.items()
-            if (unknown := Counter({char: n for char, n in of.characters.items() if char not in known}))
+            for split, counts in self.splits.items()
+            if (unknown := Counter({char: n for char, n in counts.characters.items() if char not in known}))
         }
 
     def as_json(self, known_characters: Iterable[str] | None = None) -> dict:
@@ -110,19 +113,19 @@ class PreparationReport:
             "notes": self.notes,
             "failed": self.failed,
             "unknown_characters": self.unknown_characters(known_characters),
-            "splits": {split: of.as_json() | {"sources": self.sources[split]} for split, of in self.splits.items()},
+            "splits": {
+                split: counts.as_json() | {"sources": self.sources[split]} for split, counts in self.splits.items()
+            },
         }
 
     def lines(self, known_characters: Iterable[str] | None = None) -> list[str]:
-        """For people: what was read, kept and dropped, hours by language and split, and unknown characters."""
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
-        told = f"{self.read} rows read, {self.read - self.dropped.total()} kept"
-        lines = [told + (f"; dropped: {reasons}" if reasons else "")]
-        languages = sorted({language for of in self.splits.values() for language in of.seconds})
+        """Returns for people what was read, kept and dropped, hours by language and split, and unknown characters."""
+        lines = [reading_summary(self.read, self.dropped)]
+        languages = sorted({language for counts in self.splits.values() for language in counts.seconds})
         rows = [("hours", *self.splits)]
         for language in languages:
-            rows.append((language, *(f"{of.seconds[language] / 3600:.2f}" for of in self.splits.values())))
-        rows.append(("all", *(f"{of.seconds.total() / 3600:.2f}" for of in self.splits.values())))
+            rows.append((language, *(f"{counts.seconds[language] / 3600:.2f}" for counts in self.splits.values())))
+        rows.append(("all", *(f"{counts.seconds.total() / 3600:.2f}" for counts in self.splits.values())))
         lines += aligned(rows).splitlines()
         lacks = "the tokens file" if known_characters is not None else "train"
         for split, unknown in self.unknown_characters(known_characters).items():
@@ -131,32 +134,27 @@ class PreparationReport:
         return [*lines, *self.failed, *self.notes]
 
     def why_nothing(self) -> str:
-        """One line for a preparation that has no utterance."""
+        """Explains in one line why a preparation has no utterance."""
         if self.dropped and not self.failed:  # notes may be about rows that could be read
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
-            return f"none of {self.read} rows can be used: {reasons}"
-        if told := [*self.failed, *self.notes]:
-            others = f" (and {len(told) - 1} lines more)" if len(told) > 1 else ""
-            return f"{told[0]}{others}; there is nothing else that can be prepared"
+            return f"none of {self.read} rows can be used: {drop_reasons(self.dropped)}"
+        if lines := [*self.failed, *self.notes]:
+            others = f" (and {len(lines) - 1} lines more)" if len(lines) > 1 else ""
+            return f"{lines[0]}{others}; there is nothing else that can be prepared"
         return "what was given has no rows"
 
 
 def plot_durations(report: PreparationReport, path: Path) -> None:
-    """A histogram for each split, as a picture."""
+    """Draws a histogram of durations for each split."""
     from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     bins = int(MAX_PLOTTED_SECONDS / BIN_SECONDS)
-    for split, of in report.splits.items():
-        counts = [of.durations[number] for number in range(bins)]
-        counts.append(sum(count for number, count in of.durations.items() if number >= bins))
-        axes.stairs(counts, _edges(bins), label=split)
+    for split, counts in report.splits.items():
+        heights = [counts.durations[number] for number in range(bins)]
+        heights.append(sum(count for number, count in counts.durations.items() if number >= bins))
+        axes.stairs(heights, np.arange(bins + 2) * BIN_SECONDS, label=split)
     axes.set(xlabel=f"seconds (the last bin: {MAX_PLOTTED_SECONDS} and more)", ylabel="utterances", yscale="symlog")
     axes.legend()
     with atomic_write(path) as partial:
         figure.savefig(partial)
-
-
-def _edges(bins: int) -> Sequence[float]:
-    return [number * BIN_SECONDS for number in range(bins + 2)]

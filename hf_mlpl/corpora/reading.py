@@ -15,7 +15,7 @@ from ..error_line import error_line
 
 @dataclass
 class ReadingReport:
-    """What a corpus reader kept and dropped: counts by reason, and one line with file and row for each drop."""
+    """Counts what a corpus reader keeps and drops, by reason, with one line of file and row for each drop."""
 
     read: int = 0
     dropped: Counter = field(default_factory=Counter)
@@ -38,12 +38,28 @@ class ReadingReport:
         return self.read - self.dropped.total()
 
     def summary(self) -> str:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
-        return f"{self.read} rows read, {self.kept} kept" + (f"; dropped: {reasons}" if reasons else "")
+        return reading_summary(self.read, self.dropped)
+
+
+def reading_summary(read: int, dropped: Counter) -> str:
+    """Returns one line about the rows that were read, kept, and dropped by reason."""
+    reasons = drop_reasons(dropped)
+    return f"{read} rows read, {read - dropped.total()} kept" + (f"; dropped: {reasons}" if reasons else "")
+
+
+def drop_reasons(dropped: Counter) -> str:
+    """Returns the numbers and reasons of drops, the most frequent first."""
+    return ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
+
+
+def human_utterance(name: str, audio: dict, language: str, text: str | None, speaker: str | None = None) -> dict:
+    """Returns an utterance, still without duration, whose text, if it has one, was written by a person."""
+    utterance = {"id": name, "audio": audio, "language": language, "text": text or None}
+    return utterance | {"speaker": speaker, "source": "human" if text else None}
 
 
 def printable(line: str) -> str:
-    """A line that can be written as UTF-8: names of files need not be."""
+    """Returns a line that can be written as UTF-8: names of files need not be."""
     return line.encode(errors="backslashreplace").decode()
 
 
@@ -53,7 +69,7 @@ def one_line(text: str) -> str:
 
 
 def audio_problem(error: Exception, audio: dict) -> str:
-    """Why a recording cannot be decoded, `FILE: why`; decoders may raise anything."""
+    """Explains why a recording cannot be decoded, as `FILE: reason`; decoders may raise anything."""
     if isinstance(error, AudioError):
         return str(error)
     return f"{audio['path']}: cannot be decoded: {error_line(error, with_type=True)}"

@@ -1,4 +1,4 @@
-"""Recordings that lists, folders and data sets name: their files, the parts of them, and what is refused of both."""
+"""Finds the recordings that lists, folders and data sets name, and the parts of them, and refuses bad ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PART_COLUMNS = ("start", "end", "offset", "duration")
 
 
 class PartError(ValueError):
-    """Times that are no part of a recording; one line says why."""
+    """Refuses times that are no part of a recording, with one line of reason."""
 
 
 class FileNames:
@@ -133,7 +133,7 @@ def with_part_durations(
         rows: pairs of `file:row` and an utterance without duration.
         check_ids: False where no two rows have one id, because the ids of all rows take memory.
     """
-    seen: dict[str, set[str]] = {}  # ids, and what tells the audio of each apart
+    seen: dict[str, set[str]] = {}  # ids, and digests of their audio
     placed = ((where, row | {"where": where}) for where, row in rows)
     for row in with_durations(placed, report):
         where, audio, seconds = row.pop("where"), row["audio"], row["duration_seconds"]

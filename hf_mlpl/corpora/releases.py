@@ -1,4 +1,4 @@
-"""Releases of Common Voice, one locale each: their tables and clips, in a folder or inside an archive."""
+"""Opens releases of Common Voice, one locale each: their tables and clips, in a folder or inside an archive."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BYTES_PER_SECOND = (500, 1_600_000)  # of the leanest speech codec, and of two c
 
 
 class ExtractedRelease:
-    """`{folder}/{clips/*.mp3, train.tsv, ...}`, the folder being named by the locale."""
+    """Opens `{folder}/{clips/*.mp3, train.tsv, ...}`, whose name is the locale."""
 
     def __init__(self, folder: Path):
         self.folder = self.name = folder
@@ -41,7 +41,7 @@ class ExtractedRelease:
         return read_table(self.folder / table, columns)
 
     def inputs(self, tables: Sequence[str]) -> tuple[Path, ...]:
-        """The files and folders that shape what is read with some tables."""
+        """Returns the files and folders that shape what is read with some tables."""
         return (*(self.folder.absolute() / table for table in (*tables, DURATIONS)), self.clips)
 
     def num_lines(self, table: str) -> int:
@@ -59,13 +59,13 @@ class ExtractedRelease:
             return 0
 
     def durations(self, note: Callable[[str], object]) -> Callable[[str], float | None]:
-        """Clip -> seconds, as far as a table of the release has them, can be believed, and the clip is there."""
+        """Returns clip -> seconds, as far as a table of the release can be believed, and the clip is there."""
         has_table = (self.folder / DURATIONS).is_file()
         return (_tabled_durations(self, note) if has_table else None) or (lambda clip: None)
 
 
 class ArchivedRelease:
-    """The same inside a tar, gzipped or not: `folder` is its members' common beginning, which ends in the locale."""
+    """Opens the same inside a tar, gzipped or not; names of members begin with `folder`, which ends in the locale."""
 
     def __init__(self, archive: Path, folder: str):
         self.archive, self.folder, self.index = archive.absolute(), folder, tar_index(archive)
@@ -77,16 +77,16 @@ class ArchivedRelease:
         if found := self.index.find(f"{self.folder}/{table}"):
             return io.BufferedReader(open_member(self.archive, *found), 2**20)
         beginning = f"{self.folder}/"
-        there = sorted(name.removeprefix(beginning) for name in self.index.names() if name.endswith(".tsv"))
+        tables = sorted(name.removeprefix(beginning) for name in self.index.names() if name.endswith(".tsv"))
         damage = "".join(f"; {line}" for line in self.problems if "damaged or cut off" in line)
-        raise ValueError(f"{self.name}/{table}: no such file; tables there: {', '.join(there) or 'none'}{damage}")
+        raise ValueError(f"{self.name}/{table}: no such file; tables there: {', '.join(tables) or 'none'}{damage}")
 
     def rows(self, table: str, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
         with self._open(table) as file:
             yield from table_rows(file, f"{self.name}/{table}", columns)
 
     def inputs(self, tables: Sequence[str]) -> tuple[Path, ...]:
-        """The archive, in which the tables are."""
+        """Returns the archive, in which the tables are."""
         return (self.archive,)
 
     def num_lines(self, table: str) -> int:
@@ -105,7 +105,7 @@ class ArchivedRelease:
         return found[1] if found else 0
 
     def durations(self, note: Callable[[str], object]) -> Callable[[str], float | None]:
-        """Clip -> seconds, from a table of the release if it can be believed, or else from the clips' headers."""
+        """Returns clip -> seconds, from a table of the release if it can be believed, else from the clips' headers."""
         if self.index.find(f"{self.folder}/{DURATIONS}") and (tabled := _tabled_durations(self, note)):
             return tabled
         measured = kept_arrays(file_state(self.archive), "durations", ["seconds"], self._measure)["seconds"]
@@ -117,7 +117,7 @@ class ArchivedRelease:
         return seconds
 
     def _measure(self) -> dict[str, np.ndarray]:
-        """Seconds of all members, NaN where there are none. In the archive's order: gzip is quick in no other."""
+        """Measures members in seconds, NaN where there are none, in the archive's order: gzip is slow in others."""
         seconds = np.full(len(self.index), np.nan)
         members = enumerate(zip(self.index.names(), self.index.offsets, self.index.sizes, strict=True))
         with logging.tqdm(members, total=len(seconds), desc=f"durations of {self.archive.name}", delay=5) as progress:
@@ -127,7 +127,7 @@ class ArchivedRelease:
                         audio = {"path": self.archive, "offset": int(offset), "size": int(size)}
                         seconds[number] = audio_duration(audio)
                     except AudioError:
-                        pass  # told when a table names it
+                        pass  # reported when a table names it
         return {"seconds": seconds}
 
 
@@ -160,9 +160,9 @@ def _in_folder(root: Path, problems: list[str]) -> Iterator[tuple[str, Callable[
     for pattern in ("clips", "*/clips", "*/*/clips"):
         folders = sorted(path.parent for path in root.glob(pattern) if path.is_dir())
         if folders := [folder for folder in folders if not any(map(is_hidden, folder.relative_to(root).parts))]:
-            there = {to_locale(folder.absolute().name) for folder in folders}
+            extracted = {to_locale(folder.absolute().name) for folder in folders}
             for archive in archives:
-                if (name := ARCHIVE_OF_LOCALE.search(archive.name)) and to_locale(name[1]) not in there:
+                if (name := ARCHIVE_OF_LOCALE.search(archive.name)) and to_locale(name[1]) not in extracted:
                     problems.append(f"{archive}: is not read, as extracted releases are beside it; name it alone")
             tables = sorted({path.parent for path in root.glob(pattern.replace("clips", "train.tsv"))} - {*folders})
             problems += [f"{folder}: has train.tsv, but no folder clips" for folder in tables]
@@ -187,7 +187,7 @@ def _archived(archive: Path) -> Iterator[tuple[str, Callable[[], Release]]]:
 
 @lru_cache(1024)  # there may be an archive for each locale, all of which are asked when one is read
 def _folders_inside(archive: Path, state: tuple) -> tuple[str, ...]:
-    """The beginnings of the names of releases' members, in an archive whose file is in some state."""
+    """Returns the beginnings of the names of releases' members, in an archive whose file is in some state."""
     index = tar_index(archive)
     folders = {name.rpartition("/clips/")[0] for name in index.names() if "/clips/" in name}
     folders = {folder for folder in folders if not any(map(is_hidden, folder.split("/")))}
@@ -205,7 +205,7 @@ def _num_lines(file: io.BufferedReader | io.BufferedIOBase) -> int:
 
 
 def _tabled_durations(release: Release, note: Callable[[str], object]) -> Callable[[str], float | None] | None:
-    """Clip -> seconds, from the table of a release; None for a table that is damaged or wrong, which a note tells."""
+    """Returns clip -> seconds, from the table of a release; None, with a note, for a damaged or wrong table."""
     try:
         table = _DurationTable(release, note)
     except ValueError as error:  # a column is missing, for one
@@ -214,7 +214,7 @@ def _tabled_durations(release: Release, note: Callable[[str], object]) -> Callab
 
 
 class _DurationTable:
-    """Durations that a release lists, in 24 bytes a clip, and a sample of its clips' names."""
+    """Holds the durations that a release lists, in 24 bytes a clip, and a sample of its clips' names."""
 
     def __init__(self, release: Release, note: Callable[[str], object]):
         self.release, self.name, self.note = release, f"{release.name}/{DURATIONS}", note
@@ -275,4 +275,4 @@ class _DurationTable:
         try:
             return audio_duration(audio) if (audio := self.release.audio(clip)) else None
         except AudioError:
-            return None  # told when a table of a split names it
+            return None  # reported when a table of a split names it

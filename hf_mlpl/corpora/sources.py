@@ -1,4 +1,4 @@
-"""Where speech comes from, and under which licence: what cards say of the data that a model has learned from.
+"""Names the sources of speech and their licences, for the cards of models that have learned from it.
 
 A folder may say it itself, in a `source.json` in it or around it; without one, what is published under a known name is
 known, and the licence of everything else is `unknown`.
@@ -22,11 +22,11 @@ NAMED_RELEASE = re.compile(r"cv-corpus-\d+(\.\d+)?(-delta)?(-\d{4}-\d\d-\d\d|-si
 
 @dataclass(frozen=True)
 class Source:
-    """Speech that has one licence.
+    """Names speech that has one licence.
 
     Args:
         name: for people, with the release where there are several.
-        license: as cards on the Hub name licences, such as `cc0-1.0`; `unknown` where nobody has said it.
+        license: as cards on the Hub name licences, such as `cc0-1.0`; `unknown` where nobody has named it.
         url: of a page about it, or None.
     """
 
@@ -43,7 +43,7 @@ SYNTHETIC = Source("synthetic speech by espeak-ng", "unknown", "https://github.c
 
 
 def sources_of(paths: Iterable[str | Path]) -> list[Source]:
-    """What is noted of the sources of utterance files, each once; empty where nothing is noted.
+    """Returns the noted sources of utterance files, each once; empty where nothing is noted.
 
     `hf-mlpl prepare-data` notes them in the `report.json` beside the files, and whoever labels them in the
     `complete.json` beside the labels. Raises as `read_utterances` does for files that are not there, and `ValueError`
@@ -66,7 +66,7 @@ def _content(path: Path) -> dict:
 
 
 def source_of_corpus(root: str | Path, published: Source | None = None) -> Source:
-    """What the `source.json` of a folder, or beside a file, says; else `published`; else a name alone.
+    """Returns the source in the `source.json` of a folder, or beside a file; else `published`; else a name alone.
 
     Raises:
         ValueError: for a `source.json` that does not hold the fields of a `Source`.
@@ -86,7 +86,7 @@ def source_of_corpus(root: str | Path, published: Source | None = None) -> Sourc
 
 
 def common_voice_sources(root: str | Path) -> Callable[[str], Source]:
-    """Locale -> its source; the licence is known where its folder or archive has the name of a release."""
+    """Returns locale -> source; the licence is known where its folder or archive has the name of a release."""
     root = Path(root).absolute()
     releases = find_releases(root)
 

@@ -1,4 +1,4 @@
-"""Tables of corpora and of people: every value is a string as it was written, and damage costs the row that has it."""
+"""Reads tables of corpora and of people: values are strings as written, and damage costs the row that has it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_table(path: str | Path, columns: Sequence[str], delimiter: str | None =
     tabs separate columns, and those of RFC 4180 where commas or semicolons do.
 
     A row of another length than the header has None for what is missing, or the surplus under None. A row that cannot
-    be read has None in all columns, and the reason under None. `row_problem` tells what is wrong with a row.
+    be read has None in all columns, and the reason under None. `row_problem` returns what is wrong with a row.
 
     Args:
         delimiter: None takes tab, comma or semicolon, whichever separates the most of `columns` in the header.
@@ -47,8 +47,8 @@ def read_table(path: str | Path, columns: Sequence[str], delimiter: str | None =
     path = Path(path)
     if not path.is_file():
         siblings = (sibling for pattern in ("*.tsv*", "*.csv*") for sibling in path.parent.glob(pattern))
-        there = ", ".join(sorted(sibling.name for sibling in siblings))
-        raise ValueError(f"{path}: no such file; tables there: {there or 'none'}")
+        found = ", ".join(sorted(sibling.name for sibling in siblings)) or "none"
+        raise ValueError(f"{path}: no such file; tables there: {found}")
     with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
         yield from table_rows(file, path, columns, delimiter)
 
@@ -97,7 +97,7 @@ def opened_text(file: BinaryIO) -> TextIO:
 
 
 class _Lines:
-    """The lines of a text with their line ends, and the number of the last one that was taken."""
+    """Reads the lines of a text with their line ends, and counts those that were taken."""
 
     def __init__(self, file: BinaryIO):
         self._file, self._text, self._returned, self.number = file, None, deque(), 0
@@ -141,8 +141,8 @@ def _header(
     delimiter = max(headers, key=lambda each: (len(wanted.intersection(headers[each])), len(headers[each])))
     header = headers[delimiter]
     if missing := [column for column in columns if column not in header]:
-        there = ", ".join(filter(None, header)) or "nothing"
-        raise ValueError(f"{name}: column {', '.join(missing)} is missing; the header has {there}")
+        found = ", ".join(filter(None, header)) or "nothing"
+        raise ValueError(f"{name}: column {', '.join(missing)} is missing; the header has {found}")
     if twice := [column for column in columns if header.count(column) > 1]:
         raise ValueError(f"{name}: column {', '.join(twice)} is there twice; the header has {', '.join(header)}")
     return header, delimiter
@@ -168,7 +168,7 @@ def _plain_records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[st
 
 
 class _Record:
-    """The lines of one record, as csv asks for them; unlike a generator it goes on after an end or an error."""
+    """Yields the lines of one record, as csv asks for them; unlike a generator it goes on after an end or an error."""
 
     def __init__(self, lines: _Lines):
         self.lines, self.taken = lines, []

@@ -1,4 +1,4 @@
-"""The one schema of the project, an utterance, and the Parquet files that carry utterances between stages."""
+"""Defines the project's one schema, the utterance, and reads and writes the Parquet files that carry utterances."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ DAMAGED = "cannot be read, it is damaged or not an utterance file"
 CHECKED = ("id", "language", "duration_seconds", "audio")
 REQUIRED = {"id", "language", "duration_seconds", "audio.path"}
 NUMBERS = ("duration_seconds", "audio.offset", "audio.size", "audio.start", "audio.end")
-# What columns may hold, for people and as what tells it of an Arrow type; null, too, where nothing is required.
+# What columns may hold, in words and as tests of an Arrow type; null, too, where nothing is required.
 KINDS = {
     "a string": (
         (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
@@ -88,7 +88,7 @@ def arrow_errors(path: str | Path, problem: str) -> Iterator[None]:
 
 
 def utterance_files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, int]]:
-    """Files and their numbers of rows; raises what `read_utterances` says."""
+    """Yields files and their numbers of rows; raises as `read_utterances` does."""
     for given in paths:
         matching = sorted(glob.glob(str(given))) if "*" in str(given) else [given]
         for path in map(Path, matching or [given]):
@@ -116,7 +116,7 @@ def _check_types(schema: pa.Schema, path: Path) -> None:
 
 
 def check_rows(block: pa.RecordBatch | pa.Table, path: str | Path, first: int) -> None:
-    """Looks at what is there of `id`, `language`, `duration_seconds` and `audio` in a part of an utterance file.
+    """Checks those of the columns of `CHECKED` that a part of an utterance file has.
 
     Args:
         first: number of its first row.
@@ -144,7 +144,7 @@ def check_rows(block: pa.RecordBatch | pa.Table, path: str | Path, first: int) -
 
 
 def read_columns(paths: Iterable[str | Path], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Columns of utterance files, 10,000 rows at a time; raises as `read_utterances` does."""
+    """Yields columns of utterance files, 10,000 rows at a time; raises as `read_utterances` does."""
     for path, _ in utterance_files(paths):
         first = 0
         with arrow_errors(path, DAMAGED), pq.ParquetFile(path) as file:
@@ -155,7 +155,7 @@ def read_columns(paths: Iterable[str | Path], columns: Sequence[str]) -> Iterato
 
 
 def languages_of(paths: Iterable[str | Path]) -> list[str]:
-    """The languages of utterance files, sorted; raises as `read_utterances` does."""
+    """Returns the languages of utterance files, sorted; raises as `read_utterances` does."""
     return sorted(
         {name for block in read_columns(paths, ["language"]) for name in block["language"].unique().to_pylist()}
     )
@@ -163,7 +163,7 @@ def languages_of(paths: Iterable[str | Path]) -> list[str]:
 
 @dataclass(frozen=True)
 class SpeechTotals:
-    """How much speech there is: utterances, their seconds, and the sum of their squared seconds."""
+    """Counts utterances, their seconds, and the sum of their squared seconds."""
 
     utterances: int = 0
     seconds: float = 0.0
@@ -178,7 +178,7 @@ class SpeechTotals:
 
 
 def speech_totals(paths: Iterable[str | Path]) -> dict[str, SpeechTotals]:
-    """The speech of each language in utterance files, sorted by language; raises as `read_utterances` does."""
+    """Counts the speech of each language in utterance files, sorted by language; raises as `read_utterances` does."""
     amounts: dict[str, SpeechTotals] = {}
     for block in read_columns(paths, ["language", "duration_seconds"]):
         seconds = block["duration_seconds"]
@@ -193,7 +193,7 @@ def speech_totals(paths: Iterable[str | Path]) -> dict[str, SpeechTotals]:
 
 
 def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None = None) -> Dataset:
-    """Utterance files, one after another, as a memory-mapped data set of exactly the columns of `FEATURES`.
+    """Reads utterance files, one after another, as a memory-mapped data set of exactly the columns of `FEATURES`.
 
     Args:
         paths: with `*` in a name for all files that match, in the order of their names.
@@ -225,8 +225,8 @@ def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None
         return dataset
     found = distinct(dataset, "language")
     if missing := sorted(set(languages) - set(found)):
-        files, there = ", ".join(map(str, paths)), ", ".join(found) or "none at all"
-        raise ValueError(f"{files}: no utterances of {', '.join(missing)}; there are {there}")
+        files, known = ", ".join(map(str, paths)), ", ".join(found) or "none at all"
+        raise ValueError(f"{files}: no utterances of {', '.join(missing)}; there are {known}")
     wanted = pa.array(languages, pa.string())
     return filter_rows(dataset, ["language"], lambda block: pc.is_in(block["language"], wanted).to_numpy())
 

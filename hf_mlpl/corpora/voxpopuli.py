@@ -1,4 +1,4 @@
-"""VoxPopuli's unlabelled speech: segments of the long recordings, read where they are, or already cut into files."""
+"""Reads VoxPopuli's unlabelled speech: segments of the long recordings where these are, or already cut into files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TABLES = {
 def read_voxpopuli(
     root: str | Path, report: ReadingReport, locales: Sequence[str] | None = None, subset: str | None = None
 ) -> Iterator[dict]:
-    """Utterances without text, from whatever of these the folder has for a language, the first that it has:
+    """Yields utterances without text, from the first of these that the folder has for a language:
 
     - long recordings and a table of their segments: `raw_audios/{lang}/{year}/{event_id}.ogg`, or the archives
       `{lang}_{year}.tar` and `{lang}_{year}_2.tar` of them in `raw_audios` or `root`, unextracted; the table
@@ -69,7 +69,7 @@ def read_voxpopuli(
         if long & wanted:
             yield from _segments_of_recordings(table, recordings, long & wanted, belongs, texts, report)
     except ValueError as error:
-        problem = error  # told at the end: languages whose speech is cut do not need the table
+        problem = error  # raised at the end: languages whose speech is cut do not need the table
     for locale in sorted(wanted - long):
         yield from with_durations(_cut_segments(cut[locale], locale, belongs, texts, report), report)
     if problem is not None:
@@ -77,7 +77,7 @@ def read_voxpopuli(
 
 
 def _layouts(root: Path, recordings: Recordings, table: Path) -> tuple[set[str], dict[str, Path]]:
-    """Locales whose long recordings can be used, and the folders of all that are cut."""
+    """Returns the locales whose long recordings can be used, and the folders of all that are cut."""
     cut = {locale_of(folder.name): folder for folder in _language_folders(root / "unlabelled_data")}
     long = {locale_of(code) for code in recordings.codes}
     return (long if table.is_file() or not cut else set()), cut
@@ -85,7 +85,7 @@ def _layouts(root: Path, recordings: Recordings, table: Path) -> tuple[set[str],
 
 @lru_cache
 def locale_of(code: str) -> str:
-    """Common Voice's locale for a language code of VoxPopuli; that of its `en_accented` is `en`."""
+    """Returns Common Voice's locale for a language code of VoxPopuli; that of its `en_accented` is `en`."""
     return to_locale(code.removesuffix("_accented"))
 
 
@@ -100,7 +100,7 @@ class Problem(NamedTuple):
 
 
 class Recordings:
-    """The long recordings below a folder, as files or inside of archives, by the event that they record.
+    """Finds the long recordings below a folder, as files or inside of archives, by the event that they record.
 
     `codes` are the languages of the unlabelled ones. `find` gives an event's `Recording`, or the `Problem` with it.
     """
@@ -139,7 +139,7 @@ class Recordings:
 
 
 class Archive:
-    """Recordings inside of a tar, found by their names without folders and suffixes. Raises as `tar_index` does."""
+    """Finds recordings inside of a tar by their names without folders and suffixes. Raises as `tar_index` does."""
 
     def __init__(self, path: Path):
         self.path, self.index = path, tar_index(path)
@@ -147,7 +147,7 @@ class Archive:
         self.numbers = NameMap(PurePosixPath(name).stem for name in self.index.names())
 
     def find(self, name: str) -> dict | None:
-        """The `audio` of a recording, as in the schema."""
+        """Returns the `audio` of a recording, as in the schema."""
         number = self.numbers.find(name)
         if number is None:
             return None
@@ -156,7 +156,7 @@ class Archive:
 
 
 def opened(path: Path) -> Archive | str:
-    """An archive, or the line that says why there is none; not an error, which would be tried for each recording."""
+    """Returns an archive, or the line why there is none; not an error, which would be tried for each recording."""
     try:
         return Archive(path)
     except ContainerError as error:
@@ -175,7 +175,7 @@ def _find_table(root: Path, subset: str | None) -> Path:
 
 
 def _membership(subset: str | None) -> Callable[[str], bool]:
-    """Whether an event is in a subset, as in VoxPopuli's `get_unlabelled_data.py`; languages are seen to elsewhere."""
+    """Returns whether events are in a subset, as in VoxPopuli's `get_unlabelled_data.py`; not by language."""
     if subset is None or subset == "400k" or subset.endswith("_v2"):
         return lambda event: True
     if subset in ("10k", "10k_sd"):
@@ -221,7 +221,7 @@ def _segments_of_recordings(
 def segment(
     recordings: Recordings, event: str, start: str | float, end: str | float, where: str, report: ReadingReport
 ) -> tuple[dict, float] | None:
-    """The `audio` of a part of a recording and its seconds; None, with a line in the report, where it is not there."""
+    """Returns the `audio` of a part of a recording and its seconds, or None with a line in the report."""
     try:
         start, end = float(start), float(end)
     except ValueError:

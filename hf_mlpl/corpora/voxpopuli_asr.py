@@ -1,4 +1,4 @@
-"""VoxPopuli's transcribed speech: already cut with its tables, or the original recordings with the annotations."""
+"""Reads VoxPopuli's transcribed speech: already cut with its tables, or original recordings with the annotations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..folder_walk import is_hidden
 from ..text import normalize_text
 from .listing import parquet_files_below
 from .parquet import parquet_rows
-from .reading import ReadingReport, with_durations
+from .reading import ReadingReport, human_utterance, with_durations
 from .tables import read_table, row_problem
 from .voxpopuli import CODES, Archive, Recordings, locale_of, opened, segment
 
@@ -28,7 +28,7 @@ def read_voxpopuli_asr(
     locales: Sequence[str] | None = None,
     text: str = "raw_text",
 ) -> Iterator[dict]:
-    """Utterances of one split (`train`, `dev`, `test`), from what the folder has for a language, the first of these:
+    """Yields the utterances of one split (`train`, `dev`, `test`), from the first of these that a language has:
 
     - already cut: `transcribed_data/{lang}/asr_{split}.tsv` with `transcribed_data/{lang}/{year}/{id}.ogg`;
     - `data/{lang}/asr_{split}.tsv` with unextracted archives `data/{lang}/{split}/*.tar.gz`, as on the Hub;
@@ -73,14 +73,14 @@ def read_voxpopuli_asr(
 
 
 def voxpopuli_asr_locales(root: str | Path, split: str) -> list[str]:
-    """What `read_voxpopuli_asr` takes as locales of a folder and split, sorted; none where nothing is transcribed."""
+    """Returns the locales of a folder and split for `read_voxpopuli_asr`, sorted; none if nothing is transcribed."""
     root = Path(root)
     tables = dict(_tables(root, split))
     return sorted(tables) if tables else sorted(_locales_of_files(_parquet_files(root, split)))
 
 
 def voxpopuli_asr_folders(root: str | Path) -> list[str]:
-    """The locales of folders for transcribed speech, as `voxpopuli_asr_locales` has them, with or without tables."""
+    """Returns the locales of all folders for transcribed speech, also of those without tables."""
     places = [Path(root, place, code) for place in ("transcribed_data", "data") for code in FOLDERS]
     return sorted({_folder_name(folder.name) for folder in places if folder.is_dir()})
 
@@ -90,21 +90,21 @@ def _locales_of_files(files: list[Path]) -> set[str]:
     for file in files:
         try:
             found |= {row["language"] for _, row, _ in parquet_rows([file], ["language"]) if row["language"]}
-        except ValueError as error:  # reading tells it; here it matters only where there is nothing else
+        except ValueError as error:  # reading reports it; here it matters only where there is nothing else
             problem = problem or error
     if problem and not found:
         raise problem
     return {_folder_name(language) for language in found}
 
 
-def _check_locales(root: Path, split: str, locales: Sequence[str] | None, there: Iterable[str]) -> None:
-    if missing := ", ".join(sorted(set(locales or ()) - set(there))):
-        known = ", ".join(sorted(there))
+def _check_locales(root: Path, split: str, locales: Sequence[str] | None, found: Iterable[str]) -> None:
+    if missing := ", ".join(sorted(set(locales or ()) - set(found))):
+        known = ", ".join(sorted(found))
         raise ValueError(f"{root}: no transcribed {split} speech of {missing}; there is that of {known}")
 
 
 def _tables(root: Path, split: str) -> Iterator[tuple[str, Path]]:
-    """Names of folders, with Common Voice's locales for VoxPopuli's codes, and the tables of a split."""
+    """Yields names of folders, with Common Voice's locales for VoxPopuli's codes, and the tables of a split."""
     for code in FOLDERS:
         name = _folder_name(code)
         folder, annotations = root / "transcribed_data" / code, f"asr_{code}.tsv.gz"
@@ -131,12 +131,12 @@ def _cut(table: Path, locale: str, split: str, text: str, report: ReadingReport)
             report.drop(problem, where)
         elif Path(name).name != name:
             report.drop("id is not a file name", where, repr(name))
-        elif not (said := _said(row[text])):
+        elif not (transcript := _transcript(row[text])):
             report.drop(f"no {text}", where)
         else:
             file = {"path": str(folder / name[:4] / f"{name}.ogg"), "start": None, "end": None}
             audio = next((audio for archive in archives if (audio := archive.find(name))), file)
-            yield where, _utterance(name, audio, None, locale, said, row["speaker_id"])
+            yield where, _utterance(name, audio, None, locale, transcript, row["speaker_id"])
 
 
 def _annotated(
@@ -153,16 +153,16 @@ def _annotated(
             report.drop(problem, where)
         elif Path(event).name != event:
             report.drop("session id is not a file name", where, repr(event))
-        elif not (said := _said(row[ANNOTATED[text]])):
+        elif not (transcript := _transcript(row[ANNOTATED[text]])):
             report.drop(f"no {text}", where)
         elif not (times := _times(row["vad"])):
             report.drop("vad is not a list of times", where, repr(row["vad"]))
         elif part := segment(recordings, f"{event}_original", min(times), max(times), where, report):
-            yield _utterance(f"{event}-{row['id_']}", *part, locale, said, row["speaker_id"])
+            yield _utterance(f"{event}-{row['id_']}", *part, locale, transcript, row["speaker_id"])
 
 
 def _split_of_damaged(row: dict) -> str:
-    """The split of a row that cannot be used, so that it is counted once; `train` where nothing tells."""
+    """Returns the split of a row that cannot be used, so that it is counted once; `train` where it is unknown."""
     columns = [column for column in row if column is not None]
     fields = [row[column] for column in columns]
     if None in row and None not in fields:  # a text with a delimiter in it has moved what follows
@@ -173,13 +173,13 @@ def _split_of_damaged(row: dict) -> str:
     return split if split in SPLITS else SPLITS[0]
 
 
-def _said(text: str | None) -> str:
-    """A transcript; empty where there is none, for which the tables also have `None`."""
+def _transcript(text: str | None) -> str:
+    """Normalises a transcript; empty where there is none, for which the tables also have `None`."""
     return "" if text in (None, "None") else normalize_text(str(text))
 
 
 def _parquet_files(root: Path, split: str) -> list[Path]:
-    """Such as `sl/train-00000-of-00002.parquet`, or `sl/partial-train/0000.parquet` of the Hub's conversion."""
+    """Lists `sl/train-00000-of-00002.parquet` or, of the Hub's conversion, `sl/partial-train/0000.parquet`."""
     name = {"dev": "validation"}.get(split, split)
     return [
         path
@@ -209,14 +209,14 @@ def _rows_of_file(
         report.read += 1
         if not language or not name:
             report.drop("no language" if name else "no audio_id", where)
-        elif said := _said(row[text]):
-            yield where, _utterance(str(name), audio, None, locale_of(language), said, row["speaker_id"])
+        elif transcript := _transcript(row[text]):
+            yield where, _utterance(str(name), audio, None, locale_of(language), transcript, row["speaker_id"])
         else:
             report.drop(f"no {text}", where)
 
 
 def _times(vad: str) -> list[float]:
-    """The starts and ends of pieces, in seconds; none where the list cannot be read."""
+    """Returns the starts and ends of pieces, in seconds; none where the list cannot be read."""
     try:
         return [float(time) for time in chain.from_iterable(literal_eval(vad))]
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -224,12 +224,5 @@ def _times(vad: str) -> list[float]:
 
 
 def _utterance(name: str, audio: dict, seconds: float | None, locale: str, text: str, speaker: str | None) -> dict:
-    return {
-        "id": name,
-        "audio": audio,
-        "duration_seconds": seconds,
-        "language": locale,
-        "text": text,
-        "speaker": None if speaker in (None, "", "None") else str(speaker),
-        "source": "human",
-    }
+    speaker = None if speaker in (None, "", "None") else str(speaker)
+    return human_utterance(name, audio, locale, text, speaker) | {"duration_seconds": seconds}
