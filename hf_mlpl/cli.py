@@ -1,59 +1,85 @@
-"""The command `hf-mlpl`."""
+"""Runs the command `hf-mlpl`: finds the module of `commands/` with the name given, and imports no other."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 
 from . import __version__
-from .commands import convert, test, transcribe
-from .one_line_errors import describe, flushed_output, is_end_of_reading
+from .one_line_errors import exit_status
 
+COMMANDS = {
+    "transcribe and evaluate": ("transcribe", "evaluate", "compare", "test"),
+    "prepare data": ("demo", "prepare-data", "build-tokenizer"),
+    "train": ("estimate", "train", "language-finetune"),
+    "label": ("pseudo-label", "filter-labels", "join-labels"),
+    "share": ("publish", "publish-labels", "render-card"),
+    "convert": ("convert",),
+}
 DESCRIPTION = """Multilingual speech recognition with models of hf_mlpl.
 
     hf-mlpl transcribe --model runs/demo/final/model recording.mp3
 
-`hf-mlpl COMMAND --help` has the examples of each command.
+`hf-mlpl COMMAND --help` has the examples of each command. With `accelerate launch -m hf_mlpl COMMAND ...`
+train, pseudo-label and evaluate run on several GPUs or machines.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 1 on an error that users can mend, 130 for ^C."""
+    return exit_status(lambda: _run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _run(arguments: list[str]) -> int:
+    name = arguments[0] if arguments else ""
+    if not any(name in names for names in COMMANDS.values()):
+        _parser().parse_args(arguments[:1])  # which ends with the help, the versions or an error
+    parser = command_parser(name)
+    return command_module(name).run(parser.parse_intermixed_args(arguments[1:]), parser)
+
+
+def command_module(name: str) -> ModuleType:
+    """Imports the module of a command, such as `commands/train.py`."""
+    return import_module(f".commands.{name.replace('-', '_')}", __package__)
+
+
+def command_parser(name: str) -> argparse.ArgumentParser:
+    """Returns the parser of a command's own arguments."""
+    command = command_module(name)
     parser = argparse.ArgumentParser(
-        prog="hf-mlpl", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"hf-mlpl {name}",
+        description=command.DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_arguments(parser)
+    return parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Returns the parser of `--help`, which lists all commands in groups, `--version`, and names that are unknown."""
+    groups = (
+        f"{title}:\n" + "\n".join(f"  {name:<18} {command_module(name).HELP}" for name in names)
+        for title, names in COMMANDS.items()
+    )
+    parser = argparse.ArgumentParser(
+        prog="hf-mlpl",
+        usage="%(prog)s COMMAND ...",
+        description=DESCRIPTION,
+        epilog="\n\n".join(groups),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=_versions())
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, command in (("transcribe", transcribe), ("test", test), ("convert", convert)):
-        subparser = commands.add_parser(
-            name,
-            help=command.HELP,
-            description=command.DESCRIPTION,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run, parser=subparser)
-    try:
-        with flushed_output():
-            options = parser.parse_args(arguments)
-            return options.run(options, options.parser)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if is_end_of_reading(error):  # whoever read our output, such as `head`, has enough of it
-            return 1
-        told = describe(error)
-        if told is None:
-            raise
-        print("error:", told, file=sys.stderr)
-        return 1
+    names = [name for names in COMMANDS.values() for name in names]
+    parser.add_argument("command", choices=names, metavar="COMMAND", help=argparse.SUPPRESS)
+    return parser
 
 
 def _versions() -> str:
-    """Of this package, and of what its answers depend on, which is not imported for that."""
+    """Returns the versions of this package and of what its answers depend on, which is not imported for that."""
     return "\n".join([f"hf_mlpl {__version__}", *(f"{name} {_version(name)}" for name in ("torch", "transformers"))])
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -29,16 +27,11 @@ METRICS = Path(__file__).parent / "metrics"
 
 @lru_cache
 def _metric(name: str):
-    """The `evaluate` module of a name in `metrics/`."""
-    # A script's folder comes first on its path, and beside the recipes lies one that is called evaluate.py.
-    path = sys.path[:]
-    sys.path[:] = [folder for folder in path if not Path(folder, "evaluate.py").is_file()]
-    try:
-        evaluate = import_module("evaluate")
-    finally:
-        sys.path[:] = path
+    """Loads the `evaluate` module of a name in `metrics/`."""
+    from evaluate import load  # takes seconds to import, and only scoring needs it
+
     # Kept in memory, else processes that score at the same time wait for each other's lock on one cache file
-    return evaluate.load(str(METRICS / name), keep_in_memory=True)
+    return load(str(METRICS / name), keep_in_memory=True)
 
 
 def score(rows: Iterable[dict]) -> dict:

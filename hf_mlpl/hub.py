@@ -300,7 +300,7 @@ class RunPusher:
     def _remedy(self) -> str:
         if not self.finished:
             return "the next save, or the end, tries again"
-        publish = f"python recipes/publish.py --run {self.config.output_dir} --repo {self.config.push_to_hub}"
+        publish = f"hf-mlpl publish --run {self.config.output_dir} --repo {self.config.push_to_hub}"
         return f"the same training command again pushes it, and so does `{publish}`"
 
 

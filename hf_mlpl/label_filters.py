@@ -109,7 +109,7 @@ def filter_labels(
         InUseError: where another job is writing the same file.
     """
     for path in labels:
-        label_schema(path, list(LABEL_FEATURES), "; recipes/pseudo_label.py writes labels with scores")
+        label_schema(path, list(LABEL_FEATURES), "; `hf-mlpl pseudo-label` writes labels with scores")
     names = ["all", *(each.condition for each in filters), "kept"]
     hours: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(names, 0.0))
     num_read, num_kept, num_with_text = 0, Counter(), Counter()

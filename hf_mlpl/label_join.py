@@ -304,7 +304,7 @@ def _refuse_nothing(
         raise ValueError(f"{', '.join(map(str, paths))}: no labels at all")
     raise ValueError(
         f"no label has audio: ids of the labels are like {labels!r}, those of the audio like {utterances[0]['id']!r}; "
-        "recipes/prepare_data.py gives the utterances of a corpus the ids that these labels should have"
+        "`hf-mlpl prepare-data` gives the utterances of a corpus the ids that these labels should have"
         if len(utterances)
         else "there is no audio: the utterance files are empty"
     )

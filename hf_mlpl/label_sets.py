@@ -86,7 +86,7 @@ def push_label_set(
                 repo_id,
                 message=f"{language}: {summary.utterances:,} pseudo-labels, {summary.hours:,.2f} h",
                 pending=f"{labels} is complete",
-                remedy="the same command again pushes it, and so does recipes/publish_labels.py",
+                remedy="the same command again pushes it, and so does `hf-mlpl publish-labels`",
                 repo_type="dataset",
                 private=private,
                 replaced=[f"{language}/"],
@@ -124,14 +124,14 @@ def read_complete(labels: Path) -> dict:
     path = labels / "complete.json"
     if not path.is_file() or not (labels / "labels.parquet").is_file():
         raise ValueError(
-            f"{labels}: no complete pseudo-labels; recipes/pseudo_label.py --output {labels} makes them, or goes on "
+            f"{labels}: no complete pseudo-labels; `hf-mlpl pseudo-label --output {labels}` makes them, or goes on "
             "where it stopped"
         )
     try:
         return read_summary(labels)
     except ValueError as error:
         raise ValueError(
-            f"{error}; delete it and give recipes/pseudo_label.py its command again, which labels nothing anew"
+            f"{error}; delete it and give `hf-mlpl pseudo-label` its command again, which labels nothing anew"
         ) from None
 
 

@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from .corpora.locales import iso_code
 from .corpora.sources import SYNTHETIC
 from .error_line import error_line
-from .evaluation import RATES
+from .error_rate import RATES
 from .model_files import check_settings, dict_of, read_settings, text, whole
 from .modeling_mlpl import MlplForCTC
 from .pseudo_label import teacher_revision
@@ -40,7 +40,7 @@ def model_card(
     Args:
         run_dir: the `output_dir` of the run; what is read of it are `config.yaml`, `run.json`, and as far as they are
             there `results.json` and `curves.png`.
-        results: contents of files of `recipes/evaluate.py`; without any, the card has the last evaluation on dev.
+        results: contents of files of `hf-mlpl evaluate`; without any, the card has the last evaluation on dev.
         repo_id: repository that the card is for; by default the run's `push_to_hub`.
         curves: name of `curves.png` beside the card.
 
@@ -143,7 +143,7 @@ def _read(run_dir: Path) -> tuple[dict, dict]:
     """Settings and facts of a run."""
     for name in ("config.yaml", "run.json"):
         if not (run_dir / name).is_file():
-            raise ValueError(f"{run_dir}: has no {name}, of which a card is made; recipes/train.py writes it")
+            raise ValueError(f"{run_dir}: has no {name}, of which a card is made; `hf-mlpl train` writes it")
     run = read_settings(run_dir / "run.json")
     check_settings(run_dir / "run.json", dict.fromkeys(RUN_FIELDS) | run, RUN_FIELDS)
     file = run_dir / "config.yaml"
@@ -152,7 +152,7 @@ def _read(run_dir: Path) -> tuple[dict, dict]:
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{file}: is not YAML in UTF-8 ({error_line(error)})") from error
     if not isinstance(config, dict) or not {"output_dir", "max_updates"} <= config.keys():
-        raise ValueError(f"{file}: holds no settings of a run, or not all; recipes/train.py writes them")
+        raise ValueError(f"{file}: holds no settings of a run, or not all; `hf-mlpl train` writes them")
     return config, run
 
 
@@ -168,7 +168,7 @@ def _check_weights(run_dir: Path, results: Sequence[dict]) -> None:
         if of_weights != own:
             raise ValueError(
                 f"results of {of['revision']} on {', '.join(of['data'])} are not of {folder}, whose weights are "
-                f"@{own}; run recipes/evaluate.py again"
+                f"@{own}; run `hf-mlpl evaluate` again"
             )
 
 

@@ -1,4 +1,4 @@
-"""How commands and the recipe's scripts end on an error: with one line, on however many processes."""
+"""Ends commands that fail with one line, on however many processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import select
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,21 +24,21 @@ LOST = (
 )
 ANOTHER_FAILED = "another process of this job has failed or was killed; the same command goes on with what is saved"
 NO_MEMORY = ("can't allocate memory", "not enough memory: you tried to allocate")  # as torch says it on a CPU
-# Errors of libraries that are neither OSError nor ValueError: module, where it was imported, and class
+# Errors that are neither OSError nor ValueError: module, where it was imported, and class
 LIBRARIES = (
     ("pyarrow", "ArrowException"),
     ("huggingface_hub.errors", "HTTPError"),
     ("huggingface_hub.errors", "StrictDataclassError"),
     ("safetensors", "SafetensorError"),
+    ("hf_mlpl.training_problems", "TrainingError"),
 )
 STARTED = time.time()
 STARTS_WITHIN = 10  # seconds, of the processes of one job
 
 
-@contextmanager
-def one_line_errors(*expected: type[Exception]) -> Iterator[None]:
+def exit_status(run: Callable[[], int]) -> int:
     """
-    Ends the process with `error: ...` and exit status 1 on what users can mend, see `describe`.
+    Runs a command; returns its exit status, or 1 after `error: ...` on what users can mend, see `describe`.
 
     Of several processes of a job the first one that fails says it, and the others end without a word; a process that
     fails alone is heard. One that has lost another, which may have been killed, ends too. Where nobody reads standard
@@ -46,17 +46,19 @@ def one_line_errors(*expected: type[Exception]) -> Iterator[None]:
     """
     try:
         with flushed_output():
-            yield
+            return run()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        return 130
     except Exception as error:
         if is_end_of_reading(error):
-            raise SystemExit(1) from None
-        told = describe(error, *expected)
-        if told is None:
+            return 1
+        line = describe(error)
+        if line is None:
             raise
-        raise SystemExit(f"error: {told}" if _speaks_first(told) else 1) from error
+        if _speaks_first(line):
+            print(f"error: {line}", file=sys.stderr)
+        return 1
 
 
 @contextmanager

@@ -227,9 +227,9 @@ def _model(plan: Plan, config: TrainingConfig, models: dict, train: dict) -> Mlp
             model = copy.deepcopy(models[config.model])
         elif config.model in PRESETS:
             if config.tokens is None:
-                raise ValueError("a new model needs `tokens`, a tokens file; recipes/build_tokenizer.py writes one")
+                raise ValueError("a new model needs `tokens`, a tokens file; `hf-mlpl build-tokenizer` writes one")
             if not Path(config.tokens).is_file():
-                raise ValueError(f"{config.tokens}: no such tokens file; recipes/build_tokenizer.py writes it")
+                raise ValueError(f"{config.tokens}: no such tokens file; `hf-mlpl build-tokenizer` writes it")
             classes = len(MlplTokenizer(config.tokens))
             model = getattr(MlplConfig, config.model)(classes, list(config.languages or train))
         elif Path(config.model, "config.json").is_file():

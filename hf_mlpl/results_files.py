@@ -1,4 +1,4 @@
-"""Files of results, as `recipes/evaluate.py` writes them, read for tables and cards."""
+"""Files of results, as `hf-mlpl evaluate` writes them, read for tables and cards."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def read_results(path: str | os.PathLike) -> dict:
     try:
         results = read_settings(path)
     except ValueError as error:
-        raise ValueError(f"{error}; recipes/evaluate.py writes results") from error
+        raise ValueError(f"{error}; `hf-mlpl evaluate` writes results") from error
     if "languages" not in results:
-        raise ValueError(f"{path}: holds no results of recipes/evaluate.py")
+        raise ValueError(f"{path}: holds no results of `hf-mlpl evaluate`")
     fields = {
         "languages": (_are_scores, f"an object that has for each language {SCORES}"),
         "macro": (_are_rates, f"an object with {SCORES}"),

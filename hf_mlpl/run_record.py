@@ -45,7 +45,7 @@ class RunRecord:
     - `sessions` are what the run was interrupted into, `{"first_update", "hardware", "processes", "hours", "commit",
       "versions"}`; those in the same surroundings are one. `hours` are of the clock, until the file was last written.
 
-    `results.json` is what `recipes/evaluate.py` writes, and `update`.
+    `results.json` is what `hf-mlpl evaluate` writes, and `update`.
     """
 
     def __init__(

@@ -216,7 +216,7 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
         processor.tokenizer.learn_language_characters(_human_characters(train_set))
         return model, processor
     if config.tokens is None:
-        raise ValueError("a new model needs `tokens`, a tokens file; recipes/build_tokenizer.py writes one")
+        raise ValueError("a new model needs `tokens`, a tokens file; `hf-mlpl build-tokenizer` writes one")
     tokenizer = MlplTokenizer(config.tokens)
     tokenizer.learn_language_characters(_human_characters(train_set))
     languages = config.languages or distinct(train_set, "language")
@@ -280,7 +280,7 @@ def _accelerator(config: TrainingConfig, model: MlplForCTC) -> Accelerator:
     if accelerator.is_fsdp2 and config.slimipl and config.slimipl.ema_decay is not None:
         raise ValueError(
             f"slimipl.ema_decay is {config.slimipl.ema_decay}, whose second model cannot be sharded; set it to null, "
-            "or launch with recipes/accelerate/multi_gpu.yaml"
+            "or launch with `accelerate launch --multi_gpu`, without FSDP"
         )
     if config.micro_batches_per_update % accelerator.num_processes:
         raise ValueError(

@@ -29,7 +29,7 @@ FREE_ON_RESUME = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Settings of `recipes/train.py`. Seconds are seconds of audio; updates are optimiser steps.
+    """Settings of `hf-mlpl train`. Seconds are seconds of audio; updates are optimiser steps.
 
     Args:
         output_dir: holds `checkpoints/`, `model/` (the result), `metrics.jsonl`, `curves.png`, `config.yaml`, and
@@ -129,9 +129,7 @@ class TrainingConfig:
         if not 0 <= self.language_alpha <= 1:
             raise ValueError(f"language_alpha is {self.language_alpha}; it must be between 0 and 1")
         if not self.train:
-            raise ValueError(
-                "train is empty; name at least one utterance file, as recipes/prepare_data.py writes them"
-            )
+            raise ValueError("train is empty; name at least one utterance file, as `hf-mlpl prepare-data` writes them")
         if (self.unlabelled is None) != (self.slimipl is None):
             given, missing = ("slimipl", "unlabelled") if self.unlabelled is None else ("unlabelled", "slimipl")
             raise ValueError(f"{given} is set and {missing} is not; slimIPL needs both, other training neither")

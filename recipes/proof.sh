@@ -53,10 +53,10 @@ for seed in "${seeds[@]}"; do
         train scratch final 400 model="$run/scratch_mixed/model" "$labelled"
     fi
 
-    python recipes/evaluate.py --model "$run/supervised/model" --data $data/unlabelled.parquet \
+    python recipes/evaluate_model.py --model "$run/supervised/model" --data $data/unlabelled.parquet \
         --output "$run/labels_supervised.json"
     for model in $models; do
-        python recipes/evaluate.py --model "$run/$model/model" --data $data/test.parquet --output "$run/$model.json"
+        python recipes/evaluate_model.py --model "$run/$model/model" --data $data/test.parquet --output "$run/$model.json"
     done
 done
 

@@ -6,10 +6,21 @@ import re
 import shlex
 from pathlib import Path
 
+from hf_mlpl.cli import COMMANDS, command_parser, main
 from hf_mlpl.training_config import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = {"python", "accelerate", "$launch", "hf-mlpl", "make", "pip"}  # $launch stands for accelerate in run.sh
+
+
+def command_of(script: str) -> str:
+    """Returns the command that a script of `recipes/` runs, such as filter-labels for filter_labels.py."""
+    return script.removesuffix(".py").removesuffix("_model").replace("_", "-")
+
+
+def run_command(script: str, *arguments) -> int:
+    """Runs a script's command in this process, because starting one takes seconds; returns the exit status."""
+    return main([command_of(script), *map(str, arguments)])
 
 
 def read_commands(text: str) -> list[list[str]]:
@@ -31,22 +42,28 @@ def check_command(words: list[str]) -> None:
         extras = re.findall(r"^(\w+) = \[$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
         assert set(re.findall(r"\[(\w+)\]", command)) <= set(extras), command
     else:
-        script, options = _script(words)
-        source = script.read_text()
-        there = {*re.findall(r'"(--[\w-]+)"', source), "--help"}
-        assert {word.partition("=")[0] for word in options if word.startswith("--")} <= there, command
-        if script.name == "train.py":
+        name, options = _command(words)
+        accepted = set(command_parser(name)._option_string_actions) if name else {"--help", "--version"}
+        assert {word.partition("=")[0] for word in options if word.startswith("--")} <= accepted, command
+        if name == "train":
             settings = {field.name for field in dataclasses.fields(TrainingConfig)}
             assert {word.partition("=")[0].partition(".")[0] for word in options if "=" in word} <= settings, command
 
 
-def _script(words: list[str]) -> tuple[Path, list[str]]:
-    """The file that reads a command's options, and these."""
-    if words[0] == "hf-mlpl":
-        subcommand = ROOT / "hf_mlpl" / "commands" / f"{words[1]}.py"
-        return (subcommand, words[2:]) if subcommand.exists() else (ROOT / "hf_mlpl" / "cli.py", words[1:])
-    if "-m" in words:
-        module = words.index("-m") + 1
-        return Path(importlib.util.find_spec(words[module]).origin), words[module + 1 :]
-    script = next(i for i, word in enumerate(words) if word.endswith(".py"))
-    return ROOT / words[script], words[script + 1 :]
+def _command(words: list[str]) -> tuple[str | None, list[str]]:
+    """Returns the command of `hf-mlpl` that the words start, None for what has no options but --help, and the rest."""
+    if words[0] == "hf-mlpl" or "hf_mlpl" in words:
+        name, *options = words[1:] if words[0] == "hf-mlpl" else words[words.index("hf_mlpl") + 1 :]
+        if name.startswith("-"):
+            return None, [name, *options]
+    elif "-m" in words:
+        module = words[words.index("-m") + 1]
+        assert importlib.util.find_spec(module), f"no module {module}"
+        return None, []
+    else:
+        at = next(i for i, word in enumerate(words) if word.endswith(".py"))
+        if Path(words[at]).parent.name != "recipes":
+            return None, []
+        name, options = command_of(Path(words[at]).name), words[at + 1 :]
+    assert any(name in names for names in COMMANDS.values()), f"no command {name}"
+    return name, options

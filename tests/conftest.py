@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,9 @@ import pytest
 import torch
 import yaml
 
-from .local_hub import LocalHub
+from local_hub import LocalHub
+
+from .commands import run_command
 from .tones import SETTINGS, write_tone_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -181,17 +182,16 @@ def settings_of_now(module: ModuleType) -> dict:
 
 
 @pytest.fixture
-def error_of(monkeypatch, capfd):
-    """Runs a script in this process, and returns the one line with which it ends; a traceback would fail the test."""
+def error_of(capfd):
+    """Runs a script's command in this process; returns the one line with which it ends; a traceback fails the test."""
 
     def error_of(script, *arguments) -> str:
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        with pytest.raises(SystemExit) as caught:
-            runpy.run_path(str(ROOT / "recipes" / script), run_name="__main__")
-        told = caught.value.code  # a text: Python prints it to stderr, and the exit status is 1
-        assert isinstance(told, str) and told.startswith("error: "), told
-        assert "\n" not in told, told
-        return told.removeprefix("error: ")
+        assert run_command(script, *arguments) == 1
+        out, err = capfd.readouterr()
+        *lines, last = err.splitlines()
+        assert last.startswith("error: "), err
+        print(out, end="")  # for tests that look at the rest, too
+        print(*lines, sep="\n", file=sys.stderr)
+        return last.removeprefix("error: ")
 
     return error_of

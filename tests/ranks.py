@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import resource
-import runpy
 import signal
 import socket
 import sys
@@ -15,7 +14,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+from .commands import run_command
+
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["hf_mlpl.training", "hf_mlpl.pseudo_label", "tests.ranks"])
 
@@ -44,7 +44,7 @@ def run_on_two(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     told = [folder / f"stderr-{rank}.txt" for rank in range(2)]
-    given = (port, str(RECIPES / script), list(map(str, arguments)), death, max_bytes, constants)
+    given = (port, script, list(map(str, arguments)), death, max_bytes, constants)
     processes = [FORKS.Process(target=_run, args=(rank, str(told[rank]), *given)) for rank in range(2)]
     for process in processes:
         process.start()
@@ -75,8 +75,7 @@ def _run(rank, told, port, script, arguments, death, max_bytes, constants) -> No
         _die_in(death)
     if max_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    sys.argv = [script, *arguments]
-    runpy.run_path(script, run_name="__main__")
+    sys.exit(run_command(script, *arguments))
 
 
 def _die_in(death: Death) -> None:

@@ -546,7 +546,7 @@ def test_utterance_files_that_are_refused(tmp_path):
         other.write_bytes(content)
         with pytest.raises(ValueError, match=r"other\.parquet: not an utterance file, it is no Parquet file"):
             read_utterances([good, other])
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.parquet: no such utterance file; recipes/prepare_data\.py"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.parquet: no such utterance file; `hf-mlpl prepare-data`"):
         read_utterances([good, tmp_path / "nowhere.parquet"])
     with pytest.raises(ValueError, match="no utterance files were given"):
         read_utterances([])
@@ -680,7 +680,7 @@ def test_scripts_from_corpora_to_tokens(tmp_path, table, voxpopuli):
         *head,
         *report[:10],
         f"all of it: {data}/report.txt",
-        f"next: python recipes/build_tokenizer.py {data}/train.parquet --output tokens-all.lst",
+        f"next: hf-mlpl build-tokenizer {data}/train.parquet --output tokens-all.lst",
     ]
 
     done = run_script("build_tokenizer.py", data / "train.parquet", "--output", tmp_path / "tokens.lst")

@@ -17,6 +17,7 @@ import soundfile
 
 pytest.importorskip("espeakng_loader", reason='the extra "demo" is not installed')
 
+from hf_mlpl.cli import main
 from hf_mlpl.corpora import demo
 from hf_mlpl.corpora.common_voice import read_common_voice
 from hf_mlpl.corpora.demo import write_demo_corpus
@@ -41,7 +42,7 @@ COMMON_VOICE_LOCALES = (
 def corpus(tmp_path_factory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("demo")
     options = "--labelled de=8 sv-SE=3 --unlabelled sv-SE=105 --dev 3 --test 4 --seed 7 --processes 2"
-    command = [sys.executable, "-m", "hf_mlpl.corpora.demo", "--root", str(root), *options.split()]
+    command = [sys.executable, "-m", "hf_mlpl", "demo", "--root", str(root), *options.split()]
     made = subprocess.run(command, capture_output=True, text=True)
     folders = root / "cv-corpus-demo", root / "voxpopuli-demo"
     assert made.stdout.split() == [str(folder) for folder in folders], made.stderr
@@ -219,21 +220,19 @@ def test_missing_extra(monkeypatch, package):
         importlib.import_module("hf_mlpl.corpora.demo")
 
 
-def test_command_line(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["demo", *arguments])
-        demo.main()
-
-    run("--list-languages")
+def test_command_line(capsys):
+    assert main(["demo", "--list-languages"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == list(DEMO_LANGUAGES)
     for arguments, message in (
         (["--root", "data"], "--labelled is missing"),
-        (["--labelled", "xx=1"], "choose from ar ca cs"),
         (["--labelled", "de"], "'de' is not of the form LOCALE=N"),
     ):
         with pytest.raises(SystemExit, match="2"):
-            run(*arguments)
+            main(["demo", *arguments])
         assert message in capsys.readouterr().err
+    assert main(["demo", "--labelled", "xx=1"]) == 1
+    told = "error: no labelled demo speech in 'xx'; choose from ar ca cs"
+    assert capsys.readouterr().err.startswith(told)
 
 
 def test_languages():

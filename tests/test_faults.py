@@ -4,7 +4,6 @@ import itertools
 import os
 import re
 import resource
-import runpy
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from hf_mlpl.training import train
 from hf_mlpl.training_config import load_config
 from hf_mlpl.training_log import TrainingLog
 
-from .ranks import RECIPES, Death, run_on_two
+from .commands import run_command
+from .ranks import Death, run_on_two
 from .test_training import assert_equal_bits
 from .two_processes import SHARD_SIZE, slimipl_overrides
 
@@ -172,8 +172,7 @@ def test_labelling_goes_on_when_there_is_room_again(
     assert sorted(path.name for path in written) == ["00000.parquet", "00001.parquet"]
     with little_room(2000, pseudo_label, "_complete"):
         assert says_no_room(error_of(*command), folder / "labels.parquet")
-    monkeypatch.setattr("sys.argv", list(map(str, command)))
-    runpy.run_path(RECIPES / command[0], run_name="__main__")
+    assert run_command(*command) == 0
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert_equal_labels(folder, two_processes / "labels")
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from hf_mlpl.hub import push_folder
 from hf_mlpl.training import train
 from hf_mlpl.training_config import load_config
 
+from .commands import run_command
 from .random_model import sweep
 from .test_remote_code import WITHOUT_PACKAGE
 
@@ -170,7 +170,7 @@ def test_a_token_that_is_refused(local_hub, run, monkeypatch, caplog, capfd, tmp
     assert lines[0].startswith(refused) and lines[0].endswith(f"{login}the next save, or the end, tries again")
     for update in (2, 3, 4):
         assert f"me/tones: newer ones are waiting, so it is not pushed any more: update {update}" in lines
-    publish = f"python recipes/publish.py --run {folder} --repo me/tones"
+    publish = f"hf-mlpl publish --run {folder} --repo me/tones"
     again = f"the same training command again pushes it, and so does `{publish}`"
     assert lines[-1] == f"{refused}, update 5, update 6 pending: {login}{again}"
     assert "waiting for me/tones; pending: update 1, update 5, update 6" in capfd.readouterr().out
@@ -217,11 +217,11 @@ def test_a_finished_run_is_pushed_when_it_is_asked_for(local_hub, run):
     assert HfApi().model_info(REPO).private
 
 
-def test_publish(local_hub, tone_run, tone_data, tmp_path, monkeypatch, capfd, error_of):
+def test_publish(local_hub, tone_run, tone_data, tmp_path, capfd, error_of):
     folder = tmp_path / "tones"
     shutil.copytree(tone_run, folder)
     with pytest.raises(SystemExit):
-        run_recipe(monkeypatch, "publish.py", "--run", folder)
+        run_command("publish.py", "--run", folder)
     assert "no model/; --run needs" in error_of("publish.py", "--run", tmp_path, "--repo", REPO)
     told = f"{folder / 'config.yaml'}: license is None; push_to_hub needs the licence of what is pushed, such as"
     assert told in error_of("publish.py", "--run", folder, "--repo", REPO)
@@ -230,12 +230,12 @@ def test_publish(local_hub, tone_run, tone_data, tmp_path, monkeypatch, capfd, e
 
     results = tmp_path / "test set.json"
     data = tone_data / "dev.parquet"
-    run_recipe(monkeypatch, "evaluate.py", "--model", folder / "model", "--data", data, "--output", results)
+    assert run_command("evaluate.py", "--model", folder / "model", "--data", data, "--output", results) == 0
     capfd.readouterr()
     command = ["--run", folder, "--results", results, "--repo", REPO, "--private"]
-    run_recipe(monkeypatch, "publish.py", *command)
+    assert run_command("publish.py", *command) == 0
     assert capfd.readouterr().out == f"pushed to {local_hub.endpoint}/{REPO}, tag tones\n"
-    run_recipe(monkeypatch, "publish.py", *command)  # again, which changes nothing
+    assert run_command("publish.py", *command) == 0  # again, which changes nothing
     assert commits(local_hub) == ["tones: the result, with test results"]
     files = local_hub.files(REPO)
     assert files.items() >= contents(folder / "model").items()
@@ -250,11 +250,6 @@ def test_publish(local_hub, tone_run, tone_data, tmp_path, monkeypatch, capfd, e
     local_hub.fail("GET", f"/api/models/{REPO}", status=403)
     told = f"{REPO}: cannot push to it (a test wants this to fail); {folder} is complete: give HF_TOKEN or"
     assert error_of("publish.py", *command).startswith(told)
-
-
-def run_recipe(monkeypatch, script: str, *arguments) -> None:
-    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-    runpy.run_path(str(ROOT / "recipes" / script), run_name="__main__")
 
 
 # The function below it

@@ -156,7 +156,7 @@ def test_a_summary_counts(tone_labels, tmp_path):
 
 
 def test_labels_that_are_not_complete(tone_labels, tmp_path):
-    with pytest.raises(ValueError, match="nothing: no complete pseudo-labels; recipes/pseudo_label.py --output"):
+    with pytest.raises(ValueError, match="nothing: no complete pseudo-labels; `hf-mlpl pseudo-label --output"):
         write_label_set(tmp_path / "nothing", "de", tmp_path)
     with pytest.raises(ValueError, match="has a language '../fi'; label sets take locale codes"):
         write_label_set(tone_labels["de"], "../fi", tmp_path)
@@ -208,7 +208,7 @@ def test_a_complete_json_that_is_damaged_is_one_line(content, tone_labels, tmp_p
         complete["languages"]["de"]["hours"] = "many"
     (folder / "complete.json").write_text(json.dumps(complete) if content.isalpha() and content != "null" else content)
     with pytest.raises(
-        ValueError, match="complete.json: damaged.*; delete it and give recipes/pseudo_label"
+        ValueError, match="complete.json: damaged.*; delete it and give `hf-mlpl pseudo-label"
     ) as caught:
         write_label_set(folder, "de", tmp_path)
     assert "\n" not in str(caught.value)

@@ -368,7 +368,7 @@ def test_a_slow_answer(local_hub, repo):
 
 def test_a_command_has_a_hub(tmp_path):
     program = "import huggingface_hub as h; print(h.HfApi().create_repo('a').repo_id, h.whoami()['name']); exit(3)"
-    command = [sys.executable, "-m", "tests.local_hub", sys.executable, "-c", program]
+    command = [sys.executable, "-m", "local_hub", sys.executable, "-c", program]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("me/a me\n", 3), done.stderr
 

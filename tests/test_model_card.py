@@ -2,9 +2,7 @@
 
 import json
 import re
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from hf_mlpl.model_card import TEMPLATE, model_card
 from hf_mlpl.training import train
 from hf_mlpl.training_config import load_config
 
+from .commands import run_command
 from .test_training import Killed, kill_at
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +66,7 @@ def rates(scores: dict) -> dict:
 
 
 def results_on(files: list[str], languages: dict[str, float], **more) -> dict:
-    """As recipes/evaluate.py writes them; error rates are CERs, and WERs twice as high."""
+    """As hf-mlpl evaluate writes them; error rates are CERs, and WERs twice as high."""
     scores = {language: rates({"cer": cer, "wer": 2 * cer}) for language, cer in languages.items()}
     mean = sum(languages.values()) / len(languages)
     of_all = {"macro": rates({"cer": mean, "wer": 2 * mean}), "utterances": 8 * len(scores), "hours": 0.01}
@@ -228,11 +227,10 @@ def test_a_strange_name_does_not_break_tables(tone_run, tmp_path):
     assert r"[mine \| yours](https://example.org)" in model_card(tmp_path).text
 
 
-def test_the_script(tone_run, tmp_path, monkeypatch, error_of):
+def test_the_command(tone_run, tmp_path, error_of):
     (tmp_path / "results.json").write_text(json.dumps(results_on(["test.parquet"], {"de": 0.1})))
     command = ["--run", tone_run, "--results", tmp_path / "results.json", "--output", tmp_path / "cards" / "tones.md"]
-    monkeypatch.setattr(sys, "argv", ["render_card.py", *map(str, command)])
-    runpy.run_path(str(ROOT / "recipes" / "render_card.py"), run_name="__main__")
+    assert run_command("render_card.py", *command) == 0
     card = ModelCard.load(tmp_path / "cards" / "tones.md")
     check(card)
     assert "![Training loss, and error rates on dev](tones.png)" in card.text

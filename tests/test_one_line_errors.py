@@ -14,7 +14,8 @@ from huggingface_hub.errors import HTTPError, StrictDataclassError
 from hf_mlpl import MlplConfig
 from hf_mlpl.cli import main
 from hf_mlpl.missing_model import check_model
-from hf_mlpl.one_line_errors import ANOTHER_FAILED, describe, one_line_errors
+from hf_mlpl.one_line_errors import ANOTHER_FAILED, describe, exit_status
+from hf_mlpl.training_problems import TrainingError
 
 
 def raised(function, *arguments) -> Exception:
@@ -41,8 +42,8 @@ def test_errors_that_users_can_mend_are_one_line():
 def test_faults_of_the_program_keep_their_traceback():
     for error in (KeyError("x"), TypeError("x"), AssertionError("x"), RuntimeError("x"), AttributeError("x")):
         assert describe(error) is None
-    with pytest.raises(KeyError), one_line_errors():
-        raise KeyError("x")
+    with pytest.raises(KeyError):
+        exit_status(lambda: {}["x"])
 
 
 def test_too_little_memory_is_said_with_a_remedy():
@@ -59,27 +60,33 @@ def test_a_lost_process_is_no_traceback():
         assert describe(RuntimeError(told)) == ANOTHER_FAILED
 
 
-def test_the_script_ends_with_the_line(capsys):
-    with pytest.raises(SystemExit) as caught, one_line_errors():
-        raise OSError("a\nb")
-    assert caught.value.code == "error: a b"
-    with pytest.raises(SystemExit) as caught, one_line_errors():
-        raise KeyboardInterrupt
-    assert caught.value.code == 130 and capsys.readouterr().err == "interrupted\n"
-    with pytest.raises(SystemExit) as caught, one_line_errors():
-        raise BrokenPipeError(32, "Broken pipe", "server")  # another one than our output
-    assert "server" in caught.value.code
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (OSError("a\nb"), 1, "error: a b"),
+        (TrainingError("the loss is not finite"), 1, "error: the loss is not finite"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (BrokenPipeError(32, "Broken pipe", "server"), 1, "error: [Errno 32] Broken pipe: 'server'"),  # not our output
+    ],
+)
+def test_a_command_ends_with_the_line(error, status, line, capsys):
+    def run():
+        raise error
+
+    assert exit_status(run) == status
+    assert capsys.readouterr().err == f"{line}\n"
 
 
 # ---- several processes, whom nobody ends but themselves
 
 FAIL = """
 import sys, time
-from hf_mlpl.one_line_errors import one_line_errors
+from hf_mlpl.one_line_errors import exit_status
 delay, message = sys.argv[1:]
-with one_line_errors():
+def run():
     time.sleep(float(delay))
     raise eval(message)
+sys.exit(exit_status(run))
 """
 
 
@@ -120,12 +127,13 @@ def test_a_process_that_fails_alone_is_heard_and_the_one_that_loses_it_is_not(tm
 
 LAUNCHED = """
 import os, sys, torch.distributed as dist
-from hf_mlpl.one_line_errors import one_line_errors
-with one_line_errors():
+from hf_mlpl.one_line_errors import exit_status
+def run():
     dist.init_process_group("gloo")
     if os.environ["RANK"] == sys.argv[1]:
         raise ValueError("refused")
     dist.barrier()
+sys.exit(exit_status(run))
 """
 
 
@@ -147,15 +155,12 @@ def test_a_refusal_before_a_barrier_ends_all_under_torchrun(rank, tmp_path):
 
 
 @pytest.mark.parametrize("times", [1, 100_000])  # what is left for the interpreter's exit, and what is not
-@pytest.mark.parametrize("program", ["with one_line_errors():", "def run():"])
-def test_a_closed_pipe_ends_quietly(times, program, tmp_path):
-    script = f"from hf_mlpl.one_line_errors import one_line_errors\n{program}\n    for i in range({times}): print(i)\n"
-    if program == "def run():":  # as a command does it
-        script += (
-            "import sys\nfrom types import SimpleNamespace\nfrom hf_mlpl import cli\n"
-            "cli.convert.run = lambda options, parser: run()\n"
-            "sys.exit(cli.main(['convert', '--from=mctct', '--checkpoint=x', '--output=y']))"
-        )
+def test_a_closed_pipe_ends_quietly(times):
+    script = (
+        "import sys\nfrom hf_mlpl.cli import main\nfrom hf_mlpl.commands import convert\n"
+        f"convert.run = lambda options, parser: print(*range({times}), sep='\\n')\n"
+        "sys.exit(main(['convert', '--from=mctct', '--checkpoint=x', '--output=y']))"
+    )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert (process.wait(60), process.stderr.read()) == (1, b"")

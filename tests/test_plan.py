@@ -2,9 +2,7 @@
 
 import os
 import re
-import runpy
 import subprocess
-import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +15,7 @@ from hf_mlpl.plan import forward_flops, make_plan, num_parameters, slimipl_updat
 from hf_mlpl.slimipl import SlimIplConfig, SlimIplPlan
 from hf_mlpl.training_config import TrainingConfig, load_config
 
-from .commands import PROGRAMS, ROOT, check_command, read_commands
+from .commands import PROGRAMS, ROOT, check_command, read_commands, run_command
 
 RECIPE = ROOT / "recipes" / "common_voice_voxpopuli"
 
@@ -86,7 +84,7 @@ def test_amounts(tone_data):
 
 @pytest.fixture
 def stages(tone_data, tmp_path) -> list[str]:
-    """Options of plan.py for all stages on the tones, in a folder of their own."""
+    """Options of `hf-mlpl estimate` for all stages on the tones, in a folder of their own."""
     tones, labels = str(tone_data / "tones.yaml"), str(tmp_path / "labels")
     going_on = [f"model={tmp_path / 'supervised' / 'model'}", "tokens=null"]
     unlabelled = [f"unlabelled=[{tone_data / 'unlabelled.parquet'}]", "slimipl={cache_size: 4, start_update: 10}"]
@@ -101,15 +99,12 @@ def stages(tone_data, tmp_path) -> list[str]:
 
 
 @pytest.fixture
-def run_plan(monkeypatch, capsys):
-    """Runs the script in this process, because starting one takes seconds; its exit status, and what it prints."""
+def run_plan(capsys):
+    """Runs the command in this process, because starting one takes seconds; its exit status, and what it prints."""
 
     def run_plan(*options) -> tuple[int, list[str], list[str]]:
-        monkeypatch.setattr(sys, "argv", ["plan.py", *map(str, options)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        status = 0
         try:
-            runpy.run_path(str(ROOT / "recipes" / "plan.py"), run_name="__main__")
+            status = run_command("estimate.py", *options)
         except SystemExit as end:
             status = end.code
         out, err = capsys.readouterr()
@@ -218,8 +213,8 @@ def test_run_sh_starts_every_stage_in_order(commands_of):
     done, commands = commands_of("corpora", "model=base", "start=supervised", "accelerate=fsdp")
     assert done.returncode == 0, done.stderr
     scripts = [next(word for word in words if word.endswith(".py")) for words in commands]
-    names = "prepare_data build_tokenizer plan train language_finetune train train evaluate evaluate evaluate compare"
-    assert scripts == [f"recipes/{name}.py" for name in names.split()]
+    names = "prepare_data build_tokenizer estimate train language_finetune train train".split()
+    assert scripts == [f"recipes/{name}.py" for name in (*names, *["evaluate_model"] * 3, "compare")]
     assert all("recipes/accelerate/fsdp.yaml" in " ".join(words) for words in commands if "launch" in words)
     last = {}
     for words in commands:
@@ -235,7 +230,7 @@ def test_run_sh_starts_every_stage_in_order(commands_of):
 
 def test_run_sh_plans_what_it_would_run(commands_of, run_plan, tmp_path, monkeypatch):
     done, [words] = commands_of("--plan")
-    assert (done.returncode, words[:2]) == (0, ["python", "recipes/plan.py"])
+    assert (done.returncode, words[:2]) == (0, ["python", "recipes/estimate.py"])
     monkeypatch.chdir(tmp_path)
     status, out, err = run_plan(*words[2:])
     rows = [line.split()[0] for line in out[1:6]]

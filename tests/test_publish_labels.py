@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from hf_mlpl import MlplForCTC
 from hf_mlpl.training import train
 from hf_mlpl.training_config import load_config
 
-from .commands import ROOT
+from .commands import ROOT, run_command
 from .test_label_sets import contents, made_in
 
 RECIPES = ROOT / "recipes"
@@ -25,14 +24,12 @@ REPO = "me/tones-pl"
 
 
 @pytest.fixture
-def run(monkeypatch, capfd):
-    """Runs a script in this process, because starting one takes seconds; returns what it prints."""
+def run(capfd):
+    """Runs a script's command in this process, because starting one takes seconds; returns what it prints."""
 
     def run(script, *arguments) -> str:
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
         capfd.readouterr()
-        runpy.run_path(str(RECIPES / script), run_name="__main__")
+        assert run_command(script, *arguments) == 0
         return capfd.readouterr().out
 
     return run

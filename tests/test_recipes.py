@@ -4,8 +4,6 @@ import importlib.util
 import json
 import os
 import re
-import runpy
-import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +19,7 @@ from safetensors.torch import load_file
 
 from hf_mlpl.corpora.utterances import read_utterances, write_utterances
 
-from .commands import PROGRAMS, ROOT, check_command, read_commands
+from .commands import PROGRAMS, ROOT, check_command, read_commands, run_command
 from .tones import SETTINGS
 
 RECIPES = ROOT / "recipes"
@@ -79,7 +77,7 @@ def chain(tone_corpus, tmp_path_factory) -> Chain:
     model = ["--model", "run/model"]
     labelling = chain.start("pseudo_label.py", *model, "--data", "data/unlabelled.parquet", "--output", "labels")
     scoring = ["--data", "data/test.parquet", "--output", "results.json", "--num-workers", "0"]
-    chain.run("evaluate.py", *model, *scoring, launch=ONE_PROCESS)
+    chain.run("evaluate_model.py", *model, *scoring, launch=ONE_PROCESS)
     chain.finish("pseudo_label", labelling)
     return chain
 
@@ -91,8 +89,7 @@ def test_prepare_data(chain):
     report = (chain.folder / "data" / "report.txt").read_text().splitlines()
     assert len(report) == 5 + 3 and all(line in out for line in report)
     assert "123 rows read, 120 kept; dropped: " in out
-    next_command = re.search(r"next: python (recipes/.*)", out).group(1)
-    assert (ROOT / shlex.split(next_command)[0]).is_file()
+    assert out.endswith("next: hf-mlpl build-tokenizer data/train.parquet --output tokens-all.lst\n")
 
 
 def test_build_tokenizer(chain):
@@ -133,7 +130,7 @@ def test_pseudo_label(chain):
 
 
 def test_evaluate(chain):
-    out, err = chain.output["evaluate"]
+    out, err = chain.output["evaluate_model"]
     lines = [line for line in re.split("[\r\n]", err) if "lost.wav" in line]
     assert len(lines) == 1
     told = "utterance common_voice_de_test0: lost.wav: no such file; counted as an empty hypothesis"
@@ -144,6 +141,21 @@ def test_evaluate(chain):
     for name, scores in (*results["languages"].items(), ("macro", results["macro"])):
         [line] = [line.split() for line in out.splitlines() if line.startswith(name)]
         assert line[3:] == [f"{100 * scores[rate]:.1f}" for rate in ("cer", "wer", "language_accuracy")]
+
+
+@pytest.mark.slow
+def test_two_processes_started_as_a_module_label_the_same(chain):
+    launch = [*LAUNCH, "--config_file", RECIPES / "accelerate" / "multi_cpu.yaml", "-m", "hf_mlpl", "pseudo-label"]
+    command = [*launch, "--model", "run/model", "--data", "data/unlabelled.parquet", "--output"]
+    done = subprocess.run([*command, "of-two"], cwd=chain.folder, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("labels: of-two/labels.parquet, by run/model@") == 1, done.stderr
+    labels = [pq.read_table(chain.folder / name / "labels.parquet") for name in ("of-two", "labels")]
+    assert labels[0].select(["id", "text"]).equals(labels[1].select(["id", "text"]))
+    done = subprocess.run([*command, "no", "--languages", "fr"], cwd=chain.folder, capture_output=True, text=True)
+    before, _, launcher = done.stderr.partition("Traceback")
+    lines = [line for line in before.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 1 and "Traceback" not in before
+    assert lines == ["error: data/unlabelled.parquet: no utterances of fr; there are sv-SE"]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
@@ -181,14 +193,12 @@ def test_evaluate_on_sentences_that_training_has_not(chain, tone_corpus, output_
 
 @pytest.fixture
 def output_of(chain, monkeypatch, capfd):
-    """Runs a script in this process and in the chain's folder, because starting one takes seconds; what it prints."""
+    """Runs a script's command in this process and in the chain's folder; returns what it prints."""
 
     def output_of(script, *arguments) -> str:
         monkeypatch.chdir(chain.folder)
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
         capfd.readouterr()
-        runpy.run_path(str(RECIPES / script), run_name="__main__")
+        assert run_command(script, *arguments) == 0
         return capfd.readouterr().out
 
     return output_of
@@ -205,8 +215,7 @@ def finetuned(chain):
     command = ["language_finetune.py", "finetune.yaml", "--labels", "made", "--launch", sys.executable]
     with pytest.MonkeyPatch.context() as patch:  # what it starts are processes
         patch.chdir(chain.folder)
-        patch.setattr(sys, "argv", command)
-        runpy.run_path(str(RECIPES / command[0]), run_name="__main__")
+        assert run_command(*command) == 0
     return command
 
 
@@ -239,7 +248,7 @@ def test_a_language_that_cannot_be_finetuned(chain, finetuned, error_of, output_
     told = capfd.readouterr().err
     assert "error: the gradient of micro-batches" in told
     assert re.search(
-        r"^sv-SE: failed: .*train.py finetune.yaml .*language=sv-SE ended with exit status 1$", told, re.M
+        r"^sv-SE: failed: .* -m hf_mlpl train finetune.yaml .*language=sv-SE ended with exit status 1$", told, re.M
     )
     assert error_of("train.py", "finetune.yaml").endswith(
         "needs a language; add language=CODE, for example language=sl"

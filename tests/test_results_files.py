@@ -29,7 +29,7 @@ def test_what_is_no_object_of_results(data, error_of, tmp_path):
         ["render_card.py", "--run", tmp_path, "--results", path, "--output", "x"],
     ):
         told = error_of(*command)
-        assert told.startswith(f"{path}: ") and "recipes/evaluate.py" in told
+        assert told.startswith(f"{path}: ") and "hf-mlpl evaluate" in told
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,7 @@
 import io
 import json
 import pickle
-import runpy
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from hf_mlpl.resume import SHARDS, _MetadataUnpickler, resume_from_hub
 from hf_mlpl.training import train
 from hf_mlpl.training_config import TrainingConfig, load_config
 
-from .commands import ROOT
+from .commands import ROOT, run_command
 from .test_sharding import launch
 from .test_training import Killed, assert_equal_bits, kill_at
 from .two_processes import slimipl_overrides
@@ -228,7 +226,7 @@ def test_weights_that_fsdp_has_spread(local_hub, tone_data, tone_run, tmp_path):
     torch.testing.assert_close(load_file(resumed / "model" / "model.safetensors"), weights, rtol=0, atol=0)
 
 
-def test_a_repository_without_a_state(local_hub, settings, tone_data, tmp_path, monkeypatch, capsys):
+def test_a_repository_without_a_state(local_hub, settings, tone_data, tmp_path, capsys):
     with pytest.raises(OSError, match=f"^{REPO}: cannot read it .*; if it is private, HF_TOKEN needs the right to"):
         resume_from_hub(settings("a"), REPO)
     HfApi().create_repo(REPO)
@@ -237,10 +235,8 @@ def test_a_repository_without_a_state(local_hub, settings, tone_data, tmp_path, 
 
     train(settings("run"))
     arguments = [f"output_dir={tmp_path / 'b'}", *SHORT, "--resume-from-hub", REPO]
-    monkeypatch.setattr(sys, "argv", ["train.py", str(tone_data / "tones.yaml"), *arguments])
-    script = ROOT / "recipes" / "train.py"
     capsys.readouterr()
-    runpy.run_path(str(script), run_name="__main__")
+    assert run_command("train.py", tone_data / "tones.yaml", *arguments) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{REPO} is complete: use it with pipeline(") and line.endswith(f"with model={REPO}")
     assert not (tmp_path / "b" / "model").exists()

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from hf_mlpl.cli import COMMANDS
+
+from .commands import ROOT, command_of
 
 # A file imports its own level and the levels below. Put a new file where its imports allow, as low as possible.
 LEVELS = {
@@ -35,6 +37,7 @@ STANDALONE = "metrics"
 # The model side: a model repository's remote code, and all that a user of a trained model needs.
 MODEL_SIDE = {"torch", "numpy", "transformers", "huggingface_hub"}
 AUDIO = {"soundfile", "soxr"}
+HEAVY = {"torch", "transformers", "numpy", "datasets", "accelerate", "evaluate"}  # which take seconds to import
 
 
 def module_name(path: Path) -> str:
@@ -139,21 +142,31 @@ SHOW_HELP = """
 import contextlib, io, json, runpy, sys
 sys.path.insert(0, "recipes")  # as Python does for a script
 shown = {}
-for recipe in RECIPES:
-    sys.argv = [recipe, "--help"]
+for script in SCRIPTS:
+    sys.argv = [script, "--help"]
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
-        runpy.run_path("recipes/" + recipe, run_name="__main__")
-    shown[recipe] = out.getvalue()
-print(json.dumps(shown))
+        runpy.run_path(script, run_name="__main__") if "/" in script else runpy.run_module(script)
+    shown[script] = out.getvalue()
+print(json.dumps([shown, sorted(sys.modules)]))
 """
 
 
-def test_recipes_teach():
-    recipes = [path.name for path in sorted((ROOT / "recipes").glob("*.py"))]
-    shown = json.loads(run(f"RECIPES = {recipes}\n{SHOW_HELP}"))
-    assert "train.py" in shown and list(shown) == recipes
-    for recipe, text in shown.items():
-        assert len(text) > 500 and "recipes/" + recipe in text, f"the help of {recipe} shows no example"
+def test_recipes_start_commands_that_teach():
+    recipes = {path.relative_to(ROOT).as_posix(): command_of(path.name) for path in (ROOT / "recipes").glob("*.py")}
+    shown, modules = json.loads(run(f"SCRIPTS = {[*recipes, 'hf_mlpl']}\n{SHOW_HELP}"))
+    assert not HEAVY & set(modules)
+    overview, commands = shown.pop("hf_mlpl"), [name for names in COMMANDS.values() for name in names]
+    assert re.findall("^  ([a-z][a-z-]+)  +[a-z]", overview, re.MULTILINE) == commands
+    assert set(recipes.values()) == set(commands) - {"transcribe", "convert", "test", "demo"}
+    for script, text in shown.items():
+        name = f"hf-mlpl {recipes[script]} "
+        assert text.startswith(f"usage: {name}") and len(text) > 500
+        assert text.count(name) > 1, f"the help of {name} shows no example"
+
+
+def test_no_module_names_a_script_that_a_wheel_lacks():
+    named = [module for module, path in FILES.items() if re.search(r"recipes/\w+\.py", path.read_text())]
+    assert [module for module in named if module.startswith("hf_mlpl")] == []
 
 
 def run(program: str, *arguments: str) -> str:
@@ -163,8 +176,7 @@ def run(program: str, *arguments: str) -> str:
 
 
 def test_importing_the_package_is_light():
-    heavy = {"torch", "transformers", "numpy", "datasets", "accelerate", "evaluate"}
-    assert run(f"import sys, hf_mlpl.cli; print({heavy} & set(sys.modules))") == "set()"
+    assert run(f"import sys, hf_mlpl.cli; print({HEAVY} & set(sys.modules))") == "set()"
 
 
 IMPORTED_FIRST = """

@@ -1,10 +1,7 @@
 """Normalisation, vocabularies and tokens files, compared with the original's file and with the Unicode standard."""
 
-import runpy
-import sys
 import unicodedata
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,6 +16,8 @@ from hf_mlpl.text import (
     unknown_character_report,
     write_tokens,
 )
+
+from .commands import run_command
 
 
 @pytest.mark.parametrize(
@@ -196,9 +195,7 @@ def test_a_tokens_file_of_many_languages(tmp_path, monkeypatch):
     assert len({row["language"] for row in rows}) > 50
     write_utterances(rows, tmp_path / "train.parquet")
     tokens = tmp_path / "tokens-all.lst"
-    script = Path(__file__).resolve().parents[1] / "recipes" / "build_tokenizer.py"
-    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "train.parquet"), "--output", str(tokens)])
-    runpy.run_path(str(script), run_name="__main__")
+    assert run_command("build_tokenizer.py", tmp_path / "train.parquet", "--output", tokens) == 0
     lines = tokens.read_text(encoding="utf-8").split("\n")
     assert lines[0] == "|" and lines[-1] == "" and "" not in lines[:-1]
     assert lines[1:-1] == sorted({c for row in rows for c in normalize_text(row["text"])} - {" ", "|"})

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from hf_mlpl import MlplForCTC, MlplProcessor, pseudo_label
 from hf_mlpl.corpora.utterances import read_utterances
-from hf_mlpl.one_line_errors import one_line_errors
+from hf_mlpl.one_line_errors import exit_status
 from hf_mlpl.training import train
 from hf_mlpl.training_config import load_config
 
@@ -58,5 +58,4 @@ if __name__ == "__main__":
         teacher="teacher@1",
         max_batch_seconds=3.0,
     )
-    with one_line_errors():
-        load_config(settings, ["max_updats=1"])
+    sys.exit(exit_status(lambda: load_config(settings, ["max_updats=1"])))

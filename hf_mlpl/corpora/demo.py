@@ -1,11 +1,10 @@
 """A synthetic corpus in the formats of Common Voice 6.1 and VoxPopuli: short sentences that espeak-ng reads out.
 
-    python -m hf_mlpl.corpora.demo --root data --labelled de=400 sl=50 --unlabelled sl=600
+    hf-mlpl demo --root data --labelled de=400 sl=50 --unlabelled sl=600
 
 See `demo_sentences` for what is said and in which languages.
 """
 
-import argparse
 import csv
 import gzip
 import hashlib
@@ -305,55 +304,11 @@ def _speak(utterance: _Utterance) -> tuple[np.ndarray, int, tuple[float, float]]
     return np.clip(samples, -1, 1), rate, span
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m hf_mlpl.corpora.demo",
-        description="Make a small synthetic speech corpus offline: espeak-ng reads out random dates, amounts, names.\n"
-        "It has the layouts of Common Voice 6.1 (labelled) and VoxPopuli (unlabelled), so that whatever\n"
-        "reads it reads the real corpora too. Splits share neither texts nor speakers.",
-        epilog="example, eight small languages of which four have unlabelled speech:\n"
-        "  python -m hf_mlpl.corpora.demo --root data --unlabelled sl=600 fi=600 nl=600 ro=600 \\\n"
-        "      --labelled de=400 es=400 it=400 pl=400 sl=50 fi=50 nl=50 ro=50\n\n"
-        "writes data/cv-corpus-demo/LOCALE/{train,dev,test,validated}.tsv with clips/*.mp3, and in\n"
-        "data/voxpopuli-demo raw_audios/LANGUAGE/YEAR/*.ogg with annotations/unlabelled_v2.tsv.gz\n"
-        "(annotations/truth.tsv.gz has the texts, for analysis only). The same command again returns at once;\n"
-        "the same --seed gives the same corpus.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--list-languages", action="store_true", help="list the accepted languages and exit")
-    add("--root", type=Path, default=Path("data"), help="folder for the two corpora (default: data)")
-    add("--labelled", nargs="+", type=_language_count, metavar="LOCALE=N", help="training clips of each language")
-    add("--unlabelled", nargs="+", type=_language_count, metavar="LOCALE=N", default=[], help="unlabelled segments")
-    add("--dev", type=int, default=40, help="validation clips per labelled language (default: 40)")
-    add("--test", type=int, default=60, help="test clips per labelled language (default: 60)")
-    add("--seed", type=int, default=0)
-    add("--processes", type=int, help="default: one per CPU core")
-    args = parser.parse_args()
-    if args.list_languages:
-        print(f"{'locale':8}{'language':24}{'numbers':9}unlabelled")
-        for locale, spec in DEMO_LANGUAGES.items():
-            numbers, unlabelled = spec.num2words is not None, locale in UNLABELLED_LANGUAGES
-            name = Locale.parse(spec.babel).get_display_name("en")
-            print(f"{locale:8}{name:24}{'yes' if numbers else '-':9}{'yes' if unlabelled else '-'}")
-        return
-    if not args.labelled:
-        parser.error("--labelled is missing, for example --labelled de=400 sl=50")
-    try:
-        folders = write_demo_corpus(
-            args.root, dict(args.labelled), dict(args.unlabelled), args.dev, args.test, args.seed, args.processes
-        )
-    except ValueError as error:
-        parser.error(str(error))
-    print(*folders, sep="\n")
-
-
-def _language_count(text: str) -> tuple[str, int]:
-    language, _, count = text.partition("=")
-    if not count.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form LOCALE=N, such as de=400")
-    return language, int(count)
-
-
-if __name__ == "__main__":
-    main()
+def language_table() -> str:
+    """Returns a table of the accepted languages: which of them read out numbers, and have unlabelled speech."""
+    lines = [f"{'locale':8}{'language':24}{'numbers':9}unlabelled"]
+    for locale, spec in DEMO_LANGUAGES.items():
+        numbers, unlabelled = spec.num2words is not None, locale in UNLABELLED_LANGUAGES
+        name = Locale.parse(spec.babel).get_display_name("en")
+        lines.append(f"{locale:8}{name:24}{'yes' if numbers else '-':9}{'yes' if unlabelled else '-'}")
+    return "\n".join(lines)

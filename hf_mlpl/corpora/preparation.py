@@ -2,7 +2,7 @@
 
 A part is what can be read on its own, as one split of one language. A call that was killed goes on with the parts that
 it has not finished, and with those whose corpus has changed since. What cannot be read of a part is told and costs the
-others nothing. See `recipes/prepare_data.py`.
+others nothing. See `hf-mlpl prepare-data`.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ SYNTHETIC = Source("synthetic speech by espeak-ng", "unknown", "https://github.c
 def sources_of(paths: Iterable[str | Path]) -> list[Source]:
     """What is noted of the sources of utterance files, each once; empty where nothing is noted.
 
-    `recipes/prepare_data.py` notes them in the `report.json` beside the files, and whoever labels them in the
+    `hf-mlpl prepare-data` notes them in the `report.json` beside the files, and whoever labels them in the
     `complete.json` beside the labels. Raises as `read_utterances` does for files that are not there, and `ValueError`
     for notes that are damaged.
     """

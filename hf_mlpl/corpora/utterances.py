@@ -174,7 +174,7 @@ def utterance_files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, int]]:
         matching = sorted(glob.glob(str(given))) if "*" in str(given) else [given]
         for path in map(Path, matching or [given]):
             if not path.is_file():
-                raise FileNotFoundError(f"{path}: no such utterance file; recipes/prepare_data.py writes them")
+                raise FileNotFoundError(f"{path}: no such utterance file; `hf-mlpl prepare-data` writes them")
             with arrow_errors(path, "not an utterance file, it is no Parquet file or is damaged"):
                 metadata = pq.read_metadata(path)
                 schema = metadata.schema.to_arrow_schema()

@@ -56,7 +56,7 @@ if [[ $plan == false && ! -e $run/data/tokens-all.lst ]]; then
 fi
 
 # What would stop a run after weeks stops it here.
-python recipes/plan.py --stage "${supervised[@]}" --stage "${language_finetune[@]}" --stage "${mixed[@]}" \
+python recipes/estimate.py --stage "${supervised[@]}" --stage "${language_finetune[@]}" --stage "${mixed[@]}" \
     --stage "${final[@]}" --labels $run/$model/labels --languages $languages
 if [[ $plan == true ]]; then exit; fi
 
@@ -67,7 +67,7 @@ $launch recipes/train.py "${mixed[@]}"
 $launch recipes/train.py "${final[@]}"
 
 for stage in supervised $start/mixed $start/final; do
-    $launch recipes/evaluate.py --model $run/$model/$stage/model --data $run/data/test.parquet \
+    $launch recipes/evaluate_model.py --model $run/$model/$stage/model --data $run/data/test.parquet \
         --output $run/$model/$stage.json
 done
 python recipes/compare.py supervised=$run/$model/supervised.json mixed=$run/$model/$start/mixed.json \

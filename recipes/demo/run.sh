@@ -12,7 +12,7 @@ launch="accelerate launch --config_file recipes/accelerate/multi_cpu.yaml --num_
 section() { echo; echo "== $*"; }
 
 section "A corpus: espeak-ng reads out dates, numbers and names, in the formats of Common Voice and VoxPopuli"
-python -m hf_mlpl.corpora.demo --root $run/corpora --dev 25 --test 60 \
+hf-mlpl demo --root $run/corpora --dev 25 --test 60 \
     --labelled de=400 es=400 it=400 pl=400 nl=50 pt=50 ro=50 sv-SE=50 \
     --unlabelled nl=600 pt=600 ro=600 sv-SE=600
 
@@ -41,19 +41,19 @@ $launch recipes/train.py recipes/demo/final.yaml output_dir=$run/control stage=c
 
 section "Character error rates on test speakers whom no stage has heard"
 for stage in supervised control at_once final; do
-    python recipes/evaluate.py --model $run/$stage/model --data $run/data/test.parquet --output $run/$stage.json \
+    python recipes/evaluate_model.py --model $run/$stage/model --data $run/data/test.parquet --output $run/$stage.json \
         > $run/$stage.txt
 done
 python recipes/compare.py supervised=$run/supervised.json control=$run/control.json at_once=$run/at_once.json \
     final=$run/final.json --languages $low_resource
 
 section "Character error rates of pseudo-labels: by slimIPL on all languages at once, and on each alone"
-python recipes/evaluate.py --model $run/at_once/model --data $run/data/unlabelled.parquet \
+python recipes/evaluate_model.py --model $run/at_once/model --data $run/data/unlabelled.parquet \
     --output $run/labels_at_once.json > $run/labels_at_once.txt
 python recipes/compare.py at_once=$run/labels_at_once.json per_language=$run/labels/complete.json
 
 section "Sharing: the model and the pseudo-labels go to a Hub on this machine, and come back by their names"
-python -m tests.local_hub recipes/demo/share.sh
+python -m local_hub recipes/demo/share.sh
 
 clips=($run/corpora/cv-corpus-demo/nl/clips/common_voice_nl_3*.mp3) clip=${clips[0]}
 cat <<EOF

@@ -2,7 +2,7 @@
 # Shares what the demo has made, its final model and its pseudo-labels, and loads both back by their names, as anybody
 # else would. Needs runs/demo, as `make demo` leaves it.
 #
-#   python -m tests.local_hub recipes/demo/share.sh    on a Hub of this machine, without a network, which then is gone
+#   python -m local_hub recipes/demo/share.sh    on a Hub of this machine, without a network, which then is gone
 #   HF_TOKEN=hf_... recipes/demo/share.sh USER         on huggingface.co: USER/mlpl-demo and the data set USER/mlpl-demo-labels
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -10,7 +10,6 @@ already: to start Python takes most of the time.
 
 import importlib
 import os
-import runpy
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ from hf_mlpl import atomic, pseudo_label
 from hf_mlpl.folder_lock import is_lock
 from hf_mlpl.label_sets import write_label_set
 
-from ..commands import ROOT
+from ..commands import ROOT, run_command
 from ..ranks import FORKS
 from ..two_processes import SHARD_SIZE
 from .killing import KILLED, events_of, run_killed_at, spread
@@ -60,8 +59,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def run_recipe(script: str, arguments: list) -> None:
     pseudo_label.SHARD_SIZE = SHARD_SIZE
     torch.set_num_threads(1)
-    sys.argv = [script, *map(str, arguments)]
-    runpy.run_path(str(ROOT / "recipes" / script), run_name="__main__")
+    assert run_command(script, *arguments) == 0
 
 
 def run_watched(folder: Path, log: Path, at: int, script: str, arguments: list) -> None:
@@ -110,8 +108,6 @@ def check_kills(script: str, arguments, folder_of, most: int, state=contents, en
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(atomic, "_looked_into", set())  # as in a new process
             patch.setattr(pseudo_label, "SHARD_SIZE", SHARD_SIZE)
-            patch.setattr(sys, "argv", sys.argv)
-            patch.setattr(sys, "path", list(sys.path))
             run_recipe(script, arguments(folder))
         assert state(folder) == expected, (number, events[number - 1])
 

@@ -20,7 +20,8 @@ import torch
 
 from hf_mlpl.folder_lock import is_lock
 
-from ..ranks import FORKS, RECIPES
+from ..commands import run_command
+from ..ranks import FORKS
 from ..test_training import assert_equal_bits
 from ..two_processes import slimipl_overrides
 from .killing import HOOK, KILLED, spread
@@ -54,9 +55,8 @@ def _run(number: int, folder: str, log: str, arguments: list[str]) -> None:
     sys.stdout, sys.stderr = (open(i, "w", buffering=1, closefd=False) for i in (1, 2))
     torch.set_num_threads(1)
     os.environ |= {"KILLING_FOLDER": folder, "KILLING_LOG": log, "KILLING_AT": str(number)}
-    sys.argv = ["train.py", *arguments]
     runpy.run_path(str(HOOK / "sitecustomize.py"))
-    runpy.run_path(str(RECIPES / "train.py"), run_name="__main__")
+    sys.exit(run_command("train.py", *arguments))
 
 
 def files(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Repositories of `local_hub.py`: contents, commits and the names that mean them, as git and the Hub number them."""
+"""Keeps repositories: contents, commits and the names that mean them, as git and the Hub number them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import cached_property
 
 import yaml
 
-from .local_hub_http import HubError
+from .http import HubError
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ which signed addresses lead, and which refuses a request that carries a token.
 
 There are no pull requests, gated repositories, organizations, Spaces, Xet and git, and a listing is one page.
 
-    python -m tests.local_hub make demo    # a command whose Hub this is; what it pushes is gone when it ends
+    python -m local_hub make demo    # a command whose Hub this is; what it pushes is gone when it ends
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ import json
 import os
 import re
 import secrets
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from fnmatch import fnmatch
@@ -29,8 +26,8 @@ from urllib.parse import parse_qs, unquote
 
 import yaml
 
-from .local_hub_git import Blob, Commit, Repo
-from .local_hub_http import Answer, Fault, HubError, Request, Server
+from .git import Blob, Commit, Repo
+from .http import Answer, Fault, HubError, Request, Server
 
 # Files that a new repository keeps in LFS, as its .gitattributes say; so it does with all that are large or binary.
 LFS_PATTERNS = "*.arrow *.bin *.flac *.gz *.mp3 *.npy *.npz *.ogg *.onnx *.parquet *.pt *.safetensors *.tar *.wav"
@@ -446,8 +443,3 @@ STORAGE_ROUTES = [
     route("POST", "/{signature}/{oid}", LocalHub.complete_parts, "signed"),
     route("GET", "/{signature}/{oid}", LocalHub.get_object, "signed"),
 ]
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as home, LocalHub(Path(home)) as local_hub:
-        raise SystemExit(subprocess.run(sys.argv[1:], env=local_hub.env).returncode)

@@ -1,4 +1,4 @@
-"""HTTP for `local_hub.py`: requests as they are recorded, answers, and failures that a test orders."""
+"""Serves HTTP: requests as they are recorded, answers, and failures that a test orders."""
 
 from __future__ import annotations
 
