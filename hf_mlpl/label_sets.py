@@ -34,9 +34,9 @@ from .error_line import error_line
 from .hub import push_folder
 from .label_files import label_blocks
 from .label_filters import LabelFilter
+from .label_folder import all_empty, read_complete
 from .label_schema import LABEL_FEATURES, LABEL_SET_FEATURES, NEVER_NULL
 from .label_summary import LabelCounts, LabelSummary
-from .pseudo_label import all_empty, read_summary
 
 logger = logging.getLogger(__name__)
 
@@ -113,26 +113,6 @@ def _write_card(folder: Path, summary: LabelSummary, head: DatasetInfo) -> None:
             summaries[language] = LabelSummary.read(Path(path))
     plot_scores(list(summaries.values()), folder / PICTURE)
     dataset_card(list(summaries.values()), head.id).save(folder / "README.md")
-
-
-def read_complete(labels: Path) -> dict:
-    """What `complete.json` says of a folder of `pseudo_label`.
-
-    Raises:
-        ValueError: for a folder that is not complete, or whose summary is damaged or of an older hf_mlpl.
-    """
-    path = labels / "complete.json"
-    if not path.is_file() or not (labels / "labels.parquet").is_file():
-        raise ValueError(
-            f"{labels}: no complete pseudo-labels; `hf-mlpl pseudo-label --output {labels}` makes them, or goes on "
-            "where it stopped"
-        )
-    try:
-        return read_summary(labels)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}; delete it and give `hf-mlpl pseudo-label` its command again, which labels nothing anew"
-        ) from None
 
 
 def write_label_set(

@@ -25,8 +25,8 @@ LEVELS = {
     1: "processing_mlpl modeling_mlpl quantization precision",
     2: "corpora data decoding error_rate augment beam_search transcription folder_lock",
     3: "training_config training_log run_record training checkpoints hub resume model_card unsharded slimipl"
-    " pseudo_label label_files label_schema label_filters label_summary evaluation plan main_process manifest"
-    " training_problems result_tables",
+    " pseudo_label label_files label_schema label_folder label_filters label_summary evaluation plan main_process"
+    " manifest training_problems result_tables",
     4: "dataset_card label_sets label_join interop",
     5: "pipeline_mlpl pipeline_inputs registration loading_errors cli __main__ commands",
 }
