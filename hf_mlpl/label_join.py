@@ -201,7 +201,7 @@ def _join(
     report: JoinReport,
     write_row: Callable,
 ) -> Iterator[dict]:
-    """Yields labels of a language with their utterances, in their order; writes a row for each id on one side alone."""
+    """Yields labels of a language with their utterances, in their order; writes a row for each id without a match."""
 
     def skip(where: str, reason: str) -> None:
         report.unreadable += 1
