@@ -11,7 +11,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -189,22 +189,22 @@ def read_json(path: str | os.PathLike, **fields: type | tuple[type, ...]) -> dic
         content = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
         if not isinstance(content, dict):
             raise ValueError(f"it holds {json.dumps(content)[:40]} and not fields")
-        for name, kind in fields.items():
-            check_field(content, name, kind)
+        check_fields(content, fields)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: damaged ({error_line(error)})") from error
     return content
 
 
-def check_field(content: dict, name: str, kind: type | tuple[type, ...]) -> None:
+def check_fields(content: dict, types: Mapping[str, type | tuple[type, ...]]) -> None:
     """Raises a ValueError where a field is missing, or is of another type; `float` takes whole numbers too."""
-    if name not in content:
-        raise ValueError(f"it has no {name}")
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    value = content[name]
-    is_number = type(value) is int and float in kinds
-    if type(value) not in kinds and not is_number:
-        raise ValueError(f"{name} is {json.dumps(value)[:40]}")
+    for name, kind in types.items():
+        if name not in content:
+            raise ValueError(f"it has no {name}")
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        value = content[name]
+        is_number = type(value) is int and float in kinds
+        if type(value) not in kinds and not is_number:
+            raise ValueError(f"{name} is {json.dumps(value)[:40]}")
 
 
 def _refuse(constant: str) -> None:

@@ -1,4 +1,4 @@
-"""The card of a data set of pseudo-labels, and a picture of its scores, made of the summaries that lie in it."""
+"""Renders the card of a data set of pseudo-labels, and a picture of its scores, from the summaries in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOT_NOTED = {"name": "not noted", "license": "unknown", "url": None}  # where sp
 
 
 def dataset_card(summaries: Sequence[LabelSummary], repo_id: str) -> DatasetCard:
-    """The card of the repository `repo_id`, which has a configuration for each summary's language."""
+    """Returns the card of the repository `repo_id`, which has a configuration for each summary's language."""
     summaries = sorted(summaries, key=lambda summary: summary.language)
     with_audio = [summary.language for summary in summaries if summary.with_audio]
     example = summaries[0].language
@@ -68,7 +68,7 @@ def _card_data(summaries: Sequence[LabelSummary], repo_id: str) -> DatasetCardDa
 
 
 def _size_category(rows: int) -> str:
-    """As cards on the Hub name it: `10K<n<100K`."""
+    """Returns the category of a size as cards on the Hub name it: `10K<n<100K`."""
     bounds = ["1K", "10K", "100K", "1M", "10M", "100M", "1B"]
     for number, bound in enumerate(bounds):
         if rows < 1000 * 10**number:
@@ -139,13 +139,14 @@ def _sources(summaries: Sequence[LabelSummary]) -> str:
         for source in summary.sources or [NOT_NOTED]:
             languages.setdefault((source["name"], source["license"], source["url"]), []).append(summary.language)
     rows = [
-        (f"[{name}]({url})" if url else name, license, ", ".join(of)) for (name, license, url), of in languages.items()
+        (f"[{name}]({url})" if url else name, license, ", ".join(names))
+        for (name, license, url), names in languages.items()
     ]
     return _table(("speech", "licence", "languages"), rows)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """In Markdown; the columns behind the first are numbers, to the right, where the first row has a number."""
+    """Returns a table in Markdown; a column behind the first goes to the right where its first row is a number."""
     rows = list(rows)
     rule = ["---", *("---:" if re.fullmatch(r"[-\d.,%]+", cell) else "---" for cell in rows[0][1:])]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
@@ -156,7 +157,7 @@ def _hours(hours: float) -> str:
 
 
 def plot_scores(summaries: Sequence[LabelSummary], path: Path) -> None:
-    """Histograms of all scores, a line for each language; the same bytes for the same summaries."""
+    """Plots histograms of all scores, a line for each language; the same bytes for the same summaries."""
     from matplotlib.figure import Figure  # slow to import
 
     summaries = sorted(summaries, key=lambda summary: summary.language)

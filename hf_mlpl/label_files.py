@@ -1,4 +1,4 @@
-"""Files of labels as they are read back, ours and anyone's: whatever is wrong with one is a line that names it."""
+"""Reads files of labels, ours and anyone's; whatever is wrong with one is an error of one line that names it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .rows import BLOCK
 
 
 class LabelFileError(ValueError):
-    """A file that is no file of labels, or a damaged one."""
+    """Says in a line that a file holds no labels, or is damaged."""
 
 
 def label_schema(path: str | Path, needed: Sequence[str], remedy: str = "") -> pa.Schema:
@@ -154,6 +154,6 @@ def _batches(path: str | Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 
 def damaged(path: str | Path, error: Exception) -> LabelFileError:
-    """Makes a line of what a reader has raised."""
+    """Returns an error of one line for what a reader has raised."""
     reason = error_line(error)[:300]
     return LabelFileError(f"{path}: no Parquet file of labels, or damaged ({reason})")

@@ -1,4 +1,4 @@
-"""Choosing pseudo-labels by the scores that are stored with them, without labelling again.
+"""Chooses pseudo-labels by the scores that are stored with them, without labelling again.
 
 A file of filters is YAML, `filter: none` or a list of conditions that all must hold:
 
@@ -42,7 +42,7 @@ LANGUAGE_AGREES = "language agrees"
 
 @dataclass(frozen=True)
 class LabelFilter:
-    """One condition, such as `mean_log_prob >= -0.3` or `language agrees`.
+    """Keeps labels by one condition, such as `mean_log_prob >= -0.3` or `language agrees`.
 
     Raises:
         ValueError: for a text that is no condition, with those that are accepted.
@@ -68,7 +68,7 @@ class LabelFilter:
         )
 
     def keeps(self, labels: pa.Table | pa.RecordBatch) -> np.ndarray:
-        """(N,) mask of the labels that fulfil the condition."""
+        """Returns the (N,) mask of the labels that fulfil the condition."""
         if self.condition == LANGUAGE_AGREES:
             kept = pc.equal(labels["language"], labels["predicted_language"])
         else:
@@ -78,7 +78,7 @@ class LabelFilter:
 
 
 def read_filters(path: str | Path) -> list[LabelFilter]:
-    """Filters of a YAML file; `filter: none` gives an empty list, which keeps everything."""
+    """Reads the filters of a YAML file; `filter: none` gives an empty list, which keeps everything."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         if not isinstance(content, dict) or list(content) != ["filter"]:

@@ -1,7 +1,7 @@
-"""Pseudo-labels of a label set, put together with their audio by id: utterances that training takes.
+"""Joins the pseudo-labels of a label set with their audio by id, into utterances that training takes.
 
 Labels may be anyone's: a table with `id` and `text` is enough, as Parquet, csv, tsv or JSON lines. Nothing in it is
-run; its ids are compared with those that are here, no more.
+run; its ids are compared with those of the local utterances, no more.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ DURATION_TOLERANCE = 0.1  # seconds, some three output frames: tables of segment
 # What is read of a label set; start and end are those of the local utterance.
 READ = Features({name: kind for name, kind in LABEL_SET_FEATURES.items() if name not in ("start", "end")})
 NEEDED = ("id", "text")
-OF_OWN_AUDIO = (*NEEDED, "language", "duration_seconds")  # which no local utterance tells
+NEEDED_WITH_AUDIO = (*NEEDED, "language", "duration_seconds")  # which no local utterance has
 SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.parquet")
 
 
 @dataclass
 class JoinReport:
-    """What came of a join.
+    """Counts the results of a join.
 
     Args:
         joined, hours: utterances that were written.
@@ -68,7 +68,7 @@ class JoinReport:
 def find_label_set(
     labels: str, languages: Sequence[str] | None = None, revision: str | None = None
 ) -> dict[str | None, list[Path]]:
-    """The files of each language, of a folder with `LANGUAGE/*.parquet` or of a data set on the Hub.
+    """Returns the files of each language, of a folder with `LANGUAGE/*.parquet` or of a data set on the Hub.
 
     A file, and the tables of a folder without such sub-folders, are of no one language: they are under None.
 
@@ -92,7 +92,7 @@ def find_label_set(
         files = {None: files["data"]} if files else {}
     for paths in files.values():
         shards = Counter(match.groups() for path in paths if (match := SHARD.fullmatch(path.name)))
-        if any(count != int(of) for (_, of), count in shards.items()):
+        if any(count != int(total) for (_, total), count in shards.items()):
             raise ValueError(f"{paths[0].parent}: lacks some of the shards that others count; download it again")
     if None in files:
         return files
@@ -105,21 +105,21 @@ def find_label_set(
 
 def _downloaded(labels: str, patterns: Sequence[str], revision: str | None) -> Path:
     given = {"repo_type": "dataset", "revision": revision, "allow_patterns": patterns}
-    return Path(_of_hub(labels, partial(snapshot_download, labels, **given)))
+    return Path(_from_hub(labels, partial(snapshot_download, labels, **given)))
 
 
 def _tables_of_repository(labels: str, revision: str | None) -> list[str]:
-    """Names of tables that are of no language: at the root, or where the Hub's own tools write them."""
-    names = _of_hub(labels, partial(HfApi().list_repo_files, labels, repo_type="dataset", revision=revision))
+    """Returns the names of tables of no one language: at the root, or where the Hub's own tools write them."""
+    names = _from_hub(labels, partial(HfApi().list_repo_files, labels, repo_type="dataset", revision=revision))
     return [name for name in names if name.endswith(SUFFIXES) and name.rpartition("/")[0] in ("", "data")]
 
 
-def _of_hub(labels: str, request: Callable):
+def _from_hub(labels: str, request: Callable):
     try:
         return with_retries(request)
     except FAILURES as error:
-        told = "is no file and no folder, and cannot be had from the Hub"
-        raise OSError(f"{labels}: {told} ({reason(error)})") from error
+        problem = "is no file and no folder, and cannot be had from the Hub"
+        raise OSError(f"{labels}: {problem} ({reason(error)})") from error
 
 
 def join_labels(
@@ -144,12 +144,12 @@ def join_labels(
         atomic_write(output.with_suffix(".unmatched.tsv")) as path,
         open(path, "w", encoding="utf-8", newline="") as file,
     ):
-        tell = csv.writer(file, delimiter="\t", lineterminator="\n").writerow
-        tell(("id", "language", "what"))
+        write_row = csv.writer(file, delimiter="\t", lineterminator="\n").writerow
+        write_row(("id", "language", "what"))
 
         def rows() -> Iterator[dict]:
             for language, paths in files.items():
-                yield from _join(language, paths, utterances, keep_all, report, tell)
+                yield from _join(language, paths, utterances, keep_all, report, write_row)
             _refuse_nothing(report, files, utterances)
 
         write_utterances(rows(), output, LABEL_FEATURES)
@@ -157,7 +157,7 @@ def join_labels(
 
 
 def join_own_audio(files: Mapping[str | None, Sequence[Path]], output: Path, keep_all: bool = False) -> JoinReport:
-    """The same for a label set with audio: its utterances are rows of the label set's own files.
+    """Writes an utterance file of a label set with audio, whose utterances are rows of the label set's own files.
 
     Raises:
         ValueError: for files without labels, audio, languages or durations, and where no label is kept, or none has
@@ -170,7 +170,7 @@ def join_own_audio(files: Mapping[str | None, Sequence[Path]], output: Path, kee
         for path in (path for paths in files.values() for path in paths):
             first = 0
             _check_audio(path)
-            for _, labels in _blocks_of_labels([path], needed=OF_OWN_AUDIO):
+            for _, labels in _blocks_of_labels([path], needed=NEEDED_WITH_AUDIO):
                 for number, label in enumerate(labels.to_pylist(), first):
                     if keep_all or label["kept"] is not False:
                         audio = {"path": str(path.absolute()), "offset": number}
@@ -200,13 +200,13 @@ def _join(
     utterances: Dataset,
     keep_all: bool,
     report: JoinReport,
-    tell: Callable,
+    write_row: Callable,
 ) -> Iterator[dict]:
-    """Labels of a language with their utterances, in the order of the labels; tells which ids have no other side."""
+    """Yields labels of a language with their utterances, in their order; writes a row for each id without a match."""
 
     def skip(where: str, reason: str) -> None:
         report.unreadable += 1
-        tell((where, language or "", reason))
+        write_row((where, language or "", reason))
 
     if language is not None:
         utterances = filter_rows(
@@ -215,11 +215,11 @@ def _join(
     find, found = _finder(utterances), np.zeros(len(utterances), bool)
     for path, labels in _blocks_of_labels(paths, skip):
         rows = find(labels["id"])
-        there = rows >= 0
-        for label in labels.filter(pa.array(~there)).select(["id", "language"]).to_pylist():
+        has_audio = rows >= 0
+        for label in labels.filter(pa.array(~has_audio)).select(["id", "language"]).to_pylist():
             report.no_audio += 1
-            tell((label["id"], language or label["language"] or "", "no audio"))
-        labels, rows = labels.filter(pa.array(there)), rows[there]
+            write_row((label["id"], language or label["language"] or "", "no audio"))
+        labels, rows = labels.filter(pa.array(has_audio)), rows[has_audio]
         _, firsts = np.unique(rows, return_index=True)
         twice = found[rows] | ~np.isin(np.arange(len(rows)), firsts)
         if twice.any():
@@ -230,21 +230,21 @@ def _join(
         chosen = blocks(select_rows(utterances, rows[kept]), list(FEATURES))
         local = (row for block in chosen for row in block.to_pylist())
         for utterance, label in zip(local, labels.filter(pa.array(kept)).to_pylist(), strict=True):
-            here, labelled = utterance["duration_seconds"], label["duration_seconds"]
-            if labelled is not None and abs(here - labelled) > DURATION_TOLERANCE:
+            seconds, labelled = utterance["duration_seconds"], label["duration_seconds"]
+            if labelled is not None and abs(seconds - labelled) > DURATION_TOLERANCE:
                 report.other_duration += 1
-                tell((label["id"], utterance["language"], f"{here:.2f} s, its label {labelled:.2f} s"))
+                write_row((label["id"], utterance["language"], f"{seconds:.2f} s, its label {labelled:.2f} s"))
             yield _utterance(utterance, label, path, report)
     first = 0
     for block in blocks(utterances, ["id", "language"]):
         for row in block.filter(pa.array(~found[first : first + len(block)])).to_pylist():
             report.no_label += 1
-            tell((row["id"], row["language"], "no label"))
+            write_row((row["id"], row["language"], "no label"))
         first += len(block)
 
 
 def _utterance(utterance: dict, label: dict, path: Path, report: JoinReport) -> dict:
-    """A row of `LABEL_FEATURES`: what the utterance does not say, the label does."""
+    """Returns a row of `LABEL_FEATURES`; the label fills in the fields that the utterance lacks."""
     joined = {"duration_seconds": label["duration_seconds"], "language": label["language"]} | utterance
     report.joined += 1
     report.hours += joined["duration_seconds"] / 3600
@@ -257,7 +257,7 @@ def _utterance(utterance: dict, label: dict, path: Path, report: JoinReport) -> 
 
 
 def _finder(utterances: Dataset) -> Callable[[pa.ChunkedArray], np.ndarray]:
-    """A function from ids to (N,) numbers of the rows that have them, -1 where there is none."""
+    """Returns a function from ids to (N,) numbers of their rows, -1 for those without one."""
     hashes = [id_hashes(block["id"].combine_chunks()) for block in blocks(utterances, ["id"])]
     hashes = np.concatenate([np.empty(0, np.uint64), *hashes])
     order = np.argsort(hashes, kind="stable")
@@ -283,7 +283,7 @@ def _blocks_of_labels(
     skipped: Callable[[str, str], None] = lambda where, reason: None,
     needed: Sequence[str] = NEEDED,
 ) -> Iterator[tuple[Path, pa.Table]]:
-    """The columns of `READ`, 10,000 rows at a time, as `labels_of_anyone` reads them."""
+    """Yields files with the columns of `READ`, 10,000 rows at a time, as `labels_of_anyone` reads them."""
     for path in paths:
         for labels in labels_of_anyone(path, READ, needed, skipped):
             yield path, labels

@@ -1,4 +1,4 @@
-"""Data sets of pseudo-labels, from folders of `pseudo_label` to a repository of which anyone loads one language.
+"""Writes and pushes data sets of pseudo-labels, of which anyone can load one language.
 
     sl/train-00000-of-00003.parquet, ...   the labels of a language, sorted by id
     sl/summary.json                        what they are like
@@ -33,9 +33,9 @@ from .error_line import error_line
 from .hub import push_folder
 from .label_files import label_blocks
 from .label_filters import LabelFilter
+from .label_folder import all_empty, read_complete
 from .label_schema import LABEL_FEATURES, LABEL_SET_FEATURES, NEVER_NULL
 from .label_summary import LabelCounts, LabelSummary
-from .pseudo_label import all_empty, read_summary
 from .rows import blocks, durations_of, filter_rows, select_rows, sorted_by_id
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def push_label_set(
     private: bool = False,
     allow_empty: bool = False,
 ) -> Iterator[str]:
-    """Pushes a folder of `pseudo_label`, with one commit for each language; says in a line what it has pushed.
+    """Pushes a folder of `pseudo_label`, with one commit for each language; yields a line about each.
 
     The commit has a language's data, its summary, and the card of all languages that are in the repository then. Other
     languages' files stay as they are; languages that others push meanwhile are in the card, too.
@@ -101,7 +101,7 @@ def push_label_set(
 
 
 def _write_card(folder: Path, summary: LabelSummary, head: DatasetInfo) -> None:
-    """The card and its picture, of this summary and those in a commit of the repository."""
+    """Writes the card and its picture, from this summary and those in a commit of the repository."""
     summaries = {summary.language: summary}
     for name in (sibling.rfilename for sibling in head.siblings):
         language, _, file = name.partition("/")
@@ -113,26 +113,6 @@ def _write_card(folder: Path, summary: LabelSummary, head: DatasetInfo) -> None:
             summaries[language] = LabelSummary.read(Path(path))
     plot_scores(list(summaries.values()), folder / PICTURE)
     dataset_card(list(summaries.values()), head.id).save(folder / "README.md")
-
-
-def read_complete(labels: Path) -> dict:
-    """What `complete.json` says of a folder of `pseudo_label`.
-
-    Raises:
-        ValueError: for a folder that is not complete, or whose summary is damaged or of an older hf_mlpl.
-    """
-    path = labels / "complete.json"
-    if not path.is_file() or not (labels / "labels.parquet").is_file():
-        raise ValueError(
-            f"{labels}: no complete pseudo-labels; `hf-mlpl pseudo-label --output {labels}` makes them, or goes on "
-            "where it stopped"
-        )
-    try:
-        return read_summary(labels)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}; delete it and give `hf-mlpl pseudo-label` its command again, which labels nothing anew"
-        ) from None
 
 
 def write_label_set(
@@ -156,7 +136,7 @@ def write_label_set(
     if not re.fullmatch(r"[\w-]+", language):  # which becomes the name of a folder
         raise ValueError(f"{labels}: has a language {language!r}; label sets take locale codes, such as sv-SE")
     path = labels / "labels.parquet"
-    for _ in label_blocks(path, LABEL_FEATURES, NEVER_NULL):  # which says what is wrong with it
+    for _ in label_blocks(path, LABEL_FEATURES, NEVER_NULL):  # an error says what is wrong with it
         pass
     with writing(config.HF_DATASETS_CACHE):
         dataset = Dataset.from_parquet(glob.escape(str(path)), features=LABEL_FEATURES)
@@ -177,11 +157,11 @@ def write_label_set(
                     writer.write_table(pa.table(columns, schema=features.arrow_schema))
     if not counts.counts["all"]:
         raise ValueError(f"{labels}: none of the {len(dataset)} recordings of {language} can be read any more")
-    of_language = complete["languages"][language]
+    counted = complete["languages"][language]
     summary = counts.summary(
         language=language,
-        unreadable=of_language["errors"] + len(dataset) - counts.counts["all"],
-        cer=of_language["cer"],
+        unreadable=counted["errors"] + len(dataset) - counts.counts["all"],
+        cer=counted["cer"],
         teacher=teacher,
         teacher_revision=revision,
         sources=complete["sources"],
@@ -192,7 +172,7 @@ def write_label_set(
 
 
 def _shards(dataset: Dataset, with_audio: bool) -> list[Dataset]:
-    """Parts of a data set of so many rows, or, with audio, of so many seconds."""
+    """Cuts a data set into parts of `SHARD_ROWS` rows or, with audio, of `SHARD_SECONDS` seconds."""
     if with_audio:
         before = np.cumsum(durations_of(dataset)) - durations_of(dataset)
         starts = np.flatnonzero(np.diff(before // SHARD_SECONDS, prepend=-1))

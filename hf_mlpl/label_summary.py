@@ -1,4 +1,4 @@
-"""What the pseudo-labels of a language are like: counts, hours, histograms of scores, faults, whose they are.
+"""Summarises the pseudo-labels of a language: counts, hours, histograms of scores, faults, and the teacher.
 
 A summary lies beside the language's data in a data set of pseudo-labels, and the data set's card is made of all
 summaries alone.
@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .atomic import check_field, read_json, write_json
+from .atomic import check_fields, read_json, write_json
 from .label_filters import LabelFilter
+from .label_folder import OPTIONAL, check_sources
 from .label_schema import SCORES
-from .pseudo_label import OPTIONAL, check_source
 
-# What a histogram of a score shows in bins of equal width; what lies outside is in the first or the last bin.
+# The range of each score's histogram, in bins of equal width; the first and the last bin take what lies outside.
 RANGES = {
     "mean_log_prob": (-2.0, 0.0),
     "lowest_word_confidence": (0.0, 1.0),
@@ -37,7 +37,7 @@ DIGITS = 6  # of hours and means: the last bits of a sum are not the same on eve
 
 @dataclass(frozen=True)
 class LabelSummary:
-    """Of one language of a label set.
+    """Summarises one language of a label set.
 
     Args:
         utterances, hours: of all labels; `kept` and `hours_kept` of those that all filters keep.
@@ -74,7 +74,7 @@ class LabelSummary:
 
     @classmethod
     def read(cls, path: Path) -> LabelSummary:
-        """From `summary.json`.
+        """Reads `summary.json`.
 
         Raises:
             ValueError: for a file that is no summary.
@@ -90,22 +90,16 @@ class LabelSummary:
 
     def _check(self) -> None:
         """Raises a ValueError for a field of another type, of which no card could be made."""
-        content = asdict(self)
-        for field in fields(self):
-            kind = field.type.partition("[")[0]  # `dict[str, float]` is a dict
-            check_field(content, field.name, KINDS[kind])
+        types = {field.name: KINDS[field.type.partition("[")[0]] for field in fields(self)}  # dict of dict[str, float]
+        check_fields(asdict(self), types)
         for histogram in self.scores.values():
-            check_field({"scores": histogram}, "scores", dict)
+            check_fields({"scores": histogram}, {"scores": dict})
+            check_fields(histogram, {"edges": list, "counts": list, "null": int})
             for name, length in {"edges": BINS + 1, "counts": BINS}.items():
-                check_field(histogram, name, list)
-                numbers = [number for number in histogram[name] if type(number) in (int, float)]
-                if len(numbers) != len(histogram[name]) or len(numbers) != length:
+                if [type(number) in (int, float) for number in histogram[name]] != [True] * length:
                     raise ValueError(f"{name} of a score are not {length} numbers")
-            check_field(histogram, "null", int)
-        for name in self.hours_kept_by:
-            check_field(self.hours_kept_by, name, float)
-        for source in self.sources:
-            check_source(source)
+        check_fields(self.hours_kept_by, dict.fromkeys(self.hours_kept_by, float))
+        check_sources(self.sources)
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
@@ -141,7 +135,7 @@ class LabelCounts:
         return kept
 
     def summary(self, **facts) -> LabelSummary:
-        """`facts` are those fields that no label tells."""
+        """Returns the summary; `facts` are the fields that cannot be counted."""
         hours = {name: round(float(value), DIGITS) for name, value in self.hours.items()}
         scores = {
             name: {

@@ -15,8 +15,6 @@ from pathlib import Path
 
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-from .error_line import error_line
-
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 MAX_HEADER = 100_000_000  # bytes, as safetensors has it
 WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16")
@@ -82,9 +80,8 @@ def wrong_settings(name_or_path: str | os.PathLike, file: str) -> Iterator[None]
     except (OSError, ValueError):
         raise
     except Exception as error:
-        raise ValueError(
-            f"{name_or_path}: its {file} has a setting that cannot be used ({error_line(error, with_type=True)})"
-        ) from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())  # copied files import one another alone
+        raise ValueError(f"{name_or_path}: its {file} has a setting that cannot be used ({reason})") from error
 
 
 def whole(low: int, high: int) -> Accepted:

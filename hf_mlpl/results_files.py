@@ -1,4 +1,4 @@
-"""Files of results, as `hf-mlpl evaluate` writes them, read for tables and cards."""
+"""Reads files of results, which `hf-mlpl evaluate` writes, for tables and cards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SCORES = "cer and wer, a number or null each"
 
 
 def read_results(path: str | os.PathLike) -> dict:
-    """What is in a file of results; raises `ValueError`, in one line with file and field, for anything else."""
+    """Reads a file of results; raises `ValueError`, in one line with file and field, for anything else."""
     try:
         results = read_settings(path)
     except ValueError as error:
@@ -44,4 +44,6 @@ def _are_rates(value: object) -> bool:
 
 
 def _are_named(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(of, dict) and isinstance(of.get("name"), str) for of in value)
+    return isinstance(value, list) and all(
+        isinstance(each, dict) and isinstance(each.get("name"), str) for each in value
+    )

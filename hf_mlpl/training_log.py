@@ -1,4 +1,4 @@
-"""What a training run tells: a progress bar, `metrics.jsonl`, and `curves.png` of its loss and errors."""
+"""Logs a training run: a progress bar, `metrics.jsonl`, and `curves.png` with its loss and error rates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMED = 5  # of either
 
 
 class TrainingLog:
-    """Writes nothing and shows nothing on any process but the main one.
+    """Logs a run, on the main process alone.
 
     Rows of `metrics.jsonl` are `{"update", "loss", "gradient_norm", "learning_rate", "audio_seconds_per_second"}`,
     means over those of `log_every` updates that changed the model, with `labels`, a report of the pseudo-labels made
@@ -58,7 +58,7 @@ class TrainingLog:
         return self.output_dir / "metrics.jsonl"
 
     def describe(self, train_set: Dataset, dropped: Counter, model: MlplForCTC) -> None:
-        """One line on what is trained on what."""
+        """Prints one line on the model and its training data."""
         hours = durations_of(train_set).sum() / 3600
         text = (
             f"{model.num_parameters() / 1e6:.1f} M parameters, {len(model.config.languages)} languages; training on "
@@ -70,7 +70,7 @@ class TrainingLog:
             tqdm.write(text)
 
     def describe_problems(self, lost: int, met: int) -> None:
-        """One line at the end on what could not be used, if anything."""
+        """Prints one line at the end on utterances that could not be used, if any."""
         if lost and self.is_main_process:
             tqdm.write(f"{lost} of {met} utterances that training met could not be used; a line above names each")
 
@@ -145,7 +145,7 @@ class TrainingLog:
         except (ValueError, TypeError, KeyError):
             is_whole = False
         begin = b'{"update": '
-        if not is_whole or last[: len(begin)] != begin[: len(last)]:  # which was interrupted in writing it
+        if not is_whole or last[: len(begin)] != begin[: len(last)]:  # the writing of which was interrupted
             raise ValueError(f"{self.path} is damaged; remove it to go on without the history of the updates before")
         return rows
 

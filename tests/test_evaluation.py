@@ -18,8 +18,8 @@ from hf_mlpl.atomic import write_json
 from hf_mlpl.corpora.utterances import write_utterances
 from hf_mlpl.decoding import Hypothesis
 from hf_mlpl.evaluation import METRICS, _metric, score
+from hf_mlpl.label_folder import join_shards
 from hf_mlpl.label_schema import LABEL_FEATURES
-from hf_mlpl.pseudo_label import _complete
 from hf_mlpl.result_tables import comparison_table, gap_table, results_table
 from hf_mlpl.slimipl import LabelHealth
 
@@ -137,7 +137,7 @@ def test_metric_labels_and_training_have_one_error_rate(pairs, tmp_path):
     labels = [row | {"id": str(number), "text": text} for number, text in enumerate([*predictions, "not compared"])]
     write_utterances(labels, tmp_path / "shards" / "00000.parquet", LABEL_FEATURES)
     known = {str(number): text for number, text in enumerate(references)}
-    assert _complete(tmp_path, {}, 1, known, ())["languages"]["sv-SE"]["cer"] == expected["cer"]
+    assert join_shards(tmp_path, {}, 1, known, ())["languages"]["sv-SE"]["cer"] == expected["cer"]
 
 
 def test_score_by_hand():

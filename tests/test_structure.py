@@ -26,7 +26,7 @@ LEVELS = {
     2: "training_config rows text_arrays corpora selection batches decoding error_rate augment beam_search"
     " transcription folder_lock",
     3: "training_log run_record training checkpoints checkpoint_files saved_model run_pusher hub resume model_card"
-    " model_setup optimization run_data unsharded slimipl pseudo_label label_files label_schema label_filters"
+    " model_setup optimization run_data unsharded slimipl pseudo_label label_files label_schema label_folder label_filters"
     " label_summary evaluation estimate main_process training_problems result_tables",
     4: "dataset_card label_sets label_join interop",
     5: "pipeline_mlpl pipeline_inputs registration loading_errors cli __main__ commands",

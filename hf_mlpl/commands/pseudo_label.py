@@ -75,7 +75,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _report(summary: dict, path: Path) -> None:
-    from ..pseudo_label import all_empty
+    from ..label_folder import all_empty
 
     for language, counts in summary["languages"].items():
         print(

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 def _folders_of_labels(paths: list[Path]) -> list[Path]:
     """Returns the folders among paths; raises `ValueError` where there is none, or two have one language."""
-    from ..label_sets import read_complete
+    from ..label_folder import read_complete
 
     folders = [path for path in paths if path.is_dir()]  # beside them lies a complete.json of all
     folder_of: dict[str, Path] = {}

@@ -21,11 +21,11 @@ import pytest
 
 from hf_mlpl.corpora.utterances import read_utterances, write_utterances
 from hf_mlpl.label_filters import LabelFilter, filter_labels, read_filters
+from hf_mlpl.label_folder import check_same_job, is_labelled
 from hf_mlpl.label_join import find_label_set, join_labels
 from hf_mlpl.label_schema import LABEL_FEATURES
 from hf_mlpl.label_sets import write_label_set
 from hf_mlpl.label_summary import LabelSummary
-from hf_mlpl.pseudo_label import _check_same_job, _is_labelled
 
 pytestmark = pytest.mark.slow
 
@@ -133,12 +133,12 @@ def test_shards_of_labelling(tone_labels, folder, tmp_path):
     damaged = tmp_path / "00000.parquet"
 
     def read():
-        if not _is_labelled(damaged, utterances, teacher):
+        if not is_labelled(damaged, utterances, teacher):
             raise ValueError("it is labelled again")
         assert repr(rows(damaged)) == repr(whole)
         return whole
 
-    assert _is_labelled(shard, utterances, teacher)
+    assert is_labelled(shard, utterances, teacher)
     campaign("shard", lambda rng: damaged.write_bytes(mutated(content, rng)), read, whole)
 
 
@@ -181,7 +181,7 @@ def test_json_and_yaml(folder, tmp_path):
 
     for path, read in {
         folder / "complete.json": read_set,
-        folder / "job.json": lambda: _check_same_job(folder / "job.json", job),
+        folder / "job.json": lambda: check_same_job(folder / "job.json", job),
         tmp_path / "de" / "summary.json": lambda: LabelSummary.read(tmp_path / "de" / "summary.json"),
         filters: lambda: read_filters(filters),
     }.items():
