@@ -1,19 +1,18 @@
 """Fixtures that several test files share."""
 
-import importlib.util
 import os
 import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 import yaml
 
 from .local_hub import LocalHub
+from .quick_python import QuickPython, settings_of_now
 from .tones import SETTINGS, write_tone_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,13 +122,20 @@ def tone_labels(tone_data: Path, tone_run: Path, tmp_path_factory) -> dict[str, 
 
 
 @pytest.fixture(scope="session")
-def two_processes(tone_data: Path, tone_run: Path, tmp_path_factory) -> Path:
+def quick_python() -> Iterator[Path]:
+    """A program to start in the place of `sys.executable` where a test is not about the start itself."""
+    with QuickPython() as python:
+        yield python
+
+
+@pytest.fixture(scope="session")
+def two_processes(tone_data: Path, tone_run: Path, quick_python: Path, tmp_path_factory) -> Path:
     """What `two_processes.py` leaves, and stderr.txt with what it and its launcher said in the end."""
     output = tmp_path_factory.mktemp("two-processes")
     script = Path(__file__).with_name("two_processes.py")
     arguments = [tone_data / "tones.yaml", tone_run / "model", tone_data / "unlabelled.parquet", output]
     accelerate = Path(sys.executable).with_name("accelerate")
-    launch = [accelerate, "launch", "--config_file", ROOT / "recipes" / "accelerate" / "multi_cpu.yaml"]
+    launch = [quick_python, accelerate, "launch", "--config_file", ROOT / "recipes" / "accelerate" / "multi_cpu.yaml"]
     done = subprocess.run([*launch, script, *arguments], capture_output=True, text=True, timeout=500)
     assert done.returncode == 1 and (output / "labels" / "complete.json").exists(), done.stderr
     (output / "stderr.txt").write_text(done.stderr)
@@ -170,14 +176,6 @@ def quick_retries(monkeypatch) -> None:
 
     monkeypatch.setattr(hub, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(hub, "PATIENCE", 0.1)
-
-
-def settings_of_now(module: ModuleType) -> dict:
-    """What a module that reads the environment when it is imported would get now, where that differs."""
-    spec = importlib.util.find_spec(module.__name__)
-    anew = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(anew)
-    return {name: value for name, value in vars(anew).items() if name.isupper() and value != getattr(module, name)}
 
 
 @pytest.fixture
