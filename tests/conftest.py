@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 
 from .local_hub import LocalHub
 from .quick_python import QuickPython, settings_of_now
@@ -34,9 +35,14 @@ def golden(shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tone_corpus(tmp_path_factory) -> Path:
-    """The corpus of `tones.py`, and an environment in which small jobs are quick and leave nothing behind."""
+    """The corpus of `tones.py`, and an environment in which small jobs are quick and leave nothing behind.
+
+    The curves of a run are drawn empty, because to draw them takes as long as ten updates. `test_training_log.py` and
+    the started processes draw them as they are.
+    """
     root = tmp_path_factory.mktemp("tones")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_mlpl.training_log.draw_curves", lambda rows: Figure(figsize=(1, 1)))
         patch.setattr("datasets.config.HF_DATASETS_CACHE", root / "datasets-cache")
         patch.setenv("HF_DATASETS_CACHE", str(root / "datasets-cache"))  # of the processes that tests start
         patch.setenv("HF_HUB_OFFLINE", "1")

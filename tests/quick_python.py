@@ -117,6 +117,7 @@ def _become(python: str, streams: list[int], arguments: list[str], folder: str, 
     os.environ.update(environment)
     for name in ("huggingface_hub.constants", "datasets.config"):
         vars(sys.modules[name]).update(settings_of_now(sys.modules[name]))
+    sys.modules["huggingface_hub.hf_api"].api.endpoint = sys.modules["huggingface_hub.constants"].ENDPOINT
     sys.executable = python  # what it starts in its turn is as quick
     sys.argv = arguments
 
@@ -147,7 +148,7 @@ def run() -> None:
 
 
 def end(run: Callable[[], None]) -> None:
-    """Ends the process after `run`, as the interpreter does, but does not take the modules apart: that takes seconds."""
+    """Ends the process after `run` as the interpreter does, but takes no modules apart, which takes seconds."""
     status = 0
     try:
         run()
