@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from matplotlib.figure import Figure
 
 from .local_hub import LocalHub
 from .quick_python import QuickPython, settings_of_now
@@ -40,6 +39,8 @@ def tone_corpus(tmp_path_factory) -> Path:
     The curves of a run are drawn empty, because to draw them takes as long as ten updates. `test_training_log.py` and
     the started processes draw them as they are.
     """
+    from matplotlib.figure import Figure
+
     root = tmp_path_factory.mktemp("tones")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hf_mlpl.training_log.draw_curves", lambda rows: Figure(figsize=(1, 1)))
@@ -146,6 +147,17 @@ def two_processes(tone_data: Path, tone_run: Path, quick_python: Path, tmp_path_
     assert done.returncode == 1 and (output / "labels" / "complete.json").exists(), done.stderr
     (output / "stderr.txt").write_text(done.stderr)
     return output
+
+
+@pytest.fixture(scope="session")
+def asr(tmp_path_factory):
+    """A speech recognizer of a tiny model with random weights."""
+    from transformers import pipeline
+
+    from .random_model import LANGUAGES, save_folder
+
+    folder = save_folder(tmp_path_factory.mktemp("models") / "tiny", LANGUAGES)
+    return pipeline("automatic-speech-recognition", model=folder)
 
 
 @pytest.fixture
