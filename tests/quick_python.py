@@ -37,10 +37,8 @@ class QuickPython:
         client = ["exec", sys.executable, "-IS", __file__, "ask", str(address)]
         path.write_text(f'#!/bin/sh\n{shlex.join(client)} "$@"\n')
         path.chmod(0o755)
-        server, environment = (
-            [sys.executable, __file__, "serve", address, path],
-            {**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        server = [sys.executable, __file__, "serve", address, path]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.server = subprocess.Popen(server, env=environment, stdin=-1, stdout=-1, start_new_session=True)
         assert self.server.stdout.readline() == b"ready\n"
         return path
@@ -63,11 +61,7 @@ def ask(address: str, *arguments: str) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, _: os.kill(process, number))
         status = int(answers.readline())
-    if status < 0:
-        if -status != signal.SIGKILL:
-            signal.signal(-status, signal.SIG_DFL)
-        os.kill(os.getpid(), -status)
-    os._exit(status)
+    leave(status)
 
 
 def serve(address: str, python: str) -> None:
@@ -90,16 +84,17 @@ def serve(address: str, python: str) -> None:
                     break
                 for stream in streams:
                     os.close(stream)
-                client.sendall(f"{process}\n".encode())
+                os.setpgid(process, process)
+                with contextlib.suppress(OSError):
+                    client.sendall(f"{process}\n".encode())
                 running[process] = client
             for process, client in list(running.items()):
                 if client in readable or 0 in readable:  # the one who asked was killed
                     os.killpg(process, signal.SIGKILL)
                 ended, status = os.waitpid(process, 0 if client in readable else os.WNOHANG)
                 if ended:
-                    with running.pop(process):
-                        if client not in readable:
-                            client.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+                    with running.pop(process), contextlib.suppress(OSError):
+                        client.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
             if 0 in readable:
                 sys.exit()
     for other in (client, *running.values()):
@@ -108,7 +103,8 @@ def serve(address: str, python: str) -> None:
 
 
 def _become(python: str, streams: list[int], arguments: list[str], folder: str, environment: dict[str, str]) -> None:
-    os.setsid()
+    """Takes the place of the client: its streams, folder, environment and arguments."""
+    os.setpgid(0, 0)  # here and in the server, whichever is first
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -132,8 +128,8 @@ def settings_of_now(module: ModuleType) -> dict:
 
 def run() -> None:
     """Runs what `sys.argv` says, as the interpreter would."""
-    while sys.argv[0] in ("-u", "-W"):
-        del sys.argv[: 1 + (sys.argv[0] == "-W")]
+    if sys.argv[0] == "-u":  # as torchrun says
+        del sys.argv[0]
     kind = sys.argv[0]
     if kind in ("-c", "-m"):
         sys.argv[:2] = sys.argv[1:2]
@@ -159,15 +155,21 @@ def end(run: Callable[[], None]) -> None:
             status = 1
     except BaseException:
         sys.excepthook(*sys.exc_info())
-        status = 1
-        if sys.exc_info()[0] is KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGINT)
+        status = -signal.SIGINT if sys.exc_info()[0] is KeyboardInterrupt else 1
     threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
+    leave(status)
+
+
+def leave(status: int) -> None:
+    """Ends the process at once with an exit status, or with the signal whose number is below zero."""
+    if status < 0:
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
     os._exit(status)
 
 
