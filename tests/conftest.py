@@ -1,12 +1,10 @@
 """Fixtures that several test files share."""
 
-import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -15,6 +13,7 @@ import yaml
 from local_hub import LocalHub
 
 from .commands import run_command
+from .quick_python import QuickPython, settings_of_now
 from .tones import SETTINGS, write_tone_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,9 +35,16 @@ def golden(shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tone_corpus(tmp_path_factory) -> Path:
-    """The corpus of `tones.py`, and an environment in which small jobs are quick and leave nothing behind."""
+    """The corpus of `tones.py`, and an environment in which small jobs are quick and leave nothing behind.
+
+    The curves of a run are drawn empty, because to draw them takes as long as ten updates. `test_training_log.py` and
+    the started processes draw them as they are.
+    """
+    from matplotlib.figure import Figure
+
     root = tmp_path_factory.mktemp("tones")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_mlpl.training_log.draw_curves", lambda rows: Figure(figsize=(1, 1)))
         patch.setattr("datasets.config.HF_DATASETS_CACHE", root / "datasets-cache")
         patch.setenv("HF_DATASETS_CACHE", str(root / "datasets-cache"))  # of the processes that tests start
         patch.setenv("HF_HUB_OFFLINE", "1")
@@ -99,13 +105,15 @@ def tone_run(tone_data: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tone_labels(tone_data: Path, tone_run: Path, tmp_path_factory) -> dict[str, Path]:
+def tone_labels(tone_data: Path, tone_run: Path, tmp_path_factory) -> Iterator[dict[str, Path]]:
     """Folders of pseudo-labels by language: sv-SE in parts of a long recording; de in files, one of them not there.
 
-    Beside them lies de.parquet, what was labelled of de.
+    Beside them lies de.parquet, what was labelled of de. The picture of a label set, whose drawing takes longer than
+    all else, is empty, with the numbers in its metadata. `test_dataset_card.py` and the started processes draw it.
     """
     import pyarrow.parquet as pq
     from accelerate import Accelerator
+    from matplotlib.figure import Figure
 
     from hf_mlpl import MlplForCTC, MlplProcessor
     from hf_mlpl.corpora.sources import VOXPOPULI
@@ -121,21 +129,46 @@ def tone_labels(tone_data: Path, tone_run: Path, tmp_path_factory) -> dict[str, 
     for language, path in {"de": root / "de.parquet", "sv-SE": tone_data / "unlabelled.parquet"}.items():
         accelerator, dataset = Accelerator(cpu=True), read_utterances([path])
         pseudo_label(accelerator, *models, dataset, root / language, teacher, 5.0, sources=[VOXPOPULI])
-    return {language: root / language for language in ("de", "sv-SE")}
+
+    def picture(summaries, path) -> None:
+        numbers = sorted((summary.language, str(summary.scores)) for summary in summaries)
+        Figure(figsize=(1, 1)).savefig(path, metadata={"Software": None, "Description": str(numbers)})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_mlpl.label_sets.plot_scores", picture)
+        yield {language: root / language for language in ("de", "sv-SE")}
 
 
 @pytest.fixture(scope="session")
-def two_processes(tone_data: Path, tone_run: Path, tmp_path_factory) -> Path:
+def quick_python() -> Iterator[Path]:
+    """A program to start in the place of `sys.executable` where a test is not about the start itself."""
+    with QuickPython() as python:
+        yield python
+
+
+@pytest.fixture(scope="session")
+def two_processes(tone_data: Path, tone_run: Path, quick_python: Path, tmp_path_factory) -> Path:
     """What `two_processes.py` leaves, and stderr.txt with what it and its launcher said in the end."""
     output = tmp_path_factory.mktemp("two-processes")
     script = Path(__file__).with_name("two_processes.py")
     arguments = [tone_data / "tones.yaml", tone_run / "model", tone_data / "unlabelled.parquet", output]
     accelerate = Path(sys.executable).with_name("accelerate")
-    launch = [accelerate, "launch", "--config_file", ROOT / "recipes" / "accelerate" / "multi_cpu.yaml"]
+    launch = [quick_python, accelerate, "launch", "--config_file", ROOT / "recipes" / "accelerate" / "multi_cpu.yaml"]
     done = subprocess.run([*launch, script, *arguments], capture_output=True, text=True, timeout=500)
     assert done.returncode == 1 and (output / "labels" / "complete.json").exists(), done.stderr
     (output / "stderr.txt").write_text(done.stderr)
     return output
+
+
+@pytest.fixture(scope="session")
+def asr(tmp_path_factory):
+    """A speech recognizer of a tiny model with random weights."""
+    from transformers import pipeline
+
+    from .random_model import LANGUAGES, save_folder
+
+    folder = save_folder(tmp_path_factory.mktemp("models") / "tiny", LANGUAGES)
+    return pipeline("automatic-speech-recognition", model=folder)
 
 
 @pytest.fixture
@@ -172,14 +205,6 @@ def quick_retries(monkeypatch) -> None:
 
     monkeypatch.setattr(hub, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(hub, "PATIENCE", 0.1)
-
-
-def settings_of_now(module: ModuleType) -> dict:
-    """What a module that reads the environment when it is imported would get now, where that differs."""
-    spec = importlib.util.find_spec(module.__name__)
-    anew = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(anew)
-    return {name: value for name, value in vars(anew).items() if name.isupper() and value != getattr(module, name)}
 
 
 @pytest.fixture

@@ -8,18 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 import soundfile
-from transformers import pipeline
 
 from hf_mlpl import addresses
 from hf_mlpl.audio import AudioError
 
-from .random_model import LANGUAGES, RATE, save_folder, sweep
-
-
-@pytest.fixture(scope="module")
-def asr(tmp_path_factory):
-    folder = save_folder(tmp_path_factory.mktemp("models") / "tiny", LANGUAGES)
-    return pipeline("automatic-speech-recognition", model=folder)
+from .random_model import RATE, sweep
 
 
 @pytest.fixture(scope="module")

@@ -187,10 +187,10 @@ def test_onnx_without_the_extra(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == line
 
 
-def test_push_to_hub(golden, original, local_hub, tmp_path):
+def test_push_to_hub(golden, original, local_hub, quick_python, tmp_path):
     folder = tmp_path / "folder"
     local_hub.fail("POST", "/preupload/", status=503)  # is tried again, of which a process of its own shows all traces
-    command = [sys.executable, "-m", "hf_mlpl.cli", "convert", *original, "--output", folder]
+    command = [quick_python, "-m", "hf_mlpl.cli", "convert", *original, "--output", folder]
     done = subprocess.run([*command, *PUSH], env=local_hub.env, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == f"pushed to {local_hub.endpoint}/me/tiny"

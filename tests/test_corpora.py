@@ -620,14 +620,17 @@ def test_files_of_the_time_before_containers(tmp_path):
 # ---- the scripts
 
 
-def run_script(name, *arguments) -> subprocess.CompletedProcess:
-    # -W: torch and datasets may warn about their own surroundings
-    command = [sys.executable, "-W", "ignore", ROOT / "recipes" / name, *arguments]
-    environment = os.environ | {"HF_DATASETS_CACHE": str(datasets.config.HF_DATASETS_CACHE)}
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+@pytest.fixture
+def run_script(quick_python):
+    def run_script(name, *arguments) -> subprocess.CompletedProcess:
+        command = [quick_python, ROOT / "recipes" / name, *arguments]
+        environment = os.environ | {"HF_DATASETS_CACHE": str(datasets.config.HF_DATASETS_CACHE)}
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+
+    return run_script
 
 
-def test_scripts_from_corpora_to_tokens(tmp_path, table, voxpopuli):
+def test_scripts_from_corpora_to_tokens(run_script, tmp_path, table, voxpopuli):
     release, data = tmp_path / "release", tmp_path / "data"
     for i, (split, sentence) in enumerate([("train", "Bežiš."), ("dev", "Xyz"), ("test", "Qw")]):
         write_locale(release / "sl", {sentence: sentence}, split, first=i)
@@ -780,7 +783,7 @@ def test_without_labelled_speech_there_is_no_next_step(prepared, voxpopuli):
     assert status == 0 and "output/unlabelled.parquet: 1 utterances" in printed and "train.parquet" not in printed
 
 
-def test_a_mistake_ends_a_script_with_one_line(folder_of_mistakes):
+def test_a_mistake_ends_a_script_with_one_line(run_script, folder_of_mistakes):
     arguments, message = MISTAKES[0]
     done = run_script(*arguments, "--output", "output")
     assert done.returncode == 1

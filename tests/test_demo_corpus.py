@@ -27,7 +27,7 @@ from hf_mlpl.corpora.sources import SYNTHETIC, VOXPOPULI, common_voice_sources, 
 from hf_mlpl.corpora.voxpopuli import read_voxpopuli
 
 from .test_common_voice import LAYOUTS
-from .test_voxpopuli import assert_same_speech, write_tar
+from .test_voxpopuli import assert_same_speech, without_audio, write_tar
 
 SETTINGS = {"labelled": {"de": 8, "sv-SE": 3}, "unlabelled": {"sv-SE": 105}, "dev": 3, "test": 4, "seed": 7}
 
@@ -39,10 +39,10 @@ COMMON_VOICE_LOCALES = (
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> tuple[Path, Path]:
+def corpus(quick_python, tmp_path_factory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("demo")
     options = "--labelled de=8 sv-SE=3 --unlabelled sv-SE=105 --dev 3 --test 4 --seed 7 --processes 2"
-    command = [sys.executable, "-m", "hf_mlpl", "demo", "--root", str(root), *options.split()]
+    command = [quick_python, "-m", "hf_mlpl", "demo", "--root", str(root), *options.split()]
     made = subprocess.run(command, capture_output=True, text=True)
     folders = root / "cv-corpus-demo", root / "voxpopuli-demo"
     assert made.stdout.split() == [str(folder) for folder in folders], made.stderr
@@ -278,4 +278,6 @@ def test_its_voxpopuli_in_archives(corpus, mode, tmp_path):
     shutil.copytree(voxpopuli / "annotations", tmp_path / "annotations")
     found, expected = (list(read_voxpopuli(place, ReadingReport())) for place in (tmp_path, voxpopuli))
     assert len(found) == 105
-    assert_same_speech(found, expected)
+    assert without_audio(found) == without_audio(expected)
+    # of both recordings; for each segment of a compressed archive all before it is read again
+    assert_same_speech(found[::26], expected[::26])

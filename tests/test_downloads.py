@@ -21,7 +21,7 @@ from .packing import pack_parquet, pack_tar
 ARCHIVE = "common-voice-scripted-speech-26-0-german-a1b2.tar.gz"
 
 
-def test_a_mirror_on_the_hub(tone_corpus, tmp_path, local_hub):
+def test_a_mirror_on_the_hub(tone_corpus, tmp_path, local_hub, quick_python):
     release, api = tone_corpus / "common-voice", HfApi()
     pack_parquet(release, tmp_path / "mirror")
     (tmp_path / "mirror" / "README.md").write_text("---\nlicense: cc0-1.0\n---\n")
@@ -42,7 +42,7 @@ def test_a_mirror_on_the_hub(tone_corpus, tmp_path, local_hub):
     assert not [request for request in local_hub.requests[before:] if "/resolve/" in request.path]
 
     script, data = ROOT / "recipes" / "prepare_data.py", tmp_path / "data"
-    command = [sys.executable, script, "--common-voice", "hf://datasets/me/common_voice", "--output", data]
+    command = [quick_python, script, "--common-voice", "hf://datasets/me/common_voice", "--output", data]
     done = subprocess.run(command, env=local_hub.env, capture_output=True, text=True)
     assert done.returncode == 0 and "train.parquet: 32 utterances" in done.stdout, done.stderr
 

@@ -259,7 +259,7 @@ def sent(local_hub) -> dict[str, int]:
     }
 
 
-def test_each_language_is_loaded_by_its_name(hub_of_labels, tone_labels, tmp_path, monkeypatch):
+def test_each_language_is_loaded_by_its_name(hub_of_labels, tone_labels, quick_python, tmp_path, monkeypatch):
     monkeypatch.setattr(label_sets, "SHARD_ROWS", 10)
     lines = [line for folder in tone_labels.values() for line in push(folder)]
     assert [line.partition(" labels, ")[0] for line in lines] == ["de: 31", "sv-SE: 24"]
@@ -276,7 +276,7 @@ def test_each_language_is_loaded_by_its_name(hub_of_labels, tone_labels, tmp_pat
     load = (
         f"from datasets import load_dataset as l; print(l({REPO!r}, 'sv-SE', split='train', revision={commit!r})[23])"
     )
-    done = subprocess.run([sys.executable, "-c", load], env=hub_of_labels.env, capture_output=True, text=True)
+    done = subprocess.run([quick_python, "-c", load], env=hub_of_labels.env, capture_output=True, text=True)
     assert ast.literal_eval(done.stdout) == rows_of(tmp_path / "sv-SE")[23], done.stderr
 
 

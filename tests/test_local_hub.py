@@ -144,10 +144,10 @@ def test_a_data_set_and_its_revisions(local_hub, api):
     assert api.dataset_info("me/speech").private
 
 
-def test_a_data_set_in_another_process(local_hub):
+def test_a_data_set_in_another_process(local_hub, quick_python):
     oid = Dataset.from_list([{"audio": b"\0\1\2"}]).push_to_hub("me/speech").oid
     load = f"import datasets; print(datasets.load_dataset('me/speech', revision='{oid}')['train'][0])"
-    done = subprocess.run([sys.executable, "-c", load], env=local_hub.env, capture_output=True, text=True)
+    done = subprocess.run([quick_python, "-c", load], env=local_hub.env, capture_output=True, text=True)
     assert done.stdout == "{'audio': b'\\x00\\x01\\x02'}\n", done.stderr
 
 

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import tarfile
 from collections import Counter
 from itertools import chain
@@ -445,7 +444,7 @@ def test_rows_of_a_dataset_that_cannot_be_used(recordings, tmp_path):
     assert report.lines[0].startswith("dataset/train:0: unreadable audio: ") and len(report.lines) == 1
 
 
-def test_every_corpus_in_one_command(tone_corpus, librispeech, folder, tmp_path):
+def test_every_corpus_in_one_command(tone_corpus, librispeech, folder, quick_python, tmp_path):
     """As they are downloaded: archives, a subset, transcribed speech, LibriSpeech, and recordings of one's own."""
     archives = pack_archives(tone_corpus / "common-voice", tmp_path / "archives", ".tar.gz")
     write_transcribed(tmp_path / "transcribed", packed=True)
@@ -458,7 +457,7 @@ def test_every_corpus_in_one_command(tone_corpus, librispeech, folder, tmp_path)
         "--folder": folder,
         "--output": tmp_path / "data",
     }
-    command = [sys.executable, ROOT / "recipes" / "prepare_data.py", *map(str, chain.from_iterable(given.items()))]
+    command = [quick_python, ROOT / "recipes" / "prepare_data.py", *map(str, chain.from_iterable(given.items()))]
     done = subprocess.run([*command, "--workers", "2"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = {path.stem: list(read_utterances([path])) for path in (tmp_path / "data").glob("*.parquet")}

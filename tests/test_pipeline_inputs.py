@@ -8,18 +8,11 @@ import pytest
 import soundfile
 import torch
 from datasets import Audio, Dataset, DatasetDict
-from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_mlpl.audio import AudioError
 
-from .random_model import LANGUAGES, RATE, save_folder, sweep
-
-
-@pytest.fixture(scope="module")
-def asr(tmp_path_factory):
-    folder = save_folder(tmp_path_factory.mktemp("models") / "tiny", LANGUAGES)
-    return pipeline("automatic-speech-recognition", model=folder)
+from .random_model import RATE, sweep
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -35,12 +34,12 @@ def run(capfd):
     return run
 
 
-def test_from_labels_to_training(tone_data, tone_run, local_hub, run, tmp_path):
+def test_from_labels_to_training(tone_data, tone_run, local_hub, run, quick_python, tmp_path):
     filters = tmp_path / "filters.yaml"
     filters.write_text("filter:\n  - mean_log_prob >= -0.05\n")
     data = ["--model", tone_run / "model", "--data", tone_data / "unlabelled.parquet", "--num-workers", "0"]
     command = ["pseudo_label.py", *data, "--output", tmp_path / "labels", "--push-to-hub", REPO, "--filters", filters]
-    first = [sys.executable, RECIPES / command[0], *command[1:], "--private"]
+    first = [quick_python, RECIPES / command[0], *command[1:], "--private"]
     done = subprocess.run(first, env=local_hub.env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.search(rf"\nsv-SE: 24 labels, \d+ of them kept, are in http://.*{REPO}/commit/", done.stdout)

@@ -30,13 +30,13 @@ ONE_PROCESS = [*LAUNCH, "--config_file", RECIPES / "accelerate" / "cpu.yaml"]
 class Chain:
     """The recipe in one folder, whose paths are relative as in the demo; `output` has what each script printed."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, python: Path):
+        self.folder, self.python = folder, python
         self.output: dict[str, tuple[str, str]] = {}
 
-    def start(self, script, *arguments, launch=(sys.executable,)) -> subprocess.Popen:
+    def start(self, script, *arguments, launch=()) -> subprocess.Popen:
         return subprocess.Popen(
-            [*launch, RECIPES / script, *arguments],
+            [self.python, *launch, RECIPES / script, *arguments],
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -53,8 +53,8 @@ class Chain:
 
 
 @pytest.fixture(scope="module")
-def chain(tone_corpus, tmp_path_factory) -> Chain:
-    chain = Chain(tmp_path_factory.mktemp("recipes"))
+def chain(tone_corpus, quick_python, tmp_path_factory) -> Chain:
+    chain = Chain(tmp_path_factory.mktemp("recipes"), quick_python)
     corpora = ["--common-voice", tone_corpus / "common-voice", "--voxpopuli", tone_corpus / "voxpopuli"]
     chain.run("prepare_data.py", *corpora, "--output", "data")
     chain.run("build_tokenizer.py", "data/train.parquet", "--output", "data/tokens-all.lst")
@@ -212,7 +212,7 @@ def finetuned(chain):
     settings |= {"unlabelled": ["data/unlabelled.parquet"], "dev": [], "learning_rate": 1e-3}
     settings["slimipl"] = {"start_update": 1, "cache_size": 2, "unsupervised_updates": 1}
     (chain.folder / "finetune.yaml").write_text(yaml.safe_dump(settings))
-    command = ["language_finetune.py", "finetune.yaml", "--labels", "made", "--launch", sys.executable]
+    command = ["language_finetune.py", "finetune.yaml", "--labels", "made", "--launch", str(chain.python)]
     with pytest.MonkeyPatch.context() as patch:  # what it starts are processes
         patch.chdir(chain.folder)
         assert run_command(*command) == 0

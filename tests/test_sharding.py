@@ -43,27 +43,35 @@ def test_a_model_that_is_not_sharded_stays_as_it_is():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adagrad", "adamw"])
-def test_sharded_training_equals_copies(tone_data, tone_run, tmp_path, optimizer):
+def test_sharded_training_equals_copies(tone_data, tone_run, quick_python, tmp_path, optimizer):
     """With LayerDrop, accumulation, slimIPL, an evaluation on the way, and from a checkpoint on."""
     overrides = slimipl_overrides(tone_run / "model", tone_data / "unlabelled.parquet")
     overrides += [f"optimizer={optimizer}", "learning_rate=1e-3", "dev=" + str([str(tone_data / "dev.parquet")])]
     overrides += ["eval_every=5"]
     for name, script in (("fsdp", ROOT / "tests" / "fsdp_on_cpu.py"), ("multi_cpu", ROOT / "recipes" / "train.py")):
-        launch(name, script, tone_data / "tones.yaml", f"output_dir={tmp_path / name}", *overrides, folder=tmp_path)
+        launch(
+            quick_python,
+            name,
+            script,
+            tone_data / "tones.yaml",
+            f"output_dir={tmp_path / name}",
+            *overrides,
+            folder=tmp_path,
+        )
     weights, expected = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("fsdp", "multi_cpu"))
     torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-5)
     (tmp_path / "fsdp" / "model").rename(tmp_path / "model")
     script, settings = ROOT / "tests" / "fsdp_on_cpu.py", tone_data / "tones.yaml"
-    launch("fsdp", script, settings, f"output_dir={tmp_path / 'fsdp'}", *overrides, folder=tmp_path)
+    launch(quick_python, "fsdp", script, settings, f"output_dir={tmp_path / 'fsdp'}", *overrides, folder=tmp_path)
     resumed = load_file(tmp_path / "fsdp" / "model" / "model.safetensors")
     torch.testing.assert_close(resumed, weights, rtol=0, atol=0)
 
 
-def launch(config: str, *command, folder: Path) -> None:
+def launch(python: Path, config: str, *command, folder: Path) -> None:
     """On two processes of the CPU."""
     text = (ROOT / "recipes" / "accelerate" / f"{config}.yaml").read_text()
     path = folder / f"{config}.yaml"
     path.write_text(text.replace("use_cpu: false", "use_cpu: true").replace("num_processes: 8", "num_processes: 2"))
-    launch = [Path(sys.executable).with_name("accelerate"), "launch", "--config_file", path]
+    launch = [python, Path(sys.executable).with_name("accelerate"), "launch", "--config_file", path]
     done = subprocess.run([*launch, *map(str, command)], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -38,7 +39,7 @@ from .two_processes import slimipl_overrides
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-STEPS = 60
+STEPS = 40
 SEED = 3
 BATCH_SECONDS = 2.0  # batches of several utterances, and several passes over 24 of them
 
@@ -60,7 +61,7 @@ def plans(data):
 
 def slimipl(config, data, model, processor, micro_batches=1, num_workers=0) -> SlimIpl:
     batches = [
-        SpeechBatches(dataset, plan, processor, model.config, with_labels=with_labels)
+        SpeechBatches(dataset, plan, processor, model.config, with_labels=with_labels, cache_bytes=10**9)
         for dataset, plan, with_labels in zip(data, plans(data), (True, False), strict=True)
     ]
     plan = SlimIplPlan(config, *plans(data), micro_batches, SEED)
@@ -74,13 +75,18 @@ def move(model, step) -> None:
         model.ctc_head.bias += 1.5 * torch.randn(model.ctc_head.bias.shape, generator=generator)
 
 
+@functools.cache
+def features(**audio) -> dict[str, torch.Tensor]:
+    samples = load_audio(audio)
+    return MlplFeatureExtractor()(samples, sampling_rate=16000, return_tensors="pt")
+
+
 def label(model, processor, utterance) -> str:
     """Greedy label of one utterance, alone."""
-    samples = load_audio(utterance["audio"])
-    features = MlplFeatureExtractor()(samples, sampling_rate=16000, return_tensors="pt")
     model.eval()
     with torch.no_grad():
-        return processor.tokenizer.decode(model(**features).logits[0].argmax(-1))
+        logits = model(**features(**utterance["audio"])).logits[0]
+    return processor.tokenizer.decode(logits.argmax(-1))
 
 
 def published(config: SlimIplConfig, data, model, processor):

@@ -1,0 +1,181 @@
+"""Serves as a Python interpreter that has the libraries already: it forks a process where another starts a new one.
+
+To import torch, transformers and datasets takes most of the time of most scripts. `serve` imports them once; the
+program that it writes, `python`, takes a script, `-m MODULE` or `-c PROGRAM` like the interpreter, and hands it over
+with its arguments, folder, environment and standard streams. A signal for `python` reaches the script, and its exit
+status is the script's.
+"""
+
+import atexit
+import contextlib
+import gc
+import importlib.util
+import json
+import os
+import runpy
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+PRELOADED = "hf_mlpl.training hf_mlpl.pseudo_label hf_mlpl.evaluation hf_mlpl.pipeline_mlpl matplotlib.pyplot"
+
+
+class QuickPython:
+    """Starts the server, and ends it with what it runs at the end of a `with` block, which gets the program."""
+
+    def __enter__(self) -> Path:
+        self.folder = tempfile.TemporaryDirectory()  # not one of pytest's: the address of a socket has to be short
+        path, address = Path(self.folder.name, "python"), Path(self.folder.name, "socket")
+        client = ["exec", sys.executable, "-IS", __file__, "ask", str(address)]
+        path.write_text(f'#!/bin/sh\n{shlex.join(client)} "$@"\n')
+        path.chmod(0o755)
+        server = [sys.executable, __file__, "serve", address, path]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.server = subprocess.Popen(server, env=environment, stdin=-1, stdout=-1, start_new_session=True)
+        assert self.server.stdout.readline() == b"ready\n"
+        return path
+
+    def __exit__(self, *_) -> None:
+        self.server.stdin.close()
+        self.server.wait()
+        self.folder.cleanup()
+
+
+def ask(address: str, *arguments: str) -> None:
+    """Has the server run Python with the arguments, and ends as that does."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(address)
+        request = json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()
+        socket.send_fds(server, [len(request).to_bytes(8, "big")], [0, 1, 2])
+        server.sendall(request)
+        answers = server.makefile()
+        process = int(answers.readline())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, _: os.kill(process, number))
+        status = int(answers.readline())
+    leave(status)
+
+
+def serve(address: str, python: str) -> None:
+    """Returns in each process that it forks, with all that makes this the one asked for; ends with its input."""
+    for module in PRELOADED.split():
+        __import__(module)
+    gc.freeze()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        print("ready", flush=True)
+        running: dict[int, socket.socket] = {}
+        while True:
+            readable, _, _ = select.select([0, listener, *running.values()], [], [], 0.01 if running else None)
+            if listener in readable:
+                client, _ = listener.accept()
+                size, streams, _, _ = socket.recv_fds(client, 8, 3)
+                request = client.makefile("rb").read(int.from_bytes(size, "big"))
+                if not (process := os.fork()):
+                    break
+                for stream in streams:
+                    os.close(stream)
+                os.setpgid(process, process)
+                with contextlib.suppress(OSError):
+                    client.sendall(f"{process}\n".encode())
+                running[process] = client
+            for process, client in list(running.items()):
+                if client in readable or 0 in readable:  # the one who asked was killed
+                    os.killpg(process, signal.SIGKILL)
+                ended, status = os.waitpid(process, 0 if client in readable else os.WNOHANG)
+                if ended:
+                    with running.pop(process), contextlib.suppress(OSError):
+                        client.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            if 0 in readable:
+                sys.exit()
+    for other in (client, *running.values()):
+        other.close()
+    _become(python, streams, *json.loads(request))
+
+
+def _become(python: str, streams: list[int], arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+    """Takes the place of the client: its streams, folder, environment and arguments."""
+    os.setpgid(0, 0)  # here and in the server, whichever is first
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for name in ("huggingface_hub.constants", "datasets.config"):
+        vars(sys.modules[name]).update(settings_of_now(sys.modules[name]))
+    sys.modules["huggingface_hub.hf_api"].api.endpoint = sys.modules["huggingface_hub.constants"].ENDPOINT
+    sys.executable = python  # what it starts in its turn is as quick
+    sys.argv = arguments
+
+
+def settings_of_now(module: ModuleType) -> dict:
+    """What a module that reads the environment when it is imported would get now, where that differs."""
+    spec = importlib.util.find_spec(module.__name__)
+    anew = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(anew)
+    return {name: value for name, value in vars(anew).items() if name.isupper() and value != getattr(module, name)}
+
+
+def run() -> None:
+    """Runs what `sys.argv` says, as the interpreter would."""
+    if sys.argv[0] == "-u":  # as torchrun says
+        del sys.argv[0]
+    kind = sys.argv[0]
+    if kind in ("-c", "-m"):
+        sys.argv[:2] = sys.argv[1:2]
+        sys.path[0] = ""
+    if kind == "-c":
+        exec(sys.argv[0], {"__name__": "__main__"})
+    elif kind == "-m":
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0] = str(Path(kind).parent)
+        runpy.run_path(kind, run_name="__main__")
+
+
+def end(run: Callable[[], None]) -> None:
+    """Ends the process after `run` as the interpreter does, but takes no modules apart, which takes seconds."""
+    status = 0
+    try:
+        run()
+    except SystemExit as exit:
+        status = exit.code or 0
+        if not isinstance(status, int):
+            print(status, file=sys.stderr)
+            status = 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        status = -signal.SIGINT if sys.exc_info()[0] is KeyboardInterrupt else 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    leave(status)
+
+
+def leave(status: int) -> None:
+    """Ends the process at once with an exit status, or with the signal whose number is below zero."""
+    if status < 0:
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    role, *given = sys.argv[1:]
+    if role == "ask":
+        ask(*given)
+    serve(*given)
+    end(run)
