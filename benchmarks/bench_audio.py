@@ -24,8 +24,8 @@ from side_by_side import Worker, benchmark_arguments, in_turns, peer_environment
 from tqdm import tqdm
 
 from hf_mlpl.atomic import atomic_write
-from hf_mlpl.audio import load_audio
-from hf_mlpl.containers import open_member, tar_index
+from hf_mlpl.audio.containers import open_member, tar_index
+from hf_mlpl.audio.reading import load_audio
 
 NUM_CLIPS = 5000
 CLIP_SECONDS, CLIP_RATE = 5.0, 48_000  # as in Common Voice
@@ -139,7 +139,7 @@ def answer(parts):
 """
 PROGRAMS = {
     "hf_mlpl": PROGRAM.format(
-        imports="from hf_mlpl.audio import load_audio",
+        imports="from hf_mlpl.audio.reading import load_audio",
         load="    return load_audio({'path': path, 'start': start, 'end': seconds and start + seconds})",
     ),
     "datasets_torchcodec": PROGRAM.format(

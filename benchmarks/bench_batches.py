@@ -25,10 +25,10 @@ from torch.utils.data import DataLoader
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
-from hf_mlpl.batches import BatchPlan, SpeechBatches
-from hf_mlpl.corpora.utterances import read_utterances, write_utterances
-from hf_mlpl.selection import select_for_training
-from hf_mlpl.text import build_vocabulary, write_tokens
+from hf_mlpl.data.batches import BatchPlan, SpeechBatches
+from hf_mlpl.data.selection import select_for_training
+from hf_mlpl.data.utterances import read_utterances, write_utterances
+from hf_mlpl.model.text import build_vocabulary, write_tokens
 
 ROUNDS = 3
 UTTERANCES, BUDGET = 100_000, 200.0

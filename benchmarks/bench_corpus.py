@@ -23,15 +23,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from side_by_side import alone, benchmark_arguments, versions, write_results
 
-from hf_mlpl.batches import BatchPlan, repetitions
-from hf_mlpl.checkpoints import digest
-from hf_mlpl.corpora.utterances import FEATURES, read_utterances
-from hf_mlpl.model_setup import build_model
-from hf_mlpl.rows import durations_of
-from hf_mlpl.run_record import training_data
-from hf_mlpl.selection import select_for_training, select_unlabelled
-from hf_mlpl.slimipl import LabelHealth
-from hf_mlpl.text import build_vocabulary, write_tokens
+from hf_mlpl.data.batches import BatchPlan, repetitions
+from hf_mlpl.data.rows import durations_of
+from hf_mlpl.data.selection import select_for_training, select_unlabelled
+from hf_mlpl.data.utterances import FEATURES, read_utterances
+from hf_mlpl.model.text import build_vocabulary, write_tokens
+from hf_mlpl.training.checkpoints import digest
+from hf_mlpl.training.model_setup import build_model
+from hf_mlpl.training.run_record import training_data
+from hf_mlpl.training.slimipl import LabelHealth
 from hf_mlpl.training_config import TrainingConfig
 
 SENTENCE = "Vsak začetek je težak, pravi pregovor številka {}."

@@ -18,10 +18,10 @@ import numpy as np
 import soundfile
 from side_by_side import alone, benchmark_arguments, in_turns, ratio, versions, write_results
 
-from hf_mlpl.corpora.preparation import Part, prepare
+from hf_mlpl.corpora.preparation.prepare import Part, prepare
 from hf_mlpl.corpora.reading import ReadingReport, with_durations
 from hf_mlpl.corpora.tables import read_table
-from hf_mlpl.text import normalize_text
+from hf_mlpl.model.text import normalize_text
 
 ROUNDS = 1  # of minutes
 CLIPS = 1_000_000  # rows of the manifest

@@ -65,9 +65,9 @@ def error_rates(demo: Path) -> list[dict]:
     from old_port import cer
 
     from hf_mlpl import MlplForCTC, MlplProcessor
-    from hf_mlpl.corpora.utterances import read_utterances
-    from hf_mlpl.decoding import transcribe
-    from hf_mlpl.quantization import quantize
+    from hf_mlpl.data.utterances import read_utterances
+    from hf_mlpl.inference.decoding import transcribe
+    from hf_mlpl.inference.quantization import quantize
 
     folder, dataset = demo / "final" / "model", read_utterances([demo / "data" / "test.parquet"])
     model, processor = MlplForCTC.from_pretrained(folder), MlplProcessor.from_pretrained(folder)

@@ -22,7 +22,7 @@ import soundfile
 from bench_audio import speechlike
 from side_by_side import Worker, benchmark_arguments, in_turns, machine, ratio, versions, write_results
 
-from hf_mlpl.corpora.utterances import write_utterances
+from hf_mlpl.data.utterances import write_utterances
 
 THREADS = 2
 UTTERANCES = {"tiny": 60, "base": 8}  # preset -> how many: a minute or two each
@@ -33,10 +33,10 @@ import shutil
 import torch
 from accelerate import Accelerator
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
-from hf_mlpl.corpora.utterances import read_utterances
-from hf_mlpl.precision import convert
-from hf_mlpl.pseudo_label import pseudo_label
-from hf_mlpl.text import write_tokens
+from hf_mlpl.data.utterances import read_utterances
+from hf_mlpl.inference.precision import convert
+from hf_mlpl.labels.labelling import pseudo_label
+from hf_mlpl.model.text import write_tokens
 accelerator, loaded = Accelerator(cpu=True), {}
 def load(size, folder, dtype):
     torch.manual_seed(0)
@@ -65,7 +65,7 @@ from tokenizers import Tokenizer, decoders, models
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, WhisperConfig, WhisperFeatureExtractor
 from transformers import WhisperForConditionalGeneration
-from hf_mlpl.audio import load_audio
+from hf_mlpl.audio.reading import load_audio
 datasets.disable_caching()
 accelerator, extractor, loaded = Accelerator(cpu=True), WhisperFeatureExtractor(), {}
 SMALL = dict(d_model=768, encoder_layers=12, encoder_attention_heads=12, encoder_ffn_dim=3072)

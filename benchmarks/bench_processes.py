@@ -21,7 +21,7 @@ from bench_batches import BATCH_SECONDS, CLIP_SECONDS, CLIPS, write_clips
 from side_by_side import benchmark_arguments, in_turns, ratio, seconds, versions, write_results
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
-from hf_mlpl.corpora.utterances import read_utterances, write_utterances
+from hf_mlpl.data.utterances import read_utterances, write_utterances
 
 ROUNDS, UPDATES, FEW, TIMES = 2, 8, 20, 2
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,8 +15,8 @@ import torch
 from side_by_side import benchmark_arguments, in_turns, ratio, seconds, versions, write_results
 
 from hf_mlpl import MlplConfig, MlplForCTC
-from hf_mlpl.corpora.utterances import SpeechTotals
-from hf_mlpl.estimate import forward_flops
+from hf_mlpl.data.utterances import SpeechTotals
+from hf_mlpl.training.estimate import forward_flops
 
 ROUNDS = 3
 LAYERS = 4

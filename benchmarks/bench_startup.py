@@ -30,7 +30,7 @@ COMMANDS = {
     "import hf_mlpl": ["-c", "import hf_mlpl"],
     "from hf_mlpl import MlplForCTC": ["-c", "from hf_mlpl import MlplForCTC"],
     "from transformers import PreTrainedModel": ["-c", "from transformers import PreTrainedModel"],
-    "hf-mlpl --help": ["-m", "hf_mlpl.cli", "--help"],
+    "hf-mlpl --help": ["-m", "hf_mlpl.cli.main", "--help"],
     "recipes/train.py --help": ["recipes/train.py", "--help"],
 }
 PAGE = 1024  # floats

@@ -22,10 +22,10 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCT
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC
-from hf_mlpl.augment import spec_augment
-from hf_mlpl.batches import BatchPlan, SpeechBatch
-from hf_mlpl.optimization import build_optimizer
-from hf_mlpl.training import train_step
+from hf_mlpl.data.augmentation import spec_augment
+from hf_mlpl.data.batches import BatchPlan, SpeechBatch
+from hf_mlpl.training.loop import train_step
+from hf_mlpl.training.optimization import build_optimizer
 from hf_mlpl.training_config import SpecAugmentConfig, TrainingConfig
 
 THREADS = 2

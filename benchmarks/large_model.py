@@ -72,7 +72,7 @@ extractor, model = MlplFeatureExtractor(), MlplForCTC.from_pretrained({folder!r}
 """,
     "int8": """
 from hf_mlpl import MlplFeatureExtractor, MlplForCTC
-from hf_mlpl.quantization import quantize
+from hf_mlpl.inference.quantization import quantize
 extractor, model = MlplFeatureExtractor(), quantize(MlplForCTC.from_pretrained({folder!r}))
 """,
     "port": """

@@ -24,8 +24,8 @@ def main(port_python: str, demo: Path) -> None:
     from transformers import AutoModelForCTC, AutoProcessor
 
     from hf_mlpl.atomic import write_json
-    from hf_mlpl.audio import load_audio
-    from hf_mlpl.corpora.utterances import read_utterances
+    from hf_mlpl.audio.reading import load_audio
+    from hf_mlpl.data.utterances import read_utterances
 
     with TemporaryDirectory() as folder:
         folder = Path(folder)

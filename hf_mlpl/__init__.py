@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from .registration import register
 
 if TYPE_CHECKING:  # for completion and type checkers, which do not run `__getattr__`
-    from .configuration_mlpl import MlplConfig
-    from .feature_extraction_mlpl import MlplFeatureExtractor
-    from .modeling_mlpl import MlplForCTC, MlplModel
-    from .pipeline_mlpl import MlplSpeechRecognitionPipeline
-    from .processing_mlpl import MlplProcessor
-    from .tokenization_mlpl import MlplTokenizer
+    from .inference.pipeline_mlpl import MlplSpeechRecognitionPipeline
+    from .model.configuration_mlpl import MlplConfig
+    from .model.feature_extraction_mlpl import MlplFeatureExtractor
+    from .model.modeling_mlpl import MlplForCTC, MlplModel
+    from .model.processing_mlpl import MlplProcessor
+    from .model.tokenization_mlpl import MlplTokenizer
 
 __version__ = "0.1.0"
 
@@ -29,13 +29,13 @@ __all__ = [
 ]
 # Imported when they are first asked for: torch and much of transformers take seconds.
 _MODULES = {
-    "MlplConfig": ".configuration_mlpl",
-    "MlplFeatureExtractor": ".feature_extraction_mlpl",
-    "MlplForCTC": ".modeling_mlpl",
-    "MlplModel": ".modeling_mlpl",
-    "MlplProcessor": ".processing_mlpl",
-    "MlplSpeechRecognitionPipeline": ".pipeline_mlpl",
-    "MlplTokenizer": ".tokenization_mlpl",
+    "MlplConfig": ".model.configuration_mlpl",
+    "MlplFeatureExtractor": ".model.feature_extraction_mlpl",
+    "MlplForCTC": ".model.modeling_mlpl",
+    "MlplModel": ".model.modeling_mlpl",
+    "MlplProcessor": ".model.processing_mlpl",
+    "MlplSpeechRecognitionPipeline": ".inference.pipeline_mlpl",
+    "MlplTokenizer": ".model.tokenization_mlpl",
 }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import wraps
 from typing import Any
 
-from .model_files import HUB_ARGUMENTS, check_file, check_settings, choice, find_file, read_settings, text
+from .model.model_files import HUB_ARGUMENTS, check_file, check_settings, choice, find_file, read_settings, text
 
 OURS = ("mlpl", "mctct")
 
@@ -52,7 +52,7 @@ def name_the_weights(pipelines: Any) -> None:
 
 def check_num_labels(name_or_path) -> None:
     """Raises `ValueError` for a wrong `num_labels` of a folder of ours, before transformers makes so many names."""
-    from .configuration_mlpl import INHERITED
+    from .model.configuration_mlpl import INHERITED
 
     try:
         path = os.path.join(name_or_path, "config.json")
@@ -65,11 +65,11 @@ def check_num_labels(name_or_path) -> None:
 
 def check_folder(name_or_path, hub: Mapping) -> None:
     """Raises `ValueError` for the first wrong setting in the files of a model of ours; silent on other models."""
-    from .configuration_mlpl import INHERITED, MlplConfig
-    from .feature_extraction_mlpl import check_extractor_files
     from .interop.mctct import MCTCTConfig
-    from .processing_mlpl import IN_FILE
-    from .tokenization_mlpl import check_tokenizer_file
+    from .model.configuration_mlpl import INHERITED, MlplConfig
+    from .model.feature_extraction_mlpl import check_extractor_files
+    from .model.processing_mlpl import IN_FILE
+    from .model.tokenization_mlpl import check_tokenizer_file
 
     hub = {name: hub[name] for name in HUB_ARGUMENTS if name in hub} | {"local_files_only": True}
     try:

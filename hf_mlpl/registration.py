@@ -20,9 +20,9 @@ from importlib.machinery import PathFinder
 def _register_configurations() -> None:
     from transformers import AutoConfig
 
-    from .configuration_mlpl import MlplConfig
     from .interop.mctct import MCTCTConfig
     from .loading_errors import name_the_setting
+    from .model.configuration_mlpl import MlplConfig
 
     name_the_setting(AutoConfig)
     AutoConfig.register("mlpl", MlplConfig, exist_ok=True)
@@ -32,8 +32,8 @@ def _register_configurations() -> None:
 def _register_models() -> None:
     from transformers import AutoModel, AutoModelForCTC
 
-    from .configuration_mlpl import MlplConfig
     from .interop.mctct import MCTCTConfig, MCTCTForCTC
+    from .model.configuration_mlpl import MlplConfig
 
     AutoModel.register(MlplConfig, _LazyModelClass("MlplModel", MlplConfig), exist_ok=True)
     AutoModelForCTC.register(MlplConfig, _LazyModelClass("MlplForCTC", MlplConfig), exist_ok=True)
@@ -43,10 +43,10 @@ def _register_models() -> None:
 def _register_feature_extractors() -> None:
     from transformers import AutoFeatureExtractor
 
-    from .configuration_mlpl import MlplConfig
-    from .feature_extraction_mlpl import MlplFeatureExtractor
     from .interop.mctct import MCTCTConfig, MCTCTFeatureExtractor
     from .loading_errors import name_the_setting
+    from .model.configuration_mlpl import MlplConfig
+    from .model.feature_extraction_mlpl import MlplFeatureExtractor
 
     name_the_setting(AutoFeatureExtractor)
     AutoFeatureExtractor.register(MlplConfig, MlplFeatureExtractor, exist_ok=True)
@@ -57,10 +57,10 @@ def _register_tokenizers() -> None:
     from transformers import AutoTokenizer
     from transformers.models.auto import tokenization_auto
 
-    from .configuration_mlpl import MlplConfig
     from .interop.mctct import MCTCTConfig, MCTCTTokenizer
     from .loading_errors import name_the_setting
-    from .tokenization_mlpl import MlplTokenizer
+    from .model.configuration_mlpl import MlplConfig
+    from .model.tokenization_mlpl import MlplTokenizer
 
     name_the_setting(AutoTokenizer)
     AutoTokenizer.register(MlplConfig, tokenizer_class=MlplTokenizer, exist_ok=True)
@@ -73,10 +73,10 @@ def _register_tokenizers() -> None:
 def _register_processors() -> None:
     from transformers import AutoProcessor
 
-    from .configuration_mlpl import MlplConfig
     from .interop.mctct import MCTCTConfig, MCTCTProcessor
     from .loading_errors import name_the_setting
-    from .processing_mlpl import MlplProcessor
+    from .model.configuration_mlpl import MlplConfig
+    from .model.processing_mlpl import MlplProcessor
 
     name_the_setting(AutoProcessor)
     AutoProcessor.register(MlplConfig, MlplProcessor, exist_ok=True)
@@ -85,7 +85,7 @@ def _register_processors() -> None:
 
 def _register_pipeline() -> None:
     # The module registers its class itself: where it is what imports transformers.pipelines, it has no class yet.
-    import_module(".pipeline_mlpl", __package__)
+    import_module(".inference.pipeline_mlpl", __package__)
     import_module(".loading_errors", __package__).name_the_weights(sys.modules["transformers.pipelines"])
 
 
@@ -107,7 +107,7 @@ class _LazyModelClass:
         self.config_class = config_class  # looked at when it is registered
 
     def _load(self) -> type:
-        return getattr(import_module(".modeling_mlpl", __package__), self.__name__)
+        return getattr(import_module(".model.modeling_mlpl", __package__), self.__name__)
 
     def __getattr__(self, name: str):
         return getattr(self._load(), name)

@@ -5,7 +5,7 @@ python recipes/compare.py supervised=supervised.json final=final.json
 
 import sys
 
-from hf_mlpl.cli import main
+from hf_mlpl.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["compare", *sys.argv[1:]]))

@@ -5,7 +5,7 @@ python recipes/estimate.py --stage recipes/demo/supervised.yaml --labels runs/de
 
 import sys
 
-from hf_mlpl.cli import main
+from hf_mlpl.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["estimate", *sys.argv[1:]]))

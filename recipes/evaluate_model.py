@@ -5,7 +5,7 @@ accelerate launch recipes/evaluate_model.py --model runs/final/model --data data
 
 import sys
 
-from hf_mlpl.cli import main
+from hf_mlpl.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -5,7 +5,7 @@ python recipes/filter_labels.py labels/*/labels.parquet --filters filters.yaml -
 
 import sys
 
-from hf_mlpl.cli import main
+from hf_mlpl.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["filter-labels", *sys.argv[1:]]))

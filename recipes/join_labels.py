@@ -5,7 +5,7 @@ python recipes/join_labels.py --labels user/voxpopuli-pl --audio data/unlabelled
 
 import sys
 
-from hf_mlpl.cli import main
+from hf_mlpl.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["join-labels", *sys.argv[1:]]))

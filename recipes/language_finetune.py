@@ -5,7 +5,7 @@ python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels
 
 import sys
 
-from hf_mlpl.cli import main
+from hf_mlpl.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["language-finetune", *sys.argv[1:]]))

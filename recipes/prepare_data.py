@@ -5,7 +5,7 @@ python recipes/prepare_data.py --list my-speech/manifest.tsv --test-speakers ann
 
 import sys
 
-from hf_mlpl.cli import main
+from hf_mlpl.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["prepare-data", *sys.argv[1:]]))

@@ -6,7 +6,7 @@
 
 import sys
 
-from hf_mlpl.cli import main
+from hf_mlpl.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["pseudo-label", *sys.argv[1:]]))

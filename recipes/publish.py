@@ -5,7 +5,7 @@ python recipes/publish.py --run runs/demo/final --results runs/demo/final.json -
 
 import sys
 
-from hf_mlpl.cli import main
+from hf_mlpl.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["publish", *sys.argv[1:]]))

@@ -5,7 +5,7 @@ python recipes/render_card.py --run runs/demo/final --output model_cards/demo-fi
 
 import sys
 
-from hf_mlpl.cli import main
+from hf_mlpl.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["render-card", *sys.argv[1:]]))

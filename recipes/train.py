@@ -5,7 +5,7 @@ accelerate launch recipes/train.py recipes/demo/supervised.yaml
 
 import sys
 
-from hf_mlpl.cli import main
+from hf_mlpl.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -6,7 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
-from hf_mlpl.cli import NAMES, command_parser, main
+from hf_mlpl.cli.main import NAMES, command_parser, main
 from hf_mlpl.training_config import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[1]

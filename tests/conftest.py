@@ -44,7 +44,7 @@ def tone_corpus(tmp_path_factory) -> Path:
 
     root = tmp_path_factory.mktemp("tones")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_mlpl.training_log.draw_curves", lambda rows: Figure(figsize=(1, 1)))
+        patch.setattr("hf_mlpl.training.log.draw_curves", lambda rows: Figure(figsize=(1, 1)))
         patch.setattr("datasets.config.HF_DATASETS_CACHE", root / "datasets-cache")
         patch.setenv("HF_DATASETS_CACHE", str(root / "datasets-cache"))  # of the processes that tests start
         patch.setenv("HF_HUB_OFFLINE", "1")
@@ -57,11 +57,11 @@ def tone_corpus(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tone_data(tone_corpus: Path) -> Path:
     """Utterance files and the tokens file of the tones, and `tones.yaml`, settings that learn them."""
-    from hf_mlpl.corpora.common_voice import read_common_voice
+    from hf_mlpl.corpora.readers.common_voice import read_common_voice
+    from hf_mlpl.corpora.readers.voxpopuli import read_voxpopuli
     from hf_mlpl.corpora.reading import ReadingReport
-    from hf_mlpl.corpora.utterances import write_utterances
-    from hf_mlpl.corpora.voxpopuli import read_voxpopuli
-    from hf_mlpl.text import build_vocabulary, write_tokens
+    from hf_mlpl.data.utterances import write_utterances
+    from hf_mlpl.model.text import build_vocabulary, write_tokens
 
     folder = tone_corpus / "data"
     report = ReadingReport()
@@ -93,7 +93,7 @@ def one_thread():
 @pytest.fixture(scope="session")
 def tone_run(tone_data: Path) -> Path:
     """Output folder of a finished run with `tones.yaml`; its `model` has learned the tones."""
-    from hf_mlpl.training import train
+    from hf_mlpl.training.loop import train
     from hf_mlpl.training_config import load_config
 
     before = torch.get_num_threads()
@@ -117,8 +117,8 @@ def tone_labels(tone_data: Path, tone_run: Path, tmp_path_factory) -> Iterator[d
 
     from hf_mlpl import MlplForCTC, MlplProcessor
     from hf_mlpl.corpora.sources import VOXPOPULI
-    from hf_mlpl.corpora.utterances import read_utterances, write_utterances
-    from hf_mlpl.pseudo_label import pseudo_label
+    from hf_mlpl.data.utterances import read_utterances, write_utterances
+    from hf_mlpl.labels.labelling import pseudo_label
 
     root = tmp_path_factory.mktemp("labels")
     rows = [row for row in pq.read_table(tone_data / "train.parquet").to_pylist() if row["language"] == "de"]
@@ -135,7 +135,7 @@ def tone_labels(tone_data: Path, tone_run: Path, tmp_path_factory) -> Iterator[d
         Figure(figsize=(1, 1)).savefig(path, metadata={"Software": None, "Description": str(numbers)})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_mlpl.label_sets.plot_scores", picture)
+        patch.setattr("hf_mlpl.labels.label_sets.plot_scores", picture)
         yield {language: root / language for language in ("de", "sv-SE")}
 
 
@@ -201,7 +201,7 @@ def local_hub(tmp_path_factory, monkeypatch) -> Iterator[LocalHub]:
 @pytest.fixture
 def quick_retries(monkeypatch) -> None:
     """What is tried again on the way to the Hub is tried seven times, in a tenth of a second."""
-    from hf_mlpl import hub
+    from hf_mlpl.sharing import hub
 
     monkeypatch.setattr(hub, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(hub, "PATIENCE", 0.1)

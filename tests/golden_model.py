@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hf_mlpl.configuration_mlpl import MlplConfig
-from hf_mlpl.modeling_mlpl import MlplForCTC
+from hf_mlpl.model.configuration_mlpl import MlplConfig
+from hf_mlpl.model.modeling_mlpl import MlplForCTC
 
 OUR_NAMES = {
     "convFrontend.1(LayerNorm)": "model.front_end.layer_norm",

@@ -25,7 +25,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-PRELOADED = "hf_mlpl.training hf_mlpl.pseudo_label hf_mlpl.evaluation hf_mlpl.pipeline_mlpl matplotlib.pyplot"
+PRELOADED = (
+    "hf_mlpl.training.loop hf_mlpl.labels.labelling hf_mlpl.evaluation.scoring hf_mlpl.inference.pipeline_mlpl "
+    "matplotlib.pyplot"
+)
 
 
 class QuickPython:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from .commands import run_command
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["hf_mlpl.training", "hf_mlpl.pseudo_label", "tests.ranks"])
+FORKS.set_forkserver_preload(["hf_mlpl.training.loop", "hf_mlpl.labels.labelling", "tests.ranks"])
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 from sybil.parsers.rest import DocTestParser
 
 from hf_mlpl import MlplForCTC
-from hf_mlpl.cli import NAMES, command_module, main
-from hf_mlpl.corpora.preparation import read_normalizers
-from hf_mlpl.corpora.utterances import read_utterances
+from hf_mlpl.cli.main import NAMES, command_module, main
+from hf_mlpl.corpora.preparation.prepare import read_normalizers
+from hf_mlpl.data.utterances import read_utterances
 from hf_mlpl.interop.flashlight import Checkpoint, write_checkpoint
-from hf_mlpl.label_filters import read_filters
+from hf_mlpl.labels.filters import read_filters
 from hf_mlpl.training_config import load_config
 
 from .commands import ROOT, check_command, read_commands

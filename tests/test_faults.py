@@ -11,17 +11,19 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from hf_mlpl import pseudo_label, training, training_log
 from hf_mlpl.atomic import atomic_write
-from hf_mlpl.corpora.utterances import read_utterances, write_utterances
+from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.folder_lock import claimed
-from hf_mlpl.training import train
+from hf_mlpl.labels import labelling as pseudo_label
+from hf_mlpl.training import log as training_log
+from hf_mlpl.training import loop as training
+from hf_mlpl.training.log import TrainingLog, draw_curves
+from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
-from hf_mlpl.training_log import TrainingLog, draw_curves
 
 from .commands import run_command
 from .ranks import Death, run_on_two
-from .test_training import assert_equal_bits
+from .training.test_loop import assert_equal_bits
 from .two_processes import SHARD_SIZE, slimipl_overrides
 
 pytestmark = pytest.mark.usefixtures("one_thread")

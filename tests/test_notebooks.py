@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 
 from .commands import ROOT, check_command, read_commands
-from .test_golden import printed_letters
+from .model.test_golden import printed_letters
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

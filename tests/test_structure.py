@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_mlpl.cli import NAMES
+from hf_mlpl.cli.main import NAMES
 
 from .commands import ROOT, command_of
 
@@ -104,28 +104,30 @@ def test_imports_go_downwards():
 
 def test_imports_have_no_cycle():
     TopologicalSorter(OURS).prepare()  # raises a CycleError that shows the cycle
-    assert "hf_mlpl.configuration_mlpl" in reachable("hf_mlpl.modeling_mlpl")
+    assert "hf_mlpl.model.configuration_mlpl" in reachable("hf_mlpl.model.modeling_mlpl")
 
 
 def test_metrics_import_no_neighbours():
     metrics = [module for module in FILES if module.startswith(f"hf_mlpl.{STANDALONE}.")]
     assert len(metrics) >= 2
     for module in metrics:
-        assert OURS[module] == {"hf_mlpl.error_rate"}
+        assert OURS[module] == {"hf_mlpl.evaluation.error_rate"}
         nodes = ast.walk(ast.parse(FILES[module].read_bytes()))
         assert not [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level], module
 
 
 def test_labelling_does_not_import_training():
-    for module in {"hf_mlpl.slimipl", "hf_mlpl.pseudo_label"} & FILES.keys():
-        assert "hf_mlpl.training" not in reachable(module), f"{module} imports hf_mlpl.training, perhaps indirectly"
+    for module in {"hf_mlpl.training.slimipl", "hf_mlpl.labels.labelling"} & FILES.keys():
+        assert "hf_mlpl.training.loop" not in reachable(module), (
+            f"{module} imports hf_mlpl.training.loop, perhaps indirectly"
+        )
 
 
 def test_sharing_does_not_import_training():
     """To convert and push a model, or to join labels, nobody waits for training's modules and libraries."""
     training = {f"hf_mlpl.{name}" for name in ("training", "training_config", "checkpoints", "run_pusher", "slimipl")}
-    assert training | {"accelerate"} <= reachable_with_libraries("hf_mlpl.training")
-    for module in ("hf_mlpl.hub", "hf_mlpl.model_card", "hf_mlpl.commands.convert", "hf_mlpl.label_join"):
+    assert training | {"accelerate"} <= reachable_with_libraries("hf_mlpl.training.loop")
+    for module in ("hf_mlpl.sharing.hub", "hf_mlpl.sharing.model_card", "hf_mlpl.cli.convert", "hf_mlpl.labels.join"):
         reached = reachable_with_libraries(module) & (training | {"accelerate"})
         assert not reached, f"{module} imports {sorted(reached)}, perhaps indirectly"
 
@@ -136,12 +138,12 @@ def reachable_with_libraries(module: str) -> set[str]:
 
 
 def test_model_side_imports_few_libraries():
-    assert {"hf_mlpl.configuration_mlpl", "hf_mlpl.modeling_mlpl"} <= set(MODEL_FILES)
+    assert {"hf_mlpl.model.configuration_mlpl", "hf_mlpl.model.modeling_mlpl"} <= set(MODEL_FILES)
     more = {
-        "hf_mlpl.audio": AUDIO,
-        "hf_mlpl.decoders": AUDIO | {"av"},
-        "hf_mlpl.containers": {"pyarrow"},
-        "hf_mlpl.tars": {"indexed_gzip"},
+        "hf_mlpl.audio.reading": AUDIO,
+        "hf_mlpl.audio.decoders": AUDIO | {"av"},
+        "hf_mlpl.audio.containers": {"pyarrow"},
+        "hf_mlpl.audio.tar_index": {"indexed_gzip"},
     }
     allowed = {module: MODEL_SIDE | more.get(module, set()) for module in MODEL_FILES}
     offences = {module: THEIRS[module] - allowed[module] for module in MODEL_FILES if THEIRS[module] - allowed[module]}
@@ -190,7 +192,7 @@ def run(program: str, *arguments: str) -> str:
 
 
 def test_importing_the_package_is_light():
-    assert run(f"import sys, hf_mlpl.cli; print({HEAVY} & set(sys.modules))") == "set()"
+    assert run(f"import sys, hf_mlpl.cli.main; print({HEAVY} & set(sys.modules))") == "set()"
 
 
 IMPORTED_FIRST = """

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from hf_mlpl import MlplForCTC, MlplProcessor, pseudo_label
-from hf_mlpl.corpora.utterances import read_utterances
-from hf_mlpl.one_line_errors import exit_status
-from hf_mlpl.training import train
+from hf_mlpl import MlplForCTC, MlplProcessor
+from hf_mlpl.cli.errors import exit_status
+from hf_mlpl.data.utterances import read_utterances
+from hf_mlpl.labels import labelling as pseudo_label
+from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
 
 # What the run of one process differs in is how the micro-batches are spread.

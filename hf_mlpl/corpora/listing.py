@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from ..folder_walk import walk_folders
+from ..audio.folder_walk import walk_folders
 
 # Files whose content shapes what is read, beside recordings.
 READ_WHOLE = (".tsv", ".csv", ".gz", ".tgz", ".tar", ".parquet", ".json", ".jsonl", ".txt", ".lab", ".lst", ".yaml")

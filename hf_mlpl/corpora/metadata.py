@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from .parquet import parquet_features, parquet_values
+from .readers.parquet import parquet_features, parquet_values
 from .tables import DAMAGED, opened_text, read_table, row_problem, table_columns
 
 TEXT_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
-from ..audio import AudioError, audio_duration
+from ..audio.reading import AudioError, audio_duration
 from ..error_line import error_line
 
 

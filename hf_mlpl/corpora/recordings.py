@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from ..audio import AUDIO_SUFFIXES, END_TOLERANCE, looks_like_audio
-from ..folder_walk import walk_folders
+from ..audio.folder_walk import walk_folders
+from ..audio.reading import AUDIO_SUFFIXES, END_TOLERANCE, looks_like_audio
 from .reading import ReadingReport, one_line, with_durations
 
 PART_COLUMNS = ("start", "end", "offset", "duration")

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..atomic import read_json
+from ..data.utterances import utterance_files
 from .locales import to_locale
-from .releases import find_releases
-from .utterances import utterance_files
+from .readers.releases import find_releases
 
 NAMED_RELEASE = re.compile(r"cv-corpus-\d+(\.\d+)?(-delta)?(-\d{4}-\d\d-\d\d|-singleword)?")
 

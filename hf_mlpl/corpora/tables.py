@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from ..text import encoding_of
+from ..model.text import encoding_of
 
 DELIMITERS = "\t,;"
 QUOTED = ",;"  # with other delimiters quotes are ordinary characters, and one alone would swallow lines

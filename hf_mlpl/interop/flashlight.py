@@ -19,12 +19,12 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from ..atomic import atomic_write
-from ..configuration_mlpl import MlplConfig
 from ..error_line import error_line
-from ..feature_extraction_mlpl import MlplFeatureExtractor
-from ..modeling_mlpl import MlplForCTC
-from ..processing_mlpl import MlplProcessor
-from ..tokenization_mlpl import MlplTokenizer
+from ..model.configuration_mlpl import MlplConfig
+from ..model.feature_extraction_mlpl import MlplFeatureExtractor
+from ..model.modeling_mlpl import MlplForCTC
+from ..model.processing_mlpl import MlplProcessor
+from ..model.tokenization_mlpl import MlplTokenizer
 from .flashlight_archive import CRITERION, Archive, ArchiveReader, ArchiveWriter, FlashlightError, Module, Place
 
 APP_VERSION = "0.1"  # of flashlight's speech recognition programs

@@ -22,16 +22,16 @@ from rapidfuzz.distance import Levenshtein
 from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
 from ..atomic import atomic_write
-from ..audio import AudioError, audio_format, load_audio, stream_audio
-from ..corpora.fl_lists import ListEntry
+from ..audio.reading import AudioError, audio_format, load_audio, stream_audio
+from ..corpora.flashlight_lists import ListEntry
 from ..error_line import error_line
-from ..feature_extraction_mlpl import MlplFeatureExtractor
-from ..missing_model import check_checkpoint, check_model
-from ..modeling_mlpl import MlplForCTC
-from ..pieces import Piece, ahead, cut, is_memory_error
-from ..processing_mlpl import MlplProcessor
-from ..text import WORD_BOUNDARY
-from ..tokenization_mlpl import MlplTokenizer
+from ..inference.pieces import Piece, ahead, cut, is_memory_error
+from ..model.feature_extraction_mlpl import MlplFeatureExtractor
+from ..model.missing_model import check_checkpoint, check_model
+from ..model.modeling_mlpl import MlplForCTC
+from ..model.processing_mlpl import MlplProcessor
+from ..model.text import WORD_BOUNDARY
+from ..model.tokenization_mlpl import MlplTokenizer
 from .flashlight import Checkpoint, read_checkpoint
 
 BATCH_SECONDS = 60.0  # of audio in one forward, padding counted; a longer recording is alone

@@ -26,12 +26,12 @@ from transformers.utils import (
 )
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from ..configuration_mlpl import INHERITED, MlplConfig, NamedConfig
 from ..error_line import error_line
-from ..feature_extraction_mlpl import SETTINGS, MlplFeatureExtractor
-from ..model_files import HUB_ARGUMENTS, check_settings, find_file, read_settings, wrong_settings
-from ..text import BLANK_TOKEN, WORD_BOUNDARY, write_tokens
-from ..tokenization_mlpl import MlplTokenizer
+from ..model.configuration_mlpl import INHERITED, MlplConfig, NamedConfig
+from ..model.feature_extraction_mlpl import SETTINGS, MlplFeatureExtractor
+from ..model.model_files import HUB_ARGUMENTS, check_settings, find_file, read_settings, wrong_settings
+from ..model.text import BLANK_TOKEN, WORD_BOUNDARY, write_tokens
+from ..model.tokenization_mlpl import MlplTokenizer
 
 logger = logging.get_logger(__name__)
 
@@ -180,7 +180,7 @@ class MCTCTForCTC:
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike, *, config: MCTCTConfig, **kwargs):
         """[`MlplForCTC`] with the port's weights; `kwargs` as of its own `from_pretrained`, such as `dtype`."""
-        from ..modeling_mlpl import MlplForCTC
+        from ..model.modeling_mlpl import MlplForCTC
 
         hub = _take_hub_arguments(kwargs)
         if kwargs.pop("weights_only", True) is not True:
@@ -200,7 +200,7 @@ class MCTCTForCTC:
     @classmethod
     def _from_config(cls, config: MCTCTConfig, **kwargs):
         """What `AutoModelForCTC.from_config` calls: an untrained model."""
-        from ..modeling_mlpl import MlplForCTC
+        from ..model.modeling_mlpl import MlplForCTC
 
         return MlplForCTC._from_config(config.to_mlpl(), **kwargs)
 
@@ -253,7 +253,7 @@ class MCTCTProcessor:
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike, **kwargs):
         """[`MlplProcessor`] of the extractor and the tokenizer."""
-        from ..processing_mlpl import MlplProcessor
+        from ..model.processing_mlpl import MlplProcessor
 
         parts = (MCTCTFeatureExtractor, MCTCTTokenizer)
         return MlplProcessor(*(part.from_pretrained(name_or_path, **kwargs) for part in parts))
@@ -385,7 +385,7 @@ def _translate(
     weights: Mapping[str, torch.Tensor], config: MCTCTConfig, name_or_path: str | os.PathLike
 ) -> tuple[dict[str, torch.Tensor], bool]:
     """Weights by our names, and whether their layer norms differ from channel to channel."""
-    from ..modeling_mlpl import MlplForCTC
+    from ..model.modeling_mlpl import MlplForCTC
 
     with torch.device("meta"):
         model = MlplForCTC(config.to_mlpl(layer_norm_per_channel=True))

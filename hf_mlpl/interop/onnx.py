@@ -10,8 +10,8 @@ from torch import nn
 from torch.export import Dim
 
 from ..atomic import atomic_write
-from ..modeling_mlpl import MlplForCTC
-from ..processing_mlpl import MlplProcessor
+from ..model.modeling_mlpl import MlplForCTC
+from ..model.processing_mlpl import MlplProcessor
 
 try:
     import onnxscript  # noqa: F401 - torch.onnx.export writes graphs with it

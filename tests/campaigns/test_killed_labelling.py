@@ -19,9 +19,10 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 
-from hf_mlpl import atomic, pseudo_label
+from hf_mlpl import atomic
 from hf_mlpl.folder_lock import is_lock
-from hf_mlpl.label_sets import write_label_set
+from hf_mlpl.labels import labelling as pseudo_label
+from hf_mlpl.labels.label_sets import write_label_set
 
 from ..commands import ROOT, run_command
 from ..ranks import FORKS
@@ -36,7 +37,7 @@ REPO = "me/tones-pl"
 # A recipe in small shards, which waits in the middle of the second one where a file is named, until that is there.
 RUN = f"""
 import os, runpy, sys, time
-from hf_mlpl import pseudo_label
+from hf_mlpl.labels import labelling
 pseudo_label.SHARD_SIZE = {SHARD_SIZE}
 go, script, sys.argv = sys.argv[1], sys.argv[2], sys.argv[2:]
 if go:

@@ -22,7 +22,7 @@ from hf_mlpl.folder_lock import is_lock
 
 from ..commands import run_command
 from ..ranks import FORKS
-from ..test_training import assert_equal_bits
+from ..training.test_loop import assert_equal_bits
 from ..two_processes import slimipl_overrides
 from .killing import HOOK, KILLED, spread
 from .killing_hook.sitecustomize import RECORD

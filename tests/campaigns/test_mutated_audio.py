@@ -26,7 +26,7 @@ MAX_GROWTH, MAX_SECONDS = 300, 10  # MB, of a process and for a file
 
 WORKER = """
 import json, re, sys, time
-from hf_mlpl.audio import AudioError, audio_duration, load_audio
+from hf_mlpl.audio.reading import AudioError, audio_duration, load_audio
 for path in sys.stdin:
     path, start, outcome = path.rstrip("\\n"), time.perf_counter(), []
     for function in (audio_duration, lambda path: len(load_audio(path)) / 16000):

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from hf_mlpl.corpora.folders import read_folder
-from hf_mlpl.corpora.hf_datasets import read_dataset
-from hf_mlpl.corpora.lists import read_fl_lists, read_list
+from hf_mlpl.corpora.readers.folders import read_folder
+from hf_mlpl.corpora.readers.hf_datasets import read_dataset
+from hf_mlpl.corpora.readers.lists import read_fl_lists, read_list
 from hf_mlpl.corpora.reading import ReadingReport
-from hf_mlpl.text import read_tokens
+from hf_mlpl.model.text import read_tokens
 
 FILES = 2000  # of each form
 SECONDS = 20  # for each form, at most

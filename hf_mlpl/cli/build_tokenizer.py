@@ -1,0 +1,40 @@
+"""`hf-mlpl build-tokenizer`: the tokens file of a new model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "write the tokens file of a new model"
+DESCRIPTION = """Writes the tokens file of a new model, in flashlight's format.
+
+    hf-mlpl build-tokenizer data/train.parquet --output tokens-all.lst
+
+The tokens are the characters of the TRAINING transcripts alone, because a vocabulary that has seen the test split
+would flatter the results.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", nargs="+", type=Path, help="labelled utterance files of training")
+    parser.add_argument("--output", type=Path, required=True, help="the tokens file")
+
+
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Returns 0; raises `OSError` and `ValueError` for files that cannot be read, or have no text."""
+    from ..data.utterances import read_columns  # what is imported here takes seconds, and --help need not wait
+    from ..model.text import build_vocabulary, normalize_text, write_tokens
+
+    characters, count = set(), 0
+    for block in read_columns(options.data, ["text"]):
+        texts = [normalize_text(text) for text in block["text"].to_pylist() if text]
+        characters.update(*texts)
+        count += len(texts)
+    if not count:
+        raise ValueError(f"{options.data[0]}: no utterance has a text")
+    vocabulary = build_vocabulary(characters)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    write_tokens(options.output, vocabulary)
+    print(f"{options.output}: {len(vocabulary)} entries from {count} transcripts; the model adds the blank")
+    print(f"next: hf-mlpl train SETTINGS.yaml tokens={options.output}")
+    return 0

@@ -1,0 +1,195 @@
+"""`hf-mlpl convert`: turns checkpoints of other programs into model folders, and model folders into theirs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..model.missing_model import check_checkpoint, check_model
+
+if TYPE_CHECKING:
+    from ..model.modeling_mlpl import MlplForCTC
+    from ..model.processing_mlpl import MlplProcessor
+
+HELP = "convert a checkpoint of flashlight or mctct to a model folder, or a model to flashlight or ONNX"
+DESCRIPTION = """Converts a checkpoint of another program to a model folder, or a model to another program's format.
+
+    # the released model, with the original's tokens file
+    hf-mlpl convert --from flashlight --checkpoint checkpoint_cv_finetune.bin --tokens tokens-all.lst --output m-ctc-t
+
+    # the same, and to the Hub with a card (log in with `hf auth login` first)
+    hf-mlpl convert --from flashlight --checkpoint checkpoint_cv_finetune.bin --tokens tokens-all.lst \\
+        --output m-ctc-t --push-to-hub me/m-ctc-t --license apache-2.0 --private
+
+    # a model of transformers' old MCTCTForCTC, a folder or a Hub name
+    hf-mlpl convert --from mctct --checkpoint speechbrain/m-ctc-t-large --output m-ctc-t
+
+    # a checkpoint.bin that the original program reads, and its tokens file
+    hf-mlpl convert --to flashlight --checkpoint runs/demo/final/model --output for-flashlight
+
+    # a graph for onnxruntime, which needs no PyTorch (pip install "hf-mlpl[onnx]")
+    hf-mlpl convert --to onnx --checkpoint runs/demo/final/model --output onnx
+
+`hf-mlpl transcribe --model` and transformers' `pipeline` take a model folder. The output is written
+whole or not at all, and an existing folder is not touched. Memory holds the model once: 4.3 GB for
+the released one.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    direction = parser.add_mutually_exclusive_group(required=True)
+    direction.add_argument("--from", dest="source", choices=["flashlight", "mctct"], help="the program that wrote it")
+    direction.add_argument("--to", dest="target", choices=["flashlight", "onnx"], help="the format of the result")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        help="what to convert: with --from flashlight a .bin file, else a model's folder or Hub name",
+    )
+    parser.add_argument("--tokens", help="with --from flashlight: its tokens file, such as tokens-all.lst")
+    parser.add_argument(
+        "--languages",
+        nargs="+",
+        metavar="NAME",
+        help="with --from flashlight: names of the language-ID head's classes, in order. The checkpoint has none; "
+        "default: language_0 language_1 ...",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make")
+    parser.add_argument("--push-to-hub", metavar="REPO", help="upload the folder to this repository, such as me/model")
+    parser.add_argument("--license", help="with --push-to-hub: of the weights, such as apache-2.0; for the card")
+    parser.add_argument("--private", action="store_true", help="create the repository as private if it does not exist")
+
+
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Returns 0; raises `OSError` and `ValueError` for what cannot be read, converted, written or uploaded."""
+    from huggingface_hub.utils import validate_repo_id
+    from transformers.utils import logging as transformers_logging
+
+    if options.source == "flashlight" and options.tokens is None:
+        parser.error("--from flashlight needs --tokens, the tokens file that the model was trained with")
+    for name in ("tokens", "languages"):
+        if options.source != "flashlight" and getattr(options, name) is not None:
+            parser.error(f"--{name} is for --from flashlight")
+    if options.target is not None and options.push_to_hub is not None:
+        parser.error("--push-to-hub is for --from")
+    if options.push_to_hub is None and (options.license is not None or options.private):
+        parser.error("--license and --private are for --push-to-hub")
+    if options.push_to_hub is not None:
+        try:
+            validate_repo_id(options.push_to_hub)
+        except ValueError as error:
+            parser.error(f"--push-to-hub: {error}")
+        if not options.license:
+            parser.error("--push-to-hub needs --license, the licence of the weights, such as apache-2.0")
+    if options.output.exists():
+        parser.error(f"--output {options.output} exists already; name a new folder, or delete it")
+
+    transformers_logging.disable_progress_bar()
+    if options.target is not None:
+        {"flashlight": _write_flashlight, "onnx": _write_onnx}[options.target](options)
+        return 0
+    _write_folder(options)
+    if options.push_to_hub is not None:
+        _push(options)
+    return 0
+
+
+def _write_folder(options: argparse.Namespace) -> None:
+    from ..atomic import atomic_write
+    from ..interop.flashlight import read_checkpoint
+    from ..interop.mctct import convert_mctct
+    from ..sharing.model_card import converted_model_card
+
+    if options.source == "flashlight":
+        check_checkpoint(options.checkpoint, options.tokens)
+        checkpoint = read_checkpoint(options.checkpoint, options.languages)
+        model, processor = checkpoint.model, checkpoint.processor(options.tokens)
+    else:
+        check_model(options.checkpoint)
+        model, processor = convert_mctct(options.checkpoint)
+    with atomic_write(options.output) as partial:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        if options.push_to_hub is not None:
+            card = converted_model_card(
+                model, options.push_to_hub, options.license, options.checkpoint, options.source, options.languages
+            )
+            card.save(partial / "README.md")
+    config = model.config
+    print(
+        f"{options.output}: {model.num_parameters():,} parameters, {config.num_hidden_layers} layers of "
+        f"{config.hidden_size}, {config.vocab_size} classes, {len(config.languages)} languages\n"
+        f"next: hf-mlpl transcribe --model {options.output} recording.wav"
+    )
+
+
+def _write_flashlight(options: argparse.Namespace) -> None:
+    from ..atomic import atomic_write
+    from ..interop.flashlight import Checkpoint, write_checkpoint
+
+    model, processor = _load(options.checkpoint)
+    with atomic_write(options.output) as partial:
+        partial.mkdir()
+        write_checkpoint(Checkpoint.of(model, processor.tokenizer.surround), partial / "checkpoint.bin")
+        processor.tokenizer.save_vocabulary(str(partial))
+    print(
+        f"{options.output}: checkpoint.bin and tokens-all.lst\n"
+        f"next: fl_asr_test --am={options.output}/checkpoint.bin --tokens={options.output}/tokens-all.lst "
+        "--arch=mling_large.so --lexicon=lexicon.txt --test=LIST --show"
+    )
+
+
+def _write_onnx(options: argparse.Namespace) -> None:
+    try:
+        from ..interop.onnx import export_onnx
+    except ImportError as error:  # without the extra
+        raise ValueError(str(error)) from error
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # which warns that torchvision is not installed
+    warnings.simplefilter("ignore", FutureWarning)  # of torch about itself
+    model, processor = _load(options.checkpoint, dtype="float32")  # as the features are
+    export_onnx(model, options.output, processor)
+    print(
+        f"{options.output}: model.onnx with its weights in model.onnx.data, and the files of its processor\n"
+        "next, in Python, with `samples` at 16 kHz:\n"
+        "    import onnxruntime\n"
+        "    from hf_mlpl import MlplProcessor\n"
+        f"    processor = MlplProcessor.from_pretrained({str(options.output)!r})\n"
+        f"    session = onnxruntime.InferenceSession({str(options.output / 'model.onnx')!r})\n"
+        '    inputs = processor(samples, sampling_rate=16000, return_tensors="np")\n'
+        '    inputs["attention_mask"] = inputs["attention_mask"].astype("int64")\n'
+        "    logits = session.run(None, dict(inputs))[0]\n"
+        "    text = processor.decode(logits[0].argmax(-1))"
+    )
+
+
+def _load(name_or_path: str, dtype: str = "auto") -> tuple[MlplForCTC, MlplProcessor]:
+    """Loads a model of hf_mlpl, by default in the dtype of its weights, and its processor; raises `ValueError` for a
+    model of another type."""
+    from transformers import AutoModelForCTC, AutoProcessor
+
+    from ..model.modeling_mlpl import MlplForCTC
+
+    check_model(name_or_path)
+    model = AutoModelForCTC.from_pretrained(name_or_path, dtype=dtype)
+    if not isinstance(model, MlplForCTC):
+        raise ValueError(f"{name_or_path}: is a model of type {model.config.model_type!r}, not of hf_mlpl")
+    return model, AutoProcessor.from_pretrained(name_or_path)
+
+
+def _push(options: argparse.Namespace) -> None:
+    from ..sharing.hub import push_folder
+
+    command = shlex.join(["hf", "upload", options.push_to_hub, str(options.output)])
+    commit = push_folder(
+        options.output,
+        options.push_to_hub,
+        message="Convert with hf-mlpl",
+        pending=f"{options.output} is complete",
+        remedy=f"`{command}` pushes it",
+        private=options.private,
+    )
+    print(f"pushed to {commit.repo_url}")

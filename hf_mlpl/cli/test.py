@@ -1,0 +1,199 @@
+"""`hf-mlpl test`: scores a model on list files, with the options and the output of flashlight's `fl_asr_test`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from contextlib import nullcontext
+from pathlib import Path
+
+from .errors import describe
+
+HELP = "transcribe flashlight's list files, with the options and the output of fl_asr_test"
+DESCRIPTION = """Transcribes list files as flashlight's `fl_asr_test` does, with the same options and lines.
+A list has a line for each recording: id, path, milliseconds, and perhaps a transcript.
+
+    # a released model: its checkpoint and its tokens file
+    hf-mlpl test --am checkpoint.bin --tokens tokens-all.lst --test dev.lst,test.lst --show
+
+    # a model of hf_mlpl, which has tokens of its own; logits as out/test.lst/ID.npz; files for sclite
+    hf-mlpl test --am runs/demo/final/model --test test.lst --emission_dir out --sclite out
+
+    import numpy as np
+    np.load("out/test.lst/ID.npz")["emissions"]  # (output frames, classes), before any softmax
+
+Standard output gets what `--show` asks for, in the original's format; the total and all messages go
+to standard error. WER and TER of a recording without a transcript are `inf%`, as in the original.
+Decoding is greedy: there is no language model and no beam search, and a lexicon has no effect.
+
+A line that cannot be used costs a line on standard error, with file and line number, and so does a
+duration that is more than 1 s off its recording's. The others are transcribed, and the exit status
+is 1 in the end. It is 2, and nothing is transcribed, where the model, the tokens or a list cannot be
+read, or where tokens and model do not belong together.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--test", required=True, metavar="LISTS", help="list files, with commas between them")
+    parser.add_argument("--am", required=True, help="flashlight checkpoint, or folder or Hub name of a model")
+    parser.add_argument("--tokens", default="", help="tokens file; a checkpoint needs one")
+    parser.add_argument("--datadir", default="", help="folder of the list files, and of recordings that are not found")
+    parser.add_argument(
+        "--surround", choices=["", "|"], help="word boundaries around utterances; default: as the model was trained"
+    )
+    parser.add_argument(
+        "--show", nargs="?", const=True, default=False, type=_boolean, help="print three lines for each sample"
+    )
+    parser.add_argument("--emission_dir", type=_folder, metavar="DIR", help="folder for logits, DIR/LISTS/ID.npz")
+    parser.add_argument("--sclite", type=_folder, metavar="DIR", help="folder for LISTS.hyp and LISTS.viterbi.ref")
+    parser.add_argument(
+        "--pieces",
+        action="store_true",
+        help="take recordings of more than 35 s in overlapping pieces, as hf-mlpl transcribe does; by default each is "
+        "recognised whole, as in the original, and memory grows with the square of its length",
+    )
+    for option in ("--lexicon", "--arch", "--logtostderr", "--minloglevel"):
+        parser.add_argument(option, nargs="?", help="accepted for old commands; has no effect")
+
+
+def _boolean(text: str) -> bool:  # as gflags reads it
+    if text.lower() in ("1", "t", "true", "y", "yes"):
+        return True
+    if text.lower() in ("0", "f", "false", "n", "no"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def _folder(text: str) -> Path | None:  # `--emission_dir=` means none in the original
+    return Path(text) if text else None
+
+
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Returns 1 when a line could not be used or has a wrong duration, 2 when nothing could be done, else 0."""
+    import torch  # what is imported here takes seconds, and --help need not wait
+    from transformers.utils import logging
+
+    from ..corpora.flashlight_lists import read_lists
+    from ..interop.flashlight_report import EmissionFiles, file_name, load_acoustic_model, sclite_files
+
+    lists = [name.strip() for name in options.test.split(",") if name.strip()]
+    if not lists:
+        parser.error("--test names no list")
+    if Path(options.am).is_file() and not options.tokens:
+        parser.error("--am is a checkpoint, which needs --tokens")
+    logging.disable_progress_bar()
+    files = options.emission_dir and EmissionFiles(options.emission_dir / file_name(options.test))
+    try:
+        entries, problems = read_lists(lists, options.datadir)
+        for folder in filter(None, (files and files.folder, options.sclite)):
+            folder.mkdir(parents=True, exist_ok=True)
+        model, processor = load_acoustic_model(options.am, options.tokens, options.surround)
+    except Exception as error:
+        if getattr(error, "filename", None):
+            problem = f"{error.filename}: {error.strerror}"
+        elif (problem := describe(error)) is None:
+            raise
+        print("error:", problem, file=sys.stderr)
+        return 2
+    if torch.accelerator.is_available():
+        model = model.to(torch.accelerator.current_accelerator())
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    try:
+        with sclite_files(options.sclite, options.test) if options.sclite is not None else nullcontext() as sclite:
+            return _test(options, model, processor, entries, len(problems), files, sclite)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # of the files for sclite
+        print("error:", error, file=sys.stderr)
+        return 1
+
+
+def _test(options: argparse.Namespace, model, processor, entries: list, failed: int, files, sclite) -> int:
+    """Recognises the entries, prints and writes their results, and returns the exit status."""
+    from tqdm import tqdm
+
+    from ..interop.flashlight_report import Report, recognize
+
+    report, wrong_durations, remarks = Report(processor.tokenizer, len(entries)), 0, Counter()
+    started = time.monotonic()
+    with tqdm(total=len(entries), unit="file", disable=None) as progress:  # None: unless stderr is a terminal
+
+        def print_line(level: str, text: str) -> None:
+            line = os.fsencode(f"{level}: {sample.entry.where}: {text}").decode(errors="backslashreplace")
+            progress.write(line, file=sys.stderr)
+
+        samples = recognize(model, processor.feature_extractor, entries, options.pieces, with_logits=files is not None)
+        for sample in samples:
+            progress.update()
+            if sample.problem is not None:
+                failed += 1
+                report.skip()
+                print_line("error", sample.problem)
+                continue
+            if (problem := sample.duration_problem()) is not None:
+                wrong_durations += 1
+                print_line("warning", problem)
+            lines, words, reference_words = report.add(sample)
+            if options.show:
+                progress.write(lines, file=sys.stdout, end="")
+                sys.stdout.flush()
+            if sclite is not None:
+                for file, sentence in zip(sclite, (words, reference_words), strict=True):
+                    file.write(f"{' '.join(sentence)} ({sample.entry.id})\n")
+            emissions = None
+            try:
+                emissions = files and files.write(sample)
+            except OSError as error:
+                failed += 1
+                print_line("error", f"its emissions cannot be written: {error}")
+            for kind, text in _remarks(sample, processor.feature_extractor, emissions).items():
+                remarks[kind] += 1
+                if remarks[kind] == 1:  # the first one stands for all; the others are counted
+                    print_line("note", f"{sample.entry.path} {text}")
+    for note in _notes(report, remarks):
+        print(f"note: {note}", file=sys.stderr)
+    print(report.total(options.test, time.monotonic() - started), file=sys.stderr)
+    if failed or wrong_durations:
+        print(f"error: lines that failed: {failed}; with a wrong duration: {wrong_durations}", file=sys.stderr)
+    return 1 if failed or wrong_durations else 0
+
+
+def _remarks(sample, extractor, emissions: Path | None) -> dict[str, str]:
+    """Returns the reasons for which the original would misread a recording, each with a remark on its use here."""
+    from ..interop.flashlight_report import file_name
+
+    remarks = {}
+    if sample.sampling_rate != extractor.sampling_rate:
+        remarks["resampled"] = f"is at {sample.sampling_rate} Hz and is resampled"
+    if sample.channels > 1:
+        remarks["down-mixed to mono"] = f"has {sample.channels} channels, which are averaged"
+    if sample.seconds * extractor.sampling_rate < extractor.win_length:
+        remarks["padded to one frame"] = "is shorter than a frame and gets silence behind it"
+    if sample.duration_is_in_seconds():
+        remarks["with durations in seconds"] = "has its duration in seconds rather than milliseconds, which is as good"
+    if emissions is not None and emissions.stem != file_name(sample.entry.id):
+        remarks["with the id of another one"] = f"has the id of another one; its emissions are in {emissions}"
+    return remarks
+
+
+def _notes(report, remarks: Counter) -> list[str]:
+    """Returns the lines about all recordings together."""
+    from ..model.text import unknown_character_report
+
+    notes = []
+    if remarks:
+        counts = ", ".join(f"{count} {kind}" for kind, count in remarks.items())
+        notes.append(f"of {report.num_scored} recordings {counts}")
+    if report.unknown:
+        characters = unknown_character_report(report.unknown)
+        notes.append(f"the tokens lack characters of transcripts, which TER leaves out and WER does not: {characters}")
+    if 0 < report.without_transcript < report.num_scored:
+        notes.append(
+            f"{report.without_transcript} of {report.num_scored} recordings have no transcript: all that is "
+            "recognised there counts as errors"
+        )
+    return notes

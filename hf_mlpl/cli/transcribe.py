@@ -1,0 +1,192 @@
+"""`hf-mlpl transcribe`: writes what is said in recordings, on the screen or into files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from ..inference.precision import add_dtype_argument, convert
+from ..model.missing_model import check_model
+
+HELP = "transcribe audio and identify its language"
+DESCRIPTION = """Transcribes audio and identifies its language.
+
+    # a line for each recording on standard output: its name, the language, the transcript
+    hf-mlpl transcribe --model runs/demo/final/model recording.mp3 another.ogg
+
+    # all recordings in a folder, at any depth, to as many text files: talks/a/b.flac to out/a/b.txt
+    hf-mlpl transcribe --model runs/demo/final/model talks --output out
+
+    # a JSON object a line, with the language's probability and the times of each word in seconds
+    hf-mlpl transcribe --model runs/demo/final/model talks --format json --timestamps word
+
+    # film.srt, beside the film's sound
+    hf-mlpl transcribe --model runs/demo/final/model film.wav --format srt --output .
+
+    # beam search with an n-gram language model of one language (pip install "hf-mlpl[lm]")
+    hf-mlpl transcribe --model runs/demo/final/model --lm swedish.arpa --lm-weight 0.8 recording.mp3
+
+Any sampling rate and length will do: recordings of more than 35 s are transcribed in pieces
+that overlap, so memory does not grow with them. (Beam search goes over the whole recording, and needs
+about 40 kB a second for each 100 classes of the model.) A recording that cannot be read costs a line on
+standard error, `error: FILE: why`, and exit status 1 when all the others are done. In folders, audio
+is known by its content and its suffix; a line says how many files are not audio.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", help="audio files, or folders of them; - is standard input")
+    parser.add_argument("--model", required=True, help="folder or Hub name of a model")
+    parser.add_argument("--format", choices=["text", "json", "srt", "vtt"], default="text", help="default: text")
+    parser.add_argument(
+        "--timestamps",
+        choices=["word"],
+        help="add the times of words; in text, each word has a line then",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for one file per recording. An existing file is kept, and its recording skipped: an interrupted "
+        "run can be repeated",
+    )
+    parser.add_argument("--language", help="write with the characters of this language only, such as sl")
+    add_dtype_argument(parser)
+    parser.add_argument("--batch-size", type=int, default=8, help="recordings in one forward; default: 8")
+    group = parser.add_argument_group("beam search (needs the extra lm)")
+    group.add_argument("--lm", metavar="FILE", help="n-gram language model, in ARPA or KenLM's binary format")
+    group.add_argument(
+        "--lexicon",
+        metavar="FILE",
+        type=Path,
+        help="the words that can be written, one a line; default: those of an ARPA file of words. A binary file of "
+        "words needs it",
+    )
+    group.add_argument("--lm-weight", type=float, help="weight of the language model; default: 0.5")
+    group.add_argument("--word-score", type=float, help="reward of each word; default: 0")
+    group.add_argument("--beam-size", type=int, help="hypotheses kept after each frame; default: 50")
+
+
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Returns 1 when a recording could not be read, else 0; raises `OSError` or `ValueError` for the model."""
+    from transformers.utils import logging  # what is imported here takes seconds, and --help need not wait
+
+    from ..inference.transcription import find_recordings, pending_recordings
+
+    if options.batch_size < 1:
+        parser.error(f"--batch-size is {options.batch_size}; it must be at least 1")
+    if options.lm is None and (options.lm_weight is not None or options.lexicon is None and _search_settings(options)):
+        parser.error("--lm-weight is for --lm; --word-score and --beam-size are for --lm and --lexicon")
+    recordings, others = find_recordings(options.paths)
+    if others:
+        print(_passed_over(others), file=sys.stderr)
+    if options.output is None and options.format in ("srt", "vtt") and len(recordings) > 1:
+        parser.error(f"{len(recordings)} files of subtitles need a folder: --output DIR")
+    if options.output is not None:
+        pending = pending_recordings(recordings, options.output, options.format)
+        if len(pending) < len(recordings):
+            print(f"{len(recordings) - len(pending)} skipped: already in {options.output}", file=sys.stderr)
+        recordings = pending
+    if not recordings:
+        return 0
+    logging.disable_progress_bar()
+    return _transcribe(_load_pipeline(options), recordings, options)
+
+
+def _load_pipeline(options: argparse.Namespace):
+    from transformers import pipeline
+
+    check_model(options.model)
+    arguments = {"device": "cpu"} if options.dtype == "int8" else {}
+    if options.language is not None:
+        arguments["language"] = options.language
+    if options.lm is not None or options.lexicon is not None:
+        arguments["decoder"] = _make_decoder(options)
+    recognize = pipeline("automatic-speech-recognition", model=options.model, **arguments)
+    convert(recognize.model, options.dtype)
+    return recognize
+
+
+def _make_decoder(options: argparse.Namespace):
+    """Returns a `BeamSearchDecoder`, made before the model is loaded, which may take minutes.
+
+    Raises:
+        OSError, ValueError: where flashlight-text is not installed, for a model without our tokenizer, for a lexicon
+            that is not UTF-8, and as `BeamSearchDecoder` does.
+    """
+    from transformers import AutoTokenizer
+
+    from ..model.tokenization_mlpl import MlplTokenizer
+
+    try:
+        from ..inference.beam_search import BeamSearchDecoder
+    except ImportError as error:  # without the extra
+        raise ValueError(str(error)) from error
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    if not isinstance(tokenizer, MlplTokenizer):
+        raise ValueError(f"{options.model}: --lm and --lexicon are for models of hf_mlpl; this one is another")
+    try:
+        lexicon = None if options.lexicon is None else options.lexicon.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{options.lexicon}: is not UTF-8; a lexicon has one word a line") from error
+    return BeamSearchDecoder(tokenizer, options.lm, lexicon, **_search_settings(options))
+
+
+def _search_settings(options: argparse.Namespace) -> dict[str, float]:
+    """Returns the settings of beam search that the user has given."""
+    settings = {name: getattr(options, name) for name in ("beam_size", "lm_weight", "word_score")}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _transcribe(recognize, recordings: list, options: argparse.Namespace) -> int:
+    """Prints or writes the transcripts; returns the exit status."""
+    from tqdm import tqdm
+
+    from ..inference.transcription import transcribe_recordings
+
+    timestamps = "char" if options.format in ("srt", "vtt") else options.timestamps
+    arguments = {} if timestamps is None else {"return_timestamps": timestamps}
+    languages, failed = Counter(), 0
+    with tqdm(total=len(recordings), unit="file", disable=None) as progress:  # None: unless stderr is a terminal
+        for recording in transcribe_recordings(recognize, recordings, options.batch_size, progress, **arguments):
+            problem = recording.problem or _deliver(recording, options, progress)
+            if problem is None:
+                languages[recording.result.get("language", "-")] += 1
+            else:
+                failed += 1
+                progress.write(f"error: {problem}", file=sys.stderr)
+    if options.output is not None:
+        counts = ", ".join(f"{count} {language}" for language, count in languages.most_common())
+        print(f"{languages.total()} written to {options.output} ({counts}), {failed} failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _passed_over(files: list[Path]) -> str:
+    """Returns a line about files of the folders that are not audio."""
+    from ..inference.transcription import printable
+
+    names = ", ".join(map(printable, files[:3]))
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    return f"{len(files)} {'file is' if len(files) == 1 else 'files are'} not audio: {names}{more}"
+
+
+def _deliver(recording, options: argparse.Namespace, progress) -> str | None:
+    """Prints or writes a transcript; returns the problem, if it cannot be written."""
+    from ..atomic import write_text
+    from ..inference.transcription import format_transcript
+
+    with_words, to_stdout = options.timestamps is not None, options.output is None
+    try:
+        transcript = format_transcript(recording, options.format, with_words=with_words, with_name=to_stdout)
+        if to_stdout:
+            progress.write(transcript, file=sys.stdout, end="")
+            sys.stdout.flush()
+        else:
+            write_text(recording.output_path(options.output, options.format), transcript)
+    except BrokenPipeError:  # nobody reads on
+        raise
+    except (OSError, ValueError) as error:  # ValueError: characters that the terminal's encoding lacks
+        return f"{recording.name}: its transcript cannot be written: {error}"
+    return None

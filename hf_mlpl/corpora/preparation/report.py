@@ -1,0 +1,160 @@
+"""Reports on a preparation of corpora: counts, hours per language, unknown characters, a plot of durations."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ...atomic import atomic_write
+from ...model.text import unknown_character_report
+from ...text_table import aligned
+from ..reading import drop_reasons, reading_summary
+
+BIN_SECONDS = 0.5  # of the histogram of durations
+MAX_PLOTTED_SECONDS = 60
+
+
+def audio_name(audio: Mapping) -> str:
+    """Returns a recording's name in reports and in a quarantine list: its file, and its place in a container."""
+    if audio.get("offset") is None:
+        return audio["path"]
+    return f"{audio['path']}, {'row' if audio.get('size') is None else 'byte'} {audio['offset']}"
+
+
+@dataclass
+class SplitStatistics:
+    """Counts the utterances of a split; grows with the languages and characters, not with the utterances."""
+
+    utterances: Counter = field(default_factory=Counter)  # by language
+    seconds: Counter = field(default_factory=Counter)  # by language
+    characters: Counter = field(default_factory=Counter)
+    durations: Counter = field(default_factory=Counter)  # by the number of the bin
+
+    def add(self, utterance: dict) -> None:
+        self.utterances[utterance["language"]] += 1
+        self.seconds[utterance["language"]] += utterance["duration_seconds"]
+        self.characters.update(utterance["text"] or "")
+        self.durations[int(utterance["duration_seconds"] / BIN_SECONDS)] += 1
+
+    def remove(self, utterance: dict) -> None:
+        """Takes back what `add` has counted."""
+        counted = SplitStatistics()
+        counted.add(utterance)
+        for name, counts in vars(counted).items():
+            counter = getattr(self, name)
+            counter.subtract(counts)
+            for key in counts:
+                if name == "seconds" and not self.utterances[key] or not counter[key]:
+                    del counter[key]
+
+    def as_json(self) -> dict:
+        return {name: dict(sorted(counts.items())) for name, counts in vars(self).items()}
+
+    def add_json(self, content: dict) -> None:
+        for name, counts in content.items():
+            keys = map(int, counts) if name == "durations" else counts
+            getattr(self, name).update(dict(zip(keys, counts.values(), strict=True)))
+
+
+@dataclass
+class PreparationReport:
+    """Sums up all parts; `splits` has those that hold or could hold an utterance, train before dev before test."""
+
+    read: int = 0
+    dropped: Counter = field(default_factory=Counter)
+    splits: dict[str, SplitStatistics] = field(default_factory=dict)
+    sources: dict[str, list[dict]] = field(default_factory=dict)  # by split, of those that gave it utterances
+    notes: list[str] = field(default_factory=list)  # what was left out without a row of its own, such as a table
+    failed: list[str] = field(default_factory=list)  # why parts are not in it that another call may be able to read
+
+    @classmethod
+    def of_parts(cls, parts: Iterable[Path], failed: Sequence[str] = ()) -> PreparationReport:
+        """Adds up the reports of parts, which are JSON files."""
+        report = cls(failed=list(failed))
+        for path in parts:
+            part = json.loads(path.read_text(encoding="utf-8"))
+            report.read += part["read"]
+            report.dropped.update(part["dropped"])
+            report.notes += [line for line in part["notes"] if line not in report.notes]
+            for split, content in part["splits"].items():
+                report.splits.setdefault(split, SplitStatistics()).add_json(content)
+                sources = report.sources.setdefault(split, [])
+                if content["utterances"] and part["source"] and part["source"] not in sources:
+                    sources.append(part["source"])
+        order = ["train", "dev", "test", *sorted(report.splits)]
+        report.splits = {split: report.splits[split] for split in dict.fromkeys(order) if split in report.splits}
+        return report
+
+    @property
+    def kept(self) -> int:
+        return sum(counts.utterances.total() for counts in self.splits.values())
+
+    def unknown_characters(self, known: Iterable[str] | None = None) -> dict[str, Counter]:
+        """Counts, by split, characters that a model does not know: by default those that train's texts lack."""
+        if known is None:
+            known = self.splits["train"].characters if "train" in self.splits else ()
+        known = {" ", *known}
+        return {
+            split: unknown
+            for split, counts in self.splits.items()
+            if (unknown := Counter({char: n for char, n in counts.characters.items() if char not in known}))
+        }
+
+    def as_json(self, known_characters: Iterable[str] | None = None) -> dict:
+        return {
+            "read": self.read,
+            "kept": self.read - self.dropped.total(),
+            "dropped": dict(self.dropped.most_common()),
+            "notes": self.notes,
+            "failed": self.failed,
+            "unknown_characters": self.unknown_characters(known_characters),
+            "splits": {
+                split: counts.as_json() | {"sources": self.sources[split]} for split, counts in self.splits.items()
+            },
+        }
+
+    def lines(self, known_characters: Iterable[str] | None = None) -> list[str]:
+        """Returns for people what was read, kept and dropped, hours by language and split, and unknown characters."""
+        lines = [reading_summary(self.read, self.dropped)]
+        languages = sorted({language for counts in self.splits.values() for language in counts.seconds})
+        rows = [("hours", *self.splits)]
+        for language in languages:
+            rows.append((language, *(f"{counts.seconds[language] / 3600:.2f}" for counts in self.splits.values())))
+        rows.append(("all", *(f"{counts.seconds.total() / 3600:.2f}" for counts in self.splits.values())))
+        lines += aligned(rows).splitlines()
+        lacks = "the tokens file" if known_characters is not None else "train"
+        for split, unknown in self.unknown_characters(known_characters).items():
+            if split != "unlabelled":  # whose texts are learned by nobody
+                lines.append(f"characters of {split} that {lacks} lacks: {unknown_character_report(unknown)}")
+        return [*lines, *self.failed, *self.notes]
+
+    def why_nothing(self) -> str:
+        """Explains in one line why a preparation has no utterance."""
+        if self.dropped and not self.failed:  # notes may be about rows that could be read
+            return f"none of {self.read} rows can be used: {drop_reasons(self.dropped)}"
+        if lines := [*self.failed, *self.notes]:
+            others = f" (and {len(lines) - 1} lines more)" if len(lines) > 1 else ""
+            return f"{lines[0]}{others}; there is nothing else that can be prepared"
+        return "what was given has no rows"
+
+
+def plot_durations(report: PreparationReport, path: Path) -> None:
+    """Draws a histogram of durations for each split."""
+    from matplotlib.figure import Figure  # slow to import
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    bins = int(MAX_PLOTTED_SECONDS / BIN_SECONDS)
+    for split, counts in report.splits.items():
+        heights = [counts.durations[number] for number in range(bins)]
+        heights.append(sum(count for number, count in counts.durations.items() if number >= bins))
+        axes.stairs(heights, np.arange(bins + 2) * BIN_SECONDS, label=split)
+    axes.set(xlabel=f"seconds (the last bin: {MAX_PLOTTED_SECONDS} and more)", ylabel="utterances", yscale="symlog")
+    axes.legend()
+    with atomic_write(path) as partial:
+        figure.savefig(partial)

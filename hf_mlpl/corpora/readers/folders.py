@@ -1,0 +1,112 @@
+"""Reads plain folders of recordings, with texts in files of the same names where there are any."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ...audio.folder_walk import is_hidden
+from ...model.text import encoding_of, normalize_text
+from ..locales import noted_locale, to_locale
+from ..reading import ReadingReport, human_utterance, with_durations
+from ..recordings import folded, is_recording, nearest_name, walk
+
+TEXT_SUFFIXES = (".txt", ".lab")
+# Labels with times, as HTK (in units of 100 ns) and Audacity (in seconds) write them: `start end label`.
+TIMED_LABEL = re.compile(r"\s*(\d+)\s+(\d+)\s+\S|\d+[.,]\d+\t\d+[.,]\d+(\t|$)")
+MIN_HTK_END = 10_000  # a millisecond; `2 3 people` ends earlier
+
+
+def read_folder(
+    root: str | Path, report: ReadingReport, language: str | None = None, locales: Sequence[str] | None = None
+) -> Iterator[dict]:
+    """Yields utterances of all recordings below a folder, in the order of their names; ids are paths below `root`.
+
+    What is behind links to folders comes last, and a folder is read once, under its own name if it has one there.
+
+    `a/b.wav` has the text of `a/b.txt` or `a/b.lab`, in UTF-8, or in UTF-16 with a byte order mark, where there is
+    one; an empty text is none. Symbolic links are followed, and names that begin with a dot are left out.
+
+    Args:
+        language: of all recordings; by default the name of the sub-folder of `root` that a recording is in.
+        locales: languages to keep; by default all.
+
+    Raises:
+        ValueError: for a folder that is not there or has no recordings, or none of a locale.
+    """
+    root = Path(root).absolute()  # so that utterance files can be used from anywhere
+    wanted = {*map(to_locale, locales or ())}
+    if language is None:
+        found = sorted(path.name for path in root.glob("*") if path.is_dir() and not is_hidden(path.name))
+        if missing := sorted(wanted - {*map(to_locale, found)}):
+            raise ValueError(
+                f"{root}: no folder of the language {', '.join(missing)}; there are {', '.join(found) or 'none'}"
+            )
+    before = report.read
+    yield from with_durations(_rows(root, language, wanted, report), report)
+    if report.read == before:
+        raise ValueError(f"{root}: no recordings, such as {root / (language or 'sl') / 'a.wav'}")
+
+
+def _rows(root: Path, language: str | None, wanted: set[str], report: ReadingReport) -> Iterator[tuple[str, dict]]:
+    passed_over: Counter[str] = Counter()
+    unread: set[str] = set()  # texts without a recording
+    for folder, folders, names in walk(root, report):
+        if folder == str(root) and language is None and wanted:
+            folders[:] = [name for name in folders if to_locale(name) in wanted]
+        texts: dict[str, list[str]] = {}
+        for name in names:
+            if name.lower().endswith(TEXT_SUFFIXES):
+                texts.setdefault(folded(name), []).append(name)
+        unread |= {str(Path(folder, name)) for alike in texts.values() for name in alike}
+        for name in names:
+            path = Path(folder, name)
+            if name.lower().endswith(TEXT_SUFFIXES):
+                continue
+            if not is_recording(str(path)):
+                passed_over[path.suffix.lower() or name] += 1
+                continue
+            report.read += 1
+            below = path.relative_to(root)
+            spoken = noted_locale(language or (below.parts[0] if len(below.parts) > 1 else None), report)
+            if not spoken:
+                report.drop("in no folder of a language", str(path), "move it into one, or name its language")
+                continue
+            text_file = _text_file(path.stem, texts)
+            unread.discard(str(Path(folder, text_file or "")))
+            try:
+                text = "" if text_file is None else _text(Path(folder, text_file))
+            except (OSError, ValueError) as error:
+                report.drop("text cannot be read", str(Path(folder, text_file)), str(error))
+                continue
+            audio = {"path": str(path), "start": None, "end": None}
+            yield str(path), human_utterance(below.as_posix(), audio, spoken, text)
+    if unread:
+        report.note(f"{root}: {len(unread)} texts have no recording beside them, such as {min(unread)}")
+    if passed_over:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common(10))
+        report.note(f"{root}: {passed_over.total()} files are neither recordings nor texts: {kinds}")
+
+
+def _text_file(stem: str, texts: dict[str, list[str]]) -> str | None:
+    """Returns the name of a recording's text: that of the first suffix, and then the one whose stem is most alike."""
+    for suffix in TEXT_SUFFIXES:
+        by_stem = {os.path.splitext(name)[0]: name for name in texts.get(folded(stem + suffix), ())}
+        if nearest := nearest_name(stem, by_stem):
+            return by_stem[nearest]
+    return None
+
+
+def _text(path: Path) -> str:
+    """Returns the normalised text of a file; raises `ValueError` for another encoding, and for labels with times."""
+    content = path.read_bytes()
+    text = content.decode(encoding_of(content))
+    if "\0" in text:
+        raise ValueError("it has NUL characters; is it text?")
+    labels = [TIMED_LABEL.match(line) for line in text.splitlines() if line.strip()]
+    if labels and all(labels) and (labels[-1][2] is None or int(labels[-1][2]) >= MIN_HTK_END):
+        raise ValueError("it has labels with times; write the words alone into a .txt file of the same name")
+    return normalize_text(text)

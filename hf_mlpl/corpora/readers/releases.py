@@ -1,0 +1,278 @@
+"""Opens releases of Common Voice, one locale each: their tables and clips, in a folder or inside an archive."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import re
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+from transformers.utils import logging
+
+from ...audio.containers import open_member
+from ...audio.folder_walk import is_hidden
+from ...audio.reading import AudioError, audio_duration
+from ...audio.tar_index import NameMap, file_state, kept_arrays, tar_index
+from ..locales import to_locale
+from ..tables import read_table, table_rows
+
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+ARCHIVE_OF_LOCALE = re.compile(r"-([a-z]{2,3}(?:-[A-Za-z]+)?)\.(?:tar|tar\.gz|tgz)$")  # its name ends in the locale
+DURATIONS = "clip_durations.tsv"  # from release 16.1 on
+SAMPLE = 32  # clips whose headers are compared with that table
+BYTES_PER_SECOND = (500, 1_600_000)  # of the leanest speech codec, and of two channels in 32 bits at 192 kHz
+
+
+class ExtractedRelease:
+    """Opens `{folder}/{clips/*.mp3, train.tsv, ...}`, whose name is the locale."""
+
+    def __init__(self, folder: Path):
+        self.folder = self.name = folder
+        self.locale = to_locale(folder.absolute().name)
+        self.clips = (folder / "clips").absolute()  # so that utterance files can be used from anywhere
+        self.problems: tuple[str, ...] = ()
+
+    def rows(self, table: str, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
+        return read_table(self.folder / table, columns)
+
+    def inputs(self, tables: Sequence[str]) -> tuple[Path, ...]:
+        """Returns the files and folders that shape what is read with some tables."""
+        return (*(self.folder.absolute() / table for table in (*tables, DURATIONS)), self.clips)
+
+    def num_lines(self, table: str) -> int:
+        with open(self.folder / table, "rb") as file:
+            return _num_lines(file)
+
+    def audio(self, clip: str) -> dict:
+        return {"path": str(self.clips / clip), "start": None, "end": None}
+
+    def size(self, clip: str) -> int:
+        """Returns the bytes of a clip, 0 for one that is not there."""
+        try:
+            return os.path.getsize(self.clips / clip)
+        except OSError:
+            return 0
+
+    def durations(self, note: Callable[[str], object]) -> Callable[[str], float | None]:
+        """Returns clip -> seconds, as far as a table of the release can be believed, and the clip is there."""
+        has_table = (self.folder / DURATIONS).is_file()
+        return (_tabled_durations(self, note) if has_table else None) or (lambda clip: None)
+
+
+class ArchivedRelease:
+    """Opens the same inside a tar, gzipped or not; names of members begin with `folder`, which ends in the locale."""
+
+    def __init__(self, archive: Path, folder: str):
+        self.archive, self.folder, self.index = archive.absolute(), folder, tar_index(archive)
+        self.name = f"{archive}:{folder}"
+        self.locale = to_locale(Path(folder).name)
+        self.problems = self.index.problems
+
+    def _open(self, table: str) -> io.BufferedReader:
+        if found := self.index.find(f"{self.folder}/{table}"):
+            return io.BufferedReader(open_member(self.archive, *found), 2**20)
+        beginning = f"{self.folder}/"
+        tables = sorted(name.removeprefix(beginning) for name in self.index.names() if name.endswith(".tsv"))
+        damage = "".join(f"; {line}" for line in self.problems if "damaged or cut off" in line)
+        raise ValueError(f"{self.name}/{table}: no such file; tables there: {', '.join(tables) or 'none'}{damage}")
+
+    def rows(self, table: str, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
+        with self._open(table) as file:
+            yield from table_rows(file, f"{self.name}/{table}", columns)
+
+    def inputs(self, tables: Sequence[str]) -> tuple[Path, ...]:
+        """Returns the archive, in which the tables are."""
+        return (self.archive,)
+
+    def num_lines(self, table: str) -> int:
+        with self._open(table) as file:
+            return _num_lines(file)
+
+    def audio(self, clip: str) -> dict | None:
+        found = self.index.find(f"{self.folder}/clips/{clip}")
+        if found is None:
+            return None
+        return {"path": str(self.archive), "offset": found[0], "size": found[1], "start": None, "end": None}
+
+    def size(self, clip: str) -> int:
+        """Returns the bytes of a clip, 0 for one that is not there."""
+        found = self.index.find(f"{self.folder}/clips/{clip}")
+        return found[1] if found else 0
+
+    def durations(self, note: Callable[[str], object]) -> Callable[[str], float | None]:
+        """Returns clip -> seconds, from a table of the release if it can be believed, else from the clips' headers."""
+        if self.index.find(f"{self.folder}/{DURATIONS}") and (tabled := _tabled_durations(self, note)):
+            return tabled
+        measured = kept_arrays(file_state(self.archive), "durations", ["seconds"], self._measure)["seconds"]
+
+        def seconds(clip: str) -> float | None:
+            number = self.index.number(f"{self.folder}/clips/{clip}")
+            return None if number is None or not measured[number] > 0 else float(measured[number])
+
+        return seconds
+
+    def _measure(self) -> dict[str, np.ndarray]:
+        """Measures members in seconds, NaN where there are none, in the archive's order: gzip is slow in others."""
+        seconds = np.full(len(self.index), np.nan)
+        members = enumerate(zip(self.index.names(), self.index.offsets, self.index.sizes, strict=True))
+        with logging.tqdm(members, total=len(seconds), desc=f"durations of {self.archive.name}", delay=5) as progress:
+            for number, (name, offset, size) in progress:
+                if "/clips/" in name:
+                    try:
+                        audio = {"path": self.archive, "offset": int(offset), "size": int(size)}
+                        seconds[number] = audio_duration(audio)
+                    except AudioError:
+                        pass  # reported when a table names it
+        return {"seconds": seconds}
+
+
+Release = ExtractedRelease | ArchivedRelease
+
+
+def find_releases(root: Path, problems: list[str] | None = None) -> dict[str, Callable[[], Release]]:
+    """Finds what opens the release of each locale in an archive or folder; empty where there is nothing of the kind.
+
+    Args:
+        problems: gets a line for each archive or folder beside the others that is not read.
+
+    Raises:
+        ValueError: for an archive that cannot be read or holds no release where there is no other, and for two
+            releases of one locale.
+    """
+    found: dict[str, Callable[[], Release]] = {}
+    problems = [] if problems is None else problems
+    for folder, release in _archived(root) if root.is_file() else _in_folder(root, problems):
+        locale = to_locale(Path(folder).name)
+        if found.setdefault(locale, release) is not release:
+            raise ValueError(f"{root}: holds two releases of {locale}, whose splits differ; name the path of one")
+    if problems and not found:
+        raise ValueError(problems[0])
+    return dict(sorted(found.items()))
+
+
+def _in_folder(root: Path, problems: list[str]) -> Iterator[tuple[str, Callable[[], Release]]]:
+    archives = [path for path in sorted(root.glob("*")) if path.name.endswith(ARCHIVES) and not is_hidden(path.name)]
+    for pattern in ("clips", "*/clips", "*/*/clips"):
+        folders = sorted(path.parent for path in root.glob(pattern) if path.is_dir())
+        if folders := [folder for folder in folders if not any(map(is_hidden, folder.relative_to(root).parts))]:
+            extracted = {to_locale(folder.absolute().name) for folder in folders}
+            for archive in archives:
+                if (name := ARCHIVE_OF_LOCALE.search(archive.name)) and to_locale(name[1]) not in extracted:
+                    problems.append(f"{archive}: is not read, as extracted releases are beside it; name it alone")
+            tables = sorted({path.parent for path in root.glob(pattern.replace("clips", "train.tsv"))} - {*folders})
+            problems += [f"{folder}: has train.tsv, but no folder clips" for folder in tables]
+            yield from ((str(folder.absolute()), partial(ExtractedRelease, folder)) for folder in folders)
+            return
+    for archive in archives:
+        try:
+            yield from _archived(archive)
+        except ValueError as error:
+            problems.append(str(error))
+
+
+def _archived(archive: Path) -> Iterator[tuple[str, Callable[[], Release]]]:
+    if archive.suffix == ".parquet":
+        return
+    try:
+        state = file_state(archive)
+    except OSError as error:  # a link whose target is lost
+        raise ValueError(f"{archive}: {error.strerror}") from error
+    yield from ((folder, partial(ArchivedRelease, archive, folder)) for folder in _folders_inside(archive, state))
+
+
+@lru_cache(1024)  # there may be an archive for each locale, all of which are asked when one is read
+def _folders_inside(archive: Path, state: tuple) -> tuple[str, ...]:
+    """Returns the beginnings of the names of releases' members, in an archive whose file is in some state."""
+    index = tar_index(archive)
+    folders = {name.rpartition("/clips/")[0] for name in index.names() if "/clips/" in name}
+    folders = {folder for folder in folders if not any(map(is_hidden, folder.split("/")))}
+    if not folders:
+        reasons = [f"{archive}: no Common Voice release, it has no files such as sl/clips/a.mp3", *index.problems]
+        raise ValueError("; ".join(reasons))
+    return tuple(sorted(folders))
+
+
+def _num_lines(file: io.BufferedReader | io.BufferedIOBase) -> int:
+    lines, last = 0, b"\n"
+    while block := file.read(2**20):
+        lines, last = lines + block.count(b"\n"), block
+    return lines + (not last.endswith(b"\n"))
+
+
+def _tabled_durations(release: Release, note: Callable[[str], object]) -> Callable[[str], float | None] | None:
+    """Returns clip -> seconds, from the table of a release; None, with a note, for a damaged or wrong table."""
+    try:
+        table = _DurationTable(release, note)
+    except ValueError as error:  # a column is missing, for one
+        return note(f"{error}; durations are those of the clips' headers")
+    return table.seconds if table.is_believed() else None
+
+
+class _DurationTable:
+    """Holds the durations that a release lists, in 24 bytes a clip, and a sample of its clips' names."""
+
+    def __init__(self, release: Release, note: Callable[[str], object]):
+        self.release, self.name, self.note = release, f"{release.name}/{DURATIONS}", note
+        self.sample: list[str] = []
+        self.corrected: dict[str, float] = {}
+        self.noted = False
+        milliseconds = array("d")
+        self.numbers = NameMap(self._names(milliseconds))
+        self.milliseconds = np.array(milliseconds)
+
+    def _names(self, milliseconds: array) -> Iterator[str]:
+        choice = random.Random(0)
+        for number, (_, row) in enumerate(self.release.rows(DURATIONS, ("clip", "duration[ms]"))):
+            try:
+                milliseconds.append(float(row["duration[ms]"]))
+            except (TypeError, ValueError):
+                milliseconds.append(0.0)
+            clip = row["clip"] or ""
+            if (place := number if number < SAMPLE else choice.randint(0, number)) < SAMPLE:
+                self.sample[place : place + 1] = [clip]
+            yield clip
+
+    def is_believed(self) -> bool:
+        """Compares the sample with the clips' headers; false where more than one in ten is wrong."""
+        found = {clip: seconds for clip in self.sample if self._listed(clip) and (seconds := self._measured(clip))}
+        wrong = [clip for clip in found if abs(self._listed(clip) - found[clip]) > 0.25 + 0.05 * found[clip]]
+        if not wrong:
+            return True
+        few = len(wrong) <= len(found) / 10
+        self.corrected = {clip: found[clip] for clip in wrong}
+        first = f"{wrong[0]} of {found[wrong[0]]:.2f} s, not {self._listed(wrong[0]):.2f} s"
+        outcome = (
+            f"these are corrected, others may be wrong too; without {DURATIONS} all clips are measured"
+            if few
+            else "durations are those of the clips' headers"
+        )
+        self.note(f"{self.name}: {len(wrong)} of {len(found)} entries looked at are wrong, such as {first}; {outcome}")
+        return few
+
+    def seconds(self, clip: str) -> float | None:
+        size, seconds = self.release.size(clip), self.corrected.get(clip) or self._listed(clip)
+        if not size or seconds is None:
+            return None
+        if BYTES_PER_SECOND[0] <= size / seconds <= BYTES_PER_SECOND[1]:
+            return seconds
+        if not self.noted:
+            self.note(f"{self.name}: entries that cannot be are not believed, such as {seconds:g} s of {clip}")
+        self.noted = True
+        return None
+
+    def _listed(self, clip: str) -> float | None:
+        number = self.numbers.find(clip)
+        if number is None or not 0 < self.milliseconds[number] < np.inf:
+            return None
+        return float(self.milliseconds[number]) / 1000
+
+    def _measured(self, clip: str) -> float | None:
+        try:
+            return audio_duration(audio) if (audio := self.release.audio(clip)) else None
+        except AudioError:
+            return None  # reported when a table of a split names it

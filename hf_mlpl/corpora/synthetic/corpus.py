@@ -1,0 +1,318 @@
+"""Makes a synthetic corpus in the formats of Common Voice 6.1 and VoxPopuli: espeak-ng reads out short sentences.
+
+    hf-mlpl demo --root data --labelled de=400 sl=50 --unlabelled sl=600
+
+See `demo_sentences` for the sentences and the languages.
+"""
+
+import csv
+import gzip
+import hashlib
+import json
+import os
+import random
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from io import TextIOWrapper
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import soundfile
+import soxr
+from cffi import FFI
+from tqdm import tqdm
+
+from ...atomic import write_json
+from ..readers.voxpopuli import CODES
+from ..sources import SYNTHETIC
+
+try:
+    import espeakng_loader
+    from babel import Locale
+
+    from .sentences import DEMO_LANGUAGES, sentences
+except ImportError as error:
+    raise ImportError(
+        f'the demo corpus needs the package {error.name!r}, which is missing: pip install "hf-mlpl[demo]"'
+    ) from error
+
+# VoxPopuli's two-letter codes are the beginnings of Common Voice's.
+UNLABELLED_LANGUAGES = tuple(locale for locale in DEMO_LANGUAGES if locale.split("-")[0] in CODES)
+
+# espeak-ng's voice variants; no two splits share one, so their speakers differ. None of them has "breath" (as f2, f3
+# and f5 have) or is a noisy Klatt voice: those sound different from one process to the next.
+VARIANTS = {
+    "train": ("m1", "m2", "m3", "m4", "max", "f1", "Annie", "belinda"),
+    "dev": ("paul", "linda"),
+    "test": ("m6", "pablo", "Andrea", "aunty"),
+    "unlabelled": ("m7", "pedro", "quincy", "f4"),
+}
+FEMALE_VARIANTS = frozenset({"f1", "f4", "Andrea", "Annie", "aunty", "belinda", "linda"})
+SPEEDS = (150, 165, 180, 195)  # words per minute; 175 is espeak-ng's normal speed
+PITCHES = (40, 50, 60)  # per cent of the variant's range
+
+COMMON_VOICE_COLUMNS = "client_id path sentence up_votes down_votes age gender accent locale segment".split()
+FIRST_CLIP_NUMBER = {"train": 10_000_000, "dev": 20_000_000, "test": 30_000_000}
+
+VOXPOPULI_RATE = 16_000  # samples per second
+SENTENCES_PER_EVENT = 100  # about four minutes of audio
+SILENCE_SECONDS = 0.25  # at most, before and after each utterance
+
+
+def write_demo_corpus(
+    root: str | os.PathLike,
+    labelled: Mapping[str, int],
+    unlabelled: Mapping[str, int] | None = None,
+    dev: int = 40,
+    test: int = 60,
+    seed: int = 0,
+    processes: int | None = None,
+) -> tuple[Path, Path]:
+    """Writes the synthetic corpus and returns its folders `root/cv-corpus-demo` and `root/voxpopuli-demo`.
+
+    `labelled` maps Common Voice locales to their number of training clips; each also gets `dev` and `test` clips.
+    `unlabelled` maps locales to a number of VoxPopuli segments. Splits share neither texts (within a language) nor
+    speakers.
+
+    Same arguments, same texts and same decoded audio, on any number of `processes` (default: one per CPU core; with
+    more than one a script needs the usual `if __name__ == "__main__"`). The folders appear when they are complete: an
+    interrupted call is simply repeated, and a repeated call with the same arguments returns at once.
+
+    Raises:
+        ValueError: a language or number that is not accepted, or a folder of that name that holds something else.
+    """
+    root, unlabelled = Path(root), dict(unlabelled or {})
+    settings = {"labelled": dict(labelled), "unlabelled": unlabelled, "dev": dev, "test": test, "seed": seed}
+    _check_settings(settings)
+    if processes is not None and processes < 1:
+        raise ValueError(f"processes is {processes}; give 1 or more, or None for one per CPU core")
+
+    folders = root / "cv-corpus-demo", root / "voxpopuli-demo"
+    present = [folder for folder in folders if folder.exists()]
+    for folder in present:
+        _check_holds(folder, settings)
+    if len(present) == len(folders):
+        return folders
+
+    partial = root / "demo-corpus.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    _write(partial / folders[0].name, partial / folders[1].name, settings, processes or os.cpu_count() or 1)
+    for folder in present:  # the only one of the two, and it holds the same
+        shutil.rmtree(folder)
+    for folder in folders:
+        write_json(partial / folder.name / "source.json", asdict(SYNTHETIC))
+        write_json(partial / folder.name / "complete.json", settings)
+        os.replace(partial / folder.name, folder)
+    partial.rmdir()
+    return folders
+
+
+def _check_settings(settings: dict) -> None:
+    for argument, accepted in (("labelled", tuple(DEMO_LANGUAGES)), ("unlabelled", UNLABELLED_LANGUAGES)):
+        for language, count in settings[argument].items():
+            if language not in accepted:
+                raise ValueError(f"no {argument} demo speech in {language!r}; choose from {' '.join(accepted)}")
+            if count < 1:
+                raise ValueError(f"{argument}[{language!r}] is {count} utterances; give 1 or more, or leave it out")
+    if not settings["labelled"]:
+        raise ValueError("no labelled language; give at least one, such as {'de': 400}")
+    for split in ("dev", "test"):
+        if settings[split] < 1:
+            raise ValueError(f"{split} is {settings[split]} utterances per language; give 1 or more")
+
+
+def _check_holds(folder: Path, settings: dict) -> None:
+    try:
+        found = json.loads((folder / "complete.json").read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{folder} exists and is not a demo corpus; choose another root or move it away") from None
+    if found != settings:
+        raise ValueError(
+            f"{folder} was made with other settings ({json.dumps(found)}, asked for: {json.dumps(settings)}); "
+            "choose another root or delete the folder"
+        )
+
+
+@dataclass(frozen=True)
+class _Utterance:
+    language: str
+    sentence: str
+    speaker: tuple[str, int, int]  # variant, speed, pitch
+    random_key: str  # everything random about its audio is a function of this
+
+
+def _utterances(language: str, split: str, count: int, seed: int) -> list[_Utterance]:
+    rng = random.Random(f"speakers {seed} {language} {split}")
+    return [
+        _Utterance(
+            language,
+            sentence,
+            speaker=(rng.choice(VARIANTS[split]), rng.choice(SPEEDS), rng.choice(PITCHES)),
+            random_key=f"{seed} {language} {split} {index}",
+        )
+        for index, sentence in enumerate(islice(sentences(language, split, seed), count))
+    ]
+
+
+def _write(common_voice: Path, voxpopuli: Path, settings: dict, processes: int) -> None:
+    """Writes everything but complete.json into two new folders."""
+    clips, clip_tables = {}, {}  # path -> utterances; path of a TSV -> its rows
+    for language, train in settings["labelled"].items():
+        folder = common_voice / language
+        (folder / "clips").mkdir(parents=True)
+        for split, count in {"train": train, "dev": settings["dev"], "test": settings["test"]}.items():
+            spoken = _utterances(language, split, count, settings["seed"])
+            for number, utterance in enumerate(spoken, start=FIRST_CLIP_NUMBER[split]):
+                name = f"common_voice_{language}_{number}.mp3"
+                clips[folder / "clips" / name] = [utterance]
+                for table in (split, "validated"):
+                    clip_tables.setdefault(folder / f"{table}.tsv", []).append(_clip_row(utterance, name))
+
+    events = {}  # path -> utterances
+    for language, count in settings["unlabelled"].items():
+        spoken = iter(_utterances(language, "unlabelled", count, settings["seed"]))
+        day = datetime(2019, 1, 15, 9)
+        while batch := list(islice(spoken, SENTENCES_PER_EVENT)):
+            code = language.split("-")[0]
+            path = voxpopuli / "raw_audios" / code / f"{day.year}" / f"{day:%Y%m%d-%H%M}-PLENARY_{code}.ogg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            events[path] = batch
+            day += timedelta(days=1)
+
+    recordings = events | clips  # the long ones first: none of them is left for one process at the end
+    spans = _record_all(recordings, processes)
+
+    for path, rows in clip_tables.items():
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            _write_rows(file, COMMON_VOICE_COLUMNS, rows)
+    annotations = voxpopuli / "annotations"
+    annotations.mkdir(parents=True)
+    numbered = [(path.stem, number, *span) for path in sorted(events) for number, span in enumerate(spans[path])]
+    _write_gzip(annotations / "unlabelled_v2.tsv.gz", "event_id segment_no start end".split(), numbered)
+    truth = [
+        (path.stem, number, utterance.sentence)
+        for path in sorted(events)
+        for number, utterance in enumerate(events[path])
+    ]
+    _write_gzip(annotations / "truth.tsv.gz", "event_id segment_no sentence".split(), truth)
+
+
+def _clip_row(utterance: _Utterance, name: str) -> tuple:
+    client_id = hashlib.sha512(repr(utterance.speaker).encode()).hexdigest()
+    gender = "female" if utterance.speaker[0] in FEMALE_VARIANTS else "male"
+    return client_id, name, utterance.sentence, 2, 0, "", gender, "", utterance.language, ""
+
+
+def _write_rows(file: TextIO, columns: list[str], rows: list[tuple]) -> None:
+    writer = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None, lineterminator="\n")
+    writer.writerows([columns, *rows])
+
+
+def _write_gzip(path: Path, columns: list[str], rows: list[tuple]) -> None:
+    # Neither the time nor the file's name goes into the header, so equal tables are equal bytes.
+    with open(path, "wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
+        with TextIOWrapper(packed, encoding="utf-8", newline="") as file:
+            _write_rows(file, columns, rows)
+
+
+def _record_all(recordings: dict[Path, list[_Utterance]], processes: int) -> dict[Path, list[tuple[float, float]]]:
+    """Returns what `_record` returns, by path."""
+    total = sum(map(len, recordings.values()))
+    spans = {}
+    # Spawned, not forked: the fork of a process that has used threads (torch) may hang.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        with tqdm(total=total, desc="demo speech", unit=" utterances") as bar:
+            done = (map if processes == 1 else pool.map)(_record, recordings, recordings.values())
+            for path, in_recording in zip(recordings, done, strict=True):
+                spans[path] = in_recording
+                bar.update(len(in_recording))
+    return spans
+
+
+def _record(path: Path, utterances: list[_Utterance]) -> list[tuple[float, float]]:
+    """Writes an mp3 clip of one utterance or a long ogg of many; returns each one's start and end in seconds."""
+    if path.suffix == ".mp3":
+        (utterance,) = utterances
+        samples, rate, span = _speak(utterance)
+        soundfile.write(path, samples, rate, format="MP3")
+        return [span]
+    spans = []
+    # One utterance at a time: libsndfile may overflow its stack when a long Vorbis file is written at once.
+    with soundfile.SoundFile(path, "w", VOXPOPULI_RATE, channels=1, format="OGG", subtype="VORBIS") as file:
+        for utterance in utterances:
+            samples, rate, (start, end) = _speak(utterance)
+            offset = file.tell() / VOXPOPULI_RATE
+            file.write(soxr.resample(samples, rate, VOXPOPULI_RATE))
+            spans.append((round(offset + start, 3), round(offset + end, 3)))
+    return spans
+
+
+_ffi = FFI()
+_ffi.cdef("""
+    int espeak_Initialize(int output, int buffer_ms, const char *data_path, int options);
+    void espeak_SetSynthCallback(int (*collect)(short *samples, int count, void *events));
+    int espeak_SetVoiceByName(const char *name);
+    int espeak_SetParameter(int parameter, int value, int relative);
+    int espeak_Synth(const void *text, size_t size, unsigned position, int position_type, unsigned end_position,
+                     unsigned flags, unsigned *identifier, void *user_data);
+    int espeak_Terminate(void);
+""")
+AUDIO_OUTPUT_SYNCHRONOUS, ESPEAK_RATE, ESPEAK_PITCH, POS_CHARACTER, ESPEAK_CHARS_UTF8 = 2, 1, 3, 1, 1
+
+
+def _espeak(sentence: str, voice: str, speed: int, pitch: int) -> tuple[np.ndarray, int]:
+    """Returns int16 samples and their rate."""
+    chunks = []
+
+    @_ffi.callback("int(short *, int, void *)")
+    def collect(samples, count, events):
+        if samples != _ffi.NULL:
+            chunks.append(np.frombuffer(_ffi.buffer(samples, 2 * count), dtype=np.int16).copy())
+        return 0
+
+    # The library keeps state from one text to the next, even through espeak_Terminate: a repeated text differs.
+    # Loading and unloading it for each text (a few ms) makes the audio a function of the arguments alone.
+    library = _ffi.dlopen(espeakng_loader.get_library_path())
+    try:
+        rate = library.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, os.fsencode(espeakng_loader.get_data_path()), 0)
+        library.espeak_SetSynthCallback(collect)
+        text = sentence.encode() + b"\0"
+        failed = library.espeak_SetVoiceByName(voice.encode())
+        failed |= library.espeak_SetParameter(ESPEAK_RATE, speed, 0)
+        failed |= library.espeak_SetParameter(ESPEAK_PITCH, pitch, 0)
+        failed |= library.espeak_Synth(text, len(text), 0, POS_CHARACTER, 0, ESPEAK_CHARS_UTF8, _ffi.NULL, _ffi.NULL)
+        library.espeak_Terminate()
+    finally:
+        _ffi.dlclose(library)
+    if failed or not chunks:
+        raise RuntimeError(f"espeak-ng did not speak {sentence!r} with voice {voice!r}")
+    return np.concatenate(chunks), rate
+
+
+def _speak(utterance: _Utterance) -> tuple[np.ndarray, int, tuple[float, float]]:
+    """Returns float32 samples with faint noise, their rate, and the start and end of speech in seconds."""
+    variant, speed, pitch = utterance.speaker
+    speech, rate = _espeak(utterance.sentence, f"{DEMO_LANGUAGES[utterance.language].voice}+{variant}", speed, pitch)
+    rng = np.random.default_rng(list(utterance.random_key.encode()))
+    before, after = (rng.uniform(SILENCE_SECONDS / 2, SILENCE_SECONDS, size=2) * rate).astype(int)
+    samples = np.pad(rng.uniform(0.3, 0.9) / 32768 * speech.astype(np.float32), (before, after))
+    samples += 10 ** rng.uniform(-3.5, -2.5) * rng.standard_normal(len(samples), dtype=np.float32)
+    margin = int(0.4 * SILENCE_SECONDS * rate)
+    span = (before - margin) / rate, (before + len(speech) + margin) / rate
+    return np.clip(samples, -1, 1), rate, span
+
+
+def language_table() -> str:
+    """Returns a table of the accepted languages: which of them read out numbers, and have unlabelled speech."""
+    lines = [f"{'locale':8}{'language':24}{'numbers':9}unlabelled"]
+    for locale, spec in DEMO_LANGUAGES.items():
+        numbers, unlabelled = spec.num2words is not None, locale in UNLABELLED_LANGUAGES
+        name = Locale.parse(spec.babel).get_display_name("en")
+        lines.append(f"{locale:8}{name:24}{'yes' if numbers else '-':9}{'yes' if unlabelled else '-'}")
+    return "\n".join(lines)

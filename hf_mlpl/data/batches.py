@@ -1,0 +1,285 @@
+"""Plans batches by a budget of seconds, and makes their tensors.
+
+A micro-batch is a function of (seed, its number) alone: which utterances it holds and how they are augmented. So a run
+may be resumed, or spread over any number of processes and loader workers, by choosing the numbers that each one makes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
+
+from ..audio.reading import AudioError, stream_audio
+from ..model.configuration_mlpl import MlplConfig
+from ..model.processing_mlpl import MlplProcessor
+from ..model.tokenization_mlpl import IGNORED
+from ..training_config import SpecAugmentConfig
+from .augmentation import spec_augment
+from .rows import blocks, durations_of
+from .selection import min_ctc_frames
+
+
+@dataclass
+class SpeechBatch:
+    """Holds the tensors of one forward.
+
+    Args:
+        input_features: (B, T, F); attention_mask: (B, T), padding on the right.
+        labels: (B, L), padded with -100, or None; language_ids: (B,), -100 for a language that the model lacks.
+        indices: rows of the data set, in the order of the batch.
+        problems: row -> one line, for rows that could not be used; they are not in the batch.
+    """
+
+    input_features: torch.Tensor
+    attention_mask: torch.Tensor
+    labels: torch.Tensor | None
+    language_ids: torch.Tensor
+    indices: list[int]
+    problems: dict[int, str] = field(default_factory=dict)
+
+    def inputs(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """Returns the arguments of `MlplForCTC.forward`."""
+        tensors = {name: getattr(self, name) for name in ("input_features", "attention_mask")}
+        if self.labels is not None:
+            tensors |= {"labels": self.labels, "language_ids": self.language_ids}
+        return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+
+class Batches(Sequence):
+    """Keeps lists of rows as arrays: 4 bytes a row (8 from 2^31 rows on) instead of the 40 of Python's lists.
+
+    Args:
+        rows: (N,), batch after batch; starts: (M + 1,), where each batch starts in them, and the end.
+        order: (M,) in which the batches are given; by default as they lie.
+    """
+
+    def __init__(self, rows: np.ndarray, starts: np.ndarray, order: np.ndarray | None = None):
+        self.rows = rows.astype(np.int32 if len(rows) == 0 or rows.max() < 2**31 else np.int64)
+        self.starts = starts
+        self.order = np.arange(len(starts) - 1) if order is None else order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, number: int) -> list[int]:
+        batch = self.order[number]
+        return self.rows[self.starts[batch] : self.starts[batch + 1]].tolist()
+
+
+def plan_batches(durations: np.ndarray, max_batch_seconds: float, rng: np.random.Generator | None = None) -> Batches:
+    """Cuts utterances of similar length into batches of at most `max_batch_seconds`, padding counted.
+
+    Args:
+        durations: (N,) seconds.
+        rng: varies which similar lengths meet, and shuffles the batches; without it the plan is the one of exact
+            order, longest first, so that a batch that does not fit into memory fails at once.
+
+    Returns:
+        Lists of rows; an utterance longer than the budget is a batch of its own.
+    """
+    keys = np.negative(durations, dtype=float)
+    if rng is not None:
+        # Lengths that differ by 2 % leave 98 % of the frames useful (benchmarks/bench_batches.py). Where there are few
+        # batches they may differ by up to 5 %, or the same utterances would meet in each pass.
+        num_batches = max(durations.sum() / max_batch_seconds, 1)
+        variation = np.clip(2 / num_batches, 0.02, 0.05)
+        keys *= rng.uniform(1 - variation, 1 + variation, len(durations))
+    rows = np.argsort(keys, kind="stable")
+    sizes, size, longest = array("q"), 0, 0.0
+    for first in range(0, len(rows), 100_000):  # in blocks: Python's numbers are large
+        for seconds in durations[rows[first : first + 100_000]].tolist():
+            size += 1
+            if seconds > longest:  # max() takes as long as all the rest
+                longest = seconds
+            if longest * size > max_batch_seconds and size > 1:
+                sizes.append(size - 1)
+                size, longest = 1, seconds
+    if size:
+        sizes.append(size)
+    batches = Batches(rows, np.append(0, np.cumsum(sizes)))
+    if rng is not None:
+        rng.shuffle(batches.order)
+    return batches
+
+
+def repetitions(dataset: Dataset, alpha: float, pseudo_label_weight: float = 1.0) -> np.ndarray:
+    """Returns (N,) how often utterances occur in a pass, so that a group's share is proportional to its hours^alpha.
+
+    Groups are the languages, with human labels and with pseudo-labels apart; the share of the latter is multiplied by
+    `pseudo_label_weight`. The utterances of the group that needs it least occur once.
+    """
+    groups: dict[tuple[str, bool], int] = {}
+    index, durations = np.empty(len(dataset), np.int16), durations_of(dataset)
+    first = 0
+    for block in blocks(dataset, ["language", "source"]):
+        languages = block["language"].combine_chunks().dictionary_encode()
+        is_human = pc.fill_null(pc.equal(block["source"], "human"), False).to_numpy()
+        codes = [
+            [groups.setdefault((name, human), len(groups)) for human in (False, True)]
+            for name in languages.dictionary.to_pylist()
+        ]
+        index[first : first + len(block)] = np.array(codes)[languages.indices.to_numpy(), is_human.astype(int)]
+        first += len(block)
+    present = np.bincount(index, minlength=len(groups)) > 0
+    hours = np.where(present, np.bincount(index, weights=durations, minlength=len(groups)), 1.0)
+    weights = np.array([1.0 if human else pseudo_label_weight for _, human in groups])
+    rates = weights * hours ** (alpha - 1)
+    return (rates / rates[present].min())[index]
+
+
+class BatchPlan:
+    """Plans a training run's micro-batches without end, pass after pass: `plan[number]` is a list of rows.
+
+    Args:
+        durations: (N,) seconds.
+        max_batch_seconds: audio of one micro-batch, padding counted.
+        seed: of what meets what, and of the order.
+        repetitions: (N,) mean number of times that each utterance occurs in a pass; by default once.
+    """
+
+    def __init__(
+        self, durations: np.ndarray, max_batch_seconds: float, seed: int, repetitions: np.ndarray | float = 1.0
+    ):
+        self.durations = durations
+        self.repetitions = np.broadcast_to(repetitions, durations.shape)
+        self.max_batch_seconds = max_batch_seconds
+        self.seed = seed
+        self.first_numbers = [0]  # of each pass
+        self.current: tuple[int, Sequence[list[int]]] = (-1, [])
+
+    def __getitem__(self, number: int) -> list[int]:
+        epoch = self.epoch(number)
+        return self._batches(epoch)[number - self.first_numbers[epoch]]
+
+    def epoch(self, number: int) -> int:
+        """Returns the pass over the data that micro-batch `number` belongs to."""
+        while number >= self.first_numbers[-1]:
+            last = len(self.first_numbers) - 1
+            self.first_numbers.append(self.first_numbers[-1] + len(self._batches(last)))
+        return int(np.searchsorted(self.first_numbers, number, side="right")) - 1
+
+    def _batches(self, epoch: int) -> Sequence[list[int]]:
+        if self.current[0] != epoch:
+            rng = np.random.default_rng([self.seed, epoch])
+            counts = (rng.random(len(self.durations)) + self.repetitions).astype(np.int64)
+            rows = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+            del counts  # 8 bytes an utterance, and planning needs more
+            batches = plan_batches(self.durations[rows], self.max_batch_seconds, rng)
+            self.current = (epoch, Batches(rows[batches.rows], batches.starts, batches.order))
+        return self.current[1]
+
+
+class SpeechBatches(torch.utils.data.Dataset):
+    """Makes tensors by batch number, for a `DataLoader` with `batch_size=None`: decoding runs in its workers.
+
+    Args:
+        dataset: utterances.
+        plan: batch number -> rows, a list or a `BatchPlan`.
+        with_labels: whether texts become labels; rows whose labels do not fit into their frames are then problems.
+        augment: SpecAugment for the batches whose number is at least `augment_from`.
+        seed: of the augmentation.
+        cache_bytes: memory, in each loader worker, for features that are kept from one pass to the next; small sets
+            are then decoded once.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        plan: Sequence[list[int]] | BatchPlan,
+        processor: MlplProcessor,
+        config: MlplConfig,
+        with_labels: bool,
+        augment: SpecAugmentConfig | None = None,
+        augment_from: int = 0,
+        seed: int = 0,
+        cache_bytes: int = 0,
+    ):
+        self.dataset = dataset
+        self.plan = plan
+        self.processor = processor
+        self.config = config
+        self.with_labels = with_labels
+        self.augment = augment
+        self.augment_from = augment_from
+        self.seed = seed
+        self.cache: dict[int, torch.Tensor] = {}
+        self.cache_bytes_left = cache_bytes
+        self.language_ids = {language: i for i, language in enumerate(config.languages)}
+
+    def __getitem__(self, number: int) -> SpeechBatch:
+        return self.batch(self.plan[number], number)
+
+    def batch(self, rows: list[int], number: int | None) -> SpeechBatch:
+        """Makes the tensors of some rows; `number` decides how they are augmented, None leaves that out."""
+        columns = self.dataset[rows]
+        features, labels, languages, indices, problems = [], [], [], [], {}
+        for i, row in enumerate(rows):
+            try:
+                frames = self._features(row, columns["audio"][i], columns["duration_seconds"][i])
+                ids = self._label_ids(columns["text"][i], len(frames)) if self.with_labels else []
+            except (AudioError, ValueError) as error:
+                problems[row] = f"utterance {columns['id'][i]}: {error}"
+                continue
+            features.append(frames)
+            labels.append(torch.tensor(ids, dtype=torch.long))
+            languages.append(self.language_ids.get(columns["language"][i], IGNORED))
+            indices.append(row)
+        if not features:
+            # Every process must take part in every update, so a batch of which nothing is left becomes one silent
+            # frame that says nothing.
+            features, labels, languages = [torch.zeros(1, self.config.num_mel_bins)], [torch.tensor([])], [IGNORED]
+        num_frames = torch.tensor([len(frames) for frames in features])
+        batch = pad_sequence(features, batch_first=True)
+        if self.augment is not None and number is not None and number >= self.augment_from:
+            generator = torch.Generator().manual_seed(micro_batch_seed(self.seed, number))
+            batch = spec_augment(batch, num_frames, self.augment, generator)
+        return SpeechBatch(
+            input_features=batch,
+            attention_mask=(torch.arange(batch.shape[1]) < num_frames[:, None]).long(),
+            labels=pad_sequence(labels, batch_first=True, padding_value=IGNORED).long() if self.with_labels else None,
+            language_ids=torch.tensor(languages),
+            indices=indices,
+            problems=problems,
+        )
+
+    def _features(self, row: int, audio: dict, stated_seconds: float) -> torch.Tensor:  # (T, F)
+        if row in self.cache:
+            return self.cache[row]
+        extractor = self.processor.feature_extractor
+        samples = self._samples(audio, stated_seconds)
+        frames = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="pt")["input_features"][0]
+        if self.cache_bytes_left >= frames.nbytes:
+            self.cache[row] = frames
+            self.cache_bytes_left -= frames.nbytes
+        return frames
+
+    def _samples(self, audio: dict, stated_seconds: float) -> np.ndarray:
+        """Decodes audio, (N,); raises AudioError for hours where a table states seconds: no batch could hold them."""
+        rate, blocks, seconds = self.processor.feature_extractor.sampling_rate, [], 0.0
+        for block in stream_audio(audio, rate):
+            blocks.append(block)
+            seconds += len(block) / rate
+            if seconds > 2 * stated_seconds + 1:
+                raise AudioError(
+                    f"its audio goes on after {seconds:.1f} s, but its duration_seconds is {stated_seconds:.2f}; "
+                    "correct that, or cut the recording"
+                )
+        return np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+
+    def _label_ids(self, text: str, num_frames: int) -> list[int]:
+        ids = self.processor.tokenizer(text)["input_ids"]
+        if min_ctc_frames(ids) > self.config.num_output_frames(num_frames):
+            raise ValueError(f"{len(ids)} labels do not fit into {num_frames} feature frames: {text!r}")
+        return ids
+
+
+def micro_batch_seed(seed: int, number: int) -> int:
+    """Returns the seed of everything random in micro-batch `number`: augmentation, dropout and LayerDrop."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,125 @@
+"""Selects the utterances that training can use, and logs each one that it cannot."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+
+from ..model.configuration_mlpl import MlplConfig
+from ..model.processing_mlpl import MlplProcessor
+from ..model.text import unknown_character_report
+from ..model.tokenization_mlpl import MlplTokenizer
+from .rows import distinct, filter_rows
+from .text_arrays import NUM_CODE_POINTS, SPACE, TextBlock
+
+logger = logging.getLogger(__name__)
+
+
+def min_ctc_frames(label_ids: Sequence[int]) -> int:
+    """Counts the output frames that CTC needs for labels: one each, and a blank between equal neighbours."""
+    return len(label_ids) + sum(a == b for a, b in zip(label_ids, label_ids[1:], strict=False))
+
+
+def select_for_training(
+    dataset: Dataset, processor: MlplProcessor, config: MlplConfig, max_seconds: float
+) -> tuple[Dataset, Counter]:
+    """Drops what training cannot use, one line each in the log, and counts it by reason.
+
+    Dropped are utterances without text, with characters that the tokenizer lacks (their labels would be wrong), with
+    more labels than output frames (their CTC loss is infinite), and longer than `max_seconds`.
+
+    Raises:
+        ValueError: for a language that the model does not know, and when nothing is left.
+    """
+    _check_languages(dataset, config)
+    dropped, unknown_characters = Counter(), Counter()
+    tokenizer, classes = processor.tokenizer, _classes(processor.tokenizer)
+
+    def reason_against(text: str, seconds: float, num_frames: int) -> str | None:
+        if not text:
+            return "no text"
+        if unknown := tokenizer.unknown_characters(text):
+            unknown_characters.update(unknown)
+            return "unknown characters"
+        if seconds > max_seconds:
+            return f"longer than {max_seconds:g} s"
+        labels = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))  # tokenizer(text) takes twice as long
+        return "more labels than frames" if min_ctc_frames(labels) > num_frames else None
+
+    def usable(block: pa.Table) -> np.ndarray:
+        texts, seconds = TextBlock(block["text"]), block["duration_seconds"].to_numpy()
+        num_frames = _num_output_frames(seconds, processor, config)
+        labels = classes.take(texts.code_points)
+        is_repeated = np.append(False, labels[1:] == labels[:-1])
+        most_frames = texts.lengths + texts.count(is_repeated) + 2  # with `surround`
+        kept = (texts.lengths > 0) & ~texts.has(labels < 0) & (seconds <= max_seconds) & (most_frames <= num_frames)
+        # The others, nearly all, are fine without cutting them into labels, which takes minutes for millions
+        looked_at = block.select(["id", "text"]).append_column("normalized", texts.texts).filter(pa.array(~kept))
+        columns = (column.to_pylist() for column in looked_at.columns)
+        for row, name, raw, text in zip(np.flatnonzero(~kept), *columns, strict=True):
+            reason = reason_against(text, seconds[row], num_frames[row])
+            kept[row] = reason is None
+            if reason is not None:
+                dropped[reason] += 1
+                logger.warning("utterance %s dropped: %s (%.2f s, %r)", name, reason, seconds[row], raw)
+        return kept
+
+    selected = filter_rows(dataset, ["id", "text", "duration_seconds"], usable)
+    if unknown_characters:
+        logger.warning("characters that the tokenizer lacks: %s", unknown_character_report(unknown_characters))
+    if not len(selected):
+        raise ValueError(f"none of {len(dataset)} utterances can be used for training: {dict(dropped)}")
+    return selected, dropped
+
+
+def select_unlabelled(dataset: Dataset, config: MlplConfig, max_seconds: float) -> Dataset:
+    """Drops utterances longer than `max_seconds`, with one line in the log.
+
+    Raises:
+        ValueError: for a language that the model does not know, and when nothing is left.
+    """
+    _check_languages(dataset, config)
+    selected = filter_rows(
+        dataset, ["duration_seconds"], lambda block: block["duration_seconds"].to_numpy() <= max_seconds
+    )
+    if dropped := len(dataset) - len(selected):
+        logger.warning("%d unlabelled utterances dropped: longer than %g s", dropped, max_seconds)
+    if not len(selected):
+        raise ValueError(f"none of {len(dataset)} unlabelled utterances is at most {max_seconds:g} s long")
+    return selected
+
+
+def _check_languages(dataset: Dataset, config: MlplConfig) -> None:
+    unknown = sorted(set(distinct(dataset, "language")) - set(config.languages))
+    if unknown:
+        raise ValueError(f"the model has no class for {', '.join(unknown)}; it knows {', '.join(config.languages)}")
+
+
+def _classes(tokenizer: MlplTokenizer) -> np.ndarray:
+    """Returns (NUM_CODE_POINTS,) label ids of the characters that are entries by themselves, -1 for all others.
+
+    CTC needs at most as many frames for a text of such characters as for these labels of it: an entry of several
+    characters stands for at least two of them, and where it is met twice in a row that costs one frame more. But where
+    it shares its line, other characters may have the same label, and all labels here are made equal.
+    """
+    ids = tokenizer.get_vocab()
+    characters = [entry for entry in ids if len(entry) == 1]
+    known = sorted(set(characters) - tokenizer.unknown_characters(" ".join(characters)).keys())
+    classes = np.full(NUM_CODE_POINTS, -1, np.int32)
+    classes[[ord(character) for character in known]] = [ids[character] for character in known]
+    classes[SPACE] = tokenizer.word_delimiter_token_id
+    lines = Counter(ids.values())
+    if any(len(entry) > 1 and lines[number] > 1 for entry, number in ids.items()):
+        classes = np.minimum(classes, 0)
+    return classes
+
+
+def _num_output_frames(seconds: np.ndarray, processor: MlplProcessor, config: MlplConfig) -> np.ndarray:
+    extractor = processor.feature_extractor
+    num_samples = np.rint(seconds * extractor.sampling_rate).astype(np.int64)
+    return config.num_output_frames(extractor.num_frames(num_samples))

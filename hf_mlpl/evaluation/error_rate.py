@@ -1,0 +1,47 @@
+"""Character and word error rates: the one definition of them for results, pseudo-labels and reports of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from rapidfuzz.distance import Levenshtein
+
+from ..model.text import normalize_text
+
+RATES = ("cer", "wer", "language_accuracy")  # of a language, in results
+
+
+class ErrorRate:
+    """Counts the edits that turn hypotheses into references, divided by the characters or words of the references.
+
+    Both texts are compared as training sees them, after `normalize_text`: in NFC, with one space between words, and
+    none at the ends. Case, punctuation and spaces count. Edits are substitutions, deletions and insertions.
+
+    Args:
+        words: compares words, which spaces separate, instead of characters.
+    """
+
+    def __init__(self, words: bool = False):
+        self.words = words
+        self.edits = 0
+        self.length = 0  # of all references
+
+    def add(self, hypothesis: str, reference: str) -> None:
+        """Counts one pair; whatever is heard where the reference is empty is an insertion."""
+        hypothesis, reference = normalize_text(hypothesis), normalize_text(reference)
+        pair = (hypothesis.split(), reference.split()) if self.words else (hypothesis, reference)
+        self.edits += Levenshtein.distance(*pair)
+        self.length += len(pair[1])
+
+    @property
+    def rate(self) -> float:
+        """Returns a fraction, which can exceed 1; of empty references alone 0.0 without edits, and 1.0 with any."""
+        # A rate over nothing stays finite, so that it can be averaged and written as JSON.
+        return self.edits / self.length if self.length else float(self.edits > 0)
+
+
+def mean_rate(rates: Iterable[float | None]) -> float | None:
+    """Returns the mean of the rates that are known, None if none is."""
+    known = [rate for rate in rates if rate is not None]
+    return math.fsum(known) / len(known) if known else None

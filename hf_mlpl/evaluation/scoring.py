@@ -1,0 +1,112 @@
+"""Scores transcripts: CER and WER per language, and their macro average."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import nn
+from tqdm import tqdm
+
+from ..inference.decoding import transcribe
+from ..inference.unsharded import unsharded
+from ..model.processing_mlpl import MlplProcessor
+from .error_rate import RATES, mean_rate
+
+logger = logging.getLogger(__name__)
+
+METRICS = Path(__file__).parent / "metrics"
+
+
+@lru_cache
+def _metric(name: str):
+    """Loads the `evaluate` module of a name in `metrics/`."""
+    from evaluate import load  # takes seconds to import, and only scoring needs it
+
+    # Kept in memory, else processes that score at the same time wait for each other's lock on one cache file
+    return load(str(METRICS / name), keep_in_memory=True)
+
+
+def score(rows: Iterable[dict]) -> dict:
+    """Computes error rates per language and their unweighted mean over languages.
+
+    A row has `language`, `text` (the reference), `hypothesis`, `duration_seconds` and `predicted_language`. Rates are
+    fractions: within a language, all edits divided by all reference characters (CER) or words (WER), as `ErrorRate`
+    counts them. The language accuracy counts rows whose `predicted_language` is not None, and is None without such
+    rows.
+
+    Returns `{"languages": {language: {"cer", "wer", "language_accuracy", "utterances", "hours"}},
+    "macro": {"cer", "wer", "language_accuracy"}, "utterances", "hours"}`, independent of the order of the rows.
+    Raises `ValueError` without rows.
+    """
+    rows_of_language = defaultdict(list)
+    for row in rows:
+        rows_of_language[row["language"]].append(row)
+    if not rows_of_language:
+        raise ValueError("there are no utterances to score; is the test split empty, or did a filter drop all of it?")
+    languages = {language: _score_language(rows_of_language[language]) for language in sorted(rows_of_language)}
+    return {
+        "languages": languages,
+        "macro": {rate: mean_rate(scores[rate] for scores in languages.values()) for rate in RATES},
+        "utterances": sum(scores["utterances"] for scores in languages.values()),
+        "hours": math.fsum(scores["hours"] for scores in languages.values()),
+    }
+
+
+def _score_language(rows: list[dict]) -> dict:
+    texts = {"predictions": [row["hypothesis"] for row in rows], "references": [row["text"] for row in rows]}
+    predicted = [row["predicted_language"] for row in rows if row["predicted_language"] is not None]
+    return {
+        "cer": _metric("cer").compute(**texts)["cer"],
+        "wer": _metric("wer").compute(**texts)["wer"],
+        "language_accuracy": mean_rate(language == rows[0]["language"] for language in predicted),
+        "utterances": len(rows),
+        "hours": math.fsum(row["duration_seconds"] for row in rows) / 3600,
+    }
+
+
+def evaluate_model(
+    accelerator: Accelerator,
+    model: nn.Module,
+    processor: MlplProcessor,
+    dataset: Dataset,
+    max_batch_seconds: float | None,
+    num_workers: int | None = 0,
+    progress: tqdm | None = None,
+) -> dict | None:
+    """Scores greedy transcripts of labelled utterances, on all processes together; the main process gets the results.
+
+    An utterance whose audio cannot be read counts with an empty hypothesis, one line in the log, and in
+    `results["unreadable"]`. Raises `ValueError` for utterances without text.
+    """
+    if missing := sum(text is None for text in dataset["text"][:]):
+        raise ValueError(f"{missing} of {len(dataset)} utterances have no text to compare with")
+    share = dataset.select(range(accelerator.process_index, len(dataset), accelerator.num_processes))
+    rows = []
+    model = accelerator.unwrap_model(model)
+    with unsharded(model):
+        hypotheses = list(transcribe(model, processor, share, max_batch_seconds, num_workers, progress))
+    for hypothesis in hypotheses:
+        utterance = share[hypothesis.row]
+        if hypothesis.error:
+            logger.warning("%s; counted as an empty hypothesis", hypothesis.error)
+        rows.append(
+            {name: utterance[name] for name in ("id", "language", "text", "duration_seconds")}
+            | ({} if hypothesis.error else {"duration_seconds": hypothesis.seconds})
+            | {
+                "hypothesis": hypothesis.text,
+                "predicted_language": hypothesis.language,
+                "unreadable": bool(hypothesis.error),
+            }
+        )
+    rows = gather_object(rows)
+    if not accelerator.is_main_process:
+        return None
+    return {**score(rows), "unreadable": sum(row["unreadable"] for row in rows)}

@@ -1,0 +1,243 @@
+"""Decodes CTC logits by beam search with an n-gram language model or a lexicon; flashlight-text does the search."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import dropwhile, takewhile
+
+import torch
+
+from ..error_line import error_line
+from ..model.text import WORD_BOUNDARY
+from ..model.tokenization_mlpl import MlplTokenizer
+
+try:
+    from flashlight.lib.text.decoder import (
+        CriterionType,
+        LexiconDecoder,
+        LexiconDecoderOptions,
+        LexiconFreeDecoder,
+        LexiconFreeDecoderOptions,
+        SmearingMode,
+        Trie,
+        ZeroLM,
+    )
+    from flashlight.lib.text.decoder.kenlm import KenLM
+    from flashlight.lib.text.dictionary import Dictionary
+except ImportError as error:
+    raise ImportError('beam search needs flashlight-text, which comes with pip install "hf-mlpl[lm]"') from error
+
+logger = logging.getLogger(__name__)
+
+BEAM_SIZE_TOKEN = 50  # classes that a hypothesis may go on with, the likeliest of each frame
+BEAM_THRESHOLD = 50.0  # nats; a hypothesis that is so far behind the best is dropped
+LOG_ZERO = -1e4  # flashlight would compute NaN with an infinity
+NO_UNIT = "\n"  # white space separates the units of a language model, so it knows none of this name
+
+
+@dataclass(frozen=True)
+class BeamHypothesis:
+    """
+    Holds the result of beam search for one utterance.
+
+    Args:
+        text: the transcript.
+        score: in nats, see [`BeamSearchDecoder`].
+        confidence: geometric mean, over all output frames, of the probability of the frame's label; 0 ... 1.
+        words: as the tokenizer's `word_offsets` (`word`, and `start_offset` and `end_offset` in output frames), with
+            the `confidence` of each: the same mean over the frames of the word alone.
+        labels: (S,), the label path of the transcript; times and confidences are those of this path.
+    """
+
+    text: str
+    score: float
+    confidence: float
+    words: list[dict[str, str | int | float]]
+    labels: torch.Tensor
+
+
+class BeamSearchDecoder:
+    """
+    Finds the transcript with the best score: log P(labels | audio) + `lm_weight` log P(units | language model)
+    + `word_score` x number of words, with natural logarithms, and P(labels | audio) summed over label paths.
+
+    The units of a language model are words or characters. Of words, only those of the lexicon can be written, by
+    default all of the language model. Characters, the tokenizer's entries with `|` for a space, make any
+    text, also in scripts without spaces. An ARPA file shows its units: they are characters if each is one code point
+    or an entry. A binary file does not: there they are words if `lexicon` is given, else characters.
+
+    Args:
+        tokenizer: the tokenizer of the model whose logits are decoded.
+        lm: path of a language model of order 6 at most, in ARPA or KenLM's binary format; None for beam search alone.
+            KenLM trusts a binary file: a damaged one can end the process. Load only files of people you trust.
+        lexicon: the words that can be written, spelled as in the language model. Words with characters that the
+            tokenizer lacks are left out, with one warning.
+        beam_size: hypotheses that are kept after each frame.
+        lm_weight: weight of the language model; 0.5 is pyctcdecode's default. flashlight's `--lmweight`, which weights
+            decimal logarithms, is 2.3 times as large.
+        word_score: reward of each word, against the language model's preference for few words; needs words.
+
+    Raises:
+        ValueError: for a file that is no language model or has none of the words or characters, for a lexicon without
+            words that the tokenizer can spell, and for `word_score` without words.
+    """
+
+    def __init__(
+        self,
+        tokenizer: MlplTokenizer,
+        lm: str | os.PathLike | None = None,
+        lexicon: Iterable[str] | None = None,
+        beam_size: int = 50,
+        lm_weight: float = 0.5,
+        word_score: float = 0.0,
+    ) -> None:
+        if beam_size < 1:
+            raise ValueError(f"beam_size is {beam_size}; it must be at least 1")
+        self._tokenizer = tokenizer
+        if lexicon is None and lm is not None:
+            lexicon = _arpa_words(lm, tokenizer)
+        options = {
+            "beam_size": beam_size,
+            "beam_size_token": BEAM_SIZE_TOKEN,
+            "beam_threshold": BEAM_THRESHOLD,
+            "lm_weight": lm_weight * math.log(10),  # KenLM's logarithms are decimal
+            "sil_score": 0.0,
+            "log_add": True,
+            "criterion_type": CriterionType.CTC,
+        }
+        self._has_lexicon = lexicon is not None
+        if self._has_lexicon:
+            options |= {"word_score": word_score, "unk_score": -math.inf}
+            self._decoder = self._lexicon_decoder(LexiconDecoderOptions(**options), lm, lexicon)
+            return
+        if word_score:
+            raise ValueError(f"word_score is {word_score}, but there are no words; pass a lexicon, or leave it at 0")
+        entries = tokenizer.convert_ids_to_tokens(list(range(tokenizer.blank_token_id)))
+        model = ZeroLM() if lm is None else _load_lm(lm, entries, "characters of the tokenizer")[0]
+        # -1 as the label before the first frame: with the boundary, a leading boundary would pass for its repetition.
+        self._decoder = LexiconFreeDecoder(
+            LexiconFreeDecoderOptions(**options), model, -1, tokenizer.blank_token_id, []
+        )
+
+    def _lexicon_decoder(self, options, lm: str | os.PathLike | None, lexicon: Iterable[str]) -> LexiconDecoder:
+        spellings = _spell(lexicon, self._tokenizer)
+        model, scores = ZeroLM(), [0.0] * len(spellings)
+        if lm is not None:
+            model, scores = _load_lm(lm, list(spellings), "words of the lexicon")
+        boundary = self._tokenizer.convert_tokens_to_ids(WORD_BOUNDARY)
+        trie = Trie(self._tokenizer.vocab_size, boundary)
+        for index, (spelling, score) in enumerate(zip(spellings.values(), scores, strict=True)):
+            trie.insert([*spelling, boundary], index, score)
+        trie.smear(SmearingMode.MAX)  # an unfinished word counts as the likeliest one that begins so
+        return LexiconDecoder(options, trie, model, boundary, self._tokenizer.blank_token_id, -1, [], False)
+
+    def decode(self, logits: torch.Tensor, num_frames: Sequence[int] | None = None) -> list[BeamHypothesis]:
+        """
+        Returns the best hypothesis of each utterance.
+
+        Args:
+            logits (B, S, V): raw scores or log-probabilities of the classes.
+            num_frames (B,): output frames of each utterance; the others are padding. None for no padding.
+
+        Raises:
+            ValueError: for logits with another number of classes than the tokenizer has, or with NaN.
+        """
+        vocab_size = self._tokenizer.vocab_size
+        if logits.ndim != 3 or logits.shape[2] != vocab_size:
+            raise ValueError(f"logits have shape {tuple(logits.shape)}; this tokenizer needs (B, S, {vocab_size})")
+        log_probs = logits.detach().float().log_softmax(-1).clamp_(min=LOG_ZERO).cpu().contiguous()
+        if log_probs.isnan().any():
+            raise ValueError("logits contain NaN or +inf; was the model run in float16?")
+        lengths = [logits.shape[1]] * len(logits) if num_frames is None else [int(frames) for frames in num_frames]
+        return [self._decode(utterance[:length]) for utterance, length in zip(log_probs, lengths, strict=True)]
+
+    def _decode(self, log_probs: torch.Tensor) -> BeamHypothesis:
+        emissions = log_probs
+        boundary = self._tokenizer.convert_tokens_to_ids(WORD_BOUNDARY)
+        if self._has_lexicon:
+            # Spellings end with a boundary, which the model may omit after the last word: one more frame adds it.
+            end = torch.full_like(log_probs[:1], LOG_ZERO)
+            end[:, boundary] = 0.0
+            emissions = torch.cat([log_probs, end])
+        best = self._decoder.decode(emissions.data_ptr(), *emissions.shape)[0]
+        # Its tokens also have one before the first frame and one after the last.
+        labels = torch.tensor(best.tokens[1 : len(log_probs) + 1], dtype=torch.long)
+        if self._has_lexicon:
+            # Where no hypothesis of the beam ended with a word, the unfinished one is left out.
+            finished = max((frame for frame, word in enumerate(best.words) if word >= 0), default=0)
+            labels[finished:][labels[finished:] != boundary] = self._tokenizer.blank_token_id
+        decoded = self._tokenizer.decode(labels.tolist(), output_word_offsets=True)
+        label_log_probs = log_probs.gather(1, labels[:, None])[:, 0]
+        words = [
+            {**word, "confidence": _geometric_mean(label_log_probs[word["start_offset"] : word["end_offset"]])}
+            for word in decoded.word_offsets
+        ]
+        return BeamHypothesis(decoded.text, best.score, _geometric_mean(label_log_probs), words, labels)
+
+
+def _geometric_mean(log_probs: torch.Tensor) -> float:
+    return math.exp(log_probs.double().sum() / max(len(log_probs), 1))
+
+
+def _arpa_words(path: str | os.PathLike, tokenizer: MlplTokenizer) -> list[str] | None:
+    """Returns the words of an ARPA file, in its order; None for one of characters, and for another format."""
+    with open(path, "rb") as file:
+        line = b"\n"
+        while line.isspace():
+            line = file.readline(100)
+        if line.strip() != b"\\data\\":
+            return None
+        lines = dropwhile(lambda line: line.strip() != b"\\1-grams:", file)
+        next(lines, None)
+        unigrams = [line.split() for line in takewhile(lambda line: not line.startswith(b"\\"), lines)]
+    try:
+        units = [fields[1].decode() for fields in unigrams if len(fields) > 1]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8; convert it, and the texts of which it was made") from error
+    words = [unit for unit in units if unit.lower() not in ("<s>", "</s>", "<unk>")]
+    entries = tokenizer.get_vocab()
+    return None if all(len(word) == 1 or word in entries for word in words) else words
+
+
+def _spell(lexicon: Iterable[str], tokenizer: MlplTokenizer) -> dict[str, list[int]]:
+    """Maps each word to its label ids, without boundaries at its ends."""
+    if isinstance(lexicon, str):
+        raise ValueError(f"lexicon is the string {lexicon!r}; pass a list of words, or an open file with one a line")
+    spellings, missing = {}, []
+    for word in (line.strip().removeprefix("\ufeff") for line in lexicon):  # a file may begin with the mark
+        if tokenizer.unknown_characters(word):
+            missing.append(word)
+        elif word:
+            ids = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(word))
+            spellings[word] = ids[1:-1] if tokenizer.surround else ids
+    if not spellings:
+        raise ValueError(f"the lexicon has no word that the tokenizer can spell; it begins with {missing[:3]}")
+    if missing:
+        logger.warning(
+            "%d of %d words of the lexicon cannot come out: they have characters that the tokenizer lacks, as in %s",
+            len(missing),
+            len(missing) + len(spellings),
+            ", ".join(missing[:5]),
+        )
+    return spellings
+
+
+def _load_lm(path: str | os.PathLike, units: Sequence[str], kind: str) -> tuple[KenLM, list[float]]:
+    """Returns a language model whose units are the positions in `units`, and the score of each after `<s>`."""
+    try:
+        model = KenLM(os.fspath(path), Dictionary([*units, NO_UNIT]))
+    except RuntimeError as error:
+        reason = error_line(error).rpartition(" threw ")[2]  # without KenLM's source file and function
+        raise ValueError(f"{path} is no language model that KenLM reads: {reason}") from error
+    start = model.start(False)
+    *scores, unknown = [model.score(start, index)[1] for index in range(len(units) + 1)]
+    if all(score == unknown for score in scores):
+        raise ValueError(
+            f"{path} knows none of the {len(units)} {kind}, such as {', '.join(units[:3])}; a language model of "
+            "characters needs no lexicon, one of words in a binary file does"
+        )
+    return model, scores

@@ -1,0 +1,165 @@
+"""Brings the inputs of the pipeline to two forms: several inputs, and one that `load_audio` takes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, IterableDataset
+from transformers.pipelines.pt_utils import KeyDataset
+
+from ..audio.reading import AudioError
+
+AUDIO_KEYS = ("array", "bytes", "path", "offset", "size", "sampling_rate", "start", "end")  # as load_audio takes them
+SOURCES = ("array", "raw", "bytes", "path")  # an input has one of them
+
+
+class Inputs(IterableDataset):
+    """Reads inputs one by one, each when the pipeline needs it.
+
+    Args:
+        items: the inputs, or the rows that hold them.
+        keys: the keys that lead to an input within a row.
+        audio: the column that is renamed to `audio`.
+    """
+
+    def __init__(self, items: Iterable, keys: tuple[str, ...] = (), audio: str | None = None):
+        self.items = items
+        self.keys = keys
+        self.audio = audio
+
+    def __iter__(self) -> Iterator:
+        for item in self.items:
+            for key in self.keys:
+                item = item[key]
+            if self.audio is not None:
+                item = {"audio": item[self.audio]} | {key: item[key] for key in item if key != self.audio}
+            yield item
+
+
+def collect_inputs(inputs):
+    """
+    Returns several inputs as a list, or as a torch data set that is read as it is needed; a single one unchanged.
+
+    Lists and tuples become lists. Data sets of `datasets` and their columns are read without torchcodec, which
+    `datasets` needs to decode audio. Every other iterable, such as a generator or a `KeyDataset`, is read as it is.
+
+    Raises:
+        ValueError: for a data set in which it is not clear which column is the audio, and for several data sets.
+    """
+    if isinstance(inputs, (list, tuple)):
+        return list(inputs)
+    datasets = sys.modules.get("datasets")  # whoever passes a data set has imported it
+    if datasets is not None:
+        source, keys = _find_source(inputs, datasets)
+        if isinstance(source, (datasets.Dataset, datasets.IterableDataset)):
+            if isinstance(source, datasets.Dataset) and source.format["type"] == "custom":
+                return Inputs(source, keys)  # a transform of the user's
+            dataset, columns = _undecoded(source, keys, datasets)
+            if keys:
+                return Inputs(dataset, keys)
+            return Inputs(dataset, audio=_audio_column(dataset.features, columns))
+        if isinstance(source, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+            names = ", ".join(map(str, source))
+            raise ValueError(f"a {type(source).__name__} has several data sets ({names}); pass one of them")
+    if isinstance(inputs, KeyDataset) or (isinstance(inputs, Iterable) and not _is_one_input(inputs)):
+        return Inputs(inputs)
+    return inputs
+
+
+def _is_one_input(inputs) -> bool:
+    is_known = isinstance(inputs, (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Dataset))
+    return is_known or hasattr(inputs, "read") or hasattr(inputs, "get_all_samples") or is_array(inputs)
+
+
+def is_array(inputs) -> bool:
+    """Returns whether it is an array or a tensor of numbers, of whatever library."""
+    return isinstance(inputs, torch.Tensor) or (
+        hasattr(inputs, "__array__") and getattr(getattr(inputs, "dtype", None), "kind", "O") not in "OSU"
+    )
+
+
+def _find_source(inputs, datasets) -> tuple[object, tuple[str, ...]]:
+    """Returns the data set that a column belongs to, and the keys from a row to the column's value."""
+    keys: tuple[str, ...] = ()
+    while True:
+        if isinstance(inputs, KeyDataset):
+            inputs, keys = inputs.dataset, (inputs.key, *keys)
+        elif isinstance(inputs, (datasets.arrow_dataset.Column, datasets.iterable_dataset.IterableColumn)):
+            inputs, keys = inputs.source, (inputs.column_name, *keys)
+        else:
+            return inputs, keys
+
+
+def _undecoded(dataset, keys: tuple[str, ...], datasets):
+    """
+    Returns the data set, or its column `keys[0]`, with audio as paths and bytes; and the names of its audio columns.
+
+    The data set's format is dropped, because that of torch or NumPy would also format the bytes of a file.
+    """
+    dataset = dataset.with_format(None)
+    if keys:
+        dataset = dataset.select_columns(keys[0])
+    features = dataset.features or {}  # a stream of rows may not know them
+    columns = [name for name, feature in features.items() if isinstance(feature, datasets.Audio)]
+    for name in columns:
+        dataset = dataset.cast_column(name, datasets.Audio(decode=False))
+    return dataset, columns
+
+
+def _audio_column(features: Mapping | None, columns: list[str]) -> str | None:
+    """Returns the column to rename to `audio`; None where one has this name, or `load_audio` takes the rows."""
+    if not features or "audio" in features:
+        return None
+    if len(columns) > 1:
+        names = ", ".join(columns)
+        raise ValueError(f"the data set has several columns of audio, {names}; pass one: dataset[{columns[0]!r}]")
+    if not columns and not features.keys() & set(SOURCES):
+        names = ", ".join(features)
+        raise ValueError(f"the data set has no column of audio, only {names}; pass the column of the files' paths")
+    return columns[0] if columns else None
+
+
+def split_input(inputs, sampling_rate: int) -> tuple[dict, tuple[int, int] | None, dict]:
+    """
+    Returns the input for `load_audio`, its `stride` in samples, and the other keys of the row.
+
+    Args:
+        sampling_rate: the rate of an array that comes without one.
+
+    Raises:
+        AudioError: for a dict without audio.
+    """
+    others = {}
+    if isinstance(inputs, Mapping) and "audio" in inputs:
+        others = {key: value for key, value in inputs.items() if key != "audio"}
+        inputs = inputs["audio"]
+    if hasattr(inputs, "get_all_samples"):  # torchcodec's decoder, to which datasets decodes where it is installed
+        samples = inputs.get_all_samples()
+        inputs = {"array": samples.data, "sampling_rate": samples.sample_rate}
+    if isinstance(inputs, list) or is_array(inputs):  # a column of samples is a list
+        inputs = {"array": inputs, "sampling_rate": sampling_rate}
+    if not isinstance(inputs, Mapping):
+        inputs = {"path": inputs}
+    if not any(key in inputs for key in SOURCES):
+        raise AudioError(
+            f"a dict with {', '.join(map(str, inputs)) or 'nothing'} has no audio: it needs array (and sampling_rate),"
+            " bytes or path, or one of them under audio"
+        )
+    audio = {key: inputs.get(key) for key in AUDIO_KEYS}
+    if inputs.get("raw") is not None:
+        audio["array"] = inputs["raw"]
+    if audio["array"] is not None:
+        audio["array"] = _to_numpy(audio["array"])
+    others |= {key: value for key, value in inputs.items() if key not in (*AUDIO_KEYS, "raw", "stride")}
+    return audio, inputs.get("stride"), others
+
+
+def _to_numpy(array) -> np.ndarray:
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        array = (array.float() if array.is_floating_point() else array).numpy()  # NumPy has no bfloat16
+    return np.asarray(array)

@@ -1,0 +1,177 @@
+"""Labels unlabelled speech: greedy texts with scores, in shards that survive an interruption.
+
+The assignment of utterances to shards depends on the utterances alone, so a job may be continued by any number of
+processes, and every utterance is labelled exactly once. `label_folder` describes what is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+from datasets import Dataset
+from tqdm import tqdm
+
+from ..corpora.sources import Source
+from ..data.rows import blocks, durations_of, select_rows
+from ..data.utterances import write_utterances
+from ..error_line import error_line
+from ..inference.decoding import Hypothesis, transcribe
+from ..inference.precision import dtype_of
+from ..main_process import claimed_by_job, on_main_process
+from ..model.modeling_mlpl import MlplForCTC
+from ..model.processing_mlpl import MlplProcessor
+from .folder import begin, complete_summary, is_labelled, join_shards, shard_path
+from .schema import LABEL_FEATURES, SCORES
+
+logger = logging.getLogger(__name__)
+
+ROUNDED_SECONDS = 0.1  # by which a table's duration may be off without being wrong
+SHARD_SIZE = 1000  # utterances: what an interruption costs at most, per process
+# A job too small for so many shards of that size has smaller ones, which processes can share out evenly.
+MIN_SHARDS, SMALL_SHARD_SIZE = 32, 200
+
+
+def pseudo_label(
+    accelerator: Accelerator,
+    model: MlplForCTC,
+    processor: MlplProcessor,
+    dataset: Dataset,
+    output_dir: Path,
+    teacher: str,
+    max_batch_seconds: float | None = None,
+    num_workers: int | None = None,
+    sources: Sequence[Source] = (),
+) -> dict:
+    """Labels all utterances of `dataset`, going on where an earlier call stopped; returns their summary.
+
+    Texts of the utterances are only compared with their labels, for the error rate in the summary. Damaged shards are
+    labelled again. The folder is claimed meanwhile, unless it is complete: then it is only read.
+
+    Args:
+        teacher: revision of the model, as `model_card.teacher_revision` gives it; it becomes the labels' `source`.
+        max_batch_seconds, num_workers: of `transcribe`; they change the speed, not the labels.
+        sources: where the speech is from, noted in `complete.json`.
+
+    Raises:
+        ValueError: where `output_dir` holds labels of other utterances, of another teacher, or of one that computes
+            in another dtype; and where its `job.json` is damaged.
+        InUseError: where another job is labelling there.
+    """
+    model = accelerator.unwrap_model(model)
+    job = _job(dataset, teacher, dtype_of(model))
+    if summary := on_main_process(accelerator, lambda: complete_summary(output_dir, job)):
+        return summary
+    with claimed_by_job(accelerator, output_dir):
+        if summary := on_main_process(accelerator, lambda: begin(output_dir, job)):
+            return summary
+        shards = _shards(dataset)
+        missing = [
+            (rows, path)
+            for number, rows in list(enumerate(shards))[accelerator.process_index :: accelerator.num_processes]
+            if not is_labelled(path := shard_path(output_dir, number), select_rows(dataset, rows), teacher)
+        ]
+        total = sum(len(rows) for rows, _ in missing)
+        with tqdm(total=total, unit=" utterances", desc="labelled", disable=not accelerator.is_main_process) as bar:
+            for rows, path in missing:
+                shard = dataset.select(rows)
+                labels = _label(model, processor, shard, teacher, max_batch_seconds, num_workers, bar)
+                write_utterances(labels, path, LABEL_FEATURES)
+        accelerator.wait_for_everyone()
+        return on_main_process(
+            accelerator, lambda: join_shards(output_dir, job, len(shards), _references(dataset), sources)
+        )
+
+
+def _job(dataset: Dataset, teacher: str, dtype: str) -> dict:
+    """Returns `job.json`: what two calls must have in common to write into one folder."""
+    ids = hashlib.sha256()
+    for number, block in enumerate(blocks(dataset, ["id"])):
+        ids.update(("\n" * (number > 0) + "\n".join(block["id"].to_pylist())).encode())
+    return {"teacher": teacher, "utterances": len(dataset), "ids_sha256": ids.hexdigest(), "dtype": dtype}
+
+
+def _shards(dataset: Dataset) -> list[np.ndarray]:
+    """Returns the rows of each shard."""
+    # Neighbours in length share a shard: its batches need less padding.
+    order = np.argsort(-durations_of(dataset), kind="stable")
+    num_shards = max(math.ceil(len(order) / SHARD_SIZE), min(math.ceil(len(order) / SMALL_SHARD_SIZE), MIN_SHARDS))
+    return np.array_split(order, num_shards) if num_shards else []
+
+
+def _references(dataset: Dataset) -> dict[str, str]:
+    """Returns id -> text of the utterances that somebody has transcribed."""
+    return {
+        name: text
+        for block in blocks(dataset, ["id", "text"])
+        for name, text in zip(block["id"].to_pylist(), block["text"].to_pylist(), strict=True)
+        if text is not None
+    }
+
+
+def _label(model, processor, shard, teacher, max_batch_seconds, num_workers, progress) -> Iterator[dict]:
+    """Yields a row of `LABEL_FEATURES` for each utterance of a shard; those without a label have an error."""
+    for hypothesis in _hypotheses(model, processor, shard, max_batch_seconds, num_workers, progress):
+        utterance, error = shard[hypothesis.row], hypothesis.error
+        if not error and not math.isfinite(hypothesis.mean_log_prob):
+            error = f"{utterance['id']}: what the model computes of it are no numbers"
+        if error:
+            logger.warning("%s; it gets no label", error)
+        elif abs(hypothesis.seconds - utterance["duration_seconds"]) > ROUNDED_SECONDS:
+            utterance["duration_seconds"] = hypothesis.seconds  # else training would plan with a wrong one
+        yield utterance | {
+            "text": "" if error else hypothesis.text,
+            "source": teacher,
+            **(dict.fromkeys(SCORES) if error else scores(hypothesis, utterance["duration_seconds"])),
+            "predicted_language": hypothesis.language,
+            "error": error,
+        }
+
+
+def _hypotheses(model, processor, shard, max_batch_seconds, num_workers, progress) -> Iterator[Hypothesis]:
+    """Transcribes a shard; where that fails, goes on utterance by utterance, and yields an error for those that fail.
+
+    Raises:
+        Exception: the first one, where no utterance succeeds.
+    """
+    remaining = dict.fromkeys(range(len(shard)))
+    try:
+        for hypothesis in transcribe(model, processor, shard, max_batch_seconds, num_workers, progress):
+            remaining.pop(hypothesis.row)
+            yield hypothesis
+        return
+    except Exception as error:  # such as too little memory for one batch
+        if len(shard) == 1:
+            raise
+        first, succeeded = error, len(remaining) < len(shard)
+    logger.warning("%s; %d utterances are labelled one by one", error_line(first), len(remaining))
+    for row in remaining:
+        try:
+            [hypothesis] = transcribe(model, processor, shard.select([row]), max_batch_seconds, num_workers=0)
+            yield replace(hypothesis, row=row)
+            succeeded = True
+        except Exception as error:
+            yield Hypothesis(row=row, error=f"utterance {shard[row]['id']}: {error_line(error)}")
+        progress.update()
+    if not succeeded:
+        raise first
+
+
+def scores(hypothesis: Hypothesis, duration_seconds: float) -> dict[str, float | None]:
+    """Returns the `SCORES` of a label."""
+    text = hypothesis.text.encode()
+    return {
+        "mean_log_prob": hypothesis.mean_log_prob,
+        "lowest_word_confidence": hypothesis.lowest_word_confidence,
+        "blank_ratio": hypothesis.blank_ratio,
+        "characters_per_second": len(hypothesis.text) / duration_seconds if duration_seconds > 0 else None,
+        "compression_ratio": len(text) / len(zlib.compress(text)),
+        "language_probability": hypothesis.language_probability,
+    }

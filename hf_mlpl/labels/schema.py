@@ -1,0 +1,42 @@
+"""The columns of pseudo-labels: of the files that labelling writes, and of the data sets that are shared."""
+
+from __future__ import annotations
+
+from datasets import Features, Value
+
+from ..data.utterances import FEATURES
+
+# Each score with its meaning; `filter_labels` chooses labels by them. Null where there is nothing to measure.
+SCORES = {
+    "mean_log_prob": "mean log-probability of the best class per output frame; 0 is certain",
+    "lowest_word_confidence": "the same of the least certain word, as a probability; null without words",
+    "blank_ratio": "share of the output frames that say blank",
+    "characters_per_second": "length of the text per second of audio",
+    "compression_ratio": "bytes of the text divided by those that zlib makes of it; a repetitive text has a high one",
+    "language_probability": "of the utterance's own language, by the teacher's language-ID head",
+}
+# `labels.parquet`: utterances with their pseudo-labels, which training reads like any utterance file.
+LABEL_FEATURES = Features(
+    {
+        **FEATURES,
+        **dict.fromkeys(SCORES, Value("float64")),
+        "predicted_language": Value("string"),  # by the teacher's language-ID head
+        "error": Value("string"),  # why there is no label; null otherwise
+    }
+)
+NEVER_NULL = ("id", "audio", "duration_seconds", "language", "text")  # columns of LABEL_FEATURES
+LABEL_SET_FEATURES = Features(
+    {
+        "id": Value("string"),
+        "start": Value("float64"),  # seconds in the long recording; null for a whole file
+        "end": Value("float64"),
+        "duration_seconds": Value("float64"),
+        "language": Value("string"),  # Common Voice's locale code, `sv-SE`
+        "text": Value("string"),
+        **dict.fromkeys(SCORES, Value("float64")),
+        "predicted_language": Value("string"),
+        "teacher": Value("string"),
+        "teacher_revision": Value("string"),
+        "kept": Value("bool"),  # by the filters; true for all without
+    }
+)

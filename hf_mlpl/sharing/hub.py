@@ -1,0 +1,166 @@
+"""Pushes folders to the Hub, one commit each, and repeats requests to it that fail for a while."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    DatasetInfo,
+    HfApi,
+    ModelInfo,
+    RepoCard,
+)
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import logging as hub_logging
+from yaml import YAMLError
+
+from ..error_line import error_line
+from ..folder_lock import is_lock
+
+FIRST_WAIT, LONGEST_WAIT, PATIENCE = 1.0, 60.0, 150.0  # seconds: of waits that double, and of all of them together
+PASSING = {408, 409, 412, 429}  # and 5xx: statuses that may not come again; 409, 412: somebody else was quicker
+FAILURES = (HTTPError, OSError, ValueError, RuntimeError)  # HTTPError is also the base of what httpx raises
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    message: str,
+    pending: str,
+    remedy: str,
+    repo_type: str = "model",
+    private: bool = False,
+    replaced: Sequence[str] = (),
+    tag: str | None = None,
+    complete: Callable[[ModelInfo | DatasetInfo], None] | None = None,
+) -> CommitInfo:
+    """Makes one commit of a folder's files, or none if the repository has them all.
+
+    The repository is made if it does not exist. Failures that may pass are tried again, after waits that double or are
+    as long as the Hub asks for. Large files that have arrived are not sent again; a commit whose answer was lost is
+    found. Lock files and half-written files are not pushed.
+
+    Args:
+        repo_id: `user/name`, or a name alone for the user's own.
+        message: of the commit.
+        pending, remedy: clauses for the error: what stays where it is, and what makes up for the failure.
+        private: makes a new repository a private one.
+        replaced: starts of names; files of the repository with these that the folder does not have are deleted.
+        tag: name that the commit gets; another commit that has it loses it.
+        complete: writes those files into the folder that depend on what the repository has. It gets the commit that
+            this one is to follow, and is called again where somebody else was quicker.
+
+    Raises:
+        ValueError: for a folder without a card, `README.md`, that names the licence of what is in it.
+        OSError: `REPO: cannot push to it (REASON); PENDING: REMEDY`, without any secret.
+    """
+    if complete is None:
+        _check_card(Path(folder))
+    hub_logging.set_verbosity_error()  # its warnings of repeated requests have signed addresses, which are secrets
+
+    def push() -> CommitInfo:
+        api = HfApi()
+        name = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
+        head = _head(api, name, repo_type, private)
+        if complete is not None:
+            complete(head)
+            _check_card(Path(folder))
+        commit = _commit(api, Path(folder), head, message, repo_type, tuple(replaced))
+        if tag is not None:
+            _move_tag(api, name, tag, commit.oid, repo_type)
+        return commit
+
+    try:
+        return with_retries(push)
+    except FAILURES as error:
+        error = _cause(error)
+        refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
+        login = "give HF_TOKEN or `hf auth login` a token that may write to it, then " if refused else ""
+        raise OSError(f"{repo_id}: cannot push to it ({reason(error)}); {pending}: {login}{remedy}") from error
+
+
+def with_retries(request: Callable):
+    """Returns what `request` returns; calls it again after failures that may pass, until `PATIENCE` is used up."""
+    wait, waited = FIRST_WAIT, 0.0
+    while True:
+        try:
+            return request()
+        except FAILURES as error:
+            pause = _pause(_cause(error), wait)
+            if pause is None or waited + pause > PATIENCE:
+                raise
+        time.sleep(pause)
+        waited, wait = waited + pause, min(2 * wait, LONGEST_WAIT)
+
+
+def reason(error: Exception) -> str:
+    """Says why a request failed, in one line, without token and signed addresses."""
+    error = _cause(error)
+    line = error_line(error)
+    if isinstance(error, HfHubHTTPError):
+        line = " ".join((error.server_message or f"HTTP status {error.response.status_code}").split())
+    return re.sub(r"\bhf_\w{8,}", "[token]", re.sub(r"(https?://[^\s/]+)\S*", r"\1", line)).rstrip(".")
+
+
+def _cause(error: Exception) -> Exception:
+    """Returns the cause of an error that itself only names a file."""
+    names_file = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__ is not None
+    return error.__cause__ if names_file else error
+
+
+def _pause(error: Exception, wait: float) -> float | None:
+    """Returns the seconds after which to try again, None if that would not help."""
+    if isinstance(error, HfHubHTTPError):
+        status, asked = error.response.status_code, error.response.headers.get("Retry-After", "")
+        if status not in PASSING and status < 500:
+            return None
+        return max(wait, float(asked)) if asked.isdigit() else wait
+    return wait if isinstance(error, (HTTPError, RuntimeError)) else None  # hf_xet raises RuntimeErrors
+
+
+def _head(api: HfApi, repo_id: str, repo_type: str, private: bool) -> ModelInfo | DatasetInfo:
+    """Returns the newest commit of a repository, and makes the repository if it does not exist."""
+    try:
+        return api.repo_info(repo_id, repo_type=repo_type)
+    except RepositoryNotFoundError:
+        api.create_repo(repo_id, repo_type=repo_type, private=private or None)
+        return api.repo_info(repo_id, repo_type=repo_type)
+
+
+def _commit(
+    api: HfApi, folder: Path, head: ModelInfo | DatasetInfo, message: str, repo_type: str, replaced: tuple[str, ...]
+) -> CommitInfo:
+    names = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {name: path for name, path in names.items() if not is_lock(path) and "/.partial-" not in f"/{name}"}
+    operations = [CommitOperationAdd(name, path) for name, path in files.items()]
+    left = [sibling.rfilename for sibling in head.siblings if sibling.rfilename not in files]
+    operations += [CommitOperationDelete(name) for name in left if name.startswith(replaced)]
+    # A commit that names its parent is not made twice, and one that changes no file is not made at all. upload_folder
+    # may make several.
+    return api.create_commit(head.id, operations, commit_message=message, repo_type=repo_type, parent_commit=head.sha)
+
+
+def _check_card(folder: Path) -> None:
+    card = folder / "README.md"
+    try:
+        is_licensed = RepoCard.load(card, ignore_metadata_errors=True).data.to_dict().get("license")
+    except (OSError, ValueError, YAMLError):
+        is_licensed = False
+    if not is_licensed:
+        raise ValueError(f"{card}: no card that names a licence, without which nothing is pushed")
+
+
+def _move_tag(api: HfApi, repo_id: str, tag: str, commit: str, repo_type: str) -> None:
+    tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id, repo_type=repo_type).tags}
+    if tags.get(tag) == commit:
+        return
+    if tag in tags:
+        api.delete_tag(repo_id, tag=tag, repo_type=repo_type)
+    api.create_tag(repo_id, tag=tag, revision=commit, repo_type=repo_type)

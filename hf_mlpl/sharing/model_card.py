@@ -1,0 +1,384 @@
+"""Renders the card of a model from the files of its run's folder; nothing in it is written by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
+
+import torch
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..corpora.locales import iso_code
+from ..corpora.sources import SYNTHETIC
+from ..error_line import error_line
+from ..evaluation.error_rate import RATES
+from ..evaluation.results import read_results
+from ..model.model_files import check_settings, dict_of, read_settings, text, whole
+from ..model.modeling_mlpl import MlplForCTC
+
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+CONVERTED_TEMPLATE = TEMPLATE.with_name("converted_model_card.md")
+PROGRAMS = {"flashlight": "flashlight", "mctct": "transformers' `MCTCTForCTC`"}
+TASK = "automatic-speech-recognition"
+# Settings that say where files are or how a run is watched, and what the card says elsewhere
+NOT_SHOWN = frozenset(
+    "output_dir model tokens train dev unlabelled language languages log_every eval_every save_every num_workers "
+    "cache_gigabytes push_to_hub hub_private_repo license stage".split()
+)
+MANY_ERRORS = 0.5  # CER
+FEW_HOURS = 10  # of human transcripts
+WITHOUT_SPACES = frozenset("ja km lo my nan th yue zh".split())  # ISO codes of languages that are written so
+
+
+def model_card(
+    run_dir: Path, results: Sequence[dict] = (), repo_id: str | None = None, curves: str = "curves.png"
+) -> ModelCard:
+    """Renders the card of the model of a run that is finished, or has come to a save point.
+
+    Args:
+        run_dir: the `output_dir` of the run. The card is made of its `config.yaml` and `run.json`, and of its
+            `results.json` and `curves.png` where they exist.
+        results: contents of files of `hf-mlpl evaluate`; without any, the card has the last evaluation on dev.
+        repo_id: repository that the card is for; by default the run's `push_to_hub`.
+        curves: name of `curves.png` beside the card.
+
+    Raises:
+        ValueError: for a folder without a run, results of other weights than its model's, and two of the same data.
+    """
+    config, run = _read(run_dir)
+    _check_weights(run_dir, results)
+    about_results = ""
+    if not results and (run_dir / "results.json").is_file():
+        results = [read_results(run_dir / "results.json")]
+        about_results = (
+            f" On dev, after {results[0]['update']:,} updates: training was watched on it, so it is no test."
+        )
+    repo_id = repo_id or config.get("push_to_hub")
+    name = repo_id.partition("/")[2] if repo_id else _tag(run)
+    languages = [run["language"]] if run["language"] else list(run["training_data"])
+    data = _data_of_all_stages(run)
+    finished = run["updates"] == config["max_updates"]
+    return ModelCard.from_template(
+        _card_data(config, run, results, name, languages),
+        template_path=str(TEMPLATE),
+        title=name,
+        spoken=languages[0] if len(languages) == 1 else f"{len(languages)} languages",
+        parameters=run["model"]["parameters"],
+        stage=_tag(run),
+        state="" if finished else f" It is not finished: {run['updates']:,} of {config['max_updates']:,} updates.",
+        model=repo_id or f"{_relative(config['output_dir'])}/model",
+        results=[{"title": _data_title(result), "rows": _result_rows(result)} for result in results],
+        about_results=about_results,
+        **_data_table(data),
+        dropped=", ".join(f"{count:,} ({reason})" for reason, count in run["dropped"].items()),
+        sources=_sources(run),
+        stages=_stage_lines(run),
+        sessions=run["sessions"],
+        settings=_settings(config),
+        curves=curves if (run_dir / "curves.png").is_file() else "",
+        limits=list(_limits(run, results, data, languages)),
+        card_license=config.get("license"),
+    )
+
+
+def converted_model_card(
+    model: MlplForCTC, repo_id: str, license: str, checkpoint: str, source: str, languages: Sequence[str] | None
+) -> ModelCard:
+    """Renders the card of a model that another program has trained, of which only its files are known.
+
+    Args:
+        repo_id: repository that the card is for.
+        license: of the weights.
+        checkpoint: file, folder or Hub name that the model is made of.
+        source: whose it is, one of `PROGRAMS`.
+        languages: names of the language-ID head's classes, where the user has given them.
+    """
+    is_on_hub = source == "mctct" and not Path(checkpoint).exists()
+    data = ModelCardData(
+        language=sorted(set(map(iso_code, languages))) if languages else None,
+        license=license,
+        library_name="transformers",
+        pipeline_tag=TASK,
+        base_model=checkpoint if is_on_hub else None,
+        tags=["hf_mlpl", "ctc"],
+    )
+    return ModelCard.from_template(
+        data,
+        template_path=str(CONVERTED_TEMPLATE),
+        title=repo_id.rpartition("/")[2],
+        model=repo_id,
+        parameters=model.num_parameters(),
+        origin=checkpoint if is_on_hub else PurePath(checkpoint).name,
+        program=PROGRAMS[source],
+        classes=model.config.vocab_size,
+        languages=", ".join(languages or ()),
+        num_languages=len(model.config.languages),
+        card_license=license,
+    )
+
+
+def _relative(path: str) -> str:
+    """Returns a path as it was given, or its end where it names folders of this machine."""
+    return PurePath(path).name if PurePath(path).is_absolute() else path
+
+
+# Fields of run.json that a card has
+RUN_FIELDS = {
+    "stage": text(),
+    "language": text(or_null=True),
+    "updates": whole(0, 10**12),
+    "sessions": (lambda value: value is not None, "there"),
+    "model": (lambda value: isinstance(value, dict) and "parameters" in value, "an object with parameters"),
+    "training_data": dict_of(dict, "objects"),
+    "unlabelled_hours": dict_of((int, float), "numbers"),
+    "dropped": dict_of(int, "numbers"),
+    "sources": (lambda value: isinstance(value, list), "a list"),
+    "started_from": (lambda value: value is None or isinstance(value, dict), "an object or null"),
+}
+
+
+def _read(run_dir: Path) -> tuple[dict, dict]:
+    """Reads the settings and the record of a run."""
+    for name in ("config.yaml", "run.json"):
+        if not (run_dir / name).is_file():
+            raise ValueError(f"{run_dir}: has no {name}, of which a card is made; `hf-mlpl train` writes it")
+    run = read_settings(run_dir / "run.json")
+    check_settings(run_dir / "run.json", dict.fromkeys(RUN_FIELDS) | run, RUN_FIELDS)
+    file = run_dir / "config.yaml"
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{file}: is not YAML in UTF-8 ({error_line(error)})") from error
+    if not isinstance(config, dict) or not {"output_dir", "max_updates"} <= config.keys():
+        raise ValueError(f"{file}: holds no settings of a run, or not all; `hf-mlpl train` writes them")
+    return config, run
+
+
+def _check_weights(run_dir: Path, results: Sequence[dict]) -> None:
+    """Compares hashes of weights, where the results have one: those of a model on the Hub have its commit instead."""
+    hashes = {result["revision"].rpartition("@")[2]: result for result in results if "revision" in result}
+    hashes = {digest: result for digest, result in hashes.items() if len(digest) < 40}
+    folder = run_dir / "model"
+    if not hashes or not folder.is_dir():
+        return
+    own = teacher_revision(MlplForCTC.from_pretrained(folder), str(folder)).rpartition("@")[2]
+    for digest, result in hashes.items():
+        if digest != own:
+            raise ValueError(
+                f"results of {result['revision']} on {', '.join(result['data'])} are not of {folder}, whose weights "
+                f"are @{own}; run `hf-mlpl evaluate` again"
+            )
+
+
+def teacher_revision(model: MlplForCTC, name: str) -> str:
+    """Returns `user/name@commit` for a model from the Hub, else the end of its path and a hash of its weights.
+
+    The hash is 12 digits of SHA-256.
+    """
+    commit = getattr(model.config, "_commit_hash", None)
+    if commit:
+        return f"{name}@{commit}"
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return f"{'/'.join(Path(name).resolve().parts[-2:])}@{digest.hexdigest()[:12]}"
+
+
+def _tag(run: dict) -> str:
+    return f"{run['stage']}-{run['language']}" if run["language"] else run["stage"]
+
+
+def _runs(run: dict) -> list[dict]:
+    """Returns the records of all known runs that a model has come through, the first one first."""
+    origin = run["started_from"]
+    return [*(_runs(origin["run"]) if origin and origin["run"] else ()), run]
+
+
+def _card_data(config: dict, run: dict, results: Sequence[dict], name: str, languages: Sequence[str]) -> ModelCardData:
+    origins = [stage["started_from"] for stage in _runs(run) if stage["started_from"]]
+    on_hub = [origin["name"] for origin in origins if "/" in origin["name"]]
+    hub_page = "https://huggingface.co/datasets/"
+    datasets = [url.removeprefix(hub_page) for _, _, url in _sources(run) if url and url.startswith(hub_page)]
+    return ModelCardData(
+        language=sorted(set(map(iso_code, languages))),
+        license=config.get("license") or "unknown",
+        library_name="transformers",
+        pipeline_tag=TASK,
+        base_model=on_hub[-1] if on_hub else None,
+        datasets=datasets or None,
+        metrics=["cer", "wer"],
+        tags=["hf_mlpl", "ctc", "pseudo-labels"] if _has_pseudo_labels(run) else ["hf_mlpl", "ctc"],
+        model_name=name if results else None,
+        eval_results=_eval_results(results) or None,
+    )
+
+
+def _has_pseudo_labels(run: dict) -> bool:
+    learned = [data["pseudo_labelled_hours"] for stage in _runs(run) for data in stage["training_data"].values()]
+    return any(learned) or any(stage["unlabelled_hours"] for stage in _runs(run))
+
+
+# Results
+
+
+def _eval_results(results: Sequence[dict]) -> list[EvalResult]:
+    """Returns error rates in per cent by data set and language; raises a `ValueError` where two results have both."""
+    rates: list[EvalResult] = []
+    for result in results:
+        name, split = _data_name(result), _split(result)
+        data_id = name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else re.sub(r"[^\w.]+", "-", name.lower()).strip("-")
+        known = {(rate.dataset_type, rate.dataset_split, rate.dataset_config) for rate in rates}
+        for language, scores in result["languages"].items():
+            if (data_id, split, language) in known:
+                raise ValueError(f"two of the results are of {_data_title(result)}, {language}; give one of them")
+            for metric in ("cer", "wer"):
+                if scores[metric] is not None:
+                    rate = EvalResult(
+                        TASK, data_id, name, metric, round(100 * scores[metric], 2), "Speech Recognition"
+                    )
+                    rate.dataset_config, rate.dataset_split = language, split
+                    rate.metric_name = f"{split} {metric.upper()}, %"
+                    rates.append(rate)
+    return rates
+
+
+def _data_name(result: dict) -> str:
+    """Names a test set after the sources of its speech, or else after its files."""
+    names = [source["name"] for source in result.get("sources", ())]
+    return " + ".join(names or [PurePath(path).name for path in result["data"]])
+
+
+def _split(result: dict) -> str:
+    split = "+".join(dict.fromkeys(PurePath(path).stem for path in result["data"]))
+    return f"{split}, sentences unseen in training" if result.get("unseen_in") else split
+
+
+def _data_title(result: dict) -> str:
+    return f"{_data_name(result)}: {_split(result)}" if result.get("sources") else _data_name(result)
+
+
+def _result_rows(result: dict) -> list[tuple[str, ...]]:
+    """Returns a row of a table for each language, then their mean."""
+    total = {**result["macro"], "utterances": result["utterances"], "hours": result["hours"]}
+    rows = [(name, iso_code(name), scores) for name, scores in sorted(result["languages"].items())]
+    return [
+        (name, code, f"{scores['utterances']:,}", _hours(scores["hours"]), *(_percent(scores[rate]) for rate in RATES))
+        for name, code, scores in [*rows, ("mean", "-", total)]
+    ]
+
+
+def _percent(rate: float | None) -> str:
+    return "-" if rate is None else f"{100 * rate:.1f}"
+
+
+def _hours(hours: float) -> str:
+    return "< 0.01" if 0 < hours < 0.01 else f"{hours:,.2f}"
+
+
+# Training
+
+
+def _data_of_all_stages(run: dict) -> dict[str, dict]:
+    """Returns for each language the most `human`, `pseudo` and `unlabelled` hours of any stage, and all `teachers`."""
+    data = {}
+    for stage in _runs(run):
+        for language in {**stage["training_data"], **stage["unlabelled_hours"]}:
+            row = data.setdefault(language, {"human": 0.0, "pseudo": 0.0, "unlabelled": 0.0, "teachers": []})
+            nothing = {"human_hours": 0, "pseudo_labelled_hours": 0, "teachers": []}
+            learned = stage["training_data"].get(language, nothing)
+            row["human"] = max(row["human"], learned["human_hours"])
+            row["pseudo"] = max(row["pseudo"], learned["pseudo_labelled_hours"])
+            row["unlabelled"] = max(row["unlabelled"], stage["unlabelled_hours"].get(language, 0))
+            row["teachers"] += [teacher for teacher in learned["teachers"] if teacher not in row["teachers"]]
+    return dict(sorted(data.items()))
+
+
+def _data_table(data: dict[str, dict]) -> dict[str, list]:
+    """Returns head and rows of the table of training data, without columns that are empty."""
+    kinds = {"human": "human transcripts, h", "pseudo": "pseudo-labels, h", "unlabelled": "slimIPL, h"}
+    shown = [kind for kind in kinds if kind == "human" or any(row[kind] for row in data.values())]
+    teachers = "pseudo" in shown
+    return {
+        "data_head": ["language", "ISO 639", *(kinds[kind] for kind in shown), *(["teacher"] if teachers else [])],
+        "data_rows": [
+            [language, iso_code(language), *(_hours(row[kind]) for kind in shown)]
+            + ([", ".join(f"`{teacher}`" for teacher in row["teachers"]) or "-"] if teachers else [])
+            for language, row in data.items()
+        ],
+    }
+
+
+def _sources(run: dict) -> list[tuple[str, str, str | None]]:
+    """Returns name, licence and page of all that any stage has learned from, each once."""
+    sources = [source for stage in _runs(run) for source in stage["sources"]]
+    return list(dict.fromkeys((source["name"], source["license"], source["url"]) for source in sources))
+
+
+def _stage_lines(run: dict) -> list[str]:
+    """Returns a sentence for each run that a model has come through, also where only its name is known."""
+    origin, before, beginning = run["started_from"], [], "a new model"
+    if origin:
+        name = f"`{origin['name']}`" + (f" at `{origin['revision'][:12]}`" if origin["revision"] else "")
+        before = _stage_lines(origin["run"]) if origin["run"] else [f"{name}, whose training is not noted here."]
+        beginning = f"from {name}"
+    learned = run["training_data"].values()
+    hours = {
+        "of human transcripts": sum(data["human_hours"] for data in learned),
+        "of pseudo-labels": sum(data["pseudo_labelled_hours"] for data in learned),
+        "that slimIPL labels on the way": sum(run["unlabelled_hours"].values()),
+    }
+    speech = ", ".join(f"{_hours(amount)} h {kind}" for kind, amount in hours.items() if amount)
+    languages = list(run["training_data"])
+    where = languages[0] if len(languages) == 1 else f"{len(languages)} languages"
+    return [*before, f"`{_tag(run)}`: {beginning}, {run['updates']:,} updates on {speech}, in {where}."]
+
+
+def _settings(config: dict) -> str:
+    """Returns as YAML the settings that decide the result; where one is not set, its default holds."""
+
+    def without_empty(value):
+        if isinstance(value, dict):
+            return {name: without_empty(inner) for name, inner in value.items() if inner not in (None, {}, [])}
+        return value
+
+    settings = without_empty({name: value for name, value in config.items() if name not in NOT_SHOWN})
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).strip()
+
+
+# Limits
+
+
+def _limits(run: dict, results: Sequence[dict], data: dict, languages: Sequence[str]) -> Iterator[str]:
+    """Yields sentences on what the model cannot do by its numbers, and on what is not known of it."""
+    if SYNTHETIC.name in {name for name, *_ in _sources(run)}:
+        yield "It has learned from synthetic speech; do not expect that it understands people."
+    scored = [(language, scores["cer"]) for result in results for language, scores in result["languages"].items()]
+    bad = sorted({language for language, cer in scored if cer is not None and cer > MANY_ERRORS})
+    if bad:
+        yield f"More than half of the characters are wrong (CER above {MANY_ERRORS:.0%}) in {', '.join(bad)}."
+    if missing := [language for language in languages if language not in dict(scored)]:
+        yield f"Nothing here says how good it is in {_all(missing, languages)}: there are no results."
+    if without := [language for language in languages if not data[language]["human"]]:
+        yield f"It has seen no human transcript of {_all(without, languages)}, only pseudo-labels."
+    if few := [language for language in languages if 0 < data[language]["human"] < FEW_HOURS]:
+        yield f"Human transcripts are few, less than {FEW_HOURS} hours, in {_all(few, languages)}."
+    if unspaced := [language for language in languages if iso_code(language) in WITHOUT_SPACES]:
+        yield f"The WER says little about {', '.join(unspaced)}, written without spaces: look at the CER."
+    if unreadable := sum(result.get("unreadable", 0) for result in results):
+        yield f"Recordings that could not be read count as empty texts in the results; there are {unreadable:,}."
+    if unknown := [name for name, license, _ in _sources(run) if license == "unknown"]:
+        yield f"The licence of the speech it has learned from is not known: {', '.join(unknown)}."
+    if _has_pseudo_labels(run):
+        yield "Pseudo-labels repeat the mistakes of their teachers, most of all in names, numbers and foreign words."
+    yield "It writes what it hears, letter by letter, without a language model: words may come out that do not exist."
+    yield "In noise, in music and in languages that it does not know, it may write words that nobody has said."
+
+
+def _all(some: Sequence[str], languages: Sequence[str]) -> str:
+    if len(some) == len(languages) > 1:
+        return "all languages"
+    return ", ".join(some)

@@ -1,0 +1,154 @@
+"""Saves the state of a training run in checkpoints, and restores it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.compute as pc
+import yaml
+from accelerate import Accelerator
+from datasets import Dataset
+
+from ..atomic import atomic_write, partial_path, write_json, writing
+from ..data.rows import blocks
+from ..data.text_arrays import join
+from ..main_process import on_main_process
+from ..model.processing_mlpl import MlplProcessor
+from ..training_config import TrainingConfig, has_settings
+from .checkpoint_files import (
+    RUN_FILES,
+    checkpoint_path,
+    first_line,
+    newest_whole,
+    remove_old,
+    update_of,
+    write_manifest,
+)
+from .run_record import sessions_of
+from .slimipl import SlimIpl
+
+
+def digest(processor: MlplProcessor, **datasets: Dataset | None) -> dict[str, str]:
+    """Returns hashes of what makes a run the same wherever its files are: tokens, and ids and texts, in order."""
+    tokens = json.dumps(sorted(processor.tokenizer.get_vocab().items()), ensure_ascii=False)
+    digests = {"tokens": hashlib.sha256(tokens.encode()).hexdigest()}
+    for name, dataset in datasets.items():
+        if dataset is None:
+            continue
+        sha = hashlib.sha256()
+        for block in blocks(dataset, ["id", "text"]):
+            ids, texts = (pc.fill_null(block[name], "None") for name in ("id", "text"))
+            rows = pc.binary_join_element_wise(ids, texts, "", "\0")  # id, NUL, text, NUL
+            sha.update(join(rows.combine_chunks(), ""))
+        digests[name] = sha.hexdigest()
+    return digests
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_write(target) as partial:
+        shutil.copyfile(source, partial)
+
+
+class Checkpointer:
+    """Saves the state of a run in checkpoints, and restores it from the newest one that is whole.
+
+    The state is that of all that the accelerator has prepared, of slimIPL, and of the run's files. All processes call
+    each method, in the same order.
+
+    Args:
+        digests: of the data, as `digest` makes them; each checkpoint has them.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, slimipl: SlimIpl | None, config: TrainingConfig, digests: dict[str, str]
+    ):
+        self.accelerator, self.slimipl, self.config, self.digests = accelerator, slimipl, config, digests
+        self.output_dir = Path(config.output_dir)
+
+    def load_last(self, same_data: bool) -> int:
+        """Restores model, optimiser, pseudo-labels and the run's history; returns how many updates they have seen.
+
+        Raises:
+            ValueError: if it must be the `same_data`, and is not; where no checkpoint is whole; where it does not fit
+                the settings.
+        """
+        path = on_main_process(self.accelerator, lambda: newest_whole(self.output_dir))
+        if path is None:
+            on_main_process(self.accelerator, self._begin_anew)
+            return 0
+        if same_data:
+            self._check_data(path)
+        elif (settings := path / "config.yaml").exists():
+            self._check_optimizer(path, yaml.safe_load(settings.read_text(encoding="utf-8"))["optimizer"])
+        try:
+            self.accelerator.load_state(str(path))
+            if self.slimipl:
+                self.slimipl.load(path)
+        except Exception as error:  # of whatever kind: its files are as they were written
+            raise ValueError(
+                f"{path} cannot be loaded with these settings ({first_line(error)}); give those that it was made "
+                "with, or choose another output_dir"
+            ) from error
+        on_main_process(self.accelerator, lambda: self._restore_history(path))
+        self.accelerator.print(f"going on from {path}")
+        return update_of(path)
+
+    def _begin_anew(self) -> None:
+        """Removes what a run without a checkpoint has left, of which this one may be no continuation."""
+        for name in ("metrics.jsonl", "results.json", "curves.png"):
+            (self.output_dir / name).unlink(missing_ok=True)
+        if not has_settings(self.output_dir / "config.yaml", self.config):
+            (self.output_dir / "run.json").unlink(missing_ok=True)
+
+    def _check_data(self, checkpoint: Path) -> None:
+        path = checkpoint / "data.json"
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        differing = [name for name in before if before[name] != self.digests.get(name)]
+        if differing:
+            raise ValueError(
+                f"{checkpoint} belongs to a run with other data: {', '.join(differing)} (ids, texts or their order); "
+                "give it the same data, or choose another output_dir"
+            )
+
+    def _check_optimizer(self, checkpoint: Path, optimizer: str) -> None:
+        """Compares what torch does not: another optimiser's state is loaded, and fails when it is used."""
+        if optimizer != self.config.optimizer:
+            raise ValueError(
+                f"{checkpoint} has the state of {optimizer}, and optimizer is {self.config.optimizer!r}; give the one "
+                "that it was made with, or choose another output_dir"
+            )
+
+    def _restore_history(self, checkpoint: Path) -> None:
+        """Takes metrics.jsonl as the checkpoint has it, and run.json where the run's own is lost or damaged."""
+        if (history := checkpoint / "metrics.jsonl").exists():
+            _copy(history, self.output_dir / "metrics.jsonl")
+        if (record := checkpoint / "run.json").exists() and not sessions_of(self.output_dir / "run.json"):
+            _copy(record, self.output_dir / "run.json")
+
+    def save(self, update: int) -> Path:
+        """Writes a checkpoint, and removes those that are no longer needed; returns its folder."""
+        folder = checkpoint_path(self.output_dir, update)
+        is_main_process = self.accelerator.is_main_process
+        with atomic_write(folder, shared=True) if is_main_process else writing(folder):
+            self.accelerator.wait_for_everyone()
+            self.accelerator.save_state(str(partial_path(folder)))
+            if self.slimipl:
+                self.slimipl.save(partial_path(folder))
+            self.accelerator.wait_for_everyone()
+            if is_main_process:
+                self._complete(partial_path(folder))
+            self.accelerator.wait_for_everyone()
+        if is_main_process:
+            remove_old(self.output_dir, update)
+        return folder
+
+    def _complete(self, folder: Path) -> None:
+        """Adds to a checkpoint what the main process alone writes, and the manifest of it all."""
+        write_json(folder / "data.json", self.digests)
+        for name in RUN_FILES:
+            if (self.output_dir / name).exists():
+                shutil.copyfile(self.output_dir / name, folder / name)
+        write_manifest(folder)

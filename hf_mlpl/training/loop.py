@@ -1,0 +1,189 @@
+"""Trains a model: every stage of the recipe is this one loop with other settings and other utterances."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object, set_seed
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from ..data.batches import SpeechBatch, micro_batch_seed
+from ..data.selection import select_for_training, select_unlabelled
+from ..data.utterances import read_utterances
+from ..evaluation.scoring import evaluate_model
+from ..folder_lock import claimed
+from ..main_process import claimed_by_job, on_main_process
+from ..model.configuration_mlpl import MlplConfig
+from ..training_config import TrainingConfig, check_same_config, write_config
+from .checkpoint_files import checkpoints
+from .checkpoints import Checkpointer, digest
+from .log import TrainingLog
+from .model_setup import build_model
+from .optimization import learning_rate_factor, make_accelerator, prepare
+from .problems import Problems, TrainingError
+from .run_data import build_slimipl, read_dev_set, supervised_updates
+from .run_pusher import RunPusher, push_checkpoint
+from .run_record import RunRecord
+from .saved_model import write_final_model
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: TrainingConfig) -> Path:
+    """Trains, going on from the last checkpoint in `output_dir` if there is one; returns the trained model's folder.
+
+    Raises:
+        ValueError: for settings or data that cannot work, before anything is trained.
+        InUseError: where another job works in `output_dir`.
+        TrainingError: when the gradient is not finite, or most utterances cannot be used.
+    """
+    process = PartialState(cpu=not torch.accelerator.is_available())  # as the accelerator's own
+    output_dir = Path(config.output_dir)
+    if not _is_finished(process, config):
+        with claimed_by_job(process, output_dir):
+            return output_dir / "model" if _is_finished(process, config) else _train(config)
+    if config.push_to_hub and process.is_main_process:
+        with claimed(output_dir):
+            RunPusher(config).push_result()
+    return output_dir / "model"
+
+
+def _is_finished(process: PartialState, config: TrainingConfig) -> bool:
+    """Returns whether `output_dir` holds the result of these settings; raises a ValueError for that of others."""
+
+    def look() -> bool:
+        check_same_config(config, checkpoints(Path(config.output_dir)))
+        return (Path(config.output_dir) / "model").exists()
+
+    return on_main_process(process, look)
+
+
+def _train(config: TrainingConfig) -> Path:
+    """Trains in a folder that no other job uses, and whose run, if any, has these settings."""
+    output_dir = Path(config.output_dir)
+    started = check_same_config(config, checkpoints(output_dir))
+    set_seed(config.seed)
+    languages = [config.language] if config.language else None
+    train_set = read_utterances(config.train, languages)
+    dev_set = read_dev_set(config)
+    unlabelled_set = read_utterances(config.unlabelled, languages) if config.slimipl else None
+    model, processor = build_model(config, train_set)
+    accelerator = make_accelerator(config, model)
+    if not accelerator.is_main_process:
+        logging.getLogger(select_for_training.__module__).setLevel(logging.ERROR)  # all processes drop the same
+    train_set, dropped = select_for_training(train_set, processor, model.config, config.max_batch_seconds)
+    if unlabelled_set is not None:
+        unlabelled_set = select_unlabelled(unlabelled_set, model.config, config.max_batch_seconds)
+    model, optimizer = prepare(accelerator, model, config)
+    slimipl = None
+    if unlabelled_set is not None:
+        slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
+    digests = digest(processor, train=train_set, unlabelled=unlabelled_set)
+    pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
+    checkpointer = Checkpointer(accelerator, slimipl, config, digests)
+    start = checkpointer.load_last(same_data=started)
+    if accelerator.is_main_process:
+        write_config(config)  # not before all has been checked: a run that is refused does not own its folder
+    updates = iter(slimipl) if slimipl else supervised_updates(accelerator, model, processor, train_set, config, start)
+
+    log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
+    log.describe(train_set, dropped, accelerator.unwrap_model(model))
+    record = RunRecord(accelerator, accelerator.unwrap_model(model), config, start, train_set, dropped, unlabelled_set)
+    sets = [dataset for dataset in (train_set, unlabelled_set) if dataset is not None]
+    problems = Problems(accelerator, min(map(len, sets)))
+    with log, logging_redirect_tqdm():
+        for update in range(start + 1, config.max_updates + 1):
+            rate = config.learning_rate * learning_rate_factor(update - 1, config)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            micro_batches = next(updates)
+            problems.add(slimipl.loaded if slimipl else (batch for _, batch in micro_batches))
+            log.step(**train_step(accelerator, model, optimizer, micro_batches, config))
+            if slimipl:
+                slimipl.after_update()
+            is_last = update == config.max_updates
+            if update % config.log_every == 0:
+                log.window_ends(update, rate, slimipl.health.report() if slimipl else None, problems.total_lost)
+            if slimipl and (update % config.log_every == 0 or is_last):
+                _check_labels(slimipl.health.collapsed(), update, config, accelerator.is_main_process)
+            if dev_set is not None and (update % config.eval_every == 0 or is_last):
+                results = evaluate_model(accelerator, model, processor, dev_set, config.max_batch_seconds)
+                log.evaluated(update, results)
+                record.evaluated(update, results)
+            elif dev_set is None and (update % config.save_every == 0 or is_last):
+                log.draw()
+            if update % config.save_every == 0 and not is_last:
+                record.write(update)
+                checkpoint = checkpointer.save(update)
+                if config.push_to_hub:
+                    push_checkpoint(pusher, checkpoint, accelerator, model, processor)
+    if start == 0:
+        problems.end()
+    log.describe_problems(problems.total_lost, problems.total_met)
+    record.write(config.max_updates)
+    folder = write_final_model(accelerator, model, processor, output_dir)
+    if pusher is not None:
+        pusher.push_result()
+    return folder
+
+
+def train_step(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    micro_batches: list[tuple[int, SpeechBatch]],
+    config: TrainingConfig,
+) -> dict[str, float]:
+    """Makes one update, by the gradient of the loss over all micro-batches of all processes as if they were one batch.
+
+    Args:
+        micro_batches: this process's share, with their numbers; without any nothing happens, and nothing is returned.
+    """
+    if not micro_batches:
+        return {}
+    counts = torch.tensor(
+        [
+            sum(len(batch.indices) for _, batch in micro_batches),
+            sum(int(batch.attention_mask.sum()) for _, batch in micro_batches),
+        ],
+        device=accelerator.device,
+    )
+    num_utterances, num_frames = accelerator.reduce(counts).tolist()
+    model.train()
+    total = torch.zeros((), device=accelerator.device)
+    for i, (number, batch) in enumerate(micro_batches):
+        # Dropout and LayerDrop depend on the micro-batch alone, not on the process that happens to compute it.
+        torch.manual_seed(micro_batch_seed(config.seed, number))
+        is_last = i == len(micro_batches) - 1
+        with nullcontext() if is_last else accelerator.no_sync(model):
+            loss = model(**batch.inputs(accelerator.device), num_utterances=num_utterances).loss
+            if not batch.indices:  # nothing in it could be used, but every process has to take part
+                loss = loss * 0
+            # The loss is a share of the whole update's; data parallelism averages gradients where it should add.
+            accelerator.backward(loss * accelerator.num_processes)
+        total += loss.detach()
+    gradient_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+    if not torch.isfinite(gradient_norm):
+        # The gradient is that of all processes, so each of them comes here, and says the same.
+        numbers = ", ".join(map(str, sorted(gather_object([number for number, _ in micro_batches]))))
+        raise TrainingError(
+            f"the gradient of micro-batches {numbers} is not finite, its loss is {accelerator.reduce(total).item()}; "
+            "lower learning_rate, or look at the utterances of these batches"
+        )
+    optimizer.step()
+    optimizer.zero_grad()
+    loss = accelerator.reduce(total).item()
+    seconds = num_frames / MlplConfig.frames_per_second
+    return {"loss": loss, "gradient_norm": gradient_norm.item(), "audio_seconds": seconds}
+
+
+def _check_labels(problem: str | None, update: int, config: TrainingConfig, is_main_process: bool) -> None:
+    """Warns of pseudo-labels that have collapsed, or stops where the settings say so."""
+    if problem and config.slimipl.stop_on_collapse:
+        raise TrainingError(f"stopped at update {update}: {problem}")
+    if problem and is_main_process:
+        logger.warning("update %d: %s", update, problem)

@@ -1,0 +1,75 @@
+"""Makes the optimizer, the learning rate and the accelerator of a run."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+
+from ..model.modeling_mlpl import MlplForCTC
+from ..training_config import TrainingConfig
+
+
+def build_optimizer(model: MlplForCTC, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Makes the optimizer of the settings for all parameters of a model."""
+    if config.optimizer == "adagrad":
+        return torch.optim.Adagrad(model.parameters(), lr=config.learning_rate)
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def learning_rate_factor(update: int, config: TrainingConfig) -> float:
+    """Returns the share of `learning_rate` for an update that comes after `update` others."""
+    if config.schedule == "step":  # which the original multiplies with its warm-up
+        halvings = max(0, 1 + (update + 1 - config.first_decay_update) // config.decay_every_updates)
+        return 0.5**halvings * min(1.0, (update + 1) / max(1, config.warmup_updates))
+    if update < config.warmup_updates:
+        return (update + 1) / config.warmup_updates
+    if config.schedule == "constant":
+        return 1.0
+    return (config.max_updates - update) / max(1, config.max_updates - config.warmup_updates)
+
+
+def make_accelerator(config: TrainingConfig, model: MlplForCTC) -> Accelerator:
+    """Makes the accelerator; raises a ValueError for settings that do not fit the options of `accelerate launch`."""
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=_drops_layers(config, model))
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else processes on a machine without GPU would not find each other
+        mixed_precision="bf16" if config.bf16 else None,
+        kwargs_handlers=[ddp],
+    )
+    if accelerator.is_fsdp2 and config.slimipl and config.slimipl.ema_decay is not None:
+        raise ValueError(
+            f"slimipl.ema_decay is {config.slimipl.ema_decay}, whose second model cannot be sharded; set it to null, "
+            "or launch with `accelerate launch --multi_gpu`, without FSDP"
+        )
+    if config.micro_batches_per_update % accelerator.num_processes:
+        raise ValueError(
+            f"micro_batches_per_update is {config.micro_batches_per_update}; it must be a multiple of the "
+            f"{accelerator.num_processes} processes"
+        )
+    return accelerator
+
+
+def prepare(
+    accelerator: Accelerator, model: MlplForCTC, config: TrainingConfig
+) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    """Wraps the model for data parallelism or FSDP, which shards its weights, and makes its optimizer."""
+    if not accelerator.is_fsdp2:
+        return accelerator.prepare(model, build_optimizer(model, config))
+    model.get_input_embeddings = lambda: None  # accelerate wants to shard them; transformers' own raises an error
+    model, optimizer = accelerator.prepare(model, build_optimizer(model, config))
+    optimizer.state = build_optimizer(model, config).state  # Adagrad's sums were made for the whole weights
+    if _drops_layers(config, accelerator.unwrap_model(model)):
+        model.set_reduce_scatter_unused_params(True)  # as find_unused_parameters does without FSDP
+    return model, optimizer
+
+
+def _drops_layers(config: TrainingConfig, model: MlplForCTC) -> bool:
+    """Returns whether an update may skip a layer in all its micro-batches, so that the layer gets no gradient."""
+    return model.config.layerdrop > 0 or bool(config.slimipl and config.slimipl.dynamic_dropout)

@@ -1,0 +1,98 @@
+"""Reads the utterances of a run, and makes the micro-batches of its updates from them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from itertools import islice
+
+import pyarrow.compute as pc
+import torch
+from accelerate import Accelerator, PartialState
+from datasets import Dataset
+from torch.utils.data import DataLoader
+
+from ..data.batches import BatchPlan, SpeechBatch, SpeechBatches, repetitions
+from ..data.rows import blocks, durations_of, filter_rows
+from ..data.utterances import read_utterances
+from ..model.modeling_mlpl import MlplForCTC
+from ..model.processing_mlpl import MlplProcessor
+from ..training_config import TrainingConfig
+from .slimipl import SlimIpl, SlimIplPlan
+
+logger = logging.getLogger(__name__)
+
+
+def read_dev_set(config: TrainingConfig) -> Dataset | None:
+    """Reads the utterances to evaluate on; returns None where there are none, as for some languages of a corpus."""
+    if not config.dev:
+        return None
+    dataset = read_utterances(config.dev)
+    if config.language:
+        dataset = filter_rows(
+            dataset, ["language"], lambda block: pc.equal(block["language"], config.language).to_numpy()
+        )
+    if missing := sum(block["text"].null_count for block in blocks(dataset, ["text"])):
+        raise ValueError(
+            f"{', '.join(config.dev)}: {missing} of {len(dataset)} utterances have no text to compare with"
+        )
+    if not len(dataset) and PartialState().is_main_process:
+        files, language = ", ".join(config.dev), f" of {config.language}" if config.language else ""
+        logger.warning("%s: no utterances%s, so the model is not evaluated on the way", files, language)
+    return dataset if len(dataset) else None
+
+
+def supervised_updates(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    processor: MlplProcessor,
+    train_set: Dataset,
+    config: TrainingConfig,
+    start: int,
+) -> Iterator[list[tuple[int, SpeechBatch]]]:
+    """Yields this process's share of the micro-batches of each update after `start`, with their numbers."""
+    batches = _speech_batches(train_set, processor, accelerator.unwrap_model(model), config, with_labels=True)
+    per_update = config.micro_batches_per_update
+    numbers = range(
+        start * per_update + accelerator.process_index, config.max_updates * per_update, accelerator.num_processes
+    )
+    loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=config.num_workers)
+    numbered = zip(numbers, loader, strict=True)
+    while share := list(islice(numbered, per_update // accelerator.num_processes)):
+        yield share
+
+
+def build_slimipl(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    processor: MlplProcessor,
+    train_set: Dataset,
+    unlabelled_set: Dataset,
+    config: TrainingConfig,
+) -> SlimIpl:
+    """Builds the slimIPL of a run, over the batches of its labelled and of its unlabelled utterances."""
+    model = accelerator.unwrap_model(model)
+    labelled = _speech_batches(train_set, processor, model, config, with_labels=True)
+    unlabelled = _speech_batches(unlabelled_set, processor, model, config, with_labels=False)
+    plans = labelled.plan, unlabelled.plan
+    plan = SlimIplPlan(config.slimipl, *plans, config.micro_batches_per_update, config.seed)
+    return SlimIpl(accelerator, model, processor, plan, labelled, unlabelled, config.num_workers)
+
+
+def _speech_batches(
+    dataset: Dataset, processor: MlplProcessor, model: MlplForCTC, config: TrainingConfig, with_labels: bool
+) -> SpeechBatches:
+    """Plans the batches of a data set, without end, and makes their tensors on demand."""
+    times = repetitions(dataset, config.language_alpha, config.pseudo_label_weight)
+    augment_from = config.spec_augment.start_update * config.micro_batches_per_update if config.spec_augment else 0
+    return SpeechBatches(
+        dataset,
+        BatchPlan(durations_of(dataset), config.max_batch_seconds, config.seed, times),
+        processor,
+        model.config,
+        with_labels=with_labels,
+        augment=config.spec_augment,
+        augment_from=augment_from,
+        seed=config.seed,
+        cache_bytes=int(config.cache_gigabytes * 1e9),
+    )

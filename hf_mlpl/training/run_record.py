@@ -1,0 +1,195 @@
+"""Records a run's provenance and last dev results, from which the model card is rendered."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from transformers.utils import cached_file
+
+from ..atomic import write_json
+from ..corpora.sources import sources_of
+from ..data.rows import blocks
+from ..model.modeling_mlpl import MlplForCTC
+from ..training_config import PRESETS, TrainingConfig
+
+logger = logging.getLogger(__name__)
+
+HUMAN = ("human", "reference", None)  # sources of human texts; all others are names of teachers
+# Fields of a run.json that the card of a model started from it has
+FIELDS = set("stage language updates started_from training_data unlabelled_hours sources".split())
+
+
+class RunRecord:
+    """Writes `run.json`, and `results.json` with the last evaluation on dev; only the main process writes.
+
+    `run.json` is `{"stage", "language", "updates", "model": {"parameters", "languages"}, "started_from",
+    "training_data", "unlabelled_hours", "dropped", "sources", "sessions"}`:
+
+    - `started_from` is None for a new model, else `{"name", "revision", "run"}`: the name of the folder of a run or of
+      a Hub repository, its commit, and the `run.json` of the run that made it, as far as these are known;
+    - `training_data` is `{language: {"human_hours", "pseudo_labelled_hours", "teachers"}}`, without what was dropped;
+      `unlabelled_hours` is `{language: hours}` of slimIPL's speech;
+    - `sessions` are what the run was interrupted into, `{"first_update", "hardware", "processes", "hours", "commit",
+      "versions"}`; those in the same surroundings are one. `hours` are of the clock, until the file was last written.
+
+    `results.json` is what `hf-mlpl evaluate` writes, and `update`.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: MlplForCTC,
+        config: TrainingConfig,
+        start: int,
+        train_set: Dataset,
+        dropped: Counter,
+        unlabelled_set: Dataset | None,
+    ):
+        self.is_main_process = accelerator.is_main_process
+        if not self.is_main_process:
+            return
+        self.config, self.started = config, time.monotonic()
+        self.path = Path(config.output_dir) / "run.json"
+        paths = [*config.train, *(config.unlabelled or ())]
+        self.record = {
+            "stage": config.stage,
+            "language": config.language,
+            "updates": start,
+            "model": {"parameters": model.num_parameters(), "languages": model.config.languages},
+            "started_from": _started_from(config, model),
+            "training_data": training_data(train_set),
+            "unlabelled_hours": {} if unlabelled_set is None else _unlabelled_hours(unlabelled_set),
+            "dropped": dict(dropped.most_common()),
+            "sources": [asdict(source) for source in sources_of(paths)],
+        }
+        self.sessions = sessions_of(self.path)
+        if not self.sessions and self.path.is_file():
+            logger.warning("%s is damaged: the hours before update %d are not counted", self.path, start + 1)
+        surroundings = {
+            "hardware": hardware_name(accelerator.device),
+            "processes": accelerator.num_processes,
+            "commit": code_commit(),
+            "versions": {name: sys.modules[name].__version__ for name in ("torch", "transformers", "hf_mlpl")},
+        }
+        if not self.sessions or self.sessions[-1] != self.sessions[-1] | surroundings:
+            self.sessions.append({"first_update": start + 1, "hours": 0.0, **surroundings})
+        self.hours_before = self.sessions[-1]["hours"]
+        self.write(start)
+
+    def write(self, updates: int) -> None:
+        """Notes how many updates are done, and how long they took."""
+        if self.is_main_process:
+            self.sessions[-1]["hours"] = self.hours_before + (time.monotonic() - self.started) / 3600
+            write_json(self.path, {**self.record, "updates": updates, "sessions": self.sessions})
+
+    def evaluated(self, update: int, results: dict | None) -> None:
+        """Writes `results.json`; only the main process has results."""
+        if self.is_main_process:
+            sources = [asdict(source) for source in sources_of(self.config.dev)]
+            subject = {"model": str(self.path.parent / "model"), "data": list(self.config.dev), "sources": sources}
+            write_json(self.path.with_name("results.json"), {**subject, "update": update, **results})
+
+
+def training_data(dataset: Dataset) -> dict[str, dict]:
+    """Sums up the hours of each language's human texts and pseudo-labels, with the teachers of the latter."""
+    seconds, teachers = defaultdict(Counter), defaultdict(set)
+    for language, source, duration in _seconds(dataset, ["language", "source"]):
+        seconds[language]["human" if source in HUMAN else "pseudo_labelled"] += duration
+        if source not in HUMAN:
+            teachers[language].add(source)
+    return {
+        language: {
+            **{f"{kind}_hours": seconds[language][kind] / 3600 for kind in ("human", "pseudo_labelled")},
+            "teachers": sorted(teachers[language]),
+        }
+        for language in sorted(seconds)
+    }
+
+
+def _unlabelled_hours(dataset: Dataset) -> dict[str, float]:
+    seconds = Counter()
+    for language, duration in _seconds(dataset, ["language"]):
+        seconds[language] += duration
+    return {language: seconds[language] / 3600 for language in sorted(seconds)}
+
+
+def _seconds(dataset: Dataset, by: list[str]) -> Iterator[tuple]:
+    """Yields values of the columns `by`, and the seconds of the utterances of a block that have them."""
+    for block in blocks(dataset, [*by, "duration_seconds"]):
+        for row in block.group_by(by, use_threads=False).aggregate([("duration_seconds", "sum")]).to_pylist():
+            yield *(row[name] for name in by), row["duration_seconds_sum"]
+
+
+def _started_from(config: TrainingConfig, model: MlplForCTC) -> dict | None:
+    """Returns the name of the model that a run starts from, never its path, and what is known of it."""
+    if config.model in PRESETS:
+        return None
+    folder, commit = Path(config.model), getattr(model.config, "_commit_hash", None)
+    if folder.is_dir():
+        made_by = next((path for path in (folder / "run.json", folder.parent / "run.json") if path.is_file()), None)
+        name = folder.resolve().parent.name if folder.name == "model" else folder.resolve().name
+    else:
+        name = config.model
+        lenient = {f"_raise_exceptions_for_{reason}": False for reason in ("missing_entries", "connection_errors")}
+        made_by = cached_file(name, "run.json", revision=commit, **lenient)
+    return {"name": name, "revision": commit, "run": _read_record(Path(made_by)) if made_by else None}
+
+
+def _read_record(path: Path) -> dict | None:
+    """Reads a `run.json`; returns None for a file of another kind, for it may be a stranger's."""
+    try:
+        record = _json(path)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and FIELDS <= record.keys() else None
+
+
+def sessions_of(path: Path) -> list[dict]:
+    """Returns the sessions in a `run.json`; none where it does not exist or is damaged."""
+    try:
+        sessions = _json(path)["sessions"]
+        return sessions if all(session["first_update"] > 0 and session["hours"] >= 0 for session in sessions) else []
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
+def _json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def hardware_name(device: torch.device) -> str:
+    """Returns the model of a GPU, or of the processor."""
+    if name := getattr(torch.get_device_module(device), "get_device_name", None):
+        return name(device)
+    if device.type != "cpu":
+        return device.type
+    processors = Path("/proc/cpuinfo")  # of Linux, where `platform` knows the architecture alone
+    found = re.search(r"^model name\s*:\s*(.+)", processors.read_text() if processors.is_file() else "", re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def code_commit() -> str | None:
+    """Returns the commit of this code, with `-dirty` where files were changed since; None outside of its checkout."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)
+
+    try:
+        if git("ls-files", "--error-unmatch", Path(__file__).name).returncode:
+            return None  # installed, perhaps into the checkout of another project
+        return git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty").stdout.strip() or None
+    except OSError:  # there is no git
+        return None

@@ -1,0 +1,37 @@
+"""Writes the model of a run as a folder that `from_pretrained` takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from ..atomic import atomic_write
+from ..model.configuration_mlpl import MlplConfig
+from ..model.modeling_mlpl import MlplForCTC
+from ..model.processing_mlpl import MlplProcessor
+
+
+def write_final_model(
+    accelerator: Accelerator, model: torch.nn.Module, processor: MlplProcessor, output_dir: Path
+) -> Path:
+    """Writes `model/` with weights, configuration, feature extractor and tokens file; all processes call it."""
+    accelerator.wait_for_everyone()
+    folder = output_dir / "model"
+    weights = accelerator.get_state_dict(model)  # by all processes, which may have a part each
+    if accelerator.is_main_process:
+        with atomic_write(folder) as partial:
+            write_model(partial, accelerator.unwrap_model(model).config, processor, weights)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def write_model(folder: Path, config: MlplConfig, processor: MlplProcessor, weights: dict[str, torch.Tensor]) -> None:
+    """Writes a model's folder; without weights, all the rest of it."""
+    with torch.device("meta"):
+        model = MlplForCTC(config)
+    if weights:
+        model.load_state_dict(weights, assign=True)
+    model.save_pretrained(folder, state_dict=None if weights else {})
+    processor.save_pretrained(folder)

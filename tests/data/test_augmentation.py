@@ -1,0 +1,122 @@
+"""SpecAugment: what may be masked, what must stay, and how widths and places are distributed."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_mlpl.data.augmentation import spec_augment
+from hf_mlpl.training_config import SpecAugmentConfig
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def masks(num_frames, config, seed=0, num_frames_padded=None, num_bins=80):
+    """Which bins (B, F) and which frames (B, T) of each utterance are masked; nothing else may be."""
+    lengths = torch.tensor(num_frames)
+    ones = torch.ones(len(num_frames), num_frames_padded or max(num_frames), num_bins)
+    masked = spec_augment(ones, lengths, config, generator(seed)) == 0
+    bins, frames = masked.all(dim=1), masked.all(dim=2)
+    assert torch.equal(masked, bins[:, None, :] | frames[:, :, None])
+    return bins, frames
+
+
+def width_of_one_span(mask):
+    """Width of the one run of True in a mask."""
+    places = np.flatnonzero(mask)
+    assert np.array_equal(places, np.arange(places[0], places[0] + len(places)))
+    return len(places)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    num_frames=st.lists(st.integers(1, 700), min_size=1, max_size=4),
+    padding=st.integers(0, 5),
+    num_masks=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    widths=st.tuples(st.integers(1, 12), st.integers(1, 60)),
+    seed=st.integers(0, 2**32),
+)
+def test_masks_are_spans_within_the_limits(num_frames, padding, num_masks, widths, seed):
+    config = SpecAugmentConfig(
+        num_frequency_masks=num_masks[0],
+        num_time_masks=num_masks[1],
+        max_frequency_width=widths[0],
+        max_time_width=widths[1],
+    )
+    bins, frames = masks(num_frames, config, seed, max(num_frames) + padding)
+    for i, length in enumerate(num_frames):
+        max_time_width = min(widths[1], length // 10)
+        assert (num_masks[0] > 0) <= bins[i].sum() <= num_masks[0] * widths[0]
+        assert (num_masks[1] > 0 and max_time_width > 0) <= frames[i].sum() <= num_masks[1] * max_time_width
+        assert not frames[i, length:].any()
+        if num_masks[0] == 1:
+            assert width_of_one_span(bins[i]) <= widths[0]
+        if num_masks[1] == 1 and max_time_width:
+            assert width_of_one_span(frames[i]) <= max_time_width
+
+
+def test_masked_is_zero_and_nothing_else_changes():
+    features = torch.randn(3, 200, 80, generator=generator(1))
+    before = features.clone()
+    result = spec_augment(features, torch.tensor([200, 120, 5]), SpecAugmentConfig(), generator())
+    assert torch.equal(features, before)
+    masked = result != features
+    assert torch.equal(result, features.masked_fill(masked, 0.0))
+    assert 0 < masked[0].sum() < masked[0].numel()
+    # an utterance has masks of its own
+    assert not torch.equal(masked[0], masked[1])
+    # a tenth of five frames is no frame, but bands there are
+    assert 2 <= masked[2].all(dim=0).sum() <= 60 and not masked[2].all(dim=1).any()
+
+
+def test_masks_do_not_depend_on_padding():
+    features = torch.randn(2, 150, 80, generator=generator(1))
+    lengths = torch.tensor([150, 90])
+    padded = torch.nn.functional.pad(features, (0, 0, 0, 77))
+    expected = spec_augment(features, lengths, SpecAugmentConfig(), generator())
+    result = spec_augment(padded, lengths, SpecAugmentConfig(), generator())
+    assert torch.equal(result[:, :150], expected)
+    assert not result[:, 150:].any()
+
+
+def test_the_generator_decides():
+    first = masks([300], SpecAugmentConfig(), seed=1)
+    assert all(map(torch.equal, first, masks([300], SpecAugmentConfig(), seed=1)))
+    assert not all(map(torch.equal, first, masks([300], SpecAugmentConfig(), seed=2)))
+
+
+def test_no_masks():
+    features = torch.randn(2, 100, 80)
+    config = SpecAugmentConfig(num_frequency_masks=0, num_time_masks=0)
+    assert torch.equal(spec_augment(features, torch.tensor([100, 60]), config, generator()), features)
+
+
+def assert_uniform(values, low, high):
+    """Each integer of low ... high is as frequent as the others, within five standard deviations."""
+    counts = np.bincount(values, minlength=high + 1)
+    assert counts[:low].sum() == 0 and len(counts) == high + 1
+    expected = len(values) / (high - low + 1)
+    assert np.abs(counts[low:] - expected).max() < 5 * expected**0.5
+
+
+@pytest.mark.parametrize("size, max_width", [(80, 30), (120, 12), (600, 50)], ids=["bins", "short", "long"])
+def test_widths_and_places_are_uniform(size, max_width):
+    of_bins = size == 80
+    config = SpecAugmentConfig(num_frequency_masks=int(of_bins), num_time_masks=int(not of_bins))
+    num_frames, num_bins = (9, size) if of_bins else (size, 2)
+    spans = masks([num_frames] * 5000, config, num_bins=num_bins)[0 if of_bins else 1]
+    widths, starts = spans.sum(dim=1).numpy(), spans.int().argmax(dim=1).numpy()
+    assert_uniform(widths, 1, max_width)
+    last_starts = size - widths
+    assert (starts <= last_starts).all() and (starts == last_starts).any() and (starts == 0).any()
+    # where a span starts, as tenths of the places where it can
+    assert_uniform((10 * (starts + 0.5) / (last_starts + 1)).astype(int), 0, 9)
+
+
+def test_bands_and_spans_are_independent():
+    config = SpecAugmentConfig(num_frequency_masks=1, num_time_masks=1)
+    bins, frames = masks([600] * 400, config)
+    assert abs(np.corrcoef(bins.sum(dim=1), frames.sum(dim=1))[0, 1]) < 0.2

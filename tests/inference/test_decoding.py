@@ -1,0 +1,209 @@
+"""Greedy decoding of data sets, against one utterance at a time computed step by step."""
+
+import io
+import itertools
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from datasets import Dataset
+from tqdm import tqdm
+
+from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
+from hf_mlpl.data.utterances import FEATURES
+from hf_mlpl.inference.decoding import Hypothesis, best_classes, transcribe
+
+LETTERS = "|abcdefghijklmno"
+LANGUAGES = ["de", "sl", "sv-SE"]
+SECONDS = [0.5, 1.31, 0.02, 2.03, 0.9, 1.0, 0.33, 1.32]
+UNREADABLE = 4  # row
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory) -> MlplProcessor:
+    path = tmp_path_factory.mktemp("tokens") / "tokens.lst"
+    path.write_text("".join(f"{letter}\n" for letter in LETTERS))
+    return MlplProcessor(MlplFeatureExtractor(), MlplTokenizer(path))
+
+
+def make_model(languages=LANGUAGES) -> MlplForCTC:
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "attention_head_dim": 16, "intermediate_size": 64}
+    dropout = {"conv_dropout": 0.3, "attention_dropout": 0.3, "activation_dropout": 0.3, "layerdrop": 0.3}
+    torch.manual_seed(0)
+    model = MlplForCTC(MlplConfig.tiny(len(LETTERS) + 1, languages, num_hidden_layers=2, **sizes, **dropout))
+    with torch.no_grad():  # random weights alone would say the same letter all the time
+        model.ctc_head.weight *= 20
+        model.ctc_head.bias[LETTERS.index("|")] += 1
+        if model.lid_head is not None:
+            model.lid_head.weight *= 20
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> MlplForCTC:
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Dataset:
+    """Noise whose loudness and colour change; one clip is no audio."""
+    folder, rows = tmp_path_factory.mktemp("clips"), []
+    for i, seconds in enumerate(SECONDS):
+        rng = np.random.default_rng(i)
+        noise = rng.normal(size=round(16000 * seconds))
+        time = np.arange(len(noise)) / 16000
+        tone = np.sin(2 * np.pi * (200 + 200 * i + 700 * np.sin(3 * time)) * time)
+        clip = 0.1 * (noise * np.sin((5 + i) * time) ** 2 + tone)
+        path = folder / f"{i}.wav"
+        soundfile.write(path, clip.astype(np.float32), 16000)
+        if i == UNREADABLE:
+            path.write_bytes(b"no sound")
+        audio = {"path": str(path), "start": None, "end": None}
+        rows.append({"id": f"u{i}", "audio": audio, "duration_seconds": seconds, "language": "sl"})
+    empty = dict.fromkeys(["text", "speaker", "source"])
+    return Dataset.from_list([{**row, **empty} for row in rows], features=FEATURES)
+
+
+def by_hand(model, row) -> Hypothesis:
+    """One utterance alone: probabilities, the best path, its collapse."""
+    samples, rate = soundfile.read(row["audio"]["path"], dtype="float32")
+    features = MlplFeatureExtractor()(samples, sampling_rate=rate, return_tensors="pt")["input_features"]
+    model.eval()
+    with torch.no_grad():
+        output = model(features)
+    probabilities = output.logits[0].double().softmax(dim=-1).numpy()
+    best = probabilities.argmax(axis=1)
+    letters = "".join((*LETTERS, "")[number] for number, _ in itertools.groupby(best))
+    mean_log_prob = float(np.log(probabilities.max(axis=1)).mean())
+    language = None
+    if output.language_log_probs is not None:
+        language = LANGUAGES[int(output.language_log_probs[0].argmax())]
+    return Hypothesis(
+        row=int(row["id"][1:]),
+        text=" ".join(word for word in letters.split("|") if word),
+        language=language,
+        num_frames=len(best),
+        mean_log_prob=mean_log_prob,
+        blank_ratio=float(np.mean(best == len(LETTERS))),
+    )
+
+
+def by_row(hypotheses) -> list[Hypothesis]:
+    hypotheses = list(hypotheses)
+    assert sorted(hypothesis.row for hypothesis in hypotheses) == list(range(len(hypotheses)))
+    return sorted(hypotheses, key=lambda hypothesis: hypothesis.row)
+
+
+def assert_same(hypotheses, expected):
+    for one, other in zip(hypotheses, expected, strict=True):
+        assert (one.row, one.text, one.language, one.error) == (other.row, other.text, other.language, other.error)
+        assert one.num_frames == other.num_frames
+        for name in ("mean_log_prob", "blank_ratio"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-5)
+
+
+@pytest.mark.parametrize("max_batch_seconds, num_workers", [(0.01, 0), (3.0, 0), (100.0, 0), (3.0, 2)])
+def test_transcripts_equal_those_of_each_utterance_alone(model, processor, dataset, max_batch_seconds, num_workers):
+    hypotheses = by_row(transcribe(model, processor, dataset, max_batch_seconds, num_workers))
+    assert len(hypotheses) == len(SECONDS)
+    bad = hypotheses.pop(UNREADABLE)
+    assert (bad.text, bad.num_frames, bad.language) == ("", 0, None)
+    assert bad.error.startswith(f"utterance u{UNREADABLE}: ") and "is not audio" in bad.error
+    assert "\n" not in bad.error
+    expected = [by_hand(model, row) for i, row in enumerate(dataset) if i != UNREADABLE]
+    assert_same(hypotheses, expected)
+    # the model says something, and not always the same
+    assert len({hypothesis.text for hypothesis in expected}) >= 6
+    assert len({hypothesis.language for hypothesis in expected}) >= 2
+    assert any(" " in hypothesis.text for hypothesis in expected)
+    assert max(hypothesis.mean_log_prob for hypothesis in expected) < -0.01
+
+
+def test_the_longest_come_first(model, processor, dataset):
+    rows = [hypothesis.row for hypothesis in transcribe(model, processor, dataset, 0.01)]
+    assert [SECONDS[row] for row in rows] == sorted(SECONDS, reverse=True)
+
+
+def test_a_model_without_languages(processor, dataset):
+    model = make_model(languages=[])
+    good = dataset.select(range(UNREADABLE))
+    assert_same(by_row(transcribe(model, processor, good, 3.0)), [by_hand(model, row) for row in good])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_training_mode_is_restored(model, processor, dataset, training):
+    good = dataset.select(range(UNREADABLE))
+    expected = [by_hand(model, row) for row in good]
+    model.train(training)
+    assert_same(by_row(transcribe(model, processor, good, 3.0)), expected)  # no dropout while it lasts
+    assert all(module.training == training for module in model.modules())
+    interrupted = transcribe(model, processor, good, 0.01)
+    next(interrupted)
+    interrupted.close()
+    assert all(module.training == training for module in model.modules())
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("max_batch_seconds, threads_of_each", [(0.01, {1}), (3.0, {1}), (7.0, {2}), (100.0, {4})])
+def test_threads_share_the_batches(model, processor, dataset, four_threads, max_batch_seconds, threads_of_each):
+    seen = []
+    hook = model.register_forward_pre_hook(lambda *_: seen.append((threading.get_ident(), torch.get_num_threads())))
+    hypotheses = by_row(transcribe(model, processor, dataset, max_batch_seconds))
+    hook.remove()
+    assert {threads for _, threads in seen} == threads_of_each
+    assert threading.get_ident() not in {ident for ident, _ in seen}
+    assert torch.get_num_threads() == 4
+    hypotheses.pop(UNREADABLE)
+    assert_same(hypotheses, [by_hand(model, row) for i, row in enumerate(dataset) if i != UNREADABLE])
+
+
+def test_threads_end_with_the_transcripts(model, processor, dataset, four_threads):
+    before = threading.active_count()
+    interrupted = transcribe(model, processor, dataset, 0.01)
+    next(interrupted)
+    interrupted.close()
+    assert threading.active_count() == before and torch.get_num_threads() == 4
+
+    def fail(*_):
+        raise RuntimeError("no memory")
+
+    hook = model.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        list(transcribe(model, processor, dataset, 0.01))
+    hook.remove()
+    assert threading.active_count() == before and torch.get_num_threads() == 4
+
+
+@pytest.mark.parametrize("num_classes", [17, 2**20, 2**20 + 1])
+def test_best_classes_are_those_of_all_frames_at_once(num_classes):
+    logits = torch.randn(2, 3, num_classes, generator=torch.Generator().manual_seed(0))
+    log_probs, best = best_classes(logits)
+    assert torch.equal(best, logits.argmax(-1))
+    expected = logits.double().log_softmax(-1).gather(-1, best[:, :, None])[:, :, 0]
+    torch.testing.assert_close(log_probs.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_gradients_are_off_only_inside(model, processor, dataset):
+    for _ in transcribe(model, processor, dataset.select([0, 1]), 0.01):
+        assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+def test_progress_counts_utterances(model, processor, dataset):
+    with tqdm(total=len(dataset), file=io.StringIO()) as progress:
+        list(transcribe(model, processor, dataset, 3.0, progress=progress))
+        assert progress.n == len(dataset)  # unreadable ones too
+
+
+def test_nothing_to_transcribe(model, processor, dataset):
+    assert list(transcribe(model, processor, dataset.select([]), 3.0)) == []
+    (bad,) = transcribe(model, processor, dataset.select([UNREADABLE]), 3.0)
+    assert bad.error

@@ -1,0 +1,447 @@
+"""Pseudo-labels: what greedy decoding says one by one, every utterance once, however the job is cut."""
+
+import copy
+import hashlib
+import json
+import logging
+import math
+import zlib
+from itertools import groupby
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from accelerate import Accelerator
+from rapidfuzz.distance import Levenshtein
+
+from hf_mlpl import MlplForCTC, MlplProcessor
+from hf_mlpl.audio.reading import load_audio
+from hf_mlpl.data.utterances import FEATURES, read_utterances, write_utterances
+from hf_mlpl.folder_lock import InUseError, claimed
+from hf_mlpl.inference.precision import convert
+from hf_mlpl.labels import labelling as pseudo_label
+from hf_mlpl.labels.schema import SCORES
+from hf_mlpl.sharing.model_card import teacher_revision
+from hf_mlpl.training.loop import train
+from hf_mlpl.training_config import load_config
+
+from ..two_processes import SHARD_SIZE
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TEACHER = "teacher@1"
+
+
+@pytest.fixture(scope="module")
+def teacher(tone_run):
+    return MlplForCTC.from_pretrained(tone_run / "model").eval(), MlplProcessor.from_pretrained(tone_run / "model")
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tone_data):
+    return read_utterances([tone_data / "unlabelled.parquet"])
+
+
+@pytest.fixture
+def label(teacher, unlabelled, tmp_path, monkeypatch):
+    """Labels into a folder of `tmp_path`, in shards of 5; returns that folder."""
+    monkeypatch.setattr(pseudo_label, "SHARD_SIZE", SHARD_SIZE)
+
+    def label(name, dataset=unlabelled, models=teacher, revision=TEACHER, max_batch_seconds=3.0):
+        folder = tmp_path / name
+        summary = pseudo_label.pseudo_label(
+            Accelerator(cpu=True), *models, dataset, folder, revision, max_batch_seconds
+        )
+        assert summary == json.loads((folder / "complete.json").read_text())
+        return folder
+
+    return label
+
+
+def labels(folder):
+    """id -> row of labels.parquet."""
+    table = pq.read_table(folder / "labels.parquet").to_pylist()
+    rows = {row["id"]: row for row in table}
+    assert len(rows) == len(table)
+    return rows
+
+
+def by_hand(teacher, tokens, utterance):
+    """Text, language and scores of one utterance, step by step."""
+    model, processor = teacher
+    samples = load_audio(utterance["audio"], 16_000)
+    features = processor.feature_extractor(samples, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    with torch.no_grad():
+        output = model(features)
+    probabilities = output.logits[0].softmax(-1).max(-1).values.tolist()
+    path = output.logits[0].argmax(-1).tolist()
+    runs = [(label, list(frames)) for label, frames in groupby(range(len(path)), lambda frame: path[frame])]
+    text, words = "", [[]]  # frames of each word, from its first letter to its last
+    for label, frames in runs:
+        if label < len(tokens):
+            text += tokens[label].replace("|", " ")
+            if tokens[label] == "|":
+                words.append([])
+            else:
+                words[-1] += range(words[-1][0] if words[-1] else frames[0], frames[-1] + 1)
+    spans = [sorted(set(word)) for word in words if word]
+    seconds = len(samples) / 16_000
+    text = " ".join(text.split())
+    languages = output.language_log_probs[0].exp().tolist()
+    return {
+        "text": text,
+        "predicted_language": model.config.languages[languages.index(max(languages))],
+        "mean_log_prob": sum(map(math.log, probabilities)) / len(probabilities),
+        "lowest_word_confidence": min(
+            math.prod(probabilities[frame] for frame in span) ** (1 / len(span)) for span in spans
+        ),
+        "blank_ratio": path.count(len(tokens)) / len(path),
+        "characters_per_second": len(text) / seconds,
+        "compression_ratio": len(text.encode()) / len(zlib.compress(text.encode())),
+        "language_probability": languages[model.config.languages.index(utterance["language"])],
+    }
+
+
+def test_labels_are_those_of_one_by_one_decoding(label, teacher, unlabelled, tone_data, tone_corpus):
+    made = labels(label("a"))
+    assert list(made) and sorted(made) == sorted(unlabelled["id"])
+    tokens = (tone_data / "tokens-all.lst").read_text().split()
+    spoken, edits = json.loads((tone_corpus / "spoken.json").read_text()), 0
+    for utterance in unlabelled:
+        row, expected = made[utterance["id"]], by_hand(teacher, tokens, utterance)
+        for name in ("text", "predicted_language"):
+            assert row[name] == expected[name]
+        assert {name: row[name] for name in SCORES} == {
+            name: pytest.approx(expected[name], rel=1e-3, abs=1e-5) for name in SCORES
+        }
+        assert (row["source"], row["error"]) == (TEACHER, None)
+        for name in ("audio", "duration_seconds", "language", "speaker"):
+            assert row[name] == utterance[name]
+        edits += Levenshtein.distance(row["text"], spoken[utterance["id"]])
+    assert edits < 0.1 * sum(map(len, spoken.values()))  # each segment got its own text
+    assert len({row["lowest_word_confidence"] for row in made.values()}) > 20
+
+
+def test_the_size_of_batches_changes_the_speed_only(label):
+    one, another = labels(label("a", max_batch_seconds=0.1)), labels(label("b", max_batch_seconds=100))
+    assert [(row["id"], row["text"]) for row in one.values()] == [(r["id"], r["text"]) for r in another.values()]
+    for name in SCORES:
+        values = [[row[name] for row in rows.values()] for rows in (one, another)]
+        assert values[0] == pytest.approx(values[1], rel=1e-4, abs=1e-6), name
+
+
+def test_two_processes_label_the_same(label, two_processes):
+    one, two = label("a"), two_processes / "labels"
+    assert sorted(path.name for path in (two / "shards").iterdir()) == [f"{i:05d}.parquet" for i in range(5)]
+    assert pq.read_table(two / "labels.parquet").equals(pq.read_table(one / "labels.parquet"))
+    assert (two / "complete.json").read_text() == (one / "complete.json").read_text()
+
+
+class Killed(Exception):
+    pass
+
+
+def test_interrupted_equals_uninterrupted(label, tmp_path, monkeypatch):
+    write, shards = pseudo_label.write_utterances, []
+
+    def write_or_die(rows, path, features):
+        if len(shards) == 2:
+            next(rows)  # in the middle of a shard
+            raise Killed
+        shards.append(path)
+        return write(rows, path, features)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(pseudo_label, "write_utterances", write_or_die)
+        label("a")
+    folder = tmp_path / "a"
+    assert sorted(path.name for path in folder.iterdir()) == ["job.json", "shards"]
+    written = {path: path.stat().st_mtime_ns for path in (folder / "shards").glob("[0-9]*")}
+    assert set(written) == set(shards) and len(shards) == 2
+    label("a")
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    uninterrupted = label("b")
+    for name in ("labels.parquet", *(f"shards/{i:05d}.parquet" for i in range(5))):
+        assert pq.read_table(folder / name).equals(pq.read_table(uninterrupted / name)), name
+    assert (folder / "complete.json").read_text() == (uninterrupted / "complete.json").read_text()
+
+
+@pytest.mark.parametrize(("small", "expected"), [(6, [5, 5, 5, 5, 4]), (3, [4] * 6), (1, [4] * 6)])
+def test_a_small_job_has_shards_for_several_processes(label, small, expected, monkeypatch):
+    monkeypatch.setattr(pseudo_label, "SMALL_SHARD_SIZE", small)
+    monkeypatch.setattr(pseudo_label, "MIN_SHARDS", 6)
+    folder = label("a")
+    assert [len(pq.read_table(path)) for path in sorted((folder / "shards").iterdir())] == expected
+
+
+def test_a_complete_job_is_not_done_again(label, teacher):
+    folder = label("a")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert label("a", models=(teacher[0], None)) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_another_job_does_not_get_into_the_folder(label, unlabelled, tmp_path):
+    label("a")
+    with pytest.raises(ValueError, match="another job's labels: teacher was 'teacher@1', is 'teacher@2'. Choose anot"):
+        label("a", revision="teacher@2")
+    with pytest.raises(ValueError, match="utterances was 24, is 23; ids_sha256 was "):
+        label("a", unlabelled.select(range(23)))
+    with pytest.raises(ValueError, match="labels: ids_sha256 was '[0-9a-f]{64}', is '[0-9a-f]{64}'. Choose"):
+        label("a", unlabelled.select([1, 0, *range(2, 24)]))
+
+
+def half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def zeroed(content: bytes) -> bytes:
+    """As a disk that lost a page has it: the file's beginning and end are there."""
+    return content[:4] + bytes(400) + content[404:]
+
+
+def test_damaged_shards_are_labelled_again(label, tmp_path, caplog):
+    """Each with a line; those that are whole stay as they are."""
+    folder = label("a")
+    whole = label("b")
+    paths = sorted((folder / "shards").iterdir())
+    damages = (half, zeroed, lambda content: b"", lambda content: bytes(len(content)))
+    for path, damage in zip(paths[:4], damages, strict=True):
+        path.write_bytes(damage(path.read_bytes()))
+    left, inode = paths[4], paths[4].stat().st_ino
+    for name in ("complete.json", "labels.parquet"):
+        (folder / name).unlink()
+    label("a")
+    for name in ("labels.parquet", *(f"shards/{path.name}" for path in paths)):
+        assert pq.read_table(folder / name).equals(pq.read_table(whole / name)), name
+    assert left.stat().st_ino == inode
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.partition(": damaged (")[0] for line in told] == [str(path) for path in paths[:4]]
+    assert all(line.endswith("); it is labelled again") and "\n" not in line for line in told)
+
+
+def test_shards_of_other_labels_are_labelled_again(label, unlabelled, tmp_path, caplog):
+    folder = label("a")
+    first, second = sorted((folder / "shards").iterdir())[:2]
+    expected = pq.read_table(folder / "labels.parquet")
+    first.write_bytes(second.read_bytes())
+    rows = pq.read_table(second)
+    pq.write_table(rows.set_column(rows.column_names.index("source"), "source", [["teacher@2"] * len(rows)]), second)
+    third = second.with_name("00002.parquet")
+    pq.write_table(pq.read_table(third).drop(["error"]), third)
+    (folder / "complete.json").unlink()
+    label("a")
+    assert pq.read_table(folder / "labels.parquet").equals(expected)
+    reasons = [record.getMessage().partition(": damaged (")[2] for record in caplog.records]
+    others = ["it holds other labels); it is labelled again"] * 2
+    assert reasons[:2] == others and "other columns than labels" in reasons[2]
+
+
+NO_JSON = ("", "null", "7", "[]", "{", "{}", '{"teacher": null}')
+
+
+def test_a_complete_json_that_is_damaged_is_made_anew(label, caplog):
+    """So is one whose labels are damaged; no shard is."""
+    folder = label("a")
+    expected, shards = contents(folder), {path: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()}
+    for content in NO_JSON:
+        (folder / "complete.json").write_text(content)
+        label("a")
+        assert contents(folder) == expected
+    for damage in (half, lambda content: b"", lambda content: bytes(100)):
+        (folder / "labels.parquet").write_bytes(damage(expected["labels.parquet"]))
+        label("a")
+        assert contents(folder) == expected
+    assert {path: path.stat().st_mtime_ns for path in shards} == shards
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == len(NO_JSON) + 3 and not [line for line in told if "\n" in line]
+    assert all(line.startswith(f"{folder}/complete.json: damaged") for line in told[:-3])
+    assert all(line.startswith(f"{folder}/labels.parquet: damaged") for line in told[-3:])
+    assert all(line.endswith("; it is made anew of the shards") for line in told)
+
+
+def test_a_job_json_that_is_damaged_is_one_line(label):
+    folder = label("a")
+    expected = contents(folder)
+    told = "job.json: damaged .*; delete it if the labels beside it are of this job, or choose another folder"
+    for content in NO_JSON:
+        (folder / "job.json").write_text(content)
+        with pytest.raises(ValueError, match=told):
+            label("a")
+    (folder / "job.json").unlink()
+    (folder / "complete.json").unlink()
+    label("a")
+    assert contents(folder) == expected
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_that_is_claimed(label, tmp_path):
+    """Nothing is begun there; a finished one is only read, and needs no claim."""
+    with claimed(tmp_path / "a"):
+        with pytest.raises(InUseError, match="a: another job works there .*, process"):
+            label("a")
+        assert [path.name for path in (tmp_path / "a").iterdir()] == [".lock"]
+    folder = label("a")
+    with claimed(folder):
+        label("a")
+
+
+def test_a_model_that_computes_no_numbers(label, tone_run, teacher, caplog):
+    """Its labels are errors, and not what greedy decoding makes of them."""
+    broken = MlplForCTC.from_pretrained(tone_run / "model")
+    with torch.no_grad():
+        broken.ctc_head.bias[0] = float("nan")
+    folder = label("a", models=(broken, teacher[1]))
+    summary = json.loads((folder / "complete.json").read_text())
+    assert (summary["labels"], summary["errors"]) == (0, 24) and len(caplog.records) == 24
+    assert "what the model computes of it are no numbers; it gets no label" in caplog.records[0].getMessage()
+
+
+def test_labels_of_a_model_that_computes_in_another_dtype(label, tone_run, teacher, tmp_path):
+    exact = labels(label("exact"))
+    for dtype in ("bfloat16", "int8"):
+        models = (convert(MlplForCTC.from_pretrained(tone_run / "model"), dtype), teacher[1])
+        with pytest.raises(ValueError, match=f"labels: dtype was 'float32', is '{dtype}'. Choose another folder"):
+            label("exact", models=models)
+        made = labels(label(dtype, models=models))
+        assert json.loads((tmp_path / dtype / "complete.json").read_text())["dtype"] == dtype
+        assert [row["text"] for row in made.values()] == [row["text"] for row in exact.values()]
+        values = [[row["mean_log_prob"] for row in rows.values()] for rows in (made, exact)]
+        assert values[0] == pytest.approx(values[1], abs=0.05) and values[0] != values[1]
+    another = labels(label("one by one", models=models, max_batch_seconds=0.1))
+    assert [row["text"] for row in another.values()] == [row["text"] for row in made.values()]
+
+
+def test_a_job_of_a_version_that_knew_one_dtype_goes_on(label, tmp_path):
+    whole = labels(label("a"))
+    job = json.loads((tmp_path / "a" / "job.json").read_text())
+    assert job.pop("dtype") == "float32"
+    (tmp_path / "a" / "job.json").write_text(json.dumps(job))
+    for name in ("complete.json", "labels.parquet", "shards/00002.parquet"):
+        (tmp_path / "a" / name).unlink()
+    assert labels(label("a")) == whole
+
+
+def test_complete_json(label, unlabelled):
+    folder = label("a")
+    rows = list(labels(folder).values())
+    assert json.loads((folder / "complete.json").read_text()) == {
+        "teacher": TEACHER,
+        "utterances": 24,
+        "ids_sha256": hashlib.sha256("\n".join(unlabelled["id"]).encode()).hexdigest(),
+        "dtype": "float32",
+        "labels": 24,
+        "errors": 0,
+        "languages": {
+            "sv-SE": {
+                "labels": 24,
+                "empty": 0,
+                "errors": 0,
+                "hours": pytest.approx(sum(unlabelled["duration_seconds"]) / 3600),
+                "mean_log_prob": pytest.approx(sum(row["mean_log_prob"] for row in rows) / 24),
+                "cer": None,
+            }
+        },
+        "sources": [],
+    }
+
+
+def test_labels_are_compared_with_the_texts_that_are_known(label, unlabelled, tmp_path):
+    made = labels(label("a"))
+    rows = unlabelled.to_list()
+    rows[3]["text"] = made[rows[3]["id"]]["text"] + "ABCD"
+    rows[4]["text"] = made[rows[4]["id"]]["text"]
+    write_utterances(rows, tmp_path / "known.parquet")
+    folder = label("b", read_utterances([tmp_path / "known.parquet"]))
+    assert labels(folder) == made
+    cer = json.loads((folder / "complete.json").read_text())["languages"]["sv-SE"]["cer"]
+    assert cer == 4 / (len(rows[3]["text"]) + len(rows[4]["text"]))
+
+
+def test_unreadable_segments_are_counted_and_get_no_label(label, unlabelled, tmp_path, caplog):
+    rows = unlabelled.to_list()
+    rows[3]["audio"] = {"path": str(tmp_path / "lost.ogg"), "start": 1.0, "end": 2.0}
+    rows[9]["audio"] |= {"start": 900.0, "end": 901.0}
+    write_utterances(rows, tmp_path / "damaged.parquet")
+    with caplog.at_level(logging.WARNING, logger="hf_mlpl"):
+        folder = label("a", read_utterances([tmp_path / "damaged.parquet"]))
+    made = labels(folder)
+    assert sorted(made) == sorted(row["id"] for i, row in enumerate(rows) if i not in (3, 9))
+    summary = json.loads((folder / "complete.json").read_text())
+    assert (summary["utterances"], summary["labels"], summary["errors"]) == (24, 22, 2)
+    assert summary["languages"]["sv-SE"]["labels"] == 22
+    lines = sorted(record.getMessage() for record in caplog.records)
+    for row, file, line in zip(sorted([rows[3]["id"], rows[9]["id"]]), ("lost.ogg", ".ogg"), lines, strict=True):
+        assert row in line and file in line and line.endswith("; it gets no label") and "\n" not in line
+
+
+def test_an_utterance_for_which_memory_is_too_little_is_an_error_alone(label, teacher, unlabelled, caplog):
+    """The others of its batch are labelled as ever; where nothing can be labelled, the job ends with the error."""
+    whole, (model, processor) = labels(label("whole")), teacher
+    lengths = [round(16_000 * seconds) for seconds in unlabelled["duration_seconds"]]
+    failing = max(lengths, key=lambda length: (lengths.count(length) == 1, length))
+
+    class Extractor(type(processor.feature_extractor)):
+        def __call__(self, samples, **options):
+            if everything_fails or len(samples) == failing:
+                raise MemoryError
+            return super().__call__(samples, **options)
+
+    other = copy.deepcopy(processor)
+    other.feature_extractor.__class__ = Extractor
+    everything_fails = False
+    made = labels(label("a", models=(model, other)))
+    [lost] = whole.keys() - made.keys()
+    assert lost == unlabelled["id"][lengths.index(failing)]
+    assert {name: row["text"] for name, row in made.items()} == {name: whole[name]["text"] for name in made}
+    told = [record.getMessage() for record in caplog.records]
+    assert len([line for line in told if line.endswith("utterances are labelled one by one")]) == 1
+    assert [line for line in told if f"utterance {lost}: " in line and line.endswith("; it gets no label")]
+    assert not [line for line in told if "\n" in line]
+    everything_fails = True
+    with pytest.raises(MemoryError):
+        label("b", models=(model, other))
+
+
+def test_nothing_heard_is_an_empty_label(label, tone_run, teacher, tone_data, tmp_path):
+    silent = MlplForCTC.from_pretrained(tone_run / "model")
+    with torch.no_grad():
+        silent.ctc_head.bias[silent.config.blank_token_id] = 1e4
+    folder = label("a", models=(silent, teacher[1]))
+    assert {row["text"] for row in labels(folder).values()} == {""}
+    assert json.loads((folder / "complete.json").read_text())["languages"]["sv-SE"]["empty"] == 24
+    settings = [f"output_dir={tmp_path / 'run'}", f"train=[{folder / 'labels.parquet'}]", "languages=[de, sv-SE]"]
+    with pytest.raises(ValueError, match="none of 24 utterances can be used for training: {'no text': 24}"):
+        train(load_config(tone_data / "tones.yaml", settings))
+
+
+def test_labels_are_utterances_to_train_on(label, tone_data, tmp_path):
+    made = label("a") / "labels.parquet"
+    dataset = read_utterances([tone_data / "train.parquet", made])
+    assert dataset.column_names == list(FEATURES) and len(dataset) == 64 + 24
+    assert set(dataset["source"]) == {"human", TEACHER}
+    settings = [f"output_dir={tmp_path / 'run'}", f"train=[{tone_data / 'train.parquet'}, {made}]", "max_updates=2"]
+    assert MlplForCTC.from_pretrained(train(load_config(tone_data / "tones.yaml", settings)))
+
+
+def test_no_utterances_make_no_labels(label, unlabelled):
+    folder = label("a", unlabelled.select([]))
+    assert labels(folder) == {}
+    summary = json.loads((folder / "complete.json").read_text())
+    assert (summary["utterances"], summary["labels"], summary["languages"]) == (0, 0, {})
+
+
+def test_revision_of_a_teacher(tone_run, teacher):
+    model = MlplForCTC.from_pretrained(tone_run / "model")
+    revision = teacher_revision(model, str(tone_run / "model"))
+    name, _, digest = revision.partition("@")
+    assert name == "run/model" and len(digest) == 12 and int(digest, 16)
+    assert teacher_revision(teacher[0], f"{tone_run}/model/") == revision
+    with torch.no_grad():
+        model.lid_head.bias[0] += 1e-3
+    assert teacher_revision(model, str(tone_run / "model")) != revision
+    model.config._commit_hash = "0123abcd"  # as from_pretrained notes it for a model from the Hub
+    assert teacher_revision(model, "user/name") == "user/name@0123abcd"

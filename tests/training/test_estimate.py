@@ -1,0 +1,274 @@
+"""What a recipe needs, compared with counted operations, real parameters and simulated steps; the paper's run.sh."""
+
+import os
+import re
+import subprocess
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hf_mlpl import MlplConfig, MlplForCTC
+from hf_mlpl.data.utterances import SpeechTotals, read_utterances, speech_totals, write_utterances
+from hf_mlpl.training.estimate import estimate_stages, forward_flops, num_parameters, slimipl_updates, training_flops
+from hf_mlpl.training.slimipl import SlimIplPlan
+from hf_mlpl.training_config import SlimIplConfig, TrainingConfig, load_config
+
+from ..commands import PROGRAMS, ROOT, check_command, read_commands, run_command
+
+RECIPE = ROOT / "recipes" / "common_voice_voxpopuli"
+
+
+@pytest.mark.parametrize(("length", "checkpointing"), [(30, False), (200, True)])  # within and beyond 64 positions
+def test_operations_are_those_that_torch_counts(length, checkpointing, one_thread):
+    sizes = {"hidden_size": 32, "attention_head_dim": 24, "num_attention_heads": 2, "intermediate_size": 48}
+    config = MlplConfig.tiny(40, 3, **sizes, num_hidden_layers=3, max_position_embeddings=64, layerdrop=0.0)
+    model = MlplForCTC._from_config(config, attn_implementation="eager")
+    features, speech = torch.randn(1, 3 * length, 80), SpeechTotals(1, 0.03 * length, (0.03 * length) ** 2)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(features)
+    assert forward_flops(config, speech) == pytest.approx(counter.get_total_flops(), rel=0.01)
+    model.train()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    with FlopCounterMode(display=False) as counter:
+        model(features).logits.sum().backward()
+    assert training_flops(config, speech, checkpointing, 0.0) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_layerdrop_leaves_out_its_share_of_the_layers():
+    config, speech = MlplConfig.tiny(40, 3), SpeechTotals(1, 10.0, 100.0)
+    whole, half = (training_flops(config, speech, False, layerdrop) for layerdrop in (0.0, 0.5))
+    config.num_hidden_layers *= 2
+    assert training_flops(config, speech, False, 0.5) == pytest.approx(whole) and half < whole
+
+
+@pytest.mark.parametrize(("preset", "published"), [("large", 1_058_849_871), ("base", 274_625_103), ("tiny", None)])
+def test_parameters_are_those_of_the_model(preset, published):
+    config = getattr(MlplConfig, preset)(8065, 60)
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in MlplForCTC(config).parameters())
+    assert num_parameters(config) == parameters and published in (None, parameters)
+
+
+class OneRowBatches:
+    def __getitem__(self, number):
+        return [number]
+
+
+@pytest.mark.parametrize("variant", ["fixed-pre-cache", "cache"])
+def test_updates_of_slimipl_are_those_that_it_does(variant):
+    slimipl = {"variant": variant, "start_update": 500, "cache_size": 400, "unsupervised_updates": 4}
+    values = {"output_dir": "a", "model": "b", "train": ["c"], "unlabelled": ["d"], "max_updates": 5000}
+    config = TrainingConfig(**values, slimipl=SlimIplConfig(**slimipl), micro_batches_per_update=4)
+    plan = SlimIplPlan(config.slimipl, OneRowBatches(), OneRowBatches(), config.micro_batches_per_update, seed=0)
+    steps = [next(plan) for _ in range(config.max_updates)]
+    supervised = sum(step.supervised for step in steps)
+    unsupervised = sum(bool(step.train) for step in steps) - supervised
+    done = (supervised, unsupervised, sum(len(step.label) for step in steps))
+    assert slimipl_updates(config) == pytest.approx(done, rel=0.03)
+
+
+def test_amounts(tone_data):
+    expected = {}
+    for row in read_utterances([tone_data / "train.parquet"]):
+        expected.setdefault(row["language"], []).append(row["duration_seconds"])
+    amounts = speech_totals([tone_data / "train.parquet"])
+    assert list(amounts) == ["de", "sv-SE"]
+    for language, seconds in expected.items():
+        amount = amounts[language]
+        assert amount.utterances == len(seconds) and amount.seconds == pytest.approx(sum(seconds))
+        assert amount.squared_seconds == pytest.approx(sum(s * s for s in seconds))
+
+
+@pytest.fixture
+def stages(tone_data, tmp_path) -> list[str]:
+    """Options of `hf-mlpl estimate` for all stages on the tones, in a folder of their own."""
+    tones, labels = str(tone_data / "tones.yaml"), str(tmp_path / "labels")
+    going_on = [f"model={tmp_path / 'supervised' / 'model'}", "tokens=null"]
+    unlabelled = [f"unlabelled=[{tone_data / 'unlabelled.parquet'}]", "slimipl={cache_size: 4, start_update: 10}"]
+    folder = f"output_dir={tmp_path / 'finetuned'}/{{language}}"
+    both = f"train=[{tone_data / 'train.parquet'}, {labels}/*/labels.parquet]"
+    return [
+        *("--stage", tones, f"output_dir={tmp_path / 'supervised'}"),
+        *("--stage", tones, folder, "language='{language}'", *going_on, *unlabelled),
+        *("--stage", tones, f"output_dir={tmp_path / 'mixed'}", both),
+        *("--labels", labels),
+    ]
+
+
+@pytest.fixture
+def run_estimate(capsys):
+    """Runs the command in this process, because starting one takes seconds; its exit status, and what it prints."""
+
+    def run_estimate(*options) -> tuple[int, list[str], list[str]]:
+        try:
+            status = run_command("estimate.py", *options)
+        except SystemExit as end:
+            status = end.code
+        out, err = capsys.readouterr()
+        return status, out.splitlines(), err.splitlines()
+
+    return run_estimate
+
+
+def test_the_table(stages, run_estimate, tmp_path, tone_data):
+    status, out, err = run_estimate(*stages, "--tflops", "1e-6", "--utilisation", "0.5")
+    assert (status, err) == (0, [])
+    rows = [re.split(r"\s{2,}", line.strip()) for line in out[1:6]]
+    assert [row[0] for row in rows] == ["tones", "tones", "pseudo-labels", "tones", "total"]
+    labelled = {name: a.seconds / 3600 for name, a in speech_totals([tone_data / "train.parquet"]).items()}
+    unlabelled = speech_totals([tone_data / "unlabelled.parquet"])["sv-SE"].seconds / 3600
+    hours = [[labelled["de"] + labelled["sv-SE"], None], [labelled["sv-SE"], unlabelled]]
+    hours += [[None, unlabelled], [labelled["de"] + labelled["sv-SE"], unlabelled]]
+    for row, expected in zip(rows[:4], hours, strict=True):
+        assert row[2:4] == ["-" if value is None else f"{value:.2g}" for value in expected]
+    assert [row[1] for row in rows] == ["2", "1", "1", "2", "-"] and [row[4] for row in rows[:2]] == ["60", "60"]
+    assert "1e-06 TFLOPS x 0.5" in out[6]
+    assert not list(tmp_path.iterdir())  # nothing was written
+    # 2 checkpoints of 12 bytes per parameter, AdamW, and a model
+    estimate = estimate_stages([stages[1:3]], tmp_path / "labels")
+    model = MlplForCTC(MlplConfig.tiny(10, ["de", "sv-SE"], **load_config(stages[1]).model_fields))
+    assert estimate.stages[0].bytes == (2 * 12 + 4) * model.num_parameters()
+    # 60 updates of 2 x 5 s, and 2 evaluations
+    speech, dev = (
+        sum(speech_totals([tone_data / f"{name}.parquet"]).values(), SpeechTotals()) for name in ("train", "dev")
+    )
+    training = 60 * 2 * 5 * training_flops(model.config, speech, False, 0.2) / speech.seconds
+    assert estimate.stages[0].flops == pytest.approx(training + 2 * forward_flops(model.config, dev))
+
+
+def test_all_problems_at_once(stages, run_estimate, tone_data, tmp_path, monkeypatch):
+    rows = pq.read_table(tone_data / "dev.parquet").to_pylist()
+    write_utterances([row | {"language": "vot"} for row in rows if row["language"] == "de"], tmp_path / "dev.parquet")
+    (tmp_path / "wrong.yaml").write_text("output_dir: a\nlearning_rat: 1\n")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: FreeBytes(1000))
+    stages[3:3] = [f"dev=[{tmp_path / 'dev.parquet'}]", "languages=[de, fi, sv-SE, vot]"]
+    status, out, err = run_estimate(*stages, "--languages", "de", "sv-SE")
+    assert status == 1 and all(line.startswith("error: ") for line in err)
+    told = [line.removeprefix("error: ") for line in err]
+    assert [line.partition(": ")[2] for line in told] == [
+        "no locale fi, neither for training nor for development",
+        "the training split of vot is empty; leave it out of `languages`",
+        "no unlabelled speech in de; there is some in sv-SE",
+        told[3].partition(": ")[2],
+    ]
+    assert re.fullmatch(rf"{tmp_path}: 0\.0 GB are needed and 0\.0 GB are free; make room, .*", told[3])
+    [warning] = [line for line in out if line.startswith("warning: ")]
+    assert "dev.parquet: nothing in de, sv-SE, so training goes on without its error rates" in warning
+    lost = ["--stage", tmp_path / "wrong.yaml", "--stage", tone_data / "tones.yaml", "train=[a.parquet]", "tokens=b"]
+    lost += ["--stage", tone_data / "tones.yaml", "model=nowhere", "model_fields={size: 1}"]
+    lost += ["--stage", tone_data / "tones.yaml", "model=nowhere", "output_dir=c"]
+    status, out, err = run_estimate(*lost, "--labels", "labels")
+    for told in ("no setting is called learning_rat", "a.parquet: no such", "b: no such tok", "model_fields has size"):
+        assert len([line for line in err if told in line]) == 1, told
+    assert err[-1].startswith("error: nowhere: no such model, and no stage before writes it; accepted are tiny, base")
+    assert status == 1 and len(err) == 5 and len(out) == 7
+
+
+class FreeBytes(int):
+    """What `shutil.disk_usage` gives, of which `free` is looked at."""
+
+    @property
+    def free(self) -> int:
+        return int(self)
+
+
+def test_what_is_there_is_not_needed_again(stages, monkeypatch, tmp_path):
+    needed = estimate_stages([stages[1:3]], tmp_path / "labels")
+    room = int(needed.stages[0].bytes + needed.largest_checkpoint)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: FreeBytes(room - 1000))
+    assert len(estimate_stages([stages[1:3]], tmp_path / "labels").problems) == 1
+    (tmp_path / "supervised" / "model").mkdir(parents=True)
+    (tmp_path / "supervised" / "model" / "model.safetensors").write_bytes(bytes(1000))
+    assert estimate_stages([stages[1:3]], tmp_path / "labels").problems == []
+
+
+# ------------------------------------------------------------------------------------------- the paper's recipe
+
+
+@pytest.fixture
+def commands_of(tmp_path):
+    """Runs run.sh in a folder of its own, with programs that only note how they are started; exit status, commands."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "corpora").mkdir()
+    for name in ("python", "accelerate"):
+        program = tmp_path / "bin" / name
+        program.write_text(f"#!/bin/sh\nprintf '%s\\t' {name} \"$@\" >> '{tmp_path}/log'\necho >> '{tmp_path}/log'\n")
+        program.chmod(0o755)
+
+    def commands_of(*arguments) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
+        (tmp_path / "log").write_text("")
+        environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+        script = tmp_path / "recipes" / "common_voice_voxpopuli" / "run.sh"
+        done = subprocess.run([script, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        return done, [line.rstrip("\t").split("\t") for line in (tmp_path / "log").read_text().splitlines()]
+
+    return commands_of
+
+
+def test_run_sh_starts_every_stage_in_order(commands_of):
+    done, commands = commands_of("corpora", "model=base", "start=supervised", "accelerate=fsdp")
+    assert done.returncode == 0, done.stderr
+    scripts = [next(word for word in words if word.endswith(".py")) for words in commands]
+    names = "prepare_data build_tokenizer estimate train language_finetune train train".split()
+    assert scripts == [f"recipes/{name}.py" for name in (*names, *["evaluate_model"] * 3, "compare")]
+    assert all("recipes/accelerate/fsdp.yaml" in " ".join(words) for words in commands if "launch" in words)
+    last = {}
+    for words in commands:
+        check_command(words)
+        if "recipes/train.py" in words:
+            settings = words[words.index("recipes/train.py") + 1 :]
+            config = load_config(ROOT / settings[0], settings[1:])
+            assert config.model in ("base", *last) and not config.gradient_checkpointing
+            last[f"{config.output_dir}/model"] = config
+    folders = [path.removeprefix("runs/common_voice_voxpopuli/base/") for path in last]
+    assert folders == ["supervised/model", "supervised/mixed/model", "supervised/final/model"]
+
+
+def test_run_sh_plans_what_it_would_run(commands_of, run_estimate, tmp_path, monkeypatch):
+    done, [words] = commands_of("--plan")
+    assert (done.returncode, words[:2]) == (0, ["python", "recipes/estimate.py"])
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run_estimate(*words[2:])
+    rows = [line.split()[0] for line in out[1:6]]
+    assert status == 1 and rows == ["supervised", "language_finetune", "pseudo-labels", "mixed", "final"]
+    missing = [line.removeprefix("error: ").partition(":")[0] for line in err]  # and nothing else is wrong
+    files = ("train.parquet", "dev.parquet", "tokens-all.lst", "unlabelled.parquet")
+    assert missing == [f"runs/common_voice_voxpopuli/data/{name}" for name in files]
+
+
+def test_run_sh_says_what_it_takes(commands_of):
+    done, commands = commands_of("--help")
+    assert done.returncode == 0 and commands == [] and "--plan" in done.stdout and "set -e" not in done.stdout
+    for arguments, told in (
+        (["model=huge"], "model=huge is not understood; there are --plan"),
+        ([], "name the folder"),
+    ):
+        done, commands = commands_of(*arguments)
+        assert done.returncode == 1 and commands == [] and told in done.stderr
+
+
+def test_the_stages_are_the_papers():
+    stages = {path.stem: path for path in RECIPE.glob("*.yaml")}
+    assert set(stages) == {"supervised", "language_finetune", "mixed", "final"}
+    configs = {name: load_config(path, ["language=sl"]) for name, path in stages.items()}
+    for config in configs.values():  # the flags that are stored in the released checkpoint
+        assert (config.optimizer, config.max_grad_norm, config.max_batch_seconds) == ("adagrad", 0.1, 35)
+        masks = config.spec_augment
+        assert (masks.num_frequency_masks, masks.max_frequency_width, masks.num_time_masks) == (2, 30, 2)
+        assert (masks.max_time_width, masks.max_time_fraction) == (50, 0.1)
+    assert configs["final"].learning_rate == 0.01 and configs["final"].micro_batches_per_update == 64
+    assert configs["supervised"].languages == configs["mixed"].languages == sorted(configs["mixed"].languages)
+    assert len(configs["supervised"].languages) == 60
+    text = (RECIPE / "run.sh").read_text()
+    both = re.search('^languages="(.*)"', text, re.MULTILINE).group(1).split()
+    assert len(both) == 19 and set(both) < set(configs["supervised"].languages)
+    commands = [words for words in read_commands(text) if words[0] in PROGRAMS]
+    assert len(commands) >= 6
+    for path in stages.values():  # every number says where it is from
+        for line in path.read_text().splitlines():
+            if re.match(r"(max_|micro_|learning|warmup|language_alpha|pseudo)\w*: ", line):
+                assert re.search(r"# .*\[(flags|slimIPL|ours)\]", line), line
