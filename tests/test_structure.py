@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -16,24 +17,24 @@ from hf_mlpl.cli.main import NAMES
 
 from .commands import ROOT, command_of
 
-# A file imports its own level and the levels below. Put a new file where its imports allow, as low as possible.
-LEVELS = {
-    0: "configuration_mlpl feature_extraction_mlpl tokenization_mlpl ctc_loss audio audio_parts mp3_frames ogg_pages"
-    " header_lengths decoders"
-    " containers tars text atomic subtitles one_line_errors model_files missing_model addresses pieces"
-    " results_files without_ffmpeg folder_walk error_line text_table",
-    1: "processing_mlpl modeling_mlpl quantization precision",
-    2: "training_config rows text_arrays corpora selection batches decoding error_rate augment beam_search"
-    " transcription folder_lock",
-    3: "training_log run_record training checkpoints checkpoint_files saved_model run_pusher hub resume model_card"
-    " model_setup optimization run_data unsharded slimipl pseudo_label label_files label_schema label_folder label_filters"
-    " label_summary evaluation estimate main_process training_problems result_tables",
-    4: "dataset_card label_sets label_join interop",
-    5: "pipeline_mlpl pipeline_inputs registration loading_errors cli __main__ commands",
-}
-LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.split()}
-# Its files are copied to a cache before they are run, so they import by full names what is installed.
-STANDALONE = "metrics"
+# The rooms of the house, from the ground up: a file imports its own room and those on lower floors, nothing beside it.
+FLOORS = """
+    error_line lazy text_table
+    atomic folder_lock
+    model audio
+    training_config main_process
+    data
+    corpora inference
+    evaluation interop
+    sharing
+    labels training
+    loading_errors
+    registration
+    hf_mlpl
+    cli
+    __main__ recipes
+"""
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS.split("\n")) for room in rooms.split()}
 
 # The model side: a model repository's remote code, and all that a user of a trained model needs.
 MODEL_SIDE = {"torch", "numpy", "transformers", "huggingface_hub"}
@@ -69,13 +70,13 @@ THEIRS = {
 }
 
 
-def level(module: str) -> int | None:
-    """Level of a module; the package's `__init__` and the recipes see everything, hence 5; None for the metrics."""
-    parts = module.split(".")
-    return 5 if parts[0] == "recipes" or len(parts) == 1 else LEVEL_OF.get(parts[1])
+def room(module: str) -> str:
+    """Returns the folder of a module, or the module's own name where it lies in none."""
+    top, *below = module.split(".")
+    return below[0] if below and top == "hf_mlpl" else top
 
 
-MODEL_FILES = [module for module in FILES if level(module) in (0, 1)]
+MODEL_FILES = [module for module in FILES if room(module) in ("model", "audio")]
 
 
 def reachable(module: str) -> set[str]:
@@ -86,20 +87,28 @@ def reachable(module: str) -> set[str]:
     return found
 
 
-def test_every_file_has_a_level():
-    unknown = [m for m in FILES if level(m) is None and m.split(".")[1] != STANDALONE]
-    assert not unknown, f"{unknown}: give each a level in LEVELS, the lowest that its imports allow"
+def test_every_file_has_a_room():
+    unknown = {module for module in FILES if room(module) not in FLOOR_OF}
+    assert not unknown, f"{unknown}: put each into a folder, or give it a floor in FLOORS, as low as its imports allow"
+    assert FLOOR_OF.keys() == {room(module) for module in FILES}
 
 
 def test_imports_go_downwards():
     offences = [
-        f"{module} (level {level(module)}) imports {name} (level {level(name)})"
+        f"{module} imports {name}"
         for module, names in OURS.items()
-        if level(module) is not None
         for name in names
-        if level(name) is None or level(name) > level(module)
+        if room(name) != room(module) and FLOOR_OF[room(name)] >= FLOOR_OF[room(module)]
     ]
     assert not offences, offences
+
+
+@pytest.mark.parametrize("package", sorted(name for name, path in FILES.items() if path.name == "__init__.py"))
+def test_packages_name_what_is_public(package):
+    module = importlib.import_module(package)
+    assert module.__doc__
+    for name in getattr(module, "__all__", ()):
+        assert name in dir(module) and not isinstance(getattr(module, name), ModuleType), name
 
 
 def test_imports_have_no_cycle():
@@ -108,7 +117,7 @@ def test_imports_have_no_cycle():
 
 
 def test_metrics_import_no_neighbours():
-    metrics = [module for module in FILES if module.startswith(f"hf_mlpl.{STANDALONE}.")]
+    metrics = [module for module in FILES if ".metrics." in module]
     assert len(metrics) >= 2
     for module in metrics:
         assert OURS[module] == {"hf_mlpl.evaluation.error_rate"}
@@ -116,17 +125,14 @@ def test_metrics_import_no_neighbours():
         assert not [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level], module
 
 
-def test_labelling_does_not_import_training():
-    for module in {"hf_mlpl.training.slimipl", "hf_mlpl.labels.labelling"} & FILES.keys():
-        assert "hf_mlpl.training.loop" not in reachable(module), (
-            f"{module} imports hf_mlpl.training.loop, perhaps indirectly"
-        )
+def test_slimipl_does_not_import_the_loop():
+    assert "hf_mlpl.training.loop" not in reachable("hf_mlpl.training.slimipl")
 
 
 def test_sharing_does_not_import_training():
     """To convert and push a model, or to join labels, nobody waits for training's modules and libraries."""
-    training = {f"hf_mlpl.{name}" for name in ("training", "training_config", "checkpoints", "run_pusher", "slimipl")}
-    assert training | {"accelerate"} <= reachable_with_libraries("hf_mlpl.training.loop")
+    training = {name for name in FILES if room(name) in ("training", "training_config")}
+    assert "accelerate" in reachable_with_libraries("hf_mlpl.training.loop")
     for module in ("hf_mlpl.sharing.hub", "hf_mlpl.sharing.model_card", "hf_mlpl.cli.convert", "hf_mlpl.labels.join"):
         reached = reachable_with_libraries(module) & (training | {"accelerate"})
         assert not reached, f"{module} imports {sorted(reached)}, perhaps indirectly"
@@ -150,8 +156,11 @@ def test_model_side_imports_few_libraries():
     assert not offences, offences
 
 
+KNOW_ACCELERATE = ("main_process", "inference", "evaluation", "labels", "training", "cli")
+
+
 def test_only_jobs_and_entry_points_know_accelerate():
-    offences = [module for module in FILES if "accelerate" in THEIRS[module] and level(module) not in (3, 5)]
+    offences = [module for module in FILES if "accelerate" in THEIRS[module] and room(module) not in KNOW_ACCELERATE]
     assert not offences, offences
 
 
@@ -210,8 +219,14 @@ for name in sys.argv[1:]:
 @pytest.mark.slow
 def test_what_is_registered_may_be_imported_first():
     """Its import may bring a registry, at the end of which it is registered itself: it must be whole by then."""
-    parts = ("configuration", "feature_extraction", "tokenization", "processing", "modeling", "pipeline")
-    run(IMPORTED_FIRST, *(f"hf_mlpl.{part}_mlpl" for part in parts), "hf_mlpl.interop.mctct")
+    names = ("configuration", "feature_extraction", "tokenization", "processing", "modeling")
+    parts = [
+        *(f"model.{name}_mlpl" for name in names),
+        "inference.pipeline_mlpl",
+        "inference.pipeline_inputs",
+        "interop.mctct",
+    ]
+    run(IMPORTED_FIRST, *(f"hf_mlpl.{part}" for part in parts))
 
 
 def test_model_side_works_without_the_libraries_of_training():

@@ -1,1 +1,7 @@
-"""Reads raw speech corpora as utterances of one schema, and writes a synthetic one."""
+"""Reads speech corpora as utterances of one schema: what readers, preparation and the synthetic corpus share."""
+
+from ..lazy import lazy_names
+
+__all__, __getattr__, __dir__ = lazy_names(
+    __name__, {"locales": "to_locale", "reading": "ReadingReport", "sources": "Source sources_of"}
+)

@@ -1,0 +1,13 @@
+"""Turns files of utterances into batches for training: the schema, rows as Arrow blocks, selection, augmentation."""
+
+from ..lazy import lazy_names
+
+__all__, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "augmentation": "spec_augment",
+        "batches": "BatchPlan SpeechBatch SpeechBatches",
+        "selection": "select_for_training select_unlabelled",
+        "utterances": "FEATURES SpeechTotals languages_of read_utterances speech_totals write_utterances",
+    },
+)

@@ -1,0 +1,13 @@
+"""Scores models: error rates, results of labelled utterances, and tables that compare them."""
+
+from ..lazy import lazy_names
+
+__all__, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "error_rate": "ErrorRate",
+        "results": "read_results",
+        "scoring": "evaluate_model score",
+        "tables": "comparison_table gap_table results_table",
+    },
+)

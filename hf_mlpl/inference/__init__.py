@@ -1,0 +1,15 @@
+"""Recognises speech: decoding, long recordings in pieces, the pipeline, subtitles, and models made small."""
+
+from ..lazy import lazy_names
+
+__all__, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "beam_search": "BeamSearchDecoder",
+        "decoding": "Hypothesis transcribe",
+        "pipeline_mlpl": "MlplSpeechRecognitionPipeline",
+        "quantization": "quantize",
+        "subtitles": "build_cues to_srt to_vtt",
+        "transcription": "find_recordings transcribe_recordings",
+    },
+)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
-from transformers.pipelines.pt_utils import KeyDataset
 
 from ..audio.reading import AudioError
 
@@ -65,9 +64,15 @@ def collect_inputs(inputs):
         if isinstance(source, (datasets.DatasetDict, datasets.IterableDatasetDict)):
             names = ", ".join(map(str, source))
             raise ValueError(f"a {type(source).__name__} has several data sets ({names}); pass one of them")
-    if isinstance(inputs, KeyDataset) or (isinstance(inputs, Iterable) and not _is_one_input(inputs)):
+    if _is_key_dataset(inputs) or (isinstance(inputs, Iterable) and not _is_one_input(inputs)):
         return Inputs(inputs)
     return inputs
+
+
+def _is_key_dataset(inputs) -> bool:
+    from transformers.pipelines.pt_utils import KeyDataset  # here, because its package imports this module in the end
+
+    return isinstance(inputs, KeyDataset)
 
 
 def _is_one_input(inputs) -> bool:
@@ -86,7 +91,7 @@ def _find_source(inputs, datasets) -> tuple[object, tuple[str, ...]]:
     """Returns the data set that a column belongs to, and the keys from a row to the column's value."""
     keys: tuple[str, ...] = ()
     while True:
-        if isinstance(inputs, KeyDataset):
+        if _is_key_dataset(inputs):
             inputs, keys = inputs.dataset, (inputs.key, *keys)
         elif isinstance(inputs, (datasets.arrow_dataset.Column, datasets.iterable_dataset.IterableColumn)):
             inputs, keys = inputs.source, (inputs.column_name, *keys)

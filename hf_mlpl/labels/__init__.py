@@ -1,0 +1,16 @@
+"""Makes pseudo-labels with scores, filters, joins and publishes them."""
+
+from ..lazy import lazy_names
+
+__all__, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "filters": "LabelFilter filter_labels read_filters",
+        "folder": "read_complete",
+        "join": "JoinReport find_label_set join_labels join_own_audio",
+        "label_sets": "push_label_set write_label_set",
+        "labelling": "pseudo_label",
+        "schema": "LABEL_FEATURES LABEL_SET_FEATURES SCORES",
+        "summary": "LabelSummary",
+    },
+)

@@ -21,7 +21,7 @@ from huggingface_hub import HfApi
 
 from hf_mlpl import atomic
 from hf_mlpl.folder_lock import is_lock
-from hf_mlpl.labels import labelling as pseudo_label
+from hf_mlpl.labels import labelling
 from hf_mlpl.labels.label_sets import write_label_set
 
 from ..commands import ROOT, run_command
@@ -38,16 +38,16 @@ REPO = "me/tones-pl"
 RUN = f"""
 import os, runpy, sys, time
 from hf_mlpl.labels import labelling
-pseudo_label.SHARD_SIZE = {SHARD_SIZE}
+labelling.SHARD_SIZE = {SHARD_SIZE}
 go, script, sys.argv = sys.argv[1], sys.argv[2], sys.argv[2:]
 if go:
-    scores, calls = pseudo_label.scores, []
+    scores, calls = labelling.scores, []
     def waiting(*arguments):
         calls.append(1)
         while len(calls) == 7 and not os.path.exists(go):
             time.sleep(0.05)
         return scores(*arguments)
-    pseudo_label.scores = waiting
+    labelling.scores = waiting
 runpy.run_path(script, run_name="__main__")
 """
 
@@ -58,7 +58,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def run_recipe(script: str, arguments: list) -> None:
-    pseudo_label.SHARD_SIZE = SHARD_SIZE
+    labelling.SHARD_SIZE = SHARD_SIZE
     torch.set_num_threads(1)
     assert run_command(script, *arguments) == 0
 
@@ -108,18 +108,18 @@ def check_kills(script: str, arguments, folder_of, most: int, state=contents, en
         assert kill(folder, number) == KILLED
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(atomic, "_looked_into", set())  # as in a new process
-            patch.setattr(pseudo_label, "SHARD_SIZE", SHARD_SIZE)
+            patch.setattr(labelling, "SHARD_SIZE", SHARD_SIZE)
             run_recipe(script, arguments(folder))
         assert state(folder) == expected, (number, events[number - 1])
 
 
-def labelling(tone_data: Path, tone_run: Path, folder: Path) -> list:
+def labelling_arguments(tone_data: Path, tone_run: Path, folder: Path) -> list:
     data = ["--model", tone_run / "model", "--data", tone_data / "unlabelled.parquet"]
     return [*data, "--output", folder, "--num-workers", 0]
 
 
 def test_labelling(tone_data, tone_run, one_thread, tmp_path):
-    arguments = lambda folder: labelling(tone_data, tone_run, folder)  # noqa: E731
+    arguments = lambda folder: labelling_arguments(tone_data, tone_run, folder)  # noqa: E731
     check_kills("pseudo_label.py", arguments, lambda name: tmp_path / name, 100)
 
 
@@ -166,7 +166,7 @@ def test_two_jobs_on_one_folder(tone_data, tone_run, tmp_path):
 
     def command(folder: Path, go: Path | str = "") -> list[str]:
         script = [str(go), str(ROOT / "recipes" / "pseudo_label.py")]
-        return [sys.executable, "-c", RUN, *script, *map(str, labelling(tone_data, tone_run, folder))]
+        return [sys.executable, "-c", RUN, *script, *map(str, labelling_arguments(tone_data, tone_run, folder))]
 
     whole, folder, never = tmp_path / "whole", tmp_path / "labels", tmp_path / "never"
     subprocess.run(command(whole), check=True, capture_output=True)

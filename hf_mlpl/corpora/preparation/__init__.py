@@ -1,0 +1,13 @@
+"""Prepares utterance files from corpora, in parts that several processes read and that survive an interruption."""
+
+from ...lazy import lazy_names
+
+__all__, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "normalizer": "Normalizer",
+        "parts": "Part",
+        "prepare": "Preprocessing read_normalizers read_quarantine",
+        "report": "PreparationReport",
+    },
+)

@@ -1,0 +1,18 @@
+"""Holds a reader for each form of corpus; each yields utterances, and counts in a `ReadingReport` what it drops."""
+
+from ...lazy import lazy_names
+
+__all__, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "common_voice": "find_locales read_common_voice",
+        "downloads": "download_mirror download_release",
+        "folders": "read_folder",
+        "hf_datasets": "read_dataset",
+        "librispeech": "read_librispeech",
+        "lists": "read_fl_lists read_list",
+        "parquet_mirrors": "read_mirror",
+        "voxpopuli": "read_voxpopuli",
+        "voxpopuli_asr": "read_voxpopuli_asr",
+    },
+)
