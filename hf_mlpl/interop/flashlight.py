@@ -20,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from ..atomic import atomic_write
 from ..error_line import error_line
-from ..model.configuration_mlpl import MAX_LAYERS, MlplConfig
+from ..model.configuration_mlpl import MAX_LAYERS, MlplConfig, language_names
 from ..model.feature_extraction_mlpl import MlplFeatureExtractor
 from ..model.modeling_mlpl import MlplForCTC
 from ..model.processing_mlpl import MlplProcessor, check_num_tokens
@@ -82,8 +82,7 @@ class Checkpoint:
         return {name: value for name, _, value in (line.removeprefix("--").partition("=") for line in lines)}
 
     def processor(self, tokens: str | os.PathLike, surround: str | None = None) -> MlplProcessor:
-        """
-        Makes the feature extractor and the tokenizer of the model.
+        """Makes the feature extractor and the tokenizer of the model.
 
         Args:
             tokens: The tokens file that it was trained with.
@@ -100,8 +99,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | os.PathLike, languages: Sequence[str] | None = None) -> Checkpoint:
-    """
-    Reads a checkpoint into a model in evaluation mode, and needs memory for the model and one more tensor.
+    """Reads a checkpoint into a model in evaluation mode, and needs memory for the model and one more tensor.
 
     Args:
         languages: names of the classes of the language-ID head, in order, which no file has; by default `language_0`
@@ -128,8 +126,7 @@ def read_checkpoint(path: str | os.PathLike, languages: Sequence[str] | None = N
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
-    """
-    Writes a file that the original program reads, in fp32; it appears complete or not at all.
+    """Writes a file that the original program reads, in fp32; it appears complete or not at all.
 
     The bytes are those that the original program writes for the network and its criterion, so names of languages are
     left out.
@@ -324,7 +321,7 @@ NOT_IN_CONFIG = {"num_languages", "dropout", "scale_mode"}  # fields of `_Networ
 def _mlpl_config(network: _Network, languages: Sequence[str] | None) -> MlplConfig:
     if languages is not None and len(languages) != network.num_languages:
         raise FlashlightError(f"knows {network.num_languages} languages, but {len(languages)} names were given")
-    names = [f"language_{i}" for i in range(network.num_languages)] if languages is None else list(languages)
+    names = language_names(network.num_languages if languages is None else languages)
     settings = {name: value for name, value in vars(network).items() if name not in NOT_IN_CONFIG}
     settings |= {"attention_dropout": network.dropout, "activation_dropout": network.dropout}
     if network.scale_mode in SCALE_MODES:

@@ -39,8 +39,7 @@ BLANK = "#"  # in flashlight's dictionaries, so that a transcript's # is a lette
 
 
 def load_acoustic_model(am: str, tokens: str = "", surround: str | None = None) -> tuple[MlplForCTC, MlplProcessor]:
-    """
-    Loads a model in evaluation mode and fp32, and its processor.
+    """Loads a model in evaluation mode and fp32, and its processor.
 
     Args:
         am: a flashlight checkpoint, or a folder or Hub name of one of our models.
@@ -124,8 +123,7 @@ def recognize(
     in_pieces: bool = False,
     with_logits: bool = True,
 ) -> Iterator[Sample]:
-    """
-    Yields the entries' samples in the same order, each with `path` and `logits`, or with a `problem`.
+    """Yields the entries' samples in the same order, each with `path` and `logits`, or with a `problem`.
 
     Neighbouring recordings share a batch, which changes the speed only, and one batch is read ahead.
 
@@ -154,8 +152,9 @@ def _batches(
     entries: Sequence[ListEntry], extractor: MlplFeatureExtractor, samples_per_frame: int | None
 ) -> Iterator[list[Part]]:
     """Yields parts of up to `BATCH_SECONDS`; unreadable recordings, and those under 1 s, count as 1 s."""
-    frames_per_second = extractor.sampling_rate / extractor.hop_length
-    batch, longest = [], 1.0
+    frames_per_second: float = extractor.sampling_rate / extractor.hop_length
+    batch: list[Part] = []
+    longest = 1.0
     for entry in entries:
         for part in _parts(Sample(entry), extractor, samples_per_frame):
             seconds = max(1.0, 0.0 if part.features is None else len(part.features) / frames_per_second)
@@ -288,8 +287,7 @@ class Report:
         self.num_done += 1
 
     def reference_letters(self, transcript: str) -> list[str]:
-        """
-        Returns the letters of a transcript as the original counts them (flashlight `wrd2Target`, `targetFeatures`):
+        """Returns the letters of a transcript as the original counts them (flashlight `wrd2Target`, `targetFeatures`):
         the known characters of each word and a boundary after them, then trimmed as the hypothesis is.
         """
         letters = []
@@ -321,8 +319,7 @@ def file_name(name: str) -> str:
 
 
 class EmissionFiles:
-    """
-    Writes logits of samples to files `ID.npz`, which appear complete or not at all.
+    """Writes logits of samples to files `ID.npz`, which appear complete or not at all.
 
     `numpy.load` returns `emissions` (S, V), the raw logits in float32; `id` and `path`, strings; and `num_frames`, S.
     The second sample with an id has the file `ID.2.npz`, and so on. Slashes of an id become `#`.

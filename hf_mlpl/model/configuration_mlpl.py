@@ -77,8 +77,7 @@ class NamedConfig(PreTrainedConfig):
 
 @strict
 class MlplConfig(NamedConfig):
-    r"""
-    Holds the sizes and training constants of [`MlplForCTC`]. The defaults are those of the released large model
+    r"""Holds the sizes and training constants of [`MlplForCTC`]. The defaults are those of the released large model
     (wav2letter `recipes/mling_pl/mling_large.cpp`), except for the two numbers that depend on the data.
 
     Args:
@@ -195,20 +194,20 @@ class MlplConfig(NamedConfig):
     @classmethod
     def large(cls, vocab_size: int, languages: Sequence[str] | int, **fields) -> "MlplConfig":
         """Configures the paper's model: 1,058,849,871 parameters with 8065 classes and 60 languages."""
-        return cls(vocab_size=vocab_size, languages=_language_names(languages), **fields)
+        return cls(vocab_size=vocab_size, languages=language_names(languages), **fields)
 
     @classmethod
     def base(cls, vocab_size: int, languages: Sequence[str] | int, **fields) -> "MlplConfig":
         """Configures the paper's smaller model: 274,625,103 parameters with 8065 classes and 60 languages."""
         sizes = {"hidden_size": 768, "attention_head_dim": 192, "intermediate_size": 3072}
-        return cls(vocab_size=vocab_size, languages=_language_names(languages), **sizes | fields)
+        return cls(vocab_size=vocab_size, languages=language_names(languages), **sizes | fields)
 
     @classmethod
     def tiny(cls, vocab_size: int, languages: Sequence[str] | int, **fields) -> "MlplConfig":
         """Configures a model of about 2 million parameters, which learns short sentences on a laptop in minutes."""
         sizes = {"hidden_size": 160, "attention_head_dim": 40, "intermediate_size": 640, "num_hidden_layers": 5}
         dropout = {"conv_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "layerdrop": 0.05}
-        return cls(vocab_size=vocab_size, languages=_language_names(languages), **sizes | dropout | fields)
+        return cls(vocab_size=vocab_size, languages=language_names(languages), **sizes | dropout | fields)
 
     @property
     def inputs_to_logits_ratio(self) -> int:
@@ -220,6 +219,6 @@ class MlplConfig(NamedConfig):
         return (num_frames + self.conv_stride - 1) // self.conv_stride
 
 
-def _language_names(languages: Sequence[str] | int) -> Sequence[str]:
+def language_names(languages: Sequence[str] | int) -> Sequence[str]:
     """Returns the names of languages; a number, for models without data, gives `language_0` and so on."""
     return [f"language_{i}" for i in range(languages)] if isinstance(languages, int) else languages

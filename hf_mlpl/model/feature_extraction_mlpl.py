@@ -137,8 +137,7 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         return_attention_mask: bool | None = None,
         device: str | torch.device = "cpu",
     ) -> BatchFeature:
-        """
-        Computes the features of one utterance or of a batch, in which utterances do not influence one another.
+        """Computes the features of one utterance or of a batch, in which utterances do not influence one another.
 
         Fewer samples than a window, even none, are extended with zeros to one window: one frame. (The original
         program aborts.)

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
@@ -20,7 +21,7 @@ MAX_HEADER = 100_000_000  # bytes, as safetensors has it
 ITEM_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes, by dtype
 COPY_AGAIN = "copy or download the file again"
 
-Accepted = tuple[Callable[[object], bool], str]  # a test of a value, and a description of accepted values
+Accepted = tuple[Callable[[Any], bool], str]  # a test of a value, and a description of accepted values
 
 
 def find_file(name_or_path: str | os.PathLike, file: str, hub: Mapping = {}) -> str | None:

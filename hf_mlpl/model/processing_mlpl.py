@@ -23,8 +23,7 @@ PROCESSOR_SETTINGS = {
 
 
 class MlplProcessor(ProcessorMixin):
-    """
-    Prepares audio with [`MlplFeatureExtractor`] and transcripts with [`MlplTokenizer`].
+    """Prepares audio with [`MlplFeatureExtractor`] and transcripts with [`MlplTokenizer`].
 
     `decode` and `batch_decode` are the tokenizer's.
     """
@@ -53,8 +52,7 @@ class MlplProcessor(ProcessorMixin):
         return_tensors: str = "pt",
         **audio_kwargs,
     ) -> BatchFeature:
-        """
-        Prepares model inputs from audio, from transcripts, or from both.
+        """Prepares model inputs from audio, from transcripts, or from both.
 
         Args:
             audio (1-d array, tensor or list of `float`, or a list of those): Input of [`MlplFeatureExtractor`].
@@ -91,8 +89,7 @@ class MlplProcessor(ProcessorMixin):
         return BatchFeature(inputs, tensor_type=return_tensors)
 
     def pad(self, input_features=None, labels=None, **kwargs) -> BatchFeature | BatchEncoding:
-        """
-        Batches examples, as the data collator of transformers' CTC fine-tuning scripts does.
+        """Batches examples, as the data collator of transformers' CTC fine-tuning scripts does.
 
         Args:
             input_features: Input of the feature extractor's `pad`, for instance a list of `{"input_features": ...}`.

@@ -32,8 +32,7 @@ def build_vocabulary(texts: Iterable[str]) -> list[str]:
 
 
 def read_tokens(path: str | os.PathLike) -> list[list[str]]:
-    """
-    Reads the lines of a flashlight tokens file, each a list of the entries that share the line and hence an index.
+    """Reads the lines of a flashlight tokens file, each a list of the entries that share the line and hence an index.
 
     As in flashlight's `Dictionary`, lines end with a line feed, only ASCII white space separates entries (a no-break
     space may be an entry), and empty lines have no index. A byte order mark at the beginning is ignored.
@@ -45,8 +44,7 @@ def read_tokens(path: str | os.PathLike) -> list[list[str]]:
 
 
 def write_tokens(path: str | os.PathLike, lines: Iterable[str]) -> None:
-    """
-    Writes a flashlight tokens file with a line for each index; a space separates entries that share a line.
+    """Writes a flashlight tokens file with a line for each index; a space separates entries that share a line.
 
     The file appears complete or not at all. Raises `ValueError` if `read_tokens` would not return the same lines.
     """
@@ -95,8 +93,7 @@ def _parse_tokens(data: bytes, path: str | os.PathLike) -> list[list[str]]:
 
 
 def unknown_character_report(counts: Counter[str]) -> str:
-    """
-    Describes in one line the ten most frequent characters of `counts`, with code point and name, for instance
+    """Describes in one line the ten most frequent characters of `counts`, with code point and name, for instance
     `'ß' (U+00DF LATIN SMALL LETTER SHARP S) x 12`.
     """
     parts = []

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from transformers import PreTrainedTokenizer
+from transformers import PreTrainedTokenizer, Wav2Vec2CTCTokenizer
 from transformers.utils import ModelOutput
 
 from .model_files import (
@@ -58,8 +58,7 @@ Offset = dict[str, Any]  # `char` or `word`, and two numbers of frames
 
 @dataclass
 class MlplTokenizerOutput(ModelOutput):
-    """
-    Holds a decoded transcript with offsets of its characters or words, in output frames (30 ms each); for several
+    """Holds a decoded transcript with offsets of its characters or words, in output frames (30 ms each); for several
     utterances, each field is a list, as in `Wav2Vec2CTCTokenizerOutput`.
 
     Args:
@@ -81,8 +80,7 @@ def check_tokenizer_file(name_or_path: str | os.PathLike, hub: Mapping) -> None:
 
 
 class MlplTokenizer(PreTrainedTokenizer):
-    """
-    Encodes text as graphemes of a flashlight tokens file: one id for each line that is not empty, then one for the
+    """Encodes text as graphemes of a flashlight tokens file: one id for each line that is not empty, then one for the
     blank, which is also the padding. There are no other ids, so the CTC head has as many classes.
 
     Entries that share a line share its id, which decodes to the first. Texts are normalised with
@@ -216,8 +214,7 @@ class MlplTokenizer(PreTrainedTokenizer):
         return Counter(self._match(text)[1])
 
     def learn_language_characters(self, language_texts: Mapping[str, Iterable[str]]) -> None:
-        """
-        Adds characters of normalised transcripts, by language, to `language_characters`, which are saved.
+        """Adds characters of normalised transcripts, by language, to `language_characters`, which are saved.
 
         White space, `|`, control characters and lone surrogates are left out.
         """
@@ -230,8 +227,7 @@ class MlplTokenizer(PreTrainedTokenizer):
             self.init_kwargs["language_characters"] = self.language_characters  # save_pretrained saves init_kwargs
 
     def allowed_ids(self, language: str) -> list[int]:
-        """
-        Returns sorted ids: the word boundary, the blank, and each line with an entry of characters of `language`.
+        """Returns sorted ids: the word boundary, the blank, and each line with an entry of characters of `language`.
 
         Raises `ValueError` for a language that was not learned.
         """
@@ -263,8 +259,7 @@ class MlplTokenizer(PreTrainedTokenizer):
         return self.decode(self.convert_tokens_to_ids(tokens), group_tokens=False)
 
     def decode(self, token_ids, skip_special_tokens: bool = False, **kwargs):
-        """
-        Decodes one label path to its transcript, or several to a list of transcripts.
+        """Decodes one label path to its transcript, or several to a list of transcripts.
 
         Repeated labels collapse, blanks and -100 are dropped, and word boundaries separate words.
 
@@ -324,8 +319,7 @@ class MlplTokenizer(PreTrainedTokenizer):
         return self.trim_boundaries([letter for letter, _, _ in self._emissions(token_ids, group_tokens=True)])
 
     def trim_boundaries(self, letters: list[str]) -> list[str]:
-        """
-        Removes up to two word boundaries (three with `surround`) from each end of a label path's or a reference's
+        """Removes up to two word boundaries (three with `surround`) from each end of a label path's or a reference's
         letters, as the original does; further boundaries are letters.
         """
         for _ in range(3 if self.surround else 2):
@@ -355,21 +349,8 @@ class MlplTokenizer(PreTrainedTokenizer):
             offsets.pop()
         return offsets
 
-    @staticmethod
-    def _get_word_offsets(offsets: list[Offset], word_delimiter_char: str = " ") -> list[Offset]:
-        """Groups character offsets into words; transformers' speech recognition pipeline calls this method."""
-        words = []
-        for is_space, run in groupby(offsets, lambda offset: offset["char"] == word_delimiter_char):
-            if not is_space:
-                characters = list(run)
-                words.append(
-                    {
-                        "word": "".join(offset["char"] for offset in characters),
-                        "start_offset": characters[0]["start_offset"],
-                        "end_offset": characters[-1]["end_offset"],
-                    }
-                )
-        return words
+    # Groups character offsets into words; transformers' speech recognition pipeline calls it too.
+    _get_word_offsets = staticmethod(Wav2Vec2CTCTokenizer._get_word_offsets)
 
     def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str]:
         prefix = f"{filename_prefix}-" if filename_prefix else ""
