@@ -153,10 +153,7 @@ def find_weights(name_or_path: str | os.PathLike, variant: str | None = None, hu
     if index is None:
         return None
     fields = {"metadata": dict_of(object, "anything"), "weight_map": dict_of(str, "names of files")}
-    settings = read_settings(index)
-    missing = [name for name in fields if name not in settings]
-    if missing:
-        raise ValueError(f"{index}: has no {missing[0]}, an object; {COPY_AGAIN}")
+    settings = dict.fromkeys(fields) | read_settings(index)
     check_settings(index, settings, fields)
     files = sorted(set(settings["weight_map"].values()))
     others = [file for file in files if file != os.path.basename(file) or not file.endswith(".safetensors")]

@@ -172,7 +172,7 @@ def test_the_released_sizes(tmp_path):
         config = getattr(MlplConfig, preset)(8065, 60)
         with torch.device("meta"):
             model = MlplForCTC(config)
-        network = flashlight._network_of(config)
+        network = flashlight._network_from(config)
         shapes = {name: tuple(parameter.shape) for name, parameter in model.state_dict().items()}
         dims = dict(network.parameters())
         assert list(dims) == [name for name in dims if name in shapes] and len(dims) == len(shapes)

@@ -218,6 +218,16 @@ def test_surround_is_the_checkpoints_own_unless_it_is_given(model):
     assert load_acoustic_model(str(model), files[1], "|")[1].tokenizer.surround == "|"
 
 
+def test_features_are_the_models_own_with_any_tokens(model, tmp_path):
+    folder = tmp_path / "raw"
+    shutil.copytree(model, folder)
+    settings = json.loads((folder / "processor_config.json").read_text())
+    settings["feature_extractor"]["do_normalize"] = False
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+    for tokens in ("", str(model.with_suffix(".lst"))):
+        assert not load_acoustic_model(str(folder), tokens)[1].feature_extractor.do_normalize
+
+
 def test_several_lists_in_one_order(model, clips, run):
     """Orders all lists by decreasing duration; equal durations keep their order."""
     (clips / "more").mkdir()

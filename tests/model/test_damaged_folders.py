@@ -125,7 +125,7 @@ def test_weights_that_are_damaged_or_of_another_model(kind, reason, folder):
         ("only one shard", "missing: model.layers.1."),
         ("file is a list", "holds [], not a JSON object"),
         ("weight_map is null", "weight_map is None; it must be an object"),
-        ("weight_map is missing", "has no weight_map"),
+        ("weight_map is missing", "weight_map is None; it must be an object"),
         ("a shard's name is number", "weight_map is {"),
         ("a shard's name is text", "weight_map names ['x']"),
     ],

@@ -136,7 +136,7 @@ def check(answer: dict, expected: dict):
 def test_a_saved_folder_has_the_code_of_the_model_side_alone(folder):
     assert {path.name for path in folder.glob("*.py")} == CODE > {"text.py"}
     for name in CODE:
-        assert (folder / name).read_bytes() == (ROOT / "hf_mlpl" / name).read_bytes()
+        assert (folder / name).read_bytes() == (ROOT / "hf_mlpl" / "model" / name).read_bytes()
     assert sum((folder / name).stat().st_size for name in CODE) < 200_000
     configs = [json.loads((folder / name).read_text()) for name in ("config.json", "processor_config.json")]
     configs += [json.loads((folder / "tokenizer_config.json").read_text()), configs[1]["feature_extractor"]]
