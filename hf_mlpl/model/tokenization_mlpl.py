@@ -20,6 +20,7 @@ from .model_files import (
     AUTO_MAP,
     boolean,
     check_file,
+    check_settings,
     choice,
     dict_of,
     empty,
@@ -114,10 +115,7 @@ class MlplTokenizer(PreTrainedTokenizer):
     ) -> None:
         if vocab_file is None:  # from_pretrained passes None for a missing file
             raise ValueError(f"no {self.vocab_files_names['vocab_file']} in {kwargs.get('name_or_path')!r}")
-        if surround not in ("", WORD_BOUNDARY):
-            raise ValueError(f"surround is {surround!r}; it must be empty or {WORD_BOUNDARY!r}")
-        if str(pad_token) != BLANK_TOKEN:
-            raise ValueError(f"pad_token is {str(pad_token)!r}; padding is the CTC blank, {BLANK_TOKEN!r}")
+        check_settings("", {"surround": surround, "pad_token": str(pad_token)}, TOKENIZER_SETTINGS)
         self.surround = surround
         self._lines = read_tokens(vocab_file)
         self._ids = {entry: index for index, entries in enumerate(self._lines) for entry in entries}
