@@ -407,10 +407,10 @@ class MlplModel(MlplPreTrainedModel):
         output_mask = self._output_mask(frame_mask, hidden_states.shape[1])
         requests = (output_hidden_states, output_attentions)  # of outputs for the padded batch
         requests += (self.config.output_hidden_states, self.config.output_attentions)
-        # Layers that were compiled one by one would be compiled again for each list of lengths.
-        is_compiled = any(layer._compiled_call_impl is not None for layer in self.layers)
-        if self._leaves_out_padding(output_mask) and not is_compiled and not any(requests):
-            return BaseModelOutput(last_hidden_state=self._encode_valid_frames(hidden_states, output_mask))
+        if not any(requests) and self._leaves_out_padding(output_mask):
+            # Layers that were compiled one by one would be compiled again for each list of lengths.
+            if all(layer._compiled_call_impl is None for layer in self.layers):
+                return BaseModelOutput(last_hidden_state=self._encode_valid_frames(hidden_states, output_mask))
         for layer in self.layers:  # sdpa warns about output_attentions, which it does not give
             hidden_states = layer(hidden_states, output_mask, output_attentions=output_attentions)
         return BaseModelOutput(last_hidden_state=hidden_states)
