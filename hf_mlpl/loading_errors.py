@@ -66,10 +66,8 @@ def check_num_labels(name_or_path) -> None:
 def check_folder(name_or_path, hub: Mapping) -> None:
     """Raises `ValueError` for the first wrong setting in the files of a model of ours; silent on other models."""
     from .interop.mctct import MCTCTConfig
-    from .model.configuration_mlpl import INHERITED, MlplConfig
-    from .model.feature_extraction_mlpl import check_extractor_files
-    from .model.processing_mlpl import IN_FILE
-    from .model.tokenization_mlpl import check_tokenizer_file
+    from .model.configuration_mlpl import MlplConfig
+    from .model.processing_mlpl import check_processor_files
 
     hub = {name: hub[name] for name in HUB_ARGUMENTS if name in hub} | {"local_files_only": True}
     try:
@@ -86,9 +84,6 @@ def check_folder(name_or_path, hub: Mapping) -> None:
     if settings.get("model_type") != MlplConfig.model_type and "Mlpl" not in str(settings.get("architectures")):
         return
     path = find_file(name_or_path, "config.json", hub)
-    fields = {"model_type": choice(MlplConfig.model_type), **INHERITED}
-    check_settings(path, {"model_type": None} | settings, fields)
+    check_settings(path, {"model_type": None} | settings, {"model_type": choice(MlplConfig.model_type)})
     MlplConfig.from_pretrained(name_or_path, **hub)
-    check_file(name_or_path, "processor_config.json", IN_FILE, hub)
-    check_extractor_files(name_or_path, hub, required=["feature_extractor_type"])
-    check_tokenizer_file(name_or_path, hub)
+    check_processor_files(name_or_path, hub, required=["feature_extractor_type"])

@@ -121,7 +121,7 @@ def folder(tone_corpus, tone_data, tone_run, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(tone_run, folder / "runs" / "demo" / "final", ignore=shutil.ignore_patterns("checkpoints"))
     model = MlplForCTC.from_pretrained(tone_run / "model")
-    write_checkpoint(Checkpoint.of(model), folder / "checkpoint_cv_finetune.bin")
+    write_checkpoint(Checkpoint.from_model(model), folder / "checkpoint_cv_finetune.bin")
     shutil.copy(tone_data / "tokens-all.lst", folder)
     shutil.copytree(tone_data, folder / "data", ignore=shutil.ignore_patterns("run"))
     shutil.copy(tone_corpus / "common-voice" / "sv-SE" / "clips" / f"{CLIP}.mp3", folder / "recording.mp3")

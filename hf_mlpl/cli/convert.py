@@ -133,7 +133,7 @@ def _write_flashlight(options: argparse.Namespace) -> None:
     model, processor = _load(options.checkpoint)
     with atomic_write(options.output) as partial:
         partial.mkdir()
-        write_checkpoint(Checkpoint.of(model, processor.tokenizer.surround), partial / "checkpoint.bin")
+        write_checkpoint(Checkpoint.from_model(model, processor.tokenizer.surround), partial / "checkpoint.bin")
         processor.tokenizer.save_vocabulary(str(partial))
     print(
         f"{options.output}: checkpoint.bin and tokens-all.lst\n"

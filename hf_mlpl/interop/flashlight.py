@@ -1,9 +1,9 @@
-"""Checkpoints of the original program: flashlight 0.3 `.bin` files of the network in `mling_large.cpp`, at any size.
+"""Reads and writes the original program's checkpoints: flashlight 0.3 `.bin` files of `mling_large.cpp`, at any size.
 
-They hold a version, the program's notes (among them all flags), the network and the criterion; what the trainer writes
-behind them, the state of its optimisers, is not read. Sizes can be told from the tensors, so everything in the network
-is known but for a few settings, and one description of it, `_Network`, serves reading and writing
-(`flashlight_archive`). Nothing in a file is executed.
+They hold a version, the program's notes (among them all flags), the network and the criterion. The state of the
+optimisers, which the trainer writes behind them, is not read. The tensors show all sizes, so only a few settings are
+read, and one description of the network, `_Network`, serves reading and writing (`flashlight_archive`). Nothing in a
+file is executed.
 """
 
 from __future__ import annotations
@@ -20,22 +20,21 @@ from huggingface_hub.errors import StrictDataclassError
 
 from ..atomic import atomic_write
 from ..error_line import error_line
-from ..model.configuration_mlpl import MlplConfig
+from ..model.configuration_mlpl import MAX_LAYERS, MlplConfig, language_names
 from ..model.feature_extraction_mlpl import MlplFeatureExtractor
 from ..model.modeling_mlpl import MlplForCTC
-from ..model.processing_mlpl import MlplProcessor
+from ..model.processing_mlpl import MlplProcessor, check_num_tokens
 from ..model.tokenization_mlpl import MlplTokenizer
 from .flashlight_archive import CRITERION, Archive, ArchiveReader, ArchiveWriter, FlashlightError, Module, Place
 
 APP_VERSION = "0.1"  # of flashlight's speech recognition programs
 MAX_NOTES = 100
-MAX_LAYERS = 1000
-# By what the criterion divides an utterance's loss: nothing, the length of its target, or the root of that (`--onorm`
+# The criterion divides an utterance's loss by nothing, by the length of its target, or by the root of that (`--onorm`
 # and `--sqnorm`). Modes 1 and 2, the input's length and its root, have no counterpart here.
 SCALE_MODES = {0: "sum", 3: "mean", 4: "target_sqrt"}
 
-# Flags that decide about features and transcripts, at the values that this package computes with. `filterbanks` and
-# `surround` are compared elsewhere.
+# Flags that change features and transcripts, with the only values that this package supports. `filterbanks` and
+# `surround` are treated elsewhere.
 FLAGS = {
     "criterion": "ctc",
     "features_type": "mfsc",
@@ -56,18 +55,18 @@ FLAGS = {
 
 @dataclass
 class Checkpoint:
-    """What a file holds: the model, and the notes that the program keeps beside it.
+    """Holds the model of a file, and the notes that the program keeps beside it.
 
     Args:
-        notes: such as `programname`, `updates`, and `gflags`, which has all flags of the training, one a line.
+        notes: for instance `programname`, `updates`, and `gflags`: all flags of the training, one on each line.
     """
 
     model: MlplForCTC
     notes: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: MlplForCTC, surround: str = "") -> Checkpoint:
-        """Of a model that was trained here, with the flags that the original's test program needs.
+    def from_model(cls, model: MlplForCTC, surround: str = "") -> Checkpoint:
+        """Makes a checkpoint of a model, with the flags that the original's test program needs.
 
         Args:
             surround: the tokenizer's.
@@ -78,74 +77,65 @@ class Checkpoint:
 
     @property
     def flags(self) -> dict[str, str]:
-        """Flags of the training by name, as text."""
+        """Returns the flags of the training by name, as text."""
         lines = self.notes.get("gflags", "").splitlines()
         return {name: value for name, _, value in (line.removeprefix("--").partition("=") for line in lines)}
 
     def processor(self, tokens: str | os.PathLike, surround: str | None = None) -> MlplProcessor:
-        """
-        Feature extractor and tokenizer that belong to the model.
+        """Makes the feature extractor and the tokenizer of the model.
 
         Args:
             tokens: The tokens file that it was trained with.
             surround: Instead of the checkpoint's own `--surround`.
 
         Raises:
-            FlashlightError: for another number of tokens than the CTC head has classes, less the blank.
-            ValueError: for a file that is no tokens file.
+            ValueError: for a file that is no tokens file, or has more or fewer tokens than the CTC head has classes
+                besides the blank.
             OSError: for a file that cannot be read.
         """
         tokenizer = MlplTokenizer(tokens, surround=self.flags.get("surround", "") if surround is None else surround)
-        config = self.model.config
-        if len(tokenizer) != config.vocab_size:
-            raise FlashlightError(
-                f"{os.fspath(tokens)}: has {len(tokenizer) - 1} lines with tokens, but the model needs "
-                f"{config.vocab_size - 1}: its CTC head has {config.vocab_size} classes, the last one is the blank. "
-                "Give the tokens file that the model was trained with"
-            )
-        return MlplProcessor(MlplFeatureExtractor(feature_size=config.num_mel_bins), tokenizer)
+        check_num_tokens(tokens, tokenizer, self.model.config)
+        return MlplProcessor(MlplFeatureExtractor(feature_size=self.model.config.num_mel_bins), tokenizer)
 
 
 def read_checkpoint(path: str | os.PathLike, languages: Sequence[str] | None = None) -> Checkpoint:
-    """
-    Reads a checkpoint; memory holds the model, which is in evaluation mode, and one tensor more.
+    """Reads a checkpoint into a model in evaluation mode, and needs memory for the model and one more tensor.
 
     Args:
-        languages: names of the classes of the language-ID head, in order. No file has them: `language_0` and so on
-            where they are not given.
+        languages: names of the classes of the language-ID head, in order, which no file has; by default `language_0`
+            and so on.
 
     Raises:
-        FlashlightError: for a file that is not such a checkpoint, is not whole, was trained with flags that change
-            features or transcripts, or has another number of languages than `languages`.
+        FlashlightError: for a file that is no such checkpoint or not a complete one, for training flags that change
+            features or transcripts, and for another number of languages than `languages`.
         OSError: for a file that cannot be read.
     """
     with open(path, "rb") as file:
         try:
             notes, network, tensors = parse(file)
-            config = _config(network, languages)
-            model = _load(file, config, network, tensors)
+            config = _mlpl_config(network, languages)
+            model = _load_model(file, config, network, tensors)
         except FlashlightError as error:
             raise FlashlightError(f"{os.fspath(path)}: {error}") from error
     checkpoint = Checkpoint(model, notes)
     expected = {**FLAGS, "filterbanks": str(network.num_mel_bins)}
-    others = [f"--{k}={v}" for k, v in checkpoint.flags.items() if k in expected and not _is_same(v, expected[k])]
-    if others:
-        raise FlashlightError(f"{os.fspath(path)}: was trained with {', '.join(others)}, which is not supported")
+    changed = [f"--{k}={v}" for k, v in checkpoint.flags.items() if k in expected and not _are_equal(v, expected[k])]
+    if changed:
+        raise FlashlightError(f"{os.fspath(path)}: was trained with {', '.join(changed)}, which is not supported")
     return checkpoint
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
-    """
-    Writes a file that the original program reads, in fp32; it appears complete or not at all.
+    """Writes a file that the original program reads, in fp32; it appears complete or not at all.
 
-    They are the bytes that the original program writes for the network and its criterion. Names of languages have no
-    place in them.
+    The bytes are those that the original program writes for the network and its criterion, so names of languages are
+    left out.
 
     Raises:
-        FlashlightError: for a model that the original's network cannot be: without languages, with layer norms of
-            more than one weight, or with different dropout for attention and MLP.
+        FlashlightError: for a model without languages, with layer norms of more than one weight, or with different
+            dropout for attention and MLP, none of which the original's network can have.
     """
-    network = _network_of(checkpoint.model.config)
+    network = _network_from(checkpoint.model.config)
     state = checkpoint.model.state_dict()
     with atomic_write(path) as partial, open(partial, "wb") as file:
         archive = ArchiveWriter(file, [(dims, state[name]) for name, dims in network.parameters()])
@@ -158,10 +148,10 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
 
 
 def parse(file: BinaryIO) -> tuple[dict[str, str], _Network, list[Place]]:
-    """The program's notes, the network's sizes and settings, and its tensors' dimensions and places in the file.
+    """Returns the program's notes, the network's sizes and settings, and its tensors' dimensions and file offsets.
 
     Raises:
-        FlashlightError: for a file that is not a whole checkpoint; without the file's name.
+        FlashlightError: for a file that is not a complete checkpoint; without the file's name.
     """
     archive = ArchiveReader(file)
     archive.string(APP_VERSION)
@@ -178,7 +168,7 @@ def parse(file: BinaryIO) -> tuple[dict[str, str], _Network, list[Place]]:
 
 @dataclass
 class _Network:
-    """Sizes and settings of the network; None where they are still to be read."""
+    """Holds sizes and settings of the network; None stands for those that are still to be read."""
 
     num_mel_bins: int | None = None
     hidden_size: int | None = None
@@ -196,10 +186,10 @@ class _Network:
     scale_mode: int | None = None  # of the criterion
 
     def exchange(self, archive: Archive) -> list[Place]:
-        """Reads or writes the network and its criterion; returns where the tensors are in a file that is read."""
+        """Reads or writes the network and its criterion; returns dimensions and offsets of its tensors."""
         archive.new_object("slimIPL::myModel")
         archive.begin("slimIPL::myModel", "fl::Container", "fl::Module")
-        places = archive.tensors(8 + 11 * MAX_LAYERS)
+        places = archive.tensors(8 + 11 * (self.num_hidden_layers or MAX_LAYERS))
         if self.hidden_size is None:
             self.take_sizes([dims for dims, _ in places])
         archive.container(self.tree())
@@ -213,9 +203,9 @@ class _Network:
         self.scale_mode = mode
 
     def take_sizes(self, dims: Sequence[tuple[int, ...]]) -> None:
-        """Finds the sizes in the dimensions of all tensors, and compares them."""
-        self.num_hidden_layers, rest = divmod(len(dims) - 8, 11)
-        if rest or not 1 <= self.num_hidden_layers <= MAX_LAYERS:
+        """Takes the sizes from the dimensions of all tensors, and checks that these fit together."""
+        self.num_hidden_layers, remainder = divmod(len(dims) - 8, 11)
+        if remainder or not 1 <= self.num_hidden_layers <= MAX_LAYERS:
             raise FlashlightError(f"has {len(dims)} tensors; this network has 8, and 11 for each layer")
         self.num_mel_bins, self.hidden_size = dims[2][2], dims[2][3] // 2
         self.max_position_embeddings, self.attention_head_dim = (dims[4][0] + 1) // 2, dims[4][1]
@@ -227,7 +217,7 @@ class _Network:
                 raise FlashlightError(f"{name} has dimensions {found}; expected {expected} beside the other tensors")
 
     def parameters(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Our name and ArrayFire's four dimensions of each parameter, in the order of `network->params()`."""
+        """Yields our name and ArrayFire's four dimensions of each parameter, in the order of `network->params()`."""
         width = self.num_attention_heads * self.attention_head_dim
         front, hidden, inner = "model.front_end", self.hidden_size, self.intermediate_size
         yield f"{front}.layer_norm.weight", (1, 1, 1, 1)
@@ -251,7 +241,7 @@ class _Network:
             yield f"{head}.bias", (size, 1, 1, 1)
 
     def tree(self) -> Module:
-        """The modules, as the constructors in `mling_large.cpp` and `Transformer.cpp` put them together."""
+        """Describes the modules as the constructors in `mling_large.cpp` and `Transformer.cpp` make them."""
         convolution = (self.num_mel_bins, 2 * self.hidden_size, MlplConfig.conv_kernel, 1, MlplConfig.conv_stride, 1)
 
         def conv_fields(archive, numbers):
@@ -261,17 +251,15 @@ class _Network:
             archive.boolean(True)  # with bias
             archive.ints(1)  # groups
 
-        front_end = Module(
-            "fl::Sequential",
-            children=[
-                Module("fl::View", lambda archive, _: archive.longs(-1, 1, self.num_mel_bins, 0)),
-                self._layer_norm(0, axes_kept=(3,)),
-                Module("fl::Conv2D", conv_fields, parameters=[2, 3]),
-                Module("fl::GatedLinearUnit", lambda archive, _: archive.ints(2)),
-                Module("fl::Dropout", lambda archive, _: archive.setting(self, "conv_dropout", "double")),
-                Module("fl::Reorder", lambda archive, _: archive.ints(2, 0, 3, 1)),
-            ],
-        )
+        steps = [
+            Module("fl::View", lambda archive, _: archive.longs(-1, 1, self.num_mel_bins, 0)),
+            self._layer_norm(0, axes_kept=(3,)),
+            Module("fl::Conv2D", conv_fields, parameters=[2, 3]),
+            Module("fl::GatedLinearUnit", lambda archive, _: archive.ints(2)),
+            Module("fl::Dropout", lambda archive, _: archive.setting(self, "conv_dropout", "double")),
+            Module("fl::Reorder", lambda archive, _: archive.ints(2, 0, 3, 1)),
+        ]
+        front_end = Module("fl::Sequential", children=steps)
         layers = [self._transformer(4 + 11 * i) for i in range(self.num_hidden_layers)]
         first = 4 + 11 * self.num_hidden_layers
         heads = [
@@ -324,16 +312,16 @@ class _Network:
         return Module("fl::Transformer", fields, parameters=[first], children=children)
 
 
-# --------------------------------------------------------------------------------------------------- from and to ours
+# --------------------------------------------------------------------------------------- from and to our configuration
 
 
-NOT_IN_CONFIG = {"num_languages", "dropout", "scale_mode"}  # by these names
+NOT_IN_CONFIG = {"num_languages", "dropout", "scale_mode"}  # fields of `_Network` that `MlplConfig` lacks
 
 
-def _config(network: _Network, languages: Sequence[str] | None) -> MlplConfig:
+def _mlpl_config(network: _Network, languages: Sequence[str] | None) -> MlplConfig:
     if languages is not None and len(languages) != network.num_languages:
         raise FlashlightError(f"knows {network.num_languages} languages, but {len(languages)} names were given")
-    names = [f"language_{i}" for i in range(network.num_languages)] if languages is None else list(languages)
+    names = language_names(network.num_languages if languages is None else languages)
     settings = {name: value for name, value in vars(network).items() if name not in NOT_IN_CONFIG}
     settings |= {"attention_dropout": network.dropout, "activation_dropout": network.dropout}
     if network.scale_mode in SCALE_MODES:
@@ -344,7 +332,7 @@ def _config(network: _Network, languages: Sequence[str] | None) -> MlplConfig:
         raise FlashlightError(error_line(error)) from error
 
 
-def _network_of(config: MlplConfig) -> _Network:
+def _network_from(config: MlplConfig) -> _Network:
     if not config.languages:
         raise FlashlightError(
             "the model has no languages, and the original's network always has a language-ID head; give it one with "
@@ -352,8 +340,8 @@ def _network_of(config: MlplConfig) -> _Network:
         )
     if config.layer_norm_per_channel:
         raise FlashlightError(
-            "the model's layer norms have a weight for each channel, the original's have one; it was fine-tuned by "
-            "another program, and the original cannot compute it"
+            "the model's layer norms have a weight for each channel, because another program fine-tuned it; the "
+            "original's layer norms have one weight, so the original cannot compute this model"
         )
     if config.attention_dropout != config.activation_dropout:
         raise FlashlightError(
@@ -369,7 +357,8 @@ def _network_of(config: MlplConfig) -> _Network:
     )
 
 
-def _load(file: BinaryIO, config: MlplConfig, network: _Network, tensors: Sequence[Place]) -> MlplForCTC:
+def _load_model(file: BinaryIO, config: MlplConfig, network: _Network, tensors: Sequence[Place]) -> MlplForCTC:
+    """Loads the tensors at their places in the file into a model without copying them again."""
     with torch.device("meta"):
         model = MlplForCTC(config)
     shapes = {name: parameter.shape for name, parameter in model.state_dict().items()}
@@ -386,8 +375,8 @@ def _load(file: BinaryIO, config: MlplConfig, network: _Network, tensors: Sequen
     return model.eval()
 
 
-def _is_same(flag: str, expected: str) -> bool:
-    """Whether two flags are equal, numbers by their value."""
+def _are_equal(flag: str, expected: str) -> bool:
+    """Compares two flags, numbers by their value."""
     try:
         return float(flag) == float(expected)
     except ValueError:

@@ -1,10 +1,9 @@
-"""The files in which flashlight 0.3 keeps its networks, read and written by one description of what is in them.
+"""Reads and writes the archives in which flashlight 0.3 stores networks, both from one description of their content.
 
-Such a file is a cereal `BinaryOutputArchive`: values one after another, little-endian, without any marks. All tensors
-of a network come first; the tree of modules that follows names them by number. A description, `Module`, is carried out
-by an `Archive`: `ArchiveReader` compares a file with it, and takes whatever comes where a value is None;
-`ArchiveWriter` writes it. A count or a length in a file allocates nothing before it has been compared with what is
-possible.
+Such a file is a cereal `BinaryOutputArchive`: values one after another, little-endian, without separators. All tensors
+of a network come first; the tree of modules that follows refers to them by number. An `Archive` processes a
+description, `Module`: `ArchiveReader` compares a file with it, and accepts any value where the description has None;
+`ArchiveWriter` writes it. No count or length in a file allocates memory before it has been checked against its limit.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-MAX_TEXT = 2**20  # bytes of one of the program's notes; the longest, all flags, takes 4 kB
+MAX_TEXT = 2**20  # bytes of a note of the program; the longest, all flags, has 4 kB
 FLOAT32 = 0  # ArrayFire's number for it
 
-NEW = 0x80000000  # marks the number of an object or class name that is met for the first time
+NEW = 0x80000000  # marks the number of an object or class name at its first occurrence
 DECLARED_TYPE = 0x40000000  # a pointer to exactly the class that its declaration names
-CLASS_VERSIONS = {"fl::LayerNorm": 1, "fl::Conv2D": 1}  # of all others 0; older files may have 0 for these, too
+CLASS_VERSIONS = {"fl::LayerNorm": 1, "fl::Conv2D": 1}  # all others have 0; in older files these may have 0 too
 CRITERION = "fl::app::asr::ConnectionistTemporalClassificationCriterion"
 BASES = {
     "slimIPL::myModel": ("fl::Container", "fl::Module"),
@@ -33,23 +32,23 @@ BASES = {
     "fl::Transformer": ("fl::Container", "fl::Module"),
     CRITERION: ("fl::app::asr::SequenceCriterion", "fl::Container", "fl::Module"),
 }
-UNARY = ("fl::UnaryModule", "fl::Module")  # bases of all others
+UNARY = ("fl::UnaryModule", "fl::Module")  # bases of all other modules
 
-Place = tuple[tuple[int, ...], int]  # a tensor's ArrayFire dimensions, and where it begins in the file
+Place = tuple[tuple[int, ...], int]  # a tensor's ArrayFire dimensions, and its offset in the file
 
 
 class FlashlightError(ValueError):
-    """A file that is not a whole checkpoint of this network, or a model that cannot be one; one line says why."""
+    """Reports in one line why a file is no complete checkpoint of this network, or why a model cannot be one."""
 
 
 @dataclass
 class Module:
-    """An object of a C++ class.
+    """Describes an object of a C++ class.
 
     Args:
-        fields: reads or writes what the class has beside its base classes, given the children's object numbers.
-        parameters: numbers of its own ones, without the children's, among the network's.
-        children: of a container.
+        fields: reads or writes the members beside those of base classes, given the children's object numbers.
+        parameters: numbers of its own parameters, without its children's, in the network.
+        children: modules in a container.
     """
 
     name: str
@@ -63,32 +62,50 @@ class Module:
 
 
 class Archive(ABC):
-    """cereal's book-keeping of classes, class names and objects that were met, the same for both ways.
+    """Numbers classes, class names and objects as cereal does, which is the same for reading and writing.
 
-    `scalar` takes a value, which is written, or which a reader expects; None where a reader takes whatever comes.
+    To exchange a value means that a writer writes it, and that a reader expects it, or reads any value for None.
     """
 
     def __init__(self, file: BinaryIO):
         self.file = file
-        self.versions: dict[str, int] = {}  # of the classes that were met
+        self.versions: dict[str, int] = {}  # of the classes so far
         self.names: list[str] = []
         self.num_objects = 0
 
     @abstractmethod
     def scalar(self, form: str, value):
-        """A number or boolean, in the format of `struct`."""
+        """Exchanges a number or boolean, in the format of `struct`."""
 
     @abstractmethod
     def string(self, value: str | None = None) -> str:
-        """A text with its length before it."""
+        """Exchanges a text, which its length precedes."""
 
     @abstractmethod
-    def tensors(self, limit: int) -> list[Place]:
-        """A network's tensors, at most `limit`, and its mode; returns where they are in a file that is read."""
+    def count(self, limit: int, form: str = "<Q") -> int:
+        """Reads a number of at most `limit`, or writes `limit`."""
+
+    @abstractmethod
+    def tensor(self, number: int) -> Place:
+        """Exchanges a network's tensor of that number."""
 
     @abstractmethod
     def child_map(self, pairs: dict[int, tuple[int, int]]) -> None:
-        """Where each of a container's parameters is among those of its children."""
+        """Exchanges for each parameter of a container the numbers of a child and of the parameter in it."""
+
+    def tensors(self, limit: int) -> list[Place]:
+        """Exchanges a network's tensors, `limit` or, for a reader, fewer, and its mode."""
+        places = []
+        for number in range(self.count(limit)):
+            self.begin("fl::Variable")
+            self.new_object()
+            self.begin("fl::Variable::SharedData", "af::array")
+            places.append(self.tensor(number))
+            self.new_object()
+            self.begin("fl::Variable::SharedGrad")
+            self.boolean(None)
+        self.boolean(None)
+        return places
 
     def boolean(self, value: bool | None) -> None:
         self.scalar("<?", value)
@@ -102,34 +119,32 @@ class Archive(ABC):
             self.scalar("<q", value)
 
     def references(self, *numbers: int) -> None:
-        """Pointers to objects that the archive has already, as members of a declared class."""
+        """Exchanges pointers to objects that are already in the archive, as members of a declared class."""
         for number in numbers:
             self.scalar("<I", DECLARED_TYPE)
             self.scalar("<I", number)
 
     def setting(self, network, name: str, c_type: str) -> None:
-        """A double, which the original may have had as a float: attribute `name` of `network`, which a reader sets
-        where it is None. So all modules that have a setting must have it equal."""
+        """Exchanges attribute `name` of `network` as a double, which the original may have had as a float.
+
+        A reader sets it where it is None, so it must be equal in all modules that have it.
+        """
         value = getattr(network, name)
-        as_c = (lambda x: float(np.float32(x))) if c_type == "float" else float
-        stored = self.scalar("<d", None if value is None else as_c(value))
+        is_float = c_type == "float"
+        stored = self.scalar("<d", float(np.float32(value)) if is_float and value is not None else value)
         if value is None:
             if not 0 <= stored < 1:
                 raise FlashlightError(f"{name} is {stored}; it must be at least 0 and below 1")
-            setattr(network, name, float(str(np.float32(stored))) if c_type == "float" else stored)
-
-    @abstractmethod
-    def version(self, newest: int) -> int:
-        """The version of a class."""
+            setattr(network, name, float(str(np.float32(stored))) if is_float else stored)
 
     def begin(self, *classes: str) -> None:
-        """What the objects of classes begin with: the version of each that is met for the first time."""
+        """Exchanges the version of each class that occurs for the first time, with which its object begins."""
         for name in classes:
             if name not in self.versions:
-                self.versions[name] = self.version(CLASS_VERSIONS.get(name, 0))
+                self.versions[name] = self.count(CLASS_VERSIONS.get(name, 0), "<I")
 
     def new_object(self, name: str | None = None) -> int:
-        """A pointer to an object that follows; returns its number. `name` is its class, where that is polymorphic."""
+        """Exchanges a pointer to an object that follows, with the name of a polymorphic class; returns its number."""
         if name in self.names:
             self.scalar("<I", self.names.index(name) + 1)
         elif name is not None:
@@ -141,7 +156,7 @@ class Archive(ABC):
         return self.num_objects
 
     def module(self, module: Module) -> int:
-        """A module behind a pointer; returns its number."""
+        """Exchanges a pointer and the module behind it; returns its number."""
         number = self.new_object(module.name)
         self.begin(module.name, *BASES.get(module.name, UNARY))
         self.scalar("<Q", len(module.all_parameters))
@@ -156,7 +171,7 @@ class Archive(ABC):
         return number
 
     def container(self, module: Module) -> None:
-        """What follows a container's parameters: its children, where they have which parameter, its own fields."""
+        """Exchanges what follows a container's parameters: its children, the map of their parameters, its fields."""
         self.scalar("<Q", len(module.children))
         numbers = [self.module(child) for child in module.children]
         places = [(i, j) for i, child in enumerate(module.children) for j in range(len(child.all_parameters))]
@@ -165,7 +180,7 @@ class Archive(ABC):
 
 
 class ArchiveReader(Archive):
-    """Compares a file with what is expected, and keeps where its tensors are."""
+    """Compares a file with a description, and collects the places of its tensors."""
 
     def __init__(self, file: BinaryIO):
         super().__init__(file)
@@ -176,7 +191,7 @@ class ArchiveReader(Archive):
         if size > self.end - self.position:
             raise FlashlightError(
                 f"ends after {self.end} bytes, where {size} more are expected from byte {self.position} on; "
-                "is it a whole checkpoint?"
+                "is it a complete checkpoint?"
             )
         self.position += size
         return self.file.read(size)
@@ -204,9 +219,6 @@ class ArchiveReader(Archive):
             self.mismatch(start, number, f"at most {limit}")
         return number
 
-    def version(self, newest: int) -> int:
-        return self.count(newest, "<I")
-
     def string(self, value: str | None = None) -> str:
         start = self.position
         size = self.count(MAX_TEXT if value is None else max(len(value.encode()), 100))
@@ -219,27 +231,18 @@ class ArchiveReader(Archive):
             self.mismatch(start, text, repr(value))
         return text
 
-    def tensors(self, limit: int) -> list[Place]:
-        places = []
-        for _ in range(self.count(limit)):
-            self.begin("fl::Variable")
-            self.new_object()
-            self.begin("fl::Variable::SharedData", "af::array")
-            dims = tuple(self.scalar("<q") for _ in range(4))
-            self.scalar("<i", FLOAT32)
-            start = self.position
-            size = self.scalar("<Q")
-            if min(dims) < 1 or size != 4 * math.prod(dims):
-                self.mismatch(start, size, f"the bytes of dimensions {dims} in fp32")
-            places.append((dims, self.position))
-            if size > self.end - self.position:
-                self.take(size)  # fails
-            self.position = self.file.seek(size, os.SEEK_CUR)
-            self.new_object()
-            self.begin("fl::Variable::SharedGrad")
-            self.boolean(None)
-        self.boolean(None)
-        return places
+    def tensor(self, number: int) -> Place:
+        dims = tuple(self.scalar("<q") for _ in range(4))
+        self.scalar("<i", FLOAT32)
+        start = self.position
+        size = self.scalar("<Q")
+        if min(dims) < 1 or size != 4 * math.prod(dims):
+            self.mismatch(start, size, f"the bytes of dimensions {dims} in fp32")
+        place = (dims, self.position)
+        if size > self.end - self.position:
+            self.take(size)  # raises
+        self.position = self.file.seek(size, os.SEEK_CUR)
+        return place
 
     def child_map(self, pairs: dict[int, tuple[int, int]]) -> None:
         start = self.position
@@ -250,10 +253,10 @@ class ArchiveReader(Archive):
 
 
 class ArchiveWriter(Archive):
-    """Writes what a reader expects.
+    """Writes a file from a description.
 
     Args:
-        parameters: the network's, in their order, with ArrayFire's four dimensions.
+        parameters: ArrayFire's four dimensions and the values of the network's parameters, in order.
     """
 
     def __init__(self, file: BinaryIO, parameters: Sequence[tuple[tuple[int, ...], torch.Tensor]]):
@@ -264,8 +267,8 @@ class ArchiveWriter(Archive):
         self.file.write(struct.pack(form, value))
         return value
 
-    def version(self, newest: int) -> int:
-        return self.scalar("<I", newest)
+    def count(self, limit: int, form: str = "<Q") -> int:
+        return self.scalar(form, limit)
 
     def boolean(self, value: bool | None) -> None:
         super().boolean(True if value is None else value)  # the trainer saves in training mode, with gradients
@@ -275,22 +278,15 @@ class ArchiveWriter(Archive):
         self.file.write(value.encode())
         return value
 
-    def tensors(self, limit: int) -> list[Place]:
-        self.scalar("<Q", len(self.parameters))
-        for dims, tensor in self.parameters:
-            self.begin("fl::Variable")
-            self.new_object()
-            self.begin("fl::Variable::SharedData", "af::array")
-            self.longs(*dims)
-            self.ints(FLOAT32)
-            self.scalar("<Q", 4 * tensor.numel())
-            tensor = tensor.T if tensor.dim() == 2 else tensor  # the first dimension is the fastest
-            self.file.write(tensor.float().contiguous().cpu().numpy().astype("<f4", copy=False).data)
-            self.new_object()
-            self.begin("fl::Variable::SharedGrad")
-            self.boolean(None)
-        self.boolean(None)
-        return []
+    def tensor(self, number: int) -> Place:
+        dims, tensor = self.parameters[number]
+        self.longs(*dims)
+        self.ints(FLOAT32)
+        self.scalar("<Q", 4 * tensor.numel())
+        place = (dims, self.file.tell())
+        tensor = tensor.T if tensor.dim() == 2 else tensor  # the first dimension is the fastest
+        self.file.write(tensor.float().contiguous().cpu().numpy().astype("<f4", copy=False).data)
+        return place
 
     def child_map(self, pairs: dict[int, tuple[int, int]]) -> None:
         self.scalar("<Q", len(pairs))
@@ -299,9 +295,9 @@ class ArchiveWriter(Archive):
 
 
 def _hash_order(numbers: Iterable[int]) -> list[int]:
-    """Ascending numbers in the order in which GNU's `unordered_map<int, ...>` has them, into which they were put.
+    """Returns ascending numbers in the order in which GNU's `unordered_map<int, ...>` iterates over them.
 
-    A reader does not depend on it; with it, our files are the original's byte by byte.
+    Readers accept any order; with this one, our files equal the original's byte for byte.
     """
     order, bucket_counts = [], iter((13, 29, 59, 127, 257, 541, 1109, 2357, 5087, 10273, 20753))
     buckets = next(bucket_counts)

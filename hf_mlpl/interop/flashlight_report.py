@@ -1,4 +1,4 @@
-"""Computes and prints with our models what flashlight's `fl_asr_test` does for lists of recordings.
+"""Recognises lists of recordings and reports error rates, as flashlight's `fl_asr_test` does.
 
 docs/from_flashlight.md lists the differences.
 """
@@ -29,18 +29,17 @@ from ..inference.pieces import Piece, ahead, cut, is_memory_error
 from ..model.feature_extraction_mlpl import MlplFeatureExtractor
 from ..model.missing_model import check_checkpoint, check_model
 from ..model.modeling_mlpl import MlplForCTC
-from ..model.processing_mlpl import MlplProcessor
+from ..model.processing_mlpl import MlplProcessor, check_num_tokens
 from ..model.text import WORD_BOUNDARY
 from ..model.tokenization_mlpl import MlplTokenizer
-from .flashlight import Checkpoint, read_checkpoint
+from .flashlight import read_checkpoint
 
 BATCH_SECONDS = 60.0  # of audio in one forward, padding counted; a longer recording is alone
 BLANK = "#"  # in flashlight's dictionaries, so that a transcript's # is a letter there
 
 
 def load_acoustic_model(am: str, tokens: str = "", surround: str | None = None) -> tuple[MlplForCTC, MlplProcessor]:
-    """
-    Loads a model in evaluation mode and fp32, and its processor.
+    """Loads a model in evaluation mode and fp32, and its processor.
 
     Args:
         am: a flashlight checkpoint, or a folder or Hub name of one of our models.
@@ -48,8 +47,8 @@ def load_acoustic_model(am: str, tokens: str = "", surround: str | None = None) 
         surround: of the tokenizer; by default as in the checkpoint's flags or in the model's own tokenizer.
 
     Raises:
-        OSError, ValueError: for a file that cannot be read or is no such model, and where the number of tokens is not
-            that of the CTC head's classes, less the blank.
+        OSError, ValueError: for a file that cannot be read or is no such model, and for more or fewer tokens than the
+            CTC head has classes besides the blank.
     """
     if os.path.isfile(am):
         checkpoint = read_checkpoint(am)
@@ -60,15 +59,11 @@ def load_acoustic_model(am: str, tokens: str = "", surround: str | None = None) 
     model = AutoModelForCTC.from_pretrained(am, dtype=torch.float32)
     if not isinstance(model, MlplForCTC):
         raise ValueError(f"{am}: is a model of another kind, {model.config.model_type}")
-    own = AutoTokenizer.from_pretrained(am, **({} if surround is None else {"surround": surround}))
+    tokenizer = AutoTokenizer.from_pretrained(am, **({} if surround is None else {"surround": surround}))
     if tokens:
-        return model, Checkpoint.of(model, own.surround).processor(tokens)
-    if len(own) != model.config.vocab_size:
-        raise ValueError(
-            f"{am}: has {len(own) - 1} lines with tokens, but a CTC head of {model.config.vocab_size} classes, the "
-            "last of which is the blank; name the tokens file that it was trained with"
-        )
-    return model, MlplProcessor(AutoFeatureExtractor.from_pretrained(am), own)
+        tokenizer = MlplTokenizer(tokens, surround=tokenizer.surround)
+    check_num_tokens(tokens or am, tokenizer, model.config)
+    return model, MlplProcessor(AutoFeatureExtractor.from_pretrained(am), tokenizer)
 
 
 @dataclass
@@ -78,9 +73,9 @@ class Sample:
     Args:
         seconds: duration of the recording.
         sampling_rate, channels: those of the file, before it is resampled and averaged.
-        logits: (S, V) in fp32; None if it has a `problem`, or if they are not wanted.
-        path: (S,), the best classes, by default those of the logits; None if it has a `problem`.
-        problem: one line that names the file, where it cannot be used.
+        logits: (S, V) in fp32; None for a sample with a `problem`, and on request.
+        path: (S,), the best classes, by default those of the logits; None for a sample with a `problem`.
+        problem: one line with the file's name and the reason why it cannot be used.
     """
 
     entry: ListEntry
@@ -96,7 +91,7 @@ class Sample:
             self.path = self.logits.argmax(-1)
 
     def duration_problem(self) -> str | None:
-        """Returns one line if the durations of list and recording differ by more than 1 s, or the list has 0."""
+        """Describes in one line durations of list and recording that differ by more than 1 s, or a listed 0."""
         listed = self.entry.duration
         if listed > 0 and (abs(listed / 1000 - self.seconds) <= 1 or self.duration_is_in_seconds()):
             return None
@@ -106,14 +101,14 @@ class Sample:
         )
 
     def duration_is_in_seconds(self) -> bool:
-        """Returns whether the list has seconds, as `soxi -D` prints them for the original's notebook."""
+        """Detects a list in seconds, as `soxi -D` prints them for the original's notebook, instead of ms."""
         listed = self.entry.duration
         return abs(listed / 1000 - self.seconds) > 1 and abs(listed - self.seconds) <= 0.1
 
 
 @dataclass
 class Part:
-    """Holds a sample, or a piece of one, with features (T, F); without them the sample has a `problem`."""
+    """Holds a sample or a piece of it, with features (T, F); without them the sample has a `problem`."""
 
     sample: Sample
     piece: Piece | None = None
@@ -128,14 +123,13 @@ def recognize(
     in_pieces: bool = False,
     with_logits: bool = True,
 ) -> Iterator[Sample]:
-    """
-    Yields the entries' samples in the same order, each with `path` and `logits`, or with a `problem`.
+    """Yields the entries' samples in the same order, each with `path` and `logits`, or with a `problem`.
 
-    Recordings are batched with their neighbours, which changes the speed alone, and one batch is read ahead.
+    Neighbouring recordings share a batch, which changes the speed only, and one batch is read ahead.
 
     Args:
-        in_pieces: cuts long recordings, as everywhere else. By default each is recognised whole, as in the original,
-            and memory grows with the square of the longest one.
+        in_pieces: cuts long recordings, as all other commands do. By default a recording is recognised as a whole, as
+            in the original, and memory grows with the square of the longest one.
         with_logits: keeps `logits`, which take most of the memory of long recordings in pieces.
     """
     paths, logits = [], []  # of the pieces of a sample
@@ -157,23 +151,24 @@ def recognize(
 def _batches(
     entries: Sequence[ListEntry], extractor: MlplFeatureExtractor, samples_per_frame: int | None
 ) -> Iterator[list[Part]]:
-    batch, longest = [], 1.0  # so that recordings that cannot be read make batches too
+    """Yields parts of up to `BATCH_SECONDS`; unreadable recordings, and those under 1 s, count as 1 s."""
+    frames_per_second: float = extractor.sampling_rate / extractor.hop_length
+    batch: list[Part] = []
+    longest = 1.0
     for entry in entries:
         for part in _parts(Sample(entry), extractor, samples_per_frame):
-            seconds = (
-                1.0 if part.piece is None else len(part.features) * extractor.hop_length / extractor.sampling_rate
-            )
+            seconds = max(1.0, 0.0 if part.features is None else len(part.features) / frames_per_second)
             longest = max(longest, seconds)
             if batch and longest * (len(batch) + 1) > BATCH_SECONDS:
                 yield batch
-                batch, longest = [], max(seconds, 1.0)
+                batch, longest = [], seconds
             batch.append(part)
     if batch:
         yield batch
 
 
 def _parts(sample: Sample, extractor: MlplFeatureExtractor, samples_per_frame: int | None) -> Iterator[Part]:
-    """Yields a sample as a whole, or in pieces where `samples_per_frame` says how many samples an output frame has."""
+    """Yields a sample in pieces if `samples_per_frame`, the samples of an output frame, is given; else as a whole."""
     path, rate = sample.entry.path, extractor.sampling_rate
     try:
         sample.sampling_rate, sample.channels = audio_format(path)
@@ -193,13 +188,13 @@ def _parts(sample: Sample, extractor: MlplFeatureExtractor, samples_per_frame: i
 
 
 def _forward(model: MlplForCTC, extractor: MlplFeatureExtractor, parts: list[Part]) -> list[np.ndarray | None]:
-    """Returns logits (S, V) in fp32 of the middle of each part; None where its sample has a `problem`."""
-    found = iter(_logits(model, extractor, [part for part in parts if part.features is not None]))
-    return [None if part.features is None else next(found) for part in parts]
+    """Returns logits (S, V) in fp32 of the middle of each part; None for a part whose sample has a `problem`."""
+    logits = iter(_logits(model, extractor, [part for part in parts if part.features is not None]))
+    return [None if part.features is None else next(logits) for part in parts]
 
 
 def _logits(model: MlplForCTC, extractor: MlplFeatureExtractor, parts: list[Part]) -> list[np.ndarray | None]:
-    """Computes what `_forward` returns; a sample that does not fit into memory gets a `problem`."""
+    """Computes logits of parts with features; a sample that does not fit into memory gets a `problem`."""
     if not parts:
         return []
     inputs = extractor.pad(
@@ -214,8 +209,8 @@ def _logits(model: MlplForCTC, extractor: MlplFeatureExtractor, parts: list[Part
             return [logits for part in parts for logits in _logits(model, extractor, [part])]
         sample = parts[0].sample
         sample.problem = (
-            f"{sample.entry.path}: its {sample.seconds:.0f} s do not fit into memory as a whole; with --pieces, "
-            "and in hf-mlpl transcribe, long recordings are taken in pieces"
+            f"{sample.entry.path}: its {sample.seconds:.0f} s do not fit into memory as a whole; --pieces cuts long "
+            "recordings into pieces, and so does hf-mlpl transcribe"
         )
         return [None]
     lengths = [model.config.num_output_frames(len(part.features)) for part in parts]
@@ -227,7 +222,7 @@ def _logits(model: MlplForCTC, extractor: MlplFeatureExtractor, parts: list[Part
 
 @dataclass
 class ErrorRate:
-    """Counts edits over a reference's length; in percent it is 0 without either, and infinite for edits alone."""
+    """Counts edits and the reference's length; edits without a reference are infinitely many per cent."""
 
     edits: int = 0
     length: int = 0
@@ -251,7 +246,7 @@ class Report:
 
     Attributes:
         wer, ter: `ErrorRate`.
-        unknown: counts of the characters of transcripts that the tokens file lacks.
+        unknown: counts of transcripts' characters that the tokens file lacks.
         without_transcript: number of samples.
     """
 
@@ -292,9 +287,8 @@ class Report:
         self.num_done += 1
 
     def reference_letters(self, transcript: str) -> list[str]:
-        """
-        Returns the letters of a transcript as the original counts them (flashlight `wrd2Target`, `targetFeatures`):
-        the known characters of each word and a boundary behind them, then trimmed as the hypothesis is.
+        """Returns the letters of a transcript as the original counts them (flashlight `wrd2Target`, `targetFeatures`):
+        the known characters of each word and a boundary after them, then trimmed as the hypothesis is.
         """
         letters = []
         for word in filter(None, transcript.split(" ")):
@@ -306,12 +300,7 @@ class Report:
         return self.tokenizer.trim_boundaries(letters)
 
     def total(self, test: str, seconds: float) -> str:
-        """Returns the last line of the original's log.
-
-        Args:
-            test: the list files, as the user named them.
-            seconds: duration of the test.
-        """
+        """Returns the last line of the original's log for a test of so many seconds; `test` names the list files."""
         per_sample = seconds / max(self.num_scored, 1)
         return (
             f"[Test {test} ({self.num_scored} samples) in {seconds:g}s (actual decoding time {per_sample:.3g}s/sample)"
@@ -320,21 +309,20 @@ class Report:
 
 
 def _words(text: str) -> list[str]:
-    """Returns the words between boundaries in NFC, in which all Unicode forms of a word are equal."""
+    """Splits text at boundaries into words in NFC, in which all Unicode forms of a word are equal."""
     return [word for word in unicodedata.normalize("NFC", text).split(WORD_BOUNDARY) if word]
 
 
 def file_name(name: str) -> str:
-    """Replaces each slash of a name by `#`, as the original does, so that nothing is written into other folders."""
+    """Replaces each slash of a name by `#`, as the original does, so that no file is written into another folder."""
     return re.sub(r"[/\\]", "#", name)
 
 
 class EmissionFiles:
-    """
-    Writes logits of samples as files `ID.npz`, each whole or not at all.
+    """Writes logits of samples to files `ID.npz`, which appear complete or not at all.
 
-    `numpy.load` gives `emissions` (S, V), the raw logits in float32; `id` and `path`, strings; and `num_frames`, S.
-    Of samples with the same id, the second one's file is `ID.2.npz`, and so on. Slashes of an id become `#`.
+    `numpy.load` returns `emissions` (S, V), the raw logits in float32; `id` and `path`, strings; and `num_frames`, S.
+    The second sample with an id has the file `ID.2.npz`, and so on. Slashes of an id become `#`.
     """
 
     def __init__(self, folder: Path):
@@ -343,7 +331,7 @@ class EmissionFiles:
         self._repetitions: Counter[str] = Counter()
 
     def write(self, sample: Sample) -> Path:
-        """Writes a sample's file and returns its path. Raises `OSError` where it cannot be written."""
+        """Writes a sample's file and returns its path; raises `OSError` if it cannot be written."""
         name = stem = file_name(sample.entry.id)
         while name in self._names:
             self._repetitions[stem] += 1
@@ -351,19 +339,14 @@ class EmissionFiles:
         self._names.add(name)
         path = self.folder / f"{name}.npz"
         with atomic_write(path) as partial:
-            np.savez(
-                partial,
-                emissions=sample.logits,
-                id=np.array(sample.entry.id),
-                path=np.array(sample.entry.path),
-                num_frames=np.array(len(sample.logits)),
-            )
+            entry, num_frames = sample.entry, len(sample.logits)
+            np.savez(partial, emissions=sample.logits, id=entry.id, path=entry.path, num_frames=num_frames)
         return path
 
 
 @contextmanager
 def sclite_files(folder: Path, test: str) -> Iterator[tuple[TextIO, TextIO]]:
-    """Opens the original's files of hypotheses and references for sclite, which appear when they are complete."""
+    """Opens the original's files of hypotheses and references for sclite, which appear once they are complete."""
     name = file_name(test)
     hypotheses, references = folder / f"{name}.hyp", folder / f"{name}.viterbi.ref"
     with (

@@ -1,8 +1,8 @@
-"""The old port: transformers' `MCTCTForCTC`, until 4.57, read as models of this package.
+"""Loads models of the old port, transformers' `MCTCTForCTC` (until 4.57), as models of this package.
 
 Folders and Hub repositories of `model_type` `mctct` become an ordinary [`MlplForCTC`], [`MlplTokenizer`] and
-[`MlplFeatureExtractor`]: the port's weights with the original's features, padding and blank. Classes named `MCTCT...`
-have the names that stand in such folders; `import hf_mlpl` registers them with the Auto classes, and so
+[`MlplFeatureExtractor`]: the port's weights with the original's features, padding and blank. The classes `MCTCT...`
+have the names that such folders contain; `import hf_mlpl` registers them with the Auto classes, so that
 `pipeline("automatic-speech-recognition", model="speechbrain/m-ctc-t-large")` works.
 """
 
@@ -28,16 +28,22 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 from ..error_line import error_line
 from ..model.configuration_mlpl import INHERITED, MlplConfig, NamedConfig
-from ..model.feature_extraction_mlpl import SETTINGS, MlplFeatureExtractor
-from ..model.model_files import HUB_ARGUMENTS, check_settings, find_file, read_settings, wrong_settings
+from ..model.feature_extraction_mlpl import EXTRACTOR_SETTINGS, MlplFeatureExtractor
+from ..model.model_files import (
+    HUB_ARGUMENTS,
+    check_file,
+    check_settings,
+    check_shapes,
+    find_file,
+    list_names,
+    setting_errors,
+)
 from ..model.text import BLANK_TOKEN, WORD_BOUNDARY, write_tokens
 from ..model.tokenization_mlpl import MlplTokenizer
 
 logger = logging.get_logger(__name__)
 
-NO_LANGUAGES = "the old port has no language-ID head, so the converted model does not say the language"
-
-# Settings of the port of which the original has one value.
+# Settings of the port that are constants of the original.
 ONLY_CONFIGURATION = {
     "conv_glu_dim": 1,
     "conv_kernel": [7],
@@ -84,24 +90,24 @@ LAYER = {
 
 
 def convert_mctct(name_or_path: str | os.PathLike, **hub_arguments):
-    """Model and processor of a folder or Hub repository of the old port, to be saved as our own.
+    """Loads model and processor of a folder or Hub repository of the old port, to be saved as our own.
 
-    The model is on the CPU, in the dtype that its configuration names, and without languages: the port has no
-    language-ID head, of which a line in the log reminds. Its weights stay in the file, which is mapped into memory.
+    The model is on the CPU, in the dtype of its configuration, and without languages, because the port has no
+    language-ID head; the log says so. Its weights stay in the file, which is mapped into memory.
 
     Args:
         name_or_path (`str` or `os.PathLike`): Folder, or name on the Hub.
         hub_arguments: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, `force_download`, `proxies`,
-            as of any `from_pretrained`.
+            as in every `from_pretrained`.
 
     Returns:
         `tuple[MlplForCTC, MlplProcessor]`.
 
     Raises:
-        ValueError: for a model of another type; for settings that the original does not have; for weights that are
-            not those of a model of this size, or hold something other than tensors; for a vocabulary whose padding is
-            not the last class of the head.
-        OSError: if a file is not there.
+        ValueError: for a model of another type; for settings that the original does not have; for weights of another
+            size, or files that hold more than tensors; for a vocabulary whose padding is not the last class of the
+            head.
+        OSError: for a missing file.
     """
     from transformers import AutoConfig, AutoModelForCTC, AutoProcessor
 
@@ -110,16 +116,18 @@ def convert_mctct(name_or_path: str | os.PathLike, **hub_arguments):
         raise ValueError(f"{name_or_path} is a model of type {config.model_type!r}, not of the old port's 'mctct'")
     model = AutoModelForCTC.from_pretrained(name_or_path, config=config, **hub_arguments)
     processor = AutoProcessor.from_pretrained(name_or_path, **hub_arguments)
-    logger.warning(f"{name_or_path}: {NO_LANGUAGES}")
+    logger.warning(
+        f"{name_or_path}: the old port has no language-ID head, so the converted model does not identify languages"
+    )
     return model, processor
 
 
 class MCTCTConfig(NamedConfig):
-    """The port's configuration, as its files have it; `ValueError` for settings that the original does not have."""
+    """Holds the port's settings, as in its files; raises `ValueError` for those that the original does not have."""
 
     model_type = "mctct"
 
-    # What files leave out has these values.
+    # Defaults of settings that files leave out.
     vocab_size: int = 8065
     hidden_size: int = 1536
     num_hidden_layers: int = 36
@@ -139,9 +147,9 @@ class MCTCTConfig(NamedConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         file = os.path.join(self.name_or_path, "config.json")
-        _refuse_other_values(file, vars(self), ONLY_CONFIGURATION)
+        _check_constants(file, vars(self), ONLY_CONFIGURATION)
         if self.architectures not in (None, ["MCTCTForCTC"]):
-            raise ValueError(f"{file}: architectures is {self.architectures}; only MCTCTForCTC can be read")
+            raise ValueError(f"{file}: architectures is {self.architectures}; it must be MCTCTForCTC")
         try:
             self.to_mlpl()
         except StrictDataclassError as error:
@@ -149,15 +157,15 @@ class MCTCTConfig(NamedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
-        """Raises `ValueError`, in one line with the file, for a setting of another kind."""
+        """Builds the configuration; raises `ValueError`, in one line with the file, for a setting of a wrong kind."""
         name = str(kwargs.get("name_or_path") or "")
         check_settings(os.path.join(name, "config.json"), config_dict, INHERITED)
-        with wrong_settings(name, "config.json"):
+        with setting_errors(name, "config.json"):
             return super().from_dict(config_dict, **kwargs)
 
     def to_mlpl(self, **fields) -> MlplConfig:
-        """Our configuration of the same sizes and training constants, without languages."""
-        same = (
+        """Returns our configuration of the same sizes and training constants, without languages."""
+        common = (
             "vocab_size hidden_size num_hidden_layers num_attention_heads attention_head_dim intermediate_size "
             "max_position_embeddings layer_norm_eps conv_dropout layerdrop ctc_loss_reduction ctc_zero_infinity dtype "
             "output_attentions output_hidden_states"
@@ -167,29 +175,29 @@ class MCTCTConfig(NamedConfig):
             attention_dropout=self.attention_probs_dropout_prob,
             activation_dropout=self.hidden_dropout_prob,
             attn_implementation=self._attn_implementation,
-            **{name: getattr(self, name) for name in same.split()},
+            **{name: getattr(self, name) for name in common.split()},
             **fields,
         )
 
 
 class MCTCTForCTC:
-    """What AutoModelForCTC takes for the class of the port's models."""
+    """Stands for the port's model class in AutoModelForCTC, and loads [`MlplForCTC`]."""
 
     config_class = MCTCTConfig
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike, *, config: MCTCTConfig, **kwargs):
-        """[`MlplForCTC`] with the port's weights; `kwargs` as of its own `from_pretrained`, such as `dtype`."""
+        """Loads [`MlplForCTC`] with the port's weights; `kwargs` as in its own `from_pretrained`, such as `dtype`."""
         from ..model.modeling_mlpl import MlplForCTC
 
         hub = _take_hub_arguments(kwargs)
         if kwargs.pop("weights_only", True) is not True:
-            raise ValueError("weights_only must be True: a file that holds more than tensors may run any program")
+            raise ValueError("weights_only must be True, because a file with more than tensors may run any program")
         for name in ("output_loading_info", "variant"):
             if kwargs.pop(name, None):
                 raise ValueError(f"{name} cannot be used with models of the old port")
         if find_file(name_or_path, "vocab.json", hub) is not None:
-            _read_vocabulary(name_or_path, config.vocab_size, hub)  # raises if the last class is not the blank
+            _read_vocabulary(name_or_path, config.vocab_size, hub)  # raises unless the last class is the blank
         weights = _read_weights(_weight_files(name_or_path, kwargs.pop("use_safetensors", None), hub))
         weights, per_channel = _translate(weights, config, name_or_path)
         ours = config.to_mlpl(layer_norm_per_channel=per_channel)
@@ -199,43 +207,43 @@ class MCTCTForCTC:
 
     @classmethod
     def _from_config(cls, config: MCTCTConfig, **kwargs):
-        """What `AutoModelForCTC.from_config` calls: an untrained model."""
+        """Makes an untrained model for `AutoModelForCTC.from_config`."""
         from ..model.modeling_mlpl import MlplForCTC
 
         return MlplForCTC._from_config(config.to_mlpl(), **kwargs)
 
 
 class MCTCTFeatureExtractor:
-    """What AutoFeatureExtractor takes for the class that the port's `preprocessor_config.json` names."""
+    """Stands for the class that the port's `preprocessor_config.json` names, and loads [`MlplFeatureExtractor`]."""
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike, **kwargs):
-        """[`MlplFeatureExtractor`]; `ValueError` for settings that the original does not have."""
+        """Loads the extractor; raises `ValueError` for settings that the original does not have."""
         file = os.path.join(name_or_path, "preprocessor_config.json")
-        with wrong_settings(name_or_path, "preprocessor_config.json"):
+        with setting_errors(name_or_path, "preprocessor_config.json"):
             settings, kwargs = MlplFeatureExtractor.get_feature_extractor_dict(name_or_path, **kwargs)
-        _refuse_other_values(file, settings, ONLY_FEATURES)
-        check_settings(file, settings, {"feature_size": SETTINGS["feature_size"]})
+        _check_constants(file, settings, ONLY_FEATURES)
+        check_settings(file, settings, {"feature_size": EXTRACTOR_SETTINGS["feature_size"]})
         extractor = MlplFeatureExtractor(feature_size=settings.get("feature_size", 80))
         return MlplFeatureExtractor.from_dict(extractor.to_dict(), **kwargs)
 
 
 class MCTCTTokenizer:
-    """What AutoTokenizer takes instead of the `Wav2Vec2CTCTokenizer` of the port's folders."""
+    """Stands for the `Wav2Vec2CTCTokenizer` of the port's folders in AutoTokenizer, and loads [`MlplTokenizer`]."""
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike, **kwargs) -> MlplTokenizer:
-        """[`MlplTokenizer`] with the classes of `vocab.json`.
+        """Loads a tokenizer with the classes of `vocab.json`.
 
         Special tokens within the head, such as an `<unk>`, keep their classes and decode to nothing; those beyond it
-        are left out. Classes without an entry decode to nothing too, and so do, with a warning, entries that a tokens
-        file cannot hold, such as a space. Where entries share a class, it decodes to the first in the file.
+        are dropped. Classes without an entry decode to nothing too, and so do, with a warning, entries that a tokens
+        file cannot hold, such as a space. A class with several entries decodes to the first in the file.
 
         Raises:
-            ValueError: if the padding is not the last class of the head, other entries are beyond it, or there is no
-                word delimiter.
+            ValueError: for padding that is not the last class of the head, other entries beyond it, or a missing word
+                delimiter.
         """
-        from transformers import AutoConfig  # not above: its import registers the classes of this module
+        from transformers import AutoConfig  # not at the top: its import registers the classes of this module
 
         hub = _take_hub_arguments(kwargs)
         vocab_size = AutoConfig.from_pretrained(name_or_path, **hub).vocab_size
@@ -248,11 +256,11 @@ class MCTCTTokenizer:
 
 
 class MCTCTProcessor:
-    """What AutoProcessor takes for the class that the port's `preprocessor_config.json` names."""
+    """Stands for the class that the port's `preprocessor_config.json` names, and loads [`MlplProcessor`]."""
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike, **kwargs):
-        """[`MlplProcessor`] of the extractor and the tokenizer."""
+        """Loads extractor and tokenizer into a processor."""
         from ..model.processing_mlpl import MlplProcessor
 
         parts = (MCTCTFeatureExtractor, MCTCTTokenizer)
@@ -263,41 +271,37 @@ class MCTCTProcessor:
 
 
 def _take_hub_arguments(kwargs: dict) -> dict:
-    """Moves what says where files come from out of `kwargs`."""
+    """Removes the arguments of the Hub from `kwargs`, and returns them."""
     return {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
 
 
-def _read_json(name_or_path: str | os.PathLike, file: str, hub: Mapping) -> dict:
-    path = find_file(name_or_path, file, hub)
-    return {} if path is None else read_settings(path)
-
-
-def _refuse_other_values(file: str, settings: Mapping, only: Mapping) -> None:
-    others = [name for name, value in only.items() if settings.get(name, value) != value]
-    if others:
-        told = ", ".join(f"{name} is {settings[name]!r} instead of {only[name]!r}" for name in others)
-        raise ValueError(f"{file}: {told}; the original's model, and so hf_mlpl, knows nothing else")
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first few names, and how many there are."""
-    names = list(names)
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+def _check_constants(file: str, settings: Mapping, constants: Mapping) -> None:
+    """Raises `ValueError` for settings that differ from the original's constants."""
+    differences = [
+        f"{name} is {settings[name]!r} instead of {value!r}"
+        for name, value in constants.items()
+        if settings.get(name, value) != value
+    ]
+    if differences:
+        raise ValueError(
+            f"{file}: {', '.join(differences)}; the original's model, and so hf_mlpl, has no other values"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------- vocabulary
 
 
 def _read_vocabulary(name_or_path: str | os.PathLike, vocab_size: int, hub: Mapping) -> tuple[list[str], list[str]]:
-    """Lines of a tokens file for all classes but the blank, and its silent entries; errors as of the tokenizer."""
-    vocab = _read_json(name_or_path, "vocab.json", hub)
-    if not vocab or not all(isinstance(index, int) and index >= 0 for index in vocab.values()):
-        raise ValueError(f"{name_or_path}: vocab.json must be there, and give each entry a class")
-    added = _read_json(name_or_path, "added_tokens.json", hub)
-    if not all(isinstance(index, int) and index >= 0 for index in added.values()):
-        raise ValueError(f"{name_or_path}: added_tokens.json must give each entry a class")
-    vocab = added | vocab
-    with wrong_settings(name_or_path, "tokenizer_config.json or special_tokens_map.json"):
+    """Returns lines of a tokens file for all classes but the blank, and silent entries; raises as the tokenizer."""
+    vocab = {}
+    for file in ("added_tokens.json", "vocab.json"):
+        classes = check_file(name_or_path, file, {}, hub)
+        if not all(isinstance(index, int) and index >= 0 for index in classes.values()):
+            raise ValueError(f"{name_or_path}: {file} must give each entry a class")
+        vocab |= classes
+    if not classes:
+        raise ValueError(f"{name_or_path}: has no vocab.json, which must give each entry a class")
+    with setting_errors(name_or_path, "tokenizer_config.json or special_tokens_map.json"):
         padding, delimiter, special = _special_tokens(name_or_path, hub)
     blank = vocab_size - 1
     if vocab.get(padding) != blank:
@@ -307,30 +311,30 @@ def _read_vocabulary(name_or_path: str | os.PathLike, vocab_size: int, hub: Mapp
         )
     beyond = [entry for entry, index in vocab.items() if index > blank and entry not in special]
     if beyond:
-        raise ValueError(f"{name_or_path}: the head has {vocab_size} classes, and none for {_some(beyond)}")
+        raise ValueError(f"{name_or_path}: the head has {vocab_size} classes, and none for {list_names(beyond)}")
     if vocab.get(delimiter, blank) >= blank:
         raise ValueError(f"{name_or_path}: vocab.json has no word delimiter, {delimiter!r}")
 
-    entries_of = {index: [] for index in range(blank)}
-    entries_of[vocab[delimiter]].append(WORD_BOUNDARY)
-    not_held = []
+    lines = [[] for _ in range(blank)]
+    lines[vocab[delimiter]].append(WORD_BOUNDARY)
+    rejected = []
     for entry, index in vocab.items():
         if index < blank and entry != delimiter and entry not in special:
-            (entries_of[index] if _can_be_held(entry) else not_held).append(entry)
-    if not_held:
-        told = _some(map(repr, not_held))
-        logger.warning(f"{name_or_path}: a tokens file cannot hold {told}; the model writes nothing for them")
-    names = {index: entry for entry, index in vocab.items() if entry in special and _can_be_held(entry)}
-    silent = {index: names.get(index, f"<class-{index}>") for index, entries in entries_of.items() if not entries}
-    return [" ".join(entries) or silent[index] for index, entries in entries_of.items()], list(silent.values())
+            (lines[index] if _fits_tokens_file(entry) else rejected).append(entry)
+    if rejected:
+        names = list_names(map(repr, rejected))
+        logger.warning(f"{name_or_path}: a tokens file cannot hold {names}; the model writes nothing for them")
+    names = {index: entry for entry, index in vocab.items() if entry in special and _fits_tokens_file(entry)}
+    silent = {index: names.get(index, f"<class-{index}>") for index, entries in enumerate(lines) if not entries}
+    return [" ".join(entries) or silent[index] for index, entries in enumerate(lines)], list(silent.values())
 
 
 def _special_tokens(name_or_path: str | os.PathLike, hub: Mapping) -> tuple[str, str, set[str]]:
-    """The padding, the word delimiter, and all tokens that stand for no text."""
+    """Returns the padding, the word delimiter, and all tokens that stand for no text."""
     settings: dict[str, Any] = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     settings["word_delimiter_token"] = WORD_BOUNDARY
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        settings |= _read_json(name_or_path, file, hub)
+        settings |= check_file(name_or_path, file, {}, hub)
     tokens = [settings[name] for name in ("pad_token", "word_delimiter_token", "unk_token", "bos_token", "eos_token")]
     tokens += settings.get("additional_special_tokens") or []
     tokens += [token for token in settings.get("added_tokens_decoder", {}).values() if token.get("special")]
@@ -338,8 +342,8 @@ def _special_tokens(name_or_path: str | os.PathLike, hub: Mapping) -> tuple[str,
     return padding, delimiter, {padding, *others} - {delimiter}
 
 
-def _can_be_held(entry: str) -> bool:
-    """Whether a tokens file can have the entry beside the word boundary: ASCII white space separates entries there."""
+def _fits_tokens_file(entry: str) -> bool:
+    """Checks that a tokens file, in which ASCII white space separates entries, can have the entry beside the `|`."""
     try:
         return entry.encode().split() == [entry.encode()] and entry not in (WORD_BOUNDARY, BLANK_TOKEN)
     except UnicodeEncodeError:  # half of a surrogate pair
@@ -350,7 +354,7 @@ def _can_be_held(entry: str) -> bool:
 
 
 def _weight_files(name_or_path: str | os.PathLike, use_safetensors: bool | None, hub: Mapping) -> list[str]:
-    """Paths of the weights; safetensors where there is a pickle as well."""
+    """Returns the paths of the weights, and prefers safetensors to pickles."""
     names = [SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME]
     if use_safetensors is not None:
         names = names[:2] if use_safetensors else names[2:]
@@ -358,11 +362,11 @@ def _weight_files(name_or_path: str | os.PathLike, use_safetensors: bool | None,
         path = find_file(name_or_path, name, hub)
         if path is not None:
             return get_checkpoint_shard_files(name_or_path, path, **hub)[0] if path.endswith(".json") else [path]
-    raise OSError(f"{name_or_path}: no weights, neither {' nor '.join(names)}")
+    raise OSError(f"{name_or_path}: has no weights, neither {' nor '.join(names)}")
 
 
 def _read_weights(files: Iterable[str]) -> dict[str, torch.Tensor]:
-    """Tensors of all files, which are mapped into memory rather than read."""
+    """Maps the tensors of all files into memory instead of reading them."""
     weights = {}
     for file in files:
         try:
@@ -373,7 +377,7 @@ def _read_weights(files: Iterable[str]) -> dict[str, torch.Tensor]:
             are_tensors = all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())
         except (FileNotFoundError, PermissionError):
             raise
-        except Exception as error:  # readers of damaged files end in many ways
+        except Exception as error:  # damaged files raise errors of many types
             raise ValueError(f"{file} is damaged, or holds more than tensors, which is not unpickled") from error
         if not are_tensors:
             raise ValueError(f"{file} holds more than tensors and their names")
@@ -384,26 +388,15 @@ def _read_weights(files: Iterable[str]) -> dict[str, torch.Tensor]:
 def _translate(
     weights: Mapping[str, torch.Tensor], config: MCTCTConfig, name_or_path: str | os.PathLike
 ) -> tuple[dict[str, torch.Tensor], bool]:
-    """Weights by our names, and whether their layer norms differ from channel to channel."""
+    """Returns weights by our names, and whether their layer norms differ between channels."""
     from ..model.modeling_mlpl import MlplForCTC
 
     with torch.device("meta"):
         model = MlplForCTC(config.to_mlpl(layer_norm_per_channel=True))
-    expected = {name_in_port(name): (name, tensor.shape) for name, tensor in model.state_dict().items()}
-    problems = {
-        "missing": expected.keys() - weights.keys(),
-        "unknown": weights.keys() - expected.keys(),
-        "of another shape": [
-            f"{name}, {tuple(weights[name].shape)} instead of {tuple(shape)}"
-            for name, (_, shape) in expected.items()
-            if name in weights and weights[name].shape != shape
-        ],
-    }
-    if any(problems.values()):
-        told = "; ".join(f"{problem}: {_some(sorted(names))}" for problem, names in problems.items() if names)
-        raise ValueError(f"{name_or_path}: not the weights of an MCTCTForCTC of the size in config.json; {told}")
-
-    translated = {ours: weights[name] for name, (ours, _) in expected.items()}
+    parameters = model.state_dict()
+    expected = {name_in_port(name): tuple(tensor.shape) for name, tensor in parameters.items()}
+    check_shapes(str(name_or_path), {name: tuple(tensor.shape) for name, tensor in weights.items()}, expected)
+    translated = {name: weights[name_in_port(name)] for name in parameters}
     norms = [name for name in translated if "layers." in name and "layer_norm." in name]
     per_channel = any((translated[name] != translated[name][0]).any() for name in norms)
     if not per_channel:  # as the original has them
@@ -412,7 +405,7 @@ def _translate(
 
 
 def name_in_port(name: str) -> str:
-    """`model.layers.0.up_proj.weight` -> `mctct.encoder.layers.0.intermediate.dense.weight`."""
+    """Translates our name, `model.layers.0.up_proj.weight` to `mctct.encoder.layers.0.intermediate.dense.weight`."""
     if name.startswith("ctc_head."):
         return name
     part, _, rest = name.removeprefix("model.").partition(".")

@@ -20,7 +20,7 @@ except ImportError as error:
 
 
 class _InferenceGraph(nn.Module):
-    """Wraps the forward pass, so that its arguments and results are tensors alone."""
+    """Wraps the forward pass, so that its arguments and results are tensors only."""
 
     def __init__(self, model: MlplForCTC):
         super().__init__()
@@ -31,12 +31,12 @@ class _InferenceGraph(nn.Module):
 
 
 def export_onnx(model: MlplForCTC, folder: str | os.PathLike, processor: MlplProcessor | None = None) -> Path:
-    """Writes a new folder with `model.onnx`, its weights in `model.onnx.data`, its configuration and, if it is given,
-    the processor; returns it.
+    """Writes a model, its configuration and a given processor into a new folder, and returns the folder.
 
-    The graph takes any number of utterances and frames: `input_features` (batch, frames, mel bins) in the model's
-    dtype and `attention_mask` (batch, frames) in int64, 1 for valid and 0 for padded frames. It gives `logits` (batch,
-    output frames, classes) and, where the model has languages, `language_log_probs` (batch, languages).
+    `model.onnx` holds the graph and `model.onnx.data` the weights. The graph takes any number of utterances and
+    frames: `input_features` (batch, frames, mel bins) in the model's dtype and `attention_mask` (batch, frames) in
+    int64, 1 for valid and 0 for padded frames. It returns `logits` (batch, output frames, classes) and, for a model
+    with languages, `language_log_probs` (batch, languages).
 
     Raises:
         ValueError: if the folder exists.
@@ -48,7 +48,7 @@ def export_onnx(model: MlplForCTC, folder: str | os.PathLike, processor: MlplPro
         "input_features": torch.zeros(2, 30, model.config.num_mel_bins, dtype=model.dtype, device=model.device),
         "attention_mask": torch.ones(2, 30, dtype=torch.long, device=model.device),
     }
-    # At least 4, because torch.export takes a single output frame for a constant; in ONNX that holds nothing up.
+    # At least 4, because torch.export makes a single output frame a constant; ONNX does not enforce this bound.
     axes = {"input_features": {0: Dim("batch"), 1: Dim("frames", min=4)}, "attention_mask": {0: Dim.AUTO, 1: Dim.AUTO}}
     was_training, attn_implementation = model.training, model.config._attn_implementation
     # The decomposition of sdpa has other strides than its kernels, which the exporter does not see.
@@ -66,7 +66,7 @@ def export_onnx(model: MlplForCTC, folder: str | os.PathLike, processor: MlplPro
         model.train(was_training).set_attn_implementation(attn_implementation)
     with atomic_write(folder) as partial:
         partial.mkdir()
-        # Weights apart, because a protobuf file ends at 2 GB; the graph names their file without a folder.
+        # Weights in their own file, because protobuf files end at 2 GB; the graph names it without a folder.
         program.save(partial / "model.onnx", external_data=True)
         model.config.save_pretrained(partial)
         if processor is not None:

@@ -13,17 +13,43 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
-from .model_files import CODE, check_settings, choice, dict_of, list_of_texts, shown, text, whole
+from .model_files import AUTO_MAP, Accepted, check_settings, choice, dict_of, list_of_texts, short_repr, text, whole
 
-CTC_LOSS_REDUCTIONS = ("mean", "sum", "target_sqrt")
 MAX_LAYERS = 1000
-MAX_SIZE = 2**20  # of any dimension, so that a slip is refused before memory is asked for
+MAX_SIZE = 2**20  # of any dimension, so that a typing error is refused before memory is requested
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
-# Settings of config.json that transformers reads; it would end with a traceback on other values.
+
+def _range(low: int, high: int) -> Accepted:
+    return lambda value: low <= value <= high, f"at least {low} and at most {high}"
+
+
+DROPOUT: Accepted = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+RANGES = {  # of fields whose types `strict` has checked; NaN is in none
+    "vocab_size": _range(2, MAX_SIZE),  # one entry and the blank
+    "num_mel_bins": _range(1, MAX_SIZE),
+    "hidden_size": _range(1, MAX_SIZE),
+    "num_hidden_layers": _range(1, MAX_LAYERS),
+    "num_attention_heads": _range(1, MAX_SIZE),
+    "attention_head_dim": _range(1, MAX_SIZE),
+    "intermediate_size": _range(1, MAX_SIZE),
+    "max_position_embeddings": _range(1, MAX_SIZE),
+    "layer_norm_eps": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "conv_dropout": DROPOUT,
+    "attention_dropout": DROPOUT,
+    "activation_dropout": DROPOUT,
+    "layerdrop": DROPOUT,
+    "ctc_loss_reduction": choice("mean", "sum", "target_sqrt"),
+    "lid_loss_weight": (lambda value: 0 <= value < math.inf, "at least 0 and finite"),
+    "conv_kernel": choice(7),
+    "conv_stride": choice(3),
+    "hop_length": choice(160),
+}
+
+# Settings of config.json that transformers reads; other values would end in a traceback.
 INHERITED = {
     "architectures": list_of_texts(),
-    "auto_map": CODE,
+    "auto_map": AUTO_MAP,
     "dtype": (lambda value: value is None or str(value).removeprefix("torch.") in DTYPES, " or ".join(DTYPES)),
     "attn_implementation": text(or_null=True),
     "_attn_implementation": text(or_null=True),
@@ -39,7 +65,7 @@ INHERITED["torch_dtype"] = INHERITED["dtype"]
 
 
 class NamedConfig(PreTrainedConfig):
-    """Passes the folder's name on to `from_dict`, whose errors name the file."""
+    """Passes the folder's name to `from_dict`, whose errors name the file."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
@@ -51,8 +77,7 @@ class NamedConfig(PreTrainedConfig):
 
 @strict
 class MlplConfig(NamedConfig):
-    r"""
-    Holds the sizes and training constants of [`MlplForCTC`]. The defaults are those of the released large model
+    r"""Holds the sizes and training constants of [`MlplForCTC`]. The defaults are those of the released large model
     (wav2letter `recipes/mling_pl/mling_large.cpp`), except for the two numbers that depend on the data.
 
     Args:
@@ -61,28 +86,27 @@ class MlplConfig(NamedConfig):
         languages (`list[str]`):
             Names of the classes of the language-ID head, in order. An empty list makes a model without that head.
         blank_token_id (`int`, *optional*):
-            The last class, `vocab_size - 1`, as in flashlight. It is stored so that nobody has to guess it; any
-            other value is refused.
+            The last class, `vocab_size - 1`, as in flashlight; no other value is accepted.
         num_mel_bins (`int`):
             Mel bins of a feature frame.
         hidden_size, num_hidden_layers, num_attention_heads, attention_head_dim, intermediate_size (`int`):
             Sizes of the encoder. Heads need not divide `hidden_size`: the projections are
             `num_attention_heads * attention_head_dim` wide.
         max_position_embeddings (`int`):
-            Distances that the table of relative positions knows: `2 * max_position_embeddings - 1` rows, one row per
-            output frame of 30 ms. Longer recordings work; frames further apart get no position score.
+            Reach of the table of relative positions, `2 * max_position_embeddings - 1` rows, in output frames of
+            30 ms. Longer recordings work; frames further apart get no position score.
         layer_norm_per_channel (`bool`):
-            Gives the layer norms of the layers a weight and a bias for each of the `hidden_size` channels instead of
-            one of each, as models have that were fine-tuned with `MCTCTForCTC`. The original has one.
+            Gives the layers' layer norms a weight and a bias for each of the `hidden_size` channels, as in models that
+            were fine-tuned with `MCTCTForCTC`, instead of the original's one weight and one bias.
         conv_dropout, attention_dropout, activation_dropout (`float`):
             Dropout after the front end's GLU, on attention probabilities, and inside the MLP after its ReLU.
         layerdrop (`float`):
-            Probability that a layer is reduced to its two layer norms for a whole training batch.
+            Probability that a layer is reduced to its two layer norms for all utterances of a training batch.
         ctc_loss_reduction (`str`):
             `"mean"`: mean over utterances of loss / label length; `"target_sqrt"`: mean over utterances of
             loss / sqrt(label length), the original's `--onorm=target --sqnorm=true`; `"sum"`: plain sum.
         ctc_zero_infinity (`bool`):
-            Ignore utterances whose labels do not fit into their frames instead of returning an infinite loss.
+            Ignores utterances whose labels do not fit into their frames instead of returning an infinite loss.
         lid_loss_weight (`float`):
             Weight of the language-ID loss beside the CTC loss.
     """
@@ -124,8 +148,7 @@ class MlplConfig(NamedConfig):
 
     def validate_mlpl(self) -> None:
         """Checks all fields; `strict` calls it after construction."""
-        if self.vocab_size < 2:
-            raise ValueError(f"vocab_size is {self.vocab_size}; it must be at least 2: one entry and the blank")
+        check_settings("", vars(self), RANGES)
         if self.blank_token_id != self.vocab_size - 1:
             raise ValueError(
                 f"blank_token_id is {self.blank_token_id}, but the blank is the last class of vocab_size "
@@ -134,35 +157,13 @@ class MlplConfig(NamedConfig):
         duplicates = sorted({name for name in self.languages if self.languages.count(name) > 1})
         if duplicates:
             raise ValueError(f"languages must be distinct; given more than once: {', '.join(duplicates)}")
-        if self.ctc_loss_reduction not in CTC_LOSS_REDUCTIONS:
-            raise ValueError(
-                f"ctc_loss_reduction is {self.ctc_loss_reduction!r}; accepted are {', '.join(CTC_LOSS_REDUCTIONS)}"
-            )
-        sizes = ("num_mel_bins", "hidden_size", "num_hidden_layers", "num_attention_heads", "attention_head_dim")
-        for name in (*sizes, "intermediate_size", "max_position_embeddings"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        limits = dict.fromkeys((*sizes, "intermediate_size", "max_position_embeddings", "vocab_size"), MAX_SIZE)
-        for name, limit in (limits | {"num_hidden_layers": MAX_LAYERS}).items():
-            if getattr(self, name) > limit:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at most {limit}")
-        for name in ("conv_dropout", "attention_dropout", "activation_dropout", "layerdrop"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-        if not 0 < self.layer_norm_eps <= 1:
-            raise ValueError(f"layer_norm_eps is {self.layer_norm_eps}; it must be above 0 and at most 1")
-        if not 0 <= self.lid_loss_weight < math.inf:
-            raise ValueError(f"lid_loss_weight is {self.lid_loss_weight}; it must be at least 0 and finite")
-        for name in ("conv_kernel", "conv_stride", "hop_length"):
-            if getattr(self, name) != getattr(MlplConfig, name):
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be {getattr(MlplConfig, name)}")
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
         """Builds the configuration from the settings of a file.
 
         Raises:
-            ValueError: in one line with the file, for a wrong setting, and for a model of another type.
+            ValueError: in one line with the file, for a wrong setting or a model of another type.
         """
         name = str(kwargs.get("name_or_path") or config_dict.get("_name_or_path") or "")
         file = name if name.endswith(".json") else os.path.join(name, "config.json")
@@ -170,42 +171,43 @@ class MlplConfig(NamedConfig):
         if model_type != cls.model_type:
             raise ValueError(
                 f"{file}: this is the configuration of a model of type {model_type!r}, not {cls.model_type!r}; "
-                "AutoConfig and AutoModelForCTC choose by type, and `hf-mlpl convert` makes an 'mlpl' model of an "
-                "'mctct' one"
+                "AutoConfig and AutoModelForCTC choose by type, and `hf-mlpl convert` converts an 'mctct' model to an "
+                "'mlpl' model"
             )
-        overrides = {field: value for field, value in kwargs.items() if value != "auto"}  # as a dtype may be
+        overrides = {field: value for field, value in kwargs.items() if value != "auto"}  # a dtype may be "auto"
         check_settings(file, config_dict | overrides, INHERITED)
         methods = [field for field in config_dict | overrides if callable(getattr(cls, field, None))]
         if methods:
-            raise ValueError(f"{file}: {methods[0]} is no setting, but something that a configuration does; remove it")
-        given = [f"{field}={shown(value)}" for field, value in overrides.items() if field in cls.__dataclass_fields__]
+            raise ValueError(f"{file}: {methods[0]} is a method of the configuration, not a setting; remove it")
+        fields = cls.__dataclass_fields__
+        changes = [f"{field}={short_repr(value)}" for field, value in overrides.items() if field in fields]
         try:
             result = super().from_dict(config_dict, **kwargs)
             config = result[0] if isinstance(result, tuple) else result
-            config.validate()  # of what `kwargs` have changed
-        except Exception as error:  # transformers' own settings end in many ways
+            config.validate()  # the fields that `kwargs` have changed
+        except Exception as error:  # transformers' own settings raise errors of many types
             cause = error.__cause__ if isinstance(error, StrictDataclassError) else error
-            file = " with ".join([file, *given])
+            file = " with ".join([file, *changes])
             raise ValueError(f"{file}: {' '.join(str(cause).split())}") from error
         return result
 
     @classmethod
     def large(cls, vocab_size: int, languages: Sequence[str] | int, **fields) -> "MlplConfig":
-        """Returns the paper's model: 1,058,849,871 parameters with 8065 classes and 60 languages."""
-        return cls(vocab_size=vocab_size, languages=_language_names(languages), **fields)
+        """Configures the paper's model: 1,058,849,871 parameters with 8065 classes and 60 languages."""
+        return cls(vocab_size=vocab_size, languages=language_names(languages), **fields)
 
     @classmethod
     def base(cls, vocab_size: int, languages: Sequence[str] | int, **fields) -> "MlplConfig":
-        """Returns the paper's smaller model: 274,625,103 parameters with 8065 classes and 60 languages."""
+        """Configures the paper's smaller model: 274,625,103 parameters with 8065 classes and 60 languages."""
         sizes = {"hidden_size": 768, "attention_head_dim": 192, "intermediate_size": 3072}
-        return cls(vocab_size=vocab_size, languages=_language_names(languages), **sizes | fields)
+        return cls(vocab_size=vocab_size, languages=language_names(languages), **sizes | fields)
 
     @classmethod
     def tiny(cls, vocab_size: int, languages: Sequence[str] | int, **fields) -> "MlplConfig":
-        """Returns a model of about 2 million parameters, which learns short sentences on a laptop in minutes."""
+        """Configures a model of about 2 million parameters, which learns short sentences on a laptop in minutes."""
         sizes = {"hidden_size": 160, "attention_head_dim": 40, "intermediate_size": 640, "num_hidden_layers": 5}
         dropout = {"conv_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "layerdrop": 0.05}
-        return cls(vocab_size=vocab_size, languages=_language_names(languages), **sizes | dropout | fields)
+        return cls(vocab_size=vocab_size, languages=language_names(languages), **sizes | dropout | fields)
 
     @property
     def inputs_to_logits_ratio(self) -> int:
@@ -213,10 +215,10 @@ class MlplConfig(NamedConfig):
         return self.hop_length * self.conv_stride
 
     def num_output_frames(self, num_frames):
-        """Counts frames after the front end's subsampling: ceil(num_frames / 3), for int, array or tensor."""
+        """Counts frames after the front end's subsampling: ceil(num_frames / 3) of an int, an array or a tensor."""
         return (num_frames + self.conv_stride - 1) // self.conv_stride
 
 
-def _language_names(languages: Sequence[str] | int) -> Sequence[str]:
-    """Returns the names of languages, made up where only their number is given, for sizes without data."""
+def language_names(languages: Sequence[str] | int) -> Sequence[str]:
+    """Returns the names of languages; a number, for models without data, gives `language_0` and so on."""
     return [f"language_{i}" for i in range(languages)] if isinstance(languages, int) else languages

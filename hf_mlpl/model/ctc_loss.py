@@ -1,4 +1,4 @@
-"""Computes the CTC loss: over the labels' own classes where there are thousands, and as one operator to compile."""
+"""Computes the CTC loss, over the labels' own classes if there are thousands, and as an operator for torch.compile."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def ctc_loss(
 ) -> torch.Tensor:
     """Computes `F.ctc_loss` without reduction: log-softmax in fp32, (B, S, V), and labels (B, L) -> losses (B,).
 
-    No path goes through a class that the label lacks. With 8065 classes PyTorch's kernel would spend most of its
-    time, and S x B x V numbers of memory, on those.
+    No path contains a class that the label lacks. With 8065 classes PyTorch's kernel would spend most of its time,
+    and memory for S x B x V numbers, on those.
     """
     if 16 * labels.shape[1] < log_probs.shape[2]:
         classes = F.pad(labels, (1, 0), value=blank)  # (B, 1 + L), the blank before the label
         log_probs = log_probs.gather(2, classes[:, None].expand(-1, log_probs.shape[1], -1))
-        # Equal labels must stay equal, so each becomes the place of the first of them. (Without labels there is none.)
+        # Equal labels must stay equal, so each becomes the position of the first. (argmax needs at least one label.)
         is_equal = labels[:, :, None] == labels[:, None, :]
         labels = is_equal.int().argmax(dim=2) + 1 if labels.shape[1] else labels
         blank = 0
@@ -41,9 +41,9 @@ def ctc_loss(
 def _loss_and_gradient(log_probs, labels, num_frames, label_lengths, blank, zero_infinity):
     """Returns losses, and the gradient of each in the shape of `log_probs`, from the kernels that `F.ctc_loss` calls.
 
-    The first kernel's result for the second, in a shape that depends on the longest label, stays in here. The second
-    gives the gradient of the logits whose softmax the probabilities are; less the probabilities, it is that
-    of the log-probabilities, which need not sum to 1.
+    The intermediate result between the two kernels, whose shape depends on the longest label, stays inside. The second
+    kernel returns the gradient of logits whose softmax the probabilities are; minus the probabilities, it is the
+    gradient of the log-probabilities, which need not sum to 1.
     """
     inputs = (log_probs, labels, num_frames.tolist(), label_lengths.tolist())
     losses, alpha = torch.ops.aten._ctc_loss(*inputs, blank, zero_infinity)

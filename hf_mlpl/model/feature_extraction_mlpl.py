@@ -1,4 +1,4 @@
-"""Turns a waveform into the log-mel features that the original program computes from it."""
+"""Computes the original program's log-mel features from waveforms."""
 
 # Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
 # `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
@@ -18,27 +18,27 @@ from transformers.audio_utils import mel_filter_bank
 from transformers.utils import PaddingStrategy, TensorType, logging
 
 from .model_files import (
-    CODE,
+    AUTO_MAP,
     boolean,
     check_settings,
     choice,
     find_file,
     number,
     read_settings,
+    setting_errors,
     text,
     whole,
-    wrong_settings,
 )
-from .without_ffmpeg import name_the_remedy
+from .without_ffmpeg import explain_missing_ffmpeg
 
 logger = logging.get_logger(__name__)
 
 BLOCK_FRAMES = 512  # computed at a time: their windows, 1 MB, stay in the cache
-MAX_SAMPLE = 32768.0  # nobody means a larger one: float samples lie in about [-1, 1]
+MAX_SAMPLE = 32768.0  # larger ones are mistakes: float samples lie in about [-1, 1]
 MAX_BINS = 1024
 MAX_FFT = 2**14  # with MAX_BINS, the filters have 64 MB
 
-SETTINGS = {
+EXTRACTOR_SETTINGS = {
     "feature_size": whole(1, MAX_BINS),
     "sampling_rate": whole(1000, 1_000_000),
     "n_fft": whole(2, MAX_FFT),
@@ -50,10 +50,10 @@ SETTINGS = {
     "return_attention_mask": boolean(),
     "do_normalize": boolean(),
     "padding_side": choice("right", "left"),
-    # What transformers reads before there is an extractor
+    # transformers reads these before it makes an extractor
     "feature_extractor_type": choice("MlplFeatureExtractor"),
     "processor_class": text(or_null=True),
-    "auto_map": CODE,
+    "auto_map": AUTO_MAP,
 }
 
 
@@ -61,23 +61,23 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
     """
     Computes log-mel features of 25 ms windows every 10 ms, normalised over the utterance as flashlight's `mfsc` does.
 
-    Samples in [-1, 1] are scaled by 32768. Each window is pre-emphasised on its own (its first sample is scaled by
-    1 - `preemphasis`), multiplied by a symmetric Hamming window, and turned into the magnitudes of a Fourier
-    transform; triangular filters that are equally wide on the HTK mel scale, a floor and the natural logarithm give
-    `feature_size` values. Then the utterance's ONE mean over frames and bins is subtracted, and the rest is divided
-    by its ONE population standard deviation unless that is zero: digital silence gives zeros.
+    Samples in [-1, 1] are scaled by 32768. Each window is pre-emphasised separately (its first sample is scaled by
+    1 - `preemphasis`), multiplied by a symmetric Hamming window, and Fourier-transformed to magnitudes; triangular
+    filters of equal width on the HTK mel scale, a floor and the natural logarithm give `feature_size` values. Then the
+    utterance's ONE mean over frames and bins is subtracted, and the difference is divided by its ONE population
+    standard deviation unless that is zero: digital silence gives zeros.
     (flashlight `lib/audio/feature/Mfsc.cpp`, and `inputFeatures` in `app/asr/data/FeatureTransforms.cpp`.)
 
     Args:
         feature_size (`int`): Mel bins, from 0 Hz to half of `sampling_rate`.
         sampling_rate (`int`): Samples per second that the input must have.
         hop_length, win_length, n_fft (`int`): Window shift, window length and Fourier transform length in samples,
-            none longer than the next.
+            in ascending order.
         preemphasis (`float`): Coefficient of the pre-emphasis filter.
         mel_floor (`float`): Smallest value before the logarithm.
         padding_value (`float`): Feature value of padded frames, which `attention_mask` marks with 0.
         return_attention_mask (`bool`): Default of the argument of that name.
-        do_normalize (`bool`): `False` leaves out mean and standard deviation.
+        do_normalize (`bool`): Whether mean and standard deviation are normalised.
     """
 
     model_input_names = ["input_features", "attention_mask"]
@@ -111,18 +111,18 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         self.mel_floor = mel_floor
         self.do_normalize = do_normalize
         _check("feature extractor", vars(self))
-        if not __name__.startswith("hf_mlpl."):  # a folder's own code, and hence a pipeline that is not ours
-            name_the_remedy()
+        if not __name__.startswith("hf_mlpl."):  # a copy in a model folder, hence transformers' own pipeline
+            explain_missing_ffmpeg()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
-        """Loads as every `from_pretrained`; raises `ValueError` for a wrong setting, in one line with its file."""
+        """Loads an extractor; raises `ValueError` for a wrong setting, in one line with its file."""
         check_extractor_files(pretrained_model_name_or_path, kwargs)
-        with wrong_settings(pretrained_model_name_or_path, "processor_config.json"):
+        with setting_errors(pretrained_model_name_or_path, "processor_config.json"):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     def num_frames(self, num_samples: int | np.ndarray) -> int | np.ndarray:
-        """Counts the frames of `num_samples`, an int or an array: only whole windows count, but at least one."""
+        """Counts the frames of `num_samples`, an int or an array: the complete windows, but at least one."""
         return 1 + np.maximum(num_samples - self.win_length, 0) // self.hop_length
 
     def __call__(
@@ -137,8 +137,7 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         return_attention_mask: bool | None = None,
         device: str | torch.device = "cpu",
     ) -> BatchFeature:
-        """
-        Computes the features of one utterance or of a batch of utterances, each as if it were alone.
+        """Computes the features of one utterance or of a batch, in which utterances do not influence one another.
 
         Fewer samples than a window, even none, are extended with zeros to one window: one frame. (The original
         program aborts.)
@@ -149,18 +148,18 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
             sampling_rate (`int`, *optional*): Samples per second of `raw_speech`, so that a wrong rate is noticed.
             padding, max_length, truncation, pad_to_multiple_of:
                 As in [`~SequenceFeatureExtractor.pad`], counted in frames of 10 ms. `truncation` drops the frames
-                after the first `max_length`, which are still part of the mean and standard deviation; to leave them
-                out, cut the samples.
-            return_tensors (`str`, *optional*): `"pt"` or, when not given, `"np"`.
+                after the first `max_length`, which still influence mean and standard deviation; to exclude them,
+                cut the samples.
+            return_tensors (`str`, *optional*): `"pt"` or, by default, `"np"`.
             return_attention_mask (`bool`, *optional*): Overrides the extractor's own setting.
-            device (`str` or `torch.device`): Where the features are computed, on an accelerator as one batch, and
-                where they are returned with `return_tensors="pt"`. It must have fp64. Waveforms that are tensors on
-                it already do not pass through the host's memory.
+            device (`str` or `torch.device`): Device, with fp64, that computes the features, an accelerator as one
+                batch, and holds them with `return_tensors="pt"`. Waveforms that are tensors on it do not pass through
+                the host's memory.
 
         Returns:
             [`BatchFeature`]: `input_features` (B, T, `feature_size`) in fp32 and `attention_mask` (B, T), 1 for valid
-            and 0 for padded frames. Without padding, arrays of utterances that differ in length are an array of
-            objects, and tensors are refused.
+            and 0 for padded frames. Without padding, utterances of different lengths give an array of objects, and
+            cannot be tensors.
 
         Raises:
             ValueError: for another sampling rate, more than one channel, integer samples, or samples that are NaN,
@@ -168,7 +167,7 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         """
         if sampling_rate is None:
             logger.warning_once(
-                f"No sampling_rate was passed to {type(self).__name__}; the samples are taken to be at "
+                f"No sampling_rate was passed to {type(self).__name__}, which assumes samples at "
                 f"{self.sampling_rate} Hz. Pass sampling_rate, so that audio at another rate is noticed."
             )
         elif sampling_rate != self.sampling_rate:
@@ -199,9 +198,9 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         )
 
     def _pad_tensors(self, features: list[torch.Tensor], return_attention_mask: bool, arguments: dict) -> BatchFeature:
-        """Pads as `pad` does, but on the features' device: `pad` itself gets stand-ins in host memory."""
-        stand_ins = [np.empty((len(frames), 0), dtype=np.float32) for frames in features]
-        inputs = self.pad({"input_features": stand_ins}, return_attention_mask=True, return_tensors="pt", **arguments)
+        """Pads as `pad` does, but on the features' device: `pad` itself gets empty placeholders in host memory."""
+        empty = [np.empty((len(frames), 0), dtype=np.float32) for frames in features]
+        inputs = self.pad({"input_features": empty}, return_attention_mask=True, return_tensors="pt", **arguments)
         mask = inputs.pop("attention_mask")  # (B, T)
         inputs["input_features"] = features[0].new_full((*mask.shape, self.feature_size), self.padding_value)
         for padded, frames, length in zip(inputs["input_features"], features, mask.sum(dim=1).tolist(), strict=True):
@@ -212,7 +211,7 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         return inputs
 
     def _waveform(self, samples, device: torch.device) -> torch.Tensor:
-        """Samples of one utterance as an fp32 tensor (N,), N >= `win_length`, on `device`."""
+        """Converts the samples of one utterance to an fp32 tensor (N,), N >= `win_length`, on `device`."""
         if isinstance(samples, torch.Tensor):
             samples = samples.detach() if samples.is_floating_point() else samples.cpu().numpy()
         if not isinstance(samples, torch.Tensor):
@@ -226,7 +225,7 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
                     f"audio must be float samples, got {type(samples).__name__}; read files with "
                     "hf_mlpl.audio.reading.load_audio"
                 )
-            samples = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))  # a copy only where it must be one
+            samples = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))  # copies only if necessary
         if samples.ndim != 1:
             raise ValueError(
                 f"audio must be mono, of shape (samples,), got {tuple(samples.shape)}; take the mean over the "
@@ -239,7 +238,7 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         """Computes features (T, `feature_size`) of each waveform (N,)."""
         if waveforms[0].device.type != "cpu":
             return self._batch_features(waveforms)
-        # One at a time: a block of windows stays in the cache, and nothing is computed for padding.
+        # One at a time, so that a block of windows stays in the cache and no padding is computed.
         return [features for waveform in waveforms for features in self._batch_features([waveform])]
 
     def _batch_features(self, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -271,7 +270,7 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         for start in range(0, num_frames, BLOCK_FRAMES):
             end = min(start + BLOCK_FRAMES, num_frames)
             samples = waveforms[:, start * self.hop_length : (end - 1) * self.hop_length + self.win_length]
-            # Pre-emphasis is the same for a sample in every window that it is in, unless it is the first one there.
+            # Pre-emphasis of a sample is the same in all its windows, except in one that begins with it.
             emphasised = torch.sub(samples[:, 1:], samples[:, :-1], alpha=self.preemphasis)
             others = emphasised.unfold(1, self.win_length - 1, self.hop_length).transpose(0, 1)  # (T, B, ...), a view
             firsts = samples[:, : (end - start) * self.hop_length : self.hop_length].T
@@ -284,22 +283,22 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
 
 
 def _magnitudes(spectrum: torch.Tensor) -> torch.Tensor:
-    if spectrum.device.type == "cpu":  # numpy needs a ninth of the time
+    if spectrum.device.type == "cpu":  # numpy takes a ninth of the time
         return torch.from_numpy(np.abs(spectrum.numpy()))
     return spectrum.abs()
 
 
 def _normalize(features: torch.Tensor) -> None:
     """Normalises features in place, without waiting for the device."""
-    # In fp64, in which the sums do not depend on how many threads share them. (A frame's is one thread's.)
+    # In fp64, whose sums do not depend on the number of threads. (One thread computes the sum of a frame.)
     features -= features.mean(dtype=torch.float64).float()
-    lengths = torch.linalg.vector_norm(features, dim=1)  # (T,); a frame at a time makes no second array of features
+    lengths = torch.linalg.vector_norm(features, dim=1)  # (T,); without a second array of features
     std = (lengths.double().square().mean() / features.shape[1]).sqrt().float()
     features /= torch.where(std > 0, std, 1)
 
 
 def check_extractor_files(name_or_path: str | os.PathLike, hub: Mapping, required: Sequence[str] = ()) -> None:
-    """Raises `ValueError`, with file and setting, for a folder or repository whose extractor has a wrong setting.
+    """Raises `ValueError`, with file and setting, for a wrong setting of the extractor in a folder or repository.
 
     Args:
         hub: arguments of `find_file`.
@@ -321,20 +320,21 @@ def check_extractor_files(name_or_path: str | os.PathLike, hub: Mapping, require
     )
 
 
-def _check(where: str | os.PathLike, settings: Mapping) -> None:
-    check_settings(where, settings, SETTINGS)
+def _check(source: str | os.PathLike, settings: Mapping) -> None:
+    """Raises `ValueError`, with the source, for a wrong setting or for lengths in the wrong order."""
+    check_settings(source, settings, EXTRACTOR_SETTINGS)
     for longer, shorter in (("n_fft", "win_length"), ("win_length", "hop_length")):
         length, limit = settings.get(shorter), settings.get(longer)
         if length is not None and limit is not None and length > limit:
-            raise ValueError(f"{where}: {shorter} is {length}; it must be at most {longer}, {limit}")
+            raise ValueError(f"{source}: {shorter} is {length}; it must be at most {longer}, {limit}")
 
 
-# Kept outside of the extractor, whose attributes are saved to preprocessor_config.json.
+# Not attributes of the extractor, because these are saved to preprocessor_config.json.
 
 
 @lru_cache
 def _window(win_length: int, preemphasis: float, device: torch.device) -> tuple[float, torch.Tensor]:
-    """Returns the weight of a window's first sample, pre-emphasis included, and the others'; all times 32768."""
+    """Returns weights, times 32768, of a window's first sample, which includes pre-emphasis, and of the others."""
     window = 32768 * np.hamming(win_length)  # symmetric, 0.54 and 0.46
     return window[0] * (1 - preemphasis), torch.from_numpy(window[1:]).float().to(device)
 

@@ -1,4 +1,4 @@
-"""Names two ways to a model where the given one does not exist."""
+"""Checks that a model or checkpoint exists, and otherwise names two ways to one."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ TWO_WAYS = (
 
 
 def check_model(name_or_path: str | os.PathLike) -> None:
-    """Raises `OSError`, with the two ways to a model, for what is neither a model's folder nor its name on the Hub."""
-    from .model_files import find_file  # here, because it takes seconds, and --help need not wait
+    """Raises `OSError`, with the two ways to a model, for anything but a model's folder or its name on the Hub."""
+    from .model_files import find_file  # not at the top: it takes seconds, for which --help need not wait
 
     if os.path.isfile(name_or_path):
         raise OSError(f"{name_or_path}: is a file, and a model is a folder or a name on the Hub; {TWO_WAYS}")
     try:
         path = find_file(name_or_path, "config.json")
-    except (OSError, ValueError):  # no such repository, or no name of one
+    except (OSError, ValueError):  # a missing repository, or an invalid name of one
         path = None
-    if path is None and os.path.isdir(name_or_path):
-        raise OSError(f"{name_or_path}: has no config.json, so it is no model's folder; {TWO_WAYS}")
     if path is None:
-        raise OSError(f"{name_or_path}: no such folder, and no model of that name on the Hub in reach; {TWO_WAYS}")
+        lack = "has no config.json, so it is no model's folder"
+        problem = lack if os.path.isdir(name_or_path) else "no such folder, and no reachable model on the Hub"
+        raise OSError(f"{name_or_path}: {problem}; {TWO_WAYS}")
 
 
 def check_checkpoint(path: str | os.PathLike, tokens: str | os.PathLike) -> None:

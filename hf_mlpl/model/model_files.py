@@ -1,4 +1,4 @@
-"""Reads and checks the files of a model folder: an error names file, field, value and what is accepted."""
+"""Reads and checks the files of a model folder; errors name the file, the setting, its value and accepted values."""
 
 # Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
 # `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
@@ -12,22 +12,23 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 MAX_HEADER = 100_000_000  # bytes, as safetensors has it
-WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16")
-AGAIN = "copy or download the file again"
+ITEM_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes, by dtype
+COPY_AGAIN = "copy or download the file again"
 
-Accepted = tuple[Callable[[object], bool], str]  # whether a value is accepted, and what is, in words
+Accepted = tuple[Callable[[Any], bool], str]  # a test of a value, and a description of accepted values
 
 
 def find_file(name_or_path: str | os.PathLike, file: str, hub: Mapping = {}) -> str | None:
-    """Returns the path of a file of a folder or Hub repository, downloaded if need be; None if it has no such file.
+    """Returns the path of a file of a folder or Hub repository, downloaded if necessary; None for a missing file.
 
     Args:
-        hub: arguments, of which only `HUB_ARGUMENTS` are used.
+        hub: arguments of which only `HUB_ARGUMENTS` are used.
     """
     hub = {name: hub[name] for name in HUB_ARGUMENTS if hub.get(name) is not None}
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
@@ -35,36 +36,40 @@ def find_file(name_or_path: str | os.PathLike, file: str, hub: Mapping = {}) -> 
 
 
 def read_settings(path: str | os.PathLike) -> dict:
-    """Reads the JSON object in a file; raises `ValueError` with the file's name for anything else."""
+    """Reads the JSON object in a file; raises `ValueError` with the file's name for other content."""
     data = Path(path).read_bytes()
     if not data.strip(b"\0\t\n\r "):
-        raise ValueError(f"{path}: is empty; {AGAIN}")
+        raise ValueError(f"{path}: is empty; {COPY_AGAIN}")
     try:
         settings = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is not JSON in UTF-8 ({error}); {AGAIN}") from error
+        raise ValueError(f"{path}: is not JSON in UTF-8 ({error}); {COPY_AGAIN}") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"{path}: holds {shown(settings)}, not a JSON object of settings; {AGAIN}")
+        raise ValueError(f"{path}: holds {short_repr(settings)}, not a JSON object of settings; {COPY_AGAIN}")
     return settings
 
 
-def shown(value: object) -> str:
-    """Shows a value in an error: in one line, and not all of a long one."""
+def short_repr(value: object) -> str:
+    """Represents a value for an error in one line, the start of a long one only."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def check_settings(file: str | os.PathLike, settings: Mapping, fields: Mapping[str, Accepted]) -> None:
-    """Raises `ValueError` for the first setting whose value is not accepted; missing ones are skipped."""
+    """Raises `ValueError` for the first setting whose value is not accepted; missing settings are skipped.
+
+    The message begins with `file`, which may be empty.
+    """
     for name, (is_accepted, accepted) in fields.items():
         if name in settings and not is_accepted(settings[name]):
-            raise ValueError(f"{file}: {name} is {shown(settings[name])}; it must be {accepted}")
+            prefix = f"{file}: " if file else ""
+            raise ValueError(f"{prefix}{name} is {short_repr(settings[name])}; it must be {accepted}")
 
 
 def check_file(name_or_path: str | os.PathLike, file: str, fields: Mapping[str, Accepted], hub: Mapping) -> dict:
-    """Reads and checks the settings in a file of a folder or repository; empty where it has no such file.
+    """Reads and checks the settings in a file of a folder or repository; returns none for a missing file.
 
-    Raises `ValueError` as `read_settings` and `check_settings`.
+    Raises `ValueError` as `read_settings` and `check_settings` do.
     """
     path = find_file(name_or_path, file, hub)
     settings = {} if path is None else read_settings(path)
@@ -73,14 +78,14 @@ def check_file(name_or_path: str | os.PathLike, file: str, fields: Mapping[str, 
 
 
 @contextmanager
-def wrong_settings(name_or_path: str | os.PathLike, file: str) -> Iterator[None]:
-    """Turns whatever transformers raises on its own settings in a file, which are many, into a `ValueError`."""
+def setting_errors(name_or_path: str | os.PathLike, file: str) -> Iterator[None]:
+    """Turns the many errors that transformers raises for its own settings in a file into a `ValueError`."""
     try:
         yield
     except (OSError, ValueError):
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())  # copied files import one another alone
+        reason = " ".join(f"{type(error).__name__}: {error}".split())  # error_line is not copied with this file
         raise ValueError(f"{name_or_path}: its {file} has a setting that cannot be used ({reason})") from error
 
 
@@ -113,32 +118,29 @@ def text(*, or_null: bool = False) -> Accepted:
     )
 
 
-def nothing(why: str) -> Accepted:
-    return lambda value: value is None or value in ([], {}), f"null, because {why}"
+def empty(reason: str) -> Accepted:
+    return lambda value: value is None or value in ([], {}), f"null, because {reason}"
 
 
 def list_of_texts() -> Accepted:
-    return (
-        lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
-        "a list of texts",
-    )
+    return lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value), "a list of texts"
 
 
-def dict_of(kind: type | tuple[type, ...], words: str) -> Accepted:
+def dict_of(kind: type | tuple[type, ...], description: str) -> Accepted:
     return (
         lambda value: isinstance(value, dict) and all(isinstance(item, kind) for item in value.values()),
-        f"an object with {words} as its values",
+        f"an object with {description} as its values",
     )
 
 
-CODE = dict_of((str, list), "names of classes")  # `auto_map`
+AUTO_MAP = dict_of((str, list), "names of classes")
 
 
 # ---------------------------------------------------------------------------------------------------------- weights
 
 
 def find_weights(name_or_path: str | os.PathLike, variant: str | None = None, hub: Mapping = {}) -> list[str] | None:
-    """Returns the paths of a model's safetensors files, downloaded if need be; None if it has none.
+    """Returns the paths of a model's safetensors files, downloaded if necessary; None for a model without them.
 
     Raises:
         ValueError: for an index that does not name the file of each tensor.
@@ -151,24 +153,20 @@ def find_weights(name_or_path: str | os.PathLike, variant: str | None = None, hu
     if index is None:
         return None
     fields = {"metadata": dict_of(object, "anything"), "weight_map": dict_of(str, "names of files")}
-    settings = read_settings(index)
-    missing = [name for name in fields if name not in settings]
-    if missing:
-        raise ValueError(f"{index}: has no {missing[0]}, an object; {AGAIN}")
+    settings = dict.fromkeys(fields) | read_settings(index)
     check_settings(index, settings, fields)
     files = sorted(set(settings["weight_map"].values()))
-    strange = [file for file in files if file != os.path.basename(file) or not file.endswith(".safetensors")]
-    if strange or not files:
-        raise ValueError(f"{index}: weight_map names {shown(strange)}; it must name .safetensors files beside it")
+    others = [file for file in files if file != os.path.basename(file) or not file.endswith(".safetensors")]
+    if others or not files:
+        raise ValueError(f"{index}: weight_map names {short_repr(others)}; it must name .safetensors files beside it")
     paths = {file: find_file(name_or_path, file, hub) for file in files}
-    lost = [file for file, path in paths.items() if path is None]
-    if lost:
-        raise OSError(f"{index}: names {lost[0]}, which is not there; {AGAIN}")
     for file, path in paths.items():
-        held = read_header(path)
-        for name, holder in settings["weight_map"].items():
-            if holder == file and name not in held:
-                raise ValueError(f"{index}: says that {file} holds {name}, which it does not; {AGAIN}")
+        if path is None:
+            raise OSError(f"{index}: names {file}, which is missing; {COPY_AGAIN}")
+    shapes = {file: read_header(path) for file, path in paths.items()}
+    for name, file in settings["weight_map"].items():
+        if name not in shapes[file]:
+            raise ValueError(f"{index}: names {file} as the file of {name}, which is not in it; {COPY_AGAIN}")
     return list(paths.values())
 
 
@@ -180,58 +178,58 @@ def _with_variant(file: str, variant: str | None) -> str:
 def read_header(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
     """Reads name and shape of each tensor from the header of a safetensors file.
 
-    Raises `ValueError` for a file whose header and length do not fit together, or that holds more than weights.
+    Raises `ValueError` for a file whose header and length disagree, or that holds other data than weights.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= min(size - 8, MAX_HEADER):
-            raise ValueError(f"{path}: is damaged or no safetensors file ({size} bytes); {AGAIN}")
+            raise ValueError(f"{path}: is damaged or no safetensors file ({size} bytes); {COPY_AGAIN}")
         data = file.read(length)
     try:
         header = json.loads(data.decode())
         header.pop("__metadata__", None)
-        return _shapes(header, size - 8 - length)
-    except (ValueError, RecursionError, TypeError, AttributeError, KeyError) as error:
-        problem = str(error) if isinstance(error, _DamagedWeights) else "its header cannot be read"
-        raise ValueError(f"{path}: is damaged: {problem}; {AGAIN}") from error
+        problem = _damage(header, size - 8 - length)
+    except (ValueError, RecursionError, TypeError, AttributeError, KeyError):
+        problem = "its header cannot be read"
+    if problem is not None:
+        raise ValueError(f"{path}: is damaged: {problem}; {COPY_AGAIN}")
+    return {name: tuple(tensor["shape"]) for name, tensor in header.items()}
 
 
-class _DamagedWeights(ValueError):
-    """Describes what is wrong with a safetensors file, without its name."""
-
-
-def _shapes(header: dict, num_bytes: int) -> dict[str, tuple[int, ...]]:
-    shapes, end = {}, 0
+def _damage(header: dict, num_bytes: int) -> str | None:
+    """Describes the first contradiction in a header, or between it and the file; None for a sound file."""
+    end = 0
     for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         dtype, shape, (start, stop) = tensor["dtype"], tensor["shape"], tensor["data_offsets"]
-        if dtype not in WEIGHT_DTYPES:
-            raise _DamagedWeights(f"{name} is of dtype {shown(dtype)}; weights are {', '.join(WEIGHT_DTYPES)}")
+        if dtype not in ITEM_SIZES:
+            return f"{name} is of dtype {short_repr(dtype)}; weights are {', '.join(ITEM_SIZES)}"
         if not all(type(dim) is int and dim >= 0 for dim in [*shape, start, stop]) or isinstance(shape, str):
-            raise _DamagedWeights(f"{name} has the shape {shown(shape)}")
-        item = {"F64": 8, "F32": 4}.get(dtype, 2)
-        if start != end or stop - start != item * math.prod(shape):
-            raise _DamagedWeights(f"{name} of shape {shown(shape)} does not fit its place in the file")
-        shapes[name], end = tuple(shape), stop
-    if end != num_bytes:
-        raise _DamagedWeights(f"its tensors take {end} bytes, and the file has {num_bytes} for them")
-    return shapes
+            return f"{name} has the shape {short_repr(shape)}"
+        if start != end or stop - start != ITEM_SIZES[dtype] * math.prod(shape):
+            return f"{name} of shape {short_repr(shape)} does not fit its place in the file"
+        end = stop
+    return None if end == num_bytes else f"its tensors take {end} bytes, and the file has {num_bytes} for them"
 
 
 def check_shapes(
-    where: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], optional: Iterable[str]
+    source: str,
+    found: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+    optional: tuple[str, ...] = (),
+    alternative: str = "",
 ) -> None:
-    """Compares tensors that are stored with those that a model needs.
+    """Compares the shapes of stored tensors with those that a model needs.
 
     Args:
-        where: what the error begins with.
-        optional: starts of names that may be missing or left over.
+        source: file or folder of the stored tensors.
+        optional: prefixes of names that may be missing or superfluous.
+        alternative: end of the error message, after its remedy.
 
     Raises:
         ValueError: for tensors that are missing, unknown or of another shape.
     """
-    optional = tuple(optional)
     problems = {
         "missing": [name for name in expected if name not in found and not name.startswith(optional)],
         "unknown": [name for name in found if name not in expected and not name.startswith(optional)],
@@ -242,14 +240,14 @@ def check_shapes(
         ],
     }
     if any(problems.values()):
-        listed = "; ".join(f"{problem}: {some(names)}" for problem, names in problems.items() if names)
+        report = "; ".join(f"{problem}: {list_names(names)}" for problem, names in problems.items() if names)
         raise ValueError(
-            f"{where}: its tensors are not those of the model in config.json; {listed}; copy both files again "
-            "from the same place, or pass ignore_mismatched_sizes=True to train new ones"
+            f"{source}: its tensors are not those of the model in config.json; {report}; copy both files again from "
+            f"the same place{alternative}"
         )
 
 
-def some(names: Iterable[str]) -> str:
-    """Lists the first few names, and counts the others."""
+def list_names(names: Iterable[str]) -> str:
+    """Lists the first three names, and counts the others."""
     names = list(names)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,7 +1,7 @@
 """Implements "Pseudo-Labeling for Massively Multilingual Speech Recognition" (https://arxiv.org/abs/2111.00161).
 
 It computes what the original program computes (wav2letter `recipes/mling_pl/mling_large.cpp` and flashlight's modules)
-for one utterance at a time; where the original's batches depend on their padding, ours do not.
+for single utterances; the original's results in a batch depend on padding, ours do not.
 
 Shapes: B batch, T feature frames (10 ms), F mel bins, S output frames (30 ms), D hidden size, H heads, V classes.
 """
@@ -31,7 +31,7 @@ from .configuration_mlpl import MlplConfig
 from .ctc_loss import ctc_loss
 from .model_files import HUB_ARGUMENTS, check_shapes, find_weights, read_header
 
-HEADS = ("ctc_head.", "lid_head.")  # starts of names, which the model without heads does not have
+HEADS = ("ctc_head.", "lid_head.")  # prefixes of parameter names that the model without heads lacks
 
 # Computed together on a CPU: 31 s, enough for fast products. With more, each layer waits for memory from the system.
 PACKED_FRAMES = 1024
@@ -58,7 +58,7 @@ class MlplCTCOutput(ModelOutput):
 
 class MlplLayerNorm(nn.Module):
     """Normalises each frame over its D features, then applies ONE weight and ONE bias, as flashlight's
-    `LayerNorm({0, 3})` does, or one for each feature where the configuration says so."""
+    `LayerNorm({0, 3})` does, or one for each feature with `layer_norm_per_channel`."""
 
     def __init__(self, config: MlplConfig):
         super().__init__()
@@ -75,8 +75,8 @@ class MlplLayerNorm(nn.Module):
 class MlplUtteranceNorm(nn.Module):
     """Normalises the whole T x F block of an utterance, with one scalar weight and bias: flashlight's first LayerNorm.
 
-    The original lets padding into the mean and variance of a batch; here only valid frames count, and padded ones
-    become zero, so that the convolution sees exactly what it sees at the end of a single utterance.
+    The original includes padding in the mean and variance of a batch; here only valid frames count, and padded ones
+    become zero, so that the convolution has the same input as at the end of a single utterance.
     """
 
     def __init__(self, eps: float):
@@ -111,7 +111,7 @@ class MlplFrontEnd(nn.Module):
     def forward(self, input_features: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
         features = self.layer_norm(input_features, frame_mask).to(self.conv.weight.dtype)
         # flashlight's SAME padding depends on the utterance's own length: two zeros on each side when T is a multiple
-        # of 3, else three. Every row is laid out with three in front; rows that want two start one frame later.
+        # of 3, else three. All rows get three in front; rows that need two start one frame later.
         padded = F.pad(features, (0, 0, 3, 4))
         two_zeros = (frame_mask.sum(dim=1) % self.stride == 0)[:, None, None]
         padded = torch.where(two_zeros, padded[:, 1:], padded[:, :-1])
@@ -119,14 +119,14 @@ class MlplFrontEnd(nn.Module):
 
     def _convolve(self, padded: torch.Tensor) -> torch.Tensor:  # (B, F, T + 6) -> (B, 2D, S)
         if torch.compiler.is_dynamo_compiling() and torch.is_grad_enabled():
-            # The same as a product: inductor's backward of a convolution is for one length only (PyTorch 2.13).
+            # Equal, but a product: inductor compiles the backward of a convolution for one length only (PyTorch 2.13).
             windows = padded.unfold(2, self.conv.kernel_size[0], self.stride).transpose(1, 2).flatten(2)  # (B, S, 7 F)
             return F.linear(windows, self.conv.weight.flatten(1), self.conv.bias).transpose(1, 2)
         return self.conv(padded)
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """Computes softmax(query key' * scaling + attention_mask) value, and returns the probabilities too."""
+    """Computes softmax(query key' * scaling + attention_mask) value, and returns the probabilities as well."""
     scores = attention_mask.add(torch.matmul(query, key.transpose(2, 3)), alpha=scaling)
     dtype = torch.promote_types(query.dtype, torch.float32)
     probabilities = F.softmax(scores, dim=-1, dtype=dtype).to(query.dtype)
@@ -158,12 +158,12 @@ class MlplAttention(nn.Module):
         """Scores positions for scaled queries (B, H, S, head dimension) -> (B, H, S, S), a view of a product."""
         length = query.shape[2]
         reach = self.config.max_position_embeddings
-        # Rows for the distances -(S - 1) ... S, zero beyond the table. The distance S is never read; it makes each row
-        # one longer than the next line's shift, so that reading rows of 2 S as rows of 2 S - 1 moves row i left by i:
-        # column j is j - i. (Slices and padding would be two graphs for torch.compile, below and above the reach.)
+        # Rows for the distances -(S - 1) ... S, zero beyond the table. The distance S is never read; with it, reading
+        # rows of 2 S numbers as rows of 2 S - 1 shifts row i to the left by i, so that column j has distance j - i.
+        # (With slices and padding, torch.compile would make two graphs, for lengths below and above the reach.)
         distances = torch.arange(1 - length, length + 1, device=query.device)
         rows = (distances + reach - 1).clamp(0, 2 * reach - 2)
-        table = self.position_table[rows].to(query.dtype)  # (2 S, head dimension); the table may be kept in less
+        table = self.position_table[rows].to(query.dtype)  # (2 S, head dimension); it may be stored in another dtype
         table = table.masked_fill((distances.abs() >= reach)[:, None], 0.0)
         scores = torch.matmul(query, table.T).flatten(2)  # (B, H, S * 2 S)
         scores = scores[..., length - 1 : length - 1 + length * (2 * length - 1)]
@@ -178,7 +178,7 @@ class MlplAttention(nn.Module):
     ):
         """Attends: (B, S, D) and a (B, S) boolean mask -> (B, S, D) and, from the eager implementation, probabilities.
 
-        With `lengths` the input is (1, sum of lengths, D): utterances in a row, each of which sees itself alone.
+        With `lengths` the input is (1, sum of lengths, D): concatenated utterances, each of which attends to itself.
         """
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2) * self.head_dim**-0.5
@@ -196,7 +196,7 @@ class MlplAttention(nn.Module):
         """Attends: 3 x (B, H, S, head dimension), (B, S) mask or None -> (B, S, H, head dimension), probabilities."""
         bias = self.position_scores(query)
         if attention_mask is not None:
-            # Half of the least number, for float16: a score is added to it, and a row of -inf would be NaN.
+            # Half of the least number, because in float16 adding a score to it could give -inf, and so NaN rows.
             bias = bias.masked_fill(~attention_mask[:, None, None, :], torch.finfo(query.dtype).min / 2)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self._implementation(bias, **kwargs), eager_attention_forward)
         return attend(
@@ -211,10 +211,10 @@ class MlplAttention(nn.Module):
         )
 
     def _implementation(self, bias: torch.Tensor, output_attentions: bool | None = None, **kwargs) -> str:
-        """Chooses eager attention for gradients on a CPU, where PyTorch's sdpa has no fast kernel with a bias."""
+        """Chooses eager attention for gradients on a CPU, for which PyTorch's sdpa has no fast kernel with a bias."""
         name = self.config._attn_implementation
         is_slow = name == "sdpa" and bias.requires_grad and bias.device.type == "cpu"
-        return "eager" if is_slow and not output_attentions else name  # sdpa gives none, and says so
+        return "eager" if is_slow and not output_attentions else name  # sdpa warns that it gives no attentions
 
 
 class MlplLayer(GradientCheckpointingLayer):
@@ -237,7 +237,7 @@ class MlplLayer(GradientCheckpointingLayer):
         """Maps (B, S, D) to (B, S, D), with the arguments of [`MlplAttention`]."""
         if not self.training or self.layerdrop == 0:
             return self._kept(hidden_states, attention_mask, **kwargs)
-        if torch.compiler.is_compiling():  # a graph has no branches, so it computes both
+        if torch.compiler.is_compiling():  # a graph has no branches, so it computes both results
             is_kept = torch.rand((), device=hidden_states.device) >= self.layerdrop
             kept = self._kept(hidden_states, attention_mask, **kwargs)
             return torch.where(is_kept, kept, self._dropped(hidden_states))
@@ -248,7 +248,7 @@ class MlplLayer(GradientCheckpointingLayer):
     def _kept(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs) -> torch.Tensor:
         attended, _ = self.attention(hidden_states, attention_mask, **kwargs)
         hidden_states = self.attention_layer_norm(attended + hidden_states)
-        activations = F.relu(self.up_proj(hidden_states), inplace=True)  # the largest tensor of a layer, once
+        activations = F.relu(self.up_proj(hidden_states), inplace=True)  # in place: the largest tensor of a layer
         transformed = self.down_proj(self.activation_dropout(activations))
         return self.output_layer_norm(transformed + hidden_states)
 
@@ -271,13 +271,13 @@ class MlplPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
-        """Loads a model as every class of transformers does, but weights are first compared with config.json.
+        """Loads a model as every class of transformers does, but first compares weights with config.json.
 
-        Before a file of weights is loaded, or memory taken for it, its header must have exactly the tensors of the
-        model. Heads alone may be new, with transformers' warning, where the folder holds a model without heads.
+        Headers of weight files must list exactly the tensors of the model, before memory is allocated for them. Only
+        heads may be new, with transformers' warning, if the folder holds a model without heads.
 
         Args:
-            ignore_mismatched_sizes: `True` makes tensors new that are missing or of another shape, as elsewhere.
+            ignore_mismatched_sizes: `True` initialises tensors that are missing or of another shape.
 
         Raises:
             ValueError: for settings that are not accepted; for weights that are damaged or another model's.
@@ -291,7 +291,7 @@ class MlplPreTrainedModel(PreTrainedModel):
     def _check_weights(cls, name_or_path, *, config=None, use_safetensors=None, variant=None, **kwargs) -> None:
         files = None if use_safetensors is False else find_weights(name_or_path, variant, kwargs)
         if files is None:
-            return  # transformers looks for others, or says that there are none
+            return  # transformers looks for other formats, or raises
         if not isinstance(config, PreTrainedConfig):
             overrides = {field.name for field in fields(MlplConfig)} - {"dtype"}
             overrides = {name: value for name, value in kwargs.items() if name in overrides | set(HUB_ARGUMENTS)}
@@ -306,14 +306,15 @@ class MlplPreTrainedModel(PreTrainedModel):
         elif not any(name.startswith(prefix) for name in found):
             found = {prefix + name: shape for name, shape in found.items()}
         has_no_heads = cls is MlplModel or (config.architectures or []) == [MlplModel.__name__]
-        check_shapes(files[0], found, expected, optional=HEADS if has_no_heads else ())
+        alternative = ", or pass ignore_mismatched_sizes=True to train new ones"
+        check_shapes(files[0], found, expected, HEADS if has_no_heads else (), alternative)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialises weights as flashlight does (`Linear.cpp`, `Conv2D.cpp`, `Init.cpp`, `Transformer.cpp`)."""
         if isinstance(module, nn.Linear | nn.Conv1d):
             fan_in = module.weight[0].numel()
-            # The linear maps inside the layers, the ones without bias, start smaller than the heads and convolution.
+            # Linear maps inside the layers, which have no bias, start smaller than heads and convolution.
             bound = math.sqrt((1.0 if module.bias is None else 3.0) / fan_in)
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
@@ -325,11 +326,11 @@ class MlplPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
 
     def _frame_mask(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Returns the (B, T) boolean mask of valid feature frames: all, without `attention_mask`."""
+        """Returns the (B, T) boolean mask of valid feature frames, by default all."""
         if input_features.dim() != 3 or input_features.shape[2] != self.config.num_mel_bins:
             raise ValueError(
                 f"input_features have shape {tuple(input_features.shape)}; expected (batch, frames, "
-                f"{self.config.num_mel_bins}), as MlplFeatureExtractor makes them"
+                f"{self.config.num_mel_bins}), as from MlplFeatureExtractor"
             )
         if attention_mask is None:
             return input_features.new_ones(input_features.shape[:2], dtype=torch.bool)
@@ -341,21 +342,21 @@ class MlplPreTrainedModel(PreTrainedModel):
         return attention_mask.bool()
 
     def _output_mask(self, frame_mask: torch.Tensor, length: int) -> torch.Tensor:
-        """Subsamples a (B, T) mask of feature frames to (B, S) output frames, exactly for every utterance."""
+        """Subsamples a (B, T) mask of feature frames to (B, S) output frames, exactly for each utterance."""
         num_output_frames = self.config.num_output_frames(frame_mask.sum(dim=1))
         return torch.arange(length, device=frame_mask.device) < num_output_frames[:, None]
 
     def _leaves_out_padding(self, output_mask: torch.Tensor) -> bool:
-        """Tells whether products are computed of valid frames alone, because on a CPU each frame costs time.
+        """Decides to compute products of valid frames only, because on a CPU each frame costs time.
 
-        Not where gradients are wanted or a graph is made, whose shapes must not depend on the data.
+        Not with gradients or in a compiled graph, whose shapes must not depend on the data.
         """
         is_eager = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
         return is_eager and output_mask.device.type == "cpu"
 
 
 def _groups(lengths: list[int]) -> Iterator[list[tuple[int, int]]]:
-    """Groups rows and lengths of utterances with frames: `PACKED_FRAMES` together, or one longer utterance."""
+    """Groups rows and lengths of utterances with frames: up to `PACKED_FRAMES`, or one longer utterance."""
     group: list[tuple[int, int]] = []
     for row, length in enumerate(lengths):
         if group and sum(length for _, length in group) + length > PACKED_FRAMES:
@@ -379,7 +380,7 @@ class MlplModel(MlplPreTrainedModel):
         self.post_init()
 
     def freeze_feature_encoder(self) -> None:
-        """Freezes normalisation and convolution; the rest is trained."""
+        """Freezes normalisation and convolution."""
         self.front_end.requires_grad_(False)
 
     @capture_outputs
@@ -395,8 +396,8 @@ class MlplModel(MlplPreTrainedModel):
         Args:
             input_features: (B, T, F), normalised log-mel features.
             attention_mask: (B, T), 1 for valid and 0 for padded frames; padding is on the right.
-            output_hidden_states, output_attentions: ask for the output of each layer and, from the eager
-                implementation, for its attention probabilities; by keyword.
+            output_hidden_states, output_attentions: request the output of each layer and, from the eager
+                implementation, its attention probabilities; by keyword.
 
         Returns:
             `last_hidden_state` (B, S, D), S = ceil(T / 3), without meaning on padded frames.
@@ -404,10 +405,12 @@ class MlplModel(MlplPreTrainedModel):
         frame_mask = self._frame_mask(input_features, attention_mask)
         hidden_states = self.front_end(input_features, frame_mask)
         output_mask = self._output_mask(frame_mask, hidden_states.shape[1])
-        asked = (output_hidden_states, output_attentions)  # by argument or by configuration, for the padded batch
-        asked += (self.config.output_hidden_states, self.config.output_attentions)
-        if not any(asked) and self._leaves_out_padding(output_mask) and not self._has_compiled_layers():
-            return BaseModelOutput(last_hidden_state=self._encode_valid_frames(hidden_states, output_mask))
+        requests = (output_hidden_states, output_attentions)  # of outputs for the padded batch
+        requests += (self.config.output_hidden_states, self.config.output_attentions)
+        if not any(requests) and self._leaves_out_padding(output_mask):
+            # Layers that were compiled one by one would be compiled again for each list of lengths.
+            if all(layer._compiled_call_impl is None for layer in self.layers):
+                return BaseModelOutput(last_hidden_state=self._encode_valid_frames(hidden_states, output_mask))
         for layer in self.layers:  # sdpa warns about output_attentions, which it does not give
             hidden_states = layer(hidden_states, output_mask, output_attentions=output_attentions)
         return BaseModelOutput(last_hidden_state=hidden_states)
@@ -424,16 +427,12 @@ class MlplModel(MlplPreTrainedModel):
                 encoded[row, :length] = encoded_frames
         return encoded
 
-    def _has_compiled_layers(self) -> bool:
-        """Tells whether layers were compiled one by one; each list of lengths would compile them again."""
-        return any(layer._compiled_call_impl is not None for layer in self.layers)
-
 
 class MlplForCTC(MlplPreTrainedModel):
     """Adds a CTC head to the encoder and, where the configuration names languages, a language-ID head."""
 
     _auto_class = "AutoModelForCTC"  # saving also writes this code, for trust_remote_code
-    # transformers' Trainer must divide the loss by its accumulation steps: `num_items_in_batch` is unknown here.
+    # transformers' Trainer must divide the loss by its accumulation steps: `num_items_in_batch` is not supported.
     accepts_loss_kwargs = False
 
     def __init__(self, config: MlplConfig):
@@ -460,8 +459,8 @@ class MlplForCTC(MlplPreTrainedModel):
             attention_mask: (B, T), 1 for valid and 0 for padded frames; padding is on the right.
             labels: (B, L), class numbers below the blank, padded with -100; gives the CTC loss.
             language_ids: (B,), indices into `config.languages`, -100 where unknown; gives the language-ID loss.
-            num_utterances: the divisor of the reductions `mean` and `target_sqrt`; B when not given. Pass the
-                utterances of the whole update where it has several micro-batches, so that their losses add up.
+            num_utterances: the divisor of the reductions `mean` and `target_sqrt`, by default B. For an update with
+                several micro-batches pass the utterances of all, so that the losses add up.
             kwargs: `output_hidden_states`, `output_attentions` and `return_dict`, as in [`MlplModel`].
 
         Raises:
@@ -483,9 +482,9 @@ class MlplForCTC(MlplPreTrainedModel):
         loss = None
         if labels is not None or language_ids is not None:
             loss = self._loss(logits, output_mask, language_log_probs, labels, language_ids, num_utterances)
-        # Padding must not be transcribed by whoever takes the argmax of a whole batch, as the pipeline does. After the
-        # loss, which does not read it; and in place, because nothing is larger than logits, unless gradients are
-        # wanted: FSDP's hook on a model's output does not survive that.
+        # Callers that take the argmax of a batch, such as the pipeline, must not transcribe padding. This comes after
+        # the loss, which does not read padding, and in place, because logits are the largest tensor; with gradients in
+        # a copy, because FSDP's hook on a model's output does not support changes in place.
         if torch.is_grad_enabled():
             logits = logits.clone()
         logits.masked_fill_(~output_mask[:, :, None], torch.finfo(logits.dtype).min)
@@ -502,7 +501,7 @@ class MlplForCTC(MlplPreTrainedModel):
         """Maps (B, S, D) and (B, S) to logits (B, S, V), which have no meaning on padded frames."""
         if not self._leaves_out_padding(output_mask):
             return self.ctc_head(hidden_states)
-        # The first frame's logits have the dtype of all, under autocast too.
+        # The first frame's logits show the dtype, which autocast may change.
         logits = self.ctc_head(hidden_states[:1, :1]).new_empty(*output_mask.shape, self.config.vocab_size)
         for row, length in enumerate(output_mask.sum(dim=1).tolist()):
             logits[row, :length] = self.ctc_head(hidden_states[row, :length])
@@ -510,7 +509,7 @@ class MlplForCTC(MlplPreTrainedModel):
 
     def _loss(self, logits, output_mask, language_log_probs, labels, language_ids, num_utterances) -> torch.Tensor:
         """Returns CTC loss + `lid_loss_weight` x language-ID loss, in fp32, over one normaliser."""
-        if not isinstance(num_utterances, torch.Tensor):  # whose truth would end a compiled graph
+        if not isinstance(num_utterances, torch.Tensor):  # a tensor's truth value would break a compiled graph
             num_utterances = num_utterances or logits.shape[0]
         normalizer = 1 if self.config.ctc_loss_reduction == "sum" else num_utterances
         loss = logits.new_zeros((), dtype=torch.float32)
@@ -531,7 +530,7 @@ class MlplForCTC(MlplPreTrainedModel):
             num_frames: (B,), valid output frames.
             labels: (B, L), padded with -100.
         """
-        # Only outside of a compiled graph, which cannot stop.
+        # Not in a compiled graph, which cannot raise.
         if not torch.compiler.is_compiling() and labels.numel() and labels.max() >= self.config.blank_token_id:
             raise ValueError(
                 f"labels contain class {int(labels.max())}; labels are below the blank, {self.config.blank_token_id}. "
@@ -539,11 +538,10 @@ class MlplForCTC(MlplPreTrainedModel):
             )
         valid = labels >= 0
         lengths = valid.sum(dim=1)
-        labels = labels.gather(1, valid.int().argsort(dim=1, descending=True, stable=True))  # -100 behind the rest
+        labels = labels.gather(1, valid.int().argsort(dim=1, descending=True, stable=True))  # -100 last, never read
         log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
         with torch.autocast(logits.device.type, enabled=False):
             blank, zero_infinity = self.config.blank_token_id, self.config.ctc_zero_infinity
-            # Beyond its length a row is not read.
             losses = ctc_loss(log_probs, labels.clamp(min=0), num_frames, lengths, blank, zero_infinity)
         if self.config.ctc_loss_reduction == "sum":
             return losses
@@ -559,15 +557,15 @@ class MlplForCTC(MlplPreTrainedModel):
         Args:
             input_features: (B, T, F), normalised log-mel features.
             attention_mask: (B, T), 1 for valid and 0 for padded frames.
-            top_k: at least 1; a model that knows fewer languages gives all.
+            top_k: at least 1; a model with fewer languages returns all.
 
         Raises:
             ValueError: for a model without languages.
         """
         if self.lid_head is None:
             raise ValueError(
-                "this model has no languages, config.languages is empty; give it some with resize_lid_head, and train "
-                "it with language_ids"
+                "this model has no languages: config.languages is empty; add some with resize_lid_head, and train "
+                "with language_ids"
             )
         if top_k < 1:
             raise ValueError(f"top_k is {top_k}; it must be at least 1")
@@ -578,7 +576,7 @@ class MlplForCTC(MlplPreTrainedModel):
         return [{languages[i]: probability for i, probability in zip(*row, strict=True)} for row in rows]
 
     def freeze_feature_encoder(self) -> None:
-        """Freezes normalisation and convolution; the rest is trained."""
+        """Freezes normalisation and convolution."""
         self.model.freeze_feature_encoder()
 
     def freeze_base_model(self) -> None:
@@ -586,10 +584,10 @@ class MlplForCTC(MlplPreTrainedModel):
         self.model.requires_grad_(False)
 
     def resize_ctc_head(self, old_tokenizer: PreTrainedTokenizerBase, new_tokenizer: PreTrainedTokenizerBase) -> None:
-        """Resizes the CTC head to the classes of `new_tokenizer`; tokens that `old_tokenizer` has keep their rows.
+        """Resizes the CTC head to the classes of `new_tokenizer`; known tokens and the blank keep their rows.
 
-        So does the blank. Where tokens share a class, the first one that is known decides. Other classes start as in
-        a new model.
+        A class with several tokens keeps the row of the first one that `old_tokenizer` has. Classes without a known
+        token start as in a new model.
 
         Raises:
             ValueError: if `old_tokenizer` has another number of classes than the head, or a tokenizer's padding is
@@ -617,12 +615,12 @@ class MlplForCTC(MlplPreTrainedModel):
         self.config.vocab_size, self.config.blank_token_id = new_blank + 1, new_blank
 
     def resize_lid_head(self, languages: Sequence[str]) -> None:
-        """Resizes the language-ID head to these languages, in this order; known languages keep their rows.
+        """Resizes the language-ID head to these languages, in this order; languages of the model keep their rows.
 
-        Other languages start as in a new model. No languages mean no head.
+        Other languages start as in a new model. Without languages the head is removed.
 
         Raises:
-            ValueError: if a language is named twice.
+            ValueError: for a repeated language.
         """
         if len(set(languages)) < len(languages):
             raise ValueError(f"languages must be distinct, but are {', '.join(languages)}")
@@ -633,7 +631,7 @@ class MlplForCTC(MlplPreTrainedModel):
 
     @torch.no_grad()
     def _resized(self, head: nn.Linear | None, size: int, kept: dict[int, int]) -> nn.Linear:
-        """Returns a head of `size` rows, whose row i is row `kept[i]` of `head`."""
+        """Makes a head of `size` rows, in which row i is row `kept[i]` of `head`."""
         like = self.ctc_head.weight
         new_head = nn.Linear(like.shape[1], size, device=like.device, dtype=like.dtype).train(self.training)
         self._init_weights(new_head)

@@ -1,4 +1,4 @@
-"""Joins feature extractor and tokenizer in one processor, for training batches and for decoding."""
+"""Combines feature extractor and tokenizer in a processor, for training batches and for decoding."""
 
 # Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
 # `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
@@ -6,24 +6,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from transformers import BatchEncoding, BatchFeature, ProcessorMixin
 
 from .feature_extraction_mlpl import check_extractor_files
-from .model_files import CODE, check_file, choice, wrong_settings
+from .model_files import AUTO_MAP, check_file, choice, setting_errors
 from .tokenization_mlpl import IGNORED, check_tokenizer_file
 
-IN_FILE = {
+PROCESSOR_SETTINGS = {
     "processor_class": choice("MlplProcessor", None),
-    "auto_map": CODE,
+    "auto_map": AUTO_MAP,
     "audio_tokenizer": (lambda value: False, "left out"),  # transformers would load it
 }
 
 
 class MlplProcessor(ProcessorMixin):
-    """
-    Prepares audio with [`MlplFeatureExtractor`] and transcripts with [`MlplTokenizer`].
+    """Prepares audio with [`MlplFeatureExtractor`] and transcripts with [`MlplTokenizer`].
 
     `decode` and `batch_decode` are the tokenizer's.
     """
@@ -35,11 +35,9 @@ class MlplProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
-        """Loads as every `from_pretrained`; raises `ValueError` for a wrong setting, in one line with its file."""
-        check_file(pretrained_model_name_or_path, "processor_config.json", IN_FILE, kwargs)
-        check_extractor_files(pretrained_model_name_or_path, kwargs)
-        check_tokenizer_file(pretrained_model_name_or_path, kwargs)
-        with wrong_settings(pretrained_model_name_or_path, "processor_config.json"):
+        """Loads a processor; raises `ValueError` for a wrong setting, in one line with its file."""
+        check_processor_files(pretrained_model_name_or_path, kwargs)
+        with setting_errors(pretrained_model_name_or_path, "processor_config.json"):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @property
@@ -54,24 +52,23 @@ class MlplProcessor(ProcessorMixin):
         return_tensors: str = "pt",
         **audio_kwargs,
     ) -> BatchFeature:
-        """
-        Prepares model inputs from audio, from transcripts, or from both.
+        """Prepares model inputs from audio, from transcripts, or from both.
 
         Args:
             audio (1-d array, tensor or list of `float`, or a list of those): Input of [`MlplFeatureExtractor`].
             text (`str` or `list[str]`): Transcripts, one for each utterance.
             sampling_rate (`int`, *optional*): Samples per second of `audio`.
             return_tensors (`str`): `"pt"` or `"np"`.
-            audio_kwargs: Further arguments of [`MlplFeatureExtractor`], such as `padding` or `device`, which is where
-                the features are; labels are always in the host's memory.
+            audio_kwargs: Further arguments of [`MlplFeatureExtractor`], such as `padding` or `device`, which holds the
+                features; labels are always in the host's memory.
 
         Returns:
             [`BatchFeature`]: `input_features` (B, T, F) and `attention_mask` (B, T) for audio; `labels` (B, L), padded
             with -100, for transcripts.
 
         Raises:
-            ValueError: without audio and text, for another number of transcripts than utterances, and whatever the
-                feature extractor refuses.
+            ValueError: without audio and text, for another number of transcripts than utterances, and for audio that
+                the feature extractor refuses.
         """
         if audio is None and text is None:
             raise ValueError("pass audio, text or both")
@@ -81,9 +78,8 @@ class MlplProcessor(ProcessorMixin):
                 audio, sampling_rate=sampling_rate, return_tensors=return_tensors, **audio_kwargs
             )
         if text is not None:
-            ids = [
-                self.tokenizer(transcript)["input_ids"] for transcript in ([text] if isinstance(text, str) else text)
-            ]
+            transcripts = [text] if isinstance(text, str) else text
+            ids = [self.tokenizer(transcript)["input_ids"] for transcript in transcripts]
             if audio is not None and len(ids) != len(inputs["input_features"]):
                 raise ValueError(f"{len(ids)} transcripts were passed for {len(inputs['input_features'])} utterances")
             labels = np.full((len(ids), max(map(len, ids), default=0)), IGNORED, dtype=np.int64)
@@ -93,8 +89,7 @@ class MlplProcessor(ProcessorMixin):
         return BatchFeature(inputs, tensor_type=return_tensors)
 
     def pad(self, input_features=None, labels=None, **kwargs) -> BatchFeature | BatchEncoding:
-        """
-        Batches single examples, as transformers' CTC fine-tuning examples do in their data collator.
+        """Batches examples, as the data collator of transformers' CTC fine-tuning scripts does.
 
         Args:
             input_features: Input of the feature extractor's `pad`, for instance a list of `{"input_features": ...}`.
@@ -113,18 +108,35 @@ class MlplProcessor(ProcessorMixin):
         return inputs
 
 
+def check_processor_files(name_or_path: str | os.PathLike, hub: Mapping, required: Sequence[str] = ()) -> None:
+    """Raises `ValueError`, with file and setting, for a wrong setting of a processor or its parts.
+
+    Args:
+        hub: arguments of `find_file`.
+        required: settings of the feature extractor that must not be missing.
+    """
+    check_file(name_or_path, "processor_config.json", PROCESSOR_SETTINGS, hub)
+    check_extractor_files(name_or_path, hub, required)
+    check_tokenizer_file(name_or_path, hub)
+
+
 def check_parts(config, feature_extractor, tokenizer) -> None:
-    """Raises `ValueError` for a feature extractor or a tokenizer that was made for another model than `config`'s."""
+    """Raises `ValueError` for a feature extractor or a tokenizer that does not fit the model of `config`."""
     if feature_extractor.feature_size != config.num_mel_bins:
         raise ValueError(
             f"{config.name_or_path}: feature_size of the feature extractor is {feature_extractor.feature_size}, and "
             f"num_mel_bins of the model {config.num_mel_bins}; take both from the same folder"
         )
+    check_num_tokens(config.name_or_path, tokenizer, config)
+
+
+def check_num_tokens(source, tokenizer, config) -> None:
+    """Raises `ValueError`, with the tokens' source, unless tokenizer and CTC head have the same number of classes."""
     if len(tokenizer) != config.vocab_size:
         raise ValueError(
-            f"{config.name_or_path}: the tokens file has {len(tokenizer) - 1} lines with tokens, and the model needs "
-            f"{config.vocab_size - 1}: its vocab_size is {config.vocab_size}, with the blank; take both from the same "
-            "folder"
+            f"{source}: has {len(tokenizer) - 1} lines with tokens, but the model needs {config.vocab_size - 1}: its "
+            f"CTC head has {config.vocab_size} classes, the last one is the blank; use the tokens file that the model "
+            "was trained with"
         )
 
 

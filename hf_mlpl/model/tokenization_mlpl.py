@@ -1,4 +1,4 @@
-"""Turns transcripts into graphemes of a flashlight tokens file, and CTC output back into transcripts."""
+"""Encodes transcripts as graphemes of a flashlight tokens file, and decodes CTC output to transcripts."""
 
 # Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
 # `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
@@ -13,30 +13,31 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from transformers import PreTrainedTokenizer
+from transformers import PreTrainedTokenizer, Wav2Vec2CTCTokenizer
 from transformers.utils import ModelOutput
 
 from .model_files import (
-    CODE,
+    AUTO_MAP,
     boolean,
     check_file,
+    check_settings,
     choice,
     dict_of,
+    empty,
     list_of_texts,
-    nothing,
     number,
+    setting_errors,
     text,
-    wrong_settings,
 )
 from .text import BLANK_TOKEN, WORD_BOUNDARY, build_vocabulary, normalize_text, read_tokens, write_tokens
 
-IGNORED = -100  # what losses skip: padding of labels, languages that a model does not know; PyTorch's default
+IGNORED = -100  # skipped by losses: padding of labels, languages that the model lacks; PyTorch's default
 
-NO_TOKENS = nothing("the CTC head has one class for each line of the tokens file and one for the blank")
-IN_FILE = {
+NO_TOKENS = empty("the CTC head has one class for each line of the tokens file and one for the blank")
+TOKENIZER_SETTINGS = {
     "tokenizer_class": choice("MlplTokenizer"),
     "processor_class": text(or_null=True),
-    "auto_map": CODE,
+    "auto_map": AUTO_MAP,
     "surround": choice("", WORD_BOUNDARY),
     "pad_token": (
         lambda value: (value.get("content") if isinstance(value, dict) else value) == BLANK_TOKEN,
@@ -58,14 +59,13 @@ Offset = dict[str, Any]  # `char` or `word`, and two numbers of frames
 
 @dataclass
 class MlplTokenizerOutput(ModelOutput):
-    """
-    Holds a decoded transcript with the place of its characters or words, in output frames (30 ms each); for several
+    """Holds a decoded transcript with offsets of its characters or words, in output frames (30 ms each); for several
     utterances, each field is a list, as in `Wav2Vec2CTCTokenizerOutput`.
 
     Args:
         text (`str`): The transcript.
         char_offsets (`list[dict]`, *optional*): `char`, `start_offset` and `end_offset` (exclusive) of each entry of
-            `text`; a space spans the frames of its word boundaries. Joined, the `char` are `text`.
+            `text`; a space spans the frames of its word boundaries. The `char` concatenate to `text`.
         word_offsets (`list[dict]`, *optional*): The same for each word, under `word`.
     """
 
@@ -75,29 +75,28 @@ class MlplTokenizerOutput(ModelOutput):
 
 
 def check_tokenizer_file(name_or_path: str | os.PathLike, hub: Mapping) -> None:
-    """Raises `ValueError`, with file and setting, for a folder or repository whose tokenizer has a wrong setting."""
+    """Raises `ValueError`, with file and setting, for a wrong setting of the tokenizer in a folder or repository."""
     if not os.path.isfile(name_or_path):
-        check_file(name_or_path, "tokenizer_config.json", IN_FILE, hub)
+        check_file(name_or_path, "tokenizer_config.json", TOKENIZER_SETTINGS, hub)
 
 
 class MlplTokenizer(PreTrainedTokenizer):
-    """
-    Encodes text as graphemes of a flashlight tokens file: one id for each line that is not empty, then one for the
-    blank, which is also the padding. Nothing else is added, so there are as many ids as the CTC head has classes.
+    """Encodes text as graphemes of a flashlight tokens file: one id for each line that is not empty, then one for the
+    blank, which is also the padding. There are no other ids, so the CTC head has as many classes.
 
-    Entries that share a line share its id; the first one is used for decoding. Texts are normalised with
-    [`~text.normalize_text`] and cut greedily into the longest entries. Characters that no entry matches are skipped,
+    Entries that share a line share its id, which decodes to the first. Texts are normalised with
+    [`~text.normalize_text`] and split greedily into the longest entries. Characters that match no entry are skipped,
     and so is a literal `|`; `unknown_characters` counts them.
 
     Args:
         vocab_file (`str` or `os.PathLike`): Tokens file, see [`~text.read_tokens`] for its format and errors.
         surround (`str`, *optional*, defaults to `""`): `"|"` puts a word boundary at both ends of each text, as the
             original's `--surround=|` did.
-        pad_token (`str`, *optional*, defaults to `"<blank>"`): The blank; any other value is refused.
+        pad_token (`str`, *optional*, defaults to `"<blank>"`): The blank; no other value is accepted.
         language_characters (`dict[str, str]`, *optional*): The characters of each language, which
-            `learn_language_characters` collects, for `allowed_ids`. Nothing else depends on them.
-        silent_entries (sequence of `str`, *optional*): Entries that stand for no text, such as an `<unk>`: no text is
-            encoded with them, and they decode to nothing.
+            `learn_language_characters` collects; used by `allowed_ids` only.
+        silent_entries (sequence of `str`, *optional*): Entries without a text, such as an `<unk>`: encoding does not
+            use them, and decoding drops them.
     """
 
     vocab_files_names = {"vocab_file": "tokens-all.lst"}
@@ -114,12 +113,9 @@ class MlplTokenizer(PreTrainedTokenizer):
         silent_entries: Sequence[str] = (),
         **kwargs,
     ) -> None:
-        if vocab_file is None:  # what from_pretrained passes when the file is missing
+        if vocab_file is None:  # from_pretrained passes None for a missing file
             raise ValueError(f"no {self.vocab_files_names['vocab_file']} in {kwargs.get('name_or_path')!r}")
-        if surround not in ("", WORD_BOUNDARY):
-            raise ValueError(f"surround is {surround!r}; it must be empty or {WORD_BOUNDARY!r}")
-        if str(pad_token) != BLANK_TOKEN:
-            raise ValueError(f"pad_token is {str(pad_token)!r}; padding is the CTC blank, {BLANK_TOKEN!r}")
+        check_settings("", {"surround": surround, "pad_token": str(pad_token)}, TOKENIZER_SETTINGS)
         self.surround = surround
         self._lines = read_tokens(vocab_file)
         self._ids = {entry: index for index, entries in enumerate(self._lines) for entry in entries}
@@ -129,21 +125,21 @@ class MlplTokenizer(PreTrainedTokenizer):
                 f"silent_entries has {unknown[:3]}; they must be entries of the tokens file other than '|'"
             )
         if silent_entries:
-            kwargs["silent_entries"] = list(silent_entries)  # to be saved
+            kwargs["silent_entries"] = list(silent_entries)  # so that they are saved
         self._silent_ids = {IGNORED, self.blank_token_id, *(self._ids[entry] for entry in silent_entries)}
-        self._characters = self._ids.keys() - {WORD_BOUNDARY, *silent_entries}  # what texts are cut into
+        self._characters = self._ids.keys() - {WORD_BOUNDARY, *silent_entries}  # entries of words
         self._longest = max(map(len, self._characters), default=0)
-        for how_it_was_loaded in ("is_local", "local_files_only"):  # else from_pretrained's arguments would be saved
-            kwargs.pop(how_it_was_loaded, None)
+        for argument in ("is_local", "local_files_only"):  # of from_pretrained, which would be saved
+            kwargs.pop(argument, None)
         super().__init__(surround=surround, pad_token=pad_token, **kwargs)
         self.language_characters: dict[str, str] = {}
         self.learn_language_characters(language_characters or {})
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *init_inputs, **kwargs):
-        """Loads as every `from_pretrained`; raises `ValueError` for a wrong setting, in one line with its file."""
+        """Loads a tokenizer; raises `ValueError` for a wrong setting, in one line with its file."""
         check_tokenizer_file(pretrained_model_name_or_path, kwargs)
-        with wrong_settings(pretrained_model_name_or_path, "tokenizer_config.json"):
+        with setting_errors(pretrained_model_name_or_path, "tokenizer_config.json"):
             return super().from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
 
     @property
@@ -156,7 +152,7 @@ class MlplTokenizer(PreTrainedTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """Counts the ids, the blank included; `get_vocab` is longer where entries share a line."""
+        """Counts the ids, including the blank; `get_vocab` is longer if entries share a line."""
         return len(self._lines) + 1
 
     def __len__(self) -> int:
@@ -166,8 +162,8 @@ class MlplTokenizer(PreTrainedTokenizer):
         return {**self._ids, BLANK_TOKEN: self.blank_token_id}
 
     def _add_tokens(self, new_tokens, special_tokens: bool = False) -> int:
-        # The base class's constructor passes the blank, and would pass whatever a configuration calls special. The
-        # blank is in get_vocab already; as an added token it would have a second life in the saved configuration.
+        # The base class's constructor passes the blank and all special tokens of a configuration. The blank is in
+        # get_vocab already; as an added token it would also be saved in the configuration.
         refused = [str(token) for token in (*new_tokens, *self._added_tokens_encoder) if str(token) != BLANK_TOKEN]
         if refused:
             raise ValueError(
@@ -177,11 +173,11 @@ class MlplTokenizer(PreTrainedTokenizer):
         return 0
 
     def add_special_tokens(self, special_tokens_dict, replace_extra_special_tokens: bool = True) -> int:
-        # The base class would store the tokens before it comes to _add_tokens.
+        # The base class would store the tokens before it calls _add_tokens.
         return self._add_tokens(special_tokens_dict.values())
 
     def _match(self, text: str) -> tuple[list[list[str]], list[str]]:
-        """Returns the entries of each word that has any, and the characters that no entry matches."""
+        """Returns the entries of each word that has entries, and the characters that match no entry."""
         words, unknown = [], []
         for word in normalize_text(text).split(" "):
             entries, position = [], 0
@@ -195,12 +191,12 @@ class MlplTokenizer(PreTrainedTokenizer):
                 else:
                     unknown.append(word[position])
                     position += 1
-            if entries:  # a word without any known character leaves no second boundary
+            if entries:  # else the text would have two boundaries in a row
                 words.append(entries)
         return words, unknown
 
     def tokenize(self, text: str, **kwargs) -> list[str]:
-        """Cuts `text` into entries, with `|` between words, and at both ends with `surround`; ignores `kwargs`."""
+        """Splits `text` into entries, with `|` between words, and at both ends with `surround`; ignores `kwargs`."""
         words, _ = self._match(text)
         tokens = [token for word in words for token in (WORD_BOUNDARY, *word)]
         # flashlight's targetFeatures: an empty text becomes a single boundary
@@ -216,10 +212,9 @@ class MlplTokenizer(PreTrainedTokenizer):
         return Counter(self._match(text)[1])
 
     def learn_language_characters(self, language_texts: Mapping[str, Iterable[str]]) -> None:
-        """
-        Adds the characters of each language's normalised transcripts to those that the language has already.
+        """Adds characters of normalised transcripts, by language, to `language_characters`, which are saved.
 
-        They are saved with the tokenizer. White space, `|`, control characters and lone surrogates are left out.
+        White space, `|`, control characters and lone surrogates are left out.
         """
         for language, texts in language_texts.items():
             known = self.language_characters.get(language, "")
@@ -227,12 +222,12 @@ class MlplTokenizer(PreTrainedTokenizer):
                 self.language_characters[language] = "".join(characters)
         if self.language_characters:
             self.language_characters = dict(sorted(self.language_characters.items()))
-            self.init_kwargs["language_characters"] = self.language_characters  # what save_pretrained looks at
+            self.init_kwargs["language_characters"] = self.language_characters  # save_pretrained saves init_kwargs
 
     def allowed_ids(self, language: str) -> list[int]:
-        """
-        Returns the sorted ids that may be put out for `language`: the word boundary, the blank, and each line with an
-        entry all of whose characters the language has. Raises `ValueError` for a language that was not learned.
+        """Returns sorted ids: the word boundary, the blank, and each line with an entry of characters of `language`.
+
+        Raises `ValueError` for a language that was not learned.
         """
         if language not in self.language_characters:
             others = ", ".join(self.language_characters)
@@ -262,17 +257,16 @@ class MlplTokenizer(PreTrainedTokenizer):
         return self.decode(self.convert_tokens_to_ids(tokens), group_tokens=False)
 
     def decode(self, token_ids, skip_special_tokens: bool = False, **kwargs):
-        """
-        Decodes one label path to its transcript, or several to a list of transcripts.
+        """Decodes one label path to its transcript, or several to a list of transcripts.
 
-        Repeated labels collapse, blanks and -100 are dropped, and what stands between word boundaries is a word.
+        Repeated labels collapse, blanks and -100 are dropped, and word boundaries separate words.
 
         Args:
             token_ids (list, array or tensor of `int`): Labels of one utterance (S,), or of several (B, S).
-            skip_special_tokens (`bool`, *optional*), clean_up_tokenization_spaces (`bool`, *optional*): Part of the
-                interface, without effect: the blank is always dropped, and transcripts are never edited.
-            group_tokens (`bool`, *optional*, defaults to `True`): `False` keeps repeated labels: for decoding labels
-                rather than a model's output.
+            skip_special_tokens (`bool`, *optional*), clean_up_tokenization_spaces (`bool`, *optional*): Without
+                effect: the blank is always dropped, and transcripts are never edited.
+            group_tokens (`bool`, *optional*, defaults to `True`): `False` keeps repeated labels, to decode labels
+                instead of a model's output.
             output_char_offsets, output_word_offsets (`bool`, *optional*, defaults to `False`): Return
                 [`MlplTokenizerOutput`] instead of `str`.
         """
@@ -287,7 +281,7 @@ class MlplTokenizer(PreTrainedTokenizer):
         output_word_offsets: bool = False,
         **kwargs,
     ) -> list[str] | MlplTokenizerOutput:
-        """Decodes several label paths; with offsets to ONE [`MlplTokenizerOutput`], whose fields are lists."""
+        """Decodes several label paths, with offsets to ONE [`MlplTokenizerOutput`], whose fields are lists."""
         kwargs |= {"output_char_offsets": output_char_offsets, "output_word_offsets": output_word_offsets}
         outputs = [self.decode(sequence, skip_special_tokens, **kwargs) for sequence in sequences]
         if not (output_char_offsets or output_word_offsets):
@@ -323,9 +317,8 @@ class MlplTokenizer(PreTrainedTokenizer):
         return self.trim_boundaries([letter for letter, _, _ in self._emissions(token_ids, group_tokens=True)])
 
     def trim_boundaries(self, letters: list[str]) -> list[str]:
-        """
-        Removes two word boundaries (three with `surround`) from each end of a label path's or a reference's letters,
-        as the original trims both; further boundaries are letters.
+        """Removes up to two word boundaries (three with `surround`) from each end of a label path's or a reference's
+        letters, as the original does; further boundaries are letters.
         """
         for _ in range(3 if self.surround else 2):
             if letters[:1] == [WORD_BOUNDARY]:
@@ -354,21 +347,8 @@ class MlplTokenizer(PreTrainedTokenizer):
             offsets.pop()
         return offsets
 
-    @staticmethod
-    def _get_word_offsets(offsets: list[Offset], word_delimiter_char: str = " ") -> list[Offset]:
-        """Groups character offsets into words; transformers' speech recognition pipeline calls it by this name."""
-        words = []
-        for is_space, run in groupby(offsets, lambda offset: offset["char"] == word_delimiter_char):
-            if not is_space:
-                characters = list(run)
-                words.append(
-                    {
-                        "word": "".join(offset["char"] for offset in characters),
-                        "start_offset": characters[0]["start_offset"],
-                        "end_offset": characters[-1]["end_offset"],
-                    }
-                )
-        return words
+    # Groups character offsets into words; transformers' speech recognition pipeline calls it too.
+    _get_word_offsets = staticmethod(Wav2Vec2CTCTokenizer._get_word_offsets)
 
     def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str]:
         prefix = f"{filename_prefix}-" if filename_prefix else ""

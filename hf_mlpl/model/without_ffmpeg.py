@@ -1,4 +1,4 @@
-"""Makes transformers' pipeline name the remedy for a path where neither ffmpeg nor hf_mlpl is installed."""
+"""Makes transformers' pipeline say what to install if it is given a path without ffmpeg and without hf_mlpl."""
 
 # Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
 # `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
@@ -12,8 +12,8 @@ from typing import Any
 PIPELINE = "transformers.pipelines.automatic_speech_recognition"
 
 
-def name_the_remedy() -> None:
-    """Makes the pipeline's `ffmpeg_read` say what to install where ffmpeg, which it needs for files, is missing."""
+def explain_missing_ffmpeg() -> None:
+    """Replaces the pipeline's `ffmpeg_read` by one that says what to install when ffmpeg is missing."""
     pipeline: Any = sys.modules.get(PIPELINE)
     if pipeline is None or hasattr(pipeline.ffmpeg_read, "__wrapped__"):
         return
@@ -27,8 +27,8 @@ def name_the_remedy() -> None:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
             raise ValueError(
-                "files are read by ffmpeg, which is not installed, or by hf_mlpl, which needs none: `pip install "
-                "hf-mlpl` and `import hf_mlpl` before the pipeline is made; arrays of samples need neither"
+                "files are read by ffmpeg, which is not installed, or by hf_mlpl, which does not need it: "
+                "`pip install hf-mlpl` and `import hf_mlpl` before making the pipeline; arrays of samples need neither"
             ) from error
 
     pipeline.ffmpeg_read = ffmpeg_read

@@ -23,7 +23,7 @@ PUSH = ["--push-to-hub=me/tiny", "--license=mit"]
 
 @pytest.fixture
 def original(golden):
-    """The options that name the original's small checkpoint."""
+    """Returns the options that name the original's small checkpoint."""
     models = golden / "models"
     return [
         "--from=flashlight",
@@ -55,15 +55,15 @@ def test_a_folder_for_the_pipeline_and_back(golden, original, tmp_path, capsys):
 
 
 def test_the_surround_of_a_tokenizer_goes_both_ways(tmp_path):
-    source, there, back = (tmp_path / name for name in ("source", "there", "back"))
+    source, converted, back = (tmp_path / name for name in ("source", "converted", "back"))
     save_folder(source, ["de", "sl"])
     config = source / "tokenizer_config.json"
     config.write_text(config.read_text().replace('"surround": ""', '"surround": "|"'))
     model = AutoModelForCTC.from_pretrained(source)
     for name in ("attention_dropout", "activation_dropout"):
         assert getattr(model.config, name) == 0.0
-    assert main(["convert", "--to=flashlight", "--checkpoint", str(source), "--output", str(there)]) == 0
-    arguments = [f"--checkpoint={there / 'checkpoint.bin'}", f"--tokens={there / 'tokens-all.lst'}"]
+    assert main(["convert", "--to=flashlight", "--checkpoint", str(source), "--output", str(converted)]) == 0
+    arguments = [f"--checkpoint={converted / 'checkpoint.bin'}", f"--tokens={converted / 'tokens-all.lst'}"]
     assert main(["convert", "--from=flashlight", *arguments, "--output", str(back), "--languages", "de", "sl"]) == 0
     assert (back / "tokenizer_config.json").read_text() == config.read_text()
     assert (back / "config.json").read_text() == (source / "config.json").read_text()
@@ -76,7 +76,7 @@ def test_the_surround_of_a_tokenizer_goes_both_ways(tmp_path):
         (["--tokens={short}"], r"short.lst: has 2 lines with tokens, but the model needs 29"),
         (["--tokens={twice}"], r"twice.lst, line 3: entry 'a' is already in line 2"),
         (["--languages", "de"], r"model.bin: knows 5 languages, but 1 names were given"),
-        (["--checkpoint={short}"], r"short.lst: ends after 4 bytes, .*; is it a whole checkpoint\?"),
+        (["--checkpoint={short}"], r"short.lst: ends after 4 bytes, .*; is it a complete checkpoint\?"),
         (
             ["--checkpoint={lost}"],
             r"lost.bin: no such file; the released one is https://.*/checkpoint_cv_finetune.bin$",

@@ -28,7 +28,7 @@ SIZES |= {"num_hidden_layers": 2, "max_position_embeddings": 9}
 
 
 def small_model(languages=("de", "sl"), **fields) -> MlplForCTC:
-    """A model every parameter of which is random."""
+    """Makes a model with random values in every parameter."""
     config = MlplConfig.tiny(7, list(languages), **SIZES | fields)
     model = MlplForCTC(config)
     generator = torch.Generator().manual_seed(0)
@@ -51,9 +51,9 @@ def original(golden):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A file that we wrote ourselves, which needs no golden data."""
+    """Writes a checkpoint, for tests that need no golden data."""
     path = tmp_path_factory.mktemp("flashlight") / "model.bin"
-    write_checkpoint(Checkpoint.of(small_model()), path)
+    write_checkpoint(Checkpoint.from_model(small_model()), path)
     return path
 
 
@@ -98,7 +98,7 @@ def test_what_is_written_is_the_original_byte_by_byte(original, tmp_path):
 )
 def test_a_round_trip_changes_nothing(fields, tmp_path):
     model = small_model(**fields)
-    write_checkpoint(Checkpoint.of(model, surround="|"), tmp_path / "one.bin")
+    write_checkpoint(Checkpoint.from_model(model, surround="|"), tmp_path / "one.bin")
     checkpoint = read_checkpoint(tmp_path / "one.bin", model.config.languages)
     assert_equal_models(checkpoint.model, model)
     assert checkpoint.model.config.to_dict() == model.config.to_dict()
@@ -133,24 +133,24 @@ def test_the_criterion_scales_the_loss(written, mode, reduction, tmp_path):
 
 def test_half_precision_is_written_as_fp32(tmp_path):
     model = small_model().to(torch.bfloat16)
-    write_checkpoint(Checkpoint.of(model), tmp_path / "model.bin")
+    write_checkpoint(Checkpoint.from_model(model), tmp_path / "model.bin")
     assert_equal_models(read_checkpoint(tmp_path / "model.bin").model, model.float())
 
 
 def test_models_that_the_original_cannot_be(tmp_path):
     with pytest.raises(FlashlightError, match="has no languages"):
-        write_checkpoint(Checkpoint.of(small_model(languages=())), tmp_path / "model.bin")
+        write_checkpoint(Checkpoint.from_model(small_model(languages=())), tmp_path / "model.bin")
     with pytest.raises(FlashlightError, match="layer norms have a weight for each channel"):
-        write_checkpoint(Checkpoint.of(small_model(layer_norm_per_channel=True)), tmp_path / "model.bin")
+        write_checkpoint(Checkpoint.from_model(small_model(layer_norm_per_channel=True)), tmp_path / "model.bin")
     with pytest.raises(FlashlightError, match="attention_dropout is 0.2 and activation_dropout 0.0"):
-        write_checkpoint(Checkpoint.of(small_model(attention_dropout=0.2)), tmp_path / "model.bin")
+        write_checkpoint(Checkpoint.from_model(small_model(attention_dropout=0.2)), tmp_path / "model.bin")
     assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(flashlight_archive.ArchiveWriter, "child_map", lambda self, pairs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_checkpoint(Checkpoint.of(small_model()), tmp_path / "model.bin")
+        write_checkpoint(Checkpoint.from_model(small_model()), tmp_path / "model.bin")
     assert not list(tmp_path.iterdir())
 
 
@@ -167,12 +167,12 @@ def test_the_trainers_rest_and_the_order_of_maps_do_not_matter(written, tmp_path
 
 
 def test_the_released_sizes(tmp_path):
-    """The large and the base model, without their tensors: what is checked of a file is their shapes."""
+    """Checks sizes of the large and the base model without their tensors, because only shapes matter."""
     for preset, count in (("large", 1_058_849_871), ("base", 274_625_103)):
         config = getattr(MlplConfig, preset)(8065, 60)
         with torch.device("meta"):
             model = MlplForCTC(config)
-        network = flashlight._network_of(config)
+        network = flashlight._network_from(config)
         shapes = {name: tuple(parameter.shape) for name, parameter in model.state_dict().items()}
         dims = dict(network.parameters())
         assert list(dims) == [name for name in dims if name in shapes] and len(dims) == len(shapes)
@@ -225,7 +225,7 @@ def test_foreign_files(content, message, tmp_path):
 
 
 def network(num_layers: int) -> bytes:
-    """So many tensors of one weight, as the first part of a file."""
+    """Returns the beginning of a file with so many tensors of one weight."""
     first = struct.pack("<I", flashlight_archive.NEW | 1) + struct.pack("<Q", 16) + b"slimIPL::myModel"
     first += struct.pack("<I", flashlight_archive.NEW | 1) + bytes(12) + struct.pack("<Q", 8 + 11 * num_layers)
     return struct.pack("<Q", 3) + b"0.1" + bytes(8) + first
@@ -252,7 +252,7 @@ LAYERDROP_AND_BPTT = struct.pack("<di", np.float32(0.456), 9)
 )
 def test_other_networks(mark, distance, new, message, tmp_path):
     path = tmp_path / "model.bin"
-    write_checkpoint(Checkpoint.of(small_model(conv_dropout=0.123, layerdrop=0.456)), path)
+    write_checkpoint(Checkpoint.from_model(small_model(conv_dropout=0.123, layerdrop=0.456)), path)
     data = path.read_bytes()
     place = data.index(mark) + distance
     with pytest.raises(FlashlightError, match="^(?!.*\n)") as error:
@@ -299,7 +299,7 @@ def test_hostile_sizes_take_no_memory(written):
 
 
 def check_mutation(data: bytes, path) -> None:
-    """A file is read as a whole model, or there is one line."""
+    """Reads a file as a complete model, or expects an error of one line."""
     try:
         parse(io.BytesIO(data))
     except FlashlightError as error:
@@ -322,7 +322,7 @@ NUMBERS = st.one_of(
 
 @st.composite
 def mutations(draw, data: bytes, outside: list[int]) -> bytes:
-    """A few bytes overwritten, inserted or taken out, mostly outside of tensors, or the end cut off."""
+    """Overwrites, inserts or removes a few bytes, mostly outside of tensors, or cuts off the end."""
     mutated = bytearray(data)
     for _ in range(draw(st.integers(1, 4))):
         place = draw(st.one_of(st.sampled_from(outside), st.integers(0, len(data) - 1)))
@@ -376,7 +376,7 @@ def test_ten_thousand_mutated_files(original, tmp_path):
 
 
 def test_flags_that_change_features_or_transcripts_are_refused(tmp_path):
-    checkpoint = Checkpoint.of(small_model())
+    checkpoint = Checkpoint.from_model(small_model())
     checkpoint.notes["gflags"] += "--features_type=mfcc\n--samplerate=8000\n--melfloor=1.0\n"
     write_checkpoint(checkpoint, tmp_path / "model.bin")
     with pytest.raises(FlashlightError, match="--features_type=mfcc, --samplerate=8000, which is not supported"):
@@ -396,19 +396,19 @@ def test_tokens_of_another_model(written, tmp_path):
     assert len(processor.tokenizer) == 7 and processor.tokenizer.surround == ""
     assert checkpoint.processor(tokens, surround="|").tokenizer.surround == "|"
     tokens.write_text("|\na\nb\n")
-    with pytest.raises(FlashlightError, match="has 3 lines with tokens, but the model needs 6"):
+    with pytest.raises(ValueError, match="has 3 lines with tokens, but the model needs 6"):
         checkpoint.processor(tokens)
 
 
 def test_features_are_those_of_the_models_mel_bins(tmp_path):
     (tmp_path / "tokens.lst").write_text("|\na\nb\nc\nd\ne\n")
-    processor = Checkpoint.of(small_model(num_mel_bins=40)).processor(tmp_path / "tokens.lst")
+    processor = Checkpoint.from_model(small_model(num_mel_bins=40)).processor(tmp_path / "tokens.lst")
     features = processor(np.zeros(800, dtype=np.float32), sampling_rate=16000)["input_features"]
     assert features.shape == (1, 3, 40)
 
 
 def test_golden_order_of_a_hash_map(golden):
-    """Of 30 parameters, beyond the first two sizes of the map; the file was written by the original."""
+    """Checks 30 parameters, more than the first two sizes of the map, in a file of the original."""
     index = json.loads((golden / "models" / "tiny40" / "params" / "index.json").read_text())
     order = flashlight_archive._hash_order(range(len(index["params"])))
     assert order == [29, *range(12, -1, -1), *range(13, 29)]
@@ -438,7 +438,7 @@ def test_memory_of_a_conversion(tmp_path):
         model = MlplForCTC(config)
     state = {name: torch.rand(parameter.shape) for name, parameter in model.state_dict().items()}
     model.load_state_dict(state, assign=True)
-    write_checkpoint(Checkpoint.of(model), tmp_path / "model.bin")
+    write_checkpoint(Checkpoint.from_model(model), tmp_path / "model.bin")
     del model, state
     (tmp_path / "tokens.lst").write_text("|\n" + "".join(f"{chr(0x4E00 + i)}\n" for i in range(998)))
     size = (tmp_path / "model.bin").stat().st_size

@@ -36,7 +36,7 @@ SAMPLE_LINE = re.compile(
 
 @pytest.fixture
 def run(capsys):
-    """The command in this process: exit status, standard output, lines of standard error."""
+    """Runs the command in this process: exit status, standard output, lines of standard error."""
 
     def run(*arguments):
         try:
@@ -62,7 +62,7 @@ def blocks(out: str) -> dict[str, tuple[str, str, str]]:
 
 @pytest.fixture
 def golden_run(golden, run, monkeypatch):
-    """The command as the original was called, with a golden list and in the folder to which its paths are relative."""
+    """Runs the command like the original, with a golden list in the folder to which its paths are relative."""
     monkeypatch.chdir(golden)
     am, tokens = "models/tiny40/model.bin", "models/tokens.lst"
     return lambda name, *more: run(f"--test=lists/{name}.lst", f"--am={am}", f"--tokens={tokens}", *more)
@@ -177,9 +177,9 @@ def test_golden_durations_that_are_wrong(golden_run):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A random model: its folder, and beside it model.bin, which was trained with --surround=|, and model.lst."""
+    """Makes a random model's folder, and beside it model.bin, with the flag --surround=|, and model.lst."""
     folder = save_folder(tmp_path_factory.mktemp("am") / "model", ["de", "sl"])
-    checkpoint = Checkpoint.of(MlplForCTC.from_pretrained(folder), surround="|")
+    checkpoint = Checkpoint.from_model(MlplForCTC.from_pretrained(folder), surround="|")
     write_checkpoint(checkpoint, folder.with_suffix(".bin"))
     return folder
 
@@ -218,8 +218,18 @@ def test_surround_is_the_checkpoints_own_unless_it_is_given(model):
     assert load_acoustic_model(str(model), files[1], "|")[1].tokenizer.surround == "|"
 
 
+def test_features_are_the_models_own_with_any_tokens(model, tmp_path):
+    folder = tmp_path / "raw"
+    shutil.copytree(model, folder)
+    settings = json.loads((folder / "processor_config.json").read_text())
+    settings["feature_extractor"]["do_normalize"] = False
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+    for tokens in ("", str(model.with_suffix(".lst"))):
+        assert not load_acoustic_model(str(folder), tokens)[1].feature_extractor.do_normalize
+
+
 def test_several_lists_in_one_order(model, clips, run):
-    """By decreasing duration over all lists; as they stand where durations are equal."""
+    """Orders all lists by decreasing duration; equal durations keep their order."""
     (clips / "more").mkdir()
     Path("more/x.lst").write_text("X a.wav 1500\nZ b.flac 1000.5\n\tB2  a.wav\v2e3\n")
     status, out, errors = run("--test=clips.lst,more/x.lst,", "--am", model, "--show")
@@ -258,7 +268,7 @@ def test_batches_change_nothing(model, clips, run, monkeypatch):
 
 
 def test_entries_that_share_a_line_of_the_tokens_file(model, clips, run):
-    """The first of them is shown, whichever a transcript has; empty lines are no tokens."""
+    """Shows the first of the entries that share a line; empty lines are no tokens."""
     _, expected, _ = run("--test=clips.lst", *checkpoint(model), "--show")
     lines = model.with_suffix(".lst").read_text().split()
     Path("tokens.lst").write_text("".join(f"{line} {line.upper()}\n\n" if line != "|" else "|\n" for line in lines))
@@ -418,7 +428,7 @@ def test_what_cannot_be_used_at_all(model, clips, run, tmp_path):
     Path("twice.lst").write_text("|\na\na\n")
     Path("cut.bin").write_bytes(bin_file.read_bytes()[:2000])
     Path("file").touch()
-    for arguments, told in {
+    for arguments, expected in {
         ("--am", bin_file, "--tokens=long.lst"): "long.lst: has 17 lines with tokens, but the model needs 16: ",
         ("--am", model, "--tokens=long.lst"): "long.lst: has 17 lines with tokens, but the model needs 16: ",
         ("--am", bin_file, "--tokens=twice.lst"): "twice.lst, line 3: entry 'a' is already in line 2",
@@ -435,7 +445,7 @@ def test_what_cannot_be_used_at_all(model, clips, run, tmp_path):
     }.items():
         status, out, errors = run("--test=clips.lst", *arguments)
         assert (status, out, len(errors)) == (2, "", 1), errors
-        assert errors[0].startswith(f"error: {told}")
+        assert errors[0].startswith(f"error: {expected}")
 
 
 def test_a_folder_whose_tokens_are_not_its_heads(model, clips, run):
@@ -443,7 +453,7 @@ def test_a_folder_whose_tokens_are_not_its_heads(model, clips, run):
     MlplForCTC(MlplConfig.tiny(19, ["de"], num_hidden_layers=1)).save_pretrained("am")
     status, out, errors = run("--test=clips.lst", "--am=am")
     assert (status, out, len(errors)) == (2, "", 1)
-    assert errors[0].startswith("error: am: has 16 lines with tokens, but a CTC head of 19 classes")
+    assert errors[0].startswith("error: am: has 16 lines with tokens, but the model needs 18: its CTC head has 19")
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def inputs() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def port_python(tmp_path_factory) -> Path:
-    """A Python with transformers 4.57.6 and what it needs; torch and all else are those of this environment."""
+    """Makes a Python with transformers 4.57.6 and its requirements; torch and the rest are this environment's."""
     folder = tmp_path_factory.mktemp("old") / "venv"
     python = folder / "bin" / "python"
     done = subprocess.run([sys.executable, "-m", "venv", folder], capture_output=True, text=True)
@@ -66,7 +66,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def port(port_python, arrays, tmp_path_factory) -> Path:
-    """What `old_port.py` writes."""
+    """Returns the output of `old_port.py`."""
     folder = tmp_path_factory.mktemp("port")
     np.savez(folder / "inputs.npz", **arrays)
     script = Path(__file__).parents[1] / "old_port.py"

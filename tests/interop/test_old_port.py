@@ -34,7 +34,7 @@ def emissions(sample: str) -> np.ndarray:
 
 
 def logits_of(model, *features: torch.Tensor) -> list[np.ndarray]:
-    """Of a padded batch of (T, 80) features, each without its padding."""
+    """Returns the results of a padded batch of (T, 80) features, each without its padding."""
     batch = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(f)) for f in features], batch_first=True)
     with torch.inference_mode():
@@ -77,7 +77,7 @@ def test_a_silence_is_zeros(golden):
 
 
 class ScaleAndShift(torch.nn.Module):
-    """What the port had for the first layer norm."""
+    """Normalises as the port did in place of the first layer norm."""
 
     def __init__(self, norm):
         super().__init__()
@@ -114,7 +114,7 @@ def test_b_padding_does_not_reach_the_first_layer_norm(golden, model):
 
 
 def rescaled(frame_mask: torch.Tensor, length: int) -> torch.Tensor:
-    """A mask of feature frames stretched to `length` output frames, as the original's `af::resize` does it."""
+    """Stretches a mask of feature frames to `length` output frames, as the original's `af::resize` does."""
     return F.interpolate(frame_mask[:, None].float(), size=length, mode="nearest")[:, 0].bool()
 
 

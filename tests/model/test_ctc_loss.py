@@ -1,4 +1,4 @@
-"""The CTC loss of the labels' own classes, and the one of a compiled graph, are PyTorch's."""
+"""Compares the CTC loss over the labels' own classes, and that of a compiled graph, with PyTorch's."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def pytorch(log_probs, labels, num_frames, label_lengths, blank, zero_infinity):
 
 
 def losses_and_gradient(loss, num_classes, labels, lengths, zero_infinity):
-    """Of logits, because PyTorch's gradient of log-probabilities is meant for the softmax before them."""
+    """Returns gradients of logits, because PyTorch's gradient of log-probabilities assumes the softmax before them."""
     logits = logits_of(num_classes).requires_grad_()
     losses = loss(logits.log_softmax(-1), labels, *lengths, num_classes - 1, zero_infinity)
     (losses * WEIGHTS).sum().backward()

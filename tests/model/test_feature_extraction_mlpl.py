@@ -1,4 +1,4 @@
-"""The feature extractor against the original program's features and a float64 computation by the definition."""
+"""Compares the feature extractor with the original program's features and with a float64 computation."""
 
 import cmath
 import copy
@@ -39,7 +39,7 @@ def hertz_to_mel(hertz):
 
 
 def naive_log_mel(samples):
-    """By the definition, in float64: one frame, one bin at a time."""
+    """Computes features by their definition in float64, one frame and one bin at a time."""
     edges = [700 * (10 ** (mel / 2595) - 1) for mel in np.linspace(0, hertz_to_mel(8000), 82)]
     bins = np.arange(257) * RATE / 512
     rows = []

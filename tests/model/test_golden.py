@@ -1,4 +1,4 @@
-"""The model against the numbers that the original program left behind; their README gives the tolerances."""
+"""Compares the model with the original program's numbers, whose README gives the tolerances."""
 
 import re
 from pathlib import Path

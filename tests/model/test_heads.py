@@ -1,4 +1,4 @@
-"""The two heads as tasks of their own: language identification, new tokens, new languages, and what is not trained."""
+"""Checks the two heads: language identification, new tokens, new languages, and frozen parameters."""
 
 import math
 

@@ -42,7 +42,7 @@ BOTH_ATTENTIONS = pytest.mark.parametrize("attn_implementation", ["eager", "sdpa
 
 
 def make_model(attn_implementation="sdpa", dtype=torch.float64, **fields) -> MlplForCTC:
-    """A tiny random model in training mode, layer norm parameters random too, without dropout unless asked for."""
+    """Makes a tiny model in training mode with random parameters, also of layer norms, by default without dropout."""
     torch.manual_seed(0)
     config = MlplConfig(**SIZES | NO_DROPOUT | fields)
     model = MlplForCTC._from_config(config, attn_implementation=attn_implementation)
@@ -74,7 +74,7 @@ def make_batch(utterances, padding=0.0) -> dict[str, torch.Tensor]:
 
 
 def gradients(model, loss) -> dict[str, torch.Tensor]:
-    """Of the parameters that the loss depends on, by name."""
+    """Returns the gradients of the parameters that the loss depends on, by name."""
     model.zero_grad()
     loss.backward()
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -474,7 +474,7 @@ def test_layerdrop_has_the_probability_asked_for():
 
 
 def outputs_of(model, module_names) -> dict[str, list]:
-    """What these modules put out in later forward passes."""
+    """Records the outputs of these modules in later forward passes."""
     seen = {name: [] for name in module_names}
     for name, module in model.named_modules():
         for wanted in seen:

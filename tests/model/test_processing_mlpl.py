@@ -1,4 +1,4 @@
-"""The processor as transformers' users call it: in a data collator, on a device, for texts with offsets."""
+"""Calls the processor as transformers' users do: in a data collator, on a device, for texts with offsets."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Model folders in processes where hf_mlpl is not installed, and where it is."""
+"""Loads model folders in processes with and without an installed hf_mlpl."""
 
 import json
 import os
@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ENTRIES = {
     f"{name}_mlpl.py" for name in ("configuration", "feature_extraction", "modeling", "processing", "tokenization")
 }
-CODE = ENTRIES | {f"{name.partition('.')[2]}.py" for entry in ENTRIES for name in reachable(f"hf_mlpl.{entry[:-3]}")}
+MODULES = (f"hf_mlpl.model.{entry.removesuffix('.py')}" for entry in ENTRIES)
+CODE = {f"{name.rpartition('.')[2]}.py" for module in MODULES for name in reachable(module)}
 CLASSES = {"AutoConfig", "AutoModelForCTC", "AutoProcessor", "AutoTokenizer", "AutoFeatureExtractor"}
 
 # `-S` leaves out the start-up files of installed packages, among them the link to this checkout; and where it is
@@ -97,7 +98,7 @@ def speech(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(folder, speech):
-    """What the package says, in this process."""
+    """Returns the package's answers, from this process."""
     samples = np.load(speech)
     recognize = pipeline("automatic-speech-recognition", model=folder)
     with torch.no_grad():
@@ -135,7 +136,7 @@ def check(answer: dict, expected: dict):
 def test_a_saved_folder_has_the_code_of_the_model_side_alone(folder):
     assert {path.name for path in folder.glob("*.py")} == CODE > {"text.py"}
     for name in CODE:
-        assert (folder / name).read_bytes() == (ROOT / "hf_mlpl" / name).read_bytes()
+        assert (folder / name).read_bytes() == (ROOT / "hf_mlpl" / "model" / name).read_bytes()
     assert sum((folder / name).stat().st_size for name in CODE) < 200_000
     configs = [json.loads((folder / name).read_text()) for name in ("config.json", "processor_config.json")]
     configs += [json.loads((folder / "tokenizer_config.json").read_text()), configs[1]["feature_extractor"]]

@@ -177,7 +177,7 @@ LOCALES = (
 
 
 def test_a_tokens_file_of_many_languages(tmp_path, monkeypatch):
-    """What build_tokenizer.py makes of transcripts in nearly all of them is a file that flashlight itself reads."""
+    """Builds tokens files that flashlight itself reads from names in nearly all languages."""
     babel = pytest.importorskip("babel")
     dictionary = pytest.importorskip("flashlight.lib.text.dictionary")
     rows = []

@@ -1,4 +1,4 @@
-"""The tokenizer against the original's decodings, a brute-force CTC collapse and transformers' own CTC tokenizer."""
+"""Compares the tokenizer with the original's decodings, a brute-force CTC collapse and transformers' CTC tokenizer."""
 
 import copy
 import json
@@ -428,7 +428,7 @@ def test_tokens_cannot_be_added(tmp_path, tokenizer):
 
 
 def test_silent_entries_are_classes_without_text(tmp_path):
-    """An `<unk>` and a class that stands for nothing, as models of the old port have them; saved and loaded."""
+    """Saves and loads an `<unk>` and a class without text, as models of the old port have them."""
     write_tokens(tmp_path / "tokens.lst", ["|", "a", "<unk>", "n", "<class-4>"])
     MlplTokenizer(tmp_path / "tokens.lst", silent_entries=["<unk>", "<class-4>"]).save_pretrained(tmp_path / "saved")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
