@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 from hf_mlpl.labels.dataset_card import dataset_card, plot_scores
 from hf_mlpl.labels.filters import LabelFilter
-from hf_mlpl.labels.label_sets import write_label_set
+from hf_mlpl.labels.publishing import write_label_set
 from hf_mlpl.labels.summary import LabelSummary
 
 REPO = "me/tones-pl"

@@ -15,10 +15,10 @@ from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.labels import join as label_join
 from hf_mlpl.labels.filters import LabelFilter
 from hf_mlpl.labels.join import find_label_set, join_labels, join_own_audio
-from hf_mlpl.labels.label_sets import write_label_set
+from hf_mlpl.labels.publishing import write_label_set
 from hf_mlpl.labels.schema import SCORES
 
-from .test_label_sets import made_in, rows_of
+from .test_publishing import made_in, rows_of
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,9 @@ from hf_mlpl import atomic
 from hf_mlpl.atomic import own_path
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.data.utterances import write_utterances
-from hf_mlpl.labels import label_sets
+from hf_mlpl.labels import publishing
 from hf_mlpl.labels.filters import LabelFilter
-from hf_mlpl.labels.label_sets import push_label_set, write_label_set
+from hf_mlpl.labels.publishing import push_label_set, write_label_set
 from hf_mlpl.labels.schema import LABEL_FEATURES, LABEL_SET_FEATURES, SCORES
 from hf_mlpl.labels.summary import LabelSummary
 from hf_mlpl.sharing import hub
@@ -86,7 +86,7 @@ def test_no_path_leaves_the_machine(tone_labels, tmp_path, tone_corpus):
 
 def test_the_same_labels_give_the_same_bytes(tone_labels, tmp_path, monkeypatch):
     """Also if they were labelled in another order."""
-    monkeypatch.setattr(label_sets, "SHARD_ROWS", 10)
+    monkeypatch.setattr(publishing, "SHARD_ROWS", 10)
     write_label_set(tone_labels["sv-SE"], "sv-SE", tmp_path / "a")
     other = tmp_path / "labels"
     rows = pq.read_table(tone_labels["sv-SE"] / "labels.parquet").to_pylist()
@@ -100,8 +100,8 @@ def test_the_same_labels_give_the_same_bytes(tone_labels, tmp_path, monkeypatch)
 
 
 def test_audio_in_it(tone_labels, tmp_path, monkeypatch, tone_data):
-    monkeypatch.setattr(label_sets, "SHARD_SECONDS", 4)
-    monkeypatch.setattr(label_sets, "AUDIO_ROWS", 3)
+    monkeypatch.setattr(publishing, "SHARD_SECONDS", 4)
+    monkeypatch.setattr(publishing, "AUDIO_ROWS", 3)
     for language, folder in tone_labels.items():
         write_label_set(folder, language, tmp_path, with_audio=True)
     given = made_in(tone_labels["de"]) | made_in(tone_labels["sv-SE"])
@@ -262,7 +262,7 @@ def sent(local_hub) -> dict[str, int]:
 
 
 def test_each_language_is_loaded_by_its_name(hub_of_labels, tone_labels, quick_python, tmp_path, monkeypatch):
-    monkeypatch.setattr(label_sets, "SHARD_ROWS", 10)
+    monkeypatch.setattr(publishing, "SHARD_ROWS", 10)
     lines = [line for folder in tone_labels.values() for line in push(folder)]
     assert [line.partition(" labels, ")[0] for line in lines] == ["de: 31", "sv-SE: 24"]
     for language, folder in tone_labels.items():
@@ -321,7 +321,7 @@ def test_a_language_more_leaves_the_others_as_they_are(hub_of_labels, tone_label
 def test_labels_that_have_changed_take_the_place_of_the_old(hub_of_labels, tone_labels, monkeypatch):
     push(tone_labels["sv-SE"])
     with monkeypatch.context() as patch:
-        patch.setattr(label_sets, "SHARD_ROWS", 10)
+        patch.setattr(publishing, "SHARD_ROWS", 10)
         push(tone_labels["de"])
     push(tone_labels["de"], filters=[LabelFilter("mean_log_prob >= -0.01")])
     shards = [name for name in files(hub_of_labels) if name.endswith("parquet")]
@@ -371,8 +371,8 @@ def test_two_machines_at_once(hub_of_labels, tone_labels, monkeypatch):
             push_others.pop()()
         plot_scores(*arguments)
 
-    plot_scores = label_sets.plot_scores
-    monkeypatch.setattr(label_sets, "plot_scores", plot_when_the_other_has_pushed)
+    plot_scores = publishing.plot_scores
+    monkeypatch.setattr(publishing, "plot_scores", plot_when_the_other_has_pushed)
     push(tone_labels["de"])
     refused = [request.status for request in hub_of_labels.requests if "/commit/" in request.path]
     assert refused == [200, 412, 200]

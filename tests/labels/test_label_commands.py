@@ -16,7 +16,7 @@ from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
 
 from ..commands import ROOT, run_command
-from .test_label_sets import contents, made_in
+from .test_publishing import contents, made_in
 
 RECIPES = ROOT / "recipes"
 REPO = "me/tones-pl"
