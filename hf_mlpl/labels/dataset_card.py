@@ -1,9 +1,10 @@
-"""Renders the card of a data set of pseudo-labels, and a picture of its scores, from the summaries in it."""
+"""Renders the card of a data set of pseudo-labels, and plots its scores, from its summaries."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
@@ -16,11 +17,11 @@ from .summary import REPETITIVE, LabelSummary
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
 PICTURE = "scores.png"
 UNKNOWN = "-"
-NOT_NOTED = {"name": "not noted", "license": "unknown", "url": None}  # where speech is from
+NOT_NOTED = {"name": "not noted", "license": "unknown", "url": None}  # a source of speech
 
 
 def dataset_card(summaries: Sequence[LabelSummary], repo_id: str) -> DatasetCard:
-    """Returns the card of the repository `repo_id`, which has a configuration for each summary's language."""
+    """Renders the card of the repository `repo_id`, which has a configuration for each summary's language."""
     summaries = sorted(summaries, key=lambda summary: summary.language)
     with_audio = [summary.language for summary in summaries if summary.with_audio]
     example = summaries[0].language
@@ -68,12 +69,11 @@ def _card_data(summaries: Sequence[LabelSummary], repo_id: str) -> DatasetCardDa
 
 
 def _size_category(rows: int) -> str:
-    """Returns the category of a size as cards on the Hub name it: `10K<n<100K`."""
+    """Returns the Hub's category of a size, such as `10K<n<100K`."""
     bounds = ["1K", "10K", "100K", "1M", "10M", "100M", "1B"]
-    for number, bound in enumerate(bounds):
-        if rows < 1000 * 10**number:
-            return f"{bounds[number - 1]}<n<{bound}" if number else f"n<{bound}"
-    return f"n>{bounds[-1]}"
+    above = sum(rows >= 1000 * 10**number for number in range(len(bounds)))
+    names = [f"n<{bounds[0]}", *(f"{low}<n<{high}" for low, high in pairwise(bounds)), f"n>{bounds[-1]}"]
+    return names[above]
 
 
 def _about_audio(with_audio: Sequence[str], summaries: Sequence[LabelSummary]) -> str:
@@ -120,8 +120,8 @@ def _filters(summaries: Sequence[LabelSummary]) -> str:
         return "There is no filter: `kept` is true of every label."
     rows = []
     for summary in summaries:
-        alone = (summary.hours_kept_by.get(name) for name in conditions)
-        cells = (UNKNOWN if hours is None else _hours(hours) for hours in alone)
+        kept_alone = (summary.hours_kept_by.get(name) for name in conditions)
+        cells = (UNKNOWN if hours is None else _hours(hours) for hours in kept_alone)
         rows.append((summary.language, _hours(summary.hours), *cells, _hours(summary.hours_kept)))
     table = _table(("hours", "all", *(f"`{name}`" for name in conditions), "kept"), rows)
     return f"Hours that each filter keeps alone, and all together; {UNKNOWN} where it was not applied.\n\n{table}"
@@ -146,7 +146,7 @@ def _sources(summaries: Sequence[LabelSummary]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns a table in Markdown; a column behind the first goes to the right where its first row is a number."""
+    """Returns a table in Markdown; columns whose first row holds a number are aligned to the right."""
     rows = list(rows)
     rule = ["---", *("---:" if re.fullmatch(r"[-\d.,%]+", cell) else "---" for cell in rows[0][1:])]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
@@ -157,7 +157,7 @@ def _hours(hours: float) -> str:
 
 
 def plot_scores(summaries: Sequence[LabelSummary], path: Path) -> None:
-    """Plots histograms of all scores, a line for each language; the same bytes for the same summaries."""
+    """Plots histograms of all scores, with a line for each language; equal summaries give equal bytes."""
     from matplotlib.figure import Figure  # slow to import
 
     summaries = sorted(summaries, key=lambda summary: summary.language)
@@ -173,4 +173,4 @@ def plot_scores(summaries: Sequence[LabelSummary], path: Path) -> None:
         axes.set(xlabel=name.replace("_", " "), ylabel="% of the labels", ylim=(0, None))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=10)
     with atomic_write(path) as partial:
-        figure.savefig(partial, dpi=100, metadata={"Software": None})  # whose version would be in the picture
+        figure.savefig(partial, dpi=100, metadata={"Software": None})  # or the version would be in it

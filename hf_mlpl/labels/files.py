@@ -71,7 +71,10 @@ def label_blocks(path: str | Path, features: Features, never_null: Sequence[str]
 
 
 def labels_of_anyone(
-    path: Path, features: Features, needed: Sequence[str], skipped: Callable[[str, str], None]
+    path: Path,
+    features: Features,
+    needed: Sequence[str],
+    skipped: Callable[[str, str], None] = lambda position, problem: None,
 ) -> Iterator[pa.Table]:
     """Yields the columns of `features` of a Parquet, csv, tsv or JSON file, 10,000 rows at a time.
 

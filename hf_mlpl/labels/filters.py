@@ -78,7 +78,7 @@ class LabelFilter:
 
 
 def filter_masks(labels: pa.Table | pa.RecordBatch, filters: Sequence[LabelFilter]) -> dict[str, np.ndarray]:
-    """Returns (N,) masks: `all` labels, those that each filter keeps alone, by its condition, and those `kept` by all."""
+    """Returns (N,) masks of `all` labels, of those that each filter keeps, by its condition, and of those `kept`."""
     masks = {"all": np.ones(len(labels), bool)} | {each.condition: each.keeps(labels) for each in filters}
     return masks | {"kept": np.logical_and.reduce(list(masks.values()))}
 

@@ -297,7 +297,7 @@ def test_a_model_that_computes_no_numbers(label, tone_run, teacher, caplog):
     folder = label("a", models=(broken, teacher[1]))
     summary = json.loads((folder / "complete.json").read_text())
     assert (summary["labels"], summary["errors"]) == (0, 24) and len(caplog.records) == 24
-    assert "what the model computes of it are no numbers; it gets no label" in caplog.records[0].getMessage()
+    assert "the model's outputs are not finite; it gets no label" in caplog.records[0].getMessage()
 
 
 def test_labels_of_a_model_that_computes_in_another_dtype(label, tone_run, teacher, tmp_path):
