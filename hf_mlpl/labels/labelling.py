@@ -100,7 +100,7 @@ def _job(dataset: Dataset, teacher: str, dtype: str) -> dict:
 
 
 def _shards(dataset: Dataset) -> list[np.ndarray]:
-    """Returns the rows of each shard; utterances of similar length share a shard, so that batches need less padding."""
+    """Returns the rows of each shard; utterances of similar length share one, so that batches need less padding."""
     order = np.argsort(-durations_of(dataset), kind="stable")
     num_shards = max(math.ceil(len(order) / SHARD_SIZE), min(math.ceil(len(order) / SMALL_SHARD_SIZE), MIN_SHARDS))
     return np.array_split(order, num_shards) if num_shards else []
