@@ -6,7 +6,7 @@ summaries alone.
 
 # Without `from __future__ import annotations`: `strict` checks the types of fields, and cannot where they are strings.
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,7 +107,7 @@ class LabelCounts:
     def __init__(self, filters: Sequence[LabelFilter]):
         self.filters = filters
         self.counts: Counter[str] = Counter()
-        self.hours: dict[str, float] = Counter()
+        self.hours: defaultdict[str, float] = defaultdict(float)
         self.edges = {name: np.linspace(*RANGES[name], BINS + 1).round(DIGITS) for name in SCORES}
         self.histograms = {name: np.zeros(BINS, int) for name in SCORES}
         self.sum_log_prob = 0.0

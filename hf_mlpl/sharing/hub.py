@@ -48,8 +48,8 @@ def push_folder(
     """Pushes the files of a folder in one commit; makes no commit if the repository already has them.
 
     Creates the repository if it does not exist. Retries failures that may be temporary, after waits that double or are
-    as long as the Hub asks for. Large files that have arrived are not sent again, and a commit whose answer was lost is
-    found. Lock files and partial files are not pushed.
+    as long as the Hub asks for. Does not resend large files that have arrived, nor repeat a commit whose response was
+    lost. Leaves out lock files and partial files.
 
     Args:
         repo_id: `user/name`, or a name alone for a repository of the user.
@@ -147,7 +147,8 @@ def _commit(
     operations = [CommitOperationAdd(name, path) for name, path in files.items()]
     others = [sibling.rfilename for sibling in head.siblings or () if sibling.rfilename not in files]
     operations += [CommitOperationDelete(name) for name in others if name.startswith(replaced)]
-    # upload_folder may make several commits. create_commit makes none without changes, and none twice if it has a parent.
+    # Not upload_folder, which may make several commits. Without changes, create_commit makes none; with a parent, it
+    # does not make one twice.
     return api.create_commit(head.id, operations, commit_message=message, repo_type=repo_type, parent_commit=head.sha)
 
 

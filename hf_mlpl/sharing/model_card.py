@@ -60,17 +60,19 @@ def model_card(
     name = repo_id.partition("/")[2] if repo_id else _tag(run)
     languages = [run["language"]] if run["language"] else list(run["training_data"])
     data = _data_of_all_stages(run)
+    output = config["output_dir"]
+    if PurePath(output).is_absolute():  # a card shows no folders of this machine
+        output = PurePath(output).name
     finished = run["updates"] == config["max_updates"]
     return _render(
         "model_card.md",
         _card_data(config, run, results, name, languages),
         title=name,
-        spoken=languages[0] if len(languages) == 1 else f"{len(languages)} languages",
+        spoken=_spoken(languages),
         parameters=run["model"]["parameters"],
         stage=_tag(run),
         state="" if finished else f" It is not finished: {run['updates']:,} of {config['max_updates']:,} updates.",
-        model=repo_id
-        or f"{path.name if (path := PurePath(config['output_dir'])).is_absolute() else config['output_dir']}/model",
+        model=repo_id or f"{output}/model",
         results=[{"title": _data_title(result), "rows": _result_rows(result)} for result in results],
         about_results=about_results,
         **_data_table(data),
@@ -122,8 +124,8 @@ def converted_model_card(
 
 
 def _render(template: str, data: ModelCardData, **fields) -> ModelCard:
-    text, use = ((TEMPLATES / name).read_text(encoding="utf-8") for name in (template, "use.md"))
-    return ModelCard.from_template(data, template_str=text.replace("{{ use }}", use.rstrip()), **fields)
+    content, use = ((TEMPLATES / name).read_text(encoding="utf-8") for name in (template, "use.md"))
+    return ModelCard.from_template(data, template_str=content.replace("{{ use }}", use.rstrip()), **fields)
 
 
 # Fields of run.json that the card needs
@@ -186,6 +188,10 @@ def teacher_revision(model: MlplForCTC, name: str) -> str:
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     return f"{'/'.join(Path(name).resolve().parts[-2:])}@{digest.hexdigest()[:12]}"
+
+
+def _spoken(languages: Sequence[str]) -> str:
+    return languages[0] if len(languages) == 1 else f"{len(languages)} languages"
 
 
 def _tag(run: dict) -> str:
@@ -290,7 +296,7 @@ def _hours(hours: float) -> str:
 
 
 def _data_of_all_stages(run: dict) -> dict[str, dict]:
-    """Returns for each language the largest `human`, `pseudo` and `unlabelled` hours of a stage, and all `teachers`."""
+    """Returns for each language the most `human`, `pseudo` and `unlabelled` hours of a stage, and all `teachers`."""
     data: dict[str, dict] = {}
     for stage in _runs(run):
         for language in {**stage["training_data"], **stage["unlabelled_hours"]}:
@@ -325,7 +331,7 @@ def _sources(run: dict) -> list[tuple[str, str, str | None]]:
 
 
 def _stage_lines(run: dict) -> list[str]:
-    """Returns a sentence for each run in which a model was trained, and for an origin of which only the name is known."""
+    """Returns a sentence for each run in which a model was trained, and for an origin without a record."""
     origin, earlier, start = run["started_from"], [], "a new model"
     if origin:
         name = f"`{origin['name']}`" + (f" at `{origin['revision'][:12]}`" if origin["revision"] else "")
@@ -339,8 +345,7 @@ def _stage_lines(run: dict) -> list[str]:
     }
     speech = ", ".join(f"{_hours(amount)} h {kind}" for kind, amount in hours.items() if amount)
     languages = list(run["training_data"])
-    spoken = languages[0] if len(languages) == 1 else f"{len(languages)} languages"
-    return [*earlier, f"`{_tag(run)}`: {start}, {run['updates']:,} updates on {speech}, in {spoken}."]
+    return [*earlier, f"`{_tag(run)}`: {start}, {run['updates']:,} updates on {speech}, in {_spoken(languages)}."]
 
 
 def _settings(config: dict) -> str:
