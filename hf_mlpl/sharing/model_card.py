@@ -60,6 +60,10 @@ def model_card(
     name = repo_id.partition("/")[2] if repo_id else _tag(run)
     languages = [run["language"]] if run["language"] else list(run["training_data"])
     data = _data_of_all_stages(run)
+    hour_kinds = {"human": "human transcripts", "pseudo": "pseudo-labels", "unlabelled": "slimIPL"}
+    for kind in ("pseudo", "unlabelled"):
+        if not any(row[kind] for row in data.values()):
+            del hour_kinds[kind]
     output = config["output_dir"]
     if PurePath(output).is_absolute():  # a card shows no folders of this machine
         output = PurePath(output).name
@@ -73,9 +77,13 @@ def model_card(
         stage=_tag(run),
         state="" if finished else f" It is not finished: {run['updates']:,} of {config['max_updates']:,} updates.",
         model=repo_id or f"{output}/model",
-        results=[{"title": _data_title(result), "rows": _result_rows(result)} for result in results],
+        results=[result | {"title": _data_title(result)} for result in results],
+        rates=RATES,
         about_results=about_results,
-        **_data_table(data),
+        data=data,
+        hour_kinds=hour_kinds,
+        hours=_hours,
+        iso_code=iso_code,
         dropped=", ".join(f"{count:,} ({reason})" for reason, count in run["dropped"].items()),
         sources=_sources(run),
         stages=_stage_lines(run),
@@ -123,9 +131,9 @@ def converted_model_card(
     )
 
 
-def _render(template: str, data: ModelCardData, **fields) -> ModelCard:
+def _render(template: str, metadata: ModelCardData, **fields) -> ModelCard:
     content, use = ((TEMPLATES / name).read_text(encoding="utf-8") for name in (template, "use.md"))
-    return ModelCard.from_template(data, template_str=content.replace("{{ use }}", use.rstrip()), **fields)
+    return ModelCard.from_template(metadata, template_str=content.replace("{{ use }}", use.rstrip()), **fields)
 
 
 # Fields of run.json that the card needs
@@ -274,20 +282,6 @@ def _data_title(result: dict) -> str:
     return f"{_data_name(result)}: {_split(result)}" if result.get("sources") else _data_name(result)
 
 
-def _result_rows(result: dict) -> list[tuple[str, ...]]:
-    """Returns a table row for each language, then their mean."""
-    total = {**result["macro"], "utterances": result["utterances"], "hours": result["hours"]}
-    rows = [(name, iso_code(name), scores) for name, scores in sorted(result["languages"].items())]
-    return [
-        (name, code, f"{scores['utterances']:,}", _hours(scores["hours"]), *(_percent(scores[rate]) for rate in RATES))
-        for name, code, scores in [*rows, ("mean", "-", total)]
-    ]
-
-
-def _percent(rate: float | None) -> str:
-    return "-" if rate is None else f"{100 * rate:.1f}"
-
-
 def _hours(hours: float) -> str:
     return "< 0.01" if 0 < hours < 0.01 else f"{hours:,.2f}"
 
@@ -307,21 +301,6 @@ def _data_of_all_stages(run: dict) -> dict[str, dict]:
             row["unlabelled"] = max(row["unlabelled"], stage["unlabelled_hours"].get(language, 0))
             row["teachers"] = list(dict.fromkeys([*row["teachers"], *used.get("teachers", ())]))
     return dict(sorted(data.items()))
-
-
-def _data_table(data: dict[str, dict]) -> dict[str, list]:
-    """Returns head and rows of the table of training data, without empty columns."""
-    kinds = {"human": "human transcripts, h", "pseudo": "pseudo-labels, h", "unlabelled": "slimIPL, h"}
-    shown = [kind for kind in kinds if kind == "human" or any(row[kind] for row in data.values())]
-    has_teachers = "pseudo" in shown
-    return {
-        "data_head": ["language", "ISO 639", *(kinds[kind] for kind in shown), *(["teacher"] if has_teachers else [])],
-        "data_rows": [
-            [language, iso_code(language), *(_hours(row[kind]) for kind in shown)]
-            + ([", ".join(f"`{teacher}`" for teacher in row["teachers"]) or "-"] if has_teachers else [])
-            for language, row in data.items()
-        ],
-    }
 
 
 def _sources(run: dict) -> list[tuple[str, str, str | None]]:
