@@ -136,17 +136,18 @@ def _render(template: str, metadata: ModelCardData, **fields) -> ModelCard:
     return ModelCard.from_template(metadata, template_str=content.replace("{{ use }}", use.rstrip()), **fields)
 
 
+A_LIST = (lambda value: isinstance(value, list), "a list")
 # Fields of run.json that the card needs
 RUN_FIELDS = {
     "stage": text(),
     "language": text(or_null=True),
     "updates": whole(0, 10**12),
-    "sessions": (lambda value: value is not None, "there"),
+    "sessions": A_LIST,
     "model": (lambda value: isinstance(value, dict) and "parameters" in value, "an object with parameters"),
     "training_data": dict_of(dict, "objects"),
     "unlabelled_hours": dict_of((int, float), "numbers"),
     "dropped": dict_of(int, "numbers"),
-    "sources": (lambda value: isinstance(value, list), "a list"),
+    "sources": A_LIST,
     "started_from": (lambda value: value is None or isinstance(value, dict), "an object or null"),
 }
 
