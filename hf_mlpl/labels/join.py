@@ -178,7 +178,7 @@ def join_own_audio(files: Files, output: Path, keep_all: bool = False) -> JoinRe
                 for number, label in enumerate(labels.to_pylist(), offset):
                     if keep_all or label["kept"] is not False:
                         audio = {"path": str(path.absolute()), "offset": number}
-                        yield _utterance({"id": label["id"], "audio": audio}, label, path, report)
+                        yield _joined_row({"id": label["id"], "audio": audio}, label, path, report)
                     else:
                         report.left_out += 1
                 offset += len(labels)
@@ -239,7 +239,7 @@ def _join(
             if labelled is not None and abs(seconds - labelled) > DURATION_TOLERANCE:
                 report.other_duration += 1
                 write_row((label["id"], utterance["language"], f"{seconds:.2f} s, its label {labelled:.2f} s"))
-            yield _utterance(utterance, label, path, report)
+            yield _joined_row(utterance, label, path, report)
     first = 0
     for block in blocks(utterances, ["id", "language"]):
         for row in block.filter(pa.array(~has_label[first : first + len(block)])).to_pylist():
@@ -248,7 +248,7 @@ def _join(
         first += len(block)
 
 
-def _utterance(utterance: dict, label: dict, path: Path, report: JoinReport) -> dict:
+def _joined_row(utterance: dict, label: dict, path: Path, report: JoinReport) -> dict:
     """Returns a row of `LABEL_FEATURES`, and counts it; the label supplies the fields that the utterance lacks."""
     joined = {"duration_seconds": label["duration_seconds"], "language": label["language"]} | utterance
     report.joined += 1

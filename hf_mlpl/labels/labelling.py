@@ -39,6 +39,8 @@ SHARD_SIZE = 1000  # utterances; an interruption loses at most a shard per proce
 # A job too small for that many shards of `SHARD_SIZE` gets smaller ones, which processes can share evenly.
 MIN_SHARDS, SMALL_SHARD_SIZE = 32, 200
 
+Decode = Callable[..., Iterator[Hypothesis]]  # `transcribe` with a model
+
 
 def pseudo_label(
     accelerator: Accelerator,
@@ -79,10 +81,10 @@ def pseudo_label(
             for number, rows in list(enumerate(shards))[accelerator.process_index :: accelerator.num_processes]
             if not is_labelled(path := shard_path(output_dir, number), select_rows(dataset, rows), teacher)
         ]
+        decode = partial(transcribe, model, processor, max_batch_seconds=max_batch_seconds)
         total = sum(len(rows) for rows, _ in missing)
         with tqdm(total=total, unit=" utterances", desc="labelled", disable=not accelerator.is_main_process) as bar:
             for rows, path in missing:
-                decode = partial(transcribe, model, processor, max_batch_seconds=max_batch_seconds)
                 labels = _label(decode, dataset.select(rows), teacher, num_workers, bar)
                 write_utterances(labels, path, LABEL_FEATURES)
         accelerator.wait_for_everyone()
@@ -114,9 +116,6 @@ def _references(dataset: Dataset) -> dict[str, str]:
         for name, text in zip(block["id"].to_pylist(), block["text"].to_pylist(), strict=True)
         if text is not None
     }
-
-
-Decode = Callable[..., Iterator[Hypothesis]]  # `transcribe` with a model
 
 
 def _label(

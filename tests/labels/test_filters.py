@@ -81,6 +81,10 @@ def test_filters_hold_together_and_are_counted_alone(labels, tmp_path):
     }
 
 
+def test_a_filter_that_is_given_twice_is_counted_once(labels, tmp_path):
+    assert keep(labels, tmp_path, "language agrees", "language agrees") == keep(labels, tmp_path, "language agrees")
+
+
 def test_filters_of_a_file(tmp_path):
     path = tmp_path / "filters.yaml"
     path.write_text("filter: none\n")
