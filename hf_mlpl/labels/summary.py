@@ -83,8 +83,9 @@ class LabelSummary:
             ValueError: for a file that is no summary.
         """
         try:
-            content = read_json(path, scores=dict)
-            if missing := SCORES.keys() - content["scores"].keys():
+            content = read_json(path)
+            scores = content.get("scores")
+            if isinstance(scores, dict) and (missing := SCORES.keys() - scores.keys()):
                 raise ValueError(f"no score {', '.join(sorted(missing))}")
             summary = cls(**content)
             for histogram in summary.scores.values():
