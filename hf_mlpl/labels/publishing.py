@@ -45,6 +45,8 @@ SHARD_ROWS = 250_000  # labels alone: some 50 MB
 SHARD_SECONDS = 18_000  # with audio: some 300 MB
 AUDIO_ROWS = 100  # in a row group with audio, and in memory at a time
 SAMPLING_RATE = 16_000
+# Content-defined chunks: where a shard gets a few new rows, the Hub stores these again and not the whole shard.
+PARQUET_OPTIONS = {"compression": "zstd", "use_content_defined_chunking": True, "write_page_index": True}
 
 
 def push_label_set(
@@ -149,7 +151,10 @@ def write_label_set(
     shards = _shards(dataset, with_audio)
     for number, shard in enumerate(shards):
         path = output / language / f"train-{number:05d}-of-{len(shards):05d}.parquet"
-        with atomic_write(path) as unfinished, _parquet_writer(unfinished, features) as writer:
+        with (
+            atomic_write(path) as unfinished,
+            pq.ParquetWriter(unfinished, features.arrow_schema, **PARQUET_OPTIONS) as writer,
+        ):
             for block in blocks(shard, list(LABEL_FEATURES)):
                 [batch] = block.combine_chunks().to_batches()
                 for part, audio in _with_audio(batch) if with_audio else [(batch, {})]:
@@ -185,13 +190,6 @@ def _shards(dataset: Dataset, with_audio: bool) -> list[Dataset]:
     else:
         starts = np.arange(0, len(dataset), SHARD_ROWS)
     return [select_rows(dataset, rows) for rows in np.split(np.arange(len(dataset)), starts[1:])]
-
-
-def _parquet_writer(path: Path, features: Features) -> pq.ParquetWriter:
-    # Content-defined chunks: where a shard gets a few new rows, the Hub stores these again and not the whole shard.
-    return pq.ParquetWriter(
-        path, features.arrow_schema, compression="zstd", use_content_defined_chunking=True, write_page_index=True
-    )
 
 
 def _with_audio(labels: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, dict[str, pa.Array]]]:

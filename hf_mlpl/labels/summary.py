@@ -146,13 +146,9 @@ class LabelCounts:
         return LabelSummary(
             utterances=self.counts["all"],
             hours=hours["all"],
-            kept=self.counts["kept"],
             hours_kept=hours["kept"],
             hours_kept_by={each.condition: hours[each.condition] for each in self.filters},
-            empty=self.counts["empty"],
-            repetitive=self.counts["repetitive"],
-            another_language=self.counts["another_language"],
             mean_log_prob=round(float(self.sum_log_prob) / max(self.counts["all"], 1), DIGITS),
             scores=scores,
-            **facts,
+            **facts | {name: self.counts[name] for name in ("kept", "empty", "repetitive", "another_language")},
         )

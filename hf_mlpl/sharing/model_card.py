@@ -50,12 +50,10 @@ def model_card(
     """
     config, run = _read(run_dir)
     _check_weights(run_dir, results)
-    about_results = ""
+    dev_update = None
     if not results and (run_dir / "results.json").is_file():
         results = [read_results(run_dir / "results.json")]
-        about_results = (
-            f" On dev, after {results[0]['update']:,} updates: training was watched on it, so it is no test."
-        )
+        dev_update = results[0]["update"]
     repo_id = repo_id or config.get("push_to_hub")
     name = repo_id.partition("/")[2] if repo_id else _tag(run)
     languages = [run["language"]] if run["language"] else list(run["training_data"])
@@ -67,7 +65,6 @@ def model_card(
     output = config["output_dir"]
     if PurePath(output).is_absolute():  # a card shows no folders of this machine
         output = PurePath(output).name
-    finished = run["updates"] == config["max_updates"]
     return _render(
         "model_card.md",
         _card_data(config, run, results, name, languages),
@@ -75,11 +72,12 @@ def model_card(
         spoken=_spoken(languages),
         parameters=run["model"]["parameters"],
         stage=_tag(run),
-        state="" if finished else f" It is not finished: {run['updates']:,} of {config['max_updates']:,} updates.",
+        updates=run["updates"],
+        max_updates=config["max_updates"],
         model=repo_id or f"{output}/model",
         results=[result | {"title": _data_title(result)} for result in results],
         rates=RATES,
-        about_results=about_results,
+        dev_update=dev_update,
         data=data,
         hour_kinds=hour_kinds,
         hours=_hours,
