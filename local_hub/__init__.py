@@ -1,12 +1,12 @@
-"""A Hugging Face Hub on this machine, in memory, which the real clients push to and load from over HTTP.
+"""Runs a Hugging Face Hub on this machine, in memory; the real clients push to it and load from it over HTTP.
 
-It answers what huggingface_hub, transformers and datasets ask when HF_ENDPOINT names it and HF_HUB_DISABLE_XET makes
-large files go through LFS. As on the Hub, the contents of large files lie on a storage server of another origin, to
-which signed addresses lead, and which refuses a request that carries a token.
+It serves the requests of huggingface_hub, transformers and datasets, if HF_ENDPOINT names it and HF_HUB_DISABLE_XET
+sends large files through LFS. As on the Hub, a storage server of another origin holds the contents of large files; it
+is reached by signed addresses, and refuses requests with a token.
 
-There are no pull requests, gated repositories, organizations, Spaces, Xet and git, and a listing is one page.
+Pull requests, gated repositories, organizations, Spaces, Xet and git are missing, and a listing is one page.
 
-    python -m local_hub make demo    # a command whose Hub this is; what it pushes is gone when it ends
+    python -m local_hub make demo    # runs a command with this Hub, whose repositories are gone when the command ends
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ import yaml
 from .git import Blob, Commit, Repo
 from .http import Answer, Fault, HubError, Request, Server
 
-# Files that a new repository keeps in LFS, as its .gitattributes say; so it does with all that are large or binary.
+# Files that the .gitattributes of a new repository put into LFS; large and binary files go there, too.
 LFS_PATTERNS = "*.arrow *.bin *.flac *.gz *.mp3 *.npy *.npz *.ogg *.onnx *.parquet *.pt *.safetensors *.tar *.wav"
 REGULAR_BYTES = 10_000_000
 
 
 class LocalHub:
-    """Serves while its `with` block runs. The user "me" has the token `token`; clients have their caches in `home`."""
+    """Serves during its `with` block. The user "me" has the token `token`; clients keep their caches in `home`."""
 
     def __init__(self, home: Path):
         self.user, self.users = "me", {}
@@ -73,12 +73,12 @@ class LocalHub:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment of a process whose Hub this is."""
-        others = ("HF_", "HUGGING", "TRANSFORMERS_OFFLINE", "no_proxy")
-        return {name: value for name, value in os.environ.items() if not name.startswith(others)} | self.settings
+        """Returns the environment of a process that uses this Hub."""
+        removed = ("HF_", "HUGGING", "TRANSFORMERS_OFFLINE", "no_proxy")
+        return {name: value for name, value in os.environ.items() if not name.startswith(removed)} | self.settings
 
     def add_user(self, name: str) -> str:
-        """Returns the new user's token."""
+        """Adds a user, and returns the token."""
         token = f"hf_{secrets.token_hex(17)}"
         self.users[token] = name
         return token
@@ -88,7 +88,7 @@ class LocalHub:
         return {path: blob.content for path, blob in commit.files.items()}
 
     def commits(self, repo_id: str, revision: str = "main", repo_type: str = "model") -> list[Commit]:
-        """The newest first."""
+        """Returns the commits of a revision, the newest first."""
         return list(self.repos[repo_type, repo_id].commit(revision).history())
 
     def fail(
@@ -102,11 +102,11 @@ class LocalHub:
         received: int | None = None,
         after: int | None = None,
     ) -> None:
-        """Makes the next `times` requests fail that have the regular expression `path` in their path.
+        """Makes the next `times` requests fail whose path contains the regular expression `path`.
 
-        They are not done, but answered with `status`, to come again in `retry_after` seconds. Without a status the
-        connection is closed instead: at once; when `received` bytes of the request's body have come; or, with the
-        request done, when `after` bytes of the true answer's body are sent.
+        They are not executed, but answered with `status`, and with `retry_after` seconds as the header Retry-After.
+        Without a status the connection is closed instead: at once; after `received` bytes of the request's body; or,
+        once the request has been executed, after `after` bytes of the answer's body.
         """
         headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
         if status is None and after is None and received is None:
@@ -114,10 +114,10 @@ class LocalHub:
         self._faults.append(Fault(method, re.compile(path), times, status, headers, received, after))
 
     def delay(self, method: str, path: str, seconds: float, *, times: int = 1) -> None:
-        """Makes the next `times` requests wait, before they are done."""
+        """Delays the next `times` requests before they are executed."""
         self._faults.append(Fault(method, re.compile(path), times, delay=seconds))
 
-    # From a request to the method that answers it
+    # Dispatch of a request to the method that answers it
 
     def _receive(self, request: Request) -> Fault | None:
         with self._lock:
@@ -130,23 +130,23 @@ class LocalHub:
     def _answer(self, routes: list[Route], request: Request) -> Answer:
         method = "GET" if request.method == "HEAD" else request.method
         try:
-            for wanted, pattern, function, access in routes:
-                if wanted == method and (match := pattern.fullmatch(request.path)):
+            for route_method, pattern, function, access in routes:
+                if route_method == method and (match := pattern.fullmatch(request.path)):
                     parts = {name: unquote(part) for name, part in match.groupdict(default="").items()}
-                    with self._lock:  # until the answer is known; it is sent without
+                    with self._lock:  # held while the answer is computed, not while it is sent
                         return function(self, request, **self._admit(request, access, parts))
             raise HubError(404, f"the local Hub does not know {request.method} {request.path}")
         except HubError as error:
             return error.answer
 
     def _admit(self, request: Request, access: str, parts: dict[str, str]) -> dict[str, Repo | str]:
-        """Parts of a path with a repository instead of its name, if the request may have that access to it."""
+        """Checks a request's access; returns the parts of its path, with the repository in place of its name."""
         token_sent = "authorization" in request.headers
         if access == "signed":
             signature = parts.pop("signature")
             repo = next((repo for repo in self.repos.values() if repo.signature == signature), None)
             if token_sent:
-                raise HubError(400, "Only one auth mechanism allowed")  # as S3 says it
+                raise HubError(400, "Only one auth mechanism allowed")  # the message of S3
             if repo is None:
                 raise HubError(403, "SignatureDoesNotMatch")
             return parts | {"repo": repo}
@@ -186,10 +186,10 @@ class LocalHub:
         return Answer.json({"errors": [], "warnings": [] if metadata else [empty]})
 
     def create_repo(self, request: Request) -> Answer:
-        asked, (repo_type, repo_id) = request.json(), self._named(request, "create")
+        content, (repo_type, repo_id) = request.json(), self._requested(request, "create")
         attributes = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in LFS_PATTERNS.split())
         first = Commit("initial commit", "", request.user, {".gitattributes": Blob(attributes.encode())})
-        private = asked.get("visibility") == "private" or asked.get("private", False)
+        private = content.get("visibility") == "private" or content.get("private", False)
         repo = Repo(repo_id, repo_type, private, {"main": first})
         url = self.endpoint + repo.url
         if (repo_type, repo_id) in self.repos:
@@ -198,21 +198,21 @@ class LocalHub:
         return Answer.json({"url": url, "name": repo_id})
 
     def delete_repo(self, request: Request) -> Answer:
-        repo_type, repo_id = self._named(request, "delete")
+        repo_type, repo_id = self._requested(request, "delete")
         self._repo(request.user, repo_type, repo_id, "write")
         del self.repos[repo_type, repo_id]
         return Answer()
 
-    def _named(self, request: Request, verb: str) -> tuple[str, str]:
-        asked = request.json()
-        repo_type, namespace = asked.get("type") or "model", asked.get("organization") or request.user
+    def _requested(self, request: Request, verb: str) -> tuple[str, str]:
+        content = request.json()
+        repo_type, namespace = content.get("type") or "model", content.get("organization") or request.user
         if repo_type not in ("model", "dataset"):
             raise HubError(400, f"the local Hub has no repositories of type {repo_type}")
         if namespace != request.user:
             raise HubError(403, f"You don't have the rights to {verb} a {repo_type} under the namespace {namespace!r}")
-        return repo_type, f"{namespace}/{asked['name']}"
+        return repo_type, f"{namespace}/{content['name']}"
 
-    # What is in a repository
+    # Contents of repositories
 
     def repo_info(self, request: Request, repo: Repo, revision: str = "main") -> Answer:
         commit = repo.commit(revision)
@@ -235,7 +235,7 @@ class LocalHub:
             "cardData": card,
             "siblings": siblings,
         }
-        # What `pipeline` without a task goes by. The Hub also guesses it, from config.json.
+        # `pipeline` without a task reads it. The Hub also guesses it from config.json.
         return Answer.json(content | {key: card[key] for key in ("pipeline_tag", "library_name") if key in card})
 
     def tree(self, request: Request, repo: Repo, revision: str, path: str = "") -> Answer:
@@ -249,9 +249,9 @@ class LocalHub:
         return Answer.json([commit.entry(prefix + name, expand) for name in sorted(paths)])
 
     def paths_info(self, request: Request, repo: Repo, revision: str) -> Answer:
-        asked = parse_qs(request.body.decode())
-        commit, expand = repo.commit(revision), asked.get("expand") == ["true"]
-        paths = [path.strip("/") for path in asked.get("paths", [])]
+        fields = parse_qs(request.body.decode())
+        commit, expand = repo.commit(revision), fields.get("expand") == ["true"]
+        paths = [path.strip("/") for path in fields.get("paths", [])]
         return Answer.json([commit.entry(path, expand) for path in paths if commit.under(path)])
 
     def refs(self, request: Request, repo: Repo) -> Answer:
@@ -269,11 +269,11 @@ class LocalHub:
         return Answer.json([listed(commit) for commit in repo.commit(revision).history()])
 
     def create_ref(self, request: Request, repo: Repo, branch: str = "", revision: str = "main") -> Answer:
-        asked = request.json()
-        refs, name = (repo.branches, branch) if branch else (repo.tags, asked["tag"])
+        content = request.json()
+        refs, name = (repo.branches, branch) if branch else (repo.tags, content["tag"])
         if name in refs:
             raise HubError(409, f"Reference already exists: {name}")
-        refs[name] = repo.commit(asked.get("startingPoint", revision))
+        refs[name] = repo.commit(content.get("startingPoint", revision))
         return Answer()
 
     def delete_ref(self, request: Request, repo: Repo, branch: str = "", tag: str = "") -> Answer:
@@ -281,7 +281,7 @@ class LocalHub:
             raise HubError(404, f"Invalid rev id: {branch or tag}", "RevisionNotFound")
         return Answer()
 
-    # Uploads: how each file is to be sent, the contents of large ones, and the commit
+    # Uploads: the way of each file, the contents of large ones, and the commit
 
     def preupload(self, request: Request, repo: Repo, revision: str) -> Answer:
         files = repo.commit(revision).files
@@ -291,15 +291,15 @@ class LocalHub:
         def mode(path: str, size: int, sample: str) -> dict:
             large = size > REGULAR_BYTES or b"\0" in base64.b64decode(sample)
             lfs = large or any(fnmatch(path.rpartition("/")[2], pattern) for pattern in patterns)
-            there = {"oid": files[path].etag} if path in files else {}  # the client leaves out what has not changed
-            return {"path": path, "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False, **there}
+            known = {"oid": files[path].etag} if path in files else {}  # the client skips a file that has not changed
+            return {"path": path, "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False, **known}
 
         return Answer.json({"files": [mode(**file) for file in request.json()["files"]]})
 
     def lfs_batch(self, request: Request, repo: Repo) -> Answer:
-        objects = [{"oid": wanted["oid"], "size": wanted["size"]} for wanted in request.json()["objects"]]
-        for wanted in objects:
-            oid, size = wanted["oid"], wanted["size"]
+        objects = [{"oid": each["oid"], "size": each["size"]} for each in request.json()["objects"]]
+        for each in objects:
+            oid, size = each["oid"], each["size"]
             upload = {"href": self._address(repo, oid)}
             if size > self.part_bytes:
                 numbers = range(1, -(-size // self.part_bytes) + 1)
@@ -307,7 +307,7 @@ class LocalHub:
                 upload["header"] = {"chunk_size": str(self.part_bytes), **parts}
             if oid not in repo.objects:
                 verify = {"href": f"{self.endpoint}{repo.url}.git/info/lfs/objects/verify"}
-                wanted["actions"] = {"upload": upload, "verify": verify}
+                each["actions"] = {"upload": upload, "verify": verify}
         return Answer.json({"transfer": "basic", "objects": objects})
 
     def _address(self, repo: Repo, oid: str) -> str:
@@ -322,8 +322,8 @@ class LocalHub:
 
     def complete_parts(self, request: Request, repo: Repo, oid: str) -> Answer:
         parts = sorted(repo.parts.pop(oid).items())
-        named = [(part["partNumber"], part["etag"].strip('"')) for part in request.json()["parts"]]
-        if named != [(number, hashlib.md5(content).hexdigest()) for number, content in parts]:
+        claimed = [(part["partNumber"], part["etag"].strip('"')) for part in request.json()["parts"]]
+        if claimed != [(number, hashlib.md5(content).hexdigest()) for number, content in parts]:
             raise HubError(400, "One or more of the specified parts could not be found")
         return self._store(repo, oid, b"".join(content for _, content in parts))
 
@@ -361,10 +361,10 @@ class LocalHub:
             elif key == "lfsFile":
                 raise HubError(400, f"LFS pointer pointed to a file that does not exist: {path}")
             else:  # deletedFile, deletedFolder
-                gone = head.under(path.rstrip("/"))
-                if not gone or (key == "deletedFile" and path not in gone):
+                deleted = head.under(path.rstrip("/"))
+                if not deleted or (key == "deletedFile" and path not in deleted):
                     raise HubError(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
-                files = {name: blob for name, blob in files.items() if name not in gone}
+                files = {name: blob for name, blob in files.items() if name not in deleted}
         commit = Commit(summary["summary"], summary["description"], request.user, files, head)
         repo.branches[revision] = commit
         url = f"{self.endpoint}{repo.url}/commit/{commit.oid}"
@@ -377,7 +377,7 @@ class LocalHub:
         headers = {"X-Repo-Commit": commit.oid}
         if path not in commit.files:
             error = HubError(404, "Entry not found", "EntryNotFound")
-            error.answer.headers |= headers  # with which the client remembers that the file is not there
+            error.answer.headers |= headers  # by which the client caches that the file is missing
             raise error
         blob = commit.files[path]
         if not blob.lfs:
@@ -391,7 +391,7 @@ class LocalHub:
         return self._content(request, repo.objects[oid], {})
 
     def _content(self, request: Request, blob: Blob, headers: dict[str, str]) -> Answer:
-        """All of it, or the range asked for: `bytes=100-199`, `bytes=100-`, or `bytes=-100` for the last 100."""
+        """Answers with a blob, or its requested range: `bytes=100-199`, `bytes=100-`, or `bytes=-100` for the end."""
         headers = {**headers, "ETag": f'"{blob.etag}"', "Accept-Ranges": "bytes"}
         size = len(blob.content)
         match = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("range", ""))
@@ -401,8 +401,8 @@ class LocalHub:
         start, end = (int(first), int(last or size - 1)) if first else (max(size - int(last), 0), size - 1)
         if start >= size:
             return Answer(416, headers={"Content-Range": f"bytes */{size}"})
-        shown = f"bytes {start}-{min(end, size - 1)}/{size}"
-        return Answer(206, blob.content[start : end + 1], {**headers, "Content-Range": shown})
+        content_range = f"bytes {start}-{min(end, size - 1)}/{size}"
+        return Answer(206, blob.content[start : end + 1], {**headers, "Content-Range": content_range})
 
 
 Route = tuple[str, re.Pattern, Callable[..., Answer], str]

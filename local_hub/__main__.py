@@ -1,4 +1,4 @@
-"""Runs a command whose Hub is the local one: `python -m local_hub recipes/demo/share.sh`."""
+"""Runs a command with a local Hub: `python -m local_hub recipes/demo/share.sh`."""
 
 import subprocess
 import sys

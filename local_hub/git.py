@@ -1,4 +1,4 @@
-"""Keeps repositories: contents, commits and the names that mean them, as git and the Hub number them."""
+"""Stores repositories: contents, commits, branches and tags, with object ids as git and the Hub compute them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .http import HubError
 
 @dataclass(frozen=True)
 class Blob:
-    """A file's content, in git itself or as the LFS object to which a pointer in git refers."""
+    """Holds the content of a file, in git itself or as the LFS object of a pointer in git."""
 
     content: bytes
     lfs: bool = False
@@ -33,7 +33,7 @@ class Blob:
 
     @cached_property
     def oid(self) -> str:
-        """As `git hash-object` gives it."""
+        """Returns the hash that `git hash-object` computes."""
         stored = self.pointer if self.lfs else self.content
         return hashlib.sha1(b"blob %d\0" % len(stored) + stored).hexdigest()
 
@@ -52,6 +52,8 @@ def _now() -> str:
 
 @dataclass(frozen=True, eq=False)
 class Commit:
+    """Holds the files after a commit, and its parent."""
+
     title: str
     message: str
     user: str
@@ -66,18 +68,18 @@ class Commit:
         return hashlib.sha1(repr((parent, self.title, self.message, self.user, self.date, tree)).encode()).hexdigest()
 
     def history(self) -> Iterator[Commit]:
-        """This commit and those before it, the newest first."""
+        """Yields this commit and its ancestors, the newest first."""
         commit = self
         while commit is not None:
             yield commit
             commit = commit.parent
 
     def under(self, path: str) -> dict[str, str]:
-        """What a file or a folder has: oids by path, none if it is not there."""
+        """Returns the oids of a file, or of all files in a folder, by path; empty if the path does not exist."""
         return {name: blob.oid for name, blob in self.files.items() if name == path or name.startswith(f"{path}/")}
 
     def entry(self, path: str, expand: bool) -> dict:
-        """A file or a folder as listings show it; `expand` adds the last commit that has changed it."""
+        """Returns the entry of a file or folder in listings; `expand` adds the last commit that has changed it."""
         if path in self.files:
             entry = {"type": "file", "path": path, **self.files[path].info()}
         else:
@@ -89,7 +91,7 @@ class Commit:
         return entry
 
     def card_data(self) -> dict:
-        """The metadata at the head of README.md."""
+        """Returns the metadata at the head of README.md."""
         card = self.files["README.md"].content.decode() if "README.md" in self.files else ""
         match = re.match(r"---\r?\n(.*?)\n---", card, re.DOTALL)
         return match and yaml.safe_load(match[1]) or {}
@@ -97,6 +99,8 @@ class Commit:
 
 @dataclass
 class Repo:
+    """Holds the branches, tags and LFS objects of a repository."""
+
     id: str
     type: str  # model, dataset
     private: bool
@@ -108,11 +112,11 @@ class Repo:
 
     @property
     def url(self) -> str:
-        """Its path at the Hub."""
+        """Returns its path at the Hub."""
         return f"/datasets/{self.id}" if self.type == "dataset" else f"/{self.id}"
 
     def commit(self, revision: str) -> Commit:
-        """What a branch, a tag, or 7 and more digits of a commit's oid mean."""
+        """Returns the commit of a branch, of a tag, or of 7 or more digits of its oid."""
         names = {**self.tags, **self.branches}
         commits = (commit for head in names.values() for commit in head.history() if len(revision) >= 7)
         found = names.get(revision) or next((c for c in commits if c.oid.startswith(revision)), None)

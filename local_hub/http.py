@@ -1,4 +1,4 @@
-"""Serves HTTP: requests as they are recorded, answers, and failures that a test orders."""
+"""Serves HTTP: records requests, sends answers, and injects the faults of tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass
 class Request:
-    """What was asked, and by whom; of a token it only says that there was one."""
+    """Records a request and its user, without the token."""
 
     method: str
     path: str  # quoted, as it was sent
@@ -31,6 +31,8 @@ class Request:
 
 @dataclass
 class Answer:
+    """Holds the status, body and headers of an answer."""
+
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
@@ -42,7 +44,7 @@ class Answer:
 
 
 class HubError(Exception):
-    """What the Hub refuses, and its reason; the code says what is not there, for clients to raise the right error."""
+    """Refuses a request with a status and a message; by the code, clients choose the error to raise."""
 
     def __init__(self, status: int, message: str, code: str | None = None, **content):
         super().__init__(message)
@@ -53,7 +55,7 @@ class HubError(Exception):
 
 @dataclass
 class Fault:
-    """What happens to the next requests that match: a status, a connection that is closed, or a delay alone."""
+    """Describes a fault of the next matching requests: an error status, a closed connection, or a delay."""
 
     method: str
     path: re.Pattern
@@ -61,7 +63,7 @@ class Fault:
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)  # of an answer with that status
     received: int | None = None  # bytes of the request's body after which the connection is closed
-    sent: int | None = None  # bytes of the answer's body after which it is closed
+    sent: int | None = None  # bytes of the answer's body after which the connection is closed
     delay: float = 0  # seconds, before anything else happens
 
     def strikes(self, request: Request) -> bool:
@@ -69,7 +71,7 @@ class Fault:
 
 
 class Server(ThreadingHTTPServer):
-    """`user_of` knows whose a token is, `receive` says how a request fails, and `answer` does what it asks for."""
+    """Serves requests: `user_of` maps tokens to users, `receive` returns its fault, `answer` executes it."""
 
     def __init__(
         self,
@@ -86,6 +88,8 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    """Reads a request, and sends the server's answer or a fault."""
+
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # or each body waits 40 ms, until the client's system has confirmed the headers
 
@@ -122,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do
 
     def read_body(self, limit: int | None) -> bytes:
-        """All of it, or its first `limit` bytes."""
+        """Reads the body, or its first `limit` bytes."""
         if self.headers.get("Transfer-Encoding") != "chunked":
             size = int(self.headers.get("Content-Length", 0))
             return self.rfile.read(size if limit is None else min(size, limit))

@@ -135,7 +135,7 @@ def tone_labels(tone_data: Path, tone_run: Path, tmp_path_factory) -> Iterator[d
         Figure(figsize=(1, 1)).savefig(path, metadata={"Software": None, "Description": str(numbers)})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_mlpl.labels.label_sets.plot_scores", picture)
+        patch.setattr("hf_mlpl.labels.publishing.plot_scores", picture)
         yield {language: root / language for language in ("de", "sv-SE")}
 
 

@@ -1,4 +1,4 @@
-"""The local Hub as the real clients see it: what they send, what they get back, what they raise."""
+"""Tests the local Hub with the real clients: their requests, the answers and the errors that they raise."""
 
 import hashlib
 import random
@@ -51,8 +51,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def asked(local_hub, method: str, part: str) -> list[int | None]:
-    """Status of each request of that method with that part in its path."""
+def statuses(local_hub, method: str, part: str) -> list[int | None]:
+    """Returns the status of each request with that method and that part in its path."""
     return [request.status for request in local_hub.requests if request.method == method and part in request.path]
 
 
@@ -242,7 +242,7 @@ def test_a_large_file(part_bytes, parts, local_hub, api, repo):
     local_hub.part_bytes = part_bytes
     api.upload_file(repo_id=repo, path_in_repo="large", path_or_fileobj=LARGE)
     assert local_hub.files(repo)["large"] == LARGE
-    assert len(asked(local_hub, "PUT", "/")) == max(parts, 1)
+    assert len(statuses(local_hub, "PUT", "/")) == max(parts, 1)
     assert Path(api.hf_hub_download(repo, "large")).read_bytes() == LARGE
     with HfFileSystem().open(f"{repo}/large", block_size=1000) as file:
         file.seek(-5, 2)
@@ -252,9 +252,9 @@ def test_a_large_file(part_bytes, parts, local_hub, api, repo):
 
     api.create_repo("other")
     api.upload_file(repo_id="me/other", path_in_repo="again", path_or_fileobj=LARGE)
-    uploads = len(asked(local_hub, "PUT", "/"))
+    uploads = len(statuses(local_hub, "PUT", "/"))
     api.upload_file(repo_id="me/other", path_in_repo="and again", path_or_fileobj=LARGE)
-    assert uploads == 2 * max(parts, 1) == len(asked(local_hub, "PUT", "/"))  # what a repository has is not sent again
+    assert uploads == 2 * max(parts, 1) == len(statuses(local_hub, "PUT", "/"))  # it is not sent twice
 
 
 def test_a_download_is_resumed(local_hub, api, repo):
@@ -330,7 +330,7 @@ def test_tokens(local_hub, api):
 def test_a_failure_that_is_tried_again(local_hub, api, repo):
     local_hub.fail("POST", "/preupload/", status=503)
     api.upload_file(repo_id=repo, path_in_repo="a", path_or_fileobj=b"a")
-    assert asked(local_hub, "POST", "/preupload/") == [503, 200]
+    assert statuses(local_hub, "POST", "/preupload/") == [503, 200]
 
 
 def test_a_connection_that_is_cut_in_the_middle_of_an_upload(local_hub, api, repo):

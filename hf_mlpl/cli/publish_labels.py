@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Returns 0; raises `OSError` and `ValueError` for labels that cannot be read or pushed, once others are."""
     from ..labels.filters import read_filters  # what is imported here takes seconds, and --help need not wait
-    from ..labels.label_sets import push_label_set
+    from ..labels.publishing import push_label_set
 
     filters = read_filters(options.filters) if options.filters else []
     refused = []

@@ -8,7 +8,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         "filters": "LabelFilter filter_labels read_filters",
         "folder": "read_complete",
         "join": "JoinReport find_label_set join_labels join_own_audio",
-        "label_sets": "push_label_set write_label_set",
+        "publishing": "push_label_set write_label_set",
         "labelling": "pseudo_label",
         "schema": "LABEL_FEATURES LABEL_SET_FEATURES SCORES",
         "summary": "LabelSummary",

@@ -1,9 +1,10 @@
-"""Renders the card of a data set of pseudo-labels, and a picture of its scores, from the summaries in it."""
+"""Renders the card of a data set of pseudo-labels, and plots its scores, from its summaries."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
@@ -15,34 +16,28 @@ from .summary import REPETITIVE, LabelSummary
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
 PICTURE = "scores.png"
-UNKNOWN = "-"
-NOT_NOTED = {"name": "not noted", "license": "unknown", "url": None}  # where speech is from
+NOT_NOTED = {"name": "not noted", "license": "unknown", "url": None}  # a source of speech
 
 
 def dataset_card(summaries: Sequence[LabelSummary], repo_id: str) -> DatasetCard:
-    """Returns the card of the repository `repo_id`, which has a configuration for each summary's language."""
+    """Renders the card of the repository `repo_id`, which has a configuration for each summary's language."""
     summaries = sorted(summaries, key=lambda summary: summary.language)
-    with_audio = [summary.language for summary in summaries if summary.with_audio]
-    example = summaries[0].language
+    sources: dict[tuple, list[str]] = {}
+    for summary in summaries:
+        for source in summary.sources or [NOT_NOTED]:
+            sources.setdefault((source["name"], source["license"], source["url"]), []).append(summary.language)
     return DatasetCard.from_template(
         _card_data(summaries, repo_id),
         template_path=str(TEMPLATE),
         repo_id=repo_id,
-        hours=_hours(sum(summary.hours for summary in summaries)),
-        languages=f"{len(summaries)} language{'s' * (len(summaries) > 1)}",
-        audio=_about_audio(with_audio, summaries),
-        has_audio=bool(with_audio),
-        audio_languages="" if len(with_audio) == len(summaries) else f"; only in {', '.join(with_audio)}",
-        language_table=_language_table(summaries),
-        example=example,
-        local_audio="" if summaries[0].with_audio else "--audio data/unlabelled.parquet ",
+        summaries=summaries,
+        with_audio=[summary.language for summary in summaries if summary.with_audio],
         scores=SCORES,
-        teacher_table=_teacher_table(summaries),
-        filters=_filters(summaries),
+        is_commit=re.compile("[0-9a-f]{40}").fullmatch,
+        conditions=list(dict.fromkeys(name for summary in summaries for name in summary.hours_kept_by)),
         picture=PICTURE,
-        fault_table=_fault_table(summaries),
         repetitive=REPETITIVE,
-        sources=_sources(summaries),
+        sources=sources,
     )
 
 
@@ -68,96 +63,15 @@ def _card_data(summaries: Sequence[LabelSummary], repo_id: str) -> DatasetCardDa
 
 
 def _size_category(rows: int) -> str:
-    """Returns the category of a size as cards on the Hub name it: `10K<n<100K`."""
+    """Returns the Hub's category of a size, such as `10K<n<100K`."""
     bounds = ["1K", "10K", "100K", "1M", "10M", "100M", "1B"]
-    for number, bound in enumerate(bounds):
-        if rows < 1000 * 10**number:
-            return f"{bounds[number - 1]}<n<{bound}" if number else f"n<{bound}"
-    return f"n>{bounds[-1]}"
-
-
-def _about_audio(with_audio: Sequence[str], summaries: Sequence[LabelSummary]) -> str:
-    if not with_audio:
-        return "The audio is not in this data set: `id` says which utterance of its corpus a label is of."
-    if len(with_audio) == len(summaries):
-        return "The audio is in it, too."
-    return f"The audio is in it, too, in {', '.join(with_audio)}; elsewhere `id` says which utterance it is of."
-
-
-def _language_table(summaries: Sequence[LabelSummary]) -> str:
-    head = ("language", "utterances", "hours", "kept", "hours kept", "empty", "mean log-probability", "CER")
-    rows = [
-        (
-            summary.language,
-            f"{summary.utterances:,}",
-            _hours(summary.hours),
-            f"{summary.kept:,}",
-            _hours(summary.hours_kept),
-            f"{summary.empty:,}",
-            f"{summary.mean_log_prob:.3f}",
-            UNKNOWN if summary.cer is None else f"{summary.cer:.1%}",
-        )
-        for summary in summaries
-    ]
-    return _table(head, rows)
-
-
-def _teacher_table(summaries: Sequence[LabelSummary]) -> str:
-    rows = []
-    for summary in summaries:
-        teacher, revision = f"`{summary.teacher}`", f"`{summary.teacher_revision}`"
-        if re.fullmatch("[0-9a-f]{40}", summary.teacher_revision):  # a commit of a repository
-            url = f"https://huggingface.co/{summary.teacher}"
-            teacher = f"[{summary.teacher}]({url})"
-            revision = f"[`{summary.teacher_revision[:7]}`]({url}/tree/{summary.teacher_revision})"
-        rows.append((summary.language, teacher, revision))
-    return _table(("language", "teacher", "revision"), rows)
-
-
-def _filters(summaries: Sequence[LabelSummary]) -> str:
-    conditions = list(dict.fromkeys(name for summary in summaries for name in summary.hours_kept_by))
-    if not conditions:
-        return "There is no filter: `kept` is true of every label."
-    rows = []
-    for summary in summaries:
-        alone = (summary.hours_kept_by.get(name) for name in conditions)
-        cells = (UNKNOWN if hours is None else _hours(hours) for hours in alone)
-        rows.append((summary.language, _hours(summary.hours), *cells, _hours(summary.hours_kept)))
-    table = _table(("hours", "all", *(f"`{name}`" for name in conditions), "kept"), rows)
-    return f"Hours that each filter keeps alone, and all together; {UNKNOWN} where it was not applied.\n\n{table}"
-
-
-def _fault_table(summaries: Sequence[LabelSummary]) -> str:
-    names = ("unreadable", "empty", "repetitive", "another_language")
-    rows = [(summary.language, *(f"{getattr(summary, name):,}" for name in names)) for summary in summaries]
-    return _table(("language", *(name.replace("_", " ") for name in names)), rows)
-
-
-def _sources(summaries: Sequence[LabelSummary]) -> str:
-    languages: dict[tuple, list[str]] = {}
-    for summary in summaries:
-        for source in summary.sources or [NOT_NOTED]:
-            languages.setdefault((source["name"], source["license"], source["url"]), []).append(summary.language)
-    rows = [
-        (f"[{name}]({url})" if url else name, license, ", ".join(names))
-        for (name, license, url), names in languages.items()
-    ]
-    return _table(("speech", "licence", "languages"), rows)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns a table in Markdown; a column behind the first goes to the right where its first row is a number."""
-    rows = list(rows)
-    rule = ["---", *("---:" if re.fullmatch(r"[-\d.,%]+", cell) else "---" for cell in rows[0][1:])]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.2f}"
+    above = sum(rows >= 1000 * 10**number for number in range(len(bounds)))
+    names = [f"n<{bounds[0]}", *(f"{low}<n<{high}" for low, high in pairwise(bounds)), f"n>{bounds[-1]}"]
+    return names[above]
 
 
 def plot_scores(summaries: Sequence[LabelSummary], path: Path) -> None:
-    """Plots histograms of all scores, a line for each language; the same bytes for the same summaries."""
+    """Plots histograms of all scores, with a line for each language; equal summaries give equal bytes."""
     from matplotlib.figure import Figure  # slow to import
 
     summaries = sorted(summaries, key=lambda summary: summary.language)
@@ -173,4 +87,4 @@ def plot_scores(summaries: Sequence[LabelSummary], path: Path) -> None:
         axes.set(xlabel=name.replace("_", " "), ylabel="% of the labels", ylim=(0, None))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=10)
     with atomic_write(path) as partial:
-        figure.savefig(partial, dpi=100, metadata={"Software": None})  # whose version would be in the picture
+        figure.savefig(partial, dpi=100, metadata={"Software": None})  # or the version would be in it

@@ -1,4 +1,4 @@
-"""Chooses pseudo-labels by the scores that are stored with them, without labelling again.
+"""Filters pseudo-labels by the scores that are stored with them, without labelling again.
 
 A file of filters is YAML, `filter: none` or a list of conditions that all must hold:
 
@@ -7,8 +7,8 @@ A file of filters is YAML, `filter: none` or a list of conditions that all must 
       - characters_per_second <= 25
       - language agrees
 
-Scores are those of `label_schema.SCORES`; a score that is null fulfils no condition. `language agrees` keeps labels
-whose language the teacher's language-ID head recognises.
+Scores are those of `labels.schema.SCORES`; a null score fulfils no condition. `language agrees` keeps labels whose
+language the teacher's language-ID head recognises.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from .schema import LABEL_FEATURES, NEVER_NULL, SCORES
 logger = logging.getLogger(__name__)
 
 OPERATORS: dict[str, Callable] = {">=": pc.greater_equal, "<=": pc.less_equal}
+CONDITION = re.compile(rf"\s*({'|'.join(SCORES)})\s*({'|'.join(OPERATORS)})\s*(\S+)\s*")
 LANGUAGE_AGREES = "language agrees"
 
 
@@ -52,15 +53,14 @@ class LabelFilter:
 
     def __post_init__(self):
         if self.condition != LANGUAGE_AGREES:
-            self._parts()
+            self._parse()
 
-    def _parts(self) -> tuple[str, str, float]:
-        match = re.fullmatch(r"\s*(\w+)\s*(>=|<=)\s*(\S+)\s*", self.condition)
+    def _parse(self) -> tuple[str, str, float]:
+        """Returns score, operator and bound."""
         try:
-            name, operator, bound = match.groups()
-            if name in SCORES and not math.isnan(float(bound)):
-                return name, operator, float(bound)
-        except (AttributeError, ValueError):
+            if (match := CONDITION.fullmatch(self.condition)) and not math.isnan(bound := float(match[3])):
+                return match[1], match[2], bound
+        except ValueError:
             pass
         raise ValueError(
             f"{self.condition!r} is no filter; write '{LANGUAGE_AGREES}', or a score, >= or <= and a number, with one "
@@ -72,9 +72,15 @@ class LabelFilter:
         if self.condition == LANGUAGE_AGREES:
             kept = pc.equal(labels["language"], labels["predicted_language"])
         else:
-            name, operator, bound = self._parts()
-            kept = OPERATORS[operator](labels[name], bound)
+            score, operator, bound = self._parse()
+            kept = OPERATORS[operator](labels[score], bound)
         return kept.fill_null(False).to_numpy(zero_copy_only=False)
+
+
+def filter_masks(labels: pa.Table | pa.RecordBatch, filters: Sequence[LabelFilter]) -> dict[str, np.ndarray]:
+    """Returns (N,) masks of `all` labels, of those that each filter keeps, by its condition, and of those `kept`."""
+    masks = {"all": np.ones(len(labels), bool)} | {each.condition: each.keeps(labels) for each in filters}
+    return masks | {"kept": np.logical_and.reduce(list(masks.values()))}
 
 
 def read_filters(path: str | Path) -> list[LabelFilter]:
@@ -94,42 +100,39 @@ def read_filters(path: str | Path) -> list[LabelFilter]:
 
 
 def filter_labels(
-    labels: Sequence[str | Path], filters: list[LabelFilter], output: str | Path, allow_empty: bool = False
+    labels: Sequence[str | Path], filters: Sequence[LabelFilter], output: str | Path, allow_empty: bool = False
 ) -> dict[str, dict[str, float]]:
     """Writes the labels that all filters keep; returns language -> hours of `all`, of each filter alone, and `kept`.
 
-    A warning names the languages of which all labels that are kept are empty, as those of a collapsed teacher are.
+    Warns of languages whose kept labels are all empty, as those of a collapsed teacher are.
 
     Args:
-        allow_empty: writes a file without a single text, too.
+        allow_empty: writes the file even if no kept label has a text.
 
     Raises:
-        ValueError: where one of `labels` is no file of pseudo-labels, and where there are labels, but none that is
-            kept has a text.
-        InUseError: where another job is writing the same file.
+        ValueError: for a file of `labels` that holds no pseudo-labels, and for labels of which none that is kept has a
+            text.
+        InUseError: if another job is writing the same file.
     """
     for path in labels:
         label_schema(path, list(LABEL_FEATURES), "; `hf-mlpl pseudo-label` writes labels with scores")
-    names = ["all", *(each.condition for each in filters), "kept"]
-    hours: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(names, 0.0))
-    num_read, num_kept, num_with_text = 0, Counter(), Counter()
+    hours: dict[str, Counter] = defaultdict(Counter)
+    num_read, num_kept, num_with_text = 0, Counter[str](), Counter[str]()
     with (
         claimed_file(output),
         atomic_write(output) as partial,
         pq.ParquetWriter(partial, LABEL_FEATURES.arrow_schema, write_page_checksum=True) as writer,
     ):
         for block in chain.from_iterable(label_blocks(path, LABEL_FEATURES, NEVER_NULL) for path in labels):
-            masks = [each.keeps(block) for each in filters]
-            kept = np.logical_and.reduce([np.ones(len(block), dtype=bool), *masks])
+            masks = filter_masks(block, filters)
             durations, languages = block["duration_seconds"].to_numpy() / 3600, np.array(block["language"])
-            for name, mask in zip(names, [np.ones_like(kept), *masks, kept], strict=True):
-                for language in np.unique(languages):
+            for language in np.unique(languages).tolist():
+                for name, mask in masks.items():
                     hours[language][name] += durations[mask & (languages == language)].sum()
-            has_text = pc.not_equal(block["text"], "").to_numpy()
             num_read += len(block)
-            num_kept.update(languages[kept].tolist())
-            num_with_text.update(languages[kept & has_text].tolist())
-            writer.write_table(block.filter(pa.array(kept)))
+            num_kept.update(languages[masks["kept"]].tolist())
+            num_with_text.update(languages[masks["kept"] & pc.not_equal(block["text"], "").to_numpy()].tolist())
+            writer.write_table(block.filter(pa.array(masks["kept"])))
         if num_read and not num_with_text and not allow_empty:
             raise ValueError(
                 f"of {num_read} labels the filters keep {num_kept.total()}, and none of these has a text; relax the "
@@ -137,4 +140,4 @@ def filter_labels(
             )
     for language in sorted(num_kept.keys() - num_with_text.keys()):
         logger.warning("%s: all %d labels that are kept are empty", language, num_kept[language])
-    return dict(sorted(hours.items()))
+    return {language: dict(hours[language]) for language in sorted(hours)}

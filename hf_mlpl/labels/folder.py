@@ -1,7 +1,7 @@
-"""The folder of a labelling job, which an interrupted job goes on with.
+"""Keeps the output folder of a labelling job, so that an interrupted job can go on.
 
-job.json                      whose labels of which utterances are in it
-shards/00000.parquet, ...     labels, a shard written as a whole or not at all
+job.json                      the teacher, and the utterances that it labels
+shards/00000.parquet, ...     labels; each shard is written atomically
 labels.parquet                the labels of all shards, written when they are complete
 complete.json                 the summary of the labels, written last
 """
@@ -28,67 +28,66 @@ from .schema import LABEL_FEATURES
 
 logger = logging.getLogger(__name__)
 
-OPTIONAL = (float, type(None))  # types of a field
-COUNTS = {"labels": int, "empty": int, "errors": int, "hours": float, "cer": OPTIONAL, "mean_log_prob": float}
-SOURCE = {"name": str, "license": str, "url": (str, type(None))}
+Types = dict[str, type | tuple[type, ...]]  # of the fields of a JSON object
+COUNTS: Types = {
+    **{"labels": int, "empty": int, "errors": int},
+    **{"hours": float, "mean_log_prob": float, "cer": (float, type(None))},
+}
+SOURCE: Types = {"name": str, "license": str, "url": (str, type(None))}
 
 
 def begin(folder: Path, job: dict) -> dict | None:
-    """Notes a job in `job.json`, unless it is there; returns the summary where nothing is left to do.
+    """Writes `job.json` unless it exists; returns the summary of a folder that is complete.
 
     Raises:
         ValueError: as `complete_summary` does.
     """
-    if summary := complete_summary(folder, job):
-        return summary
-    if (folder / "complete.json").exists():
-        try:
-            _check_complete(folder)
-        except ValueError as error:
-            logger.warning("%s; it is made anew of the shards", error_line(error))
-    if not (folder / "job.json").exists():
+    summary = complete_summary(folder, job, logging.WARNING)
+    if summary is None and not (folder / "job.json").exists():
         write_json(folder / "job.json", job)
-    return None
+    return summary
 
 
-def complete_summary(folder: Path, job: dict) -> dict | None:
-    """Returns the summary of a folder in which nothing is left to do, and None for any other.
+def complete_summary(folder: Path, job: dict, log_level: int = logging.DEBUG) -> dict | None:
+    """Returns the summary of a complete folder, and None for any other.
+
+    Args:
+        log_level: of the line about a damaged `complete.json` or `labels.parquet`.
 
     Raises:
-        ValueError: for a folder of another job, and one whose `job.json` is damaged.
+        ValueError: for a folder of another job, and for a damaged `job.json`.
     """
     if (folder / "job.json").exists():
         check_same_job(folder / "job.json", job)
+    if not (folder / "complete.json").exists():
+        return None
+    path = folder / "labels.parquet"
     try:
-        return _check_complete(folder) if (folder / "complete.json").exists() else None
-    except ValueError:
+        summary = _read_summary(folder)
+        try:
+            num_labels = pq.read_metadata(path).num_rows
+        except Exception as error:  # a damaged file makes readers raise nearly anything
+            raise ValueError(f"{path}: damaged ({error})") from error
+        if num_labels != summary["labels"]:
+            raise ValueError(f"{path}: has {num_labels} labels of {summary['labels']}")
+        return summary
+    except ValueError as error:
+        logger.log(log_level, "%s; it is made anew of the shards", error_line(error))
         return None
 
 
 def check_same_job(path: Path, job: dict) -> None:
-    """Raises a ValueError where a folder was begun with another job."""
+    """Raises a ValueError if the `job.json` at `path` is of another job, or damaged."""
     try:
         begun = read_json(path, teacher=str, utterances=int, ids_sha256=str)
     except ValueError as error:
         raise ValueError(
             f"{error}; delete it if the labels beside it are of this job, or choose another folder"
         ) from None
-    begun = {"dtype": "float32"} | begun  # the only one of older versions
+    begun = {"dtype": "float32"} | begun  # the only dtype of older versions
     if differing := [name for name in job if begun[name] != job[name]]:
         changes = "; ".join(f"{name} was {begun[name]!r}, is {job[name]!r}" for name in differing)
         raise ValueError(f"{path.parent} holds another job's labels: {changes}. Choose another folder, or remove it")
-
-
-def _check_complete(folder: Path) -> dict:
-    """Returns the summary of a complete folder; raises a ValueError where it, or `labels.parquet`, is damaged."""
-    summary, path = read_summary(folder), folder / "labels.parquet"
-    try:
-        rows = pq.read_metadata(path).num_rows
-    except Exception as error:  # whatever a damaged file makes of a reader
-        raise ValueError(f"{path}: damaged ({error})") from error
-    if rows != summary["labels"]:
-        raise ValueError(f"{path}: has {rows} labels of {summary['labels']}")
-    return summary
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -96,7 +95,7 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
-    """Tells whether a shard exists, is undamaged, and holds labels of these utterances by this teacher."""
+    """Returns whether a shard exists, is undamaged, and holds labels of these utterances by this teacher."""
     if not path.exists():
         return False
     try:
@@ -105,7 +104,7 @@ def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
         ids = [name for block in blocks(utterances, ["id"]) for name in block["id"].to_pylist()]
         if sorted(table["id"].to_pylist()) != sorted(ids) or set(table["source"].to_pylist()) != {teacher}:
             raise ValueError("it holds other labels")
-    except Exception as error:  # whatever a damaged file makes of a reader
+    except Exception as error:  # a damaged file makes readers raise nearly anything
         logger.warning("%s: damaged (%s); it is labelled again", path, error_line(error))
         return False
     return True
@@ -121,13 +120,15 @@ def _read_shard(path: Path) -> pa.Table:
 def join_shards(
     folder: Path, job: dict, num_shards: int, references: Mapping[str, str], sources: Sequence[Source]
 ) -> dict:
-    """Joins the shards into `labels.parquet`; summarises them in `complete.json`, and returns the summary.
+    """Joins the shards into `labels.parquet`; writes their summary to `complete.json`, and returns it.
 
     Args:
-        references: id -> text, with which the label of that utterance is compared.
+        references: id -> transcript, with which the label of that utterance is compared.
     """
-    languages = defaultdict(lambda: {"labels": 0, "empty": 0, "errors": 0, "hours": 0.0, "mean_log_prob": 0.0})
-    error_rates = defaultdict(ErrorRate)  # by language
+    languages: dict[str, dict] = defaultdict(
+        lambda: {"labels": 0, "empty": 0, "errors": 0, "hours": 0.0, "mean_log_prob": 0.0}
+    )
+    error_rates: dict[str, ErrorRate] = defaultdict(ErrorRate)  # by language
 
     def labels() -> Iterator[dict]:
         for number in range(num_shards):
@@ -144,13 +145,13 @@ def join_shards(
                     error_rates[row["language"]].add(row["text"], references[row["id"]])
                 yield row
 
-    written = write_utterances(labels(), folder / "labels.parquet", LABEL_FEATURES)
+    num_labels = write_utterances(labels(), folder / "labels.parquet", LABEL_FEATURES)
     for language, counts in languages.items():
         counts["mean_log_prob"] /= max(counts["labels"], 1)
         counts["cer"] = error_rates[language].rate if language in error_rates else None
     summary = {
         **job,
-        "labels": written,
+        "labels": num_labels,
         "errors": sum(counts["errors"] for counts in languages.values()),
         "languages": dict(sorted(languages.items())),
         "sources": [asdict(source) for source in sources],
@@ -160,7 +161,7 @@ def join_shards(
 
 
 def read_complete(folder: Path) -> dict:
-    """Reads the summary of a folder whose labels are used.
+    """Reads the summary of a complete folder of labels.
 
     Raises:
         ValueError: for a folder that is not complete, or whose summary is damaged or of an older hf_mlpl.
@@ -171,20 +172,15 @@ def read_complete(folder: Path) -> dict:
             "where it stopped"
         )
     try:
-        return read_summary(folder)
+        return _read_summary(folder)
     except ValueError as error:
         raise ValueError(
             f"{error}; delete it and give `hf-mlpl pseudo-label` its command again, which labels nothing anew"
         ) from None
 
 
-def read_summary(folder: Path) -> dict:
-    """Reads `complete.json`, and checks its fields.
-
-    Raises:
-        OSError: for a folder that is not complete.
-        ValueError: for a `complete.json` that is damaged, or of a version that noted less.
-    """
+def _read_summary(folder: Path) -> dict:
+    """Reads and checks `complete.json`; raises a ValueError for one that is damaged, or of an older version."""
     path = folder / "complete.json"
     summary = read_json(path, teacher=str, utterances=int, labels=int, errors=int, languages=dict, sources=list)
     try:
@@ -198,12 +194,12 @@ def read_summary(folder: Path) -> dict:
 
 
 def check_sources(sources: list) -> None:
-    """Raises a ValueError for what is not the JSON of `Source`s."""
+    """Raises a ValueError for a list that is not the JSON of `Source`s."""
     for source in sources:
         check_fields({"source": source}, {"source": dict})
         check_fields(source, SOURCE)
 
 
 def all_empty(counts: dict) -> bool:
-    """Tells, by a summary's counts of a language, whether there are labels and none has a text."""
+    """Returns whether a summary counts labels of a language, and all of them are empty."""
     return 0 < counts["labels"] == counts["empty"]

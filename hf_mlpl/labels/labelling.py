@@ -1,7 +1,7 @@
-"""Labels unlabelled speech: greedy texts with scores, in shards that survive an interruption.
+"""Labels unlabelled speech with greedily decoded texts and their scores, in shards that survive an interruption.
 
-The assignment of utterances to shards depends on the utterances alone, so a job may be continued by any number of
-processes, and every utterance is labelled exactly once. `label_folder` describes what is written.
+The assignment of utterances to shards depends on the utterances alone, so any number of processes may continue a job,
+and every utterance is labelled exactly once. `labels.folder` describes the files.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import hashlib
 import logging
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +34,12 @@ from .schema import LABEL_FEATURES, SCORES
 
 logger = logging.getLogger(__name__)
 
-ROUNDED_SECONDS = 0.1  # by which a table's duration may be off without being wrong
-SHARD_SIZE = 1000  # utterances: what an interruption costs at most, per process
-# A job too small for so many shards of that size has smaller ones, which processes can share out evenly.
+ROUNDED_SECONDS = 0.1  # a table's duration may differ that much from the recording's by rounding
+SHARD_SIZE = 1000  # utterances; an interruption loses at most a shard per process
+# A job too small for that many shards of `SHARD_SIZE` gets smaller ones, which processes can share evenly.
 MIN_SHARDS, SMALL_SHARD_SIZE = 32, 200
+
+Decode = Callable[..., Iterator[Hypothesis]]  # `transcribe` with a model
 
 
 def pseudo_label(
@@ -56,14 +59,14 @@ def pseudo_label(
     labelled again. The folder is claimed meanwhile, unless it is complete: then it is only read.
 
     Args:
-        teacher: revision of the model, as `model_card.teacher_revision` gives it; it becomes the labels' `source`.
+        teacher: revision of the model, from `model_card.teacher_revision`; it becomes the labels' `source`.
         max_batch_seconds, num_workers: of `transcribe`; they change the speed, not the labels.
-        sources: where the speech is from, noted in `complete.json`.
+        sources: of the speech, for `complete.json`.
 
     Raises:
-        ValueError: where `output_dir` holds labels of other utterances, of another teacher, or of one that computes
-            in another dtype; and where its `job.json` is damaged.
-        InUseError: where another job is labelling there.
+        ValueError: if `output_dir` holds labels of other utterances, of another teacher, or of one that computes in
+            another dtype; and if its `job.json` is damaged.
+        InUseError: if another job is labelling there.
     """
     model = accelerator.unwrap_model(model)
     job = _job(dataset, teacher, dtype_of(model))
@@ -78,11 +81,11 @@ def pseudo_label(
             for number, rows in list(enumerate(shards))[accelerator.process_index :: accelerator.num_processes]
             if not is_labelled(path := shard_path(output_dir, number), select_rows(dataset, rows), teacher)
         ]
+        decode = partial(transcribe, model, processor, max_batch_seconds=max_batch_seconds)
         total = sum(len(rows) for rows, _ in missing)
         with tqdm(total=total, unit=" utterances", desc="labelled", disable=not accelerator.is_main_process) as bar:
             for rows, path in missing:
-                shard = dataset.select(rows)
-                labels = _label(model, processor, shard, teacher, max_batch_seconds, num_workers, bar)
+                labels = _label(decode, dataset.select(rows), teacher, num_workers, bar)
                 write_utterances(labels, path, LABEL_FEATURES)
         accelerator.wait_for_everyone()
         return on_main_process(
@@ -91,7 +94,7 @@ def pseudo_label(
 
 
 def _job(dataset: Dataset, teacher: str, dtype: str) -> dict:
-    """Returns `job.json`: what two calls must have in common to write into one folder."""
+    """Returns the content of `job.json`, which must be equal in all calls that write into one folder."""
     ids = hashlib.sha256()
     for number, block in enumerate(blocks(dataset, ["id"])):
         ids.update(("\n" * (number > 0) + "\n".join(block["id"].to_pylist())).encode())
@@ -99,15 +102,14 @@ def _job(dataset: Dataset, teacher: str, dtype: str) -> dict:
 
 
 def _shards(dataset: Dataset) -> list[np.ndarray]:
-    """Returns the rows of each shard."""
-    # Neighbours in length share a shard: its batches need less padding.
+    """Returns the rows of each shard; utterances of similar length share one, so that batches need less padding."""
     order = np.argsort(-durations_of(dataset), kind="stable")
     num_shards = max(math.ceil(len(order) / SHARD_SIZE), min(math.ceil(len(order) / SMALL_SHARD_SIZE), MIN_SHARDS))
     return np.array_split(order, num_shards) if num_shards else []
 
 
 def _references(dataset: Dataset) -> dict[str, str]:
-    """Returns id -> text of the utterances that somebody has transcribed."""
+    """Returns id -> text of the utterances that have a transcript."""
     return {
         name: text
         for block in blocks(dataset, ["id", "text"])
@@ -116,16 +118,18 @@ def _references(dataset: Dataset) -> dict[str, str]:
     }
 
 
-def _label(model, processor, shard, teacher, max_batch_seconds, num_workers, progress) -> Iterator[dict]:
+def _label(
+    decode: Decode, shard: Dataset, teacher: str, num_workers: int | None, progress_bar: tqdm
+) -> Iterator[dict]:
     """Yields a row of `LABEL_FEATURES` for each utterance of a shard; those without a label have an error."""
-    for hypothesis in _hypotheses(model, processor, shard, max_batch_seconds, num_workers, progress):
+    for hypothesis in _hypotheses(decode, shard, num_workers, progress_bar):
         utterance, error = shard[hypothesis.row], hypothesis.error
         if not error and not math.isfinite(hypothesis.mean_log_prob):
-            error = f"{utterance['id']}: what the model computes of it are no numbers"
+            error = f"{utterance['id']}: the model's outputs are not finite"
         if error:
             logger.warning("%s; it gets no label", error)
         elif abs(hypothesis.seconds - utterance["duration_seconds"]) > ROUNDED_SECONDS:
-            utterance["duration_seconds"] = hypothesis.seconds  # else training would plan with a wrong one
+            utterance["duration_seconds"] = hypothesis.seconds  # else training would plan batches with a wrong one
         yield utterance | {
             "text": "" if error else hypothesis.text,
             "source": teacher,
@@ -135,33 +139,33 @@ def _label(model, processor, shard, teacher, max_batch_seconds, num_workers, pro
         }
 
 
-def _hypotheses(model, processor, shard, max_batch_seconds, num_workers, progress) -> Iterator[Hypothesis]:
-    """Transcribes a shard; where that fails, goes on utterance by utterance, and yields an error for those that fail.
+def _hypotheses(decode: Decode, shard: Dataset, num_workers: int | None, progress_bar: tqdm) -> Iterator[Hypothesis]:
+    """Decodes a shard; if that fails, goes on utterance by utterance, and yields an error for each one that fails.
 
     Raises:
-        Exception: the first one, where no utterance succeeds.
+        Exception: the first one, if no utterance succeeds.
     """
-    remaining = dict.fromkeys(range(len(shard)))
+    remaining = set(range(len(shard)))
     try:
-        for hypothesis in transcribe(model, processor, shard, max_batch_seconds, num_workers, progress):
-            remaining.pop(hypothesis.row)
+        for hypothesis in decode(shard, num_workers=num_workers, progress=progress_bar):
+            remaining.remove(hypothesis.row)
             yield hypothesis
         return
     except Exception as error:  # such as too little memory for one batch
         if len(shard) == 1:
             raise
-        first, succeeded = error, len(remaining) < len(shard)
-    logger.warning("%s; %d utterances are labelled one by one", error_line(first), len(remaining))
-    for row in remaining:
+        first_error, succeeded = error, len(remaining) < len(shard)
+    logger.warning("%s; %d utterances are labelled one by one", error_line(first_error), len(remaining))
+    for row in sorted(remaining):
         try:
-            [hypothesis] = transcribe(model, processor, shard.select([row]), max_batch_seconds, num_workers=0)
+            [hypothesis] = decode(shard.select([row]), num_workers=0)
             yield replace(hypothesis, row=row)
             succeeded = True
         except Exception as error:
             yield Hypothesis(row=row, error=f"utterance {shard[row]['id']}: {error_line(error)}")
-        progress.update()
+        progress_bar.update()
     if not succeeded:
-        raise first
+        raise first_error
 
 
 def scores(hypothesis: Hypothesis, duration_seconds: float) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""The columns of pseudo-labels: of the files that labelling writes, and of the data sets that are shared."""
+"""Defines the columns of pseudo-labels: in the files that labelling writes, and in the data sets that are shared."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datasets import Features, Value
 
 from ..data.utterances import FEATURES
 
-# Each score with its meaning; `filter_labels` chooses labels by them. Null where there is nothing to measure.
+# Meanings of the scores, by which `filter_labels` selects labels. A score is null where there is nothing to measure.
 SCORES = {
     "mean_log_prob": "mean log-probability of the best class per output frame; 0 is certain",
     "lowest_word_confidence": "the same of the least certain word, as a probability; null without words",

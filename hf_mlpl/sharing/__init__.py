@@ -1,4 +1,4 @@
-"""Shares models on the Hub: pushes folders, with retries, and writes the cards of models."""
+"""Pushes folders to the Hub, with retries, and renders the cards of models."""
 
 from ..lazy import lazy_names
 

@@ -1,11 +1,13 @@
-"""Pushes folders to the Hub, one commit each, and repeats requests to it that fail for a while."""
+"""Pushes folders to the Hub, in one commit each, and retries requests that fail temporarily."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from huggingface_hub import (
     CommitInfo,
@@ -23,9 +25,11 @@ from yaml import YAMLError
 from ..error_line import error_line
 from ..folder_lock import is_lock
 
-FIRST_WAIT, LONGEST_WAIT, PATIENCE = 1.0, 60.0, 150.0  # seconds: of waits that double, and of all of them together
-PASSING = {408, 409, 412, 429}  # and 5xx: statuses that may not come again; 409, 412: somebody else was quicker
-FAILURES = (HTTPError, OSError, ValueError, RuntimeError)  # HTTPError is also the base of what httpx raises
+Result = TypeVar("Result")
+
+FIRST_WAIT, LONGEST_WAIT, PATIENCE = 1.0, 60.0, 150.0  # seconds: waits double; PATIENCE bounds their sum
+TEMPORARY = {408, 409, 412, 429}  # and 5xx: statuses worth a retry; 409 and 412: somebody else was quicker
+FAILURES = (HTTPError, OSError, ValueError, RuntimeError)  # HTTPError is also the base of httpx's errors
 
 
 def push_folder(
@@ -41,29 +45,29 @@ def push_folder(
     tag: str | None = None,
     complete: Callable[[ModelInfo | DatasetInfo], None] | None = None,
 ) -> CommitInfo:
-    """Makes one commit of a folder's files, or none if the repository has them all.
+    """Pushes the files of a folder in one commit; makes no commit if the repository already has them.
 
-    The repository is made if it does not exist. Failures that may pass are tried again, after waits that double or are
-    as long as the Hub asks for. Large files that have arrived are not sent again; a commit whose answer was lost is
-    found. Lock files and half-written files are not pushed.
+    Creates the repository if it does not exist. Retries failures that may be temporary, after waits that double or are
+    as long as the Hub asks for. Does not resend large files that have arrived, nor repeat a commit whose response was
+    lost. Leaves out lock files and partial files.
 
     Args:
-        repo_id: `user/name`, or a name alone for the user's own.
+        repo_id: `user/name`, or a name alone for a repository of the user.
         message: of the commit.
-        pending, remedy: clauses for the error: what stays where it is, and what makes up for the failure.
-        private: makes a new repository a private one.
-        replaced: starts of names; files of the repository with these that the folder does not have are deleted.
-        tag: name that the commit gets; another commit that has it loses it.
-        complete: writes those files into the folder that depend on what the repository has. It gets the commit that
-            this one is to follow, and is called again where somebody else was quicker.
+        pending, remedy: clauses of the error: what is complete locally, and how to repair the failure.
+        private: creates the repository as private.
+        replaced: prefixes of names; files of the repository with such names are deleted if the folder lacks them.
+        tag: is set to the commit, or moved to it.
+        complete: writes files into the folder that depend on the repository. It gets the parent of the new commit, and
+            is called again if somebody else has committed meanwhile.
 
     Raises:
-        ValueError: for a folder without a card, `README.md`, that names the licence of what is in it.
+        ValueError: for a folder without a card, `README.md`, that names a licence.
         OSError: `REPO: cannot push to it (REASON); PENDING: REMEDY`, without any secret.
     """
     if complete is None:
         _check_card(Path(folder))
-    hub_logging.set_verbosity_error()  # its warnings of repeated requests have signed addresses, which are secrets
+    hub_logging.set_verbosity_error()  # warnings about retries contain signed addresses, which are secrets
 
     def push() -> CommitInfo:
         api = HfApi()
@@ -86,8 +90,8 @@ def push_folder(
         raise OSError(f"{repo_id}: cannot push to it ({reason(error)}); {pending}: {login}{remedy}") from error
 
 
-def with_retries(request: Callable):
-    """Returns what `request` returns; calls it again after failures that may pass, until `PATIENCE` is used up."""
+def with_retries(request: Callable[[], Result]) -> Result:
+    """Returns the result of `request`; retries failures that may be temporary, until `PATIENCE` is used up."""
     wait, waited = FIRST_WAIT, 0.0
     while True:
         try:
@@ -101,7 +105,7 @@ def with_retries(request: Callable):
 
 
 def reason(error: Exception) -> str:
-    """Says why a request failed, in one line, without token and signed addresses."""
+    """Returns why a request failed, in one line, without tokens and signed addresses."""
     error = _cause(error)
     line = error_line(error)
     if isinstance(error, HfHubHTTPError):
@@ -111,22 +115,23 @@ def reason(error: Exception) -> str:
 
 def _cause(error: Exception) -> Exception:
     """Returns the cause of an error that itself only names a file."""
-    names_file = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__ is not None
-    return error.__cause__ if names_file else error
+    if isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and isinstance(error.__cause__, Exception):
+        return error.__cause__
+    return error
 
 
 def _pause(error: Exception, wait: float) -> float | None:
-    """Returns the seconds after which to try again, None if that would not help."""
+    """Returns the seconds to wait before a retry, or None if a retry would not help."""
     if isinstance(error, HfHubHTTPError):
         status, asked = error.response.status_code, error.response.headers.get("Retry-After", "")
-        if status not in PASSING and status < 500:
+        if status not in TEMPORARY and status < 500:
             return None
         return max(wait, float(asked)) if asked.isdigit() else wait
     return wait if isinstance(error, (HTTPError, RuntimeError)) else None  # hf_xet raises RuntimeErrors
 
 
 def _head(api: HfApi, repo_id: str, repo_type: str, private: bool) -> ModelInfo | DatasetInfo:
-    """Returns the newest commit of a repository, and makes the repository if it does not exist."""
+    """Returns the newest commit of a repository, which is created if it does not exist."""
     try:
         return api.repo_info(repo_id, repo_type=repo_type)
     except RepositoryNotFoundError:
@@ -140,20 +145,19 @@ def _commit(
     names = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     files = {name: path for name, path in names.items() if not is_lock(path) and "/.partial-" not in f"/{name}"}
     operations = [CommitOperationAdd(name, path) for name, path in files.items()]
-    left = [sibling.rfilename for sibling in head.siblings if sibling.rfilename not in files]
-    operations += [CommitOperationDelete(name) for name in left if name.startswith(replaced)]
-    # A commit that names its parent is not made twice, and one that changes no file is not made at all. upload_folder
-    # may make several.
+    others = [sibling.rfilename for sibling in head.siblings or () if sibling.rfilename not in files]
+    operations += [CommitOperationDelete(name) for name in others if name.startswith(replaced)]
+    # Not upload_folder, which may make several commits. Without changes, create_commit makes none; with a parent, it
+    # does not make one twice.
     return api.create_commit(head.id, operations, commit_message=message, repo_type=repo_type, parent_commit=head.sha)
 
 
 def _check_card(folder: Path) -> None:
     card = folder / "README.md"
-    try:
-        is_licensed = RepoCard.load(card, ignore_metadata_errors=True).data.to_dict().get("license")
-    except (OSError, ValueError, YAMLError):
-        is_licensed = False
-    if not is_licensed:
+    license = None
+    with suppress(OSError, ValueError, YAMLError):
+        license = RepoCard.load(card, ignore_metadata_errors=True).data.to_dict().get("license")
+    if not license:
         raise ValueError(f"{card}: no card that names a licence, without which nothing is pushed")
 
 

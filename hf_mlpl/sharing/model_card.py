@@ -1,4 +1,4 @@
-"""Renders the card of a model from the files of its run's folder; nothing in it is written by hand."""
+"""Renders the cards of models: of a trained one from the files of its run, of a converted one from its weights."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ from ..evaluation.results import read_results
 from ..model.model_files import check_settings, dict_of, read_settings, text, whole
 from ..model.modeling_mlpl import MlplForCTC
 
-TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
-CONVERTED_TEMPLATE = TEMPLATE.with_name("converted_model_card.md")
+TEMPLATES = Path(__file__).parent / "templates"
 PROGRAMS = {"flashlight": "flashlight", "mctct": "transformers' `MCTCTForCTC`"}
 TASK = "automatic-speech-recognition"
-# Settings that say where files are or how a run is watched, and what the card says elsewhere
+# Settings of paths and of logging, and those that the card shows elsewhere
 NOT_SHOWN = frozenset(
     "output_dir model tokens train dev unlabelled language languages log_every eval_every save_every num_workers "
     "cache_gigabytes push_to_hub hub_private_repo license stage".split()
 )
 MANY_ERRORS = 0.5  # CER
 FEW_HOURS = 10  # of human transcripts
-WITHOUT_SPACES = frozenset("ja km lo my nan th yue zh".split())  # ISO codes of languages that are written so
+WITHOUT_SPACES = frozenset("ja km lo my nan th yue zh".split())  # ISO codes of languages written without spaces
 
 
 def model_card(
@@ -39,40 +38,50 @@ def model_card(
     """Renders the card of the model of a run that is finished, or has come to a save point.
 
     Args:
-        run_dir: the `output_dir` of the run. The card is made of its `config.yaml` and `run.json`, and of its
-            `results.json` and `curves.png` where they exist.
-        results: contents of files of `hf-mlpl evaluate`; without any, the card has the last evaluation on dev.
+        run_dir: the `output_dir` of the run, with `config.yaml` and `run.json`, and perhaps `results.json` and
+            `curves.png`.
+        results: contents of files of `hf-mlpl evaluate`; by default the last evaluation on dev.
         repo_id: repository that the card is for; by default the run's `push_to_hub`.
         curves: name of `curves.png` beside the card.
 
     Raises:
-        ValueError: for a folder without a run, results of other weights than its model's, and two of the same data.
+        ValueError: for a folder without a run, for results of other weights than its model's, and for two results of
+            the same data.
     """
     config, run = _read(run_dir)
     _check_weights(run_dir, results)
-    about_results = ""
+    dev_update = None
     if not results and (run_dir / "results.json").is_file():
         results = [read_results(run_dir / "results.json")]
-        about_results = (
-            f" On dev, after {results[0]['update']:,} updates: training was watched on it, so it is no test."
-        )
+        dev_update = results[0]["update"]
     repo_id = repo_id or config.get("push_to_hub")
     name = repo_id.partition("/")[2] if repo_id else _tag(run)
     languages = [run["language"]] if run["language"] else list(run["training_data"])
     data = _data_of_all_stages(run)
-    finished = run["updates"] == config["max_updates"]
-    return ModelCard.from_template(
+    hour_kinds = {"human": "human transcripts", "pseudo": "pseudo-labels", "unlabelled": "slimIPL"}
+    for kind in ("pseudo", "unlabelled"):
+        if not any(row[kind] for row in data.values()):
+            del hour_kinds[kind]
+    output = config["output_dir"]
+    if PurePath(output).is_absolute():  # a card shows no folders of this machine
+        output = PurePath(output).name
+    return _render(
+        "model_card.md",
         _card_data(config, run, results, name, languages),
-        template_path=str(TEMPLATE),
         title=name,
-        spoken=languages[0] if len(languages) == 1 else f"{len(languages)} languages",
+        spoken=_spoken(languages),
         parameters=run["model"]["parameters"],
         stage=_tag(run),
-        state="" if finished else f" It is not finished: {run['updates']:,} of {config['max_updates']:,} updates.",
-        model=repo_id or f"{_relative(config['output_dir'])}/model",
-        results=[{"title": _data_title(result), "rows": _result_rows(result)} for result in results],
-        about_results=about_results,
-        **_data_table(data),
+        updates=run["updates"],
+        max_updates=config["max_updates"],
+        model=repo_id or f"{output}/model",
+        results=[result | {"title": _data_title(result)} for result in results],
+        rates=RATES,
+        dev_update=dev_update,
+        data=data,
+        hour_kinds=hour_kinds,
+        hours=_hours,
+        iso_code=iso_code,
         dropped=", ".join(f"{count:,} ({reason})" for reason, count in run["dropped"].items()),
         sources=_sources(run),
         stages=_stage_lines(run),
@@ -87,14 +96,14 @@ def model_card(
 def converted_model_card(
     model: MlplForCTC, repo_id: str, license: str, checkpoint: str, source: str, languages: Sequence[str] | None
 ) -> ModelCard:
-    """Renders the card of a model that another program has trained, of which only its files are known.
+    """Renders the card of a model that was converted from another program's checkpoint.
 
     Args:
         repo_id: repository that the card is for.
         license: of the weights.
-        checkpoint: file, folder or Hub name that the model is made of.
-        source: whose it is, one of `PROGRAMS`.
-        languages: names of the language-ID head's classes, where the user has given them.
+        checkpoint: file, folder or Hub name of the checkpoint.
+        source: the other program, one of `PROGRAMS`.
+        languages: names of the language-ID head's classes, if the user has given them.
     """
     is_on_hub = source == "mctct" and not Path(checkpoint).exists()
     data = ModelCardData(
@@ -105,9 +114,9 @@ def converted_model_card(
         base_model=checkpoint if is_on_hub else None,
         tags=["hf_mlpl", "ctc"],
     )
-    return ModelCard.from_template(
+    return _render(
+        "converted_model_card.md",
         data,
-        template_path=str(CONVERTED_TEMPLATE),
         title=repo_id.rpartition("/")[2],
         model=repo_id,
         parameters=model.num_parameters(),
@@ -120,28 +129,29 @@ def converted_model_card(
     )
 
 
-def _relative(path: str) -> str:
-    """Returns a path as it was given, or its end where it names folders of this machine."""
-    return PurePath(path).name if PurePath(path).is_absolute() else path
+def _render(template: str, metadata: ModelCardData, **fields) -> ModelCard:
+    content, use = ((TEMPLATES / name).read_text(encoding="utf-8") for name in (template, "use.md"))
+    return ModelCard.from_template(metadata, template_str=content.replace("{{ use }}", use.rstrip()), **fields)
 
 
-# Fields of run.json that a card has
+A_LIST = (lambda value: isinstance(value, list), "a list")
+# Fields of run.json that the card needs
 RUN_FIELDS = {
     "stage": text(),
     "language": text(or_null=True),
     "updates": whole(0, 10**12),
-    "sessions": (lambda value: value is not None, "there"),
+    "sessions": A_LIST,
     "model": (lambda value: isinstance(value, dict) and "parameters" in value, "an object with parameters"),
     "training_data": dict_of(dict, "objects"),
     "unlabelled_hours": dict_of((int, float), "numbers"),
     "dropped": dict_of(int, "numbers"),
-    "sources": (lambda value: isinstance(value, list), "a list"),
+    "sources": A_LIST,
     "started_from": (lambda value: value is None or isinstance(value, dict), "an object or null"),
 }
 
 
 def _read(run_dir: Path) -> tuple[dict, dict]:
-    """Reads the settings and the record of a run."""
+    """Reads and checks the settings and the record of a run."""
     for name in ("config.yaml", "run.json"):
         if not (run_dir / name).is_file():
             raise ValueError(f"{run_dir}: has no {name}, of which a card is made; `hf-mlpl train` writes it")
@@ -158,9 +168,9 @@ def _read(run_dir: Path) -> tuple[dict, dict]:
 
 
 def _check_weights(run_dir: Path, results: Sequence[dict]) -> None:
-    """Compares hashes of weights, where the results have one: those of a model on the Hub have its commit instead."""
+    """Raises a ValueError for results of other weights; results of a model on the Hub have no hash to compare."""
     hashes = {result["revision"].rpartition("@")[2]: result for result in results if "revision" in result}
-    hashes = {digest: result for digest, result in hashes.items() if len(digest) < 40}
+    hashes = {digest: result for digest, result in hashes.items() if len(digest) < 40}  # a commit has 40 digits
     folder = run_dir / "model"
     if not hashes or not folder.is_dir():
         return
@@ -174,12 +184,11 @@ def _check_weights(run_dir: Path, results: Sequence[dict]) -> None:
 
 
 def teacher_revision(model: MlplForCTC, name: str) -> str:
-    """Returns `user/name@commit` for a model from the Hub, else the end of its path and a hash of its weights.
+    """Returns `user/name@commit` for a model from the Hub, and for others the end of the path `name` and a hash.
 
-    The hash is 12 digits of SHA-256.
+    The hash is the first 12 digits of the SHA-256 of the weights.
     """
-    commit = getattr(model.config, "_commit_hash", None)
-    if commit:
+    if commit := getattr(model.config, "_commit_hash", None):
         return f"{name}@{commit}"
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
@@ -188,12 +197,16 @@ def teacher_revision(model: MlplForCTC, name: str) -> str:
     return f"{'/'.join(Path(name).resolve().parts[-2:])}@{digest.hexdigest()[:12]}"
 
 
+def _spoken(languages: Sequence[str]) -> str:
+    return languages[0] if len(languages) == 1 else f"{len(languages)} languages"
+
+
 def _tag(run: dict) -> str:
     return f"{run['stage']}-{run['language']}" if run["language"] else run["stage"]
 
 
 def _runs(run: dict) -> list[dict]:
-    """Returns the records of all known runs that a model has come through, the first one first."""
+    """Returns the known records of all runs in which a model was trained, the first run first."""
     origin = run["started_from"]
     return [*(_runs(origin["run"]) if origin and origin["run"] else ()), run]
 
@@ -218,15 +231,15 @@ def _card_data(config: dict, run: dict, results: Sequence[dict], name: str, lang
 
 
 def _has_pseudo_labels(run: dict) -> bool:
-    learned = [data["pseudo_labelled_hours"] for stage in _runs(run) for data in stage["training_data"].values()]
-    return any(learned) or any(stage["unlabelled_hours"] for stage in _runs(run))
+    hours = [data["pseudo_labelled_hours"] for stage in _runs(run) for data in stage["training_data"].values()]
+    return any(hours) or any(stage["unlabelled_hours"] for stage in _runs(run))
 
 
 # Results
 
 
 def _eval_results(results: Sequence[dict]) -> list[EvalResult]:
-    """Returns error rates in per cent by data set and language; raises a `ValueError` where two results have both."""
+    """Returns error rates in percent; raises a `ValueError` for two results of one data set and language."""
     rates: list[EvalResult] = []
     for result in results:
         name, split = _data_name(result), _split(result)
@@ -237,17 +250,24 @@ def _eval_results(results: Sequence[dict]) -> list[EvalResult]:
                 raise ValueError(f"two of the results are of {_data_title(result)}, {language}; give one of them")
             for metric in ("cer", "wer"):
                 if scores[metric] is not None:
-                    rate = EvalResult(
-                        TASK, data_id, name, metric, round(100 * scores[metric], 2), "Speech Recognition"
+                    rates.append(
+                        EvalResult(
+                            task_type=TASK,
+                            task_name="Speech Recognition",
+                            dataset_type=data_id,
+                            dataset_name=name,
+                            dataset_config=language,
+                            dataset_split=split,
+                            metric_type=metric,
+                            metric_value=round(100 * scores[metric], 2),
+                            metric_name=f"{split} {metric.upper()}, %",
+                        )
                     )
-                    rate.dataset_config, rate.dataset_split = language, split
-                    rate.metric_name = f"{split} {metric.upper()}, %"
-                    rates.append(rate)
     return rates
 
 
 def _data_name(result: dict) -> str:
-    """Names a test set after the sources of its speech, or else after its files."""
+    """Returns the name of a test set: the sources of its speech, or its files if they are unknown."""
     names = [source["name"] for source in result.get("sources", ())]
     return " + ".join(names or [PurePath(path).name for path in result["data"]])
 
@@ -261,20 +281,6 @@ def _data_title(result: dict) -> str:
     return f"{_data_name(result)}: {_split(result)}" if result.get("sources") else _data_name(result)
 
 
-def _result_rows(result: dict) -> list[tuple[str, ...]]:
-    """Returns a row of a table for each language, then their mean."""
-    total = {**result["macro"], "utterances": result["utterances"], "hours": result["hours"]}
-    rows = [(name, iso_code(name), scores) for name, scores in sorted(result["languages"].items())]
-    return [
-        (name, code, f"{scores['utterances']:,}", _hours(scores["hours"]), *(_percent(scores[rate]) for rate in RATES))
-        for name, code, scores in [*rows, ("mean", "-", total)]
-    ]
-
-
-def _percent(rate: float | None) -> str:
-    return "-" if rate is None else f"{100 * rate:.1f}"
-
-
 def _hours(hours: float) -> str:
     return "< 0.01" if 0 < hours < 0.01 else f"{hours:,.2f}"
 
@@ -283,62 +289,45 @@ def _hours(hours: float) -> str:
 
 
 def _data_of_all_stages(run: dict) -> dict[str, dict]:
-    """Returns for each language the most `human`, `pseudo` and `unlabelled` hours of any stage, and all `teachers`."""
-    data = {}
+    """Returns for each language the most `human`, `pseudo` and `unlabelled` hours of a stage, and all `teachers`."""
+    data: dict[str, dict] = {}
     for stage in _runs(run):
         for language in {**stage["training_data"], **stage["unlabelled_hours"]}:
             row = data.setdefault(language, {"human": 0.0, "pseudo": 0.0, "unlabelled": 0.0, "teachers": []})
-            nothing = {"human_hours": 0, "pseudo_labelled_hours": 0, "teachers": []}
-            learned = stage["training_data"].get(language, nothing)
-            row["human"] = max(row["human"], learned["human_hours"])
-            row["pseudo"] = max(row["pseudo"], learned["pseudo_labelled_hours"])
+            used = stage["training_data"].get(language, {})
+            row["human"] = max(row["human"], used.get("human_hours", 0))
+            row["pseudo"] = max(row["pseudo"], used.get("pseudo_labelled_hours", 0))
             row["unlabelled"] = max(row["unlabelled"], stage["unlabelled_hours"].get(language, 0))
-            row["teachers"] += [teacher for teacher in learned["teachers"] if teacher not in row["teachers"]]
+            row["teachers"] = list(dict.fromkeys([*row["teachers"], *used.get("teachers", ())]))
     return dict(sorted(data.items()))
 
 
-def _data_table(data: dict[str, dict]) -> dict[str, list]:
-    """Returns head and rows of the table of training data, without columns that are empty."""
-    kinds = {"human": "human transcripts, h", "pseudo": "pseudo-labels, h", "unlabelled": "slimIPL, h"}
-    shown = [kind for kind in kinds if kind == "human" or any(row[kind] for row in data.values())]
-    teachers = "pseudo" in shown
-    return {
-        "data_head": ["language", "ISO 639", *(kinds[kind] for kind in shown), *(["teacher"] if teachers else [])],
-        "data_rows": [
-            [language, iso_code(language), *(_hours(row[kind]) for kind in shown)]
-            + ([", ".join(f"`{teacher}`" for teacher in row["teachers"]) or "-"] if teachers else [])
-            for language, row in data.items()
-        ],
-    }
-
-
 def _sources(run: dict) -> list[tuple[str, str, str | None]]:
-    """Returns name, licence and page of all that any stage has learned from, each once."""
+    """Returns name, licence and page of the sources of all stages, each once."""
     sources = [source for stage in _runs(run) for source in stage["sources"]]
     return list(dict.fromkeys((source["name"], source["license"], source["url"]) for source in sources))
 
 
 def _stage_lines(run: dict) -> list[str]:
-    """Returns a sentence for each run that a model has come through, also where only its name is known."""
-    origin, before, beginning = run["started_from"], [], "a new model"
+    """Returns a sentence for each run in which a model was trained, and for an origin without a record."""
+    origin, earlier, start = run["started_from"], [], "a new model"
     if origin:
         name = f"`{origin['name']}`" + (f" at `{origin['revision'][:12]}`" if origin["revision"] else "")
-        before = _stage_lines(origin["run"]) if origin["run"] else [f"{name}, whose training is not noted here."]
-        beginning = f"from {name}"
-    learned = run["training_data"].values()
+        earlier = _stage_lines(origin["run"]) if origin["run"] else [f"{name}, whose training is not noted here."]
+        start = f"from {name}"
+    data = run["training_data"].values()
     hours = {
-        "of human transcripts": sum(data["human_hours"] for data in learned),
-        "of pseudo-labels": sum(data["pseudo_labelled_hours"] for data in learned),
+        "of human transcripts": sum(row["human_hours"] for row in data),
+        "of pseudo-labels": sum(row["pseudo_labelled_hours"] for row in data),
         "that slimIPL labels on the way": sum(run["unlabelled_hours"].values()),
     }
     speech = ", ".join(f"{_hours(amount)} h {kind}" for kind, amount in hours.items() if amount)
     languages = list(run["training_data"])
-    where = languages[0] if len(languages) == 1 else f"{len(languages)} languages"
-    return [*before, f"`{_tag(run)}`: {beginning}, {run['updates']:,} updates on {speech}, in {where}."]
+    return [*earlier, f"`{_tag(run)}`: {start}, {run['updates']:,} updates on {speech}, in {_spoken(languages)}."]
 
 
 def _settings(config: dict) -> str:
-    """Returns as YAML the settings that decide the result; where one is not set, its default holds."""
+    """Returns as YAML the settings that influence the result, without those that are empty."""
 
     def without_empty(value):
         if isinstance(value, dict):
@@ -353,7 +342,7 @@ def _settings(config: dict) -> str:
 
 
 def _limits(run: dict, results: Sequence[dict], data: dict, languages: Sequence[str]) -> Iterator[str]:
-    """Yields sentences on what the model cannot do by its numbers, and on what is not known of it."""
+    """Yields sentences about the weaknesses that the numbers show, and about missing information."""
     if SYNTHETIC.name in {name for name, *_ in _sources(run)}:
         yield "It has learned from synthetic speech; do not expect that it understands people."
     scored = [(language, scores["cer"]) for result in results for language, scores in result["languages"].items()]
@@ -361,11 +350,11 @@ def _limits(run: dict, results: Sequence[dict], data: dict, languages: Sequence[
     if bad:
         yield f"More than half of the characters are wrong (CER above {MANY_ERRORS:.0%}) in {', '.join(bad)}."
     if missing := [language for language in languages if language not in dict(scored)]:
-        yield f"Nothing here says how good it is in {_all(missing, languages)}: there are no results."
+        yield f"Nothing here says how good it is in {_names(missing, languages)}: there are no results."
     if without := [language for language in languages if not data[language]["human"]]:
-        yield f"It has seen no human transcript of {_all(without, languages)}, only pseudo-labels."
+        yield f"It has seen no human transcript of {_names(without, languages)}, only pseudo-labels."
     if few := [language for language in languages if 0 < data[language]["human"] < FEW_HOURS]:
-        yield f"Human transcripts are few, less than {FEW_HOURS} hours, in {_all(few, languages)}."
+        yield f"Human transcripts are few, less than {FEW_HOURS} hours, in {_names(few, languages)}."
     if unspaced := [language for language in languages if iso_code(language) in WITHOUT_SPACES]:
         yield f"The WER says little about {', '.join(unspaced)}, written without spaces: look at the CER."
     if unreadable := sum(result.get("unreadable", 0) for result in results):
@@ -378,7 +367,5 @@ def _limits(run: dict, results: Sequence[dict], data: dict, languages: Sequence[
     yield "In noise, in music and in languages that it does not know, it may write words that nobody has said."
 
 
-def _all(some: Sequence[str], languages: Sequence[str]) -> str:
-    if len(some) == len(languages) > 1:
-        return "all languages"
-    return ", ".join(some)
+def _names(some: Sequence[str], languages: Sequence[str]) -> str:
+    return "all languages" if len(some) == len(languages) > 1 else ", ".join(some)

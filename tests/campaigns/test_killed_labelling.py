@@ -22,7 +22,7 @@ from huggingface_hub import HfApi
 from hf_mlpl import atomic
 from hf_mlpl.folder_lock import is_lock
 from hf_mlpl.labels import labelling
-from hf_mlpl.labels.label_sets import write_label_set
+from hf_mlpl.labels.publishing import write_label_set
 
 from ..commands import ROOT, run_command
 from ..ranks import FORKS

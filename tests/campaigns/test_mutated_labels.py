@@ -23,7 +23,7 @@ from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.labels.filters import LabelFilter, filter_labels, read_filters
 from hf_mlpl.labels.folder import check_same_job, is_labelled
 from hf_mlpl.labels.join import find_label_set, join_labels
-from hf_mlpl.labels.label_sets import write_label_set
+from hf_mlpl.labels.publishing import write_label_set
 from hf_mlpl.labels.schema import LABEL_FEATURES
 from hf_mlpl.labels.summary import LabelSummary
 

@@ -1,4 +1,4 @@
-"""The card of a label set: what huggingface_hub accepts, nothing empty in it, and the numbers of the summaries."""
+"""Tests the card of a label set: valid for huggingface_hub, without empty fields, with the summaries' numbers."""
 
 import re
 from dataclasses import replace
@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 from hf_mlpl.labels.dataset_card import dataset_card, plot_scores
 from hf_mlpl.labels.filters import LabelFilter
-from hf_mlpl.labels.label_sets import write_label_set
+from hf_mlpl.labels.publishing import write_label_set
 from hf_mlpl.labels.summary import LabelSummary
 
 REPO = "me/tones-pl"
@@ -18,7 +18,7 @@ EMPTY = re.compile(r"None|\bnan\b|\[\]|\{\}|TODO|\{\{|\{%|\| *\||\(\)|(?<!`)``(?
 
 @pytest.fixture(scope="module")
 def summaries(tone_labels, tmp_path_factory) -> list[LabelSummary]:
-    """Of real labels, and of such as are rare: millions, of a teacher that is no repository, of unknown origin."""
+    """Summarises real labels, and rare ones: millions, of a teacher that is not on the Hub, of unknown origin."""
     output = tmp_path_factory.mktemp("cards")
     filters = [LabelFilter("mean_log_prob >= -0.05"), LabelFilter("language agrees")]
     swedish = write_label_set(tone_labels["sv-SE"], "sv-SE", output, filters)
@@ -28,25 +28,25 @@ def summaries(tone_labels, tmp_path_factory) -> list[LabelSummary]:
 
 
 def tables(card: DatasetCard) -> dict[str, list[dict[str, str]]]:
-    """Tables of a card by their first two headings, as rows."""
-    found = {}
+    """Returns the rows of a card's tables by their first two headings."""
+    tables = {}
     for block in re.findall(r"(?:^\|.*\|\n)+", card.text + "\n", re.MULTILINE):
         head, rule, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
         assert len(head) == len(rule) and {len(row) for row in rows} == {len(head)}
-        found[" ".join(head[:2])] = [dict(zip(head, row, strict=True)) for row in rows]
-    return found
+        tables[" ".join(head[:2])] = [dict(zip(head, row, strict=True)) for row in rows]
+    return tables
 
 
 def test_nothing_in_it_is_empty(summaries, local_hub):
-    for some in ([summaries[0]], [summaries[1]], [summaries[2]], summaries):
-        card = dataset_card(some, REPO)
+    for subset in ([summaries[0]], [summaries[1]], [summaries[2]], summaries):
+        card = dataset_card(subset, REPO)
         assert not EMPTY.search(card.content), EMPTY.search(card.content)
         assert "\n\n\n" not in card.content
-        card.validate()  # which asks the Hub, here the local one
+        card.validate()  # by a request to the Hub, here the local one
     assert [request.path for request in local_hub.requests] == ["/api/validate-yaml"] * 4
 
 
-def test_its_data_is_what_clients_read(summaries, tmp_path):
+def test_clients_read_its_metadata(summaries, tmp_path):
     dataset_card(summaries, REPO).save(tmp_path / "README.md")
     data = DatasetCard.load(tmp_path / "README.md").data
     assert data.language == ["de", "sl", "sv"]
@@ -73,18 +73,18 @@ def test_size_categories(utterances, category, summaries):
 
 def test_its_numbers_are_those_of_the_summaries(summaries):
     swedish, german, _ = summaries
-    found = tables(dataset_card(summaries, REPO))
-    languages = {row["language"]: row for row in found["language utterances"]}
+    card_tables = tables(dataset_card(summaries, REPO))
+    languages = {row["language"]: row for row in card_tables["language utterances"]}
     assert list(languages) == ["de", "sl", "sv-SE"]
     assert languages["sl"]["hours"] == "24,012.50" and languages["sl"]["utterances"] == "4,300,000"
     assert languages["de"]["CER"] == f"{100 * german.cer:.1f}%" and languages["sl"]["CER"] == "-"
     assert 0 < swedish.kept < 24 and languages["sv-SE"]["kept"] == str(swedish.kept)
-    faults = {row["language"]: row for row in found["language unreadable"]}
+    faults = {row["language"]: row for row in card_tables["language unreadable"]}
     assert faults["de"]["unreadable"] == "1" and faults["sv-SE"]["unreadable"] == "0"
-    hours = {row["hours"]: row for row in found["hours all"]}
+    hours = {row["hours"]: row for row in card_tables["hours all"]}
     assert hours["de"]["`language agrees`"] == "-"
     assert hours["sv-SE"]["`language agrees`"] == f"{swedish.hours_kept_by['language agrees']:.2f}"
-    sources = found["speech licence"]
+    sources = card_tables["speech licence"]
     assert [(row["licence"], row["languages"]) for row in sources] == [("cc0-1.0", "de, sv-SE"), ("unknown", "sl")]
     assert "`kept` is true of every label" in dataset_card([german], REPO).text
 
@@ -98,8 +98,8 @@ def test_teachers_are_linked_if_they_are_repositories(summaries):
 
 
 def test_a_picture_of_the_scores(summaries, tmp_path):
-    for name, some in {"a": summaries, "b": summaries[::-1], "c": summaries[:2]}.items():
-        plot_scores(some, tmp_path / f"{name}.png")
+    for name, subset in {"a": summaries, "b": summaries[::-1], "c": summaries[:2]}.items():
+        plot_scores(subset, tmp_path / f"{name}.png")
     content = [(tmp_path / f"{name}.png").read_bytes() for name in "abc"]
     assert content[0] == content[1] != content[2]
     assert imread(tmp_path / "a.png").shape == (700, 1200, 4) and b"matplotlib" not in content[0]

@@ -1,4 +1,4 @@
-"""Filters of pseudo-labels against plain comparisons, row by row."""
+"""Compares filters of pseudo-labels with plain comparisons, row by row."""
 
 import os
 
@@ -12,7 +12,7 @@ from hf_mlpl.labels.schema import LABEL_FEATURES, SCORES
 
 
 def made_label(number: int, **values) -> dict:
-    """A label whose scores grow with its number; other columns as `values` say."""
+    """Returns a label whose scores grow with its number, with `values` in other columns."""
     utterance = dict.fromkeys(LABEL_FEATURES)
     audio = {"path": "a.ogg", "start": None, "end": None}
     shares = dict.fromkeys(SCORES, number / 10)
@@ -64,9 +64,9 @@ def test_a_filter_compares(labels, tmp_path, name, operator):
 
     kept = [row for row in labels[0] if holds(row[name])]
     assert ids == [row["id"] for row in kept] and 0 < len(ids) < 8
-    for language, of_filters in hours.items():
+    for language, by_filter in hours.items():
         seconds = sum(row["duration_seconds"] for row in kept if row["language"] == language)
-        assert of_filters["kept"] == of_filters[f"{name} {operator} {bound}"] == pytest.approx(seconds / 3600)
+        assert by_filter["kept"] == by_filter[f"{name} {operator} {bound}"] == pytest.approx(seconds / 3600)
 
 
 def test_filters_hold_together_and_are_counted_alone(labels, tmp_path):
@@ -81,6 +81,10 @@ def test_filters_hold_together_and_are_counted_alone(labels, tmp_path):
     }
 
 
+def test_a_filter_that_is_given_twice_is_counted_once(labels, tmp_path):
+    assert keep(labels, tmp_path, "language agrees", "language agrees") == keep(labels, tmp_path, "language agrees")
+
+
 def test_filters_of_a_file(tmp_path):
     path = tmp_path / "filters.yaml"
     path.write_text("filter: none\n")
@@ -90,7 +94,7 @@ def test_filters_of_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("filter: all\n", "filter is 'all'; it must be none or a list of conditions"),
         ("filters: none\n", "must hold `filter: none`, or `filter:` and a list"),
@@ -104,9 +108,9 @@ def test_filters_of_a_file(tmp_path):
         ("filter: [\n", "while parsing"),
     ],
 )
-def test_wrong_files_are_refused_in_one_line(tmp_path, content, told):
+def test_wrong_files_are_refused_in_one_line(tmp_path, content, message):
     (tmp_path / "filters.yaml").write_text(content)
-    with pytest.raises(ValueError, match=told) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         read_filters(tmp_path / "filters.yaml")
     assert str(tmp_path / "filters.yaml") in str(caught.value) and "\n" not in str(caught.value)
 
@@ -120,7 +124,7 @@ def test_a_file_that_holds_no_labels_is_refused(tmp_path, tone_data):
 
 
 def test_labels_of_a_collapsed_teacher(tmp_path, caplog):
-    """One language that is all empty is said; where nothing else is left, that is an error."""
+    """A warning names a language whose labels are all empty; if no text is left at all, that is an error."""
     rows = [made_label(number, text="" if number < 3 else "a") for number in range(5)]
     rows[0]["language"] = rows[1]["language"] = "fi"
     path, kept = tmp_path / "labels.parquet", tmp_path / "kept.parquet"
@@ -129,15 +133,17 @@ def test_labels_of_a_collapsed_teacher(tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records] == ["fi: all 2 labels that are kept are empty"]
     kept.unlink()
     few = [LabelFilter("mean_log_prob >= -0.2")]
-    told = "of 5 labels the filters keep 3, and none of these has a text; relax the filters, .*; --allow-empty writes"
-    with pytest.raises(ValueError, match=told):
+    message = (
+        "of 5 labels the filters keep 3, and none of these has a text; relax the filters, .*; --allow-empty writes"
+    )
+    with pytest.raises(ValueError, match=message):
         filter_labels([path], few, kept)
     with pytest.raises(ValueError, match="of 5 labels the filters keep 0, and"):
         filter_labels([path], [LabelFilter("blank_ratio >= 2")], kept)
     assert os.listdir(tmp_path) == ["labels.parquet"]
     filter_labels([path], few, kept, allow_empty=True)
     assert [row["text"] for row in pq.read_table(kept).to_pylist()] == ["", "", ""]
-    write_utterances([], path, LABEL_FEATURES)  # of no utterances
+    write_utterances([], path, LABEL_FEATURES)  # no utterances at all
     filter_labels([path], few, kept)
     assert not len(pq.read_table(kept))
 

@@ -1,4 +1,4 @@
-"""Labels of a label set joined with local audio by id: nothing is lost, mixed up or half written."""
+"""Tests joins of labels with local audio by id: nothing is lost, mixed up or half written."""
 
 import csv
 import itertools
@@ -12,18 +12,17 @@ import pytest
 
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.data.utterances import read_utterances, write_utterances
-from hf_mlpl.labels import join as label_join
 from hf_mlpl.labels.filters import LabelFilter
 from hf_mlpl.labels.join import find_label_set, join_labels, join_own_audio
-from hf_mlpl.labels.label_sets import write_label_set
+from hf_mlpl.labels.publishing import write_label_set
 from hf_mlpl.labels.schema import SCORES
 
-from .test_label_sets import made_in, rows_of
+from .test_publishing import made_in, rows_of
 
 
 @pytest.fixture(scope="module")
 def label_set(tone_labels, tmp_path_factory) -> Path:
-    """A folder with both languages; of sv-SE, the filter keeps 16 of 24 labels."""
+    """Writes a folder with both languages; of sv-SE, the filter keeps 16 of 24 labels."""
     folder = tmp_path_factory.mktemp("label-set")
     bound = sorted(row["mean_log_prob"] for row in made_in(tone_labels["sv-SE"]).values())[8]
     write_label_set(tone_labels["sv-SE"], "sv-SE", folder, [LabelFilter(f"mean_log_prob >= {bound!r}")])
@@ -33,7 +32,7 @@ def label_set(tone_labels, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def local(tone_data, tone_labels):
-    """The audio of both languages, as utterances."""
+    """Reads the utterances of both languages."""
     return read_utterances([tone_data / "unlabelled.parquet", tone_labels["de"].parent / "de.parquet"])
 
 
@@ -52,7 +51,7 @@ def test_joined_labels_are_those_that_were_written(tone_labels, label_set, local
     report = join_labels(find_label_set(str(label_set)), local, tmp_path / "all.parquet", keep_all=True)
     assert joined(tmp_path / "all.parquet") == made_in(tone_labels["de"]) | made_in(tone_labels["sv-SE"])
     assert (report.joined, report.left_out, report.no_audio, report.no_label) == (24 + 31, 0, 0, 1)
-    # which could not be read
+    # its recording could not be read
     assert unmatched(tmp_path / "all.parquet") == {"common_voice_de_train3": ("de", "no label")}
     report = join_labels(find_label_set(str(label_set), ["sv-SE"]), local, tmp_path / "kept.parquet")
     assert (report.joined, report.left_out, report.no_label) == (16, 8, 0)
@@ -70,25 +69,25 @@ def test_ids_on_one_side_alone(label_set, tone_data, tmp_path):
     report = join_labels(find_label_set(str(label_set), ["sv-SE"]), local, output, keep_all=True)
     assert (report.joined, report.no_audio, report.no_label, report.other_duration) == (22, 2, 2, 1)
     assert set(joined(output)) == {*names[:5], *names[7:]}
-    told = unmatched(output)
-    assert {language for language, _ in told.values()} == {"sv-SE"}
-    assert {name: what for name, (_, what) in told.items() if name != names[7]} == {
+    reasons = unmatched(output)
+    assert {language for language, _ in reasons.values()} == {"sv-SE"}
+    assert {name: reason for name, (_, reason) in reasons.items() if name != names[7]} == {
         **dict.fromkeys(names[5:7], "no audio"),
         **dict.fromkeys(own, "no label"),
     }
     seconds = rows[7]["duration_seconds"]
-    assert told[names[7]][1] == f"{seconds:.2f} s, its label {seconds - 0.2:.2f} s"
-    assert joined(output)[names[7]]["duration_seconds"] == seconds  # of the audio that is here
+    assert reasons[names[7]][1] == f"{seconds:.2f} s, its label {seconds - 0.2:.2f} s"
+    assert joined(output)[names[7]]["duration_seconds"] == seconds  # of the local audio
 
 
-def test_ids_whose_hashes_are_equal_are_told_apart(tone_labels, label_set, local, tmp_path, monkeypatch):
-    monkeypatch.setattr(label_join, "id_hashes", lambda names: np.zeros(len(names), np.uint64))
+def test_ids_with_equal_hashes_are_distinguished(tone_labels, label_set, local, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_mlpl.labels.join.id_hashes", lambda names: np.zeros(len(names), np.uint64))
     join_labels(find_label_set(str(label_set)), local, tmp_path / "all.parquet", keep_all=True)
     assert joined(tmp_path / "all.parquet") == made_in(tone_labels["de"]) | made_in(tone_labels["sv-SE"])
 
 
 def test_joins_are_the_same_block_by_block(tone_labels, label_set, local, tmp_path, monkeypatch):
-    for module in ("rows", "label_files", "corpora.utterances"):
+    for module in ("data.rows", "labels.files", "data.utterances"):
         monkeypatch.setattr(f"hf_mlpl.{module}.BLOCK", 5)
     join_labels(find_label_set(str(label_set)), local, tmp_path / "all.parquet", keep_all=True)
     assert joined(tmp_path / "all.parquet") == made_in(tone_labels["de"]) | made_in(tone_labels["sv-SE"])
@@ -105,7 +104,7 @@ def test_audio_of_the_label_set(tone_labels, tmp_path):
         assert row == made[name] | {"speaker": None}
 
 
-def test_what_cannot_be_joined(label_set, tone_labels, local, tmp_path):
+def test_inputs_that_cannot_be_joined(label_set, tone_labels, local, tmp_path):
     files, output = find_label_set(str(label_set)), tmp_path / "out" / "a.parquet"
 
     def error(run, *arguments) -> str:
@@ -115,7 +114,7 @@ def test_what_cannot_be_joined(label_set, tone_labels, local, tmp_path):
         return str(caught.value)
 
     def changed(**values) -> dict[str, list[Path]]:
-        """Files of labels of which one row is changed."""
+        """Writes a file of labels with one changed row."""
         table = pq.read_table(files["de"][0])
         rows = table.to_pylist()
         rows[1] |= values
@@ -131,11 +130,11 @@ def test_what_cannot_be_joined(label_set, tone_labels, local, tmp_path):
     assert "name that with --audio" in error(join_own_audio, files, output)
     pq.write_table(pa.table({"text": ["b"]}), tmp_path / "mine.parquet")
     foreign = local.map(lambda row: {"id": f"other/{row['id']}"}, keep_in_memory=True)
-    told = error(join_labels, files, foreign, output)
-    assert "ids of the labels are like 'common_voice_de_train0', those of the audio like 'other/" in told
+    message = error(join_labels, files, foreign, output)
+    assert "ids of the labels are like 'common_voice_de_train0', those of the audio like 'other/" in message
     assert "there is no audio" in error(join_labels, files, local.select([]), output)
-    told = error(join_labels, changed(id="common_voice_de_train0"), local, output)
-    assert "changed.parquet: has a second label of 'common_voice_de_train0'" in told
+    message = error(join_labels, changed(id="common_voice_de_train0"), local, output)
+    assert "changed.parquet: has a second label of 'common_voice_de_train0'" in message
     assert "has rows without text" in error(join_labels, changed(text=None), local, output)
     assert "a duration that is none" in error(join_labels, changed(duration_seconds=float("nan")), local, output)
     for path in (tmp_path / "mine.parquet", tmp_path / "mine.csv"):
@@ -149,11 +148,11 @@ def test_what_cannot_be_joined(label_set, tone_labels, local, tmp_path):
     write_label_set(tone_labels["de"], "de", tmp_path / "none", [LabelFilter("mean_log_prob >= 1")])
     none = find_label_set(str(tmp_path / "none"))
     assert "none of 31 labels is kept by its filters; --all" in error(join_labels, none, local, output)
-    assert not list(output.parent.iterdir())  # nothing half-made
+    assert not list(output.parent.iterdir())  # no partial file
 
 
 def written(path: Path, rows: list[dict]) -> Path:
-    """A table of rows, in the format that its suffix names; null is left out, or empty."""
+    """Writes a table in the format that its suffix names; nulls are left out, or empty."""
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
     elif path.suffix == ".jsonl":
@@ -169,7 +168,7 @@ def written(path: Path, rows: list[dict]) -> Path:
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".jsonl"])
 def test_labels_of_anyone_need_no_more_than_ids_and_texts(suffix, local, tmp_path):
-    """What is not there is of the audio, or null; the table's name says whose the labels are."""
+    """Missing columns come from the audio, or are null; the source is the name of the table."""
     texts = dict(zip(local["id"], itertools.cycle(["nan", "007", "ja  , \\u00e4\u0308", ""])))
     rows = [{"text": text, "id": name} for name, text in texts.items()]
     path = written(tmp_path / f"mine{suffix}", [*rows, {"text": "x", "id": "other"}])
@@ -187,11 +186,11 @@ def test_labels_of_anyone_need_no_more_than_ids_and_texts(suffix, local, tmp_pat
     assert report.languages == {"de", "sv-SE"} and unmatched(tmp_path / "out.parquet") == {"other": ("", "no audio")}
 
 
-def test_other_columns_of_anyone_are_taken_where_they_are_there(local, tmp_path):
+def test_other_columns_of_anyone_are_used_if_present(local, tmp_path):
     more = {"kept": "TRUE", "duration_seconds": "3.5", "mean_log_prob": "-0.5", "teacher": "me/t", "language": "fi"}
     rows = [{"id": name, "text": "a"} | more for name in local["id"][:4]]
     rows[1]["kept"] = "false"
-    rows[2]["mean_log_prob"] = "high"  # which is refused alone
+    rows[2]["mean_log_prob"] = "high"  # only this row is refused
     rows[3] |= dict.fromkeys(more, "")
     path = written(tmp_path / "mine.csv", rows)
     with open(path, "ab") as file:
@@ -203,21 +202,22 @@ def test_other_columns_of_anyone_are_taken_where_they_are_there(local, tmp_path)
         (local["id"][3], None, "mine.csv"),
     ]
     assert (report.joined, report.left_out, report.unreadable, report.other_duration) == (2, 1, 3, 1)
-    told = unmatched(tmp_path / "out" / "out.parquet")
-    assert told[f"{path}:4"] == ("", "mean_log_prob is 'high'") and told[f"{path}:6"][1] == "wrong number of columns"
-    assert told[local["id"][0]] == (local[0]["language"], f"{local[0]['duration_seconds']:.2f} s, its label 3.50 s")
+    reasons = unmatched(tmp_path / "out" / "out.parquet")
+    assert reasons[f"{path}:4"] == ("", "mean_log_prob is 'high'")
+    assert reasons[f"{path}:6"][1] == "wrong number of columns"
+    assert reasons[local["id"][0]] == (local[0]["language"], f"{local[0]['duration_seconds']:.2f} s, its label 3.50 s")
 
 
-def test_rows_of_json_without_a_text_are_told(local, tmp_path):
+def test_rows_of_json_without_a_text_are_listed(local, tmp_path):
     rows = [{"id": name, "text": None if number == 1 else "a"} for number, name in enumerate(local["id"])]
     path = written(tmp_path / "mine.jsonl", rows)
     report = join_labels(find_label_set(str(path)), local, tmp_path / "out.parquet")
     assert (report.joined, report.unreadable, report.no_label) == (55, 1, 1)
-    told = unmatched(tmp_path / "out.parquet")
-    assert told == {f"{path}:2": ("", "no text"), local["id"][1]: (local[1]["language"], "no label")}
+    reasons = {f"{path}:2": ("", "no text"), local["id"][1]: (local[1]["language"], "no label")}
+    assert unmatched(tmp_path / "out.parquet") == reasons
 
 
-def test_tables_of_anyone_that_are_no_labels(local, tone_data, error_of, tmp_path):
+def test_tables_of_anyone_without_labels(local, tone_data, error_of, tmp_path):
     audio = ["--audio", tone_data / "unlabelled.parquet", "--output", tmp_path / "out.parquet"]
 
     def error(path: Path) -> str:
@@ -225,11 +225,10 @@ def test_tables_of_anyone_that_are_no_labels(local, tone_data, error_of, tmp_pat
 
     for suffix in (".csv", ".jsonl", ".parquet"):
         rows = [{"utt": name, "text": "a"} for name in local["id"]]
-        told = error(written(tmp_path / f"no-id{suffix}", rows))
-        assert told == "no labels, it has no column id; it has utt, text"
+        message = error(written(tmp_path / f"no-id{suffix}", rows))
+        assert message == "no labels, it has no column id; it has utt, text"
         rows = [{"id": name, "text": "a"} for name in [*local["id"], local["id"][0]]]
-        told = error(written(tmp_path / f"twice{suffix}", rows))
-        assert told == f"has a second label of {local['id'][0]!r}"
+        assert error(written(tmp_path / f"twice{suffix}", rows)) == f"has a second label of {local['id'][0]!r}"
         (tmp_path / f"empty{suffix}").write_bytes(b"")
         assert error(tmp_path / f"empty{suffix}")
     assert error(written(tmp_path / "null.jsonl", [{"id": name, "text": None} for name in local["id"]])).startswith(

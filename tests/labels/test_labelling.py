@@ -1,4 +1,4 @@
-"""Pseudo-labels: what greedy decoding says one by one, every utterance once, however the job is cut."""
+"""Tests pseudo-labels: equal to greedy decoding one by one, each utterance once, however a job is interrupted."""
 
 import copy
 import hashlib
@@ -19,7 +19,7 @@ from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.data.utterances import FEATURES, read_utterances, write_utterances
 from hf_mlpl.folder_lock import InUseError, claimed
 from hf_mlpl.inference.precision import convert
-from hf_mlpl.labels import labelling as pseudo_label
+from hf_mlpl.labels import labelling
 from hf_mlpl.labels.schema import SCORES
 from hf_mlpl.sharing.model_card import teacher_revision
 from hf_mlpl.training.loop import train
@@ -44,14 +44,12 @@ def unlabelled(tone_data):
 
 @pytest.fixture
 def label(teacher, unlabelled, tmp_path, monkeypatch):
-    """Labels into a folder of `tmp_path`, in shards of 5; returns that folder."""
-    monkeypatch.setattr(pseudo_label, "SHARD_SIZE", SHARD_SIZE)
+    """Returns a function that labels into a folder of `tmp_path`, in shards of 5, and returns the folder."""
+    monkeypatch.setattr(labelling, "SHARD_SIZE", SHARD_SIZE)
 
     def label(name, dataset=unlabelled, models=teacher, revision=TEACHER, max_batch_seconds=3.0):
         folder = tmp_path / name
-        summary = pseudo_label.pseudo_label(
-            Accelerator(cpu=True), *models, dataset, folder, revision, max_batch_seconds
-        )
+        summary = labelling.pseudo_label(Accelerator(cpu=True), *models, dataset, folder, revision, max_batch_seconds)
         assert summary == json.loads((folder / "complete.json").read_text())
         return folder
 
@@ -59,7 +57,7 @@ def label(teacher, unlabelled, tmp_path, monkeypatch):
 
 
 def labels(folder):
-    """id -> row of labels.parquet."""
+    """Returns id -> row of labels.parquet."""
     table = pq.read_table(folder / "labels.parquet").to_pylist()
     rows = {row["id"]: row for row in table}
     assert len(rows) == len(table)
@@ -67,7 +65,7 @@ def labels(folder):
 
 
 def by_hand(teacher, tokens, utterance):
-    """Text, language and scores of one utterance, step by step."""
+    """Computes text, language and scores of one utterance step by step."""
     model, processor = teacher
     samples = load_audio(utterance["audio"], 16_000)
     features = processor.feature_extractor(samples, sampling_rate=16_000, return_tensors="pt")["input_features"]
@@ -142,7 +140,7 @@ class Killed(Exception):
 
 
 def test_interrupted_equals_uninterrupted(label, tmp_path, monkeypatch):
-    write, shards = pseudo_label.write_utterances, []
+    write, shards = labelling.write_utterances, []
 
     def write_or_die(rows, path, features):
         if len(shards) == 2:
@@ -152,7 +150,7 @@ def test_interrupted_equals_uninterrupted(label, tmp_path, monkeypatch):
         return write(rows, path, features)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(pseudo_label, "write_utterances", write_or_die)
+        patch.setattr(labelling, "write_utterances", write_or_die)
         label("a")
     folder = tmp_path / "a"
     assert sorted(path.name for path in folder.iterdir()) == ["job.json", "shards"]
@@ -168,8 +166,8 @@ def test_interrupted_equals_uninterrupted(label, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("small", "expected"), [(6, [5, 5, 5, 5, 4]), (3, [4] * 6), (1, [4] * 6)])
 def test_a_small_job_has_shards_for_several_processes(label, small, expected, monkeypatch):
-    monkeypatch.setattr(pseudo_label, "SMALL_SHARD_SIZE", small)
-    monkeypatch.setattr(pseudo_label, "MIN_SHARDS", 6)
+    monkeypatch.setattr(labelling, "SMALL_SHARD_SIZE", small)
+    monkeypatch.setattr(labelling, "MIN_SHARDS", 6)
     folder = label("a")
     assert [len(pq.read_table(path)) for path in sorted((folder / "shards").iterdir())] == expected
 
@@ -196,28 +194,28 @@ def half(content: bytes) -> bytes:
 
 
 def zeroed(content: bytes) -> bytes:
-    """As a disk that lost a page has it: the file's beginning and end are there."""
+    """Overwrites a page inside a file with zeros, as a faulty disk may."""
     return content[:4] + bytes(400) + content[404:]
 
 
 def test_damaged_shards_are_labelled_again(label, tmp_path, caplog):
-    """Each with a line; those that are whole stay as they are."""
+    """Each with a line in the log; the undamaged shards stay unchanged."""
     folder = label("a")
     whole = label("b")
     paths = sorted((folder / "shards").iterdir())
     damages = (half, zeroed, lambda content: b"", lambda content: bytes(len(content)))
     for path, damage in zip(paths[:4], damages, strict=True):
         path.write_bytes(damage(path.read_bytes()))
-    left, inode = paths[4], paths[4].stat().st_ino
+    inode = paths[4].stat().st_ino
     for name in ("complete.json", "labels.parquet"):
         (folder / name).unlink()
     label("a")
     for name in ("labels.parquet", *(f"shards/{path.name}" for path in paths)):
         assert pq.read_table(folder / name).equals(pq.read_table(whole / name)), name
-    assert left.stat().st_ino == inode
-    told = [record.getMessage() for record in caplog.records]
-    assert [line.partition(": damaged (")[0] for line in told] == [str(path) for path in paths[:4]]
-    assert all(line.endswith("); it is labelled again") and "\n" not in line for line in told)
+    assert paths[4].stat().st_ino == inode
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.partition(": damaged (")[0] for line in lines] == [str(path) for path in paths[:4]]
+    assert all(line.endswith("); it is labelled again") and "\n" not in line for line in lines)
 
 
 def test_shards_of_other_labels_are_labelled_again(label, unlabelled, tmp_path, caplog):
@@ -241,7 +239,7 @@ NO_JSON = ("", "null", "7", "[]", "{", "{}", '{"teacher": null}')
 
 
 def test_a_complete_json_that_is_damaged_is_made_anew(label, caplog):
-    """So is one whose labels are damaged; no shard is."""
+    """Damaged labels.parquet likewise; no shard is labelled again."""
     folder = label("a")
     expected, shards = contents(folder), {path: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()}
     for content in NO_JSON:
@@ -253,20 +251,20 @@ def test_a_complete_json_that_is_damaged_is_made_anew(label, caplog):
         label("a")
         assert contents(folder) == expected
     assert {path: path.stat().st_mtime_ns for path in shards} == shards
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == len(NO_JSON) + 3 and not [line for line in told if "\n" in line]
-    assert all(line.startswith(f"{folder}/complete.json: damaged") for line in told[:-3])
-    assert all(line.startswith(f"{folder}/labels.parquet: damaged") for line in told[-3:])
-    assert all(line.endswith("; it is made anew of the shards") for line in told)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == len(NO_JSON) + 3 and not [line for line in lines if "\n" in line]
+    assert all(line.startswith(f"{folder}/complete.json: damaged") for line in lines[:-3])
+    assert all(line.startswith(f"{folder}/labels.parquet: damaged") for line in lines[-3:])
+    assert all(line.endswith("; it is made anew of the shards") for line in lines)
 
 
 def test_a_job_json_that_is_damaged_is_one_line(label):
     folder = label("a")
     expected = contents(folder)
-    told = "job.json: damaged .*; delete it if the labels beside it are of this job, or choose another folder"
+    message = "job.json: damaged .*; delete it if the labels beside it are of this job, or choose another folder"
     for content in NO_JSON:
         (folder / "job.json").write_text(content)
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             label("a")
     (folder / "job.json").unlink()
     (folder / "complete.json").unlink()
@@ -279,7 +277,7 @@ def contents(folder) -> dict[str, bytes]:
 
 
 def test_a_folder_that_is_claimed(label, tmp_path):
-    """Nothing is begun there; a finished one is only read, and needs no claim."""
+    """No job begins in it; a complete folder is only read, and needs no claim."""
     with claimed(tmp_path / "a"):
         with pytest.raises(InUseError, match="a: another job works there .*, process"):
             label("a")
@@ -289,15 +287,15 @@ def test_a_folder_that_is_claimed(label, tmp_path):
         label("a")
 
 
-def test_a_model_that_computes_no_numbers(label, tone_run, teacher, caplog):
-    """Its labels are errors, and not what greedy decoding makes of them."""
+def test_a_model_whose_outputs_are_nan(label, tone_run, teacher, caplog):
+    """Its labels are errors, not texts."""
     broken = MlplForCTC.from_pretrained(tone_run / "model")
     with torch.no_grad():
         broken.ctc_head.bias[0] = float("nan")
     folder = label("a", models=(broken, teacher[1]))
     summary = json.loads((folder / "complete.json").read_text())
     assert (summary["labels"], summary["errors"]) == (0, 24) and len(caplog.records) == 24
-    assert "what the model computes of it are no numbers; it gets no label" in caplog.records[0].getMessage()
+    assert "the model's outputs are not finite; it gets no label" in caplog.records[0].getMessage()
 
 
 def test_labels_of_a_model_that_computes_in_another_dtype(label, tone_run, teacher, tmp_path):
@@ -378,8 +376,8 @@ def test_unreadable_segments_are_counted_and_get_no_label(label, unlabelled, tmp
         assert row in line and file in line and line.endswith("; it gets no label") and "\n" not in line
 
 
-def test_an_utterance_for_which_memory_is_too_little_is_an_error_alone(label, teacher, unlabelled, caplog):
-    """The others of its batch are labelled as ever; where nothing can be labelled, the job ends with the error."""
+def test_only_the_utterance_that_exceeds_memory_is_an_error(label, teacher, unlabelled, caplog):
+    """The others of its batch are labelled as usual; if no utterance can be labelled, the job ends with the error."""
     whole, (model, processor) = labels(label("whole")), teacher
     lengths = [round(16_000 * seconds) for seconds in unlabelled["duration_seconds"]]
     failing = max(lengths, key=lambda length: (lengths.count(length) == 1, length))
@@ -397,10 +395,10 @@ def test_an_utterance_for_which_memory_is_too_little_is_an_error_alone(label, te
     [lost] = whole.keys() - made.keys()
     assert lost == unlabelled["id"][lengths.index(failing)]
     assert {name: row["text"] for name, row in made.items()} == {name: whole[name]["text"] for name in made}
-    told = [record.getMessage() for record in caplog.records]
-    assert len([line for line in told if line.endswith("utterances are labelled one by one")]) == 1
-    assert [line for line in told if f"utterance {lost}: " in line and line.endswith("; it gets no label")]
-    assert not [line for line in told if "\n" in line]
+    lines = [record.getMessage() for record in caplog.records]
+    assert len([line for line in lines if line.endswith("utterances are labelled one by one")]) == 1
+    assert [line for line in lines if f"utterance {lost}: " in line and line.endswith("; it gets no label")]
+    assert not [line for line in lines if "\n" in line]
     everything_fails = True
     with pytest.raises(MemoryError):
         label("b", models=(model, other))
@@ -443,5 +441,5 @@ def test_revision_of_a_teacher(tone_run, teacher):
     with torch.no_grad():
         model.lid_head.bias[0] += 1e-3
     assert teacher_revision(model, str(tone_run / "model")) != revision
-    model.config._commit_hash = "0123abcd"  # as from_pretrained notes it for a model from the Hub
+    model.config._commit_hash = "0123abcd"  # as from_pretrained sets it for a model from the Hub
     assert teacher_revision(model, "user/name") == "user/name@0123abcd"

@@ -1,4 +1,4 @@
-"""Folders pushed to a Hub, with the real clients: what is there afterwards, and what is tried again."""
+"""Tests pushes of folders with the real clients: the repository afterwards, and retries."""
 
 import shutil
 import threading
@@ -39,7 +39,7 @@ def test_push_folder_replaces_and_moves_the_tag(local_hub, folder):
 
 
 def test_push_folder_beside_others(local_hub, folder, tmp_path):
-    """Each finds the repository missing and makes it, and each finds that the others have committed."""
+    """Each push finds the repository missing and creates it, and finds that the others have committed."""
     barrier, names = threading.Barrier(4), "abcd"
 
     def push(name: str) -> str:
@@ -55,7 +55,7 @@ def test_push_folder_beside_others(local_hub, folder, tmp_path):
     assert local_hub.files("me/things").keys() == {".gitattributes", "README.md", *(f"{name}.txt" for name in names)}
 
 
-def test_locks_and_half_written_files_stay_here(local_hub, folder):
+def test_locks_and_partial_files_are_not_pushed(local_hub, folder):
     for name in (".lock", ".a.txt.lock", "old/.partial-0123abcd-7-012345-b.bin"):
         (folder / name).write_text("not for others")
     (folder / ".partial-things").mkdir()
@@ -79,15 +79,15 @@ def test_nothing_is_pushed_without_a_card_that_names_a_licence(card, local_hub, 
 @pytest.mark.parametrize(
     ("status", "retry_after", "tries"), [(400, None, 1), (403, None, 1), (404, None, 1), (429, 7, 1), (500, None, 7)]
 )
-def test_push_folder_tries_again_what_may_pass(status, retry_after, tries, local_hub, folder):
+def test_push_folder_retries_temporary_failures(status, retry_after, tries, local_hub, folder):
     push_folder(folder, "me/things", **WORDS)
     (folder / "a.txt").write_text("b")
     local_hub.fail("POST", "/commit/", status=status, retry_after=retry_after, times=100)
     with pytest.raises(OSError) as caught:
         push_folder(folder, "me/things", **WORDS)
     login = "give HF_TOKEN or `hf auth login` a token that may write to it, then " if status == 403 else ""
-    told = f"me/things: cannot push to it (a test wants this to fail); it is here: {login}do that"
-    assert str(caught.value) == told
+    message = f"me/things: cannot push to it (a test wants this to fail); it is here: {login}do that"
+    assert str(caught.value) == message
     assert len([r for r in local_hub.requests if "/commit/" in r.path]) == 1 + tries
 
 

@@ -1,4 +1,4 @@
-"""Model cards of real runs and of large ones: valid for the Hub, the same when read again, and never empty."""
+"""Tests the cards of real and of large runs: valid for the Hub, unchanged by rereading, without empty fields."""
 
 import json
 import re
@@ -11,10 +11,10 @@ import soundfile
 import yaml
 from huggingface_hub import EvalResult, ModelCard
 
+from hf_mlpl import MlplForCTC
 from hf_mlpl.corpora.sources import SYNTHETIC
 from hf_mlpl.data.utterances import read_utterances, write_utterances
-from hf_mlpl.sharing import model_card as model_card_module
-from hf_mlpl.sharing.model_card import TEMPLATE, model_card
+from hf_mlpl.sharing.model_card import TEMPLATES, model_card, teacher_revision
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
 
@@ -23,8 +23,9 @@ from ..training.test_loop import Killed, kill_at
 
 ROOT = Path(__file__).resolve().parents[2]
 CARDS = sorted(path for path in (ROOT / "model_cards").glob("*.md") if path.name != "README.md")
-SECTIONS = re.findall(r"^## .*", TEMPLATE.read_text(), re.MULTILINE)
-# What an unfilled or careless template leaves: Python's and jinja's emptiness, and paths of this machine.
+TEMPLATE = (TEMPLATES / "model_card.md").read_text().replace("{{ use }}", (TEMPLATES / "use.md").read_text())
+SECTIONS = re.findall(r"^## .*", TEMPLATE, re.MULTILINE)
+# Traces of unfilled fields: empty values of Python, leftovers of jinja, and paths of this machine.
 EMPTY = re.compile(
     r"\bNone\b|\bnan\b|\bnull\b|\[\]|\{\}|\{\{|\{%|TODO|More Information Needed|(?<![\w.:/])/\w+/\w+|\|  \|"
 )
@@ -32,7 +33,7 @@ ISO_639 = re.compile("[a-z]{2,3}")
 
 
 def check(card: ModelCard) -> None:
-    """Raises where a card is empty somewhere, or is another one when it is read again."""
+    """Raises for a card with an empty field, or one that changes when it is read again."""
     text = str(card)
     assert EMPTY.search(text) is None, EMPTY.search(text)
     assert re.findall(r"^## .*", text, re.MULTILINE) == SECTIONS
@@ -52,7 +53,7 @@ def check(card: ModelCard) -> None:
 
 @pytest.fixture
 def settings(tone_data, tmp_path):
-    """Settings of a short run in a folder of `tmp_path`."""
+    """Returns a function that gives the settings of a short run in a folder of `tmp_path`."""
 
     def settings(name, *overrides):
         short = [f"output_dir={tmp_path / name}", "max_updates=6", "save_every=4", "eval_every=6"]
@@ -66,11 +67,11 @@ def rates(scores: dict) -> dict:
 
 
 def results_on(files: list[str], languages: dict[str, float], **more) -> dict:
-    """As hf-mlpl evaluate writes them; error rates are CERs, and WERs twice as high."""
+    """Returns results in the form of hf-mlpl evaluate, with these CERs, and WERs twice as high."""
     scores = {language: rates({"cer": cer, "wer": 2 * cer}) for language, cer in languages.items()}
     mean = sum(languages.values()) / len(languages)
-    of_all = {"macro": rates({"cer": mean, "wer": 2 * mean}), "utterances": 8 * len(scores), "hours": 0.01}
-    return {"model": "run/model", "data": files, "languages": scores, "unreadable": 0, **of_all, **more}
+    totals = {"macro": rates({"cer": mean, "wer": 2 * mean}), "utterances": 8 * len(scores), "hours": 0.01}
+    return {"model": "run/model", "data": files, "languages": scores, "unreadable": 0, **totals, **more}
 
 
 def test_a_finished_run(tone_run, local_hub):
@@ -78,8 +79,8 @@ def test_a_finished_run(tone_run, local_hub):
     check(card)
     card.validate()
     dev = json.loads((tone_run / "results.json").read_text())["languages"]
-    told = {(rate.dataset_config, rate.metric_type): rate.metric_value for rate in card.data.eval_results}
-    assert told == {
+    shown = {(rate.dataset_config, rate.metric_type): rate.metric_value for rate in card.data.eval_results}
+    assert shown == {
         (language, metric): round(100 * dev[language][metric], 2) for language in dev for metric in ("cer", "wer")
     }
     assert {rate.dataset_split for rate in card.data.eval_results} == {"dev"}
@@ -157,12 +158,14 @@ def test_labels_and_results_of_tests(tone_data, tone_run, settings, tmp_path, lo
     card = model_card(run, results)
     check(card)
     card.validate()
-    told = [(r.dataset_type, r.dataset_config, r.dataset_split, r.metric_value) for r in card.data.eval_results]
-    assert told[:4] == [("me/speech", *of) for of in [("de", "test", 12.5), ("de", "test", 25.0)]] + [
+    shown = [(r.dataset_type, r.dataset_config, r.dataset_split, r.metric_value) for r in card.data.eval_results]
+    assert shown[:4] == [
+        ("me/speech", "de", "test", 12.5),
+        ("me/speech", "de", "test", 25.0),
         ("me/speech", "sv-SE", "test", 75.0),
         ("me/speech", "sv-SE", "test", 150.0),
     ]
-    assert told[4:] == [("other.parquet", "de", "other", 50.0), ("other.parquet", "de", "other", 100.0)]
+    assert shown[4:] == [("other.parquet", "de", "other", 50.0), ("other.parquet", "de", "other", 100.0)]
     assert card.data.datasets == ["me/speech"] and card.data.license == "apache-2.0"
     assert "(CER above 50%) in sv-SE." in card.text and "no human transcript of sv-SE, only pseudo-labels" in card.text
     assert "`sv-SE/model@0123456789ab`" in card.text and "It has learned from synthetic speech" in card.text
@@ -172,7 +175,7 @@ def test_labels_and_results_of_tests(tone_data, tone_run, settings, tmp_path, lo
 
 
 def test_sixty_languages(tmp_path, local_hub):
-    """And an origin on the Hub, of which nothing more is known."""
+    """And an origin on the Hub without a record."""
     recipe = yaml.safe_load((ROOT / "recipes" / "common_voice_voxpopuli" / "supervised.yaml").read_text())
     locales = recipe["languages"]
     hours = dict.fromkeys(locales, {"human_hours": 12.0, "pseudo_labelled_hours": 0.0, "teachers": []})
@@ -201,14 +204,12 @@ def test_sixty_languages(tmp_path, local_hub):
 
 
 def test_results_of_other_weights_are_refused(tone_run, tmp_path):
-    of = results_on(["test.parquet"], {"de": 0.1}, revision="run/model@0123456789ab")
+    results = results_on(["test.parquet"], {"de": 0.1}, revision="run/model@0123456789ab")
     with pytest.raises(ValueError, match=r"results of run/model@0123456789ab on test.parquet are not of .*/run/model"):
-        model_card(tone_run, [of])
-    own = model_card_module.teacher_revision(
-        model_card_module.MlplForCTC.from_pretrained(tone_run / "model"), "elsewhere/model"
-    )
-    assert "test.parquet" in model_card(tone_run, [of | {"revision": own}]).text
-    assert "test.parquet" in model_card(tone_run, [of | {"revision": f"me/tones@{'a' * 40}"}]).text
+        model_card(tone_run, [results])
+    own = teacher_revision(MlplForCTC.from_pretrained(tone_run / "model"), "elsewhere/model")
+    assert "test.parquet" in model_card(tone_run, [results | {"revision": own}]).text
+    assert "test.parquet" in model_card(tone_run, [results | {"revision": f"me/tones@{'a' * 40}"}]).text
 
 
 def test_a_folder_without_a_run(tmp_path, tone_run):
@@ -242,14 +243,14 @@ def test_the_command(tone_run, tmp_path, error_of):
 
 @pytest.mark.parametrize("path", CARDS, ids=[path.stem for path in CARDS])
 def test_cards_of_the_project(path, local_hub):
-    """Committed cards are what the template of today makes: its sections, its fixed sentences, and full fields."""
+    """Committed cards have the sections and fixed sentences of the current template, and no empty fields."""
     card = ModelCard.load(path)
     check(card)
     card.validate()
-    fixed = [line for line in TEMPLATE.read_text().splitlines() if line and not re.search(r"\{[{%]|%\}", line)]
-    there = str(card).splitlines()
+    fixed = [line for line in TEMPLATE.splitlines() if line and not re.search(r"\{[{%]|%\}", line)]
+    lines = str(card).splitlines()
     optional = {"There are none yet.", "Where the speech is from is not noted, and its licence is unknown."}
-    assert [line for line in fixed if line not in there and not line.startswith("Nobody has said")] == [
+    assert [line for line in fixed if line not in lines and not line.startswith("Nobody has said")] == [
         line for line in fixed if line in optional
     ]
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", card.text):

@@ -1,10 +1,10 @@
-"""Writes and pushes data sets of pseudo-labels, of which anyone can load one language.
+"""Writes label sets, which are data sets of pseudo-labels with a configuration for each language, and pushes them.
 
     sl/train-00000-of-00003.parquet, ...   the labels of a language, sorted by id
-    sl/summary.json                        what they are like
-    README.md, scores.png                  the card, made of all summaries
+    sl/summary.json                        counts, hours, histograms of scores, the teacher
+    README.md, scores.png                  the card, rendered from all summaries
 
-The same labels give the same bytes, so that pushing again uploads nothing. Nothing in it is a path of this machine.
+The same labels give the same bytes, so that pushing again uploads nothing. No path of this machine is in the files.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import glob
 import logging
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -42,8 +43,10 @@ logger = logging.getLogger(__name__)
 
 SHARD_ROWS = 250_000  # labels alone: some 50 MB
 SHARD_SECONDS = 18_000  # with audio: some 300 MB
-AUDIO_ROWS = 100  # rows of a row group with audio, and what is in memory at a time
+AUDIO_ROWS = 100  # in a row group with audio, and in memory at a time
 SAMPLING_RATE = 16_000
+# Content-defined chunks: where a shard gets a few new rows, the Hub stores these again and not the whole shard.
+PARQUET_OPTIONS = {"compression": "zstd", "use_content_defined_chunking": True, "write_page_index": True}
 
 
 def push_label_set(
@@ -56,20 +59,20 @@ def push_label_set(
 ) -> Iterator[str]:
     """Pushes a folder of `pseudo_label`, with one commit for each language; yields a line about each.
 
-    The commit has a language's data, its summary, and the card of all languages that are in the repository then. Other
-    languages' files stay as they are; languages that others push meanwhile are in the card, too.
+    The commit holds a language's data, its summary, and the card of all languages that are then in the repository,
+    including those that others push meanwhile. The files of other languages stay as they are.
 
     Args:
-        labels: the folder; it needs room for the data set, with audio some 60 MB an hour.
-        repo_id: data set, `user/name`; it is made if it is not there.
+        labels: the folder; its disk needs room for the data set, with audio some 60 MB an hour.
+        repo_id: data set, `user/name`; it is created if it does not exist.
         filters, with_audio: as for `write_label_set`.
-        private: whether a repository that is made is private.
-        allow_empty: pushes also languages of which no label has a text.
+        private: creates the repository as private.
+        allow_empty: pushes a language even if none of its labels has a text.
 
     Raises:
         ValueError: as `write_label_set` does; and at the end, for languages that are not pushed because all their
             labels are empty, as those of a collapsed teacher are.
-        OSError: where it cannot be pushed.
+        OSError: if the push fails.
     """
     empty = []
     for language, counts in read_complete(labels)["languages"].items():
@@ -101,14 +104,14 @@ def push_label_set(
 
 
 def _write_card(folder: Path, summary: LabelSummary, head: DatasetInfo) -> None:
-    """Writes the card and its picture, from this summary and those in a commit of the repository."""
+    """Writes the card and its picture, from this summary and those of other languages in the commit `head`."""
     summaries = {summary.language: summary}
-    for name in (sibling.rfilename for sibling in head.siblings):
+    for name in (sibling.rfilename for sibling in head.siblings or ()):
         language, _, file = name.partition("/")
         if file == "summary.json" and language not in summaries:
             try:
                 path = hf_hub_download(head.id, name, repo_type="dataset", revision=head.sha)
-            except LocalEntryNotFoundError as error:  # which hides what may pass
+            except LocalEntryNotFoundError as error:  # it hides errors that may pass
                 raise error.__cause__ or error from None
             summaries[language] = LabelSummary.read(Path(path))
     plot_scores(list(summaries.values()), folder / PICTURE)
@@ -118,26 +121,25 @@ def _write_card(folder: Path, summary: LabelSummary, head: DatasetInfo) -> None:
 def write_label_set(
     labels: Path, language: str, output: Path, filters: Sequence[LabelFilter] = (), with_audio: bool = False
 ) -> LabelSummary:
-    """Writes shards and `summary.json` of one language of a folder of `pseudo_label`; returns the summary.
+    """Writes the shards and `summary.json` of one language of a folder of `pseudo_label`; returns the summary.
 
     Memory holds the ids of the language while they are sorted, and 10,000 labels, or 100 recordings, at a time.
 
     Args:
         output: folder for `LANGUAGE/train-00000-of-00001.parquet` and so on.
-        filters: what `kept` says; all labels are written.
-        with_audio: adds a column `audio`, FLAC of 16 kHz, mono. A label whose recording cannot be read any more is
-            left out with a warning, and counted as unreadable.
+        filters: decide the column `kept`; all labels are written.
+        with_audio: adds a column `audio`, FLAC of 16 kHz, mono. A label whose recording can no longer be read is left
+            out with a warning, and counted as unreadable.
 
     Raises:
-        ValueError: for a folder that is not complete, is damaged or has no such language, for one whose name is no
-            locale code, and where no recording can be read.
+        ValueError: for a folder that is not complete, is damaged or has no such language, for a language that is no
+            locale code, and if no recording can be read.
     """
     complete = read_complete(labels)
-    if not re.fullmatch(r"[\w-]+", language):  # which becomes the name of a folder
+    if not re.fullmatch(r"[\w-]+", language):  # it becomes the name of a folder
         raise ValueError(f"{labels}: has a language {language!r}; label sets take locale codes, such as sv-SE")
     path = labels / "labels.parquet"
-    for _ in label_blocks(path, LABEL_FEATURES, NEVER_NULL):  # an error says what is wrong with it
-        pass
+    deque(label_blocks(path, LABEL_FEATURES, NEVER_NULL), maxlen=0)  # checks the file
     with writing(config.HF_DATASETS_CACHE):
         dataset = Dataset.from_parquet(glob.escape(str(path)), features=LABEL_FEATURES)
     dataset = filter_rows(dataset, ["language"], lambda block: pc.equal(block["language"], language).to_numpy())
@@ -149,19 +151,28 @@ def write_label_set(
     shards = _shards(dataset, with_audio)
     for number, shard in enumerate(shards):
         path = output / language / f"train-{number:05d}-of-{len(shards):05d}.parquet"
-        with atomic_write(path) as unfinished, _parquet_writer(unfinished, features) as writer:
+        with (
+            atomic_write(path) as unfinished,
+            pq.ParquetWriter(unfinished, features.arrow_schema, **PARQUET_OPTIONS) as writer,
+        ):
             for block in blocks(shard, list(LABEL_FEATURES)):
                 [batch] = block.combine_chunks().to_batches()
                 for part, audio in _with_audio(batch) if with_audio else [(batch, {})]:
-                    columns = _columns(part, teacher, revision, counts.add(part)) | audio
-                    writer.write_table(pa.table(columns, schema=features.arrow_schema))
+                    columns = {
+                        **{name: part[name] for name in LABEL_SET_FEATURES if name in LABEL_FEATURES},
+                        **{name: pc.struct_field(part["audio"], name) for name in ("start", "end")},
+                        "teacher": pa.repeat(teacher, len(part)),
+                        "teacher_revision": pa.repeat(revision, len(part)),
+                        "kept": pa.array(counts.add(part)),
+                    }
+                    writer.write_table(pa.table(columns | audio, schema=features.arrow_schema))
     if not counts.counts["all"]:
         raise ValueError(f"{labels}: none of the {len(dataset)} recordings of {language} can be read any more")
-    counted = complete["languages"][language]
+    job_counts = complete["languages"][language]
     summary = counts.summary(
         language=language,
-        unreadable=counted["errors"] + len(dataset) - counts.counts["all"],
-        cer=counted["cer"],
+        unreadable=job_counts["errors"] + len(dataset) - counts.counts["all"],
+        cer=job_counts["cer"],
         teacher=teacher,
         teacher_revision=revision,
         sources=complete["sources"],
@@ -172,44 +183,25 @@ def write_label_set(
 
 
 def _shards(dataset: Dataset, with_audio: bool) -> list[Dataset]:
-    """Cuts a data set into parts of `SHARD_ROWS` rows or, with audio, of `SHARD_SECONDS` seconds."""
+    """Splits a data set into parts of `SHARD_ROWS` rows or, with audio, of `SHARD_SECONDS` seconds."""
     if with_audio:
-        before = np.cumsum(durations_of(dataset)) - durations_of(dataset)
-        starts = np.flatnonzero(np.diff(before // SHARD_SECONDS, prepend=-1))
+        seconds = durations_of(dataset)
+        starts = np.flatnonzero(np.diff((np.cumsum(seconds) - seconds) // SHARD_SECONDS, prepend=-1))
     else:
         starts = np.arange(0, len(dataset), SHARD_ROWS)
     return [select_rows(dataset, rows) for rows in np.split(np.arange(len(dataset)), starts[1:])]
 
 
-def _parquet_writer(path: Path, features: Features) -> pq.ParquetWriter:
-    # Chunks that content defines: of a shard with a few new rows, the Hub stores those again and not all.
-    return pq.ParquetWriter(
-        path, features.arrow_schema, compression="zstd", use_content_defined_chunking=True, write_page_index=True
-    )
-
-
-def _columns(labels: pa.RecordBatch, teacher: str, revision: str, kept: np.ndarray) -> dict[str, pa.Array]:
-    taken = [name for name in LABEL_SET_FEATURES if name in LABEL_FEATURES]
-    made = {
-        "start": pc.struct_field(labels["audio"], "start"),
-        "end": pc.struct_field(labels["audio"], "end"),
-        "teacher": pa.repeat(teacher, len(labels)),
-        "teacher_revision": pa.repeat(revision, len(labels)),
-        "kept": pa.array(kept),
-    }
-    return {name: labels[name] for name in taken} | made
-
-
 def _with_audio(labels: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, dict[str, pa.Array]]]:
-    """Yields parts of the labels, and their recordings as a column; without labels whose recording cannot be read."""
+    """Yields parts of the labels, and their recordings as a column; drops labels whose recording cannot be read."""
 
     def encode(row: dict) -> dict | None:
-        name = row["id"].replace("/", "_")
         try:
             samples = load_audio(row["audio"], SAMPLING_RATE)
         except (AudioError, MemoryError) as error:
             logger.warning("%s: %s; it is not pushed", row["id"], error_line(error))
             return None
+        name = row["id"].replace("/", "_")
         return {"bytes": encode_flac(samples, SAMPLING_RATE), "path": f"{name}.flac"}
 
     with ThreadPoolExecutor() as threads:
@@ -217,4 +209,4 @@ def _with_audio(labels: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, dict[s
             part = labels.slice(first, AUDIO_ROWS)
             recordings = list(threads.map(encode, part.select(["id", "audio"]).to_pylist()))
             part = part.filter(pa.array([recording is not None for recording in recordings], pa.bool_()))
-            yield part, {"audio": pa.array([each for each in recordings if each is not None], Audio.pa_type)}
+            yield part, {"audio": pa.array(filter(None, recordings), Audio.pa_type)}

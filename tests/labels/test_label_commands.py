@@ -1,4 +1,4 @@
-"""Label sets through the recipe's scripts: labelled, pushed, loaded, joined with audio, trained on."""
+"""Tests label sets by the recipe's scripts: labelled, pushed, loaded, joined with audio, trained on."""
 
 import json
 import re
@@ -12,11 +12,12 @@ from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard, HfApi
 
 from hf_mlpl import MlplForCTC
+from hf_mlpl.labels.dataset_card import plot_scores
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
 
 from ..commands import ROOT, run_command
-from .test_label_sets import contents, made_in
+from .test_publishing import contents, made_in
 
 RECIPES = ROOT / "recipes"
 REPO = "me/tones-pl"
@@ -34,7 +35,8 @@ def run(capfd):
     return run
 
 
-def test_from_labels_to_training(tone_data, tone_run, local_hub, run, quick_python, tmp_path):
+def test_from_labels_to_training(tone_data, tone_run, local_hub, run, quick_python, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_mlpl.labels.publishing.plot_scores", plot_scores)  # as in the process that pushes first
     filters = tmp_path / "filters.yaml"
     filters.write_text("filter:\n  - mean_log_prob >= -0.05\n")
     data = ["--model", tone_run / "model", "--data", tone_data / "unlabelled.parquet", "--num-workers", "0"]
@@ -49,19 +51,19 @@ def test_from_labels_to_training(tone_data, tone_run, local_hub, run, quick_pyth
     loaded = load_dataset(REPO, "sv-SE", split="train")
     assert {row["id"] for row in loaded if row["kept"]} == kept and len(loaded) == 24
     assert f"{loaded[0]['teacher']}@{loaded[0]['teacher_revision']}" == made[loaded[0]["id"]]["source"]
-    assert f"`{loaded[0]['teacher']}`" in DatasetCard.load(REPO).text  # no link, for it is no repository
+    assert f"`{loaded[0]['teacher']}`" in DatasetCard.load(REPO).text  # no link, because it is not on the Hub
     assert str(tmp_path) not in DatasetCard.load(REPO).content
 
-    asked = len(local_hub.requests)
+    num_requests = len(local_hub.requests)
     assert "24 labels" in run(*command)  # again
-    methods = [(request.method, "/commit/" in request.path) for request in local_hub.requests[asked:]]
+    methods = [(request.method, "/commit/" in request.path) for request in local_hub.requests[num_requests:]]
     assert methods and ("PUT", False) not in methods and ("POST", True) not in methods
 
     joined = tmp_path / "joined.parquet"
     join = ["--audio", tone_data / "unlabelled.parquet", "--output", joined]
-    told = run("join_labels.py", "--labels", REPO, "--languages", "sv-SE", *join)
-    assert told.startswith(f"{len(kept)} labels with audio, ") and "unmatched" not in told
-    assert f"{24 - len(kept)} labels are not kept" in told
+    printed = run("join_labels.py", "--labels", REPO, "--languages", "sv-SE", *join)
+    assert printed.startswith(f"{len(kept)} labels with audio, ") and "unmatched" not in printed
+    assert f"{24 - len(kept)} labels are not kept" in printed
     rows = {row["id"]: row for row in pq.read_table(joined).to_pylist()}
     assert rows == {name: made[name] for name in kept}
     settings = [f"output_dir={tmp_path / 'run'}", f"train=[{joined}]", "languages=[de, sv-SE]", "max_updates=1"]
@@ -69,56 +71,56 @@ def test_from_labels_to_training(tone_data, tone_run, local_hub, run, quick_pyth
 
 
 def test_labels_of_several_languages_without_a_model(tone_labels, tone_data, local_hub, run, error_of, tmp_path):
-    """With audio, which is trained on where it is; beside the folders lies what language_finetune.py writes of all."""
+    """With audio, which training reads in place; beside the folders lies the summary of language_finetune.py."""
     for language, folder in tone_labels.items():
         shutil.copytree(folder, tmp_path / "labels" / language)
     (tmp_path / "labels" / "complete.json").write_text("{}")
     before = contents(tmp_path / "labels")
-    told = run("publish_labels.py", *sorted((tmp_path / "labels").iterdir()), "--repo", REPO, "--with-audio")
-    assert [line[:6] for line in told.splitlines()] == ["de: 31", "sv-SE:"]
+    printed = run("publish_labels.py", *sorted((tmp_path / "labels").iterdir()), "--repo", REPO, "--with-audio")
+    assert [line[:6] for line in printed.splitlines()] == ["de: 31", "sv-SE:"]
     assert contents(tmp_path / "labels") == before
-    told = run("join_labels.py", "--labels", REPO, "--output", tmp_path / "joined.parquet")
-    assert told.startswith("55 labels with audio, ") and "in de, sv-SE" in told
+    printed = run("join_labels.py", "--labels", REPO, "--output", tmp_path / "joined.parquet")
+    assert printed.startswith("55 labels with audio, ") and "in de, sv-SE" in printed
     shutil.rmtree(tmp_path / "labels")
 
     settings = [f"output_dir={tmp_path / 'run'}", f"train=[{tmp_path / 'joined.parquet'}]", "max_updates=1"]
     assert MlplForCTC.from_pretrained(train(load_config(tone_data / "tones.yaml", settings)))
 
     de = tone_labels["de"]
-    told = error_of("publish_labels.py", de, shutil.copytree(de, tmp_path / "again"), "--repo", REPO)
-    assert told == f"de is in {de} and in {tmp_path / 'again'}; name one of them"
+    printed = error_of("publish_labels.py", de, shutil.copytree(de, tmp_path / "again"), "--repo", REPO)
+    assert printed == f"de is in {de} and in {tmp_path / 'again'}; name one of them"
     assert (
         error_of("publish_labels.py", tmp_path / "no", "--repo", REPO) == f"{tmp_path}/no: no folder of pseudo-labels"
     )
 
 
 def test_a_data_set_of_anyone(tone_data, local_hub, run, tmp_path):
-    """As the Hub's own tools write it; nothing else of the repository is downloaded."""
+    """Written by the Hub's own tools; nothing else of the repository is downloaded."""
     rows = [{"id": row["id"], "text": "a"} for row in pq.read_table(tone_data / "unlabelled.parquet").to_pylist()]
     Dataset.from_list(rows).push_to_hub("me/theirs")
     HfApi().upload_file(path_or_fileobj=b"x", path_in_repo="more/a.csv", repo_id="me/theirs", repo_type="dataset")
-    asked = len(local_hub.requests)
+    num_requests = len(local_hub.requests)
     audio = ["--audio", tone_data / "unlabelled.parquet", "--output", tmp_path / "a.parquet"]
     assert run("join_labels.py", "--labels", "me/theirs", *audio).startswith("24 labels with audio, ")
     assert {row["text"] for row in pq.read_table(tmp_path / "a.parquet").to_pylist()} == {"a"}
-    assert not [request for request in local_hub.requests[asked:] if "more/" in request.path]
+    assert not [request for request in local_hub.requests[num_requests:] if "more/" in request.path]
 
 
-def test_languages_that_are_on_one_side_alone(tone_labels, tone_data, local_hub, run, error_of, tmp_path):
+def test_languages_on_one_side_alone(tone_labels, tone_data, local_hub, run, error_of, tmp_path):
     run("publish_labels.py", *tone_labels.values(), "--repo", REPO)
     audio = ["--audio", tone_data / "unlabelled.parquet", "--output", tmp_path / "a.parquet"]
-    told = run("join_labels.py", "--labels", REPO, *audio)
-    assert told.startswith("skipped, because there is no such audio: de\n24 labels with audio, ")
+    printed = run("join_labels.py", "--labels", REPO, *audio)
+    assert printed.startswith("skipped, because there is no such audio: de\n24 labels with audio, ")
     assert error_of("join_labels.py", "--labels", REPO, "--languages", "fi", *audio) == f"{REPO}: no labels of fi"
-    told = error_of("join_labels.py", "--labels", REPO, "--revision", "v9", *audio)
-    assert REPO in told and "v9" in told
-    told = error_of("join_labels.py", "--labels", REPO, "--output", tmp_path / "a.parquet")
-    assert "its labels are without audio; name that with --audio" in told
+    printed = error_of("join_labels.py", "--labels", REPO, "--revision", "v9", *audio)
+    assert REPO in printed and "v9" in printed
+    printed = error_of("join_labels.py", "--labels", REPO, "--output", tmp_path / "a.parquet")
+    assert "its labels are without audio; name that with --audio" in printed
 
 
 @pytest.mark.slow
 def test_each_language_is_pushed_when_it_is_labelled(tone_data, tone_run, tone_labels, local_hub, run, tmp_path):
-    """Of a language that is trained and labelled, nothing else is left to do."""
+    """For a language that is trained and labelled, only the push is left."""
     settings = yaml.safe_load((tone_data / "tones.yaml").read_text())
     settings |= {"unlabelled": [str(tone_data / "unlabelled.parquet")], "slimipl": {"start_update": 1}}
     settings |= {"output_dir": str(tmp_path / "{language}"), "hub_private_repo": True}
@@ -129,8 +131,8 @@ def test_each_language_is_pushed_when_it_is_labelled(tone_data, tone_run, tone_l
     assert run(*command, "--list") == "# sv-SE: complete\n"
     listed = run(*command, "--push-to-hub", REPO, "--list")
     assert listed.strip().endswith(f"publish_labels.py {tmp_path}/labels/sv-SE --repo {REPO} --private")
-    told = run(*command, "--push-to-hub", REPO)
-    assert "sv-SE: 24 labels, 24 of them kept, are in" in told
+    printed = run(*command, "--push-to-hub", REPO)
+    assert "sv-SE: 24 labels, 24 of them kept, are in" in printed
     commits = local_hub.commits(REPO, repo_type="dataset")
     assert len(commits) == 2 and local_hub.repos["dataset", REPO].private
     assert json.loads((tmp_path / "labels" / "complete.json").read_text())["languages"]["sv-SE"]["labels"] == 24

@@ -1,4 +1,4 @@
-"""Label sets: what is in them, the same bits each time, and what the Hub has of them, whatever the network does."""
+"""Tests label sets: contents, reproducible bytes, and the state of the Hub after any fault of the network."""
 
 import ast
 import dataclasses
@@ -23,9 +23,9 @@ from hf_mlpl import atomic
 from hf_mlpl.atomic import own_path
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.data.utterances import write_utterances
-from hf_mlpl.labels import label_sets
+from hf_mlpl.labels import publishing
 from hf_mlpl.labels.filters import LabelFilter
-from hf_mlpl.labels.label_sets import push_label_set, write_label_set
+from hf_mlpl.labels.publishing import push_label_set, write_label_set
 from hf_mlpl.labels.schema import LABEL_FEATURES, LABEL_SET_FEATURES, SCORES
 from hf_mlpl.labels.summary import LabelSummary
 from hf_mlpl.sharing import hub
@@ -36,7 +36,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def made_in(folder: Path) -> dict[str, dict]:
-    """id -> row of labels.parquet."""
+    """Returns id -> row of labels.parquet."""
     return {row["id"]: row for row in pq.read_table(folder / "labels.parquet").to_pylist()}
 
 
@@ -48,7 +48,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# What is in a label set
+# Contents of a label set
 
 
 def test_rows_are_the_labels_by_id(tone_labels, tmp_path):
@@ -74,19 +74,19 @@ def test_no_path_leaves_the_machine(tone_labels, tmp_path, tone_corpus):
         write_label_set(folder, language, tmp_path, with_audio=language == "de")
     for path in tmp_path.rglob("*.parquet"):
         table = pq.read_table(path)
-        held = json.dumps(
+        content = json.dumps(
             [table.drop(["audio"] if "audio" in table.column_names else []).to_pylist(), str(table.schema)]
         )
         assert table.schema.metadata.keys() == {b"huggingface"}
         paths = [row["path"] for row in table["audio"].to_pylist()] if "audio" in table.column_names else []
-        assert "/" not in "".join(paths) and str(tone_corpus) not in held and "lost.wav" not in held
+        assert "/" not in "".join(paths) and str(tone_corpus) not in content and "lost.wav" not in content
     for path in tmp_path.rglob("*.json"):
         assert str(tone_corpus) not in path.read_text() and str(tmp_path.parent) not in path.read_text()
 
 
 def test_the_same_labels_give_the_same_bytes(tone_labels, tmp_path, monkeypatch):
-    """Also if they were labelled in another order."""
-    monkeypatch.setattr(label_sets, "SHARD_ROWS", 10)
+    """Even if they were labelled in another order."""
+    monkeypatch.setattr(publishing, "SHARD_ROWS", 10)
     write_label_set(tone_labels["sv-SE"], "sv-SE", tmp_path / "a")
     other = tmp_path / "labels"
     rows = pq.read_table(tone_labels["sv-SE"] / "labels.parquet").to_pylist()
@@ -100,8 +100,8 @@ def test_the_same_labels_give_the_same_bytes(tone_labels, tmp_path, monkeypatch)
 
 
 def test_audio_in_it(tone_labels, tmp_path, monkeypatch, tone_data):
-    monkeypatch.setattr(label_sets, "SHARD_SECONDS", 4)
-    monkeypatch.setattr(label_sets, "AUDIO_ROWS", 3)
+    monkeypatch.setattr(publishing, "SHARD_SECONDS", 4)
+    monkeypatch.setattr(publishing, "AUDIO_ROWS", 3)
     for language, folder in tone_labels.items():
         write_label_set(folder, language, tmp_path, with_audio=True)
     given = made_in(tone_labels["de"]) | made_in(tone_labels["sv-SE"])
@@ -174,7 +174,7 @@ def test_labels_that_are_not_complete(tone_labels, tmp_path):
 
 
 def copy_of(folder: Path, copy: Path, **changed) -> Path:
-    """The labels of a folder, with values of some columns in all rows."""
+    """Copies the labels of a folder, with new values of some columns in all rows."""
     rows = [row | changed for row in made_in(folder).values()]
     write_utterances(rows, copy / "labels.parquet", LABEL_FEATURES)
     shutil.copy(folder / "complete.json", copy)
@@ -190,8 +190,8 @@ def test_labels_without_recordings_that_can_be_read_are_left_out(tone_labels, tm
     summary = write_label_set(tmp_path / "labels", "de", tmp_path / "set", with_audio=True)
     assert (summary.utterances, summary.unreadable) == (29, 3)
     assert {row["id"] for row in rows_of(tmp_path / "set")} == {r["id"] for r in rows} - {rows[4]["id"], rows[5]["id"]}
-    told = sorted(record.getMessage() for record in caplog.records)
-    for line, row in zip(told, sorted([rows[4]["id"], rows[5]["id"]]), strict=True):
+    lines = sorted(record.getMessage() for record in caplog.records)
+    for line, row in zip(lines, sorted([rows[4]["id"], rows[5]["id"]]), strict=True):
         assert line.startswith(f"{row}: ") and line.endswith("; it is not pushed")
     nothing = copy_of(tone_labels["de"], tmp_path / "nothing", audio={"path": "lost.wav"})
     with pytest.raises(ValueError, match="none of the 31 recordings of de can be read any more"):
@@ -233,7 +233,7 @@ REPO = "me/tones-pl"
 
 @pytest.fixture
 def hub_of_labels(local_hub, monkeypatch):
-    """The local Hub; whoever waits before trying again waits a moment."""
+    """Returns the local Hub; waits before retries are short."""
     sleep = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
     return local_hub
@@ -248,21 +248,21 @@ def files(local_hub) -> dict[str, bytes]:
 
 
 def titles(local_hub) -> list[str]:
-    """Of commits, the first one first, without that which makes a repository."""
+    """Returns the titles of commits, the first one first, without that which creates the repository."""
     return [commit.title for commit in local_hub.commits(REPO, repo_type="dataset")[::-1][1:]]
 
 
 def sent(local_hub) -> dict[str, int]:
-    """How many contents of files and how many commits have arrived or were tried."""
-    asked = [(request.method, request.path) for request in local_hub.requests]
+    """Counts the requests that send contents of files, and those that make commits."""
+    requests = [(request.method, request.path) for request in local_hub.requests]
     return {
-        "contents": sum(method == "PUT" for method, _ in asked),
-        "commits": sum(method == "POST" and "/commit/" in path for method, path in asked),
+        "contents": sum(method == "PUT" for method, _ in requests),
+        "commits": sum(method == "POST" and "/commit/" in path for method, path in requests),
     }
 
 
 def test_each_language_is_loaded_by_its_name(hub_of_labels, tone_labels, quick_python, tmp_path, monkeypatch):
-    monkeypatch.setattr(label_sets, "SHARD_ROWS", 10)
+    monkeypatch.setattr(publishing, "SHARD_ROWS", 10)
     lines = [line for folder in tone_labels.values() for line in push(folder)]
     assert [line.partition(" labels, ")[0] for line in lines] == ["de: 31", "sv-SE: 24"]
     for language, folder in tone_labels.items():
@@ -270,9 +270,9 @@ def test_each_language_is_loaded_by_its_name(hub_of_labels, tone_labels, quick_p
         expected = rows_of(tmp_path / language)
         assert load_dataset(REPO, language)["train"].to_list() == expected
         assert list(load_dataset(REPO, language, split="train", streaming=True)) == expected
-    there = files(hub_of_labels)
-    assert {name: there.pop(name) for name in contents(tmp_path)} == contents(tmp_path)
-    assert set(there) == {"README.md", "scores.png", ".gitattributes"}
+    pushed = files(hub_of_labels)
+    assert {name: pushed.pop(name) for name in contents(tmp_path)} == contents(tmp_path)
+    assert set(pushed) == {"README.md", "scores.png", ".gitattributes"}
 
     commit = hub_of_labels.commits(REPO, repo_type="dataset")[0].oid
     load = (
@@ -295,15 +295,15 @@ def test_audio_of_the_hub(hub_of_labels, tone_labels, tmp_path):
 def test_pushing_again_sends_nothing(hub_of_labels, tone_labels):
     for folder in tone_labels.values():
         push(folder)
-    before, there = sent(hub_of_labels), files(hub_of_labels)
+    before, pushed = sent(hub_of_labels), files(hub_of_labels)
     assert before["commits"] == 2
     for folder in tone_labels.values():
         push(folder)
-    assert sent(hub_of_labels) == before and files(hub_of_labels) == there
+    assert sent(hub_of_labels) == before and files(hub_of_labels) == pushed
     assert titles(hub_of_labels) == ["de: 31 pseudo-labels, 0.00 h", "sv-SE: 24 pseudo-labels, 0.00 h"]
 
 
-def test_a_language_more_leaves_the_others_as_they_are(hub_of_labels, tone_labels):
+def test_another_language_leaves_the_others_unchanged(hub_of_labels, tone_labels):
     push(tone_labels["de"])
     before, alone = files(hub_of_labels), sent(hub_of_labels)["contents"]
     push(tone_labels["sv-SE"])
@@ -318,10 +318,10 @@ def test_a_language_more_leaves_the_others_as_they_are(hub_of_labels, tone_label
     assert other == [{"split": "train", "path": "sv-SE/train-*.parquet"}]
 
 
-def test_labels_that_have_changed_take_the_place_of_the_old(hub_of_labels, tone_labels, monkeypatch):
+def test_changed_labels_replace_the_old(hub_of_labels, tone_labels, monkeypatch):
     push(tone_labels["sv-SE"])
     with monkeypatch.context() as patch:
-        patch.setattr(label_sets, "SHARD_ROWS", 10)
+        patch.setattr(publishing, "SHARD_ROWS", 10)
         push(tone_labels["de"])
     push(tone_labels["de"], filters=[LabelFilter("mean_log_prob >= -0.01")])
     shards = [name for name in files(hub_of_labels) if name.endswith("parquet")]
@@ -343,7 +343,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_nothing_is_lost_or_twice_there(fault, hub_of_labels, tone_labels, tmp_path):
+def test_nothing_is_lost_or_duplicated(fault, hub_of_labels, tone_labels, tmp_path):
     push(tone_labels["de"])
     if "repository" in fault:
         HfApi().delete_repo(REPO, repo_type="dataset")
@@ -356,14 +356,14 @@ def test_nothing_is_lost_or_twice_there(fault, hub_of_labels, tone_labels, tmp_p
     assert len(titles(hub_of_labels)) == 2
     for language, folder in tone_labels.items():
         write_label_set(folder, language, tmp_path)
-    there = files(hub_of_labels)
-    assert {name: there[name] for name in contents(tmp_path)} == contents(tmp_path)
+    pushed = files(hub_of_labels)
+    assert {name: pushed[name] for name in contents(tmp_path)} == contents(tmp_path)
     assert [config["config_name"] for config in DatasetCard.load(REPO).data.configs] == ["de", "sv-SE"]
     assert not list(tone_labels["sv-SE"].glob(".pushing-*"))
 
 
 def test_two_machines_at_once(hub_of_labels, tone_labels, monkeypatch):
-    """The other one's commit is made when this one has already written its card."""
+    """The other machine commits when this one has already written its card."""
     push_others = [lambda: push(tone_labels["sv-SE"])]
 
     def plot_when_the_other_has_pushed(*arguments):
@@ -371,8 +371,8 @@ def test_two_machines_at_once(hub_of_labels, tone_labels, monkeypatch):
             push_others.pop()()
         plot_scores(*arguments)
 
-    plot_scores = label_sets.plot_scores
-    monkeypatch.setattr(label_sets, "plot_scores", plot_when_the_other_has_pushed)
+    plot_scores = publishing.plot_scores
+    monkeypatch.setattr(publishing, "plot_scores", plot_when_the_other_has_pushed)
     push(tone_labels["de"])
     refused = [request.status for request in hub_of_labels.requests if "/commit/" in request.path]
     assert refused == [200, 412, 200]
@@ -382,14 +382,14 @@ def test_two_machines_at_once(hub_of_labels, tone_labels, monkeypatch):
     assert "24" in DatasetCard.load(REPO).text and "31" in DatasetCard.load(REPO).text
 
 
-def test_what_cannot_be_pushed_is_one_line(hub_of_labels, tone_labels, monkeypatch):
+def test_a_push_that_fails_is_one_line(hub_of_labels, tone_labels, monkeypatch):
     hub_of_labels.fail("POST", "/repos/create", status=401)
     with pytest.raises(OSError) as caught:
         push(tone_labels["de"])
-    told = str(caught.value)
-    assert told.startswith(f"{REPO}: cannot push to it (") and "\n" not in told
-    assert f"{tone_labels['de']} is complete: give HF_TOKEN or" in told and "the same command again pushes it" in told
-    assert hub_of_labels.token not in told
+    message = str(caught.value)
+    assert message.startswith(f"{REPO}: cannot push to it (") and "\n" not in message
+    assert f"{tone_labels['de']} is complete: give HF_TOKEN or" in message
+    assert "the same command again pushes it" in message and hub_of_labels.token not in message
     monkeypatch.setattr(hub, "PATIENCE", 0.1)
     hub_of_labels.fail("POST", "/commit/", status=503, times=1000)
     with pytest.raises(OSError, match="cannot push to it"):
@@ -397,7 +397,7 @@ def test_what_cannot_be_pushed_is_one_line(hub_of_labels, tone_labels, monkeypat
     assert titles(hub_of_labels) == []
 
 
-def test_a_summary_that_is_none(hub_of_labels, tone_labels):
+def test_a_summary_that_is_damaged(hub_of_labels, tone_labels):
     HfApi().create_repo(REPO, repo_type="dataset")
     options = {"path_in_repo": "fi/summary.json", "repo_id": REPO, "repo_type": "dataset"}
     HfApi().upload_file(path_or_fileobj=b"{}", **options)
@@ -410,7 +410,7 @@ def test_a_summary_that_is_none(hub_of_labels, tone_labels):
 
 
 def test_labels_of_a_collapsed_teacher_are_not_pushed(hub_of_labels, tone_labels, tmp_path, monkeypatch):
-    """The other languages of the folder are; and what a killed push has left there goes."""
+    """The other languages of the folder are; and the leftovers of a killed push are removed."""
     rows = [row | {"text": "", "language": "fi"} for row in made_in(tone_labels["de"]).values()]
     rows += made_in(tone_labels["sv-SE"]).values()
     write_utterances(rows, tmp_path / "labels" / "labels.parquet", LABEL_FEATURES)
@@ -421,8 +421,8 @@ def test_labels_of_a_collapsed_teacher_are_not_pushed(hub_of_labels, tone_labels
     with subprocess.Popen([sys.executable, "-S", "-c", ""]) as ended:
         pass
     working = own_path(tmp_path / "labels", "pushing")
-    left = working.with_name(re.sub(r"-\d+-", f"-{ended.pid}-", working.name))
-    for folder in (left, working):
+    leftover = working.with_name(re.sub(r"-\d+-", f"-{ended.pid}-", working.name))
+    for folder in (leftover, working):
         (folder / "de").mkdir(parents=True)
         (folder / "de" / "summary.json").write_text("{}")
     with pytest.raises(ValueError, match="labels: all labels of fi are empty, and not pushed; .*; --allow-empty push"):
