@@ -82,8 +82,8 @@ def arrow_errors(path: str | Path, problem: str) -> Iterator[None]:
 
 def utterance_files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, int]]:
     """Yields files and their numbers of rows; raises as `read_utterances` does."""
-    for pattern in paths:
-        matching = sorted(glob.glob(str(pattern))) if "*" in str(pattern) else []
+    for pattern in map(str, paths):
+        matching = sorted(glob.glob(pattern)) if "*" in pattern else []
         for path in map(Path, matching or [pattern]):
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such utterance file; `hf-mlpl prepare-data` writes them")
