@@ -38,7 +38,7 @@ def select_for_training(
     """
     _check_languages(dataset, config)
     dropped, unknown_characters = Counter(), Counter()
-    tokenizer, classes = processor.tokenizer, _classes(processor.tokenizer)
+    extractor, tokenizer, classes = processor.feature_extractor, processor.tokenizer, _classes(processor.tokenizer)
 
     def drop_reason(text: str, seconds: float, num_frames: int) -> str | None:
         if not text:
@@ -53,7 +53,8 @@ def select_for_training(
 
     def is_usable(block: pa.Table) -> np.ndarray:
         texts, seconds = TextBlock(block["text"]), block["duration_seconds"].to_numpy()
-        num_frames = _num_output_frames(seconds, processor, config)
+        num_samples = np.rint(seconds * extractor.sampling_rate).astype(np.int64)
+        num_frames = config.num_output_frames(extractor.num_frames(num_samples))
         labels = classes.take(texts.code_points)
         is_repeated = np.append(False, labels[1:] == labels[:-1])
         most_frames = texts.lengths + texts.count(is_repeated) + 2  # with `surround`
@@ -116,9 +117,3 @@ def _classes(tokenizer: MlplTokenizer) -> np.ndarray:
     if any(len(entry) > 1 and lines[number] > 1 for entry, number in ids.items()):
         classes = np.minimum(classes, 0)
     return classes
-
-
-def _num_output_frames(seconds: np.ndarray, processor: MlplProcessor, config: MlplConfig) -> np.ndarray:
-    extractor = processor.feature_extractor
-    num_samples = np.rint(seconds * extractor.sampling_rate).astype(np.int64)
-    return config.num_output_frames(extractor.num_frames(num_samples))

@@ -171,6 +171,17 @@ def test_a_reader_of_several_splits(tmp_path, monkeypatch):
     assert report.kept == 0 and report.notes == ["own: there are no rows"] and not list(tmp_path.iterdir())
 
 
+def read_with_notes(report: ReadingReport):
+    for _ in range(2):
+        report.note("\udcff.tsv: is empty")  # a name that is not UTF-8
+    yield from ()
+
+
+def test_repeated_notes_are_kept_once(tmp_path):
+    report = prepare([Part("table", partial(read_with_notes), "train")], tmp_path / "data")
+    assert report.notes == ["\\udcff.tsv: is empty"]
+
+
 def test_quarantine(tmp_path):
     prepare(parts(tmp_path), tmp_path / "data")
     reasons = read_quarantine(tmp_path / "data" / "quarantine.tsv")

@@ -179,7 +179,7 @@ def _join(head: Sequence[str], parts: Sequence[Path], path: Path) -> None:
                 shutil.copyfileobj(lines, file)
 
 
-Job = tuple[Part, Path, dict[str, str], Preprocessing]  # arguments of `_read_part`: part, folder, fingerprint, ...
+Job = tuple[Part, Path, dict[str, str], Preprocessing]  # first arguments of `_read_part`
 _counter = None  # of utterances, shared by the processes of a pool
 
 
@@ -228,8 +228,8 @@ def _read_in_pool(workers: int, waiting: dict[str, Job], failed: dict[str, str],
 
     Returns the parts that were being read when a process died, which ends the whole pool; otherwise none.
     """
-    context = get_context("spawn")
-    counter, counted, reading, names = context.Value("q", 0), 0, {}, iter(list(waiting))
+    context, names, reading, counted = get_context("spawn"), iter(list(waiting)), {}, 0
+    counter = context.Value("q", 0)
     with ProcessPoolExecutor(min(workers, len(waiting)), context, _share, (counter,)) as pool:
         try:
             while True:
@@ -276,8 +276,8 @@ class _PartReport(ReadingReport):
                 self.quarantine.append(f"{name}\t{' '.join((cause or reason).split())}")
 
     def note(self, line: str) -> None:
-        if line not in self.notes:  # the report of all parts adds it to the lines
-            self.notes.append(printable(line))
+        if (line := printable(line)) not in self.notes:  # the report of all parts adds it to the lines
+            self.notes.append(line)
 
 
 class _LineFile(list):
@@ -290,15 +290,8 @@ class _LineFile(list):
         self.file.write(line + "\n")
 
 
-def _read_part(
-    part: Part, folder: Path, fingerprint: dict[str, str], preprocessing: Preprocessing, tick: Tick
-) -> None:
-    """Reads a part into `folder`.
-
-    Raises:
-        PartFailed: for errors of the reader, except ValueError, which goes into the report.
-        OSError: if there is no room for the output.
-    """
+def _read_part(part: Part, folder: Path, inputs: dict[str, str], preprocessing: Preprocessing, tick: Tick) -> None:
+    """Reads a part into `folder`; raises as `_reading_errors` does, and OSError if there is no room for the output."""
     with atomic_write(folder) as unfinished, ExitStack() as files:
         unfinished.mkdir(exist_ok=True)
         report, statistics = _PartReport(unfinished, files), {}
@@ -313,7 +306,7 @@ def _read_part(
         if splits and not report.read and not report.notes:
             report.note(f"{part.name}: there are no rows")
         record = {
-            "made_of": fingerprint,
+            "made_of": inputs,
             "unusable": {name: state_of(Path(name)) for name in islice(report.quarantined, MAX_UNUSABLE)},
             "read": report.read,
             "dropped": report.dropped,

@@ -308,7 +308,7 @@ def language_table() -> str:
     """Returns a table of the accepted languages, with columns for spoken numbers and unlabelled speech."""
     rows = [("locale", "language", "numbers", "unlabelled")]
     for locale, spec in DEMO_LANGUAGES.items():
-        features = (spec.num2words is not None, locale in UNLABELLED_LANGUAGES)
+        numbers, unlabelled = spec.num2words is not None, locale in UNLABELLED_LANGUAGES
         name = Locale.parse(spec.babel).get_display_name("en")
-        rows.append((locale, name, *("yes" if feature else "-" for feature in features)))
-    return "\n".join(f"{locale:8}{name:24}{numbers:9}{unlabelled}" for locale, name, numbers, unlabelled in rows)
+        rows.append((locale, name, "yes" if numbers else "-", "yes" if unlabelled else "-"))
+    return "\n".join("{:8}{:24}{:9}{}".format(*row) for row in rows)

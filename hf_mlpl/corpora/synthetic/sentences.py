@@ -79,7 +79,8 @@ def sentences(language: str, split: str, seed: int) -> Iterator[str]:
     while True:
         text = ""
         while len(text) < 1.4 * spec.characters_per_second:
-            phrase = _clean(rng.choice(kinds)())
+            phrase = unicodedata.normalize("NFC", rng.choice(kinds)()).replace("\u2019", "'").replace("\u02bc", "'")
+            phrase = " ".join(phrase.split())  # plain spaces, and above one kind of apostrophe
             if _is_speakable(phrase, spec.script):
                 text = f"{text}{spec.space}{phrase}" if text else phrase
         bucket = zlib.crc32(text.casefold().encode()) % 10
@@ -137,22 +138,11 @@ def _ranked(codes: Iterable[str]) -> list[str]:
     return sorted(codes, key=lambda code: (zlib.crc32(code.encode()), code))
 
 
-def _clean(phrase: str) -> str:
-    """Returns NFC with plain spaces and one kind of apostrophe."""
-    text = unicodedata.normalize("NFC", phrase).replace("\u2019", "'").replace("\u02bc", "'")
-    return " ".join(text.split())
-
-
 def _is_speakable(phrase: str, script: str) -> bool:
     """Checks that a phrase has words of one script only: no digits, abbreviations ("US-Dollar", "St.") or brackets."""
-    words = phrase.replace("-", " ").split(" ")
+    letters = phrase.replace("-", "").replace(" ", "").replace("'", "")
     return all(
         any(char.isalpha() for char in word)
-        and all(char == "'" or _is_letter(char, script) for char in word)
-        and not any(first.isupper() and second.isupper() for first, second in pairwise(word))
-        for word in words
-    )
-
-
-def _is_letter(char: str, script: str) -> bool:
-    return unicodedata.category(char)[0] in "LM" and unicodedata.name(char).startswith(script)
+        and not any(one.isupper() and two.isupper() for one, two in pairwise(word))
+        for word in phrase.replace("-", " ").split(" ")
+    ) and all(unicodedata.category(char)[0] in "LM" and unicodedata.name(char).startswith(script) for char in letters)
