@@ -1,4 +1,4 @@
-"""Defines the project's one schema, the utterance, and reads and writes the Parquet files that carry utterances."""
+"""Defines the schema of utterances, and reads and writes the Parquet files that hold them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .rows import BLOCK, blocks, distinct, duplicated_ids, filter_rows, with_off
 FEATURES = Features(
     {
         "id": Value("string"),
-        # The file, and the part of it in seconds; without start and end the whole file. Of a recording in a container,
-        # path is the container, and offset and size its bytes in a tar (unpacked, if that is compressed), or offset
-        # its row in a Parquet file.
+        # A file, and the start and end of a part in seconds; null means the whole file. For a recording in a container,
+        # path is the container; offset and size are its bytes in a tar (after decompression), or offset is its row in
+        # a Parquet file.
         "audio": {
             "path": Value("string"),
             "offset": Value("int64"),
@@ -36,9 +36,9 @@ FEATURES = Features(
         },
         "duration_seconds": Value("float64"),
         "language": Value("string"),  # Common Voice's locale code, `sv-SE`
-        "text": Value("string"),  # null where nobody has transcribed the utterance
+        "text": Value("string"),  # null if there is no transcript
         "speaker": Value("string"),
-        "source": Value("string"),  # whose the text is: `human`, the revision of a teacher, or `reference`
+        "source": Value("string"),  # author of the text: `human`, the revision of a teacher, or `reference`
     }
 )
 

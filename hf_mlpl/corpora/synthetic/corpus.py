@@ -96,7 +96,7 @@ def write_demo_corpus(
     folders = root / "cv-corpus-demo", root / "voxpopuli-demo"
     present = [folder for folder in folders if folder.exists()]
     for folder in present:
-        _check_holds(folder, settings)
+        _check_folder(folder, settings)
     if len(present) == len(folders):
         return folders
 
@@ -127,14 +127,14 @@ def _check_settings(settings: dict) -> None:
             raise ValueError(f"{split} is {settings[split]} utterances per language; give 1 or more")
 
 
-def _check_holds(folder: Path, settings: dict) -> None:
+def _check_folder(folder: Path, settings: dict) -> None:
     try:
-        found = json.loads((folder / "complete.json").read_text())
+        existing = json.loads((folder / "complete.json").read_text())
     except FileNotFoundError:
         raise ValueError(f"{folder} exists and is not a demo corpus; choose another root or move it away") from None
-    if found != settings:
+    if existing != settings:
         raise ValueError(
-            f"{folder} was made with other settings ({json.dumps(found)}, asked for: {json.dumps(settings)}); "
+            f"{folder} was made with other settings ({json.dumps(existing)}, asked for: {json.dumps(settings)}); "
             "choose another root or delete the folder"
         )
 
@@ -214,7 +214,8 @@ def _write_table(path: Path, columns: list[str], rows: list[tuple]) -> None:
     writer = csv.writer(text, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None, lineterminator="\n")
     writer.writerows([columns, *rows])
     content = text.getvalue().encode()
-    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)  # no time: equal bytes
+    # mtime=0, so that equal tables become equal bytes
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def _record_all(recordings: dict[Path, list[_Utterance]], processes: int) -> dict[Path, list[tuple[float, float]]]:
@@ -226,8 +227,9 @@ def _record_all(recordings: dict[Path, list[_Utterance]], processes: int) -> dic
         tqdm(total=total, desc="demo speech", unit=" utterances") as bar,
     ):
         results = (map if processes == 1 else pool.map)(_record, recordings, recordings.values())
-        for path, spans[path] in zip(recordings, results, strict=True):
-            bar.update(len(spans[path]))
+        for path, spans_of_recording in zip(recordings, results, strict=True):
+            spans[path] = spans_of_recording
+            bar.update(len(spans_of_recording))
     return spans
 
 
