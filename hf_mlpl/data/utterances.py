@@ -24,9 +24,9 @@ from .rows import BLOCK, blocks, distinct, duplicated_ids, filter_rows, with_off
 FEATURES = Features(
     {
         "id": Value("string"),
-        # A file, and the start and end of a part in seconds; null means the whole file. For a recording in a container,
-        # path is the container; offset and size are its bytes in a tar (after decompression), or offset is its row in
-        # a Parquet file.
+        # A file, and the start and end of a part in seconds; null means the whole file. If a recording lies in a
+        # container, path is the container; offset and size are its bytes in a tar (after decompression), or offset is
+        # its row in a Parquet file.
         "audio": {
             "path": Value("string"),
             "offset": Value("int64"),
