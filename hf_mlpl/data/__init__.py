@@ -1,4 +1,4 @@
-"""Turns files of utterances into batches for training: the schema, rows as Arrow blocks, selection, augmentation."""
+"""Reads utterance files and turns them into batches for training: schema, Arrow blocks, selection, augmentation."""
 
 from ..lazy import lazy_names
 

@@ -12,8 +12,8 @@ def spec_augment(
 ) -> torch.Tensor:
     """Sets random bands of mel bins and spans of frames to 0, the mean of normalised features.
 
-    Widths are uniform on 1 ... the largest width. Each utterance gets masks of its own, bounded by its own length
-    (the original draws one set per batch), so that they do not depend on what it is batched with.
+    Widths are uniform on 1 ... the largest width. Masks are drawn for each utterance and bounded by its length (the
+    original draws one set per batch), so that they do not depend on the other utterances of the batch.
 
     Args:
         features: (B, T, F).
@@ -34,7 +34,7 @@ def spec_augment(
 def _spans(
     lengths: torch.Tensor, max_widths: torch.Tensor, num_spans: int, size: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """(B, size) boolean mask of `num_spans` random spans inside each row's length; none where max_widths is 0."""
+    """Returns a (B, size) mask of `num_spans` random spans inside each row's length; none where max_widths is 0."""
     shape = (len(lengths), num_spans)
     max_widths = torch.minimum(max_widths, lengths)[:, None]
     widths = (torch.rand(shape, generator=generator) * max_widths).floor().long() + 1

@@ -1,7 +1,7 @@
 """Plans batches by a budget of seconds, and makes their tensors.
 
-A micro-batch is a function of (seed, its number) alone: which utterances it holds and how they are augmented. So a run
-may be resumed, or spread over any number of processes and loader workers, by choosing the numbers that each one makes.
+The utterances of a micro-batch and their augmentation are a function of the seed and the micro-batch's number alone.
+Thus a run can be resumed, and any number of processes and loader workers can share out the numbers.
 """
 
 from __future__ import annotations
@@ -22,42 +22,34 @@ from ..model.processing_mlpl import MlplProcessor
 from ..model.tokenization_mlpl import IGNORED
 from ..training_config import SpecAugmentConfig
 from .augmentation import spec_augment
-from .rows import blocks, durations_of
+from .rows import blocks, durations_of, with_offsets
 from .selection import min_ctc_frames
 
 
 @dataclass
 class SpeechBatch:
-    """Holds the tensors of one forward.
+    """Holds the tensors of one forward pass."""
 
-    Args:
-        input_features: (B, T, F); attention_mask: (B, T), padding on the right.
-        labels: (B, L), padded with -100, or None; language_ids: (B,), -100 for a language that the model lacks.
-        indices: rows of the data set, in the order of the batch.
-        problems: row -> one line, for rows that could not be used; they are not in the batch.
-    """
-
-    input_features: torch.Tensor
-    attention_mask: torch.Tensor
-    labels: torch.Tensor | None
-    language_ids: torch.Tensor
-    indices: list[int]
-    problems: dict[int, str] = field(default_factory=dict)
+    input_features: torch.Tensor  # (B, T, F)
+    attention_mask: torch.Tensor  # (B, T), padding on the right
+    labels: torch.Tensor | None  # (B, L), padded with -100
+    language_ids: torch.Tensor  # (B,), -100 for a language that the model lacks
+    indices: list[int]  # rows of the data set, in the order of the batch
+    problems: dict[int, str] = field(default_factory=dict)  # one line for each row that had to be left out
 
     def inputs(self, device: torch.device) -> dict[str, torch.Tensor]:
         """Returns the arguments of `MlplForCTC.forward`."""
-        tensors = {name: getattr(self, name) for name in ("input_features", "attention_mask")}
-        if self.labels is not None:
-            tensors |= {"labels": self.labels, "language_ids": self.language_ids}
-        return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        names = ["input_features", "attention_mask"] + ["labels", "language_ids"] * (self.labels is not None)
+        return {name: getattr(self, name).to(device, non_blocking=True) for name in names}
 
 
 class Batches(Sequence):
-    """Keeps lists of rows as arrays: 4 bytes a row (8 from 2^31 rows on) instead of the 40 of Python's lists.
+    """Stores lists of rows in arrays: 4 bytes a row (8 from 2^31 rows on) instead of the 40 of Python's lists.
 
     Args:
-        rows: (N,), batch after batch; starts: (M + 1,), where each batch starts in them, and the end.
-        order: (M,) in which the batches are given; by default as they lie.
+        rows: (N,), batch after batch.
+        starts: (M + 1,), positions in `rows` where batches start, and its length.
+        order: (M,) of the batches; by default that of `rows`.
     """
 
     def __init__(self, rows: np.ndarray, starts: np.ndarray, order: np.ndarray | None = None):
@@ -74,15 +66,14 @@ class Batches(Sequence):
 
 
 def plan_batches(durations: np.ndarray, max_batch_seconds: float, rng: np.random.Generator | None = None) -> Batches:
-    """Cuts utterances of similar length into batches of at most `max_batch_seconds`, padding counted.
+    """Groups utterances of similar length into batches of at most `max_batch_seconds`, padding counted.
+
+    An utterance longer than the budget is a batch of its own.
 
     Args:
         durations: (N,) seconds.
-        rng: varies which similar lengths meet, and shuffles the batches; without it the plan is the one of exact
-            order, longest first, so that a batch that does not fit into memory fails at once.
-
-    Returns:
-        Lists of rows; an utterance longer than the budget is a batch of its own.
+        rng: varies the order of similar lengths, and shuffles the batches. By default the order is exact, longest
+            first, so that a batch that does not fit into memory fails at once.
     """
     keys = np.negative(durations, dtype=float)
     if rng is not None:
@@ -93,10 +84,10 @@ def plan_batches(durations: np.ndarray, max_batch_seconds: float, rng: np.random
         keys *= rng.uniform(1 - variation, 1 + variation, len(durations))
     rows = np.argsort(keys, kind="stable")
     sizes, size, longest = array("q"), 0, 0.0
-    for first in range(0, len(rows), 100_000):  # in blocks: Python's numbers are large
+    for first in range(0, len(rows), 100_000):  # in blocks, because Python's numbers take much memory
         for seconds in durations[rows[first : first + 100_000]].tolist():
             size += 1
-            if seconds > longest:  # max() takes as long as all the rest
+            if seconds > longest:  # max() takes as long as the rest of the loop
                 longest = seconds
             if longest * size > max_batch_seconds and size > 1:
                 sizes.append(size - 1)
@@ -110,15 +101,14 @@ def plan_batches(durations: np.ndarray, max_batch_seconds: float, rng: np.random
 
 
 def repetitions(dataset: Dataset, alpha: float, pseudo_label_weight: float = 1.0) -> np.ndarray:
-    """Returns (N,) how often utterances occur in a pass, so that a group's share is proportional to its hours^alpha.
+    """Returns (N,) mean occurrences of utterances in a pass that make a group's share proportional to its hours^alpha.
 
-    Groups are the languages, with human labels and with pseudo-labels apart; the share of the latter is multiplied by
-    `pseudo_label_weight`. The utterances of the group that needs it least occur once.
+    A group is the human or the pseudo-labels of a language; the share of the latter is multiplied by
+    `pseudo_label_weight`. The utterances of the group with the smallest factor occur once.
     """
     groups: dict[tuple[str, bool], int] = {}
     index, durations = np.empty(len(dataset), np.int16), durations_of(dataset)
-    first = 0
-    for block in blocks(dataset, ["language", "source"]):
+    for first, block in with_offsets(blocks(dataset, ["language", "source"])):
         languages = block["language"].combine_chunks().dictionary_encode()
         is_human = pc.fill_null(pc.equal(block["source"], "human"), False).to_numpy()
         codes = [
@@ -126,7 +116,6 @@ def repetitions(dataset: Dataset, alpha: float, pseudo_label_weight: float = 1.0
             for name in languages.dictionary.to_pylist()
         ]
         index[first : first + len(block)] = np.array(codes)[languages.indices.to_numpy(), is_human.astype(int)]
-        first += len(block)
     present = np.bincount(index, minlength=len(groups)) > 0
     hours = np.where(present, np.bincount(index, weights=durations, minlength=len(groups)), 1.0)
     weights = np.array([1.0 if human else pseudo_label_weight for _, human in groups])
@@ -134,25 +123,25 @@ def repetitions(dataset: Dataset, alpha: float, pseudo_label_weight: float = 1.0
     return (rates / rates[present].min())[index]
 
 
+@dataclass(eq=False, repr=False)
 class BatchPlan:
     """Plans a training run's micro-batches without end, pass after pass: `plan[number]` is a list of rows.
 
     Args:
         durations: (N,) seconds.
         max_batch_seconds: audio of one micro-batch, padding counted.
-        seed: of what meets what, and of the order.
-        repetitions: (N,) mean number of times that each utterance occurs in a pass; by default once.
+        seed: determines which utterances share a batch, and the order of the batches.
+        repetitions: (N,) mean occurrences of each utterance in a pass; by default 1.
     """
 
-    def __init__(
-        self, durations: np.ndarray, max_batch_seconds: float, seed: int, repetitions: np.ndarray | float = 1.0
-    ):
-        self.durations = durations
-        self.repetitions = np.broadcast_to(repetitions, durations.shape)
-        self.max_batch_seconds = max_batch_seconds
-        self.seed = seed
+    durations: np.ndarray
+    max_batch_seconds: float
+    seed: int
+    repetitions: np.ndarray | float = 1.0
+
+    def __post_init__(self):
         self.first_numbers = [0]  # of each pass
-        self.current: tuple[int, Sequence[list[int]]] = (-1, [])
+        self.current: tuple[int, Sequence[list[int]]] = (-1, [])  # the last pass that was planned
 
     def __getitem__(self, number: int) -> list[int]:
         epoch = self.epoch(number)
@@ -176,48 +165,37 @@ class BatchPlan:
         return self.current[1]
 
 
+@dataclass(eq=False, repr=False)
 class SpeechBatches(torch.utils.data.Dataset):
     """Makes tensors by batch number, for a `DataLoader` with `batch_size=None`: decoding runs in its workers.
 
     Args:
-        dataset: utterances.
-        plan: batch number -> rows, a list or a `BatchPlan`.
-        with_labels: whether texts become labels; rows whose labels do not fit into their frames are then problems.
-        augment: SpecAugment for the batches whose number is at least `augment_from`.
-        seed: of the augmentation.
-        cache_bytes: memory, in each loader worker, for features that are kept from one pass to the next; small sets
-            are then decoded once.
+        plan: maps batch numbers to rows of the data set.
+        with_labels: texts become labels, and rows whose labels do not fit into their frames are problems.
+        augment: SpecAugment for the batches from number `augment_from` on, with a seed of its own.
+        cache_bytes: memory in each loader worker for features, so that a small data set is decoded only once.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        plan: Sequence[list[int]] | BatchPlan,
-        processor: MlplProcessor,
-        config: MlplConfig,
-        with_labels: bool,
-        augment: SpecAugmentConfig | None = None,
-        augment_from: int = 0,
-        seed: int = 0,
-        cache_bytes: int = 0,
-    ):
-        self.dataset = dataset
-        self.plan = plan
-        self.processor = processor
-        self.config = config
-        self.with_labels = with_labels
-        self.augment = augment
-        self.augment_from = augment_from
-        self.seed = seed
+    dataset: Dataset
+    plan: Sequence[list[int]] | BatchPlan
+    processor: MlplProcessor
+    config: MlplConfig
+    with_labels: bool
+    augment: SpecAugmentConfig | None = None
+    augment_from: int = 0
+    seed: int = 0
+    cache_bytes: int = 0
+
+    def __post_init__(self):
         self.cache: dict[int, torch.Tensor] = {}
-        self.cache_bytes_left = cache_bytes
-        self.language_ids = {language: i for i, language in enumerate(config.languages)}
+        self.cache_bytes_left = self.cache_bytes
+        self.language_ids = {language: i for i, language in enumerate(self.config.languages)}
 
     def __getitem__(self, number: int) -> SpeechBatch:
         return self.batch(self.plan[number], number)
 
     def batch(self, rows: list[int], number: int | None) -> SpeechBatch:
-        """Makes the tensors of some rows; `number` decides how they are augmented, None leaves that out."""
+        """Makes the tensors of some rows; `number` seeds their augmentation, None turns it off."""
         columns = self.dataset[rows]
         features, labels, languages, indices, problems = [], [], [], [], {}
         for i, row in enumerate(rows):
@@ -232,8 +210,7 @@ class SpeechBatches(torch.utils.data.Dataset):
             languages.append(self.language_ids.get(columns["language"][i], IGNORED))
             indices.append(row)
         if not features:
-            # Every process must take part in every update, so a batch of which nothing is left becomes one silent
-            # frame that says nothing.
+            # Every process must take part in every update, so a batch without usable rows becomes one silent frame.
             features, labels, languages = [torch.zeros(1, self.config.num_mel_bins)], [torch.tensor([])], [IGNORED]
         num_frames = torch.tensor([len(frames) for frames in features])
         batch = pad_sequence(features, batch_first=True)
@@ -261,17 +238,17 @@ class SpeechBatches(torch.utils.data.Dataset):
         return frames
 
     def _samples(self, audio: dict, stated_seconds: float) -> np.ndarray:
-        """Decodes audio, (N,); raises AudioError for hours where a table states seconds: no batch could hold them."""
-        rate, blocks, seconds = self.processor.feature_extractor.sampling_rate, [], 0.0
-        for block in stream_audio(audio, rate):
-            blocks.append(block)
-            seconds += len(block) / rate
+        """Decodes audio to (N,); raises AudioError if it is far longer than stated, because no batch could hold it."""
+        rate, pieces, seconds = self.processor.feature_extractor.sampling_rate, [], 0.0
+        for piece in stream_audio(audio, rate):
+            pieces.append(piece)
+            seconds += len(piece) / rate
             if seconds > 2 * stated_seconds + 1:
                 raise AudioError(
                     f"its audio goes on after {seconds:.1f} s, but its duration_seconds is {stated_seconds:.2f}; "
                     "correct that, or cut the recording"
                 )
-        return np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+        return np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
 
     def _label_ids(self, text: str, num_frames: int) -> list[int]:
         ids = self.processor.tokenizer(text)["input_ids"]
@@ -281,5 +258,5 @@ class SpeechBatches(torch.utils.data.Dataset):
 
 
 def micro_batch_seed(seed: int, number: int) -> int:
-    """Returns the seed of everything random in micro-batch `number`: augmentation, dropout and LayerDrop."""
+    """Returns the seed of the augmentation, dropout and LayerDrop of micro-batch `number`."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,11 +1,12 @@
-"""Works on the rows of a data set in Arrow blocks, for millions of rows: memory holds a few bytes of each."""
+"""Processes the rows of a data set in Arrow blocks: for millions of rows, memory holds a few bytes of each."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from datasets import Dataset
 from datasets.table import InMemoryTable
 
 BLOCK = 10_000  # rows that are read or written at a time
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 
 def blocks(dataset: Dataset, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -31,17 +33,24 @@ def blocks(dataset: Dataset, columns: Sequence[str]) -> Iterator[pa.Table]:
             yield dataset.select_columns(list(columns)).with_format("arrow")[first : first + BLOCK]
 
 
+def with_offsets(row_blocks: Iterable[Rows]) -> Iterator[tuple[int, Rows]]:
+    """Yields consecutive blocks, each with the number of its first row."""
+    first = 0
+    for block in row_blocks:
+        yield first, block
+        first += len(block)
+
+
 def durations_of(dataset: Dataset) -> np.ndarray:
     """Returns (N,) seconds, 8 bytes an utterance."""
-    durations, first = np.empty(len(dataset)), 0
-    for block in blocks(dataset, ["duration_seconds"]):
+    durations = np.empty(len(dataset))
+    for first, block in with_offsets(blocks(dataset, ["duration_seconds"])):
         durations[first : first + len(block)] = block["duration_seconds"].to_numpy()
-        first += len(block)
     return durations
 
 
 class Column:
-    """Reads values of a column, `column[row]`, from the mapped file when they are asked for."""
+    """Reads single values of a column, `column[row]`, from the memory-mapped file."""
 
     def __init__(self, dataset: Dataset, name: str):
         self.values, indices = dataset.data.column(name), dataset._indices
@@ -52,25 +61,23 @@ class Column:
 
 
 def distinct(dataset: Dataset, column: str) -> list:
-    """Returns the values of a column, sorted, each once; few are expected. Raises ValueError for a null among them."""
+    """Returns the distinct values of a column, sorted, where they are few; raises ValueError for a null."""
     values = {value for block in blocks(dataset, [column]) for value in block[column].unique().to_pylist()}
     if None in values:
         raise ValueError(f"an utterance of the data set has a null as {column}; a value in every row is accepted")
     return sorted(values)
 
 
-def filter_rows(dataset: Dataset, columns: Sequence[str], wanted: Callable[[pa.Table], np.ndarray]) -> Dataset:
-    """Keeps the rows for which `wanted`, given blocks of some columns, is true; 8 bytes for each."""
-    rows, first = [np.empty(0, np.uint64)], 0
-    for block in blocks(dataset, columns):
-        rows.append((first + np.flatnonzero(wanted(block))).astype(np.uint64))
-        first += len(block)
-    rows = np.concatenate(rows)
+def filter_rows(dataset: Dataset, columns: Sequence[str], predicate: Callable[[pa.Table], np.ndarray]) -> Dataset:
+    """Keeps the rows for which `predicate`, given blocks of some columns, is true; 8 bytes for each."""
+    numbered = with_offsets(blocks(dataset, columns))
+    kept = [(first + np.flatnonzero(predicate(block))).astype(np.uint64) for first, block in numbered]
+    rows = np.concatenate([np.empty(0, np.uint64), *kept])
     return dataset if len(rows) == len(dataset) else select_rows(dataset, rows)
 
 
 def select_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
-    """Selects the rows with these numbers, in their order; 8 bytes for each.
+    """Selects rows by their numbers, in the order of `rows`; 8 bytes for each.
 
     `Dataset.select` would make Python objects of all row numbers.
     """
@@ -93,12 +100,15 @@ def sorted_by_id(dataset: Dataset) -> Dataset:
 
 
 def duplicated_ids(dataset: Dataset) -> list[str]:
-    """Returns ids of more than one utterance, in their order. Compares hashes, of 16 bytes each, then suspects."""
+    """Returns the ids that several utterances share, in order of appearance.
+
+    Compares hashes (16 bytes an utterance), and then the ids whose hashes are equal.
+    """
     hashes = [id_hashes(block["id"].combine_chunks()) for block in blocks(dataset, ["id"])]
-    if not len(twice := repeated(hashes)):
+    if not len(duplicates := repeated(hashes)):
         return []
     suspects = [
-        block["id"].filter(pa.array(np.isin(block_hashes, twice))).to_pylist()
+        block["id"].filter(pa.array(np.isin(block_hashes, duplicates))).to_pylist()
         for block, block_hashes in zip(blocks(dataset, ["id"]), hashes, strict=True)
     ]
     return [name for name, count in Counter(chain.from_iterable(suspects)).items() if count > 1]

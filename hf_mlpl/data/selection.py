@@ -1,4 +1,4 @@
-"""Selects the utterances that training can use, and logs each one that it cannot."""
+"""Selects the utterances that training can use, and logs each one that is dropped."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def min_ctc_frames(label_ids: Sequence[int]) -> int:
 def select_for_training(
     dataset: Dataset, processor: MlplProcessor, config: MlplConfig, max_seconds: float
 ) -> tuple[Dataset, Counter]:
-    """Drops what training cannot use, one line each in the log, and counts it by reason.
+    """Drops utterances that training cannot use; logs each of them, and counts them by reason.
 
-    Dropped are utterances without text, with characters that the tokenizer lacks (their labels would be wrong), with
-    more labels than output frames (their CTC loss is infinite), and longer than `max_seconds`.
+    They have no text, characters that the tokenizer lacks (their labels would be wrong), more labels than output
+    frames (their CTC loss is infinite), or more than `max_seconds`.
 
     Raises:
-        ValueError: for a language that the model does not know, and when nothing is left.
+        ValueError: for a language that the model does not know, or if no utterance is left.
     """
     _check_languages(dataset, config)
     dropped, unknown_characters = Counter(), Counter()
-    tokenizer, classes = processor.tokenizer, _classes(processor.tokenizer)
+    extractor, tokenizer, classes = processor.feature_extractor, processor.tokenizer, _classes(processor.tokenizer)
 
-    def reason_against(text: str, seconds: float, num_frames: int) -> str | None:
+    def drop_reason(text: str, seconds: float, num_frames: int) -> str | None:
         if not text:
             return "no text"
         if unknown := tokenizer.unknown_characters(text):
@@ -51,25 +51,26 @@ def select_for_training(
         labels = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))  # tokenizer(text) takes twice as long
         return "more labels than frames" if min_ctc_frames(labels) > num_frames else None
 
-    def usable(block: pa.Table) -> np.ndarray:
+    def is_usable(block: pa.Table) -> np.ndarray:
         texts, seconds = TextBlock(block["text"]), block["duration_seconds"].to_numpy()
-        num_frames = _num_output_frames(seconds, processor, config)
+        num_samples = np.rint(seconds * extractor.sampling_rate).astype(np.int64)
+        num_frames = config.num_output_frames(extractor.num_frames(num_samples))
         labels = classes.take(texts.code_points)
         is_repeated = np.append(False, labels[1:] == labels[:-1])
         most_frames = texts.lengths + texts.count(is_repeated) + 2  # with `surround`
         kept = (texts.lengths > 0) & ~texts.has(labels < 0) & (seconds <= max_seconds) & (most_frames <= num_frames)
-        # The others, nearly all, are fine without cutting them into labels, which takes minutes for millions
-        looked_at = block.select(["id", "text"]).append_column("normalized", texts.texts).filter(pa.array(~kept))
-        columns = (column.to_pylist() for column in looked_at.columns)
+        # Only the few others are cut into labels, which takes minutes for millions of texts.
+        doubtful = block.select(["id", "text"]).append_column("normalized", texts.texts).filter(pa.array(~kept))
+        columns = (column.to_pylist() for column in doubtful.columns)
         for row, name, raw, text in zip(np.flatnonzero(~kept), *columns, strict=True):
-            reason = reason_against(text, seconds[row], num_frames[row])
+            reason = drop_reason(text, seconds[row], num_frames[row])
             kept[row] = reason is None
             if reason is not None:
                 dropped[reason] += 1
                 logger.warning("utterance %s dropped: %s (%.2f s, %r)", name, reason, seconds[row], raw)
         return kept
 
-    selected = filter_rows(dataset, ["id", "text", "duration_seconds"], usable)
+    selected = filter_rows(dataset, ["id", "text", "duration_seconds"], is_usable)
     if unknown_characters:
         logger.warning("characters that the tokenizer lacks: %s", unknown_character_report(unknown_characters))
     if not len(selected):
@@ -78,10 +79,10 @@ def select_for_training(
 
 
 def select_unlabelled(dataset: Dataset, config: MlplConfig, max_seconds: float) -> Dataset:
-    """Drops utterances longer than `max_seconds`, with one line in the log.
+    """Drops utterances longer than `max_seconds`, with one line in the log for all of them.
 
     Raises:
-        ValueError: for a language that the model does not know, and when nothing is left.
+        ValueError: for a language that the model does not know, or if no utterance is left.
     """
     _check_languages(dataset, config)
     selected = filter_rows(
@@ -95,17 +96,16 @@ def select_unlabelled(dataset: Dataset, config: MlplConfig, max_seconds: float) 
 
 
 def _check_languages(dataset: Dataset, config: MlplConfig) -> None:
-    unknown = sorted(set(distinct(dataset, "language")) - set(config.languages))
-    if unknown:
+    if unknown := sorted(set(distinct(dataset, "language")) - set(config.languages)):
         raise ValueError(f"the model has no class for {', '.join(unknown)}; it knows {', '.join(config.languages)}")
 
 
 def _classes(tokenizer: MlplTokenizer) -> np.ndarray:
     """Returns (NUM_CODE_POINTS,) label ids of the characters that are entries by themselves, -1 for all others.
 
-    CTC needs at most as many frames for a text of such characters as for these labels of it: an entry of several
-    characters stands for at least two of them, and where it is met twice in a row that costs one frame more. But where
-    it shares its line, other characters may have the same label, and all labels here are made equal.
+    These labels give an upper bound on the frames that CTC needs for a text of such characters: an entry of several
+    characters replaces at least two of them, and its repetition costs only one more frame. If such an entry shares its
+    line, other characters may have the same label; then all labels are made equal, so that the bound still holds.
     """
     ids = tokenizer.get_vocab()
     characters = [entry for entry in ids if len(entry) == 1]
@@ -117,9 +117,3 @@ def _classes(tokenizer: MlplTokenizer) -> np.ndarray:
     if any(len(entry) > 1 and lines[number] > 1 for entry, number in ids.items()):
         classes = np.minimum(classes, 0)
     return classes
-
-
-def _num_output_frames(seconds: np.ndarray, processor: MlplProcessor, config: MlplConfig) -> np.ndarray:
-    extractor = processor.feature_extractor
-    num_samples = np.rint(seconds * extractor.sampling_rate).astype(np.int64)
-    return config.num_output_frames(extractor.num_frames(num_samples))

@@ -1,4 +1,4 @@
-"""Normalises texts by the thousand as arrays of characters; Python looks only at those that may change."""
+"""Normalises many texts at once as arrays of characters; only texts that may change become Python strings."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SPACE = ord(" ")
 
 
 class TextBlock:
-    """Holds texts as `normalize_text` makes them, and all their characters in one array.
+    """Holds texts normalised by `normalize_text`, and all their characters in one array.
 
     Args:
         texts: N strings; null counts as empty.
 
     Attributes:
-        texts: the N normalised ones.
+        texts: N normalised strings.
         lengths: (N,) numbers of their characters.
         code_points: (C,) of all texts, with a space before the first one and after each.
     """
@@ -31,10 +31,13 @@ class TextBlock:
     def __init__(self, texts: pa.ChunkedArray):
         texts = pc.fill_null(texts, "").combine_chunks()
         self._set(texts)
-        doubtful = pa.array(self.has(self._may_change()))
-        as_they_are = texts.filter(doubtful).to_pylist()
-        normalized = list(map(normalize_text, as_they_are))
-        if normalized != as_they_are:
+        is_space = self.code_points == SPACE
+        may_change = _may_change().take(self.code_points)
+        may_change[1:] |= is_space[1:] & is_space[:-1]  # two spaces, one of them perhaps at the end of a text
+        doubtful = pa.array(self.has(may_change))
+        originals = texts.filter(doubtful).to_pylist()
+        normalized = list(map(normalize_text, originals))
+        if normalized != originals:
             self._set(pc.replace_with_mask(texts, doubtful, pa.array(normalized, texts.type)))
 
     def _set(self, texts: pa.Array) -> None:
@@ -43,45 +46,38 @@ class TextBlock:
         self.texts = texts
         self.code_points = np.frombuffer(joined.encode("utf-32-le"), np.uint32)
         self.lengths = pc.utf8_length(texts).to_numpy()
-        self.ends = np.cumsum(self.lengths + 1)  # where the space after each text is
+        self.ends = np.cumsum(self.lengths + 1)  # positions of the space after each text
 
-    def _may_change(self) -> np.ndarray:
-        """Returns (C,) whether `normalize_text` may change a text at a character; an empty one at its end."""
-        marked = _doubtful().take(self.code_points)
-        is_space = self.code_points == SPACE
-        marked[1:] |= is_space[1:] & is_space[:-1]
-        return marked
+    def has(self, mask: np.ndarray) -> np.ndarray:
+        """Tells (N,) for each text if the mask (C,) is true for a character of it or for the space after it."""
+        return self.count(mask) > 0
 
-    def has(self, marked: np.ndarray) -> np.ndarray:
-        """Returns (N,) whether any of a text's characters, or the space after it, is marked in a mask (C,)."""
-        return self.count(marked) > 0
-
-    def count(self, marked: np.ndarray) -> np.ndarray:
-        """Returns (N,) how many of a text's characters, with the space after it, are marked in a mask (C,)."""
-        return np.bincount(np.searchsorted(self.ends, np.flatnonzero(marked)), minlength=len(self.ends))
+    def count(self, mask: np.ndarray) -> np.ndarray:
+        """Counts (N,) for each text its characters, with the space after it, for which the mask (C,) is true."""
+        return np.bincount(np.searchsorted(self.ends, np.flatnonzero(mask)), minlength=len(self.ends))
 
 
 @cache
-def _doubtful() -> np.ndarray:
-    """Returns (NUM_CODE_POINTS,) whether `normalize_text` may change a text because of a character.
+def _may_change() -> np.ndarray:
+    """Returns a mask (NUM_CODE_POINTS,) of the characters because of which `normalize_text` may change a text.
 
-    That is white space but the space, what NFC writes otherwise, and what may become one with a character before it.
-    Python does not list these; all of them are marks, vowels and finals of Hangul, or beyond the first 2^16.
+    They are white space other than the space, characters that NFC replaces, and characters that NFC may compose with
+    the one before. Python has no list of the last; all are marks, vowels and finals of Hangul, or beyond 2^16.
     """
-    marked = np.ones(NUM_CODE_POINTS, bool)
+    mask = np.ones(NUM_CODE_POINTS, bool)
     for code_point in range(1 << 16):
         character = chr(code_point)
-        marked[code_point] = (
+        mask[code_point] = (
             0x1160 <= code_point < 0x1200
             or unicodedata.category(character)[0] == "M"
             or character.isspace()
             or not unicodedata.is_normalized("NFC", character)
         )
-    marked[SPACE] = False
-    return marked
+    mask[SPACE] = False
+    return mask
 
 
 def join(texts: pa.Array, separator: str) -> pa.Buffer:
-    """Returns `separator.join(texts)` in UTF-8, without a string of Python for each text."""
-    whole = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
-    return pc.binary_join(whole, separator)[0].as_buffer()
+    """Returns `separator.join(texts)` in UTF-8, without a Python string for each text."""
+    one_list = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
+    return pc.binary_join(one_list, separator)[0].as_buffer()

@@ -1,4 +1,4 @@
-"""Preparing corpora: parts and processes, going on after a kill, and what the report says of them."""
+"""Preparation of corpora: parts and processes, resuming after a kill, and the report."""
 
 import json
 import multiprocessing
@@ -35,7 +35,7 @@ def datasets_cache(tmp_path, monkeypatch):
 
 
 def read_locale(folder: Path, split: str, locale: str, report: ReadingReport):
-    """30 utterances and two that are dropped; kills its process where a file `kill` says so."""
+    """Yields 30 utterances and drops two; kills its process if a file `kill` exists."""
     with open(folder / "reads", "a") as reads:
         reads.write(f"{split} {locale}\n")
     for number in range(30):
@@ -149,13 +149,13 @@ def test_several_processes_do_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_part_that_fails_costs_the_others_nothing(tmp_path, workers):
-    """It is no fault of the corpus, so the others are kept, and the same call goes on with it."""
+def test_a_part_that_fails_does_not_affect_the_others(tmp_path, workers):
+    """Tests an error that is no fault of the corpus: the same call later reads only the failed parts."""
     folder, data = tmp_path / "later", tmp_path / "data"
     report = prepare([*parts(tmp_path)[:2], *parts(folder)[2:4]], data, workers=workers)
-    told = f"FileNotFoundError: [Errno 2] No such file or directory: '{folder / 'reads'}'"
-    assert report.failed == [f"{name}: {told}" for name in ("train tr", "test de")]
-    assert (data / "report.txt").read_text().count(told) == 2
+    error = f"FileNotFoundError: [Errno 2] No such file or directory: '{folder / 'reads'}'"
+    assert report.failed == [f"{name}: {error}" for name in ("train tr", "test de")]
+    assert (data / "report.txt").read_text().count(error) == 2
     assert ids(data / "train.parquet") == [f"{locale}-train-{n}" for locale in ("de", "sl") for n in range(30)]
     folder.mkdir()
     report = prepare([*parts(tmp_path)[:2], *parts(folder)[2:4]], data)
@@ -171,16 +171,27 @@ def test_a_reader_of_several_splits(tmp_path, monkeypatch):
     assert report.kept == 0 and report.notes == ["own: there are no rows"] and not list(tmp_path.iterdir())
 
 
+def read_with_notes(report: ReadingReport):
+    for _ in range(2):
+        report.note("\udcff.tsv: is empty")  # a name that is not UTF-8
+    yield from ()
+
+
+def test_repeated_notes_are_kept_once(tmp_path):
+    report = prepare([Part("table", partial(read_with_notes), "train")], tmp_path / "data")
+    assert report.notes == ["\\udcff.tsv: is empty"]
+
+
 def test_quarantine(tmp_path):
     prepare(parts(tmp_path), tmp_path / "data")
-    listed = read_quarantine(tmp_path / "data" / "quarantine.tsv")
-    assert listed == {f"/clips/{locale}/bad.mp3": "is empty, at test" for locale in TEXTS}
-    listed["/clips/sl/train-7.mp3"] = "full of noise"
-    report = prepare(parts(tmp_path), tmp_path / "data", Preprocessing(quarantine=listed))
+    reasons = read_quarantine(tmp_path / "data" / "quarantine.tsv")
+    assert reasons == {f"/clips/{locale}/bad.mp3": "is empty, at test" for locale in TEXTS}
+    reasons["/clips/sl/train-7.mp3"] = "full of noise"
+    report = prepare(parts(tmp_path), tmp_path / "data", Preprocessing(quarantine=reasons))
     assert "sl-train-7" not in ids(tmp_path / "data" / "train.parquet")
     assert report.dropped == {"unreadable audio": 12, "in quarantine": 1}
     again = read_quarantine(tmp_path / "data" / "quarantine.tsv")
-    assert again["/clips/sl/train-7.mp3"] == "full of noise" and again.keys() == listed.keys()
+    assert again["/clips/sl/train-7.mp3"] == "full of noise" and again.keys() == reasons.keys()
     with pytest.raises(ValueError, match="column audio, reason is missing"):
         (tmp_path / "list.tsv").write_text("path\n")
         read_quarantine(tmp_path / "list.tsv")
@@ -232,8 +243,8 @@ def test_normalizers(tmp_path):
             read_normalizers(tmp_path / "n.yaml")
 
 
-def read_table_of(table: Path, report: ReadingReport):
-    """A line of the file `reads` beside the table, and an utterance for each line of the table."""
+def read_table_lines(table: Path, report: ReadingReport):
+    """Logs the table in the file `reads` beside it, and yields an utterance for each of its lines."""
     with open(table.parent / "reads", "a") as reads:
         reads.write(f"{table.name}\n")
     for text in table.read_text().splitlines():
@@ -242,22 +253,22 @@ def read_table_of(table: Path, report: ReadingReport):
         yield row | {"text": text, "speaker": None, "source": "human"}
 
 
-def read_of_another_disk(folder: Path, report: ReadingReport):
+def read_failing_disk(folder: Path, report: ReadingReport):
     report.read += 1
     raise OSError(5, "Input/output error") if not (folder / "mended").exists() else ValueError("no such table")
 
 
 def interrupted(folder: Path, **preprocessing):
-    """Two tables, and a part that fails until the file `mended` is there, so that finished parts are kept."""
+    """Prepares two tables, and a part that fails until the file `mended` exists, so that finished parts are kept."""
     tables = [
-        Part(name, partial(read_table_of, folder / name), "train", inputs=(folder / name, folder / "clips"))
+        Part(name, partial(read_table_lines, folder / name), "train", inputs=(folder / name, folder / "clips"))
         for name in ("one", "two")
     ]
-    disk = Part("disk", partial(read_of_another_disk, folder), "test")
+    disk = Part("disk", partial(read_failing_disk, folder), "test")
     return prepare([*tables, disk], folder / "data", Preprocessing(**preprocessing))
 
 
-def test_a_finished_part_is_read_again_when_what_it_was_made_of_has_changed(tmp_path, capfd):
+def test_a_finished_part_is_read_again_when_its_inputs_have_changed(tmp_path, capfd):
     (tmp_path / "clips").mkdir()
     for name in ("one", "two"):
         (tmp_path / name).write_text(f"{name} wrong\n")
@@ -268,9 +279,9 @@ def test_a_finished_part_is_read_again_when_what_it_was_made_of_has_changed(tmp_
     os.utime(tmp_path / "one", ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     interrupted(tmp_path)
     assert (tmp_path / "reads").read_text().split() == ["one", "two", "one"]
-    told = "".join(capfd.readouterr())
-    assert f"one: is read again, because {tmp_path / 'one'} has changed" in told and "two: is read" not in told
-    assert "going on: 1 of 3 parts were finished before" in told
+    output = "".join(capfd.readouterr())
+    assert f"one: is read again, because {tmp_path / 'one'} has changed" in output and "two: is read" not in output
+    assert "going on: 1 of 3 parts were finished before" in output
     texts = read_utterances([tmp_path / "data" / "train.parquet"])["text"]
     assert list(texts) == ["one right", "two wrong"]
 
@@ -290,7 +301,7 @@ def test_recordings_that_could_not_be_used_are_tried_again_when_they_change(tmp_
     soundfile.write(tmp_path / "good.wav", np.ones(16000) / 9, 16000)
     (tmp_path / "bad.wav").write_bytes(b"RIFF")
     files = Part("files", partial(read_files, tmp_path), "train")
-    parts = [files, Part("disk", partial(read_of_another_disk, tmp_path), "test")]
+    parts = [files, Part("disk", partial(read_failing_disk, tmp_path), "test")]
     assert prepare(parts, tmp_path / "data", Preprocessing(decode=True)).dropped == {"unreadable audio": 1}
     soundfile.write(tmp_path / "bad.wav", np.ones(16000) / 9, 16000)
     report = prepare(parts, tmp_path / "data", Preprocessing(decode=True))
@@ -301,7 +312,7 @@ def test_ids_that_come_twice_are_kept_once(tmp_path):
     (tmp_path / "one").write_text("a 1\nb 2\na 3\n")
     (tmp_path / "two").write_text("b 4\nc 5\n")
     soundfile.write(tmp_path / "a.wav", np.ones(160), 16000)  # another recording of that name
-    parts = [Part(name, partial(read_table_of, tmp_path / name), "train") for name in ("one", "two")]
+    parts = [Part(name, partial(read_table_lines, tmp_path / name), "train") for name in ("one", "two")]
     report = prepare([*parts, Part("files", partial(read_files, tmp_path), "train")], tmp_path / "data")
     *first, other = read_utterances([tmp_path / "data" / "train.parquet"])
     assert [row["text"] for row in first] == ["a 1", "b 2", "c 5"]
@@ -319,18 +330,18 @@ def test_two_preparations_into_one_folder(tmp_path):
     assert not (tmp_path / "reads").exists()
 
 
-def test_files_of_an_earlier_preparation_are_left_and_told(tmp_path):
-    whole = parts(tmp_path)
-    prepare(whole, tmp_path / "data")
+def test_files_of_an_earlier_preparation_are_kept_and_reported(tmp_path):
+    all_parts = parts(tmp_path)
+    prepare(all_parts, tmp_path / "data")
     before = (tmp_path / "data" / "test.parquet").read_bytes()
-    for _ in range(2):  # also when the last report knows nothing of it
-        report = prepare(whole[:3], tmp_path / "data")
-        (told,) = report.notes
-        assert told.startswith(f"{tmp_path / 'data' / 'test.parquet'}: is of an earlier preparation; ")
-        assert told in (tmp_path / "data" / "report.txt").read_text().splitlines()
-        assert json.loads((tmp_path / "data" / "report.json").read_text())["notes"] == [told]
+    for _ in range(2):  # also if the last report does not mention it
+        report = prepare(all_parts[:3], tmp_path / "data")
+        (note,) = report.notes
+        assert note.startswith(f"{tmp_path / 'data' / 'test.parquet'}: is of an earlier preparation; ")
+        assert note in (tmp_path / "data" / "report.txt").read_text().splitlines()
+        assert json.loads((tmp_path / "data" / "report.json").read_text())["notes"] == [note]
         assert (tmp_path / "data" / "test.parquet").read_bytes() == before
-    assert not prepare(whole, tmp_path / "data").notes
+    assert not prepare(all_parts, tmp_path / "data").notes
 
 
 def read_and_die(folder: Path, report: ReadingReport):
@@ -344,7 +355,7 @@ def read_without_memory(report: ReadingReport):
 
 
 @pytest.mark.slow  # processes that are started anew import everything again
-def test_a_worker_that_dies_costs_its_part(tmp_path):
+def test_a_worker_that_dies_fails_only_its_part(tmp_path):
     killing = Part("killing", partial(read_and_die, tmp_path), "dev")
     hungry = Part("hungry", partial(read_without_memory), "dev")
     first, *others = parts(tmp_path)

@@ -1,4 +1,4 @@
-"""Utterances by the million: what goes through them in Arrow's columns gives what plain Python gives of each."""
+"""Functions for millions of utterances in Arrow columns, compared with plain Python on each row."""
 
 import hashlib
 import sys
@@ -53,7 +53,7 @@ def test_equal_hashes_of_different_ids_are_no_duplicates(monkeypatch):
 @settings(deadline=None)
 @given(st.data())
 def test_rows_that_are_kept(data):
-    """From a whole data set, a part of it, and one in any order."""
+    """Tests a whole data set, a part of one, and one in any order."""
     count = data.draw(st.integers(0, 40))
     languages = data.draw(st.lists(st.sampled_from(["de", "sl", "fr"]), min_size=count, max_size=count))
     dataset = dataset_of(map(str, range(count)), language=languages)
@@ -77,7 +77,7 @@ def test_rows_far_apart_come_in_their_order():
 
 
 def plain_plan(durations, max_batch_seconds, rng) -> list[list[int]]:
-    """As a list of Python lists; up to 40 batches it is what all models of version 0.1 were trained with."""
+    """Plans batches as Python lists; up to 40 batches it is the plan of all models of version 0.1."""
     num_batches = max(sum(durations) / max_batch_seconds, 1)
     variation = min(max(2 / num_batches, 0.02), 0.05)
     keys = durations * rng.uniform(1 - variation, 1 + variation, len(durations))
@@ -93,18 +93,18 @@ def plain_plan(durations, max_batch_seconds, rng) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 100, 3000])
-def test_plans_stay_what_they_were(count):
+def test_plans_equal_those_of_version_0_1(count):
     durations = np.round(np.random.default_rng(count).uniform(0.1, 20, count), 1)
     expected = plain_plan(durations, 60, np.random.default_rng([3, 0]))
     assert list(plan_batches(durations, 60, np.random.default_rng([3, 0]))) == expected
     plan, rng = BatchPlan(durations, 60, 3), np.random.default_rng([3, 0])
-    rng.random(count)  # which says how often each occurs
+    rng.random(count)  # for the occurrences of each utterance
     if expected:
         expected = plain_plan(durations, 60, rng)
         assert [plan[number] for number in range(len(expected))] == expected
 
 
-def test_repetitions_stay_what_they_were():
+def test_repetitions_equal_a_plain_computation():
     rng = np.random.default_rng(0)
     languages = rng.choice(["de", "sl", "fr"], 500).tolist()
     sources = rng.choice(np.array(["human", "t@1", None], object), 500).tolist()
@@ -141,7 +141,7 @@ def test_blocks_of_texts_are_normalised(texts, size):
 
 @pytest.mark.slow
 def test_no_composition_of_unicode_is_missed():
-    """Whatever normalize_text makes of a code point, or of two that are one in NFC: the quick look sees it."""
+    """Tests all code points, and all pairs of them that NFC composes."""
     texts = [character for code in range(sys.maxunicode) if not 0xD800 <= code < 0xE000 and (character := chr(code))]
     texts += [unicodedata.normalize("NFD", text) for text in texts]
     assert len({*texts}) > sys.maxunicode
@@ -151,7 +151,7 @@ def test_no_composition_of_unicode_is_missed():
 
 
 def plain_selection(dataset, processor, config, max_seconds) -> tuple[list[str], Counter, list[str]]:
-    """Ids that stay, counts of reasons, and lines of the log, by looking at each row on its own."""
+    """Returns selected ids, counts of reasons, and lines of the log, row by row."""
     kept, dropped, lines, unknown_characters = [], Counter(), [], Counter()
     for row in dataset:
         text, seconds = normalize_text(row["text"] or ""), row["duration_seconds"]
@@ -175,7 +175,7 @@ def plain_selection(dataset, processor, config, max_seconds) -> tuple[list[str],
     return kept, dropped, lines
 
 
-# Entries of several characters: alone on their lines, among others, as long as two others, silent, with a boundary
+# Entries of several characters: alone on their lines, with others, as long as two others, silent, with a boundary
 TOKENS = [
     "|\na\nb\nc\nh\né\n가\n",
     "|\na\nb B\nch\naa\n",
@@ -199,7 +199,7 @@ def tokenizers(tmp_path_factory):
 
 
 def seconds_of(frames: int) -> float:
-    """The shortest utterance of so many output frames."""
+    """Returns the duration of the shortest utterance with a number of output frames."""
     return (400 + 160 * 3 * (frames - 1)) / 16_000
 
 
@@ -221,7 +221,7 @@ def assert_same_selection(rows: list[tuple[str | None, float]], tokenizer, max_s
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), number=st.integers(0, len(TOKENS) - 1), surround=st.sampled_from(["", "|"]))
-def test_training_uses_what_looking_at_each_row_finds(data, number, surround, tokenizers, caplog):
+def test_training_uses_the_same_utterances_as_a_selection_row_by_row(data, number, surround, tokenizers, caplog):
     likely = st.lists(st.sampled_from(["a", "b", "c", "h", "B", "ch", "ab", " "]), max_size=12).map("".join)
     row = st.tuples(likely | odd_texts, st.integers(1, 40).map(seconds_of) | st.floats(0.01, 1.2))
     rows = data.draw(st.lists(row, min_size=1, max_size=30))
@@ -230,7 +230,7 @@ def test_training_uses_what_looking_at_each_row_finds(data, number, surround, to
 
 @pytest.mark.parametrize("surround", ["", "|"])
 @pytest.mark.parametrize("number", range(len(TOKENS)))
-def test_training_uses_what_just_fits(number, surround, tokenizers, caplog):
+def test_training_uses_texts_that_just_fit(number, surround, tokenizers, caplog):
     texts = ["a" * 9, "ab" * 6, "ach" * 5, "aa" * 6, "a b " * 4, "chch c h" * 2, "aBbA" * 3, "bb|b"]
     rows = [(text, seconds_of(frames)) for text in texts for frames in range(1, 35)]
     assert_same_selection(rows, tokenizers(number, surround), 1.0, caplog)
@@ -251,8 +251,8 @@ def test_characters_of_languages_are_those_of_their_human_texts(tokenizers, rows
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=5), odd_texts), max_size=30), st.booleans())
-def test_digests_stay_what_they_were(tokenizers, rows, has_indices):
-    """Checkpoints of earlier versions hold them."""
+def test_digests_equal_those_of_earlier_versions(tokenizers, rows, has_indices):
+    """Tests a format that checkpoints of earlier versions contain."""
     ids, texts = zip(*rows, strict=True) if rows else ((), ())
     dataset = dataset_of(ids, text=texts)
     if has_indices and rows:
@@ -261,9 +261,8 @@ def test_digests_stay_what_they_were(tokenizers, rows, has_indices):
     processor = MlplProcessor(MlplFeatureExtractor(), tokenizers(0, ""))
     digests = digest(processor, train=dataset, unlabelled=None)
     tokens = '[["<blank>", 7], ["a", 1], ["b", 2], ["c", 3], ["h", 4], ["|", 0], ["é", 5], ["가", 6]]'
-    assert digests == {
-        name: hashlib.sha256(of.encode()).hexdigest() for name, of in {"tokens": tokens, "train": text}.items()
-    }
+    expected = {"tokens": tokens, "train": text}
+    assert digests == {name: hashlib.sha256(content.encode()).hexdigest() for name, content in expected.items()}
 
 
 def test_columns_are_looked_up_by_row():

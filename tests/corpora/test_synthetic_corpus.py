@@ -1,4 +1,4 @@
-"""The synthetic corpus: real formats, disjoint splits, the same again from the same seed."""
+"""The synthetic corpus: real formats, disjoint splits, equal corpora from equal seeds."""
 
 import csv
 import gzip
@@ -22,8 +22,7 @@ from hf_mlpl.corpora.readers.common_voice import read_common_voice
 from hf_mlpl.corpora.readers.voxpopuli import read_voxpopuli
 from hf_mlpl.corpora.reading import ReadingReport
 from hf_mlpl.corpora.sources import SYNTHETIC, VOXPOPULI, common_voice_sources, source_of_corpus
-from hf_mlpl.corpora.synthetic import corpus as demo
-from hf_mlpl.corpora.synthetic.corpus import write_demo_corpus
+from hf_mlpl.corpora.synthetic.corpus import UNLABELLED_LANGUAGES, VARIANTS, _espeak, _record, write_demo_corpus
 from hf_mlpl.corpora.synthetic.sentences import DEMO_LANGUAGES, SPLIT_BUCKETS, sentences
 
 from .test_common_voice import LAYOUTS
@@ -43,9 +42,9 @@ def corpus(quick_python, tmp_path_factory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("demo")
     options = "--labelled de=8 sv-SE=3 --unlabelled sv-SE=105 --dev 3 --test 4 --seed 7 --processes 2"
     command = [quick_python, "-m", "hf_mlpl", "demo", "--root", str(root), *options.split()]
-    made = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, capture_output=True, text=True)
     folders = root / "cv-corpus-demo", root / "voxpopuli-demo"
-    assert made.stdout.split() == [str(folder) for folder in folders], made.stderr
+    assert result.stdout.split() == [str(folder) for folder in folders], result.stderr
     return folders
 
 
@@ -79,7 +78,7 @@ def test_common_voice_layout(corpus, language, train):
     assert all(one.isdisjoint(other) for one, other in itertools.combinations(speakers, 2))
 
 
-def test_it_does_not_pass_for_recorded_speech(corpus):
+def test_source_says_that_the_speech_is_synthetic(corpus):
     assert common_voice_sources(corpus[0])("de") == source_of_corpus(corpus[1], VOXPOPULI) == SYNTHETIC
     assert SYNTHETIC.name == "synthetic speech by espeak-ng"
 
@@ -106,7 +105,7 @@ def test_voxpopuli_layout(corpus):
         cuts = np.round(np.array(bounds) * rate).astype(int)
         spoken = [loudness(samples[start:end]) for start, end in cuts.reshape(-1, 2)]
         assert min(spoken) > 0.01
-        # Between the segments, and in their first 50 ms, nobody speaks: the boundaries are where speech is.
+        # Between the segments, and in their first 50 ms, is silence: the boundaries enclose speech.
         pauses = [loudness(samples[end:start]) for end, start in cuts[1:-1].reshape(-1, 2)]
         margins = [loudness(samples[start : start + rate // 20]) for start in cuts[::2]]
         assert max(pauses + margins) < 0.01
@@ -121,14 +120,14 @@ def test_splits_share_no_text():
 
 
 def test_splits_share_no_voice():
-    for one, other in itertools.combinations(demo.VARIANTS.values(), 2):
+    for one, other in itertools.combinations(VARIANTS.values(), 2):
         assert set(one).isdisjoint(other)
 
 
 def test_voices_differ():
-    # espeak-ng takes the name of a variant that it does not have without complaint, and uses its plain voice.
-    variants = [None, *itertools.chain(*demo.VARIANTS.values())]
-    spoken = {demo._espeak("Montag", f"de+{v}" if v else "de", 175, 50)[0].tobytes() for v in variants}
+    # espeak-ng accepts names of variants that it lacks, and uses its plain voice.
+    variants = [None, *itertools.chain(*VARIANTS.values())]
+    spoken = {_espeak("Montag", f"de+{v}" if v else "de", 175, 50)[0].tobytes() for v in variants}
     assert len(spoken) == len(variants)
 
 
@@ -158,7 +157,7 @@ def test_seed_and_size(tmp_path):
 
 def test_second_call_returns_at_once_and_other_settings_are_refused(corpus, monkeypatch):
     root = corpus[0].parent
-    monkeypatch.setattr(demo, "_write", None)  # it would fail if anything were written again
+    monkeypatch.setattr("hf_mlpl.corpora.synthetic.corpus._write", None)  # fails if anything is written again
     assert write_demo_corpus(root, **SETTINGS) == corpus
     with pytest.raises(ValueError, match="other settings.*delete the folder"):
         write_demo_corpus(root, **SETTINGS | {"seed": 8})
@@ -172,10 +171,9 @@ def test_interrupted_call_is_redone(tmp_path, monkeypatch):
         if len(recorded) == 3:
             raise KeyboardInterrupt
         recorded.append(path)
-        return record(path, utterances)
+        return _record(path, utterances)
 
-    record = demo._record
-    monkeypatch.setattr(demo, "_record", interrupted)
+    monkeypatch.setattr("hf_mlpl.corpora.synthetic.corpus._record", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_demo_corpus(tmp_path, **arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["demo-corpus.partial"]
@@ -214,8 +212,8 @@ def test_bad_arguments(tmp_path, changed, message):
 @pytest.mark.parametrize("package", ["espeakng_loader", "babel", "num2words"])
 def test_missing_extra(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    for module in ("demo", "demo_sentences"):
-        monkeypatch.delitem(sys.modules, f"hf_mlpl.corpora.{module}")
+    for module in ("corpus", "sentences"):
+        monkeypatch.delitem(sys.modules, f"hf_mlpl.corpora.synthetic.{module}")
     with pytest.raises(ImportError, match=rf"needs the package '{package}'.*pip install \"hf-mlpl\[demo\]\""):
         importlib.import_module("hf_mlpl.corpora.synthetic.corpus")
 
@@ -231,13 +229,12 @@ def test_command_line(capsys):
             main(["demo", *arguments])
         assert message in capsys.readouterr().err
     assert main(["demo", "--labelled", "xx=1"]) == 1
-    told = "error: no labelled demo speech in 'xx'; choose from ar ca cs"
-    assert capsys.readouterr().err.startswith(told)
+    assert capsys.readouterr().err.startswith("error: no labelled demo speech in 'xx'; choose from ar ca cs")
 
 
 def test_languages():
     assert set(DEMO_LANGUAGES) <= set(COMMON_VOICE_LOCALES) and len(DEMO_LANGUAGES) >= 40
-    assert set("cs de en es fi fr hu it nl pl ro sl sv-SE".split()) <= set(demo.UNLABELLED_LANGUAGES)
+    assert set("cs de en es fi fr hu it nl pl ro sl sv-SE".split()) <= set(UNLABELLED_LANGUAGES)
 
 
 @pytest.mark.parametrize("language", DEMO_LANGUAGES)
@@ -251,14 +248,14 @@ def test_every_language_speaks(language):
         assert all(unicodedata.name(char).startswith(spec.script) for char in letters)
     seconds = []
     for text in texts[:5]:
-        samples, rate = demo._espeak(text, f"{spec.voice}+f2", 175, 50)
+        samples, rate = _espeak(text, f"{spec.voice}+f2", 175, 50)
         assert loudness(samples / 32768) > 0.01
         seconds.append(len(samples) / rate)
     assert 1.4 < np.mean(seconds) < 2.8
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_its_common_voice_in_every_layout(corpus, layout, tmp_path):
+def test_common_voice_is_read_in_every_layout(corpus, layout, tmp_path):
     common_voice, _ = corpus
     root = LAYOUTS[layout](common_voice, tmp_path)
     for split in ("train", "dev", "test"):
@@ -269,7 +266,7 @@ def test_its_common_voice_in_every_layout(corpus, layout, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_its_voxpopuli_in_archives(corpus, mode, tmp_path):
+def test_voxpopuli_is_read_from_archives(corpus, mode, tmp_path):
     _, voxpopuli = corpus
     recordings = sorted((voxpopuli / "raw_audios").rglob("*.ogg"))
     (year,) = {path.parent.name for path in recordings}

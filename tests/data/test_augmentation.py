@@ -1,4 +1,4 @@
-"""SpecAugment: what may be masked, what must stay, and how widths and places are distributed."""
+"""SpecAugment: which values are masked, and the distributions of the widths and starts of masks."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def generator(seed=0):
 
 
 def masks(num_frames, config, seed=0, num_frames_padded=None, num_bins=80):
-    """Which bins (B, F) and which frames (B, T) of each utterance are masked; nothing else may be."""
+    """Returns the masked bins (B, F) and frames (B, T) of utterances; checks that nothing else is masked."""
     lengths = torch.tensor(num_frames)
     ones = torch.ones(len(num_frames), num_frames_padded or max(num_frames), num_bins)
     masked = spec_augment(ones, lengths, config, generator(seed)) == 0
@@ -25,10 +25,10 @@ def masks(num_frames, config, seed=0, num_frames_padded=None, num_bins=80):
 
 
 def width_of_one_span(mask):
-    """Width of the one run of True in a mask."""
-    places = np.flatnonzero(mask)
-    assert np.array_equal(places, np.arange(places[0], places[0] + len(places)))
-    return len(places)
+    """Returns the width of the only run of True in a mask."""
+    positions = np.flatnonzero(mask)
+    assert np.array_equal(positions, np.arange(positions[0], positions[0] + len(positions)))
+    return len(positions)
 
 
 @settings(max_examples=50, deadline=None)
@@ -58,7 +58,7 @@ def test_masks_are_spans_within_the_limits(num_frames, padding, num_masks, width
             assert width_of_one_span(frames[i]) <= max_time_width
 
 
-def test_masked_is_zero_and_nothing_else_changes():
+def test_masked_values_are_zero_and_no_others_change():
     features = torch.randn(3, 200, 80, generator=generator(1))
     before = features.clone()
     result = spec_augment(features, torch.tensor([200, 120, 5]), SpecAugmentConfig(), generator())
@@ -68,7 +68,7 @@ def test_masked_is_zero_and_nothing_else_changes():
     assert 0 < masked[0].sum() < masked[0].numel()
     # an utterance has masks of its own
     assert not torch.equal(masked[0], masked[1])
-    # a tenth of five frames is no frame, but bands there are
+    # a tenth of five frames is no frame, but bands are masked
     assert 2 <= masked[2].all(dim=0).sum() <= 60 and not masked[2].all(dim=1).any()
 
 
@@ -95,7 +95,7 @@ def test_no_masks():
 
 
 def assert_uniform(values, low, high):
-    """Each integer of low ... high is as frequent as the others, within five standard deviations."""
+    """Checks that the integers low ... high are equally frequent, within five standard deviations."""
     counts = np.bincount(values, minlength=high + 1)
     assert counts[:low].sum() == 0 and len(counts) == high + 1
     expected = len(values) / (high - low + 1)
@@ -103,16 +103,16 @@ def assert_uniform(values, low, high):
 
 
 @pytest.mark.parametrize("size, max_width", [(80, 30), (120, 12), (600, 50)], ids=["bins", "short", "long"])
-def test_widths_and_places_are_uniform(size, max_width):
-    of_bins = size == 80
-    config = SpecAugmentConfig(num_frequency_masks=int(of_bins), num_time_masks=int(not of_bins))
-    num_frames, num_bins = (9, size) if of_bins else (size, 2)
-    spans = masks([num_frames] * 5000, config, num_bins=num_bins)[0 if of_bins else 1]
+def test_widths_and_starts_are_uniform(size, max_width):
+    masks_bins = size == 80
+    config = SpecAugmentConfig(num_frequency_masks=int(masks_bins), num_time_masks=int(not masks_bins))
+    num_frames, num_bins = (9, size) if masks_bins else (size, 2)
+    spans = masks([num_frames] * 5000, config, num_bins=num_bins)[0 if masks_bins else 1]
     widths, starts = spans.sum(dim=1).numpy(), spans.int().argmax(dim=1).numpy()
     assert_uniform(widths, 1, max_width)
     last_starts = size - widths
     assert (starts <= last_starts).all() and (starts == last_starts).any() and (starts == 0).any()
-    # where a span starts, as tenths of the places where it can
+    # starts of spans, as tenths of the possible starts
     assert_uniform((10 * (starts + 0.5) / (last_starts + 1)).astype(int), 0, 9)
 
 

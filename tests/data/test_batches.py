@@ -1,4 +1,4 @@
-"""Which utterances training uses, their batches by seconds, and the tensors of a batch."""
+"""Selection of utterances for training, plans of batches by seconds, and the tensors of a batch."""
 
 import itertools
 import logging
@@ -67,7 +67,7 @@ def clips(tmp_path) -> list[Path]:
 
 @pytest.fixture
 def make(clips, processor, config):
-    """Batches of the clips; the plan covers bad company: padding, an unknown language, an empty text."""
+    """Returns a function that makes batches of the clips, among them an unknown language and an empty text."""
 
     def make(plan=([0, 1, 2], [5, 3], [4], [1, 0]), with_labels=True, dataset=None, **settings) -> SpeechBatches:
         return SpeechBatches(dataset or rows_of(clips), list(plan), processor, config, with_labels, **settings)
@@ -180,7 +180,7 @@ def test_min_ctc_frames_is_the_shortest_path():
 
 
 def numbered(count):
-    """A text of `count` labels that needs as many frames."""
+    """Returns a text of `count` labels that needs as many frames."""
     return ("ab" * count)[:count]
 
 
@@ -227,8 +227,8 @@ def test_selection_counts_and_logs_what_it_drops(processor, config, caplog):
 
 
 @pytest.mark.parametrize("surround", ["", "|"])
-def test_quick_looks_decide_as_cutting_every_text_would(tmp_path, config, surround):
-    """With entries of several characters, one of which is no entry by itself, and entries that share a line."""
+def test_bounds_on_frames_select_the_same_as_tokenizing_every_text(tmp_path, config, surround):
+    """Tests entries of several characters, of which one is no entry itself, and entries that share a line."""
     (tmp_path / "tokens.lst").write_text("|\na\nb B\nch\naa\n")  # no c or h alone
     processor = MlplProcessor(MlplFeatureExtractor(), MlplTokenizer(tmp_path / "tokens.lst", surround=surround))
     rng = np.random.default_rng(0)
@@ -247,8 +247,8 @@ def test_quick_looks_decide_as_cutting_every_text_would(tmp_path, config, surrou
     assert list(selected["id"]) == [f"u{row}" for row, fit in enumerate(fits) if fit]
 
 
-def test_selection_knows_the_exact_number_of_frames(processor, config):
-    """Also where seconds times the rate is not quite the number of samples, as for 16,240 of them."""
+def test_selection_counts_frames_exactly(processor, config):
+    """Tests also 16,240 samples, where seconds times the rate is not quite the number of samples."""
     for num_samples in [*range(15_900, 16_400, 20), 16_240, 64_240]:
         frames = -(-(1 + (num_samples - 400) // 160) // 3)
         rows = [(numbered(frames), num_samples / 16000, "sl"), (numbered(frames + 1), num_samples / 16000, "sl")]
@@ -368,7 +368,7 @@ def test_a_bad_clip_is_left_out_with_its_line(make, clips):
     assert_equal(batch, expected)
 
 
-def test_a_clip_that_is_far_longer_than_its_table_says_is_left_out(make, clips):
+def test_a_clip_that_is_far_longer_than_its_stated_duration_is_left_out(make, clips):
     expected = make([[0, 2]])[0]
     soundfile.write(clips[1], np.zeros(round(16000 * (2 * SECONDS[1] + 1.1)), np.float32), 16000)
     batch = make([[0, 1, 2]])[0]
@@ -396,7 +396,7 @@ def test_a_batch_of_bad_clips_can_be_trained_on(make, clips, config, with_labels
         output.loss.backward()
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         assert gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
-        assert model.lid_head.weight.grad is None or not model.lid_head.weight.grad.any()  # nobody's language
+        assert model.lid_head.weight.grad is None or not model.lid_head.weight.grad.any()  # no language is known
 
 
 def test_seeds_of_micro_batches():
@@ -407,7 +407,7 @@ def test_seeds_of_micro_batches():
 
 
 def test_repetitions_balance_languages_and_sources():
-    """Shares of the seconds, for each language and kind of label, against hours^alpha worked out by hand."""
+    """Compares the shares of seconds of each language and kind of label with hours^alpha."""
     rows = [("de", "human", 4.0)] * 16 + [("sl", "human", 4.0)] + [("sl", "teacher@1", 2.0)] * 8
     dataset = Dataset.from_dict(
         {"language": [r[0] for r in rows], "source": [r[1] for r in rows], "duration_seconds": [r[2] for r in rows]}

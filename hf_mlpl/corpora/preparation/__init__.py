@@ -1,4 +1,4 @@
-"""Prepares utterance files from corpora, in parts that several processes read and that survive an interruption."""
+"""Prepares utterance files from corpora in parts, which several processes read and which survive an interruption."""
 
 from ...lazy import lazy_names
 

@@ -1,10 +1,10 @@
-"""Merges the files of a split's parts into one, in which no two utterances have one id."""
+"""Merges the files of a split's parts into one file with unique ids."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,30 +13,28 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ...atomic import atomic_write
-from ...data.rows import BLOCK, id_hashes, repeated
+from ...data.rows import BLOCK, id_hashes, repeated, with_offsets
 from ...data.utterances import FEATURES
 from .report import PreparationReport, SplitStatistics, audio_name
 
 REPEATED = "id of another utterance"
+Changes = Mapping[Path, Mapping[int, str | None]]  # for rows of files: a new id, or None for a row to remove
 
 
-def repeated_rows(
+def resolve_duplicates(
     files: Sequence[Path], statistics: SplitStatistics, report: PreparationReport, lines: list[str]
-) -> dict[Path, dict[int, str | None]]:
-    """Finds the rows of the parts of a split whose id an earlier row has: `read_utterances` takes no such files.
+) -> Changes:
+    """Finds rows whose id an earlier row of the split has, because `read_utterances` accepts no duplicates.
 
-    Of other audio they get an id of their own, else None, and are taken out of the counts; `lines` gets one for each.
-    Memory holds 16 bytes an utterance while they are sorted.
+    A row with other audio gets a new id; one with the same audio is removed, also from the counts. Each adds to
+    `lines`. Sorting takes 16 bytes of memory an utterance.
     """
-    hashes = [id_hashes(batch["id"]) for file in files for batch in _batches(file, ["id"])]
+    duplicates = repeated([id_hashes(batch["id"]) for file in files for batch in _batches(file, ["id"])])
     changes: dict[Path, dict[int, str | None]] = {file: {} for file in files}
-    if not len(twice := repeated(hashes)):
-        return changes
-    seen: dict[str, set[str]] = {}  # ids, and digests of their audio
-    for file in files:
-        first = 0
-        for batch in _batches(file):
-            for row in np.flatnonzero(np.isin(id_hashes(batch["id"]), twice)).tolist():
+    seen: dict[str, set[str]] = {}  # digests of audio by id
+    for file in files if len(duplicates) else ():
+        for first, batch in with_offsets(_batches(file)):
+            for row in np.flatnonzero(np.isin(id_hashes(batch["id"]), duplicates)).tolist():
                 utterance = batch.slice(row, 1).to_pylist()[0]
                 name, audio = utterance["id"], utterance["audio"]
                 digest = hashlib.sha256(os.fsencode(repr(audio))).hexdigest()[:8]
@@ -49,18 +47,18 @@ def repeated_rows(
                     changes[file][first + row] = f"{name}-{digest}"
                     lines.append(f"{name}: {REPEATED}: {audio_name(audio)} is kept as {name}-{digest}")
                 seen.setdefault(name, set()).add(digest)
-            first += len(batch)
     return changes
 
 
-def _with_other_ids(batch: pa.RecordBatch, first: int, ids: Mapping[int, str | None]) -> pa.RecordBatch:
-    """Gives rows of some numbers other ids, or leaves them out; `first` is the number of the batch's first row."""
-    rows = range(first, first + len(batch))
-    if not any(row in ids for row in rows):
-        return batch
-    named = [ids.get(row, name) for row, name in zip(rows, batch["id"].to_pylist(), strict=True)]
-    batch = batch.set_column(batch.schema.get_field_index("id"), "id", pa.array(named, pa.string()))
-    return batch.filter(pc.is_valid(batch["id"]))
+def merge(files: Sequence[Path], changes: Changes, path: Path) -> None:
+    """Writes the utterances of several files, with changes from `resolve_duplicates`, in row groups of one size."""
+    batches = (
+        _changed(batch, first, changes[file]) for file in files for first, batch in with_offsets(_batches(file))
+    )
+    schema = FEATURES.arrow_schema
+    with atomic_write(path) as partial, pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
+        for row_group in _row_groups(batches):
+            writer.write_table(row_group)
 
 
 def _batches(file: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -68,24 +66,23 @@ def _batches(file: Path, columns: list[str] | None = None) -> Iterator[pa.Record
         yield from opened.iter_batches(BLOCK, columns=columns)
 
 
-def merge(files: Sequence[Path], changes: Mapping[Path, Mapping[int, str | None]], path: Path) -> None:
-    """Writes the utterances of several files into one, in row groups of one size, as `repeated_rows` changes them."""
+def _changed(batch: pa.RecordBatch, first: int, ids: Mapping[int, str | None]) -> pa.RecordBatch:
+    """Changes ids, or removes rows where they are None; `first` is the number of the batch's first row."""
+    rows = range(first, first + len(batch))
+    if ids.keys().isdisjoint(rows):
+        return batch
+    names = [ids.get(row, name) for row, name in zip(rows, batch["id"].to_pylist(), strict=True)]
+    batch = batch.set_column(batch.schema.get_field_index("id"), "id", pa.array(names, pa.string()))
+    return batch.filter(pc.is_valid(batch["id"]))
+
+
+def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Joins batches to tables of at least BLOCK rows; the last one may have fewer."""
     waiting: list[pa.RecordBatch] = []
-    with (
-        atomic_write(path) as unfinished,
-        pq.ParquetWriter(unfinished, FEATURES.arrow_schema, write_page_checksum=True) as writer,
-    ):
-
-        def write() -> None:
-            if waiting:
-                writer.write_table(pa.Table.from_batches(waiting, FEATURES.arrow_schema))
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= BLOCK:
+            yield pa.Table.from_batches(waiting, FEATURES.arrow_schema)
             waiting.clear()
-
-        for file in files:
-            first = 0
-            for batch in _batches(file):
-                waiting.append(_with_other_ids(batch, first, changes[file]) if changes[file] else batch)
-                first += len(batch)
-                if sum(map(len, waiting)) >= BLOCK:
-                    write()
-        write()
+    if waiting:
+        yield pa.Table.from_batches(waiting, FEATURES.arrow_schema)

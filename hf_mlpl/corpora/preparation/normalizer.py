@@ -1,4 +1,4 @@
-"""Normalises transcripts beyond Unicode, where a user wants that: lower case, punctuation, replacements."""
+"""Normalises transcripts beyond Unicode on request: lower case, punctuation, replacements."""
 
 from __future__ import annotations
 
@@ -6,26 +6,28 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 from ...model.text import normalize_text
 
 INSIDE_WORDS = "'’-‐·"
-SPELLED_WITH = "‘՚՛՜՞׳״"  # an apostrophe as some write it, and the marks of Armenian and Hebrew inside of words
+SPELLED_WITH = "‘՚՛՜՞׳״"  # a variant of the apostrophe, and marks inside of Armenian and Hebrew words
+# Beginnings of the Unicode names of letters that are written without spaces between words.
+WITHOUT_SPACES = ("CJK ", "IDEOGRAPHIC ", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO")
 
 
 @dataclass(frozen=True)
 class Normalizer:
-    """Normalises the transcripts of a language beyond `normalize_text`, where a user wants that.
+    """Normalises the transcripts of a language beyond `normalize_text`.
 
-    The paper's models are trained on cased and punctuated text as it is.
+    The paper's models are trained on cased and punctuated text, so by default nothing changes.
 
     Args:
-        replace: Strings and what takes their place, in this order, before all else.
-        lowercase: Whether text becomes lower case.
-        dotless_i: Whether the lower case of I is ı, and that of İ is i, as in Turkish and Azerbaijani.
-        strip_punctuation: Whether punctuation goes, but for apostrophes, hyphens and middle dots inside of words. A
-            space takes its place, but between Chinese or Japanese characters and inside of words of Armenian and
-            Hebrew.
+        replace: maps strings to their replacements, which are made first, in this order.
+        lowercase: converts text to lower case.
+        dotless_i: makes ı the lower case of I, and i that of İ, as in Turkish and Azerbaijani.
+        strip_punctuation: replaces punctuation by spaces, or by nothing between Chinese or Japanese characters and
+            inside of Armenian and Hebrew words. Apostrophes, hyphens and middle dots inside of words stay.
 
     ```python
     >>> Normalizer(lowercase=True, strip_punctuation=True)("„Na, wie geht's?“ – Gut.")
@@ -51,38 +53,28 @@ class Normalizer:
         return normalize_text(text)
 
 
-class _Kinds(dict):
-    """Maps code points to the kinds of characters that `_without_punctuation` knows, for `str.translate`."""
-
-    def __missing__(self, code_point: int) -> str:
-        character = chr(code_point)
-        category = unicodedata.category(character)
-        if character in INSIDE_WORDS:
-            kind = "i"
-        elif character in SPELLED_WITH:
-            kind = "s"
-        elif category[0] == "P":
-            kind = "p"
-        elif category[0] == "M" or character in "\u200c\u200d":  # joiners, which stand between letters
-            kind = "m"
-        elif category[0] not in "LN":
-            kind = " "
-        else:
-            kind = "c" if unicodedata.name(character, "").startswith(WITHOUT_SPACES) else "w"
-        self[code_point] = kind
-        return kind
-
-
-# Beginnings of the names of letters that are written without spaces between words.
-WITHOUT_SPACES = ("CJK ", "IDEOGRAPHIC ", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO")
-_KINDS = _Kinds()
+@cache
+def _kind(character: str) -> str:
+    """Returns the kind of a character: `w` or `c` for letters of words with or without spaces, and so on."""
+    category = unicodedata.category(character)
+    if character in INSIDE_WORDS:
+        return "i"
+    if character in SPELLED_WITH:
+        return "s"
+    if category[0] == "P":
+        return "p"
+    if category[0] == "M" or character in "\u200c\u200d":  # joiners, which stand between letters
+        return "m"
+    if category[0] not in "LN":
+        return " "
+    return "c" if unicodedata.name(character, "").startswith(WITHOUT_SPACES) else "w"
 
 
 def _without_punctuation(text: str) -> str:
-    """Puts a space where punctuation is, or nothing where no words are separated; no letter and no mark is lost."""
-    kinds = text.translate(_KINDS)
+    """Replaces punctuation by a space, or by nothing where no words are separated; keeps all letters and marks."""
+    kinds = "".join(map(_kind, text))
     kinds = re.sub(r"(?<=[wcm])i(?=[wcm])", "w", kinds)
     kinds = re.sub(r"(?<=[wcm])s(?=[wcm])", "-", kinds)
     kinds = re.sub(r"(?<=c)[pis]+|[pis]+(?=c)", lambda run: "-" * len(run[0]), kinds)
-    taken = {"-": "", "p": " ", "i": " ", "s": " "}
-    return "".join(taken.get(kind, character) for kind, character in zip(kinds, text, strict=True))
+    replacements = {"-": "", "p": " ", "i": " ", "s": " "}
+    return "".join(replacements.get(kind, character) for kind, character in zip(kinds, text, strict=True))

@@ -1,8 +1,8 @@
-"""Prepares utterance files from corpora: parts are read by several processes, kept when finished, and merged.
+"""Prepares utterance files from corpora: several processes read parts, which are kept when finished, and merged.
 
-A part is what can be read on its own, as one split of one language. A call that was killed goes on with the parts that
-it has not finished, and with those whose corpus has changed since. What cannot be read of a part is reported, and
-costs the others nothing. `hf-mlpl prepare-data` is its command.
+A part can be read on its own, such as one split of one language. After a call was killed, the next one reads the parts
+that were not finished, and those whose corpus has changed. A part that cannot be read is reported, and does not affect
+the others. The command is `hf-mlpl prepare-data`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TextIO
 
 import pyarrow as pa
 import yaml
@@ -31,28 +31,30 @@ from ..listing import state_of
 from ..locales import to_locale
 from ..reading import ReadingReport, audio_problem, printable
 from ..tables import read_table, row_problem
-from .merge import merge, repeated_rows
+from .merge import merge, resolve_duplicates
 from .normalizer import Normalizer
-from .parts import PART, PARTS, Part, content_of, is_finished, made_of_parts, remove_parts
+from .parts import PART, PARTS, Part, fingerprints, is_finished, read_record, remove_parts
 from .report import PreparationReport, SplitStatistics, audio_name
 
 RATE = 16_000
 TICK = 100  # utterances between two steps of the progress bar
-AUDIO_REASONS = {"unreadable audio", "no samples", "in quarantine"}  # drops for these say `audio: why` as detail
+AUDIO_REASONS = {"unreadable audio", "no samples", "in quarantine"}  # of drops whose detail is `audio: reason`
 QUARANTINE_COLUMNS = ("audio", "reason")
 DROPPED, QUARANTINE, REPORT = "dropped.txt", "quarantine.tsv", "report.txt"
-SPLITS = ("train", "dev", "test", "unlabelled")  # that readers give
-MAX_UNUSABLE = 100_000  # recordings that cannot be used, and are looked at again before a finished part is
+SPLITS = ("train", "dev", "test", "unlabelled")  # of all readers
+MAX_UNUSABLE = 100_000  # unusable recordings of a part that are checked for changes before the part is used again
+
+Tick = Callable[[int], object]  # adds a number of utterances to the progress bar
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Checks and normalises every utterance that a reader gives.
+    """Checks and normalises the utterances of all readers.
 
     Args:
-        quarantine: audio that is not used, by the names that `audio_name` gives; see `read_quarantine`.
-        decode: whether all audio is decoded, which finds damage behind a good header.
-        normalizers: of texts, by language; those of `*` are for all other languages.
+        quarantine: maps `audio_name` of recordings that are left out to reasons; see `read_quarantine`.
+        decode: decodes all audio, which finds damage behind a good header.
+        normalizers: of texts, by language; `*` is for all other languages.
     """
 
     quarantine: Mapping[str, str] = field(default_factory=dict)
@@ -60,40 +62,43 @@ class Preprocessing:
     normalizers: Mapping[str, Normalizer] = field(default_factory=dict)
 
     def apply(self, utterance: dict, report: ReadingReport) -> dict | None:
-        """Returns the utterance as it is kept, or None, which the report then explains."""
-        name = audio_name(utterance["audio"])
+        """Returns the checked utterance, or None and an explanation in the report."""
+        name, header_seconds = audio_name(utterance["audio"]), utterance["duration_seconds"]
         if name in self.quarantine:
-            return report.drop("in quarantine", utterance["id"], f"{name}: {self.quarantine[name]}")
+            report.drop("in quarantine", utterance["id"], f"{name}: {self.quarantine[name]}")
+            return None
         if self.decode:
             try:
                 seconds = sum(map(len, stream_audio(utterance["audio"], RATE))) / RATE
-            except Exception as error:  # decoders raise whatever they like
-                return report.drop("unreadable audio", utterance["id"], audio_problem(error, utterance["audio"]))
-            if abs(seconds - utterance["duration_seconds"]) > END_TOLERANCE:
-                other = f"{seconds:.2f} s, not {utterance['duration_seconds']:.2f} s as its header says"
-                report.lines.append(f"{utterance['id']}: kept with another duration: {name}: {other}")
+            except Exception as error:  # decoders raise errors of any type
+                report.drop("unreadable audio", utterance["id"], audio_problem(error, utterance["audio"]))
+                return None
+            if abs(seconds - header_seconds) > END_TOLERANCE:
+                difference = f"{seconds:.2f} s, not {header_seconds:.2f} s as its header says"
+                report.lines.append(f"{utterance['id']}: kept with another duration: {name}: {difference}")
                 utterance = utterance | {"duration_seconds": seconds}
         normalizer = self.normalizers.get(utterance["language"]) or self.normalizers.get("*")
         if normalizer and utterance["text"]:
             text = normalizer(utterance["text"])
             if not text:
-                return report.drop("sentence empty after normalisation", utterance["id"], repr(utterance["text"]))
+                report.drop("sentence empty after normalisation", utterance["id"], repr(utterance["text"]))
+                return None
             utterance = utterance | {"text": text}
         return utterance
 
 
 def read_quarantine(path: Path) -> dict[str, str]:
-    """Returns audio that cannot be used, and why; raises `ValueError` for what is not such a table."""
-    listed = {}
+    """Returns reasons by recording from a table of audio that is left out; raises `ValueError` for other tables."""
+    reasons = {}
     for where, row in read_table(path, QUARANTINE_COLUMNS):
         if problem := row_problem(row):
             raise ValueError(f"{where}: {problem}; {len(QUARANTINE_COLUMNS)} columns, in UTF-8, are accepted")
-        listed[row["audio"]] = row["reason"]
-    return listed
+        reasons[row["audio"]] = row["reason"]
+    return reasons
 
 
 def read_normalizers(path: Path) -> dict[str, Normalizer]:
-    """Reads a YAML that maps languages, and `*`, to arguments of `Normalizer`; raises `ValueError` for another."""
+    """Reads a YAML file that maps languages, and `*`, to arguments of `Normalizer`; raises `ValueError` for others."""
     try:
         content = yaml.safe_load(path.read_bytes())
         return {to_locale(language): Normalizer(**settings) for language, settings in content.items()}
@@ -114,31 +119,30 @@ def prepare(
 
     Parts that an interrupted call has finished are not read again, unless their inputs or the preprocessing have
     changed in between. A part that ends in an error other than ValueError, or kills its process, is one of `failed`
-    in the report; then finished parts are kept, and the same call tries the others again.
+    in the report; then finished parts are kept, and the same call tries the failed ones again.
 
-    Where no utterance is left, no `{split}.parquet` is written, and no report if not even a row was read.
+    If no utterance is left, no `{split}.parquet` is written; if no row was read either, no report.
 
     Args:
-        workers: processes that read; with one everything happens in this one.
-        known_characters: those that need no mention; by default all of the transcripts of train.
+        workers: processes that read; 1 reads in this one.
+        known_characters: those that the report does not list; by default all of the transcripts of train.
 
     Raises:
-        InUseError: where another job works in `output`.
-        OSError: where there is no room for what is written.
+        InUseError: if another job works in `output`.
+        OSError: if there is no room for the output.
     """
     with claimed(output):
-        made_of = made_of_parts(parts, output, preprocessing)
+        inputs = fingerprints(parts, output, preprocessing)
         folders = {part.name: output / PARTS / part.name for part in parts}
         with tqdm(desc="prepared", unit=" utterances") as progress:
-            todo = [part for part in parts if not is_finished(folders[part.name], made_of[part.name], progress)]
+            todo = [part for part in parts if not is_finished(folders[part.name], inputs[part.name], progress)]
             if len(todo) < len(parts):
                 progress.write(f"going on: {len(parts) - len(todo)} of {len(parts)} parts were finished before")
-            jobs = {part.name: (part, folders[part.name], made_of[part.name], preprocessing) for part in todo}
-            failed = (_read_here if workers == 1 else partial(_read_in_processes, workers))(jobs, progress)
+            jobs = {part.name: (part, folders[part.name], inputs[part.name], preprocessing) for part in todo}
+            failed = _read_here(jobs, progress) if workers == 1 else _read_in_processes(workers, jobs, progress)
         finished = [folders[part.name] for part in parts if part.name not in failed]
-        report = PreparationReport.of_parts(
-            [folder / PART for folder in finished], [failed[part.name] for part in parts if part.name in failed]
-        )
+        errors = [failed[part.name] for part in parts if part.name in failed]
+        report = PreparationReport.of_parts(map(read_record, finished), errors)
         if report.read or not (report.notes or failed):
             _write_all(finished, report, output, known_characters)
         if not failed:
@@ -146,33 +150,28 @@ def prepare(
     return report
 
 
-def _write_all(parts: Sequence[Path], report: PreparationReport, output: Path, known_characters) -> None:
+def _write_all(
+    parts: Sequence[Path], report: PreparationReport, output: Path, known_characters: Iterable[str] | None
+) -> None:
     lines, written = [], set()
     for split, statistics in report.splits.items():
-        files = [folder / f"{split}.parquet" for folder in parts if split in content_of(folder)["splits"]]
-        repeated = repeated_rows(files, statistics, report, lines)
+        files = [path for folder in parts if (path := folder / f"{split}.parquet").exists()]
+        changes = resolve_duplicates(files, statistics, report, lines)
         if report.kept or not report.read:
-            merge(files, repeated, output / f"{split}.parquet")
+            merge(files, changes, output / f"{split}.parquet")
             written.add(split)
-    report.notes += _left_over(output, written)
+    report.notes += [  # the file is not removed, because it may still be wanted
+        f"{path}: is of an earlier preparation; this one has no {split}; remove the file if it is not wanted"
+        for split in SPLITS
+        if split not in written and (path := output / f"{split}.parquet").exists()
+    ]
     write_json(output / "report.json", report.as_json(known_characters))
-    head = [*report.lines(known_characters), *lines]
-    _join(head, [folder / DROPPED for folder in parts], output / REPORT)
+    _join([*report.lines(known_characters), *lines], [folder / DROPPED for folder in parts], output / REPORT)
     _join(["\t".join(QUARANTINE_COLUMNS)], [folder / QUARANTINE for folder in parts], output / QUARANTINE)
 
 
-def _left_over(output: Path, written: set[str]) -> list[str]:
-    """Returns a line for each utterance file of an earlier preparation; it is left, because it may be wanted."""
-    others = [(split, output / f"{split}.parquet") for split in SPLITS if split not in written]
-    return [
-        f"{path}: is of an earlier preparation; this one has no {split}; remove the file if it is not wanted"
-        for split, path in others
-        if path.exists()
-    ]
-
-
 def _join(head: Sequence[str], parts: Sequence[Path], path: Path) -> None:
-    """Writes a text of some lines and then those of other files."""
+    """Writes lines, and then the content of text files, into one file."""
     with atomic_write(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
         file.writelines(line + "\n" for line in head)
         for part in parts:
@@ -180,6 +179,7 @@ def _join(head: Sequence[str], parts: Sequence[Path], path: Path) -> None:
                 shutil.copyfileobj(lines, file)
 
 
+Job = tuple[Part, Path, dict[str, str], Preprocessing]  # first arguments of `_read_part`
 _counter = None  # of utterances, shared by the processes of a pool
 
 
@@ -194,10 +194,10 @@ def _tick(count: int) -> None:
 
 
 class PartFailed(Exception):
-    """Carries the line for users about what a reader raised that is no fault of its corpus."""
+    """Carries a line about an error of a reader that is no fault of its corpus."""
 
 
-def _read_here(jobs: Mapping[str, tuple], progress: tqdm) -> dict[str, str]:
+def _read_here(jobs: Mapping[str, Job], progress: tqdm) -> dict[str, str]:
     """Reads parts one after another; returns a line for each that failed, by its name."""
     failed = {}
     for name, job in jobs.items():
@@ -209,10 +209,10 @@ def _read_here(jobs: Mapping[str, tuple], progress: tqdm) -> dict[str, str]:
     return failed
 
 
-def _read_in_processes(workers: int, jobs: Mapping[str, tuple], progress: tqdm) -> dict[str, str]:
-    """Does what `_read_here` does with several processes.
+def _read_in_processes(workers: int, jobs: Mapping[str, Job], progress: tqdm) -> dict[str, str]:
+    """Does what `_read_here` does, with several processes.
 
-    When one dies, nobody knows which of the parts that were being read has killed it: each is then read alone.
+    If a process dies, any of the parts that were being read may have killed it, so each of them is then read alone.
     """
     failed, waiting = {}, dict(jobs)
     while waiting:
@@ -223,18 +223,17 @@ def _read_in_processes(workers: int, jobs: Mapping[str, tuple], progress: tqdm) 
     return failed
 
 
-def _read_in_pool(workers: int, waiting: dict[str, tuple], failed: dict[str, str], progress: tqdm) -> list[str]:
-    """Reads parts, and takes each that is read or has failed out of `waiting`.
+def _read_in_pool(workers: int, waiting: dict[str, Job], failed: dict[str, str], progress: tqdm) -> list[str]:
+    """Reads parts, and removes each that is read or has failed from `waiting`.
 
-    Returns the parts that were being read when a process died, which ends the others too; else nothing.
+    Returns the parts that were being read when a process died, which ends the whole pool; otherwise none.
     """
-    context = get_context("spawn")
-    counter, counted, reading = context.Value("q", 0), 0, {}
-    names = iter(list(waiting))
+    context, names, reading, counted = get_context("spawn"), iter(list(waiting)), {}, 0
+    counter = context.Value("q", 0)
     with ProcessPoolExecutor(min(workers, len(waiting)), context, _share, (counter,)) as pool:
         try:
             while True:
-                for name in islice(names, workers - len(reading)):  # no more, so that few are suspected
+                for name in islice(names, workers - len(reading)):  # no more, to keep the suspects few
                     reading[pool.submit(_read_part, *waiting[name], _tick)] = name
                 if not reading:
                     return []
@@ -262,58 +261,52 @@ class _PartReport(ReadingReport):
 
     def __init__(self, folder: Path, files: ExitStack):
         super().__init__()
-        lines, quarantine = (
-            files.enter_context(open(folder / name, "w", encoding="utf-8")) for name in (DROPPED, QUARANTINE)
+        self.lines, self.quarantine = (
+            _LineFile(files.enter_context(open(folder / name, "w", encoding="utf-8")))
+            for name in (DROPPED, QUARANTINE)
         )
-        self.lines = _Lines(lines)
-        self.quarantine = _Lines(quarantine)
         self.quarantined: dict[str, None] = {}
 
     def drop(self, reason: str, where: str, detail: str = "") -> None:
         super().drop(reason, where, detail)
         if reason in AUDIO_REASONS:
-            name, _, why = detail.partition(": ")
+            name, _, cause = detail.partition(": ")
             if name not in self.quarantined:
                 self.quarantined[name] = None
-                self.quarantine.append(f"{name}\t{' '.join((why or reason).split())}")
+                self.quarantine.append(f"{name}\t{' '.join((cause or reason).split())}")
 
     def note(self, line: str) -> None:
-        if line not in self.notes:  # the report of all parts has it once
-            self.notes.append(printable(line))
+        if (line := printable(line)) not in self.notes:  # the report of all parts adds it to the lines
+            self.notes.append(line)
 
 
-class _Lines:
-    def __init__(self, file):
+class _LineFile(list):
+    """Writes the lines that are appended to it into a file."""
+
+    def __init__(self, file: TextIO):
         self.file = file
 
     def append(self, line: str) -> None:
         self.file.write(line + "\n")
 
 
-def _read_part(
-    part: Part, folder: Path, made_of: dict[str, str], preprocessing: Preprocessing, tick: Callable
-) -> None:
-    """Reads a part into `folder`.
-
-    Raises:
-        PartFailed: for what its reader raises, but for ValueError, which goes into the report.
-        OSError: where there is no room to write it.
-    """
+def _read_part(part: Part, folder: Path, inputs: dict[str, str], preprocessing: Preprocessing, tick: Tick) -> None:
+    """Reads a part into `folder`; raises as `_reading_errors` does, and OSError if there is no room for the output."""
     with atomic_write(folder) as unfinished, ExitStack() as files:
         unfinished.mkdir(exist_ok=True)
         report, statistics = _PartReport(unfinished, files), {}
         splits = {part.split: ()} if part.split else {}
-        with _errors_of(part, report):
-            read = part.read(report=report)
-            splits = {part.split: read} if part.split else read or {}
+        with _reading_errors(part, report):
+            rows = part.read(report=report)
+            splits = {part.split: rows} if part.split else rows or {}
         for split, rows in splits.items():
             statistics[split] = SplitStatistics()
-            kept = _preprocessed(rows, preprocessing, report, statistics[split], tick)
-            write_utterances(_guarded(kept, part, report), unfinished / f"{split}.parquet")
+            utterances = _preprocessed(part, rows, preprocessing, report, statistics[split], tick)
+            write_utterances(utterances, unfinished / f"{split}.parquet")
         if splits and not report.read and not report.notes:
             report.note(f"{part.name}: there are no rows")
-        content = {
-            "made_of": made_of,
+        record = {
+            "made_of": inputs,
             "unusable": {name: state_of(Path(name)) for name in islice(report.quarantined, MAX_UNUSABLE)},
             "read": report.read,
             "dropped": report.dropped,
@@ -321,12 +314,12 @@ def _read_part(
             "source": part.source and asdict(part.source),
             "splits": {split: counts.as_json() for split, counts in statistics.items()},
         }
-        write_json(unfinished / PART, content)
+        write_json(unfinished / PART, record)
 
 
 @contextmanager
-def _errors_of(part: Part, report: ReadingReport) -> Iterator[None]:
-    """Notes what is wrong with a corpus, which costs what cannot be read; other errors become `PartFailed`."""
+def _reading_errors(part: Part, report: ReadingReport) -> Iterator[None]:
+    """Notes errors of a corpus, after which the rest of the part is not read; other errors become `PartFailed`."""
     try:
         yield
     except (ValueError, pa.ArrowException) as error:
@@ -335,17 +328,20 @@ def _errors_of(part: Part, report: ReadingReport) -> Iterator[None]:
         raise PartFailed(f"{part.name}: {error_line(error, with_type=True)}") from error
 
 
-def _guarded(rows: Iterable[dict], part: Part, report: ReadingReport) -> Iterator[dict]:
-    with _errors_of(part, report):
-        yield from rows
-
-
-def _preprocessed(rows: Iterable[dict], preprocessing, report, statistics: SplitStatistics, tick) -> Iterator[dict]:
+def _preprocessed(
+    part: Part,
+    rows: Iterable[dict],
+    preprocessing: Preprocessing,
+    report: ReadingReport,
+    statistics: SplitStatistics,
+    tick: Tick,
+) -> Iterator[dict]:
     number = 0
-    for number, row in enumerate(rows, start=1):
-        if (utterance := preprocessing.apply(row, report)) is not None:
-            statistics.add(utterance)
-            yield utterance
-        if number % TICK == 0:
-            tick(TICK)
+    with _reading_errors(part, report):
+        for number, row in enumerate(rows, start=1):
+            if (utterance := preprocessing.apply(row, report)) is not None:
+                statistics.add(utterance)
+                yield utterance
+            if number % TICK == 0:
+                tick(TICK)
     tick(number % TICK)

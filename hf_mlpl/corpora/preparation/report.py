@@ -1,8 +1,7 @@
-"""Reports on a preparation of corpora: counts, hours per language, unknown characters, a plot of durations."""
+"""Reports on a preparation of corpora: counts, hours by language, unknown characters, a plot of durations."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ MAX_PLOTTED_SECONDS = 60
 
 
 def audio_name(audio: Mapping) -> str:
-    """Returns a recording's name in reports and in a quarantine list: its file, and its place in a container."""
+    """Returns a recording's name for reports and quarantine lists: its file, and its position in a container."""
     if audio.get("offset") is None:
         return audio["path"]
     return f"{audio['path']}, {'row' if audio.get('size') is None else 'byte'} {audio['offset']}"
@@ -28,7 +27,7 @@ def audio_name(audio: Mapping) -> str:
 
 @dataclass
 class SplitStatistics:
-    """Counts the utterances of a split; grows with the languages and characters, not with the utterances."""
+    """Counts the utterances of a split; its size depends on languages and characters, not on utterances."""
 
     utterances: Counter = field(default_factory=Counter)  # by language
     seconds: Counter = field(default_factory=Counter)  # by language
@@ -42,10 +41,10 @@ class SplitStatistics:
         self.durations[int(utterance["duration_seconds"] / BIN_SECONDS)] += 1
 
     def remove(self, utterance: dict) -> None:
-        """Takes back what `add` has counted."""
-        counted = SplitStatistics()
-        counted.add(utterance)
-        for name, counts in vars(counted).items():
+        """Reverses `add`."""
+        added = SplitStatistics()
+        added.add(utterance)
+        for name, counts in vars(added).items():
             counter = getattr(self, name)
             counter.subtract(counts)
             for key in counts:
@@ -63,21 +62,20 @@ class SplitStatistics:
 
 @dataclass
 class PreparationReport:
-    """Sums up all parts; `splits` has those that hold or could hold an utterance, train before dev before test."""
+    """Sums up all parts; splits are in the order train, dev, test, others, and may have no utterance."""
 
     read: int = 0
     dropped: Counter = field(default_factory=Counter)
     splits: dict[str, SplitStatistics] = field(default_factory=dict)
-    sources: dict[str, list[dict]] = field(default_factory=dict)  # by split, of those that gave it utterances
-    notes: list[str] = field(default_factory=list)  # what was left out without a row of its own, such as a table
-    failed: list[str] = field(default_factory=list)  # why parts are not in it that another call may be able to read
+    sources: dict[str, list[dict]] = field(default_factory=dict)  # of utterances, by split
+    notes: list[str] = field(default_factory=list)  # problems that are not about a row, such as a missing table
+    failed: list[str] = field(default_factory=list)  # errors of parts that another call may be able to read
 
     @classmethod
-    def of_parts(cls, parts: Iterable[Path], failed: Sequence[str] = ()) -> PreparationReport:
-        """Adds up the reports of parts, which are JSON files."""
+    def of_parts(cls, records: Iterable[dict], failed: Sequence[str] = ()) -> PreparationReport:
+        """Adds up the records of parts."""
         report = cls(failed=list(failed))
-        for path in parts:
-            part = json.loads(path.read_text(encoding="utf-8"))
+        for part in records:
             report.read += part["read"]
             report.dropped.update(part["dropped"])
             report.notes += [line for line in part["notes"] if line not in report.notes]
@@ -95,7 +93,7 @@ class PreparationReport:
         return sum(counts.utterances.total() for counts in self.splits.values())
 
     def unknown_characters(self, known: Iterable[str] | None = None) -> dict[str, Counter]:
-        """Counts, by split, characters that a model does not know: by default those that train's texts lack."""
+        """Counts by split the characters that are not in `known`; by default those that train's texts lack."""
         if known is None:
             known = self.splits["train"].characters if "train" in self.splits else ()
         known = {" ", *known}
@@ -119,23 +117,27 @@ class PreparationReport:
         }
 
     def lines(self, known_characters: Iterable[str] | None = None) -> list[str]:
-        """Returns for people what was read, kept and dropped, hours by language and split, and unknown characters."""
-        lines = [reading_summary(self.read, self.dropped)]
-        languages = sorted({language for counts in self.splits.values() for language in counts.seconds})
-        rows = [("hours", *self.splits)]
-        for language in languages:
-            rows.append((language, *(f"{counts.seconds[language] / 3600:.2f}" for counts in self.splits.values())))
-        rows.append(("all", *(f"{counts.seconds.total() / 3600:.2f}" for counts in self.splits.values())))
-        lines += aligned(rows).splitlines()
-        lacks = "the tokens file" if known_characters is not None else "train"
-        for split, unknown in self.unknown_characters(known_characters).items():
-            if split != "unlabelled":  # whose texts are learned by nobody
-                lines.append(f"characters of {split} that {lacks} lacks: {unknown_character_report(unknown)}")
-        return [*lines, *self.failed, *self.notes]
+        """Returns lines with counts of rows, hours by language and split, unknown characters, errors and notes."""
+        seconds = [counts.seconds for counts in self.splits.values()]
+        sums = [(language, *(each[language] for each in seconds)) for language in sorted(set().union(*seconds))]
+        sums.append(("all", *(each.total() for each in seconds)))
+        rows = [(name, *(f"{value / 3600:.2f}" for value in values)) for name, *values in sums]
+        vocabulary = "the tokens file" if known_characters is not None else "train"
+        return [
+            reading_summary(self.read, self.dropped),
+            *aligned([("hours", *self.splits), *rows]).splitlines(),
+            *(
+                f"characters of {split} that {vocabulary} lacks: {unknown_character_report(unknown)}"
+                for split, unknown in self.unknown_characters(known_characters).items()
+                if split != "unlabelled"  # no model learns its texts
+            ),
+            *self.failed,
+            *self.notes,
+        ]
 
     def why_nothing(self) -> str:
         """Explains in one line why a preparation has no utterance."""
-        if self.dropped and not self.failed:  # notes may be about rows that could be read
+        if self.dropped and not self.failed:  # then notes may be about rows that could be read
             return f"none of {self.read} rows can be used: {drop_reasons(self.dropped)}"
         if lines := [*self.failed, *self.notes]:
             others = f" (and {len(lines) - 1} lines more)" if len(lines) > 1 else ""

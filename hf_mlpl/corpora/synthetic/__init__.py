@@ -1,4 +1,4 @@
-"""Writes the demo's corpus: sentences of dates, numbers and names, which espeak-ng reads out."""
+"""Writes the corpus of the demo: espeak-ng reads out sentences of dates, numbers and names."""
 
 from ...lazy import lazy_names
 

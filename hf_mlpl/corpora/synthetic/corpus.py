@@ -2,7 +2,7 @@
 
     hf-mlpl demo --root data --labelled de=400 sl=50 --unlabelled sl=600
 
-See `demo_sentences` for the sentences and the languages.
+See `sentences.py` for the sentences and the languages.
 """
 
 import csv
@@ -12,15 +12,15 @@ import json
 import os
 import random
 import shutil
+from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from io import TextIOWrapper
+from io import StringIO
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import soundfile
@@ -42,11 +42,11 @@ except ImportError as error:
         f'the demo corpus needs the package {error.name!r}, which is missing: pip install "hf-mlpl[demo]"'
     ) from error
 
-# VoxPopuli's two-letter codes are the beginnings of Common Voice's.
+# VoxPopuli's codes are the first two letters of Common Voice's.
 UNLABELLED_LANGUAGES = tuple(locale for locale in DEMO_LANGUAGES if locale.split("-")[0] in CODES)
 
-# espeak-ng's voice variants; no two splits share one, so their speakers differ. None of them has "breath" (as f2, f3
-# and f5 have) or is a noisy Klatt voice: those sound different from one process to the next.
+# espeak-ng's voice variants; splits have different ones, and so different speakers. Variants with "breath" (f2, f3,
+# f5) and the noisy Klatt voices are left out, because they sound different in each process.
 VARIANTS = {
     "train": ("m1", "m2", "m3", "m4", "max", "f1", "Annie", "belinda"),
     "dev": ("paul", "linda"),
@@ -76,16 +76,16 @@ def write_demo_corpus(
 ) -> tuple[Path, Path]:
     """Writes the synthetic corpus and returns its folders `root/cv-corpus-demo` and `root/voxpopuli-demo`.
 
-    `labelled` maps Common Voice locales to their number of training clips; each also gets `dev` and `test` clips.
-    `unlabelled` maps locales to a number of VoxPopuli segments. Splits share neither texts (within a language) nor
-    speakers.
+    `labelled` maps Common Voice locales to numbers of training clips; each also gets `dev` and `test` clips.
+    `unlabelled` maps locales to numbers of VoxPopuli segments. Splits share neither speakers nor, within a language,
+    texts.
 
-    Same arguments, same texts and same decoded audio, on any number of `processes` (default: one per CPU core; with
-    more than one a script needs the usual `if __name__ == "__main__"`). The folders appear when they are complete: an
-    interrupted call is simply repeated, and a repeated call with the same arguments returns at once.
+    Texts and decoded audio are a function of the arguments without `processes` (default: one per CPU core; with more
+    than one a script needs `if __name__ == "__main__"`). The folders appear when they are complete: after an
+    interruption the same call starts again, and later it returns at once.
 
     Raises:
-        ValueError: a language or number that is not accepted, or a folder of that name that holds something else.
+        ValueError: for a language or number that is not accepted, or a folder of that name with other content.
     """
     root, unlabelled = Path(root), dict(unlabelled or {})
     settings = {"labelled": dict(labelled), "unlabelled": unlabelled, "dev": dev, "test": test, "seed": seed}
@@ -96,14 +96,14 @@ def write_demo_corpus(
     folders = root / "cv-corpus-demo", root / "voxpopuli-demo"
     present = [folder for folder in folders if folder.exists()]
     for folder in present:
-        _check_holds(folder, settings)
+        _check_folder(folder, settings)
     if len(present) == len(folders):
         return folders
 
     partial = root / "demo-corpus.partial"
     shutil.rmtree(partial, ignore_errors=True)
     _write(partial / folders[0].name, partial / folders[1].name, settings, processes or os.cpu_count() or 1)
-    for folder in present:  # the only one of the two, and it holds the same
+    for folder in present:  # after an interruption; its content is the same
         shutil.rmtree(folder)
     for folder in folders:
         write_json(partial / folder.name / "source.json", asdict(SYNTHETIC))
@@ -127,14 +127,14 @@ def _check_settings(settings: dict) -> None:
             raise ValueError(f"{split} is {settings[split]} utterances per language; give 1 or more")
 
 
-def _check_holds(folder: Path, settings: dict) -> None:
+def _check_folder(folder: Path, settings: dict) -> None:
     try:
-        found = json.loads((folder / "complete.json").read_text())
+        existing = json.loads((folder / "complete.json").read_text())
     except FileNotFoundError:
         raise ValueError(f"{folder} exists and is not a demo corpus; choose another root or move it away") from None
-    if found != settings:
+    if existing != settings:
         raise ValueError(
-            f"{folder} was made with other settings ({json.dumps(found)}, asked for: {json.dumps(settings)}); "
+            f"{folder} was made with other settings ({json.dumps(existing)}, asked for: {json.dumps(settings)}); "
             "choose another root or delete the folder"
         )
 
@@ -144,7 +144,7 @@ class _Utterance:
     language: str
     sentence: str
     speaker: tuple[str, int, int]  # variant, speed, pitch
-    random_key: str  # everything random about its audio is a function of this
+    random_key: str  # seed of everything random in its audio
 
 
 def _utterances(language: str, split: str, count: int, seed: int) -> list[_Utterance]:
@@ -161,8 +161,8 @@ def _utterances(language: str, split: str, count: int, seed: int) -> list[_Utter
 
 
 def _write(common_voice: Path, voxpopuli: Path, settings: dict, processes: int) -> None:
-    """Writes everything but complete.json into two new folders."""
-    clips, clip_tables = {}, {}  # path -> utterances; path of a TSV -> its rows
+    """Writes the recordings and tables of both corpora into new folders."""
+    clips, clip_tables = {}, defaultdict(list)  # path -> utterances; path of a TSV -> its rows
     for language, train in settings["labelled"].items():
         folder = common_voice / language
         (folder / "clips").mkdir(parents=True)
@@ -172,7 +172,7 @@ def _write(common_voice: Path, voxpopuli: Path, settings: dict, processes: int) 
                 name = f"common_voice_{language}_{number}.mp3"
                 clips[folder / "clips" / name] = [utterance]
                 for table in (split, "validated"):
-                    clip_tables.setdefault(folder / f"{table}.tsv", []).append(_clip_row(utterance, name))
+                    clip_tables[folder / f"{table}.tsv"].append(_clip_row(utterance, name))
 
     events = {}  # path -> utterances
     for language, count in settings["unlabelled"].items():
@@ -185,22 +185,22 @@ def _write(common_voice: Path, voxpopuli: Path, settings: dict, processes: int) 
             events[path] = batch
             day += timedelta(days=1)
 
-    recordings = events | clips  # the long ones first: none of them is left for one process at the end
+    recordings = events | clips  # the long ones first, so that no process has one left at the end
     spans = _record_all(recordings, processes)
 
     for path, rows in clip_tables.items():
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            _write_rows(file, COMMON_VOICE_COLUMNS, rows)
+        _write_table(path, COMMON_VOICE_COLUMNS, rows)
     annotations = voxpopuli / "annotations"
     annotations.mkdir(parents=True)
-    numbered = [(path.stem, number, *span) for path in sorted(events) for number, span in enumerate(spans[path])]
-    _write_gzip(annotations / "unlabelled_v2.tsv.gz", "event_id segment_no start end".split(), numbered)
-    truth = [
-        (path.stem, number, utterance.sentence)
+    segments = [
+        (path.stem, number, utterance.sentence, *span)
         for path in sorted(events)
-        for number, utterance in enumerate(events[path])
+        for number, (utterance, span) in enumerate(zip(events[path], spans[path], strict=True))
     ]
-    _write_gzip(annotations / "truth.tsv.gz", "event_id segment_no sentence".split(), truth)
+    spans_table = [(event, number, start, end) for event, number, _, start, end in segments]
+    _write_table(annotations / "unlabelled_v2.tsv.gz", "event_id segment_no start end".split(), spans_table)
+    truth = [(event, number, sentence) for event, number, sentence, *_ in segments]
+    _write_table(annotations / "truth.tsv.gz", "event_id segment_no sentence".split(), truth)
 
 
 def _clip_row(utterance: _Utterance, name: str) -> tuple:
@@ -209,29 +209,27 @@ def _clip_row(utterance: _Utterance, name: str) -> tuple:
     return client_id, name, utterance.sentence, 2, 0, "", gender, "", utterance.language, ""
 
 
-def _write_rows(file: TextIO, columns: list[str], rows: list[tuple]) -> None:
-    writer = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None, lineterminator="\n")
+def _write_table(path: Path, columns: list[str], rows: list[tuple]) -> None:
+    text = StringIO(newline="")
+    writer = csv.writer(text, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None, lineterminator="\n")
     writer.writerows([columns, *rows])
-
-
-def _write_gzip(path: Path, columns: list[str], rows: list[tuple]) -> None:
-    # Neither the time nor the file's name goes into the header, so equal tables are equal bytes.
-    with open(path, "wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
-        with TextIOWrapper(packed, encoding="utf-8", newline="") as file:
-            _write_rows(file, columns, rows)
+    content = text.getvalue().encode()
+    # mtime=0, so that equal tables become equal bytes
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def _record_all(recordings: dict[Path, list[_Utterance]], processes: int) -> dict[Path, list[tuple[float, float]]]:
-    """Returns what `_record` returns, by path."""
-    total = sum(map(len, recordings.values()))
-    spans = {}
-    # Spawned, not forked: the fork of a process that has used threads (torch) may hang.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        with tqdm(total=total, desc="demo speech", unit=" utterances") as bar:
-            done = (map if processes == 1 else pool.map)(_record, recordings, recordings.values())
-            for path, in_recording in zip(recordings, done, strict=True):
-                spans[path] = in_recording
-                bar.update(len(in_recording))
+    """Writes recordings in several processes; returns the values of `_record` by path."""
+    spans, total = {}, sum(map(len, recordings.values()))
+    # Spawned, because the fork of a process that has used threads (torch) may hang.
+    with (
+        ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool,
+        tqdm(total=total, desc="demo speech", unit=" utterances") as bar,
+    ):
+        results = (map if processes == 1 else pool.map)(_record, recordings, recordings.values())
+        for path, spans_of_recording in zip(recordings, results, strict=True):
+            spans[path] = spans_of_recording
+            bar.update(len(spans_of_recording))
     return spans
 
 
@@ -243,7 +241,7 @@ def _record(path: Path, utterances: list[_Utterance]) -> list[tuple[float, float
         soundfile.write(path, samples, rate, format="MP3")
         return [span]
     spans = []
-    # One utterance at a time: libsndfile may overflow its stack when a long Vorbis file is written at once.
+    # One utterance at a time, because libsndfile may overflow its stack when it writes a long Vorbis file at once.
     with soundfile.SoundFile(path, "w", VOXPOPULI_RATE, channels=1, format="OGG", subtype="VORBIS") as file:
         for utterance in utterances:
             samples, rate, (start, end) = _speak(utterance)
@@ -276,8 +274,8 @@ def _espeak(sentence: str, voice: str, speed: int, pitch: int) -> tuple[np.ndarr
             chunks.append(np.frombuffer(_ffi.buffer(samples, 2 * count), dtype=np.int16).copy())
         return 0
 
-    # The library keeps state from one text to the next, even through espeak_Terminate: a repeated text differs.
-    # Loading and unloading it for each text (a few ms) makes the audio a function of the arguments alone.
+    # The library keeps state from one text to the next, even through espeak_Terminate, so a repeated text differs.
+    # It is loaded for each text (a few ms), which makes the audio a function of the arguments alone.
     library = _ffi.dlopen(espeakng_loader.get_library_path())
     try:
         rate = library.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, os.fsencode(espeakng_loader.get_data_path()), 0)
@@ -309,10 +307,10 @@ def _speak(utterance: _Utterance) -> tuple[np.ndarray, int, tuple[float, float]]
 
 
 def language_table() -> str:
-    """Returns a table of the accepted languages: which of them read out numbers, and have unlabelled speech."""
-    lines = [f"{'locale':8}{'language':24}{'numbers':9}unlabelled"]
+    """Returns a table of the accepted languages, with columns for spoken numbers and unlabelled speech."""
+    rows = [("locale", "language", "numbers", "unlabelled")]
     for locale, spec in DEMO_LANGUAGES.items():
         numbers, unlabelled = spec.num2words is not None, locale in UNLABELLED_LANGUAGES
         name = Locale.parse(spec.babel).get_display_name("en")
-        lines.append(f"{locale:8}{name:24}{'yes' if numbers else '-':9}{'yes' if unlabelled else '-'}")
-    return "\n".join(lines)
+        rows.append((locale, name, "yes" if numbers else "-", "yes" if unlabelled else "-"))
+    return "\n".join("{:8}{:24}{:9}{}".format(*row) for row in rows)
