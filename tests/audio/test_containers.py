@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from hf_mlpl.audio import tar_index as tars
-from hf_mlpl.audio.containers import ContainerError, open_member, tar_index
+from hf_mlpl.audio import containers
+from hf_mlpl.audio import tar_index as index_module
+from hf_mlpl.audio.containers import ContainerError, open_member
 from hf_mlpl.audio.reading import AudioError, audio_duration, audio_format, load_audio
+from hf_mlpl.audio.tar_index import tar_index
 
 RATE = 16000
 KINDS = ["tar", "tar.gz"]
@@ -214,10 +216,10 @@ def test_1000_archives_with_flipped_bytes_or_cut_off(tmp_path):
 
 def test_the_index_is_made_once_and_again_when_the_archive_changes(archive, monkeypatch):
     made = []
-    monkeypatch.setattr(tars, "_scan", lambda path, scan=tars._scan: made.append(path) or scan(path))
+    monkeypatch.setattr(index_module, "_scan", lambda path, scan=index_module._scan: made.append(path) or scan(path))
     first = tar_index(archive)
     for _ in range(2):
-        tars._indexes.forget()  # as in another process
+        index_module._indexes.clear()  # as in another process
         again = tar_index(archive)
         assert list(again.names()) == list(first.names()) and np.array_equal(again.offsets, first.offsets)
     assert len(made) == 1
@@ -225,7 +227,7 @@ def test_the_index_is_made_once_and_again_when_the_archive_changes(archive, monk
     assert sorted(path.name for path in archive.parent.iterdir()) == [archive.name, stored.name]
     for damage in (b"", b"PK nothing", stored.read_bytes()[:-100]):
         stored.write_bytes(damage)
-        tars._indexes.forget()
+        index_module._indexes.clear()
         assert list(tar_index(archive).names()) == list(RECORDINGS)
     assert len(made) == 4
     write_tar(archive, {"other": b"content"})
@@ -235,12 +237,12 @@ def test_the_index_is_made_once_and_again_when_the_archive_changes(archive, monk
 
 def test_the_index_of_an_archive_in_a_folder_that_cannot_be_written(archive, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
-    monkeypatch.setattr(tars, "HF_HOME", str(cache))
+    monkeypatch.setattr(index_module, "HF_HOME", str(cache))
     (tmp_path / f"{archive.name}.index.npz").mkdir()  # also for root, who may write everywhere
     names = list(tar_index(archive).names())
     assert len(list(cache.rglob("*.index.npz"))) == 1 and not list(tmp_path.rglob("*.tmp"))
-    tars._indexes.forget()
-    monkeypatch.setattr(tars, "_scan", None)
+    index_module._indexes.clear()
+    monkeypatch.setattr(index_module, "_scan", None)
     assert list(tar_index(archive).names()) == names
 
 
@@ -256,7 +258,7 @@ def test_nothing_is_unpickled(archive, tmp_path):
 
 def test_gzip_without_the_library_is_the_same(tmp_path, monkeypatch):
     archive = write_tar(tmp_path / "a.tar.gz", RECORDINGS)
-    monkeypatch.setattr(tars, "CAN_SEEK_IN_GZIP", False)
+    monkeypatch.setattr(index_module, "CAN_SEEK_IN_GZIP", False)
     index = tar_index(archive)
     for name in [*RECORDINGS, *reversed(RECORDINGS)]:
         assert content(archive, index, name) == RECORDINGS[name]
@@ -282,13 +284,11 @@ def test_threads_and_forked_processes_read_at_once(archive):
 
 
 def test_a_bounded_number_of_files_stays_open(tmp_path, monkeypatch):
-    from hf_mlpl.audio import containers
-
     monkeypatch.setattr(containers._files, "limit", 3)
     for i in range(10):
         path = write_tar(tmp_path / f"{i}.tar.gz", {"a": str(i).encode()})
         assert content(path, tar_index(path), "a") == str(i).encode()
-        assert len(containers._files.things) <= 3
+        assert len(containers._files.entries) <= 3
     opened = [Path(f"/proc/self/fd/{number}") for number in range(200)]
     assert sum(str(tmp_path) in os.readlink(link) for link in opened if link.is_symlink()) <= 3
 

@@ -458,7 +458,7 @@ def test_processes_that_are_forked_while_threads_read(tmp_path):
 
     def keep_reading():
         while not done.is_set():
-            containers._row_groups.forget()
+            containers._row_groups.clear()
             read_once(audios)
 
     threads = [threading.Thread(target=keep_reading) for _ in range(3)]
