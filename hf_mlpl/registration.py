@@ -69,7 +69,7 @@ def _register_pipeline() -> None:
     import_module(".loading_errors", __package__).name_the_weights(sys.modules["transformers.pipelines"])
 
 
-REGISTRIES = {
+REGISTRIES: dict[str, Callable[[], None]] = {
     "transformers.models.auto.configuration_auto": _register_configurations,  # which the others look up
     "transformers.models.auto.modeling_auto": _register_models,
     "transformers.models.auto.feature_extraction_auto": partial(

@@ -21,9 +21,8 @@ KILOBITS = {  # (MPEG 1, layer): per second, by the header's index; index 0 is f
 }
 KILOBITS[False, 3] = KILOBITS[False, 2]
 RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by the header's version
-LONGEST_FRAME = 2881  # bytes, of any bit rate that has an index
+SHORTEST_FRAME, LONGEST_FRAME = 24, 2881  # bytes, of any bit rate that has an index
 MAX_FREE_FRAME = 2**13
-FRAME_BYTES = (24, LONGEST_FRAME)
 FRAMES_IN_JUNK = 3  # that must follow one another behind other bytes, which may look like a frame
 XING_WITHIN = 64  # bytes from a frame's beginning
 
@@ -138,7 +137,7 @@ def _first_frame_fits(data: FileBytes, start: int, thorough: bool) -> bool:
         return False
     available = before_tags(data, data.size) - start
     ends_early = xing.size > available
-    if available - xing.size > 2 * length or not FRAME_BYTES[0] <= xing.size / xing.frames <= FRAME_BYTES[1]:
+    if available - xing.size > 2 * length or not SHORTEST_FRAME <= xing.size / xing.frames <= LONGEST_FRAME:
         return False
     if thorough:
         return xing.has_checksum and not ends_early

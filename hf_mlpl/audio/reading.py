@@ -33,7 +33,7 @@ from .decoders import (
     find_parts,
     open_part,
 )
-from .parts import Part, Section, SeekableFile
+from .parts import Part, SeekableFile
 
 logger = logging.get_logger(__name__)
 
@@ -270,7 +270,7 @@ def _opened(audio, name: str) -> Iterator[SeekableFile]:
     """Opens what `load_audio` takes as a seekable file; raises every error of the block as an `AudioError`."""
     with ExitStack() as stack:
         try:
-            file = _open(_source(audio), name, stack)
+            file = _open(audio, name, stack)
             if file.seek(0, os.SEEK_END) == 0:
                 raise AudioError(f"{name}: is empty")
             yield file
@@ -282,22 +282,15 @@ def _opened(audio, name: str) -> Iterator[SeekableFile]:
             raise AudioError(f"{name}: cannot be read, or is damaged ({reason(error)})") from error
 
 
-def _source(audio):
-    """Returns the path, bytes or open file of what `load_audio` takes."""
-    if not isinstance(audio, dict):
-        return audio
-    if audio.get("bytes") is not None:
-        return audio["bytes"]
-    if audio.get("offset") is None:
-        return audio.get("path")
-    return open_member(audio["path"], audio["offset"], audio.get("size"))
-
-
 def _open(source, name: str, stack: ExitStack) -> SeekableFile:
+    if isinstance(source, dict):
+        if source.get("bytes") is None and source.get("offset") is not None:
+            member = open_member(source["path"], source["offset"], source.get("size"))
+            stack.callback(member.close)
+            return member
+        source = source.get("path") if source.get("bytes") is None else source["bytes"]
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(source)
-    if isinstance(source, Section):
-        return stack.enter_context(source)
     if hasattr(source, "read"):
         return _seekable(source, stack)
     if not isinstance(source, (str, os.PathLike)):

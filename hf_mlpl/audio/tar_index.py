@@ -6,7 +6,6 @@ Names of members are data here, and never become paths.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import io
@@ -29,6 +28,7 @@ import numpy as np
 from huggingface_hub.constants import HF_HOME
 from transformers.utils import logging
 
+from ..atomic import atomic_write
 from ..error_line import reason
 
 logger = logging.get_logger(__name__)
@@ -218,17 +218,12 @@ def kept_arrays(
             pass  # missing, or damaged
     arrays: dict[str, Any] = make() | {"stamp": stamp}
     for place in places:
-        unfinished = place.with_name(f".{place.name}.{os.getpid()}-{threading.get_ident()}.tmp")
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with open(unfinished, "wb") as file:
+            with atomic_write(place) as partial, open(partial, "wb") as file:
                 np.savez(file, **arrays)
-            os.replace(unfinished, place)
             break
         except OSError as error:  # a folder that is read-only, or full
             logger.info(f"{place}: cannot be written: {reason(error)}")
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
     return {name: arrays[name] for name in wanted}
 
 

@@ -1,4 +1,4 @@
-"""Reading audio: real files of every format, and what is wrong with files."""
+"""Audio files of every format are read, and faulty ones refused in one line."""
 
 import io
 
@@ -69,7 +69,7 @@ def test_golden_samples(golden):
 
 
 def test_a_file_at_8_khz_is_resampled(golden):
-    """The original program reads it as 16 kHz; ours sounds as the recording it was made from."""
+    """The original program reads it as 16 kHz; our samples match the recording from which it was made."""
     at_8, at_16 = load_audio(golden / "wavs" / "speech_fr_8k.wav"), load_audio(golden / "wavs" / "speech_fr.wav")
     assert abs(len(at_8) - len(at_16)) <= 2
     low = slice(0, 3000 * len(at_16) // 16000)  # the spectrum below 3 kHz
@@ -217,7 +217,7 @@ def test_a_damaged_file_gives_what_comes_before_the_damage(tmp_path, extension, 
 
 
 def test_flac_of_unknown_length(tmp_path):
-    """What a program writes that streams: the header's number of samples is 0."""
+    """Programs that stream write 0 as the header's number of samples."""
     path = write(tmp_path / "a.flac", noise(50000), 16000, FORMATS["flac"])
     whole, content = load_audio(path), bytearray(path.read_bytes())
     content[21] &= 0xF0  # the number has 36 bits, behind the 4-byte marker, the block's 4-byte header and 108 bits
