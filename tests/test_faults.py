@@ -43,8 +43,8 @@ def labelling_command(tone_data, tone_run, output) -> list:
 
 
 def assert_equal_labels(folder, other):
-    made, expected = (pq.read_table(path / "labels.parquet").drop(["source"]) for path in (folder, other))
-    assert made.equals(expected)
+    labels, expected = (pq.read_table(path / "labels.parquet").drop(["source"]) for path in (folder, other))
+    assert labels.equals(expected)
     assert not list(folder.rglob(".partial*"))
 
 
@@ -151,7 +151,7 @@ def test_training_goes_on_when_there_is_room_again(error_of, tone_data, tmp_path
 
 
 def test_a_row_of_metrics_for_which_there_is_no_room(tone_data, tmp_path):
-    """A run that goes on drops what there is of it."""
+    """A resumed run drops the part of the row that was written."""
     config = load_config(tone_data / "tones.yaml")
     training_log = TrainingLog(tmp_path, config, 0, True)
     training_log.window_ends(1, 0.1, None)

@@ -255,7 +255,7 @@ def test_memory_is_that_of_the_result(tmp_path):
     tracemalloc.start()
     try:
         samples = load_audio(tmp_path / "a.wav")
-        whole = tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1]
         size = samples.nbytes
         del samples
         tracemalloc.reset_peak()
@@ -264,7 +264,7 @@ def test_memory_is_that_of_the_result(tmp_path):
     finally:
         tracemalloc.stop()
     assert size == 40 * RATE * 4
-    assert whole < 1.2 * size + streamed and streamed < 16 * 2**20
+    assert peak < 1.2 * size + streamed and streamed < 16 * 2**20
 
 
 # ---- sources that can only be read once
