@@ -24,8 +24,9 @@ from side_by_side import Worker, benchmark_arguments, in_turns, peer_environment
 from tqdm import tqdm
 
 from hf_mlpl.atomic import atomic_write
-from hf_mlpl.audio.containers import open_member, tar_index
+from hf_mlpl.audio.containers import open_member
 from hf_mlpl.audio.reading import load_audio
+from hf_mlpl.audio.tar_index import tar_index
 
 NUM_CLIPS = 5000
 CLIP_SECONDS, CLIP_RATE = 5.0, 48_000  # as in Common Voice

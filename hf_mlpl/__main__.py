@@ -1,4 +1,4 @@
-"""`python -m hf_mlpl`, the same as the command `hf-mlpl`."""
+"""Runs the command `hf-mlpl` as `python -m hf_mlpl`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Files and folders that appear under their names only when they are whole, whatever interrupts their writing."""
+"""Writes files and folders that appear under their names only when complete, whatever interrupts the writing."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from .error_line import error_line
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 STALE_SECONDS = 7 * 24 * 3600  # a push of many gigabytes may take days, and changes nothing in its folder
-LONGEST_NAME = 120  # bytes of a name behind what makes it our own; file systems take 255
-# What `own_path` makes, and what the folders of pushes were called before.
+LONGEST_NAME = 120  # bytes of the last part of a name of `own_path`; file systems take 255
+# Names that `own_path` makes, and former names of the folders of pushes.
 OWN = re.compile(
     r"\.(?:partial|pushing|publish)-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{6}-.*"
     r"|\.(?:pushing|publish)-[a-z0-9_]{8}",
     re.DOTALL,
 )
-_looked_into: set[Path] = set()
+_cleaned: set[Path] = set()
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike, shared: bool = False) -> Iterator[Path]:
-    """Gives a path to write a file or a folder to, which takes the place of `path` when the block ends well.
+    """Yields a path to write a file or a folder to, which is renamed to `path` when the block ends without an error.
 
-    A file at `path` is replaced; a folder must not exist there. What a block that fails has written is removed, and so
-    is what killed processes have left beside it.
+    A file at `path` is replaced; a folder must not exist there. After an error the partial output is removed. So are
+    partial outputs that killed processes have left beside it.
 
     Args:
         shared: several processes of one job write into the folder at `partial_path(path)`; one of them calls this.
-            By default nobody else knows the path that is given.
+            By default no other process knows the path.
 
     Raises:
         OSError: as `writing` does.
@@ -55,7 +55,7 @@ def atomic_write(path: str | os.PathLike, shared: bool = False) -> Iterator[Path
             yield partial
             os.replace(partial, path)
     except BaseException:
-        # A full disk needs the room. A shared folder itself stays, because another process may be writing into it.
+        # A full disk needs the space. A shared folder itself stays, because another process may be writing into it.
         for written in partial.iterdir() if shared and partial.is_dir() else [partial]:
             _remove(written)
         raise
@@ -63,7 +63,7 @@ def atomic_write(path: str | os.PathLike, shared: bool = False) -> Iterator[Path
 
 @contextmanager
 def temporary_folder(parent: str | os.PathLike, purpose: str) -> Iterator[Path]:
-    """Makes a hidden folder in `parent` for the time of the block; removes those that killed processes have left."""
+    """Makes a hidden folder in `parent` while the block runs; removes those that killed processes have left."""
     folder = own_path(Path(parent), purpose)
     remove_left(folder.parent)
     folder.mkdir()
@@ -76,33 +76,33 @@ def temporary_folder(parent: str | os.PathLike, purpose: str) -> Iterator[Path]:
 def own_path(folder: Path, purpose: str, name: str = "") -> Path:
     """Returns a path `.PURPOSE-MACHINE-PROCESS-RANDOM-NAME` in `folder` that no process on any machine has used.
 
-    Of a long name the end stays: its suffix is what some writers choose the format by.
+    A long name is cut at its beginning, because some writers choose the format by its suffix.
     """
     name = os.fsencode(name)[-LONGEST_NAME:].decode(errors="ignore") if len(os.fsencode(name)) > LONGEST_NAME else name
     return folder / f".{purpose}-{_machine()}-{os.getpid()}-{secrets.token_hex(3)}-{name}"
 
 
 def remove_left(folder: Path) -> None:
-    """Removes files and folders of `own_path` that processes have left behind which were killed.
+    """Removes files and folders of `own_path` that killed processes have left, once for each folder.
 
-    That is so where this machine has no such process any more. What is of another machine, or of this one before it
-    was started anew, goes when it has not changed for a week. A process looks once into each folder.
+    Those of this machine are removed where their process is no longer running, those of other machines, or of this
+    one before it was restarted, when they have not changed for a week.
     """
-    if folder.absolute() in _looked_into:
+    if folder.absolute() in _cleaned:
         return
-    _looked_into.add(folder.absolute())
+    _cleaned.add(folder.absolute())
     entries = []
-    with suppress(OSError):  # it need not be there, nor be readable
+    with suppress(OSError):  # it may be missing or not readable
         entries = [Path(entry) for entry in os.scandir(folder) if OWN.fullmatch(entry.name)]
     for path in entries:
-        with suppress(OSError):  # another process may be as far
+        with suppress(OSError):  # another process may remove it at once
             if _is_left(path):
                 _remove(path)
 
 
 def _is_left(path: Path) -> bool:
-    made = OWN.fullmatch(path.name)
-    if made["machine"] == _machine() and os.name == "posix" and not _is_running(int(made["process"])):
+    owner = OWN.fullmatch(path.name)
+    if owner["machine"] == _machine() and os.name == "posix" and not _is_running(int(owner["process"])):
         return True
     changed = max(each.lstat().st_mtime for each in (path, *path.rglob("*")))
     return time.time() - changed > STALE_SECONDS
@@ -112,7 +112,7 @@ def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
         state = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
-        return state not in "ZX"  # it has ended, and nobody has asked how
+        return state not in "ZX"  # zombie or dead: it has ended
     except ProcessLookupError:
         return False
     except (OSError, OverflowError, IndexError):
@@ -121,7 +121,7 @@ def _is_running(process: int) -> bool:
 
 @cache
 def _machine() -> str:
-    """Returns 8 digits of this machine since it was started: only here does the number of a process mean anything."""
+    """Returns 8 digits for this machine since its start, within which the number of a process has a meaning."""
     facts = [socket.gethostname()]
     with suppress(OSError):  # containers of a host may have its name, and processes of their own
         facts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
@@ -137,32 +137,32 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
-    """Makes one OSError, which names `path`, of all that writers raise when there is no room for what they write."""
+    """Raises one OSError, which names `path`, for every error that writers raise on a full disk."""
     try:
         yield
     except Exception as error:
         if reason := _no_room(error):
-            told = f"{path}: there is no room to write it ({reason}); make room, then give the same command again"
-            raise OSError(told) from error
+            message = f"{path}: there is no room to write it ({reason}); make room, then give the same command again"
+            raise OSError(message) from error
         raise
 
 
 def _no_room(error: BaseException | None) -> str | None:
-    """Why there is no room, if that is what is behind an error."""
+    """Returns the operating system's reason if a full disk has caused an error, else None."""
     if error is None:
         return None
     number = error.errno if isinstance(error, OSError) else None
-    if match := re.search(r"\(os error (\d+)\)", str(error)):  # as safetensors says it
+    if match := re.search(r"\(os error (\d+)\)", str(error)):  # of safetensors
         number = int(match[1])
     if number in NO_ROOM:
         return os.strerror(number)
-    if isinstance(error, RuntimeError) and "inline_container" in str(error):  # torch.save, which keeps the reason back
+    if isinstance(error, RuntimeError) and "inline_container" in str(error):  # of torch.save, without the reason
         return "torch.save could not write all of it"
     return _no_room(error.__cause__)
 
 
 def partial_path(path: Path) -> Path:
-    """Where all processes of a job write a folder before it is whole."""
+    """Returns the path at which all processes of a job write a folder until it is complete."""
     return path.with_name(f".partial-{path.name}")
 
 
@@ -179,11 +179,11 @@ def read_json(path: str | os.PathLike, **fields: type | tuple[type, ...]) -> dic
     """Reads a file that holds a JSON object.
 
     Args:
-        fields: types of those fields that must be there; `float` takes whole numbers too.
+        fields: types of required fields; `float` accepts integers too.
 
     Raises:
         OSError: for a file that cannot be opened.
-        ValueError: `PATH: damaged (REASON)`, for one that holds something else.
+        ValueError: `PATH: damaged (REASON)`, for other content.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
@@ -196,14 +196,13 @@ def read_json(path: str | os.PathLike, **fields: type | tuple[type, ...]) -> dic
 
 
 def check_fields(content: dict, types: Mapping[str, type | tuple[type, ...]]) -> None:
-    """Raises a ValueError where a field is missing, or is of another type; `float` takes whole numbers too."""
+    """Raises a ValueError for a field that is missing or of another type; `float` accepts integers too."""
     for name, kind in types.items():
         if name not in content:
             raise ValueError(f"it has no {name}")
         kinds = kind if isinstance(kind, tuple) else (kind,)
         value = content[name]
-        is_number = type(value) is int and float in kinds
-        if type(value) not in kinds and not is_number:
+        if type(value) not in kinds and not (type(value) is int and float in kinds):
             raise ValueError(f"{name} is {json.dumps(value)[:40]}")
 
 

@@ -1,11 +1,21 @@
 """Writes an error as one line, for messages and reports that have one line for each problem."""
 
+import os
+
 
 def error_line(error: BaseException, with_type: bool = False) -> str:
-    """Returns an error's text in one line, or the name of its type where it has none.
+    """Returns an error's text in one line, or the name of its type where it has no text.
 
     Args:
         with_type: puts the type's name before the text, for errors whose text alone does not say what went wrong.
     """
     text, kind = " ".join(str(error).split()), type(error).__name__
     return f"{kind}: {text}" if text and with_type else text or kind
+
+
+def reason(error: Exception) -> str:
+    """Returns an error's text in one line, without the number and path that an error of the operating system has."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else error_line(error)

@@ -1,13 +1,13 @@
-"""A claim on an output folder, or on an output file, so that two jobs cannot write the same one at once.
+"""Claims an output folder or an output file, so that two jobs cannot write the same one at once.
 
-The claim is a lock of the operating system (`flock`) on a small hidden file, which says who works there. The kernel
-gives it back when the process ends, however it ends: what a killed job leaves behind refuses nobody. Processes that a
-job forks, such as those that decode audio, do not keep it.
+A claim is a lock of the operating system (`flock`) on a small hidden file, which names the job. The kernel releases it
+when the process ends, however it ends: the file that a killed job leaves blocks nobody. Processes that a job forks,
+such as those that decode audio, do not keep the lock.
 
-On a network disk the lock holds between machines where the file system carries locks over: NFS since version 4, NFS 3
-with its lock service, Lustre mounted with `flock`, CephFS. NFS mounted with `nolock` or `local_lock`, and Lustre with
-`localflock`, keep it to one machine. Where a machine dies, the server gives its lock back after a while that is set
-there. Where the file system has no locks at all, a warning says so, and the job goes on.
+On a network disk the lock holds between machines where the file system supports that: NFS since version 4, NFS 3 with
+its lock service, Lustre mounted with `flock`, CephFS. With NFS mounted with `nolock` or `local_lock`, and Lustre with
+`localflock`, it holds on one machine only. When a machine dies, the server releases its locks after a time that is set
+on the server. On a file system without locks the job goes on with a warning.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
 
-LOCK = ".lock"  # ends the names of lock files
-PATIENCE = 1.0  # seconds; a killed job may take a moment to end
+LOCK = ".lock"  # suffix of lock files
+PATIENCE_SECONDS = 1.0  # a killed job may take a moment to end
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 class InUseError(OSError):
-    """An output that another job is writing; its text says who, and what to do."""
+    """Refuses an output that another job is writing; its text names the job and the way out."""
 
 
 @contextmanager
 def claimed(folder: str | os.PathLike) -> Iterator[None]:
-    """Keeps other jobs out of an output folder, which is made where it is not there, while the block runs.
+    """Keeps other jobs out of an output folder while the block runs; makes the folder where it is missing.
 
-    The lock file `FOLDER/.lock` goes when the block ends. A finished folder that is only read needs no claim.
+    The lock file `FOLDER/.lock` is removed when the block ends. A finished folder that is only read needs no claim.
 
     Raises:
-        InUseError: where another job has claimed the folder, also one of this process.
+        InUseError: where another job has claimed the folder, even one of this process.
         OSError: where no file can be written there.
     """
     folder = Path(folder)
@@ -64,16 +64,16 @@ def claimed_file(path: str | os.PathLike) -> Iterator[None]:
 
 
 def is_lock(path: Path) -> bool:
-    """Tells a lock file from what belongs to a folder's content."""
+    """Returns whether a file is a lock, and not content of its folder."""
     return path.name.startswith(".") and path.name.endswith(LOCK)
 
 
 @contextmanager
 def _locked(lock_file: Path, output: Path, kind: str) -> Iterator[None]:
     lock_file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(lock_file, fallback_to_soft=False)  # whose file a killed job leaves behind as a claim
+    lock = FileLock(lock_file, fallback_to_soft=False)  # the file of a soft lock would outlive a killed job
     try:
-        lock.acquire(timeout=PATIENCE)
+        lock.acquire(timeout=PATIENCE_SECONDS)
     except Timeout:
         raise InUseError(
             f"{output}: another job works there{_holder(lock_file)}; wait for its end, or choose another {kind}"
@@ -107,7 +107,7 @@ def _write_holder(lock_file: Path) -> None:
 
 
 def _holder(lock_file: Path) -> str:
-    """Reads who has the lock, as ` (COMMAND, process ID on HOST, since TIME)`; empty where it does not say."""
+    """Returns ` (COMMAND, process ID on HOST, since TIME)` from a lock file; an empty text if it has other content."""
     try:
         holder = json.loads(lock_file.read_text(encoding="utf-8"))
         return " ({command}, process {process} on {host}, since {since})".format(**holder)

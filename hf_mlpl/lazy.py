@@ -1,4 +1,4 @@
-"""Shows the public names of a package, and imports their modules when a name is first used: torch takes seconds."""
+"""Lists the public names of a package, and imports their modules when they are first used: torch takes seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[list[str], Cal
 
     Args:
         package: its `__name__`.
-        modules: public names of each of its modules, with spaces between them.
+        modules: public names of each of its modules, separated by spaces.
     """
     module_of = {name: module for module, names in modules.items() for name in names.split()}
 

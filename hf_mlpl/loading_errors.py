@@ -1,7 +1,7 @@
 """Explains in one line, with file and field, why transformers cannot load a model folder of ours.
 
-transformers reads the settings of a folder before it knows the type of model, and ends with a traceback on many wrong
-ones; and its `pipeline` wraps the reason why weights cannot be loaded in the tracebacks of all classes that it tries.
+transformers reads the settings of a folder before it knows the type of model, and many wrong ones end in a traceback;
+its `pipeline` wraps the reason why weights cannot be loaded in the tracebacks of all classes that it tries.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ OURS = ("mlpl", "mctct")
 
 
 def name_the_setting(auto_class: Any) -> None:
-    """Makes `from_pretrained` of an Auto class raise a `ValueError` with file and field where that is the reason."""
+    """Makes `from_pretrained` of an Auto class raise a `ValueError` with file and field for a wrong setting."""
     load = auto_class.from_pretrained.__func__
 
     @wraps(load)
@@ -33,7 +33,7 @@ def name_the_setting(auto_class: Any) -> None:
 
 
 def name_the_weights(pipelines: Any) -> None:
-    """Makes `pipeline` raise what a model of ours raises, instead of a text with the tracebacks of three classes."""
+    """Makes `pipeline` raise the error of a model of ours, instead of a text with the tracebacks of three classes."""
     load = pipelines.load_model
 
     @wraps(load)
@@ -51,20 +51,20 @@ def name_the_weights(pipelines: Any) -> None:
 
 
 def check_num_labels(name_or_path) -> None:
-    """Raises `ValueError` for a wrong `num_labels` of a folder of ours, before transformers makes so many names."""
+    """Raises `ValueError` for a wrong `num_labels` of a folder of ours, before transformers makes a name for each."""
     from .model.configuration_mlpl import INHERITED
 
     try:
         path = os.path.join(name_or_path, "config.json")
         settings = read_settings(path)
-    except (OSError, ValueError, TypeError):  # a name on the Hub, or what the loading itself reports
+    except (OSError, ValueError, TypeError):  # a name on the Hub, or a fault that loading itself reports
         return
     if settings.get("model_type") in OURS:
         check_settings(path, settings, {"num_labels": INHERITED["num_labels"]})
 
 
 def check_folder(name_or_path, hub: Mapping) -> None:
-    """Raises `ValueError` for the first wrong setting in the files of a model of ours; silent on other models."""
+    """Raises `ValueError` for the first wrong setting in the files of a model of ours; ignores other models."""
     from .interop.mctct import MCTCTConfig
     from .model.configuration_mlpl import MlplConfig
     from .model.processing_mlpl import check_processor_files
@@ -73,7 +73,7 @@ def check_folder(name_or_path, hub: Mapping) -> None:
     try:
         if find_file(name_or_path, "config.json", hub) is None:
             return
-    except (OSError, ValueError):  # no folder, and no name either
+    except (OSError, ValueError):  # neither a folder nor a name on the Hub
         return
     settings = check_file(name_or_path, "config.json", {}, hub)
     if settings.get("model_type") == MCTCTConfig.model_type:

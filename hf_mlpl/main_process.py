@@ -1,4 +1,4 @@
-"""Runs work in the main process of a job for all of its processes, which end together where it fails."""
+"""Runs work in the main process of a job for all of its processes, which all fail where the work fails."""
 
 from __future__ import annotations
 
@@ -37,9 +37,5 @@ def claimed_by_job(accelerator: Accelerator, folder: str | os.PathLike) -> Itera
         InUseError: in all processes, where another job has claimed the folder.
     """
     with ExitStack() as claim:
-
-        def enter() -> None:
-            claim.enter_context(claimed(folder))
-
-        on_main_process(accelerator, enter)
+        on_main_process(accelerator, lambda: claim.enter_context(claimed(folder)))
         yield

@@ -1,17 +1,19 @@
 """Registers our classes with the Auto classes and `pipeline` of transformers, at no cost to `import hf_mlpl`.
 
-transformers keeps a registry for each kind of class in a module of its own, whose import takes seconds and brings
-torch. `hf-mlpl --help` should not wait for it, and transformers knows neither entry points nor classes by name; so an
-import hook registers our classes at the end of the import of each of these modules, and removes itself after the last.
+transformers keeps a registry for each kind of class in a module of its own, whose import takes seconds and imports
+torch. `hf-mlpl --help` should not wait for it, and transformers accepts neither entry points nor names of classes; so
+an import hook registers our classes at the end of the import of each of these modules, and removes itself after the
+last.
 
-A model's class is registered by a stand-in, which loads it when it is first used: transformers imports the registry of
-models with every other one, and our model's file takes seconds more, because it brings accelerate.
+A stand-in is registered for a model's class, and loads it when it is first used: transformers imports the registry of
+models with every other one, and importing our model's file takes seconds more, because it imports accelerate.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
@@ -40,71 +42,51 @@ def _register_models() -> None:
     AutoModelForCTC.register(MCTCTConfig, MCTCTForCTC, exist_ok=True)
 
 
-def _register_feature_extractors() -> None:
-    from transformers import AutoFeatureExtractor
-
-    from .interop.mctct import MCTCTConfig, MCTCTFeatureExtractor
+def _register_inputs(kind: str, module: str) -> None:
+    """Registers our two classes of a kind, such as FeatureExtractor, that prepare the inputs of a model."""
+    from .interop import mctct
     from .loading_errors import name_the_setting
     from .model.configuration_mlpl import MlplConfig
-    from .model.feature_extraction_mlpl import MlplFeatureExtractor
 
-    name_the_setting(AutoFeatureExtractor)
-    AutoFeatureExtractor.register(MlplConfig, MlplFeatureExtractor, exist_ok=True)
-    AutoFeatureExtractor.register(MCTCTConfig, MCTCTFeatureExtractor, exist_ok=True)
+    auto_class = getattr(import_module("transformers"), f"Auto{kind}")
+    name_the_setting(auto_class)
+    auto_class.register(MlplConfig, getattr(import_module(module, __package__), f"Mlpl{kind}"), exist_ok=True)
+    auto_class.register(mctct.MCTCTConfig, getattr(mctct, f"MCTCT{kind}"), exist_ok=True)
 
 
 def _register_tokenizers() -> None:
-    from transformers import AutoTokenizer
     from transformers.models.auto import tokenization_auto
 
-    from .interop.mctct import MCTCTConfig, MCTCTTokenizer
-    from .loading_errors import name_the_setting
-    from .model.configuration_mlpl import MlplConfig
-    from .model.tokenization_mlpl import MlplTokenizer
-
-    name_the_setting(AutoTokenizer)
-    AutoTokenizer.register(MlplConfig, tokenizer_class=MlplTokenizer, exist_ok=True)
-    AutoTokenizer.register(MCTCTConfig, tokenizer_class=MCTCTTokenizer, exist_ok=True)
-    # Folders of the port name the tokenizer of another model, Wav2Vec2's; this is transformers' list of such cases.
-    tokenization_auto.TOKENIZER_MAPPING_NAMES["mctct"] = MCTCTTokenizer.__name__
+    _register_inputs("Tokenizer", ".model.tokenization_mlpl")
+    # Folders of the port name the tokenizer of another model, Wav2Vec2's; transformers lists such cases here.
+    tokenization_auto.TOKENIZER_MAPPING_NAMES["mctct"] = "MCTCTTokenizer"
     tokenization_auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS.add("mctct")
 
 
-def _register_processors() -> None:
-    from transformers import AutoProcessor
-
-    from .interop.mctct import MCTCTConfig, MCTCTProcessor
-    from .loading_errors import name_the_setting
-    from .model.configuration_mlpl import MlplConfig
-    from .model.processing_mlpl import MlplProcessor
-
-    name_the_setting(AutoProcessor)
-    AutoProcessor.register(MlplConfig, MlplProcessor, exist_ok=True)
-    AutoProcessor.register(MCTCTConfig, MCTCTProcessor, exist_ok=True)
-
-
 def _register_pipeline() -> None:
-    # The module registers its class itself: where it is what imports transformers.pipelines, it has no class yet.
+    # The module registers its class itself: if its own import imports transformers.pipelines, it has no class yet.
     import_module(".inference.pipeline_mlpl", __package__)
     import_module(".loading_errors", __package__).name_the_weights(sys.modules["transformers.pipelines"])
 
 
-REGISTRIES = {
+REGISTRIES: dict[str, Callable[[], None]] = {
     "transformers.models.auto.configuration_auto": _register_configurations,  # which the others look up
     "transformers.models.auto.modeling_auto": _register_models,
-    "transformers.models.auto.feature_extraction_auto": _register_feature_extractors,
+    "transformers.models.auto.feature_extraction_auto": partial(
+        _register_inputs, "FeatureExtractor", ".model.feature_extraction_mlpl"
+    ),
     "transformers.models.auto.tokenization_auto": _register_tokenizers,
-    "transformers.models.auto.processing_auto": _register_processors,
+    "transformers.models.auto.processing_auto": partial(_register_inputs, "Processor", ".model.processing_mlpl"),
     "transformers.pipelines": _register_pipeline,
 }
 
 
 class _LazyModelClass:
-    """Stands for a class of `modeling_mlpl`, and loads it when it is used."""
+    """Stands in for a class of `modeling_mlpl`, and loads it when it is used."""
 
     def __init__(self, name: str, config_class: type):
         self.__name__ = name
-        self.config_class = config_class  # looked at when it is registered
+        self.config_class = config_class  # checked by `register`
 
     def _load(self) -> type:
         return getattr(import_module(".model.modeling_mlpl", __package__), self.__name__)

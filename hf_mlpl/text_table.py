@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Returns rows as lines of text whose columns are aligned: the first to the left, the others to the right."""
+    """Returns rows as lines of text, with the first column aligned to the left and the others to the right."""
     first_width, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = []
     for first, *cells in rows:

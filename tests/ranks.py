@@ -22,7 +22,7 @@ FORKS.set_forkserver_preload(["hf_mlpl.training.loop", "hf_mlpl.labels.labelling
 
 @dataclass(frozen=True)
 class Death:
-    """SIGKILL for a process, in the place of its `call`-th call of a function of `hf_mlpl`."""
+    """Describes a SIGKILL of one process, in place of its `call`-th call of a function of `hf_mlpl.MODULE`."""
 
     rank: int
     module: str
@@ -33,33 +33,33 @@ class Death:
 def run_on_two(
     folder: Path, script: str, *arguments, death: Death | None = None, max_bytes: int | None = None, **constants
 ) -> list[tuple[int, str]]:
-    """Exit status of each process, and what it said on stderr. Nobody ends one process because the other has ended.
+    """Returns the exit status and stderr of each process. Neither is ended because the other has ended.
 
     Args:
-        folder: for what they say.
-        max_bytes: what no file can exceed; by default there is no limit.
-        constants: module -> {name: value}, set in both processes.
+        folder: for files of their stderr.
+        max_bytes: limit of the size of files; by default there is none.
+        constants: module of `hf_mlpl` -> {name: value}, set in both processes.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    told = [folder / f"stderr-{rank}.txt" for rank in range(2)]
-    given = (port, script, list(map(str, arguments)), death, max_bytes, constants)
-    processes = [FORKS.Process(target=_run, args=(rank, str(told[rank]), *given)) for rank in range(2)]
+    logs = [folder / f"stderr-{rank}.txt" for rank in range(2)]
+    job = (port, script, list(map(str, arguments)), death, max_bytes, constants)
+    processes = [FORKS.Process(target=_run, args=(rank, str(logs[rank]), *job)) for rank in range(2)]
     for process in processes:
         process.start()
     try:
         for process in processes:
             process.join(timeout=300)
-            assert process.exitcode is not None, [path.read_text() for path in told]
+            assert process.exitcode is not None, [path.read_text() for path in logs]
     finally:
         for process in processes:
             process.kill()
-    return [(process.exitcode, path.read_text()) for process, path in zip(processes, told, strict=True)]
+    return [(process.exitcode, path.read_text()) for process, path in zip(processes, logs, strict=True)]
 
 
-def _run(rank, told, port, script, arguments, death, max_bytes, constants) -> None:
-    with open(told, "w") as file:
+def _run(rank, log, port, script, arguments, death, max_bytes, constants) -> None:
+    with open(log, "w") as file:
         os.dup2(file.fileno(), 2)
     sys.stderr = open(2, "w", buffering=1, closefd=False)
     sys.stdout = open(os.devnull, "w")

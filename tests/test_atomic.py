@@ -1,4 +1,4 @@
-"""Files that appear whole: what several processes write at once, and what killed ones leave behind."""
+"""Files appear complete: several processes write at once, and killed ones leave partial files."""
 
 import os
 import re
@@ -24,7 +24,7 @@ with atomic_write(sys.argv[1] + "/a.txt") as partial, temporary_folder(sys.argv[
 
 @pytest.fixture
 def writer(tmp_path):
-    """A process in the middle of writing `a.txt`, and what it has written so far."""
+    """Yields a process in the middle of writing `a.txt`, and the names of its partial files."""
     command = [sys.executable, "-c", WRITE, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process, process.stdout.readline().split()
@@ -32,13 +32,13 @@ def writer(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def first_look(monkeypatch):
-    """As in a process that has not looked into any folder."""
-    monkeypatch.setattr(atomic, "_looked_into", set())
+def no_folder_cleaned(monkeypatch):
+    """Restores the state of a process that has not cleaned any folder."""
+    monkeypatch.setattr(atomic, "_cleaned", set())
 
 
 def test_two_writers_of_one_file(writer, tmp_path):
-    """Neither has the other's file; the last one that is whole stays."""
+    """Neither has the other's file; the last complete one stays."""
     process, names = writer
     with atomic_write(tmp_path / "a.txt") as partial:
         partial.write_text("one")
@@ -49,7 +49,7 @@ def test_two_writers_of_one_file(writer, tmp_path):
     assert (tmp_path / "a.txt").read_text() == "other" and os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_what_a_killed_process_leaves_goes_with_the_next_file(writer, tmp_path):
+def test_the_next_file_removes_files_of_a_killed_process(writer, tmp_path):
     process, names = writer
     process.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, but is still in the list of processes
@@ -58,18 +58,18 @@ def test_what_a_killed_process_leaves_goes_with_the_next_file(writer, tmp_path):
     assert os.listdir(tmp_path) == ["b.json"]
 
 
-def test_what_is_of_another_machine_goes_after_a_week(tmp_path):
+def test_files_of_another_machine_are_removed_after_a_week(tmp_path):
     name = own_path(tmp_path, "partial", "a.txt").name
     others = [re.sub(r"-[0-9a-f]{8}-\d+-", f"-{'0' * 8}-{process}-", name) for process in (1, 2)]
     old, new = (tmp_path / other for other in others)
-    before = tmp_path / ".pushing-ab_cd123"  # as such folders were called before
+    before = tmp_path / ".pushing-ab_cd123"  # a former name of such folders
     for path in (old, new, before, tmp_path / ".partial-mine", tmp_path / ".pushing-notes.txt"):
         path.mkdir()
         (path / "a").write_text("a")
     for path in (tmp_path / ".partial-mine", tmp_path / ".pushing-notes.txt", old, before):
         for each in (path / "a", path):
             os.utime(each, (1, os.stat(each).st_mtime - STALE_SECONDS - 60))
-    os.utime(new, (1, 1))  # but not what is in it
+    os.utime(new, (1, 1))  # but not its content
     write_json(tmp_path / "b.json", {})
     assert sorted(os.listdir(tmp_path)) == [new.name, ".partial-mine", ".pushing-notes.txt", "b.json"]
 

@@ -1,8 +1,8 @@
-"""Errors as one line, whatever their text is."""
+"""Errors become one line, whatever their text is."""
 
 import pytest
 
-from hf_mlpl.error_line import error_line
+from hf_mlpl.error_line import error_line, reason
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,9 @@ from hf_mlpl.error_line import error_line
 )
 def test_it_is_one_line(error, line, line_with_type):
     assert (error_line(error), error_line(error, with_type=True)) == (line, line_with_type)
+
+
+def test_reasons_have_neither_number_nor_path():
+    assert reason(FileNotFoundError(2, "No such file or directory", "x")) == "no such file"
+    assert reason(OSError(5, "lost", "x")) == "Input/output error"
+    assert reason(ValueError("a\nb")) == "a b"

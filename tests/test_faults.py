@@ -1,4 +1,4 @@
-"""What goes wrong in a long job, such as a killed process or a full disk, costs no finished work."""
+"""Faults of long jobs, such as a killed process or a full disk, cost no finished work."""
 
 import itertools
 import os
@@ -14,9 +14,8 @@ from datasets import Dataset
 from hf_mlpl.atomic import atomic_write
 from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.folder_lock import claimed
-from hf_mlpl.labels import labelling as pseudo_label
-from hf_mlpl.training import log as training_log
-from hf_mlpl.training import loop as training
+from hf_mlpl.labels import labelling
+from hf_mlpl.training import log, loop
 from hf_mlpl.training.log import TrainingLog, draw_curves
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
@@ -28,24 +27,24 @@ from .two_processes import SHARD_SIZE, slimipl_overrides
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SHARDS = {"pseudo_label": {"SHARD_SIZE": SHARD_SIZE}}
+SHARDS = {"labels.labelling": {"SHARD_SIZE": SHARD_SIZE}}
 LOST = "error: another process of this job has failed or was killed; the same command goes on with what is saved"
 
 
-def errors(told: str) -> list[str]:
-    """Lines of stderr that are neither progress bars nor warnings; a traceback would fail the test."""
-    assert "Traceback" not in told, told
-    return [line for line in told.replace("\r", "\n").splitlines() if line.startswith("error: ")]
+def errors(stderr: str) -> list[str]:
+    """Returns the lines of stderr that are neither progress bars nor warnings; fails for a traceback."""
+    assert "Traceback" not in stderr, stderr
+    return [line for line in stderr.replace("\r", "\n").splitlines() if line.startswith("error: ")]
 
 
-def labelling(tone_data, tone_run, output) -> list:
+def labelling_command(tone_data, tone_run, output) -> list:
     command = ["pseudo_label.py", "--model", tone_run / "model", "--data", tone_data / "unlabelled.parquet"]
     return [*command, "--output", output, "--batch-seconds", 3, "--num-workers", 0]
 
 
 def assert_equal_labels(folder, other):
-    made, expected = (pq.read_table(path / "labels.parquet").drop(["source"]) for path in (folder, other))
-    assert made.equals(expected)
+    labels, expected = (pq.read_table(path / "labels.parquet").drop(["source"]) for path in (folder, other))
+    assert labels.equals(expected)
     assert not list(folder.rglob(".partial*"))
 
 
@@ -56,8 +55,8 @@ def assert_equal_labels(folder, other):
 def test_training_goes_on_after_a_process_was_killed(tone_data, tone_run, two_processes, tmp_path):
     overrides = slimipl_overrides(tone_run / "model", tone_data / "unlabelled.parquet")
     command = ["train.py", tone_data / "tones.yaml", f"output_dir={tmp_path / 'run'}", *overrides]
-    (status, told), killed = run_on_two(tmp_path, *command, death=Death(1, "training", "train_step", 8))
-    assert (status, killed[0]) == (1, -9) and errors(told) == [LOST]
+    (status, stderr), killed = run_on_two(tmp_path, *command, death=Death(1, "training.loop", "train_step", 8))
+    assert (status, killed[0]) == (1, -9) and errors(stderr) == [LOST]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["update-00000006"]
     assert [status for status, _ in run_on_two(tmp_path, *command)] == [0, 0]
     assert_equal_bits(tmp_path / "run", two_processes / "slimipl")
@@ -65,10 +64,10 @@ def test_training_goes_on_after_a_process_was_killed(tone_data, tone_run, two_pr
 
 def test_labelling_goes_on_after_a_process_was_killed(tone_data, tone_run, two_processes, tmp_path):
     """This time it is the main process. Then the job is another one, which the main process alone notices."""
-    command = labelling(tone_data, tone_run, tmp_path / "labels")
-    death = Death(0, "pseudo_label", "scores", 7)
-    (killed, _), (status, told) = run_on_two(tmp_path, *command, death=death, **SHARDS)
-    assert (killed, status) == (-9, 1) and errors(told) == [LOST]
+    command = labelling_command(tone_data, tone_run, tmp_path / "labels")
+    death = Death(0, "labels.labelling", "scores", 7)
+    (killed, _), (status, stderr) = run_on_two(tmp_path, *command, death=death, **SHARDS)
+    assert (killed, status) == (-9, 1) and errors(stderr) == [LOST]
     left = {path: path.stat().st_mtime_ns for path in (tmp_path / "labels" / "shards").glob("[0-9]*")}
     assert left and not (tmp_path / "labels" / "complete.json").exists()
     assert [status for status, _ in run_on_two(tmp_path, *command, **SHARDS)] == [0, 0]
@@ -76,30 +75,30 @@ def test_labelling_goes_on_after_a_process_was_killed(tone_data, tone_run, two_p
     assert_equal_labels(tmp_path / "labels", two_processes / "labels")
 
     ended = run_on_two(tmp_path, *command, "--data", tone_data / "dev.parquet")
-    [line] = [line for _, told in ended for line in errors(told)]  # both know it, and one of them says it
+    [line] = [line for _, stderr in ended for line in errors(stderr)]  # both know it, and one of them says it
     assert [status for status, _ in ended] == [1, 1] and "holds another job's labels" in line
     with claimed(tmp_path / "other"):
         ended = run_on_two(tmp_path, *command, "--output", tmp_path / "other")
-    [line] = [line for _, told in ended for line in errors(told)]
+    [line] = [line for _, stderr in ended for line in errors(stderr)]
     assert [status for status, _ in ended] == [1, 1] and f"{tmp_path}/other: another job works there" in line
 
 
 def test_a_divergence_names_the_micro_batches_of_all_processes(tone_data, tmp_path):
     command = ["train.py", tone_data / "tones.yaml", f"output_dir={tmp_path / 'run'}", "learning_rate=1e38", "dev=[]"]
     ended = run_on_two(tmp_path, *command, "micro_batches_per_update=4")
-    told = (
+    message = (
         "error: the gradient of micro-batches 4, 5, 6, 7 is not finite, its loss is nan; lower learning_rate, or look"
     )
     assert [status for status, _ in ended] == [1, 1]
-    assert [line[: len(told)] for _, said in ended for line in errors(said)] == [told]
+    assert [line[: len(message)] for _, stderr in ended for line in errors(stderr)] == [message]
 
 
 def test_an_error_of_both_processes_is_one_line(two_processes):
     """Under `accelerate launch`, whose own traceback ends with the line again."""
-    told, _, launcher = (two_processes / "stderr.txt").read_text().partition("Traceback")
-    [told] = errors(told)
-    assert f"  traceback : {told}\n" in launcher
-    assert "no setting is called max_updats; there are output_dir" in told
+    stderr, _, launcher = (two_processes / "stderr.txt").read_text().partition("Traceback")
+    [message] = errors(stderr)
+    assert f"  traceback : {message}\n" in launcher
+    assert "no setting is called max_updats; there are output_dir" in message
 
 
 # ---- a full disk: a file cannot grow beyond a size, for which writers get an error like that for a full disk
@@ -107,7 +106,7 @@ def test_an_error_of_both_processes_is_one_line(two_processes):
 
 @contextmanager
 def little_room(num_bytes, module, function, call=1):
-    """From the `call`-th call of a function on, no file can have more than so many bytes."""
+    """Limits the size of files to so many bytes, from the `call`-th call of a function on."""
     limits, calls, original = resource.getrlimit(resource.RLIMIT_FSIZE), itertools.count(1), getattr(module, function)
 
     def limiting(*arguments, **named):
@@ -123,14 +122,14 @@ def little_room(num_bytes, module, function, call=1):
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def says_no_room(told: str, path: Path) -> bool:
-    """Whether it is one line on that, with a way out."""
-    return re.fullmatch(re.escape(f"{path}: there is no room to write it (") + ".*; make room, then .* again", told)
+def says_no_room(message: str, path: Path) -> bool:
+    """Returns whether a message is one line on a full disk, with a way out."""
+    return re.fullmatch(re.escape(f"{path}: there is no room to write it (") + ".*; make room, then .* again", message)
 
 
 def test_training_goes_on_when_there_is_room_again(error_of, tone_data, tmp_path, monkeypatch):
     """Whatever could not be written: weights, optimiser, curves or the model."""
-    monkeypatch.setattr(training_log, "draw_curves", draw_curves)  # empty ones have room
+    monkeypatch.setattr(log, "draw_curves", draw_curves)  # empty ones have room
     settings = ["max_updates=8", "save_every=3", "eval_every=8"]
     folder, roomy = tmp_path / "full", tmp_path / "roomy"
     checkpoints = folder / "checkpoints"
@@ -141,9 +140,9 @@ def test_training_goes_on_when_there_is_room_again(error_of, tone_data, tmp_path
         (100_000, 2, folder / "model", 6),
     ]
     for num_bytes, call, path, saved in faults:
-        with little_room(num_bytes, training, "train_step", call):
-            told = error_of("train.py", tone_data / "tones.yaml", f"output_dir={folder}", *settings)
-        assert says_no_room(told, path), told
+        with little_room(num_bytes, loop, "train_step", call):
+            message = error_of("train.py", tone_data / "tones.yaml", f"output_dir={folder}", *settings)
+        assert says_no_room(message, path), message
         assert max(checkpoints.iterdir()).name == f"update-0000000{saved}"
         assert not path.exists() and not list(folder.rglob(".partial*/*"))
     for output_dir in (folder, roomy):
@@ -152,12 +151,12 @@ def test_training_goes_on_when_there_is_room_again(error_of, tone_data, tmp_path
 
 
 def test_a_row_of_metrics_for_which_there_is_no_room(tone_data, tmp_path):
-    """A run that goes on drops what there is of it."""
+    """A resumed run drops the part of the row that was written."""
     config = load_config(tone_data / "tones.yaml")
-    log = TrainingLog(tmp_path, config, 0, True)
-    log.window_ends(1, 0.1, None)
-    with little_room(100, log, "window_ends"), pytest.raises(OSError) as caught:
-        log.window_ends(2, 0.2, None)
+    training_log = TrainingLog(tmp_path, config, 0, True)
+    training_log.window_ends(1, 0.1, None)
+    with little_room(100, training_log, "window_ends"), pytest.raises(OSError) as caught:
+        training_log.window_ends(2, 0.2, None)
     assert says_no_room(str(caught.value), tmp_path / "metrics.jsonl")
     assert (tmp_path / "metrics.jsonl").stat().st_size == 100
     assert [row["update"] for row in TrainingLog(tmp_path, config, 2, True).rows] == [1]
@@ -166,14 +165,14 @@ def test_a_row_of_metrics_for_which_there_is_no_room(tone_data, tmp_path):
 def test_labelling_goes_on_when_there_is_room_again(
     error_of, tone_data, tone_run, two_processes, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(pseudo_label, "SHARD_SIZE", SHARD_SIZE)
+    monkeypatch.setattr(labelling, "SHARD_SIZE", SHARD_SIZE)
     folder = tmp_path / "labels"
-    command = labelling(tone_data, tone_run, folder)
-    with little_room(2000, pseudo_label, "scores", call=12):
+    command = labelling_command(tone_data, tone_run, folder)
+    with little_room(2000, labelling, "scores", call=12):
         assert says_no_room(error_of(*command), folder / "shards" / "00002.parquet")
     written = {path: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()}
     assert sorted(path.name for path in written) == ["00000.parquet", "00001.parquet"]
-    with little_room(2000, pseudo_label, "_complete"):
+    with little_room(2000, labelling, "join_shards"):
         assert says_no_room(error_of(*command), folder / "labels.parquet")
     assert run_command(*command) == 0
     assert {path: path.stat().st_mtime_ns for path in written} == written
@@ -182,10 +181,10 @@ def test_labelling_goes_on_when_there_is_room_again(
 
 def test_one_process_without_room_ends_the_other(tone_data, tmp_path):
     command = ["train.py", tone_data / "tones.yaml", f"output_dir={tmp_path / 'run'}", "save_every=1", "dev=[]"]
-    (status, told), other = run_on_two(tmp_path, *command, max_bytes=100_000)
+    (status, stderr), other = run_on_two(tmp_path, *command, max_bytes=100_000)
     assert (status, other[0]) == (1, 1) and errors(other[1]) == []
-    [told] = errors(told)
-    assert says_no_room(told.removeprefix("error: "), tmp_path / "run" / "checkpoints" / "update-00000001")
+    [message] = errors(stderr)
+    assert says_no_room(message.removeprefix("error: "), tmp_path / "run" / "checkpoints" / "update-00000001")
 
 
 def test_no_room_for_the_cache_of_datasets(tone_data, tmp_path, monkeypatch):
@@ -212,6 +211,6 @@ def test_a_device_without_space(tmp_path):
 def test_nothing_to_evaluate_on(error_of, tone_run, tmp_path):
     write_utterances([], tmp_path / "empty.parquet")
     command = ["evaluate.py", "--model", tone_run / "model", "--data", tmp_path / "empty.parquet"]
-    told = error_of(*command, "--output", tmp_path / "results.json", "--num-workers", 0)
-    assert told.startswith("there are no utterances to score; is the test split empty")
+    message = error_of(*command, "--output", tmp_path / "results.json", "--num-workers", 0)
+    assert message.startswith("there are no utterances to score; is the test split empty")
     assert not (tmp_path / "results.json").exists()

@@ -1,4 +1,4 @@
-"""Claims on outputs, between real processes: one works, the other says who does, and a killed one refuses nobody."""
+"""Claims on outputs hold between real processes: one works, the other names it, and a killed one blocks nobody."""
 
 import errno
 import fcntl
@@ -28,23 +28,27 @@ with (claimed if sys.argv[1] == "folder" else claimed_file)(sys.argv[2]):
 
 
 def hold(kind, path, fork="") -> subprocess.Popen:
-    """A process that has claimed `path`, and works there until its input ends."""
+    """Returns a process that has claimed `path`, and works there until its input ends."""
     command = [sys.executable, "-c", HOLD, kind, str(path), fork]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "claimed\n"
     return process
 
 
-def test_a_second_job_says_who_works_there(tmp_path):
+def test_a_second_job_names_the_first(tmp_path):
     folder = tmp_path / "new" / "labels"
     with hold("folder", folder) as other:
         with pytest.raises(InUseError) as caught, claimed(folder):
             pass
-        who = rf"\(-c, process {other.pid} on {re.escape(socket.gethostname())}, since 2\d\d\d-\d\d-\d\d [\d:]+ UTC\)"
-        told = rf"{re.escape(str(folder))}: another job works there {who}; wait for its end, or choose another folder"
-        assert re.fullmatch(told, str(caught.value))
+        holder = (
+            rf"\(-c, process {other.pid} on {re.escape(socket.gethostname())}, since 2\d\d\d-\d\d-\d\d [\d:]+ UTC\)"
+        )
+        message = (
+            rf"{re.escape(str(folder))}: another job works there {holder}; wait for its end, or choose another folder"
+        )
+        assert re.fullmatch(message, str(caught.value))
         assert [is_lock(path) for path in folder.iterdir()] == [True]
-        with claimed(tmp_path / "new" / "others"), claimed_file(folder / "a.parquet"):  # which are not claimed
+        with claimed(tmp_path / "new" / "others"), claimed_file(folder / "a.parquet"):  # not claimed
             pass
         other.stdin.close()
     assert other.returncode == 0 and not list(folder.iterdir())
@@ -53,8 +57,8 @@ def test_a_second_job_says_who_works_there(tmp_path):
     assert not list(folder.iterdir())
 
 
-def test_a_killed_job_refuses_nobody(tmp_path):
-    """Also where a process that it has forked lives on, and where its lock file is left."""
+def test_a_killed_job_blocks_nobody(tmp_path):
+    """This holds while a process that it has forked lives on, and where its lock file is left."""
     with hold("file", tmp_path / "a.parquet", "fork") as other:
         with pytest.raises(InUseError, match="a.parquet: another job works .*, or choose another file$"):
             with claimed_file(tmp_path / "a.parquet"):
@@ -74,7 +78,7 @@ def test_jobs_of_one_process_refuse_each_other(tmp_path):
 
 
 def test_each_of_many_jobs_has_the_folder_alone(tmp_path):
-    """They come and go; the lock file goes with each."""
+    """Each makes and removes the lock file."""
     work = f"""
 import os, sys, time
 from hf_mlpl.folder_lock import InUseError, claimed
@@ -101,7 +105,7 @@ print(os.getpid())
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
 def test_a_disk_without_locks(number, tmp_path, monkeypatch, caplog):
-    """As the system calls of such a disk fail; there is none here."""
+    """Lets the system call fail as on such a disk."""
 
     def no_locks(*arguments):
         raise OSError(number, os.strerror(number))

@@ -1,4 +1,4 @@
-"""What the package shows of itself: its public names, its types, the libraries it needs, and its import hook."""
+"""The package shows its public names and types, declares its libraries, and removes its import hook."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ from hf_mlpl.registration import ImportHook
 
 from .test_structure import ROOT, THEIRS
 
-DISTRIBUTIONS = {"flashlight": "flashlight-text", "yaml": "pyyaml"}  # which have another name than what is imported
+DISTRIBUTIONS = {"flashlight": "flashlight-text", "yaml": "pyyaml"}  # whose name is not that of the import
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def test_public_names_are_shown_and_load():
 
 def test_type_checkers_see_what_is_loaded():
     statements = next(node for node in ast.parse(Path(hf_mlpl.__file__).read_text()).body if isinstance(node, ast.If))
-    seen = {alias.name: f".{node.module}" for node in statements.body for alias in node.names}
-    assert seen == hf_mlpl._MODULES and sorted(seen) == hf_mlpl.__all__
+    seen = {alias.asname: f"hf_mlpl.{node.module}" for node in statements.body for alias in node.names}
+    assert seen == {name: getattr(hf_mlpl, name).__module__ for name in hf_mlpl.__all__}
 
 
 def test_the_marker_of_types_is_in_the_wheel(project):
@@ -42,10 +42,9 @@ def test_the_marker_of_types_is_in_the_wheel(project):
 
 def test_every_imported_library_is_declared(project):
     extras = project["project"]["optional-dependencies"]
-    of_users = [extra for name, extra in extras.items() if name not in ("dev", "docs")]
-    declared = {
-        re.match(r"[\w-]+", text)[0] for part in [project["project"]["dependencies"], *of_users] for text in part
-    }
+    user_extras = [extra for name, extra in extras.items() if name not in ("dev", "docs")]
+    requirements = [project["project"]["dependencies"], *user_extras]
+    declared = {re.match(r"[\w-]+", text)[0] for part in requirements for text in part}
     imported = {name for names in THEIRS.values() for name in names if name != "recipes"}
     undeclared = {name for name in imported if DISTRIBUTIONS.get(name, name.replace("_", "-")) not in declared}
     assert {"torch", "pyarrow", "num2words"} <= imported and not undeclared

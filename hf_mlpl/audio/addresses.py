@@ -1,4 +1,4 @@
-"""Recordings at http and https addresses."""
+"""Downloads recordings from http and https addresses."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ CHUNK_BYTES = 2**16
 
 @contextmanager
 def fetched(audio: dict) -> Iterator[dict]:
-    """
-    Gives what `load_audio` takes with a temporary file in place of its `path`, if that is an address.
+    """Yields what `load_audio` takes with a temporary file in place of its `path`, if that is an address.
 
     Messages call the file by the address without user, password, query and fragment, because these may be secrets.
 
@@ -32,35 +31,27 @@ def fetched(audio: dict) -> Iterator[dict]:
     if not (is_needed and isinstance(address, str) and address.lower().startswith(("http://", "https://"))):
         yield audio
         return
-    with temporary_file(public_part(address)) as file:
-        _download(address, file)
+    name = re.sub("//[^/]*@", "//", re.split("[?#]", address)[0])
+    with temporary_file(name) as file:
+        try:
+            with httpx.stream("GET", address, follow_redirects=True, timeout=TIMEOUT_SECONDS) as response:
+                if not response.is_success:
+                    status = f"{response.status_code} {response.reason_phrase}"
+                    raise AudioError(f"{name}: cannot be fetched: {status}")
+                for block in response.iter_bytes(CHUNK_BYTES):
+                    file.write(block)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:  # OSError: the disk is full
+            # The error itself is not shown: it may hold the query.
+            raise AudioError(f"{name}: cannot be fetched: {_reason(error)}") from None
         file.seek(0)
         yield audio | {"path": file}
 
 
 def temporary_file(name: str) -> BinaryIO:
-    """Returns a file without a place in a folder, which messages call by a name."""
+    """Returns an unlinked temporary file, which messages call by `name`."""
     file = tempfile.TemporaryFile()
-    file.raw.name = name
+    file.raw.name = name  # type: ignore[attr-defined]  # it is a FileIO, whose name can be set
     return file
-
-
-def _download(address: str, file: BinaryIO) -> None:
-    try:
-        with httpx.stream("GET", address, follow_redirects=True, timeout=TIMEOUT_SECONDS) as response:
-            if not response.is_success:
-                status = f"{response.status_code} {response.reason_phrase}"
-                raise AudioError(f"{public_part(address)}: cannot be fetched: {status}")
-            for block in response.iter_bytes(CHUNK_BYTES):
-                file.write(block)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:  # OSError: no space left for it
-        # The error itself is not shown: it may have the query.
-        raise AudioError(f"{public_part(address)}: cannot be fetched: {_reason(error)}") from None
-
-
-def public_part(address: str) -> str:
-    """Returns the address without user, password, query and fragment."""
-    return re.sub("//[^/]*@", "//", re.split("[?#]", address)[0])
 
 
 def _reason(error: Exception) -> str:
@@ -68,6 +59,4 @@ def _reason(error: Exception) -> str:
         return f"no answer for {TIMEOUT_SECONDS:g} s"
     if isinstance(error, httpx.TooManyRedirects):
         return "too many redirects"
-    if isinstance(error, httpx.InvalidURL):
-        return "it is not a valid address"
-    return error_line(error)
+    return "it is not a valid address" if isinstance(error, httpx.InvalidURL) else error_line(error)

@@ -1,52 +1,72 @@
-"""Decoders of audio files, by block: libsndfile, and PyAV for what libsndfile cannot read."""
+"""Decodes audio files block by block, with libsndfile, and with PyAV where libsndfile cannot read them."""
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import chain
-from typing import BinaryIO
 
 import numpy as np
 import soundfile
 from transformers.utils import logging
 
-from .containers import Section
+from ..error_line import reason
 from .header_lengths import length_patch, lost_in_wav
 from .mp3_frames import mp3_parts, starts_as_mp3
 from .ogg_pages import ogg_parts, one_stream
-from .parts import Part, head_behind_tags
-from .tar_index import reason
+from .parts import Part, Section, SeekableFile, head_behind_tags
 
 logger = logging.get_logger(__name__)
 
 HAS_AV = find_spec("av") is not None
-LEAD_SECONDS = 2  # an mp3 frame needs up to 511 bytes before it: 1.5 s at the lowest bit rate
+LEAD_SECONDS = 2  # decoded before a part: an mp3 frame needs up to 511 bytes before it: 1.5 s at the lowest bit rate
 LAST_OGG_PAGE = 2**18  # frames that a page of ogg vorbis can hold: 255 packets of 1024
 BLOCK_VALUES = 2**20  # samples of all channels that are decoded at a time: 4 MiB, 22 s of mono at 48 kHz
-UNKNOWN_FRAMES = 2**62  # libsndfile gives about 2**63 for files whose header does not tell, as streamed flac
+UNKNOWN_FRAMES = 2**62  # libsndfile gives about 2**63 for files whose header has no length, such as streamed flac
 FRAMES_IN_A_BYTE = 2**13  # at most, in any format: flac has silence of 65,535 frames in 10 bytes
 FRAMES_IN_A_BYTE_OF = {"MP3": 48, "OGG": 1024, "WAV": 16}
 MIN_RATE, MAX_RATE, MAX_CHANNELS = 1000, 768_000, 64
-HEAD = 4096  # bytes in which the kind of a file is looked for
+HEAD = 4096  # bytes that show the format of a file
 NOT_AUDIO = "is not audio that can be decoded"
+NOT_AUDIO_OR_DAMAGED = f"{NOT_AUDIO} (wav, flac, mp3, ogg), or is damaged"
 ENDLESS = 2**63 - 1  # bytes
 SNDFILE_FORMATS = {"ogg", "wav", "aiff", "caf", "au", "flac"}  # of which FFmpeg reads more codecs
 GUESSED_LENGTH = {"aac", "ac3", "amr", "avi", "mpeg", "mpegts", "wav"}  # by FFmpeg, from the bit rate
-AV_LEAD_SECONDS = 1  # that are decoded before a part: aac and opus need what comes before
+AV_LEAD_SECONDS = 1  # decoded before a part: aac and opus need what comes before
+AV_FORMATS = {
+    b"\x1aE\xdf\xa3": "matroska",
+    b"#!AMR": "amr",
+    b"0&\xb2u\x8ef\xcf\x11": "asf",
+    b"FLV\x01": "flv",
+    b"\x00\x00\x01\xba": "mpeg",
+    b"\x0bw": "ac3",
+    b"wvpk": "wv",
+    b"MAC ": "ape",
+    b"TTA1": "tta",
+    b"ADIF": "aac",
+    b"DSD ": "dsf",
+    b"OggS": "ogg",
+    b"RIFF": "wav",
+    b"RF64": "wav",
+    b"FORM": "aiff",
+    b"caff": "caf",
+    b".snd": "au",
+    b"fLaC": "flac",
+}
 
 
 class AudioError(ValueError):
-    """Audio that cannot be used; one line says which and why."""
+    """Refuses audio that cannot be used; its one line names the file and the reason."""
 
 
 def av_format(head: bytes) -> str | None:
-    """Returns FFmpeg's name of the format that a file begins as, for formats that only FFmpeg reads.
+    """Returns FFmpeg's name of the format that a file's first bytes show; None for other files.
 
-    It is named to FFmpeg, which on its own might take a text for a playlist and open what that names.
+    FFmpeg is told the format, because on its own it might take a text for a playlist and open the files in it.
     """
     if head[4:8] == b"ftyp" or head[4:8] in (b"moov", b"mdat", b"wide") or head[4:12] == b"freemoov":
         return "mov"
@@ -56,54 +76,32 @@ def av_format(head: bytes) -> str | None:
         return "avi"
     if len(head) > 376 and head[0] == head[188] == head[376] == 0x47:
         return "mpegts"
-    beginnings = {
-        b"\x1aE\xdf\xa3": "matroska",
-        b"#!AMR": "amr",
-        b"0&\xb2u\x8ef\xcf\x11": "asf",
-        b"FLV\x01": "flv",
-        b"\x00\x00\x01\xba": "mpeg",
-        b"\x0bw": "ac3",
-        b"wvpk": "wv",
-        b"MAC ": "ape",
-        b"TTA1": "tta",
-        b"ADIF": "aac",
-        b"DSD ": "dsf",
-        b"OggS": "ogg",
-        b"RIFF": "wav",
-        b"RF64": "wav",
-        b"FORM": "aiff",
-        b"caff": "caf",
-        b".snd": "au",
-        b"fLaC": "flac",
-    }
-    return next((name for beginning, name in beginnings.items() if head.startswith(beginning)), None)
+    return next((name for beginning, name in AV_FORMATS.items() if head.startswith(beginning)), None)
 
 
 class SndfileDecoder(soundfile.SoundFile):
-    """A recording that libsndfile reads, block by block: soundfile's `read` seeks after each, which is not exact in
-    mp3 and opus.
+    """Decodes a recording block by block with libsndfile. soundfile's `blocks` is not exact in mp3 and opus.
 
     Args:
         source: An open file, or the descriptor of one.
-        size: Its bytes.
-        trusted: whether its length can be believed.
+        size: Number of its bytes.
     """
 
-    def __init__(self, source: BinaryIO | int, size: int):
+    def __init__(self, source: SeekableFile | int, size: int):
         super().__init__(source, closefd=False)
         self.source = source
         limit = FRAMES_IN_A_BYTE_OF.get(self.format, FRAMES_IN_A_BYTE) * size
-        #: Frames, or None where the header does not tell, or tells more than its bytes can hold.
+        #: Frames; None where the header has no number, or a higher one than the file's bytes can hold.
         self.length = self.frames if self.frames <= limit else None
 
-    def seekable(self) -> bool:
+    def seekable(self) -> bool:  # else soundfile seeks after each block
         return False
 
     def decode(self, first: int, count: int | None, name: str) -> Iterator[np.ndarray]:
-        """Yields up to `count` frames from `first` on, in blocks (n, channels); fewer where it ends or is damaged."""
+        """Yields up to `count` frames from `first` on, in blocks (n, channels); fewer at an end or at damage."""
         # Seeking is exact neither in mp3 and opus, whose decoders need what comes before, nor in the last page of an
-        # ogg vorbis file, which libsndfile 1.2.2 misplaces by some hundred frames. A lead that is thrown away makes
-        # it so.
+        # ogg vorbis file, which libsndfile 1.2.2 misplaces by some hundred frames. Decoding a lead and dropping it
+        # makes it exact.
         begin = first - (LEAD_SECONDS * self.samplerate if self.format == "MP3" or self.subtype == "OPUS" else 0)
         if self.format == "OGG":
             begin = min(begin, self.frames - LAST_OGG_PAGE)
@@ -111,7 +109,7 @@ class SndfileDecoder(soundfile.SoundFile):
         count = self.frames if count is None else count + lead
         done, error, length = 0, None, BLOCK_VALUES // self.channels
         while done < count and error is None:
-            # After an error libsndfile does not say how much it has decoded: NaN marks what it has not written.
+            # After an error libsndfile does not report how much it has decoded: NaN marks samples it has not written.
             block = np.full((min(length, count - done), self.channels), np.nan, dtype=np.float32)
             try:
                 if first and not done:
@@ -134,21 +132,17 @@ class SndfileDecoder(soundfile.SoundFile):
             logger.warning(f"{name}: is damaged, only {seconds:.2f} s of it can be decoded")
 
 
-def _renew_lock() -> None:
-    """Renews a lock that a forked child would wait for for ever if another thread of its parent held it."""
-    soundfile.SoundFile._sf_error_lock = threading.Lock()
-
-
 if hasattr(os, "register_at_fork") and hasattr(soundfile.SoundFile, "_sf_error_lock"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    # A forked child would wait for ever for the lock if another thread of its parent held it.
+    os.register_at_fork(after_in_child=lambda: setattr(soundfile.SoundFile, "_sf_error_lock", threading.Lock()))
 
 
 class AvDecoder:
-    """A recording that PyAV reads, block by block: the first audio stream of a file of any kind."""
+    """Decodes the first audio stream of a file of any format block by block with PyAV."""
 
     format = subtype = "av"
 
-    def __init__(self, file: Source, form: str):
+    def __init__(self, file: DecoderSource, form: str):
         import av
 
         self.container = av.open(file, format=form, metadata_errors="ignore")
@@ -160,22 +154,19 @@ class AvDecoder:
             self.errors = 0
             self.ahead = next(self._frames(), None)
             if self.ahead is None:
-                raise AudioError(f"{NOT_AUDIO} (wav, flac, mp3, ogg), or is damaged")
+                raise AudioError(NOT_AUDIO_OR_DAMAGED)
             self.samplerate, self.channels = self.ahead.sample_rate, self.ahead.layout.nb_channels
         except BaseException:
             self.container.close()
             raise
-        seconds = None
-        if form in GUESSED_LENGTH:
-            pass
-        elif self.stream.duration is not None:
+        seconds = math.inf
+        if form not in GUESSED_LENGTH and self.stream.duration is not None:
             seconds = self.stream.duration * self.stream.time_base
-        elif self.container.duration is not None:
+        elif form not in GUESSED_LENGTH and self.container.duration is not None:
             seconds = self.container.duration / 1_000_000
-        #: Frames by the header, or None.
-        self.length = None if seconds is None else round(seconds * self.samplerate)
-        if self.length is not None and self.length > FRAMES_IN_A_BYTE * file.size:
-            self.length = None
+        frames = seconds * self.samplerate
+        #: Frames; None where the header has no number, or a higher one than the file's bytes can hold.
+        self.length = round(frames) if frames <= FRAMES_IN_A_BYTE * file.size else None
 
     def _frames(self) -> Iterator:
         """Yields decoded frames; a packet that cannot be decoded is counted and left out."""
@@ -196,7 +187,7 @@ class AvDecoder:
             yield from frames
 
     def decode(self, first: int, count: int | None, name: str) -> Iterator[np.ndarray]:
-        """Yields up to `count` frames from `first` on, in blocks (n, channels); fewer where it ends or is damaged."""
+        """Yields up to `count` frames from `first` on, in blocks (n, channels); fewer at an end or at damage."""
         begin = self.ahead.time or 0.0
         lead_seconds = first / self.samplerate - AV_LEAD_SECONDS
         if lead_seconds > 0:
@@ -249,16 +240,16 @@ class AvDecoder:
         self.container.close()
 
 
-class Source(Section):
-    """A part of an open file as decoders read it: what goes wrong is kept, because they cannot pass it on.
+class DecoderSource(Section):
+    """Gives a decoder a section of an open file, and keeps an error in reading, which decoders cannot pass on.
 
     Args:
-        endless: says that it has no end, so that libsndfile reads an mp3 to its end instead of guessing its length.
+        endless: reports no end, so that libsndfile reads an mp3 to its end instead of guessing its length.
         patch: an offset, and bytes that are read there instead of the file's.
     """
 
     def __init__(
-        self, file: BinaryIO, offset: int, size: int, endless: bool = False, patch: tuple[int, bytes] | None = None
+        self, file: SeekableFile, offset: int, size: int, endless: bool = False, patch: tuple[int, bytes] | None = None
     ):
         super().__init__(file, offset, size)
         self.endless, self.patch = endless, patch
@@ -287,28 +278,27 @@ class Source(Section):
         pass
 
 
-def _check(source: BinaryIO | int, name: str) -> None:
-    """Raises what has gone wrong in reading."""
-    if isinstance(source, Source) and source.error is not None:
+def _check(source: SeekableFile | int, name: str) -> None:
+    """Raises the error that a decoder has met in reading."""
+    if isinstance(source, DecoderSource) and source.error is not None:
         raise AudioError(f"{name}: {reason(source.error)}") from source.error
 
 
-def find_parts(file: BinaryIO, name: str, thorough: bool = False) -> list[Part]:
-    """
-    Returns the recordings in an open file: several where mp3 or ogg files were joined, none where it holds no sound.
+def find_parts(file: SeekableFile, name: str, thorough: bool = False) -> list[Part]:
+    """Returns the recordings in an open file: several where mp3 or ogg files were joined.
 
     Args:
-        thorough: looks through the whole file, if that can show more.
+        thorough: searches the whole file, if that can show more.
 
     Raises:
-        AudioError: for what begins as an mp3 and is none.
+        AudioError: for a file that begins like an mp3 and is none.
     """
     head = head_behind_tags(file, HEAD)
     parts = None
     if starts_as_mp3(head) or (av_format(head) is None and file.seek(0) == 0 and file.read(3) == b"ID3"):
         parts = mp3_parts(file, thorough)
         if not parts:
-            raise AudioError(f"{name}: {NOT_AUDIO} (wav, flac, mp3, ogg), or is damaged")
+            raise AudioError(f"{name}: {NOT_AUDIO_OR_DAMAGED}")
     elif head.startswith(b"OggS"):
         parts = ogg_parts(file, thorough)
     if parts:
@@ -316,28 +306,9 @@ def find_parts(file: BinaryIO, name: str, thorough: bool = False) -> list[Part]:
     return [Part(0, file.seek(0, os.SEEK_END), lost=lost_in_wav(file) if thorough else 0, patch=length_patch(file))]
 
 
-def open_part(file: BinaryIO, part: Part, name: str) -> SndfileDecoder | AvDecoder:
+def open_part(file: SeekableFile, part: Part, name: str) -> SndfileDecoder | AvDecoder:
     """Returns an open decoder, which is a context manager. Raises `AudioError`."""
-    source, decoder = _source(file, part), None
-    try:
-        decoder = SndfileDecoder(source, part.size)
-    except Exception as error:  # libsndfile's own text is left out: of some mp3s it says that they do not exist
-        _check(source, name)
-        form = av_format(head_behind_tags(file, HEAD))
-        if form is None or (form in SNDFILE_FORMATS and not HAS_AV):
-            raise AudioError(f"{name}: {NOT_AUDIO} (wav, flac, mp3, ogg), or is damaged") from error
-        if not HAS_AV:
-            raise AudioError(
-                f"{name}: {NOT_AUDIO} by libsndfile, or is damaged; for m4a, mp4, webm, aac and "
-                "amr `pip install av`, or convert it: ffmpeg -i INPUT OUTPUT.wav"
-            ) from error
-    if decoder is None:
-        try:
-            decoder = AvDecoder(Source(file, 0, file.seek(0, os.SEEK_END)), form)
-        except AudioError as error:
-            raise AudioError(f"{name}: {error}") from error
-        except Exception as error:
-            raise AudioError(f"{name}: {NOT_AUDIO} (wav, flac, mp3, ogg), or is damaged") from error
+    decoder = _open_decoder(file, part, name)
     rate, channels = decoder.samplerate, decoder.channels
     if MIN_RATE <= rate <= MAX_RATE and channels <= MAX_CHANNELS:
         return decoder
@@ -348,11 +319,32 @@ def open_part(file: BinaryIO, part: Part, name: str) -> SndfileDecoder | AvDecod
     )
 
 
-def _source(file: BinaryIO, part: Part) -> BinaryIO | int:
-    """Returns what libsndfile reads: the file itself where it can, because that is fastest."""
+def _open_decoder(file: SeekableFile, part: Part, name: str) -> SndfileDecoder | AvDecoder:
+    source = _source(file, part)
+    try:
+        return SndfileDecoder(source, part.size)
+    except Exception as error:  # libsndfile's own text is left out: it reports that some mp3s do not exist
+        _check(source, name)
+        form = av_format(head_behind_tags(file, HEAD))
+        if form is None or (form in SNDFILE_FORMATS and not HAS_AV):
+            raise AudioError(f"{name}: {NOT_AUDIO_OR_DAMAGED}") from error
+        if not HAS_AV:
+            raise AudioError(
+                f"{name}: {NOT_AUDIO} by libsndfile, or is damaged; for m4a, mp4, webm, aac and "
+                "amr `pip install av`, or convert it: ffmpeg -i INPUT OUTPUT.wav"
+            ) from error
+    try:
+        return AvDecoder(DecoderSource(file, 0, file.seek(0, os.SEEK_END)), form)
+    except Exception as error:
+        message = error if isinstance(error, AudioError) else NOT_AUDIO_OR_DAMAGED
+        raise AudioError(f"{name}: {message}") from error
+
+
+def _source(file: SeekableFile, part: Part) -> SeekableFile | int:
+    """Returns a source for libsndfile: the file itself where possible, because that is fastest."""
     if part.serial is not None:
-        pages = one_stream(Source(file, part.offset, part.size), part.serial)
-        return Source(pages, 0, pages.seek(0, os.SEEK_END))
+        pages = one_stream(DecoderSource(file, part.offset, part.size), part.serial)
+        return DecoderSource(pages, 0, pages.seek(0, os.SEEK_END))
     size = file.seek(0, os.SEEK_END)
     if part.trusted and part.patch is None and (part.offset, part.size) == (0, size):
         file.seek(0)
@@ -360,6 +352,8 @@ def _source(file: BinaryIO, part: Part) -> BinaryIO | int:
             return file.fileno()
         if isinstance(file, io.BytesIO):
             return file
-    if isinstance(file, Source):  # its own errors must be seen
-        return Source(file.file, file.offset + part.offset, part.size, not part.trusted, part.patch)
-    return Source(file, part.offset, part.size, not part.trusted, part.patch)
+    offset = part.offset
+    if isinstance(file, DecoderSource):  # whose own errors must be seen
+        offset += file.offset
+        file = file.file
+    return DecoderSource(file, offset, part.size, not part.trusted, part.patch)

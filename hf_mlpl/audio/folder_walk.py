@@ -1,4 +1,4 @@
-"""Walks through folders that users hand in: links are followed, no folder is visited twice, hidden names left out."""
+"""Walks through users' folders: follows links, visits no folder twice, and leaves out hidden names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def is_hidden(name: str) -> bool:
-    """Tells what systems put beside files, such as `._a.mp3` and `__MACOSX`, from what users have made."""
+    """Returns whether a name is of a file that systems put beside those of users, such as `._a.mp3` or `__MACOSX`."""
     return name.startswith(".") or name in ("__MACOSX", "lost+found")
 
 
@@ -18,11 +18,11 @@ def walk_folders(
     failed: Callable[[OSError], object] | None = None,
     skipped: Callable[[str], object] | None = None,
 ) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yields a folder, its folders and its files, both sorted and without hidden ones, as `os.walk` does.
+    """Yields each folder with its folders and files, as `os.walk` does, sorted and without hidden names.
 
-    Symbolic links are followed, to files and to folders. A folder is visited once, under its own name if it has one
-    below `root`, because links come after all that is not behind them. Links that lead to a folder around them or
-    around `root` are not followed. The caller may remove folders from the list, which are then not visited.
+    Symbolic links to files and folders are followed, after all other folders, so that a folder is visited once, and
+    under its own name if it has one below `root`. Links to a folder around them or around `root` are not followed.
+    The caller may remove folders from the list, which are then not visited.
 
     Args:
         failed: called with the error of each folder that cannot be read.

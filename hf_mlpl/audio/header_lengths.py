@@ -1,19 +1,18 @@
-"""Lengths in the headers of wav, au and flac files, which may be wrong: libsndfile believes them."""
+"""Corrects wrong lengths in the headers of wav, au and flac files, which libsndfile believes."""
 
 from __future__ import annotations
 
 import re
-from typing import BinaryIO
 
-from .parts import CHUNK, ID3V1, LEAST_LOST, FileBytes, after_tags
+from .parts import CHUNK, ID3V1, LEAST_LOST, FileBytes, SeekableFile, after_tags
 
 FLAC_HEADER = re.compile(rb"\xff[\xf8\xf9][^\x00-\x0f\xf0-\xff][\x00-\xaf]", re.DOTALL)
 FLAC_BLOCKS = {1: 192} | {i: 576 << i - 2 for i in range(2, 6)} | {i: 256 << i - 8 for i in range(8, 16)}
-FLAC_TAIL = 2**16  # bytes in which the last frame begins, where the header does not say how long frames are
+FLAC_TAIL = 2**16  # bytes in which the last frame begins, where the header does not give the length of frames
 
 
-def length_patch(file: BinaryIO) -> tuple[int, bytes] | None:
-    """Returns where the header of a wav, au or flac says a length that is too short, and what it must say."""
+def length_patch(file: SeekableFile) -> tuple[int, bytes] | None:
+    """Returns the offset of a length that is too short in the header of a wav, au or flac, and the right bytes."""
     data = FileBytes(file)
     head = data.at(0, 12)
     if head[:4] == b".snd" and head[8:12] == bytes(4):
@@ -25,20 +24,20 @@ def length_patch(file: BinaryIO) -> tuple[int, bytes] | None:
     return None
 
 
-def lost_in_wav(file: BinaryIO) -> int:
-    """Returns the bytes behind the samples of a wav that are no further piece of it: their length may be wrong."""
+def lost_in_wav(file: SeekableFile) -> int:
+    """Returns the number of bytes behind the samples of a wav that are no chunk of it: its length may be wrong."""
     data = FileBytes(file)
     position, size = _wav_samples(data) if data.at(0, 4) == b"RIFF" else (0, 0)
     end = position + size + size % 2
     rest = data.size - end
     head = data.at(end, 8)
-    is_piece = head[:4].strip().isalnum() and int.from_bytes(head[4:], "little") <= rest
-    is_piece = is_piece or after_tags(data, end) > end or not data.at(end, CHUNK).strip(b"\0")
-    return rest if size and rest >= LEAST_LOST and not is_piece else 0
+    is_chunk = head[:4].strip().isalnum() and int.from_bytes(head[4:], "little") <= rest
+    is_chunk = is_chunk or after_tags(data, end) > end or not data.at(end, CHUNK).strip(b"\0")
+    return rest if size and rest >= LEAST_LOST and not is_chunk else 0
 
 
 def _wav_samples(data: FileBytes) -> tuple[int, int]:
-    """Returns where the samples of a wav begin, and their bytes by the header; zeros where there are none."""
+    """Returns the offset of the samples of a wav, and their bytes by the header; zeros where it has none."""
     position = 12
     while len(head := data.at(position, 8)) == 8:
         size = int.from_bytes(head[4:], "little")
@@ -49,14 +48,14 @@ def _wav_samples(data: FileBytes) -> tuple[int, int]:
 
 
 def _wav_patch(data: FileBytes) -> tuple[int, bytes] | None:
-    """Returns the true length where it is 0, as programs that stream leave it."""
+    """Returns the true length where the header has 0, as programs that stream write it."""
     position, size = _wav_samples(data)
     rest = data.size - position
     return (position - 4, min(rest, 2**32 - 1).to_bytes(4, "little")) if position and not size and rest else None
 
 
 def _flac_patch(data: FileBytes) -> tuple[int, bytes] | None:
-    """Returns an unknown length if the last frame ends behind it: 36 bits of the first block, behind 108 others."""
+    """Replaces the length by an unknown one if the last frame ends behind it: bits 108 to 143 of the first block."""
     information = data.at(8, 34)
     if len(information) < 34:
         return None

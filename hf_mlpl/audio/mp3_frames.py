@@ -1,16 +1,16 @@
-"""Frames of mp3 files: where one recording ends and the next begins, and whether the first frame tells the truth.
+"""Finds the recordings in mp3 files by their frames, and checks the length that the first frame gives.
 
-libsndfile believes the first header: of files that were joined it reads the first, and the length of an mp3 of
-variable bit rate without a Xing frame it guesses from the first frame.
+libsndfile believes the first header: it reads the first of files that were joined, and guesses the length of an mp3 of
+variable bit rate without a Xing frame from its first frame.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-from .parts import CHUNK, LEAST_LOST, SMALL, FileBytes, Part, after_tags, before_tags
+from .parts import CHUNK, LEAST_LOST, SMALL, FileBytes, Part, SeekableFile, after_tags, before_tags
 
 KILOBITS = {  # (MPEG 1, layer): per second, by the header's index; index 0 is free format
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -21,15 +21,14 @@ KILOBITS = {  # (MPEG 1, layer): per second, by the header's index; index 0 is f
 }
 KILOBITS[False, 3] = KILOBITS[False, 2]
 RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by the header's version
-LONGEST_FRAME = 2881  # bytes, of any bit rate that has an index
+SHORTEST_FRAME, LONGEST_FRAME = 24, 2881  # bytes, of any bit rate that has an index
 MAX_FREE_FRAME = 2**13
-FRAME_BYTES = (24, LONGEST_FRAME)
-FRAMES_IN_JUNK = 3  # that must follow each other where something else comes before, which may look like a frame
+FRAMES_IN_JUNK = 3  # that must follow one another behind other bytes, which may look like a frame
 XING_WITHIN = 64  # bytes from a frame's beginning
 
 
 def _frame_lengths() -> dict[int, int]:
-    """Returns the bytes of a frame by bytes 1 and 2 of its header; 0 in free format, where it does not tell."""
+    """Returns the length of a frame by bytes 1 and 2 of its header; 0 in free format, where they do not give it."""
     lengths = {}
     for version, layer, index, rate, rest in itertools.product(RATES, (1, 2, 3), range(15), range(3), range(8)):
         protection, padding, private = rest & 1, rest >> 1 & 1, rest >> 2
@@ -56,13 +55,12 @@ def starts_as_mp3(head: bytes) -> bool:
     return len(head) >= 4 and head[0] == 0xFF and head[1] << 8 | head[2] in FRAME_LENGTHS
 
 
-def mp3_parts(file: BinaryIO, thorough: bool) -> list[Part]:
-    """
-    Returns the recordings in an mp3, usually one; none where no two frames follow each other.
+def mp3_parts(file: SeekableFile, thorough: bool) -> list[Part]:
+    """Returns the recordings in an mp3, usually one; none where no two frames follow each other.
 
     Args:
-        thorough: looks through all headers of frames unless the first frame agrees with the file's size, and has its
-            checksum; else only where the first frame does not tell the length, or contradicts the file's size.
+        thorough: reads the headers of all frames unless the first frame agrees with the file's size and has the right
+            checksum; else only where the first frame gives no length, or contradicts the file's size.
     """
     data = FileBytes(file)
     start = after_tags(data, 0)
@@ -81,14 +79,14 @@ def mp3_parts(file: BinaryIO, thorough: bool) -> list[Part]:
 
 
 def _lost(data: FileBytes, end: int, start: int) -> int:
-    """Returns the bytes between two parts that are neither tags nor zeros."""
+    """Returns the number of bytes from `end` to `start` that are neither tags nor zeros."""
     begin = after_tags(data, end)
     is_lost = start - begin >= LEAST_LOST and data.at(begin, min(start - begin, CHUNK)).strip(b"\0")
     return start - begin if is_lost else 0
 
 
 def _length(data: FileBytes, position: int, free: int = 0) -> int:
-    """Returns the bytes of the frame at `position`; 0 where there is none."""
+    """Returns the length of the frame at `position`; 0 where none begins."""
     header = data.at(position, 4)
     if len(header) < 4 or header[0] != 0xFF:
         return 0
@@ -99,7 +97,7 @@ def _length(data: FileBytes, position: int, free: int = 0) -> int:
 
 
 def _free_length(data: FileBytes, position: int) -> int:
-    """Returns the bytes of a frame in free format: up to the next with that header."""
+    """Returns the length of a frame in free format: up to the next frame with that header."""
     near = data.at(position, MAX_FREE_FRAME)
     found = near.find(near[:2], 24)
     while found >= 0 and found + 2 < len(near) and (near[found + 2] ^ near[2]) & 0xFC:
@@ -108,12 +106,12 @@ def _free_length(data: FileBytes, position: int) -> int:
 
 
 class _Xing(NamedTuple):
-    """What the first frame of an mp3 says about all; `is_whole` if its checksum is right, as encoders write it."""
+    """Holds what the first frame of an mp3 says about all frames."""
 
-    is_constant: bool
+    is_constant: bool  # bit rate
     frames: int | None
-    size: int | None
-    is_whole: bool = False
+    size: int | None  # bytes
+    has_checksum: bool = False  # the right one, as encoders write it
 
 
 def _xing(frame: bytes) -> _Xing | None:
@@ -126,31 +124,31 @@ def _xing(frame: bytes) -> _Xing | None:
             checksum, end = 0, offset + LAME_CHECKSUM
             for byte in frame[:end]:
                 checksum = checksum >> 8 ^ CRC16[checksum & 0xFF ^ byte]
-            is_whole = flags == 15 and checksum == int.from_bytes(frame[end : end + 2], "big")
-            return _Xing(frame[offset] == ord("I"), frames, numbers.pop(0) if flags & 2 else None, is_whole)
+            has_checksum = flags == 15 and checksum == int.from_bytes(frame[end : end + 2], "big")
+            return _Xing(frame[offset] == ord("I"), frames, numbers.pop(0) if flags & 2 else None, has_checksum)
     return None
 
 
 def _first_frame_fits(data: FileBytes, start: int, thorough: bool) -> bool:
-    """Returns whether the Xing frame and the file's size agree. A file that ends early has its former length in it."""
+    """Returns whether the Xing frame, which has the former length of a cut-off file, agrees with the file's size."""
     length = _length(data, start)
     xing = _xing(data.at(start, length)) if length else None
     if xing is None or not xing.frames or not xing.size:
         return False
     available = before_tags(data, data.size) - start
     ends_early = xing.size > available
-    if available - xing.size > 2 * length or not FRAME_BYTES[0] <= xing.size / xing.frames <= FRAME_BYTES[1]:
+    if available - xing.size > 2 * length or not SHORTEST_FRAME <= xing.size / xing.frames <= LONGEST_FRAME:
         return False
     if thorough:
-        return xing.is_whole and not ends_early
+        return xing.has_checksum and not ends_early
     if xing.is_constant:
         second = _length(data, start + length)
         return abs(xing.size - xing.frames * second) <= xing.frames + length + 2 * second
-    return xing.is_whole or ends_early or data.size > SMALL
+    return xing.has_checksum or ends_early or data.size > SMALL
 
 
 def _mp3_part(data: FileBytes, position: int) -> tuple[Part | None, int]:
-    """Returns the recording that begins at or behind `position`, and where to look for the next."""
+    """Returns the recording that begins at or behind `position`, and the position to search for the next one."""
     searched, begin = position, _find_frame(data, position)
     if begin is None:
         return None, data.size
@@ -177,7 +175,7 @@ def _mp3_part(data: FileBytes, position: int) -> tuple[Part | None, int]:
             break
         if after > end or _kind(data.at(found, 4)) != kind or _xing(data.at(found, XING_WITHIN)) is not None:
             break
-        if xing is None or not xing.frames or xing.frames < count:  # else the decoder says what it makes of it
+        if xing is None or not xing.frames or xing.frames < count:  # else the decoder reports the damage
             break
     trusted = xing is not None and xing.frames is not None and count <= xing.frames
     if trusted and xing.frames > count + 1 and not is_damaged:
@@ -188,12 +186,12 @@ def _mp3_part(data: FileBytes, position: int) -> tuple[Part | None, int]:
 
 
 def _kind(header: bytes) -> tuple[int, bool]:
-    """Returns what all frames of a recording share: version, layer and sampling rate, and whether it is mono."""
+    """Returns bits that all frames of a recording share, for version, layer and sampling rate, and `is_mono`."""
     return (header[1] << 8 | header[2]) & 0xFE0C, header[3] >= 0xC0
 
 
 def _run(data: FileBytes, position: int, kind: tuple[int, bool], free: int) -> tuple[int, int, bool]:
-    """Goes from frame to frame; returns their number, where they end, and whether something else follows."""
+    """Follows frames of a kind; returns their number, their end, and whether other bytes follow."""
     count, lengths, (form, is_mono) = 0, FRAME_LENGTHS, kind
     while position < data.size:
         data.load(position)
@@ -224,7 +222,7 @@ def _run(data: FileBytes, position: int, kind: tuple[int, bool], free: int) -> t
 
 
 def _find_frame(data: FileBytes, position: int) -> int | None:
-    """Returns where the next frame begins that another frame, tags or the end follow; None where there is none."""
+    """Returns the position of the next frame that another frame, tags or the end follow; None where none comes."""
     while position < data.size:
         data.load(position)
         chunk, offset = data.chunk, data.chunk.find(b"\xff")

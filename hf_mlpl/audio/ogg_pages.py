@@ -1,4 +1,4 @@
-"""Pages of ogg files: where one recording ends and the next begins, and which of its streams is sound.
+"""Finds the recordings in ogg files by their pages, and the stream of each that is sound.
 
 libsndfile reads only the first of the recordings that were joined in a file, and only its first stream.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from typing import IO, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from .parts import LEAST_LOST, SMALL, FileBytes, Part
+from .parts import LEAST_LOST, SMALL, FileBytes, Part, SeekableFile
 
-SAMPLED_PAGES = 16  # of a long ogg file, where not all of it is read
-SOUND = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")  # how the first packet of a stream begins
-FIRST, LONGEST_PAGE = 2, 65307  # a flag of pages that begin a stream; bytes
+SAMPLED_PAGES = 16  # of a long ogg file, where the search need not be thorough
+SOUND = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")  # first bytes of the first packet of a stream
+FIRST, LONGEST_PAGE = 2, 65307  # the flag of pages that begin a stream; bytes
 
 
 class _Page(NamedTuple):
@@ -24,12 +24,11 @@ class _Page(NamedTuple):
     number: int
 
 
-def ogg_parts(file: BinaryIO, thorough: bool) -> list[Part]:
-    """
-    Returns the recordings in an ogg file, usually one; none where no stream is sound.
+def ogg_parts(file: SeekableFile, thorough: bool) -> list[Part]:
+    """Returns the recordings in an ogg file, usually one; none where no stream is sound.
 
     Args:
-        thorough: looks at all pages; else, in files over 1 MiB, at some.
+        thorough: reads all pages; else, in files over 1 MiB, some of them.
     """
     data = FileBytes(file)
     if not thorough and data.size > SMALL and _pages_rise(data):
@@ -48,14 +47,14 @@ def ogg_parts(file: BinaryIO, thorough: bool) -> list[Part]:
 
 
 class _Link:
-    """One of the recordings that were joined."""
+    """Collects the pages of one of the recordings that were joined."""
 
     def __init__(self, begin: int):
         self.begin, self.end, self.streams, self.lost = begin, begin, 0, 0
         self.serial: int | None = None
 
     def add(self, page: _Page, data: FileBytes, end: int) -> None:
-        """Takes a page, before which another ends at `end`."""
+        """Adds a page; the page before it ends at `end`."""
         self.lost += page.position - end
         self.end = page.position + page.size
         if page.flags & FIRST:
@@ -79,7 +78,7 @@ def _page(data: FileBytes, position: int) -> _Page | None:
 
 
 def _pages(data: FileBytes, position: int = 0) -> Iterator[_Page]:
-    """Yields the pages from `position` on, and skips what is none."""
+    """Yields the pages from `position` on, and skips other bytes."""
     while position < data.size:
         if not data.start <= position <= data.start + len(data.chunk) - LONGEST_PAGE:
             data.load(position)
@@ -97,7 +96,7 @@ def _pages(data: FileBytes, position: int = 0) -> Iterator[_Page]:
 
 
 def _pages_rise(data: FileBytes) -> bool:
-    """Returns whether pages at some places are of one stream, and numbered in their order."""
+    """Returns whether pages sampled over the file belong to one stream, and their numbers rise."""
     last = None
     for i in range(SAMPLED_PAGES + 1):
         position = max(min(data.size * i // SAMPLED_PAGES, data.size - 2 * LONGEST_PAGE), 0)
@@ -113,9 +112,9 @@ def _pages_rise(data: FileBytes) -> bool:
     return True
 
 
-def one_stream(file: BinaryIO, serial: int) -> IO[bytes]:
-    """Returns a file of the pages of one logical stream."""
-    data, result = FileBytes(file), tempfile.TemporaryFile(buffering=2**16)
+def one_stream(file: SeekableFile, serial: int) -> BinaryIO:
+    """Returns a temporary file with the pages of one logical stream."""
+    data, result = FileBytes(file), tempfile.TemporaryFile()
     for page in _pages(data):
         if page.serial == serial:
             result.write(data.at(page.position, page.size))

@@ -1,24 +1,27 @@
-"""Bytes of audio files: their parts, which are recordings of their own, and the tags around them."""
+"""Reads bytes of audio files: sections, the parts that are recordings of their own, and the tags around them."""
 
 from __future__ import annotations
 
+import io
 import os
 from typing import BinaryIO, NamedTuple
 
-CHUNK = 2**22  # bytes of a file that are looked at together
-SMALL = 2**20  # bytes; files up to this size are looked through where that costs less than opening them
-LEAST_LOST = 512  # bytes that are worth a warning: not the rest of a cut-off frame
-ID3V1, APE_TAG = 128, 32  # bytes of the one, and of the other's header and footer
+CHUNK = 2**22  # bytes of a file that are searched together
+SMALL = 2**20  # bytes; files up to this size are searched to the end where that costs less than opening them
+LEAST_LOST = 512  # bytes that are worth a warning: more than the rest of a cut-off frame
+ID3V1, APE_TAG = 128, 32  # bytes of an ID3v1 tag, and of the header or footer of an APE tag
+
+SeekableFile = BinaryIO | io.RawIOBase  # opened for reading
 
 
 class Part(NamedTuple):
-    """Bytes of a file that are a recording of their own.
+    """Locates the bytes of a file that are a recording of their own.
 
     Args:
-        trusted: whether the length that a decoder takes from its beginning is right.
-        serial: of the one logical stream in it that is sound, where there are several.
-        lost: bytes behind it that are neither sound nor tags.
-        patch: an offset, and bytes that a decoder must read there, instead of a length that is wrong.
+        trusted: whether the length that a decoder takes from the part's beginning is right.
+        serial: number of the one logical stream that is sound, where there are several.
+        lost: bytes behind the part that are neither sound nor tags.
+        patch: an offset, and bytes that a decoder must read there, instead of a wrong length.
     """
 
     offset: int
@@ -29,10 +32,40 @@ class Part(NamedTuple):
     patch: tuple[int, bytes] | None = None
 
 
-class FileBytes:
-    """A file's bytes, of which a chunk is in memory."""
+class Section(io.RawIOBase):
+    """Reads `size` bytes of an open file, from `offset` on, as a file of their own."""
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: SeekableFile, offset: int, size: int):
+        self.file, self.offset, self.size, self.position = file, offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}[whence]
+        self.position = max(base + offset, 0)
+        return self.position
+
+    def readinto(self, buffer) -> int:
+        count = min(len(buffer), max(self.size - self.position, 0))
+        self.file.seek(self.offset + self.position)
+        content = self.file.read(count) or b""  # some readable objects have no `readinto`
+        memoryview(buffer)[: len(content)] = content
+        self.position += len(content)
+        return len(content)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+class FileBytes:
+    """Gives access to a file's bytes by position, with a chunk of them in memory."""
+
+    def __init__(self, file: SeekableFile):
         self.file, self.start, self.chunk = file, 0, b""
         self.size = file.seek(0, os.SEEK_END)
 
@@ -53,7 +86,7 @@ class FileBytes:
 
 
 def after_tags(data: FileBytes, position: int) -> int:
-    """Returns where the tags end that begin at `position`; `position` itself where there is none."""
+    """Returns the end of the tags that begin at `position`; `position` itself where there are none."""
     while True:
         head = data.at(position, APE_TAG)
         if head[:3] == b"ID3" and len(head) >= 10 and max(head[6:10]) < 128:
@@ -73,7 +106,7 @@ def after_tags(data: FileBytes, position: int) -> int:
 
 
 def before_tags(data: FileBytes, end: int) -> int:
-    """Returns where the tags begin that end at `end`; `end` itself where there is none."""
+    """Returns the beginning of the tags that end at `end`; `end` itself where there are none."""
     while True:
         if data.at(max(end - ID3V1, 0), 3) == b"TAG":
             end -= ID3V1
@@ -83,7 +116,7 @@ def before_tags(data: FileBytes, end: int) -> int:
             return max(end, 0)
 
 
-def head_behind_tags(file: BinaryIO, count: int) -> bytes:
+def head_behind_tags(file: SeekableFile, count: int) -> bytes:
     """Returns the first bytes of a file, without the tags that may stand before any kind of audio."""
     data = FileBytes(file)
     return data.at(after_tags(data, 0), count)

@@ -1,10 +1,11 @@
-"""Reading audio, and writing it: every file that the package opens as sound is opened here."""
+"""Reads and writes audio: the package opens every file of sound here."""
 
 from __future__ import annotations
 
 import io
 import math
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,8 @@ import soundfile
 import soxr
 from transformers.utils import logging
 
-from .containers import ContainerError, Section, open_member
+from ..error_line import reason
+from .containers import ContainerError, open_member
 from .decoders import (
     BLOCK_VALUES,
     HAS_AV,
@@ -26,19 +28,18 @@ from .decoders import (
     MAX_RATE,
     MIN_RATE,
     AudioError,
-    Source,
+    DecoderSource,
     av_format,
     find_parts,
     open_part,
 )
-from .parts import Part
-from .tar_index import reason
+from .parts import Part, SeekableFile
 
 logger = logging.get_logger(__name__)
 
 BLOCK_BYTES = 2**20  # of a pipe that are in memory
 END_TOLERANCE = 0.1  # seconds that `end` may lie behind the recording, because tables of segments are rounded
-#: Of files that libsndfile or PyAV reads; what a file holds is told by its content.
+#: Suffixes of files that libsndfile or PyAV reads. The format of a file is found by its content.
 AUDIO_SUFFIXES = frozenset(
     ".wav .flac .mp3 .mp2 .ogg .oga .opus .spx .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc .wve .svx"
     " .m4a .m4b .mp4 .m4v .mov .3gp .3g2 .aac .adts .amr .awb .webm .weba .mka .mkv .ogv .ogx .wma .wmv .asf .avi .flv"
@@ -46,16 +47,19 @@ AUDIO_SUFFIXES = frozenset(
 )
 
 
-def load_audio(audio: str | os.PathLike | bytes | BinaryIO | dict, sampling_rate: int = 16000) -> np.ndarray:
-    """
-    Returns mono samples (N,) in fp32, N > 0, from wav, flac, mp3, ogg (vorbis, opus) and whatever else libsndfile
-    decodes, and from m4a, mp4, webm, aac and whatever else FFmpeg decodes where PyAV is installed (`pip install av`).
+Audio = str | os.PathLike | bytes | BinaryIO | dict
 
-    Channels are averaged, and other rates are resampled (soxr, high quality), block by block: the result is about all
-    that is in memory. The format is told by the content, not by the file's name. A file is read to its end, whatever
-    its header says of its length, and of mp3 or ogg files that were joined all parts are. Of a damaged file one gets
-    what comes before the damage, with a warning where the decoder notices it; wav, mp3 and ogg files that end early
-    are simply shorter.
+
+def load_audio(audio: Audio, sampling_rate: int = 16000) -> np.ndarray:
+    """Returns mono samples (N,) of a recording in fp32, N > 0.
+
+    libsndfile decodes wav, flac, mp3, ogg (vorbis, opus) and more formats; FFmpeg decodes m4a, mp4, webm, aac and more
+    where PyAV is installed (`pip install av`). The format is found by the content, not by the file's name.
+
+    Channels are averaged, and other rates are resampled (soxr, high quality), block by block: memory holds little but
+    the result. A file is read to its end, whatever length its header gives, and so are all parts of mp3 or ogg files
+    that were joined. A damaged file gives the samples before the damage, with a warning where the decoder notices it;
+    wav, mp3 and ogg files that end early are simply shorter.
 
     Args:
         audio: A path, also of a pipe, the bytes of a file, an open binary file (read from its position on, to which it
@@ -85,19 +89,17 @@ def load_audio(audio: str | os.PathLike | bytes | BinaryIO | dict, sampling_rate
     return result
 
 
-def stream_audio(
-    audio: str | os.PathLike | bytes | BinaryIO | dict, sampling_rate: int = 16000
-) -> Iterator[np.ndarray]:
-    """
-    Yields what `load_audio` returns in successive blocks (n,), n > 0, in memory that a recording's length does not
-    change. Takes what `load_audio` takes, and raises what it raises: where the fault is met, so that blocks before it
-    have been yielded.
+def stream_audio(audio: Audio, sampling_rate: int = 16000) -> Iterator[np.ndarray]:
+    """Yields the samples that `load_audio` returns in successive blocks (n,), n > 0.
+
+    Memory does not grow with the recording's length. Takes the arguments of `load_audio`, and raises its errors where
+    a fault is met, so that the blocks before it have been yielded.
     """
     if not isinstance(audio, dict):
         audio = {"path": audio}
     name = "array" if audio.get("array") is not None else _name(audio)
     yielded = False
-    for block in _resampled(_checked(_mono_blocks(audio, name), name), sampling_rate):
+    for block in _resampled(_mono_blocks(audio, name), sampling_rate):
         if len(block):
             yielded = True
             yield block
@@ -109,7 +111,7 @@ def stream_audio(
 
 
 def _mono_blocks(audio: dict, name: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields the rate and the samples (n,) of each block of a recording, or of the part from `start` to `end` s."""
+    """Yields the rate and the samples (n,) of each block of a recording, or of its part from `start` to `end`."""
     start, end = audio.get("start"), audio.get("end")
     if audio.get("array") is not None:
         rate = audio.get("sampling_rate")
@@ -119,15 +121,15 @@ def _mono_blocks(audio: dict, name: str) -> Iterator[tuple[int, np.ndarray]]:
             _check_inside(start, end, seconds, name)
         first, last = round((start or 0.0) * rate), samples.shape[1] if end is None else round(end * rate)
         for begin in range(first, min(last, samples.shape[1]), BLOCK_VALUES):
-            yield rate, _mixed(samples[:, begin : min(begin + BLOCK_VALUES, last)])
+            yield rate, _mixed(samples[:, begin : min(begin + BLOCK_VALUES, last)], name)
     else:
         with _opened(audio, name) as file:
             for rate, block in _file_blocks(file, start, end, name):
-                yield rate, _mixed(block.T)
+                yield rate, _mixed(block.T, name)
 
 
 def _file_blocks(
-    file: BinaryIO, start: float | None, end: float | None, name: str
+    file: SeekableFile, start: float | None, end: float | None, name: str
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yields the rate and the samples (n, channels) of each block of all recordings in a file, or of a part."""
     if start is None and end is None:
@@ -168,33 +170,28 @@ def _check_inside(start: float | None, end: float | None, duration: float, name:
         raise AudioError(f"{name}: the part from {start} to {end} s is not inside the recording of {duration:.3f} s")
 
 
-def _length(file: BinaryIO, part: Part, name: str) -> float:
-    """Returns the seconds of a part by its header; infinite where that is unknown."""
+def _length(file: SeekableFile, part: Part, name: str) -> float:
+    """Returns the seconds of a part by its header; infinity where the header does not give them."""
     with open_part(file, part, name) as decoder:
         return math.inf if decoder.length is None else decoder.length / decoder.samplerate
 
 
-def _mixed(samples: np.ndarray) -> np.ndarray:  # (channels, n) -> (n,)
-    if len(samples) == 1:
-        return samples[0]
-    return np.full(len(samples), 1 / len(samples), dtype=np.float32) @ samples  # 20 times as fast as mean(axis=0)
-
-
-def _checked(blocks: Iterable[tuple[int, np.ndarray]], name: str) -> Iterator[tuple[int, np.ndarray]]:
-    for rate, block in blocks:
-        if not np.isfinite(block).all():
-            raise AudioError(f"{name}: has samples that are NaN or infinite")
-        yield rate, block
+def _mixed(samples: np.ndarray, name: str) -> np.ndarray:  # (channels, n) -> (n,)
+    weights = np.full(len(samples), 1 / len(samples), dtype=np.float32)
+    mono = samples[0] if len(samples) == 1 else weights @ samples  # 20 times as fast as mean(axis=0)
+    if not np.isfinite(mono).all():
+        raise AudioError(f"{name}: has samples that are NaN or infinite")
+    return mono
 
 
 def _resampled(blocks: Iterable[tuple[int, np.ndarray]], sampling_rate: int) -> Iterator[np.ndarray]:
-    """Yields blocks at another rate; where a recording changes its rate, the resampler starts anew."""
+    """Yields blocks at another rate; starts a new resampler where a recording changes its rate."""
     for rate, group in groupby(blocks, key=itemgetter(0)):
         samples = (block for _, block in group)
         first, second = next(samples), None if rate == sampling_rate else next(samples, None)
         if rate == sampling_rate:
             yield from chain([first], samples)
-        elif second is None:  # a short recording: in one go is a little faster
+        elif second is None:  # a short recording: one call is a little faster
             yield soxr.resample(first, rate, sampling_rate, quality="HQ")
         else:
             resampler = soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="HQ")
@@ -209,14 +206,14 @@ def encode_flac(samples: np.ndarray, sampling_rate: int) -> bytes:
     return file.getvalue()
 
 
-def audio_duration(audio: str | os.PathLike | bytes | BinaryIO | dict) -> float:
-    """
-    Returns the seconds of a whole recording, from its header. Where the header does not tell, or tells more than the
-    file's bytes can hold, the recording is decoded, and the headers of all frames of an mp3 are counted where the
-    first does not tell, or contradicts the file's size.
+def audio_duration(audio: Audio) -> float:
+    """Returns the seconds of a whole recording, from its header.
 
-    The header of an mp3 or flac that ends early still tells its former length. `audio` is what `load_audio` takes, but
-    for a dict with `array`. Raises `AudioError` as `load_audio` does.
+    Where the header gives no length, or more than the file's bytes can hold, the recording is decoded. The headers of
+    all frames of an mp3 are counted where the first gives no length, or contradicts the file's size. The header of an
+    mp3 or flac that ends early still gives its former length.
+
+    Takes the same `audio` as `load_audio`, except a dict with `array`. Raises `AudioError` as `load_audio` does.
     """
     name = _name(audio)
     with _opened(audio, name) as file:
@@ -227,9 +224,10 @@ def audio_duration(audio: str | os.PathLike | bytes | BinaryIO | dict) -> float:
 
 
 def looks_like_audio(path: str | os.PathLike) -> bool:
-    """
-    Returns whether a file holds sound, by its content: whether its header can be read, or, without PyAV, begins as
-    that of a format which PyAV reads. Pipes and devices are not opened.
+    """Returns whether a file holds sound, by its content.
+
+    Its header must be readable, or, without PyAV, begin like that of a format that PyAV reads. Pipes and devices are
+    not opened.
     """
     if not os.path.isfile(path) or os.path.getsize(path) == 0:
         return False
@@ -246,7 +244,7 @@ def looks_like_audio(path: str | os.PathLike) -> bool:
     return True
 
 
-def audio_format(audio: str | os.PathLike | bytes | BinaryIO | dict) -> tuple[int, int]:
+def audio_format(audio: Audio) -> tuple[int, int]:
     """Returns the rate and channels of a recording, from its header. Raises `AudioError` as `load_audio` does."""
     name = _name(audio)
     with _opened(audio, name) as file, open_part(file, find_parts(file, name)[0], name) as decoder:
@@ -254,7 +252,7 @@ def audio_format(audio: str | os.PathLike | bytes | BinaryIO | dict) -> tuple[in
 
 
 def _name(audio) -> str:
-    """Returns what messages call it."""
+    """Returns the name of a recording in messages."""
     if isinstance(audio, dict):
         path = audio.get("path")
         if path is None:
@@ -267,40 +265,32 @@ def _name(audio) -> str:
     return os.fspath(audio) if isinstance(audio, (str, os.PathLike)) else str(getattr(audio, "name", audio))
 
 
-def _source(audio):
-    """Returns the path, bytes or open file of what `load_audio` takes."""
-    if not isinstance(audio, dict):
-        return audio
-    if audio.get("bytes") is not None:
-        return audio["bytes"]
-    if audio.get("offset") is None:
-        return audio.get("path")
-    try:
-        return open_member(audio["path"], audio["offset"], audio.get("size"))
-    except ContainerError as error:
-        raise AudioError(str(error)) from error
-
-
 @contextmanager
-def _opened(audio, name: str) -> Iterator[BinaryIO]:
-    """Gives the open, seekable file of what `load_audio` takes; what goes wrong with it is an `AudioError`."""
+def _opened(audio, name: str) -> Iterator[SeekableFile]:
+    """Opens what `load_audio` takes as a seekable file; raises every error of the block as an `AudioError`."""
     with ExitStack() as stack:
         try:
-            file = _open(_source(audio), name, stack)
+            file = _open(audio, name, stack)
             if file.seek(0, os.SEEK_END) == 0:
                 raise AudioError(f"{name}: is empty")
             yield file
         except AudioError:
             raise
+        except ContainerError as error:
+            raise AudioError(str(error)) from error
         except Exception as error:  # whatever a decoder or a file raises
             raise AudioError(f"{name}: cannot be read, or is damaged ({reason(error)})") from error
 
 
-def _open(source, name: str, stack: ExitStack) -> BinaryIO:
+def _open(source, name: str, stack: ExitStack) -> SeekableFile:
+    if isinstance(source, dict):
+        if source.get("bytes") is None and source.get("offset") is not None:
+            member = open_member(source["path"], source["offset"], source.get("size"))
+            stack.callback(member.close)
+            return member
+        source = source.get("path") if source.get("bytes") is None else source["bytes"]
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(source)
-    if isinstance(source, Section):
-        return stack.enter_context(source)
     if hasattr(source, "read"):
         return _seekable(source, stack)
     if not isinstance(source, (str, os.PathLike)):
@@ -321,16 +311,15 @@ def _open(source, name: str, stack: ExitStack) -> BinaryIO:
     return _seekable(file, stack)
 
 
-def _seekable(file: BinaryIO, stack: ExitStack) -> BinaryIO:
-    """Returns the rest of an open file from its position on; in a temporary file where it cannot be sought in."""
+def _seekable(file: SeekableFile, stack: ExitStack) -> SeekableFile:
+    """Returns the rest of an open file from its position on; a temporary copy where the file is not seekable."""
     if hasattr(file, "seekable") and file.seekable():
         position = file.tell()
         stack.callback(file.seek, position)
         file.seek(0, os.SEEK_END)
-        return Source(file, position, file.tell() - position)
+        return DecoderSource(file, position, file.tell() - position)
     spooled = stack.enter_context(tempfile.TemporaryFile(buffering=0))
-    while piece := file.read(BLOCK_BYTES):
-        spooled.write(piece)
+    shutil.copyfileobj(file, spooled, BLOCK_BYTES)
     return spooled
 
 

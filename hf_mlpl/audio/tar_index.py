@@ -1,12 +1,11 @@
-"""What is inside a tar, gzipped or not: a list made once, and reading from any place without unpacking the rest.
+"""Lists the members of a tar, gzipped or not, once, and reads from any place in it without unpacking the rest.
 
-The list is kept beside the archive (`ARCHIVE.index.npz`), or in the Hub's cache folder if there cannot be one. Names
-of members are data here, and never become paths.
+The list is stored beside the archive (`ARCHIVE.index.npz`), or in the Hub's cache folder where that cannot be written.
+Names of members are data here, and never become paths.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import io
@@ -29,69 +28,63 @@ import numpy as np
 from huggingface_hub.constants import HF_HOME
 from transformers.utils import logging
 
-from ..error_line import error_line
+from ..atomic import atomic_write
+from ..error_line import reason
 
 logger = logging.get_logger(__name__)
 
-FORMAT = 1  # of index files; others are made anew
+FORMAT = 1  # version of index files; other versions are replaced
 GZIP = b"\x1f\x8b"
 CAN_SEEK_IN_GZIP = find_spec("indexed_gzip") is not None
 SEEK_SPACING = 2**20  # bytes between two points where unpacking can start: a read unpacks half of it, some ms
 MAX_SEEK_POINTS = 2048  # of an archive, because each is 32 KiB in memory: archives over 2 GiB have wider spacing
 READ_AHEAD = 2**16  # bytes
-MAX_INDEXES = 4  # that a process keeps in memory: about 100 bytes a member
+MAX_INDEXES = 4  # in the memory of a process: about 100 bytes a member
 MAX_OPEN = 64  # archives that a process keeps open
 DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, OverflowError, MemoryError)
 
 
 class ContainerError(ValueError):
-    """A container, or a part of it, that cannot be read; one line says which and why."""
-
-
-def reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    number = getattr(error, "errno", None)
-    return os.strerror(number) if number else error_line(error)
+    """Refuses a container, or a part of it, that cannot be read; its one line names the file and the reason."""
 
 
 def file_state(path: str | os.PathLike) -> tuple[str, int, int]:
-    """Changes when the file does."""
+    """Returns path, size and time of a file, one of which changes when the file changes."""
     status = os.stat(path)
     return os.path.abspath(path), status.st_size, status.st_mtime_ns
 
 
 class LruCache:
-    """The `limit` things that were used last. Not passed on to a forked process, which opens its own."""
+    """Holds the `limit` entries that were used last, for several threads; is emptied in forked processes."""
 
     def __init__(self, limit: int):
         self.limit = limit
-        self.forget()
+        self.clear()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.forget)
+            os.register_at_fork(after_in_child=self.clear)
 
-    def forget(self) -> None:
-        self.lock, self.things = threading.RLock(), OrderedDict()
+    def clear(self) -> None:
+        self.lock, self.entries = threading.RLock(), OrderedDict()
 
     def get(self, key: Hashable, make: Callable):
         with self.lock:
-            if key not in self.things:
-                self.things[key] = make()
-            self.things.move_to_end(key)
-            while len(self.things) > self.limit:
-                self.things.popitem(last=False)
-            return self.things[key]
+            if key not in self.entries:
+                self.entries[key] = make()
+            self.entries.move_to_end(key)
+            while len(self.entries) > self.limit:
+                self.entries.popitem(last=False)
+            return self.entries[key]
 
 
-class Unpacked:
-    """A gzipped file's content, read from any place; by several threads one after another."""
+class GzipReader:
+    """Reads a gzipped file's content from any place; several threads wait for one another."""
 
     def __init__(self, path: str | os.PathLike, file: BinaryIO | None = None, points: bytes = b""):
         self.lock = threading.Lock()
         source: dict[str, Any] = {"fileobj": file} if file else {"filename": os.fspath(path)}
         self.file: Any
         if not CAN_SEEK_IN_GZIP:
-            logger.warning_once(f"{path}: without the package indexed_gzip it is quick to read in its order only")
+            logger.warning_once(f"{path}: without the package indexed_gzip only reading it in order is fast")
             self.file = gzip.GzipFile(mode="rb", **source)  # seeking back starts anew
             return
         from indexed_gzip import IndexedGzipFile
@@ -103,7 +96,7 @@ class Unpacked:
             self.file.import_index(fileobj=io.BytesIO(points))
 
     def points(self) -> bytes:
-        """Where unpacking can start, after all has been read once."""
+        """Returns the places where unpacking can start, after the file has been read to its end."""
         exported = io.BytesIO()
         if CAN_SEEK_IN_GZIP:
             self.file.export_index(fileobj=exported)
@@ -116,7 +109,7 @@ class Unpacked:
 
 
 class NameMap:
-    """Finds names among millions, in 16 bytes of memory each; of two equal names the later one."""
+    """Finds names among millions, in 16 bytes of memory each; of equal names the last one."""
 
     def __init__(self, names: Iterable[str]):
         digests = np.fromiter(map(self._digest, names), np.uint64)
@@ -128,7 +121,7 @@ class NameMap:
         return int.from_bytes(hashlib.blake2b(_encoded(name), digest_size=8).digest(), "little")
 
     def find(self, name: str) -> int | None:
-        """Number of the name."""
+        """Returns the number of the name, counted from 0."""
         digest = np.uint64(self._digest(name))
         place = int(np.searchsorted(self.digests, digest, side="right")) - 1
         return int(self.order[place]) if place >= 0 and self.digests[place] == digest else None
@@ -140,11 +133,11 @@ def _encoded(name: str) -> bytes:
 
 @dataclass(frozen=True)
 class TarIndex:
-    """The files of a tar archive, in its order.
+    """Lists the regular files of a tar archive, in its order.
 
     Args:
-        blob, ends: (N,) their names in UTF-8, one behind another, and where each ends.
-        offsets, sizes: (N,) where each one's bytes begin in the unpacked archive, and how many they are.
+        blob, ends: their names in UTF-8, one behind another, and the end of each (N,).
+        offsets, sizes: (N,) first byte of each file in the unpacked archive, and number of its bytes.
         problems: lines about members that are no files, and about damage.
     """
 
@@ -169,19 +162,19 @@ class TarIndex:
         return NameMap(self.names())
 
     def number(self, name: str) -> int | None:
-        """Which member has that name; of two, the later, as in extracting."""
+        """Returns the number of the member of that name; of equal names the last one's, as extracting does."""
         return self._numbers.find(name)
 
     def find(self, name: str) -> tuple[int, int] | None:
-        """Offset and size of the member of that name."""
+        """Returns offset and size of the member of that name."""
         number = self.number(name)
         return None if number is None else (int(self.offsets[number]), int(self.sizes[number]))
 
 
 def tar_index(path: str | os.PathLike) -> TarIndex:
-    """The index of a tar, gzipped or not, which is made when there is none that fits the archive's size and time.
+    """Returns the index of a tar, gzipped or not; makes it where none fits the archive's size and time.
 
-    Of a damaged archive it lists what comes before the damage, and `problems` says where that is.
+    The index of a damaged archive lists the files before the damage, and `problems` has a line about it.
 
     Raises:
         ContainerError: for a file that is missing, or not a tar from its beginning.
@@ -203,17 +196,17 @@ def _tar_index(state: tuple[str, int, int]) -> TarIndex:
 
 
 def index_arrays(state: tuple[str, int, int], wanted: Sequence[str]) -> dict[str, np.ndarray]:
-    """Arrays of an archive's index, in which `points` are where unpacking can start."""
+    """Returns arrays of an archive's index, among them `points` where unpacking can start."""
     return kept_arrays(state, "index", wanted, lambda: _scan(Path(state[0])))
 
 
 def kept_arrays(
-    state: tuple[str, int, int], what: str, wanted: Sequence[str], make: Callable[[], dict[str, np.ndarray]]
+    state: tuple[str, int, int], kind: str, wanted: Sequence[str], make: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """Arrays about an archive: from their file if it fits `state`, else made anew, and kept if there is a place."""
+    """Returns arrays about an archive: from their file if it fits `state`, else made, and stored where possible."""
     path = Path(state[0])
     folder = hashlib.sha256(_encoded(str(path.parent))).hexdigest()[:16]
-    places = [path.with_name(f"{path.name}.{what}.npz")]
+    places = [path.with_name(f"{path.name}.{kind}.npz")]
     places.append(Path(HF_HOME) / "hf_mlpl" / "indexes" / folder / places[0].name)
     stamp = np.array([FORMAT, *state[1:], CAN_SEEK_IN_GZIP], dtype=np.int64)
     for place in places:
@@ -222,20 +215,15 @@ def kept_arrays(
                 if np.array_equal(stored["stamp"], stamp):
                     return {name: stored[name] for name in wanted}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-            pass  # not there, or damaged
+            pass  # missing, or damaged
     arrays: dict[str, Any] = make() | {"stamp": stamp}
     for place in places:
-        unfinished = place.with_name(f".{place.name}.{os.getpid()}-{threading.get_ident()}.tmp")
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with open(unfinished, "wb") as file:
+            with atomic_write(place) as partial, open(partial, "wb") as file:
                 np.savez(file, **arrays)
-            os.replace(unfinished, place)
             break
         except OSError as error:  # a folder that is read-only, or full
-            logger.info(f"{place}: cannot be kept there: {reason(error)}")
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
+            logger.info(f"{place}: cannot be written: {reason(error)}")
     return {name: arrays[name] for name in wanted}
 
 
@@ -244,7 +232,7 @@ def _scan(path: Path) -> dict[str, np.ndarray]:
     with open(path, "rb") as file:
         is_gzip = file.read(2) == GZIP
         file.seek(0)
-        unpacked = Unpacked(path, file) if is_gzip else None
+        unpacked = GzipReader(path, file) if is_gzip else None
         length = os.path.getsize(path)
         with logging.tqdm(total=length, unit="B", unit_scale=True, desc=f"index of {path.name}", delay=5) as progress:
             for name, offset, size in _members(unpacked.file if unpacked else file, path, problems):
@@ -255,18 +243,18 @@ def _scan(path: Path) -> dict[str, np.ndarray]:
                 if len(ends) % 1000 == 0:
                     progress.update(file.tell() - progress.n)
         points = unpacked.points() if unpacked else b""
-    as_bytes: dict[str, bytes | bytearray] = {
-        "blob": blob,
-        "problems": json.dumps(problems).encode(),
-        "points": points,
+    return {
+        "blob": np.frombuffer(blob, dtype=np.uint8),
+        "problems": np.frombuffer(json.dumps(problems).encode(), dtype=np.uint8),
+        "points": np.frombuffer(points, dtype=np.uint8),
+        "ends": np.frombuffer(ends, dtype=np.int64),
+        "offsets": np.frombuffer(offsets, dtype=np.int64),
+        "sizes": np.frombuffer(sizes, dtype=np.int64),
     }
-    arrays = {name: np.frombuffer(content, dtype=np.uint8) for name, content in as_bytes.items()}
-    numbers = {"ends": ends, "offsets": offsets, "sizes": sizes}
-    return arrays | {name: np.frombuffer(values, dtype=np.int64) for name, values in numbers.items()}
 
 
 def _members(stream: BinaryIO, path: Path, problems: list[str]) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of the regular files that are whole; appends lines about the rest to `problems`."""
+    """Yields name, offset and size of the complete regular files; appends lines about the rest to `problems`."""
     try:
         tar = tarfile.open(fileobj=stream, mode="r:")
     except DAMAGE as error:
@@ -314,7 +302,7 @@ def _has_byte(stream: BinaryIO, offset: int) -> bool:
 
 
 def _end_is_missing(stream: BinaryIO, offset: int) -> str | None:
-    """Why the place where tarfile sees the end is not one: it takes a damaged header, and no header, for the end."""
+    """Returns why tarfile, which takes a damaged or missing header for the end, is wrong about an end at `offset`."""
     try:
         stream.seek(offset)
         block = stream.read(512)

@@ -1,4 +1,4 @@
-"""Recordings at addresses, from a server in this process."""
+"""Recordings are read from addresses of a server in this process."""
 
 import http.server
 import socket
@@ -24,7 +24,7 @@ def path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(path) -> Iterator[str]:
-    """The address of a server; `path` is at /a.flac, and all else is a fault."""
+    """Yields the address of a server, with `path` at /a.flac and faults at other paths."""
     content, test_is_over = path.read_bytes(), threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -77,7 +77,7 @@ def test_an_address_says_what_the_file_says(asr, path, server):
         assert asr(address) == asr({"path": address}) == asr({"audio": {"path": address, "bytes": None}}) == expected
     part = {"path": f"http://{server}/a.flac", "start": 0.5, "end": 1.5}
     assert asr(part)["text"] == asr({"path": path, "start": 0.5, "end": 1.5})["text"] != expected["text"]
-    given = {"path": f"http://{server}/missing.flac", "bytes": path.read_bytes()}  # where they are from
+    given = {"path": f"http://{server}/missing.flac", "bytes": path.read_bytes()}  # the path only names their origin
     assert asr(given) == expected
 
 

@@ -1,4 +1,4 @@
-"""What becomes of audio as it is found in the wild: a table of files, what reading gives, and what the report says."""
+"""Audio as it is found in the wild: a table of files, with the result of reading and the line of the report."""
 
 import struct
 from functools import partial
@@ -18,13 +18,13 @@ SECONDS = 2.0
 
 
 def tone(rate=RATE, channels=1, seconds=SECONDS) -> np.ndarray:
-    one = 0.3 * np.sin(2 * np.pi * 440 * np.arange(round(rate * seconds)) / rate)
-    return np.stack([one] * channels, axis=1) if channels > 1 else one
+    mono = 0.3 * np.sin(2 * np.pi * 440 * np.arange(round(rate * seconds)) / rate)
+    return np.stack([mono] * channels, axis=1) if channels > 1 else mono
 
 
-def written(format, subtype=None, **of):
+def written(format, subtype=None, **signal):
     def write(path: Path) -> None:
-        soundfile.write(path, tone(**of), of.get("rate", RATE), format=format, subtype=subtype)
+        soundfile.write(path, tone(**signal), signal.get("rate", RATE), format=format, subtype=subtype)
 
     return write
 
@@ -38,7 +38,7 @@ def cut(format, part):
 
 
 def corrupt(format):
-    """The last fifth overwritten: a good header, and good frames before."""
+    """Overwrites the last fifth; the header and the frames before stay good."""
 
     def write(path: Path) -> None:
         written(format)(path)

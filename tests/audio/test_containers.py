@@ -1,4 +1,4 @@
-"""Recordings inside tars, gzipped tars and Parquet files: read in place, whatever is in them or wrong with them."""
+"""Recordings inside tars, gzipped tars and Parquet files are read in place, from good and damaged files."""
 
 import gzip
 import io
@@ -15,25 +15,27 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from hf_mlpl.audio import tar_index as tars
-from hf_mlpl.audio.containers import ContainerError, open_member, tar_index
+from hf_mlpl.audio import containers
+from hf_mlpl.audio import tar_index as index_module
+from hf_mlpl.audio.containers import ContainerError, open_member
 from hf_mlpl.audio.reading import AudioError, audio_duration, audio_format, load_audio
+from hf_mlpl.audio.tar_index import tar_index
 
 RATE = 16000
 KINDS = ["tar", "tar.gz"]
 
 
 def recordings() -> dict[str, bytes]:
-    """Names in an archive and what they hold: every format, and one that is longer than what is read at once."""
-    rng, found = np.random.default_rng(0), {}
+    """Returns name -> content of files of every format, one of them too long to be read at once."""
+    rng, files = np.random.default_rng(0), {}
     kinds = {"wav": ("WAV", None), "flac": ("FLAC", None), "mp3": ("MP3", None), "ogg": ("OGG", "VORBIS")}
     for i, (extension, (form, subtype)) in enumerate(kinds.items()):
         for seconds in (0.3 + i / 10, 40 if extension == "wav" else 2):
             samples = 0.1 * rng.standard_normal(round(seconds * RATE))
             file = io.BytesIO()
             soundfile.write(file, samples, RATE, format=form, subtype=subtype)
-            found[f"corpus/sv-SE/clips/{extension}{seconds}.{extension}"] = file.getvalue()
-    return found
+            files[f"corpus/sv-SE/clips/{extension}{seconds}.{extension}"] = file.getvalue()
+    return files
 
 
 RECORDINGS = recordings()
@@ -108,7 +110,7 @@ def test_names_are_data(tmp_path, form):
     assert {path for path in tmp_path.parent.rglob("*") if path.is_file()} - before == {tmp_path / "a.tar.index.npz"}
 
 
-def test_what_is_no_file_is_left_out_with_a_line(tmp_path):
+def test_members_that_are_no_files_are_left_out_with_a_line(tmp_path):
     members = {
         "folder": special(tarfile.DIRTYPE),
         "a": b"first",
@@ -126,16 +128,16 @@ def test_what_is_no_file_is_left_out_with_a_line(tmp_path):
     index = tar_index(archive)
     assert list(index.names()) == ["a", "empty", "a"]
     assert content(archive, index, "a") == b"second" and content(archive, index, "empty") == b""
-    told = "\n".join(index.problems)
+    report = "\n".join(index.problems)
     assert len(index.problems) == 4
-    assert "'link' is a link" in told and "'hard' is a link" in told and "'device' is a device, pipe" in told
+    assert "'link' is a link" in report and "'hard' is a link" in report and "'device' is a device, pipe" in report
     with pytest.raises(AudioError, match=r"a\.tar, byte \d+: is empty"):
         load_audio(dict(zip(("path", "offset", "size"), (archive, *index.find("empty")), strict=True)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("kept", [0.2, 0.5, 0.9, 0.98])
-def test_of_an_archive_that_is_cut_off_one_gets_what_is_there(tmp_path, kind, kept):
+def test_the_beginning_of_an_archive_that_is_cut_off_is_read(tmp_path, kind, kept):
     archive = write_tar(tmp_path / f"a.{kind}", RECORDINGS)
     archive.write_bytes(archive.read_bytes()[: int(kept * archive.stat().st_size)])
     index = tar_index(archive)
@@ -174,7 +176,7 @@ def test_archives_without_an_end_mark(tmp_path):
         ("a.tar.gz", b"\x1f\x8bx"),
     ],
 )
-def test_what_is_no_archive(tmp_path, name, content):
+def test_files_that_are_no_archives(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(
         ContainerError, match=rf"{name}: not a tar archive, gzipped or not, .*; download it again"
@@ -186,13 +188,13 @@ def test_what_is_no_archive(tmp_path, name, content):
 
 
 def test_1000_archives_with_flipped_bytes_or_cut_off(tmp_path):
-    """Nothing but a ContainerError, and no index that names bytes that are not there."""
+    """Each raises a ContainerError, or has an index whose members can be read."""
     rng = random.Random(0)
     members = {"c/sl/train.tsv": b"text", "c/" + "n" * 200: b"long name", "c/sl/clips/a.mp3": b"s" * 1500}
-    whole = {kind: write_tar(tmp_path / f"whole.{kind}", members).read_bytes() for kind in KINDS}
+    archives = {kind: write_tar(tmp_path / f"whole.{kind}", members).read_bytes() for kind in KINDS}
     for i in range(1000):
         kind = KINDS[i % 2]
-        damaged = bytearray(whole[kind])
+        damaged = bytearray(archives[kind])
         for _ in range(rng.randint(0, 4)):
             damaged[rng.randrange(min(len(damaged), 4096))] = rng.choice([0, 0xFF, rng.randrange(256)])
         path = tmp_path / f"a.{kind}"
@@ -213,34 +215,35 @@ def test_1000_archives_with_flipped_bytes_or_cut_off(tmp_path):
 
 
 def test_the_index_is_made_once_and_again_when_the_archive_changes(archive, monkeypatch):
-    made = []
-    monkeypatch.setattr(tars, "_scan", lambda path, scan=tars._scan: made.append(path) or scan(path))
+    scanned = []
+    scan = index_module._scan
+    monkeypatch.setattr(index_module, "_scan", lambda path: scanned.append(path) or scan(path))
     first = tar_index(archive)
     for _ in range(2):
-        tars._indexes.forget()  # as in another process
+        index_module._indexes.clear()  # as in another process
         again = tar_index(archive)
         assert list(again.names()) == list(first.names()) and np.array_equal(again.offsets, first.offsets)
-    assert len(made) == 1
+    assert len(scanned) == 1
     stored = archive.with_name(f"{archive.name}.index.npz")
     assert sorted(path.name for path in archive.parent.iterdir()) == [archive.name, stored.name]
     for damage in (b"", b"PK nothing", stored.read_bytes()[:-100]):
         stored.write_bytes(damage)
-        tars._indexes.forget()
+        index_module._indexes.clear()
         assert list(tar_index(archive).names()) == list(RECORDINGS)
-    assert len(made) == 4
+    assert len(scanned) == 4
     write_tar(archive, {"other": b"content"})
     assert content(archive, tar_index(archive), "other") == b"content"
-    assert len(made) == 5
+    assert len(scanned) == 5
 
 
 def test_the_index_of_an_archive_in_a_folder_that_cannot_be_written(archive, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
-    monkeypatch.setattr(tars, "HF_HOME", str(cache))
+    monkeypatch.setattr(index_module, "HF_HOME", str(cache))
     (tmp_path / f"{archive.name}.index.npz").mkdir()  # also for root, who may write everywhere
     names = list(tar_index(archive).names())
-    assert len(list(cache.rglob("*.index.npz"))) == 1 and not list(tmp_path.rglob("*.tmp"))
-    tars._indexes.forget()
-    monkeypatch.setattr(tars, "_scan", None)
+    assert len(list(cache.rglob("*.index.npz"))) == 1 and not list(tmp_path.rglob(".partial*"))
+    index_module._indexes.clear()
+    monkeypatch.setattr(index_module, "_scan", None)
     assert list(tar_index(archive).names()) == names
 
 
@@ -256,7 +259,7 @@ def test_nothing_is_unpickled(archive, tmp_path):
 
 def test_gzip_without_the_library_is_the_same(tmp_path, monkeypatch):
     archive = write_tar(tmp_path / "a.tar.gz", RECORDINGS)
-    monkeypatch.setattr(tars, "CAN_SEEK_IN_GZIP", False)
+    monkeypatch.setattr(index_module, "CAN_SEEK_IN_GZIP", False)
     index = tar_index(archive)
     for name in [*RECORDINGS, *reversed(RECORDINGS)]:
         assert content(archive, index, name) == RECORDINGS[name]
@@ -282,13 +285,11 @@ def test_threads_and_forked_processes_read_at_once(archive):
 
 
 def test_a_bounded_number_of_files_stays_open(tmp_path, monkeypatch):
-    from hf_mlpl.audio import containers
-
     monkeypatch.setattr(containers._files, "limit", 3)
     for i in range(10):
         path = write_tar(tmp_path / f"{i}.tar.gz", {"a": str(i).encode()})
         assert content(path, tar_index(path), "a") == str(i).encode()
-        assert len(containers._files.things) <= 3
+        assert len(containers._files.entries) <= 3
     opened = [Path(f"/proc/self/fd/{number}") for number in range(200)]
     assert sum(str(tmp_path) in os.readlink(link) for link in opened if link.is_symlink()) <= 3
 

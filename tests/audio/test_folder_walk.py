@@ -1,4 +1,4 @@
-"""Walking through folders with links: everything once, under its own name, and nothing in a circle."""
+"""Folders with links are walked once, under their own names, and not in circles."""
 
 import os
 from pathlib import Path
@@ -23,12 +23,12 @@ def test_every_folder_is_visited_once(tmp_path):
         *("file.wav", "loop.wav", "lost.wav", "z/a.wav", "linked/more/a.wav", "now/a.wav")
     ]
     around, again = "a link to a folder around it, which is not followed", "another name of a folder that is read"
-    for name, why in (("self", around), ("linked/back", around), ("a-link", again), ("more", again)):
-        assert sum(line.startswith(f"{root / name}: {why}") for line in skipped) == 1
+    for name, reason in (("self", around), ("linked/back", around), ("a-link", again), ("more", again)):
+        assert sum(line.startswith(f"{root / name}: {reason}") for line in skipped) == 1
     assert len(skipped) == 4
 
 
-def test_what_the_caller_removes_is_not_visited(tmp_path):
+def test_folders_that_the_caller_removes_are_not_visited(tmp_path):
     for name in ("a/b", "c"):
         (tmp_path / name).mkdir(parents=True)
     os.symlink(tmp_path / "c", tmp_path / "link")
@@ -39,7 +39,7 @@ def test_what_the_caller_removes_is_not_visited(tmp_path):
     assert visited == [".", "link"]
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path):
+def test_a_missing_folder_is_reported(tmp_path):
     failed = []
     assert not list(walk_folders(tmp_path / "lost", failed.append))
     assert [type(error) for error in failed] == [FileNotFoundError]

@@ -1,4 +1,4 @@
-"""Files whose headers do not tell the truth, files that were joined, and what only PyAV reads: all of it is read."""
+"""Files with wrong headers, joined files, and formats that only PyAV reads are read to their end."""
 
 import io
 import multiprocessing
@@ -16,8 +16,7 @@ import pytest
 import soundfile
 import soxr
 
-from hf_mlpl.audio import containers, decoders
-from hf_mlpl.audio import reading as audio_module
+from hf_mlpl.audio import containers, decoders, reading
 from hf_mlpl.audio.reading import AudioError, audio_duration, audio_format, load_audio, looks_like_audio, stream_audio
 
 RATE = 16000
@@ -38,12 +37,12 @@ def encoded(samples, form, subtype=None, rate=RATE, **options) -> bytes:
 
 
 def first_frame(mp3: bytes) -> int:
-    """Length of the Xing frame: what comes before the second frame."""
+    """Returns the length of the Xing frame, which ends where the second frame begins."""
     return mp3.index(mp3[:2], 100)
 
 
 def claiming(mp3: bytes, frames=None, size=None) -> bytes:
-    """The same with another number of frames, or of bytes, in its Xing frame."""
+    """Returns the mp3 with another number of frames, or of bytes, in its Xing frame."""
     mark, result = mp3.index(b"Xing"), bytearray(mp3)
     for offset, factor in ((8, frames), (12, size)):
         if factor is not None:
@@ -71,7 +70,7 @@ OPUS_STEREO = encoded(np.stack([SPEECH, SPEECH], 1), "OGG", "OPUS")
 WAV, FLAC = encoded(SPEECH, "WAV"), encoded(SPEECH, "FLAC")
 
 
-# ---- mp3 whose first frame does not tell
+# ---- mp3 whose first frame gives no length, or a wrong one
 
 
 @pytest.mark.parametrize(
@@ -108,7 +107,7 @@ def test_tags_are_no_sound(content, caplog):
     assert not caplog.text
 
 
-def test_bytes_that_cannot_be_decoded_are_told(caplog):
+def test_bytes_that_cannot_be_decoded_are_reported(caplog):
     damaged = MP3_BARE[: len(MP3_BARE) // 2] + b"\xaa\x55\x01" * 1000 + MP3_BARE[len(MP3_BARE) // 2 :]
     assert len(load_audio(damaged)) > 0.95 * len(SPEECH)
     assert "bytes of it are no sound that can be decoded" in caplog.text
@@ -236,7 +235,7 @@ def test_blocks_are_the_whole(rate, monkeypatch):
     content = encoded(samples, "WAV", "FLOAT", rate=rate)
     expected = soxr.resample(samples.mean(axis=1), rate, RATE, quality="HQ")
     monkeypatch.setattr(decoders, "BLOCK_VALUES", 10_000)
-    monkeypatch.setattr(audio_module, "BLOCK_VALUES", 10_000)
+    monkeypatch.setattr(reading, "BLOCK_VALUES", 10_000)
     blocks = list(stream_audio(content))
     assert len(blocks) > 3 and max(map(len, blocks)) <= 12_000 and all(block.dtype == np.float32 for block in blocks)
     np.testing.assert_allclose(np.concatenate(blocks), expected, atol=1e-6)
@@ -256,7 +255,7 @@ def test_memory_is_that_of_the_result(tmp_path):
     tracemalloc.start()
     try:
         samples = load_audio(tmp_path / "a.wav")
-        whole = tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1]
         size = samples.nbytes
         del samples
         tracemalloc.reset_peak()
@@ -265,10 +264,10 @@ def test_memory_is_that_of_the_result(tmp_path):
     finally:
         tracemalloc.stop()
     assert size == 40 * RATE * 4
-    assert whole < 1.2 * size + streamed and streamed < 16 * 2**20
+    assert peak < 1.2 * size + streamed and streamed < 16 * 2**20
 
 
-# ---- what can only be read once
+# ---- sources that can only be read once
 
 
 def test_pipes(tmp_path):
@@ -316,7 +315,7 @@ def test_open_files(tmp_path):
         load_audio(Broken(FLAC))
 
 
-# ---- what only PyAV reads
+# ---- formats that only PyAV reads
 
 
 def with_av(form: str, codec: str, video: bool = False) -> bytes:
@@ -353,7 +352,7 @@ SWEEP = 0.4 * np.sin(2 * np.pi * (300 + 200 * TIMES) * TIMES)
     "form, codec, video",
     [("ipod", "aac", False), ("mp4", "aac", True), ("webm", "libopus", False), ("adts", "aac", False)],
 )
-def test_what_only_pyav_reads(form, codec, video, tmp_path, monkeypatch):
+def test_formats_that_only_pyav_reads(form, codec, video, tmp_path, monkeypatch):
     path = tmp_path / "a.wav"  # the name does not matter
     path.write_bytes(with_av(form, codec, video))
     found = load_audio(path)
@@ -369,13 +368,13 @@ def test_what_only_pyav_reads(form, codec, video, tmp_path, monkeypatch):
         np.testing.assert_allclose(part[100:-100], expected[100:-100], atol=1e-3)
     assert looks_like_audio(path)
     monkeypatch.setattr(decoders, "HAS_AV", False)
-    monkeypatch.setattr(audio_module, "HAS_AV", False)
+    monkeypatch.setattr(reading, "HAS_AV", False)
     assert looks_like_audio(path)
     with pytest.raises(AudioError, match=r"a\.wav: is not audio .*`pip install av`.*ffmpeg -i"):
         load_audio(path)
 
 
-def test_what_looks_like_audio(tmp_path):
+def test_files_that_look_like_audio(tmp_path):
     (tmp_path / "folder.wav").mkdir()
     os.mkfifo(tmp_path / "pipe.wav")
     pq.write_table(pa.table({"audio": [WAV]}), tmp_path / "a.parquet")
@@ -402,7 +401,7 @@ def test_what_looks_like_audio(tmp_path):
 
 
 def test_row_groups_that_do_not_fit_in_memory(tmp_path, monkeypatch):
-    """What happens to a row group over 2 GiB, which pyarrow cannot give as one array."""
+    """A row group over 2 GiB, which pyarrow cannot return as one array, is read like this."""
     monkeypatch.setattr(containers, "ROW_GROUP_BYTES", 100_000)
     monkeypatch.setattr(containers, "BATCH_BYTES", 50_000)
     rows = [None, WAV, FLAC, b"", MP3, OPUS, None, VORBIS, *[MP3_BARE] * 20]
@@ -458,7 +457,7 @@ def test_processes_that_are_forked_while_threads_read(tmp_path):
 
     def keep_reading():
         while not done.is_set():
-            containers._row_groups.forget()
+            containers._row_groups.clear()
             read_once(audios)
 
     threads = [threading.Thread(target=keep_reading) for _ in range(3)]

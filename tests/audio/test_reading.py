@@ -1,4 +1,4 @@
-"""Reading audio: real files of every format, and what is wrong with files."""
+"""Audio files of every format are read, and faulty ones refused in one line."""
 
 import io
 
@@ -69,7 +69,7 @@ def test_golden_samples(golden):
 
 
 def test_a_file_at_8_khz_is_resampled(golden):
-    """The original program reads it as 16 kHz; ours sounds as the recording it was made from."""
+    """The original program reads it as 16 kHz; our samples match the recording from which it was made."""
     at_8, at_16 = load_audio(golden / "wavs" / "speech_fr_8k.wav"), load_audio(golden / "wavs" / "speech_fr.wav")
     assert abs(len(at_8) - len(at_16)) <= 2
     low = slice(0, 3000 * len(at_16) // 16000)  # the spectrum below 3 kHz
@@ -111,20 +111,20 @@ def test_a_part_has_exactly_the_samples_of_the_whole(tmp_path, extension):
     # Tones and pauses take few bits: mp3 frames borrow from earlier ones, and the last page of an ogg file is long.
     samples = sine(16000, 1000, seconds=20) * (np.sin(np.arange(16000 * 20) / 16000) > 0.3)
     path = write(tmp_path / f"a.{extension}", samples, 16000, kind)
-    whole = load_audio(path)
+    recording = load_audio(path)
     tolerance = {"atol": 1e-3 if extension == "opus" else 1e-6}  # opus decoders forget slowly
-    np.testing.assert_allclose(whole, soundfile.read(path, dtype="float32")[0], atol=1e-6)
+    np.testing.assert_allclose(recording, soundfile.read(path, dtype="float32")[0], atol=1e-6)
     for start, end in [(0, 1), (0.5, 2.25), (7.12345, 11.001), (13.37, 13.4), (17, 19), (19, 20), (19.9, 20.05)]:
         part = load_audio({"path": path, "start": start, "end": end})
-        expected = whole[round(start * 16000) : round(end * 16000)]
+        expected = recording[round(start * 16000) : round(end * 16000)]
         assert part.shape == expected.shape
         np.testing.assert_allclose(part, expected, **tolerance)
-    np.testing.assert_allclose(load_audio({"path": path, "start": 18.0}), whole[18 * 16000 :], **tolerance)
-    np.testing.assert_allclose(load_audio({"path": path, "end": 0.25}), whole[:4000], **tolerance)
+    np.testing.assert_allclose(load_audio({"path": path, "start": 18.0}), recording[18 * 16000 :], **tolerance)
+    np.testing.assert_allclose(load_audio({"path": path, "end": 0.25}), recording[:4000], **tolerance)
     part = load_audio({"bytes": path.read_bytes(), "start": 1, "end": 2})
-    np.testing.assert_allclose(part, whole[16000:32000], **tolerance)
-    array = {"array": whole, "sampling_rate": 16000, "start": 1, "end": 2}
-    assert np.array_equal(load_audio(array), whole[16000:32000])
+    np.testing.assert_allclose(part, recording[16000:32000], **tolerance)
+    array = {"array": recording, "sampling_rate": 16000, "start": 1, "end": 2}
+    assert np.array_equal(load_audio(array), recording[16000:32000])
 
 
 def test_a_part_of_a_file_at_another_rate(tmp_path):
@@ -190,38 +190,38 @@ def test_arrays_and_dicts_of_another_form():
 @pytest.mark.parametrize("extension", FORMATS)
 def test_a_file_that_ends_early_gives_what_is_there(tmp_path, extension):
     path = write(tmp_path / f"a.{extension}", noise(16000 * 4), 16000, FORMATS[extension])
-    whole, content = load_audio(path), path.read_bytes()
+    recording, content = load_audio(path), path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     part = load_audio(path)
     assert 0.8 * 16000 < len(part) < 2.5 * 16000
-    np.testing.assert_allclose(part[:12000], whole[:12000], atol=1e-6)
+    np.testing.assert_allclose(part[:12000], recording[:12000], atol=1e-6)
 
 
 @pytest.mark.parametrize("extension", ["flac", "mp3"])
 def test_a_damaged_file_gives_what_comes_before_the_damage(tmp_path, extension, caplog):
     path = write(tmp_path / f"a.{extension}", noise(16000 * 4), 16000, FORMATS[extension])
-    whole, content = load_audio(path), bytearray(path.read_bytes())
+    recording, content = load_audio(path), bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 3000] = b"\xaa" * 3000
     path.write_bytes(content)
     part = load_audio(path)
     assert 1.5 * 16000 < len(part) < 2.5 * 16000
-    np.testing.assert_allclose(part[:16000], whole[:16000], atol=1e-6)
+    np.testing.assert_allclose(part[:16000], recording[:16000], atol=1e-6)
     assert f"a.{extension}: is damaged, only {len(part) / 16000:.2f} s" in caplog.text
     late = {"path": path, "start": 3.9}
     if extension == "flac":  # its blocks need nothing before them
-        np.testing.assert_allclose(load_audio(late), whole[62400:], atol=1e-6)
+        np.testing.assert_allclose(load_audio(late), recording[62400:], atol=1e-6)
     else:
         with pytest.raises(AudioError, match=r"a\.mp3: is damaged, nothing from 3\.9 s on can be decoded"):
             load_audio(late)
 
 
 def test_flac_of_unknown_length(tmp_path):
-    """What a program writes that streams: the header's number of samples is 0."""
+    """Programs that stream write 0 as the header's number of samples."""
     path = write(tmp_path / "a.flac", noise(50000), 16000, FORMATS["flac"])
-    whole, content = load_audio(path), bytearray(path.read_bytes())
+    recording, content = load_audio(path), bytearray(path.read_bytes())
     content[21] &= 0xF0  # the number has 36 bits, behind the 4-byte marker, the block's 4-byte header and 108 bits
     content[22:26] = bytes(4)
-    assert np.array_equal(load_audio(bytes(content)), whole)
-    assert np.array_equal(load_audio({"bytes": bytes(content), "start": 1, "end": 2}), whole[16000:32000])
+    assert np.array_equal(load_audio(bytes(content)), recording)
+    assert np.array_equal(load_audio({"bytes": bytes(content), "start": 1, "end": 2}), recording[16000:32000])
     assert audio_duration(bytes(content)) == 50000 / 16000

@@ -107,7 +107,7 @@ def check_kills(script: str, arguments, folder_of, most: int, state=contents, en
         folder = folder_of(f"killed-{number}")
         assert kill(folder, number) == KILLED
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(atomic, "_looked_into", set())  # as in a new process
+            patch.setattr(atomic, "_cleaned", set())  # as in a new process
             patch.setattr(labelling, "SHARD_SIZE", SHARD_SIZE)
             run_recipe(script, arguments(folder))
         assert state(folder) == expected, (number, events[number - 1])

@@ -417,7 +417,7 @@ def test_labels_of_a_collapsed_teacher_are_not_pushed(hub_of_labels, tone_labels
     complete, other = (json.loads((tone_labels[name] / "complete.json").read_text()) for name in ("de", "sv-SE"))
     complete["languages"] = {"fi": complete["languages"]["de"] | {"empty": 31}} | other["languages"]
     (tmp_path / "labels" / "complete.json").write_text(json.dumps(complete))
-    monkeypatch.setattr(atomic, "_looked_into", set())
+    monkeypatch.setattr(atomic, "_cleaned", set())
     with subprocess.Popen([sys.executable, "-S", "-c", ""]) as ended:
         pass
     working = own_path(tmp_path / "labels", "pushing")
