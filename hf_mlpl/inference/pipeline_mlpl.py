@@ -19,7 +19,7 @@ from transformers.pipelines.automatic_speech_recognition import rescale_stride
 from ..audio.addresses import fetched
 from ..audio.reading import stream_audio
 from ..model.processing_mlpl import check_parts
-from .pieces import ahead, cut, explained_memory_errors, join_language_log_probs
+from .pieces import cut, explain_memory_errors, join_language_log_probs, prefetch
 from .pipeline_inputs import collect_inputs, split_input
 
 # A key of an input, such as the reference text of a row, must not pass for a result of the model.
@@ -127,7 +127,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         pieces = self._pieces(audio)
         yield (first := next(pieces))
         if not first["is_last"]:
-            yield from ahead(pieces, PIECES_AHEAD)
+            yield from prefetch(pieces, PIECES_AHEAD)
 
     def _pieces(self, audio: dict) -> Iterator[dict]:
         """Yields the pieces of a recording, read as they are needed, in the form of the stock class's chunks."""
@@ -154,7 +154,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         features, mask = model_inputs.pop("input_features"), model_inputs.pop("attention_mask")
         batch_size, num_frames = mask.shape
         seconds = num_frames * self.feature_extractor.hop_length / self.feature_extractor.sampling_rate
-        with explained_memory_errors(
+        with explain_memory_errors(
             f"a batch of {batch_size} x {seconds:.0f} s of speech does not fit into memory; pass a smaller "
             "batch_size, or a chunk_length_s of some seconds"
         ):
@@ -214,7 +214,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             frames, left, right = output.pop("stride", (len(logits), 0, 0))
             pieces.append(logits[left : frames - right])
         num_frames = sum(map(len, pieces))
-        with explained_memory_errors(
+        with explain_memory_errors(
             f"the logits of {num_frames} frames, which beam search needs together, do not fit into memory; pass parts "
             "of the recording (start, end), or no decoder"
         ):

@@ -20,7 +20,7 @@ from hf_mlpl.cli.main import main
 from hf_mlpl.data.utterances import FEATURES
 from hf_mlpl.evaluation.scoring import evaluate_model
 from hf_mlpl.inference.decoding import transcribe
-from hf_mlpl.inference.pieces import LONGEST_SECONDS, ahead, cut, is_memory_error, seconds_in_pieces
+from hf_mlpl.inference.pieces import LONGEST_SECONDS, cut, is_memory_error, prefetch, seconds_in_pieces
 from hf_mlpl.labels.labelling import pseudo_label
 
 from ..tones import RATE, random_text, speak
@@ -72,11 +72,11 @@ def test_items_are_made_ahead_in_order_and_errors_come_in_their_place():
         yield from range(5)
         raise ValueError("the sixth")
 
-    made = ahead(items(), 3)
+    made = prefetch(items(), 3)
     assert [next(made) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="the sixth"):
         next(made)
-    assert list(ahead(iter([]), 3)) == []
+    assert list(prefetch(iter([]), 3)) == []
 
 
 @pytest.fixture(scope="module")
