@@ -81,7 +81,7 @@ def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording]
     recordings: list[Recording] = []
     others: list[Path] = []
     seen: set[str] = set()
-    for name in map(os.fspath, paths):
+    for name in [os.fspath(path) for path in paths]:
         if name == "-":
             if name not in seen:
                 recordings.append(Recording(Path(name), Path("stdin"), source=sys.stdin.buffer))

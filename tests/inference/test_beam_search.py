@@ -366,7 +366,7 @@ def test_entries_that_share_a_class(tmp_path):
 def test_words_that_cannot_be_spelled_are_left_out(tokenizer, tmp_path, caplog):
     lm = write(tmp_path / "words.arpa", rename(WORD_ARPA, "b", "bß"))
     decoder = BeamSearchDecoder(tokenizer, lm)
-    assert "1 of 3 words of the lexicon cannot come out" in caplog.text and "bß" in caplog.text
+    assert "1 of 3 words of the lexicon are left out" in caplog.text and "bß" in caplog.text
     assert set(decoder.decode(random_logits(0, frames=40, classes=4))[0].text.split()) == {"ab", "ba"}
     with pytest.raises(ValueError, match="no word that the tokenizer can spell; it begins with .'ß', 'c'"):
         BeamSearchDecoder(tokenizer, lexicon=["ß", "c"])
@@ -408,7 +408,7 @@ def test_a_word_that_does_not_end_is_left_out(letters):
 @pytest.mark.parametrize("lexicon", [None, ["ab", "ba"]])
 def test_a_file_that_is_no_language_model(tokenizer, tmp_path, content, lexicon):
     (tmp_path / "bad.lm").write_bytes(content)
-    with pytest.raises(ValueError, match=r"bad\.lm is no language model that KenLM reads: ") as error:
+    with pytest.raises(ValueError, match=r"bad\.lm is not a language model that KenLM reads: ") as error:
         BeamSearchDecoder(tokenizer, tmp_path / "bad.lm", lexicon)
     assert "\n" not in str(error.value)
 
@@ -424,7 +424,7 @@ def test_a_binary_file(tokenizer, tmp_path):
     assert (found.text, found.words) == (expected.text, expected.words)
     assert found.score == pytest.approx(expected.score, abs=1e-3)
     binary.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"words\.bin is no language model that KenLM reads: "):
+    with pytest.raises(ValueError, match=r"words\.bin is not a language model that KenLM reads: "):
         BeamSearchDecoder(tokenizer, binary, ["ab", "ba", "b"])
 
 
@@ -573,7 +573,7 @@ def test_transcribe_with_what_is_no_language_model(transcribe, tmp_path, monkeyp
     text, latin = write(tmp_path / "a.txt", "da"), tmp_path / "latin.txt"
     latin.write_bytes("fädé".encode("latin-1"))
     for options, message in (
-        (["--lm", text], "a.txt is no language model that KenLM reads: "),
+        (["--lm", text], "a.txt is not a language model that KenLM reads: "),
         (["--lm", tmp_path / "lost.arpa"], "No such file or directory: '.*lost.arpa'"),
         (["--lexicon", latin], "latin.txt: is not UTF-8; a lexicon has one word a line"),
         (["--lexicon", text, "--beam-size", 0], "beam_size is 0; it must be at least 1"),
