@@ -16,16 +16,7 @@ from ..model.text import WORD_BOUNDARY
 from ..model.tokenization_mlpl import MlplTokenizer
 
 try:
-    from flashlight.lib.text.decoder import (
-        CriterionType,
-        LexiconDecoder,
-        LexiconDecoderOptions,
-        LexiconFreeDecoder,
-        LexiconFreeDecoderOptions,
-        SmearingMode,
-        Trie,
-        ZeroLM,
-    )
+    import flashlight.lib.text.decoder as search
     from flashlight.lib.text.decoder.kenlm import KenLM
     from flashlight.lib.text.dictionary import Dictionary
 except ImportError as error:
@@ -107,33 +98,33 @@ class BeamSearchDecoder:
             "lm_weight": lm_weight * math.log(10),  # KenLM's logarithms are decimal
             "sil_score": 0.0,
             "log_add": True,
-            "criterion_type": CriterionType.CTC,
+            "criterion_type": search.CriterionType.CTC,
         }
         self._has_lexicon = lexicon is not None
         if self._has_lexicon:
             options |= {"word_score": word_score, "unk_score": -math.inf}
-            self._decoder = self._lexicon_decoder(LexiconDecoderOptions(**options), lm, lexicon)
+            self._decoder = self._lexicon_decoder(search.LexiconDecoderOptions(**options), lm, lexicon)
             return
         if word_score:
             raise ValueError(f"word_score is {word_score}, but there are no words; pass a lexicon, or leave it at 0")
         entries = tokenizer.convert_ids_to_tokens(list(range(tokenizer.blank_token_id)))
-        model = ZeroLM() if lm is None else _load_lm(lm, entries, "characters of the tokenizer")[0]
+        model = search.ZeroLM() if lm is None else _load_lm(lm, entries, "characters of the tokenizer")[0]
         # The label before the first frame is -1: a leading boundary would count as a repetition of a boundary there.
-        self._decoder = LexiconFreeDecoder(
-            LexiconFreeDecoderOptions(**options), model, -1, tokenizer.blank_token_id, []
+        self._decoder = search.LexiconFreeDecoder(
+            search.LexiconFreeDecoderOptions(**options), model, -1, tokenizer.blank_token_id, []
         )
 
-    def _lexicon_decoder(self, options, lm: str | os.PathLike | None, lexicon: Iterable[str]) -> LexiconDecoder:
+    def _lexicon_decoder(self, options, lm: str | os.PathLike | None, lexicon: Iterable[str]) -> search.LexiconDecoder:
         spellings = _spell(lexicon, self._tokenizer)
-        model, scores = ZeroLM(), [0.0] * len(spellings)
+        model, scores = search.ZeroLM(), [0.0] * len(spellings)
         if lm is not None:
             model, scores = _load_lm(lm, list(spellings), "words of the lexicon")
         boundary = self._tokenizer.convert_tokens_to_ids(WORD_BOUNDARY)
-        trie = Trie(self._tokenizer.vocab_size, boundary)
+        trie = search.Trie(self._tokenizer.vocab_size, boundary)
         for index, (spelling, score) in enumerate(zip(spellings.values(), scores, strict=True)):
             trie.insert([*spelling, boundary], index, score)
-        trie.smear(SmearingMode.MAX)  # an unfinished word scores as the likeliest word that it begins
-        return LexiconDecoder(options, trie, model, boundary, self._tokenizer.blank_token_id, -1, [], False)
+        trie.smear(search.SmearingMode.MAX)  # an unfinished word scores as the likeliest word that it begins
+        return search.LexiconDecoder(options, trie, model, boundary, self._tokenizer.blank_token_id, -1, [], False)
 
     def decode(self, logits: torch.Tensor, num_frames: Sequence[int] | None = None) -> list[BeamHypothesis]:
         """

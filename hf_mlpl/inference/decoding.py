@@ -114,15 +114,9 @@ def transcribe(
 
 @dataclass
 class PieceBatch(SpeechBatch):
-    """Holds pieces of utterances for one forward; `indices` and `language_ids` are those of their utterances.
+    """Holds pieces of utterances, whose rows are `indices`. Rows in `problems` may have pieces in earlier batches."""
 
-    `problems` may name rows of which earlier batches have pieces.
-
-    Args:
-        pieces: (B,), without their samples.
-    """
-
-    pieces: list[Piece] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)  # (B,), without their samples
 
 
 class PieceBatches(IterableDataset):
@@ -150,38 +144,30 @@ class PieceBatches(IterableDataset):
 
     def make_batches(self, number: int) -> Iterator[PieceBatch]:
         """Yields one batch or more of the utterances in batch `number` of the plan."""
-        rows, problems = self.plan[number], {}
-        columns = self.dataset[rows]
+        extractor, rows, problems = self.processor.feature_extractor, self.plan[number], {}
+        columns, rate = self.dataset[rows], extractor.sampling_rate
         items, longest = [], 0
         for i, row in enumerate(rows):
             language_id = self.language_ids.get(columns["language"][i], IGNORED)
             try:
-                for piece, features in self._pieces(columns["audio"][i]):
+                for piece in cut(stream_audio(columns["audio"][i], rate), rate, self.config.inputs_to_logits_ratio):
+                    features = extractor(piece.samples, sampling_rate=rate, return_tensors="pt")["input_features"][0]
                     longest = max(longest, len(features))
                     if items and longest * (len(items) + 1) > self.max_frames:
                         yield self._collate(items, problems)
                         items, longest, problems = [], len(features), {}
-                    items.append((features, row, language_id, piece))
+                    items.append((features, row, language_id, replace(piece, samples=None)))
             except (OSError, ValueError) as error:
                 problems[row] = f"utterance {columns['id'][i]}: {error}"
         if items or problems:
             yield self._collate(items, problems)
 
-    def _pieces(self, audio: dict) -> Iterator[tuple[Piece, torch.Tensor]]:
-        """Yields the pieces of a recording, without their samples, and the features (T, F) of each."""
-        extractor = self.processor.feature_extractor
-        rate = extractor.sampling_rate
-        for piece in cut(stream_audio(audio, rate), rate, self.config.inputs_to_logits_ratio):
-            features = extractor(piece.samples, sampling_rate=rate, return_tensors="pt")["input_features"][0]
-            yield replace(piece, samples=None), features
-
     def _collate(self, items: list[tuple[torch.Tensor, int, int, Piece]], problems: dict[int, str]) -> PieceBatch:
-        no_items = (torch.empty(0, self.config.num_mel_bins),), (), (), ()
-        features, rows, language_ids, pieces = zip(*items, strict=True) if items else no_items
-        padded = pad_sequence(list(features), batch_first=True)
-        num_frames = torch.tensor([len(frames) for frames in features])
+        features, rows, language_ids, pieces = map(list, zip(*items, strict=True)) if items else ([], [], [], [])
+        padded = pad_sequence(features or [torch.empty(0, self.config.num_mel_bins)], batch_first=True)
+        num_frames = torch.tensor([len(frames) for frames in features], dtype=torch.long)
         mask = (torch.arange(padded.shape[1]) < num_frames[:, None]).long()
-        return PieceBatch(padded, mask, None, torch.tensor(language_ids), list(rows), problems, list(pieces))
+        return PieceBatch(padded, mask, None, torch.tensor(language_ids), rows, problems, pieces)
 
 
 def _decode_in_threads(model: MlplForCTC, batches: PieceBatches) -> Generator[list[Hypothesis], None, None]:
@@ -228,18 +214,11 @@ def _decode_batches(
 
 @dataclass
 class GreedyPath:
-    """Holds the best class of each output frame of an utterance, or of the middle of a piece.
+    """Holds the best class of each output frame of an utterance, or of the middle of a piece."""
 
-    Args:
-        log_probs: (S,), log-probabilities of the best classes.
-        labels: (S,), the best classes.
-        language_log_probs: (L,), of the whole piece; None for a model without languages.
-        seconds: duration of the audio.
-    """
-
-    log_probs: np.ndarray
-    labels: np.ndarray
-    language_log_probs: torch.Tensor | None
+    log_probs: np.ndarray  # (S,), of the best classes
+    labels: np.ndarray  # (S,), the best classes
+    language_log_probs: torch.Tensor | None  # (L,), of the whole piece; None for a model without languages
     seconds: float
 
     def middle(self, piece: Piece) -> GreedyPath:

@@ -33,20 +33,13 @@ CONTEXT_SECONDS = PIECE_SECONDS / 6
 
 @dataclass(frozen=True)
 class Piece:
-    """Holds a recording, or a part of a long one.
+    """Holds a recording, or a part of a long one."""
 
-    Args:
-        samples: (N,), or None where only the features of the piece are kept.
-        left, right: output frames of context at either end.
-        is_last: whether the recording ends with it.
-        seconds: duration of its middle.
-    """
-
-    samples: np.ndarray | None
-    left: int
-    right: int
+    samples: np.ndarray | None  # (N,); None where only the features of the piece are kept
+    left: int  # output frames of context before its middle
+    right: int  # and after it
     is_last: bool
-    seconds: float
+    seconds: float  # duration of its middle
 
 
 def cut(blocks: Iterable[np.ndarray], sampling_rate: int, samples_per_frame: int) -> Generator[Piece, None, None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,19 +18,13 @@ AUDIO_KEYS = ("array", "bytes", "path", "offset", "size", "sampling_rate", "star
 SOURCES = ("array", "raw", "bytes", "path")  # an input has one of them
 
 
+@dataclass(eq=False)
 class Inputs(IterableDataset):
-    """Reads inputs one by one, each when the pipeline needs it.
+    """Reads inputs one by one, each when the pipeline needs it."""
 
-    Args:
-        items: the inputs, or the rows that hold them.
-        keys: the keys that lead to an input within a row.
-        audio: the column to rename to `audio`.
-    """
-
-    def __init__(self, items: Iterable, keys: tuple[str, ...] = (), audio: str | None = None):
-        self.items = items
-        self.keys = keys
-        self.audio = audio
+    items: Iterable  # the inputs, or the rows that hold them
+    keys: tuple[str, ...] = ()  # that lead to an input within a row
+    audio: str | None = None  # the column to rename to `audio`
 
     def __iter__(self) -> Iterator:
         for item in self.items:

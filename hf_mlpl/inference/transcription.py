@@ -31,26 +31,15 @@ WINDOW_SECONDS = 300.0  # audio that is read, sorted by length and transcribed b
 
 @dataclass
 class Recording:
-    """Holds a file and its transcript.
+    """Holds a file and its transcript."""
 
-    Args:
-        path: as the user named it, or found in a folder that the user named.
-        output: path of its transcript, relative to the folder of all outputs and without suffix.
-        source: the copy or stream to read in place of `path`.
-        result: result of the pipeline; None if there is a `problem`.
-        problem: one line that names the file, where it cannot be transcribed.
-        seconds: duration of the audio; for a long recording, the one that its header states, or the time of its last
-            word where that is later.
-        samples: (N,) of a short recording that waits for the model.
-    """
-
-    path: Path
-    output: Path
-    source: BinaryIO | None = None
-    result: dict | None = None
-    problem: str | None = None
-    seconds: float = 0.0
-    samples: np.ndarray | None = field(default=None, repr=False)
+    path: Path  # as the user named it, or found in a folder that the user named
+    output: Path  # of its transcript, relative to the folder of all outputs and without suffix
+    source: BinaryIO | None = None  # the copy or stream to read in place of `path`
+    result: dict | None = None  # of the pipeline; None if there is a `problem`
+    problem: str | None = None  # one line that names the file, where it cannot be transcribed
+    seconds: float = 0.0  # of a long recording: what its header states, or the time of its last word if that is later
+    samples: np.ndarray | None = field(default=None, repr=False)  # (N,) of a short recording that waits for the model
 
     @property
     def name(self) -> str:
@@ -149,7 +138,6 @@ def transcribe_recordings(
     Args:
         recognize: a speech recognition pipeline.
         batch_size: recordings, or pieces of them, in one forward.
-        progress: a bar that counts recordings.
         arguments: further arguments of the pipeline's call.
     """
     for window in prefetch(_windows(recordings, recognize)):
@@ -241,16 +229,12 @@ def format_transcript(recording: Recording, output_format: str, with_words: bool
 
     `text` is the transcript, or with `with_words` a line of start, end and word for each word, separated by tabs; with
     `with_name` each line begins with file and language. `json` is one line; its words have a `confidence` where they
-    come from beam search. Times are seconds.
-
-    Args:
-        recording: its result needs timestamps of characters for `srt` and `vtt`, and of words for `with_words`.
+    come from beam search. Times are seconds. The result needs timestamps of characters for `srt` and `vtt`, and of
+    words for `with_words`.
     """
     result = recording.result
-    if output_format == "srt":
-        return to_srt(result["chunks"], recording.seconds)
-    if output_format == "vtt":
-        return to_vtt(result["chunks"], recording.seconds)
+    if output_format in ("srt", "vtt"):
+        return {"srt": to_srt, "vtt": to_vtt}[output_format](result["chunks"], recording.seconds)
     words = []
     for chunk in result["chunks"] if with_words else []:
         start, end = (round(float(second), 3) for second in chunk["timestamp"])
@@ -262,7 +246,8 @@ def format_transcript(recording: Recording, output_format: str, with_words: bool
             content["language"] = result["language"]
             content["language_probability"] = round(result["language_probability"], 4)
         return json.dumps(content | ({"words": words} if with_words else {}), ensure_ascii=False) + "\n"
-    lines = [f"{word['start']:.2f}\t{word['end']:.2f}\t{word['word']}" for word in words]
-    lines = lines if with_words else [result["text"]]
+    lines = [result["text"]]
+    if with_words:
+        lines = [f"{word['start']:.2f}\t{word['end']:.2f}\t{word['word']}" for word in words]
     name = f"{recording.name}\t{result.get('language', '-')}\t" if with_name else ""
     return "".join(f"{name}{line}\n" for line in lines)
