@@ -1,4 +1,4 @@
-"""Decodes CTC logits with flashlight-text's beam search, an n-gram language model and a lexicon."""
+"""Decodes CTC logits by flashlight-text's beam search, with an n-gram language model, a lexicon or both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decodes a data set greedily, and scores how sure the model is of each text."""
+"""Decodes a data set greedily, with scores of the confidence of each text."""
 
 from __future__ import annotations
 

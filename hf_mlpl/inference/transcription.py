@@ -79,10 +79,14 @@ def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording]
         path = _spelled_as_on_disk(Path(name))
         files = [(path, Path(path.name))]
         if os.path.isdir(path):
-            below, problems = _files_below(path)
+            errors: list[OSError] = []
+            below = sorted(
+                Path(place, file) for place, _, names in walk_folders(path, errors.append) for file in names
+            )
             audio = [file for file in below if _may_be_audio(file)]
             others += sorted(set(below) - set(audio))
             files = [(file, file.relative_to(path)) for file in audio]
+            problems = [(Path(error.filename), f"cannot be searched: {error.strerror}") for error in errors]
             if not audio and not problems:
                 problems = [(path, "no audio in this folder")]
             for folder, problem in problems:
@@ -116,13 +120,6 @@ def pending_recordings(recordings: Sequence[Recording], folder: Path, output_for
         if first is not recording and recording.problem is None:
             recording.problem = f"{recording.name}: its transcript would have the name of that of {first.name}"
     return [r for r in recordings if r.problem is not None or not r.output_path(folder, output_format).exists()]
-
-
-def _files_below(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Returns the files below a folder, and the folders that cannot be searched, each with the reason."""
-    errors: list[OSError] = []
-    files = sorted(Path(place, name) for place, _, names in walk_folders(folder, errors.append) for name in names)
-    return files, [(Path(error.filename), f"cannot be searched: {error.strerror}") for error in errors]
 
 
 def transcribe_recordings(
