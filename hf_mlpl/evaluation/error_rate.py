@@ -1,15 +1,15 @@
-"""Character and word error rates: the one definition of them for results, pseudo-labels and reports of training."""
+"""Defines character and word error rates, for results, pseudo-labels and reports of training alike."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
+from statistics import fmean
 
 from rapidfuzz.distance import Levenshtein
 
 from ..model.text import normalize_text
 
-RATES = ("cer", "wer", "language_accuracy")  # of a language, in results
+RATES = ("cer", "wer", "language_accuracy")  # for each language of the results
 
 
 class ErrorRate:
@@ -28,7 +28,7 @@ class ErrorRate:
         self.length = 0  # of all references
 
     def add(self, hypothesis: str, reference: str) -> None:
-        """Counts one pair; whatever is heard where the reference is empty is an insertion."""
+        """Counts one pair; all characters or words of a hypothesis for an empty reference are insertions."""
         hypothesis, reference = normalize_text(hypothesis), normalize_text(reference)
         pair = (hypothesis.split(), reference.split()) if self.words else (hypothesis, reference)
         self.edits += Levenshtein.distance(*pair)
@@ -36,7 +36,7 @@ class ErrorRate:
 
     @property
     def rate(self) -> float:
-        """Returns a fraction, which can exceed 1; of empty references alone 0.0 without edits, and 1.0 with any."""
+        """Returns a fraction, which can exceed 1; for empty references alone, 0.0 without edits and 1.0 with any."""
         # A rate over nothing stays finite, so that it can be averaged and written as JSON.
         return self.edits / self.length if self.length else float(self.edits > 0)
 
@@ -44,4 +44,4 @@ class ErrorRate:
 def mean_rate(rates: Iterable[float | None]) -> float | None:
     """Returns the mean of the rates that are known, None if none is."""
     known = [rate for rate in rates if rate is not None]
-    return math.fsum(known) / len(known) if known else None
+    return fmean(known) if known else None

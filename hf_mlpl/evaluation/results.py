@@ -6,8 +6,9 @@ import math
 import os
 
 from ..model.model_files import check_settings, list_of_texts, number, read_settings, text, whole
+from .error_rate import RATES
 
-SCORES = "cer and wer, a number or null each"
+RATES_FORM = "cer and wer, a number or null each"
 
 
 def read_results(path: str | os.PathLike) -> dict:
@@ -19,31 +20,29 @@ def read_results(path: str | os.PathLike) -> dict:
     if "languages" not in results:
         raise ValueError(f"{path}: holds no results of `hf-mlpl evaluate`")
     fields = {
-        "languages": (_are_scores, f"an object that has for each language {SCORES}"),
-        "macro": (_are_rates, f"an object with {SCORES}"),
+        "languages": (_has_scores, f"an object that has for each language {RATES_FORM}"),
+        "macro": (_has_rates, f"an object with {RATES_FORM}"),
         "utterances": whole(0, 10**12),
         "hours": number(0, 1e12),
         "update": whole(0, 10**12),
         "data": list_of_texts(),
         "revision": text(),
-        "sources": (_are_named, "a list of objects, each with a name"),
+        "sources": (_has_names, "a list of objects, each with a name"),
     }
     check_settings(path, results, fields)
     return results
 
 
-def _are_scores(value: object) -> bool:
-    return isinstance(value, dict) and bool(value) and all(map(_are_rates, value.values()))
+def _has_scores(value: object) -> bool:
+    return isinstance(value, dict) and bool(value) and all(map(_has_rates, value.values()))
 
 
-def _are_rates(value: object) -> bool:
+def _has_rates(value: object) -> bool:
     if not isinstance(value, dict) or not {"cer", "wer"} <= value.keys():
         return False
-    known = [value[name] for name in ("cer", "wer", "language_accuracy", "utterances", "hours") if name in value]
-    return all(rate is None or (type(rate) in (int, float) and 0 <= rate < math.inf) for rate in known)
+    numbers = [value[name] for name in (*RATES, "utterances", "hours") if name in value]
+    return all(rate is None or (type(rate) in (int, float) and 0 <= rate < math.inf) for rate in numbers)
 
 
-def _are_named(value: object) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(each, dict) and isinstance(each.get("name"), str) for each in value
-    )
+def _has_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(s, dict) and isinstance(s.get("name"), str) for s in value)

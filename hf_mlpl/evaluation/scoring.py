@@ -1,4 +1,4 @@
-"""Scores transcripts: CER and WER per language, and their macro average."""
+"""Scores transcripts with CER and WER per language, and their macro average."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def evaluate_model(
     num_workers: int | None = 0,
     progress: tqdm | None = None,
 ) -> dict | None:
-    """Scores greedy transcripts of labelled utterances, on all processes together; the main process gets the results.
+    """Scores greedy transcripts of labelled utterances on all processes, and returns the results on the main one.
 
     An utterance whose audio cannot be read counts with an empty hypothesis, one line in the log, and in
     `results["unreadable"]`. Raises `ValueError` for utterances without text.
@@ -89,20 +89,21 @@ def evaluate_model(
     if missing := sum(text is None for text in dataset["text"][:]):
         raise ValueError(f"{missing} of {len(dataset)} utterances have no text to compare with")
     share = dataset.select(range(accelerator.process_index, len(dataset), accelerator.num_processes))
-    rows = []
     model = accelerator.unwrap_model(model)
     with unsharded(model):
         hypotheses = list(transcribe(model, processor, share, max_batch_seconds, num_workers, progress))
+    rows = []
     for hypothesis in hypotheses:
         utterance = share[hypothesis.row]
         if hypothesis.error:
             logger.warning("%s; counted as an empty hypothesis", hypothesis.error)
         rows.append(
-            {name: utterance[name] for name in ("id", "language", "text", "duration_seconds")}
-            | ({} if hypothesis.error else {"duration_seconds": hypothesis.seconds})
-            | {
+            {
+                "language": utterance["language"],
+                "text": utterance["text"],
                 "hypothesis": hypothesis.text,
                 "predicted_language": hypothesis.language,
+                "duration_seconds": utterance["duration_seconds"] if hypothesis.error else hypothesis.seconds,
                 "unreadable": bool(hypothesis.error),
             }
         )

@@ -1,9 +1,10 @@
-"""Tables of error rates: of one model, of several side by side, and of what each gains."""
+"""Lays out tables of error rates: of one model, of several side by side, and of what each gains."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 from ..text_table import aligned
 from .error_rate import RATES, mean_rate
@@ -23,22 +24,21 @@ def results_table(results: dict) -> str:
 def comparison_table(results: dict[str, Sequence[dict]], languages: Sequence[str] = (), metric: str = "cer") -> str:
     """Returns error rates in percent as a table: a column for each of `results`, a row for each language, means below.
 
-    Of several runs a cell gives the mean and, in brackets, the lowest and highest. The last column is the change from
+    A cell for several runs has their mean and, in brackets, the lowest and highest. The last column is the change from
     the first to the last entry, relative to the first.
 
     Args:
-        results: name -> results of `score`, one per run; all of the same languages, as many runs for each.
-        languages: get a mean of their own, beside that of the other languages.
+        results: name -> results of `score`, one per run; all of the same languages, with as many runs for each.
+        languages: languages with a mean of their own, beside that of the other languages.
 
     Raises:
         ValueError: where entries have different languages or numbers of runs, or lack one of `languages`.
     """
-    groups = _groups(results, languages)
     table = [("language", *(f"{name}, {metric.upper()} %" for name in results), "change")]
-    for name, members in groups.items():
+    for row, members in _rows(results, languages).items():
         rates = [[_rate(run, members, metric) for run in runs] for runs in results.values()]
-        first, last = mean_rate(rates[0]), mean_rate(rates[-1])
-        table.append((name, *map(_spread, rates), f"{100 * (last / first - 1):+.0f} %" if first else "-"))
+        change = _ratio(fmean(rates[-1]), fmean(rates[0])) - 1
+        table.append((row, *map(_spread, rates), _percent(change, "+.0f", " %")))
     return aligned(table)
 
 
@@ -52,36 +52,32 @@ def gap_table(
     """Returns a table of what each entry gains, a row for each run, in the mean of `languages`, or of all by default.
 
     The first entry is the start, and `oracle` the best that can be hoped for. A column has the share of the gap
-    between the two that an entry closes and, with a `control`, its change relative to that.
+    between the two that an entry closes and, with a `control`, its change relative to that. `-` stands for a share or
+    change that is not defined: without a gap, or against a control without errors.
 
     Raises:
         ValueError: as `comparison_table` does, and where `oracle` or `control` is no entry.
     """
     if unknown := [name for name in (oracle, control) if name and name not in results]:
         raise ValueError(f"no results are called {', '.join(unknown)}; there are {', '.join(results)}")
-    groups = _groups(results, languages)
-    members = groups["macro average"] if not languages else list(languages)
+    members = languages or _rows(results, languages)["macro average"]
     rates = {name: [_rate(run, members, metric) for run in runs] for name, runs in results.items()}
-    first, *shown = (name for name in results if name != oracle)
-    table = [("run", *(f"{name}, % of gap" + (f", vs {control}" if control else "") for name in shown))]
-    cells = {name: ([], []) for name in shown}
-    for run, (start, best) in enumerate(zip(rates[first], rates[oracle], strict=True)):
-        for name, (shares, changes) in cells.items():
-            shares.append((start - rates[name][run]) / (start - best) if start != best else math.nan)
-            changes.append(rates[name][run] / rates[control][run] - 1 if control else 0.0)
-        table.append((str(run + 1), *(_gain(shares[-1], changes[-1], control) for shares, changes in cells.values())))
-    table.append(
-        ("mean", *(_gain(mean_rate(shares), mean_rate(changes), control) for shares, changes in cells.values()))
-    )
-    return aligned(table)
+    start, *names = (name for name in results if name != oracle)
+    columns = [["run", *(str(number) for number in range(1, len(rates[start]) + 1)), "mean"]]
+    for name in names:
+        gaps = zip(rates[start], rates[name], rates[oracle], strict=True)
+        shares = [_ratio(first - rate, first - best) for first, rate, best in gaps]
+        column = [f"{name}, % of gap", *(_percent(share, ".0f") for share in (*shares, fmean(shares)))]
+        if control:
+            changes = [_ratio(rate, base) - 1 for rate, base in zip(rates[name], rates[control], strict=True)]
+            texts = [f"vs {control}", *(_percent(change, "+.1f", " %") for change in (*changes, fmean(changes)))]
+            column = list(map(", ".join, zip(column, texts, strict=True)))
+        columns.append(column)
+    return aligned(list(zip(*columns, strict=True)))
 
 
-def _gain(share: float, change: float, control: str | None) -> str:
-    return f"{100 * share:.0f}" + (f", {100 * change:+.1f} %" if control else "")
-
-
-def _groups(results: dict[str, Sequence[dict]], languages: Sequence[str]) -> dict[str, list[str]]:
-    """Returns the rows of a comparison: name -> the languages whose mean it is; raises as `comparison_table` does."""
+def _rows(results: dict[str, Sequence[dict]], languages: Sequence[str]) -> dict[str, list[str]]:
+    """Returns the rows of a comparison: name -> the languages it averages; raises as `comparison_table` does."""
     first, *_ = results.values()
     scored = sorted(first[0]["languages"])
     for name, runs in results.items():
@@ -89,25 +85,33 @@ def _groups(results: dict[str, Sequence[dict]], languages: Sequence[str]) -> dic
             raise ValueError(f"{name} has {len(runs)} runs, but others {len(first)}")
         for run in runs:
             if sorted(run["languages"]) != scored:
-                theirs, others = ", ".join(sorted(run["languages"])), ", ".join(scored)
-                raise ValueError(f"{name} has results of {theirs}, but others of {others}")
+                found, expected = ", ".join(sorted(run["languages"])), ", ".join(scored)
+                raise ValueError(f"{name} has results of {found}, but others of {expected}")
     if missing := sorted(set(languages) - set(scored)):
         raise ValueError(f"no results of {', '.join(missing)}; there are {', '.join(scored)}")
-    groups = {language: [language] for language in scored}
+    rows = {language: [language] for language in scored}
     if languages:
-        groups[f"mean of {' '.join(languages)}"] = list(languages)
+        rows[f"mean of {' '.join(languages)}"] = list(languages)
         if others := [language for language in scored if language not in languages]:
-            groups["mean of the others"] = others
-    return groups | {"macro average": scored}
+            rows["mean of the others"] = others
+    return rows | {"macro average": scored}
 
 
-def _rate(result: dict, languages: Sequence[str], metric: str) -> float | None:
-    return mean_rate(result["languages"][language][metric] for language in languages)
+def _rate(result: dict, languages: Sequence[str], metric: str) -> float:
+    """Returns the mean of the languages' rates, NaN where none is known."""
+    rate = mean_rate(result["languages"][language][metric] for language in languages)
+    return math.nan if rate is None else rate
 
 
-def _spread(rates: Sequence[float | None]) -> str:
+def _ratio(part: float, total: float) -> float:
+    return part / total if total else math.nan
+
+
+def _percent(fraction: float, number_format: str, unit: str = "") -> str:
+    return "-" if math.isnan(fraction) else f"{100 * fraction:{number_format}}{unit}"
+
+
+def _spread(rates: Sequence[float]) -> str:
     """Returns the mean of the runs in percent, with the lowest and the highest where there are several."""
-    if any(rate is None for rate in rates):  # the mean of no languages
-        return "-"
-    mean = f"{100 * math.fsum(rates) / len(rates):.1f}"
-    return mean if len(rates) == 1 else f"{mean} ({100 * min(rates):.1f}-{100 * max(rates):.1f})"
+    mean, lowest, highest = (_percent(rate, ".1f") for rate in (fmean(rates), min(rates), max(rates)))
+    return mean if len(rates) == 1 or mean == "-" else f"{mean} ({lowest}-{highest})"

@@ -1,4 +1,4 @@
-"""Recognises speech: decoding, long recordings in pieces, the pipeline, subtitles, and models made small."""
+"""Recognises speech: decoding, long recordings in pieces, the pipeline, subtitles, and 8-bit models."""
 
 from ..lazy import lazy_names
 

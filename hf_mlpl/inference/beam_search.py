@@ -1,4 +1,4 @@
-"""Decodes CTC logits by beam search with an n-gram language model or a lexicon; flashlight-text does the search."""
+"""Decodes CTC logits by flashlight-text's beam search, with an n-gram language model, a lexicon or both."""
 
 from __future__ import annotations
 
@@ -16,16 +16,7 @@ from ..model.text import WORD_BOUNDARY
 from ..model.tokenization_mlpl import MlplTokenizer
 
 try:
-    from flashlight.lib.text.decoder import (
-        CriterionType,
-        LexiconDecoder,
-        LexiconDecoderOptions,
-        LexiconFreeDecoder,
-        LexiconFreeDecoderOptions,
-        SmearingMode,
-        Trie,
-        ZeroLM,
-    )
+    import flashlight.lib.text.decoder as search
     from flashlight.lib.text.decoder.kenlm import KenLM
     from flashlight.lib.text.dictionary import Dictionary
 except ImportError as error:
@@ -33,10 +24,10 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
-BEAM_SIZE_TOKEN = 50  # classes that a hypothesis may go on with, the likeliest of each frame
-BEAM_THRESHOLD = 50.0  # nats; a hypothesis that is so far behind the best is dropped
+BEAM_SIZE_TOKEN = 50  # number of each frame's likeliest classes that may extend a hypothesis
+BEAM_THRESHOLD = 50.0  # nats; hypotheses that are farther behind the best are dropped
 LOG_ZERO = -1e4  # flashlight would compute NaN with an infinity
-NO_UNIT = "\n"  # white space separates the units of a language model, so it knows none of this name
+UNKNOWN_UNIT = "\n"  # white space separates the units of a language model, so none has this name
 
 
 @dataclass(frozen=True)
@@ -48,9 +39,9 @@ class BeamHypothesis:
         text: the transcript.
         score: in nats, see [`BeamSearchDecoder`].
         confidence: geometric mean, over all output frames, of the probability of the frame's label; 0 ... 1.
-        words: as the tokenizer's `word_offsets` (`word`, and `start_offset` and `end_offset` in output frames), with
-            the `confidence` of each: the same mean over the frames of the word alone.
-        labels: (S,), the label path of the transcript; times and confidences are those of this path.
+        words: `word_offsets` of the tokenizer (`word`, and `start_offset` and `end_offset` in output frames), with
+            the `confidence` of each word: the same mean over its frames.
+        labels: (S,), the label path of the transcript, which times and confidences belong to.
     """
 
     text: str
@@ -65,25 +56,25 @@ class BeamSearchDecoder:
     Finds the transcript with the best score: log P(labels | audio) + `lm_weight` log P(units | language model)
     + `word_score` x number of words, with natural logarithms, and P(labels | audio) summed over label paths.
 
-    The units of a language model are words or characters. Of words, only those of the lexicon can be written, by
-    default all of the language model. Characters, the tokenizer's entries with `|` for a space, make any
+    The units of a language model are words or characters. With words, a transcript has only those of the lexicon, by
+    default all of the language model. With characters, the tokenizer's entries with `|` for a space, it can be any
     text, also in scripts without spaces. An ARPA file shows its units: they are characters if each is one code point
-    or an entry. A binary file does not: there they are words if `lexicon` is given, else characters.
+    or an entry. A binary file does not: its units are words if `lexicon` is given, else characters.
 
     Args:
         tokenizer: the tokenizer of the model whose logits are decoded.
         lm: path of a language model of order 6 at most, in ARPA or KenLM's binary format; None for beam search alone.
-            KenLM trusts a binary file: a damaged one can end the process. Load only files of people you trust.
-        lexicon: the words that can be written, spelled as in the language model. Words with characters that the
+            KenLM trusts a binary file: a damaged one can crash the process. Load only files from people you trust.
+        lexicon: the words of transcripts, spelled as in the language model. Words with characters that the
             tokenizer lacks are left out, with one warning.
-        beam_size: hypotheses that are kept after each frame.
+        beam_size: number of hypotheses kept after each frame.
         lm_weight: weight of the language model; 0.5 is pyctcdecode's default. flashlight's `--lmweight`, which weights
             decimal logarithms, is 2.3 times as large.
         word_score: reward of each word, against the language model's preference for few words; needs words.
 
     Raises:
-        ValueError: for a file that is no language model or has none of the words or characters, for a lexicon without
-            words that the tokenizer can spell, and for `word_score` without words.
+        ValueError: for a file that is not a language model or has none of the words or characters, for a lexicon
+            without words that the tokenizer can spell, and for `word_score` without words.
     """
 
     def __init__(
@@ -107,33 +98,33 @@ class BeamSearchDecoder:
             "lm_weight": lm_weight * math.log(10),  # KenLM's logarithms are decimal
             "sil_score": 0.0,
             "log_add": True,
-            "criterion_type": CriterionType.CTC,
+            "criterion_type": search.CriterionType.CTC,
         }
         self._has_lexicon = lexicon is not None
         if self._has_lexicon:
             options |= {"word_score": word_score, "unk_score": -math.inf}
-            self._decoder = self._lexicon_decoder(LexiconDecoderOptions(**options), lm, lexicon)
+            self._decoder = self._lexicon_decoder(search.LexiconDecoderOptions(**options), lm, lexicon)
             return
         if word_score:
             raise ValueError(f"word_score is {word_score}, but there are no words; pass a lexicon, or leave it at 0")
         entries = tokenizer.convert_ids_to_tokens(list(range(tokenizer.blank_token_id)))
-        model = ZeroLM() if lm is None else _load_lm(lm, entries, "characters of the tokenizer")[0]
-        # -1 as the label before the first frame: with the boundary, a leading boundary would pass for its repetition.
-        self._decoder = LexiconFreeDecoder(
-            LexiconFreeDecoderOptions(**options), model, -1, tokenizer.blank_token_id, []
+        model = search.ZeroLM() if lm is None else _load_lm(lm, entries, "characters of the tokenizer")[0]
+        # The label before the first frame is -1: a leading boundary would count as a repetition of a boundary there.
+        self._decoder = search.LexiconFreeDecoder(
+            search.LexiconFreeDecoderOptions(**options), model, -1, tokenizer.blank_token_id, []
         )
 
-    def _lexicon_decoder(self, options, lm: str | os.PathLike | None, lexicon: Iterable[str]) -> LexiconDecoder:
+    def _lexicon_decoder(self, options, lm: str | os.PathLike | None, lexicon: Iterable[str]) -> search.LexiconDecoder:
         spellings = _spell(lexicon, self._tokenizer)
-        model, scores = ZeroLM(), [0.0] * len(spellings)
+        model, scores = search.ZeroLM(), [0.0] * len(spellings)
         if lm is not None:
             model, scores = _load_lm(lm, list(spellings), "words of the lexicon")
         boundary = self._tokenizer.convert_tokens_to_ids(WORD_BOUNDARY)
-        trie = Trie(self._tokenizer.vocab_size, boundary)
+        trie = search.Trie(self._tokenizer.vocab_size, boundary)
         for index, (spelling, score) in enumerate(zip(spellings.values(), scores, strict=True)):
             trie.insert([*spelling, boundary], index, score)
-        trie.smear(SmearingMode.MAX)  # an unfinished word counts as the likeliest one that begins so
-        return LexiconDecoder(options, trie, model, boundary, self._tokenizer.blank_token_id, -1, [], False)
+        trie.smear(search.SmearingMode.MAX)  # an unfinished word scores as the likeliest word that it begins
+        return search.LexiconDecoder(options, trie, model, boundary, self._tokenizer.blank_token_id, -1, [], False)
 
     def decode(self, logits: torch.Tensor, num_frames: Sequence[int] | None = None) -> list[BeamHypothesis]:
         """
@@ -141,10 +132,10 @@ class BeamSearchDecoder:
 
         Args:
             logits (B, S, V): raw scores or log-probabilities of the classes.
-            num_frames (B,): output frames of each utterance; the others are padding. None for no padding.
+            num_frames (B,): output frames of each utterance without padding; None for no padding.
 
         Raises:
-            ValueError: for logits with another number of classes than the tokenizer has, or with NaN.
+            ValueError: for logits whose number of classes is not the tokenizer's, or with NaN.
         """
         vocab_size = self._tokenizer.vocab_size
         if logits.ndim != 3 or logits.shape[2] != vocab_size:
@@ -164,10 +155,10 @@ class BeamSearchDecoder:
             end[:, boundary] = 0.0
             emissions = torch.cat([log_probs, end])
         best = self._decoder.decode(emissions.data_ptr(), *emissions.shape)[0]
-        # Its tokens also have one before the first frame and one after the last.
+        # The search adds a token before the first frame and one after the last.
         labels = torch.tensor(best.tokens[1 : len(log_probs) + 1], dtype=torch.long)
         if self._has_lexicon:
-            # Where no hypothesis of the beam ended with a word, the unfinished one is left out.
+            # If no hypothesis in the beam ends with a complete word, the incomplete word is left out.
             finished = max((frame for frame, word in enumerate(best.words) if word >= 0), default=0)
             labels[finished:][labels[finished:] != boundary] = self._tokenizer.blank_token_id
         decoded = self._tokenizer.decode(labels.tolist(), output_word_offsets=True)
@@ -184,7 +175,7 @@ def _geometric_mean(log_probs: torch.Tensor) -> float:
 
 
 def _arpa_words(path: str | os.PathLike, tokenizer: MlplTokenizer) -> list[str] | None:
-    """Returns the words of an ARPA file, in its order; None for one of characters, and for another format."""
+    """Returns the words of an ARPA file in its order; None for a file of characters or of another format."""
     with open(path, "rb") as file:
         line = b"\n"
         while line.isspace():
@@ -197,7 +188,7 @@ def _arpa_words(path: str | os.PathLike, tokenizer: MlplTokenizer) -> list[str] 
     try:
         units = [fields[1].decode() for fields in unigrams if len(fields) > 1]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8; convert it, and the texts of which it was made") from error
+        raise ValueError(f"{path} is not UTF-8; convert it, and the texts that it was made from") from error
     words = [unit for unit in units if unit.lower() not in ("<s>", "</s>", "<unk>")]
     entries = tokenizer.get_vocab()
     return None if all(len(word) == 1 or word in entries for word in words) else words
@@ -208,7 +199,7 @@ def _spell(lexicon: Iterable[str], tokenizer: MlplTokenizer) -> dict[str, list[i
     if isinstance(lexicon, str):
         raise ValueError(f"lexicon is the string {lexicon!r}; pass a list of words, or an open file with one a line")
     spellings, missing = {}, []
-    for word in (line.strip().removeprefix("\ufeff") for line in lexicon):  # a file may begin with the mark
+    for word in (line.strip().removeprefix("\ufeff") for line in lexicon):  # the byte order mark of a file
         if tokenizer.unknown_characters(word):
             missing.append(word)
         elif word:
@@ -218,7 +209,7 @@ def _spell(lexicon: Iterable[str], tokenizer: MlplTokenizer) -> dict[str, list[i
         raise ValueError(f"the lexicon has no word that the tokenizer can spell; it begins with {missing[:3]}")
     if missing:
         logger.warning(
-            "%d of %d words of the lexicon cannot come out: they have characters that the tokenizer lacks, as in %s",
+            "%d of %d words of the lexicon are left out: they have characters that the tokenizer lacks, as in %s",
             len(missing),
             len(missing) + len(spellings),
             ", ".join(missing[:5]),
@@ -229,10 +220,10 @@ def _spell(lexicon: Iterable[str], tokenizer: MlplTokenizer) -> dict[str, list[i
 def _load_lm(path: str | os.PathLike, units: Sequence[str], kind: str) -> tuple[KenLM, list[float]]:
     """Returns a language model whose units are the positions in `units`, and the score of each after `<s>`."""
     try:
-        model = KenLM(os.fspath(path), Dictionary([*units, NO_UNIT]))
+        model = KenLM(os.fspath(path), Dictionary([*units, UNKNOWN_UNIT]))
     except RuntimeError as error:
-        reason = error_line(error).rpartition(" threw ")[2]  # without KenLM's source file and function
-        raise ValueError(f"{path} is no language model that KenLM reads: {reason}") from error
+        reason = error_line(error).rpartition(" threw ")[2]  # drops KenLM's source file and function
+        raise ValueError(f"{path} is not a language model that KenLM reads: {reason}") from error
     start = model.start(False)
     *scores, unknown = [model.score(start, index)[1] for index in range(len(units) + 1)]
     if all(score == unknown for score in scores):

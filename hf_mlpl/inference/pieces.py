@@ -1,18 +1,18 @@
-"""Long recordings in overlapping pieces: which are cut, where, and how what is said of the pieces becomes one again.
+"""Cuts long recordings into overlapping pieces, and joins what models compute from the pieces.
 
-A model's memory grows with the square of what it is given at once. So whatever recognises speech cuts here, and what
-it makes of a long recording is the same everywhere. Only the middle of a piece counts; what lies at its ends is
-context, which another piece has in its middle. Pieces begin at output frames, so that the middles are together as
-many frames as the recording has as a whole.
+A model's memory grows with the square of its input's length. So everything that recognises speech cuts here, and
+gives the same result for a long recording. Only the middle of a piece counts; its ends are context, which another
+piece has in its middle. Pieces begin at output frames, so that their middles have together as many frames as the
+whole recording.
 
-Each piece is normalised by itself. Features that were normalised by the statistics of the whole recording would give
-the same: the model's first layer normalises what it is given once more.
+Each piece is normalised by itself. Normalising features by the statistics of the whole recording would give the same
+result: the model's first layer normalises its input once more.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ import torch
 
 Item = TypeVar("Item")
 
-# The original trains on batches of up to 35 s: what is longer, the released model has never learned from.
+# The original trains on batches of up to 35 s: the released model has never seen longer utterances.
 LONGEST_SECONDS = 35.0
 # All frames of a piece lie within the released model's table of relative positions, 27.6 s. A sixth at each end is
 # context, as transformers' pipeline has it.
@@ -33,30 +33,23 @@ CONTEXT_SECONDS = PIECE_SECONDS / 6
 
 @dataclass(frozen=True)
 class Piece:
-    """Holds a recording, or a part of a long one.
+    """Holds a recording, or a part of a long one."""
 
-    Args:
-        samples: (N,).
-        left, right: output frames of context at either end.
-        is_last: of its recording.
-        seconds: that the recording has in its middle.
-    """
-
-    samples: np.ndarray
-    left: int
-    right: int
+    samples: np.ndarray | None  # (N,); None where only the features of the piece are kept
+    left: int  # output frames of context before its middle
+    right: int  # and after it
     is_last: bool
-    seconds: float
+    seconds: float  # duration of its middle
 
 
-def cut(blocks: Iterable[np.ndarray], sampling_rate: int, samples_per_frame: int) -> Iterator[Piece]:
+def cut(blocks: Iterable[np.ndarray], sampling_rate: int, samples_per_frame: int) -> Generator[Piece, None, None]:
     """
     Yields a recording as one piece if it has at most `LONGEST_SECONDS`, else in pieces of `PIECE_SECONDS`.
 
     Args:
-        blocks: (n,) successive samples, of any number. No more of them are held than for the next piece.
+        blocks: successive samples (n,), of any number. No more of them are held than the next piece needs.
         sampling_rate: samples per second.
-        samples_per_frame: of an output frame, `config.inputs_to_logits_ratio`.
+        samples_per_frame: samples per output frame, `config.inputs_to_logits_ratio`.
     """
     context = round(CONTEXT_SECONDS * sampling_rate / samples_per_frame)
     length = round(PIECE_SECONDS * sampling_rate / samples_per_frame) * samples_per_frame
@@ -73,7 +66,7 @@ def cut(blocks: Iterable[np.ndarray], sampling_rate: int, samples_per_frame: int
 
 
 def seconds_in_pieces(seconds: np.ndarray) -> np.ndarray:
-    """Returns what a model is given of recordings of so many seconds (N,), the context of pieces counted: (N,)."""
+    """Returns the seconds of audio (N,) that a model processes for recordings of `seconds` (N,), context included."""
     num_pieces = 1 + np.ceil((seconds - PIECE_SECONDS) / (PIECE_SECONDS - 2 * CONTEXT_SECONDS))
     return np.where(seconds > LONGEST_SECONDS, num_pieces * PIECE_SECONDS, seconds)
 
@@ -84,30 +77,30 @@ def join_language_log_probs(log_probs: torch.Tensor, num_frames: torch.Tensor) -
 
     Args:
         log_probs: (P, L), of the pieces.
-        num_frames: (P,), output frames that each has in its middle; they are the weights of the mean.
+        num_frames: (P,), output frames in the middle of each, the weights of the mean.
     """
     weights = num_frames / num_frames.sum()
     return (log_probs * weights[:, None]).sum(dim=0).log_softmax(dim=0)
 
 
-def ahead(items: Iterator[Item], count: int = 1) -> Iterator[Item]:
-    """Yields the items of an iterator; up to `count` are made in another thread while the one before is in use."""
-    reader, end = ThreadPoolExecutor(max_workers=1), object()
+def prefetch(items: Iterator[Item], count: int = 1) -> Iterator[Item]:
+    """Yields the items of an iterator, of which another thread makes up to `count` in advance."""
+    executor, end = ThreadPoolExecutor(max_workers=1), object()
     upcoming: deque[Future] = deque()
     try:
         while True:
             while len(upcoming) <= count:
-                upcoming.append(reader.submit(next, items, end))
+                upcoming.append(executor.submit(next, items, end))
             if (item := upcoming.popleft().result()) is end:
                 return
             yield item
     finally:
-        reader.shutdown(wait=False, cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
-def explained_memory_errors(explanation: str) -> Iterator[None]:
-    """Raises `MemoryError` with an explanation in the place of what torch, CUDA and numpy say without memory."""
+def explain_memory_errors(explanation: str) -> Iterator[None]:
+    """Raises `MemoryError` with an explanation in place of the errors of torch, CUDA and numpy without memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -117,7 +110,7 @@ def explained_memory_errors(explanation: str) -> Iterator[None]:
 
 
 def is_memory_error(error: BaseException) -> bool:
-    """Returns whether an error says that there is no memory; torch raises a `RuntimeError` for that of a CPU."""
+    """Returns whether an error reports lack of memory; torch raises a `RuntimeError` where a CPU lacks it."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )

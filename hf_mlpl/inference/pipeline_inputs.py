@@ -1,10 +1,12 @@
-"""Brings the inputs of the pipeline to two forms: several inputs, and one that `load_audio` takes."""
+"""Converts inputs of the pipeline: several to a list or a torch data set, a single one to what `load_audio` takes."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,23 +14,17 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ..audio.reading import AudioError
 
-AUDIO_KEYS = ("array", "bytes", "path", "offset", "size", "sampling_rate", "start", "end")  # as load_audio takes them
+AUDIO_KEYS = ("array", "bytes", "path", "offset", "size", "sampling_rate", "start", "end")  # that load_audio reads
 SOURCES = ("array", "raw", "bytes", "path")  # an input has one of them
 
 
+@dataclass(eq=False)
 class Inputs(IterableDataset):
-    """Reads inputs one by one, each when the pipeline needs it.
+    """Reads inputs one by one, each when the pipeline needs it."""
 
-    Args:
-        items: the inputs, or the rows that hold them.
-        keys: the keys that lead to an input within a row.
-        audio: the column that is renamed to `audio`.
-    """
-
-    def __init__(self, items: Iterable, keys: tuple[str, ...] = (), audio: str | None = None):
-        self.items = items
-        self.keys = keys
-        self.audio = audio
+    items: Iterable  # the inputs, or the rows that hold them
+    keys: tuple[str, ...] = ()  # that lead to an input within a row
+    audio: str | None = None  # the column to rename to `audio`
 
     def __iter__(self) -> Iterator:
         for item in self.items:
@@ -51,12 +47,12 @@ def collect_inputs(inputs):
     """
     if isinstance(inputs, (list, tuple)):
         return list(inputs)
-    datasets = sys.modules.get("datasets")  # whoever passes a data set has imported it
+    datasets = sys.modules.get("datasets")  # a program that passes a data set has imported it
     if datasets is not None:
         source, keys = _find_source(inputs, datasets)
         if isinstance(source, (datasets.Dataset, datasets.IterableDataset)):
             if isinstance(source, datasets.Dataset) and source.format["type"] == "custom":
-                return Inputs(source, keys)  # a transform of the user's
+                return Inputs(source, keys)  # the user's transform
             dataset, columns = _undecoded(source, keys, datasets)
             if keys:
                 return Inputs(dataset, keys)
@@ -70,7 +66,7 @@ def collect_inputs(inputs):
 
 
 def _is_key_dataset(inputs) -> bool:
-    from transformers.pipelines.pt_utils import KeyDataset  # here, because its package imports this module in the end
+    from transformers.pipelines.pt_utils import KeyDataset  # here: its package imports this module
 
     return isinstance(inputs, KeyDataset)
 
@@ -81,13 +77,13 @@ def _is_one_input(inputs) -> bool:
 
 
 def is_array(inputs) -> bool:
-    """Returns whether it is an array or a tensor of numbers, of whatever library."""
+    """Returns whether an input is an array or a tensor of numbers, from any library."""
     return isinstance(inputs, torch.Tensor) or (
         hasattr(inputs, "__array__") and getattr(getattr(inputs, "dtype", None), "kind", "O") not in "OSU"
     )
 
 
-def _find_source(inputs, datasets) -> tuple[object, tuple[str, ...]]:
+def _find_source(inputs, datasets) -> tuple[Any, tuple[str, ...]]:
     """Returns the data set that a column belongs to, and the keys from a row to the column's value."""
     keys: tuple[str, ...] = ()
     while True:
@@ -103,12 +99,12 @@ def _undecoded(dataset, keys: tuple[str, ...], datasets):
     """
     Returns the data set, or its column `keys[0]`, with audio as paths and bytes; and the names of its audio columns.
 
-    The data set's format is dropped, because that of torch or NumPy would also format the bytes of a file.
+    Drops the data set's format, because those of torch and NumPy would also format the bytes of a file.
     """
     dataset = dataset.with_format(None)
     if keys:
         dataset = dataset.select_columns(keys[0])
-    features = dataset.features or {}  # a stream of rows may not know them
+    features = dataset.features or {}  # which a stream of rows may lack
     columns = [name for name, feature in features.items() if isinstance(feature, datasets.Audio)]
     for name in columns:
         dataset = dataset.cast_column(name, datasets.Audio(decode=False))
@@ -116,7 +112,7 @@ def _undecoded(dataset, keys: tuple[str, ...], datasets):
 
 
 def _audio_column(features: Mapping | None, columns: list[str]) -> str | None:
-    """Returns the column to rename to `audio`; None where one has this name, or `load_audio` takes the rows."""
+    """Returns the column to rename to `audio`; None where one has this name, or `load_audio` accepts the rows."""
     if not features or "audio" in features:
         return None
     if len(columns) > 1:
@@ -142,7 +138,7 @@ def split_input(inputs, sampling_rate: int) -> tuple[dict, tuple[int, int] | Non
     if isinstance(inputs, Mapping) and "audio" in inputs:
         others = {key: value for key, value in inputs.items() if key != "audio"}
         inputs = inputs["audio"]
-    if hasattr(inputs, "get_all_samples"):  # torchcodec's decoder, to which datasets decodes where it is installed
+    if hasattr(inputs, "get_all_samples"):  # datasets gives a decoder of torchcodec where that is installed
         samples = inputs.get_all_samples()
         inputs = {"array": samples.data, "sampling_rate": samples.sample_rate}
     if isinstance(inputs, list) or is_array(inputs):  # a column of samples is a list

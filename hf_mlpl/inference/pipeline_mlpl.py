@@ -1,7 +1,7 @@
-"""Recognises speech in a pipeline that reads audio without ffmpeg, torchaudio or torchcodec and names the language.
+"""Recognises speech and its language in a transformers pipeline, without ffmpeg, torchaudio or torchcodec.
 
-`import hf_mlpl` names this class in transformers' task registry, so that `pipeline("automatic-speech-recognition")`
-finds it; it hands every other model to the class that was registered before.
+`import hf_mlpl` registers this class for the task "automatic-speech-recognition", so that `pipeline` finds it. For
+models of other kinds it makes transformers' own pipeline.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from transformers.pipelines.automatic_speech_recognition import rescale_stride
 from ..audio.addresses import fetched
 from ..audio.reading import stream_audio
 from ..model.processing_mlpl import check_parts
-from .pieces import ahead, cut, explained_memory_errors, join_language_log_probs
+from .pieces import cut, explain_memory_errors, join_language_log_probs, prefetch
 from .pipeline_inputs import collect_inputs, split_input
 
-# A key of an input, such as the reference text of a row, must not pass for a result of the model.
+# An input's value under one of these keys, such as the reference text of a row, must not pass for the model's result.
 RESULT_KEYS = {"text", "chunks", "language", "language_probability", "languages"}
 
-PIECES_AHEAD = 8  # of a long recording, read before they are needed; each takes 2.4 MB
+PREFETCHED_PIECES = 8  # of a long recording; each takes 2.4 MB
 
 # A forked child lacks the threads that torch has started, and would wait for them forever.
 if hasattr(os, "register_at_fork"):
@@ -43,16 +43,16 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     that the result has itself, such as a row's `text`. Audio that cannot be read raises [`~decoders.AudioError`], a
     `ValueError` that names the file or address.
 
-    Several inputs are a list or a tuple, which gives a list; or an iterator, a [`datasets.Dataset`] or
-    [`datasets.IterableDataset`] or one of their columns, or a `KeyDataset` of transformers, of which the results come
-    one by one, while no more than a batch is read ahead. Of a data set, `audio` is read, or its one column of audio.
+    A list or a tuple of inputs gives a list of results. An iterator, a [`datasets.Dataset`] or
+    [`datasets.IterableDataset`] or one of their columns, or a `KeyDataset` of transformers gives an iterator of
+    results, which reads at most a batch in advance. A data set needs a column `audio`, or one column of audio.
 
     A recording of more than 35 s is recognised in overlapping pieces, see [`~pieces.cut`], which are read as they are
     needed: memory does not grow with its length. `chunk_length_s` and `stride_length_s` ask for other pieces, and
     `chunk_length_s=0` for the recording at once. Too little memory raises a `MemoryError` of one line.
 
-    Results also have `language` and `language_probability`, if the model has languages. Of pieces, they come from the
-    mean of their language log-probabilities, weighted by the frames that each contributes to the text (that is,
+    Results also have `language` and `language_probability`, if the model has languages. For pieces, they come from the
+    mean of the pieces' language log-probabilities, weighted by the frames that each contributes to the text (that is,
     without its strides) and normalised again.
 
     `decoder`, a [`~beam_search.BeamSearchDecoder`], replaces greedy decoding. It sees the logits of all pieces
@@ -61,8 +61,8 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     Args:
         language (`str`, *optional*): one of the tokenizer's languages, also as an argument of a call. The text has its
             characters only; the `language` of the result is still the one that the model recognises.
-        top_k_languages (`int`, *optional*): adds `languages` to the result, a list of so many dicts of `language` and
-            `probability`, the likeliest first; also as an argument of a call.
+        top_k_languages (`int`, *optional*): adds `languages` to the result, a list of this many dicts of `language`
+            and `probability`, the likeliest first; also as an argument of a call.
     """
 
     def __new__(cls, model=None, *args, **kwargs):
@@ -71,7 +71,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         return super().__new__(cls)
 
     def __init__(self, *args, decoder=None, **kwargs):
-        # The stock class, given it, would want pyctcdecode's decoder and warn that it is deprecated.
+        # The stock class would expect pyctcdecode's decoder, and warn that it is deprecated.
         super().__init__(*args, **kwargs)
         check_parts(self.model.config, self.feature_extractor, self.tokenizer)
         self.decoder = decoder
@@ -84,9 +84,8 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
 
     def _sanitize_parameters(self, language=None, top_k_languages=None, **kwargs):
         preprocess_params, forward_params, postprocess_params = super()._sanitize_parameters(**kwargs)
-        # The stock class takes what it does not know for an argument of `generate`, which a CTC model does not have.
-        unknown = sorted(forward_params.keys() - {"return_timestamps"})
-        if unknown:
+        # The stock class passes unknown arguments to `generate`, which a CTC model does not have.
+        if unknown := sorted(forward_params.keys() - {"return_timestamps"}):
             raise TypeError(f"the pipeline has no argument {', '.join(unknown)}")
         if language is not None:
             forward_params["allowed_ids"] = self.tokenizer.allowed_ids(language)
@@ -104,33 +103,30 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         others = {"others": {key: value for key, value in others.items() if key not in RESULT_KEYS}}
         with fetched(audio) as audio:
             if chunk_length_s is None and stride is None:
-                chunks = self._pieces_ahead(audio)
+                chunks = self._pieces(audio)
+                yield others | (first := next(chunks))
+                if first["is_last"]:
+                    return
+                chunks = prefetch(chunks, PREFETCHED_PIECES)  # while the model is at work
             else:
                 chunks = self._chunks(audio, stride, chunk_length_s, stride_length_s)
             for chunk in chunks:
                 yield others | chunk
 
     def _chunks(self, audio: dict, stride, chunk_length_s, stride_length_s) -> Iterator[dict]:
-        """Yields the chunks of the stock class, which holds a recording as a whole."""
+        """Yields the chunks of the stock class, which needs the whole recording in memory."""
         sampling_rate = self.feature_extractor.sampling_rate
         samples = np.concatenate([np.empty(0, dtype=np.float32), *self._blocks(audio)])
         inputs = {"array": samples, "sampling_rate": sampling_rate}
-        if stride is not None:  # counted in samples of the array that came in
+        if stride is not None:  # in samples of the input's own rate
             ratio = sampling_rate / (audio["sampling_rate"] or sampling_rate)
             inputs["stride"] = tuple(round(samples * ratio) for samples in stride)
         for chunk in super().preprocess(inputs, chunk_length_s=chunk_length_s, stride_length_s=stride_length_s):
             num_samples, left, right = chunk.get("stride", (len(samples), 0, 0))
             yield {"num_samples": num_samples - left - right} | chunk
 
-    def _pieces_ahead(self, audio: dict) -> Iterator[dict]:
-        """Yields `_pieces`; those of a long recording are read while the model is at work."""
-        pieces = self._pieces(audio)
-        yield (first := next(pieces))
-        if not first["is_last"]:
-            yield from ahead(pieces, PIECES_AHEAD)
-
     def _pieces(self, audio: dict) -> Iterator[dict]:
-        """Yields the pieces of a recording, read as they are needed, in the form of the stock class's chunks."""
+        """Yields the pieces of a recording as chunks of the stock class, reading them as they are needed."""
         extractor, samples_per_frame = self.feature_extractor, self._align_to
         for piece in cut(self._blocks(audio), extractor.sampling_rate, samples_per_frame):
             features = extractor(
@@ -150,71 +146,74 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         return stream_audio(audio, self.feature_extractor.sampling_rate)
 
     def _forward(self, model_inputs, allowed_ids=None, return_timestamps=False):
-        # Of the model's outputs, the stock class keeps the logits alone.
+        # The stock class would keep the logits alone.
         features, mask = model_inputs.pop("input_features"), model_inputs.pop("attention_mask")
         batch_size, num_frames = mask.shape
         seconds = num_frames * self.feature_extractor.hop_length / self.feature_extractor.sampling_rate
-        with explained_memory_errors(
+        with explain_memory_errors(
             f"a batch of {batch_size} x {seconds:.0f} s of speech does not fit into memory; pass a smaller "
             "batch_size, or a chunk_length_s of some seconds"
         ):
             outputs = self.model(input_features=features, attention_mask=mask)
         logits = outputs.logits
         if allowed_ids is not None:
-            is_refused = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
-            is_refused[allowed_ids] = False
-            logits = logits.masked_fill(is_refused, -torch.inf)
-        if self.decoder is not None:
-            model_inputs["logits"] = logits
-        else:
+            is_forbidden = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
+            is_forbidden[allowed_ids] = False
+            logits = logits.masked_fill(is_forbidden, -torch.inf)
+        if self.decoder is None:
             model_inputs["tokens"] = logits.argmax(dim=-1)
+        else:
+            model_inputs["logits"] = logits
         if outputs.language_log_probs is not None:
             model_inputs["language_log_probs"] = outputs.language_log_probs
         stride = model_inputs.pop("stride", None)  # in samples: a tuple, or a list of them for a batch
         if stride is not None:
-            ratio = 1 / self._align_to
             is_batch = isinstance(stride, list)
-            model_inputs["stride"] = rescale_stride(stride, ratio) if is_batch else rescale_stride([stride], ratio)[0]
+            strides = rescale_stride(stride if is_batch else [stride], 1 / self._align_to)
+            model_inputs["stride"] = strides if is_batch else strides[0]
         return model_inputs
 
     def postprocess(self, model_outputs, decoder_kwargs=None, return_timestamps=None, top_k_languages=None):
-        languages = {}
         others = [output.pop("others") for output in model_outputs][0]
         num_samples = sum(output.pop("num_samples") for output in model_outputs)
-        chunks = [output.pop("language_log_probs") for output in model_outputs if "language_log_probs" in output]
-        if chunks:
-            strides = [output.get("stride", (1, 0, 0)) for output in model_outputs]
-            weights = torch.tensor([max(frames - left - right, 1) for frames, left, right in strides])
-            log_probs = join_language_log_probs(torch.cat(chunks), weights)
-            names = self.model.config.languages
-            probabilities, indices = log_probs.exp().topk(min(top_k_languages or 1, len(names)))
-            ranking = [
-                {"language": names[index], "probability": probability}
-                for index, probability in zip(indices.tolist(), probabilities.tolist(), strict=True)
-            ]
-            languages = {"language": ranking[0]["language"], "language_probability": ranking[0]["probability"]}
-            if top_k_languages is not None:
-                languages["languages"] = ranking
+        languages = self._recognized_languages(model_outputs, top_k_languages)
         hypothesis = self._beam_search(model_outputs) if self.decoder is not None else None
         result = super().postprocess(model_outputs, decoder_kwargs, return_timestamps)
         if hypothesis is not None and return_timestamps == "word":
             for chunk, word in zip(result["chunks"], hypothesis.words, strict=True):
                 chunk["confidence"] = word["confidence"]
         seconds = num_samples / self.feature_extractor.sampling_rate
-        for chunk in result.get("chunks", ()):  # the last frame may be longer than what is left of the recording
+        for chunk in result.get("chunks", ()):  # the recording may end within the last frame
             chunk["timestamp"] = tuple(min(second, seconds) for second in chunk["timestamp"])
         others = {key: [value] for key, value in others.items()}  # a list, as in the stock class
         return {"text": result.pop("text"), **languages, **result, **others}
 
+    def _recognized_languages(self, model_outputs, top_k: int | None) -> dict:
+        """Returns the entries of the result about its language; removes the chunks' log-probabilities from outputs."""
+        chunks = [output.pop("language_log_probs") for output in model_outputs if "language_log_probs" in output]
+        if not chunks:
+            return {}
+        strides = [output.get("stride", (1, 0, 0)) for output in model_outputs]
+        weights = torch.tensor([max(frames - left - right, 1) for frames, left, right in strides])
+        log_probs = join_language_log_probs(torch.cat(chunks), weights)
+        names = self.model.config.languages
+        probabilities, indices = (best.tolist() for best in log_probs.exp().topk(min(top_k or 1, len(names))))
+        ranking = [
+            {"language": names[index], "probability": probability}
+            for index, probability in zip(indices, probabilities, strict=True)
+        ]
+        entries = {"language": ranking[0]["language"], "language_probability": ranking[0]["probability"]}
+        return entries if top_k is None else entries | {"languages": ranking}
+
     def _beam_search(self, model_outputs):
-        """Returns the decoder's hypothesis of all chunks; in `model_outputs` its labels replace the logits."""
+        """Returns the decoder's hypothesis for all chunks; its labels replace the logits in `model_outputs`."""
         pieces = []
         for output in model_outputs:
             logits = output.pop("logits")[0]
             frames, left, right = output.pop("stride", (len(logits), 0, 0))
             pieces.append(logits[left : frames - right])
         num_frames = sum(map(len, pieces))
-        with explained_memory_errors(
+        with explain_memory_errors(
             f"the logits of {num_frames} frames, which beam search needs together, do not fit into memory; pass parts "
             "of the recording (start, end), or no decoder"
         ):

@@ -1,4 +1,4 @@
-"""Chooses the precision of inference, by the name that `--dtype` of the commands takes."""
+"""Converts models to the precision that the commands' option `--dtype` names."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def convert(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
     """Converts a model to one of `DTYPES`, in place and on its device, for inference alone, and returns it.
 
     Raises:
-        ValueError: for int8, where `quantize` raises it.
+        ValueError: for int8, as `quantize` does.
     """
-    import torch  # here, because it takes seconds, and --help need not wait
+    import torch  # here: it takes seconds, and --help should not wait
 
     from .quantization import quantize
 
@@ -36,7 +36,7 @@ def convert(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
 
 
 def dtype_of(model: PreTrainedModel) -> str:
-    """Returns the one of `DTYPES` that a model computes with."""
+    """Returns the name in `DTYPES` of a model's precision."""
     from .quantization import Int8Linear
 
     is_int8 = any(isinstance(module, Int8Linear) for module in model.modules())

@@ -1,4 +1,4 @@
-"""Quantizes weights to 8 bits for inference on a CPU, which takes a third of the memory and less time."""
+"""Quantizes weights to 8 bits for inference on a CPU, in a third of the memory and less time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-SMALLEST = torch.finfo(torch.float32).tiny  # a scale, so that nothing is divided by zero
+MIN_SCALE = torch.finfo(torch.float32).tiny  # so that nothing is divided by zero
 
 
 class Int8Linear(nn.Module):
@@ -18,55 +18,50 @@ class Int8Linear(nn.Module):
     So a frame gets the same numbers in every batch. Products and sums are exact integers, computed by oneDNN.
 
     Args:
-        linear: the layer that it replaces.
-        levels: the largest number that an input is rounded to, see `input_levels`.
+        linear: the layer to replace.
+        levels: the largest integer that inputs are rounded to, see `input_levels`.
     """
 
     def __init__(self, linear: nn.Linear, levels: int):
         super().__init__()
         self.levels = levels
-        scale = (linear.weight.detach().abs().amax(dim=1) / 127).clamp_(min=SMALLEST)
+        scale = (linear.weight.detach().abs().amax(dim=1) / 127).clamp_(min=MIN_SCALE)
         weight = (linear.weight.detach() / scale[:, None]).round_().to(torch.int8)
-        self.weight = torch.ops.onednn.qlinear_prepack(weight, None)  # in a layout of oneDNN's own
+        self.weight = torch.ops.onednn.qlinear_prepack(weight, None)  # in oneDNN's own layout
         self.scale = scale
         self.zero_point = torch.zeros(len(scale), dtype=torch.long)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:  # (..., in) -> (..., out), fp32
-        scale = (inputs.abs().amax(dim=-1, keepdim=True) / self.levels).clamp_(min=SMALLEST)
-        # Unsigned, which no processor has to shift first: the zero lies at levels + 1.
+        scale = (inputs.abs().amax(dim=-1, keepdim=True) / self.levels).clamp_(min=MIN_SCALE)
+        # Unsigned, because processors need not shift such inputs first: the zero lies at levels + 1.
         rounded = (inputs / scale).round_().add_(self.levels + 1).to(torch.uint8)
-        outputs = torch.ops.onednn.qlinear_pointwise(
-            rounded,
-            1.0,
-            self.levels + 1,
-            self.weight,
-            self.scale,
-            self.zero_point,
-            None,  # bias
-            1.0,
-            0,
-            torch.float32,  # of the output, which is not quantised
-            "none",  # nothing is fused
-            [],
-            "",
-        )
+        outputs = _linear(rounded, self.levels + 1, self.weight, self.scale, self.zero_point)
         return outputs.mul_(scale)
 
     def _save_to_state_dict(self, *arguments) -> None:
         raise ValueError(
-            "an int8 model cannot be saved; save the model that it was made of, and quantize that when loaded"
+            "an int8 model cannot be saved; save the model that it was made of, and quantize that when it is loaded"
         )
 
 
+def _linear(
+    inputs: torch.Tensor, zero: int, weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor
+) -> torch.Tensor:
+    """Multiplies unsigned inputs (..., in), whose zero is `zero`, by packed weights; returns fp32 (..., out)."""
+    bias, input_scale, output_scale, output_zero, fused = None, 1.0, 1.0, 0, ("none", [], "")
+    return torch.ops.onednn.qlinear_pointwise(
+        inputs, input_scale, zero, weight, scales, zeros, bias, output_scale, output_zero, torch.float32, *fused
+    )
+
+
 def input_levels() -> int:
-    """Returns 127, or 63 where oneDNN's sums of products are not exact with 127: on processors without VNNI, where
-    they are formed of pairs in 16 bits. The largest numbers show it."""
+    """Returns 127, or 63 where oneDNN's sums of products are not exact with 127.
+
+    Processors without VNNI add pairs of products in 16 bits. The largest numbers show whether these overflow.
+    """
     largest = torch.full((16, 64), 255, dtype=torch.uint8)
     weight = torch.ops.onednn.qlinear_prepack(torch.full((16, 64), 127, dtype=torch.int8), None)
-    ones, zeros = torch.ones(16), torch.zeros(16, dtype=torch.long)
-    sums = torch.ops.onednn.qlinear_pointwise(
-        largest, 1.0, 0, weight, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
-    )
+    sums = _linear(largest, 0, weight, torch.ones(16), torch.zeros(16, dtype=torch.long))
     return 127 if (sums == 64 * 255 * 127).all() else 63
 
 
@@ -88,7 +83,7 @@ def quantize(model: PreTrainedModel) -> PreTrainedModel:
     if model.device.type != "cpu" or model.dtype != torch.float32:
         raise ValueError(
             f"the model is {model.dtype} on {model.device}; quantize takes torch.float32 on cpu, so load it with "
-            "dtype=torch.float32 and move it nowhere"
+            "dtype=torch.float32 and leave it on the CPU"
         )
     layers = model.base_model.layers
     linears = [name for name, module in layers.named_modules() if isinstance(module, nn.Linear)]
@@ -98,9 +93,9 @@ def quantize(model: PreTrainedModel) -> PreTrainedModel:
     for name in linears:
         layers.set_submodule(name, Int8Linear(layers.get_submodule(name), levels))
     for name, parameter in model.named_parameters():
-        # A copy: as long as one parameter is in the file, all of it is in memory.
+        # A copy: while one parameter is a view of the file, all of the file stays in memory.
         is_table = name.endswith("position_table")
         parameter.data = parameter.data.half() if is_table else parameter.data.clone()
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc keeps 0.3 GB of holes
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # else glibc keeps 0.3 GB
         libc.malloc_trim(0)
     return model.requires_grad_(False).eval()

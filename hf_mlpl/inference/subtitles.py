@@ -1,11 +1,11 @@
-"""Makes subtitles of the characters of a transcript and their times: SubRip (srt) and WebVTT (vtt)."""
+"""Makes SubRip (srt) and WebVTT (vtt) subtitles from the characters of a transcript and their times."""
 
 from __future__ import annotations
 
 import html
 import math
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -13,7 +13,7 @@ LINE_WIDTH = 42  # columns; with two lines and seven seconds the usual limits of
 MAX_LINES = 2
 MAX_SECONDS = 7.0
 MIN_SECONDS = 1.0  # CTC marks the frame in which a letter is recognised, often 30 ms: too short to be read
-PAUSE_SECONDS = 1.0  # between the marks of two letters, hence longer than what one hears
+PAUSE_SECONDS = 1.0  # between the frames of two letters, which is longer than the pause that one hears
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Cue:
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """Holds a word or a part of one, which no line break divides."""
+class _Segment:
+    """Holds a word, or a part of one, that no line break divides."""
 
     text: str
     start: float
@@ -48,18 +48,18 @@ def build_cues(characters: Sequence[dict], duration: float = math.inf) -> list[C
             start and end in seconds.
         duration: seconds of the recording.
     """
-    groups: list[list[_Piece]] = []
-    for piece in _pieces(characters):
+    groups: list[list[_Segment]] = []
+    for segment in _segments(characters):
         group = groups[-1] if groups else []
         if (
             group
-            and piece.start - group[-1].end < PAUSE_SECONDS
-            and piece.end - group[0].start <= MAX_SECONDS
-            and len(_lines([*group, piece])) <= MAX_LINES
+            and segment.start - group[-1].end < PAUSE_SECONDS
+            and segment.end - group[0].start <= MAX_SECONDS
+            and len(_lines([*group, segment])) <= MAX_LINES
         ):
-            group.append(piece)
+            group.append(segment)
         else:
-            groups.append([piece])
+            groups.append([segment])
     cues = []
     for group, following in zip_longest(groups, groups[1:]):
         start, end = group[0].start, max(group[-1].end, group[0].start + MIN_SECONDS)
@@ -69,64 +69,66 @@ def build_cues(characters: Sequence[dict], duration: float = math.inf) -> list[C
 
 def to_srt(characters: Sequence[dict], duration: float = math.inf) -> str:
     """Returns the text of a SubRip file; see `build_cues`."""
-    return "\n".join(
-        f"{number}\n{_time(cue.start, ',')} --> {_time(cue.end, ',')}\n" + "".join(f"{line}\n" for line in cue.lines)
-        for number, cue in enumerate(build_cues(characters, duration), start=1)
-    )
+    cues = build_cues(characters, duration)
+    return "\n".join(f"{number}\n{_format(cue, ',', cue.lines)}" for number, cue in enumerate(cues, start=1))
 
 
 def to_vtt(characters: Sequence[dict], duration: float = math.inf) -> str:
     """Returns the text of a WebVTT file; see `build_cues`. `&`, `<` and `>`, which begin its markup, are escaped."""
+    cues = build_cues(characters, duration)
     return "WEBVTT\n" + "".join(
-        f"\n{_time(cue.start, '.')} --> {_time(cue.end, '.')}\n"
-        + "".join(f"{html.escape(line, quote=False)}\n" for line in cue.lines)
-        for cue in build_cues(characters, duration)
+        f"\n{_format(cue, '.', [html.escape(line, quote=False) for line in cue.lines])}" for cue in cues
     )
 
 
-def _time(seconds: float, decimal_mark: str) -> str:  # hours have two digits or more
+def _format(cue: Cue, decimal_mark: str, lines: Iterable[str]) -> str:
+    times = f"{_format_time(cue.start, decimal_mark)} --> {_format_time(cue.end, decimal_mark)}"
+    return "".join(f"{line}\n" for line in (times, *lines))
+
+
+def _format_time(seconds: float, decimal_mark: str) -> str:  # hours have two digits or more
     minutes, milliseconds = divmod(round(seconds * 1000), 60_000)
     return f"{minutes // 60:02}:{minutes % 60:02}:{milliseconds // 1000:02}{decimal_mark}{milliseconds % 1000:03}"
 
 
-def _pieces(characters: Sequence[dict]) -> Iterator[_Piece]:
+def _segments(characters: Sequence[dict]) -> Iterator[_Segment]:
     """Yields words, and the characters of words that do not fit into a cue."""
-    word: list[_Piece] = []  # its characters, each with the marks that combine with it
+    word: list[_Segment] = []  # characters, each with its combining marks
     after_space = False
     for character in characters:
         text, (start, end) = character["text"], character["timestamp"]
         if text.isspace():
-            yield from _undivided_if_it_fits(word)
+            yield from _join_if_it_fits(word)
             word, after_space = [], True
         elif word and _combines(text[0]):
-            word[-1] = _join([word[-1], _Piece(text, float(start), float(end), after_space=False)])
+            word[-1] = _join([word[-1], _Segment(text, float(start), float(end), after_space=False)])
         else:
-            word.append(_Piece(text, float(start), float(end), after_space))
+            word.append(_Segment(text, float(start), float(end), after_space))
             after_space = False
-    yield from _undivided_if_it_fits(word)
+    yield from _join_if_it_fits(word)
 
 
-def _undivided_if_it_fits(word: list[_Piece]) -> list[_Piece]:
+def _join_if_it_fits(word: list[_Segment]) -> list[_Segment]:
     if not word:
         return []
-    whole = _join(word)
-    return [whole] if _width(whole.text) <= LINE_WIDTH and whole.end - whole.start <= MAX_SECONDS else word
+    joined = _join(word)
+    return [joined] if _width(joined.text) <= LINE_WIDTH and joined.end - joined.start <= MAX_SECONDS else word
 
 
-def _join(pieces: Sequence[_Piece]) -> _Piece:
-    text = "".join(piece.text for piece in pieces)
-    return _Piece(text, pieces[0].start, pieces[-1].end, pieces[0].after_space)
+def _join(segments: Sequence[_Segment]) -> _Segment:
+    text = "".join(segment.text for segment in segments)
+    return _Segment(text, segments[0].start, segments[-1].end, segments[0].after_space)
 
 
-def _lines(pieces: Sequence[_Piece]) -> list[str]:
-    """Returns the pieces in as few lines as possible, each filled before the next."""
+def _lines(segments: Sequence[_Segment]) -> list[str]:
+    """Returns the segments in as few lines as possible, each filled before the next."""
     lines: list[str] = []
-    for piece in pieces:
-        longer = f"{lines[-1]}{' ' * piece.after_space}{piece.text}" if lines else piece.text
+    for segment in segments:
+        longer = f"{lines[-1]}{' ' * segment.after_space}{segment.text}" if lines else segment.text
         if lines and _width(longer) <= LINE_WIDTH:
             lines[-1] = longer
         else:
-            lines.append(piece.text)
+            lines.append(segment.text)
     return lines
 
 

@@ -21,51 +21,40 @@ from ..audio.addresses import temporary_file
 from ..audio.folder_walk import walk_folders
 from ..audio.reading import AUDIO_SUFFIXES, AudioError, audio_duration, looks_like_audio, stream_audio
 from ..error_line import error_line
-from .pieces import ahead, cut
+from .pieces import cut, prefetch
 from .subtitles import to_srt, to_vtt
 
 OUTPUT_SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 
-WINDOW_SECONDS = 300.0  # of audio that is read, sorted by length and transcribed before its results are given
+WINDOW_SECONDS = 300.0  # audio that is read, sorted by length and transcribed before its results are given
 
 
 @dataclass
 class Recording:
-    """Holds a file and its transcript.
+    """Holds a file and its transcript."""
 
-    Args:
-        path: as the user named it, or found in a folder that the user named.
-        output: path of its transcript, relative to the folder of all outputs and without suffix.
-        source: the copy or stream that is read, where this is not `path`.
-        result: of the pipeline; None if there is a `problem`.
-        problem: one line that names the file, where it cannot be transcribed.
-        seconds: duration of the audio in it; of a long recording as its header states, or the time of its last word
-            where that is later.
-        samples: of a short recording, while it waits for the model.
-    """
-
-    path: Path
-    output: Path
-    source: Path | BinaryIO | None = None
-    result: dict | None = None
-    problem: str | None = None
-    seconds: float = 0.0
-    samples: np.ndarray | None = field(default=None, repr=False)
+    path: Path  # as the user named it, or found in a folder that the user named
+    output: Path  # of its transcript, relative to the folder of all outputs and without suffix
+    source: BinaryIO | None = None  # the copy or stream to read in place of `path`
+    result: dict | None = None  # of the pipeline; None if there is a `problem`
+    problem: str | None = None  # one line that names the file, where it cannot be transcribed
+    seconds: float = 0.0  # of a long recording: what its header states, or the time of its last word if that is later
+    samples: np.ndarray | None = field(default=None, repr=False)  # (N,) of a short recording that waits for the model
 
     @property
     def name(self) -> str:
-        """Returns the path as it can be printed on a line."""
+        """Returns the path in a form that fits into a printed line."""
         return printable(self.path)
 
     def output_path(self, folder: Path, output_format: str) -> Path:
-        """Returns the file of its transcript below the folder of all outputs."""
+        """Returns the path of its transcript below `folder`, the folder of all outputs."""
         return folder / self.output.with_name(self.output.name + OUTPUT_SUFFIXES[output_format])
 
 
 def printable(path: str | os.PathLike) -> str:
     """Returns a path in which control characters and bytes that are not UTF-8 are escaped."""
-    # A byte that is no UTF-8 is, in a path of Python's, a surrogate that ends with its value.
-    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda odd: f"\\x{ord(odd[0]) & 0xFF:02x}", os.fspath(path))
+    # In Python's paths, a byte that is not UTF-8 is a surrogate that ends with its value.
+    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", os.fspath(path))
 
 
 def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording], list[Path]]:
@@ -76,43 +65,48 @@ def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording]
     Folders are searched at any depth, without hidden files and folders, and through symbolic links, unless a link
     leads to a folder that is searched anyway. No file is in the list twice. The output of a named file has its name,
     and the output of a file below a folder its path from there, which never leads out of the folder of all outputs.
-    A folder without audio, or one that cannot be searched, is a `problem`. `-` is standard input.
+    A folder without audio, or one that cannot be searched, has a `problem`. `-` is standard input.
     """
     recordings: list[Recording] = []
     others: list[Path] = []
     seen: set[str] = set()
-    for name in paths:
-        path = _on_disk(Path(name))
-        if os.fspath(name) == "-":
+    for name in [os.fspath(path) for path in paths]:
+        if name == "-":
             if name not in seen:
-                recordings.append(Recording(path, Path("stdin"), source=sys.stdin.buffer))
-            seen.add("-")
+                recordings.append(Recording(Path(name), Path("stdin"), source=sys.stdin.buffer))
+            seen.add(name)
             continue
-        found = [(path, Path(path.name))]
+        path = _spelled_as_on_disk(Path(name))
+        files = [(path, Path(path.name))]
         if os.path.isdir(path):
-            files, problems = _files_below(path)
-            audio = [file for file in files if _is_tried(file)]
-            others += sorted(set(files) - set(audio))
-            found = [(file, file.relative_to(path)) for file in audio]
-            if not found and not problems:
-                problems = [(path, f"{printable(path)}: no audio in this folder")]
-            recordings += [Recording(place, Path(place.name), problem=problem) for place, problem in problems]
-        for file, output in found:
+            errors: list[OSError] = []
+            below = sorted(
+                Path(place, file) for place, _, names in walk_folders(path, errors.append) for file in names
+            )
+            audio = [file for file in below if _may_be_audio(file)]
+            others += sorted(set(below) - set(audio))
+            files = [(file, file.relative_to(path)) for file in audio]
+            problems = [(Path(error.filename), f"cannot be searched: {error.strerror}") for error in errors]
+            if not audio and not problems:
+                problems = [(path, "no audio in this folder")]
+            for folder, problem in problems:
+                recordings.append(Recording(folder, Path(folder.name), problem=f"{printable(folder)}: {problem}"))
+        for file, output in files:
             if (real_path := os.path.realpath(file)) not in seen:
                 seen.add(real_path)
-                is_known = output.suffix.lower() in AUDIO_SUFFIXES
-                recordings.append(Recording(file, output.with_suffix("") if is_known else output))
+                has_audio_suffix = output.suffix.lower() in AUDIO_SUFFIXES
+                recordings.append(Recording(file, output.with_suffix("") if has_audio_suffix else output))
     return recordings, others
 
 
-def _on_disk(path: Path) -> Path:
-    """Returns the path as it is spelt on disk, where accents may be written in another way."""
+def _spelled_as_on_disk(path: Path) -> Path:
+    """Returns the path as it is spelled on disk, where accents may have another Unicode form."""
     spellings = [path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))]
     return next(filter(os.path.exists, spellings), path)
 
 
-def _is_tried(file: Path) -> bool:
-    """Returns whether a file below a folder should be read, even if that must fail, as for a broken link."""
+def _may_be_audio(file: Path) -> bool:
+    """Returns whether to read a file below a folder, even if that must fail, as for a broken link."""
     if os.path.exists(file) and not os.path.isfile(file):  # a pipe or a device
         return False
     return file.suffix.lower() in AUDIO_SUFFIXES or looks_like_audio(file)
@@ -120,23 +114,12 @@ def _is_tried(file: Path) -> bool:
 
 def pending_recordings(recordings: Sequence[Recording], folder: Path, output_format: str) -> list[Recording]:
     """Returns those without a transcript in `folder`; of two with the same output, the second gets a `problem`."""
-    first_with: dict[Path, Recording] = {}
+    recording_of: dict[Path, Recording] = {}
     for recording in recordings:
-        first = first_with.setdefault(recording.output, recording)
+        first = recording_of.setdefault(recording.output, recording)
         if first is not recording and recording.problem is None:
             recording.problem = f"{recording.name}: its transcript would have the name of that of {first.name}"
     return [r for r in recordings if r.problem is not None or not r.output_path(folder, output_format).exists()]
-
-
-def _files_below(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Returns the files below a folder, and the folders that cannot be searched, each with a line that says why."""
-    problems = []
-
-    def failed(error: OSError) -> None:
-        place = Path(error.filename)
-        problems.append((place, f"{printable(place)}: cannot be searched: {error.strerror}"))
-
-    return sorted(Path(place, name) for place, _, names in walk_folders(folder, failed) for name in names), problems
 
 
 def transcribe_recordings(
@@ -145,20 +128,18 @@ def transcribe_recordings(
     """
     Yields the recordings in their order, each with its `result` or `problem`.
 
-    They are read in windows of about five minutes, one ahead of the model, and batched by length within a window.
-    The pipeline reads long recordings itself, piece after piece. So memory holds two windows and one batch of pieces,
-    however long recordings are.
+    They are read in windows of about five minutes, one window before the model needs it, and batched by length within
+    a window. The pipeline reads long recordings itself, piece after piece. So memory holds two windows and one batch
+    of pieces, however long recordings are.
 
     Args:
         recognize: a speech recognition pipeline.
         batch_size: recordings, or pieces of them, in one forward.
-        progress: a bar that counts recordings.
         arguments: further arguments of the pipeline's call.
     """
-    arguments |= {"batch_size": batch_size}
-    for window in ahead(_windows(recordings, recognize)):
+    for window in prefetch(_windows(recordings, recognize)):
         progress.update(sum(recording.problem is not None for recording in window))
-        _recognize_window(recognize, window, progress, arguments)
+        _recognize_window(recognize, window, progress, arguments | {"batch_size": batch_size})
         yield from window
 
 
@@ -171,7 +152,7 @@ def _windows(recordings: Sequence[Recording], recognize) -> Iterator[list[Record
             try:
                 _read(recording, recognize)
                 seconds += recording.seconds
-            except Exception as error:  # decoders raise whatever they like, and the other files are still to do
+            except Exception as error:  # decoders raise any type, and the other files still follow
                 recording.problem = _problem(recording, error)
         if seconds >= WINDOW_SECONDS:
             yield window
@@ -182,8 +163,11 @@ def _windows(recordings: Sequence[Recording], recognize) -> Iterator[list[Record
 
 def _read(recording: Recording, recognize) -> None:
     """Sets `seconds`, and `samples` of a recording that is not cut."""
-    if recording.source is not None or recording.path.is_fifo():
-        _copy_source(recording)
+    if recording.source is not None or recording.path.is_fifo():  # it can be read only once
+        copy = temporary_file(recording.name)
+        with recording.source or open(recording.path, "rb") as source:
+            shutil.copyfileobj(source, copy)
+        recording.source = copy
     rate = recognize.feature_extractor.sampling_rate
     pieces = cut(stream_audio(_source(recording), rate), rate, recognize.model.config.inputs_to_logits_ratio)
     with closing(pieces):
@@ -192,16 +176,8 @@ def _read(recording: Recording, recognize) -> None:
     recording.seconds = first.seconds if first.is_last else audio_duration(_source(recording))
 
 
-def _copy_source(recording: Recording) -> None:
-    """Replaces a source that can be read only once, such as a pipe, by a temporary file."""
-    copy = temporary_file(recording.name)
-    with recording.source or open(recording.path, "rb") as source:
-        shutil.copyfileobj(source, copy)
-    recording.source = copy
-
-
 def _source(recording: Recording) -> Path | BinaryIO:
-    """Returns the file to read, from its beginning."""
+    """Returns the file to read, at its beginning."""
     if recording.source is None:
         return recording.path
     recording.source.seek(0)
@@ -217,7 +193,7 @@ def _recognize_window(recognize, window: list[Recording], progress: tqdm, argume
         for recording, result in zip(readable, results, strict=True):
             recording.result = result
             progress.update()
-    except Exception:  # one recording is at fault and fails its batch: now each is alone
+    except Exception:  # one recording makes its batch fail: now each is a batch of its own
         for recording in readable:
             if recording.result is None:
                 try:
@@ -232,14 +208,13 @@ def _recognize_window(recognize, window: list[Recording], progress: tqdm, argume
 
 
 def _input(recording: Recording) -> np.ndarray | Path | BinaryIO:
-    """Returns the input for the pipeline."""
     return _source(recording) if recording.samples is None else recording.samples
 
 
 def _problem(recording: Recording, error: Exception) -> str:
-    """Returns one line about an error, with the file's name."""
-    speaks = isinstance(error, (OSError, ValueError, MemoryError))  # what others are about is not in their text
-    line = printable(error_line(error, with_type=not speaks))
+    """Describes an error in one line, with the file's name."""
+    is_explained = isinstance(error, (OSError, ValueError, MemoryError))  # the text of others needs their type
+    line = printable(error_line(error, with_type=not is_explained))
     if isinstance(error, AudioError) and recording.samples is None:  # it names the file itself
         return line
     return f"{recording.name}: {line}"
@@ -249,22 +224,18 @@ def format_transcript(recording: Recording, output_format: str, with_words: bool
     """
     Formats a transcript as `text`, `json`, `srt` or `vtt`, with a line feed at its end.
 
-    `text` is the transcript, or with `with_words` a line of start, end and word for each, separated by tabs; with
+    `text` is the transcript, or with `with_words` a line of start, end and word for each word, separated by tabs; with
     `with_name` each line begins with file and language. `json` is one line; its words have a `confidence` where they
-    come from beam search. Times are seconds.
-
-    Args:
-        recording: its result needs timestamps of characters for `srt` and `vtt`, and of words for `with_words`.
+    come from beam search. Times are seconds. The result needs timestamps of characters for `srt` and `vtt`, and of
+    words for `with_words`.
     """
     result = recording.result
-    if output_format == "srt":
-        return to_srt(result["chunks"], recording.seconds)
-    if output_format == "vtt":
-        return to_vtt(result["chunks"], recording.seconds)
+    if output_format in ("srt", "vtt"):
+        return {"srt": to_srt, "vtt": to_vtt}[output_format](result["chunks"], recording.seconds)
     words = []
     for chunk in result["chunks"] if with_words else []:
         start, end = (round(float(second), 3) for second in chunk["timestamp"])
-        confidence = {"confidence": round(chunk["confidence"], 4)} if "confidence" in chunk else {}  # of beam search
+        confidence = {"confidence": round(chunk["confidence"], 4)} if "confidence" in chunk else {}
         words.append({"word": chunk["text"], "start": start, "end": end} | confidence)
     if output_format == "json":
         content = {"file": recording.name, "text": result["text"]}
@@ -272,7 +243,8 @@ def format_transcript(recording: Recording, output_format: str, with_words: bool
             content["language"] = result["language"]
             content["language_probability"] = round(result["language_probability"], 4)
         return json.dumps(content | ({"words": words} if with_words else {}), ensure_ascii=False) + "\n"
-    lines = [f"{word['start']:.2f}\t{word['end']:.2f}\t{word['word']}" for word in words]
-    lines = lines if with_words else [result["text"]]
+    lines = [result["text"]]
+    if with_words:
+        lines = [f"{word['start']:.2f}\t{word['end']:.2f}\t{word['word']}" for word in words]
     name = f"{recording.name}\t{result.get('language', '-')}\t" if with_name else ""
     return "".join(f"{name}{line}\n" for line in lines)

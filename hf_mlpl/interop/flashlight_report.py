@@ -25,7 +25,7 @@ from ..atomic import atomic_write
 from ..audio.reading import AudioError, audio_format, load_audio, stream_audio
 from ..corpora.flashlight_lists import ListEntry
 from ..error_line import error_line
-from ..inference.pieces import Piece, ahead, cut, is_memory_error
+from ..inference.pieces import Piece, cut, is_memory_error, prefetch
 from ..model.feature_extraction_mlpl import MlplFeatureExtractor
 from ..model.missing_model import check_checkpoint, check_model
 from ..model.modeling_mlpl import MlplForCTC
@@ -133,7 +133,7 @@ def recognize(
         with_logits: keeps `logits`, which take most of the memory of long recordings in pieces.
     """
     paths, logits = [], []  # of the pieces of a sample
-    for batch in ahead(_batches(entries, extractor, model.config.inputs_to_logits_ratio if in_pieces else None)):
+    for batch in prefetch(_batches(entries, extractor, model.config.inputs_to_logits_ratio if in_pieces else None)):
         for part, middle in zip(batch, _forward(model, extractor, batch), strict=True):
             sample = part.sample
             if middle is not None:

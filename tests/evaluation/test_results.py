@@ -1,4 +1,4 @@
-"""Files of results: what evaluation writes is read, and anything else is one line with file and field."""
+"""Reading results: files that evaluation wrote are read, and others are refused in one line with file and field."""
 
 import json
 
@@ -15,28 +15,28 @@ def results() -> dict:
     return {"model": "m", "revision": "m@1", "data": ["test.parquet"], "sources": [], **score(ROWS)}
 
 
-def test_what_is_written_is_read(results, tmp_path):
+def test_written_results_are_read(results, tmp_path):
     (tmp_path / "r.json").write_text(json.dumps(results))
     assert read_results(tmp_path / "r.json") == results
 
 
 @pytest.mark.parametrize("data", ["null", "3", "[]", "", "{", '"x"', "{}", "\ufeff{}"])
-def test_what_is_no_object_of_results(data, error_of, tmp_path):
+def test_other_files_are_refused(data, error_of, tmp_path):
     path = tmp_path / "r.json"
     path.write_text(data)
     for command in (
         ["compare.py", f"a={path}"],
         ["render_card.py", "--run", tmp_path, "--results", path, "--output", "x"],
     ):
-        told = error_of(*command)
-        assert told.startswith(f"{path}: ") and "hf-mlpl evaluate" in told
+        message = error_of(*command)
+        assert message.startswith(f"{path}: ") and "hf-mlpl evaluate" in message
 
 
 @pytest.mark.parametrize(
     "value", [None, 3, -1, "x", [], {}, {"de": None}, {"de": {"cer": "x", "wer": 0}}, float("nan")]
 )
 @pytest.mark.parametrize("field", ["languages", "macro", "utterances", "hours", "data", "sources"])
-def test_a_field_of_another_kind(field, value, results, tmp_path):
+def test_fields_of_another_kind_are_refused(field, value, results, tmp_path):
     if (field, value) in (("utterances", 3), ("hours", 3), ("data", []), ("sources", [])):
         return
     path = tmp_path / "r.json"

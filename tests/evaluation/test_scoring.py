@@ -51,7 +51,7 @@ ROWS = [
 
 
 def edit_distance(a, b):
-    """The textbook recursion, row by row."""
+    """Computes the textbook recursion, row by row."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
         previous, row = row, [i]
@@ -265,3 +265,28 @@ def test_several_runs_are_compared_by_mean_and_spread():
     assert rows == [["1", "25", "60"], ["2", "25", "70"], ["mean", "25", "65"]]
     with pytest.raises(ValueError, match="no results are called orakel; there are supervised, control, oracle, final"):
         gap_table(runs, [], "orakel")
+
+
+def test_gains_that_are_not_defined_are_dashes():
+    """A control without errors, a start that is as good as the oracle, and rates that are not known."""
+    runs = {
+        "start": [results(de=0.2), results(de=0.1)],
+        "control": [results(de=0.0), results(de=0.1)],
+        "oracle": [results(de=0.1), results(de=0.1)],
+        "final": [results(de=0.1), results(de=0.05)],
+    }
+    assert gap_table(runs, [], "oracle", "control").splitlines() == [
+        "run   control, % of gap, vs control  final, % of gap, vs control",
+        "1                            200, -                       100, -",
+        "2                         -, +0.0 %                   -, -50.0 %",
+        "mean                           -, -                         -, -",
+    ]
+    for unknown in ({"languages": {}}, results(de=None)):
+        runs = {name: [unknown] for name in ("start", "control", "oracle")}
+        assert [line.split()[-2:] for line in gap_table(runs, [], "oracle", "control").splitlines()[1:]] == [
+            ["-,", "-"],
+            ["-,", "-"],
+        ]
+        assert comparison_table(runs).splitlines()[-1].split() == ["macro", "average", *"----"]
+    half_known = {"before": [results(de=0.1)], "after": [results(de=None)]}
+    assert comparison_table(half_known).splitlines()[1].split() == ["de", "10.0", "-", "-"]

@@ -1,4 +1,4 @@
-"""Beam search against sums over all label paths, with language model scores worked out from the file by hand."""
+"""Beam search, compared with sums over all label paths and language model scores computed from the file."""
 
 import base64
 import importlib
@@ -81,14 +81,14 @@ ngram 2=4
 
 
 def make_tokenizer(folder: Path, lines: str, **kwargs) -> MlplTokenizer:
-    """A tokens file with a line for each word of `lines` after the boundary's; `ä/ae` share one."""
+    """Writes a tokens file with a line for each word of `lines` after the boundary's; `ä/ae` share one."""
     write_tokens(folder / "tokens.lst", ["|", *(line.replace("/", " ") for line in lines.split())])
     return MlplTokenizer(folder / "tokens.lst", **kwargs)
 
 
 @pytest.fixture
 def tokenizer(tmp_path) -> MlplTokenizer:
-    """Classes: 0 is the boundary, 1 is a, 2 is b, 3 is the blank."""
+    """Has the classes 0, the boundary, 1, a, 2, b, and 3, the blank."""
     return make_tokenizer(tmp_path, "a b")
 
 
@@ -111,7 +111,7 @@ def random_logits(seed: int, frames: int, classes: int) -> torch.Tensor:
 
 
 def logits_of(tokenizer: MlplTokenizer, *frames: str) -> torch.Tensor:
-    """Logits (1, S, V) of frames such as `s.6z.4`, entries with their probabilities; `_` is the blank."""
+    """Returns logits (1, S, V) of frames such as `s.6z.4`, entries with their probabilities; `_` is the blank."""
     probabilities = torch.full((1, len(frames), tokenizer.vocab_size), 1e-4)
     for row, frame in zip(probabilities[0], frames, strict=True):
         for entry, probability in re.findall(r"(.)(\.\d)", frame):
@@ -121,13 +121,13 @@ def logits_of(tokenizer: MlplTokenizer, *frames: str) -> torch.Tensor:
 
 
 def short_words(seed: int) -> torch.Tensor:
-    """Logits (1, 7, 4) with many boundaries and few blanks, so that there is more than one word."""
+    """Returns logits (1, 7, 4) with many boundaries and few blanks, so that there is more than one word."""
     return random_logits(seed, frames=7, classes=4) + torch.tensor([1.0, 0.0, 0.0, -1.0])
 
 
 @lru_cache
 def sums_over_paths(seed: int) -> dict[str, float]:
-    """Probability of each sequence of labels without blanks, in `short_words(seed)`: all its paths, one by one."""
+    """Sums the probability of each label sequence without blanks over all paths in `short_words(seed)`."""
     log_probs = short_words(seed)[0].double().log_softmax(-1).numpy()
     sums = defaultdict(float)
     for path in itertools.product(range(4), repeat=7):
@@ -138,7 +138,7 @@ def sums_over_paths(seed: int) -> dict[str, float]:
 
 
 def sums_over_texts(seed: int, lexicon: set[str]) -> dict[tuple[str, ...], float]:
-    """Probability of each sequence of words of the lexicon."""
+    """Sums the probability of each sequence of words of the lexicon."""
     sums = defaultdict(float)
     for labels, probability in sums_over_paths(seed).items():
         if lexicon.issuperset(labels.replace("|", " ").split()):
@@ -147,7 +147,7 @@ def sums_over_texts(seed: int, lexicon: set[str]) -> dict[tuple[str, ...], float
 
 
 def arpa_score(arpa: str, units: Sequence[str]) -> float:
-    """log10 P of a sentence under a bigram model."""
+    """Computes log10 P of a sentence under a bigram model."""
     log_probs, backoffs = {}, defaultdict(float)
     for fields in (line.split("\t") for line in arpa.splitlines() if "\t" in line):
         log_probs[fields[1]] = float(fields[0])
@@ -171,7 +171,7 @@ def test_without_a_language_model_it_finds_the_likeliest_labels(tokenizer, seed)
 
 
 def test_paths_are_summed(tokenizer):
-    """The likeliest path is two blanks, but those of `a` together are likelier than it."""
+    """Decodes frames whose likeliest path is two blanks, but the paths of `a` together are likelier."""
     logits = logits_of(tokenizer, "_.6a.4", "_.6a.4")
     assert tokenizer.decode(logits.argmax(-1)[0]) == ""
     assert BeamSearchDecoder(tokenizer).decode(logits)[0].text == "a"
@@ -197,7 +197,7 @@ def test_a_language_model_of_words(tokenizer, tmp_path, seed, lm_weight, word_sc
 @pytest.mark.parametrize("lm_weight", [0.5, 1.5])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_language_model_of_characters(tokenizer, tmp_path, seed, lm_weight):
-    """It does not know b."""
+    """Uses a language model without b."""
     scores = {
         labels: math.log(probability) + lm_weight * math.log(10) * arpa_score(CHARACTER_ARPA, labels)
         for labels, probability in sums_over_paths(seed).items()
@@ -341,7 +341,7 @@ def test_logits_and_log_probabilities_of_any_precision(tokenizer):
 
 
 def test_a_script_without_spaces(tmp_path):
-    """A language model of characters in which there is no boundary."""
+    """Uses a language model of characters without a boundary."""
     tokenizer = make_tokenizer(tmp_path, "我 找 你 好")
     lm = write(tmp_path / "zh.arpa", rename(rename(CHARACTER_ARPA, "|", "找"), "a", "好"))
     logits = logits_of(tokenizer, "好.9", "我.5找.4", "你.9", "好.9")
@@ -354,7 +354,7 @@ def test_a_script_without_spaces(tmp_path):
 
 
 def test_entries_that_share_a_class(tmp_path):
-    """The entry that stands first on the line is used for decoding, and is the one that a language model knows."""
+    """Checks that decoding and language models use the first entry of a line."""
     tokenizer = make_tokenizer(tmp_path, "ä/ae b s", surround="|")
     logits = logits_of(tokenizer, "s.5ä.4", "b.9")
     assert tokenizer.decode(logits.argmax(-1)[0]) == "sb"
@@ -366,7 +366,7 @@ def test_entries_that_share_a_class(tmp_path):
 def test_words_that_cannot_be_spelled_are_left_out(tokenizer, tmp_path, caplog):
     lm = write(tmp_path / "words.arpa", rename(WORD_ARPA, "b", "bß"))
     decoder = BeamSearchDecoder(tokenizer, lm)
-    assert "1 of 3 words of the lexicon cannot come out" in caplog.text and "bß" in caplog.text
+    assert "1 of 3 words of the lexicon are left out" in caplog.text and "bß" in caplog.text
     assert set(decoder.decode(random_logits(0, frames=40, classes=4))[0].text.split()) == {"ab", "ba"}
     with pytest.raises(ValueError, match="no word that the tokenizer can spell; it begins with .'ß', 'c'"):
         BeamSearchDecoder(tokenizer, lexicon=["ß", "c"])
@@ -406,9 +406,9 @@ def test_a_word_that_does_not_end_is_left_out(letters):
     ids=["empty", "text", "cut off", "wrong count", "no number", "no sentences", "binary header", "bytes"],
 )
 @pytest.mark.parametrize("lexicon", [None, ["ab", "ba"]])
-def test_a_file_that_is_no_language_model(tokenizer, tmp_path, content, lexicon):
+def test_other_files_are_refused(tokenizer, tmp_path, content, lexicon):
     (tmp_path / "bad.lm").write_bytes(content)
-    with pytest.raises(ValueError, match=r"bad\.lm is no language model that KenLM reads: ") as error:
+    with pytest.raises(ValueError, match=r"bad\.lm is not a language model that KenLM reads: ") as error:
         BeamSearchDecoder(tokenizer, tmp_path / "bad.lm", lexicon)
     assert "\n" not in str(error.value)
 
@@ -424,11 +424,11 @@ def test_a_binary_file(tokenizer, tmp_path):
     assert (found.text, found.words) == (expected.text, expected.words)
     assert found.score == pytest.approx(expected.score, abs=1e-3)
     binary.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"words\.bin is no language model that KenLM reads: "):
+    with pytest.raises(ValueError, match=r"words\.bin is not a language model that KenLM reads: "):
         BeamSearchDecoder(tokenizer, binary, ["ab", "ba", "b"])
 
 
-def test_a_language_model_of_something_else(tokenizer, letters, tmp_path):
+def test_language_models_of_other_units_are_refused(tokenizer, letters, tmp_path):
     with pytest.raises(FileNotFoundError, match="missing.arpa"):
         BeamSearchDecoder(tokenizer, tmp_path / "missing.arpa")
     lm = write(tmp_path / "characters.arpa", rename(rename(CHARACTER_ARPA, "|", "x"), "a", "y"))
@@ -452,13 +452,13 @@ def test_without_the_extra(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A model that says something about a sweep, and its processor."""
+    """Saves a model that finds letters in a sweep, and its processor."""
     path = tmp_path_factory.mktemp("model")
     tokens = make_tokenizer(path, "a b c d e f")
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_attention_heads": 2, "attention_head_dim": 16, "intermediate_size": 64}
     model = MlplForCTC(MlplConfig.tiny(8, ["de", "sl"], num_hidden_layers=2, **sizes))
-    with torch.no_grad():  # random weights alone would say the same letter all the time
+    with torch.no_grad():  # random weights alone give one letter all the time
         model.ctc_head.weight *= 20
     model.save_pretrained(path)
     MlplProcessor(MlplFeatureExtractor(), tokens).save_pretrained(path)
@@ -523,7 +523,7 @@ def test_pipeline_searches_all_chunks_together(asr, batch_size):
 
 @pytest.fixture
 def transcribe(folder, tmp_path, capsys):
-    """The command on a sweep: exit status, standard output, standard error."""
+    """Runs the command on a sweep; returns exit status, standard output and standard error."""
 
     def run(*options, seconds=4.0):
         soundfile.write(tmp_path / "a.wav", sweep(seconds), 16000, subtype="FLOAT")
@@ -557,7 +557,7 @@ def test_transcribe_with_a_language_model(transcribe, asr, folder, tmp_path):
 
 
 def test_transcribe_searches_all_pieces_of_a_long_recording(transcribe, asr, folder, tmp_path):
-    """At 40 s it is cut: the search has one beginning and one end, and the middles of the pieces between."""
+    """Searches 40 s, which are cut: one beginning, one end, and the middles of the pieces between."""
     lexicon = ["fade", "dad", "e", "cafe"]
     pieces = list(cut([sweep(40)], 16000, 480))
     logits = [logits_by_hand(asr, piece.samples)[0] for piece in pieces]
@@ -569,11 +569,11 @@ def test_transcribe_searches_all_pieces_of_a_long_recording(transcribe, asr, fol
     assert len(pieces) > 1 and status == 0 and out.split("\t")[2] == f"{expected.text}\n"
 
 
-def test_transcribe_with_what_is_no_language_model(transcribe, tmp_path, monkeypatch, capsys):
+def test_transcribe_refuses_files_that_are_not_language_models(transcribe, tmp_path, monkeypatch, capsys):
     text, latin = write(tmp_path / "a.txt", "da"), tmp_path / "latin.txt"
     latin.write_bytes("fädé".encode("latin-1"))
     for options, message in (
-        (["--lm", text], "a.txt is no language model that KenLM reads: "),
+        (["--lm", text], "a.txt is not a language model that KenLM reads: "),
         (["--lm", tmp_path / "lost.arpa"], "No such file or directory: '.*lost.arpa'"),
         (["--lexicon", latin], "latin.txt: is not UTF-8; a lexicon has one word a line"),
         (["--lexicon", text, "--beam-size", 0], "beam_size is 0; it must be at least 1"),

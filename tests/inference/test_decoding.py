@@ -1,4 +1,4 @@
-"""Greedy decoding of data sets, against one utterance at a time computed step by step."""
+"""Greedy decoding of data sets, compared with a computation of one utterance at a time, step by step."""
 
 import io
 import itertools
@@ -33,7 +33,7 @@ def make_model(languages=LANGUAGES) -> MlplForCTC:
     dropout = {"conv_dropout": 0.3, "attention_dropout": 0.3, "activation_dropout": 0.3, "layerdrop": 0.3}
     torch.manual_seed(0)
     model = MlplForCTC(MlplConfig.tiny(len(LETTERS) + 1, languages, num_hidden_layers=2, **sizes, **dropout))
-    with torch.no_grad():  # random weights alone would say the same letter all the time
+    with torch.no_grad():  # random weights alone give one letter all the time
         model.ctc_head.weight *= 20
         model.ctc_head.bias[LETTERS.index("|")] += 1
         if model.lid_head is not None:
@@ -48,7 +48,7 @@ def model() -> MlplForCTC:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Dataset:
-    """Noise whose loudness and colour change; one clip is no audio."""
+    """Writes noise whose loudness and colour change; one clip is not audio."""
     folder, rows = tmp_path_factory.mktemp("clips"), []
     for i, seconds in enumerate(SECONDS):
         rng = np.random.default_rng(i)
@@ -67,7 +67,7 @@ def dataset(tmp_path_factory) -> Dataset:
 
 
 def by_hand(model, row) -> Hypothesis:
-    """One utterance alone: probabilities, the best path, its collapse."""
+    """Decodes one utterance alone: probabilities, the best path, its collapse."""
     samples, rate = soundfile.read(row["audio"]["path"], dtype="float32")
     features = MlplFeatureExtractor()(samples, sampling_rate=rate, return_tensors="pt")["input_features"]
     model.eval()
@@ -114,7 +114,7 @@ def test_transcripts_equal_those_of_each_utterance_alone(model, processor, datas
     assert "\n" not in bad.error
     expected = [by_hand(model, row) for i, row in enumerate(dataset) if i != UNREADABLE]
     assert_same(hypotheses, expected)
-    # the model says something, and not always the same
+    # texts and languages differ
     assert len({hypothesis.text for hypothesis in expected}) >= 6
     assert len({hypothesis.language for hypothesis in expected}) >= 2
     assert any(" " in hypothesis.text for hypothesis in expected)

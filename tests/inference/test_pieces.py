@@ -1,4 +1,4 @@
-"""Long recordings, which are recognised in overlapping pieces: how they are cut, and that nobody can tell."""
+"""Long recordings: how they are cut into overlapping pieces, and that results are those of whole recordings."""
 
 import json
 import random
@@ -20,7 +20,7 @@ from hf_mlpl.cli.main import main
 from hf_mlpl.data.utterances import FEATURES
 from hf_mlpl.evaluation.scoring import evaluate_model
 from hf_mlpl.inference.decoding import transcribe
-from hf_mlpl.inference.pieces import LONGEST_SECONDS, ahead, cut, is_memory_error, seconds_in_pieces
+from hf_mlpl.inference.pieces import LONGEST_SECONDS, cut, is_memory_error, prefetch, seconds_in_pieces
 from hf_mlpl.labels.labelling import pseudo_label
 
 from ..tones import RATE, random_text, speak
@@ -67,21 +67,21 @@ def test_a_stream_is_read_as_far_as_the_next_piece_needs():
         assert len(read) <= 36 + 17 * (number - 1)
 
 
-def test_items_are_made_ahead_in_order_and_errors_come_in_their_place():
+def test_prefetching_keeps_the_order_of_items_and_errors():
     def items():
         yield from range(5)
         raise ValueError("the sixth")
 
-    made = ahead(items(), 3)
-    assert [next(made) for _ in range(5)] == [0, 1, 2, 3, 4]
+    items_ahead = prefetch(items(), 3)
+    assert [next(items_ahead) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="the sixth"):
-        next(made)
-    assert list(ahead(iter([]), 3)) == []
+        next(items_ahead)
+    assert list(prefetch(iter([]), 3)) == []
 
 
 @pytest.fixture(scope="module")
 def talks(tmp_path_factory) -> dict[str, Path]:
-    """A short recording, two long ones and a damaged one; how long they are is nowhere written but in themselves."""
+    """Writes a short recording, two long ones and a damaged one; no table states their durations."""
     folder, noise = tmp_path_factory.mktemp("talks"), np.random.default_rng(5)
     paths = {}
     for name, seconds in (("short", 3), ("hour", 62.37), ("talk", 37)):
@@ -112,7 +112,7 @@ def dataset_of(talks, stated: float, text: str | None = None) -> Dataset:
 
 @pytest.fixture(scope="module")
 def whole(models, talks) -> dict[str, dict]:
-    """What the model says of the recordings at once, computed step by step."""
+    """Computes the texts of whole recordings, step by step."""
     return {name: at_once(*models, path) for name, path in talks.items() if name != "damaged"}
 
 
@@ -129,7 +129,7 @@ def at_once(model, processor, path) -> dict:
 
 @torch.no_grad()
 def joined(models, path) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (S, V) of the frames, and (L,) of the languages, of 24.99 s at a time, joined in the middle."""
+    """Returns probabilities (S, V) of frames and (L,) of languages, from 24.99 s at a time, without overlaps."""
     model, processor = models
     samples, _ = soundfile.read(path, dtype="float32")
     frames, languages, start, done = [], [], 0, 0
@@ -149,20 +149,20 @@ def joined(models, path) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(
     "stated, max_batch_seconds, num_workers", [(1.0, 0.01, 0), (1.0, 60.0, 2), (40.0, 200.0, 0), (100_000.0, 60.0, 0)]
 )
-def test_long_utterances_are_labelled_whatever_the_table_says(
+def test_long_utterances_are_decoded_whatever_duration_is_stated(
     models, talks, whole, stated, max_batch_seconds, num_workers
 ):
     model, processor = models
-    seen = []
+    shapes = []
     hook = model.register_forward_pre_hook(
-        lambda _, arguments, inputs: seen.append(inputs["attention_mask"].shape), with_kwargs=True
+        lambda _, arguments, inputs: shapes.append(inputs["attention_mask"].shape), with_kwargs=True
     )
-    found = list(transcribe(model, processor, dataset_of(talks, stated), max_batch_seconds, num_workers))
+    hypotheses = list(transcribe(model, processor, dataset_of(talks, stated), max_batch_seconds, num_workers))
     hook.remove()
-    assert max(frames for _, frames in seen) <= 100 * LONGEST_SECONDS
-    assert max(rows * frames for rows, frames in seen) <= max(110 * max_batch_seconds, 2500)
-    assert sorted(hypothesis.row for hypothesis in found) == list(range(len(talks)))
-    for hypothesis in found:
+    assert max(frames for _, frames in shapes) <= 100 * LONGEST_SECONDS
+    assert max(rows * frames for rows, frames in shapes) <= max(110 * max_batch_seconds, 2500)
+    assert sorted(hypothesis.row for hypothesis in hypotheses) == list(range(len(talks)))
+    for hypothesis in hypotheses:
         name, path = list(talks.items())[hypothesis.row]
         if name == "damaged":
             assert "NaN" in hypothesis.error and "utterance damaged: " in hypothesis.error and hypothesis.text == ""
@@ -188,7 +188,7 @@ def test_scores_are_those_of_all_frames(models, talks, whole, name):
     assert hypothesis.language_probability == pytest.approx(probability, abs=1e-5)
 
 
-def test_everything_that_recognises_says_the_same(models, tone_run, talks, whole, tmp_path, capsys):
+def test_all_interfaces_recognise_the_same_texts(models, tone_run, talks, whole, tmp_path, capsys):
     hour, short = talks["hour"], talks["short"]
     recognize = pipeline("automatic-speech-recognition", model=tone_run / "model")
     answers = recognize([hour, short, soundfile.read(hour, dtype="float32")[0]], batch_size=3)
@@ -233,7 +233,7 @@ def test_flashlights_test_cuts_on_request(tone_run, talks, whole, tmp_path, caps
     assert len(emissions["emissions"]) == emissions["num_frames"] == whole["hour"]["num_frames"]
 
 
-def test_what_does_not_fit_into_memory_is_one_line(models, tone_run, talks, monkeypatch, capsys):
+def test_lack_of_memory_is_reported_in_one_line(models, tone_run, talks, monkeypatch, capsys):
     def forward(self, input_features, attention_mask, **_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 28.80 GiB.\n" * 3)
 

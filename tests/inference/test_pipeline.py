@@ -1,4 +1,4 @@
-"""The pipeline as users meet it: a saved model folder, files of all formats, and a computation step by step."""
+"""The pipeline with saved model folders and files of all formats, compared with a computation step by step."""
 
 import json
 import multiprocessing
@@ -44,7 +44,7 @@ def asr(folder):
 
 
 def by_hand(asr, samples):
-    """Class numbers (S,), and language log-probabilities, of one utterance."""
+    """Returns class numbers (S,) and language log-probabilities (L,) of one utterance."""
     inputs = MlplFeatureExtractor()(samples, sampling_rate=RATE, return_tensors="pt")
     with torch.no_grad():
         outputs = asr.model(**inputs)
@@ -168,7 +168,7 @@ def test_no_time_lies_behind_the_end(asr, chunks):
 
 @pytest.fixture(scope="module")
 def long_speech():
-    """100 s in which 79 utterances follow each other, as samples and text."""
+    """Returns samples and text of 79 utterances, one after another, 100 s long."""
     letters, noise, texts, parts = random.Random(5), np.random.default_rng(5), [], []
     while sum(map(len, parts)) < 100 * RATE:
         texts.append(random_text("de", letters))
@@ -177,7 +177,7 @@ def long_speech():
 
 
 @pytest.mark.parametrize("chunk_length", [10, 25])
-def test_chunks_of_long_speech_say_what_the_whole_says(tone_run, long_speech, chunk_length):
+def test_chunks_of_long_speech_give_the_text_of_the_whole(tone_run, long_speech, chunk_length):
     asr = pipeline("automatic-speech-recognition", model=tone_run / "model")
     samples, text = long_speech
     whole = asr(samples, return_timestamps="word")
@@ -203,7 +203,7 @@ def test_the_stock_class_on_arrays(asr, folder):
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """Five files at several rates, and the samples that a decoder finds in them."""
+    """Writes five files at several rates."""
     folder = tmp_path_factory.mktemp("recordings")
     rates = [RATE, 8000, 48000, RATE, RATE]
     for i, rate in enumerate(rates):
@@ -264,7 +264,7 @@ def test_single_rows_and_columns(asr, recordings):
 
 
 def test_a_decoder_of_torchcodec(asr):
-    """A stand-in with the interface that torchcodec's AudioDecoder documents; it cannot be imported without ffmpeg."""
+    """Uses a stand-in with the documented interface of AudioDecoder, whose import needs ffmpeg."""
 
     class AudioDecoder:
         def get_all_samples(self):
@@ -409,7 +409,7 @@ def test_a_model_without_languages(tmp_path):
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no forks here")
-def test_a_forked_child_says_the_same(asr):
+def test_a_forked_child_recognises_the_same_text(asr):
     samples, before = sweep(20), torch.get_num_threads()
     torch.set_num_threads(2)
     try:

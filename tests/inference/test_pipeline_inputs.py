@@ -1,4 +1,4 @@
-"""Each form in which transformers' documentation passes audio says what the path says."""
+"""Inputs in each form of transformers' documentation, which give the same text as the file's path."""
 
 import io
 from collections import deque
@@ -101,7 +101,7 @@ def test_several_inputs(asr, paths, texts, batch_size):
     assert asr(()) == [] and list(asr(iter([]))) == [] and list(asr(KeyDataset([], "file"))) == []
 
 
-def test_a_worker_reads_as_we_do(asr, paths, texts):
+def test_a_loader_worker_reads_the_same(asr, paths, texts):
     for given in (tuple(paths), iter(paths), rows(paths, "speech", embedded=True).cast_column("speech", Audio())):
         assert texts_of(asr(given, batch_size=2, num_workers=1)) == texts
 

@@ -1,4 +1,4 @@
-"""Models with weights of 8 bits, against bounds of rounding, themselves one by one, and what the fp32 model says."""
+"""Models with 8-bit weights, compared with bounds of rounding, with single utterances, and with the fp32 model."""
 
 import copy
 import os
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 
 
 def inputs_of(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Frames (7, 150) and a weight (20, 150); `largest` has no sum that rounding errors or signs make smaller."""
+    """Returns frames (7, 150) and a weight (20, 150); in `largest` neither signs nor rounding make sums smaller."""
     generator = torch.Generator().manual_seed(0)
     inputs, weight = (torch.randn(size, 150, generator=generator) for size in (7, 20))
     if kind == "largest":
@@ -39,7 +39,7 @@ KINDS = ["random", "largest", "zero frames and rows", "frames of all sizes"]
 
 
 def check_rounding(kind: str) -> None:
-    """Every result is as near to the exact one as rounding inputs and weights by half a step leaves it."""
+    """Checks that every result is as near to the exact one as rounding of inputs and weights by half a step allows."""
     inputs, weight = inputs_of(kind)
     linear = nn.Linear(150, 20, bias=False)
     linear.weight.data = weight
@@ -58,7 +58,7 @@ def test_results_are_off_by_rounding_only(kind):
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the processor is not x86-64")
 def test_results_are_off_by_rounding_only_without_vnni():
-    """oneDNN then adds pairs of products in 16 bits, which large ones do not fit into."""
+    """Runs oneDNN as on processors where it adds pairs of products in 16 bits, which large ones overflow."""
     program = f"from {__name__} import *\nprint(input_levels())\nfor kind in KINDS:\n    check_rounding(kind)"
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
@@ -78,7 +78,7 @@ def test_a_frame_gets_the_same_numbers_in_every_batch():
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_a_batch_gives_what_its_utterances_give_one_by_one(grad):
+def test_batches_equal_single_utterances(grad):
     model = quantize(make_model(dtype=torch.float32))
     utterances = make_utterances(dtype=torch.float32)
     with torch.set_grad_enabled(grad):
@@ -101,7 +101,7 @@ def test_only_the_weights_of_layers_become_int8_and_tables_float16():
 
 
 def test_memory_is_a_quarter():
-    """The old weights are gone, and the new ones are int8, once."""
+    """Checks that the old weights are gone, and that there is one copy of the new ones, in int8."""
     linear = nn.Linear(1024, 512, bias=False)
     int8 = Int8Linear(linear, 127)
     numbers = [tensor for tensor in vars(int8).values() if isinstance(tensor, torch.Tensor)]
@@ -111,8 +111,8 @@ def test_memory_is_a_quarter():
     assert not list(int8.parameters())
 
 
-def test_a_trained_model_says_the_same(tone_corpus, tone_run, capsys):
-    """In Python and as `hf-mlpl transcribe --dtype int8`."""
+def test_a_trained_model_recognises_the_same_texts(tone_corpus, tone_run, capsys):
+    """Transcribes in Python and with `hf-mlpl transcribe --dtype int8`."""
     clips = sorted((tone_corpus / "common-voice").rglob("*test*.wav")) + sorted(
         (tone_corpus / "common-voice").rglob("*test*.mp3")
     )
@@ -135,7 +135,7 @@ def test_a_trained_model_says_the_same(tone_corpus, tone_run, capsys):
     assert printed == [result["text"] for result in expected]
 
 
-def test_what_cannot_be_is_refused(tmp_path):
+def test_other_models_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"torch\.bfloat16 on cpu; quantize takes torch\.float32 on cpu"):
         quantize(make_model(dtype=torch.bfloat16))
     with pytest.raises(ValueError, match="float32 on meta"):

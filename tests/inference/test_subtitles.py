@@ -16,7 +16,7 @@ from hf_mlpl.inference.subtitles import LINE_WIDTH, MAX_SECONDS, PAUSE_SECONDS, 
 
 
 def spoken(text, start=0.0, seconds=0.06):
-    """Characters of `text` as the pipeline gives them, one after another; a line feed is a space with a pause."""
+    """Returns characters of `text` in the pipeline's form, one after another; a line feed is a space with a pause."""
     characters = []
     for character in text:
         characters.append({"text": " " if character == "\n" else character, "timestamp": (start, start + seconds / 2)})
@@ -25,7 +25,7 @@ def spoken(text, start=0.0, seconds=0.06):
 
 
 def read(content, kind):
-    """Cues as webvtt-py reads them: start and end, HH:MM:SS.mmm, and lines."""
+    """Reads cues with webvtt-py: start and end, HH:MM:SS.mmm, and lines."""
     return [(cue.start, cue.end, tuple(cue.lines)) for cue in webvtt.from_buffer(io.StringIO(content), format=kind)]
 
 
@@ -49,7 +49,7 @@ def test_files_of_both_formats():
     ]
 
 
-def test_nothing_said():
+def test_empty_transcripts():
     assert to_srt([]) == "" and to_vtt([]) == "WEBVTT\n" and read(to_vtt([]), "vtt") == []
 
 

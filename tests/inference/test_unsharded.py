@@ -1,4 +1,4 @@
-"""The configurations of accelerate, and training with weights that FSDP spreads over processes."""
+"""The configurations of accelerate, and training with weights that FSDP shards."""
 
 import subprocess
 import sys
@@ -44,7 +44,7 @@ def test_a_model_that_is_not_sharded_stays_as_it_is():
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adagrad", "adamw"])
 def test_sharded_training_equals_copies(tone_data, tone_run, quick_python, tmp_path, optimizer):
-    """With LayerDrop, accumulation, slimIPL, an evaluation on the way, and from a checkpoint on."""
+    """Trains with LayerDrop, accumulation, slimIPL and evaluations, and resumes from a checkpoint."""
     overrides = slimipl_overrides(tone_run / "model", tone_data / "unlabelled.parquet")
     overrides += [f"optimizer={optimizer}", "learning_rate=1e-3", "dev=" + str([str(tone_data / "dev.parquet")])]
     overrides += ["eval_every=5"]
@@ -68,7 +68,7 @@ def test_sharded_training_equals_copies(tone_data, tone_run, quick_python, tmp_p
 
 
 def launch(python: Path, config: str, *command, folder: Path) -> None:
-    """On two processes of the CPU."""
+    """Runs a command on two processes of the CPU."""
     text = (ROOT / "recipes" / "accelerate" / f"{config}.yaml").read_text()
     path = folder / f"{config}.yaml"
     path.write_text(text.replace("use_cpu: false", "use_cpu: true").replace("num_processes: 8", "num_processes: 2"))

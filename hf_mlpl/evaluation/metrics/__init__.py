@@ -1,1 +1,1 @@
-"""Local `evaluate` modules, one folder each: `evaluate.load(str(folder))` reads them without a network."""
+"""Holds modules for the library `evaluate`, one folder each: `evaluate.load(str(folder))` needs no network."""

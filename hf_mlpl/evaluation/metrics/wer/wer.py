@@ -1,4 +1,4 @@
-"""Word error rate, a module that `evaluate.load` reads from this folder."""
+"""Computes the word error rate in a module that `evaluate.load` reads from this folder."""
 
 import datasets
 import evaluate
@@ -9,7 +9,7 @@ from hf_mlpl.evaluation.error_rate import ErrorRate
 INPUTS = """
 Args:
     predictions (list of str): transcripts to score; may be empty strings.
-    references (list of str): what was said; the words of a prediction for an empty reference are insertions.
+    references (list of str): correct transcripts; words predicted for an empty reference are insertions.
 Returns:
     wer: `edits / length`; with length 0 it is 0.0 without edits and 1.0 with any.
     edits: substituted, deleted and inserted words of all pairs together.
@@ -21,12 +21,11 @@ class Wer(evaluate.Metric):
     """Divides the edits of all pairs by the words of all references, as `ErrorRate` counts them."""
 
     def _info(self) -> evaluate.MetricInfo:
-        text = datasets.Value("string")
         return evaluate.MetricInfo(
             description=self.__doc__,
             citation="",
             inputs_description=INPUTS,
-            features=datasets.Features({"predictions": text, "references": text}),
+            features=datasets.Features(dict.fromkeys(["predictions", "references"], datasets.Value("string"))),
         )
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float | int]:
