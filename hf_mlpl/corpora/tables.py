@@ -1,4 +1,4 @@
-"""Reads tables of corpora and of people: values are strings as written, and damage costs the row that has it."""
+"""Reads tables of corpora and of users: values are strings as written, and damage costs only its own row."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import io
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any
 
 from ..model.text import encoding_of
+from .reading import RowError
 
 DELIMITERS = "\t,;"
 QUOTED = ",;"  # with other delimiters quotes are ordinary characters, and one alone would swallow lines
@@ -22,43 +24,59 @@ MAX_LINES = 100  # of one record in quotes; a longer one lacks its closing quote
 
 # Stands for bytes that cannot be decoded: no valid UTF-8 or UTF-16 has half of a surrogate pair.
 DAMAGED = "\udcff"
-codecs.register_error("hf_mlpl.damaged", lambda error: (DAMAGED, error.end))
+
+
+def _mark_damage(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return DAMAGED, error.end
+
+
+codecs.register_error("hf_mlpl.damaged", _mark_damage)
 
 TOO_LONG = f"a field of more than {MAX_FIELD} characters"
 
 Row = dict[str | None, Any]  # texts, or None where a row is too short; a list of texts under None
+BinaryFile = io.BufferedReader | gzip.GzipFile
+
+
+def open_binary(path: str | Path) -> BinaryFile:
+    """Opens a file, and unpacks it if its name ends in `.gz`."""
+    return gzip.open(path) if str(path).endswith(".gz") else open(path, "rb")
 
 
 def read_table(path: str | Path, columns: Sequence[str], delimiter: str | None = "\t") -> Iterator[tuple[str, Row]]:
     """Yields rows of a table, plain or gzipped, as pairs of `file:line` and a dict by column name.
 
-    The text is UTF-8, or what its byte order mark says. Empty lines are skipped. Quotes are ordinary characters where
-    tabs separate columns, and those of RFC 4180 where commas or semicolons do.
+    The text is UTF-8, unless a byte order mark names another encoding. Empty lines are skipped. Quotes are ordinary
+    characters in tables with tabs, and follow RFC 4180 in tables with commas or semicolons.
 
-    A row of another length than the header has None for what is missing, or the surplus under None. A row that cannot
-    be read has None in all columns, and the reason under None. `row_problem` returns what is wrong with a row.
+    A row that is too short has None in the missing columns; one that is too long has its surplus under None. A row
+    that cannot be read has None in all columns, and the reason under None. `row_problem` returns the problem of a row.
 
     Args:
-        delimiter: None takes tab, comma or semicolon, whichever separates the most of `columns` in the header.
+        delimiter: None chooses the tab, comma or semicolon that separates the most of `columns` in the header.
 
     Raises:
-        ValueError: where the file or one of `columns` is missing, a column is there twice, or the file is damaged.
+        ValueError: for a file or a column that is missing, a column that is there twice, and a damaged file.
     """
-    path = Path(path)
+    with open_table(Path(path)) as file:
+        yield from table_rows(file, path, columns, delimiter)
+
+
+def open_table(path: Path) -> BinaryFile:
+    """Opens a table; raises ValueError, with the names of tables in its folder, if it does not exist."""
     if not path.is_file():
         siblings = (sibling for pattern in ("*.tsv*", "*.csv*") for sibling in path.parent.glob(pattern))
         found = ", ".join(sorted(sibling.name for sibling in siblings)) or "none"
         raise ValueError(f"{path}: no such file; tables there: {found}")
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-        yield from table_rows(file, path, columns, delimiter)
+    return open_binary(path)
 
 
 def table_rows(
-    file: BinaryIO, name: str | Path, columns: Sequence[str], delimiter: str | None = "\t"
+    file: BinaryFile, name: str | Path, columns: Sequence[str], delimiter: str | None = "\t"
 ) -> Iterator[tuple[str, Row]]:
-    """Yields rows of an open, buffered table, which messages call `name`, as `read_table` does."""
-    lines = _Lines(file)
-    try:
+    """Yields rows of an open table, which messages call `name`, as `read_table` does."""
+    with _lines_of(file, name) as lines:
         header, delimiter = _header(lines, name, columns, delimiter)
         records = _quoted_records if delimiter in QUOTED else _plain_records
         for number, fields, problem in records(lines, delimiter):
@@ -70,42 +88,57 @@ def table_rows(
             else:
                 row |= dict.fromkeys(header[len(fields) :])
             yield f"{name}:{number}", row
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(
-            f"{name}: damaged or not a UTF-8 table, after line {lines.number}: {error}; download it again"
-        ) from error
 
 
 def table_columns(path: str | Path, likely: Sequence[str]) -> list[str]:
-    """Returns the names in the header of a table, whose delimiter is found as in `read_table`; raises as it does."""
-    with gzip.open(path) if Path(path).suffix == ".gz" else open(path, "rb") as file:
-        header, _ = _header(_Lines(file), path, (), None, likely)
+    """Returns the columns of a table, whose delimiter separates the most of the `likely` ones; raises ValueError."""
+    with open_binary(path) as file, _lines_of(file, path) as lines:
+        header, _ = _header(lines, path, (), None, likely)
     return header
 
 
 def row_problem(row: Row) -> str | None:
-    """Returns what is wrong with a row of a table, or None for a good one."""
+    """Returns the problem of a row of a table, or None for a good row."""
     if None not in row and None not in row.values():
         return None
     is_unread = None in row and next(iter(row.values())) is None
     return row[None][0] if is_unread else "wrong number of columns"
 
 
-def opened_text(file: BinaryIO) -> TextIO:
-    """Returns the text of an open, buffered file, with `DAMAGED` where it cannot be decoded, and its own line ends."""
+def check_row(row: Row) -> None:
+    """Raises `RowError` for a row of a table that has a problem."""
+    if problem := row_problem(row):
+        raise RowError(problem)
+
+
+def decoded(file: BinaryFile) -> io.TextIOWrapper:
+    """Decodes an open file, with `DAMAGED` in place of bytes that cannot be decoded; keeps its line ends."""
     return io.TextIOWrapper(file, encoding_of(file.peek(4)), errors="hf_mlpl.damaged", newline="")
+
+
+@contextmanager
+def _lines_of(file: BinaryFile, name: str | Path) -> Iterator[_Lines]:
+    lines = _Lines(file)
+    try:
+        yield lines
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(
+            f"{name}: damaged or not a UTF-8 table, after line {lines.number}: {error}; download it again"
+        ) from error
 
 
 class _Lines:
     """Reads the lines of a text with their line ends, and counts those that were taken."""
 
-    def __init__(self, file: BinaryIO):
-        self._file, self._text, self._returned, self.number = file, None, deque(), 0
+    def __init__(self, file: BinaryFile):
+        self._file, self.number = file, 0
+        self._text: io.TextIOWrapper | None = None
+        self._returned: deque[str] = deque()
 
     def take(self) -> str:
-        """Returns the next line, and an empty text at the end; of a line over `MAX_LINE` its beginning."""
+        """Returns the next line, or an empty text at the end; of a line over `MAX_LINE` only its beginning."""
         if self._text is None:
-            self._text = opened_text(self._file)
+            self._text = decoded(self._file)
         if self._returned:
             line = self._returned.popleft()
         else:
@@ -116,7 +149,7 @@ class _Lines:
         return line
 
     def give_back(self, lines: Sequence[str]) -> None:
-        """Makes lines that were taken last the next ones."""
+        """Puts lines back, which `take` then returns again."""
         self._returned.extendleft(reversed(lines))
         self.number -= len(lines)
 
@@ -130,15 +163,13 @@ def _header(
     if DAMAGED in line or "\0" in line or len(line) > MAX_FIELD:
         raise ValueError(f"{name}: no table of text in UTF-8, or in UTF-16 with a byte order mark; convert it")
 
-    def separated(delimiter: str) -> list[str]:
-        plain = line.rstrip("\r\n").split(delimiter)
-        if delimiter in QUOTED:
-            plain = next(csv.reader([line], delimiter=delimiter), [])
-        return [column.strip() for column in plain]
-
-    headers = {each: separated(each) for each in delimiter or DELIMITERS}
+    headers = {}
+    for sign in delimiter or DELIMITERS:
+        quoted = sign in QUOTED
+        names = next(csv.reader([line], delimiter=sign), []) if quoted else line.rstrip("\r\n").split(sign)
+        headers[sign] = [column.strip() for column in names]
     wanted = {*columns, *likely}
-    delimiter = max(headers, key=lambda each: (len(wanted.intersection(headers[each])), len(headers[each])))
+    delimiter = max(headers, key=lambda sign: (len(wanted.intersection(headers[sign])), len(headers[sign])))
     header = headers[delimiter]
     if missing := [column for column in columns if column not in header]:
         found = ", ".join(filter(None, header)) or "nothing"
@@ -149,7 +180,7 @@ def _header(
 
 
 def _problem(text: str, fields: Sequence[str]) -> str | None:
-    """Returns why a record of a table cannot be used."""
+    """Returns the reason why a record of a table cannot be used, or None."""
     if DAMAGED in text:
         return "bytes that are not UTF-8"
     if "\0" in text:
@@ -160,7 +191,7 @@ def _problem(text: str, fields: Sequence[str]) -> str | None:
 
 
 def _plain_records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
-    """Yields the number, the fields and the problem of each line; there are no quotes, which could swallow lines."""
+    """Yields the number, the fields and the problem of each line; quotes are ordinary, so that none swallows lines."""
     while line := lines.take():
         if line := line.rstrip("\r\n"):
             fields = line.split(delimiter)
@@ -168,10 +199,11 @@ def _plain_records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[st
 
 
 class _Record:
-    """Yields the lines of one record, as csv asks for them; unlike a generator it goes on after an end or an error."""
+    """Gives `csv.reader` the lines of one record; unlike a generator it can continue after an end or an error."""
 
     def __init__(self, lines: _Lines):
-        self.lines, self.taken = lines, []
+        self.lines = lines
+        self.taken: list[str] = []
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -187,9 +219,9 @@ class _Record:
 
 
 def _quoted_records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
-    """Yields the same of records of RFC 4180, with the number of their first line.
+    """Yields what `_plain_records` does, for records of RFC 4180, with the number of their first line.
 
-    A record with a wrong quote ends with its first line, so that the rows after it are read.
+    A record with a wrong quote ends after its first line, so that the rows behind it are read.
     """
     record = _Record(lines)
     reader = csv.reader(record, delimiter=delimiter, strict=True)

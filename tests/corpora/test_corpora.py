@@ -20,7 +20,7 @@ from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.corpora.readers.common_voice import find_locales, read_common_voice
 from hf_mlpl.corpora.readers.lists import read_list
 from hf_mlpl.corpora.readers.voxpopuli import read_voxpopuli
-from hf_mlpl.corpora.reading import ReadingReport
+from hf_mlpl.corpora.reading import ReadingReport, reading_summary
 from hf_mlpl.corpora.sources import sources_of
 from hf_mlpl.corpora.tables import read_table
 from hf_mlpl.data.rows import distinct
@@ -107,8 +107,10 @@ def assert_dropped(report: ReadingReport, table: Path, first: int, reasons: list
         assert "\n" not in line
     assert report.dropped == {reason: reasons.count(reason) for reason in reasons}
     assert report.kept == report.read - len(reasons)
-    assert f"{report.read} rows read, {report.kept} kept" in report.summary()
-    assert all(f"{count} {reason}" in report.summary() for reason, count in report.dropped.items())
+    assert f"{report.read} rows read, {report.kept} kept" in reading_summary(report.read, report.dropped)
+    assert all(
+        f"{count} {reason}" in reading_summary(report.read, report.dropped) for reason, count in report.dropped.items()
+    )
 
 
 # ---- Common Voice
