@@ -81,13 +81,15 @@ def is_recording(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES or looks_like_audio(path)
 
 
-def walk(root: str | Path, report: ReadingReport) -> Iterator[tuple[str, list[str], list[str]]]:
+def walk(
+    root: str | Path, report: ReadingReport, notes_links: bool = True
+) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yields what `walk_folders` does; notes folders that cannot be read, and links that are not followed."""
 
     def failed(error: OSError) -> None:
         report.note(f"{error.filename}: this folder cannot be read: {error.strerror}")
 
-    return walk_folders(root, failed, report.note)
+    return walk_folders(root, failed, report.note if notes_links else None)
 
 
 def part_of(row: Mapping) -> tuple[float | None, float | None]:

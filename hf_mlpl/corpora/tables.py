@@ -9,7 +9,6 @@ import io
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ codecs.register_error("hf_mlpl.damaged", _mark_damage)
 TOO_LONG = f"a field of more than {MAX_FIELD} characters"
 
 Row = dict[str | None, Any]  # texts, or None where a row is too short; a list of texts under None
+Lines = Iterator[tuple[int, str]]  # with their numbers
 BinaryFile = io.BufferedReader | gzip.GzipFile
 
 
@@ -76,25 +76,24 @@ def table_rows(
     file: BinaryFile, name: str | Path, columns: Sequence[str], delimiter: str | None = "\t"
 ) -> Iterator[tuple[str, Row]]:
     """Yields rows of an open table, which messages call `name`, as `read_table` does."""
-    with _lines_of(file, name) as lines:
-        header, delimiter = _header(lines, name, columns, delimiter)
-        records = _quoted_records if delimiter in QUOTED else _plain_records
-        for number, fields, problem in records(lines, delimiter):
-            row: Row = dict.fromkeys(header) if problem else dict(zip(header, fields, strict=False))
-            if problem:
-                row[None] = [problem]
-            elif len(fields) > len(header):
+    lines = _lines(file, name)
+    header, delimiter = _header(lines, name, columns, delimiter)
+    records = _quoted_records if delimiter in QUOTED else _plain_records
+    for number, fields, problem in records(lines, delimiter):
+        row: Row = dict.fromkeys(header)
+        if problem:
+            row[None] = [problem]
+        else:
+            row.update(zip(header, fields, strict=False))
+            if len(fields) > len(header):
                 row[None] = fields[len(header) :]
-            else:
-                row |= dict.fromkeys(header[len(fields) :])
-            yield f"{name}:{number}", row
+        yield f"{name}:{number}", row
 
 
 def table_columns(path: str | Path, likely: Sequence[str]) -> list[str]:
     """Returns the columns of a table, whose delimiter separates the most of the `likely` ones; raises ValueError."""
-    with open_binary(path) as file, _lines_of(file, path) as lines:
-        header, _ = _header(lines, path, (), None, likely)
-    return header
+    with open_binary(path) as file:
+        return _header(_lines(file, path), path, (), None, likely)[0]
 
 
 def row_problem(row: Row) -> str | None:
@@ -116,53 +115,29 @@ def decoded(file: BinaryFile) -> io.TextIOWrapper:
     return io.TextIOWrapper(file, encoding_of(file.peek(4)), errors="hf_mlpl.damaged", newline="")
 
 
-@contextmanager
-def _lines_of(file: BinaryFile, name: str | Path) -> Iterator[_Lines]:
-    lines = _Lines(file)
+def _lines(file: BinaryFile, name: str | Path) -> Iterator[tuple[int, str]]:
+    """Yields numbers and lines with their line ends; of a line over `MAX_LINE` only its beginning."""
+    number = 0
     try:
-        yield lines
+        text = decoded(file)
+        while line := text.readline(MAX_LINE):
+            number += 1
+            rest = line
+            while len(rest) == MAX_LINE and rest[-1] not in "\r\n":
+                rest = text.readline(MAX_LINE)
+            yield number, line
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(
-            f"{name}: damaged or not a UTF-8 table, after line {lines.number}: {error}; download it again"
+            f"{name}: damaged or not a UTF-8 table, after line {number}: {error}; download it again"
         ) from error
 
 
-class _Lines:
-    """Reads the lines of a text with their line ends, and counts those that were taken."""
-
-    def __init__(self, file: BinaryFile):
-        self._file, self.number = file, 0
-        self._text: io.TextIOWrapper | None = None
-        self._returned: deque[str] = deque()
-
-    def take(self) -> str:
-        """Returns the next line, or an empty text at the end; of a line over `MAX_LINE` only its beginning."""
-        if self._text is None:
-            self._text = decoded(self._file)
-        if self._returned:
-            line = self._returned.popleft()
-        else:
-            line = rest = self._text.readline(MAX_LINE)
-            while len(rest) == MAX_LINE and rest[-1] not in "\r\n":
-                rest = self._text.readline(MAX_LINE)
-        self.number += bool(line)
-        return line
-
-    def give_back(self, lines: Sequence[str]) -> None:
-        """Puts lines back, which `take` then returns again."""
-        self._returned.extendleft(reversed(lines))
-        self.number -= len(lines)
-
-
 def _header(
-    lines: _Lines, name: str | Path, columns: Sequence[str], delimiter: str | None, likely: Sequence[str] = ()
+    lines: Lines, name: str | Path, columns: Sequence[str], delimiter: str | None, likely: Sequence[str] = ()
 ) -> tuple[list[str], str]:
-    line = lines.take()
-    while line and not line.strip():
-        line = lines.take()
+    line = next((line for _, line in lines if line.strip()), "")
     if DAMAGED in line or "\0" in line or len(line) > MAX_FIELD:
         raise ValueError(f"{name}: no table of text in UTF-8, or in UTF-16 with a byte order mark; convert it")
-
     headers = {}
     for sign in delimiter or DELIMITERS:
         quoted = sign in QUOTED
@@ -190,51 +165,38 @@ def _problem(text: str, fields: Sequence[str]) -> str | None:
     return None
 
 
-def _plain_records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
+def _plain_records(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
     """Yields the number, the fields and the problem of each line; quotes are ordinary, so that none swallows lines."""
-    while line := lines.take():
+    for number, line in lines:
         if line := line.rstrip("\r\n"):
             fields = line.split(delimiter)
-            yield lines.number, fields, _problem(line, fields)
+            yield number, fields, _problem(line, fields)
 
 
-class _Record:
-    """Gives `csv.reader` the lines of one record; unlike a generator it can continue after an end or an error."""
-
-    def __init__(self, lines: _Lines):
-        self.lines = lines
-        self.taken: list[str] = []
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        if len(self.taken) == MAX_LINES:
-            raise csv.Error("no closing quote")
-        line = self.lines.take()
-        if not line:
-            raise StopIteration
-        self.taken.append(line)
-        return line
-
-
-def _quoted_records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
+def _quoted_records(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
     """Yields what `_plain_records` does, for records of RFC 4180, with the number of their first line.
 
     A record with a wrong quote ends after its first line, so that the rows behind it are read.
     """
-    record = _Record(lines)
-    reader = csv.reader(record, delimiter=delimiter, strict=True)
+    taken: list[tuple[int, str]] = []
+    returned: deque[tuple[int, str]] = deque()
+
+    def record() -> Iterator[str]:
+        while len(taken) < MAX_LINES and (line := returned.popleft() if returned else next(lines, None)):
+            taken.append(line)
+            yield line[1]
+
     while True:
-        record.taken, first, fields, wrong = [], lines.number + 1, [], None
+        fields, wrong = [], None
+        taken.clear()
         try:
-            fields = next(reader)
-        except StopIteration:
-            return
+            fields = next(csv.reader(record(), delimiter=delimiter, strict=True), [])
         except csv.Error as error:
             wrong = TOO_LONG if "field limit" in str(error) else "quotes that do not match"
-            lines.give_back(record.taken[1:])
-            del record.taken[1:]
-        problem = _problem("".join(record.taken), fields) or wrong
+            returned.extendleft(taken[:0:-1])
+            del taken[1:]
+        if not taken:
+            return
+        problem = _problem("".join(line for _, line in taken), fields) or wrong
         if fields or problem:
-            yield first, fields, problem
+            yield taken[0][0], fields, problem

@@ -12,16 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from datasets import (
-    Audio,
-    ClassLabel,
-    Dataset,
-    DatasetDict,
-    IterableDataset,
-    IterableDatasetDict,
-    load_dataset,
-    load_from_disk,
-)
+from datasets import Audio, Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 
@@ -34,7 +25,7 @@ from ..locales import noted_locale
 from ..metadata import METADATA, SUFFIXES, TableRow, columns_of, rows_of
 from ..reading import ReadingReport, RowError, human_utterance
 from ..recordings import PART_COLUMNS, FileNames, is_recording, part_of, walk, with_part_durations
-from .parquet import class_name, data_files, parquet_features, parquet_rows
+from .parquet import data_files, parquet_features, parquet_rows, with_class_names
 
 # The columns of each field, unless others are named. None for `id`, because several rows often share one.
 USUAL_COLUMNS = {
@@ -162,18 +153,17 @@ def _rows_of_dataset(dataset: Dataset | IterableDataset, columns: Sequence[str])
     for name in columns:
         if isinstance(features.get(name), Audio):
             dataset = dataset.cast_column(name, Audio(decode=False))
-    labels = {name: features[name] for name in columns if isinstance(features.get(name), ClassLabel)}
     for row in dataset:
-        yield os.curdir, ("", row | {name: class_name(label, row[name]) for name, label in labels.items()}, None)
+        yield os.curdir, ("", with_class_names(row, features), None)
 
 
 def _of_tables(files: Sequence[Path]) -> _Source:
     """Opens Parquet files that contain recordings, or tables of any kind that name recordings."""
-    first, audio, rows = files[0], "file_name" if files[0].name in METADATA else None, partial(_rows_of_tables, files)
+    first, rows = files[0], partial(_rows_of_tables, files)
+    audio = "file_name" if first.name in METADATA else None
     if first.suffix != ".parquet":
-        return _Source(
-            dict.fromkeys(name for file in files for name in columns_of(file, LIKELY)), rows, audio, str(first)
-        )
+        columns = dict.fromkeys(name for file in files for name in columns_of(file, LIKELY))
+        return _Source(columns, rows, audio, str(first))
     features = parquet_features(first)
     with suppress(ContainerError):  # no recordings inside
         audio = audio_column(features.arrow_schema, first)

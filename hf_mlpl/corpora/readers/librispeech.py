@@ -49,7 +49,8 @@ def librispeech_splits(root: str | Path) -> list[str]:
 
 
 def _files(folder: Path, report: ReadingReport) -> dict[str, dict]:
-    paths = [os.path.join(place, name) for place, _, names in walk(folder, report) for name in names]
+    folders = walk(folder, report, notes_links=False)
+    paths = [os.path.join(place, name) for place, _, names in folders for name in names]
     return {os.path.relpath(path, folder): {"path": path} for path in paths}
 
 

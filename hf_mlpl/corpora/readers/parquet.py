@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
@@ -17,7 +17,6 @@ from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.json.json import Json
 from datasets.packaged_modules.parquet.parquet import Parquet
 from huggingface_hub import HfFileSystem, hf_hub_download
-from huggingface_hub.hf_file_system import HfFileSystemResolvedRepositoryPath
 
 from ...audio.containers import audio_column
 from ..recordings import FileNames
@@ -47,7 +46,7 @@ def _on_disk(address: str) -> Path:
     if not address.startswith("hf://"):
         return Path(address)
     place = HfFileSystem().resolve_path(address)
-    if not isinstance(place, HfFileSystemResolvedRepositoryPath):
+    if not hasattr(place, "repo_id"):
         raise ValueError(
             f"{address}: is in a Storage Bucket, whose files the Hub's cache cannot keep; download it with "
             "`hf buckets sync`, and give its folder"
@@ -76,9 +75,11 @@ def parquet_features(path: str | Path) -> Features:
     return Features.from_arrow_schema(parquet_schema(path))
 
 
-def class_name(label: ClassLabel, number: int | None) -> str | None:
-    """Returns the name of a class, or None for None and for -1, which data sets without labels have."""
-    return label.int2str(number) if number is not None and 0 <= number < label.num_classes else None
+def with_class_names(row: dict, features: Mapping) -> dict:
+    """Replaces numbers of classes by names, and those of no class by None: data sets without labels have -1."""
+    labels = {name: features[name] for name in row if isinstance(features.get(name), ClassLabel)}
+    is_named = {name: row[name] is not None and 0 <= row[name] < label.num_classes for name, label in labels.items()}
+    return row | {name: label.int2str(row[name]) if is_named[name] else None for name, label in labels.items()}
 
 
 def has_paths(schema: pa.Schema, column: str) -> bool:
@@ -122,11 +123,7 @@ def parquet_values(path: Path, columns: Sequence[str]) -> Iterator[dict]:
     Raises:
         ValueError: for a file that is damaged, or lacks one of `columns`.
     """
-    features = parquet_features(path)
-    if missing := [column for column in columns if not {column, column.split(".")[0]} & features.keys()]:
-        raise ValueError(f"{path}: no column {', '.join(missing)}; it has {', '.join(features)}")
-    labels = _labels(features, columns)
-    number = 0
+    features, number = _features_with(path, columns), 0
     try:
         with pq.ParquetFile(path) as file:
             if not columns:
@@ -134,22 +131,25 @@ def parquet_values(path: Path, columns: Sequence[str]) -> Iterator[dict]:
                 return
             for batch in file.iter_batches(ROWS_READ, columns=list(columns)):
                 for row in batch.to_pylist():
-                    yield row | {name: class_name(label, row[name]) for name, label in labels.items()}
+                    yield with_class_names(row, features)
                     number += 1
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: is damaged after row {number}; download it again") from error
 
 
+def _features_with(path: Path, columns: Sequence[str]) -> Features:
+    features = parquet_features(path)
+    if missing := [column for column in columns if not {column, column.split(".")[0]} & features.keys()]:
+        raise ValueError(f"{path}: no column {', '.join(missing)}; it has {', '.join(features)}")
+    return features
+
+
 def distinct_values(path: Path, column: str) -> set:
     """Returns the different values of a column, without empty ones; raises ValueError as `parquet_values` does."""
-    labels = _labels(parquet_features(path), [column])
+    features = _features_with(path, [column])
     with readable(path), pq.ParquetFile(path) as file:
         values = {value for batch in file.iter_batches(columns=[column]) for value in batch[0].unique().to_pylist()}
-    return {*filter(None, (class_name(labels[column], value) if labels else value for value in values))}
-
-
-def _labels(features: Features, columns: Sequence[str]) -> dict[str, ClassLabel]:
-    return {name: features[name] for name in columns if isinstance(features.get(name), ClassLabel)}
+    return {*filter(None, (with_class_names({column: value}, features)[column] for value in values))}
 
 
 def parquet_rows(files: Iterable[Path], columns: Sequence[str]) -> Iterator[tuple[str, dict, dict]]:

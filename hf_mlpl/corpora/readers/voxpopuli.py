@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -63,15 +63,14 @@ def read_voxpopuli(
         raise ValueError(
             f"{root / 'raw_audios'}: no recordings of {', '.join(missing)}; there are {', '.join(sorted(found))}"
         )
-    texts, belongs = _known_sentences(root), _membership(subset)
-    failure = None
+    texts, failure = _known_sentences(root), None
     try:
         if long & wanted:
-            yield from _segments_of_recordings(table, recordings, long & wanted, belongs, texts, report)
+            yield from _segments_of_recordings(table, recordings, long & wanted, subset, texts, report)
     except ValueError as error:
         failure = error  # raised at the end: languages whose speech is cut do not need the table
     for locale in sorted(wanted - long):
-        yield from with_durations(_cut_segments(cut[locale], locale, belongs, texts, report), report)
+        yield from with_durations(_cut_segments(cut[locale], locale, subset, texts, report), report)
     if failure:
         raise failure
 
@@ -106,7 +105,7 @@ class Recordings:
         self.codes = folders | {code for code, _ in self.archives if code in CODES}
         # Tables are sorted by recording, or nearly so: not all of 400,000 recordings have to be kept.
         self.find = lru_cache(4096)(self._find)
-        self._open = lru_cache(64)(open_archive)
+        self._open = lru_cache(64)(Archive)
 
     def _find(self, event: str) -> tuple[dict, float] | RowError:
         code, year = event.rpartition("_")[2], event[:4]
@@ -117,12 +116,10 @@ class Recordings:
                 audio = {"path": str(path)}
             else:
                 opened = [self._open(archive) for archive in archives]
-                readable = [archive for archive in opened if isinstance(archive, Archive)]
-                audio = next((audio for archive in readable if (audio := archive.find(event))), None)
+                audio = next((audio for archive in opened if (audio := archive.find(event))), None)
                 if audio is None:
-                    problems = [line for archive in readable for line in archive.problems]
-                    problems += [line for line in opened if isinstance(line, str)]
-                    reason = "no recording" if len(readable) == len(opened) else "unreadable audio"
+                    problems = [line for archive in opened for line in archive.problems]
+                    reason = "no recording" if all(archive.is_readable for archive in opened) else "unreadable audio"
                     return RowError(reason, ", ".join(map(str, [path, *archives, *problems])))
             return audio, audio_duration(audio)
         except AudioError as error:
@@ -130,27 +127,23 @@ class Recordings:
 
 
 class Archive:
-    """Finds recordings inside a tar by their names without folders and suffixes; raises `ContainerError`."""
+    """Finds recordings inside a tar by their names without folders and suffixes; none in one that cannot be read."""
 
     def __init__(self, path: Path):
-        self.path, self.index = path, tar_index(path)
-        self.problems = self.index.problems
-        self.numbers = NameMap(PurePosixPath(name).stem for name in self.index.names())
+        self.path, self.is_readable = path, True
+        try:
+            self.index = tar_index(path)
+            self.problems = self.index.problems
+            self.numbers = NameMap(PurePosixPath(name).stem for name in self.index.names())
+        except ContainerError as error:
+            self.is_readable, self.problems = False, (str(error),)
 
     def find(self, name: str) -> dict | None:
         """Returns the `audio` of a recording, as in the schema."""
-        number = self.numbers.find(name)
+        number = self.numbers.find(name) if self.is_readable else None
         if number is None:
             return None
         return member_audio(self.path, (int(self.index.offsets[number]), int(self.index.sizes[number])))
-
-
-def open_archive(path: Path) -> Archive | str:
-    """Returns an archive, or one line about the reason why it cannot be read."""
-    try:
-        return Archive(path)
-    except ContainerError as error:
-        return str(error)
 
 
 def _language_folders(folder: Path) -> list[Path]:
@@ -164,13 +157,11 @@ def _find_table(root: Path, subset: str | None) -> Path:
     return next((place for place in places if place.is_file()), places[0])
 
 
-def _membership(subset: str | None) -> Callable[[str], bool]:
-    """Returns a test for the events of a subset, as in VoxPopuli's `get_unlabelled_data.py`, without its language."""
+def _belongs(event: str, subset: str | None) -> bool:
+    """Returns whether an event is in a subset, as in VoxPopuli's `get_unlabelled_data.py`, in any language."""
     if subset is None or subset == "400k" or subset.endswith("_v2"):
-        return lambda event: True
-    if subset in ("10k", "10k_sd"):
-        return lambda event: "PLENARY" in event and "20190101" <= event[:8] < "20200801"
-    return lambda event: "PLENARY" in event
+        return True
+    return "PLENARY" in event and (subset not in ("10k", "10k_sd") or "20190101" <= event[:8] < "20200801")
 
 
 def _known_sentences(root: Path) -> dict[str, str]:
@@ -184,7 +175,7 @@ def _segments_of_recordings(
     table: Path,
     recordings: Recordings,
     locales: set[str],
-    belongs: Callable[[str], bool],
+    subset: str | None,
     texts: dict[str, str],
     report: ReadingReport,
 ) -> Iterator[dict]:
@@ -194,7 +185,7 @@ def _segments_of_recordings(
     for where, row in read_table(table, columns, delimiter):
         event = row[event_column]
         locale = locale_of((event or "").rpartition("_")[2])
-        if event and (locale not in locales or not belongs(event)):
+        if event and (locale not in locales or not _belongs(event, subset)):
             continue  # the table lists every language of the corpus
         missing.discard(locale)
         with report.row(where):
@@ -222,12 +213,12 @@ def segment(recordings: Recordings, event: str, start: str | float, end: str | f
 
 
 def _cut_segments(
-    folder: Path, locale: str, belongs: Callable[[str], bool], texts: dict[str, str], report: ReadingReport
+    folder: Path, locale: str, subset: str | None, texts: dict[str, str], report: ReadingReport
 ) -> Iterator[tuple[str, dict]]:
     for year in sorted(path for path in folder.absolute().iterdir() if path.is_dir()):
         for name in sorted(os.listdir(year)):
             stem, suffix = os.path.splitext(name)
-            if suffix.lower() in AUDIO_SUFFIXES and not is_hidden(name) and belongs(stem):
+            if suffix.lower() in AUDIO_SUFFIXES and not is_hidden(name) and _belongs(stem, subset):
                 report.read += 1
                 path = str(year / name)
                 yield path, _utterance(stem, {"path": path}, locale, texts)

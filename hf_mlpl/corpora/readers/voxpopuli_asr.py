@@ -14,7 +14,7 @@ from ..listing import parquet_files_below
 from ..reading import ReadingReport, RowError, file_name_of, human_utterance, with_durations
 from ..tables import Row, check_row, read_table, row_problem
 from .parquet import distinct_values, parquet_rows
-from .voxpopuli import CODES, Archive, Recordings, locale_of, open_archive, segment
+from .voxpopuli import CODES, Archive, Recordings, locale_of, segment
 
 FOLDERS = (*CODES, "en_accented")
 SPLITS = ("train", "dev", "test")
@@ -122,10 +122,9 @@ def _folder_name(code: str) -> str:
 
 def _cut(table: Path, locale: str, split: str, text: str, report: ReadingReport) -> Iterator[tuple[str, dict]]:
     folder = table.parent.absolute()
-    found = [open_archive(path) for path in sorted((folder / split).glob("*.tar.gz")) if not is_hidden(path.name)]
-    archives = [archive for archive in found if isinstance(archive, Archive)]
-    for archive in found:
-        report.note(*(archive.problems if isinstance(archive, Archive) else [archive]))
+    archives = [Archive(path) for path in sorted((folder / split).glob("*.tar.gz")) if not is_hidden(path.name)]
+    for archive in archives:
+        report.note(*archive.problems)
     for where, row in read_table(table, ("id", text, "speaker_id")):
         with report.row(where):
             check_row(row)
