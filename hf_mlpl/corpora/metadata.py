@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from .readers.parquet import parquet_features, parquet_values
-from .tables import DAMAGED, decoded, open_binary, read_table, row_problem, table_columns
+from .tables import DAMAGED, decode_text, open_binary, read_table, row_problem, table_columns
 
 TEXT_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 JSON = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz")
@@ -60,7 +60,7 @@ def _json_rows(path: Path) -> Iterator[TableRow]:
     """Yields rows of JSON lines, or of one list of objects; raises ValueError for a damaged file."""
     with open_binary(path) as file:
         try:
-            for number, (row, problem) in enumerate(_json_values(path, decoded(file)), start=1):
+            for number, (row, problem) in enumerate(_json_values(path, decode_text(file)), start=1):
                 if isinstance(row, dict):
                     yield f"{path}:{number}", row, None
                 elif problem != EMPTY:

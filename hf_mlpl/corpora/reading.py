@@ -50,12 +50,15 @@ class ReadingReport:
         except RowError as error:
             self.drop(error.reason, where, error.detail)
 
-    def note(self, *lines: str) -> None:
-        """Keeps lines about something for which no row is dropped; each once, however often it is found."""
-        for line in map(one_line, lines):
-            if line not in self.notes:
-                self.notes.append(line)
-                self.lines.append(line)
+    def note(self, line: str) -> None:
+        """Keeps a line about something for which no row is dropped; once, however often it is found."""
+        if (line := one_line(line)) not in self.notes:
+            self.notes.append(line)
+            self.lines.append(line)
+
+    def note_all(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.note(line)
 
     @contextmanager
     def noting_errors(self) -> Iterator[None]:
@@ -68,6 +71,9 @@ class ReadingReport:
     @property
     def kept(self) -> int:
         return self.read - self.dropped.total()
+
+    def summary(self) -> str:
+        return reading_summary(self.read, self.dropped)
 
 
 def reading_summary(read: int, dropped: Counter) -> str:
@@ -106,6 +112,12 @@ def file_name_of(name: str | None, column: str) -> str:
     raise RowError(f"{column} is not a file name", repr(name or ""))
 
 
+def check_known(wanted: Iterable[str], known: Iterable[str], message: str) -> None:
+    """Raises ValueError, with `message` before the missing names and with all known names, if some are not known."""
+    if missing := sorted(set(wanted) - set(known)):
+        raise ValueError(f"{message} {', '.join(missing)}; there are {', '.join(known) or 'none'}")
+
+
 def printable(line: str) -> str:
     """Returns a line that can be written as UTF-8: names of files need not be."""
     return line.encode(errors="backslashreplace").decode()
@@ -127,12 +139,11 @@ def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport) -> I
     """Adds `duration_seconds` from the files' headers; drops unreadable and empty files with a line in the report.
 
     Args:
-        rows: pairs of `file:row` and an utterance without duration, whose audio is a whole recording. If a ValueError
-            ends them, what comes before is yielded, and then the error is raised.
+        rows: pairs of `file:row` and an utterance whose audio is a whole recording, most of them without duration. If
+            a ValueError ends them, what comes before is yielded, and then the error is raised.
     """
 
-    def measure(row: tuple[str, dict]) -> float | AudioError:
-        audio = row[1]["audio"]
+    def measure(audio: dict) -> float | AudioError:
         path = printable(audio["path"])
         if path != audio["path"]:
             return AudioError(f"{path}: has a name that is not UTF-8")  # and could not be written down
@@ -147,10 +158,13 @@ def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport) -> I
             block = []
             try:
                 for row in islice(rows, BLOCK):
-                    block.append(row)  # noqa: PERF402 - a list keeps what comes before an error
+                    block.append(row)  # not extend, so that the list keeps the rows before an error
             except ValueError as error:  # of a damaged table
                 failure = error
-            for (where, row), duration in zip(block, threads.map(measure, block), strict=True):
+            measured = threads.map(measure, [row["audio"] for _, row in block if row.get("duration_seconds") is None])
+            for where, row in block:
+                duration = row.get("duration_seconds")
+                duration = next(measured) if duration is None else duration
                 if isinstance(duration, AudioError):
                     report.drop("unreadable audio", where, str(duration))
                 elif not 0 < duration < math.inf:  # nor NaN, which an utterance file must not hold

@@ -48,11 +48,11 @@ class FileNames:
             listing = self._folders[folder] = {}
             with suppress(OSError):  # the folder does not exist
                 for other in sorted(os.listdir(folder)):
-                    listing.setdefault(folded(other), []).append(other)
-        return nearest_name(name, self._folders[folder].get(folded(name), [])) or name
+                    listing.setdefault(fold_name(other), []).append(other)
+        return nearest_name(name, self._folders[folder].get(fold_name(name), [])) or name
 
 
-def folded(name: str) -> str:
+def fold_name(name: str) -> str:
     """Returns one form for all spellings of a name that differ only in case or in Unicode's forms."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 

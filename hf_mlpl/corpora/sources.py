@@ -91,7 +91,7 @@ def source_of_corpus(root: str | Path, published: Source | None = None) -> Sourc
 def common_voice_sources(root: str | Path) -> Callable[[str], Source]:
     """Returns a function from locale to source; the name of a folder or archive shows the release and its licence."""
     root = Path(root).absolute()
-    releases = find_releases(root)
+    releases = find_releases(root, [])
 
     def source(locale: str) -> Source:
         release = releases.get(to_locale(locale))

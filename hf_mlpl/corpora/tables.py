@@ -110,7 +110,7 @@ def check_row(row: Row) -> None:
         raise RowError(problem)
 
 
-def decoded(file: BinaryFile) -> io.TextIOWrapper:
+def decode_text(file: BinaryFile) -> io.TextIOWrapper:
     """Decodes an open file, with `DAMAGED` in place of bytes that cannot be decoded; keeps its line ends."""
     return io.TextIOWrapper(file, encoding_of(file.peek(4)), errors="hf_mlpl.damaged", newline="")
 
@@ -119,7 +119,7 @@ def _lines(file: BinaryFile, name: str | Path) -> Iterator[tuple[int, str]]:
     """Yields numbers and lines with their line ends; of a line over `MAX_LINE` only its beginning."""
     number = 0
     try:
-        text = decoded(file)
+        text = decode_text(file)
         while line := text.readline(MAX_LINE):
             number += 1
             rest = line

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from itertools import combinations, groupby
+from itertools import combinations
 from pathlib import Path
 
 from ..locales import to_locale
-from ..reading import ReadingReport, RowError, file_name_of, human_utterance, sentence_of, with_durations
+from ..reading import ReadingReport, RowError, check_known, file_name_of, human_utterance, sentence_of, with_durations
 from ..tables import check_row
 from .parquet_mirrors import mirror_files, mirror_locales, mirror_speakers, read_mirror
 from .releases import Release, clip_durations, find_releases, num_lines, release_rows
@@ -50,15 +50,13 @@ def read_common_voice(
     for locale in locales if releases else ():
         with report.noting_errors():
             release = releases[locale]()
-            report.note(*release.problems)
-            rows = _rows(release, split, report)
-            for is_known, group in groupby(rows, key=lambda row: "duration_seconds" in row[1]):
-                yield from (utterance for _, utterance in group) if is_known else with_durations(group, report)  # noqa: B031
+            report.note_all(release.problems)
+            yield from with_durations(_rows(release, split, report), report)
 
 
 def common_voice_inputs(root: str | Path, locale: str, splits: Sequence[str] = SPLITS) -> tuple[Path, ...]:
     """Returns the files and folders that `read_common_voice` reads for some splits of a locale."""
-    release = find_releases(Path(root)).get(to_locale(locale))
+    release = find_releases(Path(root), []).get(to_locale(locale))
     return release().inputs([f"{split}.tsv" for split in splits]) if release else mirror_files(root, splits)
 
 
@@ -96,7 +94,7 @@ def _find(
     problems: list[str] = []
     releases = find_releases(root, problems)
     found = list(releases) or mirror_locales(root, problems)
-    report.note(*problems)
+    report.note_all(problems)
     if not found:
         raise ValueError(
             f"{root}: no Common Voice release; expected folders such as {root / 'sl' / 'clips'}, archives such as "
@@ -104,8 +102,7 @@ def _find(
             "https://datacollective.mozillafoundation.org"
         )
     wanted = [to_locale(locale) for locale in locales or found]
-    if missing := sorted(set(wanted) - set(found)):
-        raise ValueError(f"{root}: no clips of {', '.join(missing)}; there are {', '.join(found)}")
+    check_known(wanted, found, f"{root}: no clips of")
     return releases, wanted
 
 
@@ -121,8 +118,7 @@ def _rows(release: Release, split: str, report: ReadingReport) -> Iterator[tuple
                 raise RowError("unreadable audio", f"{release.name}/clips/{clip}: no such file")
             utterance = human_utterance(Path(clip).stem, audio, release.locale, text, row["client_id"])
             durations = durations or clip_durations(release, report.note)
-            seconds = durations(clip)
-            yield where, utterance | ({} if seconds is None else {"duration_seconds": seconds})
+            yield where, utterance | {"duration_seconds": durations(clip)}
     lines = num_lines(release, table) - 1
     if count != lines:
         report.note(

@@ -11,14 +11,13 @@ from pathlib import Path
 from ...audio.folder_walk import is_hidden
 from ...model.text import encoding_of, normalize_text
 from ..locales import noted_locale, to_locale
-from ..reading import ReadingReport, RowError, human_utterance, with_durations
-from ..recordings import folded, is_recording, nearest_name, walk
+from ..reading import ReadingReport, RowError, check_known, human_utterance, with_durations
+from ..recordings import fold_name, is_recording, nearest_name, walk
 
 TEXT_SUFFIXES = (".txt", ".lab")
 # Labels with times of HTK (in units of 100 ns) and Audacity (in seconds): `start end label`.
 TIMED_LABEL = re.compile(r"\s*(\d+)\s+(\d+)\s+\S|\d+[.,]\d+\t\d+[.,]\d+(\t|$)")
 MIN_HTK_END = 10_000  # a millisecond; `2 3 people` ends earlier
-UNREADABLE = "text cannot be read"
 
 
 def read_folder(
@@ -41,11 +40,8 @@ def read_folder(
     root = Path(root).absolute()  # so that utterance files can be used from anywhere
     wanted = {*map(to_locale, locales or ())}
     if language is None:
-        found = sorted(path.name for path in root.glob("*") if path.is_dir() and not is_hidden(path.name))
-        if missing := sorted(wanted - {*map(to_locale, found)}):
-            raise ValueError(
-                f"{root}: no folder of the language {', '.join(missing)}; there are {', '.join(found) or 'none'}"
-            )
+        found = {to_locale(path.name) for path in root.glob("*") if path.is_dir() and not is_hidden(path.name)}
+        check_known(wanted, sorted(found), f"{root}: no folder of the language")
     before = report.read
     yield from with_durations(_rows(root, language, wanted, report), report)
     if report.read == before:
@@ -61,7 +57,7 @@ def _rows(root: Path, language: str | None, wanted: set[str], report: ReadingRep
         texts: dict[str, list[str]] = {}
         for name in names:
             if name.lower().endswith(TEXT_SUFFIXES):
-                texts.setdefault(folded(name), []).append(name)
+                texts.setdefault(fold_name(name), []).append(name)
                 unread.add(Path(folder, name))
         for path in (Path(folder, name) for name in names if not name.lower().endswith(TEXT_SUFFIXES)):
             if not is_recording(str(path)):
@@ -74,7 +70,10 @@ def _rows(root: Path, language: str | None, wanted: set[str], report: ReadingRep
                     raise RowError("in no folder of a language", "move it into one, or name its language")
                 text_path = _text_file(path, texts)
                 unread.discard(text_path)
-                text = _text(text_path) if text_path else ""
+                try:
+                    text = _text(text_path) if text_path else ""
+                except (OSError, ValueError) as error:
+                    raise RowError("text cannot be read", f"{text_path}: {error}") from error
                 yield str(path), human_utterance(below.as_posix(), {"path": str(path)}, locale, text)
     if unread:
         report.note(f"{root}: {len(unread)} texts have no recording beside them, such as {min(unread)}")
@@ -90,23 +89,19 @@ def _text_file(recording: Path, texts: dict[str, list[str]]) -> Path | None:
         texts: names of text files in the same folder, by their folded forms.
     """
     for suffix in TEXT_SUFFIXES:
-        by_stem = {os.path.splitext(name)[0]: name for name in texts.get(folded(recording.stem + suffix), ())}
+        by_stem = {os.path.splitext(name)[0]: name for name in texts.get(fold_name(recording.stem + suffix), ())}
         if nearest := nearest_name(recording.stem, by_stem):
             return recording.with_name(by_stem[nearest])
     return None
 
 
 def _text(path: Path) -> str:
-    """Returns the normalised text of a file; raises `RowError` for another encoding, and for labels with times."""
-    try:
-        content = path.read_bytes()
-        text = content.decode(encoding_of(content))
-    except (OSError, ValueError) as error:
-        raise RowError(UNREADABLE, f"{path}: {error}") from error
+    """Returns the normalised text of a file; raises ValueError for another encoding, and for labels with times."""
+    content = path.read_bytes()
+    text = content.decode(encoding_of(content))
     if "\0" in text:
-        raise RowError(UNREADABLE, f"{path}: it has NUL characters; is it text?")
+        raise ValueError("it has NUL characters; is it text?")
     labels = [TIMED_LABEL.match(line) for line in text.splitlines() if line.strip()]
     if labels and all(labels) and (labels[-1][2] is None or int(labels[-1][2]) >= MIN_HTK_END):
-        way_out = "write the words alone into a .txt file of the same name"
-        raise RowError(UNREADABLE, f"{path}: it has labels with times; {way_out}")
+        raise ValueError("it has labels with times; write the words alone into a .txt file of the same name")
     return normalize_text(text)

@@ -43,7 +43,7 @@ LIKELY = [name for names in USUAL_COLUMNS.values() for name in names]
 
 
 @dataclass(frozen=True)
-class _Source:
+class _OpenDataset:
     """Holds the columns of a data set and the function that reads its rows.
 
     Args:
@@ -95,9 +95,9 @@ def read_dataset(
     if isinstance(dataset, Mapping):
         dataset = _split_of(dataset, split, "the data set")
     if isinstance(dataset, (Dataset, IterableDataset)):
-        source, prefix = _of_dataset(dataset), f"{dataset.info.dataset_name or 'dataset'}/{dataset.split or split}"
+        source, prefix = _open_dataset(dataset), f"{dataset.info.dataset_name or 'dataset'}/{dataset.split or split}"
     else:
-        source, prefix = _opened(dataset, split, config, report), f"{Path(dataset).name}/{split}"
+        source, prefix = _open(dataset, split, config, report), f"{Path(dataset).name}/{split}"
     try:
         names = _columns(source, columns or {}, language)
     except ValueError as error:
@@ -111,26 +111,26 @@ def read_dataset(
         )
 
 
-def _opened(name: str | Path, split: str, config: str | None, report: ReadingReport) -> _Source:
+def _open(name: str | Path, split: str, config: str | None, report: ReadingReport) -> _OpenDataset:
     """Opens a data set in a folder or file, or on the Hub."""
     path = Path(name)
     if (path / "dataset_info.json").is_file():
-        return _of_dataset(load_from_disk(str(path)))
+        return _open_dataset(load_from_disk(str(path)))
     if (path / "dataset_dict.json").is_file():
-        return _of_dataset(_split_of(load_from_disk(str(path)), split, str(path)))
+        return _open_dataset(_split_of(load_from_disk(str(path)), split, str(path)))
     if path.is_file() and path.name.endswith(SUFFIXES):
-        return _of_tables([path])
+        return _open_tables([path])
     for folder in (path / split, path):
         if tables := [folder / table for table in METADATA if (folder / table).is_file()]:
-            return _of_tables(tables[:1])
+            return _open_tables(tables[:1])
     kind, files = data_files(name, split, config)
     if issubclass(kind, AudioFolder):
         tables = [file for file in files if file.name in METADATA]
-        return _of_tables(tables) if tables else _of_folder(path, split, files, report)
+        return _open_tables(tables) if tables else _open_folder(path, split, files, report)
     if files and all(file.name.endswith(SUFFIXES) for file in files):
-        return _of_tables(files)
+        return _open_tables(files)
     try:
-        return _of_dataset(load_dataset(str(name), config, split=split))
+        return _open_dataset(load_dataset(str(name), config, split=split))
     except DatasetGenerationError as error:
         raise ValueError(f"{name}: `datasets` cannot load it: {error.__cause__ or error}") from error
 
@@ -141,10 +141,10 @@ def _split_of(splits: Mapping, split: str, name: str) -> Dataset | IterableDatas
     return splits[split]
 
 
-def _of_dataset(dataset: Dataset | IterableDataset) -> _Source:
+def _open_dataset(dataset: Dataset | IterableDataset) -> _OpenDataset:
     features = dataset.features or dict.fromkeys(dataset.column_names or [])
     audio = [name for name, feature in features.items() if isinstance(feature, Audio)]
-    return _Source(features, partial(_rows_of_dataset, dataset), audio[-1] if audio else None)
+    return _OpenDataset(features, partial(_rows_of_dataset, dataset), audio[-1] if audio else None)
 
 
 def _rows_of_dataset(dataset: Dataset | IterableDataset, columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
@@ -157,18 +157,18 @@ def _rows_of_dataset(dataset: Dataset | IterableDataset, columns: Sequence[str])
         yield os.curdir, ("", with_class_names(row, features), None)
 
 
-def _of_tables(files: Sequence[Path]) -> _Source:
+def _open_tables(files: Sequence[Path]) -> _OpenDataset:
     """Opens Parquet files that contain recordings, or tables of any kind that name recordings."""
     first, rows = files[0], partial(_rows_of_tables, files)
     audio = "file_name" if first.name in METADATA else None
     if first.suffix != ".parquet":
         columns = dict.fromkeys(name for file in files for name in columns_of(file, LIKELY))
-        return _Source(columns, rows, audio, str(first))
+        return _OpenDataset(columns, rows, audio, str(first))
     features = parquet_features(first)
     with suppress(ContainerError):  # no recordings inside
         audio = audio_column(features.arrow_schema, first)
         rows = partial(_rows_of_containers, files, audio)
-    return _Source(features, rows, audio, str(first))
+    return _OpenDataset(features, rows, audio, str(first))
 
 
 def _rows_of_containers(files: Sequence[Path], audio: str, columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
@@ -182,7 +182,7 @@ def _rows_of_tables(files: Sequence[Path], columns: Sequence[str]) -> Iterator[t
             yield os.path.dirname(os.path.abspath(file)), row
 
 
-def _of_folder(root: Path, split: str, files: Sequence[Path], report: ReadingReport) -> _Source:
+def _open_folder(root: Path, split: str, files: Sequence[Path], report: ReadingReport) -> _OpenDataset:
     """Opens recordings without a table, as the library's `audiofolder` does: the folder of each is its label.
 
     Args:
@@ -200,10 +200,10 @@ def _of_folder(root: Path, split: str, files: Sequence[Path], report: ReadingRep
         for path in recordings:
             yield os.curdir, (path, {"audio": path, "label": os.path.basename(os.path.dirname(path))}, None)
 
-    return _Source(dict.fromkeys(("audio", "label")), rows, "audio")
+    return _OpenDataset(dict.fromkeys(("audio", "label")), rows, "audio")
 
 
-def _columns(source: _Source, given: Mapping[str, str], language: str | None) -> dict[str, str]:
+def _columns(source: _OpenDataset, given: Mapping[str, str], language: str | None) -> dict[str, str]:
     """Returns the columns of the fields that have one."""
     found = ", ".join(source.columns) or "none at all"
     if unknown := sorted(set(given) - set(USUAL_COLUMNS)):
@@ -221,7 +221,7 @@ def _columns(source: _Source, given: Mapping[str, str], language: str | None) ->
 
 
 def _utterances(
-    source: _Source,
+    source: _OpenDataset,
     names: Mapping[str, str],
     prefix: str,
     language: str | None,

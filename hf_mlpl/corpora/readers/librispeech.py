@@ -56,7 +56,7 @@ def _files(folder: Path, report: ReadingReport) -> dict[str, dict]:
 
 def _members(archive: Path, split: str, report: ReadingReport) -> dict[str, dict]:
     index = tar_index(archive)
-    report.note(*index.problems)
+    report.note_all(index.problems)
     places = zip(index.offsets.tolist(), index.sizes.tolist(), strict=True)
     return {
         name.partition(f"{split}/")[2]: member_audio(archive, place)

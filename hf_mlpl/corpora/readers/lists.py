@@ -10,7 +10,7 @@ from pathlib import Path
 from ...model.text import normalize_text
 from ..flashlight_lists import lines_of_list
 from ..locales import noted_locale, to_locale
-from ..reading import ReadingReport, RowError, human_utterance
+from ..reading import ReadingReport, RowError, check_known, human_utterance
 from ..recordings import FileNames, part_of, with_part_durations
 from ..tables import check_row, read_table, row_problem
 
@@ -56,9 +56,7 @@ def read_list(
         elif split == "unlabelled":
             utterance["source"] = "reference"
         utterances[split].append(utterance)
-    if absent := sorted(set(named) - found):
-        known = ", ".join(sorted(found - {None})) or "none"
-        raise ValueError(f"{table}: no clips of the speakers {', '.join(absent)}; there are {known}")
+    check_known(named, sorted(found - {None}), f"{table}: no clips of the speakers")
     return {name: rows for name, rows in utterances.items() if rows}
 
 

@@ -45,12 +45,12 @@ def data_files(name: str | Path, split: str, config: str | None = None) -> tuple
 def _on_disk(address: str) -> Path:
     if not address.startswith("hf://"):
         return Path(address)
-    place = HfFileSystem().resolve_path(address)
-    if not hasattr(place, "repo_id"):
+    if address.startswith("hf://buckets/"):
         raise ValueError(
             f"{address}: is in a Storage Bucket, whose files the Hub's cache cannot keep; download it with "
             "`hf buckets sync`, and give its folder"
         )
+    place = HfFileSystem().resolve_path(address)
     name, repo_type = place.path_in_repo, place.repo_type
     return Path(hf_hub_download(place.repo_id, name, repo_type=repo_type, revision=place.revision))
 

@@ -35,13 +35,13 @@ def read_mirror(root: str | Path, split: str, report: ReadingReport, locales: Se
     splits = _splits(root, problems := [])
     if split not in splits:
         problems.append(f"{root}: no Parquet files of {split}; there are those of {', '.join(splits) or 'no split'}")
-    report.note(*problems)
+    report.note_all(problems)
     for path, folder in splits.get(split, ()):
         with report.noting_errors():
             yield from with_durations(_rows(path, folder, report, locales), report)
 
 
-def mirror_locales(root: str | Path, problems: list[str] | None = None) -> list[str]:
+def mirror_locales(root: str | Path, problems: list[str]) -> list[str]:
     """Returns the locales of all Parquet files in a folder, sorted; an empty list if there are no such files.
 
     Args:
@@ -51,7 +51,6 @@ def mirror_locales(root: str | Path, problems: list[str] | None = None) -> list[
         ValueError: if there are Parquet files, but none can be read.
     """
     found: set[str] = set()
-    problems = [] if problems is None else problems
     for files in _splits(root, problems).values():
         for path, folder in files:
             try:

@@ -8,6 +8,7 @@ import random
 import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -27,7 +28,6 @@ ARCHIVE_OF_LOCALE = re.compile(r"-([a-z]{2,3}(?:-[A-Za-z]+)?)\.(?:tar|tar\.gz|tg
 DURATIONS = "clip_durations.tsv"  # from release 16.1 on
 SAMPLE = 32  # clips whose headers are compared with that table
 BYTES_PER_SECOND = (500, 1_600_000)  # of the leanest speech codec, and of two channels in 32 bits at 192 kHz
-
 
 Durations = Callable[[str], float | None]  # clip -> seconds, None where they are not known
 
@@ -50,13 +50,6 @@ class ExtractedRelease:
 
     def audio(self, clip: str) -> dict:
         return {"path": str(self.clips / clip)}
-
-    def size(self, clip: str) -> int:
-        """Returns the bytes of a clip, 0 for one that is missing."""
-        try:
-            return os.path.getsize(self.clips / clip)
-        except OSError:
-            return 0
 
     def has_durations(self) -> bool:
         return (self.folder / DURATIONS).is_file()
@@ -88,10 +81,6 @@ class ArchivedRelease:
     def audio(self, clip: str) -> dict | None:
         return member_audio(self.archive, self.index.find(f"{self.folder}/clips/{clip}"))
 
-    def size(self, clip: str) -> int:
-        audio = self.audio(clip)
-        return audio["size"] if audio else 0
-
     def has_durations(self) -> bool:
         return self.index.find(f"{self.folder}/{DURATIONS}") is not None
 
@@ -111,12 +100,9 @@ class ArchivedRelease:
         members = enumerate(zip(self.index.names(), self.index.offsets, self.index.sizes, strict=True))
         with logging.tqdm(members, total=len(seconds), desc=f"durations of {self.archive.name}", delay=5) as progress:
             for number, (name, offset, size) in progress:
-                if "/clips/" in name:
-                    try:
-                        audio = {"path": self.archive, "offset": int(offset), "size": int(size)}
-                        seconds[number] = audio_duration(audio)
-                    except AudioError:
-                        pass  # reported when a table names the clip
+                with suppress(AudioError):  # reported when a table names the clip
+                    if "/clips/" in name:
+                        seconds[number] = audio_duration(member_audio(self.archive, (int(offset), int(size))))
         return {"seconds": seconds}
 
 
@@ -138,6 +124,14 @@ def num_lines(release: Release, table: str) -> int:
     return lines + (not last.endswith(b"\n"))
 
 
+def _num_bytes(audio: dict | None) -> int:
+    """Returns the bytes of a clip, 0 for one that is missing."""
+    with suppress(OSError):
+        if audio is not None:
+            return audio["size"] if "size" in audio else os.path.getsize(audio["path"])
+    return 0
+
+
 def clip_durations(release: Release, note: Callable[[str], object]) -> Durations:
     """Returns the durations in a release's table if they can be trusted, else those in the headers of its clips."""
     if release.has_durations():
@@ -151,7 +145,7 @@ def clip_durations(release: Release, note: Callable[[str], object]) -> Durations
     return release.measured_durations()
 
 
-def find_releases(root: Path, problems: list[str] | None = None) -> dict[str, Callable[[], Release]]:
+def find_releases(root: Path, problems: list[str]) -> dict[str, Callable[[], Release]]:
     """Finds the releases in an archive or folder, and returns by locale a function that opens each.
 
     Args:
@@ -161,7 +155,6 @@ def find_releases(root: Path, problems: list[str] | None = None) -> dict[str, Ca
         ValueError: for two releases of one locale, and if no archive can be read or none holds a release.
     """
     found: dict[str, Callable[[], Release]] = {}
-    problems = [] if problems is None else problems
     for folder, release in _archived(root) if root.is_file() else _in_folder(root, problems):
         locale = to_locale(Path(folder).name)
         if found.setdefault(locale, release) is not release:
@@ -255,7 +248,7 @@ class _DurationTable:
         return few
 
     def seconds(self, clip: str) -> float | None:
-        size, seconds = self.release.size(clip), self.corrected.get(clip) or self._listed(clip)
+        size, seconds = _num_bytes(self.release.audio(clip)), self.corrected.get(clip) or self._listed(clip)
         if not size or seconds is None:
             return None
         if BYTES_PER_SECOND[0] <= size / seconds <= BYTES_PER_SECOND[1]:

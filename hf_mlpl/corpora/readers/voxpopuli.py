@@ -13,7 +13,7 @@ from ...audio.reading import AUDIO_SUFFIXES, END_TOLERANCE, AudioError, audio_du
 from ...audio.tar_index import ContainerError, NameMap, tar_index
 from ...model.text import normalize_text
 from ..locales import to_locale
-from ..reading import ReadingReport, RowError, file_name_of, human_utterance, with_durations
+from ..reading import ReadingReport, RowError, check_known, file_name_of, human_utterance, with_durations
 from ..recordings import member_audio
 from ..tables import check_row, read_table, row_problem
 
@@ -52,17 +52,15 @@ def read_voxpopuli(
     if subset is not None and subset not in SUBSETS:
         raise ValueError(f"VoxPopuli has no subset {subset!r}; its subsets are {', '.join(SUBSETS)}")
     recordings, table = Recordings(root), _find_table(root, subset)
-    long, cut = _layouts(root, recordings, table)
+    cut = {locale_of(folder.name): folder for folder in _language_folders(root / "unlabelled_data")}
+    long = {locale_of(code) for code in recordings.codes} if table.is_file() or not cut else set()
     found = long | cut.keys()
     if not found:
         raise ValueError(f"{root}: no VoxPopuli corpus; expected folders such as {root / 'raw_audios' / 'sl'}")
     wanted = set(locales or found)
     if subset is not None and (code := subset.removesuffix("_v2")) in CODES:
         wanted = wanted & {locale_of(code)} if locales else {locale_of(code)}
-    if missing := sorted(wanted - found):
-        raise ValueError(
-            f"{root / 'raw_audios'}: no recordings of {', '.join(missing)}; there are {', '.join(sorted(found))}"
-        )
+    check_known(wanted, sorted(found), f"{root / 'raw_audios'}: no recordings of")
     texts, failure = _known_sentences(root), None
     try:
         if long & wanted:
@@ -73,13 +71,6 @@ def read_voxpopuli(
         yield from with_durations(_cut_segments(cut[locale], locale, subset, texts, report), report)
     if failure:
         raise failure
-
-
-def _layouts(root: Path, recordings: Recordings, table: Path) -> tuple[set[str], dict[str, Path]]:
-    """Returns the locales whose long recordings can be used, and by locale the folders of cut segments."""
-    cut = {locale_of(folder.name): folder for folder in _language_folders(root / "unlabelled_data")}
-    long = {locale_of(code) for code in recordings.codes}
-    return (long if table.is_file() or not cut else set()), cut
 
 
 @lru_cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ast import literal_eval
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from ...audio.folder_walk import is_hidden
 from ...model.text import normalize_text
 from ..listing import parquet_files_below
-from ..reading import ReadingReport, RowError, file_name_of, human_utterance, with_durations
+from ..reading import ReadingReport, RowError, check_known, file_name_of, human_utterance, with_durations
 from ..tables import Row, check_row, read_table, row_problem
 from .parquet import distinct_values, parquet_rows
 from .voxpopuli import CODES, Archive, Recordings, locale_of, segment
@@ -56,7 +56,7 @@ def read_voxpopuli_asr(
     root = Path(root)
     recordings, tables = Recordings(root), dict(_tables(root, split))
     if not tables and (files := _parquet_files(root, split)):
-        _check_locales(root, split, locales, _locales_of_files(files))
+        check_known(locales or (), sorted(_locales_of_files(files)), f"{root}: no transcribed {split} speech of")
         for file in files:
             with report.noting_errors():
                 yield from with_durations(_rows_of_file(file, locales, text, report), report)
@@ -64,7 +64,7 @@ def read_voxpopuli_asr(
     if not tables:
         expected = root / "transcribed_data" / "sl" / f"asr_{split}.tsv"
         raise ValueError(f"{root}: no transcribed VoxPopuli; expected files such as {expected}")
-    _check_locales(root, split, locales, tables)
+    check_known(locales or (), sorted(tables), f"{root}: no transcribed {split} speech of")
     for name in locales or tables:
         table = tables[name]
         with report.noting_errors():
@@ -100,12 +100,6 @@ def _locales_of_files(files: list[Path]) -> set[str]:
     return {_folder_name(language) for language in languages}
 
 
-def _check_locales(root: Path, split: str, locales: Sequence[str] | None, found: Iterable[str]) -> None:
-    if missing := ", ".join(sorted(set(locales or ()) - set(found))):
-        known = ", ".join(sorted(found))
-        raise ValueError(f"{root}: no transcribed {split} speech of {missing}; there is that of {known}")
-
-
 def _tables(root: Path, split: str) -> Iterator[tuple[str, Path]]:
     """Yields the locale and the table of each folder that has a table of the split; `en_accented` stays as it is."""
     for code in FOLDERS:
@@ -124,7 +118,7 @@ def _cut(table: Path, locale: str, split: str, text: str, report: ReadingReport)
     folder = table.parent.absolute()
     archives = [Archive(path) for path in sorted((folder / split).glob("*.tar.gz")) if not is_hidden(path.name)]
     for archive in archives:
-        report.note(*archive.problems)
+        report.note_all(archive.problems)
     for where, row in read_table(table, ("id", text, "speaker_id")):
         with report.row(where):
             check_row(row)
