@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 from ..audio.reading import AudioError, audio_duration
 from ..error_line import error_line
@@ -107,7 +107,7 @@ def sentence_of(text: str | None) -> str:
 
 def file_name_of(name: str | None, column: str) -> str:
     """Returns the name of a file in a row; raises `RowError` for a path or nothing, so that no row leads elsewhere."""
-    if name and os.path.basename(name) == name:
+    if name and Path(name).name == name:
         return name
     raise RowError(f"{column} is not a file name", repr(name or ""))
 
