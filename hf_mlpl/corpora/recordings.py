@@ -58,11 +58,7 @@ def fold_name(name: str) -> str:
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str | None:
-    """Returns the one of `names` that equals `name`, or else the only one of its composed form, or else the only one.
-
-    Args:
-        names: of the same folded form as `name`.
-    """
+    """Returns the one of `names` that equals `name`, or the only one of its composed form, or else the only one."""
     names = list(names)
     if name in names:
         return name
@@ -136,7 +132,7 @@ def with_part_durations(
 
     Args:
         rows: pairs of `file:row` and an utterance without duration.
-        check_ids: False where no two rows have the same id, because the ids of all rows take memory.
+        check_ids: False if no two rows have the same id, because the ids of all rows take memory.
     """
     digests: dict[str, set[str]] = {}  # of the audio of each id
     placed = ((where, row | {"where": where}) for where, row in rows)

@@ -34,7 +34,7 @@ codecs.register_error("hf_mlpl.damaged", _mark_damage)
 
 TOO_LONG = f"a field of more than {MAX_FIELD} characters"
 
-Row = dict[str | None, Any]  # texts, or None where a row is too short; a list of texts under None
+Row = dict[str | None, Any]  # texts, or None in a row that is too short; a list of texts under None
 Lines = Iterator[tuple[int, str]]  # with their numbers
 BinaryFile = io.BufferedReader | gzip.GzipFile
 

@@ -83,11 +83,7 @@ def _rows(root: Path, language: str | None, wanted: set[str], report: ReadingRep
 
 
 def _text_file(recording: Path, texts: dict[str, list[str]]) -> Path | None:
-    """Returns the text file of a recording: the first suffix decides, and then the most similar name.
-
-    Args:
-        texts: names of text files in the same folder, by their folded forms.
-    """
+    """Returns the text file of a recording, of names by their folded forms; the first suffix goes before others."""
     for suffix in TEXT_SUFFIXES:
         by_stem = {os.path.splitext(name)[0]: name for name in texts.get(fold_name(recording.stem + suffix), ())}
         if nearest := nearest_name(recording.stem, by_stem):

@@ -185,8 +185,7 @@ def _rows_of_tables(files: Sequence[Path], columns: Sequence[str]) -> Iterator[t
 def _open_folder(root: Path, split: str, files: Sequence[Path], report: ReadingReport) -> _OpenDataset:
     """Opens recordings without a table, as the library's `audiofolder` does: the folder of each is its label.
 
-    Args:
-        files: of the split, as found by the library, which does not follow links to folders.
+    `files` are those that the library finds, which does not follow links to folders.
     """
     folder = root / split if (root / split).is_dir() else root
     if folder.is_dir() and (folder != root or not any((root / name).is_dir() for name in SPLIT_FOLDERS)):

@@ -73,11 +73,7 @@ def _lines(audio: dict) -> list[str]:
 
 
 def _rows(root: Path, files: dict[str, dict], report: ReadingReport) -> Iterator[tuple[str, dict]]:
-    """Yields the rows of transcripts and their recordings.
-
-    Args:
-        files: places as in the schema, by names such as `1089/134686/1089-134686-0000.flac`.
-    """
+    """Yields the rows of transcripts; `files` maps names such as `1089/134686/1089-134686-0000.flac` to places."""
     recordings: dict[str, str] = {}  # names of files by their names without suffixes
     for name in sorted(files):
         stem, suffix = os.path.splitext(name)

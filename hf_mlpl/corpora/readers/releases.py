@@ -29,7 +29,7 @@ DURATIONS = "clip_durations.tsv"  # from release 16.1 on
 SAMPLE = 32  # clips whose headers are compared with that table
 BYTES_PER_SECOND = (500, 1_600_000)  # of the leanest speech codec, and of two channels in 32 bits at 192 kHz
 
-Durations = Callable[[str], float | None]  # clip -> seconds, None where they are not known
+Durations = Callable[[str], float | None]  # clip -> seconds, None if they are not known
 
 
 class ExtractedRelease:
