@@ -1,4 +1,4 @@
-"""Reads speech corpora as utterances of one schema: what readers, preparation and the synthetic corpus share."""
+"""Reads speech corpora as utterances of one schema: tools that readers, preparation and the synthetic corpus share."""
 
 from ..lazy import lazy_names
 

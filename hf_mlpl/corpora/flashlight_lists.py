@@ -1,4 +1,4 @@
-"""Reads flashlight's list files: a line for each recording, `id path duration [transcript ...]`."""
+"""Reads flashlight's list files, which have a line for each recording: `id path duration [transcript ...]`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class ListEntry:
 
     Args:
         where: the list file and the line's number, for messages.
-        id: what is not UTF-8 in it is escaped.
+        id: bytes that are not UTF-8 are escaped.
         path: of the recording.
-        duration: as the list has it, in milliseconds by flashlight's convention. It decides about the order alone.
-        transcript: words with one space between them, empty where there are none.
+        duration: as in the list, in milliseconds by flashlight's convention; only the order depends on it.
+        transcript: words with one space between them, or an empty text.
     """
 
     where: str
@@ -31,36 +31,33 @@ class ListEntry:
 
 def read_lists(names: Sequence[str], datadir: str = "") -> tuple[list[ListEntry], list[str]]:
     """
-    Returns the entries of list files in the order in which `fl_asr_test` runs them: by decreasing duration; those of
-    equal duration as they stand in the files. The second result has a line for each list or line that cannot be used.
+    Returns the entries of list files in the order in which `fl_asr_test` runs them: by decreasing duration, and with
+    equal durations in the order of the files; and a line for each list or line that cannot be used.
 
-    Lines end with a line feed, and ASCII white space alone separates columns, as in flashlight; empty lines are
-    skipped. Recordings are where the list says, seen from the working directory, or else below `datadir`.
+    Lines end with a line feed, and only ASCII white space separates columns, as in flashlight; empty lines are
+    skipped. Paths of recordings are relative to the working directory, or else to `datadir`.
 
     Args:
-        names: list files, below `datadir` where that is not empty.
+        names: list files, relative to `datadir` if that is not empty.
 
     Raises:
         OSError: for a list that cannot be read.
     """
     entries, problems = [], []
     for name in (os.path.join(datadir, name) for name in names):
-        found = len(entries) + len(problems)
-        for where, entry in lines_of_list(name, datadir):
-            if isinstance(entry, ListEntry):
-                entries.append(entry)
-            else:
-                problems.append(f"{where}: {entry}")
-        if len(entries) + len(problems) == found:
+        lines = list(lines_of_list(name, datadir))
+        entries += [entry for _, entry in lines if isinstance(entry, ListEntry)]
+        problems += [f"{where}: {entry}" for where, entry in lines if isinstance(entry, ValueError)]
+        if not lines:
             problems.append(f"{name}: has no lines")
     # flashlight compares float32 values
     return sorted(entries, key=lambda entry: -c_float(entry.duration).value), problems
 
 
 def lines_of_list(name: str, datadir: str) -> Iterator[tuple[str, ListEntry | ValueError]]:
-    """Yields the place of each line that is not empty with its entry, or the reason why it cannot be used.
+    """Yields the place of each line that is not empty, with its entry or the error that explains why there is none.
 
-    A byte order mark before the first line is no part of it.
+    A byte order mark before the first line is ignored.
     """
     with open(name, "rb") as file:
         for number, line in enumerate(file, start=1):

@@ -1,4 +1,4 @@
-"""Gives languages Common Voice's codes, whatever a corpus or its mirror calls them."""
+"""Converts the names that corpora have for languages to Common Voice's locale codes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .reading import ReadingReport
 
-# Locales of Common Voice that others call by the language alone.
+# Locales of Common Voice with a region, for which others write the language alone.
 WITH_REGION = {code.split("-")[0]: code for code in "fy-NL ga-IE hy-AM ne-NP nn-NO pa-IN sv-SE".split()}
-# Locales of Common Voice that others call by language and region.
+# Locales of Common Voice without a region, to which others add one.
 WITHOUT_REGION = frozenset(
     "ab af am ar as az be bg bn br ca cs cv cy da de dv el en eo es et eu fa fi fr gl ha he hi hr hsb hu ia id ig is"
     " it ja ka kab kk ko ky lg lo lt lv mk ml mn mr mt nl or pl ps pt ro ru rw sah sk sl sq sr sw ta te th tk tr tt ug"
@@ -23,7 +23,7 @@ REGION = re.compile(r"[A-Z]{2}|[0-9]{3}")
 def to_locale(code: str) -> str:
     """Returns Common Voice's code of a language: `sv`, `sv_se` and `sv-SE` are `sv-SE`, and `de-DE` is `de`.
 
-    What is no code of a language, as `Slovene`, stays as it is, without white space around it.
+    Other names, such as `Slovene`, stay as they are, without white space around them.
 
     >>> to_locale("zh_cn"), to_locale("rm-sursilv"), to_locale("sv"), to_locale("de_de")
     ('zh-CN', 'rm-sursilv', 'sv-SE', 'de')
@@ -43,7 +43,7 @@ def to_locale(code: str) -> str:
 
 
 def noted_locale(name: str | None, report: ReadingReport) -> str:
-    """Returns `to_locale` of what a table or a folder calls a language, and notes it where that is another name."""
+    """Returns `to_locale` of a language's name in a table or folder, and notes it if that is another name."""
     locale = to_locale(name or "")
     if locale != (name or "").strip():
         report.note(f"the language {name!r} is called {locale}, as in Common Voice")
@@ -51,7 +51,7 @@ def noted_locale(name: str | None, report: ReadingReport) -> str:
 
 
 def iso_code(locale: str) -> str:
-    """Returns the ISO 639 code of a locale's language, as the `language` of cards on the Hub wants it.
+    """Returns the ISO 639 code of a locale's language, for the field `language` of cards on the Hub.
 
     >>> iso_code("sv-SE"), iso_code("rm-vallader"), iso_code("hsb")
     ('sv', 'rm', 'hsb')

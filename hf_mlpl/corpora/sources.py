@@ -1,7 +1,7 @@
-"""Names the sources of speech and their licences, for the cards of models that have learned from it.
+"""Names the sources of speech and their licences, for the cards of models that are trained on it.
 
-A folder may say it itself, in a `source.json` in it or around it; without one, what is published under a known name is
-known, and the licence of everything else is `unknown`.
+A `source.json` in a folder, or in the folder around it, names the source. Without one, releases that are published
+under a known name are recognised, and the licence of everything else is `unknown`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Source:
     """Names speech that has one licence.
 
     Args:
-        name: for people, with the release where there are several.
-        license: as cards on the Hub name licences, such as `cc0-1.0`; `unknown` where nobody has named it.
+        name: for readers of a card, with the release if there are several.
+        license: in the spelling of cards on the Hub, such as `cc0-1.0`, or `unknown`.
         url: of a page about it, or None.
     """
 
@@ -37,24 +37,27 @@ class Source:
 
 VOXPOPULI = Source("VoxPopuli", "cc0-1.0", "https://github.com/facebookresearch/voxpopuli")
 LIBRISPEECH = Source("LibriSpeech", "cc-by-4.0", "https://www.openslr.org/12")
-# What the demo's corpus is. Its texts are dates, numbers and names, which are free. But espeak-ng, which is under the
-# GPL, mixes recordings of consonants from its data into what it says; what that means for the audio is not settled.
+# The demo's corpus. Its texts are dates, numbers and names, which are free. But espeak-ng, which is under the GPL,
+# mixes recordings of consonants from its data into its speech; the licence that follows for the audio is not settled.
 SYNTHETIC = Source("synthetic speech by espeak-ng", "unknown", "https://github.com/espeak-ng/espeak-ng")
 
 
 def sources_of(paths: Iterable[str | Path]) -> list[Source]:
-    """Returns the noted sources of utterance files, each once; empty where nothing is noted.
+    """Returns the sources that are noted for utterance files, each once.
 
-    `hf-mlpl prepare-data` notes them in the `report.json` beside the files, and whoever labels them in the
-    `complete.json` beside the labels. Raises as `read_utterances` does for files that are not there, and `ValueError`
-    for notes that are damaged.
+    `hf-mlpl prepare-data` notes them in the `report.json` beside the files, and `hf-mlpl pseudo-label` in the
+    `complete.json` beside the labels.
+
+    Raises:
+        FileNotFoundError: for utterance files that do not exist.
+        ValueError: for notes that are damaged.
     """
     found: dict[Source, None] = {}
     for path, _ in utterance_files(paths):
         report, labels = path.with_name("report.json"), path.with_name("complete.json")
         try:
-            of_split = _content(report).get("splits", {}).get(path.stem, {})
-            noted = of_split.get("sources") or _content(labels).get("sources") or ()
+            split = _content(report).get("splits", {}).get(path.stem, {})
+            noted = split.get("sources") or _content(labels).get("sources") or ()
             found |= dict.fromkeys(Source(**source) for source in noted)
         except (AttributeError, TypeError) as error:
             raise ValueError(f"{report} or {labels.name} beside it: does not name sources: {error}") from error
@@ -66,7 +69,7 @@ def _content(path: Path) -> dict:
 
 
 def source_of_corpus(root: str | Path, published: Source | None = None) -> Source:
-    """Returns the source in the `source.json` of a folder, or beside a file; else `published`; else a name alone.
+    """Returns the source in the `source.json` of a folder, or beside a file; else `published`, or else only a name.
 
     Raises:
         ValueError: for a `source.json` that does not hold the fields of a `Source`.
@@ -86,9 +89,9 @@ def source_of_corpus(root: str | Path, published: Source | None = None) -> Sourc
 
 
 def common_voice_sources(root: str | Path) -> Callable[[str], Source]:
-    """Returns locale -> source; the licence is known where its folder or archive has the name of a release."""
+    """Returns a function from locale to source; the name of a folder or archive shows the release and its licence."""
     root = Path(root).absolute()
-    releases = find_releases(root)
+    releases = find_releases(root, [])
 
     def source(locale: str) -> Source:
         release = releases.get(to_locale(locale))

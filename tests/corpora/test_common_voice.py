@@ -1,4 +1,4 @@
-"""Common Voice in every layout in which it is passed on: the same speech is the same utterances and samples."""
+"""Common Voice in every layout of its copies: the same speech gives the same utterances and samples."""
 
 import csv
 import re
@@ -36,7 +36,7 @@ def read(root, report=None, locales=None) -> dict[str, list[dict]]:
 
 
 def without_audio(rows: dict[str, list[dict]]) -> dict[str, list[dict]]:
-    return {split: [row | {"audio": None} for row in of] for split, of in rows.items()}
+    return {split: [row | {"audio": None} for row in split_rows] for split, split_rows in rows.items()}
 
 
 LAYOUTS = {
@@ -89,7 +89,7 @@ def test_durations_of_a_release_that_lists_them_are_believed(suffix, release, tm
     (copy / "de" / "times.txt").write_text("of 14 to 16.0")
     for root in (copy, pack_tar(copy, tmp_path / f"a{suffix}")):
         report = ReadingReport()
-        for row in (row for of in read(root, report).values() for row in of):
+        for row in (row for rows in read(root, report).values() for row in rows):
             assert row["duration_seconds"] == pytest.approx(expected[row["id"] + ".wav"], abs=1e-3)
         assert not report.notes
         assert report.dropped == {"unreadable audio": 1, "empty sentence": 1}  # though it is in the list
@@ -120,7 +120,9 @@ def test_durations_that_are_wrong_are_noticed(suffix, milliseconds, release, tmp
     lines = [f"{name}\t{milliseconds(seconds, i)}" for i, (name, seconds) in enumerate(header.items())]
     (copy / "de" / "clip_durations.tsv").write_text("\n".join(["clip\tduration[ms]", *lines]))
     report = ReadingReport()
-    rows = [row for of in read(pack_tar(copy, tmp_path / "a.tar") if suffix else copy, report).values() for row in of]
+    rows = [
+        row for rows in read(pack_tar(copy, tmp_path / "a.tar") if suffix else copy, report).values() for row in rows
+    ]
     assert len(rows) == 48
     assert all(row["duration_seconds"] == pytest.approx(header[row["id"] + ".wav"], abs=1e-3) for row in rows)
     assert report.notes and all("clip_durations.tsv: " in line for line in report.notes)
@@ -150,21 +152,21 @@ def test_beginnings_of_archives(root, release, tmp_path):
 
 
 def test_an_archive_that_is_cut_off(release, tmp_path):
-    """What was downloaded so far is read if the tables are there; the report says what is missing and why."""
+    """The part that was downloaded is read if it has the tables; the report explains what is missing."""
     archive = tmp_path / "a.tar"
     with tarfile.open(archive, "w") as tar:
         for path in [*sorted((release / "de").glob("*.tsv")), *sorted((release / "de" / "clips").iterdir())]:
             tar.add(path, f"{RELEASE}/{path.relative_to(release)}")
-    whole = archive.read_bytes()
-    archive.write_bytes(whole[: len(whole) // 2])
+    content = archive.read_bytes()
+    archive.write_bytes(content[: len(content) // 2])
     report = ReadingReport()
-    rows = [row for of in read(archive, report).values() for row in of]
+    rows = [row for rows in read(archive, report).values() for row in rows]
     assert 5 < len(rows) < 40 and all(len(load_audio(row["audio"])) for row in rows)
     assert report.kept == len(rows) and report.dropped["unreadable audio"] > 5
     assert sum("is damaged or cut off after" in line for line in report.lines) == 1
     with tarfile.open(archive, "w") as tar:
         tar.add(release / "de" / "clips", f"{RELEASE}/de/clips")
-    archive.write_bytes(archive.read_bytes()[: len(whole) // 2])
+    archive.write_bytes(archive.read_bytes()[: len(content) // 2])
     report = ReadingReport()
     assert read(archive, report) == {"train": [], "dev": [], "test": []}
     missing = re.compile(r"de/\w+\.tsv: no such file; tables there: none; .*cut off")
@@ -186,7 +188,7 @@ def test_what_is_no_release(tmp_path, release):
 
 
 def test_one_bad_locale_or_archive_costs_the_others_nothing(release, tmp_path):
-    """Beside a good locale: no table, an empty one, one of another kind, no clips; and archives that are none."""
+    """A good locale beside others without a table, with an empty or a wrong one, without clips; broken archives."""
     good = {split: [row for row in rows if row["language"] == "de"] for split, rows in read(release).items()}
     root = tmp_path / "extracted"
     shutil.copytree(release / "de", root / "de")
@@ -309,11 +311,11 @@ def test_any_text_is_read_as_it_stands(rows, order, end, start, last_end, releas
         shutil.copytree(release / "de" / "clips", root / "de" / "clips")
     clip = sorted(path.name for path in (root / "de" / "clips").iterdir())[0]
     fields = [dict(zip(("client_id", "sentence", "variant"), row, strict=True)) | {"path": clip} for row in rows]
-    lines = ["\t".join(order), *("\t".join(of.get(column, "") for column in order) for of in fields)]
+    lines = ["\t".join(order), *("\t".join(values.get(column, "") for column in order) for values in fields)]
     (root / "de" / "train.tsv").write_bytes((start + end.join(lines) + end * last_end).encode())
     archive = tmp_path / "a.tar"
     archive.unlink(missing_ok=True)
-    expected = [(of["client_id"], text) for of in fields if (text := normalize_text(of["sentence"]))]
+    expected = [(values["client_id"], text) for values in fields if (text := normalize_text(values["sentence"]))]
     for place in (root, pack_tar(root, archive)):
         report = ReadingReport()
         read = list(read_common_voice(place, "train", report))

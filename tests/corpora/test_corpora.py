@@ -1,4 +1,4 @@
-"""Corpus readers on small releases written here, the utterance files, and the two scripts that make them."""
+"""Corpus readers on small releases, utterance files, and the two scripts that write such files."""
 
 import gzip
 import math
@@ -66,7 +66,7 @@ def write_table(path: Path, columns, rows, line_end="\n", start="") -> Path:
 
 
 def write_locale(folder: Path, sentences, split="train", columns=COLUMNS, first=0, **form) -> list[dict]:
-    """One split of one locale; returns the utterances that it should be read as."""
+    """Writes one split of one locale; returns the utterances that readers must yield."""
     rows, expected = [], []
     for i, (written, read) in enumerate(sentences.items(), start=first):
         seconds = 0.3 + 0.1 * i
@@ -98,7 +98,7 @@ def append_rows(table: Path, *rows: str) -> int:
 
 
 def assert_dropped(report: ReadingReport, table: Path, first: int, reasons: list[str]) -> None:
-    """`report` drops the rows from line `first` on for `reasons`, one line each, in any order, and nothing else."""
+    """Checks that `report` drops the rows from line `first` on for `reasons`, in any order, and nothing else."""
     expected = [f"{table}:{line}: {reason}" for line, reason in enumerate(reasons, start=first)]
     lines = sorted(report.lines, key=lambda line: int(line.removeprefix(f"{table}:").partition(":")[0]))
     assert len(lines) == len(expected)
@@ -357,7 +357,7 @@ def test_voxpopuli_wrong_folders(voxpopuli, tmp_path):
 
 @pytest.fixture
 def table(tmp_path) -> Path:
-    """Recordings of four speakers; Dora's second one has no sentence."""
+    """Writes recordings of four speakers; Dora's second one has no sentence."""
     rows = []
     for i, speaker in enumerate(["ana", "ben", "cid", "dora"]):
         for j in range(2):
@@ -529,8 +529,8 @@ def test_utterance_files_that_are_refused(tmp_path):
     good, other = tmp_path / "good.parquet", tmp_path / "other.parquet"
     write_utterances([plain("a"), plain("b")], good)
     write_utterances([plain("c"), plain("b"), plain("a")], other)
-    told = f"2 ids stand for more than one utterance, a among them, in {good} and {other}"
-    with pytest.raises(ValueError, match=told):
+    message = f"2 ids stand for more than one utterance, a among them, in {good} and {other}"
+    with pytest.raises(ValueError, match=message):
         read_utterances([good, other])
     pq.write_table(pa.table({"id": ["a"], "text": ["b"]}), other)
     with pytest.raises(ValueError, match=r"other\.parquet: not an utterance file, it has no column audio, duration_s"):
@@ -609,7 +609,7 @@ def test_damage_inside_an_utterance_file_is_one_line(tmp_path):
 
 
 def test_files_of_the_time_before_containers(tmp_path):
-    """Whose audio has neither offset nor size."""
+    """Files of earlier versions have neither offset nor size in their audio."""
     audio = {"path": "a.mp3", "start": None, "end": 2.0}
     row = {"id": "a", "audio": audio, "duration_seconds": 2.0, "language": "sl", "text": "a", "speaker": None}
     pq.write_table(pa.Table.from_pylist([row | {"source": "human"}]), tmp_path / "old.parquet")
@@ -755,8 +755,8 @@ def test_a_locale_without_a_table_is_told_and_the_others_are_prepared(prepared, 
     (tmp_path / "release" / "vot" / "dev.tsv").unlink()
     status, printed = prepared("--common-voice", "release")
     assert status == 0 and "output/dev.parquet: 1 utterances" in printed and "next: " in printed
-    told = "release/vot/dev.tsv: no such file; tables there: test.tsv, train.tsv"
-    assert printed.count(told) == Path("output/report.txt").read_text().count(told) == 1
+    line = "release/vot/dev.tsv: no such file; tables there: test.tsv, train.tsv"
+    assert printed.count(line) == Path("output/report.txt").read_text().count(line) == 1
 
 
 def test_where_nothing_can_be_kept_there_is_one_line_and_no_next_step(prepared, tmp_path):

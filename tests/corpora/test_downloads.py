@@ -1,4 +1,4 @@
-"""Downloads: a mirror from a Hub, and a release with Mozilla's own package from a server that speaks as theirs."""
+"""Downloads: a mirror from a Hub, and a release with Mozilla's own package from a server that answers like theirs."""
 
 import json
 import subprocess
@@ -57,7 +57,7 @@ def test_mirrors_that_are_not_there(name, revision, local_hub):
 
 @pytest.mark.parametrize("hangs_up", [False, True])
 def test_errors_of_a_download_do_not_tell_the_queries_of_addresses(hangs_up, local_hub, monkeypatch):
-    """As those of signed addresses, which a Hub redirects to; whether there is an answer or not."""
+    """A Hub redirects to signed addresses, which errors may contain, whether the server answers or not."""
 
     def answer(*_, **__):
         url = "https://cdn.example/a.parquet?X-Signature=secret&token=hf_secret"
@@ -75,7 +75,7 @@ def test_errors_of_a_download_do_not_tell_the_queries_of_addresses(hangs_up, loc
 
 @pytest.fixture
 def data_collective(tone_corpus, tmp_path, monkeypatch):
-    """The service: answers of the kinds that it gives, and the numbers of bytes that were sent of the archive."""
+    """Starts a server that answers like the service; yields the archive and the numbers of bytes that were sent."""
     content = pack_tar(tone_corpus / "common-voice", tmp_path / ARCHIVE, ["de"]).read_bytes()
     sent = []
 

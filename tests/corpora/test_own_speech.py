@@ -1,4 +1,4 @@
-"""LibriSpeech, plain folders, and data sets of the `datasets` library: every layout of a speech gives the same."""
+"""LibriSpeech, plain folders, and data sets of the `datasets` library: every layout gives the same utterances."""
 
 import os
 import subprocess
@@ -60,7 +60,7 @@ CHAPTERS = {"1089/134686": ["HE HOPED THERE WOULD BE STEW", "TURNIPS AND CARROTS
 
 @pytest.fixture
 def librispeech(tmp_path) -> Path:
-    """The folder `LibriSpeech`, as it comes out of test-clean.tar.gz."""
+    """Writes the folder `LibriSpeech` as test-clean.tar.gz contains it."""
     root = tmp_path / "LibriSpeech"
     for chapter, texts in CHAPTERS.items():
         name, lines = chapter.replace("/", "-"), []
@@ -123,7 +123,7 @@ def test_librispeech_that_is_incomplete(librispeech, tmp_path):
 
 @pytest.mark.parametrize("mode", [None, "w"])
 def test_librispeech_in_other_formats(librispeech, tmp_path, mode):
-    """As wav, in another case, with what macOS keeps beside files; and lines that cannot be used."""
+    """Recordings as wav, suffixes in another case, files that macOS adds; and lines that cannot be used."""
     expected = list(read_librispeech(librispeech, "test-clean", ReadingReport()))
     for path in sorted(librispeech.rglob("*.flac")):
         samples, rate = soundfile.read(path, dtype="int16")
@@ -238,7 +238,7 @@ def test_lists_of_flashlight(folder, tmp_path):
 
 
 def test_lists_of_flashlight_by_the_command(folder, tmp_path, capsys):
-    """The name of a list says which split it is."""
+    """The name of a list shows its split."""
     speech, output = tmp_path / "speech", tmp_path / "data"
     (speech / "train.lst").write_text("a sl/ana/1.wav 1.0 Da\nb sl/ana/2.FLAC 99\n")
     (speech / "sl_test.lst").write_text("c de/4.mp3 1 Ne\nd sv-SE/3.ogg 1\n")
@@ -341,7 +341,7 @@ def test_dataset_saved_and_loaded(recordings, tmp_path):
 
 
 def test_a_dataset_by_the_command(recordings, tmp_path, local_hub, capsys):
-    """A folder of `save_to_disk`, whose recordings are inside of it, and Parquet files on the Hub."""
+    """A folder of `save_to_disk` that contains its recordings, and Parquet files on the Hub."""
     dataset = kinds_of_columns(recordings)["Audio of bytes"].rename_columns({"sentence": "words", "locale": "lang"})
     DatasetDict(train=dataset, validation=dataset.select([0, 1, 2])).save_to_disk(tmp_path / "saved")
     HfApi().create_repo("saved", repo_type="dataset")
@@ -354,7 +354,7 @@ def test_a_dataset_by_the_command(recordings, tmp_path, local_hub, capsys):
         command = ["prepare-data", "--dataset", name, "--split", "train", "validation", "--text-column", "words"]
         assert main([*command, *columns, "--languages", "sl", "--output", str(output)]) == 0, capsys.readouterr().err
         rows = {path.stem: read_utterances([path]) for path in output.glob("*.parquet")}
-        assert {split: listed(of) for split, of in rows.items()} == {
+        assert {split: listed(split_rows) for split, split_rows in rows.items()} == {
             "train": [("saved/train/0", "sl", "Da.", "7", "human")],
             "unlabelled": [("saved/train/1", "sl", None, "7", None)],
             "dev": [("saved/validation/0", "sl", "Da.", "7", "human")],
@@ -370,7 +370,7 @@ def test_a_dataset_by_the_command(recordings, tmp_path, local_hub, capsys):
 
 
 def test_parquet_files_are_read_in_place(recordings, tmp_path, local_hub):
-    """In a folder, and on the Hub, from where they come into its cache."""
+    """Data sets in a folder, and on the Hub, whose files are downloaded into its cache."""
     dataset = kinds_of_columns(recordings)["dict"]
     dataset = dataset.add_column("spoken", [0, 1, 1]).cast_column("spoken", ClassLabel(names=["sl", "hr"]))
     columns = {"language": "spoken"}
@@ -420,9 +420,9 @@ def test_columns_of_a_dataset(recordings):
             "the data set has no column words; it has audio, sentence, locale, client_id, name, sp",
         ),
     ]
-    for wrong, how, message in mistakes:
+    for wrong, settings, message in mistakes:
         with pytest.raises(ValueError, match=message):
-            list(read_dataset(dataset, ReadingReport(), wrong, **how))
+            list(read_dataset(dataset, ReadingReport(), wrong, **settings))
     with pytest.raises(ValueError, match="is known to be language: name it, or the language of all rows; it has aud"):
         list(read_dataset(dataset.remove_columns("locale"), ReadingReport()))
     with pytest.raises(ValueError, match="is known to be audio: name it; it has sentence, locale"):
@@ -445,7 +445,7 @@ def test_rows_of_a_dataset_that_cannot_be_used(recordings, tmp_path):
 
 
 def test_every_corpus_in_one_command(tone_corpus, librispeech, folder, quick_python, tmp_path):
-    """As they are downloaded: archives, a subset, transcribed speech, LibriSpeech, and recordings of one's own."""
+    """Corpora as they are downloaded: archives, a subset, transcribed speech, LibriSpeech, and own recordings."""
     archives = pack_archives(tone_corpus / "common-voice", tmp_path / "archives", ".tar.gz")
     write_transcribed(tmp_path / "transcribed", packed=True)
     given = {
@@ -461,7 +461,7 @@ def test_every_corpus_in_one_command(tone_corpus, librispeech, folder, quick_pyt
     done = subprocess.run([*command, "--workers", "2"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = {path.stem: list(read_utterances([path])) for path in (tmp_path / "data").glob("*.parquet")}
-    languages = {split: dict(Counter(row["language"] for row in of)) for split, of in rows.items()}
+    languages = {split: dict(Counter(row["language"] for row in split_rows)) for split, split_rows in rows.items()}
     assert languages == {
         "train": {"de": 32, "sv-SE": 33, "sl": 2},
         "dev": {"de": 8, "sv-SE": 8, "sl": 1},

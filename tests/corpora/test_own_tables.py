@@ -1,4 +1,4 @@
-"""Tables, folders and data sets as people make them: what is written is what is read, or a line says why not."""
+"""Tables, folders and data sets as users make them: each value is read as written, or a line explains why not."""
 
 import gzip
 import json
@@ -21,7 +21,8 @@ from hf_mlpl.corpora.preparation.prepare import read_normalizers
 from hf_mlpl.corpora.readers.folders import read_folder
 from hf_mlpl.corpora.readers.hf_datasets import read_dataset
 from hf_mlpl.corpora.readers.lists import read_fl_lists, read_list
-from hf_mlpl.corpora.reading import ReadingReport
+from hf_mlpl.corpora.readers.parquet import _on_disk
+from hf_mlpl.corpora.reading import ReadingReport, human_utterance, with_durations
 from hf_mlpl.corpora.recordings import part_of
 from hf_mlpl.corpora.sources import Source, source_of_corpus
 from hf_mlpl.model.tokenization_mlpl import MlplTokenizer
@@ -59,7 +60,7 @@ HEADER = "path\tsentence\tlanguage\tspeaker"
 
 
 def test_links_are_followed_wherever_they_lead(tmp_path):
-    """Of a folder, of a file, of the table itself, and a link to nothing, as git-annex leaves it."""
+    """Links to a folder, to a file, to the table itself, and one without a target, as git-annex leaves it."""
     disk, mine = tmp_path / "disk", tmp_path / "mine"
     for name in ("a.wav", "b.wav", "table/c.wav"):
         write_noise(disk / name)
@@ -193,7 +194,7 @@ def test_folders_with_links_and_hidden_files(tmp_path):
 
 
 def test_texts_beside_recordings(tmp_path):
-    """By name, suffix, encoding and content: which text a recording has, or why it has none."""
+    """Name, suffix, encoding and content decide which text a recording has, or why it has none."""
     decomposed = unicodedata.normalize("NFD", "č")
     texts = {
         ("a.WAV", "a.TXT"): "Da.",
@@ -282,12 +283,41 @@ def test_a_table_may_be_named_itself(tmp_path):
         '{"audio_filepath": "a.wav", "text": true}',
     ]
     report = ReadingReport()
-    row, whole = read_dataset(write_lines(tmp_path / "nemo.json", *rows, ""), report, language="sl")
-    assert row["text"] == "7" and row["duration_seconds"] == 0.5 and whole["text"] == "true"
-    np.testing.assert_array_equal(load_audio(row["audio"]), load_audio(whole["audio"])[4000:12000])
+    part, recording = read_dataset(write_lines(tmp_path / "nemo.json", *rows, ""), report, language="sl")
+    assert part["text"] == "7" and part["duration_seconds"] == 0.5 and recording["text"] == "true"
+    np.testing.assert_array_equal(load_audio(part["audio"]), load_audio(recording["audio"])[4000:12000])
     wrong = ["half of a surrogate pair", "unreadable audio", "path is no text"]
     assert report.dropped == {"no JSON object": 2} | dict.fromkeys(wrong, 1)
     assert not [line for line in report.lines if "\n" in line]
+
+
+@pytest.mark.parametrize("name", ["train.jsonl.gz", "train.csv.gz"])
+def test_packed_tables_that_are_cut_off(tmp_path, name):
+    (tmp_path / name).write_bytes(gzip.compress(os.urandom(1000).hex().encode())[:-100])
+    with pytest.raises(ValueError, match=rf"{name}: damaged") as caught:
+        list(read_dataset(tmp_path / name, ReadingReport(), language="sl"))
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_before_damage_are_kept(tmp_path):
+    audio = {"path": str(write_noise(tmp_path / "a.wav", 0.5))}
+
+    def damaged():
+        for number in range(3):
+            yield f"t:{number}", human_utterance(str(number), audio, "sl", "ja")
+        raise ValueError("t: damaged after line 3")
+
+    report, kept = ReadingReport(), []
+    with report.noting_errors():
+        for row in with_durations(damaged(), report):
+            kept.append((row["id"], row["duration_seconds"]))
+    assert kept == [("0", 0.5), ("1", 0.5), ("2", 0.5)] and report.notes == ["t: damaged after line 3"]
+
+
+def test_buckets_are_refused_with_the_way_out():
+    """The Hub's cache has no place for their files; the address alone shows it, without a request."""
+    with pytest.raises(ValueError, match=r"hf://buckets/me/b/a\.parquet: is in a Storage Bucket.*`hf buckets sync`"):
+        _on_disk("hf://buckets/me/b/a.parquet")
 
 
 def test_labels_by_folder(tmp_path):
@@ -303,7 +333,7 @@ def test_labels_by_folder(tmp_path):
 
 
 def test_parquet_files_that_hold_paths(tmp_path):
-    """Of `Dataset.to_parquet`: absolute, relative to the file, to nowhere, and bytes beside them."""
+    """`Dataset.to_parquet` writes paths: absolute ones, relative ones, lost ones, and some with bytes beside them."""
     for name in ("a.wav", "data/b.wav"):
         write_noise(tmp_path / name, 0.01)
     audio = [
@@ -406,7 +436,7 @@ def test_what_says_no_part_is_none(row):
 
 
 def test_files_may_begin_with_a_byte_order_mark(tmp_path):
-    """Tables, lists and tokens files are tried above and in their tests; these are the others that people write."""
+    """Tables, lists and tokens files are tested elsewhere; these are the other files that users write."""
     pytest.importorskip("flashlight.lib.text")
     from hf_mlpl.inference.beam_search import BeamSearchDecoder
 

@@ -1,4 +1,4 @@
-"""Where speech comes from: named releases, what a folder says itself, and what is noted beside utterance files."""
+"""Sources of speech: named releases, a folder's own `source.json`, and notes beside utterance files."""
 
 import json
 import tarfile
@@ -61,18 +61,18 @@ def test_what_has_no_name_of_a_release_gets_no_licence(tmp_path):
     assert source_of_corpus(tmp_path / "talks") == Source("talks (own recordings)", "unknown", None)
 
 
-def test_a_folder_says_itself_what_it_is(tmp_path):
-    said = {"name": "talks at our club", "license": "cc-by-4.0", "url": "https://example.org"}
+def test_a_folder_names_its_source(tmp_path):
+    fields = {"name": "talks at our club", "license": "cc-by-4.0", "url": "https://example.org"}
     folder = tmp_path / "cv-corpus-6.1-2020-12-11"
     write_release(folder, "sl")
-    write_source(folder / "source.json", **said)
-    assert common_voice_sources(folder)("sl") == common_voice_sources(folder / "sl")("sl") == Source(**said)
-    assert source_of_corpus(folder, VOXPOPULI) == source_of_corpus(folder / "table.tsv") == Source(**said)
+    write_source(folder / "source.json", **fields)
+    assert common_voice_sources(folder)("sl") == common_voice_sources(folder / "sl")("sl") == Source(**fields)
+    assert source_of_corpus(folder, VOXPOPULI) == source_of_corpus(folder / "table.tsv") == Source(**fields)
 
 
-@pytest.mark.parametrize("said", [{}, {"name": ""}, {"name": "a", "licence": "mit"}, {"name": "a", "license": None}])
-def test_a_wrong_source_is_one_line(tmp_path, said):
-    path = write_source(tmp_path / "source.json", **said)
+@pytest.mark.parametrize("fields", [{}, {"name": ""}, {"name": "a", "licence": "mit"}, {"name": "a", "license": None}])
+def test_a_wrong_source_is_one_line(tmp_path, fields):
+    path = write_source(tmp_path / "source.json", **fields)
     with pytest.raises(ValueError) as error:
         source_of_corpus(tmp_path)
     assert str(error.value).startswith(f"{path}: does not name a source as in ") and "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Tables, whatever people write into them: every row comes back, under its line, with its fields as they were."""
+"""Tables with any content: every row comes back, with its line number and its fields as they were."""
 
 import csv
 import gzip
@@ -38,7 +38,7 @@ def test_every_row_comes_back(tmp_path_factory, rows, order, line_end, bom, zipp
 @settings(deadline=None)
 @given(rows=st.lists(st.lists(FIELDS, min_size=2, max_size=6)))
 def test_rows_of_another_length_show(tmp_path_factory, rows):
-    """They have None among their values, or as a key, and the rows after them are whole."""
+    """They have None among their values, or as a key, and the rows behind them are complete."""
     path = tmp_path_factory.getbasetemp() / "lengths.tsv"
     path.write_text("\n".join("\t".join(row) for row in [COLUMNS, *rows]) + "\n", encoding="utf-8", newline="")
     read = [row for _, row in read_table(path, COLUMNS)]
@@ -95,7 +95,7 @@ def test_lines_have_their_numbers(tmp_path):
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be"]),
 )
 def test_delimiter_and_encoding_are_found(tmp_path_factory, rows, delimiter, encoding):
-    """Written by Python's csv, as RFC 4180 has it; with tabs, quotes are text."""
+    """Python's csv writes the tables by RFC 4180; with tabs, quotes are text."""
     path, text = tmp_path_factory.getbasetemp() / "found", io.StringIO(newline="")
     if delimiter == "\t":
         text.write("".join("\t".join(row) + "\n" for row in [COLUMNS, *rows]))

@@ -1,4 +1,4 @@
-"""VoxPopuli in every layout that it is downloaded or prepared in: the same utterances and samples from each."""
+"""VoxPopuli in every layout of its downloads and scripts: each gives the same utterances and samples."""
 
 import gzip
 import io
@@ -77,7 +77,7 @@ def long(tone_corpus) -> Path:
 
 @pytest.fixture
 def table(long) -> list[tuple]:
-    """Rows of the tones' table that are inside of the recording."""
+    """Returns the rows of the tones' table that are inside the recording."""
     rows = [row for _, row in read_table(long / "annotations" / "unlabelled_v2.tsv.gz", ("event_id",))]
     return [tuple(row.values()) for row in rows[:-1]]
 
@@ -116,7 +116,7 @@ SD_COLUMNS = "session_id id_ start_time end_time".split()
 
 
 def test_segments_that_are_cut(long, tmp_path, table):
-    """As VoxPopuli's script cuts them, which packs them a second time: the samples are nearly the same."""
+    """VoxPopuli's script compresses the segments a second time: the samples are nearly the same."""
     whole, _ = soundfile.read(long / RECORDING, dtype="float32")
     for event, number, start, end in table:
         path = tmp_path / "unlabelled_data" / "sv" / "2020" / f"{event}_{number}.ogg"
@@ -268,7 +268,7 @@ UTTERANCES = [  # id_, raw text, normalised text, speaker, split, pieces
 
 
 def write_transcribed(root: Path, packed: bool) -> np.ndarray:
-    """Session of 9 s in the layout of before (`packed`) or after VoxPopuli's script; returns its samples."""
+    """Writes a session of 9 s in the layout before (`packed`) or after VoxPopuli's script; returns its samples."""
     original = write_noise(root / "raw_audios" / "original" / "2020" / f"{SESSION}_original.ogg", 9, seed=3)
     samples, _ = soundfile.read(original, dtype="float32")
     folder = root / "transcribed_data" / "sl"
@@ -285,9 +285,9 @@ def write_transcribed(root: Path, packed: bool) -> np.ndarray:
         soundfile.write(folder / "2020" / f"{SESSION}-{name}.ogg", part, RATE, format="OGG", subtype="VORBIS")
     for split in ("train", "dev", "test"):
         lines = ["\t".join(MANIFEST)]
-        for name, raw, normalized, speaker, of, _ in UTTERANCES:
-            if of == split:
-                row = (f"{SESSION}-{name}", raw, normalized, speaker, of, "female", "False", "None")
+        for name, raw, normalized, speaker, its_split, _ in UTTERANCES:
+            if its_split == split:
+                row = (f"{SESSION}-{name}", raw, normalized, speaker, split, "female", "False", "None")
                 lines.append("\t".join(row))
         (folder / f"asr_{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     shutil.rmtree(root / "raw_audios")
@@ -342,7 +342,7 @@ def test_transcribed_samples(tmp_path):
 
 @pytest.mark.parametrize("names", [("{}-00000-of-00001.parquet", "."), ("0000.parquet", "partial-{}")])
 def test_parquet_of_the_hub(tmp_path, names):
-    """The columns of `facebook/voxpopuli`, whose languages are classes; and its tables with archives."""
+    """The Hub has Parquet files, whose languages are classes, and tables with archives."""
     write_transcribed(tmp_path / "cut", packed=False)
     for split in ("train", "dev", "test"):
         table = tmp_path / "cut" / "transcribed_data" / "sl" / f"asr_{split}.tsv"
@@ -368,7 +368,7 @@ def test_parquet_of_the_hub(tmp_path, names):
         assert_same_speech(list(read_voxpopuli_asr(tmp_path / "main", split, ReadingReport())), expected)
         assert reports[0].dropped == reports[1].dropped and len(rows) == 1
     assert voxpopuli_asr_locales(tmp_path / "hub", "dev") == ["sl"]
-    with pytest.raises(ValueError, match="hub: no transcribed dev speech of sv-SE; there is that of sl"):
+    with pytest.raises(ValueError, match="hub: no transcribed dev speech of sv-SE; there are sl"):
         list(read_voxpopuli_asr(tmp_path / "hub", "dev", ReadingReport(), ["sv-SE"]))
 
 
@@ -409,7 +409,7 @@ def test_accented_english(tmp_path):
     assert [row["language"] for row in rows] == ["sl", "en"]
     assert list(read_voxpopuli_asr(tmp_path, "test", ReadingReport(), ["en_accented"])) == rows[1:]
     assert voxpopuli_asr_locales(tmp_path, "test") == ["en_accented", "sl"]
-    with pytest.raises(ValueError, match="no transcribed test speech of en; there is that of en_accented, sl"):
+    with pytest.raises(ValueError, match="no transcribed test speech of en; there are en_accented, sl"):
         list(read_voxpopuli_asr(tmp_path, "test", ReadingReport(), ["en"]))
 
 
@@ -441,7 +441,7 @@ def test_transcribed_rows_that_cannot_be_used(tmp_path):
 
 
 def test_rows_of_the_annotations_with_a_delimiter_in_their_text(tmp_path):
-    """They are counted, once, in the split that they belong to, and no other row is."""
+    """Each is counted once, in its own split, and so is no other row."""
     write_transcribed(tmp_path, packed=True)
     row = dict(zip(ANNOTATIONS, (SESSION, "0", "Da.", "da", "1", "dev", "male", "[(0, 1)]", "True", "x"), strict=True))
     changes = [{}, {"original_text": "Da | ne."}, {"original_text": "a|b|c", "split": "test"}, {"id_": "7\udcff"}]

@@ -1,4 +1,4 @@
-"""Holds a reader for each form of corpus; each yields utterances, and counts in a `ReadingReport` what it drops."""
+"""Reads each form of corpus with a module of its own: it yields utterances, and counts drops in a `ReadingReport`."""
 
 from ...lazy import lazy_names
 

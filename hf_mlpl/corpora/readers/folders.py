@@ -1,4 +1,4 @@
-"""Reads plain folders of recordings, with texts in files of the same names where there are any."""
+"""Reads plain folders of recordings, with texts in files of the same names if there are any."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from ...audio.folder_walk import is_hidden
 from ...model.text import encoding_of, normalize_text
 from ..locales import noted_locale, to_locale
-from ..reading import ReadingReport, human_utterance, with_durations
-from ..recordings import folded, is_recording, nearest_name, walk
+from ..reading import ReadingReport, RowError, check_known, human_utterance, with_durations
+from ..recordings import fold_name, is_recording, nearest_name, walk
 
 TEXT_SUFFIXES = (".txt", ".lab")
-# Labels with times, as HTK (in units of 100 ns) and Audacity (in seconds) write them: `start end label`.
+# Labels with times of HTK (in units of 100 ns) and Audacity (in seconds): `start end label`.
 TIMED_LABEL = re.compile(r"\s*(\d+)\s+(\d+)\s+\S|\d+[.,]\d+\t\d+[.,]\d+(\t|$)")
 MIN_HTK_END = 10_000  # a millisecond; `2 3 people` ends earlier
 
@@ -25,26 +25,23 @@ def read_folder(
 ) -> Iterator[dict]:
     """Yields utterances of all recordings below a folder, in the order of their names; ids are paths below `root`.
 
-    What is behind links to folders comes last, and a folder is read once, under its own name if it has one there.
+    Files behind links to folders come last; each folder is read once, under its own name if that is below `root`.
 
-    `a/b.wav` has the text of `a/b.txt` or `a/b.lab`, in UTF-8, or in UTF-16 with a byte order mark, where there is
-    one; an empty text is none. Symbolic links are followed, and names that begin with a dot are left out.
+    `a/b.wav` has the text of `a/b.txt` or `a/b.lab` if there is one, in UTF-8, or in UTF-16 with a byte order mark; an
+    empty file is no text. Symbolic links are followed, and names that begin with a dot are left out.
 
     Args:
-        language: of all recordings; by default the name of the sub-folder of `root` that a recording is in.
+        language: of all recordings; by default the name of the sub-folder of `root` that contains a recording.
         locales: languages to keep; by default all.
 
     Raises:
-        ValueError: for a folder that is not there or has no recordings, or none of a locale.
+        ValueError: for a folder that is missing or has no recordings, or none of a locale.
     """
     root = Path(root).absolute()  # so that utterance files can be used from anywhere
     wanted = {*map(to_locale, locales or ())}
     if language is None:
-        found = sorted(path.name for path in root.glob("*") if path.is_dir() and not is_hidden(path.name))
-        if missing := sorted(wanted - {*map(to_locale, found)}):
-            raise ValueError(
-                f"{root}: no folder of the language {', '.join(missing)}; there are {', '.join(found) or 'none'}"
-            )
+        found = {to_locale(path.name) for path in root.glob("*") if path.is_dir() and not is_hidden(path.name)}
+        check_known(wanted, sorted(found), f"{root}: no folder of the language")
     before = report.read
     yield from with_durations(_rows(root, language, wanted, report), report)
     if report.read == before:
@@ -53,37 +50,31 @@ def read_folder(
 
 def _rows(root: Path, language: str | None, wanted: set[str], report: ReadingReport) -> Iterator[tuple[str, dict]]:
     passed_over: Counter[str] = Counter()
-    unread: set[str] = set()  # texts without a recording
+    unread: set[Path] = set()  # texts without a recording
     for folder, folders, names in walk(root, report):
         if folder == str(root) and language is None and wanted:
             folders[:] = [name for name in folders if to_locale(name) in wanted]
         texts: dict[str, list[str]] = {}
         for name in names:
             if name.lower().endswith(TEXT_SUFFIXES):
-                texts.setdefault(folded(name), []).append(name)
-        unread |= {str(Path(folder, name)) for alike in texts.values() for name in alike}
-        for name in names:
-            path = Path(folder, name)
-            if name.lower().endswith(TEXT_SUFFIXES):
-                continue
+                texts.setdefault(fold_name(name), []).append(name)
+                unread.add(Path(folder, name))
+        for path in (Path(folder, name) for name in names if not name.lower().endswith(TEXT_SUFFIXES)):
             if not is_recording(str(path)):
-                passed_over[path.suffix.lower() or name] += 1
+                passed_over[path.suffix.lower() or path.name] += 1
                 continue
-            report.read += 1
-            below = path.relative_to(root)
-            spoken = noted_locale(language or (below.parts[0] if len(below.parts) > 1 else None), report)
-            if not spoken:
-                report.drop("in no folder of a language", str(path), "move it into one, or name its language")
-                continue
-            text_file = _text_file(path.stem, texts)
-            unread.discard(str(Path(folder, text_file or "")))
-            try:
-                text = "" if text_file is None else _text(Path(folder, text_file))
-            except (OSError, ValueError) as error:
-                report.drop("text cannot be read", str(Path(folder, text_file)), str(error))
-                continue
-            audio = {"path": str(path), "start": None, "end": None}
-            yield str(path), human_utterance(below.as_posix(), audio, spoken, text)
+            with report.row(str(path)):
+                below = path.relative_to(root)
+                locale = noted_locale(language or (below.parts[0] if len(below.parts) > 1 else None), report)
+                if not locale:
+                    raise RowError("in no folder of a language", "move it into one, or name its language")
+                text_path = _text_file(path, texts)
+                unread.discard(text_path)
+                try:
+                    text = _text(text_path) if text_path else ""
+                except (OSError, ValueError) as error:
+                    raise RowError("text cannot be read", f"{text_path}: {error}") from error
+                yield str(path), human_utterance(below.as_posix(), {"path": str(path)}, locale, text)
     if unread:
         report.note(f"{root}: {len(unread)} texts have no recording beside them, such as {min(unread)}")
     if passed_over:
@@ -91,17 +82,17 @@ def _rows(root: Path, language: str | None, wanted: set[str], report: ReadingRep
         report.note(f"{root}: {passed_over.total()} files are neither recordings nor texts: {kinds}")
 
 
-def _text_file(stem: str, texts: dict[str, list[str]]) -> str | None:
-    """Returns the name of a recording's text: that of the first suffix, and then the one whose stem is most alike."""
+def _text_file(recording: Path, texts: dict[str, list[str]]) -> Path | None:
+    """Returns the text file of a recording, of names by their folded forms; the first suffix goes before others."""
     for suffix in TEXT_SUFFIXES:
-        by_stem = {os.path.splitext(name)[0]: name for name in texts.get(folded(stem + suffix), ())}
-        if nearest := nearest_name(stem, by_stem):
-            return by_stem[nearest]
+        by_stem = {os.path.splitext(name)[0]: name for name in texts.get(fold_name(recording.stem + suffix), ())}
+        if nearest := nearest_name(recording.stem, by_stem):
+            return recording.with_name(by_stem[nearest])
     return None
 
 
 def _text(path: Path) -> str:
-    """Returns the normalised text of a file; raises `ValueError` for another encoding, and for labels with times."""
+    """Returns the normalised text of a file; raises ValueError for another encoding, and for labels with times."""
     content = path.read_bytes()
     text = content.decode(encoding_of(content))
     if "\0" in text:

@@ -1,26 +1,18 @@
-"""Reads any data set of the `datasets` library that has a column of audio, or of paths to it."""
+"""Reads any data set of the `datasets` library that has a column of audio, or of paths to audio files."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from datasets import (
-    Audio,
-    ClassLabel,
-    Dataset,
-    DatasetDict,
-    IterableDataset,
-    IterableDatasetDict,
-    load_dataset,
-    load_from_disk,
-)
+from datasets import Audio, Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 
@@ -31,11 +23,11 @@ from ...audio.tar_index import ContainerError
 from ...model.text import normalize_text
 from ..locales import noted_locale
 from ..metadata import METADATA, SUFFIXES, TableRow, columns_of, rows_of
-from ..reading import ReadingReport, human_utterance
-from ..recordings import PART_COLUMNS, FileNames, PartError, is_recording, located, part_of, walk, with_part_durations
-from .parquet import class_name, data_files, parquet_features, parquet_rows
+from ..reading import ReadingReport, RowError, human_utterance
+from ..recordings import PART_COLUMNS, FileNames, is_recording, part_of, walk, with_part_durations
+from .parquet import data_files, parquet_features, parquet_rows, with_class_names
 
-# Columns that are taken, where there are any, unless others are named. Not `id`: often several rows share one.
+# The columns of each field, unless others are named. None for `id`, because several rows often share one.
 USUAL_COLUMNS = {
     "id": (),
     "audio": ("audio", "path", "file", "file_name", "audio_filepath"),
@@ -45,23 +37,23 @@ USUAL_COLUMNS = {
     "sampling_rate": ("sampling_rate", "sample_rate"),
     **{name: (name,) for name in PART_COLUMNS},
 }
-MAX_SAMPLE = 2.0  # floats in [-1, 1] may be a little louder; integers that became floats are much louder
+MAX_SAMPLE = 2.0  # floats in [-1, 1] may be a little louder; converted integers are much louder
 SPLIT_FOLDERS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 LIKELY = [name for names in USUAL_COLUMNS.values() for name in names]
 
 
 @dataclass(frozen=True)
-class _Source:
-    """Holds a data set as its rows are read.
+class _OpenDataset:
+    """Holds the columns of a data set and the function that reads its rows.
 
     Args:
-        columns: names, with the types of `datasets` where these are known.
-        rows: columns -> rows; each has the folder that its paths are relative to, and `file:row`, where it is in one.
-        audio: the column of recordings, where it is known.
-        name: what messages call it, where it is a file.
+        columns: names.
+        rows: columns -> rows; each has the folder to which its paths are relative, and `file:row` if it is in a file.
+        audio: the column of recordings, if it is known.
+        name: of the file, for messages.
     """
 
-    columns: Mapping[str, object]
+    columns: Collection[str]
     rows: Callable[[Sequence[str]], Iterator[tuple[str, TableRow]]]
     audio: str | None = None
     name: str = ""
@@ -77,43 +69,41 @@ def read_dataset(
     copies: str | Path | None = None,
 ) -> Iterator[dict]:
     """Yields utterances of a data set whose audio is encoded: paths, bytes, `{path, bytes}`, or an `Audio` column,
-    decoded or not; torchcodec is not needed. Lists of float samples are taken too, with their sampling rate.
+    decoded or not; torchcodec is not needed. Lists of float samples with a sampling rate are accepted too.
 
-    Files stay where they are, and recordings in Parquet files in these, on the Hub in its cache. Other recordings
-    inside of a data set have no place that an utterance could name, so they are written to `copies`, under a name made
-    from their content.
+    Files stay where they are; so do recordings in Parquet files, those of the Hub in its cache. Other recordings
+    inside a data set have no place that an utterance could name, so they are written to `copies`, named by content.
 
     Rows with `start` and `end`, or `offset` and `duration`, in seconds, are parts of their recordings; so is audio of
-    the form `{path, start, end}`. Values of csv and JSON files are the texts that are written there.
+    the form `{path, start, end}`. Values of csv and JSON files are read as texts.
 
     Args:
         dataset: a data set, or its splits, a folder written by `save_to_disk`, a folder with a `metadata.csv`,
             `.jsonl` or `.parquet` that has a column `file_name`, a folder of recordings, whose sub-folders are their
-            `label`, a table (csv, tsv, JSON, Parquet), or whatever `load_dataset` takes. Paths in tables are relative
-            to the table, or else to the working directory.
+            `label`, a table (csv, tsv, JSON, Parquet), or a name that `load_dataset` accepts. Paths in tables are
+            relative to the table, or else to the working directory.
         columns: field of an utterance (`id`, `audio`, `text`, `language`, `speaker`) -> column; by default the first
-            one of `USUAL_COLUMNS` that is there. Without an `id`, that is the number of the row behind data set and
-            split.
-        language: of all rows; by default it is in a column.
+            of `USUAL_COLUMNS` that the data set has. The default `id` is data set, split and number of the row.
+        language: of all rows; by default from a column.
         split, config: of a data set that is loaded.
         copies: folder for recordings that are in no file.
 
     Raises:
-        ValueError: for a field, column or split that is not there, for no column of audio or languages, for a data set
-            without rows, and for recordings inside of the data set without `copies`.
+        ValueError: for a field, column or split that is missing, for a data set without rows or without a column of
+            audio or languages, and for recordings inside the data set without `copies`.
     """
     if isinstance(dataset, Mapping):
         dataset = _split_of(dataset, split, "the data set")
     if isinstance(dataset, (Dataset, IterableDataset)):
-        source, prefix = _of_dataset(dataset), f"{dataset.info.dataset_name or 'dataset'}/{dataset.split or split}"
+        source, prefix = _open_dataset(dataset), f"{dataset.info.dataset_name or 'dataset'}/{dataset.split or split}"
     else:
-        source, prefix = _opened(dataset, split, config, report), f"{Path(dataset).name}/{split}"
+        source, prefix = _open(dataset, split, config, report), f"{Path(dataset).name}/{split}"
     try:
         names = _columns(source, columns or {}, language)
     except ValueError as error:
         raise ValueError(f"{source.name or prefix}: {error}") from None
     before = report.read
-    rows = _utterances(source, names, prefix, language, report, copies and Path(copies))
+    rows = _utterances(source, names, prefix, language, report, Path(copies) if copies else None)
     yield from with_part_durations(rows, report, check_ids="id" in names)
     if report.read == before:
         raise ValueError(
@@ -121,26 +111,26 @@ def read_dataset(
         )
 
 
-def _opened(name: str | Path, split: str, config: str | None, report: ReadingReport) -> _Source:
-    """Returns what is in a folder or file, or on the Hub."""
+def _open(name: str | Path, split: str, config: str | None, report: ReadingReport) -> _OpenDataset:
+    """Opens a data set in a folder or file, or on the Hub."""
     path = Path(name)
     if (path / "dataset_info.json").is_file():
-        return _of_dataset(load_from_disk(str(path)))
+        return _open_dataset(load_from_disk(str(path)))
     if (path / "dataset_dict.json").is_file():
-        return _of_dataset(_split_of(load_from_disk(str(path)), split, str(path)))
+        return _open_dataset(_split_of(load_from_disk(str(path)), split, str(path)))
     if path.is_file() and path.name.endswith(SUFFIXES):
-        return _of_tables([path])
+        return _open_tables([path])
     for folder in (path / split, path):
         if tables := [folder / table for table in METADATA if (folder / table).is_file()]:
-            return _of_tables(tables[:1])
+            return _open_tables(tables[:1])
     kind, files = data_files(name, split, config)
     if issubclass(kind, AudioFolder):
         tables = [file for file in files if file.name in METADATA]
-        return _of_tables(tables) if tables else _of_folder(path, split, files, report)
+        return _open_tables(tables) if tables else _open_folder(path, split, files, report)
     if files and all(file.name.endswith(SUFFIXES) for file in files):
-        return _of_tables(files)
+        return _open_tables(files)
     try:
-        return _of_dataset(load_dataset(str(name), config, split=split))
+        return _open_dataset(load_dataset(str(name), config, split=split))
     except DatasetGenerationError as error:
         raise ValueError(f"{name}: `datasets` cannot load it: {error.__cause__ or error}") from error
 
@@ -151,10 +141,10 @@ def _split_of(splits: Mapping, split: str, name: str) -> Dataset | IterableDatas
     return splits[split]
 
 
-def _of_dataset(dataset: Dataset | IterableDataset) -> _Source:
+def _open_dataset(dataset: Dataset | IterableDataset) -> _OpenDataset:
     features = dataset.features or dict.fromkeys(dataset.column_names or [])
     audio = [name for name, feature in features.items() if isinstance(feature, Audio)]
-    return _Source(features, partial(_rows_of_dataset, dataset), audio[-1] if audio else None)
+    return _OpenDataset(features, partial(_rows_of_dataset, dataset), audio[-1] if audio else None)
 
 
 def _rows_of_dataset(dataset: Dataset | IterableDataset, columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
@@ -163,23 +153,22 @@ def _rows_of_dataset(dataset: Dataset | IterableDataset, columns: Sequence[str])
     for name in columns:
         if isinstance(features.get(name), Audio):
             dataset = dataset.cast_column(name, Audio(decode=False))
-    labels = {name: features[name] for name in columns if isinstance(features.get(name), ClassLabel)}
     for row in dataset:
-        yield os.curdir, ("", row | {name: class_name(label, row[name]) for name, label in labels.items()}, None)
+        yield os.curdir, ("", with_class_names(row, features), None)
 
 
-def _of_tables(files: Sequence[Path]) -> _Source:
-    """Returns Parquet files with recordings inside, or tables of any kind that name their files."""
-    audio = "file_name" if files[0].name in METADATA else None
-    if files[0].suffix != ".parquet":
+def _open_tables(files: Sequence[Path]) -> _OpenDataset:
+    """Opens Parquet files that contain recordings, or tables of any kind that name recordings."""
+    first, rows = files[0], partial(_rows_of_tables, files)
+    audio = "file_name" if first.name in METADATA else None
+    if first.suffix != ".parquet":
         columns = dict.fromkeys(name for file in files for name in columns_of(file, LIKELY))
-        return _Source(columns, partial(_rows_of_tables, files), audio, str(files[0]))
-    features = parquet_features(files[0])
-    try:
-        audio = audio_column(features.arrow_schema, files[0])
-        return _Source(features, partial(_rows_of_containers, files, audio), audio, str(files[0]))
-    except ContainerError:
-        return _Source(features, partial(_rows_of_tables, files), audio, str(files[0]))
+        return _OpenDataset(columns, rows, audio, str(first))
+    features = parquet_features(first)
+    with suppress(ContainerError):  # no recordings inside
+        audio = audio_column(features.arrow_schema, first)
+        rows = partial(_rows_of_containers, files, audio)
+    return _OpenDataset(features, rows, audio, str(first))
 
 
 def _rows_of_containers(files: Sequence[Path], audio: str, columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
@@ -193,14 +182,14 @@ def _rows_of_tables(files: Sequence[Path], columns: Sequence[str]) -> Iterator[t
             yield os.path.dirname(os.path.abspath(file)), row
 
 
-def _of_folder(root: Path, split: str, files: Sequence[Path], report: ReadingReport) -> _Source:
-    """Returns recordings without a table, as `audiofolder` of the library has them: the folder of each is its label.
+def _open_folder(root: Path, split: str, files: Sequence[Path], report: ReadingReport) -> _OpenDataset:
+    """Opens recordings without a table, as the library's `audiofolder` does: the folder of each is its label.
 
-    `files` are those of the split as the library finds them, which follows no links to folders.
+    `files` are those that the library finds, which does not follow links to folders.
     """
     folder = root / split if (root / split).is_dir() else root
     if folder.is_dir() and (folder != root or not any((root / name).is_dir() for name in SPLIT_FOLDERS)):
-        found = sorted(walk(folder, report), key=lambda each: Path(each[0]).parts)  # links, too, where their names are
+        found = sorted(walk(folder, report), key=lambda each: Path(each[0]).parts)  # links in the order of their names
         files = [Path(place, name) for place, _, names in found for name in names]
     recordings = [str(file) for file in files if is_recording(str(file))]
     if others := len(files) - len(recordings):
@@ -210,11 +199,11 @@ def _of_folder(root: Path, split: str, files: Sequence[Path], report: ReadingRep
         for path in recordings:
             yield os.curdir, (path, {"audio": path, "label": os.path.basename(os.path.dirname(path))}, None)
 
-    return _Source(dict.fromkeys(("audio", "label")), rows, "audio")
+    return _OpenDataset(dict.fromkeys(("audio", "label")), rows, "audio")
 
 
-def _columns(source: _Source, given: Mapping[str, str], language: str | None) -> dict[str, str]:
-    """Returns the column of each field that has one."""
+def _columns(source: _OpenDataset, given: Mapping[str, str], language: str | None) -> dict[str, str]:
+    """Returns the columns of the fields that have one."""
     found = ", ".join(source.columns) or "none at all"
     if unknown := sorted(set(given) - set(USUAL_COLUMNS)):
         raise ValueError(f"an utterance has no {', '.join(unknown)} from a column; it has {', '.join(USUAL_COLUMNS)}")
@@ -231,7 +220,7 @@ def _columns(source: _Source, given: Mapping[str, str], language: str | None) ->
 
 
 def _utterances(
-    source: _Source,
+    source: _OpenDataset,
     names: Mapping[str, str],
     prefix: str,
     language: str | None,
@@ -241,93 +230,79 @@ def _utterances(
     recordings = _Recordings(copies)
     for number, (folder, (where, row, problem)) in enumerate(source.rows(sorted(set(names.values())))):
         where = where or f"{prefix}:{number}"
-        report.read += 1
-        if problem:
-            report.drop(problem, where)
-            continue
-        fields = {field: row[name] for field, name in names.items()}
-        try:
-            spoken = noted_locale(language or _text(fields, "language"), report)
-            if not spoken:
-                raise _UnusableError("no language")
+        with report.row(where):
+            if problem:
+                raise RowError(problem)
+            fields = {field: row[name] for field, name in names.items()}
+            locale = noted_locale(language or _text(fields, "language"), report)
+            if not locale:
+                raise RowError("no language")
             text = normalize_text(_text(fields, "text") or "")
             name = _text(fields, "id") or f"{prefix}/{number}"
             audio, speaker = recordings.audio(fields, folder, where), _text(fields, "speaker") or None
-            yield where, human_utterance(name, audio, spoken, text, speaker)
-        except _UnusableError as error:
-            report.drop(error.reason, where, error.detail)
-
-
-class _UnusableError(Exception):
-    """Refuses a row of which no utterance can be made."""
-
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(reason)
-        self.reason, self.detail = reason, detail
+            yield where, human_utterance(name, audio, locale, text, speaker)
 
 
 def _text(fields: Mapping, name: str) -> str | None:
-    """Returns a field as a text: numbers as Python writes them, NaN as nothing, because pandas has it for nothing."""
+    """Returns a field as a text: numbers as Python prints them, and None for NaN, which pandas has for no value."""
     value = fields.get(name)
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, float) and math.isnan(value):
         return None
     if not isinstance(value, (bool, int, float)):
-        raise _UnusableError(f"{name} is no text", f"a {type(value).__name__}")
+        raise RowError(f"{name} is no text", f"a {type(value).__name__}")
     return str(value)
 
 
 class _Recordings:
-    """Finds the recordings of rows; those that are in no file are written to `copies`."""
+    """Finds the recordings of rows, and writes those that are in no file to `copies`."""
 
     def __init__(self, copies: Path | None):
         self._copies, self._files = copies and copies.absolute(), FileNames()
 
     def audio(self, fields: Mapping, folder: str, where: str) -> dict:
-        """Returns the audio of a row as in the schema; raises `_UnusableError` where there is none."""
+        """Returns the audio of a row as in the schema; raises `RowError` if there is none."""
         value = fields["audio"]
         if not isinstance(value, Mapping):
             kind = "bytes" if isinstance(value, bytes) else "path" if isinstance(value, str) else "array"
             value = {kind: value}
         is_container = value.get("offset") is not None and "duration" not in value
-        try:
-            start, end = part_of({**value, "offset": None} if is_container else value)
-            if start is None and end is None:
-                start, end = part_of(fields)
-            place = self._container(value) if is_container else self._place(value, fields, folder, where)
-        except PartError as error:
-            raise _UnusableError("not a part of a recording", str(error)) from error
+        start, end = part_of({**value, "offset": None} if is_container else value)
+        if start is None and end is None:
+            start, end = part_of(fields)
+        place = _container(value) if is_container else self._place(value, fields, folder, where)
         return place | {"start": start, "end": end}
-
-    def _container(self, value: Mapping) -> dict:
-        try:
-            offset, size = int(value["offset"]), None if value.get("size") is None else int(value["size"])
-            return {"path": os.path.abspath(value["path"]), "offset": offset, "size": size}
-        except (KeyError, TypeError, ValueError) as error:
-            raise _UnusableError("no place in a container", str(error)) from error
 
     def _place(self, value: Mapping, fields: Mapping, folder: str, where: str) -> dict:
         path, content, samples = (value.get(name) for name in ("path", "bytes", "array"))
         if path and not isinstance(path, str):
-            raise _UnusableError("path is no text", f"a {type(path).__name__}")
-        is_elsewhere = content is None and samples is None
-        if path and (is_elsewhere or os.path.isabs(path) and os.path.isfile(path)):
-            return {"path": located(path, (folder, os.curdir), self._files)}
+            raise RowError("path is no text", f"a {type(path).__name__}")
+        is_outside = content is None and samples is None
+        if path and (is_outside or os.path.isabs(path) and os.path.isfile(path)):
+            return {"path": self._files.locate(path, (folder, os.curdir))}
         if content is None and samples is not None:
             content = _encoded(samples, value.get("sampling_rate") or fields.get("sampling_rate"))
         if not isinstance(content, bytes):
-            raise _UnusableError("no path and no bytes of audio")
+            raise RowError("no path and no bytes of audio")
         if self._copies is None:
             raise ValueError(f"{where}: its recordings are inside of the data set; name a folder for copies of them")
         copy = self._copies / hashlib.sha256(content).hexdigest()[:32]
         if not copy.is_file():
-            with atomic_write(copy) as partial:
-                partial.write_bytes(content)
+            with atomic_write(copy) as unfinished:
+                unfinished.write_bytes(content)
         return {"path": str(copy)}
 
 
-def _encoded(samples: Sequence, rate: object) -> bytes:
+def _container(value: Mapping) -> dict:
+    try:
+        offset, size = int(value["offset"]), None if value.get("size") is None else int(value["size"])
+        return {"path": os.path.abspath(value["path"]), "offset": offset, "size": size}
+    except (KeyError, TypeError, ValueError) as error:
+        raise RowError("no place in a container", str(error)) from error
+
+
+def _encoded(samples: Sequence, rate: str | float | None) -> bytes:
     """Returns a FLAC file of float samples, (N,) or (channels, N)."""
     try:
         rate = int(float(rate or 0))
@@ -336,4 +311,4 @@ def _encoded(samples: Sequence, rate: object) -> bytes:
             raise AudioError(f"array: has samples up to {np.abs(mono).max():g}; divide 16-bit samples by 32768")
         return encode_flac(mono, rate)
     except (AudioError, TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise _UnusableError("samples that cannot be used", str(error)) from error
+        raise RowError("samples that cannot be used", str(error)) from error

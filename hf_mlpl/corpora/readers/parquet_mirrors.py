@@ -1,24 +1,21 @@
-"""Reads mirrors of Common Voice in Parquet files, on the Hub or in a folder, by the columns that they have."""
+"""Reads mirrors of Common Voice in Parquet files, whose columns have different names in different mirrors."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ...audio.containers import audio_column
-from ...model.text import normalize_text
 from ..listing import parquet_files_below
 from ..locales import to_locale
-from ..reading import ReadingReport, human_utterance, with_durations
-from .parquet import ROWS_READ, readable
+from ..reading import ReadingReport, RowError, human_utterance, sentence_of, with_durations
+from .parquet import distinct_values, has_paths, parquet_schema, parquet_values
 
-# What mirrors call a column, the likeliest name first.
+# The names of columns in mirrors, the likeliest first.
 TEXT = ("sentence", "text", "transcription", "transcript")
 SPEAKER = ("client_id", "speaker_id", "speaker")
 LOCALE = ("locale", "language", "lang")
@@ -30,30 +27,30 @@ FOLDER_OF_LOCALE = re.compile(r"[a-z]{2,3}([-_][A-Za-z]+)*")
 
 
 def read_mirror(root: str | Path, split: str, report: ReadingReport, locales: Sequence[str]) -> Iterator[dict]:
-    """Yields the utterances of a split in some locales; the bytes of recordings stay where they are.
+    """Yields the utterances of a split in some locales; the recordings stay in their files.
 
-    Files without recordings or texts, damaged ones, and those for which nothing says the locale, get a line in the
-    report; rows before the damage are kept. So does a split of which there is no file.
+    The report gets a line for a split without files, and for each file that is damaged, or lacks recordings, texts or
+    a locale. Rows before the damage are kept.
     """
     splits = _splits(root, problems := [])
     if split not in splits:
         problems.append(f"{root}: no Parquet files of {split}; there are those of {', '.join(splits) or 'no split'}")
-    for line in problems:
-        report.note(line)
-    rows = chain.from_iterable(_rows(file, folder, report, locales) for file, folder in splits.get(split, ()))
-    yield from with_durations(rows, report)
+    report.note_all(problems)
+    for path, folder in splits.get(split, ()):
+        with report.noting_errors():
+            yield from with_durations(_rows(path, folder, report, locales), report)
 
 
-def mirror_locales(root: str | Path, problems: list[str] | None = None) -> list[str]:
-    """Returns the locales of all Parquet files in a folder, sorted; empty where there are none.
+def mirror_locales(root: str | Path, problems: list[str]) -> list[str]:
+    """Returns the locales of all Parquet files in a folder, sorted; an empty list if there are no such files.
 
     Args:
-        problems: gets a line for each file that cannot be read beside others.
+        problems: gets a line for each file that cannot be read.
 
     Raises:
-        ValueError: where there are Parquet files, but none can be read.
+        ValueError: if there are Parquet files, but none can be read.
     """
-    found, problems = set(), [] if problems is None else problems
+    found: set[str] = set()
     for files in _splits(root, problems).values():
         for path, folder in files:
             try:
@@ -66,13 +63,8 @@ def mirror_locales(root: str | Path, problems: list[str] | None = None) -> list[
 
 
 def _locales_of(path: Path, folder: str | None) -> set[str]:
-    with _opened(path) as file:
-        column = _first(LOCALE, file)
-        if column is None:
-            return {_locale_of_folder(folder, path)}
-        with readable(path):
-            batches = file.iter_batches(columns=[column])
-            return {locale for batch in batches for locale in batch[0].unique().to_pylist() if locale}
+    column = _first(LOCALE, parquet_schema(path).names)
+    return distinct_values(path, column) if column else {_locale_of_folder(folder, path)}
 
 
 def mirror_files(root: str | Path, splits: Sequence[str]) -> tuple[Path, ...]:
@@ -82,10 +74,10 @@ def mirror_files(root: str | Path, splits: Sequence[str]) -> tuple[Path, ...]:
 
 
 def mirror_speakers(root: str | Path, split: str, locale: str) -> set[str]:
-    """Returns the speakers of a locale in a split; none if there is no such split."""
+    """Returns the speakers of a locale in a split; an empty set if there is no such split."""
     speakers = set()
     for path, folder in _splits(root, []).get(split, ()):
-        with suppress(ValueError):  # which reading the split reports
+        with suppress(ValueError):  # reading the split reports it
             for _, row in _light_rows(path, folder):
                 if row["locale"] == locale and row["speaker"]:
                     speakers.add(str(row["speaker"]))
@@ -93,10 +85,11 @@ def mirror_speakers(root: str | Path, split: str, locale: str) -> set[str]:
 
 
 def _splits(root: str | Path, problems: list[str]) -> dict[str, list[tuple[Path, str | None]]]:
-    """Maps splits to Parquet files and the locales of their folders. A file's name, or a folder's, has the split:
+    """Maps splits to Parquet files and the locales of their folders. Names of files or folders begin with the split:
     `sl/train-00000-of-00002.parquet`, `sl/partial-train/0000.parquet`, `data/validation-00000-of-00001.parquet`.
     """
-    root, splits = Path(root).absolute(), {}
+    root = Path(root).absolute()
+    splits: dict[str, list[tuple[Path, str | None]]] = {}
     for path in [root] if root.is_file() else parquet_files_below(root):
         below = path.relative_to(root).parts or (path.name,)
         split = next((match[1] for part in reversed(below) if (match := SPLIT.match(part))), None)
@@ -109,13 +102,8 @@ def _splits(root: str | Path, problems: list[str]) -> dict[str, list[tuple[Path,
     return splits
 
 
-def _opened(path: Path) -> pq.ParquetFile:
-    with readable(path):
-        return pq.ParquetFile(path)
-
-
-def _first(names: Sequence[str], file: pq.ParquetFile) -> str | None:
-    return next((name for name in names if name in file.schema_arrow.names), None)
+def _first(names: Sequence[str], columns: Collection[str]) -> str | None:
+    return next((name for name in names if name in columns), None)
 
 
 def _holds_texts(kind: pa.DataType) -> bool:
@@ -131,53 +119,33 @@ def _locale_of_folder(locale: str | None, path: Path) -> str:
 
 def _light_rows(path: Path, folder: str | None) -> Iterator[tuple[int, dict]]:
     """Yields numbers and contents of a file's rows without the recordings: `name`, `text`, `speaker`, `locale`."""
-    with _opened(path) as file:
-        audio = audio_column(file.schema_arrow, path)
-        columns = {"text": _first(TEXT, file), "speaker": _first(SPEAKER, file), "locale": _first(LOCALE, file)}
-        if columns["text"] is None:
-            raise ValueError(f"{path}: no column {' or '.join(TEXT)}; it has {', '.join(file.schema_arrow.names)}")
-        has_names = (
-            pa.types.is_struct(kind := file.schema_arrow.field(audio).type) and kind.get_field_index("path") >= 0
-        )
-        columns["name"] = "path" if "path" in file.schema_arrow.names else f"{audio}.path" if has_names else None
-        for name in (columns["text"], columns["locale"]):
-            if name and not _holds_texts(kind := file.schema_arrow.field(name).type):
-                raise ValueError(f"{path}: column {name} holds {kind}; strings are accepted")
-        wanted, number = [column for column in columns.values() if column], 0
-        try:
-            for batch in file.iter_batches(ROWS_READ, columns=wanted):
-                for row in batch.to_pylist():
-                    row[f"{audio}.path"] = (row.get(audio) or {}).get("path")
-                    read = {name: row.get(column) for name, column in columns.items()}
-                    locale = read["locale"] if columns["locale"] else _locale_of_folder(folder, path)
-                    yield number, read | {"locale": locale and to_locale(locale)}
-                    number += 1
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path}: is damaged after row {number}; download it again") from error
+    schema = parquet_schema(path)
+    audio = audio_column(schema, path)
+    columns = {"text": _first(TEXT, schema.names), "speaker": _first(SPEAKER, schema.names)}
+    columns["locale"] = _first(LOCALE, schema.names)
+    if columns["text"] is None:
+        raise ValueError(f"{path}: no column {' or '.join(TEXT)}; it has {', '.join(schema.names)}")
+    columns["name"] = "path" if "path" in schema.names else f"{audio}.path" if has_paths(schema, audio) else None
+    for name in (columns["text"], columns["locale"]):
+        if name and not _holds_texts(kind := schema.field(name).type):
+            raise ValueError(f"{path}: column {name} holds {kind}; strings are accepted")
+    wanted = [column for column in columns.values() if column]
+    for number, values in enumerate(parquet_values(path, wanted)):
+        values[f"{audio}.path"] = (values.get(audio) or {}).get("path")
+        row = {name: values.get(column) for name, column in columns.items()}
+        locale = row["locale"] if columns["locale"] else _locale_of_folder(folder, path)
+        yield number, row | {"locale": locale and to_locale(locale)}
 
 
 def _rows(path: Path, folder: str | None, report: ReadingReport, locales: Sequence[str]) -> Iterator[tuple[str, dict]]:
-    try:
-        yield from _rows_of_file(path, folder, report, locales)
-    except ValueError as error:
-        report.note(str(error))
-
-
-def _rows_of_file(
-    path: Path, folder: str | None, report: ReadingReport, locales: Sequence[str]
-) -> Iterator[tuple[str, dict]]:
     for number, row in _light_rows(path, folder):
-        where = f"{path}:{number}"
-        if row["locale"] not in (*locales, None):
+        where, locale = f"{path}:{number}", row["locale"]
+        if locale not in (*locales, None):
             continue
-        report.read += 1
-        text = normalize_text(row["text"] or "")
-        if row["locale"] is None:
-            report.drop("no locale", where)
-        elif not text:
-            report.drop("empty sentence", where)
-        else:
-            name = PurePosixPath(str(row["name"] or f"{row['locale']}-{path.stem}-{number}."))
-            audio = {"path": str(path), "offset": number, "size": None, "start": None, "end": None}
+        with report.row(where):
+            if locale is None:
+                raise RowError("no locale")
+            text, name = sentence_of(row["text"]), PurePosixPath(str(row["name"] or f"{locale}-{path.stem}-{number}."))
+            audio = {"path": str(path), "offset": number, "size": None}
             speaker = None if row["speaker"] is None else str(row["speaker"])
-            yield where, human_utterance(name.stem, audio, row["locale"], text, speaker)
+            yield where, human_utterance(name.stem, audio, locale, text, speaker)

@@ -1,4 +1,4 @@
-"""Opens releases of Common Voice, one locale each: their tables and clips, in a folder or inside an archive."""
+"""Opens releases of Common Voice, which have one locale each: tables and clips, in a folder or inside an archive."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import random
 import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -19,17 +20,20 @@ from ...audio.folder_walk import is_hidden
 from ...audio.reading import AudioError, audio_duration
 from ...audio.tar_index import NameMap, file_state, kept_arrays, tar_index
 from ..locales import to_locale
-from ..tables import read_table, table_rows
+from ..recordings import member_audio
+from ..tables import BinaryFile, Row, open_table, table_rows
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
-ARCHIVE_OF_LOCALE = re.compile(r"-([a-z]{2,3}(?:-[A-Za-z]+)?)\.(?:tar|tar\.gz|tgz)$")  # its name ends in the locale
+ARCHIVE_OF_LOCALE = re.compile(r"-([a-z]{2,3}(?:-[A-Za-z]+)?)\.(?:tar|tar\.gz|tgz)$")  # a name that ends in the locale
 DURATIONS = "clip_durations.tsv"  # from release 16.1 on
 SAMPLE = 32  # clips whose headers are compared with that table
 BYTES_PER_SECOND = (500, 1_600_000)  # of the leanest speech codec, and of two channels in 32 bits at 192 kHz
 
+Durations = Callable[[str], float | None]  # clip -> seconds, None if they are not known
+
 
 class ExtractedRelease:
-    """Opens `{folder}/{clips/*.mp3, train.tsv, ...}`, whose name is the locale."""
+    """Opens `{folder}/{clips/*.mp3, train.tsv, ...}`; the folder's name is the locale."""
 
     def __init__(self, folder: Path):
         self.folder = self.name = folder
@@ -37,35 +41,25 @@ class ExtractedRelease:
         self.clips = (folder / "clips").absolute()  # so that utterance files can be used from anywhere
         self.problems: tuple[str, ...] = ()
 
-    def rows(self, table: str, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
-        return read_table(self.folder / table, columns)
+    def open(self, table: str) -> BinaryFile:
+        return open_table(self.folder / table)
 
     def inputs(self, tables: Sequence[str]) -> tuple[Path, ...]:
-        """Returns the files and folders that shape what is read with some tables."""
+        """Returns the files and folders on which the rows of some tables depend."""
         return (*(self.folder.absolute() / table for table in (*tables, DURATIONS)), self.clips)
 
-    def num_lines(self, table: str) -> int:
-        with open(self.folder / table, "rb") as file:
-            return _num_lines(file)
-
     def audio(self, clip: str) -> dict:
-        return {"path": str(self.clips / clip), "start": None, "end": None}
+        return {"path": str(self.clips / clip)}
 
-    def size(self, clip: str) -> int:
-        """Returns the bytes of a clip, 0 for one that is not there."""
-        try:
-            return os.path.getsize(self.clips / clip)
-        except OSError:
-            return 0
+    def has_durations(self) -> bool:
+        return (self.folder / DURATIONS).is_file()
 
-    def durations(self, note: Callable[[str], object]) -> Callable[[str], float | None]:
-        """Returns clip -> seconds, as far as a table of the release can be believed, and the clip is there."""
-        has_table = (self.folder / DURATIONS).is_file()
-        return (_tabled_durations(self, note) if has_table else None) or (lambda clip: None)
+    def measured_durations(self) -> Durations:
+        return lambda clip: None  # `with_durations` measures the clips that a table names
 
 
 class ArchivedRelease:
-    """Opens the same inside a tar, gzipped or not; names of members begin with `folder`, which ends in the locale."""
+    """Opens a release inside a tar, gzipped or not; names of members begin with `folder`, which ends in the locale."""
 
     def __init__(self, archive: Path, folder: str):
         self.archive, self.folder, self.index = archive.absolute(), folder, tar_index(archive)
@@ -73,41 +67,25 @@ class ArchivedRelease:
         self.locale = to_locale(Path(folder).name)
         self.problems = self.index.problems
 
-    def _open(self, table: str) -> io.BufferedReader:
-        if found := self.index.find(f"{self.folder}/{table}"):
-            return io.BufferedReader(open_member(self.archive, *found), 2**20)
+    def open(self, table: str) -> BinaryFile:
+        if member := self.index.find(f"{self.folder}/{table}"):
+            return io.BufferedReader(open_member(self.archive, *member), 2**20)  # type: ignore[arg-type]  # has readinto
         beginning = f"{self.folder}/"
         tables = sorted(name.removeprefix(beginning) for name in self.index.names() if name.endswith(".tsv"))
         damage = "".join(f"; {line}" for line in self.problems if "damaged or cut off" in line)
         raise ValueError(f"{self.name}/{table}: no such file; tables there: {', '.join(tables) or 'none'}{damage}")
 
-    def rows(self, table: str, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
-        with self._open(table) as file:
-            yield from table_rows(file, f"{self.name}/{table}", columns)
-
     def inputs(self, tables: Sequence[str]) -> tuple[Path, ...]:
-        """Returns the archive, in which the tables are."""
         return (self.archive,)
 
-    def num_lines(self, table: str) -> int:
-        with self._open(table) as file:
-            return _num_lines(file)
-
     def audio(self, clip: str) -> dict | None:
-        found = self.index.find(f"{self.folder}/clips/{clip}")
-        if found is None:
-            return None
-        return {"path": str(self.archive), "offset": found[0], "size": found[1], "start": None, "end": None}
+        return member_audio(self.archive, self.index.find(f"{self.folder}/clips/{clip}"))
 
-    def size(self, clip: str) -> int:
-        """Returns the bytes of a clip, 0 for one that is not there."""
-        found = self.index.find(f"{self.folder}/clips/{clip}")
-        return found[1] if found else 0
+    def has_durations(self) -> bool:
+        return self.index.find(f"{self.folder}/{DURATIONS}") is not None
 
-    def durations(self, note: Callable[[str], object]) -> Callable[[str], float | None]:
-        """Returns clip -> seconds, from a table of the release if it can be believed, else from the clips' headers."""
-        if self.index.find(f"{self.folder}/{DURATIONS}") and (tabled := _tabled_durations(self, note)):
-            return tabled
+    def measured_durations(self) -> Durations:
+        """Returns the durations in the headers of all clips, which are kept beside the archive."""
         measured = kept_arrays(file_state(self.archive), "durations", ["seconds"], self._measure)["seconds"]
 
         def seconds(clip: str) -> float | None:
@@ -117,35 +95,66 @@ class ArchivedRelease:
         return seconds
 
     def _measure(self) -> dict[str, np.ndarray]:
-        """Measures members in seconds, NaN where there are none, in the archive's order: gzip is slow in others."""
+        """Measures members in seconds, NaN for all but clips, in the archive's order: gzip is slow in others."""
         seconds = np.full(len(self.index), np.nan)
         members = enumerate(zip(self.index.names(), self.index.offsets, self.index.sizes, strict=True))
         with logging.tqdm(members, total=len(seconds), desc=f"durations of {self.archive.name}", delay=5) as progress:
             for number, (name, offset, size) in progress:
-                if "/clips/" in name:
-                    try:
-                        audio = {"path": self.archive, "offset": int(offset), "size": int(size)}
-                        seconds[number] = audio_duration(audio)
-                    except AudioError:
-                        pass  # reported when a table names it
+                with suppress(AudioError):  # reported when a table names the clip
+                    if "/clips/" in name:
+                        seconds[number] = audio_duration(member_audio(self.archive, (int(offset), int(size))))
         return {"seconds": seconds}
 
 
 Release = ExtractedRelease | ArchivedRelease
 
 
-def find_releases(root: Path, problems: list[str] | None = None) -> dict[str, Callable[[], Release]]:
-    """Finds what opens the release of each locale in an archive or folder; empty where there is nothing of the kind.
+def release_rows(release: Release, table: str, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
+    """Yields the rows of a release's table as `read_table` does."""
+    with release.open(table) as file:
+        yield from table_rows(file, f"{release.name}/{table}", columns)
+
+
+def num_lines(release: Release, table: str) -> int:
+    """Returns the number of lines of a release's table, including the header."""
+    lines, last = 0, b"\n"
+    with release.open(table) as file:
+        while block := file.read(2**20):
+            lines, last = lines + block.count(b"\n"), block
+    return lines + (not last.endswith(b"\n"))
+
+
+def _num_bytes(audio: dict | None) -> int:
+    """Returns the bytes of a clip, 0 for one that is missing."""
+    with suppress(OSError):
+        if audio is not None:
+            return audio["size"] if "size" in audio else os.path.getsize(audio["path"])
+    return 0
+
+
+def clip_durations(release: Release, note: Callable[[str], object]) -> Durations:
+    """Returns the durations in a release's table if they can be trusted, else those in the headers of its clips."""
+    if release.has_durations():
+        try:
+            table = _DurationTable(release, note)
+        except ValueError as error:  # a missing column, for example
+            note(f"{error}; durations are those of the clips' headers")
+        else:
+            if table.is_trusted():
+                return table.seconds
+    return release.measured_durations()
+
+
+def find_releases(root: Path, problems: list[str]) -> dict[str, Callable[[], Release]]:
+    """Finds the releases in an archive or folder, and returns by locale a function that opens each.
 
     Args:
-        problems: gets a line for each archive or folder beside the others that is not read.
+        problems: gets a line for each archive or folder that is not read.
 
     Raises:
-        ValueError: for an archive that cannot be read or holds no release where there is no other, and for two
-            releases of one locale.
+        ValueError: for two releases of one locale, and if no archive can be read or none holds a release.
     """
     found: dict[str, Callable[[], Release]] = {}
-    problems = [] if problems is None else problems
     for folder, release in _archived(root) if root.is_file() else _in_folder(root, problems):
         locale = to_locale(Path(folder).name)
         if found.setdefault(locale, release) is not release:
@@ -180,14 +189,14 @@ def _archived(archive: Path) -> Iterator[tuple[str, Callable[[], Release]]]:
         return
     try:
         state = file_state(archive)
-    except OSError as error:  # a link whose target is lost
+    except OSError as error:  # a link without its target
         raise ValueError(f"{archive}: {error.strerror}") from error
     yield from ((folder, partial(ArchivedRelease, archive, folder)) for folder in _folders_inside(archive, state))
 
 
-@lru_cache(1024)  # there may be an archive for each locale, all of which are asked when one is read
+@lru_cache(1024)  # there may be an archive for each locale, and each part of a preparation looks into all
 def _folders_inside(archive: Path, state: tuple) -> tuple[str, ...]:
-    """Returns the beginnings of the names of releases' members, in an archive whose file is in some state."""
+    """Returns the folders of releases inside an archive; because of `state` the cache notices a changed archive."""
     index = tar_index(archive)
     folders = {name.rpartition("/clips/")[0] for name in index.names() if "/clips/" in name}
     folders = {folder for folder in folders if not any(map(is_hidden, folder.split("/")))}
@@ -197,24 +206,8 @@ def _folders_inside(archive: Path, state: tuple) -> tuple[str, ...]:
     return tuple(sorted(folders))
 
 
-def _num_lines(file: io.BufferedReader | io.BufferedIOBase) -> int:
-    lines, last = 0, b"\n"
-    while block := file.read(2**20):
-        lines, last = lines + block.count(b"\n"), block
-    return lines + (not last.endswith(b"\n"))
-
-
-def _tabled_durations(release: Release, note: Callable[[str], object]) -> Callable[[str], float | None] | None:
-    """Returns clip -> seconds, from the table of a release; None, with a note, for a damaged or wrong table."""
-    try:
-        table = _DurationTable(release, note)
-    except ValueError as error:  # a column is missing, for one
-        return note(f"{error}; durations are those of the clips' headers")
-    return table.seconds if table.is_believed() else None
-
-
 class _DurationTable:
-    """Holds the durations that a release lists, in 24 bytes a clip, and a sample of its clips' names."""
+    """Holds the durations in the table of a release, in 24 bytes a clip, and the names of a sample of its clips."""
 
     def __init__(self, release: Release, note: Callable[[str], object]):
         self.release, self.name, self.note = release, f"{release.name}/{DURATIONS}", note
@@ -227,7 +220,7 @@ class _DurationTable:
 
     def _names(self, milliseconds: array) -> Iterator[str]:
         choice = random.Random(0)
-        for number, (_, row) in enumerate(self.release.rows(DURATIONS, ("clip", "duration[ms]"))):
+        for number, (_, row) in enumerate(release_rows(self.release, DURATIONS, ("clip", "duration[ms]"))):
             try:
                 milliseconds.append(float(row["duration[ms]"]))
             except (TypeError, ValueError):
@@ -237,8 +230,8 @@ class _DurationTable:
                 self.sample[place : place + 1] = [clip]
             yield clip
 
-    def is_believed(self) -> bool:
-        """Compares the sample with the clips' headers; false where more than one in ten is wrong."""
+    def is_trusted(self) -> bool:
+        """Compares the sample with the clips' headers; returns False if more than one in ten differs."""
         found = {clip: seconds for clip in self.sample if self._listed(clip) and (seconds := self._measured(clip))}
         wrong = [clip for clip in found if abs(self._listed(clip) - found[clip]) > 0.25 + 0.05 * found[clip]]
         if not wrong:
@@ -255,7 +248,7 @@ class _DurationTable:
         return few
 
     def seconds(self, clip: str) -> float | None:
-        size, seconds = self.release.size(clip), self.corrected.get(clip) or self._listed(clip)
+        size, seconds = _num_bytes(self.release.audio(clip)), self.corrected.get(clip) or self._listed(clip)
         if not size or seconds is None:
             return None
         if BYTES_PER_SECOND[0] <= size / seconds <= BYTES_PER_SECOND[1]:
@@ -275,4 +268,4 @@ class _DurationTable:
         try:
             return audio_duration(audio) if (audio := self.release.audio(clip)) else None
         except AudioError:
-            return None  # reported when a table of a split names it
+            return None  # reported when the table of a split names the clip

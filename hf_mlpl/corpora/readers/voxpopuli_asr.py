@@ -1,23 +1,24 @@
-"""Reads VoxPopuli's transcribed speech: already cut with its tables, or original recordings with the annotations."""
+"""Reads VoxPopuli's transcribed speech: cut into files with tables, or original recordings with annotations."""
 
 from __future__ import annotations
 
 from ast import literal_eval
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
 from ...audio.folder_walk import is_hidden
 from ...model.text import normalize_text
 from ..listing import parquet_files_below
-from ..reading import ReadingReport, human_utterance, with_durations
-from ..tables import read_table, row_problem
-from .parquet import parquet_rows
-from .voxpopuli import CODES, Archive, Recordings, locale_of, opened, segment
+from ..reading import ReadingReport, RowError, check_known, file_name_of, human_utterance, with_durations
+from ..tables import Row, check_row, read_table, row_problem
+from .parquet import distinct_values, parquet_rows
+from .voxpopuli import CODES, Archive, Recordings, locale_of, segment
 
 FOLDERS = (*CODES, "en_accented")
 SPLITS = ("train", "dev", "test")
-# What the published annotations call the columns of the tables that VoxPopuli's script writes.
+# Columns of the tables that VoxPopuli's script writes, and their names in the published annotations.
 ANNOTATED = {"raw_text": "original_text", "normalized_text": "normed_text"}
 
 
@@ -28,24 +29,24 @@ def read_voxpopuli_asr(
     locales: Sequence[str] | None = None,
     text: str = "raw_text",
 ) -> Iterator[dict]:
-    """Yields the utterances of one split (`train`, `dev`, `test`), from the first of these that a language has:
+    """Yields the utterances of one split (`train`, `dev`, `test`), from the first of these layouts of a language:
 
     - already cut: `transcribed_data/{lang}/asr_{split}.tsv` with `transcribed_data/{lang}/{year}/{id}.ogg`;
-    - `data/{lang}/asr_{split}.tsv` with unextracted archives `data/{lang}/{split}/*.tar.gz`, as on the Hub;
+    - `data/{lang}/asr_{split}.tsv` with archives `data/{lang}/{split}/*.tar.gz`, not extracted, as on the Hub;
     - the annotations `asr_{lang}.tsv.gz`, in `transcribed_data/{lang}` or `annotations/asr`, with the recordings
-      `raw_audios/original/{year}/{event}_original.ogg`, or unextracted in `original_{year}.tar`. Where the annotations
-      have an utterance in several pieces, it goes from the first to the last one, with the pauses between them, which
-      VoxPopuli's script cuts out.
-    - Parquet files of `facebook/voxpopuli` anywhere below the folder, where it has none of the above.
+      `raw_audios/original/{year}/{event}_original.ogg`, or with `original_{year}.tar`, not extracted. If the
+      annotations have several pieces of an utterance, it goes from the first to the last piece, with the pauses
+      between them, which VoxPopuli's script cuts out.
+    - Parquet files of `facebook/voxpopuli` anywhere below the folder, if it has none of the above.
 
     `en_accented` is a folder like those of languages, and its speech is `en`.
 
     Args:
-        locales: Common Voice locale codes, or `en_accented`; by default all that is there.
+        locales: Common Voice locale codes, or `en_accented`; by default all of the folder.
         text: `raw_text`, cased and punctuated, which some utterances lack; or `normalized_text`.
 
-    A table that lacks a column or is damaged, and an archive or Parquet file that cannot be read, get a line in the
-    report, and cost what cannot be read of them.
+    A table, archive or Parquet file that cannot be read, or lacks a column, gets a line in the report; rows before the
+    damage and the other files are read.
 
     Raises:
         ValueError: for a folder without transcribed speech, or without that of a locale.
@@ -55,56 +56,52 @@ def read_voxpopuli_asr(
     root = Path(root)
     recordings, tables = Recordings(root), dict(_tables(root, split))
     if not tables and (files := _parquet_files(root, split)):
-        yield from with_durations(_rows_of_files(root, files, split, locales, text, report), report)
+        check_known(locales or (), sorted(_locales_of_files(files)), f"{root}: no transcribed {split} speech of")
+        for file in files:
+            with report.noting_errors():
+                yield from with_durations(_rows_of_file(file, locales, text, report), report)
         return
     if not tables:
         expected = root / "transcribed_data" / "sl" / f"asr_{split}.tsv"
         raise ValueError(f"{root}: no transcribed VoxPopuli; expected files such as {expected}")
-    _check_locales(root, split, locales, tables)
+    check_known(locales or (), sorted(tables), f"{root}: no transcribed {split} speech of")
     for name in locales or tables:
         table = tables[name]
-        try:
+        with report.noting_errors():
             if table.suffix == ".gz":
                 yield from _annotated(table, locale_of(name), split, recordings, text, report)
             else:
                 yield from with_durations(_cut(table, locale_of(name), split, text, report), report)
-        except ValueError as error:
-            report.note(str(error))
 
 
 def voxpopuli_asr_locales(root: str | Path, split: str) -> list[str]:
-    """Returns the locales of a folder and split for `read_voxpopuli_asr`, sorted; none if nothing is transcribed."""
+    """Returns the locales that `read_voxpopuli_asr` finds in a folder for a split, sorted."""
     root = Path(root)
     tables = dict(_tables(root, split))
     return sorted(tables) if tables else sorted(_locales_of_files(_parquet_files(root, split)))
 
 
 def voxpopuli_asr_folders(root: str | Path) -> list[str]:
-    """Returns the locales of all folders for transcribed speech, also of those without tables."""
+    """Returns the locales of all folders for transcribed speech, including those without tables."""
     places = [Path(root, place, code) for place in ("transcribed_data", "data") for code in FOLDERS]
     return sorted({_folder_name(folder.name) for folder in places if folder.is_dir()})
 
 
 def _locales_of_files(files: list[Path]) -> set[str]:
-    found, problem = set(), None
+    languages: set[str] = set()
+    failure = None
     for file in files:
         try:
-            found |= {row["language"] for _, row, _ in parquet_rows([file], ["language"]) if row["language"]}
-        except ValueError as error:  # reading reports it; here it matters only where there is nothing else
-            problem = problem or error
-    if problem and not found:
-        raise problem
-    return {_folder_name(language) for language in found}
-
-
-def _check_locales(root: Path, split: str, locales: Sequence[str] | None, found: Iterable[str]) -> None:
-    if missing := ", ".join(sorted(set(locales or ()) - set(found))):
-        known = ", ".join(sorted(found))
-        raise ValueError(f"{root}: no transcribed {split} speech of {missing}; there is that of {known}")
+            languages |= distinct_values(file, "language")
+        except ValueError as error:  # reading reports it
+            failure = failure or error
+    if failure and not languages:
+        raise failure
+    return {_folder_name(language) for language in languages}
 
 
 def _tables(root: Path, split: str) -> Iterator[tuple[str, Path]]:
-    """Yields names of folders, with Common Voice's locales for VoxPopuli's codes, and the tables of a split."""
+    """Yields the locale and the table of each folder that has a table of the split; `en_accented` stays as it is."""
     for code in FOLDERS:
         name = _folder_name(code)
         folder, annotations = root / "transcribed_data" / code, f"asr_{code}.tsv.gz"
@@ -119,24 +116,17 @@ def _folder_name(code: str) -> str:
 
 def _cut(table: Path, locale: str, split: str, text: str, report: ReadingReport) -> Iterator[tuple[str, dict]]:
     folder = table.parent.absolute()
-    found = [opened(path) for path in sorted((folder / split).glob("*.tar.gz")) if not is_hidden(path.name)]
-    archives = [archive for archive in found if isinstance(archive, Archive)]
-    for archive in found:
-        for problem in archive.problems if isinstance(archive, Archive) else [archive]:
-            report.note(problem)
+    archives = [Archive(path) for path in sorted((folder / split).glob("*.tar.gz")) if not is_hidden(path.name)]
+    for archive in archives:
+        report.note_all(archive.problems)
     for where, row in read_table(table, ("id", text, "speaker_id")):
-        report.read += 1
-        name = row["id"] or ""
-        if problem := row_problem(row):
-            report.drop(problem, where)
-        elif Path(name).name != name:
-            report.drop("id is not a file name", where, repr(name))
-        elif not (transcript := _transcript(row[text])):
-            report.drop(f"no {text}", where)
-        else:
-            file = {"path": str(folder / name[:4] / f"{name}.ogg"), "start": None, "end": None}
+        with report.row(where):
+            check_row(row)
+            name = file_name_of(row["id"], "id")
+            transcript = _transcript(row, text)
+            file = {"path": str(folder / name[:4] / f"{name}.ogg")}
             audio = next((audio for archive in archives if (audio := archive.find(name))), file)
-            yield where, _utterance(name, audio, None, locale, transcript, row["speaker_id"])
+            yield where, _utterance(name, audio, locale, transcript, row)
 
 
 def _annotated(
@@ -144,28 +134,23 @@ def _annotated(
 ) -> Iterator[dict]:
     columns = ("session_id", "id_", ANNOTATED[text], "speaker_id", "split", "vad")
     for where, row in read_table(table, columns, delimiter="|"):
-        problem = row_problem(row)
-        if (_split_of_damaged(row) if problem else row["split"]) != split:
+        if (_split_of_damaged(row) if row_problem(row) else row["split"]) != split:
             continue
-        report.read += 1
-        event = row["session_id"] or ""
-        if problem:
-            report.drop(problem, where)
-        elif Path(event).name != event:
-            report.drop("session id is not a file name", where, repr(event))
-        elif not (transcript := _transcript(row[ANNOTATED[text]])):
-            report.drop(f"no {text}", where)
-        elif not (times := _times(row["vad"])):
-            report.drop("vad is not a list of times", where, repr(row["vad"]))
-        elif part := segment(recordings, f"{event}_original", min(times), max(times), where, report):
-            yield _utterance(f"{event}-{row['id_']}", *part, locale, transcript, row["speaker_id"])
+        with report.row(where):
+            check_row(row)
+            event = file_name_of(row["session_id"], "session id")
+            transcript = _transcript(row, ANNOTATED[text], f"no {text}")
+            times = _times(row["vad"])
+            audio, seconds = segment(recordings, f"{event}_original", min(times), max(times))
+            utterance = _utterance(f"{event}-{row['id_']}", audio, locale, transcript, row)
+            yield utterance | {"duration_seconds": seconds}
 
 
-def _split_of_damaged(row: dict) -> str:
-    """Returns the split of a row that cannot be used, so that it is counted once; `train` where it is unknown."""
+def _split_of_damaged(row: Row) -> str:
+    """Returns the split of a row that cannot be used, so that it is counted once; `train` if it is unknown."""
     columns = [column for column in row if column is not None]
     fields = [row[column] for column in columns]
-    if None in row and None not in fields:  # a text with a delimiter in it has moved what follows
+    if None in row and None not in fields:  # a delimiter inside a text has moved the fields behind it
         fields += row[None]
         split = fields[columns.index("split") - len(columns)]
     else:
@@ -173,9 +158,12 @@ def _split_of_damaged(row: dict) -> str:
     return split if split in SPLITS else SPLITS[0]
 
 
-def _transcript(text: str | None) -> str:
-    """Normalises a transcript; empty where there is none, for which the tables also have `None`."""
-    return "" if text in (None, "None") else normalize_text(str(text))
+def _transcript(row: Mapping, column: str, reason: str = "") -> str:
+    """Returns the normalised transcript of a row; raises `RowError` for an empty one, which may be written `None`."""
+    text = row[column]
+    if transcript := "" if text in (None, "None") else normalize_text(str(text)):
+        return transcript
+    raise RowError(reason or f"no {column}")
 
 
 def _parquet_files(root: Path, split: str) -> list[Path]:
@@ -188,17 +176,6 @@ def _parquet_files(root: Path, split: str) -> list[Path]:
     ]
 
 
-def _rows_of_files(
-    root: Path, files: list[Path], split: str, locales: Sequence[str] | None, text: str, report: ReadingReport
-) -> Iterator[tuple[str, dict]]:
-    _check_locales(root, split, locales, _locales_of_files(files))
-    for file in files:
-        try:
-            yield from _rows_of_file(file, locales, text, report)
-        except ValueError as error:
-            report.note(str(error))
-
-
 def _rows_of_file(
     file: Path, locales: Sequence[str] | None, text: str, report: ReadingReport
 ) -> Iterator[tuple[str, dict]]:
@@ -206,23 +183,20 @@ def _rows_of_file(
         language, name = row["language"], row["audio_id"]
         if locales and language and _folder_name(language) not in locales:
             continue
-        report.read += 1
-        if not language or not name:
-            report.drop("no language" if name else "no audio_id", where)
-        elif transcript := _transcript(row[text]):
-            yield where, _utterance(str(name), audio, None, locale_of(language), transcript, row["speaker_id"])
-        else:
-            report.drop(f"no {text}", where)
+        with report.row(where):
+            if not language or not name:
+                raise RowError("no language" if name else "no audio_id")
+            yield where, _utterance(str(name), audio, locale_of(language), _transcript(row, text), row)
 
 
 def _times(vad: str) -> list[float]:
-    """Returns the starts and ends of pieces, in seconds; none where the list cannot be read."""
-    try:
-        return [float(time) for time in chain.from_iterable(literal_eval(vad))]
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return []
+    """Returns the starts and ends of an utterance's pieces, in seconds; raises `RowError` if there are none."""
+    with suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        if times := [float(time) for time in chain.from_iterable(literal_eval(vad))]:
+            return times
+    raise RowError("vad is not a list of times", repr(vad))
 
 
-def _utterance(name: str, audio: dict, seconds: float | None, locale: str, text: str, speaker: str | None) -> dict:
-    speaker = None if speaker in (None, "", "None") else str(speaker)
-    return human_utterance(name, audio, locale, text, speaker) | {"duration_seconds": seconds}
+def _utterance(name: str, audio: dict, locale: str, transcript: str, row: Mapping) -> dict:
+    speaker = row["speaker_id"]
+    return human_utterance(name, audio, locale, transcript, None if speaker in (None, "", "None") else str(speaker))
