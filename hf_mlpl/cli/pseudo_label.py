@@ -47,8 +47,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from ..corpora.sources import sources_of  # what is imported here takes seconds, and --help need not wait
     from ..data.utterances import read_utterances
     from ..labels.filters import read_filters
-    from ..labels.publishing import push_label_set
     from ..labels.labelling import pseudo_label
+    from ..labels.publishing import push_label_set
 
     filters = read_filters(options.filters) if options.filters else []
     accelerator = start_accelerator(options.dtype)
