@@ -109,7 +109,7 @@ def _train(config: TrainingConfig) -> Path:
             if update % config.log_every == 0:
                 log.window_ends(update, rate, slimipl.health.report() if slimipl else None, problems.total_lost)
             if slimipl and (update % config.log_every == 0 or is_last):
-                _check_labels(slimipl.health.collapsed(), update, config, accelerator.is_main_process)
+                _check_labels(slimipl.health.detect_collapse(), update, config, accelerator.is_main_process)
             if dev_set is not None and (update % config.eval_every == 0 or is_last):
                 results = evaluate_model(accelerator, model, processor, dev_set, config.max_batch_seconds)
                 log.evaluated(update, results)

@@ -21,8 +21,9 @@ from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.data.batches import BatchPlan, SpeechBatches
 from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.inference.decoding import Hypothesis
+from hf_mlpl.training.label_health import LabelHealth, describe_collapse
 from hf_mlpl.training.loop import TrainingError, train
-from hf_mlpl.training.slimipl import LabelHealth, SlimIpl, SlimIplPlan, collapse, set_dropout
+from hf_mlpl.training.slimipl import SlimIpl, SlimIplPlan, set_dropout
 from hf_mlpl.training_config import VARIANTS, SlimIplConfig, load_config
 
 from ..two_processes import slimipl_overrides
@@ -314,10 +315,10 @@ def test_the_report_by_hand(data):
 
 def test_collapse_is_told():
     report = {"labels": 20, "empty": 0.95, "commonest": 0.95}
-    assert "95% of 20 pseudo-labels are empty" in collapse(report)
-    assert "90% of 20 pseudo-labels are the same text" in collapse(report | {"empty": 0.0, "commonest": 0.9})
-    assert collapse(report | {"empty": 0.5, "commonest": 0.5}) is None
-    assert collapse(report | {"labels": 5}) is None  # a few equal labels are no collapse
+    assert "95% of 20 pseudo-labels are empty" in describe_collapse(report)
+    assert "90% of 20 pseudo-labels are the same text" in describe_collapse(report | {"empty": 0.0, "commonest": 0.9})
+    assert describe_collapse(report | {"empty": 0.5, "commonest": 0.5}) is None
+    assert describe_collapse(report | {"labels": 5}) is None  # a few equal labels are no collapse
 
 
 def labels_of(language, *texts, seconds=2.0):
@@ -333,13 +334,13 @@ def test_collapse_is_noticed_however_few_labels_come_at_a_time(data):
     for _ in range(3):  # windows of three labels
         health.add(labels_of("sv-SE", *[""] * 3))
         health.report()
-        assert health.collapsed() is None
+        assert health.detect_collapse() is None
     health.add(labels_of("de", *fine) + labels_of("sv-SE", ""))
-    told = health.collapsed()
+    told = health.detect_collapse()
     assert told.startswith("100% of 10 pseudo-labels are empty (sv-SE): training on them") and "\n" not in told
     health.add(labels_of("de", *fine) + labels_of("fi", *"abcdefghij", seconds=9.0))
-    assert health.collapsed().startswith("10 pseudo-labels have 1% of the letters that transcripts have (fi): ")
-    assert health.collapsed() is None  # each label is judged once
+    assert health.detect_collapse().startswith("10 pseudo-labels have 1% of the letters that transcripts have (fi): ")
+    assert health.detect_collapse() is None  # each label is judged once
 
 
 def test_labels_that_are_too_long_are_counted(data):
