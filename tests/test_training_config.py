@@ -178,7 +178,7 @@ def test_settings_survive_their_own_file(load):
         ({}, ["push_to_hub=a", "license=mit"], "push_to_hub is 'a'; it must be of the form user/name"),
         ({}, ["push_to_hub=me/a/b", "license=mit"], "push_to_hub: Repo id must be in the form"),
         ({}, ["push_to_hub=me/a", "license=mit", "stage=a b"], "stage is 'a b'; push_to_hub needs letters, digits"),
-        ({}, ["push_to_hub=me/a", "license=mit", "stage=1"], "stage is 1; it must be a text"),
+        ({}, ["push_to_hub=me/a", "license=mit", "stage=1"], "stage is 1; it must be a string"),
     ],
 )
 def test_wrong_settings_are_told(load, changes, overrides, told):
