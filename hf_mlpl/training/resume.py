@@ -22,7 +22,15 @@ from ..atomic import atomic_write
 from ..main_process import claimed_by_job, on_main_process
 from ..sharing.hub import FAILURES, reason, with_retries
 from ..training_config import FREE_ON_RESUME, TrainingConfig, changed_settings, check_same_config, write_config
-from .checkpoint_files import FSDP_FOLDERS, RUN_FILES, checkpoint_path, checkpoints, damage_of, newest_whole, update_of
+from .checkpoint_files import (
+    FSDP_FOLDERS,
+    RUN_FILES,
+    checkpoint_path,
+    checkpoints,
+    find_damage,
+    newest_intact,
+    update_of,
+)
 from .run_pusher import STATE
 
 # Settings that name places on this machine; `checkpoints.digest` compares what is there.
@@ -84,7 +92,7 @@ def _download(config: TrainingConfig, repo_id: str, revision: str, names: list[s
 
     download([f"{STATE}/update.json"])
     update = _read_update(folder / STATE / "update.json")
-    newest = newest_whole(output_dir, instead=repo_id)
+    newest = newest_intact(output_dir, fallback=repo_id)
     if newest and update_of(newest) >= update:
         PartialState().print(f"{repo_id} has update {update}, which is not newer than {newest}")
     else:
@@ -127,7 +135,7 @@ def _move_in(folder: Path, state: list[str], config: TrainingConfig, update: int
             target = partial / name.removeprefix(f"{STATE}/")
             target.parent.mkdir(parents=True, exist_ok=True)
             (folder / name).replace(target)
-        if problem := damage_of(partial):
+        if problem := find_damage(partial):
             raise ValueError(f"{problem.replace(str(partial), STATE)}; the same command downloads it again")
 
 

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from hf_mlpl.training.checkpoint_files import MANIFEST, RUN_FILES, checkpoints, damage_of, newest_whole, write_manifest
+from hf_mlpl.training.checkpoint_files import (
+    MANIFEST,
+    RUN_FILES,
+    checkpoints,
+    find_damage,
+    newest_intact,
+    write_manifest,
+)
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
 
@@ -83,7 +90,7 @@ def test_what_a_checkpoint_holds_is_in_its_manifest(runs):
         "slimipl-labels-00000.json",
     } < (files.keys())
     assert {"teacher.safetensors", "data.json", *RUN_FILES} < files.keys()
-    assert damage_of(newest) is None
+    assert find_damage(newest) is None
 
 
 def test_any_damage_is_found(killed, caplog):
@@ -98,13 +105,13 @@ def test_any_damage_is_found(killed, caplog):
             damage(newest / name, kind)
             caplog.clear()
             with caplog.at_level(logging.WARNING, logger="hf_mlpl"):
-                assert newest_whole(folder) == older, (name, kind)
+                assert newest_intact(folder) == older, (name, kind)
             [line] = [record.getMessage() for record in caplog.records]
             assert str(newest / name) in line and "\n" not in line
             assert line.endswith("; set aside as damaged-00000006, going on from update-00000003")
             (older.parent / "damaged-00000006").rename(newest)
             (newest / name).write_bytes(content)
-    assert newest_whole(folder) == newest
+    assert newest_intact(folder) == newest
 
 
 def test_cut_files_of_earlier_versions_are_found(killed):
@@ -115,9 +122,9 @@ def test_cut_files_of_earlier_versions_are_found(killed):
         content = path.read_bytes()
         for kind in ("empty", "half", "zeros"):
             damage(path, kind)
-            assert str(path) in damage_of(newest), (path, kind)
+            assert str(path) in find_damage(newest), (path, kind)
         path.write_bytes(content)
-    assert newest_whole(folder) == newest
+    assert newest_intact(folder) == newest
 
 
 def test_without_a_whole_checkpoint_it_is_one_line(killed):
@@ -179,11 +186,11 @@ def test_a_manifest_knows_files_in_folders(tmp_path):
     for name in (".metadata", "__0_0.distcp", "__1_0.distcp"):
         (tmp_path / "optimizer_0" / name).write_bytes(os.urandom(1000))
     write_manifest(tmp_path)
-    assert damage_of(tmp_path) is None
+    assert find_damage(tmp_path) is None
     damage(tmp_path / "optimizer_0" / "__1_0.distcp", "a bit")
-    assert damage_of(tmp_path) == f"{tmp_path}/optimizer_0/__1_0.distcp is damaged (other bytes than were written)"
+    assert find_damage(tmp_path) == f"{tmp_path}/optimizer_0/__1_0.distcp is damaged (other bytes than were written)"
     (tmp_path / "optimizer_0" / "__1_0.distcp").unlink()
-    assert damage_of(tmp_path) == f"{tmp_path}/optimizer_0/__1_0.distcp is damaged (it is not there)"
+    assert find_damage(tmp_path) == f"{tmp_path}/optimizer_0/__1_0.distcp is damaged (it is not there)"
 
 
 def test_a_checkpoint_that_does_not_fit_the_settings_is_one_line(killed):
