@@ -37,7 +37,7 @@ def update_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def newest_intact(output_dir: Path, fallback: str | None = None) -> Path | None:
+def last_intact(output_dir: Path, fallback: str | None = None) -> Path | None:
     """Returns the newest checkpoint that is not damaged; sets newer ones aside, with a warning for each.
 
     A damaged checkpoint is kept as `damaged-NNNNNNNN` until the run has passed its update.

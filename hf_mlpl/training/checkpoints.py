@@ -22,7 +22,7 @@ from .checkpoint_files import (
     RUN_FILES,
     checkpoint_path,
     first_line,
-    newest_intact,
+    last_intact,
     remove_old,
     update_of,
     write_manifest,
@@ -78,7 +78,7 @@ class Checkpointer:
             ValueError: if the data differ, if all checkpoints are damaged, or if the checkpoint does not fit the
                 settings.
         """
-        path = on_main_process(self.accelerator, lambda: newest_intact(self.output_dir))
+        path = on_main_process(self.accelerator, lambda: last_intact(self.output_dir))
         if path is None:
             on_main_process(self.accelerator, self._begin_anew)
             return 0

@@ -14,7 +14,7 @@ from hf_mlpl.training.checkpoint_files import (
     RUN_FILES,
     checkpoints,
     find_damage,
-    newest_intact,
+    last_intact,
     write_manifest,
 )
 from hf_mlpl.training.loop import train
@@ -105,13 +105,13 @@ def test_any_damage_is_found(killed, caplog):
             damage(newest / name, kind)
             caplog.clear()
             with caplog.at_level(logging.WARNING, logger="hf_mlpl"):
-                assert newest_intact(folder) == older, (name, kind)
+                assert last_intact(folder) == older, (name, kind)
             [line] = [record.getMessage() for record in caplog.records]
             assert str(newest / name) in line and "\n" not in line
             assert line.endswith("; set aside as damaged-00000006, going on from update-00000003")
             (older.parent / "damaged-00000006").rename(newest)
             (newest / name).write_bytes(content)
-    assert newest_intact(folder) == newest
+    assert last_intact(folder) == newest
 
 
 def test_cut_files_of_earlier_versions_are_found(killed):
@@ -124,7 +124,7 @@ def test_cut_files_of_earlier_versions_are_found(killed):
             damage(path, kind)
             assert str(path) in find_damage(newest), (path, kind)
         path.write_bytes(content)
-    assert newest_intact(folder) == newest
+    assert last_intact(folder) == newest
 
 
 def test_without_a_whole_checkpoint_it_is_one_line(killed):

@@ -163,7 +163,7 @@ def test_all_problems_at_once(stages, run_estimate, tone_data, tmp_path, monkeyp
     status, out, err = run_estimate(*lost, "--labels", "labels")
     for told in ("no setting is called learning_rat", "a.parquet: no such", "b: no such tok", "model_fields has size"):
         assert len([line for line in err if told in line]) == 1, told
-    assert err[-1].startswith("error: nowhere: no such model, and no stage before writes it; accepted are tiny, base")
+    assert err[-1].startswith("error: nowhere: no such model, and no earlier stage writes it; accepted are tiny, ba")
     assert status == 1 and len(err) == 5 and len(out) == 7
 
 

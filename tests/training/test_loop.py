@@ -421,7 +421,7 @@ def test_a_language_without_dev_speech_costs_one_line(run, tone_data, tmp_path, 
     write_utterances([row for row in table if row["language"] in languages], tmp_path / "dev.parquet")
     with caplog.at_level(logging.WARNING, logger="hf_mlpl"):
         folder = run("a", "max_updates=2", f"dev=[{tmp_path / 'dev.parquet'}]", "language=sv-SE")
-    told = f"{tmp_path / 'dev.parquet'}: no utterances of sv-SE, so the model is not evaluated on the way"
+    told = f"{tmp_path / 'dev.parquet'}: no utterances of sv-SE, so the model is not evaluated during training"
     assert [record.getMessage() for record in caplog.records] == [told]
     assert [row["update"] for row in rows(folder)] == [1, 2] and weights(folder)
 
