@@ -1,4 +1,4 @@
-"""Two processes as `accelerate launch` starts them, without the seconds that each takes to import everything."""
+"""Starts two processes like `accelerate launch`, without the seconds that each one's imports would take."""
 
 import multiprocessing
 import os
@@ -22,7 +22,7 @@ FORKS.set_forkserver_preload(["hf_mlpl.training.loop", "hf_mlpl.labels.labelling
 
 @dataclass(frozen=True)
 class Death:
-    """SIGKILL for a process, in the place of its `call`-th call of a function of `hf_mlpl`."""
+    """Specifies that SIGKILL ends a process instead of its `call`-th call of a function of `hf_mlpl`."""
 
     rank: int
     module: str
@@ -33,11 +33,11 @@ class Death:
 def run_on_two(
     folder: Path, script: str, *arguments, death: Death | None = None, max_bytes: int | None = None, **constants
 ) -> list[tuple[int, str]]:
-    """Exit status of each process, and what it said on stderr. Nobody ends one process because the other has ended.
+    """Returns the exit status and stderr of each process; neither process is ended because the other one has ended.
 
     Args:
-        folder: for what they say.
-        max_bytes: what no file can exceed; by default there is no limit.
+        folder: for files with their stderr.
+        max_bytes: limit of the size of each file that they write; by default none.
         constants: module -> {name: value}, set in both processes.
     """
     with socket.socket() as probe:
@@ -67,7 +67,7 @@ def _run(rank, told, port, script, arguments, death, max_bytes, constants) -> No
         os.environ[name] = str(rank)
     os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process does not give back
+    tqdm.set_lock(threading.RLock())  # tqdm's own is a semaphore, which a killed process does not release
     for module, values in constants.items():
         for name, value in values.items():
             setattr(import_module(f"hf_mlpl.{module}"), name, value)

@@ -154,8 +154,9 @@ def draw_curves(rows: list[dict]) -> Figure:
     figure = Figure(figsize=(10, 5.5), layout="constrained")
     left = figure.subplots()
     losses = [row for row in rows if "loss" in row]
-    style = {"color": "tab:gray", "linewidth": 1, "marker": "." if len(losses) == 1 else None}
-    left.plot([row["update"] for row in losses], [row["loss"] for row in losses], **style, label="training loss")
+    updates, values = [row["update"] for row in losses], [row["loss"] for row in losses]
+    marker = "." if len(losses) == 1 else None
+    left.plot(updates, values, color="tab:gray", linewidth=1, marker=marker, label="training loss")
     left.set(xlabel="update", ylabel="training loss (gray)")
     if any(row["loss"] > 0 for row in losses):
         left.set_yscale("log")
