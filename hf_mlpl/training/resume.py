@@ -11,7 +11,6 @@ from enum import Enum
 from pathlib import Path
 
 import torch
-import yaml
 from accelerate import PartialState
 from accelerate.utils import load
 from huggingface_hub import HfApi, snapshot_download
@@ -115,11 +114,7 @@ def _read_update(path: Path) -> int:
 
 
 def _check_settings(path: Path, config: TrainingConfig) -> None:
-    try:
-        changes = changed_settings(path, config, FREE_ON_RESUME | PATHS)
-    except (yaml.YAMLError, TypeError) as error:
-        raise ValueError("its config.yaml does not hold the settings of a run") from error
-    if changes:
+    if changes := changed_settings(path, config, FREE_ON_RESUME | PATHS):
         raise ValueError(f"its settings are others: {changes}; give the settings of the run that was pushed")
 
 
