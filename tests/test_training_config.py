@@ -215,10 +215,8 @@ def test_every_wrong_value_is_one_line_with_file_and_setting(load, config_class)
                 load({**MINIMUM, **({"unlabelled": ["u"]} if prefix == "slimipl" else {}), **settings})
             message = str(caught.value)
             nested = isinstance(value, dict) and "no setting is called" in message
-            assert "stage.yaml: " in message and "\n" not in message and (field.name in message or nested), (
-                field.name,
-                value,
-            )
+            assert "stage.yaml: " in message and "\n" not in message, (field.name, value)
+            assert field.name in message or nested, (field.name, value)
 
 
 def test_files_that_editors_write(load, tmp_path):

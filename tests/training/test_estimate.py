@@ -161,13 +161,8 @@ def test_all_problems_at_once(stages, run_estimate, tone_data, tmp_path, monkeyp
     lost += ["--stage", tone_data / "tones.yaml", "model=nowhere", "model_fields={size: 1}"]
     lost += ["--stage", tone_data / "tones.yaml", "model=nowhere", "output_dir=c"]
     status, out, err = run_estimate(*lost, "--labels", "labels")
-    for message in (
-        "no setting is called learning_rat",
-        "a.parquet: no such",
-        "b: no such tok",
-        "model_fields has size",
-    ):
-        assert len([line for line in err if message in line]) == 1, message
+    for problem in ("no setting is called learning_rat", "a.parquet: no such", "b: no such", "model_fields has size"):
+        assert len([line for line in err if problem in line]) == 1, problem
     assert err[-1].startswith("error: nowhere: no such model, and no earlier stage writes it; accepted are tiny, ba")
     assert status == 1 and len(err) == 5 and len(out) == 7
 

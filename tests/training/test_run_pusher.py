@@ -1,4 +1,4 @@
-"""Tests runs that push to a Hub, with the real clients: the repository after each failure, and that nothing is lost."""
+"""Tests runs that push to a Hub, with the real clients: the repository after each failure, and no lost snapshots."""
 
 import os
 import re

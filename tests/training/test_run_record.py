@@ -30,12 +30,8 @@ def read_record(folder: Path) -> dict:
 
 def test_the_record_of_a_finished_run(tone_run, tone_data):
     record, results = read_record(tone_run), json.loads((tone_run / "results.json").read_text())
-    assert (record["stage"], record["updates"], record["started_from"], record["unlabelled_hours"]) == (
-        "tones",
-        60,
-        None,
-        {},
-    )
+    expected = {"stage": "tones", "updates": 60, "started_from": None, "unlabelled_hours": {}}
+    assert record.items() >= expected.items()
     assert record["model"]["languages"] == ["de", "sv-SE"] == list(record["training_data"])
     assert record["model"]["parameters"] == sum(t.numel() for t in load_weights(tone_run).values())
     rows = read_utterances([tone_data / "train.parquet"])
