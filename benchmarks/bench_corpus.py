@@ -29,9 +29,9 @@ from hf_mlpl.data.selection import select_for_training, select_unlabelled
 from hf_mlpl.data.utterances import FEATURES, read_utterances
 from hf_mlpl.model.text import build_vocabulary, write_tokens
 from hf_mlpl.training.checkpoints import digest
+from hf_mlpl.training.label_health import LabelHealth
 from hf_mlpl.training.model_setup import build_model
 from hf_mlpl.training.run_record import training_data
-from hf_mlpl.training.slimipl import LabelHealth
 from hf_mlpl.training_config import TrainingConfig
 
 SENTENCE = "Vsak začetek je težak, pravi pregovor številka {}."

@@ -1,6 +1,6 @@
 """Defines every setting of a training run, reads them from a YAML file, and compares them with those of an older run.
 
-What can be checked without data is checked here. No import takes long, so that a wrong setting is refused at once.
+All checks that need no data are here, and all imports are quick, so that a wrong setting is refused at once.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import dataclasses
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub.utils import validate_repo_id
@@ -31,7 +32,7 @@ FREE_MODEL_FIELDS = (
     "ctc_loss_reduction ctc_zero_infinity lid_loss_weight"
 ).split()
 DECIDED_MODEL_FIELDS = ("vocab_size", "blank_token_id", "languages", "num_mel_bins")
-# What may differ between a run and its continuation: nothing here changes the result.
+# Settings that do not change the result, so that a continued run may have others.
 FREE_ON_RESUME = frozenset(
     "num_workers cache_gigabytes log_every save_every eval_every push_to_hub hub_private_repo license stage".split()
 )
@@ -40,7 +41,7 @@ FREE_IN_FOLDER = FREE_ON_RESUME | {"output_dir"}  # a folder may be moved
 
 @dataclass(frozen=True, kw_only=True)
 class SpecAugmentConfig:
-    """Configures the masks of an utterance; the defaults are the flags of the released checkpoint (`--saug_*`)."""
+    """Configures SpecAugment's masks; the defaults are the flags of the released checkpoint (`--saug_*`)."""
 
     start_update: int = 50_000
     num_frequency_masks: int = 2
@@ -51,29 +52,28 @@ class SpecAugmentConfig:
 
     def __post_init__(self):
         _check_least(self, 0, *(field.name for field in dataclasses.fields(self)))
-        if self.max_time_fraction > 1:
-            raise ValueError(f"max_time_fraction is {self.max_time_fraction}; it must be at most 1")
+        _check(self, lambda value: value <= 1, "it must be at most 1", "max_time_fraction")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlimIplConfig:
-    """Configures slimIPL. In brackets the original's flags; the defaults are those of its recipe with 10 h of labels.
+    """Configures slimIPL. The original's flags are in brackets, the defaults those of its recipe with 10 h of labels.
 
     Args:
-        start_update: updates with labelled speech alone before the first pseudo-label (`slimIPL_start`).
-        variant: `fixed-pre-cache` trains on the labels of a cache of fixed size, of which it replaces a part as it
-            goes; `naive` on labels made for this very update; `cache` and `pre-cache` on the label that an
-            utterance got when it was last met, from the model after or before that update (`slimIPL_type`).
+        start_update: updates on labelled speech alone before the first pseudo-label (`slimIPL_start`).
+        variant: `fixed-pre-cache` trains on the labels of a cache of fixed size, and replaces some of its batches at
+            each update; `naive` on labels made for the same update; `cache` and `pre-cache` on the label that an
+            utterance got in its last update, from the model after or before that update (`slimIPL_type`).
         cache_size: batches in the cache of `fixed-pre-cache`, over all processes (`slimIPL_fixed_cache_updates`).
-        supervised_updates, unsupervised_updates: how many of each follow one another, in random order
+        supervised_updates, unsupervised_updates: number of each in a cycle, in random order
             (`slimIPL_sup_updates`, `slimIPL_unsup_updates`).
         cache_update_probability: of replacing a batch of the cache when it is used
             (`slimIPL_fixed_cache_update_prob`).
-        dynamic_dropout: from `start_update` on, the dropout of the transformer layers and their LayerDrop, not the
-            convolution's; null keeps the model's own (`slimIPL_dyn_dropout`).
+        dynamic_dropout: dropout and LayerDrop of the transformer layers, not the convolution, from `start_update` on;
+            null keeps the model's own (`slimIPL_dyn_dropout`).
         ema_decay: labels come from a running mean of the weights with this decay; null takes the model itself
             (`slimIPL_ema_decay`).
-        stop_on_collapse: ends training when nearly all labels are empty or the same, instead of a warning.
+        stop_on_collapse: ends training when nearly all labels are empty or the same, instead of warning.
     """
 
     start_update: int = 20_000
@@ -87,17 +87,12 @@ class SlimIplConfig:
     stop_on_collapse: bool = False
 
     def __post_init__(self):
-        if self.variant not in VARIANTS:
-            raise ValueError(f"variant is {self.variant!r}; accepted are {', '.join(VARIANTS)}")
+        _check_choice(self, "variant", VARIANTS)
         _check_least(self, 0, "start_update", "supervised_updates")
         _check_least(self, 1, "unsupervised_updates", "cache_size")
-        if not 0 < self.cache_update_probability <= 1:
-            raise ValueError(
-                f"cache_update_probability is {self.cache_update_probability}; it must be above 0 and at most 1"
-            )
-        for name in ("dynamic_dropout", "ema_decay"):
-            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1, or null")
+        _check(self, lambda value: 0 < value <= 1, "it must be above 0 and at most 1", "cache_update_probability")
+        fraction = "it must be at least 0 and below 1, or null"
+        _check(self, lambda value: value is None or 0 <= value < 1, fraction, "dynamic_dropout", "ema_decay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,22 +101,22 @@ class TrainingConfig:
 
     Args:
         output_dir: holds `checkpoints/`, `model/` (the result), `metrics.jsonl`, `curves.png`, `config.yaml`, and
-            `run.json` and `results.json`, of which the model's card is made.
-        model: `tiny`, `base` or `large` for a new model, or the folder or Hub name of one to go on from.
+            `run.json` and `results.json`, from which the model card is rendered.
+        model: `tiny`, `base` or `large` for a new model, or the folder or Hub name of a trained one to start from.
         model_fields: fields of `MlplConfig` that differ from the model's own, for example `layerdrop: 0.1`.
-        tokens: tokens file of a new model; one to go on from has its own.
+        tokens: tokens file of a new model; a trained one has its own.
         train: utterance files to train on; dev: utterance files to evaluate on, may be empty.
-        unlabelled: utterance files for slimIPL; texts in them are compared with the labels, and not learned.
+        unlabelled: utterance files for slimIPL; their texts, if any, are compared with the labels, and not learned.
         language: uses the utterances of this language alone; `{language}` in other settings stands for its name.
         languages: classes of a new model's language-ID head; by default those of `train`, sorted.
-        language_alpha: a language's share of training is proportional to its hours to this power, its human and its
-            pseudo-labels counted apart: 1 takes the data as they are, 0 gives everything the same share.
-        pseudo_label_weight: a pseudo-label is taken this many times as often as `language_alpha` alone would have it.
+        language_alpha: a language's share of training is proportional to its hours to this power, with human and
+            pseudo-labels as separate groups: 1 takes the data as they are, 0 gives each group the same share.
+        pseudo_label_weight: multiplies the frequency of pseudo-labels that `language_alpha` gives.
         max_updates: updates of the whole run.
-        max_batch_seconds: audio of one micro-batch, padding counted; longer utterances are dropped.
+        max_batch_seconds: audio of one micro-batch, including padding; longer utterances are dropped.
         micro_batches_per_update: over all processes; one process with 4 equals 4 processes with 1 each.
         optimizer: `adagrad`, the paper's, or `adamw`.
-        learning_rate: at its highest, after `warmup_updates` of linear growth.
+        learning_rate: maximum, reached after `warmup_updates` of linear growth.
         schedule: `constant` after the warm-up, `linear` decrease to 0 at `max_updates`, or `step`: halved at
             `first_decay_update`, and again after every `decay_every_updates` (the original's `lr_decay` and
             `lr_decay_step`, which count passes over the data).
@@ -129,15 +124,15 @@ class TrainingConfig:
         max_grad_norm: gradients are clipped to this norm.
         spec_augment: fields of `SpecAugmentConfig`, or null for none.
         slimipl: fields of `SlimIplConfig`, or null for training on labelled speech alone.
-        bf16: computes in bfloat16, except for weights and loss; else with what `accelerate launch` was told.
-        gradient_checkpointing: computes the layers again in the backward pass instead of keeping what they computed.
+        bf16: computes in bfloat16, except for weights and loss; else in the precision of `accelerate launch`.
+        gradient_checkpointing: recomputes the layers in the backward pass instead of storing their activations.
         log_every, eval_every, save_every: updates between lines of metrics, evaluations, checkpoints.
         num_workers: processes that decode audio ahead of training.
-        cache_gigabytes: memory of each worker for features that are kept from pass to pass.
-        seed: of everything random.
-        push_to_hub: repository, such as `me/my-model`, to which the run is pushed whenever it saves, and at its end.
+        cache_gigabytes: memory of each worker for features, which the next passes over the data use again.
+        seed: of all random numbers.
+        push_to_hub: repository, such as `me/my-model`, to which the run is pushed at each checkpoint and at the end.
         hub_private_repo: creates the repository as private if it does not exist.
-        license: of what is pushed, as model cards name it, such as `apache-2.0`; push_to_hub needs it.
+        license: identifier for the model card, such as `apache-2.0`; push_to_hub needs it.
         stage: name of the run in its card, and of the pushed result's tag, which with `language` is STAGE-LANGUAGE;
             by default the YAML file's name without its ending.
     """
@@ -182,38 +177,35 @@ class TrainingConfig:
     def __post_init__(self):
         self._check_values()
         self._check_model_fields()
-        if self.slimipl is not None:
-            self._check_cache()
         if self.push_to_hub is not None:
             self._check_push()
 
     def _check_values(self) -> None:
-        """Checks choices, ranges, and settings that need one another."""
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer is {self.optimizer!r}; accepted are {', '.join(OPTIMIZERS)}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule is {self.schedule!r}; accepted are {', '.join(SCHEDULES)}")
+        """Checks choices, ranges, and settings that depend on one another."""
+        _check_choice(self, "optimizer", OPTIMIZERS)
+        _check_choice(self, "schedule", SCHEDULES)
         _check_least(self, 1, "max_updates", "micro_batches_per_update", "log_every", "eval_every", "save_every")
         _check_least(self, 0, "warmup_updates", "num_workers", "cache_gigabytes", "seed", "weight_decay")
         for name in ("first_decay_update", "decay_every_updates"):
             value = getattr(self, name)
             if (value is None) == (self.schedule == "step") or value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; only schedule step has it, and needs 1 or more")
-        for name in ("max_batch_seconds", "learning_rate", "max_grad_norm", "pseudo_label_weight"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if self.seed >= 2**32:
-            raise ValueError(f"seed is {self.seed}; it must be below 2^32")
-        if not 0 <= self.language_alpha <= 1:
-            raise ValueError(f"language_alpha is {self.language_alpha}; it must be between 0 and 1")
+        above_0 = ("max_batch_seconds", "learning_rate", "max_grad_norm", "pseudo_label_weight")
+        _check(self, lambda value: value > 0, "it must be above 0", *above_0)
+        _check(self, lambda value: value < 2**32, "it must be below 2^32", "seed")
+        _check(self, lambda value: 0 <= value <= 1, "it must be between 0 and 1", "language_alpha")
         if not self.train:
             raise ValueError("train is empty; name at least one utterance file, as `hf-mlpl prepare-data` writes them")
         if (self.unlabelled is None) != (self.slimipl is None):
             given, missing = ("slimipl", "unlabelled") if self.unlabelled is None else ("unlabelled", "slimipl")
             raise ValueError(f"{given} is set and {missing} is not; slimIPL needs both, other training neither")
+        if self.slimipl and self.slimipl.variant == "fixed-pre-cache":  # which whole updates fill
+            per_update = self.micro_batches_per_update
+            multiple = f"it must be a multiple of micro_batches_per_update, {per_update}"
+            _check(self.slimipl, lambda value: value % per_update == 0, multiple, "cache_size")
 
     def _check_model_fields(self) -> None:
-        """Checks that a new model has its tokens, and that `model_fields` names fields that can be chosen."""
+        """Checks that a new model has a tokens file, and that `model_fields` are fields that can be set."""
         if self.model in PRESETS and self.tokens is None:
             raise ValueError("a new model needs `tokens`, a tokens file; `hf-mlpl build-tokenizer` writes one")
         if decided := sorted(self.model_fields.keys() & set(DECIDED_MODEL_FIELDS)):
@@ -223,16 +215,8 @@ class TrainingConfig:
         if unknown := sorted(map(str, self.model_fields.keys() - set(FREE_MODEL_FIELDS))):
             raise ValueError(f"model_fields has {', '.join(unknown)}; accepted are {', '.join(FREE_MODEL_FIELDS)}")
 
-    def _check_cache(self) -> None:
-        """Checks that whole updates fill the cache of slimIPL."""
-        size, micro_batches = self.slimipl.cache_size, self.micro_batches_per_update
-        if self.slimipl.variant == "fixed-pre-cache" and size % micro_batches:
-            raise ValueError(
-                f"cache_size is {size}; it must be a multiple of micro_batches_per_update, {micro_batches}"
-            )
-
     def _check_push(self) -> None:
-        """Checks the names that the Hub would refuse, and that there is a licence."""
+        """Checks the licence, and the names that the Hub would refuse."""
         try:
             validate_repo_id(self.push_to_hub)
         except ValueError as error:
@@ -254,35 +238,43 @@ class TrainingConfig:
         return f"{self.stage}-{self.language}" if self.language else self.stage
 
 
-def _check_least(config, least: int, *names: str) -> None:
-    """Raises a ValueError for the first of the named settings that is below `least`."""
+def _check(config: Any, is_accepted: Callable[[Any], bool], description: str, *names: str) -> None:
+    """Raises a ValueError for the first of the named settings that is not accepted."""
     for name in names:
-        if (value := getattr(config, name)) < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
+        if not is_accepted(value := getattr(config, name)):
+            raise ValueError(f"{name} is {value!r}; {description}")
+
+
+def _check_choice(config: Any, name: str, choices: Sequence[str]) -> None:
+    _check(config, lambda value: value in choices, f"accepted are {', '.join(choices)}", name)
+
+
+def _check_least(config: Any, least: int, *names: str) -> None:
+    _check(config, lambda value: value >= least, f"it must be at least {least}", *names)
 
 
 NESTED = {config.__name__: config for config in (SpecAugmentConfig, SlimIplConfig)}
 _QUOTES = ", in quotes where YAML takes it for something else"
-# What YAML may give for each type of setting, and how an error describes it. True is no whole number here.
+# For each type of setting: a test of a value from YAML, and the description of accepted values for an error message.
 ACCEPTED = {
     "int": (lambda value: type(value) is int, "a whole number"),
     "float": (lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max, "a finite number"),
-    "str": (lambda value: isinstance(value, str), f"a text{_QUOTES}"),
+    "str": (lambda value: isinstance(value, str), f"a string{_QUOTES}"),
     "bool": (lambda value: isinstance(value, bool), "true or false"),
     "dict": (lambda value: isinstance(value, dict), "fields of the form `name: value`"),
     "Sequence[str]": (
         lambda value: isinstance(value, list) and all(isinstance(element, str) for element in value),
-        f"a list of texts{_QUOTES}",
+        f"a list of strings{_QUOTES}",
     ),
     **dict.fromkeys(NESTED, (lambda value: isinstance(value, dict), "fields of the form `name: value`, or null")),
 }
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """Reads a stage's YAML file; `name=value` in `overrides` goes over it, with dots into nested fields.
+    """Reads a stage's YAML file; `name=value` in `overrides` replaces its values, also `nested.name=value`.
 
     Raises:
-        ValueError: for a name that is no setting, a missing or a wrong value, with the accepted ones.
+        ValueError: for an unknown name, and for a missing or wrong value, with the accepted ones.
     """
     try:
         settings = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _Loader) or {}
@@ -299,12 +291,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConf
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML, and refuses a name that is set twice, of which PyYAML takes the last."""
+    """Reads YAML, and refuses a name that is set twice, where PyYAML takes the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        if twice := [name for name, count in Counter(names).items() if count > 1]:
-            raise ValueError(f"line {node.start_mark.line + 1}: {', '.join(twice)} is set twice")
+        if repeated := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(f"line {node.start_mark.line + 1}: {', '.join(repeated)} is set twice")
         return super().construct_mapping(node, deep)
 
 
@@ -324,8 +316,8 @@ def _override(settings: dict, override: str) -> None:
         raise ValueError(f"{override!r} is not of the form name=value with a value that YAML can read") from None
 
 
-def _with_language(value, language: str | None):
-    """Puts the language into texts that ask for it, however deep."""
+def _with_language(value: Any, language: Any) -> Any:
+    """Replaces `{language}` in strings, at any depth."""
     if isinstance(value, dict):
         return {name: _with_language(field, language) for name, field in value.items()}
     if isinstance(value, list):
@@ -337,8 +329,8 @@ def _with_language(value, language: str | None):
     return value.replace("{language}", language)
 
 
-def _build(config_class: type, settings: dict):
-    """Makes one of the classes above of the settings of a YAML file, which it checks."""
+def _build(config_class: type, settings: dict) -> Any:
+    """Checks settings from YAML, and builds one of the classes above from them."""
     fields = {f.name: f for f in dataclasses.fields(config_class)}
     if unknown := sorted(map(str, settings.keys() - fields.keys())):
         raise ValueError(f"no setting is called {', '.join(unknown)}; there are {', '.join(fields)}")
@@ -346,11 +338,11 @@ def _build(config_class: type, settings: dict):
     missing = [name for name in required if name not in settings]
     if missing:
         raise ValueError(f"{', '.join(missing)} must be set")
-    return config_class(**{name: _typed(name, value, fields[name].type) for name, value in settings.items()})
+    return config_class(**{name: _typed(name, value, str(fields[name].type)) for name, value in settings.items()})
 
 
-def _typed(name: str, value, annotation: str):
-    """Returns the value of a setting as its annotation wants it; raises a ValueError for one of another type."""
+def _typed(name: str, value: Any, annotation: str) -> Any:
+    """Converts the value of a setting to its annotated type; raises a ValueError for a value of another type."""
     kind, *alternatives = annotation.split(" | ")
     if value is None and "None" in alternatives:
         return None
@@ -360,7 +352,7 @@ def _typed(name: str, value, annotation: str):
     is_accepted, description = ACCEPTED[kind]
     if not is_accepted(value):
         raise ValueError(f"{name} is {value!r}; it must be {description}")
-    return _build(NESTED[kind], value) if kind in NESTED else value
+    return _build(NESTED[kind], value) if isinstance(value, dict) and kind in NESTED else value
 
 
 def write_config(config: TrainingConfig) -> None:
@@ -372,14 +364,14 @@ def write_config(config: TrainingConfig) -> None:
 def check_same_config(config: TrainingConfig, checkpoints: Sequence[Path]) -> bool:
     """Returns whether `output_dir` holds a run of these settings that has checkpoints or is finished.
 
-    The settings of that run are in its `config.yaml`, or in the newest checkpoint where the former is damaged. A
-    folder with neither a checkpoint nor a model belongs to no run, whatever a refused or killed run has left there.
+    The settings of that run are in its `config.yaml`, or in the newest checkpoint if that file is damaged. A folder
+    with neither a checkpoint nor a model belongs to no run, even if a refused or killed run has left files there.
 
     Args:
         checkpoints: of `output_dir`, the oldest first.
 
     Raises:
-        ValueError: if settings that the result depends on are not those of that run.
+        ValueError: if that run has other settings that change the result.
     """
     output_dir = Path(config.output_dir)
     path = output_dir / "config.yaml"
@@ -393,14 +385,14 @@ def check_same_config(config: TrainingConfig, checkpoints: Sequence[Path]) -> bo
             f"to go on with other settings from its last checkpoint, remove {path}"
         )
     except ValueError as error:
-        problem = f"{error}; remove it, and the run goes on with the settings that are given"
+        problem = f"{error}; remove it, and the run goes on with the given settings"
     if checkpoints and has_settings(checkpoints[-1] / "config.yaml", config):
         return True
     raise ValueError(problem)
 
 
 def has_settings(path: Path, config: TrainingConfig) -> bool:
-    """Returns whether a `config.yaml` can be read and holds these settings, up to those that a folder may change."""
+    """Returns whether a `config.yaml` can be read and holds these settings, except for `FREE_IN_FOLDER`."""
     try:
         return not changed_settings(path, config, FREE_IN_FOLDER)
     except (OSError, ValueError):
@@ -408,29 +400,25 @@ def has_settings(path: Path, config: TrainingConfig) -> bool:
 
 
 def changed_settings(path: Path, config: TrainingConfig, free: Iterable[str]) -> str:
-    """Lists the settings that differ from those in a `config.yaml`, without the `free` ones; empty if none does.
+    """Lists the settings, except for the `free` ones, that differ from those in a `config.yaml`.
 
     Raises:
         ValueError: for a file that does not hold the settings of a run.
     """
     settings = _plain(config)
     try:
-        started = yaml.safe_load(path.read_text(encoding="utf-8"))
+        old = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path} is damaged ({error_line(error)})") from error
-    if not isinstance(started, dict) or not started.keys() & settings.keys():
+    if not isinstance(old, dict) or not old.keys() & settings.keys():
         raise ValueError(f"{path} is damaged (it does not hold the settings of a run)")
-    started = _defaults() | started  # settings that the version which wrote the file did not have
-    differing = [name for name in settings if name not in free and started.get(name) != settings[name]]
-    return "; ".join(f"{name} was {started.get(name)!r}, is {settings[name]!r}" for name in differing)
+    required = dict.fromkeys(("output_dir", "model", "train", "max_updates"))
+    defaults = _plain(TrainingConfig(output_dir="", model="", train=[""], max_updates=1)) | required
+    old = defaults | old  # an earlier version of this library did not know all settings
+    differing = [name for name in settings if name not in free and old[name] != settings[name]]
+    return "; ".join(f"{name} was {old[name]!r}, is {settings[name]!r}" for name in differing)
 
 
 def _plain(config: TrainingConfig) -> dict:
     """Returns settings as YAML reads them back, with lists instead of tuples."""
     return yaml.safe_load(yaml.safe_dump(dataclasses.asdict(config)))
-
-
-def _defaults() -> dict:
-    """Returns the settings that have a default, as YAML reads them back."""
-    required = {"output_dir": "", "model": "", "train": [""], "max_updates": 1}
-    return {name: value for name, value in _plain(TrainingConfig(**required)).items() if name not in required}

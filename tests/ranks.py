@@ -1,4 +1,4 @@
-"""Two processes as `accelerate launch` starts them, without the seconds that each takes to import everything."""
+"""Starts two processes like `accelerate launch`, without the seconds that each one's imports would take."""
 
 import multiprocessing
 import os
@@ -67,7 +67,7 @@ def _run(rank, log, port, script, arguments, death, max_bytes, constants) -> Non
         os.environ[name] = str(rank)
     os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process does not give back
+    tqdm.set_lock(threading.RLock())  # tqdm's own is a semaphore, which a killed process does not release
     for module, values in constants.items():
         for name, value in values.items():
             setattr(import_module(f"hf_mlpl.{module}"), name, value)

@@ -153,10 +153,10 @@ def test_training_goes_on_when_there_is_room_again(error_of, tone_data, tmp_path
 def test_a_row_of_metrics_for_which_there_is_no_room(tone_data, tmp_path):
     """A resumed run drops the part of the row that was written."""
     config = load_config(tone_data / "tones.yaml")
-    training_log = TrainingLog(tmp_path, config, 0, True)
-    training_log.window_ends(1, 0.1, None)
-    with little_room(100, training_log, "window_ends"), pytest.raises(OSError) as caught:
-        training_log.window_ends(2, 0.2, None)
+    log = TrainingLog(tmp_path, config, 0, True)
+    log.log_window(1, 0.1, None)
+    with little_room(100, log, "log_window"), pytest.raises(OSError) as caught:
+        log.log_window(2, 0.2, None)
     assert says_no_room(str(caught.value), tmp_path / "metrics.jsonl")
     assert (tmp_path / "metrics.jsonl").stat().st_size == 100
     assert [row["update"] for row in TrainingLog(tmp_path, config, 2, True).rows] == [1]

@@ -1,4 +1,4 @@
-"""Settings: what a YAML file and `name=value` make of them, and how wrong ones are told."""
+"""Tests how settings are read from a YAML file and `name=value`, and how wrong ones are reported."""
 
 import dataclasses
 import math
@@ -39,7 +39,7 @@ def load(tmp_path):
 
 
 def test_there_are_these_settings_and_no_others():
-    """A new setting is one more thing to learn: whoever adds one changes this test on purpose."""
+    """A new setting is one more to learn, so it needs a deliberate change of this test."""
     names = (
         "output_dir model train max_updates model_fields tokens dev unlabelled language languages language_alpha "
         "pseudo_label_weight max_batch_seconds micro_batches_per_update optimizer learning_rate warmup_updates "
@@ -141,7 +141,7 @@ def test_settings_survive_their_own_file(load):
 
 
 @pytest.mark.parametrize(
-    ("changes", "overrides", "told"),
+    ("changes", "overrides", "message"),
     [
         ({"learning_rat": 1}, [], "no setting is called learning_rat; there are output_dir, model"),
         ({}, ["lr=1"], "no setting is called lr; there are output_dir, model"),
@@ -178,18 +178,18 @@ def test_settings_survive_their_own_file(load):
         ({}, ["push_to_hub=a", "license=mit"], "push_to_hub is 'a'; it must be of the form user/name"),
         ({}, ["push_to_hub=me/a/b", "license=mit"], "push_to_hub: Repo id must be in the form"),
         ({}, ["push_to_hub=me/a", "license=mit", "stage=a b"], "stage is 'a b'; push_to_hub needs letters, digits"),
-        ({}, ["push_to_hub=me/a", "license=mit", "stage=1"], "stage is 1; it must be a text"),
+        ({}, ["push_to_hub=me/a", "license=mit", "stage=1"], "stage is 1; it must be a string"),
     ],
 )
-def test_wrong_settings_are_told(load, changes, overrides, told):
+def test_wrong_settings_are_reported(load, changes, overrides, message):
     with pytest.raises(ValueError) as caught:
         load({**MINIMUM, **changes}, *overrides)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def wrong_values(annotation: str):
-    """What YAML can hold and a setting of a type cannot."""
+    """Yields values from YAML that a setting of this type refuses."""
     kind, *alternatives = annotation.split(" | ")
     anything = [True, 3, -3, 1.5, "text", ["text"], [1], {"a": 1}, {1: 2}, None]
     accepted = {
@@ -213,9 +213,10 @@ def test_every_wrong_value_is_one_line_with_file_and_setting(load, config_class)
             settings = {prefix: {field.name: value}} if prefix else {field.name: value}
             with pytest.raises(ValueError) as caught:
                 load({**MINIMUM, **({"unlabelled": ["u"]} if prefix == "slimipl" else {}), **settings})
-            told = str(caught.value)
-            nested = isinstance(value, dict) and "no setting is called" in told
-            assert "stage.yaml: " in told and "\n" not in told and (field.name in told or nested), (field.name, value)
+            message = str(caught.value)
+            nested = isinstance(value, dict) and "no setting is called" in message
+            assert "stage.yaml: " in message and "\n" not in message, (field.name, value)
+            assert field.name in message or nested, (field.name, value)
 
 
 def test_files_that_editors_write(load, tmp_path):
@@ -227,7 +228,7 @@ def test_files_that_editors_write(load, tmp_path):
             assert load_config(tmp_path / "stage.yaml") == expected
 
 
-def test_missing_settings_are_told_with_the_file(load):
+def test_missing_settings_are_reported_with_the_file(load):
     with pytest.raises(ValueError, match=r"stage\.yaml: model, max_updates must be set"):
         load({"output_dir": "a", "train": ["b"]})
     with pytest.raises(ValueError, match="output_dir, model, train, max_updates must be set"):
@@ -235,7 +236,7 @@ def test_missing_settings_are_told_with_the_file(load):
 
 
 @pytest.mark.parametrize(
-    ("changes", "overrides", "told"),
+    ("changes", "overrides", "message"),
     [
         ({}, ["max_updates=1e3"], "max_updates"),
         ({}, ["max_updates=many"], "max_updates"),
@@ -248,17 +249,17 @@ def test_missing_settings_are_told_with_the_file(load):
         ({"spec_augment": True}, [], "spec_augment"),
     ],
 )
-def test_values_of_a_wrong_type_are_told_by_name(load, changes, overrides, told):
+def test_values_of_a_wrong_type_are_reported_by_name(load, changes, overrides, message):
     with pytest.raises(ValueError) as caught:
         load({**MINIMUM, **changes}, *overrides)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "text",
     ["train: [a", "- train", "train", "\0\0", "dev: &a [*a]", "a: &a {b: *a}", "seed: 1\nseed: 2", "1: 2\na: 3"],
 )
-def test_a_file_that_holds_no_settings_is_told(load, text):
+def test_a_file_that_holds_no_settings_is_reported(load, text):
     with pytest.raises(ValueError, match=r"stage\.yaml"):
         load(text)
 

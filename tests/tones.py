@@ -1,4 +1,4 @@
-"""A tiny corpus that is learned in seconds: two languages of a few letters, each letter a tone of its own pitch."""
+"""Writes a tiny corpus that is learned in seconds: two languages of a few letters, each letter a tone of its pitch."""
 
 import csv
 import gzip
@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 
 RATE = 16_000
-LETTERS = {"de": "abcde", "sv-SE": "defgö"}  # two letters are common to both
+LETTERS = {"de": "abcde", "sv-SE": "defgö"}  # which share two letters
 PITCH = {letter: 400 * 1.35**i for i, letter in enumerate("abcdefgö")}  # Hz
 TONE_SECONDS = 0.08
 CLIPS = {"train": 32, "dev": 8, "test": 8}  # of each language
@@ -20,7 +20,7 @@ SEGMENTS = 24  # unlabelled, of sv-SE
 COMMON_VOICE_COLUMNS = "client_id path sentence up_votes down_votes age gender accent locale segment".split()
 EVENT = "20200115-0900-PLENARY_sv"
 
-# 60,000 parameters. With everything random on, but less than usual: an utterance has 6 letters, not 60.
+# 60,000 parameters. All dropout and masks are on, but weaker than usual: an utterance has 6 letters, not 60.
 SETTINGS = {
     "model": "tiny",
     "model_fields": {
@@ -52,10 +52,10 @@ SETTINGS = {
 
 
 def write_tone_corpus(root: Path) -> None:
-    """`root/common-voice` and `root/voxpopuli` in the layouts of those corpora; `root/spoken.json`: id -> text.
+    """Writes `root/common-voice` and `root/voxpopuli` in the layouts of those corpora, and `spoken.json`: id -> text.
 
-    The train split of `de` has two rows more: a clip that is not there, and an empty sentence. The annotations have
-    one segment more, which lies behind the end of the recording.
+    The train split of `de` has two more rows: a clip that does not exist, and an empty sentence. The annotations have
+    one more segment, after the end of the recording.
     """
     letters, noise, spoken = random.Random(0), np.random.default_rng(0), {}
     for language in LETTERS:
@@ -96,12 +96,12 @@ def write_tone_corpus(root: Path) -> None:
 
 
 def random_text(language: str, rng: random.Random) -> str:
-    """One or two words of two or three letters, no letter twice in a word."""
+    """Returns one or two words of two or three letters, without repeated letters in a word."""
     return " ".join("".join(rng.sample(LETTERS[language], rng.randint(2, 3))) for _ in range(rng.randint(1, 2)))
 
 
 def speak(text: str, rng: np.random.Generator) -> np.ndarray:
-    """A tone for each letter, nothing for a space, and noise over it all."""
+    """Returns samples: a tone for each letter, silence for a space, and noise over all of it."""
     times = np.arange(round(TONE_SECONDS * RATE)) / RATE
     envelope = 0.3 * np.hanning(len(times)) ** 0.3
     tones = [envelope * np.sin(2 * np.pi * PITCH.get(character, 0) * times) for character in text]

@@ -1,7 +1,7 @@
-"""What tests of training and of pseudo-labels need two processes for, done in one start of them.
+"""Runs, in one launch of two processes, all that tests of training and of pseudo-labels need from two processes.
 
 SETTINGS.yaml TEACHER UNLABELLED.parquet OUTPUT -> OUTPUT/refusal.txt, OUTPUT/run, OUTPUT/slimipl, OUTPUT/tones,
-OUTPUT/labels, and ends with an error of both
+OUTPUT/labels, and ends with an error of both processes
 """
 
 import os
@@ -13,26 +13,26 @@ from accelerate import Accelerator
 from hf_mlpl import MlplForCTC, MlplProcessor
 from hf_mlpl.cli.errors import exit_status
 from hf_mlpl.data.utterances import read_utterances
-from hf_mlpl.labels import labelling as pseudo_label
+from hf_mlpl.labels import labelling
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
 
-# What the run of one process differs in is how the micro-batches are spread.
+# A run of one process with these settings differs only in the distribution of its micro-batches.
 OVERRIDES = ["max_updates=8", "micro_batches_per_update=4", "eval_every=8"]
 
 
 def slimipl_overrides(teacher: Path, unlabelled: Path) -> list[str]:
-    """Two updates fill the cache; others train on labels that either process has made."""
+    """Returns settings with which two updates fill the cache, and others train on labels of either process."""
     slimipl = "{start_update: 2, cache_size: 8, cache_update_probability: 0.5, unsupervised_updates: 4"
-    slimipl += ", dynamic_dropout: 0.4}"  # LayerDrop too, of a model that has none of its own
-    given = [
+    slimipl += ", dynamic_dropout: 0.4}"  # also LayerDrop, which the model does not have before
+    settings = [
         f"model={teacher}",
         "model_fields={layerdrop: 0.0}",
         "tokens=null",
         f"unlabelled=[{unlabelled}]",
         f"slimipl={slimipl}",
     ]
-    return [*OVERRIDES, *given, "max_updates=12", "save_every=6", "learning_rate=1e-3", "max_batch_seconds=2"]
+    return [*OVERRIDES, *settings, "max_updates=12", "save_every=6", "learning_rate=1e-3", "max_batch_seconds=2"]
 
 
 SHARD_SIZE = 5  # utterances: several shards for each process
@@ -49,8 +49,8 @@ if __name__ == "__main__":
 
     train(load_config(settings, [f"output_dir={output / 'tones'}", "dev=[]"]))
 
-    pseudo_label.SHARD_SIZE = SHARD_SIZE
-    pseudo_label.pseudo_label(
+    labelling.SHARD_SIZE = SHARD_SIZE
+    labelling.pseudo_label(
         Accelerator(cpu=True),
         MlplForCTC.from_pretrained(teacher),
         MlplProcessor.from_pretrained(teacher),

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from ..atomic import temporary_folder  # what is imported here takes seconds, and --help need not wait
     from ..evaluation.results import read_results
     from ..sharing.hub import push_folder
-    from ..training.run_pusher import OF_ANOTHER_SAVE, fill_result
+    from ..training.run_pusher import REPLACED, fill_result
     from ..training_config import load_config
 
     folder = options.run
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             pending=f"{folder} is complete",
             remedy="the same command again pushes it",
             private=options.private,
-            replaced=OF_ANOTHER_SAVE,
+            replaced=REPLACED,
             tag=config.tag,
         )
     print(f"pushed to {commit.repo_url}, tag {config.tag}")

@@ -1,4 +1,4 @@
-"""Trains models: the loop, slimIPL, checkpoints, the record of a run, and the estimate of what a run costs."""
+"""Trains models: the loop, slimIPL, checkpoints, the record of a run, and the estimate of its cost."""
 
 from ..lazy import lazy_names
 

@@ -1,4 +1,4 @@
-"""Finds the checkpoints of a run, notes what is in each when it is written, and sets damaged ones aside."""
+"""Finds the checkpoints of a run, writes their manifests, and sets damaged ones aside."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..atomic import write_json
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS_KEPT = 2
-RUN_FILES = ("config.yaml", "metrics.jsonl", "run.json")  # of a run's folder; each checkpoint has them as they were
+RUN_FILES = ("config.yaml", "metrics.jsonl", "run.json")  # of a run's folder; each checkpoint has copies of them
 MANIFEST = "manifest.json"
 BLOCK_BYTES = 1 << 22
-FSDP_FOLDERS = ("pytorch_model_fsdp_0", "optimizer_0")  # parts of weights and of optimiser state that FSDP has spread
-# Without a manifest: one of each pair is there, the second where FSDP has spread weights and optimiser state.
+FSDP_FOLDERS = ("pytorch_model_fsdp_0", "optimizer_0")  # with the shards of weights and of optimizer state
+# A checkpoint has one file of each pair, the second if FSDP shards weights and optimizer state.
 NEEDED = (("model.safetensors", f"{FSDP_FOLDERS[0]}/.metadata"), ("optimizer.bin", f"{FSDP_FOLDERS[1]}/.metadata"))
 
 
@@ -37,52 +37,47 @@ def update_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def newest_whole(output_dir: Path, instead: str | None = None) -> Path | None:
+def last_intact(output_dir: Path, fallback: str | None = None) -> Path | None:
     """Returns the newest checkpoint that is not damaged; sets newer ones aside, with a warning for each.
 
-    A checkpoint `damaged-NNNNNNNN` is kept until the run has come beyond it.
+    A damaged checkpoint is kept as `damaged-NNNNNNNN` until the run has passed its update.
 
     Args:
-        instead: what the run can go on from where all are damaged.
+        fallback: name of what the run goes on from if all checkpoints are damaged.
 
     Raises:
-        ValueError: where all of them are damaged, and there is nothing `instead`.
+        ValueError: if all checkpoints are damaged, and there is no `fallback`.
     """
-    damaged = {}
-    for path in reversed(checkpoints(output_dir)):
-        if not (problem := damage_of(path)):
-            instead = path.name
+    damaged, newest = {}, None
+    for checkpoint in reversed(checkpoints(output_dir)):
+        if not (problem := find_damage(checkpoint)):
+            newest = checkpoint
             break
-        damaged[path] = problem
-    else:
-        path = None
-    if damaged and not instead:
+        damaged[checkpoint] = problem
+    start = newest.name if newest else fallback
+    if damaged and not start:
         raise ValueError(
             f"{'; '.join(damaged.values())}; no checkpoint is whole: restore one from a backup, or remove "
             f"{output_dir / 'checkpoints'} to begin anew"
         )
-    for other, problem in damaged.items():
-        logger.warning("%s; set aside as damaged-%08d, going on from %s", problem, update_of(other), instead)
-        _set_aside(other)
-    return path
-
-
-def _set_aside(checkpoint: Path) -> None:
-    target = checkpoint.with_name(f"damaged-{update_of(checkpoint):08d}")
-    if target.exists():
-        shutil.rmtree(target)
-    checkpoint.replace(target)
+    for checkpoint, problem in damaged.items():
+        target = checkpoint.with_name(f"damaged-{update_of(checkpoint):08d}")
+        logger.warning("%s; set aside as %s, going on from %s", problem, target.name, start)
+        if target.exists():
+            shutil.rmtree(target)
+        checkpoint.replace(target)
+    return newest
 
 
 def remove_old(output_dir: Path, update: int) -> None:
-    """Removes all but the newest checkpoints, and damaged ones that the run has come beyond."""
+    """Removes all but the newest checkpoints, and damaged ones up to `update`."""
     damaged = [path for path in (output_dir / "checkpoints").glob("damaged-????????") if update_of(path) <= update]
     for old in [*checkpoints(output_dir)[:-CHECKPOINTS_KEPT], *damaged]:
         shutil.rmtree(old)
 
 
 def write_manifest(folder: Path) -> None:
-    """Notes sizes and CRC-32 of all files of a folder; the manifest is the last file to be written into it."""
+    """Writes the sizes and CRC-32 of all files of a folder; the manifest is the last file to be written into it."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "crc32": _crc32(path)} for path in paths
@@ -90,41 +85,37 @@ def write_manifest(folder: Path) -> None:
     write_json(folder / MANIFEST, {"files": files})
 
 
-def damage_of(folder: Path) -> str | None:
-    """Names the first file of a checkpoint that is not as it was written, and why; returns None if all are whole.
+def find_damage(folder: Path) -> str | None:
+    """Describes the first file of a checkpoint that differs from its manifest; returns None if there is none.
 
-    A checkpoint of an earlier version has no manifest: its files are opened, which finds those that are cut off.
+    Checkpoints of earlier versions have no manifest: their files are opened, which finds those that are cut off.
     """
     path = folder / MANIFEST
     try:
         if not path.exists():
-            return _damage_without_manifest(folder)
-        files = json.loads(path.read_text(encoding="utf-8"))["files"]
-        for check in (_wrong_size, _wrong_content):  # the quick one first, for all of them
-            for name, written in files.items():
-                if reason := check(folder / name, written):
-                    return f"{folder / name} is damaged ({reason})"
+            return _find_damage_without_manifest(folder)
+        for name, expected in json.loads(path.read_text(encoding="utf-8"))["files"].items():
+            if problem := _compare(folder / name, expected):
+                return f"{folder / name} is damaged ({problem})"
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return f"{path} is damaged ({first_line(error)})"
     return None
 
 
-def _wrong_size(path: Path, written: dict) -> str | None:
-    if not path.is_file():
-        return "it is not there"
-    size = path.stat().st_size
-    return None if size == written["bytes"] else f"{size} bytes instead of {written['bytes']}"
-
-
-def _wrong_content(path: Path, written: dict) -> str | None:
+def _compare(path: Path, expected: dict) -> str | None:
+    """Describes how a file differs from its entry in the manifest; returns None if it does not."""
     try:
-        return None if _crc32(path) == written["crc32"] else "other bytes than were written"
+        if not path.is_file():
+            return "it is not there"
+        if (size := path.stat().st_size) != expected["bytes"]:
+            return f"{size} bytes instead of {expected['bytes']}"
+        return None if _crc32(path) == expected["crc32"] else "other bytes than were written"
     except OSError as error:
         return error.strerror or str(error)
 
 
 def _crc32(path: Path) -> str:
-    """Returns the checksum of a file's bytes, 8 hexadecimal digits; zlib has the fastest of the standard library."""
+    """Returns a file's checksum as 8 hexadecimal digits; zlib's is the fastest of the standard library."""
     checksum = 0
     with open(path, "rb") as file:
         while block := file.read(BLOCK_BYTES):
@@ -132,7 +123,8 @@ def _crc32(path: Path) -> str:
     return f"{checksum:08x}"
 
 
-def _damage_without_manifest(folder: Path) -> str | None:
+def _find_damage_without_manifest(folder: Path) -> str | None:
+    """Describes the first file that is missing, or that its library cannot open; returns None if there is none."""
     for names in NEEDED:
         if not any((folder / name).is_file() for name in names):
             return f"{folder / names[0]} is damaged (it is not there)"
@@ -141,17 +133,17 @@ def _damage_without_manifest(folder: Path) -> str | None:
             if path.suffix == ".safetensors":
                 with safe_open(path, framework="pt"):
                     pass
-            elif path.suffix in (".bin", ".pkl"):  # as torch.save writes them, with a checksum for each tensor
+            elif path.suffix in (".bin", ".pkl"):  # zip files of torch.save, with a checksum for each tensor
                 with zipfile.ZipFile(path) as archive:
                     if damaged := archive.testzip():
                         return f"{path} is damaged (in {damaged})"
             elif path.suffix == ".json":
                 json.loads(path.read_text(encoding="utf-8"))
-        except Exception as error:  # of safetensors' own kind, too
+        except Exception as error:  # safetensors has its own kind
             return f"{path} is damaged ({first_line(error)})"
     return None
 
 
 def first_line(error: Exception) -> str:
-    """Returns the first line of an error whose other lines list all that torch found."""
+    """Returns the first line of an error; the others, from torch, list all parameters that do not fit."""
     return (str(error) or type(error).__name__).splitlines()[0]

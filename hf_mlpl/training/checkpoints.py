@@ -22,7 +22,7 @@ from .checkpoint_files import (
     RUN_FILES,
     checkpoint_path,
     first_line,
-    newest_whole,
+    last_intact,
     remove_old,
     update_of,
     write_manifest,
@@ -32,7 +32,7 @@ from .slimipl import SlimIpl
 
 
 def digest(processor: MlplProcessor, **datasets: Dataset | None) -> dict[str, str]:
-    """Returns hashes of what makes a run the same wherever its files are: tokens, and ids and texts, in order."""
+    """Returns hashes of the tokens, and of each data set's ids and texts in order, which do not depend on paths."""
     tokens = json.dumps(sorted(processor.tokenizer.get_vocab().items()), ensure_ascii=False)
     digests = {"tokens": hashlib.sha256(tokens.encode()).hexdigest()}
     for name, dataset in datasets.items():
@@ -53,13 +53,13 @@ def _copy(source: Path, target: Path) -> None:
 
 
 class Checkpointer:
-    """Saves the state of a run in checkpoints, and restores it from the newest one that is whole.
+    """Saves the state of a run in checkpoints, and restores it from the newest one that is not damaged.
 
-    The state is that of all that the accelerator has prepared, of slimIPL, and of the run's files. All processes call
-    each method, in the same order.
+    The state consists of all that the accelerator has prepared, of slimIPL's state, and of the run's files. All
+    processes call each method, in the same order.
 
     Args:
-        digests: of the data, as `digest` makes them; each checkpoint has them.
+        digests: of the data, from `digest`; each checkpoint has them.
     """
 
     def __init__(
@@ -69,13 +69,16 @@ class Checkpointer:
         self.output_dir = Path(config.output_dir)
 
     def load_last(self, same_data: bool) -> int:
-        """Restores model, optimiser, pseudo-labels and the run's history; returns how many updates they have seen.
+        """Restores model, optimizer, pseudo-labels and the run's history; returns the number of their updates.
+
+        Args:
+            same_data: requires a checkpoint of the same data.
 
         Raises:
-            ValueError: if it must be the `same_data`, and is not; where no checkpoint is whole; where it does not fit
-                the settings.
+            ValueError: if the data differ, if all checkpoints are damaged, or if the checkpoint does not fit the
+                settings.
         """
-        path = on_main_process(self.accelerator, lambda: newest_whole(self.output_dir))
+        path = on_main_process(self.accelerator, lambda: last_intact(self.output_dir))
         if path is None:
             on_main_process(self.accelerator, self._begin_anew)
             return 0
@@ -87,7 +90,7 @@ class Checkpointer:
             self.accelerator.load_state(str(path))
             if self.slimipl:
                 self.slimipl.load(path)
-        except Exception as error:  # of whatever kind: its files are as they were written
+        except Exception as error:  # of any kind; not for damaged files, which were set aside
             raise ValueError(
                 f"{path} cannot be loaded with these settings ({first_line(error)}); give those that it was made "
                 "with, or choose another output_dir"
@@ -97,7 +100,7 @@ class Checkpointer:
         return update_of(path)
 
     def _begin_anew(self) -> None:
-        """Removes what a run without a checkpoint has left, of which this one may be no continuation."""
+        """Removes the files of a run that ended before its first checkpoint; it may have had other settings."""
         for name in ("metrics.jsonl", "results.json", "curves.png"):
             (self.output_dir / name).unlink(missing_ok=True)
         if not has_settings(self.output_dir / "config.yaml", self.config):
@@ -114,7 +117,7 @@ class Checkpointer:
             )
 
     def _check_optimizer(self, checkpoint: Path, optimizer: str) -> None:
-        """Compares what torch does not: another optimiser's state is loaded, and fails when it is used."""
+        """Compares optimizers, because torch loads the state of another one, which then fails when it is used."""
         if optimizer != self.config.optimizer:
             raise ValueError(
                 f"{checkpoint} has the state of {optimizer}, and optimizer is {self.config.optimizer!r}; give the one "
@@ -122,14 +125,14 @@ class Checkpointer:
             )
 
     def _restore_history(self, checkpoint: Path) -> None:
-        """Takes metrics.jsonl as the checkpoint has it, and run.json where the run's own is lost or damaged."""
+        """Copies metrics.jsonl from the checkpoint, and run.json if the run's own is lost or damaged."""
         if (history := checkpoint / "metrics.jsonl").exists():
             _copy(history, self.output_dir / "metrics.jsonl")
         if (record := checkpoint / "run.json").exists() and not sessions_of(self.output_dir / "run.json"):
             _copy(record, self.output_dir / "run.json")
 
     def save(self, update: int) -> Path:
-        """Writes a checkpoint, and removes those that are no longer needed; returns its folder."""
+        """Writes a checkpoint, and removes old ones; returns its folder."""
         folder = checkpoint_path(self.output_dir, update)
         is_main_process = self.accelerator.is_main_process
         with atomic_write(folder, shared=True) if is_main_process else writing(folder):
@@ -146,7 +149,7 @@ class Checkpointer:
         return folder
 
     def _complete(self, folder: Path) -> None:
-        """Adds to a checkpoint what the main process alone writes, and the manifest of it all."""
+        """Adds digests, the run's files and the manifest to a checkpoint, in the main process."""
         write_json(folder / "data.json", self.digests)
         for name in RUN_FILES:
             if (self.output_dir / name).exists():

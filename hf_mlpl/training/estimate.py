@@ -1,17 +1,17 @@
 """Estimates hours, updates, disk and GPU-hours of every stage of a recipe before it is run, and finds what is missing.
 
-GPU-hours are floating point operations divided by what a GPU does. Operations are those of the model's products, two
-for each multiply-add: the convolution, a layer's four attention projections and its MLP, the products of attention and
-of relative positions, which grow with the square of an utterance's length, and the CTC head. A backward pass has twice
-as many as its forward pass; gradient checkpointing adds the layers' forward pass; LayerDrop leaves out its share of
+GPU-hours are floating point operations divided by a GPU's speed. Operations are those of the model's matrix products,
+two for each multiply-add: the convolution, a layer's four attention projections and its MLP, the products of attention
+and of relative positions, which grow with the square of an utterance's length, and the CTC head. A backward pass has
+twice as many as its forward pass; gradient checkpointing adds the layers' forward pass; LayerDrop removes its share of
 them. Labelling and evaluation are forward passes. An update counts with the whole budget of its batches,
-`max_batch_seconds` x `micro_batches_per_update`, although padding and rounding take a part of it. Reading and
-decoding audio count nothing.
+`max_batch_seconds` x `micro_batches_per_update`, including padding and rounding. Reading and decoding audio are not
+counted.
 
 Disk: a run keeps up to two checkpoints of 4 bytes per parameter for weights, 4 for Adagrad's or 8 for AdamW's state,
 and 4 where slimIPL's labels come from a running mean; while a checkpoint is written there is one more. A model is
 4 bytes per parameter, a pseudo-label 1000 bytes: 500 in its shard and 500 in the joined file, an estimate for half a
-minute of speech. What is there already is not needed again.
+minute of speech. Files that exist already are subtracted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from .checkpoint_files import CHECKPOINTS_KEPT
 
 BYTES_PER_LABEL = 1000
 STATE_BYTES = {"adagrad": 4, "adamw": 8}  # per parameter
+Speech = dict[str, SpeechTotals]  # by language
 
 
 @dataclass
@@ -52,34 +53,204 @@ class Stage:
 
 @dataclass
 class Estimate:
-    """Holds a row for each stage, one line for each problem, which has to be solved before training, and warnings."""
+    """Collects a row for each stage, one line for each problem to be solved before training, and warnings."""
 
+    labels: Path  # folder of the pseudo-labels
     stages: list[Stage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     largest_checkpoint: float = 0.0
     folders: list[Path] = field(default_factory=list)  # written by the stages
+    models: dict[str, MlplConfig | None] = field(default_factory=dict)  # by the folder where a stage saves it
 
     def add_problem(self, line: str) -> None:
-        """Adds a problem once, however many stages have it."""
+        """Adds a problem once, even if several stages have it."""
         if line not in self.problems:
             self.problems.append(line)
 
     def table(self, flops_per_gpu_second: float) -> str:
         """Returns the rows and their total as a plain text table."""
-        rows = [("stage", "languages", "labelled h", "unlabelled h", "updates", "disk GB", "GPU-hours")]
+        header = "stage", "languages", "labelled h", "unlabelled h", "updates", "disk GB", "GPU-hours"
+        rows: list[tuple[str, ...]] = [header]
         total = Stage("total", bytes=_sum(s.bytes for s in self.stages), flops=_sum(s.flops for s in self.stages))
         for stage in (*self.stages, total):
             gpu_hours = None if stage.flops is None else stage.flops / flops_per_gpu_second / 3600
-            numbers = (stage.languages, stage.labelled_hours, stage.unlabelled_hours, stage.updates)
             gigabytes = None if stage.bytes is None else stage.bytes / 1e9
-            rows.append((stage.name, *map(_rounded, numbers), _rounded(gigabytes), _rounded(gpu_hours)))
+            numbers = (stage.languages, stage.labelled_hours, stage.unlabelled_hours, stage.updates)
+            rows.append((stage.name, *map(_rounded, (*numbers, gigabytes, gpu_hours))))
         return aligned(rows)
 
+    def add_run(self, name: str, config: TrainingConfig, pseudo_labelled: Speech) -> None:
+        """Adds the row of one run; `pseudo_labelled` is the speech that earlier stages label."""
+        files = [path for path in config.train if self.labels not in Path(path).parents]
+        takes_labels = len(files) < len(config.train)
+        train, dev, unlabelled = map(self._totals, (files, config.dev, config.unlabelled or ()))
+        model = self._model(config, train)
+        self._check_languages(config, model, train, dev)
+        stage = Stage(name, len({**train, **pseudo_labelled}) or None, updates=config.max_updates)
+        self.stages.append(stage)
+        labelled, without_text = _total(train), _total(unlabelled)
+        if takes_labels:
+            without_text += _total(pseudo_labelled)
+        stage.labelled_hours = labelled.seconds / 3600 or None
+        stage.unlabelled_hours = without_text.seconds / 3600 or None
+        if model is None:
+            return
+        stage.bytes = self._bytes(config, model, [config.output_dir])
+        if labelled.seconds and (pseudo_labelled or not takes_labels):
+            speech = labelled if config.slimipl else labelled + without_text
+            stage.flops = _run_flops(config, model, speech, _total(unlabelled), _total(dev))
 
-def _sum(values) -> float | None:
+    def add_languages(self, name: str, config: TrainingConfig, languages: Sequence[str] | None) -> Speech:
+        """Adds rows for slimIPL and for pseudo-labels, of all languages together; returns the speech that is labelled.
+
+        Args:
+            languages: by default all with unlabelled and labelled speech.
+        """
+        train, dev, unlabelled = map(self._totals, (config.train, config.dev, config.unlabelled))
+        model = self._model(config, train)
+        if unlabelled and (silent := [language for language in languages or () if language not in unlabelled]):
+            files, others = ", ".join(config.unlabelled), ", ".join(unlabelled)
+            self.add_problem(f"{files}: no unlabelled speech in {', '.join(silent)}; there is some in {others}")
+        chosen = [language for language in languages or unlabelled if language in unlabelled and language in train]
+        speech = {language: unlabelled[language] for language in chosen}
+        finetuning, labelling = Stage(name), Stage("pseudo-labels")
+        self.stages += [finetuning, labelling]
+        if not chosen:
+            return {}
+        finetuning.languages = labelling.languages = len(chosen)
+        finetuning.labelled_hours = sum(train[language].seconds for language in chosen) / 3600
+        finetuning.unlabelled_hours = labelling.unlabelled_hours = _total(speech).seconds / 3600
+        finetuning.updates = config.max_updates * len(chosen)
+        labelling.bytes = _total(speech).utterances * BYTES_PER_LABEL
+        self.folders.append(self.labels)
+        if model is not None:
+            folders = [config.output_dir.replace("{language}", language) for language in chosen]
+            finetuning.bytes = self._bytes(config, model, folders)
+            finetuning.flops = sum(
+                _run_flops(config, model, train[language], speech[language], dev.get(language, SpeechTotals()))
+                for language in chosen
+            )
+            labelling.flops = forward_flops(model, _total(speech))
+        return speech
+
+    def _totals(self, files: Sequence[str]) -> Speech:
+        """Sums the speech of utterance files by language; a file that cannot be read is a problem."""
+        totals: Speech = {}
+        for path in files:
+            try:
+                for language, amount in speech_totals([path]).items():
+                    totals[language] = totals.get(language, SpeechTotals()) + amount
+            except (ValueError, OSError) as error:
+                self.add_problem(str(error))
+        return dict(sorted(totals.items()))
+
+    def _model(self, config: TrainingConfig, train: Speech) -> MlplConfig | None:
+        """Returns a stage's model, from which later stages may start; None, with a problem, if it is not known."""
+        model = None
+        try:
+            if config.model in self.models:
+                model = copy.deepcopy(self.models[config.model])
+            elif config.model in PRESETS:
+                if not Path(config.tokens).is_file():
+                    raise ValueError(f"{config.tokens}: no such tokens file; `hf-mlpl build-tokenizer` writes it")
+                classes = len(MlplTokenizer(config.tokens))
+                model = getattr(MlplConfig, config.model)(classes, list(config.languages or train))
+            elif Path(config.model, "config.json").is_file():
+                model = MlplConfig.from_pretrained(config.model)
+            else:
+                raise ValueError(
+                    f"{config.model}: no such model, and no earlier stage writes it; accepted are {', '.join(PRESETS)}"
+                    ", a folder, or the model/ of an earlier stage's output_dir"
+                )
+            for name, value in config.model_fields.items() if model else ():
+                setattr(model, name, value)
+        except (ValueError, OSError, StrictDataclassError) as error:
+            self.add_problem(error_line(error))
+        self.models[str(Path(config.output_dir) / "model")] = model
+        return model
+
+    def _check_languages(self, config: TrainingConfig, model: MlplConfig | None, train: Speech, dev: Speech) -> None:
+        """Compares the languages of a run's utterances with those of its settings, its model and its dev set."""
+        if not train:
+            return  # its files are missing, or all are empty
+        files = ", ".join(config.train)
+        if config.languages and config.model in PRESETS:
+            without = [language for language in config.languages if language not in train]
+            if missing := [language for language in without if language not in dev]:
+                self.add_problem(f"{files}: no locale {', '.join(missing)}, neither for training nor for development")
+            if empty := [language for language in without if language in dev]:
+                split = f"the training split of {', '.join(empty)}"
+                self.add_problem(f"{files}: {split} is empty; leave it out of `languages`")
+        if model is not None and (unknown := [language for language in train if language not in model.languages]):
+            self.add_problem(f"{files}: the model has no class for {', '.join(unknown)}; add it to `languages`")
+        if dev and (silent := ", ".join(language for language in train if language not in dev)):
+            line = f"{', '.join(config.dev)}: nothing in {silent}, so training goes on without its error rates"
+            if line not in self.warnings:
+                self.warnings.append(line)
+
+    def _bytes(self, config: TrainingConfig, model: MlplConfig, folders: Sequence[str]) -> float:
+        """Returns the disk space of runs of these settings, one in each folder."""
+        parameters = num_parameters(model)
+        has_teacher = config.slimipl is not None and config.slimipl.ema_decay is not None
+        checkpoint = parameters * (4 + STATE_BYTES[config.optimizer] + 4 * has_teacher)
+        kept = min(CHECKPOINTS_KEPT, (config.max_updates - 1) // config.save_every)
+        self.largest_checkpoint = max(self.largest_checkpoint, checkpoint)
+        self.folders += map(Path, folders)
+        return len(folders) * (kept * checkpoint + parameters * 4)
+
+    def check_disk(self) -> None:
+        """Compares the bytes still to be written with the free space on the disk of the first stage's output."""
+        needed = _sum(stage.bytes for stage in self.stages)
+        if needed is None or not self.folders:
+            return
+        files = (file for folder in set(self.folders) for file in folder.rglob("*") if file.is_file())
+        needed += self.largest_checkpoint - sum(file.stat().st_size for file in files)
+        first = self.folders[0].absolute()
+        folder = next(path for path in (first, *first.parents) if path.exists())
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            self.add_problem(
+                f"{folder}: {needed / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free; make room, or put "
+                "the output on another disk"
+            )
+
+
+def estimate_stages(stages: Sequence[Sequence[str]], labels: Path, languages: Sequence[str] | None = None) -> Estimate:
+    """Estimates stages, each a YAML file and the settings that override it, without training or writing anything.
+
+    Args:
+        stages: in order; one with {language} in its settings is slimIPL, and labelling, for each language.
+        labels: folder of the pseudo-labels; files in it that later stages name count as written.
+        languages: languages that get pseudo-labels; by default all with unlabelled and labelled speech.
+    """
+    estimate, pseudo_labelled = Estimate(labels), {}
+    for path, *overrides in stages:
+        name = Path(path).stem
+        try:
+            is_per_language = "{language}" in Path(path).read_text(encoding="utf-8") + "".join(overrides)
+            config = load_config(path, [*overrides, *(["language='{language}'"] if is_per_language else [])])
+            if is_per_language and not config.slimipl:
+                raise ValueError("has {language} in its settings, but neither `unlabelled` nor `slimipl`")
+        except (ValueError, OSError) as error:
+            estimate.add_problem(str(error) if path in str(error) else f"{path}: {error}")
+            estimate.stages.append(Stage(name))
+            continue
+        if is_per_language:
+            pseudo_labelled = estimate.add_languages(name, config, languages)
+        else:
+            estimate.add_run(name, config, pseudo_labelled)
+    estimate.check_disk()
+    return estimate
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
     values = list(values)
     return None if None in values else sum(values)
+
+
+def _total(speech: Speech) -> SpeechTotals:
+    return sum(speech.values(), SpeechTotals())
 
 
 def _rounded(value: float | None) -> str:
@@ -121,168 +292,6 @@ def training_flops(config: MlplConfig, speech: SpeechTotals, checkpointing: bool
     return 3 * convolution + (4 if checkpointing else 3) * (1 - layerdrop) * layers + 3 * head
 
 
-def estimate_stages(stages: Sequence[Sequence[str]], labels: Path, languages: Sequence[str] | None = None) -> Estimate:
-    """Estimates stages, each a YAML file and the settings that override it, without training or writing anything.
-
-    Args:
-        stages: in order; one with {language} in its settings is slimIPL, and labelling, for each language.
-        labels: folder of the pseudo-labels; files in it that later stages name count as written.
-        languages: languages that get pseudo-labels; by default all with unlabelled and labelled speech.
-    """
-    result, models, made = Estimate(), {}, {}
-    for path, *overrides in stages:
-        name = Path(path).stem
-        try:
-            is_per_language = "{language}" in Path(path).read_text(encoding="utf-8") + "".join(overrides)
-            config = load_config(path, [*overrides, *(["language='{language}'"] if is_per_language else [])])
-            if is_per_language and not config.slimipl:
-                raise ValueError("has {language} in its settings, but neither `unlabelled` nor `slimipl`")
-        except (ValueError, OSError) as error:
-            result.add_problem(str(error) if path in str(error) else f"{path}: {error}")
-            result.stages += [Stage(name)]
-            continue
-        if is_per_language:
-            made = _estimate_languages(result, name, config, models, labels, languages)
-        else:
-            _estimate_run(result, name, config, models, labels, made)
-    _check_disk(result)
-    return result
-
-
-def _estimate_run(result: Estimate, name: str, config: TrainingConfig, models: dict, labels: Path, made: dict) -> None:
-    """Adds the row of one run; `made` is the speech that earlier stages label."""
-    files = [path for path in config.train if labels not in Path(path).parents]
-    train, dev = _amounts(result, files), _amounts(result, config.dev)
-    unlabelled = _amounts(result, config.unlabelled or ())
-    model = _model(result, config, models, train)
-    _check_languages(result, config, model, train, dev)
-    stage = Stage(name, len({**train, **made}) or None, updates=config.max_updates)
-    result.stages.append(stage)
-    takes_labels = len(files) < len(config.train)
-    labelled, dev = _total(train), _total(dev)
-    pseudo_labelled = _total(unlabelled) + (_total(made) if takes_labels else SpeechTotals())
-    if labelled.seconds:
-        stage.labelled_hours = labelled.seconds / 3600
-    if pseudo_labelled.seconds:
-        stage.unlabelled_hours = pseudo_labelled.seconds / 3600
-    if model is None:
-        return
-    stage.bytes = _bytes(result, config, model, [config.output_dir])
-    if labelled.seconds and (made or not takes_labels):
-        speech = labelled if config.slimipl else labelled + pseudo_labelled
-        stage.flops = _run_flops(config, model, speech, _total(unlabelled), dev)
-
-
-def _estimate_languages(
-    result: Estimate, name: str, config: TrainingConfig, models: dict, labels: Path, languages
-) -> dict:
-    """Adds rows for slimIPL and for pseudo-labels, of all languages together; returns the speech that gets labels."""
-    train, dev, unlabelled = (_amounts(result, files or ()) for files in (config.train, config.dev, config.unlabelled))
-    model = _model(result, config, models, train)
-    if unlabelled and (silent := [language for language in languages or () if language not in unlabelled]):
-        files, others = ", ".join(config.unlabelled), ", ".join(unlabelled)
-        result.add_problem(f"{files}: no unlabelled speech in {', '.join(silent)}; there is some in {others}")
-    chosen = [language for language in languages or unlabelled if language in unlabelled and language in train]
-    speech = {language: unlabelled[language] for language in chosen}
-    finetuning, labelling = Stage(name), Stage("pseudo-labels")
-    result.stages += [finetuning, labelling]
-    if not chosen:
-        return {}
-    finetuning.languages = labelling.languages = len(chosen)
-    finetuning.labelled_hours = sum(train[language].seconds for language in chosen) / 3600
-    finetuning.unlabelled_hours = labelling.unlabelled_hours = _total(speech).seconds / 3600
-    finetuning.updates = config.max_updates * len(chosen)
-    labelling.bytes = _total(speech).utterances * BYTES_PER_LABEL
-    result.folders.append(labels)
-    if model is not None:
-        folders = [config.output_dir.replace("{language}", language) for language in chosen]
-        finetuning.bytes = _bytes(result, config, model, folders)
-        finetuning.flops = sum(
-            _run_flops(config, model, train[language], speech[language], dev.get(language, SpeechTotals()))
-            for language in chosen
-        )
-        labelling.flops = forward_flops(model, _total(speech))
-    return speech
-
-
-def _amounts(result: Estimate, files: Sequence[str]) -> dict[str, SpeechTotals]:
-    """Sums the speech of utterance files by language; a file that cannot be read is a problem."""
-    total: dict[str, SpeechTotals] = {}
-    for path in files:
-        try:
-            for language, amount in speech_totals([path]).items():
-                total[language] = total.get(language, SpeechTotals()) + amount
-        except (ValueError, OSError) as error:
-            result.add_problem(str(error))
-    return dict(sorted(total.items()))
-
-
-def _total(amounts: dict[str, SpeechTotals]) -> SpeechTotals:
-    return sum(amounts.values(), SpeechTotals())
-
-
-def _model(result: Estimate, config: TrainingConfig, models: dict, train: dict) -> MlplConfig | None:
-    """Returns a stage's model, from which later stages may start; None, with a problem, where it is not known."""
-    model = None
-    try:
-        if config.model in models:
-            model = copy.deepcopy(models[config.model])
-        elif config.model in PRESETS:
-            if not Path(config.tokens).is_file():
-                raise ValueError(f"{config.tokens}: no such tokens file; `hf-mlpl build-tokenizer` writes it")
-            classes = len(MlplTokenizer(config.tokens))
-            model = getattr(MlplConfig, config.model)(classes, list(config.languages or train))
-        elif Path(config.model, "config.json").is_file():
-            model = MlplConfig.from_pretrained(config.model)
-        else:
-            raise ValueError(
-                f"{config.model}: no such model, and no stage before writes it; accepted are {', '.join(PRESETS)}, a "
-                "folder, or the model/ of an earlier stage's output_dir"
-            )
-        for name, value in config.model_fields.items() if model else ():
-            setattr(model, name, value)
-    except (ValueError, OSError, StrictDataclassError) as error:
-        result.add_problem(error_line(error))
-    models[str(Path(config.output_dir) / "model")] = model
-    return model
-
-
-def _check_languages(
-    result: Estimate, config: TrainingConfig, model: MlplConfig | None, train: dict, dev: dict
-) -> None:
-    """Compares the languages of a run's utterances with those of its settings, its model and its dev set."""
-    if not train:
-        return  # its files are missing, or all are empty
-    files = ", ".join(config.train)
-    wanted = config.languages if config.model in PRESETS else None
-    if wanted:
-        without = [language for language in wanted if language not in train]
-        if missing := [language for language in without if language not in dev]:
-            result.add_problem(f"{files}: no locale {', '.join(missing)}, neither for training nor for development")
-        if empty := [language for language in without if language in dev]:
-            result.add_problem(
-                f"{files}: the training split of {', '.join(empty)} is empty; leave it out of `languages`"
-            )
-    if model is not None and (unknown := [language for language in train if language not in model.languages]):
-        result.add_problem(f"{files}: the model has no class for {', '.join(unknown)}; add it to `languages`")
-    silent = [language for language in train if language not in dev]
-    if dev and silent:
-        line = f"{', '.join(config.dev)}: nothing in {', '.join(silent)}, so training goes on without its error rates"
-        if line not in result.warnings:
-            result.warnings.append(line)
-
-
-def _bytes(result: Estimate, config: TrainingConfig, model: MlplConfig, folders: Sequence[str]) -> float:
-    """Returns the disk space of runs of these settings, one in each folder."""
-    parameters = num_parameters(model)
-    has_teacher = config.slimipl is not None and config.slimipl.ema_decay is not None
-    checkpoint = parameters * (4 + STATE_BYTES[config.optimizer] + 4 * has_teacher)
-    kept = min(CHECKPOINTS_KEPT, (config.max_updates - 1) // config.save_every)
-    result.largest_checkpoint = max(result.largest_checkpoint, checkpoint)
-    result.folders += map(Path, folders)
-    return len(folders) * (kept * checkpoint + parameters * 4)
-
-
 def _run_flops(
     config: TrainingConfig, model: MlplConfig, labelled: SpeechTotals, unlabelled: SpeechTotals, dev: SpeechTotals
 ) -> float:
@@ -290,8 +299,8 @@ def _run_flops(
     update_seconds = config.max_batch_seconds * config.micro_batches_per_update
 
     def training(updates: float, speech: SpeechTotals, layerdrop: float) -> float:
-        whole = training_flops(model, speech, config.gradient_checkpointing, layerdrop)
-        return updates * update_seconds * whole / speech.seconds
+        flops = training_flops(model, speech, config.gradient_checkpointing, layerdrop)
+        return updates * update_seconds * flops / speech.seconds
 
     evaluations = math.ceil(config.max_updates / config.eval_every)
     total = evaluations * forward_flops(model, dev)
@@ -307,7 +316,7 @@ def _run_flops(
 
 
 def slimipl_updates(config: TrainingConfig) -> tuple[float, float, float]:
-    """Returns the mean numbers of updates on labels, of updates on pseudo-labels, and of batches that are labelled."""
+    """Returns mean numbers of updates on human labels, of updates on pseudo-labels, and of batches to label."""
     slimipl, micro_batches = config.slimipl, config.micro_batches_per_update
     start = min(slimipl.start_update, config.max_updates)
     ratio = slimipl.unsupervised_updates / (slimipl.supervised_updates + slimipl.unsupervised_updates)
@@ -319,23 +328,3 @@ def slimipl_updates(config: TrainingConfig) -> tuple[float, float, float]:
     trained = unsupervised - filling
     batches = micro_batches * (filling + slimipl.cache_update_probability * trained)
     return supervised, trained, batches
-
-
-def _check_disk(result: Estimate) -> None:
-    """Compares what is still to be written with the free space on the disk of the first stage's output."""
-    needed = _sum(stage.bytes for stage in result.stages)
-    if needed is None or not result.folders:
-        return
-    written = sum(
-        file.stat().st_size for folder in set(result.folders) for file in folder.rglob("*") if file.is_file()
-    )
-    needed = needed + result.largest_checkpoint - written
-    folder = next(
-        path for path in (result.folders[0].absolute(), *result.folders[0].absolute().parents) if path.exists()
-    )
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        result.add_problem(
-            f"{folder}: {needed / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free; make room, or put the "
-            "output on another disk"
-        )

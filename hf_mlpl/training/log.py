@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,26 +21,26 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_NAMED = 12  # languages that curves.png names all; of more, the worst and the best
-NAMED = 5  # of either
+MOST_NAMED = 12  # languages; if there are more, curves.png names only the worst and the best
+NAMED = 5  # of the worst, and of the best
 
 
 class TrainingLog:
-    """Logs a run, on the main process alone.
+    """Logs a run, in the main process only.
 
-    Rows of `metrics.jsonl` are `{"update", "loss", "gradient_norm", "learning_rate", "audio_seconds_per_second"}`,
-    means over those of `log_every` updates that changed the model, with `labels`, a report of the pseudo-labels made
-    in them, and `unusable`, how many utterances could not be used, where there are any; or
-    `{"update", "dev": results of an evaluation}`.
+    Rows of `metrics.jsonl` are `{"update", "dev": results of an evaluation}`, or
+    `{"update", "loss", "gradient_norm", "learning_rate", "audio_seconds_per_second"}` with means over those of
+    `log_every` updates that changed the model. If there are any, the latter have also `labels`, a report of the
+    pseudo-labels made in these updates, and `unusable`, the number of utterances that could not be used.
     """
 
     def __init__(self, output_dir: Path, config: TrainingConfig, start: int, is_main_process: bool):
-        self.output_dir = output_dir
-        self.is_main_process = is_main_process
-        self.rows = []
-        self.window = []
+        self.output_dir, self.is_main_process = output_dir, is_main_process
+        self.path = output_dir / "metrics.jsonl"
+        self.rows: list[dict] = []
+        self.window: list[dict[str, float]] = []  # of each update since the last row
         self.window_start = time.perf_counter()
-        self.total_lost = 0  # utterances, up to the last window
+        self.num_unusable = 0  # utterances, up to the last row
         self.bar = tqdm(total=config.max_updates, initial=start, unit="update", disable=not is_main_process)
         if is_main_process:
             output_dir.mkdir(parents=True, exist_ok=True)
@@ -53,64 +52,58 @@ class TrainingLog:
     def __exit__(self, *exception):
         self.bar.close()
 
-    @property
-    def path(self) -> Path:
-        return self.output_dir / "metrics.jsonl"
-
     def describe(self, train_set: Dataset, dropped: Counter, model: MlplForCTC) -> None:
         """Prints one line on the model and its training data."""
         hours = durations_of(train_set).sum() / 3600
-        text = (
+        line = (
             f"{model.num_parameters() / 1e6:.1f} M parameters, {len(model.config.languages)} languages; training on "
             f"{len(train_set)} utterances, {hours:.2f} h"
         )
         if dropped:
-            text += "; dropped: " + ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
+            line += "; dropped: " + ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
         if self.is_main_process:
-            tqdm.write(text)
+            tqdm.write(line)
 
-    def describe_problems(self, lost: int, met: int) -> None:
+    def describe_problems(self, num_unusable: int, num_read: int) -> None:
         """Prints one line at the end on utterances that could not be used, if any."""
-        if lost and self.is_main_process:
-            tqdm.write(f"{lost} of {met} utterances that training met could not be used; a line above names each")
+        if num_unusable and self.is_main_process:
+            counts = f"{num_unusable} of {num_read} utterances"
+            tqdm.write(f"{counts} that training met could not be used; a line above names each")
 
-    def step(self, **numbers: float) -> None:
-        """Counts an update; without `numbers` it is one that did not change the model."""
+    def count_update(self, **numbers: float) -> None:
+        """Counts an update; one without `numbers` has not changed the model."""
         if numbers:
             self.window.append(numbers)
         self.bar.update()
 
-    def window_ends(self, update: int, learning_rate: float, labels: dict | None, total_lost: int = 0) -> None:
-        """Writes the line of the last `log_every` updates.
+    def log_window(self, update: int, learning_rate: float, labels: dict | None, num_unusable: int = 0) -> None:
+        """Writes the row of the last `log_every` updates.
 
         Args:
             labels: report of the pseudo-labels made in them.
-            total_lost: utterances that could not be used, in all updates so far.
+            num_unusable: number of utterances that could not be used, in all updates so far.
         """
         seconds = time.perf_counter() - self.window_start
-        means = {
-            name: sum(row[name] for row in self.window) / len(self.window)
-            for name in ("loss", "gradient_norm")
-            if self.window
-        }
+        names = ("loss", "gradient_norm") if self.window else ()
+        means = {name: sum(row[name] for row in self.window) / len(self.window) for name in names}
         self._write(
             update=update,
             **means,
             learning_rate=learning_rate,
             audio_seconds_per_second=sum(row["audio_seconds"] for row in self.window) / seconds,
             **({"labels": labels} if labels else {}),
-            **({"unusable": total_lost - self.total_lost} if total_lost > self.total_lost else {}),
+            **({"unusable": num_unusable - self.num_unusable} if num_unusable > self.num_unusable else {}),
         )
-        self.window, self.window_start, self.total_lost = [], time.perf_counter(), total_lost
+        self.window, self.window_start, self.num_unusable = [], time.perf_counter(), num_unusable
 
-    def evaluated(self, update: int, results: dict | None) -> None:
-        """Notes an evaluation; only the main process has results."""
+    def log_evaluation(self, update: int, results: dict | None) -> None:
+        """Writes the row of an evaluation; only the main process has results."""
         if self.is_main_process:
             self._write(update=update, dev=results)
         self.draw()
 
     def draw(self) -> None:
-        """Draws `curves.png`, if there is anything to see."""
+        """Draws `curves.png` if there are rows; the time for it does not count as training."""
         paused = time.perf_counter()
         if self.is_main_process and self.rows:
             with atomic_write(self.output_dir / "curves.png") as partial:
@@ -132,40 +125,38 @@ class TrainingLog:
 
     def _keep_rows_until(self, start: int) -> None:
         """Drops rows that an interrupted run wrote after its last checkpoint: they will be written again."""
-        if not self.path.exists():
-            return
-        self.rows = [row for row in self._read_rows() if row["update"] <= start] if start else []
-        write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
+        if self.path.exists():
+            self.rows = [row for row in self._read_rows() if row["update"] <= start] if start else []
+            write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
 
     def _read_rows(self) -> list[dict]:
         *lines, last = self.path.read_bytes().split(b"\n")
         try:
             rows = [json.loads(line) for line in lines]
-            is_whole = all(isinstance(row["update"], int) for row in rows)
+            is_intact = all(isinstance(row["update"], int) for row in rows)
         except (ValueError, TypeError, KeyError):
-            is_whole = False
-        begin = b'{"update": '
-        if not is_whole or last[: len(begin)] != begin[: len(last)]:  # the writing of which was interrupted
+            is_intact = False
+        prefix = b'{"update": '  # of a last row whose writing was interrupted
+        if not is_intact or last[: len(prefix)] != prefix[: len(last)]:
             raise ValueError(f"{self.path} is damaged; remove it to go on without the history of the updates before")
         return rows
 
 
 def draw_curves(rows: list[dict]) -> Figure:
-    """Draws the loss on the left axis; on the right CER on dev, the macro average in bold and languages in thin lines.
+    """Draws rows of `metrics.jsonl`: the loss on the left axis, CER on dev on the right one.
 
-    Few languages have a colour each, from the worst, by its last CER, to the best; of many, some of either end have,
-    and the others are gray. Names stand beside the picture, in the order of the lines' ends.
-
-    Args:
-        rows: those of `metrics.jsonl`.
+    The macro average is a bold line, each language a thin one. Named languages have colours, ordered from the worst
+    last CER to the best: all languages, or of many only those at either end; the others are gray. The legend beside
+    the picture has the order of the lines' ends.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5.5), layout="constrained")
     left = figure.subplots()
     losses = [row for row in rows if "loss" in row]
-    style = {"color": "tab:gray", "linewidth": 1, "marker": "." if len(losses) == 1 else None}
-    left.plot(*_series(losses, lambda row: row["loss"]), **style, label="training loss")
+    updates, values = [row["update"] for row in losses], [row["loss"] for row in losses]
+    marker = "." if len(losses) == 1 else None
+    left.plot(updates, values, color="tab:gray", linewidth=1, marker=marker, label="training loss")
     left.set(xlabel="update", ylabel="training loss (gray)")
     if any(row["loss"] > 0 for row in losses):
         left.set_yscale("log")
@@ -182,18 +173,14 @@ def _draw_errors(axes: Axes, evaluations: list[dict]) -> None:
     worst_first = sorted(last, key=lambda language: last[language]["cer"], reverse=True)
     named = worst_first if len(last) <= MOST_NAMED else worst_first[:NAMED] + worst_first[-NAMED:]
     colors = dict(zip(named, colormaps["turbo_r"](np.linspace(0.1, 0.9, len(named))), strict=True))
-    average = _series(evaluations, lambda row: 100 * row["dev"]["macro"]["cer"])
-    axes.plot(*average, "k", linewidth=3, marker="o", zorder=3, label=f"macro average {average[1][-1]:.1f} %")
+    updates, rates = zip(*((row["update"], 100 * row["dev"]["macro"]["cer"]) for row in evaluations), strict=True)
+    axes.plot(updates, rates, "k", linewidth=3, marker="o", zorder=3, label=f"macro average {rates[-1]:.1f} %")
     for language in worst_first:
-        scored = [row for row in evaluations if language in row["dev"]["languages"]]
-        curve = _series(scored, lambda row, name=language: 100 * row["dev"]["languages"][name]["cer"])
-        color, label = colors.get(language, "lightgray"), f"{language} {curve[1][-1]:.1f} %"
-        style = {"label": label, "zorder": 2} if language in named else {"zorder": 1}
-        axes.plot(*curve, linewidth=0.8, marker=".", color=color, **style)
+        scores = ((row["update"], row["dev"]["languages"].get(language)) for row in evaluations)
+        updates, rates = zip(*((update, 100 * score["cer"]) for update, score in scores if score), strict=True)
+        label, order = (f"{language} {rates[-1]:.1f} %", 2) if language in named else (None, 1)
+        color = colors.get(language, "lightgray")
+        axes.plot(updates, rates, linewidth=0.8, marker=".", color=color, label=label, zorder=order)
     if unnamed := len(last) - len(named):
         axes.plot([], [], color="lightgray", marker=".", label=f"{unnamed} more between them")
     axes.set(ylabel="dev CER, %", ylim=(0, None))
-
-
-def _series(rows: list[dict], value: Callable[[dict], float]) -> tuple[list[int], list[float]]:
-    return [row["update"] for row in rows], [value(row) for row in rows]

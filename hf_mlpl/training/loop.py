@@ -1,4 +1,4 @@
-"""Trains a model: every stage of the recipe is this one loop with other settings and other utterances."""
+"""Trains a model: every stage of the recipe runs this loop with its own settings and utterances."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def train(config: TrainingConfig) -> Path:
     """Trains, going on from the last checkpoint in `output_dir` if there is one; returns the trained model's folder.
 
     Raises:
-        ValueError: for settings or data that cannot work, before anything is trained.
-        InUseError: where another job works in `output_dir`.
-        TrainingError: when the gradient is not finite, or most utterances cannot be used.
+        ValueError: for settings or data that cannot work, before training begins.
+        InUseError: if another job works in `output_dir`.
+        TrainingError: if the gradient is not finite, most utterances cannot be used, or pseudo-labels have collapsed.
     """
-    process = PartialState(cpu=not torch.accelerator.is_available())  # as the accelerator's own
+    process = PartialState(cpu=not torch.accelerator.is_available())  # the state that the accelerator will share
     output_dir = Path(config.output_dir)
     if not _is_finished(process, config):
         with claimed_by_job(process, output_dir):
@@ -55,17 +55,17 @@ def train(config: TrainingConfig) -> Path:
 def _is_finished(process: PartialState, config: TrainingConfig) -> bool:
     """Returns whether `output_dir` holds the result of these settings; raises a ValueError for that of others."""
 
-    def look() -> bool:
+    def check() -> bool:
         check_same_config(config, checkpoints(Path(config.output_dir)))
         return (Path(config.output_dir) / "model").exists()
 
-    return on_main_process(process, look)
+    return on_main_process(process, check)
 
 
 def _train(config: TrainingConfig) -> Path:
-    """Trains in a folder that no other job uses, and whose run, if any, has these settings."""
+    """Trains in a folder that this job has claimed, and whose run, if any, has these settings."""
     output_dir = Path(config.output_dir)
-    started = check_same_config(config, checkpoints(output_dir))
+    is_continued = check_same_config(config, checkpoints(output_dir))
     set_seed(config.seed)
     languages = [config.language] if config.language else None
     train_set = read_utterances(config.train, languages)
@@ -74,7 +74,7 @@ def _train(config: TrainingConfig) -> Path:
     model, processor = build_model(config, train_set)
     accelerator = make_accelerator(config, model)
     if not accelerator.is_main_process:
-        logging.getLogger(select_for_training.__module__).setLevel(logging.ERROR)  # all processes drop the same
+        logging.getLogger(select_for_training.__module__).setLevel(logging.ERROR)  # one warning is enough
     train_set, dropped = select_for_training(train_set, processor, model.config, config.max_batch_seconds)
     if unlabelled_set is not None:
         unlabelled_set = select_unlabelled(unlabelled_set, model.config, config.max_batch_seconds)
@@ -85,9 +85,9 @@ def _train(config: TrainingConfig) -> Path:
     digests = digest(processor, train=train_set, unlabelled=unlabelled_set)
     pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
     checkpointer = Checkpointer(accelerator, slimipl, config, digests)
-    start = checkpointer.load_last(same_data=started)
+    start = checkpointer.load_last(same_data=is_continued)
     if accelerator.is_main_process:
-        write_config(config)  # not before all has been checked: a run that is refused does not own its folder
+        write_config(config)  # only after all checks: a refused run does not own its folder
     updates = iter(slimipl) if slimipl else supervised_updates(accelerator, model, processor, train_set, config, start)
 
     log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
@@ -102,18 +102,18 @@ def _train(config: TrainingConfig) -> Path:
                 group["lr"] = rate
             micro_batches = next(updates)
             problems.add(slimipl.loaded if slimipl else (batch for _, batch in micro_batches))
-            log.step(**train_step(accelerator, model, optimizer, micro_batches, config))
+            log.count_update(**train_step(accelerator, model, optimizer, micro_batches, config))
             if slimipl:
                 slimipl.after_update()
             is_last = update == config.max_updates
             if update % config.log_every == 0:
-                log.window_ends(update, rate, slimipl.health.report() if slimipl else None, problems.total_lost)
+                log.log_window(update, rate, slimipl.health.report() if slimipl else None, problems.total_unusable)
             if slimipl and (update % config.log_every == 0 or is_last):
-                _check_labels(slimipl.health.collapsed(), update, config, accelerator.is_main_process)
+                _check_labels(slimipl.health.detect_collapse(), update, config, accelerator.is_main_process)
             if dev_set is not None and (update % config.eval_every == 0 or is_last):
                 results = evaluate_model(accelerator, model, processor, dev_set, config.max_batch_seconds)
-                log.evaluated(update, results)
-                record.evaluated(update, results)
+                log.log_evaluation(update, results)
+                record.write_evaluation(update, results)
             elif dev_set is None and (update % config.save_every == 0 or is_last):
                 log.draw()
             if update % config.save_every == 0 and not is_last:
@@ -122,8 +122,8 @@ def _train(config: TrainingConfig) -> Path:
                 if config.push_to_hub:
                     push_checkpoint(pusher, checkpoint, accelerator, model, processor)
     if start == 0:
-        problems.end()
-    log.describe_problems(problems.total_lost, problems.total_met)
+        problems.finish()
+    log.describe_problems(problems.total_unusable, problems.total_read)
     record.write(config.max_updates)
     folder = write_final_model(accelerator, model, processor, output_dir)
     if pusher is not None:
@@ -138,10 +138,10 @@ def train_step(
     micro_batches: list[tuple[int, SpeechBatch]],
     config: TrainingConfig,
 ) -> dict[str, float]:
-    """Makes one update, by the gradient of the loss over all micro-batches of all processes as if they were one batch.
+    """Makes one update, with the gradient of all micro-batches of all processes as if they were one batch.
 
     Args:
-        micro_batches: this process's share, with their numbers; without any nothing happens, and nothing is returned.
+        micro_batches: this process's share, with their numbers; if it is empty, there is no update and no result.
     """
     if not micro_batches:
         return {}
@@ -156,19 +156,19 @@ def train_step(
     model.train()
     total = torch.zeros((), device=accelerator.device)
     for i, (number, batch) in enumerate(micro_batches):
-        # Dropout and LayerDrop depend on the micro-batch alone, not on the process that happens to compute it.
+        # Dropout and LayerDrop depend on the micro-batch alone, not on the process that computes it.
         torch.manual_seed(micro_batch_seed(config.seed, number))
         is_last = i == len(micro_batches) - 1
         with nullcontext() if is_last else accelerator.no_sync(model):
             loss = model(**batch.inputs(accelerator.device), num_utterances=num_utterances).loss
-            if not batch.indices:  # nothing in it could be used, but every process has to take part
+            if not batch.indices:  # no usable utterance, but every process has to take part
                 loss = loss * 0
-            # The loss is a share of the whole update's; data parallelism averages gradients where it should add.
+            # The losses of an update add up, but data parallelism averages gradients.
             accelerator.backward(loss * accelerator.num_processes)
         total += loss.detach()
     gradient_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     if not torch.isfinite(gradient_norm):
-        # The gradient is that of all processes, so each of them comes here, and says the same.
+        # The gradient is that of all processes, so all of them raise the same error.
         numbers = ", ".join(map(str, sorted(gather_object([number for number, _ in micro_batches]))))
         raise TrainingError(
             f"the gradient of micro-batches {numbers} is not finite, its loss is {accelerator.reduce(total).item()}; "

@@ -27,11 +27,11 @@ from ..training_config import PRESETS, TrainingConfig
 def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC, MlplProcessor]:
     """Builds a new model of a preset's size, with the tokens file of the settings, or loads a trained one.
 
-    Its tokenizer learns the characters with which the languages of the training set are written.
+    The tokenizer learns the characters of each language from the training set.
 
     Raises:
         ValueError: for model fields that do not fit, and for a trained model that is damaged.
-        OSError: where there is no such model or tokens file.
+        OSError: if the model or the tokens file does not exist.
     """
     if config.model in PRESETS:
         processor = MlplProcessor(MlplFeatureExtractor(), MlplTokenizer(config.tokens))
@@ -53,7 +53,7 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
 
 @contextmanager
 def _fitting_fields(config: TrainingConfig) -> Iterator[None]:
-    """Reports errors of MlplConfig and torch about `model_fields` as a ValueError in one line."""
+    """Turns errors of MlplConfig and torch about `model_fields` into a ValueError of one line."""
     try:
         yield
     except (StrictDataclassError, RuntimeError) as error:
@@ -62,12 +62,12 @@ def _fitting_fields(config: TrainingConfig) -> Iterator[None]:
 
 
 def _human_characters(train_set: Dataset) -> dict[str, list[str]]:
-    """Lists the characters of human transcripts by language; pseudo-labels show how a model writes."""
+    """Lists the characters of human transcripts by language; pseudo-labels may hold a model's errors."""
     seen: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(NUM_CODE_POINTS, bool))
     for block in blocks(train_set, ["language", "text", "source"]):
         is_human = pc.equal(block["source"], "human")
         for language in block["language"].unique().to_pylist():
             texts = block["text"].filter(pc.and_(is_human, pc.equal(block["language"], language)))
-            code_points, known = TextBlock(texts).code_points, seen[language]
-            known[code_points[~known.take(code_points)]] = True  # to set all takes longer
-    return {language: list(map(chr, np.flatnonzero(known))) for language, known in seen.items()}
+            code_points, is_seen = TextBlock(texts).code_points, seen[language]
+            is_seen[code_points[~is_seen.take(code_points)]] = True  # to set all of them takes longer
+    return {language: list(map(chr, np.flatnonzero(is_seen))) for language, is_seen in seen.items()}

@@ -1,4 +1,4 @@
-"""Makes the optimizer, the learning rate and the accelerator of a run."""
+"""Builds the optimizer and the accelerator of a run, and schedules its learning rate."""
 
 from __future__ import annotations
 
@@ -11,21 +11,16 @@ from ..training_config import TrainingConfig
 
 
 def build_optimizer(model: MlplForCTC, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Makes the optimizer of the settings for all parameters of a model."""
+    """Builds the optimizer for all parameters of a model."""
     if config.optimizer == "adagrad":
         return torch.optim.Adagrad(model.parameters(), lr=config.learning_rate)
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=config.learning_rate,
-        betas=(0.9, 0.98),
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    options = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "betas": (0.9, 0.98), "fused": True}
+    return torch.optim.AdamW(model.parameters(), **options)
 
 
 def learning_rate_factor(update: int, config: TrainingConfig) -> float:
-    """Returns the share of `learning_rate` for an update that comes after `update` others."""
-    if config.schedule == "step":  # which the original multiplies with its warm-up
+    """Returns the factor of `learning_rate` for the update that follows `update` others."""
+    if config.schedule == "step":  # the original multiplies it with the warm-up
         halvings = max(0, 1 + (update + 1 - config.first_decay_update) // config.decay_every_updates)
         return 0.5**halvings * min(1.0, (update + 1) / max(1, config.warmup_updates))
     if update < config.warmup_updates:
@@ -36,10 +31,10 @@ def learning_rate_factor(update: int, config: TrainingConfig) -> float:
 
 
 def make_accelerator(config: TrainingConfig, model: MlplForCTC) -> Accelerator:
-    """Makes the accelerator; raises a ValueError for settings that do not fit the options of `accelerate launch`."""
+    """Builds the accelerator; raises a ValueError for settings that do not fit the options of `accelerate launch`."""
     ddp = DistributedDataParallelKwargs(find_unused_parameters=_drops_layers(config, model))
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # else processes on a machine without GPU would not find each other
+        cpu=not torch.accelerator.is_available(),  # else processes on a machine without GPU could not communicate
         mixed_precision="bf16" if config.bf16 else None,
         kwargs_handlers=[ddp],
     )
@@ -59,12 +54,12 @@ def make_accelerator(config: TrainingConfig, model: MlplForCTC) -> Accelerator:
 def prepare(
     accelerator: Accelerator, model: MlplForCTC, config: TrainingConfig
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    """Wraps the model for data parallelism or FSDP, which shards its weights, and makes its optimizer."""
+    """Wraps the model for data parallelism, or shards its weights with FSDP, and builds its optimizer."""
     if not accelerator.is_fsdp2:
         return accelerator.prepare(model, build_optimizer(model, config))
-    model.get_input_embeddings = lambda: None  # accelerate wants to shard them; transformers' own raises an error
+    model.get_input_embeddings = lambda: None  # accelerate would shard them; transformers' method raises an error
     model, optimizer = accelerator.prepare(model, build_optimizer(model, config))
-    optimizer.state = build_optimizer(model, config).state  # Adagrad's sums were made for the whole weights
+    optimizer.state = build_optimizer(model, config).state  # Adagrad's sums had the shapes of unsharded weights
     if _drops_layers(config, accelerator.unwrap_model(model)):
         model.set_reduce_scatter_unused_params(True)  # as find_unused_parameters does without FSDP
     return model, optimizer

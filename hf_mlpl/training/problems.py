@@ -1,4 +1,4 @@
-"""What training meets and cannot use: a line for each utterance, a count, and an end where it is most of them."""
+"""Reports and counts utterances that training cannot use, and stops training when they are most of them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ..data.batches import SpeechBatch
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 1000  # utterances, of which not more than MOST_LOST may be lost; a whole pass where there are fewer
-MOST_LOST = 0.5  # share; more are a wrong mount, a disk that is gone, or the files of another machine
+WINDOW = 1000  # utterances that are judged together; one pass over the data if it has fewer
+MOST_UNUSABLE = 0.5  # share; more mean a wrong mount, a disk that is gone, or the files of another machine
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; what it has saved so far stays."""
+    """Signals that training cannot go on; all that it has saved remains."""
 
 
 class Problems:
-    """Counts the utterances that all processes meet, and those of them that could not be used.
+    """Counts the utterances that all processes read, and those that could not be used.
 
     Args:
-        num_utterances: of the smallest data set that is trained on.
+        num_utterances: size of the smallest data set of the run.
     """
 
     def __init__(self, accelerator: Accelerator, num_utterances: int):
@@ -33,43 +33,41 @@ class Problems:
         self.window = min(WINDOW, num_utterances)
         self.reported: set[str] = set()
         self.last: str | None = None
-        self.met, self.lost = 0, 0  # in the window that is not judged yet
-        self.total_met, self.total_lost = 0, 0
+        self.read, self.unusable = 0, 0  # in the window that is not judged yet
+        self.total_read, self.total_unusable = 0, 0
 
     def add(self, batches: Iterable[SpeechBatch]) -> None:
-        """Takes what this process has loaded for an update; all processes call it.
+        """Counts the batches that this process has loaded for an update; all processes call it.
 
         Raises:
-            TrainingError: where most utterances of a window could not be used.
+            TrainingError: if most utterances of a window could not be used.
         """
-        met = lost = 0
+        read = unusable = 0
         for batch in batches:
-            met += len(batch.indices) + len(batch.problems)
-            lost += len(batch.problems)
+            read += len(batch.indices) + len(batch.problems)
+            unusable += len(batch.problems)
             for problem in batch.problems.values():
-                self._report(problem)
-        met, lost = self.accelerator.reduce(torch.tensor([met, lost], device=self.accelerator.device)).tolist()
-        self.met, self.lost = self.met + met, self.lost + lost
-        self.total_met, self.total_lost = self.total_met + met, self.total_lost + lost
-        if self.met >= self.window:
+                self.last = problem
+                if problem not in self.reported:
+                    logger.warning("%s; skipped", problem)
+                    self.reported.add(problem)
+        counts = torch.tensor([read, unusable], device=self.accelerator.device)
+        read, unusable = self.accelerator.reduce(counts).tolist()
+        self.read, self.unusable = self.read + read, self.unusable + unusable
+        self.total_read, self.total_unusable = self.total_read + read, self.total_unusable + unusable
+        if self.read >= self.window:
             self._judge()
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """Judges a run that was shorter than a window; all processes call it, and it raises as `add` does."""
-        if self.met == self.total_met:
+        if self.read == self.total_read:
             self._judge()
-
-    def _report(self, problem: str) -> None:
-        self.last = problem
-        if problem not in self.reported:
-            logger.warning("%s; skipped", problem)
-            self.reported.add(problem)
 
     def _judge(self) -> None:
-        if self.lost > MOST_LOST * self.met:  # on all processes, which have the same numbers
-            last = gather_object([self.last] if self.last else [])[0]
+        if self.unusable > MOST_UNUSABLE * self.read:  # in all processes, which have the same numbers
+            example = gather_object([self.last] if self.last else [])[0]
             raise TrainingError(
-                f"{self.lost} of the last {self.met} utterances could not be used, for example: {last}; see whether "
-                "the disk with the audio is there, then give the same command again"
+                f"{self.unusable} of the last {self.read} utterances could not be used, for example: {example}; "
+                "see whether the disk with the audio is there, then give the same command again"
             )
-        self.met = self.lost = 0
+        self.read = self.unusable = 0

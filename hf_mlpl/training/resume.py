@@ -11,7 +11,6 @@ from enum import Enum
 from pathlib import Path
 
 import torch
-import yaml
 from accelerate import PartialState
 from accelerate.utils import load
 from huggingface_hub import HfApi, snapshot_download
@@ -22,15 +21,23 @@ from ..atomic import atomic_write
 from ..main_process import claimed_by_job, on_main_process
 from ..sharing.hub import FAILURES, reason, with_retries
 from ..training_config import FREE_ON_RESUME, TrainingConfig, changed_settings, check_same_config, write_config
-from .checkpoint_files import FSDP_FOLDERS, RUN_FILES, checkpoint_path, checkpoints, damage_of, newest_whole, update_of
+from .checkpoint_files import (
+    FSDP_FOLDERS,
+    RUN_FILES,
+    checkpoint_path,
+    checkpoints,
+    find_damage,
+    last_intact,
+    update_of,
+)
 from .run_pusher import STATE
 
-# Settings that name places on this machine; `checkpoints.digest` compares what is there.
-PLACES = {"output_dir", "train", "dev", "unlabelled", "tokens", "model"}
+# Settings with paths on this machine; `checkpoints.digest` compares the content of these files.
+PATHS = {"output_dir", "train", "dev", "unlabelled", "tokens", "model"}
 STATE_FILES = re.compile(
-    rf"model\.safetensors|{STATE}/(update\.json|data\.json|manifest\.json|config\.yaml|metrics\.jsonl|run\.json"
-    r"|optimizer\.bin|random_states_\d+\.pkl|slimipl\.json"
-    rf"|slimipl-labels-\d+\.json|teacher\.safetensors|({'|'.join(FSDP_FOLDERS)})/(\.metadata|__\d+_\d+\.distcp))"
+    rf"model\.safetensors|{STATE}/((update|data|manifest|run|slimipl|slimipl-labels-\d+)\.json|config\.yaml"
+    r"|metrics\.jsonl|optimizer\.bin|random_states_\d+\.pkl|teacher\.safetensors"
+    rf"|({'|'.join(FSDP_FOLDERS)})/(\.metadata|__\d+_\d+\.distcp))"
 )
 
 
@@ -38,13 +45,13 @@ def resume_from_hub(config: TrainingConfig, repo_id: str) -> str | None:
     """Downloads the last pushed state into `output_dir`, unless a checkpoint there is as new; all processes call it.
 
     Returns:
-        For a run that is finished, how to use it; else None: `train` goes on from the state.
+        None if `train` can go on; for a repository with a finished run, a message on how to use it.
 
     Raises:
         ValueError: if the repository has no state, or one of other settings, or one that runs code when it is loaded.
         OSError: if the Hub cannot be read.
     """
-    process = PartialState(cpu=not torch.accelerator.is_available())  # as training's own
+    process = PartialState(cpu=not torch.accelerator.is_available())  # the state that training will share
     with claimed_by_job(process, config.output_dir):
         return on_main_process(process, lambda: _fetch(config, repo_id))
 
@@ -76,15 +83,15 @@ def _fetch(config: TrainingConfig, repo_id: str) -> str | None:
 def _download(config: TrainingConfig, repo_id: str, revision: str, names: list[str]) -> None:
     """Downloads the state at a revision that has files of these `names`, unless a checkpoint here is as new."""
     output_dir = Path(config.output_dir)
-    folder = output_dir / "hub" / "download" / revision  # what was interrupted goes on
+    folder = output_dir / "hub" / "download" / revision  # an interrupted download goes on there
 
-    def download(wanted: list[str]) -> None:
-        options = {"revision": revision, "local_dir": folder, "allow_patterns": wanted}
+    def download(patterns: list[str]) -> None:
+        options = {"revision": revision, "local_dir": folder, "allow_patterns": patterns}
         with_retries(lambda: snapshot_download(repo_id, **options))
 
     download([f"{STATE}/update.json"])
     update = _read_update(folder / STATE / "update.json")
-    newest = newest_whole(output_dir, instead=repo_id)
+    newest = last_intact(output_dir, fallback=repo_id)
     if newest and update_of(newest) >= update:
         PartialState().print(f"{repo_id} has update {update}, which is not newer than {newest}")
     else:
@@ -107,27 +114,23 @@ def _read_update(path: Path) -> int:
 
 
 def _check_settings(path: Path, config: TrainingConfig) -> None:
-    try:
-        changes = changed_settings(path, config, FREE_ON_RESUME | PLACES)
-    except (yaml.YAMLError, TypeError) as error:
-        raise ValueError("its config.yaml does not hold the settings of a run") from error
-    if changes:
+    if changes := changed_settings(path, config, FREE_ON_RESUME | PATHS):
         raise ValueError(f"its settings are others: {changes}; give the settings of the run that was pushed")
 
 
 def _move_in(folder: Path, state: list[str], config: TrainingConfig, update: int) -> None:
-    """Moves a downloaded state to its place, after the other files, which do no harm without it."""
+    """Moves the run's files into `output_dir`, and the state last, because without it they belong to no run."""
     output_dir = Path(config.output_dir)
     for name in RUN_FILES:
         if (folder / name).exists():
             (folder / name).replace(output_dir / name)
-    write_config(config)  # with the places of this machine
+    write_config(config)  # with the paths of this machine
     with atomic_write(checkpoint_path(output_dir, update)) as partial:
         for name in state:
             target = partial / name.removeprefix(f"{STATE}/")
             target.parent.mkdir(parents=True, exist_ok=True)
             (folder / name).replace(target)
-        if problem := damage_of(partial):
+        if problem := find_damage(partial):
             raise ValueError(f"{problem.replace(str(partial), STATE)}; the same command downloads it again")
 
 
@@ -136,7 +139,7 @@ def _check_state(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         try:
             if path.suffix in (".bin", ".pkl"):
-                load(path, map_location="cpu", mmap=True)  # as accelerate does it: tensors, numbers and no code
+                load(path, map_location="cpu", mmap=True)  # accelerate's own: loads tensors and numbers, but no code
             elif path.name == ".metadata":
                 _check_shards(path)
         except Exception as error:
@@ -147,7 +150,7 @@ def _check_state(folder: Path) -> None:
 
 
 class _MetadataUnpickler(pickle.Unpickler):
-    """Reads `.metadata` of torch.distributed.checkpoint, which torch unpickles with all that is in it."""
+    """Reads `.metadata` of torch.distributed.checkpoint with these types alone; torch would unpickle any code."""
 
     ALLOWED = {
         "torch.distributed.checkpoint.metadata": "Metadata TensorStorageMetadata BytesStorageMetadata TensorProperties"
@@ -159,7 +162,7 @@ class _MetadataUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str):
-        if (module, name) == ("builtins", "getattr"):  # as Python 3.11.0 to 3.11.3 pickle a member of an enumeration
+        if (module, name) == ("builtins", "getattr"):  # Python 3.11.0 to 3.11.3 pickle members of enumerations so
             return _enum_member
         is_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if not is_type and name not in self.ALLOWED.get(module, "").split():
@@ -174,7 +177,7 @@ def _enum_member(enumeration: type[Enum], name: str) -> Enum:
 
 
 def _check_shards(path: Path) -> None:
-    """Raises for code in the parts of FSDP: in their metadata, and in what is no tensor, which torch unpickles too."""
+    """Raises an error for code in FSDP's shards: in their metadata, and in values other than tensors."""
     with open(path, "rb") as file:
         metadata: Metadata = _MetadataUnpickler(file).load()
     for index, place in metadata.storage_data.items():

@@ -1,4 +1,4 @@
-"""Reads the utterances of a run, and makes the micro-batches of its updates from them."""
+"""Reads the dev set of a run, and makes the micro-batches of its updates."""
 
 from __future__ import annotations
 
@@ -24,21 +24,20 @@ logger = logging.getLogger(__name__)
 
 
 def read_dev_set(config: TrainingConfig) -> Dataset | None:
-    """Reads the utterances to evaluate on; returns None where there are none, as for some languages of a corpus."""
+    """Reads the utterances to evaluate on; returns None if there are none, as for some languages of a corpus."""
     if not config.dev:
         return None
     dataset = read_utterances(config.dev)
     if config.language:
-        dataset = filter_rows(
-            dataset, ["language"], lambda block: pc.equal(block["language"], config.language).to_numpy()
-        )
+        chosen = config.language
+        dataset = filter_rows(dataset, ["language"], lambda block: pc.equal(block["language"], chosen).to_numpy())
     if missing := sum(block["text"].null_count for block in blocks(dataset, ["text"])):
         raise ValueError(
             f"{', '.join(config.dev)}: {missing} of {len(dataset)} utterances have no text to compare with"
         )
     if not len(dataset) and PartialState().is_main_process:
         files, language = ", ".join(config.dev), f" of {config.language}" if config.language else ""
-        logger.warning("%s: no utterances%s, so the model is not evaluated on the way", files, language)
+        logger.warning("%s: no utterances%s, so the model is not evaluated during training", files, language)
     return dataset if len(dataset) else None
 
 
@@ -70,19 +69,19 @@ def build_slimipl(
     unlabelled_set: Dataset,
     config: TrainingConfig,
 ) -> SlimIpl:
-    """Builds the slimIPL of a run, over the batches of its labelled and of its unlabelled utterances."""
+    """Builds slimIPL from a run's labelled and unlabelled utterances."""
     model = accelerator.unwrap_model(model)
     labelled = _speech_batches(train_set, processor, model, config, with_labels=True)
     unlabelled = _speech_batches(unlabelled_set, processor, model, config, with_labels=False)
-    plans = labelled.plan, unlabelled.plan
-    plan = SlimIplPlan(config.slimipl, *plans, config.micro_batches_per_update, config.seed)
+    per_update = config.micro_batches_per_update
+    plan = SlimIplPlan(config.slimipl, labelled.plan, unlabelled.plan, per_update, config.seed)
     return SlimIpl(accelerator, model, processor, plan, labelled, unlabelled, config.num_workers)
 
 
 def _speech_batches(
     dataset: Dataset, processor: MlplProcessor, model: MlplForCTC, config: TrainingConfig, with_labels: bool
 ) -> SpeechBatches:
-    """Plans the batches of a data set, without end, and makes their tensors on demand."""
+    """Plans the endless batches of a data set, whose tensors are made on demand."""
     times = repetitions(dataset, config.language_alpha, config.pseudo_label_weight)
     augment_from = config.spec_augment.start_update * config.micro_batches_per_update if config.spec_augment else 0
     return SpeechBatches(

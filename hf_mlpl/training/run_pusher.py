@@ -1,4 +1,4 @@
-"""Pushes a run to the Hub while it trains: the model and the state of each checkpoint, and at the end the result."""
+"""Pushes a run to the Hub during training: the model and the state of each checkpoint, and at the end the result."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from .saved_model import write_model
 
 logger = logging.getLogger(__name__)
 
-STATE = "last-checkpoint"  # folder of a pushed run with what training goes on from
-OF_ANOTHER_SAVE = (f"{STATE}/", "results", "curves.png")  # starts of names that a push does not leave there
-WAITING = 2  # snapshots that are kept beside the one that is begun; older ones are given up
-END_SECONDS = 3600.0  # that a finished run waits for what is pending
+STATE = "last-checkpoint"  # folder of a pushed run with the state from which training goes on
+REPLACED = (f"{STATE}/", "results", "curves.png")  # prefixes of names that each push deletes if it does not write them
+MOST_PENDING = 2  # snapshots beside the one that is being pushed; older ones are given up
+END_SECONDS = 3600.0  # that a finished run waits for pending snapshots
 
 
 class RunPusher:
     """Pushes snapshots of a run in their order, one commit each, in a thread, so that training does not wait.
 
-    A snapshot is a folder `OUTPUT_DIR/hub/pending/update-NNNNNNNN` and goes when it is on the Hub, so that what a
-    killed process has left there is pushed by the next one. One without a `last-checkpoint` is a finished run's: its
+    A snapshot is a folder `OUTPUT_DIR/hub/pending/update-NNNNNNNN` until it is on the Hub, so that the next process
+    pushes the snapshots of a killed one. A snapshot without a `last-checkpoint` is the result of a finished run: its
     commit gets the tag of the stage, and `OUTPUT_DIR/hub/pushed` names repository and commit. Only the main process
     has a pusher.
     """
@@ -47,85 +47,81 @@ class RunPusher:
         self.folder = Path(config.output_dir) / "hub" / "pending"
         self.lock = threading.Lock()
         self.thread: threading.Thread | None = None
-        self.begun: Path | None = None
+        self.current: Path | None = None  # snapshot that is being pushed
         self.finished = False
-        disable_progress_bars()  # they would go through training's own
+        disable_progress_bars()  # they would interrupt training's own
         transformers_logging.disable_progress_bar()
         remove_left(self.folder)
-        for left in self.folder.glob(partial_path(Path("update-????????")).name):
-            shutil.rmtree(left)
-        if self.waiting():
-            tqdm.write(f"left by an interrupted run, and pushed now: {_named(self.waiting())}")
+        for incomplete in self.folder.glob(partial_path(Path("update-????????")).name):
+            shutil.rmtree(incomplete)
+        if self.pending():
+            tqdm.write(f"left by an interrupted run, and pushed now: {_list_updates(self.pending())}")
             self._start()
 
-    def waiting(self) -> list[Path]:
+    def pending(self) -> list[Path]:
         """Returns the snapshots that are not on the Hub, the oldest first."""
         return sorted(self.folder.glob("update-????????"))
 
     def submit(self, update: int, fill: Callable[[Path], None]) -> None:
-        """Queues a snapshot, whose folder `fill` writes; where it cannot, warns, and training goes on without."""
+        """Queues a snapshot, whose folder `fill` writes; if that fails, warns, and training goes on without it."""
         snapshot = self.folder / f"update-{update:08d}"
-        if not snapshot.exists():  # else it is left of an interrupted run, which was at the same bits here
+        if not snapshot.exists():  # else an interrupted run has left the same bits
             try:
-                with atomic_write(snapshot) as unfinished:
-                    unfinished.mkdir()
-                    fill(unfinished)
+                with atomic_write(snapshot) as folder:
+                    folder.mkdir()
+                    fill(folder)
             except (OSError, ValueError) as error:  # ValueError: of the card
                 logger.warning("update %d will not be pushed to %s: %s", update, self.config.push_to_hub, error)
                 return
         with self.lock:
-            given_up = [waiting for waiting in self.waiting() if waiting != self.begun][:-WAITING]
+            given_up = [waiting for waiting in self.pending() if waiting != self.current][:-MOST_PENDING]
             for old in given_up:
                 _remove(old)
         if given_up:
-            logger.warning(
-                "%s: newer ones are waiting, so it is not pushed any more: %s",
-                self.config.push_to_hub,
-                _named(given_up),
-            )
+            updates, repo_id = _list_updates(given_up), self.config.push_to_hub
+            logger.warning("%s: newer ones are waiting, so it is not pushed any more: %s", repo_id, updates)
         self._start()
 
     def push_result(self) -> None:
-        """Queues the result of a finished run, and waits until nothing is pending or it is clear that it stays so.
+        """Queues the result of a finished run, and waits until nothing is pending, a push fails, or an hour is over.
 
-        Does nothing where the result was pushed there before.
+        Does nothing if the result was pushed to this repository before.
         """
         mark, repo_id = pushed_mark(self.config), self.config.push_to_hub
-        if mark.exists() and mark.read_text(encoding="utf-8").split()[:1] == [repo_id] and not self.waiting():
+        if mark.exists() and mark.read_text(encoding="utf-8").split()[:1] == [repo_id] and not self.pending():
             return
-        write_config(self.config)  # a finished run may get a licence now
-        self.finished, begun = True, self.thread
+        write_config(self.config)  # a finished run may have a new licence
+        self.finished, earlier = True, self.thread
         self.submit(self.config.max_updates, partial(fill_result, Path(self.config.output_dir), repo_id=repo_id))
-        if waiting := self.waiting():
-            tqdm.write(f"waiting for {self.config.push_to_hub}; pending: {_named(waiting)}")
+        if pending := self.pending():
+            tqdm.write(f"waiting for {repo_id}; pending: {_list_updates(pending)}")
         end = time.monotonic() + END_SECONDS
-        if begun is not None:  # it may have used up its patience before
-            begun.join(max(0.0, end - time.monotonic()))
+        if earlier is not None:  # it may be at its last retry, so the result gets another thread
+            earlier.join(END_SECONDS)
         self._start()
         if (thread := self.thread) is not None:
             thread.join(max(0.0, end - time.monotonic()))
             if thread.is_alive():
-                named, remedy = _named(self.waiting()), self._remedy()
-                logger.warning("%s: too slow; pending: %s; %s", self.config.push_to_hub, named, remedy)
+                updates = _list_updates(self.pending())
+                logger.warning("%s: too slow; pending: %s; %s", repo_id, updates, self._remedy())
 
     def _start(self) -> None:
         with self.lock:
-            if self.thread is None and (waiting := self.waiting()):
-                self.begun = waiting[0]  # not only when the thread comes to it: until then it could be given up
-                self.thread = threading.Thread(target=self._push_waiting, daemon=True)
+            if self.thread is None and (pending := self.pending()):
+                self.current = pending[0]  # set before the thread runs, so that it is not given up until then
+                self.thread = threading.Thread(target=self._push_pending, daemon=True)
                 self.thread.start()
 
-    def _push_waiting(self) -> None:
+    def _push_pending(self) -> None:
         while True:
             with self.lock:
-                waiting = self.waiting()
-                self.begun = waiting[0] if waiting else None
-                if self.begun is None:
+                self.current = next(iter(self.pending()), None)
+                if self.current is None:
                     self.thread = None
                     return
             try:
-                self._push(self.begun)
-            except Exception as error:  # whatever it is, training goes on
+                self._push(self.current)
+            except Exception as error:  # of any kind; training goes on
                 logger.warning("%s", error)
                 with self.lock:
                     self.thread = None
@@ -137,10 +133,10 @@ class RunPusher:
             snapshot,
             self.config.push_to_hub,
             message=f"{self.config.tag}: {'the result, ' if is_final else ''}update {update}",
-            pending=f"{_named(self.waiting())} pending",
+            pending=f"{_list_updates(self.pending())} pending",
             remedy=self._remedy(),
             private=self.config.hub_private_repo,
-            replaced=OF_ANOTHER_SAVE,
+            replaced=REPLACED,
             tag=self.config.tag if is_final else None,
         )
         if is_final:
@@ -155,20 +151,20 @@ class RunPusher:
         return f"the same training command again pushes it, and so does `{publish}`"
 
 
-def _named(snapshots: list[Path]) -> str:
+def _list_updates(snapshots: list[Path]) -> str:
     return ", ".join(f"update {int(snapshot.name.removeprefix('update-'))}" for snapshot in snapshots)
 
 
 def _remove(snapshot: Path) -> None:
-    """Removes a snapshot, first its name: half a snapshot must not be taken for one."""
-    gone = partial_path(snapshot)
-    shutil.rmtree(gone, ignore_errors=True)
-    snapshot.replace(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    """Removes a snapshot after renaming it, so that half a snapshot is never pushed."""
+    renamed = partial_path(snapshot)
+    shutil.rmtree(renamed, ignore_errors=True)
+    snapshot.replace(renamed)
+    shutil.rmtree(renamed, ignore_errors=True)
 
 
 def pushed_mark(config: TrainingConfig) -> Path:
-    """Returns the file that says to which repository, and in which commit, a finished run was pushed."""
+    """Returns the file with the repository and the commit to which a finished run was pushed."""
     return Path(config.output_dir) / "hub" / "pushed"
 
 
@@ -179,13 +175,13 @@ def push_checkpoint(
     model: torch.nn.Module,
     processor: MlplProcessor,
 ) -> None:
-    """Queues a checkpoint for the Hub, with a usable model at the root of the repository.
+    """Queues a checkpoint for the Hub, with a usable model at the root of the repository; all processes call it.
 
-    The weights at the root are the checkpoint's own, once. Where FSDP has spread these over the processes they are
-    gathered, and the checkpoint keeps its parts too.
+    The weights at the root are the checkpoint's own, which are pushed once. If FSDP shards them, they are gathered for
+    the root, and the shards are pushed too.
 
     Args:
-        pusher: None in all processes but the main one; all of them call this.
+        pusher: None in all processes except the main one.
     """
     weights = accelerator.get_state_dict(model) if accelerator.is_fsdp2 else {}
     if pusher is None:
@@ -204,18 +200,14 @@ def push_checkpoint(
 
 
 def fill_result(output_dir: Path, folder: Path, repo_id: str, results: Sequence[dict] = ()) -> None:
-    """Fills a folder with a finished run as it goes to the Hub.
-
-    Args:
-        results: contents of results files of test sets, for the card.
-    """
+    """Fills a folder with a finished run for the Hub; `results` are contents of results files, for its card."""
     for path in (output_dir / "model").iterdir():
         _link(path, folder / path.name)
     _describe_run(output_dir, folder, repo_id, results)
 
 
 def _describe_run(output_dir: Path, folder: Path, repo_id: str, results: Sequence[dict] = ()) -> None:
-    """Writes the card, and copies the files of which it is made: metrics.jsonl grows while they wait."""
+    """Writes the card, and copies its sources, because metrics.jsonl grows while a snapshot is pending."""
     for name in (*RUN_FILES, "results.json", "curves.png"):
         if (output_dir / name).exists():
             shutil.copyfile(output_dir / name, folder / name)
@@ -223,7 +215,7 @@ def _describe_run(output_dir: Path, folder: Path, repo_id: str, results: Sequenc
 
 
 def _link(source: Path, target: Path) -> None:
-    """Gives a file another name, or copies it where the file system has no such names."""
+    """Hard-links a file, or copies it if the file system has no hard links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)

@@ -28,24 +28,23 @@ from ..training_config import PRESETS, TrainingConfig
 logger = logging.getLogger(__name__)
 
 HUMAN = ("human", "reference", None)  # sources of human texts; all others are names of teachers
-# Fields of a run.json that the card of a model started from it has
-FIELDS = set("stage language updates started_from training_data unlabelled_hours sources".split())
+FIELDS = set("stage language updates started_from training_data unlabelled_hours sources".split())  # that cards need
 
 
 class RunRecord:
-    """Writes `run.json`, and `results.json` with the last evaluation on dev; only the main process writes.
+    """Writes `run.json`, and `results.json` with the last evaluation on dev, in the main process only.
 
     `run.json` is `{"stage", "language", "updates", "model": {"parameters", "languages"}, "started_from",
     "training_data", "unlabelled_hours", "dropped", "sources", "sessions"}`:
 
-    - `started_from` is None for a new model, else `{"name", "revision", "run"}`: the name of the folder of a run or of
-      a Hub repository, its commit, and the `run.json` of the run that made it, as far as these are known;
-    - `training_data` is `{language: {"human_hours", "pseudo_labelled_hours", "teachers"}}`, without what was dropped;
-      `unlabelled_hours` is `{language: hours}` of slimIPL's speech;
-    - `sessions` are what the run was interrupted into, `{"first_update", "hardware", "processes", "hours", "commit",
-      "versions"}`; those in the same surroundings are one. `hours` are of the clock, until the file was last written.
+    - `started_from` is None for a new model, else `{"name", "revision", "run"}`: the name of a run's folder or of a
+      Hub repository, its commit, and the `run.json` of the run that trained the model, each None if it is not known;
+    - `training_data` is `{language: {"human_hours", "pseudo_labelled_hours", "teachers"}}`, without dropped
+      utterances; `unlabelled_hours` is `{language: hours}` of slimIPL's speech;
+    - `sessions` are the parts of an interrupted run, `{"first_update", "hardware", "processes", "hours", "commit",
+      "versions"}`; consecutive ones in the same environment are one. `hours` are wall-clock time up to the last write.
 
-    `results.json` is what `hf-mlpl evaluate` writes, and `update`.
+    `results.json` has the fields that `hf-mlpl evaluate` writes, and `update`.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class RunRecord:
         self.is_main_process = accelerator.is_main_process
         if not self.is_main_process:
             return
-        self.config, self.started = config, time.monotonic()
+        self.config, self.start_time = config, time.monotonic()
         self.path = Path(config.output_dir) / "run.json"
         paths = [*config.train, *(config.unlabelled or ())]
         self.record = {
@@ -78,24 +77,24 @@ class RunRecord:
         self.sessions = sessions_of(self.path)
         if not self.sessions and self.path.is_file():
             logger.warning("%s is damaged: the hours before update %d are not counted", self.path, start + 1)
-        surroundings = {
+        environment = {
             "hardware": hardware_name(accelerator.device),
             "processes": accelerator.num_processes,
             "commit": code_commit(),
             "versions": {name: sys.modules[name].__version__ for name in ("torch", "transformers", "hf_mlpl")},
         }
-        if not self.sessions or self.sessions[-1] != self.sessions[-1] | surroundings:
-            self.sessions.append({"first_update": start + 1, "hours": 0.0, **surroundings})
+        if not self.sessions or self.sessions[-1] != self.sessions[-1] | environment:
+            self.sessions.append({"first_update": start + 1, "hours": 0.0, **environment})
         self.hours_before = self.sessions[-1]["hours"]
         self.write(start)
 
     def write(self, updates: int) -> None:
-        """Notes how many updates are done, and how long they took."""
+        """Writes `run.json` with the number of updates and the hours so far."""
         if self.is_main_process:
-            self.sessions[-1]["hours"] = self.hours_before + (time.monotonic() - self.started) / 3600
+            self.sessions[-1]["hours"] = self.hours_before + (time.monotonic() - self.start_time) / 3600
             write_json(self.path, {**self.record, "updates": updates, "sessions": self.sessions})
 
-    def evaluated(self, update: int, results: dict | None) -> None:
+    def write_evaluation(self, update: int, results: dict | None) -> None:
         """Writes `results.json`; only the main process has results."""
         if self.is_main_process:
             sources = [asdict(source) for source in sources_of(self.config.dev)]
@@ -104,7 +103,7 @@ class RunRecord:
 
 
 def training_data(dataset: Dataset) -> dict[str, dict]:
-    """Sums up the hours of each language's human texts and pseudo-labels, with the teachers of the latter."""
+    """Sums the hours of each language's human texts and pseudo-labels; lists the teachers of the latter."""
     seconds, teachers = defaultdict(Counter), defaultdict(set)
     for language, source, duration in _seconds(dataset, ["language", "source"]):
         seconds[language]["human" if source in HUMAN else "pseudo_labelled"] += duration
@@ -127,29 +126,29 @@ def _unlabelled_hours(dataset: Dataset) -> dict[str, float]:
 
 
 def _seconds(dataset: Dataset, by: list[str]) -> Iterator[tuple]:
-    """Yields values of the columns `by`, and the seconds of the utterances of a block that have them."""
+    """Yields, for each block of rows, the values of the columns `by` with the seconds of their utterances."""
     for block in blocks(dataset, [*by, "duration_seconds"]):
         for row in block.group_by(by, use_threads=False).aggregate([("duration_seconds", "sum")]).to_pylist():
             yield *(row[name] for name in by), row["duration_seconds_sum"]
 
 
 def _started_from(config: TrainingConfig, model: MlplForCTC) -> dict | None:
-    """Returns the name of the model that a run starts from, never its path, and what is known of it."""
+    """Identifies the model that a run starts from, by name and not by path, for `RunRecord`."""
     if config.model in PRESETS:
         return None
     folder, commit = Path(config.model), getattr(model.config, "_commit_hash", None)
     if folder.is_dir():
-        made_by = next((path for path in (folder / "run.json", folder.parent / "run.json") if path.is_file()), None)
+        record = next((path for path in (folder / "run.json", folder.parent / "run.json") if path.is_file()), None)
         name = folder.resolve().parent.name if folder.name == "model" else folder.resolve().name
     else:
         name = config.model
         lenient = {f"_raise_exceptions_for_{reason}": False for reason in ("missing_entries", "connection_errors")}
-        made_by = cached_file(name, "run.json", revision=commit, **lenient)
-    return {"name": name, "revision": commit, "run": _read_record(Path(made_by)) if made_by else None}
+        record = cached_file(name, "run.json", revision=commit, **lenient)
+    return {"name": name, "revision": commit, "run": _read_record(Path(record)) if record else None}
 
 
 def _read_record(path: Path) -> dict | None:
-    """Reads a `run.json`; returns None for a file of another kind, for it may be a stranger's."""
+    """Reads a `run.json`; returns None for another kind of file, which a foreign repository may have."""
     try:
         record = _json(path)
     except ValueError:
@@ -158,7 +157,7 @@ def _read_record(path: Path) -> dict | None:
 
 
 def sessions_of(path: Path) -> list[dict]:
-    """Returns the sessions in a `run.json`; none where it does not exist or is damaged."""
+    """Reads the sessions in a `run.json`; returns none if it does not exist or is damaged."""
     try:
         sessions = _json(path)["sessions"]
         return sessions if all(session["first_update"] > 0 and session["hours"] >= 0 for session in sessions) else []
@@ -176,13 +175,13 @@ def hardware_name(device: torch.device) -> str:
         return name(device)
     if device.type != "cpu":
         return device.type
-    processors = Path("/proc/cpuinfo")  # of Linux, where `platform` knows the architecture alone
-    found = re.search(r"^model name\s*:\s*(.+)", processors.read_text() if processors.is_file() else "", re.MULTILINE)
-    return found[1] if found else platform.processor() or platform.machine()
+    processors = Path("/proc/cpuinfo")  # on Linux, where `platform` knows only the architecture
+    match = re.search(r"^model name\s*:\s*(.+)", processors.read_text() if processors.is_file() else "", re.MULTILINE)
+    return match[1] if match else platform.processor() or platform.machine()
 
 
 def code_commit() -> str | None:
-    """Returns the commit of this code, with `-dirty` where files were changed since; None outside of its checkout."""
+    """Returns the commit of this code, with `-dirty` if files were changed since; None outside of its checkout."""
 
     def git(*arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Writes the model of a run as a folder that `from_pretrained` takes."""
+"""Writes the model of a run as a folder for `from_pretrained`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_final_model(
     """Writes `model/` with weights, configuration, feature extractor and tokens file; all processes call it."""
     accelerator.wait_for_everyone()
     folder = output_dir / "model"
-    weights = accelerator.get_state_dict(model)  # by all processes, which may have a part each
+    weights = accelerator.get_state_dict(model)  # in all processes, because each may have a shard
     if accelerator.is_main_process:
         with atomic_write(folder) as partial:
             write_model(partial, accelerator.unwrap_model(model).config, processor, weights)
@@ -28,7 +28,7 @@ def write_final_model(
 
 
 def write_model(folder: Path, config: MlplConfig, processor: MlplProcessor, weights: dict[str, torch.Tensor]) -> None:
-    """Writes a model's folder; without weights, all the rest of it."""
+    """Writes a model's folder; with empty `weights`, all other files of it."""
     with torch.device("meta"):
         model = MlplForCTC(config)
     if weights:

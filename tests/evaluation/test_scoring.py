@@ -21,7 +21,7 @@ from hf_mlpl.evaluation.tables import comparison_table, gap_table, results_table
 from hf_mlpl.inference.decoding import Hypothesis
 from hf_mlpl.labels.folder import join_shards
 from hf_mlpl.labels.schema import LABEL_FEATURES
-from hf_mlpl.training.slimipl import LabelHealth
+from hf_mlpl.training.label_health import LabelHealth
 
 ROWS = [
     # cs: 1 edit of 2 characters in one row, 1 of 6 in the other: 2/8, not the mean 1/3 of the rows; words 2 of 3

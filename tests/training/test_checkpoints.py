@@ -1,4 +1,4 @@
-"""Damaged pieces of a run's folder: training goes on from what is whole, or says in one line why it cannot."""
+"""Tests damaged files of a run: training goes on from intact ones, or reports in one line why it cannot."""
 
 import dataclasses
 import json
@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from hf_mlpl.training.checkpoint_files import MANIFEST, RUN_FILES, checkpoints, damage_of, newest_whole, write_manifest
+from hf_mlpl.training.checkpoint_files import (
+    MANIFEST,
+    RUN_FILES,
+    checkpoints,
+    find_damage,
+    last_intact,
+    write_manifest,
+)
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
 
@@ -35,8 +42,8 @@ def damage(path: Path, kind: str) -> None:
         )
 
 
-def as_before(folder: Path) -> None:
-    """Makes the checkpoints of a run what earlier versions wrote."""
+def remove_manifests(folder: Path) -> None:
+    """Turns the checkpoints of a run into those of earlier versions, without manifests and copies of its files."""
     for checkpoint in checkpoints(folder):
         for name in (MANIFEST, *RUN_FILES):
             (checkpoint / name).unlink()
@@ -44,7 +51,7 @@ def as_before(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tone_data, tone_run, tmp_path_factory):
-    """Settings of a slimIPL run; its folders `whole` and, killed at its update 9, `killed`."""
+    """Trains with slimIPL, in `whole`, and in `killed` until its update 9; gives settings for these and others."""
     root = tmp_path_factory.mktemp("runs")
     given = [*slimipl_overrides(tone_run / "model", tone_data / "unlabelled.parquet"), *SETTINGS]
 
@@ -71,7 +78,7 @@ def killed(runs, tmp_path):
     return killed
 
 
-def test_what_a_checkpoint_holds_is_in_its_manifest(runs):
+def test_the_manifest_lists_all_files(runs):
     newest = checkpoints(Path(runs("killed").output_dir))[-1]
     files = json.loads((newest / MANIFEST).read_text())["files"]
     assert {*files, MANIFEST} == {path.relative_to(newest).as_posix() for path in newest.rglob("*")}
@@ -83,41 +90,41 @@ def test_what_a_checkpoint_holds_is_in_its_manifest(runs):
         "slimipl-labels-00000.json",
     } < (files.keys())
     assert {"teacher.safetensors", "data.json", *RUN_FILES} < files.keys()
-    assert damage_of(newest) is None
+    assert find_damage(newest) is None
 
 
 def test_any_damage_is_found(killed, caplog):
-    """To each file, of each kind; the older checkpoint is taken, and a line names the file."""
+    """Each file is damaged in each way; the older checkpoint is taken, and a warning names the file."""
     _, folder = killed()
     older, newest = checkpoints(folder)
     files = {path.name: path.read_bytes() for path in newest.iterdir()}
     for name, content in files.items():
         for kind in DAMAGES:
             if (name, kind) == (MANIFEST, "missing"):
-                continue  # as of an earlier version
+                continue  # like a checkpoint of an earlier version
             damage(newest / name, kind)
             caplog.clear()
             with caplog.at_level(logging.WARNING, logger="hf_mlpl"):
-                assert newest_whole(folder) == older, (name, kind)
+                assert last_intact(folder) == older, (name, kind)
             [line] = [record.getMessage() for record in caplog.records]
             assert str(newest / name) in line and "\n" not in line
             assert line.endswith("; set aside as damaged-00000006, going on from update-00000003")
             (older.parent / "damaged-00000006").rename(newest)
             (newest / name).write_bytes(content)
-    assert newest_whole(folder) == newest
+    assert last_intact(folder) == newest
 
 
 def test_cut_files_of_earlier_versions_are_found(killed):
     _, folder = killed()
-    as_before(folder)
+    remove_manifests(folder)
     older, newest = checkpoints(folder)
     for path in list(newest.iterdir()):
         content = path.read_bytes()
         for kind in ("empty", "half", "zeros"):
             damage(path, kind)
-            assert str(path) in damage_of(newest), (path, kind)
+            assert str(path) in find_damage(newest), (path, kind)
         path.write_bytes(content)
-    assert newest_whole(folder) == newest
+    assert last_intact(folder) == newest
 
 
 def test_without_a_whole_checkpoint_it_is_one_line(killed):
@@ -127,14 +134,14 @@ def test_without_a_whole_checkpoint_it_is_one_line(killed):
     before = sorted(folder.rglob("*"))
     with pytest.raises(ValueError) as caught:
         train(config)
-    told = str(caught.value)
-    assert "update-00000006/model.safetensors is damaged (other bytes than were written); " in told
-    assert told.endswith(f"restore one from a backup, or remove {folder / 'checkpoints'} to begin anew")
-    assert "\n" not in told and sorted(folder.rglob("*")) == before
+    message = str(caught.value)
+    assert "update-00000006/model.safetensors is damaged (other bytes than were written); " in message
+    assert message.endswith(f"restore one from a backup, or remove {folder / 'checkpoints'} to begin anew")
+    assert "\n" not in message and sorted(folder.rglob("*")) == before
 
 
 def test_training_goes_on_to_the_same_end(killed, runs):
-    """From the older checkpoint, which also has the run's own settings, history and facts; all are damaged at once."""
+    """The older checkpoint also has copies of the run's files, which are all damaged at once."""
     config, folder = killed()
     sessions = json.loads((folder / "run.json").read_text())["sessions"]
     damage(checkpoints(folder)[-1] / "slimipl-labels-00000.json", "half")
@@ -143,14 +150,14 @@ def test_training_goes_on_to_the_same_end(killed, runs):
     assert_equal_bits(train(config).parent, Path(runs("whole").output_dir))
     assert sorted(os.listdir(folder / "checkpoints")) == ["update-00000006", "update-00000009"]
     assert load_config(folder / "config.yaml") == config
-    told = json.loads((folder / "run.json").read_text())["sessions"]
-    assert [session["first_update"] for session in told] == [1] and told[0]["hours"] > sessions[0]["hours"] / 3
+    [session] = json.loads((folder / "run.json").read_text())["sessions"]
+    assert session["first_update"] == 1 and session["hours"] > sessions[0]["hours"] / 3
 
 
 def test_without_copies_their_damage_is_one_line(killed, caplog):
-    """As in the folders of earlier versions."""
+    """Checkpoints of earlier versions have no copies of the run's files."""
     config, folder = killed()
-    as_before(folder)
+    remove_manifests(folder)
     damage(folder / "run.json", "half")
     for name in ("metrics.jsonl", "config.yaml"):  # as it is read last
         content = (folder / name).read_bytes()
@@ -174,28 +181,28 @@ def test_without_copies_their_damage_is_one_line(killed, caplog):
 
 
 def test_a_manifest_knows_files_in_folders(tmp_path):
-    """As FSDP writes them."""
+    """FSDP writes such folders."""
     (tmp_path / "optimizer_0").mkdir()
     for name in (".metadata", "__0_0.distcp", "__1_0.distcp"):
         (tmp_path / "optimizer_0" / name).write_bytes(os.urandom(1000))
     write_manifest(tmp_path)
-    assert damage_of(tmp_path) is None
+    assert find_damage(tmp_path) is None
     damage(tmp_path / "optimizer_0" / "__1_0.distcp", "a bit")
-    assert damage_of(tmp_path) == f"{tmp_path}/optimizer_0/__1_0.distcp is damaged (other bytes than were written)"
+    assert find_damage(tmp_path) == f"{tmp_path}/optimizer_0/__1_0.distcp is damaged (other bytes than were written)"
     (tmp_path / "optimizer_0" / "__1_0.distcp").unlink()
-    assert damage_of(tmp_path) == f"{tmp_path}/optimizer_0/__1_0.distcp is damaged (it is not there)"
+    assert find_damage(tmp_path) == f"{tmp_path}/optimizer_0/__1_0.distcp is damaged (it is not there)"
 
 
 def test_a_checkpoint_that_does_not_fit_the_settings_is_one_line(killed):
-    """Where config.yaml was removed to go on with other settings."""
+    """Settings can differ after config.yaml was removed to go on with other ones."""
     config, folder = killed()
     (folder / "config.yaml").unlink()
     other_model = dataclasses.replace(config, model="tiny", tokens=str(folder.parent / "tokens.lst"), model_fields={})
     (folder.parent / "tokens.lst").write_bytes((Path(config.model) / "tokens-all.lst").read_bytes())
-    for other, told in (
+    for other, message in (
         (other_model, "update-00000006 cannot be loaded with these settings"),
         (dataclasses.replace(config, optimizer="adagrad"), "has the state of adamw, and optimizer is 'adagrad'; give"),
     ):
-        with pytest.raises(ValueError, match=told) as caught:
+        with pytest.raises(ValueError, match=message) as caught:
             train(other)
         assert "\n" not in str(caught.value)

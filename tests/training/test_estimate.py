@@ -1,4 +1,4 @@
-"""What a recipe needs, compared with counted operations, real parameters and simulated steps; the paper's run.sh."""
+"""Compares estimates with counted operations, real parameters and simulated steps, and tests the paper's run.sh."""
 
 import os
 import re
@@ -70,16 +70,16 @@ def test_updates_of_slimipl_are_those_that_it_does(variant):
     assert slimipl_updates(config) == pytest.approx(done, rel=0.03)
 
 
-def test_amounts(tone_data):
+def test_speech_totals(tone_data):
     expected = {}
     for row in read_utterances([tone_data / "train.parquet"]):
         expected.setdefault(row["language"], []).append(row["duration_seconds"])
-    amounts = speech_totals([tone_data / "train.parquet"])
-    assert list(amounts) == ["de", "sv-SE"]
+    totals = speech_totals([tone_data / "train.parquet"])
+    assert list(totals) == ["de", "sv-SE"]
     for language, seconds in expected.items():
-        amount = amounts[language]
-        assert amount.utterances == len(seconds) and amount.seconds == pytest.approx(sum(seconds))
-        assert amount.squared_seconds == pytest.approx(sum(s * s for s in seconds))
+        total = totals[language]
+        assert total.utterances == len(seconds) and total.seconds == pytest.approx(sum(seconds))
+        assert total.squared_seconds == pytest.approx(sum(s * s for s in seconds))
 
 
 @pytest.fixture
@@ -147,28 +147,28 @@ def test_all_problems_at_once(stages, run_estimate, tone_data, tmp_path, monkeyp
     stages[3:3] = [f"dev=[{tmp_path / 'dev.parquet'}]", "languages=[de, fi, sv-SE, vot]"]
     status, out, err = run_estimate(*stages, "--languages", "de", "sv-SE")
     assert status == 1 and all(line.startswith("error: ") for line in err)
-    told = [line.removeprefix("error: ") for line in err]
-    assert [line.partition(": ")[2] for line in told] == [
+    problems = [line.removeprefix("error: ") for line in err]
+    assert [line.partition(": ")[2] for line in problems] == [
         "no locale fi, neither for training nor for development",
         "the training split of vot is empty; leave it out of `languages`",
         "no unlabelled speech in de; there is some in sv-SE",
-        told[3].partition(": ")[2],
+        problems[3].partition(": ")[2],
     ]
-    assert re.fullmatch(rf"{tmp_path}: 0\.0 GB are needed and 0\.0 GB are free; make room, .*", told[3])
+    assert re.fullmatch(rf"{tmp_path}: 0\.0 GB are needed and 0\.0 GB are free; make room, .*", problems[3])
     [warning] = [line for line in out if line.startswith("warning: ")]
     assert "dev.parquet: nothing in de, sv-SE, so training goes on without its error rates" in warning
     lost = ["--stage", tmp_path / "wrong.yaml", "--stage", tone_data / "tones.yaml", "train=[a.parquet]", "tokens=b"]
     lost += ["--stage", tone_data / "tones.yaml", "model=nowhere", "model_fields={size: 1}"]
     lost += ["--stage", tone_data / "tones.yaml", "model=nowhere", "output_dir=c"]
     status, out, err = run_estimate(*lost, "--labels", "labels")
-    for told in ("no setting is called learning_rat", "a.parquet: no such", "b: no such tok", "model_fields has size"):
-        assert len([line for line in err if told in line]) == 1, told
-    assert err[-1].startswith("error: nowhere: no such model, and no stage before writes it; accepted are tiny, base")
+    for problem in ("no setting is called learning_rat", "a.parquet: no such", "b: no such", "model_fields has size"):
+        assert len([line for line in err if problem in line]) == 1, problem
+    assert err[-1].startswith("error: nowhere: no such model, and no earlier stage writes it; accepted are tiny, ba")
     assert status == 1 and len(err) == 5 and len(out) == 7
 
 
 class FreeBytes(int):
-    """What `shutil.disk_usage` gives, of which `free` is looked at."""
+    """Replaces the result of `shutil.disk_usage`."""
 
     @property
     def free(self) -> int:
@@ -243,12 +243,12 @@ def test_run_sh_plans_what_it_would_run(commands_of, run_estimate, tmp_path, mon
 def test_run_sh_says_what_it_takes(commands_of):
     done, commands = commands_of("--help")
     assert done.returncode == 0 and commands == [] and "--plan" in done.stdout and "set -e" not in done.stdout
-    for arguments, told in (
+    for arguments, message in (
         (["model=huge"], "model=huge is not understood; there are --plan"),
         ([], "name the folder"),
     ):
         done, commands = commands_of(*arguments)
-        assert done.returncode == 1 and commands == [] and told in done.stderr
+        assert done.returncode == 1 and commands == [] and message in done.stderr
 
 
 def test_the_stages_are_the_papers():

@@ -1,4 +1,4 @@
-"""Curves that can be read, with any number of languages and evaluations; and rows that were cut off."""
+"""Tests that curves are legible with any number of languages and evaluations, and that cut rows are dropped."""
 
 import io
 import json
@@ -12,14 +12,14 @@ LOSSES = [{"update": update, "loss": 100 / update} for update in range(10, 70, 1
 
 
 def evaluation(update: int, num_languages: int) -> dict:
-    """Of language N the CER is N %, times the share of the updates that are still to come."""
+    """Returns a row in which the CER of language N is N %, times the remaining share of the updates."""
     languages = {f"l{i:02d}": {"cer": i / 100 * (70 - update) / 60} for i in range(1, num_languages + 1)}
     mean = sum(scores["cer"] for scores in languages.values()) / num_languages
     return {"update": update, "dev": {"languages": languages, "macro": {"cer": mean}}}
 
 
 def lines(axes) -> dict[str, tuple]:
-    """Of those with a name: values, width and marker."""
+    """Returns values, width and marker of lines with a label."""
     named = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
     return {line.get_label(): (list(line.get_ydata()), line.get_linewidth(), line.get_marker()) for line in named}
 
@@ -64,7 +64,7 @@ def test_a_row_that_was_cut_off_goes(tone_data, tmp_path, cut):
 
 
 @pytest.mark.parametrize("damage", ["\0\0\0", "null\n", "{}\n", '{"update": "1"}\n', "3\n", "\n", '"a\n'])
-def test_what_is_no_row_is_told(tone_data, tmp_path, damage):
+def test_a_damaged_row_is_reported(tone_data, tmp_path, damage):
     config = load_config(tone_data / "tones.yaml")
     (tmp_path / "metrics.jsonl").write_text('{"update": 1}\n' + damage)
     with pytest.raises(ValueError, match="metrics.jsonl is damaged; remove it to go on without the history of"):

@@ -1,4 +1,4 @@
-"""Training learns, and gives the same bits however a run is cut: by interruptions, processes, loader workers."""
+"""Tests that training learns, and gives the same bits with any interruptions, processes and loader workers."""
 
 import dataclasses
 import itertools
@@ -20,7 +20,7 @@ from hf_mlpl import MlplForCTC, MlplProcessor
 from hf_mlpl.data.batches import SpeechBatches
 from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.folder_lock import InUseError, claimed
-from hf_mlpl.training import loop as training
+from hf_mlpl.training import loop
 from hf_mlpl.training.loop import TrainingError, train, train_step
 from hf_mlpl.training.model_setup import build_model
 from hf_mlpl.training.optimization import build_optimizer, learning_rate_factor
@@ -68,7 +68,7 @@ class Killed(Exception):
 
 
 def kill_at(monkeypatch, update):
-    """The update-th call of train_step from now on does not return."""
+    """Makes the update-th call of train_step from now on raise `Killed`."""
     calls = itertools.count(1)
     step = train_step
 
@@ -77,7 +77,7 @@ def kill_at(monkeypatch, update):
             raise Killed
         return step(*arguments)
 
-    monkeypatch.setattr(training, "train_step", train_step_or_die)
+    monkeypatch.setattr(loop, "train_step", train_step_or_die)
 
 
 def test_it_learns(tone_run):
@@ -143,7 +143,7 @@ def test_interrupted_equals_uninterrupted(run, tmp_path, monkeypatch, optimizer)
 
 
 def assert_equal_runs(one, two):
-    """The sums of two processes are taken in another order, so not bit by bit."""
+    """Compares runs, but not bit by bit, because two processes add in another order."""
     torch.testing.assert_close(weights(two), weights(one), rtol=1e-5, atol=1e-5)
     assert [row["update"] for row in rows(two)] == [row["update"] for row in rows(one)]
     for name in ("loss", "gradient_norm", "learning_rate"):
@@ -156,7 +156,7 @@ def assert_equal_runs(one, two):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable. is deprecated:FutureWarning")
 def test_gradient_checkpointing_changes_no_bit(run):
-    """Also with dropout and LayerDrop, which are drawn again in the backward pass."""
+    """Dropout and LayerDrop are drawn again in the backward pass."""
     assert_equal_bits(run("plain", *SHORT), run("checkpointed", *SHORT, "gradient_checkpointing=true"))
 
 
@@ -176,8 +176,8 @@ def test_two_processes_equal_one(run, two_processes):
 
 
 def test_updates_that_the_processes_cannot_share_are_refused(two_processes):
-    told = (two_processes / "refusal.txt").read_text()
-    assert told == "micro_batches_per_update is 3; it must be a multiple of the 2 processes"
+    message = (two_processes / "refusal.txt").read_text()
+    assert message == "micro_batches_per_update is 3; it must be a multiple of the 2 processes"
     assert not (two_processes / "refused" / "model").exists()
 
 
@@ -208,7 +208,7 @@ def test_micro_batches_add_up_to_one_batch(without_dropout, reduction):
 
 
 def assert_a_step_is_one_batch(model, parts, whole, config):
-    """The update of `train_step` with `parts` is the gradient of `whole`."""
+    """Compares the update of `train_step` with `parts` with the gradient of `whole`."""
     expected = model(**whole.inputs(torch.device("cpu"))).loss
     gradients = torch.autograd.grad(expected, list(model.parameters()))
 
@@ -260,7 +260,7 @@ def test_what_is_saved_survives_a_divergence(run, tmp_path):
 
 
 def test_a_diverged_run_goes_on_with_other_settings(run, tmp_path, monkeypatch):
-    """From its last checkpoint, and with the old settings to the end that it would have had."""
+    """It goes on from its last checkpoint; with the old settings again, it ends like an undisturbed run."""
     settings = ["max_updates=10", "save_every=5", "dev=[]"]
     kill_at(monkeypatch, 7)
     with pytest.raises(Killed):
@@ -313,7 +313,7 @@ def test_optimizers(without_dropout):
 
 
 def test_logging_in_windows(run):
-    """A line of metrics holds means over its window, whatever happens in between."""
+    """A row of metrics holds means over its window, also if evaluations and saves come in between."""
     fine = run("fine", *SHORT)
     coarse = run("coarse", *SHORT, "log_every=3", "eval_every=2", "save_every=2")
     torch.testing.assert_close(weights(fine), weights(coarse), rtol=0, atol=0)
@@ -331,13 +331,13 @@ def test_another_run_does_not_get_into_the_folder(run):
     run("a", *SHORT)
     with pytest.raises(ValueError) as caught:
         run("a", *SHORT, "learning_rate=0.5", "spec_augment=null", "num_workers=1")
-    told = str(caught.value)
-    assert "belongs to a run with other settings" in told and "Choose another output_dir, or remove it" in told
-    assert "learning_rate was 0.01, is 0.5" in told and "spec_augment was {" in told
-    assert "num_workers" not in told and "seed" not in told
+    message = str(caught.value)
+    assert "belongs to a run with other settings" in message and "Choose another output_dir, or remove it" in message
+    assert "learning_rate was 0.01, is 0.5" in message and "spec_augment was {" in message
+    assert "num_workers" not in message and "seed" not in message
 
 
-def test_settings_that_an_earlier_version_did_not_know_are_the_default(run, tmp_path):
+def test_settings_that_an_earlier_version_lacks_have_their_defaults(run, tmp_path):
     folder = run("a", *SHORT)
     known = [
         line for line in (folder / "config.yaml").read_text().splitlines() if not line.startswith(("bf16", "slim"))
@@ -348,8 +348,8 @@ def test_settings_that_an_earlier_version_did_not_know_are_the_default(run, tmp_
         run("a", *SHORT, "bf16=true")
 
 
-def test_another_job_in_the_folder_is_told(run, tmp_path):
-    """A second start of the same run, for one; what lies there stays as it is."""
+def test_another_job_in_the_folder_is_reported(run, tmp_path):
+    """A second start of the same run, for example, changes nothing in the folder."""
     with claimed(tmp_path / "a"):
         before = sorted((tmp_path / "a").rglob("*"))
         with pytest.raises(
@@ -386,9 +386,9 @@ REFUSED = {
 
 def test_a_run_that_could_not_start_starts_when_its_settings_are_mended(run, tone_data, tmp_path):
     """Whatever it was refused for: it leaves nothing to which the next one, with other settings, could belong."""
-    for wrong, told in REFUSED.items():
+    for wrong, message in REFUSED.items():
         overrides = wrong.replace("UNLABELLED", str(tone_data / "unlabelled.parquet")).split()
-        with pytest.raises((ValueError, OSError), match=told):
+        with pytest.raises((ValueError, OSError), match=message):
             run("a", *SHORT, *overrides)
         assert list((tmp_path / "a").iterdir()) == []
     (tmp_path / "a" / "config.yaml").write_bytes((tone_data / "tones.yaml").read_bytes())  # of earlier versions
@@ -416,21 +416,21 @@ def test_a_bad_clip_costs_one_line(run, tone_data, tmp_path, caplog):
 
 @pytest.mark.parametrize("languages", [["de"], []])
 def test_a_language_without_dev_speech_costs_one_line(run, tone_data, tmp_path, caplog, languages):
-    """As some of Common Voice's have none; a file may also be empty."""
+    """Some languages of Common Voice have none; a file may also be empty."""
     table = pq.read_table(tone_data / "dev.parquet").to_pylist()
     write_utterances([row for row in table if row["language"] in languages], tmp_path / "dev.parquet")
     with caplog.at_level(logging.WARNING, logger="hf_mlpl"):
         folder = run("a", "max_updates=2", f"dev=[{tmp_path / 'dev.parquet'}]", "language=sv-SE")
-    told = f"{tmp_path / 'dev.parquet'}: no utterances of sv-SE, so the model is not evaluated on the way"
-    assert [record.getMessage() for record in caplog.records] == [told]
+    message = f"{tmp_path / 'dev.parquet'}: no utterances of sv-SE, so the model is not evaluated during training"
+    assert [record.getMessage() for record in caplog.records] == [message]
     assert [row["update"] for row in rows(folder)] == [1, 2] and weights(folder)
 
 
-def with_lost_clips(tone_data, folder, name, wanted):
-    """An utterance file whose rows for which `wanted(row number)` is true have audio that is not there."""
+def with_lost_clips(tone_data, folder, name, is_lost):
+    """Writes an utterance file in which the audio of rows with `is_lost(row number)` does not exist."""
     table = pq.read_table(tone_data / f"{name}.parquet").to_pylist()
     for i, row in enumerate(table):
-        if wanted(i):
+        if is_lost(i):
             row["audio"] |= {"path": str(folder / f"lost{i}.wav")}
     write_utterances(table, folder / f"lost-{name}.parquet")
     return folder / f"lost-{name}.parquet"
@@ -442,26 +442,26 @@ def test_an_update_without_any_readable_clip_goes_on(run, tone_data, tmp_path, c
     folder = run("a", *SHORT, *batches_of_one, "log_every=3", f"train=[{lost}]")
     assert [row["update"] for row in rows(folder)] == [3, 6] and all(map(math.isfinite, losses(folder).values()))
     unusable = sum(row.get("unusable", 0) for row in rows(folder))
-    told = rf"^{unusable} of \d+ utterances that training met could not be used"
-    assert unusable > 0 and re.search(told, capsys.readouterr().out, re.MULTILINE)
+    message = rf"^{unusable} of \d+ utterances that training met could not be used"
+    assert unusable > 0 and re.search(message, capsys.readouterr().out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("slimipl", [False, True])
 def test_training_without_its_audio_stops(run, tone_run, tone_data, tmp_path, slimipl):
-    """As on a machine where the disk is not mounted; of slimIPL, what it labels."""
+    """A disk may not be mounted; with slimIPL, the one with the audio to label."""
     name = "unlabelled" if slimipl else "train"
     settings = [f"{name}=[{with_lost_clips(tone_data, tmp_path, name, lambda i: i % 5 < 3)}]", "max_updates=200"]
     if slimipl:
         settings += [f"model={tone_run / 'model'}", "tokens=null", "language=sv-SE"]
         settings += ["slimipl={start_update: 1, cache_size: 20, supervised_updates: 0}"]
-    told = r"^\d+ of the last \d+ utterances could not be used, for example: utterance .*lost\d+.wav.*; see whether"
-    with pytest.raises(TrainingError, match=told):
+    message = r"^\d+ of the last \d+ utterances could not be used, for example: utterance .*lost\d+.wav.*; see whether"
+    with pytest.raises(TrainingError, match=message):
         run("a", *settings, "dev=[]")
     assert max(losses(tmp_path / "a"), default=0) < 20 and not (tmp_path / "a" / "model").exists()
 
 
 def test_training_goes_on_from_a_trained_model(run, tone_run, tone_data):
-    """With its own tokens and languages; the settings' model fields go over the model's own."""
+    """It keeps its tokens and languages; the settings' model fields replace its own."""
     fields = "model_fields={layerdrop: 0, attention_dropout: 0, activation_dropout: 0, conv_dropout: 0}"
     settings = ["max_updates=2", "warmup_updates=2", "learning_rate=1e-4", "tokens=null", "spec_augment=null"]
     folder = run("a", *settings, fields, f"model={tone_run / 'model'}")

@@ -1,4 +1,4 @@
-"""Runs that go on from what was pushed, on a machine where everything lies elsewhere, and states that are refused."""
+"""Tests that pushed runs go on, on a machine where all paths differ, and that bad states are refused."""
 
 import io
 import json
@@ -44,7 +44,7 @@ def settings(tone_data, tmp_path):
 
 
 def interrupted(config: TrainingConfig, monkeypatch, update: int = 6) -> None:
-    """Leaves of a run what was on the Hub before that update."""
+    """Ends a run at `update`, after all earlier checkpoints were pushed."""
     with monkeypatch.context() as patch:
         kill_at(patch, update)
         with pytest.raises(Killed):
@@ -68,7 +68,7 @@ def elsewhere(tone_data, tmp_path) -> list[str]:
 def test_another_machine_gives_the_same_bits(
     local_hub, settings, tone_data, tone_run, tmp_path, elsewhere, monkeypatch
 ):
-    """With slimIPL, a teacher of its own, and all that these carry from update to update."""
+    """The state includes slimIPL's plan, cache and labels, and the weights of its teacher."""
     slimipl = slimipl_overrides(tone_run / "model", tone_data / "unlabelled.parquet")
     slimipl += ["slimipl.ema_decay=0.9", "eval_every=4", "save_every=4"]
     uninterrupted = train(settings("uninterrupted", *slimipl, "push_to_hub=null")).parent
@@ -135,7 +135,7 @@ def test_other_data_and_settings_are_refused(local_hub, settings, tone_data, tmp
 
 
 class Hostile:
-    """What runs when a pickle of it is loaded."""
+    """Runs code when a pickle of it is loaded."""
 
     def __init__(self, flag: Path):
         self.flag = flag
@@ -153,7 +153,7 @@ def shards(folder: Path, content: object) -> dict[str, bytes]:
 
 
 def test_a_hostile_state_is_refused_and_does_not_run(local_hub, settings, tmp_path, monkeypatch):
-    """In each file that accelerate or torch unpickles."""
+    """Each file that accelerate or torch unpickles is attacked."""
     flag = tmp_path / "it ran"
     interrupted(settings("run"), monkeypatch)
     whole = local_hub.commits(REPO)[0]
@@ -174,8 +174,8 @@ def test_a_hostile_state_is_refused_and_does_not_run(local_hub, settings, tmp_pa
             api.upload_file(repo_id=REPO, path_in_repo=path, path_or_fileobj=content)
         with pytest.raises(ValueError) as caught:
             resume_from_hub(settings(f"resumed-{len(name)}"), REPO)
-        told = f"{REPO}: {STATE}/{name.strip()} is no state of training that can be loaded safely; "
-        assert str(caught.value) == f"{told}do not use this repository"
+        message = f"{REPO}: {STATE}/{name.strip()} is no state of training that can be loaded safely; "
+        assert str(caught.value) == f"{message}do not use this repository"
         assert not checkpoints(tmp_path / f"resumed-{len(name)}")
         local_hub.repos["model", REPO].branches["main"] = whole
     assert not flag.exists()

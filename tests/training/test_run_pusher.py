@@ -1,4 +1,4 @@
-"""Runs that push to a Hub, with the real clients: what is there after each failure, and that nothing is lost."""
+"""Tests runs that push to a Hub, with the real clients: the repository after each failure, and no lost snapshots."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def run(tone_data, tmp_path):
 
 
 def commits(local_hub) -> list[str]:
-    """Titles, the oldest first, without that of the repository's making."""
+    """Returns titles, the oldest first, without that of the repository's creation."""
     return [commit.title for commit in reversed(local_hub.commits(REPO))][1:]
 
 
@@ -55,7 +55,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def check_result(local_hub, folder: Path) -> None:
-    """What is on the Hub is the result of the run in `folder`, and nothing is pending."""
+    """Checks that the Hub has the result of the run in `folder`, and that nothing is pending."""
     files = local_hub.files(REPO)
     assert files.items() >= contents(folder / "model").items()
     for name in ("config.yaml", "metrics.jsonl"):
@@ -66,7 +66,7 @@ def check_result(local_hub, folder: Path) -> None:
 
 
 def uploads(local_hub) -> list[str]:
-    """Large files that have arrived whole, each time that they have."""
+    """Returns the paths of completed uploads of large files."""
     return [request.path for request in local_hub.requests if request.method == "PUT" and request.status == 200]
 
 
@@ -152,12 +152,12 @@ def test_a_failure_that_lasts_until_the_next_save(local_hub, run, caplog):
     assert commits(local_hub) == [FIRST, SECOND, LAST]
     assert len(uploads(local_hub)) == len(set(uploads(local_hub)))  # what had arrived is not sent again
     (line,) = [record.getMessage() for record in caplog.records if record.name == "hf_mlpl.training.run_pusher"]
-    told = r"me/tones: cannot push to it \(a test wants this to fail\); update 2(, update 4)? pending: "
-    assert re.fullmatch(told + "(the next save, or the end, tries again|the same training command .*)", line)
+    message = r"me/tones: cannot push to it \(a test wants this to fail\); update 2(, update 4)? pending: "
+    assert re.fullmatch(message + "(the next save, or the end, tries again|the same training command .*)", line)
 
 
 def test_a_token_that_is_refused(local_hub, run, monkeypatch, caplog, capfd, tmp_path):
-    """It saves six times, and three of them are kept: the first, which was begun, and the last two."""
+    """Of six snapshots three are kept: the first, which was being pushed, and the last two."""
     monkeypatch.setenv("HF_TOKEN", "hf_" + "wrong" * 7)
     folder = run("run", "save_every=1")
     lines = [record.getMessage() for record in caplog.records if record.name == "hf_mlpl.training.run_pusher"]
@@ -219,8 +219,8 @@ def test_publish(local_hub, tone_run, tone_data, tmp_path, capfd, error_of):
     with pytest.raises(SystemExit):
         run_command("publish.py", "--run", folder)
     assert "no model/; --run needs" in error_of("publish.py", "--run", tmp_path, "--repo", REPO)
-    told = f"{folder / 'config.yaml'}: license is None; push_to_hub needs the licence of what is pushed, such as"
-    assert told in error_of("publish.py", "--run", folder, "--repo", REPO)
+    message = f"{folder / 'config.yaml'}: license is None; push_to_hub needs the licence of what is pushed, such as"
+    assert message in error_of("publish.py", "--run", folder, "--repo", REPO)
     config = yaml.safe_load((folder / "config.yaml").read_text())
     (folder / "config.yaml").write_text(yaml.safe_dump({**config, "license": "cc0-1.0"}))
 
@@ -244,5 +244,5 @@ def test_publish(local_hub, tone_run, tone_data, tmp_path, capfd, error_of):
     assert not list(folder.glob(".publish*"))
 
     local_hub.fail("GET", f"/api/models/{REPO}", status=403)
-    told = f"{REPO}: cannot push to it (a test wants this to fail); {folder} is complete: give HF_TOKEN or"
-    assert error_of("publish.py", *command).startswith(told)
+    message = f"{REPO}: cannot push to it (a test wants this to fail); {folder} is complete: give HF_TOKEN or"
+    assert error_of("publish.py", *command).startswith(message)

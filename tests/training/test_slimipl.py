@@ -1,4 +1,4 @@
-"""slimIPL against a plain re-statement of its published pseudo-code, and its invariants."""
+"""Compares slimIPL with a plain re-statement of its published pseudo-code, and tests its invariants."""
 
 import copy
 import dataclasses
@@ -21,8 +21,9 @@ from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.data.batches import BatchPlan, SpeechBatches
 from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.inference.decoding import Hypothesis
+from hf_mlpl.training.label_health import LabelHealth, describe_collapse
 from hf_mlpl.training.loop import TrainingError, train
-from hf_mlpl.training.slimipl import LabelHealth, SlimIpl, SlimIplPlan, collapse, set_dropout
+from hf_mlpl.training.slimipl import SlimIpl, SlimIplPlan, set_dropout
 from hf_mlpl.training_config import VARIANTS, SlimIplConfig, load_config
 
 from ..two_processes import slimipl_overrides
@@ -69,7 +70,7 @@ def slimipl(config, data, model, processor, micro_batches=1, num_workers=0) -> S
 
 
 def move(model, step) -> None:
-    """Stands for an update: after it the model says something else."""
+    """Replaces an update: it changes the model's outputs."""
     generator = torch.Generator().manual_seed(step)
     with torch.no_grad():
         model.ctc_head.bias += 1.5 * torch.randn(model.ctc_head.bias.shape, generator=generator)
@@ -82,7 +83,7 @@ def features(**audio) -> dict[str, torch.Tensor]:
 
 
 def label(model, processor, utterance) -> str:
-    """Greedy label of one utterance, alone."""
+    """Returns the greedy label of one utterance, alone."""
     model.eval()
     with torch.no_grad():
         logits = model(**features(**utterance["audio"])).logits[0]
@@ -90,7 +91,7 @@ def label(model, processor, utterance) -> str:
 
 
 def published(config: SlimIplConfig, data, model, processor):
-    """The pseudo-code, one batch an update; gives what each step trains on: (id, label) pairs, None without update.
+    """Runs the pseudo-code, one batch an update; yields each step's (id, label) pairs, None without update.
 
     `sup`, `unsup`, `cache`, `labels`, `slot` and `relabel` are its own names. The random numbers are drawn in its
     order, from the generator that the plan uses.
@@ -174,7 +175,7 @@ def settings(name) -> SlimIplConfig:
 
 
 def trained_on(processor, data, supervised, micro_batches):
-    """(id, label) pairs of an update's batches, read from their tensors."""
+    """Returns (id, label) pairs of an update's batches, read from their tensors."""
     ids = data[0 if supervised else 1]["id"]
     pairs = []
     for _, batch in micro_batches:
@@ -185,7 +186,7 @@ def trained_on(processor, data, supervised, micro_batches):
 
 @pytest.mark.parametrize(("name", "num_workers"), [*((name, 0) for name in CONFIGS), ("fixed-pre-cache", 1)])
 def test_it_does_what_the_published_pseudo_code_does(name, num_workers, data, trained):
-    """Also where loader workers run ahead."""
+    """Loader workers that run ahead change nothing."""
     config = settings(name)
     model, processor = copy.deepcopy(trained[0]).train(), trained[1]
     expected = list(published(config, data, copy.deepcopy(trained[0]), processor))
@@ -269,7 +270,7 @@ def test_dynamic_dropout_is_that_of_the_layers_alone(data, trained):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"variant": "fixed"}, "variant is 'fixed'; accepted are " + ", ".join(VARIANTS)),
         ({"start_update": -1}, "start_update is -1; it must be at least 0"),
@@ -280,8 +281,8 @@ def test_dynamic_dropout_is_that_of_the_layers_alone(data, trained):
         ({"unsupervised_updates": 0}, "unsupervised_updates is 0; it must be at least 1"),
     ],
 )
-def test_wrong_settings_are_refused(wrong, told):
-    with pytest.raises(ValueError, match=told):
+def test_wrong_settings_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
         SlimIplConfig(**wrong)
 
 
@@ -312,12 +313,12 @@ def test_the_report_by_hand(data):
     assert health.report() is None  # each label is reported once
 
 
-def test_collapse_is_told():
+def test_collapse_is_described():
     report = {"labels": 20, "empty": 0.95, "commonest": 0.95}
-    assert "95% of 20 pseudo-labels are empty" in collapse(report)
-    assert "90% of 20 pseudo-labels are the same text" in collapse(report | {"empty": 0.0, "commonest": 0.9})
-    assert collapse(report | {"empty": 0.5, "commonest": 0.5}) is None
-    assert collapse(report | {"labels": 5}) is None  # a few equal labels are no collapse
+    assert "95% of 20 pseudo-labels are empty" in describe_collapse(report)
+    assert "90% of 20 pseudo-labels are the same text" in describe_collapse(report | {"empty": 0.0, "commonest": 0.9})
+    assert describe_collapse(report | {"empty": 0.5, "commonest": 0.5}) is None
+    assert describe_collapse(report | {"labels": 5}) is None  # a few equal labels are no collapse
 
 
 def labels_of(language, *texts, seconds=2.0):
@@ -328,18 +329,18 @@ def labels_of(language, *texts, seconds=2.0):
 
 
 def test_collapse_is_noticed_however_few_labels_come_at_a_time(data):
-    """In each language for itself, and also where labels differ but have next to no letters."""
+    """Each language is judged alone; labels also collapse that differ but have next to no letters."""
     health, fine = LabelHealth(data[0]), ["abc de", "de fgö", "fgö", "def", "ed g", "fö de", "gf", "dög", "e fg", "öf"]
     for _ in range(3):  # windows of three labels
         health.add(labels_of("sv-SE", *[""] * 3))
         health.report()
-        assert health.collapsed() is None
+        assert health.detect_collapse() is None
     health.add(labels_of("de", *fine) + labels_of("sv-SE", ""))
-    told = health.collapsed()
-    assert told.startswith("100% of 10 pseudo-labels are empty (sv-SE): training on them") and "\n" not in told
+    message = health.detect_collapse()
+    assert message.startswith("100% of 10 pseudo-labels are empty (sv-SE): training on them") and "\n" not in message
     health.add(labels_of("de", *fine) + labels_of("fi", *"abcdefghij", seconds=9.0))
-    assert health.collapsed().startswith("10 pseudo-labels have 1% of the letters that transcripts have (fi): ")
-    assert health.collapsed() is None  # each label is judged once
+    assert health.detect_collapse().startswith("10 pseudo-labels have 1% of the letters that transcripts have (fi): ")
+    assert health.detect_collapse() is None  # each label is judged once
 
 
 def test_labels_that_are_too_long_are_counted(data):
@@ -376,7 +377,7 @@ def run(tone_data, tone_run, tmp_path):
 
 @pytest.fixture
 def with_references(tone_corpus, tone_data, tmp_path):
-    """The unlabelled utterances with what is said in them."""
+    """Writes the unlabelled utterances with their transcripts."""
     spoken = json.loads((tone_corpus / "spoken.json").read_text())
     table = pq.read_table(tone_data / "unlabelled.parquet").to_pylist()
     write_utterances([row | {"text": spoken[row["id"]]} for row in table], tmp_path / "references.parquet")
@@ -406,13 +407,13 @@ def test_interrupted_equals_uninterrupted(run, tmp_path, monkeypatch, extra):
 
 
 def saved(checkpoint) -> tuple[dict, list[dict]]:
-    """The plan, and each process's labels."""
+    """Reads the plan, and each process's labels."""
     shards = sorted(checkpoint.glob("slimipl-labels-*.json"))
     return json.loads((checkpoint / "slimipl.json").read_text()), [json.loads(shard.read_text()) for shard in shards]
 
 
 def test_two_processes_equal_one_and_either_goes_on_from_the_other(tone_data, tone_run, two_processes, tmp_path):
-    """Also the labels, of which each of two processes keeps a part, and what the cache holds."""
+    """The labels, of which each of two processes keeps a part, and the cache are equal too."""
     two, settings = two_processes / "slimipl", slimipl_overrides(tone_run / "model", tone_data / "unlabelled.parquet")
     config = load_config(tone_data / "tones.yaml", [f"output_dir={tmp_path / 'one'}", *settings])
     one = train(config).parent
@@ -432,7 +433,7 @@ def test_two_processes_equal_one_and_either_goes_on_from_the_other(tone_data, to
 
 
 def test_pseudo_labelled_micro_batches_add_up_to_one_batch(data, trained, tone_data):
-    """One of them has an utterance without a label, another one none with a label."""
+    """One of them has an utterance without a label, another one has only such utterances."""
     model, processor = copy.deepcopy(trained[0]), trained[1]
     config = SlimIplConfig(start_update=0, supervised_updates=0, variant="naive", dynamic_dropout=0.0)
     model.model.front_end.dropout.p = 0.0
@@ -454,7 +455,7 @@ def test_pseudo_labelled_micro_batches_add_up_to_one_batch(data, trained, tone_d
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable. is deprecated:FutureWarning")
 def test_gradient_checkpointing_and_bfloat16(run):
-    """The one changes no bit; the other is close to fp32, in training and in labelling."""
+    """Checkpointing changes no bit; bfloat16 is close to fp32, in training and in labelling."""
     plain = run("plain", "max_updates=12")
     assert_equal_bits(run("checkpointed", "max_updates=12", "gradient_checkpointing=true"), plain)
     AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision for good
@@ -469,7 +470,7 @@ def test_loader_workers_change_nothing(run):
 
 
 def test_collapse_warns_or_stops(run, monkeypatch, caplog, tone_run, tmp_path):
-    """With a model that says nothing but blanks."""
+    """The model outputs only blanks."""
     model = MlplForCTC.from_pretrained(tone_run / "model")
     with torch.no_grad():
         model.ctc_head.bias[model.config.blank_token_id] += 1000
@@ -514,8 +515,8 @@ def test_a_lost_unlabelled_clip_costs_one_line(run, tone_data, tmp_path, caplog)
     assert len(lines) == len(set(lines)) and lines and all("lost.ogg: no such file" in line for line in lines)
 
 
-def test_clips_that_are_lost_when_the_cache_is_filled_are_told(run, tone_data, tmp_path, caplog):
-    """Nothing is trained on them, so there is no other place to see it."""
+def test_clips_that_are_lost_when_the_cache_is_filled_are_reported(run, tone_data, tmp_path, caplog):
+    """No update trains on them, so nothing else would show it."""
     table = pq.read_table(tone_data / "unlabelled.parquet").to_pylist()
     for row in table[:4]:
         row["audio"] = {"path": str(tmp_path / "lost.ogg"), "start": None, "end": None}

@@ -1,0 +1,106 @@
+"""Measures the pseudo-labels that slimIPL makes, and detects when they have collapsed."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from ..data.rows import blocks
+from ..evaluation.error_rate import ErrorRate
+from ..inference.decoding import Hypothesis
+
+COLLAPSED_SHARE = 0.9  # of the labels, empty or equal: a model trained on them would learn that one text
+COLLAPSED_LENGTH = 0.1  # of the characters in human transcripts: it would learn to say next to nothing
+FEWEST_LABELS = 10  # that are judged
+
+
+class LabelHealth:
+    """Collects labels with their utterances; reports statistics of them, and judges whether they have collapsed."""
+
+    def __init__(self, labelled: Dataset):
+        characters, seconds = Counter(), Counter()
+        for block in blocks(labelled, ["language", "text", "duration_seconds"]):
+            texts, durations = block["text"], block["duration_seconds"]
+            table = pa.table(
+                {"language": block["language"], "characters": pc.utf8_length(texts), "seconds": durations}
+            )
+            sums = table.group_by("language", use_threads=False).aggregate([("characters", "sum"), ("seconds", "sum")])
+            for row in sums.to_pylist():
+                for group in (row["language"], None):  # None: all of them, for a language without labelled speech
+                    characters[group] += row["characters_sum"]
+                    seconds[group] += row["seconds_sum"]
+        self.rates = {group: characters[group] / seconds[group] for group in seconds}  # characters per second
+        self.rows: list[tuple[dict, Hypothesis]] = []
+        self.unfit = 0
+        self.unjudged: dict[str, list[tuple[dict, Hypothesis]]] = defaultdict(list)  # by language
+
+    def add(self, rows: Iterable[tuple[dict, Hypothesis]]) -> None:
+        """Adds utterances and their labels."""
+        for row, label in rows:
+            self.rows.append((row, label))
+            self.unjudged[row["language"]].append((row, label))
+
+    def detect_collapse(self) -> str | None:
+        """Judges the labels since the last call; returns one line on the languages whose labels have collapsed.
+
+        The labels of a language with fewer than ten are judged later, with the next ones.
+        """
+        judged = {language: rows for language, rows in self.unjudged.items() if len(rows) >= FEWEST_LABELS}
+        for language in judged:
+            del self.unjudged[language]
+        problems = {language: describe_collapse(self._statistics(judged[language])) for language in sorted(judged)}
+        lines = [f"{problem} ({language})" for language, problem in problems.items() if problem]
+        if not lines:
+            return None
+        return (
+            f"{'; '.join(lines)}: training on them teaches nothing else. "
+            "Begin later (slimipl.start_update), lower learning_rate, or train longer on labelled speech first"
+        )
+
+    def report(self) -> dict | None:
+        """Returns statistics of the labels since the last report; None if there are no labels.
+
+        `length_ratio`: characters, divided by those that human transcripts of the same languages and durations have;
+        `blank_ratio`: share of blank output frames; `empty`: share of empty labels; `commonest`: share of the
+        commonest label; `language_agreement`: accuracy of the language-ID head; `cer`: over the utterances that have
+        a text, None without any; `unfit`, if any: labels that were dropped because they are longer than CTC can learn.
+        """
+        if not self.rows:
+            return None  # the next report has `unfit`
+        rows, unfit, self.rows, self.unfit = self.rows, self.unfit, [], 0
+        return self._statistics(rows) | ({"unfit": unfit} if unfit else {})
+
+    def _statistics(self, rows: list[tuple[dict, Hypothesis]]) -> dict:
+        expected = sum(self.rates.get(row["language"], self.rates[None]) * row["duration_seconds"] for row, _ in rows)
+        frames = sum(label.num_frames for _, label in rows)
+        texts = Counter(label.text for _, label in rows)
+        languages = [label.language == row["language"] for row, label in rows if label.language is not None]
+        pairs = [(label.text, row["text"]) for row, label in rows if row["text"] is not None]
+        errors = ErrorRate()
+        for hypothesis, reference in pairs:
+            errors.add(hypothesis, reference)
+        return {
+            "labels": len(rows),
+            "length_ratio": sum(len(label.text) for _, label in rows) / expected,
+            "blank_ratio": sum(label.blank_ratio * label.num_frames for _, label in rows) / frames,
+            "empty": texts[""] / len(rows),
+            "commonest": texts.most_common(1)[0][1] / len(rows),
+            "language_agreement": sum(languages) / len(languages) if languages else None,
+            "cer": errors.rate if pairs else None,
+        }
+
+
+def describe_collapse(report: dict) -> str | None:
+    """Describes in a clause how the labels of a report have collapsed; returns None if they have not."""
+    if report["labels"] < FEWEST_LABELS:
+        return None
+    for share, kind in ((report["empty"], "empty"), (report["commonest"], "the same text")):
+        if share >= COLLAPSED_SHARE:
+            return f"{share:.0%} of {report['labels']} pseudo-labels are {kind}"
+    if (ratio := report.get("length_ratio", 1.0)) < COLLAPSED_LENGTH:
+        return f"{report['labels']} pseudo-labels have {ratio:.0%} of the letters that transcripts have"
+    return None
