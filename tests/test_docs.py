@@ -164,7 +164,7 @@ def test_docstrings(folder, one_thread, monkeypatch):
 
 
 def test_examples_of_commands_and_scripts():
-    shown = {name: command_module(name).DESCRIPTION for name in NAMES}
+    shown = {name: command_module(name).__doc__ for name in NAMES}
     scripts = [ast.get_docstring(ast.parse(path.read_text())) for path in ROOT.glob("recipes/*.py")]
     example = re.compile(r"^ *((?:hf-mlpl|python|accelerate) (?:\\\n|.)*)", re.MULTILINE)
     assert not [name for name, text in shown.items() if not example.search(text)]

@@ -1,4 +1,4 @@
-"""Holds what `hf-mlpl evaluate` and `hf-mlpl pseudo-label` share: options of inference, and the start of a model."""
+"""Shares between `hf-mlpl evaluate` and `hf-mlpl pseudo-label` the options of inference, and the start of a model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
     add_dtype_argument(parser)
-    parser.add_argument("--batch-seconds", type=float, help="audio of one forward (default: 200, on a CPU 50)")
     parser.add_argument(
-        "--num-workers", type=int, help="processes that decode audio (default: up to 8, for a CPU none)"
+        "--batch-seconds", type=float, help="seconds of audio in one forward pass; default: 200, on a CPU 50"
     )
+    parser.add_argument("--num-workers", type=int, help="processes that decode audio; default: up to 8, on a CPU none")
 
 
 def start_accelerator(dtype: str) -> Accelerator:
