@@ -10,8 +10,8 @@ import select
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 LOST_CONNECTION = (  # in messages of gloo, NCCL and the store of a process group
@@ -44,8 +44,13 @@ def exit_status(run: Callable[[], int]) -> int:
     command ends silently with exit status 1. After ^C the exit status is 130.
     """
     try:
-        with _flushed_output():
-            return run()
+        try:
+            status = run()
+        except SystemExit:  # from --help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()  # here, because the interpreter shows a traceback if it finds a closed pipe at its exit
+        return status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -58,17 +63,6 @@ def exit_status(run: Callable[[], int]) -> int:
         if _fails_first(line):
             print(f"error: {line}", file=sys.stderr)
         return 1
-
-
-@contextmanager
-def _flushed_output() -> Iterator[None]:
-    """Flushes standard output, because the interpreter shows a traceback if it finds a closed pipe at its own exit."""
-    try:
-        yield
-    except SystemExit:  # from --help
-        sys.stdout.flush()
-        raise
-    sys.stdout.flush()
 
 
 def describe(error: BaseException, *expected: type[BaseException]) -> str | None:
@@ -131,7 +125,7 @@ def _has_no_reader(stream) -> bool:
 
 
 def _fails_first(message: str) -> bool:
-    """Tells whether this process of a job is the first on this machine to fail; then gives the launcher its message."""
+    """Tells whether no other process of the job on this machine failed before; then gives the launcher the message."""
     if int(os.environ.get("WORLD_SIZE") or 1) < 2:
         return True
     job = [os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")]

@@ -72,7 +72,7 @@ def _settings(options: argparse.Namespace, language: str) -> TrainingConfig:
 
 
 def _trainable_languages(options: argparse.Namespace) -> list[str]:
-    """Returns the requested languages, or all with unlabelled speech; prints and skips those that lack labelled speech."""
+    """Returns the requested languages, or all with unlabelled speech, without those that lack labelled speech."""
     from ..data.utterances import languages_of
 
     config = _settings(options, "any")

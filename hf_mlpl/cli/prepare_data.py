@@ -66,7 +66,7 @@ def _add_corpora(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--common-voice",
         metavar="PATH",
-        help="release: archive, folder of archives, extracted folder, or Parquet files; hf://datasets/NAME for a mirror",
+        help="release: archive, folder of archives, extracted, or Parquet files; hf://datasets/NAME for a mirror",
     )
     group.add_argument(
         "--download",

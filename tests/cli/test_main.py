@@ -1,4 +1,4 @@
-"""The command `hf-mlpl`, as a process of its own and in this one."""
+"""Tests the command `hf-mlpl` as a separate process and in this one."""
 
 import io
 import json
@@ -29,7 +29,7 @@ HF_MLPL = Path(sys.executable).with_name("hf-mlpl")
 
 @pytest.fixture(scope="module")
 def clips(tone_corpus):
-    """Two good clips, one wav and one mp3, and what is said in them."""
+    """Returns two good clips, a wav and an mp3, and their transcripts."""
     clips = tone_corpus / "common-voice"
     paths = [clips / "de/clips/common_voice_de_test0.wav", clips / "sv-SE/clips/common_voice_sv-SE_test0.mp3"]
     sentences = [path.parents[1].joinpath("test.tsv").read_text().splitlines()[1].split("\t")[2] for path in paths]
@@ -38,14 +38,14 @@ def clips(tone_corpus):
 
 @pytest.fixture
 def folder(clips, tmp_path):
-    """A folder of recordings with all that such folders have."""
+    """Returns a folder of recordings, with subfolders and hidden files."""
     (good, other), _ = clips
     folder = tmp_path / "talks"
     for name in ("b/deep/c.d.MP3", "b/deep/a.mp3"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(other, folder / name)
     shutil.copy(good, folder / "z.wav")
-    (folder / "._z.wav").write_bytes(b"what a Mac leaves there")
+    (folder / "._z.wav").write_bytes(b"metadata of macOS")
     (folder / ".hidden").mkdir()
     shutil.copy(good, folder / ".hidden" / "h.wav")
     return folder
@@ -53,7 +53,7 @@ def folder(clips, tmp_path):
 
 @pytest.fixture
 def transcribe(tone_run, capsys):
-    """The command in this process: exit status, standard output, lines of standard error."""
+    """Runs `hf-mlpl transcribe` in this process; returns exit status, standard output, and lines of standard error."""
 
     def run(*arguments):
         status = main(["transcribe", "--model", str(tone_run / "model"), *map(str, arguments)])
@@ -99,8 +99,8 @@ def test_folders_are_searched_and_the_order_is_theirs(folder, clips, transcribe)
     expected.append((folder / "z.wav", "de", sentence))
     lines = [f"{path}\t{language}\t{text}\n" for path, language, text in expected]
     (folder / "b" / "notes.txt").write_text("no audio")
-    passed_over = f"1 file is not audio: {folder / 'b' / 'notes.txt'}"
-    assert transcribe(folder, "--batch-size", 2) == (0, "".join(lines), [passed_over])
+    not_audio = f"1 file is not audio: {folder / 'b' / 'notes.txt'}"
+    assert transcribe(folder, "--batch-size", 2) == (0, "".join(lines), [not_audio])
     (folder / "b" / "notes.txt").unlink()
     # named again, also by another name: once is enough
     assert transcribe(folder / "z.wav", folder / "b" / ".." / "z.wav", folder)[1] == "".join([lines[2], *lines[:2]])
@@ -108,7 +108,7 @@ def test_folders_are_searched_and_the_order_is_theirs(folder, clips, transcribe)
     assert status == 1 and out.endswith(f"h.wav\tde\t{sentence}\n") and errors[0].endswith("nothing: no such file")
 
 
-def test_a_folder_without_audio_is_told(transcribe, tmp_path, clips):
+def test_a_folder_without_audio_is_an_error(transcribe, tmp_path, clips):
     status, out, errors = transcribe(tmp_path, clips[0][0])
     assert status == 1 and out.count("\n") == 1 and errors == [f"error: {tmp_path}: no audio in this folder"]
     for name in ("a.txt", "b.json", "c.xml", "d.py"):
@@ -394,14 +394,14 @@ def test_an_early_end_is_clean(tone_run, tmp_path, end):
 
 
 @pytest.mark.parametrize("arguments", [[], ["transcribe"], ["transcribe", "a.wav"], ["translate", "a.wav"]])
-def test_wrong_usage_is_told(arguments, capsys):
+def test_wrong_usage_shows_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2 and "usage: hf-mlpl" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["transcribe", "--help"]])
-def test_help_teaches(arguments, capsys):
+def test_help_shows_examples(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 0 and "hf-mlpl transcribe --model" in capsys.readouterr().out
