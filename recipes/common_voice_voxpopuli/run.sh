@@ -11,7 +11,7 @@
 #     model=large|base     1,059 or 275 million parameters
 #     start=scratch|supervised
 #                          where the final model starts from; the paper reports both
-#     accelerate=NAME      launch with the file recipes/accelerate/NAME.yaml, after you have edited it. On several
+#     accelerate=NAME      launch with NAME.yaml in recipes/accelerate, after you have edited it. On several
 #                          machines run the commands below one by one, those with accelerate launch on each machine
 #
 # To continue an interrupted run, start it again: every step continues where it stopped, and complete steps are skipped.
