@@ -50,16 +50,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     accelerator = start_accelerator(options.dtype)
     dataset = read_utterances(options.data, options.languages)
     model, processor, revision = load_model(options.model, options.dtype, accelerator)
+    batching = options.batch_seconds, options.num_workers
     summary = pseudo_label(
-        accelerator,
-        model,
-        processor,
-        dataset,
-        options.output,
-        revision,
-        options.batch_seconds,
-        options.num_workers,
-        sources_of(options.data),
+        accelerator, model, processor, dataset, options.output, revision, *batching, sources_of(options.data)
     )
     if accelerator.is_main_process:
         _report(summary, options.output / "labels.parquet")
@@ -73,13 +66,11 @@ def _report(summary: dict, path: Path) -> None:
     from ..labels.folder import all_empty
 
     for language, counts in summary["languages"].items():
+        cer = "" if counts["cer"] is None else f", CER {counts['cer']:.1%} against the known texts"
         print(
             f"{language}: {counts['labels']} labels, {counts['hours']:.2f} h, {counts['empty']} empty, "
-            f"mean log-probability {counts['mean_log_prob']:.3f}"
-            + (f", CER {counts['cer']:.1%} against the texts that are known" if counts["cer"] is not None else "")
+            f"mean log-probability {counts['mean_log_prob']:.3f}{cer}"
         )
         if all_empty(counts):
-            print(
-                f"{language}: all labels are empty, the teacher hears nothing; look at its error rates before training"
-            )
+            print(f"{language}: all labels are empty: the teacher hears nothing; check its error rates before training")
     print(f"labels: {path}, by {summary['teacher']}; {summary['errors']} utterances could not be read")
