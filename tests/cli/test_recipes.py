@@ -97,7 +97,7 @@ def test_build_tokenizer(chain):
     assert "data/tokens-all.lst: 9 entries from 64 transcripts" in chain.output["build_tokenizer"][0]
 
 
-def test_train_killed_and_started_again_equals_a_run_in_one_go(chain, tone_run):
+def test_train_killed_and_started_again_equals_an_uninterrupted_run(chain, tone_run):
     """Checks also that the same settings give the same bits with `accelerate launch` and without."""
     out, _ = chain.output["train"]
     assert re.search(r"going on from run/checkpoints/update-000000[24]0\n", out)
@@ -165,7 +165,7 @@ def test_evaluate_and_label_in_another_dtype(chain, output_of, dtype):
     output_of("evaluate_model.py", *model, "--data", "data/test.parquet", *output)
     results = json.loads((chain.folder / f"{dtype}.json").read_text())
     assert (exact["dtype"], results["dtype"]) == ("float32", dtype)
-    assert results["revision"] == exact["revision"]  # of the weights as they are stored
+    assert results["revision"] == exact["revision"]  # of the stored weights
     assert results["macro"]["cer"] == pytest.approx(exact["macro"]["cer"], abs=0.02)
     output_of("pseudo_label.py", *model, "--data", "data/unlabelled.parquet", "--output", dtype)
     labels = [
@@ -187,7 +187,7 @@ def test_evaluate_on_sentences_that_training_lacks(chain, tone_corpus, output_of
             pairs += [(table.parent.name, sentence) for _, _, sentence, *_ in clips]
     seen = {sentence for _, sentence in sentences["train"]}
     unseen = Counter(language for language, sentence in sentences["test"] if sentence not in seen)
-    assert 0 < unseen.total() < 16  # else this would test nothing
+    assert 0 < unseen.total() < 16  # otherwise this would test nothing
     assert {language: scores["utterances"] for language, scores in scored.items()} == unseen
 
 
