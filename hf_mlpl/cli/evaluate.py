@@ -11,7 +11,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from .inference import add_inference_arguments, load_model, start_accelerator
+from .inference import add_inference_arguments, start_inference
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,12 +34,10 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..evaluation.scoring import evaluate_model
     from ..evaluation.tables import results_table
 
-    accelerator = start_accelerator(options.dtype)
-    dataset = read_utterances(options.data, options.languages)
+    accelerator, dataset, model, processor, revision = start_inference(options)
     if options.unseen_in:
         seen = set(read_utterances(options.unseen_in)["text"])
         dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text not in seen])
-    model, processor, revision = load_model(options.model, options.dtype, accelerator)
     share = len(range(accelerator.process_index, len(dataset), accelerator.num_processes))
     with tqdm(total=share, unit=" utterances", disable=not accelerator.is_main_process) as progress:
         results = evaluate_model(

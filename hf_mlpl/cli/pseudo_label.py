@@ -16,7 +16,7 @@ If everything is labelled already, the command only pushes; `hf-mlpl publish-lab
 import argparse
 from pathlib import Path
 
-from .inference import add_inference_arguments, load_model, start_accelerator
+from .inference import add_inference_arguments, start_inference
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,15 +41,12 @@ def add_push_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..corpora.sources import sources_of
-    from ..data.utterances import read_utterances
     from ..labels.filters import read_filters
     from ..labels.label_sets import push_label_set
     from ..labels.labelling import pseudo_label
 
     filters = read_filters(options.filters) if options.filters else []
-    accelerator = start_accelerator(options.dtype)
-    dataset = read_utterances(options.data, options.languages)
-    model, processor, revision = load_model(options.model, options.dtype, accelerator)
+    accelerator, dataset, model, processor, revision = start_inference(options)
     batching = options.batch_seconds, options.num_workers
     summary = pseudo_label(
         accelerator, model, processor, dataset, options.output, revision, *batching, sources_of(options.data)
@@ -72,5 +69,7 @@ def _report(summary: dict, path: Path) -> None:
             f"mean log-probability {counts['mean_log_prob']:.3f}{cer}"
         )
         if all_empty(counts):
-            print(f"{language}: all labels are empty: the teacher hears nothing; check its error rates before training")
+            print(
+                f"{language}: all labels are empty: the teacher hears nothing; check its error rates before training"
+            )
     print(f"labels: {path}, by {summary['teacher']}; {summary['errors']} utterances could not be read")
