@@ -69,7 +69,5 @@ def _report(summary: dict, path: Path) -> None:
             f"mean log-probability {counts['mean_log_prob']:.3f}{cer}"
         )
         if all_empty(counts):
-            print(
-                f"{language}: all labels are empty: the teacher hears nothing; check its error rates before training"
-            )
+            print(f"{language}: all labels are empty; check the error rates of the teacher before training")
     print(f"labels: {path}, by {summary['teacher']}; {summary['errors']} utterances could not be read")
