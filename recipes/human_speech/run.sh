@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs the recipe on human speech of one language: English digits (`en`, Free Spoken Digit Dataset) or Malayalam
-# sentences (`ml`, Malayalam Speech Corpus). A few speakers are labelled, others unlabelled, and the test speakers are in
-# no training data. On one CPU core of a busy machine `en` took 12 minutes per seed and `ml` 46. The script skips what
-# is complete.
+# sentences (`ml`, Malayalam Speech Corpus). A few speakers are labelled, others unlabelled, and the test speakers are
+# in no training data. On one CPU core of a busy machine `en` took 12 minutes per seed and `ml` 46. The script skips
+# what is complete.
 #
 #     recipes/human_speech/run.sh FOLDER en|ml SEED ...
 #
