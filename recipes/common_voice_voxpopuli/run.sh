@@ -25,7 +25,7 @@ for argument; do
         --help | -h) sed -n '2,/^set /{s/^# \{0,1\}//;/^set /d;p;}' "$0"; exit ;;
         --plan) plan=true ;;
         model=large | model=base | start=scratch | start=supervised | accelerate=?*) declare "$argument" ;;
-        -* | *=*) echo "error: $argument is not an option; accepted are --plan, model=large or base, start=scratch or" \
+        -* | *=*) echo "error: $argument is not understood; there are --plan, model=large or base, start=scratch or" \
             "supervised, accelerate=NAME, and --help" >&2; exit 1 ;;
         *) folder=$(realpath "$argument") ;;
     esac
