@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# What each part of the recipe is worth: the models of the paper, beside a control and an oracle, once per seed.
+# Measures what each part of the recipe is worth: trains the paper's models, a control and an oracle, once per seed.
 #
 #     recipes/proof.sh DATA OUTPUT LANGUAGES SEED ...
 #     make demo && recipes/proof.sh runs/demo/data runs/proof "nl pt ro sv-SE" 0 1 2
 #
-# DATA is a folder (or a pattern of folders, quoted) with train, test and unlabelled.parquet, whose unlabelled speech
-# keeps the texts that are known of it: the oracle trains on them. LANGUAGES are those that have unlabelled speech.
-# With the demo's data two seeds side by side took an hour on two CPU cores that other jobs used too; what is complete
-# is skipped. Environment variables: `launch=python` trains in one process, so that seeds can be run side by side;
-# `models` are the columns, of which at_once and scratch can be left out; `updates` of stage 1 and `batch_seconds` suit
-# them to the data.
+# DATA is a folder (or a quoted pattern of folders) with train.parquet, test.parquet and unlabelled.parquet. The texts
+# of the unlabelled speech must be known, because the oracle trains on them. LANGUAGES are those with unlabelled speech.
+# The script skips what is complete. With the demo's data, two seeds at the same time took an hour on two CPU cores that
+# other jobs also used. Environment variables: `launch=python` trains in one process, so that several seeds can run at
+# the same time; `models` lists the columns, and may leave out at_once and scratch; `updates` (of stage 1) and
+# `batch_seconds` adapt the training to the data.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,11 +18,11 @@ seeds=("${@:4}")
 launch=${launch:-accelerate launch --config_file recipes/accelerate/multi_cpu.yaml --num_cpu_threads_per_process 1}
 models=${models:-supervised control at_once scratch final oracle}
 
-train() { # NAME SETTINGS UPDATES [name=value ...]: the model OUTPUT/SEED/NAME
+train() { # NAME SETTINGS UPDATES [name=value ...]: trains the model OUTPUT/SEED/NAME
     $launch recipes/train.py "recipes/demo/$2.yaml" output_dir="$run/$1" seed="$seed" max_updates="$3" "dev=[]" \
         tokens="$output/tokens-all.lst" max_batch_seconds="${batch_seconds:-15}" save_every=500 "${@:4}"
 }
-stage_4() { # NAME MODEL UPDATES UTTERANCES: a model goes on with labels and other texts, then with the labels alone
+stage_4() { # NAME MODEL UPDATES UTTERANCES: trains MODEL further on labels and other texts, then on labels alone
     train "$1_mixed" mixed "$3" model="$2" "train=[$data/train.parquet, $4]"
     train "$1" final 400 model="$run/$1_mixed/model" "$labelled"
 }
@@ -34,7 +34,7 @@ for seed in "${seeds[@]}"; do
     train supervised supervised "${updates:-2000}" "$labelled"
     train control final 1000 model="$run/supervised/model" "$labelled" # as many updates as stage 4
 
-    # The paper's negative result: slimIPL on all languages at once, with labels for comparison
+    # The paper's negative result: slimIPL on all languages at once; its pseudo-labels are made for comparison
     if [[ $models == *at_once* ]]; then
         train at_once language_finetune 1000 language=null language_alpha=0.3 model="$run/supervised/model" \
             slimipl.cache_size=32 "$labelled" "$unlabelled"
@@ -42,7 +42,7 @@ for seed in "${seeds[@]}"; do
             --output "$run/labels_at_once" --num-workers 0
     fi
 
-    # Stages 2, 3 and 4; the final model from stage 1 and from scratch, and as if the texts of the labels were known
+    # Stages 2, 3 and 4: the final model from stage 1 and from scratch, and the oracle with the true texts
     python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels "$run/labels" --launch "$launch" \
         output_dir="$run/{language}" seed="$seed" model="$run/supervised/model" max_updates=600 "dev=[]" \
         max_batch_seconds="${batch_seconds:-15}" slimipl.start_update=200 "$labelled" "$unlabelled"
@@ -67,5 +67,5 @@ done
 if [[ $models == *at_once* ]]; then labels+=(at_once="$output/[0-9]*/labels_at_once/complete.json"); fi
 echo "== test speakers"
 python recipes/compare.py "${columns[@]}" --languages $languages --oracle oracle --control control
-echo "== errors of the pseudo-labels: of the supervised model, by slimIPL on all languages at once and on each alone"
+echo "== errors of pseudo-labels: by the supervised model, by slimIPL on all languages at once, and on each alone"
 python recipes/compare.py "${labels[@]}" per_language="$output/[0-9]*/labels/complete.json"

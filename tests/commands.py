@@ -1,4 +1,4 @@
-"""Shell commands of scripts, pages and docstrings, compared with what there is, without running them."""
+"""Checks shell commands of scripts, pages and docstrings against the commands that exist, without running them."""
 
 import dataclasses
 import importlib.util
@@ -24,18 +24,18 @@ def run_command(script: str, *arguments) -> int:
 
 
 def read_commands(text: str) -> list[list[str]]:
-    """The words of each line of a shell script, with what a backslash continues; comments are left out."""
+    """Returns the words of each line of a shell script, joined where a backslash continues it, without comments."""
     lines = text.replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def check_command(words: list[str]) -> None:
-    """Fails for a file of `recipes/`, an option, a setting, a target or an extra that is not there."""
+    """Fails for a file of `recipes/`, an option, a setting, a target or an extra that does not exist."""
     program, *arguments = words
     command = shlex.join(words)
     assert program in PROGRAMS, f"no program of this project: {command}"
-    named = [word for word in arguments if word.startswith("recipes/") and "$" not in word]
-    assert not [word for word in named if not (ROOT / word).exists()], command
+    paths = [word for word in arguments if word.startswith("recipes/") and "$" not in word]
+    assert not [path for path in paths if not (ROOT / path).exists()], command
     if program == "make":
         assert set(arguments) <= set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)), command
     elif program == "pip":
@@ -51,7 +51,7 @@ def check_command(words: list[str]) -> None:
 
 
 def _command(words: list[str]) -> tuple[str | None, list[str]]:
-    """Returns the command of `hf-mlpl` that the words start, None for what has no options but --help, and the rest."""
+    """Returns the name of the `hf-mlpl` command in the words, or None if there is none, and its arguments."""
     if words[0] == "hf-mlpl" or "hf_mlpl" in words:
         name, *options = words[1:] if words[0] == "hf-mlpl" else words[words.index("hf_mlpl") + 1 :]
         if name.startswith("-"):
@@ -61,9 +61,9 @@ def _command(words: list[str]) -> tuple[str | None, list[str]]:
         assert importlib.util.find_spec(module), f"no module {module}"
         return None, []
     else:
-        at = next(i for i, word in enumerate(words) if word.endswith(".py"))
-        if Path(words[at]).parent.name != "recipes":
+        index = next(i for i, word in enumerate(words) if word.endswith(".py"))
+        if Path(words[index]).parent.name != "recipes":
             return None, []
-        name, options = command_of(Path(words[at]).name), words[at + 1 :]
+        name, options = command_of(Path(words[index]).name), words[index + 1 :]
     assert name in NAMES, f"no command {name}"
     return name, options

@@ -1,4 +1,4 @@
-"""Fixtures that several test files share."""
+"""Holds fixtures that several test files share."""
 
 import os
 import subprocess
@@ -22,9 +22,9 @@ SHARED = ROOT.parent / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Golden data of the original program and recordings of people; the folder lies beside a checkout, not in it."""
+    """Returns the folder, beside a checkout, of the original program's golden data and of recordings of people."""
     if not SHARED.is_dir():
-        pytest.skip("the folder ../shared (golden data of the original program, recordings) is not there")
+        pytest.skip("the folder ../shared (golden data of the original program, recordings) is missing")
     return SHARED
 
 
@@ -35,10 +35,10 @@ def golden(shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tone_corpus(tmp_path_factory) -> Path:
-    """The corpus of `tones.py`, and an environment in which small jobs are quick and leave nothing behind.
+    """Writes the corpus of `tones.py`, and sets up an environment in which small jobs are quick and leave no files.
 
-    The curves of a run are drawn empty, because to draw them takes as long as ten updates. `test_training_log.py` and
-    the started processes draw them as they are.
+    The curves of a run are drawn empty, because drawing them takes as long as ten updates. `test_training_log.py` and
+    processes that tests start draw them fully.
     """
     from matplotlib.figure import Figure
 
@@ -56,7 +56,7 @@ def tone_corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tone_data(tone_corpus: Path) -> Path:
-    """Utterance files and the tokens file of the tones, and `tones.yaml`, settings that learn them."""
+    """Writes utterance files and the tokens file of the tones, and `tones.yaml`, settings that learn them."""
     from hf_mlpl.corpora.readers.common_voice import read_common_voice
     from hf_mlpl.corpora.readers.voxpopuli import read_voxpopuli
     from hf_mlpl.corpora.reading import ReadingReport
@@ -83,7 +83,7 @@ def tone_data(tone_corpus: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """Quick for tiny models, and what started processes have, so that results are comparable bit by bit."""
+    """Limits torch to one thread: quick for tiny models, and bit by bit the results of processes that tests start."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -92,7 +92,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def tone_run(tone_data: Path) -> Path:
-    """Output folder of a finished run with `tones.yaml`; its `model` has learned the tones."""
+    """Returns the output folder of a finished run with `tones.yaml`, whose `model` has learned the tones."""
     from hf_mlpl.training.loop import train
     from hf_mlpl.training_config import load_config
 
@@ -106,10 +106,10 @@ def tone_run(tone_data: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tone_labels(tone_data: Path, tone_run: Path, tmp_path_factory) -> Iterator[dict[str, Path]]:
-    """Folders of pseudo-labels by language: sv-SE in parts of a long recording; de in files, one of them not there.
+    """Makes folders of pseudo-labels: sv-SE in parts of a long recording; de in files, one of which is missing.
 
-    Beside them lies de.parquet, what was labelled of de. The picture of a label set, whose drawing takes longer than
-    all else, is empty, with the numbers in its metadata. `test_dataset_card.py` and the started processes draw it.
+    Beside them lies de.parquet, the labelled utterances of de. The picture of a label set, which takes longest to
+    draw, is empty, with the numbers in its metadata. `test_dataset_card.py` and processes that tests start draw it.
     """
     import pyarrow.parquet as pq
     from accelerate import Accelerator
@@ -125,7 +125,7 @@ def tone_labels(tone_data: Path, tone_run: Path, tmp_path_factory) -> Iterator[d
     rows[3]["audio"]["path"] = "lost.wav"
     write_utterances(rows, root / "de.parquet")
     models = [kind.from_pretrained(tone_run / "model") for kind in (MlplForCTC, MlplProcessor)]
-    teacher = f"me/teacher@{'0123456789abcdef' * 2}01234567"  # a repository's
+    teacher = f"me/teacher@{'0123456789abcdef' * 2}01234567"  # a revision of a repository
     for language, path in {"de": root / "de.parquet", "sv-SE": tone_data / "unlabelled.parquet"}.items():
         accelerator, dataset = Accelerator(cpu=True), read_utterances([path])
         pseudo_label(accelerator, *models, dataset, root / language, teacher, 5.0, sources=[VOXPOPULI])
@@ -141,14 +141,14 @@ def tone_labels(tone_data: Path, tone_run: Path, tmp_path_factory) -> Iterator[d
 
 @pytest.fixture(scope="session")
 def quick_python() -> Iterator[Path]:
-    """A program to start in the place of `sys.executable` where a test is not about the start itself."""
+    """Returns a program to start instead of `sys.executable`, for tests that are not about the start itself."""
     with QuickPython() as python:
         yield python
 
 
 @pytest.fixture(scope="session")
 def two_processes(tone_data: Path, tone_run: Path, quick_python: Path, tmp_path_factory) -> Path:
-    """What `two_processes.py` leaves, and stderr.txt with what it and its launcher said in the end."""
+    """Runs `two_processes.py`; returns its output folder, with stderr.txt of the script and its launcher."""
     output = tmp_path_factory.mktemp("two-processes")
     script = Path(__file__).with_name("two_processes.py")
     arguments = [tone_data / "tones.yaml", tone_run / "model", tone_data / "unlabelled.parquet", output]
@@ -162,7 +162,7 @@ def two_processes(tone_data: Path, tone_run: Path, quick_python: Path, tmp_path_
 
 @pytest.fixture(scope="session")
 def asr(tmp_path_factory):
-    """A speech recognizer of a tiny model with random weights."""
+    """Returns a pipeline with a tiny model with random weights."""
     from transformers import pipeline
 
     from .random_model import LANGUAGES, save_folder
@@ -173,10 +173,10 @@ def asr(tmp_path_factory):
 
 @pytest.fixture
 def local_hub(tmp_path_factory, monkeypatch) -> Iterator[LocalHub]:
-    """An empty Hub for the clients in this process, which are logged in there; other processes need its `env`.
+    """Starts an empty Hub, and logs the clients in this process in there; other processes need its `env`.
 
-    The clients have read most settings when they were imported. Code of a model's repository (`trust_remote_code`) is
-    imported for good, hence a matter for other processes.
+    The clients read most settings when they are imported, so these are set here. Code of a model's repository
+    (`trust_remote_code`) stays imported, so it must run in other processes.
     """
     import datasets.config
     import huggingface_hub
@@ -190,17 +190,17 @@ def local_hub(tmp_path_factory, monkeypatch) -> Iterator[LocalHub]:
         for module in (huggingface_hub.constants, datasets.config):
             for name, value in settings_of_now(module).items():
                 monkeypatch.setattr(module, name, value)
-        monkeypatch.setattr(datasets.config, "USE_PARQUET_EXPORT", False)  # it would ask a server beside the Hub
-        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.endpoint)  # whose methods the package exports
-        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)  # made when it is first needed
-        huggingface_hub.HfFileSystem.clear_instance_cache()  # of a Hub that had this one's address
+        monkeypatch.setattr(datasets.config, "USE_PARQUET_EXPORT", False)  # it would ask a server other than the Hub
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.endpoint)  # the package exports its methods
+        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)  # created at its first use
+        huggingface_hub.HfFileSystem.clear_instance_cache()  # it may hold a Hub that had this one's address
         yield hub
         huggingface_hub.close_session()
 
 
 @pytest.fixture
 def quick_retries(monkeypatch) -> None:
-    """What is tried again on the way to the Hub is tried seven times, in a tenth of a second."""
+    """Makes requests to the Hub retry seven times within a tenth of a second."""
     from hf_mlpl.sharing import hub
 
     monkeypatch.setattr(hub, "FIRST_WAIT", 0.001)
@@ -209,14 +209,14 @@ def quick_retries(monkeypatch) -> None:
 
 @pytest.fixture
 def error_of(capfd):
-    """Runs a script's command in this process; returns the one line with which it ends; a traceback fails the test."""
+    """Runs a script's command in this process; returns its error line; a traceback fails the test."""
 
     def error_of(script, *arguments) -> str:
         assert run_command(script, *arguments) == 1
         out, err = capfd.readouterr()
         *lines, last = err.splitlines()
         assert last.startswith("error: "), err
-        print(out, end="")  # for tests that look at the rest, too
+        print(out, end="")  # for tests that look at the rest of the output
         print(*lines, sep="\n", file=sys.stderr)
         return last.removeprefix("error: ")
 

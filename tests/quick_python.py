@@ -1,9 +1,9 @@
-"""Serves as a Python interpreter that has the libraries already: it forks a process where another starts a new one.
+"""Serves as a Python interpreter that has already imported the libraries, and forks instead of starting anew.
 
-To import torch, transformers and datasets takes most of the time of most scripts. `serve` imports them once; the
-program that it writes, `python`, takes a script, `-m MODULE` or `-c PROGRAM` like the interpreter, and hands it over
-with its arguments, folder, environment and standard streams. A signal for `python` reaches the script, and its exit
-status is the script's.
+Importing torch, transformers and datasets takes most of the time of most scripts. `serve` imports them once. Its
+program `python` accepts a script, `-m MODULE` or `-c PROGRAM` like the interpreter, and sends it to the server with
+its arguments, folder, environment and standard streams. `python` passes signals on to the script, and exits with the
+script's exit status.
 """
 
 import atexit
@@ -32,10 +32,10 @@ PRELOADED = (
 
 
 class QuickPython:
-    """Starts the server, and ends it with what it runs at the end of a `with` block, which gets the program."""
+    """Starts the server for a `with` block, which gets the program, and then ends it and all its processes."""
 
     def __enter__(self) -> Path:
-        self.folder = tempfile.TemporaryDirectory()  # not one of pytest's: the address of a socket has to be short
+        self.folder = tempfile.TemporaryDirectory()  # not tmp_path: the address of a socket must be short
         path, address = Path(self.folder.name, "python"), Path(self.folder.name, "socket")
         client = ["exec", sys.executable, "-IS", __file__, "ask", str(address)]
         path.write_text(f'#!/bin/sh\n{shlex.join(client)} "$@"\n')
@@ -53,7 +53,7 @@ class QuickPython:
 
 
 def ask(address: str, *arguments: str) -> None:
-    """Has the server run Python with the arguments, and ends as that does."""
+    """Asks the server to run Python with the arguments, and exits with its exit status."""
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(address)
         request = json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()
@@ -68,7 +68,7 @@ def ask(address: str, *arguments: str) -> None:
 
 
 def serve(address: str, python: str) -> None:
-    """Returns in each process that it forks, with all that makes this the one asked for; ends with its input."""
+    """Forks a process for each request, in which it returns; exits in the server when standard input is closed."""
     for module in PRELOADED.split():
         __import__(module)
     gc.freeze()
@@ -92,7 +92,7 @@ def serve(address: str, python: str) -> None:
                     client.sendall(f"{process}\n".encode())
                 running[process] = client
             for process, client in list(running.items()):
-                if client in readable or 0 in readable:  # the one who asked was killed
+                if client in readable or 0 in readable:  # the client was killed
                     os.killpg(process, signal.SIGKILL)
                 ended, status = os.waitpid(process, 0 if client in readable else os.WNOHANG)
                 if ended:
@@ -106,8 +106,8 @@ def serve(address: str, python: str) -> None:
 
 
 def _become(python: str, streams: list[int], arguments: list[str], folder: str, environment: dict[str, str]) -> None:
-    """Takes the place of the client: its streams, folder, environment and arguments."""
-    os.setpgid(0, 0)  # here and in the server, whichever is first
+    """Gives this process the streams, folder, environment and arguments of the client."""
+    os.setpgid(0, 0)  # the server does the same, whichever is first
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -117,21 +117,21 @@ def _become(python: str, streams: list[int], arguments: list[str], folder: str, 
     for name in ("huggingface_hub.constants", "datasets.config"):
         vars(sys.modules[name]).update(settings_of_now(sys.modules[name]))
     sys.modules["huggingface_hub.hf_api"].api.endpoint = sys.modules["huggingface_hub.constants"].ENDPOINT
-    sys.executable = python  # what it starts in its turn is as quick
+    sys.executable = python  # so that processes it starts are as quick
     sys.argv = arguments
 
 
 def settings_of_now(module: ModuleType) -> dict:
-    """What a module that reads the environment when it is imported would get now, where that differs."""
+    """Returns the settings that a module, which reads the environment at its import, would read differently now."""
     spec = importlib.util.find_spec(module.__name__)
-    anew = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(anew)
-    return {name: value for name, value in vars(anew).items() if name.isupper() and value != getattr(module, name)}
+    fresh = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    return {name: value for name, value in vars(fresh).items() if name.isupper() and value != getattr(module, name)}
 
 
 def run() -> None:
-    """Runs what `sys.argv` says, as the interpreter would."""
-    if sys.argv[0] == "-u":  # as torchrun says
+    """Runs the script, module or program in `sys.argv`, as the interpreter would."""
+    if sys.argv[0] == "-u":  # an option that torchrun passes
         del sys.argv[0]
     kind = sys.argv[0]
     if kind in ("-c", "-m"):
@@ -147,7 +147,7 @@ def run() -> None:
 
 
 def end(run: Callable[[], None]) -> None:
-    """Ends the process after `run` as the interpreter does, but takes no modules apart, which takes seconds."""
+    """Runs `run` and ends the process as the interpreter does, but without clearing modules, which takes seconds."""
     status = 0
     try:
         run()
@@ -168,7 +168,7 @@ def end(run: Callable[[], None]) -> None:
 
 
 def leave(status: int) -> None:
-    """Ends the process at once with an exit status, or with the signal whose number is below zero."""
+    """Ends the process at once with an exit status, or with signal N for a status of -N."""
     if status < 0:
         if -status != signal.SIGKILL:
             signal.signal(-status, signal.SIG_DFL)

@@ -1,8 +1,8 @@
-"""The examples of README.md, the pages of docs/ and the docstrings, run as they stand or compared with what there is.
+"""Runs the examples of README.md, the pages of docs/ and the docstrings, or checks that their commands exist.
 
-Python and `hf-mlpl` are run, block after block of a page, in a folder that holds what the pages name. Comments of the
-form `# -> output`, where a block has them, are all that it prints. A block that cannot be run here has a comment
-before it that says why: `<!--- skip: next "needs a network" -->`.
+Python and `hf-mlpl` are run, one block of a page after another, in a folder with the files that the pages name.
+Comments of the form `# -> output` must equal all that a block prints. A block that cannot be run here has a comment
+before it with the reason: `<!--- skip: next "needs a network" -->`.
 """
 
 import ast
@@ -40,7 +40,7 @@ NEED_NETWORK = "corpora.md from_the_old_port.md label_sets.md sharing.md transcr
 SKIPPED = dict.fromkeys(NEED_NETWORK.split(), ["needs a network"])
 SKIPPED["model.md"] = ["takes half a minute"]  # test_convert.py runs it among the slow tests
 CLIP = "common_voice_sv-SE_test0"
-# A language model in which all words are as likely; KenLM wants at least one pair
+# A language model in which all words have the same probability; KenLM needs at least one pair
 ARPA = r"""\data\
 ngram 1={count}
 ngram 2=1
@@ -66,7 +66,7 @@ def run_python(example: Example) -> None:
 
 
 def run_bash(example: Example) -> None:
-    """Runs what is quick, in this process; test_recipes.py runs the other commands."""
+    """Runs the quick commands in this process; test_recipes.py runs the others."""
     for words in read_commands(example.parsed):
         check_command(words)
         if words[0] == "hf-mlpl" and words[1] in ("transcribe", "convert", "test"):
@@ -78,7 +78,7 @@ def run_bash(example: Example) -> None:
 
 
 def read_yaml(example: Example) -> None:
-    """Filters of pseudo-labels, normalisers of texts, or settings of a training run."""
+    """Reads filters of pseudo-labels, normalisers of texts, or settings of a training run."""
     path = Path("example.yaml")
     path.write_text(example.parsed, encoding="utf-8")
     readers = {"filter:": read_filters, "# normalizers": read_normalizers}
@@ -87,7 +87,7 @@ def read_yaml(example: Example) -> None:
 
 
 class PythonParser(PythonCodeBlockParser):
-    """Blocks of Python, with or without `>>>`."""
+    """Parses blocks of Python, with or without `>>>`."""
 
     def __init__(self):
         super().__init__()
@@ -95,7 +95,7 @@ class PythonParser(PythonCodeBlockParser):
 
 
 def bare_doctests(document: Document) -> Iterable[Region]:
-    """`>>>` outside of blocks."""
+    """Returns examples with `>>>` outside of blocks."""
     return () if "```" in document.text else DocTestParser()(document)
 
 
@@ -105,7 +105,7 @@ DOCSTRINGS = Sybil([*BLOCKS, bare_doctests])
 
 
 def run_examples(document: Document) -> list[str]:
-    """Runs the examples of a document in order; returns why some were skipped."""
+    """Runs the examples of a document in order; returns the reasons for skipped ones."""
     skipped = []
     for example in document.examples():
         try:
@@ -117,7 +117,7 @@ def run_examples(document: Document) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tone_corpus, tone_data, tone_run, tmp_path_factory) -> Path:
-    """What the pages name; in the place of the demo's model and data are those of the tones."""
+    """Creates the files that the pages name, with the model and data of the tones in place of the demo's."""
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(tone_run, folder / "runs" / "demo" / "final", ignore=shutil.ignore_patterns("checkpoints"))
     model = MlplForCTC.from_pretrained(tone_run / "model")
@@ -148,7 +148,7 @@ def test_page(page, folder, one_thread, monkeypatch):
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
-def test_the_first_example_hears_what_is_said(page, folder, tone_corpus, one_thread, monkeypatch):
+def test_the_first_example_transcribes_correctly(page, folder, tone_corpus, one_thread, monkeypatch):
     monkeypatch.chdir(folder)
     document = MARKDOWN.parse(ROOT / page)
     next(document.examples()).evaluate()
@@ -164,7 +164,7 @@ def test_docstrings(folder, one_thread, monkeypatch):
 
 
 def test_examples_of_commands_and_scripts():
-    shown = {name: command_module(name).DESCRIPTION for name in NAMES}
+    shown = {name: command_module(name).__doc__ for name in NAMES}
     scripts = [ast.get_docstring(ast.parse(path.read_text())) for path in ROOT.glob("recipes/*.py")]
     example = re.compile(r"^ *((?:hf-mlpl|python|accelerate) (?:\\\n|.)*)", re.MULTILINE)
     assert not [name for name, text in shown.items() if not example.search(text)]
@@ -173,12 +173,12 @@ def test_examples_of_commands_and_scripts():
         check_command(words)
 
 
-def test_all_blocks_are_of_a_kind_that_is_looked_at():
+def test_all_blocks_are_of_a_kind_that_is_checked():
     fences = {fence for page in PAGES for fence in re.findall("^ *```(.*)", page.read_text(), re.MULTILINE)[::2]}
     assert fences == {"python", "bash", "yaml", "bibtex"}
 
 
-def test_all_blocks_that_are_not_run_have_a_reason():
+def test_all_skipped_blocks_have_a_reason():
     comments = [line for page in PAGES for line in page.read_text().splitlines() if "<!-" in line]
     with_reason = re.compile(r'<!--- skip: next (?:if\(.+, reason=)?"[^"]+"\)? -->')
     assert comments and all(map(with_reason.fullmatch, comments))

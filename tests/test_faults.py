@@ -28,7 +28,7 @@ from .two_processes import SHARD_SIZE, slimipl_overrides
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHARDS = {"labels.labelling": {"SHARD_SIZE": SHARD_SIZE}}
-LOST = "error: another process of this job has failed or was killed; the same command goes on with what is saved"
+LOST = "error: another process of this job failed or was killed; the same command again continues from what is saved"
 
 
 def errors(stderr: str) -> list[str]:

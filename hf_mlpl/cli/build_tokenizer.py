@@ -1,12 +1,4 @@
-"""`hf-mlpl build-tokenizer`: the tokens file of a new model."""
-
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-
-HELP = "write the tokens file of a new model"
-DESCRIPTION = """Writes the tokens file of a new model, in flashlight's format.
+"""Writes the tokens file of a new model, in flashlight's format.
 
     hf-mlpl build-tokenizer data/train.parquet --output tokens-all.lst
 
@@ -14,15 +6,17 @@ The tokens are the characters of the TRAINING transcripts alone, because a vocab
 would flatter the results.
 """
 
+import argparse
+from pathlib import Path
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", nargs="+", type=Path, help="labelled utterance files of training")
-    parser.add_argument("--output", type=Path, required=True, help="the tokens file")
+    parser.add_argument("data", nargs="+", type=Path, help="labelled utterance files for training")
+    parser.add_argument("--output", type=Path, required=True, help="tokens file to write")
 
 
-def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Returns 0; raises `OSError` and `ValueError` for files that cannot be read, or have no text."""
-    from ..data.utterances import read_columns  # what is imported here takes seconds, and --help need not wait
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    from ..data.utterances import read_columns
     from ..model.text import build_vocabulary, normalize_text, write_tokens
 
     characters, count = set(), 0
@@ -37,4 +31,3 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     write_tokens(options.output, vocabulary)
     print(f"{options.output}: {len(vocabulary)} entries from {count} transcripts; the model adds the blank")
     print(f"next: hf-mlpl train SETTINGS.yaml tokens={options.output}")
-    return 0

@@ -1,4 +1,24 @@
-"""`hf-mlpl convert`: turns checkpoints of other programs into model folders, and model folders into theirs."""
+"""Converts a checkpoint of another program to a model folder, or a model to another program's format.
+
+    # the released model, with the original's tokens file
+    hf-mlpl convert --from flashlight --checkpoint checkpoint_cv_finetune.bin --tokens tokens-all.lst --output m-ctc-t
+
+    # the same, and push it to the Hub with a card (log in with `hf auth login` first)
+    hf-mlpl convert --from flashlight --checkpoint checkpoint_cv_finetune.bin --tokens tokens-all.lst \\
+        --output m-ctc-t --push-to-hub me/m-ctc-t --license apache-2.0 --private
+
+    # a model of transformers' former class MCTCTForCTC, from a folder or the Hub
+    hf-mlpl convert --from mctct --checkpoint speechbrain/m-ctc-t-large --output m-ctc-t
+
+    # to a checkpoint.bin that the original program reads, and its tokens file
+    hf-mlpl convert --to flashlight --checkpoint runs/demo/final/model --output for-flashlight
+
+    # to a graph for onnxruntime, which needs no PyTorch (pip install "hf-mlpl[onnx]")
+    hf-mlpl convert --to onnx --checkpoint runs/demo/final/model --output onnx
+
+`hf-mlpl transcribe --model` and transformers' `pipeline` load a model folder. The output folder appears only when it
+is complete, and an existing folder is never changed. Memory holds the model once: 4.3 GB for the released one.
+"""
 
 from __future__ import annotations
 
@@ -15,35 +35,11 @@ if TYPE_CHECKING:
     from ..model.modeling_mlpl import MlplForCTC
     from ..model.processing_mlpl import MlplProcessor
 
-HELP = "convert a checkpoint of flashlight or mctct to a model folder, or a model to flashlight or ONNX"
-DESCRIPTION = """Converts a checkpoint of another program to a model folder, or a model to another program's format.
-
-    # the released model, with the original's tokens file
-    hf-mlpl convert --from flashlight --checkpoint checkpoint_cv_finetune.bin --tokens tokens-all.lst --output m-ctc-t
-
-    # the same, and to the Hub with a card (log in with `hf auth login` first)
-    hf-mlpl convert --from flashlight --checkpoint checkpoint_cv_finetune.bin --tokens tokens-all.lst \\
-        --output m-ctc-t --push-to-hub me/m-ctc-t --license apache-2.0 --private
-
-    # a model of transformers' old MCTCTForCTC, a folder or a Hub name
-    hf-mlpl convert --from mctct --checkpoint speechbrain/m-ctc-t-large --output m-ctc-t
-
-    # a checkpoint.bin that the original program reads, and its tokens file
-    hf-mlpl convert --to flashlight --checkpoint runs/demo/final/model --output for-flashlight
-
-    # a graph for onnxruntime, which needs no PyTorch (pip install "hf-mlpl[onnx]")
-    hf-mlpl convert --to onnx --checkpoint runs/demo/final/model --output onnx
-
-`hf-mlpl transcribe --model` and transformers' `pipeline` take a model folder. The output is written
-whole or not at all, and an existing folder is not touched. Memory holds the model once: 4.3 GB for
-the released one.
-"""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     direction = parser.add_mutually_exclusive_group(required=True)
-    direction.add_argument("--from", dest="source", choices=["flashlight", "mctct"], help="the program that wrote it")
-    direction.add_argument("--to", dest="target", choices=["flashlight", "onnx"], help="the format of the result")
+    direction.add_argument("--from", dest="source", choices=["flashlight", "mctct"], help="format of the checkpoint")
+    direction.add_argument("--to", dest="target", choices=["flashlight", "onnx"], help="format of the result")
     parser.add_argument(
         "--checkpoint",
         required=True,
@@ -54,17 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--languages",
         nargs="+",
         metavar="NAME",
-        help="with --from flashlight: names of the language-ID head's classes, in order. The checkpoint has none; "
-        "default: language_0 language_1 ...",
+        help="with --from flashlight: names of the language-ID head's classes, in order, because the checkpoint does "
+        "not have them; default: language_0 language_1 ...",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make")
-    parser.add_argument("--push-to-hub", metavar="REPO", help="upload the folder to this repository, such as me/model")
-    parser.add_argument("--license", help="with --push-to-hub: of the weights, such as apache-2.0; for the card")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to create")
+    parser.add_argument("--push-to-hub", metavar="REPO", help="repository to push the folder to, such as me/model")
+    parser.add_argument("--license", help="with --push-to-hub: licence of the weights, such as apache-2.0")
     parser.add_argument("--private", action="store_true", help="create the repository as private if it does not exist")
 
 
-def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Returns 0; raises `OSError` and `ValueError` for what cannot be read, converted, written or uploaded."""
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from huggingface_hub.utils import validate_repo_id
     from transformers.utils import logging as transformers_logging
 
@@ -90,11 +85,10 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     transformers_logging.disable_progress_bar()
     if options.target is not None:
         {"flashlight": _write_flashlight, "onnx": _write_onnx}[options.target](options)
-        return 0
-    _write_folder(options)
+    else:
+        _write_folder(options)
     if options.push_to_hub is not None:
         _push(options)
-    return 0
 
 
 def _write_folder(options: argparse.Namespace) -> None:
@@ -143,14 +137,11 @@ def _write_flashlight(options: argparse.Namespace) -> None:
 
 
 def _write_onnx(options: argparse.Namespace) -> None:
-    try:
-        from ..interop.onnx import export_onnx
-    except ImportError as error:  # without the extra
-        raise ValueError(str(error)) from error
+    from ..interop.onnx import export_onnx
 
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # which warns that torchvision is not installed
-    warnings.simplefilter("ignore", FutureWarning)  # of torch about itself
-    model, processor = _load(options.checkpoint, dtype="float32")  # as the features are
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not installed
+    warnings.simplefilter("ignore", FutureWarning)  # torch warns about its own code
+    model, processor = _load(options.checkpoint, dtype="float32")  # like the features
     export_onnx(model, options.output, processor)
     print(
         f"{options.output}: model.onnx with its weights in model.onnx.data, and the files of its processor\n"
@@ -167,8 +158,7 @@ def _write_onnx(options: argparse.Namespace) -> None:
 
 
 def _load(name_or_path: str, dtype: str = "auto") -> tuple[MlplForCTC, MlplProcessor]:
-    """Loads a model of hf_mlpl, by default in the dtype of its weights, and its processor; raises `ValueError` for a
-    model of another type."""
+    """Returns a model of hf_mlpl, by default in the dtype of its weights, and its processor; refuses other models."""
     from transformers import AutoModelForCTC, AutoProcessor
 
     from ..model.modeling_mlpl import MlplForCTC

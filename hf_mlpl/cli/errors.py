@@ -1,4 +1,4 @@
-"""Ends commands that fail with one line, on however many processes."""
+"""Reports what fails in a command as one line, also when several processes run it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import select
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-# As gloo, NCCL and the store of a process group say it
-LOST = (
+LOST_CONNECTION = (  # in messages of gloo, NCCL and the store of a process group
     "Connection closed by peer",
     "Connection reset by peer",
     "Broken pipe",
     "Connection was likely closed",
     "remote process exited",
 )
-ANOTHER_FAILED = "another process of this job has failed or was killed; the same command goes on with what is saved"
-NO_MEMORY = ("can't allocate memory", "not enough memory: you tried to allocate")  # as torch says it on a CPU
-# Errors that are neither OSError nor ValueError: module, where it was imported, and class
-LIBRARIES = (
+ANOTHER_FAILED = (
+    "another process of this job failed or was killed; the same command again continues from what is saved"
+)
+NO_MEMORY = ("can't allocate memory", "not enough memory: you tried to allocate")  # in messages of torch on a CPU
+LIBRARY_ERRORS = (  # module and class of errors that are neither OSError nor ValueError
     ("pyarrow", "ArrowException"),
     ("huggingface_hub.errors", "HTTPError"),
     ("huggingface_hub.errors", "StrictDataclassError"),
@@ -33,72 +33,68 @@ LIBRARIES = (
     ("hf_mlpl.training.problems", "TrainingError"),
 )
 STARTED = time.time()
-STARTS_WITHIN = 10  # seconds, of the processes of one job
+STARTS_WITHIN = 10  # seconds between the starts of the processes of one job
 
 
 def exit_status(run: Callable[[], int]) -> int:
-    """
-    Runs a command; returns its exit status, or 1 after `error: ...` on what users can mend, see `describe`.
+    """Runs a command; returns its exit status, or 1 after a line `error: ...` for errors that `describe` knows.
 
-    Of several processes of a job the first one that fails says it, and the others end without a word; a process that
-    fails alone is heard. One that has lost another, which may have been killed, ends too. Where nobody reads standard
-    output any more, as after `| head`, the end is silent, with exit status 1; after ^C it is 130.
+    When several processes of a job fail, only the first prints its error. A process that loses its connection to
+    another one, which may have been killed, ends too. If nobody reads standard output any more, as after `| head`, the
+    command ends silently with exit status 1. After ^C the exit status is 130.
     """
     try:
-        with flushed_output():
-            return run()
+        try:
+            status = run()
+        except SystemExit:  # from --help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()  # here, because the interpreter shows a traceback if it finds a closed pipe at its exit
+        return status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        if is_end_of_reading(error):
+        if _is_closed_pipe(error):
             return 1
         line = describe(error)
         if line is None:
             raise
-        if _speaks_first(line):
+        if _fails_first(line):
             print(f"error: {line}", file=sys.stderr)
         return 1
 
 
-@contextmanager
-def flushed_output() -> Iterator[None]:
-    """Writes out what is printed, before the interpreter's exit does it, at which a closed pipe is a traceback."""
-    try:
-        yield
-    except SystemExit:  # of --help
-        sys.stdout.flush()
-        raise
-    sys.stdout.flush()
-
-
 def describe(error: BaseException, *expected: type[BaseException]) -> str | None:
+    """Returns an error that users can correct as one line, or None for an error that is a fault of the program.
+
+    Users can correct ValueError, OSError, `expected`, errors of libraries that mean the same, too little memory, a
+    lost process, and an ImportError that somebody has raised with a message, such as the one for a missing extra.
     """
-    Returns one line on what users can mend: ValueError, OSError, `expected`, too little memory, a lost process, and
-    the errors of libraries that mean the same; None for all else, which is a fault of the program.
-    """
-    if error.__cause__ is not None and type(error).__module__.startswith("datasets."):  # says nothing itself
+    if error.__cause__ is not None and type(error).__module__.startswith("datasets."):  # its own message is empty
         return describe(error.__cause__, *expected)
     message = re.sub(r"\s*\n\s*", " ", str(error).strip()) or type(error).__name__
-    if isinstance(error, MemoryError) and error.__cause__ is not None:  # explained where it was caught
+    if isinstance(error, MemoryError) and error.__cause__ is not None:  # whose message is an explanation
         return message
     if isinstance(error, MemoryError) or _is_of(error, "torch", "OutOfMemoryError"):
         return _no_memory(message)
     if _is_of(error, "huggingface_hub.errors", "StrictDataclassError") and error.__cause__ is not None:
         return describe(error.__cause__, type(error.__cause__))
-    if isinstance(error, (ValueError, OSError, *expected)) or any(_is_of(error, *name) for name in LIBRARIES):
+    if isinstance(error, (ValueError, OSError, *expected)) or any(_is_of(error, *name) for name in LIBRARY_ERRORS):
+        return message
+    if isinstance(error, ImportError) and error.name is None:  # raised by hand; the interpreter sets the name
         return message
     if isinstance(error, RuntimeError) and any(reason in message for reason in NO_MEMORY):
         return _no_memory(message)
-    if isinstance(error, RuntimeError) and any(reason in message for reason in LOST):
+    if isinstance(error, RuntimeError) and any(reason in message for reason in LOST_CONNECTION):
         return ANOTHER_FAILED
     return None
 
 
 def _is_of(error: BaseException, module: str, name: str) -> bool:
-    """Tells whether an error is of a class of a library, which is not imported for that."""
-    known = getattr(sys.modules.get(module), name, None)
-    return known is not None and isinstance(error, known)
+    """Tells whether an error is an instance of a library's class, without importing the library."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind is not None and isinstance(error, kind)
 
 
 def _no_memory(message: str) -> str:
@@ -106,14 +102,14 @@ def _no_memory(message: str) -> str:
     return f"not enough memory ({first}); smaller batches, shorter recordings or fewer workers need less"
 
 
-def is_end_of_reading(error: BaseException) -> bool:
-    """Tells whether a pipe broke because nobody reads our output, and keeps Python from complaining of it at exit."""
+def _is_closed_pipe(error: BaseException) -> bool:
+    """Tells whether nobody reads our output any more; then redirects it, so that Python does not complain at exit."""
     if not isinstance(error, BrokenPipeError):
         return False
-    ours = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
-    for stream in ours:
+    closed = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
+    for stream in closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    return bool(ours)
+    return bool(closed)
 
 
 def _has_no_reader(stream) -> bool:
@@ -128,14 +124,14 @@ def _has_no_reader(stream) -> bool:
 # ------------------------------------------------------------------------------------------------- several processes
 
 
-def _speaks_first(message: str) -> bool:
-    """Tells whether no other process of the job on this machine has said why it fails; the launcher repeats it."""
+def _fails_first(message: str) -> bool:
+    """Tells whether no other process of the job on this machine failed before; then gives the launcher the message."""
     if int(os.environ.get("WORLD_SIZE") or 1) < 2:
         return True
     job = [os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")]
     key = hashlib.sha256(repr([os.getppid(), *job]).encode()).hexdigest()[:16]
     reason, loss = (Path(tempfile.gettempdir(), f"hf-mlpl-{kind}-{key}") for kind in ("error", "lost"))
-    if message == ANOTHER_FAILED:  # must not silence the process that knows why
+    if message == ANOTHER_FAILED:  # this must not silence the process that knows the reason
         return not _is_marked(reason) and _marks_first(loss)
     if not _marks_first(reason):
         return False
@@ -146,11 +142,11 @@ def _speaks_first(message: str) -> bool:
 
 
 def _is_marked(mark: Path) -> bool:
-    """Tells whether a process of this job has made a mark; one of an earlier job is removed."""
+    """Tells whether a process of this job has created the file `mark`; deletes one of an earlier job."""
     try:
-        made = mark.lstat()
-        if made.st_mtime >= STARTED - STARTS_WITHIN:
-            return made.st_uid == os.getuid()
+        status = mark.lstat()
+        if status.st_mtime >= STARTED - STARTS_WITHIN:
+            return status.st_uid == os.getuid()
         mark.unlink()
     except OSError:
         pass
@@ -158,12 +154,13 @@ def _is_marked(mark: Path) -> bool:
 
 
 def _marks_first(mark: Path) -> bool:
+    """Creates the file `mark`; tells whether no other process of this job did so before."""
     if _is_marked(mark):
         return False
     try:
         os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
         return not _is_marked(mark)
-    except OSError:  # no room, or no folder: twice is better than not at all
+    except OSError:  # the disk is full, or there is no folder: print the error rather twice than never
         pass
     return True

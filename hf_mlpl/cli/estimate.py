@@ -1,28 +1,24 @@
-"""`hf-mlpl estimate`: hours, updates, disk and GPU-hours of stages of training, before any of them begins."""
-
-from __future__ import annotations
-
-import argparse
-import sys
-from pathlib import Path
-
-HELP = "estimate GPU-hours and disk of a training, and find what is missing"
-DESCRIPTION = """Says what stages of training need, and what is missing, before any of them begins; nothing is trained.
+"""Estimates what stages of training need, and finds what is missing, before any of them begins; trains nothing.
 
     hf-mlpl estimate --stage recipes/demo/supervised.yaml max_updates=1000 \\
         --stage recipes/demo/language_finetune.yaml --stage recipes/demo/mixed.yaml --labels runs/demo/labels
 
-Each --stage has what `hf-mlpl train` gets: a YAML file, and settings that override it; one with {language} in its
-settings is a run of `hf-mlpl language-finetune`, so slimIPL and pseudo-labels for each language. The table has the
-hours of speech from the utterance files, updates, disk and GPU-hours of each stage, of all its languages together.
+Give each --stage the arguments of `hf-mlpl train`: a YAML file, and settings that override it. A stage with {language}
+in its settings is a run of `hf-mlpl language-finetune`: slimIPL and pseudo-labels for each language. The table shows
+the hours of speech in the utterance files, updates, disk space and GPU-hours of each stage, for all its languages
+together.
 
 GPU-hours = floating point operations of the model's products / (TFLOPS x utilisation of a GPU). The module
-`hf_mlpl.training.estimate` says what is counted. The number that matters is the utilisation: measure a few hundred
+`hf_mlpl.training.estimate` explains what is counted. The utilisation is the number that matters: measure a few hundred
 updates, and set it so that the estimate fits them.
 
-Exit status 1, and a line for each problem, where files, languages, unlabelled speech or room on the disk are missing,
-or settings are wrong. A language without development speech is a warning: training goes on without its error rates.
+The exit status is 1, with a line for each problem, if files, languages, unlabelled speech or disk space are missing,
+or if settings are wrong. A language without development speech is a warning: it is trained without its error rates.
 """
+
+import argparse
+import sys
+from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,20 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar=("YAML", "name=value"),
-        help="in order; may be given many times",
+        help="a stage of training; give this option once for each stage, in their order",
     )
     parser.add_argument("--labels", type=Path, required=True, help="folder for a folder of pseudo-labels per language")
-    parser.add_argument("--languages", nargs="+", help="that must have unlabelled speech; by default all that have it")
-    parser.add_argument("--tflops", type=float, default=312, help="of a GPU (default: 312, an A100 in bfloat16)")
-    parser.add_argument("--utilisation", type=float, default=0.35, help="share of it that is had (default: 0.35)")
+    parser.add_argument("--languages", nargs="+", help="require unlabelled speech in these; default: all that have it")
+    parser.add_argument("--tflops", type=float, default=312, help="of a GPU; default: 312, an A100 in bfloat16")
+    parser.add_argument("--utilisation", type=float, default=0.35, help="share of --tflops in use; default: 0.35")
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Returns 1 where something is missing or wrong, else 0."""
     for name in ("tflops", "utilisation"):
         if not getattr(options, name) > 0:
             parser.error(f"--{name} is {getattr(options, name)}; it must be above 0")
-    from ..training.estimate import estimate_stages  # takes seconds to import, and --help need not wait
+    from ..training.estimate import estimate_stages
 
     estimate = estimate_stages(options.stage, options.labels, options.languages)
     print(estimate.table(options.tflops * 1e12 * options.utilisation))

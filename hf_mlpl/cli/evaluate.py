@@ -1,37 +1,32 @@
-"""`hf-mlpl evaluate`: error rates of a model on labelled speech."""
+"""Scores a model on labelled utterances: CER and WER of each language, and their macro average.
 
-from __future__ import annotations
+    hf-mlpl evaluate --model runs/final/model --data data/test.parquet --output results.json
+
+prints a table and writes the same numbers to results.json. On several GPUs:
+
+    accelerate launch -m hf_mlpl evaluate --model runs/final/model --data data/test.parquet --output results.json
+"""
 
 import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from .inference import add_inference_arguments, load_model, start_accelerator
-
-HELP = "measure a model's CER and WER per language"
-DESCRIPTION = """Scores a model on labelled utterances: CER and WER per language, and their macro average.
-
-    hf-mlpl evaluate --model runs/final/model --data data/test.parquet --output results.json
-
-    # on several GPUs
-    accelerate launch -m hf_mlpl evaluate --model runs/final/model --data data/test.parquet --output results.json
-"""
+from .inference import add_inference_arguments, start_inference
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="folder or Hub name")
+    parser.add_argument("--model", required=True, help="folder or Hub name of a model")
     parser.add_argument("--data", nargs="+", required=True, help="labelled utterance files")
-    parser.add_argument("--languages", nargs="+", help="score only these; by default all that are there")
+    parser.add_argument("--languages", nargs="+", help="score only these languages; default: all in the files")
     parser.add_argument(
-        "--unseen-in", nargs="+", default=[], help="training files: score only sentences that none of them has"
+        "--unseen-in", nargs="+", default=[], help="training files: score only sentences that none of them contains"
     )
-    parser.add_argument("--output", type=Path, required=True, help="results file, JSON")
+    parser.add_argument("--output", type=Path, required=True, help="results file to write, JSON")
     add_inference_arguments(parser)
 
 
-def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Returns 0; raises `OSError` and `ValueError` for a model or utterances that cannot be read or scored."""
-    from tqdm import tqdm  # what is imported here takes seconds, and --help need not wait
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    from tqdm import tqdm
 
     from ..atomic import write_json
     from ..corpora.sources import sources_of
@@ -39,12 +34,10 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from ..evaluation.scoring import evaluate_model
     from ..evaluation.tables import results_table
 
-    accelerator = start_accelerator(options.dtype)
-    dataset = read_utterances(options.data, options.languages)
+    accelerator, dataset, model, processor, revision = start_inference(options)
     if options.unseen_in:
         seen = set(read_utterances(options.unseen_in)["text"])
         dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text not in seen])
-    model, processor, revision = load_model(options.model, options.dtype, accelerator)
     share = len(range(accelerator.process_index, len(dataset), accelerator.num_processes))
     with tqdm(total=share, unit=" utterances", disable=not accelerator.is_main_process) as progress:
         results = evaluate_model(
@@ -56,4 +49,3 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         write_json(options.output, {**settings, "unseen_in": options.unseen_in, **results})
         print(results_table(results))
         print(f"results: {options.output}")
-    return 0

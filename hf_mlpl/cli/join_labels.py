@@ -1,4 +1,18 @@
-"""`hf-mlpl join-labels`: labels of a data set, and your audio, as a file for training."""
+"""Combines the labels of a data set with your own copy of the audio, by id, into an utterance file for training.
+
+    hf-mlpl join-labels --labels user/voxpopuli-pl --languages sl --audio data/unlabelled.parquet \\
+        --output labels.parquet
+
+Labels come from the Hub, from a folder with files such as sl/train-00000-of-00001.parquet, or from any table with the
+columns `id` and `text`, as Parquet, csv, tsv or JSON lines; other columns may be missing. The audio comes from
+utterance files, which `hf-mlpl prepare-data` writes. Labels without audio, utterances without a label, and utterances
+whose duration differs from that of their label are counted, and listed in labels.unmatched.tsv. Labels that the data
+set's filters reject are left out.
+
+A label set may contain audio, which is used if you do not give --audio:
+
+    hf-mlpl join-labels --labels user/voxpopuli-pl --languages sl --output labels.parquet
+"""
 
 from __future__ import annotations
 
@@ -9,36 +23,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..labels.join import JoinReport
 
-HELP = "put labels of a data set together with your audio"
-DESCRIPTION = """Puts the labels of a data set together with your audio, by id: a file that training takes.
-
-    hf-mlpl join-labels --labels user/voxpopuli-pl --languages sl --audio data/unlabelled.parquet \\
-        --output labels.parquet
-
-Labels come from the Hub, from a folder with files such as sl/train-00000-of-00001.parquet, or from anyone's table with
-the columns `id` and `text`, as Parquet, csv, tsv or JSON lines; other columns may be missing. The audio is that of the
-utterance files that `hf-mlpl prepare-data` writes. Ids that are on one side alone, and utterances whose duration is
-not that of their label, are counted, and listed in labels.unmatched.tsv. Labels that their filters do not keep are
-left out.
-
-A label set may have audio of its own, which is taken where --audio is not given:
-
-    hf-mlpl join-labels --labels user/voxpopuli-pl --languages sl --output labels.parquet
-"""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", required=True, help="data set on the Hub, folder, or file with id and text")
-    parser.add_argument("--revision", help="of a data set on the Hub: branch, tag or commit (default: main)")
-    parser.add_argument("--languages", nargs="+", help="by default all that are on both sides")
-    parser.add_argument("--audio", nargs="+", help="utterance files; by default the audio in the label set")
-    parser.add_argument("--all", action="store_true", help="also labels that their filters do not keep")
-    parser.add_argument("--output", type=Path, required=True, help="utterance file for training")
+    parser.add_argument("--revision", help="branch, tag or commit of a data set on the Hub; default: main")
+    parser.add_argument("--languages", nargs="+", help="default: all that have both labels and audio")
+    parser.add_argument("--audio", nargs="+", help="utterance files; default: the audio in the label set")
+    parser.add_argument("--all", action="store_true", help="take labels that their filters reject, too")
+    parser.add_argument("--output", type=Path, required=True, help="utterance file to write, for training")
 
 
-def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Returns 0; raises `OSError` and `ValueError` for labels or audio that cannot be read or joined."""
-    from ..data.utterances import read_utterances  # what is imported here takes seconds, and --help need not wait
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    from ..data.utterances import read_utterances
     from ..labels.join import find_label_set, join_labels, join_own_audio
 
     files = find_label_set(options.labels, options.languages, options.revision)
@@ -46,15 +42,14 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         report = join_own_audio(files, options.output, options.all)
     else:
         if options.languages is None and None not in files:
-            files = _of_both_sides(files, options.audio)
+            files = _with_audio(files, options.audio)
         utterances = read_utterances(options.audio, options.languages if None in files else None)
         report = join_labels(files, utterances, options.output, options.all)
     _print_report(report, options.output)
-    return 0
 
 
-def _of_both_sides(files: dict, audio: list[str]) -> dict:
-    """Returns the label files of the languages that have audio; prints the languages that are on one side alone."""
+def _with_audio(files: dict, audio: list[str]) -> dict:
+    """Returns the label files of the languages that have audio; prints the languages that lack labels or audio."""
     from ..data.utterances import languages_of
 
     labelled, recorded = list(files), languages_of(audio)

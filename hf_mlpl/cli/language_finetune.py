@@ -1,4 +1,16 @@
-"""`hf-mlpl language-finetune`: stages 2 and 3, slimIPL and pseudo-labels for one language after another."""
+"""Runs stages 2 and 3 for every language with unlabelled speech: slimIPL on that language, then its pseudo-labels.
+
+    hf-mlpl language-finetune recipes/demo/language_finetune.yaml --labels runs/demo/labels
+
+trains one model per language (`hf-mlpl train SETTINGS language=sl`) and labels that language's unlabelled speech with
+it (`hf-mlpl pseudo-label`, in bfloat16 if the settings have `bf16`) into LABELS/sl/labels.parquet. The same command
+again skips what is complete and continues what was interrupted. If a language fails, one line says so, the others
+still run, and the exit status is 1. --list runs nothing: it prints a line of commands per language, for a scheduler.
+Give "LABELS/*/labels.parquet" to the final training; LABELS/complete.json holds the counts of all languages.
+
+With --push-to-hub user/voxpopuli-pl the labels of each language are pushed to that data set as soon as they are made
+(`hf-mlpl publish-labels`); it is created as private if the settings have `hub_private_repo`.
+"""
 
 from __future__ import annotations
 
@@ -12,39 +24,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..training_config import TrainingConfig
 
-HELP = "train a model per language with slimIPL, and label with it"
-DESCRIPTION = """Runs stages 2 and 3 for every language with unlabelled speech: slimIPL on it alone, then its labels.
-
-    hf-mlpl language-finetune recipes/demo/language_finetune.yaml --labels runs/demo/labels
-
-trains one model per language (`hf-mlpl train SETTINGS language=sl`) and labels that language's unlabelled speech with
-it (`hf-mlpl pseudo-label`, in bfloat16 if the settings have `bf16`) into LABELS/sl/labels.parquet. What is complete is
-skipped, what was interrupted goes on, and a language that fails costs one line and does not stop the others; the exit
-status is then 1. With --list nothing runs: a line of commands per language is printed, for a scheduler. Final training
-takes "LABELS/*/labels.parquet"; LABELS/complete.json says of all languages what they hold.
-
-With --push-to-hub user/voxpopuli-pl each language's labels go to that data set as soon as they are there
-(`hf-mlpl publish-labels`), private if the settings have `hub_private_repo`.
-"""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="YAML file with `unlabelled` and `slimipl`, and {language} in its output_dir")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that override the file's")
     parser.add_argument("--labels", type=Path, required=True, help="folder for a folder of pseudo-labels per language")
-    parser.add_argument("--languages", nargs="+", help="by default all that have unlabelled and labelled speech")
+    parser.add_argument("--languages", nargs="+", help="default: all that have unlabelled and labelled speech")
     parser.add_argument(
         "--launch",
         default="accelerate launch",
-        help='what starts the training and labelling of a language, such as "accelerate launch --config_file FILE", '
-        "or python for one process (default: %(default)s)",
+        help='command that starts the training and labelling of a language, such as "accelerate launch --config_file '
+        'FILE", or python for one process; default: %(default)s',
     )
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     parser.add_argument("--list", action="store_true", help="print the commands instead of running them")
 
 
-def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Returns 0; raises `ValueError` where a language failed, and for settings or data that cannot be used."""
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..atomic import write_json
 
     failed, complete = [], {}
@@ -67,7 +63,6 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if not options.list:
         write_json(options.labels / "complete.json", {"languages": complete})
         print(f"labels: {options.labels}/*/labels.parquet; next: name that in `train` of the final training")
-    return 0
 
 
 def _settings(options: argparse.Namespace, language: str) -> TrainingConfig:
@@ -77,7 +72,7 @@ def _settings(options: argparse.Namespace, language: str) -> TrainingConfig:
 
 
 def _trainable_languages(options: argparse.Namespace) -> list[str]:
-    """Returns the languages asked for, or all with unlabelled speech; prints those that lack labelled speech."""
+    """Returns the requested languages, or all with unlabelled speech, without those that lack labelled speech."""
     from ..data.utterances import languages_of
 
     config = _settings(options, "any")
@@ -95,7 +90,7 @@ def _trainable_languages(options: argparse.Namespace) -> list[str]:
 
 
 def _run_language(language: str, labels: Path, commands: list[list[str]]) -> dict:
-    """Returns the summary of a language's labels; raises `ValueError` where a command fails or there is no summary."""
+    """Runs the commands of a language; returns the summary of its labels, or raises `ValueError`."""
     from ..atomic import read_json
 
     for command in commands:
@@ -109,7 +104,7 @@ def _run_language(language: str, labels: Path, commands: list[list[str]]) -> dic
 
 
 def _commands(language: str, options: argparse.Namespace) -> list[list[str]]:
-    """Returns the commands that a language still needs."""
+    """Returns the commands that have not been completed for a language."""
     from ..training.run_pusher import pushed_mark
 
     config = _settings(options, language)

@@ -1,4 +1,4 @@
-"""Runs the command `hf-mlpl`: finds the module of `commands/` with the name given, and imports no other."""
+"""Runs `hf-mlpl COMMAND ...`: imports the module of that command, and no other."""
 
 from __future__ import annotations
 
@@ -12,41 +12,65 @@ from types import ModuleType
 from .. import __version__
 from .errors import exit_status
 
-COMMANDS = {
-    "transcribe and evaluate": ("transcribe", "evaluate", "compare", "test"),
-    "prepare data": ("demo", "prepare-data", "build-tokenizer"),
-    "train": ("estimate", "train", "language-finetune"),
-    "label": ("pseudo-label", "filter-labels", "join-labels"),
-    "share": ("publish", "publish-labels", "render-card"),
-    "convert": ("convert",),
+COMMANDS = {  # as `hf-mlpl --help` lists them
+    "transcribe and evaluate": {
+        "transcribe": "transcribe audio and identify its language",
+        "evaluate": "measure a model's CER and WER for each language",
+        "compare": "show the results of several models side by side",
+        "test": "transcribe flashlight's list files, with the options and the output of fl_asr_test",
+    },
+    "prepare data": {
+        "demo": "make a small synthetic corpus to try everything on",
+        "prepare-data": "turn corpora into utterance files, which all other commands read",
+        "build-tokenizer": "write the tokens file of a new model",
+    },
+    "train": {
+        "estimate": "estimate the GPU-hours and disk space of a training, and find what is missing",
+        "train": "train a model, or continue an interrupted run",
+        "language-finetune": "train a model for each language with slimIPL, and make pseudo-labels with it",
+    },
+    "label": {
+        "pseudo-label": "label unlabelled speech with a trained model",
+        "filter-labels": "keep the pseudo-labels whose scores fulfil conditions",
+        "join-labels": "combine a data set of labels with your own copy of the audio",
+    },
+    "share": {
+        "publish": "push a trained model to the Hub, with its results in its card",
+        "publish-labels": "push pseudo-labels to a data set on the Hub",
+        "render-card": "write the model card of a run to a file, and push nothing",
+    },
+    "convert": {
+        "convert": "convert a checkpoint of flashlight or mctct to a model folder, or a model to flashlight or ONNX",
+    },
 }
-NAMES = [name for names in COMMANDS.values() for name in names]
-DESCRIPTION = """Multilingual speech recognition with models of hf_mlpl.
+NAMES = [name for commands in COMMANDS.values() for name in commands]
+DESCRIPTION = """Recognises speech in many languages with models of hf_mlpl, and trains them.
 
     hf-mlpl transcribe --model runs/demo/final/model recording.mp3
 
-`hf-mlpl COMMAND --help` has the examples of each command. With `accelerate launch -m hf_mlpl COMMAND ...`
-train, pseudo-label and evaluate run on several GPUs or machines.
+`hf-mlpl COMMAND --help` shows examples of each command. The commands train, pseudo-label and evaluate run on several
+GPUs or machines when you start them with `accelerate launch -m hf_mlpl COMMAND ...`.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 1 on an error that users can mend, 130 for ^C."""
+    """Runs the command; returns its exit status: 1 for an error that users can correct, 130 for ^C."""
     return exit_status(lambda: _run(sys.argv[1:] if arguments is None else list(arguments)))
 
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in NAMES:
-        _parser().parse_args(arguments[:1])  # ends with the help, the versions or an error
+        _parser().parse_args(arguments[:1])  # exits with the help, the versions or an error
     name, *rest = arguments
     parser = command_parser(name)
-    # Files and settings may stand before and after options; argparse then takes no `--` before a name such as -a.wav
+    # Intermixed: files and settings may stand before and after options, but then argparse does not accept `--`, which
+    # stands before a file name such as -a.wav
     parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args
-    return command_module(name).run(parse(rest), parser)
+    return command_module(name).run(parse(rest), parser) or 0
 
 
 def command_module(name: str) -> ModuleType:
-    """Imports the module of a command, such as `commands/train.py`."""
+    """Imports the module of a command, such as `cli/prepare_data.py` for prepare-data."""
     return import_module(f".{name.replace('-', '_')}", __package__)
 
 
@@ -55,7 +79,7 @@ def command_parser(name: str) -> argparse.ArgumentParser:
     command = command_module(name)
     parser = argparse.ArgumentParser(
         prog=f"hf-mlpl {name}",
-        description=command.DESCRIPTION,
+        description=command.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_arguments(parser)
@@ -63,10 +87,10 @@ def command_parser(name: str) -> argparse.ArgumentParser:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Returns the parser of `--help`, which lists all commands in groups, `--version`, and names that are unknown."""
+    """Returns the parser of `hf-mlpl` without a command, whose `--help` lists all commands in groups."""
     groups = (
-        f"{title}:\n" + "\n".join(f"  {name:<18} {command_module(name).HELP}" for name in names)
-        for title, names in COMMANDS.items()
+        f"{title}:\n" + "\n".join(f"  {name:<18} {summary}" for name, summary in commands.items())
+        for title, commands in COMMANDS.items()
     )
     parser = argparse.ArgumentParser(
         prog="hf-mlpl",
@@ -81,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _versions() -> str:
-    """Returns the versions of this package and of what its answers depend on, which is not imported for that."""
+    """Returns the versions of this package, of torch and of transformers, without importing them."""
     return "\n".join([f"hf_mlpl {__version__}", *(f"{name} {_version(name)}" for name in ("torch", "transformers"))])
 
 

@@ -1,34 +1,33 @@
-"""`hf-mlpl render-card`: the model card of a run, as a file."""
+"""Writes the model card of a run, from the files in its folder alone; sends nothing anywhere.
 
-from __future__ import annotations
+    hf-mlpl render-card --run runs/demo/final --results runs/demo/final.json --output model_cards/demo-final.md
+
+The run may be finished, or have reached a save point. Results are files of `hf-mlpl evaluate`; without any, the card
+shows the run's last evaluation on dev, and says so. The picture of the run's curves is written beside the card.
+`hf-mlpl publish` makes the same card for a repository on the Hub.
+"""
 
 import argparse
 import shutil
 from pathlib import Path
 
-HELP = "write the model card of a run, and push nothing"
-DESCRIPTION = """Writes the model card of a run, from the files of its folder alone; nothing is sent anywhere.
-
-    hf-mlpl render-card --run runs/demo/final --results runs/demo/final.json --output model_cards/demo-final.md
-
-The run may be finished, or have come to a save point. Results are files of `hf-mlpl evaluate`; without any, the card
-has the run's last evaluation on dev, and says so. The picture of the run's curves is written beside the card.
-`hf-mlpl publish` makes the same card for a repository on the Hub.
-"""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(parser)
+    parser.add_argument("--repo", help="name on the Hub to show in the card; default: the run's push_to_hub")
+    parser.add_argument("--output", type=Path, required=True, help="Markdown file to write")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for a run and its results, which `hf-mlpl publish` also has."""
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="output_dir of a training run")
     parser.add_argument(
-        "--results", type=Path, nargs="+", default=[], metavar="FILE", help="results files of hf-mlpl evaluate"
+        "--results", type=Path, nargs="+", default=[], metavar="FILE", help="results files of `hf-mlpl evaluate`"
     )
-    parser.add_argument("--repo", help="name on the Hub that stands in the card; by default the run's push_to_hub")
-    parser.add_argument("--output", type=Path, required=True, help="Markdown file")
 
 
-def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Returns 0; raises `OSError` and `ValueError` for a run or results that cannot be read."""
-    from ..atomic import atomic_write, write_text  # what is imported here takes seconds, and --help need not wait
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    from ..atomic import atomic_write, write_text
     from ..evaluation.results import read_results
     from ..sharing.model_card import model_card
 
@@ -39,4 +38,3 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         with atomic_write(picture) as partial:
             shutil.copyfile(curves, partial)
     print(f"card: {options.output}")
-    return 0

@@ -1,4 +1,24 @@
-"""`hf-mlpl test`: scores a model on list files, with the options and the output of flashlight's `fl_asr_test`."""
+"""Transcribes list files as flashlight's `fl_asr_test` does, with the same options and output lines.
+
+A list has a line for each recording: id, path, milliseconds, and optionally a transcript.
+
+    # a released model: its checkpoint and its tokens file
+    hf-mlpl test --am checkpoint.bin --tokens tokens-all.lst --test dev.lst,test.lst --show
+
+    # a model of hf_mlpl, which has its own tokens; write logits to out/test.lst/ID.npz, and files for sclite
+    hf-mlpl test --am runs/demo/final/model --test test.lst --emission_dir out --sclite out
+
+    import numpy as np
+    np.load("out/test.lst/ID.npz")["emissions"]  # (output frames, classes), before any softmax
+
+`--show` prints to standard output in the original's format; the total and all messages go to standard error. WER and
+TER of a recording without a transcript are `inf%`, as in the original. Decoding is greedy: there is no language model
+and no beam search, and a lexicon has no effect.
+
+If a line of a list cannot be used, or its duration differs from the recording's by more than 1 s, a message with file
+and line number is printed to standard error; the other lines are transcribed, and the exit status is 1. If the model,
+the tokens or a list cannot be read, or tokens and model do not match, nothing is transcribed, and it is 2.
+"""
 
 from __future__ import annotations
 
@@ -12,37 +32,18 @@ from pathlib import Path
 
 from .errors import describe
 
-HELP = "transcribe flashlight's list files, with the options and the output of fl_asr_test"
-DESCRIPTION = """Transcribes list files as flashlight's `fl_asr_test` does, with the same options and lines.
-A list has a line for each recording: id, path, milliseconds, and perhaps a transcript.
-
-    # a released model: its checkpoint and its tokens file
-    hf-mlpl test --am checkpoint.bin --tokens tokens-all.lst --test dev.lst,test.lst --show
-
-    # a model of hf_mlpl, which has tokens of its own; logits as out/test.lst/ID.npz; files for sclite
-    hf-mlpl test --am runs/demo/final/model --test test.lst --emission_dir out --sclite out
-
-    import numpy as np
-    np.load("out/test.lst/ID.npz")["emissions"]  # (output frames, classes), before any softmax
-
-Standard output gets what `--show` asks for, in the original's format; the total and all messages go
-to standard error. WER and TER of a recording without a transcript are `inf%`, as in the original.
-Decoding is greedy: there is no language model and no beam search, and a lexicon has no effect.
-
-A line that cannot be used costs a line on standard error, with file and line number, and so does a
-duration that is more than 1 s off its recording's. The others are transcribed, and the exit status
-is 1 in the end. It is 2, and nothing is transcribed, where the model, the tokens or a list cannot be
-read, or where tokens and model do not belong together.
-"""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--test", required=True, metavar="LISTS", help="list files, with commas between them")
+    parser.add_argument("--test", required=True, metavar="LISTS", help="list files, separated by commas")
     parser.add_argument("--am", required=True, help="flashlight checkpoint, or folder or Hub name of a model")
     parser.add_argument("--tokens", default="", help="tokens file; a checkpoint needs one")
-    parser.add_argument("--datadir", default="", help="folder of the list files, and of recordings that are not found")
     parser.add_argument(
-        "--surround", choices=["", "|"], help="word boundaries around utterances; default: as the model was trained"
+        "--datadir",
+        default="",
+        help="folder of the list files, and of recordings that are not found in the working directory",
+    )
+    parser.add_argument(
+        "--surround", choices=["", "|"], help="word boundary around utterances; default: as the model was trained"
     )
     parser.add_argument(
         "--show", nargs="?", const=True, default=False, type=_boolean, help="print three lines for each sample"
@@ -52,14 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pieces",
         action="store_true",
-        help="take recordings of more than 35 s in overlapping pieces, as hf-mlpl transcribe does; by default each is "
-        "recognised whole, as in the original, and memory grows with the square of its length",
+        help="split recordings of more than 35 s into overlapping pieces, as `hf-mlpl transcribe` does; by default "
+        "each is recognised at once, as in the original, and memory grows with the square of its length",
     )
     for option in ("--lexicon", "--arch", "--logtostderr", "--minloglevel"):
-        parser.add_argument(option, nargs="?", help="accepted for old commands; has no effect")
+        parser.add_argument(option, nargs="?", help="accepted so that old commands run; has no effect")
 
 
-def _boolean(text: str) -> bool:  # as gflags reads it
+def _boolean(text: str) -> bool:
+    """Parses a boolean option as gflags does."""
     if text.lower() in ("1", "t", "true", "y", "yes"):
         return True
     if text.lower() in ("0", "f", "false", "n", "no"):
@@ -67,13 +69,14 @@ def _boolean(text: str) -> bool:  # as gflags reads it
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
-def _folder(text: str) -> Path | None:  # `--emission_dir=` means none in the original
+def _folder(text: str) -> Path | None:
+    """Returns a folder, or None for an empty option such as `--emission_dir=`, as in the original."""
     return Path(text) if text else None
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Returns 1 when a line could not be used or has a wrong duration, 2 when nothing could be done, else 0."""
-    import torch  # what is imported here takes seconds, and --help need not wait
+    """Returns 1 if a line could not be used or has a wrong duration, 2 if nothing could be transcribed, else 0."""
+    import torch
     from transformers.utils import logging
 
     from ..corpora.flashlight_lists import read_lists
@@ -92,7 +95,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             folder.mkdir(parents=True, exist_ok=True)
         model, processor = load_acoustic_model(options.am, options.tokens, options.surround)
     except Exception as error:
-        if getattr(error, "filename", None):
+        if isinstance(error, OSError) and error.filename:
             problem = f"{error.filename}: {error.strerror}"
         elif (problem := describe(error)) is None:
             raise
@@ -107,7 +110,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             return _test(options, model, processor, entries, len(problems), files, sclite)
     except BrokenPipeError:
         raise
-    except OSError as error:  # of the files for sclite
+    except OSError as error:  # the files for sclite cannot be written
         print("error:", error, file=sys.stderr)
         return 1
 
@@ -120,7 +123,7 @@ def _test(options: argparse.Namespace, model, processor, entries: list, failed: 
 
     report, wrong_durations, remarks = Report(processor.tokenizer, len(entries)), 0, Counter()
     started = time.monotonic()
-    with tqdm(total=len(entries), unit="file", disable=None) as progress:  # None: unless stderr is a terminal
+    with tqdm(total=len(entries), unit="file", disable=None) as progress:  # None disables it without a terminal
 
         def print_line(level: str, text: str) -> None:
             line = os.fsencode(f"{level}: {sample.entry.where}: {text}").decode(errors="backslashreplace")
@@ -152,7 +155,7 @@ def _test(options: argparse.Namespace, model, processor, entries: list, failed: 
                 print_line("error", f"its emissions cannot be written: {error}")
             for kind, text in _remarks(sample, processor.feature_extractor, emissions).items():
                 remarks[kind] += 1
-                if remarks[kind] == 1:  # the first one stands for all; the others are counted
+                if remarks[kind] == 1:  # the others are only counted, in `_notes`
                     print_line("note", f"{sample.entry.path} {text}")
     for note in _notes(report, remarks):
         print(f"note: {note}", file=sys.stderr)
@@ -163,7 +166,7 @@ def _test(options: argparse.Namespace, model, processor, entries: list, failed: 
 
 
 def _remarks(sample, extractor, emissions: Path | None) -> dict[str, str]:
-    """Returns the reasons for which the original would misread a recording, each with a remark on its use here."""
+    """Returns the reasons why the original would misread a recording, each with a remark on what happens here."""
     from ..interop.flashlight_report import file_name
 
     remarks = {}
@@ -181,7 +184,7 @@ def _remarks(sample, extractor, emissions: Path | None) -> dict[str, str]:
 
 
 def _notes(report, remarks: Counter) -> list[str]:
-    """Returns the lines about all recordings together."""
+    """Returns notes about all recordings together."""
     from ..model.text import unknown_character_report
 
     notes = []

@@ -1,4 +1,26 @@
-"""`hf-mlpl transcribe`: writes what is said in recordings, on the screen or into files."""
+"""Transcribes audio and identifies its language.
+
+    # print a line for each recording: its name, the language, the transcript
+    hf-mlpl transcribe --model runs/demo/final/model recording.mp3 another.ogg
+
+    # transcribe all recordings in a folder and its subfolders to text files: talks/a/b.flac to out/a/b.txt
+    hf-mlpl transcribe --model runs/demo/final/model talks --output out
+
+    # print JSON lines, with the language's probability and the start and end of each word in seconds
+    hf-mlpl transcribe --model runs/demo/final/model talks --format json --timestamps word
+
+    # write the subtitles film.srt
+    hf-mlpl transcribe --model runs/demo/final/model film.wav --format srt --output .
+
+    # use beam search with an n-gram language model of one language (pip install "hf-mlpl[lm]")
+    hf-mlpl transcribe --model runs/demo/final/model --lm swedish.arpa --lm-weight 0.8 recording.mp3
+
+Recordings may have any sampling rate and length. Those of more than 35 s are transcribed in overlapping pieces, so
+that memory does not grow with them. (Beam search searches the whole recording, and needs about 40 kB per second for
+each 100 classes of the model.) If a recording cannot be read, a line `error: FILE: reason` is printed to standard
+error, the others are transcribed, and the exit status is 1. In folders, audio files are recognised by their content
+and their suffix, and a line counts the other files.
+"""
 
 from __future__ import annotations
 
@@ -6,72 +28,48 @@ import argparse
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from ..inference.precision import add_dtype_argument, convert
 from ..model.missing_model import check_model
 
-HELP = "transcribe audio and identify its language"
-DESCRIPTION = """Transcribes audio and identifies its language.
-
-    # a line for each recording on standard output: its name, the language, the transcript
-    hf-mlpl transcribe --model runs/demo/final/model recording.mp3 another.ogg
-
-    # all recordings in a folder, at any depth, to as many text files: talks/a/b.flac to out/a/b.txt
-    hf-mlpl transcribe --model runs/demo/final/model talks --output out
-
-    # a JSON object a line, with the language's probability and the times of each word in seconds
-    hf-mlpl transcribe --model runs/demo/final/model talks --format json --timestamps word
-
-    # film.srt, beside the film's sound
-    hf-mlpl transcribe --model runs/demo/final/model film.wav --format srt --output .
-
-    # beam search with an n-gram language model of one language (pip install "hf-mlpl[lm]")
-    hf-mlpl transcribe --model runs/demo/final/model --lm swedish.arpa --lm-weight 0.8 recording.mp3
-
-Any sampling rate and length will do: recordings of more than 35 s are transcribed in pieces
-that overlap, so memory does not grow with them. (Beam search goes over the whole recording, and needs
-about 40 kB a second for each 100 classes of the model.) A recording that cannot be read costs a line on
-standard error, `error: FILE: why`, and exit status 1 when all the others are done. In folders, audio
-is known by its content and its suffix; a line says how many files are not audio.
-"""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="+", help="audio files, or folders of them; - is standard input")
+    parser.add_argument("paths", nargs="+", help="audio files, or folders of them; - reads standard input")
     parser.add_argument("--model", required=True, help="folder or Hub name of a model")
-    parser.add_argument("--format", choices=["text", "json", "srt", "vtt"], default="text", help="default: text")
     parser.add_argument(
-        "--timestamps",
-        choices=["word"],
-        help="add the times of words; in text, each word has a line then",
+        "--format", choices=["text", "json", "srt", "vtt"], default="text", help="output format; default: text"
+    )
+    parser.add_argument(
+        "--timestamps", choices=["word"], help="add the times of words; with --format text, one line per word"
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder for one file per recording. An existing file is kept, and its recording skipped: an interrupted "
-        "run can be repeated",
+        help="folder for one file per recording; a recording whose file exists is skipped, so that an interrupted run "
+        "can be repeated",
     )
-    parser.add_argument("--language", help="write with the characters of this language only, such as sl")
+    parser.add_argument("--language", help="use only the characters of this language, such as sl")
     add_dtype_argument(parser)
-    parser.add_argument("--batch-size", type=int, default=8, help="recordings in one forward; default: 8")
+    parser.add_argument("--batch-size", type=int, default=8, help="recordings in one forward pass; default: 8")
     group = parser.add_argument_group("beam search (needs the extra lm)")
     group.add_argument("--lm", metavar="FILE", help="n-gram language model, in ARPA or KenLM's binary format")
     group.add_argument(
         "--lexicon",
         metavar="FILE",
         type=Path,
-        help="the words that can be written, one a line; default: those of an ARPA file of words. A binary file of "
-        "words needs it",
+        help="words that can be written, one per line; default: the words of the ARPA file. A binary language model "
+        "of words needs it",
     )
     group.add_argument("--lm-weight", type=float, help="weight of the language model; default: 0.5")
-    group.add_argument("--word-score", type=float, help="reward of each word; default: 0")
+    group.add_argument("--word-score", type=float, help="reward for each word; default: 0")
     group.add_argument("--beam-size", type=int, help="hypotheses kept after each frame; default: 50")
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Returns 1 when a recording could not be read, else 0; raises `OSError` or `ValueError` for the model."""
-    from transformers.utils import logging  # what is imported here takes seconds, and --help need not wait
+    """Returns 1 if a recording could not be read, else 0."""
+    from transformers.utils import logging
 
     from ..inference.transcription import find_recordings, pending_recordings
 
@@ -79,9 +77,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(f"--batch-size is {options.batch_size}; it must be at least 1")
     if options.lm is None and (options.lm_weight is not None or options.lexicon is None and _search_settings(options)):
         parser.error("--lm-weight is for --lm; --word-score and --beam-size are for --lm and --lexicon")
-    recordings, others = find_recordings(options.paths)
-    if others:
-        print(_passed_over(others), file=sys.stderr)
+    recordings, other_files = find_recordings(options.paths)
+    if other_files:
+        print(_line_on_others(other_files), file=sys.stderr)
     if options.output is None and options.format in ("srt", "vtt") and len(recordings) > 1:
         parser.error(f"{len(recordings)} files of subtitles need a folder: --output DIR")
     if options.output is not None:
@@ -110,20 +108,12 @@ def _load_pipeline(options: argparse.Namespace):
 
 
 def _make_decoder(options: argparse.Namespace):
-    """Returns a `BeamSearchDecoder`, made before the model is loaded, which may take minutes.
-
-    Raises:
-        OSError, ValueError: where flashlight-text is not installed, for a model without our tokenizer, for a lexicon
-            that is not UTF-8, and as `BeamSearchDecoder` does.
-    """
+    """Returns a `BeamSearchDecoder`; called before the model is loaded, so that its errors do not take minutes."""
     from transformers import AutoTokenizer
 
+    from ..inference.beam_search import BeamSearchDecoder
     from ..model.tokenization_mlpl import MlplTokenizer
 
-    try:
-        from ..inference.beam_search import BeamSearchDecoder
-    except ImportError as error:  # without the extra
-        raise ValueError(str(error)) from error
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     if not isinstance(tokenizer, MlplTokenizer):
         raise ValueError(f"{options.model}: --lm and --lexicon are for models of hf_mlpl; this one is another")
@@ -134,8 +124,8 @@ def _make_decoder(options: argparse.Namespace):
     return BeamSearchDecoder(tokenizer, options.lm, lexicon, **_search_settings(options))
 
 
-def _search_settings(options: argparse.Namespace) -> dict[str, float]:
-    """Returns the settings of beam search that the user has given."""
+def _search_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the options of beam search that the user has given."""
     settings = {name: getattr(options, name) for name in ("beam_size", "lm_weight", "word_score")}
     return {name: value for name, value in settings.items() if value is not None}
 
@@ -149,7 +139,7 @@ def _transcribe(recognize, recordings: list, options: argparse.Namespace) -> int
     timestamps = "char" if options.format in ("srt", "vtt") else options.timestamps
     arguments = {} if timestamps is None else {"return_timestamps": timestamps}
     languages, failed = Counter(), 0
-    with tqdm(total=len(recordings), unit="file", disable=None) as progress:  # None: unless stderr is a terminal
+    with tqdm(total=len(recordings), unit="file", disable=None) as progress:  # None disables it without a terminal
         for recording in transcribe_recordings(recognize, recordings, options.batch_size, progress, **arguments):
             problem = recording.problem or _deliver(recording, options, progress)
             if problem is None:
@@ -163,8 +153,8 @@ def _transcribe(recognize, recordings: list, options: argparse.Namespace) -> int
     return 1 if failed else 0
 
 
-def _passed_over(files: list[Path]) -> str:
-    """Returns a line about files of the folders that are not audio."""
+def _line_on_others(files: list[Path]) -> str:
+    """Returns a line about files in the folders that are not audio."""
     from ..inference.transcription import printable
 
     names = ", ".join(map(printable, files[:3]))
@@ -173,7 +163,7 @@ def _passed_over(files: list[Path]) -> str:
 
 
 def _deliver(recording, options: argparse.Namespace, progress) -> str | None:
-    """Prints or writes a transcript; returns the problem, if it cannot be written."""
+    """Prints or writes a transcript; returns the reason if it cannot be written."""
     from ..atomic import write_text
     from ..inference.transcription import format_transcript
 
@@ -185,8 +175,8 @@ def _deliver(recording, options: argparse.Namespace, progress) -> str | None:
             sys.stdout.flush()
         else:
             write_text(recording.output_path(options.output, options.format), transcript)
-    except BrokenPipeError:  # nobody reads on
+    except BrokenPipeError:  # nobody reads standard output any more
         raise
-    except (OSError, ValueError) as error:  # ValueError: characters that the terminal's encoding lacks
+    except (OSError, ValueError) as error:  # ValueError: the terminal's encoding lacks a character
         return f"{recording.name}: its transcript cannot be written: {error}"
     return None

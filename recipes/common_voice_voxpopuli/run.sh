@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# The paper's recipe, whole: Common Voice 6.1 (60 locales) and VoxPopuli (unlabelled, the 19 locales that both have).
+# Runs the paper's whole recipe on Common Voice 6.1 (60 locales) and VoxPopuli (unlabelled, the 19 locales in both).
 #
 #     recipes/common_voice_voxpopuli/run.sh [--plan] [model=large] [start=scratch] [accelerate=multi_gpu] FOLDER
 #
-# FOLDER holds the corpora as they are downloaded and unpacked: cv-corpus-6.1-2020-12-11/{locale}/clips and voxpopuli/
-# with raw_audios/ and annotations/unlabelled_v2.tsv.gz.
+# FOLDER holds the corpora, downloaded and unpacked: cv-corpus-6.1-2020-12-11/{locale}/clips, and voxpopuli/ with
+# raw_audios/ and annotations/unlabelled_v2.tsv.gz.
 #
-#     --plan               train nothing: hours, updates, disk and GPU-hours of every stage, and all that is missing;
-#                          needs the utterance files, which the first step of a run writes, but no FOLDER
+#     --plan               train nothing, but print hours, updates, disk space and GPU-hours of every stage, and what is
+#                          missing; needs no FOLDER, but the utterance files, which the first step of a run writes
 #     model=large|base     1,059 or 275 million parameters
 #     start=scratch|supervised
-#                          of the final model; the paper has both
-#     accelerate=NAME      how to launch: the file of that name in recipes/accelerate, after you have edited it. On several
-#                          machines give the commands below one by one, those of accelerate launch on each machine
+#                          where the final model starts from; the paper reports both
+#     accelerate=NAME      launch with NAME.yaml in recipes/accelerate, after you have edited it. On several
+#                          machines run the commands below one by one, those with accelerate launch on each machine
 #
-# Every step goes on where it stopped, so an interrupted run is simply started again; what is complete is skipped. The
-# settings are the YAML files beside this script, which say where each value is from. Results: runs/common_voice_voxpopuli.
+# To continue an interrupted run, start it again: every step continues where it stopped, and complete steps are skipped.
+# The settings are the YAML files beside this script, which show where each value comes from. The results are written to
+# runs/common_voice_voxpopuli.
 set -euo pipefail
 
 plan=false model=large start=scratch accelerate=multi_gpu folder=
@@ -34,13 +35,13 @@ cd "$(dirname "$0")/../.."
 run=runs/common_voice_voxpopuli
 here=recipes/common_voice_voxpopuli
 launch="accelerate launch --config_file recipes/accelerate/$accelerate.yaml"
-languages="cs de el en es et fi fr hu it lt lv mt nl pl pt ro sl sv-SE" # of both corpora
+languages="cs de el en es et fi fr hu it lt lv mt nl pl pt ro sl sv-SE" # in both corpora
 
-# Each stage's settings: its file, and what differs from it.
+# Settings of each stage: its file, and what overrides it
 size=()
-if [[ $model == base ]]; then size=(gradient_checkpointing=false); fi # four times smaller, it need not save memory
+if [[ $model == base ]]; then size=(gradient_checkpointing=false); fi # this one need not save memory
 if [[ $start == supervised ]]; then from=$run/$model/supervised/model; else from=$model; fi
-ending=$run/$model/$start # both final models may lie side by side
+ending=$run/$model/$start # so that both final models can exist
 supervised=($here/supervised.yaml output_dir=$run/$model/supervised model=$model "${size[@]}")
 language_finetune=($here/language_finetune.yaml "output_dir=$run/$model/language_finetune/{language}"
     model=$run/$model/supervised/model "${size[@]}")
@@ -55,7 +56,7 @@ if [[ $plan == false && ! -e $run/data/tokens-all.lst ]]; then
     python recipes/build_tokenizer.py $run/data/train.parquet --output $run/data/tokens-all.lst
 fi
 
-# What would stop a run after weeks stops it here.
+# Find what is missing now, not after weeks of training.
 python recipes/estimate.py --stage "${supervised[@]}" --stage "${language_finetune[@]}" --stage "${mixed[@]}" \
     --stage "${final[@]}" --labels $run/$model/labels --languages $languages
 if [[ $plan == true ]]; then exit; fi

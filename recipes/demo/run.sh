@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The whole recipe on synthetic speech, from nothing to a transcribed file and a shared model: about 11 minutes on two
-# CPU cores, with the installation.
-# Eight languages: four with 400 labelled utterances, four with 50 labelled and 600 unlabelled ones. Every step goes on
-# where it stopped, so an interrupted run is simply started again.
+# Runs the whole recipe on synthetic speech, from nothing to a transcribed file and a shared model, in about 11 minutes
+# on two CPU cores, with the installation. Of eight languages, four have 400 labelled utterances, and four have 50
+# labelled and 600 unlabelled ones. To continue an interrupted run, start it again: every step continues where it
+# stopped.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -21,25 +21,25 @@ python recipes/prepare_data.py --common-voice $run/corpora/cv-corpus-demo --voxp
     --output $run/data
 python recipes/build_tokenizer.py $run/data/train.parquet --output $run/data/tokens-all.lst
 
-section "Stage 1, supervised: one multilingual model from all labelled speech"
+section "Stage 1, supervised: train one multilingual model on all labelled speech"
 $launch recipes/train.py recipes/demo/supervised.yaml
 
-section "Stages 2 and 3, slimIPL and pseudo-labels: a model of each low-resource language labels its unlabelled speech"
+section "Stages 2 and 3, slimIPL and pseudo-labels: train a model for each low-resource language, and label with it"
 python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels $run/labels --launch "$launch"
 
-section "Stage 4, final: the model goes on with labels and pseudo-labels, then with the labels alone, as the paper's did"
+section "Stage 4, final: train the model further on labels and pseudo-labels, then on labels alone, as in the paper"
 $launch recipes/train.py recipes/demo/mixed.yaml
 $launch recipes/train.py recipes/demo/final.yaml license=apache-2.0 # of the weights, for their card
 
-section "For comparison, slimIPL on all languages at once, whose labels the paper found poor for low-resource languages"
+section "For comparison: slimIPL on all languages at once, which the paper found poor for low-resource languages"
 $launch recipes/train.py recipes/demo/language_finetune.yaml output_dir=$run/at_once stage=at_once language=null \
     language_alpha=0.3 max_updates=350 slimipl.cache_size=32
 
-section "The control: the supervised model goes on with the labels alone, for as many updates"
+section "The control: train the supervised model further on labels alone, for as many updates"
 $launch recipes/train.py recipes/demo/final.yaml output_dir=$run/control stage=control \
     model=$run/supervised/model max_updates=600
 
-section "Character error rates on test speakers whom no stage has heard"
+section "Character error rates on test speakers, who are in no training data"
 for stage in supervised control at_once final; do
     python recipes/evaluate_model.py --model $run/$stage/model --data $run/data/test.parquet --output $run/$stage.json \
         > $run/$stage.txt
@@ -52,7 +52,7 @@ python recipes/evaluate_model.py --model $run/at_once/model --data $run/data/unl
     --output $run/labels_at_once.json > $run/labels_at_once.txt
 python recipes/compare.py at_once=$run/labels_at_once.json per_language=$run/labels/complete.json
 
-section "Sharing: the model and the pseudo-labels go to a Hub on this machine, and come back by their names"
+section "Sharing: push the model and the pseudo-labels to a Hub on this machine, and load them by their names"
 python -m local_hub recipes/demo/share.sh
 
 clips=($run/corpora/cv-corpus-demo/nl/clips/common_voice_nl_3*.mp3) clip=${clips[0]}

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Shares what the demo has made, its final model and its pseudo-labels, and loads both back by their names, as anybody
-# else would. Needs runs/demo, as `make demo` leaves it.
+# Pushes the demo's final model and its pseudo-labels to the Hub, and loads both by their names, as other users would.
+# Needs runs/demo from `make demo`.
 #
-#   python -m local_hub recipes/demo/share.sh    on a Hub of this machine, without a network, which then is gone
-#   HF_TOKEN=hf_... recipes/demo/share.sh USER         on huggingface.co: USER/mlpl-demo and the data set USER/mlpl-demo-labels
+#   python -m local_hub recipes/demo/share.sh     pushes to a temporary Hub on this machine, without a network
+#   HF_TOKEN=hf_... recipes/demo/share.sh USER    pushes to huggingface.co: USER/mlpl-demo and the data set
+#                                                 USER/mlpl-demo-labels
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# The recipe on speech of people, per language: English digits (`en`, Free Spoken Digit Dataset) or Malayalam sentences
-# (`ml`, Malayalam Speech Corpus), few labelled speakers, the others unlabelled, and test speakers whom no stage hears.
-# On one CPU core of a busy machine `en` took 12 minutes per seed and `ml` 46.
-# What is complete is skipped.
+# Runs the recipe on human speech of one language: English digits (`en`, Free Spoken Digit Dataset) or Malayalam
+# sentences (`ml`, Malayalam Speech Corpus). A few speakers are labelled, others unlabelled, and the test speakers are
+# in no training data. On one CPU core of a busy machine `en` took 12 minutes per seed and `ml` 46. The script skips
+# what is complete.
 #
 #     recipes/human_speech/run.sh FOLDER en|ml SEED ...
 #
 # FOLDER holds ml-msc/manifest.tsv and en-fsdd/manifest.tsv: tab-separated tables with the columns path, sentence,
-# language and speaker. Results land in runs/human_speech; ../README.md says what came out.
+# language and speaker. The script writes results to runs/human_speech; ../README.md reports ours.
 set -euo pipefail
 speech=$(realpath "$1") language=$2
 cd "$(dirname "$0")/../.."
 
 run=runs/human_speech/$language
 export launch=${launch:-python} models="supervised control final oracle"
-# Digits leave CTC's plateau of blanks with small batches and many updates, sentences with batches of a minute.
+# To leave CTC's plateau of blanks, digits need small batches and many updates, sentences need batches of a minute.
 case $language in
     en)
         export updates=3000 batch_seconds=5

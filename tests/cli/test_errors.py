@@ -1,4 +1,4 @@
-"""What ends with one line, on one process and on two, and what does not."""
+"""Tests which errors end a command with one line, on one process and on two."""
 
 import os
 import subprocess
@@ -29,6 +29,8 @@ def test_errors_that_users_can_mend_are_one_line():
     assert describe(OSError("two  spaces are part of a name")) == "two  spaces are part of a name"
     assert describe(EOFError("x")) is None and describe(EOFError("x"), EOFError) == "x"
     assert describe(ValueError()) == "ValueError"  # never an empty line
+    assert describe(ImportError("pip install it")) == "pip install it"
+    assert describe(raised(__import__, "no_such_module")) is None
     for error in (pa.lib.ArrowNotImplementedError("lists of binaries"), HTTPError("no connection")):
         assert not isinstance(error, (OSError, ValueError)) and describe(error) == str(error)
     strict = raised(lambda: MlplConfig(hidden_size="x"))
@@ -46,18 +48,18 @@ def test_faults_of_the_program_keep_their_traceback():
         exit_status(lambda: {}["x"])
 
 
-def test_too_little_memory_is_said_with_a_remedy():
+def test_too_little_memory_has_a_remedy():
     for allocate in (torch.empty, np.empty):
-        told = describe(raised(allocate, (2**45,)))
-        assert told.startswith("not enough memory (") and "smaller batches" in told and "\n" not in told
+        message = describe(raised(allocate, (2**45,)))
+        assert message.startswith("not enough memory (") and "smaller batches" in message and "\n" not in message
     assert describe(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0")) == (
         "not enough memory (CUDA out of memory); smaller batches, shorter recordings or fewer workers need less"
     )
 
 
-def test_a_lost_process_is_no_traceback():
-    for told in ("[gloo/x.cc:1] Connection closed by peer [127.0.0.1]:2", "Broken pipe"):
-        assert describe(RuntimeError(told)) == ANOTHER_FAILED
+def test_a_lost_process_gives_no_traceback():
+    for message in ("[gloo/x.cc:1] Connection closed by peer [127.0.0.1]:2", "Broken pipe"):
+        assert describe(RuntimeError(message)) == ANOTHER_FAILED
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_a_command_ends_with_the_line(error, status, line, capsys):
     assert capsys.readouterr().err == f"{line}\n"
 
 
-# ---- several processes, whom nobody ends but themselves
+# ---- several processes without a launcher that ends them
 
 FAIL = """
 import sys, time
@@ -91,7 +93,7 @@ sys.exit(exit_status(run))
 
 
 def run_ranks(*ranks: tuple[float, str], port: str) -> list[tuple[int, str]]:
-    """Status and stderr of processes that each wait so long and raise that, together."""
+    """Returns exit status and stderr of processes that start together; each waits for a delay and raises an error."""
     environment = os.environ | {"WORLD_SIZE": str(len(ranks)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     processes = [
         subprocess.Popen(
@@ -106,17 +108,17 @@ def run_ranks(*ranks: tuple[float, str], port: str) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("delays", [(0, 0), (0.4, 0)])
-def test_an_error_of_both_is_said_once(delays, tmp_path, monkeypatch):
+def test_an_error_of_both_processes_is_printed_once(delays, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     ended = run_ranks(*((delay, "ValueError('no setting')") for delay in delays), port="1")
     assert [status for status, _ in ended] == [1, 1]
-    assert sorted(told for _, told in ended) == ["", "error: no setting\n"]
-    # The next job of the same shell is heard again.
+    assert sorted(message for _, message in ended) == ["", "error: no setting\n"]
+    # The next job of the same shell prints its error again.
     os.utime(next(tmp_path.iterdir()), (0, 0))
-    assert sorted(told for _, told in run_ranks(*((0, "ValueError('b')"),) * 2, port="1")) == ["", "error: b\n"]
+    assert sorted(message for _, message in run_ranks(*((0, "ValueError('b')"),) * 2, port="1")) == ["", "error: b\n"]
 
 
-def test_a_process_that_fails_alone_is_heard_and_the_one_that_loses_it_is_not(tmp_path, monkeypatch):
+def test_a_process_that_fails_prints_its_error_and_one_that_loses_it_does_not(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     lost = "RuntimeError('Connection closed by peer')"
     ended = run_ranks((0.5, lost), (0, "OSError('a disk')"), port="1")
@@ -148,13 +150,13 @@ def test_a_refusal_before_a_barrier_ends_all_under_torchrun(rank, tmp_path):
     before, _, launcher = done.stderr.partition("Traceback")
     assert done.returncode == 1
     assert [line for line in before.splitlines() if line.startswith("error: ")] == ["error: refused"]
-    assert "  traceback : error: refused\n" in launcher  # the last that is read
+    assert "  traceback : error: refused\n" in launcher  # the lines that users see last
 
 
-# ---- output that nobody reads, versions, models that are not there
+# ---- output that nobody reads, versions, missing models
 
 
-@pytest.mark.parametrize("times", [1, 100_000])  # what is left for the interpreter's exit, and what is not
+@pytest.mark.parametrize("times", [1, 100_000])  # smaller and larger than the buffer of standard output
 def test_a_closed_pipe_ends_quietly(times):
     script = (
         "import sys\nfrom hf_mlpl.cli.main import main\nfrom hf_mlpl.cli import convert\n"
@@ -188,8 +190,8 @@ def test_version(capsys):
 def test_a_missing_model_names_the_two_ways_to_one(name, local_hub, tmp_path, capsys):
     (tmp_path / "file").touch()
     name = name.format(folder=tmp_path, file=tmp_path / "file")
-    told = str(raised(check_model, name))
-    assert told.startswith(f"{name}: ") and "\n" not in told
-    assert "make demo" in told and "speechbrain/m-ctc-t-large" in told and "hf-mlpl convert" in told
+    message = str(raised(check_model, name))
+    assert message.startswith(f"{name}: ") and "\n" not in message
+    assert "make demo" in message and "speechbrain/m-ctc-t-large" in message and "hf-mlpl convert" in message
     assert main(["convert", "--to=flashlight", f"--checkpoint={name}", f"--output={tmp_path / 'out'}"]) == 1
-    assert capsys.readouterr().err == f"error: {told}\n"
+    assert capsys.readouterr().err == f"error: {message}\n"

@@ -1,4 +1,4 @@
-"""The command `hf-mlpl`, as a process of its own and in this one."""
+"""Tests the command `hf-mlpl` as a separate process and in this one."""
 
 import io
 import json
@@ -29,7 +29,7 @@ HF_MLPL = Path(sys.executable).with_name("hf-mlpl")
 
 @pytest.fixture(scope="module")
 def clips(tone_corpus):
-    """Two good clips, one wav and one mp3, and what is said in them."""
+    """Returns two good clips, a wav and an mp3, and their transcripts."""
     clips = tone_corpus / "common-voice"
     paths = [clips / "de/clips/common_voice_de_test0.wav", clips / "sv-SE/clips/common_voice_sv-SE_test0.mp3"]
     sentences = [path.parents[1].joinpath("test.tsv").read_text().splitlines()[1].split("\t")[2] for path in paths]
@@ -38,14 +38,14 @@ def clips(tone_corpus):
 
 @pytest.fixture
 def folder(clips, tmp_path):
-    """A folder of recordings with all that such folders have."""
+    """Returns a folder of recordings, with subfolders and hidden files."""
     (good, other), _ = clips
     folder = tmp_path / "talks"
     for name in ("b/deep/c.d.MP3", "b/deep/a.mp3"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(other, folder / name)
     shutil.copy(good, folder / "z.wav")
-    (folder / "._z.wav").write_bytes(b"what a Mac leaves there")
+    (folder / "._z.wav").write_bytes(b"metadata of macOS")
     (folder / ".hidden").mkdir()
     shutil.copy(good, folder / ".hidden" / "h.wav")
     return folder
@@ -53,7 +53,7 @@ def folder(clips, tmp_path):
 
 @pytest.fixture
 def transcribe(tone_run, capsys):
-    """The command in this process: exit status, standard output, lines of standard error."""
+    """Runs `hf-mlpl transcribe` in this process; returns exit status, standard output, and lines of standard error."""
 
     def run(*arguments):
         status = main(["transcribe", "--model", str(tone_run / "model"), *map(str, arguments)])
@@ -63,7 +63,7 @@ def transcribe(tone_run, capsys):
     return run
 
 
-def test_a_bad_file_costs_one_line_and_the_exit_status(clips, tone_run, tmp_path):
+def test_a_bad_file_gives_one_line_and_exit_status_1(clips, tone_run, tmp_path):
     (good, other), (sentence, another) = clips
     bad, lost = tmp_path / "bad.wav", tmp_path / "lost.wav"
     bad.write_bytes(b"RIFF, but no audio")
@@ -84,7 +84,7 @@ def test_good_files_give_exit_status_0(clips, transcribe):
     assert transcribe(good) == (0, f"{good}\tde\t{sentence}\n", [])
 
 
-def test_a_file_that_only_the_model_side_refuses_costs_its_own_line(clips, transcribe, tmp_path):
+def test_a_file_that_the_features_refuse_gives_one_line(clips, transcribe, tmp_path):
     (good, other), (sentence, another) = clips
     loud = tmp_path / "loud.wav"
     soundfile.write(loud, np.full(RATE, 1e6, np.float32), RATE, subtype="FLOAT")
@@ -93,22 +93,22 @@ def test_a_file_that_only_the_model_side_refuses_costs_its_own_line(clips, trans
     assert len(errors) == 1 and errors[0].startswith(f"error: {loud}: ") and "beyond 32768" in errors[0]
 
 
-def test_folders_are_searched_and_the_order_is_theirs(folder, clips, transcribe):
+def test_folders_are_searched_in_order(folder, clips, transcribe):
     _, (sentence, another) = clips
     expected = [(folder / name, "sv-SE", another) for name in ("b/deep/a.mp3", "b/deep/c.d.MP3")]
     expected.append((folder / "z.wav", "de", sentence))
     lines = [f"{path}\t{language}\t{text}\n" for path, language, text in expected]
     (folder / "b" / "notes.txt").write_text("no audio")
-    passed_over = f"1 file is not audio: {folder / 'b' / 'notes.txt'}"
-    assert transcribe(folder, "--batch-size", 2) == (0, "".join(lines), [passed_over])
+    not_audio = f"1 file is not audio: {folder / 'b' / 'notes.txt'}"
+    assert transcribe(folder, "--batch-size", 2) == (0, "".join(lines), [not_audio])
     (folder / "b" / "notes.txt").unlink()
-    # named again, also by another name: once is enough
+    # a recording that is named twice, also by another path, is transcribed once
     assert transcribe(folder / "z.wav", folder / "b" / ".." / "z.wav", folder)[1] == "".join([lines[2], *lines[:2]])
     status, out, errors = transcribe(folder / ".hidden" / "nothing", folder / ".hidden")
     assert status == 1 and out.endswith(f"h.wav\tde\t{sentence}\n") and errors[0].endswith("nothing: no such file")
 
 
-def test_a_folder_without_audio_is_told(transcribe, tmp_path, clips):
+def test_a_folder_without_audio_is_an_error(transcribe, tmp_path, clips):
     status, out, errors = transcribe(tmp_path, clips[0][0])
     assert status == 1 and out.count("\n") == 1 and errors == [f"error: {tmp_path}: no audio in this folder"]
     for name in ("a.txt", "b.json", "c.xml", "d.py"):
@@ -121,7 +121,7 @@ def test_a_folder_without_audio_is_told(transcribe, tmp_path, clips):
     ]
 
 
-def test_audio_is_known_by_its_content(clips, transcribe, tmp_path):
+def test_audio_is_recognised_by_its_content(clips, transcribe, tmp_path):
     (good, _), (sentence, _) = clips
     samples, rate = soundfile.read(good)
     shutil.copy(good, tmp_path / "talk 1.2")
@@ -129,14 +129,14 @@ def test_audio_is_known_by_its_content(clips, transcribe, tmp_path):
     shutil.copy(good, tmp_path / "page.html")
     for name, kind in (("a.w64", "W64"), ("b.sph", "NIST"), ("c.voc", "VOC"), ("d.rf64", "RF64"), ("e.bin", "FLAC")):
         soundfile.write(tmp_path / name, samples, rate, format=kind, subtype="PCM_16")
-    heard = sorted(path.name for path in tmp_path.iterdir())
+    names = sorted(path.name for path in tmp_path.iterdir())
     (tmp_path / "film.m4a").write_bytes(b"no film")
     (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     (tmp_path / "table.json").write_text("{}")
-    os.mkfifo(tmp_path / "pipe.wav")  # which nobody writes to
+    os.mkfifo(tmp_path / "pipe.wav")  # nobody writes to it
     status, out, errors = transcribe(tmp_path)
     assert [line.split("\t") for line in out.splitlines()] == [
-        [f"{tmp_path}/{name}", "de", sentence] for name in heard
+        [f"{tmp_path}/{name}", "de", sentence] for name in names
     ]
     assert status == 1 and len(errors) == 2 and errors[1].startswith(f"error: {tmp_path}/film.m4a: is not audio")
     assert errors[0] == "3 files are not audio: " + ", ".join(
@@ -166,7 +166,7 @@ def test_links_are_followed_once(clips, transcribe, tmp_path):
 def test_standard_input_and_pipes(clips, transcribe, tmp_path, monkeypatch):
     paths, sentences = clips
     samples, _ = soundfile.read(paths[0], dtype="float32")
-    soundfile.write(tmp_path / "long.wav", np.tile(samples, 100), RATE)  # which is read more than once
+    soundfile.write(tmp_path / "long.wav", np.tile(samples, 100), RATE)  # so long that the pipe is read more than once
     expected = transcribe(tmp_path / "long.wav")[1].split("\t")[2]
     os.mkfifo(tmp_path / "pipe")
     reading, writing = os.pipe()
@@ -183,7 +183,7 @@ def test_standard_input_and_pipes(clips, transcribe, tmp_path, monkeypatch):
     assert (status, errors) == (0, [])
 
 
-def test_whatever_a_decoder_raises_is_the_files_own_line(clips, transcribe, tmp_path, monkeypatch):
+def test_any_error_of_a_decoder_gives_one_line(clips, transcribe, tmp_path, monkeypatch):
     (good, _), (sentence, _) = clips
     raised = {"a.wav": MemoryError(), "b.wav": RuntimeError("soxr: bad\nrate"), "c.wav": RecursionError("deep")}
     for name in (*raised, "d.wav"):
@@ -201,7 +201,7 @@ def test_whatever_a_decoder_raises_is_the_files_own_line(clips, transcribe, tmp_
     assert errors == [f"error: {tmp_path}/{reason}" for reason in reasons]
 
 
-def test_a_screen_without_a_letter_costs_a_line(clips, tone_corpus, transcribe, monkeypatch):
+def test_a_terminal_without_a_character_gives_one_line(clips, tone_corpus, transcribe, monkeypatch):
     rows = (tone_corpus / "common-voice/sv-SE/test.tsv").read_text().splitlines()[1:]
     name = next(row.split("\t")[1] for row in rows if "ö" in row.split("\t")[2])
     path = tone_corpus / "common-voice/sv-SE/clips" / name
@@ -213,7 +213,7 @@ def test_a_screen_without_a_letter_costs_a_line(clips, tone_corpus, transcribe, 
     assert errors[0].startswith(f"error: {path}: its transcript cannot be written: 'ascii' codec")
 
 
-def test_names_that_are_written_in_another_way(clips, transcribe, tmp_path):
+def test_names_in_another_unicode_form(clips, transcribe, tmp_path):
     (good, _), (sentence, _) = clips
     composed, decomposed = (unicodedata.normalize(form, "Göteborg.wav") for form in ("NFC", "NFD"))
     shutil.copy(good, tmp_path / decomposed)
@@ -222,7 +222,7 @@ def test_names_that_are_written_in_another_way(clips, transcribe, tmp_path):
     assert transcribe(tmp_path / "two\nlines\t.wav")[1] == f"{tmp_path}/two\\x0alines\\x09.wav\tde\t{sentence}\n"
 
 
-def test_outputs_mirror_the_folder_and_stay_in_theirs(folder, clips, transcribe, tmp_path, monkeypatch):
+def test_outputs_mirror_the_folder_and_stay_in_the_output_folder(folder, clips, transcribe, tmp_path, monkeypatch):
     _, (sentence, another) = clips
     out = tmp_path / "out"
     monkeypatch.chdir(folder / "b")
@@ -234,7 +234,7 @@ def test_outputs_mirror_the_folder_and_stay_in_theirs(folder, clips, transcribe,
     assert (out / "z.txt").read_text() == f"{sentence}\n" and (out / "b/deep/c.d.txt").read_text() == f"{another}\n"
 
 
-def test_what_exists_is_kept_and_a_run_can_be_repeated(folder, transcribe, tmp_path):
+def test_existing_outputs_are_kept_and_a_run_can_be_repeated(folder, transcribe, tmp_path):
     out = tmp_path / "out"
     (out / "b" / "deep").mkdir(parents=True)
     (out / "b" / "deep" / "a.txt").write_text("mine")
@@ -260,7 +260,7 @@ def test_two_recordings_of_one_output(folder, clips, transcribe, tmp_path):
     assert (status, out.count("\n"), errors) == (0, 4, [])
 
 
-def test_a_link_to_itself_costs_a_line(clips, transcribe, tmp_path):
+def test_a_link_to_itself_gives_one_line(clips, transcribe, tmp_path):
     (tmp_path / "loop.wav").symlink_to(tmp_path / "loop.wav")
     status, out, errors = transcribe(tmp_path, clips[0][0])
     assert (
@@ -278,7 +278,7 @@ def test_the_progress_bar_counts_bad_ones_too_and_leaves_standard_output_alone(f
     assert "4/4" in errors[-1] and "file/s" in errors[-1]
 
 
-def test_an_output_that_cannot_be_written_is_a_problem_of_its_recording(folder, transcribe, tmp_path):
+def test_an_output_that_cannot_be_written_is_an_error_of_its_recording(folder, transcribe, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "b").touch()  # where a folder must be
     status, _, messages = transcribe(folder, "--output", tmp_path / "out")
@@ -337,7 +337,7 @@ def test_text_of_one_language(clips, tone_run, tmp_path, capsys):
     assert set(sentence) - set("abc ")
     assert main([*arguments, "xx"]) == 0
     _, language, text = capsys.readouterr().out.removesuffix("\n").split("\t")
-    assert set(text) <= set("abc ") and language == "de"  # what it hears stays what it hears
+    assert set(text) <= set("abc ") and language == "de"  # the identified language stays the same
     assert main([*arguments, "hu"]) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and "'hu'" in err and err.count("\n") == 1
@@ -363,7 +363,7 @@ def test_a_name_that_is_not_utf_8(clips, transcribe, tmp_path):
     assert status == 1 and errors[0].startswith(f"error: {tmp_path}/Gr\\xfc\\xdfe.wav: is not audio")
 
 
-def test_a_model_that_is_not_there_is_one_line(clips, capsys):
+def test_a_missing_model_gives_one_line(clips, capsys):
     assert main(["transcribe", "--model", "model/that/is/nowhere", str(clips[0][0])]) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and "model/that/is/nowhere" in err and err.count("\n") == 1
@@ -394,14 +394,14 @@ def test_an_early_end_is_clean(tone_run, tmp_path, end):
 
 
 @pytest.mark.parametrize("arguments", [[], ["transcribe"], ["transcribe", "a.wav"], ["translate", "a.wav"]])
-def test_wrong_usage_is_told(arguments, capsys):
+def test_wrong_usage_shows_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2 and "usage: hf-mlpl" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["transcribe", "--help"]])
-def test_help_teaches(arguments, capsys):
+def test_help_shows_examples(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 0 and "hf-mlpl transcribe --model" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The recipe's scripts as users start them, one after another on the tones; their errors; the demo's script."""
+"""Tests the recipe's scripts as users start them, one after another on the tones, and their errors."""
 
 import importlib.util
 import json
@@ -28,7 +28,7 @@ ONE_PROCESS = [*LAUNCH, "--config_file", RECIPES / "accelerate" / "cpu.yaml"]
 
 
 class Chain:
-    """The recipe in one folder, whose paths are relative as in the demo; `output` has what each script printed."""
+    """Runs the recipe in one folder, with relative paths as in the demo; `output` keeps what each script printed."""
 
     def __init__(self, folder: Path, python: Path):
         self.folder, self.python = folder, python
@@ -97,8 +97,8 @@ def test_build_tokenizer(chain):
     assert "data/tokens-all.lst: 9 entries from 64 transcripts" in chain.output["build_tokenizer"][0]
 
 
-def test_train_killed_and_started_again_equals_a_run_in_one_go(chain, tone_run):
-    """And the same settings give the same bits in other processes, through `accelerate launch` and without."""
+def test_train_killed_and_started_again_equals_an_uninterrupted_run(chain, tone_run):
+    """Checks also that the same settings give the same bits with `accelerate launch` and without."""
     out, _ = chain.output["train"]
     assert re.search(r"going on from run/checkpoints/update-000000[24]0\n", out)
     assert out.splitlines()[-1] == "model: run/model; curves: run/curves.png; numbers: run/metrics.jsonl"
@@ -125,16 +125,16 @@ def test_pseudo_label(chain):
     summary = json.loads((chain.folder / "labels" / "complete.json").read_text())
     assert (summary["labels"], summary["errors"]) == (24, 0)
     assert re.fullmatch("run/model@[0-9a-f]{12}", summary["teacher"])
-    made = read_utterances([chain.folder / "labels" / "labels.parquet"])
-    assert set(made["source"]) == {summary["teacher"]} and set(made["language"]) == {"sv-SE"}
+    labels = read_utterances([chain.folder / "labels" / "labels.parquet"])
+    assert set(labels["source"]) == {summary["teacher"]} and set(labels["language"]) == {"sv-SE"}
 
 
 def test_evaluate(chain):
     out, err = chain.output["evaluate_model"]
     lines = [line for line in re.split("[\r\n]", err) if "lost.wav" in line]
     assert len(lines) == 1
-    told = "utterance common_voice_de_test0: lost.wav: no such file; counted as an empty hypothesis"
-    assert lines[0].endswith(told)
+    message = "utterance common_voice_de_test0: lost.wav: no such file; counted as an empty hypothesis"
+    assert lines[0].endswith(message)
     results = json.loads((chain.folder / "results.json").read_text())
     assert (results["model"], results["data"], results["unreadable"]) == ("run/model", ["data/test.parquet"], 1)
     assert results["macro"]["cer"] < 0.15 and results["utterances"] == 16
@@ -162,10 +162,10 @@ def test_two_processes_started_as_a_module_label_the_same(chain):
 def test_evaluate_and_label_in_another_dtype(chain, output_of, dtype):
     exact = json.loads((chain.folder / "results.json").read_text())
     model, output = ["--model", "run/model", "--dtype", dtype], ["--output", f"{dtype}.json"]
-    output_of("evaluate.py", *model, "--data", "data/test.parquet", *output)
+    output_of("evaluate_model.py", *model, "--data", "data/test.parquet", *output)
     results = json.loads((chain.folder / f"{dtype}.json").read_text())
     assert (exact["dtype"], results["dtype"]) == ("float32", dtype)
-    assert results["revision"] == exact["revision"]  # of the weights as they are stored
+    assert results["revision"] == exact["revision"]  # of the stored weights
     assert results["macro"]["cer"] == pytest.approx(exact["macro"]["cer"], abs=0.02)
     output_of("pseudo_label.py", *model, "--data", "data/unlabelled.parquet", "--output", dtype)
     labels = [
@@ -175,19 +175,19 @@ def test_evaluate_and_label_in_another_dtype(chain, output_of, dtype):
     assert not labels[0]["mean_log_prob"].equals(labels[1]["mean_log_prob"])
 
 
-def test_evaluate_on_sentences_that_training_has_not(chain, tone_corpus, output_of):
+def test_evaluate_on_sentences_that_training_lacks(chain, tone_corpus, output_of):
     scoring = ["--data", "data/test.parquet", "--unseen-in", "data/train.parquet", "--output", "unseen.json"]
-    output_of("evaluate.py", "--model", "run/model", *scoring, "--num-workers", "0")
+    output_of("evaluate_model.py", "--model", "run/model", *scoring, "--num-workers", "0")
     scored = json.loads((chain.folder / "unseen.json").read_text())["languages"]
     sentences = {"train": [], "test": []}
-    for split, found in sentences.items():
+    for split, pairs in sentences.items():
         for table in (tone_corpus / "common-voice").glob(f"*/{split}.tsv"):
             clips = [line.split("\t") for line in table.read_text().splitlines()[1:]]
-            there = [clip for clip in clips if (table.parent / "clips" / clip[1]).is_file()]
-            found += [(table.parent.name, sentence) for _, _, sentence, *_ in there]
+            clips = [clip for clip in clips if (table.parent / "clips" / clip[1]).is_file()]
+            pairs += [(table.parent.name, sentence) for _, _, sentence, *_ in clips]
     seen = {sentence for _, sentence in sentences["train"]}
     unseen = Counter(language for language, sentence in sentences["test"] if sentence not in seen)
-    assert 0 < unseen.total() < 16  # else this would test nothing
+    assert 0 < unseen.total() < 16  # otherwise this would test nothing
     assert {language: scores["utterances"] for language, scores in scored.items()} == unseen
 
 
@@ -206,14 +206,14 @@ def output_of(chain, monkeypatch, capfd):
 
 @pytest.fixture(scope="module")
 def finetuned(chain):
-    """Settings of stage 2 for the tones, and what the script did with them; de has no unlabelled speech."""
+    """Runs `language_finetune.py` on the tones and returns its command; de has no unlabelled speech."""
     settings = yaml.safe_load((chain.folder / "tones.yaml").read_text())
     settings |= {"output_dir": "finetuned/{language}", "model": "run/model", "tokens": None, "max_updates": 6}
     settings |= {"unlabelled": ["data/unlabelled.parquet"], "dev": [], "learning_rate": 1e-3}
     settings["slimipl"] = {"start_update": 1, "cache_size": 2, "unsupervised_updates": 1}
     (chain.folder / "finetune.yaml").write_text(yaml.safe_dump(settings))
     command = ["language_finetune.py", "finetune.yaml", "--labels", "made", "--launch", str(chain.python)]
-    with pytest.MonkeyPatch.context() as patch:  # what it starts are processes
+    with pytest.MonkeyPatch.context() as patch:  # the processes that it starts inherit the folder
         patch.chdir(chain.folder)
         assert run_command(*command) == 0
     return command
@@ -226,13 +226,13 @@ def test_language_finetune(chain, finetuned, output_of):
     options = ["--list", "output_dir=elsewhere/{language}", "--labels", "other", "bf16=true"]
     assert output_of(*finetuned, *options).endswith("--dtype bfloat16\n")
     assert (chain.folder / "finetuned" / "sv-SE" / "model" / "model.safetensors").is_file()
-    made = pq.read_table(chain.folder / "made" / "sv-SE" / "labels.parquet").to_pylist()
-    assert len(made) == 24 and {row["source"].split("@")[0] for row in made} == {"sv-SE/model"}
+    labels = pq.read_table(chain.folder / "made" / "sv-SE" / "labels.parquet").to_pylist()
+    assert len(labels) == 24 and {row["source"].split("@")[0] for row in labels} == {"sv-SE/model"}
     again = output_of(*finetuned).splitlines()
     assert again[0] == "== sv-SE: complete" and again[-1].startswith("labels: made/*/labels.parquet; next: ")
     assert json.loads((chain.folder / "made" / "complete.json").read_text())["languages"]["sv-SE"]["labels"] == 24
     utterances = read_utterances([chain.folder / "made" / "*" / "labels.parquet"])  # as final training names them
-    assert sorted(utterances["id"]) == sorted(row["id"] for row in made)
+    assert sorted(utterances["id"]) == sorted(row["id"] for row in labels)
 
 
 def test_a_language_that_cannot_be_finetuned(chain, finetuned, error_of, output_of, tmp_path, capfd, monkeypatch):
@@ -240,15 +240,15 @@ def test_a_language_that_cannot_be_finetuned(chain, finetuned, error_of, output_
     rows = [row | {"language": "fi"} for row in pq.read_table("data/unlabelled.parquet").to_pylist()]
     write_utterances(rows, tmp_path / "fi.parquet")
     command = [*finetuned, f"unlabelled=[{tmp_path / 'fi.parquet'}]"]
-    told = error_of(*command, "--languages", "sv-SE")
-    assert told == "no unlabelled speech in sv-SE; there is some in fi"
+    message = error_of(*command, "--languages", "sv-SE")
+    assert message == "no unlabelled speech in sv-SE; there is some in fi"
     assert output_of(*command).startswith("fi: skipped, slimIPL needs labelled speech of the language too")
-    told = error_of(*finetuned, "output_dir=elsewhere/{language}", "learning_rate=1e38", "cache_gigabytes=0")
-    assert told.startswith("sv-SE failed, see above; the same command tries again")
-    told = capfd.readouterr().err
-    assert "error: the gradient of micro-batches" in told
+    message = error_of(*finetuned, "output_dir=elsewhere/{language}", "learning_rate=1e38", "cache_gigabytes=0")
+    assert message.startswith("sv-SE failed, see above; the same command tries again")
+    message = capfd.readouterr().err
+    assert "error: the gradient of micro-batches" in message
     assert re.search(
-        r"^sv-SE: failed: .* -m hf_mlpl train finetune.yaml .*language=sv-SE ended with exit status 1$", told, re.M
+        r"^sv-SE: failed: .* -m hf_mlpl train finetune.yaml .*language=sv-SE ended with exit status 1$", message, re.M
     )
     assert error_of("train.py", "finetune.yaml").endswith(
         "needs a language; add language=CODE, for example language=sl"
@@ -318,22 +318,25 @@ def test_errors_of_train(error_of, tone_data, tmp_path):
 def test_errors_of_pseudo_label_and_evaluate(error_of, tone_data, tone_run, tmp_path):
     model, output = ["--model", tone_run / "model"], ["--output", tmp_path / "out", "--num-workers", 0]
     data, unlabelled = ["--data", tone_data / "dev.parquet"], ["--data", tone_data / "unlabelled.parquet"]
-    for script in ("pseudo_label.py", "evaluate.py"):
+    for script in ("pseudo_label.py", "evaluate_model.py"):
         assert error_of(script, *model, "--data", "a.parquet", *output).startswith("a.parquet: no such utterance file")
-        told = error_of(script, *model, *data, *output, "--languages", "fr")
-        assert told == f"{tone_data / 'dev.parquet'}: no utterances of fr; there are de, sv-SE"
+        message = error_of(script, *model, *data, *output, "--languages", "fr")
+        assert message == f"{tone_data / 'dev.parquet'}: no utterances of fr; there are de, sv-SE"
         assert "model/that/is/nowhere" in error_of(script, "--model", "model/that/is/nowhere", *data, *output)
         not_parquet = tone_data / "tokens-all.lst"
         assert str(not_parquet) in error_of(script, *model, "--data", not_parquet, *output)
-    assert error_of("evaluate.py", *model, *unlabelled, *output) == "24 of 24 utterances have no text to compare with"
+    assert (
+        error_of("evaluate_model.py", *model, *unlabelled, *output)
+        == "24 of 24 utterances have no text to compare with"
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_errors_of_the_other_scripts(error_of, tone_data, tmp_path):
-    told = error_of("prepare_data.py", "--common-voice", tmp_path, "--output", tmp_path / "data")
-    assert told.startswith(f"{tmp_path}: no Common Voice release; expected folders such as")
-    told = error_of("prepare_data.py", "--voxpopuli", tmp_path, "--output", tmp_path / "data")
-    assert told.startswith(f"{tmp_path}: no VoxPopuli corpus; expected folders such as")
+    message = error_of("prepare_data.py", "--common-voice", tmp_path, "--output", tmp_path / "data")
+    assert message.startswith(f"{tmp_path}: no Common Voice release; expected folders such as")
+    message = error_of("prepare_data.py", "--voxpopuli", tmp_path, "--output", tmp_path / "data")
+    assert message.startswith(f"{tmp_path}: no VoxPopuli corpus; expected folders such as")
     tokens = ["--output", tmp_path / "tokens"]
     assert error_of("build_tokenizer.py", "a.parquet", *tokens).startswith("a.parquet: no such utterance file")
     without_text = tone_data / "unlabelled.parquet"
@@ -354,7 +357,7 @@ SCRIPTS = {path.relative_to(RECIPES).as_posix(): path for path in sorted(RECIPES
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_scripts_are_valid_and_name_what_there_is(name):
+def test_scripts_are_valid_and_name_existing_files_and_options(name):
     script = SCRIPTS[name]
     assert os.access(script, os.X_OK)
     done = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
