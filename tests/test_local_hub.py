@@ -90,11 +90,11 @@ print(pipeline("automatic-speech-recognition", model="me/tiny")(np.load(sys.argv
 """
 
 
-def test_a_private_model_in_another_process(local_hub, api, folder, tmp_path):
+def test_a_private_model_in_another_process(local_hub, api, folder, quick_python, tmp_path):
     api.create_repo("me/tiny", private=True)
     api.upload_folder(repo_id="me/tiny", folder_path=folder)
     np.save(tmp_path / "samples.npy", sweep(2.0))
-    command = [sys.executable, "-c", LOAD, tmp_path / "samples.npy"]
+    command = [quick_python, "-c", LOAD, tmp_path / "samples.npy"]
     done = subprocess.run(command, env=local_hub.env, capture_output=True, text=True)
     assert done.stdout.strip() == pipeline(TASK, model=str(folder))(sweep(2.0))["text"], done.stderr
     assert local_hub.token not in done.stderr

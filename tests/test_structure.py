@@ -229,6 +229,7 @@ def test_what_is_registered_may_be_imported_first():
     run(IMPORTED_FIRST, *(f"hf_mlpl.{part}" for part in parts))
 
 
+@pytest.mark.slow
 def test_model_side_works_without_the_libraries_of_training():
     blocked = "import sys, importlib; sys.modules.update(dict.fromkeys(['datasets', 'accelerate', 'evaluate']))"
     imported = f"print([importlib.import_module(name).__name__ for name in {MODEL_FILES}])"

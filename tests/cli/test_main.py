@@ -63,16 +63,13 @@ def transcribe(tone_run, capsys):
     return run
 
 
-def test_a_bad_file_gives_one_line_and_exit_status_1(clips, tone_run, tmp_path):
+def test_a_bad_file_gives_one_line_and_exit_status_1(clips, transcribe, tmp_path):
     (good, other), (sentence, another) = clips
     bad, lost = tmp_path / "bad.wav", tmp_path / "lost.wav"
     bad.write_bytes(b"RIFF, but no audio")
-    done = subprocess.run(
-        [HF_MLPL, "transcribe", "--model", tone_run / "model", good, bad, lost, other], capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert done.stdout.splitlines() == [f"{good}\tde\t{sentence}", f"{other}\tsv-SE\t{another}"]
-    errors = done.stderr.splitlines()
+    status, out, errors = transcribe(good, bad, lost, other)
+    assert status == 1
+    assert out.splitlines() == [f"{good}\tde\t{sentence}", f"{other}\tsv-SE\t{another}"]
     assert errors == [
         f"error: {bad}: is not audio that can be decoded (wav, flac, mp3, ogg), or is damaged",
         f"error: {lost}: no such file",

@@ -38,10 +38,10 @@ COMMON_VOICE_LOCALES = (
 
 
 @pytest.fixture(scope="module")
-def corpus(quick_python, tmp_path_factory) -> tuple[Path, Path]:
+def corpus(tmp_path_factory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("demo")
     options = "--labelled de=8 sv-SE=3 --unlabelled sv-SE=105 --dev 3 --test 4 --seed 7 --processes 2"
-    command = [quick_python, "-m", "hf_mlpl", "demo", "--root", str(root), *options.split()]
+    command = [sys.executable, "-m", "hf_mlpl", "demo", "--root", str(root), *options.split()]
     result = subprocess.run(command, capture_output=True, text=True)
     folders = root / "cv-corpus-demo", root / "voxpopuli-demo"
     assert result.stdout.split() == [str(folder) for folder in folders], result.stderr

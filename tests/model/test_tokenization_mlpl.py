@@ -394,6 +394,7 @@ def test_nothing_changes_when_it_is_saved_and_loaded(tmp_path, tokenizer):
         assert other.encode("ae <blank>|é") == surrounded.encode("ae <blank>|é")
 
 
+@pytest.mark.slow  # by default test_remote_code.py does it for all classes
 def test_the_saved_code_works_without_the_package(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path / "saved")
     assert {"tokenization_mlpl.py", "text.py"} <= {path.name for path in (tmp_path / "saved").iterdir()}
