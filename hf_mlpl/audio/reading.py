@@ -37,6 +37,7 @@ from .parts import Part, SeekableFile
 
 logger = logging.get_logger(__name__)
 
+SAMPLING_RATE = 16_000  # of the model, and of all audio that is made for it
 BLOCK_BYTES = 2**20  # of a pipe that are in memory
 END_TOLERANCE = 0.1  # seconds that `end` may lie behind the recording, because tables of segments are rounded
 #: Suffixes of files that libsndfile or PyAV reads. The format of a file is found by its content.
@@ -50,7 +51,7 @@ AUDIO_SUFFIXES = frozenset(
 Audio = str | os.PathLike | bytes | BinaryIO | dict
 
 
-def load_audio(audio: Audio, sampling_rate: int = 16000) -> np.ndarray:
+def load_audio(audio: Audio, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
     """Returns mono samples (N,) of a recording in fp32, N > 0.
 
     libsndfile decodes wav, flac, mp3, ogg (vorbis, opus) and more formats; FFmpeg decodes m4a, mp4, webm, aac and more
@@ -89,7 +90,7 @@ def load_audio(audio: Audio, sampling_rate: int = 16000) -> np.ndarray:
     return result
 
 
-def stream_audio(audio: Audio, sampling_rate: int = 16000) -> Iterator[np.ndarray]:
+def stream_audio(audio: Audio, sampling_rate: int = SAMPLING_RATE) -> Iterator[np.ndarray]:
     """Yields the samples that `load_audio` returns in successive blocks (n,), n > 0.
 
     Memory does not grow with the recording's length. Takes the arguments of `load_audio`, and raises its errors where

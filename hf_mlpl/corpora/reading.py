@@ -16,7 +16,7 @@ from ..error_line import error_line
 from ..model.text import normalize_text
 
 THREADS = 8  # that read headers
-BLOCK = 4096  # rows that are measured together, because a release has millions
+MEASURED_ROWS = 4096  # rows that are measured together, because a release has millions
 
 
 class RowError(Exception):
@@ -157,7 +157,7 @@ def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport) -> I
         while failure is None:
             block = []
             try:
-                for row in islice(rows, BLOCK):
+                for row in islice(rows, MEASURED_ROWS):
                     block.append(row)  # not extend, so that the list keeps the rows before an error
             except ValueError as error:  # of a damaged table
                 failure = error

@@ -27,7 +27,7 @@ from ..data.rows import blocks, filter_rows, id_hashes, select_rows
 from ..data.utterances import FEATURES, write_utterances
 from ..folder_lock import claimed_file
 from ..model.text import normalize_text
-from ..sharing.hub import FAILURES, reason, with_retries
+from ..sharing.hub import FAILURES, request_problem, with_retries
 from .files import label_schema, labels_of_anyone
 from .schema import LABEL_FEATURES, LABEL_SET_FEATURES, SCORES
 
@@ -125,7 +125,7 @@ def _downloaded(labels: str, languages: Sequence[str] | None, revision: str | No
         )
     except FAILURES as error:
         problem = "is no file and no folder, and cannot be had from the Hub"
-        raise OSError(f"{labels}: {problem} ({reason(error)})") from error
+        raise OSError(f"{labels}: {problem} ({request_problem(error)})") from error
 
 
 def join_labels(files: Files, utterances: Dataset, output: Path, keep_all: bool = False) -> JoinReport:

@@ -28,7 +28,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.hf_api import DatasetInfo
 
 from ..atomic import atomic_write, temporary_folder, writing
-from ..audio.reading import AudioError, encode_flac, load_audio
+from ..audio.reading import SAMPLING_RATE, AudioError, encode_flac, load_audio
 from ..data.rows import blocks, durations_of, filter_rows, select_rows, sorted_by_id
 from ..error_line import error_line
 from ..sharing.hub import push_folder
@@ -44,7 +44,6 @@ logger = logging.getLogger(__name__)
 SHARD_ROWS = 250_000  # labels alone: some 50 MB
 SHARD_SECONDS = 18_000  # with audio: some 300 MB
 AUDIO_ROWS = 100  # in a row group with audio, and in memory at a time
-SAMPLING_RATE = 16_000
 # Content-defined chunks: where a shard gets a few new rows, the Hub stores these again and not the whole shard.
 PARQUET_OPTIONS = {"compression": "zstd", "use_content_defined_chunking": True, "write_page_index": True}
 

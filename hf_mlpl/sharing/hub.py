@@ -87,7 +87,9 @@ def push_folder(
         error = _cause(error)
         refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
         login = "give HF_TOKEN or `hf auth login` a token that may write to it, then " if refused else ""
-        raise OSError(f"{repo_id}: cannot push to it ({reason(error)}); {pending}: {login}{remedy}") from error
+        raise OSError(
+            f"{repo_id}: cannot push to it ({request_problem(error)}); {pending}: {login}{remedy}"
+        ) from error
 
 
 def with_retries(request: Callable[[], Result]) -> Result:
@@ -104,7 +106,7 @@ def with_retries(request: Callable[[], Result]) -> Result:
         waited, wait = waited + pause, min(2 * wait, LONGEST_WAIT)
 
 
-def reason(error: Exception) -> str:
+def request_problem(error: Exception) -> str:
     """Returns why a request failed, in one line, without tokens and signed addresses."""
     error = _cause(error)
     line = error_line(error)

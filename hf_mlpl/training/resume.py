@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 from ..atomic import atomic_write
 from ..main_process import claimed_by_job, on_main_process
-from ..sharing.hub import FAILURES, reason, with_retries
+from ..sharing.hub import FAILURES, request_problem, with_retries
 from ..training_config import FREE_ON_RESUME, TrainingConfig, changed_settings, check_same_config, write_config
 from .checkpoint_files import (
     FSDP_FOLDERS,
@@ -68,9 +68,9 @@ def _fetch(config: TrainingConfig, repo_id: str) -> str | None:
             _download(config, repo_id, head.sha, names)
             return None
     except ValueError as error:
-        raise ValueError(f"{repo_id}: {reason(error)}") from error
+        raise ValueError(f"{repo_id}: {request_problem(error)}") from error
     except FAILURES as error:
-        problem = f"cannot read it ({reason(error)}); if it is private, HF_TOKEN needs the right to read it"
+        problem = f"cannot read it ({request_problem(error)}); if it is private, HF_TOKEN needs the right to read it"
         raise OSError(f"{repo_id}: {problem}") from error
     if "config.yaml" not in names or "model.safetensors" not in names:
         raise ValueError(f"{repo_id}: has no state of a run; a run with push_to_hub in its settings pushes one")

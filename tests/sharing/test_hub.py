@@ -93,4 +93,4 @@ def test_push_folder_retries_temporary_failures(status, retry_after, tries, loca
 
 def test_a_reason_has_no_secrets():
     error = RuntimeError("https://storage/x?signature=abc refused\nBearer hf_abcdefghijkl.")
-    assert hub.reason(error) == "https://storage refused Bearer [token]"
+    assert hub.request_problem(error) == "https://storage refused Bearer [token]"

@@ -23,7 +23,7 @@ import yaml
 from tqdm import tqdm
 
 from ...atomic import atomic_write, write_json
-from ...audio.reading import END_TOLERANCE, stream_audio
+from ...audio.reading import END_TOLERANCE, SAMPLING_RATE, stream_audio
 from ...data.utterances import write_utterances
 from ...error_line import error_line
 from ...folder_lock import claimed
@@ -36,7 +36,6 @@ from .normalizer import Normalizer
 from .parts import PART, PARTS, Part, fingerprints, is_finished, read_record, remove_parts
 from .report import PreparationReport, SplitStatistics, audio_name
 
-RATE = 16_000
 TICK = 100  # utterances between two steps of the progress bar
 AUDIO_REASONS = {"unreadable audio", "no samples", "in quarantine"}  # of drops whose detail is `audio: reason`
 QUARANTINE_COLUMNS = ("audio", "reason")
@@ -69,7 +68,7 @@ class Preprocessing:
             return None
         if self.decode:
             try:
-                seconds = sum(map(len, stream_audio(utterance["audio"], RATE))) / RATE
+                seconds = sum(map(len, stream_audio(utterance["audio"]))) / SAMPLING_RATE
             except Exception as error:  # decoders raise errors of any type
                 report.drop("unreadable audio", utterance["id"], audio_problem(error, utterance["audio"]))
                 return None
