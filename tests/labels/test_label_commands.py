@@ -130,7 +130,7 @@ def test_each_language_is_pushed_when_it_is_labelled(tone_data, tone_run, tone_l
     command = ["language_finetune.py", tmp_path / "settings.yaml", "--labels", tmp_path / "labels"]
     assert run(*command, "--list") == "# sv-SE: complete\n"
     listed = run(*command, "--push-to-hub", REPO, "--list")
-    assert listed.strip().endswith(f"publish_labels.py {tmp_path}/labels/sv-SE --repo {REPO} --private")
+    assert listed.strip().endswith(f"publish-labels {tmp_path}/labels/sv-SE --repo {REPO} --private")
     printed = run(*command, "--push-to-hub", REPO)
     assert "sv-SE: 24 labels, 24 of them kept, are in" in printed
     commits = local_hub.commits(REPO, repo_type="dataset")

@@ -205,12 +205,12 @@ def test_metadata_names_members_of_enumerations_and_nothing_else():
 
 
 @pytest.mark.slow
-def test_weights_that_fsdp_has_spread(local_hub, tone_data, tone_run, tmp_path):
+def test_weights_that_fsdp_has_spread(local_hub, tone_data, tone_run, quick_python, tmp_path):
     """At the root they are whole; two processes go on from their parts."""
     overrides = slimipl_overrides(tone_run / "model", tone_data / "unlabelled.parquet")
     overrides += [f"push_to_hub={REPO}", "license=cc0-1.0", "dev=[]"]
     command = [ROOT / "tests" / "fsdp_on_cpu.py", tone_data / "tones.yaml", *overrides]
-    launch("fsdp", *command, f"output_dir={tmp_path / 'whole'}", folder=tmp_path)
+    launch(quick_python, "fsdp", *command, f"output_dir={tmp_path / 'whole'}", folder=tmp_path)
     result, saved, _ = local_hub.commits(REPO)
     weights = load_file(tmp_path / "whole" / "model" / "model.safetensors")
     assert result.files["model.safetensors"].content == (tmp_path / "whole/model/model.safetensors").read_bytes()
@@ -223,7 +223,7 @@ def test_weights_that_fsdp_has_spread(local_hub, tone_data, tone_run, tmp_path):
 
     local_hub.repos["model", REPO].branches["main"] = saved
     resumed = tmp_path / "resumed"
-    launch("fsdp", *command, f"output_dir={resumed}", "--resume-from-hub", REPO, folder=tmp_path)
+    launch(quick_python, "fsdp", *command, f"output_dir={resumed}", "--resume-from-hub", REPO, folder=tmp_path)
     assert not (resumed / "checkpoints" / "update-00000006" / "model.safetensors").exists()
     torch.testing.assert_close(load_file(resumed / "model" / "model.safetensors"), weights, rtol=0, atol=0)
 
