@@ -37,7 +37,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     Recognises text and language of recordings as [`AutomaticSpeechRecognitionPipeline`] does, with these differences:
 
     An input is a path, an http(s) address, the bytes of a file, an open binary file, an array or a tensor at the
-    model's sampling rate, or a dict as [`~audio.load_audio`] takes it: `array` (or `raw`) with any `sampling_rate`,
+    model's sampling rate, or a dict as [`~reading.load_audio`] takes it: `array` (or `raw`) with any `sampling_rate`,
     `bytes` or `path`, and `start` and `end` in seconds. A dict may have `stride`. A row of a data set is a dict with
     any of these under `audio`. Other keys are passed through to the result, each as a list of one value, except those
     that the result has itself, such as a row's `text`. Audio that cannot be read raises [`~decoders.AudioError`], a
