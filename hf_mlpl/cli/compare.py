@@ -38,7 +38,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         paths = sorted(glob.glob(pattern)) if "*" in pattern else [pattern]
         if not paths:
             raise ValueError(f"{pattern}: no such file")
-        results[name] = [read_results(path) for path in paths]
+        results[name] = [read_results(path, [options.metric]) for path in paths]
     print(comparison_table(results, options.languages, options.metric))
     if options.oracle:
         print()

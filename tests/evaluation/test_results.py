@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from hf_mlpl.cli.main import main
 from hf_mlpl.evaluation.results import read_results
 from hf_mlpl.evaluation.scoring import score
 
@@ -18,6 +19,16 @@ def results() -> dict:
 def test_written_results_are_read(results, tmp_path):
     (tmp_path / "r.json").write_text(json.dumps(results))
     assert read_results(tmp_path / "r.json") == results
+
+
+def test_summaries_of_labels_are_compared_by_cer(tone_labels, error_of, capfd):
+    """They have no WER."""
+    path = tone_labels["de"] / "complete.json"
+    assert main(["compare", f"a={path}", f"b={path}"]) == 0
+    assert [row.split()[0] for row in capfd.readouterr().out.splitlines()] == ["language", "de", "macro"]
+    assert "must be an object that has for each language wer, " in error_of(
+        "compare.py", f"a={path}", "--metric", "wer"
+    )
 
 
 @pytest.mark.parametrize("data", ["null", "3", "[]", "", "{", '"x"', "{}", "\ufeff{}"])
