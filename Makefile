@@ -7,7 +7,7 @@ INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*##  */make \1\t/p' Makefile | expand -t 20
 
-demo: .venv/.complete  ## train on eight synthetic languages, label, train again, share: about 11 minutes on 2 cores
+demo: .venv/.complete  ## train on eight synthetic languages, label, train again, share: about 17 minutes on 2 cores
 	PATH="$(CURDIR)/.venv/bin:$$PATH" recipes/demo/run.sh
 
 test: .venv/.complete  ## the tests, a few minutes on 2 cores

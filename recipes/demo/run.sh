@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the whole recipe on synthetic speech, from nothing to a transcribed file and a shared model, in about 11 minutes
-# on two CPU cores, with the installation. Of eight languages, four have 400 labelled utterances, and four have 50
+# Runs the whole recipe on synthetic speech, from nothing to a transcribed file and a shared model, in about 17 minutes
+# on two CPU cores, after the installation. Of eight languages, four have 400 labelled utterances, and four have 50
 # labelled and 600 unlabelled ones. To continue an interrupted run, start it again: every step continues where it
 # stopped.
 set -euo pipefail
