@@ -105,15 +105,13 @@ def tone_run(tone_data: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tone_labels(tone_data: Path, tone_run: Path, tmp_path_factory) -> Iterator[dict[str, Path]]:
+def tone_labels(tone_data: Path, tone_run: Path, tmp_path_factory) -> dict[str, Path]:
     """Makes folders of pseudo-labels: sv-SE in parts of a long recording; de in files, one of which is missing.
 
-    Beside them lies de.parquet, the labelled utterances of de. The picture of a label set, which takes longest to
-    draw, is empty, with the numbers in its metadata. `test_dataset_card.py` and processes that tests start draw it.
+    Beside them lies de.parquet, the labelled utterances of de.
     """
     import pyarrow.parquet as pq
     from accelerate import Accelerator
-    from matplotlib.figure import Figure
 
     from hf_mlpl import MlplForCTC, MlplProcessor
     from hf_mlpl.corpora.sources import VOXPOPULI
@@ -129,14 +127,7 @@ def tone_labels(tone_data: Path, tone_run: Path, tmp_path_factory) -> Iterator[d
     for language, path in {"de": root / "de.parquet", "sv-SE": tone_data / "unlabelled.parquet"}.items():
         accelerator, dataset = Accelerator(cpu=True), read_utterances([path])
         pseudo_label(accelerator, *models, dataset, root / language, teacher, 5.0, sources=[VOXPOPULI])
-
-    def picture(summaries, path) -> None:
-        numbers = sorted((summary.language, str(summary.scores)) for summary in summaries)
-        Figure(figsize=(1, 1)).savefig(path, metadata={"Software": None, "Description": str(numbers)})
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_mlpl.labels.publishing.plot_scores", picture)
-        yield {language: root / language for language in ("de", "sv-SE")}
+    return {language: root / language for language in ("de", "sv-SE")}
 
 
 @pytest.fixture(scope="session")

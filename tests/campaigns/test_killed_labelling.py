@@ -22,7 +22,6 @@ from huggingface_hub import HfApi
 from hf_mlpl import atomic
 from hf_mlpl.folder_lock import is_lock
 from hf_mlpl.labels import labelling
-from hf_mlpl.labels.dataset_card import plot_scores
 from hf_mlpl.labels.publishing import write_label_set
 
 from ..commands import ROOT, run_command
@@ -141,9 +140,8 @@ def test_joins_and_filters(tone_data, tone_labels, one_thread, tmp_path):
         check_kills(script, arguments, folder_of, 100)
 
 
-def test_pushes(tone_labels, local_hub, one_thread, monkeypatch, tmp_path):
+def test_pushes(tone_labels, local_hub, one_thread, tmp_path):
     """The labels' folder must be as it was, and the repository as after one push."""
-    monkeypatch.setattr("hf_mlpl.labels.publishing.plot_scores", plot_scores)  # killed processes draw the picture, too
 
     def folder_of(name: str) -> Path:
         (tmp_path / name).mkdir()

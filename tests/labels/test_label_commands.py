@@ -12,7 +12,6 @@ from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard, HfApi
 
 from hf_mlpl import MlplForCTC
-from hf_mlpl.labels.dataset_card import plot_scores
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
 
@@ -35,8 +34,7 @@ def run(capfd):
     return run
 
 
-def test_from_labels_to_training(tone_data, tone_run, local_hub, run, quick_python, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_mlpl.labels.publishing.plot_scores", plot_scores)  # as in the process that pushes first
+def test_from_labels_to_training(tone_data, tone_run, local_hub, run, quick_python, tmp_path):
     filters = tmp_path / "filters.yaml"
     filters.write_text("filter:\n  - mean_log_prob >= -0.05\n")
     data = ["--model", tone_run / "model", "--data", tone_data / "unlabelled.parquet", "--num-workers", "0"]
