@@ -213,6 +213,7 @@ for name in sys.argv[1:]:
         assert transformers.AutoModelForCTC.from_config(MlplConfig.tiny(30, ["sl"])).__class__ is MlplForCTC
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0, name
+print(sys.argv[1:])
 """
 
 
@@ -226,7 +227,8 @@ def test_what_is_registered_may_be_imported_first():
         "inference.pipeline_inputs",
         "interop.mctct",
     ]
-    run(IMPORTED_FIRST, *(f"hf_mlpl.{part}" for part in parts))
+    modules = [f"hf_mlpl.{part}" for part in parts]
+    assert run(IMPORTED_FIRST, *modules) == str(modules)
 
 
 @pytest.mark.slow

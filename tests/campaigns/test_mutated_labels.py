@@ -71,8 +71,8 @@ def other_values(content, rng: random.Random):
     return content
 
 
-def campaign(name: str, write, read, whole=None) -> None:
-    """Reads up to `FILES` damaged files; `read` gives something to compare with `whole`."""
+def campaign(name: str, write, read, whole=None) -> int:
+    """Reads up to `FILES` damaged files, and compares results with `whole`; returns how many files are refused."""
     outcomes, rng, end = Counter(), random.Random(name), time.monotonic() + SECONDS
     for number in range(FILES):
         if time.monotonic() > end:
@@ -88,7 +88,7 @@ def campaign(name: str, write, read, whole=None) -> None:
         except Exception as error:
             raise AssertionError(f"{name}, file {number}: {type(error).__name__}: {error}") from error
     print(f"\n{name}: {dict(outcomes)}")
-    assert outcomes["refused"]
+    return outcomes["refused"]
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +117,9 @@ def test_parquet_files_of_labels(folder, tmp_path):
         return write_label_set(folder, "de", tmp_path / "set")
 
     try:
-        campaign("labels.parquet, filtered", write, read_filtered, whole)
+        assert campaign("labels.parquet, filtered", write, read_filtered, whole)
         path.write_bytes(content)
-        campaign("labels.parquet, to a label set", write, read_set, read_set())
+        assert campaign("labels.parquet, to a label set", write, read_set, read_set())
     finally:
         path.write_bytes(content)
 
@@ -139,7 +139,7 @@ def test_shards_of_labelling(tone_labels, folder, tmp_path):
         return whole
 
     assert is_labelled(shard, utterances, teacher)
-    campaign("shard", lambda rng: damaged.write_bytes(mutated(content, rng)), read, whole)
+    assert campaign("shard", lambda rng: damaged.write_bytes(mutated(content, rng)), read, whole)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
@@ -167,7 +167,7 @@ def test_tables_of_anyone(suffix, tone_labels, tmp_path):
         return [(row["id"], row["text"], row["mean_log_prob"]) for row in rows(output)]
 
     whole = read()
-    campaign(f"mine{suffix}", lambda rng: path.write_bytes(mutated(content, rng)), read, whole)
+    assert campaign(f"mine{suffix}", lambda rng: path.write_bytes(mutated(content, rng)), read, whole)
 
 
 def test_json_and_yaml(folder, tmp_path):
@@ -194,6 +194,6 @@ def test_json_and_yaml(folder, tmp_path):
                 path.write_bytes(mutated(content, rng))
 
         try:
-            campaign(path.name, write, read, whole)
+            assert campaign(path.name, write, read, whole)
         finally:
             path.write_bytes(content)
