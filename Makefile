@@ -1,7 +1,7 @@
 PYTHON ?= python3
 INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow campaigns style quality docs bench bench-all bench-check
+.PHONY: help demo test test-slow test-clients campaigns style quality docs bench bench-all bench-check
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -15,6 +15,9 @@ test: .venv/.complete  ## the tests, a few minutes on 2 cores
 
 test-slow: .venv/.complete  ## the tests that take long, such as training with sharded weights
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow -n auto --dist loadfile
+
+test-clients: .venv-clients/.complete  ## programs of other people on our models
+	OMP_NUM_THREADS=1 .venv-clients/bin/python -m pytest -m slow -n auto --dist loadfile tests/clients
 
 campaigns: .venv/.complete  ## thousands of damaged files, and kill -9 at every step, and what came of it: half an hour
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow -s tests/campaigns
@@ -50,4 +53,14 @@ bench-check: .venv/.complete  ## measure as `bench` does, and fail if a ratio is
 	@echo "Installing into .venv, about 3 minutes ..."
 	$(PYTHON) -m venv .venv
 	$(INSTALL) -e ".[demo,dev]"
+	@touch $@
+
+# on top of .venv, whose packages it sees
+.venv-clients/.complete: .venv/.complete tests/clients/requirements.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -c "import site; from pathlib import Path; \
+		packages, = Path('.venv').resolve().glob('lib/python*/site-packages'); \
+		Path(site.getsitepackages()[0], 'venv.pth').write_text(f'import site; site.addsitedir({str(packages)!r})\n')"
+	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/clients/requirements.txt
+	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "pyctcdecode>=0.5"
 	@touch $@
