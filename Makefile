@@ -1,7 +1,7 @@
 PYTHON ?= python3
 INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow test-clients campaigns style quality docs bench bench-all bench-check
+.PHONY: help demo test test-slow test-clients test-oldest campaigns style quality docs bench bench-all bench-check
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -18,6 +18,9 @@ test-slow: .venv/.complete  ## the tests that take long, such as training with s
 
 test-clients: .venv-clients/.complete  ## programs of other people on our models
 	OMP_NUM_THREADS=1 .venv-clients/bin/python -m pytest -m slow -n auto --dist loadfile tests/clients
+
+test-oldest: .venv-oldest/.complete  ## some of the tests, with the oldest releases of libraries that pyproject.toml allows
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n auto --dist loadfile $(OLDEST)
 
 campaigns: .venv/.complete  ## thousands of damaged files, and kill -9 at every step, and what came of it: half an hour
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow -s tests/campaigns
@@ -55,12 +58,24 @@ bench-check: .venv/.complete  ## measure as `bench` does, and fail if a ratio is
 	$(INSTALL) -e ".[demo,dev]"
 	@touch $@
 
-# on top of .venv, whose packages it sees
-.venv-clients/.complete: .venv/.complete tests/clients/requirements.txt
-	$(PYTHON) -m venv .venv-clients
-	.venv-clients/bin/python -c "import site; from pathlib import Path; \
+# an environment on top of .venv, whose packages it sees after its own
+define on_top
+	.venv/bin/python -m venv --clear $(@D)
+	$(@D)/bin/python -c "import site; from pathlib import Path; \
 		packages, = Path('.venv').resolve().glob('lib/python*/site-packages'); \
 		Path(site.getsitepackages()[0], 'venv.pth').write_text(f'import site; site.addsitedir({str(packages)!r})\n')"
-	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/clients/requirements.txt
-	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "pyctcdecode>=0.5"
+endef
+INSTALL_ON_TOP = $(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.venv-clients/.complete: .venv/.complete tests/clients/requirements.txt
+	$(on_top)
+	$(INSTALL_ON_TOP) -r tests/clients/requirements.txt
+	$(INSTALL_ON_TOP) --no-deps "pyctcdecode>=0.5"
+	@touch $@
+
+.venv-oldest/.complete: .venv/.complete tests/oldest_releases.py
+	$(on_top)
+	.venv/bin/python tests/oldest_releases.py > $(@D)/requirements.txt
+	$(INSTALL_ON_TOP) -r $(@D)/requirements.txt
+	$(@D)/bin/python -m pip check
 	@touch $@

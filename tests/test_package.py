@@ -1,11 +1,13 @@
 """The package shows its public names and types, declares its libraries, and removes its import hook."""
 
 import ast
+import importlib
 import re
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import hf_mlpl
 from hf_mlpl.registration import ImportHook
@@ -17,7 +19,8 @@ DISTRIBUTIONS = {"flashlight": "flashlight-text", "yaml": "pyyaml"}  # whose nam
 
 @pytest.fixture
 def project() -> dict:
-    return pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())
+    tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings tomli
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def test_public_names_are_shown_and_load():
@@ -48,6 +51,21 @@ def test_every_imported_library_is_declared(project):
     imported = {name for names in THEIRS.values() for name in names if name != "recipes"}
     undeclared = {name for name in imported if DISTRIBUTIONS.get(name, name.replace("_", "-")) not in declared}
     assert {"torch", "pyarrow", "num2words"} <= imported and not undeclared
+
+
+def test_the_workflow_makes_targets_on_every_python(project):
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"]["make"]
+    matrix = job["strategy"]["matrix"]
+    prefix = "Programming Language :: Python :: 3."
+    named = [text.rpartition(" ")[2] for text in project["project"]["classifiers"] if text.startswith(prefix)]
+    assert matrix["python"] == named and project["project"]["requires-python"] == f">={named[0]}"
+    assert {"python": named[0], "targets": "test-oldest"} in matrix["include"]
+    runs = [step["run"] for step in job["steps"] if "run" in step]
+    assert runs == ["make ${{ matrix.targets }} PYTHON=python"]
+    made = {target for row in matrix["include"] for target in row["targets"].split()}.union(matrix["targets"])
+    targets = set(re.findall("^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    commands = re.findall("^make (.*)", (ROOT / ".ci" / "run").read_text(), re.M)
+    assert made == targets.intersection(" ".join(commands).split())
 
 
 def test_the_import_hook_acts_after_the_import_and_leaves(tmp_path, monkeypatch):

@@ -6,15 +6,18 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import BinaryIO
 
-from huggingface_hub.utils import httpx
+from huggingface_hub.errors import HTTPError
 
 from ..error_line import error_line
 from .reading import AudioError
 
 TIMEOUT_SECONDS = 30.0  # without a byte; a slow line may take any time
 CHUNK_BYTES = 2**16
+
+httpx = import_module(HTTPError.__module__)  # what huggingface_hub fetches with: httpx, and httpx2 from version 2 on
 
 
 @contextmanager

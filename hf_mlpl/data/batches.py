@@ -259,4 +259,4 @@ class SpeechBatches(torch.utils.data.Dataset):
 
 def micro_batch_seed(seed: int, number: int) -> int:
     """Returns the seed of the augmentation, dropout and LayerDrop of micro-batch `number`."""
-    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0]) >> 1
