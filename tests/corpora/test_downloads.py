@@ -127,7 +127,7 @@ def test_a_release_from_mozilla(data_collective, tone_corpus, tmp_path, monkeypa
     rows = list(read_common_voice(path, "dev", ReadingReport()))
     assert len(rows) == len(list(read_common_voice(tone_corpus / "common-voice", "dev", ReadingReport(), ["de"])))
 
-    with pytest.raises(ValueError, match="datasets/lost: cannot be downloaded: (Resource not found|Dataset 'lost' does not exist)"):
+    with pytest.raises(ValueError, match="datasets/lost: cannot be downloaded: .*not (found|exist)"):
         download_release("lost", tmp_path / "downloads")
     monkeypatch.setenv("MDC_API_KEY", "another's")
     with pytest.raises(ValueError, match="abc: cannot be downloaded: .*agree to the terms first") as error:
