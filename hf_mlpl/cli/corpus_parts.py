@@ -54,7 +54,7 @@ def corpus_parts(options: argparse.Namespace) -> Iterator[Part]:
         yield Part("folder", read, source=source_of_corpus(root), inputs=(root,))
     for number, manifest in enumerate(options.manifests or ()):
         read = partial(read_manifest_split, manifest, options.language, options.languages)
-        inputs = [manifest, *filter(None, [partner_of(manifest)])]
+        inputs = (manifest, *filter(None, [partner_of(manifest)]))
         yield Part(f"manifest {number} {manifest.name}", read, source=source_of_corpus(manifest), inputs=inputs)
     for number, name in enumerate(options.flashlight_lists or ()):
         path = Path(options.datadir, name)

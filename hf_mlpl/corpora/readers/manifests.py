@@ -100,10 +100,8 @@ def _nemo_fields(row: Mapping, segment: Mapping, recordings: Mapping[str, dict])
     if row["type"] is None and row["sources"] is not None:
         return _of_lhotse(row, {"id": row["id"]}, 0.0, {})
     if row["type"] not in CUTS or not isinstance(row["recording"], dict):
-        kind = f"a {row['type']}" if row["type"] else "a row of an unknown form"
-        raise RowError(
-            "no audio that can be read", f"{kind}; NeMo's audio_filepath, {' and '.join(CUTS)} are accepted"
-        )
+        kind = f"a {row['type']}" if row["type"] else "neither NeMo's nor lhotse's"
+        raise RowError("no audio that can be read", f"{kind}; audio_filepath and {' and '.join(CUTS)} are accepted")
     if not isinstance(segment, dict):
         raise RowError("no supervision", f"a {type(segment).__name__}")
     start = _seconds(row, "start") + _seconds(segment, "start")
