@@ -24,7 +24,11 @@ class Interval:
 
 def word_intervals(chunks: Iterable[dict]) -> list[Interval]:
     """Returns the words among the `chunks` of the pipeline with `return_timestamps="word"`."""
-    return [Interval(*map(float, chunk["timestamp"]), chunk["text"], chunk.get("confidence")) for chunk in chunks]
+    intervals = []
+    for chunk in chunks:
+        start, end = chunk["timestamp"]
+        intervals.append(Interval(float(start), float(end), chunk["text"], chunk.get("confidence")))
+    return intervals
 
 
 def segments_of(words: Sequence[Interval]) -> list[Interval]:

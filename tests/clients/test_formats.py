@@ -5,10 +5,12 @@ from pathlib import Path
 
 import lhotse
 import numpy as np
+import parselmouth
 import pytest
 import soundfile
 from lhotse import CutSet, MonoCut, Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from lhotse.qa import validate
+from parselmouth.praat import call
 from praatio import textgrid
 
 from hf_mlpl.audio.reading import load_audio
@@ -16,6 +18,7 @@ from hf_mlpl.cli.main import main
 from hf_mlpl.corpora.readers.manifests import read_manifest
 from hf_mlpl.corpora.reading import ReadingReport
 from hf_mlpl.data.utterances import read_utterances, write_utterances
+from hf_mlpl.inference.tiers import Interval, to_textgrid
 from hf_mlpl.interop.manifests import export_manifest
 
 pytestmark = pytest.mark.slow
@@ -200,16 +203,32 @@ def test_praatio_reads_textgrids(clips, tone_run, tmp_path):
         assert grid.maxTimestamp == pytest.approx(len(load_audio(str(clip))) / 16_000, abs=0.02)
 
 
-def test_praatio_reads_any_text(tmp_path):
-    from hf_mlpl.inference.tiers import Interval, to_textgrid
-
-    texts = ['say "no"', '"', '""', 'text = "x"', "xmin = 3", "ö 語 🎵", " "]
+@pytest.mark.parametrize("reader", ["Praat", "praatio"])
+def test_praat_reads_any_text(tmp_path, reader):
+    texts = ['say "no"', '"', '""', 'text = "x"', "xmin = 3", "ö 語 🎵"]
     intervals = [Interval(0.3 * number, 0.3 * number + 0.2, text) for number, text in enumerate(texts)]
     path = tmp_path / "a.TextGrid"
     path.write_text(to_textgrid({'a "tier"': intervals, "empty": []}, 3.0), encoding="utf-8")
-    grid = textgrid.openTextgrid(str(path), True, reportingMode="error")
-    assert [entry.label for entry in grid.getTier('a "tier"').entries][::2] == [text.strip() for text in texts]
-    assert [tuple(entry) for entry in grid.getTier("empty").entries] == [(0, 3, "")]
+    read_tiers = tiers_of_praat if reader == "Praat" else tiers_of_praatio
+    spoken, empty = read_tiers(str(path))
+    expected = [(pytest.approx(each.start), pytest.approx(each.end), each.text) for each in intervals]
+    assert spoken[::2] == expected and {text for _, _, text in spoken[1::2]} == {""}
+    assert empty == [(0, 3, "")]
+
+
+def tiers_of_praat(path: str) -> list[list[tuple[float, float, str]]]:
+    grid = parselmouth.read(path)
+    tiers = []
+    for tier in range(1, call(grid, "Get number of tiers") + 1):
+        numbers = range(1, call(grid, "Get number of intervals", tier) + 1)
+        names = ("Get start time of interval", "Get end time of interval", "Get label of interval")
+        tiers.append([tuple(call(grid, name, tier, number) for name in names) for number in numbers])
+    return tiers
+
+
+def tiers_of_praatio(path: str) -> list[list[tuple[float, float, str]]]:
+    grid = textgrid.openTextgrid(path, True, reportingMode="error")
+    return [[tuple(entry) for entry in grid.getTier(name).entries] for name in grid.tierNames]
 
 
 def test_lhotse_reads_ctm(clips, tone_run, tmp_path, capsys):

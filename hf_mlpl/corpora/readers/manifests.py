@@ -89,7 +89,7 @@ def _recordings_beside(manifest: Path) -> dict[str, dict]:
     return {str(row["id"]): row for _, row, problem in rows_of(partner, RECORDING_FIELDS) if not problem}
 
 
-def _nemo_fields(row: Mapping, segment: Mapping, recordings: Mapping[str, dict]) -> Mapping:
+def _nemo_fields(row: dict, segment: dict, recordings: Mapping[str, dict]) -> dict:
     """Returns the fields of NeMo for a row of any manifest, or for one supervision of a cut."""
     if row["audio_filepath"] is not None or row["audio_filename"] is not None:
         return row | {"audio_filepath": row["audio_filepath"] or row["audio_filename"]}
