@@ -172,6 +172,40 @@ def test_supervisions_have_their_recordings_beside_them(clips):
     ]
 
 
+JUNK = [None, "", "x", "0", "a\0b", "~", 0, -1, 3, 1e400, float("nan"), [], {}, [[]], [None], {"a": 1}]
+
+
+def variants(value):
+    """Yields a value of JSON with each junk in each of its places, and without each of its fields."""
+    yield from JUNK
+    if isinstance(value, dict):
+        for name in value:
+            yield {key: content for key, content in value.items() if key != name}
+            yield from (value | {name: other} for other in variants(value[name]))
+    if isinstance(value, list):
+        yield from ([other] for other in variants(value[0]))
+
+
+def test_junk_in_any_place_costs_only_its_row(clips):
+    """Each row is an utterance or is counted; no junk in a row of lhotse gives its text another part of the audio."""
+    nemo = {"audio_filepath": "a.wav", "offset": 0.5, "duration": 1, "text": "x", "lang": "en", "speaker": "ann"}
+    text = segment("s", 0.25, 0.5, text="x", language="en", custom={"text_source": "teacher"})
+    made = recording(clips, transforms=[{"name": "Resample", "kwargs": {}}])
+    write_rows(clips / "x_recordings.jsonl", recording(clips))
+    # the places that 0, -1 and 3 as start or duration mean
+    parts = {
+        "nemo": {(0.0, 1.0), (0.5, 1.5), (0.5, 3.5), (0.5, 4.0), (3.0, 4.0)},
+        "cuts": {(0.0, 0.5), (0.25, 0.75), (1.0, 1.5), (1.25, 1.75), (3.25, 3.75)},
+        "x_supervisions": {(0.0, 0.5), (0.25, 0.75), (0.25, 3.25), (3.0, 3.5)},
+    }
+    for name, good in {"nemo": nemo, "cuts": cut(made, text), "x_supervisions": text}.items():
+        rows = [json.dumps(row) + "\n" for row in variants(good) if row is not None]
+        found, report = read(write_rows(clips / f"{name}.jsonl", good, *rows), "en")
+        assert report.read == len(rows) + 1 and report.kept == len(found)
+        assert {row["audio"]["path"] for row in found} == {str(clips / "a.wav")}
+        assert {part_of(row)[1:] for row in found if row["text"]} == parts[name]
+
+
 def test_prepare_data_sorts_manifests_by_their_names(clips, tmp_path):
     row = {"audio_filepath": "a.wav", "duration": 1.0, "text": "x", "lang": "en"}
     train = [row, row | {"offset": 1, "text": ""}, row | {"offset": 2, "text_source": "reference"}]

@@ -72,9 +72,9 @@ def _rows(manifest: Path, report: ReadingReport, language: str | None) -> Iterat
             )
         if row.get("recording_id") is not None and not recordings:
             recordings = _recordings_beside(manifest)
-        if row.get("sources") is not None and (partner := partner_of(manifest)):
+        if row.get("sources") is not None and (partner := partner_of(manifest)) and "supervisions" in partner.name:
             raise ValueError(f"{manifest}: has recordings without texts; name {partner.name}, which has the texts")
-        for segment in row.get("supervisions") or [{}]:
+        for segment in _listed(row.get("supervisions")) or [{}]:
             with report.row(where):
                 if problem:
                     raise RowError(problem)
@@ -96,51 +96,57 @@ def _nemo_fields(row: dict, segment: dict, recordings: Mapping[str, dict]) -> di
     if row["recording_id"] is not None:
         if (recording := recordings.get(str(row["recording_id"]))) is None:
             raise RowError("no recording", f"recording_id is {row['recording_id']!r}")
-        return _of_lhotse(recording, row, _seconds(row, "start"), row)
+        return _of_lhotse(recording, row, _seconds(row, "start"), _seconds(row, "duration"), row["channel"])
     if row["type"] is None and row["sources"] is not None:
-        return _of_lhotse(row, {"id": row["id"]}, 0.0, {})
+        return _of_lhotse(row, {"id": row["id"]}, 0.0)
     if row["type"] not in CUTS or not isinstance(row["recording"], dict):
         kind = f"a {row['type']}" if row["type"] else "neither NeMo's nor lhotse's"
         raise RowError("no audio that can be read", f"{kind}; audio_filepath and {' and '.join(CUTS)} are accepted")
     if not isinstance(segment, dict):
         raise RowError("no supervision", f"a {type(segment).__name__}")
-    start = _seconds(row, "start") + _seconds(segment, "start")
-    return _of_lhotse(row["recording"], segment or {"id": row["id"]}, start, row | segment)
+    start = _seconds(row, "start") + (_seconds(segment, "start") if segment else 0.0)
+    duration, channel = _seconds(segment or row, "duration"), segment.get("channel", row["channel"])
+    return _of_lhotse(row["recording"], segment or {"id": row["id"]}, start, duration, channel)
 
 
-def _of_lhotse(recording: Mapping, supervision: Mapping, start: float, part: Mapping) -> dict:
+def _of_lhotse(
+    recording: Mapping, supervision: Mapping, start: float, duration: float | None = None, channel: object = None
+) -> dict:
     """Returns the fields of NeMo for a part of a recording of lhotse.
 
     Args:
-        start: of the part, in seconds of the recording.
-        part: has its `duration` and its `channel`, a number or a list of them; without them it is all of it.
+        start, duration: of the part in the recording, in seconds.
+        channel: a number or a list of them; None is all channels.
     """
-    sources = recording.get("sources") or []
+    sources = _listed(recording.get("sources"))
     if len(sources) != 1 or not isinstance(sources[0], dict) or sources[0].get("type") != "file":
         kinds = ", ".join(str(source.get("type")) for source in sources if isinstance(source, dict)) or "nothing"
         raise RowError("its recording is not one file", kinds)
-    for change in recording.get("transforms") or []:
+    for change in _listed(recording.get("transforms")):
         if (name := change.get("name") if isinstance(change, dict) else change) != "Resample":
             raise RowError("lhotse changes its audio", str(name))
-    channels, channel = sources[0].get("channels") or [], part.get("channel")
-    wanted = channel if isinstance(channel, list) else [channel]
-    if len(channels) > 1 and channel is not None and {*map(str, wanted)} != {*map(str, channels)}:
+    channels, wanted = (set(map(str, _listed(value))) for value in (sources[0].get("channels"), channel))
+    if len(channels) > 1 and wanted and wanted != channels:
         raise RowError("one channel of several", f"channel {channel}; make files of single channels")
     custom = supervision.get("custom")
     return {
         **supervision,
         "audio_filepath": sources[0].get("source"),
         "offset": round(start, DECIMALS),
-        "duration": part.get("duration"),
+        "duration": duration,
         "text_source": custom.get("text_source") if isinstance(custom, dict) else None,
     }
 
 
+def _listed(value: object) -> list:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 def _seconds(row: Mapping, name: str) -> float:
     try:
-        return float(row.get(name) or 0.0)  # also below 0, for a supervision that begins before its cut
+        return float(row.get(name))  # also below 0, for a supervision that begins before its cut
     except (TypeError, ValueError):
-        raise RowError(NO_PART, f"{name} is {row[name]!r}, not a number of seconds") from None
+        raise RowError(NO_PART, f"{name} is {row.get(name)!r}, not a number of seconds") from None
 
 
 def _utterance(fields: Mapping, files: FileNames, folders: tuple, language: str | None, report: ReadingReport) -> dict:
