@@ -7,12 +7,15 @@ import os
 import numpy as np
 import pytest
 import soundfile
+from datasets import Features, Value
 
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.cli.main import main
+from hf_mlpl.corpora.readers.hf_datasets import read_dataset
 from hf_mlpl.corpora.readers.manifests import read_manifest
 from hf_mlpl.corpora.reading import ReadingReport
 from hf_mlpl.data.utterances import read_utterances
+from hf_mlpl.labels.files import labels_of_anyone
 
 RATE = 8000
 
@@ -170,6 +173,33 @@ def test_supervisions_have_their_recordings_beside_them(clips):
         ("a", "a.wav", None, None, None),
         ("b/c", "c.wav", None, None, None),
     ]
+
+
+def test_a_recording_is_measured_once_for_its_parts(clips, monkeypatch):
+    measured = []
+    monkeypatch.setattr("hf_mlpl.corpora.reading.audio_duration", lambda audio: measured.append(audio["path"]) or 4.0)
+    rows = [
+        {"audio_filepath": f"{'ab'[n % 2]}.wav", "offset": n / 4, "duration": 0.25, "lang": "en"} for n in range(16)
+    ]
+    found, _ = read(write_rows(clips / "m.json", *rows))
+    assert len(found) == 16 and sorted(measured) == [str(clips / "a.wav"), str(clips / "b.wav")]
+
+
+def test_nan_in_json_is_no_text(clips):
+    """Python and pandas write it for no value; `NaN` in quotes is a word."""
+    row = {"audio_filepath": "a.wav", "lang": "en"}
+    manifest = write_rows(clips / "m.json", row | {"text": float("nan")}, row | {"text": "NaN", "offset": 1})
+    for rows in (read(manifest)[0], list(read_dataset(manifest, ReadingReport()))):
+        assert [row["text"] for row in rows] == [None, "NaN"]
+    features, skipped = Features({"id": Value("string"), "text": Value("string"), "score": Value("float64")}), []
+    rows = [{"id": "a", "text": float("nan")}, {"id": "b", "text": "NaN", "score": float("nan")}]
+    labels = labels_of_anyone(
+        write_rows(clips / "l.jsonl", *rows), features, ["id"], lambda *line: skipped.append(line)
+    )
+    assert [(row["id"], row["text"], str(row["score"])) for block in labels for row in block.to_pylist()] == [
+        ("b", "NaN", "nan")
+    ]
+    assert skipped == [(f"{clips / 'l.jsonl'}:1", "text is nan")]
 
 
 JUNK = [None, "", "x", "0", "a\0b", "~", 0, -1, 3, 1e400, float("nan"), [], {}, [[]], [None], {"a": 1}]
