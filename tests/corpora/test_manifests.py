@@ -124,12 +124,14 @@ def segment(name, start, duration, channel=0, **fields):
 
 def test_supervisions_of_cuts_are_utterances(clips):
     """Their starts count from the start of the cut, and may lie before it: then the text is of more than the cut."""
+    files_of_channels = recording(clips)["sources"] + recording(clips, "b/c", channels=[1])["sources"]
     first = segment("first", -0.2, 1.3, text="one", language="sv", speaker="ann", custom={"text_source": "teacher"})
     rows = [
         cut(recording(clips), first, segment("second", 1.1, 0.8, language="sv")),
         cut(recording(clips)),
         cut(recording(clips, transforms=[{"name": "Resample", "kwargs": {}}]), segment("third", 0.5, 0.5, text="x")),
         cut(recording(clips, "both", channels=[0, 1]), segment("mixed", 0, 1, [0, 1], text="x"), kind="MultiCut"),
+        cut({"id": "two", "sources": files_of_channels}, segment("right", 0, 0.5, 1, text="x"), kind="MultiCut"),
     ]
     found, report = read(write_rows(clips / "cuts.jsonl.gz", *rows), "sv")
     assert report.dropped == {}
@@ -139,6 +141,7 @@ def test_supervisions_of_cuts_are_utterances(clips):
         ("cut", "a.wav", 1.0, 3.0, None, None),
         ("third", "a.wav", 1.5, 2.0, "x", "human"),
         ("mixed", "both.wav", 1.0, 2.0, "x", "human"),
+        ("right", "c.wav", 1.0, 1.5, "x", "human"),
     ]
     assert (found[0]["language"], found[0]["speaker"]) == ("sv-SE", "ann")
 
@@ -147,10 +150,11 @@ def test_audio_that_only_lhotse_makes_is_refused(clips):
     both, text = recording(clips, "both", channels=[0, 1]), segment("s", 0, 1, text="x")
     url = recording(clips)
     url["sources"][0]["type"] = "url"
+    lost = cut(recording(clips), text | {"channel": 1})
     bad = {
         "one channel of several": [cut(both, text), cut(both, text, channel=[0, 1], kind="MultiCut"), cut(both)],
         "lhotse changes its audio": [cut(recording(clips, transforms=[{"name": "Speed"}]), text)],
-        "its recording is not one file": [cut(url, text), cut(both | {"sources": both["sources"] * 2}, text)],
+        "its recording is not one file": [cut(url, text), cut(both | {"sources": both["sources"] * 2}, text), lost],
         "no audio that can be read": [cut(recording(clips), kind="PaddingCut"), {"id": "m", "type": "MixedCut"}],
         "not a part of a recording": [cut(recording(clips), segment("s", "x", 1)), cut(recording(clips), start=-1)],
         "no supervision": [cut(recording(clips), "s")],

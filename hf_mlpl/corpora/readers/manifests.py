@@ -14,7 +14,7 @@ from ..recordings import NO_PART, FileNames, part_of, with_part_durations
 
 NEMO_FIELDS = ("audio_filepath", "audio_filename", "offset", "duration", "text", "text_filepath", "speaker", "id")
 LANGUAGE_FIELDS = ("lang", "language", "source_lang", "target_lang")  # the first that a row has is its language
-RECORDING_FIELDS = ("id", "sources", "channel_ids", "transforms")
+RECORDING_FIELDS = ("id", "sources", "transforms")
 LHOTSE_FIELDS = ("type", "start", "channel", "recording", "supervisions", "recording_id", "custom")
 # `text_source` is ours: `source` of an utterance, which others use for something else.
 FIELDS = (*NEMO_FIELDS, *LANGUAGE_FIELDS, *RECORDING_FIELDS[1:], *LHOTSE_FIELDS, "text_source", "shard_id")
@@ -30,8 +30,8 @@ def read_manifest(manifest: str | Path, report: ReadingReport, language: str | N
     recordings of `sl_supervisions_train.jsonl.gz` are read from `sl_recordings_train.jsonl.gz` beside it. Rows without
     a text are unlabelled speech. Paths are relative to the manifest, or else to the working directory.
 
-    Refuses rows whose audio would be another than theirs: one channel of several, cuts that are mixed or padded, audio
-    that lhotse changes other than by resampling, and texts that are translations.
+    Refuses rows whose audio would be another than theirs: one channel of a file of several, cuts that are mixed or
+    padded, audio that lhotse changes other than by resampling, and texts that are translations.
 
     Args:
         language: of all rows; by default from `lang`, `language` or `source_lang`.
@@ -118,16 +118,19 @@ def _of_lhotse(
         start, duration: of the part in the recording, in seconds.
         channel: a number or a list of them; None is all channels.
     """
-    sources = _listed(recording.get("sources"))
-    if len(sources) != 1 or not isinstance(sources[0], dict) or sources[0].get("type") != "file":
-        kinds = ", ".join(str(source.get("type")) for source in sources if isinstance(source, dict)) or "nothing"
+    wanted, sources = (
+        _channels(channel),
+        [each for each in _listed(recording.get("sources")) if isinstance(each, dict)],
+    )
+    sources = [each for each in sources if not wanted or not wanted.isdisjoint(_channels(each.get("channels")))]
+    if len(sources) != 1 or sources[0].get("type") != "file":
+        kinds = ", ".join(str(each.get("type")) for each in sources) or f"no file has channel {channel}"
         raise RowError("its recording is not one file", kinds)
+    if wanted and wanted != _channels(sources[0].get("channels")):
+        raise RowError("one channel of several", f"channel {channel}; make files of single channels")
     for change in _listed(recording.get("transforms")):
         if (name := change.get("name") if isinstance(change, dict) else change) != "Resample":
             raise RowError("lhotse changes its audio", str(name))
-    channels, wanted = (set(map(str, _listed(value))) for value in (sources[0].get("channels"), channel))
-    if len(channels) > 1 and wanted and wanted != channels:
-        raise RowError("one channel of several", f"channel {channel}; make files of single channels")
     custom = supervision.get("custom")
     return {
         **supervision,
@@ -140,6 +143,10 @@ def _of_lhotse(
 
 def _listed(value: object) -> list:
     return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _channels(value: object) -> set[str]:
+    return set(map(str, _listed(value)))
 
 
 def _seconds(row: Mapping, name: str) -> float:
