@@ -16,6 +16,7 @@ from ..corpora.readers.folders import read_folder
 from ..corpora.readers.hf_datasets import read_dataset
 from ..corpora.readers.librispeech import librispeech_splits, read_librispeech
 from ..corpora.readers.lists import read_fl_lists, read_list
+from ..corpora.readers.manifests import partner_of, read_manifest
 from ..corpora.readers.voxpopuli import read_voxpopuli
 from ..corpora.readers.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_folders, voxpopuli_asr_locales
 from ..corpora.reading import ReadingReport
@@ -51,6 +52,10 @@ def corpus_parts(options: argparse.Namespace) -> Iterator[Part]:
     if root := options.folder:
         read = partial(read_whole_folder, root, options.language, options.languages)
         yield Part("folder", read, source=source_of_corpus(root), inputs=(root,))
+    for number, manifest in enumerate(options.manifests or ()):
+        read = partial(read_manifest_split, manifest, options.language, options.languages)
+        inputs = (manifest, *filter(None, [partner_of(manifest)]))
+        yield Part(f"manifest {number} {manifest.name}", read, source=source_of_corpus(manifest), inputs=inputs)
     for number, name in enumerate(options.flashlight_lists or ()):
         path = Path(options.datadir, name)
         read = partial(read_flashlight_list, name, options.language, options.datadir)
@@ -131,13 +136,25 @@ def read_dataset_split(
     name: str | Path, split: str, locales: list[str] | None, report: ReadingReport, **settings
 ) -> dict:
     """Returns the utterances of a data set's split by our split; rows of languages outside `locales` do not count."""
-    utterances, accepted = [], {*map(to_locale, locales or ())}
-    for utterance in read_dataset(name, report, split=split, **settings):
+    utterances = _of_languages(read_dataset(name, report, split=split, **settings), locales, report)
+    return _by_split(utterances, _split_of(split), report)
+
+
+def read_manifest_split(
+    manifest: Path, language: str | None, locales: list[str] | None, report: ReadingReport
+) -> dict:
+    """Returns the utterances of a manifest by split; rows of languages outside `locales` do not count."""
+    utterances = _of_languages(read_manifest(manifest, report, language), locales, report)
+    return _by_split(utterances, _split_of(manifest.name), report)
+
+
+def _of_languages(utterances: Iterable[dict], locales: list[str] | None, report: ReadingReport) -> Iterator[dict]:
+    accepted = {*map(to_locale, locales or ())}
+    for utterance in utterances:
         if accepted and utterance["language"] not in accepted:
             report.read -= 1
         else:
-            utterances.append(utterance)
-    return _by_split(utterances, _split_of(split), report)
+            yield utterance
 
 
 def _split_of(name: str) -> str:
@@ -147,10 +164,15 @@ def _split_of(name: str) -> str:
 
 
 def _by_split(utterances: Iterable[dict], split: str, report: ReadingReport) -> dict[str, list[dict]]:
-    """Returns utterances with a text as `split`; others are unlabelled speech, or dropped from dev and test."""
+    """Returns utterances with a text as `split`; others are unlabelled speech, or dropped from dev and test.
+
+    Texts that are references of unlabelled speech stay so.
+    """
     splits = {split: [], "unlabelled": []}
     for utterance in utterances:
-        if not utterance["text"] and split != "train":
+        if utterance["source"] == "reference":
+            splits["unlabelled"].append(utterance)
+        elif not utterance["text"] and split != "train":
             report.drop("empty sentence", utterance["id"])
         else:
             splits[split if utterance["text"] else "unlabelled"].append(utterance)

@@ -41,6 +41,7 @@ COMMANDS = {  # as `hf-mlpl --help` lists them
     },
     "convert": {
         "convert": "convert a checkpoint of flashlight or mctct to a model folder, or a model to flashlight or ONNX",
+        "export-manifest": "write utterance files as a manifest of NeMo or lhotse",
     },
 }
 NAMES = [name for commands in COMMANDS.values() for name in commands]

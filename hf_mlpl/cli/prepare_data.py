@@ -7,6 +7,7 @@ Nothing is copied: an utterance is a path (or a part of a long recording) with i
     hf-mlpl prepare-data --list my-speech/manifest.tsv --test-speakers anna ben --output data
     hf-mlpl prepare-data --folder my-speech/sl --language sl --output data
     hf-mlpl prepare-data --dataset someone/talks --split train validation test --text-column words --output data
+    hf-mlpl prepare-data --manifests train_manifest.json dev_manifest.json --language sl --output data
     hf-mlpl prepare-data --flashlight-lists train.lst dev.lst test.lst --language sl --output data
 
     # download a release from Mozilla Data Collective into a folder, and prepare everything in that folder
@@ -114,6 +115,14 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--test-speakers", nargs="+", default=[], help="speakers of --list for test")
     group.add_argument("--folder", type=Path, help="recordings, with or without texts beside them (a.txt)")
     group.add_argument(
+        "--manifests",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="manifests of NeMo, or cuts or supervisions of lhotse (cuts.jsonl.gz): names with dev become dev, names "
+        "with test become test, others become train; rows without a text are unlabelled speech",
+    )
+    group.add_argument(
         "--flashlight-lists",
         nargs="+",
         metavar="FILE",
@@ -126,7 +135,7 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--language",
         help="language of all recordings of --folder (default: the names of its subfolders), of --flashlight-lists, "
-        "and of --dataset (default: a column)",
+        "and of --manifests and --dataset (default: a field or column)",
     )
 
 
@@ -146,8 +155,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     parts = list(corpus_parts(options))
     if not parts:
         parser.error(
-            "name a corpus: --common-voice, --voxpopuli, --voxpopuli-asr, --librispeech, --dataset, --list, --folder "
-            "or --flashlight-lists"
+            "name a corpus: --common-voice, --voxpopuli, --voxpopuli-asr, --librispeech, --dataset, --list, --folder, "
+            "--manifests or --flashlight-lists"
         )
     preprocessing = Preprocessing(
         quarantine=read_quarantine(options.skip) if options.skip else {},

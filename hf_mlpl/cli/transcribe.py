@@ -12,6 +12,10 @@
     # write the subtitles film.srt
     hf-mlpl transcribe --model runs/demo/final/model film.wav --format srt --output .
 
+    # write a TextGrid with the times of words for Praat or ELAN, and a CTM file for sclite
+    hf-mlpl transcribe --model runs/demo/final/model talks --format textgrid --output out
+    hf-mlpl transcribe --model runs/demo/final/model talks --format ctm > talks.ctm
+
     # use beam search with an n-gram language model of one language (pip install "hf-mlpl[lm]")
     hf-mlpl transcribe --model runs/demo/final/model --lm swedish.arpa --lm-weight 0.8 recording.mp3
 
@@ -33,12 +37,16 @@ from typing import Any
 from ..inference.precision import add_dtype_argument, convert
 from ..model.missing_model import check_model
 
+# The times that a format needs
+TIMES = {"srt": "char", "vtt": "char", "textgrid": "word", "ctm": "word"}
+OF_ONE_RECORDING = ("srt", "vtt", "textgrid")  # files of these formats; each line of a CTM file names its recording
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", help="audio files, or folders of them; - reads standard input")
     parser.add_argument("--model", required=True, help="folder or Hub name of a model")
     parser.add_argument(
-        "--format", choices=["text", "json", "srt", "vtt"], default="text", help="output format; default: text"
+        "--format", choices=["text", "json", *TIMES], default="text", help="output format; default: text"
     )
     parser.add_argument(
         "--timestamps", choices=["word"], help="add the times of words; with --format text, one line per word"
@@ -80,8 +88,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     recordings, other_files = find_recordings(options.paths)
     if other_files:
         print(_line_on_others(other_files), file=sys.stderr)
-    if options.output is None and options.format in ("srt", "vtt") and len(recordings) > 1:
-        parser.error(f"{len(recordings)} files of subtitles need a folder: --output DIR")
+    if options.output is None and options.format in OF_ONE_RECORDING and len(recordings) > 1:
+        parser.error(f"{len(recordings)} {options.format} files need a folder: --output DIR")
     if options.output is not None:
         pending = pending_recordings(recordings, options.output, options.format)
         if len(pending) < len(recordings):
@@ -136,7 +144,7 @@ def _transcribe(recognize, recordings: list, options: argparse.Namespace) -> int
 
     from ..inference.transcription import transcribe_recordings
 
-    timestamps = "char" if options.format in ("srt", "vtt") else options.timestamps
+    timestamps = TIMES.get(options.format, options.timestamps)
     arguments = {} if timestamps is None else {"return_timestamps": timestamps}
     languages, failed = Counter(), 0
     with tqdm(total=len(recordings), unit="file", disable=None) as progress:  # None disables it without a terminal

@@ -85,13 +85,13 @@ EMPTY = "an empty line"
 
 
 def _parsed(text: str) -> tuple[object, str | None]:
-    """Returns the content of a JSON text, whose numbers stay texts, and its problem, one of which is None."""
+    """Returns the content of a JSON text and its problem, one of which is None; numbers but NaN stay texts."""
     if DAMAGED in text:
         return None, "bytes that are not UTF-8"
     if not text.strip():
         return None, EMPTY
     try:
-        content = json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
+        content = json.loads(text, parse_int=str, parse_float=str, parse_constant=float)
         if "\\u" in text:
             json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair could not be written
     except UnicodeEncodeError:

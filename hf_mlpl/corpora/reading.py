@@ -135,6 +135,10 @@ def audio_problem(error: Exception, audio: dict) -> str:
     return f"{audio['path']}: cannot be decoded: {error_line(error, with_type=True)}"
 
 
+def _place(audio: dict) -> tuple:
+    return audio["path"], audio.get("offset"), audio.get("size")
+
+
 def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport) -> Iterator[dict]:
     """Adds `duration_seconds` from the files' headers; drops unreadable and empty files with a line in the report.
 
@@ -161,10 +165,12 @@ def with_durations(rows: Iterable[tuple[str, dict]], report: ReadingReport) -> I
                     block.append(row)  # not extend, so that the list keeps the rows before an error
             except ValueError as error:  # of a damaged table
                 failure = error
-            measured = threads.map(measure, [row["audio"] for _, row in block if row.get("duration_seconds") is None])
+            audios = [row["audio"] for _, row in block if row.get("duration_seconds") is None]
+            recordings = {_place(audio): audio for audio in audios}  # a long one has many utterances
+            measured = dict(zip(recordings, threads.map(measure, recordings.values()), strict=True))
             for where, row in block:
                 duration = row.get("duration_seconds")
-                duration = next(measured) if duration is None else duration
+                duration = measured[_place(row["audio"])] if duration is None else duration
                 if isinstance(duration, AudioError):
                     report.drop("unreadable audio", where, str(duration))
                 elif not 0 < duration < math.inf:  # nor NaN, which an utterance file must not hold

@@ -1,4 +1,4 @@
-"""Recognises speech: decoding, long recordings in pieces, the pipeline, subtitles, and 8-bit models."""
+"""Recognises speech: decoding, long recordings in pieces, the pipeline, subtitles, tiers, and 8-bit models."""
 
 from ..lazy import lazy_names
 
@@ -10,6 +10,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         "pipeline_mlpl": "MlplSpeechRecognitionPipeline",
         "quantization": "quantize",
         "subtitles": "build_cues to_srt to_vtt",
+        "tiers": "Interval segments_of to_ctm to_textgrid word_intervals",
         "transcription": "find_recordings transcribe_recordings",
     },
 )

@@ -23,8 +23,16 @@ from ..audio.reading import AUDIO_SUFFIXES, AudioError, audio_duration, looks_li
 from ..error_line import error_line
 from .pieces import cut, prefetch
 from .subtitles import to_srt, to_vtt
+from .tiers import segments_of, to_ctm, to_textgrid, word_intervals
 
-OUTPUT_SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
+OUTPUT_SUFFIXES = {
+    "text": ".txt",
+    "json": ".json",
+    "srt": ".srt",
+    "vtt": ".vtt",
+    "ctm": ".ctm",
+    "textgrid": ".TextGrid",
+}
 
 WINDOW_SECONDS = 300.0  # audio that is read, sorted by length and transcribed before its results are given
 
@@ -222,16 +230,22 @@ def _problem(recording: Recording, error: Exception) -> str:
 
 def format_transcript(recording: Recording, output_format: str, with_words: bool, with_name: bool) -> str:
     """
-    Formats a transcript as `text`, `json`, `srt` or `vtt`, with a line feed at its end.
+    Formats a transcript as one of `OUTPUT_SUFFIXES`, with a line feed at its end.
 
     `text` is the transcript, or with `with_words` a line of start, end and word for each word, separated by tabs; with
     `with_name` each line begins with file and language. `json` is one line; its words have a `confidence` where they
-    come from beam search. Times are seconds. The result needs timestamps of characters for `srt` and `vtt`, and of
-    words for `with_words`.
+    come from beam search. `ctm` is a line for each word; `textgrid` has the tiers `segments` and `words`. Times are
+    seconds. The result needs timestamps of characters for `srt` and `vtt`, and of words for `ctm`, `textgrid` and
+    `with_words`.
     """
     result = recording.result
     if output_format in ("srt", "vtt"):
         return {"srt": to_srt, "vtt": to_vtt}[output_format](result["chunks"], recording.seconds)
+    if output_format == "ctm":
+        return to_ctm(word_intervals(result["chunks"]), printable(recording.output))
+    if output_format == "textgrid":
+        intervals = word_intervals(result["chunks"])
+        return to_textgrid({"segments": segments_of(intervals), "words": intervals}, recording.seconds)
     words = []
     for chunk in result["chunks"] if with_words else []:
         start, end = (round(float(second), 3) for second in chunk["timestamp"])

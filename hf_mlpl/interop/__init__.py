@@ -1,4 +1,4 @@
-"""Exchanges models with other programs: flashlight's checkpoints, the old port M-CTC-T, ONNX."""
+"""Exchanges models and manifests with other programs: flashlight, the old port M-CTC-T, ONNX, NeMo, lhotse."""
 
 from ..lazy import lazy_names
 
@@ -6,6 +6,7 @@ __all__, __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "flashlight": "Checkpoint read_checkpoint write_checkpoint",
+        "manifests": "export_manifest",
         "mctct": "MCTCTForCTC convert_mctct",
         "onnx": "export_onnx",
     },

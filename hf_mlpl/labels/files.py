@@ -137,7 +137,7 @@ def _value(name: str, value: str | bool | None, dtype: str) -> str | float | boo
     try:
         if dtype == "bool":
             return {"true": True, "false": False}[str(value).lower()]
-        if dtype == "float64" and isinstance(value, str):
+        if dtype == "float64" and isinstance(value, (str, float)):
             number = float(value)
             if name != "duration_seconds" or 0 < number < np.inf:
                 return number

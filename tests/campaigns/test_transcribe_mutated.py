@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from transformers import pipeline
 
+from hf_mlpl.inference.transcription import OUTPUT_SUFFIXES
+
 from ..random_model import LANGUAGES, save_folder
 from .test_mutated_audio import mutated, originals
 
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.slow
 FOLDERS, FILES, SEED = int(os.environ.get("MUTATED_FOLDERS", "3")), 250, 116
 HF_MLPL = Path(sys.executable).with_name("hf-mlpl")
 SUFFIXES = {"vorbis": "ogg"}  # by which a file is tried, whatever has become of its content
-ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
+FORMATS = [None, *OUTPUT_SUFFIXES]
 
 
 def write_folder(folder: Path, sources: dict[str, bytes], rng: random.Random) -> list[Path]:
@@ -57,7 +59,7 @@ def test_every_file_has_a_transcript_or_a_line(tmp_path):
         folder = tmp_path / f"folder-{number}"
         good = write_folder(folder, sources, rng)
         names = {path.name for path in folder.iterdir()}
-        output_format = [None, "text", "json", "srt", "vtt"][number % 5]
+        output_format = FORMATS[number % len(FORMATS)]
         arguments = ["--model", model, "--batch-size", 1 + number % 8]
         out = tmp_path / f"out-{number}"
         if output_format is not None:
@@ -75,7 +77,7 @@ def test_every_file_has_a_transcript_or_a_line(tmp_path):
             assert len(printed) == len(transcribed)
         else:
             # Files of one name but for the suffix do not occur, so that each has a transcript of its own.
-            ends = {Path(name).stem + ENDINGS[output_format]: name for name in names}
+            ends = {Path(name).stem + OUTPUT_SUFFIXES[output_format]: name for name in names}
             transcribed = {ends[path.name] for path in out.iterdir()}
             assert {path.name for path in good} <= transcribed
         assert len(errors) == len(refused) and not refused & transcribed and refused | transcribed == names

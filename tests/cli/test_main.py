@@ -22,6 +22,7 @@ from hf_mlpl import MlplTokenizer
 from hf_mlpl.audio.reading import stream_audio
 from hf_mlpl.cli.main import main
 
+from ..inference.test_tiers import read_textgrid
 from ..tones import RATE
 
 HF_MLPL = Path(sys.executable).with_name("hf-mlpl")
@@ -322,6 +323,32 @@ def test_subtitles(clips, transcribe, tmp_path, kind):
     with pytest.raises(SystemExit) as caught:
         transcribe(good, other, "--format", kind)
     assert caught.value.code == 2
+
+
+def test_ctm_and_textgrid(clips, transcribe, tmp_path):
+    """Each word of the transcript, at the times that --timestamps word prints."""
+    (good, other), sentences = clips
+    lines = [line.split("\t") for line in transcribe(good, other, "--timestamps", "word")[1].splitlines()]
+    words = [(Path(name).stem, float(start), float(end), word) for name, _, start, end, word in lines]
+    out = transcribe(good, other, "--format", "ctm")[1]
+    rows = [line.split(" ") for line in out.splitlines()]
+    assert [(row[0], row[1], row[4]) for row in rows] == [(name, "1", word) for name, _, _, word in words]
+    for row, (_, start, end, _) in zip(rows, words, strict=True):
+        assert (float(row[2]), float(row[2]) + float(row[3])) == pytest.approx((start, end))
+
+    spaced = tmp_path / "in" / "a b" / 'of "ö".wav'
+    spaced.parent.mkdir(parents=True)
+    shutil.copy(good, spaced)
+    assert transcribe(tmp_path / "in", "--format", "ctm")[1].startswith('a_b/of_"ö" 1 0.')
+    assert transcribe(tmp_path / "in", other, "--format", "textgrid", "--output", tmp_path / "out")[0] == 0
+    content = (tmp_path / "out" / "a b" / 'of "ö".TextGrid').read_text(encoding="utf-8")
+    tiers = read_textgrid(content)
+    assert " ".join(text for _, _, text in tiers["segments"] if text) == sentences[0]
+    assert [text for _, _, text in tiers["words"] if text] == sentences[0].split()
+    assert tiers["words"][-1][1] == pytest.approx(soundfile.info(good).duration, abs=0.0005)
+    assert transcribe(spaced, "--format", "textgrid")[1] == content
+    with pytest.raises(SystemExit):
+        transcribe(good, other, "--format", "textgrid")
 
 
 def test_text_of_one_language(clips, tone_run, tmp_path, capsys):
