@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections import Counter
@@ -52,6 +53,12 @@ TOKENIZER_SETTINGS = {
     "split_special_tokens": boolean(),
     **dict.fromkeys(("extra_special_tokens", "additional_special_tokens"), NO_TOKENS),
     **{f"{name}_token": NO_TOKENS for name in ("unk", "bos", "eos", "sep", "cls", "mask")},
+}
+
+ENCODING_ARGUMENTS = set(inspect.signature(PreTrainedTokenizer._encode_plus).parameters) | {
+    "return_offsets_mapping",
+    "sanitize_control_tokens",
+    "split_special_tokens",
 }
 
 Offset = dict[str, Any]  # `char` or `word`, and two numbers of frames
@@ -203,9 +210,18 @@ class MlplTokenizer(PreTrainedTokenizer):
         return [*tokens, WORD_BOUNDARY] if self.surround else tokens[1:]
 
     def _encode_plus(self, text, text_pair=None, is_split_into_words: bool = False, **kwargs):
-        if is_split_into_words:  # the base class would join the words without a boundary
-            raise ValueError("is_split_into_words is True, but a transcript is a string; pass ' '.join(words)")
-        return super()._encode_plus(text, text_pair, **kwargs)
+        # The base class ignores unknown arguments, and joins words without a boundary.
+        if unknown := sorted(kwargs.keys() - ENCODING_ARGUMENTS):
+            raise TypeError(f"the tokenizer has no argument {', '.join(unknown)}")
+        if kwargs.get("return_offsets_mapping"):
+            raise ValueError(
+                "return_offsets_mapping is True, but normalised texts have other positions; `decode` has "
+                "output_char_offsets, the frames of each character"
+            )
+        if is_split_into_words and text and isinstance(text[0], str):
+            text, is_split_into_words = " ".join(text), False
+            text_pair = " ".join(text_pair) if text_pair else text_pair
+        return super()._encode_plus(text, text_pair, is_split_into_words=is_split_into_words, **kwargs)
 
     def unknown_characters(self, text: str) -> Counter[str]:
         """Counts the characters of `text` that encoding skips."""

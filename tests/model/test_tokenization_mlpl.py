@@ -223,6 +223,13 @@ def test_calls_return_what_the_stock_ctc_tokenizer_returns(tokenizer, tmp_path, 
     assert plain(CALLS[name](tokenizer)) == plain(CALLS[name](stock_tokenizer(tmp_path)))
 
 
+def test_encoding_refuses_what_it_does_not_do(tokenizer):
+    with pytest.raises(TypeError, match="^the tokenizer has no argument max_len$"):
+        tokenizer("abc", max_len=2)
+    with pytest.raises(ValueError, match="return_offsets_mapping is True.*output_char_offsets"):
+        tokenizer("abc", return_offsets_mapping=True)
+
+
 def test_where_the_stock_ctc_tokenizer_loses_text(tokenizer):
     """Calls that it answers with a wrong transcript or not at all, as of transformers 5.24."""
     # it drops blanks before it collapses: "a"
@@ -232,8 +239,8 @@ def test_where_the_stock_ctc_tokenizer_loses_text(tokenizer):
     # it makes boundaries of white space at the ends, and None, without unk_token, of what it does not know
     assert tokenizer.encode(" a?  b\n") == [1, 0, 2]
     # it joins words without a boundary
-    with pytest.raises(ValueError, match=r"is_split_into_words is True.*' '.join\(words\)"):
-        tokenizer(["ab", "c"], is_split_into_words=True)
+    assert tokenizer(["ab", "c"], is_split_into_words=True)["input_ids"] == [1, 2, 0, 3]
+    assert tokenizer([["ab", "c"], ["b"]], is_split_into_words=True)["input_ids"] == [[1, 2, 0, 3], [2]]
     # an IndexError
     nothing = tokenizer.batch_decode([], output_char_offsets=True)
     assert (nothing.text, nothing.char_offsets, nothing.word_offsets) == ([], [], None)
