@@ -287,6 +287,12 @@ class MlplPreTrainedModel(PreTrainedModel):
             cls._check_weights(pretrained_model_name_or_path, **kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
+        """Saves a model with code, as every class of transformers does; AutoModel and AutoModelForCTC both find it."""
+        classes = {kind._auto_class: f"modeling_mlpl.{kind.__name__}" for kind in (MlplModel, MlplForCTC)}
+        self.config.auto_map = (getattr(self.config, "auto_map", None) or {}) | classes
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     @classmethod
     def _check_weights(cls, name_or_path, *, config=None, use_safetensors=None, variant=None, **kwargs) -> None:
         files = None if use_safetensors is False else find_weights(name_or_path, variant, kwargs)
