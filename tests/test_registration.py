@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import transformers
 from transformers import (
     FEATURE_EXTRACTOR_MAPPING,
     MODEL_FOR_CTC_MAPPING,
@@ -110,3 +111,16 @@ print(hf_mlpl.MlplConfig in MODEL_FOR_CTC_MAPPING, "hf_mlpl.model.modeling_mlpl"
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout == "True False\n", done.stderr
+
+
+def test_transformers_has_no_audio_processors_yet():
+    """Watches that transformers makes audio processors of feature extractors: its pull requests 44394, 48113-48115."""
+    processors = [name for name in dir(transformers) if name.endswith(("AutoAudioProcessor", "BaseAudioProcessor"))]
+    assert not processors, (
+        f"transformers {transformers.__version__} has {', '.join(processors)}: register our extractor with the Auto "
+        "class too, in registration.py and as a second name in auto_map; its base class's `pad` takes audio instead of "
+        "features; and keep loading the extractors of folders that exist"
+    )
+    assert hasattr(transformers.audio_utils, "mel_filter_bank"), (
+        f"transformers {transformers.__version__} has no mel_filter_bank: feature_extraction_mlpl.py needs another"
+    )
