@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize(("mapping", "ours"), MAPPINGS)
 def test_the_registries_have_our_classes(mapping, ours):
-    assert MlplConfig in mapping and MlplConfig in mapping.keys()
+    assert MlplConfig in mapping
     assert mapping[MlplConfig] is mapping.get(MlplConfig, None) is ours
     assert ours in mapping._extra_content.values() and (MlplConfig, ours) in mapping._extra_content.items()
     assert pickle.loads(pickle.dumps(mapping))[MlplConfig] is ours
@@ -117,9 +117,9 @@ def test_transformers_has_no_audio_processors_yet():
     """Watches that transformers makes audio processors of feature extractors: its pull requests 44394, 48113-48115."""
     processors = [name for name in dir(transformers) if name.endswith(("AutoAudioProcessor", "BaseAudioProcessor"))]
     assert not processors, (
-        f"transformers {transformers.__version__} has {', '.join(processors)}: register our extractor with the Auto "
-        "class too, in registration.py and as a second name in auto_map; its base class's `pad` takes audio instead of "
-        "features; and keep loading the extractors of folders that exist"
+        f"transformers {transformers.__version__} has {', '.join(processors)}: register our extractor with "
+        "the Auto class too, in registration.py and in auto_map; the `pad` of its base class takes audio instead "
+        "of features; and keep loading the extractors of folders that exist"
     )
     assert hasattr(transformers.audio_utils, "mel_filter_bank"), (
         f"transformers {transformers.__version__} has no mel_filter_bank: feature_extraction_mlpl.py needs another"

@@ -121,15 +121,6 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         with setting_errors(pretrained_model_name_or_path, "processor_config.json"):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
-        """Saves an extractor with code, as every class of transformers does, and the processor's code for
-        AutoProcessor, which looks here where nobody has saved a processor, as `Pipeline.save_pretrained` does not.
-        """
-        from .processing_mlpl import MlplProcessor  # which imports this file
-
-        self.auto_map = getattr(self, "auto_map", {}) | {"AutoProcessor": f"processing_mlpl.{MlplProcessor.__name__}"}
-        return super().save_pretrained(save_directory, push_to_hub, **kwargs)
-
     def num_frames(self, num_samples: int | np.ndarray) -> int | np.ndarray:
         """Counts the frames of `num_samples`, an int or an array: the complete windows, but at least one."""
         return 1 + np.maximum(num_samples - self.win_length, 0) // self.hop_length

@@ -288,9 +288,15 @@ class MlplPreTrainedModel(PreTrainedModel):
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
-        """Saves a model with code, as every class of transformers does; AutoModel and AutoModelForCTC both find it."""
-        classes = {kind._auto_class: f"modeling_mlpl.{kind.__name__}" for kind in (MlplModel, MlplForCTC)}
-        self.config.auto_map = (getattr(self.config, "auto_map", None) or {}) | classes
+        """Saves a model as all of transformers do, with the code of AutoModel, AutoModelForCTC and AutoProcessor.
+
+        AutoProcessor reads config.json where nobody has saved a processor; `Pipeline.save_pretrained` saves none.
+        """
+        from .processing_mlpl import MlplProcessor  # transformers copies the files of such statements
+
+        classes = (MlplModel, MlplForCTC, MlplProcessor)
+        auto_map = {kind._auto_class: f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}" for kind in classes}
+        self.config.auto_map = (getattr(self.config, "auto_map", None) or {}) | auto_map
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
