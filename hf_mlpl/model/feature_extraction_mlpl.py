@@ -175,9 +175,9 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
                 f"the audio is sampled at {sampling_rate} Hz, this extractor needs {self.sampling_rate} Hz; "
                 "read it with hf_mlpl.audio.reading.load_audio, which resamples"
             )
-        # A row shorter than a window is no utterance: the array is (samples, channels), which `_waveform` refuses.
-        if getattr(raw_speech, "ndim", 1) == 2 and len(raw_speech) > 0 and raw_speech.shape[1] >= self.win_length:
-            raw_speech = list(raw_speech)
+        if isinstance(raw_speech, (np.ndarray, torch.Tensor)) and raw_speech.ndim == 2 and len(raw_speech) > 0:
+            # A row shorter than a window is no utterance: the array is (samples, channels), which `_waveform` refuses.
+            raw_speech = list(raw_speech) if raw_speech.shape[1] >= self.win_length else raw_speech
         is_batch = isinstance(raw_speech, (list, tuple)) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
         device = torch.device(device)
         features = self._features(
