@@ -223,9 +223,16 @@ def test_calls_return_what_the_stock_ctc_tokenizer_returns(tokenizer, tmp_path, 
     assert plain(CALLS[name](tokenizer)) == plain(CALLS[name](stock_tokenizer(tmp_path)))
 
 
-def test_encoding_refuses_what_it_does_not_do(tokenizer):
+def test_what_the_stock_tokenizer_does_and_ours_does_not_is_refused(tokenizer, tmp_path):
+    folder = tmp_path / "saved"
+    tokenizer.save_pretrained(folder)
     with pytest.raises(TypeError, match="^the tokenizer has no argument max_len$"):
         tokenizer("abc", max_len=2)
+    for setting in ({"do_lower_case": True}, {"word_delimiter_token": "_"}, {"replace_word_delimiter_char": "-"}):
+        with pytest.raises(ValueError, match=f"^{next(iter(setting))} is .*; it must be "):
+            MlplTokenizer.from_pretrained(folder, **setting)
+    same = {"do_lower_case": False, "word_delimiter_token": "|", "replace_word_delimiter_char": " "}
+    assert MlplTokenizer.from_pretrained(folder, **same).decode([1, 0, 2]) == "a b"
     with pytest.raises(ValueError, match="return_offsets_mapping is True.*output_char_offsets"):
         tokenizer("abc", return_offsets_mapping=True)
 
@@ -423,7 +430,6 @@ def test_tokens_cannot_be_added(tmp_path, tokenizer):
         lambda: tokenizer.add_tokens("x"),
         lambda: tokenizer.add_special_tokens({"bos_token": "<s>"}),
         lambda: MlplTokenizer.from_pretrained(tmp_path / "saved", eos_token="a"),
-        lambda: MlplTokenizer.from_pretrained(tmp_path / "saved", word_delimiter_token="|"),
         lambda: MlplTokenizer.from_pretrained(tmp_path / "saved", pad_token="<pad>"),
     ):
         with pytest.raises(ValueError, match="cannot add|pad_token is '<pad>'"):
