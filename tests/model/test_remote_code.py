@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +72,7 @@ print(json.dumps(answers))
 
 def run(program, *arguments, cwd, with_package=False):
     """Output of a Python program that has the installed packages, and hf_mlpl or not."""
-    packages = [sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"]]
+    packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), *packages] if with_package else packages),
         "HF_HOME": str(cwd / "hf"),
