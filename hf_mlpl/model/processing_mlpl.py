@@ -80,6 +80,7 @@ class MlplProcessor(ProcessorMixin):
         inputs = BatchFeature() if audio is None else self.feature_extractor(audio, **audio_kwargs)
         if text is None:
             return inputs
+        text = text if isinstance(text, str) else list(text)  # the tokenizer takes no columns of data sets
         transcripts = [text] if isinstance(text, str) else text
         if audio is not None and len(transcripts) != len(inputs["input_features"]):
             raise ValueError(

@@ -233,9 +233,11 @@ class MlplTokenizer(PreTrainedTokenizer):
                 "return_offsets_mapping is True, but normalised texts have other positions; `decode` has "
                 "output_char_offsets, the frames of each character"
             )
-        if is_split_into_words and text and isinstance(text[0], str):
-            text, is_split_into_words = " ".join(text), False
-            text_pair = " ".join(text_pair) if text_pair else text_pair
+        if is_split_into_words:
+            text, text_pair = (
+                " ".join(words) if isinstance(words, (list, tuple)) and words and isinstance(words[0], str) else words
+                for words in (text, text_pair)
+            )
         return super()._encode_plus(text, text_pair, is_split_into_words=is_split_into_words, **kwargs)
 
     def unknown_characters(self, text: str) -> Counter[str]:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoProcessor, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 from transformers.utils import to_py_obj
 
@@ -97,7 +98,8 @@ def test_transcripts_alone_are_encoded_as_in_the_blogs(processor, stock):
     for text in TEXTS:
         assert processor(text=text).input_ids == stock(text=text).input_ids == processor.tokenizer(text).input_ids
         assert processor(text=text).attention_mask == stock(text=text).attention_mask
-    assert processor(text=TEXTS).input_ids == stock(text=TEXTS).input_ids
+    for texts in (TEXTS, tuple(TEXTS), np.array(TEXTS), Dataset.from_dict({"text": TEXTS})["text"]):
+        assert processor(text=texts).input_ids == stock(text=TEXTS).input_ids
     lines = [
         {"padding": True},
         {"padding": "max_length", "max_length": 7},

@@ -248,6 +248,7 @@ def test_where_the_stock_ctc_tokenizer_loses_text(tokenizer):
     # it joins words without a boundary
     assert tokenizer(["ab", "c"], is_split_into_words=True)["input_ids"] == [1, 2, 0, 3]
     assert tokenizer([["ab", "c"], ["b"]], is_split_into_words=True)["input_ids"] == [[1, 2, 0, 3], [2]]
+    assert tokenizer("ab c", is_split_into_words=True)["input_ids"] == [1, 2, 0, 3]
     # an IndexError
     nothing = tokenizer.batch_decode([], output_char_offsets=True)
     assert (nothing.text, nothing.char_offsets, nothing.word_offsets) == ([], [], None)
