@@ -33,6 +33,11 @@ from .model_files import HUB_ARGUMENTS, check_shapes, find_weights, read_header
 
 HEADS = ("ctc_head.", "lid_head.")  # prefixes of parameter names that the model without heads lacks
 
+NEW_HEAD = (
+    ". For other tokens, load the model with its own vocab_size and call resize_ctc_head, which keeps the rows of known "
+    "tokens, or pass ignore_mismatched_sizes=True to train a new head"
+)
+
 # Computed together on a CPU: 31 s, enough for fast products. With more, each layer waits for memory from the system.
 PACKED_FRAMES = 1024
 
@@ -269,6 +274,10 @@ class MlplPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _can_record_outputs = {"hidden_states": MlplLayer, "attentions": MlplAttention}
 
+    def __init__(self, config: MlplConfig):
+        super().__init__(config)
+        config.validate_mlpl()  # its fields may have changed since it was made
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
         """Loads a model as every class of transformers does, but first compares weights with config.json.
@@ -306,8 +315,7 @@ class MlplPreTrainedModel(PreTrainedModel):
         elif not any(name.startswith(prefix) for name in found):
             found = {prefix + name: shape for name, shape in found.items()}
         has_no_heads = cls is MlplModel or (config.architectures or []) == [MlplModel.__name__]
-        alternative = ", or pass ignore_mismatched_sizes=True to train new ones"
-        check_shapes(files[0], found, expected, HEADS if has_no_heads else (), alternative)
+        check_shapes(files[0], found, expected, HEADS if has_no_heads else (), NEW_HEAD)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -509,6 +517,8 @@ class MlplForCTC(MlplPreTrainedModel):
 
     def _loss(self, logits, output_mask, language_log_probs, labels, language_ids, num_utterances) -> torch.Tensor:
         """Returns CTC loss + `lid_loss_weight` x language-ID loss, in fp32, over one normaliser."""
+        if not torch.compiler.is_compiling():
+            self.config.validate_mlpl()  # a model whose configuration became wrong could not be saved after training
         if not isinstance(num_utterances, torch.Tensor):  # a tensor's truth value would break a compiled graph
             num_utterances = num_utterances or logits.shape[0]
         normalizer = 1 if self.config.ctc_loss_reduction == "sum" else num_utterances
@@ -612,7 +622,7 @@ class MlplForCTC(MlplPreTrainedModel):
                 kept.setdefault(row, old_vocab[token])
         kept[new_blank] = old_blank
         self.ctc_head = self._resized(self.ctc_head, new_blank + 1, kept)
-        self.config.vocab_size, self.config.blank_token_id = new_blank + 1, new_blank
+        self.config.vocab_size = new_blank + 1  # and so the blank
 
     def resize_lid_head(self, languages: Sequence[str]) -> None:
         """Resizes the language-ID head to these languages, in this order; languages of the model keep their rows.

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from torch.nn import functional as F
 from transformers import (
     ParakeetCTCConfig,
     ParakeetForCTC,
@@ -197,13 +198,28 @@ def test_a_head_of_another_size_is_refused_or_new(case, tmp_path):
     model.save_pretrained(tmp_path)
     config = copy.deepcopy(case.config)
     config.vocab_size = CLASSES + 4
-    if case.model_class is MlplForCTC:
-        config.blank_token_id = config.vocab_size - 1
     with pytest.raises((RuntimeError, ValueError), match="ignore_mismatched_sizes"):  # ours is one line, a ValueError
         case.model_class.from_pretrained(tmp_path, config=config)
     loaded = case.model_class.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
     assert loaded(**case.inputs).logits.shape[-1] == CLASSES + 4
     assert equal_state(loaded.base_model, model.base_model) or case.model_class is ParakeetForCTC
+
+
+@ALL
+def test_a_new_vocabulary_as_tutorials_have_it(case, tmp_path):
+    case.make().save_pretrained(tmp_path / "old")
+    classes = {"vocab_size": CLASSES + 4, "pad_token_id": CLASSES + 3}
+    model = case.model_class.from_pretrained(
+        tmp_path / "old", **classes, ctc_loss_reduction="mean", ignore_mismatched_sizes=True
+    )
+    labels = case.targets["labels"]
+    output = model(**case.inputs, labels=labels)
+    log_probs = output.logits.log_softmax(-1).transpose(0, 1)
+    lengths = [torch.full((BATCH,), case.length), (labels >= 0).sum(1)]
+    expected = F.ctc_loss(log_probs, labels, *lengths, blank=classes["pad_token_id"])
+    torch.testing.assert_close(output.loss, expected, rtol=1e-4, atol=0)
+    model.save_pretrained(tmp_path / "new")
+    assert torch.equal(case.model_class.from_pretrained(tmp_path / "new")(**case.inputs).logits, output.logits)
 
 
 @ALL
