@@ -86,8 +86,8 @@ class MlplConfig(NamedConfig):
         languages (`list[str]`):
             Names of the classes of the language-ID head, in order. An empty list makes a model without that head.
         blank_token_id (`int`, *optional*):
-            The last class, `vocab_size - 1`, as in flashlight; it follows when `vocab_size` changes, and no other value
-            is accepted. As in other CTC models it is the padding of labels too, so `pad_token_id` is another name of it.
+            The last class, `vocab_size - 1`, as in flashlight, also after `vocab_size` has changed; no other value is
+            accepted. As in other CTC models it is the tokenizer's padding, too: `pad_token_id` is another name of it.
         num_mel_bins (`int`):
             Mel bins of a feature frame.
         hidden_size, num_hidden_layers, num_attention_heads, attention_head_dim, intermediate_size (`int`):

@@ -34,8 +34,8 @@ from .model_files import HUB_ARGUMENTS, check_shapes, find_weights, read_header
 HEADS = ("ctc_head.", "lid_head.")  # prefixes of parameter names that the model without heads lacks
 
 NEW_HEAD = (
-    ". For other tokens, load the model with its own vocab_size and call resize_ctc_head, which keeps the rows of known "
-    "tokens, or pass ignore_mismatched_sizes=True to train a new head"
+    ". For other tokens, load the model with its own vocab_size and call resize_ctc_head, which keeps the rows of "
+    "known tokens, or pass ignore_mismatched_sizes=True to train a new head"
 )
 
 # Computed together on a CPU: 31 s, enough for fast products. With more, each layer waits for memory from the system.
@@ -222,6 +222,28 @@ class MlplAttention(nn.Module):
         return "eager" if is_slow and not output_attentions else name  # sdpa warns that it gives no attentions
 
 
+class _WithoutGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        ctx.num_parameters = len(parameters)
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor):
+        return gradient, *[None] * ctx.num_parameters
+
+
+def with_unused(tensor: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
+    """Returns the tensor, and adds parameters that it does not depend on to its graph, without a gradient.
+
+    DistributedDataParallel fails if a parameter is not in the graph of the loss; with this it gives zeros. Without it,
+    nothing changes: the gradients of such parameters stay None. (Compiled graphs give zeros anyway.)
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return tensor
+    return _WithoutGradient.apply(tensor, *(p for module in modules for p in module.parameters() if p.requires_grad))
+
+
 class MlplLayer(GradientCheckpointingLayer):
     """Applies a post-norm layer: `h = LN1(f attn(x) + x); LN2(f mlp(h) + h)`, f = 0 with probability `layerdrop`.
 
@@ -253,12 +275,15 @@ class MlplLayer(GradientCheckpointingLayer):
     def _kept(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs) -> torch.Tensor:
         attended, _ = self.attention(hidden_states, attention_mask, **kwargs)
         hidden_states = self.attention_layer_norm(attended + hidden_states)
-        activations = F.relu(self.up_proj(hidden_states), inplace=True)  # in place: the largest tensor of a layer
+        # In place, because it is the largest tensor of a layer, but not where up_proj may be a quantised layer whose
+        # output autograd protects. Autograd keeps only one of the two tensors in any case.
+        activations = F.relu(self.up_proj(hidden_states), inplace=not torch.is_grad_enabled())
         transformed = self.down_proj(self.activation_dropout(activations))
         return self.output_layer_norm(transformed + hidden_states)
 
     def _dropped(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.output_layer_norm(self.attention_layer_norm(hidden_states))
+        hidden_states = self.output_layer_norm(self.attention_layer_norm(hidden_states))
+        return with_unused(hidden_states, self.attention, self.up_proj, self.down_proj)
 
 
 class MlplPreTrainedModel(PreTrainedModel):
@@ -486,6 +511,11 @@ class MlplForCTC(MlplPreTrainedModel):
             weights = output_mask[:, :, None] / output_mask.sum(dim=1).clamp(min=1)[:, None, None]
             mean_frame = (hidden_states.float() * weights).sum(dim=1)
             language_log_probs = F.log_softmax(self.lid_head(mean_frame.to(hidden_states.dtype)).float(), dim=-1)
+            # A loss may depend on one head alone.
+            logits, language_log_probs = (
+                with_unused(logits, self.lid_head),
+                with_unused(language_log_probs, self.ctc_head),
+            )
 
         loss = None
         if labels is not None or language_ids is not None:
