@@ -23,6 +23,7 @@ import inspect
 import logging
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -476,6 +477,43 @@ def test_gradient_checkpointing(case, use_reentrant):
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=name)
     model.gradient_checkpointing_disable()
     assert not model.is_gradient_checkpointing
+
+
+@ALL
+def test_trainer_evaluates_logits(case, tmp_path):
+    """As its users write it for any CTC model, with and without `preprocess_logits_for_metrics`."""
+    model = case.make()
+    rows = [{name: tensor[i] for name, tensor in (case.inputs | case.targets).items()} for i in range(BATCH)]
+    expected = model(**case.inputs).logits.detach()
+    seen = []
+
+    def compute_metrics(prediction):
+        seen.append(prediction)
+        return {"total": float(np.argmax(prediction.predictions, axis=-1).sum())}
+
+    def argmax(logits, labels):
+        return torch.argmax(logits, dim=-1)
+
+    for preprocess in (None, argmax):
+        arguments = TrainingArguments(
+            tmp_path, per_device_eval_batch_size=BATCH, report_to="none", use_cpu=True, disable_tqdm=True
+        )
+        trainer = Trainer(
+            model,
+            arguments,
+            eval_dataset=rows,
+            compute_metrics=compute_metrics if preprocess is None else None,
+            preprocess_logits_for_metrics=preprocess,
+        )
+        metrics, predicted = trainer.evaluate(), trainer.predict(rows).predictions
+        assert np.isfinite(metrics["eval_loss"])
+        expected = expected if preprocess is None else expected.argmax(-1)
+        torch.testing.assert_close(torch.from_numpy(predicted), expected, rtol=1e-4, atol=1e-5)
+    assert metrics["eval_loss"] == pytest.approx(model(**case.inputs, **case.targets).loss.item(), rel=1e-5)
+    assert len(seen) == 2 and np.array_equal(seen[0].label_ids, case.targets["labels"])
+    if case.model_class is MlplForCTC:  # on request also the second head's
+        trainer = Trainer(model, arguments)
+        assert [array.shape[-1] for array in trainer.predict(rows, ignore_keys=[]).predictions] == [CLASSES, 2]
 
 
 def test_trainer_accumulates_gradients_as_if_the_batch_were_one(tmp_path):
