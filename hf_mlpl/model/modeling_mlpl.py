@@ -295,6 +295,7 @@ class MlplPreTrainedModel(PreTrainedModel):
     main_input_name = "input_features"
     input_modalities = "audio"
     supports_gradient_checkpointing = True
+    _input_embed_layer = "front_end"  # what `get_input_embeddings` returns, for those who train or quantise the rest
     _no_split_modules = ["MlplLayer"]
     _supports_sdpa = True
     _can_record_outputs = {"hidden_states": MlplLayer, "attentions": MlplAttention}
@@ -357,6 +358,13 @@ class MlplPreTrainedModel(PreTrainedModel):
         elif isinstance(module, MlplLayerNorm | MlplUtteranceNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+
+    def resize_token_embeddings(self, *args, **kwargs):
+        """Refuses, because the input is audio; raises `NotImplementedError`."""
+        raise NotImplementedError(
+            "the input is audio, so there are no token embeddings; MlplForCTC.resize_ctc_head changes the tokens of the "
+            "output"
+        )
 
     def _frame_mask(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Returns the (B, T) boolean mask of valid feature frames, by default all."""
@@ -614,6 +622,14 @@ class MlplForCTC(MlplPreTrainedModel):
         best = log_probs.exp().topk(min(top_k, len(languages)))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [{languages[i]: probability for i, probability in zip(*row, strict=True)} for row in rows]
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Returns the CTC head, which quantisers then leave as it is, and adapters save if it has been resized."""
+        return self.ctc_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replaces the CTC head."""
+        self.ctc_head = new_embeddings
 
     def freeze_feature_encoder(self) -> None:
         """Freezes normalisation and convolution."""

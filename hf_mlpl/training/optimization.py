@@ -54,7 +54,7 @@ def prepare(
     """Wraps the model for data parallelism, or shards its weights with FSDP, and builds its optimizer."""
     if not accelerator.is_fsdp2:
         return accelerator.prepare(model, build_optimizer(model, config))
-    model.get_input_embeddings = lambda: None  # accelerate would shard them; transformers' method raises an error
+    model.get_input_embeddings = model.get_output_embeddings = lambda: None  # which accelerate would shard apart
     model, optimizer = accelerator.prepare(model, build_optimizer(model, config))
     optimizer.state = build_optimizer(model, config).state  # Adagrad's sums had the shapes of unsharded weights
     if _drops_layers(config, accelerator.unwrap_model(model)):

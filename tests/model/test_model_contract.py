@@ -430,13 +430,25 @@ def test_an_attention_that_cannot_work_is_refused(name, message, tmp_path):
         MlplForCTC.from_pretrained(tmp_path, attn_implementation=name)
 
 
-@ALL
-def test_input_embeddings_are_not_there(case):
-    model = case.make()
-    for ask in (model.get_input_embeddings, lambda: model.resize_token_embeddings(30)):
-        with pytest.raises(NotImplementedError, match="get_input_embeddings"):
-            ask()
-    assert model.get_output_embeddings() is None
+@OURS
+def test_the_front_end_stands_for_input_embeddings(model_class):
+    """Those who train adapters, or quantise, ask for both ends of a model."""
+    model = model_class(mlpl().config)
+    base = model.base_model
+    assert model.get_input_embeddings() is base.front_end
+    assert model.get_output_embeddings() is getattr(model, "ctc_head", None)
+    with pytest.raises(NotImplementedError, match="the input is audio, .*resize_ctc_head"):
+        model.resize_token_embeddings(30)
+
+    seen = []
+    base.requires_grad_(False)
+    base.layers[0].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].requires_grad))
+    model(**mlpl().inputs)
+    model.enable_input_require_grads()
+    model(**mlpl().inputs)
+    model.disable_input_require_grads()
+    model(**mlpl().inputs)
+    assert seen == [False, True, False]
 
 
 # ---------------------------------------------------------------------------------------------------------- training
