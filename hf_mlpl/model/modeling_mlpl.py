@@ -362,8 +362,7 @@ class MlplPreTrainedModel(PreTrainedModel):
     def resize_token_embeddings(self, *args, **kwargs):
         """Refuses, because the input is audio; raises `NotImplementedError`."""
         raise NotImplementedError(
-            "the input is audio, so there are no token embeddings; MlplForCTC.resize_ctc_head changes the tokens of the "
-            "output"
+            "the input is audio, so there are no token embeddings; MlplForCTC.resize_ctc_head changes the output's tokens"
         )
 
     def _frame_mask(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
