@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CompileConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
@@ -55,6 +55,22 @@ class MlplCTCOutput(ModelOutput):
     """
 
     loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    language_log_probs: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class MlplGenerateOutput(ModelOutput):
+    """Holds the results of `MlplForCTC.generate` with `return_dict_in_generate=True`.
+
+    Args:
+        sequences: (B, S), the likeliest class of each frame; the blank on padded frames.
+        logits, language_log_probs, hidden_states, attentions: as in [`MlplCTCOutput`].
+    """
+
+    sequences: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     language_log_probs: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
@@ -362,7 +378,7 @@ class MlplPreTrainedModel(PreTrainedModel):
     def resize_token_embeddings(self, *args, **kwargs):
         """Refuses, because the input is audio; raises `NotImplementedError`."""
         raise NotImplementedError(
-            "the input is audio, so there are no token embeddings; MlplForCTC.resize_ctc_head changes the output's tokens"
+            "the input is audio, which has no token embeddings; MlplForCTC.resize_ctc_head changes the output's tokens"
         )
 
     def _frame_mask(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -474,6 +490,7 @@ class MlplForCTC(MlplPreTrainedModel):
     _auto_class = "AutoModelForCTC"  # saving also writes this code, for trust_remote_code
     # transformers' Trainer must divide the loss by its accumulation steps: `num_items_in_batch` is not supported.
     accepts_loss_kwargs = False
+    generation_config = None  # CTC has no settings of generation
 
     def __init__(self, config: MlplConfig):
         super().__init__(config)
@@ -595,6 +612,40 @@ class MlplForCTC(MlplPreTrainedModel):
         scale = lengths.clamp(min=1)
         return losses / (scale.sqrt() if self.config.ctc_loss_reduction == "target_sqrt" else scale)
 
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Returns False, because `generate` has no settings, although trust_remote_code adds `GenerationMixin`."""
+        return False
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        return_dict_in_generate: bool = False,
+        compile_config: CompileConfig | None = None,
+        **kwargs,
+    ) -> MlplGenerateOutput | torch.Tensor:
+        """Decodes greedily, as `ParakeetForCTC` does; `processor.batch_decode` turns the result into transcripts.
+
+        Args:
+            input_features: (B, T, F), normalised log-mel features.
+            attention_mask: (B, T), 1 for valid and 0 for padded frames.
+            return_dict_in_generate: returns [`MlplGenerateOutput`].
+            compile_config: calls the model through `torch.compile` with these settings.
+            kwargs: of `forward`. CTC has no settings of generation, such as `num_beams`.
+
+        Returns:
+            (B, S), the likeliest class of each frame, not yet collapsed; the blank on padded frames.
+        """
+        call = self if compile_config is None else self.get_compiled_call(compile_config)
+        output = call(input_features, attention_mask=attention_mask, **kwargs | {"return_dict": True})
+        sequences = output.logits.argmax(dim=-1)
+        if not return_dict_in_generate:
+            return sequences
+        results = {name: value for name, value in output.items() if name != "loss"}
+        return MlplGenerateOutput(sequences=sequences, **results)
+
     @torch.no_grad()
     def identify_language(
         self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, top_k: int = 1
@@ -697,4 +748,4 @@ class MlplForCTC(MlplPreTrainedModel):
         return new_head
 
 
-__all__ = ["MlplCTCOutput", "MlplForCTC", "MlplModel", "MlplPreTrainedModel"]
+__all__ = ["MlplCTCOutput", "MlplForCTC", "MlplGenerateOutput", "MlplModel", "MlplPreTrainedModel"]

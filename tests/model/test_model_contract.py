@@ -28,6 +28,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 from transformers import (
+    CompileConfig,
     ParakeetCTCConfig,
     ParakeetForCTC,
     PreTrainedModel,
@@ -361,6 +362,37 @@ def test_a_dict_and_a_tuple_hold_the_same(case):
         for tensor, other in zip(*((x if isinstance(x, tuple) else (x,)) for x in (ours, theirs)), strict=True):
             assert torch.equal(tensor, other)
     assert output[0] is output.loss and output[1] is output.logits
+
+
+GENERATE = pytest.mark.parametrize(
+    "case", [mlpl(), parakeet()], ids=["MlplForCTC", "ParakeetForCTC"]
+)  # Wav2Vec2ForCTC has no generate
+
+
+@GENERATE
+def test_generate_gives_the_classes_of_frames(case):
+    model, inputs = case.make(), case.inputs
+    inputs["attention_mask"][1, 40:] = 0
+    names = list(inspect.signature(case.model_class.generate).parameters)
+    assert names == ["self", "input_features", "attention_mask", "return_dict_in_generate", "compile_config", "kwargs"]
+    sequences = model.generate(**inputs)
+    assert sequences.shape == (BATCH, case.length) and sequences.dtype == torch.long
+    features = inputs["input_features"]
+    for row, num_frames in ((0, 70), (1, 40)):
+        expected = model(features[row : row + 1, :num_frames]).logits[0].argmax(-1)
+        assert torch.equal(sequences[row, : len(expected)], expected)
+        assert (sequences[row, len(expected) :] == model.config.pad_token_id).all()
+
+    output = model.generate(**inputs, return_dict_in_generate=True, output_hidden_states=True, return_dict=False)
+    assert torch.equal(output.sequences, sequences) and torch.equal(output.logits.argmax(-1)[0], sequences[0])
+    assert len(output.hidden_states) == LAYERS + 1 and output.attentions is None
+    assert not output.logits.requires_grad
+    assert torch.equal(model.generate(**inputs, compile_config=CompileConfig(backend="eager")), sequences)
+
+
+def test_generate_takes_no_settings_that_ctc_lacks():
+    with pytest.raises(TypeError, match="num_beams"):
+        mlpl().make().generate(**mlpl().inputs, num_beams=2)
 
 
 @ALL
