@@ -70,9 +70,11 @@ class NamedConfig(PreTrainedConfig):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
         """Loads as every `from_pretrained`; raises `ValueError` for a wrong setting of the file or of `kwargs`."""
-        return super().from_pretrained(
-            pretrained_model_name_or_path, **{"name_or_path": pretrained_model_name_or_path} | kwargs
-        )
+        name = {"name_or_path": pretrained_model_name_or_path}
+        result = super().from_pretrained(pretrained_model_name_or_path, **name | kwargs)
+        config = result[0] if isinstance(result, tuple) else result
+        config.name_or_path = kwargs.get("name_or_path", "")  # which only models and AutoConfig set otherwise
+        return result
 
 
 @strict
