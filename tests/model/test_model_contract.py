@@ -1,21 +1,10 @@
 """What transformers expects of every model, checked on ours and, where they behave alike, on `ParakeetForCTC` and
 `Wav2Vec2ForCTC`, so that nothing surprises their users.
 
-The list follows `ModelTesterMixin` of transformers' own tests, which no wheel has. Its checks that are not below:
-
-| check | why it is not here |
-|---|---|
-| batching equivalence, eager against sdpa, Auto classes | test_modeling_mlpl.py |
-| `torch_compile_for_training`, `sdpa_can_compile_dynamic`, `torch_export` | test_export.py |
-| GPU: data and model parallelism, offloading to CPU and disk | these tests have no accelerator |
-| flash and flex attention | not supported, each layer adds learned position scores; a test: refused |
-| tensor parallelism, quantisation, PEFT, DeepSpeed | nothing of ours in them |
-| `inputs_embeds`, `resize_tokens_embeddings`, `resize_embeddings_untied`, `model_get_set_embeddings` | the input is
-  audio; a test: asking for embeddings fails as the peers' does. Heads are resized in test_heads.py |
-| `generate`, caches, `keep_in_fp32_modules`, buffers | does not generate, and has none |
-| `problem_types` | no classification loss but the language's, in test_modeling_mlpl.py |
-| head masking and pruning, torchscript, `feed_forward_chunking` | gone from transformers 5 |
-| 4d attention masks, composite models | the mask is that of the frames, there is one model |
+`make test-clients` runs transformers' own common tests on our models (tests/clients/test_transformers_model.py). Those
+need its source distribution; here is what a change of ours may break, against models of transformers, in seconds. Not
+here, and in other files: batching, eager against sdpa and Auto classes (test_modeling_mlpl.py), two processes
+(test_data_parallel.py), compiling and exporting (test_export.py), and heads of other sizes (test_heads.py).
 """
 
 import copy
@@ -387,7 +376,13 @@ def test_generate_gives_the_classes_of_frames(case):
     assert torch.equal(output.sequences, sequences) and torch.equal(output.logits.argmax(-1)[0], sequences[0])
     assert len(output.hidden_states) == LAYERS + 1 and output.attentions is None
     assert not output.logits.requires_grad
-    assert torch.equal(model.generate(**inputs, compile_config=CompileConfig(backend="eager")), sequences)
+
+
+@pytest.mark.slow
+def test_generate_compiled():
+    model, inputs = mlpl().make(), mlpl().inputs
+    compiled = model.generate(**inputs, compile_config=CompileConfig(backend="eager"))
+    assert torch.equal(compiled, model.generate(**inputs))
 
 
 def test_generate_takes_no_settings_that_ctc_lacks():
