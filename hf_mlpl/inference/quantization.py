@@ -38,6 +38,13 @@ class Int8Linear(nn.Module):
         outputs = _linear(rounded, self.levels + 1, self.weight, self.scale, self.zero_point)
         return outputs.mul_(scale)
 
+    def __getstate__(self) -> dict:
+        # For copies and pickles; oneDNN's own layout can be neither. (It is transposed.)
+        return self.__dict__ | {"weight": self.weight.to_dense().T.contiguous()}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state | {"weight": torch.ops.onednn.qlinear_prepack(state["weight"], None)})
+
     def _save_to_state_dict(self, *arguments) -> None:
         raise ValueError(
             "an int8 model cannot be saved; save the model that it was made of, and quantize that when it is loaded"

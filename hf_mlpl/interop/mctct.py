@@ -146,38 +146,46 @@ class MCTCTConfig(NamedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        file = os.path.join(self.name_or_path, "config.json")
-        _check_constants(file, vars(self), ONLY_CONFIGURATION)
-        if self.architectures not in (None, ["MCTCTForCTC"]):
-            raise ValueError(f"{file}: architectures is {self.architectures}; it must be MCTCTForCTC")
-        try:
-            self.to_mlpl()
-        except StrictDataclassError as error:
-            raise ValueError(f"{file}: {error_line(error)}") from error
+        self.to_mlpl()  # checks all settings
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
         """Builds the configuration; raises `ValueError`, in one line with the file, for a setting of a wrong kind."""
         name = str(kwargs.get("name_or_path") or "")
         check_settings(os.path.join(name, "config.json"), config_dict, INHERITED)
+        padding = kwargs.pop("pad_token_id", None)  # that of a file is transformers' default, not the model's
         with setting_errors(name, "config.json"):
-            return super().from_dict(config_dict, **kwargs)
+            result = super().from_dict(config_dict, **kwargs)
+            config = result[0] if isinstance(result, tuple) else result
+            config.to_mlpl(blank_token_id=padding)  # checks settings that `kwargs` have changed
+        return result
 
     def to_mlpl(self, **fields) -> MlplConfig:
-        """Returns our configuration of the same sizes and training constants, without languages."""
+        """Returns our configuration of the same sizes and training constants, without languages.
+
+        Raises:
+            ValueError: in one line with the file, for settings that the original does not have.
+        """
+        file = os.path.join(self.name_or_path, "config.json")
+        _check_constants(file, vars(self), ONLY_CONFIGURATION)
+        if self.architectures not in (None, ["MCTCTForCTC"]):
+            raise ValueError(f"{file}: architectures is {self.architectures}; it must be MCTCTForCTC")
         common = (
             "vocab_size hidden_size num_hidden_layers num_attention_heads attention_head_dim intermediate_size "
             "max_position_embeddings layer_norm_eps conv_dropout layerdrop ctc_loss_reduction ctc_zero_infinity dtype "
             "output_attentions output_hidden_states"
         )
-        return MlplConfig(
-            num_mel_bins=self.input_feat_per_channel,
-            attention_dropout=self.attention_probs_dropout_prob,
-            activation_dropout=self.hidden_dropout_prob,
-            attn_implementation=self._attn_implementation,
-            **{name: getattr(self, name) for name in common.split()},
-            **fields,
-        )
+        try:
+            return MlplConfig(
+                num_mel_bins=self.input_feat_per_channel,
+                attention_dropout=self.attention_probs_dropout_prob,
+                activation_dropout=self.hidden_dropout_prob,
+                attn_implementation=self._attn_implementation,
+                **{name: getattr(self, name) for name in common.split()},
+                **fields,
+            )
+        except StrictDataclassError as error:
+            raise ValueError(f"{file}: {error_line(error)}") from error
 
 
 class MCTCTForCTC:
@@ -196,10 +204,11 @@ class MCTCTForCTC:
         for name in ("output_loading_info", "variant"):
             if kwargs.pop(name, None):
                 raise ValueError(f"{name} cannot be used with models of the old port")
-        if find_file(name_or_path, "vocab.json", hub) is not None:
+        has_new_head = kwargs.get("ignore_mismatched_sizes", False)
+        if not has_new_head and find_file(name_or_path, "vocab.json", hub) is not None:
             _read_vocabulary(name_or_path, config.vocab_size, hub)  # raises unless the last class is the blank
         weights = _read_weights(_weight_files(name_or_path, kwargs.pop("use_safetensors", None), hub))
-        weights, per_channel = _translate(weights, config, name_or_path)
+        weights, per_channel = _translate(weights, config, name_or_path, has_new_head)
         ours = config.to_mlpl(layer_norm_per_channel=per_channel)
         model = MlplForCTC.from_pretrained(None, config=ours, state_dict=weights, **kwargs)
         model.name_or_path = model.config.name_or_path = str(name_or_path)
@@ -386,16 +395,19 @@ def _read_weights(files: Iterable[str]) -> dict[str, torch.Tensor]:
 
 
 def _translate(
-    weights: Mapping[str, torch.Tensor], config: MCTCTConfig, name_or_path: str | os.PathLike
+    weights: Mapping[str, torch.Tensor], config: MCTCTConfig, name_or_path: str | os.PathLike, has_new_head: bool
 ) -> tuple[dict[str, torch.Tensor], bool]:
     """Returns weights by our names, and whether their layer norms differ between channels."""
-    from ..model.modeling_mlpl import MlplForCTC
+    from ..model.modeling_mlpl import NEW_HEAD, MlplForCTC
 
     with torch.device("meta"):
         model = MlplForCTC(config.to_mlpl(layer_norm_per_channel=True))
     parameters = model.state_dict()
     expected = {name_in_port(name): tuple(tensor.shape) for name, tensor in parameters.items()}
-    check_shapes(str(name_or_path), {name: tuple(tensor.shape) for name, tensor in weights.items()}, expected)
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if has_new_head:  # transformers replaces a head of another size
+        expected |= {name: shape for name, shape in found.items() if name.startswith("ctc_head.")}
+    check_shapes(str(name_or_path), found, expected, alternative=NEW_HEAD)
     translated = {name: weights[name_in_port(name)] for name in parameters}
     norms = [name for name in translated if "layers." in name and "layer_norm." in name]
     per_channel = any((translated[name] != translated[name][0]).any() for name in norms)

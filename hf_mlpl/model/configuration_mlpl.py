@@ -48,7 +48,7 @@ RANGES = {  # of fields whose types `strict` has checked; NaN is in none
 
 # Settings of config.json that transformers reads; other values would end in a traceback.
 INHERITED = {
-    "architectures": list_of_texts(),
+    "architectures": (lambda value: value is None or list_of_texts()[0](value), "a list of texts or null"),
     "auto_map": AUTO_MAP,
     "dtype": (lambda value: value is None or str(value).removeprefix("torch.") in DTYPES, " or ".join(DTYPES)),
     "attn_implementation": text(or_null=True),
@@ -70,9 +70,11 @@ class NamedConfig(PreTrainedConfig):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
         """Loads as every `from_pretrained`; raises `ValueError` for a wrong setting of the file or of `kwargs`."""
-        return super().from_pretrained(
-            pretrained_model_name_or_path, **{"name_or_path": pretrained_model_name_or_path} | kwargs
-        )
+        name = {"name_or_path": pretrained_model_name_or_path}
+        result = super().from_pretrained(pretrained_model_name_or_path, **name | kwargs)
+        config = result[0] if isinstance(result, tuple) else result
+        config.name_or_path = kwargs.get("name_or_path", "")  # which only models and AutoConfig set otherwise
+        return result
 
 
 @strict
@@ -86,7 +88,8 @@ class MlplConfig(NamedConfig):
         languages (`list[str]`):
             Names of the classes of the language-ID head, in order. An empty list makes a model without that head.
         blank_token_id (`int`, *optional*):
-            The last class, `vocab_size - 1`, as in flashlight; no other value is accepted.
+            The last class, `vocab_size - 1`, as in flashlight, also after `vocab_size` has changed; no other value is
+            accepted. As in other CTC models it is the tokenizer's padding, too: `pad_token_id` is another name of it.
         num_mel_bins (`int`):
             Mel bins of a feature frame.
         hidden_size, num_hidden_layers, num_attention_heads, attention_head_dim, intermediate_size (`int`):
@@ -113,6 +116,9 @@ class MlplConfig(NamedConfig):
 
     model_type = "mlpl"
     _auto_class: ClassVar[str | None] = "AutoConfig"  # saving also writes this code, for trust_remote_code
+    attribute_map: ClassVar[dict[str, str]] = {"pad_token_id": "blank_token_id"}
+    # transformers' Trainer then evaluates the logits alone, as of every CTC model; `ignore_keys=[]` gives it both.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["language_log_probs"]
 
     # Kernel and stride are part of the architecture: the padding rule and the 30 ms output frame follow from them.
     conv_kernel: ClassVar[int] = 7
@@ -142,17 +148,22 @@ class MlplConfig(NamedConfig):
 
     def __post_init__(self, **kwargs):
         self.languages = list(self.languages)
-        if self.blank_token_id is None:
-            self.blank_token_id = self.vocab_size - 1
         super().__post_init__(**kwargs)
 
+    def __setattr__(self, name, value):
+        # A blank that was set to another class stays there, so that `validate_mlpl` refuses it.
+        follows = name == "vocab_size" and self.blank_token_id == self.vocab_size - 1
+        super().__setattr__(name, value)
+        if follows or self.blank_token_id is None:
+            self.blank_token_id = self.vocab_size - 1
+
     def validate_mlpl(self) -> None:
-        """Checks all fields; `strict` calls it after construction."""
+        """Checks all fields; `strict` calls it after construction, and models when they are made and trained."""
         check_settings("", vars(self), RANGES)
         if self.blank_token_id != self.vocab_size - 1:
             raise ValueError(
-                f"blank_token_id is {self.blank_token_id}, but the blank is the last class of vocab_size "
-                f"{self.vocab_size}, {self.vocab_size - 1}; leave blank_token_id out"
+                f"blank_token_id is {self.blank_token_id}, but the blank, and so the padding, is the last class of "
+                f"vocab_size {self.vocab_size}, {self.vocab_size - 1}; leave blank_token_id and pad_token_id out"
             )
         duplicates = sorted({name for name in self.languages if self.languages.count(name) > 1})
         if duplicates:
@@ -179,7 +190,7 @@ class MlplConfig(NamedConfig):
         methods = [field for field in config_dict | overrides if callable(getattr(cls, field, None))]
         if methods:
             raise ValueError(f"{file}: {methods[0]} is a method of the configuration, not a setting; remove it")
-        fields = cls.__dataclass_fields__
+        fields = {*cls.__dataclass_fields__, *cls.attribute_map}
         changes = [f"{field}={short_repr(value)}" for field, value in overrides.items() if field in fields]
         try:
             result = super().from_dict(config_dict, **kwargs)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CompileConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
@@ -32,6 +32,11 @@ from .ctc_loss import ctc_loss
 from .model_files import HUB_ARGUMENTS, check_shapes, find_weights, read_header
 
 HEADS = ("ctc_head.", "lid_head.")  # prefixes of parameter names that the model without heads lacks
+
+NEW_HEAD = (
+    ". For other tokens, load the model with its own vocab_size and call resize_ctc_head, which keeps the rows of "
+    "known tokens, or pass ignore_mismatched_sizes=True to train a new head"
+)
 
 # Computed together on a CPU: 31 s, enough for fast products. With more, each layer waits for memory from the system.
 PACKED_FRAMES = 1024
@@ -50,6 +55,22 @@ class MlplCTCOutput(ModelOutput):
     """
 
     loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    language_log_probs: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class MlplGenerateOutput(ModelOutput):
+    """Holds the results of `MlplForCTC.generate` with `return_dict_in_generate=True`.
+
+    Args:
+        sequences: (B, S), the likeliest class of each frame; the blank on padded frames.
+        logits, language_log_probs, hidden_states, attentions: as in [`MlplCTCOutput`].
+    """
+
+    sequences: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     language_log_probs: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
@@ -217,6 +238,28 @@ class MlplAttention(nn.Module):
         return "eager" if is_slow and not output_attentions else name  # sdpa warns that it gives no attentions
 
 
+class _WithoutGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        ctx.num_parameters = len(parameters)
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor):
+        return gradient, *[None] * ctx.num_parameters
+
+
+def with_unused(tensor: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
+    """Returns the tensor, and adds parameters that it does not depend on to its graph, without a gradient.
+
+    DistributedDataParallel fails if a parameter is not in the graph of the loss; with this it gives zeros. Without it,
+    nothing changes: the gradients of such parameters stay None. (Compiled graphs give zeros anyway.)
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return tensor
+    return _WithoutGradient.apply(tensor, *(p for module in modules for p in module.parameters() if p.requires_grad))
+
+
 class MlplLayer(GradientCheckpointingLayer):
     """Applies a post-norm layer: `h = LN1(f attn(x) + x); LN2(f mlp(h) + h)`, f = 0 with probability `layerdrop`.
 
@@ -248,12 +291,15 @@ class MlplLayer(GradientCheckpointingLayer):
     def _kept(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs) -> torch.Tensor:
         attended, _ = self.attention(hidden_states, attention_mask, **kwargs)
         hidden_states = self.attention_layer_norm(attended + hidden_states)
-        activations = F.relu(self.up_proj(hidden_states), inplace=True)  # in place: the largest tensor of a layer
+        # In place, because it is the largest tensor of a layer, but not where up_proj may be a quantised layer whose
+        # output autograd protects. Autograd keeps only one of the two tensors in any case.
+        activations = F.relu(self.up_proj(hidden_states), inplace=not torch.is_grad_enabled())
         transformed = self.down_proj(self.activation_dropout(activations))
         return self.output_layer_norm(transformed + hidden_states)
 
     def _dropped(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.output_layer_norm(self.attention_layer_norm(hidden_states))
+        hidden_states = self.output_layer_norm(self.attention_layer_norm(hidden_states))
+        return with_unused(hidden_states, self.attention, self.up_proj, self.down_proj)
 
 
 class MlplPreTrainedModel(PreTrainedModel):
@@ -265,9 +311,14 @@ class MlplPreTrainedModel(PreTrainedModel):
     main_input_name = "input_features"
     input_modalities = "audio"
     supports_gradient_checkpointing = True
+    _input_embed_layer = "front_end"  # what `get_input_embeddings` returns, for those who train or quantise the rest
     _no_split_modules = ["MlplLayer"]
     _supports_sdpa = True
     _can_record_outputs = {"hidden_states": MlplLayer, "attentions": MlplAttention}
+
+    def __init__(self, config: MlplConfig):
+        super().__init__(config)
+        config.validate_mlpl()  # its fields may have changed since it was made
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
@@ -318,8 +369,7 @@ class MlplPreTrainedModel(PreTrainedModel):
         elif not any(name.startswith(prefix) for name in found):
             found = {prefix + name: shape for name, shape in found.items()}
         has_no_heads = cls is MlplModel or (config.architectures or []) == [MlplModel.__name__]
-        alternative = ", or pass ignore_mismatched_sizes=True to train new ones"
-        check_shapes(files[0], found, expected, HEADS if has_no_heads else (), alternative)
+        check_shapes(files[0], found, expected, HEADS if has_no_heads else (), NEW_HEAD)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -336,6 +386,12 @@ class MlplPreTrainedModel(PreTrainedModel):
         elif isinstance(module, MlplLayerNorm | MlplUtteranceNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+
+    def resize_token_embeddings(self, *args, **kwargs):
+        """Refuses, because the input is audio; raises `NotImplementedError`."""
+        raise NotImplementedError(
+            "the input is audio, which has no token embeddings; MlplForCTC.resize_ctc_head changes the output's tokens"
+        )
 
     def _frame_mask(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Returns the (B, T) boolean mask of valid feature frames, by default all."""
@@ -446,6 +502,7 @@ class MlplForCTC(MlplPreTrainedModel):
     _auto_class = "AutoModelForCTC"  # saving also writes this code, for trust_remote_code
     # transformers' Trainer must divide the loss by its accumulation steps: `num_items_in_batch` is not supported.
     accepts_loss_kwargs = False
+    generation_config = None  # CTC has no settings of generation
 
     def __init__(self, config: MlplConfig):
         super().__init__(config)
@@ -490,6 +547,11 @@ class MlplForCTC(MlplPreTrainedModel):
             weights = output_mask[:, :, None] / output_mask.sum(dim=1).clamp(min=1)[:, None, None]
             mean_frame = (hidden_states.float() * weights).sum(dim=1)
             language_log_probs = F.log_softmax(self.lid_head(mean_frame.to(hidden_states.dtype)).float(), dim=-1)
+            # A loss may depend on one head alone.
+            logits, language_log_probs = (
+                with_unused(logits, self.lid_head),
+                with_unused(language_log_probs, self.ctc_head),
+            )
 
         loss = None
         if labels is not None or language_ids is not None:
@@ -521,6 +583,8 @@ class MlplForCTC(MlplPreTrainedModel):
 
     def _loss(self, logits, output_mask, language_log_probs, labels, language_ids, num_utterances) -> torch.Tensor:
         """Returns CTC loss + `lid_loss_weight` x language-ID loss, in fp32, over one normaliser."""
+        if not torch.compiler.is_compiling():
+            self.config.validate_mlpl()  # a model whose configuration became wrong could not be saved after training
         if not isinstance(num_utterances, torch.Tensor):  # a tensor's truth value would break a compiled graph
             num_utterances = num_utterances or logits.shape[0]
         normalizer = 1 if self.config.ctc_loss_reduction == "sum" else num_utterances
@@ -560,6 +624,40 @@ class MlplForCTC(MlplPreTrainedModel):
         scale = lengths.clamp(min=1)
         return losses / (scale.sqrt() if self.config.ctc_loss_reduction == "target_sqrt" else scale)
 
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Returns False, because `generate` has no settings, although trust_remote_code adds `GenerationMixin`."""
+        return False
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        return_dict_in_generate: bool = False,
+        compile_config: CompileConfig | None = None,
+        **kwargs,
+    ) -> MlplGenerateOutput | torch.Tensor:
+        """Decodes greedily, as `ParakeetForCTC` does; `processor.batch_decode` turns the result into transcripts.
+
+        Args:
+            input_features: (B, T, F), normalised log-mel features.
+            attention_mask: (B, T), 1 for valid and 0 for padded frames.
+            return_dict_in_generate: returns [`MlplGenerateOutput`].
+            compile_config: calls the model through `torch.compile` with these settings.
+            kwargs: of `forward`. CTC has no settings of generation, such as `num_beams`.
+
+        Returns:
+            (B, S), the likeliest class of each frame, not yet collapsed; the blank on padded frames.
+        """
+        call = self if compile_config is None else self.get_compiled_call(compile_config)
+        output = call(input_features, attention_mask=attention_mask, **kwargs | {"return_dict": True})
+        sequences = output.logits.argmax(dim=-1)
+        if not return_dict_in_generate:
+            return sequences
+        results = {name: value for name, value in output.items() if name != "loss"}
+        return MlplGenerateOutput(sequences=sequences, **results)
+
     @torch.no_grad()
     def identify_language(
         self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, top_k: int = 1
@@ -586,6 +684,14 @@ class MlplForCTC(MlplPreTrainedModel):
         best = log_probs.exp().topk(min(top_k, len(languages)))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [{languages[i]: probability for i, probability in zip(*row, strict=True)} for row in rows]
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Returns the CTC head, which quantisers then leave as it is, and adapters save if it has been resized."""
+        return self.ctc_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replaces the CTC head."""
+        self.ctc_head = new_embeddings
 
     def freeze_feature_encoder(self) -> None:
         """Freezes normalisation and convolution."""
@@ -624,7 +730,7 @@ class MlplForCTC(MlplPreTrainedModel):
                 kept.setdefault(row, old_vocab[token])
         kept[new_blank] = old_blank
         self.ctc_head = self._resized(self.ctc_head, new_blank + 1, kept)
-        self.config.vocab_size, self.config.blank_token_id = new_blank + 1, new_blank
+        self.config.vocab_size = new_blank + 1  # and so the blank
 
     def resize_lid_head(self, languages: Sequence[str]) -> None:
         """Resizes the language-ID head to these languages, in this order; languages of the model keep their rows.
@@ -654,4 +760,4 @@ class MlplForCTC(MlplPreTrainedModel):
         return new_head
 
 
-__all__ = ["MlplCTCOutput", "MlplForCTC", "MlplModel", "MlplPreTrainedModel"]
+__all__ = ["MlplCTCOutput", "MlplForCTC", "MlplGenerateOutput", "MlplModel", "MlplPreTrainedModel"]

@@ -23,7 +23,7 @@ from .checkpoint_files import checkpoints
 from .checkpoints import Checkpointer, digest
 from .log import TrainingLog
 from .model_setup import build_model
-from .optimization import learning_rate_factor, make_accelerator, prepare
+from .optimization import learning_rate_factor, make_accelerator, prepare, remove_gradients_of_dropped_layers
 from .problems import Problems, TrainingError
 from .run_data import build_slimipl, read_dev_set, supervised_updates
 from .run_pusher import RunPusher, push_checkpoint
@@ -72,7 +72,7 @@ def _train(config: TrainingConfig) -> Path:
     dev_set = read_dev_set(config)
     unlabelled_set = read_utterances(config.unlabelled, languages) if config.slimipl else None
     model, processor = build_model(config, train_set)
-    accelerator = make_accelerator(config, model)
+    accelerator = make_accelerator(config)
     if not accelerator.is_main_process:
         logging.getLogger(select_for_training.__module__).setLevel(logging.ERROR)  # one warning is enough
     train_set, dropped = select_for_training(train_set, processor, model.config, config.max_batch_seconds)
@@ -166,6 +166,7 @@ def train_step(
             # The losses of an update add up, but data parallelism averages gradients.
             accelerator.backward(loss * accelerator.num_processes)
         total += loss.detach()
+    remove_gradients_of_dropped_layers(accelerator, accelerator.unwrap_model(model), config)
     gradient_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     if not torch.isfinite(gradient_norm):
         # The gradient is that of all processes, so all of them raise the same error.

@@ -71,6 +71,15 @@ def test_text_and_language(asr):
     assert list(answer) == ["text", "language", "language_probability"]
 
 
+def test_generate_gives_the_same_texts(asr):
+    """As `ParakeetForCTC` is used, and served by transformers."""
+    processor = MlplProcessor(asr.feature_extractor, asr.tokenizer)
+    recordings = [sweep(3), sweep(1), sweep(2)]
+    inputs = processor(recordings, sampling_rate=RATE, return_tensors="pt")
+    texts = processor.batch_decode(asr.model.generate(**inputs), skip_special_tokens=True)
+    assert texts == [asr(samples)["text"] for samples in recordings] and all(texts)
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("rate", [8000, 44100, 48000])
 @pytest.mark.parametrize("extension", ["wav", "flac", "mp3", "ogg"])

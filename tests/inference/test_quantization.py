@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pickle
 import platform
 import subprocess
 import sys
@@ -133,6 +134,17 @@ def test_a_trained_model_recognises_the_same_texts(tone_corpus, tone_run, capsys
     assert main(["transcribe", "--dtype", "int8", "--model", str(tone_run / "model"), *map(str, clips)]) == 0
     printed = [line.split("\t")[-1] for line in capsys.readouterr().out.splitlines()]
     assert printed == [result["text"] for result in expected]
+
+
+@pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_compute_the_same(copy_of):
+    model = quantize(make_model(dtype=torch.float32))
+    batch = make_batch(make_utterances(dtype=torch.float32))
+    expected = model(**batch).logits
+    twin = copy_of(model)
+    del model
+    assert torch.equal(twin(**batch).logits, expected)
+    assert torch.equal(copy_of(twin)(**batch).logits, expected)
 
 
 def test_other_models_are_refused(tmp_path):

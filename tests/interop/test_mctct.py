@@ -29,6 +29,7 @@ from hf_mlpl import (
     MlplTokenizer,
 )
 from hf_mlpl.interop.mctct import convert_mctct
+from hf_mlpl.model.modeling_mlpl import NEW_HEAD
 
 from ..port_folder import HIDDEN, LAYERS, LETTERS, REACH, features_of, original_logits, port_weights, save_port
 from ..random_model import RATE, sweep
@@ -158,6 +159,11 @@ def test_the_ports_own_configuration_survives(folder, tmp_path):
         ({"layerdrop": 0.1}, lambda model: model.config.layerdrop == 0.1),
         ({"ctc_loss_reduction": "mean"}, lambda model: model.config.ctc_loss_reduction == "mean"),
         ({"use_safetensors": False}, lambda model: model.name_or_path),
+        ({"pad_token_id": len(LETTERS) - 1}, lambda model: model.config.pad_token_id == len(LETTERS) - 1),
+        (
+            {"pad_token_id": 34, "vocab_size": 35, "ignore_mismatched_sizes": True},
+            lambda model: (model.ctc_head.out_features, model.config.blank_token_id) == (35, 34),
+        ),
     ],
 )
 def test_arguments_of_from_pretrained(folder, arguments, expected):
@@ -177,10 +183,25 @@ def test_arguments_of_the_pipeline(folder):
         ({"output_loading_info": True}, "output_loading_info cannot be used"),
         ({"variant": "fp16"}, "variant cannot be used"),
         ({"use_safetensors": True}, "no weights, neither model.safetensors nor model.safetensors.index.json"),
+        ({"ctc_loss_reduction": "Sum"}, "m-ctc-t/config.json: "),
+        ({"layerdrop": 2.0}, "layerdrop is 2.0; it must be at least 0 and below 1"),
+        ({"conv_kernel": [5]}, "m-ctc-t/config.json: conv_kernel is [5] instead of [7]"),
+        ({"pad_token_id": 1}, "blank_token_id is 1, but the blank, and so the padding, is the last class"),
+        ({"vocab_size": 35}, "the padding, '<pad>', is class 17 of a head with 35 classes; it must be the last, 34"),
     ],
 )
 def test_arguments_that_are_refused(folder, arguments, message):
     assert message in error_of(AutoModelForCTC.from_pretrained, folder, **arguments)
+
+
+def test_a_configuration_that_became_wrong_makes_no_model(folder):
+    config = AutoConfig.from_pretrained(folder)
+    config.update({"vocab_size": 35, "pad_token_id": 34})
+    assert AutoModelForCTC.from_config(config).config.blank_token_id == 34
+    config.layerdrop = 2.0
+    assert "config.json" in error_of(AutoModelForCTC.from_config, config)
+    config.vocab_size = len(LETTERS)
+    assert "layerdrop is 2.0" in error_of(AutoModelForCTC.from_pretrained, folder, config=config)
 
 
 def test_names_on_the_hub(folder, tmp_path):
@@ -383,7 +404,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
         f"{folder}: its tensors are not those of the model in config.json; missing: "
         "mctct.encoder.layers.0.attention.self.query.weight, mctct.encoder.layers.1.attention.self.query.weight; "
         "unknown: lid_head.weight; of another shape: ctc_head.bias [7] instead of [18]; "
-        "copy both files again from the same place"
+        f"copy both files again from the same place{NEW_HEAD}"
     )
 
 
@@ -438,6 +459,7 @@ def test_damaged_weights_are_named(tmp_path, form):
 MEMORY = """
 import sys
 from hf_mlpl.interop.mctct import convert_mctct
+from hf_mlpl.model.modeling_mlpl import NEW_HEAD
 import hf_mlpl.model.modeling_mlpl, hf_mlpl.model.processing_mlpl
 from transformers import AutoModelForCTC, AutoProcessor
 

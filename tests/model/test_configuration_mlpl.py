@@ -1,15 +1,18 @@
 """Checks the configuration: sizes against published parameter counts, refusals, and frame arithmetic."""
 
+import copy
+import json
 import math
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, Wav2Vec2Config
+from transformers import AutoConfig, AutoModelForCTC, Wav2Vec2Config
 
 from hf_mlpl import MlplConfig
-from hf_mlpl.model.modeling_mlpl import MlplForCTC
+from hf_mlpl.model.modeling_mlpl import MlplForCTC, MlplModel
 
 
 @pytest.mark.parametrize(
@@ -59,7 +62,11 @@ def test_presets_take_languages_by_name_or_number_and_any_other_field(preset):
     "fields, message",
     [
         ({"vocab_size": 1}, "vocab_size is 1; it must be at least 2"),
-        ({"vocab_size": 30, "blank_token_id": 0}, "blank_token_id is 0, but the blank is .* 29; leave .* out"),
+        ({"vocab_size": 30, "blank_token_id": 0}, "blank_token_id is 0, but the blank, .* 29; leave .* out"),
+        (
+            {"vocab_size": 30, "pad_token_id": 0},
+            "blank_token_id is 0, but the blank, .* 29; leave .* pad_token_id out",
+        ),
         ({"languages": ["de", "en", "de"]}, "languages must be distinct; given more than once: de$"),
         ({"ctc_loss_reduction": "none"}, 'ctc_loss_reduction is \'none\'; it must be "mean" or "sum" or '),
         ({"num_mel_bins": 0}, "num_mel_bins is 0; it must be at least 1"),
@@ -95,10 +102,95 @@ def test_one_language_as_a_string_is_not_taken_for_its_letters():
 def test_save_and_load(tmp_path):
     config = MlplConfig.base(30, ["de", "sv-SE"], max_position_embeddings=7, ctc_loss_reduction="mean", layerdrop=0.1)
     config.save_pretrained(tmp_path)
-    ignored = {"_name_or_path": ""}  # where it was loaded from
-    for loaded in (MlplConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
-        assert type(loaded) is MlplConfig
-        assert loaded.to_dict() | ignored == config.to_dict() | ignored
+    assert MlplConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert type(loaded) is MlplConfig
+    assert loaded.to_dict() == config.to_dict() | {"_name_or_path": str(tmp_path)}  # where it was loaded from
+
+
+# ------------------------------------------------------------------------------------------------------- the blank
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: setattr(config, "vocab_size", 35),
+        lambda config: config.update({"vocab_size": 35}),
+        lambda config: config.update({"pad_token_id": 34, "vocab_size": 35}),  # transformers' example of CTC
+        lambda config: config.update({"vocab_size": 35, "blank_token_id": 34}),
+        lambda config: config.update_from_string("vocab_size=35"),
+        lambda config: MlplConfig.from_dict(config.to_dict(), vocab_size=35),
+        lambda config: MlplConfig.from_dict(config.to_dict(), vocab_size=35, pad_token_id=34),
+        lambda config: MlplConfig(vocab_size=35, pad_token_id=34),
+        lambda config: MlplConfig(vocab_size=35, blank_token_id=None, pad_token_id=None),
+    ],
+)
+def test_the_blank_follows_the_vocabulary(change, tmp_path):
+    """`pad_token_id` is another name of it, as in Wav2Vec2 and Parakeet."""
+    config = MlplConfig.tiny(30, 2)
+    config = change(config) or config
+    copies = [copy.deepcopy(config), pickle.loads(pickle.dumps(config)), MlplConfig.from_dict(config.to_dict())]
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["blank_token_id"] == 34
+    for same in [config, *copies, MlplConfig.from_pretrained(tmp_path)]:
+        assert (same.vocab_size, same.blank_token_id, same.pad_token_id) == (35, 34, 34)
+        same.vocab_size = 7
+        assert (same.blank_token_id, same.pad_token_id) == (6, 6)
+
+
+@pytest.mark.parametrize("name", ["blank_token_id", "pad_token_id"])
+def test_another_blank_is_refused_where_it_comes_from(name, tmp_path):
+    message = "blank_token_id is 3, but the blank, .* last class of vocab_size 30, 29"
+    MlplConfig.tiny(30, 2).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"config.json with {name}=3: {message}"):
+        MlplConfig.from_pretrained(tmp_path, **{name: 3})
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"blank_token_id": 3}))
+    with pytest.raises(ValueError, match=f"{file}: {message}"):
+        MlplConfig.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"{file} with vocab_size=35: {message}"):  # not mended in silence
+        MlplConfig.from_pretrained(tmp_path, vocab_size=35)
+
+
+# --------------------------------------------------------------------------------- a configuration becomes a model
+
+
+WRONG = pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("ctc_loss_reduction", "Sum", "ctc_loss_reduction is 'Sum'; it must be \"mean\" or"),
+        ("layerdrop", 2.0, "layerdrop is 2.0; it must be at least 0 and below 1"),
+        ("languages", ["de", "en", "de"], "languages must be distinct; given more than once: de$"),
+        ("lid_loss_weight", math.inf, "lid_loss_weight is inf; it must be at least 0 and finite"),
+        ("pad_token_id", 3, "blank_token_id is 3, but the blank, .* 29; leave"),
+        ("vocab_size", 1, "vocab_size is 1; it must be at least 2"),
+    ],
+)
+
+
+@WRONG
+def test_a_wrong_configuration_makes_no_model(name, value, message, tmp_path):
+    model = MlplForCTC(small := MlplConfig.tiny(30, 2, num_hidden_layers=1))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        MlplForCTC.from_pretrained(tmp_path, **{name: value}, ignore_mismatched_sizes=True)
+    config = copy.deepcopy(small)
+    config.update({name: value})  # at which nothing is checked, because other fields may follow
+    for make in (MlplForCTC, MlplModel, AutoModelForCTC.from_config):
+        with pytest.raises(ValueError, match=message):
+            make(config)
+    for options in ({}, {"ignore_mismatched_sizes": True}):
+        with pytest.raises(ValueError, match=message):
+            MlplForCTC.from_pretrained(tmp_path, config=config, **options)
+
+
+@WRONG
+def test_a_model_whose_configuration_became_wrong_does_not_train(name, value, message, tmp_path):
+    """Its weights could not be saved after training."""
+    model = MlplForCTC(MlplConfig.tiny(30, 2, num_hidden_layers=1))
+    model.config.update({name: value})
+    with pytest.raises(ValueError, match=message):
+        model(torch.zeros(1, 9, 80), labels=torch.tensor([[1]]))
 
 
 def test_the_configuration_of_another_model_is_refused(tmp_path):

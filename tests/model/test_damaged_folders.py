@@ -176,7 +176,7 @@ def test_the_tokens_or_the_features_of_another_model(folder):
         ({"languages": ["de", "sl", "de"]}, "languages must be distinct; given more than once: de"),
         ({"conv_stride": 2}, "conv_stride is 2; it must be 3"),
         ({"languages": ["de", "sl"]}, "lid_head.weight [3, 32] instead of [2, 32]"),
-        ({"vocab_size": 12}, "blank_token_id is 16"),
+        ({"vocab_size": 12}, "of another shape: ctc_head.weight [17, 32] instead of [12, 32]"),
     ],
 )
 def test_settings_that_from_pretrained_is_given(override, reason, folder):

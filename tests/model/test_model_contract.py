@@ -1,21 +1,10 @@
 """What transformers expects of every model, checked on ours and, where they behave alike, on `ParakeetForCTC` and
 `Wav2Vec2ForCTC`, so that nothing surprises their users.
 
-The list follows `ModelTesterMixin` of transformers' own tests, which no wheel has. Its checks that are not below:
-
-| check | why it is not here |
-|---|---|
-| batching equivalence, eager against sdpa, Auto classes | test_modeling_mlpl.py |
-| `torch_compile_for_training`, `sdpa_can_compile_dynamic`, `torch_export` | test_export.py |
-| GPU: data and model parallelism, offloading to CPU and disk | these tests have no accelerator |
-| flash and flex attention | not supported, each layer adds learned position scores; a test: refused |
-| tensor parallelism, quantisation, PEFT, DeepSpeed | nothing of ours in them |
-| `inputs_embeds`, `resize_tokens_embeddings`, `resize_embeddings_untied`, `model_get_set_embeddings` | the input is
-  audio; a test: asking for embeddings fails as the peers' does. Heads are resized in test_heads.py |
-| `generate`, caches, `keep_in_fp32_modules`, buffers | does not generate, and has none |
-| `problem_types` | no classification loss but the language's, in test_modeling_mlpl.py |
-| head masking and pruning, torchscript, `feed_forward_chunking` | gone from transformers 5 |
-| 4d attention masks, composite models | the mask is that of the frames, there is one model |
+`make test-clients` runs transformers' own common tests on our models (tests/clients/test_transformers_model.py). Those
+need its source distribution; here is what a change of ours may break, against models of transformers, in seconds. Not
+here, and in other files: batching, eager against sdpa and Auto classes (test_modeling_mlpl.py), two processes
+(test_data_parallel.py), compiling and exporting (test_export.py), and heads of other sizes (test_heads.py).
 """
 
 import copy
@@ -23,9 +12,12 @@ import inspect
 import logging
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 from transformers import (
+    CompileConfig,
     ParakeetCTCConfig,
     ParakeetForCTC,
     PreTrainedModel,
@@ -197,13 +189,28 @@ def test_a_head_of_another_size_is_refused_or_new(case, tmp_path):
     model.save_pretrained(tmp_path)
     config = copy.deepcopy(case.config)
     config.vocab_size = CLASSES + 4
-    if case.model_class is MlplForCTC:
-        config.blank_token_id = config.vocab_size - 1
     with pytest.raises((RuntimeError, ValueError), match="ignore_mismatched_sizes"):  # ours is one line, a ValueError
         case.model_class.from_pretrained(tmp_path, config=config)
     loaded = case.model_class.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
     assert loaded(**case.inputs).logits.shape[-1] == CLASSES + 4
     assert equal_state(loaded.base_model, model.base_model) or case.model_class is ParakeetForCTC
+
+
+@ALL
+def test_a_new_vocabulary_as_tutorials_have_it(case, tmp_path):
+    case.make().save_pretrained(tmp_path / "old")
+    classes = {"vocab_size": CLASSES + 4, "pad_token_id": CLASSES + 3}
+    model = case.model_class.from_pretrained(
+        tmp_path / "old", **classes, ctc_loss_reduction="mean", ignore_mismatched_sizes=True
+    )
+    labels = case.targets["labels"]
+    output = model(**case.inputs, labels=labels)
+    log_probs = output.logits.log_softmax(-1).transpose(0, 1)
+    lengths = [torch.full((BATCH,), case.length), (labels >= 0).sum(1)]
+    expected = F.ctc_loss(log_probs, labels, *lengths, blank=classes["pad_token_id"])
+    torch.testing.assert_close(output.loss, expected, rtol=1e-4, atol=0)
+    model.save_pretrained(tmp_path / "new")
+    assert torch.equal(case.model_class.from_pretrained(tmp_path / "new")(**case.inputs).logits, output.logits)
 
 
 @ALL
@@ -346,6 +353,43 @@ def test_a_dict_and_a_tuple_hold_the_same(case):
     assert output[0] is output.loss and output[1] is output.logits
 
 
+GENERATE = pytest.mark.parametrize(
+    "case", [mlpl(), parakeet()], ids=["MlplForCTC", "ParakeetForCTC"]
+)  # Wav2Vec2ForCTC has no generate
+
+
+@GENERATE
+def test_generate_gives_the_classes_of_frames(case):
+    model, inputs = case.make(), case.inputs
+    inputs["attention_mask"][1, 40:] = 0
+    names = list(inspect.signature(case.model_class.generate).parameters)
+    assert names == ["self", "input_features", "attention_mask", "return_dict_in_generate", "compile_config", "kwargs"]
+    sequences = model.generate(**inputs)
+    assert sequences.shape == (BATCH, case.length) and sequences.dtype == torch.long
+    features = inputs["input_features"]
+    for row, num_frames in ((0, 70), (1, 40)):
+        expected = model(features[row : row + 1, :num_frames]).logits[0].argmax(-1)
+        assert torch.equal(sequences[row, : len(expected)], expected)
+        assert (sequences[row, len(expected) :] == model.config.pad_token_id).all()
+
+    output = model.generate(**inputs, return_dict_in_generate=True, output_hidden_states=True, return_dict=False)
+    assert torch.equal(output.sequences, sequences) and torch.equal(output.logits.argmax(-1)[0], sequences[0])
+    assert len(output.hidden_states) == LAYERS + 1 and output.attentions is None
+    assert not output.logits.requires_grad
+
+
+@pytest.mark.slow
+def test_generate_compiled():
+    model, inputs = mlpl().make(), mlpl().inputs
+    compiled = model.generate(**inputs, compile_config=CompileConfig(backend="eager"))
+    assert torch.equal(compiled, model.generate(**inputs))
+
+
+def test_generate_takes_no_settings_that_ctc_lacks():
+    with pytest.raises(TypeError, match="num_beams"):
+        mlpl().make().generate(**mlpl().inputs, num_beams=2)
+
+
 @ALL
 @pytest.mark.parametrize("by_config", [False, True])
 def test_hidden_states_and_attentions(case, by_config):
@@ -413,13 +457,25 @@ def test_an_attention_that_cannot_work_is_refused(name, message, tmp_path):
         MlplForCTC.from_pretrained(tmp_path, attn_implementation=name)
 
 
-@ALL
-def test_input_embeddings_are_not_there(case):
-    model = case.make()
-    for ask in (model.get_input_embeddings, lambda: model.resize_token_embeddings(30)):
-        with pytest.raises(NotImplementedError, match="get_input_embeddings"):
-            ask()
-    assert model.get_output_embeddings() is None
+@OURS
+def test_the_front_end_stands_for_input_embeddings(model_class):
+    """Those who train adapters, or quantise, ask for both ends of a model."""
+    model = model_class(mlpl().config)
+    base = model.base_model
+    assert model.get_input_embeddings() is base.front_end
+    assert model.get_output_embeddings() is getattr(model, "ctc_head", None)
+    with pytest.raises(NotImplementedError, match="the input is audio, .*resize_ctc_head"):
+        model.resize_token_embeddings(30)
+
+    seen = []
+    base.requires_grad_(False)
+    base.layers[0].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].requires_grad))
+    model(**mlpl().inputs)
+    model.enable_input_require_grads()
+    model(**mlpl().inputs)
+    model.disable_input_require_grads()
+    model(**mlpl().inputs)
+    assert seen == [False, True, False]
 
 
 # ---------------------------------------------------------------------------------------------------------- training
@@ -460,6 +516,43 @@ def test_gradient_checkpointing(case, use_reentrant):
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=name)
     model.gradient_checkpointing_disable()
     assert not model.is_gradient_checkpointing
+
+
+@ALL
+def test_trainer_evaluates_logits(case, tmp_path):
+    """As its users write it for any CTC model, with and without `preprocess_logits_for_metrics`."""
+    model = case.make()
+    rows = [{name: tensor[i] for name, tensor in (case.inputs | case.targets).items()} for i in range(BATCH)]
+    expected = model(**case.inputs).logits.detach()
+    seen = []
+
+    def compute_metrics(prediction):
+        seen.append(prediction)
+        return {"total": float(np.argmax(prediction.predictions, axis=-1).sum())}
+
+    def argmax(logits, labels):
+        return torch.argmax(logits, dim=-1)
+
+    for preprocess in (None, argmax):
+        arguments = TrainingArguments(
+            tmp_path, per_device_eval_batch_size=BATCH, report_to="none", use_cpu=True, disable_tqdm=True
+        )
+        trainer = Trainer(
+            model,
+            arguments,
+            eval_dataset=rows,
+            compute_metrics=compute_metrics if preprocess is None else None,
+            preprocess_logits_for_metrics=preprocess,
+        )
+        metrics, predicted = trainer.evaluate(), trainer.predict(rows).predictions
+        assert np.isfinite(metrics["eval_loss"])
+        expected = expected if preprocess is None else expected.argmax(-1)
+        torch.testing.assert_close(torch.from_numpy(predicted), expected, rtol=1e-4, atol=1e-5)
+    assert metrics["eval_loss"] == pytest.approx(model(**case.inputs, **case.targets).loss.item(), rel=1e-5)
+    assert len(seen) == 2 and np.array_equal(seen[0].label_ids, case.targets["labels"])
+    if case.model_class is MlplForCTC:  # on request also the second head's
+        trainer = Trainer(model, arguments)
+        assert [array.shape[-1] for array in trainer.predict(rows, ignore_keys=[]).predictions] == [CLASSES, 2]
 
 
 def test_trainer_accumulates_gradients_as_if_the_batch_were_one(tmp_path):
