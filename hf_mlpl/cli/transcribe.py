@@ -79,7 +79,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Returns 1 if a recording could not be read, else 0."""
     from transformers.utils import logging
 
-    from ..inference.transcription import find_recordings, pending_recordings
+    from ..inference.transcription import ctm_name, find_recordings, pending_recordings, refuse_same_names
 
     if options.batch_size < 1:
         parser.error(f"--batch-size is {options.batch_size}; it must be at least 1")
@@ -90,6 +90,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         print(_line_on_others(other_files), file=sys.stderr)
     if options.output is None and options.format in OF_ONE_RECORDING and len(recordings) > 1:
         parser.error(f"{len(recordings)} {options.format} files need a folder: --output DIR")
+    if options.output is None and options.format == "ctm":
+        refuse_same_names(recordings, ctm_name)
     if options.output is not None:
         pending = pending_recordings(recordings, options.output, options.format)
         if len(pending) < len(recordings):

@@ -56,11 +56,12 @@ def to_ctm(words: Iterable[Interval], recording: str, channel: str = "1") -> str
         start, end = round(word.start, DECIMALS), round(word.end, DECIMALS)
         confidence = "" if word.confidence is None else f" {word.confidence:.4f}"
         times = f"{start:.{DECIMALS}f} {end - start:.{DECIMALS}f}"
-        lines.append(f"{_ctm_field(recording)} {channel} {times} {_ctm_field(word.text)}{confidence}\n")
+        lines.append(f"{ctm_field(recording)} {channel} {times} {ctm_field(word.text)}{confidence}\n")
     return "".join(lines)
 
 
-def _ctm_field(text: str) -> str:
+def ctm_field(text: str) -> str:
+    """Returns a text that is one column of a CTM file."""
     return re.sub(r"\s|^;;", "_", text)
 
 

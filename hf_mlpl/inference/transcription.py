@@ -8,9 +8,10 @@ import re
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,7 +24,7 @@ from ..audio.reading import AUDIO_SUFFIXES, AudioError, audio_duration, looks_li
 from ..error_line import error_line
 from .pieces import cut, prefetch
 from .subtitles import to_srt, to_vtt
-from .tiers import segments_of, to_ctm, to_textgrid, word_intervals
+from .tiers import ctm_field, segments_of, to_ctm, to_textgrid, word_intervals
 
 OUTPUT_SUFFIXES = {
     "text": ".txt",
@@ -122,12 +123,22 @@ def _may_be_audio(file: Path) -> bool:
 
 def pending_recordings(recordings: Sequence[Recording], folder: Path, output_format: str) -> list[Recording]:
     """Returns those without a transcript in `folder`; of two with the same output, the second gets a `problem`."""
-    recording_of: dict[Path, Recording] = {}
+    refuse_same_names(recordings, attrgetter("output"))
+    return [r for r in recordings if r.problem is not None or not r.output_path(folder, output_format).exists()]
+
+
+def refuse_same_names(recordings: Sequence[Recording], name_of: Callable[[Recording], Hashable]) -> None:
+    """Sets the `problem` of recordings whose transcripts would have the name of that of an earlier one."""
+    recording_of: dict[Hashable, Recording] = {}
     for recording in recordings:
-        first = recording_of.setdefault(recording.output, recording)
+        first = recording_of.setdefault(name_of(recording), recording)
         if first is not recording and recording.problem is None:
             recording.problem = f"{recording.name}: its transcript would have the name of that of {first.name}"
-    return [r for r in recordings if r.problem is not None or not r.output_path(folder, output_format).exists()]
+
+
+def ctm_name(recording: Recording) -> str:
+    """Returns the name of a recording in the lines of a CTM file."""
+    return ctm_field(printable(recording.output))
 
 
 def transcribe_recordings(
@@ -242,7 +253,7 @@ def format_transcript(recording: Recording, output_format: str, with_words: bool
     if output_format in ("srt", "vtt"):
         return {"srt": to_srt, "vtt": to_vtt}[output_format](result["chunks"], recording.seconds)
     if output_format == "ctm":
-        return to_ctm(word_intervals(result["chunks"]), printable(recording.output))
+        return to_ctm(word_intervals(result["chunks"]), ctm_name(recording))
     if output_format == "textgrid":
         intervals = word_intervals(result["chunks"])
         return to_textgrid({"segments": segments_of(intervals), "words": intervals}, recording.seconds)

@@ -340,6 +340,10 @@ def test_ctm_and_textgrid(clips, transcribe, tmp_path):
     spaced.parent.mkdir(parents=True)
     shutil.copy(good, spaced)
     assert transcribe(tmp_path / "in", "--format", "ctm")[1].startswith('a_b/of_"ö" 1 0.')
+    shutil.copy(good, tmp_path / 'of "ö".mp3')  # its words would be taken for those of the other
+    status, out, errors = transcribe(spaced, tmp_path / 'of "ö".mp3', "--format", "ctm")
+    assert status == 1 and out.count("\n") == len(sentences[0].split())
+    assert errors == [f'error: {tmp_path}/of "ö".mp3: its transcript would have the name of that of {spaced}']
     assert transcribe(tmp_path / "in", other, "--format", "textgrid", "--output", tmp_path / "out")[0] == 0
     content = (tmp_path / "out" / "a b" / 'of "ö".TextGrid').read_text(encoding="utf-8")
     tiers = read_textgrid(content)

@@ -11,6 +11,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         "hf_datasets": "read_dataset",
         "librispeech": "read_librispeech",
         "lists": "read_fl_lists read_list",
+        "manifests": "read_manifest",
         "parquet_mirrors": "read_mirror",
         "voxpopuli": "read_voxpopuli",
         "voxpopuli_asr": "read_voxpopuli_asr",

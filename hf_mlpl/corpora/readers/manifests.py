@@ -118,10 +118,8 @@ def _of_lhotse(
         start, duration: of the part in the recording, in seconds.
         channel: a number or a list of them; None is all channels.
     """
-    wanted, sources = (
-        _channels(channel),
-        [each for each in _listed(recording.get("sources")) if isinstance(each, dict)],
-    )
+    wanted = _channels(channel)
+    sources = [each for each in _listed(recording.get("sources")) if isinstance(each, dict)]
     sources = [each for each in sources if not wanted or not wanted.isdisjoint(_channels(each.get("channels")))]
     if len(sources) != 1 or sources[0].get("type") != "file":
         kinds = ", ".join(str(each.get("type")) for each in sources) or f"no file has channel {channel}"
