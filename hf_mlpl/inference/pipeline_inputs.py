@@ -39,13 +39,14 @@ def collect_inputs(inputs):
     """
     Returns several inputs as a list, or as a torch data set that is read as it is needed; a single one unchanged.
 
-    Lists and tuples become lists. Data sets of `datasets` and their columns are read without torchcodec, which
-    `datasets` needs to decode audio. Every other iterable, such as a generator or a `KeyDataset`, is read as it is.
+    Lists and tuples become lists. Data sets of `datasets` and their columns, also in a `KeyDataset` or an evaluator of
+    evaluate, are read without torchcodec, which `datasets` needs to decode audio. Every other iterable, such as a
+    generator, is read as it is.
 
     Raises:
         ValueError: for a data set in which it is not clear which column is the audio, and for several data sets.
     """
-    if isinstance(inputs, (list, tuple)):
+    if isinstance(inputs, (list, tuple)) and not _is_column(inputs):
         return list(inputs)
     datasets = sys.modules.get("datasets")  # a program that passes a data set has imported it
     if datasets is not None:
@@ -60,15 +61,17 @@ def collect_inputs(inputs):
         if isinstance(source, (datasets.DatasetDict, datasets.IterableDatasetDict)):
             names = ", ".join(map(str, source))
             raise ValueError(f"a {type(source).__name__} has several data sets ({names}); pass one of them")
-    if _is_key_dataset(inputs) or (isinstance(inputs, Iterable) and not _is_one_input(inputs)):
+    if _is_column(inputs) or (isinstance(inputs, Iterable) and not _is_one_input(inputs)):
         return Inputs(inputs)
     return inputs
 
 
-def _is_key_dataset(inputs) -> bool:
+def _is_column(inputs) -> bool:
+    """Returns whether an input is transformers' `KeyDataset`, or evaluate's list that stands for such a column."""
     from transformers.pipelines.pt_utils import KeyDataset  # here: its package imports this module
 
-    return isinstance(inputs, KeyDataset)
+    evaluators = sys.modules.get("evaluate.evaluator.utils")
+    return isinstance(inputs, KeyDataset) or (evaluators is not None and isinstance(inputs, evaluators.DatasetColumn))
 
 
 def _is_one_input(inputs) -> bool:
@@ -87,7 +90,7 @@ def _find_source(inputs, datasets) -> tuple[Any, tuple[str, ...]]:
     """Returns the data set that a column belongs to, and the keys from a row to the column's value."""
     keys: tuple[str, ...] = ()
     while True:
-        if _is_key_dataset(inputs):
+        if _is_column(inputs):
             inputs, keys = inputs.dataset, (inputs.key, *keys)
         elif isinstance(inputs, (datasets.arrow_dataset.Column, datasets.iterable_dataset.IterableColumn)):
             inputs, keys = inputs.source, (inputs.column_name, *keys)

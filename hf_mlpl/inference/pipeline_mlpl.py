@@ -7,13 +7,16 @@ models of other kinds it makes transformers' own pipeline.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Collection, Iterable, Iterator
+from difflib import get_close_matches
 from functools import partial
+from inspect import signature
 
 import numpy as np
 import torch
 from transformers import AutomaticSpeechRecognitionPipeline
-from transformers.pipelines import SUPPORTED_TASKS
+from transformers.pipelines import SUPPORTED_TASKS, Pipeline, pipeline
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
 from ..audio.addresses import fetched
@@ -24,6 +27,11 @@ from .pipeline_inputs import collect_inputs, split_input
 
 # An input's value under one of these keys, such as the reference text of a row, must not pass for the model's result.
 RESULT_KEYS = {"text", "chunks", "language", "language_probability", "languages"}
+
+STOCK_ARGUMENTS = ("chunk_length_s", "stride_length_s", "return_timestamps", "decoder_kwargs")
+OTHER_ARGUMENTS = ("language", "top_k_languages", "generate_kwargs", "batch_size", "num_workers")
+# The stock class ignores them for CTC models, whose batches are always padded, and never truncated.
+WITHOUT_EFFECT = {"truncation", "padding", "ignore_warning", "framework"}
 
 PREFETCHED_PIECES = 8  # of a long recording; each takes 2.4 MB
 
@@ -56,7 +64,11 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     without its strides) and normalised again.
 
     `decoder`, a [`~beam_search.BeamSearchDecoder`], replaces greedy decoding. It sees the logits of all pieces
-    together, which are kept until then, and words with timestamps then have their `confidence` as well.
+    together, which are kept until then, and words with timestamps then have their `confidence` as well. A
+    `BeamSearchDecoderCTC` of pyctcdecode with the model's labels works as in the stock class.
+
+    `truncation` and the arguments of `generate`, such as `max_new_tokens`, are accepted without effect, as the stock
+    class does for CTC models; `language` may be among `generate_kwargs`. Other arguments raise a `TypeError`.
 
     Args:
         language (`str`, *optional*): one of the tokenizer's languages, also as an argument of a call. The text has its
@@ -71,30 +83,44 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         return super().__new__(cls)
 
     def __init__(self, *args, decoder=None, **kwargs):
-        # The stock class would expect pyctcdecode's decoder, and warn that it is deprecated.
-        super().__init__(*args, **kwargs)
-        check_parts(self.model.config, self.feature_extractor, self.tokenizer)
         self.decoder = decoder
+        # Told of our own decoder, the stock class would take it for pyctcdecode's.
+        super().__init__(*args, decoder=None if _is_own(decoder) else decoder, **kwargs)
+        check_parts(self.model.config, self.feature_extractor, self.tokenizer)
+        if self.type == "ctc_with_lm":
+            _check_labels(decoder, self.tokenizer)
 
     def __call__(self, inputs, **kwargs):
-        inputs = collect_inputs(inputs)
-        if isinstance(inputs, list) and not inputs:  # the stock class looks at the first one
+        collected = collect_inputs(inputs)
+        if isinstance(collected, list) and not collected:  # the stock class looks at the first one
             return []
-        return super().__call__(inputs, **kwargs)
+        answers = super().__call__(collected, **kwargs)
+        return list(answers) if isinstance(inputs, list) else answers
 
-    def _sanitize_parameters(self, language=None, top_k_languages=None, **kwargs):
-        preprocess_params, forward_params, postprocess_params = super()._sanitize_parameters(**kwargs)
-        # The stock class passes unknown arguments to `generate`, which a CTC model does not have.
-        if unknown := sorted(forward_params.keys() - {"return_timestamps"}):
-            raise TypeError(f"the pipeline has no argument {', '.join(unknown)}")
-        if language is not None:
-            forward_params["allowed_ids"] = self.tokenizer.allowed_ids(language)
+    def _sanitize_parameters(self, generate_kwargs=None, **kwargs):
+        kwargs = {**(generate_kwargs or {}), **kwargs}
+        language, top_k_languages = kwargs.pop("language", None), kwargs.pop("top_k_languages", None)
+        wants_language = kwargs.pop("return_language", False)  # the result has it in any case
+        if kwargs.get("task", "transcribe") != "transcribe":
+            raise ValueError(f"task is {kwargs['task']!r}; this model writes what is said, task='transcribe'")
+        if kwargs.get("return_timestamps") is False:  # the stock class would ask for "char" or "word"
+            del kwargs["return_timestamps"]
+        if kwargs.get("decoder_kwargs") and _is_own(self.decoder):
+            raise ValueError(
+                "decoder_kwargs are for pyctcdecode's decoder; a BeamSearchDecoder is made with its options"
+            )
+        _check_arguments(kwargs.keys() - set(STOCK_ARGUMENTS))
+        # The stock class would have other arguments for `generate`.
+        kwargs = {name: kwargs[name] for name in STOCK_ARGUMENTS if name in kwargs}
+        preprocess_params, _, postprocess_params = super()._sanitize_parameters(**kwargs)
+        forward_params = {} if language is None else {"allowed_ids": self.tokenizer.allowed_ids(language)}
         if top_k_languages is not None:
             if top_k_languages < 1:
                 raise ValueError(f"top_k_languages is {top_k_languages}; it must be at least 1")
-            if not self.model.config.languages:
-                raise ValueError("top_k_languages was given, but this model has no languages")
             postprocess_params["top_k_languages"] = top_k_languages
+        if (top_k_languages or wants_language) and not self.model.config.languages:
+            name = "top_k_languages" if top_k_languages else "return_language"
+            raise ValueError(f"{name} was given, but this model has no languages")
         return preprocess_params, forward_params, postprocess_params
 
     def preprocess(self, inputs, chunk_length_s=None, stride_length_s=None):
@@ -145,7 +171,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             return []  # an empty array is silence, whereas a file without samples is damaged
         return stream_audio(audio, self.feature_extractor.sampling_rate)
 
-    def _forward(self, model_inputs, allowed_ids=None, return_timestamps=False):
+    def _forward(self, model_inputs, allowed_ids=None):
         # The stock class would keep the logits alone.
         features, mask = model_inputs.pop("input_features"), model_inputs.pop("attention_mask")
         batch_size, num_frames = mask.shape
@@ -163,7 +189,8 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         if self.decoder is None:
             model_inputs["tokens"] = logits.argmax(dim=-1)
         else:
-            model_inputs["logits"] = logits
+            # pyctcdecode takes logits of which a frame's sum is 1 for probabilities
+            model_inputs["logits"] = logits if self.type == "ctc" else logits.float().log_softmax(dim=-1)
         if outputs.language_log_probs is not None:
             model_inputs["language_log_probs"] = outputs.language_log_probs
         stride = model_inputs.pop("stride", None)  # in samples: a tuple, or a list of them for a batch
@@ -177,7 +204,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         others = [output.pop("others") for output in model_outputs][0]
         num_samples = sum(output.pop("num_samples") for output in model_outputs)
         languages = self._recognized_languages(model_outputs, top_k_languages)
-        hypothesis = self._beam_search(model_outputs) if self.decoder is not None else None
+        hypothesis = self._beam_search(model_outputs) if _is_own(self.decoder) else None
         result = super().postprocess(model_outputs, decoder_kwargs, return_timestamps)
         if hypothesis is not None and return_timestamps == "word":
             for chunk, word in zip(result["chunks"], hypothesis.words, strict=True):
@@ -221,6 +248,44 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         for output, labels in zip(model_outputs, hypothesis.labels.split(list(map(len, pieces))), strict=True):
             output["tokens"] = labels[None]
         return hypothesis
+
+
+def _is_own(decoder) -> bool:
+    beam_search = sys.modules.get(f"{__package__}.beam_search")  # which needs flashlight; whoever has a decoder has it
+    return beam_search is not None and isinstance(decoder, beam_search.BeamSearchDecoder)
+
+
+def _check_labels(decoder, tokenizer) -> None:
+    """Raises `TypeError` for a decoder that is not pyctcdecode's, `ValueError` for one with other labels."""
+    if not hasattr(decoder, "decode_beams"):
+        raise TypeError(f"decoder is a {type(decoder).__name__}; pass a BeamSearchDecoder, or one of pyctcdecode")
+    special = {tokenizer.word_delimiter_token: " ", tokenizer.pad_token: ""}
+    labels = [special.get(token, token) for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
+    if (found := decoder._alphabet.labels) != labels:
+        raise ValueError(
+            f"the decoder has {len(found)} labels, {found[:3]}...; build it with the model's {len(labels)}, "
+            f"tokenizer.convert_ids_to_tokens(range(len(tokenizer))), of which {special} are replaced"
+        )
+
+
+def _check_arguments(names: Collection[str]) -> None:
+    """Raises `TypeError` for the first of the arguments that has no meaning for any speech recognition pipeline."""
+    if not names - WITHOUT_EFFECT:
+        return
+    from transformers import GenerationConfig, GenerationMixin, WhisperForConditionalGeneration  # rarely needed
+
+    generate = {*vars(GenerationConfig())}
+    for model in (GenerationMixin, WhisperForConditionalGeneration):
+        generate.update(signature(model.generate).parameters)
+    construction = {"decoder", *signature(pipeline).parameters, *signature(Pipeline.__init__).parameters} - generate
+    for name in sorted(names - WITHOUT_EFFECT - generate):
+        if name == "sampling_rate":
+            raise TypeError('sampling_rate belongs to the input: pass {"array": samples, "sampling_rate": rate}')
+        if name in construction:
+            raise TypeError(f"{name} is an argument of pipeline(...), not of a call")
+        near = get_close_matches(name, (*STOCK_ARGUMENTS, *OTHER_ARGUMENTS, *construction), 1)
+        way_out = f"do you mean {near[0]}?" if near else f"it has {', '.join((*STOCK_ARGUMENTS, *OTHER_ARGUMENTS))}"
+        raise TypeError(f"the pipeline has no argument {name}; {way_out}")
 
 
 SUPPORTED_TASKS["automatic-speech-recognition"]["impl"] = MlplSpeechRecognitionPipeline
