@@ -138,6 +138,7 @@ def test_columns_without_the_type_audio(asr, paths, samples, texts):
     decoded = Dataset.from_dict({"audio": [{"array": array, "sampling_rate": RATE} for array in samples]})
     for form in (None, "torch", "numpy"):
         assert texts_of(asr(decoded.with_format(form))) == texts
+        assert texts_of(asr([decoded.with_format(form)[i] for i in range(3)])) == texts
     assert texts_of(asr(decoded["audio"]["array"])) == texts
     by_transform = dataset.with_transform(lambda batch: {"audio": batch["file"]})
     assert texts_of(asr(by_transform)) == texts
