@@ -379,6 +379,62 @@ def test_parts_of_recordings_in_data_sets(tmp_path):
         assert len(load_audio(rows[0]["audio"])) == RATE
 
 
+PAIRS = [("start_time", "end_time"), ("begin_time", "end_time"), ("begin", "end"), ("segment_start", "segment_end")]
+STARTS, ENDS = [0.5, 2.0], [1.25, 3.5]
+
+
+@pytest.mark.parametrize("form", ["data set", "stream", "metadata.csv", "metadata.jsonl", "table.parquet"])
+@pytest.mark.parametrize("names", [*PAIRS, ("start_ms", "end_ms"), ("start", "duration"), ("offset", "duration")])
+def test_other_names_of_the_places_of_parts(tmp_path, names, form):
+    path = write_noise(tmp_path / "long.wav", 4.0)
+    ends = [end - start for start, end in zip(STARTS, ENDS, strict=True)] if names[1] == "duration" else ENDS
+    unit = 1000 if names[0].endswith("_ms") else 1
+    times = {name: [unit * second for second in values] for name, values in zip(names, (STARTS, ends), strict=True)}
+    file = {} if form in ("data set", "stream") else {"file_name": ["long.wav"] * 2}
+    dataset = Dataset.from_dict({"text": ["a", "b"], **(file or {"audio": [str(path)] * 2}), **times})
+    if form == "stream":
+        dataset = dataset.to_iterable_dataset()
+    elif file:
+        write = {"csv": dataset.to_csv, "jsonl": dataset.to_json, "parquet": dataset.to_parquet}
+        write[form.partition(".")[2]](tmp_path / form)
+        dataset = tmp_path / form if form == "table.parquet" else tmp_path
+    rows = list(read_dataset(dataset, ReadingReport(), language="sl"))
+    whole = load_audio(path)
+    for row, start, end in zip(rows, STARTS, ENDS, strict=True):
+        assert row["duration_seconds"] == pytest.approx(end - start)
+        np.testing.assert_array_equal(load_audio(row["audio"]), whole[int(start * RATE) : int(end * RATE)])
+
+
+def test_recordings_that_are_the_parts_already(tmp_path):
+    """So are those of GigaSpeech, whose `begin_time` and `end_time` are in the recording they were cut from."""
+    path = str(write_noise(tmp_path / "cut.wav", 2.0))
+    times = {"begin_time": [130.5, 0.0, 130.5, 1.0], "end_time": [132.5, 2.02, 133.5, 3.3]}
+    report = ReadingReport()
+    rows = list(read_dataset(Dataset.from_dict({"audio": [path] * 4, **times}), report, language="sl"))
+    assert [(row["audio"]["start"], row["audio"]["end"], row["duration_seconds"]) for row in rows] == [
+        (None, None, 2.0)
+    ] * 2
+    assert report.dropped == {"segment outside its recording": 2}
+
+
+def test_times_of_unknown_meaning_are_refused(tmp_path):
+    path = str(write_noise(tmp_path / "long.wav", 4.0))
+    pairs = [("start_sample", "end_sample"), ("Start", "End"), ("beginTime", "stopTime"), ("Begin", "end")]
+    for start, end in [*pairs, ("onset", "offset")]:
+        dataset = Dataset.from_dict({"audio": [path], start: [1.0], end: [2.0]})
+        with pytest.raises(ValueError, match=f"columns {start}, {end} may be the place .*, or remove them"):
+            list(read_dataset(dataset, ReadingReport(), language="sl"))
+        for fields, seconds in ({"start": start, "end": end}, 1.0), ({"start_ms": start, "end_ms": end}, 0.001):
+            (row,) = read_dataset(dataset, ReadingReport(), fields, language="sl")
+            assert row["duration_seconds"] == pytest.approx(seconds)
+    for alone in ("start_time", "begin", "end_time", "Start"):  # of the day, for instance
+        dataset = Dataset.from_dict({"audio": [path], alone: ["09:30"]})
+        assert [row["duration_seconds"] for row in read_dataset(dataset, ReadingReport(), language="sl")] == [4.0]
+    day = Dataset.from_dict({"audio": [path], "start_time": ["09:30"], "end_time": ["09:31"]})
+    report = ReadingReport()
+    assert not list(read_dataset(day, report, language="sl")) and report.dropped == {"not a part of a recording": 1}
+
+
 def test_samples_in_data_sets(tmp_path):
     samples = np.random.default_rng(0).integers(-(2**14), 2**14, RATE) / 2**15  # which 16 bits hold exactly
     lists = Dataset.from_dict({"audio": [list(samples)] * 2, "sampling_rate": [RATE, None]})
