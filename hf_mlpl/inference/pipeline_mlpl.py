@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from functools import partial
 from inspect import signature
@@ -268,7 +268,7 @@ def _check_labels(decoder, tokenizer) -> None:
         )
 
 
-def _check_arguments(names: Collection[str]) -> None:
+def _check_arguments(names: set[str]) -> None:
     """Raises `TypeError` for the first of the arguments that has no meaning for any speech recognition pipeline."""
     if not names - WITHOUT_EFFECT:
         return
