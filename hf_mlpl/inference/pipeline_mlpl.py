@@ -16,7 +16,7 @@ from inspect import signature
 import numpy as np
 import torch
 from transformers import AutomaticSpeechRecognitionPipeline
-from transformers.pipelines import SUPPORTED_TASKS, Pipeline, pipeline
+from transformers.pipelines import SUPPORTED_TASKS
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
 from ..audio.addresses import fetched
@@ -272,7 +272,7 @@ def _check_arguments(names: set[str]) -> None:
     """Raises `TypeError` for the first of the arguments that has no meaning for any speech recognition pipeline."""
     if not names - WITHOUT_EFFECT:
         return
-    from transformers import GenerationConfig, GenerationMixin, WhisperForConditionalGeneration  # rarely needed
+    from transformers import GenerationConfig, GenerationMixin, Pipeline, WhisperForConditionalGeneration, pipeline
 
     generate = {*vars(GenerationConfig())}
     for model in (GenerationMixin, WhisperForConditionalGeneration):
@@ -281,6 +281,8 @@ def _check_arguments(names: set[str]) -> None:
     for name in sorted(names - WITHOUT_EFFECT - generate):
         if name == "sampling_rate":
             raise TypeError('sampling_rate belongs to the input: pass {"array": samples, "sampling_rate": rate}')
+        if name in OTHER_ARGUMENTS:
+            raise TypeError(f"{name} is an argument of the pipeline, not one of generate_kwargs")
         if name in construction:
             raise TypeError(f"{name} is an argument of pipeline(...), not of a call")
         near = get_close_matches(name, (*STOCK_ARGUMENTS, *OTHER_ARGUMENTS, *construction), 1)

@@ -56,6 +56,11 @@ REFUSED = {
     "chunk_lenght_s": ({"chunk_lenght_s": 3}, TypeError, "no argument chunk_lenght_s; do you mean chunk_length_s?"),
     "dtypes": ({"dtypes": None}, TypeError, "no argument dtypes; do you mean dtype?"),
     "batchsize in generate_kwargs": ({"generate_kwargs": {"batchsize": 3}}, TypeError, "do you mean batch_size?"),
+    "generate_kwargs": (
+        {"generate_kwargs": {"batch_size": 3}},
+        TypeError,
+        "batch_size is an argument of the pipeline",
+    ),
     "sampling_rate": ({"sampling_rate": 8000}, TypeError, 'pass {"array": samples, "sampling_rate": rate}'),
     "skip_special_tokens": ({"skip_special_tokens": True}, TypeError, "skip_special_tokens; it has chunk_length_s,"),
 }
