@@ -7,11 +7,8 @@ models of other kinds it makes transformers' own pipeline.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from functools import partial
-from inspect import signature
 
 import numpy as np
 import torch
@@ -23,15 +20,11 @@ from ..audio.addresses import fetched
 from ..audio.reading import stream_audio
 from ..model.processing_mlpl import check_parts
 from .pieces import cut, explain_memory_errors, join_language_log_probs, prefetch
+from .pipeline_arguments import STOCK_ARGUMENTS, check_arguments, check_labels, is_own
 from .pipeline_inputs import collect_inputs, split_input
 
 # An input's value under one of these keys, such as the reference text of a row, must not pass for the model's result.
 RESULT_KEYS = {"text", "chunks", "language", "language_probability", "languages"}
-
-STOCK_ARGUMENTS = ("chunk_length_s", "stride_length_s", "return_timestamps", "decoder_kwargs")
-OTHER_ARGUMENTS = ("language", "top_k_languages", "generate_kwargs", "batch_size", "num_workers")
-# The stock class ignores them for CTC models, whose batches are always padded, and never truncated.
-WITHOUT_EFFECT = {"truncation", "padding", "ignore_warning", "framework"}
 
 PREFETCHED_PIECES = 8  # of a long recording; each takes 2.4 MB
 
@@ -85,10 +78,10 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     def __init__(self, *args, decoder=None, **kwargs):
         self.decoder = decoder
         # Told of our own decoder, the stock class would take it for pyctcdecode's.
-        super().__init__(*args, decoder=None if _is_own(decoder) else decoder, **kwargs)
+        super().__init__(*args, decoder=None if is_own(decoder) else decoder, **kwargs)
         check_parts(self.model.config, self.feature_extractor, self.tokenizer)
         if self.type == "ctc_with_lm":
-            _check_labels(decoder, self.tokenizer)
+            check_labels(decoder, self.tokenizer)
 
     def __call__(self, inputs, **kwargs):
         collected = collect_inputs(inputs)
@@ -105,11 +98,11 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             raise ValueError(f"task is {kwargs['task']!r}; this model writes what is said, task='transcribe'")
         if kwargs.get("return_timestamps") is False:  # the stock class would ask for "char" or "word"
             del kwargs["return_timestamps"]
-        if kwargs.get("decoder_kwargs") and _is_own(self.decoder):
+        if kwargs.get("decoder_kwargs") and is_own(self.decoder):
             raise ValueError(
                 "decoder_kwargs are for pyctcdecode's decoder; a BeamSearchDecoder is made with its options"
             )
-        _check_arguments(kwargs.keys() - set(STOCK_ARGUMENTS))
+        check_arguments(kwargs.keys() - set(STOCK_ARGUMENTS))
         # The stock class would have other arguments for `generate`.
         kwargs = {name: kwargs[name] for name in STOCK_ARGUMENTS if name in kwargs}
         preprocess_params, _, postprocess_params = super()._sanitize_parameters(**kwargs)
@@ -204,7 +197,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         others = [output.pop("others") for output in model_outputs][0]
         num_samples = sum(output.pop("num_samples") for output in model_outputs)
         languages = self._recognized_languages(model_outputs, top_k_languages)
-        hypothesis = self._beam_search(model_outputs) if _is_own(self.decoder) else None
+        hypothesis = self._beam_search(model_outputs) if is_own(self.decoder) else None
         result = super().postprocess(model_outputs, decoder_kwargs, return_timestamps)
         if hypothesis is not None and return_timestamps == "word":
             for chunk, word in zip(result["chunks"], hypothesis.words, strict=True):
@@ -248,46 +241,6 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         for output, labels in zip(model_outputs, hypothesis.labels.split(list(map(len, pieces))), strict=True):
             output["tokens"] = labels[None]
         return hypothesis
-
-
-def _is_own(decoder) -> bool:
-    beam_search = sys.modules.get(f"{__package__}.beam_search")  # which needs flashlight; whoever has a decoder has it
-    return beam_search is not None and isinstance(decoder, beam_search.BeamSearchDecoder)
-
-
-def _check_labels(decoder, tokenizer) -> None:
-    """Raises `TypeError` for a decoder that is not pyctcdecode's, `ValueError` for one with other labels."""
-    if not hasattr(decoder, "decode_beams"):
-        raise TypeError(f"decoder is a {type(decoder).__name__}; pass a BeamSearchDecoder, or one of pyctcdecode")
-    special = {tokenizer.word_delimiter_token: " ", tokenizer.pad_token: ""}
-    labels = [special.get(token, token) for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
-    if (found := decoder._alphabet.labels) != labels:
-        raise ValueError(
-            f"the decoder has {len(found)} labels, {found[:3]}...; build it with the model's {len(labels)}, "
-            f"tokenizer.convert_ids_to_tokens(range(len(tokenizer))), of which {special} are replaced"
-        )
-
-
-def _check_arguments(names: set[str]) -> None:
-    """Raises `TypeError` for the first of the arguments that has no meaning for any speech recognition pipeline."""
-    if not names - WITHOUT_EFFECT:
-        return
-    from transformers import GenerationConfig, GenerationMixin, Pipeline, WhisperForConditionalGeneration, pipeline
-
-    generate = {*vars(GenerationConfig())}
-    for model in (GenerationMixin, WhisperForConditionalGeneration):
-        generate.update(signature(model.generate).parameters)
-    construction = {"decoder", *signature(pipeline).parameters, *signature(Pipeline.__init__).parameters} - generate
-    for name in sorted(names - WITHOUT_EFFECT - generate):
-        if name == "sampling_rate":
-            raise TypeError('sampling_rate belongs to the input: pass {"array": samples, "sampling_rate": rate}')
-        if name in OTHER_ARGUMENTS:
-            raise TypeError(f"{name} is an argument of the pipeline, not one of generate_kwargs")
-        if name in construction:
-            raise TypeError(f"{name} is an argument of pipeline(...), not of a call")
-        near = get_close_matches(name, (*STOCK_ARGUMENTS, *OTHER_ARGUMENTS, *construction), 1)
-        way_out = f"do you mean {near[0]}?" if near else f"it has {', '.join((*STOCK_ARGUMENTS, *OTHER_ARGUMENTS))}"
-        raise TypeError(f"the pipeline has no argument {name}; {way_out}")
 
 
 SUPPORTED_TASKS["automatic-speech-recognition"]["impl"] = MlplSpeechRecognitionPipeline
