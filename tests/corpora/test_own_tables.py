@@ -134,13 +134,14 @@ def test_codes_of_languages_that_are_names_stay():
     ]
 
 
-def test_parts_of_recordings_in_a_list(tmp_path):
+@pytest.mark.parametrize("names", ["start\tend", "start_time\tend_time"])
+def test_parts_of_recordings_in_a_list(tmp_path, names):
     write_noise(tmp_path / "long.wav", 4.0)
     times = {("0.5", "1.5"): 1.0, ("2", ""): 2.0, ("", "1"): 1.0, ("0", "4.05"): 4.0, ("", ""): 4.0}
     bad = [("3", "2"), ("1", "nan"), ("-1", "1"), ("inf", ""), ("a", "1"), ("3", "9"), ("5", "")]
     rows = [f"long.wav\tText\tsl\tana\t{start}\t{end}" for start, end in [*times, *bad]]
     report = ReadingReport()
-    (rows,) = read_list(write_lines(tmp_path / "t.tsv", f"{HEADER}\tstart\tend", *rows), report).values()
+    (rows,) = read_list(write_lines(tmp_path / "t.tsv", f"{HEADER}\t{names}", *rows), report).values()
     assert [row["duration_seconds"] for row in rows] == list(times.values())
     assert [len(load_audio(row["audio"])) / RATE for row in rows] == list(times.values())
     assert report.dropped == {"not a part of a recording": 5, "segment outside its recording": 2}
@@ -422,7 +423,7 @@ def test_times_of_unknown_meaning_are_refused(tmp_path):
     pairs = [("start_sample", "end_sample"), ("Start", "End"), ("beginTime", "stopTime"), ("Begin", "end")]
     for start, end in [*pairs, ("onset", "offset")]:
         dataset = Dataset.from_dict({"audio": [path], start: [1.0], end: [2.0]})
-        with pytest.raises(ValueError, match=f"columns {start}, {end} may be the place .*, or remove them"):
+        with pytest.raises(ValueError, match=f"columns {start}, {end} may be the place .*; or remove them"):
             list(read_dataset(dataset, ReadingReport(), language="sl"))
         for fields, seconds in ({"start": start, "end": end}, 1.0), ({"start_ms": start, "end_ms": end}, 0.001):
             (row,) = read_dataset(dataset, ReadingReport(), fields, language="sl")
