@@ -228,8 +228,8 @@ def _columns(source: _OpenDataset, given: Mapping[str, str], language: str | Non
     unknown = {name: match for name in source.columns if (match := UNKNOWN_TIME.fullmatch(name))}
     if names.keys().isdisjoint(("start", "start_ms")) and len({bool(match["end"]) for match in unknown.values()}) > 1:
         raise ValueError(
-            f"columns {', '.join(unknown)} may be the place of a row's speech in its recording: rename them to start and "
-            "end in seconds, or start_ms and end_ms, or say so with `columns`; or remove them"
+            f"columns {', '.join(unknown)} may be the place of a row's speech in its recording: rename them to start "
+            "and end in seconds, or to start_ms and end_ms, or say so with `columns`; or remove them"
         )
     return names
 
