@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +28,27 @@ class Inputs(IterableDataset):
     audio: str | None = None  # the column to rename to `audio`
 
     def __iter__(self) -> Iterator:
-        for item in self.items:
-            for key in self.keys:
-                item = item[key]
-            if self.audio is not None:
-                item = {"audio": item[self.audio]} | {key: item[key] for key in item if key != self.audio}
-            yield item
+        with _explain_decoding():
+            for item in self.items:
+                for key in self.keys:
+                    item = item[key]
+                if self.audio is not None:
+                    item = {"audio": item[self.audio]} | {key: item[key] for key in item if key != self.audio}
+                yield item
+
+
+@contextmanager
+def _explain_decoding() -> Iterator[None]:
+    """Raises `ImportError` with other ways than torchcodec, where `datasets` lacks it to decode rows of a generator."""
+    try:
+        yield
+    except ImportError as error:
+        if "torchcodec" not in str(error):
+            raise
+        raise ImportError(
+            "datasets decodes the audio of a row with torchcodec, which is not installed; pass the data set itself or "
+            "a column, dataset['audio'], or cast the column to Audio(decode=False) before"
+        ) from error
 
 
 def collect_inputs(inputs):

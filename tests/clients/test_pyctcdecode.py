@@ -86,6 +86,10 @@ def test_the_pipeline_with_this_decoder(tone_run, processor, decoder, emissions,
         for word, reference in zip(answer["chunks"], expected["chunks"], strict=True):
             assert word["timestamp"] == pytest.approx(reference["timestamp"], abs=0.0601)  # of two frames
 
+    german = [answer["text"] for answer in recognize(speech[1], language="de")]
+    assert set("abd ") <= set().union(*german) <= set("abcde ")
+    assert {"f", "g"} <= set().union(*(answer["text"] for answer in answers))
+
     long = np.concatenate(speech[1])
     chunked = recognize(long, chunk_length_s=3, decoder_kwargs={"beam_width": 1})
     assert chunked["text"] == pipeline(TASK, model=tone_run / "model")(long, chunk_length_s=3)["text"]
