@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +24,8 @@ PART_COLUMNS = {
     "start_ms": ("start_ms",),
     "end_ms": ("end_ms",),
 }
+UNIT = "time|s|secs?|seconds|ms|msecs?|milliseconds|samples?|frames?"
+ANY_TIME = re.compile(rf"(start|begin|onset|(?P<end>end|stop|offset))([ _-]?({UNIT}))?", re.IGNORECASE)
 NO_PART = "not a part of a recording"
 
 
@@ -104,6 +107,16 @@ def part_columns(columns: Collection[str]) -> dict[str, str]:
     found = {field: name for field, usual in PART_COLUMNS.items() for name in usual[::-1] if name in columns}
     is_pair = {"start", "end"} <= found.keys()
     return {field: name for field, name in found.items() if is_pair or field == name}
+
+
+def check_part_columns(table: object, columns: Iterable[str | None], fields: Set[str]) -> None:
+    """Raises `ValueError` if columns of a table look like starts and ends, but no start is among the known `fields`."""
+    times = {name: match for name in columns if name and (match := ANY_TIME.fullmatch(name))}
+    if fields.isdisjoint(("start", "start_ms")) and len({bool(match["end"]) for match in times.values()}) > 1:
+        raise ValueError(
+            f"{table}: columns {', '.join(times)} may be the place of a row's speech in its recording: rename them to "
+            "start and end in seconds, or to start_ms and end_ms, or say so with `columns`; or remove them"
+        )
 
 
 def part_of(row: Mapping) -> tuple[float | None, float | None]:

@@ -39,7 +39,7 @@ class Inputs(IterableDataset):
 
 @contextmanager
 def _explain_decoding() -> Iterator[None]:
-    """Raises `ImportError` with other ways than torchcodec, where `datasets` lacks it to decode rows of a generator."""
+    """Raises `ImportError` with other ways than torchcodec, where `datasets` needs it for rows of a generator."""
     try:
         yield
     except ImportError as error:

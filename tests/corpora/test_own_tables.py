@@ -145,6 +145,9 @@ def test_parts_of_recordings_in_a_list(tmp_path, names):
     assert [row["duration_seconds"] for row in rows] == list(times.values())
     assert [len(load_audio(row["audio"])) / RATE for row in rows] == list(times.values())
     assert report.dropped == {"not a part of a recording": 5, "segment outside its recording": 2}
+    table = write_lines(tmp_path / "t.tsv", f"{HEADER}\tStart\tEnd", "long.wav\tText\tsl\tana\t1\t2")
+    with pytest.raises(ValueError, match=r"t\.tsv: columns Start, End may be the place of a row's speech"):
+        read_list(table, ReadingReport())
 
 
 def test_repeated_and_missing_rows(tmp_path):
@@ -423,7 +426,7 @@ def test_times_of_unknown_meaning_are_refused(tmp_path):
     pairs = [("start_sample", "end_sample"), ("Start", "End"), ("beginTime", "stopTime"), ("Begin", "end")]
     for start, end in [*pairs, ("onset", "offset")]:
         dataset = Dataset.from_dict({"audio": [path], start: [1.0], end: [2.0]})
-        with pytest.raises(ValueError, match=f"columns {start}, {end} may be the place .*; or remove them"):
+        with pytest.raises(ValueError, match=f"^dataset/train: columns {start}, {end} may be .*; or remove them"):
             list(read_dataset(dataset, ReadingReport(), language="sl"))
         for fields, seconds in ({"start": start, "end": end}, 1.0), ({"start_ms": start, "end_ms": end}, 0.001):
             (row,) = read_dataset(dataset, ReadingReport(), fields, language="sl")

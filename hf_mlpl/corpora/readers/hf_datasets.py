@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +24,16 @@ from ...model.text import normalize_text
 from ..locales import noted_locale
 from ..metadata import METADATA, SUFFIXES, TableRow, columns_of, rows_of
 from ..reading import ReadingReport, RowError, human_utterance
-from ..recordings import PART_COLUMNS, FileNames, is_recording, part_columns, part_of, walk, with_part_durations
+from ..recordings import (
+    PART_COLUMNS,
+    FileNames,
+    check_part_columns,
+    is_recording,
+    part_columns,
+    part_of,
+    walk,
+    with_part_durations,
+)
 from .parquet import data_files, parquet_features, parquet_rows, with_class_names
 
 # The columns of each field, unless others are named. None for `id`, because several rows often share one.
@@ -38,8 +46,6 @@ USUAL_COLUMNS = {
     "sampling_rate": ("sampling_rate", "sample_rate"),
     **PART_COLUMNS,
 }
-UNIT = "time|s|secs?|seconds|ms|msecs?|milliseconds|samples?|frames?"
-UNKNOWN_TIME = re.compile(rf"(start|begin|onset|(?P<end>end|stop|offset))([ _-]?({UNIT}))?", re.IGNORECASE)
 MAX_SAMPLE = 2.0  # floats in [-1, 1] may be a little louder; converted integers are much louder
 SPLIT_FOLDERS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 LIKELY = [name for names in USUAL_COLUMNS.values() for name in names]
@@ -109,6 +115,7 @@ def read_dataset(
         names = _columns(source, columns or {}, language)
     except ValueError as error:
         raise ValueError(f"{source.name or prefix}: {error}") from None
+    check_part_columns(source.name or prefix, source.columns, names.keys())
     before = report.read
     rows = _utterances(source, names, prefix, language, report, Path(copies) if copies else None)
     yield from with_part_durations(rows, report, check_ids="id" in names)
@@ -225,12 +232,6 @@ def _columns(source: _OpenDataset, given: Mapping[str, str], language: str | Non
     for field, way_out in (("audio", "name it"), ("language", "name it, or the language of all rows")):
         if field not in names and (field == "audio" or language is None):
             raise ValueError(f"no column of the data set is known to be {field}: {way_out}; it has {found}")
-    unknown = {name: match for name in source.columns if (match := UNKNOWN_TIME.fullmatch(name))}
-    if names.keys().isdisjoint(("start", "start_ms")) and len({bool(match["end"]) for match in unknown.values()}) > 1:
-        raise ValueError(
-            f"columns {', '.join(unknown)} may be the place of a row's speech in its recording: rename them to start "
-            "and end in seconds, or to start_ms and end_ms, or say so with `columns`; or remove them"
-        )
     return names
 
 
