@@ -110,7 +110,7 @@ def part_columns(columns: Collection[str]) -> dict[str, str]:
 
 
 def check_part_columns(table: object, columns: Iterable[str | None], fields: Set[str]) -> None:
-    """Raises `ValueError` if columns of a table look like starts and ends, but no start is among the known `fields`."""
+    """Raises `ValueError` if columns look like starts and ends, but no start is among the known `fields`."""
     times = {name: match for name in columns if name and (match := ANY_TIME.fullmatch(name))}
     if fields.isdisjoint(("start", "start_ms")) and len({bool(match["end"]) for match in times.values()}) > 1:
         raise ValueError(

@@ -173,7 +173,7 @@ def split_input(inputs, sampling_rate: int) -> tuple[dict, tuple[int, int] | Non
     if inputs.get("raw") is not None:
         audio["array"] = inputs["raw"]
     for key, value in audio.items():
-        if is_array(value) and key != "array":  # a number in a row of a data set in the format of torch or NumPy
+        if key not in SOURCES and is_array(value):  # a number in a row of a data set in the format of torch or NumPy
             audio[key] = _to_numpy(value).item()
     if audio["array"] is not None:
         audio["array"] = _to_numpy(audio["array"])

@@ -431,6 +431,10 @@ def test_times_of_unknown_meaning_are_refused(tmp_path):
         for fields, seconds in ({"start": start, "end": end}, 1.0), ({"start_ms": start, "end_ms": end}, 0.001):
             (row,) = read_dataset(dataset, ReadingReport(), fields, language="sl")
             assert row["duration_seconds"] == pytest.approx(seconds)
+    pair = Dataset.from_dict({"audio": [path], "start_time": [1.0], "end_time": [2.0], "from": [0.5]})
+    for fields, seconds in ({"start": "start_time"}, 1.0), ({"end": "end_time"}, 1.0), ({"start": "from"}, 1.5):
+        (row,) = read_dataset(pair, ReadingReport(), fields, language="sl")
+        assert row["duration_seconds"] == seconds
     for alone in ("start_time", "begin", "end_time", "Start"):  # of the day, for instance
         dataset = Dataset.from_dict({"audio": [path], alone: ["09:30"]})
         assert [row["duration_seconds"] for row in read_dataset(dataset, ReadingReport(), language="sl")] == [4.0]

@@ -225,7 +225,7 @@ def _columns(source: _OpenDataset, given: Mapping[str, str], language: str | Non
         raise ValueError(f"the data set has no column {', '.join(absent)}; it has {found}")
     names = {field: name for field, usual in USUAL_COLUMNS.items() for name in usual[::-1] if name in source.columns}
     names = {field: name for field, name in names.items() if field not in PART_COLUMNS}
-    names |= part_columns([name for name in source.columns if name not in given.values()])
+    names |= part_columns({*source.columns} - {*given.values()} | {*given})
     if source.audio in source.columns:
         names["audio"] = source.audio
     names |= given
