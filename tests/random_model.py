@@ -1,9 +1,11 @@
 """A tiny random model that says something, and a sound to which it says different things."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
 
@@ -30,4 +32,29 @@ def save_folder(path: Path, languages) -> Path:
             model.lid_head.weight *= 5
     model.save_pretrained(path)
     MlplProcessor(MlplFeatureExtractor(), MlplTokenizer(tokens)).save_pretrained(path)
+    return path
+
+
+def save_wav2vec2_folder(path: Path) -> Path:
+    """Writes a model of transformers, to compare with."""
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(
+        vocab_size=8,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=(8, 8),
+        conv_stride=(10, 32),
+        conv_kernel=(10, 32),
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+    )
+    model = Wav2Vec2ForCTC(config)
+    model.lm_head.weight.data *= 50
+    model.save_pretrained(path)
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "a": 5, "b": 6, "c": 7}
+    (path / "vocab.json").write_text(json.dumps(vocabulary))
+    Wav2Vec2CTCTokenizer(path / "vocab.json").save_pretrained(path)
+    Wav2Vec2FeatureExtractor().save_pretrained(path)
     return path

@@ -144,7 +144,8 @@ def test_page(page, folder, one_thread, monkeypatch):
     document = MARKDOWN.parse(page)
     document.namespace["installed"] = find_spec  # for conditions of skips
     skipped = run_examples(document)
-    assert [reason for reason in skipped if not reason.startswith("needs the extra ")] == SKIPPED.get(page.name, [])
+    needs = ("needs the extra ", "needs the package ")
+    assert [reason for reason in skipped if not reason.startswith(needs)] == SKIPPED.get(page.name, [])
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +15,17 @@ from ..audio.folder_walk import walk_folders
 from ..audio.reading import AUDIO_SUFFIXES, END_TOLERANCE, looks_like_audio
 from .reading import ReadingReport, RowError, one_line, with_durations
 
-PART_COLUMNS = ("start", "end", "offset", "duration")
+# The usual columns of the place of a row's speech in its recording. `offset` and `duration` are NeMo's.
+PART_COLUMNS = {
+    "start": ("start", "start_time", "begin", "begin_time", "segment_start", "start_seconds"),
+    "end": ("end", "end_time", "segment_end", "end_seconds"),
+    "offset": ("offset",),
+    "duration": ("duration",),
+    "start_ms": ("start_ms",),
+    "end_ms": ("end_ms",),
+}
+UNIT = "time|s|secs?|seconds|ms|msecs?|milliseconds|samples?|frames?"
+ANY_TIME = re.compile(rf"(start|begin|onset|(?P<end>end|stop|offset))([ _-]?({UNIT}))?", re.IGNORECASE)
 NO_PART = "not a part of a recording"
 
 
@@ -88,19 +99,41 @@ def walk(
     return walk_folders(root, failed, report.note if notes_links else None)
 
 
+def part_columns(columns: Collection[str]) -> dict[str, str]:
+    """Returns the columns of the place of a row's speech, by the names that `part_of` reads.
+
+    Names such as `start_time` count in pairs: alone, it may be the time of day.
+    """
+    found = {field: name for field, usual in PART_COLUMNS.items() for name in usual[::-1] if name in columns}
+    is_pair = {"start", "end"} <= found.keys()
+    return {field: name for field, name in found.items() if is_pair or field == name}
+
+
+def check_part_columns(table: object, columns: Iterable[str | None], fields: Set[str]) -> None:
+    """Raises `ValueError` if columns look like starts and ends, but no start is among the known `fields`."""
+    times = {name: match for name in columns if name and (match := ANY_TIME.fullmatch(name))}
+    if fields.isdisjoint(("start", "start_ms")) and len({bool(match["end"]) for match in times.values()}) > 1:
+        raise ValueError(
+            f"{table}: columns {', '.join(times)} may be the place of a row's speech in its recording: rename them to "
+            "start and end in seconds, or to start_ms and end_ms, or say so with `columns`; or remove them"
+        )
+
+
 def part_of(row: Mapping) -> tuple[float | None, float | None]:
     """Returns the start and end of a row's speech in its recording, in seconds; None for each that is not given.
 
     Args:
-        row: may have `start` and `end`, or `offset` and `duration` as NeMo has them, as numbers or texts. A `duration`
-            alone is taken for that of the whole recording.
+        row: may have `start`, and `end` or `duration`, under their usual names, or `offset` and `duration` as NeMo
+            has them, as numbers or texts. A `duration` alone is taken for that of the whole recording.
 
     Raises:
         RowError: for a value that is not a time, is negative, infinite or NaN, and for an end before the start.
     """
+    row = {field: row[name] for field, name in part_columns(row).items()}
     start, end = _seconds("start", row), _seconds("end", row)
     if start is None and end is None:
         start = _seconds("offset", row)
+    if end is None:
         duration = _seconds("duration", row, must_be_number=start is not None)
         if start is not None and duration is not None:
             end = start + duration
@@ -110,7 +143,9 @@ def part_of(row: Mapping) -> tuple[float | None, float | None]:
 
 
 def _seconds(name: str, row: Mapping, must_be_number: bool = True) -> float | None:
-    value = row.get(name)
+    value, parts = row.get(name), 1
+    if value in (None, ""):
+        value, parts = row.get(f"{name}_ms"), 1000
     if value in (None, ""):
         return None
     try:
@@ -119,7 +154,7 @@ def _seconds(name: str, row: Mapping, must_be_number: bool = True) -> float | No
         seconds = math.nan if must_be_number else 0.0
     if not 0 <= seconds < math.inf:
         raise RowError(NO_PART, f"{name} is {value!r}, not a number of seconds")
-    return seconds
+    return seconds / parts
 
 
 def with_part_durations(
@@ -127,7 +162,8 @@ def with_part_durations(
 ) -> Iterator[dict]:
     """Adds `duration_seconds` as `with_durations` does, to recordings and to parts of them.
 
-    Drops a part that is not inside its recording; one that covers all of it becomes the whole recording. Drops the
+    Drops a part that is not inside its recording. One that covers all of it becomes the whole recording, and so does
+    one outside of it that is as long: the recording has been cut, and the part is its place in the original. Drops the
     second utterance with the same id and audio; one with the same id and another audio gets an id of its own.
 
     Args:
@@ -140,6 +176,8 @@ def with_part_durations(
         where, audio, seconds = row.pop("where"), row["audio"], row["duration_seconds"]
         start, end = audio["start"] or 0.0, audio["end"]
         end = seconds if end is None else end
+        if end > seconds + END_TOLERANCE and abs(end - start - seconds) <= END_TOLERANCE:
+            start, end = 0.0, seconds
         if end > seconds + END_TOLERANCE or start >= seconds:
             report.drop("segment outside its recording", where, f"{start:g}-{end:g} s of {seconds:.2f} s")
             continue

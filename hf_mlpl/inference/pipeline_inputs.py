@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,25 +28,41 @@ class Inputs(IterableDataset):
     audio: str | None = None  # the column to rename to `audio`
 
     def __iter__(self) -> Iterator:
-        for item in self.items:
-            for key in self.keys:
-                item = item[key]
-            if self.audio is not None:
-                item = {"audio": item[self.audio]} | {key: item[key] for key in item if key != self.audio}
-            yield item
+        with _explain_decoding():
+            for item in self.items:
+                for key in self.keys:
+                    item = item[key]
+                if self.audio is not None:
+                    item = {"audio": item[self.audio]} | {key: item[key] for key in item if key != self.audio}
+                yield item
+
+
+@contextmanager
+def _explain_decoding() -> Iterator[None]:
+    """Raises `ImportError` with other ways than torchcodec, where `datasets` needs it for rows of a generator."""
+    try:
+        yield
+    except ImportError as error:
+        if "torchcodec" not in str(error):
+            raise
+        raise ImportError(
+            "datasets decodes the audio of a row with torchcodec, which is not installed; pass the data set itself or "
+            "a column, dataset['audio'], or cast the column to Audio(decode=False) before"
+        ) from error
 
 
 def collect_inputs(inputs):
     """
     Returns several inputs as a list, or as a torch data set that is read as it is needed; a single one unchanged.
 
-    Lists and tuples become lists. Data sets of `datasets` and their columns are read without torchcodec, which
-    `datasets` needs to decode audio. Every other iterable, such as a generator or a `KeyDataset`, is read as it is.
+    Lists and tuples become lists. Data sets of `datasets` and their columns, also in a `KeyDataset` or an evaluator of
+    evaluate, are read without torchcodec, which `datasets` needs to decode audio. Every other iterable, such as a
+    generator, is read as it is.
 
     Raises:
         ValueError: for a data set in which it is not clear which column is the audio, and for several data sets.
     """
-    if isinstance(inputs, (list, tuple)):
+    if isinstance(inputs, (list, tuple)) and not _is_column(inputs):
         return list(inputs)
     datasets = sys.modules.get("datasets")  # a program that passes a data set has imported it
     if datasets is not None:
@@ -60,15 +77,17 @@ def collect_inputs(inputs):
         if isinstance(source, (datasets.DatasetDict, datasets.IterableDatasetDict)):
             names = ", ".join(map(str, source))
             raise ValueError(f"a {type(source).__name__} has several data sets ({names}); pass one of them")
-    if _is_key_dataset(inputs) or (isinstance(inputs, Iterable) and not _is_one_input(inputs)):
+    if _is_column(inputs) or (isinstance(inputs, Iterable) and not _is_one_input(inputs)):
         return Inputs(inputs)
     return inputs
 
 
-def _is_key_dataset(inputs) -> bool:
+def _is_column(inputs) -> bool:
+    """Returns whether an input is transformers' `KeyDataset`, or evaluate's list that stands for such a column."""
     from transformers.pipelines.pt_utils import KeyDataset  # here: its package imports this module
 
-    return isinstance(inputs, KeyDataset)
+    evaluators = sys.modules.get("evaluate.evaluator.utils")
+    return isinstance(inputs, KeyDataset) or (evaluators is not None and isinstance(inputs, evaluators.DatasetColumn))
 
 
 def _is_one_input(inputs) -> bool:
@@ -87,7 +106,7 @@ def _find_source(inputs, datasets) -> tuple[Any, tuple[str, ...]]:
     """Returns the data set that a column belongs to, and the keys from a row to the column's value."""
     keys: tuple[str, ...] = ()
     while True:
-        if _is_key_dataset(inputs):
+        if _is_column(inputs):
             inputs, keys = inputs.dataset, (inputs.key, *keys)
         elif isinstance(inputs, (datasets.arrow_dataset.Column, datasets.iterable_dataset.IterableColumn)):
             inputs, keys = inputs.source, (inputs.column_name, *keys)
@@ -153,6 +172,9 @@ def split_input(inputs, sampling_rate: int) -> tuple[dict, tuple[int, int] | Non
     audio = {key: inputs.get(key) for key in AUDIO_KEYS}
     if inputs.get("raw") is not None:
         audio["array"] = inputs["raw"]
+    for key, value in audio.items():
+        if key not in SOURCES and is_array(value):  # a number in a row of a data set in the format of torch or NumPy
+            audio[key] = _to_numpy(value).item()
     if audio["array"] is not None:
         audio["array"] = _to_numpy(audio["array"])
     others |= {key: value for key, value in inputs.items() if key not in (*AUDIO_KEYS, "raw", "stride")}

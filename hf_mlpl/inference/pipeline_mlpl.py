@@ -20,6 +20,7 @@ from ..audio.addresses import fetched
 from ..audio.reading import stream_audio
 from ..model.processing_mlpl import check_parts
 from .pieces import cut, explain_memory_errors, join_language_log_probs, prefetch
+from .pipeline_arguments import STOCK_ARGUMENTS, check_arguments, check_labels, is_own
 from .pipeline_inputs import collect_inputs, split_input
 
 # An input's value under one of these keys, such as the reference text of a row, must not pass for the model's result.
@@ -56,7 +57,11 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     without its strides) and normalised again.
 
     `decoder`, a [`~beam_search.BeamSearchDecoder`], replaces greedy decoding. It sees the logits of all pieces
-    together, which are kept until then, and words with timestamps then have their `confidence` as well.
+    together, which are kept until then, and words with timestamps then have their `confidence` as well. A
+    `BeamSearchDecoderCTC` of pyctcdecode with the model's labels works as in the stock class.
+
+    `truncation` and the arguments of `generate`, such as `max_new_tokens`, are accepted without effect, as the stock
+    class does for CTC models; `language` may be among `generate_kwargs`. Other arguments raise a `TypeError`.
 
     Args:
         language (`str`, *optional*): one of the tokenizer's languages, also as an argument of a call. The text has its
@@ -74,10 +79,12 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         return super().__new__(cls)
 
     def __init__(self, *args, decoder=None, **kwargs):
-        # The stock class would expect pyctcdecode's decoder, and warn that it is deprecated.
-        super().__init__(*args, **kwargs)
-        check_parts(self.model.config, self.feature_extractor, self.tokenizer)
         self.decoder = decoder
+        # Told of our own decoder, the stock class would take it for pyctcdecode's.
+        super().__init__(*args, decoder=None if is_own(decoder) else decoder, **kwargs)
+        check_parts(self.model.config, self.feature_extractor, self.tokenizer)
+        if self.type == "ctc_with_lm":
+            check_labels(decoder, self.tokenizer)
 
     def __reduce_ex__(self, protocol):
         make, arguments, *state = super().__reduce_ex__(protocol)
@@ -86,24 +93,36 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         return make, arguments, *state
 
     def __call__(self, inputs, **kwargs):
-        inputs = collect_inputs(inputs)
-        if isinstance(inputs, list) and not inputs:  # the stock class looks at the first one
+        collected = collect_inputs(inputs)
+        if isinstance(collected, list) and not collected:  # the stock class looks at the first one
             return []
-        return super().__call__(inputs, **kwargs)
+        answers = super().__call__(collected, **kwargs)
+        return list(answers) if isinstance(inputs, list) else answers
 
-    def _sanitize_parameters(self, language=None, top_k_languages=None, **kwargs):
-        preprocess_params, forward_params, postprocess_params = super()._sanitize_parameters(**kwargs)
-        # The stock class passes unknown arguments to `generate`, which a CTC model does not have.
-        if unknown := sorted(forward_params.keys() - {"return_timestamps"}):
-            raise TypeError(f"the pipeline has no argument {', '.join(unknown)}")
-        if language is not None:
-            forward_params["allowed_ids"] = self.tokenizer.allowed_ids(language)
+    def _sanitize_parameters(self, generate_kwargs=None, **kwargs):
+        kwargs = {**(generate_kwargs or {}), **kwargs}
+        language, top_k_languages = kwargs.pop("language", None), kwargs.pop("top_k_languages", None)
+        wants_language = kwargs.pop("return_language", False)  # the result has it in any case
+        if kwargs.get("task", "transcribe") != "transcribe":
+            raise ValueError(f"task is {kwargs['task']!r}; this model writes what is said, task='transcribe'")
+        if kwargs.get("return_timestamps") is False:  # the stock class would ask for "char" or "word"
+            del kwargs["return_timestamps"]
+        if kwargs.get("decoder_kwargs") and is_own(self.decoder):
+            raise ValueError(
+                "decoder_kwargs are for pyctcdecode's decoder; a BeamSearchDecoder is made with its options"
+            )
+        check_arguments(kwargs.keys() - set(STOCK_ARGUMENTS))
+        # The stock class would have other arguments for `generate`.
+        kwargs = {name: kwargs[name] for name in STOCK_ARGUMENTS if name in kwargs}
+        preprocess_params, _, postprocess_params = super()._sanitize_parameters(**kwargs)
+        forward_params = {} if language is None else {"allowed_ids": self.tokenizer.allowed_ids(language)}
         if top_k_languages is not None:
             if top_k_languages < 1:
                 raise ValueError(f"top_k_languages is {top_k_languages}; it must be at least 1")
-            if not self.model.config.languages:
-                raise ValueError("top_k_languages was given, but this model has no languages")
             postprocess_params["top_k_languages"] = top_k_languages
+        if (top_k_languages or wants_language) and not self.model.config.languages:
+            name = "top_k_languages" if top_k_languages else "return_language"
+            raise ValueError(f"{name} was given, but this model has no languages")
         return preprocess_params, forward_params, postprocess_params
 
     def preprocess(self, inputs, chunk_length_s=None, stride_length_s=None):
@@ -154,7 +173,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             return []  # an empty array is silence, whereas a file without samples is damaged
         return stream_audio(audio, self.feature_extractor.sampling_rate)
 
-    def _forward(self, model_inputs, allowed_ids=None, return_timestamps=False):
+    def _forward(self, model_inputs, allowed_ids=None):
         # The stock class would keep the logits alone.
         features, mask = model_inputs.pop("input_features"), model_inputs.pop("attention_mask")
         batch_size, num_frames = mask.shape
@@ -172,7 +191,8 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         if self.decoder is None:
             model_inputs["tokens"] = logits.argmax(dim=-1)
         else:
-            model_inputs["logits"] = logits
+            # pyctcdecode takes logits of which a frame's sum is 1 for probabilities
+            model_inputs["logits"] = logits if self.type == "ctc" else logits.float().log_softmax(dim=-1)
         if outputs.language_log_probs is not None:
             model_inputs["language_log_probs"] = outputs.language_log_probs
         stride = model_inputs.pop("stride", None)  # in samples: a tuple, or a list of them for a batch
@@ -186,7 +206,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         others = [output.pop("others") for output in model_outputs][0]
         num_samples = sum(output.pop("num_samples") for output in model_outputs)
         languages = self._recognized_languages(model_outputs, top_k_languages)
-        hypothesis = self._beam_search(model_outputs) if self.decoder is not None else None
+        hypothesis = self._beam_search(model_outputs) if is_own(self.decoder) else None
         result = super().postprocess(model_outputs, decoder_kwargs, return_timestamps)
         if hypothesis is not None and return_timestamps == "word":
             for chunk, word in zip(result["chunks"], hypothesis.words, strict=True):

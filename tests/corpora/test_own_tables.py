@@ -134,16 +134,20 @@ def test_codes_of_languages_that_are_names_stay():
     ]
 
 
-def test_parts_of_recordings_in_a_list(tmp_path):
+@pytest.mark.parametrize("names", ["start\tend", "start_time\tend_time"])
+def test_parts_of_recordings_in_a_list(tmp_path, names):
     write_noise(tmp_path / "long.wav", 4.0)
     times = {("0.5", "1.5"): 1.0, ("2", ""): 2.0, ("", "1"): 1.0, ("0", "4.05"): 4.0, ("", ""): 4.0}
     bad = [("3", "2"), ("1", "nan"), ("-1", "1"), ("inf", ""), ("a", "1"), ("3", "9"), ("5", "")]
     rows = [f"long.wav\tText\tsl\tana\t{start}\t{end}" for start, end in [*times, *bad]]
     report = ReadingReport()
-    (rows,) = read_list(write_lines(tmp_path / "t.tsv", f"{HEADER}\tstart\tend", *rows), report).values()
+    (rows,) = read_list(write_lines(tmp_path / "t.tsv", f"{HEADER}\t{names}", *rows), report).values()
     assert [row["duration_seconds"] for row in rows] == list(times.values())
     assert [len(load_audio(row["audio"])) / RATE for row in rows] == list(times.values())
     assert report.dropped == {"not a part of a recording": 5, "segment outside its recording": 2}
+    table = write_lines(tmp_path / "t.tsv", f"{HEADER}\tStart\tEnd", "long.wav\tText\tsl\tana\t1\t2")
+    with pytest.raises(ValueError, match=r"t\.tsv: columns Start, End may be the place of a row's speech"):
+        read_list(table, ReadingReport())
 
 
 def test_repeated_and_missing_rows(tmp_path):
@@ -377,6 +381,66 @@ def test_parts_of_recordings_in_data_sets(tmp_path):
         rows = list(read_dataset(dataset, report, language="sl"))
         assert [row["duration_seconds"] for row in rows] == seconds and report.dropped == dropped
         assert len(load_audio(rows[0]["audio"])) == RATE
+
+
+PAIRS = [("start_time", "end_time"), ("begin_time", "end_time"), ("begin", "end"), ("segment_start", "segment_end")]
+STARTS, ENDS = [0.5, 2.0], [1.25, 3.5]
+
+
+@pytest.mark.parametrize("form", ["data set", "stream", "metadata.csv", "metadata.jsonl", "table.parquet"])
+@pytest.mark.parametrize("names", [*PAIRS, ("start_ms", "end_ms"), ("start", "duration"), ("offset", "duration")])
+def test_other_names_of_the_places_of_parts(tmp_path, names, form):
+    path = write_noise(tmp_path / "long.wav", 4.0)
+    ends = [end - start for start, end in zip(STARTS, ENDS, strict=True)] if names[1] == "duration" else ENDS
+    unit = 1000 if names[0].endswith("_ms") else 1
+    times = {name: [unit * second for second in values] for name, values in zip(names, (STARTS, ends), strict=True)}
+    file = {} if form in ("data set", "stream") else {"file_name": ["long.wav"] * 2}
+    dataset = Dataset.from_dict({"text": ["a", "b"], **(file or {"audio": [str(path)] * 2}), **times})
+    if form == "stream":
+        dataset = dataset.to_iterable_dataset()
+    elif file:
+        write = {"csv": dataset.to_csv, "jsonl": dataset.to_json, "parquet": dataset.to_parquet}
+        write[form.partition(".")[2]](tmp_path / form)
+        dataset = tmp_path / form if form == "table.parquet" else tmp_path
+    rows = list(read_dataset(dataset, ReadingReport(), language="sl"))
+    whole = load_audio(path)
+    for row, start, end in zip(rows, STARTS, ENDS, strict=True):
+        assert row["duration_seconds"] == pytest.approx(end - start)
+        np.testing.assert_array_equal(load_audio(row["audio"]), whole[int(start * RATE) : int(end * RATE)])
+
+
+def test_recordings_that_are_the_parts_already(tmp_path):
+    """So are those of GigaSpeech, whose `begin_time` and `end_time` are in the recording they were cut from."""
+    path = str(write_noise(tmp_path / "cut.wav", 2.0))
+    times = {"begin_time": [130.5, 0.0, 130.5, 1.0], "end_time": [132.5, 2.02, 133.5, 3.3]}
+    report = ReadingReport()
+    rows = list(read_dataset(Dataset.from_dict({"audio": [path] * 4, **times}), report, language="sl"))
+    assert [(row["audio"]["start"], row["audio"]["end"], row["duration_seconds"]) for row in rows] == [
+        (None, None, 2.0)
+    ] * 2
+    assert report.dropped == {"segment outside its recording": 2}
+
+
+def test_times_of_unknown_meaning_are_refused(tmp_path):
+    path = str(write_noise(tmp_path / "long.wav", 4.0))
+    pairs = [("start_sample", "end_sample"), ("Start", "End"), ("beginTime", "stopTime"), ("Begin", "end")]
+    for start, end in [*pairs, ("onset", "offset")]:
+        dataset = Dataset.from_dict({"audio": [path], start: [1.0], end: [2.0]})
+        with pytest.raises(ValueError, match=f"^dataset/train: columns {start}, {end} may be .*; or remove them"):
+            list(read_dataset(dataset, ReadingReport(), language="sl"))
+        for fields, seconds in ({"start": start, "end": end}, 1.0), ({"start_ms": start, "end_ms": end}, 0.001):
+            (row,) = read_dataset(dataset, ReadingReport(), fields, language="sl")
+            assert row["duration_seconds"] == pytest.approx(seconds)
+    pair = Dataset.from_dict({"audio": [path], "start_time": [1.0], "end_time": [2.0], "from": [0.5]})
+    for fields, seconds in ({"start": "start_time"}, 1.0), ({"end": "end_time"}, 1.0), ({"start": "from"}, 1.5):
+        (row,) = read_dataset(pair, ReadingReport(), fields, language="sl")
+        assert row["duration_seconds"] == seconds
+    for alone in ("start_time", "begin", "end_time", "Start"):  # of the day, for instance
+        dataset = Dataset.from_dict({"audio": [path], alone: ["09:30"]})
+        assert [row["duration_seconds"] for row in read_dataset(dataset, ReadingReport(), language="sl")] == [4.0]
+    day = Dataset.from_dict({"audio": [path], "start_time": ["09:30"], "end_time": ["09:31"]})
+    report = ReadingReport()
+    assert not list(read_dataset(day, report, language="sl")) and report.dropped == {"not a part of a recording": 1}
 
 
 def test_samples_in_data_sets(tmp_path):

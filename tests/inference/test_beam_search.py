@@ -496,6 +496,8 @@ def test_pipeline(asr, folder):
         assert chunk["text"] == word["word"]
         assert chunk["timestamp"] == pytest.approx((0.03 * word["start_offset"], 0.03 * word["end_offset"]))
         assert chunk["confidence"] == pytest.approx(word["confidence"], rel=1e-4)
+    with pytest.raises(ValueError, match="decoder_kwargs are for pyctcdecode's decoder; a BeamSearchDecoder is made"):
+        asr(samples, decoder_kwargs={"beam_width": 10})
     characters = asr(samples, return_timestamps="char")
     assert "".join(chunk["text"] for chunk in characters["chunks"]) == expected.text
     recordings = [sweep(1), samples, sweep(2.5)]

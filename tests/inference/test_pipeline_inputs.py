@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from datasets import Audio, Dataset, DatasetDict
+from datasets import Audio, Dataset, DatasetDict, config
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_mlpl.audio.reading import AudioError
@@ -138,9 +138,23 @@ def test_columns_without_the_type_audio(asr, paths, samples, texts):
     decoded = Dataset.from_dict({"audio": [{"array": array, "sampling_rate": RATE} for array in samples]})
     for form in (None, "torch", "numpy"):
         assert texts_of(asr(decoded.with_format(form))) == texts
+        assert texts_of(asr([decoded.with_format(form)[i] for i in range(3)])) == texts
     assert texts_of(asr(decoded["audio"]["array"])) == texts
     by_transform = dataset.with_transform(lambda batch: {"audio": batch["file"]})
     assert texts_of(asr(by_transform)) == texts
+
+
+def test_rows_that_are_decoded_before(asr, paths, texts):
+    dataset = rows(paths, "audio", embedded=False)
+    generator = (row["audio"] for row in dataset.cast_column("audio", Audio(decode=False)))
+    assert texts_of(asr(generator)) == texts
+    if not config.TORCHCODEC_AVAILABLE:
+        with pytest.raises(
+            ImportError, match=r"pass the data set itself or a column, .* Audio\(decode=False\) before$"
+        ):
+            next(iter(asr(row["audio"] for row in dataset.cast_column("audio", Audio()))))
+    with pytest.raises(ImportError, match="No module named 'nowhere'"):
+        next(iter(asr(__import__("nowhere") for _ in paths)))
 
 
 def test_of_two_columns_audio_is_taken(asr, paths, texts):

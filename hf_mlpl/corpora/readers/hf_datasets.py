@@ -24,7 +24,16 @@ from ...model.text import normalize_text
 from ..locales import noted_locale
 from ..metadata import METADATA, SUFFIXES, TableRow, columns_of, rows_of
 from ..reading import ReadingReport, RowError, human_utterance
-from ..recordings import PART_COLUMNS, FileNames, is_recording, part_of, walk, with_part_durations
+from ..recordings import (
+    PART_COLUMNS,
+    FileNames,
+    check_part_columns,
+    is_recording,
+    part_columns,
+    part_of,
+    walk,
+    with_part_durations,
+)
 from .parquet import data_files, parquet_features, parquet_rows, with_class_names
 
 # The columns of each field, unless others are named. None for `id`, because several rows often share one.
@@ -35,7 +44,7 @@ USUAL_COLUMNS = {
     "language": ("language", "locale", "lang"),
     "speaker": ("speaker", "speaker_id", "client_id"),
     "sampling_rate": ("sampling_rate", "sample_rate"),
-    **{name: (name,) for name in PART_COLUMNS},
+    **PART_COLUMNS,
 }
 MAX_SAMPLE = 2.0  # floats in [-1, 1] may be a little louder; converted integers are much louder
 SPLIT_FOLDERS = ("train", "test", "validation", "valid", "val", "dev", "eval")
@@ -74,23 +83,27 @@ def read_dataset(
     Files stay where they are; so do recordings in Parquet files, those of the Hub in its cache. Other recordings
     inside a data set have no place that an utterance could name, so they are written to `copies`, named by content.
 
-    Rows with `start` and `end`, or `offset` and `duration`, in seconds, are parts of their recordings; so is audio of
-    the form `{path, start, end}`. Values of csv and JSON files are read as texts.
+    Rows with `start` and `end`, or similar columns such as `begin_time` or `end_ms`, with `start` and `duration`, or
+    with `offset` and `duration` are parts of their recordings; so is audio of the form `{path, start, end}`. If a part
+    is as long as its recording and lies outside of it, the recording is that part. Values of csv and JSON files are
+    read as texts.
 
     Args:
         dataset: a data set, or its splits, a folder written by `save_to_disk`, a folder with a `metadata.csv`,
             `.jsonl` or `.parquet` that has a column `file_name`, a folder of recordings, whose sub-folders are their
             `label`, a table (csv, tsv, JSON, Parquet), or a name that `load_dataset` accepts. Paths in tables are
             relative to the table, or else to the working directory.
-        columns: field of an utterance (`id`, `audio`, `text`, `language`, `speaker`) -> column; by default the first
-            of `USUAL_COLUMNS` that the data set has. The default `id` is data set, split and number of the row.
+        columns: field of an utterance (`id`, `audio`, `text`, `language`, `speaker`, `start`, `end`, `start_ms`, ...)
+            -> column; by default the first of `USUAL_COLUMNS` that the data set has. The default `id` is data set,
+            split and number of the row.
         language: of all rows; by default from a column.
         split, config: of a data set that is loaded.
         copies: folder for recordings that are in no file.
 
     Raises:
         ValueError: for a field, column or split that is missing, for a data set without rows or without a column of
-            audio or languages, and for recordings inside the data set without `copies`.
+            audio or languages, for columns that seem to be starts and ends but are unknown, and for recordings inside
+            the data set without `copies`.
     """
     if isinstance(dataset, Mapping):
         dataset = _split_of(dataset, split, "the data set")
@@ -102,6 +115,7 @@ def read_dataset(
         names = _columns(source, columns or {}, language)
     except ValueError as error:
         raise ValueError(f"{source.name or prefix}: {error}") from None
+    check_part_columns(source.name or prefix, source.columns, names.keys())
     before = report.read
     rows = _utterances(source, names, prefix, language, report, Path(copies) if copies else None)
     yield from with_part_durations(rows, report, check_ids="id" in names)
@@ -210,6 +224,8 @@ def _columns(source: _OpenDataset, given: Mapping[str, str], language: str | Non
     if absent := sorted(set(given.values()) - set(source.columns)):
         raise ValueError(f"the data set has no column {', '.join(absent)}; it has {found}")
     names = {field: name for field, usual in USUAL_COLUMNS.items() for name in usual[::-1] if name in source.columns}
+    names = {field: name for field, name in names.items() if field not in PART_COLUMNS}
+    names |= part_columns({*source.columns} - {*given.values()} | {*given})
     if source.audio in source.columns:
         names["audio"] = source.audio
     names |= given

@@ -11,7 +11,7 @@ from ...model.text import normalize_text
 from ..flashlight_lists import lines_of_list
 from ..locales import noted_locale, to_locale
 from ..reading import ReadingReport, RowError, check_known, human_utterance
-from ..recordings import FileNames, part_of, with_part_durations
+from ..recordings import FileNames, check_part_columns, part_columns, part_of, with_part_durations
 from ..tables import check_row, read_table, row_problem
 
 COLUMNS = ("path", "sentence", "language", "speaker")
@@ -36,8 +36,8 @@ def read_list(
     are unlabelled too; their sentences are kept, to compare pseudo-labels with.
 
     Raises:
-        ValueError: for a table that is missing, lacks a column or has no rows, and for a speaker who is not in the
-            table or in two splits.
+        ValueError: for a table that is missing, lacks a column or has no rows, for columns that seem to be starts and
+            ends but are unknown, and for a speaker who is not in the table or in two splits.
     """
     table = Path(table)
     splits = {"train": set(train_speakers or ()), "dev": set(dev_speakers), "test": set(test_speakers)}
@@ -64,6 +64,7 @@ def _rows(table: Path, report: ReadingReport, languages: Sequence[str] | None) -
     folders = dict.fromkeys(map(os.path.abspath, (table.parent, table.parent.resolve(), table.resolve().parent)))
     files, wanted, languages_found, before = FileNames(), {*map(to_locale, languages or ())}, set(), report.read
     for where, row in read_table(table, COLUMNS, None):
+        check_part_columns(table, row, part_columns(row).keys())
         language = "" if row_problem(row) else noted_locale(row["language"], report)
         languages_found.add(language)
         if wanted and language and language not in wanted:
