@@ -185,6 +185,8 @@ class MlplConfig(NamedConfig):
                 "AutoConfig and AutoModelForCTC choose by type, and `hf-mlpl convert` converts an 'mctct' model to an "
                 "'mlpl' model"
             )
+        # Trainer has set it in folders of older versions, whose other code did not know it.
+        config_dict = {field: value for field, value in config_dict.items() if field != "pad_token_id"}
         overrides = {field: value for field, value in kwargs.items() if value != "auto"}  # a dtype may be "auto"
         check_settings(file, config_dict | overrides, INHERITED)
         methods = [field for field in config_dict | overrides if callable(getattr(cls, field, None))]

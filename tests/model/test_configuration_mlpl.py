@@ -152,6 +152,15 @@ def test_another_blank_is_refused_where_it_comes_from(name, tmp_path):
         MlplConfig.from_pretrained(tmp_path, vocab_size=35)
 
 
+def test_a_padding_that_older_versions_have_stored_is_no_blank(tmp_path):
+    """transformers' Trainer set it; a head that was resized later got another blank."""
+    MlplConfig.tiny(30, 2).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token_id": 3}))
+    config = MlplConfig.from_pretrained(tmp_path)
+    assert config.pad_token_id == config.blank_token_id == 29
+
+
 # --------------------------------------------------------------------------------- a configuration becomes a model
 
 
