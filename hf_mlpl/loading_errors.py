@@ -16,8 +16,12 @@ from .model.model_files import HUB_ARGUMENTS, check_file, check_settings, choice
 OURS = ("mlpl", "mctct")
 
 
-def name_the_setting(auto_class: Any) -> None:
-    """Makes `from_pretrained` of an Auto class raise a `ValueError` with file and field for a wrong setting."""
+def name_the_setting(auto_class: Any, needs_processor: bool) -> None:
+    """Makes `from_pretrained` of an Auto class raise a `ValueError` with file and field for a wrong setting.
+
+    Args:
+        needs_processor: the class loads a processor or a part of one; its settings are checked, too.
+    """
     load = auto_class.from_pretrained.__func__
 
     @wraps(load)
@@ -26,7 +30,7 @@ def name_the_setting(auto_class: Any) -> None:
         try:
             return load(cls, pretrained_model_name_or_path, *args, **kwargs)
         except Exception:
-            check_folder(pretrained_model_name_or_path, kwargs)
+            check_folder(pretrained_model_name_or_path, kwargs, needs_processor)
             raise
 
     auto_class.from_pretrained = classmethod(from_pretrained)
@@ -63,7 +67,7 @@ def check_num_labels(name_or_path) -> None:
         check_settings(path, settings, {"num_labels": INHERITED["num_labels"]})
 
 
-def check_folder(name_or_path, hub: Mapping) -> None:
+def check_folder(name_or_path, hub: Mapping, needs_processor: bool) -> None:
     """Raises `ValueError` for the first wrong setting in the files of a model of ours; ignores other models."""
     from .interop.mctct import MCTCTConfig
     from .model.configuration_mlpl import MlplConfig
@@ -86,4 +90,5 @@ def check_folder(name_or_path, hub: Mapping) -> None:
     path = find_file(name_or_path, "config.json", hub)
     check_settings(path, {"model_type": None} | settings, {"model_type": choice(MlplConfig.model_type)})
     MlplConfig.from_pretrained(name_or_path, **hub)
-    check_processor_files(name_or_path, hub, required=["feature_extractor_type"])
+    if needs_processor:
+        check_processor_files(name_or_path, hub, required=["feature_extractor_type"])

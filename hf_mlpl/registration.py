@@ -27,7 +27,7 @@ def _register_configurations() -> None:
     from .loading_errors import name_the_setting
     from .model.configuration_mlpl import MlplConfig
 
-    name_the_setting(AutoConfig)
+    name_the_setting(AutoConfig, needs_processor=False)
     AutoConfig.register("mlpl", MlplConfig, exist_ok=True)
     AutoConfig.register("mctct", MCTCTConfig, exist_ok=True)
 
@@ -51,7 +51,7 @@ def _register_inputs(kind: str, module: str) -> None:
     from .model.configuration_mlpl import MlplConfig
 
     auto_class = getattr(import_module("transformers"), f"Auto{kind}")
-    name_the_setting(auto_class)
+    name_the_setting(auto_class, needs_processor=True)
     auto_class.register(MlplConfig, getattr(import_module(module, __package__), f"Mlpl{kind}"), exist_ok=True)
     auto_class.register(mctct.MCTCTConfig, getattr(mctct, f"MCTCT{kind}"), exist_ok=True)
 

@@ -180,9 +180,12 @@ def test_the_tokens_or_the_features_of_another_model(folder):
     ],
 )
 def test_settings_that_from_pretrained_is_given(override, reason, folder):
-    assert reason in refusal(MlplForCTC.from_pretrained, folder, **override)
+    (folder / "processor_config.json").unlink()  # a folder of a model alone; the Auto classes must not miss the rest
+    for model_class in (MlplForCTC, AutoModelForCTC):
+        assert reason in refusal(model_class.from_pretrained, folder, **override)
     if "instead of" not in reason:
-        assert reason in refusal(MlplConfig.from_pretrained, folder, **override)
+        for config_class in (MlplConfig, AutoConfig):
+            assert reason in refusal(config_class.from_pretrained, folder, **override)
 
 
 def test_good_overrides_and_new_heads(folder):
