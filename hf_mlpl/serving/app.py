@@ -142,7 +142,7 @@ class _Endpoints:
         if self.api_key is None:
             return
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(key.encode(), self.api_key.encode()):
+        if scheme.lower() != "bearer" or not hmac.compare_digest(key.encode("latin-1"), self.api_key.encode()):
             raise ApiError(
                 401,
                 "the API key is missing or wrong; send it as Authorization: Bearer KEY",

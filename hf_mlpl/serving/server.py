@@ -22,11 +22,13 @@ def bind(host: str, port: int) -> socket.socket:
     """
     server = None
     try:
+        if not 0 <= port <= 65535:  # getaddrinfo would take the rest of a division
+            raise OSError("it must be 0 to 65535")
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         server = socket.socket(family, kind, protocol)
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         if server is not None:
             server.close()
         why = error.strerror if isinstance(error, socket.gaierror) else reason(error)

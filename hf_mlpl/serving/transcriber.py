@@ -99,9 +99,7 @@ class Transcriber:
         """
         rate = self.recognize.feature_extractor.sampling_rate
         allowed_ids = None if language is None else self.recognize.tokenizer.allowed_ids(language)
-        most_pending = max(
-            1, int(self.batch_seconds / PIECE_SECONDS)
-        )  # pieces of one recording fill one batch at most
+        most_pending = 2 * max(1, int(self.batch_seconds / PIECE_SECONDS))  # a batch in work, and one that waits
         outputs: list[dict] = []
         pending: deque[asyncio.Future] = deque()
         num_samples = 0
