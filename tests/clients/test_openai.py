@@ -192,7 +192,7 @@ def test_32_clients_at_once_get_the_texts_of_serial_ones(server):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_requests_in_work_be_answered(model, tmp_path, number):
     with running(model, tmp_path / "stderr.txt") as server, ThreadPoolExecutor(2) as clients:
-        contents = [wav(400), wav(300)]
+        contents = [wav(200), wav(150)]
         expected = [server.create(content).text for content in contents]
         before = server.health()["pieces_recognized"]
         answers = [clients.submit(server.create, content) for content in contents]
