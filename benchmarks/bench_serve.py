@@ -4,7 +4,7 @@
 
 A model of about 4 million parameters, on one thread, and 32 recordings of 1 to 8 s. One client sends them one after
 another; 16 clients send them at once, and the server recognises what waits in common batches. The peer is the pipeline
-in a process of its own, which reads the same files: one by one, and in batches of 8. Clients and server share the cores.
+in a process of its own, which reads the same files: one by one, and in batches of 8. Clients and server share cores.
 All texts must be the same.
 """
 

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 try:
-    import python_multipart  # noqa: F401  starlette reads forms with it
+    from python_multipart.exceptions import FormParserError
     from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, Response
@@ -64,6 +65,7 @@ def build_app(
         ],
         exception_handlers={
             HTTPException: _answer_error,
+            FormParserError: _answer_damaged_form,
             ClientDisconnect: _answer_nobody,
             Abandoned: _answer_nobody,
             Exception: _answer_fault,
@@ -91,7 +93,7 @@ class _Endpoints:
     async def transcribe(self, request: Request) -> Response:
         """Answers an upload with its transcript."""
         self._check_key(request)
-        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             raise ApiError(415, "send a form with the file: Content-Type: multipart/form-data")
         self._check_size(int(request.headers.get("content-length", 0)))
         languages = self.transcriber.recognize.tokenizer.language_characters
@@ -100,7 +102,7 @@ class _Endpoints:
             async with upload.form(max_files=1, max_fields=MAX_FIELDS) as form:
                 wanted = read_request(form, self.name, languages)
                 audio = Section(wanted.file.file, 0, wanted.file.size)
-                audio.name = printable(wanted.file.filename)  # type: ignore[attr-defined]  # for error messages
+                audio.name = printable(wanted.file.filename or "the upload")  # type: ignore[attr-defined]  # for error messages
                 try:
                     transcript = await self.transcriber.transcribe(
                         audio, wanted.timestamps, wanted.language, request.is_disconnected
@@ -108,7 +110,7 @@ class _Endpoints:
                 except AudioError as error:
                     raise ApiError(400, str(error), "file", "unreadable_audio") from error
             self.num_answered += 1
-            return transcription_response(wanted, transcript)
+            return await run_in_threadpool(transcription_response, wanted, transcript)
 
     async def list_models(self, request: Request) -> JSONResponse:
         """Lists the one model."""
@@ -191,6 +193,10 @@ def _answer_error(request: Request, error: HTTPException) -> Response:
     if error.status_code in (404, 405) and not isinstance(error, ApiError):
         error = ApiError(error.status_code, f"there is no {request.method} {request.url.path}", headers=error.headers)
     return error_response(error)
+
+
+def _answer_damaged_form(request: Request, error: FormParserError) -> Response:
+    return error_response(ApiError(400, f"the form is not multipart data, or is damaged: {error}"))
 
 
 def _answer_nobody(request: Request, error: Exception) -> Response:
