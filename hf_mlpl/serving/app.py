@@ -102,7 +102,8 @@ class _Endpoints:
             async with upload.form(max_files=1, max_fields=MAX_FIELDS) as form:
                 wanted = read_request(form, self.name, languages)
                 audio = Section(wanted.file.file, 0, wanted.file.size)
-                audio.name = printable(wanted.file.filename or "the upload")  # type: ignore[attr-defined]  # for error messages
+                name = printable(wanted.file.filename or "the upload")
+                audio.name = name  # type: ignore[attr-defined]  # for error messages
                 try:
                     transcript = await self.transcriber.transcribe(
                         audio, wanted.timestamps, wanted.language, request.is_disconnected

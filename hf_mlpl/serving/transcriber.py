@@ -179,4 +179,5 @@ class Transcriber:
         except Exception as error:
             if len(batch) == 1:
                 return [error]
-            return [output for request in batch for output in self._forward([request])]
+        # here, where the error no longer holds the memory of the batch
+        return [output for request in batch for output in self._forward([request])]
