@@ -95,6 +95,7 @@ def _write_folder(options: argparse.Namespace) -> None:
     from ..atomic import atomic_write
     from ..interop.flashlight import read_checkpoint
     from ..interop.mctct import convert_mctct
+    from ..sharing.endpoint import write_endpoint
     from ..sharing.model_card import converted_model_card
 
     if options.source == "flashlight":
@@ -112,6 +113,7 @@ def _write_folder(options: argparse.Namespace) -> None:
                 model, options.push_to_hub, options.license, options.checkpoint, options.source, options.languages
             )
             card.save(partial / "README.md")
+            write_endpoint(partial)
     config = model.config
     print(
         f"{options.output}: {model.num_parameters():,} parameters, {config.num_hidden_layers} layers of "

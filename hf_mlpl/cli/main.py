@@ -15,6 +15,7 @@ from .errors import exit_status
 COMMANDS = {  # as `hf-mlpl --help` lists them
     "transcribe and evaluate": {
         "transcribe": "transcribe audio and identify its language",
+        "serve": "answer HTTP requests for transcripts, as OpenAI's API does",
         "evaluate": "measure a model's CER and WER for each language",
         "compare": "show the results of several models side by side",
         "test": "transcribe flashlight's list files, with the options and the output of fl_asr_test",

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..atomic import atomic_write, partial_path, remove_left, write_json, write_text
 from ..model.processing_mlpl import MlplProcessor
+from ..sharing.endpoint import write_endpoint
 from ..sharing.hub import push_folder
 from ..sharing.model_card import model_card
 from ..training_config import TrainingConfig, write_config
@@ -207,11 +208,12 @@ def fill_result(output_dir: Path, folder: Path, repo_id: str, results: Sequence[
 
 
 def _describe_run(output_dir: Path, folder: Path, repo_id: str, results: Sequence[dict] = ()) -> None:
-    """Writes the card, and copies its sources, because metrics.jsonl grows while a snapshot is pending."""
+    """Writes card and endpoint, and copies the card's sources: metrics.jsonl grows while a snapshot is pending."""
     for name in (*RUN_FILES, "results.json", "curves.png"):
         if (output_dir / name).exists():
             shutil.copyfile(output_dir / name, folder / name)
     model_card(output_dir, results, repo_id).save(folder / "README.md")
+    write_endpoint(folder)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -60,6 +60,7 @@ def check_result(local_hub, folder: Path) -> None:
     assert files.items() >= contents(folder / "model").items()
     for name in ("config.yaml", "metrics.jsonl"):
         assert files[name] == (folder / name).read_bytes()
+    assert {"handler.py", "requirements.txt"} <= files.keys()  # of an Inference Endpoint
     assert not [name for name in files if name.startswith("last-checkpoint/")]
     assert local_hub.repos["model", REPO].tags["tones"] is local_hub.commits(REPO)[0]
     assert not list((folder / "hub" / "pending").iterdir())
