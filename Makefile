@@ -20,8 +20,15 @@ test-slow: .venv/.complete  ## the tests that take long, such as training with s
 test-clients: .venv-clients/.complete  ## programs of other people on our models
 	OMP_NUM_THREADS=1 .venv-clients/bin/python -m pytest -m slow -n auto --dist loadfile tests/clients
 
-test-oldest: .venv-oldest/.complete  ## some of the tests, with the oldest releases of libraries that pyproject.toml allows
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n auto --dist loadfile $(OLDEST)
+# What meets those libraries most: models, inputs, pipelines, runs, labels, pushes; without the damaged folders, because
+# huggingface_hub 1.5 takes a `true` for a number.
+OLDEST = $(addprefix tests/, audio/test_addresses.py corpora/test_downloads.py corpora/test_own_speech.py data/test_batches.py \
+	inference/test_pipeline.py inference/test_pipeline_inputs.py labels/test_labelling.py labels/test_publishing.py model \
+	sharing/test_hub.py training/test_loop.py training/test_run_pusher.py)
+
+test-oldest: .venv-oldest/.complete  ## some of the tests, with the oldest libraries that pyproject.toml allows
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n auto --dist loadfile $(OLDEST) \
+		--ignore tests/model/test_damaged_folders.py
 
 campaigns: .venv/.complete  ## thousands of damaged files, and kill -9 at every step, and what came of it: half an hour
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow -s tests/campaigns

@@ -3,15 +3,14 @@
 torch stays what constraints.txt names: older ones have no CPU build everywhere, and each takes gigabytes.
 """
 
-from importlib.metadata import requires
+from importlib.metadata import metadata
 
 from packaging.requirements import Requirement
 
-EXTRAS = ("", "av", "datacollective", "demo", "lm", "onnx")
-
-for requirement in map(Requirement, requires("hf-mlpl")):
-    if requirement.name != "torch" and any(
-        requirement.marker is None or requirement.marker.evaluate({"extra": extra}) for extra in EXTRAS
-    ):
-        (bound,) = (part.version for part in requirement.specifier if part.operator == ">=")
-        print(f"{requirement.name}=={bound}")
+project = metadata("hf-mlpl")
+extras = {"", *project.get_all("Provides-Extra")} - {"dev", "docs"}
+for requirement in map(Requirement, project.get_all("Requires-Dist")):
+    marker = requirement.marker
+    if requirement.name != "torch" and (marker is None or any(marker.evaluate({"extra": extra}) for extra in extras)):
+        (bound,) = requirement.specifier
+        print(f"{requirement.name}=={bound.version}")

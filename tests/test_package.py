@@ -56,6 +56,13 @@ def test_every_imported_library_is_declared(project):
     assert {"torch", "pyarrow", "num2words"} <= imported and not undeclared
 
 
+def test_libraries_have_a_lower_bound_and_no_upper_one(project):
+    extras = project["project"]["optional-dependencies"]
+    requirements = sum((extra for name, extra in extras.items() if name not in ("dev", "docs")), start=[])
+    requirements += project["project"]["dependencies"]
+    assert not [text for text in requirements if not re.fullmatch(r"[\w-]+>=[\d.]+(; python_version .*)?", text)]
+
+
 def test_the_workflow_makes_targets_on_every_python(project):
     job = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"]["make"]
     matrix = job["strategy"]["matrix"]
