@@ -5,13 +5,14 @@ torch. `hf-mlpl --help` should not wait for it, and transformers accepts neither
 an import hook registers our classes at the end of the import of each of these modules, and removes itself after the
 last.
 
-A stand-in is registered for a model's class, and loads it when it is first used: transformers imports the registry of
-models with every other one, and importing our model's file takes seconds more, because it imports accelerate.
+The registry of models gets the name of a class, and loads the class when it is looked up: transformers imports this
+registry with every other one, and importing our model's file takes seconds more, because it imports accelerate.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import UserDict
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
@@ -37,9 +38,10 @@ def _register_models() -> None:
     from .interop.mctct import MCTCTConfig, MCTCTForCTC
     from .model.configuration_mlpl import MlplConfig
 
-    AutoModel.register(MlplConfig, _LazyModelClass("MlplModel", MlplConfig), exist_ok=True)
-    AutoModelForCTC.register(MlplConfig, _LazyModelClass("MlplForCTC", MlplConfig), exist_ok=True)
     AutoModelForCTC.register(MCTCTConfig, MCTCTForCTC, exist_ok=True)
+    for auto_class, name in ((AutoModel, "MlplModel"), (AutoModelForCTC, "MlplForCTC")):
+        registered = auto_class._model_mapping._extra_content  # what `register` writes to
+        auto_class._model_mapping._extra_content = _LazyClasses(registered | {MlplConfig: name})
 
 
 def _register_inputs(kind: str, module: str) -> None:
@@ -81,21 +83,13 @@ REGISTRIES: dict[str, Callable[[], None]] = {
 }
 
 
-class _LazyModelClass:
-    """Stands in for a class of `modeling_mlpl`, and loads it when it is used."""
+class _LazyClasses(UserDict):
+    """Holds classes by configuration; of a class of `modeling_mlpl` the name, until it is looked up."""
 
-    def __init__(self, name: str, config_class: type):
-        self.__name__ = name
-        self.config_class = config_class  # checked by `register`
-
-    def _load(self) -> type:
-        return getattr(import_module(".model.modeling_mlpl", __package__), self.__name__)
-
-    def __getattr__(self, name: str):
-        return getattr(self._load(), name)
-
-    def __call__(self, *args, **kwargs):
-        return self._load()(*args, **kwargs)
+    def __getitem__(self, key):
+        if isinstance(self.data[key], str):
+            self.data[key] = getattr(import_module(".model.modeling_mlpl", __package__), self.data[key])
+        return self.data[key]
 
 
 class ImportHook(MetaPathFinder):

@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,9 @@ def test_public_names_are_shown_and_load():
 def test_type_checkers_see_what_is_loaded():
     statements = next(node for node in ast.parse(Path(hf_mlpl.__file__).read_text()).body if isinstance(node, ast.If))
     seen = {alias.asname: f"hf_mlpl.{node.module}" for node in statements.body for alias in node.names}
-    assert seen == {name: getattr(hf_mlpl, name).__module__ for name in hf_mlpl.__all__}
+    assert sorted(seen) == hf_mlpl.__all__
+    for name, module in seen.items():
+        assert getattr(import_module(module), name) is getattr(hf_mlpl, name)
 
 
 def test_the_marker_of_types_is_in_the_wheel(project):

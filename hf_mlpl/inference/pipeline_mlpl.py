@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 from transformers import AutomaticSpeechRecognitionPipeline
-from transformers.pipelines import SUPPORTED_TASKS
+from transformers.pipelines import SUPPORTED_TASKS, automatic_speech_recognition
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
 from ..audio.addresses import fetched
@@ -65,6 +65,9 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             and `probability`, the likeliest first; also as an argument of a call.
     """
 
+    # Gradio takes a pipeline by the module of its class.
+    __module__ = automatic_speech_recognition.__name__
+
     def __new__(cls, model=None, *args, **kwargs):
         if model is not None and model.config.model_type != "mlpl":
             return AutomaticSpeechRecognitionPipeline(model, *args, **kwargs)
@@ -75,6 +78,12 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         super().__init__(*args, **kwargs)
         check_parts(self.model.config, self.feature_extractor, self.tokenizer)
         self.decoder = decoder
+
+    def __reduce_ex__(self, protocol):
+        make, arguments, *state = super().__reduce_ex__(protocol)
+        if type(self) is MlplSpeechRecognitionPipeline:  # which that module lacks, where hf_mlpl is not imported
+            make, arguments = _empty_pipeline, ()
+        return make, arguments, *state
 
     def __call__(self, inputs, **kwargs):
         inputs = collect_inputs(inputs)
@@ -223,6 +232,11 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         return hypothesis
 
 
+def _empty_pipeline() -> MlplSpeechRecognitionPipeline:
+    return object.__new__(MlplSpeechRecognitionPipeline)  # pickle fills it
+
+
 SUPPORTED_TASKS["automatic-speech-recognition"]["impl"] = MlplSpeechRecognitionPipeline
+automatic_speech_recognition.MlplSpeechRecognitionPipeline = MlplSpeechRecognitionPipeline  # for pickle
 
 __all__ = ["MlplSpeechRecognitionPipeline"]

@@ -143,8 +143,8 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
         program aborts.)
 
         Args:
-            raw_speech (1-d array, tensor or list of `float`, or a list of those):
-                Mono samples, floats in about [-1, 1].
+            raw_speech (1-d array, tensor or list of `float`, or a list of those, or a 2-d array or tensor):
+                Mono samples, floats in about [-1, 1]. Each row of an array (B, N) is an utterance.
             sampling_rate (`int`, *optional*): Samples per second of `raw_speech`, so that a wrong rate is noticed.
             padding, max_length, truncation, pad_to_multiple_of:
                 As in [`~SequenceFeatureExtractor.pad`], counted in frames of 10 ms. `truncation` drops the frames
@@ -175,6 +175,9 @@ class MlplFeatureExtractor(SequenceFeatureExtractor):
                 f"the audio is sampled at {sampling_rate} Hz, this extractor needs {self.sampling_rate} Hz; "
                 "read it with hf_mlpl.audio.reading.load_audio, which resamples"
             )
+        if isinstance(raw_speech, (np.ndarray, torch.Tensor)) and raw_speech.ndim == 2 and len(raw_speech) > 0:
+            # A row shorter than a window is no utterance: the array is (samples, channels), which `_waveform` refuses.
+            raw_speech = list(raw_speech) if raw_speech.shape[1] >= self.win_length else raw_speech
         is_batch = isinstance(raw_speech, (list, tuple)) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
         device = torch.device(device)
         features = self._features(

@@ -338,6 +338,18 @@ class MlplPreTrainedModel(PreTrainedModel):
             cls._check_weights(pretrained_model_name_or_path, **kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
+        """Saves a model as all of transformers do, with the code of AutoModel, AutoModelForCTC and AutoProcessor.
+
+        AutoProcessor reads config.json where nobody has saved a processor; `Pipeline.save_pretrained` saves none.
+        """
+        from .processing_mlpl import MlplProcessor  # transformers copies the files of such statements
+
+        classes = (MlplModel, MlplForCTC, MlplProcessor)
+        auto_map = {kind._auto_class: f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}" for kind in classes}
+        self.config.auto_map = (getattr(self.config, "auto_map", None) or {}) | auto_map
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     @classmethod
     def _check_weights(cls, name_or_path, *, config=None, use_safetensors=None, variant=None, **kwargs) -> None:
         files = None if use_safetensors is False else find_weights(name_or_path, variant, kwargs)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from transformers import BatchEncoding, BatchFeature, ProcessorMixin
+from transformers.processing_utils import AudioKwargs, ProcessingKwargs, TextKwargs
 
 from .feature_extraction_mlpl import check_extractor_files
 from .model_files import AUTO_MAP, check_file, choice, setting_errors
@@ -20,6 +21,9 @@ PROCESSOR_SETTINGS = {
     "auto_map": AUTO_MAP,
     "audio_tokenizer": (lambda value: False, "left out"),  # transformers would load it
 }
+
+CALL_ARGUMENTS = AudioKwargs.__annotations__.keys() | TextKwargs.__annotations__.keys()
+CALL_ARGUMENTS |= {"audio_kwargs", "text_kwargs", "common_kwargs"}
 
 
 class MlplProcessor(ProcessorMixin):
@@ -44,49 +48,54 @@ class MlplProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         return [*self.feature_extractor.model_input_names, "labels"]
 
-    def __call__(
-        self,
-        audio=None,
-        text: str | list[str] | None = None,
-        sampling_rate: int | None = None,
-        return_tensors: str = "pt",
-        **audio_kwargs,
-    ) -> BatchFeature:
+    def __call__(self, audio=None, text: str | list[str] | None = None, **kwargs) -> BatchFeature | BatchEncoding:
         """Prepares model inputs from audio, from transcripts, or from both.
 
         Args:
-            audio (1-d array, tensor or list of `float`, or a list of those): Input of [`MlplFeatureExtractor`].
+            audio (1-d array, tensor or list of `float`, or several of those): Input of [`MlplFeatureExtractor`].
             text (`str` or `list[str]`): Transcripts, one for each utterance.
-            sampling_rate (`int`, *optional*): Samples per second of `audio`.
-            return_tensors (`str`): `"pt"` or `"np"`.
-            audio_kwargs: Further arguments of [`MlplFeatureExtractor`], such as `padding` or `device`, which holds the
-                features; labels are always in the host's memory.
+            kwargs: Arguments of [`MlplFeatureExtractor`], such as `sampling_rate` or `device`, which holds the
+                features, and of [`MlplTokenizer`], such as `truncation`. What both have, such as `padding`, is for
+                both; `audio_kwargs` and `text_kwargs` are dicts of arguments of one of them. `return_tensors` is
+                `"pt"` by default; labels are always in the host's memory.
 
         Returns:
-            [`BatchFeature`]: `input_features` (B, T, F) and `attention_mask` (B, T) for audio; `labels` (B, L), padded
-            with -100, for transcripts.
+            [`BatchFeature`]: `input_features` (B, T, F) and `attention_mask` (B, T) for audio, and `labels` (B, L),
+            padded with -100, if there are transcripts too.
+
+            For transcripts alone, what [`MlplTokenizer`] returns: `input_ids` and `attention_mask`, lists unless
+            `return_tensors` is passed. The same `labels` are beside them.
 
         Raises:
-            ValueError: without audio and text, for another number of transcripts than utterances, and for audio that
-                the feature extractor refuses.
+            TypeError: for an argument that none of them has.
+            ValueError: without audio and text, for another number of transcripts than utterances, for an argument that
+                is passed twice, and for audio that the feature extractor refuses.
         """
         if audio is None and text is None:
             raise ValueError("pass audio, text or both")
-        inputs = {}
-        if audio is not None:
-            inputs |= self.feature_extractor(
-                audio, sampling_rate=sampling_rate, return_tensors=return_tensors, **audio_kwargs
+        if unknown := sorted(kwargs.keys() - CALL_ARGUMENTS):
+            raise TypeError(f"the processor has no argument {', '.join(unknown)}")
+        kwargs = self._merge_kwargs(ProcessingKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        audio_kwargs, text_kwargs = ({"return_tensors": "pt"} | kwargs[f"{kind}_kwargs"] for kind in ("audio", "text"))
+        inputs = BatchFeature() if audio is None else self.feature_extractor(audio, **audio_kwargs)
+        if text is None:
+            return inputs
+        text = text if isinstance(text, str) else list(text)  # the tokenizer takes no columns of data sets
+        transcripts = [text] if isinstance(text, str) else text
+        if audio is not None and len(transcripts) != len(inputs["input_features"]):
+            raise ValueError(
+                f"{len(transcripts)} transcripts were passed for {len(inputs['input_features'])} utterances"
             )
-        if text is not None:
-            transcripts = [text] if isinstance(text, str) else text
-            ids = [self.tokenizer(transcript)["input_ids"] for transcript in transcripts]
-            if audio is not None and len(ids) != len(inputs["input_features"]):
-                raise ValueError(f"{len(ids)} transcripts were passed for {len(inputs['input_features'])} utterances")
-            labels = np.full((len(ids), max(map(len, ids), default=0)), IGNORED, dtype=np.int64)
-            for row, transcript in zip(labels, ids, strict=True):
-                row[: len(transcript)] = transcript
-            inputs["labels"] = labels
-        return BatchFeature(inputs, tensor_type=return_tensors)
+        arrays = {"padding": text_kwargs.get("padding") or True, "return_tensors": "np", "return_attention_mask": True}
+        padded = self.tokenizer(transcripts, **text_kwargs | arrays)
+        labels = np.where(padded["attention_mask"] == 1, padded["input_ids"], IGNORED).astype(np.int64)
+        labels = BatchFeature({"labels": labels}, tensor_type=text_kwargs["return_tensors"])
+        if audio is None:
+            text_kwargs = kwargs["text_kwargs"]
+            if text_kwargs.get("return_tensors") is not None:
+                text_kwargs = {"padding": True} | text_kwargs
+            return BatchEncoding(labels | self.tokenizer(text, **text_kwargs))
+        return BatchFeature(inputs | labels)
 
     def pad(self, input_features=None, labels=None, **kwargs) -> BatchFeature | BatchEncoding:
         """Batches examples, as the data collator of transformers' CTC fine-tuning scripts does.
@@ -99,13 +108,25 @@ class MlplProcessor(ProcessorMixin):
 
         Returns:
             The padded features, the padded labels, or the features with the labels' `input_ids` as `labels`.
+
+        Raises `ValueError` without features and labels.
         """
+        if input_features is None and labels is None:
+            raise ValueError("pass input_features, labels or both")
         if input_features is None:
             return self.tokenizer.pad(labels, **kwargs)
         inputs = self.feature_extractor.pad(input_features, **kwargs)
         if labels is not None:
             inputs["labels"] = self.tokenizer.pad(labels, **kwargs)["input_ids"]
         return inputs
+
+    @property
+    def as_target_processor(self):
+        """Raises `AttributeError`, which says what replaces this context of transformers 4."""
+        raise AttributeError(
+            "transformers 5 has no as_target_processor; write processor(text=transcripts).input_ids, and "
+            "processor.pad(labels=...)"
+        )
 
 
 def check_processor_files(name_or_path: str | os.PathLike, hub: Mapping, required: Sequence[str] = ()) -> None:

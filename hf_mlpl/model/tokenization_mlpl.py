@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections import Counter
@@ -34,6 +35,11 @@ from .text import BLANK_TOKEN, WORD_BOUNDARY, build_vocabulary, normalize_text, 
 IGNORED = -100  # skipped by losses: padding of labels, languages that the model lacks; PyTorch's default
 
 NO_TOKENS = empty("the CTC head has one class for each line of the tokens file and one for the blank")
+STOCK_SETTINGS = {  # of Wav2Vec2CTCTokenizer; ours has one value of each
+    "do_lower_case": choice(False),
+    "word_delimiter_token": choice(WORD_BOUNDARY),
+    "replace_word_delimiter_char": choice(" "),
+}
 TOKENIZER_SETTINGS = {
     "tokenizer_class": choice("MlplTokenizer"),
     "processor_class": text(or_null=True),
@@ -50,8 +56,15 @@ TOKENIZER_SETTINGS = {
     "padding_side": choice("right", "left"),
     "truncation_side": choice("right", "left"),
     "split_special_tokens": boolean(),
+    **STOCK_SETTINGS,
     **dict.fromkeys(("extra_special_tokens", "additional_special_tokens"), NO_TOKENS),
     **{f"{name}_token": NO_TOKENS for name in ("unk", "bos", "eos", "sep", "cls", "mask")},
+}
+
+ENCODING_ARGUMENTS = set(inspect.signature(PreTrainedTokenizer._encode_plus).parameters) | {
+    "return_offsets_mapping",
+    "sanitize_control_tokens",
+    "split_special_tokens",
 }
 
 Offset = dict[str, Any]  # `char` or `word`, and two numbers of frames
@@ -78,6 +91,13 @@ def check_tokenizer_file(name_or_path: str | os.PathLike, hub: Mapping) -> None:
     """Raises `ValueError`, with file and setting, for a wrong setting of the tokenizer in a folder or repository."""
     if not os.path.isfile(name_or_path):
         check_file(name_or_path, "tokenizer_config.json", TOKENIZER_SETTINGS, hub)
+
+
+def _drop_stock_settings(settings: dict) -> None:
+    """Removes settings with the value that ours has anyway; raises `ValueError` for others."""
+    check_settings("", settings, STOCK_SETTINGS)
+    for name in STOCK_SETTINGS.keys() & settings.keys():
+        del settings[name]
 
 
 class MlplTokenizer(PreTrainedTokenizer):
@@ -116,6 +136,7 @@ class MlplTokenizer(PreTrainedTokenizer):
         if vocab_file is None:  # from_pretrained passes None for a missing file
             raise ValueError(f"no {self.vocab_files_names['vocab_file']} in {kwargs.get('name_or_path')!r}")
         check_settings("", {"surround": surround, "pad_token": str(pad_token)}, TOKENIZER_SETTINGS)
+        _drop_stock_settings(kwargs)
         self.surround = surround
         self._lines = read_tokens(vocab_file)
         self._ids = {entry: index for index, entries in enumerate(self._lines) for entry in entries}
@@ -139,6 +160,7 @@ class MlplTokenizer(PreTrainedTokenizer):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *init_inputs, **kwargs):
         """Loads a tokenizer; raises `ValueError` for a wrong setting, in one line with its file."""
         check_tokenizer_file(pretrained_model_name_or_path, kwargs)
+        _drop_stock_settings(kwargs)
         with setting_errors(pretrained_model_name_or_path, "tokenizer_config.json"):
             return super().from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
 
@@ -203,9 +225,20 @@ class MlplTokenizer(PreTrainedTokenizer):
         return [*tokens, WORD_BOUNDARY] if self.surround else tokens[1:]
 
     def _encode_plus(self, text, text_pair=None, is_split_into_words: bool = False, **kwargs):
-        if is_split_into_words:  # the base class would join the words without a boundary
-            raise ValueError("is_split_into_words is True, but a transcript is a string; pass ' '.join(words)")
-        return super()._encode_plus(text, text_pair, **kwargs)
+        # The base class ignores unknown arguments, and joins words without a boundary.
+        if unknown := sorted(kwargs.keys() - ENCODING_ARGUMENTS):
+            raise TypeError(f"the tokenizer has no argument {', '.join(unknown)}")
+        if kwargs.get("return_offsets_mapping"):
+            raise ValueError(
+                "return_offsets_mapping is True, but normalised texts have other positions; `decode` has "
+                "output_char_offsets, the frames of each character"
+            )
+        if is_split_into_words:
+            text, text_pair = (
+                " ".join(words) if isinstance(words, (list, tuple)) and words and isinstance(words[0], str) else words
+                for words in (text, text_pair)
+            )
+        return super()._encode_plus(text, text_pair, is_split_into_words=is_split_into_words, **kwargs)
 
     def unknown_characters(self, text: str) -> Counter[str]:
         """Counts the characters of `text` that encoding skips."""

@@ -4,14 +4,13 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from transformers import AutoModelForCTC, pipeline
+from transformers import AutoModelForCTC, AutoProcessor, pipeline
 
 import hf_mlpl
 
@@ -24,7 +23,7 @@ ENTRIES = {
 }
 MODULES = (f"hf_mlpl.model.{entry.removesuffix('.py')}" for entry in ENTRIES)
 CODE = {f"{name.rpartition('.')[2]}.py" for module in MODULES for name in reachable(module)}
-CLASSES = {"AutoConfig", "AutoModelForCTC", "AutoProcessor", "AutoTokenizer", "AutoFeatureExtractor"}
+CLASSES = {"AutoConfig", "AutoModel", "AutoModelForCTC", "AutoProcessor", "AutoTokenizer", "AutoFeatureExtractor"}
 
 # `-S` leaves out the start-up files of installed packages, among them the link to this checkout; and where it is
 # installed otherwise, this makes its import fail.
@@ -38,21 +37,25 @@ assert importlib.util.find_spec("hf_mlpl") is None
 USE = """
 import json, sys
 import numpy as np, torch
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForCTC, AutoProcessor, AutoTokenizer, pipeline
+from transformers import (
+    AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCTC, AutoProcessor, AutoTokenizer, pipeline
+)
 samples, answers = np.load(sys.argv[1]), []
 for folder, arguments, save_to in json.loads(sys.argv[2]):
     loaded = {
         auto.__name__: auto.from_pretrained(folder, **arguments)
-        for auto in (AutoConfig, AutoFeatureExtractor, AutoModelForCTC, AutoProcessor, AutoTokenizer)
+        for auto in (AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCTC, AutoProcessor, AutoTokenizer)
     }
     model, processor = loaded["AutoModelForCTC"], loaded["AutoProcessor"]
     with torch.no_grad():
-        outputs = model(**processor(audio=samples, sampling_rate=16000))
+        inputs = processor(audio=samples, sampling_rate=16000)
+        outputs, frames = model(**inputs), loaded["AutoModel"](**inputs).last_hidden_state
     recognize = pipeline("automatic-speech-recognition", model=folder, **arguments)
     answers.append({
         "modules": {name: type(instance).__module__ for name, instance in loaded.items()},
         "language_log_probs": outputs.language_log_probs[0].tolist(),
         "logits_sum": float(outputs.logits.double().sum()),
+        "frames_sum": float(frames.double().sum()),
         "decoded": processor.batch_decode(outputs.logits.argmax(-1)),
         "labels": loaded["AutoTokenizer"]("abc ab")["input_ids"],
         "pipeline": recognize(samples)["text"],
@@ -62,13 +65,14 @@ for folder, arguments, save_to in json.loads(sys.argv[2]):
     if save_to:
         model.save_pretrained(save_to)
         processor.save_pretrained(save_to)
+        recognize.save_pretrained(save_to + "-by-pipeline")
 print(json.dumps(answers))
 """
 
 
 def run(program, *arguments, cwd, with_package=False):
     """Output of a Python program that has the installed packages, and hf_mlpl or not."""
-    packages = [sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"]]
+    packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), *packages] if with_package else packages),
         "HF_HOME": str(cwd / "hf"),
@@ -102,11 +106,13 @@ def expected(folder, speech):
     samples = np.load(speech)
     recognize = pipeline("automatic-speech-recognition", model=folder)
     with torch.no_grad():
-        outputs = recognize.model(**recognize.feature_extractor(samples, sampling_rate=RATE, return_tensors="pt"))
+        inputs = recognize.feature_extractor(samples, sampling_rate=RATE, return_tensors="pt")
+        outputs, frames = recognize.model(**inputs), recognize.model.model(**inputs).last_hidden_state
     chunks = recognize(samples, chunk_length_s=3, stride_length_s=0.51, return_timestamps="word")
     return {
         "language_log_probs": outputs.language_log_probs[0].tolist(),
         "logits_sum": float(outputs.logits.double().sum()),
+        "frames_sum": float(frames.double().sum()),
         "decoded": recognize.tokenizer.batch_decode(outputs.logits.argmax(-1)),
         "labels": recognize.tokenizer("abc ab")["input_ids"],
         "pipeline": recognize(samples)["text"],
@@ -124,7 +130,7 @@ def use(speech: Path, jobs: list, **where) -> list[dict]:
 
 def check(answer: dict, expected: dict):
     answer["chunks"] = {key: answer["chunks"][key] for key in ("text", "chunks")}  # ours also says the language
-    numbers = ("language_log_probs", "logits_sum")
+    numbers = ("language_log_probs", "logits_sum", "frames_sum")
     assert {key: answer[key] for key in expected if key not in numbers} == {
         key: expected[key] for key in expected if key not in numbers
     }
@@ -145,7 +151,10 @@ def test_a_saved_folder_has_the_code_of_the_model_side_alone(folder):
 
 def test_trusted_code_does_what_the_package_does_where_it_is_not_installed(folder, speech, expected, tmp_path):
     trust, again = {"trust_remote_code": True}, tmp_path / "again"
-    answers = use(speech, [(folder, trust, again), (again, trust, None)], cwd=tmp_path)
+    by_pipeline, by_stock_pipeline = tmp_path / "by-pipeline", tmp_path / "again-by-pipeline"
+    pipeline("automatic-speech-recognition", model=folder).save_pretrained(by_pipeline)
+    jobs = [(folder, trust, again), (again, trust, None), (by_pipeline, trust, None), (by_stock_pipeline, trust, None)]
+    answers = use(speech, jobs, cwd=tmp_path)
     for answer in answers:
         check(answer, expected)
         assert {module.partition(".")[0] for module in answer["modules"].values()} == {"transformers_modules"}
@@ -155,6 +164,11 @@ def test_trusted_code_does_what_the_package_does_where_it_is_not_installed(folde
     for name in names:
         assert (again / name).read_bytes() == (folder / name).read_bytes(), name
     assert type(AutoModelForCTC.from_pretrained(again)) is hf_mlpl.MlplForCTC
+    for saved in (by_pipeline, by_stock_pipeline):
+        assert {path.name for path in saved.iterdir()} == names - {"processor_config.json"} | {
+            "preprocessor_config.json"
+        }
+        assert type(AutoProcessor.from_pretrained(saved)) is hf_mlpl.MlplProcessor
 
 
 def test_the_package_loads_the_folder_without_a_question(folder, speech, expected, tmp_path):

@@ -223,6 +223,20 @@ def test_calls_return_what_the_stock_ctc_tokenizer_returns(tokenizer, tmp_path, 
     assert plain(CALLS[name](tokenizer)) == plain(CALLS[name](stock_tokenizer(tmp_path)))
 
 
+def test_what_the_stock_tokenizer_does_and_ours_does_not_is_refused(tokenizer, tmp_path):
+    folder = tmp_path / "saved"
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(TypeError, match="^the tokenizer has no argument max_len$"):
+        tokenizer("abc", max_len=2)
+    for setting in ({"do_lower_case": True}, {"word_delimiter_token": "_"}, {"replace_word_delimiter_char": "-"}):
+        with pytest.raises(ValueError, match=f"^{next(iter(setting))} is .*; it must be "):
+            MlplTokenizer.from_pretrained(folder, **setting)
+    same = {"do_lower_case": False, "word_delimiter_token": "|", "replace_word_delimiter_char": " "}
+    assert MlplTokenizer.from_pretrained(folder, **same).decode([1, 0, 2]) == "a b"
+    with pytest.raises(ValueError, match="return_offsets_mapping is True.*output_char_offsets"):
+        tokenizer("abc", return_offsets_mapping=True)
+
+
 def test_where_the_stock_ctc_tokenizer_loses_text(tokenizer):
     """Calls that it answers with a wrong transcript or not at all, as of transformers 5.24."""
     # it drops blanks before it collapses: "a"
@@ -232,8 +246,9 @@ def test_where_the_stock_ctc_tokenizer_loses_text(tokenizer):
     # it makes boundaries of white space at the ends, and None, without unk_token, of what it does not know
     assert tokenizer.encode(" a?  b\n") == [1, 0, 2]
     # it joins words without a boundary
-    with pytest.raises(ValueError, match=r"is_split_into_words is True.*' '.join\(words\)"):
-        tokenizer(["ab", "c"], is_split_into_words=True)
+    assert tokenizer(["ab", "c"], is_split_into_words=True)["input_ids"] == [1, 2, 0, 3]
+    assert tokenizer([["ab", "c"], ["b"]], is_split_into_words=True)["input_ids"] == [[1, 2, 0, 3], [2]]
+    assert tokenizer("ab c", is_split_into_words=True)["input_ids"] == [1, 2, 0, 3]
     # an IndexError
     nothing = tokenizer.batch_decode([], output_char_offsets=True)
     assert (nothing.text, nothing.char_offsets, nothing.word_offsets) == ([], [], None)
@@ -416,7 +431,6 @@ def test_tokens_cannot_be_added(tmp_path, tokenizer):
         lambda: tokenizer.add_tokens("x"),
         lambda: tokenizer.add_special_tokens({"bos_token": "<s>"}),
         lambda: MlplTokenizer.from_pretrained(tmp_path / "saved", eos_token="a"),
-        lambda: MlplTokenizer.from_pretrained(tmp_path / "saved", word_delimiter_token="|"),
         lambda: MlplTokenizer.from_pretrained(tmp_path / "saved", pad_token="<pad>"),
     ):
         with pytest.raises(ValueError, match="cannot add|pad_token is '<pad>'"):
