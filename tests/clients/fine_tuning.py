@@ -1,6 +1,6 @@
 """Fine-tunes on the tones with Trainer, as docs/finetune.md does; as a script, in each of several processes.
 
-SETTINGS.json OUTPUT -> a folder for each entry of the settings, with the model and evaluation.json
+SETTINGS.json OUTPUT -> a folder for each entry of the settings, with the model or its adapters, and results.json
 """
 
 import json
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import datasets
 import torch
+from peft import LoraConfig, get_peft_model
+from torch.nn.utils import parameters_to_vector
 from transformers import AutoModelForCTC, AutoProcessor, PreTrainedModel, ProcessorMixin, Trainer, TrainingArguments
 
 import hf_mlpl  # noqa: F401  # so that the Auto classes load our models
@@ -91,16 +93,24 @@ def fine_tune(
 
 
 def run(settings: dict, output: Path) -> None:
-    """Trains a model for each entry, `{"base", "data", "fields", "languages", "training"}`, and evaluates it."""
+    """Trains a model for each entry, and evaluates it.
+
+    An entry has `base`, `data`, `fields` and `training`, and may have `languages`, and settings of adapters as `lora`.
+    """
     size = BATCH // int(os.environ.get("WORLD_SIZE", 1))
     for name, entry in settings.items():
         model, processor = load(entry["base"], **entry["fields"])
+        if "lora" in entry:
+            torch.manual_seed(0)
+            model = get_peft_model(model, LoraConfig(**entry["lora"]))
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        before = parameters_to_vector(trained).detach()
         data, training = read_tones(entry["data"]), entry["training"] | {"per_device_train_batch_size": size}
         trainer = fine_tune(model, processor, data, output / name, entry.get("languages", ()), **training)
         trainer.save_model()
-        rates = trainer.evaluate()
+        results = trainer.evaluate() | {"moved": float((parameters_to_vector(trained) - before).norm())}
         if trainer.is_world_process_zero():
-            (output / name / "evaluation.json").write_text(json.dumps(rates))
+            (output / name / "results.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":
