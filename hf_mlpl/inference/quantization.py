@@ -39,7 +39,7 @@ class Int8Linear(nn.Module):
         return outputs.mul_(scale)
 
     def __getstate__(self) -> dict:
-        # For copies and pickles; oneDNN's own layout can be neither. (It is transposed.)
+        # Tensors in oneDNN's own layout, which is transposed, can be neither copied nor pickled.
         return self.__dict__ | {"weight": self.weight.to_dense().T.contiguous()}
 
     def __setstate__(self, state: dict) -> None:

@@ -550,10 +550,8 @@ class MlplForCTC(MlplPreTrainedModel):
             mean_frame = (hidden_states.float() * weights).sum(dim=1)
             language_log_probs = F.log_softmax(self.lid_head(mean_frame.to(hidden_states.dtype)).float(), dim=-1)
             # A loss may depend on one head alone.
-            logits, language_log_probs = (
-                with_unused(logits, self.lid_head),
-                with_unused(language_log_probs, self.ctc_head),
-            )
+            logits = with_unused(logits, self.lid_head)
+            language_log_probs = with_unused(language_log_probs, self.ctc_head)
 
         loss = None
         if labels is not None or language_ids is not None:
@@ -564,7 +562,7 @@ class MlplForCTC(MlplPreTrainedModel):
         if torch.is_grad_enabled():
             logits = logits.clone()
         logits.masked_fill_(~output_mask[:, :, None], torch.finfo(logits.dtype).min)
-        logits[:, :, self.config.blank_token_id].masked_fill_(~output_mask, 0.0)
+        logits[:, :, -1].masked_fill_(~output_mask, 0.0)  # the blank
         return MlplCTCOutput(
             loss=loss,
             logits=logits,

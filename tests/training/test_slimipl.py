@@ -418,6 +418,7 @@ def test_two_processes_equal_one_and_either_goes_on_from_the_other(tone_data, to
     config = load_config(tone_data / "tones.yaml", [f"output_dir={tmp_path / 'one'}", *settings])
     one = train(config).parent
     assert_equal_runs(one, two)
+    assert "unused parameters" not in (two_processes / "stderr.txt").read_text()  # DDP's warning
     reports = [[row["labels"] for row in rows(folder) if "labels" in row] for folder in (one, two)]
     assert len(reports[0]) > 4
     assert [report["labels"] for report in reports[0]] == [report["labels"] for report in reports[1]]
