@@ -359,6 +359,8 @@ class MlplPreTrainedModel(PreTrainedModel):
             overrides = {field.name for field in fields(MlplConfig)} - {"dtype"}
             overrides = {name: value for name, value in kwargs.items() if name in overrides | set(HUB_ARGUMENTS)}
             config = cls.config_class.from_pretrained(config or name_or_path, **overrides)
+        if getattr(config, "quantization_config", None) is not None:
+            return  # the file holds a quantizer's tensors, which only that knows
         with torch.device("meta"):
             model = cls(config)
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
