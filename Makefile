@@ -20,15 +20,14 @@ test-slow: .venv/.complete  ## the tests that take long, such as training with s
 test-clients: .venv-clients/.complete  ## programs of other people on our models
 	OMP_NUM_THREADS=1 .venv-clients/bin/python -m pytest -m slow -n auto --dist loadfile tests/clients
 
-# What meets those libraries most: models, inputs, pipelines, runs, labels, pushes; without the damaged folders, because
-# huggingface_hub 1.5 takes a `true` for a number.
+# what meets those libraries most: models and their code elsewhere, inputs, pipelines, runs, labels, pushes
 OLDEST = $(addprefix tests/, audio/test_addresses.py corpora/test_downloads.py corpora/test_own_speech.py data/test_batches.py \
-	inference/test_pipeline.py inference/test_pipeline_inputs.py labels/test_labelling.py labels/test_publishing.py model \
-	sharing/test_hub.py training/test_loop.py training/test_run_pusher.py)
+	inference/test_pipeline.py inference/test_pipeline_inputs.py labels/test_labelling.py labels/test_publishing.py \
+	training/test_loop.py training/test_run_pusher.py $(addprefix model/test_, configuration_mlpl.py \
+	feature_extraction_mlpl.py model_contract.py modeling_mlpl.py processing_mlpl.py remote_code.py tokenization_mlpl.py))
 
 test-oldest: .venv-oldest/.complete  ## some of the tests, with the oldest libraries that pyproject.toml allows
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n auto --dist loadfile $(OLDEST) \
-		--ignore tests/model/test_damaged_folders.py
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n auto --dist loadfile $(OLDEST)
 
 campaigns: .venv/.complete  ## thousands of damaged files, and kill -9 at every step, and what came of it: half an hour
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow -s tests/campaigns

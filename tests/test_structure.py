@@ -108,7 +108,11 @@ def test_packages_name_what_is_public(package):
     module = importlib.import_module(package)
     assert module.__doc__
     for name in getattr(module, "__all__", ()):
-        assert name in dir(module) and not isinstance(getattr(module, name), ModuleType), name
+        assert name in dir(module), name
+        try:
+            assert not isinstance(getattr(module, name), ModuleType), name
+        except ImportError as error:  # flashlight-text has no wheel for the newest Pythons
+            assert 'pip install "hf-mlpl[' in str(error)
 
 
 def test_imports_have_no_cycle():
