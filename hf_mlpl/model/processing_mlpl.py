@@ -29,13 +29,19 @@ CALL_ARGUMENTS |= {"audio_kwargs", "text_kwargs", "common_kwargs"}
 class MlplProcessor(ProcessorMixin):
     """Prepares audio with [`MlplFeatureExtractor`] and transcripts with [`MlplTokenizer`].
 
-    `decode` and `batch_decode` are the tokenizer's.
+    `decode` and `batch_decode` are the tokenizer's. Raises `TypeError` for a tokenizer of another class.
     """
 
     _auto_class = "AutoProcessor"  # saving also writes this code, for trust_remote_code
 
     def __init__(self, feature_extractor, tokenizer):
         super().__init__(feature_extractor, tokenizer)
+        # By name, because a folder's copy of this code has a class of its own.
+        if "MlplTokenizer" not in (parent.__name__ for parent in type(tokenizer).__mro__):
+            raise TypeError(
+                f"tokenizer is a {type(tokenizer).__name__}; write its tokens into a file, a token a line without "
+                'padding, and pass MlplTokenizer("tokens.lst")'
+            )
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):

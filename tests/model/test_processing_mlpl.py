@@ -36,6 +36,13 @@ def test_auto_processor_loads_it_with_its_parts(processor):
     assert type(processor.feature_extractor) is MlplFeatureExtractor and type(processor.tokenizer) is MlplTokenizer
 
 
+def test_a_tokenizer_of_another_class_is_refused(tmp_path):
+    """A folder that was saved with it could not be loaded."""
+    (tmp_path / "vocab.json").write_text(json.dumps({"|": 0, "a": 1, "<unk>": 2, "<pad>": 3}))
+    with pytest.raises(TypeError, match="tokenizer is a Wav2Vec2CTCTokenizer; .* pass MlplTokenizer"):
+        MlplProcessor(MlplFeatureExtractor(), Wav2Vec2CTCTokenizer(tmp_path / "vocab.json"))
+
+
 def test_data_collator_of_transformers_ctc_examples(processor, recordings):
     """Examples of their own length, padded later, are the batch that the processor makes at once."""
     examples = [
