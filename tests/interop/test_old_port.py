@@ -327,4 +327,4 @@ def test_g_every_module_is_used_and_every_setting_exists():
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("config", "self.config")
     }
     assert {"hidden_size", "layerdrop", "blank_token_id"} <= settings
-    assert not [name for name in settings if not hasattr(config, name)]
+    assert {name for name in settings if not hasattr(config, name)} <= {"auto_map"}  # saving adds it
