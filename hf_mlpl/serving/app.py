@@ -7,6 +7,7 @@ import hmac
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
 
 try:
     from python_multipart.exceptions import FormParserError
@@ -190,13 +191,14 @@ class _Endpoints:
         return receive_limited
 
 
-def _answer_error(request: Request, error: HTTPException) -> Response:
+def _answer_error(request: Request, error: Any) -> Response:
+    """Answers with an `HTTPException` of ours or of starlette."""
     if error.status_code in (404, 405) and not isinstance(error, ApiError):
         error = ApiError(error.status_code, f"there is no {request.method} {request.url.path}", headers=error.headers)
     return error_response(error)
 
 
-def _answer_damaged_form(request: Request, error: FormParserError) -> Response:
+def _answer_damaged_form(request: Request, error: Exception) -> Response:
     return error_response(ApiError(400, f"the form is not multipart data, or is damaged: {error}"))
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
@@ -27,7 +28,12 @@ class ApiError(HTTPException):
     """Answers a request with an error of OpenAI's form."""
 
     def __init__(
-        self, status: int, message: str, param: str | None = None, code: str | None = None, headers: dict | None = None
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ):
         super().__init__(status, message, headers)
         self.param, self.code = param, code
@@ -76,24 +82,22 @@ def read_request(form: FormData, model: str, languages: Iterable[str]) -> Transc
             raise ApiError(400, f"there is no field {name!r}; the fields are {', '.join(FIELDS)}", name)
         if isinstance(value, UploadFile) != (name == "file"):
             raise ApiError(400, f"{name} must be a {'file' if name == 'file' else 'text'}", name)
+    fields: dict[str, Any] = dict(form)
     for name in ("file", "model"):
-        if not form.get(name):
+        if not fields.get(name):
             raise ApiError(400, f"the field {name} is missing", name)
-    if form["model"] != model:
-        raise ApiError(
-            404, f"there is no model {form['model']!r}; this server has {model!r}", "model", "model_not_found"
-        )
-    if str(form.get("stream", "false")).lower() not in ("", "0", "false"):
+    check_model_name(fields["model"], model)
+    if fields.get("stream", "").lower() not in ("", "0", "false"):
         raise ApiError(400, "stream is not supported; leave it out, and the whole transcript is the answer", "stream")
-    response_format = _choice("response_format", form.get("response_format") or "json", FORMATS)
+    response_format = _choice("response_format", fields.get("response_format") or "json", FORMATS)
     name = "timestamp_granularities[]"
     granularities = frozenset(_choice(name, value, GRANULARITIES) for value in form.getlist(name))
     if response_format == "verbose_json":
         granularities = granularities or frozenset(["segment"])
     elif granularities:
         raise ApiError(400, f"{name} is for response_format verbose_json, not {response_format}", name)
-    language = _language(form["language"], languages) if form.get("language") else None
-    return TranscriptionRequest(form["file"], response_format, granularities, language)
+    language = _language(fields["language"], languages) if fields.get("language") else None
+    return TranscriptionRequest(fields["file"], response_format, granularities, language)
 
 
 def check_model_name(name, served: str) -> None:

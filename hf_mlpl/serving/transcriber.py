@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import BinaryIO
 
 from transformers.pipelines.base import pad_collate_fn
 from transformers.pipelines.pt_utils import PipelineIterator
 
+from ..audio.parts import SeekableFile
 from ..inference.pieces import PIECE_SECONDS
 
 MOST_DECODERS = 8  # threads
@@ -79,7 +79,7 @@ class Transcriber:
 
     async def transcribe(
         self,
-        audio: BinaryIO,
+        audio: SeekableFile,
         timestamps: Sequence[str | None] = (None,),
         language: str | None = None,
         is_abandoned: Callable[[], Awaitable[bool]] | None = None,

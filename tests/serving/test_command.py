@@ -49,8 +49,7 @@ def test_options_that_cannot_be_are_refused(arguments, words, capsys):
 
 
 def test_a_missing_extra_is_named(error_of, monkeypatch):
-    for module in [name for name in sys.modules if name.startswith("hf_mlpl.serving.")]:
-        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delitem(sys.modules, "hf_mlpl.serving.server", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert error_of("serve", "--model", "x") == (
         'the server needs uvicorn, which comes with pip install "hf-mlpl[app]"'

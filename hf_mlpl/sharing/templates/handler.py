@@ -26,9 +26,11 @@ class EndpointHandler:
     def __init__(self, path: str = ""):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.recognize = pipeline("automatic-speech-recognition", model=path, trust_remote_code=True, device=device)
-        self.lock = threading.Lock()  # one recording at a time, for `outputs`
-        self.outputs: list = []  # of the model, for the pieces of a recording
-        self.recognize.model.register_forward_hook(lambda model, inputs, outputs: self.outputs.append(outputs))
+        self.lock = threading.Lock()  # one recording at a time, for `pieces`
+        self.pieces: list[tuple] = []  # of a recording: output frames and language log-probabilities (1, L) or None
+        self.recognize.model.register_forward_hook(
+            lambda model, inputs, outputs: self.pieces.append((outputs.logits.shape[1], outputs.language_log_probs))
+        )
 
     def __call__(self, data: dict) -> dict:
         """Returns `text`, `language` and `language_probability`, and `chunks` where timestamps are asked for.
@@ -46,10 +48,10 @@ class EndpointHandler:
         rate = self.recognize.feature_extractor.sampling_rate
         samples = _read(data.get("inputs"), rate)
         is_long = len(samples) > LONGEST_SECONDS * rate
-        pieces = {"chunk_length_s": PIECE_SECONDS, "stride_length_s": CONTEXT_SECONDS} if is_long else {}
+        cutting = {"chunk_length_s": PIECE_SECONDS, "stride_length_s": CONTEXT_SECONDS} if is_long else {}
         with self.lock:
-            self.outputs.clear()
-            result = self.recognize(samples, **pieces, **parameters)
+            self.pieces.clear()
+            result = self.recognize(samples, **cutting, **parameters)
             answer = {"text": result["text"], **self._language(rate)}
         if "chunks" in result:
             answer["chunks"] = [
@@ -60,17 +62,14 @@ class EndpointHandler:
 
     def _language(self, rate: int) -> dict:
         """Returns the language of the mean of the pieces' log-probabilities, weighted by their frames of text."""
-        if self.outputs[0].language_log_probs is None:
+        lengths, log_probs = zip(*self.pieces, strict=True)
+        if log_probs[0] is None:
             return {}
-        config, last = self.recognize.model.config, len(self.outputs) - 1
+        config, last = self.recognize.model.config, len(lengths) - 1
         context = round(CONTEXT_SECONDS * rate / config.inputs_to_logits_ratio)
-        frames = [
-            outputs.logits.shape[1] - context * ((number > 0) + (number < last))
-            for number, outputs in enumerate(self.outputs)
-        ]
+        frames = [length - context * ((number > 0) + (number < last)) for number, length in enumerate(lengths)]
         weights = torch.tensor(frames, dtype=torch.float32) / sum(frames)
-        log_probs = torch.cat([outputs.language_log_probs for outputs in self.outputs]).float().cpu()
-        probability, index = (weights @ log_probs).softmax(dim=0).max(dim=0)
+        probability, index = (weights @ torch.cat(log_probs).float().cpu()).softmax(dim=0).max(dim=0)
         return {"language": config.languages[int(index)], "language_probability": float(probability)}
 
 
