@@ -20,7 +20,7 @@ import ipaddress
 import os
 import shlex
 
-from ..inference.precision import add_dtype_argument
+from .inference import add_batch_seconds_argument, add_dtype_argument, load_pipeline
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="requests in work at a time, of which a long recording takes about 25 MB; more are answered with status "
         "503; default: 64",
     )
-    parser.add_argument(
-        "--batch-seconds", type=float, help="seconds of audio in one forward pass; default: 200, on a CPU 50"
-    )
+    add_batch_seconds_argument(parser)
     add_dtype_argument(parser)
 
 
@@ -65,7 +63,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     with bind(options.host, options.port) as server:  # before loading the model, which may take minutes
         logging.disable_progress_bar()
         app = build_app(
-            _load_pipeline(options),
+            _load(options),
             name,
             batch_seconds=options.batch_seconds,
             max_upload_mb=options.max_upload_mb,
@@ -84,17 +82,10 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return 0
 
 
-def _load_pipeline(options: argparse.Namespace):
-    from transformers import pipeline
-
+def _load(options: argparse.Namespace):
     from ..inference.pipeline_mlpl import MlplSpeechRecognitionPipeline
-    from ..inference.precision import convert
-    from ..model.missing_model import check_model
 
-    check_model(options.model)
-    arguments = {"device": "cpu"} if options.dtype == "int8" else {}
-    recognize = pipeline("automatic-speech-recognition", model=options.model, **arguments)
+    recognize = load_pipeline(options)
     if not isinstance(recognize, MlplSpeechRecognitionPipeline):
         raise ValueError(f"{options.model}: is no model of hf_mlpl, but {recognize.model.config.model_type}")
-    convert(recognize.model, options.dtype)
     return recognize

@@ -34,8 +34,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ..inference.precision import add_dtype_argument, convert
 from ..model.missing_model import check_model
+from .inference import add_dtype_argument, load_pipeline
 
 # The times that a format needs
 TIMES = {"srt": "char", "vtt": "char", "textgrid": "word", "ctm": "word"}
@@ -100,21 +100,15 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if not recordings:
         return 0
     logging.disable_progress_bar()
-    return _transcribe(_load_pipeline(options), recordings, options)
+    return _transcribe(_load(options), recordings, options)
 
 
-def _load_pipeline(options: argparse.Namespace):
-    from transformers import pipeline
-
-    check_model(options.model)
-    arguments = {"device": "cpu"} if options.dtype == "int8" else {}
-    if options.language is not None:
-        arguments["language"] = options.language
+def _load(options: argparse.Namespace):
+    check_model(options.model)  # before the decoder, which may take minutes
+    arguments = {} if options.language is None else {"language": options.language}
     if options.lm is not None or options.lexicon is not None:
         arguments["decoder"] = _make_decoder(options)
-    recognize = pipeline("automatic-speech-recognition", model=options.model, **arguments)
-    convert(recognize.model, options.dtype)
-    return recognize
+    return load_pipeline(options, **arguments)
 
 
 def _make_decoder(options: argparse.Namespace):

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DTYPES = ("float32", "bfloat16", "float16", "int8")
-
-
-def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds the option `--dtype` to a command."""
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default="float32",
-        help="precision of the model: bfloat16 is several times as fast on a GPU, and on processors that support it; "
-        "int8, 8-bit weights, is for a CPU, and takes a third of the memory; default: float32, exact",
-    )
 
 
 def convert(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
