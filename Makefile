@@ -82,5 +82,4 @@ endef
 	$(on_top)
 	.venv/bin/python tests/oldest_releases.py > $(@D)/requirements.txt
 	$(@D)/bin/python -m pip $(INSTALL) -r $(@D)/requirements.txt
-	$(@D)/bin/python -m pip check
 	@touch $@
