@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pyarrow as pa
@@ -168,12 +169,13 @@ def test_a_closed_pipe_ends_quietly(times):
     assert (process.wait(60), process.stderr.read()) == (1, b"")
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])  # where it is, argparse ignores the closed pipe itself
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # where it is, argparse from Python 3.11 on ignores the closed pipe
 def test_help_that_nobody_reads(unbuffered):
     command, environment = [sys.executable, "-m", "hf_mlpl", "--help"], os.environ | {"PYTHONUNBUFFERED": unbuffered}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
-    assert (process.wait(60), process.stderr.read()) == (0 if unbuffered else 1, b"")
+    ignored = unbuffered and sys.version_info >= (3, 11)
+    assert (process.wait(60), process.stderr.read()) == (0 if ignored else 1, b"")
 
 
 def test_version(capsys):
@@ -181,7 +183,7 @@ def test_version(capsys):
         done = subprocess.run([sys.executable, "-m", name, "--version"], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines() == [
             f"hf_mlpl {__import__('hf_mlpl').__version__}",
-            f"torch {torch.__version__}",
+            f"torch {version('torch')}",  # some builds name CUDA's version in `torch.__version__` alone
             f"transformers {__import__('transformers').__version__}",
         ]
 
