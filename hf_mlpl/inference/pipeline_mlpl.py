@@ -80,7 +80,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
 
     def __init__(self, *args, decoder=None, **kwargs):
         self.decoder = decoder
-        # Told of our own decoder, the stock class would take it for pyctcdecode's.
+        # The stock class would take a decoder of ours for pyctcdecode's.
         super().__init__(*args, decoder=None if is_own(decoder) else decoder, **kwargs)
         check_parts(self.model.config, self.feature_extractor, self.tokenizer)
         if self.type == "ctc_with_lm":
