@@ -2,6 +2,9 @@ PYTHON ?= python3
 # Without compiling, which takes a third of the time: Python compiles what it imports.
 INSTALL = install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
+# A file's tests in one process, and files in the order of tests/conftest.py
+PARALLEL = -n auto --dist loadfile --no-loadscope-reorder
+
 .PHONY: help demo test test-slow test-clients test-oldest campaigns style quality docs bench bench-all bench-check
 .DEFAULT_GOAL := help
 
@@ -12,13 +15,13 @@ demo: .venv/.complete  ## train on eight synthetic languages, label, train again
 	PATH="$(CURDIR)/.venv/bin:$$PATH" recipes/demo/run.sh
 
 test: .venv/.complete  ## the tests, a few minutes on 2 cores
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest $(PARALLEL)
 
 test-slow: .venv/.complete  ## the tests that take long, such as training with sharded weights
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow -n auto --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow $(PARALLEL)
 
 test-clients: .venv-clients/.complete  ## programs of other people on our models
-	OMP_NUM_THREADS=1 .venv-clients/bin/python -m pytest -m slow -n auto --dist loadfile tests/clients
+	OMP_NUM_THREADS=1 .venv-clients/bin/python -m pytest -m slow $(PARALLEL) tests/clients
 
 # what meets those libraries most: models and their code elsewhere, inputs, pipelines, runs, labels, pushes
 OLDEST = $(addprefix tests/, audio/test_addresses.py corpora/test_downloads.py corpora/test_own_speech.py data/test_batches.py \
@@ -27,7 +30,7 @@ OLDEST = $(addprefix tests/, audio/test_addresses.py corpora/test_downloads.py c
 	feature_extraction_mlpl.py model_contract.py modeling_mlpl.py processing_mlpl.py remote_code.py tokenization_mlpl.py))
 
 test-oldest: .venv-oldest/.complete  ## some of the tests, with the oldest libraries that pyproject.toml allows
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n auto --dist loadfile $(OLDEST)
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest $(PARALLEL) $(OLDEST)
 
 campaigns: .venv/.complete  ## thousands of damaged files, and kill -9 at every step, and what came of it: half an hour
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow -s tests/campaigns

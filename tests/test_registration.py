@@ -102,6 +102,7 @@ print(type(recognize).__name__, recognize(np.load(sys.argv[2]))["text"])
     )
 
 
+@pytest.mark.slow
 def test_looking_for_other_models_imports_none_of_ours():
     program = """
 import sys

@@ -171,6 +171,7 @@ def test_trusted_code_does_what_the_package_does_where_it_is_not_installed(folde
         assert type(AutoProcessor.from_pretrained(saved)) is hf_mlpl.MlplProcessor
 
 
+@pytest.mark.slow
 def test_the_package_loads_the_folder_without_a_question(folder, speech, expected, tmp_path):
     jobs = [(folder, arguments, None) for arguments in ({}, {"trust_remote_code": False}, {"trust_remote_code": True})]
     answers = use(speech, jobs, cwd=tmp_path, with_package=True)
@@ -181,6 +182,7 @@ def test_the_package_loads_the_folder_without_a_question(folder, speech, expecte
         assert ours == (CLASSES - {"AutoTokenizer"} if arguments.get("trust_remote_code") else CLASSES)
 
 
+@pytest.mark.slow
 def test_without_package_and_trust_the_error_and_the_folder_say_what_to_do(folder, tmp_path):
     program = """
 import json
