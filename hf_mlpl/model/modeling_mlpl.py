@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import CompileConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CompileConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
@@ -329,14 +329,27 @@ class MlplPreTrainedModel(PreTrainedModel):
 
         Args:
             ignore_mismatched_sizes: `True` initialises tensors that are missing or of another shape.
+            kwargs: also settings of [`MlplConfig`]. Dropout and masking that other models have, such as
+                `feat_proj_dropout`, may be 0.
 
         Raises:
+            TypeError: for settings of other models.
             ValueError: for settings that are not accepted; for weights that are damaged or another model's.
             OSError: for a missing file.
         """
+        others = {name for name in kwargs if name.endswith(("_dropout", "_prob"))} - {*MlplConfig.__dataclass_fields__}
+        kwargs = {name: value for name, value in kwargs.items() if name not in others or value != 0}
         if pretrained_model_name_or_path is not None and not kwargs.get("ignore_mismatched_sizes"):
             cls._check_weights(pretrained_model_name_or_path, **kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except TypeError as error:
+            name = str(error).partition("__init__() got an unexpected keyword argument ")[2]
+            if not name:
+                raise
+            raise TypeError(
+                f"{name} is no setting of this model, which has those of MlplConfig; leave it out"
+            ) from error
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
         """Saves a model as all of transformers do, with the code of AutoModel, AutoModelForCTC and AutoProcessor.
@@ -538,7 +551,7 @@ class MlplForCTC(MlplPreTrainedModel):
             ValueError: for a label that is the blank or beyond it, or language ids for a model without languages.
         """
         frame_mask = self.model._frame_mask(input_features, attention_mask)
-        outputs = self.model(input_features, attention_mask=attention_mask, **kwargs)
+        outputs = self.model(input_features, attention_mask=attention_mask, return_dict=True, **kwargs)
         hidden_states = outputs.last_hidden_state
         output_mask = self._output_mask(frame_mask, hidden_states.shape[1])
 
@@ -645,11 +658,14 @@ class MlplForCTC(MlplPreTrainedModel):
             attention_mask: (B, T), 1 for valid and 0 for padded frames.
             return_dict_in_generate: returns [`MlplGenerateOutput`].
             compile_config: calls the model through `torch.compile` with these settings.
-            kwargs: of `forward`. CTC has no settings of generation, such as `num_beams`.
+            kwargs: of `forward`. Those of `GenerationConfig`, such as `num_beams`, have no effect, as for
+                `ParakeetForCTC`.
 
         Returns:
             (B, S), the likeliest class of each frame, not yet collapsed; the blank on padded frames.
         """
+        settings = {"generation_config", *vars(GenerationConfig())} - {"output_attentions", "output_hidden_states"}
+        kwargs = {name: value for name, value in kwargs.items() if name not in settings}
         call = self if compile_config is None else self.get_compiled_call(compile_config)
         output = call(input_features, attention_mask=attention_mask, **kwargs | {"return_dict": True})
         sequences = output.logits.argmax(dim=-1)

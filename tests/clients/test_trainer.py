@@ -182,6 +182,8 @@ def test_the_posts_lines(case, data, tmp_path):
     model = AutoModelForCTC.from_pretrained(
         case.base,
         attention_dropout=0.0,
+        hidden_dropout=0.0,
+        feat_proj_dropout=0.0,
         layerdrop=0.0,
         ctc_loss_reduction="mean",
         pad_token_id=tokenizer.pad_token_id,

@@ -188,6 +188,17 @@ def test_settings_that_from_pretrained_is_given(override, reason, folder):
             assert reason in refusal(config_class.from_pretrained, folder, **override)
 
 
+def test_settings_of_other_models(folder):
+    """Dropout that this model lacks may be off, as in the lines of tutorials for Wav2Vec2."""
+    off = {"hidden_dropout": 0.0, "feat_proj_dropout": 0.0, "mask_time_prob": 0}
+    for model_class in (MlplForCTC, AutoModelForCTC):
+        assert model_class.from_pretrained(folder, **off, attention_dropout=0.0).config.attention_dropout == 0
+        with pytest.raises(TypeError, match="^'mask_time_prob' is no setting of this model"):
+            model_class.from_pretrained(folder, mask_time_prob=0.05)
+    with pytest.raises(ValueError, match="conv_dropout is -1; it must be at least 0"):
+        MlplForCTC.from_pretrained(folder, conv_dropout=-1)
+
+
 def test_good_overrides_and_new_heads(folder):
     model = MlplForCTC.from_pretrained(folder, layerdrop=0.5, ctc_loss_reduction="mean")
     assert (model.config.layerdrop, model.config.ctc_loss_reduction) == (0.5, "mean")

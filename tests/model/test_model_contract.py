@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional as F
 from transformers import (
     CompileConfig,
+    GenerationConfig,
     ParakeetCTCConfig,
     ParakeetForCTC,
     PreTrainedModel,
@@ -385,9 +386,15 @@ def test_generate_compiled():
     assert torch.equal(compiled, model.generate(**inputs))
 
 
-def test_generate_takes_no_settings_that_ctc_lacks():
-    with pytest.raises(TypeError, match="num_beams"):
-        mlpl().make().generate(**mlpl().inputs, num_beams=2)
+@pytest.mark.parametrize("case", [mlpl(), parakeet()], ids=["mlpl", "parakeet"])
+def test_settings_of_generation_have_no_effect(case):
+    model, settings = case.make(), {"max_new_tokens": 5, "num_beams": 2, "generation_config": GenerationConfig()}
+    assert torch.equal(model.generate(**case.inputs, **settings), model.generate(**case.inputs))
+
+
+def test_generate_takes_no_settings_that_nothing_uses():
+    with pytest.raises(TypeError, match="language"):
+        mlpl().make().generate(**mlpl().inputs, language="de")
 
 
 @ALL

@@ -754,6 +754,8 @@ def test_return_dict_false_gives_a_tuple():
     logits, language_log_probs = model(features, return_dict=False)
     assert torch.equal(logits, output.logits)
     assert torch.equal(language_log_probs, output.language_log_probs)
+    model.config.return_dict = False
+    assert isinstance(model(features), tuple) and torch.equal(model(features)[0], output.logits)
 
 
 @BOTH_ATTENTIONS
