@@ -62,6 +62,7 @@ def test_training_goes_on_after_a_process_was_killed(tone_data, tone_run, two_pr
     assert_equal_bits(tmp_path / "run", two_processes / "slimipl")
 
 
+@pytest.mark.slow
 def test_labelling_goes_on_after_a_process_was_killed(tone_data, tone_run, two_processes, tmp_path):
     """This time it is the main process. Then the job is another one, which the main process alone notices."""
     command = labelling_command(tone_data, tone_run, tmp_path / "labels")

@@ -239,6 +239,7 @@ def test_tables_of_any_content(two_recordings, rows, form, columns):
     assert report.read == len(rows) and report.dropped.total() == len(rows) - len(good)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_table(two_recordings):
     events = ["20190101-0900-PLENARY_sl", "20190102-0900-PLENARY_sl"]
     rows = [("event_id", "segment_no", "start", "end"), *((events[i % 2], i, 0, 1) for i in range(60_000))]

@@ -32,6 +32,7 @@ def targets_of(lengths) -> dict[str, torch.Tensor]:
 # ---------------------------------------------------------------------------------------------------- torch.compile
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
 def test_one_graph_serves_inference_at_every_length(attn_implementation):
     model = make_model(attn_implementation, torch.float32).eval()
@@ -47,6 +48,7 @@ def test_one_graph_serves_inference_at_every_length(attn_implementation):
     assert [node for node in counter.graphs[0].graph.nodes if "conv1d" in str(node.target)]  # see below
 
 
+@pytest.mark.slow
 def test_one_graph_serves_training_at_every_length():
     """Losses and LayerDrop included. Without dropout: in eager mode a dropped layer draws no random numbers for it."""
     model = make_model(dtype=torch.float32, layerdrop=0.4)
@@ -92,6 +94,7 @@ def test_layers_compiled_one_by_one_share_a_graph(grad):
 # ----------------------------------------------------------------------------------------------------- torch.export
 
 
+@pytest.mark.slow
 def test_an_exported_program_works_at_other_lengths():
     model = make_model(dtype=torch.float32).eval()
     # A single output frame would be a constant: at least four feature frames, with padding if need be.
