@@ -35,6 +35,15 @@ def save_folder(path: Path, languages) -> Path:
     return path
 
 
+def save_folder_with_characters(path: Path) -> Path:
+    """Writes a model whose tokenizer knows the characters of de and sv-SE."""
+    folder = save_folder(path, LANGUAGES)
+    tokenizer = MlplTokenizer.from_pretrained(folder)
+    tokenizer.learn_language_characters({"de": ["abcdefg"], "sv-SE": ["hijklmno"]})
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def save_wav2vec2_folder(path: Path) -> Path:
     """Writes a model of transformers, to compare with."""
     torch.manual_seed(0)

@@ -19,10 +19,8 @@ import openai
 import pytest
 import soundfile
 
-from hf_mlpl import MlplTokenizer
-
 from ..commands import run_command
-from ..random_model import LANGUAGES, RATE, save_folder, sweep
+from ..random_model import RATE, save_folder_with_characters, sweep
 
 pytestmark = pytest.mark.slow
 
@@ -31,11 +29,7 @@ NAME, KEY = "me/tiny", "s3cret"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = save_folder(tmp_path_factory.mktemp("models") / "tiny", LANGUAGES)
-    tokenizer = MlplTokenizer.from_pretrained(folder)
-    tokenizer.learn_language_characters({"de": ["abcdefg"], "sv-SE": ["hijklmno"]})
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_folder_with_characters(tmp_path_factory.mktemp("models") / "tiny")
 
 
 class Server:

@@ -10,11 +10,10 @@ import soundfile
 from starlette.testclient import TestClient
 from transformers import pipeline
 
-from hf_mlpl import MlplTokenizer
 from hf_mlpl.serving.app import build_app
 
 from ..commands import run_command
-from ..random_model import LANGUAGES, RATE, save_folder, sweep
+from ..random_model import RATE, save_folder_with_characters, sweep
 
 URL = "/v1/audio/transcriptions"
 NAME = "me/tiny"
@@ -22,12 +21,7 @@ NAME = "me/tiny"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Returns the folder of a model whose tokenizer knows the characters of de and sv-SE."""
-    folder = save_folder(tmp_path_factory.mktemp("models") / "tiny", LANGUAGES)
-    tokenizer = MlplTokenizer.from_pretrained(folder)
-    tokenizer.learn_language_characters({"de": ["abcdefg"], "sv-SE": ["hijklmno"]})
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_folder_with_characters(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
