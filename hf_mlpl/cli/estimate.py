@@ -9,14 +9,16 @@ the hours of speech in the utterance files, updates, disk space and GPU-hours of
 together.
 
 GPU-hours = floating point operations of the model's products / (TFLOPS x utilisation of a GPU). The module
-`hf_mlpl.training.estimate` explains what is counted. The utilisation is the number that matters: measure a few hundred
-updates, and set it so that the estimate fits them.
+`hf_mlpl.training.estimate` explains what is counted. The utilisation is the number that matters, and nobody knows it:
+--measure makes ten updates of the first stage on this machine instead, and the table has hours at that speed. It also
+says how much memory they took. `accelerate launch -m hf_mlpl estimate --measure ...` measures all GPUs together.
 
 The exit status is 1, with a line for each problem, if files, languages, unlabelled speech or disk space are missing,
 or if settings are wrong. A language without development speech is a warning: it is trained without its error rates.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -34,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--languages", nargs="+", help="require unlabelled speech in these; default: all that have it")
     parser.add_argument("--tflops", type=float, default=312, help="of a GPU; default: 312, an A100 in bfloat16")
     parser.add_argument("--utilisation", type=float, default=0.35, help="share of --tflops in use; default: 0.35")
+    parser.add_argument(
+        "--measure", action="store_true", help="make ten updates of the first stage here, for times of this machine"
+    )
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -43,8 +48,19 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from ..training.estimate import estimate_stages
 
     estimate = estimate_stages(options.stage, options.labels, options.languages)
-    print(estimate.table(options.tflops * 1e12 * options.utilisation))
-    print(f"GPU-hours: {options.tflops:g} TFLOPS x {options.utilisation:g}; - is not known or does not apply")
+    speed, unit = options.tflops * 1e12 * options.utilisation, "GPU-hours"
+    explanation = f"{unit}: {options.tflops:g} TFLOPS x {options.utilisation:g}"
+    if options.measure and not estimate.problems:
+        from ..training.measurement import measure_updates
+        from ..training_config import load_config
+
+        measurement = measure_updates(load_config(options.stage[0][0], options.stage[0][1:]))
+        speed, unit = measurement.flops_per_second, "hours"
+        explanation = f"{unit} at the speed of this machine, measured in the first stage: {measurement}"
+    if os.environ.get("RANK", "0") != "0":  # of other processes of `accelerate launch`
+        return 1 if estimate.problems else 0
+    print(estimate.table(speed, unit))
+    print(f"{explanation}; - is not known or does not apply")
     for line in estimate.warnings:
         print(f"warning: {line}")
     for line in estimate.problems:

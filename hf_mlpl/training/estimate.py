@@ -68,16 +68,16 @@ class Estimate:
         if line not in self.problems:
             self.problems.append(line)
 
-    def table(self, flops_per_gpu_second: float) -> str:
-        """Returns the rows and their total as a plain text table."""
-        header = "stage", "languages", "labelled h", "unlabelled h", "updates", "disk GB", "GPU-hours"
+    def table(self, flops_per_second: float, unit: str = "GPU-hours") -> str:
+        """Returns the rows and their total as a plain text table, whose last column is the time of the operations."""
+        header = "stage", "languages", "labelled h", "unlabelled h", "updates", "disk GB", unit
         rows: list[tuple[str, ...]] = [header]
-        total = Stage("total", bytes=_sum(s.bytes for s in self.stages), flops=_sum(s.flops for s in self.stages))
-        for stage in (*self.stages, total):
-            gpu_hours = None if stage.flops is None else stage.flops / flops_per_gpu_second / 3600
+        whole = Stage("total", bytes=_sum(s.bytes for s in self.stages), flops=_sum(s.flops for s in self.stages))
+        for stage in (*self.stages, whole):
+            hours = None if stage.flops is None else stage.flops / flops_per_second / 3600
             gigabytes = None if stage.bytes is None else stage.bytes / 1e9
             numbers = (stage.languages, stage.labelled_hours, stage.unlabelled_hours, stage.updates)
-            rows.append((stage.name, *map(_rounded, (*numbers, gigabytes, gpu_hours))))
+            rows.append((stage.name, *map(_rounded, (*numbers, gigabytes, hours))))
         return aligned(rows)
 
     def add_run(self, name: str, config: TrainingConfig, pseudo_labelled: Speech) -> None:
@@ -89,9 +89,9 @@ class Estimate:
         self._check_languages(config, model, train, dev)
         stage = Stage(name, len({**train, **pseudo_labelled}) or None, updates=config.max_updates)
         self.stages.append(stage)
-        labelled, without_text = _total(train), _total(unlabelled)
+        labelled, without_text = sum_speech(train), sum_speech(unlabelled)
         if takes_labels:
-            without_text += _total(pseudo_labelled)
+            without_text += sum_speech(pseudo_labelled)
         stage.labelled_hours = labelled.seconds / 3600 or None
         stage.unlabelled_hours = without_text.seconds / 3600 or None
         if model is None:
@@ -99,7 +99,7 @@ class Estimate:
         stage.bytes = self._bytes(config, model, [config.output_dir])
         if labelled.seconds and (pseudo_labelled or not takes_labels):
             speech = labelled if config.slimipl else labelled + without_text
-            stage.flops = _run_flops(config, model, speech, _total(unlabelled), _total(dev))
+            stage.flops = _run_flops(config, model, speech, sum_speech(unlabelled), sum_speech(dev))
 
     def add_languages(self, name: str, config: TrainingConfig, languages: Sequence[str] | None) -> Speech:
         """Adds rows for slimIPL and for pseudo-labels, of all languages together; returns the speech that is labelled.
@@ -120,9 +120,9 @@ class Estimate:
             return {}
         finetuning.languages = labelling.languages = len(chosen)
         finetuning.labelled_hours = sum(train[language].seconds for language in chosen) / 3600
-        finetuning.unlabelled_hours = labelling.unlabelled_hours = _total(speech).seconds / 3600
+        finetuning.unlabelled_hours = labelling.unlabelled_hours = sum_speech(speech).seconds / 3600
         finetuning.updates = config.max_updates * len(chosen)
-        labelling.bytes = _total(speech).utterances * BYTES_PER_LABEL
+        labelling.bytes = sum_speech(speech).utterances * BYTES_PER_LABEL
         self.folders.append(self.labels)
         if model is not None:
             folders = [config.output_dir.replace("{language}", language) for language in chosen]
@@ -131,7 +131,7 @@ class Estimate:
                 _run_flops(config, model, train[language], speech[language], dev.get(language, SpeechTotals()))
                 for language in chosen
             )
-            labelling.flops = forward_flops(model, _total(speech))
+            labelling.flops = forward_flops(model, sum_speech(speech))
         return speech
 
     def _totals(self, files: Sequence[str]) -> Speech:
@@ -249,7 +249,8 @@ def _sum(values: Iterable[float | None]) -> float | None:
     return None if None in values else sum(values)
 
 
-def _total(speech: Speech) -> SpeechTotals:
+def sum_speech(speech: Speech) -> SpeechTotals:
+    """Adds the speech of all languages."""
     return sum(speech.values(), SpeechTotals())
 
 
@@ -292,27 +293,31 @@ def training_flops(config: MlplConfig, speech: SpeechTotals, checkpointing: bool
     return 3 * convolution + (4 if checkpointing else 3) * (1 - layerdrop) * layers + 3 * head
 
 
+def update_flops(config: TrainingConfig, model: MlplConfig, speech: SpeechTotals, layerdrop: float) -> float:
+    """Counts the operations of an update with utterances like those of `speech`, which fill its batches."""
+    operations = training_flops(model, speech, config.gradient_checkpointing, layerdrop)
+    return config.max_batch_seconds * config.micro_batches_per_update * operations / speech.seconds
+
+
 def _run_flops(
     config: TrainingConfig, model: MlplConfig, labelled: SpeechTotals, unlabelled: SpeechTotals, dev: SpeechTotals
 ) -> float:
     """Counts the operations of a run: updates, slimIPL's labels, evaluations."""
-    update_seconds = config.max_batch_seconds * config.micro_batches_per_update
 
     def training(updates: float, speech: SpeechTotals, layerdrop: float) -> float:
-        flops = training_flops(model, speech, config.gradient_checkpointing, layerdrop)
-        return updates * update_seconds * flops / speech.seconds
+        return updates * update_flops(config, model, speech, layerdrop)
 
     evaluations = math.ceil(config.max_updates / config.eval_every)
-    total = evaluations * forward_flops(model, dev)
+    operations = evaluations * forward_flops(model, dev)
     if not config.slimipl:
-        return total + training(config.max_updates, labelled, model.layerdrop)
+        return operations + training(config.max_updates, labelled, model.layerdrop)
     start = min(config.slimipl.start_update, config.max_updates)
     supervised, unsupervised, batches = slimipl_updates(config)
     dropped = model.layerdrop if config.slimipl.dynamic_dropout is None else config.slimipl.dynamic_dropout
-    total += training(start, labelled, model.layerdrop) + training(supervised - start, labelled, dropped)
-    total += training(unsupervised, unlabelled, dropped)
+    operations += training(start, labelled, model.layerdrop) + training(supervised - start, labelled, dropped)
+    operations += training(unsupervised, unlabelled, dropped)
     label_seconds = batches * config.max_batch_seconds
-    return total + label_seconds * forward_flops(model, unlabelled) / unlabelled.seconds
+    return operations + label_seconds * forward_flops(model, unlabelled) / unlabelled.seconds
 
 
 def slimipl_updates(config: TrainingConfig) -> tuple[float, float, float]:

@@ -4,14 +4,24 @@ import os
 import re
 import subprocess
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_mlpl import MlplConfig, MlplForCTC
+from hf_mlpl.data.batches import BatchPlan, repetitions
 from hf_mlpl.data.utterances import SpeechTotals, read_utterances, speech_totals, write_utterances
-from hf_mlpl.training.estimate import estimate_stages, forward_flops, num_parameters, slimipl_updates, training_flops
+from hf_mlpl.training.estimate import (
+    estimate_stages,
+    forward_flops,
+    num_parameters,
+    slimipl_updates,
+    sum_speech,
+    training_flops,
+)
+from hf_mlpl.training.measurement import UPDATES, WARM_UP, measure_updates
 from hf_mlpl.training.slimipl import SlimIplPlan
 from hf_mlpl.training_config import SlimIplConfig, TrainingConfig, load_config
 
@@ -137,6 +147,24 @@ def test_the_table(stages, run_estimate, tmp_path, tone_data):
     )
     training = 60 * 2 * 5 * training_flops(model.config, speech, False, 0.2) / speech.seconds
     assert estimate.stages[0].flops == pytest.approx(training + 2 * forward_flops(model.config, dev))
+
+
+def test_times_of_this_machine_are_measured(stages, run_estimate, tmp_path, tone_data, one_thread):
+    measurement = measure_updates(config := load_config(stages[1]))
+    speech = sum_speech(speech_totals([tone_data / "train.parquet"]))
+    model = MlplConfig.tiny(10, ["de", "sv-SE"], **config.model_fields)
+    operations = 2 * 5 * training_flops(model, speech, False, 0.2) / speech.seconds
+    assert measurement.flops_per_second * measurement.seconds == pytest.approx(operations)
+    train_set = read_utterances(config.train)
+    durations = np.array(train_set["duration_seconds"])
+    plan = BatchPlan(durations, 5, config.seed, repetitions(train_set, config.language_alpha))
+    seconds = np.floor((durations * 16000 - 400) / 160 + 1) / 100  # of whole frames
+    spoken = sum(seconds[plan[number]].sum() for number in range(2 * WARM_UP, 2 * (WARM_UP + UPDATES))) / UPDATES
+    assert measurement.audio_seconds == pytest.approx(spoken, rel=0.01)
+    status, out, err = run_estimate(*stages, "--measure")
+    assert status == 0 and not [line for line in err if "error" in line]
+    assert out[0].endswith("  hours") and f"{UPDATES} updates with 1 process: " in out[6]
+    assert not list(tmp_path.iterdir())  # nothing was written
 
 
 def test_all_problems_at_once(stages, run_estimate, tone_data, tmp_path, monkeypatch):

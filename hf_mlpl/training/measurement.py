@@ -1,0 +1,99 @@
+"""Measures the speed and the memory of training on this machine, by some updates of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils import set_seed
+from tqdm import tqdm
+
+from ..data.selection import select_for_training
+from ..data.utterances import read_utterances, speech_totals
+from ..training_config import TrainingConfig
+from .estimate import sum_speech, update_flops
+from .loop import train_step
+from .model_setup import build_model
+from .optimization import make_accelerator, prepare
+from .run_data import supervised_updates
+
+WARM_UP = 2  # updates before the measured ones: the first allocate memory and start the loader's processes
+UPDATES = 10
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Holds what updates of a run took on this machine.
+
+    Args:
+        processes: that trained together.
+        seconds: of an update.
+        audio_seconds: of the utterances of an update, without padding.
+        gigabytes: most memory that a process held at once: of its GPU, or else of the machine.
+        flops_per_second: operations per second of all processes, as `estimate` counts them, with the time to read
+            audio included.
+    """
+
+    processes: int
+    seconds: float
+    audio_seconds: float
+    gigabytes: float | None
+    flops_per_second: float
+
+    def __str__(self):
+        memory = "" if self.gigabytes is None else f"; {self.gigabytes:.1f} GB of memory in a process"
+        return (
+            f"{UPDATES} updates with {self.processes} {'process' if self.processes == 1 else 'processes'}: "
+            f"{self.seconds:.2f} s each, {self.audio_seconds / self.seconds:.0f} s of speech per second{memory}"
+        )
+
+
+def measure_updates(config: TrainingConfig) -> Measurement:
+    """Makes some updates of a run on labelled speech, without writing anything.
+
+    All processes of `accelerate launch` call it together. slimIPL is left out: its updates do the same work, and
+    `estimate` adds the work of making labels.
+
+    Raises:
+        ValueError, OSError: as `train` does, for settings, data or a model that cannot work.
+    """
+    set_seed(config.seed)
+    config = dataclasses.replace(config, max_updates=WARM_UP + UPDATES)
+    train_set = read_utterances(config.train, [config.language] if config.language else None)
+    model, processor = build_model(config, train_set)
+    accelerator = make_accelerator(config)
+    train_set, _ = select_for_training(train_set, processor, model.config, config.max_batch_seconds)
+    model_config, layerdrop = model.config, model.config.layerdrop
+    model, optimizer = prepare(accelerator, model, config)
+    updates = supervised_updates(accelerator, model, processor, train_set, config, start=0)
+    progress = tqdm(updates, "measured", config.max_updates, unit="update", disable=not accelerator.is_main_process)
+    audio_seconds, start = 0.0, 0.0
+    for number, micro_batches in enumerate(progress):
+        if number == WARM_UP:
+            start = time.perf_counter()
+        step = train_step(accelerator, model, optimizer, micro_batches, config)  # ends with the result of a sum
+        audio_seconds += step["audio_seconds"] * (number >= WARM_UP)
+    seconds = (time.perf_counter() - start) / UPDATES
+    flops = update_flops(config, model_config, sum_speech(speech_totals(config.train)), layerdrop)
+    return Measurement(
+        processes=accelerator.num_processes,
+        seconds=seconds,
+        audio_seconds=audio_seconds / UPDATES,
+        gigabytes=_peak_gigabytes(accelerator.device),
+        flops_per_second=flops / seconds,
+    )
+
+
+def _peak_gigabytes(device: torch.device) -> float | None:
+    """Returns the most memory that this process has held at once; None where the system does not count it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    try:
+        import resource
+    except ImportError:  # of Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
