@@ -1,8 +1,7 @@
 """Compares estimates with counted operations, real parameters and simulated steps, and tests the paper's run.sh."""
 
-import os
 import re
-import subprocess
+from functools import partial
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -217,24 +216,8 @@ def test_what_is_there_is_not_needed_again(stages, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def commands_of(tmp_path):
-    """Runs run.sh in a folder of its own, with programs that only note how they are started; exit status, commands."""
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "corpora").mkdir()
-    for name in ("python", "accelerate"):
-        program = tmp_path / "bin" / name
-        program.write_text(f"#!/bin/sh\nprintf '%s\\t' {name} \"$@\" >> '{tmp_path}/log'\necho >> '{tmp_path}/log'\n")
-        program.chmod(0o755)
-
-    def commands_of(*arguments) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
-        (tmp_path / "log").write_text("")
-        environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
-        script = tmp_path / "recipes" / "common_voice_voxpopuli" / "run.sh"
-        done = subprocess.run([script, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
-        return done, [line.rstrip("\t").split("\t") for line in (tmp_path / "log").read_text().splitlines()]
-
-    return commands_of
+def commands_of(commands_of_script):
+    return partial(commands_of_script, "recipes/common_voice_voxpopuli/run.sh")
 
 
 def test_run_sh_starts_every_stage_in_order(commands_of):
