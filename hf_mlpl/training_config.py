@@ -56,6 +56,33 @@ class SpecAugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WaveformAugmentConfig:
+    """Configures random changes of the audio, from which features are then made anew for each update.
+
+    Args:
+        start_update: updates before the first change.
+        max_speed_change: utterances become faster or slower, and their pitch with it, by up to this share.
+        noise_probability: of adding white noise, `min_snr` to `max_snr` decibels below the speech.
+        echo_probability: of adding the echo of a room, which fades within 0.1 to 0.6 s.
+    """
+
+    start_update: int = 0
+    max_speed_change: float = 0.1
+    noise_probability: float = 0.5
+    min_snr: float = 5.0
+    max_snr: float = 30.0
+    echo_probability: float = 0.0
+
+    def __post_init__(self):
+        _check_least(self, 0, "start_update")
+        fraction = "it must be at least 0 and at most 1"
+        _check(self, lambda value: 0 <= value <= 1, fraction, "noise_probability", "echo_probability")
+        _check(self, lambda value: 0 <= value <= 0.5, "it must be at least 0 and at most 0.5", "max_speed_change")
+        if self.min_snr > self.max_snr:
+            raise ValueError(f"min_snr is {self.min_snr}; it must be at most max_snr, {self.max_snr}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SlimIplConfig:
     """Configures slimIPL. The original's flags are in brackets, the defaults those of its recipe with 10 h of labels.
 
@@ -123,6 +150,7 @@ class TrainingConfig:
         weight_decay: of AdamW.
         max_grad_norm: gradients are clipped to this norm.
         spec_augment: fields of `SpecAugmentConfig`, or null for none.
+        waveform_augment: fields of `WaveformAugmentConfig`, or null for none.
         slimipl: fields of `SlimIplConfig`, or null for training on labelled speech alone.
         bf16: computes in bfloat16, except for weights and loss; else in the precision of `accelerate launch`.
         gradient_checkpointing: recomputes the layers in the backward pass instead of storing their activations.
@@ -160,6 +188,7 @@ class TrainingConfig:
     weight_decay: float = 0.0
     max_grad_norm: float = 0.1
     spec_augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
+    waveform_augment: WaveformAugmentConfig | None = None
     slimipl: SlimIplConfig | None = None
     bf16: bool = False
     gradient_checkpointing: bool = False
@@ -253,7 +282,7 @@ def _check_least(config: Any, least: int, *names: str) -> None:
     _check(config, lambda value: value >= least, f"it must be at least {least}", *names)
 
 
-NESTED = {config.__name__: config for config in (SpecAugmentConfig, SlimIplConfig)}
+NESTED = {config.__name__: config for config in (SpecAugmentConfig, WaveformAugmentConfig, SlimIplConfig)}
 _QUOTES = ", in quotes where YAML takes it for something else"
 # For each type of setting: a test of a value from YAML, and the description of accepted values for an error message.
 ACCEPTED = {

@@ -1,10 +1,44 @@
-"""Applies SpecAugment (https://arxiv.org/abs/1904.08779) to normalised features, as a pure function."""
+"""Changes training data at random, by pure functions: SpecAugment (https://arxiv.org/abs/1904.08779) and waveforms."""
 
 from __future__ import annotations
 
+import numpy as np
+import soxr
 import torch
 
-from ..training_config import SpecAugmentConfig
+from ..training_config import SpecAugmentConfig, WaveformAugmentConfig
+
+
+def augment_waveform(
+    samples: np.ndarray, sampling_rate: int, config: WaveformAugmentConfig, rng: np.random.Generator
+) -> np.ndarray:
+    """Returns speech (N,) at another speed, in an echoing room, and with noise, as far as the settings say.
+
+    Args:
+        samples: (N,).
+        rng: decides how it is changed.
+    """
+    speed = rng.uniform(1 - config.max_speed_change, 1 + config.max_speed_change)
+    samples = soxr.resample(samples, sampling_rate * speed, sampling_rate, quality="MQ")
+    if rng.random() < config.echo_probability:
+        samples = _echo(samples, sampling_rate, rng)
+    if rng.random() < config.noise_probability:
+        decibels = rng.uniform(config.min_snr, config.max_snr)
+        level = np.sqrt(np.mean(samples**2)) * 10 ** (-decibels / 20)
+        samples = samples + level * rng.standard_normal(len(samples), dtype=np.float32)
+    return samples
+
+
+def _echo(samples: np.ndarray, sampling_rate: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns samples (N,) and their echo: noise that fades by 60 dB within 0.1 to 0.6 s, as in rooms of a house."""
+    seconds = rng.uniform(0.1, 0.6)
+    times = np.arange(round(seconds * sampling_rate), dtype=np.float32) / sampling_rate
+    response = rng.standard_normal(len(times), dtype=np.float32) * 10 ** (-3 * times / seconds)
+    response *= rng.uniform(0.2, 1.0) / np.sqrt(np.sum(response**2))
+    response[0] = 1.0  # of the direct sound
+    size = 1 << (len(samples) + len(response) - 1).bit_length()  # other sizes are slow
+    echoed = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(response, size), size)
+    return echoed[: len(samples)].astype(np.float32)
 
 
 def spec_augment(

@@ -20,8 +20,8 @@ from ..audio.reading import AudioError, stream_audio
 from ..model.configuration_mlpl import MlplConfig
 from ..model.processing_mlpl import MlplProcessor
 from ..model.tokenization_mlpl import IGNORED
-from ..training_config import SpecAugmentConfig
-from .augmentation import spec_augment
+from ..training_config import SpecAugmentConfig, WaveformAugmentConfig
+from .augmentation import augment_waveform, spec_augment
 from .rows import blocks, durations_of, with_offsets
 from .selection import min_ctc_frames
 
@@ -173,6 +173,7 @@ class SpeechBatches(torch.utils.data.Dataset):
         plan: maps batch numbers to rows of the data set.
         with_labels: texts become labels, and rows whose labels do not fit into their frames are problems.
         augment: SpecAugment for the batches from number `augment_from` on, with a seed of its own.
+        waveform_augment: changes of the audio, in the same way.
         cache_bytes: memory in each loader worker for features, so that a small data set is decoded only once.
     """
 
@@ -183,6 +184,8 @@ class SpeechBatches(torch.utils.data.Dataset):
     with_labels: bool
     augment: SpecAugmentConfig | None = None
     augment_from: int = 0
+    waveform_augment: WaveformAugmentConfig | None = None
+    waveform_augment_from: int = 0
     seed: int = 0
     cache_bytes: int = 0
 
@@ -198,10 +201,12 @@ class SpeechBatches(torch.utils.data.Dataset):
         """Makes the tensors of some rows; `number` seeds their augmentation, None turns it off."""
         columns = self.dataset[rows]
         features, labels, languages, indices, problems = [], [], [], [], {}
+        changes_waveforms = self.waveform_augment and number is not None and number >= self.waveform_augment_from
         for i, row in enumerate(rows):
             try:
-                frames = self._features(row, columns["audio"][i], columns["duration_seconds"][i])
-                ids = self._label_ids(columns["text"][i], len(frames)) if self.with_labels else []
+                rng = np.random.default_rng([self.seed, number, i]) if changes_waveforms else None
+                audio = columns["audio"][i], columns["duration_seconds"][i]
+                frames, ids = self._example(row, *audio, columns["text"][i], rng)
             except (AudioError, ValueError) as error:
                 problems[row] = f"utterance {columns['id'][i]}: {error}"
                 continue
@@ -226,16 +231,35 @@ class SpeechBatches(torch.utils.data.Dataset):
             problems=problems,
         )
 
+    def _example(
+        self, row: int, audio: dict, stated_seconds: float, text: str | None, rng: np.random.Generator | None
+    ) -> tuple[torch.Tensor, list[int]]:
+        """Returns features (T, F) and label ids; `rng` changes the waveform, unless the labels would not fit then."""
+        ids = self.processor.tokenizer(text)["input_ids"] if self.with_labels else []
+        if rng is not None:
+            rate = self.processor.feature_extractor.sampling_rate
+            samples = augment_waveform(self._samples(audio, stated_seconds), rate, self.waveform_augment, rng)
+            if self._fit(ids, frames := self._extract(samples)):
+                return frames, ids
+        if not self._fit(ids, frames := self._features(row, audio, stated_seconds)):
+            raise ValueError(f"{len(ids)} labels do not fit into {len(frames)} feature frames: {text!r}")
+        return frames, ids
+
+    def _fit(self, ids: list[int], frames: torch.Tensor) -> bool:
+        return min_ctc_frames(ids) <= self.config.num_output_frames(len(frames))
+
     def _features(self, row: int, audio: dict, stated_seconds: float) -> torch.Tensor:  # (T, F)
         if row in self.cache:
             return self.cache[row]
-        extractor = self.processor.feature_extractor
-        samples = self._samples(audio, stated_seconds)
-        frames = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="pt")["input_features"][0]
+        frames = self._extract(self._samples(audio, stated_seconds))
         if self.cache_bytes_left >= frames.nbytes:
             self.cache[row] = frames
             self.cache_bytes_left -= frames.nbytes
         return frames
+
+    def _extract(self, samples: np.ndarray) -> torch.Tensor:  # (N,) -> (T, F)
+        extractor = self.processor.feature_extractor
+        return extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="pt")["input_features"][0]
 
     def _samples(self, audio: dict, stated_seconds: float) -> np.ndarray:
         """Decodes audio to (N,); raises AudioError if it is far longer than stated, because no batch could hold it."""
@@ -249,12 +273,6 @@ class SpeechBatches(torch.utils.data.Dataset):
                     "correct that, or cut the recording"
                 )
         return np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
-
-    def _label_ids(self, text: str, num_frames: int) -> list[int]:
-        ids = self.processor.tokenizer(text)["input_ids"]
-        if min_ctc_frames(ids) > self.config.num_output_frames(num_frames):
-            raise ValueError(f"{len(ids)} labels do not fit into {num_frames} feature frames: {text!r}")
-        return ids
 
 
 def micro_batch_seed(seed: int, number: int) -> int:

@@ -83,7 +83,10 @@ def _speech_batches(
 ) -> SpeechBatches:
     """Plans the endless batches of a data set, whose tensors are made on demand."""
     times = repetitions(dataset, config.language_alpha, config.pseudo_label_weight)
-    augment_from = config.spec_augment.start_update * config.micro_batches_per_update if config.spec_augment else 0
+    augment_from, waveform_augment_from = (
+        augment.start_update * config.micro_batches_per_update if augment else 0
+        for augment in (config.spec_augment, config.waveform_augment)
+    )
     return SpeechBatches(
         dataset,
         BatchPlan(durations_of(dataset), config.max_batch_seconds, config.seed, times),
@@ -92,6 +95,8 @@ def _speech_batches(
         with_labels=with_labels,
         augment=config.spec_augment,
         augment_from=augment_from,
+        waveform_augment=config.waveform_augment,
+        waveform_augment_from=waveform_augment_from,
         seed=config.seed,
         cache_bytes=int(config.cache_gigabytes * 1e9),
     )

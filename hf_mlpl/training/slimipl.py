@@ -243,21 +243,26 @@ class SlimIpl:
         return dict(gather_object(list(self._own_labels(batches).items())))
 
     def _with_labels(self, batch: SpeechBatch, labels: dict[str, str]) -> SpeechBatch:
-        """Returns a batch of those utterances that have a label."""
-        kept = [i for i, row in enumerate(batch.indices) if self.ids[row] in labels]
+        """Returns a batch of those utterances that have a label, which fits into their frames at the speed drawn."""
+        ids, kept = [], []
+        frames = self.model.config.num_output_frames(batch.attention_mask.sum(dim=1))
+        for i, row in enumerate(batch.indices):
+            if self.ids[row] in labels:
+                label_ids = self.processor.tokenizer(labels[self.ids[row]])["input_ids"]
+                if min_ctc_frames(label_ids) <= frames[i]:
+                    ids.append(label_ids)
+                    kept.append(i)
         if not kept:  # those with a label can no longer be read; without indices the batch adds nothing to the loss
             silence = torch.empty(len(batch.language_ids), 0, dtype=torch.long)
             unknown = torch.full_like(batch.language_ids, IGNORED)
             return dataclasses.replace(batch, labels=silence, language_ids=unknown, indices=[])
-        rows = [batch.indices[i] for i in kept]
-        ids = [self.processor.tokenizer(labels[self.ids[row]])["input_ids"] for row in rows]
         return dataclasses.replace(
             batch,
             input_features=batch.input_features[kept],
             attention_mask=batch.attention_mask[kept],
             labels=pad_sequence([torch.tensor(i, dtype=torch.long) for i in ids], True, IGNORED),
             language_ids=batch.language_ids[kept],
-            indices=rows,
+            indices=[batch.indices[i] for i in kept],
         )
 
     def save(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""SpecAugment: which values are masked, and the distributions of the widths and starts of masks."""
+"""SpecAugment: which values are masked, and the distributions of widths and starts. Waveforms: speed, noise, echo."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_mlpl.data.augmentation import spec_augment
-from hf_mlpl.training_config import SpecAugmentConfig
+from hf_mlpl.data.augmentation import augment_waveform, spec_augment
+from hf_mlpl.training_config import SpecAugmentConfig, WaveformAugmentConfig
 
 
 def generator(seed=0):
@@ -120,3 +120,57 @@ def test_bands_and_spans_are_independent():
     config = SpecAugmentConfig(num_frequency_masks=1, num_time_masks=1)
     bins, frames = masks([600] * 400, config)
     assert abs(np.corrcoef(bins.sum(dim=1), frames.sum(dim=1))[0, 1]) < 0.2
+
+
+# ---- waveforms
+
+RATE = 16000
+UNCHANGED = {"max_speed_change": 0.0, "noise_probability": 0.0, "echo_probability": 0.0}
+
+
+def changed(samples, seed=0, **settings):
+    return augment_waveform(samples, RATE, WaveformAugmentConfig(**UNCHANGED | settings), np.random.default_rng(seed))
+
+
+def tone(hertz=1000, seconds=1.0):
+    return np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE).astype(np.float32)
+
+
+def test_the_waveform_stays_where_nothing_is_set():
+    assert np.array_equal(changed(tone()), tone())
+
+
+def test_speed_changes_length_and_pitch_together():
+    lengths = []
+    for seed in range(20):
+        faster = changed(tone(), seed, max_speed_change=0.2)
+        assert faster.dtype == np.float32
+        hertz = np.abs(np.fft.rfft(faster)).argmax() * RATE / len(faster)
+        assert hertz == pytest.approx(1000 * RATE / len(faster), rel=0.005)
+        lengths.append(len(faster) / RATE)
+    assert min(lengths) > 1 / 1.2 - 0.01 and max(lengths) < 1 / 0.8 + 0.01
+    assert min(lengths) < 0.93 and max(lengths) > 1.07 and len(set(lengths)) == 20
+
+
+def test_noise_is_as_loud_as_it_should_be():
+    decibels = []
+    for seed in range(40):
+        noise = changed(tone(), seed, noise_probability=0.5, min_snr=10.0, max_snr=20.0) - tone()
+        if noise.any():
+            decibels.append(10 * np.log10(np.mean(tone() ** 2) / np.mean(noise**2)))
+            spectrum = np.abs(np.fft.rfft(noise)) ** 2
+            assert spectrum[:4000].mean() == pytest.approx(spectrum[4000:].mean(), rel=0.1)  # white
+    assert 10 < len(decibels) < 30 and 9.9 < min(decibels) < 13 and 17 < max(decibels) < 20.1
+
+
+def test_an_echo_follows_each_sound_and_fades():
+    click = np.zeros(RATE, np.float32)
+    click[1000] = 1.0
+    for seed in range(10):
+        echoed = changed(click, seed, echo_probability=1.0)
+        assert echoed.shape == click.shape and np.abs(echoed[:1000]).max() < 1e-5  # nothing before the sound
+        assert echoed[1000] == pytest.approx(1.0, abs=1e-4)
+        energy = [np.sum(echoed[1001 + first : 1801 + first] ** 2) for first in (0, 4800, 9600)]
+        assert energy[0] > 100 * energy[1] and 1e-8 > energy[2] and energy[0] < 1.01
+    other = changed(click * 0.5, 9, echo_probability=1.0)
+    np.testing.assert_allclose(other, 0.5 * echoed, atol=1e-6)  # it is linear

@@ -18,7 +18,7 @@ from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor,
 from hf_mlpl.data.batches import BatchPlan, SpeechBatches, micro_batch_seed, plan_batches, repetitions
 from hf_mlpl.data.selection import min_ctc_frames, select_for_training
 from hf_mlpl.data.utterances import FEATURES
-from hf_mlpl.training_config import SpecAugmentConfig
+from hf_mlpl.training_config import SpecAugmentConfig, WaveformAugmentConfig
 
 TOKENS = "|abcde"
 CLASSES = {entry: number for number, entry in enumerate(TOKENS)} | {" ": 0}
@@ -330,6 +330,26 @@ def test_augmentation_starts_at_its_number(make):
     always, never = make(plan, augment=SpecAugmentConfig(), seed=7), make(plan)
     for number in range(6):
         assert_equal(late[number], (always if number >= 3 else never)[number])
+
+
+def test_changed_waveforms_are_a_function_of_seed_and_number(make, clips):
+    """Also with a cache, where SpecAugment's masks come after them; and labels that no longer fit keep the audio."""
+    plan, waveform = [[0, 1, 3]] * 4, WaveformAugmentConfig(max_speed_change=0.3)
+    late = make(plan, waveform_augment=waveform, waveform_augment_from=2, seed=7, cache_bytes=10**7)
+    expected = [make(plan, waveform_augment=waveform, seed=7)[number] for number in range(4)]
+    for number in (3, 0, 2, 1, 3):
+        assert_equal(late[number], expected[number] if number >= 2 else make(plan)[0])
+    lengths = {tuple(batch.attention_mask.sum(dim=1).tolist()) for batch in expected}
+    assert len(lengths) == 4 and all(torch.equal(batch.labels, expected[0].labels) for batch in expected)
+    assert not torch.equal(make(plan, waveform_augment=waveform, seed=8)[0].input_features, expected[0].input_features)
+
+    frames = make([[0]])[0].attention_mask.sum() + 2
+    full = rows_of(clips, texts=["ab" * (int(frames) // 6), *TEXTS[1:]])  # as many labels as output frames
+    unchanged, batches = make([[0]] * 20, dataset=full), make([[0]] * 20, dataset=full, waveform_augment=waveform)
+    kept = [torch.equal(batches[n].input_features, unchanged[n].input_features) for n in range(20)]
+    assert 5 < sum(kept) < 15  # those that would be too fast
+    for batch in map(batches.__getitem__, range(20)):
+        assert not batch.problems and batch.input_features.shape[1] > 3 * (batch.labels.shape[1] - 1)
 
 
 def test_the_cache_changes_nothing(make, clips):
