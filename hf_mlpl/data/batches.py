@@ -6,9 +6,11 @@ Thus a run can be resumed, and any number of processes and loader workers can sh
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
@@ -24,6 +26,8 @@ from ..training_config import SpecAugmentConfig
 from .augmentation import spec_augment
 from .rows import blocks, durations_of, with_offsets
 from .selection import min_ctc_frames
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -255,6 +259,15 @@ class SpeechBatches(torch.utils.data.Dataset):
         if min_ctc_frames(ids) > self.config.num_output_frames(num_frames):
             raise ValueError(f"{len(ids)} labels do not fit into {num_frames} feature frames: {text!r}")
         return ids
+
+
+def fill_share(share: list[T], empty: T, total: int, num_processes: int) -> list[T]:
+    """Returns a process's share of the `total` micro-batches of an update, with `empty` ones up to the largest share.
+
+    Processes meet in each forward with FSDP, and in the last backward of an update without it. An empty micro-batch
+    has no utterances and adds nothing to the gradient.
+    """
+    return share + [empty] * (math.ceil(total / num_processes) - len(share))
 
 
 def micro_batch_seed(seed: int, number: int) -> int:
