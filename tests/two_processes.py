@@ -1,7 +1,7 @@
 """Runs, in one launch of two processes, all that tests of training and of pseudo-labels need from two processes.
 
-SETTINGS.yaml TEACHER UNLABELLED.parquet OUTPUT -> OUTPUT/run, OUTPUT/slimipl, OUTPUT/tones, OUTPUT/labels, and ends with
-an error of both processes
+SETTINGS.yaml TEACHER UNLABELLED.parquet OUTPUT -> OUTPUT/run, OUTPUT/slimipl, OUTPUT/tones, OUTPUT/labels, and ends
+with an error of both processes
 """
 
 import sys

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,7 +12,7 @@ import pyarrow as pa
 import yaml
 from datasets import Dataset
 
-from ..model.configuration_mlpl import MlplConfig
+from ..model.configuration_mlpl import MlplConfig, language_names
 from ..model.processing_mlpl import MlplProcessor
 from ..model.text import unknown_character_report
 from ..model.tokenization_mlpl import MlplTokenizer
@@ -108,11 +107,11 @@ def _check_languages(dataset: Dataset, config: MlplConfig) -> None:
     known = config.languages
     if unknown := sorted(set(distinct(dataset, "language")) - set(known)):
         setting = yaml.safe_dump([*known, *unknown], default_flow_style=True, width=math.inf, allow_unicode=True)
-        numbered = all(re.fullmatch(r"language_\d+", name) for name in known)
-        names = "; if its languages have names, find those with `hf-mlpl name-languages` first" if numbered else ""
+        is_numbered = not set(known).isdisjoint(language_names(len(known)))
+        names = "; `hf-mlpl name-languages` finds the names of those with a number" if is_numbered else ""
         raise ValueError(
-            f"the model has no class for {', '.join(unknown)}; it knows {', '.join(known)}. Set `languages` to all that "
-            f'it shall know, and its language-ID head is resized: "languages={setting.strip()}"{names}'
+            f"the model has no class for {', '.join(unknown)}; it knows {', '.join(known)}. Set `languages` to all "
+            f'that it shall know, and its language-ID head is resized: "languages={setting.strip()}"{names}'
         )
 
 

@@ -170,9 +170,10 @@ def train_step(
     gradient_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     if not torch.isfinite(gradient_norm):
         # The gradient is that of all processes, so all of them raise the same error.
-        numbers = sorted(gather_object([number for number, batch in micro_batches if batch.indices]))
+        numbers = gather_object([number for number, batch in micro_batches if batch.indices])
+        numbers = ", ".join(map(str, sorted(numbers)))
         raise TrainingError(
-            f"the gradient of micro-batches {', '.join(map(str, numbers))} is not finite, its loss is {accelerator.reduce(total).item()}; "
+            f"the gradient of micro-batches {numbers} is not finite, its loss is {accelerator.reduce(total).item()}; "
             "lower learning_rate, or look at the utterances of these batches"
         )
     optimizer.step()

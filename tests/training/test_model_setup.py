@@ -136,7 +136,7 @@ def test_languages_and_characters_that_the_model_lacks_name_the_remedy(config, t
     )
 
     numbered = save_folder(tmp_path / "numbered", ["language_0", "language_1"])
-    with pytest.raises(ValueError, match="find those with `hf-mlpl name-languages` first$"):
+    with pytest.raises(ValueError, match="`hf-mlpl name-languages` finds the names of those with a number$"):
         train(config(numbered, f"output_dir={tmp_path / 'other'}"))
     with pytest.raises(ValueError, match="'unknown characters': 64}; to learn them, set `tokens`"):
         train(config(tone_run / "model", f"output_dir={tmp_path / 'other'}", tokens=["|", "x"]))
