@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +67,7 @@ def find_language_names(
     not know gets a class, too, and a small margin, unless the model takes it for a language without clips.
 
     Args:
+        model: in evaluation mode.
         dataset: utterances with a `language`; they need no text. Those of more than 35 s are left out.
         per_language: utterances of each language, evenly spread over its rows.
         progress: a bar that counts utterances.
@@ -86,24 +87,12 @@ def find_language_names(
     is_short = durations_of(dataset) <= LONGEST_SECONDS
     chosen = [_spread(np.flatnonzero((codes == code) & is_short), per_language) for code in range(len(languages))]
     rows = np.concatenate(chosen)
-    if progress is not None:
-        progress.reset(total=len(rows))
-    clips = select_rows(dataset, rows)
-    plan = plan_batches(durations_of(clips), max_batch_seconds)
-    batches = SpeechBatches(clips, plan, processor, model.config, with_labels=False)
-    loader = DataLoader(batches, batch_size=None, sampler=range(len(plan)), num_workers=num_workers)
     sums, counts = np.zeros((len(languages), num_classes)), np.zeros(len(languages), int)
-    for batch in loader:
-        for problem in batch.problems.values():
-            logger.warning("%s; skipped", problem)
-        if batch.indices:
-            with torch.inference_mode():
-                probabilities = model(**batch.inputs(model.device)).language_log_probs.double().exp().cpu().numpy()
-            of_rows = codes[rows[batch.indices]]
-            np.add.at(sums, of_rows, probabilities)
-            np.add.at(counts, of_rows, 1)
-        if progress is not None:
-            progress.update(len(batch.indices) + len(batch.problems))
+    clips = select_rows(dataset, rows)
+    for batch, probabilities in _probabilities(model, processor, clips, max_batch_seconds, num_workers, progress):
+        of_rows = codes[rows[batch]]
+        np.add.at(sums, of_rows, probabilities)
+        np.add.at(counts, of_rows, 1)
     heard = np.flatnonzero(counts > 1)  # a single clip cannot make sure, but could make another language unsure
     means = sums[heard] / counts[heard, None]
     numbers, margins = assign(means)
@@ -113,6 +102,30 @@ def find_language_names(
     }
     unheard = (NamedClass(name, None, 0.0, 0.0, count) for name, count in zip(languages, counts.tolist(), strict=True))
     return [found.get(code, named) for code, named in enumerate(unheard)]
+
+
+def _probabilities(
+    model: MlplForCTC,
+    processor: MlplProcessor,
+    clips: Dataset,
+    max_batch_seconds: float,
+    num_workers: int,
+    progress: tqdm | None,
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yields rows of the clips, and (B, C) probabilities of the classes; clips that cannot be read are skipped."""
+    if progress is not None:
+        progress.reset(total=len(clips))
+    plan = plan_batches(durations_of(clips), max_batch_seconds)
+    batches = SpeechBatches(clips, plan, processor, model.config, with_labels=False)
+    for batch in DataLoader(batches, batch_size=None, sampler=range(len(plan)), num_workers=num_workers):
+        for problem in batch.problems.values():
+            logger.warning("%s; skipped", problem)
+        if batch.indices:
+            with torch.inference_mode():
+                log_probs = model(**batch.inputs(model.device)).language_log_probs
+            yield batch.indices, log_probs.double().exp().cpu().numpy()
+        if progress is not None:
+            progress.update(len(batch.indices) + len(batch.problems))
 
 
 def _language_codes(dataset: Dataset, languages: Sequence[str]) -> np.ndarray:

@@ -778,7 +778,7 @@ class MlplForCTC(MlplPreTrainedModel):
         """Makes a head of `size` rows, in which row i is row `kept[i]` of `head`."""
         like = self.ctc_head.weight
         new_head = nn.Linear(like.shape[1], size, device=like.device, dtype=like.dtype).train(self.training)
-        self._init_weights(new_head)
+        self._init_weights(new_head)  # the mean of the old rows would make new ones alike, and learning slower
         new_rows, old_rows = list(kept), list(kept.values())
         if kept:
             new_head.weight[new_rows] = head.weight[old_rows]

@@ -101,8 +101,8 @@ def _resize_heads(
         new = MlplTokenizer(config.tokens, old.surround, silent_entries=silent)
         new.learn_language_characters(old.language_characters)
         kept = model.resize_ctc_head(old, new)
-        names = [tokenizer.convert_ids_to_tokens(range(len(tokenizer))) for tokenizer in (old, new)]
-        yield _describe_change("CTC head", "tokens", *names, kept)
+        old_tokens, tokens = (tokenizer.convert_ids_to_tokens(range(len(tokenizer))) for tokenizer in (old, new))
+        yield _describe_change("CTC head", "tokens", old_tokens, tokens, kept)
         processor.tokenizer = new
 
 
