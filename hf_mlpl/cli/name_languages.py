@@ -11,9 +11,10 @@
 
 The model hears clips of each language, and every language gets the class that fits it best. The table shows how sure
 that is: the mean probability that the clips give to the class, and the margin, by which the sum of all languages'
-probabilities falls if the language gets another class. A language is unsure if its margin is not above
-1 / sqrt(clips). Its class keeps its number, such as language_17, and so do the classes of languages without clips.
-A language that the model does not know may take the class of a similar one that has no clips: give clips of both.
+probabilities falls if the language gets another class. A language is unsure if its clips give another class more, or
+if its margin is not above 0.5 / sqrt(clips). Its class keeps its number, such as language_17, and so do the classes
+of languages without clips. A language that the model does not know may take the class of a similar one that has no
+clips: give clips of both.
 """
 
 from __future__ import annotations

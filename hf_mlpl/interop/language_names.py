@@ -35,6 +35,7 @@ class NamedClass:
     Args:
         number: of the class; None for a language with fewer than two usable clips.
         probability: mean over the language's clips that the model gives to the class.
+        is_likeliest: whether the model gives no other class a higher one.
         margin: by how much the sum of all languages' probabilities falls if this language takes another class, and
             the others the best ones that are left.
         num_clips: clips that were used.
@@ -43,13 +44,17 @@ class NamedClass:
     language: str
     number: int | None
     probability: float
+    is_likeliest: bool
     margin: float
     num_clips: int
 
     @property
     def is_sure(self) -> bool:
-        """Returns whether the margin exceeds twice the largest possible standard error of a mean probability."""
-        return self.number is not None and self.margin > 2 * 0.5 / math.sqrt(self.num_clips)
+        """Returns whether the class is the likeliest one, and the margin exceeds what chance explains.
+
+        That is 0.5 / sqrt(clips), the largest possible standard error of a mean of probabilities.
+        """
+        return self.is_likeliest and self.margin > 0.5 / math.sqrt(self.num_clips)
 
 
 def find_language_names(
@@ -64,7 +69,7 @@ def find_language_names(
     """Assigns each language of labelled utterances to a class of the model's language-ID head.
 
     Of all assignments, it takes the one with the greatest sum of mean probabilities. A language that the model does
-    not know gets a class, too, and a small margin, unless the model takes it for a language without clips.
+    not know gets a class, too, but not a sure one, unless the model takes it for a language without clips.
 
     Args:
         model: in evaluation mode.
@@ -96,12 +101,11 @@ def find_language_names(
     heard = np.flatnonzero(counts > 1)  # a single clip cannot make sure, but could make another language unsure
     means = sums[heard] / counts[heard, None]
     numbers, margins = assign(means)
-    found = {
-        code: NamedClass(languages[code], int(number), float(mean[number]), float(margin), int(counts[code]))
-        for code, number, margin, mean in zip(heard.tolist(), numbers, margins, means, strict=True)
-    }
-    unheard = (NamedClass(name, None, 0.0, 0.0, count) for name, count in zip(languages, counts.tolist(), strict=True))
-    return [found.get(code, named) for code, named in enumerate(unheard)]
+    found = [NamedClass(name, None, 0.0, False, 0.0, count) for name, count in zip(languages, counts, strict=True)]
+    for code, number, margin, mean in zip(heard, numbers, margins, means, strict=True):
+        best = bool(mean[number] == mean.max())
+        found[code] = NamedClass(languages[code], int(number), float(mean[number]), best, float(margin), counts[code])
+    return found
 
 
 def _probabilities(

@@ -2,17 +2,19 @@
 
 import itertools
 import logging
+from collections import defaultdict
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 import torch
 
 from hf_mlpl import MlplForCTC, MlplProcessor
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.cli.main import main
 from hf_mlpl.data.utterances import read_utterances, write_utterances
-from hf_mlpl.interop import find_language_names
+from hf_mlpl.interop import find_language_names, read_checkpoint
 from hf_mlpl.interop.language_names import NamedClass, assign, names_in_order
 
 from ..random_model import save_folder
@@ -69,15 +71,47 @@ def test_a_permuted_head_of_sixty_classes():
     assert list(classes) == list(order) and margins.min() > 0.2
     classes, margins = assign(means[:19])
     assert list(classes) == list(order[:19]) and margins.min() > 0.2
-    found = [NamedClass(languages[i], int(order[i]), 0.4, 0.4, 50) for i in range(19)]
+    found = [NamedClass(languages[i], int(order[i]), 0.4, True, 0.4, 50) for i in range(19)]
     names = names_in_order([f"language_{number}" for number in range(60)], found)
     assert names == [languages[i] if (i := list(order).index(n)) < 19 else f"language_{n}" for n in range(60)]
 
 
 def test_unsure_classes_keep_their_names_and_no_name_stands_twice():
-    found = [NamedClass("de", 2, 0.9, 0.9, 9), NamedClass("en", 0, 0.3, 0.3, 9), NamedClass("fr", None, 0, 0, 0)]
-    assert [named.is_sure for named in found] == [True, False, False]
-    assert names_in_order(["de", "en", "x"], found) == ["language_0", "en", "de"]
+    """0.5 / sqrt(9) is 0.167."""
+    found = [
+        NamedClass("de", 2, 0.9, True, 0.17, 9),
+        NamedClass("en", 0, 0.3, True, 0.16, 9),
+        NamedClass("fr", 3, 0.3, False, 0.9, 9),
+        NamedClass("it", None, 0, False, 0, 1),
+    ]
+    assert [named.is_sure for named in found] == [True, False, False, False]
+    assert names_in_order(["de", "en", "x", "y"], found) == ["language_0", "en", "de", "y"]
+
+
+def test_the_original_programs_probabilities_name_its_classes(golden, tmp_path):
+    """Its recordings are labelled by the class that it gave each."""
+    folder = golden / "models" / "tiny40"
+    checkpoint = read_checkpoint(folder / "model.bin")
+    rows = []
+    for path in sorted((golden / "run" / "tiny40" / "main" / "fwd").glob("*.lid_logsoftmax.npy")):
+        log_probs = np.load(path).ravel()
+        if path.name.startswith("speech_fr_8k"):  # which the original takes for 16 kHz
+            continue
+        wav = golden / "wavs" / ".".join(path.name.partition(".")[0].rsplit("_", 1))
+        audio = {"path": str(wav)}
+        language = f"the original's {log_probs.argmax()}"
+        row = {"id": wav.name, "audio": audio, "duration_seconds": soundfile.info(wav).duration, "language": language}
+        rows.append(row | {"expected": float(np.exp(log_probs.max()))})
+    by_language = defaultdict(list)
+    for row in rows:
+        by_language[row["language"]].append(row["expected"])
+    write_utterances(rows, tmp_path / "data.parquet")
+    data = read_utterances([tmp_path / "data.parquet"])
+    found = find_language_names(checkpoint.model, checkpoint.processor(golden / "models" / "tokens.lst"), data, 99)
+    assert len(found) > 1
+    for named in found:
+        assert named.language == f"the original's {named.number}" and named.is_sure
+        assert named.probability == pytest.approx(np.mean(by_language[named.language]), abs=1e-4)
 
 
 def test_clips_name_the_classes(numbered, tone_data, tmp_path, caplog):
