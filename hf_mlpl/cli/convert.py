@@ -99,7 +99,6 @@ def _write_folder(options: argparse.Namespace) -> None:
     from ..atomic import atomic_write
     from ..interop.flashlight import read_checkpoint
     from ..interop.mctct import convert_mctct
-    from ..model.configuration_mlpl import language_names
     from ..sharing.endpoint import write_endpoint
     from ..sharing.model_card import converted_model_card
 
@@ -117,9 +116,8 @@ def _write_folder(options: argparse.Namespace) -> None:
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
         if options.push_to_hub is not None:
-            known = [name for name in names or () if name not in language_names(len(names))]
             card = converted_model_card(
-                model, options.push_to_hub, options.license, options.checkpoint, options.source, known
+                model, options.push_to_hub, options.license, options.checkpoint, options.source, names
             )
             card.save(partial / "README.md")
             write_endpoint(partial)
