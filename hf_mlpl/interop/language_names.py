@@ -91,7 +91,7 @@ def find_language_names(
     codes = _language_codes(dataset, languages)
     is_short = durations_of(dataset) <= LONGEST_SECONDS
     chosen = [_spread(np.flatnonzero((codes == code) & is_short), per_language) for code in range(len(languages))]
-    rows = np.concatenate(chosen)
+    rows = np.concatenate([np.empty(0, int), *chosen])
     sums, counts = np.zeros((len(languages), num_classes)), np.zeros(len(languages), int)
     clips = select_rows(dataset, rows)
     for batch, probabilities in _probabilities(model, processor, clips, max_batch_seconds, num_workers, progress):
@@ -101,10 +101,12 @@ def find_language_names(
     heard = np.flatnonzero(counts > 1)  # a single clip cannot make sure, but could make another language unsure
     means = sums[heard] / counts[heard, None]
     numbers, margins = assign(means)
-    found = [NamedClass(name, None, 0.0, False, 0.0, count) for name, count in zip(languages, counts, strict=True)]
+    found = [NamedClass(name, None, 0.0, False, 0.0, int(n)) for name, n in zip(languages, counts, strict=True)]
     for code, number, margin, mean in zip(heard, numbers, margins, means, strict=True):
-        best = bool(mean[number] == mean.max())
-        found[code] = NamedClass(languages[code], int(number), float(mean[number]), best, float(margin), counts[code])
+        is_likeliest = bool(mean[number] == mean.max())
+        found[code] = NamedClass(
+            languages[code], int(number), float(mean[number]), is_likeliest, float(margin), int(counts[code])
+        )
     return found
 
 

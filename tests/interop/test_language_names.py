@@ -181,4 +181,7 @@ def test_what_cannot_be_named_is_one_line(numbered, tone_data, tmp_path, error_o
     assert error_of("name_languages.py", "--model", none, *data).startswith("the model has no language-ID head")
     message = f"no language of {tone_data / 'dev.parquet'} is sure, so {tmp_path / 'names.txt'} is not written"
     assert error_of("name_languages.py", "--model", numbered, *data, "--per-language", "1").startswith(message)
+    write_utterances([], tmp_path / "nothing.parquet")
+    data[1] = tmp_path / "nothing.parquet"
+    assert error_of("name_languages.py", "--model", numbered, *data).startswith("no language of ")
     assert not (tmp_path / "names.txt").exists()
