@@ -131,17 +131,20 @@ class TrainingConfig:
             `run.json` and `results.json`, from which the model card is rendered.
         model: `tiny`, `base` or `large` for a new model, or the folder or Hub name of a trained one to start from.
         model_fields: fields of `MlplConfig` that differ from the model's own, for example `layerdrop: 0.1`.
-        tokens: tokens file of a new model; a trained one has its own.
+        tokens: tokens file of a new model. A trained one has its own; with this file, its CTC head gets a row for each
+            token of the file, and tokens that it knows keep theirs.
         train: utterance files to train on; dev: utterance files to evaluate on, may be empty.
         unlabelled: utterance files for slimIPL; their texts, if any, are compared with the labels, and not learned.
         language: uses the utterances of this language alone; `{language}` in other settings stands for its name.
-        languages: classes of a new model's language-ID head; by default those of `train`, sorted.
+        languages: classes of the language-ID head, of a new model by default those of `train`, sorted. A trained model
+            has its own; with this list its head is resized, and languages that it knows keep their rows.
         language_alpha: a language's share of training is proportional to its hours to this power, with human and
             pseudo-labels as separate groups: 1 takes the data as they are, 0 gives each group the same share.
         pseudo_label_weight: multiplies the frequency of pseudo-labels that `language_alpha` gives.
         max_updates: updates of the whole run.
         max_batch_seconds: audio of one micro-batch, including padding; longer utterances are dropped.
-        micro_batches_per_update: over all processes; one process with 4 equals 4 processes with 1 each.
+        micro_batches_per_update: over all processes; one process with 4 equals 4 processes with 1 each, or 3, of which
+            one has 2. With more processes than micro-batches, some have nothing to do.
         optimizer: `adagrad`, the paper's, or `adamw`.
         learning_rate: maximum, reached after `warmup_updates` of linear growth.
         schedule: `constant` after the warm-up, `linear` decrease to 0 at `max_updates`, or `step`: halved at

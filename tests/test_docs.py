@@ -70,7 +70,7 @@ def run_bash(example: Example) -> None:
     """Runs the quick commands in this process; test_recipes.py runs the others."""
     for words in read_commands(example.parsed):
         check_command(words)
-        if words[0] == "hf-mlpl" and words[1] in ("transcribe", "convert", "test"):
+        if words[0] == "hf-mlpl" and words[1] in ("transcribe", "convert", "test", "name-languages"):
             try:
                 status = main(words[1:])
             except SystemExit as end:  # as --help does

@@ -1,4 +1,4 @@
-"""Writes the tokens file of a new model, in flashlight's format.
+"""Writes the tokens file of a new model, or of one that is trained further, in flashlight's format.
 
     hf-mlpl build-tokenizer data/train.parquet --output tokens-all.lst
 

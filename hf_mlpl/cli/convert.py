@@ -3,6 +3,10 @@
     # the released model, with the original's tokens file
     hf-mlpl convert --from flashlight --checkpoint checkpoint_cv_finetune.bin --tokens tokens-all.lst --output m-ctc-t
 
+    # the same, with the names of its languages, which `hf-mlpl name-languages` finds
+    hf-mlpl convert --from flashlight --checkpoint checkpoint_cv_finetune.bin --tokens tokens-all.lst \\
+        --languages languages.txt --output m-ctc-t
+
     # the same, and push it to the Hub with a card (log in with `hf auth login` first)
     hf-mlpl convert --from flashlight --checkpoint checkpoint_cv_finetune.bin --tokens tokens-all.lst \\
         --output m-ctc-t --push-to-hub me/m-ctc-t --license apache-2.0 --private
@@ -50,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--languages",
         nargs="+",
         metavar="NAME",
-        help="with --from flashlight: names of the language-ID head's classes, in order, because the checkpoint does "
-        "not have them; default: language_0 language_1 ...",
+        help="with --from flashlight: names of the language-ID head's classes, in order, or a file with one in each "
+        "line, because the checkpoint does not have them; default: language_0 language_1 ...",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to create")
     parser.add_argument("--push-to-hub", metavar="REPO", help="repository to push the folder to, such as me/model")
@@ -98,9 +102,12 @@ def _write_folder(options: argparse.Namespace) -> None:
     from ..sharing.endpoint import write_endpoint
     from ..sharing.model_card import converted_model_card
 
+    names = options.languages
+    if names is not None and len(names) == 1 and Path(names[0]).is_file():
+        names = _read_names(Path(names[0]))
     if options.source == "flashlight":
         check_checkpoint(options.checkpoint, options.tokens)
-        checkpoint = read_checkpoint(options.checkpoint, options.languages)
+        checkpoint = read_checkpoint(options.checkpoint, names)
         model, processor = checkpoint.model, checkpoint.processor(options.tokens)
     else:
         check_model(options.checkpoint)
@@ -110,7 +117,7 @@ def _write_folder(options: argparse.Namespace) -> None:
         processor.save_pretrained(partial)
         if options.push_to_hub is not None:
             card = converted_model_card(
-                model, options.push_to_hub, options.license, options.checkpoint, options.source, options.languages
+                model, options.push_to_hub, options.license, options.checkpoint, options.source, names
             )
             card.save(partial / "README.md")
             write_endpoint(partial)
@@ -120,6 +127,14 @@ def _write_folder(options: argparse.Namespace) -> None:
         f"{config.hidden_size}, {config.vocab_size} classes, {len(config.languages)} languages\n"
         f"next: hf-mlpl transcribe --model {options.output} recording.wav"
     )
+
+
+def _read_names(path: Path) -> list[str]:
+    """Reads names of languages, one in a line."""
+    try:
+        return [name for line in path.read_text(encoding="utf-8-sig").splitlines() if (name := line.strip())]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not UTF-8 text; a file with a language's name in each line is needed") from error
 
 
 def _write_flashlight(options: argparse.Namespace) -> None:

@@ -42,6 +42,7 @@ COMMANDS = {  # as `hf-mlpl --help` lists them
     },
     "convert": {
         "convert": "convert a checkpoint of flashlight or mctct to a model folder, or a model to flashlight or ONNX",
+        "name-languages": "find the names of a model's numbered languages from labelled clips",
         "export-manifest": "write utterance files as a manifest of NeMo or lhotse",
     },
 }

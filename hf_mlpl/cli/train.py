@@ -3,6 +3,9 @@
     hf-mlpl train recipes/demo/supervised.yaml
     hf-mlpl train recipes/demo/supervised.yaml output_dir=elsewhere max_updates=100
 
+    # start from another model, with tokens and languages of your own
+    hf-mlpl train recipes/demo/final.yaml model=speechbrain/m-ctc-t-large tokens=tokens-all.lst "languages=[nn-NO]"
+
     # on several GPUs or machines, as set by `accelerate config` or --config_file
     accelerate launch -m hf_mlpl train recipes/demo/supervised.yaml
 

@@ -6,9 +6,11 @@ Thus a run can be resumed, and any number of processes and loader workers can sh
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
@@ -24,6 +26,8 @@ from ..training_config import SpecAugmentConfig, WaveformAugmentConfig
 from .augmentation import augment_waveform, spec_augment
 from .rows import blocks, durations_of, with_offsets
 from .selection import min_ctc_frames
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -273,6 +277,15 @@ class SpeechBatches(torch.utils.data.Dataset):
                     "correct that, or cut the recording"
                 )
         return np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+
+
+def fill_share(share: list[T], empty: T, total: int, num_processes: int) -> list[T]:
+    """Returns a process's share of the `total` micro-batches of an update, with `empty` ones up to the largest share.
+
+    Processes meet in each forward with FSDP, and in the last backward of an update without it. An empty micro-batch
+    has no utterances and adds nothing to the gradient.
+    """
+    return share + [empty] * (math.ceil(total / num_processes) - len(share))
 
 
 def micro_batch_seed(seed: int, number: int) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import yaml
 from datasets import Dataset
 
-from ..model.configuration_mlpl import MlplConfig
+from ..model.configuration_mlpl import MlplConfig, language_names
 from ..model.processing_mlpl import MlplProcessor
 from ..model.text import unknown_character_report
 from ..model.tokenization_mlpl import MlplTokenizer
@@ -18,6 +20,8 @@ from .rows import distinct, filter_rows
 from .text_arrays import NUM_CODE_POINTS, SPACE, TextBlock
 
 logger = logging.getLogger(__name__)
+
+OTHER_TOKENS = "to learn them, set `tokens` to a file that has them, as `hf-mlpl build-tokenizer` writes it"
 
 
 def min_ctc_frames(label_ids: Sequence[int]) -> int:
@@ -72,9 +76,12 @@ def select_for_training(
 
     selected = filter_rows(dataset, ["id", "text", "duration_seconds"], is_usable)
     if unknown_characters:
-        logger.warning("characters that the tokenizer lacks: %s", unknown_character_report(unknown_characters))
+        logger.warning(
+            "characters that the tokenizer lacks: %s; %s", unknown_character_report(unknown_characters), OTHER_TOKENS
+        )
     if not len(selected):
-        raise ValueError(f"none of {len(dataset)} utterances can be used for training: {dict(dropped)}")
+        remedy = f"; {OTHER_TOKENS}" if unknown_characters else ""
+        raise ValueError(f"none of {len(dataset)} utterances can be used for training: {dict(dropped)}{remedy}")
     return selected, dropped
 
 
@@ -96,8 +103,16 @@ def select_unlabelled(dataset: Dataset, config: MlplConfig, max_seconds: float) 
 
 
 def _check_languages(dataset: Dataset, config: MlplConfig) -> None:
-    if unknown := sorted(set(distinct(dataset, "language")) - set(config.languages)):
-        raise ValueError(f"the model has no class for {', '.join(unknown)}; it knows {', '.join(config.languages)}")
+    """Raises a ValueError, with the setting that adds them, for languages that the model lacks."""
+    known = config.languages
+    if unknown := sorted(set(distinct(dataset, "language")) - set(known)):
+        setting = yaml.safe_dump([*known, *unknown], default_flow_style=True, width=math.inf, allow_unicode=True)
+        is_numbered = not set(known).isdisjoint(language_names(len(known)))
+        names = "; `hf-mlpl name-languages` finds the names of those with a number" if is_numbered else ""
+        raise ValueError(
+            f"the model has no class for {', '.join(unknown)}; it knows {', '.join(known)}. Set `languages` to all "
+            f'that it shall know, and its language-ID head is resized: "languages={setting.strip()}"{names}'
+        )
 
 
 def _classes(tokenizer: MlplTokenizer) -> np.ndarray:

@@ -6,6 +6,7 @@ __all__, __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "flashlight": "Checkpoint read_checkpoint write_checkpoint",
+        "language_names": "find_language_names",
         "manifests": "export_manifest",
         "mctct": "MCTCTForCTC convert_mctct",
         "onnx": "export_onnx",

@@ -717,11 +717,16 @@ class MlplForCTC(MlplPreTrainedModel):
         """Freezes all but the heads."""
         self.model.requires_grad_(False)
 
-    def resize_ctc_head(self, old_tokenizer: PreTrainedTokenizerBase, new_tokenizer: PreTrainedTokenizerBase) -> None:
+    def resize_ctc_head(
+        self, old_tokenizer: PreTrainedTokenizerBase, new_tokenizer: PreTrainedTokenizerBase
+    ) -> dict[int, int]:
         """Resizes the CTC head to the classes of `new_tokenizer`; known tokens and the blank keep their rows.
 
         A class with several tokens keeps the row of the first one that `old_tokenizer` has. Classes without a known
         token start as in a new model.
+
+        Returns:
+            The rows that were kept: number in the new head -> number in the old one.
 
         Raises:
             ValueError: if `old_tokenizer` has another number of classes than the head, or a tokenizer's padding is
@@ -747,11 +752,15 @@ class MlplForCTC(MlplPreTrainedModel):
         kept[new_blank] = old_blank
         self.ctc_head = self._resized(self.ctc_head, new_blank + 1, kept)
         self.config.vocab_size = new_blank + 1  # and so the blank
+        return kept
 
-    def resize_lid_head(self, languages: Sequence[str]) -> None:
+    def resize_lid_head(self, languages: Sequence[str]) -> dict[int, int]:
         """Resizes the language-ID head to these languages, in this order; languages of the model keep their rows.
 
         Other languages start as in a new model. Without languages the head is removed.
+
+        Returns:
+            The rows that were kept: number in the new head -> number in the old one.
 
         Raises:
             ValueError: for a repeated language.
@@ -762,13 +771,14 @@ class MlplForCTC(MlplPreTrainedModel):
         kept = {row: old_rows[name] for row, name in enumerate(languages) if name in old_rows}
         self.lid_head = self._resized(self.lid_head, len(languages), kept) if languages else None
         self.config.languages = list(languages)
+        return kept
 
     @torch.no_grad()
     def _resized(self, head: nn.Linear | None, size: int, kept: dict[int, int]) -> nn.Linear:
         """Makes a head of `size` rows, in which row i is row `kept[i]` of `head`."""
         like = self.ctc_head.weight
         new_head = nn.Linear(like.shape[1], size, device=like.device, dtype=like.dtype).train(self.training)
-        self._init_weights(new_head)
+        self._init_weights(new_head)  # the mean of the old rows would make new ones alike, and learning slower
         new_rows, old_rows = list(kept), list(kept.values())
         if kept:
             new_head.weight[new_rows] = head.weight[old_rows]

@@ -16,6 +16,7 @@ from ..corpora.sources import SYNTHETIC
 from ..error_line import error_line
 from ..evaluation.error_rate import RATES
 from ..evaluation.results import read_results
+from ..model.configuration_mlpl import language_names
 from ..model.model_files import check_settings, dict_of, read_settings, text, whole
 from ..model.modeling_mlpl import MlplForCTC
 
@@ -103,11 +104,12 @@ def converted_model_card(
         license: of the weights.
         checkpoint: file, folder or Hub name of the checkpoint.
         source: the other program, one of `PROGRAMS`.
-        languages: names of the language-ID head's classes, if the user has given them.
+        languages: names of the language-ID head's classes, if the user has given them; some may be numbers.
     """
     is_on_hub = source == "mctct" and not Path(checkpoint).exists()
+    named = set(languages or ()).difference(language_names(len(languages or ())))
     data = ModelCardData(
-        language=sorted(set(map(iso_code, languages))) if languages else None,
+        language=sorted(set(map(iso_code, named))) or None,
         license=license,
         library_name="transformers",
         pipeline_tag=TASK,

@@ -71,7 +71,7 @@ def _train(config: TrainingConfig) -> Path:
     train_set = read_utterances(config.train, languages)
     dev_set = read_dev_set(config)
     unlabelled_set = read_utterances(config.unlabelled, languages) if config.slimipl else None
-    model, processor = build_model(config, train_set)
+    model, processor = build_model(config, train_set, is_continued)
     accelerator = make_accelerator(config)
     if not accelerator.is_main_process:
         logging.getLogger(select_for_training.__module__).setLevel(logging.ERROR)  # one warning is enough
@@ -161,7 +161,7 @@ def train_step(
         is_last = i == len(micro_batches) - 1
         with nullcontext() if is_last else accelerator.no_sync(model):
             loss = model(**batch.inputs(accelerator.device), num_utterances=num_utterances).loss
-            if not batch.indices:  # no usable utterance, but every process has to take part
+            if not batch.indices:  # no utterance, but every process has to take part
                 loss = loss * 0
             # The losses of an update add up, but data parallelism averages gradients.
             accelerator.backward(loss * accelerator.num_processes)
@@ -170,7 +170,8 @@ def train_step(
     gradient_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     if not torch.isfinite(gradient_norm):
         # The gradient is that of all processes, so all of them raise the same error.
-        numbers = ", ".join(map(str, sorted(gather_object([number for number, _ in micro_batches]))))
+        numbers = gather_object([number for number, batch in micro_batches if batch.indices])
+        numbers = ", ".join(map(str, sorted(numbers)))
         raise TrainingError(
             f"the gradient of micro-batches {numbers} is not finite, its loss is {accelerator.reduce(total).item()}; "
             "lower learning_rate, or look at the utterances of these batches"

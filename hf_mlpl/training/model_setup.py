@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import pyarrow.compute as pc
+import torch
+from accelerate import PartialState
 from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig
 
 from ..data.rows import blocks, distinct
 from ..data.text_arrays import NUM_CODE_POINTS, TextBlock
 from ..error_line import error_line
+from ..interop.mctct import MCTCTConfig, convert_mctct
 from ..model.configuration_mlpl import MlplConfig
 from ..model.feature_extraction_mlpl import MlplFeatureExtractor
 from ..model.missing_model import check_model
@@ -23,11 +29,22 @@ from ..model.processing_mlpl import MlplProcessor, check_parts
 from ..model.tokenization_mlpl import MlplTokenizer
 from ..training_config import PRESETS, TrainingConfig
 
+logger = logging.getLogger(__name__)
 
-def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC, MlplProcessor]:
-    """Builds a new model of a preset's size, with the tokens file of the settings, or loads a trained one.
+MOST_NAMED = 8  # new tokens or languages, in the line on a resized head
 
-    The tokenizer learns the characters of each language from the training set.
+
+def build_model(
+    config: TrainingConfig, train_set: Dataset, is_continued: bool = False
+) -> tuple[MlplForCTC, MlplProcessor]:
+    """Builds a new model of a preset's size, or loads a trained one and resizes its heads to the settings.
+
+    `tokens` and `languages` replace those of a trained model, whose known tokens and languages keep their rows. A
+    model without a language-ID head gets one, by default for the languages of the training set. A line in the log
+    describes each head that has changed. The tokenizer learns the characters of each language from the training set.
+
+    Args:
+        is_continued: leaves out these lines, because the run has logged them when it began.
 
     Raises:
         ValueError: for model fields that do not fit, and for a trained model that is damaged.
@@ -40,15 +57,64 @@ def build_model(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC,
         with _fitting_fields(config):
             model = MlplForCTC(preset(len(processor.tokenizer), languages, **config.model_fields))
     else:
-        check_model(config.model)
-        processor = MlplProcessor.from_pretrained(config.model)
-        with _fitting_fields(config):
-            model = MlplForCTC.from_pretrained(config.model, **config.model_fields)
-        check_parts(model.config, processor.feature_extractor, processor.tokenizer)
+        model, processor = _load_trained(config)
+        changes = list(_resize_heads(model, processor, config, train_set))
+        for line in changes if PartialState().is_main_process and not is_continued else ():
+            logger.warning(line)
     processor.tokenizer.learn_language_characters(_human_characters(train_set))
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()  # called activation_checkpointing_enable in new releases, not in 5.17
     return model, processor
+
+
+def _load_trained(config: TrainingConfig) -> tuple[MlplForCTC, MlplProcessor]:
+    """Loads a trained model, also one of the old port, with weights in fp32 whatever the precision of its file."""
+    check_model(config.model)
+    stored = AutoConfig.from_pretrained(config.model)
+    if isinstance(stored, MCTCTConfig):
+        original, processor = convert_mctct(config.model)
+        with _fitting_fields(config):
+            fields = {field.name: getattr(original.config, field.name) for field in dataclasses.fields(MlplConfig)}
+            model = MlplForCTC(MlplConfig(**fields | {"dtype": torch.float32} | config.model_fields))
+            model.load_state_dict(original.state_dict())
+        model.config._commit_hash = getattr(stored, "_commit_hash", None)  # for the record of the run
+    else:
+        processor = MlplProcessor.from_pretrained(config.model)
+        with _fitting_fields(config):
+            model = MlplForCTC.from_pretrained(config.model, dtype=torch.float32, **config.model_fields)
+    check_parts(model.config, processor.feature_extractor, processor.tokenizer)
+    return model, processor
+
+
+def _resize_heads(
+    model: MlplForCTC, processor: MlplProcessor, config: TrainingConfig, train_set: Dataset
+) -> Iterator[str]:
+    """Gives a trained model the tokens and languages of the settings; yields a line for each head that changes."""
+    old, old_languages = processor.tokenizer, model.config.languages
+    languages = list(config.languages or old_languages or distinct(train_set, "language"))
+    if languages != old_languages:
+        kept = model.resize_lid_head(languages)
+        yield _describe_change("language-ID head", "languages", old_languages, languages, kept)
+    new = old if config.tokens is None else MlplTokenizer(config.tokens)
+    if new.get_vocab() != old.get_vocab():
+        silent = [entry for entry in old.init_kwargs.get("silent_entries", ()) if entry in new.get_vocab()]
+        new = MlplTokenizer(config.tokens, old.surround, silent_entries=silent)
+        new.learn_language_characters(old.language_characters)
+        kept = model.resize_ctc_head(old, new)
+        old_tokens, tokens = (tokenizer.convert_ids_to_tokens(range(len(tokenizer))) for tokenizer in (old, new))
+        yield _describe_change("CTC head", "tokens", old_tokens, tokens, kept)
+        processor.tokenizer = new
+
+
+def _describe_change(head: str, kind: str, old: Sequence[str], new: Sequence[str], kept: Mapping[int, int]) -> str:
+    """Describes a resized head in a line; `kept` maps its rows to those of the old one."""
+    added = [name for row, name in enumerate(new) if row not in kept]
+    names = f" ({' '.join(added[:MOST_NAMED])}{' ...' * (len(added) > MOST_NAMED)})" if added else ""
+    num_dropped = len(old) - len(set(kept.values()))
+    return (
+        f"{head}: {len(old):,} -> {len(new):,} {kind}: {len(kept):,} kept, {len(added):,} new{names}, "
+        f"{num_dropped:,} dropped"
+    )
 
 
 @contextmanager

@@ -40,11 +40,6 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             f"slimipl.ema_decay is {config.slimipl.ema_decay}, whose second model cannot be sharded; set it to null, "
             "or launch with `accelerate launch --multi_gpu`, without FSDP"
         )
-    if config.micro_batches_per_update % accelerator.num_processes:
-        raise ValueError(
-            f"micro_batches_per_update is {config.micro_batches_per_update}; it must be a multiple of the "
-            f"{accelerator.num_processes} processes"
-        )
     return accelerator
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain
 
 import pyarrow.compute as pc
 import torch
@@ -12,7 +12,7 @@ from accelerate import Accelerator, PartialState
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from ..data.batches import BatchPlan, SpeechBatch, SpeechBatches, repetitions
+from ..data.batches import BatchPlan, SpeechBatch, SpeechBatches, fill_share, repetitions
 from ..data.rows import blocks, durations_of, filter_rows
 from ..data.utterances import read_utterances
 from ..model.modeling_mlpl import MlplForCTC
@@ -51,14 +51,17 @@ def supervised_updates(
 ) -> Iterator[list[tuple[int, SpeechBatch]]]:
     """Yields this process's share of the micro-batches of each update after `start`, with their numbers."""
     batches = _speech_batches(train_set, processor, accelerator.unwrap_model(model), config, with_labels=True)
-    per_update = config.micro_batches_per_update
-    numbers = range(
-        start * per_update + accelerator.process_index, config.max_updates * per_update, accelerator.num_processes
-    )
-    loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=config.num_workers)
-    numbered = zip(numbers, loader, strict=True)
-    while share := list(islice(numbered, per_update // accelerator.num_processes)):
-        yield share
+    per_update, step = config.micro_batches_per_update, accelerator.num_processes
+
+    def shares() -> Iterator[range]:
+        for first in range(start * per_update, config.max_updates * per_update, per_update):
+            yield range(first + accelerator.process_index, first + per_update, step)
+
+    numbers = chain.from_iterable(shares())
+    loaded = iter(DataLoader(batches, batch_size=None, sampler=numbers, num_workers=config.num_workers))
+    empty = batches.batch([], None)
+    for share in shares():
+        yield fill_share([(number, next(loaded)) for number in share], (share.start, empty), per_update, step)
 
 
 def build_slimipl(

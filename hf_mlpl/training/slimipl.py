@@ -30,7 +30,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from ..atomic import write_json
-from ..data.batches import BatchPlan, SpeechBatch, SpeechBatches
+from ..data.batches import BatchPlan, SpeechBatch, SpeechBatches, fill_share
 from ..data.rows import Column
 from ..data.selection import min_ctc_frames
 from ..inference.decoding import decode_batch
@@ -185,7 +185,9 @@ class SlimIpl:
     def _share(self, update: int, step: Step) -> Share:
         own = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
         first = (update - 1) * self.plan.micro_batches
-        return step.supervised, list(enumerate(step.train, first))[own], step.label[own]
+        train = list(enumerate(step.train, first))[own]
+        train = fill_share(train, (first, []), len(step.train), self.accelerator.num_processes)
+        return step.supervised, train, step.label[own]
 
     def _pseudo_labelled(self, train: list[MicroBatch], label: list[SpeechBatch]) -> list[MicroBatch]:
         """Returns an update's batches with the labels from before the update, then labels others if it is due."""

@@ -26,8 +26,9 @@ from hf_mlpl.training.model_setup import build_model
 from hf_mlpl.training.optimization import build_optimizer, learning_rate_factor
 from hf_mlpl.training_config import TrainingConfig, load_config
 
+from ..ranks import run_on_two
 from ..tones import LETTERS
-from ..two_processes import OVERRIDES
+from ..two_processes import OVERRIDES, slimipl_overrides
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -171,14 +172,21 @@ def test_bfloat16_trains_like_float32(run):
 
 
 def test_two_processes_equal_one(run, two_processes):
-    """Two micro-batches for each process, so LayerDrop drops a layer in some that another one has a gradient of."""
+    """Two micro-batches and one, so LayerDrop drops a layer in some that another one has a gradient of."""
     assert_equal_runs(run("one", *OVERRIDES), two_processes / "run")
 
 
-def test_updates_that_the_processes_cannot_share_are_refused(two_processes):
-    message = (two_processes / "refusal.txt").read_text()
-    assert message == "micro_batches_per_update is 3; it must be a multiple of the 2 processes"
-    assert not (two_processes / "refused" / "model").exists()
+@pytest.mark.slow
+@pytest.mark.parametrize("is_slimipl", [False, True])
+def test_two_processes_that_cannot_share_evenly(run, tone_data, tone_run, tmp_path, is_slimipl):
+    """One of them has no micro-batch in an update on labels alone, and one of two in an update of slimIPL."""
+    settings = [*OVERRIDES, "micro_batches_per_update=1", "num_workers=1"]
+    if is_slimipl:
+        settings = slimipl_overrides(tone_run / "model", tone_data / "unlabelled.parquet")
+        settings += ["micro_batches_per_update=3", "slimipl.cache_size=6"]
+    two = run_on_two(tmp_path, "train.py", tone_data / "tones.yaml", f"output_dir={tmp_path / 'two'}", *settings)
+    assert [status for status, _ in two] == [0, 0], two
+    assert_equal_runs(run("one", *settings), tmp_path / "two")
 
 
 @pytest.fixture
