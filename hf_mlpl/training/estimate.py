@@ -18,16 +18,20 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig
 
 from ..data.utterances import SpeechTotals, speech_totals
 from ..error_line import error_line
+from ..interop.mctct import MCTCTConfig
 from ..model.configuration_mlpl import MlplConfig
+from ..model.missing_model import check_model
 from ..model.tokenization_mlpl import MlplTokenizer
 from ..text_table import aligned
 from ..training_config import PRESETS, TrainingConfig, load_config
@@ -156,13 +160,12 @@ class Estimate:
                     raise ValueError(f"{config.tokens}: no such tokens file; `hf-mlpl build-tokenizer` writes it")
                 classes = len(MlplTokenizer(config.tokens))
                 model = getattr(MlplConfig, config.model)(classes, list(config.languages or train))
-            elif Path(config.model, "config.json").is_file():
-                model = MlplConfig.from_pretrained(config.model)
             else:
-                raise ValueError(
-                    f"{config.model}: no such model, and no earlier stage writes it; accepted are {', '.join(PRESETS)}"
-                    ", a folder, or the model/ of an earlier stage's output_dir"
-                )
+                model = _stored_config(config.model)
+            if model is not None and config.model not in PRESETS:  # whose heads the run resizes
+                if config.tokens:
+                    model.vocab_size = len(MlplTokenizer(config.tokens))
+                model.languages = list(config.languages or model.languages or train)
             for name, value in config.model_fields.items() if model else ():
                 setattr(model, name, value)
         except (ValueError, OSError, StrictDataclassError) as error:
@@ -242,6 +245,21 @@ def estimate_stages(stages: Sequence[Sequence[str]], labels: Path, languages: Se
             estimate.add_run(name, config, pseudo_labelled)
     estimate.check_disk()
     return estimate
+
+
+def _stored_config(name: str) -> MlplConfig:
+    """Reads the configuration of a trained model, also of the old port; raises ValueError if there is none."""
+    try:
+        if name.count("/") != 1 and not os.path.exists(name):  # the Hub would be asked in vain
+            raise OSError
+        check_model(name)
+    except OSError:
+        raise ValueError(
+            f"{name}: no such model, and no earlier stage writes it; accepted are {', '.join(PRESETS)}, a folder, a "
+            "name on the Hub, or the model/ of an earlier stage's output_dir"
+        ) from None
+    stored = AutoConfig.from_pretrained(name)
+    return stored.to_mlpl() if isinstance(stored, MCTCTConfig) else stored
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hf_mlpl import MlplConfig, MlplForCTC
+from hf_mlpl import MlplConfig, MlplForCTC, MlplTokenizer
 from hf_mlpl.data.batches import BatchPlan, repetitions
 from hf_mlpl.data.utterances import SpeechTotals, read_utterances, speech_totals, write_utterances
+from hf_mlpl.interop.mctct import MCTCTConfig
 from hf_mlpl.training.estimate import (
     estimate_stages,
     forward_flops,
@@ -25,6 +26,7 @@ from hf_mlpl.training.slimipl import SlimIplPlan
 from hf_mlpl.training_config import SlimIplConfig, TrainingConfig, load_config
 
 from ..commands import PROGRAMS, ROOT, check_command, read_commands, run_command
+from ..port_folder import save_port
 
 RECIPE = ROOT / "recipes" / "common_voice_voxpopuli"
 
@@ -164,6 +166,18 @@ def test_times_of_this_machine_are_measured(stages, run_estimate, tmp_path, tone
     assert status == 0 and not [line for line in err if "error" in line]
     assert out[0].endswith("  hours") and f"{UPDATES} updates with 1 process: " in out[6]
     assert not list(tmp_path.iterdir())  # nothing was written
+
+
+def test_a_trained_model_has_the_heads_of_the_settings(stages, run_estimate, tmp_path, tone_data):
+    """Also a model of the old port, which has no languages."""
+    port = save_port(tmp_path / "port")
+    [stage] = estimate_stages([[stages[1], f"model={port}", f"output_dir={tmp_path / 'a'}"]], tmp_path / "l").stages
+    sizes = MCTCTConfig.from_pretrained(port).to_mlpl()
+    sizes.vocab_size = len(MlplTokenizer(tone_data / "tokens-all.lst"))
+    sizes.languages = ["de", "sv-SE"]
+    for name, value in load_config(stages[1]).model_fields.items():
+        setattr(sizes, name, value)
+    assert stage.bytes == (2 * 12 + 4) * num_parameters(sizes)
 
 
 def test_all_problems_at_once(stages, run_estimate, tone_data, tmp_path, monkeypatch):
