@@ -10,7 +10,13 @@ from pathlib import Path
 
 from ..corpora.locales import to_locale
 from ..corpora.preparation.prepare import Part
-from ..corpora.readers.common_voice import common_voice_inputs, find_locales, read_common_voice, report_speaker_leaks
+from ..corpora.readers.common_voice import (
+    common_voice_inputs,
+    find_locales,
+    has_spontaneous_speech,
+    read_common_voice,
+    report_speaker_leaks,
+)
 from ..corpora.readers.downloads import download_mirror
 from ..corpora.readers.folders import read_folder
 from ..corpora.readers.hf_datasets import read_dataset
@@ -35,7 +41,7 @@ SPLIT_WORDS = {  # in names of splits and lists; the words are those of the libr
 def corpus_parts(options: argparse.Namespace) -> Iterator[Part]:
     """Yields the parts of all corpora; a preparation that is killed keeps those that are finished."""
     if options.common_voice:
-        yield from _common_voice_parts(options.common_voice, options.languages)
+        yield from _common_voice_parts(options.common_voice, options.languages, options.common_voice_also)
     if root := options.voxpopuli:
         read = partial(read_voxpopuli, root, locales=options.languages, subset=options.voxpopuli_subset)
         yield Part("voxpopuli", read, "unlabelled", source_of_corpus(root, VOXPOPULI), (root,))
@@ -62,7 +68,7 @@ def corpus_parts(options: argparse.Namespace) -> Iterator[Part]:
         yield Part(f"flashlight-list {number} {path.name}", read, source=source_of_corpus(path), inputs=(path,))
 
 
-def _common_voice_parts(root: str, languages: list[str] | None) -> Iterator[Part]:
+def _common_voice_parts(root: str, languages: list[str] | None, also: list[str]) -> Iterator[Part]:
     mirror = None
     if root.startswith(HUB):
         name = root.removeprefix(HUB)
@@ -71,10 +77,15 @@ def _common_voice_parts(root: str, languages: list[str] | None) -> Iterator[Part
     sources = common_voice_sources(root)
     for locale in find_locales(root, languages):
         source = mirror or sources(locale)
-        for split in LABELLED:
+        for split in (*LABELLED, *(["unlabelled"] if has_spontaneous_speech(root, locale) else [])):
             read = partial(read_common_voice, root, split, locales=[locale])
             inputs = common_voice_inputs(root, locale, [split])
             yield Part(f"common-voice {split} {locale}", read, split, source, inputs)
+        for table in dict.fromkeys(also):
+            read = partial(read_common_voice, root, table, locales=[locale], beyond_splits=True)
+            inputs = common_voice_inputs(root, locale, [*LABELLED, table])
+            split = {"validated": "train", "other": "unlabelled"}[table]
+            yield Part(f"common-voice {table} {locale}", read, split, source, inputs)
         read = partial(report_speaker_leaks, root, locales=[locale])
         yield Part(f"common-voice speakers {locale}", read, inputs=common_voice_inputs(root, locale, LABELLED))
 

@@ -70,6 +70,14 @@ def _add_corpora(parser: argparse.ArgumentParser) -> None:
         help="release: archive, folder of archives, extracted, or Parquet files; hf://datasets/NAME for a mirror",
     )
     group.add_argument(
+        "--common-voice-also",
+        nargs="+",
+        default=[],
+        choices=["validated", "other"],
+        help="clips of --common-voice that are not in train, dev or test: validated ones become training data, except "
+        "those with a speaker or a sentence of dev or test; other ones, which nobody has confirmed, unlabelled speech",
+    )
+    group.add_argument(
         "--download",
         nargs="+",
         metavar="ID",
