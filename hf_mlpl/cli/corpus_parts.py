@@ -17,7 +17,7 @@ from ..corpora.readers.common_voice import (
     read_common_voice,
     report_speaker_leaks,
 )
-from ..corpora.readers.downloads import download_mirror
+from ..corpora.readers.downloads import download_mirror, download_published, download_release, published_files
 from ..corpora.readers.folders import read_folder
 from ..corpora.readers.hf_datasets import read_dataset
 from ..corpora.readers.librispeech import librispeech_splits, read_librispeech
@@ -36,6 +36,22 @@ SPLIT_WORDS = {  # in names of splits and lists; the words are those of the libr
     "dev": ("dev", "val", "valid", "validation"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+
+
+def download(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Iterator[Path]:
+    """Downloads what `--download` names into the folders of the corpora, and yields the paths of files."""
+    folders = {}
+    for name in options.download or ():
+        option = "common_voice"
+        if "/" in name:
+            published_files(name)  # raises, before anything is downloaded, if there are none
+            option = name.split("/")[0] + ("_asr" if name.startswith("voxpopuli/asr/") else "")
+        folders[name] = getattr(options, option)
+        if not folders[name] or str(folders[name]).startswith(HUB):
+            option = option.replace("_", "-")
+            parser.error(f"--download needs --{option} FOLDER, the folder to download into")
+    for name, folder in folders.items():
+        yield from download_published(name, folder) if "/" in name else [download_release(name, folder)]
 
 
 def corpus_parts(options: argparse.Namespace) -> Iterator[Part]:
