@@ -159,6 +159,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
     if options.flashlight_lists and not options.language:
         parser.error("--flashlight-lists needs --language, the language of all their recordings, such as sl")
+    if options.common_voice_also and not options.common_voice:
+        parser.error("--common-voice-also needs --common-voice")
     for path in download(options, parser):
         print(f"downloaded: {path}")
     parts = list(corpus_parts(options))

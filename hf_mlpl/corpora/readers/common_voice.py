@@ -23,10 +23,10 @@ from .parquet_mirrors import Skip, mirror_files, mirror_locales, mirror_rows, re
 from .releases import SPONTANEOUS, FoundRelease, Release, clip_durations, find_releases, num_lines, release_rows
 
 COLUMNS = ("client_id", "path", "sentence")
-SPONTANEOUS_COLUMNS = ("client_id", "audio_file", "transcription", "split", "votes")
+SPONTANEOUS_COLUMNS = ("client_id", "audio_file", "transcription")  # and `split` and `votes`
 LABELLED = ("train", "dev", "test")
 SPLITS = (*LABELLED, "validated", "other", "unlabelled")
-# What is heard but is no word: [laugh], [noise], [disfluency], [unclear], and others such as [um].
+# What is heard and has no letters: [laugh], [noise], [disfluency], [unclear], and others such as [um].
 TAG = re.compile(r"\[\w+\]")
 
 
@@ -83,7 +83,7 @@ def read_common_voice(
             with report.noting_errors():
                 opened = release.open()
                 report.note_all(opened.problems)
-                if release.is_delta and split in LABELLED and not opened.has(f"{split}.tsv"):
+                if release.is_delta and not _has(opened, split):
                     report.note(
                         f"{opened.name}: is a delta release, without train, dev and test; its `validated` and `other` "
                         "clips can be read (--common-voice-also validated other)"
@@ -148,6 +148,10 @@ def _with_split(releases: Sequence[FoundRelease], split: str) -> list[FoundRelea
     return full if full and split in LABELLED else list(releases)
 
 
+def _has(release: Release, split: str) -> bool:
+    return release.kind == SPONTANEOUS or split not in LABELLED or release.has(f"{split}.tsv")
+
+
 def _tables(release: FoundRelease, splits: Sequence[str]) -> list[str]:
     if release.kind == SPONTANEOUS:
         return [f"ss-{name}-{release.locale}.tsv" for name in ("corpus", "reported-audios")]
@@ -194,7 +198,7 @@ def _spontaneous_rows(
             if clip in reported:
                 raise RowError("reported by a listener", reported[clip])
             tags.update(TAG.findall(row["transcription"]))
-            text = None if split == "unlabelled" else sentence_of(TAG.sub(" ", row["transcription"]))
+            text = None if split == "unlabelled" else sentence_of(_without_tags(row["transcription"]))
             if skip:
                 skip.check(row["client_id"], text)
             utterance = human_utterance(Path(clip).stem, _audio(release, clip), release.locale, text, row["client_id"])
@@ -218,9 +222,16 @@ def _split_of(row: Row) -> str:
     """Returns the split of a row of spontaneous speech, as `read_common_voice` has it."""
     if not normalize_text(row["transcription"]):
         return "unlabelled"
-    if row["split"] in LABELLED:
+    if row.get("split") in LABELLED:
         return row["split"]
-    return "validated" if row["votes"].isdigit() and int(row["votes"]) > 0 else "other"
+    with suppress(ValueError, TypeError):
+        if float(row.get("votes")) > 0:
+            return "validated"
+    return "other"
+
+
+def _without_tags(text: str) -> str:
+    return TAG.sub(" ", re.sub(rf"\s*{TAG.pattern}(?!\w)", "", text))
 
 
 def _reported(release: Release, report: ReadingReport) -> dict[str, str]:
@@ -254,7 +265,7 @@ def _light_rows(
             if release.kind == SPONTANEOUS:
                 for _, row in release_rows(opened, _table_of(opened), SPONTANEOUS_COLUMNS):
                     if not row_problem(row) and _split_of(row) == split:
-                        yield Path(row["audio_file"]).stem, row["client_id"], TAG.sub(" ", row["transcription"])
+                        yield Path(row["audio_file"]).stem, row["client_id"], _without_tags(row["transcription"])
             else:
                 for _, row in release_rows(opened, f"{split}.tsv", COLUMNS):
                     yield Path(row["path"] or "").stem, row["client_id"], row["sentence"] or ""
