@@ -246,6 +246,8 @@ def test_a_delta_release(tmp_path, capsys):
     write_scripted(
         delta / "sl", {"validated": {"n1": ("n", "Nova."), "n2": ("c", "Stara.")}, "other": {"n3": ("n", "?")}}
     )
+    (delta / "sl" / "clips").rename(tmp_path / "disk")
+    (delta / "sl" / "clips").symlink_to(tmp_path / "disk")
     command = ["prepare-data", "--common-voice", str(delta), "--output", str(tmp_path / "data")]
     assert main(command) == 1
     assert "sl: is a delta release, without train, dev and test; its `validated` and" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Downloads of LibriSpeech and VoxPopuli from a server that breaks off, ignores ranges, or sends damaged bytes."""
 
+import gzip
 import hashlib
 import tarfile
 import threading
@@ -188,7 +189,8 @@ def test_downloaded_corpora_are_prepared(server, tone_corpus, tmp_path, monkeypa
     with tarfile.open(tmp_path / "sv_2020.tar", "w") as tar:
         tar.add(voxpopuli / "raw_audios" / "sv" / "2020", "sv/2020")
     table = next((voxpopuli / "annotations").glob("unlabelled_v2.tsv.gz"))
-    server.files["/voxpopuli/annotations/unlabelled_v2.tsv.gz"] = table.read_bytes()
+    other_year = gzip.compress(b"20190116-0900-PLENARY_sv\t0\t0.0\t1.5\n")
+    server.files["/voxpopuli/annotations/unlabelled_v2.tsv.gz"] = table.read_bytes() + other_year
     server.files["/voxpopuli/audios/sv_2020.tar"] = (tmp_path / "sv_2020.tar").read_bytes()
     write_clip(chapter / "84-121123-0000.flac", 0.5)
     (chapter / "84-121123.trans.txt").write_text("84-121123-0000 GO DO YOU HEAR\n")
@@ -212,6 +214,7 @@ def test_downloaded_corpora_are_prepared(server, tone_corpus, tmp_path, monkeypa
     found = read_utterances([tmp_path / "data" / "unlabelled.parquet"])
     expected = [row for row in read_voxpopuli(voxpopuli, ReadingReport()) if row["id"].startswith("2020")]
     assert sorted(found["id"]) == sorted(row["id"] for row in expected) and expected
+    assert "1 segments are not read, because their archives are not there: sv_2019.tar" in printed
     before = len(server.requests)
     assert main(command) == 0 and len(server.requests) == before
     main([*command[:2], "voxpopuli/sl/2031", *command[4:]])

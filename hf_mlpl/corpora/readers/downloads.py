@@ -25,8 +25,8 @@ from .librispeech import librispeech_splits
 from .voxpopuli import CODES, SUBSETS
 
 # Others have copies, such as https://openslr.elda.org/resources/12
-LIBRISPEECH_URL = os.environ.get("LIBRISPEECH_URL", "https://www.openslr.org/resources/12")
-VOXPOPULI_URL = os.environ.get("VOXPOPULI_URL", "https://dl.fbaipublicfiles.com/voxpopuli")
+LIBRISPEECH_URL = os.environ.get("LIBRISPEECH_URL", "https://www.openslr.org/resources/12").rstrip("/")
+VOXPOPULI_URL = os.environ.get("VOXPOPULI_URL", "https://dl.fbaipublicfiles.com/voxpopuli").rstrip("/")
 LIBRISPEECH_MD5 = {  # www.openslr.org/resources/12/md5sum.txt
     "dev-clean": "42e2234ba48799c1f50f24a7926300a1",
     "dev-other": "c8d0bcc9cca99d4f8b62fcc847357931",
@@ -39,7 +39,7 @@ LIBRISPEECH_MD5 = {  # www.openslr.org/resources/12/md5sum.txt
 VOXPOPULI_ASR = (*CODES[:16], "en_accented")  # the languages with transcripts
 YEARS = tuple(map(str, range(2009, 2021)))
 HEADERS = {"Accept-Encoding": "identity"}  # so that a size is that of the file
-TRIES = 5  # after each of which no byte came
+RETRIES = 5  # while no byte comes
 ANSWER_SECONDS = 60  # until the first answer about a file; the client's default of 10 is too short on a slow line
 
 
@@ -171,8 +171,8 @@ def download_published(name: str, folder: str | os.PathLike) -> list[Path]:
     if corpus == "librispeech" and split in librispeech_splits(folder):  # perhaps extracted
         return [folder]
     missing = [file for file in files if not (folder / file.place).exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     sizes = {file: _size_of(file.url) for file in missing}
+    folder.mkdir(parents=True, exist_ok=True)
     begun = [part.stat().st_size for file in missing if (part := _part(folder / file.place)).exists()]
     needed, room = sum(size or 0 for size in sizes.values()) - sum(begun), shutil.disk_usage(folder).free
     if needed > room:
@@ -241,7 +241,7 @@ def _fetch(url: str, output: BinaryIO, name: str) -> None:
             failures = 1 if output.tell() > before else failures + 1
             if status == 416:  # what was there is of another file
                 _empty(output)
-            elif failures > TRIES or getattr(error, "errno", None) or status is not None and status < 500:
+            elif failures > RETRIES or getattr(error, "errno", None) or status is not None and status < 500:
                 raise ValueError(f"{url}: cannot be downloaded: {_reason(error)}") from error
         time.sleep(failures)
 
