@@ -79,18 +79,19 @@ def read_common_voice(
         skip = _SplitsOf(root, releases.get(locale, []), locale, split) if beyond_splits else None
         if not releases:
             yield from _without_texts(read_mirror(root, split, report, [locale], skip), skip)
-        for release in _with_split(releases.get(locale, []), split):
+        known = releases.get(locale, [])
+        for release in known:
             with report.noting_errors():
                 opened = release.open()
                 report.note_all(opened.problems)
-                if release.is_delta and not _has(opened, split):
+                if release in _with_split(known, split) and (not release.is_delta or _has(opened, split)):
+                    read = _spontaneous_rows if release.kind == SPONTANEOUS else _scripted_rows
+                    yield from _without_texts(with_durations(read(opened, split, report, skip), report), skip)
+                elif release.is_delta and split in LABELLED:
                     report.note(
-                        f"{opened.name}: is a delta release, without train, dev and test; its `validated` and `other` "
-                        "clips can be read (--common-voice-also validated other)"
+                        f"{opened.name}: is a delta release; its splits are not read, but its `validated` and `other` "
+                        "clips can be (--common-voice-also validated other)"
                     )
-                    continue
-                read = _spontaneous_rows if release.kind == SPONTANEOUS else _scripted_rows
-                yield from _without_texts(with_durations(read(opened, split, report, skip), report), skip)
 
 
 def common_voice_inputs(root: str | Path, locale: str, splits: Sequence[str] = SPLITS) -> tuple[Path, ...]:
@@ -144,8 +145,8 @@ def _with_split(releases: Sequence[FoundRelease], split: str) -> list[FoundRelea
     """Returns the releases of one locale that have a split: the splits of a delta do not fit a full release."""
     if split == "unlabelled":
         return [release for release in releases if release.kind == SPONTANEOUS]
-    full = [release for release in releases if not release.is_delta]
-    return full if full and split in LABELLED else list(releases)
+    full = {release.kind for release in releases if not release.is_delta}
+    return [release for release in releases if not (release.is_delta and release.kind in full and split in LABELLED)]
 
 
 def _has(release: Release, split: str) -> bool:
