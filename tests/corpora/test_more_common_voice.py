@@ -125,7 +125,7 @@ def test_spontaneous_speech_in_every_layout(tmp_path):
     assert without_audio(read_all(tmp_path / "linked")) == without_audio(rows)
     assert without_audio(read_all(tmp_path / "linked.tar.gz")) == without_audio(rows)
     (folder / "audios").unlink()
-    with pytest.raises(ValueError, match="has a table of spontaneous speech, but no folder audios"):
+    with pytest.raises(ValueError, match="ss-corpus-sl.tsv: has no folder audios beside it"):
         read_all(folder)
 
 

@@ -33,6 +33,8 @@ ARCHIVE_OF_LOCALE = re.compile(r"-([a-z]{2,3}(?:-[A-Za-z]+)?)\.(?:tar|tar\.gz|tg
 SCRIPTED, SPONTANEOUS = "clips", "audios"  # the kinds of releases, by the names of their folders of recordings
 SPONTANEOUS_TABLE = re.compile(r"ss-corpus-([A-Za-z]{2,3}(?:-[A-Za-z]+)*)\.tsv")  # by its locale
 DELTA = re.compile(r"corpus-[\d.]+-delta")  # in the name of a release that only has the clips since the last one
+# Where releases lie below a folder. The names behind these patterns have no stars: folders of clips are never listed.
+ABOVE = ("", "*/", "*/*/")
 DURATIONS = "clip_durations.tsv"  # from release 16.1 on
 SAMPLE = 32  # clips whose headers are compared with that table
 BYTES_PER_SECOND = (500, 1_600_000)  # of the leanest speech codec, and of two channels in 32 bits at 192 kHz
@@ -210,9 +212,9 @@ def _in_folder(root: Path, problems: list[str]) -> Iterator[FoundRelease]:
 
 def _extracted(root: Path, problems: list[str]) -> Iterator[FoundRelease]:
     """Yields releases of scripted speech, whose folders are named by locale; only the nearest to `root`."""
-    for pattern in ("clips", "*/clips", "*/*/clips"):
-        if folders := _folders(root, pattern, Path.is_dir):
-            tables = {path.parent for path in root.glob(pattern.replace("clips", "train.tsv"))} - {*folders}
+    for above in ABOVE:
+        if folders := _folders(root, above, SCRIPTED):
+            tables = {path.parent for path in root.glob(f"{above}train.tsv")} - {*folders}
             problems += [f"{folder}: has train.tsv, but no folder clips" for folder in sorted(tables)]
             yield from (_found_in(folder, folder.absolute().name, SCRIPTED) for folder in folders)
             return
@@ -220,20 +222,17 @@ def _extracted(root: Path, problems: list[str]) -> Iterator[FoundRelease]:
 
 def _extracted_spontaneous(root: Path, problems: list[str]) -> Iterator[FoundRelease]:
     """Yields releases of spontaneous speech, whose tables are named by locale; only the nearest to `root`."""
-    for pattern in ("ss-corpus-*.tsv", "*/ss-corpus-*.tsv", "*/*/ss-corpus-*.tsv"):
-        if folders := _folders(root, pattern, Path.is_file):
-            for folder in folders:
-                names = [SPONTANEOUS_TABLE.fullmatch(path.name) for path in sorted(folder.glob("ss-corpus-*.tsv"))]
-                if (folder / SPONTANEOUS).is_dir():
-                    yield from (_found_in(folder, name[1], SPONTANEOUS) for name in names if name)
-                else:
-                    problems.append(f"{folder}: has a table of spontaneous speech, but no folder {SPONTANEOUS}")
+    for above in ABOVE:
+        tables = [path for folder in _folders(root, above, SPONTANEOUS) for path in sorted(folder.glob("ss-*.tsv"))]
+        if found := [(path.parent, name[1]) for path in tables if (name := SPONTANEOUS_TABLE.fullmatch(path.name))]:
+            yield from (_found_in(folder, locale, SPONTANEOUS) for folder, locale in found)
             return
+    problems += [f"{table}: has no folder {SPONTANEOUS} beside it" for table in sorted(root.glob("ss-corpus-*.tsv"))]
 
 
-def _folders(root: Path, pattern: str, is_right: Callable[[Path], bool]) -> list[Path]:
-    """Returns the folders of what a pattern finds below `root`, without those in hidden folders."""
-    folders = sorted({path.parent for path in root.glob(pattern) if is_right(path)})
+def _folders(root: Path, above: str, kind: str) -> list[Path]:
+    """Returns the folders below `root` that contain a folder of recordings, without hidden ones."""
+    folders = sorted(path.parent for path in root.glob(f"{above}{kind}") if path.is_dir())
     return [folder for folder in folders if not any(map(is_hidden, folder.relative_to(root).parts))]
 
 
