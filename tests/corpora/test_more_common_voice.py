@@ -130,8 +130,9 @@ def test_spontaneous_speech_in_every_layout(tmp_path):
 
 
 def test_damage_of_a_table_of_spontaneous_speech(tmp_path):
-    folder = write_spontaneous(tmp_path / "sl", "sl")
-    table = folder / "ss-corpus-sl.tsv"
+    folder = write_spontaneous(tmp_path / "any name", "sv")  # called sv-SE by us
+    table = folder / "ss-corpus-sv.tsv"
+    assert find_locales(folder) == ["sv-SE"]
     good, lines = read_all(folder), table.read_text(encoding="utf-8").split("\n")
     row = lines[1].split("\t")
 

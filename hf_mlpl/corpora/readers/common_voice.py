@@ -19,12 +19,11 @@ from ...model.text import normalize_text
 from ..locales import to_locale
 from ..reading import ReadingReport, RowError, check_known, file_name_of, human_utterance, sentence_of, with_durations
 from ..tables import Row, check_row, row_problem
-from .parquet_mirrors import Skip, mirror_files, mirror_locales, mirror_rows, read_mirror
+from .parquet_mirrors import LABELLED, Skip, mirror_files, mirror_locales, mirror_rows, read_mirror
 from .releases import SPONTANEOUS, FoundRelease, Release, clip_durations, find_releases, num_lines, release_rows
 
 COLUMNS = ("client_id", "path", "sentence")
 SPONTANEOUS_COLUMNS = ("client_id", "audio_file", "transcription")  # and `split` and `votes`
-LABELLED = ("train", "dev", "test")
 SPLITS = (*LABELLED, "validated", "other", "unlabelled")
 # What is heard and has no letters: [laugh], [noise], [disfluency], [unclear], and others such as [um].
 TAG = re.compile(r"\[\w+\]")
@@ -99,7 +98,7 @@ def common_voice_inputs(root: str | Path, locale: str, splits: Sequence[str] = S
     releases = find_releases(Path(root), []).get(to_locale(locale), [])
     if not releases:
         return mirror_files(root, splits)
-    inputs = (release.open().inputs(_tables(release, splits)) for release in releases)
+    inputs = (release.inputs(_tables(release, splits)) for release in (found.open() for found in releases))
     return tuple(dict.fromkeys(chain.from_iterable(inputs)))
 
 
@@ -153,10 +152,18 @@ def _has(release: Release, split: str) -> bool:
     return release.kind == SPONTANEOUS or split not in LABELLED or release.has(f"{split}.tsv")
 
 
-def _tables(release: FoundRelease, splits: Sequence[str]) -> list[str]:
+def _tables(release: Release, splits: Sequence[str]) -> list[str]:
     if release.kind == SPONTANEOUS:
-        return [f"ss-{name}-{release.locale}.tsv" for name in ("corpus", "reported-audios")]
+        return [_table_of(release), _reported_of(release)]
     return [f"{split}.tsv" for split in splits if split != "unlabelled"]
+
+
+def _table_of(release: Release) -> str:
+    return f"ss-corpus-{release.code}.tsv"
+
+
+def _reported_of(release: Release) -> str:
+    return f"ss-reported-audios-{release.code}.tsv"
 
 
 def _scripted_rows(
@@ -215,10 +222,6 @@ def _spontaneous_rows(
         )
 
 
-def _table_of(release: Release) -> str:
-    return f"ss-corpus-{release.locale}.tsv"
-
-
 def _split_of(row: Row) -> str:
     """Returns the split of a row of spontaneous speech, as `read_common_voice` has it."""
     if not normalize_text(row["transcription"]):
@@ -237,11 +240,10 @@ def _without_tags(text: str) -> str:
 
 def _reported(release: Release, report: ReadingReport) -> dict[str, str]:
     """Returns the reasons of audios that listeners have reported; releases since 3.0 do not list those elsewhere."""
-    table = f"ss-reported-audios-{release.locale}.tsv"
     reasons: dict[str, str] = {}
-    if release.has(table):
+    if release.has(_reported_of(release)):
         with report.noting_errors():
-            for _, row in release_rows(release, table, ("audio_file",)):
+            for _, row in release_rows(release, _reported_of(release), ("audio_file",)):
                 if row["audio_file"]:
                     reasons[row["audio_file"]] = row.get("reason") or ""
     return reasons

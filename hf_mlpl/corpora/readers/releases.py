@@ -45,9 +45,9 @@ Durations = Callable[[str], float | None]  # clip -> seconds, None if they are n
 class ExtractedRelease:
     """Opens `{folder}/{clips/*.mp3, train.tsv, ...}`, or spontaneous speech in such a folder."""
 
-    def __init__(self, folder: Path, locale: str, kind: str):
-        self.folder, self.locale, self.kind = folder, locale, kind
-        self.name = folder
+    def __init__(self, folder: Path, code: str, kind: str):
+        self.folder, self.code, self.kind = folder, code, kind  # the code as the release writes it
+        self.name, self.locale = folder, to_locale(code)
         self.clips = (folder / kind).absolute()  # so that utterance files can be used from anywhere
         self.problems: tuple[str, ...] = ()
 
@@ -71,8 +71,9 @@ class ExtractedRelease:
 class ArchivedRelease:
     """Opens a release inside a tar, gzipped or not; names of members begin with `folder`."""
 
-    def __init__(self, archive: Path, folder: str, locale: str, kind: str):
-        self.archive, self.index, self.locale, self.kind = archive.absolute(), tar_index(archive), locale, kind
+    def __init__(self, archive: Path, folder: str, code: str, kind: str):
+        self.archive, self.index = archive.absolute(), tar_index(archive)
+        self.code, self.kind, self.locale = code, kind, to_locale(code)
         self.beginning = f"{folder}/" if folder else ""
         self.name = f"{archive}:{folder}"
         self.problems = self.index.problems
@@ -225,7 +226,7 @@ def _extracted_spontaneous(root: Path, problems: list[str]) -> Iterator[FoundRel
     for above in ABOVE:
         tables = [path for folder in _folders(root, above, SPONTANEOUS) for path in sorted(folder.glob("ss-*.tsv"))]
         if found := [(path.parent, name[1]) for path in tables if (name := SPONTANEOUS_TABLE.fullmatch(path.name))]:
-            yield from (_found_in(folder, locale, SPONTANEOUS) for folder, locale in found)
+            yield from (_found_in(folder, code, SPONTANEOUS) for folder, code in found)
             return
     problems += [f"{table}: has no folder {SPONTANEOUS} beside it" for table in sorted(root.glob("ss-corpus-*.tsv"))]
 
@@ -236,10 +237,9 @@ def _folders(root: Path, above: str, kind: str) -> list[Path]:
     return [folder for folder in folders if not any(map(is_hidden, folder.relative_to(root).parts))]
 
 
-def _found_in(folder: Path, locale: str, kind: str) -> FoundRelease:
+def _found_in(folder: Path, code: str, kind: str) -> FoundRelease:
     is_delta = any(DELTA.search(name) for name in folder.absolute().parts[-2:])
-    locale = to_locale(locale)
-    return FoundRelease(locale, kind, is_delta, partial(ExtractedRelease, folder, locale, kind))
+    return FoundRelease(to_locale(code), kind, is_delta, partial(ExtractedRelease, folder, code, kind))
 
 
 def _archived(archive: Path) -> Iterator[FoundRelease]:
@@ -249,14 +249,14 @@ def _archived(archive: Path) -> Iterator[FoundRelease]:
         state = file_state(archive)
     except OSError as error:  # a link without its target
         raise ValueError(f"{archive}: {error.strerror}") from error
-    for folder, name, kind in _folders_inside(archive, state):
-        is_delta, locale = bool(DELTA.search(f"{archive.name} {folder}")), to_locale(name)
-        yield FoundRelease(locale, kind, is_delta, partial(ArchivedRelease, archive, folder, locale, kind))
+    for folder, code, kind in _folders_inside(archive, state):
+        is_delta = bool(DELTA.search(f"{archive.name} {folder}"))
+        yield FoundRelease(to_locale(code), kind, is_delta, partial(ArchivedRelease, archive, folder, code, kind))
 
 
 @lru_cache(1024)  # there may be an archive for each locale, and each part of a preparation looks into all
 def _folders_inside(archive: Path, state: tuple) -> tuple[tuple[str, str, str], ...]:
-    """Returns the folder, locale and kind of the releases in an archive; `state` lets the cache notice its changes."""
+    """Returns the folder, code and kind of the releases in an archive; `state` lets the cache notice its changes."""
     index, found = tar_index(archive), set()
     for name in index.names():
         if f"/{SCRIPTED}/" in name:
