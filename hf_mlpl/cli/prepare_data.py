@@ -32,6 +32,7 @@ If the command is killed, the same command continues its work, and reads again w
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +44,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_corpora(parser)
     _add_own_speech(parser)
-    parser.add_argument("--languages", nargs="+", help="locales to keep, such as sl sv-SE; default: all")
+    parser.add_argument(
+        "--languages", nargs="+", action="extend", help="locales to keep, such as sl sv-SE; default: all"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for the utterance files")
     parser.add_argument("--workers", type=int, default=1, help="processes that read; default: 1")
     parser.add_argument(
@@ -66,6 +69,7 @@ def _add_corpora(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("published corpora and data sets")
     group.add_argument(
         "--common-voice",
+        action=_Once,
         metavar="PATH",
         help="release: archive, folder of archives, extracted, or Parquet files; hf://datasets/NAME for a mirror",
     )
@@ -77,19 +81,24 @@ def _add_corpora(parser: argparse.ArgumentParser) -> None:
         "the address of a release's page; needs the extra datacollective, and the key of your account in MDC_API_KEY",
     )
     group.add_argument(
-        "--voxpopuli", type=Path, help="unlabelled speech: recordings or archives of them, and their table"
+        "--voxpopuli",
+        action=_Once,
+        type=Path,
+        help="unlabelled speech: recordings or archives of them, and their table",
     )
     group.add_argument(
         "--voxpopuli-subset", metavar="SUBSET", help="part of --voxpopuli, such as 10k, 100k, sl or sl_v2"
     )
     group.add_argument(
         "--voxpopuli-asr",
+        action=_Once,
         type=Path,
         help="transcribed speech: cut recordings, archives, long recordings with a table, or Parquet",
     )
-    group.add_argument("--librispeech", type=Path, help="folder of its splits, extracted or as archives")
+    group.add_argument("--librispeech", action=_Once, type=Path, help="folder of its splits, extracted or as archives")
     group.add_argument(
         "--dataset",
+        action=_Once,
         metavar="NAME_OR_FOLDER",
         help="data set of the Hub, or a folder or file that the library datasets reads. Rows without a text are "
         "unlabelled speech; audio that is not in a file is written to the folder recordings of --output",
@@ -98,33 +107,47 @@ def _add_corpora(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--split",
         nargs="+",
-        default=["train"],
+        action="extend",
         metavar="NAME",
         help="splits of --dataset to read: validation becomes dev, test becomes test, others become train; "
         "default: train",
     )
-    for option in ("--audio-column", "--text-column", "--language-column", "--speaker-column"):
-        group.add_argument(option, metavar="NAME", help="column of --dataset; default: the first with a usual name")
 
 
 def _add_own_speech(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("your own speech")
-    group.add_argument("--list", type=Path, help="table (tsv, csv) with the columns path, sentence, language, speaker")
-    group.add_argument("--train-speakers", nargs="+", help="speakers of --list for train; default: all others")
-    group.add_argument("--dev-speakers", nargs="+", default=[], help="speakers of --list for dev")
-    group.add_argument("--test-speakers", nargs="+", default=[], help="speakers of --list for test")
-    group.add_argument("--folder", type=Path, help="recordings, with or without texts beside them (a.txt)")
+    add_several = partial(group.add_argument, nargs="+", action="extend")
+    add_several(
+        "--list",
+        type=Path,
+        metavar="TABLE",
+        help="tables (csv, tsv, jsonl) with a row for each recording, or part of one: columns path, sentence, "
+        "language, speaker, start, end, or other usual names; a name with dev or test (dev.csv) means that split",
+    )
+    for option, field in (
+        ("--path-column", "recordings"),
+        ("--text-column", "texts"),
+        ("--language-column", "languages"),
+        ("--speaker-column", "speakers"),
+    ):
+        names = ["--audio-column", option] if option == "--path-column" else [option]
+        group.add_argument(*names, metavar="NAME", help=f"column of {field} in --list and --dataset; default: found")
     group.add_argument(
+        "--delimiter", type=_delimiter, help="sign between the columns of --list, or tab; default: found"
+    )
+    group.add_argument(
+        "--encoding", help="encoding of --list, such as windows-1252; default: UTF-8, or UTF-16 with a byte order mark"
+    )
+    add_several("--folder", type=Path, help="folders of recordings, with or without texts beside them (a.txt)")
+    add_several(
         "--manifests",
-        nargs="+",
         type=Path,
         metavar="FILE",
         help="manifests of NeMo, or cuts or supervisions of lhotse (cuts.jsonl.gz): names with dev become dev, names "
         "with test become test, others become train; rows without a text are unlabelled speech",
     )
-    group.add_argument(
+    add_several(
         "--flashlight-lists",
-        nargs="+",
         metavar="FILE",
         help="lists of flashlight, `id path milliseconds transcript`: names with dev (sl-dev.lst) become dev, names "
         "with test become test, others become train",
@@ -135,8 +158,48 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--language",
         help="language of all recordings of --folder (default: the names of its subfolders), of --flashlight-lists, "
-        "and of --manifests and --dataset (default: a field or column)",
+        "of --manifests and --dataset (default: a field or column), and of a --list without a column of languages",
     )
+    of = "of --list, --dataset, --folder and --manifests"
+    add_several("--train-speakers", metavar="NAME", help=f"speakers {of} for train; default: all others")
+    add_several("--dev-speakers", metavar="NAME", default=[], help="speakers for dev")
+    add_several("--test-speakers", metavar="NAME", default=[], help="speakers for test")
+    for split in ("dev", "test"):
+        group.add_argument(
+            f"--{split}-share",
+            type=_share,
+            default=0.0,
+            metavar="SHARE",
+            help=f"part of each language {of} for {split}, such as 5%%: whole speakers, or else whole recordings; the "
+            "same ones every time, also if others are added",
+        )
+
+
+class _Once(argparse.Action):
+    """Stores an option, and refuses it a second time, where the first would be lost."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option_string} is given twice; prepare {getattr(namespace, self.dest)} on its own")
+        setattr(namespace, self.dest, values)
+
+
+def _delimiter(value: str) -> str:
+    value = {"tab": "\t", "\\t": "\t"}.get(value, value)
+    if len(value) != 1:
+        raise argparse.ArgumentTypeError(f"{value!r} is not one sign, such as ',', ';', '|' or tab")
+    return value
+
+
+def _share(value: str) -> float:
+    number = value.strip().removesuffix("%")
+    try:
+        share = float(number) / (1 if number == value.strip() else 100)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"{value!r} is no share; 5% and 0.05 are accepted")
+    return share
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:

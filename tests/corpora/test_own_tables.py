@@ -154,10 +154,12 @@ def test_repeated_and_missing_rows(tmp_path):
     write_noise(tmp_path / "a.wav")
     table, report = write_lines(tmp_path / "t.tsv", HEADER, *["a.wav\tText\tsl\tana"] * 3), ReadingReport()
     assert texts_of(read_list(table, report)) == {"a": "Text"}
-    assert report.dropped == {"id is there already": 2} and report.lines[0] == f"{table}:3: id is there already: 'a'"
+    assert report.dropped == {"id is there already": 2} and report.lines == [
+        f"{table}:{line}: id is there already: 'a'; the first is {table}:2" for line in (3, 4)
+    ]
     for content, message in [
         ((HEADER,), "no rows below its header"),
-        ((), "column path, sentence, language, sp"),
+        ((), "no column is known to be that of the recordings.*; it has nothing"),
     ]:
         with pytest.raises(ValueError, match=message):
             read_list(write_lines(table, *content), ReadingReport())
@@ -468,7 +470,8 @@ def test_values_of_other_types(tmp_path):
     repeated = dataset.remove_columns("spoken")
     names = [row["id"] for row in read_dataset(repeated, report, {"id": "n"}, language="sl")]
     assert names[0] == "1" and names[1].startswith("1-") and names[2:] == ["2", "3"]
-    assert report.lines[-1] == f"dataset/train:1: id '1' is there already; kept as {names[1]!r}"
+    renamed = f"id '1' is there already; kept as {names[1]!r}; the first is dataset/train:0"
+    assert report.lines[-1] == f"dataset/train:1: {renamed}"
     lists = Dataset.from_dict({"path": paths[:1], "text": [["a"]]})
     assert not list(read_dataset(lists, report, language="sl")) and report.dropped["text is no text"] == 1
     with pytest.raises(ValueError, match="the data set has no rows; its columns are path, text"):

@@ -29,7 +29,7 @@ from ...error_line import error_line
 from ...folder_lock import claimed
 from ..listing import state_of
 from ..locales import to_locale
-from ..reading import ReadingReport, audio_problem, printable
+from ..reading import ReadingReport, audio_problem, one_line
 from ..tables import read_table, row_problem
 from .merge import merge, resolve_duplicates
 from .normalizer import Normalizer
@@ -275,7 +275,7 @@ class _PartReport(ReadingReport):
                 self.quarantine.append(f"{name}\t{' '.join((cause or reason).split())}")
 
     def note(self, line: str) -> None:
-        if (line := printable(line)) not in self.notes:  # the report of all parts adds it to the lines
+        if (line := one_line(line)) not in self.notes:  # the report of all parts adds it to the lines
             self.notes.append(line)
 
 
@@ -322,7 +322,7 @@ def _reading_errors(part: Part, report: ReadingReport) -> Iterator[None]:
     try:
         yield
     except (ValueError, pa.ArrowException) as error:
-        report.note(error_line(error))
+        report.note_first(error_line(error))
     except Exception as error:  # such as those of a disk, of memory, of a decoder
         raise PartFailed(f"{part.name}: {error_line(error, with_type=True)}") from error
 

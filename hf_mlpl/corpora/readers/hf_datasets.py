@@ -22,33 +22,13 @@ from ...audio.reading import AudioError, encode_flac, load_audio
 from ...audio.tar_index import ContainerError
 from ...model.text import normalize_text
 from ..locales import noted_locale
-from ..metadata import METADATA, SUFFIXES, TableRow, columns_of, rows_of
+from ..metadata import LIKELY, METADATA, SUFFIXES, TableRow, columns_of, find_columns, rows_of
 from ..reading import ReadingReport, RowError, human_utterance
-from ..recordings import (
-    PART_COLUMNS,
-    FileNames,
-    check_part_columns,
-    is_recording,
-    part_columns,
-    part_of,
-    walk,
-    with_part_durations,
-)
+from ..recordings import FileNames, check_part_columns, is_recording, part_of, walk, with_part_durations
 from .parquet import data_files, parquet_features, parquet_rows, with_class_names
 
-# The columns of each field, unless others are named. None for `id`, because several rows often share one.
-USUAL_COLUMNS = {
-    "id": (),
-    "audio": ("audio", "path", "file", "file_name", "audio_filepath"),
-    "text": ("text", "sentence", "transcription", "transcript", "raw_text", "normalized_text"),
-    "language": ("language", "locale", "lang"),
-    "speaker": ("speaker", "speaker_id", "client_id"),
-    "sampling_rate": ("sampling_rate", "sample_rate"),
-    **PART_COLUMNS,
-}
 MAX_SAMPLE = 2.0  # floats in [-1, 1] may be a little louder; converted integers are much louder
 SPLIT_FOLDERS = ("train", "test", "validation", "valid", "val", "dev", "eval")
-LIKELY = [name for names in USUAL_COLUMNS.values() for name in names]
 
 
 @dataclass(frozen=True)
@@ -112,7 +92,7 @@ def read_dataset(
     else:
         source, prefix = _open(dataset, split, config, report), f"{Path(dataset).name}/{split}"
     try:
-        names = _columns(source, columns or {}, language)
+        names = _columns(source, columns or {}, language, report, prefix)
     except ValueError as error:
         raise ValueError(f"{source.name or prefix}: {error}") from None
     check_part_columns(source.name or prefix, source.columns, names.keys())
@@ -216,19 +196,14 @@ def _open_folder(root: Path, split: str, files: Sequence[Path], report: ReadingR
     return _OpenDataset(dict.fromkeys(("audio", "label")), rows, "audio")
 
 
-def _columns(source: _OpenDataset, given: Mapping[str, str], language: str | None) -> dict[str, str]:
+def _columns(
+    source: _OpenDataset, given: Mapping[str, str], language: str | None, report: ReadingReport, prefix: str
+) -> dict[str, str]:
     """Returns the columns of the fields that have one."""
     found = ", ".join(source.columns) or "none at all"
-    if unknown := sorted(set(given) - set(USUAL_COLUMNS)):
-        raise ValueError(f"an utterance has no {', '.join(unknown)} from a column; it has {', '.join(USUAL_COLUMNS)}")
-    if absent := sorted(set(given.values()) - set(source.columns)):
-        raise ValueError(f"the data set has no column {', '.join(absent)}; it has {found}")
-    names = {field: name for field, usual in USUAL_COLUMNS.items() for name in usual[::-1] if name in source.columns}
-    names = {field: name for field, name in names.items() if field not in PART_COLUMNS}
-    names |= part_columns({*source.columns} - {*given.values()} | {*given})
-    if source.audio in source.columns:
+    names = find_columns(source.columns, given, report, source.name or prefix)
+    if source.audio in source.columns and "audio" not in given:
         names["audio"] = source.audio
-    names |= given
     for field, way_out in (("audio", "name it"), ("language", "name it, or the language of all rows")):
         if field not in names and (field == "audio" or language is None):
             raise ValueError(f"no column of the data set is known to be {field}: {way_out}; it has {found}")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ...model.text import normalize_text
 from ..locales import noted_locale, to_locale
-from ..metadata import TEXT_TABLES, rows_of
+from ..metadata import is_json, rows_of
 from ..reading import ReadingReport, RowError, human_utterance
-from ..recordings import NO_PART, FileNames, part_of, with_part_durations
+from ..recordings import NO_PART, FileNames, local_path, part_of, with_part_durations
 
 NEMO_FIELDS = ("audio_filepath", "audio_filename", "offset", "duration", "text", "text_filepath", "speaker", "id")
 LANGUAGE_FIELDS = ("lang", "language", "source_lang", "target_lang")  # the first that a row has is its language
@@ -45,7 +45,7 @@ def read_manifest(manifest: str | Path, report: ReadingReport, language: str | N
         raise ValueError(f"{manifest}: is a pattern for several manifests of tar files, which are not read")
     if not manifest.is_file():
         raise ValueError(f"{manifest}: no such manifest")
-    if manifest.name.endswith((*TEXT_TABLES, ".parquet")):
+    if manifest.name.endswith(".parquet") or not is_json(manifest):
         raise ValueError(f"{manifest}: is a table and no manifest of JSON lines; --list and --dataset read tables")
     before = report.read
     yield from with_part_durations(_rows(manifest, report, language), report)
@@ -171,8 +171,9 @@ def _utterance(fields: Mapping, files: FileNames, folders: tuple, language: str 
     end = None if end is None else round(end, DECIMALS)
     part = f"_{start}-{'' if end is None else end}" if fields.get("offset") else ""
     name = texts["id"] or os.path.splitext(path)[0] + part
-    audio = {"path": files.locate(os.path.expanduser(path), folders), "start": start, "end": end}
+    audio = {"path": files.locate(local_path(path), folders), "start": start, "end": end}
     utterance = human_utterance(name, audio, locale, normalize_text(texts["text"] or ""), texts["speaker"] or None)
+    utterance["end_is_claim"] = fields.get("offset") is None
     return utterance | {"source": texts["text_source"] or utterance["source"]} if utterance["text"] else utterance
 
 
