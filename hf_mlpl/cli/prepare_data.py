@@ -8,6 +8,7 @@ Nothing is copied: an utterance is a path (or a part of a long recording) with i
     hf-mlpl prepare-data --folder my-speech/sl --language sl --output data
     hf-mlpl prepare-data --dataset someone/talks --split train validation test --text-column words --output data
     hf-mlpl prepare-data --manifests train_manifest.json dev_manifest.json --language sl --output data
+    hf-mlpl prepare-data --folder field-recordings --language sl --segment vad --workers 8 --output data
     hf-mlpl prepare-data --flashlight-lists train.lst dev.lst test.lst --language sl --output data
 
     # download a release from Mozilla Data Collective into a folder, and prepare everything in that folder
@@ -21,7 +22,11 @@ speech, and describes them in these files:
     report.txt, report.json   rows read, kept and dropped by reason, hours of each language, and characters that train
                               lacks; report.txt also has a line with file and row for everything that was left out
     durations.png             a histogram
+    segments.png              an hour of the longest recording that --segment has cut
     quarantine.tsv            audio that cannot be used, and why
+
+Recordings of more than 35 s are too long for training, and are named in report.txt. --segment vad cuts those without a
+text at their pauses into utterances (pip install "hf-mlpl[vad]"); --segment model finds the pauses with a model.
 
 Every run tries all audio again, unless --skip quarantine.tsv leaves out the audio in that list, to which you may add
 lines. If a table or an archive is missing or damaged, a line says so, and everything else is prepared.
@@ -38,12 +43,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..corpora.preparation.long_recordings import Segmentation
     from ..corpora.preparation.report import PreparationReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_corpora(parser)
     _add_own_speech(parser)
+    _add_segmentation(parser)
     parser.add_argument(
         "--languages", nargs="+", action="extend", help="locales to keep, such as sl sv-SE; default: all"
     )
@@ -202,9 +209,27 @@ def _share(value: str) -> float:
     return share
 
 
+def _add_segmentation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("long recordings")
+    group.add_argument(
+        "--segment",
+        choices=("vad", "model"),
+        help="cut recordings without a text into utterances at pauses, which a voice-activity detector or the blanks "
+        "of --model find; default: keep them whole",
+    )
+    group.add_argument(
+        "--segment-seconds",
+        type=float,
+        default=25.0,
+        metavar="N",
+        help="utterances of at most N seconds, of recordings that are longer; default: %(default)g",
+    )
+    group.add_argument("--model", help="folder or Hub name of the model for --segment model")
+
+
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..corpora.preparation.prepare import Preprocessing, prepare, read_normalizers, read_quarantine
-    from ..corpora.preparation.report import plot_durations
+    from ..corpora.preparation.report import plot_durations, plot_recording
     from ..corpora.readers.downloads import download_release
     from ..model.text import read_tokens
     from .corpus_parts import HUB, corpus_parts
@@ -213,6 +238,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         parser.error("--download needs --common-voice FOLDER, the folder to download into")
     if options.flashlight_lists and not options.language:
         parser.error("--flashlight-lists needs --language, the language of all their recordings, such as sl")
+    if (options.segment == "model") != (options.model is not None):
+        parser.error("--segment model and --model MODEL, a folder or a name on the Hub, need each other")
+    segmentation = _segmentation(options)
     for dataset_id in options.download or ():
         print(f"downloaded: {download_release(dataset_id, options.common_voice)}")
     parts = list(corpus_parts(options))
@@ -227,10 +255,12 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         normalizers=read_normalizers(options.normalize) if options.normalize else {},
     )
     tokens = [entry for line in read_tokens(options.tokens) for entry in line] if options.tokens else None
-    report = prepare(parts, options.output, preprocessing, options.workers, tokens)
+    report = prepare(parts, options.output, preprocessing, options.workers, tokens, segmentation)
     if not report.kept:
         raise ValueError(report.why_nothing() + (f"; see {options.output / 'report.txt'}" if report.read else ""))
     plot_durations(report, options.output / "durations.png")
+    if report.plotted is not None:
+        plot_recording(report.plotted, options.output / "segments.png")
     _print_report(report, options.output, len(report.lines(tokens)))
     if report.failed:
         raise ValueError(
@@ -239,6 +269,21 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         )
     if "train" in report.splits and report.splits["train"].utterances:
         print(f"next: hf-mlpl build-tokenizer {options.output / 'train.parquet'} --output tokens-all.lst")
+
+
+def _segmentation(options: argparse.Namespace) -> Segmentation | None:
+    from ..corpora.preparation.long_recordings import Segmentation
+
+    if options.segment == "vad":
+        from ..corpora.preparation.voice_activity import SileroDetector
+
+        return Segmentation(SileroDetector(), options.segment_seconds)
+    if options.segment == "model":
+        from ..inference.blank_detector import BlankDetector
+
+        detector = BlankDetector(options.model)
+        return Segmentation(detector, options.segment_seconds, detector.files)
+    return None
 
 
 def _print_report(report: PreparationReport, output: Path, num_lines: int) -> None:

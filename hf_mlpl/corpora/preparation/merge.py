@@ -29,11 +29,11 @@ def resolve_duplicates(
     A row with other audio gets a new id; one with the same audio is removed, also from the counts. Each adds to
     `lines`. Sorting takes 16 bytes of memory an utterance.
     """
-    duplicates = repeated([id_hashes(batch["id"]) for file in files for batch in _batches(file, ["id"])])
+    duplicates = repeated([id_hashes(batch["id"]) for file in files for batch in read_batches(file, ["id"])])
     changes: dict[Path, dict[int, str | None]] = {file: {} for file in files}
     seen: dict[str, set[str]] = {}  # digests of audio by id
     for file in files if len(duplicates) else ():
-        for first, batch in with_offsets(_batches(file)):
+        for first, batch in with_offsets(read_batches(file)):
             for row in np.flatnonzero(np.isin(id_hashes(batch["id"]), duplicates)).tolist():
                 utterance = batch.slice(row, 1).to_pylist()[0]
                 name, audio = utterance["id"], utterance["audio"]
@@ -52,16 +52,22 @@ def resolve_duplicates(
 
 def merge(files: Sequence[Path], changes: Changes, path: Path) -> None:
     """Writes the utterances of several files, with changes from `resolve_duplicates`, in row groups of one size."""
-    batches = (
-        _changed(batch, first, changes[file]) for file in files for first, batch in with_offsets(_batches(file))
+    write_batches(
+        (_changed(batch, first, changes[file]) for file in files for first, batch in with_offsets(read_batches(file))),
+        path,
     )
+
+
+def write_batches(batches: Iterable[pa.RecordBatch], path: Path) -> None:
+    """Writes batches of utterances into a file, in row groups of one size."""
     schema = FEATURES.arrow_schema
     with atomic_write(path) as partial, pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
         for row_group in _row_groups(batches):
             writer.write_table(row_group)
 
 
-def _batches(file: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+def read_batches(file: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of a file, 10,000 at a time."""
     with pq.ParquetFile(file) as opened:
         yield from opened.iter_batches(BLOCK, columns=columns)
 
