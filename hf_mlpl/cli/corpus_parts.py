@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -50,8 +50,9 @@ def corpus_parts(options: argparse.Namespace) -> Iterator[Part]:
         read = partial(read_list, table, languages=options.languages, **speakers)
         yield Part("list", read, source=source_of_corpus(table), inputs=(table,))
     if root := options.folder:
-        read = partial(read_whole_folder, root, options.language, options.languages)
-        yield Part("folder", read, source=source_of_corpus(root), inputs=(root,))
+        given = tuple(options.segmentations)
+        read = partial(read_whole_folder, root, options.language, options.languages, given, tuple(options.tier))
+        yield Part("folder", read, source=source_of_corpus(root), inputs=(root, *given))
     for number, manifest in enumerate(options.manifests or ()):
         read = partial(read_manifest_split, manifest, options.language, options.languages)
         inputs = (manifest, *filter(None, [partner_of(manifest)]))
@@ -122,9 +123,16 @@ def _dataset_parts(options: argparse.Namespace) -> Iterator[Part]:
 # -------------------------------------------------------------------------- readers that sort utterances into splits
 
 
-def read_whole_folder(root: Path, language: str | None, locales: list[str] | None, report: ReadingReport) -> dict:
+def read_whole_folder(
+    root: Path,
+    language: str | None,
+    locales: list[str] | None,
+    segmentations: Sequence[Path],
+    tiers: Sequence[str],
+    report: ReadingReport,
+) -> dict:
     """Returns the utterances below a folder by split, `train` and `unlabelled`."""
-    return _by_split(read_folder(root, report, language, locales), "train", report)
+    return _by_split(read_folder(root, report, language, locales, segmentations, tiers), "train", report)
 
 
 def read_flashlight_list(name: str, language: str, datadir: str, report: ReadingReport) -> dict:

@@ -6,6 +6,7 @@ Nothing is copied: an utterance is a path (or a part of a long recording) with i
     hf-mlpl prepare-data --common-voice downloads/cv-corpus-6.1-sl.tar.gz --workers 8 --output data
     hf-mlpl prepare-data --list my-speech/manifest.tsv --test-speakers anna ben --output data
     hf-mlpl prepare-data --folder my-speech/sl --language sl --output data
+    hf-mlpl prepare-data --folder interviews --segmentations annotated --tier utterance --language sl --output data
     hf-mlpl prepare-data --dataset someone/talks --split train validation test --text-column words --output data
     hf-mlpl prepare-data --manifests train_manifest.json dev_manifest.json --language sl --output data
     hf-mlpl prepare-data --flashlight-lists train.lst dev.lst test.lst --language sl --output data
@@ -113,7 +114,29 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--train-speakers", nargs="+", help="speakers of --list for train; default: all others")
     group.add_argument("--dev-speakers", nargs="+", default=[], help="speakers of --list for dev")
     group.add_argument("--test-speakers", nargs="+", default=[], help="speakers of --list for test")
-    group.add_argument("--folder", type=Path, help="recordings, with or without texts beside them (a.txt)")
+    group.add_argument(
+        "--folder",
+        type=Path,
+        help="recordings, with or without texts (a.txt) or segmentations beside them: ELAN's a.eaf, Praat's "
+        "a.TextGrid, subtitles (a.vtt, a.srt; need the extra annotations), or RTTM of one or all recordings. Each "
+        "interval becomes an utterance, and is unlabelled speech if it has no text",
+    )
+    group.add_argument(
+        "--segmentations",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="files, or folders of files, that segment the recordings of --folder; default: those beside them",
+    )
+    group.add_argument(
+        "--tier",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="tiers of TextGrid and eaf files to read, or types of tiers of eaf files; default: the only interval "
+        "tier of a TextGrid that has texts, and the only top tier of an eaf, or all if each is of another participant",
+    )
     group.add_argument(
         "--manifests",
         nargs="+",
@@ -148,6 +171,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
     if options.download and (options.common_voice or HUB).startswith(HUB):
         parser.error("--download needs --common-voice FOLDER, the folder to download into")
+    if (options.segmentations or options.tier) and not options.folder:
+        parser.error("--segmentations and --tier need --folder, the folder of the recordings")
     if options.flashlight_lists and not options.language:
         parser.error("--flashlight-lists needs --language, the language of all their recordings, such as sl")
     for dataset_id in options.download or ():

@@ -27,6 +27,7 @@ PART_COLUMNS = {
 UNIT = "time|s|secs?|seconds|ms|msecs?|milliseconds|samples?|frames?"
 ANY_TIME = re.compile(rf"(start|begin|onset|(?P<end>end|stop|offset))([ _-]?({UNIT}))?", re.IGNORECASE)
 NO_PART = "not a part of a recording"
+DECIMALS = 9  # of sums of seconds
 
 
 class FileNames:
@@ -158,7 +159,7 @@ def _seconds(name: str, row: Mapping, must_be_number: bool = True) -> float | No
 
 
 def with_part_durations(
-    rows: Iterable[tuple[str, dict]], report: ReadingReport, check_ids: bool = True
+    rows: Iterable[tuple[str, dict]], report: ReadingReport, check_ids: bool = True, may_be_cut: bool = True
 ) -> Iterator[dict]:
     """Adds `duration_seconds` as `with_durations` does, to recordings and to parts of them.
 
@@ -169,6 +170,7 @@ def with_part_durations(
     Args:
         rows: pairs of `file:row` and an utterance without duration.
         check_ids: False if no two rows have the same id, because the ids of all rows take memory.
+        may_be_cut: False if the parts are known to be of these recordings, and not of longer originals.
     """
     digests: dict[str, set[str]] = {}  # of the audio of each id
     placed = ((where, row | {"where": where}) for where, row in rows)
@@ -176,7 +178,7 @@ def with_part_durations(
         where, audio, seconds = row.pop("where"), row["audio"], row["duration_seconds"]
         start, end = audio["start"] or 0.0, audio["end"]
         end = seconds if end is None else end
-        if end > seconds + END_TOLERANCE and abs(end - start - seconds) <= END_TOLERANCE:
+        if may_be_cut and end > seconds + END_TOLERANCE and abs(end - start - seconds) <= END_TOLERANCE:
             start, end = 0.0, seconds
         if end > seconds + END_TOLERANCE or start >= seconds:
             report.drop("segment outside its recording", where, f"{start:g}-{end:g} s of {seconds:.2f} s")
