@@ -17,17 +17,22 @@ from .reading import ReadingReport, RowError, one_line, with_durations
 
 # The usual columns of the place of a row's speech in its recording. `offset` and `duration` are NeMo's.
 PART_COLUMNS = {
-    "start": ("start", "start_time", "begin", "begin_time", "segment_start", "start_seconds"),
-    "end": ("end", "end_time", "segment_end", "end_seconds"),
+    "start": ("start", "start_time", "begin", "begin_time", "segment_start", "start_seconds", "time_start", "tmin"),
+    "end": ("end", "end_time", "segment_end", "end_seconds", "time_end", "tmax"),
     "offset": ("offset",),
     "duration": ("duration",),
     "start_ms": ("start_ms",),
     "end_ms": ("end_ms",),
 }
-UNIT = "time|s|secs?|seconds|ms|msecs?|milliseconds|samples?|frames?"
-ANY_TIME = re.compile(rf"(start|begin|onset|(?P<end>end|stop|offset))([ _-]?({UNIT}))?", re.IGNORECASE)
-NO_PART = "not a part of a recording"
 DECIMALS = 9  # of sums of seconds
+CLOCK = re.compile(r"(?:(?:(\d+):(?=[0-5]?\d:))?(\d+):(?=[0-5]?\d(?!\d)))?(\d+(?:[.,]\d+)?)")  # 1:02:03.5, and 62,5
+UNIT = "time|s|secs?|seconds|ms|msecs?|milliseconds|samples?|frames?"
+ANY_TIME = re.compile(
+    r"((time|segment|seg|clip|utterance|utt|audio|speech)[ _-]?)?"
+    rf"(start|begin|onset|tmin|xmin|(?P<end>end|stop|offset|tmax|xmax))([ _-]?({UNIT}))?",
+    re.IGNORECASE,
+)
+NO_PART = "not a part of a recording"
 
 
 class FileNames:
@@ -125,7 +130,8 @@ def part_of(row: Mapping) -> tuple[float | None, float | None]:
 
     Args:
         row: may have `start`, and `end` or `duration`, under their usual names, or `offset` and `duration` as NeMo
-            has them, as numbers or texts. A `duration` alone is taken for that of the whole recording.
+            has them, as numbers or texts, which may be `1,5` or `0:01:23.5`. A `duration` alone is taken for that of
+            the whole recording.
 
     Raises:
         RowError: for a value that is not a time, is negative, infinite or NaN, and for an end before the start.
@@ -150,11 +156,13 @@ def _seconds(name: str, row: Mapping, must_be_number: bool = True) -> float | No
     if value in (None, ""):
         return None
     try:
-        seconds = float(value)
+        clock = CLOCK.fullmatch(value.strip()) if isinstance(value, str) and parts == 1 else None
+        hours, minutes, rest = clock.groups("0") if clock else ("0", "0", value)
+        seconds = 3600 * int(hours) + 60 * int(minutes) + float(rest.replace(",", ".") if clock else rest)
     except (TypeError, ValueError):
         seconds = math.nan if must_be_number else 0.0
     if not 0 <= seconds < math.inf:
-        raise RowError(NO_PART, f"{name} is {value!r}, not a number of seconds")
+        raise RowError(NO_PART, f"{name} is {value!r}, not a number of seconds or a time such as 0:01:23.5")
     return seconds / parts
 
 

@@ -11,6 +11,7 @@ from pympi import Eaf
 
 from hf_mlpl.cli.main import main
 from hf_mlpl.corpora.readers.folders import read_folder
+from hf_mlpl.corpora.readers.lists import read_list
 from hf_mlpl.corpora.reading import ReadingReport
 from hf_mlpl.data.utterances import read_utterances
 from hf_mlpl.inference.subtitles import to_srt, to_vtt
@@ -536,3 +537,26 @@ def test_segmentations_by_the_command(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["prepare-data", "--tier", "a", "--list", "t.tsv", "--output", str(output)])
     assert "--segmentations and --tier need --folder" in capsys.readouterr().err
+
+
+# ---- columns of tables
+
+
+def test_times_in_tables_as_spreadsheets_write_them(tmp_path):
+    """Decimal commas and clock times are seconds; a damaged time costs its own row."""
+    record(tmp_path / "a.wav", 70.0)
+    seconds = {"1,5": 1.5, "2.5": 2.5, "0:00:03.5": 3.5, "00:00:04,500": 4.5, "1:05": 65.0, " 6 ": 6.0, "7e0": 7.0}
+    refused = ["1:75", "0:60:00", "8 s", "1,234.5", "nan", "-1", "0:-1", "1:"]
+    header = "path;sentence;language;speaker;{}\n"
+    rows = [f"a.wav;{time};sl;ana;{time};0:01:09,75\n" for time in (*seconds, *refused)]
+    (tmp_path / "t.csv").write_text(header.format("tmin;tmax") + "".join(rows))
+    report = ReadingReport()
+    (found,) = read_list(tmp_path / "t.csv", report).values()
+    assert {row["text"]: row["audio"]["start"] for row in found} == {time.strip(): at for time, at in seconds.items()}
+    assert {row["audio"]["end"] for row in found} == {69.75}
+    assert report.dropped == {"not a part of a recording": len(refused)}
+    assert "start is '1:75', not a number of seconds or a time such as 0:01:23.5" in report.lines[0]
+    # Names that nobody knows are not taken for other columns, which would give each text the whole recording.
+    (tmp_path / "t.csv").write_text(header.format("utt_begin;utt_stop") + rows[0])
+    with pytest.raises(ValueError, match="columns utt_begin, utt_stop may be the place of a row's speech"):
+        read_list(tmp_path / "t.csv", ReadingReport())
