@@ -25,7 +25,8 @@ PART_COLUMNS = {
     "end_ms": ("end_ms",),
 }
 DECIMALS = 9  # of sums of seconds
-CLOCK = re.compile(r"(?:(?:(\d+):(?=[0-5]?\d:))?(\d+):(?=[0-5]?\d(?!\d)))?(\d+(?:[.,]\d+)?)")  # 1:02:03.5, and 62,5
+# `1:02:03.5`, or seconds with a decimal comma; `09:30` is not one, because it may be a time of day.
+CLOCK = re.compile(r"(?:(\d+):([0-5]?\d):(?=[0-5]?\d(?!\d)))?(\d+(?:[.,]\d+)?)")
 UNIT = "time|s|secs?|seconds|ms|msecs?|milliseconds|samples?|frames?"
 ANY_TIME = re.compile(
     r"((time|segment|seg|clip|utterance|utt|audio|speech)[ _-]?)?"
