@@ -136,8 +136,9 @@ def _own_corpora(options: argparse.Namespace) -> Iterator[OwnCorpus]:
         inputs, name = (table, *filter(None, [partner_of(table)])), f"list {number} {table.name}"
         yield OwnCorpus(name, read, table.parent, split_of_name(table.name), source_of_corpus(table), inputs)
     for number, root in enumerate(options.folder or ()):
-        read = partial(read_folder, root, language=language, locales=languages)
-        yield OwnCorpus(f"folder {number}", read, root, "train", source_of_corpus(root), (root,))
+        given, tiers = tuple(options.segmentations), tuple(options.tier)
+        read = partial(read_folder, root, language=language, locales=languages, segmentations=given, tiers=tiers)
+        yield OwnCorpus(f"folder {number}", read, root, "train", source_of_corpus(root), (root, *given))
     for number, manifest in enumerate(options.manifests or ()):
         read = partial(read_manifest, manifest, language=language)
         inputs, name = (manifest, *filter(None, [partner_of(manifest)])), f"manifest {number} {manifest.name}"

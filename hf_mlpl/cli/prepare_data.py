@@ -6,6 +6,7 @@ Nothing is copied: an utterance is a path (or a part of a long recording) with i
     hf-mlpl prepare-data --common-voice downloads/cv-corpus-6.1-sl.tar.gz --workers 8 --output data
     hf-mlpl prepare-data --list my-speech/manifest.tsv --test-speakers anna ben --output data
     hf-mlpl prepare-data --folder my-speech/sl --language sl --output data
+    hf-mlpl prepare-data --folder interviews --segmentations annotated --tier utterance --language sl --output data
     hf-mlpl prepare-data --dataset someone/talks --split train validation test --text-column words --output data
     hf-mlpl prepare-data --manifests train_manifest.json dev_manifest.json --language sl --output data
     hf-mlpl prepare-data --folder field-recordings --language sl --segment vad --workers 8 --output data
@@ -139,13 +140,33 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
     ):
         names = ["--audio-column", option] if option == "--path-column" else [option]
         group.add_argument(*names, metavar="NAME", help=f"column of {field} in --list and --dataset; default: found")
+    add_several(
+        "--folder",
+        type=Path,
+        help="folders of recordings, with or without texts (a.txt) or segmentations beside them: ELAN's a.eaf, "
+        "Praat's a.TextGrid, subtitles (a.vtt, a.srt; need the extra annotations), or RTTM of one or all recordings. Each "
+        "interval becomes an utterance, and is unlabelled speech if it has no text",
+    )
+    add_several(
+        "--segmentations",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="files, or folders of files, that segment the recordings of --folder; default: those beside them",
+    )
+    add_several(
+        "--tier",
+        default=[],
+        metavar="NAME",
+        help="tiers of TextGrid and eaf files to read, or types of tiers of eaf files; default: the only interval "
+        "tier of a TextGrid that has texts, and the only top tier of an eaf, or all if each is of another participant",
+    )
     group.add_argument(
         "--delimiter", type=_delimiter, help="sign between the columns of --list, or tab; default: found"
     )
     group.add_argument(
         "--encoding", help="encoding of --list, such as windows-1252; default: UTF-8, or UTF-16 with a byte order mark"
     )
-    add_several("--folder", type=Path, help="folders of recordings, with or without texts beside them (a.txt)")
     add_several(
         "--manifests",
         type=Path,
@@ -236,6 +257,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
     if options.download and (options.common_voice or HUB).startswith(HUB):
         parser.error("--download needs --common-voice FOLDER, the folder to download into")
+    if (options.segmentations or options.tier) and not options.folder:
+        parser.error("--segmentations and --tier need --folder, the folder of the recordings")
     if options.flashlight_lists and not options.language:
         parser.error("--flashlight-lists needs --language, the language of all their recordings, such as sl")
     if (options.segment == "model") != (options.model is not None):

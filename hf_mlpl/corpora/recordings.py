@@ -18,15 +18,22 @@ from .reading import ReadingReport, RowError, one_line, with_durations
 
 # The usual columns of the place of a row's speech in its recording. `offset` and `duration` are NeMo's.
 PART_COLUMNS = {
-    "start": ("start", "start_time", "begin", "begin_time", "segment_start", "start_seconds"),
-    "end": ("end", "end_time", "segment_end", "end_seconds"),
+    "start": ("start", "start_time", "begin", "begin_time", "segment_start", "start_seconds", "time_start", "tmin"),
+    "end": ("end", "end_time", "segment_end", "end_seconds", "time_end", "tmax"),
     "offset": ("offset",),
     "duration": ("duration",),
     "start_ms": ("start_ms",),
     "end_ms": ("end_ms",),
 }
+DECIMALS = 9  # of sums of seconds
+# `1:02:03.5`, or seconds with a decimal comma; `09:30` is not one, because it may be a time of day.
+CLOCK = re.compile(r"(?:(\d+):([0-5]?\d):(?=[0-5]?\d(?!\d)))?(\d+(?:[.,]\d+)?)")
 UNIT = "time|s|secs?|seconds|ms|msecs?|milliseconds|samples?|frames?"
-ANY_TIME = re.compile(rf"(start|begin|onset|(?P<end>end|stop|offset))([ _-]?({UNIT}))?", re.IGNORECASE)
+ANY_TIME = re.compile(
+    r"((time|segment|seg|clip|utterance|utt|audio|speech)[ _-]?)?"
+    rf"(start|begin|onset|tmin|xmin|(?P<end>end|stop|offset|tmax|xmax))([ _-]?({UNIT}))?",
+    re.IGNORECASE,
+)
 NO_PART = "not a part of a recording"
 FILE_ADDRESS = re.compile(r"file:(//(localhost(?=/))?)?", re.IGNORECASE)
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -153,7 +160,8 @@ def part_of(row: Mapping) -> tuple[float | None, float | None]:
 
     Args:
         row: may have `start`, and `end` or `duration`, under their usual names, or `offset` and `duration` as NeMo
-            has them, as numbers or texts. A `duration` alone is taken for that of the whole recording.
+            has them, as numbers or texts, which may be `1,5` or `0:01:23.5`. A `duration` alone is taken for that of
+            the whole recording.
 
     Raises:
         RowError: for a value that is not a time, is negative, infinite or NaN, and for an end before the start.
@@ -178,16 +186,18 @@ def _seconds(name: str, row: Mapping, must_be_number: bool = True) -> float | No
     if value in (None, ""):
         return None
     try:
-        seconds = float(value)
+        clock = CLOCK.fullmatch(value.strip()) if isinstance(value, str) and parts == 1 else None
+        hours, minutes, rest = clock.groups("0") if clock else ("0", "0", value)
+        seconds = 3600 * int(hours) + 60 * int(minutes) + float(rest.replace(",", ".") if clock else rest)
     except (TypeError, ValueError):
         seconds = math.nan if must_be_number else 0.0
     if not 0 <= seconds < math.inf:
-        raise RowError(NO_PART, f"{name} is {value!r}, not a number of seconds")
+        raise RowError(NO_PART, f"{name} is {value!r}, not a number of seconds or a time such as 0:01:23.5")
     return seconds / parts
 
 
 def with_part_durations(
-    rows: Iterable[tuple[str, dict]], report: ReadingReport, check_ids: bool = True
+    rows: Iterable[tuple[str, dict]], report: ReadingReport, check_ids: bool = True, may_be_cut: bool = True
 ) -> Iterator[dict]:
     """Adds `duration_seconds` as `with_durations` does, to recordings and to parts of them.
 
@@ -196,9 +206,10 @@ def with_part_durations(
     second utterance with the same id and audio; one with the same id and another audio gets an id of its own.
 
     Args:
-        rows: pairs of `file:row` and an utterance without duration. One with `end_is_claim` ends with its recording, if
-            that is shorter than it says.
+        rows: pairs of `file:row` and an utterance without duration. One with `end_is_claim` ends with its recording,
+            if that is shorter than it says.
         check_ids: False if no two rows have the same id, because the ids of all rows take memory.
+        may_be_cut: False if the parts are known to be of these recordings, and not of longer originals.
     """
     digests: dict[str, dict[str, str]] = {}  # for each id, the place of the row with this digest of audio
     placed = ((where, row | {"where": where}) for where, row in rows)
@@ -207,7 +218,7 @@ def with_part_durations(
         is_claim = row.pop("end_is_claim", False)
         start, end = audio["start"] or 0.0, audio["end"]
         end = seconds if end is None else end
-        if end > seconds + END_TOLERANCE and abs(end - start - seconds) <= END_TOLERANCE:
+        if may_be_cut and end > seconds + END_TOLERANCE and abs(end - start - seconds) <= END_TOLERANCE:
             start, end = 0.0, seconds
         if is_claim and end > seconds + END_TOLERANCE:
             difference = f"{seconds:.2f} s, not {end:g} s as its row says"

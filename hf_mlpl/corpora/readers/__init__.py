@@ -13,6 +13,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         "lists": "read_fl_lists read_list",
         "manifests": "read_manifest",
         "parquet_mirrors": "read_mirror",
+        "segmentations": "read_rttm read_segmentation",
         "voxpopuli": "read_voxpopuli",
         "voxpopuli_asr": "read_voxpopuli_asr",
     },

@@ -10,7 +10,7 @@ from ...model.text import normalize_text
 from ..locales import noted_locale, to_locale
 from ..metadata import is_json, rows_of
 from ..reading import ReadingReport, RowError, human_utterance
-from ..recordings import NO_PART, FileNames, local_path, part_of, with_part_durations
+from ..recordings import DECIMALS, NO_PART, FileNames, local_path, part_of, with_part_durations
 
 NEMO_FIELDS = ("audio_filepath", "audio_filename", "offset", "duration", "text", "text_filepath", "speaker", "id")
 LANGUAGE_FIELDS = ("lang", "language", "source_lang", "target_lang")  # the first that a row has is its language
@@ -19,7 +19,6 @@ LHOTSE_FIELDS = ("type", "start", "channel", "recording", "supervisions", "recor
 # `text_source` is ours: `source` of an utterance, which others use for something else.
 FIELDS = (*NEMO_FIELDS, *LANGUAGE_FIELDS, *RECORDING_FIELDS[1:], *LHOTSE_FIELDS, "text_source", "shard_id")
 CUTS = ("MonoCut", "MultiCut")
-DECIMALS = 9  # of sums of seconds
 
 
 def read_manifest(manifest: str | Path, report: ReadingReport, language: str | None = None) -> Iterator[dict]:
