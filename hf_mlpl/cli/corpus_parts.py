@@ -104,19 +104,22 @@ def _librispeech_parts(root: Path) -> Iterator[Part]:
 def _dataset_parts(options: argparse.Namespace) -> Iterator[Part]:
     path = Path(options.dataset)
     if path.exists():
-        name, source, inputs = path, source_of_corpus(path), (path,)
+        name, source, inputs = path, source_of_corpus(path, known_source(path)), (path,)
+        if len(options.split) > 1 and has_one_split(path):
+            raise ValueError(f"{path}: is one split, which cannot be {' and '.join(options.split)}; give one --split")
     else:
-        name, source, inputs = options.dataset, Source(options.dataset, url=HUB_PAGE + options.dataset), ()
+        name, inputs = options.dataset, ()
+        source = known_source(name) or Source(name, url=HUB_PAGE + name)
     columns = {field: getattr(options, f"{field}_column") for field in ("audio", "text", "language", "speaker")}
     settings = {
         "columns": {field: column for field, column in columns.items() if column is not None},
         "language": options.language,
-        "config": options.config,
         "copies": options.output / "recordings",
     }
-    for split in options.split:
-        read = partial(read_dataset_split, name, split, options.languages, **settings)
-        yield Part(f"dataset {split}", read, source=source, inputs=inputs)
+    for config in options.config or language_configs(name, options.language and [], options.languages):
+        for split in options.split:
+            read = partial(read_dataset_split, name, split, options.languages, config=config, **settings)
+            yield Part(" ".join(filter(None, ("dataset", config, split))), read, source=source, inputs=inputs)
 
 
 # -------------------------------------------------------------------------- readers that sort utterances into splits
