@@ -11,6 +11,7 @@ from pathlib import Path
 from ..corpora.metadata import refuse_spreadsheet
 from ..corpora.preparation.prepare import Part
 from ..corpora.readers.common_voice import common_voice_inputs, find_locales, read_common_voice, report_speaker_leaks
+from ..corpora.readers.dataset_forms import has_one_split, known_source, language_configs
 from ..corpora.readers.downloads import download_mirror
 from ..corpora.readers.folders import read_folder
 from ..corpora.readers.hf_datasets import read_dataset
@@ -121,15 +122,7 @@ def _own_corpora(options: argparse.Namespace) -> Iterator[OwnCorpus]:
     columns = {field: getattr(options, f"{field}_column") for field in ("audio", "text", "language", "speaker")}
     columns = {field: column for field, column in columns.items() if column is not None}
     if options.dataset:
-        path = Path(options.dataset)
-        refuse_spreadsheet(path)
-        published = Source(options.dataset, url=HUB_PAGE + options.dataset)
-        source, inputs = (source_of_corpus(path), (path,)) if path.exists() else (published, ())
-        settings = {"config": options.config, "copies": options.output / "recordings"}
-        for split in options.split or ["train"]:
-            name = path if inputs else options.dataset
-            read = partial(read_dataset, name, columns=columns, language=language, split=split, **settings)
-            yield OwnCorpus(f"dataset {split}", read, path, split_of_name(split), source, inputs)
+        yield from _dataset_corpora(options, columns)
     settings = {"columns": columns, "language": language, "delimiter": options.delimiter, "encoding": options.encoding}
     for number, table in enumerate(options.list or ()):
         read = partial(list_utterances, table, languages=languages, **settings)
@@ -149,6 +142,24 @@ def _own_corpora(options: argparse.Namespace) -> Iterator[OwnCorpus]:
         read = partial(read_fl_lists, [list_name], language, datadir=options.datadir)
         name, split = f"flashlight-list {number} {path.name}", split_of_name(path.name)
         yield OwnCorpus(name, read, path.parent, split, source_of_corpus(path), (path,))
+
+
+def _dataset_corpora(options: argparse.Namespace, columns: dict[str, str]) -> Iterator[OwnCorpus]:
+    path, splits = Path(options.dataset), options.split or ["train"]
+    refuse_spreadsheet(path)
+    if path.exists():
+        name, source, inputs = path, source_of_corpus(path, known_source(path)), (path,)
+        if len(splits) > 1 and has_one_split(path):
+            raise ValueError(f"{path}: is one split, which cannot be {' and '.join(splits)}; give one --split")
+    else:
+        name, inputs = options.dataset, ()
+        source = known_source(name) or Source(name, url=HUB_PAGE + name)
+    settings = {"columns": columns, "language": options.language, "copies": options.output / "recordings"}
+    for config in options.config or language_configs(name, options.language and [], options.languages):
+        for split in splits:
+            read = partial(read_dataset, name, split=split, config=config, **settings)
+            part = " ".join(filter(None, ("dataset", config, split)))
+            yield OwnCorpus(part, read, path, split_of_name(split), source, inputs)
 
 
 def read_own_speech(

@@ -144,8 +144,8 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
         "--folder",
         type=Path,
         help="folders of recordings, with or without texts (a.txt) or segmentations beside them: ELAN's a.eaf, "
-        "Praat's a.TextGrid, subtitles (a.vtt, a.srt; need the extra annotations), or RTTM of one or all recordings. Each "
-        "interval becomes an utterance, and is unlabelled speech if it has no text",
+        "Praat's a.TextGrid, subtitles (a.vtt, a.srt; need the extra annotations), or RTTM of one or all recordings. "
+        "Each interval becomes an utterance, and is unlabelled speech if it has no text",
     )
     add_several(
         "--segmentations",

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TextIO
 
 from .readers.parquet import parquet_features, parquet_values
-from .reading import ReadingReport
 from .recordings import PART_COLUMNS, part_columns
 from .tables import DAMAGED, decode_text, fold_column, open_binary, read_table, row_problem, table_columns
 
@@ -35,7 +34,7 @@ USUAL_COLUMNS = {
         *("audio", "path", "file", "file_name", "audio_filepath"),
         *("filename", "audio_path", "audio_file", "file_path", "filepath", "wav", "wav_path", "recording"),
     ),
-    "text": ("text", "sentence", "transcription", "transcript", "raw_text", "normalized_text"),
+    "text": ("text", "sentence", "transcription", "transcript", "raw_transcription", "raw_text", "normalized_text"),
     "language": ("language", "locale", "lang", "language_code"),
     "speaker": ("speaker", "speaker_id", "client_id", "spk", "speaker_name"),
     "sampling_rate": ("sampling_rate", "sample_rate"),
@@ -47,42 +46,37 @@ LIKELY = [name for names in USUAL_COLUMNS.values() for name in names]
 def find_columns(
     columns: Collection[str],
     given: Mapping[str, str],
-    report: ReadingReport,
-    table: str,
-    kind: str = "the data set",
-    first: Collection[str] = (),
+    kind: object = "the data set",
+    usual: Mapping[str, Sequence[str]] = USUAL_COLUMNS,
+    has_parts: bool = True,
 ) -> dict[str, str]:
     """Returns the column of each field of an utterance: the one that is given, or the first with a usual name.
 
-    A name in other letters (`File Name`) counts if no column has the name itself. Notes a table with several columns
-    that may be the text.
+    A name in other letters (`File Name`) counts if no column has the name itself.
 
     Args:
         given: field -> column.
-        table, kind: what notes and errors call it.
-        first: usual names that go before others.
+        kind: what errors call the data set.
+        usual: field -> usual names.
+        has_parts: False if recordings have been cut already, whatever their times say.
 
     Raises:
         ValueError: for a field or a column that is unknown.
     """
-    found = ", ".join(columns) or "none at all"
     if unknown := sorted(set(given) - set(USUAL_COLUMNS)):
         raise ValueError(f"an utterance has no {', '.join(unknown)} from a column; it has {', '.join(USUAL_COLUMNS)}")
     if absent := sorted(set(given.values()) - set(columns)):
+        found = ", ".join(columns) or "none at all"
         raise ValueError(f"{kind} has no column {', '.join(absent)}; it has {found}")
-    spelled = {fold_column(name): name for name in [*columns][::-1] if name} | {name: name for name in columns}
-    usual = {
-        field: list(
-            dict.fromkeys(spelled[name] for name in [*filter(first.__contains__, known), *known] if name in spelled)
-        )
-        for field, known in USUAL_COLUMNS.items()
+    spelled = {fold_column(name): name for name in [*columns][::-1]} | {name: name for name in columns}
+    names = {
+        field: next(spelled[name] for name in known if name in spelled)
+        for field, known in usual.items()
+        if field not in PART_COLUMNS and not spelled.keys().isdisjoint(known)
     }
-    names = {field: each[0] for field, each in usual.items() if each and field not in PART_COLUMNS}
-    names |= part_columns({*columns} - {*given.values()} | {*given}) | given
-    if "text" not in given and len(usual["text"]) > 1:
-        others = " and ".join(usual["text"][1:])
-        report.note(f"{table}: the texts are those of the column {names['text']}; it also has {others}")
-    return names
+    if has_parts:
+        names |= part_columns({*columns} - {*given.values()} | {*given})
+    return names | given
 
 
 def refuse_spreadsheet(path: Path) -> None:

@@ -21,7 +21,7 @@ from hf_mlpl.corpora.preparation.prepare import read_normalizers
 from hf_mlpl.corpora.readers.folders import read_folder
 from hf_mlpl.corpora.readers.hf_datasets import read_dataset
 from hf_mlpl.corpora.readers.lists import read_fl_lists, read_list
-from hf_mlpl.corpora.readers.parquet import _on_disk
+from hf_mlpl.corpora.readers.dataset_files import _on_disk
 from hf_mlpl.corpora.reading import ReadingReport, human_utterance, with_durations
 from hf_mlpl.corpora.recordings import part_of
 from hf_mlpl.corpora.sources import Source, source_of_corpus

@@ -12,15 +12,16 @@ from typing import Any
 from ...model.text import normalize_text
 from ..flashlight_lists import lines_of_list
 from ..locales import noted_locale, to_locale
-from ..metadata import LIKELY, TableRow, columns_of, find_columns, is_json, refuse_spreadsheet, rows_of
+from ..metadata import LIKELY, USUAL_COLUMNS, TableRow, columns_of, find_columns, is_json, refuse_spreadsheet, rows_of
 from ..reading import ReadingReport, RowError, human_utterance
 from ..recordings import FileNames, check_part_columns, local_path, part_of, spellings, with_part_durations
 from ..splits import Corpus, Splits, of_languages
-from ..tables import DAMAGED_BYTES, check_encoding
+from ..tables import DAMAGED_BYTES, check_encoding, fold_column
 from .manifests import read_manifest
 
 COLUMNS = ("path", "sentence", "language", "speaker")
-OWN_COLUMNS = COLUMNS[:2]  # go before other usual names
+# Those of a list go before other usual names.
+OWN_COLUMNS = {field: (name, *USUAL_COLUMNS[field]) for field, name in (("audio", "path"), ("text", "sentence"))}
 # Fields of NeMo and lhotse that show a manifest.
 MANIFEST_FIELDS = frozenset(("audio_filepath", "audio_filename", "supervisions", "recording_id", "sources"))
 DOUBLED_QUOTES = re.compile(r'"([^"]|"")*""([^"]|"")*"')  # of a field that csv would write so
@@ -97,7 +98,7 @@ def _columns(
 ) -> dict[str, str]:
     """Returns the columns of a table by field; raises ValueError if there is none for recordings or languages."""
     found = ", ".join(filter(None, columns)) or "nothing"
-    names = find_columns(columns, given, report, str(table), str(table), OWN_COLUMNS)
+    names = find_columns(columns, given, table, USUAL_COLUMNS | OWN_COLUMNS)
     if "audio" not in names:
         raise ValueError(
             f"{table}: no column is known to be that of the recordings; its first line must name the columns, such as "
@@ -108,6 +109,9 @@ def _columns(
             f"{table}: no column is known to be the language; name it with --language-column, or give the language of "
             f"all rows with --language; it has {found}"
         )
+    texts = [name for name in columns if fold_column(name) in USUAL_COLUMNS["text"] and name != names.get("text")]
+    if texts and "text" not in given:
+        report.note(f"{table}: the texts are those of its column {names['text']}; it also has {' and '.join(texts)}")
     if "text" not in names:
         report.note(
             f"{table}: no column is known to be the text, so its speech is unlabelled; --text-column names one"
