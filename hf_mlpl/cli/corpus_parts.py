@@ -11,6 +11,7 @@ from pathlib import Path
 from ..corpora.locales import to_locale
 from ..corpora.preparation.prepare import Part
 from ..corpora.readers.common_voice import common_voice_inputs, find_locales, read_common_voice, report_speaker_leaks
+from ..corpora.readers.dataset_forms import has_one_split, known_source, language_configs
 from ..corpora.readers.downloads import download_mirror
 from ..corpora.readers.folders import read_folder
 from ..corpora.readers.hf_datasets import read_dataset
@@ -116,7 +117,8 @@ def _dataset_parts(options: argparse.Namespace) -> Iterator[Part]:
         "language": options.language,
         "copies": options.output / "recordings",
     }
-    for config in options.config or language_configs(name, options.language and [], options.languages):
+    languages = [options.language] if options.language else options.languages
+    for config in options.config or language_configs(name, languages):
         for split in options.split:
             read = partial(read_dataset_split, name, split, options.languages, config=config, **settings)
             yield Part(" ".join(filter(None, ("dataset", config, split))), read, source=source, inputs=inputs)

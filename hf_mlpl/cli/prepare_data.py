@@ -7,6 +7,7 @@ Nothing is copied: an utterance is a path (or a part of a long recording) with i
     hf-mlpl prepare-data --list my-speech/manifest.tsv --test-speakers anna ben --output data
     hf-mlpl prepare-data --folder my-speech/sl --language sl --output data
     hf-mlpl prepare-data --dataset someone/talks --split train validation test --text-column words --output data
+    hf-mlpl prepare-data --dataset google/fleurs --languages sl sv-SE --split validation test --output fleurs
     hf-mlpl prepare-data --manifests train_manifest.json dev_manifest.json --language sl --output data
     hf-mlpl prepare-data --flashlight-lists train.lst dev.lst test.lst --language sl --output data
 
@@ -91,17 +92,24 @@ def _add_corpora(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dataset",
         metavar="NAME_OR_FOLDER",
-        help="data set of the Hub, or a folder or file that the library datasets reads. Rows without a text are "
+        help="data set of the Hub, or a folder or file that the library datasets reads; also google/fleurs, "
+        "facebook/multilingual_librispeech and facebook/voxpopuli, or folders of their files. Rows without a text are "
         "unlabelled speech; audio that is not in a file is written to the folder recordings of --output",
     )
-    group.add_argument("--config", metavar="NAME", help="configuration of --dataset, if it has several")
+    group.add_argument(
+        "--config",
+        nargs="+",
+        metavar="NAME",
+        help="configurations of --dataset, if it has several; default: those of --languages, if their names are those "
+        "of languages (sl, sl_si, polish), which become the language of their rows",
+    )
     group.add_argument(
         "--split",
         nargs="+",
         default=["train"],
         metavar="NAME",
-        help="splits of --dataset to read: validation becomes dev, test becomes test, others become train; "
-        "default: train",
+        help="splits of --dataset to read, or parts of them (train[:10%%]): validation becomes dev, test becomes "
+        "test, others become train; default: train",
     )
     for option in ("--audio-column", "--text-column", "--language-column", "--speaker-column"):
         group.add_argument(option, metavar="NAME", help="column of --dataset; default: the first with a usual name")
