@@ -155,7 +155,8 @@ def _dataset_corpora(options: argparse.Namespace, columns: dict[str, str]) -> It
         name, inputs = options.dataset, ()
         source = known_source(name) or Source(name, url=HUB_PAGE + name)
     settings = {"columns": columns, "language": options.language, "copies": options.output / "recordings"}
-    for config in options.config or language_configs(name, options.language and [], options.languages):
+    languages = [options.language] if options.language else options.languages
+    for config in options.config or language_configs(name, languages):
         for split in splits:
             read = partial(read_dataset, name, split=split, config=config, **settings)
             part = " ".join(filter(None, ("dataset", config, split)))

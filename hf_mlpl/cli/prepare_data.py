@@ -8,6 +8,7 @@ Nothing is copied: an utterance is a path (or a part of a long recording) with i
     hf-mlpl prepare-data --folder my-speech/sl --language sl --output data
     hf-mlpl prepare-data --folder interviews --segmentations annotated --tier utterance --language sl --output data
     hf-mlpl prepare-data --dataset someone/talks --split train validation test --text-column words --output data
+    hf-mlpl prepare-data --dataset google/fleurs --languages sl sv-SE --split validation test --output fleurs
     hf-mlpl prepare-data --manifests train_manifest.json dev_manifest.json --language sl --output data
     hf-mlpl prepare-data --folder field-recordings --language sl --segment vad --workers 8 --output data
     hf-mlpl prepare-data --flashlight-lists train.lst dev.lst test.lst --language sl --output data
@@ -108,17 +109,25 @@ def _add_corpora(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         action=_Once,
         metavar="NAME_OR_FOLDER",
-        help="data set of the Hub, or a folder or file that the library datasets reads. Rows without a text are "
+        help="data set of the Hub, or a folder or file that the library datasets reads; also google/fleurs, "
+        "facebook/multilingual_librispeech and facebook/voxpopuli, or folders of their files. Rows without a text are "
         "unlabelled speech; audio that is not in a file is written to the folder recordings of --output",
     )
-    group.add_argument("--config", metavar="NAME", help="configuration of --dataset, if it has several")
+    group.add_argument(
+        "--config",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="configurations of --dataset, if it has several; default: those of --languages, if their names are those "
+        "of languages (sl, sl_si, polish), which become the language of their rows",
+    )
     group.add_argument(
         "--split",
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="splits of --dataset to read: validation becomes dev, test becomes test, others become train; "
-        "default: train",
+        help="splits of --dataset to read, or parts of them (train[:10%%]): validation becomes dev, test becomes "
+        "test, others become train; default: train",
     )
 
 

@@ -24,11 +24,13 @@ from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from ...audio.containers import audio_column
 from ...audio.tar_index import ContainerError
+from ..locales import to_locale
 from ..metadata import METADATA, SUFFIXES, TableRow, columns_of, rows_of
 from ..reading import ReadingReport
 from ..recordings import is_recording, walk
+from ..sources import Source
 from . import webdataset
-from .dataset_files import DEVELOPMENT, data_files, has_script
+from .dataset_files import DEVELOPMENT, data_files, dataset_configs, has_script
 from .parquet import parquet_features, parquet_rows, with_class_names
 from .published import (
     PUBLISHED,
@@ -44,6 +46,7 @@ from .published import (
 # The splits that `datasets` makes of folders with these names.
 SPLIT_FOLDERS = dict.fromkeys(DEVELOPMENT, "validation") | {"train": "train", "test": "test", "eval": "test"}
 ARROW = ".arrow"
+SEVERAL_LANGUAGES = ("all", "multilang")  # configurations of FLEURS and VoxPopuli, which repeat those of languages
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,46 @@ def open_named(
         return open_dataset(load_dataset(str(name), config, split=split))
     except DatasetGenerationError as error:
         raise ValueError(f"{name}: `datasets` cannot load it: {error.__cause__ or error}") from error
+
+
+def language_configs(name: str | Path, languages: Sequence[str] | None = None) -> list[str | None]:
+    """Returns the configurations of a data set that are read if none is named; [None] if it has only one without name.
+
+    They are all that are named after one language, if no others are there.
+
+    Args:
+        languages: locales to choose from them; all if there are none.
+
+    Raises:
+        ValueError: for a data set with other configurations, one of which must be named, and for absent languages.
+    """
+    path, corpus = Path(name), PUBLISHED.get(str(name).lower())
+    if path.is_dir() and (found := published_folder(path)):
+        configs = list(language_folders(found, path))
+    elif path.exists() and (path.is_file() or (path / "dataset_info.json").is_file()):
+        return [None]
+    elif corpus and has_script(str(name)):
+        configs = languages_on_hub(corpus, str(name)) or dataset_configs(str(name))
+    else:
+        configs = dataset_configs(str(name)) if not path.exists() or (path / "README.md").is_file() else []
+    if "default" in configs or not configs:
+        return [None]
+    if len(configs) == 1:
+        return list(configs)
+    locales = {config: locale_of_config(config) for config in configs if config not in SEVERAL_LANGUAGES}
+    if None in locales.values():
+        raise ValueError(f"{name}: has the configurations {', '.join(configs)}; name one")
+    wanted = {*map(to_locale, languages or ())}
+    if chosen := [config for config, locale in locales.items() if not wanted or locale in wanted]:
+        return chosen
+    raise ValueError(f"{name}: no configuration of {', '.join(wanted)}; there are {', '.join(configs)}")
+
+
+def known_source(name: str | Path) -> Source | None:
+    """Returns the source of a published corpus by its name on the Hub or its files in a folder; None for another."""
+    path = Path(name)
+    corpus = published_folder(path) if path.is_dir() else PUBLISHED.get(str(name).lower())
+    return corpus and corpus.source
 
 
 def has_one_split(path: Path) -> bool:

@@ -201,6 +201,8 @@ def language_rows(
         found = [name for name in SPLITS if (folder / corpus.table.format(split=name)).is_file()]
         raise ValueError(f"{folder}: no split {split}; there are {', '.join(found)}")
     columns = [*(corpus.header or table_columns(table, [corpus.name])), "audio"]
+    if "{parts}" in corpus.files[0]:
+        columns.append("speaker_id")  # the first part of the name
 
     def rows(wanted: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
         find = _recordings(corpus, folder.absolute(), split, report)
@@ -210,8 +212,8 @@ def language_rows(
                 continue
             if not problem and len(name.parts) != 1:
                 problem = f"{corpus.name} is not a file name"
-            values = {column: row.get(column) for column in wanted}
-            yield os.curdir, (where, values if problem else values | {"audio": find(name.stem)}, problem)
+            values = {"speaker_id": name.stem.partition("_")[0]} | row | {"audio": problem or find(name.stem)}
+            yield os.curdir, (where, {column: values.get(column) for column in wanted}, problem)
 
     return columns, rows
 
