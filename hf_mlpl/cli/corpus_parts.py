@@ -154,7 +154,8 @@ def _dataset_corpora(options: argparse.Namespace, columns: dict[str, str]) -> It
     else:
         name, inputs = options.dataset, ()
         source = known_source(name) or Source(name, url=HUB_PAGE + name)
-    settings = {"columns": columns, "language": options.language, "copies": options.output / "recordings"}
+    settings = {"columns": columns, "language": options.language, "encoding": options.encoding}
+    settings["copies"] = options.output / "recordings"
     languages = [options.language] if options.language else options.languages
     for config in options.config or language_configs(name, languages):
         for split in splits:

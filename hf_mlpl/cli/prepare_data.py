@@ -174,7 +174,9 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
         "--delimiter", type=_delimiter, help="sign between the columns of --list, or tab; default: found"
     )
     group.add_argument(
-        "--encoding", help="encoding of --list, such as windows-1252; default: UTF-8, or UTF-16 with a byte order mark"
+        "--encoding",
+        help="encoding of the tables of --list and --dataset, such as windows-1252; default: UTF-8, or UTF-16 with a "
+        "byte order mark",
     )
     add_several(
         "--manifests",
@@ -289,7 +291,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     tokens = [entry for line in read_tokens(options.tokens) for entry in line] if options.tokens else None
     report = prepare(parts, options.output, preprocessing, options.workers, tokens, segmentation)
     if not report.kept:
-        raise ValueError(report.why_nothing() + (f"; see {options.output / 'report.txt'}" if report.read else ""))
+        raise ValueError(report.why_nothing() + (f"; {_example(report, options.output)}" if report.read else ""))
     plot_durations(report, options.output / "durations.png")
     if report.plotted is not None:
         plot_recording(report.plotted, options.output / "segments.png")
@@ -316,6 +318,13 @@ def _segmentation(options: argparse.Namespace) -> Segmentation | None:
         detector = BlankDetector(options.model)
         return Segmentation(detector, options.segment_seconds, detector.files)
     return None
+
+
+def _example(report: PreparationReport, output: Path) -> str:
+    """Returns the first line about a row that was left out, and the file that has all of them."""
+    with open(output / "report.txt", encoding="utf-8") as file:
+        line = next(islice(file, len(report.lines()), None), "").strip()
+    return (f"such as {line}; " if report.dropped and line else "") + f"see {output / 'report.txt'}"
 
 
 def _print_report(report: PreparationReport, output: Path, num_lines: int) -> None:

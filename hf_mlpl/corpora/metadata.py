@@ -14,7 +14,16 @@ from typing import TextIO
 
 from .readers.parquet import parquet_features, parquet_values
 from .recordings import PART_COLUMNS, part_columns
-from .tables import DAMAGED, decode_text, fold_column, open_binary, read_table, row_problem, table_columns
+from .tables import (
+    DAMAGED,
+    check_encoding,
+    decode_text,
+    fold_column,
+    open_binary,
+    read_table,
+    row_problem,
+    table_columns,
+)
 
 TEXT_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 JSON = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz")
@@ -102,11 +111,12 @@ def columns_of(
         encoding: of csv and JSON; by default UTF-8.
 
     Raises:
-        ValueError: for a file that is no table, such as a spreadsheet, or is damaged.
+        ValueError: for a file that is no table, such as a spreadsheet, is in an unknown encoding, or damaged.
     """
     refuse_spreadsheet(path)
     if path.suffix == ".parquet":
         return list(parquet_features(path))
+    check_encoding(path, encoding)
     if is_json(path):
         return list(dict.fromkeys(key for _, row, _ in _json_rows(path, encoding) for key in row))
     return table_columns(path, likely, delimiter, encoding)

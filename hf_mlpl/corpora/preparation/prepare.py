@@ -169,15 +169,17 @@ def prepare(
 def _write_all(
     parts: Sequence[Path], report: PreparationReport, output: Path, known_characters: Iterable[str] | None
 ) -> None:
-    lines, written, all_files = [], set(), []
-    for split, statistics in report.splits.items():
-        files = [path for folder in parts if (path := folder / f"{split}.parquet").exists()]
-        changes = resolve_duplicates(files, statistics, report, lines)
-        all_files += files
-        if report.kept or not report.read:
-            merge(files, changes, output / f"{split}.parquet")
-            written.add(split)
-    notes, long_lines = name_long_recordings(all_files)
+    lines, written = [], set()
+    files = {
+        split: [path for folder in parts if (path := folder / f"{split}.parquet").exists()] for split in report.splits
+    }
+    # What is in test or dev as well stays there, so that no model has trained on it.
+    order = sorted(files, key=lambda split: ("test", "dev").index(split) if split in ("test", "dev") else 2)
+    changes = resolve_duplicates({path: split for split in order for path in files[split]}, report, lines)
+    for split in files if report.kept or not report.read else ():
+        merge(files[split], changes, output / f"{split}.parquet")
+        written.add(split)
+    notes, long_lines = name_long_recordings([path for split in files for path in files[split]])
     report.notes += notes
     lines += long_lines
     report.notes += [  # the file is not removed, because it may still be wanted

@@ -71,7 +71,12 @@ class OpenDataset:
 
 
 def open_named(
-    name: str | Path, split: str, config: str | None, report: ReadingReport, likely: Sequence[str]
+    name: str | Path,
+    split: str,
+    config: str | None,
+    report: ReadingReport,
+    likely: Sequence[str],
+    encoding: str | None = None,
 ) -> OpenDataset:
     """Opens one split of a data set in a folder or file, or on the Hub.
 
@@ -85,7 +90,7 @@ def open_named(
         return open_dataset(split_of(load_from_disk(str(path)), split, str(path)))
     if path.is_file():
         if path.name.endswith(SUFFIXES):
-            return _open_tables([path], likely)
+            return _open_tables([path], likely, encoding)
         if path.name.endswith(webdataset.SUFFIXES):
             return _open_webdataset([path], report)
         if path.suffix == ARROW:
@@ -95,18 +100,18 @@ def open_named(
         return opened
     for folder in (path / split, path):
         if tables := [folder / table for table in METADATA if (folder / table).is_file()]:
-            return _of_split(_open_tables(tables[:1], likely), split)
+            return _of_split(_open_tables(tables[:1], likely, encoding), split)
     kind, files = data_files(name, split, config, report, DEVELOPMENT if corpus and split in DEVELOPMENT else ())
     if issubclass(kind, AudioFolder):
         if tables := [file for file in files if file.name in METADATA]:
-            return _of_split(_open_tables(tables, likely), split)
+            return _of_split(_open_tables(tables, likely, encoding), split)
         return _open_folder(path, split, files, report)
     if issubclass(kind, WebDataset):
         return _open_webdataset(files, report)
     if issubclass(kind, Arrow):
         return _open_arrow(files)
     if files and all(file.name.endswith(SUFFIXES) for file in files):
-        return _open_tables(files, likely)
+        return _open_tables(files, likely, encoding)
     try:
         return open_dataset(load_dataset(str(name), config, split=split))
     except DatasetGenerationError as error:
@@ -220,10 +225,10 @@ def _open_published(
     return OpenDataset(columns, rows, ["audio"], str(folder), corpus, locale_of_config(config))
 
 
-def _open_tables(files: Sequence[Path], likely: Sequence[str]) -> OpenDataset:
+def _open_tables(files: Sequence[Path], likely: Sequence[str], encoding: str | None) -> OpenDataset:
     """Opens Parquet files that contain recordings, or tables of any kind that name recordings."""
-    first, rows = files[0], partial(_rows_of_tables, files)
-    columns: Mapping = dict.fromkeys(name for file in files for name in columns_of(file, likely))
+    first, rows = files[0], partial(_rows_of_tables, files, encoding)
+    columns: Mapping = dict.fromkeys(name for file in files for name in columns_of(file, likely, None, encoding))
     audio = [name for name in columns if name.endswith("file_name")] if first.name in METADATA else []
     if first.suffix == ".parquet":
         columns = parquet_features(first)
@@ -239,9 +244,11 @@ def _rows_of_containers(files: Sequence[Path], audio: str, columns: Sequence[str
         yield os.curdir, (where, row | {audio: place}, None)
 
 
-def _rows_of_tables(files: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
+def _rows_of_tables(
+    files: Sequence[Path], encoding: str | None, columns: Sequence[str]
+) -> Iterator[tuple[str, TableRow]]:
     for file in files:
-        for row in rows_of(file, columns):
+        for row in rows_of(file, columns, None, encoding):
             yield os.path.dirname(os.path.abspath(file)), row
 
 

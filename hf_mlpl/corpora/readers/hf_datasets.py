@@ -34,6 +34,7 @@ def read_dataset(
     split: str = "train",
     config: str | None = None,
     copies: str | Path | None = None,
+    encoding: str | None = None,
 ) -> Iterator[dict]:
     """Yields utterances of a data set whose audio is encoded: paths, bytes, `{path, bytes}`, or an `Audio` column,
     decoded or not; torchcodec is not needed. Lists of float samples with a sampling rate are accepted too.
@@ -57,20 +58,21 @@ def read_dataset(
         language: of all rows; by default from a column.
         split, config: of a data set that is loaded.
         copies: folder for recordings that are in no file.
+        encoding: of csv and JSON files without a byte order mark; by default UTF-8.
 
     Raises:
         ValueError: for a field, column or split that is missing, for a data set without rows or without a column of
             audio or languages, for columns that seem to be starts and ends but are unknown, and for recordings inside
             the data set without `copies`.
     """
-    is_open = isinstance(dataset, (Dataset, IterableDataset))
+    is_open, likely = isinstance(dataset, (Dataset, IterableDataset)), [*LIKELY, *(columns or {}).values()]
     for base, part in [(split, None)] if is_open else map(_parsed_split, split.split("+")):
         opened = split_of(dataset, base, "the data set") if isinstance(dataset, Mapping) else dataset
         if isinstance(opened, (Dataset, IterableDataset)):
             source = open_dataset(opened)
             prefix = f"{opened.info.dataset_name or 'dataset'}/{opened.split or base}"
         else:
-            source, prefix = open_named(opened, base, config, report, LIKELY), f"{Path(opened).name}/{base}"
+            source, prefix = open_named(opened, base, config, report, likely, encoding), f"{Path(opened).name}/{base}"
         where = source.name or prefix
         corpus = source.corpus or published_columns(source.columns)
         try:

@@ -12,11 +12,11 @@ from typing import Any
 from ...model.text import normalize_text
 from ..flashlight_lists import lines_of_list
 from ..locales import noted_locale, to_locale
-from ..metadata import LIKELY, USUAL_COLUMNS, TableRow, columns_of, find_columns, is_json, refuse_spreadsheet, rows_of
+from ..metadata import LIKELY, USUAL_COLUMNS, TableRow, columns_of, find_columns, is_json, rows_of
 from ..reading import ReadingReport, RowError, human_utterance
 from ..recordings import FileNames, check_part_columns, local_path, part_of, spellings, with_part_durations
 from ..splits import Corpus, Splits, of_languages
-from ..tables import DAMAGED_BYTES, check_encoding, fold_column
+from ..tables import DAMAGED_BYTES, fold_column
 from .manifests import read_manifest
 
 COLUMNS = ("path", "sentence", "language", "speaker")
@@ -81,8 +81,6 @@ def list_utterances(
             rows, and for columns that seem to be starts and ends but are unknown.
     """
     table = Path(table)
-    refuse_spreadsheet(table)
-    check_encoding(table, encoding)
     columns_there = columns_of(table, LIKELY if columns is None else [*LIKELY, *columns.values()], delimiter, encoding)
     if is_json(table) and not columns and not MANIFEST_FIELDS.isdisjoint(columns_there):
         yield from of_languages(read_manifest(table, report, language), languages, report)

@@ -27,7 +27,8 @@ def read_manifest(manifest: str | Path, report: ReadingReport, language: str | N
     `offset` and `duration` of NeMo are a part of a recording; without `offset` the part begins with the recording, as
     for NeMo. A supervision of lhotse is an utterance, and so is a cut or a recording without supervisions. The
     recordings of `sl_supervisions_train.jsonl.gz` are read from `sl_recordings_train.jsonl.gz` beside it. Rows without
-    a text are unlabelled speech. Paths are relative to the manifest, or else to the working directory.
+    a text are unlabelled speech. Paths are relative to the manifest, or to what it links to, or else to the working
+    directory.
 
     Refuses rows whose audio would be another than theirs: one channel of a file of several, cuts that are mixed or
     padded, audio that lhotse changes other than by resampling, and texts that are translations.
@@ -62,7 +63,8 @@ def partner_of(manifest: Path) -> Path | None:
 
 
 def _rows(manifest: Path, report: ReadingReport, language: str | None) -> Iterator[tuple[str, dict]]:
-    files, folders, recordings = FileNames(), (manifest.parent, os.curdir), {}
+    folders = (manifest.parent, manifest.resolve().parent, os.curdir)  # the manifest may be a link
+    files, recordings = FileNames(), {}
     for where, row, problem in rows_of(manifest, FIELDS):
         if row.get("shard_id") is not None:
             raise ValueError(
