@@ -122,7 +122,7 @@ def _read_eaf(path: Path, recording: str, tiers: Sequence[str]) -> Iterator[Inte
         texts: dict[str | None, list[str]] = {}  # of each annotation with times: those of its words, for instance
         for annotation in _in_order([each for box in by_name[name].iter("ANNOTATION") for each in box]):
             place, steps = annotation.get("ANNOTATION_ID"), 0
-            while place in parents and steps < len(parents):
+            while place in parents and steps < len(by_name):  # no tier is as deep
                 place, steps = parents[place], steps + 1
             texts.setdefault(place, []).append(annotation.findtext("ANNOTATION_VALUE") or "")
         for place, words in texts.items():
@@ -193,15 +193,14 @@ def _participant(name: str | None, by_name: dict[str, ElementTree.Element]) -> s
 
 def _in_order(annotations: list[ElementTree.Element]) -> list[ElementTree.Element]:
     """Returns annotations, each behind its PREVIOUS_ANNOTATION, as the words of a sentence."""
-    previous = {each.get("ANNOTATION_ID"): each.get("PREVIOUS_ANNOTATION") for each in annotations}
-
-    def steps(annotation: ElementTree.Element) -> int:
-        count, place = 0, annotation.get("ANNOTATION_ID")
-        while (place := previous.get(place)) is not None and count < len(previous):
-            count += 1
-        return count
-
-    return sorted(annotations, key=steps) if any(previous.values()) else annotations
+    following = {each.get("PREVIOUS_ANNOTATION"): each for each in annotations if each.get("PREVIOUS_ANNOTATION")}
+    ranks: dict[str | None, int] = {}
+    for first in annotations if following else ():
+        annotation, rank = None if first.get("PREVIOUS_ANNOTATION") else first, 0
+        while annotation is not None:
+            ranks[annotation.get("ANNOTATION_ID")] = rank
+            annotation, rank = following.pop(annotation.get("ANNOTATION_ID"), None), rank + 1
+    return sorted(annotations, key=lambda each: ranks.get(each.get("ANNOTATION_ID"), 0))
 
 
 def _refuse_tiers(what: str, wanted: Sequence[str], known: Sequence[str]) -> list[str]:
