@@ -400,7 +400,9 @@ def test_subtitles(tmp_path, encoding):
     assert f"{path}:00:00:04.000: not a part of a recording: the part ends at 3 s and starts at 4 s" in report.lines
     path.rename(path.with_suffix(".srt"))
     path.with_suffix(".srt").write_bytes(SRT.encode(encoding))
-    assert read(tmp_path) == [(1.0, 2.5, "Hello there, AT&T", None), (3.0, 4.04, "1984", None)]
+    report = ReadingReport()
+    assert read(tmp_path, report) == [(1.0, 2.5, "Hello there, AT&T", None), (3.0, 4.04, "1984", None)]
+    assert report.dropped == {"cue without a text, or damaged": 1}
 
 
 def test_subtitles_need_an_extra(tmp_path, monkeypatch, capsys):

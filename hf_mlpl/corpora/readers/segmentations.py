@@ -22,7 +22,7 @@ Interval = tuple[str, dict | RowError]
 # A string, a flag or a number of Praat's text files between white space; all other words are ignored, and so is what
 # follows an exclamation mark (Praat's manual, "TextGrid file formats").
 PRAAT_TOKEN = re.compile(r'(?<!\S)(?:"([^"]*(?:""[^"]*)*)"|(<\w+>)|([-+]?\d[\d.]*(?:[eE][-+]?\d+)?)(?!\S)|!.*)')
-CUE_TIMES = re.compile(r"\d\s*-->\s*\d")
+CUE_TIMES = re.compile(r"^\s*\d[\d:.,]*\s*-->", re.MULTILINE)
 VOICE = re.compile(r"<v[^\s>]*\s+([^>]+)>")
 OVERRIDE = re.compile(r"\{\\[^}]*\}")  # `{\an8}`, which players of SubRip take for a place on the screen
 NOTHING = "<NA>"  # of a column of RTTM
@@ -291,7 +291,7 @@ def _read_subtitles(path: Path, *_) -> Iterator[Interval]:
         raise ImportError(message) from error
     text, suffix = _text(path), path.suffix.lower()
     try:
-        captions = list(WebVTT.from_buffer(io.StringIO(text.lstrip()), format=suffix[1:]))
+        captions = WebVTT.from_buffer(io.StringIO(text.lstrip()), format=suffix[1:]).captions
     except (MalformedFileError, MalformedCaptionError) as error:
         kind = "WebVTT" if suffix == ".vtt" else "SubRip"
         raise ValueError(f"is no {kind} file, or is damaged: {error}") from error
