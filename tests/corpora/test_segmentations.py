@@ -267,8 +267,14 @@ def test_eaf(tmp_path):
     # The offset of the sound, by its name, from an eaf of another name in a folder below.
     (tmp_path / "eaf").mkdir()
     path.rename(tmp_path / "eaf" / "session 1.eaf")
-    record(tmp_path / "film.wav").rename(tmp_path / "s\u00f3und.wav")
+    sound = record(tmp_path / "film.wav").rename(tmp_path / "s\u00f3und.wav")
     assert read(tmp_path)[0] == (0.5, 1.32, "yeah & no", "Max")
+    # An eaf of the recording's name goes before others that link it, such as older versions.
+    sound.with_suffix(".eaf").write_text(EAF.replace("yeah", "new"))
+    report = ReadingReport()
+    assert read(tmp_path, report)[0] == (0.5, 1.32, "new & no", "Max")
+    other = tmp_path / "eaf" / "session 1.eaf"
+    assert report.lines == [f"{sound}: is segmented by s\u00f3und.eaf, and not by what links it: {other}"]
 
 
 def test_eaf_whose_tiers_must_be_named(tmp_path):
@@ -314,6 +320,7 @@ def test_damaged_eafs_cost_their_recording(tmp_path):
         f'<!DOCTYPE a [<!ENTITY x0 "lol">{bomb}]><a>&x9;</a>': "is damaged, or no XML: ",
         f'<!DOCTYPE a [<!ENTITY x SYSTEM "{path}">]><a>&x;</a>': "is damaged, or no XML: undefined entity &x;",
         "<html><body/></html>": "is no document of ELAN, but XML with the element html",
+        EAF[: EAF.index("<TIER")] + "</ANNOTATION_DOCUMENT>": "has no intervals with speech",
         EAF.replace("milliseconds", "PAL-frames"): "has times in PAL-frames; milliseconds are accepted",
         EAF.replace("film.mp4", "a.mp4"): "has the offsets 0, 500, and names no film.wav; link it in ELAN",
     }
@@ -393,7 +400,9 @@ def test_subtitles(tmp_path, encoding):
     assert f"{path}:00:00:04.000: not a part of a recording: the part ends at 3 s and starts at 4 s" in report.lines
     path.rename(path.with_suffix(".srt"))
     path.with_suffix(".srt").write_bytes(SRT.encode(encoding))
-    assert read(tmp_path) == [(1.0, 2.5, "Hello there, AT&T", None), (3.0, 4.04, "1984", None)]
+    report = ReadingReport()
+    assert read(tmp_path, report) == [(1.0, 2.5, "Hello there, AT&T", None), (3.0, 4.04, "1984", None)]
+    assert report.dropped == {"cue without a text, or damaged": 1}
 
 
 def test_subtitles_need_an_extra(tmp_path, monkeypatch, capsys):

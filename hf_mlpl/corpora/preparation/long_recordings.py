@@ -119,7 +119,7 @@ def cut_recordings(
             else:
                 done[name] = path
     jobs = {name: jobs[name] for name in sorted(jobs, key=seconds.__getitem__, reverse=True)}  # none long at the end
-    bar = {"desc": "segmented", "unit": " s", "total": round(sum(seconds.values())), "disable": not files}
+    bar = {"desc": "segmented", "unit": " s of audio", "total": round(sum(seconds.values())), "disable": not files}
     with tqdm(**bar, initial=round(sum(seconds[name] for name in done))) as progress:
         if done:
             progress.write(f"going on: {len(done)} of {len(seconds)} long recordings were segmented before")

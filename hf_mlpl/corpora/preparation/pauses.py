@@ -10,8 +10,8 @@ import numpy as np
 SPEECH = 0.5  # probability from which on a frame is speech
 STILL_SPEECH = 0.35  # probability from which on a frame goes on with the speech beside it
 LEAST_SPEECH = 0.09  # seconds of frames of `SPEECH` that speech has at least; less is a click
-PADDING = 0.15  # seconds before and after speech that belong to it: detectors miss soft beginnings and ends
-LONGEST_PAUSE = 2.0  # seconds of a pause inside an utterance
+BEFORE, AFTER = 0.15, 0.1  # seconds that belong to speech too: detectors miss soft beginnings, and end late
+LONGEST_PAUSE = 3.0  # seconds of a pause inside an utterance
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def cut_at_pauses(probabilities: np.ndarray, frame_seconds: float, seconds: floa
     regions, speech = _speech(probabilities, frame_seconds)
     # A millisecond less, so that no difference of rounded times is longer.
     longest = int((max_seconds - 0.001) / frame_seconds)
-    means = np.convolve(np.pad(probabilities, 2, mode="edge"), np.full(5, 0.2), mode="valid")  # a dip, not one frame
+    means = np.convolve(np.pad(probabilities, 2), np.full(5, 0.2), mode="valid")  # a dip, not one frame
     pieces = [piece for start, end in regions for piece in _split(means, start, end, longest)]
     utterances = _pack(pieces, longest, int(LONGEST_PAUSE / frame_seconds))
     times = np.round(np.array(utterances, dtype=np.float64).reshape(-1, 2) * frame_seconds, 3)
@@ -57,8 +57,8 @@ def _speech(probabilities: np.ndarray, frame_seconds: float) -> tuple[list[tuple
     certain = np.append(0, np.cumsum(probabilities >= SPEECH))
     is_speech = certain[ends] - certain[starts] >= LEAST_SPEECH / frame_seconds - 0.5
     starts, ends = starts[is_speech], ends[is_speech]
-    padding = round(PADDING / frame_seconds)
-    first, last = np.maximum(starts - padding, 0), np.minimum(ends + padding, len(probabilities))
+    first = np.maximum(starts - round(BEFORE / frame_seconds), 0)
+    last = np.minimum(ends + round(AFTER / frame_seconds), len(probabilities))
     has_pause_before = first[1:] > last[:-1]
     first = first[np.append(np.ones(len(first[:1]), bool), has_pause_before)]
     last = last[np.append(has_pause_before, np.ones(len(last[:1]), bool))]

@@ -22,7 +22,7 @@ Interval = tuple[str, dict | RowError]
 # A string, a flag or a number of Praat's text files between white space; all other words are ignored, and so is what
 # follows an exclamation mark (Praat's manual, "TextGrid file formats").
 PRAAT_TOKEN = re.compile(r'(?<!\S)(?:"([^"]*(?:""[^"]*)*)"|(<\w+>)|([-+]?\d[\d.]*(?:[eE][-+]?\d+)?)(?!\S)|!.*)')
-CUE_TIMES = re.compile(r"\d\s*-->\s*\d")
+CUE_TIMES = re.compile(r"^\s*\d[\d:.,]*\s*-->", re.MULTILINE)
 VOICE = re.compile(r"<v[^\s>]*\s+([^>]+)>")
 OVERRIDE = re.compile(r"\{\\[^}]*\}")  # `{\an8}`, which players of SubRip take for a place on the screen
 NOTHING = "<NA>"  # of a column of RTTM
@@ -122,7 +122,7 @@ def _read_eaf(path: Path, recording: str, tiers: Sequence[str]) -> Iterator[Inte
         texts: dict[str | None, list[str]] = {}  # of each annotation with times: those of its words, for instance
         for annotation in _in_order([each for box in by_name[name].iter("ANNOTATION") for each in box]):
             place, steps = annotation.get("ANNOTATION_ID"), 0
-            while place in parents and steps < len(parents):
+            while place in parents and steps < len(by_name):  # no tier is as deep
                 place, steps = parents[place], steps + 1
             texts.setdefault(place, []).append(annotation.findtext("ANNOTATION_VALUE") or "")
         for place, words in texts.items():
@@ -193,15 +193,14 @@ def _participant(name: str | None, by_name: dict[str, ElementTree.Element]) -> s
 
 def _in_order(annotations: list[ElementTree.Element]) -> list[ElementTree.Element]:
     """Returns annotations, each behind its PREVIOUS_ANNOTATION, as the words of a sentence."""
-    previous = {each.get("ANNOTATION_ID"): each.get("PREVIOUS_ANNOTATION") for each in annotations}
-
-    def steps(annotation: ElementTree.Element) -> int:
-        count, place = 0, annotation.get("ANNOTATION_ID")
-        while (place := previous.get(place)) is not None and count < len(previous):
-            count += 1
-        return count
-
-    return sorted(annotations, key=steps) if any(previous.values()) else annotations
+    following = {each.get("PREVIOUS_ANNOTATION"): each for each in annotations if each.get("PREVIOUS_ANNOTATION")}
+    ranks: dict[str | None, int] = {}
+    for first in annotations if following else ():
+        annotation, rank = None if first.get("PREVIOUS_ANNOTATION") else first, 0
+        while annotation is not None:
+            ranks[annotation.get("ANNOTATION_ID")] = rank
+            annotation, rank = following.pop(annotation.get("ANNOTATION_ID"), None), rank + 1
+    return sorted(annotations, key=lambda each: ranks.get(each.get("ANNOTATION_ID"), 0))
 
 
 def _refuse_tiers(what: str, wanted: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -292,7 +291,7 @@ def _read_subtitles(path: Path, *_) -> Iterator[Interval]:
         raise ImportError(message) from error
     text, suffix = _text(path), path.suffix.lower()
     try:
-        captions = list(WebVTT.from_buffer(io.StringIO(text.lstrip()), format=suffix[1:]))
+        captions = WebVTT.from_buffer(io.StringIO(text.lstrip()), format=suffix[1:]).captions
     except (MalformedFileError, MalformedCaptionError) as error:
         kind = "WebVTT" if suffix == ".vtt" else "SubRip"
         raise ValueError(f"is no {kind} file, or is damaged: {error}") from error

@@ -25,6 +25,7 @@ class _Segmentation:
     turns: list[Interval] | None = None  # of RTTM
     folder: str = ""  # below which its recordings lie, or ""
     below: str = ""  # its folder relative to the one that was given
+    is_linked: bool = False  # has not the name of its recording, but an eaf's link to it
 
     def __str__(self) -> str:
         return str(self.path) if self.turns is None else f"{self.path} ({self.names[0]})"
@@ -54,9 +55,14 @@ class Segmentations:
         recordings = _recordings(root, found, report)
         alone = [str(each) for each in found if not self._assign(each, recordings, root)]
         for path, several in self._of.items():
-            if len(several) > 1:
-                names = ", ".join(map(str, several))
-                self._problems[path] = RowError("several segmentations of one recording", names)
+            several.sort(key=lambda each: each.is_linked)
+            named = [each for each in several if not each.is_linked] or several
+            if len(named) > 1:
+                detail = f"{', '.join(map(str, named))}; name the one to read by --segmentations"
+                self._problems[path] = RowError("several segmentations of one recording", detail)
+            elif len(several) > 1:
+                others = shortened([str(each) for each in several if each is not named[0]])
+                report.note(f"{path}: is segmented by {named[0].path.name}, and not by what links it: {others}")
         if alone:
             report.note(f"{root}: {len(alone)} segmentations have no recording: {shortened(alone)}")
 
@@ -78,19 +84,25 @@ class Segmentations:
         if segmentation.turns is not None:
             yield from segmentation.turns
             return
+        empty = True
         try:
-            yield from read_segmentation(segmentation.path, recording.name, self._tiers)
+            for interval in read_segmentation(segmentation.path, recording.name, self._tiers):
+                empty = False
+                yield interval
+            if empty:
+                raise ValueError("has no intervals with speech")
         except (OSError, ValueError) as error:
             yield str(recording), RowError("segmentation cannot be read", f"{segmentation.path}: {error_line(error)}")
 
     def _assign(self, segmentation: _Segmentation, recordings: dict[str, list[str]], root: Path) -> bool:
         """Assigns a segmentation to its recording; returns False if there is none."""
         places = [os.path.normpath(segmentation.path.parent / link) for link in segmentation.links]
-        for name in segmentation.names:
+        for number, name in enumerate(segmentation.names):
             near = [path for path in recordings.get(fold_name(name), ()) if _is_below(path, segmentation, places)]
             exact = [path for path in near if name in (os.path.basename(path), Path(path).stem)]
             beside = [path for path in exact or near if _below(path, root) == segmentation.below]
             if candidates := beside or exact or near:
+                segmentation.is_linked = number > 0 and segmentation.turns is None
                 break
         else:
             return False
