@@ -100,10 +100,11 @@ class OwnCorpus:
 
 def _own_parts(options: argparse.Namespace) -> Iterator[Part]:
     """Yields a part for each corpus of one's own speech, or one for all if their speakers are to be sorted."""
-    speakers = (options.train_speakers, options.dev_speakers, options.test_speakers)
-    splits = Splits(*(each and tuple(each) for each in speakers), options.dev_share, options.test_share)
+    splits = Splits(
+        options.train_speakers, options.dev_speakers, options.test_speakers, options.dev_share, options.test_share
+    )
     corpora = list(_own_corpora(options))
-    is_one_part = splits != Splits() and len(corpora) > 1
+    is_one_part = any(vars(splits).values()) and len(corpora) > 1
     for group in [corpora] if is_one_part else [[corpus] for corpus in corpora]:
         sources = dict.fromkeys(corpus.source for corpus in group)
         source = next(iter(sources)) if len(sources) == 1 else _joined(sources)

@@ -4,7 +4,8 @@ Nothing is copied: an utterance is a path (or a part of a long recording) with i
 
     hf-mlpl prepare-data --common-voice cv-corpus-6.1-2020-12-11 --voxpopuli voxpopuli --output data
     hf-mlpl prepare-data --common-voice downloads/cv-corpus-6.1-sl.tar.gz --workers 8 --output data
-    hf-mlpl prepare-data --list my-speech/manifest.tsv --test-speakers anna ben --output data
+    hf-mlpl prepare-data --list my-speech/clips.csv --dev-share 5% --test-speakers anna ben --output data
+    hf-mlpl prepare-data --list clips.csv --path-column Datei --text-column Satz --language de --output data
     hf-mlpl prepare-data --folder my-speech/sl --language sl --output data
     hf-mlpl prepare-data --folder interviews --segmentations annotated --tier utterance --language sl --output data
     hf-mlpl prepare-data --dataset someone/talks --split train validation test --text-column words --output data

@@ -37,7 +37,7 @@ TableRow = tuple[str, dict, str | None]
 
 # The columns of each field, unless others are named, in the form of `fold_column`; the first that a table has counts.
 # None for `id`, because several rows often share one.
-USUAL_COLUMNS = {
+USUAL_COLUMNS: dict[str, tuple[str, ...]] = {
     "id": (),
     "audio": (
         *("audio", "path", "file", "file_name", "audio_filepath"),
@@ -85,7 +85,7 @@ def find_columns(
     }
     if has_parts:
         names |= part_columns({*columns} - {*given.values()} | {*given})
-    return names | given
+    return names | dict(given)
 
 
 def refuse_spreadsheet(path: Path) -> None:

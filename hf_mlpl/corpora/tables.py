@@ -35,6 +35,7 @@ def _mark_damage(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("hf_mlpl.damaged", _mark_damage)
 
 ENCODINGS = "windows-1252 (Western Europe), windows-1250 (Central Europe) or windows-1251 (Cyrillic)"
+DAMAGED_PER_GOOD = 10  # lines: two characters of another encoding may happen to be one of UTF-8
 DAMAGED_BYTES = "bytes that are not"
 TOO_LONG = f"a field of more than {MAX_FIELD} characters"
 
@@ -113,23 +114,24 @@ def table_columns(
 def check_encoding(path: str | Path, encoding: str | None) -> None:
     """Raises ValueError for an unknown encoding, and for a file that is in none that can be found.
 
-    That is a file where several lines are not UTF-8, and no line has other characters than ASCII's in UTF-8: then all
-    such characters are in another encoding. A file that has both kinds of lines is UTF-8 with damage.
+    That is a file with many lines that are not UTF-8, and few that have other characters than ASCII's in UTF-8. A file
+    with enough of the latter is UTF-8 with damage.
     """
-    first, damaged = 0, 0
+    first, damaged, good = 0, 0, 0
     try:
         with open_table(Path(path)) as file:
             for number, line in _lines(file, path, encoding):
-                if DAMAGED in line:
-                    first, damaged = first or number, damaged + 1
-                elif not line.isascii():
-                    return
+                if not line.isascii():
+                    is_damaged = DAMAGED in line
+                    first = first or number * is_damaged
+                    damaged += is_damaged
+                    good += not line.replace(DAMAGED, "").isascii()
     except LookupError as error:
         raise ValueError(f"{path}: {error}; such as {ENCODINGS} are accepted") from error
-    if damaged > 1 and encoding is None:
+    if encoding is None and damaged > max(1, DAMAGED_PER_GOOD * good):
         raise ValueError(
-            f"{path}: {damaged} lines, such as line {first}, are not UTF-8, and no other line has more than ASCII; "
-            f"name the encoding with --encoding, such as {ENCODINGS}, or save it as UTF-8"
+            f"{path}: {damaged} lines, such as line {first}, are not UTF-8; name the encoding with --encoding, such as "
+            f"{ENCODINGS}, or save it as UTF-8"
         )
 
 

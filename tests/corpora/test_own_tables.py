@@ -249,6 +249,9 @@ def test_encodings_are_named_or_found_but_never_guessed(tmp_path, reader):
         assert read() == read(encoding="windows-1252") == ["żółw"]
     (tmp_path / "t.csv").write_bytes("file,text\na.wav,żółw\n".encode() + b"b.wav,\xff\nb.wav,\xff\n")
     assert read() == ["żółw"]  # UTF-8 with damage
+    lines = ["file,text", *["a.wav,Spaß”"] + ["a.wav,Spaß"] * 20]  # ß” of windows-1252 are a character of UTF-8
+    with pytest.raises(ValueError, match=r"t\.csv: 20 lines, such as line 3, are not UTF-8; name the encoding"):
+        list(read_dataset(write_lines(tmp_path / "t.csv", *lines, encoding="cp1252"), ReadingReport(), language="de"))
 
 
 def test_what_lists_lack_is_one_line_with_the_way_out(tmp_path):

@@ -119,7 +119,7 @@ def _rows_in(
 
 def _columns(source: OpenDataset, given: Mapping[str, str], corpus: Published | None) -> dict[str, str]:
     """Returns the columns of the fields that have one."""
-    usual = USUAL_COLUMNS | (corpus.columns if corpus else {})
+    usual = USUAL_COLUMNS | dict(corpus.columns if corpus else {})
     names = find_columns(source.columns, given, usual=usual, has_parts=corpus is None)
     if "text" not in names and _is_translation(source, "translation"):
         names["text"] = "translation"
