@@ -86,7 +86,7 @@ def _librispeech_parts(root: Path) -> Iterator[Part]:
 # ------------------------------------------------------------------- one's own speech, which is sorted into splits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OwnCorpus:
     """Describes a corpus of one's own speech as `Part` does; `root` and `split` are those of `Corpus`."""
 
@@ -96,6 +96,10 @@ class OwnCorpus:
     split: str
     source: Source
     inputs: tuple[Path, ...] = ()
+
+    def __repr__(self) -> str:
+        """Returns what decides on the utterances, the same in each process, so that an interrupted part goes on."""
+        return repr((self.read.func.__qualname__, self.read.args, self.read.keywords, self.root, self.split))
 
 
 def _own_parts(options: argparse.Namespace) -> Iterator[Part]:
@@ -131,7 +135,8 @@ def _own_corpora(options: argparse.Namespace) -> Iterator[OwnCorpus]:
         yield OwnCorpus(name, read, table.parent, split_of_name(table.name), source_of_corpus(table), inputs)
     for number, root in enumerate(options.folder or ()):
         given, tiers = tuple(options.segmentations), tuple(options.tier)
-        read = partial(read_folder, root, language=language, locales=languages, segmentations=given, tiers=tiers)
+        folder = {"segmentations": given, "tiers": tiers, "encoding": options.encoding}
+        read = partial(read_folder, root, language=language, locales=languages, **folder)
         yield OwnCorpus(f"folder {number}", read, root, "train", source_of_corpus(root), (root, *given))
     for number, manifest in enumerate(options.manifests or ()):
         read = partial(read_manifest, manifest, language=language)

@@ -130,8 +130,8 @@ def check_encoding(path: str | Path, encoding: str | None) -> None:
         raise ValueError(f"{path}: {error}; such as {ENCODINGS} are accepted") from error
     if encoding is None and damaged > max(1, DAMAGED_PER_GOOD * good):
         raise ValueError(
-            f"{path}: {damaged} lines, such as line {first}, are not UTF-8; name the encoding with --encoding, such as "
-            f"{ENCODINGS}, or save it as UTF-8"
+            f"{path}: {damaged} lines, such as line {first}, are not UTF-8; name the encoding with --encoding, such "
+            f"as {ENCODINGS}, or save it as UTF-8"
         )
 
 
@@ -154,17 +154,20 @@ def check_row(row: Row) -> None:
         raise RowError(problem)
 
 
+def text_encoding(start: bytes, encoding: str | None) -> str:
+    """Returns the encoding that the byte order mark in `start` shows; without one, what is given, or else UTF-8."""
+    found = encoding_of(start)
+    has_mark = found != "utf-8-sig" or start.startswith(codecs.BOM_UTF8)
+    return found if has_mark or encoding is None else encoding
+
+
 def decode_text(file: BinaryFile, encoding: str | None = None) -> io.TextIOWrapper:
     """Decodes an open file, with `DAMAGED` in place of bytes that cannot be decoded; keeps its line ends.
 
     Args:
         encoding: of a file without a byte order mark; by default UTF-8.
     """
-    start = file.peek(4)
-    found = encoding_of(start)
-    if encoding is not None and found == "utf-8-sig" and not start.startswith(codecs.BOM_UTF8):
-        found = encoding
-    return io.TextIOWrapper(file, found, errors="hf_mlpl.damaged", newline="")
+    return io.TextIOWrapper(file, text_encoding(file.peek(4), encoding), errors="hf_mlpl.damaged", newline="")
 
 
 def _lines(file: BinaryFile, name: str | Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:

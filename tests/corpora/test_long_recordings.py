@@ -147,9 +147,7 @@ def clips(folder: Path, rng: np.random.Generator, count: int) -> list[np.ndarray
     trimmed = []
     for path in rng.choice(paths, count, replace=False):
         samples = load_audio(folder / path)
-        loud = np.flatnonzero(
-            np.convolve(samples**2, np.ones(800), "same") > 0.03 * np.convolve(samples**2, np.ones(800), "same").max()
-        )
+        loud = np.flatnonzero(np.convolve(samples**2, np.ones(800), "same") > 0.03 * np.convolve(samples**2, np.ones(800), "same").max())
         samples = samples[loud[0] : loud[-1] + 1]
         trimmed.append(samples * (rng.uniform(0.1, 0.9) / np.abs(samples).max()))
     return trimmed
@@ -175,10 +173,8 @@ def test_boundaries_of_human_speech(shared):
     utterances = cut_at_pauses(found, FRAME, len(samples) / RATE, 25.0).utterances
     assert len(utterances) == len(truth)
     errors = np.abs(utterances - truth)
-    print(np.sort(errors.ravel())[-6:], (utterances - truth).mean(0))
-    lost = np.maximum(utterances[:, 0] - np.array(truth)[:, 0], 0) + np.maximum(
-        np.array(truth)[:, 1] - utterances[:, 1], 0
-    )
+    print(np.sort(errors.ravel())[-6:], (utterances-truth).mean(0))
+    lost = np.maximum(utterances[:, 0] - np.array(truth)[:, 0], 0) + np.maximum(np.array(truth)[:, 1] - utterances[:, 1], 0)
     print(lost)
     assert np.quantile(errors, 0.9) < 0.2
     assert lost.sum() < 0.005 * np.diff(truth).sum()

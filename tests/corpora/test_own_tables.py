@@ -391,6 +391,9 @@ def test_texts_beside_recordings(tmp_path):
         "f.wav": "10 20 30",
     }
     assert report.dropped == {"text cannot be read": 3}
+    assert sum("--encoding names its encoding, such as windows-1252" in line for line in report.lines) == 1
+    rows = {row["id"]: row["text"] for row in read_folder(tmp_path, ReadingReport(), "sl", encoding="latin-1")}
+    assert rows["h.wav"] == "aÿ" and rows["a.WAV"] == rows["b.wav"] == "Da."  # those have byte order marks
     assert sum("has labels with times; write the words alone" in line for line in report.lines) == 2
 
 

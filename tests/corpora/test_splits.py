@@ -1,5 +1,6 @@
 """Shares and speakers for dev and test: whole speakers or recordings, the same ones every time, never all of train."""
 
+import argparse
 from collections import defaultdict
 from itertools import chain
 from pathlib import Path
@@ -10,7 +11,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_mlpl.cli.corpus_parts import corpus_parts
 from hf_mlpl.cli.main import main
+from hf_mlpl.cli.prepare_data import add_arguments
 from hf_mlpl.corpora.reading import ReadingReport, human_utterance
 from hf_mlpl.corpora.splits import Corpus, Splits, split_of_name
 from hf_mlpl.data.utterances import read_utterances
@@ -144,6 +147,11 @@ def test_own_speech_of_every_form_by_the_command(tmp_path, capsys):
     (speaker,) = {speaker for _, speaker in shared["dev"] if speaker}
     assert {name for name, who in shared["dev"] if who} == {name[:-4] for name, who in rows if who == speaker}
     assert prepared("--dev-share", "0.25") == shared
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = parser.parse_args([*command[1:], "--dev-share", "25%"])
+    (part,) = corpus_parts(options)
+    assert " at 0x" not in repr(part.read.args)  # an address, for which no interrupted part would go on
     named = prepared("--dev-speakers", "s1", "--test-speakers", "s2")
     assert {who for _, who in named["dev"]} == {"s1"} and {who for _, who in named["test"]} == {"s2"}
     assert len(named["train"]) == 8
