@@ -176,7 +176,7 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--encoding",
-        help="encoding of the tables of --list and --dataset, and of the texts of --folder, such as windows-1252; "
+        help="encoding of --list, --manifests, tables of --dataset and texts of --folder, such as windows-1252; "
         "default: UTF-8, or UTF-16 with a byte order mark",
     )
     add_several(

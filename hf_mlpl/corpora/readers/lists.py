@@ -24,7 +24,7 @@ COLUMNS = ("path", "sentence", "language", "speaker")
 OWN_COLUMNS = {field: (name, *USUAL_COLUMNS[field]) for field, name in (("audio", "path"), ("text", "sentence"))}
 # Fields of NeMo and lhotse that show a manifest.
 MANIFEST_FIELDS = frozenset(("audio_filepath", "audio_filename", "supervisions", "recording_id", "sources"))
-DOUBLED_QUOTES = re.compile(r'"([^"]|"")*""([^"]|"")*"')  # of a field that csv would write so
+QUOTED = re.compile(r'"([^"]|"")*"')  # a field as csv writes it
 
 
 def read_list(
@@ -83,7 +83,7 @@ def list_utterances(
     table = Path(table)
     columns_there = columns_of(table, LIKELY if columns is None else [*LIKELY, *columns.values()], delimiter, encoding)
     if is_json(table) and not columns and not MANIFEST_FIELDS.isdisjoint(columns_there):
-        yield from of_languages(read_manifest(table, report, language), languages, report)
+        yield from of_languages(read_manifest(table, report, language, encoding), languages, report)
         return
     names = _columns(table, columns_there, columns or {}, language, report)
     rows = rows_of(table, sorted(set(names.values())), delimiter, encoding)
@@ -150,7 +150,7 @@ def _utterances(
             start, end = part_of(fields)
             part = "" if start is None and end is None else f"_{start or 0.0}-{'' if end is None else end}"
             text, speaker = normalize_text(texts["text"]), texts["speaker"].strip() or None
-            if DOUBLED_QUOTES.fullmatch(text):
+            if '""' in text[1:-1] and QUOTED.fullmatch(text):
                 quoted.append(where)
             audio = {"path": path, "start": start, "end": end}
             yield where, human_utterance(Path(name).with_suffix("").as_posix() + part, audio, locale, text, speaker)
