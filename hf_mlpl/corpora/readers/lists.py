@@ -97,6 +97,8 @@ def _columns(
     """Returns the columns of a table by field; raises ValueError if there is none for recordings or languages."""
     found = ", ".join(filter(None, columns)) or "nothing"
     names = find_columns(columns, given, table, USUAL_COLUMNS | OWN_COLUMNS)
+    if "audio" not in names and table.suffix == ".lst":
+        raise ValueError(f"{table}: is a list of flashlight by its name, which --flashlight-lists reads")
     if "audio" not in names:
         raise ValueError(
             f"{table}: no column is known to be that of the recordings; its first line must name the columns, such as "
@@ -168,13 +170,13 @@ def _utterances(
 
 
 def _text(fields: Mapping[str, Any], field: str) -> str:
-    """Returns a field of a row as it is written, "" if there is none; raises `RowError` for one that is no text."""
+    """Returns a field as it is written (a number of Parquet as Python prints it), "" for none; raises `RowError`."""
     value = fields.get(field)
     if value is None or value != value:  # NaN, which programs write into JSON for no value
         return ""
-    if not isinstance(value, str):
+    if not isinstance(value, (str, bool, int, float)):
         raise RowError(f"{field} is no text", f"a {type(value).__name__}")
-    return value
+    return str(value)
 
 
 def _place(path: str, folders: Collection[str], files: FileNames) -> tuple[str, str]:
