@@ -45,6 +45,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+FIRST_LINES = 10  # about rows that were left out; the report has all of them
+
 if TYPE_CHECKING:
     from ..corpora.preparation.long_recordings import Segmentation
     from ..corpora.preparation.report import PreparationReport
@@ -295,7 +297,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     tokens = [entry for line in read_tokens(options.tokens) for entry in line] if options.tokens else None
     report = prepare(parts, options.output, preprocessing, options.workers, tokens, segmentation)
     if not report.kept:
-        raise ValueError(report.why_nothing() + (f"; {_example(report, options.output)}" if report.read else ""))
+        if report.dropped:
+            _print_lines(options.output, len(report.lines(tokens)), FIRST_LINES)
+        raise ValueError(report.why_nothing() + (f"; see {options.output / 'report.txt'}" if report.read else ""))
     plot_durations(report, options.output / "durations.png")
     if report.plotted is not None:
         plot_recording(report.plotted, options.output / "segments.png")
@@ -324,16 +328,13 @@ def _segmentation(options: argparse.Namespace) -> Segmentation | None:
     return None
 
 
-def _example(report: PreparationReport, output: Path) -> str:
-    """Returns the first line about a row that was left out, and the file that has all of them."""
-    with open(output / "report.txt", encoding="utf-8") as file:
-        line = next(islice(file, len(report.lines()), None), "").strip()
-    return (f"such as {line}; " if report.dropped and line else "") + f"see {output / 'report.txt'}"
-
-
 def _print_report(report: PreparationReport, output: Path, num_lines: int) -> None:
     for split, statistics in report.splits.items():
         print(f"{output / split}.parquet: {statistics.utterances.total()} utterances")
-    with open(output / "report.txt", encoding="utf-8") as file:
-        print(*islice(file, num_lines + 10), sep="", end="")
+    _print_lines(output, 0, num_lines + FIRST_LINES)
     print(f"all of it: {output / 'report.txt'}")
+
+
+def _print_lines(output: Path, first: int, count: int) -> None:
+    with open(output / "report.txt", encoding="utf-8") as file:
+        print(*islice(file, first, first + count), sep="", end="")
