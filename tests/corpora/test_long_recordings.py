@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from hf_mlpl import MlplForCTC, MlplProcessor
 from hf_mlpl.audio.reading import load_audio
-from hf_mlpl.corpora.preparation import pauses
+from hf_mlpl.cli.main import main
+from hf_mlpl.corpora.preparation import pauses, voice_activity
 from hf_mlpl.corpora.preparation.long_recordings import Segmentation, _detect, _read_detected
 from hf_mlpl.corpora.preparation.parts import Part
 from hf_mlpl.corpora.preparation.pauses import cut_at_pauses
@@ -27,8 +28,12 @@ from hf_mlpl.corpora.preparation.prepare import prepare, read_quarantine
 from hf_mlpl.data.selection import select_unlabelled
 from hf_mlpl.data.utterances import read_utterances
 from hf_mlpl.inference.blank_detector import NEIGHBOURS, BlankDetector
+from hf_mlpl.training.loop import train
+from hf_mlpl.training_config import load_config
 
+from ..commands import run_command
 from ..random_model import LANGUAGES, save_folder, sweep
+from ..two_processes import slimipl_overrides
 from .talks import Loudness, read_rows, read_talks
 
 RATE, FRAME = 16_000, 0.032
@@ -379,3 +384,49 @@ def test_memory_does_not_grow_with_a_recording(tmp_path):
     detected = _read_detected(tmp_path / "60.npz")
     assert detected.seconds == 3600 and len(detected.probabilities) == 3600 * 50
     assert peaks[60] < peaks[10] + 2**20
+
+
+# ---- commands
+
+
+def test_what_the_command_refuses(talks, tmp_path, monkeypatch, capfd, error_of):
+    given = ["prepare-data", "--folder", str(talks), "--output", str(tmp_path / "data"), "--segment"]
+    with pytest.raises(SystemExit):
+        main([*given, "model"])
+    assert "--segment model and --model MODEL, a folder or a name on the Hub, need each" in capfd.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*given[:-1], "--segment-seconds", "20"])
+    assert "--segment-seconds needs --segment" in capfd.readouterr().err
+    refused = error_of("prepare_data.py", *given[1:], "model", "--model", tmp_path / "none")
+    assert refused.startswith(f"{tmp_path / 'none'}: no such folder, and no reachable model on the Hub; ")
+    monkeypatch.setattr("hf_mlpl.corpora.preparation.voice_activity.find_spec", lambda name: None)
+    voice_activity._session.cache_clear()
+    assert 'come with pip install "hf-mlpl[vad]"' in error_of("prepare_data.py", *given[1:], "vad")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.slow  # trains
+@pytest.mark.parametrize("segment", ["vad", "model"])
+def test_from_long_recordings_to_labels_and_slimipl(segment, shared, tone_run, tone_data, tmp_path):
+    """Takes what people say for the language of a model that has learned tones."""
+    pytest.importorskip("silero_vad", reason='needs pip install "hf-mlpl[vad]"')
+    folder = shared / "speech" / "en-fsdd"
+    if not folder.is_dir():
+        pytest.skip("the folder ../shared/speech (recordings of people) is missing")
+    rng, samples = np.random.default_rng(0), []
+    for digit in clips(folder, rng, 60):
+        samples += [digit, np.zeros(round(RATE * rng.uniform(0.3, 4)), np.float32)]
+    (tmp_path / "talks" / "sv-SE").mkdir(parents=True)
+    soundfile.write(tmp_path / "talks" / "sv-SE" / "digits.flac", np.concatenate(samples), RATE)
+    data, model = tmp_path / "data", tone_run / "model"
+    options = ["--segment", segment, "--segment-seconds", 2, *(["--model", model] if segment == "model" else [])]
+    assert run_command("prepare_data.py", "--folder", tmp_path / "talks", *options, "--output", data) == 0
+    assert (data / "segments.png").read_bytes().startswith(b"\x89PNG")
+    rows = read_utterances([data / "unlabelled.parquet"])
+    assert len(rows) > 20 and max(rows["duration_seconds"]) <= 2
+    label = ["--model", model, "--data", data / "unlabelled.parquet", "--output", tmp_path / "labels"]
+    assert run_command("pseudo_label.py", *label) == 0
+    assert len(read_utterances([tmp_path / "labels" / "labels.parquet"])) == len(rows)
+    overrides = [f"output_dir={tmp_path / 'run'}", *slimipl_overrides(model, data / "unlabelled.parquet")]
+    train(load_config(tone_data / "tones.yaml", [*overrides, "max_updates=6", "dev=[]"]))
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists()

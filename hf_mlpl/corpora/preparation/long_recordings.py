@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -191,51 +192,59 @@ def _read_detected(path: Path) -> Detected | None:
 def _cut_part(part: Path, folder: Path, files: dict[str, Path], segmentation: Segmentation) -> Path:
     """Writes a copy of a part, with utterances in place of its long recordings; returns its folder."""
     record = read_record(part)
-    speech = {"part": part.name, "recordings": 0, "seconds": 0.0, "utterances": 0, "speech_seconds": 0.0}
     with atomic_write(folder) as unfinished, ExitStack() as opened:
         unfinished.mkdir()
         for name in (DROPPED, QUARANTINE):
             shutil.copyfile(part / name, unfinished / name)
-        report = PartReport(unfinished, opened)
-
-        def cut(batch: pa.RecordBatch, statistics: SplitStatistics) -> pa.RecordBatch:
-            is_long = _is_long(batch, segmentation.max_seconds).to_pylist()
-            if not any(is_long):
-                return batch
-            rows = []
-            for row, cuts_it in zip(batch.to_pylist(), is_long, strict=True):
-                if not cuts_it:
-                    rows.append(row)
-                    continue
-                statistics.remove(row)
-                detected = _read_detected(files[_name(row["audio"])])
-                if detected is None:  # its detection has failed
-                    continue
-                if detected.problem:
-                    report.drop("unreadable audio", row["id"], detected.problem)
-                    continue
-                cuts = detected.cuts(segmentation)
-                speech["recordings"] += 1
-                speech["seconds"] += detected.seconds
-                speech["utterances"] += len(cuts.utterances)
-                speech["speech_seconds"] += cuts.speech_seconds
-                if not len(cuts.utterances):
-                    report.drop("no speech", row["id"], _name(row["audio"]))
-                for utterance in _utterances(row, cuts):
-                    statistics.add(utterance)
-                    rows.append(utterance)
-            return pa.RecordBatch.from_pylist(rows, FEATURES.arrow_schema)
-
+        report, speech = PartReport(unfinished, opened), Counter()
         for split, counts in record["splits"].items():
             statistics = SplitStatistics()
             statistics.add_json(counts)
-            batches = (cut(batch, statistics) for batch in read_batches(part / f"{split}.parquet"))
+            batches = (
+                _with_utterances(batch, files, segmentation, statistics, speech, report)
+                for batch in read_batches(part / f"{split}.parquet")
+            )
             write_batches(batches, unfinished / f"{split}.parquet")
             record["splits"][split] = statistics.as_json()
-        for reason, count in report.dropped.items():
-            record["dropped"][reason] = record["dropped"].get(reason, 0) + count
-        write_json(unfinished / PART, record | {"speech": speech})
+        record["dropped"] = Counter(record["dropped"]) + report.dropped
+        write_json(unfinished / PART, record | {"speech": {"part": part.name, **speech}})
     return folder
+
+
+def _with_utterances(
+    batch: pa.RecordBatch,
+    files: dict[str, Path],
+    segmentation: Segmentation,
+    statistics: SplitStatistics,
+    speech: Counter,
+    report: PartReport,
+) -> pa.RecordBatch:
+    """Returns a batch with utterances in place of its long recordings, and counts them."""
+    is_long = _is_long(batch, segmentation.max_seconds).to_pylist()
+    if not any(is_long):
+        return batch
+    rows = []
+    for row, is_cut in zip(batch.to_pylist(), is_long, strict=True):
+        if not is_cut:
+            rows.append(row)
+            continue
+        statistics.remove(row)
+        detected = _read_detected(files[_name(row["audio"])])
+        if detected is None:  # its detection has failed, of which the report has a line
+            continue
+        if detected.problem:
+            report.drop("unreadable audio", row["id"], detected.problem)
+            continue
+        cuts = detected.cuts(segmentation)
+        utterances = list(_utterances(row, cuts))
+        if not utterances:
+            report.drop("no speech", row["id"], _name(row["audio"]))
+        for utterance in utterances:
+            statistics.add(utterance)
+        rows += utterances
+        speech.update(recordings=1, seconds=detected.seconds)
+        speech.update(utterances=len(utterances), speech_seconds=cuts.speech_seconds)
+    return pa.RecordBatch.from_pylist(rows, FEATURES.arrow_schema)
 
 
 def _utterances(recording: dict, cuts: Cuts) -> Iterator[dict]:
