@@ -138,9 +138,16 @@ def _is_long(batch: pa.RecordBatch, max_seconds: float) -> pa.Array:
     return pc.and_not(pc.greater(batch["duration_seconds"], max_seconds), has_text)
 
 
+def _has_longer(file: Path, seconds: float) -> bool:
+    """Returns whether a file has utterances longer than `seconds`: most have none, and are not read whole."""
+    maxima = (pc.max(batch["duration_seconds"]).as_py() for batch in read_batches(file, ["duration_seconds"]))
+    return any(maximum is not None and maximum > seconds for maximum in maxima)
+
+
 def _long_rows(part: Path, max_seconds: float) -> Iterator[dict]:
-    for split in read_record(part)["splits"]:
-        for batch in read_batches(part / f"{split}.parquet", ["audio", "duration_seconds", "text"]):
+    for file in (part / f"{split}.parquet" for split in read_record(part)["splits"]):
+        columns = ["audio", "duration_seconds", "text"]
+        for batch in read_batches(file, columns) if _has_longer(file, max_seconds) else ():
             yield from batch.filter(_is_long(batch, max_seconds)).to_pylist()
 
 
@@ -196,7 +203,7 @@ def _cut_part(part: Path, folder: Path, files: dict[str, Path], segmentation: Se
         unfinished.mkdir()
         for name in (DROPPED, QUARANTINE):
             shutil.copyfile(part / name, unfinished / name)
-        report, speech = PartReport(unfinished, opened), Counter()
+        report, speech = PartReport(unfinished, opened), {}
         for split, counts in record["splits"].items():
             statistics = SplitStatistics()
             statistics.add_json(counts)
@@ -216,7 +223,7 @@ def _with_utterances(
     files: dict[str, Path],
     segmentation: Segmentation,
     statistics: SplitStatistics,
-    speech: Counter,
+    speech: dict[str, float],
     report: PartReport,
 ) -> pa.RecordBatch:
     """Returns a batch with utterances in place of its long recordings, and counts them."""
@@ -242,8 +249,9 @@ def _with_utterances(
         for utterance in utterances:
             statistics.add(utterance)
         rows += utterances
-        speech.update(recordings=1, seconds=detected.seconds)
-        speech.update(utterances=len(utterances), speech_seconds=cuts.speech_seconds)
+        counts = {"recordings": 1, "seconds": detected.seconds, "utterances": len(utterances)}
+        for name, count in (counts | {"speech_seconds": cuts.speech_seconds}).items():
+            speech[name] = speech.get(name, 0) + count
     return pa.RecordBatch.from_pylist(rows, FEATURES.arrow_schema)
 
 
@@ -273,7 +281,7 @@ def name_long_recordings(files: Sequence[Path], longest: float = LONGEST_SECONDS
     """Returns notes with the number of utterances longer than `longest` seconds and a remedy, and a line for each."""
     lines: dict[bool, list[str]] = {False: [], True: []}  # without and with a text
     seconds = dict.fromkeys(lines, 0.0)
-    for file in files:
+    for file in (file for file in files if _has_longer(file, longest)):
         for batch in read_batches(file, ["id", "audio", "duration_seconds", "text"]):
             for row in batch.filter(pc.greater(batch["duration_seconds"], longest)).to_pylist():
                 has_text = bool(row["text"])
