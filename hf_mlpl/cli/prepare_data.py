@@ -258,9 +258,8 @@ def _add_segmentation(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--segment-seconds",
         type=float,
-        default=25.0,
         metavar="N",
-        help="utterances of at most N seconds, of recordings that are longer; default: %(default)g",
+        help="utterances of at most N seconds, of recordings that are longer; default: 25",
     )
     group.add_argument("--model", help="folder or Hub name of the model for --segment model")
 
@@ -280,6 +279,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         parser.error("--flashlight-lists needs --language, the language of all their recordings, such as sl")
     if (options.segment == "model") != (options.model is not None):
         parser.error("--segment model and --model MODEL, a folder or a name on the Hub, need each other")
+    if options.segment_seconds is not None and not options.segment:
+        parser.error("--segment-seconds needs --segment vad or --segment model")
     segmentation = _segmentation(options)
     for dataset_id in options.download or ():
         print(f"downloaded: {download_release(dataset_id, options.common_voice)}")
@@ -314,17 +315,18 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
 
 def _segmentation(options: argparse.Namespace) -> Segmentation | None:
-    from ..corpora.preparation.long_recordings import Segmentation
+    from ..corpora.preparation.long_recordings import UTTERANCE_SECONDS, Segmentation
 
+    seconds = UTTERANCE_SECONDS if options.segment_seconds is None else options.segment_seconds
     if options.segment == "vad":
         from ..corpora.preparation.voice_activity import SileroDetector
 
-        return Segmentation(SileroDetector(), options.segment_seconds)
+        return Segmentation(SileroDetector(), seconds)
     if options.segment == "model":
         from ..inference.blank_detector import BlankDetector
 
         detector = BlankDetector(options.model)
-        return Segmentation(detector, options.segment_seconds, detector.files)
+        return Segmentation(detector, seconds, detector.files)
     return None
 
 
