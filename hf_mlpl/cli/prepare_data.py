@@ -142,8 +142,9 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="manifests of NeMo, or cuts or supervisions of lhotse (cuts.jsonl.gz): names with dev become dev, names "
-        "with test become test, others become train; rows without a text are unlabelled speech",
+        help="manifests of NeMo, cuts or supervisions of lhotse (cuts.jsonl.gz), or data directories of Kaldi: names "
+        "with dev become dev, names with test become test, others become train; rows without a text are unlabelled "
+        "speech",
     )
     group.add_argument(
         "--flashlight-lists",
