@@ -26,7 +26,7 @@ def recipe(tmp_path):
         "ben-10 reca 0 1 B",
     ]
     files = {
-        "train/wav.scp": f"reca audio/a.wav\nrecb {tmp_path}/audio/b c.wav\nrecc {command}\nrecd a.ark:17\nrece e.wav\n",
+        "train/wav.scp": f"reca audio/a.wav\nrecb {tmp_path}/audio/b c.wav\nrecc {command}\nrecd a.ark:17\nrece e\n",
         "train/segments": "\n".join(segments),
         "train/text": "ana-1  Dober   dan\nben-1 \u010das\nben-2 ne\nlost ne\n",
         "train/utt2spk": "ana-1 ana\nana-2 ana\nben-1 ben\n",

@@ -138,6 +138,8 @@ def test_labels_that_look_like_the_format(tmp_path):
         content = MINIMAL.replace('"hi everyone', '"' + label.replace('"', '""') + " hi everyone")
         (tmp_path / "a.TextGrid").write_text(content)
         assert read(tmp_path) == [(0.7, 1.6, f"{label} {SAID}", None)]
+    (tmp_path / "a.TextGrid").write_text(MINIMAL.replace("hi everyone", 'B\\a""r'))
+    assert "letters as Praat's symbols: '\\\\a\"'; use Convert to Unicode in Praat" in only_line(tmp_path)
 
 
 def test_textgrids_of_praatio(tmp_path):
@@ -269,6 +271,12 @@ def test_eaf(tmp_path):
     path.rename(tmp_path / "eaf" / "session 1.eaf")
     sound = record(tmp_path / "film.wav").rename(tmp_path / "s\u00f3und.wav")
     assert read(tmp_path)[0] == (0.5, 1.32, "yeah & no", "Max")
+    # Of the recordings that it links, the sound is read, and not the film.
+    (tmp_path / "eaf" / "film.mp4").write_bytes(sound.read_bytes())
+    report = ReadingReport()
+    assert len(read(tmp_path, report)) == 3
+    assert report.dropped == {"another recording of its segmentation is read": 1}
+    (tmp_path / "eaf" / "film.mp4").unlink()
     # An eaf of the recording's name goes before others that link it, such as older versions.
     sound.with_suffix(".eaf").write_text(EAF.replace("yeah", "new"))
     report = ReadingReport()
@@ -522,7 +530,7 @@ def test_which_segmentation_a_recording_has(tmp_path):
     report = ReadingReport()
     assert [row[:2] for row in read(root / "hr", report)] == [(None, None), (None, None)]
     assert [row[:2] for row in read(root / "hr", report, segmentations=[elsewhere / "hr"])] == [(1.0, 4.0)]
-    assert report.dropped == {"segmented as another file of its name": 1}
+    assert report.dropped == {"another recording of its segmentation is read": 1}
     for wrong in (elsewhere / "nowhere", root / "sl" / "a.txt"):
         with pytest.raises(
             ValueError, match="no segmentation; folders and files .eaf, .textgrid, .vtt, .srt, .rttm are"

@@ -22,6 +22,7 @@ Interval = tuple[str, dict | RowError]
 # A string, a flag or a number of Praat's text files between white space; all other words are ignored, and so is what
 # follows an exclamation mark (Praat's manual, "TextGrid file formats").
 PRAAT_TOKEN = re.compile(r'(?<!\S)(?:"([^"]*(?:""[^"]*)*)"|(<\w+>)|([-+]?\d[\d.]*(?:[eE][-+]?\d+)?)(?!\S)|!.*)')
+TRIGRAPH = re.compile(r"\\\S\S")  # `\\a"`, an ä of Praat from before Unicode
 CUE_TIMES = re.compile(r"^\s*\d[\d:.,]*\s*-->", re.MULTILINE)
 VOICE = re.compile(r"<v[^\s>]*\s+([^>]+)>")
 OVERRIDE = re.compile(r"\{\\[^}]*\}")  # `{\an8}`, which players of SubRip take for a place on the screen
@@ -182,13 +183,14 @@ def _have_sentences(tiers: list[ElementTree.Element]) -> bool:
     return any(len(words) > 1 for words in texts)
 
 
-def _participant(name: str | None, by_name: dict[str, ElementTree.Element]) -> str | None:
+def _participant(name: str, by_name: dict[str, ElementTree.Element]) -> str | None:
     """Returns the participant of a tier, or else of the tiers above it."""
-    for _ in by_name:
-        if (tier := by_name.get(name)) is None or (participant := tier.get("PARTICIPANT")):
+    tier = by_name.get(name)
+    for _ in by_name:  # no more, because a damaged file may lead round in a circle
+        if tier is None or tier.get("PARTICIPANT"):
             break
-        name = tier.get("PARENT_REF")
-    return participant if tier is not None and participant else None
+        tier = by_name.get(tier.get("PARENT_REF"))
+    return None if tier is None else tier.get("PARTICIPANT") or None
 
 
 def _in_order(annotations: list[ElementTree.Element]) -> list[ElementTree.Element]:
@@ -234,9 +236,14 @@ def _read_textgrid(path: Path, _: str, tiers: Sequence[str]) -> Iterator[Interva
         raise ValueError(f"has no interval tier; there are the point tiers {shortened(points) or 'none'}")
     for name, entries in intervals:
         for number, (start, end, text) in enumerate(entries if name in chosen else (), start=1):
-            if text.strip():  # an interval without a text is silence: a tier has no gaps
-                speaker = name if len(chosen) > 1 else None
-                yield f"{path}:{name}:{number}", {"start": start, "end": end, "text": text, "speaker": speaker}
+            where, speaker = f"{path}:{name}:{number}", name if len(chosen) > 1 else None
+            if trigraph := TRIGRAPH.search(text):
+                yield (
+                    where,
+                    RowError("letters as Praat's symbols", f"{trigraph[0]!r}; use Convert to Unicode in Praat"),
+                )
+            elif text.strip():  # an interval without a text is silence: a tier has no gaps
+                yield where, {"start": start, "end": end, "text": text, "speaker": speaker}
 
 
 def _textgrid(path: Path) -> tuple[list[tuple[str, list[tuple[float, float, str]]]], list[str]]:
