@@ -10,6 +10,7 @@ from praatio import textgrid as praatio
 from pympi import Eaf
 
 from hf_mlpl.cli.main import main
+from hf_mlpl.corpora.listing import state_of
 from hf_mlpl.corpora.readers.folders import read_folder
 from hf_mlpl.corpora.readers.lists import read_list
 from hf_mlpl.corpora.reading import ReadingReport
@@ -327,6 +328,7 @@ def test_damaged_eafs_cost_their_recording(tmp_path):
         EAF[:900]: "is damaged, or no XML: unclosed token",
         f'<!DOCTYPE a [<!ENTITY x0 "lol">{bomb}]><a>&x9;</a>': "is damaged, or no XML: ",
         f'<!DOCTYPE a [<!ENTITY x SYSTEM "{path}">]><a>&x;</a>': "is damaged, or no XML: undefined entity &x;",
+        EAF.replace("UTF-8", "UTFF-8"): "is damaged, or no XML: unknown encoding",
         "<html><body/></html>": "is no document of ELAN, but XML with the element html",
         EAF[: EAF.index("<TIER")] + "</ANNOTATION_DOCUMENT>": "has no intervals with speech",
         EAF.replace("milliseconds", "PAL-frames"): "has times in PAL-frames; milliseconds are accepted",
@@ -548,6 +550,9 @@ def test_segmentations_by_the_command(tmp_path, capsys):
         for split in ("train", "unlabelled")
     }
     assert texts == {"train": ["yeah & no", "Oh, max"], "unlabelled": [None]}
+    before = state_of(path.parent, below=True)
+    path.with_suffix(".eaf").write_text(EAF.replace("yeah", "yes, yes"))
+    assert state_of(path.parent, below=True) != before  # so that a preparation that goes on reads it again
     (tmp_path / "given.rttm").write_text("SPEAKER film 1 0 4 <NA> <NA> S1 <NA> <NA>\n")
     assert main([*command, "--segmentations", str(tmp_path / "given.rttm")]) == 0
     assert [row["speaker"] for row in read_utterances([output / "unlabelled.parquet"])] == ["film/S1"]

@@ -73,10 +73,11 @@ def read_rttm(path: Path) -> Iterator[tuple[str, str, dict | RowError]]:
 def media_of_eaf(path: Path) -> list[str]:
     """Returns the recordings that an eaf names, as paths relative to it, or as names alone; none if it is damaged."""
     try:
-        for _, element in ElementTree.iterparse(path):
-            if element.tag == "HEADER":
-                return [link for media in element.iter("MEDIA_DESCRIPTOR") for link in _links(media)]
-    except (ElementTree.ParseError, ValueError, OSError):
+        with open(path, "rb") as file:
+            for _, element in ElementTree.iterparse(file):
+                if element.tag == "HEADER":
+                    return [link for media in element.iter("MEDIA_DESCRIPTOR") for link in _links(media)]
+    except (ElementTree.ParseError, LookupError, ValueError, OSError):
         pass  # `read_segmentation` says so
     return []
 
