@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...audio.folder_walk import is_hidden
-from ...model.text import encoding_of, normalize_text
+from ...model.text import normalize_text
 from ..locales import noted_locale, to_locale
 from ..reading import ReadingReport, RowError, check_known, human_utterance
 from ..recordings import DECIMALS, fold_name, is_recording, nearest_name, part_of, walk, with_part_durations
+from ..tables import ENCODINGS, text_encoding
 from .segmentations import SUFFIXES, Interval
 from .segmented_folders import Segmentations
 
@@ -29,6 +30,7 @@ def read_folder(
     locales: Sequence[str] | None = None,
     segmentations: Sequence[str | Path] = (),
     tiers: Sequence[str] = (),
+    encoding: str | None = None,
 ) -> Iterator[dict]:
     """Yields utterances of all recordings below a folder, in the order of their names; ids are paths below `root`.
 
@@ -46,6 +48,7 @@ def read_folder(
         locales: languages to keep; by default all.
         segmentations: files, and folders of files, to use instead of those beside the recordings.
         tiers: names of tiers of TextGrid and eaf files to read; see `read_segmentation`.
+        encoding: of texts without a byte order mark; by default UTF-8.
 
     Raises:
         ValueError: for a folder that is missing or has no recordings, or none of a locale, and for `segmentations`
@@ -59,14 +62,19 @@ def read_folder(
         check_known(wanted, sorted(found), f"{root}: no folder of the language")
     before = report.read
     segmented = Segmentations(root, report, segmentations, tiers)
-    rows = _rows(root, language, wanted, segmented, report)
+    rows = _rows(root, language, wanted, segmented, encoding, report)
     yield from with_part_durations(rows, report, check_ids=False, may_be_cut=False)
     if report.read == before:
         raise ValueError(f"{root}: no recordings, such as {root / (language or 'sl') / 'a.wav'}")
 
 
 def _rows(
-    root: Path, language: str | None, wanted: set[str], segmented: Segmentations, report: ReadingReport
+    root: Path,
+    language: str | None,
+    wanted: set[str],
+    segmented: Segmentations,
+    encoding: str | None,
+    report: ReadingReport,
 ) -> Iterator[tuple[str, dict]]:
     passed_over: Counter[str] = Counter()
     unread: set[Path] = set()  # texts without a recording
@@ -92,7 +100,7 @@ def _rows(
                 left_out += filter(None, [text_path])
             elif segmented:
                 whole.append(path)
-            for where, interval in _intervals(path, locale, text_path, segmented):
+            for where, interval in _intervals(path, locale, text_path, segmented, encoding):
                 with report.row(where):
                     if isinstance(interval, RowError):
                         raise interval
@@ -117,7 +125,9 @@ def _rows(
         report.note(f"{root}: {passed_over.total()} files are neither recordings nor texts: {suffixes}")
 
 
-def _intervals(path: Path, locale: str, text_path: Path | None, segmented: Segmentations) -> Iterator[Interval]:
+def _intervals(
+    path: Path, locale: str, text_path: Path | None, segmented: Segmentations, encoding: str | None
+) -> Iterator[Interval]:
     """Yields the intervals of a recording, or one for all of it, or one error."""
     try:
         if not locale:
@@ -125,10 +135,10 @@ def _intervals(path: Path, locale: str, text_path: Path | None, segmented: Segme
         if path in segmented:
             yield from segmented.intervals(path)
         else:
-            yield str(path), {"text": _text(text_path) if text_path else ""}
+            yield str(path), {"text": _text(text_path, encoding) if text_path else ""}
     except RowError as error:
         yield str(path), error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LookupError) as error:
         yield str(path), RowError("text cannot be read", f"{text_path}: {error}")
 
 
@@ -141,10 +151,13 @@ def _text_file(recording: Path, texts: dict[str, list[str]]) -> Path | None:
     return None
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, encoding: str | None) -> str:
     """Returns the normalised text of a file; raises ValueError for another encoding, and for labels with times."""
     content = path.read_bytes()
-    text = content.decode(encoding_of(content))
+    try:
+        text = content.decode(text_encoding(content, encoding))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{error}; --encoding names its encoding, such as {ENCODINGS}") from error
     if "\0" in text:
         raise ValueError("it has NUL characters; is it text?")
     labels = [TIMED_LABEL.match(line) for line in text.splitlines() if line.strip()]

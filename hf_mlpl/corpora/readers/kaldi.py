@@ -10,7 +10,7 @@ from pathlib import Path
 from ...model.text import normalize_text
 from ..locales import noted_locale
 from ..reading import ReadingReport, RowError, human_utterance
-from ..recordings import FileNames, part_of, with_part_durations
+from ..recordings import FileNames, local_path, part_of, with_part_durations
 from ..tables import DAMAGED, decode_text, open_binary
 
 RECORDINGS, SEGMENTS, TEXTS, SPEAKERS, LANGUAGES = "wav.scp", "segments", "text", "utt2spk", "utt2lang"
@@ -70,7 +70,7 @@ def _rows(folder: Path, report: ReadingReport, language: str | None) -> Iterator
             locale = noted_locale(language or languages.get(name) or None, report)
             if not locale:
                 raise RowError("no language")
-            path = files.locate(os.path.expanduser(source), map(str, places))
+            path = files.locate(local_path(source), places)
             if IN_ARCHIVE.fullmatch(source) and not os.path.exists(path):
                 raise RowError("its audio is in an archive of Kaldi", f"{source!r}: copy it to files, and name them")
             start, end = part_of({"start": start, "end": "" if end == NO_VALUE else end})

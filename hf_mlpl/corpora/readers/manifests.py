@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ...model.text import normalize_text
 from ..locales import noted_locale, to_locale
-from ..metadata import TEXT_TABLES, rows_of
+from ..metadata import is_json, rows_of
 from ..reading import ReadingReport, RowError, human_utterance
-from ..recordings import DECIMALS, NO_PART, FileNames, part_of, with_part_durations
+from ..recordings import DECIMALS, NO_PART, FileNames, local_path, part_of, with_part_durations
 from .kaldi import is_kaldi, read_kaldi
 
 NEMO_FIELDS = ("audio_filepath", "audio_filename", "offset", "duration", "text", "text_filepath", "speaker", "id")
@@ -30,7 +30,8 @@ def read_manifest(manifest: str | Path, report: ReadingReport, language: str | N
     `offset` and `duration` of NeMo are a part of a recording; without `offset` the part begins with the recording, as
     for NeMo. A supervision of lhotse is an utterance, and so is a cut or a recording without supervisions. The
     recordings of `sl_supervisions_train.jsonl.gz` are read from `sl_recordings_train.jsonl.gz` beside it. Rows without
-    a text are unlabelled speech. Paths are relative to the manifest, or else to the working directory.
+    a text are unlabelled speech. Paths are relative to the manifest, or to what it links to, or else to the working
+    directory.
 
     Refuses rows whose audio would be another than theirs: one channel of a file of several, cuts that are mixed or
     padded, audio that lhotse changes other than by resampling, and texts that are translations.
@@ -50,7 +51,7 @@ def read_manifest(manifest: str | Path, report: ReadingReport, language: str | N
         return
     if not manifest.is_file():
         raise ValueError(f"{manifest}: no such manifest")
-    if manifest.name.endswith((*TEXT_TABLES, ".parquet")):
+    if manifest.name.endswith(".parquet") or not is_json(manifest):
         raise ValueError(f"{manifest}: is a table and no manifest of JSON lines; --list and --dataset read tables")
     before = report.read
     yield from with_part_durations(_rows(manifest, report, language), report)
@@ -68,7 +69,8 @@ def partner_of(manifest: Path) -> Path | None:
 
 
 def _rows(manifest: Path, report: ReadingReport, language: str | None) -> Iterator[tuple[str, dict]]:
-    files, folders, recordings = FileNames(), (manifest.parent, os.curdir), {}
+    folders = (manifest.parent, manifest.resolve().parent, os.curdir)  # the manifest may be a link
+    files, recordings = FileNames(), {}
     for where, row, problem in rows_of(manifest, FIELDS):
         if row.get("shard_id") is not None:
             raise ValueError(
@@ -176,8 +178,9 @@ def _utterance(fields: Mapping, files: FileNames, folders: tuple, language: str 
     end = None if end is None else round(end, DECIMALS)
     part = f"_{start}-{'' if end is None else end}" if fields.get("offset") else ""
     name = texts["id"] or os.path.splitext(path)[0] + part
-    audio = {"path": files.locate(os.path.expanduser(path), folders), "start": start, "end": end}
+    audio = {"path": files.locate(local_path(path), folders), "start": start, "end": end}
     utterance = human_utterance(name, audio, locale, normalize_text(texts["text"] or ""), texts["speaker"] or None)
+    utterance["end_is_claim"] = fields.get("offset") is None
     return utterance | {"source": texts["text_source"] or utterance["source"]} if utterance["text"] else utterance
 
 

@@ -1,0 +1,70 @@
+"""Reads the tar files of the format WebDataset in place: members with the same name but another suffix are a row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+
+from ...audio.containers import open_member
+from ...audio.folder_walk import is_hidden
+from ...audio.reading import AUDIO_SUFFIXES
+from ...audio.tar_index import tar_index
+from ..metadata import TableRow
+from ..reading import ReadingReport
+from ..recordings import member_audio
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz")
+AUDIO = "audio"  # the column of the first recording of a row
+TEXTS = {"txt": "text", "cls": "label"}  # suffix -> column; other suffixes are columns themselves
+MAX_TEXT = 2**20  # bytes
+
+
+def webdataset_columns(files: Sequence[Path], report: ReadingReport) -> list[str]:
+    """Returns the columns of all rows: `audio`, the suffixes of members, and the keys of `json` members."""
+    columns: dict[str, None] = {}
+    for file in files:
+        report.note_all(tar_index(file).problems)
+        for _, row, _ in webdataset_rows([file]):
+            columns |= dict.fromkeys(row)
+    return list(columns)
+
+
+def webdataset_rows(files: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[TableRow]:
+    """Yields rows in the order of the archives, with None for missing values of `columns`.
+
+    Raises:
+        ValueError: for an archive that cannot be read.
+    """
+    for file in files:
+        index = tar_index(file)
+        places = zip(index.names(), index.offsets.tolist(), index.sizes.tolist(), strict=True)
+        members = (member for member in places if not any(map(is_hidden, member[0].split("/"))))
+        for key, row_members in groupby(members, lambda member: _split_name(member[0])[0]):
+            row, problem = {}, None
+            for name, offset, size in row_members:
+                suffix = _split_name(name)[1]
+                if f".{suffix.rpartition('.')[2].lower()}" in AUDIO_SUFFIXES:
+                    place = member_audio(file, (offset, size))
+                    row |= {suffix: place, AUDIO: row.get(AUDIO, place)}
+                elif size <= MAX_TEXT:
+                    try:
+                        row |= _texts(suffix, open_member(file, offset, size).read().decode("utf-8-sig"))
+                    except ValueError:
+                        problem = f"{name} cannot be read"
+            yield f"{file}:{key}", row if columns is None else {name: row.get(name) for name in columns}, problem
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Returns the name of a row and the suffix of a member, which begins at the first dot of the file's name."""
+    path = PurePosixPath(name)
+    stem, _, suffix = path.name.partition(".")
+    return str(path.with_name(stem)) if stem else name, suffix
+
+
+def _texts(suffix: str, content: str) -> dict:
+    if suffix != "json":
+        return {TEXTS.get(suffix, suffix): content}
+    values = json.loads(content)
+    return values if isinstance(values, dict) else {suffix: values}
