@@ -176,8 +176,8 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--encoding",
-        help="encoding of the tables of --list and --dataset, and of the texts of --folder, such as windows-1252; "
-        "default: UTF-8, or UTF-16 with a byte order mark",
+        help="encoding of the tables of --list and --dataset, and of the texts and segmentations of --folder, such as "
+        "windows-1252; default: UTF-8, or UTF-16 with a byte order mark",
     )
     add_several(
         "--manifests",

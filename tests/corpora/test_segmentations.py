@@ -166,8 +166,9 @@ def test_damaged_textgrids_cost_their_recording(tmp_path):
         MINIMAL[:700].encode(): "is damaged: there is its end instead of a number",
         MINIMAL.replace("= 0.7", "= x").encode(): 'there is "" instead of a number',
         MINIMAL.replace('"TextGrid"', '"Pitch 1"').encode(): "is no TextGrid, but another file of Praat",
-        b"\xff\xfe" + b"a": "is not text in UTF-8",
+        b"\xff\xfe" + b"a": "truncated data; --encoding names its encoding",
         b"": "there is its end instead of a text",
+        SHORT.replace("3 tiers", "1e999").encode(): "it has the number inf",
     }
     for content, message in contents.items():
         path.write_bytes(content)
@@ -433,7 +434,8 @@ def test_subtitles_need_an_extra(tmp_path, monkeypatch, capsys):
 def test_damaged_subtitles_cost_their_recording(tmp_path):
     path = record(tmp_path / "a.wav").with_suffix(".srt")
     path.write_bytes("1\n00:00:01,000 --> 00:00:02,500\nč".encode("cp1250"))
-    assert "is not text in UTF-8, or in UTF-16 with a byte order mark" in only_line(tmp_path)
+    assert "can't decode byte 0xe8 in position 32" in only_line(tmp_path)
+    assert read(tmp_path, encoding="cp1250") == [(1.0, 2.5, "\u010d", None)]
     path.write_text("no subtitles")
     assert f"{path}: is no SubRip file, or is damaged" in only_line(tmp_path)
 
@@ -568,7 +570,7 @@ def test_times_in_tables_as_spreadsheets_write_them(tmp_path):
     """Decimal commas and clock times are seconds; a damaged time costs its own row."""
     record(tmp_path / "a.wav", 70.0)
     seconds = {"1,5": 1.5, "2.5": 2.5, "0:00:03.5": 3.5, "00:00:04,500": 4.5, "0:1:5": 65.0, " 6 ": 6.0, "7e0": 7.0}
-    refused = ["09:30", "0:01:75", "0:60:00", "8 s", "1,234.5", "nan", "-1", "0:-1", "1:"]
+    refused = ["09:30", "0:01:75", "0:60:00", "8 s", "1,234.5", "nan", "-1", "0:-1", "1:", "9" * 400 + ":00:00"]
     header = "path;sentence;language;speaker;{}\n"
     rows = [f"a.wav;{time};sl;ana;{time};0:01:09,75\n" for time in (*seconds, *refused)]
     (tmp_path / "t.csv").write_text(header.format("tmin;tmax") + "".join(rows))

@@ -38,18 +38,29 @@ class Segmentations:
     Args:
         root: the folder of the recordings.
         given: files, and folders of files, with segmentations; by default those beside the recordings.
-        tiers: see `read_segmentation`.
+        tiers, encoding: see `read_segmentation`.
 
     Raises:
         ValueError: if one of `given` is missing or no segmentation.
     """
 
-    def __init__(self, root: Path, report: ReadingReport, given: Sequence[str | Path] = (), tiers: Sequence[str] = ()):
-        self._tiers = tiers
+    def __init__(
+        self,
+        root: Path,
+        report: ReadingReport,
+        given: Sequence[str | Path] = (),
+        tiers: Sequence[str] = (),
+        encoding: str | None = None,
+    ):
+        self._tiers, self._encoding = tiers, encoding
         self._of: dict[str, list[_Segmentation]] = {}
         self._problems: dict[str, RowError] = {}
         self._chosen: dict[str, str] = {}  # the recordings that are read instead of others with the same segmentation
-        found = [each for path, below in _files(root, given, report) for each in _segmentations(path, below, report)]
+        found = [
+            each
+            for path, below in _files(root, given, report)
+            for each in _segmentations(path, below, encoding, report)
+        ]
         if not found:
             return
         for each in found if not given else ():
@@ -90,7 +101,7 @@ class Segmentations:
             return
         empty = True
         try:
-            for interval in read_segmentation(segmentation.path, recording.name, self._tiers):
+            for interval in read_segmentation(segmentation.path, recording.name, self._tiers, self._encoding):
                 empty = False
                 yield interval
             if empty:
@@ -139,7 +150,7 @@ def _files(root: Path, given: Sequence[str | Path], report: ReadingReport) -> It
             raise ValueError(f"{place}: no segmentation; folders and files {', '.join(SUFFIXES)} are accepted")
 
 
-def _segmentations(path: Path, below: str, report: ReadingReport) -> Iterable[_Segmentation]:
+def _segmentations(path: Path, below: str, encoding: str | None, report: ReadingReport) -> Iterable[_Segmentation]:
     suffix = path.suffix.lower()
     if suffix == ".eaf":
         links = media_of_eaf(path)
@@ -149,7 +160,7 @@ def _segmentations(path: Path, below: str, report: ReadingReport) -> Iterable[_S
     turns: dict[str, list[Interval]] = {}
     with report.noting_errors():
         try:
-            for where, recording, interval in read_rttm(path):
+            for where, recording, interval in read_rttm(path, encoding):
                 if isinstance(interval, RowError):
                     report.read += 1
                     report.drop(interval.reason, where, interval.detail)
