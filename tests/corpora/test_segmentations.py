@@ -121,7 +121,7 @@ def test_textgrids_in_every_form(tmp_path, content, encoding):
     assert only_line(tmp_path, tiers=["Ann"]).endswith("a.TextGrid: no tier Ann; there are Mary, John")
 
 
-# Read by Praat 6.4 as one interval with this text. Readers that search for words in the file find other tiers in it.
+# Praat 6.1 reads each as the text of one interval. Readers that search for words in the file find other tiers in it.
 LABELS = [
     "see item [2] here",
     "intervals [2]: x",
