@@ -157,8 +157,8 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--encoding",
-        help="encoding of --list, --manifests, tables of --dataset and texts of --folder, such as windows-1252; "
-        "default: UTF-8, or UTF-16 with a byte order mark",
+        help="encoding of --list, --manifests, tables of --dataset and texts and segmentations of --folder, such as "
+        "windows-1252; default: UTF-8, or UTF-16 with a byte order mark",
     )
     add_several(
         "--folder",
@@ -185,8 +185,9 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
         "--manifests",
         type=Path,
         metavar="FILE",
-        help="manifests of NeMo, or cuts or supervisions of lhotse (cuts.jsonl.gz): names with dev become dev, names "
-        "with test become test, others become train; rows without a text are unlabelled speech",
+        help="manifests of NeMo, cuts or supervisions of lhotse (cuts.jsonl.gz), or data directories of Kaldi: names "
+        "with dev become dev, names with test become test, others become train; rows without a text are unlabelled "
+        "speech",
     )
     add_several(
         "--flashlight-lists",

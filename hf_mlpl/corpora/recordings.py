@@ -189,7 +189,7 @@ def _seconds(name: str, row: Mapping, must_be_number: bool = True) -> float | No
         clock = CLOCK.fullmatch(value.strip()) if isinstance(value, str) and parts == 1 else None
         hours, minutes, rest = clock.groups("0") if clock else ("0", "0", value)
         seconds = 3600 * int(hours) + 60 * int(minutes) + float(rest.replace(",", ".") if clock else rest)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan if must_be_number else 0.0
     if not 0 <= seconds < math.inf:
         raise RowError(NO_PART, f"{name} is {value!r}, not a number of seconds or a time such as 0:01:23.5")

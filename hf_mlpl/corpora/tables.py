@@ -161,6 +161,25 @@ def text_encoding(start: bytes, encoding: str | None) -> str:
     return found if has_mark or encoding is None else encoding
 
 
+def read_text(path: Path, encoding: str | None = None) -> str:
+    """Returns the content of a text file.
+
+    Args:
+        encoding: of a file without a byte order mark; by default UTF-8.
+
+    Raises:
+        ValueError: for a file in another encoding, or with NUL characters.
+    """
+    content = path.read_bytes()
+    try:
+        text = content.decode(text_encoding(content, encoding))
+    except (UnicodeDecodeError, LookupError) as error:  # the last for an encoding that nobody knows
+        raise ValueError(f"{error}; --encoding names its encoding, such as {ENCODINGS}") from error
+    if "\0" in text:
+        raise ValueError("it has NUL characters; is it text?")
+    return text
+
+
 def decode_text(file: BinaryFile, encoding: str | None = None) -> io.TextIOWrapper:
     """Decodes an open file, with `DAMAGED` in place of bytes that cannot be decoded; keeps its line ends.
 

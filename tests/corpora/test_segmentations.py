@@ -10,6 +10,7 @@ from praatio import textgrid as praatio
 from pympi import Eaf
 
 from hf_mlpl.cli.main import main
+from hf_mlpl.corpora.listing import state_of
 from hf_mlpl.corpora.readers.folders import read_folder
 from hf_mlpl.corpora.readers.lists import read_list
 from hf_mlpl.corpora.reading import ReadingReport
@@ -120,7 +121,7 @@ def test_textgrids_in_every_form(tmp_path, content, encoding):
     assert only_line(tmp_path, tiers=["Ann"]).endswith("a.TextGrid: no tier Ann; there are Mary, John")
 
 
-# Read by Praat 6.4 as one interval with this text. Readers that search for words in the file find other tiers in it.
+# Praat 6.1 reads each as the text of one interval. Readers that search for words in the file find other tiers in it.
 LABELS = [
     "see item [2] here",
     "intervals [2]: x",
@@ -138,6 +139,8 @@ def test_labels_that_look_like_the_format(tmp_path):
         content = MINIMAL.replace('"hi everyone', '"' + label.replace('"', '""') + " hi everyone")
         (tmp_path / "a.TextGrid").write_text(content)
         assert read(tmp_path) == [(0.7, 1.6, f"{label} {SAID}", None)]
+    (tmp_path / "a.TextGrid").write_text(MINIMAL.replace("hi everyone", 'B\\a""r'))
+    assert "letters as Praat's symbols: '\\\\a\"'; use Convert to Unicode in Praat" in only_line(tmp_path)
 
 
 def test_textgrids_of_praatio(tmp_path):
@@ -163,8 +166,9 @@ def test_damaged_textgrids_cost_their_recording(tmp_path):
         MINIMAL[:700].encode(): "is damaged: there is its end instead of a number",
         MINIMAL.replace("= 0.7", "= x").encode(): 'there is "" instead of a number',
         MINIMAL.replace('"TextGrid"', '"Pitch 1"').encode(): "is no TextGrid, but another file of Praat",
-        b"\xff\xfe" + b"a": "is not text in UTF-8",
+        b"\xff\xfe" + b"a": "truncated data; --encoding names its encoding",
         b"": "there is its end instead of a text",
+        SHORT.replace("3 tiers", "1e999").encode(): "it has the number inf",
     }
     for content, message in contents.items():
         path.write_bytes(content)
@@ -269,6 +273,12 @@ def test_eaf(tmp_path):
     path.rename(tmp_path / "eaf" / "session 1.eaf")
     sound = record(tmp_path / "film.wav").rename(tmp_path / "s\u00f3und.wav")
     assert read(tmp_path)[0] == (0.5, 1.32, "yeah & no", "Max")
+    # Of the recordings that it links, the sound is read, and not the film.
+    (tmp_path / "eaf" / "film.mp4").write_bytes(sound.read_bytes())
+    report = ReadingReport()
+    assert len(read(tmp_path, report)) == 3
+    assert report.dropped == {"another recording of its segmentation is read": 1}
+    (tmp_path / "eaf" / "film.mp4").unlink()
     # An eaf of the recording's name goes before others that link it, such as older versions.
     sound.with_suffix(".eaf").write_text(EAF.replace("yeah", "new"))
     report = ReadingReport()
@@ -319,6 +329,7 @@ def test_damaged_eafs_cost_their_recording(tmp_path):
         EAF[:900]: "is damaged, or no XML: unclosed token",
         f'<!DOCTYPE a [<!ENTITY x0 "lol">{bomb}]><a>&x9;</a>': "is damaged, or no XML: ",
         f'<!DOCTYPE a [<!ENTITY x SYSTEM "{path}">]><a>&x;</a>': "is damaged, or no XML: undefined entity &x;",
+        EAF.replace("UTF-8", "UTFF-8"): "is damaged, or no XML: unknown encoding",
         "<html><body/></html>": "is no document of ELAN, but XML with the element html",
         EAF[: EAF.index("<TIER")] + "</ANNOTATION_DOCUMENT>": "has no intervals with speech",
         EAF.replace("milliseconds", "PAL-frames"): "has times in PAL-frames; milliseconds are accepted",
@@ -423,7 +434,8 @@ def test_subtitles_need_an_extra(tmp_path, monkeypatch, capsys):
 def test_damaged_subtitles_cost_their_recording(tmp_path):
     path = record(tmp_path / "a.wav").with_suffix(".srt")
     path.write_bytes("1\n00:00:01,000 --> 00:00:02,500\nč".encode("cp1250"))
-    assert "is not text in UTF-8, or in UTF-16 with a byte order mark" in only_line(tmp_path)
+    assert "can't decode byte 0xe8 in position 32" in only_line(tmp_path)
+    assert read(tmp_path, encoding="cp1250") == [(1.0, 2.5, "\u010d", None)]
     path.write_text("no subtitles")
     assert f"{path}: is no SubRip file, or is damaged" in only_line(tmp_path)
 
@@ -522,7 +534,7 @@ def test_which_segmentation_a_recording_has(tmp_path):
     report = ReadingReport()
     assert [row[:2] for row in read(root / "hr", report)] == [(None, None), (None, None)]
     assert [row[:2] for row in read(root / "hr", report, segmentations=[elsewhere / "hr"])] == [(1.0, 4.0)]
-    assert report.dropped == {"segmented as another file of its name": 1}
+    assert report.dropped == {"another recording of its segmentation is read": 1}
     for wrong in (elsewhere / "nowhere", root / "sl" / "a.txt"):
         with pytest.raises(
             ValueError, match="no segmentation; folders and files .eaf, .textgrid, .vtt, .srt, .rttm are"
@@ -540,6 +552,9 @@ def test_segmentations_by_the_command(tmp_path, capsys):
         for split in ("train", "unlabelled")
     }
     assert texts == {"train": ["yeah & no", "Oh, max"], "unlabelled": [None]}
+    before = state_of(path.parent, below=True)
+    path.with_suffix(".eaf").write_text(EAF.replace("yeah", "yes, yes"))
+    assert state_of(path.parent, below=True) != before  # so that a preparation that goes on reads it again
     (tmp_path / "given.rttm").write_text("SPEAKER film 1 0 4 <NA> <NA> S1 <NA> <NA>\n")
     assert main([*command, "--segmentations", str(tmp_path / "given.rttm")]) == 0
     assert [row["speaker"] for row in read_utterances([output / "unlabelled.parquet"])] == ["film/S1"]
@@ -555,7 +570,7 @@ def test_times_in_tables_as_spreadsheets_write_them(tmp_path):
     """Decimal commas and clock times are seconds; a damaged time costs its own row."""
     record(tmp_path / "a.wav", 70.0)
     seconds = {"1,5": 1.5, "2.5": 2.5, "0:00:03.5": 3.5, "00:00:04,500": 4.5, "0:1:5": 65.0, " 6 ": 6.0, "7e0": 7.0}
-    refused = ["09:30", "0:01:75", "0:60:00", "8 s", "1,234.5", "nan", "-1", "0:-1", "1:"]
+    refused = ["09:30", "0:01:75", "0:60:00", "8 s", "1,234.5", "nan", "-1", "0:-1", "1:", "9" * 400 + ":00:00"]
     header = "path;sentence;language;speaker;{}\n"
     rows = [f"a.wav;{time};sl;ana;{time};0:01:09,75\n" for time in (*seconds, *refused)]
     (tmp_path / "t.csv").write_text(header.format("tmin;tmax") + "".join(rows))

@@ -9,6 +9,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         "downloads": "download_mirror download_release",
         "folders": "read_folder",
         "hf_datasets": "read_dataset",
+        "kaldi": "read_kaldi",
         "librispeech": "read_librispeech",
         "lists": "read_fl_lists read_list",
         "manifests": "read_manifest",

@@ -13,7 +13,7 @@ from ...model.text import normalize_text
 from ..locales import noted_locale, to_locale
 from ..reading import ReadingReport, RowError, check_known, human_utterance
 from ..recordings import DECIMALS, fold_name, is_recording, nearest_name, part_of, walk, with_part_durations
-from ..tables import ENCODINGS, text_encoding
+from ..tables import read_text
 from .segmentations import SUFFIXES, Interval
 from .segmented_folders import Segmentations
 
@@ -48,7 +48,7 @@ def read_folder(
         locales: languages to keep; by default all.
         segmentations: files, and folders of files, to use instead of those beside the recordings.
         tiers: names of tiers of TextGrid and eaf files to read; see `read_segmentation`.
-        encoding: of texts without a byte order mark; by default UTF-8.
+        encoding: of texts and segmentations without a byte order mark; by default UTF-8.
 
     Raises:
         ValueError: for a folder that is missing or has no recordings, or none of a locale, and for `segmentations`
@@ -61,7 +61,7 @@ def read_folder(
         found = {to_locale(path.name) for path in root.glob("*") if path.is_dir() and not is_hidden(path.name)}
         check_known(wanted, sorted(found), f"{root}: no folder of the language")
     before = report.read
-    segmented = Segmentations(root, report, segmentations, tiers)
+    segmented = Segmentations(root, report, segmentations, tiers, encoding)
     rows = _rows(root, language, wanted, segmented, encoding, report)
     yield from with_part_durations(rows, report, check_ids=False, may_be_cut=False)
     if report.read == before:
@@ -153,13 +153,7 @@ def _text_file(recording: Path, texts: dict[str, list[str]]) -> Path | None:
 
 def _text(path: Path, encoding: str | None) -> str:
     """Returns the normalised text of a file; raises ValueError for another encoding, and for labels with times."""
-    content = path.read_bytes()
-    try:
-        text = content.decode(text_encoding(content, encoding))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{error}; --encoding names its encoding, such as {ENCODINGS}") from error
-    if "\0" in text:
-        raise ValueError("it has NUL characters; is it text?")
+    text = read_text(path, encoding)
     labels = [TIMED_LABEL.match(line) for line in text.splitlines() if line.strip()]
     if labels and all(labels) and (labels[-1][2] is None or int(labels[-1][2]) >= MIN_HTK_END):
         raise ValueError("it has labels with times; write the words alone into a .txt file of the same name")

@@ -12,6 +12,7 @@ from ..metadata import is_json, rows_of
 from ..reading import ReadingReport, RowError, human_utterance
 from ..recordings import DECIMALS, NO_PART, FileNames, local_path, part_of, with_part_durations
 from ..tables import check_encoding
+from .kaldi import is_kaldi, read_kaldi
 
 NEMO_FIELDS = ("audio_filepath", "audio_filename", "offset", "duration", "text", "text_filepath", "speaker", "id")
 LANGUAGE_FIELDS = ("lang", "language", "source_lang", "target_lang")  # the first that a row has is its language
@@ -26,6 +27,8 @@ def read_manifest(
     manifest: str | Path, report: ReadingReport, language: str | None = None, encoding: str | None = None
 ) -> Iterator[dict]:
     """Yields utterances of a manifest of NeMo, or of cuts, supervisions or recordings of lhotse, plain or gzipped.
+
+    A folder with a `wav.scp` is read by `read_kaldi`.
 
     `offset` and `duration` of NeMo are a part of a recording; without `offset` the part begins with the recording, as
     for NeMo. A supervision of lhotse is an utterance, and so is a cut or a recording without supervisions. The
@@ -47,6 +50,9 @@ def read_manifest(
     manifest = Path(manifest)
     if "_OP_" in manifest.name:
         raise ValueError(f"{manifest}: is a pattern for several manifests of tar files, which are not read")
+    if is_kaldi(manifest):
+        yield from read_kaldi(manifest, report, language)
+        return
     if not manifest.is_file():
         raise ValueError(f"{manifest}: no such manifest")
     if manifest.name.endswith(".parquet") or not is_json(manifest):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from ...model.text import encoding_of
 from ..reading import RowError
 from ..recordings import fold_name
+from ..tables import read_text
 
 SUFFIXES = (".eaf", ".textgrid", ".vtt", ".srt", ".rttm")
 
@@ -22,6 +23,7 @@ Interval = tuple[str, dict | RowError]
 # A string, a flag or a number of Praat's text files between white space; all other words are ignored, and so is what
 # follows an exclamation mark (Praat's manual, "TextGrid file formats").
 PRAAT_TOKEN = re.compile(r'(?<!\S)(?:"([^"]*(?:""[^"]*)*)"|(<\w+>)|([-+]?\d[\d.]*(?:[eE][-+]?\d+)?)(?!\S)|!.*)')
+TRIGRAPH = re.compile(r"\\\S\S")  # `\\a"`, an ä of Praat from before Unicode
 CUE_TIMES = re.compile(r"^\s*\d[\d:.,]*\s*-->", re.MULTILINE)
 VOICE = re.compile(r"<v[^\s>]*\s+([^>]+)>")
 OVERRIDE = re.compile(r"\{\\[^}]*\}")  # `{\an8}`, which players of SubRip take for a place on the screen
@@ -29,7 +31,9 @@ NOTHING = "<NA>"  # of a column of RTTM
 NAMES_SHOWN = 10
 
 
-def read_segmentation(path: Path, recording: str, tiers: Sequence[str] = ()) -> Iterator[Interval]:
+def read_segmentation(
+    path: Path, recording: str, tiers: Sequence[str] = (), encoding: str | None = None
+) -> Iterator[Interval]:
     """Yields the intervals of an eaf, TextGrid, vtt or srt file.
 
     Args:
@@ -37,25 +41,32 @@ def read_segmentation(path: Path, recording: str, tiers: Sequence[str] = ()) -> 
         tiers: names of the tiers to read, or of types of tiers in an eaf. By default, the only interval tier of a
             TextGrid that has texts; the only top tier of an eaf that has annotations, or all top tiers if they are of
             one type and of different participants.
+        encoding: of a TextGrid, vtt or srt file without a byte order mark. By default UTF-8; a TextGrid that is not
+            UTF-8 is read as windows-1252, as by Praat.
 
     Raises:
         ValueError: for a file that is damaged or in another encoding, and for tiers that are missing or must be named.
         ImportError: for subtitles, without the extra `annotations`.
     """
-    readers = {".eaf": _read_eaf, ".textgrid": _read_textgrid, ".vtt": _read_subtitles, ".srt": _read_subtitles}
-    yield from readers[path.suffix.lower()](path, recording, tiers)
+    suffix = path.suffix.lower()
+    if suffix == ".eaf":
+        yield from _read_eaf(path, recording, tiers)
+    elif suffix == ".textgrid":
+        yield from _read_textgrid(path, tiers, encoding)
+    else:
+        yield from _read_subtitles(path, suffix, encoding)
 
 
-def read_rttm(path: Path) -> Iterator[tuple[str, str, dict | RowError]]:
+def read_rttm(path: Path, encoding: str | None = None) -> Iterator[tuple[str, str, dict | RowError]]:
     """Yields `file:line`, the name of a recording, and an interval for each line `SPEAKER` of an RTTM file.
 
     A line is `SPEAKER recording channel start duration <NA> <NA> speaker <NA> <NA>`. Lines of other types are left
     out. Names of speakers are unique in their recording, so it becomes a part of theirs.
 
     Raises:
-        ValueError: for a file that is not UTF-8 text.
+        ValueError: for a file in another encoding than UTF-8 or the given one.
     """
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path, encoding).splitlines(), start=1):
         kind, *fields = line.split() or [";;"]
         if kind != "SPEAKER":
             continue
@@ -72,10 +83,11 @@ def read_rttm(path: Path) -> Iterator[tuple[str, str, dict | RowError]]:
 def media_of_eaf(path: Path) -> list[str]:
     """Returns the recordings that an eaf names, as paths relative to it, or as names alone; none if it is damaged."""
     try:
-        for _, element in ElementTree.iterparse(path):
-            if element.tag == "HEADER":
-                return [link for media in element.iter("MEDIA_DESCRIPTOR") for link in _links(media)]
-    except (ElementTree.ParseError, ValueError, OSError):
+        with open(path, "rb") as file:
+            for _, element in ElementTree.iterparse(file):
+                if element.tag == "HEADER":
+                    return [link for media in element.iter("MEDIA_DESCRIPTOR") for link in _links(media)]
+    except (ElementTree.ParseError, LookupError, ValueError, OSError):
         pass  # `read_segmentation` says so
     return []
 
@@ -85,17 +97,6 @@ def _links(media: ElementTree.Element) -> list[str]:
     relative, absolute = (unquote(media.get(name) or "") for name in ("RELATIVE_MEDIA_URL", "MEDIA_URL"))
     names = [re.split(r"[/\\]", link)[-1] for link in (relative, absolute)]
     return [*dict.fromkeys(filter(None, ["" if ":" in relative else relative, *names]))]
-
-
-def _text(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        text = content.decode(encoding_of(content))
-    except UnicodeError as error:
-        raise ValueError(f"is not text in UTF-8, or in UTF-16 with a byte order mark: {error}; convert it") from error
-    if "\0" in text:
-        raise ValueError("has NUL characters; is it text?")
-    return text
 
 
 # ------------------------------------------------------------------------------------------------------------- ELAN
@@ -134,7 +135,7 @@ def _read_eaf(path: Path, recording: str, tiers: Sequence[str]) -> Iterator[Inte
                 continue
             try:
                 start, end = (_shifted(time, offset) for time in times)
-            except ValueError:
+            except (ValueError, OverflowError):
                 yield where, RowError("annotation without times", f"{times[0]!r} and {times[1]!r} are no milliseconds")
                 continue
             yield where, {"start": start, "end": end, "text": " ".join(words), "speaker": speaker}
@@ -182,13 +183,14 @@ def _have_sentences(tiers: list[ElementTree.Element]) -> bool:
     return any(len(words) > 1 for words in texts)
 
 
-def _participant(name: str | None, by_name: dict[str, ElementTree.Element]) -> str | None:
+def _participant(name: str, by_name: dict[str, ElementTree.Element]) -> str | None:
     """Returns the participant of a tier, or else of the tiers above it."""
-    for _ in by_name:
-        if (tier := by_name.get(name)) is None or (participant := tier.get("PARTICIPANT")):
+    tier = by_name.get(name)
+    for _ in by_name:  # no more, because a damaged file may lead round in a circle
+        if tier is None or tier.get("PARTICIPANT"):
             break
-        name = tier.get("PARENT_REF")
-    return participant if tier is not None and participant else None
+        tier = by_name.get(tier.get("PARENT_REF"))
+    return None if tier is None else tier.get("PARTICIPANT") or None
 
 
 def _in_order(annotations: list[ElementTree.Element]) -> list[ElementTree.Element]:
@@ -219,8 +221,8 @@ def shortened(names: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------------------------ Praat
 
 
-def _read_textgrid(path: Path, _: str, tiers: Sequence[str]) -> Iterator[Interval]:
-    intervals, points = _textgrid(path)
+def _read_textgrid(path: Path, tiers: Sequence[str], encoding: str | None) -> Iterator[Interval]:
+    intervals, points = _textgrid(path, encoding)
     names = list(dict.fromkeys(name for name, _ in intervals))
     if tiers and (wrong := sorted({*tiers} & {*points} - {*names})):
         raise ValueError(f"tier {', '.join(wrong)} has points, which are no intervals; there are {shortened(names)}")
@@ -234,22 +236,27 @@ def _read_textgrid(path: Path, _: str, tiers: Sequence[str]) -> Iterator[Interva
         raise ValueError(f"has no interval tier; there are the point tiers {shortened(points) or 'none'}")
     for name, entries in intervals:
         for number, (start, end, text) in enumerate(entries if name in chosen else (), start=1):
-            if text.strip():  # an interval without a text is silence: a tier has no gaps
-                speaker = name if len(chosen) > 1 else None
-                yield f"{path}:{name}:{number}", {"start": start, "end": end, "text": text, "speaker": speaker}
+            where, speaker = f"{path}:{name}:{number}", name if len(chosen) > 1 else None
+            if trigraph := TRIGRAPH.search(text):
+                yield (
+                    where,
+                    RowError("letters as Praat's symbols", f"{trigraph[0]!r}; use Convert to Unicode in Praat"),
+                )
+            elif text.strip():  # an interval without a text is silence: a tier has no gaps
+                yield where, {"start": start, "end": end, "text": text, "speaker": speaker}
 
 
-def _textgrid(path: Path) -> tuple[list[tuple[str, list[tuple[float, float, str]]]], list[str]]:
+def _textgrid(path: Path, encoding: str | None) -> tuple[list[tuple[str, list[tuple[float, float, str]]]], list[str]]:
     """Returns the interval tiers of a TextGrid with their `start end text`, and the names of its point tiers."""
     content = path.read_bytes()
     if content.startswith(b"ooBinaryFile"):
         raise ValueError("is a binary file of Praat; save it as text file")
     try:
-        text = _text(path)
-    except ValueError:  # as Praat does with files from before Unicode
-        if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
+        text = read_text(path, encoding)
+    except ValueError:
+        if encoding or b"\0" in content or content.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise
-        text = content.decode("cp1252")
+        text = read_text(path, "cp1252")  # as Praat does with files from before Unicode
     tokens = PRAAT_TOKEN.finditer(text)
 
     def read(kind: int) -> str:
@@ -260,7 +267,9 @@ def _textgrid(path: Path) -> tuple[list[tuple[str, list[tuple[float, float, str]
         return token[kind].replace('""', '"')
 
     def number() -> float:
-        return float(read(3))
+        if not math.isfinite(value := float(read(3))):
+            raise ValueError(f"is no TextGrid, or is damaged: it has the number {value}")
+        return value
 
     if not read(1).startswith("ooTextFile") or (kind := read(1)) != "TextGrid":
         raise ValueError("is no TextGrid, but another file of Praat")
@@ -282,14 +291,14 @@ def _textgrid(path: Path) -> tuple[list[tuple[str, list[tuple[float, float, str]
 # -------------------------------------------------------------------------------------------------------- subtitles
 
 
-def _read_subtitles(path: Path, *_) -> Iterator[Interval]:
+def _read_subtitles(path: Path, suffix: str, encoding: str | None) -> Iterator[Interval]:
     try:
         from webvtt import WebVTT
         from webvtt.errors import MalformedCaptionError, MalformedFileError
     except ImportError as error:
         message = f'{path}: subtitles are read by webvtt-py, which comes with pip install "hf-mlpl[annotations]"'
         raise ImportError(message) from error
-    text, suffix = _text(path), path.suffix.lower()
+    text = read_text(path, encoding)
     try:
         captions = WebVTT.from_buffer(io.StringIO(text.lstrip()), format=suffix[1:]).captions
     except (MalformedFileError, MalformedCaptionError) as error:

@@ -17,10 +17,11 @@ BEST_FIRST = (".wav", ".flac")  # of recordings of one name, such as the sound o
 
 @dataclass(eq=False)
 class _Segmentation:
-    """Is a file, or what an RTTM file has of one recording."""
+    """Describes a file, or what an RTTM file has of one recording."""
 
     path: Path
-    names: list[str]  # of recordings, without or with suffix: those of the first that there are
+    name: str  # of its recording, without or with suffix
+    other_names: list[str] = field(default_factory=list)  # which count if there is no recording of its name
     links: list[str] = field(default_factory=list)  # of an eaf, relative to its folder
     turns: list[Interval] | None = None  # of RTTM
     folder: str = ""  # below which its recordings lie, or ""
@@ -28,7 +29,7 @@ class _Segmentation:
     is_linked: bool = False  # has not the name of its recording, but an eaf's link to it
 
     def __str__(self) -> str:
-        return str(self.path) if self.turns is None else f"{self.path} ({self.names[0]})"
+        return str(self.path) if self.turns is None else f"{self.path} ({self.name})"
 
 
 class Segmentations:
@@ -37,17 +38,29 @@ class Segmentations:
     Args:
         root: the folder of the recordings.
         given: files, and folders of files, with segmentations; by default those beside the recordings.
-        tiers: see `read_segmentation`.
+        tiers, encoding: see `read_segmentation`.
 
     Raises:
         ValueError: if one of `given` is missing or no segmentation.
     """
 
-    def __init__(self, root: Path, report: ReadingReport, given: Sequence[str | Path] = (), tiers: Sequence[str] = ()):
-        self._tiers = tiers
+    def __init__(
+        self,
+        root: Path,
+        report: ReadingReport,
+        given: Sequence[str | Path] = (),
+        tiers: Sequence[str] = (),
+        encoding: str | None = None,
+    ):
+        self._tiers, self._encoding = tiers, encoding
         self._of: dict[str, list[_Segmentation]] = {}
         self._problems: dict[str, RowError] = {}
-        found = [each for path, below in _files(root, given, report) for each in _segmentations(path, below, report)]
+        self._chosen: dict[str, str] = {}  # the recordings that are read instead of others with the same segmentation
+        found = [
+            each
+            for path, below in _files(root, given, report)
+            for each in _segmentations(path, below, encoding, report)
+        ]
         if not found:
             return
         for each in found if not given else ():
@@ -63,6 +76,8 @@ class Segmentations:
             elif len(several) > 1:
                 others = shortened([str(each) for each in several if each is not named[0]])
                 report.note(f"{path}: is segmented by {named[0].path.name}, and not by what links it: {others}")
+        for path in self._chosen.keys() - self._of.keys() - self._problems.keys():
+            self._problems[path] = RowError("another recording of its segmentation is read", self._chosen[path])
         if alone:
             report.note(f"{root}: {len(alone)} segmentations have no recording: {shortened(alone)}")
 
@@ -86,7 +101,7 @@ class Segmentations:
             return
         empty = True
         try:
-            for interval in read_segmentation(segmentation.path, recording.name, self._tiers):
+            for interval in read_segmentation(segmentation.path, recording.name, self._tiers, self._encoding):
                 empty = False
                 yield interval
             if empty:
@@ -97,22 +112,25 @@ class Segmentations:
     def _assign(self, segmentation: _Segmentation, recordings: dict[str, list[str]], root: Path) -> bool:
         """Assigns a segmentation to its recording; returns False if there is none."""
         places = [os.path.normpath(segmentation.path.parent / link) for link in segmentation.links]
-        for number, name in enumerate(segmentation.names):
-            near = [path for path in recordings.get(fold_name(name), ()) if _is_below(path, segmentation, places)]
-            exact = [path for path in near if name in (os.path.basename(path), Path(path).stem)]
-            beside = [path for path in exact or near if _below(path, root) == segmentation.below]
-            if candidates := beside or exact or near:
-                segmentation.is_linked = number > 0 and segmentation.turns is None
+        for names in ([segmentation.name], segmentation.other_names):
+            paths = dict.fromkeys(path for name in names for path in recordings.get(fold_name(name), ()))
+            near = [path for path in paths if _is_below(path, segmentation, places)]
+            exact = [path for path in near if {os.path.basename(path), Path(path).stem} & {*names}]
+            if candidates := sorted(exact or near, key=_worth):
                 break
         else:
             return False
-        first, *others = sorted(candidates, key=_worth)
-        if any(Path(path).with_suffix("") != Path(first).with_suffix("") for path in others):
-            for path in candidates:
-                detail = f"{segmentation.path}: {', '.join(candidates)}"
-                self._problems[path] = RowError("several recordings of one segmentation", detail)
-        else:
-            self._problems |= {path: RowError("segmented as another file of its name", first) for path in others}
+        segmentation.is_linked = bool(segmentation.links) and names is segmentation.other_names
+        if _are_ambiguous(candidates):
+            beside = [
+                path for path in candidates if os.path.relpath(os.path.dirname(path), root) == segmentation.below
+            ]
+            candidates = beside or candidates
+        if _are_ambiguous(candidates):
+            detail = f"{segmentation.path}: {', '.join(candidates)}"
+            self._problems |= dict.fromkeys(candidates, RowError("several recordings of one segmentation", detail))
+        first, *others = candidates
+        self._chosen |= dict.fromkeys(others, first)
         self._of.setdefault(first, []).append(segmentation)
         return True
 
@@ -132,18 +150,17 @@ def _files(root: Path, given: Sequence[str | Path], report: ReadingReport) -> It
             raise ValueError(f"{place}: no segmentation; folders and files {', '.join(SUFFIXES)} are accepted")
 
 
-def _segmentations(path: Path, below: str, report: ReadingReport) -> Iterable[_Segmentation]:
+def _segmentations(path: Path, below: str, encoding: str | None, report: ReadingReport) -> Iterable[_Segmentation]:
     suffix = path.suffix.lower()
     if suffix == ".eaf":
         links = media_of_eaf(path)
-        names = [path.stem, *(os.path.basename(link) for link in links)]
-        return [_Segmentation(path, names, links, below=below)]
+        return [_Segmentation(path, path.stem, [os.path.basename(link) for link in links], links, below=below)]
     if suffix != ".rttm":
-        return [_Segmentation(path, [path.stem], below=below)]
+        return [_Segmentation(path, path.stem, below=below)]
     turns: dict[str, list[Interval]] = {}
     with report.noting_errors():
         try:
-            for where, recording, interval in read_rttm(path):
+            for where, recording, interval in read_rttm(path, encoding):
                 if isinstance(interval, RowError):
                     report.read += 1
                     report.drop(interval.reason, where, interval.detail)
@@ -152,12 +169,12 @@ def _segmentations(path: Path, below: str, report: ReadingReport) -> Iterable[_S
         except (OSError, ValueError) as error:
             raise ValueError(f"{path}: {error_line(error)}") from error
     own_name = [path.stem] * (len(turns) == 1)  # programs call the one recording `waveform` and the like
-    return [_Segmentation(path, [name, *own_name], turns=rows, below=below) for name, rows in turns.items()]
+    return [_Segmentation(path, name, own_name, turns=rows, below=below) for name, rows in turns.items()]
 
 
 def _recordings(root: Path, segmentations: Iterable[_Segmentation], report: ReadingReport) -> dict[str, list[str]]:
     """Returns the recordings below a folder that segmentations name, by their names with and without suffix."""
-    wanted = {fold_name(name) for each in segmentations for name in each.names}
+    wanted = {fold_name(name) for each in segmentations for name in (each.name, *each.other_names)}
     recordings: dict[str, list[str]] = {}
     for folder, _, names in walk(root, report):
         for name in names:
@@ -176,10 +193,11 @@ def _is_below(path: str, segmentation: _Segmentation, places: Sequence[str]) -> 
     return segmentation.turns is not None and path.startswith(os.path.join(folder, ""))
 
 
-def _below(path: str, root: Path) -> str:
-    return os.path.relpath(os.path.dirname(path), root)
+def _are_ambiguous(paths: Sequence[str]) -> bool:
+    """Returns whether recordings in several places have one name; those in several formats have one place."""
+    return len({Path(path).with_suffix("") for path in paths}) > len({fold_name(Path(path).stem) for path in paths})
 
 
-def _worth(path: str) -> tuple[int, str]:
+def _worth(path: str) -> int:
     suffix = os.path.splitext(path)[1].lower()
-    return BEST_FIRST.index(suffix) if suffix in BEST_FIRST else len(BEST_FIRST), path
+    return BEST_FIRST.index(suffix) if suffix in BEST_FIRST else len(BEST_FIRST)
