@@ -6,10 +6,13 @@ import tarfile
 from pathlib import Path
 
 import datasets
+import jiwer
 import numpy as np
 import pytest
+import soundfile
 from datasets import Audio, ClassLabel, Dataset
 from huggingface_hub import HfApi
+from transformers import pipeline
 
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.cli.main import main
@@ -19,6 +22,7 @@ from hf_mlpl.corpora.readers.published import locale_of_config
 from hf_mlpl.corpora.reading import ReadingReport
 from hf_mlpl.data.utterances import read_utterances
 
+from ..random_model import save_folder, sweep
 from .test_own_tables import write_lines, write_noise
 
 
@@ -292,12 +296,25 @@ def test_what_is_not_on_the_hub_is_told_in_one_line(tmp_path, local_hub, capsys)
 # ---- by the commands
 
 
-def test_fleurs_by_the_command(fleurs, tmp_path, local_hub, capsys):
+@pytest.mark.slow
+def test_fleurs_by_the_commands(fleurs, tmp_path, local_hub, capsys):
+    """Prepares a test set by its name on the Hub, and scores a model on it."""
+    for path in (fleurs / "data" / "sl_si" / "audio" / "test").iterdir():
+        soundfile.write(path, sweep(int(path.stem) - 700), 16000)
     push(local_hub, "google/fleurs", with_configs(write_parquet(fleurs, tmp_path / "parquet")))
-    command = ["prepare-data", "--dataset", "google/fleurs", "--split", "test", "--output", str(tmp_path / "data")]
-    assert main([*command, "--languages", "sl"]) == 0, capsys.readouterr().err
-    assert listed(read_utterances([tmp_path / "data" / "test.parquet"])) == UTTERANCES[:2]
-    (source,) = json.loads((tmp_path / "data" / "report.json").read_text())["splits"]["test"]["sources"]
-    assert source == {"name": "FLEURS", "license": "cc-by-4.0", "url": "https://huggingface.co/datasets/google/fleurs"}
+    data, model = tmp_path / "data", save_folder(tmp_path / "model", ["sl", "sv-SE"])
+    command = ["prepare-data", "--dataset", "google/fleurs", "--split", "test", "--output", str(data)]
     assert main([*command, "--config", "sl_si", "sv_se"]) == 0, capsys.readouterr().err
-    assert listed(read_utterances([tmp_path / "data" / "test.parquet"])) == UTTERANCES
+    assert listed(read_utterances([data / "test.parquet"])) == UTTERANCES
+    assert main([*command, "--languages", "sl"]) == 0, capsys.readouterr().err
+    rows = read_utterances([data / "test.parquet"])
+    assert listed(rows) == UTTERANCES[:2]
+    files = ["--model", str(model), "--data", str(data / "test.parquet"), "--output", str(tmp_path / "results.json")]
+    assert main(["evaluate", *files]) == 0, capsys.readouterr().err
+    results = json.loads((tmp_path / "results.json").read_text())
+    fleurs_source = {"name": "FLEURS", "license": "cc-by-4.0", "url": "https://huggingface.co/datasets/google/fleurs"}
+    assert results["sources"] == [fleurs_source]
+    asr = pipeline("automatic-speech-recognition", str(model))
+    texts = [answer["text"] for answer in asr([load_audio(row["audio"]) for row in rows])]
+    assert len(set(texts)) == 2
+    assert results["languages"]["sl"]["cer"] == pytest.approx(jiwer.cer(list(rows["text"]), texts))

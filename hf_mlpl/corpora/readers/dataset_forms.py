@@ -23,6 +23,7 @@ from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from ...audio.containers import audio_column
+from ...audio.dataset_rows import UndecodedRows
 from ...audio.tar_index import ContainerError
 from ..locales import to_locale
 from ..metadata import METADATA, SUFFIXES, TableRow, columns_of, rows_of
@@ -176,13 +177,9 @@ def open_dataset(dataset: Dataset | IterableDataset) -> OpenDataset:
 
 
 def _rows_of_dataset(dataset: Dataset | IterableDataset, columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
-    features = dataset.features or {}
-    dataset = dataset.select_columns(columns).with_format(None)
-    for name in columns:
-        if isinstance(features.get(name), Audio):
-            dataset = dataset.cast_column(name, Audio(decode=False))
-    for row in dataset:
-        yield os.curdir, ("", with_class_names(row, features), None)
+    rows = UndecodedRows(dataset, columns)
+    for row in rows:
+        yield os.curdir, ("", with_class_names(row, rows.features), None)
 
 
 def _open_arrow(files: Sequence[Path]) -> OpenDataset:

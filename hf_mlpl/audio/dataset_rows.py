@@ -1,0 +1,42 @@
+"""Reads rows of data sets of `datasets` with their audio as paths and bytes, for which torchcodec is not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+
+class UndecodedRows:
+    """Yields the rows of a data set or stream, whatever its format: those of torch and NumPy would also format bytes.
+
+    Args:
+        columns: of the rows; all if None.
+    """
+
+    def __init__(self, dataset, columns: Sequence[str] | None = None):
+        import datasets
+
+        dataset = dataset.with_format(None)
+        self.dataset = dataset if columns is None else dataset.select_columns(list(columns))
+        self.features = self.dataset.features or {}  # which a stream of rows may lack
+        self.audio = [name for name, feature in self.features.items() if isinstance(feature, datasets.Audio)]
+
+    def __iter__(self) -> Iterator[dict]:
+        import datasets
+
+        rows = iter(self._cast(datasets.Audio(decode=False)))
+        try:
+            first = next(rows)
+        except StopIteration:
+            return
+        except ImportError:  # torchcodec encodes the rows of a stream of files; nothing encodes values of this type
+            rows = iter(self._cast(datasets.Value("binary")))
+        else:
+            yield first
+        yield from rows
+
+    def _cast(self, feature: Any):
+        dataset = self.dataset
+        for name in self.audio:
+            dataset = dataset.cast_column(name, feature)
+        return dataset
