@@ -18,10 +18,10 @@ from datasets import Audio, ClassLabel, Dataset, DatasetDict
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.corpora.locales import to_locale
 from hf_mlpl.corpora.preparation.prepare import read_normalizers
+from hf_mlpl.corpora.readers.dataset_files import _on_disk
 from hf_mlpl.corpora.readers.folders import read_folder
 from hf_mlpl.corpora.readers.hf_datasets import read_dataset
 from hf_mlpl.corpora.readers.lists import read_fl_lists, read_list
-from hf_mlpl.corpora.readers.dataset_files import _on_disk
 from hf_mlpl.corpora.reading import ReadingReport, human_utterance, with_durations
 from hf_mlpl.corpora.recordings import part_of
 from hf_mlpl.corpora.sources import Source, source_of_corpus

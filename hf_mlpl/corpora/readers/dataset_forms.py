@@ -94,14 +94,15 @@ def open_named(
     corpus = published_folder(path) if path.is_dir() else PUBLISHED.get(str(name).lower())
     if corpus and (opened := _open_published(corpus, name, split, config, report)):
         return opened
-    for folder in (path / split, path):
+    for folder in (path / split, path / "data" / split, path, path / "data"):
         if tables := [folder / table for table in METADATA if (folder / table).is_file()]:
             return _of_split(_open_tables(tables[:1], likely), split)
-    kind, files = data_files(name, split, config, report, DEVELOPMENT if corpus and split in DEVELOPMENT else ())
+    other_names = DEVELOPMENT if corpus and split in DEVELOPMENT else ()
+    kind, files, is_only_split = data_files(name, split, config, report, other_names)
     if issubclass(kind, AudioFolder):
         if tables := [file for file in files if file.name in METADATA]:
             return _of_split(_open_tables(tables, likely), split)
-        return _open_folder(path, split, files, report)
+        return _open_folder(path, split, files, is_only_split, report)
     if issubclass(kind, WebDataset):
         return _open_webdataset(files, report)
     if issubclass(kind, Arrow):
@@ -262,13 +263,15 @@ def _of_split(table: OpenDataset, split: str) -> OpenDataset:
     return replace(table, rows=rows)
 
 
-def _open_folder(root: Path, split: str, files: Sequence[Path], report: ReadingReport) -> OpenDataset:
+def _open_folder(
+    root: Path, split: str, files: Sequence[Path], is_only_split: bool, report: ReadingReport
+) -> OpenDataset:
     """Opens recordings without a table, as the library's `audiofolder` does: the folder of each is its label.
 
     `files` are those that the library finds, which does not follow links to folders.
     """
-    folder = root / split if (root / split).is_dir() else root
-    if folder.is_dir() and (folder != root or not any((root / name).is_dir() for name in SPLIT_FOLDERS)):
+    folders = [folder for folder in (root / split, root / "data" / split) if folder.is_dir()]
+    if folder := next(iter(folders), root if is_only_split and root.is_dir() else None):
         found = sorted(walk(folder, report), key=lambda each: Path(each[0]).parts)  # links in the order of their names
         files = [Path(place, name) for place, _, names in found for name in names]
     recordings = [str(file) for file in files if is_recording(str(file))]
