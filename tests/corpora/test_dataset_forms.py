@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tarfile
+import zipfile
 from pathlib import Path
 
 import datasets
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from datasets import Audio, Dataset, DatasetDict, IterableDataset, List, Translation, Value, load_dataset
+from huggingface_hub import HfApi
 
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.cli.main import main
@@ -80,7 +82,7 @@ def test_parts_of_splits(dataset, paths, tmp_path, form):
 
 @pytest.mark.parametrize("table", ["metadata.csv", "data/metadata.csv", "metadata.jsonl"])
 def test_a_table_above_the_folders_of_splits(paths, tmp_path, table):
-    """Its rows are in the split of their folder, as `datasets` has them; a test set must not be trained on."""
+    """Its rows are in the split of their folder: a test set must not be trained on."""
     table = tmp_path / "talks" / table
     names = ["train/0.wav", "train/1.wav", "./test/2.wav"]
     for path, name in zip(paths, names, strict=True):
@@ -203,6 +205,33 @@ def test_arrow_files(dataset, paths, tmp_path):
     file = shutil.copy(next((tmp_path / "saved" / "train").glob("*.arrow")), tmp_path / "talks" / "train.arrow")
     for source in (tmp_path / "talks", file):
         assert_rows(read(source), paths, [0, 1, 2])
+
+
+def test_archives_of_a_folder_are_refused_with_the_way_out(paths, tmp_path):
+    (tmp_path / "talks").mkdir()
+    with zipfile.ZipFile(tmp_path / "talks" / "train.zip", "w") as archive:
+        archive.write(paths[0], "0.wav")
+    with pytest.raises(ValueError, match="talks/train.zip: recordings are not read from such an archive; unpack it"):
+        read(tmp_path / "talks")
+
+
+def test_files_on_the_hub(paths, tmp_path, local_hub):
+    """Recordings with a table for each split, and WebDataset; the repositories are private."""
+    for split, numbers in {"train": [0, 1], "test": [2]}.items():
+        folder = tmp_path / "folder" / split
+        (folder / "clips").mkdir(parents=True)
+        for number in numbers:
+            shutil.copy(paths[number], folder / "clips")
+        lines = [f"clips/{number}.wav,{TEXTS[number]}" for number in numbers]
+        write_lines(folder / "metadata.csv", "file_name,text", *lines)
+        write_webdataset(tmp_path / "shards" / f"{split}-00000.tar", paths, "txt", numbers)
+    for form in ("folder", "shards"):
+        HfApi().create_repo(form, repo_type="dataset", private=True)
+        HfApi().upload_folder(repo_id=f"me/{form}", repo_type="dataset", folder_path=tmp_path / form)
+        for split, numbers in {"train": [0, 1], "test": [2]}.items():
+            rows = read(f"me/{form}", split=split)
+            assert_rows(rows, paths, numbers)
+            assert all("/snapshots/" in row["audio"]["path"] for row in rows)  # in the Hub's cache, without copies
 
 
 # ---- values

@@ -47,6 +47,7 @@ from .published import (
 # The splits that `datasets` makes of folders with these names.
 SPLIT_FOLDERS = dict.fromkeys(DEVELOPMENT, "validation") | {"train": "train", "test": "test", "eval": "test"}
 ARROW = ".arrow"
+ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".rar", ".7z")
 SEVERAL_LANGUAGES = ("all", "multilang")  # configurations of FLEURS and VoxPopuli, which repeat those of languages
 
 
@@ -244,7 +245,7 @@ def _rows_of_tables(files: Sequence[Path], columns: Sequence[str]) -> Iterator[t
 
 
 def _of_split(table: OpenDataset, split: str) -> OpenDataset:
-    """Leaves out rows of other splits, if the folder of a table has a folder for each split, as `datasets` does."""
+    """Leaves out rows of other splits, if the folder of a table has a folder for each split."""
     folder = Path(table.name).parent
     splits = {name: of for name, of in SPLIT_FOLDERS.items() if (folder / name).is_dir()}
     if not splits:
@@ -274,6 +275,8 @@ def _open_folder(
     if folder := next(iter(folders), root if is_only_split and root.is_dir() else None):
         found = sorted(walk(folder, report), key=lambda each: Path(each[0]).parts)  # links in the order of their names
         files = [Path(place, name) for place, _, names in found for name in names]
+    if archive := next((file for file in files if file.name.endswith(ARCHIVES)), None):
+        raise ValueError(f"{archive}: recordings are not read from such an archive; unpack it, and give its folder")
     recordings = [str(file) for file in files if is_recording(str(file))]
     if others := len(files) - len(recordings):
         report.note(f"{root}: {others} files of {split} are no recordings")
