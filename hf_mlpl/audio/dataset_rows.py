@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+
+def datasets():
+    """Returns the library `datasets`, which the program that has a data set has imported."""
+    return sys.modules["datasets"]
 
 
 class UndecodedRows:
@@ -14,23 +20,19 @@ class UndecodedRows:
     """
 
     def __init__(self, dataset, columns: Sequence[str] | None = None):
-        import datasets
-
         dataset = dataset.with_format(None)
         self.dataset = dataset if columns is None else dataset.select_columns(list(columns))
         self.features = self.dataset.features or {}  # which a stream of rows may lack
-        self.audio = [name for name, feature in self.features.items() if isinstance(feature, datasets.Audio)]
+        self.audio = [name for name, feature in self.features.items() if isinstance(feature, datasets().Audio)]
 
     def __iter__(self) -> Iterator[dict]:
-        import datasets
-
-        rows = iter(self._cast(datasets.Audio(decode=False)))
+        rows = iter(self._cast(datasets().Audio(decode=False)))
         try:
             first = next(rows)
         except StopIteration:
             return
         except ImportError:  # torchcodec encodes the rows of a stream of files; nothing encodes values of this type
-            rows = iter(self._cast(datasets.Value("binary")))
+            rows = iter(self._cast(datasets().Value("binary")))
         else:
             yield first
         yield from rows

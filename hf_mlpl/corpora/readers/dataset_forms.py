@@ -153,7 +153,7 @@ def known_source(name: str | Path) -> Source | None:
     """Returns the source of a published corpus by its name on the Hub or its files in a folder; None for another."""
     path = Path(name)
     corpus = published_folder(path) if path.is_dir() else PUBLISHED.get(str(name).lower())
-    return corpus and corpus.source
+    return corpus.source if corpus else None
 
 
 def has_one_split(path: Path) -> bool:
@@ -222,15 +222,16 @@ def _open_published(
 def _open_tables(files: Sequence[Path], likely: Sequence[str]) -> OpenDataset:
     """Opens Parquet files that contain recordings, or tables of any kind that name recordings."""
     first, rows = files[0], partial(_rows_of_tables, files)
-    columns: Mapping = dict.fromkeys(name for file in files for name in columns_of(file, likely))
+    columns = dict.fromkeys(name for file in files for name in columns_of(file, likely))
     audio = [name for name in columns if name.endswith("file_name")] if first.name in METADATA else []
-    if first.suffix == ".parquet":
-        columns = parquet_features(first)
-        audio += [name for name, feature in columns.items() if isinstance(feature, Audio)]
-        with suppress(ContainerError):  # no recordings inside, or in several columns
-            audio = [audio_column(columns.arrow_schema, first)]
-            rows = partial(_rows_of_containers, files, audio[0])
-    return OpenDataset(columns, rows, audio, str(first))
+    if first.suffix != ".parquet":
+        return OpenDataset(columns, rows, audio, str(first))
+    features = parquet_features(first)
+    audio += [name for name, feature in features.items() if isinstance(feature, Audio)]
+    with suppress(ContainerError):  # no recordings inside, or in several columns
+        audio = [audio_column(features.arrow_schema, first)]
+        rows = partial(_rows_of_containers, files, audio[0])
+    return OpenDataset(features, rows, audio, str(first))
 
 
 def _rows_of_containers(files: Sequence[Path], audio: str, columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:

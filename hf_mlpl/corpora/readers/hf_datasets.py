@@ -47,32 +47,39 @@ def read_dataset(
     copies: str | Path | None = None,
 ) -> Iterator[dict]:
     """Yields utterances of a data set whose audio is encoded: paths, bytes, `{path, bytes}`, or an `Audio` column,
-    decoded or not; torchcodec is not needed. Lists of float samples with a sampling rate are accepted too.
+    decoded or not; torchcodec is not needed. Lists of samples with a sampling rate are accepted too: floats, or a
+    column of int16.
 
-    Files stay where they are; so do recordings in Parquet files, those of the Hub in its cache. Other recordings
-    inside a data set have no place that an utterance could name, so they are written to `copies`, named by content.
+    Files stay where they are; so do recordings in Parquet and tar files, those of the Hub in its cache. Other
+    recordings inside a data set have no place that an utterance could name, so they are written to `copies`, named by
+    content.
 
     Rows with `start` and `end`, or similar columns such as `begin_time` or `end_ms`, with `start` and `duration`, or
     with `offset` and `duration` are parts of their recordings; so is audio of the form `{path, start, end}`. If a part
     is as long as its recording and lies outside of it, the recording is that part. Values of csv and JSON files are
     read as texts.
 
+    FLEURS, Multilingual LibriSpeech and VoxPopuli are known by their names on the Hub, by their columns and by their
+    files (`published`): the ids of their utterances are the names of the recordings.
+
     Args:
         dataset: a data set, or its splits, a folder written by `save_to_disk`, a folder with a `metadata.csv`,
             `.jsonl` or `.parquet` that has a column `file_name`, a folder of recordings, whose sub-folders are their
-            `label`, a table (csv, tsv, JSON, Parquet), or a name that `load_dataset` accepts. Paths in tables are
-            relative to the table, or else to the working directory.
+            `label`, a table (csv, tsv, JSON, Parquet), tar files of WebDataset, Arrow files, or a name that
+            `load_dataset` accepts. Paths in tables are relative to the table, or else to the working directory.
         columns: field of an utterance (`id`, `audio`, `text`, `language`, `speaker`, `start`, `end`, `start_ms`, ...)
             -> column; by default the first of `USUAL_COLUMNS` that the data set has. The default `id` is data set,
-            split and number of the row.
-        language: of all rows; by default from a column.
-        split, config: of a data set that is loaded.
+            split and number of the row. A text may be a mapping of languages to texts.
+        language: of all rows; by default from a column, or else `config`, if that is named after a language.
+        split, config: of a data set that is loaded; a split may have parts, as `train[:10%]+test`.
         copies: folder for recordings that are in no file.
 
+    The report has a note if no column is known to be the text.
+
     Raises:
-        ValueError: for a field, column or split that is missing, for a data set without rows or without a column of
-            audio or languages, for columns that seem to be starts and ends but are unknown, and for recordings inside
-            the data set without `copies`.
+        ValueError: for a field, column, configuration or split that is missing, for a data set without rows, with
+            several columns of audio or without one, or without a column of languages, for columns that seem to be
+            starts and ends but are unknown, and for recordings inside the data set without `copies`.
     """
     is_open = isinstance(dataset, (Dataset, IterableDataset))
     for base, part in [(split, None)] if is_open else map(_parsed_split, split.split("+")):
@@ -133,7 +140,7 @@ def _columns(source: OpenDataset, given: Mapping[str, str], corpus: Published | 
         raise ValueError(f"an utterance has no {', '.join(unknown)} from a column; it has {', '.join(USUAL_COLUMNS)}")
     if absent := sorted(set(given.values()) - set(source.columns)):
         raise ValueError(f"the data set has no column {', '.join(absent)}; it has {found}")
-    likely = USUAL_COLUMNS | (corpus.columns if corpus else {})
+    likely = {**USUAL_COLUMNS, **(corpus.columns if corpus else {})}
     names = {field: name for field, usual in likely.items() for name in usual[::-1] if name in source.columns}
     names = {field: name for field, name in names.items() if field not in PART_COLUMNS}
     if corpus is None:  # the recordings of those have been cut already, whatever their times say
