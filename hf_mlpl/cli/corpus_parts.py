@@ -106,7 +106,7 @@ def _dataset_parts(options: argparse.Namespace) -> Iterator[Part]:
     path = Path(options.dataset)
     if path.exists():
         name, source, inputs = path, source_of_corpus(path, known_source(path)), (path,)
-        if len(options.split) > 1 and has_one_split(path):
+        if len({split.partition("[")[0] for split in options.split}) > 1 and has_one_split(path):
             raise ValueError(f"{path}: is one split, which cannot be {' and '.join(options.split)}; give one --split")
     else:
         name, inputs = options.dataset, ()

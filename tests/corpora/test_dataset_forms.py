@@ -142,6 +142,9 @@ def test_configurations_of_languages(dataset, tmp_path):
     with pytest.raises(ValueError, match="talks: has the configurations sl, sv_SE, all, clean; name one"):
         language_configs(tmp_path / "talks")
     assert language_configs(tmp_path / "clips") == [None]
+    card[1] = card[1].replace("}", ", default: true}")
+    write_lines(tmp_path / "talks" / "README.md", "---", "configs:", *card, "---")
+    assert language_configs(tmp_path / "talks") == ["sv_SE"]
 
 
 # ---- files
@@ -188,7 +191,9 @@ def test_webdataset(paths, tmp_path, form, suffix):
 
 def test_webdataset_with_two_recordings_of_a_row(paths, tmp_path):
     with tarfile.open(tmp_path / "talks.tar", "w") as tar:
-        for name, path in {"0.clean.wav": paths[0], "0.noisy.wav": paths[1]}.items():
+        (tmp_path / "features.npy").write_bytes(b"\x93NUMPY\xff")  # is no text
+        files = {"0.clean.wav": paths[0], "0.noisy.wav": paths[1], "0.npy": tmp_path / "features.npy"}
+        for name, path in files.items():
             tar.add(path, name)
         tar.add(write_lines(tmp_path / "bad.json", "{"), "1.json")
         tar.add(paths[2], "1.wav")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from datasets import get_dataset_config_names, load_dataset_builder
+from datasets import get_dataset_config_names, get_dataset_default_config_name, load_dataset_builder
 from datasets.packaged_modules.arrow.arrow import Arrow
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 from datasets.packaged_modules.csv.csv import Csv
@@ -71,6 +71,14 @@ def dataset_configs(name: str) -> list[str]:
         return sorted(converted)
     with _one_line(name):
         return get_dataset_config_names(name)
+
+
+def default_config(name: str) -> str | None:
+    """Returns the configuration that the card of a data set makes the default; None if there is none."""
+    if has_script(name):
+        return None
+    with _one_line(name):
+        return get_dataset_default_config_name(name)
 
 
 @contextmanager

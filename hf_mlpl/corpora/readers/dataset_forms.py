@@ -9,14 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from datasets import (
-    Audio,
-    Dataset,
-    IterableDataset,
-    concatenate_datasets,
-    load_dataset,
-    load_from_disk,
-)
+from datasets import Audio, Dataset, IterableDataset, concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.arrow.arrow import Arrow
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
@@ -31,7 +24,7 @@ from ..reading import ReadingReport
 from ..recordings import is_recording, walk
 from ..sources import Source
 from . import webdataset
-from .dataset_files import DEVELOPMENT, data_files, dataset_configs, has_script
+from .dataset_files import DEVELOPMENT, data_files, dataset_configs, default_config, has_script
 from .parquet import parquet_features, parquet_rows, with_class_names
 from .published import (
     PUBLISHED,
@@ -97,12 +90,13 @@ def open_named(
         return opened
     for folder in (path / split, path / "data" / split, path, path / "data"):
         if tables := [folder / table for table in METADATA if (folder / table).is_file()]:
-            return _of_split(_open_tables(tables[:1], likely), split)
+            opened = _open_tables(tables[:1], likely)
+            return opened if folder.name == split and folder != path else _of_split(opened, split)
     other_names = DEVELOPMENT if corpus and split in DEVELOPMENT else ()
     kind, files, is_only_split = data_files(name, split, config, report, other_names)
     if issubclass(kind, AudioFolder):
         if tables := [file for file in files if file.name in METADATA]:
-            return _of_split(_open_tables(tables, likely), split)
+            return _open_tables(tables, likely)
         return _open_folder(path, split, files, is_only_split, report)
     if issubclass(kind, WebDataset):
         return _open_webdataset(files, report)
@@ -127,20 +121,24 @@ def language_configs(name: str | Path, languages: Sequence[str] | None = None) -
     Raises:
         ValueError: for a data set with other configurations, one of which must be named, and for absent languages.
     """
-    path, corpus = Path(name), PUBLISHED.get(str(name).lower())
+    path, corpus, default = Path(name), PUBLISHED.get(str(name).lower()), None
     if path.is_dir() and (found := published_folder(path)):
         configs = list(language_folders(found, path))
-    elif path.exists() and (path.is_file() or (path / "dataset_info.json").is_file()):
+    elif path.is_file() or (path / "dataset_info.json").is_file():
         return [None]
     elif corpus and has_script(str(name)):
         configs = languages_on_hub(corpus, str(name)) or dataset_configs(str(name))
-    else:
-        configs = dataset_configs(str(name)) if not path.exists() or (path / "README.md").is_file() else []
-    if "default" in configs or not configs:
+    elif path.exists() and not (path / "README.md").is_file():
         return [None]
+    else:
+        configs, default = dataset_configs(str(name)), default_config(str(name))
+    if "default" in configs:
+        return [None]
+    locales = {config: locale_of_config(config) for config in configs if config not in SEVERAL_LANGUAGES}
     if len(configs) == 1:
         return list(configs)
-    locales = {config: locale_of_config(config) for config in configs if config not in SEVERAL_LANGUAGES}
+    if default and (not languages or None in locales.values()):
+        return [default]
     if None in locales.values():
         raise ValueError(f"{name}: has the configurations {', '.join(configs)}; name one")
     wanted = {*map(to_locale, languages or ())}
@@ -160,8 +158,8 @@ def has_one_split(path: Path) -> bool:
     """Returns whether a file or folder is one split, so that every name of a split means all of it."""
     if path.is_file() or (path / "dataset_info.json").is_file():
         return True
-    has_table = any((path / table).is_file() for table in METADATA)
-    return has_table and not any((path / name).is_dir() for name in SPLIT_FOLDERS)
+    folders = [folder for folder in (path, path / "data") if any((folder / table).is_file() for table in METADATA)]
+    return bool(folders) and not any((folders[0] / name).is_dir() for name in SPLIT_FOLDERS)
 
 
 def split_of(splits: Mapping, split: str, name: str) -> Dataset | IterableDataset:

@@ -7,21 +7,21 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, ReadInstruction, Translation, Value
 
 from ...atomic import atomic_write
-from ...audio.reading import AUDIO_SUFFIXES, AudioError, encode_flac, load_audio
+from ...audio.reading import AudioError, encode_flac, load_audio
 from ...model.text import normalize_text
 from ..locales import noted_locale, to_locale
 from ..metadata import TableRow
 from ..reading import ReadingReport, RowError, human_utterance
 from ..recordings import PART_COLUMNS, FileNames, check_part_columns, part_columns, part_of, with_part_durations
 from .dataset_forms import OpenDataset, open_dataset, open_named, split_of
-from .published import Published, locale_of_config, published_columns
+from .published import Published, locale_of_config, published_columns, recording_name
 
 # The columns of each field, unless others are named. None for `id`, because several rows often share one.
 USUAL_COLUMNS = {
@@ -94,12 +94,13 @@ def read_dataset(
         try:
             names = _columns(source, columns or {}, corpus)
             of_config = source.language or locale_of_config(config or "")
-            if language is None and ("language" not in names or corpus and of_config):
-                language, prefix = of_config, f"{Path(prefix).parent}/{config}/{base}" if config else prefix
-            if language is None and "language" not in names:
+            spoken = language or (of_config if corpus or "language" not in names else None)
+            if spoken is None and "language" not in names:
                 raise _no_column("language", "name it, or the language of all rows", source)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
+        if config and language is None and "language" not in names:
+            prefix = f"{Path(prefix).parent}/{config}/{base}"  # a row of each language has this number
         if corpus is None:
             check_part_columns(where, source.columns, names.keys())
         if "text" not in names and (others := [name for name in source.columns if name not in names.values()]):
@@ -109,7 +110,7 @@ def read_dataset(
             )
         before = report.read
         rows = _rows_in(source, sorted(set(names.values())), part and (base, part))
-        utterances = _utterances(rows, names, prefix, language, corpus, report, _Recordings(source, names, copies))
+        utterances = _utterances(rows, names, prefix, spoken, corpus, report, _Recordings(source, names, copies))
         yield from with_part_durations(utterances, report, check_ids="id" in names)
         if report.read == before:
             raise ValueError(f"{where}: the data set has no rows; its columns are {', '.join(source.columns)}")
@@ -198,10 +199,8 @@ def _utterances(
 def _published_fields(fields: Mapping, corpus: Published) -> dict:
     """Returns the fields of a row with the names that recordings and languages have in utterances."""
     fields = {field: None if value == corpus.no_value else value for field, value in fields.items()}
-    path = PurePosixPath(_text(fields, "id") or "")
-    name = path.stem if path.suffix.lower() in AUDIO_SUFFIXES else path.name
     code = _text(fields, "language") or ""
-    return fields | {"id": name, "language": locale_of_config(code) or code}
+    return fields | {"id": recording_name(_text(fields, "id")), "language": locale_of_config(code) or code}
 
 
 def _text(fields: Mapping, name: str) -> str | None:

@@ -18,7 +18,8 @@ from ..recordings import member_audio
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 AUDIO = "audio"  # the column of the first recording of a row
 TEXTS = {"txt": "text", "cls": "label"}  # suffix -> column; other suffixes are columns themselves
-MAX_TEXT = 2**20  # bytes
+KNOWN = ("json", *TEXTS)
+MAX_TEXT = 2**16  # bytes of a member with another suffix, which may be a text
 
 
 def webdataset_columns(files: Sequence[Path], report: ReadingReport) -> list[str]:
@@ -48,11 +49,11 @@ def webdataset_rows(files: Sequence[Path], columns: Sequence[str] | None = None)
                 if f".{suffix.rpartition('.')[2].lower()}" in AUDIO_SUFFIXES:
                     place = member_audio(file, (offset, size))
                     row |= {suffix: place, AUDIO: row.get(AUDIO, place)}
-                elif size <= MAX_TEXT:
+                elif size <= MAX_TEXT or suffix in KNOWN:
                     try:
                         row |= _texts(suffix, open_member(file, offset, size).read().decode("utf-8-sig"))
                     except ValueError:
-                        problem = f"{name} cannot be read"
+                        problem = f"{name} cannot be read" if suffix in KNOWN else problem
             yield f"{file}:{key}", row if columns is None else {name: row.get(name) for name in columns}, problem
 
 
