@@ -197,9 +197,11 @@ def test_webdataset_with_two_recordings_of_a_row(paths, tmp_path):
             tar.add(path, name)
         tar.add(write_lines(tmp_path / "bad.json", "{"), "1.json")
         tar.add(paths[2], "1.wav")
+        tar.add(write_lines(tmp_path / "good.json", '{"text": "nula", "audio": "0.mp3"}'), "0.json")  # behind others
     for columns, number in ({}, 0), ({"audio": "noisy.wav"}, 1):
         report = ReadingReport()
         (row,) = read(tmp_path / "talks.tar", report, columns=columns)
+        assert row["text"] == "nula"
         np.testing.assert_array_equal(load_audio(row["audio"]), load_audio(paths[number]))
         assert report.dropped == {"1.json cannot be read": 1}
 
