@@ -155,7 +155,7 @@ def _dataset_corpora(options: argparse.Namespace, columns: dict[str, str]) -> It
     refuse_spreadsheet(path)
     if path.exists():
         name, source, inputs = path, source_of_corpus(path, known_source(path)), (path,)
-        if len(splits) > 1 and has_one_split(path):
+        if len({split.partition("[")[0] for split in splits}) > 1 and has_one_split(path):
             raise ValueError(f"{path}: is one split, which cannot be {' and '.join(splits)}; give one --split")
     else:
         name, inputs = options.dataset, ()

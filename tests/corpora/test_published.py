@@ -81,7 +81,7 @@ def write_parquet(fleurs: Path, folder: Path) -> Path:
         rows = {
             "id": range(len(sentences)),
             "num_samples": [1600] * len(sentences),
-            "path": [f"/home/builder/{path.name}" for path in audio],
+            "path": [f"/builder/{path.name}" for path in audio],
             "audio": [{"path": path.name, "bytes": path.read_bytes()} for path in audio],
             "transcription": [normal for _, _, normal in sentences],
             "raw_transcription": [raw for _, raw, _ in sentences],
@@ -147,7 +147,7 @@ def test_fleurs(fleurs, tmp_path, local_hub, form):
         list(read_dataset(name, ReadingReport(), split="test", config="de_de"))
 
 
-def test_the_development_split_has_several_names(fleurs):
+def test_the_development_split_has_several_names(fleurs, tmp_path, local_hub):
     shutil.copytree(fleurs / "data" / "sl_si" / "audio" / "test", fleurs / "data" / "sl_si" / "audio" / "dev")
     for split in ("dev", "validation"):
         (row,) = read_dataset(fleurs, ReadingReport(), split=split, config="sl_si")
@@ -156,6 +156,13 @@ def test_the_development_split_has_several_names(fleurs):
         list(read_dataset(fleurs, ReadingReport(), config="sl_si"))
     with pytest.raises(ValueError, match="no configuration None; there are sl_si, sv_se"):
         list(read_dataset(fleurs, ReadingReport(), split="test"))
+    card = with_configs(write_parquet(fleurs, tmp_path / "parquet")) / "README.md"
+    card.write_text(card.read_text().replace("split: test", "split: validation"))
+    push(local_hub, "google/fleurs", card.parent)
+    for split in ("dev", "validation"):
+        assert len(list(read_dataset("google/fleurs", ReadingReport(), split=split, config="sl_si"))) == 2
+    with pytest.raises(ValueError, match="google/fleurs: no split test; there are validation"):
+        list(read_dataset("google/fleurs", ReadingReport(), split="test", config="sl_si"))
 
 
 def test_damaged_rows_of_fleurs(fleurs):
