@@ -14,8 +14,10 @@ Nothing is copied: an utterance is a path (or a part of a long recording) with i
     hf-mlpl prepare-data --folder field-recordings --language sl --segment vad --workers 8 --output data
     hf-mlpl prepare-data --flashlight-lists train.lst dev.lst test.lst --language sl --output data
 
-    # download a release from Mozilla Data Collective into a folder, and prepare everything in that folder
+    # download into folders, and prepare everything in them; a release of Common Voice, and parts of other corpora
     hf-mlpl prepare-data --download cminc35no007no707hql26lzk --common-voice downloads --output data
+    hf-mlpl prepare-data --download voxpopuli/sl/2019 --voxpopuli voxpopuli --output data
+    hf-mlpl prepare-data --download librispeech/test-clean --librispeech librispeech --output data
 
 You may combine corpora; docs/corpora.md lists the forms that are read. Archives are read without extracting them.
 
@@ -86,11 +88,21 @@ def _add_corpora(parser: argparse.ArgumentParser) -> None:
         help="release: archive, folder of archives, extracted, or Parquet files; hf://datasets/NAME for a mirror",
     )
     group.add_argument(
+        "--common-voice-also",
+        nargs="+",
+        default=[],
+        choices=["validated", "other"],
+        help="clips of --common-voice that are not in train, dev or test: validated ones become training data, except "
+        "those with a speaker or a sentence of dev or test; other ones, which nobody has confirmed, unlabelled speech",
+    )
+    group.add_argument(
         "--download",
         nargs="+",
         metavar="ID",
-        help="releases to download from Mozilla Data Collective into the folder of --common-voice; ID is the end of "
-        "the address of a release's page; needs the extra datacollective, and the key of your account in MDC_API_KEY",
+        help="downloads what is not there yet into the folders of the other options: librispeech/dev-clean; "
+        "voxpopuli/sl or another subset, of one year with voxpopuli/sl/2019; voxpopuli/asr/sl for --voxpopuli-asr; "
+        "and releases of Mozilla Data Collective for --common-voice, by the end of the address of a release's page, "
+        "which needs the extra datacollective, and the key of your account in MDC_API_KEY",
     )
     group.add_argument(
         "--voxpopuli",
@@ -268,12 +280,9 @@ def _add_segmentation(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..corpora.preparation.prepare import Preprocessing, prepare, read_normalizers, read_quarantine
     from ..corpora.preparation.report import plot_durations, plot_recording
-    from ..corpora.readers.downloads import download_release
     from ..model.text import read_tokens
-    from .corpus_parts import HUB, corpus_parts
+    from .corpus_parts import corpus_parts, download
 
-    if options.download and (options.common_voice or HUB).startswith(HUB):
-        parser.error("--download needs --common-voice FOLDER, the folder to download into")
     if (options.segmentations or options.tier) and not options.folder:
         parser.error("--segmentations and --tier need --folder, the folder of the recordings")
     if options.flashlight_lists and not options.language:
@@ -283,8 +292,10 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     if options.segment_seconds is not None and not options.segment:
         parser.error("--segment-seconds needs --segment vad or --segment model")
     segmentation = _segmentation(options)
-    for dataset_id in options.download or ():
-        print(f"downloaded: {download_release(dataset_id, options.common_voice)}")
+    if options.common_voice_also and not options.common_voice:
+        parser.error("--common-voice-also needs --common-voice")
+    for path in download(options, parser):
+        print(f"downloaded: {path}")
     parts = list(corpus_parts(options))
     if not parts:
         parser.error(

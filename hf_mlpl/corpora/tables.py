@@ -87,11 +87,17 @@ def table_rows(
     columns: Sequence[str],
     delimiter: str | None = "\t",
     encoding: str | None = None,
+    quoted: str = QUOTED,
 ) -> Iterator[tuple[str, Row]]:
-    """Yields rows of an open table, which messages call `name`, as `read_table` does."""
+    """Yields rows of an open table, which messages call `name`, as `read_table` does.
+
+    Args:
+        quoted: delimiters of tables in which quotes follow RFC 4180. In one with tabs, a quote that does not match is
+            an ordinary character.
+    """
     lines = _lines(file, name, encoding)
     header, delimiter, is_quoted = _header(lines, name, columns, delimiter)
-    records = _quoted_records if is_quoted else _plain_records
+    records = _quoted_records if is_quoted or delimiter in quoted else _plain_records
     for number, fields, problem in records(lines, delimiter):
         row: Row = dict.fromkeys(header)
         if problem:
@@ -278,6 +284,10 @@ def _quoted_records(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[st
             wrong = TOO_LONG if "field limit" in str(error) else "quotes that do not match"
             returned.extendleft(taken[:0:-1])
             del taken[1:]
+        if delimiter == "\t" and (wrong or any("\t" in field for field in fields)):  # texts have no tabs
+            returned.extendleft(taken[:0:-1])
+            del taken[1:]
+            fields, wrong = taken[0][1].rstrip("\r\n").split("\t"), None
         if not taken:
             return
         problem = _problem("".join(line for _, line in taken), fields) or wrong
