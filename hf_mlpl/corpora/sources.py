@@ -36,6 +36,8 @@ class Source:
 
 
 VOXPOPULI = Source("VoxPopuli", "cc0-1.0", "https://github.com/facebookresearch/voxpopuli")
+FLEURS = Source("FLEURS", "cc-by-4.0", "https://huggingface.co/datasets/google/fleurs")
+MLS = Source("Multilingual LibriSpeech", "cc-by-4.0", "https://www.openslr.org/94")
 LIBRISPEECH = Source("LibriSpeech", "cc-by-4.0", "https://www.openslr.org/12")
 # The demo's corpus. Its texts are dates, numbers and names, which are free. But espeak-ng, which is under the GPL,
 # mixes recordings of consonants from its data into its speech; the licence that follows for the audio is not settled.
