@@ -5,67 +5,25 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from datasets import Audio, Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
-from datasets.exceptions import DatasetGenerationError
-from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, ReadInstruction, Translation, Value
 
 from ...atomic import atomic_write
-from ...audio.containers import audio_column
 from ...audio.reading import AudioError, encode_flac, load_audio
-from ...audio.tar_index import ContainerError
 from ...model.text import normalize_text
-from ..locales import noted_locale
-from ..metadata import METADATA, SUFFIXES, TableRow, columns_of, rows_of
+from ..locales import noted_locale, to_locale
+from ..metadata import LIKELY, USUAL_COLUMNS, TableRow, find_columns
 from ..reading import ReadingReport, RowError, human_utterance
-from ..recordings import (
-    PART_COLUMNS,
-    FileNames,
-    check_part_columns,
-    is_recording,
-    part_columns,
-    part_of,
-    walk,
-    with_part_durations,
-)
-from .parquet import data_files, parquet_features, parquet_rows, with_class_names
+from ..recordings import FileNames, check_part_columns, part_of, with_part_durations
+from .dataset_forms import OpenDataset, open_dataset, open_named, split_of
+from .published import Published, locale_of_config, published_columns, recording_name
 
-# The columns of each field, unless others are named. None for `id`, because several rows often share one.
-USUAL_COLUMNS = {
-    "id": (),
-    "audio": ("audio", "path", "file", "file_name", "audio_filepath"),
-    "text": ("text", "sentence", "transcription", "transcript", "raw_text", "normalized_text"),
-    "language": ("language", "locale", "lang"),
-    "speaker": ("speaker", "speaker_id", "client_id"),
-    "sampling_rate": ("sampling_rate", "sample_rate"),
-    **PART_COLUMNS,
-}
 MAX_SAMPLE = 2.0  # floats in [-1, 1] may be a little louder; converted integers are much louder
-SPLIT_FOLDERS = ("train", "test", "validation", "valid", "val", "dev", "eval")
-LIKELY = [name for names in USUAL_COLUMNS.values() for name in names]
-
-
-@dataclass(frozen=True)
-class _OpenDataset:
-    """Holds the columns of a data set and the function that reads its rows.
-
-    Args:
-        columns: names.
-        rows: columns -> rows; each has the folder to which its paths are relative, and `file:row` if it is in a file.
-        audio: the column of recordings, if it is known.
-        name: of the file, for messages.
-    """
-
-    columns: Collection[str]
-    rows: Callable[[Sequence[str]], Iterator[tuple[str, TableRow]]]
-    audio: str | None = None
-    name: str = ""
 
 
 def read_dataset(
@@ -76,187 +34,155 @@ def read_dataset(
     split: str = "train",
     config: str | None = None,
     copies: str | Path | None = None,
+    encoding: str | None = None,
 ) -> Iterator[dict]:
     """Yields utterances of a data set whose audio is encoded: paths, bytes, `{path, bytes}`, or an `Audio` column,
-    decoded or not; torchcodec is not needed. Lists of float samples with a sampling rate are accepted too.
+    decoded or not; torchcodec is not needed. Lists of samples with a sampling rate are accepted too: floats, or a
+    column of int16.
 
-    Files stay where they are; so do recordings in Parquet files, those of the Hub in its cache. Other recordings
-    inside a data set have no place that an utterance could name, so they are written to `copies`, named by content.
+    Files stay where they are; so do recordings in Parquet and tar files, those of the Hub in its cache. Other
+    recordings inside a data set have no place that an utterance could name, so they are written to `copies`, named by
+    content.
 
     Rows with `start` and `end`, or similar columns such as `begin_time` or `end_ms`, with `start` and `duration`, or
     with `offset` and `duration` are parts of their recordings; so is audio of the form `{path, start, end}`. If a part
     is as long as its recording and lies outside of it, the recording is that part. Values of csv and JSON files are
     read as texts.
 
+    FLEURS, Multilingual LibriSpeech and VoxPopuli are known by their names on the Hub, by their columns and by their
+    files (`published`): the ids of their utterances are the names of the recordings.
+
     Args:
         dataset: a data set, or its splits, a folder written by `save_to_disk`, a folder with a `metadata.csv`,
             `.jsonl` or `.parquet` that has a column `file_name`, a folder of recordings, whose sub-folders are their
-            `label`, a table (csv, tsv, JSON, Parquet), or a name that `load_dataset` accepts. Paths in tables are
-            relative to the table, or else to the working directory.
+            `label`, a table (csv, tsv, JSON, Parquet), tar files of WebDataset, Arrow files, or a name that
+            `load_dataset` accepts. Paths in tables are relative to the table, or else to the working directory.
         columns: field of an utterance (`id`, `audio`, `text`, `language`, `speaker`, `start`, `end`, `start_ms`, ...)
             -> column; by default the first of `USUAL_COLUMNS` that the data set has. The default `id` is data set,
-            split and number of the row.
-        language: of all rows; by default from a column.
-        split, config: of a data set that is loaded.
+            split and number of the row. A text may be a mapping of languages to texts.
+        language: of all rows; by default from a column, or else `config`, if that is named after a language.
+        split, config: of a data set that is loaded; a split may have parts, as `train[:10%]+test`.
         copies: folder for recordings that are in no file.
+        encoding: of csv and JSON files without a byte order mark; by default UTF-8.
+
+    The report has a note if no column is known to be the text.
 
     Raises:
-        ValueError: for a field, column or split that is missing, for a data set without rows or without a column of
-            audio or languages, for columns that seem to be starts and ends but are unknown, and for recordings inside
-            the data set without `copies`.
+        ValueError: for a field, column, configuration or split that is missing, for a data set without rows, with
+            several columns of audio or without one, or without a column of languages, for columns that seem to be
+            starts and ends but are unknown, and for recordings inside the data set without `copies`.
     """
-    if isinstance(dataset, Mapping):
-        dataset = _split_of(dataset, split, "the data set")
-    if isinstance(dataset, (Dataset, IterableDataset)):
-        source, prefix = _open_dataset(dataset), f"{dataset.info.dataset_name or 'dataset'}/{dataset.split or split}"
-    else:
-        source, prefix = _open(dataset, split, config, report), f"{Path(dataset).name}/{split}"
-    try:
-        names = _columns(source, columns or {}, language)
-    except ValueError as error:
-        raise ValueError(f"{source.name or prefix}: {error}") from None
-    check_part_columns(source.name or prefix, source.columns, names.keys())
-    before = report.read
-    rows = _utterances(source, names, prefix, language, report, Path(copies) if copies else None)
-    yield from with_part_durations(rows, report, check_ids="id" in names)
-    if report.read == before:
-        raise ValueError(
-            f"{source.name or prefix}: the data set has no rows; its columns are {', '.join(source.columns)}"
-        )
+    is_open, likely = isinstance(dataset, (Dataset, IterableDataset)), [*LIKELY, *(columns or {}).values()]
+    for base, part in [(split, None)] if is_open else map(_parsed_split, split.split("+")):
+        opened = split_of(dataset, base, "the data set") if isinstance(dataset, Mapping) else dataset
+        if isinstance(opened, (Dataset, IterableDataset)):
+            source = open_dataset(opened)
+            prefix = f"{opened.info.dataset_name or 'dataset'}/{opened.split or base}"
+        else:
+            source, prefix = open_named(opened, base, config, report, likely, encoding), f"{Path(opened).name}/{base}"
+        where = source.name or prefix
+        corpus = source.corpus or published_columns(source.columns)
+        try:
+            names = _columns(source, columns or {}, corpus)
+            of_config = source.language or locale_of_config(config or "")
+            spoken = language or (of_config if corpus or "language" not in names else None)
+            if spoken is None and "language" not in names:
+                raise _no_column("language", "name it, or the language of all rows", source)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        if config and language is None and "language" not in names:
+            prefix = f"{Path(prefix).parent}/{config}/{base}"  # a row of each language has this number
+        if corpus is None:
+            check_part_columns(where, source.columns, names.keys())
+        if "text" not in names and (others := [name for name in source.columns if name not in names.values()]):
+            report.note(
+                f"{where}: no column is known to be the text, so all rows are without one; name it if it is one of "
+                f"{', '.join(others)}"
+            )
+        before = report.read
+        rows = _rows_in(source, sorted(set(names.values())), part and (base, part))
+        utterances = _utterances(rows, names, prefix, spoken, corpus, report, _Recordings(source, names, copies))
+        yield from with_part_durations(utterances, report, check_ids="id" in names)
+        if report.read == before:
+            raise ValueError(f"{where}: the data set has no rows; its columns are {', '.join(source.columns)}")
 
 
-def _open(name: str | Path, split: str, config: str | None, report: ReadingReport) -> _OpenDataset:
-    """Opens a data set in a folder or file, or on the Hub."""
-    path = Path(name)
-    if (path / "dataset_info.json").is_file():
-        return _open_dataset(load_from_disk(str(path)))
-    if (path / "dataset_dict.json").is_file():
-        return _open_dataset(_split_of(load_from_disk(str(path)), split, str(path)))
-    if path.is_file() and path.name.endswith(SUFFIXES):
-        return _open_tables([path])
-    for folder in (path / split, path):
-        if tables := [folder / table for table in METADATA if (folder / table).is_file()]:
-            return _open_tables(tables[:1])
-    kind, files = data_files(name, split, config)
-    if issubclass(kind, AudioFolder):
-        tables = [file for file in files if file.name in METADATA]
-        return _open_tables(tables) if tables else _open_folder(path, split, files, report)
-    if files and all(file.name.endswith(SUFFIXES) for file in files):
-        return _open_tables(files)
-    try:
-        return _open_dataset(load_dataset(str(name), config, split=split))
-    except DatasetGenerationError as error:
-        raise ValueError(f"{name}: `datasets` cannot load it: {error.__cause__ or error}") from error
+def _parsed_split(split: str) -> tuple[str, ReadInstruction | None]:
+    """Returns the name of a split, and the part of it that `train[:10%]` means in `datasets`, or None for all."""
+    name = split.partition("[")[0].strip()
+    return name, ReadInstruction.from_spec(split.strip()) if "[" in split else None
 
 
-def _split_of(splits: Mapping, split: str, name: str) -> Dataset | IterableDataset:
-    if split not in splits:
-        raise ValueError(f"{name}: no split {split}; there are {', '.join(splits)}")
-    return splits[split]
+def _rows_in(
+    source: OpenDataset, columns: list[str], part: tuple[str, ReadInstruction] | None
+) -> Iterator[tuple[int, tuple[str, TableRow]]]:
+    """Yields numbers and rows of a part of a split, or of all of it."""
+    first, last = 0, None
+    if part:
+        split, instruction = part
+        (absolute,) = instruction.to_absolute({split: sum(1 for _ in source.rows(columns))})
+        first, last = absolute.from_, absolute.to
+    return islice(enumerate(source.rows(columns)), first, last)
 
 
-def _open_dataset(dataset: Dataset | IterableDataset) -> _OpenDataset:
-    features = dataset.features or dict.fromkeys(dataset.column_names or [])
-    audio = [name for name, feature in features.items() if isinstance(feature, Audio)]
-    return _OpenDataset(features, partial(_rows_of_dataset, dataset), audio[-1] if audio else None)
-
-
-def _rows_of_dataset(dataset: Dataset | IterableDataset, columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
-    features = dataset.features or {}
-    dataset = dataset.select_columns(columns).with_format(None)
-    for name in columns:
-        if isinstance(features.get(name), Audio):
-            dataset = dataset.cast_column(name, Audio(decode=False))
-    for row in dataset:
-        yield os.curdir, ("", with_class_names(row, features), None)
-
-
-def _open_tables(files: Sequence[Path]) -> _OpenDataset:
-    """Opens Parquet files that contain recordings, or tables of any kind that name recordings."""
-    first, rows = files[0], partial(_rows_of_tables, files)
-    audio = "file_name" if first.name in METADATA else None
-    if first.suffix != ".parquet":
-        columns = dict.fromkeys(name for file in files for name in columns_of(file, LIKELY))
-        return _OpenDataset(columns, rows, audio, str(first))
-    features = parquet_features(first)
-    with suppress(ContainerError):  # no recordings inside
-        audio = audio_column(features.arrow_schema, first)
-        rows = partial(_rows_of_containers, files, audio)
-    return _OpenDataset(features, rows, audio, str(first))
-
-
-def _rows_of_containers(files: Sequence[Path], audio: str, columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
-    for where, row, place in parquet_rows(files, [column for column in columns if column != audio]):
-        yield os.curdir, (where, row | {audio: place}, None)
-
-
-def _rows_of_tables(files: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
-    for file in files:
-        for row in rows_of(file, columns):
-            yield os.path.dirname(os.path.abspath(file)), row
-
-
-def _open_folder(root: Path, split: str, files: Sequence[Path], report: ReadingReport) -> _OpenDataset:
-    """Opens recordings without a table, as the library's `audiofolder` does: the folder of each is its label.
-
-    `files` are those that the library finds, which does not follow links to folders.
-    """
-    folder = root / split if (root / split).is_dir() else root
-    if folder.is_dir() and (folder != root or not any((root / name).is_dir() for name in SPLIT_FOLDERS)):
-        found = sorted(walk(folder, report), key=lambda each: Path(each[0]).parts)  # links in the order of their names
-        files = [Path(place, name) for place, _, names in found for name in names]
-    recordings = [str(file) for file in files if is_recording(str(file))]
-    if others := len(files) - len(recordings):
-        report.note(f"{root}: {others} files of {split} are no recordings")
-
-    def rows(columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
-        for path in recordings:
-            yield os.curdir, (path, {"audio": path, "label": os.path.basename(os.path.dirname(path))}, None)
-
-    return _OpenDataset(dict.fromkeys(("audio", "label")), rows, "audio")
-
-
-def _columns(source: _OpenDataset, given: Mapping[str, str], language: str | None) -> dict[str, str]:
+def _columns(source: OpenDataset, given: Mapping[str, str], corpus: Published | None) -> dict[str, str]:
     """Returns the columns of the fields that have one."""
-    found = ", ".join(source.columns) or "none at all"
-    if unknown := sorted(set(given) - set(USUAL_COLUMNS)):
-        raise ValueError(f"an utterance has no {', '.join(unknown)} from a column; it has {', '.join(USUAL_COLUMNS)}")
-    if absent := sorted(set(given.values()) - set(source.columns)):
-        raise ValueError(f"the data set has no column {', '.join(absent)}; it has {found}")
-    names = {field: name for field, usual in USUAL_COLUMNS.items() for name in usual[::-1] if name in source.columns}
-    names = {field: name for field, name in names.items() if field not in PART_COLUMNS}
-    names |= part_columns({*source.columns} - {*given.values()} | {*given})
-    if source.audio in source.columns:
-        names["audio"] = source.audio
-    names |= given
-    for field, way_out in (("audio", "name it"), ("language", "name it, or the language of all rows")):
-        if field not in names and (field == "audio" or language is None):
-            raise ValueError(f"no column of the data set is known to be {field}: {way_out}; it has {found}")
+    usual = {**USUAL_COLUMNS, **(corpus.columns if corpus else {})}
+    names = find_columns(source.columns, given, usual=usual, has_parts=corpus is None)
+    if "text" not in names and _is_translation(source, "translation"):
+        names["text"] = "translation"
+    if "audio" not in given and ("audio" in source.audio or len(source.audio) == 1):
+        names["audio"] = "audio" if "audio" in source.audio else source.audio[0]
+    elif source.audio and "audio" not in given:
+        raise ValueError(f"the data set has several columns of audio, {', '.join(source.audio)}: name one as audio")
+    if "audio" not in names:
+        raise _no_column("audio", "name it", source)
     return names
 
 
+def _no_column(field: str, way_out: str, source: OpenDataset) -> ValueError:
+    found = ", ".join(source.columns) or "none at all"
+    return ValueError(f"no column of the data set is known to be {field}: {way_out}; it has {found}")
+
+
+def _is_translation(source: OpenDataset, name: str) -> bool:
+    """Returns whether a column maps languages to texts."""
+    return isinstance(source.columns, Mapping) and isinstance(source.columns.get(name), (Mapping, Translation))
+
+
 def _utterances(
-    source: _OpenDataset,
+    rows: Iterator[tuple[int, tuple[str, TableRow]]],
     names: Mapping[str, str],
     prefix: str,
     language: str | None,
+    corpus: Published | None,
     report: ReadingReport,
-    copies: Path | None,
+    recordings: _Recordings,
 ) -> Iterator[tuple[str, dict]]:
-    recordings = _Recordings(copies)
-    for number, (folder, (where, row, problem)) in enumerate(source.rows(sorted(set(names.values())))):
+    for number, (folder, (where, row, problem)) in rows:
         where = where or f"{prefix}:{number}"
         with report.row(where):
             if problem:
                 raise RowError(problem)
             fields = {field: row[name] for field, name in names.items()}
+            if corpus:
+                fields = _published_fields(fields, corpus)
             locale = noted_locale(language or _text(fields, "language"), report)
             if not locale:
                 raise RowError("no language")
+            if isinstance(texts := fields.get("text"), Mapping):
+                fields["text"] = next((text for code, text in texts.items() if to_locale(code) == locale), None)
             text = normalize_text(_text(fields, "text") or "")
             name = _text(fields, "id") or f"{prefix}/{number}"
             audio, speaker = recordings.audio(fields, folder, where), _text(fields, "speaker") or None
             yield where, human_utterance(name, audio, locale, text, speaker)
+
+
+def _published_fields(fields: Mapping, corpus: Published) -> dict:
+    """Returns the fields of a row with the names that recordings and languages have in utterances."""
+    fields = {field: None if value == corpus.no_value else value for field, value in fields.items()}
+    code = _text(fields, "language") or ""
+    return fields | {"id": recording_name(_text(fields, "id")), "language": locale_of_config(code) or code}
 
 
 def _text(fields: Mapping, name: str) -> str | None:
@@ -274,8 +200,11 @@ def _text(fields: Mapping, name: str) -> str | None:
 class _Recordings:
     """Finds the recordings of rows, and writes those that are in no file to `copies`."""
 
-    def __init__(self, copies: Path | None):
-        self._copies, self._files = copies and copies.absolute(), FileNames()
+    def __init__(self, source: OpenDataset, names: Mapping[str, str], copies: str | Path | None):
+        self._copies, self._files = Path(copies).absolute() if copies else None, FileNames()
+        self._is_int16 = (
+            isinstance(source.columns, Mapping) and _type_of_samples(source.columns.get(names["audio"])) == "int16"
+        )
 
     def audio(self, fields: Mapping, folder: str, where: str) -> dict:
         """Returns the audio of a row as in the schema; raises `RowError` if there is none."""
@@ -298,7 +227,7 @@ class _Recordings:
         if path and (is_outside or os.path.isabs(path) and os.path.isfile(path)):
             return {"path": self._files.locate(path, (folder, os.curdir))}
         if content is None and samples is not None:
-            content = _encoded(samples, value.get("sampling_rate") or fields.get("sampling_rate"))
+            content = _encoded(samples, value.get("sampling_rate") or fields.get("sampling_rate"), self._is_int16)
         if not isinstance(content, bytes):
             raise RowError("no path and no bytes of audio")
         if self._copies is None:
@@ -318,11 +247,25 @@ def _container(value: Mapping) -> dict:
         raise RowError("no place in a container", str(error)) from error
 
 
-def _encoded(samples: Sequence, rate: str | float | None) -> bytes:
-    """Returns a FLAC file of float samples, (N,) or (channels, N)."""
+def _type_of_samples(feature: Any) -> str | None:
+    """Returns the type of the samples in a column of lists, or of dicts with lists as `array`."""
+    while not isinstance(feature, Value):
+        feature = feature.get("array") if isinstance(feature, dict) else getattr(feature, "feature", None)
+        if feature is None:
+            return None
+    return feature.dtype
+
+
+def _encoded(samples: Sequence, rate: str | float | None, is_int16: bool) -> bytes:
+    """Returns a FLAC file of samples, (N,), (channels, N) or (N, channels), which are floats if not `is_int16`."""
     try:
         rate = int(float(rate or 0))
-        mono = load_audio({"array": np.asarray(samples), "sampling_rate": rate}, rate)
+        array = np.asarray(samples)
+        if array.dtype.kind == "U":  # from JSON
+            array = array.astype(float)
+        if array.ndim == 2 and array.shape[1] <= 2 < array.shape[0]:  # as soundfile has them
+            array = array.T
+        mono = load_audio({"array": array / np.float32(2**15) if is_int16 else array, "sampling_rate": rate}, rate)
         if np.abs(mono).max() > MAX_SAMPLE:
             raise AudioError(f"array: has samples up to {np.abs(mono).max():g}; divide 16-bit samples by 32768")
         return encode_flac(mono, rate)

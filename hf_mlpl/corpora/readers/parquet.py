@@ -11,48 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Features, load_dataset_builder
-from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
-from datasets.packaged_modules.csv.csv import Csv
-from datasets.packaged_modules.json.json import Json
-from datasets.packaged_modules.parquet.parquet import Parquet
-from huggingface_hub import HfFileSystem, hf_hub_download
+from datasets import ClassLabel, Features
 
 from ...audio.containers import audio_column
 from ..recordings import FileNames
 
 ROWS_READ = 1000  # together, without their recordings; damage costs up to as many
 RECORDINGS_READ = 100  # together
-
-
-def data_files(name: str | Path, split: str, config: str | None = None) -> tuple[type, list[Path]]:
-    """Returns the builder class of a data set in a folder or on the Hub, and its files; downloads those on the Hub.
-
-    The list of files is empty for a data set that has another form than Parquet, csv, JSON or a folder of recordings.
-
-    Raises:
-        ValueError: for a split that the data set lacks, and for a Storage Bucket.
-    """
-    builder = load_dataset_builder(str(name), config)
-    if not isinstance(builder, (Parquet, Csv, Json, AudioFolder)):
-        return type(builder), []
-    splits = builder.config.data_files
-    if split not in splits:
-        raise ValueError(f"{name}: no split {split}; there are {', '.join(map(str, splits))}")
-    return type(builder), [_on_disk(address) for address in splits[split]]
-
-
-def _on_disk(address: str) -> Path:
-    if not address.startswith("hf://"):
-        return Path(address)
-    if address.startswith("hf://buckets/"):
-        raise ValueError(
-            f"{address}: is in a Storage Bucket, whose files the Hub's cache cannot keep; download it with "
-            "`hf buckets sync`, and give its folder"
-        )
-    place = HfFileSystem().resolve_path(address)
-    name, repo_type = place.path_in_repo, place.repo_type
-    return Path(hf_hub_download(place.repo_id, name, repo_type=repo_type, revision=place.revision))
 
 
 @contextmanager
