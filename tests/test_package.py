@@ -15,7 +15,8 @@ from hf_mlpl.registration import ImportHook
 
 from .test_structure import ROOT, THEIRS
 
-DISTRIBUTIONS = {"flashlight": "flashlight-text", "yaml": "pyyaml"}  # whose name is not that of the import
+# Whose name is not that of the import.
+DISTRIBUTIONS = {"flashlight": "flashlight-text", "webvtt": "webvtt-py", "yaml": "pyyaml"}
 
 
 @pytest.fixture

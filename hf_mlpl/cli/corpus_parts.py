@@ -3,40 +3,59 @@
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..corpora.locales import to_locale
+from ..corpora.metadata import refuse_spreadsheet
 from ..corpora.preparation.prepare import Part
-from ..corpora.readers.common_voice import common_voice_inputs, find_locales, read_common_voice, report_speaker_leaks
+from ..corpora.readers.common_voice import (
+    common_voice_inputs,
+    find_locales,
+    has_spontaneous_speech,
+    read_common_voice,
+    report_speaker_leaks,
+)
 from ..corpora.readers.dataset_forms import has_one_split, known_source, language_configs
-from ..corpora.readers.downloads import download_mirror
+from ..corpora.readers.downloads import download_mirror, download_published, download_release, published_files
 from ..corpora.readers.folders import read_folder
 from ..corpora.readers.hf_datasets import read_dataset
 from ..corpora.readers.librispeech import librispeech_splits, read_librispeech
-from ..corpora.readers.lists import read_fl_lists, read_list
+from ..corpora.readers.lists import list_utterances, read_fl_lists
 from ..corpora.readers.manifests import partner_of, read_manifest
 from ..corpora.readers.voxpopuli import read_voxpopuli
 from ..corpora.readers.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_folders, voxpopuli_asr_locales
 from ..corpora.reading import ReadingReport
 from ..corpora.sources import LIBRISPEECH, VOXPOPULI, Source, common_voice_sources, source_of_corpus
+from ..corpora.splits import Corpus, Splits, of_languages, split_of_name
+from ..error_line import error_line
 
 HUB = "hf://datasets/"
 HUB_PAGE = "https://huggingface.co/datasets/"
 LABELLED = ("train", "dev", "test")
-SPLIT_WORDS = {  # in names of splits and lists; the words are those of the library datasets
-    "train": ("train", "training"),
-    "dev": ("dev", "val", "valid", "validation"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
+
+
+def download(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Iterator[Path]:
+    """Downloads what `--download` names into the folders of the corpora, and yields the paths of files."""
+    folders = {}
+    for name in options.download or ():
+        option = "common_voice"
+        if "/" in name:
+            published_files(name)  # raises, before anything is downloaded, if there are none
+            option = name.split("/")[0] + ("_asr" if name.startswith("voxpopuli/asr/") else "")
+        folders[name] = getattr(options, option)
+        if not folders[name] or str(folders[name]).startswith(HUB):
+            option = option.replace("_", "-")
+            parser.error(f"--download needs --{option} FOLDER, the folder to download into")
+    for name, folder in folders.items():
+        yield from download_published(name, folder) if "/" in name else [download_release(name, folder)]
 
 
 def corpus_parts(options: argparse.Namespace) -> Iterator[Part]:
     """Yields the parts of all corpora; a preparation that is killed keeps those that are finished."""
     if options.common_voice:
-        yield from _common_voice_parts(options.common_voice, options.languages)
+        yield from _common_voice_parts(options.common_voice, options.languages, options.common_voice_also)
     if root := options.voxpopuli:
         read = partial(read_voxpopuli, root, locales=options.languages, subset=options.voxpopuli_subset)
         yield Part("voxpopuli", read, "unlabelled", source_of_corpus(root, VOXPOPULI), (root,))
@@ -44,26 +63,10 @@ def corpus_parts(options: argparse.Namespace) -> Iterator[Part]:
         yield from _voxpopuli_asr_parts(options.voxpopuli_asr, options.languages)
     if options.librispeech:
         yield from _librispeech_parts(options.librispeech)
-    if options.dataset:
-        yield from _dataset_parts(options)
-    if table := options.list:
-        speakers = {name: getattr(options, name) for name in ("train_speakers", "dev_speakers", "test_speakers")}
-        read = partial(read_list, table, languages=options.languages, **speakers)
-        yield Part("list", read, source=source_of_corpus(table), inputs=(table,))
-    if root := options.folder:
-        read = partial(read_whole_folder, root, options.language, options.languages)
-        yield Part("folder", read, source=source_of_corpus(root), inputs=(root,))
-    for number, manifest in enumerate(options.manifests or ()):
-        read = partial(read_manifest_split, manifest, options.language, options.languages)
-        inputs = (manifest, *filter(None, [partner_of(manifest)]))
-        yield Part(f"manifest {number} {manifest.name}", read, source=source_of_corpus(manifest), inputs=inputs)
-    for number, name in enumerate(options.flashlight_lists or ()):
-        path = Path(options.datadir, name)
-        read = partial(read_flashlight_list, name, options.language, options.datadir)
-        yield Part(f"flashlight-list {number} {path.name}", read, source=source_of_corpus(path), inputs=(path,))
+    yield from _own_parts(options)
 
 
-def _common_voice_parts(root: str, languages: list[str] | None) -> Iterator[Part]:
+def _common_voice_parts(root: str, languages: list[str] | None, also: list[str]) -> Iterator[Part]:
     mirror = None
     if root.startswith(HUB):
         name = root.removeprefix(HUB)
@@ -72,10 +75,15 @@ def _common_voice_parts(root: str, languages: list[str] | None) -> Iterator[Part
     sources = common_voice_sources(root)
     for locale in find_locales(root, languages):
         source = mirror or sources(locale)
-        for split in LABELLED:
+        for split in (*LABELLED, *(["unlabelled"] if has_spontaneous_speech(root, locale) else [])):
             read = partial(read_common_voice, root, split, locales=[locale])
             inputs = common_voice_inputs(root, locale, [split])
             yield Part(f"common-voice {split} {locale}", read, split, source, inputs)
+        for table in dict.fromkeys(also):
+            read = partial(read_common_voice, root, table, locales=[locale], beyond_splits=True)
+            inputs = common_voice_inputs(root, locale, [*LABELLED, table])
+            split = {"validated": "train", "other": "unlabelled"}[table]
+            yield Part(f"common-voice {table} {locale}", read, split, source, inputs)
         read = partial(report_speaker_leaks, root, locales=[locale])
         yield Part(f"common-voice speakers {locale}", read, inputs=common_voice_inputs(root, locale, LABELLED))
 
@@ -102,83 +110,105 @@ def _librispeech_parts(root: Path) -> Iterator[Part]:
         )
 
 
-def _dataset_parts(options: argparse.Namespace) -> Iterator[Part]:
-    path = Path(options.dataset)
+# ------------------------------------------------------------------- one's own speech, which is sorted into splits
+
+
+@dataclass(frozen=True, repr=False)
+class OwnCorpus:
+    """Describes a corpus of one's own speech as `Part` does; `root` and `split` are those of `Corpus`."""
+
+    name: str
+    read: partial
+    root: Path
+    split: str
+    source: Source
+    inputs: tuple[Path, ...] = ()
+
+    def __repr__(self) -> str:
+        """Returns what decides on the utterances, the same in each process, so that an interrupted part goes on."""
+        return repr((self.read.func.__qualname__, self.read.args, self.read.keywords, self.root, self.split))
+
+
+def _own_parts(options: argparse.Namespace) -> Iterator[Part]:
+    """Yields a part for each corpus of one's own speech, or one for all if their speakers are to be sorted."""
+    splits = Splits(
+        options.train_speakers, options.dev_speakers, options.test_speakers, options.dev_share, options.test_share
+    )
+    corpora = list(_own_corpora(options))
+    is_one_part = any(vars(splits).values()) and len(corpora) > 1
+    for group in [corpora] if is_one_part else [[corpus] for corpus in corpora]:
+        sources = dict.fromkeys(corpus.source for corpus in group)
+        source = next(iter(sources)) if len(sources) == 1 else _joined(sources)
+        inputs = tuple(path for corpus in group for path in corpus.inputs)
+        read = partial(read_own_speech, group, splits, options.languages)
+        yield Part("own speech" if is_one_part else group[0].name, read, source=source, inputs=inputs)
+
+
+def _joined(sources: Collection[Source]) -> Source:
+    names, licenses = ({getattr(source, name): None for source in sources} for name in ("name", "license"))
+    return Source(", ".join(names), " and ".join(licenses))
+
+
+def _own_corpora(options: argparse.Namespace) -> Iterator[OwnCorpus]:
+    languages, language = options.languages, options.language
+    columns = {field: getattr(options, f"{field}_column") for field in ("audio", "text", "language", "speaker")}
+    columns = {field: column for field, column in columns.items() if column is not None}
+    if options.dataset:
+        yield from _dataset_corpora(options, columns)
+    settings = {"columns": columns, "language": language, "delimiter": options.delimiter, "encoding": options.encoding}
+    for number, table in enumerate(options.list or ()):
+        read = partial(list_utterances, table, languages=languages, **settings)
+        inputs, name = (table, *filter(None, [partner_of(table)])), f"list {number} {table.name}"
+        yield OwnCorpus(name, read, table.parent, split_of_name(table.name), source_of_corpus(table), inputs)
+    for number, root in enumerate(options.folder or ()):
+        given, tiers = tuple(options.segmentations), tuple(options.tier)
+        folder = {"segmentations": given, "tiers": tiers, "encoding": options.encoding}
+        read = partial(read_folder, root, language=language, locales=languages, **folder)
+        yield OwnCorpus(f"folder {number}", read, root, "train", source_of_corpus(root), (root, *given))
+    for number, manifest in enumerate(options.manifests or ()):
+        read = partial(read_manifest, manifest, language=language, encoding=options.encoding)
+        inputs, name = (manifest, *filter(None, [partner_of(manifest)])), f"manifest {number} {manifest.name}"
+        split = split_of_name(manifest.name)
+        yield OwnCorpus(name, read, manifest.parent, split, source_of_corpus(manifest), inputs)
+    for number, list_name in enumerate(options.flashlight_lists or ()):
+        path = Path(options.datadir, list_name)
+        read = partial(read_fl_lists, [list_name], language, datadir=options.datadir)
+        name, split = f"flashlight-list {number} {path.name}", split_of_name(path.name)
+        yield OwnCorpus(name, read, path.parent, split, source_of_corpus(path), (path,))
+
+
+def _dataset_corpora(options: argparse.Namespace, columns: dict[str, str]) -> Iterator[OwnCorpus]:
+    path, splits = Path(options.dataset), options.split or ["train"]
+    refuse_spreadsheet(path)
     if path.exists():
         name, source, inputs = path, source_of_corpus(path, known_source(path)), (path,)
-        if len({split.partition("[")[0] for split in options.split}) > 1 and has_one_split(path):
-            raise ValueError(f"{path}: is one split, which cannot be {' and '.join(options.split)}; give one --split")
+        if len({split.partition("[")[0] for split in splits}) > 1 and has_one_split(path):
+            raise ValueError(f"{path}: is one split, which cannot be {' and '.join(splits)}; give one --split")
     else:
         name, inputs = options.dataset, ()
         source = known_source(name) or Source(name, url=HUB_PAGE + name)
-    columns = {field: getattr(options, f"{field}_column") for field in ("audio", "text", "language", "speaker")}
-    settings = {
-        "columns": {field: column for field, column in columns.items() if column is not None},
-        "language": options.language,
-        "copies": options.output / "recordings",
-    }
+    settings = {"columns": columns, "language": options.language, "encoding": options.encoding}
+    settings["copies"] = options.output / "recordings"
     languages = [options.language] if options.language else options.languages
     for config in options.config or language_configs(name, languages):
-        for split in options.split:
-            read = partial(read_dataset_split, name, split, options.languages, config=config, **settings)
-            yield Part(" ".join(filter(None, ("dataset", config, split))), read, source=source, inputs=inputs)
+        for split in splits:
+            read = partial(read_dataset, name, split=split, config=config, **settings)
+            part = " ".join(filter(None, ("dataset", config, split)))
+            yield OwnCorpus(part, read, path, split_of_name(split), source, inputs)
 
 
-# -------------------------------------------------------------------------- readers that sort utterances into splits
+def read_own_speech(
+    corpora: Sequence[OwnCorpus], splits: Splits, locales: list[str] | None, report: ReadingReport
+) -> dict[str, list[dict]]:
+    """Returns the utterances of corpora by split; a corpus that cannot be read, or only in part, is noted."""
+    failed = []
 
+    def utterances(corpus: OwnCorpus) -> Iterator[dict]:
+        try:
+            yield from of_languages(corpus.read(report=report), locales, report)
+        except ValueError as error:
+            report.note_first(error_line(error))
+            failed.append(corpus)
 
-def read_whole_folder(root: Path, language: str | None, locales: list[str] | None, report: ReadingReport) -> dict:
-    """Returns the utterances below a folder by split, `train` and `unlabelled`."""
-    return _by_split(read_folder(root, report, language, locales), "train", report)
-
-
-def read_flashlight_list(name: str, language: str, datadir: str, report: ReadingReport) -> dict:
-    """Returns the utterances of a list file by split."""
-    return _by_split(read_fl_lists([name], language, report, datadir), _split_of(Path(name).name), report)
-
-
-def read_dataset_split(
-    name: str | Path, split: str, locales: list[str] | None, report: ReadingReport, **settings
-) -> dict:
-    """Returns the utterances of a data set's split by our split; rows of languages outside `locales` do not count."""
-    utterances = _of_languages(read_dataset(name, report, split=split, **settings), locales, report)
-    return _by_split(utterances, _split_of(split), report)
-
-
-def read_manifest_split(
-    manifest: Path, language: str | None, locales: list[str] | None, report: ReadingReport
-) -> dict:
-    """Returns the utterances of a manifest by split; rows of languages outside `locales` do not count."""
-    utterances = _of_languages(read_manifest(manifest, report, language), locales, report)
-    return _by_split(utterances, _split_of(manifest.name), report)
-
-
-def _of_languages(utterances: Iterable[dict], locales: list[str] | None, report: ReadingReport) -> Iterator[dict]:
-    accepted = {*map(to_locale, locales or ())}
-    for utterance in utterances:
-        if accepted and utterance["language"] not in accepted:
-            report.read -= 1
-        else:
-            yield utterance
-
-
-def _split_of(name: str) -> str:
-    """Returns the split that a word in a name means, such as dev for `sl-dev.lst`, or train if there is none."""
-    split_of = {word: split for split, words in SPLIT_WORDS.items() for word in words}
-    return next((split_of[word] for word in re.split("[^a-z]+", name.lower()) if word in split_of), "train")
-
-
-def _by_split(utterances: Iterable[dict], split: str, report: ReadingReport) -> dict[str, list[dict]]:
-    """Returns utterances with a text as `split`; others are unlabelled speech, or dropped from dev and test.
-
-    Texts that are references of unlabelled speech stay so.
-    """
-    splits = {split: [], "unlabelled": []}
-    for utterance in utterances:
-        if utterance["source"] == "reference":
-            splits["unlabelled"].append(utterance)
-        elif not utterance["text"] and split != "train":
-            report.drop("empty sentence", utterance["id"])
-        else:
-            splits[split if utterance["text"] else "unlabelled"].append(utterance)
-    return {name: rows for name, rows in splits.items() if rows}
+    read = [Corpus(list(utterances(corpus)), corpus.root, corpus.split) for corpus in corpora]
+    return splits.sort(read, report, None if failed else ", ".join(str(corpus.root) for corpus in corpora))

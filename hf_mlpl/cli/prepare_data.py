@@ -4,15 +4,20 @@ Nothing is copied: an utterance is a path (or a part of a long recording) with i
 
     hf-mlpl prepare-data --common-voice cv-corpus-6.1-2020-12-11 --voxpopuli voxpopuli --output data
     hf-mlpl prepare-data --common-voice downloads/cv-corpus-6.1-sl.tar.gz --workers 8 --output data
-    hf-mlpl prepare-data --list my-speech/manifest.tsv --test-speakers anna ben --output data
+    hf-mlpl prepare-data --list my-speech/clips.csv --dev-share 5% --test-speakers anna ben --output data
+    hf-mlpl prepare-data --list clips.csv --path-column Datei --text-column Satz --language de --output data
     hf-mlpl prepare-data --folder my-speech/sl --language sl --output data
+    hf-mlpl prepare-data --folder interviews --segmentations annotated --tier utterance --language sl --output data
     hf-mlpl prepare-data --dataset someone/talks --split train validation test --text-column words --output data
     hf-mlpl prepare-data --dataset google/fleurs --languages sl sv-SE --split validation test --output fleurs
     hf-mlpl prepare-data --manifests train_manifest.json dev_manifest.json --language sl --output data
+    hf-mlpl prepare-data --folder field-recordings --language sl --segment vad --workers 8 --output data
     hf-mlpl prepare-data --flashlight-lists train.lst dev.lst test.lst --language sl --output data
 
-    # download a release from Mozilla Data Collective into a folder, and prepare everything in that folder
+    # download into folders, and prepare everything in them; a release of Common Voice, and parts of other corpora
     hf-mlpl prepare-data --download cminc35no007no707hql26lzk --common-voice downloads --output data
+    hf-mlpl prepare-data --download voxpopuli/sl/2019 --voxpopuli voxpopuli --output data
+    hf-mlpl prepare-data --download librispeech/test-clean --librispeech librispeech --output data
 
 You may combine corpora; docs/corpora.md lists the forms that are read. Archives are read without extracting them.
 
@@ -22,7 +27,11 @@ speech, and describes them in these files:
     report.txt, report.json   rows read, kept and dropped by reason, hours of each language, and characters that train
                               lacks; report.txt also has a line with file and row for everything that was left out
     durations.png             a histogram
+    segments.png              an hour of the longest recording that --segment has cut
     quarantine.tsv            audio that cannot be used, and why
+
+Recordings of more than 35 s are too long for training, and are named in report.txt. --segment vad cuts those without a
+text at their pauses into utterances (pip install "hf-mlpl[vad]"); --segment model finds the pauses with a model.
 
 Every run tries all audio again, unless --skip quarantine.tsv leaves out the audio in that list, to which you may add
 lines. If a table or an archive is missing or damaged, a line says so, and everything else is prepared.
@@ -33,18 +42,25 @@ If the command is killed, the same command continues its work, and reads again w
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+FIRST_LINES = 10  # about rows that were left out; the report has all of them
+
 if TYPE_CHECKING:
+    from ..corpora.preparation.long_recordings import Segmentation
     from ..corpora.preparation.report import PreparationReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_corpora(parser)
     _add_own_speech(parser)
-    parser.add_argument("--languages", nargs="+", help="locales to keep, such as sl sv-SE; default: all")
+    _add_segmentation(parser)
+    parser.add_argument(
+        "--languages", nargs="+", action="extend", help="locales to keep, such as sl sv-SE; default: all"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for the utterance files")
     parser.add_argument("--workers", type=int, default=1, help="processes that read; default: 1")
     parser.add_argument(
@@ -67,30 +83,46 @@ def _add_corpora(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("published corpora and data sets")
     group.add_argument(
         "--common-voice",
+        action=_Once,
         metavar="PATH",
         help="release: archive, folder of archives, extracted, or Parquet files; hf://datasets/NAME for a mirror",
+    )
+    group.add_argument(
+        "--common-voice-also",
+        nargs="+",
+        default=[],
+        choices=["validated", "other"],
+        help="clips of --common-voice that are not in train, dev or test: validated ones become training data, except "
+        "those with a speaker or a sentence of dev or test; other ones, which nobody has confirmed, unlabelled speech",
     )
     group.add_argument(
         "--download",
         nargs="+",
         metavar="ID",
-        help="releases to download from Mozilla Data Collective into the folder of --common-voice; ID is the end of "
-        "the address of a release's page; needs the extra datacollective, and the key of your account in MDC_API_KEY",
+        help="downloads what is not there yet into the folders of the other options: librispeech/dev-clean; "
+        "voxpopuli/sl or another subset, of one year with voxpopuli/sl/2019; voxpopuli/asr/sl for --voxpopuli-asr; "
+        "and releases of Mozilla Data Collective for --common-voice, by the end of the address of a release's page, "
+        "which needs the extra datacollective, and the key of your account in MDC_API_KEY",
     )
     group.add_argument(
-        "--voxpopuli", type=Path, help="unlabelled speech: recordings or archives of them, and their table"
+        "--voxpopuli",
+        action=_Once,
+        type=Path,
+        help="unlabelled speech: recordings or archives of them, and their table",
     )
     group.add_argument(
         "--voxpopuli-subset", metavar="SUBSET", help="part of --voxpopuli, such as 10k, 100k, sl or sl_v2"
     )
     group.add_argument(
         "--voxpopuli-asr",
+        action=_Once,
         type=Path,
         help="transcribed speech: cut recordings, archives, long recordings with a table, or Parquet",
     )
-    group.add_argument("--librispeech", type=Path, help="folder of its splits, extracted or as archives")
+    group.add_argument("--librispeech", action=_Once, type=Path, help="folder of its splits, extracted or as archives")
     group.add_argument(
         "--dataset",
+        action=_Once,
         metavar="NAME_OR_FOLDER",
         help="data set of the Hub, or a folder or file that the library datasets reads; also google/fleurs, "
         "facebook/multilingual_librispeech and facebook/voxpopuli, or folders of their files. Rows without a text are "
@@ -99,6 +131,7 @@ def _add_corpora(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--config",
         nargs="+",
+        action="extend",
         metavar="NAME",
         help="configurations of --dataset, if it has several; default: those of --languages, if their names are those "
         "of languages (sl, sl_si, polish), which become the language of their rows",
@@ -106,33 +139,70 @@ def _add_corpora(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--split",
         nargs="+",
-        default=["train"],
+        action="extend",
         metavar="NAME",
         help="splits of --dataset to read, or parts of them (train[:10%%]): validation becomes dev, test becomes "
         "test, others become train; default: train",
     )
-    for option in ("--audio-column", "--text-column", "--language-column", "--speaker-column"):
-        group.add_argument(option, metavar="NAME", help="column of --dataset; default: the first with a usual name")
 
 
 def _add_own_speech(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("your own speech")
-    group.add_argument("--list", type=Path, help="table (tsv, csv) with the columns path, sentence, language, speaker")
-    group.add_argument("--train-speakers", nargs="+", help="speakers of --list for train; default: all others")
-    group.add_argument("--dev-speakers", nargs="+", default=[], help="speakers of --list for dev")
-    group.add_argument("--test-speakers", nargs="+", default=[], help="speakers of --list for test")
-    group.add_argument("--folder", type=Path, help="recordings, with or without texts beside them (a.txt)")
-    group.add_argument(
-        "--manifests",
-        nargs="+",
+    add_several = partial(group.add_argument, nargs="+", action="extend")
+    add_several(
+        "--list",
         type=Path,
-        metavar="FILE",
-        help="manifests of NeMo, or cuts or supervisions of lhotse (cuts.jsonl.gz): names with dev become dev, names "
-        "with test become test, others become train; rows without a text are unlabelled speech",
+        metavar="TABLE",
+        help="tables (csv, tsv, jsonl) with a row for each recording, or part of one: columns path, sentence, "
+        "language, speaker, start, end, or other usual names; a name with dev or test (dev.csv) means that split",
+    )
+    for field, names in (
+        ("recordings", ["--path-column", "--audio-column"]),
+        ("texts", ["--text-column"]),
+        ("languages", ["--language-column"]),
+        ("speakers", ["--speaker-column"]),
+    ):
+        help_ = f"column of the {field} in --list and --dataset; default: found by its usual names"
+        group.add_argument(*names, dest=f"{names[-1][2:-7]}_column", metavar="NAME", help=help_)
+    group.add_argument(
+        "--delimiter", type=_delimiter, help="sign between the columns of --list, or tab; default: found"
     )
     group.add_argument(
+        "--encoding",
+        help="encoding of --list, --manifests, tables of --dataset and texts and segmentations of --folder, such as "
+        "windows-1252; default: UTF-8, or UTF-16 with a byte order mark",
+    )
+    add_several(
+        "--folder",
+        type=Path,
+        help="folders of recordings, with or without texts (a.txt) or segmentations beside them: ELAN's a.eaf, "
+        "Praat's a.TextGrid, subtitles (a.vtt, a.srt; need the extra annotations), or RTTM of one or all recordings. "
+        "Each interval becomes an utterance, and is unlabelled speech if it has no text",
+    )
+    add_several(
+        "--segmentations",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="files, or folders of files, that segment the recordings of --folder; default: those beside them",
+    )
+    add_several(
+        "--tier",
+        default=[],
+        metavar="NAME",
+        help="tiers of TextGrid and eaf files to read, or types of tiers of eaf files; default: the only interval "
+        "tier of a TextGrid that has texts, and the only top tier of an eaf, or all if each is of another participant",
+    )
+    add_several(
+        "--manifests",
+        type=Path,
+        metavar="FILE",
+        help="manifests of NeMo, cuts or supervisions of lhotse (cuts.jsonl.gz), or data directories of Kaldi: names "
+        "with dev become dev, names with test become test, others become train; rows without a text are unlabelled "
+        "speech",
+    )
+    add_several(
         "--flashlight-lists",
-        nargs="+",
         metavar="FILE",
         help="lists of flashlight, `id path milliseconds transcript`: names with dev (sl-dev.lst) become dev, names "
         "with test become test, others become train",
@@ -143,23 +213,89 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--language",
         help="language of all recordings of --folder (default: the names of its subfolders), of --flashlight-lists, "
-        "and of --manifests and --dataset (default: a field or column)",
+        "of --manifests and --dataset (default: a field or column), and of a --list without a column of languages",
     )
+    add_several(
+        "--train-speakers",
+        metavar="NAME",
+        help="speakers of --list, --dataset, --folder and --manifests for train; default: all who are not named",
+    )
+    add_several("--dev-speakers", metavar="NAME", default=[], help="their speakers for dev")
+    add_several("--test-speakers", metavar="NAME", default=[], help="their speakers for test")
+    group.add_argument(
+        "--dev-share",
+        type=_share,
+        default=0.0,
+        metavar="SHARE",
+        help="part of each of their languages for dev, as 5%%: whole speakers, or whole recordings where speakers "
+        "are unknown; the same ones every time, also if others are added",
+    )
+    group.add_argument("--test-share", type=_share, default=0.0, metavar="SHARE", help="the same for test")
+
+
+class _Once(argparse.Action):
+    """Stores an option, and refuses it a second time, where the first would be lost."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option_string} is given twice; prepare {getattr(namespace, self.dest)} on its own")
+        setattr(namespace, self.dest, values)
+
+
+def _delimiter(value: str) -> str:
+    value = {"tab": "\t", "\\t": "\t"}.get(value, value)
+    if len(value) != 1:
+        raise argparse.ArgumentTypeError(f"{value!r} is not one sign, such as ',', ';', '|' or tab")
+    return value
+
+
+def _share(value: str) -> float:
+    number = value.strip().removesuffix("%")
+    try:
+        share = float(number) / (1 if number == value.strip() else 100)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"{value!r} is no share; 5% and 0.05 are accepted")
+    return share
+
+
+def _add_segmentation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("long recordings")
+    group.add_argument(
+        "--segment",
+        choices=("vad", "model"),
+        help="cut recordings without a text into utterances at pauses, which a voice-activity detector or the blanks "
+        "of --model find; default: keep them whole",
+    )
+    group.add_argument(
+        "--segment-seconds",
+        type=float,
+        metavar="N",
+        help="utterances of at most N seconds, of recordings that are longer; default: 25",
+    )
+    group.add_argument("--model", help="folder or Hub name of the model for --segment model")
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..corpora.preparation.prepare import Preprocessing, prepare, read_normalizers, read_quarantine
-    from ..corpora.preparation.report import plot_durations
-    from ..corpora.readers.downloads import download_release
+    from ..corpora.preparation.report import plot_durations, plot_recording
     from ..model.text import read_tokens
-    from .corpus_parts import HUB, corpus_parts
+    from .corpus_parts import corpus_parts, download
 
-    if options.download and (options.common_voice or HUB).startswith(HUB):
-        parser.error("--download needs --common-voice FOLDER, the folder to download into")
+    if (options.segmentations or options.tier) and not options.folder:
+        parser.error("--segmentations and --tier need --folder, the folder of the recordings")
     if options.flashlight_lists and not options.language:
         parser.error("--flashlight-lists needs --language, the language of all their recordings, such as sl")
-    for dataset_id in options.download or ():
-        print(f"downloaded: {download_release(dataset_id, options.common_voice)}")
+    if (options.segment == "model") != (options.model is not None):
+        parser.error("--segment model and --model MODEL, a folder or a name on the Hub, need each other")
+    if options.segment_seconds is not None and not options.segment:
+        parser.error("--segment-seconds needs --segment vad or --segment model")
+    segmentation = _segmentation(options)
+    if options.common_voice_also and not options.common_voice:
+        parser.error("--common-voice-also needs --common-voice")
+    for path in download(options, parser):
+        print(f"downloaded: {path}")
     parts = list(corpus_parts(options))
     if not parts:
         parser.error(
@@ -172,10 +308,14 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         normalizers=read_normalizers(options.normalize) if options.normalize else {},
     )
     tokens = [entry for line in read_tokens(options.tokens) for entry in line] if options.tokens else None
-    report = prepare(parts, options.output, preprocessing, options.workers, tokens)
+    report = prepare(parts, options.output, preprocessing, options.workers, tokens, segmentation)
     if not report.kept:
+        if report.dropped:
+            _print_lines(options.output, len(report.lines(tokens)), FIRST_LINES)
         raise ValueError(report.why_nothing() + (f"; see {options.output / 'report.txt'}" if report.read else ""))
     plot_durations(report, options.output / "durations.png")
+    if report.plotted is not None:
+        plot_recording(report.plotted, options.output / "segments.png")
     _print_report(report, options.output, len(report.lines(tokens)))
     if report.failed:
         raise ValueError(
@@ -186,9 +326,29 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         print(f"next: hf-mlpl build-tokenizer {options.output / 'train.parquet'} --output tokens-all.lst")
 
 
+def _segmentation(options: argparse.Namespace) -> Segmentation | None:
+    from ..corpora.preparation.long_recordings import UTTERANCE_SECONDS, Segmentation
+
+    seconds = UTTERANCE_SECONDS if options.segment_seconds is None else options.segment_seconds
+    if options.segment == "vad":
+        from ..corpora.preparation.voice_activity import SileroDetector
+
+        return Segmentation(SileroDetector(), seconds)
+    if options.segment == "model":
+        from ..inference.blank_detector import BlankDetector
+
+        detector = BlankDetector(options.model)
+        return Segmentation(detector, seconds, detector.files)
+    return None
+
+
 def _print_report(report: PreparationReport, output: Path, num_lines: int) -> None:
     for split, statistics in report.splits.items():
         print(f"{output / split}.parquet: {statistics.utterances.total()} utterances")
-    with open(output / "report.txt", encoding="utf-8") as file:
-        print(*islice(file, num_lines + 10), sep="", end="")
+    _print_lines(output, 0, num_lines + FIRST_LINES)
     print(f"all of it: {output / 'report.txt'}")
+
+
+def _print_lines(output: Path, first: int, count: int) -> None:
+    with open(output / "report.txt", encoding="utf-8") as file:
+        print(*islice(file, first, first + count), sep="", end="")

@@ -56,6 +56,11 @@ class ReadingReport:
             self.notes.append(line)
             self.lines.append(line)
 
+    def note_first(self, line: str) -> None:
+        """Keeps a line as `note` does, before others, because it explains what is missing."""
+        self.note(line)
+        self.notes.insert(0, self.notes.pop(self.notes.index(one_line(line))))
+
     def note_all(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.note(line)

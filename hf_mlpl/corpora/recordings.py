@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 from ..audio.folder_walk import walk_folders
 from ..audio.reading import AUDIO_SUFFIXES, END_TOLERANCE, looks_like_audio
@@ -17,16 +18,26 @@ from .reading import ReadingReport, RowError, one_line, with_durations
 
 # The usual columns of the place of a row's speech in its recording. `offset` and `duration` are NeMo's.
 PART_COLUMNS = {
-    "start": ("start", "start_time", "begin", "begin_time", "segment_start", "start_seconds"),
-    "end": ("end", "end_time", "segment_end", "end_seconds"),
+    "start": ("start", "start_time", "begin", "begin_time", "segment_start", "start_seconds", "time_start", "tmin"),
+    "end": ("end", "end_time", "segment_end", "end_seconds", "time_end", "tmax"),
     "offset": ("offset",),
     "duration": ("duration",),
     "start_ms": ("start_ms",),
     "end_ms": ("end_ms",),
 }
+DECIMALS = 9  # of sums of seconds
+# `1:02:03.5`, or seconds with a decimal comma; `09:30` is not one, because it may be a time of day.
+CLOCK = re.compile(r"(?:(\d+):([0-5]?\d):(?=[0-5]?\d(?!\d)))?(\d+(?:[.,]\d+)?)")
 UNIT = "time|s|secs?|seconds|ms|msecs?|milliseconds|samples?|frames?"
-ANY_TIME = re.compile(rf"(start|begin|onset|(?P<end>end|stop|offset))([ _-]?({UNIT}))?", re.IGNORECASE)
+ANY_TIME = re.compile(
+    r"((time|segment|seg|clip|utterance|utt|audio|speech)[ _-]?)?"
+    rf"(start|begin|onset|tmin|xmin|(?P<end>end|stop|offset|tmax|xmax))([ _-]?({UNIT}))?",
+    re.IGNORECASE,
+)
 NO_PART = "not a part of a recording"
+FILE_ADDRESS = re.compile(r"file:(//(localhost(?=/))?)?", re.IGNORECASE)
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
 class FileNames:
@@ -49,10 +60,19 @@ class FileNames:
             nearest = os.path.join(nearest, self._nearest(nearest, name))
         return nearest if os.path.lexists(nearest) else path
 
-    def locate(self, name: str, folders: Iterable[str]) -> str:
+    def locate(self, name: str, folders: Iterable[str | Path]) -> str:
         """Returns the path of `name` in the first folder that has such a file; else its path in the first folder."""
-        places = [self.find(os.path.abspath(os.path.join(folder, name))) for folder in folders]
-        return next(filter(os.path.exists, places), places[0])
+        return self.locate_spelling(name, folders)[1]
+
+    def locate_spelling(self, name: str, folders: Iterable[str | Path]) -> tuple[str, str]:
+        """Returns the one of `spellings` of a name that a folder has, or else the name itself, and its path."""
+        folders = list(folders)
+        for spelling in spellings(name):
+            for folder in folders:
+                path = self.find(os.path.abspath(os.path.join(folder, spelling)))
+                if os.path.exists(path):
+                    return spelling, path
+        return name, self.find(os.path.abspath(os.path.join(folders[0], name)))
 
     def _nearest(self, folder: str, name: str) -> str:
         if folder not in self._folders:
@@ -61,6 +81,22 @@ class FileNames:
                 for other in sorted(os.listdir(folder)):
                     listing.setdefault(fold_name(other), []).append(other)
         return nearest_name(name, self._folders[folder].get(fold_name(name), [])) or name
+
+
+def spellings(name: str) -> list[str]:
+    """Returns a name, and what it may mean: without white space around it, and with `/` for the `\\` of Windows."""
+    return list(dict.fromkeys((name, name.strip(), name.strip().replace("\\", "/"))))
+
+
+def local_path(name: str) -> str:
+    """Returns the path that a table means by `~/a.wav` or `file:///a.wav`; raises `RowError` for other addresses."""
+    if FILE_ADDRESS.match(name):
+        return unquote(FILE_ADDRESS.sub("", name))
+    if match := ADDRESS.match(name):
+        raise RowError("its path is an address", f"{name!r}: download what {match[0]} names, and name its file")
+    if WINDOWS_DRIVE.match(name) and not os.path.exists(name):
+        raise RowError("its path is of Windows", f"{name!r}: make paths relative to their table, as clips/a.wav")
+    return os.path.expanduser(name)
 
 
 def fold_name(name: str) -> str:
@@ -124,7 +160,8 @@ def part_of(row: Mapping) -> tuple[float | None, float | None]:
 
     Args:
         row: may have `start`, and `end` or `duration`, under their usual names, or `offset` and `duration` as NeMo
-            has them, as numbers or texts. A `duration` alone is taken for that of the whole recording.
+            has them, as numbers or texts, which may be `1,5` or `0:01:23.5`. A `duration` alone is taken for that of
+            the whole recording.
 
     Raises:
         RowError: for a value that is not a time, is negative, infinite or NaN, and for an end before the start.
@@ -149,16 +186,18 @@ def _seconds(name: str, row: Mapping, must_be_number: bool = True) -> float | No
     if value in (None, ""):
         return None
     try:
-        seconds = float(value)
-    except (TypeError, ValueError):
+        clock = CLOCK.fullmatch(value.strip()) if isinstance(value, str) and parts == 1 else None
+        hours, minutes, rest = clock.groups("0") if clock else ("0", "0", value)
+        seconds = 3600 * int(hours) + 60 * int(minutes) + float(rest.replace(",", ".") if clock else rest)
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan if must_be_number else 0.0
     if not 0 <= seconds < math.inf:
-        raise RowError(NO_PART, f"{name} is {value!r}, not a number of seconds")
+        raise RowError(NO_PART, f"{name} is {value!r}, not a number of seconds or a time such as 0:01:23.5")
     return seconds / parts
 
 
 def with_part_durations(
-    rows: Iterable[tuple[str, dict]], report: ReadingReport, check_ids: bool = True
+    rows: Iterable[tuple[str, dict]], report: ReadingReport, check_ids: bool = True, may_be_cut: bool = True
 ) -> Iterator[dict]:
     """Adds `duration_seconds` as `with_durations` does, to recordings and to parts of them.
 
@@ -167,17 +206,24 @@ def with_part_durations(
     second utterance with the same id and audio; one with the same id and another audio gets an id of its own.
 
     Args:
-        rows: pairs of `file:row` and an utterance without duration.
+        rows: pairs of `file:row` and an utterance without duration. One with `end_is_claim` ends with its recording,
+            if that is shorter than it says.
         check_ids: False if no two rows have the same id, because the ids of all rows take memory.
+        may_be_cut: False if the parts are known to be of these recordings, and not of longer originals.
     """
-    digests: dict[str, set[str]] = {}  # of the audio of each id
+    digests: dict[str, dict[str, str]] = {}  # for each id, the place of the row with this digest of audio
     placed = ((where, row | {"where": where}) for where, row in rows)
     for row in with_durations(placed, report):
         where, audio, seconds = row.pop("where"), row["audio"], row["duration_seconds"]
+        is_claim = row.pop("end_is_claim", False)
         start, end = audio["start"] or 0.0, audio["end"]
         end = seconds if end is None else end
-        if end > seconds + END_TOLERANCE and abs(end - start - seconds) <= END_TOLERANCE:
+        if may_be_cut and end > seconds + END_TOLERANCE and abs(end - start - seconds) <= END_TOLERANCE:
             start, end = 0.0, seconds
+        if is_claim and end > seconds + END_TOLERANCE:
+            difference = f"{seconds:.2f} s, not {end:g} s as its row says"
+            report.lines.append(one_line(f"{where}: kept with another duration: {difference}"))
+            end = seconds
         if end > seconds + END_TOLERANCE or start >= seconds:
             report.drop("segment outside its recording", where, f"{start:g}-{end:g} s of {seconds:.2f} s")
             continue
@@ -188,12 +234,14 @@ def with_part_durations(
         row["audio"] = audio | {"start": start, "end": end}
         if check_ids:
             name, digest = row["id"], hashlib.sha256(os.fsencode(repr(row["audio"]))).hexdigest()[:8]
-            known = digests.setdefault(name, set())
+            known = digests.setdefault(name, {})
             if digest in known:
-                report.drop("id is there already", where, repr(name))
+                report.drop("id is there already", where, f"{name!r}; the first is {known[digest]}")
                 continue
             if known:
-                row["id"] = f"{name}-{digest}"
-                report.lines.append(one_line(f"{where}: id {name!r} is there already; kept as {row['id']!r}"))
-            known.add(digest)
+                first, row["id"] = next(iter(known.values())), f"{name}-{digest}"
+                report.lines.append(
+                    one_line(f"{where}: id {name!r} is there already; kept as {row['id']!r}; the first is {first}")
+                )
+            known[digest] = where
         yield row

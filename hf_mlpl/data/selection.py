@@ -91,7 +91,10 @@ def select_unlabelled(dataset: Dataset, config: MlplConfig, max_seconds: float) 
     if dropped := len(dataset) - len(selected):
         logger.warning("%d unlabelled utterances dropped: longer than %g s", dropped, max_seconds)
     if not len(selected):
-        raise ValueError(f"none of {len(dataset)} unlabelled utterances is at most {max_seconds:g} s long")
+        raise ValueError(
+            f"none of {len(dataset)} unlabelled utterances is at most {max_seconds:g} s long; `hf-mlpl prepare-data "
+            f"--segment vad --segment-seconds {min(max_seconds, 25):g}` cuts long recordings into such utterances"
+        )
     return selected
 
 

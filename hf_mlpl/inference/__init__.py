@@ -1,4 +1,4 @@
-"""Recognises speech: decoding, long recordings in pieces, the pipeline, subtitles, tiers, and 8-bit models."""
+"""Recognises speech: decoding, long recordings in pieces, blanks, the pipeline, subtitles, tiers, and 8-bit models."""
 
 from ..lazy import lazy_names
 
@@ -6,6 +6,7 @@ __all__, __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "beam_search": "BeamSearchDecoder",
+        "blank_detector": "BlankDetector",
         "decoding": "Hypothesis transcribe",
         "pipeline_mlpl": "MlplSpeechRecognitionPipeline",
         "quantization": "quantize",

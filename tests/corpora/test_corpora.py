@@ -438,8 +438,8 @@ def test_list_bad_rows(table):
 def test_list_missing_table_or_column(table):
     with pytest.raises(ValueError, match=r"none\.tsv: no such file; tables there: all\.tsv"):
         read_list(table.with_name("none.tsv"), ReadingReport())
-    table.write_text("path\tsentence\tlanguage\n")
-    with pytest.raises(ValueError, match=r"all\.tsv: column speaker is missing"):
+    table.write_text("name\tsentence\tlanguage\n")
+    with pytest.raises(ValueError, match=r"all\.tsv: no column is known to be that of the recordings; .* has name, s"):
         read_list(table, ReadingReport())
 
 

@@ -21,7 +21,7 @@ from hf_mlpl.corpora.preparation.prepare import read_normalizers
 from hf_mlpl.corpora.readers.dataset_files import _on_disk
 from hf_mlpl.corpora.readers.folders import read_folder
 from hf_mlpl.corpora.readers.hf_datasets import read_dataset
-from hf_mlpl.corpora.readers.lists import read_fl_lists, read_list
+from hf_mlpl.corpora.readers.lists import list_utterances, read_fl_lists, read_list
 from hf_mlpl.corpora.reading import ReadingReport, human_utterance, with_durations
 from hf_mlpl.corpora.recordings import part_of
 from hf_mlpl.corpora.sources import Source, source_of_corpus
@@ -154,10 +154,12 @@ def test_repeated_and_missing_rows(tmp_path):
     write_noise(tmp_path / "a.wav")
     table, report = write_lines(tmp_path / "t.tsv", HEADER, *["a.wav\tText\tsl\tana"] * 3), ReadingReport()
     assert texts_of(read_list(table, report)) == {"a": "Text"}
-    assert report.dropped == {"id is there already": 2} and report.lines[0] == f"{table}:3: id is there already: 'a'"
+    assert report.dropped == {"id is there already": 2} and report.lines == [
+        f"{table}:{line}: id is there already: 'a'; the first is {table}:2" for line in (3, 4)
+    ]
     for content, message in [
         ((HEADER,), "no rows below its header"),
-        ((), "column path, sentence, language, sp"),
+        ((), "no column is known to be that of the recordings.*; it has nothing"),
     ]:
         with pytest.raises(ValueError, match=message):
             read_list(write_lines(table, *content), ReadingReport())
@@ -170,6 +172,171 @@ def test_durations_in_lists_of_flashlight(tmp_path):
     rows = read_fl_lists([write_lines(tmp_path / "t.lst", *lines, "0 a.wav 1 ja").name], "sl", report, tmp_path)
     assert [row["id"] for row in rows] == ["0", "4"]
     assert report.dropped == {"not a line of a list": 2, "negative duration": 1, "id is there already": 1}
+
+
+def read_rows(table: Path, **settings) -> tuple[list[dict], ReadingReport]:
+    report = ReadingReport()
+    return list(list_utterances(table, report, **settings)), report
+
+
+@pytest.mark.parametrize(
+    "name, content, settings",
+    [
+        ("t.csv", "File Name;Transcript;Lang;Spk\na.wav;{};sv;007\n", {}),
+        ("t.csv", "file|text|language|speaker\na.wav|{}|sv|007\n", {}),
+        ("t.csv", "sep=;\r\naudio;raw_text;locale;client_id\r\na.wav;{};sv;007\r\n;;;\r\n", {}),
+        ("T.TSV", '"path"\t"sentence"\t"language"\t"speaker"\n"a.wav"\t"{}"\t"sv"\t"007"\n', {}),
+        ("t.txt", "path, sentence, language, speaker\n a.wav, {}, sv, 007\n", {}),
+        ("t.csv", "Datei^Satz^speaker\na.wav^{}^007\n", {"delimiter": "^", "language": "sv"}),
+        ("t.jsonl", '{{"file": "a.wav", "text": "{}", "language": "sv", "speaker": "007", "duration": 9}}\n', {}),
+        ("t.json", '[{{"path": "a.wav", "sentence": "{}", "language": "sv", "speaker": "007"}}]', {}),
+        ("t.jsonl.gz", '{{"audio": "a.wav", "transcription": "{}", "lang": "sv", "speaker_id": "007"}}\n', {}),
+    ],
+)
+def test_lists_are_taken_as_people_have_them(tmp_path, name, content, settings):
+    """Delimiters and usual columns are found, others are named, and every value is the text that is written."""
+    write_noise(tmp_path / "a.wav", 0.25)
+    if "Datei" in content:
+        settings = settings | {"columns": {"audio": "Datei", "text": "Satz"}}
+    for word in ("null", "NA", "007", "True", "Ja, č: så"):
+        table, data = tmp_path / name, content.format(word).encode()
+        if name == "t.txt" and "," in word:
+            continue
+        table.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        (row,), report = read_rows(table, **settings)
+        found = (row["id"], row["text"], row["language"], row["speaker"], row["duration_seconds"])
+        assert found == ("a", word, "sv-SE", "007", 0.25) and not report.dropped
+
+
+def test_values_of_json_that_are_no_texts(tmp_path):
+    write_noise(tmp_path / "a.wav", 0.01)
+    rows = [
+        {"file": "a.wav", "text": None},
+        {"file": "./a.wav", "text": 7.50, "speaker": 12},
+        {"file": "././a.wav", "text": ["x"]},
+        {"text": "x"},
+        {"file": None, "text": "x"},
+    ]
+    found, report = read_rows(write_lines(tmp_path / "t.jsonl", *map(json.dumps, rows)), language="sl")
+    assert [(row["text"], row["speaker"]) for row in found] == [(None, None)]
+    lines = "\n".join(report.lines)
+    assert (
+        "t.jsonl:2: id is there already: 'a'; the first is " in lines and "t.jsonl:3: text is no text: a list" in lines
+    )
+    assert report.dropped["path is not inside the table's folder"] == 2
+
+
+@pytest.mark.parametrize("reader", [read_rows, "data set"])
+def test_encodings_are_named_or_found_but_never_guessed(tmp_path, reader):
+    """Python's own codecs write the tables; without `encoding` a line names the option."""
+
+    def read(name="t.csv", **settings):
+        if reader is read_rows:
+            return [row["text"] for row in read_rows(tmp_path / name, language="pl", **settings)[0]]
+        return [row["text"] for row in read_dataset(tmp_path / name, ReadingReport(), language="pl", **settings)]
+
+    for name in ("a.wav", "b.wav"):
+        write_noise(tmp_path / name, 0.01)
+    for text, encoding in (("żółw", "windows-1250"), ("över", "latin-1"), ("ёж", "koi8-r"), ("żółw", "utf-16-le")):
+        write_lines(tmp_path / "t.csv", "file,text", f"a.wav,{text}", f"b.wav,{text}", encoding=encoding)
+        assert read(encoding=encoding) == [text] * 2
+        with pytest.raises(ValueError, match=r"t\.csv: .*name the encoding with --encoding, such as windows-1252"):
+            read()
+    with pytest.raises(ValueError, match=r"t\.csv: unknown encoding: cp99; such as windows-1252"):
+        read(encoding="cp99")
+    for encoding in ("utf-8-sig", "utf-16"):  # which the byte order mark shows, whatever is named
+        write_lines(tmp_path / "t.csv", "file,text", "a.wav,żółw", encoding=encoding)
+        assert read() == read(encoding="windows-1252") == ["żółw"]
+    (tmp_path / "t.csv").write_bytes("file,text\na.wav,żółw\n".encode() + b"b.wav,\xff\nb.wav,\xff\n")
+    assert read() == ["żółw"]  # UTF-8 with damage
+    lines = ["file,text", *["a.wav,Spaß”"] + ["a.wav,Spaß"] * 20]  # ß” of windows-1252 are a character of UTF-8
+    with pytest.raises(ValueError, match=r"t\.csv: 20 lines, such as line 3, are not UTF-8; name the encoding"):
+        list(read_dataset(write_lines(tmp_path / "t.csv", *lines, encoding="cp1252"), ReadingReport(), language="de"))
+
+
+def test_what_lists_lack_is_one_line_with_the_way_out(tmp_path):
+    write_noise(tmp_path / "a.wav", 0.01)
+    cases = {
+        "file,words\na.wav,x\n": "no column is known to be the language; name it with --language-column, or",
+        "a.wav,God natt,sv\nb.wav,x,sv\n": ".* its first line must name the columns, .* it has a.wav, God natt, sv",
+        "path,path,language\na.wav,b.wav,sv\n": "column path is there twice",
+        "file,language\n": "no rows below its header",
+        "PK\x03\x04": "is a spreadsheet, which is not read; save its sheet as csv: in Excel with",
+    }
+    for content, message in cases.items():
+        (tmp_path / "t.csv").write_text(content)
+        with pytest.raises(ValueError, match=rf"t\.csv: {message}"):
+            read_rows(tmp_path / "t.csv")
+    for name in ("t.xlsx", "t.ods"):
+        (tmp_path / name).write_bytes(b"anything")
+        with pytest.raises(ValueError, match=f"{name}: is a spreadsheet"):
+            read_rows(tmp_path / name)
+    with pytest.raises(ValueError, match=r"t\.csv has no column words; it has file, language"):
+        read_rows(write_lines(tmp_path / "t.csv", "file,language", "a.wav,sv"), columns={"text": "words"})
+    (row,), report = read_rows(tmp_path / "t.csv", language="sl")
+    assert row["text"] is None and row["language"] == "sv-SE"
+    notes = ("no column is known to be the text, so its", "the languages are those of its column language, not sl")
+    assert all(any(f"t.csv: {note}" in line for line in report.notes) for note in notes)
+    table = write_lines(tmp_path / "t.csv", "file\ttext\tsentence\tlanguage", 'a.wav\tA\t"S ""s"""\tsv')
+    (row,), report = read_rows(table)
+    assert row["text"] == '"S ""s"""' and [line.partition(": ")[2] for line in report.notes[:1]] == [
+        "the texts are those of its column sentence; it also has text"
+    ]
+    assert report.notes[-1].startswith(f"{table}:2: the text keeps its quotes")
+
+
+def test_paths_as_people_write_them(tmp_path, monkeypatch):
+    """Found below the table's folder, or refused with the way out; no spelling leads out of it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_noise(tmp_path / "secret.wav", 0.01)
+    mine = tmp_path / "mine"
+    for name in ("clips/a b.wav", "odd\\name.wav"):
+        write_noise(mine / name, 0.01)
+    good = {
+        "clips\\a b.wav": "clips/a b",
+        f"{mine}/clips/a b.wav": "clips/a b",
+        f"file://{mine}/clips/a%20b.wav": "clips/a b",
+        "file:clips/a%20b.wav": "clips/a b",
+        "~/mine/clips/a b.wav": "clips/a b",
+        " clips/a b.wav ": "clips/a b",
+        "odd\\name.wav": "odd\\name",
+    }
+    for path, name in good.items():
+        (row,), _ = read_rows(write_lines(mine / "t.tsv", "path\tlanguage", f"{path}\tsl"))
+        assert row["id"] == name and row["audio"]["path"] == str(mine / f"{name}.wav")
+    outside = ["..\\secret.wav", "clips\\..\\..\\secret.wav", "~/secret.wav", f"file://{tmp_path}/secret.wav"]
+    others = ["https://x.org/a.wav", "C:\\clips\\a.wav"]
+    rows, report = read_rows(
+        write_lines(mine / "t.tsv", "path\tlanguage", *[f"{path}\tsl" for path in outside + others])
+    )
+    assert not rows and report.dropped == {
+        "path is not inside the table's folder": 4,
+        "its path is an address": 1,
+        "its path is of Windows": 1,
+    }
+    assert sum("put a link to its folder beside the table" in line for line in report.lines) == 4
+
+
+def test_a_duration_is_not_believed_over_the_header(tmp_path):
+    write_noise(tmp_path / "a.wav", 0.5)
+    for name, rows in {
+        "t.csv": ("file,language,duration", "a.wav,sl,99"),
+        "t.jsonl": ('{"audio_filepath": "a.wav", "lang": "sl", "duration": 99}',),
+    }.items():
+        (row,), report = read_rows(write_lines(tmp_path / name, *rows))
+        assert row["duration_seconds"] == 0.5 and row["audio"]["end"] is None and not report.dropped
+    assert report.lines[-1].endswith(":1: kept with another duration: 0.50 s, not 99 s as its row says")
+
+
+def test_cuts_of_lhotse_are_a_list(tmp_path):
+    write_noise(tmp_path / "a.wav", 1.0)
+    recording = {"id": "r", "sources": [{"type": "file", "channels": [0], "source": "a.wav"}]}
+    supervision = {"id": "s", "start": 0.1, "duration": 0.2, "text": "hej", "language": "sv", "speaker": "ann"}
+    cut = {"id": "c", "type": "MonoCut", "start": 0.2, "duration": 0.5, "supervisions": [supervision]}
+    table = write_lines(tmp_path / "cuts.jsonl", json.dumps(cut | {"channel": 0, "recording": recording}))
+    assert texts_of(read_list(table, ReadingReport(), dev_speakers=["ann"])) == {"s": "hej"}
+    (row,), _ = read_rows(table)
+    assert (row["audio"]["start"], row["audio"]["end"]) == pytest.approx((0.3, 0.5))
 
 
 # ---- folders
@@ -224,6 +391,9 @@ def test_texts_beside_recordings(tmp_path):
         "f.wav": "10 20 30",
     }
     assert report.dropped == {"text cannot be read": 3}
+    assert sum("--encoding names its encoding, such as windows-1252" in line for line in report.lines) == 1
+    rows = {row["id"]: row["text"] for row in read_folder(tmp_path, ReadingReport(), "sl", encoding="latin-1")}
+    assert rows["h.wav"] == "aÿ" and rows["a.WAV"] == rows["b.wav"] == "Da."  # those have byte order marks
     assert sum("has labels with times; write the words alone" in line for line in report.lines) == 2
 
 
@@ -468,7 +638,8 @@ def test_values_of_other_types(tmp_path):
     repeated = dataset.remove_columns("spoken")
     names = [row["id"] for row in read_dataset(repeated, report, {"id": "n"}, language="sl")]
     assert names[0] == "1" and names[1].startswith("1-") and names[2:] == ["2", "3"]
-    assert report.lines[-1] == f"dataset/train:1: id '1' is there already; kept as {names[1]!r}"
+    renamed = f"id '1' is there already; kept as {names[1]!r}; the first is dataset/train:0"
+    assert report.lines[-1] == f"dataset/train:1: {renamed}"
     lists = Dataset.from_dict({"path": paths[:1], "text": [["a"]]})
     assert not list(read_dataset(lists, report, language="sl")) and report.dropped["text is no text"] == 1
     with pytest.raises(ValueError, match="the data set has no rows; its columns are path, text"):

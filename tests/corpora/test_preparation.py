@@ -320,8 +320,26 @@ def test_ids_that_come_twice_are_kept_once(tmp_path):
     assert report.dropped == {"id of another utterance": 2} and report.kept == 4
     assert report.splits["train"].seconds == {"sl": 4.0} and report.splits["train"].characters["3"] == 0
     lines = (tmp_path / "data" / "report.txt").read_text().splitlines()
-    assert lines[-3:-1] == ["a: id of another utterance: /a.mp3", "b: id of another utterance: /a.mp3"]
-    assert lines[-1] == f"a: id of another utterance: {tmp_path / 'a.wav'} is kept as {other['id']}"
+    first = "; the first is /a.mp3 in train"
+    assert lines[-3:-1] == [f"{name}: id of another utterance: /a.mp3 in train{first}" for name in "ab"]
+    kept = f"{tmp_path / 'a.wav'} in train is kept as {other['id']}"
+    assert lines[-1] == f"a: id of another utterance: {kept}{first}"
+
+
+def test_ids_are_unique_in_all_splits(tmp_path):
+    """What is in test stays there; `read_utterances` of several splits, as `hf-mlpl pseudo-label` has, works."""
+    (tmp_path / "one").write_text("a 1\nb 2\n")
+    (tmp_path / "two").write_text("b 2\nc 3\n")
+    soundfile.write(tmp_path / "a.wav", np.ones(160), 16000)
+    tables = [
+        Part(name, partial(read_table_lines, tmp_path / name), split)
+        for name, split in (("one", "train"), ("two", "test"))
+    ]
+    report = prepare([*tables, Part("files", partial(read_files, tmp_path), "unlabelled")], tmp_path / "data")
+    files = [tmp_path / "data" / f"{split}.parquet" for split in ("train", "test", "unlabelled")]
+    assert [ids(file) for file in files[:2]] == [["a"], ["b", "c"]] and report.dropped.total() == 1
+    assert len(read_utterances(files)) == 4 and ids(files[2])[0].startswith("a-")
+    assert report.splits["train"].utterances == {"sl": 1} and report.splits["train"].characters["2"] == 0
 
 
 def test_two_preparations_into_one_folder(tmp_path):

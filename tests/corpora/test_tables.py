@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_mlpl.corpora.tables import DELIMITERS, MAX_FIELD, TOO_LONG, read_table, row_problem
+from hf_mlpl.corpora.tables import DELIMITERS, MAX_FIELD, QUOTED, TOO_LONG, read_table, row_problem
 
 # Quotes, backslashes, Unicode's line separators, combining marks, a mark that is also a byte order mark, emoji: all
 # but what separates fields and lines, and NUL, which Python 3.10 refuses.
@@ -95,10 +95,11 @@ def test_lines_have_their_numbers(tmp_path):
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be"]),
 )
 def test_delimiter_and_encoding_are_found(tmp_path_factory, rows, delimiter, encoding):
-    """Python's csv writes the tables by RFC 4180; with tabs, quotes are text."""
+    """Python's csv writes the tables by RFC 4180; with tabs and bars, quotes are text."""
     path, text = tmp_path_factory.getbasetemp() / "found", io.StringIO(newline="")
-    if delimiter == "\t":
-        text.write("".join("\t".join(row) + "\n" for row in [COLUMNS, *rows]))
+    if delimiter not in QUOTED:
+        rows = [[field.replace(delimiter, "") for field in row] for row in rows]
+        text.write("".join(delimiter.join(row) + "\n" for row in [COLUMNS, *rows]))
     else:
         csv.writer(text, delimiter=delimiter).writerows([COLUMNS, *rows])
     start = "\ufeff" if encoding == "utf-16-be" else ""

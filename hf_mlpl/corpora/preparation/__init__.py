@@ -5,9 +5,11 @@ from ...lazy import lazy_names
 __all__, __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "long_recordings": "Segmentation",
         "normalizer": "Normalizer",
         "parts": "Part",
         "prepare": "Preprocessing read_normalizers read_quarantine",
         "report": "PreparationReport",
+        "voice_activity": "SileroDetector",
     },
 )

@@ -15,53 +15,70 @@ import pyarrow.parquet as pq
 from ...atomic import atomic_write
 from ...data.rows import BLOCK, id_hashes, repeated, with_offsets
 from ...data.utterances import FEATURES
-from .report import PreparationReport, SplitStatistics, audio_name
+from .report import PreparationReport, audio_name
 
 REPEATED = "id of another utterance"
 Changes = Mapping[Path, Mapping[int, str | None]]  # for rows of files: a new id, or None for a row to remove
 
 
-def resolve_duplicates(
-    files: Sequence[Path], statistics: SplitStatistics, report: PreparationReport, lines: list[str]
-) -> Changes:
-    """Finds rows whose id an earlier row of the split has, because `read_utterances` accepts no duplicates.
+def resolve_duplicates(files: Mapping[Path, str], report: PreparationReport, lines: list[str]) -> Changes:
+    """Finds rows whose id an earlier row has, in any split, because `read_utterances` accepts no duplicates.
 
     A row with other audio gets a new id; one with the same audio is removed, also from the counts. Each adds to
     `lines`. Sorting takes 16 bytes of memory an utterance.
+
+    Args:
+        files: the split of each, in the order in which they keep what they have.
     """
-    duplicates = repeated([id_hashes(batch["id"]) for file in files for batch in _batches(file, ["id"])])
+    hashes = [id_hashes(batch["id"]) for file in files for batch in read_batches(file, ["id"])]
+    duplicates = repeated(hashes)
     changes: dict[Path, dict[int, str | None]] = {file: {} for file in files}
-    seen: dict[str, set[str]] = {}  # digests of audio by id
-    for file in files if len(duplicates) else ():
-        for first, batch in with_offsets(_batches(file)):
+    seen: dict[str, dict[str, str]] = {}  # places by the digests of their audio, by id
+    for file, split in files.items() if len(duplicates) else ():
+        for first, batch in with_offsets(read_batches(file)):
             for row in np.flatnonzero(np.isin(id_hashes(batch["id"]), duplicates)).tolist():
                 utterance = batch.slice(row, 1).to_pylist()[0]
                 name, audio = utterance["id"], utterance["audio"]
                 digest = hashlib.sha256(os.fsencode(repr(audio))).hexdigest()[:8]
-                if digest in seen.get(name, ()):
+                known, place = seen.setdefault(name, {}), f"{audio_name(audio)} in {split}"
+                if digest in known:
                     changes[file][first + row] = None
-                    statistics.remove(utterance)
+                    report.splits[split].remove(utterance)
                     report.dropped[REPEATED] += 1
-                    lines.append(f"{name}: {REPEATED}: {audio_name(audio)}")
-                elif name in seen:
-                    changes[file][first + row] = f"{name}-{digest}"
-                    lines.append(f"{name}: {REPEATED}: {audio_name(audio)} is kept as {name}-{digest}")
-                seen.setdefault(name, set()).add(digest)
+                    lines.append(f"{name}: {REPEATED}: {place}; the first is {known[digest]}")
+                elif known:
+                    new = changes[file][first + row] = _free(f"{name}-{digest}", hashes)
+                    found = next(iter(known.values()))
+                    lines.append(f"{name}: {REPEATED}: {place} is kept as {new}; the first is {found}")
+                known.setdefault(digest, place)
     return changes
+
+
+def _free(name: str, hashes: Sequence[np.ndarray]) -> str:
+    """Returns a name that is no id, as that of an earlier preparation may be."""
+    while any(np.isin(id_hashes(pa.array([name])), each).any() for each in hashes):
+        name += "-2"
+    return name
 
 
 def merge(files: Sequence[Path], changes: Changes, path: Path) -> None:
     """Writes the utterances of several files, with changes from `resolve_duplicates`, in row groups of one size."""
-    batches = (
-        _changed(batch, first, changes[file]) for file in files for first, batch in with_offsets(_batches(file))
+    write_batches(
+        (_changed(batch, first, changes[file]) for file in files for first, batch in with_offsets(read_batches(file))),
+        path,
     )
+
+
+def write_batches(batches: Iterable[pa.RecordBatch], path: Path) -> None:
+    """Writes batches of utterances into a file, in row groups of one size."""
     schema = FEATURES.arrow_schema
     with atomic_write(path) as partial, pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
         for row_group in _row_groups(batches):
             writer.write_table(row_group)
 
 
-def _batches(file: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+def read_batches(file: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of a file, 10,000 at a time."""
     with pq.ParquetFile(file) as opened:
         yield from opened.iter_batches(BLOCK, columns=columns)
 

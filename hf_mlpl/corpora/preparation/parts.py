@@ -7,18 +7,23 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ..listing import state_of
+from ..reading import ReadingReport, one_line
 from ..sources import Source
 
 PARTS, PART = ".parts", "part.json"  # the folder of finished parts, and the description of each, which is written last
+DROPPED, QUARANTINE = "dropped.txt", "quarantine.tsv"  # of each part
+AUDIO_REASONS = {"unreadable audio", "no samples", "in quarantine"}  # of drops whose detail is `audio: reason`
 
 
 @dataclass(frozen=True)
@@ -90,3 +95,37 @@ def remove_parts(output: Path) -> None:
         (output / PARTS).rename(finished)
     for folder in output.glob(f"{PARTS}-*"):
         shutil.rmtree(folder)
+
+
+class PartReport(ReadingReport):
+    """Appends the lines of drops and the quarantine list to files in a folder, because there may be millions."""
+
+    def __init__(self, folder: Path, files: ExitStack):
+        super().__init__()
+        self.lines, self.quarantine = (
+            _LineFile(files.enter_context(open(folder / name, "a", encoding="utf-8")))
+            for name in (DROPPED, QUARANTINE)
+        )
+        self.quarantined: dict[str, None] = {}
+
+    def drop(self, reason: str, where: str, detail: str = "") -> None:
+        super().drop(reason, where, detail)
+        if reason in AUDIO_REASONS:
+            name, _, cause = detail.partition(": ")
+            if name not in self.quarantined:
+                self.quarantined[name] = None
+                self.quarantine.append(f"{name}\t{' '.join((cause or reason).split())}")
+
+    def note(self, line: str) -> None:
+        if (line := one_line(line)) not in self.notes:  # the report of all parts adds it to the lines
+            self.notes.append(line)
+
+
+class _LineFile(list):
+    """Writes the lines that are appended to it into a file."""
+
+    def __init__(self, file: TextIO):
+        self.file = file
+
+    def append(self, line: str) -> None:
+        self.file.write(line + "\n")

@@ -8,15 +8,12 @@ the others. The command is `hf-mlpl prepare-data`.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TextIO
 
 import pyarrow as pa
 import yaml
@@ -29,21 +26,31 @@ from ...error_line import error_line
 from ...folder_lock import claimed
 from ..listing import state_of
 from ..locales import to_locale
-from ..reading import ReadingReport, audio_problem, printable
+from ..reading import ReadingReport, audio_problem
 from ..tables import read_table, row_problem
+from .jobs import JobFailed, Tick, run_jobs
+from .long_recordings import Segmentation, cut_recordings, name_long_recordings
 from .merge import merge, resolve_duplicates
 from .normalizer import Normalizer
-from .parts import PART, PARTS, Part, fingerprints, is_finished, read_record, remove_parts
+from .parts import (
+    DROPPED,
+    PART,
+    PARTS,
+    QUARANTINE,
+    Part,
+    PartReport,
+    fingerprints,
+    is_finished,
+    read_record,
+    remove_parts,
+)
 from .report import PreparationReport, SplitStatistics, audio_name
 
 TICK = 100  # utterances between two steps of the progress bar
-AUDIO_REASONS = {"unreadable audio", "no samples", "in quarantine"}  # of drops whose detail is `audio: reason`
 QUARANTINE_COLUMNS = ("audio", "reason")
-DROPPED, QUARANTINE, REPORT = "dropped.txt", "quarantine.tsv", "report.txt"
+REPORT = "report.txt"
 SPLITS = ("train", "dev", "test", "unlabelled")  # of all readers
 MAX_UNUSABLE = 100_000  # unusable recordings of a part that are checked for changes before the part is used again
-
-Tick = Callable[[int], object]  # adds a number of utterances to the progress bar
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,7 @@ def prepare(
     preprocessing: Preprocessing = Preprocessing(),  # noqa: B008 - it is frozen
     workers: int = 1,
     known_characters: Iterable[str] | None = None,
+    segmentation: Segmentation | None = None,
 ) -> PreparationReport:
     """Writes `{split}.parquet` of all parts into `output`, with `report.txt`, `report.json`, `quarantine.tsv`.
 
@@ -125,6 +133,7 @@ def prepare(
     Args:
         workers: processes that read; 1 reads in this one.
         known_characters: those that the report does not list; by default all of the transcripts of train.
+        segmentation: how long recordings without a text are cut into utterances; by default they stay whole.
 
     Raises:
         InUseError: if another job works in `output`.
@@ -137,14 +146,22 @@ def prepare(
             todo = [part for part in parts if not is_finished(folders[part.name], inputs[part.name], progress)]
             if len(todo) < len(parts):
                 progress.write(f"going on: {len(parts) - len(todo)} of {len(parts)} parts were finished before")
-            jobs = {part.name: (part, folders[part.name], inputs[part.name], preprocessing) for part in todo}
-            failed = _read_here(jobs, progress) if workers == 1 else _read_in_processes(workers, jobs, progress)
+            jobs = {}
+            for part in todo:
+                folder = folders[part.name]
+                jobs[part.name] = partial(_read_part, part, folder, inputs[part.name], preprocessing), folder / PART
+            failed = run_jobs(jobs, workers, progress)
         finished = [folders[part.name] for part in parts if part.name not in failed]
         errors = [failed[part.name] for part in parts if part.name in failed]
+        plotted = None
+        if segmentation is not None:
+            finished, undetected, plotted = cut_recordings(finished, output, segmentation, workers)
+            errors += undetected
         report = PreparationReport.of_parts(map(read_record, finished), errors)
-        if report.read or not (report.notes or failed):
+        report.plotted = plotted
+        if report.read or not (report.notes or errors):
             _write_all(finished, report, output, known_characters)
-        if not failed:
+        if not errors:
             remove_parts(output)
     return report
 
@@ -153,12 +170,18 @@ def _write_all(
     parts: Sequence[Path], report: PreparationReport, output: Path, known_characters: Iterable[str] | None
 ) -> None:
     lines, written = [], set()
-    for split, statistics in report.splits.items():
-        files = [path for folder in parts if (path := folder / f"{split}.parquet").exists()]
-        changes = resolve_duplicates(files, statistics, report, lines)
-        if report.kept or not report.read:
-            merge(files, changes, output / f"{split}.parquet")
-            written.add(split)
+    files = {
+        split: [path for folder in parts if (path := folder / f"{split}.parquet").exists()] for split in report.splits
+    }
+    # What is in test or dev as well stays there, so that no model has trained on it.
+    order = sorted(files, key=lambda split: ("test", "dev").index(split) if split in ("test", "dev") else 2)
+    changes = resolve_duplicates({path: split for split in order for path in files[split]}, report, lines)
+    for split in files if report.kept or not report.read else ():
+        merge(files[split], changes, output / f"{split}.parquet")
+        written.add(split)
+    notes, long_lines = name_long_recordings([path for split in files for path in files[split]])
+    report.notes += notes
+    lines += long_lines
     report.notes += [  # the file is not removed, because it may still be wanted
         f"{path}: is of an earlier preparation; this one has no {split}; remove the file if it is not wanted"
         for split in SPLITS
@@ -178,122 +201,11 @@ def _join(head: Sequence[str], parts: Sequence[Path], path: Path) -> None:
                 shutil.copyfileobj(lines, file)
 
 
-Job = tuple[Part, Path, dict[str, str], Preprocessing]  # first arguments of `_read_part`
-_counter = None  # of utterances, shared by the processes of a pool
-
-
-def _share(counter) -> None:
-    global _counter
-    _counter = counter
-
-
-def _tick(count: int) -> None:
-    with _counter.get_lock():
-        _counter.value += count
-
-
-class PartFailed(Exception):
-    """Carries a line about an error of a reader that is no fault of its corpus."""
-
-
-def _read_here(jobs: Mapping[str, Job], progress: tqdm) -> dict[str, str]:
-    """Reads parts one after another; returns a line for each that failed, by its name."""
-    failed = {}
-    for name, job in jobs.items():
-        progress.set_postfix_str(name)
-        try:
-            _read_part(*job, progress.update)
-        except PartFailed as error:
-            failed[name] = str(error)
-    return failed
-
-
-def _read_in_processes(workers: int, jobs: Mapping[str, Job], progress: tqdm) -> dict[str, str]:
-    """Does what `_read_here` does, with several processes.
-
-    If a process dies, any of the parts that were being read may have killed it, so each of them is then read alone.
-    """
-    failed, waiting = {}, dict(jobs)
-    while waiting:
-        for name in _read_in_pool(workers, waiting, failed, progress):
-            progress.write(f"{name}: is read again, because a process has died, perhaps of it")
-            if _read_in_pool(1, {name: waiting.pop(name)}, failed, progress):
-                failed[name] = f"{name}: its process was killed, perhaps because there is too little memory"
-    return failed
-
-
-def _read_in_pool(workers: int, waiting: dict[str, Job], failed: dict[str, str], progress: tqdm) -> list[str]:
-    """Reads parts, and removes each that is read or has failed from `waiting`.
-
-    Returns the parts that were being read when a process died, which ends the whole pool; otherwise none.
-    """
-    context, names, reading, counted = get_context("spawn"), iter(list(waiting)), {}, 0
-    counter = context.Value("q", 0)
-    with ProcessPoolExecutor(min(workers, len(waiting)), context, _share, (counter,)) as pool:
-        try:
-            while True:
-                for name in islice(names, workers - len(reading)):  # no more, to keep the suspects few
-                    reading[pool.submit(_read_part, *waiting[name], _tick)] = name
-                if not reading:
-                    return []
-                done, _ = wait(reading, timeout=0.5, return_when=FIRST_COMPLETED)
-                progress.update(counter.value - counted)
-                counted = counter.value
-                for future in done:
-                    try:
-                        future.result()
-                    except PartFailed as error:
-                        failed[reading[future]] = str(error)
-                    del waiting[reading.pop(future)]
-        except BrokenProcessPool:
-            pass
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    for name in [name for name in reading.values() if (waiting[name][1] / PART).exists()]:
-        del waiting[name]
-    return [name for name in reading.values() if name in waiting]
-
-
-class _PartReport(ReadingReport):
-    """Writes the lines of drops and the quarantine list into a folder, because there may be millions."""
-
-    def __init__(self, folder: Path, files: ExitStack):
-        super().__init__()
-        self.lines, self.quarantine = (
-            _LineFile(files.enter_context(open(folder / name, "w", encoding="utf-8")))
-            for name in (DROPPED, QUARANTINE)
-        )
-        self.quarantined: dict[str, None] = {}
-
-    def drop(self, reason: str, where: str, detail: str = "") -> None:
-        super().drop(reason, where, detail)
-        if reason in AUDIO_REASONS:
-            name, _, cause = detail.partition(": ")
-            if name not in self.quarantined:
-                self.quarantined[name] = None
-                self.quarantine.append(f"{name}\t{' '.join((cause or reason).split())}")
-
-    def note(self, line: str) -> None:
-        if (line := printable(line)) not in self.notes:  # the report of all parts adds it to the lines
-            self.notes.append(line)
-
-
-class _LineFile(list):
-    """Writes the lines that are appended to it into a file."""
-
-    def __init__(self, file: TextIO):
-        self.file = file
-
-    def append(self, line: str) -> None:
-        self.file.write(line + "\n")
-
-
 def _read_part(part: Part, folder: Path, inputs: dict[str, str], preprocessing: Preprocessing, tick: Tick) -> None:
     """Reads a part into `folder`; raises as `_reading_errors` does, and OSError if there is no room for the output."""
     with atomic_write(folder) as unfinished, ExitStack() as files:
         unfinished.mkdir(exist_ok=True)
-        report, statistics = _PartReport(unfinished, files), {}
+        report, statistics = PartReport(unfinished, files), {}
         splits = {part.split: ()} if part.split else {}
         with _reading_errors(part, report):
             rows = part.read(report=report)
@@ -318,13 +230,13 @@ def _read_part(part: Part, folder: Path, inputs: dict[str, str], preprocessing: 
 
 @contextmanager
 def _reading_errors(part: Part, report: ReadingReport) -> Iterator[None]:
-    """Notes errors of a corpus, after which the rest of the part is not read; other errors become `PartFailed`."""
+    """Notes errors of a corpus, after which the rest of the part is not read; other errors become `JobFailed`."""
     try:
         yield
     except (ValueError, pa.ArrowException) as error:
-        report.note(error_line(error))
+        report.note_first(error_line(error))
     except Exception as error:  # such as those of a disk, of memory, of a decoder
-        raise PartFailed(f"{part.name}: {error_line(error, with_type=True)}") from error
+        raise JobFailed(f"{part.name}: {error_line(error, with_type=True)}") from error
 
 
 def _preprocessed(

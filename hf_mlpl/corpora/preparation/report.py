@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from ..reading import drop_reasons, reading_summary
 
 BIN_SECONDS = 0.5  # of the histogram of durations
 MAX_PLOTTED_SECONDS = 60
+ROW_SECONDS, PLOTTED_ROWS = 300, 12  # of the picture of a long recording
 
 
 def audio_name(audio: Mapping) -> str:
@@ -60,6 +62,16 @@ class SplitStatistics:
             getattr(self, name).update(dict(zip(keys, counts.values(), strict=True)))
 
 
+@dataclass(frozen=True)
+class PlottedRecording:
+    """Holds a long recording: the probabilities of speech in its frames (F,), and its utterances in seconds (U, 2)."""
+
+    name: str
+    probabilities: np.ndarray
+    frame_seconds: float
+    utterances: np.ndarray
+
+
 @dataclass
 class PreparationReport:
     """Sums up all parts; splits are in the order train, dev, test, others, and may have no utterance."""
@@ -70,6 +82,8 @@ class PreparationReport:
     sources: dict[str, list[dict]] = field(default_factory=dict)  # of utterances, by split
     notes: list[str] = field(default_factory=list)  # problems that are not about a row, such as a missing table
     failed: list[str] = field(default_factory=list)  # errors of parts that another call may be able to read
+    speech: list[dict] = field(default_factory=list)  # counts of the long recordings that were cut, by part
+    plotted: PlottedRecording | None = None  # one of them
 
     @classmethod
     def of_parts(cls, records: Iterable[dict], failed: Sequence[str] = ()) -> PreparationReport:
@@ -79,6 +93,7 @@ class PreparationReport:
             report.read += part["read"]
             report.dropped.update(part["dropped"])
             report.notes += [line for line in part["notes"] if line not in report.notes]
+            report.speech += [part["speech"]] if "speech" in part else []
             for split, content in part["splits"].items():
                 report.splits.setdefault(split, SplitStatistics()).add_json(content)
                 sources = report.sources.setdefault(split, [])
@@ -110,6 +125,7 @@ class PreparationReport:
             "dropped": dict(self.dropped.most_common()),
             "notes": self.notes,
             "failed": self.failed,
+            "speech": self.speech,
             "unknown_characters": self.unknown_characters(known_characters),
             "splits": {
                 split: counts.as_json() | {"sources": self.sources[split]} for split, counts in self.splits.items()
@@ -131,6 +147,7 @@ class PreparationReport:
                 for split, unknown in self.unknown_characters(known_characters).items()
                 if split != "unlabelled"  # no model learns its texts
             ),
+            *map(_speech_line, self.speech),
             *self.failed,
             *self.notes,
         ]
@@ -143,6 +160,16 @@ class PreparationReport:
             others = f" (and {len(lines) - 1} lines more)" if len(lines) > 1 else ""
             return f"{lines[0]}{others}; there is nothing else that can be prepared"
         return "what was given has no rows"
+
+
+def _speech_line(speech: Mapping) -> str:
+    if not speech.get("recordings"):
+        return f"{speech['part']}: none of its long recordings can be read"
+    hours, speech_hours = speech["seconds"] / 3600, speech["speech_seconds"] / 3600
+    return (
+        f"{speech['part']}: {speech['recordings']} long recordings of {hours:.2f} hours are cut into "
+        f"{speech['utterances']} utterances; {speech_hours:.2f} hours ({speech_hours / hours:.0%}) are speech"
+    )
 
 
 def plot_durations(report: PreparationReport, path: Path) -> None:
@@ -158,5 +185,27 @@ def plot_durations(report: PreparationReport, path: Path) -> None:
         axes.stairs(heights, np.arange(bins + 2) * BIN_SECONDS, label=split)
     axes.set(xlabel=f"seconds (the last bin: {MAX_PLOTTED_SECONDS} and more)", ylabel="utterances", yscale="symlog")
     axes.legend()
+    with atomic_write(path) as partial:
+        figure.savefig(partial)
+
+
+def plot_recording(recording: PlottedRecording, path: Path) -> None:
+    """Draws the first hour of a long recording, with the probability of speech and a bar for each utterance."""
+    from matplotlib.figure import Figure  # slow to import
+
+    shown = min(len(recording.probabilities) * recording.frame_seconds, PLOTTED_ROWS * ROW_SECONDS)
+    rows = max(1, math.ceil(shown / ROW_SECONDS))
+    figure = Figure(figsize=(12, 1 + 0.75 * rows), layout="constrained")
+    frames = round(ROW_SECONDS / recording.frame_seconds)
+    for row, axes in enumerate(figure.subplots(rows, squeeze=False)[:, 0]):
+        first = row * frames
+        heights = recording.probabilities[first : first + frames]
+        times = (first + np.arange(len(heights) + 1)) * recording.frame_seconds / 60
+        axes.stairs(heights, times, fill=True, color="lightgrey")
+        for start, end in recording.utterances / 60:
+            axes.plot([start, end], [1.15, 1.15], "|-", markersize=8, linewidth=3, solid_capstyle="butt")
+        axes.set(xlim=(row * ROW_SECONDS / 60, (row + 1) * ROW_SECONDS / 60), ylim=(0, 1.4), yticks=[])
+    figure.suptitle(f"{recording.name}: utterances (bars) and the probability of speech (grey)", wrap=True)
+    figure.supxlabel("minutes")
     with atomic_write(path) as partial:
         figure.savefig(partial)

@@ -66,7 +66,12 @@ class OpenDataset:
 
 
 def open_named(
-    name: str | Path, split: str, config: str | None, report: ReadingReport, likely: Sequence[str]
+    name: str | Path,
+    split: str,
+    config: str | None,
+    report: ReadingReport,
+    likely: Sequence[str],
+    encoding: str | None = None,
 ) -> OpenDataset:
     """Opens one split of a data set in a folder or file, or on the Hub.
 
@@ -80,7 +85,7 @@ def open_named(
         return open_dataset(split_of(load_from_disk(str(path)), split, str(path)))
     if path.is_file():
         if path.name.endswith(SUFFIXES):
-            return _open_tables([path], likely)
+            return _open_tables([path], likely, encoding)
         if path.name.endswith(webdataset.SUFFIXES):
             return _open_webdataset([path], report)
         if path.suffix == ARROW:
@@ -90,20 +95,20 @@ def open_named(
         return opened
     for folder in (path / split, path / "data" / split, path, path / "data"):
         if tables := [folder / table for table in METADATA if (folder / table).is_file()]:
-            opened = _open_tables(tables[:1], likely)
+            opened = _open_tables(tables[:1], likely, encoding)
             return opened if folder.name == split and folder != path else _of_split(opened, split)
     other_names = DEVELOPMENT if corpus and split in DEVELOPMENT else ()
     kind, files, is_only_split = data_files(name, split, config, report, other_names)
     if issubclass(kind, AudioFolder):
         if tables := [file for file in files if file.name in METADATA]:
-            return _open_tables(tables, likely)
+            return _open_tables(tables, likely, encoding)
         return _open_folder(path, split, files, is_only_split, report)
     if issubclass(kind, WebDataset):
         return _open_webdataset(files, report)
     if issubclass(kind, Arrow):
         return _open_arrow(files)
     if files and all(file.name.endswith(SUFFIXES) for file in files):
-        return _open_tables(files, likely)
+        return _open_tables(files, likely, encoding)
     try:
         return open_dataset(load_dataset(str(name), config, split=split))
     except DatasetGenerationError as error:
@@ -217,11 +222,11 @@ def _open_published(
     return OpenDataset(columns, rows, ["audio"], str(folder), corpus, locale_of_config(config))
 
 
-def _open_tables(files: Sequence[Path], likely: Sequence[str]) -> OpenDataset:
+def _open_tables(files: Sequence[Path], likely: Sequence[str], encoding: str | None) -> OpenDataset:
     """Opens Parquet files that contain recordings, or tables of any kind that name recordings."""
-    first, rows = files[0], partial(_rows_of_tables, files)
-    columns = dict.fromkeys(name for file in files for name in columns_of(file, likely))
-    audio = [name for name in columns if name.endswith("file_name")] if first.name in METADATA else []
+    first, rows = files[0], partial(_rows_of_tables, files, encoding)
+    columns = dict.fromkeys(name for file in files for name in columns_of(file, likely, None, encoding))
+    audio = [name for name in columns if f"_{name}".endswith("_file_name")] if first.name in METADATA else []
     if first.suffix != ".parquet":
         return OpenDataset(columns, rows, audio, str(first))
     features = parquet_features(first)
@@ -237,9 +242,11 @@ def _rows_of_containers(files: Sequence[Path], audio: str, columns: Sequence[str
         yield os.curdir, (where, row | {audio: place}, None)
 
 
-def _rows_of_tables(files: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
+def _rows_of_tables(
+    files: Sequence[Path], encoding: str | None, columns: Sequence[str]
+) -> Iterator[tuple[str, TableRow]]:
     for file in files:
-        for row in rows_of(file, columns):
+        for row in rows_of(file, columns, None, encoding):
             yield os.path.dirname(os.path.abspath(file)), row
 
 

@@ -17,24 +17,13 @@ from ...atomic import atomic_write
 from ...audio.reading import AudioError, encode_flac, load_audio
 from ...model.text import normalize_text
 from ..locales import noted_locale, to_locale
-from ..metadata import TableRow
+from ..metadata import LIKELY, USUAL_COLUMNS, TableRow, find_columns
 from ..reading import ReadingReport, RowError, human_utterance
-from ..recordings import PART_COLUMNS, FileNames, check_part_columns, part_columns, part_of, with_part_durations
+from ..recordings import FileNames, check_part_columns, part_of, with_part_durations
 from .dataset_forms import OpenDataset, open_dataset, open_named, split_of
 from .published import Published, locale_of_config, published_columns, recording_name
 
-# The columns of each field, unless others are named. None for `id`, because several rows often share one.
-USUAL_COLUMNS = {
-    "id": (),
-    "audio": ("audio", "path", "file", "file_name", "audio_filepath"),
-    "text": ("text", "sentence", "transcription", "transcript", "raw_transcription", "raw_text", "normalized_text"),
-    "language": ("language", "locale", "lang"),
-    "speaker": ("speaker", "speaker_id", "client_id"),
-    "sampling_rate": ("sampling_rate", "sample_rate"),
-    **PART_COLUMNS,
-}
 MAX_SAMPLE = 2.0  # floats in [-1, 1] may be a little louder; converted integers are much louder
-LIKELY = [name for names in USUAL_COLUMNS.values() for name in names]
 
 
 def read_dataset(
@@ -45,6 +34,7 @@ def read_dataset(
     split: str = "train",
     config: str | None = None,
     copies: str | Path | None = None,
+    encoding: str | None = None,
 ) -> Iterator[dict]:
     """Yields utterances of a data set whose audio is encoded: paths, bytes, `{path, bytes}`, or an `Audio` column,
     decoded or not; torchcodec is not needed. Lists of samples with a sampling rate are accepted too: floats, or a
@@ -73,6 +63,7 @@ def read_dataset(
         language: of all rows; by default from a column, or else `config`, if that is named after a language.
         split, config: of a data set that is loaded; a split may have parts, as `train[:10%]+test`.
         copies: folder for recordings that are in no file.
+        encoding: of csv and JSON files without a byte order mark; by default UTF-8.
 
     The report has a note if no column is known to be the text.
 
@@ -81,14 +72,14 @@ def read_dataset(
             several columns of audio or without one, or without a column of languages, for columns that seem to be
             starts and ends but are unknown, and for recordings inside the data set without `copies`.
     """
-    is_open = isinstance(dataset, (Dataset, IterableDataset))
+    is_open, likely = isinstance(dataset, (Dataset, IterableDataset)), [*LIKELY, *(columns or {}).values()]
     for base, part in [(split, None)] if is_open else map(_parsed_split, split.split("+")):
         opened = split_of(dataset, base, "the data set") if isinstance(dataset, Mapping) else dataset
         if isinstance(opened, (Dataset, IterableDataset)):
             source = open_dataset(opened)
             prefix = f"{opened.info.dataset_name or 'dataset'}/{opened.split or base}"
         else:
-            source, prefix = open_named(opened, base, config, report, LIKELY), f"{Path(opened).name}/{base}"
+            source, prefix = open_named(opened, base, config, report, likely, encoding), f"{Path(opened).name}/{base}"
         where = source.name or prefix
         corpus = source.corpus or published_columns(source.columns)
         try:
@@ -136,23 +127,14 @@ def _rows_in(
 
 def _columns(source: OpenDataset, given: Mapping[str, str], corpus: Published | None) -> dict[str, str]:
     """Returns the columns of the fields that have one."""
-    found = ", ".join(source.columns) or "none at all"
-    if unknown := sorted(set(given) - set(USUAL_COLUMNS)):
-        raise ValueError(f"an utterance has no {', '.join(unknown)} from a column; it has {', '.join(USUAL_COLUMNS)}")
-    if absent := sorted(set(given.values()) - set(source.columns)):
-        raise ValueError(f"the data set has no column {', '.join(absent)}; it has {found}")
-    likely = {**USUAL_COLUMNS, **(corpus.columns if corpus else {})}
-    names = {field: name for field, usual in likely.items() for name in usual[::-1] if name in source.columns}
-    names = {field: name for field, name in names.items() if field not in PART_COLUMNS}
-    if corpus is None:  # the recordings of those have been cut already, whatever their times say
-        names |= part_columns({*source.columns} - {*given.values()} | {*given})
+    usual = {**USUAL_COLUMNS, **(corpus.columns if corpus else {})}
+    names = find_columns(source.columns, given, usual=usual, has_parts=corpus is None)
     if "text" not in names and _is_translation(source, "translation"):
         names["text"] = "translation"
-    if "audio" in source.audio or len(source.audio) == 1:
+    if "audio" not in given and ("audio" in source.audio or len(source.audio) == 1):
         names["audio"] = "audio" if "audio" in source.audio else source.audio[0]
     elif source.audio and "audio" not in given:
         raise ValueError(f"the data set has several columns of audio, {', '.join(source.audio)}: name one as audio")
-    names |= given
     if "audio" not in names:
         raise _no_column("audio", "name it", source)
     return names

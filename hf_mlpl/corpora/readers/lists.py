@@ -1,20 +1,30 @@
-"""Reads lists of recordings: tables with the columns `path sentence language speaker`, and flashlight's lists."""
+"""Reads lists of recordings: tables of any form with their usual columns, and flashlight's lists."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from ...model.text import normalize_text
 from ..flashlight_lists import lines_of_list
 from ..locales import noted_locale, to_locale
-from ..reading import ReadingReport, RowError, check_known, human_utterance
-from ..recordings import FileNames, check_part_columns, part_columns, part_of, with_part_durations
-from ..tables import check_row, read_table, row_problem
+from ..metadata import LIKELY, USUAL_COLUMNS, TableRow, columns_of, find_columns, is_json, rows_of
+from ..reading import ReadingReport, RowError, human_utterance
+from ..recordings import FileNames, check_part_columns, local_path, part_of, spellings, with_part_durations
+from ..splits import Corpus, Splits, of_languages
+from ..tables import DAMAGED_BYTES, fold_column
+from .manifests import read_manifest
 
 COLUMNS = ("path", "sentence", "language", "speaker")
+# Those of a list go before other usual names.
+OWN_COLUMNS = {field: (name, *USUAL_COLUMNS[field]) for field, name in (("audio", "path"), ("text", "sentence"))}
+# Fields of NeMo and lhotse that show a manifest.
+MANIFEST_FIELDS = frozenset(("audio_filepath", "audio_filename", "supervisions", "recording_id", "sources"))
+QUOTED = re.compile(r'"([^"]|"")*"')  # a field as csv writes it
 
 
 def read_list(
@@ -24,67 +34,158 @@ def read_list(
     train_speakers: Sequence[str] | None = None,
     dev_speakers: Sequence[str] = (),
     test_speakers: Sequence[str] = (),
+    **settings: Any,
 ) -> dict[str, list[dict]]:
     """Returns utterances of a table by split: `train`, `dev`, `test` (labelled) and `unlabelled`.
-
-    Tabs, commas or semicolons separate columns; quotes are ordinary characters in tables with tabs, see `read_table`.
-    Paths are relative to the table's folder and name files inside it; symbolic links there may lead anywhere. If the
-    table itself is a link, the folder of its target is accepted too. Columns `start` and `end`, in seconds, or
-    `offset` and `duration`, make parts of recordings.
 
     An utterance with an empty sentence is unlabelled. If `train_speakers` are given, all speakers who are in no split
     are unlabelled too; their sentences are kept, to compare pseudo-labels with.
 
+    Args:
+        settings: `columns`, `language`, `delimiter` and `encoding` of `list_utterances`.
+
     Raises:
-        ValueError: for a table that is missing, lacks a column or has no rows, for columns that seem to be starts and
-            ends but are unknown, and for a speaker who is not in the table or in two splits.
+        ValueError: as `list_utterances` does, and for a speaker who is not in the table or in two splits.
+    """
+    utterances = list_utterances(table, report, languages, **settings)
+    splits = Splits(train_speakers, dev_speakers, test_speakers)
+    return splits.sort([Corpus(utterances, Path(table).parent)], report, table)
+
+
+def list_utterances(
+    table: str | Path,
+    report: ReadingReport,
+    languages: Sequence[str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    language: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+) -> Iterator[dict]:
+    """Yields utterances of a table (csv, tsv, or JSON with an object for each row), plain or gzipped.
+
+    Paths are relative to the table's folder and name files inside it; symbolic links there may lead anywhere. If the
+    table itself is a link, the folder of its target is accepted too. Columns `start` and `end`, in seconds, or
+    `offset` and `duration`, make parts of recordings; a `duration` alone says nothing. JSON lines of NeMo or lhotse
+    are read as `read_manifest` does, unless `columns` are given.
+
+    Args:
+        languages: to keep; by default all.
+        columns: field of an utterance (`audio`, `text`, `language`, `speaker`, ...) -> column; by default `path`,
+            `sentence`, `language` and `speaker`, or the first of `USUAL_COLUMNS` that the table has. A table without
+            texts is unlabelled speech.
+        language: of all rows, if there is no column of languages.
+        delimiter, encoding: as in `read_table`, by default found.
+
+    Raises:
+        ValueError: for a table that is missing, a spreadsheet or in an unknown encoding, lacks a column or has no
+            rows, and for columns that seem to be starts and ends but are unknown.
     """
     table = Path(table)
-    splits = {"train": set(train_speakers or ()), "dev": set(dev_speakers), "test": set(test_speakers)}
-    named = sorted(speaker for speakers in splits.values() for speaker in speakers)
-    if twice := {speaker for speaker in named if named.count(speaker) > 1}:
-        raise ValueError(f"speakers in more than one split: {', '.join(sorted(twice))}")
-    utterances: dict[str, list[dict]] = {"train": [], "dev": [], "test": [], "unlabelled": []}
-    found = set()
-    rest = "train" if train_speakers is None else "unlabelled"
-    for utterance in with_part_durations(_rows(table, report, languages), report):
-        speaker = utterance["speaker"]
-        found.add(speaker)
-        split = next((name for name, speakers in splits.items() if speaker in speakers), rest)
-        if utterance["text"] is None:
-            split = "unlabelled"
-        elif split == "unlabelled":
-            utterance["source"] = "reference"
-        utterances[split].append(utterance)
-    check_known(named, sorted(found - {None}), f"{table}: no clips of the speakers")
-    return {name: rows for name, rows in utterances.items() if rows}
+    columns_there = columns_of(table, LIKELY if columns is None else [*LIKELY, *columns.values()], delimiter, encoding)
+    if is_json(table) and not columns and not MANIFEST_FIELDS.isdisjoint(columns_there):
+        yield from of_languages(read_manifest(table, report, language, encoding), languages, report)
+        return
+    names = _columns(table, columns_there, columns or {}, language, report)
+    rows = rows_of(table, sorted(set(names.values())), delimiter, encoding)
+    utterances = _utterances(table, rows, names, language, {*map(to_locale, languages or ())}, report)
+    yield from with_part_durations(utterances, report)
 
 
-def _rows(table: Path, report: ReadingReport, languages: Sequence[str] | None) -> Iterator[tuple[str, dict]]:
+def _columns(
+    table: Path, columns: Sequence[str], given: Mapping[str, str], language: str | None, report: ReadingReport
+) -> dict[str, str]:
+    """Returns the columns of a table by field; raises ValueError if there is none for recordings or languages."""
+    found = ", ".join(filter(None, columns)) or "nothing"
+    names = find_columns(columns, given, table, USUAL_COLUMNS | OWN_COLUMNS)
+    if "audio" not in names and table.suffix == ".lst":
+        raise ValueError(f"{table}: is a list of flashlight by its name, which --flashlight-lists reads")
+    if "audio" not in names:
+        raise ValueError(
+            f"{table}: no column is known to be that of the recordings; its first line must name the columns, such as "
+            f"{', '.join(COLUMNS)}, or --path-column one of them; it has {found}"
+        )
+    if "language" not in names and language is None:
+        raise ValueError(
+            f"{table}: no column is known to be the language; name it with --language-column, or give the language of "
+            f"all rows with --language; it has {found}"
+        )
+    texts = [name for name in columns if fold_column(name) in USUAL_COLUMNS["text"] and name != names.get("text")]
+    if texts and "text" not in given:
+        report.note(f"{table}: the texts are those of its column {names['text']}; it also has {' and '.join(texts)}")
+    if "text" not in names:
+        report.note(
+            f"{table}: no column is known to be the text, so its speech is unlabelled; --text-column names one"
+        )
+    if "language" in names and language is not None:
+        report.note(f"{table}: the languages are those of its column {names['language']}, not {language} everywhere")
+    check_part_columns(table, columns, names.keys())
+    return names
+
+
+def _utterances(
+    table: Path,
+    rows: Iterable[TableRow],
+    names: Mapping[str, str],
+    language: str | None,
+    wanted: set[str],
+    report: ReadingReport,
+) -> Iterator[tuple[str, dict]]:
     folders = dict.fromkeys(map(os.path.abspath, (table.parent, table.parent.resolve(), table.resolve().parent)))
-    files, wanted, languages_found, before = FileNames(), {*map(to_locale, languages or ())}, set(), report.read
-    for where, row in read_table(table, COLUMNS, None):
-        check_part_columns(table, row, part_columns(row).keys())
-        language = "" if row_problem(row) else noted_locale(row["language"], report)
-        languages_found.add(language)
-        if wanted and language and language not in wanted:
+    files, languages_found, before, damaged, quoted = FileNames(), set(), report.read, 0, []
+    for where, row, problem in rows:
+        fields = {field: row.get(name) for field, name in names.items()}
+        if "" in row.values() and not any(row.values()):
+            continue  # spreadsheets write rows of commas below the last one
+        damaged += bool(problem and problem.startswith(DAMAGED_BYTES))
+        spoken = fields["language"] if "language" in names else language
+        locale = noted_locale(spoken, report) if isinstance(spoken, str) and not problem else ""
+        languages_found.add(locale)
+        if wanted and locale and locale not in wanted:
             continue
         with report.row(where):
-            check_row(row)
-            if not language:
+            if problem:
+                raise RowError(problem)
+            if not locale:
                 raise RowError("no language")
-            if (path := _inside(row["path"], folders)) is None:
-                raise RowError("path is not inside the table's folder", repr(row["path"]))
-            start, end = part_of(row)
+            texts = {field: _text(fields, field) for field in ("audio", "text", "speaker")}
+            name, path = _place(local_path(texts["audio"]), folders, files)
+            start, end = part_of(fields)
             part = "" if start is None and end is None else f"_{start or 0.0}-{'' if end is None else end}"
-            name, text = Path(path).with_suffix("").as_posix() + part, normalize_text(row["sentence"])
-            audio = {"path": files.locate(path, folders), "start": start, "end": end}
-            yield where, human_utterance(name, audio, language, text, row["speaker"] or None)
+            text, speaker = normalize_text(texts["text"]), texts["speaker"].strip() or None
+            if '""' in text[1:-1] and QUOTED.fullmatch(text):
+                quoted.append(where)
+            audio = {"path": path, "start": start, "end": end}
+            yield where, human_utterance(Path(name).with_suffix("").as_posix() + part, audio, locale, text, speaker)
+    if damaged:
+        report.note(f"{table}: {damaged} rows are damaged; if it is in another encoding, name that with --encoding")
+    if quoted:
+        report.note(
+            f"{quoted[0]}: the text keeps its quotes, as {len(quoted)} do; a table with commas has none of them"
+        )
     if report.read == before and languages_found:
         known = ", ".join(sorted(languages_found))
         raise ValueError(f"{table}: no rows of {', '.join(sorted(wanted))}; there are {known}")
     if report.read == before:
         raise ValueError(f"{table}: no rows below its header")
+
+
+def _text(fields: Mapping[str, Any], field: str) -> str:
+    """Returns a field as it is written (a number of Parquet as Python prints it), "" for none; raises `RowError`."""
+    value = fields.get(field)
+    if value is None or value != value:  # NaN, which programs write into JSON for no value
+        return ""
+    if not isinstance(value, (str, bool, int, float)):
+        raise RowError(f"{field} is no text", f"a {type(value).__name__}")
+    return str(value)
+
+
+def _place(path: str, folders: Collection[str], files: FileNames) -> tuple[str, str]:
+    """Returns the name of a recording below its table's folder, and its path; raises `RowError` if it is elsewhere."""
+    if not all(_inside(spelling, folders) for spelling in spellings(path)):
+        way_out = "move the table to a folder above it, or put a link to its folder beside the table"
+        raise RowError("path is not inside the table's folder", f"{path!r}; {way_out}" if path else repr(path))
+    spelling, place = files.locate_spelling(path, folders)
+    return _inside(spelling, folders) or spelling, place
 
 
 def _inside(path: str, folders: Iterable[str]) -> str | None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from ...model.text import normalize_text
 from ..locales import noted_locale, to_locale
-from ..metadata import TEXT_TABLES, rows_of
+from ..metadata import is_json, rows_of
 from ..reading import ReadingReport, RowError, human_utterance
-from ..recordings import NO_PART, FileNames, part_of, with_part_durations
+from ..recordings import DECIMALS, NO_PART, FileNames, local_path, part_of, with_part_durations
+from ..tables import check_encoding
+from .kaldi import is_kaldi, read_kaldi
 
 NEMO_FIELDS = ("audio_filepath", "audio_filename", "offset", "duration", "text", "text_filepath", "speaker", "id")
 LANGUAGE_FIELDS = ("lang", "language", "source_lang", "target_lang")  # the first that a row has is its language
@@ -19,22 +21,27 @@ LHOTSE_FIELDS = ("type", "start", "channel", "recording", "supervisions", "recor
 # `text_source` is ours: `source` of an utterance, which others use for something else.
 FIELDS = (*NEMO_FIELDS, *LANGUAGE_FIELDS, *RECORDING_FIELDS[1:], *LHOTSE_FIELDS, "text_source", "shard_id")
 CUTS = ("MonoCut", "MultiCut")
-DECIMALS = 9  # of sums of seconds
 
 
-def read_manifest(manifest: str | Path, report: ReadingReport, language: str | None = None) -> Iterator[dict]:
+def read_manifest(
+    manifest: str | Path, report: ReadingReport, language: str | None = None, encoding: str | None = None
+) -> Iterator[dict]:
     """Yields utterances of a manifest of NeMo, or of cuts, supervisions or recordings of lhotse, plain or gzipped.
+
+    A folder with a `wav.scp` is read by `read_kaldi`.
 
     `offset` and `duration` of NeMo are a part of a recording; without `offset` the part begins with the recording, as
     for NeMo. A supervision of lhotse is an utterance, and so is a cut or a recording without supervisions. The
     recordings of `sl_supervisions_train.jsonl.gz` are read from `sl_recordings_train.jsonl.gz` beside it. Rows without
-    a text are unlabelled speech. Paths are relative to the manifest, or else to the working directory.
+    a text are unlabelled speech. Paths are relative to the manifest, or to what it links to, or else to the working
+    directory.
 
     Refuses rows whose audio would be another than theirs: one channel of a file of several, cuts that are mixed or
     padded, audio that lhotse changes other than by resampling, and texts that are translations.
 
     Args:
         language: of all rows; by default from `lang`, `language` or `source_lang`.
+        encoding: of a manifest without a byte order mark; by default UTF-8.
 
     Raises:
         ValueError: for a manifest that is missing, damaged or a table, for one that belongs to tar files, and for
@@ -43,12 +50,16 @@ def read_manifest(manifest: str | Path, report: ReadingReport, language: str | N
     manifest = Path(manifest)
     if "_OP_" in manifest.name:
         raise ValueError(f"{manifest}: is a pattern for several manifests of tar files, which are not read")
+    if is_kaldi(manifest):
+        yield from read_kaldi(manifest, report, language)
+        return
     if not manifest.is_file():
         raise ValueError(f"{manifest}: no such manifest")
-    if manifest.name.endswith((*TEXT_TABLES, ".parquet")):
+    if manifest.name.endswith(".parquet") or not is_json(manifest):
         raise ValueError(f"{manifest}: is a table and no manifest of JSON lines; --list and --dataset read tables")
+    check_encoding(manifest, encoding)
     before = report.read
-    yield from with_part_durations(_rows(manifest, report, language), report)
+    yield from with_part_durations(_rows(manifest, report, language, encoding), report)
     if report.read == before:
         report.note(f"{manifest}: no rows")
 
@@ -62,9 +73,12 @@ def partner_of(manifest: Path) -> Path | None:
     return None
 
 
-def _rows(manifest: Path, report: ReadingReport, language: str | None) -> Iterator[tuple[str, dict]]:
-    files, folders, recordings = FileNames(), (manifest.parent, os.curdir), {}
-    for where, row, problem in rows_of(manifest, FIELDS):
+def _rows(
+    manifest: Path, report: ReadingReport, language: str | None, encoding: str | None
+) -> Iterator[tuple[str, dict]]:
+    folders = (manifest.parent, manifest.resolve().parent, os.curdir)  # the manifest may be a link
+    files, recordings = FileNames(), {}
+    for where, row, problem in rows_of(manifest, FIELDS, None, encoding):
         if row.get("shard_id") is not None:
             raise ValueError(
                 f"{manifest}: has a shard_id, so its recordings are in tar files, which it does not name; give the "
@@ -171,8 +185,9 @@ def _utterance(fields: Mapping, files: FileNames, folders: tuple, language: str 
     end = None if end is None else round(end, DECIMALS)
     part = f"_{start}-{'' if end is None else end}" if fields.get("offset") else ""
     name = texts["id"] or os.path.splitext(path)[0] + part
-    audio = {"path": files.locate(os.path.expanduser(path), folders), "start": start, "end": end}
+    audio = {"path": files.locate(local_path(path), folders), "start": start, "end": end}
     utterance = human_utterance(name, audio, locale, normalize_text(texts["text"] or ""), texts["speaker"] or None)
+    utterance["end_is_claim"] = fields.get("offset") is None
     return utterance | {"source": texts["text_source"] or utterance["source"]} if utterance["text"] else utterance
 
 
