@@ -90,11 +90,12 @@ def read_dataset(
                 raise _no_column("language", "name it, or the language of all rows", source)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        if config and language is None and "language" not in names:
+        if config and (corpus or language is None and "language" not in names):
             prefix = f"{Path(prefix).parent}/{config}/{base}"  # a row of each language has this number
         if corpus is None:
             check_part_columns(where, source.columns, names.keys())
-        if "text" not in names and (others := [name for name in source.columns if name not in names.values()]):
+        others = [name for name in source.columns if name not in (*names.values(), "label")]
+        if "text" not in names and others:
             report.note(
                 f"{where}: no column is known to be the text, so all rows are without one; name it if it is one of "
                 f"{', '.join(others)}"
