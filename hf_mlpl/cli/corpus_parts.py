@@ -139,7 +139,7 @@ def _own_corpora(options: argparse.Namespace) -> Iterator[OwnCorpus]:
         read = partial(read_folder, root, language=language, locales=languages, **folder)
         yield OwnCorpus(f"folder {number}", read, root, "train", source_of_corpus(root), (root, *given))
     for number, manifest in enumerate(options.manifests or ()):
-        read = partial(read_manifest, manifest, language=language)
+        read = partial(read_manifest, manifest, language=language, encoding=options.encoding)
         inputs, name = (manifest, *filter(None, [partner_of(manifest)])), f"manifest {number} {manifest.name}"
         split = split_of_name(manifest.name)
         yield OwnCorpus(name, read, manifest.parent, split, source_of_corpus(manifest), inputs)

@@ -142,14 +142,23 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
         help="tables (csv, tsv, jsonl) with a row for each recording, or part of one: columns path, sentence, "
         "language, speaker, start, end, or other usual names; a name with dev or test (dev.csv) means that split",
     )
-    for option, field in (
-        ("--path-column", "recordings"),
-        ("--text-column", "texts"),
-        ("--language-column", "languages"),
-        ("--speaker-column", "speakers"),
+    for field, names in (
+        ("recordings", ["--path-column", "--audio-column"]),
+        ("texts", ["--text-column"]),
+        ("languages", ["--language-column"]),
+        ("speakers", ["--speaker-column"]),
     ):
-        names = ["--audio-column", option] if option == "--path-column" else [option]
-        group.add_argument(*names, metavar="NAME", help=f"column of {field} in --list and --dataset; default: found")
+        help_ = f"column of the {field} in --list and --dataset; default: found by its usual names"
+        group.add_argument(*names, dest=f"{names[-1][2:-7]}_column", metavar="NAME", help=help_)
+    group.add_argument(
+        "--delimiter", type=_delimiter, help="sign between the columns of --list, or tab; default: found"
+    )
+    group.add_argument(
+        "--encoding",
+        help="encoding of --list, --manifests, tables of --dataset, and texts and segmentations of --folder, such as "
+        "windows-1252; "
+        "default: UTF-8, or UTF-16 with a byte order mark",
+    )
     add_several(
         "--folder",
         type=Path,
@@ -170,14 +179,6 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="tiers of TextGrid and eaf files to read, or types of tiers of eaf files; default: the only interval "
         "tier of a TextGrid that has texts, and the only top tier of an eaf, or all if each is of another participant",
-    )
-    group.add_argument(
-        "--delimiter", type=_delimiter, help="sign between the columns of --list, or tab; default: found"
-    )
-    group.add_argument(
-        "--encoding",
-        help="encoding of the tables of --list and --dataset, and of the texts and segmentations of --folder, such as "
-        "windows-1252; default: UTF-8, or UTF-16 with a byte order mark",
     )
     add_several(
         "--manifests",
@@ -201,19 +202,22 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
         help="language of all recordings of --folder (default: the names of its subfolders), of --flashlight-lists, "
         "of --manifests and --dataset (default: a field or column), and of a --list without a column of languages",
     )
-    of = "of --list, --dataset, --folder and --manifests"
-    add_several("--train-speakers", metavar="NAME", help=f"speakers {of} for train; default: all others")
-    add_several("--dev-speakers", metavar="NAME", default=[], help="speakers for dev")
-    add_several("--test-speakers", metavar="NAME", default=[], help="speakers for test")
-    for split in ("dev", "test"):
-        group.add_argument(
-            f"--{split}-share",
-            type=_share,
-            default=0.0,
-            metavar="SHARE",
-            help=f"part of each language {of} for {split}, such as 5%%: whole speakers, or else whole recordings; the "
-            "same ones every time, also if others are added",
-        )
+    add_several(
+        "--train-speakers",
+        metavar="NAME",
+        help="speakers of --list, --dataset, --folder and --manifests for train; default: all who are not named",
+    )
+    add_several("--dev-speakers", metavar="NAME", default=[], help="their speakers for dev")
+    add_several("--test-speakers", metavar="NAME", default=[], help="their speakers for test")
+    group.add_argument(
+        "--dev-share",
+        type=_share,
+        default=0.0,
+        metavar="SHARE",
+        help="part of each of their languages for dev, as 5%%: whole speakers, or whole recordings where speakers "
+        "are unknown; the same ones every time, also if others are added",
+    )
+    group.add_argument("--test-share", type=_share, default=0.0, metavar="SHARE", help="the same for test")
 
 
 class _Once(argparse.Action):

@@ -93,8 +93,8 @@ def refuse_spreadsheet(path: Path) -> None:
     if not path.is_file():
         return
     with open(path, "rb") as file:
-        is_one = path.suffix.lower() in SPREADSHEETS or file.read(4) in SPREADSHEET_STARTS
-    if is_one:
+        start = file.read(4)
+    if path.suffix.lower() in SPREADSHEETS or start in SPREADSHEET_STARTS and path.suffix.lower() != ".zip":
         raise ValueError(
             f"{path}: is a spreadsheet, which is not read; save its sheet as csv: in Excel with Save As, CSV UTF-8; "
             "in LibreOffice with Save As, Text CSV; in Google Sheets with Download, Comma-separated values"

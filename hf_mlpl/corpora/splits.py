@@ -135,8 +135,7 @@ class Splits:
             if speaker and len(voices[row["language"]]) > 1:
                 groups.append(("speaker", speaker))
             else:
-                name = os.path.relpath(row["audio"]["path"], root) if place is None else row["id"]
-                groups.append(("recording", name))
+                groups.append(("recording", _name_below(row["audio"]["path"], root) if place is None else row["id"]))
             seconds[row["language"]][groups[-1]] += row["duration_seconds"]
         alone = {language: speaker for language, (speaker, *others) in voices.items() if speaker and not others}
         for language, speaker in alone.items():
@@ -184,6 +183,12 @@ def _take(
         report.note(f"{language}: {split} has {part:.0%} of the speech, because {kind} are not divided")
     if most[0] == "speaker" and longest > NEARLY_ALL * total:
         report.note(f"{language}: the speaker {most[1]} has {longest / total:.0%} of the speech")
+
+
+def _name_below(path: str, root: Path) -> str:
+    """Returns a path relative to `root`; of one elsewhere, as in a cache, only the ends, which stay when it moves."""
+    name = Path(os.path.relpath(path, root))
+    return str(name) if os.pardir not in name.parts else os.path.join(*name.parts[-2:])
 
 
 def _draw(split: str, group: Group) -> float:

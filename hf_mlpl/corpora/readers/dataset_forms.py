@@ -229,7 +229,7 @@ def _open_tables(files: Sequence[Path], likely: Sequence[str], encoding: str | N
     """Opens Parquet files that contain recordings, or tables of any kind that name recordings."""
     first, rows = files[0], partial(_rows_of_tables, files, encoding)
     columns: Mapping = dict.fromkeys(name for file in files for name in columns_of(file, likely, None, encoding))
-    audio = [name for name in columns if name.endswith("file_name")] if first.name in METADATA else []
+    audio = [name for name in columns if f"_{name}".endswith("_file_name")] if first.name in METADATA else []
     if first.suffix == ".parquet":
         columns = parquet_features(first)
         audio += [name for name, feature in columns.items() if isinstance(feature, Audio)]

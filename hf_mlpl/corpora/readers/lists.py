@@ -24,7 +24,7 @@ COLUMNS = ("path", "sentence", "language", "speaker")
 OWN_COLUMNS = {field: (name, *USUAL_COLUMNS[field]) for field, name in (("audio", "path"), ("text", "sentence"))}
 # Fields of NeMo and lhotse that show a manifest.
 MANIFEST_FIELDS = frozenset(("audio_filepath", "audio_filename", "supervisions", "recording_id", "sources"))
-DOUBLED_QUOTES = re.compile(r'"([^"]|"")*""([^"]|"")*"')  # of a field that csv would write so
+QUOTED = re.compile(r'"([^"]|"")*"')  # a field as csv writes it
 
 
 def read_list(
@@ -83,7 +83,7 @@ def list_utterances(
     table = Path(table)
     columns_there = columns_of(table, LIKELY if columns is None else [*LIKELY, *columns.values()], delimiter, encoding)
     if is_json(table) and not columns and not MANIFEST_FIELDS.isdisjoint(columns_there):
-        yield from of_languages(read_manifest(table, report, language), languages, report)
+        yield from of_languages(read_manifest(table, report, language, encoding), languages, report)
         return
     names = _columns(table, columns_there, columns or {}, language, report)
     rows = rows_of(table, sorted(set(names.values())), delimiter, encoding)
@@ -97,6 +97,8 @@ def _columns(
     """Returns the columns of a table by field; raises ValueError if there is none for recordings or languages."""
     found = ", ".join(filter(None, columns)) or "nothing"
     names = find_columns(columns, given, table, USUAL_COLUMNS | OWN_COLUMNS)
+    if "audio" not in names and table.suffix == ".lst":
+        raise ValueError(f"{table}: is a list of flashlight by its name, which --flashlight-lists reads")
     if "audio" not in names:
         raise ValueError(
             f"{table}: no column is known to be that of the recordings; its first line must name the columns, such as "
@@ -150,7 +152,7 @@ def _utterances(
             start, end = part_of(fields)
             part = "" if start is None and end is None else f"_{start or 0.0}-{'' if end is None else end}"
             text, speaker = normalize_text(texts["text"]), texts["speaker"].strip() or None
-            if DOUBLED_QUOTES.fullmatch(text):
+            if '""' in text[1:-1] and QUOTED.fullmatch(text):
                 quoted.append(where)
             audio = {"path": path, "start": start, "end": end}
             yield where, human_utterance(Path(name).with_suffix("").as_posix() + part, audio, locale, text, speaker)
@@ -168,13 +170,13 @@ def _utterances(
 
 
 def _text(fields: Mapping[str, Any], field: str) -> str:
-    """Returns a field of a row as it is written, "" if there is none; raises `RowError` for one that is no text."""
+    """Returns a field as it is written (a number of Parquet as Python prints it), "" for none; raises `RowError`."""
     value = fields.get(field)
     if value is None or value != value:  # NaN, which programs write into JSON for no value
         return ""
-    if not isinstance(value, str):
+    if not isinstance(value, (str, bool, int, float)):
         raise RowError(f"{field} is no text", f"a {type(value).__name__}")
-    return value
+    return str(value)
 
 
 def _place(path: str, folders: Collection[str], files: FileNames) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from ..locales import noted_locale, to_locale
 from ..metadata import is_json, rows_of
 from ..reading import ReadingReport, RowError, human_utterance
 from ..recordings import DECIMALS, NO_PART, FileNames, local_path, part_of, with_part_durations
+from ..tables import check_encoding
 from .kaldi import is_kaldi, read_kaldi
 
 NEMO_FIELDS = ("audio_filepath", "audio_filename", "offset", "duration", "text", "text_filepath", "speaker", "id")
@@ -22,7 +23,9 @@ FIELDS = (*NEMO_FIELDS, *LANGUAGE_FIELDS, *RECORDING_FIELDS[1:], *LHOTSE_FIELDS,
 CUTS = ("MonoCut", "MultiCut")
 
 
-def read_manifest(manifest: str | Path, report: ReadingReport, language: str | None = None) -> Iterator[dict]:
+def read_manifest(
+    manifest: str | Path, report: ReadingReport, language: str | None = None, encoding: str | None = None
+) -> Iterator[dict]:
     """Yields utterances of a manifest of NeMo, or of cuts, supervisions or recordings of lhotse, plain or gzipped.
 
     A folder with a `wav.scp` is read by `read_kaldi`.
@@ -38,6 +41,7 @@ def read_manifest(manifest: str | Path, report: ReadingReport, language: str | N
 
     Args:
         language: of all rows; by default from `lang`, `language` or `source_lang`.
+        encoding: of a manifest without a byte order mark; by default UTF-8.
 
     Raises:
         ValueError: for a manifest that is missing, damaged or a table, for one that belongs to tar files, and for
@@ -47,14 +51,15 @@ def read_manifest(manifest: str | Path, report: ReadingReport, language: str | N
     if "_OP_" in manifest.name:
         raise ValueError(f"{manifest}: is a pattern for several manifests of tar files, which are not read")
     if is_kaldi(manifest):
-        yield from read_kaldi(manifest, report, language)
+        yield from read_kaldi(manifest, report, language, encoding)
         return
     if not manifest.is_file():
         raise ValueError(f"{manifest}: no such manifest")
     if manifest.name.endswith(".parquet") or not is_json(manifest):
         raise ValueError(f"{manifest}: is a table and no manifest of JSON lines; --list and --dataset read tables")
+    check_encoding(manifest, encoding)
     before = report.read
-    yield from with_part_durations(_rows(manifest, report, language), report)
+    yield from with_part_durations(_rows(manifest, report, language, encoding), report)
     if report.read == before:
         report.note(f"{manifest}: no rows")
 
@@ -68,10 +73,12 @@ def partner_of(manifest: Path) -> Path | None:
     return None
 
 
-def _rows(manifest: Path, report: ReadingReport, language: str | None) -> Iterator[tuple[str, dict]]:
+def _rows(
+    manifest: Path, report: ReadingReport, language: str | None, encoding: str | None
+) -> Iterator[tuple[str, dict]]:
     folders = (manifest.parent, manifest.resolve().parent, os.curdir)  # the manifest may be a link
     files, recordings = FileNames(), {}
-    for where, row, problem in rows_of(manifest, FIELDS):
+    for where, row, problem in rows_of(manifest, FIELDS, None, encoding):
         if row.get("shard_id") is not None:
             raise ValueError(
                 f"{manifest}: has a shard_id, so its recordings are in tar files, which it does not name; give the "
