@@ -5,6 +5,7 @@ import pytest
 import soundfile
 
 from hf_mlpl.cli.main import main
+from hf_mlpl.corpora.readers.folders import read_folder
 from hf_mlpl.corpora.readers.kaldi import read_kaldi
 from hf_mlpl.corpora.reading import ReadingReport
 from hf_mlpl.data.utterances import read_utterances
@@ -75,6 +76,10 @@ def test_data_directories(recipe):
         list(read_kaldi(recipe / "data" / "dev", report, "sl"))
     dev = list(read_kaldi(recipe / "data" / "dev", ReadingReport(), "sl", "cp1250"))
     assert [row["text"] for row in dev] == ["\u010das", "\u0161\u010d"]
+    with pytest.raises(
+        ValueError, match="dev: no recordings, such as .*; --manifests reads data directories of Kaldi"
+    ):
+        list(read_folder(recipe / "data" / "dev", report, "sl"))
     with pytest.raises(ValueError, match="audio: no data directory of Kaldi, which has a wav.scp"):
         list(read_kaldi(recipe / "audio", report))
 
