@@ -141,6 +141,8 @@ def test_labels_that_look_like_the_format(tmp_path):
         assert read(tmp_path) == [(0.7, 1.6, f"{label} {SAID}", None)]
     (tmp_path / "a.TextGrid").write_text(MINIMAL.replace("hi everyone", 'B\\a""r'))
     assert "letters as Praat's symbols: '\\\\a\"'; use Convert to Unicode in Praat" in only_line(tmp_path)
+    (tmp_path / "a.TextGrid").write_text(MINIMAL.replace("1.6", "0.70000000000001"))  # as programs that shift borders
+    assert only_line(tmp_path).endswith("a.TextGrid:Mary:2: not a part of a recording: it starts and ends at 0.7 s")
 
 
 def test_textgrids_of_praatio(tmp_path):

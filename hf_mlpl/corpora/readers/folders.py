@@ -12,7 +12,16 @@ from ...audio.folder_walk import is_hidden
 from ...model.text import normalize_text
 from ..locales import noted_locale, to_locale
 from ..reading import ReadingReport, RowError, check_known, human_utterance
-from ..recordings import DECIMALS, fold_name, is_recording, nearest_name, part_of, walk, with_part_durations
+from ..recordings import (
+    DECIMALS,
+    NO_PART,
+    fold_name,
+    is_recording,
+    nearest_name,
+    part_of,
+    walk,
+    with_part_durations,
+)
 from ..tables import read_text
 from .kaldi import is_kaldi
 from .segmentations import SUFFIXES, Interval
@@ -107,6 +116,8 @@ def _rows(
                     if isinstance(interval, RowError):
                         raise interval
                     start, end = (time and round(time, DECIMALS) for time in part_of(interval))
+                    if start is not None and start == end:
+                        raise RowError(NO_PART, f"it starts and ends at {start:g} s")
                     name = below.as_posix() + ("" if end is None else f"_{start}-{end}")
                     ids[name] += 1
                     name += f"-{ids[name]}" * (ids[name] > 1)  # of two people who speak at once
