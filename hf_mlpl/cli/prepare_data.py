@@ -98,6 +98,7 @@ def _add_corpora(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--download",
         nargs="+",
+        action="extend",
         metavar="ID",
         help="downloads what is not there yet into the folders of the other options: librispeech/dev-clean; "
         "voxpopuli/sl or another subset, of one year with voxpopuli/sl/2019; voxpopuli/asr/sl for --voxpopuli-asr; "
@@ -244,7 +245,7 @@ class _Once(argparse.Action):
 
 def _delimiter(value: str) -> str:
     value = {"tab": "\t", "\\t": "\t"}.get(value, value)
-    if len(value) != 1:
+    if len(value) != 1 or value == '"':
         raise argparse.ArgumentTypeError(f"{value!r} is not one sign, such as ',', ';', '|' or tab")
     return value
 
