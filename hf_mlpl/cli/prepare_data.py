@@ -170,7 +170,7 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--encoding",
-        help="encoding of --list, --manifests, tables of --dataset and texts and segmentations of --folder, such as "
+        help="encoding of --list, --manifests, tables of --dataset, and texts and segmentations of --folder, such as "
         "windows-1252; default: UTF-8, or UTF-16 with a byte order mark",
     )
     add_several(

@@ -383,7 +383,7 @@ too long
 <i></i>
 """
 SRT = """1
-00:00:01,000 --> 00:00:02,500 X1:10 X2:20
+0:00:01.000 --> 00:00:02,500 X1:10 X2:20
 <i>Hello</i> {\\an8}there,
 <font color="red">AT&amp;T</font>
 
@@ -413,7 +413,7 @@ def test_subtitles(tmp_path, encoding):
     path.with_suffix(".srt").write_bytes(SRT.encode(encoding))
     report = ReadingReport()
     assert read(tmp_path, report) == [(1.0, 2.5, "Hello there, AT&T", None), (3.0, 4.04, "1984", None)]
-    assert report.dropped == {"cue without a text, or damaged": 1}
+    assert report.lines == [f"{path.with_suffix('.srt')}:11: cue without a text, or damaged: it starts at 00:00:05,5"]
 
 
 def test_subtitles_need_an_extra(tmp_path, monkeypatch, capsys):

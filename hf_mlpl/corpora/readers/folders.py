@@ -14,6 +14,7 @@ from ..locales import noted_locale, to_locale
 from ..reading import ReadingReport, RowError, check_known, human_utterance
 from ..recordings import DECIMALS, fold_name, is_recording, nearest_name, part_of, walk, with_part_durations
 from ..tables import read_text
+from .kaldi import is_kaldi
 from .segmentations import SUFFIXES, Interval
 from .segmented_folders import Segmentations
 
@@ -65,7 +66,8 @@ def read_folder(
     rows = _rows(root, language, wanted, segmented, encoding, report)
     yield from with_part_durations(rows, report, check_ids=False, may_be_cut=False)
     if report.read == before:
-        raise ValueError(f"{root}: no recordings, such as {root / (language or 'sl') / 'a.wav'}")
+        hint = "; --manifests reads data directories of Kaldi" * is_kaldi(root)
+        raise ValueError(f"{root}: no recordings, such as {root / (language or 'sl') / 'a.wav'}{hint}")
 
 
 def _rows(
