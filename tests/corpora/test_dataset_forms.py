@@ -141,6 +141,7 @@ def test_configurations_of_languages(dataset, tmp_path):
     write_lines(tmp_path / "talks" / "README.md", "---", "configs:", *card, card[0].replace("sl,", "clean,"), "---")
     with pytest.raises(ValueError, match="talks: has the configurations sl, sv_SE, all, clean; name one"):
         language_configs(tmp_path / "talks")
+    write_lines(tmp_path / "clips" / "README.md", "---", "license: cc0-1.0", "---", "# Clips")
     assert language_configs(tmp_path / "clips") == [None]
     card[1] = card[1].replace("}", ", default: true}")
     write_lines(tmp_path / "talks" / "README.md", "---", "configs:", *card, "---")
@@ -219,6 +220,13 @@ def test_archives_of_a_folder_are_refused_with_the_way_out(paths, tmp_path):
     with zipfile.ZipFile(tmp_path / "talks" / "train.zip", "w") as archive:
         archive.write(paths[0], "0.wav")
     with pytest.raises(ValueError, match="talks/train.zip: recordings are not read from such an archive; unpack it"):
+        read(tmp_path / "talks")
+
+
+def test_a_loading_script_in_a_folder_is_told_in_one_line(dataset, tmp_path):
+    dataset.to_csv(tmp_path / "talks" / "train.csv")
+    write_lines(tmp_path / "talks" / "talks.py", "raise OSError")
+    with pytest.raises(ValueError, match="talks: Dataset scripts are no longer supported, but found talks.py"):
         read(tmp_path / "talks")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
 from datasets import get_dataset_config_names, get_dataset_default_config_name, load_dataset_builder
 from datasets.packaged_modules.arrow.arrow import Arrow
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
@@ -14,7 +15,7 @@ from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.json.json import Json
 from datasets.packaged_modules.parquet.parquet import Parquet
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
-from huggingface_hub import HfApi, HfFileSystem, hf_hub_download
+from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, metadata_load
 from huggingface_hub.errors import RevisionNotFoundError
 
 from ..reading import ReadingReport
@@ -64,6 +65,15 @@ def data_files(
     return kind, [_on_disk(address) for address in splits[found]], len(splits) == 1
 
 
+def has_configs(folder: Path) -> bool:
+    """Returns whether the card in a folder names configurations."""
+    card = folder / "README.md"
+    try:
+        return card.is_file() and "configs" in (metadata_load(card) or {})
+    except (ValueError, yaml.YAMLError):
+        return False  # a README.md of the user's that is no card
+
+
 def dataset_configs(name: str) -> list[str]:
     """Returns the names of the configurations of a data set in a folder or on the Hub."""
     converted = _converted_files(name)
@@ -86,7 +96,7 @@ def _one_line(name):
     """Raises an error of `datasets`, which may have several lines, as a ValueError of one line."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: for a loading script in a folder
         raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
 
 

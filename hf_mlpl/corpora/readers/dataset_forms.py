@@ -24,7 +24,7 @@ from ..reading import ReadingReport
 from ..recordings import is_recording, walk
 from ..sources import Source
 from . import webdataset
-from .dataset_files import DEVELOPMENT, data_files, dataset_configs, default_config, has_script
+from .dataset_files import DEVELOPMENT, data_files, dataset_configs, default_config, has_configs, has_script
 from .parquet import parquet_features, parquet_rows, with_class_names
 from .published import (
     PUBLISHED,
@@ -129,11 +129,9 @@ def language_configs(name: str | Path, languages: Sequence[str] | None = None) -
     path, corpus, default = Path(name), PUBLISHED.get(str(name).lower()), None
     if path.is_dir() and (found := published_folder(path)):
         configs = list(language_folders(found, path))
-    elif path.is_file() or (path / "dataset_info.json").is_file():
-        return [None]
     elif corpus and has_script(str(name)):
         configs = languages_on_hub(corpus, str(name)) or dataset_configs(str(name))
-    elif path.exists() and not (path / "README.md").is_file():
+    elif path.exists() and not has_configs(path):
         return [None]
     else:
         configs, default = dataset_configs(str(name)), default_config(str(name))

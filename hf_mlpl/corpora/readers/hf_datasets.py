@@ -90,7 +90,7 @@ def read_dataset(
                 raise _no_column("language", "name it, or the language of all rows", source)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        if config and language is None and "language" not in names:
+        if config and (corpus or language is None and "language" not in names):
             prefix = f"{Path(prefix).parent}/{config}/{base}"  # a row of each language has this number
         if corpus is None:
             check_part_columns(where, source.columns, names.keys())
