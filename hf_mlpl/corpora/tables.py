@@ -10,6 +10,7 @@ import re
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +88,19 @@ def table_rows(
     columns: Sequence[str],
     delimiter: str | None = "\t",
     encoding: str | None = None,
-    quoted: str = QUOTED,
+    loose_quotes: bool = False,
 ) -> Iterator[tuple[str, Row]]:
     """Yields rows of an open table, which messages call `name`, as `read_table` does.
 
     Args:
-        quoted: delimiters of tables in which quotes follow RFC 4180. In one with tabs, a quote that does not match is
-            an ordinary character.
+        loose_quotes: follows RFC 4180 for fields with quotes, with any delimiter; where quotes do not match, they are
+            ordinary characters.
     """
     lines = _lines(file, name, encoding)
     header, delimiter, is_quoted = _header(lines, name, columns, delimiter)
-    records = _quoted_records if is_quoted or delimiter in quoted else _plain_records
+    records = _quoted_records if is_quoted else _plain_records
+    if loose_quotes:
+        records = partial(_quoted_records, loose=True)
     for number, fields, problem in records(lines, delimiter):
         row: Row = dict.fromkeys(header)
         if problem:
@@ -261,10 +264,11 @@ def _plain_records(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str
             yield number, fields, _problem(line, fields)
 
 
-def _quoted_records(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
+def _quoted_records(lines: Lines, delimiter: str, loose: bool = False) -> Iterator[tuple[int, list[str], str | None]]:
     """Yields what `_plain_records` does, for records of RFC 4180, with the number of their first line.
 
-    A record with a wrong quote ends after its first line, so that the rows behind it are read.
+    A record with a wrong quote ends after its first line, so that the rows behind it are read; so is its own line, as
+    `_plain_records` does, if `loose`.
     """
     taken: list[tuple[int, str]] = []
     returned: deque[tuple[int, str]] = deque()
@@ -283,10 +287,10 @@ def _quoted_records(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[st
             wrong = TOO_LONG if "field limit" in str(error) else "quotes that do not match"
             returned.extendleft(taken[:0:-1])
             del taken[1:]
-        if delimiter == "\t" and (wrong or any("\t" in field for field in fields)):  # texts have no tabs
+        if loose and (wrong or any(delimiter in field for field in fields)):  # the texts do not have any
             returned.extendleft(taken[:0:-1])
             del taken[1:]
-            fields, wrong = taken[0][1].rstrip("\r\n").split("\t"), None
+            fields, wrong = taken[0][1].rstrip("\r\n").split(delimiter), None
         if not taken:
             return
         problem = _problem("".join(line for _, line in taken), fields) or wrong

@@ -122,8 +122,8 @@ Release = ExtractedRelease | ArchivedRelease
 def release_rows(release: Release, table: str, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
     """Yields the rows of a release's table as `read_table` does. Tables of spontaneous speech have quoted fields."""
     with release.open(table) as file:
-        quoted = "\t" if release.kind == SPONTANEOUS else ""
-        yield from table_rows(file, f"{release.name}/{table}", columns, quoted=quoted)
+        is_quoted = release.kind == SPONTANEOUS
+        yield from table_rows(file, f"{release.name}/{table}", columns, loose_quotes=is_quoted)
 
 
 def num_lines(release: Release, table: str) -> int:
