@@ -10,9 +10,15 @@ from pathlib import Path
 
 from ..corpora.metadata import refuse_spreadsheet
 from ..corpora.preparation.prepare import Part
-from ..corpora.readers.common_voice import common_voice_inputs, find_locales, read_common_voice, report_speaker_leaks
+from ..corpora.readers.common_voice import (
+    common_voice_inputs,
+    find_locales,
+    has_spontaneous_speech,
+    read_common_voice,
+    report_speaker_leaks,
+)
 from ..corpora.readers.dataset_forms import has_one_split, known_source, language_configs
-from ..corpora.readers.downloads import download_mirror
+from ..corpora.readers.downloads import download_mirror, download_published, download_release, published_files
 from ..corpora.readers.folders import read_folder
 from ..corpora.readers.hf_datasets import read_dataset
 from ..corpora.readers.librispeech import librispeech_splits, read_librispeech
@@ -30,10 +36,26 @@ HUB_PAGE = "https://huggingface.co/datasets/"
 LABELLED = ("train", "dev", "test")
 
 
+def download(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Iterator[Path]:
+    """Downloads what `--download` names into the folders of the corpora, and yields the paths of files."""
+    folders = {}
+    for name in options.download or ():
+        option = "common_voice"
+        if "/" in name:
+            published_files(name)  # raises, before anything is downloaded, if there are none
+            option = name.split("/")[0] + ("_asr" if name.startswith("voxpopuli/asr/") else "")
+        folders[name] = getattr(options, option)
+        if not folders[name] or str(folders[name]).startswith(HUB):
+            option = option.replace("_", "-")
+            parser.error(f"--download needs --{option} FOLDER, the folder to download into")
+    for name, folder in folders.items():
+        yield from download_published(name, folder) if "/" in name else [download_release(name, folder)]
+
+
 def corpus_parts(options: argparse.Namespace) -> Iterator[Part]:
     """Yields the parts of all corpora; a preparation that is killed keeps those that are finished."""
     if options.common_voice:
-        yield from _common_voice_parts(options.common_voice, options.languages)
+        yield from _common_voice_parts(options.common_voice, options.languages, options.common_voice_also)
     if root := options.voxpopuli:
         read = partial(read_voxpopuli, root, locales=options.languages, subset=options.voxpopuli_subset)
         yield Part("voxpopuli", read, "unlabelled", source_of_corpus(root, VOXPOPULI), (root,))
@@ -44,7 +66,7 @@ def corpus_parts(options: argparse.Namespace) -> Iterator[Part]:
     yield from _own_parts(options)
 
 
-def _common_voice_parts(root: str, languages: list[str] | None) -> Iterator[Part]:
+def _common_voice_parts(root: str, languages: list[str] | None, also: list[str]) -> Iterator[Part]:
     mirror = None
     if root.startswith(HUB):
         name = root.removeprefix(HUB)
@@ -53,10 +75,15 @@ def _common_voice_parts(root: str, languages: list[str] | None) -> Iterator[Part
     sources = common_voice_sources(root)
     for locale in find_locales(root, languages):
         source = mirror or sources(locale)
-        for split in LABELLED:
+        for split in (*LABELLED, *(["unlabelled"] if has_spontaneous_speech(root, locale) else [])):
             read = partial(read_common_voice, root, split, locales=[locale])
             inputs = common_voice_inputs(root, locale, [split])
             yield Part(f"common-voice {split} {locale}", read, split, source, inputs)
+        for table in dict.fromkeys(also):
+            read = partial(read_common_voice, root, table, locales=[locale], beyond_splits=True)
+            inputs = common_voice_inputs(root, locale, [*LABELLED, table])
+            split = {"validated": "train", "other": "unlabelled"}[table]
+            yield Part(f"common-voice {table} {locale}", read, split, source, inputs)
         read = partial(report_speaker_leaks, root, locales=[locale])
         yield Part(f"common-voice speakers {locale}", read, inputs=common_voice_inputs(root, locale, LABELLED))
 
@@ -155,7 +182,7 @@ def _dataset_corpora(options: argparse.Namespace, columns: dict[str, str]) -> It
     refuse_spreadsheet(path)
     if path.exists():
         name, source, inputs = path, source_of_corpus(path, known_source(path)), (path,)
-        if len(splits) > 1 and has_one_split(path):
+        if len({split.partition("[")[0] for split in splits}) > 1 and has_one_split(path):
             raise ValueError(f"{path}: is one split, which cannot be {' and '.join(splits)}; give one --split")
     else:
         name, inputs = options.dataset, ()

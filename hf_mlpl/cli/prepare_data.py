@@ -14,8 +14,10 @@ Nothing is copied: an utterance is a path (or a part of a long recording) with i
     hf-mlpl prepare-data --folder field-recordings --language sl --segment vad --workers 8 --output data
     hf-mlpl prepare-data --flashlight-lists train.lst dev.lst test.lst --language sl --output data
 
-    # download a release from Mozilla Data Collective into a folder, and prepare everything in that folder
+    # download into folders, and prepare everything in them; a release of Common Voice, and parts of other corpora
     hf-mlpl prepare-data --download cminc35no007no707hql26lzk --common-voice downloads --output data
+    hf-mlpl prepare-data --download voxpopuli/sl/2019 --voxpopuli voxpopuli --output data
+    hf-mlpl prepare-data --download librispeech/test-clean --librispeech librispeech --output data
 
 You may combine corpora; docs/corpora.md lists the forms that are read. Archives are read without extracting them.
 
@@ -44,6 +46,8 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+FIRST_LINES = 10  # about rows that were left out; the report has all of them
 
 if TYPE_CHECKING:
     from ..corpora.preparation.long_recordings import Segmentation
@@ -84,11 +88,22 @@ def _add_corpora(parser: argparse.ArgumentParser) -> None:
         help="release: archive, folder of archives, extracted, or Parquet files; hf://datasets/NAME for a mirror",
     )
     group.add_argument(
+        "--common-voice-also",
+        nargs="+",
+        default=[],
+        choices=["validated", "other"],
+        help="clips of --common-voice that are not in train, dev or test: validated ones become training data, except "
+        "those with a speaker or a sentence of dev or test; other ones, which nobody has confirmed, unlabelled speech",
+    )
+    group.add_argument(
         "--download",
         nargs="+",
+        action="extend",
         metavar="ID",
-        help="releases to download from Mozilla Data Collective into the folder of --common-voice; ID is the end of "
-        "the address of a release's page; needs the extra datacollective, and the key of your account in MDC_API_KEY",
+        help="downloads what is not there yet into the folders of the other options: librispeech/dev-clean; "
+        "voxpopuli/sl or another subset, of one year with voxpopuli/sl/2019; voxpopuli/asr/sl for --voxpopuli-asr; "
+        "and releases of Mozilla Data Collective for --common-voice, by the end of the address of a release's page, "
+        "which needs the extra datacollective, and the key of your account in MDC_API_KEY",
     )
     group.add_argument(
         "--voxpopuli",
@@ -230,7 +245,7 @@ class _Once(argparse.Action):
 
 def _delimiter(value: str) -> str:
     value = {"tab": "\t", "\\t": "\t"}.get(value, value)
-    if len(value) != 1:
+    if len(value) != 1 or value == '"':
         raise argparse.ArgumentTypeError(f"{value!r} is not one sign, such as ',', ';', '|' or tab")
     return value
 
@@ -257,9 +272,8 @@ def _add_segmentation(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--segment-seconds",
         type=float,
-        default=25.0,
         metavar="N",
-        help="utterances of at most N seconds, of recordings that are longer; default: %(default)g",
+        help="utterances of at most N seconds, of recordings that are longer; default: 25",
     )
     group.add_argument("--model", help="folder or Hub name of the model for --segment model")
 
@@ -267,21 +281,22 @@ def _add_segmentation(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..corpora.preparation.prepare import Preprocessing, prepare, read_normalizers, read_quarantine
     from ..corpora.preparation.report import plot_durations, plot_recording
-    from ..corpora.readers.downloads import download_release
     from ..model.text import read_tokens
-    from .corpus_parts import HUB, corpus_parts
+    from .corpus_parts import corpus_parts, download
 
-    if options.download and (options.common_voice or HUB).startswith(HUB):
-        parser.error("--download needs --common-voice FOLDER, the folder to download into")
     if (options.segmentations or options.tier) and not options.folder:
         parser.error("--segmentations and --tier need --folder, the folder of the recordings")
     if options.flashlight_lists and not options.language:
         parser.error("--flashlight-lists needs --language, the language of all their recordings, such as sl")
     if (options.segment == "model") != (options.model is not None):
         parser.error("--segment model and --model MODEL, a folder or a name on the Hub, need each other")
+    if options.segment_seconds is not None and not options.segment:
+        parser.error("--segment-seconds needs --segment vad or --segment model")
     segmentation = _segmentation(options)
-    for dataset_id in options.download or ():
-        print(f"downloaded: {download_release(dataset_id, options.common_voice)}")
+    if options.common_voice_also and not options.common_voice:
+        parser.error("--common-voice-also needs --common-voice")
+    for path in download(options, parser):
+        print(f"downloaded: {path}")
     parts = list(corpus_parts(options))
     if not parts:
         parser.error(
@@ -296,7 +311,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     tokens = [entry for line in read_tokens(options.tokens) for entry in line] if options.tokens else None
     report = prepare(parts, options.output, preprocessing, options.workers, tokens, segmentation)
     if not report.kept:
-        raise ValueError(report.why_nothing() + (f"; {_example(report, options.output)}" if report.read else ""))
+        if report.dropped:
+            _print_lines(options.output, len(report.lines(tokens)), FIRST_LINES)
+        raise ValueError(report.why_nothing() + (f"; see {options.output / 'report.txt'}" if report.read else ""))
     plot_durations(report, options.output / "durations.png")
     if report.plotted is not None:
         plot_recording(report.plotted, options.output / "segments.png")
@@ -311,30 +328,28 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
 
 def _segmentation(options: argparse.Namespace) -> Segmentation | None:
-    from ..corpora.preparation.long_recordings import Segmentation
+    from ..corpora.preparation.long_recordings import UTTERANCE_SECONDS, Segmentation
 
+    seconds = UTTERANCE_SECONDS if options.segment_seconds is None else options.segment_seconds
     if options.segment == "vad":
         from ..corpora.preparation.voice_activity import SileroDetector
 
-        return Segmentation(SileroDetector(), options.segment_seconds)
+        return Segmentation(SileroDetector(), seconds)
     if options.segment == "model":
         from ..inference.blank_detector import BlankDetector
 
         detector = BlankDetector(options.model)
-        return Segmentation(detector, options.segment_seconds, detector.files)
+        return Segmentation(detector, seconds, detector.files)
     return None
-
-
-def _example(report: PreparationReport, output: Path) -> str:
-    """Returns the first line about a row that was left out, and the file that has all of them."""
-    with open(output / "report.txt", encoding="utf-8") as file:
-        line = next(islice(file, len(report.lines()), None), "").strip()
-    return (f"such as {line}; " if report.dropped and line else "") + f"see {output / 'report.txt'}"
 
 
 def _print_report(report: PreparationReport, output: Path, num_lines: int) -> None:
     for split, statistics in report.splits.items():
         print(f"{output / split}.parquet: {statistics.utterances.total()} utterances")
-    with open(output / "report.txt", encoding="utf-8") as file:
-        print(*islice(file, num_lines + 10), sep="", end="")
+    _print_lines(output, 0, num_lines + FIRST_LINES)
     print(f"all of it: {output / 'report.txt'}")
+
+
+def _print_lines(output: Path, first: int, count: int) -> None:
+    with open(output / "report.txt", encoding="utf-8") as file:
+        print(*islice(file, first, first + count), sep="", end="")

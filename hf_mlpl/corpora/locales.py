@@ -16,6 +16,7 @@ WITHOUT_REGION = frozenset(
     " it ja ka kab kk ko ky lg lo lt lv mk ml mn mr mt nl or pl ps pt ro ru rw sah sk sl sq sr sw ta te th tk tr tt ug"
     " uk ur uz vi vot yo".split()
 )
+WITH_BOTH = frozenset(["el-CY"])  # a locale of Common Voice beside `el`
 CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*")
 REGION = re.compile(r"[A-Z]{2}|[0-9]{3}")
 
@@ -37,9 +38,10 @@ def to_locale(code: str) -> str:
         rest = [part.lower() for part in rest]
     else:
         rest = [part.upper() if len(part) == 2 else part.lower() for part in rest]
-    if language in WITHOUT_REGION and len(rest) == 1 and REGION.fullmatch(rest[0]):
+    locale = "-".join([language, *rest])
+    if language in WITHOUT_REGION and len(rest) == 1 and REGION.fullmatch(rest[0]) and locale not in WITH_BOTH:
         return language
-    return "-".join([language, *rest]) if rest else WITH_REGION.get(language, language)
+    return locale if rest else WITH_REGION.get(language, language)
 
 
 def noted_locale(name: str | None, report: ReadingReport) -> str:

@@ -17,7 +17,7 @@ from ..data.utterances import utterance_files
 from .locales import to_locale
 from .readers.releases import find_releases
 
-NAMED_RELEASE = re.compile(r"cv-corpus-\d+(\.\d+)?(-delta)?(-\d{4}-\d\d-\d\d|-singleword)?")
+NAMED_RELEASE = re.compile(r"(?:cv|sps)-corpus-\d+(\.\d+)?(-delta)?(-\d{4}-\d\d-\d\d|-singleword)?")
 
 
 @dataclass(frozen=True)
@@ -91,17 +91,17 @@ def source_of_corpus(root: str | Path, published: Source | None = None) -> Sourc
 
 
 def common_voice_sources(root: str | Path) -> Callable[[str], Source]:
-    """Returns a function from locale to source; the name of a folder or archive shows the release and its licence."""
+    """Returns a function from locale to source; names of folders and archives show the releases and their licence."""
     root = Path(root).absolute()
     releases = find_releases(root, [])
 
     def source(locale: str) -> Source:
-        release = releases.get(to_locale(locale))
-        places = [str(root), *([str(release().name)] if release else [])]
-        names = [match.group() for place in places for match in NAMED_RELEASE.finditer(place)]
-        if not names:
+        places = [f"{root}\n{release.open().name}" for release in releases.get(to_locale(locale), [])] or [str(root)]
+        found = [[match.group() for match in NAMED_RELEASE.finditer(place)] for place in places]
+        if not all(found):
             return source_of_corpus(root, Source(f"{root.name} (in the format of Common Voice)"))
-        name = max(names, key=len)  # an archive may have a shorter one than the folder in it
-        return source_of_corpus(root, Source(f"Common Voice, {name}", "cc0-1.0", "https://commonvoice.mozilla.org"))
+        # An archive may have a shorter name than the folder in it.
+        names = " and ".join(dict.fromkeys(max(names, key=len) for names in found))
+        return source_of_corpus(root, Source(f"Common Voice, {names}", "cc0-1.0", "https://commonvoice.mozilla.org"))
 
     return source

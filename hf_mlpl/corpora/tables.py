@@ -10,6 +10,7 @@ import re
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from .reading import RowError
 
 DELIMITERS = "\t,;|"
 QUOTED = ",;"  # with other delimiters quotes are ordinary characters, and one alone would swallow lines
-SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*')  # by which Excel names the delimiter, above the header
+SEPARATOR_LINE = re.compile(r'"?sep=([^"\w])"?\s*')  # by which Excel names the delimiter, above the header
 MAX_FIELD = 2**17  # characters; the limit of Python's csv
 MAX_LINE = 2**20  # characters that are read at once; the rest of a longer line is passed over
 MAX_LINES = 100  # of one record in quotes; a longer one lacks its closing quote
@@ -87,11 +88,19 @@ def table_rows(
     columns: Sequence[str],
     delimiter: str | None = "\t",
     encoding: str | None = None,
+    loose_quotes: bool = False,
 ) -> Iterator[tuple[str, Row]]:
-    """Yields rows of an open table, which messages call `name`, as `read_table` does."""
+    """Yields rows of an open table, which messages call `name`, as `read_table` does.
+
+    Args:
+        loose_quotes: follows RFC 4180 for fields with quotes, with any delimiter; where quotes do not match, they are
+            ordinary characters.
+    """
     lines = _lines(file, name, encoding)
     header, delimiter, is_quoted = _header(lines, name, columns, delimiter)
     records = _quoted_records if is_quoted else _plain_records
+    if loose_quotes:
+        records = partial(_quoted_records, loose=True)
     for number, fields, problem in records(lines, delimiter):
         row: Row = dict.fromkeys(header)
         if problem:
@@ -122,10 +131,9 @@ def check_encoding(path: str | Path, encoding: str | None) -> None:
         with open_table(Path(path)) as file:
             for number, line in _lines(file, path, encoding):
                 if not line.isascii():
-                    is_damaged = DAMAGED in line
-                    first = first or number * is_damaged
-                    damaged += is_damaged
                     good += not line.replace(DAMAGED, "").isascii()
+                    if DAMAGED in line:
+                        first, damaged = first or number, damaged + 1
     except LookupError as error:
         raise ValueError(f"{path}: {error}; such as {ENCODINGS} are accepted") from error
     if encoding is None and damaged > max(1, DAMAGED_PER_GOOD * good):
@@ -256,10 +264,11 @@ def _plain_records(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str
             yield number, fields, _problem(line, fields)
 
 
-def _quoted_records(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
+def _quoted_records(lines: Lines, delimiter: str, loose: bool = False) -> Iterator[tuple[int, list[str], str | None]]:
     """Yields what `_plain_records` does, for records of RFC 4180, with the number of their first line.
 
-    A record with a wrong quote ends after its first line, so that the rows behind it are read.
+    A record with a wrong quote ends after its first line, so that the rows behind it are read; so is its own line, as
+    `_plain_records` does, if `loose`.
     """
     taken: list[tuple[int, str]] = []
     returned: deque[tuple[int, str]] = deque()
@@ -278,6 +287,10 @@ def _quoted_records(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[st
             wrong = TOO_LONG if "field limit" in str(error) else "quotes that do not match"
             returned.extendleft(taken[:0:-1])
             del taken[1:]
+        if loose and (wrong or any(delimiter in field for field in fields)):  # the texts do not have any
+            returned.extendleft(taken[:0:-1])
+            del taken[1:]
+            fields, wrong = taken[0][1].rstrip("\r\n").split(delimiter), None
         if not taken:
             return
         problem = _problem("".join(line for _, line in taken), fields) or wrong

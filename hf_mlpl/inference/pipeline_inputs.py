@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
+from ..audio.dataset_rows import UndecodedRows
 from ..audio.reading import AudioError
 
 AUDIO_KEYS = ("array", "bytes", "path", "offset", "size", "sampling_rate", "start", "end")  # that load_audio reads
@@ -70,10 +71,8 @@ def collect_inputs(inputs):
         if isinstance(source, (datasets.Dataset, datasets.IterableDataset)):
             if isinstance(source, datasets.Dataset) and source.format["type"] == "custom":
                 return Inputs(source, keys)  # the user's transform
-            dataset, columns = _undecoded(source, keys, datasets)
-            if keys:
-                return Inputs(dataset, keys)
-            return Inputs(dataset, audio=_audio_column(dataset.features, columns))
+            rows = UndecodedRows(source, keys[:1] or None)
+            return Inputs(rows, keys) if keys else Inputs(rows, audio=_audio_column(rows.features, rows.audio))
         if isinstance(source, (datasets.DatasetDict, datasets.IterableDatasetDict)):
             names = ", ".join(map(str, source))
             raise ValueError(f"a {type(source).__name__} has several data sets ({names}); pass one of them")
@@ -112,22 +111,6 @@ def _find_source(inputs, datasets) -> tuple[Any, tuple[str, ...]]:
             inputs, keys = inputs.source, (inputs.column_name, *keys)
         else:
             return inputs, keys
-
-
-def _undecoded(dataset, keys: tuple[str, ...], datasets):
-    """
-    Returns the data set, or its column `keys[0]`, with audio as paths and bytes; and the names of its audio columns.
-
-    Drops the data set's format, because those of torch and NumPy would also format the bytes of a file.
-    """
-    dataset = dataset.with_format(None)
-    if keys:
-        dataset = dataset.select_columns(keys[0])
-    features = dataset.features or {}  # which a stream of rows may lack
-    columns = [name for name, feature in features.items() if isinstance(feature, datasets.Audio)]
-    for name in columns:
-        dataset = dataset.cast_column(name, datasets.Audio(decode=False))
-    return dataset, columns
 
 
 def _audio_column(features: Mapping | None, columns: list[str]) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets
 import jiwer
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from datasets import Audio, ClassLabel, Dataset
@@ -81,7 +82,7 @@ def write_parquet(fleurs: Path, folder: Path) -> Path:
         rows = {
             "id": range(len(sentences)),
             "num_samples": [1600] * len(sentences),
-            "path": [f"/home/builder/{path.name}" for path in audio],
+            "path": [f"/builder/{path.name}" for path in audio],
             "audio": [{"path": path.name, "bytes": path.read_bytes()} for path in audio],
             "transcription": [normal for _, _, normal in sentences],
             "raw_transcription": [raw for _, raw, _ in sentences],
@@ -147,7 +148,7 @@ def test_fleurs(fleurs, tmp_path, local_hub, form):
         list(read_dataset(name, ReadingReport(), split="test", config="de_de"))
 
 
-def test_the_development_split_has_several_names(fleurs):
+def test_the_development_split_has_several_names(fleurs, tmp_path, local_hub):
     shutil.copytree(fleurs / "data" / "sl_si" / "audio" / "test", fleurs / "data" / "sl_si" / "audio" / "dev")
     for split in ("dev", "validation"):
         (row,) = read_dataset(fleurs, ReadingReport(), split=split, config="sl_si")
@@ -156,6 +157,20 @@ def test_the_development_split_has_several_names(fleurs):
         list(read_dataset(fleurs, ReadingReport(), config="sl_si"))
     with pytest.raises(ValueError, match="no configuration None; there are sl_si, sv_se"):
         list(read_dataset(fleurs, ReadingReport(), split="test"))
+    card = with_configs(write_parquet(fleurs, tmp_path / "parquet")) / "README.md"
+    card.write_text(card.read_text().replace("split: test", "split: validation"))
+    push(local_hub, "google/fleurs", card.parent)
+    for split in ("dev", "validation"):
+        assert listed(read_dataset("google/fleurs", ReadingReport(), split=split, config="sl_si")) == UTTERANCES[:2]
+    with pytest.raises(ValueError, match="google/fleurs: no split test; there are validation"):
+        list(read_dataset("google/fleurs", ReadingReport(), split="test", config="sl_si"))
+
+
+def test_rows_without_names_have_numbers(fleurs, tmp_path):
+    for file in with_configs(write_parquet(fleurs, tmp_path / "talks")).glob("*/test/*.parquet"):
+        pq.write_table(pq.read_table(file).drop_columns("path"), file)
+    names = ["talks/sl_si/test/0", "talks/sl_si/test/1", "talks/sv_se/test/0"]
+    assert [row["id"] for row in read_all(tmp_path / "talks")] == names
 
 
 def test_damaged_rows_of_fleurs(fleurs):

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ class Detected:
     problem: str
 
     def cuts(self, segmentation: Segmentation) -> Cuts:
+        """Returns the utterances of the recording."""
         frame_seconds = segmentation.detector.frame_seconds
         return cut_at_pauses(self.probabilities / 255, frame_seconds, self.seconds, segmentation.max_seconds)
 
@@ -94,7 +96,7 @@ def cut_recordings(
 
     The probabilities of speech of a recording are kept until the preparation has finished, so that an interrupted one
     does not compute them again, unless the recording or the detector has changed. They are all that memory holds of a
-    recording: half a megabyte for an hour.
+    recording: a byte for each frame, a tenth of a megabyte for an hour.
 
     Args:
         parts: folders of finished parts.
@@ -129,7 +131,7 @@ def cut_recordings(
         _cut_part(part, output / PARTS / CUT / part.name, files[part], segmentation) if part in files else part
         for part in parts
     ]
-    return folders, list(failed.values()), _longest(files, seconds, segmentation)
+    return folders, sorted(failed.values()), _longest(files, seconds, segmentation)
 
 
 def _is_long(batch: pa.RecordBatch, max_seconds: float) -> pa.Array:
@@ -137,9 +139,16 @@ def _is_long(batch: pa.RecordBatch, max_seconds: float) -> pa.Array:
     return pc.and_not(pc.greater(batch["duration_seconds"], max_seconds), has_text)
 
 
+def _has_longer(file: Path, seconds: float) -> bool:
+    """Returns whether a file has utterances longer than `seconds`: most have none, and are not read whole."""
+    maxima = (pc.max(batch["duration_seconds"]).as_py() for batch in read_batches(file, ["duration_seconds"]))
+    return any(maximum is not None and maximum > seconds for maximum in maxima)
+
+
 def _long_rows(part: Path, max_seconds: float) -> Iterator[dict]:
-    for split in read_record(part)["splits"]:
-        for batch in read_batches(part / f"{split}.parquet", ["audio", "duration_seconds", "text"]):
+    for file in (part / f"{split}.parquet" for split in read_record(part)["splits"]):
+        columns = ["audio", "duration_seconds", "text"]
+        for batch in read_batches(file, columns) if _has_longer(file, max_seconds) else ():
             yield from batch.filter(_is_long(batch, max_seconds)).to_pylist()
 
 
@@ -191,51 +200,60 @@ def _read_detected(path: Path) -> Detected | None:
 def _cut_part(part: Path, folder: Path, files: dict[str, Path], segmentation: Segmentation) -> Path:
     """Writes a copy of a part, with utterances in place of its long recordings; returns its folder."""
     record = read_record(part)
-    speech = {"part": part.name, "recordings": 0, "seconds": 0.0, "utterances": 0, "speech_seconds": 0.0}
     with atomic_write(folder) as unfinished, ExitStack() as opened:
         unfinished.mkdir()
         for name in (DROPPED, QUARANTINE):
             shutil.copyfile(part / name, unfinished / name)
-        report = PartReport(unfinished, opened)
-
-        def cut(batch: pa.RecordBatch, statistics: SplitStatistics) -> pa.RecordBatch:
-            is_long = _is_long(batch, segmentation.max_seconds).to_pylist()
-            if not any(is_long):
-                return batch
-            rows = []
-            for row, cuts_it in zip(batch.to_pylist(), is_long, strict=True):
-                if not cuts_it:
-                    rows.append(row)
-                    continue
-                statistics.remove(row)
-                detected = _read_detected(files[_name(row["audio"])])
-                if detected is None:  # its detection has failed
-                    continue
-                if detected.problem:
-                    report.drop("unreadable audio", row["id"], detected.problem)
-                    continue
-                cuts = detected.cuts(segmentation)
-                speech["recordings"] += 1
-                speech["seconds"] += detected.seconds
-                speech["utterances"] += len(cuts.utterances)
-                speech["speech_seconds"] += cuts.speech_seconds
-                if not len(cuts.utterances):
-                    report.drop("no speech", row["id"], _name(row["audio"]))
-                for utterance in _utterances(row, cuts):
-                    statistics.add(utterance)
-                    rows.append(utterance)
-            return pa.RecordBatch.from_pylist(rows, FEATURES.arrow_schema)
-
+        report, speech = PartReport(unfinished, opened), {}
         for split, counts in record["splits"].items():
             statistics = SplitStatistics()
             statistics.add_json(counts)
-            batches = (cut(batch, statistics) for batch in read_batches(part / f"{split}.parquet"))
+            batches = (
+                _with_utterances(batch, files, segmentation, statistics, speech, report)
+                for batch in read_batches(part / f"{split}.parquet")
+            )
             write_batches(batches, unfinished / f"{split}.parquet")
             record["splits"][split] = statistics.as_json()
-        for reason, count in report.dropped.items():
-            record["dropped"][reason] = record["dropped"].get(reason, 0) + count
-        write_json(unfinished / PART, record | {"speech": speech})
+        record["dropped"] = Counter(record["dropped"]) + report.dropped
+        write_json(unfinished / PART, record | {"speech": {"part": part.name, **speech}})
     return folder
+
+
+def _with_utterances(
+    batch: pa.RecordBatch,
+    files: dict[str, Path],
+    segmentation: Segmentation,
+    statistics: SplitStatistics,
+    speech: dict[str, float],
+    report: PartReport,
+) -> pa.RecordBatch:
+    """Returns a batch with utterances in place of its long recordings, and counts them."""
+    is_long = _is_long(batch, segmentation.max_seconds).to_pylist()
+    if not any(is_long):
+        return batch
+    rows = []
+    for row, is_cut in zip(batch.to_pylist(), is_long, strict=True):
+        if not is_cut:
+            rows.append(row)
+            continue
+        statistics.remove(row)
+        detected = _read_detected(files[_name(row["audio"])])
+        if detected is None:  # its detection has failed, of which the report has a line
+            continue
+        if detected.problem:
+            report.drop("unreadable audio", row["id"], detected.problem)
+            continue
+        cuts = detected.cuts(segmentation)
+        utterances = list(_utterances(row, cuts))
+        if not utterances:
+            report.drop("no speech", row["id"], _name(row["audio"]))
+        for utterance in utterances:
+            statistics.add(utterance)
+        rows += utterances
+        counts = {"recordings": 1, "seconds": detected.seconds, "utterances": len(utterances)}
+        for name, count in (counts | {"speech_seconds": cuts.speech_seconds}).items():
+            speech[name] = speech.get(name, 0) + count
+    return pa.RecordBatch.from_pylist(rows, FEATURES.arrow_schema)
 
 
 def _utterances(recording: dict, cuts: Cuts) -> Iterator[dict]:
@@ -264,7 +282,7 @@ def name_long_recordings(files: Sequence[Path], longest: float = LONGEST_SECONDS
     """Returns notes with the number of utterances longer than `longest` seconds and a remedy, and a line for each."""
     lines: dict[bool, list[str]] = {False: [], True: []}  # without and with a text
     seconds = dict.fromkeys(lines, 0.0)
-    for file in files:
+    for file in (file for file in files if _has_longer(file, longest)):
         for batch in read_batches(file, ["id", "audio", "duration_seconds", "text"]):
             for row in batch.filter(pc.greater(batch["duration_seconds"], longest)).to_pylist():
                 has_text = bool(row["text"])
@@ -272,14 +290,14 @@ def name_long_recordings(files: Sequence[Path], longest: float = LONGEST_SECONDS
                 place = f"{row['duration_seconds']:.1f} s: {_name(row['audio'])}"
                 lines[has_text].append(one_line(f"{row['id']}: longer than {longest:g} s: {place}"))
     remedies = {
-        False: "without a text; `--segment vad` cuts them into utterances",
-        True: "with a text; `hf-mlpl align --model MODEL RECORDING TEXT` finds the utterances of the text in them",
+        False: ("without a text", "`--segment vad` cuts them into utterances"),
+        True: ("with a text", "`hf-mlpl align --model MODEL RECORDING TEXT` finds the utterances of the text in them"),
     }
     notes = []
-    for has_text, remedy in remedies.items():
+    for has_text, (kind, remedy) in remedies.items():
         if found := lines[has_text]:
             names = ", ".join(line.partition(": longer than ")[0] for line in found[:NAMED])
             names += f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
             hours = f"{seconds[has_text] / 3600:.2f} hours"
-            notes.append(f"{len(found)} recordings ({names}; {hours}) are longer than {longest:g} s, {remedy}")
+            notes.append(f"recordings longer than {longest:g} s {kind}: {len(found)}, {hours} ({names}); {remedy}")
     return notes, [*lines[False], *lines[True]]

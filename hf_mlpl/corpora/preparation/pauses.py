@@ -55,7 +55,7 @@ def _speech(probabilities: np.ndarray, frame_seconds: float) -> tuple[list[tuple
     changes = np.flatnonzero(np.diff(probabilities >= STILL_SPEECH, prepend=False, append=False))
     starts, ends = changes[::2], changes[1::2]
     certain = np.append(0, np.cumsum(probabilities >= SPEECH))
-    is_speech = certain[ends] - certain[starts] >= LEAST_SPEECH / frame_seconds - 0.5
+    is_speech = certain[ends] - certain[starts] >= round(LEAST_SPEECH / frame_seconds)
     starts, ends = starts[is_speech], ends[is_speech]
     first = np.maximum(starts - round(BEFORE / frame_seconds), 0)
     last = np.minimum(ends + round(AFTER / frame_seconds), len(probabilities))

@@ -163,11 +163,12 @@ class PreparationReport:
 
 
 def _speech_line(speech: Mapping) -> str:
+    if not speech.get("recordings"):
+        return f"{speech['part']}: none of its long recordings can be read"
     hours, speech_hours = speech["seconds"] / 3600, speech["speech_seconds"] / 3600
     return (
-        f"{speech['part']}: {speech['recordings']} long recordings of {hours:.2f} hours are cut into "
-        f"{speech['utterances']} utterances; {speech_hours:.2f} hours"
-        + (f" ({speech_hours / hours:.0%}) are speech" if hours else " are speech")
+        f"{speech['part']}: long recordings: {speech['recordings']}, {hours:.2f} hours, are cut into "
+        f"{speech['utterances']} utterances; {speech_hours:.2f} hours ({speech_hours / hours:.0%}) are speech"
     )
 
 

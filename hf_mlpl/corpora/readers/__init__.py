@@ -6,7 +6,7 @@ __all__, __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "common_voice": "find_locales read_common_voice",
-        "downloads": "download_mirror download_release",
+        "downloads": "download_mirror download_published download_release",
         "folders": "read_folder",
         "hf_datasets": "read_dataset",
         "kaldi": "read_kaldi",

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from datasets import get_dataset_config_names, load_dataset_builder
+import yaml
+from datasets import get_dataset_config_names, get_dataset_default_config_name, load_dataset_builder
 from datasets.packaged_modules.arrow.arrow import Arrow
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.json.json import Json
 from datasets.packaged_modules.parquet.parquet import Parquet
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
-from huggingface_hub import HfApi, HfFileSystem, hf_hub_download
+from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, metadata_load
 from huggingface_hub.errors import RevisionNotFoundError
 
 from ..reading import ReadingReport
@@ -30,8 +31,9 @@ DEVELOPMENT = ("validation", "dev", "valid", "val")  # the names of one split in
 
 def data_files(
     name: str | Path, split: str, config: str | None, report: ReadingReport, other_names: Sequence[str] = ()
-) -> tuple[type, list[Path]]:
-    """Returns the builder class of a data set in a folder or on the Hub, and its files; downloads those on the Hub.
+) -> tuple[type, list[Path], bool]:
+    """Returns the builder class of a data set in a folder or on the Hub, the files of a split, and whether it is the
+    only one; downloads files that are on the Hub.
 
     The list of files is empty for a data set that has a form which is not read in place. Of a data set with a loading
     script, which `datasets` no longer runs, the files are those of the Hub's conversion to Parquet.
@@ -53,14 +55,23 @@ def data_files(
         with _one_line(name):
             builder = load_dataset_builder(str(name), config)
         if not isinstance(builder, READ_IN_PLACE):
-            return type(builder), []
+            return type(builder), [], False
         kind, splits = type(builder), builder.config.data_files
     found = next((other for other in (split, *other_names) if other in splits), None)
     if found is None:
         raise ValueError(f"{name}: no split {split}; there are {', '.join(map(str, splits))}")
     if converted and any("/partial-" in address for address in splits[found]):
         report.note(f"{name}: the Hub has converted only the first part of {split}; the rest is not read")
-    return kind, [_on_disk(address) for address in splits[found]]
+    return kind, [_on_disk(address) for address in splits[found]], len(splits) == 1
+
+
+def has_configs(folder: Path) -> bool:
+    """Returns whether the card in a folder names configurations."""
+    card = folder / "README.md"
+    try:
+        return card.is_file() and "configs" in (metadata_load(card) or {})
+    except (ValueError, yaml.YAMLError):
+        return False  # a README.md of the user's that is no card
 
 
 def dataset_configs(name: str) -> list[str]:
@@ -72,12 +83,20 @@ def dataset_configs(name: str) -> list[str]:
         return get_dataset_config_names(name)
 
 
+def default_config(name: str) -> str | None:
+    """Returns the configuration that the card of a data set makes the default; None if there is none."""
+    if has_script(name):
+        return None
+    with _one_line(name):
+        return get_dataset_default_config_name(name)
+
+
 @contextmanager
 def _one_line(name):
     """Raises an error of `datasets`, which may have several lines, as a ValueError of one line."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: for a loading script in a folder
         raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
 
 

@@ -9,20 +9,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from datasets import (
-    Audio,
-    Dataset,
-    IterableDataset,
-    concatenate_datasets,
-    load_dataset,
-    load_from_disk,
-)
+from datasets import Audio, Dataset, IterableDataset, concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.arrow.arrow import Arrow
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from ...audio.containers import audio_column
+from ...audio.dataset_rows import UndecodedRows
 from ...audio.tar_index import ContainerError
 from ..locales import to_locale
 from ..metadata import METADATA, SUFFIXES, TableRow, columns_of, rows_of
@@ -30,7 +24,7 @@ from ..reading import ReadingReport
 from ..recordings import is_recording, walk
 from ..sources import Source
 from . import webdataset
-from .dataset_files import DEVELOPMENT, data_files, dataset_configs, has_script
+from .dataset_files import DEVELOPMENT, data_files, dataset_configs, default_config, has_configs, has_script
 from .parquet import parquet_features, parquet_rows, with_class_names
 from .published import (
     PUBLISHED,
@@ -46,6 +40,7 @@ from .published import (
 # The splits that `datasets` makes of folders with these names.
 SPLIT_FOLDERS = dict.fromkeys(DEVELOPMENT, "validation") | {"train": "train", "test": "test", "eval": "test"}
 ARROW = ".arrow"
+ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".rar", ".7z")
 SEVERAL_LANGUAGES = ("all", "multilang")  # configurations of FLEURS and VoxPopuli, which repeat those of languages
 
 
@@ -98,14 +93,16 @@ def open_named(
     corpus = published_folder(path) if path.is_dir() else PUBLISHED.get(str(name).lower())
     if corpus and (opened := _open_published(corpus, name, split, config, report)):
         return opened
-    for folder in (path / split, path):
+    for folder in (path / split, path / "data" / split, path, path / "data"):
         if tables := [folder / table for table in METADATA if (folder / table).is_file()]:
-            return _of_split(_open_tables(tables[:1], likely, encoding), split)
-    kind, files = data_files(name, split, config, report, DEVELOPMENT if corpus and split in DEVELOPMENT else ())
+            opened = _open_tables(tables[:1], likely, encoding)
+            return opened if folder.name == split and folder != path else _of_split(opened, split)
+    other_names = DEVELOPMENT if corpus and split in DEVELOPMENT else ()
+    kind, files, is_only_split = data_files(name, split, config, report, other_names)
     if issubclass(kind, AudioFolder):
         if tables := [file for file in files if file.name in METADATA]:
-            return _of_split(_open_tables(tables, likely, encoding), split)
-        return _open_folder(path, split, files, report)
+            return _open_tables(tables, likely, encoding)
+        return _open_folder(path, split, files, is_only_split, report)
     if issubclass(kind, WebDataset):
         return _open_webdataset(files, report)
     if issubclass(kind, Arrow):
@@ -129,20 +126,22 @@ def language_configs(name: str | Path, languages: Sequence[str] | None = None) -
     Raises:
         ValueError: for a data set with other configurations, one of which must be named, and for absent languages.
     """
-    path, corpus = Path(name), PUBLISHED.get(str(name).lower())
+    path, corpus, default = Path(name), PUBLISHED.get(str(name).lower()), None
     if path.is_dir() and (found := published_folder(path)):
         configs = list(language_folders(found, path))
-    elif path.exists() and (path.is_file() or (path / "dataset_info.json").is_file()):
-        return [None]
     elif corpus and has_script(str(name)):
         configs = languages_on_hub(corpus, str(name)) or dataset_configs(str(name))
-    else:
-        configs = dataset_configs(str(name)) if not path.exists() or (path / "README.md").is_file() else []
-    if "default" in configs or not configs:
+    elif path.exists() and not has_configs(path):
         return [None]
+    else:
+        configs, default = dataset_configs(str(name)), default_config(str(name))
+    if "default" in configs:
+        return [None]
+    locales = {config: locale_of_config(config) for config in configs if config not in SEVERAL_LANGUAGES}
     if len(configs) == 1:
         return list(configs)
-    locales = {config: locale_of_config(config) for config in configs if config not in SEVERAL_LANGUAGES}
+    if default and (not languages or None in locales.values()):
+        return [default]
     if None in locales.values():
         raise ValueError(f"{name}: has the configurations {', '.join(configs)}; name one")
     wanted = {*map(to_locale, languages or ())}
@@ -155,15 +154,15 @@ def known_source(name: str | Path) -> Source | None:
     """Returns the source of a published corpus by its name on the Hub or its files in a folder; None for another."""
     path = Path(name)
     corpus = published_folder(path) if path.is_dir() else PUBLISHED.get(str(name).lower())
-    return corpus and corpus.source
+    return corpus.source if corpus else None
 
 
 def has_one_split(path: Path) -> bool:
     """Returns whether a file or folder is one split, so that every name of a split means all of it."""
     if path.is_file() or (path / "dataset_info.json").is_file():
         return True
-    has_table = any((path / table).is_file() for table in METADATA)
-    return has_table and not any((path / name).is_dir() for name in SPLIT_FOLDERS)
+    folders = [folder for folder in (path, path / "data") if any((folder / table).is_file() for table in METADATA)]
+    return bool(folders) and not any((folders[0] / name).is_dir() for name in SPLIT_FOLDERS)
 
 
 def split_of(splits: Mapping, split: str, name: str) -> Dataset | IterableDataset:
@@ -181,13 +180,9 @@ def open_dataset(dataset: Dataset | IterableDataset) -> OpenDataset:
 
 
 def _rows_of_dataset(dataset: Dataset | IterableDataset, columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
-    features = dataset.features or {}
-    dataset = dataset.select_columns(columns).with_format(None)
-    for name in columns:
-        if isinstance(features.get(name), Audio):
-            dataset = dataset.cast_column(name, Audio(decode=False))
-    for row in dataset:
-        yield os.curdir, ("", with_class_names(row, features), None)
+    rows = UndecodedRows(dataset, columns)
+    for row in rows:
+        yield os.curdir, ("", with_class_names(row, rows.features), None)
 
 
 def _open_arrow(files: Sequence[Path]) -> OpenDataset:
@@ -228,15 +223,16 @@ def _open_published(
 def _open_tables(files: Sequence[Path], likely: Sequence[str], encoding: str | None) -> OpenDataset:
     """Opens Parquet files that contain recordings, or tables of any kind that name recordings."""
     first, rows = files[0], partial(_rows_of_tables, files, encoding)
-    columns: Mapping = dict.fromkeys(name for file in files for name in columns_of(file, likely, None, encoding))
+    columns = dict.fromkeys(name for file in files for name in columns_of(file, likely, None, encoding))
     audio = [name for name in columns if f"_{name}".endswith("_file_name")] if first.name in METADATA else []
-    if first.suffix == ".parquet":
-        columns = parquet_features(first)
-        audio += [name for name, feature in columns.items() if isinstance(feature, Audio)]
-        with suppress(ContainerError):  # no recordings inside, or in several columns
-            audio = [audio_column(columns.arrow_schema, first)]
-            rows = partial(_rows_of_containers, files, audio[0])
-    return OpenDataset(columns, rows, audio, str(first))
+    if first.suffix != ".parquet":
+        return OpenDataset(columns, rows, audio, str(first))
+    features = parquet_features(first)
+    audio += [name for name, feature in features.items() if isinstance(feature, Audio)]
+    with suppress(ContainerError):  # no recordings inside, or in several columns
+        audio = [audio_column(features.arrow_schema, first)]
+        rows = partial(_rows_of_containers, files, audio[0])
+    return OpenDataset(features, rows, audio, str(first))
 
 
 def _rows_of_containers(files: Sequence[Path], audio: str, columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
@@ -253,7 +249,7 @@ def _rows_of_tables(
 
 
 def _of_split(table: OpenDataset, split: str) -> OpenDataset:
-    """Leaves out rows of other splits, if the folder of a table has a folder for each split, as `datasets` does."""
+    """Leaves out rows of other splits, if the folder of a table has a folder for each split."""
     folder = Path(table.name).parent
     splits = {name: of for name, of in SPLIT_FOLDERS.items() if (folder / name).is_dir()}
     if not splits:
@@ -272,15 +268,19 @@ def _of_split(table: OpenDataset, split: str) -> OpenDataset:
     return replace(table, rows=rows)
 
 
-def _open_folder(root: Path, split: str, files: Sequence[Path], report: ReadingReport) -> OpenDataset:
+def _open_folder(
+    root: Path, split: str, files: Sequence[Path], is_only_split: bool, report: ReadingReport
+) -> OpenDataset:
     """Opens recordings without a table, as the library's `audiofolder` does: the folder of each is its label.
 
     `files` are those that the library finds, which does not follow links to folders.
     """
-    folder = root / split if (root / split).is_dir() else root
-    if folder.is_dir() and (folder != root or not any((root / name).is_dir() for name in SPLIT_FOLDERS)):
+    folders = [folder for folder in (root / split, root / "data" / split) if folder.is_dir()]
+    if folder := next(iter(folders), root if is_only_split and root.is_dir() else None):
         found = sorted(walk(folder, report), key=lambda each: Path(each[0]).parts)  # links in the order of their names
         files = [Path(place, name) for place, _, names in found for name in names]
+    if archive := next((file for file in files if file.name.endswith(ARCHIVES)), None):
+        raise ValueError(f"{archive}: recordings are not read from such an archive; unpack it, and give its folder")
     recordings = [str(file) for file in files if is_recording(str(file))]
     if others := len(files) - len(recordings):
         report.note(f"{root}: {others} files of {split} are no recordings")

@@ -7,21 +7,21 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, ReadInstruction, Translation, Value
 
 from ...atomic import atomic_write
-from ...audio.reading import AUDIO_SUFFIXES, AudioError, encode_flac, load_audio
+from ...audio.reading import AudioError, encode_flac, load_audio
 from ...model.text import normalize_text
 from ..locales import noted_locale, to_locale
 from ..metadata import LIKELY, USUAL_COLUMNS, TableRow, find_columns
 from ..reading import ReadingReport, RowError, human_utterance
 from ..recordings import FileNames, check_part_columns, part_of, with_part_durations
 from .dataset_forms import OpenDataset, open_dataset, open_named, split_of
-from .published import Published, locale_of_config, published_columns
+from .published import Published, locale_of_config, published_columns, recording_name
 
 MAX_SAMPLE = 2.0  # floats in [-1, 1] may be a little louder; converted integers are much louder
 
@@ -37,33 +37,40 @@ def read_dataset(
     encoding: str | None = None,
 ) -> Iterator[dict]:
     """Yields utterances of a data set whose audio is encoded: paths, bytes, `{path, bytes}`, or an `Audio` column,
-    decoded or not; torchcodec is not needed. Lists of float samples with a sampling rate are accepted too.
+    decoded or not; torchcodec is not needed. Lists of samples with a sampling rate are accepted too: floats, or a
+    column of int16.
 
-    Files stay where they are; so do recordings in Parquet files, those of the Hub in its cache. Other recordings
-    inside a data set have no place that an utterance could name, so they are written to `copies`, named by content.
+    Files stay where they are; so do recordings in Parquet and tar files, those of the Hub in its cache. Other
+    recordings inside a data set have no place that an utterance could name, so they are written to `copies`, named by
+    content.
 
     Rows with `start` and `end`, or similar columns such as `begin_time` or `end_ms`, with `start` and `duration`, or
     with `offset` and `duration` are parts of their recordings; so is audio of the form `{path, start, end}`. If a part
     is as long as its recording and lies outside of it, the recording is that part. Values of csv and JSON files are
     read as texts.
 
+    FLEURS, Multilingual LibriSpeech and VoxPopuli are known by their names on the Hub, by their columns and by their
+    files (`published`): the ids of their utterances are the names of the recordings.
+
     Args:
         dataset: a data set, or its splits, a folder written by `save_to_disk`, a folder with a `metadata.csv`,
             `.jsonl` or `.parquet` that has a column `file_name`, a folder of recordings, whose sub-folders are their
-            `label`, a table (csv, tsv, JSON, Parquet), or a name that `load_dataset` accepts. Paths in tables are
-            relative to the table, or else to the working directory.
+            `label`, a table (csv, tsv, JSON, Parquet), tar files of WebDataset, Arrow files, or a name that
+            `load_dataset` accepts. Paths in tables are relative to the table, or else to the working directory.
         columns: field of an utterance (`id`, `audio`, `text`, `language`, `speaker`, `start`, `end`, `start_ms`, ...)
             -> column; by default the first of `USUAL_COLUMNS` that the data set has. The default `id` is data set,
-            split and number of the row.
-        language: of all rows; by default from a column.
-        split, config: of a data set that is loaded.
+            split and number of the row. A text may be a mapping of languages to texts.
+        language: of all rows; by default from a column, or else `config`, if that is named after a language.
+        split, config: of a data set that is loaded; a split may have parts, as `train[:10%]+test`.
         copies: folder for recordings that are in no file.
         encoding: of csv and JSON files without a byte order mark; by default UTF-8.
 
+    The report has a note if no column is known to be the text.
+
     Raises:
-        ValueError: for a field, column or split that is missing, for a data set without rows or without a column of
-            audio or languages, for columns that seem to be starts and ends but are unknown, and for recordings inside
-            the data set without `copies`.
+        ValueError: for a field, column, configuration or split that is missing, for a data set without rows, with
+            several columns of audio or without one, or without a column of languages, for columns that seem to be
+            starts and ends but are unknown, and for recordings inside the data set without `copies`.
     """
     is_open, likely = isinstance(dataset, (Dataset, IterableDataset)), [*LIKELY, *(columns or {}).values()]
     for base, part in [(split, None)] if is_open else map(_parsed_split, split.split("+")):
@@ -78,12 +85,13 @@ def read_dataset(
         try:
             names = _columns(source, columns or {}, corpus)
             of_config = source.language or locale_of_config(config or "")
-            if language is None and ("language" not in names or corpus and of_config):
-                language, prefix = of_config, f"{Path(prefix).parent}/{config}/{base}" if config else prefix
-            if language is None and "language" not in names:
+            spoken = language or (of_config if corpus or "language" not in names else None)
+            if spoken is None and "language" not in names:
                 raise _no_column("language", "name it, or the language of all rows", source)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
+        if config and (corpus or language is None and "language" not in names):
+            prefix = f"{Path(prefix).parent}/{config}/{base}"  # a row of each language has this number
         if corpus is None:
             check_part_columns(where, source.columns, names.keys())
         if "text" not in names and (others := [name for name in source.columns if name not in names.values()]):
@@ -93,7 +101,7 @@ def read_dataset(
             )
         before = report.read
         rows = _rows_in(source, sorted(set(names.values())), part and (base, part))
-        utterances = _utterances(rows, names, prefix, language, corpus, report, _Recordings(source, names, copies))
+        utterances = _utterances(rows, names, prefix, spoken, corpus, report, _Recordings(source, names, copies))
         yield from with_part_durations(utterances, report, check_ids="id" in names)
         if report.read == before:
             raise ValueError(f"{where}: the data set has no rows; its columns are {', '.join(source.columns)}")
@@ -119,7 +127,7 @@ def _rows_in(
 
 def _columns(source: OpenDataset, given: Mapping[str, str], corpus: Published | None) -> dict[str, str]:
     """Returns the columns of the fields that have one."""
-    usual = USUAL_COLUMNS | dict(corpus.columns if corpus else {})
+    usual = {**USUAL_COLUMNS, **(corpus.columns if corpus else {})}
     names = find_columns(source.columns, given, usual=usual, has_parts=corpus is None)
     if "text" not in names and _is_translation(source, "translation"):
         names["text"] = "translation"
@@ -173,10 +181,8 @@ def _utterances(
 def _published_fields(fields: Mapping, corpus: Published) -> dict:
     """Returns the fields of a row with the names that recordings and languages have in utterances."""
     fields = {field: None if value == corpus.no_value else value for field, value in fields.items()}
-    path = PurePosixPath(_text(fields, "id") or "")
-    name = path.stem if path.suffix.lower() in AUDIO_SUFFIXES else path.name
     code = _text(fields, "language") or ""
-    return fields | {"id": name, "language": locale_of_config(code) or code}
+    return fields | {"id": recording_name(_text(fields, "id")), "language": locale_of_config(code) or code}
 
 
 def _text(fields: Mapping, name: str) -> str | None:

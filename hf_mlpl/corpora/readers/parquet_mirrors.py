@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -19,14 +20,32 @@ from .parquet import distinct_values, has_paths, parquet_schema, parquet_values
 TEXT = ("sentence", "text", "transcription", "transcript")
 SPEAKER = ("client_id", "speaker_id", "speaker")
 LOCALE = ("locale", "language", "lang")
-SPLITS = {"validation": "dev", "valid": "dev", "val": "dev"} | {
-    name: name for name in ("train", "dev", "test", "validated", "invalidated", "other")
+LABELLED = ("train", "dev", "test")
+SPLITS = {name: name for name in (*LABELLED, "validated", "invalidated", "other")} | {
+    "training": "train",
+    **dict.fromkeys(("validation", "valid", "val"), "dev"),
+    **dict.fromkeys(("testing", "eval", "evaluation"), "test"),
 }
-SPLIT = re.compile(rf"(?:partial-)?({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?![a-z])")
+WORDS = "|".join(sorted(SPLITS, key=len, reverse=True))
+SPLIT = re.compile(rf"({WORDS})(?![a-z])")
+# `train-00000-of-00002.parquet`, with the fingerprint that `push_to_hub` used to add, or the name of a folder
+PLAIN = re.compile(rf"({WORDS})([-_.]?\d+([-_]of[-_]\d+)?)?(-[0-9a-f]{{16}})?(\.parquet)?")
 FOLDER_OF_LOCALE = re.compile(r"[a-z]{2,3}([-_][A-Za-z]+)*")
 
 
-def read_mirror(root: str | Path, split: str, report: ReadingReport, locales: Sequence[str]) -> Iterator[dict]:
+class Skip(Protocol):
+    """Chooses among the clips of a split."""
+
+    def has(self, clip: str) -> bool:
+        """Returns whether a clip is not to be read, because it is in another split."""
+
+    def check(self, speaker: str | None, text: str | None) -> None:
+        """Raises `RowError` for a clip that must not be read."""
+
+
+def read_mirror(
+    root: str | Path, split: str, report: ReadingReport, locales: Sequence[str], skip: Skip | None = None
+) -> Iterator[dict]:
     """Yields the utterances of a split in some locales; the recordings stay in their files.
 
     The report gets a line for a split without files, and for each file that is damaged, or lacks recordings, texts or
@@ -38,7 +57,7 @@ def read_mirror(root: str | Path, split: str, report: ReadingReport, locales: Se
     report.note_all(problems)
     for path, folder in splits.get(split, ()):
         with report.noting_errors():
-            yield from with_durations(_rows(path, folder, report, locales), report)
+            yield from with_durations(_rows(path, folder, report, locales, skip), report)
 
 
 def mirror_locales(root: str | Path, problems: list[str]) -> list[str]:
@@ -73,33 +92,53 @@ def mirror_files(root: str | Path, splits: Sequence[str]) -> tuple[Path, ...]:
     return tuple(path for split in splits for path, _ in files.get(split, ()))
 
 
-def mirror_speakers(root: str | Path, split: str, locale: str) -> set[str]:
-    """Returns the speakers of a locale in a split; an empty set if there is no such split."""
-    speakers = set()
+def mirror_rows(root: str | Path, split: str, locale: str) -> Iterator[tuple[str, str | None, str]]:
+    """Yields the name, the speaker and the text of each clip of a locale in a split, and nothing of a damaged file."""
     for path, folder in _splits(root, []).get(split, ()):
         with suppress(ValueError):  # reading the split reports it
-            for _, row in _light_rows(path, folder):
-                if row["locale"] == locale and row["speaker"]:
-                    speakers.add(str(row["speaker"]))
-    return speakers
+            for number, row in _light_rows(path, folder):
+                if row["locale"] == locale:
+                    yield _name(row, path, number), _speaker(row), row["text"] or ""
 
 
 def _splits(root: str | Path, problems: list[str]) -> dict[str, list[tuple[Path, str | None]]]:
     """Maps splits to Parquet files and the locales of their folders. Names of files or folders begin with the split:
     `sl/train-00000-of-00002.parquet`, `sl/partial-train/0000.parquet`, `data/validation-00000-of-00001.parquet`.
+
+    A longer name such as `test_noisy` is that split too, unless it is one of dev or test that is there already: speech
+    of another kind would change the error rates.
     """
     root = Path(root).absolute()
-    splits: dict[str, list[tuple[Path, str | None]]] = {}
+    found: list[tuple[Path, str | None, str, bool]] = []
     for path in [root] if root.is_file() else parquet_files_below(root):
         below = path.relative_to(root).parts or (path.name,)
-        split = next((match[1] for part in reversed(below) if (match := SPLIT.match(part))), None)
-        if split is None:
+        match = next(filter(None, map(_split_of, reversed(below))), None)
+        if match is None:
             problems.append(f"{path}: neither its name nor its folder's is that of a split, such as train or test")
             continue
         folders = [part for part in (*below[:-1][::-1], root.name) if FOLDER_OF_LOCALE.fullmatch(part)]
-        folder = next((part for part in folders if part not in SPLITS), None)
-        splits.setdefault(SPLITS[split], []).append((path, folder))
+        found.append((path, next((part for part in folders if not _split_of(part)), None), *match))
+    plain = {(split, folder) for _, folder, split, is_plain in found if is_plain}
+    splits: dict[str, list[tuple[Path, str | None]]] = {}
+    for path, folder, split, is_plain in found:
+        if not is_plain and split in ("dev", "test") and (split, folder) in plain:
+            problems.append(f"{path}: is not read, because {split} has files of its own")
+            continue
+        if not is_plain and split in LABELLED:
+            problems.append(f"{path}: is read as {split}")
+        splits.setdefault(split, []).append((path, folder))
     return splits
+
+
+def _split_of(name: str) -> tuple[str, bool] | None:
+    """Returns the split that a name of a file or folder means, and whether the name has no other words."""
+    name = name.removeprefix("partial-")
+    if plain := PLAIN.fullmatch(name):
+        return SPLITS[plain[1]], True
+    if not SPLIT.match(name):
+        return None
+    splits = [SPLITS[word] for word in re.split("[^a-z]+", name) if word in SPLITS]
+    return next((split for split in splits if split in LABELLED), splits[0]), False
 
 
 def _first(names: Sequence[str], columns: Collection[str]) -> str | None:
@@ -137,15 +176,27 @@ def _light_rows(path: Path, folder: str | None) -> Iterator[tuple[int, dict]]:
         yield number, row | {"locale": locale and to_locale(locale)}
 
 
-def _rows(path: Path, folder: str | None, report: ReadingReport, locales: Sequence[str]) -> Iterator[tuple[str, dict]]:
+def _name(row: dict, path: Path, number: int) -> str:
+    return PurePosixPath(str(row["name"] or f"{row['locale']}-{path.stem}-{number}.")).stem
+
+
+def _speaker(row: dict) -> str | None:
+    return None if row["speaker"] is None else str(row["speaker"])
+
+
+def _rows(
+    path: Path, folder: str | None, report: ReadingReport, locales: Sequence[str], skip: Skip | None
+) -> Iterator[tuple[str, dict]]:
     for number, row in _light_rows(path, folder):
         where, locale = f"{path}:{number}", row["locale"]
-        if locale not in (*locales, None):
+        name = _name(row, path, number)
+        if locale not in (*locales, None) or skip and skip.has(name):
             continue
         with report.row(where):
             if locale is None:
                 raise RowError("no locale")
-            text, name = sentence_of(row["text"]), PurePosixPath(str(row["name"] or f"{locale}-{path.stem}-{number}."))
+            text = sentence_of(row["text"])
+            if skip:
+                skip.check(_speaker(row), text)
             audio = {"path": str(path), "offset": number, "size": None}
-            speaker = None if row["speaker"] is None else str(row["speaker"])
-            yield where, human_utterance(name.stem, audio, locale, text, speaker)
+            yield where, human_utterance(name, audio, locale, text, _speaker(row))

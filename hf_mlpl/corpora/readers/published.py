@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from huggingface_hub import HfApi, snapshot_download
 
 from ...audio.folder_walk import is_hidden
+from ...audio.reading import AUDIO_SUFFIXES
 from ..locales import WITH_REGION, WITHOUT_REGION, to_locale
 from ..metadata import TableRow
 from ..reading import ReadingReport
@@ -146,7 +147,9 @@ def published_columns(columns: Collection[str]) -> Published | None:
 
 def language_folders(corpus: Published, root: Path) -> dict[str, Path]:
     """Returns the folders of a corpus's languages by their configurations."""
-    places = [root, *(place for base in (root, root / "data") if base.is_dir() for place in sorted(base.iterdir()))]
+    places = [root]
+    for base in filter(Path.is_dir, (root, root / "data")):
+        places += [base / name for name in sorted(filter(corpus.folder.fullmatch, os.listdir(base)))]
     found: dict[str, Path] = {}
     for place in places:
         match = corpus.folder.fullmatch(place.absolute().name)
@@ -207,15 +210,21 @@ def language_rows(
     def rows(wanted: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
         find = _recordings(corpus, folder.absolute(), split, report)
         for where, row, problem in _table_rows(table, corpus.header):
-            name = PurePosixPath(row.get(corpus.name) or "")
-            if names is not None and str(name) not in names:
+            name = recording_name(row.get(corpus.name))
+            if names is not None and name not in names:
                 continue
-            if not problem and len(name.parts) != 1:
+            if not problem and row[corpus.name] not in (name, os.path.basename(row[corpus.name])):
                 problem = f"{corpus.name} is not a file name"
-            values = {"speaker_id": name.stem.partition("_")[0]} | row | {"audio": problem or find(name.stem)}
+            values = {"speaker_id": name.partition("_")[0], **row, "audio": None if problem else find(name)}
             yield os.curdir, (where, {column: values.get(column) for column in wanted}, problem)
 
     return columns, rows
+
+
+def recording_name(value: str | None) -> str:
+    """Returns the name of a recording without its folders and its suffix."""
+    path = PurePosixPath(value or "")
+    return path.stem if path.suffix.lower() in AUDIO_SUFFIXES else path.name
 
 
 def _table_rows(table: Path, header: tuple[str, ...] | None) -> Iterator[TableRow]:

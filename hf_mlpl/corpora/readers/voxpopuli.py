@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -83,7 +84,8 @@ class Recordings:
     """Finds the long recordings below a folder, as files or inside archives, by the name of their event.
 
     `codes` are the languages of the unlabelled recordings. `find` returns the `audio` of an event and its seconds, or
-    the error that refuses its segments: a cache does not keep errors that are raised.
+    the error that refuses its segments: a cache does not keep errors that are raised. `lacks` returns whether a year
+    of a language has not been downloaded.
     """
 
     def __init__(self, root: Path):
@@ -96,7 +98,13 @@ class Recordings:
         self.codes = folders | {code for code, _ in self.archives if code in CODES}
         # Tables are sorted by recording, or nearly so: not all of 400,000 recordings have to be kept.
         self.find = lru_cache(4096)(self._find)
+        self.lacks = lru_cache(4096)(self._lacks)
         self._open = lru_cache(64)(Archive)
+
+    def _lacks(self, code: str, year: str) -> bool:
+        """Returns whether all recordings of a language are in archives, and none of them is of a year."""
+        years = {year for other, year in self.archives if other == code}
+        return bool(years) and year not in years and not (self.root / code).is_dir()
 
     def _find(self, event: str) -> tuple[dict, float] | RowError:
         code, year = event.rpartition("_")[2], event[:4]
@@ -172,17 +180,26 @@ def _segments_of_recordings(
 ) -> Iterator[dict]:
     delimiter, columns = TABLES[table.name]
     event_column, number_column, start_column, end_column = columns
-    missing = set(locales)
+    missing, not_there = set(locales), Counter[str]()
     for where, row in read_table(table, columns, delimiter):
         event = row[event_column]
-        locale = locale_of((event or "").rpartition("_")[2])
+        code = (event or "").rpartition("_")[2]
+        locale = locale_of(code)
         if event and (locale not in locales or not _belongs(event, subset)):
             continue  # the table lists every language of the corpus
         missing.discard(locale)
+        if event and event[:4].isdigit() and recordings.lacks(code, event[:4]):
+            not_there[f"{code}_{event[:4]}"] += 1
+            continue
         with report.row(where):
             check_row(row)
             audio, seconds = segment(recordings, file_name_of(event, "event id"), row[start_column], row[end_column])
             yield _utterance(f"{event}_{row[number_column]}", audio, locale, texts) | {"duration_seconds": seconds}
+    if not_there:
+        report.note(
+            f"{table}: {not_there.total()} segments are not read, because their archives are not there: "
+            + ", ".join(f"{name}.tar" for name in sorted(not_there))
+        )
     for locale in sorted(missing):
         report.note(f"{table}: has no segments of the recordings of {locale} that are asked for")
 

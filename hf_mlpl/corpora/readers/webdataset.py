@@ -1,10 +1,9 @@
-"""Reads the tar files of the format WebDataset in place: members with the same name but another suffix are a row."""
+"""Reads tar files of the format WebDataset in place: members whose names differ only in the suffix are a row."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from ...audio.containers import open_member
@@ -18,7 +17,8 @@ from ..recordings import member_audio
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 AUDIO = "audio"  # the column of the first recording of a row
 TEXTS = {"txt": "text", "cls": "label"}  # suffix -> column; other suffixes are columns themselves
-MAX_TEXT = 2**20  # bytes
+KNOWN = ("json", *TEXTS)
+MAX_TEXT = 2**16  # bytes of a member with another suffix, which may be a text
 
 
 def webdataset_columns(files: Sequence[Path], report: ReadingReport) -> list[str]:
@@ -39,20 +39,24 @@ def webdataset_rows(files: Sequence[Path], columns: Sequence[str] | None = None)
     """
     for file in files:
         index = tar_index(file)
-        places = zip(index.names(), index.offsets.tolist(), index.sizes.tolist(), strict=True)
-        members = (member for member in places if not any(map(is_hidden, member[0].split("/"))))
-        for key, row_members in groupby(members, lambda member: _split_name(member[0])[0]):
-            row, problem = {}, None
-            for name, offset, size in row_members:
+        members: dict[str, list[int]] = {}
+        for number, name in enumerate(index.names()):
+            if not any(map(is_hidden, name.split("/"))):
+                members.setdefault(_split_name(name)[0], []).append(number)
+        for key, numbers in members.items():
+            texts, recordings, problem = {}, {}, None
+            for number in numbers:
+                name, offset, size = index.name(number), int(index.offsets[number]), int(index.sizes[number])
                 suffix = _split_name(name)[1]
                 if f".{suffix.rpartition('.')[2].lower()}" in AUDIO_SUFFIXES:
-                    place = member_audio(file, (offset, size))
-                    row |= {suffix: place, AUDIO: row.get(AUDIO, place)}
-                elif size <= MAX_TEXT:
+                    recordings[suffix] = member_audio(file, (offset, size))
+                    recordings.setdefault(AUDIO, recordings[suffix])
+                elif size <= MAX_TEXT or suffix in KNOWN:
                     try:
-                        row |= _texts(suffix, open_member(file, offset, size).read().decode("utf-8-sig"))
+                        texts |= _texts(suffix, open_member(file, offset, size).read().decode("utf-8-sig"))
                     except ValueError:
-                        problem = f"{name} cannot be read"
+                        problem = f"{name} cannot be read" if suffix in KNOWN else problem
+            row = texts | recordings
             yield f"{file}:{key}", row if columns is None else {name: row.get(name) for name in columns}, problem
 
 
