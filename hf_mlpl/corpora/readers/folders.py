@@ -127,12 +127,10 @@ def _rows(
     if unread:
         report.note(f"{root}: {len(unread)} texts have no recording beside them, such as {min(unread)}")
     if left_out:
-        report.note(
-            f"{root}: {len(left_out)} texts are not read, such as {left_out[0]}, because their recordings have "
-            "segmentations"
-        )
+        kind = "texts that are not read, because their recordings have segmentations"
+        report.note(f"{root}: {kind}: {len(left_out)}, such as {left_out[0]}")
     if whole:
-        report.note(f"{root}: {len(whole)} recordings have no segmentation, such as {whole[0]}; they are not cut")
+        report.note(f"{root}: recordings without a segmentation, which are not cut: {len(whole)}, such as {whole[0]}")
     if passed_over:
         suffixes = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common(10))
         report.note(f"{root}: {passed_over.total()} files are neither recordings nor texts: {suffixes}")
