@@ -98,6 +98,7 @@ def _add_corpora(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--download",
         nargs="+",
+        action="extend",
         metavar="ID",
         help="downloads what is not there yet into the folders of the other options: librispeech/dev-clean; "
         "voxpopuli/sl or another subset, of one year with voxpopuli/sl/2019; voxpopuli/asr/sl for --voxpopuli-asr; "
@@ -169,7 +170,7 @@ def _add_own_speech(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--encoding",
-        help="encoding of --list, --manifests, tables of --dataset and texts and segmentations of --folder, such as "
+        help="encoding of --list, --manifests, tables of --dataset, and texts and segmentations of --folder, such as "
         "windows-1252; default: UTF-8, or UTF-16 with a byte order mark",
     )
     add_several(
@@ -244,7 +245,7 @@ class _Once(argparse.Action):
 
 def _delimiter(value: str) -> str:
     value = {"tab": "\t", "\\t": "\t"}.get(value, value)
-    if len(value) != 1:
+    if len(value) != 1 or value == '"':
         raise argparse.ArgumentTypeError(f"{value!r} is not one sign, such as ',', ';', '|' or tab")
     return value
 

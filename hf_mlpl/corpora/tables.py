@@ -19,7 +19,7 @@ from .reading import RowError
 
 DELIMITERS = "\t,;|"
 QUOTED = ",;"  # with other delimiters quotes are ordinary characters, and one alone would swallow lines
-SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*')  # by which Excel names the delimiter, above the header
+SEPARATOR_LINE = re.compile(r'"?sep=([^"\w])"?\s*')  # by which Excel names the delimiter, above the header
 MAX_FIELD = 2**17  # characters; the limit of Python's csv
 MAX_LINE = 2**20  # characters that are read at once; the rest of a longer line is passed over
 MAX_LINES = 100  # of one record in quotes; a longer one lacks its closing quote
@@ -131,10 +131,9 @@ def check_encoding(path: str | Path, encoding: str | None) -> None:
         with open_table(Path(path)) as file:
             for number, line in _lines(file, path, encoding):
                 if not line.isascii():
-                    is_damaged = DAMAGED in line
-                    first = first or number * is_damaged
-                    damaged += is_damaged
                     good += not line.replace(DAMAGED, "").isascii()
+                    if DAMAGED in line:
+                        first, damaged = first or number, damaged + 1
     except LookupError as error:
         raise ValueError(f"{path}: {error}; such as {ENCODINGS} are accepted") from error
     if encoding is None and damaged > max(1, DAMAGED_PER_GOOD * good):

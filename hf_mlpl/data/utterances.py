@@ -198,7 +198,8 @@ def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None
         ]
         raise ValueError(
             f"{len(duplicates)} ids stand for more than one utterance, {duplicates[0]} among them, in "
-            f"{' and '.join(files)}; each utterance needs an id of its own"
+            f"{' and '.join(files)}; each utterance needs an id of its own, which "
+            "`hf-mlpl prepare-data` gives to all that it prepares together"
         )
     if languages is None:
         return dataset

@@ -24,6 +24,8 @@ from hf_mlpl.corpora.readers.lists import read_fl_lists, read_list
 from hf_mlpl.corpora.reading import ReadingReport
 from hf_mlpl.model.text import read_tokens
 
+from ..corpora.test_segmentations import EAF, MINIMAL, RTTM, SHORT, SRT, VTT
+
 FILES = 2000  # of each form
 SECONDS = 20  # for each form, at most
 ROWS = 20
@@ -178,6 +180,33 @@ def test_mutated_texts(folder, capsys):
         outcomes["dropped"] += "000.wav" not in rows
     with capsys.disabled():
         print(f"\ntexts: {dict(outcomes)}")
+
+
+SEGMENTATIONS = {".eaf": EAF, ".TextGrid": MINIMAL, ".textgrid": SHORT, ".vtt": VTT, ".srt": SRT, ".rttm": RTTM}
+
+
+@pytest.mark.parametrize("suffix", SEGMENTATIONS)
+def test_mutated_segmentations(tmp_path, suffix, capsys):
+    """Each file of segmentations costs its own recording at most, and what is not read has a line."""
+    outcomes, started = Counter(), time.monotonic()
+    for name in ("a", "film"):
+        soundfile.write(tmp_path / f"{name}.wav", np.full(80_000, 0.1, np.float32), 8_000)
+    (tmp_path / "film.txt").write_text(TEXTS[1], encoding="utf-8")
+    for seed in range(FILES):
+        if time.monotonic() - started > SECONDS:
+            break
+        random_, report = random.Random(seed), ReadingReport()
+        content = (
+            SEGMENTATIONS[suffix].replace("film.mp4", "a.mp4").encode(random_.choice(["utf-8", "utf-8", "utf-16"]))
+        )
+        (tmp_path / f"a{suffix}").write_bytes(mutated(content, random_))
+        rows = read_mutated(tmp_path, lambda path, report: list(read_folder(path, report, "sl")), report)
+        parts = [row for row in rows if row["id"].startswith("a.wav")]
+        assert len(parts) == len(rows) - 1 and rows[-1]["text"] == TEXTS[1]
+        assert all(0 < row["duration_seconds"] <= 10.0 for row in rows) and (parts or report.lines)
+        outcomes.update({"files": 1, "intervals kept": len(parts), "left out": report.dropped.total()})
+    with capsys.disabled():
+        print(f"\n{suffix}: {dict(outcomes)}")
 
 
 def test_mutated_tokens_files(tmp_path, capsys):

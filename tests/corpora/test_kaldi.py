@@ -5,6 +5,7 @@ import pytest
 import soundfile
 
 from hf_mlpl.cli.main import main
+from hf_mlpl.corpora.readers.folders import read_folder
 from hf_mlpl.corpora.readers.kaldi import read_kaldi
 from hf_mlpl.corpora.reading import ReadingReport
 from hf_mlpl.data.utterances import read_utterances
@@ -67,7 +68,18 @@ def test_data_directories(recipe):
         "bytes that are not UTF-8": 1,
     }
     assert report.read == 12 and not (recipe / "made").exists()
-    assert report.notes == [f"{recipe / 'data' / 'train' / 'text'}: 1 texts have no utterance, such as lost"]
+    assert report.notes == [f"{recipe / 'data' / 'train' / 'text'}: texts without an utterance: 1, such as lost"]
+    (recipe / "data" / "dev" / "text").write_bytes("u1 \u010das\nu2 \u0161\u010d".encode("cp1250"))
+    with pytest.raises(
+        ValueError, match="dev/text: 2 lines, such as line 1, are not UTF-8; name the encoding with --enc"
+    ):
+        list(read_kaldi(recipe / "data" / "dev", report, "sl"))
+    dev = list(read_kaldi(recipe / "data" / "dev", ReadingReport(), "sl", "cp1250"))
+    assert [row["text"] for row in dev] == ["\u010das", "\u0161\u010d"]
+    with pytest.raises(
+        ValueError, match="dev: no recordings, such as .*; --manifests reads data directories of Kaldi"
+    ):
+        list(read_folder(recipe / "data" / "dev", report, "sl"))
     with pytest.raises(ValueError, match="audio: no data directory of Kaldi, which has a wav.scp"):
         list(read_kaldi(recipe / "audio", report))
 

@@ -298,9 +298,9 @@ def test_long_recordings_become_utterances(talks, tmp_path):
     spoken = sum(end - start for words in WORDS.values() for start, end in words)
     assert abs(speech["speech_seconds"] - spoken) < 0.5
     text = (tmp_path / "data" / "report.txt").read_text()
-    assert "talks: 3 long recordings of 0.05 hours are cut into 7 utterances; 0.02 hours (44%) are speech" in text
+    assert "talks: long recordings: 3, 0.05 hours, are cut into 7 utterances; 0.02 hours (44%) are speech" in text
     assert "sl/told.flac: longer than 35 s: 40.0 s: " in text
-    note = "1 recordings (sl/told.flac; 0.01 hours) are longer than 35 s, with a text; `hf-mlpl align "
+    note = "recordings longer than 35 s with a text: 1, 0.01 hours (sl/told.flac); `hf-mlpl align --model MODEL "
     assert len(report.notes) == 1 and report.notes[0].startswith(note)
     assert report.plotted.name == str(talks / "sl/a.flac") and len(report.plotted.utterances) == 4
 
@@ -318,9 +318,9 @@ def test_parts_of_recordings_are_cut_and_keep_their_place(talks, tmp_path):
 
 def test_long_recordings_are_named_without_segmentation(talks, tmp_path):
     report = prepare([Part("talks", partial(read_talks, talks))], tmp_path / "data")
-    names = "sl/a.flac, sl/b.flac, sl/broken.flac and 1 more; 0.07 hours"
-    remedy = "without a text; `--segment vad` cuts them into utterances"
-    assert report.notes[0] == f"4 recordings ({names}) are longer than 35 s, {remedy}"
+    names = "sl/a.flac, sl/b.flac, sl/broken.flac and 1 more"
+    note = f"recordings longer than 35 s without a text: 4, 0.07 hours ({names}); `--segment vad` cuts them into "
+    assert report.notes[0] == note + "utterances"
     assert "with a text; `hf-mlpl align" in report.notes[1]
     lines = (tmp_path / "data" / "report.txt").read_text().splitlines()
     assert {*report.notes} < {*lines} and f"sl/silent.flac: longer than 35 s: 62.0 s: {talks}/sl/silent.flac" in lines

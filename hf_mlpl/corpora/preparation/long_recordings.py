@@ -84,6 +84,7 @@ class Detected:
     problem: str
 
     def cuts(self, segmentation: Segmentation) -> Cuts:
+        """Returns the utterances of the recording."""
         frame_seconds = segmentation.detector.frame_seconds
         return cut_at_pauses(self.probabilities / 255, frame_seconds, self.seconds, segmentation.max_seconds)
 
@@ -95,7 +96,7 @@ def cut_recordings(
 
     The probabilities of speech of a recording are kept until the preparation has finished, so that an interrupted one
     does not compute them again, unless the recording or the detector has changed. They are all that memory holds of a
-    recording: half a megabyte for an hour.
+    recording: a byte for each frame, a tenth of a megabyte for an hour.
 
     Args:
         parts: folders of finished parts.
@@ -130,7 +131,7 @@ def cut_recordings(
         _cut_part(part, output / PARTS / CUT / part.name, files[part], segmentation) if part in files else part
         for part in parts
     ]
-    return folders, list(failed.values()), _longest(files, seconds, segmentation)
+    return folders, sorted(failed.values()), _longest(files, seconds, segmentation)
 
 
 def _is_long(batch: pa.RecordBatch, max_seconds: float) -> pa.Array:
@@ -289,14 +290,14 @@ def name_long_recordings(files: Sequence[Path], longest: float = LONGEST_SECONDS
                 place = f"{row['duration_seconds']:.1f} s: {_name(row['audio'])}"
                 lines[has_text].append(one_line(f"{row['id']}: longer than {longest:g} s: {place}"))
     remedies = {
-        False: "without a text; `--segment vad` cuts them into utterances",
-        True: "with a text; `hf-mlpl align --model MODEL RECORDING TEXT` finds the utterances of the text in them",
+        False: ("without a text", "`--segment vad` cuts them into utterances"),
+        True: ("with a text", "`hf-mlpl align --model MODEL RECORDING TEXT` finds the utterances of the text in them"),
     }
     notes = []
-    for has_text, remedy in remedies.items():
+    for has_text, (kind, remedy) in remedies.items():
         if found := lines[has_text]:
             names = ", ".join(line.partition(": longer than ")[0] for line in found[:NAMED])
             names += f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
             hours = f"{seconds[has_text] / 3600:.2f} hours"
-            notes.append(f"{len(found)} recordings ({names}; {hours}) are longer than {longest:g} s, {remedy}")
+            notes.append(f"recordings longer than {longest:g} s {kind}: {len(found)}, {hours} ({names}); {remedy}")
     return notes, [*lines[False], *lines[True]]

@@ -167,7 +167,7 @@ def _speech_line(speech: Mapping) -> str:
         return f"{speech['part']}: none of its long recordings can be read"
     hours, speech_hours = speech["seconds"] / 3600, speech["speech_seconds"] / 3600
     return (
-        f"{speech['part']}: {speech['recordings']} long recordings of {hours:.2f} hours are cut into "
+        f"{speech['part']}: long recordings: {speech['recordings']}, {hours:.2f} hours, are cut into "
         f"{speech['utterances']} utterances; {speech_hours:.2f} hours ({speech_hours / hours:.0%}) are speech"
     )
 

@@ -51,7 +51,7 @@ def read_manifest(
     if "_OP_" in manifest.name:
         raise ValueError(f"{manifest}: is a pattern for several manifests of tar files, which are not read")
     if is_kaldi(manifest):
-        yield from read_kaldi(manifest, report, language)
+        yield from read_kaldi(manifest, report, language, encoding)
         return
     if not manifest.is_file():
         raise ValueError(f"{manifest}: no such manifest")

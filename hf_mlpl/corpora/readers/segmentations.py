@@ -24,7 +24,7 @@ Interval = tuple[str, dict | RowError]
 # follows an exclamation mark (Praat's manual, "TextGrid file formats").
 PRAAT_TOKEN = re.compile(r'(?<!\S)(?:"([^"]*(?:""[^"]*)*)"|(<\w+>)|([-+]?\d[\d.]*(?:[eE][-+]?\d+)?)(?!\S)|!.*)')
 TRIGRAPH = re.compile(r"\\\S\S")  # `\\a"`, an ä of Praat from before Unicode
-CUE_TIMES = re.compile(r"^\s*\d[\d:.,]*\s*-->", re.MULTILINE)
+CUE_START = re.compile(r"^\s*(\d[\d:.,]*)\s*-->", re.MULTILINE)
 VOICE = re.compile(r"<v[^\s>]*\s+([^>]+)>")
 OVERRIDE = re.compile(r"\{\\[^}]*\}")  # `{\an8}`, which players of SubRip take for a place on the screen
 NOTHING = "<NA>"  # of a column of RTTM
@@ -304,19 +304,25 @@ def _read_subtitles(path: Path, suffix: str, encoding: str | None) -> Iterator[I
     except (MalformedFileError, MalformedCaptionError) as error:
         kind = "WebVTT" if suffix == ".vtt" else "SubRip"
         raise ValueError(f"is no {kind} file, or is damaged: {error}") from error
-    unread = len(CUE_TIMES.findall(text))
+    starts = set()
     for caption in captions:
         spoken = html.unescape(OVERRIDE.sub("", caption.text)).strip()
         where, voices = f"{path}:{caption.start}", {name.strip() for name in VOICE.findall(caption.raw_text)}
         if spoken:
-            unread -= 1
             speaker = html.unescape(voices.pop()) if len(voices) == 1 else None
-            start, end = (_seconds(time.to_tuple()) for time in (caption.start_time, caption.end_time))
+            start, end = (_seconds(time) for time in (caption.start, caption.end))
+            starts.add(start)
             yield where, {"start": start, "end": end, "text": spoken, "speaker": speaker}
-    for _ in range(unread):
-        yield str(path), RowError("cue without a text, or damaged")
+    for cue in CUE_START.finditer(text):
+        if _seconds(cue[1]) not in starts:
+            line = text.count("\n", 0, cue.start(1)) + 1
+            yield f"{path}:{line}", RowError("cue without a text, or damaged", f"it starts at {cue[1]}")
 
 
-def _seconds(time: tuple[int, int, int, int]) -> float:
-    hours, minutes, seconds, milliseconds = time
-    return (((hours * 60 + minutes) * 60 + seconds) * 1000 + milliseconds) / 1000
+def _seconds(time: str) -> float:
+    """Returns the seconds of `hours:minutes:seconds` or `minutes:seconds`, or NaN."""
+    try:
+        parts = [float(part) for part in time.replace(",", ".").split(":")]
+    except ValueError:
+        return math.nan
+    return round(sum(part * 60**power for power, part in enumerate(reversed(parts))), 3)
