@@ -60,8 +60,9 @@ class Splits:
     """Says which utterances of train are for dev and test, or unlabelled.
 
     A share of each language is chosen by hashes of the names of its speakers, or of its recordings where they have no
-    speaker: the same recordings every time, also when others are added. All utterances of a speaker, and all parts of
-    a recording, are in one split. Only where one speaker has all of a language, the recordings are divided.
+    speaker: the same ones every time, also when others are added, unless few speakers make the share too large or
+    empty. All utterances of a speaker, and all parts of a recording, are in one split. Only where one speaker has all
+    of a language, the recordings are divided.
 
     Args:
         train_speakers: if they are given, the texts of all speakers who are in no split become references of

@@ -72,6 +72,17 @@ def test_parts_of_nemo_are_parts(clips, tmp_path):
     np.testing.assert_array_equal(load_audio(found[0]["audio"], RATE), whole[round(0.5 * RATE) : round(1.6 * RATE)])
 
 
+def test_a_manifest_may_be_a_link(clips, tmp_path):
+    """As those of DVC and the Hub's cache; paths are found beside the link, and beside what it leads to."""
+    rows = [{"audio_filepath": name, "lang": "en"} for name in ("a.wav", "linked/c.wav")]
+    target = write_rows(clips / "train_manifest.json", *rows)
+    (tmp_path / "mine").mkdir()
+    os.symlink(clips / "b", tmp_path / "mine" / "linked")
+    os.symlink(target, tmp_path / "mine" / "m.json")
+    found, report = read(tmp_path / "mine" / "m.json")
+    assert [row["duration_seconds"] for row in found] == [4.0, 2.0] and not report.dropped
+
+
 def test_rows_of_nemo_that_would_be_wrong_are_refused(clips):
     good = {"audio_filepath": "a.wav", "offset": 1.0, "duration": 1.0, "text": "x", "lang": "en"}
     bad = {

@@ -47,6 +47,12 @@ def test_a_share_of_recordings_is_near_and_stays_when_rows_are_added():
     assert ids(sort(moved, "/elsewhere/b", dev_share=0.05)[0]["dev"]) == ids(splits["dev"])
 
 
+def test_speakers_stay_when_others_are_added():
+    rows = [utterance(f"{speaker}x{number}", f"s{speaker}") for speaker in range(400) for number in range(3)]
+    before, after = (ids(sort(each, dev_share=0.1)[0]["dev"]) for each in (rows[:600], rows))
+    assert before == {row["id"] for row in rows[:600] if row["id"] in after} and 30 < len(before) < 90
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     rows=st.lists(
