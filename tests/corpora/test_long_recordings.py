@@ -321,7 +321,7 @@ def test_long_recordings_are_named_without_segmentation(talks, tmp_path):
     names = "sl/a.flac, sl/b.flac, sl/broken.flac and 1 more"
     note = f"recordings longer than 35 s without a text: 4, 0.07 hours ({names}); `--segment vad` cuts them into "
     assert report.notes[0] == note + "utterances"
-    assert "with a text; `hf-mlpl align" in report.notes[1]
+    assert "(sl/told.flac); `hf-mlpl align" in report.notes[1]
     lines = (tmp_path / "data" / "report.txt").read_text().splitlines()
     assert {*report.notes} < {*lines} and f"sl/silent.flac: longer than 35 s: 62.0 s: {talks}/sl/silent.flac" in lines
     dataset = read_utterances([tmp_path / "data" / "unlabelled.parquet"]).filter(lambda row: "short" not in row["id"])
