@@ -361,6 +361,18 @@ def test_a_killed_segmentation_goes_on(talks, tmp_path, capfd):
     assert max(read_utterances([tmp_path / "other" / "unlabelled.parquet"])["duration_seconds"]) <= 10.0
 
 
+def test_a_detector_that_fails_costs_its_recording_until_the_next_call(talks, tmp_path):
+    prepare_talks(talks, tmp_path / "whole")
+    report = prepare_talks(talks, tmp_path / "data", detector=Loudness(tmp_path / "log", fails_at=1))
+    assert report.failed == [f"{talks / 'sl' / 'a.flac'}: MemoryError"]
+    ids, kept = (list(read_utterances([tmp_path / name / "unlabelled.parquet"])["id"]) for name in ("whole", "data"))
+    assert kept == [name for name in ids if not name.startswith("sl/a.flac-")]
+    assert report.splits["unlabelled"].utterances == {"sl": 4}
+    prepare_talks(talks, tmp_path / "data", detector=Loudness(tmp_path / "log"))
+    assert content(tmp_path / "data") == content(tmp_path / "whole") and not list(tmp_path.glob("data/.*"))
+    assert len((tmp_path / "log").read_text().split()) == 5  # four, and the one that failed again
+
+
 @pytest.mark.slow  # processes that are started anew import everything again
 def test_several_processes_do_the_same(talks, tmp_path):
     prepare_talks(talks, tmp_path / "one")
