@@ -14,9 +14,9 @@ filters.yaml holds `filter: none`, which keeps all as the paper did, or a list t
       - language agrees
 
 `characters > 0`, which drops empty labels, is a filter by default, also without --filters; a condition on `characters`
-in the file takes its place, and `filter: none` keeps empty labels. The table shows how many hours of each language every
-filter keeps on its own, and all of them together. It is an error if labels have collapsed (nearly all of a language are
-empty or the same text), or if none is kept.
+in the file takes its place, and `filter: none` keeps empty labels. The table shows how many hours of each language
+every filter keeps on its own, and all of them together. It is an error if labels have collapsed (nearly all of a
+language are empty or the same text), or if none is kept.
 """
 
 import argparse

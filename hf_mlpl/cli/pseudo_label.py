@@ -3,10 +3,10 @@
     hf-mlpl pseudo-label --model runs/supervised/model --data data/unlabelled.parquet --output labels
 
 writes labels/labels.parquet, which training reads like any utterance file, and then labels/complete.json. It needs no
-texts. Each label comes with scores. Utterances that cannot be read are counted, and listed in labels/unreadable.tsv; the
-same command again tries them again. If most of them cannot be read, or if the labels have collapsed, which means that
-nearly all are empty or the same text, the labels are written, and the exit status is 1. --dtype bfloat16 is several times
-as fast on GPUs and processors that support it. On several GPUs:
+texts. Each label comes with scores. Utterances that cannot be read are counted, and listed in labels/unreadable.tsv;
+the same command again tries them again. If most of them cannot be read, or if the labels have collapsed, which means
+that nearly all are empty or the same text, the labels are written, and the exit status is 1. --dtype bfloat16 is
+several times as fast on GPUs and processors that support it. On several GPUs:
 
     accelerate launch -m hf_mlpl pseudo-label --model user/teacher-sl --data data/unlabelled.parquet --languages sl \\
         --output labels/sl --push-to-hub user/voxpopuli-pl

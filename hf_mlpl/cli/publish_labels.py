@@ -4,9 +4,8 @@
 
 makes one commit for each language in folders of `hf-mlpl pseudo-label`: its labels, and a new card for all languages.
 Other languages stay as they are, even if somebody pushes them at the same time, and unchanged files are not sent
-again. A language whose labels have collapsed (nearly all are empty or the same text) is not pushed; the others are, and
-the command then ends with an error.
-Log in with `hf auth login` first, or set HF_TOKEN. In Python,
+again. A language whose labels have collapsed (nearly all are empty or the same text) is not pushed; the others are,
+and the command then ends with an error. Log in with `hf auth login` first, or set HF_TOKEN. In Python,
 
     from datasets import load_dataset
     load_dataset("user/voxpopuli-pl", "sl", split="train")

@@ -63,3 +63,11 @@ def describe_unusable(unusable: int, read: int, those: str = "") -> str | None:
         those: words before the number of those that were read, such as `the last `.
     """
     return f"{unusable} of {those}{read} utterances could not be used" if unusable > MOST_UNUSABLE * read else None
+
+
+def blame_disk(problem: str, example: str) -> str:
+    """Adds an example and a remedy to the clause of `describe_unusable`."""
+    return (
+        f"{problem}, for example: {example}; see whether the disk with the audio is there, then give the same command "
+        "again"
+    )

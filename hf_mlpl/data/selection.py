@@ -1,10 +1,11 @@
-"""Selects the utterances that training can use, and logs each one that is dropped."""
+"""Selects the utterances that training can use, and reports those that are dropped."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from ..model.configuration_mlpl import MlplConfig
 from ..model.processing_mlpl import MlplProcessor
 from ..model.text import unknown_character_report
 from ..model.tokenization_mlpl import MlplTokenizer
+from .drops import DropFile
 from .rows import distinct, filter_rows
 from .text_arrays import NUM_CODE_POINTS, SPACE, TextBlock
 
@@ -26,18 +28,25 @@ def min_ctc_frames(label_ids: Sequence[int]) -> int:
 
 
 def select_for_training(
-    dataset: Dataset, processor: MlplProcessor, config: MlplConfig, max_seconds: float
+    dataset: Dataset,
+    processor: MlplProcessor,
+    config: MlplConfig,
+    max_seconds: float,
+    dropped_file: Path | None = None,
 ) -> tuple[Dataset, Counter]:
-    """Drops utterances that training cannot use; logs each of them, and counts them by reason.
+    """Drops utterances that training cannot use; counts them by reason, and logs the first five of each.
 
     They have no text, characters that the tokenizer lacks (their labels would be wrong), more labels than output
     frames (their CTC loss is infinite), or more than `max_seconds`.
+
+    Args:
+        dropped_file: lists all of them, as tsv; None for no list.
 
     Raises:
         ValueError: for a language that the model does not know, or if no utterance is left.
     """
     _check_languages(dataset, config)
-    dropped, unknown_characters = Counter(), Counter()
+    unknown_characters = Counter()
     extractor, tokenizer, classes = processor.feature_extractor, processor.tokenizer, _classes(processor.tokenizer)
 
     def drop_reason(text: str, seconds: float, num_frames: int) -> str | None:
@@ -66,32 +75,50 @@ def select_for_training(
             reason = drop_reason(text, seconds[row], num_frames[row])
             kept[row] = reason is None
             if reason is not None:
-                dropped[reason] += 1
-                logger.warning("utterance %s dropped: %s (%.2f s, %r)", name, reason, seconds[row], raw)
+                if drops.add(reason, name, reason, f"{seconds[row]:.2f}", raw):
+                    logger.warning("utterance %s dropped: %s (%.2f s, %r)", name, reason, seconds[row], raw)
         return kept
 
-    selected = filter_rows(dataset, ["id", "text", "duration_seconds"], is_usable)
+    with DropFile(dropped_file, ("id", "reason", "duration_seconds", "text")) as drops:
+        selected = filter_rows(dataset, ["id", "text", "duration_seconds"], is_usable)
+    drops.log_rest(logger, "utterances dropped")
     if unknown_characters:
         logger.warning("characters that the tokenizer lacks: %s", unknown_character_report(unknown_characters))
     if not len(selected):
-        raise ValueError(f"none of {len(dataset)} utterances can be used for training: {dict(dropped)}")
-    return selected, dropped
+        where = f"; see {dropped_file}" if dropped_file is not None and drops.counts else ""
+        raise ValueError(f"none of {len(dataset)} utterances can be used for training: {dict(drops.counts)}{where}")
+    return selected, drops.counts
 
 
-def select_unlabelled(dataset: Dataset, config: MlplConfig, max_seconds: float) -> Dataset:
+def select_unlabelled(
+    dataset: Dataset, config: MlplConfig, max_seconds: float, dropped_file: Path | None = None
+) -> Dataset:
     """Drops utterances longer than `max_seconds`, with one line in the log for all of them.
+
+    Args:
+        dropped_file: lists them, as tsv; None for no list.
 
     Raises:
         ValueError: for a language that the model does not know, or if no utterance is left.
     """
     _check_languages(dataset, config)
-    selected = filter_rows(
-        dataset, ["duration_seconds"], lambda block: block["duration_seconds"].to_numpy() <= max_seconds
-    )
+
+    def is_usable(block: pa.Table) -> np.ndarray:
+        kept = block["duration_seconds"].to_numpy() <= max_seconds
+        for row in block.filter(pa.array(~kept)).to_pylist():
+            drops.add("", row["id"], f"{row['duration_seconds']:.2f}")
+        return kept
+
+    with DropFile(dropped_file, ("id", "duration_seconds")) as drops:
+        selected = filter_rows(dataset, ["id", "duration_seconds"], is_usable)
     if dropped := len(dataset) - len(selected):
-        logger.warning("%d unlabelled utterances dropped: longer than %g s", dropped, max_seconds)
+        where = f"; all are listed in {dropped_file}" if dropped_file is not None else ""
+        logger.warning("%d unlabelled utterances dropped: longer than %g s%s", dropped, max_seconds, where)
     if not len(selected):
-        raise ValueError(f"none of {len(dataset)} unlabelled utterances is at most {max_seconds:g} s long")
+        raise ValueError(
+            f"none of {len(dataset)} unlabelled utterances is at most {max_seconds:g} s long (max_batch_seconds); "
+            "`hf-mlpl prepare-data ... --segment vad` cuts long recordings into utterances"
+        )
     return selected
 
 

@@ -7,8 +7,8 @@ A file of filters is YAML, `filter: none` or a list of conditions that all must 
       - characters_per_second <= 25
       - language agrees
 
-Scores are those of `labels.schema.SCORES`, and `characters`, the length of the text; a null score fulfils no condition.
-`language agrees` keeps labels whose language the teacher's language-ID head recognises.
+Scores are those of `labels.schema.SCORES`, and `characters`, the length of the text. A null score fulfils no
+condition. `language agrees` keeps labels whose language the teacher's language-ID head recognises.
 
 `characters > 0`, which drops empty labels, holds everywhere, also without a file. A condition on `characters` in the
 file takes its place (`characters >= 0` keeps empty labels), and `filter: none` keeps everything.
@@ -165,6 +165,6 @@ def filter_labels(
 
 
 def _none_kept(counts: Mapping[str, int]) -> str:
-    """Says how many labels each filter removes; `counts` are those that are kept by each, as `filter_masks` names it."""
+    """Says how many labels each filter removes; `counts` are those that it keeps, by its name in `filter_masks`."""
     removed = [f"{name} removes {counts['all'] - counts[name]}" for name in counts if name not in ("all", "kept")]
     return f"the filters keep none of {counts['all']} labels: {', '.join(removed)}"

@@ -22,7 +22,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from ..corpora.sources import Source
-from ..data.drops import DropFile
+from ..data.drops import DropFile, blame_disk
 from ..data.rows import blocks, durations_of, select_rows
 from ..data.utterances import write_utterances
 from ..error_line import error_line
@@ -151,10 +151,7 @@ def _label(
             "error": error,
         }
     if errors.counts["could not be read"] == len(shard) > 0:
-        raise ValueError(
-            f"none of {len(shard)} utterances could be read, for example: {error}; see whether the disk with the audio "
-            "is there, then give the same command again"
-        )
+        raise ValueError(blame_disk(f"none of the last {len(shard)} utterances could be used", error))
     errors.log_rest(logger, "utterances of a shard get no label")
 
 
