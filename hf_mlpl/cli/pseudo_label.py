@@ -55,7 +55,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..corpora.sources import sources_of
     from ..data.collapse import NOT_LEARNED, collapse_line
     from ..labels.filters import DEFAULT_FILTERS, read_filters
-    from ..labels.folder import check_readable, collapse_of
+    from ..labels.folder import UNREADABLE, collapse_of, unreadable_of
     from ..labels.labelling import pseudo_label
     from ..labels.publishing import push_label_set
 
@@ -67,7 +67,11 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     )
     if accelerator.is_main_process:
         _report(summary, options.output / "labels.parquet")
-        check_readable(summary, options.output)
+        if problems := unreadable_of(summary):
+            raise ValueError(
+                f"{collapse_line(problems)}, see {options.output / UNREADABLE}; when the disk with the audio is there, "
+                "the same command again labels what it can read then"
+            )
         if options.push_to_hub:
             push_options = filters, options.with_audio, options.private, options.allow_collapsed
             for line in push_label_set(options.output, options.push_to_hub, *push_options):

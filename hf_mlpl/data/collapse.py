@@ -31,9 +31,7 @@ def describe_collapse(report: Mapping) -> str | None:
             known, `length_ratio`: the characters, divided by those of human transcripts of as much speech.
     """
     count, empty, commonest = report["labels"], report["empty"], report["commonest"]
-    if count and empty == 1:
-        return f"all {count} pseudo-labels are empty"
-    if count < FEWEST_LABELS:
+    if not count or count < FEWEST_LABELS and empty < 1:
         return None
     for share, kind in ((empty, "empty"), (commonest, "the same text")):
         if share >= COLLAPSED_SHARE:

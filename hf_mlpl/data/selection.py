@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +20,8 @@ from .text_arrays import NUM_CODE_POINTS, SPACE, TextBlock
 
 logger = logging.getLogger(__name__)
 
+DROPPED = ("id", "reason", "duration_seconds", "text")
+
 
 def min_ctc_frames(label_ids: Sequence[int]) -> int:
     """Counts the output frames that CTC needs for labels: one each, and a blank between equal neighbours."""
@@ -32,7 +33,7 @@ def select_for_training(
     processor: MlplProcessor,
     config: MlplConfig,
     max_seconds: float,
-    dropped_file: Path | None = None,
+    drops: DropFile | None = None,
 ) -> tuple[Dataset, Counter]:
     """Drops utterances that training cannot use; counts them by reason, and logs the first five of each.
 
@@ -40,12 +41,13 @@ def select_for_training(
     frames (their CTC loss is infinite), or more than `max_seconds`.
 
     Args:
-        dropped_file: lists all of them, as tsv; None for no list.
+        drops: lists all of them, in the columns of `DROPPED`; None for no list.
 
     Raises:
         ValueError: for a language that the model does not know, or if no utterance is left.
     """
     _check_languages(dataset, config)
+    drops = drops or DropFile(None, DROPPED)
     unknown_characters = Counter()
     extractor, tokenizer, classes = processor.feature_extractor, processor.tokenizer, _classes(processor.tokenizer)
 
@@ -79,41 +81,40 @@ def select_for_training(
                     logger.warning("utterance %s dropped: %s (%.2f s, %r)", name, reason, seconds[row], raw)
         return kept
 
-    with DropFile(dropped_file, ("id", "reason", "duration_seconds", "text")) as drops:
-        selected = filter_rows(dataset, ["id", "text", "duration_seconds"], is_usable)
-    drops.log_rest(logger, "utterances dropped")
+    selected = filter_rows(dataset, ["id", "text", "duration_seconds"], is_usable)
     if unknown_characters:
         logger.warning("characters that the tokenizer lacks: %s", unknown_character_report(unknown_characters))
     if not len(selected):
-        where = f"; see {dropped_file}" if dropped_file is not None and drops.counts else ""
-        raise ValueError(f"none of {len(dataset)} utterances can be used for training: {dict(drops.counts)}{where}")
+        raise ValueError(f"none of {len(dataset)} utterances can be used for training: {dict(drops.counts)}")
+    drops.log_rest(logger, "utterances dropped")
     return selected, drops.counts
 
 
 def select_unlabelled(
-    dataset: Dataset, config: MlplConfig, max_seconds: float, dropped_file: Path | None = None
+    dataset: Dataset, config: MlplConfig, max_seconds: float, drops: DropFile | None = None
 ) -> Dataset:
     """Drops utterances longer than `max_seconds`, with one line in the log for all of them.
 
     Args:
-        dropped_file: lists them, as tsv; None for no list.
+        drops: lists them, in the columns of `DROPPED`; None for no list.
 
     Raises:
         ValueError: for a language that the model does not know, or if no utterance is left.
     """
     _check_languages(dataset, config)
+    drops = drops or DropFile(None, DROPPED)
+    reason = f"longer than {max_seconds:g} s"
 
     def is_usable(block: pa.Table) -> np.ndarray:
         kept = block["duration_seconds"].to_numpy() <= max_seconds
         for row in block.filter(pa.array(~kept)).to_pylist():
-            drops.add("", row["id"], f"{row['duration_seconds']:.2f}")
+            drops.add(reason, row["id"], reason, f"{row['duration_seconds']:.2f}", None)
         return kept
 
-    with DropFile(dropped_file, ("id", "duration_seconds")) as drops:
-        selected = filter_rows(dataset, ["id", "duration_seconds"], is_usable)
+    selected = filter_rows(dataset, ["id", "duration_seconds"], is_usable)
     if dropped := len(dataset) - len(selected):
-        where = f"; all are listed in {dropped_file}" if dropped_file is not None else ""
-        logger.warning("%d unlabelled utterances dropped: longer than %g s%s", dropped, max_seconds, where)
+        where = f"; all are listed in {drops.path}" if drops.path is not None else ""
+        logger.warning("%d unlabelled utterances dropped: %s%s", dropped, reason, where)
     if not len(selected):
         raise ValueError(
             f"none of {len(dataset)} unlabelled utterances is at most {max_seconds:g} s long (max_batch_seconds); "

@@ -241,14 +241,10 @@ def collapse_of(summary: dict) -> dict[str, str]:
     return {language: clause for language, clause in clauses.items() if clause}
 
 
-def check_readable(summary: dict, folder: Path) -> None:
-    """Raises a ValueError with the languages of a complete folder of which most utterances could not be read."""
-    problems = {
+def unreadable_of(summary: dict) -> dict[str, str]:
+    """Returns for each language of a complete folder of which most utterances could not be read a clause about it."""
+    clauses = {
         language: describe_unusable(counts["errors"], counts["labels"] + counts["errors"])
         for language, counts in summary["languages"].items()
     }
-    if lines := [f"{language}: {problem}" for language, problem in problems.items() if problem]:
-        raise ValueError(
-            f"{'; '.join(lines)}, see {folder / UNREADABLE}; when the disk with the audio is there, the same command "
-            "again labels what it can read then"
-        )
+    return {language: clause for language, clause in clauses.items() if clause}

@@ -12,7 +12,8 @@ from accelerate.utils import gather_object, set_seed
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..data.batches import SpeechBatch, micro_batch_seed
-from ..data.selection import select_for_training, select_unlabelled
+from ..data.drops import DropFile
+from ..data.selection import DROPPED, select_for_training, select_unlabelled
 from ..data.utterances import read_utterances
 from ..evaluation.scoring import evaluate_model
 from ..folder_lock import claimed
@@ -82,22 +83,26 @@ def _train(config: TrainingConfig) -> Path:
     accelerator = make_accelerator(config)
     if not accelerator.is_main_process:
         logging.getLogger(select_for_training.__module__).setLevel(logging.ERROR)  # one warning is enough
-    max_seconds, is_main = config.max_batch_seconds, accelerator.is_main_process
-    list_file = output_dir / "dropped.tsv" if is_main else None
-    train_set, dropped = select_for_training(train_set, processor, model.config, max_seconds, list_file)
-    if unlabelled_set is not None:
-        list_file = output_dir / "dropped-unlabelled.tsv" if is_main else None
-        unlabelled_set = select_unlabelled(unlabelled_set, model.config, max_seconds, list_file)
-    model, optimizer = prepare(accelerator, model, config)
-    slimipl = None
-    if unlabelled_set is not None:
-        slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
-    digests = digest(processor, train=train_set, unlabelled=unlabelled_set)
-    pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
-    checkpointer = Checkpointer(accelerator, slimipl, config, digests)
-    start = checkpointer.load_last(same_data=is_continued)
+    lists = [
+        DropFile(output_dir / f"{name}.tsv" if accelerator.is_main_process else None, DROPPED)
+        for name in ("dropped", "dropped-unlabelled")
+    ]
+    with lists[0], lists[1]:  # they appear if no check refuses the run, which then does not own its folder
+        train_set, dropped = select_for_training(
+            train_set, processor, model.config, config.max_batch_seconds, lists[0]
+        )
+        if unlabelled_set is not None:
+            unlabelled_set = select_unlabelled(unlabelled_set, model.config, config.max_batch_seconds, lists[1])
+        model, optimizer = prepare(accelerator, model, config)
+        slimipl = None
+        if unlabelled_set is not None:
+            slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
+        digests = digest(processor, train=train_set, unlabelled=unlabelled_set)
+        pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
+        checkpointer = Checkpointer(accelerator, slimipl, config, digests)
+        start = checkpointer.load_last(same_data=is_continued)
     if accelerator.is_main_process:
-        write_config(config)  # only after all checks: a refused run does not own its folder
+        write_config(config)  # only after all checks
     updates = iter(slimipl) if slimipl else supervised_updates(accelerator, model, processor, train_set, config, start)
 
     log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
