@@ -69,8 +69,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         _report(summary, options.output / "labels.parquet")
         if problems := unreadable_of(summary):
             raise ValueError(
-                f"{collapse_line(problems)}, see {options.output / UNREADABLE}; when the disk with the audio is there, "
-                "the same command again labels what it can read then"
+                f"{collapse_line(problems)}, see {options.output / UNREADABLE}; when the disk with the audio is "
+                "there, the same command again labels what it can read then"
             )
         if options.push_to_hub:
             push_options = filters, options.with_audio, options.private, options.allow_collapsed

@@ -94,13 +94,14 @@ def test_labels_of_several_languages_without_a_model(tone_labels, tone_data, loc
 
 def test_a_data_set_of_anyone(tone_data, local_hub, run, tmp_path):
     """Written by the Hub's own tools; nothing else of the repository is downloaded."""
-    rows = [{"id": row["id"], "text": "a"} for row in pq.read_table(tone_data / "unlabelled.parquet").to_pylist()]
+    ids = pq.read_table(tone_data / "unlabelled.parquet")["id"].to_pylist()
+    rows = [{"id": name, "text": f"a {number}"} for number, name in enumerate(ids)]
     Dataset.from_list(rows).push_to_hub("me/theirs")
     HfApi().upload_file(path_or_fileobj=b"x", path_in_repo="more/a.csv", repo_id="me/theirs", repo_type="dataset")
     num_requests = len(local_hub.requests)
     audio = ["--audio", tone_data / "unlabelled.parquet", "--output", tmp_path / "a.parquet"]
     assert run("join_labels.py", "--labels", "me/theirs", *audio).startswith("24 labels with audio, ")
-    assert {row["text"] for row in pq.read_table(tmp_path / "a.parquet").to_pylist()} == {"a"}
+    assert pq.read_table(tmp_path / "a.parquet")["text"].to_pylist() == [row["text"] for row in rows]
     assert not [request for request in local_hub.requests[num_requests:] if "more/" in request.path]
 
 
