@@ -50,7 +50,8 @@ def test_there_are_these_settings_and_no_others():
     assert [field.name for field in dataclasses.fields(TrainingConfig)] == names.split()
     names = "start_update num_frequency_masks max_frequency_width num_time_masks max_time_width max_time_fraction"
     assert [field.name for field in dataclasses.fields(SpecAugmentConfig)] == names.split()
-    free = "num_workers cache_gigabytes log_every save_every eval_every push_to_hub hub_private_repo license stage"
+    free = "num_workers cache_gigabytes log_every save_every eval_every push_to_hub hub_private_repo license stage "
+    free += "allow_collapsed"
     assert FREE_ON_RESUME == set(free.split())
 
 

@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ..atomic import atomic_write
+from ..audio.reading import SAMPLING_RATE, load_audio
+from ..error_line import error_line
 
 FIRST_LINES = 5  # of each reason
 MOST_UNUSABLE = 0.5  # share; more mean a wrong mount, a disk that is gone, or the files of another machine
@@ -71,3 +73,12 @@ def blame_disk(problem: str, example: str) -> str:
         f"{problem}, for example: {example}; see whether the disk with the audio is there, then give the same command "
         "again"
     )
+
+
+def audio_problem(audio: dict) -> str | None:
+    """Returns in a line why the audio of an utterance cannot be read; None if it can."""
+    try:
+        load_audio(audio, SAMPLING_RATE)
+    except (OSError, ValueError, MemoryError) as error:
+        return error_line(error)
+    return None

@@ -20,10 +20,9 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from ..atomic import check_fields, read_json, write_json
-from ..audio.reading import SAMPLING_RATE, AudioError, load_audio
 from ..corpora.sources import Source
 from ..data.collapse import LabelTexts, describe_collapse
-from ..data.drops import DropFile, describe_unusable
+from ..data.drops import DropFile, audio_problem, describe_unusable
 from ..data.rows import blocks
 from ..data.utterances import write_utterances
 from ..error_line import error_line
@@ -117,16 +116,8 @@ def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
         logger.warning("%s: damaged (%s); it is labelled again", path, error_line(error))
         return False
     unlabelled = table.filter(table["error"].is_valid()).select(["id", "audio"]).to_pylist()
-    if name := next((row["id"] for row in unlabelled if _is_readable(row["audio"])), None):
+    if name := next((row["id"] for row in unlabelled if audio_problem(row["audio"]) is None), None):
         logger.warning("%s: %s can be read now; it is labelled again", path, name)
-        return False
-    return True
-
-
-def _is_readable(audio: dict) -> bool:
-    try:
-        load_audio(audio, SAMPLING_RATE)
-    except (AudioError, OSError, ValueError, MemoryError):
         return False
     return True
 

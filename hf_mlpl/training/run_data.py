@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from itertools import islice
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from ..data.batches import BatchPlan, SpeechBatch, SpeechBatches, repetitions
 from ..data.collapse import HUMAN, NOT_LEARNED, LabelTexts, collapse_line, num_characters
+from ..data.drops import audio_problem, blame_disk
 from ..data.rows import blocks, durations_of, filter_rows
 from ..data.utterances import read_columns, read_utterances, utterance_files
 from ..model.modeling_mlpl import MlplForCTC
@@ -23,6 +25,8 @@ from ..training_config import TrainingConfig
 from .slimipl import SlimIpl, SlimIplPlan
 
 logger = logging.getLogger(__name__)
+
+NUM_TRIED = 10  # utterances of dev, before training
 
 
 def check_train_files(config: TrainingConfig) -> None:
@@ -80,7 +84,20 @@ def read_dev_set(config: TrainingConfig) -> Dataset | None:
     if not len(dataset) and PartialState().is_main_process:
         files, language = ", ".join(config.dev), f" of {config.language}" if config.language else ""
         logger.warning("%s: no utterances%s, so the model is not evaluated during training", files, language)
+    _check_audio(dataset)
     return dataset if len(dataset) else None
+
+
+def _check_audio(dataset: Dataset) -> None:
+    """Raises a ValueError if none of some utterances can be read, which an evaluation would find out hours later."""
+    rows = np.linspace(0, len(dataset) - 1, NUM_TRIED).round().astype(int) if len(dataset) else []
+    problems = []
+    for row in np.unique(rows):
+        if (problem := audio_problem(dataset[int(row)]["audio"])) is None:
+            return
+        problems.append(problem)
+    if problems:
+        raise ValueError(blame_disk(f"none of {len(problems)} utterances of dev could be used", problems[0]))
 
 
 def supervised_updates(

@@ -21,6 +21,7 @@ from ..training_config import TrainingConfig
 logger = logging.getLogger(__name__)
 
 PATIENCE = 0.25  # share of the updates before the first warning: a CTC model says nothing at first
+FEWEST_UPDATES = 100  # of a run that may end with an error: no model speaks after the few of a trial
 NUM_PROBES = 32  # training utterances that are transcribed where there is no dev set
 REMEDY = (
     "train longer (max_updates), raise learning_rate or warmup_updates, take larger batches (max_batch_seconds, "
@@ -67,8 +68,12 @@ class SilenceCheck:
             )
 
     def describe(self) -> str | None:
-        """Describes in a line that all transcripts of dev were empty at last, if they were; all processes call it."""
+        """Describes in a line that all transcripts of dev were empty at last; returns None if they were not.
+
+        Also None for a run without dev, and for one of few updates. All processes call it.
+        """
         empty, total = on_main_process(self.accelerator, lambda: (self.empty, self.total))
-        if self.probes is not None or not total or empty < total:
+        is_trial = self.probes is not None or self.config.max_updates < FEWEST_UPDATES
+        if is_trial or not total or empty < total:
             return None
         return f"all {total} transcripts of dev are empty, so the model has learned to say nothing: {REMEDY}"
