@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,7 +27,8 @@ class DropFile:
     def __init__(self, path: Path | None, columns: Sequence[str]):
         self.path, self.columns = path, columns
         self.counts: Counter[str] = Counter()  # by reason
-        self.stack, self.write_row = ExitStack(), None
+        self.stack = ExitStack()
+        self.write_row: Callable[[Iterable], object] | None = None  # from the first row on
 
     def __enter__(self) -> DropFile:
         return self
