@@ -70,7 +70,7 @@ class LabelTexts:
             self.seconds[language] += float(seconds[mask].sum())
 
     def report(self, language: str, human: LabelTexts | None = None) -> dict:
-        """Returns what `describe_collapse` judges; `human` are transcripts by people, for the `length_ratio`."""
+        """Returns what `describe_collapse` judges; ten `human` transcripts or more give the `length_ratio`."""
         hashes = np.concatenate(self.hashes[language])
         counts = np.unique(hashes, return_counts=True)[1]
         report = {
@@ -78,7 +78,8 @@ class LabelTexts:
             "empty": float((hashes == 0).mean()),  # 0 is the hash of a text without characters
             "commonest": float(counts.max() / len(hashes)),
         }
-        if human is not None and human.characters[language]:
+        num_human = sum(map(len, human.hashes.get(language, ()))) if human is not None else 0
+        if human is not None and num_human >= FEWEST_LABELS and human.characters[language]:
             rate = human.characters[language] / human.seconds[language]
             report["length_ratio"] = self.characters[language] / (rate * self.seconds[language])
         return report

@@ -21,7 +21,7 @@ from datasets import Dataset
 
 from ..atomic import check_fields, read_json, write_json
 from ..corpora.sources import Source
-from ..data.collapse import LabelTexts, describe_collapse
+from ..data.collapse import FEWEST_LABELS, LabelTexts, describe_collapse
 from ..data.drops import DropFile, audio_problem, describe_unusable
 from ..data.rows import blocks
 from ..data.utterances import write_utterances
@@ -141,8 +141,8 @@ def join_shards(
         lambda: {"labels": 0, "empty": 0, "errors": 0, "hours": 0.0, "mean_log_prob": 0.0}
     )
     error_rates: dict[str, ErrorRate] = defaultdict(ErrorRate)  # by language
-    written: Counter[str] = Counter()  # characters of the labels of utterances in `references`, by language
-    expected: Counter[str] = Counter()  # of these references
+    # By language: labels with a reference, their characters, and those of the references.
+    compared, written, expected = Counter[str](), Counter[str](), Counter[str]()
     texts = LabelTexts()
 
     def labels() -> Iterator[dict]:
@@ -161,6 +161,7 @@ def join_shards(
                 counts["mean_log_prob"] += row["mean_log_prob"]
                 if row["id"] in references:
                     error_rates[row["language"]].add(row["text"], references[row["id"]])
+                    compared[row["language"]] += 1
                     written[row["language"]] += len(row["text"])
                     expected[row["language"]] += len(references[row["id"]])
                 yield row
@@ -171,7 +172,8 @@ def join_shards(
         counts["mean_log_prob"] /= max(counts["labels"], 1)
         counts["cer"] = error_rates[language].rate if language in error_rates else None
         counts["commonest"] = texts.report(language)["commonest"] if counts["labels"] else 0.0
-        counts["length_ratio"] = written[language] / expected[language] if expected[language] else None
+        is_enough = compared[language] >= FEWEST_LABELS and expected[language]
+        counts["length_ratio"] = written[language] / expected[language] if is_enough else None
     summary = {
         **job,
         "labels": num_labels,
@@ -233,9 +235,14 @@ def collapse_of(summary: dict) -> dict[str, str]:
 
 
 def unreadable_of(summary: dict) -> dict[str, str]:
-    """Returns for each language of a complete folder of which most utterances could not be read a clause about it."""
+    """Returns for each language of a complete folder of which most utterances could not be read a clause about it.
+
+    A language of fewer than ten utterances is judged only if there is no other.
+    """
+    totals = {language: counts["labels"] + counts["errors"] for language, counts in summary["languages"].items()}
     clauses = {
-        language: describe_unusable(counts["errors"], counts["labels"] + counts["errors"])
-        for language, counts in summary["languages"].items()
+        language: describe_unusable(summary["languages"][language]["errors"], total)
+        for language, total in totals.items()
+        if total >= FEWEST_LABELS or len(totals) == 1
     }
     return {language: clause for language, clause in clauses.items() if clause}

@@ -85,8 +85,10 @@ def pseudo_label(
             for number, rows in list(enumerate(shards))[accelerator.process_index :: accelerator.num_processes]
             if not is_labelled(path := shard_path(output_dir, number), select_rows(dataset, rows), teacher)
         ]
-        if summary and not any(gather_object([bool(missing)])):
-            return summary
+        if summary:
+            if not any(gather_object([bool(missing)])):
+                return summary
+            on_main_process(accelerator, lambda: (output_dir / "complete.json").unlink())  # it is made anew at the end
         decode = partial(transcribe, model, processor, max_batch_seconds=max_batch_seconds)
         total = sum(len(rows) for rows, _ in missing)
         with tqdm(total=total, unit=" utterances", desc="labelled", disable=not accelerator.is_main_process) as bar:

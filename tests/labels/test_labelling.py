@@ -5,7 +5,9 @@ import hashlib
 import json
 import logging
 import math
+import os
 import shutil
+import signal
 import zlib
 from collections import Counter
 from itertools import groupby
@@ -356,13 +358,19 @@ def test_labels_are_compared_with_the_texts_that_are_known(label, unlabelled, tm
     made = labels(label("a"))
     rows = unlabelled.to_list()
     rows[3]["text"] = made[rows[3]["id"]]["text"] + "ABCD"
-    rows[4]["text"] = made[rows[4]["id"]]["text"]
+    for row in rows[4:13]:
+        row["text"] = made[row["id"]]["text"]
     write_utterances(rows, tmp_path / "known.parquet")
     folder = label("b", read_utterances([tmp_path / "known.parquet"]))
     assert labels(folder) == made
     counts = json.loads((folder / "complete.json").read_text())["languages"]["sv-SE"]
-    characters = len(rows[3]["text"]) + len(rows[4]["text"])
+    characters = sum(len(row["text"]) for row in rows[3:13])
     assert (counts["cer"], counts["length_ratio"]) == (4 / characters, (characters - 4) / characters)
+    rows[3]["text"] = None
+    write_utterances(rows, tmp_path / "known.parquet")
+    folder = label("c", read_utterances([tmp_path / "known.parquet"]))
+    counts = json.loads((folder / "complete.json").read_text())["languages"]["sv-SE"]
+    assert (counts["cer"], counts["length_ratio"]) == (0.0, None)  # nine are too few to judge the length
 
 
 def test_unreadable_segments_are_counted_and_get_no_label(label, unlabelled, tmp_path, caplog):
@@ -407,9 +415,13 @@ def test_a_disk_that_comes_back_is_read_again(label, unlabelled, tmp_path, monke
     (tmp_path / "away").rename(disk)
     decoded = []
     monkeypatch.setattr(labelling, "_label", lambda *args, label=labelling._label: decoded.append(1) or label(*args))
-    assert contents(label("a", dataset)) == whole and len(decoded) == 2 and "unreadable.tsv" not in whole
-    assert "can be read now; it is labelled again" in caplog.text
-    assert contents(label("a", dataset)) == whole and len(decoded) == 2
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # between the shards and their join
+        patch.setattr(labelling, "join_shards", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+        label("a", dataset)
+    assert len(decoded) == 2 and "can be read now; it is labelled again" in caplog.text
+    for _ in range(2):
+        assert contents(label("a", dataset)) == whole and len(decoded) == 2
+    assert "unreadable.tsv" not in whole
 
 
 def test_without_any_audio_a_job_stops_and_can_go_on(label, unlabelled, tmp_path, caplog):
