@@ -113,7 +113,7 @@ def _train(config: TrainingConfig) -> Path:
         for supervised, dataset in ((True, train_set), (False, unlabelled_set))
         if dataset is not None
     }
-    silence = SilenceCheck(accelerator, config, train_set, dev_set)
+    num_unusable, silence = 0, SilenceCheck(accelerator, config, train_set, dev_set)
     with log, logging_redirect_tqdm():
         for update in range(start + 1, config.max_updates + 1):
             rate = config.learning_rate * learning_rate_factor(update - 1, config)
