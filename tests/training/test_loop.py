@@ -479,6 +479,7 @@ def test_training_without_its_audio_stops(run, tone_run, tone_data, tmp_path, sl
     assert len(lines) == len(set(lines)) > 5 and all("lost" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_slimipl_without_its_unlabelled_audio_stops(run, tone_run, tone_data, tmp_path):
     """Even where most updates learn from the labelled speech, which can be read."""
     lost = with_lost_clips(tone_data, tmp_path, "unlabelled", lambda i: True)
