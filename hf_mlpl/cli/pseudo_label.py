@@ -66,11 +66,13 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         accelerator, model, processor, dataset, options.output, revision, *batching, sources_of(options.data)
     )
     if accelerator.is_main_process:
+        if not summary["utterances"]:
+            raise ValueError(f"{', '.join(options.data)}: no utterances to label")
         _report(summary, options.output / "labels.parquet")
         if problems := unreadable_of(summary):
             raise ValueError(
-                f"{collapse_line(problems)}, see {options.output / UNREADABLE}; when the disk with the audio is "
-                "there, the same command again labels what it can read then"
+                f"{collapse_line(problems)}, see {options.output / UNREADABLE}; if the disk with the audio was not "
+                "there, the same command again labels what it can read by then"
             )
         if options.push_to_hub:
             push_options = filters, options.with_audio, options.private, options.allow_collapsed
