@@ -34,7 +34,8 @@ FREE_MODEL_FIELDS = (
 DECIDED_MODEL_FIELDS = ("vocab_size", "blank_token_id", "languages", "num_mel_bins")
 # Settings that do not change the result, so that a continued run may have others.
 FREE_ON_RESUME = frozenset(
-    "num_workers cache_gigabytes log_every save_every eval_every push_to_hub hub_private_repo license stage".split()
+    "num_workers cache_gigabytes log_every save_every eval_every push_to_hub hub_private_repo license stage "
+    "allow_collapsed".split()
 )
 FREE_IN_FOLDER = FREE_ON_RESUME | {"output_dir"}  # a folder may be moved
 
@@ -127,8 +128,9 @@ class TrainingConfig:
     """Configures a run of `hf-mlpl train`. Seconds are seconds of audio; updates are optimizer steps.
 
     Args:
-        output_dir: holds `checkpoints/`, `model/` (the result), `metrics.jsonl`, `curves.png`, `config.yaml`, and
-            `run.json` and `results.json`, from which the model card is rendered.
+        output_dir: holds `checkpoints/`, `model/` (the result), `metrics.jsonl`, `curves.png`, `config.yaml`,
+            `run.json` and `results.json`, from which the model card is rendered, and lists of utterances that cannot
+            be used: `dropped.tsv`, `dropped-unlabelled.tsv` and `unreadable.txt`.
         model: `tiny`, `base` or `large` for a new model, or the folder or Hub name of a trained one to start from.
         model_fields: fields of `MlplConfig` that differ from the model's own, for example `layerdrop: 0.1`.
         tokens: tokens file of a new model. A trained one has its own; with this file, its CTC head gets a row for each
@@ -157,6 +159,8 @@ class TrainingConfig:
         slimipl: fields of `SlimIplConfig`, or null for training on labelled speech alone.
         bf16: computes in bfloat16, except for weights and loss; else in the precision of `accelerate launch`.
         gradient_checkpointing: recomputes the layers in the backward pass instead of storing their activations.
+        allow_collapsed: trains on pseudo-labels of a language that are nearly all empty or the same text, and accepts
+            a model that has learned to say nothing; by default both are errors.
         log_every, eval_every, save_every: updates between lines of metrics, evaluations, checkpoints.
         num_workers: processes that decode audio ahead of training.
         cache_gigabytes: memory of each worker for features, which the next passes over the data use again.
@@ -195,6 +199,7 @@ class TrainingConfig:
     slimipl: SlimIplConfig | None = None
     bf16: bool = False
     gradient_checkpointing: bool = False
+    allow_collapsed: bool = False
     log_every: int = 100
     eval_every: int = 5_000
     save_every: int = 1_000

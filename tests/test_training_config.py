@@ -44,13 +44,14 @@ def test_there_are_these_settings_and_no_others():
         "output_dir model train max_updates model_fields tokens dev unlabelled language languages language_alpha "
         "pseudo_label_weight max_batch_seconds micro_batches_per_update optimizer learning_rate warmup_updates "
         "schedule first_decay_update decay_every_updates weight_decay max_grad_norm "
-        "spec_augment waveform_augment slimipl bf16 gradient_checkpointing log_every eval_every "
+        "spec_augment waveform_augment slimipl bf16 gradient_checkpointing allow_collapsed log_every eval_every "
         "save_every num_workers cache_gigabytes seed push_to_hub hub_private_repo license stage"
     )
     assert [field.name for field in dataclasses.fields(TrainingConfig)] == names.split()
     names = "start_update num_frequency_masks max_frequency_width num_time_masks max_time_width max_time_fraction"
     assert [field.name for field in dataclasses.fields(SpecAugmentConfig)] == names.split()
-    free = "num_workers cache_gigabytes log_every save_every eval_every push_to_hub hub_private_repo license stage"
+    free = "num_workers cache_gigabytes log_every save_every eval_every push_to_hub hub_private_repo license stage "
+    free += "allow_collapsed"
     assert FREE_ON_RESUME == set(free.split())
 
 

@@ -7,7 +7,8 @@ Labels come from the Hub, from a folder with files such as sl/train-00000-of-000
 columns `id` and `text`, as Parquet, csv, tsv or JSON lines; other columns may be missing. The audio comes from
 utterance files, which `hf-mlpl prepare-data` writes. Labels without audio, utterances without a label, and utterances
 whose duration differs from that of their label are counted, and listed in labels.unmatched.tsv. Labels that the data
-set's filters reject are left out.
+set's filters reject are left out, and so are empty ones of a table that says nothing of filters. Labels that have
+collapsed (nearly all of a language are empty or the same text) are refused.
 
 A label set may contain audio, which is used if you do not give --audio:
 
@@ -20,6 +21,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .pseudo_label import add_allow_collapsed_argument
+
 if TYPE_CHECKING:
     from ..labels.join import JoinReport
 
@@ -29,8 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of a data set on the Hub; default: main")
     parser.add_argument("--languages", nargs="+", help="default: all that have both labels and audio")
     parser.add_argument("--audio", nargs="+", help="utterance files; default: the audio in the label set")
-    parser.add_argument("--all", action="store_true", help="take labels that their filters reject, too")
+    parser.add_argument(
+        "--all", action="store_true", help="take labels that their filters reject, and empty ones, too"
+    )
     parser.add_argument("--output", type=Path, required=True, help="utterance file to write, for training")
+    add_allow_collapsed_argument(parser)
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -39,12 +45,12 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
     files = find_label_set(options.labels, options.languages, options.revision)
     if options.audio is None:
-        report = join_own_audio(files, options.output, options.all)
+        report = join_own_audio(files, options.output, options.all, options.allow_collapsed)
     else:
         if options.languages is None and None not in files:
             files = _with_audio(files, options.audio)
         utterances = read_utterances(options.audio, options.languages if None in files else None)
-        report = join_labels(files, utterances, options.output, options.all)
+        report = join_labels(files, utterances, options.output, options.all, options.allow_collapsed)
     _print_report(report, options.output)
 
 
@@ -70,7 +76,7 @@ def _print_report(report: JoinReport, output: Path) -> None:
     if report.empty:
         print(f"{report.empty} of them are empty: their teacher heard nothing")
     if report.left_out:
-        print(f"{report.left_out} labels are not kept by their filters, and left out; --all takes them")
+        print(f"{report.left_out} labels are not kept by their filters, or empty, and left out; --all takes them")
     if report.no_audio or report.no_label or report.other_duration or report.unreadable:
         unreadable = f"{report.unreadable} rows cannot be read, " if report.unreadable else ""
         print(

@@ -4,8 +4,9 @@
 
 trains one model per language (`hf-mlpl train SETTINGS language=sl`) and labels that language's unlabelled speech with
 it (`hf-mlpl pseudo-label`, in bfloat16 if the settings have `bf16`) into LABELS/sl/labels.parquet. The same command
-again skips what is complete and continues what was interrupted. If a language fails, one line says so, the others
-still run, and the exit status is 1. --list runs nothing: it prints a line of commands per language, for a scheduler.
+again skips what is complete and continues what was interrupted. If a language fails, or its labels have collapsed
+(nearly all are empty or the same text), one line says so, the others still run, and the exit status is 1. --list runs
+nothing: it prints a line of commands per language, for a scheduler.
 Give "LABELS/*/labels.parquet" to the final training; LABELS/complete.json holds the counts of all languages.
 
 With --push-to-hub user/voxpopuli-pl the labels of each language are pushed to that data set as soon as they are made
@@ -20,6 +21,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .pseudo_label import add_allow_collapsed_argument
 
 if TYPE_CHECKING:
     from ..training_config import TrainingConfig
@@ -37,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'FILE", or python for one process; default: %(default)s',
     )
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
+    add_allow_collapsed_argument(parser)
     parser.add_argument("--list", action="store_true", help="print the commands instead of running them")
 
 
@@ -51,7 +55,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
                 print(" && ".join(shlex.join(command) for command in commands) or f"# {language}: complete")
                 continue
             print(f"== {language}: {'complete' if not commands else 'stages 2 and 3'}", flush=True)
-            complete |= _run_language(language, options.labels, commands)
+            complete |= _run_language(language, options, commands)
         except (ValueError, OSError) as error:
             print(f"{language}: failed: {error}", file=sys.stderr, flush=True)
             failed.append(language)
@@ -89,18 +93,37 @@ def _trainable_languages(options: argparse.Namespace) -> list[str]:
     return [language for language in languages if language in labelled]
 
 
-def _run_language(language: str, labels: Path, commands: list[list[str]]) -> dict:
+def _run_language(language: str, options: argparse.Namespace, commands: list[list[str]]) -> dict:
     """Runs the commands of a language; returns the summary of its labels, or raises `ValueError`."""
     from ..atomic import read_json
+    from ..data.collapse import NOT_LEARNED, collapse_line
+    from ..labels.folder import collapse_of, read_complete
 
+    labels = options.labels / language
     for command in commands:
         if status := subprocess.run(command).returncode:
             reason = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
             raise ValueError(f"{shlex.join(command)} {reason}")
     try:
-        return read_json(labels / language / "complete.json", languages=dict)["languages"]
+        read_json(labels / "complete.json", languages=dict)
     except ValueError as error:
         raise ValueError(f"{error}; remove it, and the same command labels {language} again") from error
+    summary = read_complete(labels)
+    if (problems := collapse_of(summary)) and not options.allow_collapsed:
+        raise ValueError(f"{collapse_line(problems)}: {NOT_LEARNED}; --allow-collapsed takes them all the same")
+    return summary["languages"]
+
+
+def _is_labelled(labels: Path) -> bool:
+    """Returns whether a folder of labels is complete; not if most of its utterances could not be read."""
+    from ..labels.folder import read_complete, unreadable_of
+
+    if not (labels / "complete.json").exists():
+        return False
+    try:
+        return not unreadable_of(read_complete(labels))
+    except ValueError:  # damaged, as `_run_language` reports
+        return True
 
 
 def _commands(language: str, options: argparse.Namespace) -> list[list[str]]:
@@ -110,15 +133,17 @@ def _commands(language: str, options: argparse.Namespace) -> list[list[str]]:
     config = _settings(options, language)
     launch = [*shlex.split(options.launch), "-m", "hf_mlpl"]
     model, labels = Path(config.output_dir) / "model", options.labels / language
+    allow_collapsed = ["--allow-collapsed"] if options.allow_collapsed else []
     commands = []
     if not model.exists() or config.push_to_hub and not pushed_mark(config).exists():
-        commands.append([*launch, "train", options.config, *options.overrides, f"language={language}"])
-    if not (labels / "complete.json").exists():
+        settings = [*options.overrides, f"language={language}", *["allow_collapsed=true"] * options.allow_collapsed]
+        commands.append([*launch, "train", options.config, *settings])
+    if not _is_labelled(labels):
         data = ["--data", *config.unlabelled, "--languages", language, "--output", str(labels)]
         dtype = ["--dtype", "bfloat16"] if config.bf16 else []
-        commands.append([*launch, "pseudo-label", "--model", str(model), *data, *dtype])
+        commands.append([*launch, "pseudo-label", "--model", str(model), *data, *dtype, *allow_collapsed])
     if options.push_to_hub:
         private = ["--private"] if config.hub_private_repo else []
-        publish = ["publish-labels", str(labels), "--repo", options.push_to_hub, *private]
+        publish = ["publish-labels", str(labels), "--repo", options.push_to_hub, *private, *allow_collapsed]
         commands.append([sys.executable, "-m", "hf_mlpl", *publish])
     return commands

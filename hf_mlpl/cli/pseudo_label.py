@@ -3,8 +3,10 @@
     hf-mlpl pseudo-label --model runs/supervised/model --data data/unlabelled.parquet --output labels
 
 writes labels/labels.parquet, which training reads like any utterance file, and then labels/complete.json. It needs no
-texts. Each label comes with scores, and utterances that cannot be read are counted. --dtype bfloat16 is several times
-as fast on GPUs and processors that support it. On several GPUs:
+texts. Each label comes with scores. Utterances that cannot be read are counted, and listed in labels/unreadable.tsv;
+the same command again tries them again. If most of them cannot be read, or if the labels have collapsed, which means
+that nearly all are empty or the same text, the labels are written, and the exit status is 1. --dtype bfloat16 is
+several times as fast on GPUs and processors that support it. On several GPUs:
 
     accelerate launch -m hf_mlpl pseudo-label --model user/teacher-sl --data data/unlabelled.parquet --languages sl \\
         --output labels/sl --push-to-hub user/voxpopuli-pl
@@ -36,38 +38,58 @@ def add_push_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--private", action="store_true", help="create the data set as private if it does not exist")
     parser.add_argument("--with-audio", action="store_true", help="push the audio, too: about 60 MB per hour")
     parser.add_argument("--filters", type=Path, help="YAML file of conditions that decide the column `kept`")
-    parser.add_argument("--allow-empty", action="store_true", help="push languages whose labels are all empty, too")
+    add_allow_collapsed_argument(parser)
+
+
+def add_allow_collapsed_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the option of all commands that would stop at labels that have collapsed."""
+    parser.add_argument(
+        "--allow-collapsed",
+        "--allow-empty",  # its former name
+        action="store_true",
+        help="go on with labels that have collapsed: nearly all are empty or the same text",
+    )
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..corpora.sources import sources_of
-    from ..labels.filters import read_filters
+    from ..data.collapse import NOT_LEARNED, collapse_line
+    from ..labels.filters import DEFAULT_FILTERS, read_filters
+    from ..labels.folder import UNREADABLE, collapse_of, unreadable_of
     from ..labels.labelling import pseudo_label
     from ..labels.publishing import push_label_set
 
-    filters = read_filters(options.filters) if options.filters else []
+    filters = read_filters(options.filters) if options.filters else DEFAULT_FILTERS
     accelerator, dataset, model, processor, revision = start_inference(options)
     batching = options.batch_seconds, options.num_workers
     summary = pseudo_label(
         accelerator, model, processor, dataset, options.output, revision, *batching, sources_of(options.data)
     )
     if accelerator.is_main_process:
+        if not summary["utterances"]:
+            raise ValueError(f"{', '.join(options.data)}: no utterances to label")
         _report(summary, options.output / "labels.parquet")
+        if problems := unreadable_of(summary):
+            raise ValueError(
+                f"{collapse_line(problems)}, see {options.output / UNREADABLE}; if the disk with the audio was not "
+                "there, the same command again labels what it can read by then"
+            )
         if options.push_to_hub:
-            push_options = filters, options.with_audio, options.private, options.allow_empty
+            push_options = filters, options.with_audio, options.private, options.allow_collapsed
             for line in push_label_set(options.output, options.push_to_hub, *push_options):
                 print(line, flush=True)
+        elif (problems := collapse_of(summary)) and not options.allow_collapsed:
+            raise ValueError(
+                f"{collapse_line(problems)}: {NOT_LEARNED}; the labels are written, and --allow-collapsed makes them "
+                "a success"
+            )
 
 
 def _report(summary: dict, path: Path) -> None:
-    from ..labels.folder import all_empty
-
     for language, counts in summary["languages"].items():
         cer = "" if counts["cer"] is None else f", CER {counts['cer']:.1%} against the known texts"
         print(
             f"{language}: {counts['labels']} labels, {counts['hours']:.2f} h, {counts['empty']} empty, "
             f"mean log-probability {counts['mean_log_prob']:.3f}{cer}"
         )
-        if all_empty(counts):
-            print(f"{language}: all labels are empty; check the error rates of the teacher before training")
     print(f"labels: {path}, by {summary['teacher']}; {summary['errors']} utterances could not be read")

@@ -4,8 +4,8 @@
 
 makes one commit for each language in folders of `hf-mlpl pseudo-label`: its labels, and a new card for all languages.
 Other languages stay as they are, even if somebody pushes them at the same time, and unchanged files are not sent
-again. A language whose labels are all empty is not pushed; the others are, and the command then ends with an error.
-Log in with `hf auth login` first, or set HF_TOKEN. In Python,
+again. A language whose labels have collapsed (nearly all are empty or the same text) is not pushed; the others are,
+and the command then ends with an error. Log in with `hf auth login` first, or set HF_TOKEN. In Python,
 
     from datasets import load_dataset
     load_dataset("user/voxpopuli-pl", "sl", split="train")
@@ -26,15 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    from ..labels.filters import read_filters
+    from ..labels.filters import DEFAULT_FILTERS, read_filters
     from ..labels.publishing import push_label_set
 
-    filters = read_filters(options.filters) if options.filters else []
+    filters = read_filters(options.filters) if options.filters else DEFAULT_FILTERS
     refused = []
     for folder in _folders_of_labels(options.labels):
         try:
             for line in push_label_set(
-                folder, options.repo, filters, options.with_audio, options.private, options.allow_empty
+                folder, options.repo, filters, options.with_audio, options.private, options.allow_collapsed
             ):
                 print(line, flush=True)
         except ValueError as error:  # which must not stop the others

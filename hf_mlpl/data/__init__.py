@@ -7,6 +7,7 @@ __all__, __getattr__, __dir__ = lazy_names(
     {
         "augmentation": "spec_augment",
         "batches": "BatchPlan SpeechBatch SpeechBatches",
+        "collapse": "LabelTexts describe_collapse",
         "selection": "select_for_training select_unlabelled",
         "utterances": "FEATURES SpeechTotals languages_of read_utterances speech_totals write_utterances",
     },

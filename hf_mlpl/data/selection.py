@@ -1,4 +1,4 @@
-"""Selects the utterances that training can use, and logs each one that is dropped."""
+"""Selects the utterances that training can use, and reports those that are dropped."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from ..model.configuration_mlpl import MlplConfig, language_names
 from ..model.processing_mlpl import MlplProcessor
 from ..model.text import unknown_character_report
 from ..model.tokenization_mlpl import MlplTokenizer
+from .drops import DropFile
 from .rows import distinct, filter_rows
 from .text_arrays import NUM_CODE_POINTS, SPACE, TextBlock
 
 logger = logging.getLogger(__name__)
 
 OTHER_TOKENS = "to learn them, set `tokens` to a file that has them, as `hf-mlpl build-tokenizer` writes it"
+DROPPED = ("id", "reason", "duration_seconds", "text")
 
 
 def min_ctc_frames(label_ids: Sequence[int]) -> int:
@@ -30,18 +32,26 @@ def min_ctc_frames(label_ids: Sequence[int]) -> int:
 
 
 def select_for_training(
-    dataset: Dataset, processor: MlplProcessor, config: MlplConfig, max_seconds: float
+    dataset: Dataset,
+    processor: MlplProcessor,
+    config: MlplConfig,
+    max_seconds: float,
+    drops: DropFile | None = None,
 ) -> tuple[Dataset, Counter]:
-    """Drops utterances that training cannot use; logs each of them, and counts them by reason.
+    """Drops utterances that training cannot use; counts them by reason, and logs the first five of each.
 
     They have no text, characters that the tokenizer lacks (their labels would be wrong), more labels than output
     frames (their CTC loss is infinite), or more than `max_seconds`.
+
+    Args:
+        drops: lists all of them, in the columns of `DROPPED`; None for no list.
 
     Raises:
         ValueError: for a language that the model does not know, or if no utterance is left.
     """
     _check_languages(dataset, config)
-    dropped, unknown_characters = Counter(), Counter()
+    drops = drops or DropFile(None, DROPPED)
+    unknown_characters = Counter()
     extractor, tokenizer, classes = processor.feature_extractor, processor.tokenizer, _classes(processor.tokenizer)
 
     def drop_reason(text: str, seconds: float, num_frames: int) -> str | None:
@@ -70,8 +80,8 @@ def select_for_training(
             reason = drop_reason(text, seconds[row], num_frames[row])
             kept[row] = reason is None
             if reason is not None:
-                dropped[reason] += 1
-                logger.warning("utterance %s dropped: %s (%.2f s, %r)", name, reason, seconds[row], raw)
+                if drops.add(reason, name, reason, f"{seconds[row]:.2f}", raw):
+                    logger.warning("utterance %s dropped: %s (%.2f s, %r)", name, reason, seconds[row], raw)
         return kept
 
     selected = filter_rows(dataset, ["id", "text", "duration_seconds"], is_usable)
@@ -81,26 +91,41 @@ def select_for_training(
         )
     if not len(selected):
         remedy = f"; {OTHER_TOKENS}" if unknown_characters else ""
-        raise ValueError(f"none of {len(dataset)} utterances can be used for training: {dict(dropped)}{remedy}")
-    return selected, dropped
+        raise ValueError(f"none of {len(dataset)} utterances can be used for training: {dict(drops.counts)}{remedy}")
+    drops.log_rest(logger, "utterances dropped")
+    return selected, drops.counts
 
 
-def select_unlabelled(dataset: Dataset, config: MlplConfig, max_seconds: float) -> Dataset:
+def select_unlabelled(
+    dataset: Dataset, config: MlplConfig, max_seconds: float, drops: DropFile | None = None
+) -> Dataset:
     """Drops utterances longer than `max_seconds`, with one line in the log for all of them.
+
+    Args:
+        drops: lists them, in the columns of `DROPPED`; None for no list.
 
     Raises:
         ValueError: for a language that the model does not know, or if no utterance is left.
     """
     _check_languages(dataset, config)
-    selected = filter_rows(
-        dataset, ["duration_seconds"], lambda block: block["duration_seconds"].to_numpy() <= max_seconds
-    )
+    drops = drops or DropFile(None, DROPPED)
+    reason = f"longer than {max_seconds:g} s"
+
+    def is_usable(block: pa.Table) -> np.ndarray:
+        kept = block["duration_seconds"].to_numpy() <= max_seconds
+        for row in block.filter(pa.array(~kept)).to_pylist():
+            drops.add(reason, row["id"], reason, f"{row['duration_seconds']:.2f}", None)
+        return kept
+
+    selected = filter_rows(dataset, ["id", "duration_seconds"], is_usable)
     if dropped := len(dataset) - len(selected):
-        logger.warning("%d unlabelled utterances dropped: longer than %g s", dropped, max_seconds)
+        where = f"; all are listed in {drops.path}" if drops.path is not None else ""
+        logger.warning("%d unlabelled utterances dropped: %s%s", dropped, reason, where)
     if not len(selected):
         raise ValueError(
-            f"none of {len(dataset)} unlabelled utterances is at most {max_seconds:g} s long; `hf-mlpl prepare-data "
-            f"--segment vad --segment-seconds {min(max_seconds, 25):g}` cuts long recordings into such utterances"
+            f"none of {len(dataset)} unlabelled utterances is at most {max_seconds:g} s long (max_batch_seconds); "
+            f"`hf-mlpl prepare-data ... --segment vad --segment-seconds {min(max_seconds, 25):g}` cuts long recordings "
+            "into such utterances"
         )
     return selected
 

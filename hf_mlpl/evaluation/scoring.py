@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from datasets import Dataset
 from torch import nn
 from tqdm import tqdm
 
+from ..data.drops import DropFile, blame_disk, describe_unusable
 from ..inference.decoding import transcribe
 from ..inference.unsharded import unsharded
 from ..model.processing_mlpl import MlplProcessor
@@ -22,6 +23,7 @@ from .error_rate import RATES, mean_rate
 
 logger = logging.getLogger(__name__)
 
+FEWEST_JUDGED = 10  # utterances of a language: without them all its audio is missing rather than damaged
 METRICS = Path(__file__).parent / "metrics"
 
 
@@ -83,8 +85,12 @@ def evaluate_model(
 ) -> dict | None:
     """Scores greedy transcripts of labelled utterances on all processes, and returns the results on the main one.
 
-    An utterance whose audio cannot be read counts with an empty hypothesis, one line in the log, and in
-    `results["unreadable"]`. Raises `ValueError` for utterances without text.
+    An utterance whose audio cannot be read counts with an empty hypothesis, and in `results["unreadable"]`; the log
+    has lines about the first few. `results["empty"]` counts empty transcripts of those that can be read.
+
+    Raises:
+        ValueError: for utterances without text, and if most utterances, or all of ten or more of a language, cannot
+            be read; all processes raise it.
     """
     if missing := sum(text is None for text in dataset["text"][:]):
         raise ValueError(f"{missing} of {len(dataset)} utterances have no text to compare with")
@@ -92,10 +98,10 @@ def evaluate_model(
     model = accelerator.unwrap_model(model)
     with unsharded(model):
         hypotheses = list(transcribe(model, processor, share, max_batch_seconds, num_workers, progress))
-    rows = []
+    rows, errors = [], DropFile(None, ())
     for hypothesis in hypotheses:
         utterance = share[hypothesis.row]
-        if hypothesis.error:
+        if hypothesis.error and errors.add("cannot be read"):
             logger.warning("%s; counted as an empty hypothesis", hypothesis.error)
         rows.append(
             {
@@ -104,10 +110,24 @@ def evaluate_model(
                 "hypothesis": hypothesis.text,
                 "predicted_language": hypothesis.language,
                 "duration_seconds": utterance["duration_seconds"] if hypothesis.error else hypothesis.seconds,
-                "unreadable": bool(hypothesis.error),
+                "error": hypothesis.error,
             }
         )
+    errors.log_rest(logger, "utterances count as empty hypotheses")
     rows = gather_object(rows)
+    _check_readable(rows)
     if not accelerator.is_main_process:
         return None
-    return {**score(rows), "unreadable": sum(row["unreadable"] for row in rows)}
+    unreadable = sum(row["error"] is not None for row in rows)
+    return {**score(rows), "unreadable": unreadable, "empty": sum(not row["hypothesis"] for row in rows) - unreadable}
+
+
+def _check_readable(rows: list[dict]) -> None:
+    """Raises a ValueError if most utterances, or all of `FEWEST_JUDGED` or more of a language, cannot be read."""
+    errors = [(row["language"], row["error"]) for row in rows if row["error"]]
+    count, lost = Counter(row["language"] for row in rows), Counter(language for language, _ in errors)
+    if problem := describe_unusable(len(errors), len(rows)):
+        raise ValueError(blame_disk(problem, errors[0][1]))
+    for language, error in errors:
+        if FEWEST_JUDGED <= count[language] == lost[language]:
+            raise ValueError(blame_disk(f"none of {lost[language]} utterances of {language} could be used", error))

@@ -7,8 +7,11 @@ A file of filters is YAML, `filter: none` or a list of conditions that all must 
       - characters_per_second <= 25
       - language agrees
 
-Scores are those of `labels.schema.SCORES`; a null score fulfils no condition. `language agrees` keeps labels whose
-language the teacher's language-ID head recognises.
+Scores are those of `labels.schema.SCORES`, and `characters`, the length of the text. A null score fulfils no
+condition. `language agrees` keeps labels whose language the teacher's language-ID head recognises.
+
+`characters > 0`, which drops empty labels, holds everywhere, also without a file. A condition on `characters` in the
+file takes its place (`characters >= 0` keeps empty labels), and `filter: none` keeps everything.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import logging
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -29,6 +32,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from ..atomic import atomic_write
+from ..data.collapse import NOT_LEARNED, LabelTexts, collapse_line, num_characters
 from ..error_line import error_line
 from ..folder_lock import claimed_file
 from .files import label_blocks, label_schema
@@ -36,8 +40,9 @@ from .schema import LABEL_FEATURES, NEVER_NULL, SCORES
 
 logger = logging.getLogger(__name__)
 
-OPERATORS: dict[str, Callable] = {">=": pc.greater_equal, "<=": pc.less_equal}
-CONDITION = re.compile(rf"\s*({'|'.join(SCORES)})\s*({'|'.join(OPERATORS)})\s*(\S+)\s*")
+CHARACTERS = "characters"
+OPERATORS: dict[str, Callable] = {">=": pc.greater_equal, "<=": pc.less_equal, ">": pc.greater, "<": pc.less}
+CONDITION = re.compile(rf"\s*({'|'.join((*SCORES, CHARACTERS))})\s*({'|'.join(OPERATORS)})\s*([^\s=]\S*)\s*")
 LANGUAGE_AGREES = "language agrees"
 
 
@@ -63,8 +68,8 @@ class LabelFilter:
         except ValueError:
             pass
         raise ValueError(
-            f"{self.condition!r} is no filter; write '{LANGUAGE_AGREES}', or a score, >= or <= and a number, with one "
-            f"of {', '.join(SCORES)}"
+            f"{self.condition!r} is no filter; write '{LANGUAGE_AGREES}', or a score, >=, <=, > or < and a number, "
+            f"with one of {', '.join((*SCORES, CHARACTERS))}"
         )
 
     def keeps(self, labels: pa.Table | pa.RecordBatch) -> np.ndarray:
@@ -73,8 +78,12 @@ class LabelFilter:
             kept = pc.equal(labels["language"], labels["predicted_language"])
         else:
             score, operator, bound = self._parse()
-            kept = OPERATORS[operator](labels[score], bound)
+            values = num_characters(labels["text"]) if score == CHARACTERS else labels[score]
+            kept = OPERATORS[operator](values, bound)
         return kept.fill_null(False).to_numpy(zero_copy_only=False)
+
+
+DEFAULT_FILTERS = (LabelFilter(f"{CHARACTERS} > 0"),)
 
 
 def filter_masks(labels: pa.Table | pa.RecordBatch, filters: Sequence[LabelFilter]) -> dict[str, np.ndarray]:
@@ -84,7 +93,10 @@ def filter_masks(labels: pa.Table | pa.RecordBatch, filters: Sequence[LabelFilte
 
 
 def read_filters(path: str | Path) -> list[LabelFilter]:
-    """Reads the filters of a YAML file; `filter: none` gives an empty list, which keeps everything."""
+    """Reads the filters of a YAML file, and adds `characters > 0` unless the file has a condition on `characters`.
+
+    `filter: none` gives an empty list, which keeps everything.
+    """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         if not isinstance(content, dict) or list(content) != ["filter"]:
@@ -94,30 +106,36 @@ def read_filters(path: str | Path) -> list[LabelFilter]:
             return []
         if not isinstance(conditions, list) or not all(isinstance(condition, str) for condition in conditions):
             raise ValueError(f"filter is {conditions!r}; it must be none or a list of conditions")
-        return [LabelFilter(" ".join(condition.split())) for condition in conditions]
+        filters = [LabelFilter(" ".join(condition.split())) for condition in conditions]
+        names_characters = any(re.match(rf"{CHARACTERS}\b", each.condition) for each in filters)
+        return filters if names_characters else [*DEFAULT_FILTERS, *filters]
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error_line(error)}") from None
 
 
 def filter_labels(
-    labels: Sequence[str | Path], filters: Sequence[LabelFilter], output: str | Path, allow_empty: bool = False
+    labels: Sequence[str | Path],
+    filters: Sequence[LabelFilter],
+    output: str | Path,
+    allow_collapsed: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Writes the labels that all filters keep; returns language -> hours of `all`, of each filter alone, and `kept`.
 
-    Warns of languages whose kept labels are all empty, as those of a collapsed teacher are.
+    Warns of languages of which the filters keep no label.
 
     Args:
-        allow_empty: writes the file even if no kept label has a text.
+        allow_collapsed: writes the file also if labels have collapsed, or if the filters keep none.
 
     Raises:
-        ValueError: for a file of `labels` that holds no pseudo-labels, and for labels of which none that is kept has a
-            text.
+        ValueError: for a file of `labels` that holds no pseudo-labels, for languages whose labels have collapsed, and
+            if the filters keep no label; then nothing is written.
         InUseError: if another job is writing the same file.
     """
     for path in labels:
         label_schema(path, list(LABEL_FEATURES), "; `hf-mlpl pseudo-label` writes labels with scores")
     hours: dict[str, Counter] = defaultdict(Counter)
-    num_read, num_kept, num_with_text = 0, Counter[str](), Counter[str]()
+    kept_by: dict[str, Counter[str]] = defaultdict(Counter)  # numbers of labels, as `hours`
+    texts = LabelTexts()
     with (
         claimed_file(output),
         atomic_write(output) as partial,
@@ -129,15 +147,24 @@ def filter_labels(
             for language in np.unique(languages).tolist():
                 for name, mask in masks.items():
                     hours[language][name] += durations[mask & (languages == language)].sum()
-            num_read += len(block)
-            num_kept.update(languages[masks["kept"]].tolist())
-            num_with_text.update(languages[masks["kept"] & pc.not_equal(block["text"], "").to_numpy()].tolist())
+                    kept_by[language][name] += int((mask & (languages == language)).sum())
+            texts.add(block)
             writer.write_table(block.filter(pa.array(masks["kept"])))
-        if num_read and not num_with_text and not allow_empty:
+        if (problems := texts.problems()) and not allow_collapsed:
             raise ValueError(
-                f"of {num_read} labels the filters keep {num_kept.total()}, and none of these has a text; relax the "
-                "filters, or look at the teacher's error rates; --allow-empty writes them all the same"
+                f"{collapse_line(problems)}: {NOT_LEARNED}, or leave out the file; --allow-collapsed filters them all "
+                "the same"
             )
-    for language in sorted(num_kept.keys() - num_with_text.keys()):
-        logger.warning("%s: all %d labels that are kept are empty", language, num_kept[language])
+        total: Counter[str] = sum(kept_by.values(), Counter())
+        if total["all"] and not total["kept"] and not allow_collapsed:
+            raise ValueError(f"{_none_kept(total)}; relax the filters; --allow-collapsed writes a file without labels")
+    for language, counts in sorted(kept_by.items()):
+        if not counts["kept"]:
+            logger.warning("%s: %s", language, _none_kept(counts))
     return {language: dict(hours[language]) for language in sorted(hours)}
+
+
+def _none_kept(counts: Mapping[str, int]) -> str:
+    """Says how many labels each filter removes; `counts` are those that it keeps, by its name in `filter_masks`."""
+    removed = [f"{name} removes {counts['all'] - counts[name]}" for name in counts if name not in ("all", "kept")]
+    return f"the filters keep none of {counts['all']} labels: {', '.join(removed)}"

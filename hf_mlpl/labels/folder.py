@@ -3,13 +3,14 @@
 job.json                      the teacher, and the utterances that it labels
 shards/00000.parquet, ...     labels; each shard is written atomically
 labels.parquet                the labels of all shards, written when they are complete
+unreadable.tsv                the utterances without a label, if any, with the reason
 complete.json                 the summary of the labels, written last
 """
 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,8 @@ from datasets import Dataset
 
 from ..atomic import check_fields, read_json, write_json
 from ..corpora.sources import Source
+from ..data.collapse import FEWEST_LABELS, LabelTexts, describe_collapse
+from ..data.drops import DropFile, audio_problem, describe_unusable
 from ..data.rows import blocks
 from ..data.utterances import write_utterances
 from ..error_line import error_line
@@ -33,6 +36,8 @@ COUNTS: Types = {
     **{"labels": int, "empty": int, "errors": int},
     **{"hours": float, "mean_log_prob": float, "cer": (float, type(None))},
 }
+COLLAPSE: Types = {"commonest": float, "length_ratio": (float, type(None))}  # which older versions did not count
+UNREADABLE = "unreadable.tsv"
 SOURCE: Types = {"name": str, "license": str, "url": (str, type(None))}
 
 
@@ -95,7 +100,10 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
-    """Returns whether a shard exists, is undamaged, and holds labels of these utterances by this teacher."""
+    """Returns whether a shard exists, is undamaged, and holds labels of these utterances by this teacher.
+
+    A shard with an utterance that could not be labelled, and whose audio can be read now, is not labelled.
+    """
     if not path.exists():
         return False
     try:
@@ -106,6 +114,10 @@ def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
             raise ValueError("it holds other labels")
     except Exception as error:  # a damaged file makes readers raise nearly anything
         logger.warning("%s: damaged (%s); it is labelled again", path, error_line(error))
+        return False
+    unlabelled = table.filter(table["error"].is_valid()).select(["id", "audio"]).to_pylist()
+    if name := next((row["id"] for row in unlabelled if audio_problem(row["audio"]) is None), None):
+        logger.warning("%s: %s can be read now; it is labelled again", path, name)
         return False
     return True
 
@@ -129,13 +141,19 @@ def join_shards(
         lambda: {"labels": 0, "empty": 0, "errors": 0, "hours": 0.0, "mean_log_prob": 0.0}
     )
     error_rates: dict[str, ErrorRate] = defaultdict(ErrorRate)  # by language
+    # By language: labels with a reference, their characters, and those of the references.
+    compared, written, expected = Counter[str](), Counter[str](), Counter[str]()
+    texts = LabelTexts()
 
     def labels() -> Iterator[dict]:
         for number in range(num_shards):
-            for row in _read_shard(shard_path(folder, number)).to_pylist():
+            shard = _read_shard(shard_path(folder, number))
+            texts.add(shard.filter(shard["error"].is_null()))
+            for row in shard.to_pylist():
                 counts = languages[row["language"]]
                 if row["error"]:
                     counts["errors"] += 1
+                    unreadable.add("error", row["id"], row["language"], row["error"])
                     continue
                 counts["labels"] += 1
                 counts["empty"] += not row["text"]
@@ -143,12 +161,19 @@ def join_shards(
                 counts["mean_log_prob"] += row["mean_log_prob"]
                 if row["id"] in references:
                     error_rates[row["language"]].add(row["text"], references[row["id"]])
+                    compared[row["language"]] += 1
+                    written[row["language"]] += len(row["text"])
+                    expected[row["language"]] += len(references[row["id"]])
                 yield row
 
-    num_labels = write_utterances(labels(), folder / "labels.parquet", LABEL_FEATURES)
+    with DropFile(folder / UNREADABLE, ("id", "language", "reason")) as unreadable:
+        num_labels = write_utterances(labels(), folder / "labels.parquet", LABEL_FEATURES)
     for language, counts in languages.items():
         counts["mean_log_prob"] /= max(counts["labels"], 1)
         counts["cer"] = error_rates[language].rate if language in error_rates else None
+        counts["commonest"] = texts.report(language)["commonest"] if counts["labels"] else 0.0
+        is_enough = compared[language] >= FEWEST_LABELS and expected[language]
+        counts["length_ratio"] = written[language] / expected[language] if is_enough else None
     summary = {
         **job,
         "labels": num_labels,
@@ -186,7 +211,7 @@ def _read_summary(folder: Path) -> dict:
     try:
         check_fields(summary["languages"], dict.fromkeys(summary["languages"], dict))
         for counts in summary["languages"].values():
-            check_fields(counts, COUNTS)
+            check_fields(counts, COUNTS | {name: kind for name, kind in COLLAPSE.items() if name in counts})
         check_sources(summary["sources"])
     except ValueError as error:
         raise ValueError(f"{path}: damaged, or of an older hf_mlpl ({error})") from error
@@ -200,6 +225,24 @@ def check_sources(sources: list) -> None:
         check_fields(source, SOURCE)
 
 
-def all_empty(counts: dict) -> bool:
-    """Returns whether a summary counts labels of a language, and all of them are empty."""
-    return 0 < counts["labels"] == counts["empty"]
+def collapse_of(summary: dict) -> dict[str, str]:
+    """Returns for each language of a complete folder whose labels have collapsed a clause that says how."""
+    clauses = {
+        language: describe_collapse({"commonest": 0.0, **counts, "empty": counts["empty"] / max(counts["labels"], 1)})
+        for language, counts in summary["languages"].items()
+    }
+    return {language: clause for language, clause in clauses.items() if clause}
+
+
+def unreadable_of(summary: dict) -> dict[str, str]:
+    """Returns for each language of a complete folder of which most utterances could not be read a clause about it.
+
+    A language of fewer than ten utterances is judged only if there is no other.
+    """
+    totals = {language: counts["labels"] + counts["errors"] for language, counts in summary["languages"].items()}
+    clauses = {
+        language: describe_unusable(summary["languages"][language]["errors"], total)
+        for language, total in totals.items()
+        if total >= FEWEST_LABELS or len(totals) == 1
+    }
+    return {language: clause for language, clause in clauses.items() if clause}

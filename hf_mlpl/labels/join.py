@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -23,6 +23,7 @@ from huggingface_hub import HfApi, snapshot_download
 from ..atomic import atomic_write
 from ..audio.containers import ContainerError, audio_column
 from ..corpora.metadata import SUFFIXES
+from ..data.collapse import NOT_LEARNED, LabelTexts, collapse_line, num_characters
 from ..data.rows import blocks, filter_rows, id_hashes, select_rows
 from ..data.utterances import FEATURES, write_utterances
 from ..folder_lock import claimed_file
@@ -47,13 +48,14 @@ class JoinReport:
 
     Args:
         joined, hours: utterances that were written.
-        left_out: labels that their filters do not keep.
+        left_out: labels that their filters do not keep, or, where these are not known, that are empty.
         no_audio: labels without a local utterance.
         no_label: local utterances without a label.
         other_duration: written utterances whose label is of a longer or shorter one.
         unreadable: rows of text files that hold no label.
         empty: written utterances whose label has no text.
         languages: of the written utterances.
+        texts: of all labels with audio, also of those that are left out.
     """
 
     joined: int = 0
@@ -65,6 +67,7 @@ class JoinReport:
     unreadable: int = 0
     empty: int = 0
     languages: set[str] = field(default_factory=set)
+    texts: LabelTexts = field(default_factory=LabelTexts, repr=False)
 
 
 def find_label_set(
@@ -128,7 +131,9 @@ def _downloaded(labels: str, languages: Sequence[str] | None, revision: str | No
         raise OSError(f"{labels}: {problem} ({request_problem(error)})") from error
 
 
-def join_labels(files: Files, utterances: Dataset, output: Path, keep_all: bool = False) -> JoinReport:
+def join_labels(
+    files: Files, utterances: Dataset, output: Path, keep_all: bool = False, allow_collapsed: bool = False
+) -> JoinReport:
     """Writes an utterance file of `LABEL_FEATURES`, and beside it `NAME.unmatched.tsv` with the unmatched ids.
 
     Memory holds 10,000 labels at a time, and 17 bytes of each local utterance of a language.
@@ -136,11 +141,12 @@ def join_labels(files: Files, utterances: Dataset, output: Path, keep_all: bool 
     Args:
         files: of each language, from `find_label_set`.
         utterances: with the audio.
-        keep_all: includes labels that their filters do not keep.
+        keep_all: includes labels that their filters do not keep, or, where these are not known, that are empty.
+        allow_collapsed: joins labels also if they have collapsed.
 
     Raises:
-        ValueError: for files that hold no labels, for an id with two labels, and if no label has audio, or none has
-            text.
+        ValueError: for files that hold no labels, for an id with two labels, for languages whose labels have
+            collapsed, and if no label has audio, or none is kept.
         InUseError: if another job is writing the same file.
     """
     report = JoinReport()
@@ -155,17 +161,18 @@ def join_labels(files: Files, utterances: Dataset, output: Path, keep_all: bool 
         def rows() -> Iterator[dict]:
             for language, paths in files.items():
                 yield from _join(language, paths, utterances, keep_all, report, write_row)
-            _check_result(report, files, utterances)
+            _check_result(report, files, utterances, allow_collapsed)
 
         write_utterances(rows(), output, LABEL_FEATURES)
     return report
 
 
-def join_own_audio(files: Files, output: Path, keep_all: bool = False) -> JoinReport:
+def join_own_audio(files: Files, output: Path, keep_all: bool = False, allow_collapsed: bool = False) -> JoinReport:
     """Writes an utterance file of a label set with audio, whose utterances are rows of the label set's own files.
 
     Raises:
-        ValueError: for files without labels, audio, languages or durations, and if no label is kept, or none has text.
+        ValueError: for files without labels, audio, languages or durations, for languages whose labels have
+            collapsed, and if no label is kept.
         InUseError: if another job is writing the same file.
     """
     report = JoinReport()
@@ -175,14 +182,16 @@ def join_own_audio(files: Files, output: Path, keep_all: bool = False) -> JoinRe
             offset = 0
             _check_audio(path)
             for labels in labels_of_anyone(path, READ, NEEDED_WITH_AUDIO):
-                for number, label in enumerate(labels.to_pylist(), offset):
-                    if keep_all or label["kept"] is not False:
+                report.texts.add(labels)
+                kept = keep_all | _is_kept(labels)
+                for number, (label, is_kept) in enumerate(zip(labels.to_pylist(), kept, strict=True), offset):
+                    if is_kept:
                         audio = {"path": str(path.absolute()), "offset": number}
                         yield _joined_row({"id": label["id"], "audio": audio}, label, path, report)
                     else:
                         report.left_out += 1
                 offset += len(labels)
-        _check_result(report, files, None)
+        _check_result(report, files, None, allow_collapsed)
 
     with claimed_file(output):
         write_utterances(rows(), output, LABEL_FEATURES)
@@ -230,7 +239,9 @@ def _join(
         if is_second.any():
             raise ValueError(f"{path}: has a second label of {labels['id'][int(np.argmax(is_second))].as_py()!r}")
         has_label[rows] = True
-        kept = keep_all | labels["kept"].fill_null(True).to_numpy()
+        for local in _in_one(blocks(select_rows(utterances, rows), ["language", "duration_seconds"])):
+            report.texts.add(local.append_column("text", labels["text"]))
+        kept = keep_all | _is_kept(labels)
         report.left_out += int((~kept).sum())
         local_blocks = blocks(select_rows(utterances, rows[kept]), list(FEATURES))
         local = (row for block in local_blocks for row in block.to_pylist())
@@ -246,6 +257,17 @@ def _join(
             report.no_label += 1
             write_row((row["id"], row["language"], "no label"))
         first += len(block)
+
+
+def _in_one(tables: Iterable[pa.Table]) -> list[pa.Table]:
+    """Returns blocks of rows as one, or none where there are no rows."""
+    tables = list(tables)
+    return [pa.concat_tables(tables)] if tables else []
+
+
+def _is_kept(labels: pa.Table) -> np.ndarray:
+    """Returns (N,) whether the filters of labels keep them; where that is not known, whether they have a text."""
+    return pc.coalesce(labels["kept"], pc.greater(num_characters(labels["text"]), 0)).to_numpy()
 
 
 def _joined_row(utterance: dict, label: dict, path: Path, report: JoinReport) -> dict:
@@ -284,14 +306,14 @@ def _row_finder(utterances: Dataset) -> Callable[[pa.ChunkedArray], np.ndarray]:
     return find_rows
 
 
-def _check_result(report: JoinReport, files: Files, utterances: Dataset | None) -> None:
-    """Raises a ValueError with the cause if a join has written no utterance with a text."""
-    if report.joined > report.empty:
-        return
+def _check_result(report: JoinReport, files: Files, utterances: Dataset | None, allow_collapsed: bool) -> None:
+    """Raises a ValueError with the cause if labels have collapsed, or if a join has written no utterance."""
+    if (problems := report.texts.problems()) and not allow_collapsed:
+        raise ValueError(f"{collapse_line(problems)}: {NOT_LEARNED}; --allow-collapsed joins them all the same")
     if report.joined:
-        raise ValueError(f"all {report.joined} labels are empty, so nothing can be learned; look at their teacher")
+        return
     if report.left_out:
-        raise ValueError(f"none of {report.left_out} labels is kept by its filters; --all takes them")
+        raise ValueError(f"none of {report.left_out} labels is kept by its filters, or has a text; --all takes them")
     paths = [path for paths in files.values() for path in paths]
     found = (labels for path in paths for labels in labels_of_anyone(path, READ, NEEDED))
     label_id = next((labels["id"][0].as_py() for labels in found if len(labels)), None)

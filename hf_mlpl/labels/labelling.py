@@ -17,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from datasets import Dataset
 from tqdm import tqdm
 
 from ..corpora.sources import Source
+from ..data.drops import DropFile, blame_disk
 from ..data.rows import blocks, durations_of, select_rows
 from ..data.utterances import write_utterances
 from ..error_line import error_line
@@ -56,7 +58,8 @@ def pseudo_label(
     """Labels all utterances of `dataset`, going on where an earlier call stopped; returns their summary.
 
     Texts of the utterances are only compared with their labels, for the error rate in the summary. Damaged shards are
-    labelled again. The folder is claimed meanwhile, unless it is complete: then it is only read.
+    labelled again, and so are those with utterances that could not be read and now can. The folder is claimed
+    meanwhile, unless it is complete and no utterance lacks a label: then it is only read.
 
     Args:
         teacher: revision of the model, from `model_card.teacher_revision`; it becomes the labels' `source`.
@@ -65,22 +68,27 @@ def pseudo_label(
 
     Raises:
         ValueError: if `output_dir` holds labels of other utterances, of another teacher, or of one that computes in
-            another dtype; and if its `job.json` is damaged.
+            another dtype; if its `job.json` is damaged; and if no utterance of a shard can be read.
         InUseError: if another job is labelling there.
     """
     model = accelerator.unwrap_model(model)
     job = _job(dataset, teacher, dtype_of(model))
-    if summary := on_main_process(accelerator, lambda: complete_summary(output_dir, job)):
+    summary = on_main_process(accelerator, lambda: complete_summary(output_dir, job))
+    if summary and not summary["errors"]:
         return summary
     with claimed_by_job(accelerator, output_dir):
-        if summary := on_main_process(accelerator, lambda: begin(output_dir, job)):
-            return summary
-        shards = _shards(dataset)
+        summary, shards = on_main_process(accelerator, lambda: begin(output_dir, job)), _shards(dataset)
+        if summary and not all(shard_path(output_dir, number).exists() for number in range(len(shards))):
+            return summary  # somebody has removed them
         missing = [
             (rows, path)
             for number, rows in list(enumerate(shards))[accelerator.process_index :: accelerator.num_processes]
             if not is_labelled(path := shard_path(output_dir, number), select_rows(dataset, rows), teacher)
         ]
+        if summary:
+            if not any(gather_object([bool(missing)])):
+                return summary
+            on_main_process(accelerator, lambda: (output_dir / "complete.json").unlink())  # it is made anew at the end
         decode = partial(transcribe, model, processor, max_batch_seconds=max_batch_seconds)
         total = sum(len(rows) for rows, _ in missing)
         with tqdm(total=total, unit=" utterances", desc="labelled", disable=not accelerator.is_main_process) as bar:
@@ -121,13 +129,20 @@ def _references(dataset: Dataset) -> dict[str, str]:
 def _label(
     decode: Decode, shard: Dataset, teacher: str, num_workers: int | None, progress_bar: tqdm
 ) -> Iterator[dict]:
-    """Yields a row of `LABEL_FEATURES` for each utterance of a shard; those without a label have an error."""
+    """Yields a row of `LABEL_FEATURES` for each utterance of a shard; those without a label have an error.
+
+    Raises:
+        ValueError: at the end, if no utterance could be read.
+    """
+    errors = DropFile(None, ())
     for hypothesis in _hypotheses(decode, shard, num_workers, progress_bar):
         utterance, error = shard[hypothesis.row], hypothesis.error
+        kind = "could not be read" if error else "have outputs that are not finite"
         if not error and not math.isfinite(hypothesis.mean_log_prob):
             error = f"{utterance['id']}: the model's outputs are not finite"
         if error:
-            logger.warning("%s; it gets no label", error)
+            if errors.add(kind):
+                logger.warning("%s; it gets no label", error)
         elif abs(hypothesis.seconds - utterance["duration_seconds"]) > ROUNDED_SECONDS:
             utterance["duration_seconds"] = hypothesis.seconds  # else training would plan batches with a wrong one
         yield utterance | {
@@ -137,6 +152,9 @@ def _label(
             "predicted_language": hypothesis.language,
             "error": error,
         }
+    if errors.counts["could not be read"] == len(shard) > 0:
+        raise ValueError(blame_disk(f"none of the last {len(shard)} utterances could be used", error))
+    errors.log_rest(logger, "utterances of a shard get no label")
 
 
 def _hypotheses(decode: Decode, shard: Dataset, num_workers: int | None, progress_bar: tqdm) -> Iterator[Hypothesis]:

@@ -29,13 +29,14 @@ from huggingface_hub.hf_api import DatasetInfo
 
 from ..atomic import atomic_write, temporary_folder, writing
 from ..audio.reading import SAMPLING_RATE, AudioError, encode_flac, load_audio
+from ..data.collapse import NOT_LEARNED, collapse_line
 from ..data.rows import blocks, durations_of, filter_rows, select_rows, sorted_by_id
 from ..error_line import error_line
 from ..sharing.hub import push_folder
 from .dataset_card import PICTURE, dataset_card, plot_scores
 from .files import label_blocks
-from .filters import LabelFilter
-from .folder import all_empty, read_complete
+from .filters import DEFAULT_FILTERS, LabelFilter
+from .folder import collapse_of, read_complete
 from .schema import LABEL_FEATURES, LABEL_SET_FEATURES, NEVER_NULL
 from .summary import LabelCounts, LabelSummary
 
@@ -51,10 +52,10 @@ PARQUET_OPTIONS = {"compression": "zstd", "use_content_defined_chunking": True, 
 def push_label_set(
     labels: Path,
     repo_id: str,
-    filters: Sequence[LabelFilter] = (),
+    filters: Sequence[LabelFilter] = DEFAULT_FILTERS,
     with_audio: bool = False,
     private: bool = False,
-    allow_empty: bool = False,
+    allow_collapsed: bool = False,
 ) -> Iterator[str]:
     """Pushes a folder of `pseudo_label`, with one commit for each language; yields a line about each.
 
@@ -66,20 +67,20 @@ def push_label_set(
         repo_id: data set, `user/name`; it is created if it does not exist.
         filters, with_audio: as for `write_label_set`.
         private: creates the repository as private.
-        allow_empty: pushes a language even if none of its labels has a text.
+        allow_collapsed: pushes a language even if its labels have collapsed.
 
     Raises:
-        ValueError: as `write_label_set` does; and at the end, for languages that are not pushed because all their
-            labels are empty, as those of a collapsed teacher are.
+        ValueError: as `write_label_set` does; and at the end, for languages that are not pushed because their labels
+            have collapsed.
         OSError: if the push fails.
     """
-    empty = []
-    for language, counts in read_complete(labels)["languages"].items():
+    complete = read_complete(labels)
+    problems = {} if allow_collapsed else collapse_of(complete)
+    for language, counts in complete["languages"].items():
         if not counts["labels"]:
             yield f"{language}: no labels to push, {counts['errors']} utterances could not be read"
             continue
-        if all_empty(counts) and not allow_empty:
-            empty.append(language)
+        if language in problems:
             continue
         with temporary_folder(labels, "pushing") as folder:
             summary = write_label_set(labels, language, folder, filters, with_audio)
@@ -95,10 +96,10 @@ def push_label_set(
                 complete=partial(_write_card, folder, summary),
             )
         yield f"{language}: {summary.utterances:,} labels, {summary.kept:,} of them kept, are in {commit.commit_url}"
-    if empty:
+    if problems:
         raise ValueError(
-            f"{labels}: all labels of {', '.join(empty)} are empty, and not pushed; look at the teacher's error "
-            "rates; --allow-empty pushes them all the same"
+            f"{labels}: {collapse_line(problems)}, and not pushed: {NOT_LEARNED}; --allow-collapsed pushes them all "
+            "the same"
         )
 
 
@@ -118,7 +119,11 @@ def _write_card(folder: Path, summary: LabelSummary, head: DatasetInfo) -> None:
 
 
 def write_label_set(
-    labels: Path, language: str, output: Path, filters: Sequence[LabelFilter] = (), with_audio: bool = False
+    labels: Path,
+    language: str,
+    output: Path,
+    filters: Sequence[LabelFilter] = DEFAULT_FILTERS,
+    with_audio: bool = False,
 ) -> LabelSummary:
     """Writes the shards and `summary.json` of one language of a folder of `pseudo_label`; returns the summary.
 
@@ -126,7 +131,7 @@ def write_label_set(
 
     Args:
         output: folder for `LANGUAGE/train-00000-of-00001.parquet` and so on.
-        filters: decide the column `kept`; all labels are written.
+        filters: decide the column `kept`, by default for labels with a text; all labels are written.
         with_audio: adds a column `audio`, FLAC of 16 kHz, mono. A label whose recording can no longer be read is left
             out with a warning, and counted as unreadable.
 

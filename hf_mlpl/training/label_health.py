@@ -9,13 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from ..data.collapse import FEWEST_LABELS, describe_collapse
 from ..data.rows import blocks
 from ..evaluation.error_rate import ErrorRate
 from ..inference.decoding import Hypothesis
-
-COLLAPSED_SHARE = 0.9  # of the labels, empty or equal: a model trained on them would learn that one text
-COLLAPSED_LENGTH = 0.1  # of the characters in human transcripts: it would learn to say next to nothing
-FEWEST_LABELS = 10  # that are judged
 
 
 class LabelHealth:
@@ -92,15 +89,3 @@ class LabelHealth:
             "language_agreement": sum(languages) / len(languages) if languages else None,
             "cer": errors.rate if pairs else None,
         }
-
-
-def describe_collapse(report: dict) -> str | None:
-    """Describes in a clause how the labels of a report have collapsed; returns None if they have not."""
-    if report["labels"] < FEWEST_LABELS:
-        return None
-    for share, kind in ((report["empty"], "empty"), (report["commonest"], "the same text")):
-        if share >= COLLAPSED_SHARE:
-            return f"{share:.0%} of {report['labels']} pseudo-labels are {kind}"
-    if (ratio := report.get("length_ratio", 1.0)) < COLLAPSED_LENGTH:
-        return f"{report['labels']} pseudo-labels have {ratio:.0%} of the letters that transcripts have"
-    return None

@@ -68,7 +68,9 @@ class TrainingLog:
         """Prints one line at the end on utterances that could not be used, if any."""
         if num_unusable and self.is_main_process:
             counts = f"{num_unusable} of {num_read} utterances"
-            tqdm.write(f"{counts} that training met could not be used; a line above names each")
+            tqdm.write(
+                f"{counts} that training met could not be used; all are listed in {self.output_dir / 'unreadable.txt'}"
+            )
 
     def count_update(self, **numbers: float) -> None:
         """Counts an update; one without `numbers` has not changed the model."""

@@ -12,7 +12,8 @@ from accelerate.utils import gather_object, set_seed
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..data.batches import SpeechBatch, micro_batch_seed
-from ..data.selection import select_for_training, select_unlabelled
+from ..data.drops import DropFile
+from ..data.selection import DROPPED, select_for_training, select_unlabelled
 from ..data.utterances import read_utterances
 from ..evaluation.scoring import evaluate_model
 from ..folder_lock import claimed
@@ -25,10 +26,11 @@ from .log import TrainingLog
 from .model_setup import build_model
 from .optimization import learning_rate_factor, make_accelerator, prepare, remove_gradients_of_dropped_layers
 from .problems import Problems, TrainingError
-from .run_data import build_slimipl, read_dev_set, supervised_updates
+from .run_data import build_slimipl, check_pseudo_labels, check_train_files, read_dev_set, supervised_updates
 from .run_pusher import RunPusher, push_checkpoint
-from .run_record import RunRecord
+from .run_record import RunRecord, collapse_of_run
 from .saved_model import write_final_model
+from .silence import SilenceCheck
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +41,16 @@ def train(config: TrainingConfig) -> Path:
     Raises:
         ValueError: for settings or data that cannot work, before training begins.
         InUseError: if another job works in `output_dir`.
-        TrainingError: if the gradient is not finite, most utterances cannot be used, or pseudo-labels have collapsed.
+        TrainingError: if the gradient is not finite, most utterances cannot be used, or pseudo-labels have collapsed;
+            and, after the model is written, if it has learned to say nothing.
     """
     process = PartialState(cpu=not torch.accelerator.is_available())  # the state that the accelerator will share
     output_dir = Path(config.output_dir)
     if not _is_finished(process, config):
         with claimed_by_job(process, output_dir):
-            return output_dir / "model" if _is_finished(process, config) else _train(config)
+            if not _is_finished(process, config):
+                return _train(config)
+    _check_speech(on_main_process(process, lambda: collapse_of_run(output_dir)), config)
     if config.push_to_hub and process.is_main_process:
         with claimed(output_dir):
             RunPusher(config).push_result()
@@ -68,67 +73,96 @@ def _train(config: TrainingConfig) -> Path:
     is_continued = check_same_config(config, checkpoints(output_dir))
     set_seed(config.seed)
     languages = [config.language] if config.language else None
+    check_train_files(config)
     train_set = read_utterances(config.train, languages)
     dev_set = read_dev_set(config)
     unlabelled_set = read_utterances(config.unlabelled, languages) if config.slimipl else None
+    if not config.allow_collapsed:
+        check_pseudo_labels(train_set)
     model, processor = build_model(config, train_set, is_continued)
     accelerator = make_accelerator(config)
     if not accelerator.is_main_process:
         logging.getLogger(select_for_training.__module__).setLevel(logging.ERROR)  # one warning is enough
-    train_set, dropped = select_for_training(train_set, processor, model.config, config.max_batch_seconds)
-    if unlabelled_set is not None:
-        unlabelled_set = select_unlabelled(unlabelled_set, model.config, config.max_batch_seconds)
-    model, optimizer = prepare(accelerator, model, config)
-    slimipl = None
-    if unlabelled_set is not None:
-        slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
-    digests = digest(processor, train=train_set, unlabelled=unlabelled_set)
-    pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
-    checkpointer = Checkpointer(accelerator, slimipl, config, digests)
-    start = checkpointer.load_last(same_data=is_continued)
+    lists = [
+        DropFile(output_dir / f"{name}.tsv" if accelerator.is_main_process else None, DROPPED)
+        for name in ("dropped", "dropped-unlabelled")
+    ]
+    with lists[0], lists[1]:  # they appear if no check refuses the run, which then does not own its folder
+        train_set, dropped = select_for_training(
+            train_set, processor, model.config, config.max_batch_seconds, lists[0]
+        )
+        if unlabelled_set is not None:
+            unlabelled_set = select_unlabelled(unlabelled_set, model.config, config.max_batch_seconds, lists[1])
+        model, optimizer = prepare(accelerator, model, config)
+        slimipl = None
+        if unlabelled_set is not None:
+            slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
+        digests = digest(processor, train=train_set, unlabelled=unlabelled_set)
+        pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
+        checkpointer = Checkpointer(accelerator, slimipl, config, digests)
+        start = checkpointer.load_last(same_data=is_continued)
     if accelerator.is_main_process:
-        write_config(config)  # only after all checks: a refused run does not own its folder
+        write_config(config)  # only after all checks
     updates = iter(slimipl) if slimipl else supervised_updates(accelerator, model, processor, train_set, config, start)
 
     log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
     log.describe(train_set, dropped, accelerator.unwrap_model(model))
     record = RunRecord(accelerator, accelerator.unwrap_model(model), config, start, train_set, dropped, unlabelled_set)
-    sets = [dataset for dataset in (train_set, unlabelled_set) if dataset is not None]
-    problems = Problems(accelerator, min(map(len, sets)))
+    problems = {  # by whether an update is supervised: the disk of one data set may be missing, and not the other's
+        supervised: Problems(accelerator, len(dataset), output_dir / "unreadable.txt")
+        for supervised, dataset in ((True, train_set), (False, unlabelled_set))
+        if dataset is not None
+    }
+    num_unusable, silence = 0, SilenceCheck(accelerator, config, train_set, dev_set)
     with log, logging_redirect_tqdm():
         for update in range(start + 1, config.max_updates + 1):
             rate = config.learning_rate * learning_rate_factor(update - 1, config)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             micro_batches = next(updates)
-            problems.add(slimipl.loaded if slimipl else (batch for _, batch in micro_batches))
+            loaded = slimipl.loaded if slimipl else [batch for _, batch in micro_batches]
+            problems[slimipl is None or slimipl.step.supervised].add(loaded)
+            num_unusable = sum(each.total_unusable for each in problems.values())
             log.count_update(**train_step(accelerator, model, optimizer, micro_batches, config))
             if slimipl:
                 slimipl.after_update()
             is_last = update == config.max_updates
             if update % config.log_every == 0:
-                log.log_window(update, rate, slimipl.health.report() if slimipl else None, problems.total_unusable)
+                log.log_window(update, rate, slimipl.health.report() if slimipl else None, num_unusable)
             if slimipl and (update % config.log_every == 0 or is_last):
                 _check_labels(slimipl.health.detect_collapse(), update, config, accelerator.is_main_process)
             if dev_set is not None and (update % config.eval_every == 0 or is_last):
                 results = evaluate_model(accelerator, model, processor, dev_set, config.max_batch_seconds)
                 log.log_evaluation(update, results)
+                silence.judge_results(update, results)
                 record.write_evaluation(update, results)
             elif dev_set is None and (update % config.save_every == 0 or is_last):
                 log.draw()
+                silence.judge_probes(update, model, processor)
             if update % config.save_every == 0 and not is_last:
                 record.write(update)
+                for each in problems.values():
+                    each.write()
                 checkpoint = checkpointer.save(update)
                 if config.push_to_hub:
                     push_checkpoint(pusher, checkpoint, accelerator, model, processor)
-    if start == 0:
-        problems.finish()
-    log.describe_problems(problems.total_unusable, problems.total_read)
+    for each in problems.values():
+        each.finish(is_whole_run=start == 0)
+    log.describe_problems(num_unusable, sum(each.total_read for each in problems.values()))
     record.write(config.max_updates)
+    record.write_collapse(problem := silence.describe())
     folder = write_final_model(accelerator, model, processor, output_dir)
+    _check_speech(problem, config)
     if pusher is not None:
         pusher.push_result()
     return folder
+
+
+def _check_speech(problem: str | None, config: TrainingConfig) -> None:
+    """Raises a TrainingError for a trained model that says nothing, unless the settings accept it."""
+    if problem and not config.allow_collapsed:
+        folder = Path(config.output_dir) / "model"
+        raise TrainingError(f"{folder} is written, but {problem}; allow_collapsed=true accepts the model")
 
 
 def train_step(

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterator
 from itertools import chain
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator, PartialState
@@ -13,14 +15,55 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from ..data.batches import BatchPlan, SpeechBatch, SpeechBatches, fill_share, repetitions
+from ..data.collapse import HUMAN, NOT_LEARNED, LabelTexts, collapse_line, num_characters
+from ..data.drops import audio_problem, blame_disk
 from ..data.rows import blocks, durations_of, filter_rows
-from ..data.utterances import read_utterances
+from ..data.utterances import read_columns, read_utterances, utterance_files
 from ..model.modeling_mlpl import MlplForCTC
 from ..model.processing_mlpl import MlplProcessor
 from ..training_config import TrainingConfig
 from .slimipl import SlimIpl, SlimIplPlan
 
 logger = logging.getLogger(__name__)
+
+NUM_TRIED = 10  # utterances of dev, before training
+
+
+def check_train_files(config: TrainingConfig) -> None:
+    """Checks that each file of `train` has a text, and that `unlabelled` names none of them.
+
+    Raises:
+        ValueError: with the file, and the setting that takes it.
+    """
+    files = [path for path, num_rows in utterance_files(config.train) if num_rows]
+    for path in files:
+        if all(block["text"].null_count == len(block) for block in read_columns([path], ["text"])):
+            raise ValueError(
+                f"{path}: no utterance has a text, so `train` cannot use it; slimIPL learns from it as `unlabelled`, "
+                "and `hf-mlpl pseudo-label` writes its labels"
+            )
+    if config.slimipl:
+        unlabelled = {path.resolve(): path for path, _ in utterance_files(config.unlabelled)}
+        if both := [unlabelled[path.resolve()] for path in files if path.resolve() in unlabelled]:
+            raise ValueError(
+                f"{both[0]}: is in `train` and in `unlabelled`; slimIPL needs other speech there, whose texts it does "
+                "not learn"
+            )
+
+
+def check_pseudo_labels(train_set: Dataset) -> None:
+    """Raises a ValueError for languages whose pseudo-labels in a training set have collapsed."""
+    human, pseudo = LabelTexts(), LabelTexts()
+    for block in blocks(train_set, ["source", "language", "text", "duration_seconds"]):
+        block = block.filter(block["text"].is_valid())
+        is_human = pc.is_in(block["source"], pa.array(HUMAN, pa.string()))
+        human.add(block.filter(is_human))
+        pseudo.add(block.filter(pc.invert(is_human)))
+    if problems := pseudo.problems(human):
+        raise ValueError(
+            f"train: {collapse_line(problems)}: {NOT_LEARNED}, or leave out their files; allow_collapsed=true trains "
+            "on them all the same"
+        )
 
 
 def read_dev_set(config: TrainingConfig) -> Dataset | None:
@@ -35,10 +78,26 @@ def read_dev_set(config: TrainingConfig) -> Dataset | None:
         raise ValueError(
             f"{', '.join(config.dev)}: {missing} of {len(dataset)} utterances have no text to compare with"
         )
+    characters = (num_characters(block["text"]) for block in blocks(dataset, ["text"]))
+    if len(dataset) and not any(pc.any(pc.greater(numbers, 0)).as_py() for numbers in characters):
+        raise ValueError(f"{', '.join(config.dev)}: all {len(dataset)} utterances have an empty text to compare with")
     if not len(dataset) and PartialState().is_main_process:
         files, language = ", ".join(config.dev), f" of {config.language}" if config.language else ""
         logger.warning("%s: no utterances%s, so the model is not evaluated during training", files, language)
+    _check_audio(dataset)
     return dataset if len(dataset) else None
+
+
+def _check_audio(dataset: Dataset) -> None:
+    """Raises a ValueError if none of some utterances can be read, which an evaluation would find out hours later."""
+    rows = np.linspace(0, len(dataset) - 1, NUM_TRIED).round().astype(int) if len(dataset) else []
+    problems = []
+    for row in np.unique(rows):
+        if (problem := audio_problem(dataset[int(row)]["audio"])) is None:
+            return
+        problems.append(problem)
+    if problems:
+        raise ValueError(blame_disk(f"none of {len(problems)} utterances of dev could be used", problems[0]))
 
 
 def supervised_updates(

@@ -21,13 +21,13 @@ from transformers.utils import cached_file
 
 from ..atomic import write_json
 from ..corpora.sources import sources_of
+from ..data.collapse import HUMAN
 from ..data.rows import blocks
 from ..model.modeling_mlpl import MlplForCTC
 from ..training_config import PRESETS, TrainingConfig
 
 logger = logging.getLogger(__name__)
 
-HUMAN = ("human", "reference", None)  # sources of human texts; all others are names of teachers
 FIELDS = set("stage language updates started_from training_data unlabelled_hours sources".split())  # that cards need
 
 
@@ -35,7 +35,8 @@ class RunRecord:
     """Writes `run.json`, and `results.json` with the last evaluation on dev, in the main process only.
 
     `run.json` is `{"stage", "language", "updates", "model": {"parameters", "languages"}, "started_from",
-    "training_data", "unlabelled_hours", "dropped", "sources", "sessions"}`:
+    "training_data", "unlabelled_hours", "dropped", "sources", "sessions"}`, and, if the trained model says nothing, a
+    line `"collapse"`:
 
     - `started_from` is None for a new model, else `{"name", "revision", "run"}`: the name of a run's folder or of a
       Hub repository, its commit, and the `run.json` of the run that trained the model, each None if it is not known;
@@ -93,6 +94,12 @@ class RunRecord:
         if self.is_main_process:
             self.sessions[-1]["hours"] = self.hours_before + (time.monotonic() - self.start_time) / 3600
             write_json(self.path, {**self.record, "updates": updates, "sessions": self.sessions})
+
+    def write_collapse(self, problem: str | None) -> None:
+        """Writes into `run.json` that the trained model says nothing, if it does."""
+        if self.is_main_process and problem:
+            self.record["collapse"] = problem
+            self.write(self.config.max_updates)
 
     def write_evaluation(self, update: int, results: dict | None) -> None:
         """Writes `results.json`; only the main process has results."""
@@ -154,6 +161,12 @@ def _read_record(path: Path) -> dict | None:
     except ValueError:
         return None
     return record if isinstance(record, dict) and FIELDS <= record.keys() else None
+
+
+def collapse_of_run(output_dir: Path) -> str | None:
+    """Returns the line of a finished run whose model says nothing; None for other runs."""
+    record = _read_record(output_dir / "run.json") if (output_dir / "run.json").is_file() else None
+    return record.get("collapse") if record else None
 
 
 def sessions_of(path: Path) -> list[dict]:

@@ -275,8 +275,8 @@ def test_filter_labels(output_of, tmp_path):
         "filter_labels.py", "labels/labels.parquet", "--filters", tmp_path / "filters.yaml", "--output", kept
     )
     table = [re.split(r"\s{2,}", line.strip()) for line in printed.splitlines()[:2]]
-    assert table[0] == ["hours", "all", "language agrees", "blank_ratio <= 0.99", "kept"]
-    assert table[1][0] == "sv-SE" and len(table[1]) == 5
+    assert table[0] == ["hours", "all", "characters > 0", "language agrees", "blank_ratio <= 0.99", "kept"]
+    assert table[1][0] == "sv-SE" and len(table[1]) == 6
     assert 0 < len(read_utterances([kept])) <= 24
 
 

@@ -86,7 +86,8 @@ def test_its_numbers_are_those_of_the_summaries(summaries):
     assert hours["sv-SE"]["`language agrees`"] == f"{swedish.hours_kept_by['language agrees']:.2f}"
     sources = card_tables["speech licence"]
     assert [(row["licence"], row["languages"]) for row in sources] == [("cc0-1.0", "de, sv-SE"), ("unknown", "sl")]
-    assert "`kept` is true of every label" in dataset_card([german], REPO).text
+    assert hours["de"]["`characters > 0`"] == hours["de"]["kept"] and hours["sv-SE"]["`characters > 0`"] == "-"
+    assert "`kept` is true of every label" in dataset_card([replace(german, hours_kept_by={})], REPO).text
 
 
 def test_teachers_are_linked_if_they_are_repositories(summaries):

@@ -1,5 +1,6 @@
 """Compares filters of pseudo-labels with plain comparisons, row by row."""
 
+import operator as operators
 import os
 
 import pyarrow as pa
@@ -7,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from hf_mlpl.data.utterances import write_utterances
-from hf_mlpl.labels.filters import LabelFilter, filter_labels, read_filters
+from hf_mlpl.labels import files as label_files
+from hf_mlpl.labels.filters import DEFAULT_FILTERS, LabelFilter, filter_labels, read_filters
 from hf_mlpl.labels.schema import LABEL_FEATURES, SCORES
 
 
@@ -54,13 +56,14 @@ def test_labels_of_several_files_are_kept_in_one(labels, tmp_path):
 
 
 @pytest.mark.parametrize("name", SCORES)
-@pytest.mark.parametrize("operator", [">=", "<="])
+@pytest.mark.parametrize("operator", [">=", "<=", ">", "<"])
 def test_a_filter_compares(labels, tmp_path, name, operator):
     bound = -0.3 if name == "mean_log_prob" else 0.3
     ids, hours = keep(labels, tmp_path, f"{name} {operator} {bound}")
 
     def holds(value):
-        return value is not None and (value >= bound if operator == ">=" else value <= bound)
+        compare = {">=": operators.ge, "<=": operators.le, ">": operators.gt, "<": operators.lt}[operator]
+        return value is not None and compare(value, bound)
 
     kept = [row for row in labels[0] if holds(row[name])]
     assert ids == [row["id"] for row in kept] and 0 < len(ids) < 8
@@ -90,7 +93,21 @@ def test_filters_of_a_file(tmp_path):
     path.write_text("filter: none\n")
     assert read_filters(path) == []
     path.write_text("filter:\n  - mean_log_prob   >=  -0.3\n  - language agrees\n")
-    assert read_filters(path) == [LabelFilter("mean_log_prob >= -0.3"), LabelFilter("language agrees")]
+    assert read_filters(path) == [*map(LabelFilter, ("characters > 0", "mean_log_prob >= -0.3", "language agrees"))]
+    path.write_text("filter: [characters_per_second >= 1]\n")
+    assert read_filters(path)[0] == LabelFilter("characters > 0") and len(read_filters(path)) == 2
+    path.write_text("filter: [characters >= 0]\n")
+    assert read_filters(path) == [LabelFilter("characters >= 0")]
+
+
+def test_characters_are_those_of_the_text(tmp_path):
+    """White space at its ends is none, and a letter of several bytes is one."""
+    texts = ["", " \t", "\u00e4", "a", "ab", " ab c "]
+    write_utterances([made_label(n, text=text) for n, text in enumerate(texts)], tmp_path / "a", LABEL_FEATURES)
+    labels = (None, tmp_path / "a")
+    assert keep(labels, tmp_path, "characters > 0")[0] == ["u2", "u3", "u4", "u5"]
+    assert keep(labels, tmp_path, "characters >= 2")[0] == ["u4", "u5"]
+    assert keep(labels, tmp_path, "characters < 4", "characters <= 2")[0] == ["u0", "u1", "u2", "u3", "u4"]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +116,8 @@ def test_filters_of_a_file(tmp_path):
         ("filter: all\n", "filter is 'all'; it must be none or a list of conditions"),
         ("filters: none\n", "must hold `filter: none`, or `filter:` and a list"),
         ("filter: [confidence >= 0.3]\n", "'confidence >= 0.3' is no filter; write 'language agrees', or a score"),
-        ("filter: [mean_log_prob > 0.3]\n", "'mean_log_prob > 0.3' is no filter"),
+        ("filter: [mean_log_prob = 0.3]\n", "'mean_log_prob = 0.3' is no filter"),
+        ("filter: [characters > = 3]\n", "'characters > = 3' is no filter"),
         ("filter: [mean_log_prob >= nan]\n", "'mean_log_prob >= nan' is no filter"),
         ("[" * 1000, "recursion"),
         ("null\n", "must hold `filter: none`"),
@@ -124,28 +142,53 @@ def test_a_file_that_holds_no_labels_is_refused(tmp_path, tone_data):
 
 
 def test_labels_of_a_collapsed_teacher(tmp_path, caplog):
-    """A warning names a language whose labels are all empty; if no text is left at all, that is an error."""
+    """They are refused, even if those of other languages are fine, unless that is asked for."""
     rows = [made_label(number, text="" if number < 3 else "a") for number in range(5)]
     rows[0]["language"] = rows[1]["language"] = "fi"
     path, kept = tmp_path / "labels.parquet", tmp_path / "kept.parquet"
     write_utterances(rows, path, LABEL_FEATURES)
-    filter_labels([path], [], kept)
-    assert [record.getMessage() for record in caplog.records] == ["fi: all 2 labels that are kept are empty"]
-    kept.unlink()
-    few = [LabelFilter("mean_log_prob >= -0.2")]
-    message = (
-        "of 5 labels the filters keep 3, and none of these has a text; relax the filters, .*; --allow-empty writes"
-    )
-    with pytest.raises(ValueError, match=message):
-        filter_labels([path], few, kept)
-    with pytest.raises(ValueError, match="of 5 labels the filters keep 0, and"):
-        filter_labels([path], [LabelFilter("blank_ratio >= 2")], kept)
-    assert os.listdir(tmp_path) == ["labels.parquet"]
-    filter_labels([path], few, kept, allow_empty=True)
-    assert [row["text"] for row in pq.read_table(kept).to_pylist()] == ["", "", ""]
+    with pytest.raises(ValueError, match="^fi: 100% of 2 pseudo-labels are empty: .*; --allow-collapsed filters them"):
+        filter_labels([path], [], kept)
+    filter_labels([path], DEFAULT_FILTERS, kept, allow_collapsed=True)
+    assert [row["id"] for row in pq.read_table(kept).to_pylist()] == ["u3", "u4"]
+    message = "fi: the filters keep none of 2 labels: characters > 0 removes 2"
+    assert [record.getMessage() for record in caplog.records] == [message]
+    filter_labels([path], [], kept, allow_collapsed=True)
+    assert pq.read_table(kept).equals(pq.read_table(path))
     write_utterances([], path, LABEL_FEATURES)  # no utterances at all
-    filter_labels([path], few, kept)
+    filter_labels([path], DEFAULT_FILTERS, kept)
     assert not len(pq.read_table(kept))
+
+
+def test_filters_that_keep_nothing_are_told_one_by_one(labels, tmp_path, caplog):
+    rows, path = labels
+    filters = [*DEFAULT_FILTERS, LabelFilter("mean_log_prob >= -0.35"), LabelFilter("blank_ratio >= 0.4")]
+    removed = "characters > 0 removes 0, mean_log_prob >= -0.35 removes 4, blank_ratio >= 0.4 removes 4"
+    with pytest.raises(ValueError, match=f"^the filters keep none of 8 labels: {removed}; relax the filters; "):
+        filter_labels([path], filters, tmp_path / "kept.parquet")
+    assert os.listdir(tmp_path) == ["labels.parquet"]
+    filter_labels([path], filters[:2] + [LabelFilter("blank_ratio <= 0.15")], tmp_path / "kept.parquet")
+    removed = "characters > 0 removes 0, mean_log_prob >= -0.35 removes 1, blank_ratio <= 0.15 removes 2"
+    assert [record.getMessage() for record in caplog.records] == [f"fi: the filters keep none of 2 labels: {removed}"]
+
+
+@pytest.mark.parametrize(("share", "collapsed"), [(0.89, False), (0.9, True)])
+@pytest.mark.parametrize("text", ["", "a"])
+def test_nearly_all_labels_of_one_text_are_a_collapse(share, collapsed, text, tmp_path, monkeypatch):
+    """Counted over blocks and files; 9 labels are too few to say, unless all are empty."""
+    monkeypatch.setattr(label_files, "BLOCK", 7)
+    rows = [made_label(number, text=text if number < 100 * share else f"b{number}") for number in range(100)]
+    write_utterances(rows[:40], tmp_path / "1.parquet", LABEL_FEATURES)
+    write_utterances(rows[40:], tmp_path / "2.parquet", LABEL_FEATURES)
+    paths = [tmp_path / "1.parquet", tmp_path / "2.parquet"]
+    if collapsed:
+        kind = "the same text" if text else "empty"
+        with pytest.raises(ValueError, match=f"^sl: 90% of 100 pseudo-labels are {kind}: "):
+            filter_labels(paths, [], tmp_path / "kept.parquet")
+    else:
+        filter_labels(paths, [], tmp_path / "kept.parquet")
+    write_utterances([*rows[:8], rows[-1]], tmp_path / "few.parquet", LABEL_FEATURES)
+    filter_labels([tmp_path / "few.parquet"], [], tmp_path / "kept.parquet")
 
 
 @pytest.mark.parametrize("name", ["language", "text", "duration_seconds", "id"])

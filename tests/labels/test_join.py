@@ -147,7 +147,7 @@ def test_inputs_that_cannot_be_joined(label_set, tone_labels, local, tmp_path):
     assert "damaged; download it again" in error(join_labels, damaged, local, output)
     write_label_set(tone_labels["de"], "de", tmp_path / "none", [LabelFilter("mean_log_prob >= 1")])
     none = find_label_set(str(tmp_path / "none"))
-    assert "none of 31 labels is kept by its filters; --all" in error(join_labels, none, local, output)
+    assert "none of 31 labels is kept by its filters, or has a text; --all" in error(join_labels, none, local, output)
     assert not list(output.parent.iterdir())  # no partial file
 
 
@@ -174,16 +174,20 @@ def test_labels_of_anyone_need_no_more_than_ids_and_texts(suffix, local, tmp_pat
     path = written(tmp_path / f"mine{suffix}", [*rows, {"text": "x", "id": "other"}])
     report = join_labels(find_label_set(str(path)), local, tmp_path / "out.parquet")
     made = joined(tmp_path / "out.parquet")
+    normalized = {name: " ".join(text.split()) for name, text in texts.items()}
     assert {name: row["text"] for name, row in made.items()} == {
-        name: " ".join(text.replace("\u00e4\u0308", "\u00e4\u0308").split()) for name, text in texts.items()
+        name: text for name, text in normalized.items() if text
     }
-    for utterance in local:
+    for utterance in local.filter(lambda utterance: utterance["id"] in made, keep_in_memory=True):
         row = made[utterance["id"]]
         for name in ("audio", "duration_seconds", "language", "speaker"):
             assert row[name] == utterance[name]
         assert row["source"] == path.name and not [name for name in SCORES if row[name] is not None]
-    assert (report.joined, report.empty, report.no_audio, report.no_label) == (56, 14, 1, 0)
+    assert (report.joined, report.left_out, report.no_audio, report.no_label) == (42, 14, 1, 0)
     assert report.languages == {"de", "sv-SE"} and unmatched(tmp_path / "out.parquet") == {"other": ("", "no audio")}
+    report = join_labels(find_label_set(str(path)), local, tmp_path / "out.parquet", keep_all=True)
+    assert {name: row["text"] for name, row in joined(tmp_path / "out.parquet").items()} == normalized
+    assert (report.joined, report.empty, report.left_out) == (56, 14, 0)
 
 
 def test_other_columns_of_anyone_are_used_if_present(local, tmp_path):
@@ -209,7 +213,7 @@ def test_other_columns_of_anyone_are_used_if_present(local, tmp_path):
 
 
 def test_rows_of_json_without_a_text_are_listed(local, tmp_path):
-    rows = [{"id": name, "text": None if number == 1 else "a"} for number, name in enumerate(local["id"])]
+    rows = [{"id": name, "text": None if number == 1 else f"a {number}"} for number, name in enumerate(local["id"])]
     path = written(tmp_path / "mine.jsonl", rows)
     report = join_labels(find_label_set(str(path)), local, tmp_path / "out.parquet")
     assert (report.joined, report.unreadable, report.no_label) == (55, 1, 1)
@@ -235,5 +239,13 @@ def test_tables_of_anyone_without_labels(local, tone_data, error_of, tmp_path):
         "no labels, it has no column text; it has id"
     )
     rows = [{"id": name, "text": ""} for name in local["id"]]
-    assert error(written(tmp_path / "silent.csv", rows)).startswith("all 24 labels are empty")
+    for path in (written(tmp_path / "silent.csv", rows), written(tmp_path / "silent.parquet", rows)):
+        message = error(path)
+        assert (
+            message.startswith("sv-SE: 100% of 24 pseudo-labels are empty: ") and "--allow-collapsed joins" in message
+        )
+    rows = [{"id": name, "text": "  the the "} for name in local["id"]]
+    assert error(written(tmp_path / "loop.csv", rows)).startswith(
+        "sv-SE: 100% of 24 pseudo-labels are the same text: "
+    )
     assert not [path for path in tmp_path.iterdir() if path.name.startswith((".", "out"))]

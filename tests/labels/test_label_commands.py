@@ -7,11 +7,13 @@ import subprocess
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard, HfApi
 
 from hf_mlpl import MlplForCTC
+from hf_mlpl.data.utterances import write_utterances
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
 
@@ -94,13 +96,14 @@ def test_labels_of_several_languages_without_a_model(tone_labels, tone_data, loc
 
 def test_a_data_set_of_anyone(tone_data, local_hub, run, tmp_path):
     """Written by the Hub's own tools; nothing else of the repository is downloaded."""
-    rows = [{"id": row["id"], "text": "a"} for row in pq.read_table(tone_data / "unlabelled.parquet").to_pylist()]
+    ids = pq.read_table(tone_data / "unlabelled.parquet")["id"].to_pylist()
+    rows = [{"id": name, "text": f"a {number}"} for number, name in enumerate(ids)]
     Dataset.from_list(rows).push_to_hub("me/theirs")
     HfApi().upload_file(path_or_fileobj=b"x", path_in_repo="more/a.csv", repo_id="me/theirs", repo_type="dataset")
     num_requests = len(local_hub.requests)
     audio = ["--audio", tone_data / "unlabelled.parquet", "--output", tmp_path / "a.parquet"]
     assert run("join_labels.py", "--labels", "me/theirs", *audio).startswith("24 labels with audio, ")
-    assert {row["text"] for row in pq.read_table(tmp_path / "a.parquet").to_pylist()} == {"a"}
+    assert pq.read_table(tmp_path / "a.parquet")["text"].to_pylist() == [row["text"] for row in rows]
     assert not [request for request in local_hub.requests[num_requests:] if "more/" in request.path]
 
 
@@ -134,3 +137,77 @@ def test_each_language_is_pushed_when_it_is_labelled(tone_data, tone_run, tone_l
     commits = local_hub.commits(REPO, repo_type="dataset")
     assert len(commits) == 2 and local_hub.repos["dataset", REPO].private
     assert json.loads((tmp_path / "labels" / "complete.json").read_text())["languages"]["sv-SE"]["labels"] == 24
+
+
+def test_collapsed_labels_stop_every_command(tone_data, tone_run, local_hub, run, error_of, tmp_path, monkeypatch):
+    """In one line each, with one option to go on; finished labels stay, and the same command again says the same."""
+    model = MlplForCTC.from_pretrained(tone_run / "model")
+    with torch.no_grad():
+        model.ctc_head.bias[model.config.blank_token_id] += 1000
+    teacher, labels, go_on = tmp_path / "run" / "sv-SE" / "model", tmp_path / "labels", "--allow-collapsed"
+    shutil.copytree(tone_run / "model", teacher)
+    model.save_pretrained(teacher)
+    data, folder = tone_data / "unlabelled.parquet", labels / "sv-SE"
+    command = ["--model", teacher, "--data", data, "--num-workers", "0", "--output", folder]
+    clause = "sv-SE: 100% of 24 pseudo-labels are empty"
+    problem = f"{clause}: nothing else can be learned from them; look at their teacher's error rates"
+    for _ in range(2):
+        assert error_of("pseudo_label.py", *command).startswith(problem)
+        assert len(pq.read_table(folder / "labels.parquet")) == 24
+    assert error_of("pseudo_label.py", *command, "--push-to-hub", REPO).startswith(f"{folder}: {clause}")
+    assert "sv-SE: 24 labels, 0.00 h, 24 empty, " in run("pseudo_label.py", *command, go_on)
+
+    kept = tmp_path / "kept.parquet"
+    assert error_of("filter_labels.py", folder / "labels.parquet", "--output", kept).startswith(problem)
+    printed = run("filter_labels.py", folder / "labels.parquet", "--output", kept, go_on)
+    assert re.search(r"^hours +all +characters > 0 +kept\nsv-SE +0.00 +0.00 +0.00\n", printed) and not len(
+        pq.read_table(kept)
+    )
+
+    assert error_of("publish_labels.py", folder, "--repo", REPO).startswith(f"{folder}: {clause}")
+    assert ("dataset", REPO) not in local_hub.repos
+    assert "sv-SE: 24 labels, 0 of them kept, are in" in run("publish_labels.py", folder, "--repo", REPO, go_on)
+    assert "| sv-SE | 24 | 0.00 | 0 | 0.00 | 24 |" in DatasetCard.load(REPO).text
+
+    join = ["--labels", REPO, "--audio", data, "--all", "--output", tmp_path / "joined.parquet"]
+    assert error_of("join_labels.py", *join).startswith(problem)
+    assert run("join_labels.py", *join, go_on).startswith("24 labels with audio, ")
+
+    files = f"train=[{tone_data / 'train.parquet'}, {tmp_path / 'joined.parquet'}]"
+    settings = [tone_data / "tones.yaml", f"output_dir={tmp_path / 'final'}", files, "max_updates=1", "dev=[]"]
+    assert error_of("train.py", *settings).startswith(f"train: {problem}")
+    assert "final/model" in run("train.py", *settings, "allow_collapsed=true")
+
+    monkeypatch.chdir(tmp_path)
+    settings = yaml.safe_load((tone_data / "tones.yaml").read_text())
+    settings |= {"unlabelled": [str(data)], "slimipl": {"start_update": 1}, "output_dir": "run/{language}"}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
+    command = ["language_finetune.py", "settings.yaml", "--labels", "labels"]
+    assert run(*command, "--list", go_on) == "# sv-SE: complete\n"
+    assert error_of(*command).startswith("sv-SE failed, see above; ")
+    assert "labels: labels/*/labels.parquet; next: " in run(*command, go_on)
+    shutil.rmtree(tmp_path / "run")
+    shutil.rmtree(labels)
+    train_one, label_one = run(*command, "--list", go_on).split(" && ")
+    assert train_one.endswith("language=sv-SE allow_collapsed=true") and label_one.endswith(f" {go_on}\n")
+
+
+def test_commands_without_their_audio_stop(tone_data, tone_run, run, error_of, tmp_path):
+    """Labels and results are not made of a disk that is missing; labels of a part of it are kept, and told."""
+    for name in ("dev", "unlabelled"):
+        table = pq.read_table(tone_data / f"{name}.parquet").to_pylist()
+        for i, row in enumerate(table):
+            row["audio"] |= {"path": str(tmp_path / f"lost{i}.wav")} if name == "dev" or i % 8 < 5 else {}
+        write_utterances(table, tmp_path / f"{name}.parquet")
+    model = ["--model", tone_run / "model", "--num-workers", "0", "--data"]
+    message = error_of("evaluate_model.py", *model, tmp_path / "dev.parquet", "--output", tmp_path / "results.json")
+    assert re.match("16 of 16 utterances could not be used, for example: .*lost.*; see whether the disk", message)
+    assert not (tmp_path / "results.json").exists()
+    message = error_of("pseudo_label.py", *model, tmp_path / "dev.parquet", "--output", tmp_path / "none")
+    assert re.match("none of the last 16 utterances could be used, for example: .*lost.*; see whether", message)
+    command = ["pseudo_label.py", *model, tmp_path / "unlabelled.parquet", "--output", tmp_path / "labels"]
+    message = error_of(*command)
+    assert message.startswith(f"sv-SE: 15 of 24 utterances could not be used, see {tmp_path}/labels/unreadable.tsv; ")
+    assert len(pq.read_table(tmp_path / "labels" / "labels.parquet")) == 9
+    message = error_of("evaluate_model.py", *model, tone_data / "unlabelled.parquet", "--output", tmp_path / "a.json")
+    assert message == "24 of 24 utterances have no text to compare with"

@@ -5,7 +5,11 @@ import hashlib
 import json
 import logging
 import math
+import os
+import shutil
+import signal
 import zlib
+from collections import Counter
 from itertools import groupby
 
 import pyarrow.parquet as pq
@@ -20,6 +24,7 @@ from hf_mlpl.data.utterances import FEATURES, read_utterances, write_utterances
 from hf_mlpl.folder_lock import InUseError, claimed
 from hf_mlpl.inference.precision import convert
 from hf_mlpl.labels import labelling
+from hf_mlpl.labels.folder import unreadable_of
 from hf_mlpl.labels.schema import SCORES
 from hf_mlpl.sharing.model_card import teacher_revision
 from hf_mlpl.training.loop import train
@@ -341,6 +346,8 @@ def test_complete_json(label, unlabelled):
                 "hours": pytest.approx(sum(unlabelled["duration_seconds"]) / 3600),
                 "mean_log_prob": pytest.approx(sum(row["mean_log_prob"] for row in rows) / 24),
                 "cer": None,
+                "commonest": Counter(row["text"] for row in rows).most_common(1)[0][1] / 24,
+                "length_ratio": None,
             }
         },
         "sources": [],
@@ -351,12 +358,19 @@ def test_labels_are_compared_with_the_texts_that_are_known(label, unlabelled, tm
     made = labels(label("a"))
     rows = unlabelled.to_list()
     rows[3]["text"] = made[rows[3]["id"]]["text"] + "ABCD"
-    rows[4]["text"] = made[rows[4]["id"]]["text"]
+    for row in rows[4:13]:
+        row["text"] = made[row["id"]]["text"]
     write_utterances(rows, tmp_path / "known.parquet")
     folder = label("b", read_utterances([tmp_path / "known.parquet"]))
     assert labels(folder) == made
-    cer = json.loads((folder / "complete.json").read_text())["languages"]["sv-SE"]["cer"]
-    assert cer == 4 / (len(rows[3]["text"]) + len(rows[4]["text"]))
+    counts = json.loads((folder / "complete.json").read_text())["languages"]["sv-SE"]
+    characters = sum(len(row["text"]) for row in rows[3:13])
+    assert (counts["cer"], counts["length_ratio"]) == (4 / characters, (characters - 4) / characters)
+    rows[3]["text"] = None
+    write_utterances(rows, tmp_path / "known.parquet")
+    folder = label("c", read_utterances([tmp_path / "known.parquet"]))
+    counts = json.loads((folder / "complete.json").read_text())["languages"]["sv-SE"]
+    assert (counts["cer"], counts["length_ratio"]) == (0.0, None)  # nine are too few to judge the length
 
 
 def test_unreadable_segments_are_counted_and_get_no_label(label, unlabelled, tmp_path, caplog):
@@ -374,6 +388,51 @@ def test_unreadable_segments_are_counted_and_get_no_label(label, unlabelled, tmp
     lines = sorted(record.getMessage() for record in caplog.records)
     for row, file, line in zip(sorted([rows[3]["id"], rows[9]["id"]]), ("lost.ogg", ".ogg"), lines, strict=True):
         assert row in line and file in line and line.endswith("; it gets no label") and "\n" not in line
+
+
+def test_a_disk_that_comes_back_is_read_again(label, unlabelled, tmp_path, monkeypatch, caplog):
+    """The labels are then those of a job that could read everything at once; nothing else is labelled again."""
+    rows = unlabelled.to_list()
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    order = sorted(range(24), key=lambda row: -rows[row]["duration_seconds"])  # stable, in shards of 5 rows
+    lost = [*order[5:8], order[14]]
+    for row in lost:
+        shutil.copy(rows[row]["audio"]["path"], disk / f"{row}.ogg")
+        rows[row]["audio"] = rows[row]["audio"] | {"path": str(disk / f"{row}.ogg")}
+    write_utterances(rows, tmp_path / "data.parquet")
+    dataset = read_utterances([tmp_path / "data.parquet"])
+    whole = contents(label("whole", dataset))
+    disk.rename(tmp_path / "away")
+    folder = label("a", dataset)
+    summary = json.loads((folder / "complete.json").read_text())
+    assert (summary["labels"], summary["errors"]) == (20, 4) and unreadable_of(summary) == {}
+    listed = (folder / "unreadable.tsv").read_text().splitlines()
+    assert listed[0] == "id\tlanguage\treason" and len(listed) == 5
+    assert {line.split("\t")[0] for line in listed[1:]} == {rows[row]["id"] for row in lost}
+    before = contents(folder)
+    assert contents(label("a", dataset)) == before  # still away
+    (tmp_path / "away").rename(disk)
+    decoded = []
+    monkeypatch.setattr(labelling, "_label", lambda *args, label=labelling._label: decoded.append(1) or label(*args))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # between the shards and their join
+        patch.setattr(labelling, "join_shards", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+        label("a", dataset)
+    assert len(decoded) == 2 and "can be read now; it is labelled again" in caplog.text
+    for _ in range(2):
+        assert contents(label("a", dataset)) == whole and len(decoded) == 2
+    assert "unreadable.tsv" not in whole
+
+
+def test_without_any_audio_a_job_stops_and_can_go_on(label, unlabelled, tmp_path, caplog):
+    rows = [row | {"audio": row["audio"] | {"path": str(tmp_path / "away.ogg")}} for row in unlabelled.to_list()]
+    write_utterances(rows, tmp_path / "data.parquet")
+    with pytest.raises(
+        ValueError, match="none of the last 5 utterances could be used, for example: .*away.ogg.*; see"
+    ):
+        label("a", read_utterances([tmp_path / "data.parquet"]))
+    assert len(caplog.records) == 5 and not list((tmp_path / "a" / "shards").glob("*.parquet"))
+    assert contents(label("a")) == contents(label("b"))  # its ids are the same
 
 
 def test_only_the_utterance_that_exceeds_memory_is_an_error(label, teacher, unlabelled, caplog):
@@ -412,8 +471,12 @@ def test_nothing_heard_is_an_empty_label(label, tone_run, teacher, tone_data, tm
     assert {row["text"] for row in labels(folder).values()} == {""}
     assert json.loads((folder / "complete.json").read_text())["languages"]["sv-SE"]["empty"] == 24
     settings = [f"output_dir={tmp_path / 'run'}", f"train=[{folder / 'labels.parquet'}]", "languages=[de, sv-SE]"]
-    with pytest.raises(ValueError, match="none of 24 utterances can be used for training: {'no text': 24}"):
+    with pytest.raises(
+        ValueError, match="^train: sv-SE: 100% of 24 pseudo-labels are empty: .*; allow_collapsed=true"
+    ):
         train(load_config(tone_data / "tones.yaml", settings))
+    with pytest.raises(ValueError, match="none of 24 utterances can be used for training: {'no text': 24}"):
+        train(load_config(tone_data / "tones.yaml", [*settings, "allow_collapsed=true"]))
 
 
 def test_labels_are_utterances_to_train_on(label, tone_data, tmp_path):

@@ -437,7 +437,9 @@ def test_labels_of_a_collapsed_teacher_are_not_pushed(hub_of_labels, tone_labels
     for folder in (leftover, working):
         (folder / "de").mkdir(parents=True)
         (folder / "de" / "summary.json").write_text("{}")
-    with pytest.raises(ValueError, match="labels: all labels of fi are empty, and not pushed; .*; --allow-empty push"):
+    with pytest.raises(
+        ValueError, match="labels: fi: 100% of 31 pseudo-labels are empty, and not pushed: .*; --allow-c"
+    ):
         push(tmp_path / "labels")
     assert {name.partition("/")[0] for name in files(hub_of_labels) if "/" in name} == {"sv-SE"}
     assert list((tmp_path / "labels").glob(".*")) == [working]

@@ -141,7 +141,8 @@ def test_labels_and_results_of_tests(tone_data, tone_run, settings, tmp_path, lo
     """A final run whose second language has pseudo-labels alone."""
     rows = read_utterances([tone_data / "unlabelled.parquet"]).to_list()
     labels = tmp_path / "labels.parquet"
-    write_utterances([row | {"text": "de", "source": "sv-SE/model@0123456789ab"} for row in rows], labels)
+    teacher = {"source": "sv-SE/model@0123456789ab"}
+    write_utterances([row | {"text": "de"[i % 2]} | teacher for i, row in enumerate(rows)], labels)
     human = [row for row in read_utterances([tone_data / "train.parquet"]).to_list() if row["language"] == "de"]
     write_utterances(human, tmp_path / "human" / "train.parquet")
     source = {"name": "me/speech", "license": "cc0-1.0", "url": "https://huggingface.co/datasets/me/speech"}

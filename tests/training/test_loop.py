@@ -20,7 +20,7 @@ from hf_mlpl import MlplForCTC, MlplProcessor
 from hf_mlpl.data.batches import SpeechBatches
 from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.folder_lock import InUseError, claimed
-from hf_mlpl.training import loop
+from hf_mlpl.training import loop, silence
 from hf_mlpl.training.loop import TrainingError, train, train_step
 from hf_mlpl.training.model_setup import build_model
 from hf_mlpl.training.optimization import build_optimizer, learning_rate_factor
@@ -385,6 +385,13 @@ REFUSED = {
     "max_batch_seconds=0.01": "none of 64 utterances can be used for training",
     "model_fields.hidden_size=0": "tiny cannot have the model_fields .* hidden_size is 0; it must be at least 1",
     "dev=[UNLABELLED]": "unlabelled.parquet: 24 of 24 utterances have no text to compare with",
+    "train=[UNLABELLED]": "unlabelled.parquet: no utterance has a text, so `train` cannot use it; slimIPL learns from",
+    "train=[EMPTY] unlabelled=[EMPTY] slimipl={}": "empty.parquet: is in `train` and in `unlabelled`; slimIPL needs",
+    "dev=[EMPTY]": "empty.parquet: all 64 utterances have an empty text to compare with",
+    "train=[EMPTY]": "none of 64 utterances can be used for training: {'no text': 64}",
+    "train=[COLLAPSED]": "train: sv-SE: 94% of 32 pseudo-labels are empty: .* allow_collapsed=true trains on them",
+    "train=[SHORT]": "train: sv-SE: 32 pseudo-labels have \\d% of the letters that transcripts have: ",
+    "dev=[LOST]": "none of 10 utterances of dev could be used, for example: .*lost0.wav.*; see whether the disk",
     "unlabelled=[nowhere.parquet] slimipl={}": "nowhere.parquet: no such utterance file",
     "language=fr": "fr",
     "tokens=nowhere.lst": "nowhere.lst",
@@ -394,8 +401,18 @@ REFUSED = {
 
 def test_a_run_that_could_not_start_starts_when_its_settings_are_mended(run, tone_data, tmp_path):
     """Whatever it was refused for: it leaves nothing to which the next one, with other settings, could belong."""
+    table = pq.read_table(tone_data / "train.parquet").to_pylist()  # 32 utterances of each language
+    files = {"UNLABELLED": tone_data / "unlabelled.parquet", "EMPTY": tmp_path / "empty.parquet"}
+    files |= {name: tmp_path / f"{name.lower()}.parquet" for name in ("COLLAPSED", "SHORT")}
+    write_utterances([row | {"text": ""} for row in table], files["EMPTY"])
+    labels = [row | {"id": f"label/{row['id']}", "source": "me/t@1"} for row in table[32:]]
+    empty = [row | {"text": ""} for row in labels]
+    write_utterances([*table, *labels[:2], *empty[2:]], files["COLLAPSED"])
+    letters = [row | {"text": letter} for row, letter in zip(labels, "defgd", strict=False)]
+    write_utterances([*table, *letters, *empty[5:]], files["SHORT"])
+    files["LOST"] = with_lost_clips(tone_data, tmp_path, "dev", lambda i: True)
     for wrong, message in REFUSED.items():
-        overrides = wrong.replace("UNLABELLED", str(tone_data / "unlabelled.parquet")).split()
+        overrides = re.sub("[A-Z]{4,}", lambda name: str(files[name[0]]), wrong).split()
         with pytest.raises((ValueError, OSError), match=message):
             run("a", *SHORT, *overrides)
         assert list((tmp_path / "a").iterdir()) == []
@@ -466,6 +483,80 @@ def test_training_without_its_audio_stops(run, tone_run, tone_data, tmp_path, sl
     with pytest.raises(TrainingError, match=message):
         run("a", *settings, "dev=[]")
     assert max(losses(tmp_path / "a"), default=0) < 20 and not (tmp_path / "a" / "model").exists()
+    lines = (tmp_path / "a" / "unreadable.txt").read_text().splitlines()
+    assert len(lines) == len(set(lines)) > 5 and all("lost" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_slimipl_without_its_unlabelled_audio_stops(run, tone_run, tone_data, tmp_path):
+    """Even where most updates learn from the labelled speech, which can be read."""
+    lost = with_lost_clips(tone_data, tmp_path, "unlabelled", lambda i: True)
+    settings = [f"unlabelled=[{lost}]", f"model={tone_run / 'model'}", "tokens=null", "language=sv-SE", "dev=[]"]
+    settings += ["slimipl={start_update: 1, cache_size: 8, supervised_updates: 4, unsupervised_updates: 1}"]
+    with pytest.raises(TrainingError, match=r"^(\d+) of the last \1 utterances could not be used, for example: "):
+        run("a", *settings, "max_updates=200", "micro_batches_per_update=1", "max_batch_seconds=10")
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_lost_near_the_end_is_told(run, tone_data, tmp_path):
+    """The whole pass of 64 utterances was fine, the rest of the updates read none; the saved updates stay."""
+    lost = with_lost_clips(tone_data, tmp_path, "train", lambda i: False)
+    table, folder = pq.read_table(lost).to_pylist(), tmp_path / "clips"
+    folder.mkdir()
+    for row in table:
+        row["audio"]["path"] = shutil.copy(row["audio"]["path"], folder)
+    write_utterances(table, lost)
+    settings = [f"train=[{lost}]", "dev=[]", "cache_gigabytes=0", "max_updates=12", "save_every=10"]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 11)
+        run("a", *settings)
+    folder.rename(tmp_path / "away")
+    with pytest.raises(TrainingError, match=r"^(\d+) of the last \1 utterances could not be used"):
+        run("a", *settings)
+    (tmp_path / "away").rename(folder)
+    assert_equal_bits(run("a", *settings), run("b", *settings))
+
+
+@pytest.mark.slow
+def test_a_model_that_says_nothing_is_told(run, tone_run, tone_data, tmp_path, monkeypatch, caplog):
+    """The model is written, and the same command again says the same, until the settings accept it."""
+    model = MlplForCTC.from_pretrained(tone_run / "model")
+    with torch.no_grad():
+        model.ctc_head.bias[model.config.blank_token_id] += 1000
+    model.save_pretrained(tmp_path / "silent")
+    MlplProcessor.from_pretrained(tone_run / "model").save_pretrained(tmp_path / "silent")
+    settings = [f"model={tmp_path / 'silent'}", "tokens=null", "learning_rate=1e-6", "max_updates=4", "eval_every=1"]
+    folder = run("a", *settings)  # a trial of a few updates
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.partition(":")[0] for line in lines] == [f"update {update}" for update in (1, 2, 3, 4)]
+    assert "16 of 16 transcripts of dev are empty: train longer (max_updates), raise learning_rate" in lines[0]
+    assert json.loads((folder / "results.json").read_text())["empty"] == 16
+    monkeypatch.setattr(silence, "FEWEST_UPDATES", 4)
+    message = "b/model is written, but all 16 transcripts of dev are empty, .*; allow_collapsed=true accepts the model"
+    for _ in range(2):
+        with pytest.raises(TrainingError, match=message):
+            run("b", *settings)
+    assert_equal_bits(folder, tmp_path / "b")
+    assert run("b", *settings, "allow_collapsed=true") == tmp_path / "b"
+    caplog.clear()
+    run("c", *settings, "dev=[]", "save_every=2")  # where training utterances are transcribed
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.partition(" transcripts")[0] for line in lines] == ["update 2: 32 of 32", "update 4: 32 of 32"]
+    assert_equal_bits(tmp_path / "c", run("d", *settings, "dev=[]", "save_every=2"))
+
+
+def test_dropped_utterances_are_listed(run, tone_data, tmp_path, caplog):
+    table = pq.read_table(tone_data / "train.parquet").to_pylist()
+    for row in table[:7]:
+        row["text"] += "?"
+    write_utterances(table, tmp_path / "train.parquet")
+    settings = [f"train=[{tmp_path / 'train.parquet'}]", "max_updates=1", "dev=[]"]
+    folder = run("a", *settings)
+    listed = [line.split("\t") for line in (folder / "dropped.tsv").read_text().splitlines()]
+    assert listed[0] == ["id", "reason", "duration_seconds", "text"]
+    assert [line[:2] for line in listed[1:]] == [[row["id"], "unknown characters"] for row in table[:7]]
+    lines = [record.getMessage() for record in caplog.records if "dropped" in record.getMessage()]
+    assert len(lines) == 6 and lines[-1].endswith(f"7 unknown characters; all are listed in {folder / 'dropped.tsv'}")
 
 
 def test_training_goes_on_from_a_trained_model(run, tone_run, tone_data):

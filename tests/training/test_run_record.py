@@ -88,7 +88,7 @@ def test_a_run_of_an_earlier_version_goes_on(run, tmp_path, monkeypatch):  # noq
 def test_the_model_that_a_run_starts_from(tone_data, tone_run, tmp_path):
     """Labels of a teacher are counted apart from human texts; paths of this machine are not recorded."""
     rows = read_utterances([tone_data / "unlabelled.parquet"]).to_list()
-    labels = [row | {"text": "de", "source": "sv-SE/model@0123456789ab"} for row in rows]
+    labels = [row | {"text": "de"[i % 2], "source": "sv-SE/model@0123456789ab"} for i, row in enumerate(rows)]
     write_utterances([*labels, labels[0] | {"id": "odd", "text": "?"}], tmp_path / "labels.parquet")
     (tmp_path / "complete.json").write_text(json.dumps({"sources": [{"name": "VoxPopuli", "license": "cc0-1.0"}]}))
     files = f"train=[{tone_data / 'train.parquet'}, {tmp_path / 'labels.parquet'}]"

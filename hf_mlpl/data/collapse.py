@@ -1,0 +1,95 @@
+"""Judges whether labels have collapsed: a model trained on them would learn to say nothing, or always the same.
+
+Labels of a language have collapsed if all of them are empty, or, of at least ten, nine in ten are empty or the same
+text, or all together have less than a tenth of the characters that people write for as much speech. Every step of the
+recipe judges by this, before any filter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .rows import id_hashes
+
+COLLAPSED_SHARE = 0.9  # of the labels, empty or equal: a model trained on them would learn that one text
+COLLAPSED_LENGTH = 0.1  # of the characters in human transcripts: it would learn to say next to nothing
+FEWEST_LABELS = 10  # that are judged, unless all of them are empty
+HUMAN = ("human", "reference", None)  # sources of human texts; all others are names of teachers
+NOT_LEARNED = "nothing else can be learned from them; look at their teacher's error rates"
+
+
+def describe_collapse(report: Mapping) -> str | None:
+    """Describes in a clause how labels have collapsed; returns None if they have not.
+
+    Args:
+        report: the number of `labels`, the shares of `empty` ones and of the `commonest` text, and, where it is
+            known, `length_ratio`: the characters, divided by those of human transcripts of as much speech.
+    """
+    count, empty, commonest = report["labels"], report["empty"], report["commonest"]
+    if not count or count < FEWEST_LABELS and empty < 1:
+        return None
+    for share, kind in ((empty, "empty"), (commonest, "the same text")):
+        if share >= COLLAPSED_SHARE:
+            return f"{share:.0%} of {count} pseudo-labels are {kind}"
+    ratio = report.get("length_ratio")
+    if ratio is not None and ratio < COLLAPSED_LENGTH:
+        return f"{count} pseudo-labels have {ratio:.0%} of the letters that transcripts have"
+    return None
+
+
+def num_characters(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Counts the characters of each text, without white space at its ends."""
+    return pc.utf8_length(pc.utf8_trim_whitespace(texts))
+
+
+class LabelTexts:
+    """Counts texts of each language, with 8 bytes for each, to judge whether they have collapsed."""
+
+    def __init__(self):
+        self.hashes: defaultdict[str, list[np.ndarray]] = defaultdict(list)
+        self.characters: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    def add(self, labels: pa.Table | pa.RecordBatch) -> None:
+        """Adds rows with `language`, `text` and `duration_seconds`."""
+        if not len(labels):
+            return
+        texts = pc.utf8_trim_whitespace(labels["text"])
+        texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+        hashes, languages = id_hashes(texts), np.array(labels["language"])
+        characters, seconds = pc.utf8_length(texts).to_numpy(), labels["duration_seconds"].to_numpy()
+        for language in np.unique(languages).tolist():
+            mask = languages == language
+            self.hashes[language].append(hashes[mask])
+            self.characters[language] += int(characters[mask].sum())
+            self.seconds[language] += float(seconds[mask].sum())
+
+    def report(self, language: str, human: LabelTexts | None = None) -> dict:
+        """Returns what `describe_collapse` judges; ten `human` transcripts or more give the `length_ratio`."""
+        hashes = np.concatenate(self.hashes[language])
+        counts = np.unique(hashes, return_counts=True)[1]
+        report = {
+            "labels": len(hashes),
+            "empty": float((hashes == 0).mean()),  # 0 is the hash of a text without characters
+            "commonest": float(counts.max() / len(hashes)),
+        }
+        num_human = sum(map(len, human.hashes.get(language, ()))) if human is not None else 0
+        if human is not None and num_human >= FEWEST_LABELS and human.characters[language]:
+            rate = human.characters[language] / human.seconds[language]
+            report["length_ratio"] = self.characters[language] / (rate * self.seconds[language])
+        return report
+
+    def problems(self, human: LabelTexts | None = None) -> dict[str, str]:
+        """Returns a clause for each language whose labels have collapsed."""
+        clauses = {language: describe_collapse(self.report(language, human)) for language in sorted(self.hashes)}
+        return {language: clause for language, clause in clauses.items() if clause}
+
+
+def collapse_line(problems: Mapping[str, str]) -> str:
+    """Returns the clauses of several languages in one."""
+    return "; ".join(f"{language}: {clause}" for language, clause in problems.items())
