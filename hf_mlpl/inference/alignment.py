@@ -31,8 +31,8 @@ class Word(Interval):
     """Holds a word of the text with its time, and its score as `confidence`.
 
     The score is the geometric mean of the probabilities that the model gives to the word's letters, over the output
-    frames of these letters. A word without letters that the model knows has no score, and stands after the word
-    before it, for half a second at most.
+    frames of these letters. A word without letters that the model knows has no score, and lasts half a second at
+    most, beside another word of its segment.
 
     Args:
         characters: parts of the word, each an entry of the tokenizer with the unknown characters after it.
@@ -116,8 +116,8 @@ def align(
     frame_seconds = model.config.inputs_to_logits_ratio / processor.feature_extractor.sampling_rate
     if (needed := min_ctc_frames(target.labels)) > len(speech.log_probs):
         raise ValueError(
-            f"the text has {len(target.labels)} letters and word boundaries, which take {needed * frame_seconds:.1f} s "
-            f"at least, but the recording has {speech.seconds:.1f} s; is it the text of this recording?"
+            f"the text is too long: its {len(target.labels)} letters and word boundaries take "
+            f"{needed * frame_seconds:.1f} s at least, and the recording has {speech.seconds:.1f} s"
         )
     columns, blank = np.searchsorted(classes, target.labels), np.searchsorted(classes, model.config.blank_token_id)
     spans = viterbi(speech.log_probs, columns.tolist(), int(blank))
@@ -144,7 +144,7 @@ def score_of(words: Iterable[Word]) -> float | None:
     return math.exp(log_prob / num_frames) if num_frames else None
 
 
-# ------------------------------------------------------------------------------------------------------- text to labels
+# ------------------------------------------------------------------------------------------------------ text to labels
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _parts(word: str, entries: Sequence[str]) -> list[str]:
     return [word[start:end] for start, end in zip([0, *starts[1:]], [*starts[1:], len(word)], strict=True)]
 
 
-# ----------------------------------------------------------------------------------------------- recording to log-probs
+# ---------------------------------------------------------------------------------------------- recording to log-probs
 
 
 class _Speech:
@@ -222,8 +222,8 @@ class _Speech:
                     return_attention_mask=True,
                 )
                 with explain_memory_errors(
-                    f"a batch of {size} pieces of {PIECE_SECONDS:g} s does not fit into memory; let batches have fewer "
-                    "seconds (--batch-seconds, max_batch_seconds)"
+                    f"a batch of {size} pieces of {PIECE_SECONDS:g} s does not fit into memory; let batches have "
+                    "fewer seconds (--batch-seconds, max_batch_seconds)"
                 ):
                     output = model(**features.to(model.device))
                 lengths = config.num_output_frames(features["attention_mask"].sum(1)).tolist()
@@ -244,7 +244,7 @@ class _Speech:
             self.language_probability = float(log_probs.max().exp())
 
 
-# ------------------------------------------------------------------------------------------------------- labels to times
+# ----------------------------------------------------------------------------------------------------- labels to times
 
 
 def _label_log_probs(log_probs: np.ndarray, labels: np.ndarray, spans: LabelSpans) -> np.ndarray:
@@ -255,9 +255,7 @@ def _label_log_probs(log_probs: np.ndarray, labels: np.ndarray, spans: LabelSpan
     return np.add.reduceat(log_probs[frames, np.repeat(labels, lengths)].astype(np.float64), offsets)
 
 
-def _place(
-    word: _TargetWord, spans: LabelSpans, log_probs: np.ndarray, frame_seconds: float, seconds: float
-) -> Word:
+def _place(word: _TargetWord, spans: LabelSpans, log_probs: np.ndarray, frame_seconds: float, seconds: float) -> Word:
     """Returns a word at the time of its labels."""
     times = [(spans.starts[i] * frame_seconds, min(spans.ends[i] * frame_seconds, seconds)) for i in word.labels]
     characters = tuple(Interval(*time, part) for time, part in zip(times, word.parts, strict=True))
@@ -268,20 +266,30 @@ def _place(
 
 
 def _fill(targets: Sequence[_TargetWord], words: Sequence[Word | None], seconds: float) -> Iterator[Word]:
-    """Yields the words, with those that have no time between their neighbours."""
-    start = 0.0
+    """Yields the words, with times for those that have none.
+
+    These follow the word before them. At the beginning of a segment, they stand before the word after them.
+    """
     for is_missing, run in groupby(range(len(words)), lambda i: words[i] is None):
         numbers = list(run)
         if not is_missing:
             yield from (words[i] for i in numbers)
-            start = words[numbers[-1]].end
             continue
-        end, longest = seconds, UNKNOWN_WORD_SECONDS * len(numbers)
-        if numbers[-1] + 1 < len(words):
-            end = words[numbers[-1] + 1].start
-        if numbers[0] == 0:
-            start = max(start, end - longest)
-        times = np.linspace(start, min(end, start + longest), len(numbers) + 1).tolist()
-        for i, word_start, word_end in zip(numbers, times, times[1:], strict=False):
-            text = targets[i].text
-            yield Word(word_start, word_end, text, characters=(Interval(word_start, word_end, text),))
+        before = numbers[0] - 1 if numbers[0] else None
+        after = numbers[-1] + 1 if numbers[-1] + 1 < len(words) else None
+        start = 0.0 if before is None else words[before].end
+        end = seconds if after is None else words[after].start
+        leading = []
+        if after is not None and (before is None or targets[before].segment < targets[after].segment):
+            leading = [i for i in numbers if before is None or targets[i].segment == targets[after].segment]
+        trailing = numbers[: len(numbers) - len(leading)]
+        middle = (start + end) / 2 if leading and trailing else end if trailing else start
+        yield from _spread(targets, trailing, start, min(middle, start + UNKNOWN_WORD_SECONDS * len(trailing)))
+        yield from _spread(targets, leading, max(middle, end - UNKNOWN_WORD_SECONDS * len(leading)), end)
+
+
+def _spread(targets: Sequence[_TargetWord], numbers: Sequence[int], start: float, end: float) -> Iterator[Word]:
+    """Yields words without known letters, which share a time."""
+    times = np.linspace(start, end, len(numbers) + 1).tolist()
+    for i, *time in zip(numbers, times, times[1:], strict=False):
+        yield Word(*time, targets[i].text, characters=(Interval(*time, targets[i].text),))
