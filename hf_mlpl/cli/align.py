@@ -13,9 +13,9 @@
     hf-mlpl align --model runs/demo/final/model talks --utterances data/talks.parquet --min-score 0.5
 
 A text is a file in UTF-8. A recording without one after it has the text of the file beside it with its name and the
-suffix .txt. Recordings may last hours: the model reads them in overlapping pieces, and one search aligns the
-whole text. There may be silence, noise and music before, between and after the words. Characters that the model does not know are
-skipped and counted, but stay in the text; words of such characters alone stand between their neighbours.
+suffix .txt. Recordings may last hours: the model reads them in overlapping pieces, and one search aligns the whole
+text. There may be silence, noise and music before, between and after the words. Characters that the model does not
+know are skipped and counted, but stay in the text; words of such characters alone stand between their neighbours.
 
 The score of a word or segment, from 0 to 1, is the geometric mean of the probabilities that the model gives to its
 letters where it has found them. It is much lower where the text is not what is said. If a recording or its text cannot

@@ -26,13 +26,13 @@ def path_of(spans, labels, num_frames: int) -> list[int]:
     return path
 
 
-def forced_align(log_probs: np.ndarray, labels: list[int]) -> list[int]:
+def forced_align(log_probs: np.ndarray, labels: list[int], blank: int = BLANK) -> list[int]:
     """Restates the search of `torchaudio.functional.forced_align`: a trellis of T x (2L + 1) states and back-pointers.
 
-    Where two ways are equally likely, it prefers to stay, then the state before; so does the program, but for the case
-    in which both of these are worse than staying and than a skip that are equal to each other.
+    Where two ways are equally likely, it prefers to stay, then the state before. The program stays where the other two
+    ways are equal and better than that, so its path is not always the likeliest.
     """
-    extended = [BLANK, *(state for label in labels for state in (label, BLANK))]
+    extended = [blank, *(state for label in labels for state in (label, blank))]
     scores = np.full((len(log_probs), len(extended)), -np.inf)
     back = np.zeros(scores.shape, int)
     scores[0, :2] = log_probs[0, extended[:2]]
@@ -94,9 +94,9 @@ def test_labels_that_do_not_fit_and_outputs_that_allow_no_path():
 
 
 def test_memory_does_not_hold_the_trellis():
-    labels = [1, 2] * 1000
-    log_probs = np.random.default_rng(0).standard_normal((4000, 4)).astype(np.float32)
+    labels = [1, 2] * 500
+    log_probs = np.random.default_rng(0).standard_normal((3000, 4)).astype(np.float32)
     tracemalloc.start()
     viterbi(log_probs, labels, BLANK)
-    assert tracemalloc.get_traced_memory()[1] < 4e6  # a byte for each state of each frame would be 16 MB
+    assert tracemalloc.get_traced_memory()[1] < 3e6  # a byte for each state of each frame would be 6 MB
     tracemalloc.stop()
