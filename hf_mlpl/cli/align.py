@@ -130,6 +130,7 @@ def _align(recordings: list[Recording], options: argparse.Namespace) -> Iterator
     """Yields recordings with their alignments, which are printed or written; prints a line for each that has none."""
     import torch
     from tqdm import tqdm
+    from transformers.utils import logging
 
     from ..audio.reading import audio_duration
     from ..inference.aligned_texts import format_alignment, read_segments
@@ -137,6 +138,7 @@ def _align(recordings: list[Recording], options: argparse.Namespace) -> Iterator
     from ..inference.transcription import problem_of
     from ..model.text import unknown_character_report
 
+    logging.disable_progress_bar()
     model, processor = load_model(options.model)
     has_accelerator = options.dtype != "int8" and torch.accelerator.is_available()
     model = convert(model.to(torch.accelerator.current_accelerator() if has_accelerator else "cpu"), options.dtype)
@@ -164,7 +166,8 @@ def _align(recordings: list[Recording], options: argparse.Namespace) -> Iterator
                 continue
             with_header = options.output is not None  # of each file, or once
             if unknown := alignment.unknown_characters:
-                line = f"{recording.name}: {unknown.total()} characters that the model lacks were skipped"
+                characters = "1 character" if unknown.total() == 1 else f"{unknown.total()} characters"
+                line = f"{recording.name}: skipped {characters} that the model lacks"
                 progress.write(f"{line}: {unknown_character_report(unknown)}", file=sys.stderr)
             yield recording, alignment
 

@@ -181,9 +181,8 @@ class UtteranceReport:
     def __str__(self) -> str:
         hours = ", ".join(f"{seconds / 3600:.2f} h of {language}" for language, seconds in self.seconds.items())
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.most_common())
-        return (
-            f"{self.utterances} utterances{f', {hours}' if hours else ''}{f'; left out: {reasons}' if reasons else ''}"
-        )
+        kept = ", ".join(filter(None, [f"{self.utterances} utterances", hours]))
+        return f"{kept}; left out: {reasons}" if reasons else kept
 
 
 def aligned_utterances(
