@@ -106,6 +106,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             print(line_on_files(files, what), file=sys.stderr)
     if not recordings:
         raise ValueError(f"{' '.join(options.paths)}: no recording has a text; a/b.wav has that of a/b.txt")
+    if options.utterances is not None and any(recording.source is not None for recording in recordings):
+        parser.error("--utterances needs recordings in files, and - is standard input")
     is_printed = options.output is None and options.utterances is None
     if is_printed and options.format in OF_ONE_RECORDING and len(recordings) > 1:
         parser.error(f"{len(recordings)} {options.format} files need a folder: --output DIR")

@@ -43,7 +43,7 @@ def pair_texts(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording], lis
     audio: list[str] = []
     named: set[str] = set()
     waiting = None  # the real path of the recording that a text may follow
-    for name in map(os.fspath, paths):
+    for name in [os.fspath(path) for path in paths]:
         path = spelled_as_on_disk(Path(name))
         if not _is_text(path, follows_recording=waiting is not None):
             audio.append(name)
@@ -81,9 +81,11 @@ def read_segments(path: Path, by_paragraph: bool = False) -> list[str]:
         OSError: for a file that cannot be read.
         ValueError: for one that is neither UTF-8 nor UTF-16 with a byte order mark.
     """
-    content = sys.stdin.buffer.read() if os.fspath(path) == "-" else path.read_bytes()
     try:
+        content = sys.stdin.buffer.read() if os.fspath(path) == "-" else path.read_bytes()
         text = content.decode(encoding_of(content))
+    except OSError as error:
+        raise OSError(f"{printable(path)}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{printable(path)}: is not UTF-8; convert it, for instance with iconv") from error
     if "\0" in text:
@@ -110,8 +112,8 @@ def format_alignment(recording: Recording, alignment: Alignment, output_format: 
     if output_format == "ctm":
         return to_ctm(alignment.words, ctm_name(recording))
     if output_format == "textgrid":
-        tiers = {"segments": alignment.segments, "words": alignment.words}
-        return to_textgrid({name: _with_time(tier) for name, tier in tiers.items()}, alignment.seconds)
+        tiers = {"segments": _with_time(alignment.segments), "words": _with_time(alignment.words)}
+        return to_textgrid(tiers, alignment.seconds)
     if output_format == "tsv":
         rows = ((recording.name, *_rounded(segment).values(), segment.text) for segment in alignment.segments)
         table = [COLUMNS, *rows] if with_header else rows
@@ -205,13 +207,11 @@ def aligned_utterances(
         language: of the recording, by default the one that the model recognises.
 
     Raises:
-        ValueError: for a model without languages, where none is given, and for standard input, which has no path.
+        ValueError: for a model without languages, where none is given.
     """
     language = language or alignment.language
     if language is None:
-        raise ValueError("the model has no languages, so utterances need one (--language)")
-    if recording.source is not None:
-        raise ValueError("utterances need a recording with a path; write it to a file")
+        raise ValueError(f"{recording.name}: the model has no languages; give that of the utterances (--language)")
     path = os.path.abspath(recording.path)
     for utterance in _cut_utterances(alignment, max_seconds):
         seconds = utterance.end - utterance.start
@@ -224,11 +224,10 @@ def aligned_utterances(
         else:
             report.utterances += 1
             report.seconds[language] += seconds
-            start, end = round(utterance.start, DECIMALS), round(utterance.end, DECIMALS)
             yield {
-                "id": f"{recording.output.as_posix()}:{start:.{DECIMALS}f}-{end:.{DECIMALS}f}",
-                "audio": {"path": path, "offset": None, "size": None, "start": start, "end": end},
-                "duration_seconds": end - start,
+                "id": f"{recording.output.as_posix()}:{utterance.start:.{DECIMALS}f}-{utterance.end:.{DECIMALS}f}",
+                "audio": {"path": path, "offset": None, "size": None, "start": utterance.start, "end": utterance.end},
+                "duration_seconds": seconds,
                 "language": language,
                 "text": utterance.text,
                 "speaker": None,
@@ -244,8 +243,11 @@ def _cut_utterances(alignment: Alignment, max_seconds: float) -> Iterator[Segmen
     # The pauses at both ends of the recording belong to one utterance alone.
     before = [2 * words[0].start, *pauses]
     after = [*pauses, 2 * (alignment.seconds - words[-1].end)]
-    starts = [word.start - min(pause / 2, PADDING_SECONDS) for word, pause in zip(words, before, strict=True)]
-    ends = [word.end + min(pause / 2, PADDING_SECONDS) for word, pause in zip(words, after, strict=True)]
+    padded = [
+        (word.start - min(first / 2, PADDING_SECONDS), word.end + min(second / 2, PADDING_SECONDS))
+        for word, first, second in zip(words, before, after, strict=True)
+    ]
+    starts, ends = ([round(second, DECIMALS) for second in seconds] for seconds in zip(*padded, strict=True))
     first = 0
     for segment in alignment.segments:
         last = first + len(segment.words)

@@ -313,5 +313,6 @@ def _fill(targets: Sequence[_TargetWord], words: Sequence[Word | None], seconds:
 def _spread(targets: Sequence[_TargetWord], numbers: Sequence[int], start: float, end: float) -> Iterator[Word]:
     """Yields words without known letters, which share a time."""
     times = np.linspace(start, end, len(numbers) + 1).tolist()
-    for i, *time in zip(numbers, times, times[1:], strict=False):
-        yield Word(*time, targets[i].text, characters=(Interval(*time, targets[i].text),))
+    for i, word_start, word_end in zip(numbers, times, times[1:], strict=False):
+        character = Interval(word_start, word_end, targets[i].text)
+        yield Word(word_start, word_end, targets[i].text, characters=(character,))

@@ -58,11 +58,9 @@ def table(out: str) -> list[list[str]]:
 
 
 def test_recordings_and_their_texts(talks, align, monkeypatch, tmp_path):
-    skipped = (
-        f"{talks / 'a.wav'}: 1 characters that the model lacks were skipped: 'ß' (U+00DF LATIN SMALL LETTER SHARP S)"
-    )
+    character = "'ß' (U+00DF LATIN SMALL LETTER SHARP S) x 1"
     status, out, errors = align(talks / "a.wav")
-    assert status == 0 and errors == [skipped]
+    assert status == 0 and errors == [f"{talks / 'a.wav'}: skipped 1 character that the model lacks: {character}"]
     rows = table(out)
     assert [(row[0], row[4]) for row in rows] == [(str(talks / "a.wav"), line) for line in LINES]
     assert abs(float(rows[0][1]) - 0.5) < 0.2 and abs(float(rows[1][1]) - 1.98) < 0.2 and float(rows[1][3]) > 0.5
@@ -100,8 +98,8 @@ def test_errors_are_one_line_each(talks, align, tmp_path):
     assert errors[0].startswith(too_long + "and the recording has 3.")
     assert errors[1:-1] == [
         f"error: {copies[1]}: the text is empty",
-        f"error: {binary}: has NUL characters; is it text?",
-        f"error: {latin}: is not UTF-8; convert it, for instance with iconv",
+        f"error: {copies[2]}: {binary}: has NUL characters; is it text?",
+        f"error: {copies[3]}: {latin}: is not UTF-8; convert it, for instance with iconv",
         f"error: {bad}: is not audio that can be decoded (wav, flac, mp3, ogg), or is damaged",
         f"error: {lost}: no such file",
         f"error: {b}: has no text; name it after the recording, or call it b.c.txt",
@@ -109,10 +107,14 @@ def test_errors_are_one_line_each(talks, align, tmp_path):
     for arguments, message in [
         ([long, a], f"error: {long}: a text follows its recording, but no recording is before it"),
         ([a, long, a, empty], f"error: {empty}: the recording has a text already, {long}"),
-        ([a, tmp_path / "none.txt"], f"error: {tmp_path / 'none.txt'}: no such file"),
+        (
+            [a, tmp_path / "n.txt"],
+            f"error: {a}: {tmp_path / 'n.txt'}: cannot be read: No such file or directory",
+        ),
         ([talks / "sub"], f"error: {talks / 'sub'}: no recording has a text; a/b.wav has that of a/b.txt"),
         ([a, "--min-score", "2"], "--min-score is 2; it must be between 0 and 1"),
         ([a, "--max-seconds", "0"], "--max-seconds is 0; it must be more than 0"),
+        (["-", long, "--utterances", "u.parquet"], "--utterances needs recordings in files, and - is standard input"),
         ([a, b, long, "--format", "srt"], "2 srt files need a folder: --output DIR"),
     ]:
         status, out, errors = align(*arguments)

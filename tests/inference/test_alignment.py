@@ -6,7 +6,6 @@ import json
 import math
 import os
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from hf_mlpl.inference import align
 from hf_mlpl.inference.aligned_texts import PADDING_SECONDS, UtteranceReport, aligned_utterances, format_alignment
 from hf_mlpl.inference.alignment import Alignment, Segment, Word, _Target, score_of
 from hf_mlpl.inference.tiers import Interval
-from hf_mlpl.inference.transcription import Recording, find_recordings
+from hf_mlpl.inference.transcription import find_recordings
 
 from ..tones import LETTERS, RATE, TONE_SECONDS, speak
 from .test_tiers import read_ctm, read_textgrid
@@ -268,7 +267,5 @@ def test_what_becomes_no_utterance():
     assert report.left_out == {"without letters that the model knows": 1, "score below 0.3": 1}
     assert utterances_of(alignment, max_seconds=1.2)[1].left_out["longer than 1.2 s"] == 3
     nameless = Alignment(alignment.segments, 20.0, Counter(), None, None)
-    with pytest.raises(ValueError, match="utterances need one"):
+    with pytest.raises(ValueError, match=r"a/b\.wav: the model has no languages"):
         utterances_of(nameless, max_seconds=5)
-    with pytest.raises(ValueError, match="a recording with a path"):
-        list(aligned_utterances(Recording(Path("-"), Path("stdin"), io.BytesIO()), alignment, report, 5))
