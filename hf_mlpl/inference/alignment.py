@@ -27,6 +27,9 @@ UNKNOWN_WORD_SECONDS = 0.5  # at most, of a word without letters that the model 
 # CTC marks the frames in which letters are recognised. Words sound before the first and after the last of them: on
 # spoken digits, these values made the median errors of starts and ends smallest (docs/align.md).
 EARLIER_SECONDS, LATER_SECONDS = 0.03, 0.06
+# Of a frame between two segments that has another sound than silence, for instance words that the text lacks. Without
+# it, words beside such speech are dragged into it; any value from -0.25 to -1 brought the same result there.
+GAP_LOG_PROB = -0.5
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,8 @@ def align(
     """Finds the time of each word of a text in a recording, which may be hours long.
 
     The model computes the probabilities of the text's letters in overlapping pieces of the recording. One search, see
-    [`~viterbi.viterbi`], then finds the likeliest alignment with the whole recording. Silence, noise and music before,
-    between and after the words become blanks.
+    [`~viterbi.viterbi`], then finds the likeliest alignment with the whole recording. Silence and noise between the
+    words become blanks. Before, between and after segments, there may also be speech that the text lacks.
 
     Args:
         model: in evaluation mode.
@@ -115,15 +118,18 @@ def align(
     """
     target = _Target(processor.tokenizer, text.splitlines() if isinstance(text, str) else text)
     classes = np.unique([*target.labels, model.config.blank_token_id])
-    speech = _Speech(model, processor, audio, classes, max_batch_seconds, progress)
+    columns, blank = (
+        np.searchsorted(classes, target.labels),
+        int(np.searchsorted(classes, model.config.blank_token_id)),
+    )
+    speech = _Speech(model, processor, audio, classes, blank, max_batch_seconds, progress)
     frame_seconds = model.config.inputs_to_logits_ratio / processor.feature_extractor.sampling_rate
     if (needed := min_ctc_frames(target.labels)) > len(speech.log_probs):
         raise ValueError(
             f"the text is too long: its {len(target.labels)} letters and word boundaries take "
             f"{needed * frame_seconds:.1f} s at least, and the recording has {speech.seconds:.1f} s"
         )
-    columns, blank = np.searchsorted(classes, target.labels), np.searchsorted(classes, model.config.blank_token_id)
-    spans = viterbi(speech.log_probs, columns.tolist(), int(blank))
+    spans = viterbi(speech.log_probs, columns.tolist(), target.blanks(blank, gap=len(classes)))
     log_probs = _label_log_probs(speech.log_probs, columns, spans)
     words = [
         _place(word, spans, log_probs, frame_seconds, speech.seconds) if word.labels else None for word in target.words
@@ -182,6 +188,16 @@ class _Target:
                 labels_range = range(labels[0], labels[-1] + 1) if labels else range(0)
                 self.words.append(_TargetWord(number, word, parts, labels_range))
 
+    def blanks(self, blank: int, gap: int) -> list[int]:
+        """Returns columns (L + 1,) of the blanks around the labels, `gap` before, between and after segments."""
+        columns, end, segment = [blank] * (len(self.labels) + 1), 0, None
+        for word in self.words:
+            if word.labels:
+                if word.segment != segment:
+                    columns[end : word.labels.start + 1] = [gap] * (word.labels.start + 1 - end)
+                end, segment = word.labels.stop, word.segment
+        return columns[:end] + [gap] * (len(columns) - end)
+
 
 def _parts(word: str, entries: Sequence[str]) -> list[str]:
     """Cuts a word before each of its entries but the first."""
@@ -197,7 +213,10 @@ def _parts(word: str, entries: Sequence[str]) -> list[str]:
 
 
 class _Speech:
-    """Holds what a model computes from a recording: log-probabilities (T, C) of some classes, and its language."""
+    """Holds what a model computes from a recording: log-probabilities (T, C + 1) of some classes, and its language.
+
+    The last column is that of frames between segments: of the blank, or of a sound that the text lacks.
+    """
 
     @torch.inference_mode()
     def __init__(
@@ -206,6 +225,7 @@ class _Speech:
         processor: MlplProcessor,
         audio: Audio,
         classes: np.ndarray,
+        blank: int,
         max_batch_seconds: float | None,
         progress: Callable[[float], object] | None,
     ):
@@ -232,7 +252,8 @@ class _Speech:
                 lengths = config.num_output_frames(features["attention_mask"].sum(1)).tolist()
                 for logits, length, piece in zip(output.logits, lengths, batch, strict=True):
                     middle = logits[piece.left : length - piece.right].float().log_softmax(-1)
-                    blocks.append(middle[:, classes].cpu().numpy())
+                    block = middle[:, classes].cpu().numpy()
+                    blocks.append(np.column_stack([block, np.maximum(block[:, blank], GAP_LOG_PROB)]))
                 if output.language_log_probs is not None:
                     languages.extend(output.language_log_probs.float().cpu())
                 advance = math.fsum(piece.seconds for piece in batch)

@@ -26,13 +26,14 @@ def path_of(spans, labels, num_frames: int) -> list[int]:
     return path
 
 
-def forced_align(log_probs: np.ndarray, labels: list[int], blank: int = BLANK) -> list[int]:
+def forced_align(log_probs: np.ndarray, labels: list[int], blank: int | list[int] = BLANK) -> list[int]:
     """Restates the search of `torchaudio.functional.forced_align`: a trellis of T x (2L + 1) states and back-pointers.
 
     Where two ways are equally likely, it prefers to stay, then the state before. The program stays where the other two
     ways are equal and better than that, so its path is not always the likeliest.
     """
-    extended = [blank, *(state for label in labels for state in (label, blank))]
+    blanks = [blank] * (len(labels) + 1) if isinstance(blank, int) else blank
+    extended = [blanks[0], *(state for pair in zip(labels, blanks[1:], strict=True) for state in pair)]
     scores = np.full((len(log_probs), len(extended)), -np.inf)
     back = np.zeros(scores.shape, int)
     scores[0, :2] = log_probs[0, extended[:2]]
@@ -80,6 +81,18 @@ def test_any_labels_and_any_blocks_and_ties(data):
         patch.setattr(module, "BLOCK_FRAMES", data.draw(st.integers(1, 40)))
         patch.setattr(module, "MAX_BLOCKS", data.draw(st.integers(1, 40)))
         check(log_probs.astype(np.float32), labels)
+
+
+@given(st.data())
+def test_blanks_of_several_columns(data):
+    """A blank between segments may stand for speech that the text lacks, and is then another column."""
+    labels = data.draw(st.lists(st.integers(2, 4), min_size=1, max_size=8))
+    blanks = data.draw(st.lists(st.integers(0, 1), min_size=len(labels) + 1, max_size=len(labels) + 1))
+    log_probs = np.random.default_rng(data.draw(st.integers(0, 9))).standard_normal((20, 5)).astype(np.float32)
+    spans = viterbi(log_probs, labels, blanks)
+    path = forced_align(log_probs.astype(np.float64), labels, blanks)
+    assert spans.log_prob == pytest.approx(log_probs[np.arange(20), path].sum(dtype=np.float64), abs=1e-9)
+    assert [label if label > 1 else BLANK for label in path] == path_of(spans, labels, 20)
 
 
 def test_labels_that_do_not_fit_and_outputs_that_allow_no_path():
