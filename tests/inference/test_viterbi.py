@@ -113,3 +113,27 @@ def test_memory_does_not_hold_the_trellis():
     viterbi(log_probs, labels, BLANK)
     assert tracemalloc.get_traced_memory()[1] < 3e6  # a byte for each state of each frame would be 6 MB
     tracemalloc.stop()
+
+
+def test_emissions_of_the_original_program(golden):
+    """The greedy path is the likeliest of all, so it is also the likeliest path to its own labels."""
+    num_labels = 0
+    for path in sorted((golden / "run" / "tiny40" / "main" / "emissions").glob("*.npy")):
+        logits = np.load(path).astype(np.float64)
+        log_probs, blank = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True), logits.shape[1] - 1
+        greedy = log_probs.argmax(axis=1)
+        labels = [int(label) for label, _ in itertools.groupby(greedy) if label != blank]
+        num_labels += len(labels)
+        if not labels:
+            continue
+        spans = viterbi(log_probs, labels, blank)
+        assert spans.log_prob == pytest.approx(log_probs.max(axis=1).sum())
+        frames = [list(run) for label, run in itertools.groupby(range(len(greedy)), greedy.tolist().__getitem__)]
+        runs = [run for run in frames if greedy[run[0]] != blank]
+        assert spans.starts.tolist() == [run[0] for run in runs]
+        assert spans.ends.tolist() == [run[-1] + 1 for run in runs]
+        other = np.random.default_rng(0).permutation(labels).tolist()[: len(logits) // 10] or [0]
+        aligned = viterbi(log_probs, other, blank)
+        expected = forced_align(log_probs, other, blank)
+        assert aligned.log_prob == pytest.approx(log_probs[np.arange(len(expected)), expected].sum())
+    assert num_labels > 100
