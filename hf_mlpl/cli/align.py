@@ -14,8 +14,9 @@
 
 A text is a file in UTF-8. A recording without one after it has the text of the file beside it with its name and the
 suffix .txt. Recordings may last hours: the model reads them in overlapping pieces, and one search aligns the whole
-text. There may be silence, noise and music before, between and after the words. Characters that the model does not
-know are skipped and counted, but stay in the text; words of such characters alone stand between their neighbours.
+text. Between words there may be silence and noise, and before, between and after segments also music and speech that
+the text lacks. Characters that the model does not know are skipped and counted, but stay in the text; words of such
+characters alone stand between their neighbours.
 
 The score of a word or segment, from 0 to 1, is the geometric mean of the probabilities that the model gives to its
 letters where it has found them. It is much lower where the text is not what is said. If a recording or its text cannot
@@ -142,6 +143,8 @@ def _align(recordings: list[Recording], options: argparse.Namespace) -> Iterator
 
     logging.disable_progress_bar()
     model, processor = load_model(options.model)
+    if options.utterances is not None and options.language is None and not model.config.languages:
+        raise ValueError(f"{options.model}: the model has no languages, so --utterances needs --language")
     has_accelerator = options.dtype != "int8" and torch.accelerator.is_available()
     model = convert(model.to(torch.accelerator.current_accelerator() if has_accelerator else "cpu"), options.dtype)
     with_header = True
@@ -151,7 +154,7 @@ def _align(recordings: list[Recording], options: argparse.Namespace) -> Iterator
                 if recording.problem is None:
                     segments = read_segments(recording.text, by_paragraph=options.segments == "paragraph")
                     audio = recording.source or recording.path
-                    if not progress.disable and recording.source is None:
+                    if not progress.disable and recording.path.is_file():
                         progress.reset(round(audio_duration(audio)))
                     alignment = align(model, processor, audio, segments, options.batch_seconds, progress.update)
             except Exception as error:  # decoders raise any type, and the other recordings still follow
@@ -185,8 +188,9 @@ def _write_utterances(recordings: list[Recording], options: argparse.Namespace) 
         nonlocal num_aligned
         for recording, alignment in _align(recordings, options):
             num_aligned += 1
+            language = options.language or alignment.language
             yield from aligned_utterances(
-                recording, alignment, report, options.max_seconds, options.min_score, options.language
+                recording, alignment, report, language, options.max_seconds, options.min_score
             )
         if not report.utterances:
             raise ValueError(f"{options.utterances}: is not written, it would have {report}")

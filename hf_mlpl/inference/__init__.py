@@ -13,6 +13,6 @@ __all__, __getattr__, __dir__ = lazy_names(
         "subtitles": "build_cues to_srt to_vtt",
         "tiers": "Interval segments_of to_ctm to_textgrid word_intervals",
         "transcription": "find_recordings transcribe_recordings",
-        "viterbi": "LabelSpans viterbi",
+        "trellis": "LabelSpans viterbi",
     },
 )

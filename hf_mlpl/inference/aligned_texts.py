@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,7 +177,7 @@ class UtteranceReport:
     """Counts utterances, their seconds by language, and those that are left out by reason."""
 
     utterances: int = 0
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     left_out: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
@@ -191,9 +191,9 @@ def aligned_utterances(
     recording: Recording,
     alignment: Alignment,
     report: UtteranceReport,
+    language: str,
     max_seconds: float,
     min_score: float = 0.0,
-    language: str | None = None,
 ) -> Iterator[dict]:
     """
     Yields segments as rows of an utterance file with a `score`, each with at most a quarter of a second of the pauses
@@ -204,14 +204,7 @@ def aligned_utterances(
     Args:
         report: counts the utterances, and what is left out: utterances whose score is below `min_score`, those
             without letters that the model knows, and words that take longer than `max_seconds`.
-        language: of the recording, by default the one that the model recognises.
-
-    Raises:
-        ValueError: for a model without languages, where none is given.
     """
-    language = language or alignment.language
-    if language is None:
-        raise ValueError(f"{recording.name}: the model has no languages; give that of the utterances (--language)")
     path = os.path.abspath(recording.path)
     for utterance in _cut_utterances(alignment, max_seconds):
         seconds = utterance.end - utterance.start

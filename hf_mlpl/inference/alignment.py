@@ -21,7 +21,7 @@ from ..model.text import WORD_BOUNDARY, normalize_text
 from ..model.tokenization_mlpl import MlplTokenizer
 from .pieces import PIECE_SECONDS, cut, explain_memory_errors, join_language_log_probs, prefetch
 from .tiers import Interval
-from .viterbi import LabelSpans, viterbi
+from .trellis import LabelSpans, viterbi
 
 UNKNOWN_WORD_SECONDS = 0.5  # at most, of a word without letters that the model knows
 # CTC marks the frames in which letters are recognised. Words sound before the first and after the last of them: on
@@ -100,7 +100,7 @@ def align(
     """Finds the time of each word of a text in a recording, which may be hours long.
 
     The model computes the probabilities of the text's letters in overlapping pieces of the recording. One search, see
-    [`~viterbi.viterbi`], then finds the likeliest alignment with the whole recording. Silence and noise between the
+    [`~trellis.viterbi`], then finds the likeliest alignment with the whole recording. Silence and noise between the
     words become blanks. Before, between and after segments, there may also be speech that the text lacks.
 
     Args:
@@ -118,10 +118,7 @@ def align(
     """
     target = _Target(processor.tokenizer, text.splitlines() if isinstance(text, str) else text)
     classes = np.unique([*target.labels, model.config.blank_token_id])
-    columns, blank = (
-        np.searchsorted(classes, target.labels),
-        int(np.searchsorted(classes, model.config.blank_token_id)),
-    )
+    *labels, blank = np.searchsorted(classes, [*target.labels, model.config.blank_token_id]).tolist()
     speech = _Speech(model, processor, audio, classes, blank, max_batch_seconds, progress)
     frame_seconds = model.config.inputs_to_logits_ratio / processor.feature_extractor.sampling_rate
     if (needed := min_ctc_frames(target.labels)) > len(speech.log_probs):
@@ -129,8 +126,8 @@ def align(
             f"the text is too long: its {len(target.labels)} letters and word boundaries take "
             f"{needed * frame_seconds:.1f} s at least, and the recording has {speech.seconds:.1f} s"
         )
-    spans = viterbi(speech.log_probs, columns.tolist(), target.blanks(blank, gap=len(classes)))
-    log_probs = _label_log_probs(speech.log_probs, columns, spans)
+    spans = viterbi(speech.log_probs, labels, target.blanks(blank, gap=len(classes)))
+    log_probs = _label_log_probs(speech.log_probs, labels, spans)
     words = [
         _place(word, spans, log_probs, frame_seconds, speech.seconds) if word.labels else None for word in target.words
     ]
@@ -271,7 +268,7 @@ class _Speech:
 # ----------------------------------------------------------------------------------------------------- labels to times
 
 
-def _label_log_probs(log_probs: np.ndarray, labels: np.ndarray, spans: LabelSpans) -> np.ndarray:
+def _label_log_probs(log_probs: np.ndarray, labels: Sequence[int], spans: LabelSpans) -> np.ndarray:
     """Returns the sums (L,) of the labels' log-probabilities in their frames."""
     lengths = spans.ends - spans.starts
     offsets = np.cumsum(lengths) - lengths

@@ -22,7 +22,7 @@ from hf_mlpl.inference.transcription import find_recordings
 
 from ..tones import LETTERS, RATE, TONE_SECONDS, speak
 from .test_tiers import read_ctm, read_textgrid
-from .test_viterbi import forced_align
+from .test_trellis import forced_align
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_words_without_a_time_share_that_of_a_neighbour_in_a_textgrid():
 def utterances_of(alignment: Alignment, **options) -> tuple[list[dict], UtteranceReport]:
     (recording,), _ = find_recordings(["a/b.wav"])
     report = UtteranceReport()
-    return list(aligned_utterances(recording, alignment, report, **options)), report
+    return list(aligned_utterances(recording, alignment, report, "sl", **options)), report
 
 
 def test_utterances():
@@ -275,10 +275,7 @@ def test_what_becomes_no_utterance():
     alignment = make_alignment("1 a", "0 b 40 c", seconds=20.0)
     low = make_alignment("90 d", score=0.2).segments[0]
     alignment.segments.extend([Segment(7.5, 7.6, "—", None, words), low])
-    rows, report = utterances_of(alignment, max_seconds=1.6, min_score=0.3, language="hr")
-    assert [row["text"] for row in rows] == ["a", "b", "c"] and rows[0]["language"] == "hr"
+    rows, report = utterances_of(alignment, max_seconds=1.6, min_score=0.3)
+    assert [row["text"] for row in rows] == ["a", "b", "c"]
     assert report.left_out == {"without letters that the model knows": 1, "score below 0.3": 1}
     assert utterances_of(alignment, max_seconds=1.2)[1].left_out["longer than 1.2 s"] == 3
-    nameless = Alignment(alignment.segments, 20.0, Counter(), None, None)
-    with pytest.raises(ValueError, match=r"a/b\.wav: the model has no languages"):
-        utterances_of(nameless, max_seconds=5)

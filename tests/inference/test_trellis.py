@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mlpl.data.selection import min_ctc_frames
-from hf_mlpl.inference import viterbi as module
-from hf_mlpl.inference.viterbi import viterbi
+from hf_mlpl.inference import trellis as module
+from hf_mlpl.inference.trellis import viterbi
 
 BLANK = 0
 
