@@ -70,7 +70,7 @@ def run_bash(example: Example) -> None:
     """Runs the quick commands in this process; test_recipes.py runs the others."""
     for words in read_commands(example.parsed):
         check_command(words)
-        if words[0] == "hf-mlpl" and words[1] in ("transcribe", "convert", "test", "name-languages"):
+        if words[0] == "hf-mlpl" and words[1] in ("transcribe", "align", "convert", "test", "name-languages"):
             try:
                 status = main(words[1:])
             except SystemExit as end:  # as --help does
@@ -131,6 +131,10 @@ def folder(tone_corpus, tone_data, tone_run, tmp_path_factory) -> Path:
     shutil.copytree(tone_corpus / "voxpopuli", folder / "voxpopuli")
     (folder / "talks").mkdir()
     shutil.copy(folder / "recording.mp3", folder / "talks")
+    spoken = json.loads((tone_corpus / "spoken.json").read_text(encoding="utf-8"))
+    (folder / "talks" / "recording.txt").write_text(spoken[CLIP], encoding="utf-8")
+    lines = [text for name, text in spoken.items() if name.startswith(EVENT)]
+    (folder / "lecture.txt").write_text("\n".join(lines), encoding="utf-8")
     sentences = read_utterances([tone_data / "train.parquet"])["text"]
     words = sorted({word for sentence in sentences for word in sentence.split()})
     arpa = ARPA.format(count=len(words) + 3, words="\n".join(f"-2\t{word}" for word in words))

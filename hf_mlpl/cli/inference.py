@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..inference.precision import DTYPES, convert
@@ -11,6 +14,7 @@ from ..inference.precision import DTYPES, convert
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
+    from tqdm import tqdm
     from transformers import AutomaticSpeechRecognitionPipeline
 
     from ..model.modeling_mlpl import MlplForCTC
@@ -51,20 +55,27 @@ def start_inference(options: argparse.Namespace) -> tuple[Accelerator, Dataset, 
     from accelerate import Accelerator
 
     from ..data.utterances import read_utterances
-    from ..model.missing_model import check_model
-    from ..model.modeling_mlpl import MlplForCTC
-    from ..model.processing_mlpl import MlplProcessor, check_parts
     from ..sharing.model_card import teacher_revision
 
     logging.basicConfig(format="%(message)s")
     accelerator = Accelerator(cpu=options.dtype == "int8" or not torch.accelerator.is_available())
     dataset = read_utterances(options.data, options.languages)
-    check_model(options.model)
-    processor = MlplProcessor.from_pretrained(options.model)
-    model = MlplForCTC.from_pretrained(options.model)
-    check_parts(model.config, processor.feature_extractor, processor.tokenizer)
+    model, processor = load_model(options.model)
     revision = teacher_revision(model, options.model)
     return accelerator, dataset, convert(model.to(accelerator.device), options.dtype), processor, revision
+
+
+def load_model(name: str) -> tuple[MlplForCTC, MlplProcessor]:
+    """Loads a model and its processor; raises `ValueError` where they do not fit together."""
+    from ..model.missing_model import check_model
+    from ..model.modeling_mlpl import MlplForCTC
+    from ..model.processing_mlpl import MlplProcessor, check_parts
+
+    check_model(name)
+    processor = MlplProcessor.from_pretrained(name)
+    model = MlplForCTC.from_pretrained(name)
+    check_parts(model.config, processor.feature_extractor, processor.tokenizer)
+    return model, processor
 
 
 def load_pipeline(options: argparse.Namespace, **arguments) -> AutomaticSpeechRecognitionPipeline:
@@ -79,3 +90,34 @@ def load_pipeline(options: argparse.Namespace, **arguments) -> AutomaticSpeechRe
     recognize = pipeline("automatic-speech-recognition", model=options.model, **arguments)
     convert(recognize.model, options.dtype)
     return recognize
+
+
+def line_on_files(files: Sequence[Path], what: str) -> str:
+    """Returns a line that counts files in folders which a command leaves out, such as those that are `not audio`."""
+    from ..inference.transcription import printable
+
+    names = ", ".join(map(printable, files[:3]))
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    return f"{len(files)} {'file is' if len(files) == 1 else 'files are'} {what}: {names}{more}"
+
+
+def deliver(make: Callable[[], str], name: str, path: Path | None, progress: tqdm) -> str | None:
+    """Prints or writes the text that `make` returns; returns the reason, which begins with `name`, if it cannot.
+
+    Args:
+        path: file to write, None to print.
+        progress: a bar, which printing does not disturb.
+    """
+    from ..atomic import write_text
+
+    try:
+        if path is None:
+            progress.write(make(), file=sys.stdout, end="")
+            sys.stdout.flush()
+        else:
+            write_text(path, make())
+    except BrokenPipeError:  # nobody reads standard output any more
+        raise
+    except (OSError, ValueError) as error:  # ValueError: the terminal's encoding lacks a character
+        return f"{name} cannot be written: {error}"
+    return None

@@ -15,6 +15,7 @@ from .errors import exit_status
 COMMANDS = {  # as `hf-mlpl --help` lists them
     "transcribe and evaluate": {
         "transcribe": "transcribe audio and identify its language",
+        "align": "find when each word of a known text is spoken",
         "serve": "answer HTTP requests for transcripts, as OpenAI's API does",
         "evaluate": "measure a model's CER and WER for each language",
         "compare": "show the results of several models side by side",

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model.missing_model import check_model
-from .inference import add_dtype_argument, load_pipeline
+from .inference import add_dtype_argument, deliver, line_on_files, load_pipeline
 
 # The times that a format needs
 TIMES = {"srt": "char", "vtt": "char", "textgrid": "word", "ctm": "word"}
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error("--lm-weight is for --lm; --word-score and --beam-size are for --lm and --lexicon")
     recordings, other_files = find_recordings(options.paths)
     if other_files:
-        print(_line_on_others(other_files), file=sys.stderr)
+        print(line_on_files(other_files, "not audio"), file=sys.stderr)
     if options.output is None and options.format in OF_ONE_RECORDING and len(recordings) > 1:
         parser.error(f"{len(recordings)} {options.format} files need a folder: --output DIR")
     if options.output is None and options.format == "ctm":
@@ -157,30 +157,14 @@ def _transcribe(recognize, recordings: list, options: argparse.Namespace) -> int
     return 1 if failed else 0
 
 
-def _line_on_others(files: list[Path]) -> str:
-    """Returns a line about files in the folders that are not audio."""
-    from ..inference.transcription import printable
-
-    names = ", ".join(map(printable, files[:3]))
-    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-    return f"{len(files)} {'file is' if len(files) == 1 else 'files are'} not audio: {names}{more}"
-
-
 def _deliver(recording, options: argparse.Namespace, progress) -> str | None:
     """Prints or writes a transcript; returns the reason if it cannot be written."""
-    from ..atomic import write_text
     from ..inference.transcription import format_transcript
 
-    with_words, to_stdout = options.timestamps is not None, options.output is None
-    try:
-        transcript = format_transcript(recording, options.format, with_words=with_words, with_name=to_stdout)
-        if to_stdout:
-            progress.write(transcript, file=sys.stdout, end="")
-            sys.stdout.flush()
-        else:
-            write_text(recording.output_path(options.output, options.format), transcript)
-    except BrokenPipeError:  # nobody reads standard output any more
-        raise
-    except (OSError, ValueError) as error:  # ValueError: the terminal's encoding lacks a character
-        return f"{recording.name}: its transcript cannot be written: {error}"
-    return None
+    to_stdout = options.output is None
+    return deliver(
+        lambda: format_transcript(recording, options.format, options.timestamps is not None, with_name=to_stdout),
+        f"{recording.name}: its transcript",
+        None if to_stdout else recording.output_path(options.output, options.format),
+        progress,
+    )

@@ -124,8 +124,8 @@ def select_unlabelled(
     if not len(selected):
         raise ValueError(
             f"none of {len(dataset)} unlabelled utterances is at most {max_seconds:g} s long (max_batch_seconds); "
-            f"`hf-mlpl prepare-data ... --segment vad --segment-seconds {min(max_seconds, 25):g}` cuts long recordings "
-            "into such utterances"
+            f"`hf-mlpl prepare-data ... --segment vad --segment-seconds {min(max_seconds, 25):g}` cuts long "
+            "recordings into such utterances"
         )
     return selected
 

@@ -83,7 +83,7 @@ def join_language_log_probs(log_probs: torch.Tensor, num_frames: torch.Tensor) -
     return (log_probs * weights[:, None]).sum(dim=0).log_softmax(dim=0)
 
 
-def prefetch(items: Iterator[Item], count: int = 1) -> Iterator[Item]:
+def prefetch(items: Iterator[Item], count: int = 1) -> Generator[Item, None, None]:
     """Yields the items of an iterator, of which another thread makes up to `count` in advance."""
     executor, end = ThreadPoolExecutor(max_workers=1), object()
     upcoming: deque[Future] = deque()

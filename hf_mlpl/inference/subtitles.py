@@ -33,6 +33,7 @@ class _Segment:
     start: float
     end: float
     after_space: bool
+    after_line: bool = False  # it begins a cue
 
 
 def build_cues(characters: Sequence[dict], duration: float = math.inf) -> list[Cue]:
@@ -45,7 +46,7 @@ def build_cues(characters: Sequence[dict], duration: float = math.inf) -> list[C
 
     Args:
         characters: the `chunks` of the pipeline with `return_timestamps="char"`: dicts of `text` and `timestamp`,
-            start and end in seconds.
+            start and end in seconds. White space with a line feed ends a cue.
         duration: seconds of the recording.
     """
     groups: list[list[_Segment]] = []
@@ -53,6 +54,7 @@ def build_cues(characters: Sequence[dict], duration: float = math.inf) -> list[C
         group = groups[-1] if groups else []
         if (
             group
+            and not segment.after_line
             and segment.start - group[-1].end < PAUSE_SECONDS
             and segment.end - group[0].start <= MAX_SECONDS
             and len(_lines([*group, segment])) <= MAX_LINES
@@ -94,17 +96,17 @@ def _format_time(seconds: float, decimal_mark: str) -> str:  # hours have two di
 def _segments(characters: Sequence[dict]) -> Iterator[_Segment]:
     """Yields words, and the characters of words that do not fit into a cue."""
     word: list[_Segment] = []  # characters, each with its combining marks
-    after_space = False
+    after_space = after_line = False
     for character in characters:
         text, (start, end) = character["text"], character["timestamp"]
         if text.isspace():
             yield from _join_if_it_fits(word)
-            word, after_space = [], True
+            word, after_space, after_line = [], True, after_line or "\n" in text
         elif word and _combines(text[0]):
             word[-1] = _join([word[-1], _Segment(text, float(start), float(end), after_space=False)])
         else:
-            word.append(_Segment(text, float(start), float(end), after_space))
-            after_space = False
+            word.append(_Segment(text, float(start), float(end), after_space, after_line))
+            after_space = after_line = False
     yield from _join_if_it_fits(word)
 
 
@@ -117,7 +119,7 @@ def _join_if_it_fits(word: list[_Segment]) -> list[_Segment]:
 
 def _join(segments: Sequence[_Segment]) -> _Segment:
     text = "".join(segment.text for segment in segments)
-    return _Segment(text, segments[0].start, segments[-1].end, segments[0].after_space)
+    return _Segment(text, segments[0].start, segments[-1].end, segments[0].after_space, segments[0].after_line)
 
 
 def _lines(segments: Sequence[_Segment]) -> list[str]:

@@ -33,6 +33,7 @@ OUTPUT_SUFFIXES = {
     "vtt": ".vtt",
     "ctm": ".ctm",
     "textgrid": ".TextGrid",
+    "tsv": ".tsv",
 }
 
 WINDOW_SECONDS = 300.0  # audio that is read, sorted by length and transcribed before its results are given
@@ -47,6 +48,7 @@ class Recording:
     source: BinaryIO | None = None  # the copy or stream to read in place of `path`
     result: dict | None = None  # of the pipeline; None if there is a `problem`
     problem: str | None = None  # one line that names the file, where it cannot be transcribed
+    text: Path | None = None  # file of its text, where it is known and only aligned; `-` is standard input
     seconds: float = 0.0  # of a long recording: what its header states, or the time of its last word if that is later
     samples: np.ndarray | None = field(default=None, repr=False)  # (N,) of a short recording that waits for the model
 
@@ -85,7 +87,7 @@ def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording]
                 recordings.append(Recording(Path(name), Path("stdin"), source=sys.stdin.buffer))
             seen.add(name)
             continue
-        path = _spelled_as_on_disk(Path(name))
+        path = spelled_as_on_disk(Path(name))
         files = [(path, Path(path.name))]
         if os.path.isdir(path):
             errors: list[OSError] = []
@@ -108,7 +110,7 @@ def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording]
     return recordings, others
 
 
-def _spelled_as_on_disk(path: Path) -> Path:
+def spelled_as_on_disk(path: Path) -> Path:
     """Returns the path as it is spelled on disk, where accents may have another Unicode form."""
     spellings = [path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))]
     return next(filter(os.path.exists, spellings), path)
@@ -172,7 +174,7 @@ def _windows(recordings: Sequence[Recording], recognize) -> Iterator[list[Record
                 _read(recording, recognize)
                 seconds += recording.seconds
             except Exception as error:  # decoders raise any type, and the other files still follow
-                recording.problem = _problem(recording, error)
+                recording.problem = problem_of(recording, error)
         if seconds >= WINDOW_SECONDS:
             yield window
             window, seconds = [], 0.0
@@ -218,7 +220,7 @@ def _recognize_window(recognize, window: list[Recording], progress: tqdm, argume
                 try:
                     recording.result = recognize(_input(recording), **arguments | {"batch_size": 1})
                 except Exception as error:
-                    recording.problem = _problem(recording, error)
+                    recording.problem = problem_of(recording, error)
                 progress.update()
     for recording in readable:
         recording.samples = recording.source = None
@@ -230,7 +232,7 @@ def _input(recording: Recording) -> np.ndarray | Path | BinaryIO:
     return _source(recording) if recording.samples is None else recording.samples
 
 
-def _problem(recording: Recording, error: Exception) -> str:
+def problem_of(recording: Recording, error: Exception) -> str:
     """Describes an error in one line, with the file's name."""
     is_explained = isinstance(error, (OSError, ValueError, MemoryError))  # the text of others needs their type
     line = printable(error_line(error, with_type=not is_explained))
