@@ -320,7 +320,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     _print_report(report, options.output, len(report.lines(tokens)))
     if report.failed:
         raise ValueError(
-            f"{len(report.failed)} of {len(parts)} parts are missing, such as {report.failed[0]}; the same command "
+            f"{len(report.failed)} parts or recordings are missing, such as {report.failed[0]}; the same command "
             "tries them again, and keeps the others"
         )
     if "train" in report.splits and report.splits["train"].utterances:

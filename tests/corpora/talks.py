@@ -15,17 +15,21 @@ from hf_mlpl.corpora.reading import ReadingReport
 
 @dataclass(frozen=True)
 class Loudness:
-    """Takes for speech what is loud. Appends a line to `log` for each recording, and dies at number `dies_at`."""
+    """Takes for speech what is loud. Appends a line to `log` for each recording, and dies or fails at a number."""
 
     frame_seconds = 0.02
     log: Path | None = None
     dies_at: int | None = None
+    fails_at: int | None = None
 
     def __call__(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         if self.log is not None:
             with open(self.log, "a") as log:
                 log.write("x\n")
-            if self.dies_at == len(self.log.read_text().split()) and multiprocessing.parent_process():
+            number = len(self.log.read_text().split())
+            if number == self.fails_at:
+                raise MemoryError
+            if number == self.dies_at and multiprocessing.parent_process():
                 os.kill(os.getpid(), signal.SIGKILL)
         held = np.empty(0, np.float32)
         for block in blocks:

@@ -321,7 +321,7 @@ def test_long_recordings_are_named_without_segmentation(talks, tmp_path):
     names = "sl/a.flac, sl/b.flac, sl/broken.flac and 1 more"
     note = f"recordings longer than 35 s without a text: 4, 0.07 hours ({names}); `--segment vad` cuts them into "
     assert report.notes[0] == note + "utterances"
-    assert "with a text; `hf-mlpl align" in report.notes[1]
+    assert "(sl/told.flac); `hf-mlpl align" in report.notes[1]
     lines = (tmp_path / "data" / "report.txt").read_text().splitlines()
     assert {*report.notes} < {*lines} and f"sl/silent.flac: longer than 35 s: 62.0 s: {talks}/sl/silent.flac" in lines
     dataset = read_utterances([tmp_path / "data" / "unlabelled.parquet"]).filter(lambda row: "short" not in row["id"])
@@ -359,6 +359,18 @@ def test_a_killed_segmentation_goes_on(talks, tmp_path, capfd):
     prepare_talks(folder, tmp_path / "other", detector=Loudness(log), max_seconds=10.0)
     assert len(log.read_text().split()) == 5  # now the short one is long, too
     assert max(read_utterances([tmp_path / "other" / "unlabelled.parquet"])["duration_seconds"]) <= 10.0
+
+
+def test_a_detector_that_fails_costs_its_recording_until_the_next_call(talks, tmp_path):
+    prepare_talks(talks, tmp_path / "whole")
+    report = prepare_talks(talks, tmp_path / "data", detector=Loudness(tmp_path / "log", fails_at=1))
+    assert report.failed == [f"{talks / 'sl' / 'a.flac'}: MemoryError"]
+    ids, kept = (list(read_utterances([tmp_path / name / "unlabelled.parquet"])["id"]) for name in ("whole", "data"))
+    assert kept == [name for name in ids if not name.startswith("sl/a.flac-")]
+    assert report.splits["unlabelled"].utterances == {"sl": 4}
+    prepare_talks(talks, tmp_path / "data", detector=Loudness(tmp_path / "log"))
+    assert content(tmp_path / "data") == content(tmp_path / "whole") and not list(tmp_path.glob("data/.*"))
+    assert len((tmp_path / "log").read_text().split()) == 5  # four, and the one that failed again
 
 
 @pytest.mark.slow  # processes that are started anew import everything again

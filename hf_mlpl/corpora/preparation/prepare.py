@@ -133,7 +133,8 @@ def prepare(
     Args:
         workers: processes that read; 1 reads in this one.
         known_characters: those that the report does not list; by default all of the transcripts of train.
-        segmentation: how long recordings without a text are cut into utterances; by default they stay whole.
+        segmentation: how long recordings without a text are cut into utterances; by default they stay whole. One whose
+            detection fails for a reason that is not its own is left out, and one of `failed` in the report.
 
     Raises:
         InUseError: if another job works in `output`.

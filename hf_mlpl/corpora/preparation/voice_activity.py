@@ -16,6 +16,7 @@ from ...audio.reading import SAMPLING_RATE
 
 FRAME, CONTEXT = 512, 64  # samples of a frame, and samples before it that the model sees too
 STATE = (1, 1, 128)  # shape of the two states of its LSTM
+GRAPH = "silero_vad_16k_sequence.onnx"
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,14 @@ def _session():
     number of threads for the whole process.
     """
     package = find_spec("silero_vad")
-    if package is None or find_spec("onnxruntime") is None:
+    graph = Path(package.submodule_search_locations[0], "data", GRAPH) if package else None
+    if graph is None or not graph.is_file() or find_spec("onnxruntime") is None:
         raise ImportError(
-            'detecting speech needs silero-vad and onnxruntime, which come with pip install "hf-mlpl[vad]"; '
+            'detecting speech needs silero-vad >= 6.2.3 and onnxruntime, which come with pip install "hf-mlpl[vad]"; '
             "`--segment model` needs neither"
         )
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.inter_op_num_threads = options.intra_op_num_threads = 1  # the processes of a preparation use the cores
-    path = Path(package.submodule_search_locations[0], "data", "silero_vad_16k_sequence.onnx")
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
