@@ -68,7 +68,7 @@ def test_data_directories(recipe):
         "bytes that are not UTF-8": 1,
     }
     assert report.read == 12 and not (recipe / "made").exists()
-    assert report.notes == [f"{recipe / 'data' / 'train' / 'text'}: 1 texts have no utterance, such as lost"]
+    assert report.notes == [f"{recipe / 'data' / 'train' / 'text'}: texts without an utterance: 1, such as lost"]
     (recipe / "data" / "dev" / "text").write_bytes("u1 \u010das\nu2 \u0161\u010d".encode("cp1250"))
     with pytest.raises(
         ValueError, match="dev/text: 2 lines, such as line 1, are not UTF-8; name the encoding with --enc"

@@ -141,6 +141,8 @@ def test_labels_that_look_like_the_format(tmp_path):
         assert read(tmp_path) == [(0.7, 1.6, f"{label} {SAID}", None)]
     (tmp_path / "a.TextGrid").write_text(MINIMAL.replace("hi everyone", 'B\\a""r'))
     assert "letters as Praat's symbols: '\\\\a\"'; use Convert to Unicode in Praat" in only_line(tmp_path)
+    (tmp_path / "a.TextGrid").write_text(MINIMAL.replace("1.6", "0.70000000000001"))  # as programs that shift borders
+    assert only_line(tmp_path).endswith("a.TextGrid:Mary:2: not a part of a recording: it starts and ends at 0.7 s")
 
 
 def test_textgrids_of_praatio(tmp_path):
@@ -487,8 +489,8 @@ def test_rttm_of_many_recordings(tmp_path):
     ]
     assert report.dropped == {"not a part of a recording": 2, "not a line of RTTM": 1} and report.read == 7
     assert report.notes == [
-        f"{tmp_path}: 1 segmentations have no recording: {tmp_path / 'turns.rttm'} (lost)",
-        f"{tmp_path}: 1 recordings have no segmentation, such as {tmp_path / 'c.wav'}; they are not cut",
+        f"{tmp_path}: segmentations without a recording: 1, namely {tmp_path / 'turns.rttm'} (lost)",
+        f"{tmp_path}: recordings without a segmentation, which are not cut: 1, such as {tmp_path / 'c.wav'}",
     ]
     # One recording, which a program calls by a name of its own.
     (tmp_path / "turns.rttm").unlink()
@@ -508,8 +510,8 @@ def test_which_segmentation_a_recording_has(tmp_path):
     report = ReadingReport()
     rows = read(root, report)
     assert [row[0] for row in rows] == [None, None, 0.0, 1.899, 0.0, None]
-    assert f"{root}: 1 texts are not read, such as {root / 'sl' / 'a.txt'}, because their" in report.notes[1]
-    assert report.notes[0] == f"{root}: 1 segmentations have no recording: {root / 'sl' / 'lost.eaf'}"
+    assert f"because their recordings have segmentations: 1, such as {root / 'sl' / 'a.txt'}" in report.notes[1]
+    assert report.notes[0] == f"{root}: segmentations without a recording: 1, namely {root / 'sl' / 'lost.eaf'}"
     (root / "sl" / "a.rttm").write_text(line.format("a", 2))
     report = ReadingReport()
     assert len(read(root, report)) == 3

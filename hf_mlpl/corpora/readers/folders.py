@@ -12,7 +12,16 @@ from ...audio.folder_walk import is_hidden
 from ...model.text import normalize_text
 from ..locales import noted_locale, to_locale
 from ..reading import ReadingReport, RowError, check_known, human_utterance
-from ..recordings import DECIMALS, fold_name, is_recording, nearest_name, part_of, walk, with_part_durations
+from ..recordings import (
+    DECIMALS,
+    NO_PART,
+    fold_name,
+    is_recording,
+    nearest_name,
+    part_of,
+    walk,
+    with_part_durations,
+)
 from ..tables import read_text
 from .kaldi import is_kaldi
 from .segmentations import SUFFIXES, Interval
@@ -107,6 +116,8 @@ def _rows(
                     if isinstance(interval, RowError):
                         raise interval
                     start, end = (time and round(time, DECIMALS) for time in part_of(interval))
+                    if start is not None and start == end:
+                        raise RowError(NO_PART, f"it starts and ends at {start:g} s")
                     name = below.as_posix() + ("" if end is None else f"_{start}-{end}")
                     ids[name] += 1
                     name += f"-{ids[name]}" * (ids[name] > 1)  # of two people who speak at once
@@ -116,12 +127,10 @@ def _rows(
     if unread:
         report.note(f"{root}: {len(unread)} texts have no recording beside them, such as {min(unread)}")
     if left_out:
-        report.note(
-            f"{root}: {len(left_out)} texts are not read, such as {left_out[0]}, because their recordings have "
-            "segmentations"
-        )
+        kind = "texts that are not read, because their recordings have segmentations"
+        report.note(f"{root}: {kind}: {len(left_out)}, such as {left_out[0]}")
     if whole:
-        report.note(f"{root}: {len(whole)} recordings have no segmentation, such as {whole[0]}; they are not cut")
+        report.note(f"{root}: recordings without a segmentation, which are not cut: {len(whole)}, such as {whole[0]}")
     if passed_over:
         suffixes = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common(10))
         report.note(f"{root}: {passed_over.total()} files are neither recordings nor texts: {suffixes}")

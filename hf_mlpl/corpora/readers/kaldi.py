@@ -86,7 +86,7 @@ def _rows(
             text = normalize_text(texts.get(name, ""))
             yield where, human_utterance(name, audio, locale, text, speakers.get(name) or None)
     if unspoken:
-        report.note(f"{folder / TEXTS}: {len(unspoken)} texts have no utterance, such as {min(unspoken)}")
+        report.note(f"{folder / TEXTS}: texts without an utterance: {len(unspoken)}, such as {min(unspoken)}")
 
 
 def _table(path: Path, encoding: str | None) -> dict[str, str]:

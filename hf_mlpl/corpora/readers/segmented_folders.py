@@ -79,7 +79,7 @@ class Segmentations:
         for path in self._chosen.keys() - self._of.keys() - self._problems.keys():
             self._problems[path] = RowError("another recording of its segmentation is read", self._chosen[path])
         if alone:
-            report.note(f"{root}: {len(alone)} segmentations have no recording: {shortened(alone)}")
+            report.note(f"{root}: segmentations without a recording: {len(alone)}, namely {shortened(alone)}")
 
     def __bool__(self) -> bool:
         return bool(self._of)
