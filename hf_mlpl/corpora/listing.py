@@ -10,7 +10,7 @@ from ..audio.folder_walk import walk_folders
 
 # Suffixes of files, other than recordings, on whose content the utterances depend.
 READ_WHOLE = (
-    *(".tsv", ".csv", ".gz", ".tgz", ".tar", ".parquet", ".json", ".jsonl", ".txt", ".lab", ".lst", ".yaml"),
+    *(".tsv", ".csv", ".gz", ".tgz", ".tar", ".parquet", ".arrow", ".json", ".jsonl", ".txt", ".lab", ".lst", ".yaml"),
     *(".eaf", ".textgrid", ".vtt", ".srt", ".rttm"),
     *("wav.scp", "segments", "text", "utt2spk", "utt2lang"),  # of Kaldi, which have no suffix
 )

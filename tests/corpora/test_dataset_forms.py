@@ -230,6 +230,7 @@ def test_a_loading_script_in_a_folder_is_told_in_one_line(dataset, tmp_path):
         read(tmp_path / "talks")
 
 
+@pytest.mark.slow
 def test_files_on_the_hub(paths, tmp_path, local_hub):
     """Recordings with a table for each split, and WebDataset; the repositories are private."""
     for split, numbers in {"train": [0, 1], "test": [2]}.items():

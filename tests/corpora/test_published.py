@@ -119,7 +119,8 @@ def read_all(name: str | Path, split: str = "test", report: ReadingReport | None
     return [row for config in configs for row in read_dataset(name, report, split=split, config=config, **settings)]
 
 
-FORMS = ["extracted", "archives", "plain on the Hub", "converted", "Parquet on the Hub", "a copy of Parquet"]
+FORMS = ["extracted", "archives", "converted", "Parquet on the Hub", "a copy of Parquet"]
+FORMS.append(pytest.param("plain on the Hub", marks=pytest.mark.slow))
 
 
 @pytest.mark.parametrize("form", FORMS)

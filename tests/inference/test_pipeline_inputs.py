@@ -1,6 +1,7 @@
 """Inputs in each form of transformers' documentation, which give the same text as the file's path."""
 
 import io
+import tarfile
 from collections import deque
 from multiprocessing import get_all_start_methods
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from datasets import Audio, Dataset, DatasetDict, config
+from datasets import Audio, Dataset, DatasetDict, config, load_dataset
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_mlpl.audio.reading import AudioError
@@ -128,6 +129,22 @@ def test_data_sets_and_their_columns(asr, paths, texts, name, embedded, is_itera
         return  # such a data set gives its columns decoded, which is before us
     for given in (dataset[name], KeyDataset(dataset, name)):
         assert texts_of(asr(given, batch_size=2)) == texts
+
+
+@pytest.mark.parametrize("form", ["audiofolder", "webdataset"])
+def test_streams_of_files(asr, paths, texts, tmp_path, form):
+    """Their rows are encoded when they are read, for which `datasets` needs torchcodec."""
+    if form == "audiofolder":
+        settings = {"data_dir": str(paths[0].parent)}
+    else:
+        with tarfile.open(tmp_path / "train.tar", "w") as tar:
+            for path in paths:
+                tar.add(path, path.name)
+        settings = {"data_files": str(tmp_path / "train.tar")}
+    stream = load_dataset(form, split="train", streaming=True, **settings)
+    column = "audio" if form == "audiofolder" else "flac"
+    for inputs in (stream, stream[column], KeyDataset(stream, column)):
+        assert texts_of(asr(inputs, batch_size=2)) == texts
 
 
 def test_columns_without_the_type_audio(asr, paths, samples, texts):

@@ -94,7 +94,8 @@ def read_dataset(
             prefix = f"{Path(prefix).parent}/{config}/{base}"  # a row of each language has this number
         if corpus is None:
             check_part_columns(where, source.columns, names.keys())
-        if "text" not in names and (others := [name for name in source.columns if name not in names.values()]):
+        others = [name for name in source.columns if name not in (*names.values(), "label")]
+        if "text" not in names and others:
             report.note(
                 f"{where}: no column is known to be the text, so all rows are without one; name it if it is one of "
                 f"{', '.join(others)}"
