@@ -17,6 +17,7 @@ from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
 
 from ..inference.test_tiers import read_textgrid
+from ..random_model import save_folder
 from ..tones import RATE, speak
 
 LINES = ["abc ea", "ßde dab"]
@@ -151,6 +152,12 @@ def test_utterances_of_segments(talks, align, tmp_path):
     assert status == 1 and not path.exists() and not out
     assert errors[-1].startswith(f"error: {path}: is not written, it would have 0 utterances")
     assert "longer than 0.1 s" in errors[-1]
+    nameless = save_folder(tmp_path / "nameless", [])
+    status, out, errors = align(talks, "--model", nameless, "--utterances", path)
+    assert (status, errors[-1]) == (
+        1,
+        f"error: {nameless}: the model has no languages, so --utterances needs --language",
+    )
 
 
 @pytest.mark.slow
