@@ -17,7 +17,7 @@ from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplProcessor, MlplTokeniz
 from hf_mlpl.data import drops
 from hf_mlpl.data.batches import BatchPlan, plan_batches, repetitions
 from hf_mlpl.data.rows import Column, blocks, distinct, duplicated_ids, durations_of, filter_rows
-from hf_mlpl.data.selection import min_ctc_frames, select_for_training
+from hf_mlpl.data.selection import OTHER_TOKENS, min_ctc_frames, select_for_training
 from hf_mlpl.data.text_arrays import TextBlock
 from hf_mlpl.data.utterances import FEATURES
 from hf_mlpl.model.text import normalize_text, unknown_character_report
@@ -172,7 +172,9 @@ def plain_selection(dataset, processor, config, max_seconds) -> tuple[list[str],
         dropped[reason] += 1
         lines.append(f"utterance {row['id']} dropped: {reason} ({seconds:.2f} s, {row['text']!r})")
     if unknown_characters:
-        lines.append(f"characters that the tokenizer lacks: {unknown_character_report(unknown_characters)}")
+        lines.append(
+            f"characters that the tokenizer lacks: {unknown_character_report(unknown_characters)}; {OTHER_TOKENS}"
+        )
     return kept, dropped, lines
 
 

@@ -5,9 +5,7 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
-import signal
 import zlib
 from collections import Counter
 from itertools import groupby
@@ -415,8 +413,12 @@ def test_a_disk_that_comes_back_is_read_again(label, unlabelled, tmp_path, monke
     (tmp_path / "away").rename(disk)
     decoded = []
     monkeypatch.setattr(labelling, "_label", lambda *args, label=labelling._label: decoded.append(1) or label(*args))
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # between the shards and their join
-        patch.setattr(labelling, "join_shards", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(labelling, "join_shards", interrupted)
         label("a", dataset)
     assert len(decoded) == 2 and "can be read now; it is labelled again" in caplog.text
     for _ in range(2):
