@@ -326,9 +326,7 @@ def test_long_recordings_are_named_without_segmentation(talks, tmp_path):
     assert {*report.notes} < {*lines} and f"sl/silent.flac: longer than 35 s: 62.0 s: {talks}/sl/silent.flac" in lines
     dataset = read_utterances([tmp_path / "data" / "unlabelled.parquet"]).filter(lambda row: "short" not in row["id"])
     config = MlplForCTC.config_class.tiny(17, ["sl"])
-    with pytest.raises(
-        ValueError, match=r"none of 4 .* is at most 15 s .* --segment vad --segment-seconds 15` cuts"
-    ):
+    with pytest.raises(ValueError, match=r"none of 4 .* is at most 15 s .* --segment vad --segment-seconds 15` cuts"):
         select_unlabelled(dataset, config, 15.0)
 
 

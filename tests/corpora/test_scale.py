@@ -172,9 +172,8 @@ def plain_selection(dataset, processor, config, max_seconds) -> tuple[list[str],
         dropped[reason] += 1
         lines.append(f"utterance {row['id']} dropped: {reason} ({seconds:.2f} s, {row['text']!r})")
     if unknown_characters:
-        lines.append(
-            f"characters that the tokenizer lacks: {unknown_character_report(unknown_characters)}; {OTHER_TOKENS}"
-        )
+        characters = unknown_character_report(unknown_characters)
+        lines.append(f"characters that the tokenizer lacks: {characters}; {OTHER_TOKENS}")
     return kept, dropped, lines
 
 
