@@ -40,6 +40,7 @@ NEED_NETWORK = "corpora.md from_the_old_port.md label_sets.md sharing.md transcr
 SKIPPED = dict.fromkeys(NEED_NETWORK.split(), ["needs a network"])
 SKIPPED["serve.md"] = ["needs a running server"] * 2
 SKIPPED["model.md"] = ["takes half a minute"]  # test_convert.py runs it among the slow tests
+SKIPPED["own_speech.md"] = ["needs the models of the recipe above"]
 CLIP = "common_voice_sv-SE_test0"
 # A language model in which all words have the same probability; KenLM needs at least one pair
 ARPA = r"""\data\
