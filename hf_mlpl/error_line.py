@@ -16,6 +16,7 @@ def error_line(error: BaseException, with_type: bool = False) -> str:
 def reason(error: Exception) -> str:
     """Returns an error's text in one line, without the number and path that an error of the operating system has."""
     if isinstance(error, FileNotFoundError):
-        return "no such file"
+        is_link = error.filename is not None and os.path.islink(error.filename)
+        return f"is a link to {os.readlink(error.filename)}, which is not there" if is_link else "no such file"
     number = getattr(error, "errno", None)
     return os.strerror(number) if number else error_line(error)
