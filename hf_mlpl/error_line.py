@@ -15,9 +15,9 @@ def error_line(error: BaseException, with_type: bool = False) -> str:
 
 def missing(path: str | os.PathLike[str]) -> str:
     """Explains why there is no file: a link may lead to nothing, as those of git-annex and DVC before a download."""
-    return (
-        f"is a link to {os.readlink(os.fspath(path))}, which is not there" if os.path.islink(path) else "no such file"
-    )
+    if os.path.islink(path):
+        return f"is a link to {os.readlink(os.fspath(path))}, which is not there"
+    return "no such file"
 
 
 def reason(error: Exception) -> str:

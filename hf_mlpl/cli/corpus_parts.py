@@ -101,8 +101,9 @@ def _voxpopuli_asr_parts(root: Path, languages: list[str] | None) -> Iterator[Pa
     if not found:
         raise ValueError(f"{root}: no transcribed VoxPopuli, such as {root / 'transcribed_data/sl/asr_train.tsv'}")
     source = source_of_corpus(root, VOXPOPULI)
+    wanted = [name if name in found else to_locale(name) for name in languages or ()]  # `en_accented` is one of theirs
     for split in LABELLED:
-        for locale in languages or sorted(found | set(voxpopuli_asr_folders(root))):
+        for locale in wanted or sorted(found | set(voxpopuli_asr_folders(root))):
             read = partial(read_voxpopuli_asr, root, split, locales=[locale])
             yield Part(f"voxpopuli-asr {split} {locale}", read, split, source, (root,))
 

@@ -286,7 +286,9 @@ def test_voxpopuli_rows(voxpopuli):
     assert list(read_voxpopuli(voxpopuli, report, ["sl"])) == [expected[1]]
     assert report.read == 1
     with pytest.raises(ValueError, match="raw_audios: no recordings of de; there are sl, sv-SE"):
-        list(read_voxpopuli(voxpopuli, ReadingReport(), ["sl", "de"]))
+        list(read_voxpopuli(voxpopuli, ReadingReport(), ["de"]))
+    assert {row["language"] for row in read_voxpopuli(voxpopuli, report, ["sv", "de"])} == {"sv-SE"}
+    assert report.notes[-1] == f"{voxpopuli / 'raw_audios'}: no recordings of de; there are sl, sv-SE"
 
 
 def test_voxpopuli_sentences_that_are_known_for_comparison(voxpopuli):

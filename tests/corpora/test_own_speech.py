@@ -206,7 +206,9 @@ def test_folder_with_files_that_cannot_be_used(folder, tmp_path):
     assert report.dropped == dict.fromkeys(once, 1) | {"unreadable audio": 2}
     "\n".join(report.lines).encode()
     with pytest.raises(ValueError, match="no folder of the language fr; there are de, sl, sv-SE"):
-        list(read_folder(folder, report, locales=["fr", "sl"]))
+        list(read_folder(folder, report, locales=["fr"]))
+    assert {row["language"] for row in read_folder(folder, report, locales=["fr", "sv"])} == {"sv-SE"}
+    assert report.notes[-1] == f"{folder}: no folder of the language fr; there are de, sl, sv-SE"
     (tmp_path / "empty").mkdir()
     for nowhere in (tmp_path / "empty", tmp_path / "nowhere"):
         with pytest.raises(ValueError, match="no recordings, such as .*/sl/a.wav"):
