@@ -13,9 +13,16 @@ def error_line(error: BaseException, with_type: bool = False) -> str:
     return f"{kind}: {text}" if text and with_type else text or kind
 
 
+def missing(path: str | os.PathLike[str]) -> str:
+    """Explains why there is no file: a link may lead to nothing, as those of git-annex and DVC before a download."""
+    if os.path.islink(path):
+        return f"is a link to {os.readlink(os.fspath(path))}, which is not there"
+    return "no such file"
+
+
 def reason(error: Exception) -> str:
     """Returns an error's text in one line, without the number and path that an error of the operating system has."""
     if isinstance(error, FileNotFoundError):
-        return "no such file"
+        return missing(error.filename or "")
     number = getattr(error, "errno", None)
     return os.strerror(number) if number else error_line(error)

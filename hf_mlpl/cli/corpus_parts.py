@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ..corpora.locales import to_locale
 from ..corpora.metadata import refuse_spreadsheet
 from ..corpora.preparation.prepare import Part
 from ..corpora.readers.common_voice import (
@@ -73,7 +74,14 @@ def _common_voice_parts(root: str, languages: list[str] | None, also: list[str])
         mirror = Source(name, url=HUB_PAGE + name)
         root = download_mirror(name, locales=languages)
     sources = common_voice_sources(root)
-    for locale in find_locales(root, languages):
+    found = find_locales(root)
+    wanted = list(dict.fromkeys(map(to_locale, languages or found)))
+    if set(wanted).isdisjoint(found):
+        find_locales(root, languages)  # raises, and names those that are there
+    for locale in wanted:
+        if locale not in found:  # it may be in another corpus
+            yield Part(f"common-voice {locale}", partial(read_common_voice, root, "train", locales=[locale]), "train")
+            continue
         source = mirror or sources(locale)
         for split in (*LABELLED, *(["unlabelled"] if has_spontaneous_speech(root, locale) else [])):
             read = partial(read_common_voice, root, split, locales=[locale])
@@ -93,8 +101,9 @@ def _voxpopuli_asr_parts(root: Path, languages: list[str] | None) -> Iterator[Pa
     if not found:
         raise ValueError(f"{root}: no transcribed VoxPopuli, such as {root / 'transcribed_data/sl/asr_train.tsv'}")
     source = source_of_corpus(root, VOXPOPULI)
+    wanted = [name if name in found else to_locale(name) for name in languages or ()]  # `en_accented` is one of theirs
     for split in LABELLED:
-        for locale in languages or sorted(found | set(voxpopuli_asr_folders(root))):
+        for locale in wanted or sorted(found | set(voxpopuli_asr_folders(root))):
             read = partial(read_voxpopuli_asr, root, split, locales=[locale])
             yield Part(f"voxpopuli-asr {split} {locale}", read, split, source, (root,))
 
@@ -211,4 +220,4 @@ def read_own_speech(
             failed.append(corpus)
 
     read = [Corpus(list(utterances(corpus)), corpus.root, corpus.split) for corpus in corpora]
-    return splits.sort(read, report, None if failed else ", ".join(str(corpus.root) for corpus in corpora))
+    return splits.sort(read, report, None if failed else ", ".join(corpus.name for corpus in corpora))

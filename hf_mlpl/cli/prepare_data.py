@@ -2,19 +2,18 @@
 
 Nothing is copied: an utterance is a path (or a part of a long recording) with its duration, language and text.
 
-    hf-mlpl prepare-data --common-voice cv-corpus-6.1-2020-12-11 --voxpopuli voxpopuli --output data
-    hf-mlpl prepare-data --common-voice downloads/cv-corpus-6.1-sl.tar.gz --workers 8 --output data
     hf-mlpl prepare-data --list my-speech/clips.csv --dev-share 5% --test-speakers anna ben --output data
     hf-mlpl prepare-data --list clips.csv --path-column Datei --text-column Satz --language de --output data
     hf-mlpl prepare-data --folder my-speech/sl --language sl --output data
     hf-mlpl prepare-data --folder interviews --segmentations annotated --tier utterance --language sl --output data
-    hf-mlpl prepare-data --dataset someone/talks --split train validation test --text-column words --output data
-    hf-mlpl prepare-data --dataset google/fleurs --languages sl sv-SE --split validation test --output fleurs
-    hf-mlpl prepare-data --manifests train_manifest.json dev_manifest.json --language sl --output data
     hf-mlpl prepare-data --folder field-recordings --language sl --segment vad --workers 8 --output data
+    hf-mlpl prepare-data --manifests train_manifest.json dev_manifest.json --language sl --output data
     hf-mlpl prepare-data --flashlight-lists train.lst dev.lst test.lst --language sl --output data
+    hf-mlpl prepare-data --dataset someone/talks --split train validation test --text-column words --output data
 
-    # download into folders, and prepare everything in them; a release of Common Voice, and parts of other corpora
+    # published corpora: what is on the disk, data sets of the Hub, and downloads into the folders that are read
+    hf-mlpl prepare-data --common-voice cv-corpus-6.1-2020-12-11 --voxpopuli voxpopuli --workers 8 --output data
+    hf-mlpl prepare-data --dataset google/fleurs --languages sl sv-SE --split validation test --output fleurs
     hf-mlpl prepare-data --download cminc35no007no707hql26lzk --common-voice downloads --output data
     hf-mlpl prepare-data --download voxpopuli/sl/2019 --voxpopuli voxpopuli --output data
     hf-mlpl prepare-data --download librispeech/test-clean --librispeech librispeech --output data
@@ -55,13 +54,11 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_corpora(parser)
-    _add_own_speech(parser)
-    _add_segmentation(parser)
+    parser.usage = "hf-mlpl prepare-data CORPUS [CORPUS ...] --output FOLDER [OPTION ...]"
+    parser.add_argument("--output", type=Path, required=True, help="folder for the utterance files")
     parser.add_argument(
         "--languages", nargs="+", action="extend", help="locales to keep, such as sl sv-SE; default: all"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for the utterance files")
     parser.add_argument("--workers", type=int, default=1, help="processes that read; default: 1")
     parser.add_argument(
         "--decode", action="store_true", help="decode all audio, to find damage that headers do not show"
@@ -77,10 +74,156 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="tokens file of a model: report the characters that it lacks, instead of those that train lacks",
     )
+    _add_own_speech(parser.add_argument_group("your own speech"))
+    _add_dataset(parser.add_argument_group("data sets of the library datasets"))
+    _add_columns(
+        parser.add_argument_group("columns of --list and --dataset", "They are found by their usual names, or named:")
+    )
+    _add_splits(
+        parser.add_argument_group("dev and test", "From your own speech and data sets, all of which is together here.")
+    )
+    _add_recordings(parser.add_argument_group("long recordings"))
+    _add_published(parser.add_argument_group("published corpora"))
 
 
-def _add_corpora(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("published corpora and data sets")
+def _add_own_speech(group: argparse._ArgumentGroup) -> None:
+    add_several = partial(group.add_argument, nargs="+", action="extend")
+    add_several(
+        "--list",
+        type=Path,
+        metavar="TABLE",
+        help="tables (csv, tsv, jsonl) with a row for each recording, or part of one: columns path, sentence, "
+        "language, speaker, start, end, or other usual names; a name with dev or test (dev.csv) means that split",
+    )
+    add_several(
+        "--folder",
+        type=Path,
+        help="folders of recordings, with or without texts (a.txt) or segmentations beside them: ELAN's a.eaf, "
+        "Praat's a.TextGrid, subtitles (a.vtt, a.srt; need the extra annotations), or RTTM of one or all recordings. "
+        "Each interval becomes an utterance, and is unlabelled speech if it has no text",
+    )
+    add_several(
+        "--manifests",
+        type=Path,
+        metavar="FILE",
+        help="manifests of NeMo, cuts or supervisions of lhotse (cuts.jsonl.gz), or data directories of Kaldi: names "
+        "with dev become dev, names with test become test, others become train; rows without a text are unlabelled "
+        "speech",
+    )
+    add_several(
+        "--flashlight-lists",
+        metavar="FILE",
+        help="lists of flashlight, `id path milliseconds transcript`: names with dev (sl-dev.lst) become dev, names "
+        "with test become test, others become train",
+    )
+    group.add_argument(
+        "--datadir", default="", help="folder of --flashlight-lists, and of their recordings that are not found"
+    )
+    group.add_argument(
+        "--language",
+        help="language of all recordings of --folder (default: the names of its subfolders), of --flashlight-lists, "
+        "of --manifests and --dataset (default: a field or column), and of a --list without a column of languages",
+    )
+
+
+def _add_dataset(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--dataset",
+        action=_Once,
+        metavar="NAME_OR_FOLDER",
+        help="data set of the Hub, or a folder or file that the library datasets reads; also google/fleurs, "
+        "facebook/multilingual_librispeech and facebook/voxpopuli, or folders of their files. Rows without a text are "
+        "unlabelled speech; audio that is not in a file is written to the folder recordings of --output",
+    )
+    group.add_argument(
+        "--config",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="configurations of --dataset, if it has several; default: those of --languages, if their names are those "
+        "of languages (sl, sl_si, polish), which become the language of their rows",
+    )
+    group.add_argument(
+        "--split",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="splits of --dataset to read, or parts of them (train[:10%%]): validation becomes dev, test becomes "
+        "test, others become train; default: train",
+    )
+
+
+def _add_columns(group: argparse._ArgumentGroup) -> None:
+    for field, names in (
+        ("recordings", ["--path-column", "--audio-column"]),
+        ("texts", ["--text-column"]),
+        ("languages", ["--language-column"]),
+        ("speakers", ["--speaker-column"]),
+    ):
+        group.add_argument(*names, dest=f"{names[-1][2:-7]}_column", metavar="NAME", help=f"column of the {field}")
+    group.add_argument(
+        "--delimiter", type=_delimiter, help="sign between the columns of --list, or tab; default: found"
+    )
+    group.add_argument(
+        "--encoding",
+        help="encoding of --list, --manifests, tables of --dataset, and texts and segmentations of --folder, such as "
+        "windows-1252; default: UTF-8, or UTF-16 with a byte order mark",
+    )
+
+
+def _add_splits(group: argparse._ArgumentGroup) -> None:
+    add_several = partial(group.add_argument, nargs="+", action="extend")
+    group.add_argument(
+        "--dev-share",
+        type=_share,
+        default=0.0,
+        metavar="SHARE",
+        help="part of each language for dev, as 5%%: whole speakers, or whole recordings where speakers are unknown; "
+        "the same ones every time, also if others are added",
+    )
+    group.add_argument("--test-share", type=_share, default=0.0, metavar="SHARE", help="the same for test")
+    add_several(
+        "--train-speakers",
+        metavar="NAME",
+        help="speakers for train; all others who are not named are unlabelled speech then; default: all who are not "
+        "named",
+    )
+    add_several("--dev-speakers", metavar="NAME", default=[], help="speakers for dev")
+    add_several("--test-speakers", metavar="NAME", default=[], help="speakers for test")
+
+
+def _add_recordings(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--segment",
+        choices=("vad", "model"),
+        help="cut recordings without a text into utterances at pauses, which a voice-activity detector or the blanks "
+        "of --model find; default: keep them whole",
+    )
+    group.add_argument(
+        "--segment-seconds",
+        type=float,
+        metavar="N",
+        help="utterances of at most N seconds, of recordings that are longer; default: 25",
+    )
+    group.add_argument("--model", help="folder or Hub name of the model for --segment model")
+    add_several = partial(group.add_argument, nargs="+", action="extend")
+    add_several(
+        "--segmentations",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="files, or folders of files, that segment the recordings of --folder; default: those beside them",
+    )
+    add_several(
+        "--tier",
+        default=[],
+        metavar="NAME",
+        help="tiers of TextGrid and eaf files to read, or types of tiers of eaf files; default: the only interval "
+        "tier of a TextGrid that has texts, and the only top tier of an eaf, or all if each is of another participant",
+    )
+
+
+def _add_published(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--common-voice",
         action=_Once,
@@ -121,117 +264,6 @@ def _add_corpora(parser: argparse.ArgumentParser) -> None:
         help="transcribed speech: cut recordings, archives, long recordings with a table, or Parquet",
     )
     group.add_argument("--librispeech", action=_Once, type=Path, help="folder of its splits, extracted or as archives")
-    group.add_argument(
-        "--dataset",
-        action=_Once,
-        metavar="NAME_OR_FOLDER",
-        help="data set of the Hub, or a folder or file that the library datasets reads; also google/fleurs, "
-        "facebook/multilingual_librispeech and facebook/voxpopuli, or folders of their files. Rows without a text are "
-        "unlabelled speech; audio that is not in a file is written to the folder recordings of --output",
-    )
-    group.add_argument(
-        "--config",
-        nargs="+",
-        action="extend",
-        metavar="NAME",
-        help="configurations of --dataset, if it has several; default: those of --languages, if their names are those "
-        "of languages (sl, sl_si, polish), which become the language of their rows",
-    )
-    group.add_argument(
-        "--split",
-        nargs="+",
-        action="extend",
-        metavar="NAME",
-        help="splits of --dataset to read, or parts of them (train[:10%%]): validation becomes dev, test becomes "
-        "test, others become train; default: train",
-    )
-
-
-def _add_own_speech(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("your own speech")
-    add_several = partial(group.add_argument, nargs="+", action="extend")
-    add_several(
-        "--list",
-        type=Path,
-        metavar="TABLE",
-        help="tables (csv, tsv, jsonl) with a row for each recording, or part of one: columns path, sentence, "
-        "language, speaker, start, end, or other usual names; a name with dev or test (dev.csv) means that split",
-    )
-    for field, names in (
-        ("recordings", ["--path-column", "--audio-column"]),
-        ("texts", ["--text-column"]),
-        ("languages", ["--language-column"]),
-        ("speakers", ["--speaker-column"]),
-    ):
-        help_ = f"column of the {field} in --list and --dataset; default: found by its usual names"
-        group.add_argument(*names, dest=f"{names[-1][2:-7]}_column", metavar="NAME", help=help_)
-    group.add_argument(
-        "--delimiter", type=_delimiter, help="sign between the columns of --list, or tab; default: found"
-    )
-    group.add_argument(
-        "--encoding",
-        help="encoding of --list, --manifests, tables of --dataset, and texts and segmentations of --folder, such as "
-        "windows-1252; default: UTF-8, or UTF-16 with a byte order mark",
-    )
-    add_several(
-        "--folder",
-        type=Path,
-        help="folders of recordings, with or without texts (a.txt) or segmentations beside them: ELAN's a.eaf, "
-        "Praat's a.TextGrid, subtitles (a.vtt, a.srt; need the extra annotations), or RTTM of one or all recordings. "
-        "Each interval becomes an utterance, and is unlabelled speech if it has no text",
-    )
-    add_several(
-        "--segmentations",
-        type=Path,
-        default=[],
-        metavar="PATH",
-        help="files, or folders of files, that segment the recordings of --folder; default: those beside them",
-    )
-    add_several(
-        "--tier",
-        default=[],
-        metavar="NAME",
-        help="tiers of TextGrid and eaf files to read, or types of tiers of eaf files; default: the only interval "
-        "tier of a TextGrid that has texts, and the only top tier of an eaf, or all if each is of another participant",
-    )
-    add_several(
-        "--manifests",
-        type=Path,
-        metavar="FILE",
-        help="manifests of NeMo, cuts or supervisions of lhotse (cuts.jsonl.gz), or data directories of Kaldi: names "
-        "with dev become dev, names with test become test, others become train; rows without a text are unlabelled "
-        "speech",
-    )
-    add_several(
-        "--flashlight-lists",
-        metavar="FILE",
-        help="lists of flashlight, `id path milliseconds transcript`: names with dev (sl-dev.lst) become dev, names "
-        "with test become test, others become train",
-    )
-    group.add_argument(
-        "--datadir", default="", help="folder of --flashlight-lists, and of their recordings that are not found"
-    )
-    group.add_argument(
-        "--language",
-        help="language of all recordings of --folder (default: the names of its subfolders), of --flashlight-lists, "
-        "of --manifests and --dataset (default: a field or column), and of a --list without a column of languages",
-    )
-    add_several(
-        "--train-speakers",
-        metavar="NAME",
-        help="speakers of --list, --dataset, --folder and --manifests for train; default: all who are not named",
-    )
-    add_several("--dev-speakers", metavar="NAME", default=[], help="their speakers for dev")
-    add_several("--test-speakers", metavar="NAME", default=[], help="their speakers for test")
-    group.add_argument(
-        "--dev-share",
-        type=_share,
-        default=0.0,
-        metavar="SHARE",
-        help="part of each of their languages for dev, as 5%%: whole speakers, or whole recordings where speakers "
-        "are unknown; the same ones every time, also if others are added",
-    )
-    group.add_argument("--test-share", type=_share, default=0.0, metavar="SHARE", help="the same for test")
 
 
 class _Once(argparse.Action):
@@ -259,23 +291,6 @@ def _share(value: str) -> float:
     if not 0 < share < 1:
         raise argparse.ArgumentTypeError(f"{value!r} is no share; 5% and 0.05 are accepted")
     return share
-
-
-def _add_segmentation(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("long recordings")
-    group.add_argument(
-        "--segment",
-        choices=("vad", "model"),
-        help="cut recordings without a text into utterances at pauses, which a voice-activity detector or the blanks "
-        "of --model find; default: keep them whole",
-    )
-    group.add_argument(
-        "--segment-seconds",
-        type=float,
-        metavar="N",
-        help="utterances of at most N seconds, of recordings that are longer; default: 25",
-    )
-    group.add_argument("--model", help="folder or Hub name of the model for --segment model")
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -312,7 +327,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     report = prepare(parts, options.output, preprocessing, options.workers, tokens, segmentation)
     if not report.kept:
         if report.dropped:
-            _print_lines(options.output, len(report.lines(tokens)), FIRST_LINES)
+            notes = len(report.notes)
+            _print_lines(options.output, len(report.lines(tokens)) - notes, FIRST_LINES + notes)
         raise ValueError(report.why_nothing() + (f"; see {options.output / 'report.txt'}" if report.read else ""))
     plot_durations(report, options.output / "durations.png")
     if report.plotted is not None:

@@ -84,7 +84,10 @@ def find_columns(
         if field not in PART_COLUMNS and not spelled.keys().isdisjoint(known)
     }
     if has_parts:
-        names |= part_columns({*columns} - {*given.values()} | {*given})
+        parts = part_columns({name for name, column in spelled.items() if column not in given.values()} | {*given})
+        if not {"start", "end"} <= parts.keys():  # one in other letters, alone, may be the time of day
+            parts = part_columns({*columns} - {*given.values()} | {*given})
+        names |= {field: spelled.get(name, name) for field, name in parts.items()}
     return names | dict(given)
 
 

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -121,6 +121,12 @@ def check_known(wanted: Iterable[str], known: Iterable[str], message: str) -> No
     """Raises ValueError, with `message` before the missing names and with all known names, if some are not known."""
     if missing := sorted(set(wanted) - set(known)):
         raise ValueError(f"{message} {', '.join(missing)}; there are {', '.join(known) or 'none'}")
+
+
+def check_languages(wanted: set[str], known: Iterable[str], message: str, report: ReadingReport) -> None:
+    """Notes languages that a corpus lacks, because another may have them; raises ValueError if it has none of them."""
+    with report.noting_errors() if wanted.intersection(known) else nullcontext():
+        check_known(wanted, known, message)
 
 
 def printable(line: str) -> str:

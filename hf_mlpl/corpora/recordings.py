@@ -151,7 +151,7 @@ def check_part_columns(table: object, columns: Iterable[str | None], fields: Set
     if fields.isdisjoint(("start", "start_ms")) and len({bool(match["end"]) for match in times.values()}) > 1:
         raise ValueError(
             f"{table}: columns {', '.join(times)} may be the place of a row's speech in its recording: rename them to "
-            "start and end in seconds, or to start_ms and end_ms, or say so with `columns`; or remove them"
+            "start and end in seconds, or to start_ms and end_ms, or remove them (in Python, `columns` may name them)"
         )
 
 

@@ -119,6 +119,8 @@ class Splits:
         else:
             check_known(by_speaker, sorted(found - {""}), f"{name}: no clips of the speakers")
         if self.dev_share or self.test_share:
+            if not utterances["train"]:
+                report.note("no speech has a text, so that dev and test have no share of it")
             rows, utterances["train"] = utterances["train"], []
             for row, split in zip(rows, self._shares(rows, roots, report), strict=True):
                 utterances[split].append(row)

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..error_line import missing
 from ..model.text import encoding_of
 from .reading import RowError
 
@@ -76,9 +77,10 @@ def read_table(
 def open_table(path: Path) -> BinaryFile:
     """Opens a table; raises ValueError, with the names of tables in its folder, if it does not exist."""
     if not path.is_file():
-        siblings = (sibling for pattern in ("*.tsv*", "*.csv*", "*.json*") for sibling in path.parent.glob(pattern))
+        folder, problem = (path, "is a folder") if path.is_dir() else (path.parent, missing(path))
+        siblings = (sibling for pattern in ("*.tsv*", "*.csv*", "*.json*") for sibling in folder.glob(pattern))
         found = ", ".join(sorted(sibling.name for sibling in siblings)) or "none"
-        raise ValueError(f"{path}: no such file; tables there: {found}")
+        raise ValueError(f"{path}: {problem}; tables there: {found}")
     return open_binary(path)
 
 

@@ -286,7 +286,9 @@ def test_voxpopuli_rows(voxpopuli):
     assert list(read_voxpopuli(voxpopuli, report, ["sl"])) == [expected[1]]
     assert report.read == 1
     with pytest.raises(ValueError, match="raw_audios: no recordings of de; there are sl, sv-SE"):
-        list(read_voxpopuli(voxpopuli, ReadingReport(), ["sl", "de"]))
+        list(read_voxpopuli(voxpopuli, ReadingReport(), ["de"]))
+    assert {row["language"] for row in read_voxpopuli(voxpopuli, report, ["sv", "de"])} == {"sv-SE"}
+    assert report.notes[-1] == f"{voxpopuli / 'raw_audios'}: no recordings of de; there are sl, sv-SE"
 
 
 def test_voxpopuli_sentences_that_are_known_for_comparison(voxpopuli):
@@ -431,7 +433,10 @@ def test_list_bad_rows(table):
         "unlabelled": ["dora/1"],
     }
     outside = "path is not inside the table's folder"
-    reasons = [*[outside] * 3, "unreadable audio", outside, *["wrong number of columns"] * 2]
+    reasons = [*[outside] * 3, "unreadable audio", "no path", *["wrong number of columns"] * 2]
+    (way_out,) = report.notes
+    assert way_out.startswith(f"{table}: 3 paths are not inside its folder; move the table")
+    report.lines.remove(way_out)
     assert_dropped(report, table, first, reasons)
 
 
@@ -757,6 +762,9 @@ def test_a_locale_without_a_table_is_told_and_the_others_are_prepared(prepared, 
     assert status == 0 and "output/dev.parquet: 1 utterances" in printed and "next: " in printed
     line = "release/vot/dev.tsv: no such file; tables there: test.tsv, train.tsv"
     assert printed.count(line) == Path("output/report.txt").read_text().count(line) == 1
+    status, printed = prepared("--common-voice", "release", "--languages", "sl", "sv")
+    assert status == 0 and "output/dev.parquet: 1 utterances" in printed
+    assert "release: no clips of sv-SE; there are sl, vot" in printed
 
 
 def test_where_nothing_can_be_kept_there_is_one_line_and_no_next_step(prepared, tmp_path):
@@ -764,7 +772,7 @@ def test_where_nothing_can_be_kept_there_is_one_line_and_no_next_step(prepared, 
     write_locale(tmp_path / "delta" / "sl", {"Da.": "Da."}, "other")
     status, printed = prepared("--common-voice", "delta")
     assert status == (
-        "error: delta/sl/train.tsv: no such file; tables there: other.tsv (and 2 lines more); there is nothing else "
+        "error: delta/sl/train.tsv: no such file; tables there: other.tsv (and 2 more); there is nothing else "
         "that can be prepared"
     )
     assert "next: " not in printed and "parquet" not in printed and os.listdir("output") == []

@@ -124,6 +124,39 @@ def test_one_split_is_not_several(dataset, tmp_path, capsys, form):
     assert len(read(source, split="test", copies=tmp_path)) == 3
 
 
+def test_recordings_behind_links_to_folders(paths, tmp_path, monkeypatch):
+    """The library follows no links to folders, and finds no file here."""
+    folder = tmp_path / "talks"
+    (folder / "train").mkdir(parents=True)
+    (folder / "train" / "sl").symlink_to(paths[0].parent)
+    monkeypatch.chdir(folder)
+    for source in (folder, "."):
+        rows = read(source)
+        assert [(row["id"], row["text"]) for row in rows] == [(f"talks/train/{number}", None) for number in range(3)]
+        np.testing.assert_array_equal(load_audio(rows[2]["audio"]), load_audio(paths[2]))
+    with pytest.raises(ValueError, match="talks/test: the data set has no rows"):
+        read(folder, split="test")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty: The directory at .* doesn't contain any data files"):
+        read(tmp_path / "empty")
+
+
+def test_a_table_beside_recordings_that_is_not_read_is_told(paths, tmp_path):
+    """It would be `metadata.csv`; its texts must not be lost in silence."""
+    write_lines(paths[0].parent / "Metadata.CSV", "file_name,text", "0.wav,nula")
+    report = ReadingReport()
+    assert [row["text"] for row in read(paths[0].parent, report)] == [None] * 3
+    line = f"{paths[0].parent}: these tables are not read, and its recordings have no texts: Metadata.CSV; "
+    assert line in "\n".join(report.notes)
+
+
+def test_dev_and_validation_are_one_split(dataset, tmp_path):
+    DatasetDict(train=dataset, validation=dataset.select([1])).save_to_disk(tmp_path / "saved")
+    dataset.select([1]).to_parquet(tmp_path / "files" / "dev-00000-of-00001.parquet")
+    for name, split in ("saved", "dev"), ("files", "dev"), ("files", "validation"):
+        assert [row["text"] for row in read(tmp_path / name, split=split)] == TEXTS[1:2]
+
+
 def test_configurations_of_languages(dataset, tmp_path):
     for config, part in {"sl": [0, 1], "sv_SE": [2], "all": [0, 1, 2]}.items():
         dataset.select(part).to_parquet(tmp_path / "talks" / config / "train.parquet")
@@ -204,7 +237,7 @@ def test_webdataset_with_two_recordings_of_a_row(paths, tmp_path):
         (row,) = read(tmp_path / "talks.tar", report, columns=columns)
         assert row["text"] == "nula"
         np.testing.assert_array_equal(load_audio(row["audio"]), load_audio(paths[number]))
-        assert report.dropped == {"1.json cannot be read": 1}
+        assert report.dropped == {"its json cannot be read": 1}
 
 
 def test_arrow_files(dataset, paths, tmp_path):
@@ -302,7 +335,7 @@ def test_two_columns_of_audio(dataset, paths, tmp_path):
     clean = two.rename_column("audio", "clean")
     clean.to_parquet(tmp_path / "talks.parquet")
     for source in (clean, tmp_path / "talks.parquet"):
-        with pytest.raises(ValueError, match="has several columns of audio, (clean, noisy|noisy, clean): name one"):
+        with pytest.raises(ValueError, match="has several columns of audio, (clean, noisy|noisy, clean); name one"):
             read(source)
         rows = read(source, columns={"audio": "noisy"}, copies=tmp_path / "copies")
         np.testing.assert_array_equal(load_audio(rows[0]["audio"]), load_audio(paths[2]))
@@ -322,7 +355,8 @@ def test_a_text_that_is_not_found_is_told(dataset):
     report = ReadingReport()
     assert [row["text"] for row in read(dataset.rename_column("text", "words"), report)] == [None] * 3
     assert report.notes == [
-        "dataset/train: no column is known to be the text, so all rows are without one; name it if it is one of words"
+        "dataset/train: no column is known to be the text, so all rows are without one; --text-column names it "
+        "if it is one of words"
     ]
     assert [row["text"] for row in read(dataset.rename_column("text", "raw_transcription"))] == TEXTS
     report = ReadingReport()

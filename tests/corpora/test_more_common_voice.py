@@ -252,7 +252,10 @@ def test_a_delta_release(tmp_path, capsys):
     (delta / "sl" / "clips").symlink_to(tmp_path / "disk")
     command = ["prepare-data", "--common-voice", str(delta), "--output", str(tmp_path / "data")]
     assert main(command) == 1
-    assert "sl: is a delta release; its splits are not read, but its `validated` and" in capsys.readouterr().err
+    assert (
+        "sl: is a delta release, without train, dev and test; --common-voice-also validated other"
+        in capsys.readouterr().err
+    )
     assert main([*command, "--common-voice-also", "validated", "other"]) == 0
     assert read_utterances([tmp_path / "data" / "train.parquet"])["id"] == ["n1", "n2"]
     assert read_utterances([tmp_path / "data" / "unlabelled.parquet"])["id"] == ["n3"]
@@ -263,7 +266,7 @@ def test_a_delta_release(tmp_path, capsys):
     assert main([*command, "--common-voice-also", "validated"]) == 0
     spoken = [f"spontaneous-speech-sl-{number}" for number in range(10)]
     report = json.loads((tmp_path / "data" / "report.json").read_text())
-    assert sum("is a delta release; its splits are not read" in note for note in report["notes"]) == 1
+    assert sum("is a delta release, without train, dev and test" in note for note in report["notes"]) == 1
     assert read_utterances([tmp_path / "data" / "dev.parquet"])["id"] == ["d1", spoken[1]]
     assert set(read_utterances([tmp_path / "data" / "train.parquet"])["id"]) == {
         *("t1", "t2", "v1", "v2", "v5", "n1", spoken[0], spoken[6])

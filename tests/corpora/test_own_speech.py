@@ -206,7 +206,9 @@ def test_folder_with_files_that_cannot_be_used(folder, tmp_path):
     assert report.dropped == dict.fromkeys(once, 1) | {"unreadable audio": 2}
     "\n".join(report.lines).encode()
     with pytest.raises(ValueError, match="no folder of the language fr; there are de, sl, sv-SE"):
-        list(read_folder(folder, report, locales=["fr", "sl"]))
+        list(read_folder(folder, report, locales=["fr"]))
+    assert {row["language"] for row in read_folder(folder, report, locales=["fr", "sv"])} == {"sv-SE"}
+    assert report.notes[-1] == f"{folder}: no folder of the language fr; there are de, sl, sv-SE"
     (tmp_path / "empty").mkdir()
     for nowhere in (tmp_path / "empty", tmp_path / "nowhere"):
         with pytest.raises(ValueError, match="no recordings, such as .*/sl/a.wav"):
@@ -365,8 +367,8 @@ def test_a_dataset_by_the_command(recordings, tmp_path, local_hub, capsys):
         assert "4 rows read, 3 kept; dropped: 1 empty sentence" in printed
     (source,) = sources_of([output / "train.parquet"])
     assert (source.name, source.url) == ("me/saved", "https://huggingface.co/datasets/me/saved")
-    assert main(["prepare-data", "--dataset", "me/saved", "--split", "dev", "--output", str(tmp_path / "none")]) == 1
-    assert "me/saved: no split dev; there are train, validation" in capsys.readouterr().err
+    assert main(["prepare-data", "--dataset", "me/saved", "--split", "eval", "--output", str(tmp_path / "none")]) == 1
+    assert "me/saved: no split eval; there are train, validation" in capsys.readouterr().err
 
 
 def test_parquet_files_are_read_in_place(recordings, tmp_path, local_hub):
@@ -423,9 +425,9 @@ def test_columns_of_a_dataset(recordings):
     for wrong, settings, message in mistakes:
         with pytest.raises(ValueError, match=message):
             list(read_dataset(dataset, ReadingReport(), wrong, **settings))
-    with pytest.raises(ValueError, match="is known to be language: name it, or the language of all rows; it has aud"):
+    with pytest.raises(ValueError, match="is known to be language: give --language-column or --language; it has aud"):
         list(read_dataset(dataset.remove_columns("locale"), ReadingReport()))
-    with pytest.raises(ValueError, match="is known to be audio: name it; it has sentence, locale"):
+    with pytest.raises(ValueError, match="is known to be audio: give --audio-column; it has sentence, locale"):
         list(read_dataset(dataset.remove_columns("audio"), ReadingReport()))
 
 

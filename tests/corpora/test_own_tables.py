@@ -76,6 +76,7 @@ def test_links_are_followed_wherever_they_lead(tmp_path):
     report = ReadingReport()
     assert list(texts_of(read_list(mine / "t.tsv", report))) == ["clips/a", "b", "c"]
     assert report.dropped == {"unreadable audio": 1, "path is not inside the table's folder": 2}
+    assert f"{mine / 'lost.wav'}: is a link to nowhere, which is not there" in "\n".join(report.lines)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -139,14 +140,17 @@ def test_parts_of_recordings_in_a_list(tmp_path, names):
     write_noise(tmp_path / "long.wav", 4.0)
     times = {("0.5", "1.5"): 1.0, ("2", ""): 2.0, ("", "1"): 1.0, ("0", "4.05"): 4.0, ("", ""): 4.0}
     bad = [("3", "2"), ("1", "nan"), ("-1", "1"), ("inf", ""), ("a", "1"), ("3", "9"), ("5", "")]
-    rows = [f"long.wav\tText\tsl\tana\t{start}\t{end}" for start, end in [*times, *bad]]
+    rows_of_table = [f"long.wav\tText\tsl\tana\t{start}\t{end}" for start, end in [*times, *bad]]
     report = ReadingReport()
-    (rows,) = read_list(write_lines(tmp_path / "t.tsv", f"{HEADER}\t{names}", *rows), report).values()
+    (rows,) = read_list(write_lines(tmp_path / "t.tsv", f"{HEADER}\t{names}", *rows_of_table), report).values()
     assert [row["duration_seconds"] for row in rows] == list(times.values())
     assert [len(load_audio(row["audio"])) / RATE for row in rows] == list(times.values())
     assert report.dropped == {"not a part of a recording": 5, "segment outside its recording": 2}
-    table = write_lines(tmp_path / "t.tsv", f"{HEADER}\tStart\tEnd", "long.wav\tText\tsl\tana\t1\t2")
-    with pytest.raises(ValueError, match=r"t\.tsv: columns Start, End may be the place of a row's speech"):
+    header = f"{HEADER}\t{names.title().replace('_', ' ')}"
+    (rows,) = read_list(write_lines(tmp_path / "t.tsv", header, rows_of_table[0]), ReadingReport()).values()
+    assert [row["duration_seconds"] for row in rows] == [1.0]
+    table = write_lines(tmp_path / "t.tsv", f"{HEADER}\tOnset\tEnd", "long.wav\tText\tsl\tana\t1\t2")
+    with pytest.raises(ValueError, match=r"t\.tsv: columns Onset, End may be the place of a row's speech"):
         read_list(table, ReadingReport())
 
 
@@ -223,7 +227,7 @@ def test_values_of_json_that_are_no_texts(tmp_path):
     assert (
         "t.jsonl:2: id is there already: 'a'; the first is " in lines and "t.jsonl:3: text is no text: a list" in lines
     )
-    assert report.dropped["path is not inside the table's folder"] == 2
+    assert report.dropped["no path"] == 2
 
 
 @pytest.mark.parametrize("reader", [read_rows, "data set"])
@@ -314,7 +318,8 @@ def test_paths_as_people_write_them(tmp_path, monkeypatch):
         "its path is an address": 1,
         "its path is of Windows": 1,
     }
-    assert sum("put a link to its folder beside the table" in line for line in report.lines) == 4
+    way_out = f"{mine / 't.tsv'}: 4 paths are not inside its folder; move the table to a folder above them"
+    assert report.notes[-1].startswith(way_out) and sum("not inside its" in line for line in report.lines) == 1
 
 
 def test_a_duration_is_not_believed_over_the_header(tmp_path):
@@ -593,10 +598,10 @@ def test_recordings_that_are_the_parts_already(tmp_path):
 
 def test_times_of_unknown_meaning_are_refused(tmp_path):
     path = str(write_noise(tmp_path / "long.wav", 4.0))
-    pairs = [("start_sample", "end_sample"), ("Start", "End"), ("beginTime", "stopTime"), ("Begin", "end")]
+    pairs = [("start_sample", "end_sample"), ("beginTime", "stopTime"), ("Begin", "stop")]
     for start, end in [*pairs, ("onset", "offset")]:
         dataset = Dataset.from_dict({"audio": [path], start: [1.0], end: [2.0]})
-        with pytest.raises(ValueError, match=f"^dataset/train: columns {start}, {end} may be .*; or remove them"):
+        with pytest.raises(ValueError, match=f"^dataset/train: columns {start}, {end} may be .*, or remove them"):
             list(read_dataset(dataset, ReadingReport(), language="sl"))
         for fields, seconds in ({"start": start, "end": end}, 1.0), ({"start_ms": start, "end_ms": end}, 0.001):
             (row,) = read_dataset(dataset, ReadingReport(), fields, language="sl")
@@ -653,7 +658,7 @@ def test_tables_that_lack_a_column_say_what_they_have(tmp_path):
     folder = tmp_path / "clips"
     write_lines(folder / "metadata.csv", "name;words", "a.wav;ja")
     with pytest.raises(
-        ValueError, match="no column of the data set is known to be audio: name it; it has name, words"
+        ValueError, match="no column of the data set is known to be audio: give --audio-column; it has name, words"
     ):
         list(read_dataset(folder, ReadingReport(), language="sl"))
     write_lines(folder / "metadata.csv", "file_name,text")

@@ -317,11 +317,11 @@ def test_ids_that_come_twice_are_kept_once(tmp_path):
     *first, other = read_utterances([tmp_path / "data" / "train.parquet"])
     assert [row["text"] for row in first] == ["a 1", "b 2", "c 5"]
     assert re.fullmatch("a-[0-9a-f]{8}", other["id"]) and other["audio"]["path"] == str(tmp_path / "a.wav")
-    assert report.dropped == {"id of another utterance": 2} and report.kept == 4
+    assert report.dropped == {"id is there already": 2} and report.kept == 4
     assert report.splits["train"].seconds == {"sl": 4.0} and report.splits["train"].characters["3"] == 0
     lines = (tmp_path / "data" / "report.txt").read_text().splitlines()
     first = "; the first is /a.mp3 in train"
-    assert lines[-3:-1] == [f"{name}: id of another utterance: /a.mp3 in train{first}" for name in "ab"]
+    assert lines[-3:-1] == [f"{name}: id is there already: /a.mp3 in train{first}" for name in "ab"]
     kept = f"{tmp_path / 'a.wav'} in train is kept as {other['id']}"
     assert lines[-1] == f"a: id of another utterance: {kept}{first}"
 

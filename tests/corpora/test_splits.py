@@ -95,6 +95,10 @@ def test_few_speakers_and_one_who_has_nearly_all():
     ]
     splits, report = sort([utterance("a_0"), utterance("a_1")], dev_share=0.5)
     assert ids(splits["train"]) == {"a_0", "a_1"} and "has nothing for dev" in report.notes[0]
+    splits, report = sort([utterance("a", text="")], dev_share=0.5)
+    assert list(splits) == ["unlabelled"] and report.notes == [
+        "no speech has a text, so that dev and test have no share of it"
+    ]
 
 
 def test_speakers_and_names_of_splits():

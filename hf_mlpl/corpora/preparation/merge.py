@@ -17,7 +17,7 @@ from ...data.rows import BLOCK, id_hashes, repeated, with_offsets
 from ...data.utterances import FEATURES
 from .report import PreparationReport, audio_name
 
-REPEATED = "id of another utterance"
+REPEATED, OTHER = "id is there already", "id of another utterance"
 Changes = Mapping[Path, Mapping[int, str | None]]  # for rows of files: a new id, or None for a row to remove
 
 
@@ -49,7 +49,7 @@ def resolve_duplicates(files: Mapping[Path, str], report: PreparationReport, lin
                 elif known:
                     new = changes[file][first + row] = _free(f"{name}-{digest}", hashes)
                     found = next(iter(known.values()))
-                    lines.append(f"{name}: {REPEATED}: {place} is kept as {new}; the first is {found}")
+                    lines.append(f"{name}: {OTHER}: {place} is kept as {new}; the first is {found}")
                 known.setdefault(digest, place)
     return changes
 

@@ -157,7 +157,7 @@ class PreparationReport:
         if self.dropped and not self.failed:  # then notes may be about rows that could be read
             return f"none of {self.read} rows can be used: {drop_reasons(self.dropped)}"
         if lines := [*self.failed, *self.notes]:
-            others = f" (and {len(lines) - 1} lines more)" if len(lines) > 1 else ""
+            others = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
             return f"{lines[0]}{others}; there is nothing else that can be prepared"
         return "what was given has no rows"
 

@@ -88,8 +88,8 @@ def read_common_voice(
                     yield from _without_texts(with_durations(read(opened, split, report, skip), report), skip)
                 elif release.is_delta and split in LABELLED:
                     report.note(
-                        f"{opened.name}: is a delta release; its splits are not read, but its `validated` and `other` "
-                        "clips can be (--common-voice-also validated other)"
+                        f"{opened.name}: is a delta release, without train, dev and test; --common-voice-also "
+                        "validated other reads its clips"
                     )
 
 

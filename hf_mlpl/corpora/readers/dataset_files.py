@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,16 +31,13 @@ DEVELOPMENT = ("validation", "dev", "valid", "val")  # the names of one split in
 
 
 def data_files(
-    name: str | Path, split: str, config: str | None, report: ReadingReport, other_names: Sequence[str] = ()
+    name: str | Path, split: str, config: str | None, report: ReadingReport
 ) -> tuple[type, list[Path], bool]:
     """Returns the builder class of a data set in a folder or on the Hub, the files of a split, and whether it is the
     only one; downloads files that are on the Hub.
 
     The list of files is empty for a data set that has a form which is not read in place. Of a data set with a loading
     script, which `datasets` no longer runs, the files are those of the Hub's conversion to Parquet.
-
-    Args:
-        other_names: of the split, which are tried if the data set lacks it.
 
     Raises:
         ValueError: for a split or configuration that the data set lacks, for one with a loading script that has not
@@ -53,16 +51,24 @@ def data_files(
         kind, splits = Parquet, converted[config]
     else:
         with _one_line(name):
-            builder = load_dataset_builder(str(name), config)
+            # Of `.` the library cannot make a name.
+            builder = load_dataset_builder(os.path.abspath(name) if os.path.exists(name) else str(name), config)
         if not isinstance(builder, READ_IN_PLACE):
             return type(builder), [], False
         kind, splits = type(builder), builder.config.data_files
-    found = next((other for other in (split, *other_names) if other in splits), None)
-    if found is None:
-        raise ValueError(f"{name}: no split {split}; there are {', '.join(map(str, splits))}")
+    found = found_split(splits, split, name)
     if converted and any("/partial-" in address for address in splits[found]):
         report.note(f"{name}: the Hub has converted only the first part of {split}; the rest is not read")
     return kind, [_on_disk(address) for address in splits[found]], len(splits) == 1
+
+
+def found_split(splits: Iterable, split: str, name: object) -> str:
+    """Returns the name of a split in a data set, which may call the development set otherwise; raises ValueError."""
+    splits = list(map(str, splits))
+    for other in (split, *(DEVELOPMENT if split in DEVELOPMENT else ())):
+        if other in splits:
+            return other
+    raise ValueError(f"{name}: no split {split}; there are {', '.join(splits)}")
 
 
 def has_configs(folder: Path) -> bool:

@@ -24,7 +24,15 @@ from ..reading import ReadingReport
 from ..recordings import is_recording, walk
 from ..sources import Source
 from . import webdataset
-from .dataset_files import DEVELOPMENT, data_files, dataset_configs, default_config, has_configs, has_script
+from .dataset_files import (
+    DEVELOPMENT,
+    data_files,
+    dataset_configs,
+    default_config,
+    found_split,
+    has_configs,
+    has_script,
+)
 from .parquet import parquet_features, parquet_rows, with_class_names
 from .published import (
     PUBLISHED,
@@ -97,8 +105,13 @@ def open_named(
         if tables := [folder / table for table in METADATA if (folder / table).is_file()]:
             opened = _open_tables(tables[:1], likely, encoding)
             return opened if folder.name == split and folder != path else _of_split(opened, split)
-    other_names = DEVELOPMENT if corpus and split in DEVELOPMENT else ()
-    kind, files, is_only_split = data_files(name, split, config, report, other_names)
+    try:
+        kind, files, is_only_split = data_files(name, split, config, report)
+    except ValueError as error:  # the library does not follow links to folders, and may find no file
+        if not (isinstance(error.__cause__, FileNotFoundError) and _has_recordings(path)):
+            raise
+        folders = {name for place in (path, path / "data") for name in SPLIT_FOLDERS if (place / name).is_dir()}
+        return _open_folder(path, split, (), not folders, report)
     if issubclass(kind, AudioFolder):
         if tables := [file for file in files if file.name in METADATA]:
             return _open_tables(tables, likely, encoding)
@@ -167,9 +180,7 @@ def has_one_split(path: Path) -> bool:
 
 def split_of(splits: Mapping, split: str, name: str) -> Dataset | IterableDataset:
     """Returns a split of a data set in memory; raises ValueError if it is missing."""
-    if split not in splits:
-        raise ValueError(f"{name}: no split {split}; there are {', '.join(splits)}")
-    return splits[split]
+    return splits[found_split(splits, split, name)]
 
 
 def open_dataset(dataset: Dataset | IterableDataset) -> OpenDataset:
@@ -268,6 +279,11 @@ def _of_split(table: OpenDataset, split: str) -> OpenDataset:
     return replace(table, rows=rows)
 
 
+def _has_recordings(root: Path) -> bool:
+    places = walk(root, ReadingReport(), notes_links=False) if root.is_dir() else ()
+    return any(is_recording(os.path.join(folder, name)) for folder, _, names in places for name in names)
+
+
 def _open_folder(
     root: Path, split: str, files: Sequence[Path], is_only_split: bool, report: ReadingReport
 ) -> OpenDataset:
@@ -284,6 +300,12 @@ def _open_folder(
     recordings = [str(file) for file in files if is_recording(str(file))]
     if others := len(files) - len(recordings):
         report.note(f"{root}: {others} files of {split} are no recordings")
+    beside = {each.name: None for place in (root, *folders) if place.is_dir() for each in sorted(place.iterdir())}
+    if tables := [name for name in beside if name.lower().endswith(SUFFIXES)]:
+        report.note(
+            f"{root}: these tables are not read, and its recordings have no texts: {', '.join(tables)}; give a table "
+            f"by its own name, or call it {METADATA[0]}"
+        )
 
     def rows(columns: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
         for path in recordings:

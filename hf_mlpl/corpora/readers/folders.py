@@ -11,7 +11,7 @@ from pathlib import Path
 from ...audio.folder_walk import is_hidden
 from ...model.text import normalize_text
 from ..locales import noted_locale, to_locale
-from ..reading import ReadingReport, RowError, check_known, human_utterance
+from ..reading import ReadingReport, RowError, check_languages, human_utterance
 from ..recordings import (
     DECIMALS,
     NO_PART,
@@ -61,7 +61,7 @@ def read_folder(
         encoding: of texts and segmentations without a byte order mark; by default UTF-8.
 
     Raises:
-        ValueError: for a folder that is missing or has no recordings, or none of a locale, and for `segmentations`
+        ValueError: for a folder that is missing or has no recordings, or none of the locales, and for `segmentations`
             that are missing.
         ImportError: for subtitles, without the extra `annotations`.
     """
@@ -69,7 +69,7 @@ def read_folder(
     wanted = {*map(to_locale, locales or ())}
     if language is None:
         found = {to_locale(path.name) for path in root.glob("*") if path.is_dir() and not is_hidden(path.name)}
-        check_known(wanted, sorted(found), f"{root}: no folder of the language")
+        check_languages(wanted, sorted(found), f"{root}: no folder of the language", report)
     before = report.read
     segmented = Segmentations(root, report, segmentations, tiers, encoding)
     rows = _rows(root, language, wanted, segmented, encoding, report)

@@ -79,7 +79,10 @@ def read_dataset(
             source = open_dataset(opened)
             prefix = f"{opened.info.dataset_name or 'dataset'}/{opened.split or base}"
         else:
-            source, prefix = open_named(opened, base, config, report, likely, encoding), f"{Path(opened).name}/{base}"
+            source, prefix = (
+                open_named(opened, base, config, report, likely, encoding),
+                f"{Path(os.path.abspath(opened)).name}/{base}",
+            )
         where = source.name or prefix
         corpus = source.corpus or published_columns(source.columns)
         try:
@@ -87,7 +90,7 @@ def read_dataset(
             of_config = source.language or locale_of_config(config or "")
             spoken = language or (of_config if corpus or "language" not in names else None)
             if spoken is None and "language" not in names:
-                raise _no_column("language", "name it, or the language of all rows", source)
+                raise _no_column("language", source, " or --language")
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         if config and (corpus or language is None and "language" not in names):
@@ -97,8 +100,8 @@ def read_dataset(
         others = [name for name in source.columns if name not in (*names.values(), "label")]
         if "text" not in names and others:
             report.note(
-                f"{where}: no column is known to be the text, so all rows are without one; name it if it is one of "
-                f"{', '.join(others)}"
+                f"{where}: no column is known to be the text, so all rows are without one; --text-column names it if "
+                f"it is one of {', '.join(others)}"
             )
         before = report.read
         rows = _rows_in(source, sorted(set(names.values())), part and (base, part))
@@ -135,15 +138,17 @@ def _columns(source: OpenDataset, given: Mapping[str, str], corpus: Published | 
     if "audio" not in given and ("audio" in source.audio or len(source.audio) == 1):
         names["audio"] = "audio" if "audio" in source.audio else source.audio[0]
     elif source.audio and "audio" not in given:
-        raise ValueError(f"the data set has several columns of audio, {', '.join(source.audio)}: name one as audio")
+        raise ValueError(
+            f"the data set has several columns of audio, {', '.join(source.audio)}; name one with --audio-column"
+        )
     if "audio" not in names:
-        raise _no_column("audio", "name it", source)
+        raise _no_column("audio", source)
     return names
 
 
-def _no_column(field: str, way_out: str, source: OpenDataset) -> ValueError:
-    found = ", ".join(source.columns) or "none at all"
-    return ValueError(f"no column of the data set is known to be {field}: {way_out}; it has {found}")
+def _no_column(field: str, source: OpenDataset, other_option: str = "") -> ValueError:
+    found, option = ", ".join(source.columns) or "none at all", f"--{field}-column{other_option}"
+    return ValueError(f"no column of the data set is known to be {field}: give {option}; it has {found}")
 
 
 def _is_translation(source: OpenDataset, name: str) -> bool:

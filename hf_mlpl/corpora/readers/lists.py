@@ -24,6 +24,7 @@ COLUMNS = ("path", "sentence", "language", "speaker")
 OWN_COLUMNS = {field: (name, *USUAL_COLUMNS[field]) for field, name in (("audio", "path"), ("text", "sentence"))}
 # Fields of NeMo and lhotse that show a manifest.
 MANIFEST_FIELDS = frozenset(("audio_filepath", "audio_filename", "supervisions", "recording_id", "sources"))
+OUTSIDE = "path is not inside the table's folder"
 QUOTED = re.compile(r'"([^"]|"")*"')  # a field as csv writes it
 
 
@@ -132,6 +133,7 @@ def _utterances(
 ) -> Iterator[tuple[str, dict]]:
     folders = dict.fromkeys(map(os.path.abspath, (table.parent, table.parent.resolve(), table.resolve().parent)))
     files, languages_found, before, damaged, quoted = FileNames(), set(), report.read, 0, []
+    outside_before = report.dropped[OUTSIDE]
     for where, row, problem in rows:
         fields = {field: row.get(name) for field, name in names.items()}
         if "" in row.values() and not any(row.values()):
@@ -156,6 +158,11 @@ def _utterances(
                 quoted.append(where)
             audio = {"path": path, "start": start, "end": end}
             yield where, human_utterance(Path(name).with_suffix("").as_posix() + part, audio, locale, text, speaker)
+    if outside := report.dropped[OUTSIDE] - outside_before:
+        report.note(
+            f"{table}: {outside} paths are not inside its folder; move the table to a folder above them, or name them "
+            "through a link beside it; --dataset reads paths to any place"
+        )
     if damaged:
         report.note(f"{table}: {damaged} rows are damaged; if it is in another encoding, name that with --encoding")
     if quoted:
@@ -181,9 +188,10 @@ def _text(fields: Mapping[str, Any], field: str) -> str:
 
 def _place(path: str, folders: Collection[str], files: FileNames) -> tuple[str, str]:
     """Returns the name of a recording below its table's folder, and its path; raises `RowError` if it is elsewhere."""
+    if not path:
+        raise RowError("no path")
     if not all(_inside(spelling, folders) for spelling in spellings(path)):
-        way_out = "move the table to a folder above it, or put a link to its folder beside the table"
-        raise RowError("path is not inside the table's folder", f"{path!r}; {way_out}" if path else repr(path))
+        raise RowError(OUTSIDE, repr(path))
     spelling, place = files.locate_spelling(path, folders)
     return _inside(spelling, folders) or spelling, place
 
@@ -191,7 +199,7 @@ def _place(path: str, folders: Collection[str], files: FileNames) -> tuple[str, 
 def _inside(path: str, folders: Iterable[str]) -> str | None:
     """Returns a path relative to the first folder that contains it by its name, or None; does not resolve links."""
     for folder in folders:
-        name = os.path.relpath(os.path.join(folder, path), folder) if path else os.curdir
+        name = os.path.relpath(os.path.join(folder, path), folder)
         if name != os.curdir and name.split(os.sep)[0] != os.pardir:
             return name
     return None

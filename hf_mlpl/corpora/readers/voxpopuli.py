@@ -14,7 +14,7 @@ from ...audio.reading import AUDIO_SUFFIXES, END_TOLERANCE, AudioError, audio_du
 from ...audio.tar_index import ContainerError, NameMap, tar_index
 from ...model.text import normalize_text
 from ..locales import to_locale
-from ..reading import ReadingReport, RowError, check_known, file_name_of, human_utterance, with_durations
+from ..reading import ReadingReport, RowError, check_languages, file_name_of, human_utterance, with_durations
 from ..recordings import member_audio
 from ..tables import check_row, read_table, row_problem
 
@@ -46,7 +46,7 @@ def read_voxpopuli(
             `10k_sd`, which reads `unlabelled_sd.tsv.gz`; by default all segments.
 
     Raises:
-        ValueError: for an unknown subset, a folder without recordings, or without those of a locale, and for
+        ValueError: for an unknown subset, a folder without recordings, or without those of the locales, and for
             annotations that are missing, damaged or lack a column.
     """
     root = Path(root)
@@ -58,17 +58,17 @@ def read_voxpopuli(
     found = long | cut.keys()
     if not found:
         raise ValueError(f"{root}: no VoxPopuli corpus; expected folders such as {root / 'raw_audios' / 'sl'}")
-    wanted = set(locales or found)
+    wanted = {*map(to_locale, locales or found)}
     if subset is not None and (code := subset.removesuffix("_v2")) in CODES:
         wanted = wanted & {locale_of(code)} if locales else {locale_of(code)}
-    check_known(wanted, sorted(found), f"{root / 'raw_audios'}: no recordings of")
+    check_languages(wanted, sorted(found), f"{root / 'raw_audios'}: no recordings of", report)
     texts, failure = _known_sentences(root), None
     try:
         if long & wanted:
             yield from _segments_of_recordings(table, recordings, long & wanted, subset, texts, report)
     except ValueError as error:
         failure = error  # raised at the end: languages whose speech is cut do not need the table
-    for locale in sorted(wanted - long):
+    for locale in sorted(wanted & cut.keys() - long):
         yield from with_durations(_cut_segments(cut[locale], locale, subset, texts, report), report)
     if failure:
         raise failure

@@ -55,7 +55,7 @@ def webdataset_rows(files: Sequence[Path], columns: Sequence[str] | None = None)
                     try:
                         texts |= _texts(suffix, open_member(file, offset, size).read().decode("utf-8-sig"))
                     except ValueError:
-                        problem = f"{name} cannot be read" if suffix in KNOWN else problem
+                        problem = f"its {suffix} cannot be read" if suffix in KNOWN else problem
             row = texts | recordings
             yield f"{file}:{key}", row if columns is None else {name: row.get(name) for name in columns}, problem
 
