@@ -69,7 +69,7 @@ bench-check: .venv/.complete  ## measure as `bench` does, and fail if a ratio is
 
 # an environment on top of .venv, whose packages it sees after its own
 define on_top
-	.venv/bin/python -m venv --clear $(@D)
+	.venv/bin/python -m venv --clear --without-pip $(@D)
 	$(@D)/bin/python -c "import site; from pathlib import Path; \
 		packages, = Path('.venv').resolve().glob('lib/python*/site-packages'); \
 		Path(site.getsitepackages()[0], 'venv.pth').write_text(f'import site; site.addsitedir({str(packages)!r})\n')"
