@@ -1,5 +1,6 @@
 PYTHON ?= python3
-# Without compiling, which takes a third of the time: Python compiles what it imports.
+# Without compiling, which takes a third of the time: Python compiles what it imports, once if it may keep the outcome.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL = install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 # A file's tests in one process, and files in the order of tests/conftest.py
