@@ -1,11 +1,12 @@
 PYTHON ?= python3
-# Without compiling, which takes a third of the time: Python compiles what it imports.
+# Without compiling, which takes a third of the time: Python compiles what it imports, once if it may keep the outcome.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL = install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 # A file's tests in one process, and files in the order of tests/conftest.py
 PARALLEL = -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-slow test-clients test-oldest campaigns style quality docs bench bench-all bench-check
+.PHONY: help demo test test-slow test-all test-clients test-oldest campaigns style quality docs bench bench-all bench-check
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -19,6 +20,9 @@ test: .venv/.complete  ## the tests, a few minutes on 2 cores
 
 test-slow: .venv/.complete  ## the tests that take long, such as training with sharded weights
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow $(PARALLEL)
+
+test-all: .venv/.complete  ## both at once, which makes once what they share
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "" $(PARALLEL)
 
 test-clients: .venv-clients/.complete  ## programs of other people on our models
 	OMP_NUM_THREADS=1 .venv-clients/bin/python -m pytest -m slow $(PARALLEL) tests/clients
@@ -69,7 +73,7 @@ bench-check: .venv/.complete  ## measure as `bench` does, and fail if a ratio is
 
 # an environment on top of .venv, whose packages it sees after its own
 define on_top
-	.venv/bin/python -m venv --clear $(@D)
+	.venv/bin/python -m venv --clear --without-pip $(@D)
 	$(@D)/bin/python -c "import site; from pathlib import Path; \
 		packages, = Path('.venv').resolve().glob('lib/python*/site-packages'); \
 		Path(site.getsitepackages()[0], 'venv.pth').write_text(f'import site; site.addsitedir({str(packages)!r})\n')"

@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -109,16 +108,17 @@ for script in sys.argv[1:]:
     sys.argv = [script, "--help"]
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
         runpy.run_path("benchmarks/" + script, run_name="__main__")
-    assert out.getvalue().startswith("usage:") and "results" in out.getvalue(), script
+    assert out.getvalue().startswith("usage:"), script
+    assert script == "alignment_error.py" or "results" in out.getvalue(), script  # that one prints a table alone
 """
 
 
 @pytest.mark.slow
-def test_scripts_explain_themselves():
+def test_scripts_explain_themselves(quick_python):
     scripts = [path.name for path in sorted(BENCHMARKS.glob("*.py")) if "__main__" in path.read_text()]
     assert "check.py" in scripts and len(scripts) > 5
     told = subprocess.run(
-        [sys.executable, "-c", SHOW_HELP, *scripts], cwd=BENCHMARKS.parent, capture_output=True, text=True
+        [quick_python, "-c", SHOW_HELP, *scripts], cwd=BENCHMARKS.parent, capture_output=True, text=True
     )
     assert told.returncode == 0, told.stderr
 
@@ -143,8 +143,8 @@ def test_operations_are_those_that_pytorch_counts(frames):
 
 
 @pytest.mark.slow
-def test_the_gpu_benchmark_runs_without_one():
-    command = [sys.executable, BENCHMARKS / "bench_gpu.py", "--tiny", "--rounds", "1", "--batch-size", "1"]
+def test_the_gpu_benchmark_runs_without_one(quick_python):
+    command = [quick_python, BENCHMARKS / "bench_gpu.py", "--tiny", "--rounds", "1", "--batch-size", "1"]
     done = subprocess.run([*command, "--train-batch-size", "1"], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert any(line.startswith("inference, eager") for line in lines)

@@ -26,7 +26,7 @@ def test_no_output_is_stored_and_every_command_exists(path):
 
 
 @pytest.mark.slow
-def test_from_flashlight(golden, tmp_path, monkeypatch):
+def test_from_flashlight(golden, quick_python, tmp_path, monkeypatch):
     """What it downloads are files here; all else is as it stands, and the texts are the original's."""
     notebook = nbformat.read(ROOT / "notebooks" / "from_flashlight.ipynb", as_version=4)
     samples = ["speech_de_wav", "speech_fr_flac", "t302_wav"]
@@ -37,7 +37,12 @@ def test_from_flashlight(golden, tmp_path, monkeypatch):
         f"tokens_url = {(golden / 'models' / 'tokens.lst').as_uri()!r}\n"
         f"recording_urls = {[(golden / 'wavs' / name).as_uri() for name in names]!r}"
     )
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    command = tmp_path / "bin" / "hf-mlpl"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {quick_python} -m hf_mlpl "$@"\n')
+    command.chmod(0o755)
+    folders = [str(command.parent), str(Path(sys.executable).parent), os.environ["PATH"]]
+    monkeypatch.setenv("PATH", os.pathsep.join(folders))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()

@@ -142,9 +142,9 @@ sys.exit(exit_status(run))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_refusal_before_a_barrier_ends_all_under_torchrun(rank, tmp_path):
+def test_a_refusal_before_a_barrier_ends_all_under_torchrun(rank, quick_python, tmp_path):
     (tmp_path / "script.py").write_text(LAUNCHED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [quick_python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*command, tmp_path / "script.py", str(rank)], capture_output=True, text=True, timeout=120, check=False
     )

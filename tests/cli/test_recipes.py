@@ -146,7 +146,7 @@ def test_evaluate(chain):
 @pytest.mark.slow
 def test_two_processes_started_as_a_module_label_the_same(chain):
     launch = [*LAUNCH, "--config_file", RECIPES / "accelerate" / "multi_cpu.yaml", "-m", "hf_mlpl", "pseudo-label"]
-    command = [*launch, "--model", "run/model", "--data", "data/unlabelled.parquet", "--output"]
+    command = [chain.python, *launch, "--model", "run/model", "--data", "data/unlabelled.parquet", "--output"]
     done = subprocess.run([*command, "of-two"], cwd=chain.folder, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count("labels: of-two/labels.parquet, by run/model@") == 1, done.stderr
     labels = [pq.read_table(chain.folder / name / "labels.parquet") for name in ("of-two", "labels")]

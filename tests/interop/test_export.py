@@ -79,7 +79,7 @@ def test_one_graph_serves_training_at_every_length():
 @pytest.mark.parametrize("grad", [True, False])
 def test_layers_compiled_one_by_one_share_a_graph(grad):
     """The quick way to compile a deep model."""
-    model = make_model(dtype=torch.float32, num_hidden_layers=5).eval()
+    model = make_model(dtype=torch.float32, num_hidden_layers=3).eval()
     expected = [model(**batch_of(lengths)).logits for lengths in BATCHES]
     counter = CompileCounterWithBackend("eager")
     for layer in model.model.layers:

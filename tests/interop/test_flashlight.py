@@ -368,8 +368,9 @@ def test_mutated_files(written, tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_thousand_mutated_files(original, tmp_path):
-    assert fuzz(original, tmp_path, 10_000) >= 10_000
+def test_mutated_files_of_the_original(original, tmp_path):
+    """`make campaigns` has ten times as many."""
+    assert fuzz(original, tmp_path, 1000) >= 1000
 
 
 # --------------------------------------------------------------------------------------------- what belongs to a model

@@ -45,13 +45,13 @@ def port_python(tmp_path_factory) -> Path:
     """Makes a Python with transformers 4.57.6 and its requirements; torch and the rest are this environment's."""
     folder = tmp_path_factory.mktemp("old") / "venv"
     python = folder / "bin" / "python"
-    done = subprocess.run([sys.executable, "-m", "venv", folder], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], capture_output=True, text=True)
     if done.returncode == 0:
         where = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
         packages = subprocess.check_output([python, "-c", where], text=True).strip()
         ours = sysconfig.get_paths()
         Path(packages, "ours.pth").write_text(f"{ours['purelib']}\n{ours['platlib']}\n")
-        install = [python, "-m", "pip", "install", "--quiet", "transformers==4.57.6"]
+        install = [python, "-m", "pip", "install", "--quiet", "--no-compile", "transformers==4.57.6"]
         done = subprocess.run(install, capture_output=True, text=True)
     if done.returncode != 0:
         reason = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()][-1]

@@ -1,7 +1,6 @@
 """Runs the commands of recipes/own_speech on small data: a quick look at all of them, and all stages for real."""
 
 import shutil
-import sys
 
 import pytest
 from accelerate.state import AcceleratorState
@@ -58,12 +57,14 @@ def test_the_commands_exist_and_follow_each_other(data, machine, commands_of_scr
 
 @pytest.mark.slow  # a second process trains and labels
 @pytest.mark.parametrize("machine", ["laptop", "gpu"])
-def test_all_stages_on_small_data(data, machine, commands_of_script, tmp_path, monkeypatch, one_thread):
+def test_all_stages_on_small_data(data, machine, commands_of_script, quick_python, tmp_path, monkeypatch, one_thread):
     done, commands = commands_of_script(SCRIPT, f"machine={machine}", data)
     monkeypatch.chdir(tmp_path)
     for words in commands:
         number = next(i for i, word in enumerate(words) if word.endswith(".py"))
-        arguments = [sys.executable if word.startswith("accelerate launch") else word for word in words[number + 1 :]]
+        arguments = words[number + 1 :]
+        if "--launch" in arguments:
+            arguments[arguments.index("--launch") + 1] = str(quick_python)
         if "train.py" in words[number] or "language_finetune" in words[number]:
             arguments += SHORT
             if arguments[0].endswith("laptop/supervised.yaml"):
