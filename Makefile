@@ -6,7 +6,7 @@ INSTALL = install --quiet --disable-pip-version-check --no-compile -c constraint
 # A file's tests in one process, and files in the order of tests/conftest.py
 PARALLEL = -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-slow test-all test-clients test-oldest campaigns style quality docs bench bench-all bench-check
+.PHONY: help demo test test-slow test-clients test-oldest campaigns style quality docs bench bench-all bench-check
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -20,9 +20,6 @@ test: .venv/.complete  ## the tests, a few minutes on 2 cores
 
 test-slow: .venv/.complete  ## the tests that take long, such as training with sharded weights
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow $(PARALLEL)
-
-test-all: .venv/.complete  ## both at once, which makes once what they share
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "" $(PARALLEL)
 
 test-clients: .venv-clients/.complete  ## programs of other people on our models
 	OMP_NUM_THREADS=1 .venv-clients/bin/python -m pytest -m slow $(PARALLEL) tests/clients
