@@ -40,9 +40,12 @@ class BlankDetector:
         _load(self.model)
 
     @property
+    def sampling_rate(self) -> int:
+        return _load(self.model)[1].feature_extractor.sampling_rate
+
+    @property
     def frame_seconds(self) -> float:
-        model, processor = _load(self.model)
-        return model.config.inputs_to_logits_ratio / processor.feature_extractor.sampling_rate
+        return _load(self.model)[0].config.inputs_to_logits_ratio / self.sampling_rate
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -53,7 +56,7 @@ class BlankDetector:
         """Yields the probabilities (f,) of successive frames; the model reads long recordings in overlapping pieces.
 
         Args:
-            blocks: successive samples (n,) of a recording.
+            blocks: successive samples (n,) of a recording, at `sampling_rate`.
         """
         model, processor = _load(self.model)
         extractor = processor.feature_extractor

@@ -17,7 +17,7 @@ from hf_mlpl.corpora.reading import ReadingReport
 class Loudness:
     """Takes for speech what is loud. Appends a line to `log` for each recording, and dies or fails at a number."""
 
-    frame_seconds = 0.02
+    frame_seconds, sampling_rate = 0.02, 16_000
     log: Path | None = None
     dies_at: int | None = None
     fails_at: int | None = None
