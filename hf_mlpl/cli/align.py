@@ -98,6 +98,10 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(f"--min-score is {options.min_score:g}; it must be between 0 and 1")
     if not options.max_seconds > 0:
         parser.error(f"--max-seconds is {options.max_seconds:g}; it must be more than 0")
+    if options.utterances is not None and options.utterances.is_dir():
+        parser.error(
+            f"--utterances is {options.utterances}, a folder; name a file, such as {options.utterances / 'a.parquet'}"
+        )
     recordings, without_text, others = pair_texts(options.paths)
     for files, what in (
         (without_text, "without a text beside it"),

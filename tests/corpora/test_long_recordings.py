@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 import tracemalloc
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,13 @@ import soundfile
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tqdm import tqdm
 
 from hf_mlpl import MlplFeatureExtractor, MlplForCTC, MlplProcessor
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.cli.main import main
 from hf_mlpl.corpora.preparation import pauses, voice_activity
+from hf_mlpl.corpora.preparation.jobs import run_jobs
 from hf_mlpl.corpora.preparation.long_recordings import Segmentation, _detect, _read_detected
 from hf_mlpl.corpora.preparation.parts import Part
 from hf_mlpl.corpora.preparation.pauses import cut_at_pauses
@@ -35,7 +38,7 @@ from hf_mlpl.training_config import load_config
 from ..commands import run_command
 from ..random_model import LANGUAGES, save_folder, sweep
 from ..two_processes import slimipl_overrides
-from .talks import Loudness, read_rows, read_talks
+from .talks import Loudness, read_rows, read_talks, tell_and_wait
 
 RATE, FRAME = 16_000, 0.032
 
@@ -417,6 +420,36 @@ def test_several_processes_do_the_same(talks, tmp_path):
     prepare_talks(talks, tmp_path / "one")
     prepare_talks(talks, tmp_path / "two", workers=2)
     assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def run_until_killed(path: Path) -> None:
+    run_jobs({name: (partial(tell_and_wait, path / name), path / "none") for name in "ab"}, 2, tqdm(disable=True))
+
+
+@pytest.mark.slow  # processes that are started anew import everything again
+def test_processes_end_with_one_that_is_killed(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=run_until_killed, args=(tmp_path,))
+    process.start()
+    wait_until(lambda: all((tmp_path / name).exists() and (tmp_path / name).read_text() for name in "ab"))
+    process.kill()
+    process.join()
+    wait_until(lambda: not any(is_running(int((tmp_path / name).read_text())) for name in "ab"))
+
+
+def wait_until(condition) -> None:
+    for _ in range(550):  # less than the minute for which the processes wait
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it has not come to pass")
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.slow  # decodes an hour
