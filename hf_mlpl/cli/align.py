@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..inference.precision import convert
-from .inference import add_batch_seconds_argument, add_dtype_argument, deliver, line_on_files, load_model
+from .inference import add_batch_seconds_argument, add_dtype_argument, deliver, line_on_files
 
 if TYPE_CHECKING:
     from ..inference.alignment import Alignment
@@ -142,6 +142,7 @@ def _align(recordings: list[Recording], options: argparse.Namespace) -> Iterator
     from ..audio.reading import audio_duration
     from ..inference.aligned_texts import format_alignment, read_segments
     from ..inference.alignment import align
+    from ..inference.loading import load_model
     from ..inference.transcription import problem_of
     from ..model.text import unknown_character_report
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..model.missing_model import check_model
 from ..model.modeling_mlpl import MlplForCTC
-from ..model.processing_mlpl import MlplProcessor, check_parts
+from ..model.processing_mlpl import MlplProcessor
+from .loading import load_model
 from .pieces import cut, explain_memory_errors
 
 NEIGHBOURS = 3  # frames before and after a letter that are speech too: CTC says most letters in a single frame
@@ -82,7 +82,5 @@ def _one_thread() -> Iterator[None]:
 
 @cache
 def _load(name: str) -> tuple[MlplForCTC, MlplProcessor]:
-    check_model(name)
-    processor, model = MlplProcessor.from_pretrained(name), MlplForCTC.from_pretrained(name).eval()
-    check_parts(model.config, processor.feature_extractor, processor.tokenizer)
+    model, processor = load_model(name)
     return model.to(torch.accelerator.current_accelerator() or "cpu"), processor
