@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..inference.precision import convert
-from .inference import add_batch_seconds_argument, add_dtype_argument, deliver, line_on_files, load_model
+from .inference import add_batch_seconds_argument, add_dtype_argument, deliver, line_on_files
 
 if TYPE_CHECKING:
     from ..inference.alignment import Alignment
@@ -98,6 +98,10 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(f"--min-score is {options.min_score:g}; it must be between 0 and 1")
     if not options.max_seconds > 0:
         parser.error(f"--max-seconds is {options.max_seconds:g}; it must be more than 0")
+    if options.utterances is not None and options.utterances.is_dir():
+        parser.error(
+            f"--utterances is {options.utterances}, a folder; name a file, such as {options.utterances / 'a.parquet'}"
+        )
     recordings, without_text, others = pair_texts(options.paths)
     for files, what in (
         (without_text, "without a text beside it"),
@@ -138,6 +142,7 @@ def _align(recordings: list[Recording], options: argparse.Namespace) -> Iterator
     from ..audio.reading import audio_duration
     from ..inference.aligned_texts import format_alignment, read_segments
     from ..inference.alignment import align
+    from ..inference.loading import load_model
     from ..inference.transcription import problem_of
     from ..model.text import unknown_character_report
 

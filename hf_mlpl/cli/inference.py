@@ -55,6 +55,7 @@ def start_inference(options: argparse.Namespace) -> tuple[Accelerator, Dataset, 
     from accelerate import Accelerator
 
     from ..data.utterances import read_utterances
+    from ..inference.loading import load_model
     from ..sharing.model_card import teacher_revision
 
     logging.basicConfig(format="%(message)s")
@@ -63,19 +64,6 @@ def start_inference(options: argparse.Namespace) -> tuple[Accelerator, Dataset, 
     model, processor = load_model(options.model)
     revision = teacher_revision(model, options.model)
     return accelerator, dataset, convert(model.to(accelerator.device), options.dtype), processor, revision
-
-
-def load_model(name: str) -> tuple[MlplForCTC, MlplProcessor]:
-    """Loads a model and its processor; raises `ValueError` where they do not fit together."""
-    from ..model.missing_model import check_model
-    from ..model.modeling_mlpl import MlplForCTC
-    from ..model.processing_mlpl import MlplProcessor, check_parts
-
-    check_model(name)
-    processor = MlplProcessor.from_pretrained(name)
-    model = MlplForCTC.from_pretrained(name)
-    check_parts(model.config, processor.feature_extractor, processor.tokenizer)
-    return model, processor
 
 
 def load_pipeline(options: argparse.Namespace, **arguments) -> AutomaticSpeechRecognitionPipeline:

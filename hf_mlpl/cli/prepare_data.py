@@ -305,6 +305,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         parser.error("--flashlight-lists needs --language, the language of all their recordings, such as sl")
     if (options.segment == "model") != (options.model is not None):
         parser.error("--segment model and --model MODEL, a folder or a name on the Hub, need each other")
+    if options.workers < 1:
+        parser.error(f"--workers is {options.workers}; 1 or more is accepted")
     if options.segment_seconds is not None and not options.segment:
         parser.error("--segment-seconds needs --segment vad or --segment model")
     segmentation = _segmentation(options)

@@ -37,8 +37,10 @@ def pair_texts(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording], lis
     after a recording its text. A recording that is named and has no text gets a `problem`.
 
     Raises:
-        ValueError: for a text that follows no recording, and for a recording with two texts.
+        ValueError: for a text that follows no recording, for a recording with two texts, and for `-` more than once.
     """
+    if [os.fspath(path) for path in paths].count("-") > 1:
+        raise ValueError("-: standard input can be read once only; name files for the others")
     texts: dict[str, Path] = {}  # of named recordings, by their real paths
     audio: list[str] = []
     named: set[str] = set()

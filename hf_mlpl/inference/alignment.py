@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -13,7 +14,7 @@ from itertools import groupby, islice
 import numpy as np
 import torch
 
-from ..audio.reading import Audio, stream_audio
+from ..audio.reading import SAMPLING_RATE, Audio, audio_duration, stream_audio
 from ..data.selection import min_ctc_frames
 from ..model.modeling_mlpl import MlplForCTC
 from ..model.processing_mlpl import MlplProcessor
@@ -119,13 +120,11 @@ def align(
     target = _Target(processor.tokenizer, text.splitlines() if isinstance(text, str) else text)
     classes = np.unique([*target.labels, model.config.blank_token_id])
     *labels, blank = np.searchsorted(classes, [*target.labels, model.config.blank_token_id]).tolist()
-    speech = _Speech(model, processor, audio, classes, blank, max_batch_seconds, progress)
     frame_seconds = model.config.inputs_to_logits_ratio / processor.feature_extractor.sampling_rate
-    if (needed := min_ctc_frames(target.labels)) > len(speech.log_probs):
-        raise ValueError(
-            f"the text is too long: its {len(target.labels)} letters and word boundaries take "
-            f"{needed * frame_seconds:.1f} s at least, and the recording has {speech.seconds:.1f} s"
-        )
+    seconds = _short_seconds(audio, target.num_frames * frame_seconds)
+    target.check_fits(1 + seconds / frame_seconds, seconds, frame_seconds)  # there are no more frames
+    speech = _Speech(model, processor, audio, classes, blank, max_batch_seconds, progress)
+    target.check_fits(len(speech.log_probs), speech.seconds, frame_seconds)
     spans = viterbi(speech.log_probs, labels, target.blanks(blank, gap=len(classes)))
     log_probs = _label_log_probs(speech.log_probs, labels, spans)
     words = [
@@ -174,6 +173,7 @@ class _Target:
             )
         tokens = tokenizer.tokenize(whole)
         self.labels: list[int] = tokenizer.convert_tokens_to_ids(tokens)
+        self.num_frames = min_ctc_frames(self.labels)  # that it needs
         is_known = cache(lambda word: tokenizer.unknown_characters(word).total() < len(word))
         runs = groupby(range(len(tokens)), lambda i: tokens[i] == WORD_BOUNDARY)
         positions = (list(run) for is_boundary, run in runs if not is_boundary)
@@ -184,6 +184,13 @@ class _Target:
                 parts = _parts(word, [tokens[i] for i in labels]) if labels else [word]
                 labels_range = range(labels[0], labels[-1] + 1) if labels else range(0)
                 self.words.append(_TargetWord(number, word, parts, labels_range))
+
+    def check_fits(self, num_frames: float, seconds: float, frame_seconds: float) -> None:
+        if self.num_frames > num_frames:
+            raise ValueError(
+                f"the text is too long: its {len(self.labels)} letters and word boundaries take "
+                f"{self.num_frames * frame_seconds:.2f} s at least, and the recording has {seconds:.2f} s"
+            )
 
     def blanks(self, blank: int, gap: int) -> list[int]:
         """Returns columns (L + 1,) of the blanks around the labels, `gap` before, between and after segments."""
@@ -207,6 +214,13 @@ def _parts(word: str, entries: Sequence[str]) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------- recording to log-probs
+
+
+def _short_seconds(audio: Audio, enough: float) -> float:
+    """Returns the seconds of a file without the model; infinity if its header gives `enough`, and for other audio."""
+    if not isinstance(audio, (str, os.PathLike)) or not os.path.isfile(audio) or audio_duration(audio) >= enough:
+        return math.inf
+    return sum(map(len, stream_audio(audio))) / SAMPLING_RATE  # because a header may give too little
 
 
 class _Speech:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..model.missing_model import check_model
 from ..model.modeling_mlpl import MlplForCTC
-from ..model.processing_mlpl import MlplProcessor, check_parts
+from ..model.processing_mlpl import MlplProcessor
+from .loading import load_model
 from .pieces import cut, explain_memory_errors
 
 NEIGHBOURS = 3  # frames before and after a letter that are speech too: CTC says most letters in a single frame
@@ -40,9 +40,12 @@ class BlankDetector:
         _load(self.model)
 
     @property
+    def sampling_rate(self) -> int:
+        return _load(self.model)[1].feature_extractor.sampling_rate
+
+    @property
     def frame_seconds(self) -> float:
-        model, processor = _load(self.model)
-        return model.config.inputs_to_logits_ratio / processor.feature_extractor.sampling_rate
+        return _load(self.model)[0].config.inputs_to_logits_ratio / self.sampling_rate
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -53,7 +56,7 @@ class BlankDetector:
         """Yields the probabilities (f,) of successive frames; the model reads long recordings in overlapping pieces.
 
         Args:
-            blocks: successive samples (n,) of a recording.
+            blocks: successive samples (n,) of a recording, at `sampling_rate`.
         """
         model, processor = _load(self.model)
         extractor = processor.feature_extractor
@@ -79,7 +82,5 @@ def _one_thread() -> Iterator[None]:
 
 @cache
 def _load(name: str) -> tuple[MlplForCTC, MlplProcessor]:
-    check_model(name)
-    processor, model = MlplProcessor.from_pretrained(name), MlplForCTC.from_pretrained(name).eval()
-    check_parts(model.config, processor.feature_extractor, processor.tokenizer)
+    model, processor = load_model(name)
     return model.to(torch.accelerator.current_accelerator() or "cpu"), processor

@@ -95,8 +95,8 @@ def test_errors_are_one_line_each(talks, align, tmp_path):
     pairs = [path for pair in zip(copies, texts, strict=True) for path in pair]
     status, out, errors = align(*pairs, bad, lost, long, b, a)
     assert status == 1 and len(table(out)) == 2  # of a.wav
-    too_long = f"error: {copies[0]}: the text is too long: its 599 letters and word boundaries take 18.0 s at least, "
-    assert errors[0].startswith(too_long + "and the recording has 3.")
+    too_long = f"error: {copies[0]}: the text is too long: its 599 letters and word boundaries take 17.97 s at least, "
+    assert errors[0] == too_long + "and the recording has 2.96 s"
     assert errors[1:-1] == [
         f"error: {copies[1]}: the text is empty",
         f"error: {copies[2]}: {binary}: has NUL characters; is it text?",
@@ -117,6 +117,8 @@ def test_errors_are_one_line_each(talks, align, tmp_path):
         ([a, "--max-seconds", "0"], "--max-seconds is 0; it must be more than 0"),
         (["-", long, "--utterances", "u.parquet"], "--utterances needs recordings in files, and - is standard input"),
         ([a, b, long, "--format", "srt"], "2 srt files need a folder: --output DIR"),
+        ([a, "-", b, "-"], "error: -: standard input can be read once only; name files for the others"),
+        ([a, long, "--utterances", talks], f"is {talks}, a folder; name a file, such as {talks / 'a.parquet'}"),
     ]:
         status, out, errors = align(*arguments)
         assert status in (1, 2) and not out and errors[-1].endswith(message), errors

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from hf_mlpl.corpora.reading import ReadingReport
 class Loudness:
     """Takes for speech what is loud. Appends a line to `log` for each recording, and dies or fails at a number."""
 
-    frame_seconds = 0.02
+    frame_seconds, sampling_rate = 0.02, 16_000
     log: Path | None = None
     dies_at: int | None = None
     fails_at: int | None = None
@@ -40,6 +41,12 @@ class Loudness:
 
     def __repr__(self):
         return "Loudness()"
+
+
+def tell_and_wait(path: Path, tick) -> None:
+    """Writes the number of its process into a file, and waits for a minute."""
+    path.write_text(str(os.getpid()))
+    time.sleep(60)
 
 
 def read_talks(folder: Path, report: ReadingReport) -> dict[str, list[dict]]:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 import tracemalloc
 from functools import partial
 from pathlib import Path
@@ -16,25 +17,28 @@ import soundfile
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tqdm import tqdm
 
-from hf_mlpl import MlplForCTC, MlplProcessor
+from hf_mlpl import MlplFeatureExtractor, MlplForCTC, MlplProcessor
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.cli.main import main
 from hf_mlpl.corpora.preparation import pauses, voice_activity
+from hf_mlpl.corpora.preparation.jobs import run_jobs
 from hf_mlpl.corpora.preparation.long_recordings import Segmentation, _detect, _read_detected
 from hf_mlpl.corpora.preparation.parts import Part
 from hf_mlpl.corpora.preparation.pauses import cut_at_pauses
 from hf_mlpl.corpora.preparation.prepare import prepare, read_quarantine
+from hf_mlpl.corpora.preparation.report import PlottedRecording, plot_recording
 from hf_mlpl.data.selection import select_unlabelled
 from hf_mlpl.data.utterances import read_utterances
-from hf_mlpl.inference.blank_detector import NEIGHBOURS, BlankDetector
+from hf_mlpl.inference.blank_detector import NEIGHBOURS, BlankDetector, _load
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
 
 from ..commands import run_command
 from ..random_model import LANGUAGES, save_folder, sweep
 from ..two_processes import slimipl_overrides
-from .talks import Loudness, read_rows, read_talks
+from .talks import Loudness, read_rows, read_talks, tell_and_wait
 
 RATE, FRAME = 16_000, 0.032
 
@@ -228,6 +232,15 @@ def test_blanks_of_a_model(tmp_path):
     np.testing.assert_allclose(np.concatenate(list(detector([short]))), expected, atol=1e-5)
     assert {path.name for path in detector.files} >= {"config.json", "model.safetensors"}
 
+    # A model of another sampling rate gets samples of that rate.
+    MlplProcessor(MlplFeatureExtractor(sampling_rate=8000), processor.tokenizer).save_pretrained(folder)
+    _load.cache_clear()
+    soundfile.write(tmp_path / "a.wav", samples, RATE)
+    audio = {"path": str(tmp_path / "a.wav")}
+    _detect("a", audio, BlankDetector(str(folder)), tmp_path / "a.npz", lambda _: None)
+    detected = _read_detected(tmp_path / "a.npz")
+    assert detected.seconds == 65.0 and abs(len(detected.probabilities) * 480 / 8000 - 65) < 0.06
+
 
 # ---- preparation
 
@@ -316,6 +329,32 @@ def test_parts_of_recordings_are_cut_and_keep_their_place(talks, tmp_path):
     assert [(row["id"], row["speaker"]) for row in rows] == [("x-0001", "ana"), ("x-0002", "ana")]
 
 
+def test_a_recording_of_two_parts_is_cut_once(talks, tmp_path):
+    """Counts it as one row that is dropped, and keeps two parts apart whose starts differ little in six digits."""
+    audio = {"path": str(talks / "sl" / "a.flac"), "start": None, "end": None}
+    near = [audio | {"start": start, "end": 41.0} for start in (3.1234561, 3.1234564)]
+    row = {"audio": audio, "duration_seconds": 62.0, "language": "sl", "text": None, "speaker": None, "source": None}
+    rows = [row | {"id": "x"}, *(row | {"id": f"y{i}", "audio": each} for i, each in enumerate(near))]
+    parts = [Part(f"rows {i}", partial(read_rows, rows[: 3 - 2 * i]), "unlabelled") for i in range(2)]
+    report = prepare(parts, tmp_path / "data", segmentation=Segmentation(Loudness(tmp_path / "log"), 40.0))
+    assert len((tmp_path / "log").read_text().split()) == 3 and report.dropped == {"id of another utterance": 1}
+    assert report.lines()[0] == "4 rows read, 3 kept; dropped: 1 id of another utterance"
+    ids = read_utterances([tmp_path / "data" / "unlabelled.parquet"])["id"]
+    assert list(ids) == ["x-0001", "x-0002", "x-0003", "y0-0001", "y0-0002", "y1-0001", "y1-0002"]
+    assert report.speech[0]["utterances"] == 7 and report.speech[1] == {"part": "rows 1"}
+    place = "37.88 s, not 62.00 s as its header says"
+    assert f"y0: kept with another duration: {audio['path']}: {place}" in (tmp_path / "data/report.txt").read_text()
+
+
+def test_the_picture_has_each_utterance_once(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda self, x, *_, **__: drawn.append(x))
+    times = np.arange(0, 1000, 10.0)
+    utterances = np.stack([times + 1, times + 9], axis=1)  # of 1000 s, so of four rows
+    plot_recording(PlottedRecording("a", np.zeros(10_000), 0.1, utterances), tmp_path / "a.png")
+    np.testing.assert_allclose(drawn, utterances / 60)
+
+
 def test_long_recordings_are_named_without_segmentation(talks, tmp_path):
     report = prepare([Part("talks", partial(read_talks, talks))], tmp_path / "data")
     names = "sl/a.flac, sl/b.flac, sl/broken.flac and 1 more"
@@ -326,8 +365,11 @@ def test_long_recordings_are_named_without_segmentation(talks, tmp_path):
     assert {*report.notes} < {*lines} and f"sl/silent.flac: longer than 35 s: 62.0 s: {talks}/sl/silent.flac" in lines
     dataset = read_utterances([tmp_path / "data" / "unlabelled.parquet"]).filter(lambda row: "short" not in row["id"])
     config = MlplForCTC.config_class.tiny(17, ["sl"])
-    with pytest.raises(ValueError, match=r"none of 4 .* is at most 15 s .* --segment vad --segment-seconds 15` cuts"):
+    with pytest.raises(ValueError, match=r"none of 4 .* is at most 15 s long.* --segment vad --segment-seconds 15`"):
         select_unlabelled(dataset, config, 15.0)
+    report = prepare_talks(talks, tmp_path / "cut", max_seconds=60.0)
+    assert report.notes[0].startswith("recordings longer than 35 s without a text: 1, 0.01 hours (sl/b.flac-0001); ")
+    assert report.notes[0].endswith("`--segment-seconds 25` cuts them into utterances")
 
 
 def killed_after(count: int, folder: Path, output: Path, log: Path) -> None:
@@ -378,6 +420,36 @@ def test_several_processes_do_the_same(talks, tmp_path):
     prepare_talks(talks, tmp_path / "one")
     prepare_talks(talks, tmp_path / "two", workers=2)
     assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def run_until_killed(path: Path) -> None:
+    run_jobs({name: (partial(tell_and_wait, path / name), path / "none") for name in "ab"}, 2, tqdm(disable=True))
+
+
+@pytest.mark.slow  # processes that are started anew import everything again
+def test_processes_end_with_one_that_is_killed(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=run_until_killed, args=(tmp_path,))
+    process.start()
+    wait_until(lambda: all((tmp_path / name).exists() and (tmp_path / name).read_text() for name in "ab"))
+    process.kill()
+    process.join()
+    wait_until(lambda: not any(is_running(int((tmp_path / name).read_text())) for name in "ab"))
+
+
+def wait_until(condition) -> None:
+    for _ in range(550):  # less than the minute for which the processes wait
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it has not come to pass")
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.slow  # decodes an hour

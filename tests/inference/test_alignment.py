@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import soundfile
 import webvtt
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,6 +70,21 @@ def test_times_and_scores_in_a_long_recording(tones, one_thread):
     assert np.percentile(errors, 95) < 0.12
 
 
+def test_a_text_that_is_too_long_is_refused_before_the_model_runs(tones, tmp_path, monkeypatch):
+    audio, texts, _ = make_talk(2)
+    path = tmp_path / "a.wav"
+    soundfile.write(path, audio["array"], RATE)
+    with monkeypatch.context() as patched:
+        patched.setattr("hf_mlpl.inference.alignment.audio_duration", lambda path: 0.1)  # of a header that is wrong
+        alignment = align(*tones, path, texts)
+    assert alignment == align(*tones, path, texts)
+    monkeypatch.setattr(MlplForCTC, "forward", None)
+    with pytest.raises(
+        ValueError, match=rf"letters .* take 17.97 s .*, and the recording has {alignment.seconds:.2f} s"
+    ):
+        align(*tones, path, "abcde " * 100)
+
+
 def test_characters_and_words_that_the_model_lacks(tones, one_thread):
     audio, texts, _ = make_talk(3)
     plain = align(*tones, audio, texts)
@@ -92,7 +108,7 @@ def test_characters_and_words_that_the_model_lacks(tones, one_thread):
         "": "the text is empty",
         "\n \n": "the text is empty",
         "XX ~": "the text 'XX ~' has no character that the model knows",
-        "abcde " * 100: r"its 599 letters and word boundaries take 18\.0 s at least, and the recording has \d\.\d s",
+        "abcde " * 100: r"its 599 letters and word boundaries take 17.97 s at least, and the recording has \d\.\d+ s",
     }.items():
         with pytest.raises(ValueError, match=message):
             align(*tones, audio, text)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 from tqdm import tqdm
 
@@ -48,9 +50,16 @@ def _run_here(jobs: Mapping[str, Job], progress: tqdm) -> dict[str, str]:
     return failed
 
 
-def _share(counter) -> None:
+def _begin(counter) -> None:
+    """Prepares a process of the pool, which ends when its parent does: killed, that can end none."""
     global _counter
     _counter = counter
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)
 
 
 def _tick(count: int) -> None:
@@ -65,7 +74,7 @@ def _run_in_pool(workers: int, waiting: dict[str, Job], failed: dict[str, str], 
     """
     context, names, running, counted = get_context("spawn"), iter(list(waiting)), {}, 0
     counter = context.Value("q", 0)
-    with ProcessPoolExecutor(min(workers, len(waiting)), context, _share, (counter,)) as pool:
+    with ProcessPoolExecutor(min(workers, len(waiting)), context, _begin, (counter,)) as pool:
         try:
             while True:
                 for name in islice(names, workers - len(running)):  # no more, to keep the suspects few

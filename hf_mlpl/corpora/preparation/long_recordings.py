@@ -9,7 +9,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -20,16 +20,16 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from ...atomic import atomic_write, write_json
-from ...audio.reading import SAMPLING_RATE, stream_audio
+from ...audio.reading import stream_audio
 from ...data.utterances import FEATURES
 from ...error_line import error_line
 from ..listing import state_of
 from ..reading import audio_problem, one_line
 from .jobs import JobFailed, Tick, run_jobs
-from .merge import read_batches, write_batches
+from .merge import REPEATED, read_batches, write_batches
 from .parts import DROPPED, PART, PARTS, QUARANTINE, PartReport, read_record
 from .pauses import Cuts, cut_at_pauses
-from .report import PlottedRecording, SplitStatistics, audio_name
+from .report import PlottedRecording, SplitStatistics, audio_name, other_duration
 
 # The original trains on batches of up to 35 s, and the released model's table of relative positions ends at 27.6 s.
 LONGEST_SECONDS, UTTERANCE_SECONDS = 35.0, 25.0
@@ -41,11 +41,14 @@ DETECTED, CUT = ".detected", ".cut"  # folders in that of the parts: probabiliti
 class Detector(Protocol):
     """Computes from successive blocks of samples (n,) the probabilities of speech (f,) in successive frames.
 
-    Other processes unpickle it. Its `repr` changes when its results do.
+    Other processes unpickle it. Its `repr` changes when its results do. The samples have its `sampling_rate`.
     """
 
     @property
     def frame_seconds(self) -> float: ...
+
+    @property
+    def sampling_rate(self) -> int: ...
 
     def __call__(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]: ...
 
@@ -127,8 +130,9 @@ def cut_recordings(
             progress.write(f"going on: {len(done)} of {len(seconds)} long recordings were segmented before")
         failed = run_jobs(jobs, workers, progress)
     shutil.rmtree(output / PARTS / CUT, ignore_errors=True)
+    known: set[tuple[str, str]] = set()
     folders = [
-        _cut_part(part, output / PARTS / CUT / part.name, files[part], segmentation) if part in files else part
+        _cut_part(part, output / PARTS / CUT / part.name, files[part], segmentation, known) if part in files else part
         for part in parts
     ]
     return folders, sorted(failed.values()), _longest(files, seconds, segmentation)
@@ -153,9 +157,11 @@ def _long_rows(part: Path, max_seconds: float) -> Iterator[dict]:
 
 
 def _name(audio: dict) -> str:
-    """Returns a name for a recording, or for a part of one."""
+    """Returns a name for a recording, or for a part of one; different parts have different names."""
     start, end = audio["start"], audio["end"]
-    return audio_name(audio) + ("" if start is None and end is None else f" from {start or 0:g} to {end} s")
+    if start is None and end is None:
+        return audio_name(audio)
+    return f"{audio_name(audio)} from {start or 0.0} {'s on' if end is None else f'to {end} s'}"
 
 
 class _Unreadable(Exception):
@@ -164,14 +170,14 @@ class _Unreadable(Exception):
 
 def _detect(name: str, audio: dict, detector: Detector, path: Path, tick: Tick) -> None:
     """Writes the probabilities of speech in a recording to `path`, or why it cannot be read; ticks for each second."""
-    num_samples = 0
+    num_samples, rate = 0, detector.sampling_rate
 
     def blocks() -> Iterator[np.ndarray]:
         nonlocal num_samples
         try:
-            for block in stream_audio(audio):
+            for block in stream_audio(audio, rate):
                 before, num_samples = num_samples, num_samples + len(block)
-                tick(num_samples // SAMPLING_RATE - before // SAMPLING_RATE)
+                tick(num_samples // rate - before // rate)
                 yield block
         except Exception as error:  # decoders raise errors of any type
             raise _Unreadable(audio_problem(error, audio)) from error
@@ -183,7 +189,7 @@ def _detect(name: str, audio: dict, detector: Detector, path: Path, tick: Tick) 
         problem = str(error)
     except Exception as error:  # such as those of memory
         raise JobFailed(f"{name}: {error_line(error, with_type=True)}") from error
-    seconds = num_samples / SAMPLING_RATE
+    seconds = num_samples / rate
     with atomic_write(path) as partial_path, open(partial_path, "wb") as file:
         np.savez(file, probabilities=np.concatenate(probabilities), seconds=seconds, problem=problem)
 
@@ -197,63 +203,81 @@ def _read_detected(path: Path) -> Detected | None:
         return None
 
 
-def _cut_part(part: Path, folder: Path, files: dict[str, Path], segmentation: Segmentation) -> Path:
+def _cut_part(
+    part: Path, folder: Path, files: dict[str, Path], segmentation: Segmentation, known: set[tuple[str, str]]
+) -> Path:
     """Writes a copy of a part, with utterances in place of its long recordings; returns its folder."""
     record = read_record(part)
     with atomic_write(folder) as unfinished, ExitStack() as opened:
         unfinished.mkdir()
         for name in (DROPPED, QUARANTINE):
             shutil.copyfile(part / name, unfinished / name)
-        report, speech = PartReport(unfinished, opened), {}
+        cutter = _Cutter(files, segmentation, known, PartReport(unfinished, opened))
         for split, counts in record["splits"].items():
             statistics = SplitStatistics()
             statistics.add_json(counts)
-            batches = (
-                _with_utterances(batch, files, segmentation, statistics, speech, report)
-                for batch in read_batches(part / f"{split}.parquet")
-            )
+            batches = (cutter.cut(batch, statistics) for batch in read_batches(part / f"{split}.parquet"))
             write_batches(batches, unfinished / f"{split}.parquet")
             record["splits"][split] = statistics.as_json()
-        record["dropped"] = Counter(record["dropped"]) + report.dropped
-        write_json(unfinished / PART, record | {"speech": {"part": part.name, **speech}})
+        record["dropped"] = Counter(record["dropped"]) + cutter.report.dropped
+        write_json(unfinished / PART, record | {"speech": {"part": part.name, **cutter.speech}})
     return folder
 
 
-def _with_utterances(
-    batch: pa.RecordBatch,
-    files: dict[str, Path],
-    segmentation: Segmentation,
-    statistics: SplitStatistics,
-    speech: dict[str, float],
-    report: PartReport,
-) -> pa.RecordBatch:
-    """Returns a batch with utterances in place of its long recordings, and counts them."""
-    is_long = _is_long(batch, segmentation.max_seconds).to_pylist()
-    if not any(is_long):
-        return batch
-    rows = []
-    for row, is_cut in zip(batch.to_pylist(), is_long, strict=True):
-        if not is_cut:
-            rows.append(row)
-            continue
-        statistics.remove(row)
-        detected = _read_detected(files[_name(row["audio"])])
+@dataclass
+class _Cutter:
+    """Cuts the long recordings of a part into utterances, and counts them.
+
+    Args:
+        files: what was detected, by the names of recordings.
+        known: ids and names of recordings that have been cut, also in other parts. The same recording again is left
+            out as one row: the preparation would drop each of its utterances.
+        report: of what is left out.
+    """
+
+    files: dict[str, Path]
+    segmentation: Segmentation
+    known: set[tuple[str, str]]
+    report: PartReport
+    speech: Counter = field(default_factory=Counter)
+
+    def cut(self, batch: pa.RecordBatch, statistics: SplitStatistics) -> pa.RecordBatch:
+        """Returns a batch with utterances in place of its long recordings."""
+        is_long = _is_long(batch, self.segmentation.max_seconds).to_pylist()
+        if not any(is_long):
+            return batch
+        rows = []
+        for row, is_cut in zip(batch.to_pylist(), is_long, strict=True):
+            utterances = [row]
+            if is_cut:
+                utterances = self._utterances(row)
+                statistics.remove(row)
+                for utterance in utterances:
+                    statistics.add(utterance)
+            rows += utterances
+        return pa.RecordBatch.from_pylist(rows, FEATURES.arrow_schema)
+
+    def _utterances(self, recording: dict) -> list[dict]:
+        name = _name(recording["audio"])
+        detected = _read_detected(self.files[name])
         if detected is None:  # its detection has failed, of which the report has a line
-            continue
+            return []
         if detected.problem:
-            report.drop("unreadable audio", row["id"], detected.problem)
-            continue
-        cuts = detected.cuts(segmentation)
-        utterances = list(_utterances(row, cuts))
+            self.report.drop("unreadable audio", recording["id"], detected.problem)
+            return []
+        if (recording["id"], name) in self.known:
+            self.report.drop(REPEATED, recording["id"], f"{name}, which is cut already")
+            return []
+        self.known.add((recording["id"], name))
+        if line := other_duration(recording, detected.seconds):
+            self.report.lines.append(line)
+        cuts = detected.cuts(self.segmentation)
+        utterances = list(_utterances(recording, cuts))
         if not utterances:
-            report.drop("no speech", row["id"], _name(row["audio"]))
-        for utterance in utterances:
-            statistics.add(utterance)
-        rows += utterances
+            self.report.drop("no speech", recording["id"], name)
         counts = {"recordings": 1, "seconds": detected.seconds, "utterances": len(utterances)}
-        for name, count in (counts | {"speech_seconds": cuts.speech_seconds}).items():
-            speech[name] = speech.get(name, 0) + count
-    return pa.RecordBatch.from_pylist(rows, FEATURES.arrow_schema)
+        self.speech.update(counts | {"speech_seconds": cuts.speech_seconds})
+        return utterances
 
 
 def _utterances(recording: dict, cuts: Cuts) -> Iterator[dict]:
@@ -278,7 +302,9 @@ def _longest(
     return None
 
 
-def name_long_recordings(files: Sequence[Path], longest: float = LONGEST_SECONDS) -> tuple[list[str], list[str]]:
+def name_long_recordings(
+    files: Sequence[Path], segmentation: Segmentation | None, longest: float = LONGEST_SECONDS
+) -> tuple[list[str], list[str]]:
     """Returns notes with the number of utterances longer than `longest` seconds and a remedy, and a line for each."""
     lines: dict[bool, list[str]] = {False: [], True: []}  # without and with a text
     seconds = dict.fromkeys(lines, 0.0)
@@ -289,8 +315,9 @@ def name_long_recordings(files: Sequence[Path], longest: float = LONGEST_SECONDS
                 seconds[has_text] += row["duration_seconds"]
                 place = f"{row['duration_seconds']:.1f} s: {_name(row['audio'])}"
                 lines[has_text].append(one_line(f"{row['id']}: longer than {longest:g} s: {place}"))
+    option = "--segment vad" if segmentation is None else f"--segment-seconds {UTTERANCE_SECONDS:g}"
     remedies = {
-        False: ("without a text", "`--segment vad` cuts them into utterances"),
+        False: ("without a text", f"`{option}` cuts them into utterances"),
         True: ("with a text", "`hf-mlpl align --model MODEL RECORDING TEXT` finds the utterances of the text in them"),
     }
     notes = []

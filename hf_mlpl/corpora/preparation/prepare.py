@@ -20,7 +20,7 @@ import yaml
 from tqdm import tqdm
 
 from ...atomic import atomic_write, write_json
-from ...audio.reading import END_TOLERANCE, SAMPLING_RATE, stream_audio
+from ...audio.reading import SAMPLING_RATE, stream_audio
 from ...data.utterances import write_utterances
 from ...error_line import error_line
 from ...folder_lock import claimed
@@ -44,7 +44,7 @@ from .parts import (
     read_record,
     remove_parts,
 )
-from .report import PreparationReport, SplitStatistics, audio_name
+from .report import PreparationReport, SplitStatistics, audio_name, other_duration
 
 TICK = 100  # utterances between two steps of the progress bar
 QUARANTINE_COLUMNS = ("audio", "reason")
@@ -69,7 +69,7 @@ class Preprocessing:
 
     def apply(self, utterance: dict, report: ReadingReport) -> dict | None:
         """Returns the checked utterance, or None and an explanation in the report."""
-        name, header_seconds = audio_name(utterance["audio"]), utterance["duration_seconds"]
+        name = audio_name(utterance["audio"])
         if name in self.quarantine:
             report.drop("in quarantine", utterance["id"], f"{name}: {self.quarantine[name]}")
             return None
@@ -79,9 +79,8 @@ class Preprocessing:
             except Exception as error:  # decoders raise errors of any type
                 report.drop("unreadable audio", utterance["id"], audio_problem(error, utterance["audio"]))
                 return None
-            if abs(seconds - header_seconds) > END_TOLERANCE:
-                difference = f"{seconds:.2f} s, not {header_seconds:.2f} s as its header says"
-                report.lines.append(f"{utterance['id']}: kept with another duration: {name}: {difference}")
+            if line := other_duration(utterance, seconds):
+                report.lines.append(line)
                 utterance = utterance | {"duration_seconds": seconds}
         normalizer = self.normalizers.get(utterance["language"]) or self.normalizers.get("*")
         if normalizer and utterance["text"]:
@@ -161,14 +160,18 @@ def prepare(
         report = PreparationReport.of_parts(map(read_record, finished), errors)
         report.plotted = plotted
         if report.read or not (report.notes or errors):
-            _write_all(finished, report, output, known_characters)
+            _write_all(finished, report, output, known_characters, segmentation)
         if not errors:
             remove_parts(output)
     return report
 
 
 def _write_all(
-    parts: Sequence[Path], report: PreparationReport, output: Path, known_characters: Iterable[str] | None
+    parts: Sequence[Path],
+    report: PreparationReport,
+    output: Path,
+    known_characters: Iterable[str] | None,
+    segmentation: Segmentation | None,
 ) -> None:
     lines, written = [], set()
     files = {
@@ -180,7 +183,7 @@ def _write_all(
     for split in files if report.kept or not report.read else ():
         merge(files[split], changes, output / f"{split}.parquet")
         written.add(split)
-    notes, long_lines = name_long_recordings([path for split in files for path in files[split]])
+    notes, long_lines = name_long_recordings([path for split in files for path in files[split]], segmentation)
     report.notes += notes
     lines += long_lines
     report.notes += [  # the file is not removed, because it may still be wanted

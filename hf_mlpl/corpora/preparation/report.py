@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ...atomic import atomic_write
+from ...audio.reading import END_TOLERANCE
 from ...model.text import unknown_character_report
 from ...text_table import aligned
 from ..reading import drop_reasons, reading_summary
@@ -25,6 +26,15 @@ def audio_name(audio: Mapping) -> str:
     if audio.get("offset") is None:
         return audio["path"]
     return f"{audio['path']}, {'row' if audio.get('size') is None else 'byte'} {audio['offset']}"
+
+
+def other_duration(utterance: Mapping, seconds: float) -> str | None:
+    """Returns a line where a decoded recording does not have the duration that its header gives."""
+    header_seconds = utterance["duration_seconds"]
+    if abs(seconds - header_seconds) <= END_TOLERANCE:
+        return None
+    difference = f"{seconds:.2f} s, not {header_seconds:.2f} s as its header says"
+    return f"{utterance['id']}: kept with another duration: {audio_name(utterance['audio'])}: {difference}"
 
 
 @dataclass
@@ -202,7 +212,9 @@ def plot_recording(recording: PlottedRecording, path: Path) -> None:
         heights = recording.probabilities[first : first + frames]
         times = (first + np.arange(len(heights) + 1)) * recording.frame_seconds / 60
         axes.stairs(heights, times, fill=True, color="lightgrey")
-        for start, end in recording.utterances / 60:
+        starts, ends = recording.utterances.T
+        in_row = recording.utterances[(ends > row * ROW_SECONDS) & (starts < (row + 1) * ROW_SECONDS)]
+        for start, end in in_row / 60:
             axes.plot([start, end], [1.15, 1.15], "|-", markersize=8, linewidth=3, solid_capstyle="butt")
         axes.set(xlim=(row * ROW_SECONDS / 60, (row + 1) * ROW_SECONDS / 60), ylim=(0, 1.4), yticks=[])
     figure.suptitle(f"{recording.name}: utterances (bars) and the probability of speech (grey)", wrap=True)

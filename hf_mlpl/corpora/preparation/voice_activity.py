@@ -23,6 +23,7 @@ GRAPH = "silero_vad_16k_sequence.onnx"
 class SileroDetector:
     """Computes the probabilities of speech in frames of 32 ms; raises ImportError if the extra `vad` is missing."""
 
+    sampling_rate: ClassVar[int] = SAMPLING_RATE
     frame_seconds: ClassVar[float] = FRAME / SAMPLING_RATE
 
     def __post_init__(self):
