@@ -34,7 +34,7 @@ from ..model.configuration_mlpl import MlplConfig
 from ..model.missing_model import check_model
 from ..model.tokenization_mlpl import MlplTokenizer
 from ..text_table import aligned
-from ..training_config import PRESETS, TrainingConfig, load_config
+from ..training_config import PRESETS, TrainingConfig, language_setting, load_config
 from .checkpoint_files import CHECKPOINTS_KEPT
 
 BYTES_PER_LABEL = 1000
@@ -63,6 +63,7 @@ class Estimate:
     stages: list[Stage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    first_run: list[str] = field(default_factory=list)  # arguments of `train` for the first stage, in one language
     largest_checkpoint: float = 0.0
     folders: list[Path] = field(default_factory=list)  # written by the stages
     models: dict[str, MlplConfig | None] = field(default_factory=dict)  # by the folder where a stage saves it
@@ -117,6 +118,11 @@ class Estimate:
             files, others = ", ".join(config.unlabelled), ", ".join(unlabelled)
             self.add_problem(f"{files}: no unlabelled speech in {', '.join(silent)}; there is some in {others}")
         chosen = [language for language in languages or unlabelled if language in unlabelled and language in train]
+        if unlabelled and train and not chosen:
+            files, others = ", ".join(config.train), ", ".join(train)
+            self.add_problem(
+                f"{files}: no labelled speech in {', '.join(languages or unlabelled)}; there is some in {others}"
+            )
         speech = {language: unlabelled[language] for language in chosen}
         finetuning, labelling = Stage(name), Stage("pseudo-labels")
         self.stages += [finetuning, labelling]
@@ -232,7 +238,7 @@ def estimate_stages(stages: Sequence[Sequence[str]], labels: Path, languages: Se
         name = Path(path).stem
         try:
             is_per_language = "{language}" in Path(path).read_text(encoding="utf-8") + "".join(overrides)
-            config = load_config(path, [*overrides, *(["language='{language}'"] if is_per_language else [])])
+            config = load_config(path, [*overrides, *([language_setting("{language}")] if is_per_language else [])])
             if is_per_language and not config.slimipl:
                 raise ValueError("has {language} in its settings, but neither `unlabelled` nor `slimipl`")
         except (ValueError, OSError) as error:
@@ -241,8 +247,11 @@ def estimate_stages(stages: Sequence[Sequence[str]], labels: Path, languages: Se
             continue
         if is_per_language:
             pseudo_labelled = estimate.add_languages(name, config, languages)
+            chosen = [language_setting(language) for language in list(pseudo_labelled)[:1]]
         else:
             estimate.add_run(name, config, pseudo_labelled)
+            chosen = []
+        estimate.first_run = estimate.first_run or [path, *overrides, *chosen]
     estimate.check_disk()
     return estimate
 

@@ -168,6 +168,21 @@ def test_times_of_this_machine_are_measured(stages, run_estimate, tmp_path, tone
     assert not list(tmp_path.iterdir())  # nothing was written
 
 
+def test_a_first_stage_of_each_language_is_measured_in_the_first_one(tone_data, tmp_path):
+    settings = [
+        f"output_dir={tmp_path}/{{language}}",
+        "slimipl={}",
+        f"unlabelled=[{tone_data / 'unlabelled.parquet'}]",
+    ]
+    estimate = estimate_stages([[tone_data / "tones.yaml", *settings]], tmp_path / "labels")
+    assert load_config(*estimate.first_run[:1], estimate.first_run[1:]).language == "sv-SE"
+    rows = pq.read_table(tone_data / "train.parquet").to_pylist()
+    write_utterances([row for row in rows if row["language"] == "de"], tmp_path / "de.parquet")
+    train = f"train=[{tmp_path / 'de.parquet'}]"
+    estimate = estimate_stages([[tone_data / "tones.yaml", *settings, train]], tmp_path / "labels")
+    assert estimate.problems == [f"{tmp_path / 'de.parquet'}: no labelled speech in sv-SE; there is some in de"]
+
+
 def test_a_trained_model_has_the_heads_of_the_settings(stages, run_estimate, tmp_path, tone_data):
     """Also a model of the old port, which has no languages."""
     port = save_port(tmp_path / "port")
