@@ -66,12 +66,17 @@ def start_inference(options: argparse.Namespace) -> tuple[Accelerator, Dataset, 
 
 
 def load_model(name: str) -> tuple[MlplForCTC, MlplProcessor]:
-    """Loads a model and its processor; raises `ValueError` where they do not fit together."""
+    """Loads a model, also one of the old port, and its processor; raises `ValueError` where they do not fit together."""
+    from transformers import AutoConfig
+
+    from ..interop.mctct import MCTCTConfig, convert_mctct
     from ..model.missing_model import check_model
     from ..model.modeling_mlpl import MlplForCTC
     from ..model.processing_mlpl import MlplProcessor, check_parts
 
     check_model(name)
+    if isinstance(AutoConfig.from_pretrained(name), MCTCTConfig):
+        return convert_mctct(name)
     processor = MlplProcessor.from_pretrained(name)
     model = MlplForCTC.from_pretrained(name)
     check_parts(model.config, processor.feature_extractor, processor.tokenizer)

@@ -159,7 +159,9 @@ def filter_labels(
         for counts in kept_by.values():
             total.update(counts)  # a sum of counters has no zeros
         if not total["kept"] and not allow_collapsed:
-            problem = f"{_none_kept(total)}; relax the filters" if total else f"{', '.join(map(str, labels))}: no labels"
+            problem = (
+                f"{_none_kept(total)}; relax the filters" if total else f"{', '.join(map(str, labels))}: no labels"
+            )
             raise ValueError(f"{problem}; --allow-collapsed writes a file without labels")
     for language, counts in sorted(kept_by.items()):
         if not counts["kept"]:

@@ -32,10 +32,10 @@ from ..error_line import error_line
 from ..interop.mctct import MCTCTConfig
 from ..model.configuration_mlpl import MlplConfig
 from ..model.missing_model import check_model
-from ..model.tokenization_mlpl import MlplTokenizer
 from ..text_table import aligned
 from ..training_config import PRESETS, TrainingConfig, language_setting, load_config
 from .checkpoint_files import CHECKPOINTS_KEPT
+from .model_setup import read_tokens
 
 BYTES_PER_LABEL = 1000
 STATE_BYTES = {"adagrad": 4, "adamw": 8}  # per parameter
@@ -162,15 +162,13 @@ class Estimate:
             if config.model in self.models:
                 model = copy.deepcopy(self.models[config.model])
             elif config.model in PRESETS:
-                if not Path(config.tokens).is_file():
-                    raise ValueError(f"{config.tokens}: no such tokens file; `hf-mlpl build-tokenizer` writes it")
-                classes = len(MlplTokenizer(config.tokens))
+                classes = len(read_tokens(config))
                 model = getattr(MlplConfig, config.model)(classes, list(config.languages or train))
             else:
                 model = _stored_config(config.model)
             if model is not None and config.model not in PRESETS:  # whose heads the run resizes
                 if config.tokens:
-                    model.vocab_size = len(MlplTokenizer(config.tokens))
+                    model.vocab_size = len(read_tokens(config))
                 model.languages = list(config.languages or model.languages or train)
             for name, value in config.model_fields.items() if model else ():
                 setattr(model, name, value)
