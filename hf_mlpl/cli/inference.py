@@ -66,7 +66,7 @@ def start_inference(options: argparse.Namespace) -> tuple[Accelerator, Dataset, 
 
 
 def load_model(name: str) -> tuple[MlplForCTC, MlplProcessor]:
-    """Loads a model, also one of the old port, and its processor; raises `ValueError` where they do not fit together."""
+    """Loads a model, also of the old port, and its processor; raises `ValueError` where they do not fit together."""
     from transformers import AutoConfig
 
     from ..interop.mctct import MCTCTConfig, convert_mctct
