@@ -59,8 +59,8 @@ def measure_updates(config: TrainingConfig) -> Measurement:
     `estimate` adds the work of making labels.
 
     Raises:
-        ValueError, OSError, TrainingError: as `train` does, for settings, data or a model that cannot work, and if most
-            utterances cannot be read.
+        ValueError, OSError, TrainingError: as `train` does, for settings, data or a model that cannot work, and if
+            most utterances cannot be read.
     """
     set_seed(config.seed)
     config = dataclasses.replace(config, max_updates=WARM_UP + UPDATES)

@@ -28,7 +28,8 @@ class Problems:
 
     Args:
         num_utterances: size of the data set.
-        path: text file with a line for each utterance that could not be used; several data sets may share it.
+        path: text file with a line for each utterance that could not be used; several data sets may share it;
+            None for no file.
     """
 
     def __init__(self, accelerator: Accelerator, num_utterances: int, path: Path | None):
