@@ -353,6 +353,11 @@ def _override(settings: dict, override: str) -> None:
         raise ValueError(f"{override!r} is not of the form name=value with a value that YAML can read") from None
 
 
+def language_setting(language: str) -> str:
+    """Returns `language=CODE`, in quotes where YAML takes the code for something else, as `no` for false."""
+    return f"language={language}" if yaml.safe_load(language) == language else f'language="{language}"'
+
+
 def _with_language(value: Any, language: Any) -> Any:
     """Replaces `{language}` in strings, at any depth."""
     if isinstance(value, dict):
@@ -361,9 +366,9 @@ def _with_language(value: Any, language: Any) -> Any:
         return [_with_language(element, language) for element in value]
     if not isinstance(value, str) or "{language}" not in value:
         return value
-    if not isinstance(language, str):
+    if language is None:
         raise ValueError(f"{value!r} needs a language; add language=CODE, for example language=sl")
-    return value.replace("{language}", language)
+    return value.replace("{language}", _typed("language", language, "str"))
 
 
 def _build(config_class: type, settings: dict) -> Any:

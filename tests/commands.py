@@ -33,8 +33,10 @@ def check_command(words: list[str]) -> None:
     """Fails for a file of `recipes/`, an option, a setting, a target or an extra that does not exist."""
     program, *arguments = words
     command = shlex.join(words)
-    if program.startswith("recipes/"):
+    if re.fullmatch(r"recipes/.*\.sh", program):
         assert (ROOT / program).is_file(), command
+        script = (ROOT / program).read_text()
+        assert all(word.partition("=")[0] in script for word in arguments if word.startswith("--")), command
         return
     assert program in PROGRAMS, f"no program of this project: {command}"
     paths = [word for word in arguments if word.startswith("recipes/") and "$" not in word]

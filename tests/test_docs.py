@@ -40,7 +40,6 @@ NEED_NETWORK = "corpora.md from_the_old_port.md label_sets.md sharing.md transcr
 SKIPPED = dict.fromkeys(NEED_NETWORK.split(), ["needs a network"])
 SKIPPED["serve.md"] = ["needs a running server"] * 2
 SKIPPED["model.md"] = ["takes half a minute"]  # test_convert.py runs it among the slow tests
-SKIPPED["own_speech.md"] = ["needs the models of the recipe above"]
 CLIP = "common_voice_sv-SE_test0"
 # A language model in which all words have the same probability; KenLM needs at least one pair
 ARPA = r"""\data\
@@ -130,6 +129,9 @@ def folder(tone_corpus, tone_data, tone_run, tmp_path_factory) -> Path:
     shutil.copy(tone_corpus / "voxpopuli" / "raw_audios" / "sv" / "2020" / f"{EVENT}.ogg", folder / "lecture.ogg")
     pack_tar(tone_corpus / "common-voice", folder / "cv-corpus-6.1-2020-12-11-sv-SE.tar.gz", ["sv-SE"])
     shutil.copytree(tone_corpus / "voxpopuli", folder / "voxpopuli")
+    (folder / "runs" / "own_speech").symlink_to("demo")
+    (folder / "interviews").mkdir()
+    shutil.copy(folder / "recording.mp3", folder / "interviews" / "monday.mp3")
     (folder / "talks").mkdir()
     shutil.copy(folder / "recording.mp3", folder / "talks")
     spoken = json.loads((tone_corpus / "spoken.json").read_text(encoding="utf-8"))
@@ -205,6 +207,8 @@ def test_all_skipped_blocks_have_a_reason():
         ("md", "```bash\nhf-mlpl demo --lost\n```\n"),
         ("md", "```bash\nhf-mlpl lost\n```\n"),
         ("md", "```bash\nmake lost\n```\n"),
+        ("md", "```bash\nrecipes/lost.sh\n```\n"),
+        ("md", "```bash\nrecipes/own_speech/run.sh --lost data\n```\n"),
         ("md", '```bash\npip install -e ".[lost]"\n```\n'),
         ("md", "```bash\nlost\n```\n"),
         ("md", "```bash\nhf-mlpl transcribe --model runs/demo/final/model lost.mp3\n```\n"),

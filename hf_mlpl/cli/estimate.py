@@ -54,7 +54,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         from ..training.measurement import measure_updates
         from ..training_config import load_config
 
-        measurement = measure_updates(load_config(options.stage[0][0], options.stage[0][1:]))
+        measurement = measure_updates(load_config(estimate.first_run[0], estimate.first_run[1:]))
         speed, unit = measurement.flops_per_second, "hours"
         explanation = f"{unit} at the speed of this machine, measured in the first stage: {measurement}"
     if os.environ.get("RANK", "0") != "0":  # of other processes of `accelerate launch`

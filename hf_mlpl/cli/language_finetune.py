@@ -70,9 +70,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
 
 def _settings(options: argparse.Namespace, language: str) -> TrainingConfig:
-    from ..training_config import load_config
+    from ..training_config import language_setting, load_config
 
-    return load_config(options.config, [*options.overrides, f"language={language}"])
+    return load_config(options.config, [*options.overrides, language_setting(language)])
 
 
 def _trainable_languages(options: argparse.Namespace) -> list[str]:
@@ -90,7 +90,12 @@ def _trainable_languages(options: argparse.Namespace) -> list[str]:
     for language in languages:
         if language not in labelled:
             print(f"{language}: skipped, slimIPL needs labelled speech of the language too, and there is none")
-    return [language for language in languages if language in labelled]
+    if not (trainable := [language for language in languages if language in labelled]):
+        speech = (
+            f"unlabelled speech in {', '.join(languages) or 'no language'}, labelled speech in {', '.join(labelled)}"
+        )
+        raise ValueError(f"{options.config}: no language to train, there is {speech}")
+    return trainable
 
 
 def _run_language(language: str, options: argparse.Namespace, commands: list[list[str]]) -> dict:
@@ -129,6 +134,7 @@ def _is_labelled(labels: Path) -> bool:
 def _commands(language: str, options: argparse.Namespace) -> list[list[str]]:
     """Returns the commands that have not been completed for a language."""
     from ..training.run_pusher import pushed_mark
+    from ..training_config import language_setting
 
     config = _settings(options, language)
     launch = [*shlex.split(options.launch), "-m", "hf_mlpl"]
@@ -136,7 +142,11 @@ def _commands(language: str, options: argparse.Namespace) -> list[list[str]]:
     allow_collapsed = ["--allow-collapsed"] if options.allow_collapsed else []
     commands = []
     if not model.exists() or config.push_to_hub and not pushed_mark(config).exists():
-        settings = [*options.overrides, f"language={language}", *["allow_collapsed=true"] * options.allow_collapsed]
+        settings = [
+            *options.overrides,
+            language_setting(language),
+            *["allow_collapsed=true"] * options.allow_collapsed,
+        ]
         commands.append([*launch, "train", options.config, *settings])
     if not _is_labelled(labels):
         data = ["--data", *config.unlabelled, "--languages", language, "--output", str(labels)]

@@ -23,6 +23,7 @@ from .text_arrays import NUM_CODE_POINTS, SPACE, TextBlock
 logger = logging.getLogger(__name__)
 
 OTHER_TOKENS = "to learn them, set `tokens` to a file that has them, as `hf-mlpl build-tokenizer` writes it"
+MOST_NAMED = 8  # tokens or languages in a line of the log
 DROPPED = ("id", "reason", "duration_seconds", "text")
 
 
@@ -135,10 +136,11 @@ def _check_languages(dataset: Dataset, config: MlplConfig) -> None:
     known = config.languages
     if unknown := sorted(set(distinct(dataset, "language")) - set(known)):
         setting = yaml.safe_dump([*known, *unknown], default_flow_style=True, width=math.inf, allow_unicode=True)
+        shown = known if len(known) <= MOST_NAMED else [*known[:MOST_NAMED], f"{len(known) - MOST_NAMED} others"]
         is_numbered = not set(known).isdisjoint(language_names(len(known)))
         names = "; `hf-mlpl name-languages` finds the names of those with a number" if is_numbered else ""
         raise ValueError(
-            f"the model has no class for {', '.join(unknown)}; it knows {', '.join(known)}. Set `languages` to all "
+            f"the model has no class for {', '.join(unknown)}; it knows {', '.join(shown)}. Set `languages` to all "
             f'that it shall know, and its language-ID head is resized: "languages={setting.strip()}"{names}'
         )
 

@@ -115,6 +115,7 @@ def convert_mctct(name_or_path: str | os.PathLike, **hub_arguments):
     if not isinstance(config, MCTCTConfig):
         raise ValueError(f"{name_or_path} is a model of type {config.model_type!r}, not of the old port's 'mctct'")
     model = AutoModelForCTC.from_pretrained(name_or_path, config=config, **hub_arguments)
+    model.config._commit_hash = getattr(config, "_commit_hash", None)  # for records of runs and labels
     processor = AutoProcessor.from_pretrained(name_or_path, **hub_arguments)
     logger.warning(
         f"{name_or_path}: the old port has no language-ID head, so the converted model does not identify languages"

@@ -128,7 +128,7 @@ def filter_labels(
 
     Raises:
         ValueError: for a file of `labels` that holds no pseudo-labels, for languages whose labels have collapsed, and
-            if the filters keep no label; then nothing is written.
+            if there is no label, or the filters keep none; then nothing is written.
         InUseError: if another job is writing the same file.
     """
     for path in labels:
@@ -155,9 +155,14 @@ def filter_labels(
                 f"{collapse_line(problems)}: {NOT_LEARNED}, or leave out the file; --allow-collapsed filters them all "
                 "the same"
             )
-        total: Counter[str] = sum(kept_by.values(), Counter())
-        if total["all"] and not total["kept"] and not allow_collapsed:
-            raise ValueError(f"{_none_kept(total)}; relax the filters; --allow-collapsed writes a file without labels")
+        total: Counter[str] = Counter()
+        for counts in kept_by.values():
+            total.update(counts)  # a sum of counters has no zeros
+        if not total["kept"] and not allow_collapsed:
+            problem = (
+                f"{_none_kept(total)}; relax the filters" if total else f"{', '.join(map(str, labels))}: no labels"
+            )
+            raise ValueError(f"{problem}; --allow-collapsed writes a file without labels")
     for language, counts in sorted(kept_by.items()):
         if not counts["kept"]:
             logger.warning("%s: %s", language, _none_kept(counts))

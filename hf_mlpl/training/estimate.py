@@ -32,10 +32,10 @@ from ..error_line import error_line
 from ..interop.mctct import MCTCTConfig
 from ..model.configuration_mlpl import MlplConfig
 from ..model.missing_model import check_model
-from ..model.tokenization_mlpl import MlplTokenizer
 from ..text_table import aligned
-from ..training_config import PRESETS, TrainingConfig, load_config
+from ..training_config import PRESETS, TrainingConfig, language_setting, load_config
 from .checkpoint_files import CHECKPOINTS_KEPT
+from .model_setup import read_tokens
 
 BYTES_PER_LABEL = 1000
 STATE_BYTES = {"adagrad": 4, "adamw": 8}  # per parameter
@@ -63,6 +63,7 @@ class Estimate:
     stages: list[Stage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    first_run: list[str] = field(default_factory=list)  # arguments of `train` for the first stage, in one language
     largest_checkpoint: float = 0.0
     folders: list[Path] = field(default_factory=list)  # written by the stages
     models: dict[str, MlplConfig | None] = field(default_factory=dict)  # by the folder where a stage saves it
@@ -117,6 +118,11 @@ class Estimate:
             files, others = ", ".join(config.unlabelled), ", ".join(unlabelled)
             self.add_problem(f"{files}: no unlabelled speech in {', '.join(silent)}; there is some in {others}")
         chosen = [language for language in languages or unlabelled if language in unlabelled and language in train]
+        if unlabelled and train and not chosen:
+            files, others = ", ".join(config.train), ", ".join(train)
+            self.add_problem(
+                f"{files}: no labelled speech in {', '.join(languages or unlabelled)}; there is some in {others}"
+            )
         speech = {language: unlabelled[language] for language in chosen}
         finetuning, labelling = Stage(name), Stage("pseudo-labels")
         self.stages += [finetuning, labelling]
@@ -156,15 +162,13 @@ class Estimate:
             if config.model in self.models:
                 model = copy.deepcopy(self.models[config.model])
             elif config.model in PRESETS:
-                if not Path(config.tokens).is_file():
-                    raise ValueError(f"{config.tokens}: no such tokens file; `hf-mlpl build-tokenizer` writes it")
-                classes = len(MlplTokenizer(config.tokens))
+                classes = len(read_tokens(config))
                 model = getattr(MlplConfig, config.model)(classes, list(config.languages or train))
             else:
                 model = _stored_config(config.model)
             if model is not None and config.model not in PRESETS:  # whose heads the run resizes
                 if config.tokens:
-                    model.vocab_size = len(MlplTokenizer(config.tokens))
+                    model.vocab_size = len(read_tokens(config))
                 model.languages = list(config.languages or model.languages or train)
             for name, value in config.model_fields.items() if model else ():
                 setattr(model, name, value)
@@ -232,7 +236,7 @@ def estimate_stages(stages: Sequence[Sequence[str]], labels: Path, languages: Se
         name = Path(path).stem
         try:
             is_per_language = "{language}" in Path(path).read_text(encoding="utf-8") + "".join(overrides)
-            config = load_config(path, [*overrides, *(["language='{language}'"] if is_per_language else [])])
+            config = load_config(path, [*overrides, *([language_setting("{language}")] if is_per_language else [])])
             if is_per_language and not config.slimipl:
                 raise ValueError("has {language} in its settings, but neither `unlabelled` nor `slimipl`")
         except (ValueError, OSError) as error:
@@ -241,8 +245,11 @@ def estimate_stages(stages: Sequence[Sequence[str]], labels: Path, languages: Se
             continue
         if is_per_language:
             pseudo_labelled = estimate.add_languages(name, config, languages)
+            chosen = [language_setting(language) for language in list(pseudo_labelled)[:1]]
         else:
             estimate.add_run(name, config, pseudo_labelled)
+            chosen = []
+        estimate.first_run = estimate.first_run or [path, *overrides, *chosen]
     estimate.check_disk()
     return estimate
 

@@ -18,6 +18,7 @@ from .estimate import sum_speech, update_flops
 from .loop import train_step
 from .model_setup import build_model
 from .optimization import make_accelerator, prepare
+from .problems import Problems
 from .run_data import supervised_updates
 
 WARM_UP = 2  # updates before the measured ones: the first allocate memory and start the loader's processes
@@ -58,7 +59,8 @@ def measure_updates(config: TrainingConfig) -> Measurement:
     `estimate` adds the work of making labels.
 
     Raises:
-        ValueError, OSError: as `train` does, for settings, data or a model that cannot work.
+        ValueError, OSError, TrainingError: as `train` does, for settings, data or a model that cannot work, and if
+            most utterances cannot be read.
     """
     set_seed(config.seed)
     config = dataclasses.replace(config, max_updates=WARM_UP + UPDATES)
@@ -70,13 +72,16 @@ def measure_updates(config: TrainingConfig) -> Measurement:
     model, optimizer = prepare(accelerator, model, config)
     updates = supervised_updates(accelerator, model, processor, train_set, config, start=0)
     progress = tqdm(updates, "measured", config.max_updates, unit="update", disable=not accelerator.is_main_process)
+    problems = Problems(accelerator, len(train_set), None)
     audio_seconds, start = 0.0, 0.0
     for number, micro_batches in enumerate(progress):
         if number == WARM_UP:
             start = time.perf_counter()
+        problems.add(batch for _, batch in micro_batches)
         step = train_step(accelerator, model, optimizer, micro_batches, config)  # ends with the result of a sum
         audio_seconds += step["audio_seconds"] * (number >= WARM_UP)
     seconds = (time.perf_counter() - start) / UPDATES
+    problems.finish(is_whole_run=True)
     flops = update_flops(config, model_config, sum_speech(speech_totals(config.train)), layerdrop)
     return Measurement(
         processes=accelerator.num_processes,

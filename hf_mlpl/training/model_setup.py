@@ -8,6 +8,7 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
@@ -18,6 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from ..data.rows import blocks, distinct
+from ..data.selection import MOST_NAMED
 from ..data.text_arrays import NUM_CODE_POINTS, TextBlock
 from ..error_line import error_line
 from ..interop.mctct import MCTCTConfig, convert_mctct
@@ -30,8 +32,6 @@ from ..model.tokenization_mlpl import MlplTokenizer
 from ..training_config import PRESETS, TrainingConfig
 
 logger = logging.getLogger(__name__)
-
-MOST_NAMED = 8  # new tokens or languages, in the line on a resized head
 
 
 def build_model(
@@ -47,11 +47,12 @@ def build_model(
         is_continued: leaves out these lines, because the run has logged them when it began.
 
     Raises:
-        ValueError: for model fields that do not fit, and for a trained model that is damaged.
-        OSError: if the model or the tokens file does not exist.
+        ValueError: for model fields that do not fit, a tokens file that does not exist, and a trained model that is
+            damaged.
+        OSError: if the model does not exist.
     """
     if config.model in PRESETS:
-        processor = MlplProcessor(MlplFeatureExtractor(), MlplTokenizer(config.tokens))
+        processor = MlplProcessor(MlplFeatureExtractor(), read_tokens(config))
         preset = getattr(MlplConfig, config.model)
         languages = config.languages or distinct(train_set, "language")
         with _fitting_fields(config):
@@ -67,17 +68,23 @@ def build_model(
     return model, processor
 
 
+def read_tokens(config: TrainingConfig) -> MlplTokenizer:
+    """Reads the tokens file of the settings; raises a ValueError if there is none."""
+    if not Path(config.tokens).is_file():
+        raise ValueError(f"{config.tokens}: no such tokens file; `hf-mlpl build-tokenizer` writes it")
+    return MlplTokenizer(config.tokens)
+
+
 def _load_trained(config: TrainingConfig) -> tuple[MlplForCTC, MlplProcessor]:
     """Loads a trained model, also one of the old port, with weights in fp32 whatever the precision of its file."""
     check_model(config.model)
-    stored = AutoConfig.from_pretrained(config.model)
-    if isinstance(stored, MCTCTConfig):
+    if isinstance(AutoConfig.from_pretrained(config.model), MCTCTConfig):
         original, processor = convert_mctct(config.model)
         with _fitting_fields(config):
             fields = {field.name: getattr(original.config, field.name) for field in dataclasses.fields(MlplConfig)}
             model = MlplForCTC(MlplConfig(**fields | {"dtype": torch.float32} | config.model_fields))
             model.load_state_dict(original.state_dict())
-        model.config._commit_hash = getattr(stored, "_commit_hash", None)  # for the record of the run
+        model.config._commit_hash = original.config._commit_hash
     else:
         processor = MlplProcessor.from_pretrained(config.model)
         with _fitting_fields(config):
@@ -95,7 +102,7 @@ def _resize_heads(
     if languages != old_languages:
         kept = model.resize_lid_head(languages)
         yield _describe_change("language-ID head", "languages", old_languages, languages, kept)
-    new = old if config.tokens is None else MlplTokenizer(config.tokens)
+    new = old if config.tokens is None else read_tokens(config)
     if new.get_vocab() != old.get_vocab():
         silent = [entry for entry in old.init_kwargs.get("silent_entries", ()) if entry in new.get_vocab()]
         new = MlplTokenizer(config.tokens, old.surround, silent_entries=silent)

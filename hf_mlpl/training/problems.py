@@ -28,10 +28,11 @@ class Problems:
 
     Args:
         num_utterances: size of the data set.
-        path: text file with a line for each utterance that could not be used; several data sets may share it.
+        path: text file with a line for each utterance that could not be used; several data sets may share it;
+            None for no file.
     """
 
-    def __init__(self, accelerator: Accelerator, num_utterances: int, path: Path):
+    def __init__(self, accelerator: Accelerator, num_utterances: int, path: Path | None):
         self.accelerator, self.path = accelerator, path
         self.window = min(WINDOW, num_utterances)
         self.reported: dict[str, None] = {}  # problems of this process
@@ -84,6 +85,6 @@ class Problems:
         """Adds to the file the lines that it lacks; all processes call it."""
         lines = gather_object(list(self.reported)[self.num_written :])
         self.num_written = len(self.reported)
-        if lines and self.accelerator.is_main_process:
+        if lines and self.path is not None and self.accelerator.is_main_process:
             known = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
             write_text(self.path, "".join(f"{line}\n" for line in dict.fromkeys([*known, *lines])))

@@ -242,7 +242,9 @@ def test_a_language_that_cannot_be_finetuned(chain, finetuned, error_of, output_
     command = [*finetuned, f"unlabelled=[{tmp_path / 'fi.parquet'}]"]
     message = error_of(*command, "--languages", "sv-SE")
     assert message == "no unlabelled speech in sv-SE; there is some in fi"
-    assert output_of(*command).startswith("fi: skipped, slimIPL needs labelled speech of the language too")
+    message = error_of(*command)
+    assert message.endswith("no language to train, there is unlabelled speech in fi, labelled speech in de, sv-SE")
+    assert capfd.readouterr().out.startswith("fi: skipped, slimIPL needs labelled speech of the language too")
     message = error_of(*finetuned, "output_dir=elsewhere/{language}", "learning_rate=1e38", "cache_gigabytes=0")
     assert message.startswith("sv-SE failed, see above; the same command tries again")
     message = capfd.readouterr().err
@@ -253,6 +255,15 @@ def test_a_language_that_cannot_be_finetuned(chain, finetuned, error_of, output_
     assert error_of("train.py", "finetune.yaml").endswith(
         "needs a language; add language=CODE, for example language=sl"
     )
+    message = error_of("train.py", "finetune.yaml", "language=no")  # which YAML takes for false
+    assert message.endswith("language is False; it must be a string, in quotes where YAML takes it for something else")
+    files = {}
+    for split in ("train", "unlabelled"):
+        rows = [row | {"language": "no"} for row in pq.read_table(f"data/{split}.parquet").to_pylist()]
+        write_utterances(rows, files.setdefault(split, tmp_path / f"no-{split}.parquet"))
+    settings = [f"{split}=[{path}]" for split, path in files.items()]
+    train, label = output_of(*finetuned, "output_dir=elsewhere/{language}", *settings, "--list").split(" && ")
+    assert train.endswith("'language=\"no\"'") and "--languages no " in label
 
 
 def test_a_language_whose_labels_are_damaged(chain, finetuned, error_of, capfd, monkeypatch):

@@ -12,6 +12,8 @@ import torch
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from transformers import AutoModelForCTC, Wav2Vec2Config, Wav2Vec2ForCTC, pipeline
 
+from hf_mlpl import MlplForCTC, MlplProcessor
+from hf_mlpl.cli.inference import load_model
 from hf_mlpl.cli.main import main
 
 from ..model.test_golden import printed_letters
@@ -105,6 +107,12 @@ def test_a_model_of_the_old_port(local_hub, tmp_path, capsys, caplog):
     sound = {"array": sweep(3), "sampling_rate": RATE}
     answers = [pipeline("automatic-speech-recognition", model=str(folder))(dict(sound)) for folder in (old, new)]
     assert answers[0] == answers[1] and answers[1]["text"] and list(answers[1]) == ["text"]
+    (model, processor), (converted, _) = (
+        load_model(str(old)),
+        load_model(str(new)),
+    )  # of `hf-mlpl evaluate`, and others
+    torch.testing.assert_close(model.state_dict(), converted.state_dict(), rtol=0, atol=0)
+    assert isinstance(model, MlplForCTC) and isinstance(processor, MlplProcessor)
 
     assert main(["convert", "--from=mctct", "--checkpoint", "nowhere", "--output", str(tmp_path / "other")]) == 1
     (line,) = capsys.readouterr().err.splitlines()

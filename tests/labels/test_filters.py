@@ -155,15 +155,17 @@ def test_labels_of_a_collapsed_teacher(tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records] == [message]
     filter_labels([path], [], kept, allow_collapsed=True)
     assert pq.read_table(kept).equals(pq.read_table(path))
-    write_utterances([], path, LABEL_FEATURES)  # no utterances at all
-    filter_labels([path], DEFAULT_FILTERS, kept)
+    write_utterances([], path, LABEL_FEATURES)
+    with pytest.raises(ValueError, match=f"^{path}: no labels; --allow-collapsed writes a file without labels$"):
+        filter_labels([path], DEFAULT_FILTERS, kept)
+    filter_labels([path], DEFAULT_FILTERS, kept, allow_collapsed=True)
     assert not len(pq.read_table(kept))
 
 
 def test_filters_that_keep_nothing_are_told_one_by_one(labels, tmp_path, caplog):
     rows, path = labels
-    filters = [*DEFAULT_FILTERS, LabelFilter("mean_log_prob >= -0.35"), LabelFilter("blank_ratio >= 0.4")]
-    removed = "characters > 0 removes 0, mean_log_prob >= -0.35 removes 4, blank_ratio >= 0.4 removes 4"
+    filters = [*DEFAULT_FILTERS, LabelFilter("mean_log_prob >= -0.35"), LabelFilter("blank_ratio >= 0.9")]
+    removed = "characters > 0 removes 0, mean_log_prob >= -0.35 removes 4, blank_ratio >= 0.9 removes 8"
     with pytest.raises(ValueError, match=f"^the filters keep none of 8 labels: {removed}; relax the filters; "):
         filter_labels([path], filters, tmp_path / "kept.parquet")
     assert os.listdir(tmp_path) == ["labels.parquet"]

@@ -22,6 +22,7 @@ from hf_mlpl.training.estimate import (
     training_flops,
 )
 from hf_mlpl.training.measurement import UPDATES, WARM_UP, measure_updates
+from hf_mlpl.training.problems import TrainingError
 from hf_mlpl.training.slimipl import SlimIplPlan
 from hf_mlpl.training_config import SlimIplConfig, TrainingConfig, load_config
 
@@ -166,6 +167,26 @@ def test_times_of_this_machine_are_measured(stages, run_estimate, tmp_path, tone
     assert status == 0 and not [line for line in err if "error" in line]
     assert out[0].endswith("  hours") and f"{UPDATES} updates with 1 process: " in out[6]
     assert not list(tmp_path.iterdir())  # nothing was written
+    rows = pq.read_table(tone_data / "train.parquet").to_pylist()
+    lost = [row | {"audio": row["audio"] | {"path": "/nowhere/a.wav"}} for row in rows]
+    write_utterances(lost, tmp_path / "lost.parquet")
+    with pytest.raises(TrainingError, match="utterances could not be used, for example: .*nowhere/a.wav"):
+        measure_updates(load_config(stages[1], [f"train=[{tmp_path / 'lost.parquet'}]"]))
+
+
+def test_a_first_stage_of_each_language_is_measured_in_the_first_one(tone_data, tmp_path):
+    settings = [
+        f"output_dir={tmp_path}/{{language}}",
+        "slimipl={}",
+        f"unlabelled=[{tone_data / 'unlabelled.parquet'}]",
+    ]
+    estimate = estimate_stages([[tone_data / "tones.yaml", *settings]], tmp_path / "labels")
+    assert load_config(*estimate.first_run[:1], estimate.first_run[1:]).language == "sv-SE"
+    rows = pq.read_table(tone_data / "train.parquet").to_pylist()
+    write_utterances([row for row in rows if row["language"] == "de"], tmp_path / "de.parquet")
+    train = f"train=[{tmp_path / 'de.parquet'}]"
+    estimate = estimate_stages([[tone_data / "tones.yaml", *settings, train]], tmp_path / "labels")
+    assert estimate.problems == [f"{tmp_path / 'de.parquet'}: no labelled speech in sv-SE; there is some in de"]
 
 
 def test_a_trained_model_has_the_heads_of_the_settings(stages, run_estimate, tmp_path, tone_data):

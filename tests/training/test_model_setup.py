@@ -139,6 +139,11 @@ def test_languages_and_characters_that_the_model_lacks_name_the_remedy(config, t
     numbered = save_folder(tmp_path / "numbered", ["language_0", "language_1"])
     with pytest.raises(ValueError, match="`hf-mlpl name-languages` finds the names of those with a number$"):
         train(config(numbered, f"output_dir={tmp_path / 'other'}"))
+    with pytest.raises(ValueError, match="^nowhere.lst: no such tokens file; `hf-mlpl build-tokenizer` writes it$"):
+        train(config(tone_run / "model", "tokens=nowhere.lst", f"output_dir={tmp_path / 'other'}"))
+    many = save_folder(tmp_path / "many", [f"l{number}" for number in range(20)])
+    with pytest.raises(ValueError, match=r"for de, sv-SE; it knows l0, .* l7, 12 others\. Set .* l19, de, sv-SE\]\"$"):
+        train(config(many, f"output_dir={tmp_path / 'other'}"))
     with pytest.raises(ValueError, match="'unknown characters': 64}; to learn them, set `tokens`"):
         train(config(tone_run / "model", f"output_dir={tmp_path / 'other'}", tokens=["|", "x"]))
 
