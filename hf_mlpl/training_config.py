@@ -60,6 +60,8 @@ class SpecAugmentConfig:
 class WaveformAugmentConfig:
     """Configures random changes of the audio, from which features are then made anew for each update.
 
+    On spoken digits of one labelled person, the defaults halved the error rate for another person (recipes/README.md).
+
     Args:
         start_update: updates before the first change.
         max_speed_change: utterances become faster or slower, and their pitch with it, by up to this share.
@@ -72,7 +74,7 @@ class WaveformAugmentConfig:
     noise_probability: float = 0.5
     min_snr: float = 5.0
     max_snr: float = 30.0
-    echo_probability: float = 0.0
+    echo_probability: float = 0.5
 
     def __post_init__(self):
         _check_least(self, 0, "start_update")
