@@ -60,7 +60,7 @@ class SpecAugmentConfig:
 class WaveformAugmentConfig:
     """Configures random changes of the audio, from which features are then made anew for each update.
 
-    On spoken digits of one labelled person, the defaults halved the error rate for another person (recipes/README.md).
+    On spoken digits of one labelled person, the defaults nearly halved the errors for another one (recipes/README.md).
 
     Args:
         start_update: updates before the first change.
