@@ -337,8 +337,8 @@ def test_a_recording_of_two_parts_is_cut_once(talks, tmp_path):
     rows = [row | {"id": "x"}, *(row | {"id": f"y{i}", "audio": each} for i, each in enumerate(near))]
     parts = [Part(f"rows {i}", partial(read_rows, rows[: 3 - 2 * i]), "unlabelled") for i in range(2)]
     report = prepare(parts, tmp_path / "data", segmentation=Segmentation(Loudness(tmp_path / "log"), 40.0))
-    assert len((tmp_path / "log").read_text().split()) == 3 and report.dropped == {"id of another utterance": 1}
-    assert report.lines()[0] == "4 rows read, 3 kept; dropped: 1 id of another utterance"
+    assert len((tmp_path / "log").read_text().split()) == 3 and report.dropped == {"id is there already": 1}
+    assert report.lines()[0] == "4 rows read, 3 kept; dropped: 1 id is there already"
     ids = read_utterances([tmp_path / "data" / "unlabelled.parquet"])["id"]
     assert list(ids) == ["x-0001", "x-0002", "x-0003", "y0-0001", "y0-0002", "y1-0001", "y1-0002"]
     assert report.speech[0]["utterances"] == 7 and report.speech[1] == {"part": "rows 1"}

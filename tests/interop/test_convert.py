@@ -13,8 +13,8 @@ from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from transformers import AutoModelForCTC, Wav2Vec2Config, Wav2Vec2ForCTC, pipeline
 
 from hf_mlpl import MlplForCTC, MlplProcessor
-from hf_mlpl.cli.inference import load_model
 from hf_mlpl.cli.main import main
+from hf_mlpl.inference.loading import load_model
 
 from ..model.test_golden import printed_letters
 from ..port_folder import save_port
