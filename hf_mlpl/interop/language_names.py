@@ -95,14 +95,14 @@ def find_language_names(
     sums, counts = np.zeros((len(languages), num_classes)), np.zeros(len(languages), int)
     clips = select_rows(dataset, rows)
     for batch, probabilities in _probabilities(model, processor, clips, max_batch_seconds, num_workers, progress):
-        of_rows = codes[rows[batch]]
-        np.add.at(sums, of_rows, probabilities)
-        np.add.at(counts, of_rows, 1)
-    heard = np.flatnonzero(counts > 1)  # a single clip cannot make sure, but could make another language unsure
-    means = sums[heard] / counts[heard, None]
+        row_codes = codes[rows[batch]]
+        np.add.at(sums, row_codes, probabilities)
+        np.add.at(counts, row_codes, 1)
+    usable = np.flatnonzero(counts > 1)  # a single clip cannot make sure, but could make another language unsure
+    means = sums[usable] / counts[usable, None]
     numbers, margins = assign(means)
     found = [NamedClass(name, None, 0.0, False, 0.0, int(n)) for name, n in zip(languages, counts, strict=True)]
-    for code, number, margin, mean in zip(heard, numbers, margins, means, strict=True):
+    for code, number, margin, mean in zip(usable, numbers, margins, means, strict=True):
         is_likeliest = bool(mean[number] == mean.max())
         found[code] = NamedClass(
             languages[code], int(number), float(mean[number]), is_likeliest, float(margin), int(counts[code])
