@@ -63,7 +63,8 @@ def measure_updates(config: TrainingConfig) -> Measurement:
             most utterances cannot be read.
     """
     set_seed(config.seed)
-    config = dataclasses.replace(config, max_updates=WARM_UP + UPDATES)
+    waveform_augment = config.waveform_augment and dataclasses.replace(config.waveform_augment, start_update=0)
+    config = dataclasses.replace(config, max_updates=WARM_UP + UPDATES, waveform_augment=waveform_augment)
     train_set = read_utterances(config.train, [config.language] if config.language else None)
     model, processor = build_model(config, train_set)
     accelerator = make_accelerator(config)
