@@ -1,4 +1,4 @@
-"""How far from the truth are the times that `hf-mlpl align` finds for words of people?
+"""Measures how far from the truth the times are that `hf-mlpl align` finds for words of people.
 
     python benchmarks/alignment_error.py FOLDER
 

@@ -262,7 +262,7 @@ def _rows_of_tables(
 def _of_split(table: OpenDataset, split: str) -> OpenDataset:
     """Leaves out rows of other splits, if the folder of a table has a folder for each split."""
     folder = Path(table.name).parent
-    splits = {name: of for name, of in SPLIT_FOLDERS.items() if (folder / name).is_dir()}
+    splits = {name: kind for name, kind in SPLIT_FOLDERS.items() if (folder / name).is_dir()}
     if not splits:
         return table
     wanted = SPLIT_FOLDERS.get(split, split)
