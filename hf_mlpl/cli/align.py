@@ -184,6 +184,7 @@ def _align(recordings: list[Recording], options: argparse.Namespace) -> Iterator
 
 def _write_utterances(recordings: list[Recording], options: argparse.Namespace) -> int:
     """Writes the utterance file; returns the number of recordings that are aligned."""
+    from ..corpora.locales import to_locale
     from ..data.utterances import write_utterances
     from ..inference.aligned_texts import SCORED_FEATURES, UtteranceReport, aligned_utterances
 
@@ -193,7 +194,7 @@ def _write_utterances(recordings: list[Recording], options: argparse.Namespace) 
         nonlocal num_aligned
         for recording, alignment in _align(recordings, options):
             num_aligned += 1
-            language = options.language or alignment.language
+            language = to_locale(options.language) if options.language else alignment.language
             yield from aligned_utterances(
                 recording, alignment, report, language, options.max_seconds, options.min_score
             )

@@ -32,10 +32,15 @@ NUM_TRIED = 10  # utterances of dev, before training
 def check_train_files(config: TrainingConfig) -> None:
     """Checks that each file of `train` has a text, and that `unlabelled` names none of them.
 
+    A line in the log names files without utterances.
+
     Raises:
         ValueError: with the file, and the setting that takes it.
     """
-    files = [path for path, num_rows in utterance_files(config.train) if num_rows]
+    counts = dict(utterance_files(config.train))
+    files = [path for path, num_rows in counts.items() if num_rows]
+    if (empty := [str(path) for path in counts if path not in files]) and PartialState().is_main_process:
+        logger.warning("%s: no utterances", ", ".join(empty))
     for path in files:
         if all(block["text"].null_count == len(block) for block in read_columns([path], ["text"])):
             raise ValueError(

@@ -140,7 +140,7 @@ def test_files_of_each_format(talks, align, tmp_path):
 
 def test_utterances_of_segments(talks, align, tmp_path):
     path = tmp_path / "data" / "talks.parquet"
-    status, out, _ = align(talks, "--utterances", path, "--output", tmp_path / "out", "--language", "sv-SE")
+    status, out, _ = align(talks, "--utterances", path, "--output", tmp_path / "out", "--language", "sv")
     assert status == 0 and out.splitlines() == [
         f"{path}: 2 utterances, 0.00 h of sv-SE",
         f"next: hf-mlpl train SETTINGS.yaml 'train=[{path}]'",

@@ -425,18 +425,21 @@ def test_a_run_that_could_not_start_starts_when_its_settings_are_mended(run, ton
 
 
 def test_a_bad_clip_costs_one_line(run, tone_data, tmp_path, caplog):
+    """So does a file without utterances."""
     table = pq.read_table(tone_data / "train.parquet").to_pylist()
     table[5]["audio"]["path"] = str(tmp_path / "lost.wav")
     (tmp_path / "noise.mp3").write_bytes(b"nothing that can be decoded" * 40)
     table[50]["audio"]["path"] = str(tmp_path / "noise.mp3")
     write_utterances(table, tmp_path / "train.parquet")
+    write_utterances([], tmp_path / "none.parquet")
+    train = f"train=[{tmp_path / 'train.parquet'}, {tmp_path / 'none.parquet'}]"
     with caplog.at_level(logging.WARNING, logger="hf_mlpl"):
-        folder = run("a", "max_updates=20", "dev=[]", f"train=[{tmp_path / 'train.parquet'}]")  # several passes
+        folder = run("a", "max_updates=20", "dev=[]", train)  # several passes
     assert list(losses(folder)) == list(range(1, 21)) and all(map(math.isfinite, losses(folder).values()))
     for row, file in ((5, "lost.wav"), (50, "noise.mp3")):
         [line] = [record.getMessage() for record in caplog.records if table[row]["id"] in record.getMessage()]
         assert file in line and "\n" not in line and line.endswith("; skipped")
-    assert len(caplog.records) == 2
+    assert caplog.messages[0] == f"{tmp_path / 'none.parquet'}: no utterances" and len(caplog.records) == 3
 
 
 @pytest.mark.parametrize("languages", [["de"], []])
