@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..inference.precision import convert
-from .inference import add_batch_seconds_argument, add_dtype_argument, deliver, line_on_files
+from .inference import add_batch_seconds_argument, add_dtype_argument, deliver, leave_out_finished, line_on_files
 
 if TYPE_CHECKING:
     from ..inference.alignment import Alignment
@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Returns 1 if a recording could not be aligned, else 0."""
     from ..inference.aligned_texts import pair_texts
-    from ..inference.transcription import ctm_name, pending_recordings, refuse_same_names
+    from ..inference.transcription import ctm_name, refuse_same_names
 
     if not 0 <= options.min_score <= 1:
         parser.error(f"--min-score is {options.min_score:g}; it must be between 0 and 1")
@@ -118,10 +118,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(f"{len(recordings)} {options.format} files need a folder: --output DIR")
     refuse_same_names(recordings, ctm_name if is_printed and options.format == "ctm" else attrgetter("output"))
     if options.output is not None and options.utterances is None:
-        pending = pending_recordings(recordings, options.output, options.format)
-        if len(pending) < len(recordings):
-            print(f"{len(recordings) - len(pending)} skipped: already in {options.output}", file=sys.stderr)
-        recordings = pending
+        recordings = leave_out_finished(recordings, options)
     if not recordings:
         return 0
     if options.utterances is None:

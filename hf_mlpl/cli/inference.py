@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
     from transformers import AutomaticSpeechRecognitionPipeline
 
+    from ..inference.transcription import Recording
     from ..model.modeling_mlpl import MlplForCTC
     from ..model.processing_mlpl import MlplProcessor
 
@@ -87,6 +88,16 @@ def line_on_files(files: Sequence[Path], what: str) -> str:
     names = ", ".join(map(printable, files[:3]))
     more = f" and {len(files) - 3} more" if len(files) > 3 else ""
     return f"{len(files)} {'file is' if len(files) == 1 else 'files are'} {what}: {names}{more}"
+
+
+def leave_out_finished(recordings: Sequence[Recording], options: argparse.Namespace) -> list[Recording]:
+    """Returns the recordings whose file is not yet in `--output`; a line counts the others."""
+    from ..inference.transcription import pending_recordings
+
+    pending = pending_recordings(recordings, options.output, options.format)
+    if len(pending) < len(recordings):
+        print(f"{len(recordings) - len(pending)} skipped: already in {options.output}", file=sys.stderr)
+    return pending
 
 
 def deliver(make: Callable[[], str], name: str, path: Path | None, progress: tqdm) -> str | None:

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model.missing_model import check_model
-from .inference import add_dtype_argument, deliver, line_on_files, load_pipeline
+from .inference import add_dtype_argument, deliver, leave_out_finished, line_on_files, load_pipeline
 
 # The times that a format needs
 TIMES = {"srt": "char", "vtt": "char", "textgrid": "word", "ctm": "word"}
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Returns 1 if a recording could not be read, else 0."""
     from transformers.utils import logging
 
-    from ..inference.transcription import ctm_name, find_recordings, pending_recordings, refuse_same_names
+    from ..inference.transcription import ctm_name, find_recordings, refuse_same_names
 
     if options.batch_size < 1:
         parser.error(f"--batch-size is {options.batch_size}; it must be at least 1")
@@ -93,10 +93,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if options.output is None and options.format == "ctm":
         refuse_same_names(recordings, ctm_name)
     if options.output is not None:
-        pending = pending_recordings(recordings, options.output, options.format)
-        if len(pending) < len(recordings):
-            print(f"{len(recordings) - len(pending)} skipped: already in {options.output}", file=sys.stderr)
-        recordings = pending
+        recordings = leave_out_finished(recordings, options)
     if not recordings:
         return 0
     logging.disable_progress_bar()
