@@ -22,7 +22,7 @@ FLOORS = """
     error_line lazy text_table
     atomic folder_lock
     model audio
-    training_config main_process
+    training_config main_process ctc_models
     data
     corpora inference
     evaluation interop

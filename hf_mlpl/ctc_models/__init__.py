@@ -1,0 +1,1 @@
+"""Lets the recipe use CTC models of any architecture of transformers, by one interface."""

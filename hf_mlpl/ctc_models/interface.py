@@ -1,0 +1,148 @@
+"""Defines the interface between the recipe and a CTC model of any architecture.
+
+The recipe knows a model by this interface alone: which tensors it takes, how many frames it returns, which labels a
+text has, and which text a path of labels has. No other room asks what class a model is of.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, ProcessorMixin
+
+
+@dataclass
+class CtcOutput:
+    """Holds a model's outputs for a batch."""
+
+    logits: torch.Tensor  # (B, S, V); frames from `num_frames` on have no meaning
+    num_frames: torch.Tensor  # (B,), valid output frames
+    language_log_probs: torch.Tensor | None = None  # (B, L); None for a model without a language-ID head
+
+
+@dataclass(frozen=True)
+class DecodedText:
+    """Holds the text of a path, and the words of it with the output frames that say them, end excluded."""
+
+    text: str
+    words: Sequence[tuple[str, int, int]]
+
+
+class CtcInterface(ABC):
+    """Describes a CTC model to the recipe, by its configuration and processor, without its weights.
+
+    Loader workers hold it, so it can be pickled and is small. Methods that need the weights take the model, which may
+    be wrapped for data parallelism.
+
+    Args:
+        config: of the model.
+        processor: its feature extractor and tokenizer.
+    """
+
+    sampling_rate: int  # of the waveforms that `extract` takes
+    samples_per_frame: int  # of audio, from one output frame to the next
+    blank_id: int
+    languages: Sequence[str]  # classes of the language-ID head; empty for a model without one
+    pads_exactly: bool  # whether an utterance has the same outputs in a padded batch as by itself
+    masks_features: bool  # whether SpecAugment may mask what `extract` returns; else the model masks by itself
+
+    def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin):
+        self.config, self.processor = config, processor
+
+    # From audio to the model's inputs
+
+    @abstractmethod
+    def extract(self, samples: np.ndarray) -> torch.Tensor:
+        """Returns the inputs of one utterance, features (T, F) or samples (T,), from a waveform (N,)."""
+
+    @abstractmethod
+    def empty_input(self, length: int = 1) -> torch.Tensor:
+        """Returns inputs of `length` silent frames, (T, F), or samples, (T,), of a batch without utterances."""
+
+    @abstractmethod
+    def num_inputs(self, num_samples: int | np.ndarray) -> int | np.ndarray:
+        """Returns the length T of what `extract` returns for a waveform of N samples."""
+
+    @abstractmethod
+    def input_seconds(self, num_inputs: Any) -> Any:
+        """Returns the seconds of audio in inputs of length T; of a number, an array or a tensor."""
+
+    @abstractmethod
+    def num_output_frames(self, num_inputs: Any) -> Any:
+        """Returns the output frames S of inputs of length T; of a number, an array or a tensor."""
+
+    # Between text and labels
+
+    @abstractmethod
+    def vocabulary(self) -> dict[str, int]:
+        """Returns the tokens and their label ids."""
+
+    @abstractmethod
+    def label_ids(self, text: str) -> list[int]:
+        """Returns the labels of a text."""
+
+    @abstractmethod
+    def unknown_characters(self, text: str) -> Counter[str]:
+        """Counts the characters of a text for which the model has no label."""
+
+    @abstractmethod
+    def decode(self, path: Sequence[int]) -> DecodedText:
+        """Returns the text of a path, the likeliest class (S,) of each output frame, not collapsed."""
+
+    # With the weights
+
+    @abstractmethod
+    def forward(self, model: nn.Module, inputs: torch.Tensor, attention_mask: torch.Tensor) -> CtcOutput:
+        """Computes the outputs of a batch.
+
+        Args:
+            inputs: (B, T, F) or (B, T), padded on the right, on the model's device.
+            attention_mask: (B, T), 1 for valid inputs.
+        """
+
+    @abstractmethod
+    def loss(
+        self,
+        model: nn.Module,
+        inputs: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor,
+        language_ids: torch.Tensor,
+        num_utterances: int,
+    ) -> torch.Tensor:
+        """Computes the loss of a micro-batch, so that the losses of all micro-batches of an update add up to its loss.
+
+        Args:
+            labels: (B, L), padded with -100.
+            language_ids: (B,), -100 where unknown.
+            num_utterances: in all micro-batches of the update.
+        """
+
+    @abstractmethod
+    def set_dropout(self, model: nn.Module, probability: float) -> None:
+        """Sets dropout and LayerDrop of the transformer layers, as the original's `slimIPL_dyn_dropout` does.
+
+        Raises:
+            ValueError: for a model whose dropout cannot be changed.
+        """
+
+    @abstractmethod
+    def drops_layers(self, model: nn.Module) -> bool:
+        """Returns whether training may skip a layer, so that it gets no gradient."""
+
+    @abstractmethod
+    def heads(self, model: nn.Module) -> list[nn.Module]:
+        """Returns the heads on top of the encoder."""
+
+    @abstractmethod
+    def feature_encoder(self, model: nn.Module) -> nn.Module | None:
+        """Returns the layers below the transformer, which `freeze_feature_encoder` freezes; None without any."""
