@@ -20,6 +20,8 @@ class MlplInterface(CtcInterface):
     pads_exactly = True
     runs_in_threads = True
     masks_features = True
+    freezes_feature_encoder = False
+    leaves_out_parameters = False  # a dropped layer stays in the graph of the loss
 
     def __init__(self, config, processor):
         super().__init__(config, processor)
@@ -104,5 +106,16 @@ class MlplInterface(CtcInterface):
     def heads(self, model: nn.Module) -> list[nn.Module]:
         return [head for head in (model.ctc_head, model.lid_head) if head is not None]
 
-    def feature_encoder(self, model: nn.Module) -> nn.Module:
-        return model.model.front_end
+    def freeze_feature_encoder(self, model: nn.Module) -> None:
+        model.freeze_feature_encoder()
+
+    def remove_gradients_of_dropped_layers(self, model: nn.Module) -> None:
+        layers = model.model.layers
+        ends = [
+            (layer.up_proj.weight, layer.output_layer_norm.weight) for layer in layers
+        ]  # dropped, and always there
+        has_gradient = torch.stack([parameter.grad.any() for pair in ends for parameter in pair]).view(-1, 2)
+        for layer, (is_kept, has_loss) in zip(layers, has_gradient.tolist(), strict=True):
+            if has_loss and not is_kept:
+                for module in (layer.attention, layer.up_proj, layer.down_proj):
+                    module.zero_grad()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from datasets import Dataset
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from ..atomic import atomic_write, write_text, writing
 from ..data.rows import durations_of
-from ..model.modeling_mlpl import MlplForCTC
 from ..training_config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -52,12 +53,13 @@ class TrainingLog:
     def __exit__(self, *exception):
         self.bar.close()
 
-    def describe(self, train_set: Dataset, dropped: Counter, model: MlplForCTC) -> None:
-        """Prints one line on the model and its training data."""
+    def describe(self, train_set: Dataset, dropped: Counter, model: PreTrainedModel, languages: Sequence[str]) -> None:
+        """Prints one line on the model, the languages that it identifies, and its training data."""
         hours = durations_of(train_set).sum() / 3600
+        head = f"{len(languages)} languages" if languages else "no language-ID head"
         line = (
-            f"{model.num_parameters() / 1e6:.1f} M parameters, {len(model.config.languages)} languages; training on "
-            f"{len(train_set)} utterances, {hours:.2f} h"
+            f"{model.num_parameters() / 1e6:.1f} M parameters, {head}; training on {len(train_set)} utterances, "
+            f"{hours:.2f} h"
         )
         if dropped:
             line += "; dropped: " + ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
