@@ -21,7 +21,7 @@ class MlplInterface(CtcInterface):
     runs_in_threads = True
     masks_features = True
     freezes_feature_encoder = False
-    leaves_out_parameters = False  # a dropped layer stays in the graph of the loss
+    leaves_out_parameters = False  # dropped layers are in the graph, with zeros as gradients
 
     def __init__(self, config, processor):
         super().__init__(config, processor)
@@ -110,12 +110,17 @@ class MlplInterface(CtcInterface):
         model.freeze_feature_encoder()
 
     def remove_gradients_of_dropped_layers(self, model: nn.Module) -> None:
-        layers = model.model.layers
-        ends = [
-            (layer.up_proj.weight, layer.output_layer_norm.weight) for layer in layers
-        ]  # dropped, and always there
-        has_gradient = torch.stack([parameter.grad.any() for pair in ends for parameter in pair]).view(-1, 2)
-        for layer, (is_kept, has_loss) in zip(layers, has_gradient.tolist(), strict=True):
-            if has_loss and not is_kept:
-                for module in (layer.attention, layer.up_proj, layer.down_proj):
-                    module.zero_grad()
+        layers = [_with_gradient(layer.attention, layer.up_proj, layer.down_proj) for layer in model.model.layers]
+        layers = [layer for layer in layers if layer]  # adapters may be in some layers alone
+        is_not_0 = [
+            torch.stack([parameter.grad.any() for parameter in parameters]).any()
+            for parameters in (_with_gradient(*self.heads(model)), *layers)
+        ]
+        has_loss, *is_kept = torch.stack(is_not_0).tolist()
+        for layer, kept in zip(layers, is_kept, strict=True):
+            for parameter in layer if has_loss and not kept else ():
+                parameter.grad = None
+
+
+def _with_gradient(*modules: nn.Module) -> list[nn.Parameter]:
+    return [parameter for module in modules for parameter in module.parameters() if parameter.grad is not None]
