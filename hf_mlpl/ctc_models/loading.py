@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import os
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,7 @@ from transformers.models.auto import modeling_auto
 from transformers.utils import logging
 
 from ..error_line import error_line
-from ..model.missing_model import check_model
+from ..model.missing_model import OUR_TYPES, check_model
 from ..model.model_files import check_settings, find_file, list_names, read_settings, text
 from .new_tokens import (
     blank_of,
@@ -80,7 +80,10 @@ def read_config(name: str | os.PathLike) -> PreTrainedConfig:
     """
     check_model(name)
     file = find_file(name, "config.json")
-    check_settings(file, {"model_type": None} | read_settings(file), {"model_type": text()})
+    settings = {"model_type": None} | read_settings(file)
+    check_settings(file, settings, {"model_type": text()})
+    if settings["model_type"] in OUR_TYPES:
+        return AutoConfig.from_pretrained(name)  # whose errors are lines
     with _one_line(f"{name}: transformers {__version__} cannot use its config.json"):
         return AutoConfig.from_pretrained(name)
 
@@ -166,16 +169,18 @@ def _with_head(name: str | os.PathLike, config: PreTrainedConfig) -> tuple[PreTr
                 whole = config_class(**{field: config} | {name: getattr(config, name) for name in shared})
                 whole._commit_hash = getattr(config, "_commit_hash", None)
                 return whole, field
-    for kind, lists in OTHER_KINDS.items():
-        if any(config.model_type in getattr(modeling_auto, names, ()) for names in lists):
-            break
-    else:
-        kind = "does not write down speech"
-    types = ", ".join(config_class.model_type for config_class in MODEL_FOR_CTC_MAPPING)
+    model_type = config.model_type
+    kinds = (kind for kind, lists in OTHER_KINDS.items() if any(model_type in _types(names) for names in lists))
+    kind = next(kinds, "does not write down speech")
+    accepted = ", ".join(["mlpl", *(config_class.model_type for config_class in MODEL_FOR_CTC_MAPPING)])
     raise ValueError(
-        f"{name}: is of type {config.model_type}, which {kind}; accepted are CTC models, and their encoders, of the "
-        f"types mlpl, {types}"
+        f"{name}: is of type {model_type}, which {kind}; accepted are CTC models, and their encoders, of the types "
+        f"{accepted}"
     )
+
+
+def _types(names: str) -> Container[str]:
+    return getattr(modeling_auto, names, ())
 
 
 def _field_names(config: PreTrainedConfig, inherited: bool = False) -> set[str]:
