@@ -54,7 +54,7 @@ class CtcInterface(ABC):
     languages: Sequence[str]  # classes of the language-ID head; empty for a model without one
     pads_exactly: bool  # whether an utterance has the same outputs in a padded batch as by itself
     masks_features: bool  # whether SpecAugment may mask what `extract` returns; else the model masks by itself
-    freezes_feature_encoder: bool  # whether fine-tuning leaves its feature encoder as it is, unless the settings do not
+    freezes_feature_encoder: bool  # whether trained models keep theirs, unless the settings say otherwise
     leaves_out_parameters: bool  # whether a forward pass may not use some, so that data parallelism must look for them
 
     def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin):

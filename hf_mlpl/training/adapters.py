@@ -34,7 +34,7 @@ def check_installed(config: TrainingConfig) -> None:
         raise ValueError('lora is set and peft is not installed; `pip install "hf-mlpl[peft]"` installs it')
 
 
-def add_adapters(model: PreTrainedModel, interface: CtcInterface, config: TrainingConfig) -> None:
+def add_adapters(model: PreTrainedModel, ctc: CtcInterface, config: TrainingConfig) -> None:
     """Freezes a model, except for its heads, and adds adapters to it.
 
     Raises:
@@ -42,12 +42,12 @@ def add_adapters(model: PreTrainedModel, interface: CtcInterface, config: Traini
     """
     import peft
 
-    heads = interface.heads(model)
+    heads = ctc.heads(model)
     settings = peft.LoraConfig(
         r=config.lora.r,
         lora_alpha=config.lora.lora_alpha,
         lora_dropout=config.lora.lora_dropout,
-        target_modules=_target_modules(model, interface, config.lora),
+        target_modules=_target_modules(model, ctc, config.lora),
         modules_to_save=[name for name, module in model.named_modules() if any(module is head for head in heads)],
         inference_mode=False,
     )
@@ -62,14 +62,14 @@ def has_adapters(model: nn.Module) -> bool:
     return hasattr(model, "peft_config")
 
 
-def _target_modules(model: PreTrainedModel, interface: CtcInterface, config: LoraConfig) -> list[str]:
+def _target_modules(model: PreTrainedModel, ctc: CtcInterface, config: LoraConfig) -> list[str]:
     """Returns the endings of the names of layers to adapt, all of which the model calls.
 
     An adapter of a layer that is not called has no effect: WavLM's attention hands the weights of its projections to
     a function of torch.
     """
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    called = _called(model, interface, linear)
+    called = _called(model, ctc, linear)
     endings = {name: name.rpartition(".")[2] for name in linear}
 
     def silent(targets: set[str]) -> list[str]:
@@ -79,7 +79,7 @@ def _target_modules(model: PreTrainedModel, interface: CtcInterface, config: Lor
         attention = {endings[name] for name in called} & set(ATTENTION)
         if attention and not silent(attention):
             return sorted(attention)
-        heads = interface.heads(model)
+        heads = ctc.heads(model)
         targets = {endings[name] for name in called if ".layers." in name and linear[name] not in heads}
         return sorted(targets - set(silent(targets)))
     layers = {target: [n for n in linear if f".{n}".endswith(f".{target}")] for target in config.target_modules}
@@ -98,15 +98,15 @@ def _target_modules(model: PreTrainedModel, interface: CtcInterface, config: Lor
 
 
 @torch.no_grad()
-def _called(model: PreTrainedModel, interface: CtcInterface, layers: dict[str, nn.Module]) -> set[str]:
+def _called(model: PreTrainedModel, ctc: CtcInterface, layers: dict[str, nn.Module]) -> set[str]:
     """Returns the names of the layers that the model calls for a second of silence."""
     called: Counter[str] = Counter()
     handles = [
         layer.register_forward_hook(lambda *_, name=name: called.update([name])) for name, layer in layers.items()
     ]
-    inputs = interface.extract(np.zeros(interface.sampling_rate, np.float32))[None].to(model.device)
+    inputs = ctc.extract(np.zeros(ctc.sampling_rate, np.float32))[None].to(model.device)
     was_training = model.training
-    interface.forward(model.eval(), inputs, torch.ones(inputs.shape[:2], dtype=torch.long, device=model.device))
+    ctc.forward(model.eval(), inputs, torch.ones(inputs.shape[:2], dtype=torch.long, device=model.device))
     model.train(was_training)
     for handle in handles:
         handle.remove()

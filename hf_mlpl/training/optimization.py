@@ -19,25 +19,25 @@ WARMUP_SHARE, HOLD_SHARE = 0.1, 0.4
 INITIAL_FACTOR, FINAL_FACTOR = 0.01, 0.05
 
 
-def freeze(model: nn.Module, interface: CtcInterface, config: TrainingConfig) -> None:
+def freeze(model: nn.Module, ctc: CtcInterface, config: TrainingConfig) -> None:
     """Freezes the weights that the settings leave as they are, and adds the adapters that are trained instead.
 
     Raises:
         ValueError: for a model without the layers that the settings name.
     """
-    is_usual = config.model not in PRESETS and interface.freezes_feature_encoder
+    is_usual = config.model not in PRESETS and ctc.freezes_feature_encoder
     if is_usual if config.freeze_feature_encoder is None else config.freeze_feature_encoder:
-        interface.freeze_feature_encoder(model)
+        ctc.freeze_feature_encoder(model)
     if config.lora:
-        add_adapters(model, interface, config)
+        add_adapters(model, ctc, config)
 
 
-def build_optimizer(model: nn.Module, interface: CtcInterface, config: TrainingConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, ctc: CtcInterface, config: TrainingConfig) -> torch.optim.Optimizer:
     """Builds the optimizer for the trained parameters of a model: one group, or those of the encoder and the heads."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: list = trained
     if config.head_learning_rate is not None:
-        heads = {id(parameter) for parameter in head_parameters(model, interface)}
+        heads = {id(parameter) for parameter in head_parameters(model, ctc)}
         groups = [
             {"params": [parameter for parameter in trained if (id(parameter) in heads) == is_head], "lr": rate}
             for is_head, rate in ((False, config.learning_rate), (True, config.head_learning_rate))
@@ -48,9 +48,9 @@ def build_optimizer(model: nn.Module, interface: CtcInterface, config: TrainingC
     return torch.optim.AdamW(groups, **options)
 
 
-def head_parameters(model: nn.Module, interface: CtcInterface) -> Iterable[nn.Parameter]:
+def head_parameters(model: nn.Module, ctc: CtcInterface) -> Iterable[nn.Parameter]:
     """Returns the trained parameters of a model's heads."""
-    return [p for head in interface.heads(model) for p in head.parameters() if p.requires_grad]
+    return [p for head in ctc.heads(model) for p in head.parameters() if p.requires_grad]
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, update: int, config: TrainingConfig) -> float:
@@ -91,12 +91,12 @@ def _tri_stage_factor(update: int, max_updates: int) -> float:
     return FINAL_FACTOR
 
 
-def make_accelerator(config: TrainingConfig, interface: CtcInterface) -> Accelerator:
+def make_accelerator(config: TrainingConfig, ctc: CtcInterface) -> Accelerator:
     """Builds the accelerator; raises a ValueError for settings that do not fit the options of `accelerate launch`."""
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else processes on a machine without GPU could not communicate
         mixed_precision="bf16" if config.bf16 else None,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=interface.leaves_out_parameters)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=ctc.leaves_out_parameters)],
     )
     if accelerator.is_fsdp2 and config.slimipl and config.slimipl.ema_decay is not None:
         raise ValueError(
@@ -107,7 +107,7 @@ def make_accelerator(config: TrainingConfig, interface: CtcInterface) -> Acceler
 
 
 def prepare(
-    accelerator: Accelerator, model: nn.Module, interface: CtcInterface, config: TrainingConfig
+    accelerator: Accelerator, model: nn.Module, ctc: CtcInterface, config: TrainingConfig
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Wraps the model for data parallelism, or shards its weights with FSDP, and builds its optimizer.
 
@@ -115,29 +115,29 @@ def prepare(
         ValueError: for layers that are skipped at random in each process, which FSDP would wait for.
     """
     if not accelerator.is_fsdp2:
-        return accelerator.prepare(model, build_optimizer(model, interface, config))
-    drops_layers = _drops_layers(config, interface, model)
-    if drops_layers and interface.leaves_out_parameters:
+        return accelerator.prepare(model, build_optimizer(model, ctc, config))
+    drops_layers = _drops_layers(config, ctc, model)
+    if drops_layers and ctc.leaves_out_parameters:
         raise ValueError(
             "LayerDrop skips layers whose shards the other processes wait for; set model_fields.layerdrop to 0 and "
             "slimipl.dynamic_dropout to null, or launch with `accelerate launch --multi_gpu`, without FSDP"
         )
     model.get_input_embeddings = model.get_output_embeddings = lambda: None  # which accelerate would shard apart
-    model, optimizer = accelerator.prepare(model, build_optimizer(model, interface, config))
-    optimizer.state = build_optimizer(model, interface, config).state  # Adagrad's sums had the shapes of whole weights
-    if drops_layers or interface.leaves_out_parameters:
+    model, optimizer = accelerator.prepare(model, build_optimizer(model, ctc, config))
+    optimizer.state = build_optimizer(model, ctc, config).state  # Adagrad's sums had the shapes of whole weights
+    if drops_layers or ctc.leaves_out_parameters:
         model.set_reduce_scatter_unused_params(True)  # as find_unused_parameters does without FSDP
     return model, optimizer
 
 
 def remove_gradients_of_dropped_layers(
-    accelerator: Accelerator, model: nn.Module, interface: CtcInterface, config: TrainingConfig
+    accelerator: Accelerator, model: nn.Module, ctc: CtcInterface, config: TrainingConfig
 ) -> None:
     """Removes the zeros that data parallelism gives to layers which all processes have dropped."""
-    if accelerator.num_processes > 1 and not accelerator.is_fsdp2 and _drops_layers(config, interface, model):
-        interface.remove_gradients_of_dropped_layers(model)
+    if accelerator.num_processes > 1 and not accelerator.is_fsdp2 and _drops_layers(config, ctc, model):
+        ctc.remove_gradients_of_dropped_layers(model)
 
 
-def _drops_layers(config: TrainingConfig, interface: CtcInterface, model: nn.Module) -> bool:
+def _drops_layers(config: TrainingConfig, ctc: CtcInterface, model: nn.Module) -> bool:
     """Returns whether an update may skip a layer in all its micro-batches, so that the layer gets no gradient."""
-    return interface.drops_layers(model) or bool(config.slimipl and config.slimipl.dynamic_dropout)
+    return ctc.drops_layers(model) or bool(config.slimipl and config.slimipl.dynamic_dropout)

@@ -31,7 +31,7 @@ def save_trained(model: nn.Module, path: Path) -> None:
 
 
 def load_trained(model: nn.Module, path: Path) -> None:
-    """Loads what `save_trained` has saved, or the state of the whole model; raises a RuntimeError if it is another's."""
+    """Loads what `save_trained` has saved, or the state of the whole model; raises a RuntimeError for another one."""
     missing, unexpected = load_model(model, path, strict=False)
     if wrong := sorted({*missing, *unexpected} - frozen_names(model)):
         raise RuntimeError(f"{path.name} is of another model: it differs in {', '.join(wrong)}")
