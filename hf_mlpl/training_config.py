@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +325,8 @@ class TrainingConfig:
             raise ValueError(
                 f"{names[0]} is set and model is {self.model}, a new one; give a trained model, or leave it out"
             )
+        if self.lora and find_spec("peft") is None:
+            raise ValueError('lora is set and peft is not installed; `pip install "hf-mlpl[peft]"` installs it')
         if self.push_to_hub and self.lora and not self.lora.merge and Path(self.model).is_dir():
             raise ValueError(
                 f"model is {self.model}, a folder on this machine, without which nobody can use the adapters that "

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +25,6 @@ ATTENTION = (
 ).split()
 ADAPTER = "default"  # peft's name of a model's first adapter
 PREFIX = "base_model.model."  # of names in PEFT's files
-
-
-def check_installed(config: TrainingConfig) -> None:
-    """Raises a ValueError if the settings have adapters, and `peft` is not installed."""
-    if config.lora and find_spec("peft") is None:
-        raise ValueError('lora is set and peft is not installed; `pip install "hf-mlpl[peft]"` installs it')
 
 
 def add_adapters(model: PreTrainedModel, ctc: CtcInterface, config: TrainingConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -32,25 +32,37 @@ def freeze(model: nn.Module, ctc: CtcInterface, config: TrainingConfig) -> None:
         add_adapters(model, ctc, config)
 
 
-def build_optimizer(model: nn.Module, ctc: CtcInterface, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Builds the optimizer for the trained parameters of a model: one group, or those of the encoder and the heads."""
+def build_optimizer(
+    model: nn.Module, config: TrainingConfig, heads: Sequence[nn.Module] = ()
+) -> torch.optim.Optimizer:
+    """Builds the optimizer for the trained parameters of a model.
+
+    Args:
+        heads: of the model, which become a second group if the settings have a learning rate for them.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: list = trained
     if config.head_learning_rate is not None:
-        heads = {id(parameter) for parameter in head_parameters(model, ctc)}
-        groups = [
-            {"params": [parameter for parameter in trained if (id(parameter) in heads) == is_head], "lr": rate}
-            for is_head, rate in ((False, config.learning_rate), (True, config.head_learning_rate))
-        ]
+        of_heads = _parameters_of(heads)
+        groups = [{"params": [parameter for parameter in trained if id(parameter) not in of_heads]}]
+        groups.append({"params": [parameter for parameter in trained if id(parameter) in of_heads]})
     if config.optimizer == "adagrad":
         return torch.optim.Adagrad(groups, lr=config.learning_rate)
     options = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "betas": (0.9, 0.98), "fused": True}
     return torch.optim.AdamW(groups, **options)
 
 
-def head_parameters(model: nn.Module, ctc: CtcInterface) -> Iterable[nn.Parameter]:
-    """Returns the trained parameters of a model's heads."""
-    return [p for head in ctc.heads(model) for p in head.parameters() if p.requires_grad]
+def _parameters_of(modules: Iterable[nn.Module]) -> set[int]:
+    """Returns the identities of the parameters of some modules."""
+    return {id(parameter) for module in modules for parameter in module.parameters()}
+
+
+def remove_gradients_of_encoder(model: nn.Module, heads: Sequence[nn.Module]) -> None:
+    """Removes the gradients of all parameters except those of the heads, so that an update changes the heads alone."""
+    of_heads = _parameters_of(heads)
+    for parameter in model.parameters():
+        if id(parameter) not in of_heads:
+            parameter.grad = None
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, update: int, config: TrainingConfig) -> float:
@@ -115,7 +127,7 @@ def prepare(
         ValueError: for layers that are skipped at random in each process, which FSDP would wait for.
     """
     if not accelerator.is_fsdp2:
-        return accelerator.prepare(model, build_optimizer(model, ctc, config))
+        return accelerator.prepare(model, build_optimizer(model, config, ctc.heads(model)))
     drops_layers = _drops_layers(config, ctc, model)
     if drops_layers and ctc.leaves_out_parameters:
         raise ValueError(
@@ -123,8 +135,10 @@ def prepare(
             "slimipl.dynamic_dropout to null, or launch with `accelerate launch --multi_gpu`, without FSDP"
         )
     model.get_input_embeddings = model.get_output_embeddings = lambda: None  # which accelerate would shard apart
-    model, optimizer = accelerator.prepare(model, build_optimizer(model, ctc, config))
-    optimizer.state = build_optimizer(model, ctc, config).state  # Adagrad's sums had the shapes of whole weights
+    model, optimizer = accelerator.prepare(model, build_optimizer(model, config, ctc.heads(model)))
+    optimizer.state = build_optimizer(
+        model, config, ctc.heads(model)
+    ).state  # Adagrad's sums had the shapes of whole weights
     if drops_layers or ctc.leaves_out_parameters:
         model.set_reduce_scatter_unused_params(True)  # as find_unused_parameters does without FSDP
     return model, optimizer

@@ -18,8 +18,12 @@ def frozen_names(model: nn.Module) -> set[str]:
 
 def copy_of_trained(model: nn.Module) -> nn.Module:
     """Copies a model whose frozen parameters are those of the original, and take no memory again."""
-    shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
-    return copy.deepcopy(model, shared)
+    return copy.deepcopy(model, {id(each): each for each in model.parameters() if not each.requires_grad})
+
+
+def copy_of_structure(model: nn.Module) -> nn.Module:
+    """Copies a model whose parameters are those of the original, to change its settings and not its weights."""
+    return copy.deepcopy(model, {id(each): each for each in model.parameters()})
 
 
 def save_trained(model: nn.Module, path: Path) -> None:
