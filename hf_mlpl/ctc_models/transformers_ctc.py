@@ -52,6 +52,7 @@ class TransformersInterface(CtcInterface):
     """
 
     languages = ()
+    skips_layers = True
 
     def __init__(self, config, processor):
         super().__init__(config, processor)
@@ -96,12 +97,9 @@ class TransformersInterface(CtcInterface):
             and not getattr(config, "add_adapter", False)  # whose convolutions read past the end of an utterance
         )
         self.freezes_feature_encoder = self.takes_samples
-        self.leaves_out_parameters = (
-            getattr(_encoder_config(config), "layerdrop", 0) > 0
-            or config.model_type in HAS_UNUSED_LAYERS
-            # Any of these probabilities gives the model a vector for masked frames.
-            or (not masks_time and any(getattr(config, f"mask_{axis}_prob", 0) for axis in ("time", "feature")))
-        )
+        # Any of these probabilities gives the model a vector for masked frames.
+        has_mask = any(getattr(config, f"mask_{axis}_prob", 0) for axis in ("time", "feature"))
+        self.leaves_out_parameters = config.model_type in HAS_UNUSED_LAYERS or (has_mask and not masks_time)
 
     # From audio to the model's inputs
 

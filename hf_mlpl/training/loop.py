@@ -92,7 +92,7 @@ def _train(config: TrainingConfig) -> Path:
     ctc = ctc_interface(model.config, processor)
     freeze(model, ctc, config)
     base = {BASE: digest_of_frozen(model)} if config.lora else {}
-    accelerator = make_accelerator(config, ctc)
+    accelerator = make_accelerator(config, ctc, model)
     if not accelerator.is_main_process:
         logging.getLogger(select_for_training.__module__).setLevel(logging.ERROR)  # one warning is enough
     lists = [
