@@ -110,4 +110,5 @@ def merge_adapters(
         merged = adapted.merge_and_unload(safe_merge=True)
     except Exception as error:  # of any type, for files that do not fit
         raise ValueError(f"{name}: its adapters cannot be loaded ({error_line(error)})") from error
+    merged.requires_grad_(True)  # PEFT has frozen it
     return merged.eval(), {tensor for tensor in missing if not tensor.startswith(replaced)}
