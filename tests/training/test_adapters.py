@@ -210,7 +210,9 @@ def test_results_serve_the_next_stages(run, tone_data, tmp_path, merge, error_of
     assert third.config.languages == model.config.languages
     assert not torch.equal(third.ctc_head.weight, model.ctc_head.weight)
     data = tone_data / "unlabelled.parquet"
+    clip = next((tone_data.parent / "common-voice" / "de" / "clips").glob("*test0.wav"))
     for command in (
+        ["transcribe.py", clip, "--model", folder],
         ["pseudo_label.py", "--model", folder, "--data", data, "--output", tmp_path / "labels"],
         ["evaluate.py", "--model", folder, "--data", tone_data / "dev.parquet", "--output", tmp_path / "results.json"],
     ):
