@@ -325,7 +325,9 @@ class TransformersInterface(CtcInterface):
     def set_dropout(self, model: nn.Module, probability: float) -> None:
         layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
         is_found = False
-        for module in (module for layer in layers for module in layer.modules()):
+        for place, module in (pair for layer in layers for pair in layer.named_modules()):
+            if "lora_dropout" in place:  # of adapters, which have a setting of their own
+                continue
             if isinstance(module, nn.Dropout):
                 module.p, is_found = probability, True
             for name in DROPOUTS:
