@@ -92,6 +92,7 @@ class TransformersInterface(CtcInterface):
             and self.takes_mask
             and getattr(config, "feat_extract_norm", None) != "group"  # its statistics are of the row with its padding
             and not getattr(config, "add_adapter", False)  # whose convolutions read past the end of an utterance
+            and not getattr(config, "conv_pos_batch_norm", False)  # which adds its bias to the padding
         )
         self.freezes_feature_encoder = self.takes_samples
         # A model with any of these probabilities has a vector for masked frames.

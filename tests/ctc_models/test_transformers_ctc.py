@@ -329,6 +329,16 @@ class TestSettings:
                 output = ctc.forward(model, *batch_of(ctc, [sweep(seconds)]))
                 assert output.logits.shape[1] == output.num_frames.item()
 
+    @torch.no_grad()
+    def test_normalised_padding(self, tmp_path):
+        fields = {"conv_pos_batch_norm": True, "num_hidden_layers": 1}
+        model, processor = parts(save_small_model(tmp_path / "model", "hubert", **fields))
+        model.hubert.encoder.pos_conv_embed.batch_norm.running_mean += 1.0
+        ctc = interface(model, processor)
+        together = ctc.forward(model, *batch_of(ctc, waveforms())).logits[3]
+        alone = ctc.forward(model, *batch_of(ctc, waveforms()[3:])).logits[0]
+        assert (together[: len(alone)] - alone).abs().max() > 0.1 and not ctc.pads_exactly
+
     def test_batches_shorter_than_a_mask(self, load):
         model, processor = load("hubert")
         ctc = ctc_interface(model.config, processor)
