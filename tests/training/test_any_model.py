@@ -271,3 +271,41 @@ print(json.dumps({
 }))
 assert sys.modules["hf_mlpl"] is None and not [name for name in sys.modules if name.startswith("hf_mlpl.")]
 """
+
+
+def test_commands(local_hub, settings, tone_data, tmp_path, quick_python, quick_retries, capfd):
+    """Training that resumes from the Hub, labelling in 8 bits, scoring and comparing take such a model too."""
+    name = "wav2vec2-bert"
+    pushing = {"push_to_hub": "me/w2v-bert", "license": "cc0-1.0"}
+    run = train(load_config(settings(name, tmp_path / "run", **pushing))).parent
+    commits = local_hub.commits("me/w2v-bert")
+    assert [commit.title.split(": ")[1] for commit in commits[:2]] == ["the result, update 6", "update 3"]
+    local_hub.repos["model", "me/w2v-bert"].branches["main"] = commits[1]
+    elsewhere = settings(name, tmp_path / "elsewhere", **pushing)
+    assert run_command("train.py", elsewhere, "--resume-from-hub", "me/w2v-bert") == 0
+    assert_equal_bits(run, tmp_path / "elsewhere")
+
+    data, model = tone_data / "dev.parquet", ["--model", "me/w2v-bert"]
+    for dtype in ("float32", "int8", "bfloat16"):
+        output = ["--output", tmp_path / f"{dtype}.json", "--dtype", dtype]
+        assert run_command("evaluate_model.py", *model, "--data", data, *output) == 0
+    scores = {d: json.loads((tmp_path / f"{d}.json").read_text()) for d in ("float32", "int8", "bfloat16")}
+    assert {results["macro"]["language_accuracy"] for results in scores.values()} == {None}
+    assert scores["int8"]["macro"]["cer"] == pytest.approx(scores["float32"]["macro"]["cer"], rel=0.2)
+    columns = [f"{dtype}={tmp_path / dtype}.json" for dtype in scores]
+    assert run_command("compare.py", *columns) == 0
+
+    labels = ["--output", tmp_path / "labels", "--dtype", "int8", "--allow-collapsed"]
+    assert run_command("pseudo_label.py", *model, "--data", tone_data / "unlabelled.parquet", *labels) == 0
+    summary = json.loads((tmp_path / "labels" / "complete.json").read_text())
+    assert summary["errors"] == 0 and summary["utterances"] == 24
+
+    each = settings(name, tmp_path / "each" / "{language}", max_updates=3)
+    launch = ["--launch", quick_python, "--labels", tmp_path / "each-labels", "--allow-collapsed"]
+    assert run_command("language_finetune.py", each, *launch) == 0, capfd.readouterr().err
+    assert pq.read_metadata(tmp_path / "each-labels" / "sv-SE" / "labels.parquet").num_rows == 24
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "wav2vec2-bert"], scope="function")
+def test_sharded_weights(name, settings, tone_data, tmp_path, quick_python):
+    """FSDP gives what copies give; LayerDrop is refused."""
