@@ -117,6 +117,7 @@ def save_small_mms(path: Path, languages: dict[str, str], seed: int = 0) -> Path
     processor = Wav2Vec2Processor(Wav2Vec2FeatureExtractor(return_attention_mask=True), tokenizer)
     config = _small_config("wav2vec2", tokenizer, {"adapter_attn_dim": 4})
     for index, language in reversed(list(enumerate(languages))):
+        tokenizer.set_target_lang(language)
         torch.manual_seed(seed)
         config.vocab_size = len(vocabularies[language])
         model = AutoModelForCTC.from_config(config)
@@ -216,5 +217,6 @@ def _speak(model, processor) -> None:
         scale = 5 / logits.std(dim=0)
         head.weight *= scale.view(-1, *[1] * (head.weight.ndim - 1))
         head.bias -= logits.mean(dim=0) * scale
-        head.bias[[index for index in tokenizer.all_special_ids if index != blank]] = -1000
-        head.bias[[blank, *tokenizer.convert_tokens_to_ids(["|"] if "|" in tokenizer.get_vocab() else [])]] += 8
+        special = {*tokenizer.all_special_tokens} - {"|"}  # which transformers counts among them
+        head.bias[tokenizer.convert_tokens_to_ids(sorted(special))] = -1000
+        head.bias[[blank, tokenizer.get_vocab().get("|", blank)]] = 5
