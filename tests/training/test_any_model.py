@@ -27,7 +27,8 @@ from hf_mlpl.inference.decoding import transcribe
 from hf_mlpl.training.loop import train, train_step
 from hf_mlpl.training_config import load_config
 
-from ..commands import run_command
+from ..commands import ROOT, run_command
+from ..inference.test_unsharded import launch
 from ..model.test_remote_code import WITHOUT_PACKAGE
 from ..ranks import run_all_on_two
 from ..small_models import ARCHITECTURES, missing, model_type, save_small_model
@@ -309,3 +310,12 @@ def test_commands(local_hub, settings, tone_data, tmp_path, quick_python, quick_
 @pytest.mark.parametrize("name", ["wav2vec2", "wav2vec2-bert"], scope="function")
 def test_sharded_weights(name, settings, tone_data, tmp_path, quick_python):
     """FSDP gives what copies give; LayerDrop is refused."""
+    slimipl = yaml.safe_load(SLIMIPL) | {"dynamic_dropout": None, "ema_decay": None}
+    changes = {"slimipl": slimipl, "model_fields": {"layerdrop": 0.0}}
+    for kind in ("fsdp", "copies"):
+        path = settings(name, tmp_path / kind, **changes)
+        if kind == "fsdp":
+            launch(quick_python, "fsdp", ROOT / "tests" / "fsdp_on_cpu.py", path, folder=tmp_path)
+        else:
+            train(load_config(path))
+    torch.testing.assert_close(weights(tmp_path / "fsdp"), weights(tmp_path / "copies"), rtol=1e-4, atol=1e-5)
