@@ -55,6 +55,8 @@ class CtcInterface(ABC):
     pads_exactly: bool  # whether an utterance has the same outputs in a padded batch as by itself
     runs_in_threads = False  # whether several threads may run the model at a time: its forward changes no state
     masks_features: bool  # whether SpecAugment may mask what `extract` returns; else the model masks by itself
+    freezes_feature_encoder: bool  # whether fine-tuning leaves its feature encoder as it is, unless the settings do not
+    leaves_out_parameters: bool  # whether a forward pass may not use some, so that data parallelism must look for them
 
     def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin):
         self.config, self.processor = config, processor
@@ -154,5 +156,16 @@ class CtcInterface(ABC):
         """Returns the heads on top of the encoder."""
 
     @abstractmethod
-    def feature_encoder(self, model: nn.Module) -> nn.Module | None:
-        """Returns the layers below the transformer, which `freeze_feature_encoder` freezes; None without any."""
+    def freeze_feature_encoder(self, model: nn.Module) -> None:
+        """Freezes the layers below the transformer.
+
+        Raises:
+            ValueError: for a model without such layers.
+        """
+
+    def remove_gradients_of_dropped_layers(self, model: nn.Module) -> None:  # noqa: B027
+        """Removes the zeros that data parallelism gives to layers which all micro-batches of an update have dropped.
+
+        One process has no gradient for them, and AdamW would go on moving a layer whose gradient is zero. Models with
+        `leaves_out_parameters` have no such zeros.
+        """
