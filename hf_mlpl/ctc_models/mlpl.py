@@ -20,6 +20,8 @@ class MlplInterface(CtcInterface):
     pads_exactly = True
     runs_in_threads = True
     masks_features = True
+    freezes_feature_encoder = False
+    leaves_out_parameters = False  # dropped layers are in the graph, with zeros as gradients
 
     def __init__(self, config, processor):
         super().__init__(config, processor)
@@ -104,5 +106,21 @@ class MlplInterface(CtcInterface):
     def heads(self, model: nn.Module) -> list[nn.Module]:
         return [head for head in (model.ctc_head, model.lid_head) if head is not None]
 
-    def feature_encoder(self, model: nn.Module) -> nn.Module:
-        return model.model.front_end
+    def freeze_feature_encoder(self, model: nn.Module) -> None:
+        model.freeze_feature_encoder()
+
+    def remove_gradients_of_dropped_layers(self, model: nn.Module) -> None:
+        layers = [_with_gradient(layer.attention, layer.up_proj, layer.down_proj) for layer in model.model.layers]
+        layers = [layer for layer in layers if layer]  # adapters may be in some layers alone
+        is_not_0 = [
+            torch.stack([parameter.grad.any() for parameter in parameters]).any()
+            for parameters in (_with_gradient(*self.heads(model)), *layers)
+        ]
+        has_loss, *is_kept = torch.stack(is_not_0).tolist()
+        for layer, kept in zip(layers, is_kept, strict=True):
+            for parameter in layer if has_loss and not kept else ():
+                parameter.grad = None
+
+
+def _with_gradient(*modules: nn.Module) -> list[nn.Parameter]:
+    return [parameter for module in modules for parameter in module.parameters() if parameter.grad is not None]

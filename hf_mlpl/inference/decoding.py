@@ -235,13 +235,12 @@ class GreedyPath:
         return GreedyPath(self.log_probs[middle], self.labels[middle], self.language_log_probs, piece.seconds)
 
 
-def decode_batch(model: PreTrainedModel, processor: ProcessorMixin, batch: SpeechBatch) -> list[Hypothesis]:
+def decode_batch(model: PreTrainedModel, ctc: CtcInterface, batch: SpeechBatch) -> list[Hypothesis]:
     """Returns the hypotheses of a model in evaluation mode for the utterances of one batch.
 
     Raises:
         MemoryError: for a batch that does not fit into memory.
     """
-    ctc = ctc_interface(model.config, processor)
     paths = _best_paths(model, ctc, batch)
     # A batch without readable utterances has silence, and no row for it.
     return [

@@ -108,7 +108,7 @@ def _train(config: TrainingConfig) -> Path:
     updates = iter(slimipl) if slimipl else supervised_updates(accelerator, model, processor, train_set, config, start)
 
     log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
-    log.describe(train_set, dropped, accelerator.unwrap_model(model))
+    log.describe(train_set, dropped, accelerator.unwrap_model(model), ctc)
     record = RunRecord(accelerator, accelerator.unwrap_model(model), config, start, train_set, dropped, unlabelled_set)
     problems = {  # by whether an update is supervised: the disk of one data set may be missing, and not the other's
         supervised: Problems(accelerator, len(dataset), output_dir / "unreadable.txt")

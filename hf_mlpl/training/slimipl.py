@@ -219,7 +219,7 @@ class SlimIpl:
         was_training = self.teacher.training
         self.teacher.eval()
         with unsharded(self.teacher):
-            hypotheses = [label for batch in batches for label in decode_batch(self.teacher, self.processor, batch)]
+            hypotheses = [label for batch in batches for label in decode_batch(self.teacher, self.ctc, batch)]
         self.teacher.train(was_training)
         judged = []
         for hypothesis in hypotheses:
