@@ -136,7 +136,7 @@ def test_what_is_trained(name, folder, one):
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     assert not [key for key in moved if "running_" in key or "num_batches" in key]
     updates = [row for row in rows(one) if "loss" in row]
-    assert [row["update"] for row in updates] == list(range(1, 7))
+    assert [row["update"] for row in updates] == [1, 2, 4, 5, 6]
     assert all(np.isfinite(row["loss"]) for row in updates)
 
 
@@ -155,7 +155,7 @@ def references(model, processor, dataset):
         with torch.no_grad():
             logits = model(**inputs).logits[0]
         path = logits.argmax(-1)
-        outputs.append((logits, processor.decode(path)))
+        outputs.append((logits, " ".join(processor.decode(path).split())))
     return outputs
 
 
@@ -190,29 +190,29 @@ def test_outputs_of_a_padded_batch(name, trained, tone_data):
     assert close == ctc.pads_exactly
 
 
-def test_micro_batches_add_up(name, trained, tone_data):
+def test_micro_batches_add_up(name, trained, settings, tone_data, tmp_path):
     """Without dropout, the update of `train_step` is the gradient of transformers' own loss of each utterance."""
     model, processor = copy.deepcopy(trained[0]), trained[1]
     model.train = lambda mode=True: model
     ctc = ctc_interface(model.config, processor)
     dataset = read_utterances([tone_data / "train.parquet"])
     plan = [[28, 29, 30], [33], [34, 35]] if ctc.pads_exactly else [[28], [33], [34]]
-    config = load_config_without_clipping(tone_data)
+    config = load_config(settings(name, tmp_path, max_grad_norm=1e9))
     batches = SpeechBatches(dataset, plan, processor, model.config, with_labels=True)
     parts = [(number, batches[number]) for number in range(len(plan))]
-    rows = [row for rows in plan for row in rows]
-    expected = torch.stack([own_loss(model, processor, dataset[row]) for row in rows]).mean()
-    parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    losses = [own_loss(model, processor, dataset[row]) for rows in plan for row in rows]
+    expected = torch.stack(losses).mean()
+    parameters = {key: each for key, each in model.named_parameters() if each.requires_grad}
     gradients = torch.autograd.grad(expected, list(parameters.values()), allow_unused=True)
-    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    before = {key: parameter.detach().clone() for key, parameter in parameters.items()}
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    numbers = train_step(Accelerator(cpu=True), model, ctc, optimizer, parts, config)
+    numbers = train_step(Accelerator(cpu=True), ctc, model, optimizer, parts, config)
     assert numbers["loss"] == pytest.approx(expected.item(), rel=1e-4)
     atol = 1e-5 * max(float(gradient.abs().max()) for gradient in gradients if gradient is not None) + 1e-6
-    for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
-        update = before[name] - parameter.detach()
+    for (key, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+        update = before[key] - parameter.detach()
         expected = torch.zeros_like(update) if gradient is None else gradient
-        torch.testing.assert_close(update, expected, rtol=1e-3, atol=atol, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(update, expected, rtol=1e-3, atol=atol, msg=lambda text, key=key: f"{key}: {text}")
 
 
 def own_loss(model, processor, utterance):
@@ -237,7 +237,7 @@ def test_memory_and_precision(name, one, settings, tmp_path):
     assert losses() == expected
     low = losses(bf16=True)
     AcceleratorState._reset_state(reset_partial_state=True)
-    assert low == pytest.approx(expected, rel=0.1) and low != expected
+    assert low == pytest.approx(expected, rel=0.3) and low != expected
 
 
 def test_pushed_models_load_without_this_package(local_hub, settings, tone_data, tmp_path, quick_retries, request):
