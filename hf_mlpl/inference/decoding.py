@@ -15,6 +15,7 @@ from threading import Event
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from datasets import Dataset
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils.rnn import pad_sequence
@@ -109,6 +110,9 @@ def transcribe(
         loader = DataLoader(batches, batch_size=None, num_workers=num_workers)
         results = _decode_batches(model, batches.ctc, loader)
     was_training = model.training
+    if not was_training:  # training has said it already
+        for remark in batches.ctc.remarks(model, training=False):
+            _log_once(remark)
     model.eval()
     try:
         with closing(results):
@@ -118,6 +122,12 @@ def transcribe(
                     progress.update(len(hypotheses))
     finally:
         model.train(was_training)
+
+
+@cache
+def _log_once(remark: str) -> None:
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0:
+        logger.warning("%s", remark)
 
 
 @dataclass
@@ -255,18 +265,9 @@ def _best_paths(model: PreTrainedModel, ctc: CtcInterface, batch: SpeechBatch) -
     features, mask = batch.input_features, batch.attention_mask  # (B, T, F) or (B, T), and (B, T)
     if ctc.pads_exactly:
         return _paths_of_padded(model, ctc, features, mask)
-    _explain_single_utterances(type(model).__name__)
     lengths = mask.sum(1).tolist()
     rows = [(features[i : i + 1, :length], mask[i : i + 1, :length]) for i, length in enumerate(lengths)]
     return [path for row in rows for path in _paths_of_padded(model, ctc, *row)]
-
-
-@cache  # once in a process
-def _explain_single_utterances(model: str) -> None:
-    logger.warning(
-        "%s: padding changes what this model recognises, so utterances are transcribed one by one, which is slower",
-        model,
-    )
 
 
 def _paths_of_padded(
