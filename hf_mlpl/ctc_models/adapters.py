@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from transformers import AutoModelForCTC, PreTrainedModel
 
 from ..error_line import error_line
 from ..model.configuration_mlpl import MlplConfig
+from ..model.missing_model import check_model
 from ..model.model_files import check_settings, find_file, read_settings, text
 from ..model.modeling_mlpl import MlplForCTC
 
@@ -36,11 +38,22 @@ def base_of(name: str | os.PathLike) -> str | None:
     return settings["base_model_name_or_path"]
 
 
+@contextmanager
+def explained(name: str | os.PathLike) -> Iterator[None]:
+    """Adds to an OSError, of a base that does not exist, that the adapters of this name need it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{name}: holds adapters, whose base cannot be loaded: {error}") from error
+
+
 def source_of(name: str | os.PathLike) -> str | os.PathLike:
     """Returns the folder or repository with a model's configuration and processor: adapters may lack them."""
     if (base := base_of(name)) is None or find_file(name, "config.json") is not None:
         return name
-    return source_of(base)
+    with explained(name):
+        check_model(source := source_of(base))
+    return source
 
 
 def load_our_model(name: str | os.PathLike, **fields) -> MlplForCTC:
@@ -53,8 +66,10 @@ def load_our_model(name: str | os.PathLike, **fields) -> MlplForCTC:
         return MlplForCTC.from_pretrained(name, **fields)
     dtype = fields.pop("dtype", torch.float32)
     model = MlplForCTC(MlplConfig.from_pretrained(source_of(name), **fields)).to(dtype)
-    is_port = MlplConfig.get_config_dict(source_of(base))[0].get("model_type") != MlplConfig.model_type
-    original = AutoModelForCTC.from_pretrained(base, dtype=dtype) if is_port else load_our_model(base, dtype=dtype)
+    with explained(name):
+        check_model(source_of(base))
+        is_port = MlplConfig.get_config_dict(source_of(base))[0].get("model_type") != MlplConfig.model_type
+        original = AutoModelForCTC.from_pretrained(base, dtype=dtype) if is_port else load_our_model(base, dtype=dtype)
     merged, missing = merge_adapters(name, model, original.state_dict())
     if missing:
         raise ValueError(f"{name}: {base}, its base, lacks {', '.join(sorted(missing))}; is it the model it was?")
@@ -95,4 +110,5 @@ def merge_adapters(
         merged = adapted.merge_and_unload(safe_merge=True)
     except Exception as error:  # of any type, for files that do not fit
         raise ValueError(f"{name}: its adapters cannot be loaded ({error_line(error)})") from error
+    merged.requires_grad_(True)  # PEFT has frozen it
     return merged.eval(), {tensor for tensor in missing if not tensor.startswith(replaced)}

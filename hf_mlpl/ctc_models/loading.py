@@ -32,7 +32,7 @@ from transformers.utils import logging
 from ..error_line import error_line
 from ..model.missing_model import OUR_TYPES, check_model
 from ..model.model_files import check_settings, find_file, list_names, read_settings, text
-from .adapters import base_of, merge_adapters, source_of
+from .adapters import base_of, explained, merge_adapters, source_of
 from .new_tokens import (
     blank_of,
     character_tokenizer,
@@ -216,7 +216,8 @@ def _load_weights(
     if config.vocab_size is None:  # of an encoder without a head
         config.vocab_size = 1
     if (base := base_of(name)) is not None:
-        original, _ = _load_weights(base, *_with_head(base, read_config(base)))
+        with explained(name):
+            original, _ = _load_weights(base, *_with_head(base, read_config(base)))
         merged, missing = merge_adapters(name, type(original)(config), original.state_dict())
         return merged, sorted(missing)
     arguments = {"dtype": torch.float32, "output_loading_info": True}

@@ -121,6 +121,7 @@ def _load_other(
         )
     fields = {"ctc_loss_reduction": "mean"} | config.model_fields  # published models have the sum, of their own loss
     student = load_student(config.model, own, fields, config.tokens)
+    student.model.random_tensors = student.random_tensors  # adapters train them as a whole
     changes = []
     if (head := student.head) is not None:
         changes.append(_describe_change("CTC head", "tokens", range(head.num_old), head.tokens, head.kept))
