@@ -291,15 +291,17 @@ class TestVocabularies:
 
     def test_tokens_of_another_model(self, parts_of):
         tokens = ["<pad>", "<unk>", "|", "a", "b"]
-        with pytest.raises(ValueError, match="padding of its tokenizer is '<unk>', 1; they must be the same"):
+        with pytest.raises(
+            ValueError, match="blank of its config.json, 0, is not the padding of its tokenizer, 1"
+        ):
             ctc_interface(*parts_of(*tokens, pad_token="<unk>"))
         config, processor = parts_of(*tokens)
         for size in (4, 8):  # the tokenizer adds <s> and </s>, 5 and 6
             config.vocab_size = size
-            with pytest.raises(ValueError, match=f"has {size} classes, but its tokenizer has 7 tokens"):
+            with pytest.raises(ValueError, match=f"its CTC head has {size} classes, and its tokenizer 7 tokens"):
                 ctc_interface(config, processor)
         processor.tokenizer.pad_token = None
-        with pytest.raises(ValueError, match="has no padding token, which is the CTC blank"):
+        with pytest.raises(ValueError, match="its tokenizer has no padding, which is the blank"):
             ctc_interface(config, processor)
         with pytest.raises(ValueError, match="comes with a Wav2Vec2FeatureExtractor that has no feature extractor"):
             ctc_interface(config, processor.feature_extractor)
@@ -356,7 +358,7 @@ class TestSettings:
             processor = AutoProcessor.from_pretrained(folder, target_lang=language)
             ctc = interface(model, processor)
             assert ctc.label_ids("a bé") == ids
-        with pytest.raises(ValueError, match="has 13 classes, but its tokenizer has 11 tokens"):
+        with pytest.raises(ValueError, match="its CTC head has 13 classes, and its tokenizer 11 tokens"):
             ctc_interface(model.config, AutoProcessor.from_pretrained(folder, target_lang="eng"))
 
     def test_freezing(self, load):
