@@ -82,8 +82,9 @@ def transcribe(
     Long utterances are transcribed in overlapping pieces, which [`~pieces.cut`] makes of the audio itself, whatever
     duration the data set states. So memory does not grow with an utterance.
 
-    Without workers, a model on a CPU runs several batches at a time, each from the files to the texts in a thread of
-    its own. Meanwhile torch's number of threads is smaller: threads that share one forward wait for each other.
+    Without workers, a model on a CPU whose interface has `runs_in_threads` computes several batches at a time, each
+    from the files to the texts in a thread of its own. Meanwhile torch's number of threads is smaller: threads that
+    share one forward wait for each other.
 
     A model whose outputs depend on the padding of a batch computes one utterance or piece at a time.
 
