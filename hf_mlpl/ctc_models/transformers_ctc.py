@@ -281,6 +281,7 @@ class TransformersInterface(CtcInterface):
 
     def forward(self, model: nn.Module, input_features: torch.Tensor, attention_mask: torch.Tensor) -> CtcOutput:
         num_frames = self.num_output_frames(attention_mask.sum(dim=1))
+        input_features = input_features.to(next(model.parameters()).dtype)  # which may be bfloat16, for inference
         inputs = {self.input_name: input_features[:, None] if self.has_channel else input_features}
         if self.takes_mask:
             inputs[self.mask_name] = attention_mask
