@@ -282,6 +282,7 @@ class TransformersInterface(CtcInterface):
 
     def forward(self, model: nn.Module, input_features: torch.Tensor, attention_mask: torch.Tensor) -> CtcOutput:
         num_frames = self.num_output_frames(attention_mask.sum(dim=1))
+        input_features = input_features.to(next(model.parameters()).dtype)  # which may be bfloat16, for inference
         inputs = {self.input_name: input_features[:, None] if self.has_channel else input_features}
         if self.takes_mask:
             inputs[self.mask_name] = attention_mask
@@ -311,7 +312,7 @@ class TransformersInterface(CtcInterface):
             losses = ctc_loss(log_probs, labels.clamp(min=0), output.num_frames, lengths, self.blank_id, zero_infinity)
         if self.config.ctc_loss_reduction == "sum":
             return losses.sum()
-        return (losses / lengths.clamp(min=1)).sum() / num_utterances
+        return (losses / lengths.clamp(min=1)).sum() / max(num_utterances, 1)  # of an update without a readable one
 
     def train_mode(self, model: nn.Module) -> None:
         """Turns training on, except in layers that would make an utterance's outputs depend on the rest of its batch,
