@@ -179,7 +179,6 @@ def make_qwen_asr(folder: Path) -> PreTrainedModel:
         eos_token_id=[ids["<|endoftext|>"], ids["<|im_end|>"]],
     )
     model = _random(Qwen3ASRForConditionalGeneration(config))
-    model.generation_config.update(suppress_tokens=[ids["<|audio_pad|>"]])
     return _save(
         model, Qwen3ASRProcessor(Qwen3ASRFeatureExtractor(feature_size=16), tokenizer, chat_template=template), folder
     )
@@ -223,11 +222,16 @@ def _random(model: PreTrainedModel) -> PreTrainedModel:
     for parameter in model.parameters():
         if parameter.dim() > 1:  # 0.02, as usual, would make all texts equal
             parameter.normal_(0, 1.5 / parameter[0].numel() ** 0.5, generator=generator)
-    model.generation_config.update(max_length=64, exponential_decay_length_penalty=END_PENALTY)
+    model.generation_config.update(exponential_decay_length_penalty=END_PENALTY)
     return model.eval()
 
 
 def _save(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> PreTrainedModel:
+    if model.generation_config.suppress_tokens is None:  # all that are not text, but for the end
+        tokenizer, end = processor.tokenizer, model.generation_config.eos_token_id
+        model.generation_config.suppress_tokens = sorted(
+            {*tokenizer.all_special_ids} - {*(end if isinstance(end, list) else [end])}
+        )
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -75,9 +76,10 @@ def plot_scores(summaries: Sequence[LabelSummary], path: Path) -> None:
     from matplotlib.figure import Figure  # slow to import
 
     summaries = sorted(summaries, key=lambda summary: summary.language)
-    figure = Figure(figsize=(12, 7), layout="constrained")
+    rows = math.ceil(len(SCORES) / 3)
+    figure = Figure(figsize=(12, 3.5 * rows), layout="constrained")
     colors = [f"C{number}" for number in range(10)]
-    for axes, name in zip(figure.subplots(2, 3).flat, SCORES, strict=True):
+    for axes, name in zip(figure.subplots(rows, 3).flat, SCORES, strict=False):
         for number, summary in enumerate(summaries):
             histogram = summary.scores[name]
             shares = [100 * count / max(sum(histogram["counts"]), 1) for count in histogram["counts"]]

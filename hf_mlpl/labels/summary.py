@@ -30,7 +30,9 @@ RANGES = {
     "blank_ratio": (0.0, 1.0),
     "characters_per_second": (0.0, 40.0),
     "compression_ratio": (0.0, 4.0),
+    "repetition": (0.0, 1.0),
     "language_probability": (0.0, 1.0),
+    "no_speech_probability": (0.0, 1.0),
 }
 BINS = 40
 REPETITIVE = 2.4  # compression ratio above which Whisper's decoding takes a text for a loop
