@@ -6,7 +6,8 @@ from datasets import Features, Value
 
 from ..data.utterances import FEATURES
 
-# Meanings of the scores, by which `filter_labels` selects labels. A score is null where there is nothing to measure.
+# Meanings of the scores, by which `filter_labels` selects labels. A score is null where there is nothing to measure,
+# and where nobody has measured it: teachers have different scores, and files of older versions have fewer.
 SCORES = {
     "mean_log_prob": "mean log-probability of the best class per output frame; 0 is certain",
     "lowest_word_confidence": "the same of the least certain word, as a probability; null without words",
@@ -14,6 +15,7 @@ SCORES = {
     "characters_per_second": "length of the text per second of audio",
     "compression_ratio": "bytes of the text divided by those that zlib makes of it; a repetitive text has a high one",
     "language_probability": "of the utterance's own language, by the teacher's language-ID head",
+    "agreement": "of label sets: 1 - edit distance / length of the longer text, mean over pairs; null without another",
 }
 # `labels.parquet`: utterances with their pseudo-labels, which training reads like any utterance file.
 LABEL_FEATURES = Features(
