@@ -45,6 +45,12 @@ def load_recognizer(name: str) -> tuple[PreTrainedModel, Any]:
         model, loading = kind.from_pretrained(name, output_loading_info=True)
     except Exception as error:
         raise ValueError(f"{name}: its weights cannot be loaded ({error_line(error)[:300]})") from error
+    num_tokens, num_classes = len(processor.tokenizer), model.config.get_text_config(decoder=True).vocab_size
+    if num_tokens < num_classes / 2:  # transformers makes an empty tokenizer where a file is missing
+        raise ValueError(
+            f"{name}: its tokenizer has {num_tokens} tokens, but its model {num_classes}; a file of the tokenizer is "
+            "missing, download it again"
+        )
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(f"{name}: its weights lack {len(missing)} tensors, such as {missing[0]}; download it again")
     return model.eval(), processor
