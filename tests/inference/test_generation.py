@@ -120,7 +120,7 @@ def test_texts_are_those_of_transformers_whatever_the_batch(name, folders, clips
         assert label.is_complete and label.blank_ratio is None and label.seconds == round(RATE * label.seconds) / RATE
         assert (label.no_speech_probability is None) == (name != "whisper")
         texts.add(label.text)
-    assert len(texts) > 3  # the texts say something about the audio
+    assert len(texts) > 2  # the texts say something about the audio
     remarks = [record.getMessage() for record in caplog.records if "one by one" in record.getMessage()]
     assert len(remarks) == (name == "moonshine")
 
