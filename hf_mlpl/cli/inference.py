@@ -50,7 +50,7 @@ def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
 def start_inference(
     options: argparse.Namespace,
 ) -> tuple[Accelerator, Dataset, PreTrainedModel, ProcessorMixin, str]:
-    """Reads `--data` and loads `--model`, a CTC model or one that generates text, on a CPU if `--dtype` or the machine requires it.
+    """Reads `--data` and loads any `--model` that recognises speech, on a CPU if `--dtype` or the machine requires it.
 
     Returns the processes of `accelerate launch`, or this one; the utterances; the model, in `--dtype` and on this
     process's device; its processor; and the revision of its stored weights.

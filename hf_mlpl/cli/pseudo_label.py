@@ -7,8 +7,8 @@ texts. Each label comes with scores. The teacher is any CTC model, or any model 
 
     hf-mlpl pseudo-label --model openai/whisper-large-v3 --data data/unlabelled.parquet --output labels
 
-Such a model is told the language of each utterance, and searches greedily. A text that does not end, as in a loop, is no
-label. docs/teachers.md says how teachers differ.
+Such a model is told the language of each utterance, and searches greedily. A text that does not end, as in a loop, is
+no label. docs/teachers.md says how teachers differ.
 
 Utterances that cannot be read are counted, and listed in labels/unreadable.tsv; the same command again tries them
 again. If most of them cannot be read, or if the labels have collapsed, which means that nearly all are empty or the
