@@ -37,7 +37,6 @@ HEADS = ("lm_head", "ctc_head")  # their names in transformers' classes
 FEATURE_ENCODERS = ("feature_extractor", "subsampling", "subsampler")
 DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "drop_prob")  # attributes that hold a probability
 BATCH_NORM = nn.modules.batchnorm._BatchNorm  # the base class of all kinds
-WORD_STARTS = ("▁", "Ġ")  # the first character of a piece that begins a word, of SentencePiece and of byte-level BPE
 
 
 class TransformersInterface(CtcInterface):
@@ -162,11 +161,16 @@ class TransformersInterface(CtcInterface):
             ValueError: for a tokenizer without blank, or whose ids are not the classes of the head.
         """
         config, tokenizer = self.config, self.tokenizer
-        self.word_delimiter = getattr(tokenizer, "word_delimiter_token", None)
         self.tokens = tokenizer.get_vocab()
+        self.word_delimiter_id = self.tokens.get(getattr(tokenizer, "word_delimiter_token", None))
+        if self.word_delimiter_id is not None and self.word_delimiter_id >= config.vocab_size:
+            self.word_delimiter_id = None  # the tokenizer adds one to a vocabulary that has none
+        # The first character of a piece that begins a word: of SentencePiece, else of byte-level BPE, where a letter of
+        # Maltese stands for it.
+        has_sentencepiece = any(token.startswith("▁") for token in self.tokens)
+        self.word_start = "▁" if has_sentencepiece else "Ġ" if self.tokenizer.is_fast else None
         # Wav2Vec2CTCTokenizer counts the word boundary among the special tokens; transcripts have spaces for it.
         special = {self.tokens[token] for token in tokenizer.all_special_tokens if token in self.tokens}
-        self.word_delimiter_id = self.tokens.get(self.word_delimiter)
         self.silent_ids = special - {self.word_delimiter_id}  # without text
 
         if (blank := getattr(config, "blank_token_id", None)) is not None:  # OmniASR, whose padding is another token
@@ -220,13 +224,18 @@ class TransformersInterface(CtcInterface):
     def _encode_characters(self, text: str) -> tuple[list[int], list[str]]:
         ids: list[int] = []
         unknown: list[str] = []
-        for token in self.tokenizer.tokenize(text):
-            number = self.tokens.get(token)
-            if number is None or number in self.silent_ids:
-                unknown.extend(token.replace(str(self.word_delimiter), ""))
-            elif number != self.word_delimiter_id or (ids and ids[-1] != number):  # once between two words
-                ids.append(number)
-        return ids[:-1] if ids and ids[-1] == self.word_delimiter_id else ids, unknown
+        # Word by word, because Wav2Vec2CTCTokenizer loses the spaces beside a token of several characters.
+        for word in text.split():
+            before = len(ids)
+            for token in self.tokenizer.tokenize(word):
+                number = self.tokens.get(token)
+                if number is None or number in self.silent_ids:
+                    unknown.extend(token.removeprefix(self.word_start or ""))
+                elif number != self.word_delimiter_id:  # a literal "|"
+                    ids.append(number)
+            if before and len(ids) > before and self.word_delimiter_id is not None:
+                ids.insert(before, self.word_delimiter_id)
+        return ids, unknown
 
     def _encode_pieces(self, text: str) -> tuple[list[int], list[str]]:
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -234,7 +243,7 @@ class TransformersInterface(CtcInterface):
         pieces = self.tokenizer.convert_ids_to_tokens(encoding["input_ids"])
         for number, piece, (start, end) in zip(encoding["input_ids"], pieces, encoding["offset_mapping"], strict=True):
             # LasrTokenizer gives the bare beginning of a word to unknown characters.
-            if number not in self.silent_ids and piece not in WORD_STARTS:
+            if number not in self.silent_ids and piece != self.word_start:
                 has_label[start:end] = True
         if has_label.all():
             return encoding["input_ids"], []
@@ -275,9 +284,9 @@ class TransformersInterface(CtcInterface):
         """Returns the frames of the labels of each word of a text."""
         words: list[list[tuple[int, int]]] = [[]]
         for piece, number, span in zip(self.tokenizer.convert_ids_to_tokens(ids), ids, spans, strict=True):
-            if number == self.word_delimiter_id or piece.startswith(WORD_STARTS):
+            if number == self.word_delimiter_id or (self.word_start and piece.startswith(self.word_start)):
                 words.append([])
-            if number != self.word_delimiter_id and piece not in WORD_STARTS:
+            if number != self.word_delimiter_id and piece != self.word_start:
                 words[-1].append(span)
         words = [word for word in words if word]
         if len(words) == num_words:
