@@ -28,5 +28,6 @@ def load_model(name: str, language: str | None = None) -> tuple[PreTrainedModel,
         return load_ctc_model(name, config, language)
     kinds = (MlplForCTC, MlplProcessor) if config.model_type == "mlpl" else (AutoModelForCTC, AutoProcessor)
     processor, model = kinds[1].from_pretrained(name), kinds[0].from_pretrained(name)
+    model.config._commit_hash = config._commit_hash
     check_parts(model.config, processor.feature_extractor, processor.tokenizer)
     return model, processor
