@@ -106,7 +106,7 @@ def start_up(folder: Path, rows: int) -> dict:
     lap("plan, s")
     told["in all, s"] = sum(seconds for what, seconds in told.items() if what not in ("rows", "read again, s"))
     told["anonymous, MB"] = memory.most_mb
-    unlabelled = select_unlabelled(dataset, model.config, 60)
+    unlabelled = select_unlabelled(dataset, model.config.languages, 60)
     LabelHealth(selected)
     digest(processor, unlabelled=unlabelled)
     BatchPlan(durations_of(unlabelled), 200, 0, repetitions(unlabelled, 0.5))[0]

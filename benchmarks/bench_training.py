@@ -11,6 +11,7 @@ random frames as many as ours has, to see what the layers cost without its convo
 
 from collections.abc import Callable, Sequence
 from statistics import median
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCT
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC
+from hf_mlpl.ctc_models import ctc_interface
 from hf_mlpl.data.augmentation import spec_augment
 from hf_mlpl.data.batches import BatchPlan, SpeechBatch
 from hf_mlpl.training.loop import train_step
@@ -86,6 +88,7 @@ def ours(corpus: Corpus, dropout: float = 0.0) -> Callable[[list[int]], None]:
     dropouts = dict.fromkeys(("conv_dropout", "attention_dropout", "activation_dropout"), dropout)
     config = MlplConfig.base(CLASSES, LANGUAGES, num_hidden_layers=LAYERS, layerdrop=0.0, **dropouts)
     accelerator, extractor = Accelerator(cpu=True), MlplFeatureExtractor()
+    ctc = ctc_interface(config, SimpleNamespace(feature_extractor=extractor, tokenizer=None))  # labels are numbers
     model = MlplForCTC(config)
     optimizer = build_optimizer(model, SETTINGS)
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -96,7 +99,7 @@ def ours(corpus: Corpus, dropout: float = 0.0) -> Callable[[list[int]], None]:
         features, mask = inputs["input_features"], inputs["attention_mask"]
         features = spec_augment(features, mask.sum(dim=1), SpecAugmentConfig(), torch.Generator().manual_seed(0))
         batch = SpeechBatch(features, mask, labels, torch.zeros(len(rows), dtype=torch.long), rows)
-        train_step(accelerator, model, optimizer, [(0, batch)], SETTINGS)
+        train_step(accelerator, ctc, model, optimizer, [(0, batch)], SETTINGS)
 
     return update
 

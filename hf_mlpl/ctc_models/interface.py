@@ -53,7 +53,10 @@ class CtcInterface(ABC):
     blank_id: int
     languages: Sequence[str]  # classes of the language-ID head; empty for a model without one
     pads_exactly: bool  # whether an utterance has the same outputs in a padded batch as by itself
+    runs_in_threads = False  # whether several threads may run the model at a time: its forward changes no state
     masks_features: bool  # whether SpecAugment may mask what `extract` returns; else the model masks by itself
+    freezes_feature_encoder: bool  # whether fine-tuning leaves its feature encoder as it is by default
+    leaves_out_parameters: bool  # whether a forward pass may not use some, so that data parallelism must look for them
 
     def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin):
         self.config, self.processor = config, processor
@@ -62,15 +65,15 @@ class CtcInterface(ABC):
 
     @abstractmethod
     def extract(self, samples: np.ndarray) -> torch.Tensor:
-        """Returns the inputs of one utterance, features (T, F) or samples (T,), from a waveform (N,)."""
+        """Returns the inputs of one utterance, features (T, F) or samples (T,), from a waveform (N,).
 
-    @abstractmethod
-    def empty_input(self, length: int = 1) -> torch.Tensor:
-        """Returns inputs of `length` silent frames, (T, F), or samples, (T,), of a batch without utterances."""
+        A waveform that is too short, even an empty one, is extended with zeros until it has one output frame. The
+        inputs of silence are finite.
+        """
 
     @abstractmethod
     def num_inputs(self, num_samples: int | np.ndarray) -> int | np.ndarray:
-        """Returns the length T of what `extract` returns for a waveform of N samples."""
+        """Returns the length T of what `extract` returns for a waveform of N samples; of a number or an array."""
 
     @abstractmethod
     def input_seconds(self, num_inputs: Any) -> Any:
@@ -88,11 +91,20 @@ class CtcInterface(ABC):
 
     @abstractmethod
     def label_ids(self, text: str) -> list[int]:
-        """Returns the labels of a text."""
+        """Returns the labels of a text, which are those of `model.text.normalize_text(text)` too."""
 
     @abstractmethod
     def unknown_characters(self, text: str) -> Counter[str]:
         """Counts the characters of a text for which the model has no label."""
+
+    def character_labels(self) -> np.ndarray | None:
+        """Returns a label for each Unicode code point, -1 for one without a label; None where that has no meaning.
+
+        With them millions of texts are checked at once. For a text in which each character, and a space, has a label
+        here, `label_ids` has at most two labels more than the text has characters, and equal neighbours only where
+        these labels are equal neighbours too.
+        """
+        return None
 
     @abstractmethod
     def decode(self, path: Sequence[int]) -> DecodedText:
@@ -101,11 +113,11 @@ class CtcInterface(ABC):
     # With the weights
 
     @abstractmethod
-    def forward(self, model: nn.Module, inputs: torch.Tensor, attention_mask: torch.Tensor) -> CtcOutput:
+    def forward(self, model: nn.Module, input_features: torch.Tensor, attention_mask: torch.Tensor) -> CtcOutput:
         """Computes the outputs of a batch.
 
         Args:
-            inputs: (B, T, F) or (B, T), padded on the right, on the model's device.
+            input_features: (B, T, F) features or (B, T) samples, padded on the right, on the model's device.
             attention_mask: (B, T), 1 for valid inputs.
         """
 
@@ -113,7 +125,7 @@ class CtcInterface(ABC):
     def loss(
         self,
         model: nn.Module,
-        inputs: torch.Tensor,
+        input_features: torch.Tensor,
         attention_mask: torch.Tensor,
         labels: torch.Tensor,
         language_ids: torch.Tensor,
@@ -126,6 +138,10 @@ class CtcInterface(ABC):
             language_ids: (B,), -100 where unknown.
             num_utterances: in all micro-batches of the update.
         """
+
+    def train_mode(self, model: nn.Module) -> None:
+        """Turns training on, except what would make the outputs of an utterance depend on the others of its batch."""
+        model.train()
 
     @abstractmethod
     def set_dropout(self, model: nn.Module, probability: float) -> None:
@@ -144,5 +160,20 @@ class CtcInterface(ABC):
         """Returns the heads on top of the encoder."""
 
     @abstractmethod
-    def feature_encoder(self, model: nn.Module) -> nn.Module | None:
-        """Returns the layers below the transformer, which `freeze_feature_encoder` freezes; None without any."""
+    def freeze_feature_encoder(self, model: nn.Module) -> None:
+        """Freezes the layers below the transformer.
+
+        Raises:
+            ValueError: for a model without such layers.
+        """
+
+    def remarks(self, model: nn.Module, training: bool) -> list[str]:
+        """Says what is different with this model, in a line each, which training and labelling log once."""
+        return []
+
+    def remove_gradients_of_dropped_layers(self, model: nn.Module) -> None:  # noqa: B027
+        """Removes the zeros that data parallelism gives to layers which all micro-batches of an update have dropped.
+
+        One process has no gradient for them, and AdamW would go on moving a layer whose gradient is zero. Models with
+        `leaves_out_parameters` have no such zeros.
+        """

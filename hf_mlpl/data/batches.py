@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedConfig, ProcessorMixin
 
 from ..audio.reading import AudioError, stream_audio
-from ..model.configuration_mlpl import MlplConfig
-from ..model.processing_mlpl import MlplProcessor
+from ..ctc_models import ctc_interface
 from ..model.tokenization_mlpl import IGNORED
 from ..training_config import SpecAugmentConfig, WaveformAugmentConfig
 from .augmentation import augment_waveform, spec_augment
@@ -34,7 +34,7 @@ T = TypeVar("T")
 class SpeechBatch:
     """Holds the tensors of one forward pass."""
 
-    input_features: torch.Tensor  # (B, T, F)
+    input_features: torch.Tensor  # (B, T, F) features, or (B, T) samples for models of waveforms
     attention_mask: torch.Tensor  # (B, T), padding on the right
     labels: torch.Tensor | None  # (B, L), padded with -100
     language_ids: torch.Tensor  # (B,), -100 for a language that the model lacks
@@ -42,7 +42,7 @@ class SpeechBatch:
     problems: dict[int, str] = field(default_factory=dict)  # one line for each row that had to be left out
 
     def inputs(self, device: torch.device) -> dict[str, torch.Tensor]:
-        """Returns the arguments of `MlplForCTC.forward`."""
+        """Returns the arguments of `CtcInterface.forward`, or with labels of `CtcInterface.loss`."""
         names = ["input_features", "attention_mask"] + ["labels", "language_ids"] * (self.labels is not None)
         return {name: getattr(self, name).to(device, non_blocking=True) for name in names}
 
@@ -176,15 +176,16 @@ class SpeechBatches(torch.utils.data.Dataset):
     Args:
         plan: maps batch numbers to rows of the data set.
         with_labels: texts become labels, and rows whose labels do not fit into their frames are problems.
-        augment: SpecAugment for the batches from number `augment_from` on, with a seed of its own.
+        augment: SpecAugment for the batches from number `augment_from` on, with a seed of its own; without effect for
+            models whose inputs cannot be masked.
         waveform_augment: changes of the audio, in the same way.
         cache_bytes: memory in each loader worker for features, so that a small data set is decoded only once.
     """
 
     dataset: Dataset
     plan: Sequence[list[int]] | BatchPlan
-    processor: MlplProcessor
-    config: MlplConfig
+    processor: ProcessorMixin
+    config: PreTrainedConfig
     with_labels: bool
     augment: SpecAugmentConfig | None = None
     augment_from: int = 0
@@ -196,7 +197,10 @@ class SpeechBatches(torch.utils.data.Dataset):
     def __post_init__(self):
         self.cache: dict[int, torch.Tensor] = {}
         self.cache_bytes_left = self.cache_bytes
-        self.language_ids = {language: i for i, language in enumerate(self.config.languages)}
+        self.ctc = ctc_interface(self.config, self.processor)
+        self.language_ids = {language: i for i, language in enumerate(self.ctc.languages)}
+        if not self.ctc.masks_features:
+            self.augment = None
 
     def __getitem__(self, number: int) -> SpeechBatch:
         return self.batch(self.plan[number], number)
@@ -219,8 +223,8 @@ class SpeechBatches(torch.utils.data.Dataset):
             languages.append(self.language_ids.get(columns["language"][i], IGNORED))
             indices.append(row)
         if not features:
-            # Every process must take part in every update, so a batch without usable rows becomes one silent frame.
-            features, labels, languages = [torch.zeros(1, self.config.num_mel_bins)], [torch.tensor([])], [IGNORED]
+            # Every process must take part in every update, so a batch without usable rows becomes silence.
+            features, labels, languages = [self.ctc.extract(np.empty(0, np.float32))], [torch.tensor([])], [IGNORED]
         num_frames = torch.tensor([len(frames) for frames in features])
         batch = pad_sequence(features, batch_first=True)
         if self.augment is not None and number is not None and number >= self.augment_from:
@@ -238,36 +242,35 @@ class SpeechBatches(torch.utils.data.Dataset):
     def _example(
         self, row: int, audio: dict, stated_seconds: float, text: str | None, rng: np.random.Generator | None
     ) -> tuple[torch.Tensor, list[int]]:
-        """Returns features (T, F) and label ids; `rng` changes the waveform, unless the labels would not fit then."""
-        ids = self.processor.tokenizer(text)["input_ids"] if self.with_labels else []
+        """Returns inputs (T, F) or (T,) and label ids; `rng` changes the waveform, unless the labels would not fit."""
+        if self.with_labels and text is None:
+            raise ValueError("it has no text")
+        ids = self.ctc.label_ids(text) if self.with_labels else []
         if rng is not None:
-            rate = self.processor.feature_extractor.sampling_rate
-            samples = augment_waveform(self._samples(audio, stated_seconds), rate, self.waveform_augment, rng)
-            if self._fit(ids, frames := self._extract(samples)):
+            samples = self._samples(audio, stated_seconds)
+            samples = augment_waveform(samples, self.ctc.sampling_rate, self.waveform_augment, rng)
+            if self._fit(ids, frames := self.ctc.extract(samples)):
                 return frames, ids
         if not self._fit(ids, frames := self._features(row, audio, stated_seconds)):
-            raise ValueError(f"{len(ids)} labels do not fit into {len(frames)} feature frames: {text!r}")
+            num_frames = self.ctc.num_output_frames(len(frames))
+            raise ValueError(f"{len(ids)} labels do not fit into {num_frames} output frames: {text!r}")
         return frames, ids
 
     def _fit(self, ids: list[int], frames: torch.Tensor) -> bool:
-        return min_ctc_frames(ids) <= self.config.num_output_frames(len(frames))
+        return min_ctc_frames(ids) <= self.ctc.num_output_frames(len(frames))
 
-    def _features(self, row: int, audio: dict, stated_seconds: float) -> torch.Tensor:  # (T, F)
+    def _features(self, row: int, audio: dict, stated_seconds: float) -> torch.Tensor:  # (T, F) or (T,)
         if row in self.cache:
             return self.cache[row]
-        frames = self._extract(self._samples(audio, stated_seconds))
+        frames = self.ctc.extract(self._samples(audio, stated_seconds))
         if self.cache_bytes_left >= frames.nbytes:
             self.cache[row] = frames
             self.cache_bytes_left -= frames.nbytes
         return frames
 
-    def _extract(self, samples: np.ndarray) -> torch.Tensor:  # (N,) -> (T, F)
-        extractor = self.processor.feature_extractor
-        return extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="pt")["input_features"][0]
-
     def _samples(self, audio: dict, stated_seconds: float) -> np.ndarray:
         """Decodes audio to (N,); raises AudioError if it is far longer than stated, because no batch could hold it."""
-        rate, pieces, seconds = self.processor.feature_extractor.sampling_rate, [], 0.0
+        rate, pieces, seconds = self.ctc.sampling_rate, [], 0.0
         for piece in stream_audio(audio, rate):
             pieces.append(piece)
             seconds += len(piece) / rate

@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 import yaml
 from datasets import Dataset
+from transformers import PreTrainedConfig, ProcessorMixin
 
-from ..model.configuration_mlpl import MlplConfig, language_names
-from ..model.processing_mlpl import MlplProcessor
+from ..ctc_models import ctc_interface
+from ..model.configuration_mlpl import language_names
 from ..model.text import unknown_character_report
-from ..model.tokenization_mlpl import MlplTokenizer
 from .drops import DropFile
 from .rows import distinct, filter_rows
-from .text_arrays import NUM_CODE_POINTS, SPACE, TextBlock
+from .text_arrays import TextBlock
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ def min_ctc_frames(label_ids: Sequence[int]) -> int:
 
 def select_for_training(
     dataset: Dataset,
-    processor: MlplProcessor,
-    config: MlplConfig,
+    processor: ProcessorMixin,
+    config: PreTrainedConfig,
     max_seconds: float,
     drops: DropFile | None = None,
 ) -> tuple[Dataset, Counter]:
@@ -50,30 +50,36 @@ def select_for_training(
     Raises:
         ValueError: for a language that the model does not know, or if no utterance is left.
     """
-    _check_languages(dataset, config)
+    ctc = ctc_interface(config, processor)
+    _check_languages(dataset, ctc.languages)
     drops = drops or DropFile(None, DROPPED)
-    unknown_characters = Counter()
-    extractor, tokenizer, classes = processor.feature_extractor, processor.tokenizer, _classes(processor.tokenizer)
+    unknown_characters: Counter[str] = Counter()
+    character_labels = ctc.character_labels()
 
     def drop_reason(text: str, seconds: float, num_frames: int) -> str | None:
         if not text:
             return "no text"
-        if unknown := tokenizer.unknown_characters(text):
+        if unknown := ctc.unknown_characters(text):
             unknown_characters.update(unknown)
             return "unknown characters"
         if seconds > max_seconds:
             return f"longer than {max_seconds:g} s"
-        labels = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))  # tokenizer(text) takes twice as long
-        return "more labels than frames" if min_ctc_frames(labels) > num_frames else None
+        return "more labels than frames" if min_ctc_frames(ctc.label_ids(text)) > num_frames else None
+
+    def surely_fit(texts: TextBlock, num_frames: np.ndarray) -> np.ndarray:
+        """Tells (N,) for each text if it is not empty, and all its characters have labels that fit into its frames."""
+        if character_labels is None:
+            return np.zeros(len(num_frames), bool)
+        labels = character_labels.take(texts.code_points)
+        is_repeated = np.append(False, labels[1:] == labels[:-1])
+        most_frames = texts.lengths + texts.count(is_repeated) + 2  # with a word boundary at both ends
+        return (texts.lengths > 0) & ~texts.has(labels < 0) & (most_frames <= num_frames)
 
     def is_usable(block: pa.Table) -> np.ndarray:
         texts, seconds = TextBlock(block["text"]), block["duration_seconds"].to_numpy()
-        num_samples = np.rint(seconds * extractor.sampling_rate).astype(np.int64)
-        num_frames = config.num_output_frames(extractor.num_frames(num_samples))
-        labels = classes.take(texts.code_points)
-        is_repeated = np.append(False, labels[1:] == labels[:-1])
-        most_frames = texts.lengths + texts.count(is_repeated) + 2  # with `surround`
-        kept = (texts.lengths > 0) & ~texts.has(labels < 0) & (seconds <= max_seconds) & (most_frames <= num_frames)
+        num_samples = np.rint(seconds * ctc.sampling_rate).astype(np.int64)
+        num_frames = ctc.num_output_frames(ctc.num_inputs(num_samples))
+        kept = surely_fit(texts, num_frames) & (seconds <= max_seconds)
         # Only the few others are cut into labels, which takes minutes for millions of texts.
         doubtful = block.select(["id", "text"]).append_column("normalized", texts.texts).filter(pa.array(~kept))
         columns = (column.to_pylist() for column in doubtful.columns)
@@ -98,17 +104,18 @@ def select_for_training(
 
 
 def select_unlabelled(
-    dataset: Dataset, config: MlplConfig, max_seconds: float, drops: DropFile | None = None
+    dataset: Dataset, languages: Sequence[str], max_seconds: float, drops: DropFile | None = None
 ) -> Dataset:
     """Drops utterances longer than `max_seconds`, with one line in the log for all of them.
 
     Args:
+        languages: of the model's language-ID head; empty for a model without one.
         drops: lists them, in the columns of `DROPPED`; None for no list.
 
     Raises:
         ValueError: for a language that the model does not know, or if no utterance is left.
     """
-    _check_languages(dataset, config)
+    _check_languages(dataset, languages)
     drops = drops or DropFile(None, DROPPED)
     reason = f"longer than {max_seconds:g} s"
 
@@ -131,10 +138,9 @@ def select_unlabelled(
     return selected
 
 
-def _check_languages(dataset: Dataset, config: MlplConfig) -> None:
-    """Raises a ValueError, with the setting that adds them, for languages that the model lacks."""
-    known = config.languages
-    if unknown := sorted(set(distinct(dataset, "language")) - set(known)):
+def _check_languages(dataset: Dataset, known: Sequence[str]) -> None:
+    """Raises a ValueError, with the setting that adds them, for languages that a language-ID head lacks."""
+    if known and (unknown := sorted(set(distinct(dataset, "language")) - set(known))):
         setting = yaml.safe_dump([*known, *unknown], default_flow_style=True, width=math.inf, allow_unicode=True)
         shown = known if len(known) <= MOST_NAMED else [*known[:MOST_NAMED], f"{len(known) - MOST_NAMED} others"]
         is_numbered = not set(known).isdisjoint(language_names(len(known)))
@@ -143,22 +149,3 @@ def _check_languages(dataset: Dataset, config: MlplConfig) -> None:
             f"the model has no class for {', '.join(unknown)}; it knows {', '.join(shown)}. Set `languages` to all "
             f'that it shall know, and its language-ID head is resized: "languages={setting.strip()}"{names}'
         )
-
-
-def _classes(tokenizer: MlplTokenizer) -> np.ndarray:
-    """Returns (NUM_CODE_POINTS,) label ids of the characters that are entries by themselves, -1 for all others.
-
-    These labels give an upper bound on the frames that CTC needs for a text of such characters: an entry of several
-    characters replaces at least two of them, and its repetition costs only one more frame. If such an entry shares its
-    line, other characters may have the same label; then all labels are made equal, so that the bound still holds.
-    """
-    ids = tokenizer.get_vocab()
-    characters = [entry for entry in ids if len(entry) == 1]
-    known = sorted(set(characters) - tokenizer.unknown_characters(" ".join(characters)).keys())
-    classes = np.full(NUM_CODE_POINTS, -1, np.int32)
-    classes[[ord(character) for character in known]] = [ids[character] for character in known]
-    classes[SPACE] = tokenizer.word_delimiter_token_id
-    lines = Counter(ids.values())
-    if any(len(entry) > 1 and lines[number] > 1 for entry, number in ids.items()):
-        classes = np.minimum(classes, 0)
-    return classes

@@ -14,11 +14,11 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import nn
 from tqdm import tqdm
+from transformers import ProcessorMixin
 
 from ..data.drops import DropFile, blame_disk, describe_unusable
 from ..inference.decoding import transcribe
 from ..inference.unsharded import unsharded
-from ..model.processing_mlpl import MlplProcessor
 from .error_rate import RATES, mean_rate
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def _score_language(rows: list[dict]) -> dict:
 def evaluate_model(
     accelerator: Accelerator,
     model: nn.Module,
-    processor: MlplProcessor,
+    processor: ProcessorMixin,
     dataset: Dataset,
     max_batch_seconds: float | None,
     num_workers: int | None = 0,

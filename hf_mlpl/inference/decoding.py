@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections import defaultdict
@@ -9,23 +10,27 @@ from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cache
 from threading import Event
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from datasets import Dataset
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from ..audio.reading import stream_audio
+from ..ctc_models import CtcInterface, ctc_interface
 from ..data.batches import SpeechBatch, plan_batches
 from ..data.rows import durations_of
-from ..model.configuration_mlpl import MlplConfig
-from ..model.modeling_mlpl import MlplForCTC
-from ..model.processing_mlpl import MlplProcessor
 from ..model.tokenization_mlpl import IGNORED
 from .pieces import Piece, cut, explain_memory_errors, join_language_log_probs, seconds_in_pieces
+
+logger = logging.getLogger(__name__)
 
 MAX_PARALLEL_FORWARDS = 4  # on a CPU: each needs memory
 DURATION_TOLERANCE = 1.1  # tables round durations: a batch may have so many times the audio that was planned for it
@@ -40,7 +45,7 @@ class Hypothesis:
         row: row of the data set.
         text: greedy, without a language model.
         language: the likeliest language, None for a model without languages.
-        num_frames: output frames, of 30 ms.
+        num_frames: output frames, of 30 ms with `MlplForCTC`.
         mean_log_prob: mean, over output frames, of the best class's log-probability; its exponential is the geometric
             mean of the probabilities.
         lowest_word_confidence: the same exponential over the frames of a word, for the word where it is lowest; None
@@ -65,8 +70,8 @@ class Hypothesis:
 
 
 def transcribe(
-    model: MlplForCTC,
-    processor: MlplProcessor,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
     dataset: Dataset,
     max_batch_seconds: float | None = None,
     num_workers: int | None = None,
@@ -77,8 +82,11 @@ def transcribe(
     Long utterances are transcribed in overlapping pieces, which [`~pieces.cut`] makes of the audio itself, whatever
     duration the data set states. So memory does not grow with an utterance.
 
-    Without workers, a model on a CPU runs several batches at a time, each from the files to the texts in a thread of
-    its own. Meanwhile torch's number of threads is smaller: threads that share one forward wait for each other.
+    Without workers, a model on a CPU whose interface has `runs_in_threads` computes several batches at a time, each
+    from the files to the texts in a thread of its own. Meanwhile torch's number of threads is smaller: threads that
+    share one forward wait for each other.
+
+    A model whose outputs depend on the padding of a batch computes one utterance or piece at a time.
 
     Args:
         max_batch_seconds: audio of one forward, padding counted. It changes the speed, not the texts. By default 50
@@ -95,12 +103,17 @@ def transcribe(
     if num_workers is None:
         num_workers = 0 if on_cpu else min(8, os.cpu_count() or 1)
     batches = PieceBatches(dataset, processor, model.config, max_batch_seconds)
-    # FSDP and torch.compile replace the model's class, and such a model can run one forward at a time only.
-    if type(model) is MlplForCTC and on_cpu and not num_workers:
+    # What torch.compile returns is no PreTrainedModel. It and FSDP can run one forward at a time only.
+    is_wrapped = isinstance(model, FSDPModule) or not isinstance(model, PreTrainedModel)
+    if on_cpu and not num_workers and batches.ctc.runs_in_threads and not is_wrapped:
         results = _decode_in_threads(model, batches)
     else:
-        results = _decode_batches(model, processor, DataLoader(batches, batch_size=None, num_workers=num_workers))
+        loader = DataLoader(batches, batch_size=None, num_workers=num_workers)
+        results = _decode_batches(model, batches.ctc, loader)
     was_training = model.training
+    if not was_training:  # training has said it already
+        for remark in batches.ctc.remarks(model, training=False):
+            _log_once(remark)
     model.eval()
     try:
         with closing(results):
@@ -110,6 +123,12 @@ def transcribe(
                     progress.update(len(hypotheses))
     finally:
         model.train(was_training)
+
+
+@cache
+def _log_once(remark: str) -> None:
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0:
+        logger.warning("%s", remark)
 
 
 @dataclass
@@ -127,14 +146,14 @@ class PieceBatches(IterableDataset):
     of the plan.
     """
 
-    def __init__(self, dataset: Dataset, processor: MlplProcessor, config: MlplConfig, max_batch_seconds: float):
+    def __init__(
+        self, dataset: Dataset, processor: ProcessorMixin, config: PreTrainedConfig, max_batch_seconds: float
+    ):
         self.dataset = dataset
-        self.processor = processor
-        self.config = config
+        self.ctc = ctc_interface(config, processor)
         self.plan = plan_batches(seconds_in_pieces(durations_of(dataset)), max_batch_seconds)
-        extractor = processor.feature_extractor
-        self.max_frames = DURATION_TOLERANCE * max_batch_seconds * extractor.sampling_rate / extractor.hop_length
-        self.language_ids = {language: i for i, language in enumerate(config.languages)}
+        self.max_seconds = DURATION_TOLERANCE * max_batch_seconds
+        self.language_ids = {language: i for i, language in enumerate(self.ctc.languages)}
 
     def __iter__(self) -> Iterator[PieceBatch]:
         worker = get_worker_info()
@@ -144,16 +163,16 @@ class PieceBatches(IterableDataset):
 
     def make_batches(self, number: int) -> Iterator[PieceBatch]:
         """Yields one batch or more of the utterances in batch `number` of the plan."""
-        extractor, rows, problems = self.processor.feature_extractor, self.plan[number], {}
-        columns, rate = self.dataset[rows], extractor.sampling_rate
+        ctc, rows, problems = self.ctc, self.plan[number], {}
+        columns, rate = self.dataset[rows], ctc.sampling_rate
         items, longest = [], 0
         for i, row in enumerate(rows):
             language_id = self.language_ids.get(columns["language"][i], IGNORED)
             try:
-                for piece in cut(stream_audio(columns["audio"][i], rate), rate, self.config.inputs_to_logits_ratio):
-                    features = extractor(piece.samples, sampling_rate=rate, return_tensors="pt")["input_features"][0]
+                for piece in cut(stream_audio(columns["audio"][i], rate), rate, ctc.samples_per_frame):
+                    features = ctc.extract(piece.samples)
                     longest = max(longest, len(features))
-                    if items and longest * (len(items) + 1) > self.max_frames:
+                    if items and ctc.input_seconds(longest * (len(items) + 1)) > self.max_seconds:
                         yield self._collate(items, problems)
                         items, longest, problems = [], len(features), {}
                     items.append((features, row, language_id, replace(piece, samples=None)))
@@ -164,13 +183,13 @@ class PieceBatches(IterableDataset):
 
     def _collate(self, items: list[tuple[torch.Tensor, int, int, Piece]], problems: dict[int, str]) -> PieceBatch:
         features, rows, language_ids, pieces = map(list, zip(*items, strict=True)) if items else ([], [], [], [])
-        padded = pad_sequence(features or [torch.empty(0, self.config.num_mel_bins)], batch_first=True)
+        padded = pad_sequence(features or [self.ctc.extract(np.empty(0, np.float32))], batch_first=True)
         num_frames = torch.tensor([len(frames) for frames in features], dtype=torch.long)
         mask = (torch.arange(padded.shape[1]) < num_frames[:, None]).long()
         return PieceBatch(padded, mask, None, torch.tensor(language_ids), rows, problems, pieces)
 
 
-def _decode_in_threads(model: MlplForCTC, batches: PieceBatches) -> Generator[list[Hypothesis], None, None]:
+def _decode_in_threads(model: PreTrainedModel, batches: PieceBatches) -> Generator[list[Hypothesis], None, None]:
     num_threads, num_batches, stopped = torch.get_num_threads(), len(batches.plan), Event()
     num_parallel = max(1, min(num_threads, num_batches, MAX_PARALLEL_FORWARDS))
     torch.set_num_threads(num_threads // num_parallel)  # for each thread that begins from now on
@@ -178,7 +197,7 @@ def _decode_in_threads(model: MlplForCTC, batches: PieceBatches) -> Generator[li
 
     def decode(number: int) -> list[Hypothesis]:
         hypotheses = []
-        for finished in _decode_batches(model, batches.processor, batches.make_batches(number)):
+        for finished in _decode_batches(model, batches.ctc, batches.make_batches(number)):
             hypotheses += finished
             if stopped.is_set():  # nobody waits for the rest, which may be hours
                 break
@@ -193,19 +212,19 @@ def _decode_in_threads(model: MlplForCTC, batches: PieceBatches) -> Generator[li
 
 
 def _decode_batches(
-    model: MlplForCTC, processor: MlplProcessor, batches: Iterable[PieceBatch]
+    model: PreTrainedModel, ctc: CtcInterface, batches: Iterable[PieceBatch]
 ) -> Generator[list[Hypothesis], None, None]:
     """Yields after each batch the hypotheses of the utterances that end in it."""
     paths_of_row: dict[int, list[GreedyPath]] = defaultdict(list)
     for batch in batches:
         finished = []
-        paths = _best_paths(model, processor, batch) if batch.indices else []
+        paths = _best_paths(model, ctc, batch) if batch.indices else []
         for row, language_id, piece, path in zip(
             batch.indices, batch.language_ids.tolist(), batch.pieces, paths, strict=True
         ):
             paths_of_row[row].append(path.middle(piece))
             if piece.is_last:
-                finished.append(_make_hypothesis(model, processor, row, language_id, paths_of_row.pop(row)))
+                finished.append(_make_hypothesis(ctc, row, language_id, paths_of_row.pop(row)))
         for row, problem in batch.problems.items():
             paths_of_row.pop(row, None)
             finished.append(Hypothesis(row=row, error=problem))
@@ -223,58 +242,64 @@ class GreedyPath:
 
     def middle(self, piece: Piece) -> GreedyPath:
         """Returns the path without the context at the ends of its piece."""
-        middle = slice(piece.left, len(self.labels) - piece.right)
+        middle = slice(piece.left, piece.end)
         return GreedyPath(self.log_probs[middle], self.labels[middle], self.language_log_probs, piece.seconds)
 
 
-def decode_batch(model: MlplForCTC, processor: MlplProcessor, batch: SpeechBatch) -> list[Hypothesis]:
+def decode_batch(model: PreTrainedModel, ctc: CtcInterface, batch: SpeechBatch) -> list[Hypothesis]:
     """Returns the hypotheses of a model in evaluation mode for the utterances of one batch.
 
     Raises:
         MemoryError: for a batch that does not fit into memory.
     """
-    paths = _best_paths(model, processor, batch)
-    # A batch without readable utterances has one silent frame, and no row for it.
+    paths = _best_paths(model, ctc, batch)
+    # A batch without readable utterances has silence, and no row for it.
     return [
-        _make_hypothesis(model, processor, row, language_id, [path])
+        _make_hypothesis(ctc, row, language_id, [path])
         for row, language_id, path in zip(batch.indices, batch.language_ids.tolist(), paths, strict=False)
     ]
 
 
 @torch.inference_mode()
-def _best_paths(model: MlplForCTC, processor: MlplProcessor, batch: SpeechBatch) -> list[GreedyPath]:
+def _best_paths(model: PreTrainedModel, ctc: CtcInterface, batch: SpeechBatch) -> list[GreedyPath]:
     """Returns the greedy path of each row of a batch, without padding."""
-    mask, extractor = batch.attention_mask, processor.feature_extractor  # mask: (B, T)
-    frame_seconds = extractor.hop_length / extractor.sampling_rate
+    features, mask = batch.input_features, batch.attention_mask  # (B, T, F) or (B, T), and (B, T)
+    if ctc.pads_exactly:
+        return _paths_of_padded(model, ctc, features, mask)
+    lengths = mask.sum(1).tolist()
+    rows = [(features[i : i + 1, :length], mask[i : i + 1, :length]) for i, length in enumerate(lengths)]
+    return [path for row in rows for path in _paths_of_padded(model, ctc, *row)]
+
+
+def _paths_of_padded(
+    model: PreTrainedModel, ctc: CtcInterface, features: torch.Tensor, mask: torch.Tensor
+) -> list[GreedyPath]:
     with explain_memory_errors(
-        f"a batch of {len(mask)} utterances or pieces, together {mask.numel() * frame_seconds:.0f} s with padding, "
+        f"a batch of {len(mask)} utterances or pieces, together {ctc.input_seconds(mask.numel()):.0f} s with padding, "
         "does not fit into memory; let batches have fewer seconds (--batch-seconds, max_batch_seconds)"
     ):
-        output = model(**batch.inputs(model.device))
+        output = ctc.forward(model, *(tensor.to(model.device, non_blocking=True) for tensor in (features, mask)))
         log_probs, labels = (tensor.cpu().numpy() for tensor in best_classes(output.logits))  # (B, S)
     languages = [None] * len(mask) if output.language_log_probs is None else output.language_log_probs.cpu()
-    num_frames = mask.sum(1)  # (B,), of features
-    lengths = model.config.num_output_frames(num_frames).tolist()
+    seconds = (ctc.input_seconds(length) for length in mask.sum(1).tolist())
     return [
-        GreedyPath(log_probs[i, :length].copy(), labels[i, :length].astype(np.int32), languages[i], float(seconds))
-        for i, (length, seconds) in enumerate(zip(lengths, num_frames * frame_seconds, strict=True))
+        GreedyPath(log_probs[i, :length].copy(), labels[i, :length].astype(np.int32), languages[i], of_row)
+        for i, (length, of_row) in enumerate(zip(output.num_frames.tolist(), seconds, strict=True))
     ]
 
 
-def _make_hypothesis(
-    model: MlplForCTC, processor: MlplProcessor, row: int, language_id: int, paths: list[GreedyPath]
-) -> Hypothesis:
+def _make_hypothesis(ctc: CtcInterface, row: int, language_id: int, paths: list[GreedyPath]) -> Hypothesis:
     """Joins the paths of an utterance's pieces, in their order, to its text and scores."""
     log_probs = np.concatenate([path.log_probs for path in paths])
     labels = np.concatenate([path.labels for path in paths])
-    decoded = processor.tokenizer.decode(labels.tolist(), output_word_offsets=True)
-    words = [log_probs[word["start_offset"] : word["end_offset"]].mean() for word in decoded.word_offsets]
+    decoded = ctc.decode(labels.tolist())
+    words = [log_probs[start:end].mean() for _, start, end in decoded.words]
     language, language_probability = None, None
-    if model.config.languages:
+    if ctc.languages:
         num_frames = torch.tensor([len(path.labels) for path in paths])
         language_log_probs = torch.stack([path.language_log_probs for path in paths])
         language_log_probs = join_language_log_probs(language_log_probs, num_frames)
-        language = model.config.languages[int(language_log_probs.argmax())]
+        language = ctc.languages[int(language_log_probs.argmax())]
         language_probability = float(language_log_probs[language_id].exp()) if language_id >= 0 else None
     return Hypothesis(
         row=row,
@@ -283,7 +308,7 @@ def _make_hypothesis(
         num_frames=len(labels),
         mean_log_prob=float(log_probs.mean()),
         lowest_word_confidence=float(np.exp(min(words))) if words else None,
-        blank_ratio=float((labels == model.config.blank_token_id).mean()),
+        blank_ratio=float((labels == ctc.blank_id).mean()),
         language_probability=language_probability,
         seconds=math.fsum(path.seconds for path in paths),
     )

@@ -40,6 +40,7 @@ class Piece:
     right: int  # and after it
     is_last: bool
     seconds: float  # duration of its middle
+    end: int | None = None  # output frame where its middle ends: some models give fewer frames after it than `right`
 
 
 def cut(blocks: Iterable[np.ndarray], sampling_rate: int, samples_per_frame: int) -> Generator[Piece, None, None]:
@@ -60,7 +61,7 @@ def cut(blocks: Iterable[np.ndarray], sampling_rate: int, samples_per_frame: int
         held = np.concatenate([held, block]) if len(held) else block
         while len(held) > longest:
             seconds = (length - (left + context) * samples_per_frame) / sampling_rate
-            yield Piece(held[:length], left, context, False, seconds)
+            yield Piece(held[:length], left, context, False, seconds, length // samples_per_frame - context)
             held, longest, left = held[step:], length, context
     yield Piece(held, left, 0, True, (len(held) - left * samples_per_frame) / sampling_rate)
 

@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 import yaml
 from accelerate import Accelerator
 from datasets import Dataset
+from transformers import ProcessorMixin
 
 from ..atomic import atomic_write, partial_path, write_json, writing
 from ..data.rows import blocks
 from ..data.text_arrays import join
 from ..main_process import on_main_process
-from ..model.processing_mlpl import MlplProcessor
 from ..training_config import TrainingConfig, has_settings
 from .checkpoint_files import (
     RUN_FILES,
@@ -31,7 +31,7 @@ from .run_record import sessions_of
 from .slimipl import SlimIpl
 
 
-def digest(processor: MlplProcessor, **datasets: Dataset | None) -> dict[str, str]:
+def digest(processor: ProcessorMixin, **datasets: Dataset | None) -> dict[str, str]:
     """Returns hashes of the tokens, and of each data set's ids and texts in order, which do not depend on paths."""
     tokens = json.dumps(sorted(processor.tokenizer.get_vocab().items()), ensure_ascii=False)
     digests = {"tokens": hashlib.sha256(tokens.encode()).hexdigest()}

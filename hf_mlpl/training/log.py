@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from datasets import Dataset
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from ..atomic import atomic_write, write_text, writing
+from ..ctc_models import CtcInterface
 from ..data.rows import durations_of
-from ..model.modeling_mlpl import MlplForCTC
 from ..training_config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -52,17 +53,20 @@ class TrainingLog:
     def __exit__(self, *exception):
         self.bar.close()
 
-    def describe(self, train_set: Dataset, dropped: Counter, model: MlplForCTC) -> None:
-        """Prints one line on the model and its training data."""
+    def describe(self, train_set: Dataset, dropped: Counter, model: PreTrainedModel, ctc: CtcInterface) -> None:
+        """Prints one line on the model and its training data, and what is different with the model."""
         hours = durations_of(train_set).sum() / 3600
+        head = f"{len(ctc.languages)} languages" if ctc.languages else "no language-ID head"
         line = (
-            f"{model.num_parameters() / 1e6:.1f} M parameters, {len(model.config.languages)} languages; training on "
-            f"{len(train_set)} utterances, {hours:.2f} h"
+            f"{model.num_parameters() / 1e6:.1f} M parameters, {head}; training on {len(train_set)} utterances, "
+            f"{hours:.2f} h"
         )
         if dropped:
             line += "; dropped: " + ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
         if self.is_main_process:
             tqdm.write(line)
+            for remark in ctc.remarks(model, training=True):
+                tqdm.write(remark)
 
     def describe_problems(self, num_unusable: int, num_read: int) -> None:
         """Prints one line at the end on utterances that could not be used, if any."""

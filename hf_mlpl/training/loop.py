@@ -6,11 +6,13 @@ import logging
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object, set_seed
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ..ctc_models import CtcInterface, ctc_interface
 from ..data.batches import SpeechBatch, micro_batch_seed
 from ..data.drops import DropFile
 from ..data.selection import DROPPED, select_for_training, select_unlabelled
@@ -18,7 +20,6 @@ from ..data.utterances import read_utterances
 from ..evaluation.scoring import evaluate_model
 from ..folder_lock import claimed
 from ..main_process import claimed_by_job, on_main_process
-from ..model.configuration_mlpl import MlplConfig
 from ..training_config import TrainingConfig, check_same_config, write_config
 from .checkpoint_files import checkpoints
 from .checkpoints import Checkpointer, digest
@@ -80,6 +81,7 @@ def _train(config: TrainingConfig) -> Path:
     if not config.allow_collapsed:
         check_pseudo_labels(train_set)
     model, processor = build_model(config, train_set, is_continued)
+    ctc = ctc_interface(model.config, processor)
     accelerator = make_accelerator(config)
     if not accelerator.is_main_process:
         logging.getLogger(select_for_training.__module__).setLevel(logging.ERROR)  # one warning is enough
@@ -92,7 +94,7 @@ def _train(config: TrainingConfig) -> Path:
             train_set, processor, model.config, config.max_batch_seconds, lists[0]
         )
         if unlabelled_set is not None:
-            unlabelled_set = select_unlabelled(unlabelled_set, model.config, config.max_batch_seconds, lists[1])
+            unlabelled_set = select_unlabelled(unlabelled_set, ctc.languages, config.max_batch_seconds, lists[1])
         model, optimizer = prepare(accelerator, model, config)
         slimipl = None
         if unlabelled_set is not None:
@@ -106,7 +108,7 @@ def _train(config: TrainingConfig) -> Path:
     updates = iter(slimipl) if slimipl else supervised_updates(accelerator, model, processor, train_set, config, start)
 
     log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
-    log.describe(train_set, dropped, accelerator.unwrap_model(model))
+    log.describe(train_set, dropped, accelerator.unwrap_model(model), ctc)
     record = RunRecord(accelerator, accelerator.unwrap_model(model), config, start, train_set, dropped, unlabelled_set)
     problems = {  # by whether an update is supervised: the disk of one data set may be missing, and not the other's
         supervised: Problems(accelerator, len(dataset), output_dir / "unreadable.txt")
@@ -123,7 +125,7 @@ def _train(config: TrainingConfig) -> Path:
             loaded = slimipl.loaded if slimipl else [batch for _, batch in micro_batches]
             problems[slimipl is None or slimipl.step.supervised].add(loaded)
             num_unusable = sum(each.total_unusable for each in problems.values())
-            log.count_update(**train_step(accelerator, model, optimizer, micro_batches, config))
+            log.count_update(**train_step(accelerator, ctc, model, optimizer, micro_batches, config))
             if slimipl:
                 slimipl.after_update()
             is_last = update == config.max_updates
@@ -167,6 +169,7 @@ def _check_speech(problem: str | None, config: TrainingConfig) -> None:
 
 def train_step(
     accelerator: Accelerator,
+    ctc: CtcInterface,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     micro_batches: list[tuple[int, SpeechBatch]],
@@ -186,15 +189,17 @@ def train_step(
         ],
         device=accelerator.device,
     )
-    num_utterances, num_frames = accelerator.reduce(counts).tolist()
-    model.train()
+    num_utterances, num_inputs = accelerator.reduce(counts).tolist()
+    ctc.train_mode(model)
     total = torch.zeros((), device=accelerator.device)
     for i, (number, batch) in enumerate(micro_batches):
-        # Dropout and LayerDrop depend on the micro-batch alone, not on the process that computes it.
-        torch.manual_seed(micro_batch_seed(config.seed, number))
+        # Dropout, LayerDrop and masks depend on the micro-batch alone, not on the process that computes it.
+        seed = micro_batch_seed(config.seed, number)
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # models of transformers draw their masks with it
         is_last = i == len(micro_batches) - 1
         with nullcontext() if is_last else accelerator.no_sync(model):
-            loss = model(**batch.inputs(accelerator.device), num_utterances=num_utterances).loss
+            loss = ctc.loss(model, **batch.inputs(accelerator.device), num_utterances=num_utterances)
             if not batch.indices:  # no utterance, but every process has to take part
                 loss = loss * 0
             # The losses of an update add up, but data parallelism averages gradients.
@@ -213,8 +218,8 @@ def train_step(
     optimizer.step()
     optimizer.zero_grad()
     loss = accelerator.reduce(total).item()
-    seconds = num_frames / MlplConfig.frames_per_second
-    return {"loss": loss, "gradient_norm": gradient_norm.item(), "audio_seconds": seconds}
+    audio_seconds = ctc.input_seconds(num_inputs)
+    return {"loss": loss, "gradient_norm": gradient_norm.item(), "audio_seconds": audio_seconds}
 
 
 def _check_labels(problem: str | None, update: int, config: TrainingConfig, is_main_process: bool) -> None:

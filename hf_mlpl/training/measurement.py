@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
+from ..ctc_models import ctc_interface
 from ..data.selection import select_for_training
 from ..data.utterances import read_utterances, speech_totals
 from ..training_config import TrainingConfig
@@ -69,6 +70,7 @@ def measure_updates(config: TrainingConfig) -> Measurement:
     model, processor = build_model(config, train_set)
     accelerator = make_accelerator(config)
     train_set, _ = select_for_training(train_set, processor, model.config, config.max_batch_seconds)
+    ctc = ctc_interface(model.config, processor)
     model_config, layerdrop = model.config, model.config.layerdrop
     model, optimizer = prepare(accelerator, model, config)
     updates = supervised_updates(accelerator, model, processor, train_set, config, start=0)
@@ -79,7 +81,7 @@ def measure_updates(config: TrainingConfig) -> Measurement:
         if number == WARM_UP:
             start = time.perf_counter()
         problems.add(batch for _, batch in micro_batches)
-        step = train_step(accelerator, model, optimizer, micro_batches, config)  # ends with the result of a sum
+        step = train_step(accelerator, ctc, model, optimizer, micro_batches, config)  # ends with the result of a sum
         audio_seconds += step["audio_seconds"] * (number >= WARM_UP)
     seconds = (time.perf_counter() - start) / UPDATES
     problems.finish(is_whole_run=True)

@@ -13,14 +13,13 @@ import torch
 from accelerate import Accelerator, PartialState
 from datasets import Dataset
 from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, ProcessorMixin
 
 from ..data.batches import BatchPlan, SpeechBatch, SpeechBatches, fill_share, repetitions
 from ..data.collapse import HUMAN, NOT_LEARNED, LabelTexts, collapse_line, num_characters
 from ..data.drops import audio_problem, blame_disk
 from ..data.rows import blocks, durations_of, filter_rows
 from ..data.utterances import read_columns, read_utterances, utterance_files
-from ..model.modeling_mlpl import MlplForCTC
-from ..model.processing_mlpl import MlplProcessor
 from ..training_config import TrainingConfig
 from .slimipl import SlimIpl, SlimIplPlan
 
@@ -108,7 +107,7 @@ def _check_audio(dataset: Dataset) -> None:
 def supervised_updates(
     accelerator: Accelerator,
     model: torch.nn.Module,
-    processor: MlplProcessor,
+    processor: ProcessorMixin,
     train_set: Dataset,
     config: TrainingConfig,
     start: int,
@@ -131,7 +130,7 @@ def supervised_updates(
 def build_slimipl(
     accelerator: Accelerator,
     model: torch.nn.Module,
-    processor: MlplProcessor,
+    processor: ProcessorMixin,
     train_set: Dataset,
     unlabelled_set: Dataset,
     config: TrainingConfig,
@@ -146,7 +145,7 @@ def build_slimipl(
 
 
 def _speech_batches(
-    dataset: Dataset, processor: MlplProcessor, model: MlplForCTC, config: TrainingConfig, with_labels: bool
+    dataset: Dataset, processor: ProcessorMixin, model: PreTrainedModel, config: TrainingConfig, with_labels: bool
 ) -> SpeechBatches:
     """Plans the endless batches of a data set, whose tensors are made on demand."""
     times = repetitions(dataset, config.language_alpha, config.pseudo_label_weight)

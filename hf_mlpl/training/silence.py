@@ -9,13 +9,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from datasets import Dataset
+from transformers import ProcessorMixin
 
 from ..data.collapse import COLLAPSED_SHARE
 from ..data.rows import select_rows
 from ..inference.decoding import transcribe
 from ..inference.unsharded import unsharded
 from ..main_process import on_main_process
-from ..model.processing_mlpl import MlplProcessor
 from ..training_config import TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class SilenceCheck:
         if results is not None:
             self._judge(update, results["empty"], results["utterances"] - results["unreadable"])
 
-    def judge_probes(self, update: int, model: torch.nn.Module, processor: MlplProcessor) -> None:
+    def judge_probes(self, update: int, model: torch.nn.Module, processor: ProcessorMixin) -> None:
         """Transcribes some training utterances and judges that, once it may be judged; all processes call it."""
         if update < PATIENCE * self.config.max_updates:
             return

@@ -28,15 +28,15 @@ from accelerate.utils import gather_object
 from safetensors.torch import load_model, save_model
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, ProcessorMixin
 
 from ..atomic import write_json
+from ..ctc_models import ctc_interface
 from ..data.batches import BatchPlan, SpeechBatch, SpeechBatches, fill_share
 from ..data.rows import Column
 from ..data.selection import min_ctc_frames
 from ..inference.decoding import decode_batch
 from ..inference.unsharded import unsharded
-from ..model.modeling_mlpl import MlplForCTC
-from ..model.processing_mlpl import MlplProcessor
 from ..model.tokenization_mlpl import IGNORED
 from ..training_config import SlimIplConfig
 from .label_health import LabelHealth
@@ -153,14 +153,15 @@ class SlimIpl:
     def __init__(
         self,
         accelerator: Accelerator,
-        model: MlplForCTC,
-        processor: MlplProcessor,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
         plan: SlimIplPlan,
         labelled: SpeechBatches,
         unlabelled: SpeechBatches,
         num_workers: int,
     ):
         self.accelerator, self.model, self.processor = accelerator, model, processor
+        self.ctc = ctc_interface(model.config, processor)
         self.plan, self.config, self.num_workers = plan, plan.config, num_workers
         self.step = Step(supervised=True)
         self.loader = _StepLoader(labelled, unlabelled)
@@ -179,7 +180,7 @@ class SlimIpl:
             self.step = next(self.plan)
             self.loaded = [batch for _, batch in train] + label
             if self.plan.update > self.config.start_update and self.config.dynamic_dropout is not None:
-                set_dropout(self.model, self.config.dynamic_dropout)
+                self.ctc.set_dropout(self.model, self.config.dynamic_dropout)
             yield train if self.step.supervised else self._pseudo_labelled(train, label)
 
     def _share(self, update: int, step: Step) -> Share:
@@ -218,11 +219,11 @@ class SlimIpl:
         was_training = self.teacher.training
         self.teacher.eval()
         with unsharded(self.teacher):
-            hypotheses = [label for batch in batches for label in decode_batch(self.teacher, self.processor, batch)]
+            hypotheses = [label for batch in batches for label in decode_batch(self.teacher, self.ctc, batch)]
         self.teacher.train(was_training)
         judged = []
         for hypothesis in hypotheses:
-            label_ids = self.processor.tokenizer(hypothesis.text)["input_ids"]
+            label_ids = self.ctc.label_ids(hypothesis.text)
             judged.append((hypothesis, min_ctc_frames(label_ids) <= hypothesis.num_frames))  # `surround` adds tokens
         judged = gather_object(judged)
         labels = [hypothesis for hypothesis, fits in judged if fits]
@@ -247,10 +248,10 @@ class SlimIpl:
     def _with_labels(self, batch: SpeechBatch, labels: dict[str, str]) -> SpeechBatch:
         """Returns a batch of those utterances that have a label, which fits into their frames at the speed drawn."""
         ids, kept = [], []
-        frames = self.model.config.num_output_frames(batch.attention_mask.sum(dim=1))
+        frames = self.ctc.num_output_frames(batch.attention_mask.sum(dim=1))
         for i, row in enumerate(batch.indices):
             if self.ids[row] in labels:
-                label_ids = self.processor.tokenizer(labels[self.ids[row]])["input_ids"]
+                label_ids = self.ctc.label_ids(labels[self.ids[row]])
                 if min_ctc_frames(label_ids) <= frames[i]:
                     ids.append(label_ids)
                     kept.append(i)
@@ -297,11 +298,3 @@ class _StepLoader(torch.utils.data.Dataset):
             [(number, batches.batch(rows, number)) for number, rows in train],
             [self.unlabelled.batch(rows, None) for rows in label],
         )
-
-
-def set_dropout(model: MlplForCTC, probability: float) -> None:
-    """Sets dropout and LayerDrop of the transformer layers, as the original's `slimIPL_dyn_dropout` does."""
-    for layer in model.model.layers:
-        layer.layerdrop = probability
-        layer.activation_dropout.p = probability
-        layer.attention.attention_dropout = probability

@@ -364,9 +364,8 @@ def test_long_recordings_are_named_without_segmentation(talks, tmp_path):
     lines = (tmp_path / "data" / "report.txt").read_text().splitlines()
     assert {*report.notes} < {*lines} and f"sl/silent.flac: longer than 35 s: 62.0 s: {talks}/sl/silent.flac" in lines
     dataset = read_utterances([tmp_path / "data" / "unlabelled.parquet"]).filter(lambda row: "short" not in row["id"])
-    config = MlplForCTC.config_class.tiny(17, ["sl"])
     with pytest.raises(ValueError, match=r"none of 4 .* is at most 15 s long.* --segment vad --segment-seconds 15`"):
-        select_unlabelled(dataset, config, 15.0)
+        select_unlabelled(dataset, ["sl"], 15.0)
     report = prepare_talks(talks, tmp_path / "cut", max_seconds=60.0)
     assert report.notes[0].startswith("recordings longer than 35 s without a text: 1, 0.01 hours (sl/b.flac-0001); ")
     assert report.notes[0].endswith("`--segment-seconds 25` cuts them into utterances")

@@ -382,7 +382,7 @@ def test_a_bad_clip_is_left_out_with_its_line(make, clips):
     batch = make([[0, 1, 5, 2]], dataset=too_much)[0]
     assert batch.problems.keys() == {1, 5}
     assert batch.problems[1].startswith(f"utterance u1: {clips[1]}: is not audio")
-    assert batch.problems[5].startswith("utterance u5: 50 labels do not fit into 58 feature frames: 'abab")
+    assert batch.problems[5].startswith("utterance u5: 50 labels do not fit into 20 output frames: 'abab")
     assert not any("\n" in line for line in batch.problems.values())
     batch.problems = {}
     assert_equal(batch, expected)

@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from hf_mlpl import MlplForCTC, MlplProcessor
+from hf_mlpl.ctc_models import ctc_interface
 from hf_mlpl.data.batches import SpeechBatches
 from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.folder_lock import InUseError, claimed
@@ -212,17 +213,18 @@ def test_micro_batches_add_up_to_one_batch(without_dropout, reduction):
     model.config.ctc_loss_reduction = reduction
     [(_, whole)] = numbered_batches(config, model, processor, [list(range(28, 38))])  # of both languages
     parts = numbered_batches(config, model, processor, [[28, 29, 30, 31, 32], [33], [34, 35, 36, 37]])
-    assert_a_step_is_one_batch(model, parts, whole, config)
+    assert_a_step_is_one_batch(model, processor, parts, whole, config)
 
 
-def assert_a_step_is_one_batch(model, parts, whole, config):
+def assert_a_step_is_one_batch(model, processor, parts, whole, config):
     """Compares the update of `train_step` with `parts` with the gradient of `whole`."""
     expected = model(**whole.inputs(torch.device("cpu"))).loss
     gradients = torch.autograd.grad(expected, list(model.parameters()))
 
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)  # the update is the gradient
-    numbers = train_step(Accelerator(cpu=True), model, optimizer, parts, config)
+    ctc = ctc_interface(model.config, processor)
+    numbers = train_step(Accelerator(cpu=True), ctc, model, optimizer, parts, config)
 
     assert numbers["loss"] == pytest.approx(expected.item(), rel=1e-5)
     assert numbers["gradient_norm"] == pytest.approx(math.sqrt(sum(g.square().sum() for g in gradients)), rel=1e-4)
@@ -237,7 +239,8 @@ def test_gradients_are_clipped_as_a_whole(without_dropout):
     config = dataclasses.replace(config, max_grad_norm=0.01)
     before = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
     parts = numbered_batches(config, model, processor, [[0, 1], [2], [3]])
-    numbers = train_step(Accelerator(cpu=True), model, torch.optim.SGD(model.parameters(), lr=1.0), parts, config)
+    ctc, optimizer = ctc_interface(model.config, processor), torch.optim.SGD(model.parameters(), lr=1.0)
+    numbers = train_step(Accelerator(cpu=True), ctc, model, optimizer, parts, config)
     after = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
     assert numbers["gradient_norm"] > 0.01
     assert (after - before).norm() == pytest.approx(0.01, rel=1e-2)
@@ -249,8 +252,9 @@ def test_a_gradient_that_is_not_finite_names_its_batches(without_dropout):
     parts[1][1].input_features[0, 0, 0] = torch.inf
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     renumbered = [(number + 40, batch) for number, batch in parts]
+    ctc = ctc_interface(model.config, processor)
     with pytest.raises(TrainingError, match="micro-batches 40, 41, 42 is not finite, its loss is nan; lower learning"):
-        train_step(Accelerator(cpu=True), model, build_optimizer(model, config), renumbered, config)
+        train_step(Accelerator(cpu=True), ctc, model, build_optimizer(model, config), renumbered, config)
     torch.testing.assert_close(dict(model.named_parameters()), before, rtol=0, atol=0)
 
 

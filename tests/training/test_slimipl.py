@@ -18,13 +18,14 @@ from accelerate.state import AcceleratorState
 
 from hf_mlpl import MlplFeatureExtractor, MlplForCTC, MlplProcessor
 from hf_mlpl.audio.reading import load_audio
+from hf_mlpl.ctc_models import ctc_interface
 from hf_mlpl.data.batches import BatchPlan, SpeechBatches
 from hf_mlpl.data.collapse import describe_collapse
 from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.inference.decoding import Hypothesis
 from hf_mlpl.training.label_health import LabelHealth
 from hf_mlpl.training.loop import TrainingError, train
-from hf_mlpl.training.slimipl import SlimIpl, SlimIplPlan, set_dropout
+from hf_mlpl.training.slimipl import SlimIpl, SlimIplPlan
 from hf_mlpl.training_config import VARIANTS, SlimIplConfig, load_config
 
 from ..two_processes import slimipl_overrides
@@ -263,7 +264,7 @@ def test_dynamic_dropout_is_that_of_the_layers_alone(data, trained):
     assert seen == [own, own, {(0.25,) * 3}, {(0.25,) * 3}]
     assert model.model.front_end.dropout.p == before != 0.25
     assert model.config.layerdrop == 0.2  # what is saved is the model's own
-    set_dropout(model, 0.0)
+    ctc_interface(model.config, trained[1]).set_dropout(model, 0.0)
     model.train()
     model.model.front_end.dropout.p = 0.0
     features = torch.randn(1, 90, 80)
@@ -452,7 +453,7 @@ def test_pseudo_labelled_micro_batches_add_up_to_one_batch(data, trained, tone_d
     whole = algorithm._with_labels(together, labels)
     assert [len(batch.indices) for _, batch in parts] == [len(share) - len(lost & set(share)) for share in rows]
     training = load_config(tone_data / "tones.yaml", ["max_grad_norm=1e9"])
-    assert_a_step_is_one_batch(model.train(), parts, whole, training)
+    assert_a_step_is_one_batch(model.train(), processor, parts, whole, training)
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable. is deprecated:FutureWarning")
