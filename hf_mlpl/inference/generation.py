@@ -249,7 +249,12 @@ class SeamlessRequest(Request):
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
         super().__init__(model, processor)
-        self.known = model.generation_config.text_decoder_lang_to_code_id
+        self.known = getattr(model.generation_config, "text_decoder_lang_to_code_id", ())
+        if not self.known:
+            raise ValueError(
+                f"{self.name}: its generation_config.json has no text_decoder_lang_to_code_id; take that of the model "
+                "from which it was fine-tuned"
+            )
 
     def language(self, locale: str) -> str:
         if language := next((name for name in names_of_language(locale) if name in self.known), None):
@@ -261,10 +266,9 @@ class SeamlessRequest(Request):
 
 
 def _request(model: PreTrainedModel, processor: ProcessorMixin) -> Request:
-    config = model.generation_config
-    if hasattr(config, "no_timestamps_token_id"):
+    if hasattr(model.generation_config, "no_timestamps_token_id"):
         return WhisperRequest(model, processor)
-    if hasattr(config, "text_decoder_lang_to_code_id"):
+    if "tgt_lang" in inspect.signature(type(model).generate).parameters:
         return SeamlessRequest(model, processor)
     return Request(model, processor)
 
@@ -571,7 +575,8 @@ class GenerativeTranscriber:
         """Returns the options of a greedy search."""
         options = {"do_sample": False, "num_beams": 1, "return_dict_in_generate": False}
         options |= {"logits_processor": LogitsProcessorList([recorded])}
-        if self.model.config.is_encoder_decoder:  # their settings have a max_length, beside which max_new_tokens warns
+        if self.model.config.is_encoder_decoder and not self.model.generation_config.max_new_tokens:
+            # Their settings have a max_length, beside which max_new_tokens gives a warning for each batch.
             return options | {"max_length": _prompt_length(inputs) + max_new_tokens}
         return options | {"max_new_tokens": max_new_tokens}
 

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..model.missing_model import OUR_TYPES
+
 MIN_SCALE = torch.finfo(torch.float32).tiny  # so that nothing is divided by zero
 
 
@@ -83,10 +85,15 @@ def quantize(model: PreTrainedModel) -> PreTrainedModel:
         model: an `MlplForCTC` or `MlplModel` in fp32 on a CPU.
 
     Raises:
-        ValueError: for a model that is not fp32, not on a CPU, or quantized already, and where PyTorch has no oneDNN.
+        ValueError: for a model of another architecture, or that is not fp32, not on a CPU, or quantized already, and
+            where PyTorch has no oneDNN.
     """
     if not torch.backends.mkldnn.is_available():
         raise ValueError("int8 weights need a PyTorch with oneDNN, as on x86-64; use the model as it is here")
+    if (kind := model.config.model_type) not in OUR_TYPES:
+        raise ValueError(
+            f"int8 is for models of the type mlpl, and this one is {kind}; use bfloat16 or float32 for it"
+        )
     if model.device.type != "cpu" or model.dtype != torch.float32:
         raise ValueError(
             f"the model is {model.dtype} on {model.device}; quantize takes torch.float32 on cpu, so load it with "

@@ -16,6 +16,7 @@ from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.data.utterances import FEATURES
 from hf_mlpl.data.words import join_texts, words_of
 from hf_mlpl.inference.generation import names_of_language
+from hf_mlpl.inference.precision import convert
 from hf_mlpl.inference.quiet_cuts import cut_where_quiet
 from hf_mlpl.inference.recognition import load_recognizer, transcriber
 
@@ -80,6 +81,10 @@ def by_transformers(name, folder, model, samples) -> str:
     processor = AutoProcessor.from_pretrained(folder)
     if name == "cohere_asr":
         inputs = processor(samples, sampling_rate=RATE, return_tensors="pt", language="de")
+    elif name == "seamless_m4t":
+        inputs = processor(audio=samples, sampling_rate=RATE, return_tensors="pt")
+        output = model.generate(**inputs, tgt_lang="swe", do_sample=False, num_beams=1)
+        return processor.decode(output[0], skip_special_tokens=True).strip()
     elif name == "canary":
         inputs = processor.apply_transcription_request(samples, source_language="sv")
     elif name == "omniasr":
@@ -103,7 +108,7 @@ QUICK = ("whisper", "moonshine", "qwen3_asr")  # the three kinds: encoder-decode
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TEACHERS]
 )
 def test_texts_are_those_of_transformers_whatever_the_batch(name, folders, clips, caplog):
-    """Outputs of Moonshine and Speech2Text depend on the padding, so they get no batches, and a line says so."""
+    """Outputs of some models depend on the padding, so they get no batches, and a line says so."""
     locale = LOCALES.get(name, "sv-SE")
     dataset, (model, processor) = clips(locale), load_recognizer(str(folders(name)))
     transcribe = transcriber(model, processor, dataset)
@@ -129,7 +134,7 @@ def test_texts_are_those_of_transformers_whatever_the_batch(name, folders, clips
         texts.add(label.text)
     assert len(texts) > 2  # the texts say something about the audio
     remarks = [record.getMessage() for record in caplog.records if "one by one" in record.getMessage()]
-    assert len(remarks) == (name in ("moonshine", "speech_to_text"))
+    assert len(remarks) == (name in ("moonshine", "speech_to_text", "seamless_m4t"))
 
 
 def test_batches_are_of_similar_length_and_one_language(folders, clips, monkeypatch):
@@ -267,6 +272,11 @@ def test_a_teacher_that_cannot_be_loaded_is_one_line(folders, tmp_path):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"its weights lack 1 tensors, such as model.decoder.layer_norm.bias; downl"):
         load_recognizer(str(folder))
+
+
+def test_int8_is_refused_in_a_line(folders):
+    with pytest.raises(ValueError, match="int8 is for models of the type mlpl, and this one is whisper; use bfloat16"):
+        convert(load_recognizer(str(folders("whisper")))[0], "int8")
 
 
 def test_words_and_joints_of_scripts_without_spaces():
