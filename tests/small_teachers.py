@@ -191,7 +191,7 @@ def make_omniasr_llm(folder: Path) -> PreTrainedModel:
     from transformers import OmniASRConfig, OmniASRFeatureExtractor, OmniASRForConditionalGeneration, OmniASRProcessor
 
     special = ["<s>", "<pad>", "</s>", "<unk>", "<extra_id_1>", "<|lang:auto|>", "<|lang:eng_latn|>"]
-    special += ["<|lang:swe_latn|>"]
+    special += ["<|lang:swe_latn|>", "<|lang:kmr_latn|>"]
     tokenizer = _tokenizer(special, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
     tokenizer.padding_side = "left"
     template = (

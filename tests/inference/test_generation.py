@@ -15,7 +15,7 @@ from transformers import AutoProcessor, pipeline
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.data.utterances import FEATURES
 from hf_mlpl.data.words import join_texts, words_of
-from hf_mlpl.inference.generation import names_of_language
+from hf_mlpl.inference.generation import GenerativeTranscriber, names_of_language
 from hf_mlpl.inference.precision import convert
 from hf_mlpl.inference.quiet_cuts import cut_where_quiet
 from hf_mlpl.inference.recognition import load_recognizer, transcriber
@@ -250,7 +250,9 @@ def parts_of(processor) -> dict:
     return {"feature_extractor": processor.feature_extractor, "tokenizer": processor.tokenizer}
 
 
-def test_names_of_languages():
+def test_names_of_languages(folders):
+    transcribe = GenerativeTranscriber(*load_recognizer(str(folders("omniasr"))), ["kmr"])
+    assert [transcribe.request.language(locale) for locale in ("sv-SE", "en", "kmr")] == ["sv", "en", "kmr_latn"]
     expected = {"sv-SE": "sv", "nb-NO": "no", "zh-HK": "yue", "zh-CN": "zh", "jv": "jw", "tl": "fil", "ckb": "ckb"}
     for locale, name in expected.items():
         assert name in names_of_language(locale)
