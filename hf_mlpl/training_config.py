@@ -20,6 +20,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .atomic import write_text
 from .error_line import error_line
+from .model.missing_model import may_be_ours
 
 PRESETS = ("tiny", "base", "large")  # of `MlplConfig`
 OPTIMIZERS = ("adagrad", "adamw")
@@ -133,15 +134,17 @@ class TrainingConfig:
         output_dir: holds `checkpoints/`, `model/` (the result), `metrics.jsonl`, `curves.png`, `config.yaml`,
             `run.json` and `results.json`, from which the model card is rendered, and lists of utterances that cannot
             be used: `dropped.tsv`, `dropped-unlabelled.tsv` and `unreadable.txt`.
-        model: `tiny`, `base` or `large` for a new model, or the folder or Hub name of a trained one to start from.
-        model_fields: fields of `MlplConfig` that differ from the model's own, for example `layerdrop: 0.1`.
-        tokens: tokens file of a new model. A trained one has its own; with this file, its CTC head gets a row for each
-            token of the file, and tokens that it knows keep theirs.
+        model: `tiny`, `base` or `large` for a new model, or the folder or Hub name of a trained one to start from: of
+            ours, of any other CTC architecture of transformers, or an encoder of one.
+        model_fields: fields of the configuration that differ from the model's own, for example `layerdrop: 0.1`, or
+            `encoder_config: {layerdrop: 0.1}`; `target_lang` loads the adapter of an MMS model.
+        tokens: tokens file of a new model, or of an encoder that gets a CTC head. A trained model has its own; with
+            this file, its CTC head gets a row for each token of the file, and tokens that it knows keep theirs.
         train: utterance files to train on; dev: utterance files to evaluate on, may be empty.
         unlabelled: utterance files for slimIPL; their texts, if any, are compared with the labels, and not learned.
         language: uses the utterances of this language alone; `{language}` in other settings stands for its name.
         languages: classes of the language-ID head, of a new model by default those of `train`, sorted. A trained model
-            has its own; with this list its head is resized, and languages that it knows keep their rows.
+            of ours has its own; with this list its head is resized, and languages that it knows keep their rows.
         language_alpha: a language's share of training is proportional to its hours to this power, with human and
             pseudo-labels as separate groups: 1 takes the data as they are, 0 gives each group the same share.
         pseudo_label_weight: multiplies the frequency of pseudo-labels that `language_alpha` gives.
@@ -247,12 +250,9 @@ class TrainingConfig:
         """Checks that a new model has a tokens file, and that `model_fields` are fields that can be set."""
         if self.model in PRESETS and self.tokens is None:
             raise ValueError("a new model needs `tokens`, a tokens file; `hf-mlpl build-tokenizer` writes one")
-        if decided := sorted(self.model_fields.keys() & set(DECIDED_MODEL_FIELDS)):
-            raise ValueError(
-                f"model_fields has {', '.join(decided)}, which `tokens`, `languages` and the features decide"
-            )
-        if unknown := sorted(map(str, self.model_fields.keys() - set(FREE_MODEL_FIELDS))):
-            raise ValueError(f"model_fields has {', '.join(unknown)}; accepted are {', '.join(FREE_MODEL_FIELDS)}")
+        is_on_hub = "/" in self.model and not Path(self.model).is_dir()
+        if self.model in PRESETS or not is_on_hub and may_be_ours(self.model):
+            check_our_fields(self.model_fields)
 
     def _check_push(self) -> None:
         """Checks the licence, and the names that the Hub would refuse."""
@@ -275,6 +275,14 @@ class TrainingConfig:
     def tag(self) -> str:
         """Returns the name of the pushed result's revision."""
         return f"{self.stage}-{self.language}" if self.language else self.stage
+
+
+def check_our_fields(model_fields: dict) -> None:
+    """Raises a ValueError for `model_fields` that a model of ours does not have, or that cannot be set."""
+    if decided := sorted(model_fields.keys() & set(DECIDED_MODEL_FIELDS)):
+        raise ValueError(f"model_fields has {', '.join(decided)}, which `tokens`, `languages` and the features decide")
+    if unknown := sorted(map(str, model_fields.keys() - set(FREE_MODEL_FIELDS))):
+        raise ValueError(f"model_fields has {', '.join(unknown)}; accepted are {', '.join(FREE_MODEL_FIELDS)}")
 
 
 def _check(config: Any, is_accepted: Callable[[Any], bool], description: str, *names: str) -> None:

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
 
@@ -106,7 +107,8 @@ def shard_path(folder: Path, number: int) -> Path:
 def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
     """Returns whether a shard exists, is undamaged, and holds labels of these utterances by this teacher.
 
-    A shard with an utterance that could not be labelled, and whose audio can be read now, is not labelled.
+    A shard with an utterance that could not be labelled, and whose audio can be read now, is not labelled. A text that
+    was cut off is a label in this sense.
     """
     if not path.exists():
         return False
@@ -119,7 +121,9 @@ def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
     except Exception as error:  # a damaged file makes readers raise nearly anything
         logger.warning("%s: damaged (%s); it is labelled again", path, error_line(error))
         return False
-    unlabelled = table.filter(table["error"].is_valid()).select(["id", "audio"]).to_pylist()
+    # A text that was cut off has scores, and would be cut off again.
+    is_unlabelled = pc.and_(table["error"].is_valid(), table["mean_log_prob"].is_null())
+    unlabelled = table.filter(is_unlabelled).select(["id", "audio"]).to_pylist()
     if name := next((row["id"] for row in unlabelled if audio_problem(row["audio"]) is None), None):
         logger.warning("%s: %s can be read now; it is labelled again", path, name)
         return False

@@ -15,10 +15,10 @@ import torch
 from accelerate import Accelerator
 from huggingface_hub.utils import disable_progress_bars
 from tqdm import tqdm
+from transformers import ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
 from ..atomic import atomic_write, partial_path, remove_left, write_json, write_text
-from ..model.processing_mlpl import MlplProcessor
 from ..sharing.endpoint import write_endpoint
 from ..sharing.hub import push_folder
 from ..sharing.model_card import model_card
@@ -174,7 +174,7 @@ def push_checkpoint(
     checkpoint: Path,
     accelerator: Accelerator,
     model: torch.nn.Module,
-    processor: MlplProcessor,
+    processor: ProcessorMixin,
 ) -> None:
     """Queues a checkpoint for the Hub, with a usable model at the root of the repository; all processes call it.
 

@@ -6,17 +6,15 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from transformers import AutoModelForCTC, PreTrainedConfig, ProcessorMixin
 
 from ..atomic import atomic_write
-from ..model.configuration_mlpl import MlplConfig
-from ..model.modeling_mlpl import MlplForCTC
-from ..model.processing_mlpl import MlplProcessor
 
 
 def write_final_model(
-    accelerator: Accelerator, model: torch.nn.Module, processor: MlplProcessor, output_dir: Path
+    accelerator: Accelerator, model: torch.nn.Module, processor: ProcessorMixin, output_dir: Path
 ) -> Path:
-    """Writes `model/` with weights, configuration, feature extractor and tokens file; all processes call it."""
+    """Writes `model/` with weights, configuration, feature extractor and tokenizer; all processes call it."""
     accelerator.wait_for_everyone()
     folder = output_dir / "model"
     weights = accelerator.get_state_dict(model)  # in all processes, because each may have a shard
@@ -27,10 +25,12 @@ def write_final_model(
     return folder
 
 
-def write_model(folder: Path, config: MlplConfig, processor: MlplProcessor, weights: dict[str, torch.Tensor]) -> None:
+def write_model(
+    folder: Path, config: PreTrainedConfig, processor: ProcessorMixin, weights: dict[str, torch.Tensor]
+) -> None:
     """Writes a model's folder; with empty `weights`, all other files of it."""
     with torch.device("meta"):
-        model = MlplForCTC(config)
+        model = AutoModelForCTC.from_config(config)
     if weights:
         model.load_state_dict(weights, assign=True)
     model.save_pretrained(folder, state_dict=None if weights else {})
