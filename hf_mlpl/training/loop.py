@@ -27,7 +27,14 @@ from .log import TrainingLog
 from .model_setup import build_model
 from .optimization import learning_rate_factor, make_accelerator, prepare, remove_gradients_of_dropped_layers
 from .problems import Problems, TrainingError
-from .run_data import build_slimipl, check_pseudo_labels, check_train_files, read_dev_set, supervised_updates
+from .run_data import (
+    build_slimipl,
+    check_pseudo_labels,
+    check_train_files,
+    compare_conventions,
+    read_dev_set,
+    supervised_updates,
+)
 from .run_pusher import RunPusher, push_checkpoint
 from .run_record import RunRecord, collapse_of_run
 from .saved_model import write_final_model
@@ -80,6 +87,8 @@ def _train(config: TrainingConfig) -> Path:
     unlabelled_set = read_utterances(config.unlabelled, languages) if config.slimipl else None
     if not config.allow_collapsed:
         check_pseudo_labels(train_set)
+    if PartialState().is_main_process:
+        compare_conventions(train_set)
     model, processor = build_model(config, train_set, is_continued)
     ctc = ctc_interface(model.config, processor)
     accelerator = make_accelerator(config)
