@@ -215,6 +215,39 @@ def test_a_long_recording_is_its_pieces(folders, tmp_path):
         assert lowest < long.mean_log_prob < highest and long.seconds == pytest.approx(len(recording) / RATE)
 
 
+def test_a_recording_that_is_damaged_behind_its_first_pieces(folders, clips, tmp_path):
+    """Has no text at all, and the others keep theirs."""
+    damaged = np.tile(sound(1.5, 1), 4)
+    damaged[-1000:] = np.nan
+    soundfile.write(tmp_path / "damaged.wav", damaged, RATE, subtype="FLOAT")
+    good = [(clips("fi")[row]["audio"]["path"], SECONDS[row], "fi") for row in (0, 3)]
+    model, processor = load_recognizer(str(folders("whisper")))
+    expected = sorted(label.text for label in transcriber(model, processor, dataset_of(good))(dataset_of(good)))
+    for max_batch_seconds in (2.0, 100.0):
+        dataset = dataset_of([*good, (tmp_path / "damaged.wav", 6.0, "fi")])
+        *others, failed = sorted(
+            transcriber(model, processor, dataset)(dataset, max_batch_seconds), key=lambda label: label.row
+        )
+        assert sorted(label.text for label in others) == expected and failed.text == ""
+        assert failed.error.startswith(f"utterance u2: {tmp_path}/damaged.wav: ") and "\n" not in failed.error
+
+
+def test_pieces_are_cut_while_the_recording_is_read():
+    """A recording of any length needs no more memory than a piece and a block."""
+    read, cut = 0, 0
+
+    def blocks():
+        nonlocal read
+        for seed in range(100):
+            read += RATE
+            yield np.random.default_rng(seed).normal(size=RATE).astype(np.float32)
+
+    for piece, _ in cut_where_quiet(blocks(), RATE, 2.0):
+        assert read - cut <= 3.2 * RATE
+        cut += len(piece)
+    assert cut == read == 100 * RATE
+
+
 @pytest.mark.parametrize("seconds", [0.01, 1.99, 2.0, 2.01, 2.19, 2.2, 4.1, 7.77])
 def test_pieces_hold_every_sample_once(seconds):
     noise = np.random.default_rng(0).normal(size=round(seconds * RATE)).astype(np.float32)

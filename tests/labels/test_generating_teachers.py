@@ -15,6 +15,7 @@ from hf_mlpl.inference.recognition import load_recognizer, transcriber
 from hf_mlpl.labels import labelling
 from hf_mlpl.labels.filters import DEFAULT_FILTERS, LabelFilter, filter_labels
 from hf_mlpl.labels.labelling import repetition
+from hf_mlpl.labels.publishing import write_label_set
 from hf_mlpl.labels.schema import SCORES
 
 from ..ranks import Death, run_on_two
@@ -97,6 +98,10 @@ def test_labels_and_their_scores(label, whisper, data):
     filters = [*DEFAULT_FILTERS, LabelFilter(f"no_speech_probability < {highest!r}"), LabelFilter("repetition <= 0.5")]
     filter_labels([folder / "labels.parquet"], filters, kept, allow_collapsed=True)
     assert len(pq.read_table(kept)) == 7
+    published = write_label_set(folder, "fi", folder / "set")
+    assert published.mean_log_prob == pytest.approx(summary["languages"]["fi"]["mean_log_prob"], abs=1e-6)
+    assert published.scores["blank_ratio"]["null"] == published.utterances == 5
+    assert published.scores["no_speech_probability"]["null"] == 0
 
 
 class Killed(Exception):
