@@ -46,6 +46,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .columns import FOUND_OR_NAMED, add_column_arguments, add_form_arguments
+
 FIRST_LINES = 10  # about rows that were left out; the report has all of them
 
 if TYPE_CHECKING:
@@ -76,8 +78,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_own_speech(parser.add_argument_group("your own speech"))
     _add_dataset(parser.add_argument_group("data sets of the library datasets"))
-    _add_columns(
-        parser.add_argument_group("columns of --list and --dataset", "They are found by their usual names, or named:")
+    columns = parser.add_argument_group("columns of --list and --dataset", FOUND_OR_NAMED)
+    add_column_arguments(columns, ("recordings", "texts", "languages", "speakers"))
+    add_form_arguments(
+        columns, "--list", "--list, --manifests, tables of --dataset, and texts and segmentations of --folder"
     )
     _add_splits(
         parser.add_argument_group("dev and test", "From your own speech and data sets, all of which is together here.")
@@ -150,24 +154,6 @@ def _add_dataset(group: argparse._ArgumentGroup) -> None:
         metavar="NAME",
         help="splits of --dataset to read, or parts of them (train[:10%%]): validation becomes dev, test becomes "
         "test, others become train; default: train",
-    )
-
-
-def _add_columns(group: argparse._ArgumentGroup) -> None:
-    for field, names in (
-        ("recordings", ["--path-column", "--audio-column"]),
-        ("texts", ["--text-column"]),
-        ("languages", ["--language-column"]),
-        ("speakers", ["--speaker-column"]),
-    ):
-        group.add_argument(*names, dest=f"{names[-1][2:-7]}_column", metavar="NAME", help=f"column of the {field}")
-    group.add_argument(
-        "--delimiter", type=_delimiter, help="sign between the columns of --list, or tab; default: found"
-    )
-    group.add_argument(
-        "--encoding",
-        help="encoding of --list, --manifests, tables of --dataset, and texts and segmentations of --folder, such as "
-        "windows-1252; default: UTF-8, or UTF-16 with a byte order mark",
     )
 
 
@@ -273,13 +259,6 @@ class _Once(argparse.Action):
         if getattr(namespace, self.dest) is not None:
             parser.error(f"{option_string} is given twice; prepare {getattr(namespace, self.dest)} on its own")
         setattr(namespace, self.dest, values)
-
-
-def _delimiter(value: str) -> str:
-    value = {"tab": "\t", "\\t": "\t"}.get(value, value)
-    if len(value) != 1 or value == '"':
-        raise argparse.ArgumentTypeError(f"{value!r} is not one sign, such as ',', ';', '|' or tab")
-    return value
 
 
 def _share(value: str) -> float:

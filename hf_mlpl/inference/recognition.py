@@ -1,0 +1,68 @@
+"""Loads any model that recognises speech, and transcribes with it: a CTC model, or one that generates text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from datasets import Dataset
+from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.models.auto import modeling_auto
+
+from ..ctc_models.loading import read_config
+from ..data.rows import blocks
+from ..error_line import error_line
+from .decoding import Hypothesis, transcribe
+from .generation import GenerativeTranscriber, generates
+from .loading import load_model
+
+Transcribe = Callable[..., Iterator[Hypothesis]]  # as `transcribe`, with a model
+
+
+def load_recognizer(name: str) -> tuple[PreTrainedModel, Any]:
+    """Loads a model in evaluation mode, and its processor.
+
+    Args:
+        name: folder or Hub name.
+
+    Raises:
+        OSError: for a model that does not exist.
+        ValueError: for a model that does not recognise speech, and for one whose parts cannot be loaded.
+    """
+    config = read_config(name)
+    if not generates(config):
+        return load_model(name)
+    is_speech_model = type(config) in modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING
+    kind = AutoModelForSpeechSeq2Seq if is_speech_model else modeling_auto.AutoModelForMultimodalLM
+    try:
+        processor = AutoProcessor.from_pretrained(name)
+        if not isinstance(processor, ProcessorMixin):  # without a tokenizer, say
+            raise ValueError(f"it has a {type(processor).__name__} alone")
+    except Exception as error:  # damaged files make readers raise nearly anything
+        raise ValueError(f"{name}: its processor cannot be loaded ({error_line(error)[:300]})") from error
+    try:
+        model, loading = kind.from_pretrained(name, output_loading_info=True)
+    except Exception as error:
+        raise ValueError(f"{name}: its weights cannot be loaded ({error_line(error)[:300]})") from error
+    num_tokens, num_classes = len(processor.tokenizer), model.config.get_text_config(decoder=True).vocab_size
+    if num_tokens < num_classes / 2:  # transformers makes an empty tokenizer where a file is missing
+        raise ValueError(
+            f"{name}: its tokenizer has {num_tokens} tokens, but its model {num_classes}; a file of the tokenizer is "
+            "missing, download it again"
+        )
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(f"{name}: its weights lack {len(missing)} tensors, such as {missing[0]}; download it again")
+    return model.eval(), processor
+
+
+def transcriber(model: PreTrainedModel, processor: Any, dataset: Dataset) -> Transcribe:
+    """Returns a function with the arguments of `transcribe` after the processor, for parts of a data set.
+
+    Raises:
+        ValueError: for utterances of a language that a generating model does not know.
+    """
+    if not generates(model.config):
+        return partial(transcribe, model, processor)
+    locales = {name for block in blocks(dataset, ["language"]) for name in block["language"].unique().to_pylist()}
+    return GenerativeTranscriber(model, processor, locales)
