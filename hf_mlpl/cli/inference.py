@@ -56,13 +56,13 @@ def start_inference(options: argparse.Namespace) -> tuple[Accelerator, Dataset, 
     from accelerate import Accelerator
 
     from ..data.utterances import read_utterances
-    from ..inference.loading import load_model
+    from ..inference.recognition import load_recognizer
     from ..sharing.model_card import teacher_revision
 
     logging.basicConfig(format="%(message)s")
     accelerator = Accelerator(cpu=options.dtype == "int8" or not torch.accelerator.is_available())
     dataset = read_utterances(options.data, options.languages)
-    model, processor = load_model(options.model)
+    model, processor = load_recognizer(options.model)
     revision = teacher_revision(model, options.model)
     return accelerator, dataset, convert(model.to(accelerator.device), options.dtype), processor, revision
 

@@ -86,10 +86,15 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
 
 def _report(summary: dict, path: Path) -> None:
+    from ..data.conventions import describe_convention
+
     for language, counts in summary["languages"].items():
         cer = "" if counts["cer"] is None else f", CER {counts['cer']:.1%} against the known texts"
+        mean = counts["mean_log_prob"]
+        log_prob = "" if mean is None else f", mean log-probability {mean:.3f}"
         print(
-            f"{language}: {counts['labels']} labels, {counts['hours']:.2f} h, {counts['empty']} empty, "
-            f"mean log-probability {counts['mean_log_prob']:.3f}{cer}"
+            f"{language}: {counts['labels']} labels, {counts['hours']:.2f} h, {counts['empty']} empty{log_prob}{cer}"
         )
+        if counts.get("convention", {}).get("texts"):
+            print(f"{language}: {describe_convention(counts['convention'])}")
     print(f"labels: {path}, by {summary['teacher']}; {summary['errors']} utterances could not be read")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import ProcessorMixin
 
 from ..data.drops import DropFile, blame_disk, describe_unusable
-from ..inference.decoding import transcribe
+from ..inference.recognition import transcriber
 from ..inference.unsharded import unsharded
 from .error_rate import RATES, mean_rate
 
@@ -96,8 +96,9 @@ def evaluate_model(
         raise ValueError(f"{missing} of {len(dataset)} utterances have no text to compare with")
     share = dataset.select(range(accelerator.process_index, len(dataset), accelerator.num_processes))
     model = accelerator.unwrap_model(model)
+    decode = transcriber(model, processor, dataset)
     with unsharded(model):
-        hypotheses = list(transcribe(model, processor, share, max_batch_seconds, num_workers, progress))
+        hypotheses = list(decode(share, max_batch_seconds, num_workers, progress))
     rows, errors = [], DropFile(None, ())
     for hypothesis in hypotheses:
         utterance = share[hypothesis.row]

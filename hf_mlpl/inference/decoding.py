@@ -44,13 +44,15 @@ class Hypothesis:
         row: row of the data set.
         text: greedy, without a language model.
         language: the likeliest language, None for a model without languages.
-        num_frames: output frames, of 30 ms with `MlplForCTC`.
-        mean_log_prob: mean, over output frames, of the best class's log-probability; its exponential is the geometric
-            mean of the probabilities.
+        num_frames: output frames of a CTC model, of 30 ms with `MlplForCTC`.
+        mean_log_prob: mean, over output frames, of the best class's log-probability, or over generated tokens, their
+            end included; its exponential is the geometric mean of the probabilities.
         lowest_word_confidence: the same exponential over the frames of a word, for the word where it is lowest; None
             without words.
-        blank_ratio: share of the output frames whose best class is the blank.
+        blank_ratio: share of the output frames whose best class is the blank; None for a model that generates text.
         language_probability: of the utterance's own language; None where the model does not know that language.
+        no_speech_probability: of the piece where it is highest; None for a model that has none.
+        is_complete: whether a generated text ended by itself, before its longest length.
         seconds: duration of the audio itself, not of the data set's entry; rounded to frames where only features
             were given.
         error: one line, where the audio could not be read; the other fields are then empty.
@@ -62,8 +64,10 @@ class Hypothesis:
     num_frames: int = 0
     mean_log_prob: float = 0.0
     lowest_word_confidence: float | None = None
-    blank_ratio: float = 0.0
+    blank_ratio: float | None = 0.0
     language_probability: float | None = None
+    no_speech_probability: float | None = None
+    is_complete: bool = True
     seconds: float = 0.0
     error: str | None = None
 

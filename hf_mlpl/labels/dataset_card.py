@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..atomic import atomic_write
 from ..corpora.locales import iso_code
+from ..data.conventions import describe_convention
 from .schema import SCORES
 from .summary import REPETITIVE, LabelSummary
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
 PICTURE = "scores.png"
+COLUMNS = 3  # of histograms in the picture
 NOT_NOTED = {"name": "not noted", "license": "unknown", "url": None}  # a source of speech
 
 
@@ -33,12 +36,22 @@ def dataset_card(summaries: Sequence[LabelSummary], repo_id: str) -> DatasetCard
         summaries=summaries,
         with_audio=[summary.language for summary in summaries if summary.with_audio],
         scores=SCORES,
+        known=_known_scores(summaries),
+        conventions={
+            summary.language: describe_convention(summary.convention)
+            for summary in summaries
+            if summary.convention is not None and summary.convention["texts"]
+        },
         is_commit=re.compile("[0-9a-f]{40}").fullmatch,
         conditions=list(dict.fromkeys(name for summary in summaries for name in summary.hours_kept_by)),
         picture=PICTURE,
         repetitive=REPETITIVE,
         sources=sources,
     )
+
+
+def _known_scores(summaries: Sequence[LabelSummary]) -> list[str]:
+    return [name for name in SCORES if any(sum(summary.scores[name]["counts"]) for summary in summaries)]
 
 
 def _card_data(summaries: Sequence[LabelSummary], repo_id: str) -> DatasetCardData:
@@ -71,20 +84,33 @@ def _size_category(rows: int) -> str:
 
 
 def plot_scores(summaries: Sequence[LabelSummary], path: Path) -> None:
-    """Plots histograms of all scores, with a line for each language; equal summaries give equal bytes."""
+    """Plots histograms of the scores that labels have, with a line for each language that has them.
+
+    Equal summaries give equal bytes.
+    """
     from matplotlib.figure import Figure  # slow to import
 
     summaries = sorted(summaries, key=lambda summary: summary.language)
-    figure = Figure(figsize=(12, 7), layout="constrained")
     colors = [f"C{number}" for number in range(10)]
-    for axes, name in zip(figure.subplots(2, 3).flat, SCORES, strict=True):
+    known = _known_scores(summaries)
+    num_rows = max(math.ceil(len(known) / COLUMNS), 1)
+    figure = Figure(figsize=(12, 3.5 * num_rows), layout="constrained")
+    lines = {}
+    for axes, name in zip_longest(figure.subplots(num_rows, COLUMNS).flat, known):
+        if name is None:
+            axes.set_axis_off()
+            continue
         for number, summary in enumerate(summaries):
             histogram = summary.scores[name]
             shares = [100 * count / max(sum(histogram["counts"]), 1) for count in histogram["counts"]]
             style = ("-", "--", ":")[number // len(colors) % 3]
             color = colors[number % len(colors)]
-            axes.stairs(shares, histogram["edges"], label=summary.language, color=color, linestyle=style)
+            if any(shares):
+                lines[summary.language] = axes.stairs(
+                    shares, histogram["edges"], label=summary.language, color=color, linestyle=style
+                )
         axes.set(xlabel=name.replace("_", " "), ylabel="% of the labels", ylim=(0, None))
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=10)
+    handles = [lines[summary.language] for summary in summaries if summary.language in lines]
+    figure.legend(handles=handles, loc="outside lower center", ncols=10)
     with atomic_write(path) as partial:
         figure.savefig(partial, dpi=100, metadata={"Software": None})  # or the version would be in it

@@ -16,6 +16,7 @@ from datasets.table import table_cast
 from ..corpora.metadata import columns_of, rows_of
 from ..data.rows import BLOCK
 from ..error_line import error_line
+from .schema import LABEL_FEATURES, NEVER_NULL, SCORES
 
 
 class LabelFileError(ValueError):
@@ -68,6 +69,33 @@ def label_blocks(path: str | Path, features: Features, never_null: Sequence[str]
                 if not ((0 < seconds) & (seconds < np.inf)).all():
                     raise LabelFileError(f"{path}: has rows with a duration that is none")
             yield labels
+
+
+def with_null_scores(labels: pa.Table, path: str | Path, remedy: str = "") -> pa.Table:
+    """Returns the columns of `LABEL_FEATURES`, with null for scores that a file of another version does not have.
+
+    Raises:
+        LabelFileError: for labels that lack another column, or have no score at all.
+    """
+    missing = set(LABEL_FEATURES) - set(labels.column_names)
+    if missing - SCORES.keys() or missing >= SCORES.keys():
+        raise LabelFileError(f"{path}: has no column {', '.join(sorted(missing))}{remedy}")
+    for name in missing:
+        labels = labels.append_column(name, pa.nulls(len(labels), LABEL_FEATURES.arrow_schema.field(name).type))
+    return labels.select(list(LABEL_FEATURES))
+
+
+def scored_blocks(path: str | Path) -> Iterator[pa.Table]:
+    """Yields the columns of `LABEL_FEATURES`, 10,000 rows at a time.
+
+    Raises:
+        LabelFileError: as `label_blocks` and `with_null_scores` do.
+    """
+    schema = label_schema(path)
+    with_null_scores(schema.empty_table(), path, "; `hf-mlpl pseudo-label` writes labels with scores")
+    present = Features({name: kind for name, kind in LABEL_FEATURES.items() if name in schema.names})
+    for labels in label_blocks(path, present, NEVER_NULL):
+        yield with_null_scores(labels, path)
 
 
 def labels_of_anyone(

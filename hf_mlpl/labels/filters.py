@@ -8,7 +8,9 @@ A file of filters is YAML, `filter: none` or a list of conditions that all must 
       - language agrees
 
 Scores are those of `labels.schema.SCORES`, and `characters`, the length of the text. A null score fulfils no
-condition. `language agrees` keeps labels whose language the teacher's language-ID head recognises.
+condition: such labels are dropped, and a line counts them. A score that none of the labels has is refused, because its
+teacher, or whoever wrote the table, has none. `language agrees` keeps labels whose language the teacher's language-ID
+head recognises.
 
 `characters > 0`, which drops empty labels, holds everywhere, also without a file. A condition on `characters` in the
 file takes its place (`characters >= 0` keeps empty labels), and `filter: none` keeps everything.
@@ -35,15 +37,15 @@ from ..atomic import atomic_write
 from ..data.collapse import NOT_LEARNED, LabelTexts, collapse_line, num_characters
 from ..error_line import error_line
 from ..folder_lock import claimed_file
-from .files import label_blocks, label_schema
-from .schema import LABEL_FEATURES, NEVER_NULL, SCORES
+from .files import scored_blocks
+from .schema import LABEL_FEATURES, SCORES
 
 logger = logging.getLogger(__name__)
 
 CHARACTERS = "characters"
 OPERATORS: dict[str, Callable] = {">=": pc.greater_equal, "<=": pc.less_equal, ">": pc.greater, "<": pc.less}
 CONDITION = re.compile(rf"\s*({'|'.join((*SCORES, CHARACTERS))})\s*({'|'.join(OPERATORS)})\s*([^\s=]\S*)\s*")
-LANGUAGE_AGREES = "language agrees"
+LANGUAGE_AGREES, PREDICTED_LANGUAGE = "language agrees", "predicted_language"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,14 @@ class LabelFilter:
         if self.condition != LANGUAGE_AGREES:
             self._parse()
 
+    @property
+    def column(self) -> str:
+        """Returns the column of labels on which the condition depends."""
+        if self.condition == LANGUAGE_AGREES:
+            return PREDICTED_LANGUAGE
+        score, _, _ = self._parse()
+        return "text" if score == CHARACTERS else score
+
     def _parse(self) -> tuple[str, str, float]:
         """Returns score, operator and bound."""
         try:
@@ -75,7 +85,7 @@ class LabelFilter:
     def keeps(self, labels: pa.Table | pa.RecordBatch) -> np.ndarray:
         """Returns the (N,) mask of the labels that fulfil the condition."""
         if self.condition == LANGUAGE_AGREES:
-            kept = pc.equal(labels["language"], labels["predicted_language"])
+            kept = pc.equal(labels["language"], labels[PREDICTED_LANGUAGE])
         else:
             score, operator, bound = self._parse()
             values = num_characters(labels["text"]) if score == CHARACTERS else labels[score]
@@ -84,6 +94,41 @@ class LabelFilter:
 
 
 DEFAULT_FILTERS = (LabelFilter(f"{CHARACTERS} > 0"),)
+
+
+class KnownScores:
+    """Counts the labels that have each score, among those with a text: an empty one has no words to score."""
+
+    def __init__(self):
+        self.labels = 0
+        self.known: Counter[str] = Counter()
+
+    def add(self, labels: pa.Table | pa.RecordBatch) -> None:
+        """Counts labels, columns of `LABEL_FEATURES`."""
+        has_text = pc.greater(num_characters(labels["text"]), 0)
+        self.labels += pc.sum(has_text).as_py() or 0
+        for name in (*SCORES, PREDICTED_LANGUAGE):
+            self.known[name] += pc.sum(pc.and_(has_text, labels[name].is_valid())).as_py() or 0
+
+    def check(self, filters: Sequence[LabelFilter]) -> None:
+        """Checks that labels have the scores of filters; warns of a score that some of them lack.
+
+        Raises:
+            ValueError: for a score that none of the labels has, with those that they have.
+        """
+        for each in filters:
+            if each.column == "text" or self.known[each.column] == self.labels:
+                continue
+            if not self.known[each.column]:
+                there = [name for name in SCORES if self.known[name]] + [CHARACTERS]
+                raise ValueError(
+                    f"{each.condition!r} cannot hold: none of {self.labels} labels has a {each.column}; their scores "
+                    f"are {', '.join(there)}"
+                )
+            without = self.labels - self.known[each.column]
+            logger.warning(
+                "%s: drops %d of %d labels that have no %s", each.condition, without, self.labels, each.column
+            )
 
 
 def filter_masks(labels: pa.Table | pa.RecordBatch, filters: Sequence[LabelFilter]) -> dict[str, np.ndarray]:
@@ -127,21 +172,20 @@ def filter_labels(
         allow_collapsed: writes the file also if labels have collapsed, or if the filters keep none.
 
     Raises:
-        ValueError: for a file of `labels` that holds no pseudo-labels, for languages whose labels have collapsed, and
-            if there is no label, or the filters keep none; then nothing is written.
+        ValueError: for a file of `labels` that holds no pseudo-labels, for languages whose labels have collapsed, for
+            a filter on a score that no label has, and if there is no label, or the filters keep none; then nothing is
+            written.
         InUseError: if another job is writing the same file.
     """
-    for path in labels:
-        label_schema(path, list(LABEL_FEATURES), "; `hf-mlpl pseudo-label` writes labels with scores")
     hours: dict[str, Counter] = defaultdict(Counter)
     kept_by: dict[str, Counter[str]] = defaultdict(Counter)  # numbers of labels, as `hours`
-    texts = LabelTexts()
+    texts, known = LabelTexts(), KnownScores()
     with (
         claimed_file(output),
         atomic_write(output) as partial,
         pq.ParquetWriter(partial, LABEL_FEATURES.arrow_schema, write_page_checksum=True) as writer,
     ):
-        for block in chain.from_iterable(label_blocks(path, LABEL_FEATURES, NEVER_NULL) for path in labels):
+        for block in chain.from_iterable(map(scored_blocks, labels)):
             masks = filter_masks(block, filters)
             durations, languages = block["duration_seconds"].to_numpy() / 3600, np.array(block["language"])
             for language in np.unique(languages).tolist():
@@ -149,12 +193,14 @@ def filter_labels(
                     hours[language][name] += durations[mask & (languages == language)].sum()
                     kept_by[language][name] += int((mask & (languages == language)).sum())
             texts.add(block)
+            known.add(block)
             writer.write_table(block.filter(pa.array(masks["kept"])))
         if (problems := texts.problems()) and not allow_collapsed:
             raise ValueError(
                 f"{collapse_line(problems)}: {NOT_LEARNED}, or leave out the file; --allow-collapsed filters them all "
                 "the same"
             )
+        known.check(filters)
         total: Counter[str] = Counter()
         for counts in kept_by.values():
             total.update(counts)  # a sum of counters has no zeros

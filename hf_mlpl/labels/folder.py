@@ -16,17 +16,20 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
 
 from ..atomic import check_fields, read_json, write_json
 from ..corpora.sources import Source
 from ..data.collapse import FEWEST_LABELS, LabelTexts, describe_collapse
+from ..data.conventions import KINDS, Conventions
 from ..data.drops import DropFile, audio_problem, describe_unusable
 from ..data.rows import blocks
 from ..data.utterances import write_utterances
 from ..error_line import error_line
 from ..evaluation.error_rate import ErrorRate
+from .files import with_null_scores
 from .schema import LABEL_FEATURES
 
 logger = logging.getLogger(__name__)
@@ -34,9 +37,11 @@ logger = logging.getLogger(__name__)
 Types = dict[str, type | tuple[type, ...]]  # of the fields of a JSON object
 COUNTS: Types = {
     **{"labels": int, "empty": int, "errors": int},
-    **{"hours": float, "mean_log_prob": float, "cer": (float, type(None))},
+    **{"hours": float, "mean_log_prob": (float, type(None)), "cer": (float, type(None))},
 }
-COLLAPSE: Types = {"commonest": float, "length_ratio": (float, type(None))}  # which older versions did not count
+# What older versions did not count.
+LATER: Types = {"commonest": float, "length_ratio": (float, type(None)), "convention": dict}
+CONVENTION: Types = dict.fromkeys(("texts", *KINDS), int)
 UNREADABLE = "unreadable.tsv"
 SOURCE: Types = {"name": str, "license": str, "url": (str, type(None))}
 
@@ -102,7 +107,8 @@ def shard_path(folder: Path, number: int) -> Path:
 def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
     """Returns whether a shard exists, is undamaged, and holds labels of these utterances by this teacher.
 
-    A shard with an utterance that could not be labelled, and whose audio can be read now, is not labelled.
+    A shard with an utterance that could not be labelled, and whose audio can be read now, is not labelled. A text that
+    was cut off is a label in this sense.
     """
     if not path.exists():
         return False
@@ -115,7 +121,9 @@ def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
     except Exception as error:  # a damaged file makes readers raise nearly anything
         logger.warning("%s: damaged (%s); it is labelled again", path, error_line(error))
         return False
-    unlabelled = table.filter(table["error"].is_valid()).select(["id", "audio"]).to_pylist()
+    # A text that was cut off has scores, and would be cut off again.
+    is_unlabelled = pc.and_(table["error"].is_valid(), table["mean_log_prob"].is_null())
+    unlabelled = table.filter(is_unlabelled).select(["id", "audio"]).to_pylist()
     if name := next((row["id"] for row in unlabelled if audio_problem(row["audio"]) is None), None):
         logger.warning("%s: %s can be read now; it is labelled again", path, name)
         return False
@@ -124,9 +132,10 @@ def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
 
 def _read_shard(path: Path) -> pa.Table:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        if not file.schema_arrow.equals(LABEL_FEATURES.arrow_schema):
+        shard = with_null_scores(file.read(), path)
+        if not shard.schema.equals(LABEL_FEATURES.arrow_schema):
             raise ValueError(f"{path}: has other columns than labels")
-        return file.read()
+        return shard
 
 
 def join_shards(
@@ -138,17 +147,20 @@ def join_shards(
         references: id -> transcript, with which the label of that utterance is compared.
     """
     languages: dict[str, dict] = defaultdict(
-        lambda: {"labels": 0, "empty": 0, "errors": 0, "hours": 0.0, "mean_log_prob": 0.0}
+        lambda: {"labels": 0, "empty": 0, "errors": 0, "hours": 0.0, "mean_log_prob": None}
     )
     error_rates: dict[str, ErrorRate] = defaultdict(ErrorRate)  # by language
     # By language: labels with a reference, their characters, and those of the references.
     compared, written, expected = Counter[str](), Counter[str](), Counter[str]()
-    texts = LabelTexts()
+    log_probs: dict[str, list[float]] = defaultdict(list)  # by language, of the labels that have one
+    texts, conventions = LabelTexts(), Conventions()
 
     def labels() -> Iterator[dict]:
         for number in range(num_shards):
             shard = _read_shard(shard_path(folder, number))
-            texts.add(shard.filter(shard["error"].is_null()))
+            made = shard.filter(shard["error"].is_null())
+            texts.add(made)
+            conventions.add_by("language", made)
             for row in shard.to_pylist():
                 counts = languages[row["language"]]
                 if row["error"]:
@@ -158,7 +170,8 @@ def join_shards(
                 counts["labels"] += 1
                 counts["empty"] += not row["text"]
                 counts["hours"] += row["duration_seconds"] / 3600
-                counts["mean_log_prob"] += row["mean_log_prob"]
+                if row["mean_log_prob"] is not None:
+                    log_probs[row["language"]].append(row["mean_log_prob"])
                 if row["id"] in references:
                     error_rates[row["language"]].add(row["text"], references[row["id"]])
                     compared[row["language"]] += 1
@@ -169,7 +182,9 @@ def join_shards(
     with DropFile(folder / UNREADABLE, ("id", "language", "reason")) as unreadable:
         num_labels = write_utterances(labels(), folder / "labels.parquet", LABEL_FEATURES)
     for language, counts in languages.items():
-        counts["mean_log_prob"] /= max(counts["labels"], 1)
+        if log_probs[language]:
+            counts["mean_log_prob"] = sum(log_probs[language]) / len(log_probs[language])
+        counts["convention"] = conventions.report(language)
         counts["cer"] = error_rates[language].rate if language in error_rates else None
         counts["commonest"] = texts.report(language)["commonest"] if counts["labels"] else 0.0
         is_enough = compared[language] >= FEWEST_LABELS and expected[language]
@@ -211,11 +226,18 @@ def _read_summary(folder: Path) -> dict:
     try:
         check_fields(summary["languages"], dict.fromkeys(summary["languages"], dict))
         for counts in summary["languages"].values():
-            check_fields(counts, COUNTS | {name: kind for name, kind in COLLAPSE.items() if name in counts})
+            check_fields(counts, COUNTS | {name: kind for name, kind in LATER.items() if name in counts})
+            check_convention(counts.get("convention"))
         check_sources(summary["sources"])
     except ValueError as error:
         raise ValueError(f"{path}: damaged, or of an older hf_mlpl ({error})") from error
     return summary
+
+
+def check_convention(convention: dict | None) -> None:
+    """Raises a ValueError for what is neither None nor counts of `Conventions`."""
+    if convention is not None:
+        check_fields(convention, CONVENTION)
 
 
 def check_sources(sources: list) -> None:

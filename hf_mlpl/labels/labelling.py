@@ -10,7 +10,7 @@ import hashlib
 import logging
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,9 +25,11 @@ from ..corpora.sources import Source
 from ..data.drops import DropFile, blame_disk
 from ..data.rows import blocks, durations_of, select_rows
 from ..data.utterances import write_utterances
+from ..data.words import words_of
 from ..error_line import error_line
-from ..inference.decoding import Hypothesis, transcribe
+from ..inference.decoding import Hypothesis
 from ..inference.precision import dtype_of
+from ..inference.recognition import Transcribe, transcriber
 from ..main_process import claimed_by_job, on_main_process
 from ..model.modeling_mlpl import MlplForCTC
 from ..model.processing_mlpl import MlplProcessor
@@ -40,8 +42,6 @@ ROUNDED_SECONDS = 0.1  # a table's duration may differ that much from the record
 SHARD_SIZE = 1000  # utterances; an interruption loses at most a shard per process
 # A job too small for that many shards of `SHARD_SIZE` gets smaller ones, which processes can share evenly.
 MIN_SHARDS, SMALL_SHARD_SIZE = 32, 200
-
-Decode = Callable[..., Iterator[Hypothesis]]  # `transcribe` with a model
 
 
 def pseudo_label(
@@ -89,7 +89,7 @@ def pseudo_label(
             if not any(gather_object([bool(missing)])):
                 return summary
             on_main_process(accelerator, lambda: (output_dir / "complete.json").unlink())  # it is made anew at the end
-        decode = partial(transcribe, model, processor, max_batch_seconds=max_batch_seconds)
+        decode = partial(transcriber(model, processor, dataset), max_batch_seconds=max_batch_seconds)
         total = sum(len(rows) for rows, _ in missing)
         with tqdm(total=total, unit=" utterances", desc="labelled", disable=not accelerator.is_main_process) as bar:
             for rows, path in missing:
@@ -127,7 +127,7 @@ def _references(dataset: Dataset) -> dict[str, str]:
 
 
 def _label(
-    decode: Decode, shard: Dataset, teacher: str, num_workers: int | None, progress_bar: tqdm
+    decode: Transcribe, shard: Dataset, teacher: str, num_workers: int | None, progress_bar: tqdm
 ) -> Iterator[dict]:
     """Yields a row of `LABEL_FEATURES` for each utterance of a shard; those without a label have an error.
 
@@ -140,15 +140,21 @@ def _label(
         kind = "could not be read" if error else "have outputs that are not finite"
         if not error and not math.isfinite(hypothesis.mean_log_prob):
             error = f"{utterance['id']}: the model's outputs are not finite"
+        is_cut_off = not error and not hypothesis.is_complete
+        if is_cut_off:
+            kind = "have a text that did not end"
+            error = f"{utterance['id']}: its text was cut off at the model's longest length, and may be a loop"
         if error:
             if errors.add(kind):
                 logger.warning("%s; it gets no label", error)
         elif abs(hypothesis.seconds - utterance["duration_seconds"]) > ROUNDED_SECONDS:
             utterance["duration_seconds"] = hypothesis.seconds  # else training would plan batches with a wrong one
+        # A text that was cut off stays in its shard, so that it is not made again, and comes no further.
+        has_text = is_cut_off or not error
         yield utterance | {
-            "text": "" if error else hypothesis.text,
+            "text": hypothesis.text if has_text else "",
             "source": teacher,
-            **(dict.fromkeys(SCORES) if error else scores(hypothesis, utterance["duration_seconds"])),
+            **(scores(hypothesis, utterance["duration_seconds"]) if has_text else dict.fromkeys(SCORES)),
             "predicted_language": hypothesis.language,
             "error": error,
         }
@@ -157,7 +163,9 @@ def _label(
     errors.log_rest(logger, "utterances of a shard get no label")
 
 
-def _hypotheses(decode: Decode, shard: Dataset, num_workers: int | None, progress_bar: tqdm) -> Iterator[Hypothesis]:
+def _hypotheses(
+    decode: Transcribe, shard: Dataset, num_workers: int | None, progress_bar: tqdm
+) -> Iterator[Hypothesis]:
     """Decodes a shard; if that fails, goes on utterance by utterance, and yields an error for each one that fails.
 
     Raises:
@@ -195,5 +203,17 @@ def scores(hypothesis: Hypothesis, duration_seconds: float) -> dict[str, float |
         "blank_ratio": hypothesis.blank_ratio,
         "characters_per_second": len(hypothesis.text) / duration_seconds if duration_seconds > 0 else None,
         "compression_ratio": len(text) / len(zlib.compress(text)),
+        "repetition": repetition(hypothesis.text),
         "language_probability": hypothesis.language_probability,
+        "no_speech_probability": hypothesis.no_speech_probability,
     }
+
+
+def repetition(text: str) -> float:
+    """Returns the share of the 4-grams of words that repeat an earlier one: seq-rep-4 of Welleck et al. 2020.
+
+    In scripts without spaces, characters stand for words. A text of fewer than four has none that repeats.
+    """
+    words = words_of(text)
+    ngrams = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0

@@ -34,10 +34,10 @@ from ..data.rows import blocks, durations_of, filter_rows, select_rows, sorted_b
 from ..error_line import error_line
 from ..sharing.hub import push_folder
 from .dataset_card import PICTURE, dataset_card, plot_scores
-from .files import label_blocks
+from .files import scored_blocks
 from .filters import DEFAULT_FILTERS, LabelFilter
 from .folder import collapse_of, read_complete
-from .schema import LABEL_FEATURES, LABEL_SET_FEATURES, NEVER_NULL
+from .schema import LABEL_FEATURES, LABEL_SET_FEATURES
 from .summary import LabelCounts, LabelSummary
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def write_label_set(
     if not re.fullmatch(r"[\w-]+", language):  # it becomes the name of a folder
         raise ValueError(f"{labels}: has a language {language!r}; label sets take locale codes, such as sv-SE")
     path = labels / "labels.parquet"
-    deque(label_blocks(path, LABEL_FEATURES, NEVER_NULL), maxlen=0)  # checks the file
+    deque(scored_blocks(path), maxlen=0)  # checks the file
     with writing(config.HF_DATASETS_CACHE):
         dataset = Dataset.from_parquet(glob.escape(str(path)), features=LABEL_FEATURES)
     dataset = filter_rows(dataset, ["language"], lambda block: pc.equal(block["language"], language).to_numpy())

@@ -6,14 +6,18 @@ from datasets import Features, Value
 
 from ..data.utterances import FEATURES
 
-# Meanings of the scores, by which `filter_labels` selects labels. A score is null where there is nothing to measure.
+# Meanings of the scores, by which `filter_labels` selects labels. A score is null where there is nothing to measure,
+# and where nobody has measured it: teachers have different scores, and files of older versions have fewer.
 SCORES = {
-    "mean_log_prob": "mean log-probability of the best class per output frame; 0 is certain",
+    "mean_log_prob": "mean log-probability of the best class per output frame, or of generated tokens; 0 is certain",
     "lowest_word_confidence": "the same of the least certain word, as a probability; null without words",
-    "blank_ratio": "share of the output frames that say blank",
+    "blank_ratio": "share of the output frames that say blank; null for teachers that generate text",
     "characters_per_second": "length of the text per second of audio",
     "compression_ratio": "bytes of the text divided by those that zlib makes of it; a repetitive text has a high one",
-    "language_probability": "of the utterance's own language, by the teacher's language-ID head",
+    "repetition": "share of the text's sequences of four words that occurred before in it; a loop has nearly 1",
+    "language_probability": "of the utterance's own language, by the teacher's language-ID head, or Whisper",
+    "no_speech_probability": "by Whisper; of a long recording, of its piece where it is highest; null for others",
+    "agreement": "of label sets: 1 - edit distance / length of the longer text, mean over pairs; null without another",
 }
 # `labels.parquet`: utterances with their pseudo-labels, which training reads like any utterance file.
 LABEL_FEATURES = Features(

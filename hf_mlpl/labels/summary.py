@@ -18,19 +18,18 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 
 from ..atomic import check_fields, read_json, write_json
+from ..data.conventions import Conventions
 from ..error_line import error_line
-from .filters import LabelFilter, filter_masks
-from .folder import check_sources
+from .filters import KnownScores, LabelFilter, filter_masks
+from .folder import check_convention, check_sources
 from .schema import SCORES
 
-# The range of each score's histogram, in bins of equal width; the first and the last bin also hold values outside it.
-RANGES = {
+# The range of each score's histogram, in bins of equal width, unless it is a share or a probability, from 0 to 1; the
+# first and the last bin also hold values outside it.
+RANGES = dict.fromkeys(SCORES, (0.0, 1.0)) | {
     "mean_log_prob": (-2.0, 0.0),
-    "lowest_word_confidence": (0.0, 1.0),
-    "blank_ratio": (0.0, 1.0),
     "characters_per_second": (0.0, 40.0),
     "compression_ratio": (0.0, 4.0),
-    "language_probability": (0.0, 1.0),
 }
 BINS = 40
 REPETITIVE = 2.4  # compression ratio above which Whisper's decoding takes a text for a loop
@@ -48,13 +47,14 @@ class LabelSummary:
         empty, repetitive, another_language: labels without text, with a compression ratio over 2.4, and of another
             language by the teacher's language-ID head.
         unreadable: utterances without a label, because their audio could not be read.
-        mean_log_prob: mean over labels.
+        mean_log_prob: mean over the labels that have one; None if none has.
         cer: character error rate of the labels against the transcripts that are known; None without any.
         scores: by name, the `edges` of a histogram, its `counts`, and the number of labels whose score is `null`.
         teacher, teacher_revision: the model that made the labels: a repository and its commit, or, for a model that
             is not on the Hub, the end of its path and the beginning of a checksum of its weights.
         sources: `name`, `license` and `url` of each source of the speech.
         with_audio: whether the data set holds the audio, too.
+        convention: how the texts are written, as `Conventions` counts it; None in summaries of older versions.
     """
 
     language: str
@@ -67,13 +67,14 @@ class LabelSummary:
     repetitive: int
     another_language: int
     unreadable: int
-    mean_log_prob: float | int
+    mean_log_prob: float | int | None
     cer: float | int | None
     scores: dict[str, dict]
     teacher: str
     teacher_revision: str
     sources: list[dict]
     with_audio: bool
+    convention: dict | None = None
 
     @classmethod
     def read(cls, path: Path) -> "LabelSummary":
@@ -84,22 +85,32 @@ class LabelSummary:
         """
         try:
             content = read_json(path)
-            scores = content.get("scores")
-            if isinstance(scores, dict) and (missing := SCORES.keys() - scores.keys()):
-                raise ValueError(f"no score {', '.join(sorted(missing))}")
             summary = cls(**content)
+            if not summary.scores:
+                raise ValueError("no scores")
+            for name in SCORES.keys() - summary.scores.keys():  # which its version did not have
+                summary.scores[name] = _histogram(name, np.zeros(BINS, int), summary.utterances)
             for histogram in summary.scores.values():
                 check_fields(histogram, {"edges": list, "counts": list, "null": int})
                 for name, length in {"edges": BINS + 1, "counts": BINS}.items():
                     if [type(number) in (int, float) for number in histogram[name]] != [True] * length:
                         raise ValueError(f"{name} of a score are not {length} numbers")
             check_sources(summary.sources)
+            check_convention(summary.convention)
         except (TypeError, ValueError, StrictDataclassError) as error:
             raise ValueError(f"{path}: no summary of pseudo-labels ({error_line(error)})") from error
         return summary
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
+
+
+def _edges(score: str) -> np.ndarray:
+    return np.linspace(*RANGES[score], BINS + 1).round(DIGITS)
+
+
+def _histogram(score: str, counts: np.ndarray, num_labels: int) -> dict:
+    return {"edges": _edges(score).tolist(), "counts": counts.tolist(), "null": int(num_labels - counts.sum())}
 
 
 class LabelCounts:
@@ -109,7 +120,7 @@ class LabelCounts:
         self.filters = filters
         self.counts: Counter[str] = Counter()
         self.hours: defaultdict[str, float] = defaultdict(float)
-        self.edges = {name: np.linspace(*RANGES[name], BINS + 1).round(DIGITS) for name in SCORES}
+        self.known, self.conventions = KnownScores(), Conventions()
         self.histograms = {name: np.zeros(BINS, int) for name in SCORES}
         self.sum_log_prob = 0.0
 
@@ -128,27 +139,30 @@ class LabelCounts:
             self.counts[name] += pc.sum(faulty).as_py() or 0  # None where all are null
         for name, histogram in self.histograms.items():
             values = labels[name].drop_null().to_numpy()
-            histogram += np.histogram(np.clip(values, *RANGES[name]), self.edges[name])[0]
+            histogram += np.histogram(np.clip(values, *RANGES[name]), _edges(name))[0]
+        self.known.add(labels)
+        self.conventions.add("", pa.chunked_array([labels["text"]]))
         self.sum_log_prob += labels["mean_log_prob"].drop_null().to_numpy().sum()
         return masks["kept"]
 
     def summary(self, **facts) -> LabelSummary:
-        """Returns the summary; `facts` are the fields that cannot be counted."""
+        """Returns the summary; `facts` are the fields that cannot be counted.
+
+        Raises:
+            ValueError: as `KnownScores.check` does.
+        """
+        self.known.check(self.filters)
         hours = {name: round(float(value), DIGITS) for name, value in self.hours.items()}
-        scores = {
-            name: {
-                "edges": self.edges[name].tolist(),
-                "counts": histogram.tolist(),
-                "null": int(self.counts["all"] - histogram.sum()),
-            }
-            for name, histogram in self.histograms.items()
-        }
+        scores = {name: _histogram(name, histogram, self.counts["all"]) for name, histogram in self.histograms.items()}
+        num_scored = int(self.histograms["mean_log_prob"].sum())
+        mean_log_prob = round(float(self.sum_log_prob) / num_scored, DIGITS) if num_scored else None
         return LabelSummary(
             utterances=self.counts["all"],
             hours=hours["all"],
             hours_kept=hours["kept"],
             hours_kept_by={each.condition: hours[each.condition] for each in self.filters},
-            mean_log_prob=round(float(self.sum_log_prob) / max(self.counts["all"], 1), DIGITS),
+            mean_log_prob=mean_log_prob,
+            convention=self.conventions.report(""),
             scores=scores,
             **facts | {name: self.counts[name] for name in ("kept", "empty", "repetitive", "another_language")},
         )

@@ -134,7 +134,9 @@ def test_wrong_files_are_refused_in_one_line(tmp_path, content, message):
 
 
 def test_a_file_that_holds_no_labels_is_refused(tmp_path, tone_data):
-    with pytest.raises(ValueError, match="dev.parquet: has no column blank_ratio, .*`hf-mlpl pseudo-label` writes"):
+    with pytest.raises(
+        ValueError, match="dev.parquet: has no column agreement, blank_ratio, .*`hf-mlpl pseudo-label` writes"
+    ):
         filter_labels([tone_data / "dev.parquet"], [], tmp_path / "kept.parquet")
     with pytest.raises(ValueError, match="tokens-all.lst: no Parquet file of labels, or damaged"):
         filter_labels([tone_data / "tokens-all.lst"], [], tmp_path / "kept.parquet")

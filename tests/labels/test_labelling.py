@@ -112,8 +112,8 @@ def test_labels_are_those_of_one_by_one_decoding(label, teacher, unlabelled, ton
         row, expected = made[utterance["id"]], by_hand(teacher, tokens, utterance)
         for name in ("text", "predicted_language"):
             assert row[name] == expected[name]
-        assert {name: row[name] for name in SCORES} == {
-            name: pytest.approx(expected[name], rel=1e-3, abs=1e-5) for name in SCORES
+        assert {name: row[name] for name in SCORES if row[name] is not None} == {
+            name: pytest.approx(expected[name], rel=1e-3, abs=1e-5) for name in SCORES if name in expected
         }
         assert (row["source"], row["error"]) == (TEACHER, None)
         for name in ("audio", "duration_seconds", "language", "speaker"):
@@ -128,7 +128,8 @@ def test_the_size_of_batches_changes_the_speed_only(label):
     assert [(row["id"], row["text"]) for row in one.values()] == [(r["id"], r["text"]) for r in another.values()]
     for name in SCORES:
         values = [[row[name] for row in rows.values()] for rows in (one, another)]
-        assert values[0] == pytest.approx(values[1], rel=1e-4, abs=1e-6), name
+        if values != [[None] * len(one)] * 2:
+            assert values[0] == pytest.approx(values[1], rel=1e-4, abs=1e-6), name
 
 
 def test_two_processes_label_the_same(label, two_processes):
@@ -235,7 +236,7 @@ def test_shards_of_other_labels_are_labelled_again(label, unlabelled, tmp_path, 
     assert pq.read_table(folder / "labels.parquet").equals(expected)
     reasons = [record.getMessage().partition(": damaged (")[2] for record in caplog.records]
     others = ["it holds other labels); it is labelled again"] * 2
-    assert reasons[:2] == others and "other columns than labels" in reasons[2]
+    assert reasons[:2] == others and "has no column error" in reasons[2]
 
 
 NO_JSON = ("", "null", "7", "[]", "{", "{}", '{"teacher": null}')
@@ -346,6 +347,13 @@ def test_complete_json(label, unlabelled):
                 "cer": None,
                 "commonest": Counter(row["text"] for row in rows).most_common(1)[0][1] / 24,
                 "length_ratio": None,
+                "convention": {
+                    "texts": 24,
+                    "cased": sum(row["text"].swapcase() != row["text"] for row in rows),
+                    "capitals": sum(row["text"].lower() != row["text"] for row in rows),
+                    "punctuation": 0,
+                    "digits": 0,
+                },
             }
         },
         "sources": [],

@@ -23,9 +23,10 @@ from matplotlib.figure import Figure
 from hf_mlpl import atomic
 from hf_mlpl.atomic import own_path
 from hf_mlpl.audio.reading import load_audio
-from hf_mlpl.data.utterances import write_utterances
+from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.labels import publishing
-from hf_mlpl.labels.filters import LabelFilter
+from hf_mlpl.labels.filters import LabelFilter, filter_labels
+from hf_mlpl.labels.folder import is_labelled
 from hf_mlpl.labels.publishing import push_label_set, write_label_set
 from hf_mlpl.labels.schema import LABEL_FEATURES, LABEL_SET_FEATURES, SCORES
 from hf_mlpl.labels.summary import LabelSummary
@@ -409,16 +410,64 @@ def test_a_push_that_fails_is_one_line(hub_of_labels, tone_labels, monkeypatch):
     assert titles(hub_of_labels) == []
 
 
-def test_a_summary_that_is_damaged(hub_of_labels, tone_labels):
+def test_a_summary_that_is_damaged(hub_of_labels, tone_labels, tmp_path):
     HfApi().create_repo(REPO, repo_type="dataset")
     options = {"path_in_repo": "fi/summary.json", "repo_id": REPO, "repo_type": "dataset"}
     HfApi().upload_file(path_or_fileobj=b"{}", **options)
     with pytest.raises(OSError, match="fi/summary.json: no summary of pseudo-labels .*missing 17 required"):
         push(tone_labels["de"])
-    older = dict.fromkeys(field.name for field in dataclasses.fields(LabelSummary)) | {"scores": {"blank_ratio": {}}}
-    HfApi().upload_file(path_or_fileobj=json.dumps(older).encode(), **options)
-    with pytest.raises(OSError, match="fi/summary.json: no summary of pseudo-labels .no score characters_per_s"):
+    other = write_label_set(tone_labels["sv-SE"], "sv-SE", tmp_path)
+    damaged = dataclasses.asdict(other) | {"language": "fi", "scores": {"blank_ratio": {}}}
+    HfApi().upload_file(path_or_fileobj=json.dumps(damaged).encode(), **options)
+    with pytest.raises(OSError, match="fi/summary.json: no summary of pseudo-labels .it has no edges"):
         push(tone_labels["de"])
+
+
+def test_labels_and_summaries_of_older_versions(hub_of_labels, tone_labels, tmp_path):
+    """They have fewer scores and no convention; the missing ones are null, in filters, label sets and cards."""
+    older, scores = tmp_path / "older", list(SCORES)[:2]
+    shutil.copytree(tone_labels["sv-SE"], older)
+    complete = json.loads((older / "complete.json").read_text())
+    del complete["languages"]["sv-SE"]["convention"]
+    (older / "complete.json").write_text(json.dumps(complete))
+    for path in older.rglob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop(list(SCORES)[2:]), path)
+    teacher = complete["teacher"]
+    utterances = read_utterances([older / "labels.parquet"])
+    for shard in (older / "shards").iterdir():
+        names = pq.read_table(shard)["id"].to_pylist()
+        assert is_labelled(shard, utterances.filter(lambda row, names=names: row["id"] in names), teacher)
+    filter_labels([older / "labels.parquet", tone_labels["de"] / "labels.parquet"], [], tmp_path / "kept.parquet")
+    kept = pq.read_table(tmp_path / "kept.parquet").to_pylist()
+    made = made_in(tone_labels["sv-SE"])
+    assert len(kept) == 55 and set(kept[0]) == set(LABEL_FEATURES)
+    for row in kept[:24]:
+        assert {name: row[name] for name in SCORES} == dict.fromkeys(SCORES) | {
+            name: made[row["id"]][name] for name in scores
+        }
+    with pytest.raises(
+        ValueError,
+        match=r"^'blank_ratio <= 1' cannot hold: none of 24 labels has a blank_ratio; their scores are "
+        "mean_log_prob, lowest_word_confidence, characters$",
+    ):
+        filter_labels([older / "labels.parquet"], [LabelFilter("blank_ratio <= 1")], tmp_path / "none.parquet")
+    assert not (tmp_path / "none.parquet").exists()
+    with pytest.raises(ValueError, match="cannot hold: none of 24 labels has a agreement"):
+        write_label_set(older, "sv-SE", tmp_path / "set", [LabelFilter("agreement >= 0.9")])
+
+    summary = write_label_set(older, "sv-SE", tmp_path / "set")
+    written = json.loads((tmp_path / "set" / "sv-SE" / "summary.json").read_text())
+    del written["convention"]
+    for name in list(SCORES)[2:]:
+        assert summary.scores[name]["null"] == 24
+        del written["scores"][name]
+    (tmp_path / "set" / "sv-SE" / "summary.json").write_text(json.dumps(written))
+    options = {"path_in_repo": "sv-SE/summary.json", "repo_id": REPO, "repo_type": "dataset"}
+    HfApi().create_repo(REPO, repo_type="dataset")
+    HfApi().upload_file(path_or_fileobj=tmp_path / "set" / "sv-SE" / "summary.json", **options)
+    push(tone_labels["de"])
+    text = DatasetCard.load(REPO).text
+    assert "- de: " in text and "- sv-SE: " not in text and "| `agreement` |" in text and "; here null |" in text
 
 
 def test_labels_of_a_collapsed_teacher_are_not_pushed(hub_of_labels, tone_labels, tmp_path, monkeypatch):

@@ -1,0 +1,40 @@
+"""Splits texts into words, and joins texts, also in scripts without spaces between words."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+
+# Beginnings of the Unicode names of letters that are written without spaces between words.
+WITHOUT_SPACES = (
+    *("CJK ", "IDEOGRAPHIC ", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO"),
+    *("THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN "),
+)
+
+
+@cache
+def _is_unspaced(character: str) -> bool:
+    return unicodedata.name(character, "").startswith(WITHOUT_SPACES)
+
+
+def words_of(text: str) -> list[str]:
+    """Returns the words of a text; of scripts without spaces, each character.
+
+    >>> words_of("two words"), words_of("两个词 ok")
+    (['two', 'words'], ['两', '个', '词', 'ok'])
+    """
+    return [part for word in text.split() for part in (word if any(map(_is_unspaced, word)) else [word])]
+
+
+def join_texts(texts: Sequence[str]) -> str:
+    """Joins the texts of successive pieces of a recording, with a space unless both sides are written without spaces.
+
+    >>> join_texts(["good", "", "morning"]), join_texts(["早上", "好"])
+    ('good morning', '早上好')
+    """
+    joined = ""
+    for text in filter(None, (text.strip() for text in texts)):
+        needs_space = joined and not (_is_unspaced(joined[-1]) and _is_unspaced(text[0]))
+        joined += (" " if needs_space else "") + text
+    return joined

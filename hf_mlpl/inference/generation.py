@@ -1,0 +1,602 @@
+"""Decodes a data set with a model that generates text: Whisper, Moonshine, Canary, audio language models and others.
+
+The model's own processor makes the inputs, with the request to transcribe speech of the utterance's language. The
+search is greedy, so that a label depends on nothing but its utterance: neither on chance nor on the batch.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from math import fsum
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from tqdm import tqdm
+from transformers import (
+    MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+from transformers.models.auto import modeling_auto
+
+from ..audio.reading import stream_audio
+from ..data.batches import plan_batches
+from ..data.rows import blocks, durations_of
+from ..data.words import join_texts
+from ..error_line import error_line
+from .decoding import Hypothesis
+from .pieces import explain_memory_errors, join_language_log_probs, prefetch
+from .quiet_cuts import cut_where_quiet
+
+# Audio that a model gets at a time, at most: Whisper's window. Others that take more were trained on about as much.
+WINDOW_SECONDS = 30.0
+LEAST_SECONDS = 0.1  # shorter audio is padded with silence, because convolutions refuse it
+# Tokens of a piece, at most, where neither the model nor its generation_config.json says less. Whisper has as many.
+MAX_NEW_TOKENS = 448
+INSTRUCTION = "can you transcribe the speech into a written format?"  # from the model card of Granite Speech
+# Names of languages that models have for those of Common Voice's locales, after the ISO code itself.
+OTHER_NAMES = {"jv": "jw", "nb": "no", "no": "nb", "tl": "fil", "fil": "tl", "he": "iw", "zh-HK": "yue"}
+# The names of the parameter by which a processor takes the language of the speech.
+LANGUAGE_PARAMETERS = ("language", "source_language")
+
+
+def generates(config: PreTrainedConfig) -> bool:
+    """Returns whether models of a configuration generate text, as opposed to CTC models."""
+    # transformers before 5.20 has no mapping of the models that take text and sound
+    multimodal = getattr(modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING", ())
+    return type(config) in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING or type(config) in multimodal
+
+
+def names_of_language(locale: str) -> list[str]:
+    """Returns the names that models may have for the language of a locale, the likeliest first.
+
+    >>> names_of_language("sv-SE"), names_of_language("nb-NO")
+    (['sv-SE', 'sv', 'swe'], ['nb-NO', 'nb', 'no', 'nob'])
+    """
+    code = locale.split("-")[0]
+    names = [OTHER_NAMES.get(locale), locale, code, OTHER_NAMES.get(code), _three_letters(code)]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _three_letters(code: str) -> str | None:
+    """Returns the ISO 639-3 code for one of ISO 639-1; None if transformers has no model that knows it."""
+    try:
+        from transformers.models.omniasr.processing_omniasr import ISO_639_1_TO_LANGUAGE
+    except ImportError:  # an older transformers
+        return None
+    return ISO_639_1_TO_LANGUAGE[code].split("_")[0] if code in ISO_639_1_TO_LANGUAGE else None
+
+
+class Request:
+    """Makes a model's inputs from waveforms, with the request to transcribe speech of a language.
+
+    Loader workers hold it, so it is without the weights.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
+        self.processor, self.name = processor, model.config._name_or_path
+        # Granite's processor has another name for it.
+        self.extractor = getattr(processor, "feature_extractor", None) or processor.audio_processor
+        self.sampling_rate: int = getattr(self.extractor, "sampling_rate", 16_000)
+        self.has_own_request = hasattr(processor, "apply_transcription_request")
+        self.is_chat = not self.has_own_request and hasattr(processor, "audio_token")
+        method = type(processor).apply_transcription_request if self.has_own_request else type(processor).__call__
+        self.parameters = set(inspect.signature(method).parameters)
+        self.decode_options = {"skip_special_tokens": True}
+        if "return_format" in inspect.signature(type(processor).decode).parameters:
+            # Qwen3-ASR and VibeVoice write the language or speakers before the text.
+            self.decode_options["return_format"] = "transcription_only"
+        self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
+
+    @property
+    def window_seconds(self) -> float:
+        """Returns the audio that the model gets at a time, at most."""
+        return min(WINDOW_SECONDS, getattr(self.extractor, "chunk_length", None) or WINDOW_SECONDS)
+
+    @property
+    def language_parameter(self) -> str | None:
+        return next((name for name in LANGUAGE_PARAMETERS if name in self.parameters), None)
+
+    def language(self, locale: str) -> str | None:
+        """Returns the model's name of a locale's language; None for a model that is not told the language.
+
+        Raises:
+            ValueError: for a language that the model does not know.
+        """
+        if self.language_parameter is None:
+            return None
+        problem = None
+        for name in names_of_language(locale):
+            try:
+                self.inputs_of_one(np.zeros(self.sampling_rate, np.float32), name)
+                return name
+            except (KeyError, ValueError) as error:
+                problem = problem or error
+        raise self.unknown(locale, error_line(problem)[:200])
+
+    def unknown(self, locale: str, reason: str) -> ValueError:
+        return ValueError(
+            f"{self.name} does not know the language {locale} ({reason}); leave it out with --languages, or take "
+            "another teacher for it"
+        )
+
+    def inputs(self, samples: Sequence[np.ndarray], language: str | None) -> dict:
+        """Returns the arguments of the model's `generate`.
+
+        The processor makes those of one waveform at a time: some make other features at the end of an utterance that
+        has a longer one beside it (Qwen3-ASR's).
+
+        Args:
+            samples: waveforms (N,).
+            language: of all of them, from `language`.
+        """
+        made = [self.inputs_of_one(waveform, language) for waveform in samples]
+        return {name: self._padded(name, [inputs[name] for inputs in made]) for name in made[0]}
+
+    def inputs_of_one(self, samples: np.ndarray, language: str | None) -> dict:
+        """Returns what the processor makes of a waveform (N,)."""
+        options = {"sampling_rate": self.sampling_rate, "return_tensors": "pt"}
+        asked = {} if language is None else {self.language_parameter: language}
+        if self.has_own_request:
+            if "model_id" in self.parameters:  # Voxtral's, which encodes the samples as files
+                asked |= {"model_id": self.name, "format": "wav", "sampling_rate": self.sampling_rate}
+            return dict(self.processor.apply_transcription_request([samples], **asked))
+        if self.is_chat:
+            chat = [{"role": "user", "content": f"{self.processor.audio_token}{INSTRUCTION}"}]
+            template = getattr(self.processor, "chat_template", None)
+            text = self.processor.tokenizer.apply_chat_template(
+                chat, chat_template=template, tokenize=False, add_generation_prompt=True
+            )
+            return dict(self.processor(text=[text], audio=[samples], return_tensors="pt"))
+        return dict(self.processor(audio=[samples], **asked, return_attention_mask=True, **options))
+
+    def _padded(self, name: str, values: list) -> Any:
+        """Joins the tensors of an input, padded with zeros; prompts of language models are padded on the left."""
+        if not torch.is_tensor(values[0]):
+            return values[0]
+        shape = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
+        is_prompt = not self.is_encoder_decoder and name in ("input_ids", "attention_mask")
+        fill = self.processor.tokenizer.pad_token_id or 0 if name == "input_ids" else 0
+        padded = []
+        for value in values:
+            missing = [size - given for size, given in zip(shape, value.shape[1:], strict=True)]
+            widths = [width for size in reversed(missing) for width in ((size, 0) if is_prompt else (0, size))]
+            padded.append(torch.nn.functional.pad(value, widths, value=fill))
+        return torch.cat(padded)
+
+    def look(self, model: PreTrainedModel, inputs: dict) -> tuple[dict, list[float] | None, torch.Tensor | None]:
+        """Returns the inputs, and what the model hears before it writes, for models that say it.
+
+        These are the probability of no speech of each row, and the log-probabilities (B, L) of `self.languages`.
+        """
+        return inputs, None, None
+
+    def generate(self, model: PreTrainedModel, inputs: dict, **options) -> torch.Tensor:
+        """Returns the generated token ids (B, L); they may begin with the prompt."""
+        return model.generate(**inputs, **options)
+
+    def text(self, tokens: torch.Tensor) -> str:
+        return self.processor.decode(tokens, **self.decode_options).strip()
+
+
+class WhisperRequest(Request):
+    """Makes Whisper's inputs: a window of features, and the prompt of its decoder."""
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
+        super().__init__(model, processor)
+        config = model.generation_config
+        self.start = config.decoder_start_token_id
+        self.no_timestamps, self.task = config.no_timestamps_token_id, []
+        self.ids: dict[str, int] = {}  # of the languages' tokens
+        if getattr(config, "is_multilingual", True):
+            if not getattr(config, "lang_to_id", None) or not getattr(config, "task_to_id", None):
+                raise ValueError(
+                    f"{self.name}: its generation_config.json has no lang_to_id and task_to_id; take that of the "
+                    "model from which it was fine-tuned, such as openai/whisper-small"
+                )
+            self.ids = {token.strip("<|>"): number for token, number in config.lang_to_id.items()}
+            self.task = [config.task_to_id["transcribe"]]
+        self.languages = list(self.ids)
+
+    def language(self, locale: str) -> str:
+        known = self.languages or ["en"]
+        if language := next((name for name in names_of_language(locale) if name in known), None):
+            return language
+        raise self.unknown(locale, f"it knows {', '.join(known[:5])}{', ...' if len(known) > 5 else ''}")
+
+    def inputs_of_one(self, samples: np.ndarray, language: str | None) -> dict:
+        features = self.extractor(samples, sampling_rate=self.sampling_rate, return_tensors="pt")["input_features"]
+        prompt = [self.start, *([self.ids[language]] if self.ids else []), *self.task, self.no_timestamps]
+        return {"input_features": features, "decoder_input_ids": torch.tensor([prompt])}
+
+    def look(self, model: PreTrainedModel, inputs: dict) -> tuple[dict, list[float] | None, torch.Tensor | None]:
+        encoded = model.get_encoder()(inputs["input_features"])
+        start = inputs["decoder_input_ids"][:, :1]
+        logits = model(encoder_outputs=encoded, decoder_input_ids=start, use_cache=False).logits[:, 0].float()
+        # The token for no speech precedes that for no timestamps, as transformers' `WhisperNoSpeechDetection` has it.
+        no_speech = logits.softmax(-1)[:, self.no_timestamps - 1].tolist()
+        languages = logits[:, list(self.ids.values())].log_softmax(-1).cpu() if self.ids else None
+        mask = torch.ones(encoded[0].shape[:2], dtype=torch.long, device=start.device)  # `generate` warns without one
+        inputs = {"decoder_input_ids": inputs["decoder_input_ids"], "encoder_outputs": encoded, "attention_mask": mask}
+        return inputs, no_speech, languages
+
+    def generate(self, model: PreTrainedModel, inputs: dict, **options) -> torch.Tensor:
+        # Whisper's own `generate` would encode again, and adds a search in several windows, which pieces do not need.
+        return GenerationMixin.generate(model, **inputs, **options)
+
+
+class SeamlessRequest(Request):
+    """Makes the inputs of SeamlessM4T, whose `generate` takes the language."""
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
+        super().__init__(model, processor)
+        self.known = model.generation_config.text_decoder_lang_to_code_id
+
+    def language(self, locale: str) -> str:
+        if language := next((name for name in names_of_language(locale) if name in self.known), None):
+            return language
+        raise self.unknown(locale, f"it knows {len(self.known)} others")
+
+    def inputs_of_one(self, samples: np.ndarray, language: str | None) -> dict:
+        return super().inputs_of_one(samples, None) | {"tgt_lang": language}
+
+
+def _request(model: PreTrainedModel, processor: ProcessorMixin) -> Request:
+    config = model.generation_config
+    if hasattr(config, "no_timestamps_token_id"):
+        return WhisperRequest(model, processor)
+    if hasattr(config, "text_decoder_lang_to_code_id"):
+        return SeamlessRequest(model, processor)
+    return Request(model, processor)
+
+
+def _prompt_length(inputs: dict) -> int:
+    """Returns the tokens of an encoder-decoder model before the text, which begins after a start token at least."""
+    return inputs["decoder_input_ids"].shape[1] if "decoder_input_ids" in inputs else 1
+
+
+class LogProbs(LogitsProcessor):
+    """Records the log-probability of each token that a greedy search takes, after all tokens that it suppresses.
+
+    The search itself keeps scores of the whole vocabulary, which takes gigabytes for a batch.
+    """
+
+    def __init__(self):
+        self.steps: list[torch.Tensor] = []  # (B,), for each token
+        self.first: torch.Tensor | None = None  # (B, V), log-probabilities of the first token
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        log_probs = scores.float().log_softmax(-1)
+        if self.first is None:
+            self.first = log_probs
+        self.steps.append(log_probs.max(-1).values)
+        return scores
+
+
+@dataclass(frozen=True)
+class GeneratedText:
+    """Holds the text of a piece.
+
+    Args:
+        log_probs: of the tokens, the end token included.
+        is_complete: whether the text ended before the longest length.
+        no_speech_probability, language_log_probs: from `Request.look`.
+        seconds: duration of the piece.
+    """
+
+    text: str
+    log_probs: Sequence[float]
+    is_complete: bool
+    no_speech_probability: float | None
+    language_log_probs: torch.Tensor | None
+    seconds: float
+
+
+@dataclass
+class WindowBatch:
+    """Holds pieces of utterances of one language as a model's inputs.
+
+    Args:
+        inputs: of `generate`; None without pieces.
+        rows: of the data set, of each piece.
+        is_last, seconds: of each piece.
+        locale, language: Common Voice's name of the language, and the model's.
+        problems: one line for each row that cannot be read; it may have pieces in earlier batches.
+    """
+
+    inputs: dict | None
+    rows: list[int]
+    is_last: list[bool]
+    seconds: list[float]
+    locale: str
+    language: str | None
+    problems: dict[int, str] = field(default_factory=dict)
+
+
+class WindowBatches(IterableDataset):
+    """Makes batches of at most `max_batch_seconds`, of the pieces of utterances of one language, longest first.
+
+    Args:
+        request: makes the inputs.
+        languages: the model's names of the locales.
+        pads_to_window: whether the model computes a whole window for each piece, however short it is.
+        pads_exactly: whether pieces of different lengths may share a batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        request: Request,
+        languages: dict[str, str | None],
+        max_batch_seconds: float,
+        pads_to_window: bool,
+        pads_exactly: bool,
+    ):
+        self.dataset, self.request, self.languages = dataset, request, languages
+        self.pads_to_window, self.window = pads_to_window, request.window_seconds
+        self.max_batch_seconds = max_batch_seconds if pads_exactly else 0.0  # then each piece is a batch
+        seconds = self.computed_seconds(durations_of(dataset))
+        locales = np.array([name for block in blocks(dataset, ["language"]) for name in block["language"].to_pylist()])
+        self.plan: list[list[int]] = []  # rows of each batch
+        for locale in sorted(set(locales.tolist())):
+            rows = np.flatnonzero(locales == locale)
+            batches = plan_batches(seconds[rows], self.max_batch_seconds)
+            self.plan += [rows[batch].tolist() for batch in batches]
+        self.plan.sort(key=lambda rows: -seconds[rows[0]])
+
+    def computed_seconds(self, seconds: np.ndarray) -> np.ndarray:
+        """Returns the audio that the model computes for recordings of `seconds`."""
+        return np.ceil(seconds / self.window) * self.window if self.pads_to_window else seconds
+
+    def __iter__(self) -> Iterator[WindowBatch]:
+        worker = get_worker_info()
+        share = slice(None) if worker is None else slice(worker.id, None, worker.num_workers)
+        for rows in self.plan[share]:
+            yield from self.make_batches(rows)
+
+    def make_batches(self, rows: list[int]) -> Iterator[WindowBatch]:
+        """Yields one batch or more of the utterances of a batch of the plan."""
+        columns, rate = self.dataset[rows], self.request.sampling_rate
+        locale = columns["language"][0]
+        samples: list[np.ndarray] = []
+        batch = WindowBatch(None, [], [], [], locale, self.languages[locale])
+        longest = 0.0
+        for i, row in enumerate(rows):
+            try:
+                for piece, is_last in cut_where_quiet(stream_audio(columns["audio"][i], rate), rate, self.window):
+                    seconds = len(piece) / rate
+                    longest = max(longest, float(self.computed_seconds(np.array(seconds))))
+                    if samples and longest * (len(samples) + 1) > 1.1 * self.max_batch_seconds:  # tables round
+                        yield self._collate(batch, samples)
+                        samples, longest = [], seconds
+                        batch = WindowBatch(None, [], [], [], locale, self.languages[locale])
+                    samples.append(np.pad(piece, (0, max(0, round(LEAST_SECONDS * rate) - len(piece)))))
+                    batch.rows.append(row)
+                    batch.is_last.append(is_last)
+                    batch.seconds.append(seconds)
+            except (OSError, ValueError) as error:
+                batch.problems[row] = f"utterance {columns['id'][i]}: {error}"
+        if samples or batch.problems:
+            yield self._collate(batch, samples)
+
+    def _collate(self, batch: WindowBatch, samples: list[np.ndarray]) -> WindowBatch:
+        if samples:
+            batch.inputs = self.request.inputs(samples, batch.language)
+        return batch
+
+
+class GenerativeTranscriber:
+    """Transcribes data sets with a model that generates text, as [`transcribe`] does with a CTC model.
+
+    Args:
+        model, processor: as transformers' Auto classes load them.
+        locales: languages of the utterances, which are checked at once.
+
+    Raises:
+        ValueError: for a language that the model does not know.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, locales: Iterable[str] = ()):
+        self.model, self.request = model, _request(model, processor)
+        self.languages = {locale: self.request.language(locale) for locale in sorted(set(locales))}
+
+    def __call__(
+        self,
+        dataset: Dataset,
+        max_batch_seconds: float | None = None,
+        num_workers: int | None = None,
+        progress: tqdm | None = None,
+    ) -> Iterator[Hypothesis]:
+        """Transcribes every utterance exactly once, about the longest first, in evaluation mode.
+
+        Recordings that are longer than the model's window are cut where they are quietest, so memory does not grow
+        with a recording.
+
+        Args:
+            max_batch_seconds: audio of one batch, padding counted, which is whole windows for models such as Whisper.
+                It changes the speed, not the texts. By default 240 on a CPU, and else 480.
+            num_workers: processes that read audio; by default up to 8, and for a CPU none but a thread.
+            progress: a bar that counts utterances.
+
+        Raises:
+            MemoryError: for a batch that does not fit into memory.
+            ValueError: for a language that the model does not know.
+        """
+        on_cpu = self.model.device.type == "cpu"
+        if max_batch_seconds is None:
+            max_batch_seconds = 240.0 if on_cpu else 480.0
+        if num_workers is None:
+            num_workers = 0 if on_cpu else min(8, os.cpu_count() or 1)
+        for block in blocks(dataset, ["language"]):
+            for locale in block["language"].unique().to_pylist():
+                if locale not in self.languages:
+                    self.languages[locale] = self.request.language(locale)
+        if not len(dataset):
+            return
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            options = max_batch_seconds, self.pads_to_window, self.pads_exactly
+            batches = WindowBatches(dataset, self.request, self.languages, *options)
+            loader = (
+                DataLoader(batches, batch_size=None, num_workers=num_workers)
+                if num_workers
+                else prefetch(iter(batches))
+            )
+            with closing(self._decode(loader)) as results:
+                for hypotheses in results:
+                    yield from hypotheses
+                    if progress is not None:
+                        progress.update(len(hypotheses))
+        finally:
+            self.model.train(was_training)
+
+    @cached_property
+    def pads_to_window(self) -> bool:
+        """Says whether the processor makes as many features of half a window as of less."""
+        half = round(self.request.window_seconds * self.request.sampling_rate / 2)
+        shorter, longer = (self._noise_inputs([length])[self._sound] for length in (half // 2, half))
+        return shorter.shape == longer.shape
+
+    @cached_property
+    def pads_exactly(self) -> bool:
+        """Says whether padding changes nothing, as batches need it, by trying it out on noise.
+
+        Some encoders normalise over the whole length of a batch (Moonshine's), others have no mask. Then pieces are
+        transcribed one by one.
+        """
+        half = round(self.request.window_seconds * self.request.sampling_rate / 2)
+        alone, beside = (
+            self._first_log_probs(self._noise_inputs(lengths)) for lengths in ([half // 4], [half // 4, half])
+        )
+        tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.1  # log-probabilities in 16 bits are that rough
+        difference = (alone - beside[: len(alone)]).nan_to_num(0.0, posinf=torch.inf).abs().max()  # -inf: suppressed
+        return bool(difference < tolerance)
+
+    @cached_property
+    def _sound(self) -> str:
+        """Returns the name of the input that holds features or samples."""
+        inputs = self._noise_inputs([self.request.sampling_rate])
+        return next(name for name, tensor in inputs.items() if torch.is_tensor(tensor) and tensor.is_floating_point())
+
+    def _noise_inputs(self, lengths: Sequence[int]) -> dict:
+        rng = np.random.default_rng(0)
+        samples = [rng.normal(0, 0.1, length).astype(np.float32) for length in lengths]
+        return self.request.inputs(samples, next(iter(self.languages.values())))
+
+    @torch.inference_mode()
+    def _first_log_probs(self, inputs: dict) -> torch.Tensor:  # (B, V)
+        recorded = LogProbs()
+        inputs, _, _ = self.request.look(self.model, self._on_device(inputs))
+        self.request.generate(self.model, inputs, **self._options(recorded, inputs, 1))
+        return recorded.first
+
+    def _decode(self, batches: Iterable[WindowBatch]) -> Generator[list[Hypothesis], None, None]:
+        """Yields after each batch the hypotheses of the utterances that end in it."""
+        texts_of_row: dict[int, list[GeneratedText]] = defaultdict(list)
+        for batch in batches:
+            finished = []
+            texts = [] if batch.inputs is None else self._generate(batch)
+            for row, is_last, text in zip(batch.rows, batch.is_last, texts, strict=True):
+                texts_of_row[row].append(text)
+                if is_last:
+                    finished.append(self._make_hypothesis(row, batch, texts_of_row.pop(row)))
+            for row, problem in batch.problems.items():
+                texts_of_row.pop(row, None)
+                finished.append(Hypothesis(row=row, error=problem))
+            yield finished
+
+    @torch.inference_mode()
+    def _generate(self, batch: WindowBatch) -> list[GeneratedText]:
+        recorded, limit = LogProbs(), self._max_new_tokens(batch.inputs)
+        with explain_memory_errors(
+            f"a batch of {len(batch.rows)} utterances or pieces, together {sum(batch.seconds):.0f} s, does not fit "
+            "into memory; let batches have fewer seconds (--batch-seconds, max_batch_seconds)"
+        ):
+            inputs, no_speech, languages = self.request.look(self.model, self._on_device(batch.inputs))
+            sequences = self.request.generate(self.model, inputs, **self._options(recorded, inputs, limit))
+        tokens = sequences[:, sequences.shape[1] - len(recorded.steps) :].cpu()  # (B, L), without the prompt
+        log_probs = torch.stack(recorded.steps, dim=1).cpu()  # (B, L)
+        end_ids = torch.tensor(np.atleast_1d(self.model.generation_config.eos_token_id))
+        texts = []
+        for i, is_end in enumerate(torch.isin(tokens, end_ids)):
+            is_complete = bool(is_end.any())
+            length = int(is_end.int().argmax()) + 1 if is_complete else len(is_end)
+            texts.append(
+                GeneratedText(
+                    text=self.request.text(tokens[i, :length]),
+                    log_probs=log_probs[i, :length].tolist(),
+                    is_complete=is_complete,
+                    no_speech_probability=None if no_speech is None else no_speech[i],
+                    language_log_probs=None if languages is None else languages[i],
+                    seconds=batch.seconds[i],
+                )
+            )
+        return texts
+
+    def _on_device(self, inputs: dict) -> dict:
+        model = self.model
+        return {
+            name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+            if torch.is_tensor(value)
+            else value
+            for name, value in inputs.items()
+        }
+
+    def _options(self, recorded: LogProbs, inputs: dict, max_new_tokens: int) -> dict:
+        """Returns the options of a greedy search."""
+        options = {"do_sample": False, "num_beams": 1, "return_dict_in_generate": False}
+        options |= {"logits_processor": LogitsProcessorList([recorded])}
+        if self.model.config.is_encoder_decoder:  # their settings have a max_length, beside which max_new_tokens warns
+            return options | {"max_length": _prompt_length(inputs) + max_new_tokens}
+        return options | {"max_new_tokens": max_new_tokens}
+
+    def _max_new_tokens(self, inputs: dict) -> int:
+        """Returns the longest length of a text: what the model's settings or its decoder's positions allow."""
+        generation, config = self.model.generation_config, self.model.config
+        limit = generation.max_new_tokens or MAX_NEW_TOKENS
+        if not config.is_encoder_decoder:  # the prompt holds the audio, and there are positions for minutes of it
+            return limit
+        prompt = _prompt_length(inputs)
+        if not generation.max_new_tokens and generation.max_length and generation.max_length > 20:  # 20: not chosen
+            limit = generation.max_length - prompt
+        decoder = config.get_text_config(decoder=True)
+        positions = getattr(decoder, "max_target_positions", getattr(decoder, "max_position_embeddings", None))
+        return min(limit, positions - prompt) if positions else limit
+
+    def _make_hypothesis(self, row: int, batch: WindowBatch, texts: list[GeneratedText]) -> Hypothesis:
+        """Joins the texts of an utterance's pieces, in their order, to its text and scores."""
+        log_probs = list(chain.from_iterable(text.log_probs for text in texts))
+        language, language_probability = None, None
+        if texts[0].language_log_probs is not None:
+            seconds = torch.tensor([text.seconds for text in texts])
+            joined = join_language_log_probs(torch.stack([text.language_log_probs for text in texts]), seconds)
+            language = self.request.languages[int(joined.argmax())]
+            language_probability = float(joined[self.request.languages.index(batch.language)].exp())
+            language = batch.locale if language == batch.language else language
+        no_speech = [text.no_speech_probability for text in texts if text.no_speech_probability is not None]
+        return Hypothesis(
+            row=row,
+            text=join_texts([text.text for text in texts]),
+            language=language,
+            mean_log_prob=fsum(log_probs) / len(log_probs),
+            blank_ratio=None,
+            language_probability=language_probability,
+            no_speech_probability=max(no_speech, default=None),
+            is_complete=all(text.is_complete for text in texts),
+            seconds=fsum(text.seconds for text in texts),
+        )
