@@ -139,6 +139,10 @@ class CtcInterface(ABC):
             num_utterances: in all micro-batches of the update.
         """
 
+    def train_mode(self, model: nn.Module) -> None:
+        """Turns training on, except what would make the outputs of an utterance depend on the others of its batch."""
+        model.train()
+
     @abstractmethod
     def set_dropout(self, model: nn.Module, probability: float) -> None:
         """Sets dropout and LayerDrop of the transformer layers, as the original's `slimIPL_dyn_dropout` does.
@@ -162,6 +166,10 @@ class CtcInterface(ABC):
         Raises:
             ValueError: for a model without such layers.
         """
+
+    def remarks(self, model: nn.Module, training: bool) -> list[str]:
+        """Says what is different with this model, in a line each, which training and labelling log once."""
+        return []
 
     def remove_gradients_of_dropped_layers(self, model: nn.Module) -> None:  # noqa: B027
         """Removes the zeros that data parallelism gives to layers which all micro-batches of an update have dropped.

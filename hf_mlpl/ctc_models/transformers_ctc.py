@@ -37,7 +37,6 @@ HEADS = ("lm_head", "ctc_head")  # their names in transformers' classes
 FEATURE_ENCODERS = ("feature_extractor", "subsampling", "subsampler")
 DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "drop_prob")  # attributes that hold a probability
 BATCH_NORM = nn.modules.batchnorm._BatchNorm  # the base class of all kinds
-WORD_STARTS = ("▁", "Ġ")  # the first character of a piece that begins a word, of SentencePiece and of byte-level BPE
 
 
 class TransformersInterface(CtcInterface):
@@ -74,21 +73,18 @@ class TransformersInterface(CtcInterface):
         self.input_name, self.mask_name = self.extractor.model_input_names[:2]
         self.takes_samples = self.input_name == "input_values"
         self.takes_mask = self.extractor.return_attention_mask  # wav2vec2-base, for one, was trained without
-        self.encoder_config = config
+        self.config_without_adapter = config
         if getattr(config, "add_adapter", False):  # its layers shorten the output of the encoder
-            self.encoder_config = copy.copy(config)
-            self.encoder_config.add_adapter = False
+            self.config_without_adapter = copy.copy(config)
+            self.config_without_adapter.add_adapter = False
         self._measure_extractor()
         length = 2**20  # so long that the ends of convolutions do not count
         num_frames = self.num_output_frames(2 * length) - self.num_output_frames(length)
         self.samples_per_frame = round(length / num_frames) * self.samples_per_input
 
-        masks_time, masks_features = (
-            getattr(config, f"mask_{axis}_prob", 0) * getattr(config, "apply_spec_augment", True)
-            for axis in ("time", "feature")
-        )
-        self.masks_itself = masks_time > 0
-        self.masks_features = not self.takes_samples and not hasattr(config, "mask_time_prob")
+        mask_probs = [getattr(config, f"mask_{axis}_prob", None) for axis in ("time", "feature")]
+        self.masks_itself = bool(mask_probs[0] and getattr(config, "apply_spec_augment", True))
+        self.masks_features = not self.takes_samples and mask_probs[0] is None
         self.pads_exactly = (
             config.model_type in EXACT
             and self.takes_mask
@@ -99,8 +95,7 @@ class TransformersInterface(CtcInterface):
         self.leaves_out_parameters = (
             getattr(_encoder_config(config), "layerdrop", 0) > 0
             or config.model_type in HAS_UNUSED_LAYERS
-            # Any of these probabilities gives the model a vector for masked frames.
-            or (not masks_time and any(getattr(config, f"mask_{axis}_prob", 0) for axis in ("time", "feature")))
+            or (any(mask_probs) and not self.masks_itself)  # it has a vector for masked frames
         )
 
     # From audio to the model's inputs
@@ -166,11 +161,16 @@ class TransformersInterface(CtcInterface):
             ValueError: for a tokenizer without blank, or whose ids are not the classes of the head.
         """
         config, tokenizer = self.config, self.tokenizer
-        self.word_delimiter = getattr(tokenizer, "word_delimiter_token", None)
         self.tokens = tokenizer.get_vocab()
+        self.word_delimiter_id = self.tokens.get(getattr(tokenizer, "word_delimiter_token", None))
+        if self.word_delimiter_id is not None and self.word_delimiter_id >= config.vocab_size:
+            self.word_delimiter_id = None  # the tokenizer adds one to a vocabulary that has none
+        # The first character of a piece that begins a word: of SentencePiece, else of byte-level BPE, where a letter of
+        # Maltese stands for it.
+        has_sentencepiece = any(token.startswith("▁") for token in self.tokens)
+        self.word_start = "▁" if has_sentencepiece else "Ġ" if self.tokenizer.is_fast else None
         # Wav2Vec2CTCTokenizer counts the word boundary among the special tokens; transcripts have spaces for it.
         special = {self.tokens[token] for token in tokenizer.all_special_tokens if token in self.tokens}
-        self.word_delimiter_id = self.tokens.get(self.word_delimiter)
         self.silent_ids = special - {self.word_delimiter_id}  # without text
 
         if (blank := getattr(config, "blank_token_id", None)) is not None:  # OmniASR, whose padding is another token
@@ -181,8 +181,9 @@ class TransformersInterface(CtcInterface):
             )
         elif tokenizer.pad_token_id != config.pad_token_id:
             raise ValueError(
-                f"the CTC blank of {_name(config)} is {config.pad_token_id}, the pad_token_id of its configuration, but "
-                f"the padding of its tokenizer is {tokenizer.pad_token!r}, {tokenizer.pad_token_id}; both must be one"
+                f"the CTC blank of {_name(config)} is {config.pad_token_id}, the pad_token_id of its configuration, "
+                f"but the padding of its tokenizer is {tokenizer.pad_token!r}, {tokenizer.pad_token_id}; they must be "
+                "the same"
             )
         else:
             self.blank_id = config.pad_token_id
@@ -191,8 +192,8 @@ class TransformersInterface(CtcInterface):
         num_ids = max(self.tokens.values()) + 1
         if not max(self.blank_id, *spoken.values()) < config.vocab_size <= num_ids:
             raise ValueError(
-                f"the head of {_name(config)} has {config.vocab_size} classes, but its tokenizer has {num_ids} tokens; "
-                "load a model with its own tokenizer, or set `tokens` for a new head"
+                f"the head of {_name(config)} has {config.vocab_size} classes, but its tokenizer has {num_ids} "
+                "tokens; load a model with its own tokenizer, or set `tokens` for a new head"
             )
         # Letters that are both, as in vocabularies that write bytes as letters, are not put in another case.
         letters = {letter for token in spoken for letter in token if len(letter.upper()) == len(letter.lower()) == 1}
@@ -223,13 +224,18 @@ class TransformersInterface(CtcInterface):
     def _encode_characters(self, text: str) -> tuple[list[int], list[str]]:
         ids: list[int] = []
         unknown: list[str] = []
-        for token in self.tokenizer.tokenize(text):
-            number = self.tokens.get(token)
-            if number is None or number in self.silent_ids:
-                unknown.extend(token.replace(str(self.word_delimiter), ""))
-            elif number != self.word_delimiter_id or (ids and ids[-1] != number):  # once between two words
-                ids.append(number)
-        return ids[:-1] if ids and ids[-1] == self.word_delimiter_id else ids, unknown
+        # Word by word, because Wav2Vec2CTCTokenizer loses the spaces beside a token of several characters.
+        for word in text.split():
+            before = len(ids)
+            for token in self.tokenizer.tokenize(word):
+                number = self.tokens.get(token)
+                if number is None or number in self.silent_ids:
+                    unknown.extend(token.removeprefix(self.word_start or ""))
+                elif number != self.word_delimiter_id:  # a literal "|"
+                    ids.append(number)
+            if before and len(ids) > before and self.word_delimiter_id is not None:
+                ids.insert(before, self.word_delimiter_id)
+        return ids, unknown
 
     def _encode_pieces(self, text: str) -> tuple[list[int], list[str]]:
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -237,7 +243,7 @@ class TransformersInterface(CtcInterface):
         pieces = self.tokenizer.convert_ids_to_tokens(encoding["input_ids"])
         for number, piece, (start, end) in zip(encoding["input_ids"], pieces, encoding["offset_mapping"], strict=True):
             # LasrTokenizer gives the bare beginning of a word to unknown characters.
-            if number not in self.silent_ids and piece not in WORD_STARTS:
+            if number not in self.silent_ids and piece != self.word_start:
                 has_label[start:end] = True
         if has_label.all():
             return encoding["input_ids"], []
@@ -278,9 +284,9 @@ class TransformersInterface(CtcInterface):
         """Returns the frames of the labels of each word of a text."""
         words: list[list[tuple[int, int]]] = [[]]
         for piece, number, span in zip(self.tokenizer.convert_ids_to_tokens(ids), ids, spans, strict=True):
-            if number == self.word_delimiter_id or piece.startswith(WORD_STARTS):
+            if number == self.word_delimiter_id or (self.word_start and piece.startswith(self.word_start)):
                 words.append([])
-            if number != self.word_delimiter_id and piece not in WORD_STARTS:
+            if number != self.word_delimiter_id and piece != self.word_start:
                 words[-1].append(span)
         words = [word for word in words if word]
         if len(words) == num_words:
@@ -303,7 +309,7 @@ class TransformersInterface(CtcInterface):
             inputs[self.mask_name] = attention_mask
         if self.masks_itself and model.training:
             # transformers cannot mask a batch that is shorter than a mask.
-            length = int(_num_frames(self.model_class, self.encoder_config, attention_mask.shape[1]))
+            length = int(_num_frames(self.model_class, self.config_without_adapter, attention_mask.shape[1]))
             if length < self.config.mask_time_length:
                 shape = (len(attention_mask), length)
                 inputs["mask_time_indices"] = torch.zeros(shape, dtype=torch.bool, device=attention_mask.device)
@@ -384,28 +390,26 @@ class TransformersInterface(CtcInterface):
         if self.sampling_rate != 16_000:
             remarks.append(f"the model takes audio of {self.sampling_rate} Hz, to which all recordings are resampled")
         if not self.pads_exactly:
+            reads = "reads" if self.takes_mask else "has no attention mask, and reads"
             remarks.append(
-                f"the model {'reads' if self.takes_mask else 'has no attention mask, and reads'} the padding of a batch, "
-                "so transcripts and labels are made one by one"
+                f"the model {reads} the padding of a batch, so transcripts and labels are made one by one"
                 + (", and in training an utterance's outputs depend on its batch" if training else "")
             )
         if not training:
             return remarks
         if any(isinstance(module, BATCH_NORM) for module in model.modules()):
             remarks.append("batch normalisation keeps the statistics of the model, so that utterances do not mix")
-        if self.config is not self.encoder_config and self.encoder_config.layerdrop > 0:
+        if self.config is not self.config_without_adapter and self.config_without_adapter.layerdrop > 0:
             remarks.append("LayerDrop leaves alone the adapter's layers, because they shorten the output")
         if self.letter_case:
             remarks.append(f"all letters of the vocabulary are in {self.letter_case} case, and texts are put in it")
         if self.word_delimiter_id is None and not self.tokenizer.is_fast:
             remarks.append("the vocabulary has no word boundary, so transcripts have no spaces")
-        if self.masks_itself:
-            probability = self.config.mask_time_prob
-            remarks.append(
-                f"the model masks frames itself (mask_time_prob {probability:g}); spec_augment has no effect"
-            )
-        elif not self.masks_features:
-            remarks.append("the model takes waveforms and masks no frames; spec_augment has no effect")
+        if not self.masks_features:
+            masks = "no frames"
+            if self.masks_itself:
+                masks = f"frames itself, with mask_time_prob {self.config.mask_time_prob:g}"
+            remarks.append(f"the model masks {masks}; spec_augment has no effect")
         return remarks
 
 

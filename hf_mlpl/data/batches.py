@@ -243,6 +243,8 @@ class SpeechBatches(torch.utils.data.Dataset):
         self, row: int, audio: dict, stated_seconds: float, text: str | None, rng: np.random.Generator | None
     ) -> tuple[torch.Tensor, list[int]]:
         """Returns inputs (T, F) or (T,) and label ids; `rng` changes the waveform, unless the labels would not fit."""
+        if self.with_labels and text is None:
+            raise ValueError("it has no text")
         ids = self.ctc.label_ids(text) if self.with_labels else []
         if rng is not None:
             samples = self._samples(audio, stated_seconds)

@@ -15,6 +15,7 @@ from threading import Event
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from datasets import Dataset
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils.rnn import pad_sequence
@@ -85,8 +86,9 @@ def transcribe(
     Long utterances are transcribed in overlapping pieces, which [`~pieces.cut`] makes of the audio itself, whatever
     duration the data set states. So memory does not grow with an utterance.
 
-    Without workers, a model on a CPU runs several batches at a time, each from the files to the texts in a thread of
-    its own. Meanwhile torch's number of threads is smaller: threads that share one forward wait for each other.
+    Without workers, a model on a CPU whose interface has `runs_in_threads` computes several batches at a time, each
+    from the files to the texts in a thread of its own. Meanwhile torch's number of threads is smaller: threads that
+    share one forward wait for each other.
 
     A model whose outputs depend on the padding of a batch computes one utterance or piece at a time.
 
@@ -113,6 +115,9 @@ def transcribe(
         loader = DataLoader(batches, batch_size=None, num_workers=num_workers)
         results = _decode_batches(model, batches.ctc, loader)
     was_training = model.training
+    if not was_training:  # training has said it already
+        for remark in batches.ctc.remarks(model, training=False):
+            _log_once(remark)
     model.eval()
     try:
         with closing(results):
@@ -122,6 +127,12 @@ def transcribe(
                     progress.update(len(hypotheses))
     finally:
         model.train(was_training)
+
+
+@cache
+def _log_once(remark: str) -> None:
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0:
+        logger.warning("%s", remark)
 
 
 @dataclass
@@ -259,18 +270,9 @@ def _best_paths(model: PreTrainedModel, ctc: CtcInterface, batch: SpeechBatch) -
     features, mask = batch.input_features, batch.attention_mask  # (B, T, F) or (B, T), and (B, T)
     if ctc.pads_exactly:
         return _paths_of_padded(model, ctc, features, mask)
-    _explain_single_utterances(type(model).__name__)
     lengths = mask.sum(1).tolist()
     rows = [(features[i : i + 1, :length], mask[i : i + 1, :length]) for i, length in enumerate(lengths)]
     return [path for row in rows for path in _paths_of_padded(model, ctc, *row)]
-
-
-@cache  # once in a process
-def _explain_single_utterances(model: str) -> None:
-    logger.warning(
-        "%s: padding changes what this model recognises, so utterances are transcribed one by one, which is slower",
-        model,
-    )
 
 
 def _paths_of_padded(

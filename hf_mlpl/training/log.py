@@ -37,7 +37,7 @@ class TrainingLog:
 
     def __init__(self, output_dir: Path, config: TrainingConfig, start: int, is_main_process: bool):
         self.output_dir, self.is_main_process = output_dir, is_main_process
-        self.path, self.spec_augment = output_dir / "metrics.jsonl", config.spec_augment
+        self.path = output_dir / "metrics.jsonl"
         self.rows: list[dict] = []
         self.window: list[dict[str, float]] = []  # of each update since the last row
         self.window_start = time.perf_counter()
@@ -54,7 +54,7 @@ class TrainingLog:
         self.bar.close()
 
     def describe(self, train_set: Dataset, dropped: Counter, model: PreTrainedModel, ctc: CtcInterface) -> None:
-        """Prints one line on the model and its training data, and one on a setting that the model does not use."""
+        """Prints one line on the model and its training data, and what is different with the model."""
         hours = durations_of(train_set).sum() / 3600
         head = f"{len(ctc.languages)} languages" if ctc.languages else "no language-ID head"
         line = (
@@ -65,11 +65,8 @@ class TrainingLog:
             line += "; dropped: " + ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
         if self.is_main_process:
             tqdm.write(line)
-            if self.spec_augment and not ctc.masks_features:
-                tqdm.write(
-                    "spec_augment is not used: this model masks its inputs by itself, by mask_time_prob and "
-                    "mask_feature_prob, which model_fields sets"
-                )
+            for remark in ctc.remarks(model, training=True):
+                tqdm.write(remark)
 
     def describe_problems(self, num_unusable: int, num_read: int) -> None:
         """Prints one line at the end on utterances that could not be used, if any."""

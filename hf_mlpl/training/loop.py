@@ -198,7 +198,7 @@ def train_step(
         device=accelerator.device,
     )
     num_utterances, num_inputs = accelerator.reduce(counts).tolist()
-    model.train()
+    ctc.train_mode(model)
     total = torch.zeros((), device=accelerator.device)
     for i, (number, batch) in enumerate(micro_batches):
         # Dropout, LayerDrop and masks depend on the micro-batch alone, not on the process that computes it.

@@ -10,10 +10,13 @@ import soundfile
 import torch
 from datasets import Dataset
 from tqdm import tqdm
+from transformers import AutoModelForCTC, AutoProcessor
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
 from hf_mlpl.data.utterances import FEATURES
-from hf_mlpl.inference.decoding import Hypothesis, best_classes, transcribe
+from hf_mlpl.inference.decoding import Hypothesis, _log_once, best_classes, transcribe
+
+from ..small_models import save_small_model
 
 LETTERS = "|abcdefghijklmno"
 LANGUAGES = ["de", "sl", "sv-SE"]
@@ -130,6 +133,27 @@ def test_a_model_without_languages(processor, dataset):
     model = make_model(languages=[])
     good = dataset.select(range(UNREADABLE))
     assert_same(by_row(transcribe(model, processor, good, 3.0)), [by_hand(model, row) for row in good])
+
+
+def test_a_model_that_reads_padding_decodes_one_by_one(dataset, tmp_path, caplog):
+    """Its transcripts are those of each utterance alone, and the log says so once, however often it transcribes."""
+    folder = save_small_model(tmp_path, "wav2vec2-group")
+    model, processor = AutoModelForCTC.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    good = dataset.select(range(UNREADABLE))
+    _log_once.cache_clear()  # other tests may have made it say so
+    for _ in range(2):
+        hypotheses = by_row(transcribe(model, processor, good, 100.0))
+    with torch.no_grad():
+        for hypothesis, row in zip(hypotheses, good, strict=True):
+            samples, rate = soundfile.read(row["audio"]["path"], dtype="float32")
+            logits = model.eval()(**processor(samples, sampling_rate=rate, return_tensors="pt")).logits[0]
+            best = logits.log_softmax(-1).max(-1)
+            assert hypothesis.text == " ".join(processor.decode(best.indices).split())
+            assert hypothesis.mean_log_prob == pytest.approx(float(best.values.mean()), abs=1e-5)
+            assert hypothesis.num_frames == len(logits) and hypothesis.seconds == len(samples) / rate
+            assert (hypothesis.language, hypothesis.language_probability) == (None, None)
+    assert len({hypothesis.text for hypothesis in hypotheses}) > 2
+    assert [record.message.count("one by one") for record in caplog.records] == [1]
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -12,7 +12,7 @@ import soundfile
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from transformers import pipeline
+from transformers import AutoModelForCTC, AutoProcessor, pipeline
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor
 from hf_mlpl.cli.main import main
@@ -22,6 +22,7 @@ from hf_mlpl.inference.decoding import transcribe
 from hf_mlpl.inference.pieces import LONGEST_SECONDS, cut, is_memory_error, prefetch, seconds_in_pieces
 from hf_mlpl.labels.labelling import pseudo_label
 
+from ..small_models import save_small_model
 from ..tones import RATE, random_text, speak
 
 FRAME = 480  # samples
@@ -260,7 +261,7 @@ import resource, sys
 from pathlib import Path
 from accelerate import Accelerator
 from datasets import Dataset
-from transformers import pipeline
+from transformers import AutoModelForCTC, AutoProcessor, pipeline
 from hf_mlpl import MlplForCTC, MlplProcessor
 from hf_mlpl.cli.main import main
 from hf_mlpl.data.utterances import FEATURES
@@ -308,3 +309,21 @@ def test_memory_does_not_grow_with_a_recording(tone_run, talks, hours, kind, qui
     done = subprocess.run([quick_python, "-c", HOURS, kind, *map(str, paths)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) < 200  # MB
+
+
+def test_no_frame_is_lost_at_joins_by_a_model_without_padding(talks, tmp_path):
+    """Each frame of it reads 405 samples, so that a piece of k * 320 samples has k - 1 frames."""
+    folder = save_small_model(tmp_path, "wav2vec2", conv_kernel=(10, 8, 10), letters="abcdefghijklmno")
+    model, processor = AutoModelForCTC.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    processor.feature_extractor.do_normalize = False
+    with torch.no_grad():
+        for layer in model.wav2vec2.encoder.layers:  # else each frame depends on its whole piece
+            layer.attention.out_proj.weight.zero_()
+    samples, _ = soundfile.read(talks["hour"], dtype="float32")
+    with torch.no_grad():
+        path = model.eval()(torch.from_numpy(samples)[None]).logits[0].argmax(-1)
+    assert len(path) == (len(samples) - 405) // 320 + 1
+    (hypothesis,) = transcribe(model, processor, dataset_of({"hour": talks["hour"]}, 1.0), 60.0)
+    assert hypothesis.num_frames == len(path) and hypothesis.seconds == pytest.approx(len(samples) / RATE)
+    assert hypothesis.text == " ".join(processor.decode(path).split()) and len(hypothesis.text) > 500
+    assert (hypothesis.language, hypothesis.language_probability) == (None, None)
