@@ -165,8 +165,8 @@ class TransformersInterface(CtcInterface):
         self.word_delimiter_id = self.tokens.get(getattr(tokenizer, "word_delimiter_token", None))
         if self.word_delimiter_id is not None and self.word_delimiter_id >= config.vocab_size:
             self.word_delimiter_id = None  # the tokenizer adds one to a vocabulary that has none
-        # The first character of a piece that begins a word: of SentencePiece, else of byte-level BPE, where a letter of
-        # Maltese stands for it.
+        # The first character of a piece that begins a word, of SentencePiece or else of byte-level BPE, where a letter
+        # of Maltese means a space.
         has_sentencepiece = any(token.startswith("▁") for token in self.tokens)
         self.word_start = "▁" if has_sentencepiece else "Ġ" if self.tokenizer.is_fast else None
         # Wav2Vec2CTCTokenizer counts the word boundary among the special tokens; transcripts have spaces for it.

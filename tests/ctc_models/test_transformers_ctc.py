@@ -30,7 +30,7 @@ from hf_mlpl.ctc_models import ctc_interface
 from ..random_model import sweep
 from ..small_models import ARCHITECTURES, missing, model_type, save_small_mms, save_small_model
 
-SECONDS = (0.9, 0.5371, 0.7, 0.33)
+SECONDS = (0.6, 0.3371, 0.43, 0.23)
 TEXT = "the quick brown fox dogs"
 
 
@@ -39,10 +39,14 @@ def load(tmp_path_factory):
     """Returns a function that makes an architecture's model once, in evaluation mode, with its processor."""
 
     @cache
-    def load(architecture, **fields):
+    def load(architecture):
         if reason := missing(architecture):
             pytest.skip(reason)
-        folder = save_small_model(tmp_path_factory.mktemp("models") / architecture, architecture, **fields)
+        folder = tmp_path_factory.mktemp("models") / architecture
+        layers = (
+            {} if architecture == "granite_speech5_ctc" else {"num_hidden_layers": 1}
+        )  # two of Granite's subsample
+        save_small_model(folder, architecture, **layers)
         return AutoModelForCTC.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
 
     return load
@@ -150,7 +154,7 @@ class TestEachArchitecture:
         model.config.ctc_zero_infinity = False
         ctc = ctc_interface(model.config, processor)
         # Without a mask transformers counts the frames of the padding too.
-        inputs, mask = batch_of(ctc, waveforms() if ctc.takes_mask else [sweep(0.9)[:14000]] * 4)
+        inputs, mask = batch_of(ctc, waveforms() if ctc.takes_mask else [sweep(0.5)] * 4)
         labels = [torch.tensor(ctc.label_ids(text)) for text in ("fox", "a b", "", "jug")]
         labels = pad_sequence(labels, batch_first=True, padding_value=-100).long()
         arguments = {ctc.input_name: inputs[:, None] if architecture == "omniasr_ctc" else inputs, "labels": labels}
@@ -175,7 +179,7 @@ class TestEachArchitecture:
                     setattr(module, name, 0.0)
         ctc.train_mode(model)
         statistics = {name: value.clone() for name, value in model.named_buffers()}
-        inputs, mask = batch_of(ctc, [sweep(0.9)[i : 14000 + i] for i in range(4)])
+        inputs, mask = batch_of(ctc, [sweep(0.5)[i : 7900 + i] for i in range(4)])
         labels = torch.tensor([ctc.label_ids("fox")] * 4)
 
         def gradients(*parts):
@@ -217,10 +221,12 @@ class TestEachArchitecture:
         expected_config, model = copy.deepcopy(model.config), copy.deepcopy(model)
         encoder = getattr(expected_config, "encoder_config", getattr(expected_config, "audio_config", expected_config))
         saved = model.config.to_json_string()
-        for kind in ("attention", "hidden", "activation", "conformer_conv"):
-            if hasattr(encoder, f"{kind}_dropout"):
-                setattr(encoder, f"{kind}_dropout", 0.25)
-        encoder.layerdrop = 0.25
+        for name in (
+            "layerdrop",
+            *(f"{part}_dropout" for part in ("attention", "hidden", "activation", "conformer_conv")),
+        ):
+            if hasattr(encoder, name):
+                setattr(encoder, name, 0.25)
         expected = AutoModelForCTC.from_config(expected_config)
         ctc.set_dropout(model, 0.25)
         assert model.config.to_json_string() == saved
@@ -317,7 +323,7 @@ class TestSettings:
         assert ctc.samples_per_frame == 4 * 320 and not ctc.pads_exactly
         ctc.train_mode(model)
         assert any("LayerDrop leaves alone" in remark for remark in ctc.remarks(model, training=True))
-        for seconds in (0.05, 0.3, 0.71, 0.99):
+        for seconds in (0.05, 0.31):
             for seed in range(3):
                 torch.manual_seed(seed), np.random.seed(seed)
                 output = ctc.forward(model, *batch_of(ctc, [sweep(seconds)]))
