@@ -57,10 +57,11 @@ def make_whisper(
         begin_suppress_tokens=[vocabulary["Ġ"], ids["<|endoftext|>"]],
         no_timestamps_token_id=ids["<|notimestamps|>"],
         is_multilingual=multilingual,
-        lang_to_id={token: ids[token] for token in languages},
-        task_to_id={"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]},
         exponential_decay_length_penalty=END_PENALTY,
     )
+    if multilingual:
+        model.generation_config.lang_to_id = {token: ids[token] for token in languages}
+        model.generation_config.task_to_id = {name: ids[f"<|{name}|>"] for name in ("transcribe", "translate")}
     return _save(model, WhisperProcessor(extractor, tokenizer), folder)
 
 

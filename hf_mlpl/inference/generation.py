@@ -7,6 +7,7 @@ search is greedy, so that a label depends on nothing but its utterance: neither 
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -41,6 +42,8 @@ from ..error_line import error_line
 from .decoding import Hypothesis
 from .pieces import explain_memory_errors, join_language_log_probs, prefetch
 from .quiet_cuts import cut_where_quiet
+
+logger = logging.getLogger(__name__)
 
 # Audio that a model gets at a time, at most: Whisper's window. Others that take more were trained on about as much.
 WINDOW_SECONDS = 30.0
@@ -485,7 +488,12 @@ class GenerativeTranscriber:
         )
         tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.1  # log-probabilities in 16 bits are that rough
         difference = (alone - beside[: len(alone)]).nan_to_num(0.0, posinf=torch.inf).abs().max()  # -inf: suppressed
-        return bool(difference < tolerance)
+        is_exact = bool(difference < tolerance)
+        if not is_exact:
+            logger.warning(
+                "%s: padding changes what it hears, so recordings are transcribed one by one", self.request.name
+            )
+        return is_exact
 
     @cached_property
     def _sound(self) -> str:

@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoConfig, AutoModelForSpeechSeq2Seq, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.models.auto import modeling_auto
 
+from ..ctc_models.loading import read_config
 from ..data.rows import blocks
-from ..model.missing_model import check_model
+from ..error_line import error_line
 from .decoding import Hypothesis, transcribe
 from .generation import GenerativeTranscriber, generates
 from .loading import load_model
@@ -27,25 +28,32 @@ def load_recognizer(name: str) -> tuple[PreTrainedModel, Any]:
 
     Raises:
         OSError: for a model that does not exist.
-        ValueError: for a model that does not recognise speech, or whose processor is missing or does not fit.
+        ValueError: for a model that does not recognise speech, and for one whose parts cannot be loaded.
     """
-    check_model(name)
-    config = AutoConfig.from_pretrained(name)
+    config = read_config(name)
     if not generates(config):
         return load_model(name)
-    if type(config) in modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING:
-        kind = AutoModelForSpeechSeq2Seq
-    else:
-        kind = modeling_auto.AutoModelForMultimodalLM
+    is_speech_model = type(config) in modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING
+    kind = AutoModelForSpeechSeq2Seq if is_speech_model else modeling_auto.AutoModelForMultimodalLM
     try:
         processor = AutoProcessor.from_pretrained(name)
-        if not isinstance(processor, ProcessorMixin):
-            raise ValueError(f"there is a {type(processor).__name__} alone")
-    except (OSError, ValueError) as error:
+        if not isinstance(processor, ProcessorMixin):  # without a tokenizer, say
+            raise ValueError(f"it has a {type(processor).__name__} alone")
+    except Exception as error:  # damaged files make readers raise nearly anything
+        raise ValueError(f"{name}: its processor cannot be loaded ({error_line(error)[:300]})") from error
+    try:
+        model, loading = kind.from_pretrained(name, output_loading_info=True)
+    except Exception as error:
+        raise ValueError(f"{name}: its weights cannot be loaded ({error_line(error)[:300]})") from error
+    num_tokens, num_classes = len(processor.tokenizer), model.config.get_text_config(decoder=True).vocab_size
+    if num_tokens < num_classes / 2:  # transformers makes an empty tokenizer where a file is missing
         raise ValueError(
-            f"{name}: its processor is missing or damaged ({str(error).splitlines()[0][:200]})"
-        ) from error
-    return kind.from_pretrained(name).eval(), processor
+            f"{name}: its tokenizer has {num_tokens} tokens, but its model {num_classes}; a file of the tokenizer is "
+            "missing, download it again"
+        )
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(f"{name}: its weights lack {len(missing)} tensors, such as {missing[0]}; download it again")
+    return model.eval(), processor
 
 
 def transcriber(model: PreTrainedModel, processor: Any, dataset: Dataset) -> Transcribe:

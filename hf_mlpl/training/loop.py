@@ -117,7 +117,9 @@ def _train(config: TrainingConfig) -> Path:
 
     log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
     log.describe(train_set, dropped, accelerator.unwrap_model(model), ctc)
-    record = RunRecord(accelerator, accelerator.unwrap_model(model), config, start, train_set, dropped, unlabelled_set)
+    record = RunRecord(
+        accelerator, accelerator.unwrap_model(model), ctc, config, start, train_set, dropped, unlabelled_set
+    )
     problems = {  # by whether an update is supervised: the disk of one data set may be missing, and not the other's
         supervised: Problems(accelerator, len(dataset), output_dir / "unreadable.txt")
         for supervised, dataset in ((True, train_set), (False, unlabelled_set))
