@@ -32,6 +32,7 @@ from transformers.utils import logging
 from ..error_line import error_line
 from ..model.missing_model import OUR_TYPES, check_model
 from ..model.model_files import check_settings, find_file, list_names, read_settings, text
+from .adapters import base_of, explained, merge_adapters, source_of
 from .new_tokens import (
     blank_of,
     character_tokenizer,
@@ -78,6 +79,7 @@ def read_config(name: str | os.PathLike) -> PreTrainedConfig:
         OSError: if there is no such model.
         ValueError: for a damaged configuration, and for a model type that transformers does not have.
     """
+    name = source_of(name)
     check_model(name)
     file = find_file(name, "config.json")
     settings = {"model_type": None} | read_settings(file)
@@ -123,6 +125,7 @@ def load_student(
         ValueError: as `load_ctc_model`, and for fields and tokens that do not fit.
     """
     new_tokenizer = None if tokens is None else character_tokenizer(tokens)
+    source = source_of(name)
     language = fields.get("target_lang")
     fields = {field: value for field, value in fields.items() if field != "target_lang"}
     config, encoder = _with_head(name, config)
@@ -136,23 +139,23 @@ def load_student(
     random_tensors = [tensor for tensor in random_tensors if not tensor.startswith(heads)]
     if not has_head and new_tokenizer is None:
         raise ValueError(f"{name}: has no CTC head; set `tokens` to train one, as `hf-mlpl build-tokenizer` writes it")
-    old_tokenizer = _load_tokenizer(name, is_needed=new_tokenizer is None) if has_head else None
+    old_tokenizer = _load_tokenizer(source, is_needed=new_tokenizer is None) if has_head else None
     if language is not None:
-        _load_adapter(name, model, old_tokenizer, language)
+        _load_adapter(source, model, old_tokenizer, language)
     problem = old_tokenizer and _problem(model.config, old_tokenizer)
     if new_tokenizer is None:
         if problem:
             raise ValueError(f"{name}: {problem}; correct the files, or set `tokens` to train a new head")
-        return Student(model, _load_processor(name, model.config, old_tokenizer), None, random_tensors)
+        return Student(model, _load_processor(source, model.config, old_tokenizer), None, random_tensors)
     old = {} if problem or not old_tokenizer else tokens_of(old_tokenizer, blank_of(model.config))
     new = tokens_of(new_tokenizer, new_tokenizer.pad_token_id)
     if old == new:
-        return Student(model, _load_processor(name, model.config, old_tokenizer), None, random_tensors)
+        return Student(model, _load_processor(source, model.config, old_tokenizer), None, random_tensors)
     head = NewHead(model.config.vocab_size if has_head else 0, list(new), rows_to_keep(old, new))
     replace_heads(model, heads, len(new), head.kept)
     for field in {"pad_token_id", "blank_token_id"} & _field_names(model.config, inherited=True):
         setattr(model.config, field, new_tokenizer.pad_token_id)
-    return Student(model, _load_processor(name, model.config, new_tokenizer), head, random_tensors)
+    return Student(model, _load_processor(source, model.config, new_tokenizer), head, random_tensors)
 
 
 # Configuration
@@ -212,6 +215,11 @@ def _load_weights(
     """Loads weights in fp32; returns also the names of the tensors that have none, and are random."""
     if config.vocab_size is None:  # of an encoder without a head
         config.vocab_size = 1
+    if (base := base_of(name)) is not None:
+        with explained(name):
+            original, _ = _load_weights(base, *_with_head(base, read_config(base)))
+        merged, missing = merge_adapters(name, type(original)(config), original.state_dict())
+        return merged, sorted(missing)
     arguments = {"dtype": torch.float32, "output_loading_info": True}
     with _one_line(f"{name}: its weights cannot be loaded"), _only_errors():
         model_class = MODEL_FOR_CTC_MAPPING[type(config)]

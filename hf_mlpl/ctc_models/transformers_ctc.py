@@ -51,6 +51,7 @@ class TransformersInterface(CtcInterface):
     """
 
     languages = ()
+    skips_layers = True
 
     def __init__(self, config, processor):
         super().__init__(config, processor)
@@ -92,10 +93,9 @@ class TransformersInterface(CtcInterface):
             and not getattr(config, "add_adapter", False)  # whose convolutions read past the end of an utterance
         )
         self.freezes_feature_encoder = self.takes_samples
-        self.leaves_out_parameters = (
-            getattr(_encoder_config(config), "layerdrop", 0) > 0
-            or config.model_type in HAS_UNUSED_LAYERS
-            or (any(mask_probs) and not self.masks_itself)  # it has a vector for masked frames
+        # A model with any of these probabilities has a vector for masked frames.
+        self.leaves_out_parameters = config.model_type in HAS_UNUSED_LAYERS or (
+            any(mask_probs) and not self.masks_itself
         )
 
     # From audio to the model's inputs

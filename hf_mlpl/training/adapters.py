@@ -28,20 +28,19 @@ PREFIX = "base_model.model."  # of names in PEFT's files
 
 
 def add_adapters(model: PreTrainedModel, ctc: CtcInterface, config: TrainingConfig) -> None:
-    """Freezes a model, except for its heads, and adds adapters to it.
+    """Freezes a model, and adds adapters to it; heads, and layers that its files do not have, are trained as a whole.
 
     Raises:
         ValueError: for layers that the model does not have, or whose weights it reads without calling them.
     """
     import peft
 
-    heads = ctc.heads(model)
     settings = peft.LoraConfig(
         r=config.lora.r,
         lora_alpha=config.lora.lora_alpha,
         lora_dropout=config.lora.lora_dropout,
         target_modules=_target_modules(model, ctc, config.lora),
-        modules_to_save=[name for name, module in model.named_modules() if any(module is head for head in heads)],
+        modules_to_save=_whole_modules(model, ctc, config),
         inference_mode=False,
     )
     peft.get_peft_model(model, settings)
@@ -53,6 +52,20 @@ def add_adapters(model: PreTrainedModel, ctc: CtcInterface, config: TrainingConf
 def has_adapters(model: nn.Module) -> bool:
     """Returns whether `add_adapters` has changed a model."""
     return hasattr(model, "peft_config")
+
+
+def _whole_modules(model: PreTrainedModel, ctc: CtcInterface, config: TrainingConfig) -> list[str]:
+    """Returns the names of modules to train as a whole, because loading the base alone would not restore them."""
+    modules = dict(model.named_modules())
+    heads = ctc.heads(model)
+    whole = [name for name, module in modules.items() if any(module is head for head in heads)]
+    for tensor in getattr(model, "random_tensors", ()):
+        name = tensor.rpartition(".")[0]
+        if name not in whole and not any(modules[name].children()):  # not the vector for masked frames, of an encoder
+            whole.append(name)
+    if "target_lang" in config.model_fields:  # an adapter of MMS for a language, which a file of its own holds
+        whole += [name for name in modules if name.endswith(".adapter_layer")]
+    return whole
 
 
 def _target_modules(model: PreTrainedModel, ctc: CtcInterface, config: LoraConfig) -> list[str]:

@@ -22,7 +22,7 @@ from ..folder_lock import claimed
 from ..main_process import claimed_by_job, on_main_process
 from ..training_config import TrainingConfig, check_same_config, write_config
 from .checkpoint_files import checkpoints
-from .checkpoints import Checkpointer, digest
+from .checkpoints import BASE, Checkpointer, digest
 from .log import TrainingLog
 from .model_setup import build_model
 from .optimization import (
@@ -39,6 +39,7 @@ from .run_pusher import RunPusher, push_checkpoint
 from .run_record import RunRecord, collapse_of_run
 from .saved_model import write_final_model
 from .silence import SilenceCheck
+from .trained_weights import digest_of_frozen
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,8 @@ def _train(config: TrainingConfig) -> Path:
     model, processor = build_model(config, train_set, is_continued)
     ctc = ctc_interface(model.config, processor)
     freeze(model, ctc, config)
-    accelerator = make_accelerator(config, ctc)
+    base = {BASE: digest_of_frozen(model)} if config.lora else {}
+    accelerator = make_accelerator(config, ctc, model)
     if not accelerator.is_main_process:
         logging.getLogger(select_for_training.__module__).setLevel(logging.ERROR)  # one warning is enough
     lists = [
@@ -107,7 +109,7 @@ def _train(config: TrainingConfig) -> Path:
         slimipl = None
         if unlabelled_set is not None:
             slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
-        digests = digest(processor, train=train_set, unlabelled=unlabelled_set)
+        digests = digest(processor, train=train_set, unlabelled=unlabelled_set) | base
         pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
         checkpointer = Checkpointer(accelerator, slimipl, config, digests)
         start = checkpointer.load_last(same_data=is_continued)
@@ -155,13 +157,13 @@ def _train(config: TrainingConfig) -> Path:
                     each.write()
                 checkpoint = checkpointer.save(update)
                 if config.push_to_hub:
-                    push_checkpoint(pusher, checkpoint, accelerator, model, processor)
+                    push_checkpoint(pusher, checkpoint, accelerator, model, processor, config)
     for each in problems.values():
         each.finish(is_whole_run=start == 0)
     log.describe_problems(num_unusable, sum(each.total_read for each in problems.values()))
     record.write(config.max_updates)
     record.write_collapse(problem := silence.describe())
-    folder = write_final_model(accelerator, model, processor, output_dir)
+    folder = write_final_model(accelerator, model, processor, config)
     _check_speech(problem, config)
     if pusher is not None:
         pusher.push_result()

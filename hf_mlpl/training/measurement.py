@@ -70,7 +70,7 @@ def measure_updates(config: TrainingConfig) -> Measurement:
     model, processor = build_model(config, train_set)
     ctc = ctc_interface(model.config, processor)
     freeze(model, ctc, config)
-    accelerator = make_accelerator(config, ctc)
+    accelerator = make_accelerator(config, ctc, model)
     train_set, _ = select_for_training(train_set, processor, model.config, config.max_batch_seconds)
     model_config, layerdrop = model.config, model.config.layerdrop
     model, optimizer = prepare(accelerator, model, ctc, config)

@@ -103,12 +103,13 @@ def _tri_stage_factor(update: int, max_updates: int) -> float:
     return FINAL_FACTOR
 
 
-def make_accelerator(config: TrainingConfig, ctc: CtcInterface) -> Accelerator:
+def make_accelerator(config: TrainingConfig, ctc: CtcInterface, model: nn.Module) -> Accelerator:
     """Builds the accelerator; raises a ValueError for settings that do not fit the options of `accelerate launch`."""
+    finds_unused = ctc.leaves_out_parameters or ctc.skips_layers and _drops_layers(config, ctc, model)
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else processes on a machine without GPU could not communicate
         mixed_precision="bf16" if config.bf16 else None,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=ctc.leaves_out_parameters)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=finds_unused)],
     )
     if accelerator.is_fsdp2 and config.slimipl and config.slimipl.ema_decay is not None:
         raise ValueError(
@@ -129,7 +130,7 @@ def prepare(
     if not accelerator.is_fsdp2:
         return accelerator.prepare(model, build_optimizer(model, config, ctc.heads(model)))
     drops_layers = _drops_layers(config, ctc, model)
-    if drops_layers and ctc.leaves_out_parameters:
+    if drops_layers and ctc.skips_layers:
         raise ValueError(
             "LayerDrop skips layers whose shards the other processes wait for; set model_fields.layerdrop to 0 and "
             "slimipl.dynamic_dropout to null, or launch with `accelerate launch --multi_gpu`, without FSDP"

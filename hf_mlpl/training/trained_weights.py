@@ -41,10 +41,11 @@ def load_trained(model: nn.Module, path: Path) -> None:
         raise RuntimeError(f"{path.name} is of another model: it differs in {', '.join(wrong)}")
 
 
-def digest_of_frozen(model: nn.Module) -> str | None:
-    """Returns a hash of the frozen parameters, which checkpoints do not hold; None without any."""
+def digest_of_frozen(model: nn.Module) -> str:
+    """Returns a hash of the frozen parameters, which checkpoints do not hold."""
     frozen, sha = frozen_names(model), hashlib.sha256()
     for name, parameter in model.named_parameters():
         if name in frozen:
-            sha.update(name.encode() + parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest() if frozen else None
+            sha.update(name.encode())
+            sha.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()
