@@ -31,6 +31,7 @@ from ..corpora.reading import ReadingReport
 from ..corpora.sources import LIBRISPEECH, VOXPOPULI, Source, common_voice_sources, source_of_corpus
 from ..corpora.splits import Corpus, Splits, of_languages, split_of_name
 from ..error_line import error_line
+from .prepare_data import given_columns
 
 HUB = "hf://datasets/"
 HUB_PAGE = "https://huggingface.co/datasets/"
@@ -160,8 +161,7 @@ def _joined(sources: Collection[Source]) -> Source:
 
 def _own_corpora(options: argparse.Namespace) -> Iterator[OwnCorpus]:
     languages, language = options.languages, options.language
-    columns = {field: getattr(options, f"{field}_column") for field in ("audio", "text", "language", "speaker")}
-    columns = {field: column for field, column in columns.items() if column is not None}
+    columns = given_columns(options)
     if options.dataset:
         yield from _dataset_corpora(options, columns)
     settings = {"columns": columns, "language": language, "delimiter": options.delimiter, "encoding": options.encoding}

@@ -41,11 +41,13 @@ If the command is killed, the same command continues its work, and reads again w
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+FOUND_OR_NAMED = "They are found by their usual names, or named:"
 FIRST_LINES = 10  # about rows that were left out; the report has all of them
 
 if TYPE_CHECKING:
@@ -76,8 +78,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_own_speech(parser.add_argument_group("your own speech"))
     _add_dataset(parser.add_argument_group("data sets of the library datasets"))
-    _add_columns(
-        parser.add_argument_group("columns of --list and --dataset", "They are found by their usual names, or named:")
+    columns = parser.add_argument_group("columns of --list and --dataset", FOUND_OR_NAMED)
+    add_column_arguments(columns, ("recordings", "texts", "languages", "speakers"))
+    add_form_arguments(
+        columns, "--list", "--list, --manifests, tables of --dataset, and texts and segmentations of --folder"
     )
     _add_splits(
         parser.add_argument_group("dev and test", "From your own speech and data sets, all of which is together here.")
@@ -153,21 +157,37 @@ def _add_dataset(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_columns(group: argparse._ArgumentGroup) -> None:
-    for field, names in (
-        ("recordings", ["--path-column", "--audio-column"]),
-        ("texts", ["--text-column"]),
-        ("languages", ["--language-column"]),
-        ("speakers", ["--speaker-column"]),
-    ):
-        group.add_argument(*names, dest=f"{names[-1][2:-7]}_column", metavar="NAME", help=f"column of the {field}")
+COLUMN_OPTIONS = {
+    "ids": ["--id-column"],
+    "recordings": ["--path-column", "--audio-column"],
+    "texts": ["--text-column"],
+    "languages": ["--language-column"],
+    "speakers": ["--speaker-column"],
+}
+
+
+def add_column_arguments(group: argparse._ArgumentGroup, kinds: Sequence[str]) -> None:
+    """Adds options that name columns; `given_columns` returns them by field."""
+    for kind in kinds:
+        names = COLUMN_OPTIONS[kind]
+        group.add_argument(*names, dest=f"{names[-1][2:-7]}_column", metavar="NAME", help=f"column of the {kind}")
+
+
+def given_columns(options: argparse.Namespace) -> dict[str, str]:
+    """Returns the columns that options name, by field: `audio`, `text`, and so on."""
+    fields = (names[-1][2:-7] for names in COLUMN_OPTIONS.values())
+    columns = {field: getattr(options, f"{field}_column", None) for field in fields}
+    return {field: column for field, column in columns.items() if column is not None}
+
+
+def add_form_arguments(group: argparse._ArgumentGroup, tables: str, encoded: str) -> None:
+    """Adds options for the delimiter of `tables` and the encoding of `encoded` files."""
     group.add_argument(
-        "--delimiter", type=_delimiter, help="sign between the columns of --list, or tab; default: found"
+        "--delimiter", type=_delimiter, help=f"sign between the columns of {tables}, or tab; default: found"
     )
     group.add_argument(
         "--encoding",
-        help="encoding of --list, --manifests, tables of --dataset, and texts and segmentations of --folder, such as "
-        "windows-1252; default: UTF-8, or UTF-16 with a byte order mark",
+        help=f"encoding of {encoded}, such as windows-1252; default: UTF-8, or UTF-16 with a byte order mark",
     )
 
 

@@ -1,18 +1,18 @@
 """Joins the pseudo-labels of a label set with their audio by id, into utterances for training.
 
-Labels may be anyone's: a table with `id` and `text` is enough, as Parquet, csv, tsv or JSON lines. Nothing in it is
-executed; its ids are only compared with those of the local utterances.
+Labels may be anyone's: a table with an id, or the path of a recording, and a text is enough, as Parquet, csv, tsv or
+JSON lines. Nothing in it is executed; its names are only compared with those of the local utterances.
 """
 
 from __future__ import annotations
 
 import csv
+import glob
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -22,21 +22,38 @@ from huggingface_hub import HfApi, snapshot_download
 
 from ..atomic import atomic_write
 from ..audio.containers import ContainerError, audio_column
+from ..corpora.locales import to_locale
 from ..corpora.metadata import SUFFIXES
+from ..corpora.readers.dataset_files import data_files
+from ..corpora.readers.published import locale_of_config
+from ..corpora.reading import ReadingReport
 from ..data.collapse import NOT_LEARNED, LabelTexts, collapse_line, num_characters
-from ..data.rows import blocks, filter_rows, id_hashes, select_rows
+from ..data.rows import blocks, filter_rows, select_rows
 from ..data.utterances import FEATURES, write_utterances
 from ..folder_lock import claimed_file
 from ..model.text import normalize_text
 from ..sharing.hub import FAILURES, request_problem, with_retries
-from .files import label_schema, labels_of_anyone
-from .schema import LABEL_FEATURES, LABEL_SET_FEATURES, SCORES
+from .files import AS_FOUND, PLACE_FEATURES, TableSettings, columns_of_labels, label_schema, labels_of_anyone
+from .matching import (
+    AGAIN,
+    DURATION_TOLERANCE,
+    NEEDED,
+    NONE,
+    READ,
+    SECOND,
+    SEVERAL,
+    UtteranceNames,
+    rows_of_labels,
+)
+from .schema import LABEL_FEATURES, SCORES
 
-DURATION_TOLERANCE = 0.1  # seconds, some three output frames: tables of segments are rounded
-# The columns that are read from a label set; start and end are those of the local utterance.
-READ = Features({name: kind for name, kind in LABEL_SET_FEATURES.items() if name not in ("start", "end")})
-NEEDED = ("id", "text")
+READ_WITH_AUDIO = Features({name: kind for name, kind in READ.items() if name not in PLACE_FEATURES})
 NEEDED_WITH_AUDIO = (*NEEDED, "language", "duration_seconds")  # elsewhere the local utterance has these
+UNMATCHED = {
+    NONE: "no audio",
+    SEVERAL: "several utterances or labels have this name",
+    AGAIN: "the same label is there already",
+}
 SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.parquet")
 
 Files = Mapping[str | None, Sequence[Path]]  # by language; None for tables of several or unknown languages
@@ -49,69 +66,117 @@ class JoinReport:
     Args:
         joined, hours: utterances that were written.
         left_out: labels that their filters do not keep, or, where these are not known, that are empty.
-        no_audio: labels without a local utterance.
+        unmatched: labels without one local utterance, by the reason, which is one of `UNMATCHED`.
+        by_name: labels with audio that have another spelling of its id, or its path.
         no_label: local utterances without a label.
         other_duration: written utterances whose label is of a longer or shorter one.
         unreadable: rows of text files that hold no label.
         empty: written utterances whose label has no text.
         languages: of the written utterances.
+        absent: scores that no file of labels has, and which are null.
         texts: of all labels with audio, also of those that are left out.
     """
 
     joined: int = 0
     hours: float = 0.0
     left_out: int = 0
-    no_audio: int = 0
+    unmatched: Counter[int] = field(default_factory=Counter)
+    by_name: int = 0
     no_label: int = 0
     other_duration: int = 0
     unreadable: int = 0
     empty: int = 0
     languages: set[str] = field(default_factory=set)
+    absent: list[str] = field(default_factory=list)
     texts: LabelTexts = field(default_factory=LabelTexts, repr=False)
+
+    @property
+    def no_audio(self) -> int:
+        return self.unmatched[NONE]
 
 
 def find_label_set(
-    labels: str, languages: Sequence[str] | None = None, revision: str | None = None
+    labels: str | Sequence[str],
+    languages: Sequence[str] | None = None,
+    revision: str | None = None,
+    config: str | None = None,
+    split: str | None = None,
 ) -> dict[str | None, list[Path]]:
-    """Returns the files of each language, from a folder with `LANGUAGE/*.parquet` or a data set on the Hub.
+    """Returns the files of each language, from files, a folder, or a data set on the Hub.
 
-    The key is None for a single file, and for the tables of a folder without such sub-folders.
+    A folder has `LANGUAGE/*.parquet`, tables, or tables in folders of languages. The key is None for files of several
+    or unknown languages: those that are named, and those of a folder without such sub-folders.
+
+    Args:
+        labels: one name, or several files.
+        config, split: of a data set on the Hub with other folders; its card says which files they have.
 
     Raises:
         ValueError: for a label set without such files, without one of several shards, or without one of `languages`.
         OSError: for a data set that cannot be downloaded.
     """
-    root = Path(labels)
-    if root.is_file():
-        return {None: [root]}
-    files = _label_files(root if root.is_dir() else _downloaded(labels, languages, revision))
+    names = [labels] if isinstance(labels, str) else list(labels)
+    if all(Path(name).is_file() for name in names):
+        return {None: [Path(name) for name in names]}
+    if len(names) > 1:
+        missing = next(name for name in names if not Path(name).is_file())
+        raise ValueError(f"{missing}: is no file; several label sets may only be files")
+    [name], root = names, Path(names[0])
+    if config or split:
+        return {None: _files_of_config(name, config, split or "train")}
+    wanted = [to_locale(language) for language in languages or ()]
+    files = _files_below(root if root.is_dir() else _downloaded(name, wanted, revision))
     for paths in files.values():
         shards = Counter(match.groups() for path in paths if (match := SHARD.fullmatch(path.name)))
         if any(count != int(total) for (_, total), count in shards.items()):
             raise ValueError(f"{paths[0].parent}: lacks some of the shards that others count; download it again")
     if None in files:
         return files
-    if missing := sorted(set(languages or ()) - files.keys()):
-        raise ValueError(f"{labels}: no labels of {', '.join(missing)}")
+    if absent := sorted(set(wanted) - files.keys()):
+        raise ValueError(f"{name}: no labels of {', '.join(absent)}")
     if not files:
-        raise ValueError(f"{labels}: no labels, which are files such as sl/train-00000-of-00001.parquet")
-    return {language: files[language] for language in languages or files}
+        raise ValueError(f"{name}: no labels, which are files such as sl/train-00000-of-00001.parquet")
+    return {language: files[language] for language in wanted or files}
 
 
-def _label_files(root: Path) -> dict[str | None, list[Path]]:
-    files: dict[str | None, list[Path]] = {
-        language: list(paths)
-        for language, paths in groupby(sorted(root.glob("*/*.parquet")), lambda path: path.parent.name)
-    }
-    if files and list(files) != ["data"]:
-        return files
-    if tables := [path for path in sorted(root.glob("*")) if path.name.endswith(SUFFIXES)]:
-        return {None: tables}
+def _files_of_config(name: str, config: str | None, split: str) -> list[Path]:
+    """Downloads the files of a split of a data set; raises ValueError for one whose files are no tables."""
+    report = ReadingReport()
+    _, paths, _ = data_files(name, split, config, report)
+    if not paths or not all(path.name.endswith(SUFFIXES) for path in paths):
+        raise ValueError(f"{name}: its files are no tables of texts; csv, tsv, JSON lines and Parquet are accepted")
+    return paths
+
+
+def _files_below(root: Path) -> dict[str | None, list[Path]]:
+    names = (path.relative_to(root).as_posix() for pattern in ("*", "*/*") for path in sorted(root.glob(pattern)))
+    return {language: [root / name for name in chosen] for language, chosen in _label_files(names).items()}
+
+
+def _label_files(names: Iterable[str]) -> dict[str | None, list[str]]:
+    """Returns those of the files of a label set, by their names in it, that hold labels."""
+    tables = [PurePosixPath(name) for name in sorted(names) if name.endswith(SUFFIXES)]
+    in_folders: defaultdict[str | None, list[str]] = defaultdict(list)
+    by_language: defaultdict[str | None, list[str]] = defaultdict(list)
+    at_top = [table.name for table in tables if len(table.parts) == 1]
+    for table in tables:
+        if len(table.parts) == 2:
+            folder, language = table.parts[0], locale_of_config(table.parts[0])
+            if table.suffix == ".parquet":
+                in_folders[to_locale(folder)].append(str(table))
+            if language is not None:
+                by_language[language].append(str(table))
+    if "labels.parquet" in at_top:  # a folder of `pseudo_label`, whose shards hold the same labels
+        return {None: ["labels.parquet"]}
+    if in_folders and list(in_folders) != ["data"]:
+        return dict(in_folders)
+    if at_top:
+        return {None: at_top}
     # The Hub's own tools write a data set of one configuration into the folder `data`.
-    return {None: files["data"]} if files else {}
+    return {None: in_folders["data"]} if in_folders else dict(by_language)
 
 
-def _downloaded(labels: str, languages: Sequence[str] | None, revision: str | None) -> Path:
+def _downloaded(labels: str, languages: Sequence[str], revision: str | None) -> Path:
     """Downloads the languages of a data set or, if it has no folders for them, its tables; returns their folder."""
 
     def download(patterns: list[str]) -> Path:
@@ -123,33 +188,43 @@ def _downloaded(labels: str, languages: Sequence[str] | None, revision: str | No
         if any(root.glob("*/*.parquet")):
             return root
         names = with_retries(lambda: HfApi().list_repo_files(labels, repo_type="dataset", revision=revision))
-        return download(
-            [name for name in names if name.endswith(SUFFIXES) and name.rpartition("/")[0] in ("", "data")]
-        )
+        files = _label_files(names)
+        chosen = files if None in files or not languages else {name: files.get(name, ()) for name in languages}
+        return download([glob.escape(name) for names in chosen.values() for name in names])
     except FAILURES as error:
         problem = "is no file and no folder, and cannot be had from the Hub"
         raise OSError(f"{labels}: {problem} ({request_problem(error)})") from error
 
 
 def join_labels(
-    files: Files, utterances: Dataset, output: Path, keep_all: bool = False, allow_collapsed: bool = False
+    files: Files,
+    utterances: Dataset,
+    output: Path,
+    keep_all: bool = False,
+    allow_collapsed: bool = False,
+    settings: TableSettings = AS_FOUND,
 ) -> JoinReport:
     """Writes an utterance file of `LABEL_FEATURES`, and beside it `NAME.unmatched.tsv` with the unmatched ids.
 
-    Memory holds 10,000 labels at a time, and 17 bytes of each local utterance of a language.
+    Labels are of the utterance with their id, or with the only name that is another spelling of their id or path, as
+    `matching` describes. Reads the labels twice. Memory holds 10,000 labels at a time, and 17 bytes of each label and
+    each local utterance of a language, or 81 if there are other spellings.
 
     Args:
         files: of each language, from `find_label_set`.
         utterances: with the audio.
         keep_all: includes labels that their filters do not keep, or, where these are not known, that are empty.
         allow_collapsed: joins labels also if they have collapsed.
+        settings: of tables.
 
     Raises:
-        ValueError: for files that hold no labels, for an id with two labels, for languages whose labels have
+        ValueError: for files that hold no labels, for an id with two texts, for languages whose labels have
             collapsed, and if no label has audio, or none is kept.
         InUseError: if another job is writing the same file.
     """
     report = JoinReport()
+    found = [columns_of_labels(path, settings) for paths in files.values() for path in paths]
+    report.absent = [name for name in SCORES if not any(name in columns for columns in found)]
     with (
         claimed_file(output),
         atomic_write(output.with_suffix(".unmatched.tsv")) as path,
@@ -160,8 +235,8 @@ def join_labels(
 
         def rows() -> Iterator[dict]:
             for language, paths in files.items():
-                yield from _join(language, paths, utterances, keep_all, report, write_row)
-            _check_result(report, files, utterances, allow_collapsed)
+                yield from _join(language, paths, utterances, keep_all, report, write_row, settings)
+            _check_result(report, files, utterances, allow_collapsed, settings)
 
         write_utterances(rows(), output, LABEL_FEATURES)
     return report
@@ -181,7 +256,7 @@ def join_own_audio(files: Files, output: Path, keep_all: bool = False, allow_col
         for path in (path for paths in files.values() for path in paths):
             offset = 0
             _check_audio(path)
-            for labels in labels_of_anyone(path, READ, NEEDED_WITH_AUDIO):
+            for labels in labels_of_anyone(path, READ_WITH_AUDIO, NEEDED_WITH_AUDIO):
                 report.texts.add(labels)
                 kept = keep_all | _is_kept(labels)
                 for number, (label, is_kept) in enumerate(zip(labels.to_pylist(), kept, strict=True), offset):
@@ -214,6 +289,7 @@ def _join(
     keep_all: bool,
     report: JoinReport,
     write_row: Callable,
+    settings: TableSettings,
 ) -> Iterator[dict]:
     """Yields labels of a language with their utterances, in their order; writes a row for each id without a match."""
 
@@ -225,20 +301,25 @@ def _join(
         utterances = filter_rows(
             utterances, ["language"], lambda rows: pc.equal(rows["language"], language).to_numpy()
         )
-    find_rows, has_label = _row_finder(utterances), np.zeros(len(utterances), bool)
-    labels_by_file = ((path, labels) for path in paths for labels in labels_of_anyone(path, READ, NEEDED, skip))
+    all_rows, all_exact = rows_of_labels(UtteranceNames(utterances), paths, settings)
+    has_label, read = np.zeros(len(utterances), bool), 0
+    has_label[all_rows[all_rows >= 0]] = True
+    labels_by_file = (
+        (path, labels) for path in paths for labels in labels_of_anyone(path, READ, NEEDED, skip, settings)
+    )
     for path, labels in labels_by_file:
-        rows = find_rows(labels["id"])
+        rows, is_exact = (each[read : read + len(labels)] for each in (all_rows, all_exact))
+        read += len(labels)
         has_audio = rows >= 0
-        for label in labels.filter(pa.array(~has_audio)).select(["id", "language"]).to_pylist():
-            report.no_audio += 1
-            write_row((label["id"], language or label["language"] or "", "no audio"))
+        unmatched = labels.filter(pa.array(~has_audio)).select(["id", "path", "language"]).to_pylist()
+        for row, label in zip(rows[~has_audio].tolist(), unmatched, strict=True):
+            name = label["id"] or label["path"]
+            if row == SECOND:
+                raise ValueError(f"{path}: has a second label of {name!r}, with another text; leave one of them out")
+            report.unmatched[row] += 1
+            write_row((name, language or label["language"] or "", UNMATCHED[row]))
+        report.by_name += int((has_audio & ~is_exact).sum())
         labels, rows = labels.filter(pa.array(has_audio)), rows[has_audio]
-        _, firsts = np.unique(rows, return_index=True)
-        is_second = has_label[rows] | ~np.isin(np.arange(len(rows)), firsts)
-        if is_second.any():
-            raise ValueError(f"{path}: has a second label of {labels['id'][int(np.argmax(is_second))].as_py()!r}")
-        has_label[rows] = True
         for local in _in_one(blocks(select_rows(utterances, rows), ["language", "duration_seconds"])):
             report.texts.add(local.append_column("text", labels["text"]))
         kept = keep_all | _is_kept(labels)
@@ -249,7 +330,7 @@ def _join(
             seconds, labelled = utterance["duration_seconds"], label["duration_seconds"]
             if labelled is not None and abs(seconds - labelled) > DURATION_TOLERANCE:
                 report.other_duration += 1
-                write_row((label["id"], utterance["language"], f"{seconds:.2f} s, its label {labelled:.2f} s"))
+                write_row((utterance["id"], utterance["language"], f"{seconds:.2f} s, its label {labelled:.2f} s"))
             yield _joined_row(utterance, label, path, report)
     first = 0
     for block in blocks(utterances, ["id", "language"]):
@@ -283,30 +364,13 @@ def _joined_row(utterance: dict, label: dict, path: Path, report: JoinReport) ->
     return joined | scores | {"text": text, "source": "@".join(teacher) or path.name}
 
 
-def _row_finder(utterances: Dataset) -> Callable[[pa.ChunkedArray], np.ndarray]:
-    """Returns a function from ids to the (N,) numbers of their rows, -1 for ids without a row."""
-    hashes = [id_hashes(block["id"].combine_chunks()) for block in blocks(utterances, ["id"])]
-    hashes = np.concatenate([np.empty(0, np.uint64), *hashes])
-    order = np.argsort(hashes, kind="stable")
-    hashes = hashes[order]
-
-    def find_rows(ids: pa.ChunkedArray) -> np.ndarray:
-        wanted, rows = id_hashes(ids.combine_chunks()), np.full(len(ids), -1)
-        first, end = (np.searchsorted(hashes, wanted, side) for side in ("left", "right"))
-        for number in range(int((end - first).max(initial=0))):  # once, unless two ids share a hash
-            candidates = np.flatnonzero((rows < 0) & (first + number < end))
-            local = order[first[candidates] + number]
-            matches = blocks(select_rows(utterances, local), ["id"])
-            local_ids = (name for block in matches for name in block["id"].to_pylist())
-            pairs = zip(local_ids, ids.take(candidates).to_pylist(), strict=True)
-            is_same = np.array([one == other for one, other in pairs], bool)
-            rows[candidates[is_same]] = local[is_same]
-        return rows
-
-    return find_rows
-
-
-def _check_result(report: JoinReport, files: Files, utterances: Dataset | None, allow_collapsed: bool) -> None:
+def _check_result(
+    report: JoinReport,
+    files: Files,
+    utterances: Dataset | None,
+    allow_collapsed: bool,
+    settings: TableSettings = AS_FOUND,
+) -> None:
     """Raises a ValueError with the cause if labels have collapsed, or if a join has written no utterance."""
     if (problems := report.texts.problems()) and not allow_collapsed:
         raise ValueError(f"{collapse_line(problems)}: {NOT_LEARNED}; --allow-collapsed joins them all the same")
@@ -315,8 +379,9 @@ def _check_result(report: JoinReport, files: Files, utterances: Dataset | None, 
     if report.left_out:
         raise ValueError(f"none of {report.left_out} labels is kept by its filters, or has a text; --all takes them")
     paths = [path for paths in files.values() for path in paths]
-    found = (labels for path in paths for labels in labels_of_anyone(path, READ, NEEDED))
-    label_id = next((labels["id"][0].as_py() for labels in found if len(labels)), None)
+    found = (labels for path in paths for labels in labels_of_anyone(path, READ, NEEDED, settings=settings))
+    first = next((labels.slice(0, 1).to_pylist()[0] for labels in found if len(labels)), {})
+    label_id = first.get("id") or first.get("path")
     if label_id is None or utterances is None:
         raise ValueError(f"{', '.join(map(str, paths))}: no labels at all")
     if not len(utterances):

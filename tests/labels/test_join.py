@@ -81,7 +81,7 @@ def test_ids_on_one_side_alone(label_set, tone_data, tmp_path):
 
 
 def test_ids_with_equal_hashes_are_distinguished(tone_labels, label_set, local, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_mlpl.labels.join.id_hashes", lambda names: np.zeros(len(names), np.uint64))
+    monkeypatch.setattr("hf_mlpl.labels.matching.id_hashes", lambda names: np.zeros(len(names), np.uint64))
     join_labels(find_label_set(str(label_set)), local, tmp_path / "all.parquet", keep_all=True)
     assert joined(tmp_path / "all.parquet") == made_in(tone_labels["de"]) | made_in(tone_labels["sv-SE"])
 
@@ -129,11 +129,11 @@ def test_inputs_that_cannot_be_joined(label_set, tone_labels, local, tmp_path):
     assert "set/sl: lacks some of the shards" in error(find_label_set, str(tmp_path / "set"))
     assert "name that with --audio" in error(join_own_audio, files, output)
     pq.write_table(pa.table({"text": ["b"]}), tmp_path / "mine.parquet")
-    foreign = local.map(lambda row: {"id": f"other/{row['id']}"}, keep_in_memory=True)
+    foreign = local.map(lambda row: {"id": f"other-{row['id']}"}, keep_in_memory=True)
     message = error(join_labels, files, foreign, output)
-    assert "ids of the labels are like 'common_voice_de_train0', those of the audio like 'other/" in message
+    assert "ids of the labels are like 'common_voice_de_train0', those of the audio like 'other-" in message
     assert "there is no audio" in error(join_labels, files, local.select([]), output)
-    message = error(join_labels, changed(id="common_voice_de_train0"), local, output)
+    message = error(join_labels, changed(id="common_voice_de_train0", text="other"), local, output)
     assert "changed.parquet: has a second label of 'common_voice_de_train0'" in message
     assert "has rows without text" in error(join_labels, changed(text=None), local, output)
     assert "a duration that is none" in error(join_labels, changed(duration_seconds=float("nan")), local, output)
@@ -230,9 +230,10 @@ def test_tables_of_anyone_without_labels(local, tone_data, error_of, tmp_path):
     for suffix in (".csv", ".jsonl", ".parquet"):
         rows = [{"utt": name, "text": "a"} for name in local["id"]]
         message = error(written(tmp_path / f"no-id{suffix}", rows))
-        assert message == "no labels, it has no column id; it has utt, text"
-        rows = [{"id": name, "text": "a"} for name in [*local["id"], local["id"][0]]]
-        assert error(written(tmp_path / f"twice{suffix}", rows)) == f"has a second label of {local['id'][0]!r}"
+        assert message == "no labels, it has no column id; it has utt, text; --id-column names it"
+        rows = [{"id": name, "text": f"a {n}"} for n, name in enumerate([*local["id"], local["id"][0]])]
+        message = error(written(tmp_path / f"twice{suffix}", rows))
+        assert message == f"has a second label of {local['id'][0]!r}, with another text; leave one of them out"
         (tmp_path / f"empty{suffix}").write_bytes(b"")
         assert error(tmp_path / f"empty{suffix}")
     assert error(written(tmp_path / "null.jsonl", [{"id": name, "text": None} for name in local["id"]])).startswith(

@@ -1,0 +1,216 @@
+"""Finds the utterances that labels of anyone are of, by ids or by names of recordings; a doubtful name finds none.
+
+A name is another spelling of an id, or of the path of a recording that is an utterance as a whole, if one of the two
+is the end of the other, folder by folder. The suffix of an audio file does not count, and neither does the code of the
+utterance's own language before the name, as in `sl_20190101-0900-PLENARY_sl_0.wav`. Names that share a folder go before
+others, and a name of digits alone says nothing without its folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features
+
+from ..corpora.locales import iso_code
+from ..data.rows import blocks, distinct, durations_of, id_hashes, select_rows
+from .files import AUDIO_SUFFIX, PLACE_FEATURES, TableSettings, labels_of_anyone
+from .schema import LABEL_SET_FEATURES
+
+# Stand for the row of an utterance where a label is of none, has a name of several utterances or labels, is there
+# already with the same text, or is there already with another text.
+NONE, SEVERAL, AGAIN, SECOND = -1, -2, -3, -4
+DURATION_TOLERANCE = 0.1  # seconds, some three output frames: tables of segments are rounded
+MOST_CANDIDATES = 100  # utterances whose recordings have one name, such as audio.wav in many folders
+FOLDERS = {1: "(?s)^.*/([^/]*)$", 2: "(?s)^.*/([^/]*/[^/]*)$"}  # match all but the last parts of a path
+# The columns that are read of labels; start and end are those of the utterance.
+READ = Features(
+    {name: kind for name, kind in LABEL_SET_FEATURES.items() if name not in ("start", "end")} | PLACE_FEATURES
+)
+NEEDED = ("id", "text")
+
+
+class UtteranceNames:
+    """Finds the rows of utterances by their ids, and by other spellings of these or of their paths.
+
+    Memory holds 16 bytes of each utterance, and up to 64 more if there are other spellings.
+    """
+
+    def __init__(self, utterances: Dataset):
+        self.utterances = utterances
+        hashes = [id_hashes(block["id"].combine_chunks()) for block in blocks(utterances, ["id"])]
+        self._ids = _Index(hashes, [np.arange(len(utterances))])
+        self._spellings: dict[int, _Index] = {}
+        languages = distinct(utterances, "language")
+        self._prefix = f"(?i)(^|/)({'|'.join(map(_codes, languages))})_([^/]+)$"
+
+    def find(self, labels: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (N,) rows of the utterances of labels, or `NONE` or `SEVERAL`, and (N,) whether their ids are equal.
+
+        If the id and the path of a label mean different utterances, it is of `SEVERAL`.
+
+        Args:
+            labels: columns `id`, `path` and `part_seconds` of `labels_of_anyone`.
+        """
+        ids, paths = (pc.fill_null(labels[name], "").combine_chunks() for name in ("id", "path"))
+        rows, by_path = self._by_id(ids), np.full(len(labels), NONE)
+        is_exact = rows >= 0
+        self._add_spellings(ids, rows)
+        self._add_spellings(paths, by_path)
+        self._refuse_parts(labels["part_seconds"].to_numpy(), by_path)
+        is_contradiction = (rows >= 0) & (by_path >= 0) & (rows != by_path)
+        rows = np.where((rows < 0) & (by_path != NONE), by_path, rows)
+        rows[is_contradiction] = SEVERAL
+        return rows, is_exact & ~is_contradiction
+
+    def _by_id(self, ids: pa.Array) -> np.ndarray:
+        found = np.full(len(ids), NONE)
+        for numbers, rows in self._ids.candidates(id_hashes(ids)):  # once, unless two ids share a hash
+            local = (row["id"] for row in self._rows(rows, ["id"]))
+            is_same = np.array([one == other for one, other in zip(local, ids.take(numbers).to_pylist(), strict=True)])
+            found[numbers[is_same.astype(bool)]] = rows[is_same.astype(bool)]
+        return found
+
+    def _add_spellings(self, names: pa.Array, found: np.ndarray) -> None:
+        """Replaces `NONE` in (N,) rows by the one utterance of which a name is another spelling, or by `SEVERAL`."""
+        for depth in sorted(FOLDERS, reverse=True):
+            wanted = np.flatnonzero((found == NONE) & (pc.utf8_length(names).to_numpy() > 0))
+            if not len(wanted):
+                return
+            if depth not in self._spellings:
+                self._spellings[depth] = self._index_of_spellings(depth)
+            index, some = self._spellings[depth], names.take(wanted)
+            keys, texts = self._keys(some, depth), some.to_pylist()
+            too_many = index.counts(keys) > MOST_CANDIDATES
+            found[wanted[too_many]] = SEVERAL
+            matches: defaultdict[int, set[int]] = defaultdict(set)
+            for numbers, rows in index.candidates(np.where(too_many, np.uint64(0), keys)):
+                local = self._rows(rows, ["id", "audio", "language"])
+                for number, row, utterance in zip(numbers.tolist(), rows.tolist(), local, strict=True):
+                    if any(_is_spelling(texts[number], name, utterance["language"]) for name in _names(utterance)):
+                        matches[number].add(row)
+            for number, matching in matches.items():
+                found[wanted[number]] = matching.pop() if len(matching) == 1 else SEVERAL
+
+    def _index_of_spellings(self, depth: int) -> _Index:
+        """Returns the index of the last `depth` parts of the ids and paths."""
+        hashes, rows, first = [], [], 0
+        for block in blocks(self.utterances, ["id", "audio"]):
+            audio = block["audio"].combine_chunks()
+            is_whole = pc.and_(*(pc.struct_field(audio, name).is_null() for name in ("start", "offset")))
+            is_whole = pc.and_(is_whole, pc.struct_field(audio, "end").is_null())
+            numbers = np.arange(first, first + len(block))
+            hashes += [self._keys(block["id"].combine_chunks(), depth)]
+            hashes += [self._keys(pc.struct_field(audio, "path").filter(is_whole), depth)]
+            rows += [numbers, numbers[is_whole.to_numpy(zero_copy_only=False)]]
+            first += len(block)
+        return _Index(hashes, rows)
+
+    def _keys(self, names: pa.Array, depth: int) -> np.ndarray:
+        """Returns (N,) hashes of the last parts of names, without what does not count; 0 is that of none."""
+        keys = pc.replace_substring(names, "\\", "/")
+        keys = pc.replace_substring_regex(keys, f"(?i){AUDIO_SUFFIX.pattern}", "")
+        keys = pc.replace_substring_regex(keys, self._prefix, r"\1\3")
+        return id_hashes(pc.replace_substring_regex(keys, FOLDERS[depth], r"\1"))
+
+    def _rows(self, rows: np.ndarray, columns: Sequence[str]) -> Iterator[dict]:
+        for block in blocks(select_rows(self.utterances, rows), columns):
+            yield from block.to_pylist()
+
+    def _refuse_parts(self, seconds: np.ndarray, rows: np.ndarray) -> None:
+        """Replaces rows of recordings that are longer than the part of them that a label is of by `NONE`."""
+        numbers = np.flatnonzero((rows >= 0) & ~np.isnan(seconds))
+        if len(numbers):
+            durations = durations_of(select_rows(self.utterances, rows[numbers]))
+            rows[numbers[np.abs(durations - seconds[numbers]) > DURATION_TOLERANCE]] = NONE
+
+
+class _Index:
+    """Finds rows by hashes."""
+
+    def __init__(self, hashes: Sequence[np.ndarray], rows: Sequence[np.ndarray]):
+        self.hashes = np.concatenate([np.empty(0, np.uint64), *hashes])
+        order = np.argsort(self.hashes, kind="stable")
+        self.hashes, self.rows = self.hashes[order], np.concatenate([np.empty(0, int), *rows])[order]
+
+    def counts(self, wanted: np.ndarray) -> np.ndarray:
+        """Returns (N,) numbers of rows with the same hash."""
+        first, end = (np.searchsorted(self.hashes, wanted, side) for side in ("left", "right"))
+        return end - first
+
+    def candidates(self, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields numbers of hashes and rows with the same hash: at first one row for each, then others."""
+        first, counts = np.searchsorted(self.hashes, wanted), self.counts(wanted)
+        for number in range(int(counts.max(initial=0))):
+            numbers = np.flatnonzero(counts > number)
+            yield numbers, self.rows[first[numbers] + number]
+
+
+@lru_cache
+def _codes(language: str) -> str:
+    """Returns a pattern of the codes of a language, the longer one first: `sv-SE`, `sv_SE` and `sv`."""
+    return "|".join(re.escape(code).replace(r"\-", "[-_]") for code in dict.fromkeys([language, iso_code(language)]))
+
+
+def _names(utterance: dict) -> list[str]:
+    audio = utterance["audio"]
+    is_whole = all(audio[name] is None for name in ("start", "end", "offset"))
+    return [utterance["id"], *([audio["path"]] if is_whole else [])]
+
+
+def _is_spelling(name: str, other: str, language: str) -> bool:
+    """Returns whether one name is the end of the other, folder by folder, for an utterance of a language."""
+    (*folders, stem), (*others, other_stem) = _parts(name), _parts(other)
+    prefix = re.compile(f"({_codes(language)})_(?=.)", re.IGNORECASE)
+    bare, other_bare = (prefix.sub("", text, count=1) if prefix.match(text) else text for text in (stem, other_stem))
+    num_shared = min(len(folders), len(others))
+    if bare != other_bare or bare.isdigit() and not num_shared and (stem != other_stem or folders or others):
+        return False
+    return folders[len(folders) - num_shared :] == others[len(others) - num_shared :]
+
+
+def _parts(name: str) -> list[str]:
+    """Returns the folders and the stem of a name."""
+    parts = AUDIO_SUFFIX.sub("", name.replace("\\", "/")).split("/")
+    return [part for part in parts[:-1] if part not in ("", ".")] + parts[-1:]
+
+
+def rows_of_labels(
+    names: UtteranceNames, paths: Sequence[Path], settings: TableSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (N,) rows of the utterances of all labels in some files, and (N,) whether they have the utterance's id.
+
+    Of labels of one utterance, those with its own id go before others. The same text counts once; other labels have
+    `AGAIN`, `SECOND` or `SEVERAL` instead of a row. Memory holds 17 bytes of each label.
+
+    Raises:
+        LabelFileError: as `labels_of_anyone` does.
+    """
+    found = []
+    for path in paths:
+        for labels in labels_of_anyone(path, READ, NEEDED, settings=settings):
+            texts = pc.utf8_trim_whitespace(labels["text"]).combine_chunks()
+            found.append((*names.find(labels), id_hashes(texts)))
+    if not found:
+        return np.empty(0, int), np.empty(0, bool)
+    rows, is_exact, texts = map(np.concatenate, zip(*found, strict=True))
+    values, counts = np.unique(rows[rows >= 0], return_counts=True)
+    labels_of_row: defaultdict[int, list[int]] = defaultdict(list)
+    for number in np.flatnonzero(np.isin(rows, values[counts > 1])).tolist():
+        labels_of_row[int(rows[number])].append(number)
+    for numbers in labels_of_row.values():
+        first = next((number for number in numbers if is_exact[number]), numbers[0])
+        are_equal = all(texts[number] == texts[first] for number in numbers)
+        for number in numbers:
+            if texts[number] == texts[first] and (are_equal or is_exact[first]):
+                rows[number] = rows[number] if number == first else AGAIN
+            else:
+                rows[number] = SECOND if is_exact[number] else SEVERAL
+    return rows, is_exact
