@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import random
 import shutil
 import site
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 import torch
 import yaml
 from accelerate import Accelerator
@@ -22,11 +24,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING_NAMES
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.ctc_models import ctc_interface
 from hf_mlpl.data.batches import SpeechBatches
-from hf_mlpl.data.utterances import read_utterances
+from hf_mlpl.data.utterances import FEATURES, read_utterances, write_utterances
 from hf_mlpl.inference.decoding import transcribe
 from hf_mlpl.training.loop import train, train_step
 from hf_mlpl.training_config import load_config
 
+from .. import tones
 from ..commands import ROOT, run_command
 from ..inference.test_unsharded import launch
 from ..model.test_remote_code import WITHOUT_PACKAGE
@@ -48,7 +51,7 @@ SETTINGS = {
     "micro_batches_per_update": 2,
     "max_batch_seconds": 2,
     "optimizer": "adamw",
-    "learning_rate": 1e-3,
+    "learning_rate": 1e-4,
     "warmup_updates": 0,
     "max_grad_norm": 1.0,
     "spec_augment": None,
@@ -88,13 +91,31 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def settings(tone_data, folders, tmp_path_factory):
+def data(tmp_path_factory):
+    """Returns a folder of utterance files of words of two languages, slow enough for frames of 80 ms."""
+    root, letters, noise = tmp_path_factory.mktemp("data"), random.Random(0), np.random.default_rng(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tones, "TONE_SECONDS", 0.24)
+        for split, count in {"train": 12, "dev": 4, "unlabelled": 12}.items():
+            rows = []
+            for i in range(count):
+                language, path = list(tones.LETTERS)[i % 2], root / f"{split}-{i}.wav"
+                text = tones.random_text(language, letters).replace("ö", "g")
+                soundfile.write(path, samples := tones.speak(text, noise), tones.RATE)
+                row = dict.fromkeys(FEATURES) | {"id": path.stem, "audio": {"path": str(path)}, "language": language}
+                rows.append(row | {"duration_seconds": len(samples) / tones.RATE, "text": text, "source": "human"})
+            write_utterances(rows, root / f"{split}.parquet")
+    return root
+
+
+@pytest.fixture(scope="module")
+def settings(data, tone_corpus, folders, tmp_path_factory):
     """Returns a function that writes a YAML file of a run, and returns its path."""
     root = tmp_path_factory.mktemp("settings")
 
     def settings_of(name, output_dir, **changes):
         path = root / f"{name}.yaml"
-        files = {split: [str(tone_data / f"{split}.parquet")] for split in ("train", "dev", "unlabelled")}
+        files = {split: [str(data / f"{split}.parquet")] for split in ("train", "dev", "unlabelled")}
         own = {"model": str(folders(name)), "output_dir": str(output_dir), "slimipl": yaml.safe_load(SLIMIPL)}
         path.write_text(yaml.safe_dump(SETTINGS | files | own | changes))
         return path
@@ -136,7 +157,7 @@ def test_what_is_trained(name, folder, one):
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     assert not [key for key in moved if "running_" in key or "num_batches" in key]
     updates = [row for row in rows(one) if "loss" in row]
-    assert [row["update"] for row in updates] == list(range(1, 7))
+    assert [row["update"] for row in updates] == [1, 2, 4, 5, 6]
     assert all(np.isfinite(row["loss"]) for row in updates)
 
 
@@ -146,36 +167,45 @@ def trained(one):
     return AutoModelForCTC.from_pretrained(one / "model").eval(), AutoProcessor.from_pretrained(one / "model")
 
 
+def logits_of(model, processor, audio):
+    """Returns (S, V), with classes of transformers alone."""
+    inputs = processor(load_audio(audio, 16_000), sampling_rate=16_000, return_tensors="pt")
+    logits = model(**inputs).logits[0]
+    if hasattr(model, "_get_output_attention_mask") and "attention_mask" in inputs:  # an extractor may add a frame
+        logits = logits[: model._get_output_attention_mask(inputs["attention_mask"]).sum()]
+    return logits
+
+
+@torch.no_grad()
 def references(model, processor, dataset):
-    """Returns (logits, text) of each utterance by itself, with classes of transformers alone."""
+    """Returns (logits, text) of each utterance by itself, as transformers' pipeline makes it, without `<s>` and such."""
     outputs = []
     for audio in dataset["audio"]:
-        samples = load_audio(audio, 16_000)
-        inputs = processor(samples, sampling_rate=16_000, return_tensors="pt")
-        with torch.no_grad():
-            logits = model(**inputs).logits[0]
-        path = logits.argmax(-1)
-        outputs.append((logits, processor.decode(path)))
+        logits = logits_of(model, processor, audio)
+        text = processor.decode(logits.argmax(-1))
+        for token in processor.tokenizer.all_special_tokens:
+            text = text.replace(token, "")
+        outputs.append((logits, " ".join(text.split())))
     return outputs
 
 
-def test_labels(name, one, trained, tone_data, tmp_path):
+def test_labels(name, one, trained, data, tmp_path):
     """Those of a batch are those of each utterance by itself, and of transformers."""
-    data = tone_data / "unlabelled.parquet"
-    options = ["--model", one / "model", "--data", data, "--output", tmp_path / "labels", "--batch-seconds", 6]
+    unlabelled = data / "unlabelled.parquet"
+    options = ["--model", one / "model", "--data", unlabelled, "--output", tmp_path / "labels", "--batch-seconds", 6]
     assert run_command("pseudo_label.py", *options, "--allow-collapsed") == 0
     labels = {row["id"]: row["text"] for row in pq.read_table(tmp_path / "labels" / "labels.parquet").to_pylist()}
-    dataset = read_utterances([data])
+    dataset = read_utterances([unlabelled])
     expected = dict(zip(dataset["id"], (text for _, text in references(*trained, dataset)), strict=True))
     assert labels == expected and len(set(labels.values())) > 3
     single = {dataset[hypothesis.row]["id"]: hypothesis.text for hypothesis in transcribe(*trained, dataset, 0.01)}
     assert single == expected
 
 
-def test_outputs_of_a_padded_batch(name, trained, tone_data):
+def test_outputs_of_a_padded_batch(name, trained, data):
     """They are those of transformers for each utterance by itself, or the interface says that they are not."""
     model, processor = trained
-    dataset = read_utterances([tone_data / "dev.parquet"]).select(range(4))
+    dataset = read_utterances([data / "dev.parquet"]).select(range(4))
     ctc = ctc_interface(model.config, processor)
     inputs = [ctc.extract(load_audio(audio, 16_000)) for audio in dataset["audio"]]
     batch = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True)
@@ -190,35 +220,34 @@ def test_outputs_of_a_padded_batch(name, trained, tone_data):
     assert close == ctc.pads_exactly
 
 
-def test_micro_batches_add_up(name, trained, tone_data):
+def test_micro_batches_add_up(name, trained, settings, data, tmp_path):
     """Without dropout, the update of `train_step` is the gradient of transformers' own loss of each utterance."""
     model, processor = copy.deepcopy(trained[0]), trained[1]
     model.train = lambda mode=True: model
     ctc = ctc_interface(model.config, processor)
-    dataset = read_utterances([tone_data / "train.parquet"])
-    plan = [[28, 29, 30], [33], [34, 35]] if ctc.pads_exactly else [[28], [33], [34]]
-    config = load_config_without_clipping(tone_data)
+    dataset = read_utterances([data / "train.parquet"])
+    plan = [[0, 2, 3], [5], [6, 7]] if ctc.pads_exactly else [[0], [5], [6]]
+    config = load_config(settings(name, tmp_path, max_grad_norm=1e9))
     batches = SpeechBatches(dataset, plan, processor, model.config, with_labels=True)
     parts = [(number, batches[number]) for number in range(len(plan))]
-    rows = [row for rows in plan for row in rows]
-    expected = torch.stack([own_loss(model, processor, dataset[row]) for row in rows]).mean()
-    parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    losses = [own_loss(model, processor, dataset[row]) for rows in plan for row in rows]
+    expected = torch.stack(losses).mean()
+    parameters = {key: each for key, each in model.named_parameters() if each.requires_grad}
     gradients = torch.autograd.grad(expected, list(parameters.values()), allow_unused=True)
-    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    before = {key: parameter.detach().clone() for key, parameter in parameters.items()}
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    numbers = train_step(Accelerator(cpu=True), model, ctc, optimizer, parts, config)
+    numbers = train_step(Accelerator(cpu=True), ctc, model, optimizer, parts, config)
     assert numbers["loss"] == pytest.approx(expected.item(), rel=1e-4)
     atol = 1e-5 * max(float(gradient.abs().max()) for gradient in gradients if gradient is not None) + 1e-6
-    for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
-        update = before[name] - parameter.detach()
+    for (key, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+        update = before[key] - parameter.detach()
         expected = torch.zeros_like(update) if gradient is None else gradient
-        torch.testing.assert_close(update, expected, rtol=1e-3, atol=atol, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(update, expected, rtol=1e-3, atol=atol, msg=lambda text, key=key: f"{key}: {text}")
 
 
 def own_loss(model, processor, utterance):
-    inputs = processor(load_audio(utterance["audio"], 16_000), sampling_rate=16_000, return_tensors="pt")
     labels = torch.tensor([processor.tokenizer(utterance["text"], add_special_tokens=False)["input_ids"]])
-    logits = model(**inputs).logits.log_softmax(-1).transpose(0, 1)
+    logits = logits_of(model, processor, utterance["audio"])[:, None].log_softmax(-1)
     blank = getattr(model.config, "blank_token_id", model.config.pad_token_id)
     return torch.nn.functional.ctc_loss(logits, labels, [len(logits)], [labels.shape[1]], blank=blank)
 
@@ -237,23 +266,23 @@ def test_memory_and_precision(name, one, settings, tmp_path):
     assert losses() == expected
     low = losses(bf16=True)
     AcceleratorState._reset_state(reset_partial_state=True)
-    assert low == pytest.approx(expected, rel=0.1) and low != expected
+    assert low == pytest.approx(expected, rel=0.5) and low != expected
 
 
-def test_pushed_models_load_without_this_package(local_hub, settings, tone_data, tmp_path, quick_retries, request):
+def test_pushed_models_load_without_this_package(local_hub, settings, data, tmp_path, quick_retries, request):
     """Plain transformers makes the same transcripts of what a run has pushed."""
     names = [name for name in ARCHITECTURES if not missing(name)]
     root = tmp_path / "runs"
     for name in names:
         short = {"slimipl": None, "unlabelled": None, "max_updates": 1, "dev": []}
         train(load_config(settings(name, root / name, **short, push_to_hub=f"me/{name}", license="cc0-1.0")))
-    audio = load_audio(read_utterances([tone_data / "dev.parquet"])[0]["audio"], 16_000)
+    audio = load_audio(read_utterances([data / "dev.parquet"])[0]["audio"], 16_000)
     np.save(tmp_path / "audio.npy", audio)
     command = [sys.executable, "-S", "-c", WITHOUT_PACKAGE + TRANSCRIBE, tmp_path / "audio.npy", *names]
     environment = local_hub.env | {"PYTHONPATH": os.pathsep.join(site.getsitepackages()), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    dataset = read_utterances([tone_data / "dev.parquet"]).select([0])
+    dataset = read_utterances([data / "dev.parquet"]).select([0])
     expected = {}
     for name in names:
         loaded = [auto.from_pretrained(root / name / "model") for auto in (AutoModelForCTC, AutoProcessor)]
@@ -274,7 +303,7 @@ assert sys.modules["hf_mlpl"] is None and not [name for name in sys.modules if n
 """
 
 
-def test_commands(local_hub, settings, tone_data, tmp_path, quick_python, quick_retries, capfd):
+def test_commands(local_hub, settings, data, tmp_path, quick_python, quick_retries, capfd):
     """Training that resumes from the Hub, labelling in 8 bits, scoring and comparing take such a model too."""
     name = "wav2vec2-bert"
     pushing = {"push_to_hub": "me/w2v-bert", "license": "cc0-1.0"}
@@ -286,10 +315,10 @@ def test_commands(local_hub, settings, tone_data, tmp_path, quick_python, quick_
     assert run_command("train.py", elsewhere, "--resume-from-hub", "me/w2v-bert") == 0
     assert_equal_bits(run, tmp_path / "elsewhere")
 
-    data, model = tone_data / "dev.parquet", ["--model", "me/w2v-bert"]
+    dev, model = data / "dev.parquet", ["--model", "me/w2v-bert"]
     for dtype in ("float32", "int8", "bfloat16"):
         output = ["--output", tmp_path / f"{dtype}.json", "--dtype", dtype]
-        assert run_command("evaluate_model.py", *model, "--data", data, *output) == 0
+        assert run_command("evaluate_model.py", *model, "--data", dev, *output) == 0
     scores = {d: json.loads((tmp_path / f"{d}.json").read_text()) for d in ("float32", "int8", "bfloat16")}
     assert {results["macro"]["language_accuracy"] for results in scores.values()} == {None}
     assert scores["int8"]["macro"]["cer"] == pytest.approx(scores["float32"]["macro"]["cer"], rel=0.2)
@@ -297,7 +326,7 @@ def test_commands(local_hub, settings, tone_data, tmp_path, quick_python, quick_
     assert run_command("compare.py", *columns) == 0
 
     labels = ["--output", tmp_path / "labels", "--dtype", "int8", "--allow-collapsed"]
-    assert run_command("pseudo_label.py", *model, "--data", tone_data / "unlabelled.parquet", *labels) == 0
+    assert run_command("pseudo_label.py", *model, "--data", data / "unlabelled.parquet", *labels) == 0
     summary = json.loads((tmp_path / "labels" / "complete.json").read_text())
     assert summary["errors"] == 0 and summary["utterances"] == 24
 
@@ -308,7 +337,7 @@ def test_commands(local_hub, settings, tone_data, tmp_path, quick_python, quick_
 
 
 @pytest.mark.parametrize("name", ["wav2vec2", "wav2vec2-bert"], scope="function")
-def test_sharded_weights(name, settings, tone_data, tmp_path, quick_python):
+def test_sharded_weights(name, settings, data, tmp_path, quick_python):
     """FSDP gives what copies give; LayerDrop is refused."""
     slimipl = yaml.safe_load(SLIMIPL) | {"dynamic_dropout": None, "ema_decay": None}
     changes = {"slimipl": slimipl, "model_fields": {"layerdrop": 0.0}}
