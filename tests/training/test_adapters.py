@@ -2,10 +2,12 @@
 
 import copy
 import json
+import shutil
 
 import peft
 import pytest
 import torch
+from huggingface_hub import HfApi
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCTC
@@ -15,12 +17,16 @@ from hf_mlpl.inference.loading import load_model
 from hf_mlpl.training import slimipl
 from hf_mlpl.training.adapters import add_adapters, merged_weights, write_adapters
 from hf_mlpl.training.loop import train
+from hf_mlpl.training.resume import resume_from_hub
 from hf_mlpl.training_config import LoraConfig, TrainingConfig, load_config
 
-from ..commands import run_command
+from ..commands import ROOT, run_command
+from ..inference.test_unsharded import launch
 from ..random_model import LANGUAGES, save_folder, sweep
-from ..small_models import ARCHITECTURES, missing, save_small_model
+from ..ranks import run_on_two
+from ..small_models import ARCHITECTURES, missing, save_small_encoder, save_small_mms, save_small_model
 from .test_loop import Killed, kill_at, rows
+from .test_resume import interrupted
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -219,3 +225,80 @@ def test_results_serve_the_next_stages(run, tone_data, tmp_path, merge, error_of
         assert run_command(*command) in (0, None), command
     plain = run("plain", "lora=null", "max_updates=2", model=second) / "model"
     assert (plain / "model.safetensors").exists() and not (plain / "adapter_config.json").exists()
+
+
+@pytest.fixture
+def run_other(tone_data, tmp_path):
+    """Trains adapters of a model of another architecture; returns the run's folder."""
+
+    def run_other(name, model, *overrides):
+        settings = [f"output_dir={tmp_path / name}", f"model={model}", "tokens=null", "model_fields={}", *SHORT[:-1]]
+        return train(load_config(tone_data / "tones.yaml", [*settings, "max_updates=2", *overrides])).parent
+
+    return run_other
+
+
+def check_that_it_was_restored(folder) -> None:
+    """Compares the model of a folder with adapters with the merged model of the same run."""
+    alone, _ = load_model(folder / "alone" / "model")
+    merged, _ = load_model(folder / "merged" / "model")
+    assert all(torch.equal(value, merged.state_dict()[name]) for name, value in alone.state_dict().items())
+
+
+def test_what_the_base_lacks_is_saved(run_other, tone_data, tmp_path):
+    """A new head of an encoder, layers that the settings add, and an adapter of MMS for a language."""
+    encoder = save_small_encoder(tmp_path / "encoder", "wav2vec2-bert")
+    for name, merge in (("alone", "false"), ("merged", "true")):
+        new = [f"tokens={tone_data / 'tokens-all.lst'}", "model_fields={add_adapter: true}", f"lora.merge={merge}"]
+        run_other(f"encoder-run/{name}", encoder, *new)
+    check_that_it_was_restored(tmp_path / "encoder-run")
+    names = load_file(tmp_path / "encoder-run" / "alone" / "model" / "adapter_model.safetensors").keys()
+    assert {name.split(".")[3] for name in names if "lora_" not in name} >= {"adapter"} and len(names) > 10
+    mms = save_small_mms(tmp_path / "mms", {"eng": "xyz", "deu": "abcdefgö"})
+    for name, merge in (("alone", "false"), ("merged", "true")):
+        run_other(f"mms-run/{name}", mms, "model_fields={target_lang: deu}", f"lora.merge={merge}")
+    check_that_it_was_restored(tmp_path / "mms-run")
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(run, run_other, slimipl_settings, tone_data, tone_run, tmp_path, quick_python):
+    """LayerDrop skips layers in some micro-batches, some updates have three, and weights are copied or sharded."""
+    wav2vec2 = save_small_model(tmp_path / "wav2vec2", "wav2vec2", letters="abcdefgö", layerdrop=0.3)
+    shared = ["tokens=null", "micro_batches_per_update=3", "learning_rate=1e-3", *SHORT]
+    ours = [f"model={tone_run / 'model'}", *shared, *slimipl_settings, "slimipl.cache_size=3"]
+    theirs = [f"model={wav2vec2}", *shared, "model_fields={}"]
+    for name, settings in {"ours": ours, "theirs": theirs}.items():
+        one = train(load_config(tone_data / "tones.yaml", [*settings, f"output_dir={tmp_path / name}"]))
+        done = run_on_two(tmp_path, "train.py", tone_data / "tones.yaml", *settings, f"output_dir={tmp_path / '2'}")
+        assert [status for status, _ in done] == [0, 0], done
+        assert_close_adapters(tmp_path / "2" / "model", one)
+        shutil.rmtree(tmp_path / "2")
+    sharded = [*ours, "slimipl.ema_decay=null", f"output_dir={tmp_path / 'sharded'}", "model_fields={layerdrop: 0.0}"]
+    script = ROOT / "tests" / "fsdp_on_cpu.py"
+    launch(quick_python, "fsdp", script, tone_data / "tones.yaml", *sharded, folder=tmp_path)
+    one = train(load_config(tone_data / "tones.yaml", [*sharded, f"output_dir={tmp_path / 'copies'}"]))
+    assert_close_adapters(tmp_path / "sharded" / "model", one)
+
+
+def assert_close_adapters(folder, other):
+    first, second = (load_file(path / "adapter_model.safetensors") for path in (folder, other))
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_pushed_state_goes_on_elsewhere(run, tone_run, tmp_path, local_hub, quick_retries, monkeypatch, merge):
+    """Each save has a model that can be used, and the weights from which training goes on."""
+    HfApi().create_repo("me/base")
+    HfApi().upload_folder(repo_id="me/base", folder_path=tone_run / "model")
+    settings = ["push_to_hub=me/run", "license=mit", f"lora.merge={str(merge).lower()}"]
+    whole = run("whole", *settings[2:], model="me/base")
+    config = load_config(whole / "config.yaml", [f"output_dir={tmp_path / 'interrupted'}", *settings])
+    interrupted(config, monkeypatch)
+    model, _ = load_model("me/run")
+    assert not hasattr(model, "peft_config")
+    config = load_config(whole / "config.yaml", [f"output_dir={tmp_path / 'elsewhere'}", *settings])
+    assert resume_from_hub(config, "me/run") is None
+    folder = train(config)
+    first, second = (load_model(path)[0].state_dict() for path in (folder, whole / "model"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
