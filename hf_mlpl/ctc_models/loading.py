@@ -28,6 +28,7 @@ from transformers import (
 )
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging
+from transformers.utils.hub import extract_commit_hash
 
 from ..error_line import error_line
 from ..model.missing_model import OUR_TYPES, check_model
@@ -50,6 +51,7 @@ OTHER_KINDS = {  # transformers' lists of model types, some of which an older re
     "generates text": ("MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES"),
     "is a transducer": ("MODEL_FOR_TDT_MAPPING_NAMES", "MODEL_FOR_RNNT_MAPPING_NAMES"),
 }
+MOST_CHARACTERS = 2000  # of the reason in an error: transformers lists all its model types in some
 UNPUBLISHED = ("masked_spec_embed", "num_batches_tracked")  # training alone uses them, and many files lack them
 
 
@@ -73,7 +75,7 @@ class Student:
 
 
 def read_config(name: str | os.PathLike) -> PreTrainedConfig:
-    """Reads the configuration of a folder or a repository.
+    """Reads the configuration of a folder or a repository, of which `_commit_hash` then is the commit.
 
     Raises:
         OSError: if there is no such model.
@@ -85,9 +87,12 @@ def read_config(name: str | os.PathLike) -> PreTrainedConfig:
     settings = {"model_type": None} | read_settings(file)
     check_settings(file, settings, {"model_type": text()})
     if settings["model_type"] in OUR_TYPES:
-        return AutoConfig.from_pretrained(name)  # whose errors are lines
-    with _one_line(f"{name}: transformers {__version__} cannot use its config.json"):
-        return AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name)  # whose errors are lines
+    else:
+        with _one_line(f"{name}: transformers {__version__} cannot use its config.json"):
+            config = AutoConfig.from_pretrained(name)
+    config._commit_hash = extract_commit_hash(file, None)  # older releases of transformers set it themselves
+    return config
 
 
 def load_ctc_model(
@@ -170,7 +175,7 @@ def _with_head(name: str | os.PathLike, config: PreTrainedConfig) -> tuple[PreTr
             if type(getattr(default := config_class(), field)) is type(config):
                 shared = _field_names(default) & _field_names(config)
                 whole = config_class(**{field: config} | {name: getattr(config, name) for name in shared})
-                whole._commit_hash = getattr(config, "_commit_hash", None)
+                whole._commit_hash = config._commit_hash
                 return whole, field
     model_type = config.model_type
     kinds = (kind for kind, lists in OTHER_KINDS.items() if any(model_type in _types(names) for names in lists))
@@ -297,8 +302,8 @@ def _problem(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> st
         return "its config.json has no pad_token_id, which is the blank"
     if padding is None:
         return "its tokenizer has no padding, which is the blank"
-    # OmniASR's blank is another special token.
-    if blank != padding and tokenizer.convert_ids_to_tokens(blank) not in tokenizer.all_special_tokens:
+    is_special = hasattr(config, "blank_token_id") and blank in tokenizer.all_special_ids  # as OmniASR's
+    if blank != padding and not is_special:
         return f"the blank of its config.json, {blank}, is not the padding of its tokenizer, {padding}"
     special = set(tokenizer.all_special_tokens)
     ids = {index for token, index in tokenizer.get_vocab().items() if token not in special}
@@ -317,8 +322,10 @@ def _one_line(problem: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = textwrap.shorten(error_line(error, with_type=not isinstance(error, (OSError, ValueError))), 600)
-        raise ValueError(f"{problem} ({reason})") from error
+        reason = textwrap.shorten(
+            error_line(error, with_type=not isinstance(error, (OSError, ValueError))), MOST_CHARACTERS
+        )
+        raise ValueError(f"{problem} ({textwrap.shorten(reason, MOST_CHARACTERS)})") from error
 
 
 @contextmanager

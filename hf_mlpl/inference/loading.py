@@ -30,5 +30,6 @@ def load_model(name: str, language: str | None = None) -> tuple[PreTrainedModel,
         processor, model = MlplProcessor.from_pretrained(source_of(name)), load_our_model(name)
     else:
         processor, model = AutoProcessor.from_pretrained(name), AutoModelForCTC.from_pretrained(name)
+    model.config._commit_hash = config._commit_hash
     check_parts(model.config, processor.feature_extractor, processor.tokenizer)
     return model, processor

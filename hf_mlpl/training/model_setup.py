@@ -101,11 +101,11 @@ def _load_ours(config: TrainingConfig, own: PreTrainedConfig) -> tuple[MlplForCT
             fields = {field.name: getattr(original.config, field.name) for field in dataclasses.fields(MlplConfig)}
             model = MlplForCTC(MlplConfig(**fields | {"dtype": torch.float32} | config.model_fields))
             model.load_state_dict(original.state_dict())
-        model.config._commit_hash = original.config._commit_hash
     else:
         processor = MlplProcessor.from_pretrained(source_of(config.model))
         with _fitting_fields(config):
             model = load_our_model(config.model, dtype=torch.float32, **config.model_fields)
+    model.config._commit_hash = own._commit_hash
     check_parts(model.config, processor.feature_extractor, processor.tokenizer)
     return model, processor
 

@@ -104,6 +104,9 @@ def data(tmp_path_factory):
                 soundfile.write(path, samples := tones.speak(text, noise), tones.RATE)
                 row = dict.fromkeys(FEATURES) | {"id": path.stem, "audio": {"path": str(path)}, "language": language}
                 rows.append(row | {"duration_seconds": len(samples) / tones.RATE, "text": text, "source": "human"})
+            if split == "train":
+                rows.append(rows[0] | {"id": "unknown", "text": "a\u0634"})
+                rows.append(rows[0] | {"id": "lost", "audio": {"path": str(root / "lost.wav")}})
             write_utterances(rows, root / f"{split}.parquet")
     return root
 
@@ -159,6 +162,8 @@ def test_what_is_trained(name, folder, one):
     updates = [row for row in rows(one) if "loss" in row]
     assert [row["update"] for row in updates] == [1, 2, 4, 5, 6]
     assert all(np.isfinite(row["loss"]) for row in updates)
+    assert "unknown characters" in (one / "dropped.tsv").read_text()
+    assert "lost.wav" in (one / "unreadable.txt").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +183,7 @@ def logits_of(model, processor, audio):
 
 @torch.no_grad()
 def references(model, processor, dataset):
-    """Returns (logits, text) of each utterance by itself, as transformers' pipeline makes it, without `<s>` and such."""
+    """Returns (logits, text) of each utterance by itself, as a pipeline makes it without special tokens."""
     outputs = []
     for audio in dataset["audio"]:
         logits = logits_of(model, processor, audio)
@@ -252,6 +257,30 @@ def own_loss(model, processor, utterance):
     return torch.nn.functional.ctc_loss(logits, labels, [len(logits)], [labels.shape[1]], blank=blank)
 
 
+def test_poor_utterances(name, trained, settings, data, tmp_path):
+    """A batch without readable audio adds nothing, and 10 ms of speech have an output frame."""
+    model, processor = copy.deepcopy(trained[0]), trained[1]
+    soundfile.write(tmp_path / "short.wav", np.random.default_rng(0).normal(scale=0.1, size=160), 16_000)
+    first = read_utterances([data / "dev.parquet"])[0]
+    rows = [
+        first | {"id": path.stem, "audio": {"path": str(path)}, "text": "a"}
+        for path in (tmp_path / "lost.wav", tmp_path / "short.wav")
+    ]
+    write_utterances([row | {"duration_seconds": 0.01} for row in rows], tmp_path / "poor.parquet")
+    dataset = read_utterances([tmp_path / "poor.parquet"])
+    batches = SpeechBatches(dataset, [[0], [1]], processor, model.config, with_labels=True)
+    config, ctc = load_config(settings(name, tmp_path)), ctc_interface(model.config, processor)
+    before, losses = copy.deepcopy(model.state_dict()), []
+    for batch in ([(0, batches[0])], [(1, batches[1])]):
+        numbers = train_step(Accelerator(cpu=True), ctc, model, torch.optim.SGD(model.parameters()), batch, config)
+        losses.append(numbers["loss"])
+        if len(losses) == 1:
+            torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert losses[0] == 0 and 0 < losses[1] < 1e6
+    lost, short = sorted(transcribe(*trained, dataset), key=lambda hypothesis: hypothesis.row)
+    assert "lost.wav" in lost.error and short.error is None and short.num_frames == 1
+
+
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable. is deprecated:FutureWarning")
 def test_memory_and_precision(name, one, settings, tmp_path):
     """Gradient checkpointing changes no bit, and bfloat16 little."""
@@ -266,7 +295,7 @@ def test_memory_and_precision(name, one, settings, tmp_path):
     assert losses() == expected
     low = losses(bf16=True)
     AcceleratorState._reset_state(reset_partial_state=True)
-    assert low == pytest.approx(expected, rel=0.5) and low != expected
+    assert low == pytest.approx(expected, rel=0.6) and low != expected
 
 
 def test_pushed_models_load_without_this_package(local_hub, settings, data, tmp_path, quick_retries, request):
@@ -286,19 +315,24 @@ def test_pushed_models_load_without_this_package(local_hub, settings, data, tmp_
     expected = {}
     for name in names:
         loaded = [auto.from_pretrained(root / name / "model") for auto in (AutoModelForCTC, AutoProcessor)]
-        [hypothesis] = transcribe(loaded[0].eval(), loaded[1], dataset)
-        expected[name] = hypothesis.text
+        [(_, expected[name])] = references(loaded[0].eval(), loaded[1], dataset)
     assert json.loads(done.stdout) == expected
 
 
 TRANSCRIBE = """
 import json
 import numpy as np
-from transformers import pipeline
+from transformers import AutoModelForCTC, AutoProcessor, pipeline
+
+def transcribe(name):
+    try:
+        return pipeline("automatic-speech-recognition", model=name)(samples.copy())["text"]
+    except TypeError:  # of OmniASR's model, to which transformers 5.24's pipeline gives an argument that it lacks
+        model, processor = AutoModelForCTC.from_pretrained(name), AutoProcessor.from_pretrained(name)
+        return processor.decode(model.generate(**processor(samples, sampling_rate=16_000))[0])
+
 samples = np.load(sys.argv[1])
-print(json.dumps({
-    name: pipeline("automatic-speech-recognition", model=f"me/{name}")(samples.copy())["text"] for name in sys.argv[2:]
-}))
+print(json.dumps({name: transcribe(f"me/{name}") for name in sys.argv[2:]}))
 assert sys.modules["hf_mlpl"] is None and not [name for name in sys.modules if name.startswith("hf_mlpl.")]
 """
 
