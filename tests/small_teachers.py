@@ -6,6 +6,7 @@ have a large variance, and a penalty that grows with the length makes the end to
 
 from __future__ import annotations
 
+import json
 import string
 from pathlib import Path
 
@@ -185,12 +186,74 @@ def make_qwen_asr(folder: Path) -> PreTrainedModel:
     )
 
 
+def make_omniasr_llm(folder: Path) -> PreTrainedModel:
+    """Saves an OmniASR-LLM: an encoder of samples, and a language model whose prompt names the language."""
+    from transformers import OmniASRConfig, OmniASRFeatureExtractor, OmniASRForConditionalGeneration, OmniASRProcessor
+
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<extra_id_1>", "<|lang:auto|>", "<|lang:eng_latn|>"]
+    special += ["<|lang:swe_latn|>"]
+    tokenizer = _tokenizer(special, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
+    tokenizer.padding_side = "left"
+    template = (
+        "{% for message in messages %}{% for item in message['content'] %}{% if item['type'] == 'audio' %}<extra_id_1>"
+        "{% elif item['type'] == 'language' %}<|lang:{{ item['language'] }}|>{% endif %}{% endfor %}{% endfor %}<s>"
+    )
+    config = OmniASRConfig(
+        audio_config={
+            **{"hidden_size": HIDDEN, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32},
+            **{"conv_dim": [8] * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2},
+        },
+        text_config={
+            **{"model_type": "llama", "vocab_size": len(tokenizer), "hidden_size": HIDDEN, "intermediate_size": 32},
+            **{"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8},
+        },
+        audio_token_id=4,
+    )
+    model = _random(OmniASRForConditionalGeneration(config))
+    return _save(model, OmniASRProcessor(OmniASRFeatureExtractor(), tokenizer, chat_template=template), folder)
+
+
+def make_speech_to_text(folder: Path) -> PreTrainedModel:
+    """Saves a Speech2Text, which is told no language; its tokenizer is a model of SentencePiece."""
+    import sentencepiece
+    from transformers import (
+        Speech2TextConfig,
+        Speech2TextFeatureExtractor,
+        Speech2TextForConditionalGeneration,
+        Speech2TextProcessor,
+        Speech2TextTokenizer,
+    )
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([" ".join(string.ascii_lowercase)]),
+        model_prefix=str(folder / "sentencepiece.bpe"),
+        model_type="char",
+        vocab_size=30,
+        minloglevel=2,
+    )
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "▁", *string.ascii_lowercase]
+    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    tokenizer = Speech2TextTokenizer(str(folder / "vocab.json"), str(folder / "sentencepiece.bpe.model"))
+    config = Speech2TextConfig(
+        **{"vocab_size": len(tokenizer), "d_model": HIDDEN, "encoder_layers": 1, "decoder_layers": 1},
+        **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32},
+        **{"conv_channels": 8, "max_target_positions": 64, "input_feat_per_channel": 16, "num_mel_bins": 16},
+    )
+    extractor = Speech2TextFeatureExtractor(feature_size=16, num_mel_bins=16)
+    return _save(
+        _random(Speech2TextForConditionalGeneration(config)), Speech2TextProcessor(extractor, tokenizer), folder
+    )
+
+
 TEACHERS = {
     "whisper": make_whisper,
     "moonshine": make_moonshine,
     "cohere_asr": make_cohere,
     "canary": make_canary,
     "qwen3_asr": make_qwen_asr,
+    "omniasr": make_omniasr_llm,
+    "speech_to_text": make_speech_to_text,
 }
 
 

@@ -15,11 +15,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
     from tqdm import tqdm
-    from transformers import AutomaticSpeechRecognitionPipeline
+    from transformers import AutomaticSpeechRecognitionPipeline, PreTrainedModel, ProcessorMixin
 
     from ..inference.transcription import Recording
-    from ..model.modeling_mlpl import MlplForCTC
-    from ..model.processing_mlpl import MlplProcessor
 
 
 def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +34,10 @@ def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
 def add_batch_seconds_argument(parser: argparse.ArgumentParser) -> None:
     """Adds the option `--batch-seconds` to a command."""
     parser.add_argument(
-        "--batch-seconds", type=float, help="seconds of audio in one forward pass; default: 200, on a CPU 50"
+        "--batch-seconds",
+        type=float,
+        help="seconds of audio in one forward pass; default: 200, on a CPU 50; of a model that writes text, such as "
+        "Whisper, which counts 30 for each utterance, 480, on a CPU 240",
     )
 
 
@@ -46,8 +47,10 @@ def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-workers", type=int, help="processes that decode audio; default: up to 8, on a CPU none")
 
 
-def start_inference(options: argparse.Namespace) -> tuple[Accelerator, Dataset, MlplForCTC, MlplProcessor, str]:
-    """Reads `--data` and loads `--model`, on a CPU if `--dtype` or the machine requires it.
+def start_inference(
+    options: argparse.Namespace,
+) -> tuple[Accelerator, Dataset, PreTrainedModel, ProcessorMixin, str]:
+    """Reads `--data` and loads any `--model` that recognises speech, on a CPU if `--dtype` or the machine requires it.
 
     Returns the processes of `accelerate launch`, or this one; the utterances; the model, in `--dtype` and on this
     process's device; its processor; and the revision of its stored weights.

@@ -1,12 +1,19 @@
-"""Labels unlabelled speech with a trained model; the same command again continues an interrupted job.
+"""Labels unlabelled speech with a model; the same command again continues an interrupted job.
 
     hf-mlpl pseudo-label --model runs/supervised/model --data data/unlabelled.parquet --output labels
 
 writes labels/labels.parquet, which training reads like any utterance file, and then labels/complete.json. It needs no
-texts. Each label comes with scores. Utterances that cannot be read are counted, and listed in labels/unreadable.tsv;
-the same command again tries them again. If most of them cannot be read, or if the labels have collapsed, which means
-that nearly all are empty or the same text, the labels are written, and the exit status is 1. --dtype bfloat16 is
-several times as fast on GPUs and processors that support it. On several GPUs:
+texts. Each label comes with scores. The teacher is any CTC model, or any model of transformers that writes text:
+
+    hf-mlpl pseudo-label --model openai/whisper-large-v3 --data data/unlabelled.parquet --output labels
+
+Such a model is told the language of each utterance, and searches greedily. A text that does not end, as in a loop, is
+no label. docs/teachers.md says how teachers differ.
+
+Utterances that cannot be read are counted, and listed in labels/unreadable.tsv; the same command again tries them
+again. If most of them cannot be read, or if the labels have collapsed, which means that nearly all are empty or the
+same text, the labels are written, and the exit status is 1. --dtype bfloat16 is several times as fast on GPUs and
+processors that support it. On several GPUs:
 
     accelerate launch -m hf_mlpl pseudo-label --model user/teacher-sl --data data/unlabelled.parquet --languages sl \\
         --output labels/sl --push-to-hub user/voxpopuli-pl
@@ -22,7 +29,11 @@ from .inference import add_inference_arguments, start_inference
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="folder or Hub name of the teacher")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="folder or Hub name of the teacher: a CTC model, or one that writes text, such as Whisper",
+    )
     parser.add_argument(
         "--data", nargs="+", required=True, help="utterance files; their texts are compared with the labels"
     )

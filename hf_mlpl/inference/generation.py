@@ -90,6 +90,8 @@ class Request:
     Loader workers hold it, so it is without the weights.
     """
 
+    languages: Sequence[str] = ()  # whose probabilities `look` returns
+
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
         self.processor, self.name = processor, model.config._name_or_path
         # Granite's processor has another name for it.
@@ -99,7 +101,7 @@ class Request:
         self.is_chat = not self.has_own_request and hasattr(processor, "audio_token")
         method = type(processor).apply_transcription_request if self.has_own_request else type(processor).__call__
         self.parameters = set(inspect.signature(method).parameters)
-        self.decode_options = {"skip_special_tokens": True}
+        self.decode_options: dict[str, Any] = {"skip_special_tokens": True}
         if "return_format" in inspect.signature(type(processor).decode).parameters:
             # Qwen3-ASR and VibeVoice write the language or speakers before the text.
             self.decode_options["return_format"] = "transcription_only"
@@ -153,11 +155,11 @@ class Request:
     def inputs_of_one(self, samples: np.ndarray, language: str | None) -> dict:
         """Returns what the processor makes of a waveform (N,)."""
         options = {"sampling_rate": self.sampling_rate, "return_tensors": "pt"}
-        asked = {} if language is None else {self.language_parameter: language}
+        asked: dict[str, Any] = {} if language is None else {self.language_parameter: language}
         if self.has_own_request:
             if "model_id" in self.parameters:  # Voxtral's, which encodes the samples as files
                 asked |= {"model_id": self.name, "format": "wav", "sampling_rate": self.sampling_rate}
-            return dict(self.processor.apply_transcription_request([samples], **asked))
+            return dict(self.processor.apply_transcription_request([samples], return_tensors="pt", **asked))
         if self.is_chat:
             chat = [{"role": "user", "content": f"{self.processor.audio_token}{INSTRUCTION}"}]
             template = getattr(self.processor, "chat_template", None)
@@ -403,7 +405,7 @@ class WindowBatches(IterableDataset):
 
 
 class GenerativeTranscriber:
-    """Transcribes data sets with a model that generates text, as [`transcribe`] does with a CTC model.
+    """Transcribes data sets with a model that generates text, as `transcribe` does with a CTC model.
 
     Args:
         model, processor: as transformers' Auto classes load them.
@@ -539,16 +541,16 @@ class GenerativeTranscriber:
             sequences = self.request.generate(self.model, inputs, **self._options(recorded, inputs, limit))
         tokens = sequences[:, sequences.shape[1] - len(recorded.steps) :].cpu()  # (B, L), without the prompt
         log_probs = torch.stack(recorded.steps, dim=1).cpu()  # (B, L)
-        end_ids = torch.tensor(np.atleast_1d(self.model.generation_config.eos_token_id))
+        end_ids = self.model.generation_config.eos_token_id
+        end_ids = torch.tensor([] if end_ids is None else end_ids).reshape(-1)
         texts = []
         for i, is_end in enumerate(torch.isin(tokens, end_ids)):
-            is_complete = bool(is_end.any())
-            length = int(is_end.int().argmax()) + 1 if is_complete else len(is_end)
+            length = int(is_end.int().argmax()) + 1 if is_end.any() else len(is_end)
             texts.append(
                 GeneratedText(
                     text=self.request.text(tokens[i, :length]),
                     log_probs=log_probs[i, :length].tolist(),
-                    is_complete=is_complete,
+                    is_complete=bool(is_end.any()) or length < limit,  # models without an end token end by themselves
                     no_speech_probability=None if no_speech is None else no_speech[i],
                     language_log_probs=None if languages is None else languages[i],
                     seconds=batch.seconds[i],

@@ -80,7 +80,7 @@ def find_language_names(
     Raises:
         ValueError: for a model without language-ID head, and for more languages than it has classes.
     """
-    languages, num_classes = distinct(dataset, "language"), len(model.config.languages)
+    languages, num_classes = distinct(dataset, "language"), len(getattr(model.config, "languages", ()))
     if not num_classes:
         raise ValueError("the model has no language-ID head, so there are no classes to name")
     if len(languages) > num_classes:

@@ -34,9 +34,13 @@ import pyarrow.parquet as pq
 import yaml
 
 from ..atomic import atomic_write
+from ..corpora.preparation.normalizer import Normalizer
 from ..data.collapse import NOT_LEARNED, LabelTexts, collapse_line, num_characters
+from ..data.rows import with_offsets
 from ..error_line import error_line
 from ..folder_lock import claimed_file
+from ..model.text import normalize_text
+from .agreement import agreement
 from .files import scored_blocks
 from .schema import LABEL_FEATURES, SCORES
 
@@ -122,7 +126,7 @@ class KnownScores:
             if not self.known[each.column]:
                 there = [name for name in SCORES if self.known[name]] + [CHARACTERS]
                 raise ValueError(
-                    f"{each.condition!r} cannot hold: none of {self.labels} labels has a {each.column}; their scores "
+                    f"{each.condition!r} cannot hold: none of {self.labels} labels has a value of {each.column}; their scores "
                     f"are {', '.join(there)}"
                 )
             without = self.labels - self.known[each.column]
@@ -163,12 +167,18 @@ def filter_labels(
     filters: Sequence[LabelFilter],
     output: str | Path,
     allow_collapsed: bool = False,
+    others: Sequence[pa.Array] = (),
+    normalizers: Mapping[str, Normalizer] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Writes the labels that all filters keep; returns language -> hours of `all`, of each filter alone, and `kept`.
 
     Warns of languages of which the filters keep no label.
 
     Args:
+        others: texts of other label sets for the same utterances, in this order, as `agreement.other_labels` finds
+            them; they give the score `agreement`, which is written, too.
+        normalizers: of the texts that are written, by language; `*` is for all other languages. Filters see these
+            texts; other scores stay those of the teacher's.
         allow_collapsed: writes the file also if labels have collapsed, or if the filters keep none.
 
     Raises:
@@ -185,7 +195,11 @@ def filter_labels(
         atomic_write(output) as partial,
         pq.ParquetWriter(partial, LABEL_FEATURES.arrow_schema, write_page_checksum=True) as writer,
     ):
-        for block in chain.from_iterable(map(scored_blocks, labels)):
+        for first, block in with_offsets(chain.from_iterable(map(scored_blocks, labels))):
+            if others:
+                texts_of_all = [block["text"], *(each.slice(first, len(block)) for each in others)]
+                block = _with_column(block, "agreement", agreement(texts_of_all))
+            block = _normalized(block, normalizers or {})
             masks = filter_masks(block, filters)
             durations, languages = block["duration_seconds"].to_numpy() / 3600, np.array(block["language"])
             for language in np.unique(languages).tolist():
@@ -213,6 +227,19 @@ def filter_labels(
         if not counts["kept"]:
             logger.warning("%s: %s", language, _none_kept(counts))
     return {language: dict(hours[language]) for language in sorted(hours)}
+
+
+def _with_column(labels: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return labels.set_column(labels.column_names.index(name), labels.schema.field(name), values)
+
+
+def _normalized(labels: pa.Table, normalizers: Mapping[str, Normalizer]) -> pa.Table:
+    """Normalises texts by the normaliser of their language, or else by that of `*`, if there is one."""
+    if not normalizers:
+        return labels
+    pairs = zip(labels["language"].to_pylist(), labels["text"].to_pylist(), strict=True)
+    texts = [normalizers.get(language, normalizers.get("*", normalize_text))(text) for language, text in pairs]
+    return _with_column(labels, "text", pa.array(texts, pa.string()))
 
 
 def _none_kept(counts: Mapping[str, int]) -> str:

@@ -40,10 +40,9 @@ from .matching import (
     NEEDED,
     NONE,
     READ,
-    SECOND,
     SEVERAL,
     UtteranceNames,
-    rows_of_labels,
+    matched_labels,
 )
 from .schema import LABEL_FEATURES, SCORES
 
@@ -301,25 +300,16 @@ def _join(
         utterances = filter_rows(
             utterances, ["language"], lambda rows: pc.equal(rows["language"], language).to_numpy()
         )
-    all_rows, all_exact = rows_of_labels(UtteranceNames(utterances), paths, settings)
-    has_label, read = np.zeros(len(utterances), bool), 0
-    has_label[all_rows[all_rows >= 0]] = True
-    labels_by_file = (
-        (path, labels) for path in paths for labels in labels_of_anyone(path, READ, NEEDED, skip, settings)
-    )
-    for path, labels in labels_by_file:
-        rows, is_exact = (each[read : read + len(labels)] for each in (all_rows, all_exact))
-        read += len(labels)
+    has_label = np.zeros(len(utterances), bool)
+    for path, labels, rows, is_exact in matched_labels(UtteranceNames(utterances), paths, settings, skip):
         has_audio = rows >= 0
         unmatched = labels.filter(pa.array(~has_audio)).select(["id", "path", "language"]).to_pylist()
         for row, label in zip(rows[~has_audio].tolist(), unmatched, strict=True):
-            name = label["id"] or label["path"]
-            if row == SECOND:
-                raise ValueError(f"{path}: has a second label of {name!r}, with another text; leave one of them out")
             report.unmatched[row] += 1
-            write_row((name, language or label["language"] or "", UNMATCHED[row]))
+            write_row((label["id"] or label["path"], language or label["language"] or "", UNMATCHED[row]))
         report.by_name += int((has_audio & ~is_exact).sum())
         labels, rows = labels.filter(pa.array(has_audio)), rows[has_audio]
+        has_label[rows] = True
         for local in _in_one(blocks(select_rows(utterances, rows), ["language", "duration_seconds"])):
             report.texts.add(local.append_column("text", labels["text"]))
         kept = keep_all | _is_kept(labels)

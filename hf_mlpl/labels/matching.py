@@ -2,15 +2,15 @@
 
 A name is another spelling of an id, or of the path of a recording that is an utterance as a whole, if one of the two
 is the end of the other, folder by folder. The suffix of an audio file does not count, and neither does the code of the
-utterance's own language before the name, as in `sl_20190101-0900-PLENARY_sl_0.wav`. Names that share a folder go before
-others, and a name of digits alone says nothing without its folder.
+utterance's own language before the name, as in `sl_20190101-0900-PLENARY_sl_0.wav`. Names that share a folder go
+before others, and a name of digits alone says nothing without its folder.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from datasets import Dataset, Features
 
 from ..corpora.locales import iso_code
 from ..data.rows import blocks, distinct, durations_of, id_hashes, select_rows
-from .files import AUDIO_SUFFIX, PLACE_FEATURES, TableSettings, labels_of_anyone
+from .files import AS_FOUND, AUDIO_SUFFIX, PLACE_FEATURES, TableSettings, labels_of_anyone
 from .schema import LABEL_SET_FEATURES
 
 # Stand for the row of an utterance where a label is of none, has a name of several utterances or labels, is there
@@ -182,17 +182,36 @@ def _parts(name: str) -> list[str]:
     return [part for part in parts[:-1] if part not in ("", ".")] + parts[-1:]
 
 
-def rows_of_labels(
-    names: UtteranceNames, paths: Sequence[Path], settings: TableSettings
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (N,) rows of the utterances of all labels in some files, and (N,) whether they have the utterance's id.
+def matched_labels(
+    names: UtteranceNames,
+    paths: Sequence[Path],
+    settings: TableSettings = AS_FOUND,
+    skipped: Callable[[str, str], None] = lambda position, problem: None,
+) -> Iterator[tuple[Path, pa.Table, np.ndarray, np.ndarray]]:
+    """Yields each file, some of its labels, (N,) rows of their utterances, and (N,) whether the ids are equal.
 
-    Of labels of one utterance, those with its own id go before others. The same text counts once; other labels have
-    `AGAIN`, `SECOND` or `SEVERAL` instead of a row. Memory holds 17 bytes of each label.
+    Reads files twice. Of labels of one utterance, those with its own id go before others. The same text counts once;
+    others have `AGAIN` or `SEVERAL` instead of a row. Memory holds 17 bytes of each label.
 
     Raises:
         LabelFileError: as `labels_of_anyone` does.
+        ValueError: for two texts of one id.
     """
+    all_rows, all_exact = _rows_of_labels(names, paths, settings)
+    read = 0
+    for path in paths:
+        for labels in labels_of_anyone(path, READ, NEEDED, skipped, settings):
+            rows, is_exact = (each[read : read + len(labels)] for each in (all_rows, all_exact))
+            read += len(labels)
+            if (rows == SECOND).any():
+                name = labels["id"][int(np.argmax(rows == SECOND))].as_py()
+                raise ValueError(f"{path}: has a second label of {name!r}, with another text; leave one of them out")
+            yield path, labels, rows, is_exact
+
+
+def _rows_of_labels(
+    names: UtteranceNames, paths: Sequence[Path], settings: TableSettings
+) -> tuple[np.ndarray, np.ndarray]:
     found = []
     for path in paths:
         for labels in labels_of_anyone(path, READ, NEEDED, settings=settings):

@@ -129,9 +129,11 @@ def test_inputs_that_cannot_be_joined(label_set, tone_labels, local, tmp_path):
     assert "set/sl: lacks some of the shards" in error(find_label_set, str(tmp_path / "set"))
     assert "name that with --audio" in error(join_own_audio, files, output)
     pq.write_table(pa.table({"text": ["b"]}), tmp_path / "mine.parquet")
-    foreign = local.map(lambda row: {"id": f"other-{row['id']}"}, keep_in_memory=True)
+    foreign = local.map(
+        lambda row: {"id": f"other/{row['id']}/x", "audio": row["audio"] | {"path": "other.ogg"}}, keep_in_memory=True
+    )
     message = error(join_labels, files, foreign, output)
-    assert "ids of the labels are like 'common_voice_de_train0', those of the audio like 'other-" in message
+    assert "ids of the labels are like 'common_voice_de_train0', those of the audio like 'other/" in message
     assert "there is no audio" in error(join_labels, files, local.select([]), output)
     message = error(join_labels, changed(id="common_voice_de_train0", text="other"), local, output)
     assert "changed.parquet: has a second label of 'common_voice_de_train0'" in message

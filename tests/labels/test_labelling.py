@@ -99,6 +99,7 @@ def by_hand(teacher, tokens, utterance):
         "blank_ratio": path.count(len(tokens)) / len(path),
         "characters_per_second": len(text) / seconds,
         "compression_ratio": len(text.encode()) / len(zlib.compress(text.encode())),
+        "repetition": 0.0,  # of texts of few words; test_generating_teachers.py has others
         "language_probability": languages[model.config.languages.index(utterance["language"])],
     }
 

@@ -447,12 +447,12 @@ def test_labels_and_summaries_of_older_versions(hub_of_labels, tone_labels, tmp_
         }
     with pytest.raises(
         ValueError,
-        match=r"^'blank_ratio <= 1' cannot hold: none of 24 labels has a blank_ratio; their scores are "
+        match=r"^'blank_ratio <= 1' cannot hold: none of 24 labels has a value of blank_ratio; their scores are "
         "mean_log_prob, lowest_word_confidence, characters$",
     ):
         filter_labels([older / "labels.parquet"], [LabelFilter("blank_ratio <= 1")], tmp_path / "none.parquet")
     assert not (tmp_path / "none.parquet").exists()
-    with pytest.raises(ValueError, match="cannot hold: none of 24 labels has a agreement"):
+    with pytest.raises(ValueError, match="cannot hold: none of 24 labels has a value of agreement"):
         write_label_set(older, "sv-SE", tmp_path / "set", [LabelFilter("agreement >= 0.9")])
 
     summary = write_label_set(older, "sv-SE", tmp_path / "set")
