@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from functools import cache
 
 import numpy as np
@@ -44,12 +44,18 @@ class Conventions:
 
     def add_by(self, column: str, labels: pa.Table) -> None:
         """Counts the column `text` of a table for each value of another column."""
-        for value in labels[column].unique():
-            self.add(value.as_py(), labels["text"].filter(pc.equal(labels[column], value)))
+        for value, part in parts_by(column, labels):
+            self.add(value, part["text"])
 
     def report(self, key: Hashable) -> dict[str, int]:
         """Returns the counts, for JSON."""
         return {name: self.counts[key][name] for name in ("texts", *KINDS)}
+
+
+def parts_by(column: str, table: pa.Table) -> Iterator[tuple[Hashable, pa.Table]]:
+    """Yields the values of a column, null among them, and the rows of each."""
+    for value in table[column].unique():
+        yield value.as_py(), table.filter(pc.is_in(table[column], pa.array([value.as_py()], table[column].type)))
 
 
 @cache

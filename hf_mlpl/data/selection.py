@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, ProcessorMixin
 from ..ctc_models import ctc_interface
 from ..model.configuration_mlpl import language_names
 from ..model.text import unknown_character_report
+from .collapse import HUMAN
 from .drops import DropFile
 from .rows import distinct, filter_rows
 from .text_arrays import TextBlock
@@ -53,14 +54,17 @@ def select_for_training(
     ctc = ctc_interface(config, processor)
     _check_languages(dataset, ctc.languages)
     drops = drops or DropFile(None, DROPPED)
-    unknown_characters: Counter[str] = Counter()
+    unknown_characters: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by teacher, "" for people
+    num_unknown: Counter[str] = Counter()  # texts with such a character, by teacher
     character_labels = ctc.character_labels()
 
-    def drop_reason(text: str, seconds: float, num_frames: int) -> str | None:
+    def drop_reason(text: str, seconds: float, num_frames: int, source: str | None) -> str | None:
         if not text:
             return "no text"
         if unknown := ctc.unknown_characters(text):
-            unknown_characters.update(unknown)
+            teacher = "" if source is None or source in HUMAN else source
+            unknown_characters[teacher].update(unknown)
+            num_unknown[teacher] += 1
             return "unknown characters"
         if seconds > max_seconds:
             return f"longer than {max_seconds:g} s"
@@ -81,20 +85,24 @@ def select_for_training(
         num_frames = ctc.num_output_frames(ctc.num_inputs(num_samples))
         kept = surely_fit(texts, num_frames) & (seconds <= max_seconds)
         # Only the few others are cut into labels, which takes minutes for millions of texts.
-        doubtful = block.select(["id", "text"]).append_column("normalized", texts.texts).filter(pa.array(~kept))
-        columns = (column.to_pylist() for column in doubtful.columns)
-        for row, name, raw, text in zip(np.flatnonzero(~kept), *columns, strict=True):
-            reason = drop_reason(text, seconds[row], num_frames[row])
+        doubtful = block.append_column("normalized", texts.texts).filter(pa.array(~kept))
+        columns = (doubtful[name].to_pylist() for name in ("id", "source", "text", "normalized"))
+        for row, name, source, raw, text in zip(np.flatnonzero(~kept), *columns, strict=True):
+            reason = drop_reason(text, seconds[row], num_frames[row], source)
             kept[row] = reason is None
             if reason is not None:
                 if drops.add(reason, name, reason, f"{seconds[row]:.2f}", raw):
                     logger.warning("utterance %s dropped: %s (%.2f s, %r)", name, reason, seconds[row], raw)
         return kept
 
-    selected = filter_rows(dataset, ["id", "text", "duration_seconds"], is_usable)
-    if unknown_characters:
+    selected = filter_rows(dataset, ["id", "text", "duration_seconds", "source"], is_usable)
+    for teacher, characters in sorted(unknown_characters.items()):
+        where, remedy = "", OTHER_TOKENS
+        if teacher:
+            where = f", in {num_unknown[teacher]} labels of {teacher}"
+            remedy += "; `hf-mlpl filter-labels --normalize` writes labels without them"
         logger.warning(
-            "characters that the tokenizer lacks: %s; %s", unknown_character_report(unknown_characters), OTHER_TOKENS
+            "characters that the tokenizer lacks%s: %s; %s", where, unknown_character_report(characters), remedy
         )
     if not len(selected):
         remedy = f"; {OTHER_TOKENS}" if unknown_characters else ""

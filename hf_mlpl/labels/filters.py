@@ -126,8 +126,8 @@ class KnownScores:
             if not self.known[each.column]:
                 there = [name for name in SCORES if self.known[name]] + [CHARACTERS]
                 raise ValueError(
-                    f"{each.condition!r} cannot hold: none of {self.labels} labels has a value of {each.column}; their scores "
-                    f"are {', '.join(there)}"
+                    f"{each.condition!r} cannot hold: none of {self.labels} labels has a value of {each.column}; "
+                    f"their scores are {', '.join(there)}"
                 )
             without = self.labels - self.known[each.column]
             logger.warning(

@@ -34,7 +34,14 @@ from .optimization import (
     set_learning_rates,
 )
 from .problems import Problems, TrainingError
-from .run_data import build_slimipl, check_pseudo_labels, check_train_files, read_dev_set, supervised_updates
+from .run_data import (
+    build_slimipl,
+    check_pseudo_labels,
+    check_train_files,
+    compare_conventions,
+    read_dev_set,
+    supervised_updates,
+)
 from .run_pusher import RunPusher, push_checkpoint
 from .run_record import RunRecord, collapse_of_run
 from .saved_model import write_final_model
@@ -88,6 +95,8 @@ def _train(config: TrainingConfig) -> Path:
     unlabelled_set = read_utterances(config.unlabelled, languages) if config.slimipl else None
     if not config.allow_collapsed:
         check_pseudo_labels(train_set)
+    if PartialState().is_main_process:
+        compare_conventions(train_set)
     model, processor = build_model(config, train_set, is_continued)
     ctc = ctc_interface(model.config, processor)
     freeze(model, ctc, config)

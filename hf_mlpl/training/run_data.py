@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import chain
 
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from ..data.batches import BatchPlan, SpeechBatch, SpeechBatches, fill_share, repetitions
 from ..data.collapse import HUMAN, NOT_LEARNED, LabelTexts, collapse_line, num_characters
+from ..data.conventions import Conventions, differences, parts_by
 from ..data.drops import audio_problem, blame_disk
 from ..data.rows import blocks, durations_of, filter_rows
 from ..data.utterances import read_columns, read_utterances, utterance_files
@@ -67,6 +69,30 @@ def check_pseudo_labels(train_set: Dataset) -> None:
         raise ValueError(
             f"train: {collapse_line(problems)}: {NOT_LEARNED}, or leave out their files; allow_collapsed=true trains "
             "on them all the same"
+        )
+
+
+def compare_conventions(train_set: Dataset) -> None:
+    """Logs a line for each teacher whose labels are written otherwise than the transcripts of the same language."""
+    transcripts, labels = Conventions(), Conventions()  # by language, and by teacher and language
+    for block in blocks(train_set, ["source", "language", "text"]):
+        for source, written in parts_by("source", block):
+            for language, texts in parts_by("language", written):
+                if source in HUMAN:
+                    transcripts.add(language, texts["text"])
+                else:
+                    labels.add((source, language), texts["text"])
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for teacher, language in sorted(labels.counts):
+        clauses = differences(labels.report((teacher, language)), transcripts.report(language))
+        if clauses:
+            found[teacher].append(f"{language}: {', '.join(clauses)}")
+    for teacher, lines in found.items():
+        logger.warning(
+            "%s writes otherwise than people in `train`, and the model learns both: %s; `hf-mlpl filter-labels "
+            "--normalize` rewrites labels, and `hf-mlpl prepare-data --normalize` transcripts",
+            teacher,
+            "; ".join(lines),
         )
 
 

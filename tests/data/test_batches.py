@@ -452,3 +452,17 @@ def test_repetitions_balance_languages_and_sources():
     seen = Counter(row for number in numbers if plan.epoch(number) < passes for row in plan[number])
     for row, times in enumerate(repetitions(dataset, 0.5)):
         assert seen[row] / passes == pytest.approx(times, abs=0.1)
+
+
+def test_characters_that_the_tokenizer_lacks_are_counted_for_each_teacher(processor, config, caplog):
+    texts = ["a bad cab", "A bad cab", "Bad!", "a b!", "cab", "ß"]
+    dataset = rows_of(["x.wav"] * 6, texts, [1.0] * 6, ["sl"] * 6)
+    sources = ["human", None, "me/whisper@1", "me/whisper@1", "me/other@2", "reference"]
+    dataset = dataset.remove_columns("source").add_column("source", sources)
+    select_for_training(dataset, processor, config, 20.0)
+    people, whisper = [line for line in caplog.messages if line.startswith("characters that the tokenizer lacks")]
+    assert people.startswith("characters that the tokenizer lacks: 'A' (") and "SHARP S) x 1; to learn them" in people
+    assert whisper.startswith("characters that the tokenizer lacks, in 2 labels of me/whisper@1: '!' (U+0021 ")
+    assert " x 2, 'B' (" in whisper and whisper.endswith(
+        "; `hf-mlpl filter-labels --normalize` writes labels without them"
+    )
