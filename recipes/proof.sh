@@ -8,8 +8,9 @@
 # of the unlabelled speech must be known, because the oracle trains on them. LANGUAGES are those with unlabelled speech.
 # The script skips what is complete. With the demo's data, two seeds at the same time took an hour on two CPU cores that
 # other jobs also used. Environment variables: `launch=python` trains in one process, so that several seeds can run at
-# the same time; `models` lists the columns, and may leave out at_once and scratch; `updates` (of stage 1) and
-# `batch_seconds` adapt the training to the data.
+# the same time; `models` lists the columns, and may leave out at_once, scratch and oracle; `updates` (of stage 1) and
+# `batch_seconds` adapt the training to the data; `start` is the model of stage 1, and `settings` are added to those of
+# all stages, as any_model/demo.sh does it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +21,7 @@ models=${models:-supervised control at_once scratch final oracle}
 
 train() { # NAME SETTINGS UPDATES [name=value ...]: trains the model OUTPUT/SEED/NAME
     $launch recipes/train.py "recipes/demo/$2.yaml" output_dir="$run/$1" seed="$seed" max_updates="$3" "dev=[]" \
-        tokens="$output/tokens-all.lst" max_batch_seconds="${batch_seconds:-15}" save_every=500 "${@:4}"
+        tokens="$output/tokens-all.lst" max_batch_seconds="${batch_seconds:-15}" save_every=500 ${settings:-} "${@:4}"
 }
 stage_4() { # NAME MODEL UPDATES UTTERANCES: trains MODEL further on labels and other texts, then on labels alone
     train "$1_mixed" mixed "$3" model="$2" "train=[$data/train.parquet, $4]"
@@ -31,7 +32,7 @@ labelled="train=[$data/train.parquet]" unlabelled="unlabelled=[$data/unlabelled.
 python recipes/build_tokenizer.py $data/train.parquet --output "$output/tokens-all.lst"
 for seed in "${seeds[@]}"; do
     run=$output/$seed
-    train supervised supervised "${updates:-2000}" "$labelled"
+    train supervised supervised "${updates:-2000}" model="${start:-tiny}" "$labelled"
     train control final 1000 model="$run/supervised/model" "$labelled" # as many updates as stage 4
 
     # The paper's negative result: slimIPL on all languages at once; its pseudo-labels are made for comparison
@@ -45,9 +46,12 @@ for seed in "${seeds[@]}"; do
     # Stages 2, 3 and 4: the final model from stage 1 and from scratch, and the oracle with the true texts
     python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels "$run/labels" --launch "$launch" \
         output_dir="$run/{language}" seed="$seed" model="$run/supervised/model" max_updates=600 "dev=[]" \
-        max_batch_seconds="${batch_seconds:-15}" slimipl.start_update=200 "$labelled" "$unlabelled"
+        max_batch_seconds="${batch_seconds:-15}" slimipl.start_update=200 ${settings:-} "$labelled" "$unlabelled" \
+        --languages $languages
     stage_4 final "$run/supervised/model" 600 "$run/labels/*/labels.parquet"
-    stage_4 oracle "$run/supervised/model" 600 "$data/unlabelled.parquet"
+    if [[ $models == *oracle* ]]; then
+        stage_4 oracle "$run/supervised/model" 600 "$data/unlabelled.parquet"
+    fi
     if [[ $models == *scratch* ]]; then
         train scratch_mixed supervised 2000 "train=[$data/train.parquet, $run/labels/*/labels.parquet]"
         train scratch final 400 model="$run/scratch_mixed/model" "$labelled"
@@ -66,6 +70,7 @@ for model in $models; do
 done
 if [[ $models == *at_once* ]]; then labels+=(at_once="$output/[0-9]*/labels_at_once/complete.json"); fi
 echo "== test speakers"
-python recipes/compare.py "${columns[@]}" --languages $languages --oracle oracle --control control
+if [[ $models == *oracle* ]]; then gap="--oracle oracle --control control"; else gap=""; fi
+python recipes/compare.py "${columns[@]}" --languages $languages $gap
 echo "== errors of pseudo-labels: by the supervised model, by slimIPL on all languages at once, and on each alone"
 python recipes/compare.py "${labels[@]}" per_language="$output/[0-9]*/labels/complete.json"
