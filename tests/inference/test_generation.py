@@ -310,7 +310,7 @@ def test_a_teacher_that_cannot_be_loaded_is_one_line(folders, tmp_path):
 
 
 def test_int8_is_refused_in_a_line(folders):
-    with pytest.raises(ValueError, match="int8 is for models of the type mlpl, and this one is whisper; use bfloat16"):
+    with pytest.raises(ValueError, match="int8 is for CTC models, and a whisper model is none; use bfloat16"):
         convert(load_recognizer(str(folders("whisper")))[0], "int8")
 
 
