@@ -379,9 +379,8 @@ class TransformersInterface(CtcInterface):
         if not training:
             return remarks
         if self.letter_case:
-            remarks.append(
-                f"the vocabulary is in {self.letter_case} case, to which texts are put for training, not for evaluation"
-            )
+            case = f"{self.letter_case} case"
+            remarks.append(f"the vocabulary is in {case}, and so are texts for training, but not those of evaluation")
         if any(isinstance(module, BATCH_NORM) for module in model.modules()):
             remarks.append("batch normalisation keeps the statistics of the model, so that utterances do not mix")
         if self.config is not self.config_without_adapter and self.config_without_adapter.layerdrop > 0:
