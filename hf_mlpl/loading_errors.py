@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from functools import wraps
 from typing import Any
 
+from .model.missing_model import OUR_TYPES
 from .model.model_files import HUB_ARGUMENTS, check_file, check_settings, choice, find_file, read_settings, text
-
-OURS = ("mlpl", "mctct")
 
 
 def name_the_setting(auto_class: Any, needs_processor: bool) -> None:
@@ -47,7 +46,7 @@ def name_the_weights(pipelines: Any) -> None:
         try:
             return load(model, config=config, model_classes=model_classes, task=task, **kwargs)
         except ValueError:
-            if isinstance(model, str) and getattr(config, "model_type", None) in OURS:
+            if isinstance(model, str) and getattr(config, "model_type", None) in OUR_TYPES:
                 AutoModelForCTC.from_pretrained(model, **kwargs)  # fails again
             raise
 
@@ -63,7 +62,7 @@ def check_num_labels(name_or_path) -> None:
         settings = read_settings(path)
     except (OSError, ValueError, TypeError):  # a name on the Hub, or a fault that loading itself reports
         return
-    if settings.get("model_type") in OURS:
+    if settings.get("model_type") in OUR_TYPES:
         check_settings(path, settings, {"num_labels": INHERITED["num_labels"]})
 
 

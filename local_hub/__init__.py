@@ -4,7 +4,7 @@ It serves the requests of huggingface_hub, transformers and datasets, if HF_ENDP
 sends large files through LFS. As on the Hub, a storage server of another origin holds the contents of large files; it
 is reached by signed addresses, and refuses requests with a token.
 
-Pull requests, gated repositories, organizations, Spaces, Xet and git are missing, and a listing is one page.
+Pull requests, organizations, Spaces, Xet and git are missing, and a listing is one page.
 
     python -m local_hub make demo    # runs a command with this Hub, whose repositories are gone when the command ends
 """
@@ -168,6 +168,9 @@ class LocalHub:
             raise HubError(status, message, "RepoNotFound")
         if access == "write" and not owned:
             raise HubError(401 if user is None else 403, f"You don't have the rights to write to {repo_id}")
+        if access == "read" and repo.gated:
+            message = f"Access to {repo_type} {repo_id} is restricted and you are not in the authorized list."
+            raise HubError(401 if user is None else 403, message, "GatedRepo")
         return repo
 
     # Users and repositories
@@ -229,7 +232,7 @@ class LocalHub:
             "createdAt": list(commit.history())[-1].date,
             "lastModified": commit.date,
             "private": repo.private,
-            "gated": False,
+            "gated": "manual" if repo.gated else False,
             "disabled": False,
             "tags": card.get("tags") or [],
             "cardData": card,

@@ -109,6 +109,7 @@ class Repo:
     objects: dict[str, Blob] = field(default_factory=dict)  # LFS objects by sha256
     parts: dict[str, dict[int, bytes]] = field(default_factory=dict)  # of objects whose upload is not complete
     signature: str = field(default_factory=lambda: secrets.token_hex(8))  # of addresses of its objects
+    gated: bool = False  # nobody has accepted its terms, so nobody reads it
 
     @property
     def url(self) -> str:

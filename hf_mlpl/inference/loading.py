@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from transformers import AutoModelForCTC, AutoProcessor
+from transformers import AutoModelForCTC, AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from ..model.configuration_mlpl import MlplConfig
-from ..model.missing_model import check_model
-from ..model.modeling_mlpl import MlplForCTC
+from ..ctc_models.adapters import load_our_model, source_of
+from ..ctc_models.loading import load_ctc_model, read_config
+from ..model.missing_model import OUR_TYPES
 from ..model.processing_mlpl import MlplProcessor, check_parts
 
 
-def load_model(name: str) -> tuple[MlplForCTC, MlplProcessor]:
-    """Loads a model, also one of the old port, in evaluation mode, and its processor.
+def load_model(name: str, language: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Loads a CTC model of any architecture in evaluation mode, and its processor.
+
+    A model of the old port becomes one of ours.
 
     Args:
         name: folder or Hub name.
+        language: adapter of an MMS model; by default the one that its folder names.
 
     Raises:
         OSError: for a model that does not exist.
-        ValueError: for a model whose processor does not fit.
+        ValueError: for a model of another kind, and for one whose parts cannot be loaded or do not fit.
     """
-    check_model(name)
-    is_port = MlplConfig.get_config_dict(name)[0].get("model_type") == "mctct"
-    kinds = (AutoModelForCTC, AutoProcessor) if is_port else (MlplForCTC, MlplProcessor)
-    processor, model = kinds[1].from_pretrained(name), kinds[0].from_pretrained(name)
+    config = read_config(name)
+    if config.model_type not in OUR_TYPES:
+        return load_ctc_model(name, config, language)
+    if config.model_type == "mlpl":
+        processor, model = MlplProcessor.from_pretrained(source_of(name)), load_our_model(name)
+    else:
+        processor, model = AutoProcessor.from_pretrained(name), AutoModelForCTC.from_pretrained(name)
+    model.config._commit_hash = config._commit_hash
     check_parts(model.config, processor.feature_extractor, processor.tokenizer)
     return model, processor

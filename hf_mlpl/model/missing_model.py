@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+
+OUR_TYPES = ("mlpl", "mctct")  # `model_type` of our models, and of those of the old port
 
 RELEASED_FILES = "https://dl.fbaipublicfiles.com/wav2letter/mling_pl/"
 RELEASED_CHECKPOINT = f"{RELEASED_FILES}checkpoint_cv_finetune.bin"
@@ -15,19 +18,37 @@ TWO_WAYS = (
 
 
 def check_model(name_or_path: str | os.PathLike) -> None:
-    """Raises `OSError`, with the two ways to a model, for anything but a model's folder or its name on the Hub."""
+    """Raises `OSError`, with the ways to a model, for anything but a model's folder or its name on the Hub."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
     from .model_files import find_file  # not at the top: it takes seconds, for which --help need not wait
 
     if os.path.isfile(name_or_path):
         raise OSError(f"{name_or_path}: is a file, and a model is a folder or a name on the Hub; {TWO_WAYS}")
+    is_folder, problem = os.path.isdir(name_or_path), "no such folder, and no reachable model on the Hub"
     try:
-        path = find_file(name_or_path, "config.json")
-    except (OSError, ValueError):  # a missing repository, or an invalid name of one
-        path = None
-    if path is None:
-        lack = "has no config.json, so it is no model's folder"
-        problem = lack if os.path.isdir(name_or_path) else "no such folder, and no reachable model on the Hub"
-        raise OSError(f"{name_or_path}: {problem}; {TWO_WAYS}")
+        if find_file(name_or_path, "config.json") is not None:
+            return
+    except (OSError, ValueError) as error:
+        if isinstance(error.__cause__, GatedRepoError):
+            raise OSError(
+                f"{name_or_path}: is gated; accept its terms on https://huggingface.co/{name_or_path}, and give "
+                "HF_TOKEN or `hf auth login` a token of the account that has accepted them"
+            ) from error
+        if isinstance(error.__cause__, RepositoryNotFoundError):
+            problem = "no such folder, and no such model on the Hub for this account; a private one needs HF_TOKEN"
+    if is_folder:
+        problem = "has no config.json, so it is no model's folder"
+    raise OSError(f"{name_or_path}: {problem}; {TWO_WAYS}")
+
+
+def may_be_ours(name_or_path: str | os.PathLike) -> bool:
+    """Tells, without the Hub, whether a model may be one of ours; only of a repository's name it is not known."""
+    try:
+        with open(os.path.join(name_or_path, "config.json"), encoding="utf-8") as file:
+            return json.load(file)["model_type"] in OUR_TYPES
+    except (OSError, ValueError, TypeError, KeyError):
+        return True
 
 
 def check_checkpoint(path: str | os.PathLike, tokens: str | os.PathLike) -> None:

@@ -10,13 +10,14 @@ from pathlib import Path, PurePath
 import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import AutoModelForCTC, PreTrainedModel
 
 from ..corpora.locales import iso_code
 from ..corpora.sources import SYNTHETIC
 from ..error_line import error_line
 from ..evaluation.error_rate import RATES
 from ..evaluation.results import read_results
-from ..model.configuration_mlpl import language_names
+from ..model.configuration_mlpl import MlplConfig, language_names
 from ..model.model_files import check_settings, dict_of, read_settings, text, whole
 from ..model.modeling_mlpl import MlplForCTC
 
@@ -71,13 +72,15 @@ def model_card(
         _card_data(config, run, results, name, languages),
         title=name,
         spoken=_spoken(languages),
+        model_type=run["model"].get("type"),
+        is_ours=_is_ours(run),
         parameters=run["model"]["parameters"],
         stage=_tag(run),
         updates=run["updates"],
         max_updates=config["max_updates"],
         model=repo_id or f"{output}/model",
         results=[result | {"title": _data_title(result)} for result in results],
-        rates=RATES,
+        rates=[rate for rate in RATES if rate != "language_accuracy" or _is_ours(run)],
         dev_update=dev_update,
         data=data,
         hour_kinds=hour_kinds,
@@ -131,8 +134,10 @@ def converted_model_card(
     )
 
 
-def _render(template: str, metadata: ModelCardData, **fields) -> ModelCard:
-    content, use = ((TEMPLATES / name).read_text(encoding="utf-8") for name in (template, "use.md"))
+def _render(template: str, metadata: ModelCardData, is_ours: bool = True, **fields) -> ModelCard:
+    names = (template, "use.md" if is_ours else "use_transformers.md")
+    content, use = ((TEMPLATES / name).read_text(encoding="utf-8") for name in names)
+    fields["is_ours"] = is_ours
     return ModelCard.from_template(metadata, template_str=content.replace("{{ use }}", use.rstrip()), **fields)
 
 
@@ -176,7 +181,7 @@ def _check_weights(run_dir: Path, results: Sequence[dict]) -> None:
     folder = run_dir / "model"
     if not hashes or not folder.is_dir():
         return
-    own = teacher_revision(MlplForCTC.from_pretrained(folder), str(folder)).rpartition("@")[2]
+    own = teacher_revision(AutoModelForCTC.from_pretrained(folder), str(folder)).rpartition("@")[2]
     for digest, result in hashes.items():
         if digest != own:
             raise ValueError(
@@ -185,7 +190,7 @@ def _check_weights(run_dir: Path, results: Sequence[dict]) -> None:
             )
 
 
-def teacher_revision(model: MlplForCTC, name: str) -> str:
+def teacher_revision(model: PreTrainedModel, name: str) -> str:
     """Returns `user/name@commit` for a model from the Hub, and for others the end of the path `name` and a hash.
 
     The hash is the first 12 digits of the SHA-256 of the weights.
@@ -195,8 +200,13 @@ def teacher_revision(model: MlplForCTC, name: str) -> str:
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy())
     return f"{'/'.join(Path(name).resolve().parts[-2:])}@{digest.hexdigest()[:12]}"
+
+
+def _is_ours(run: dict) -> bool:
+    """Returns whether the model is of hf_mlpl's own type, as those of older versions all were."""
+    return run["model"].get("type", MlplConfig.model_type) == MlplConfig.model_type
 
 
 def _spoken(languages: Sequence[str]) -> str:
@@ -365,7 +375,8 @@ def _limits(run: dict, results: Sequence[dict], data: dict, languages: Sequence[
         yield f"The licence of the speech it has learned from is not known: {', '.join(unknown)}."
     if _has_pseudo_labels(run):
         yield "Pseudo-labels repeat the mistakes of their teachers, most of all in names, numbers and foreign words."
-    yield "It writes what it hears, letter by letter, without a language model: words may come out that do not exist."
+    letters = ", letter by letter" if _is_ours(run) else ""
+    yield f"It writes what it hears{letters}, without a language model: words may come out that do not exist."
     yield "In noise, in music and in languages that it does not know, it may write words that nobody has said."
 
 

@@ -16,8 +16,10 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
+from ..ctc_models.adapters import load_our_model, source_of
+from ..ctc_models.loading import load_student, read_config
 from ..data.rows import blocks, distinct
 from ..data.selection import MOST_NAMED
 from ..data.text_arrays import NUM_CODE_POINTS, TextBlock
@@ -25,47 +27,63 @@ from ..error_line import error_line
 from ..interop.mctct import MCTCTConfig, convert_mctct
 from ..model.configuration_mlpl import MlplConfig
 from ..model.feature_extraction_mlpl import MlplFeatureExtractor
-from ..model.missing_model import check_model
+from ..model.missing_model import OUR_TYPES
+from ..model.model_files import list_names
 from ..model.modeling_mlpl import MlplForCTC
 from ..model.processing_mlpl import MlplProcessor, check_parts
 from ..model.tokenization_mlpl import MlplTokenizer
-from ..training_config import PRESETS, TrainingConfig
+from ..training_config import PRESETS, TrainingConfig, check_our_fields
 
 logger = logging.getLogger(__name__)
 
 
 def build_model(
     config: TrainingConfig, train_set: Dataset, is_continued: bool = False
-) -> tuple[MlplForCTC, MlplProcessor]:
+) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Builds a new model of a preset's size, or loads a trained one and resizes its heads to the settings.
 
     `tokens` and `languages` replace those of a trained model, whose known tokens and languages keep their rows. A
-    model without a language-ID head gets one, by default for the languages of the training set. A line in the log
-    describes each head that has changed. The tokenizer learns the characters of each language from the training set.
+    model of ours without a language-ID head gets one, by default for the languages of the training set; models of
+    other architectures have none. A line in the log describes each head that has changed. Our tokenizer learns the
+    characters of each language from the training set.
 
     Args:
         is_continued: leaves out these lines, because the run has logged them when it began.
 
     Raises:
         ValueError: for model fields that do not fit, a tokens file that does not exist, and a trained model that is
-            damaged.
+            damaged or of a kind that cannot be trained.
         OSError: if the model does not exist.
     """
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    changes: Sequence[str] = ()
     if config.model in PRESETS:
-        processor = MlplProcessor(MlplFeatureExtractor(), read_tokens(config))
-        preset = getattr(MlplConfig, config.model)
-        languages = config.languages or distinct(train_set, "language")
-        with _fitting_fields(config):
-            model = MlplForCTC(preset(len(processor.tokenizer), languages, **config.model_fields))
+        model, processor = _build_new(config, train_set)
     else:
-        model, processor = _load_trained(config)
-        changes = list(_resize_heads(model, processor, config, train_set))
-        for line in changes if PartialState().is_main_process and not is_continued else ():
+        own = read_config(config.model)
+        if own.model_type in OUR_TYPES:
+            check_our_fields(config.model_fields)
+            model, processor = _load_ours(config, own)
+            changes = list(_resize_heads(model, processor, config, train_set))
+        else:
+            model, processor, changes = _load_other(config, own)
+    if PartialState().is_main_process and not is_continued:
+        for line in changes:
             logger.warning(line)
-    processor.tokenizer.learn_language_characters(_human_characters(train_set))
+    if model.config.model_type in OUR_TYPES:
+        processor.tokenizer.learn_language_characters(_human_characters(train_set))
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()  # called activation_checkpointing_enable in new releases, not in 5.17
     return model, processor
+
+
+def _build_new(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC, MlplProcessor]:
+    processor = MlplProcessor(MlplFeatureExtractor(), read_tokens(config))
+    preset = getattr(MlplConfig, config.model)
+    languages = config.languages or distinct(train_set, "language")
+    with _fitting_fields(config):
+        return MlplForCTC(preset(len(processor.tokenizer), languages, **config.model_fields)), processor
 
 
 def read_tokens(config: TrainingConfig) -> MlplTokenizer:
@@ -75,22 +93,43 @@ def read_tokens(config: TrainingConfig) -> MlplTokenizer:
     return MlplTokenizer(config.tokens)
 
 
-def _load_trained(config: TrainingConfig) -> tuple[MlplForCTC, MlplProcessor]:
+def _load_ours(config: TrainingConfig, own: PreTrainedConfig) -> tuple[MlplForCTC, MlplProcessor]:
     """Loads a trained model, also one of the old port, with weights in fp32 whatever the precision of its file."""
-    check_model(config.model)
-    if isinstance(AutoConfig.from_pretrained(config.model), MCTCTConfig):
+    if isinstance(own, MCTCTConfig):
         original, processor = convert_mctct(config.model)
         with _fitting_fields(config):
             fields = {field.name: getattr(original.config, field.name) for field in dataclasses.fields(MlplConfig)}
             model = MlplForCTC(MlplConfig(**fields | {"dtype": torch.float32} | config.model_fields))
             model.load_state_dict(original.state_dict())
-        model.config._commit_hash = original.config._commit_hash
     else:
-        processor = MlplProcessor.from_pretrained(config.model)
+        processor = MlplProcessor.from_pretrained(source_of(config.model))
         with _fitting_fields(config):
-            model = MlplForCTC.from_pretrained(config.model, dtype=torch.float32, **config.model_fields)
+            model = load_our_model(config.model, dtype=torch.float32, **config.model_fields)
+    model.config._commit_hash = own._commit_hash
     check_parts(model.config, processor.feature_extractor, processor.tokenizer)
     return model, processor
+
+
+def _load_other(
+    config: TrainingConfig, own: PreTrainedConfig
+) -> tuple[PreTrainedModel, ProcessorMixin, Sequence[str]]:
+    """Loads a CTC model or an encoder of another architecture; returns also a line for each part that is new."""
+    if config.languages is not None:
+        raise ValueError(
+            f"languages is {list(config.languages)}, and {config.model} has no language-ID head, which only models of "
+            "type mlpl have; leave out languages"
+        )
+    fields = {"ctc_loss_reduction": "mean"} | config.model_fields  # published models have the sum, of their own loss
+    student = load_student(config.model, own, fields, config.tokens)
+    student.model.random_tensors = student.random_tensors  # adapters train them as a whole
+    changes = []
+    if (head := student.head) is not None:
+        changes.append(_describe_change("CTC head", "tokens", range(head.num_old), head.tokens, head.kept))
+    if student.random_tensors:
+        changes.append(
+            f"tensors that {config.model} lacks, and that start at random: {list_names(student.random_tensors)}"
+        )
+    return student.model, student.processor, changes
 
 
 def _resize_heads(
@@ -113,7 +152,7 @@ def _resize_heads(
         processor.tokenizer = new
 
 
-def _describe_change(head: str, kind: str, old: Sequence[str], new: Sequence[str], kept: Mapping[int, int]) -> str:
+def _describe_change(head: str, kind: str, old: Sequence, new: Sequence[str], kept: Mapping[int, int]) -> str:
     """Describes a resized head in a line; `kept` maps its rows to those of the old one."""
     added = [name for row, name in enumerate(new) if row not in kept]
     names = f" ({' '.join(added[:MOST_NAMED])}{' ...' * (len(added) > MOST_NAMED)})" if added else ""

@@ -17,13 +17,14 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from ..atomic import write_json
 from ..corpora.sources import sources_of
+from ..ctc_models import CtcInterface
 from ..data.collapse import HUMAN
 from ..data.rows import blocks
-from ..model.modeling_mlpl import MlplForCTC
 from ..training_config import PRESETS, TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ FIELDS = set("stage language updates started_from training_data unlabelled_hours
 class RunRecord:
     """Writes `run.json`, and `results.json` with the last evaluation on dev, in the main process only.
 
-    `run.json` is `{"stage", "language", "updates", "model": {"parameters", "languages"}, "started_from",
+    `run.json` is `{"stage", "language", "updates", "model": {"type", "parameters", "languages"}, "started_from",
     "training_data", "unlabelled_hours", "dropped", "sources", "sessions"}`, and, if the trained model says nothing, a
     line `"collapse"`:
 
@@ -51,7 +52,8 @@ class RunRecord:
     def __init__(
         self,
         accelerator: Accelerator,
-        model: MlplForCTC,
+        model: PreTrainedModel,
+        ctc: CtcInterface,
         config: TrainingConfig,
         start: int,
         train_set: Dataset,
@@ -68,7 +70,11 @@ class RunRecord:
             "stage": config.stage,
             "language": config.language,
             "updates": start,
-            "model": {"parameters": model.num_parameters(), "languages": model.config.languages},
+            "model": {
+                "type": model.config.model_type,
+                "parameters": model.num_parameters(),
+                "languages": list(ctc.languages),
+            },
             "started_from": _started_from(config, model),
             "training_data": training_data(train_set),
             "unlabelled_hours": {} if unlabelled_set is None else _unlabelled_hours(unlabelled_set),
@@ -139,7 +145,7 @@ def _seconds(dataset: Dataset, by: list[str]) -> Iterator[tuple]:
             yield *(row[name] for name in by), row["duration_seconds_sum"]
 
 
-def _started_from(config: TrainingConfig, model: MlplForCTC) -> dict | None:
+def _started_from(config: TrainingConfig, model: PreTrainedModel) -> dict | None:
     """Identifies the model that a run starts from, by name and not by path, for `RunRecord`."""
     if config.model in PRESETS:
         return None

@@ -17,7 +17,7 @@ CONTEXT_SECONDS = PIECE_SECONDS / 6  # at each end of a piece
 
 
 class EndpointHandler:
-    """Recognises speech and its language.
+    """Recognises speech, and its language if the model tells it.
 
     Args:
         path: folder of the model.
@@ -26,14 +26,21 @@ class EndpointHandler:
     def __init__(self, path: str = ""):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.recognize = pipeline("automatic-speech-recognition", model=path, trust_remote_code=True, device=device)
+        # `pipeline` passes no mask as None, which OmniASR's model of transformers 5.24 does not accept.
+        self.recognize.model.register_forward_pre_hook(
+            lambda model, args, kwargs: (args, {k: v for k, v in kwargs.items() if v is not None}), with_kwargs=True
+        )
         self.lock = threading.Lock()  # one recording at a time, for `pieces`
         self.pieces: list[tuple] = []  # of a recording: output frames and language log-probabilities (1, L) or None
         self.recognize.model.register_forward_hook(
-            lambda model, inputs, outputs: self.pieces.append((outputs.logits.shape[1], outputs.language_log_probs))
+            lambda model, inputs, outputs: self.pieces.append(
+                (outputs.logits.shape[1], getattr(outputs, "language_log_probs", None))
+            )
         )
 
     def __call__(self, data: dict) -> dict:
-        """Returns `text`, `language` and `language_probability`, and `chunks` where timestamps are asked for.
+        """Returns `text`, `language` and `language_probability` if the model has them, and `chunks` if timestamps are
+        asked for.
 
         Args:
             data: `inputs` are the bytes of a recording, the same in base64, or a dict of samples, `array`, and their
@@ -47,7 +54,9 @@ class EndpointHandler:
             raise ValueError(f"there is no parameter {', '.join(unknown)}; only return_timestamps, word or char")
         rate = self.recognize.feature_extractor.sampling_rate
         samples = _read(data.get("inputs"), rate)
-        is_long = len(samples) > LONGEST_SECONDS * rate
+        # `pipeline` can join the pieces if the model says how many samples an output frame has.
+        can_cut = hasattr(self.recognize.model.config, "inputs_to_logits_ratio")
+        is_long = can_cut and len(samples) > LONGEST_SECONDS * rate
         cutting = {"chunk_length_s": PIECE_SECONDS, "stride_length_s": CONTEXT_SECONDS} if is_long else {}
         with self.lock:
             self.pieces.clear()
