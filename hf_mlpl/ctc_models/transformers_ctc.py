@@ -92,6 +92,7 @@ class TransformersInterface(CtcInterface):
             and self.takes_mask
             and getattr(config, "feat_extract_norm", None) != "group"  # its statistics are of the row with its padding
             and not getattr(config, "add_adapter", False)  # whose convolutions read past the end of an utterance
+            and not getattr(config, "conv_pos_batch_norm", False)  # which adds its bias to the padding
         )
         self.freezes_feature_encoder = self.takes_samples
         # A model with any of these probabilities has a vector for masked frames.
@@ -281,6 +282,7 @@ class TransformersInterface(CtcInterface):
 
     def forward(self, model: nn.Module, input_features: torch.Tensor, attention_mask: torch.Tensor) -> CtcOutput:
         num_frames = self.num_output_frames(attention_mask.sum(dim=1))
+        input_features = input_features.to(next(model.parameters()).dtype)  # which may be bfloat16, for inference
         inputs = {self.input_name: input_features[:, None] if self.has_channel else input_features}
         if self.takes_mask:
             inputs[self.mask_name] = attention_mask
@@ -310,7 +312,7 @@ class TransformersInterface(CtcInterface):
             losses = ctc_loss(log_probs, labels.clamp(min=0), output.num_frames, lengths, self.blank_id, zero_infinity)
         if self.config.ctc_loss_reduction == "sum":
             return losses.sum()
-        return (losses / lengths.clamp(min=1)).sum() / num_utterances
+        return (losses / lengths.clamp(min=1)).sum() / max(num_utterances, 1)  # of an update without a readable one
 
     def train_mode(self, model: nn.Module) -> None:
         """Turns training on, except in layers that would make an utterance's outputs depend on the rest of its batch,
@@ -325,7 +327,9 @@ class TransformersInterface(CtcInterface):
     def set_dropout(self, model: nn.Module, probability: float) -> None:
         layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
         is_found = False
-        for module in (module for layer in layers for module in layer.modules()):
+        for place, module in (pair for layer in layers for pair in layer.named_modules()):
+            if "lora_dropout" in place:  # of adapters, which have a setting of their own
+                continue
             if isinstance(module, nn.Dropout):
                 module.p, is_found = probability, True
             for name in DROPOUTS:
@@ -374,12 +378,13 @@ class TransformersInterface(CtcInterface):
             )
         if not training:
             return remarks
+        if self.letter_case:
+            case = f"{self.letter_case} case"
+            remarks.append(f"the vocabulary is in {case}, and so are texts for training, but not those of evaluation")
         if any(isinstance(module, BATCH_NORM) for module in model.modules()):
             remarks.append("batch normalisation keeps the statistics of the model, so that utterances do not mix")
         if self.config is not self.config_without_adapter and self.config_without_adapter.layerdrop > 0:
             remarks.append("LayerDrop leaves alone the adapter's layers, because they shorten the output")
-        if self.letter_case:
-            remarks.append(f"all letters of the vocabulary are in {self.letter_case} case, and texts are put in it")
         if self.word_delimiter_id is None and not self.tokenizer.is_fast:
             remarks.append("the vocabulary has no word boundary, so transcripts have no spaces")
         if not self.masks_features:
