@@ -153,6 +153,7 @@ def slimipl_settings(tone_data):
     return ["max_updates=8", SLIMIPL, f"unlabelled=[{tone_data / 'unlabelled.parquet'}]"]
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_and_restore_what_is_trained(run, tone_run, slimipl_settings, tmp_path, monkeypatch):
     whole = run("whole", *slimipl_settings)
     kill_at(monkeypatch, 6)
@@ -184,6 +185,7 @@ def assert_equal_adapters(folder, other):
     assert rows(folder) == rows(other)
 
 
+@pytest.mark.slow
 def test_a_teacher_of_adapters_labels_as_a_whole_second_model(run, slimipl_settings, monkeypatch):
     labels, copied, label = [], slimipl.copy_of_trained, slimipl.SlimIpl._label
 
@@ -205,6 +207,7 @@ def test_a_teacher_of_adapters_labels_as_a_whole_second_model(run, slimipl_setti
     assert labels[:num_made] == labels[num_made:] and any(labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("merge", [False, True])
 def test_results_serve_the_next_stages(run, tone_data, tmp_path, merge, error_of):
     folder = run("first", f"lora.merge={str(merge).lower()}") / "model"
@@ -248,6 +251,7 @@ def check_that_it_was_restored(folder) -> None:
     assert all(torch.equal(value, expected[name]) for name, value in alone.state_dict().items() if MASK not in name)
 
 
+@pytest.mark.slow
 def test_what_the_base_lacks_is_saved(run_other, tone_data, tmp_path):
     """A new head of an encoder, layers that the settings add, and an adapter of MMS for a language."""
     encoder = save_small_encoder(tmp_path / "encoder", "wav2vec2-bert")
