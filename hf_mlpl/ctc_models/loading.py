@@ -41,6 +41,7 @@ from .new_tokens import (
     outline,
     replace_heads,
     rows_to_keep,
+    set_num_classes,
     tokens_of,
     vocabulary_problem,
 )
@@ -165,6 +166,25 @@ def load_student(
 
 
 # Configuration
+
+
+def student_config(
+    name: str | os.PathLike, config: PreTrainedConfig, fields: Mapping[str, Any] = {}, num_classes: int | None = None
+) -> PreTrainedConfig:
+    """Returns the configuration of the model that `load_student` loads, without loading it.
+
+    Args:
+        num_classes: of a new head; by default that of the model.
+
+    Raises:
+        ValueError: as `load_student`, for a model of another kind and for fields that do not fit.
+    """
+    config, _ = _with_head(name, config)
+    with _one_line(f"{name} cannot have the model_fields {fields}"):
+        changed = _with_fields(config, {field: value for field, value in fields.items() if field != "target_lang"})
+    if num_classes is not None:
+        set_num_classes(changed, num_classes)
+    return changed
 
 
 def _with_head(name: str | os.PathLike, config: PreTrainedConfig) -> tuple[PreTrainedConfig, str | None]:
