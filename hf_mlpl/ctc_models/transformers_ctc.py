@@ -282,6 +282,7 @@ class TransformersInterface(CtcInterface):
 
     def forward(self, model: nn.Module, input_features: torch.Tensor, attention_mask: torch.Tensor) -> CtcOutput:
         num_frames = self.num_output_frames(attention_mask.sum(dim=1))
+        input_features = input_features.to(next(model.parameters()).dtype)  # which may be bfloat16, for inference
         inputs = {self.input_name: input_features[:, None] if self.has_channel else input_features}
         if self.takes_mask:
             inputs[self.mask_name] = attention_mask
@@ -311,7 +312,7 @@ class TransformersInterface(CtcInterface):
             losses = ctc_loss(log_probs, labels.clamp(min=0), output.num_frames, lengths, self.blank_id, zero_infinity)
         if self.config.ctc_loss_reduction == "sum":
             return losses.sum()
-        return (losses / lengths.clamp(min=1)).sum() / num_utterances
+        return (losses / lengths.clamp(min=1)).sum() / max(num_utterances, 1)  # of an update without a readable one
 
     def train_mode(self, model: nn.Module) -> None:
         """Turns training on, except in layers that would make an utterance's outputs depend on the rest of its batch,
@@ -375,13 +376,11 @@ class TransformersInterface(CtcInterface):
                 f"the model {reads} the padding of a batch, so transcripts and labels are made one by one"
                 + (", and in training an utterance's outputs depend on its batch" if training else "")
             )
-        if self.letter_case:
-            remarks.append(
-                f"all transcripts are in {self.letter_case} case, as the vocabulary is"
-                + ("; texts are put in it for training, and not for evaluation" if training else "")
-            )
         if not training:
             return remarks
+        if self.letter_case:
+            case = f"{self.letter_case} case"
+            remarks.append(f"the vocabulary is in {case}, and so are texts for training, but not those of evaluation")
         if any(isinstance(module, BATCH_NORM) for module in model.modules()):
             remarks.append("batch normalisation keeps the statistics of the model, so that utterances do not mix")
         if self.config is not self.config_without_adapter and self.config_without_adapter.layerdrop > 0:
