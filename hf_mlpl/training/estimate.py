@@ -353,7 +353,7 @@ class CountedModel:
 Model = MlplConfig | CountedModel
 
 
-def counted_model(config: PreTrainedConfig, source: str) -> Model:
+def counted_model(config: PreTrainedConfig, source: str | os.PathLike) -> Model:
     """Returns a configuration of ours, whose operations have formulas, or the counted ones of another architecture.
 
     Args:

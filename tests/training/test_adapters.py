@@ -103,6 +103,8 @@ def test_layers_that_cannot_be_adapted_are_named(tmp_path, monkeypatch):
         adapted(folder, target_modules=["output_dense", "q_proj"])
     with pytest.raises(ValueError, match="has query, which no linear layer is called; there are gru_rel_pos_linear"):
         adapted(folder, target_modules=["query"])
+    with pytest.raises(ValueError, match="has lm_head, which no linear layer is called"):  # it is trained as a whole
+        adapted(folder, target_modules=["lm_head"])
     model, _ = adapted(folder, target_modules=["layers.1.feed_forward.output_dense"])
     assert [name for name, _ in model.named_parameters() if "lora_A" in name] == [
         "wavlm.encoder.layers.1.feed_forward.output_dense.lora_A.default.weight"
@@ -153,6 +155,7 @@ def slimipl_settings(tone_data):
     return ["max_updates=8", SLIMIPL, f"unlabelled=[{tone_data / 'unlabelled.parquet'}]"]
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_and_restore_what_is_trained(run, tone_run, slimipl_settings, tmp_path, monkeypatch):
     whole = run("whole", *slimipl_settings)
     kill_at(monkeypatch, 6)
@@ -184,6 +187,7 @@ def assert_equal_adapters(folder, other):
     assert rows(folder) == rows(other)
 
 
+@pytest.mark.slow
 def test_a_teacher_of_adapters_labels_as_a_whole_second_model(run, slimipl_settings, monkeypatch):
     labels, copied, label = [], slimipl.copy_of_trained, slimipl.SlimIpl._label
 
@@ -205,6 +209,7 @@ def test_a_teacher_of_adapters_labels_as_a_whole_second_model(run, slimipl_setti
     assert labels[:num_made] == labels[num_made:] and any(labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("merge", [False, True])
 def test_results_serve_the_next_stages(run, tone_data, tmp_path, merge, error_of):
     folder = run("first", f"lora.merge={str(merge).lower()}") / "model"
@@ -248,6 +253,7 @@ def check_that_it_was_restored(folder) -> None:
     assert all(torch.equal(value, expected[name]) for name, value in alone.state_dict().items() if MASK not in name)
 
 
+@pytest.mark.slow
 def test_what_the_base_lacks_is_saved(run_other, tone_data, tmp_path):
     """A new head of an encoder, layers that the settings add, and an adapter of MMS for a language."""
     encoder = save_small_encoder(tmp_path / "encoder", "wav2vec2-bert")
@@ -306,6 +312,9 @@ def test_a_pushed_state_goes_on_elsewhere(run, tone_run, tmp_path, local_hub, qu
     interrupted(config, monkeypatch)
     model, _ = load_model("me/run")
     assert not hasattr(model, "peft_config")
+    files = local_hub.files("me/run")
+    assert ("handler.py" in files) == merge and ("adapters (LoRA)" in files["README.md"].decode()) != merge
+    assert "base_model: me/base" in files["README.md"].decode()
     config = load_config(whole / "config.yaml", [f"output_dir={tmp_path / 'elsewhere'}", *settings])
     assert resume_from_hub(config, "me/run") is None
     folder = train(config)
