@@ -1,5 +1,6 @@
 """Tests runs that push to a Hub, with the real clients: the repository after each failure, and no lost snapshots."""
 
+import json
 import os
 import re
 import shutil
@@ -11,18 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file
 from transformers import pipeline
 
+from hf_mlpl.ctc_models import ctc_interface
+from hf_mlpl.inference.loading import load_model
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
 
 from ..commands import run_command
 from ..model.test_remote_code import WITHOUT_PACKAGE
-from ..random_model import sweep
+from ..random_model import RATE, sweep
+from ..small_models import save_small_encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread", "quick_retries")
 
@@ -247,3 +252,40 @@ def test_publish(local_hub, tone_run, tone_data, tmp_path, capfd, error_of):
     local_hub.fail("GET", f"/api/models/{REPO}", status=403)
     message = f"{REPO}: cannot push to it (a test wants this to fail); {folder} is complete: give HF_TOKEN or"
     assert error_of("publish.py", *command).startswith(message)
+
+
+@pytest.mark.slow
+def test_results_of_other_architectures_need_no_package(run, local_hub, tone_data, tmp_path):
+    """An encoder from the Hub gets a head; checkpoint and result, and the snippet of the card, work elsewhere."""
+    soundfile.write(tmp_path / "recording.wav", sweep(2), RATE, subtype="FLOAT")
+    snippets, texts = [], []
+    for architecture in ("wav2vec2-bert", "parakeet_ctc"):
+        source, repo = (HfApi().create_repo(f"{kind}-{architecture}").repo_id for kind in ("encoder", "result"))
+        encoder = save_small_encoder(tmp_path / architecture, architecture)
+        commit = HfApi().upload_folder(repo_id=source, folder_path=encoder).oid
+        overrides = [f"model={source}", "model_fields={}", f"push_to_hub={repo}"]
+        folder = run(f"run-{architecture}", *overrides, "learning_rate=1e-9", "allow_collapsed=true")
+        card = ModelCard(local_hub.files(repo)["README.md"].decode())
+        assert card.data.base_model == source and f"a CTC model of type `{architecture}` with" in card.content
+        assert "language-ID" not in card.content and "import hf_mlpl" not in card.content, card.content
+        assert card.data.language == ["de", "sv"]
+        record = json.loads(local_hub.files(repo)["run.json"])
+        assert record["model"].items() >= {"type": architecture, "languages": []}.items()
+        assert record["started_from"] == {"name": source, "revision": commit, "run": None}
+        snippet = re.search("```python\n(.*?)```", card.content, re.DOTALL).group(1)
+        saved = next(commit.oid for commit in local_hub.commits(repo) if commit.title == SECOND)
+        snippets += [snippet, snippet.replace("model=", f'revision="{saved}", model=')]
+        model, processor = load_model(folder / "model")
+        checkpoint = load_file(folder / "checkpoints" / "update-00000004" / "model.safetensors")
+        for weights in (model.state_dict(), checkpoint):
+            model.load_state_dict(weights)
+            inputs = processor.feature_extractor(sweep(2), sampling_rate=RATE, return_tensors="pt")
+            path = model(**inputs).logits[0].argmax(dim=-1).tolist()
+            texts.append(ctc_interface(model.config, processor).decode(path).text)
+    program = tmp_path / "snippets.py"
+    program.write_text("\n".join([WITHOUT_PACKAGE, *snippets]))
+    environment = local_hub.env | {"HF_HUB_OFFLINE": "0"}
+    done = subprocess.run([sys.executable, program], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [" ".join(line.replace("<unk>", "").split()) for line in done.stdout.splitlines()] == texts
+    assert all(texts)
