@@ -139,8 +139,8 @@ def load_student(
         changed = _with_fields(config, fields)
     model, random_tensors = _load_weights(name, changed, encoder)
     config.vocab_size = model.config.vocab_size
-    _check_complete(name, model, config, random_tensors)
     heads = tuple(head_names(model))
+    _check_complete(name, model, config, [tensor for tensor in random_tensors if not tensor.startswith(heads)])
     has_head = not any(tensor.startswith(heads) for tensor in random_tensors)
     random_tensors = [tensor for tensor in random_tensors if not tensor.startswith(heads)]
     if not has_head and new_tokenizer is None:
@@ -244,8 +244,7 @@ def _check_complete(
     name: str | os.PathLike, model: PreTrainedModel, config: PreTrainedConfig, random_tensors: Sequence[str]
 ) -> None:
     """Raises a ValueError for missing tensors, except for those that only the changed fields, or training, need."""
-    heads = tuple(head_names(model))
-    lost = [tensor for tensor in random_tensors if not tensor.startswith(heads) and not tensor.endswith(UNPUBLISHED)]
+    lost = [tensor for tensor in random_tensors if not tensor.endswith(UNPUBLISHED)]
     if lost and (lost := [tensor for tensor in lost if tensor in outline(model, config).state_dict()]):
         raise ValueError(f"{name}: its weights lack {list_names(lost)}; copy or download them again")
 
