@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from .model.missing_model import may_be_ours
 
 PRESETS = ("tiny", "base", "large")  # of `MlplConfig`
 OPTIMIZERS = ("adagrad", "adamw")
-SCHEDULES = ("constant", "linear", "step")
+SCHEDULES = ("constant", "linear", "step", "tri-stage")
+DEFAULT_WARMUP = 64_000  # updates
 VARIANTS = ("naive", "cache", "pre-cache", "fixed-pre-cache")  # of slimIPL
 # Fields of `MlplConfig`, which is not imported: that takes seconds.
 FREE_MODEL_FIELDS = (
@@ -127,6 +129,38 @@ class SlimIplConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Configures adapters of low rank (LoRA, https://arxiv.org/abs/2106.09685) through `peft`, with its names.
+
+    Layers keep their weights, and each adapted one adds `lora_alpha` / `r` times the product of two new matrices; the
+    model's heads are trained as a whole.
+
+    Args:
+        r: rank of these matrices.
+        lora_alpha: scales their product.
+        lora_dropout: of their input.
+        target_modules: endings of the names of the layers to adapt, such as `[q_proj, v_proj]`; by default the linear
+            layers of attention, or all in the transformer for models whose attention bypasses its layers (WavLM).
+        merge: writes the result as a whole model, with the adapters added to its weights; else `model/` has the
+            adapters as PEFT saves them, which need the model that the run started from.
+    """
+
+    r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
+    target_modules: Sequence[str] | None = None
+    merge: bool = False
+
+    def __post_init__(self):
+        _check_least(self, 1, "r", "lora_alpha")
+        _check(self, lambda value: 0 <= value < 1, "it must be at least 0 and below 1", "lora_dropout")
+        if self.target_modules is not None and not all([self.target_modules, *self.target_modules]):
+            raise ValueError(
+                f"target_modules is {self.target_modules!r}; name layers such as [q_proj, v_proj], or null"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """Configures a run of `hf-mlpl train`. Seconds are seconds of audio; updates are optimizer steps.
 
@@ -154,11 +188,18 @@ class TrainingConfig:
             one has 2. With more processes than micro-batches, some have nothing to do.
         optimizer: `adagrad`, the paper's, or `adamw`.
         learning_rate: maximum, reached after `warmup_updates` of linear growth.
+        head_learning_rate: the same for the heads; null gives them `learning_rate`.
         schedule: `constant` after the warm-up, `linear` decrease to 0 at `max_updates`, or `step`: halved at
             `first_decay_update`, and again after every `decay_every_updates` (the original's `lr_decay` and
-            `lr_decay_step`, which count passes over the data).
+            `lr_decay_step`, which count passes over the data). `tri-stage` is that of wav2vec 2.0: 10 % of
+            `max_updates` warm-up from 1 % of the maximum, 40 % at it, 50 % exponential decrease to 5 %.
         weight_decay: of AdamW.
         max_grad_norm: gradients are clipped to this norm.
+        freeze_feature_encoder: leaves the convolutions below the transformer as they are; null does so for trained
+            models with the feature encoder of wav2vec 2.0.
+        freeze_encoder_updates: updates at the beginning that change the heads alone (fairseq's
+            `freeze_finetune_updates`, 10,000 for wav2vec 2.0).
+        lora: fields of `LoraConfig`, or null for training all weights. Adapters need `pip install "hf-mlpl[peft]"`.
         spec_augment: fields of `SpecAugmentConfig`, or null for none.
         waveform_augment: fields of `WaveformAugmentConfig`, or null for none.
         slimipl: fields of `SlimIplConfig`, or null for training on labelled speech alone.
@@ -193,12 +234,16 @@ class TrainingConfig:
     micro_batches_per_update: int = 1
     optimizer: str = "adagrad"
     learning_rate: float = 0.03
-    warmup_updates: int = 64_000
+    head_learning_rate: float | None = None
+    warmup_updates: int = DEFAULT_WARMUP
     schedule: str = "constant"
     first_decay_update: int | None = None
     decay_every_updates: int | None = None
     weight_decay: float = 0.0
     max_grad_norm: float = 0.1
+    freeze_feature_encoder: bool | None = None
+    freeze_encoder_updates: int = 0
+    lora: LoraConfig | None = None
     spec_augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
     waveform_augment: WaveformAugmentConfig | None = None
     slimipl: SlimIplConfig | None = None
@@ -219,6 +264,7 @@ class TrainingConfig:
     def __post_init__(self):
         self._check_values()
         self._check_model_fields()
+        self._check_tuning()
         if self.push_to_hub is not None:
             self._check_push()
 
@@ -227,13 +273,27 @@ class TrainingConfig:
         _check_choice(self, "optimizer", OPTIMIZERS)
         _check_choice(self, "schedule", SCHEDULES)
         _check_least(self, 1, "max_updates", "micro_batches_per_update", "log_every", "eval_every", "save_every")
-        _check_least(self, 0, "warmup_updates", "num_workers", "cache_gigabytes", "seed", "weight_decay")
+        at_least_0 = (
+            "warmup_updates",
+            "freeze_encoder_updates",
+            "num_workers",
+            "cache_gigabytes",
+            "seed",
+            "weight_decay",
+        )
+        _check_least(self, 0, *at_least_0)
         for name in ("first_decay_update", "decay_every_updates"):
             value = getattr(self, name)
             if (value is None) == (self.schedule == "step") or value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; only schedule step has it, and needs 1 or more")
         above_0 = ("max_batch_seconds", "learning_rate", "max_grad_norm", "pseudo_label_weight")
         _check(self, lambda value: value > 0, "it must be above 0", *above_0)
+        _check(self, lambda value: value is None or value > 0, "it must be above 0, or null", "head_learning_rate")
+        if self.schedule == "tri-stage" and self.warmup_updates != DEFAULT_WARMUP:
+            raise ValueError(
+                f"warmup_updates is {self.warmup_updates}; schedule tri-stage warms up for a tenth of max_updates, so "
+                "leave warmup_updates out"
+            )
         _check(self, lambda value: value < 2**32, "it must be below 2^32", "seed")
         _check(self, lambda value: 0 <= value <= 1, "it must be between 0 and 1", "language_alpha")
         if not self.train:
@@ -253,6 +313,25 @@ class TrainingConfig:
         is_on_hub = "/" in self.model and not Path(self.model).is_dir()
         if self.model in PRESETS or not is_on_hub and may_be_ours(self.model):
             check_our_fields(self.model_fields)
+
+    def _check_tuning(self) -> None:
+        """Checks that what stays as it is has been trained, and that others can load adapters that are pushed."""
+        kept = {
+            "lora": self.lora is not None,
+            "freeze_feature_encoder": bool(self.freeze_feature_encoder),
+            "freeze_encoder_updates": self.freeze_encoder_updates > 0,
+        }
+        if self.model in PRESETS and (names := [name for name, is_set in kept.items() if is_set]):
+            raise ValueError(
+                f"{names[0]} is set and model is {self.model}, a new one; give a trained model, or leave it out"
+            )
+        if self.lora and find_spec("peft") is None:
+            raise ValueError('lora is set and peft is not installed; `pip install "hf-mlpl[peft]"` installs it')
+        if self.push_to_hub and self.lora and not self.lora.merge and Path(self.model).is_dir():
+            raise ValueError(
+                f"model is {self.model}, a folder on this machine, without which nobody can use the adapters that "
+                "push_to_hub pushes; set lora.merge to true, or give the model's name on the Hub"
+            )
 
     def _check_push(self) -> None:
         """Checks the licence, and the names that the Hub would refuse."""
@@ -300,7 +379,7 @@ def _check_least(config: Any, least: int, *names: str) -> None:
     _check(config, lambda value: value >= least, f"it must be at least {least}", *names)
 
 
-NESTED = {config.__name__: config for config in (SpecAugmentConfig, WaveformAugmentConfig, SlimIplConfig)}
+NESTED = {config.__name__: config for config in (SpecAugmentConfig, WaveformAugmentConfig, SlimIplConfig, LoraConfig)}
 _QUOTES = ", in quotes where YAML takes it for something else"
 # For each type of setting: a test of a value from YAML, and the description of accepted values for an error message.
 ACCEPTED = {

@@ -30,13 +30,21 @@ class Death:
     call: int
 
 
-def run_on_two(
-    folder: Path, script: str, *arguments, death: Death | None = None, max_bytes: int | None = None, **constants
+def run_on_two(folder: Path, script: str, *arguments, **options) -> list[tuple[int, str]]:
+    """Returns the exit status and stderr of each process that runs a command, with the options of `run_all_on_two`."""
+    return run_all_on_two(folder, [(script, *arguments)], **options)
+
+
+def run_all_on_two(
+    folder: Path, commands: list[tuple], *, death: Death | None = None, max_bytes: int | None = None, **constants
 ) -> list[tuple[int, str]]:
-    """Returns the exit status and stderr of each process. Neither is ended because the other has ended.
+    """Runs commands one after another; returns the highest exit status and stderr of each process.
+
+    Neither process is ended because the other has ended, and a command that fails does not end the others.
 
     Args:
         folder: for files of their stderr.
+        commands: a script of `recipes/` and its arguments.
         max_bytes: limit of the size of files; by default there is none.
         constants: module of `hf_mlpl` -> {name: value}, set in both processes.
     """
@@ -44,7 +52,7 @@ def run_on_two(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     logs = [folder / f"stderr-{rank}.txt" for rank in range(2)]
-    job = (port, script, list(map(str, arguments)), death, max_bytes, constants)
+    job = (port, [list(map(str, command)) for command in commands], death, max_bytes, constants)
     processes = [FORKS.Process(target=_run, args=(rank, str(logs[rank]), *job)) for rank in range(2)]
     for process in processes:
         process.start()
@@ -58,7 +66,7 @@ def run_on_two(
     return [(process.exitcode, path.read_text()) for process, path in zip(processes, logs, strict=True)]
 
 
-def _run(rank, log, port, script, arguments, death, max_bytes, constants) -> None:
+def _run(rank, log, port, commands, death, max_bytes, constants) -> None:
     with open(log, "w") as file:
         os.dup2(file.fileno(), 2)
     sys.stderr = open(2, "w", buffering=1, closefd=False)
@@ -75,7 +83,7 @@ def _run(rank, log, port, script, arguments, death, max_bytes, constants) -> Non
         _die_in(death)
     if max_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    sys.exit(run_command(script, *arguments))
+    sys.exit(max([run_command(*command) for command in commands]))
 
 
 def _die_in(death: Death) -> None:

@@ -74,12 +74,18 @@ def load_pipeline(options: argparse.Namespace, **arguments) -> AutomaticSpeechRe
     """Loads `--model` into a pipeline, in `--dtype`; `arguments` are further ones of `pipeline`."""
     from transformers import pipeline
 
+    from ..ctc_models.adapters import base_of
+    from ..inference.loading import load_model
     from ..model.missing_model import check_model
 
     check_model(options.model)
     if options.dtype == "int8":
         arguments["device"] = "cpu"
-    recognize = pipeline("automatic-speech-recognition", model=options.model, **arguments)
+    model = options.model
+    if base_of(model) is not None:  # transformers loads adapters with some releases of peft alone
+        model, processor = load_model(model)
+        arguments |= {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
+    recognize = pipeline("automatic-speech-recognition", model=model, **arguments)
     convert(recognize.model, options.dtype)
     return recognize
 

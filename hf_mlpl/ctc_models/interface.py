@@ -56,6 +56,7 @@ class CtcInterface(ABC):
     runs_in_threads = False  # whether several threads may run the model at a time: its forward changes no state
     masks_features: bool  # whether SpecAugment may mask what `extract` returns; else the model masks by itself
     freezes_feature_encoder: bool  # whether fine-tuning leaves its feature encoder as it is by default
+    skips_layers: bool  # whether LayerDrop leaves out a layer's parameters, instead of giving them zeros as gradients
     leaves_out_parameters: bool  # whether a forward pass may not use some, so that data parallelism must look for them
 
     def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin):
@@ -175,5 +176,5 @@ class CtcInterface(ABC):
         """Removes the zeros that data parallelism gives to layers which all micro-batches of an update have dropped.
 
         One process has no gradient for them, and AdamW would go on moving a layer whose gradient is zero. Models with
-        `leaves_out_parameters` have no such zeros.
+        `skips_layers` have no such zeros.
         """

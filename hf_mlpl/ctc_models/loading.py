@@ -33,6 +33,7 @@ from transformers.utils.hub import extract_commit_hash
 from ..error_line import error_line
 from ..model.missing_model import OUR_TYPES, check_model
 from ..model.model_files import check_settings, find_file, list_names, read_settings, text
+from .adapters import base_of, explained, merge_adapters, source_of
 from .new_tokens import (
     blank_of,
     character_tokenizer,
@@ -41,6 +42,7 @@ from .new_tokens import (
     replace_heads,
     rows_to_keep,
     tokens_of,
+    vocabulary_problem,
 )
 
 DECIDED_FIELDS = ("vocab_size", "pad_token_id", "blank_token_id")
@@ -80,6 +82,7 @@ def read_config(name: str | os.PathLike) -> PreTrainedConfig:
         OSError: if there is no such model.
         ValueError: for a damaged configuration, and for a model type that transformers does not have.
     """
+    name = source_of(name)
     check_model(name)
     file = find_file(name, "config.json")
     settings = {"model_type": None} | read_settings(file)
@@ -128,6 +131,7 @@ def load_student(
         ValueError: as `load_ctc_model`, and for fields and tokens that do not fit.
     """
     new_tokenizer = None if tokens is None else character_tokenizer(tokens)
+    source = source_of(name)
     language = fields.get("target_lang")
     fields = {field: value for field, value in fields.items() if field != "target_lang"}
     config, encoder = _with_head(name, config)
@@ -135,29 +139,29 @@ def load_student(
         changed = _with_fields(config, fields)
     model, random_tensors = _load_weights(name, changed, encoder)
     config.vocab_size = model.config.vocab_size
-    _check_complete(name, model, config, random_tensors)
     heads = tuple(head_names(model))
+    _check_complete(name, model, config, [tensor for tensor in random_tensors if not tensor.startswith(heads)])
     has_head = not any(tensor.startswith(heads) for tensor in random_tensors)
     random_tensors = [tensor for tensor in random_tensors if not tensor.startswith(heads)]
     if not has_head and new_tokenizer is None:
         raise ValueError(f"{name}: has no CTC head; set `tokens` to train one, as `hf-mlpl build-tokenizer` writes it")
-    old_tokenizer = _load_tokenizer(name, is_needed=new_tokenizer is None) if has_head else None
+    old_tokenizer = _load_tokenizer(source, is_needed=new_tokenizer is None) if has_head else None
     if language is not None:
-        _load_adapter(name, model, old_tokenizer, language)
-    problem = old_tokenizer and _problem(model.config, old_tokenizer)
+        _load_adapter(source, model, old_tokenizer, language)
+    problem = old_tokenizer and vocabulary_problem(model.config, old_tokenizer)
     if new_tokenizer is None:
         if problem:
             raise ValueError(f"{name}: {problem}; correct the files, or set `tokens` to train a new head")
-        return Student(model, _load_processor(name, model.config, old_tokenizer), None, random_tensors)
+        return Student(model, _load_processor(source, model.config, old_tokenizer), None, random_tensors)
     old = {} if problem or not old_tokenizer else tokens_of(old_tokenizer, blank_of(model.config))
     new = tokens_of(new_tokenizer, new_tokenizer.pad_token_id)
     if old == new:
-        return Student(model, _load_processor(name, model.config, old_tokenizer), None, random_tensors)
+        return Student(model, _load_processor(source, model.config, old_tokenizer), None, random_tensors)
     head = NewHead(model.config.vocab_size if has_head else 0, list(new), rows_to_keep(old, new))
     replace_heads(model, heads, len(new), head.kept)
     for field in {"pad_token_id", "blank_token_id"} & _field_names(model.config, inherited=True):
         setattr(model.config, field, new_tokenizer.pad_token_id)
-    return Student(model, _load_processor(name, model.config, new_tokenizer), head, random_tensors)
+    return Student(model, _load_processor(source, model.config, new_tokenizer), head, random_tensors)
 
 
 # Configuration
@@ -217,6 +221,11 @@ def _load_weights(
     """Loads weights in fp32; returns also the names of the tensors that have none, and are random."""
     if config.vocab_size is None:  # of an encoder without a head
         config.vocab_size = 1
+    if (base := base_of(name)) is not None:
+        with explained(name):
+            original, _ = _load_weights(base, *_with_head(base, read_config(base)))
+        merged, missing = merge_adapters(name, type(original)(config), original.state_dict())
+        return merged, sorted(missing)
     arguments = {"dtype": torch.float32, "output_loading_info": True}
     with _one_line(f"{name}: its weights cannot be loaded"), _only_errors():
         model_class = MODEL_FOR_CTC_MAPPING[type(config)]
@@ -235,8 +244,7 @@ def _check_complete(
     name: str | os.PathLike, model: PreTrainedModel, config: PreTrainedConfig, random_tensors: Sequence[str]
 ) -> None:
     """Raises a ValueError for missing tensors, except for those that only the changed fields, or training, need."""
-    heads = tuple(head_names(model))
-    lost = [tensor for tensor in random_tensors if not tensor.startswith(heads) and not tensor.endswith(UNPUBLISHED)]
+    lost = [tensor for tensor in random_tensors if not tensor.endswith(UNPUBLISHED)]
     if lost and (lost := [tensor for tensor in lost if tensor in outline(model, config).state_dict()]):
         raise ValueError(f"{name}: its weights lack {list_names(lost)}; copy or download them again")
 
@@ -285,24 +293,6 @@ def _load_processor(
         processor_class = PROCESSOR_MAPPING.get(type(config), Wav2Vec2Processor)
         settings, _ = processor_class.get_processor_dict(name)
         return processor_class.from_args_and_dict((AutoFeatureExtractor.from_pretrained(name), tokenizer), settings)
-
-
-def _problem(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Returns why a tokenizer does not fit a model's head; None if it does."""
-    blank, padding = blank_of(config), tokenizer.pad_token_id
-    if blank is None:
-        return "its config.json has no pad_token_id, which is the blank"
-    if padding is None:
-        return "its tokenizer has no padding, which is the blank"
-    is_special = hasattr(config, "blank_token_id") and blank in tokenizer.all_special_ids  # as OmniASR's
-    if blank != padding and not is_special:
-        return f"the blank of its config.json, {blank}, is not the padding of its tokenizer, {padding}"
-    special = set(tokenizer.all_special_tokens)
-    ids = {index for token, index in tokenizer.get_vocab().items() if token not in special}
-    known = ids | set(tokenizer.all_special_ids)
-    if max(ids, default=0) >= config.vocab_size or not known.issuperset(range(config.vocab_size)):
-        return f"its CTC head has {config.vocab_size} classes, and its tokenizer {len(known)} tokens"
-    return None
 
 
 # Errors

@@ -21,7 +21,8 @@ class MlplInterface(CtcInterface):
     runs_in_threads = True
     masks_features = True
     freezes_feature_encoder = False
-    leaves_out_parameters = False  # dropped layers are in the graph, with zeros as gradients
+    skips_layers = False
+    leaves_out_parameters = False
 
     def __init__(self, config, processor):
         super().__init__(config, processor)

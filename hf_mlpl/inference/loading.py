@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from transformers import AutoModelForCTC, AutoProcessor, PreTrainedModel, ProcessorMixin
 
+from ..ctc_models.adapters import load_our_model, source_of
 from ..ctc_models.loading import load_ctc_model, read_config
 from ..model.missing_model import OUR_TYPES
-from ..model.modeling_mlpl import MlplForCTC
 from ..model.processing_mlpl import MlplProcessor, check_parts
 
 
@@ -26,8 +26,10 @@ def load_model(name: str, language: str | None = None) -> tuple[PreTrainedModel,
     config = read_config(name)
     if config.model_type not in OUR_TYPES:
         return load_ctc_model(name, config, language)
-    kinds = (MlplForCTC, MlplProcessor) if config.model_type == "mlpl" else (AutoModelForCTC, AutoProcessor)
-    processor, model = kinds[1].from_pretrained(name), kinds[0].from_pretrained(name)
+    if config.model_type == "mlpl":
+        processor, model = MlplProcessor.from_pretrained(source_of(name)), load_our_model(name)
+    else:
+        processor, model = AutoProcessor.from_pretrained(name), AutoModelForCTC.from_pretrained(name)
     model.config._commit_hash = config._commit_hash
     check_parts(model.config, processor.feature_extractor, processor.tokenizer)
     return model, processor

@@ -8,9 +8,11 @@ import shutil
 from pathlib import Path
 
 import pyarrow.compute as pc
+import torch
 import yaml
 from accelerate import Accelerator
 from datasets import Dataset
+from torch import nn
 from transformers import ProcessorMixin
 
 from ..atomic import atomic_write, partial_path, write_json, writing
@@ -29,6 +31,9 @@ from .checkpoint_files import (
 )
 from .run_record import sessions_of
 from .slimipl import SlimIpl
+from .trained_weights import frozen_names, load_trained
+
+BASE = "base"  # in the digests: the weights below adapters
 
 
 def digest(processor: ProcessorMixin, **datasets: Dataset | None) -> dict[str, str]:
@@ -47,16 +52,35 @@ def digest(processor: ProcessorMixin, **datasets: Dataset | None) -> dict[str, s
     return digests
 
 
+def _digests_of(checkpoint: Path) -> dict[str, str]:
+    path = checkpoint / "data.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def _copy(source: Path, target: Path) -> None:
     with atomic_write(target) as partial:
         shutil.copyfile(source, partial)
 
 
+def _leave_out_frozen(models: list[nn.Module], weights: list[dict[str, torch.Tensor]], folder: str) -> None:
+    """Leaves the frozen parameters out of the weights that accelerate saves; FSDP's shards are not among them."""
+    for model, state in zip(models, weights, strict=False):
+        for name in frozen_names(model):
+            state.pop(name)
+
+
+def _load_without_frozen(models: list[nn.Module], folder: str) -> None:
+    """Loads weights without frozen parameters, in the place of accelerate, which then finds no model to load."""
+    for model in models:
+        load_trained(model, Path(folder) / "model.safetensors")
+    models.clear()
+
+
 class Checkpointer:
     """Saves the state of a run in checkpoints, and restores it from the newest one that is not damaged.
 
-    The state consists of all that the accelerator has prepared, of slimIPL's state, and of the run's files. All
-    processes call each method, in the same order.
+    The state consists of all that the accelerator has prepared, of slimIPL's state, and of the run's files. With
+    adapters it has no frozen weights, which the run's model has. All processes call each method, in the same order.
 
     Args:
         digests: of the data, from `digest`; each checkpoint has them.
@@ -67,6 +91,9 @@ class Checkpointer:
     ):
         self.accelerator, self.slimipl, self.config, self.digests = accelerator, slimipl, config, digests
         self.output_dir = Path(config.output_dir)
+        if config.lora:
+            accelerator.register_save_state_pre_hook(_leave_out_frozen)
+            accelerator.register_load_state_pre_hook(_load_without_frozen)
 
     def load_last(self, same_data: bool) -> int:
         """Restores model, optimizer, pseudo-labels and the run's history; returns the number of their updates.
@@ -82,6 +109,7 @@ class Checkpointer:
         if path is None:
             on_main_process(self.accelerator, self._begin_anew)
             return 0
+        self._check_base(path)
         if same_data:
             self._check_data(path)
         elif (settings := path / "config.yaml").exists():
@@ -106,9 +134,16 @@ class Checkpointer:
         if not has_settings(self.output_dir / "config.yaml", self.config):
             (self.output_dir / "run.json").unlink(missing_ok=True)
 
+    def _check_base(self, checkpoint: Path) -> None:
+        """Compares the frozen weights, which a checkpoint with adapters does not hold."""
+        if (before := _digests_of(checkpoint).get(BASE)) and before != self.digests.get(BASE):
+            raise ValueError(
+                f"{checkpoint} has adapters, and the weights of {self.config.model} are not those that they were "
+                "trained on; give the model that the run started from, or choose another output_dir"
+            )
+
     def _check_data(self, checkpoint: Path) -> None:
-        path = checkpoint / "data.json"
-        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        before = _digests_of(checkpoint)
         differing = [name for name in before if before[name] != self.digests.get(name)]
         if differing:
             raise ValueError(

@@ -22,10 +22,17 @@ from ..folder_lock import claimed
 from ..main_process import claimed_by_job, on_main_process
 from ..training_config import TrainingConfig, check_same_config, write_config
 from .checkpoint_files import checkpoints
-from .checkpoints import Checkpointer, digest
+from .checkpoints import BASE, Checkpointer, digest
 from .log import TrainingLog
 from .model_setup import build_model
-from .optimization import learning_rate_factor, make_accelerator, prepare, remove_gradients_of_dropped_layers
+from .optimization import (
+    freeze,
+    make_accelerator,
+    prepare,
+    remove_gradients_of_dropped_layers,
+    remove_gradients_of_encoder,
+    set_learning_rates,
+)
 from .problems import Problems, TrainingError
 from .run_data import (
     build_slimipl,
@@ -39,6 +46,7 @@ from .run_pusher import RunPusher, push_checkpoint
 from .run_record import RunRecord, collapse_of_run
 from .saved_model import write_final_model
 from .silence import SilenceCheck
+from .trained_weights import digest_of_frozen
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +99,9 @@ def _train(config: TrainingConfig) -> Path:
         compare_conventions(train_set)
     model, processor = build_model(config, train_set, is_continued)
     ctc = ctc_interface(model.config, processor)
-    accelerator = make_accelerator(config)
+    freeze(model, ctc, config)
+    base = {BASE: digest_of_frozen(model)} if config.lora else {}
+    accelerator = make_accelerator(config, ctc, model)
     if not accelerator.is_main_process:
         logging.getLogger(select_for_training.__module__).setLevel(logging.ERROR)  # one warning is enough
     lists = [
@@ -104,11 +114,11 @@ def _train(config: TrainingConfig) -> Path:
         )
         if unlabelled_set is not None:
             unlabelled_set = select_unlabelled(unlabelled_set, ctc.languages, config.max_batch_seconds, lists[1])
-        model, optimizer = prepare(accelerator, model, config)
+        model, optimizer = prepare(accelerator, model, ctc, config)
         slimipl = None
         if unlabelled_set is not None:
             slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
-        digests = digest(processor, train=train_set, unlabelled=unlabelled_set)
+        digests = digest(processor, train=train_set, unlabelled=unlabelled_set) | base
         pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
         checkpointer = Checkpointer(accelerator, slimipl, config, digests)
         start = checkpointer.load_last(same_data=is_continued)
@@ -129,14 +139,12 @@ def _train(config: TrainingConfig) -> Path:
     num_unusable, silence = 0, SilenceCheck(accelerator, config, train_set, dev_set)
     with log, logging_redirect_tqdm():
         for update in range(start + 1, config.max_updates + 1):
-            rate = config.learning_rate * learning_rate_factor(update - 1, config)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            rate = set_learning_rates(optimizer, update - 1, config)
             micro_batches = next(updates)
             loaded = slimipl.loaded if slimipl else [batch for _, batch in micro_batches]
             problems[slimipl is None or slimipl.step.supervised].add(loaded)
             num_unusable = sum(each.total_unusable for each in problems.values())
-            log.count_update(**train_step(accelerator, ctc, model, optimizer, micro_batches, config))
+            log.count_update(**train_step(accelerator, ctc, model, optimizer, micro_batches, config, update))
             if slimipl:
                 slimipl.after_update()
             is_last = update == config.max_updates
@@ -158,13 +166,13 @@ def _train(config: TrainingConfig) -> Path:
                     each.write()
                 checkpoint = checkpointer.save(update)
                 if config.push_to_hub:
-                    push_checkpoint(pusher, checkpoint, accelerator, model, processor)
+                    push_checkpoint(pusher, checkpoint, accelerator, model, processor, config)
     for each in problems.values():
         each.finish(is_whole_run=start == 0)
     log.describe_problems(num_unusable, sum(each.total_read for each in problems.values()))
     record.write(config.max_updates)
     record.write_collapse(problem := silence.describe())
-    folder = write_final_model(accelerator, model, processor, output_dir)
+    folder = write_final_model(accelerator, model, processor, config)
     _check_speech(problem, config)
     if pusher is not None:
         pusher.push_result()
@@ -185,11 +193,13 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     micro_batches: list[tuple[int, SpeechBatch]],
     config: TrainingConfig,
+    update: int | None = None,
 ) -> dict[str, float]:
     """Makes one update, with the gradient of all micro-batches of all processes as if they were one batch.
 
     Args:
         micro_batches: this process's share, with their numbers; if it is empty, there is no update and no result.
+        update: its number, from 1, by which `freeze_encoder_updates` trains the heads alone; None trains all.
     """
     if not micro_batches:
         return {}
@@ -216,7 +226,10 @@ def train_step(
             # The losses of an update add up, but data parallelism averages gradients.
             accelerator.backward(loss * accelerator.num_processes)
         total += loss.detach()
-    remove_gradients_of_dropped_layers(accelerator, accelerator.unwrap_model(model), config)
+    unwrapped = accelerator.unwrap_model(model)
+    remove_gradients_of_dropped_layers(accelerator, unwrapped, ctc, config)
+    if update is not None and update <= config.freeze_encoder_updates:
+        remove_gradients_of_encoder(unwrapped, ctc.heads(unwrapped))
     gradient_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     if not torch.isfinite(gradient_norm):
         # The gradient is that of all processes, so all of them raise the same error.

@@ -18,7 +18,7 @@ from ..training_config import TrainingConfig
 from .estimate import sum_speech, update_flops
 from .loop import train_step
 from .model_setup import build_model
-from .optimization import make_accelerator, prepare
+from .optimization import freeze, make_accelerator, prepare
 from .problems import Problems
 from .run_data import supervised_updates
 
@@ -68,11 +68,12 @@ def measure_updates(config: TrainingConfig) -> Measurement:
     config = dataclasses.replace(config, max_updates=WARM_UP + UPDATES, waveform_augment=waveform_augment)
     train_set = read_utterances(config.train, [config.language] if config.language else None)
     model, processor = build_model(config, train_set)
-    accelerator = make_accelerator(config)
-    train_set, _ = select_for_training(train_set, processor, model.config, config.max_batch_seconds)
     ctc = ctc_interface(model.config, processor)
+    freeze(model, ctc, config)
+    accelerator = make_accelerator(config, ctc, model)
+    train_set, _ = select_for_training(train_set, processor, model.config, config.max_batch_seconds)
     model_config, layerdrop = model.config, model.config.layerdrop
-    model, optimizer = prepare(accelerator, model, config)
+    model, optimizer = prepare(accelerator, model, ctc, config)
     updates = supervised_updates(accelerator, model, processor, train_set, config, start=0)
     progress = tqdm(updates, "measured", config.max_updates, unit="update", disable=not accelerator.is_main_process)
     problems = Problems(accelerator, len(train_set), None)

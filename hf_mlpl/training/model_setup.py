@@ -18,6 +18,7 @@ from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
+from ..ctc_models.adapters import load_our_model, source_of
 from ..ctc_models.loading import load_student, read_config
 from ..data.rows import blocks, distinct
 from ..data.selection import MOST_NAMED
@@ -101,9 +102,9 @@ def _load_ours(config: TrainingConfig, own: PreTrainedConfig) -> tuple[MlplForCT
             model = MlplForCTC(MlplConfig(**fields | {"dtype": torch.float32} | config.model_fields))
             model.load_state_dict(original.state_dict())
     else:
-        processor = MlplProcessor.from_pretrained(config.model)
+        processor = MlplProcessor.from_pretrained(source_of(config.model))
         with _fitting_fields(config):
-            model = MlplForCTC.from_pretrained(config.model, dtype=torch.float32, **config.model_fields)
+            model = load_our_model(config.model, dtype=torch.float32, **config.model_fields)
     model.config._commit_hash = own._commit_hash
     check_parts(model.config, processor.feature_extractor, processor.tokenizer)
     return model, processor
@@ -120,6 +121,7 @@ def _load_other(
         )
     fields = {"ctc_loss_reduction": "mean"} | config.model_fields  # published models have the sum, of their own loss
     student = load_student(config.model, own, fields, config.tokens)
+    student.model.random_tensors = student.random_tensors  # adapters train them as a whole
     changes = []
     if (head := student.head) is not None:
         changes.append(_describe_change("CTC head", "tokens", range(head.num_old), head.tokens, head.kept))

@@ -36,7 +36,7 @@ from .run_pusher import STATE
 PATHS = {"output_dir", "train", "dev", "unlabelled", "tokens", "model"}
 STATE_FILES = re.compile(
     rf"model\.safetensors|{STATE}/((update|data|manifest|run|slimipl|slimipl-labels-\d+)\.json|config\.yaml"
-    r"|metrics\.jsonl|optimizer\.bin|random_states_\d+\.pkl|teacher\.safetensors"
+    r"|metrics\.jsonl|model\.safetensors|optimizer\.bin|random_states_\d+\.pkl|teacher\.safetensors"
     rf"|({'|'.join(FSDP_FOLDERS)})/(\.metadata|__\d+_\d+\.distcp))"
 )
 
@@ -72,7 +72,7 @@ def _fetch(config: TrainingConfig, repo_id: str) -> str | None:
     except FAILURES as error:
         problem = f"cannot read it ({request_problem(error)}); if it is private, HF_TOKEN needs the right to read it"
         raise OSError(f"{repo_id}: {problem}") from error
-    if "config.yaml" not in names or "model.safetensors" not in names:
+    if "config.yaml" not in names or {"model.safetensors", "adapter_model.safetensors"}.isdisjoint(names):
         raise ValueError(f"{repo_id}: has no state of a run; a run with push_to_hub in its settings pushes one")
     return (
         f'{repo_id} is complete: use it with pipeline("automatic-speech-recognition", model="{repo_id}"), or start '
@@ -95,9 +95,9 @@ def _download(config: TrainingConfig, repo_id: str, revision: str, names: list[s
     if newest and update_of(newest) >= update:
         PartialState().print(f"{repo_id} has update {update}, which is not newer than {newest}")
     else:
-        is_sharded = f"{STATE}/{FSDP_FOLDERS[0]}/.metadata" in names
+        own_weights = {f"{STATE}/{FSDP_FOLDERS[0]}/.metadata", f"{STATE}/model.safetensors"}  # not those at the root
         state = [name for name in names if STATE_FILES.fullmatch(name)]
-        state = [name for name in state if name != "model.safetensors" or not is_sharded]
+        state = [name for name in state if name != "model.safetensors" or own_weights.isdisjoint(names)]
         download([*state, *(name for name in RUN_FILES if name in names)])
         _check_settings(folder / "config.yaml", config)
         _check_state(folder / STATE)

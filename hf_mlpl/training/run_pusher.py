@@ -24,7 +24,7 @@ from ..sharing.hub import push_folder
 from ..sharing.model_card import model_card
 from ..training_config import TrainingConfig, write_config
 from .checkpoint_files import RUN_FILES, update_of
-from .saved_model import write_model
+from .saved_model import write_weights
 
 logger = logging.getLogger(__name__)
 
@@ -175,25 +175,28 @@ def push_checkpoint(
     accelerator: Accelerator,
     model: torch.nn.Module,
     processor: ProcessorMixin,
+    config: TrainingConfig,
 ) -> None:
     """Queues a checkpoint for the Hub, with a usable model at the root of the repository; all processes call it.
 
-    The weights at the root are the checkpoint's own, which are pushed once. If FSDP shards them, they are gathered for
-    the root, and the shards are pushed too.
+    The weights at the root are the checkpoint's own, which are pushed once. If FSDP shards them, or a checkpoint has
+    adapters alone, the root has other files, and the checkpoint's are pushed too.
 
     Args:
         pusher: None in all processes except the main one.
     """
-    weights = accelerator.get_state_dict(model) if accelerator.is_fsdp2 else {}
+    has_other_files = accelerator.is_fsdp2 or config.lora is not None
+    weights = accelerator.get_state_dict(model) if has_other_files else {}
     if pusher is None:
         return
 
     def fill(folder: Path) -> None:
-        write_model(folder, accelerator.unwrap_model(model).config, processor, weights)
+        write_weights(folder, accelerator.unwrap_model(model), processor, weights, config)
         for path in checkpoint.rglob("*"):
             name = path.relative_to(checkpoint)
             if path.is_file():
-                _link(path, folder / (name if name.name == "model.safetensors" else STATE / name))
+                is_at_root = name.name == "model.safetensors" and not has_other_files
+                _link(path, folder / (name if is_at_root else STATE / name))
         write_json(folder / STATE / "update.json", {"update": update_of(checkpoint)})
         _describe_run(Path(pusher.config.output_dir), folder, pusher.config.push_to_hub)
 

@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from safetensors.torch import load_model, save_model
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, ProcessorMixin
@@ -40,6 +39,7 @@ from ..inference.unsharded import unsharded
 from ..model.tokenization_mlpl import IGNORED
 from ..training_config import SlimIplConfig
 from .label_health import LabelHealth
+from .trained_weights import copy_of_structure, copy_of_trained, load_trained, save_trained
 
 RowBatches = Sequence[list[int]] | BatchPlan
 MicroBatch = tuple[int, SpeechBatch]  # with its number, counted through the whole run
@@ -163,6 +163,8 @@ class SlimIpl:
         self.accelerator, self.model, self.processor = accelerator, model, processor
         self.ctc = ctc_interface(model.config, processor)
         self.plan, self.config, self.num_workers = plan, plan.config, num_workers
+        if self.config.dynamic_dropout is not None:  # a model that cannot have it is refused before training
+            self.ctc.set_dropout(copy_of_structure(model), self.config.dynamic_dropout)
         self.step = Step(supervised=True)
         self.loader = _StepLoader(labelled, unlabelled)
         self.utterances = unlabelled.dataset
@@ -170,7 +172,7 @@ class SlimIpl:
         self.labels: dict[str, str] = {}  # by utterance id, this process's shard
         self.label_next: list[SpeechBatch] = []  # for `after_update`
         self.loaded: list[SpeechBatch] = []  # for the last update, with the problems of reading them
-        self.teacher = model if self.config.ema_decay is None else copy.deepcopy(model)
+        self.teacher = model if self.config.ema_decay is None else copy_of_trained(model)
         self.health = LabelHealth(labelled.dataset)
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
@@ -206,7 +208,8 @@ class SlimIpl:
         """Moves the teacher towards the model, makes the labels of variant `cache`, and drops labels out of use."""
         if self.teacher is not self.model:
             for mean, current in zip(self.teacher.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(current, 1 - self.config.ema_decay)
+                if current.requires_grad:  # a frozen parameter is the teacher's too
+                    mean.lerp_(current, 1 - self.config.ema_decay)
         if self.config.variant == "cache" and not self.step.supervised:
             self._store(self._label(self.label_next))
             self.label_next = []
@@ -274,7 +277,7 @@ class SlimIpl:
         if self.accelerator.is_main_process:
             write_json(folder / "slimipl.json", self.plan.state_dict())
             if self.teacher is not self.model:
-                save_model(self.teacher, folder / "teacher.safetensors")
+                save_trained(self.teacher, folder / "teacher.safetensors")
 
     def load(self, folder: Path) -> None:
         """Restores what `save` has written."""
@@ -282,7 +285,7 @@ class SlimIpl:
         for shard in folder.glob("slimipl-labels-*.json"):
             self._store(json.loads(shard.read_text(encoding="utf-8")))
         if self.teacher is not self.model:
-            load_model(self.teacher, folder / "teacher.safetensors")
+            load_trained(self.teacher, folder / "teacher.safetensors")
 
 
 class _StepLoader(torch.utils.data.Dataset):

@@ -10,8 +10,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 from torch import nn
 
+from hf_mlpl import MlplForCTC
 from hf_mlpl.inference.unsharded import unsharded
-from hf_mlpl.model import modeling_mlpl
 
 from ..commands import ROOT
 from ..two_processes import slimipl_overrides
@@ -28,10 +28,8 @@ def test_accelerate_reads_the_configuration(path):
     config = load_config_from_file(str(path))  # which refuses names that it does not know
     assert config.use_cpu == ("cpu" in path.stem) and (config.num_processes > 1) == path.stem.startswith(("m", "f"))
     assert path.read_text().startswith("# ")  # when to use it
-    layer = config.fsdp_config.get("fsdp_transformer_layer_cls_to_wrap")
-    assert (layer is not None) == (path.stem == "fsdp")
-    if layer:
-        assert modeling_mlpl.MlplForCTC._no_split_modules == [layer] and hasattr(modeling_mlpl, layer)
+    # which layers are sharded apart is the model's to say
+    assert config.fsdp_config.get("fsdp_transformer_layer_cls_to_wrap") is None and MlplForCTC._no_split_modules
 
 
 def test_a_model_that_is_not_sharded_stays_as_it_is():

@@ -1,18 +1,21 @@
 """The files of an Inference Endpoint, loaded and called as Hugging Face's toolkit does, without hf_mlpl."""
 
+import importlib.util
 import json
 import re
 
 import numpy as np
 import pytest
 import soundfile
-from transformers import pipeline
+import torch
+from transformers import AutoModelForCTC, AutoProcessor, pipeline
 
 from hf_mlpl.sharing.endpoint import write_endpoint
 
 from ..commands import ROOT
 from ..model.test_remote_code import run
 from ..random_model import LANGUAGES, RATE, save_folder, sweep
+from ..small_models import missing, save_small_model
 
 # For each request, the answer or the error; bytes come from files.
 CALL = """
@@ -82,3 +85,29 @@ def test_the_handler_answers_without_the_package(tmp_path):
     for error in answers[5:8]:
         assert error.startswith("inputs are not audio that can be decoded: they must be") and "\n" not in error
     assert answers[8] == "there is no parameter language; only return_timestamps, word or char"
+
+
+def test_the_handler_serves_models_of_any_architecture(tmp_path):
+    """Long recordings of those that say how long a frame is are cut, as `pipeline` cuts them."""
+    pytest.importorskip("av")
+    for architecture in ("wav2vec2", "parakeet_ctc", "omniasr_ctc"):
+        if missing(architecture):
+            continue
+        folder = save_small_model(tmp_path / architecture, architecture)
+        write_endpoint(folder)
+        path = folder / "handler.py"
+        spec = importlib.util.spec_from_file_location(f"handler_{architecture}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        handler = module.EndpointHandler(str(folder))
+        model, processor = AutoModelForCTC.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+        for seconds in (3, 40):
+            samples = sweep(seconds)
+            answer = handler({"inputs": {"array": samples, "sampling_rate": RATE}})
+            inputs = processor.feature_extractor(samples, sampling_rate=RATE, return_tensors="pt")
+            with torch.no_grad():
+                expected = processor.decode(model(**inputs).logits[0].argmax(dim=-1))
+            if seconds == 40 and architecture == "wav2vec2":
+                cut = {"chunk_length_s": 25.0, "stride_length_s": 25.0 / 6}
+                expected = pipeline("automatic-speech-recognition", model=folder)(samples, **cut)["text"]
+            assert answer == {"text": expected} and len(expected) > 20

@@ -26,6 +26,10 @@ class EndpointHandler:
     def __init__(self, path: str = ""):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.recognize = pipeline("automatic-speech-recognition", model=path, trust_remote_code=True, device=device)
+        # `pipeline` passes no mask as None, which OmniASR's model of transformers 5.24 does not accept.
+        self.recognize.model.register_forward_pre_hook(
+            lambda model, args, kwargs: (args, {k: v for k, v in kwargs.items() if v is not None}), with_kwargs=True
+        )
         self.lock = threading.Lock()  # one recording at a time, for `pieces`
         self.pieces: list[tuple] = []  # of a recording: output frames and language log-probabilities (1, L) or None
         self.recognize.model.register_forward_hook(

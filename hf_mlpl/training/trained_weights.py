@@ -1,0 +1,51 @@
+"""Copies, saves and restores the weights of a model that training changes; frozen ones are shared, and not saved."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_model, save_file, save_model
+from torch import nn
+
+
+def frozen_names(model: nn.Module) -> set[str]:
+    """Returns the names of the parameters that are not trained."""
+    return {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+
+
+def copy_of_trained(model: nn.Module) -> nn.Module:
+    """Copies a model whose frozen parameters are those of the original, and take no memory again."""
+    return copy.deepcopy(model, {id(each): each for each in model.parameters() if not each.requires_grad})
+
+
+def copy_of_structure(model: nn.Module) -> nn.Module:
+    """Copies a model whose parameters are those of the original, to change its settings and not its weights."""
+    return copy.deepcopy(model, {id(each): each for each in model.parameters()})
+
+
+def save_trained(model: nn.Module, path: Path) -> None:
+    """Saves a model's state without its frozen parameters."""
+    if frozen := frozen_names(model):
+        save_file({name: value for name, value in model.state_dict().items() if name not in frozen}, path)
+    else:
+        save_model(model, path)
+
+
+def load_trained(model: nn.Module, path: Path) -> None:
+    """Loads what `save_trained` has saved, or the state of the whole model; raises a RuntimeError for another one."""
+    missing, unexpected = load_model(model, path, strict=False)
+    if wrong := sorted({*missing, *unexpected} - frozen_names(model)):
+        raise RuntimeError(f"{path.name} is of another model: it differs in {', '.join(wrong)}")
+
+
+def digest_of_frozen(model: nn.Module) -> str:
+    """Returns a hash of the frozen parameters, which checkpoints do not hold."""
+    frozen, sha = frozen_names(model), hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            sha.update(name.encode())
+            sha.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()
