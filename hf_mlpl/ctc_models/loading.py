@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_CTC_MAPPING,
     PROCESSOR_MAPPING,
     AutoConfig,
@@ -41,6 +42,7 @@ from .new_tokens import (
     outline,
     replace_heads,
     rows_to_keep,
+    set_num_classes,
     tokens_of,
     vocabulary_problem,
 )
@@ -87,7 +89,10 @@ def read_config(name: str | os.PathLike) -> PreTrainedConfig:
     file = find_file(name, "config.json")
     settings = {"model_type": None} | read_settings(file)
     check_settings(file, settings, {"model_type": text()})
-    if settings["model_type"] in OUR_TYPES:
+    model_type = settings["model_type"]
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"{name}: is of type {model_type}, which transformers {__version__} lacks; {_accepted()}")
+    if model_type in OUR_TYPES:
         config = AutoConfig.from_pretrained(name)  # whose errors are lines
     else:
         with _one_line(f"{name}: transformers {__version__} cannot use its config.json"):
@@ -167,6 +172,25 @@ def load_student(
 # Configuration
 
 
+def student_config(
+    name: str | os.PathLike, config: PreTrainedConfig, fields: Mapping[str, Any] = {}, num_classes: int | None = None
+) -> PreTrainedConfig:
+    """Returns the configuration of the model that `load_student` loads, without loading it.
+
+    Args:
+        num_classes: of a new head; by default that of the model.
+
+    Raises:
+        ValueError: as `load_student`, for a model of another kind and for fields that do not fit.
+    """
+    config, _ = _with_head(name, config)
+    with _one_line(f"{name} cannot have the model_fields {fields}"):
+        changed = _with_fields(config, {field: value for field, value in fields.items() if field != "target_lang"})
+    if num_classes is not None:
+        set_num_classes(changed, num_classes)
+    return changed
+
+
 def _with_head(name: str | os.PathLike, config: PreTrainedConfig) -> tuple[PreTrainedConfig, str | None]:
     """Returns the configuration of a CTC model, and, if `config` is an encoder's, the name of its field there."""
     if type(config) in MODEL_FOR_CTC_MAPPING:
@@ -181,11 +205,13 @@ def _with_head(name: str | os.PathLike, config: PreTrainedConfig) -> tuple[PreTr
     model_type = config.model_type
     kinds = (kind for kind, lists in OTHER_KINDS.items() if any(model_type in _types(names) for names in lists))
     kind = next(kinds, "does not write down speech")
-    accepted = ", ".join(["mlpl", *(config_class.model_type for config_class in MODEL_FOR_CTC_MAPPING)])
-    raise ValueError(
-        f"{name}: is of type {model_type}, which {kind}; accepted are CTC models, and their encoders, of the types "
-        f"{accepted}"
-    )
+    raise ValueError(f"{name}: is of type {model_type}, which {kind}; {_accepted()}")
+
+
+def _accepted() -> str:
+    """Describes the models that can be trained."""
+    types = sorted({config_class.model_type for config_class in MODEL_FOR_CTC_MAPPING})
+    return f"accepted are CTC models, and their encoders, of the types {', '.join(types)}"
 
 
 def _types(names: str) -> Container[str]:
