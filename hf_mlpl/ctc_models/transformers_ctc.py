@@ -181,9 +181,6 @@ class TransformersInterface(CtcInterface):
         cases = {case for letter in letters for case in ("lower", "upper") if getattr(letter, f"is{case}")()}
         self.letter_case = cases.pop() if len(cases) == 1 else None
 
-    def vocabulary(self) -> dict[str, int]:
-        return self.tokens
-
     def label_ids(self, text: str) -> list[int]:
         return self._encode(text)[0]
 
