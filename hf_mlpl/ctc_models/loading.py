@@ -280,7 +280,7 @@ def _load_adapter(
 ) -> None:
     """Gives an MMS model the adapter, the head and the vocabulary of a language."""
     vocabularies = getattr(tokenizer, "vocab", None) or {}
-    if getattr(model.config, "adapter_attn_dim", None) is None or vocabularies == tokenizer.encoder:
+    if getattr(model.config, "adapter_attn_dim", None) is None or vocabularies == getattr(tokenizer, "encoder", {}):
         raise ValueError(f"{name}: has no adapters of languages, as MMS models have; leave out target_lang")
     if language not in vocabularies:
         raise ValueError(f"{name}: has no adapter for target_lang {language!r}; it has {list_names(vocabularies)}")

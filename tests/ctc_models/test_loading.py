@@ -126,6 +126,7 @@ def test_plain_transformers_loads_new_heads(tokens, tmp_path):
         folder = tmp_path / architecture
         student.model.save_pretrained(folder)
         student.processor.save_pretrained(folder)
+        assert load(folder, {}, tokens).head is None  # which are its own tokens now
         path = logits(student.model, student.processor).argmax(dim=-1).tolist()
         texts[str(folder)] = [
             ctc_interface(student.model.config, student.processor).decode(path).text,
@@ -331,3 +332,12 @@ def test_repositories(wav2vec2, local_hub):
     local_hub.repos["model", repo].gated = True
     with pytest.raises(OSError, match=f"^{repo}: is gated; accept its terms on https://huggingface.co/{repo}, and gi"):
         load(repo)
+
+
+def test_commands_for_models_of_ours_refuse_others(wav2vec2, tone_data, tmp_path, error_of):
+    (tmp_path / "text.txt").write_text("ab")
+    sound, text, data = tmp_path / "sound.wav", tmp_path / "text.txt", tone_data / "dev.parquet"
+    message = f"{wav2vec2}: is of type wav2vec2, and only models of type mlpl "
+    assert message in error_of("align.py", "--model", wav2vec2, sound, text)
+    names = ["--model", wav2vec2, "--data", data, "--output", tmp_path / "names.json"]
+    assert message in error_of("name_languages.py", *names)

@@ -312,6 +312,9 @@ def test_a_pushed_state_goes_on_elsewhere(run, tone_run, tmp_path, local_hub, qu
     interrupted(config, monkeypatch)
     model, _ = load_model("me/run")
     assert not hasattr(model, "peft_config")
+    files = local_hub.files("me/run")
+    assert ("handler.py" in files) == merge and ("adapters (LoRA)" in files["README.md"].decode()) != merge
+    assert "base_model: me/base" in files["README.md"].decode()
     config = load_config(whole / "config.yaml", [f"output_dir={tmp_path / 'elsewhere'}", *settings])
     assert resume_from_hub(config, "me/run") is None
     folder = train(config)
