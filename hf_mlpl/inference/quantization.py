@@ -7,7 +7,7 @@ import sys
 
 import torch
 from torch import nn
-from transformers import MODEL_FOR_CTC_MAPPING, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 # Their attention reads the weights of its projections instead of calling them.
@@ -88,15 +88,10 @@ def quantize(model: PreTrainedModel) -> PreTrainedModel:
         model: in fp32 on a CPU.
 
     Raises:
-        ValueError: for a model without a CTC class, or that is not fp32, not on a CPU, or quantized already, and
-            where PyTorch has no oneDNN.
+        ValueError: for a model that is not fp32, not on a CPU, or quantized already, and where PyTorch has no oneDNN.
     """
     if not torch.backends.mkldnn.is_available():
         raise ValueError("int8 weights need a PyTorch with oneDNN, as on x86-64; use the model as it is here")
-    if type(model.config) not in MODEL_FOR_CTC_MAPPING:
-        raise ValueError(
-            f"int8 is for CTC models, and a {model.config.model_type} model is none; use bfloat16 or float32 for it"
-        )
     if model.device.type != "cpu" or model.dtype != torch.float32:
         raise ValueError(
             f"the model is {model.dtype} on {model.device}; quantize takes torch.float32 on cpu, so load it with "
