@@ -42,6 +42,7 @@ from .new_tokens import (
     replace_heads,
     rows_to_keep,
     tokens_of,
+    vocabulary_problem,
 )
 
 DECIDED_FIELDS = ("vocab_size", "pad_token_id", "blank_token_id")
@@ -147,7 +148,7 @@ def load_student(
     old_tokenizer = _load_tokenizer(source, is_needed=new_tokenizer is None) if has_head else None
     if language is not None:
         _load_adapter(source, model, old_tokenizer, language)
-    problem = old_tokenizer and _problem(model.config, old_tokenizer)
+    problem = old_tokenizer and vocabulary_problem(model.config, old_tokenizer)
     if new_tokenizer is None:
         if problem:
             raise ValueError(f"{name}: {problem}; correct the files, or set `tokens` to train a new head")
@@ -293,24 +294,6 @@ def _load_processor(
         processor_class = PROCESSOR_MAPPING.get(type(config), Wav2Vec2Processor)
         settings, _ = processor_class.get_processor_dict(name)
         return processor_class.from_args_and_dict((AutoFeatureExtractor.from_pretrained(name), tokenizer), settings)
-
-
-def _problem(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Returns why a tokenizer does not fit a model's head; None if it does."""
-    blank, padding = blank_of(config), tokenizer.pad_token_id
-    if blank is None:
-        return "its config.json has no pad_token_id, which is the blank"
-    if padding is None:
-        return "its tokenizer has no padding, which is the blank"
-    is_special = hasattr(config, "blank_token_id") and blank in tokenizer.all_special_ids  # as OmniASR's
-    if blank != padding and not is_special:
-        return f"the blank of its config.json, {blank}, is not the padding of its tokenizer, {padding}"
-    special = set(tokenizer.all_special_tokens)
-    ids = {index for token, index in tokenizer.get_vocab().items() if token not in special}
-    known = ids | set(tokenizer.all_special_ids)
-    if max(ids, default=0) >= config.vocab_size or not known.issuperset(range(config.vocab_size)):
-        return f"its CTC head has {config.vocab_size} classes, and its tokenizer {len(known)} tokens"
-    return None
 
 
 # Errors

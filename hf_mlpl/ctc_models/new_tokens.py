@@ -48,6 +48,24 @@ def blank_of(config: PreTrainedConfig) -> int | None:
     return getattr(config, "blank_token_id", config.pad_token_id)
 
 
+def vocabulary_problem(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Returns why a tokenizer does not fit a model's head; None if it does."""
+    blank, padding = blank_of(config), tokenizer.pad_token_id
+    if blank is None:
+        return "its config.json has no pad_token_id, which is the blank"
+    if padding is None:
+        return "its tokenizer has no padding, which is the blank"
+    is_special = hasattr(config, "blank_token_id") and blank in tokenizer.all_special_ids  # as OmniASR's
+    if blank != padding and not is_special:
+        return f"the blank of its config.json, {blank}, is not the padding of its tokenizer, {padding}"
+    special = set(tokenizer.all_special_tokens)
+    ids = {index for token, index in tokenizer.get_vocab().items() if token not in special}
+    known = ids | set(tokenizer.all_special_ids)
+    if max(ids, default=0) >= config.vocab_size or not known.issuperset(range(config.vocab_size)):
+        return f"its CTC head has {config.vocab_size} classes, and its tokenizer {len(known)} tokens"
+    return None
+
+
 def rows_to_keep(old: Mapping[str, int], new: Mapping[str, int]) -> dict[int, int]:
     """Returns the rows of a new head whose tokens the old one has: number in the new head -> number in the old one.
 

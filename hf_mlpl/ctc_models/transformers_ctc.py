@@ -25,6 +25,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ..model.ctc_loss import ctc_loss
 from ..model.text import normalize_text
 from .interface import CtcInterface, CtcOutput, DecodedText
+from .new_tokens import blank_of, vocabulary_problem
 
 # Models that read nothing of the padding if they have an attention mask. Others let it in: convolutions between the
 # layers of wav2vec2-conformer and data2vec-audio read frames that the mask does not cover, and sew and sew-d join the
@@ -91,6 +92,7 @@ class TransformersInterface(CtcInterface):
             and self.takes_mask
             and getattr(config, "feat_extract_norm", None) != "group"  # its statistics are of the row with its padding
             and not getattr(config, "add_adapter", False)  # whose convolutions read past the end of an utterance
+            and not getattr(config, "conv_pos_batch_norm", False)  # which adds its bias to the padding
         )
         self.freezes_feature_encoder = self.takes_samples
         # A model with any of these probabilities has a vector for masked frames.
@@ -155,12 +157,11 @@ class TransformersInterface(CtcInterface):
     # Between text and labels
 
     def _read_tokens(self) -> None:
-        """Reads the vocabulary, and checks that it is the head's.
-
-        Raises:
-            ValueError: for a tokenizer without blank, or whose ids are not the classes of the head.
-        """
+        """Reads the vocabulary; raises ValueError if it is not that of the head."""
         config, tokenizer = self.config, self.tokenizer
+        if problem := vocabulary_problem(config, tokenizer):
+            raise ValueError(f"{_name(config)}: {problem}; load a model with its own tokenizer, or train a new head")
+        self.blank_id = blank_of(config)
         self.tokens = tokenizer.get_vocab()
         self.word_delimiter_id = self.tokens.get(getattr(tokenizer, "word_delimiter_token", None))
         if self.word_delimiter_id is not None and self.word_delimiter_id >= config.vocab_size:
@@ -171,35 +172,12 @@ class TransformersInterface(CtcInterface):
         self.word_start = "▁" if has_sentencepiece else "Ġ" if self.tokenizer.is_fast else None
         # Wav2Vec2CTCTokenizer counts the word boundary among the special tokens; transcripts have spaces for it.
         special = {self.tokens[token] for token in tokenizer.all_special_tokens if token in self.tokens}
-        self.silent_ids = special - {self.word_delimiter_id}  # without text
+        self.silent_ids = special - {self.word_delimiter_id} | {self.blank_id}  # without text
 
-        if (blank := getattr(config, "blank_token_id", None)) is not None:  # OmniASR, whose padding is another token
-            self.blank_id = blank
-        elif tokenizer.pad_token_id is None:
-            raise ValueError(
-                f"the tokenizer of {_name(config)} has no padding token, which is the CTC blank in transformers"
-            )
-        elif tokenizer.pad_token_id != config.pad_token_id:
-            raise ValueError(
-                f"the CTC blank of {_name(config)} is {config.pad_token_id}, the pad_token_id of its configuration, "
-                f"but the padding of its tokenizer is {tokenizer.pad_token!r}, {tokenizer.pad_token_id}; they must be "
-                "the same"
-            )
-        else:
-            self.blank_id = config.pad_token_id
-        self.silent_ids.add(self.blank_id)
-        spoken = {token: number for token, number in self.tokens.items() if number not in self.silent_ids}
-        num_ids = max(self.tokens.values()) + 1
-        if not max(self.blank_id, *spoken.values()) < config.vocab_size <= num_ids:
-            raise ValueError(
-                f"the head of {_name(config)} has {config.vocab_size} classes, but its tokenizer has {num_ids} "
-                "tokens; load a model with its own tokenizer, or set `tokens` for a new head"
-            )
         # Letters that are both, as in vocabularies that write bytes as letters, are not put in another case.
+        spoken = {token for token, number in self.tokens.items() if number not in self.silent_ids}
         letters = {letter for token in spoken for letter in token if len(letter.upper()) == len(letter.lower()) == 1}
-        cases = {"lower" for letter in letters if letter.islower()} | {
-            "upper" for letter in letters if letter.isupper()
-        }
+        cases = {case for letter in letters for case in ("lower", "upper") if getattr(letter, f"is{case}")()}
         self.letter_case = cases.pop() if len(cases) == 1 else None
 
     def vocabulary(self) -> dict[str, int]:
@@ -304,6 +282,7 @@ class TransformersInterface(CtcInterface):
 
     def forward(self, model: nn.Module, input_features: torch.Tensor, attention_mask: torch.Tensor) -> CtcOutput:
         num_frames = self.num_output_frames(attention_mask.sum(dim=1))
+        input_features = input_features.to(next(model.parameters()).dtype)  # which may be bfloat16, for inference
         inputs = {self.input_name: input_features[:, None] if self.has_channel else input_features}
         if self.takes_mask:
             inputs[self.mask_name] = attention_mask
@@ -333,7 +312,7 @@ class TransformersInterface(CtcInterface):
             losses = ctc_loss(log_probs, labels.clamp(min=0), output.num_frames, lengths, self.blank_id, zero_infinity)
         if self.config.ctc_loss_reduction == "sum":
             return losses.sum()
-        return (losses / lengths.clamp(min=1)).sum() / num_utterances
+        return (losses / lengths.clamp(min=1)).sum() / max(num_utterances, 1)  # of an update without a readable one
 
     def train_mode(self, model: nn.Module) -> None:
         """Turns training on, except in layers that would make an utterance's outputs depend on the rest of its batch,
@@ -348,7 +327,9 @@ class TransformersInterface(CtcInterface):
     def set_dropout(self, model: nn.Module, probability: float) -> None:
         layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
         is_found = False
-        for module in (module for layer in layers for module in layer.modules()):
+        for place, module in (pair for layer in layers for pair in layer.named_modules()):
+            if "lora_dropout" in place:  # of adapters, which have a setting of their own
+                continue
             if isinstance(module, nn.Dropout):
                 module.p, is_found = probability, True
             for name in DROPOUTS:
@@ -395,14 +376,17 @@ class TransformersInterface(CtcInterface):
                 f"the model {reads} the padding of a batch, so transcripts and labels are made one by one"
                 + (", and in training an utterance's outputs depend on its batch" if training else "")
             )
+        if self.letter_case:
+            remarks.append(
+                f"all transcripts are in {self.letter_case} case, as the vocabulary is"
+                + ("; texts are put in it for training, and not for evaluation" if training else "")
+            )
         if not training:
             return remarks
         if any(isinstance(module, BATCH_NORM) for module in model.modules()):
             remarks.append("batch normalisation keeps the statistics of the model, so that utterances do not mix")
         if self.config is not self.config_without_adapter and self.config_without_adapter.layerdrop > 0:
             remarks.append("LayerDrop leaves alone the adapter's layers, because they shorten the output")
-        if self.letter_case:
-            remarks.append(f"all letters of the vocabulary are in {self.letter_case} case, and texts are put in it")
         if self.word_delimiter_id is None and not self.tokenizer.is_fast:
             remarks.append("the vocabulary has no word boundary, so transcripts have no spaces")
         if not self.masks_features:

@@ -8,12 +8,15 @@ import sys
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+# Their attention reads the weights of its projections instead of calling them.
+READ_BY_THEIR_PARENTS = ("WavLMAttention",)
 MIN_SCALE = torch.finfo(torch.float32).tiny  # so that nothing is divided by zero
 
 
 class Int8Linear(nn.Module):
-    """Computes a linear map without bias, with a scale for each row of int8 weights and one for each frame of input.
+    """Computes a linear map, with a scale for each row of int8 weights and one for each frame of input.
 
     So a frame gets the same numbers in every batch. Products and sums are exact integers, computed by oneDNN.
 
@@ -30,13 +33,15 @@ class Int8Linear(nn.Module):
         self.weight = torch.ops.onednn.qlinear_prepack(weight, None)  # in oneDNN's own layout
         self.scale = scale
         self.zero_point = torch.zeros(len(scale), dtype=torch.long)
+        self.bias = None if linear.bias is None else linear.bias.detach().clone()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:  # (..., in) -> (..., out), fp32
         scale = (inputs.abs().amax(dim=-1, keepdim=True) / self.levels).clamp_(min=MIN_SCALE)
         # Unsigned, because processors need not shift such inputs first: the zero lies at levels + 1.
         rounded = (inputs / scale).round_().add_(self.levels + 1).to(torch.uint8)
         outputs = _linear(rounded, self.levels + 1, self.weight, self.scale, self.zero_point)
-        return outputs.mul_(scale)
+        outputs = outputs.mul_(scale)
+        return outputs if self.bias is None else outputs.add_(self.bias)
 
     def __getstate__(self) -> dict:
         # Tensors in oneDNN's own layout, which is transposed, can be neither copied nor pickled.
@@ -76,11 +81,11 @@ def input_levels() -> int:
 def quantize(model: PreTrainedModel) -> PreTrainedModel:
     """Quantizes the layers of a model to 8 bits, in place, and returns it; for inference on this CPU.
 
-    Tables of relative positions become float16; front end, layer norms and heads stay as they are. The model can
-    neither be trained nor saved afterwards: quantize it each time it is loaded, which takes seconds.
+    Tables of relative positions of `MlplForCTC` become float16; front end, layer norms and heads stay as they are. The
+    model can neither be trained nor saved afterwards: quantize it each time it is loaded, which takes seconds.
 
     Args:
-        model: an `MlplForCTC` or `MlplModel` in fp32 on a CPU.
+        model: in fp32 on a CPU.
 
     Raises:
         ValueError: for a model that is not fp32, not on a CPU, or quantized already, and where PyTorch has no oneDNN.
@@ -92,13 +97,20 @@ def quantize(model: PreTrainedModel) -> PreTrainedModel:
             f"the model is {model.dtype} on {model.device}; quantize takes torch.float32 on cpu, so load it with "
             "dtype=torch.float32 and leave it on the CPU"
         )
-    layers = model.base_model.layers
-    linears = [name for name, module in layers.named_modules() if isinstance(module, nn.Linear)]
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, GradientCheckpointingLayer)]
+    linears = {
+        f"{name}.{part}.{child}".replace("..", ".")
+        for name, layer in layers
+        for part, parent in layer.named_modules()
+        if type(parent).__name__ not in READ_BY_THEIR_PARENTS
+        for child, module in parent.named_children()
+        if isinstance(module, nn.Linear)
+    }
     if not linears:
         raise ValueError("the layers have no weights to quantize; was the model quantized already?")
     levels = input_levels()
     for name in linears:
-        layers.set_submodule(name, Int8Linear(layers.get_submodule(name), levels))
+        model.set_submodule(name, Int8Linear(model.get_submodule(name), levels))
     for name, parameter in model.named_parameters():
         # A copy: while one parameter is a view of the file, all of the file stays in memory.
         is_table = name.endswith("position_table")

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..ctc_models.interface import CtcInterface
 from ..training_config import PRESETS, TrainingConfig
@@ -135,14 +136,23 @@ def prepare(
             "LayerDrop skips layers whose shards the other processes wait for; set model_fields.layerdrop to 0 and "
             "slimipl.dynamic_dropout to null, or launch with `accelerate launch --multi_gpu`, without FSDP"
         )
-    model.get_input_embeddings = model.get_output_embeddings = lambda: None  # which accelerate would shard apart
+    # accelerate would shard these apart, and what it takes for the last norm: Wav2Vec2EncoderStableLayerNorm.
+    model.get_input_embeddings = model.get_output_embeddings = lambda: None
+    model.base_model_prefix = ""
+    model._no_split_modules = model._no_split_modules or _layer_classes(model)
     model, optimizer = accelerator.prepare(model, build_optimizer(model, config, ctc.heads(model)))
     optimizer.state = build_optimizer(
         model, config, ctc.heads(model)
     ).state  # Adagrad's sums had the shapes of whole weights
+    del model.base_model_prefix  # its class has the name
     if drops_layers or ctc.leaves_out_parameters:
         model.set_reduce_scatter_unused_params(True)  # as find_unused_parameters does without FSDP
     return model, optimizer
+
+
+def _layer_classes(model: nn.Module) -> set[str]:
+    """Returns the names of the classes of a model's layers, which many models of transformers do not say themselves."""
+    return {type(module).__name__ for module in model.modules() if isinstance(module, GradientCheckpointingLayer)}
 
 
 def remove_gradients_of_dropped_layers(

@@ -26,6 +26,7 @@ from hf_mlpl.ctc_models import ctc_interface
 from hf_mlpl.data.batches import SpeechBatches
 from hf_mlpl.data.utterances import FEATURES, read_utterances, write_utterances
 from hf_mlpl.inference.decoding import transcribe
+from hf_mlpl.inference.precision import convert
 from hf_mlpl.training.loop import train, train_step
 from hf_mlpl.training_config import load_config
 
@@ -225,6 +226,20 @@ def test_outputs_of_a_padded_batch(name, trained, data):
     assert close == ctc.pads_exactly
 
 
+@torch.no_grad()
+def test_precisions(name, trained, data):
+    """The logits of models in 16 and 8 bits are nearly those of the model."""
+    model, processor = trained
+    audio = read_utterances([data / "dev.parquet"])[0]["audio"]
+    ctc, expected = ctc_interface(model.config, processor), logits_of(model, processor, audio)
+    inputs = ctc.extract(load_audio(audio, 16_000))[None]
+    for dtype in ("bfloat16", "int8"):
+        converted = convert(copy.deepcopy(model), dtype)
+        actual = ctc.forward(converted, inputs, torch.ones(inputs.shape[:2], dtype=torch.long)).logits[0].float()
+        correlation = torch.corrcoef(torch.stack([expected.flatten(), actual[: len(expected)].flatten()]))[0, 1]
+        assert correlation > 0.99 and not torch.equal(actual, expected), dtype
+
+
 def test_micro_batches_add_up(name, trained, settings, data, tmp_path):
     """Without dropout, the update of `train_step` is the gradient of transformers' own loss of each utterance."""
     model, processor = copy.deepcopy(trained[0]), trained[1]
@@ -276,9 +291,9 @@ def test_poor_utterances(name, trained, settings, data, tmp_path):
         losses.append(numbers["loss"])
         if len(losses) == 1:
             torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
-    assert losses[0] == 0 and 0 < losses[1] < 1e6
+    assert losses[0] == 0 and np.isfinite(losses[1]) and (losses[1] > 0) == (not batches[1].problems)
     lost, short = sorted(transcribe(*trained, dataset), key=lambda hypothesis: hypothesis.row)
-    assert "lost.wav" in lost.error and short.error is None and short.num_frames == 1
+    assert "lost.wav" in lost.error and short.error is None and short.num_frames in (1, 2)
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable. is deprecated:FutureWarning")
@@ -316,7 +331,7 @@ def test_pushed_models_load_without_this_package(local_hub, settings, data, tmp_
     for name in names:
         loaded = [auto.from_pretrained(root / name / "model") for auto in (AutoModelForCTC, AutoProcessor)]
         [(_, expected[name])] = references(loaded[0].eval(), loaded[1], dataset)
-    assert json.loads(done.stdout) == expected
+    assert {name: " ".join(text.split()) for name, text in json.loads(done.stdout).items()} == expected
 
 
 TRANSCRIBE = """
@@ -329,7 +344,7 @@ def transcribe(name):
         return pipeline("automatic-speech-recognition", model=name)(samples.copy())["text"]
     except TypeError:  # of OmniASR's model, to which transformers 5.24's pipeline gives an argument that it lacks
         model, processor = AutoModelForCTC.from_pretrained(name), AutoProcessor.from_pretrained(name)
-        return processor.decode(model.generate(**processor(samples, sampling_rate=16_000))[0])
+        return processor.decode(model.generate(**processor(samples, sampling_rate=16_000))[0]).replace("<s>", "")
 
 samples = np.load(sys.argv[1])
 print(json.dumps({name: transcribe(f"me/{name}") for name in sys.argv[2:]}))

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from transformers import AutoModelForCTC
 
 from hf_mlpl import MlplForCTC, MlplProcessor, MlplTokenizer
@@ -17,6 +18,7 @@ from hf_mlpl.training_config import load_config
 from ..port_folder import LETTERS as PORT_LETTERS
 from ..port_folder import port_weights, save_port
 from ..random_model import RATE, save_folder, sweep
+from ..small_models import save_small_encoder, save_small_model
 from .test_loop import Killed, assert_equal_bits, kill_at, losses
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -185,3 +187,45 @@ def test_half_precision_weights_are_trained_in_fp32(config, tone_run, tmp_path):
     settings = config(tmp_path / "half")
     model, _ = build_model(settings, read_utterances(settings.train))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_models_of_other_architectures(config, tone_data, tmp_path, caplog):
+    """They take the tokens of the settings, have no languages, and their loss is a mean unless the fields say sum."""
+    folder = save_small_model(tmp_path / "model", "wav2vec2", letters="abcdeß")
+    encoder = save_small_encoder(tmp_path / "encoder", "wav2vec2-bert")
+    tokens = f"tokens={tone_data / 'tokens-all.lst'}"
+    own = config(folder)
+    train_set = read_utterances(own.train)
+    for settings, reduction, lines in (
+        (own, "mean", []),
+        (config(folder, tokens), "mean", ["CTC head: 11 -> 11 tokens: 8 kept, 3 new (f g ö), 3 dropped"]),
+        (
+            config(encoder, tokens, "model_fields={ctc_loss_reduction: sum}"),
+            "sum",
+            ["CTC head: 0 -> 11 tokens: 0 kept, 11 new (| a b c d e f g ...), 0 dropped"],
+        ),
+        (config(folder, "model_fields={num_hidden_layers: 3}"), "mean", []),
+    ):
+        caplog.clear()
+        model, processor = build_model(settings, train_set)
+        assert logged(caplog) == lines and model.config.ctc_loss_reduction == reduction
+        assert processor.tokenizer.pad_token_id == model.config.pad_token_id
+    assert "that start at random: wav2vec2.encoder.layers.2." in caplog.text
+    with pytest.raises(ValueError, match=r"languages is \['de'\], and .*model has no language-ID head, .*leave out"):
+        build_model(config(folder, "languages=[de]"), train_set)
+    with pytest.raises(ValueError, match="encoder: has no CTC head; set `tokens`"):
+        build_model(config(encoder), train_set)
+
+
+def test_model_fields_are_checked_as_early_as_possible(config, tone_run, tmp_path, local_hub):
+    """Those of our models and of folders before anything is loaded; only a repository must first say what it holds."""
+    folder = save_small_model(tmp_path / "model", "wav2vec2")
+    for model in (tone_run / "model", "tiny", "nowhere"):
+        with pytest.raises(ValueError, match="model_fields has mask_time_prob; accepted are hidden_size"):
+            config(model, "model_fields={mask_time_prob: 0.1}", tokens=TOKENS)
+    assert config(folder, "model_fields={mask_time_prob: 0.1}").model_fields == {"mask_time_prob": 0.1}
+    repo = HfApi().create_repo("ours").repo_id
+    HfApi().upload_folder(repo_id=repo, folder_path=tone_run / "model")
+    settings = config(repo, "model_fields={mask_time_prob: 0.1}")
+    with pytest.raises(ValueError, match="model_fields has mask_time_prob; accepted are hidden_size"):
+        build_model(settings, read_utterances(settings.train))

@@ -263,8 +263,8 @@ def test_results_of_other_architectures_need_no_package(run, local_hub, tone_dat
         source, repo = (HfApi().create_repo(f"{kind}-{architecture}").repo_id for kind in ("encoder", "result"))
         encoder = save_small_encoder(tmp_path / architecture, architecture)
         commit = HfApi().upload_folder(repo_id=source, folder_path=encoder).oid
-        overrides = [f"model={source}", "model_fields={}", f"push_to_hub={repo}", "learning_rate=1e-9", "allow_collapsed=true"]
-        folder = run(f"run-{architecture}", *overrides)
+        overrides = [f"model={source}", "model_fields={}", f"push_to_hub={repo}"]
+        folder = run(f"run-{architecture}", *overrides, "learning_rate=1e-9", "allow_collapsed=true")
         card = ModelCard(local_hub.files(repo)["README.md"].decode())
         assert card.data.base_model == source and f"a CTC model of type `{architecture}` with" in card.content
         assert "language-ID" not in card.content and "import hf_mlpl" not in card.content, card.content
