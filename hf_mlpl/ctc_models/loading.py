@@ -41,6 +41,7 @@ from .new_tokens import (
     outline,
     replace_heads,
     rows_to_keep,
+    set_num_classes,
     tokens_of,
     vocabulary_problem,
 )
@@ -139,8 +140,8 @@ def load_student(
         changed = _with_fields(config, fields)
     model, random_tensors = _load_weights(name, changed, encoder)
     config.vocab_size = model.config.vocab_size
-    _check_complete(name, model, config, random_tensors)
     heads = tuple(head_names(model))
+    _check_complete(name, model, config, [tensor for tensor in random_tensors if not tensor.startswith(heads)])
     has_head = not any(tensor.startswith(heads) for tensor in random_tensors)
     random_tensors = [tensor for tensor in random_tensors if not tensor.startswith(heads)]
     if not has_head and new_tokenizer is None:
@@ -165,6 +166,25 @@ def load_student(
 
 
 # Configuration
+
+
+def student_config(
+    name: str | os.PathLike, config: PreTrainedConfig, fields: Mapping[str, Any] = {}, num_classes: int | None = None
+) -> PreTrainedConfig:
+    """Returns the configuration of the model that `load_student` loads, without loading it.
+
+    Args:
+        num_classes: of a new head; by default that of the model.
+
+    Raises:
+        ValueError: as `load_student`, for a model of another kind and for fields that do not fit.
+    """
+    config, _ = _with_head(name, config)
+    with _one_line(f"{name} cannot have the model_fields {fields}"):
+        changed = _with_fields(config, {field: value for field, value in fields.items() if field != "target_lang"})
+    if num_classes is not None:
+        set_num_classes(changed, num_classes)
+    return changed
 
 
 def _with_head(name: str | os.PathLike, config: PreTrainedConfig) -> tuple[PreTrainedConfig, str | None]:
@@ -244,8 +264,7 @@ def _check_complete(
     name: str | os.PathLike, model: PreTrainedModel, config: PreTrainedConfig, random_tensors: Sequence[str]
 ) -> None:
     """Raises a ValueError for missing tensors, except for those that only the changed fields, or training, need."""
-    heads = tuple(head_names(model))
-    lost = [tensor for tensor in random_tensors if not tensor.startswith(heads) and not tensor.endswith(UNPUBLISHED)]
+    lost = [tensor for tensor in random_tensors if not tensor.endswith(UNPUBLISHED)]
     if lost and (lost := [tensor for tensor in lost if tensor in outline(model, config).state_dict()]):
         raise ValueError(f"{name}: its weights lack {list_names(lost)}; copy or download them again")
 

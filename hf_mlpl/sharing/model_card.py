@@ -10,13 +10,14 @@ from pathlib import Path, PurePath
 import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import AutoModelForCTC, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..corpora.locales import iso_code
 from ..corpora.sources import SYNTHETIC
 from ..error_line import error_line
 from ..evaluation.error_rate import RATES
 from ..evaluation.results import read_results
+from ..inference.loading import load_model
 from ..model.configuration_mlpl import MlplConfig, language_names
 from ..model.model_files import check_settings, dict_of, read_settings, text, whole
 from ..model.modeling_mlpl import MlplForCTC
@@ -181,7 +182,7 @@ def _check_weights(run_dir: Path, results: Sequence[dict]) -> None:
     folder = run_dir / "model"
     if not hashes or not folder.is_dir():
         return
-    own = teacher_revision(AutoModelForCTC.from_pretrained(folder), str(folder)).rpartition("@")[2]
+    own = teacher_revision(load_model(str(folder))[0], str(folder)).rpartition("@")[2]
     for digest, result in hashes.items():
         if digest != own:
             raise ValueError(

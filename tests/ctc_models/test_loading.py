@@ -30,6 +30,8 @@ from hf_mlpl.sharing.model_card import teacher_revision
 from ..random_model import sweep
 from ..small_models import ARCHITECTURES, missing, save_small_encoder, save_small_mms, save_small_model
 
+QUICK = {"wav2vec2", "wav2vec2-bert", "parakeet_ctc", "omniasr_ctc"}  # the kinds of inputs, heads and tokenizers
+ALL = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ARCHITECTURES]
 TOKENS = ["|", "ö", "a", "e", "b", "c", "\u0301"]  # others, in another order
 WITHOUT_PACKAGE = """
 import importlib.util, json, sys
@@ -73,7 +75,7 @@ def logits(model, processor):
         return model.eval()(**inputs).logits[0]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ALL)
 def test_heads_of_every_architecture(architecture, tokens, tmp_path):
     """The model's own head is as transformers loads it; in a new one, known tokens have the same logits."""
     if reason := missing(architecture):
