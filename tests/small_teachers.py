@@ -191,7 +191,7 @@ def make_omniasr_llm(folder: Path) -> PreTrainedModel:
     from transformers import OmniASRConfig, OmniASRFeatureExtractor, OmniASRForConditionalGeneration, OmniASRProcessor
 
     special = ["<s>", "<pad>", "</s>", "<unk>", "<extra_id_1>", "<|lang:auto|>", "<|lang:eng_latn|>"]
-    special += ["<|lang:swe_latn|>"]
+    special += ["<|lang:swe_latn|>", "<|lang:kmr_latn|>"]
     tokenizer = _tokenizer(special, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
     tokenizer.padding_side = "left"
     template = (
@@ -246,6 +246,41 @@ def make_speech_to_text(folder: Path) -> PreTrainedModel:
     )
 
 
+def make_seamless(folder: Path) -> PreTrainedModel:
+    """Saves a SeamlessM4T, whose `generate` takes the language."""
+    from transformers import (
+        SeamlessM4TConfig,
+        SeamlessM4TFeatureExtractor,
+        SeamlessM4TForSpeechToText,
+        SeamlessM4TProcessor,
+        SeamlessM4TTokenizer,
+    )
+
+    languages = {"eng": "__eng__", "swe": "__swe__"}
+    tokens = ["<pad>", "<unk>", "<s>", "</s>", "▁", *string.ascii_lowercase, *languages.values()]
+    tokenizer = SeamlessM4TTokenizer(
+        {token: number for number, token in enumerate(tokens)},
+        [],
+        additional_special_tokens=[*languages.values()],
+        **dict(zip(("src_lang", "tgt_lang"), languages, strict=True)),
+    )
+    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3}
+    layers = ("encoder_layers", "decoder_layers", "speech_encoder_layers", "t2u_encoder_layers", "t2u_decoder_layers")
+    heads = ("encoder_attention_heads", "decoder_attention_heads", "speech_encoder_attention_heads")
+    sizes = ("encoder_ffn_dim", "decoder_ffn_dim", "speech_encoder_intermediate_size", "feature_projection_input_dim")
+    config = SeamlessM4TConfig(
+        **{"vocab_size": len(tokenizer), "hidden_size": HIDDEN, "num_hidden_layers": 1, "num_adapter_layers": 1},
+        **{"max_position_embeddings": 64, "t2u_vocab_size": 10, "vocoder_num_spkrs": 1, **ids},
+        **{**dict.fromkeys(layers, 1), **dict.fromkeys(heads, 2), **dict.fromkeys(sizes, 32)},
+    )
+    model = _random(SeamlessM4TForSpeechToText(config))
+    codes = {name: tokens.index(token) for name, token in languages.items()}
+    model.generation_config.update(max_new_tokens=60, **ids)
+    model.generation_config.text_decoder_lang_to_code_id = codes
+    extractor = SeamlessM4TFeatureExtractor(feature_size=16, num_mel_bins=16)
+    return _save(model, SeamlessM4TProcessor(extractor, tokenizer), folder)
+
+
 TEACHERS = {
     "whisper": make_whisper,
     "moonshine": make_moonshine,
@@ -254,6 +289,7 @@ TEACHERS = {
     "qwen3_asr": make_qwen_asr,
     "omniasr": make_omniasr_llm,
     "speech_to_text": make_speech_to_text,
+    "seamless_m4t": make_seamless,
 }
 
 
@@ -286,6 +322,7 @@ def _random(model: PreTrainedModel) -> PreTrainedModel:
     for parameter in model.parameters():
         if parameter.dim() > 1:  # 0.02, as usual, would make all texts equal
             parameter.normal_(0, 1.5 / parameter[0].numel() ** 0.5, generator=generator)
+    model.generation_config._from_model_config = False  # else it is not read from the folder, but made anew
     model.generation_config.update(exponential_decay_length_penalty=END_PENALTY)
     return model.eval()
 

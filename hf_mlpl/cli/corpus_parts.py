@@ -31,7 +31,7 @@ from ..corpora.reading import ReadingReport
 from ..corpora.sources import LIBRISPEECH, VOXPOPULI, Source, common_voice_sources, source_of_corpus
 from ..corpora.splits import Corpus, Splits, of_languages, split_of_name
 from ..error_line import error_line
-from .prepare_data import given_columns
+from .columns import given_columns
 
 HUB = "hf://datasets/"
 HUB_PAGE = "https://huggingface.co/datasets/"

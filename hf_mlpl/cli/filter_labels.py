@@ -72,7 +72,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
     filters = read_filters(options.filters) if options.filters else DEFAULT_FILTERS
     normalizers = read_normalizers(options.normalize) if options.normalize else {}
-    others = list(_texts_of_others(options.labels, options.agreement_with or ()))
+    others = list(_texts_of_others(options.labels, options.agreement_with or []))
     hours = filter_labels(options.labels, filters, options.output, options.allow_collapsed, others, normalizers)
     rows = [(language, *(f"{value:.2f}" for value in kept.values())) for language, kept in hours.items()]
     print(aligned([("hours", *next(iter(hours.values()), ())), *rows]))

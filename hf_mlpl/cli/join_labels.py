@@ -31,7 +31,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .prepare_data import FOUND_OR_NAMED, add_column_arguments, add_form_arguments, given_columns
+from .columns import FOUND_OR_NAMED, add_column_arguments, add_form_arguments, given_columns
 from .pseudo_label import add_allow_collapsed_argument
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,16 +26,16 @@ FEWEST_TEXTS = 10  # that are compared
 
 
 class Conventions:
-    """Counts, for each key, texts and those that have letters with case, capitals, punctuation and digits.
+    """Counts for each key, such as a language, all texts, and those that have letters with case, capitals and so on.
 
     Capitals are letters of upper or title case; letters have case if they have a title case of their own, which those
     of Georgian have not. Punctuation are Unicode's categories P, and digits are Nd.
     """
 
     def __init__(self):
-        self.counts: defaultdict[Hashable, Counter[str]] = defaultdict(Counter)
+        self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
-    def add(self, key: Hashable, texts: pa.ChunkedArray) -> None:
+    def add(self, key: str, texts: pa.ChunkedArray) -> None:
         """Counts the texts that are not empty."""
         block = TextBlock(texts)
         kinds = _kinds().take(block.code_points)
@@ -47,12 +48,12 @@ class Conventions:
         for value, part in parts_by(column, labels):
             self.add(value, part["text"])
 
-    def report(self, key: Hashable) -> dict[str, int]:
+    def report(self, key: str) -> dict[str, int]:
         """Returns the counts, for JSON."""
         return {name: self.counts[key][name] for name in ("texts", *KINDS)}
 
 
-def parts_by(column: str, table: pa.Table) -> Iterator[tuple[Hashable, pa.Table]]:
+def parts_by(column: str, table: pa.Table) -> Iterator[tuple[Any, pa.Table]]:
     """Yields the values of a column, null among them, and the rows of each."""
     for value in table[column].unique():
         yield value.as_py(), table.filter(pc.is_in(table[column], pa.array([value.as_py()], table[column].type)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import re
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -39,7 +40,7 @@ from ..data.batches import plan_batches
 from ..data.rows import blocks, durations_of
 from ..data.words import join_texts
 from ..error_line import error_line
-from .decoding import Hypothesis
+from .decoding import DURATION_TOLERANCE, Hypothesis
 from .pieces import explain_memory_errors, join_language_log_probs, prefetch
 from .quiet_cuts import cut_where_quiet
 
@@ -59,7 +60,7 @@ LANGUAGE_PARAMETERS = ("language", "source_language")
 
 def generates(config: PreTrainedConfig) -> bool:
     """Returns whether models of a configuration generate text, as opposed to CTC models."""
-    # transformers before 5.20 has no mapping of the models that take text and sound
+    # An older transformers has no mapping of the models that take text and sound.
     multimodal = getattr(modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING", ())
     return type(config) in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING or type(config) in multimodal
 
@@ -125,7 +126,10 @@ class Request:
         if self.language_parameter is None:
             return None
         problem = None
-        for name in names_of_language(locale):
+        # OmniASR-LLM's names have a script: kmr_latn.
+        spelled = re.compile(rf"<\|lang:({re.escape(locale.split('-')[0])}_\w+)\|>")
+        found = (spelled.fullmatch(token) for token in sorted(self.processor.tokenizer.get_vocab()))
+        for name in chain(names_of_language(locale), (match[1] for match in found if match)):
             try:
                 self.inputs_of_one(np.zeros(self.sampling_rate, np.float32), name)
                 return name
@@ -249,7 +253,12 @@ class SeamlessRequest(Request):
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
         super().__init__(model, processor)
-        self.known = model.generation_config.text_decoder_lang_to_code_id
+        self.known = getattr(model.generation_config, "text_decoder_lang_to_code_id", ())
+        if not self.known:
+            raise ValueError(
+                f"{self.name}: its generation_config.json has no text_decoder_lang_to_code_id; take that of the model "
+                "from which it was fine-tuned"
+            )
 
     def language(self, locale: str) -> str:
         if language := next((name for name in names_of_language(locale) if name in self.known), None):
@@ -261,10 +270,9 @@ class SeamlessRequest(Request):
 
 
 def _request(model: PreTrainedModel, processor: ProcessorMixin) -> Request:
-    config = model.generation_config
-    if hasattr(config, "no_timestamps_token_id"):
+    if hasattr(model.generation_config, "no_timestamps_token_id"):
         return WhisperRequest(model, processor)
-    if hasattr(config, "text_decoder_lang_to_code_id"):
+    if "tgt_lang" in inspect.signature(type(model).generate).parameters:
         return SeamlessRequest(model, processor)
     return Request(model, processor)
 
@@ -384,10 +392,11 @@ class WindowBatches(IterableDataset):
             try:
                 for piece, is_last in cut_where_quiet(stream_audio(columns["audio"][i], rate), rate, self.window):
                     seconds = len(piece) / rate
-                    longest = max(longest, float(self.computed_seconds(np.array(seconds))))
-                    if samples and longest * (len(samples) + 1) > 1.1 * self.max_batch_seconds:  # tables round
+                    computed = float(self.computed_seconds(np.array(seconds)))
+                    longest = max(longest, computed)
+                    if samples and longest * (len(samples) + 1) > DURATION_TOLERANCE * self.max_batch_seconds:
                         yield self._collate(batch, samples)
-                        samples, longest = [], seconds
+                        samples, longest = [], computed
                         batch = WindowBatch(None, [], [], [], locale, self.languages[locale])
                     samples.append(np.pad(piece, (0, max(0, round(LEAST_SECONDS * rate) - len(piece)))))
                     batch.rows.append(row)
@@ -541,7 +550,8 @@ class GenerativeTranscriber:
             sequences = self.request.generate(self.model, inputs, **self._options(recorded, inputs, limit))
         tokens = sequences[:, sequences.shape[1] - len(recorded.steps) :].cpu()  # (B, L), without the prompt
         log_probs = torch.stack(recorded.steps, dim=1).cpu()  # (B, L)
-        end_ids = self.model.generation_config.eos_token_id
+        config = self.model.generation_config
+        end_ids, is_forced = config.eos_token_id, config.forced_eos_token_id is not None
         end_ids = torch.tensor([] if end_ids is None else end_ids).reshape(-1)
         texts = []
         for i, is_end in enumerate(torch.isin(tokens, end_ids)):
@@ -550,7 +560,8 @@ class GenerativeTranscriber:
                 GeneratedText(
                     text=self.request.text(tokens[i, :length]),
                     log_probs=log_probs[i, :length].tolist(),
-                    is_complete=bool(is_end.any()) or length < limit,  # models without an end token end by themselves
+                    # At the limit, an end token may be forced. Models without one end by themselves before.
+                    is_complete=length < limit or (bool(is_end.any()) and not is_forced),
                     no_speech_probability=None if no_speech is None else no_speech[i],
                     language_log_probs=None if languages is None else languages[i],
                     seconds=batch.seconds[i],
@@ -571,7 +582,8 @@ class GenerativeTranscriber:
         """Returns the options of a greedy search."""
         options = {"do_sample": False, "num_beams": 1, "return_dict_in_generate": False}
         options |= {"logits_processor": LogitsProcessorList([recorded])}
-        if self.model.config.is_encoder_decoder:  # their settings have a max_length, beside which max_new_tokens warns
+        if self.model.config.is_encoder_decoder and not self.model.generation_config.max_new_tokens:
+            # Their settings have a max_length, beside which max_new_tokens gives a warning for each batch.
             return options | {"max_length": _prompt_length(inputs) + max_new_tokens}
         return options | {"max_new_tokens": max_new_tokens}
 

@@ -285,7 +285,7 @@ def _text_blocks(
         names = list(dict.fromkeys(columns[name] for name in features))
         for position, values, problem in rows_of(path, names, settings.delimiter, settings.encoding):
             row = {name: values.get(columns[name]) for name in features}
-            row = {name: None if value != value else value for name, value in row.items()}  # NaN stands for no value
+            row = {name: value if value == value else None for name, value in row.items()}  # NaN stands for no value
             try:
                 if problem := problem or next((f"no {name}" for name in needed if row[name] is None), None):
                     raise ValueError(problem)
@@ -300,7 +300,7 @@ def _text_blocks(
             yield pa.Table.from_pylist(block, schema=schema)
 
 
-def _value(name: str, value: str | bool | None, dtype: str) -> str | float | bool | None:
+def _value(name: str, value: str | float | bool | None, dtype: str) -> str | float | bool | None:
     """Parses a value of a text file; an empty one is null, except in a column of strings.
 
     Raises:

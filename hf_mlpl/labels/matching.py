@@ -9,6 +9,7 @@ before others, and a name of digits alone says nothing without its folder.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -115,7 +116,7 @@ class UtteranceNames:
 
     def _keys(self, names: pa.Array, depth: int) -> np.ndarray:
         """Returns (N,) hashes of the last parts of names, without what does not count; 0 is that of none."""
-        keys = pc.replace_substring(names, "\\", "/")
+        keys = pc.replace_substring(pc.utf8_normalize(names, "NFC"), "\\", "/")
         keys = pc.replace_substring_regex(keys, f"(?i){AUDIO_SUFFIX.pattern}", "")
         keys = pc.replace_substring_regex(keys, self._prefix, r"\1\3")
         return id_hashes(pc.replace_substring_regex(keys, FOLDERS[depth], r"\1"))
@@ -178,7 +179,7 @@ def _is_spelling(name: str, other: str, language: str) -> bool:
 
 def _parts(name: str) -> list[str]:
     """Returns the folders and the stem of a name."""
-    parts = AUDIO_SUFFIX.sub("", name.replace("\\", "/")).split("/")
+    parts = AUDIO_SUFFIX.sub("", unicodedata.normalize("NFC", name).replace("\\", "/")).split("/")
     return [part for part in parts[:-1] if part not in ("", ".")] + parts[-1:]
 
 

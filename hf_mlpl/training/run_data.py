@@ -74,19 +74,15 @@ def check_pseudo_labels(train_set: Dataset) -> None:
 
 def compare_conventions(train_set: Dataset) -> None:
     """Logs a line for each teacher whose labels are written otherwise than the transcripts of the same language."""
-    transcripts, labels = Conventions(), Conventions()  # by language, and by teacher and language
+    transcripts, labels = Conventions(), defaultdict[str, Conventions](Conventions)  # of each teacher
     for block in blocks(train_set, ["source", "language", "text"]):
         for source, written in parts_by("source", block):
-            for language, texts in parts_by("language", written):
-                if source in HUMAN:
-                    transcripts.add(language, texts["text"])
-                else:
-                    labels.add((source, language), texts["text"])
+            (transcripts if source in HUMAN else labels[source]).add_by("language", written)
     found: defaultdict[str, list[str]] = defaultdict(list)
-    for teacher, language in sorted(labels.counts):
-        clauses = differences(labels.report((teacher, language)), transcripts.report(language))
-        if clauses:
-            found[teacher].append(f"{language}: {', '.join(clauses)}")
+    for teacher, conventions in sorted(labels.items()):
+        for language in sorted(conventions.counts):
+            if clauses := differences(conventions.report(language), transcripts.report(language)):
+                found[teacher].append(f"{language}: {', '.join(clauses)}")
     for teacher, lines in found.items():
         logger.warning(
             "%s writes otherwise than people in `train`, and the model learns both: %s; `hf-mlpl filter-labels "

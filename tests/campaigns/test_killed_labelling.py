@@ -26,6 +26,7 @@ from hf_mlpl.labels.publishing import write_label_set
 
 from ..commands import ROOT, run_command
 from ..ranks import FORKS
+from ..small_teachers import make_whisper
 from ..two_processes import SHARD_SIZE
 from .killing import KILLED, events_of, run_killed_at, spread
 from .killing_hook import sitecustomize
@@ -121,6 +122,12 @@ def labelling_arguments(tone_data: Path, tone_run: Path, folder: Path) -> list:
 def test_labelling(tone_data, tone_run, one_thread, tmp_path):
     arguments = lambda folder: labelling_arguments(tone_data, tone_run, folder)  # noqa: E731
     check_kills("pseudo_label.py", arguments, lambda name: tmp_path / name, 100)
+
+
+def test_labelling_by_a_model_that_generates(tone_data, one_thread, tmp_path):
+    make_whisper(tmp_path / "whisper" / "model")
+    arguments = lambda folder: labelling_arguments(tone_data, tmp_path / "whisper", folder)  # noqa: E731
+    check_kills("pseudo_label.py", arguments, lambda name: tmp_path / name, MOST)
 
 
 def test_joins_and_filters(tone_data, tone_labels, one_thread, tmp_path):

@@ -15,7 +15,8 @@ from transformers import AutoProcessor, pipeline
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.data.utterances import FEATURES
 from hf_mlpl.data.words import join_texts, words_of
-from hf_mlpl.inference.generation import names_of_language
+from hf_mlpl.inference.generation import GenerativeTranscriber, names_of_language
+from hf_mlpl.inference.precision import convert
 from hf_mlpl.inference.quiet_cuts import cut_where_quiet
 from hf_mlpl.inference.recognition import load_recognizer, transcriber
 
@@ -80,6 +81,10 @@ def by_transformers(name, folder, model, samples) -> str:
     processor = AutoProcessor.from_pretrained(folder)
     if name == "cohere_asr":
         inputs = processor(samples, sampling_rate=RATE, return_tensors="pt", language="de")
+    elif name == "seamless_m4t":
+        inputs = processor(audio=samples, sampling_rate=RATE, return_tensors="pt")
+        output = model.generate(**inputs, tgt_lang="swe", do_sample=False, num_beams=1)
+        return processor.decode(output[0], skip_special_tokens=True).strip()
     elif name == "canary":
         inputs = processor.apply_transcription_request(samples, source_language="sv")
     elif name == "omniasr":
@@ -96,9 +101,14 @@ def parts(folder) -> dict:
     return {"feature_extractor": processor.feature_extractor, "tokenizer": processor.tokenizer}
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+QUICK = ("whisper", "moonshine", "qwen3_asr")  # the three kinds: encoder-decoders of features and samples, and a chat
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TEACHERS]
+)
 def test_texts_are_those_of_transformers_whatever_the_batch(name, folders, clips, caplog):
-    """Outputs of Moonshine and Speech2Text depend on the padding, so they get no batches, and a line says so."""
+    """Outputs of some models depend on the padding, so they get no batches, and a line says so."""
     locale = LOCALES.get(name, "sv-SE")
     dataset, (model, processor) = clips(locale), load_recognizer(str(folders(name)))
     transcribe = transcriber(model, processor, dataset)
@@ -124,7 +134,7 @@ def test_texts_are_those_of_transformers_whatever_the_batch(name, folders, clips
         texts.add(label.text)
     assert len(texts) > 2  # the texts say something about the audio
     remarks = [record.getMessage() for record in caplog.records if "one by one" in record.getMessage()]
-    assert len(remarks) == (name in ("moonshine", "speech_to_text"))
+    assert len(remarks) == (name in ("moonshine", "speech_to_text", "seamless_m4t"))
 
 
 def test_batches_are_of_similar_length_and_one_language(folders, clips, monkeypatch):
@@ -196,13 +206,46 @@ def test_a_long_recording_is_its_pieces(folders, tmp_path):
     rows += [(tmp_path / f"{i}.wav", len(piece) / RATE, "en") for i, (piece, _) in enumerate(pieces)]
     model, processor = load_recognizer(str(folders("whisper")))
     dataset = dataset_of(rows)
-    for max_batch_seconds in (100.0, 4.0):
+    for max_batch_seconds in (100.0, 2.0):
         labels = transcriber(model, processor, dataset)(dataset, max_batch_seconds)
         long, *short = sorted(labels, key=lambda label: label.row)
         assert long.text == " ".join(label.text for label in short)
         assert long.no_speech_probability == pytest.approx(max(label.no_speech_probability for label in short))
         lowest, *_, highest = sorted(label.mean_log_prob for label in short)
         assert lowest < long.mean_log_prob < highest and long.seconds == pytest.approx(len(recording) / RATE)
+
+
+def test_a_recording_that_is_damaged_behind_its_first_pieces(folders, clips, tmp_path):
+    """Has no text at all, and the others keep theirs."""
+    damaged = np.tile(sound(1.5, 1), 4)
+    damaged[-1000:] = np.nan
+    soundfile.write(tmp_path / "damaged.wav", damaged, RATE, subtype="FLOAT")
+    good = [(clips("fi")[row]["audio"]["path"], SECONDS[row], "fi") for row in (0, 3)]
+    model, processor = load_recognizer(str(folders("whisper")))
+    expected = sorted(label.text for label in transcriber(model, processor, dataset_of(good))(dataset_of(good)))
+    for max_batch_seconds in (2.0, 100.0):
+        dataset = dataset_of([*good, (tmp_path / "damaged.wav", 6.0, "fi")])
+        *others, failed = sorted(
+            transcriber(model, processor, dataset)(dataset, max_batch_seconds), key=lambda label: label.row
+        )
+        assert sorted(label.text for label in others) == expected and failed.text == ""
+        assert failed.error.startswith(f"utterance u2: {tmp_path}/damaged.wav: ") and "\n" not in failed.error
+
+
+def test_pieces_are_cut_while_the_recording_is_read():
+    """A recording of any length needs no more memory than a piece and a block."""
+    read, cut = 0, 0
+
+    def blocks():
+        nonlocal read
+        for seed in range(100):
+            read += RATE
+            yield np.random.default_rng(seed).normal(size=RATE).astype(np.float32)
+
+    for piece, _ in cut_where_quiet(blocks(), RATE, 2.0):
+        assert read - cut <= 3.2 * RATE
+        cut += len(piece)
+    assert cut == read == 100 * RATE
 
 
 @pytest.mark.parametrize("seconds", [0.01, 1.99, 2.0, 2.01, 2.19, 2.2, 4.1, 7.77])
@@ -216,7 +259,7 @@ def test_pieces_hold_every_sample_once(seconds):
 
 
 def test_a_language_that_the_model_does_not_know_is_one_line(folders, clips, tmp_path):
-    for name in ("whisper", "cohere_asr", "canary", "qwen3_asr"):
+    for name in ("whisper", "cohere_asr", "qwen3_asr"):
         parts = load_recognizer(str(folders(name)))
         with pytest.raises(
             ValueError, match=r"does not know the language sah \(.*\); leave it out with --lan"
@@ -240,7 +283,9 @@ def parts_of(processor) -> dict:
     return {"feature_extractor": processor.feature_extractor, "tokenizer": processor.tokenizer}
 
 
-def test_names_of_languages():
+def test_names_of_languages(folders):
+    transcribe = GenerativeTranscriber(*load_recognizer(str(folders("omniasr"))), ["kmr"])
+    assert [transcribe.request.language(locale) for locale in ("sv-SE", "en", "kmr")] == ["sv", "en", "kmr_latn"]
     expected = {"sv-SE": "sv", "nb-NO": "no", "zh-HK": "yue", "zh-CN": "zh", "jv": "jw", "tl": "fil", "ckb": "ckb"}
     for locale, name in expected.items():
         assert name in names_of_language(locale)
@@ -262,6 +307,11 @@ def test_a_teacher_that_cannot_be_loaded_is_one_line(folders, tmp_path):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"its weights lack 1 tensors, such as model.decoder.layer_norm.bias; downl"):
         load_recognizer(str(folder))
+
+
+def test_int8_is_refused_in_a_line(folders):
+    with pytest.raises(ValueError, match="int8 is for models of the type mlpl, and this one is whisper; use bfloat16"):
+        convert(load_recognizer(str(folders("whisper")))[0], "int8")
 
 
 def test_words_and_joints_of_scripts_without_spaces():

@@ -103,4 +103,4 @@ def test_a_picture_of_the_scores(summaries, tmp_path):
         plot_scores(subset, tmp_path / f"{name}.png")
     content = [(tmp_path / f"{name}.png").read_bytes() for name in "abc"]
     assert content[0] == content[1] != content[2]
-    assert imread(tmp_path / "a.png").shape == (700, 1200, 4) and b"matplotlib" not in content[0]
+    assert imread(tmp_path / "a.png").shape == (1050, 1200, 4) and b"matplotlib" not in content[0]

@@ -15,8 +15,10 @@ from hf_mlpl.inference.recognition import load_recognizer, transcriber
 from hf_mlpl.labels import labelling
 from hf_mlpl.labels.filters import DEFAULT_FILTERS, LabelFilter, filter_labels
 from hf_mlpl.labels.labelling import repetition
+from hf_mlpl.labels.publishing import write_label_set
 from hf_mlpl.labels.schema import SCORES
 
+from ..ranks import Death, run_on_two
 from ..small_teachers import make_whisper
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -96,6 +98,10 @@ def test_labels_and_their_scores(label, whisper, data):
     filters = [*DEFAULT_FILTERS, LabelFilter(f"no_speech_probability < {highest!r}"), LabelFilter("repetition <= 0.5")]
     filter_labels([folder / "labels.parquet"], filters, kept, allow_collapsed=True)
     assert len(pq.read_table(kept)) == 7
+    published = write_label_set(folder, "fi", folder / "set")
+    assert published.mean_log_prob == pytest.approx(summary["languages"]["fi"]["mean_log_prob"], abs=1e-6)
+    assert published.scores["blank_ratio"]["null"] == published.utterances == 5
+    assert published.scores["no_speech_probability"]["null"] == 0
 
 
 class Killed(Exception):
@@ -123,6 +129,29 @@ def test_an_interrupted_job_goes_on(label, tmp_path, monkeypatch):
     for name in ("labels.parquet", *(f"shards/{i:05d}.parquet" for i in range(3))):
         assert pq.read_table(tmp_path / "a" / name).equals(pq.read_table(tmp_path / "b" / name)), name
     assert (tmp_path / "a" / "complete.json").read_text() == (tmp_path / "b" / "complete.json").read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_of_which_one_is_killed(label, whisper, data, tmp_path):
+    """Each one's shards are kept, and one process goes on with them: the labels are those of one process alone."""
+    arguments = [
+        "pseudo_label.py",
+        "--model",
+        whisper,
+        "--data",
+        data,
+        "--output",
+        tmp_path / "two",
+        "--batch-seconds",
+        8,
+    ]
+    constants = {"labels.labelling": {"SHARD_SIZE": 4}}
+    death = Death(1, "labels.labelling", "scores", 2)  # in the middle of its first shard
+    run_on_two(tmp_path, *arguments, death=death, **constants)
+    assert not (tmp_path / "two" / "labels.parquet").exists()
+    assert [status for status, _ in run_on_two(tmp_path, *arguments, **constants)] == [0, 0]
+    one = pq.read_table(label("one") / "labels.parquet").drop(["source"])
+    assert pq.read_table(tmp_path / "two" / "labels.parquet").drop(["source"]).equals(one)
 
 
 def test_a_text_that_was_cut_off_is_no_label(label, whisper, caplog):

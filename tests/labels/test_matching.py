@@ -134,6 +134,7 @@ CASES = [  # a label's name, its path, and the only utterance that it may mean
     ("sv_drei.opus", None, "drei"),
     ("sl_drei", None, NONE),
     ("named", None, "sl_named"),
+    ("z\u030cena.wav", None, "\u017eena"),  # in another form of Unicode
     ("", None, NONE),
     (".wav", None, NONE),
     (None, "clips/whole.flac", "x-1"),
@@ -153,6 +154,7 @@ CASES = [  # a label's name, its path, and the only utterance that it may mean
 def test_names_mean_one_utterance_or_none(tmp_path):
     rows = [utterance(f"{name}", f"/corpus/{name}.wav") for name in ("a/clips/one", "b/clips/one", "a/clips/two")]
     rows += [utterance("speaker/0007"), utterance("9"), utterance("drei", language="sv-SE"), utterance("sl_named")]
+    rows += [utterance("\u017eena")]
     rows += [utterance("x-1", "/here/clips/whole.flac")]
     rows += [utterance(f"p{n}", "/here/clips/part.wav", start=n, end=n + 1.0) for n in range(2)]
     rows += [utterance(f"f{n}/audio", f"/many/f{n}/audio.wav") for n in range(120)]
