@@ -217,7 +217,8 @@ def labels_of_anyone(
         option = f"; {' and '.join(options)} names it" if options else ""
         raise LabelFileError(f"{path}: no labels, it has no column {', '.join(missing)}; it has {there}{option}")
     if is_named:
-        places = [name for name in PLACE if name in found and ("audio" in found or name not in PART_COLUMNS)]
+        has_parts = "audio" in found and not found.keys().isdisjoint(PART_COLUMNS.keys() - {"duration"})
+        places = [name for name in PLACE if name in found and (has_parts or name not in PART_COLUMNS)]
         features_read = features | dict.fromkeys(places, Value("string"))
     else:
         features_read = features
