@@ -154,7 +154,7 @@ def prepare(
 
 
 def _layer_classes(model: nn.Module) -> set[str]:
-    """Returns the names of the classes of a model's layers, which many models of transformers do not say themselves."""
+    """Returns the names of the classes of a model's layers, which many models of transformers do not tell."""
     return {type(module).__name__ for module in model.modules() if isinstance(module, GradientCheckpointingLayer)}
 
 
