@@ -14,6 +14,7 @@ import soundfile
 from transformers import AutoConfig
 
 from hf_mlpl.cli.main import main
+from hf_mlpl.training_config import load_config
 
 from . import small_teachers, tones
 from .commands import ROOT, read_commands
@@ -30,11 +31,23 @@ NAMES = {name: partial(save_small_model, architecture=kind) for name, kind in AR
     "facebook/mms-1b-all": partial(save_small_mms, languages={"eng": "abcdefgh", "bre": "abcdefg"}),
     "openai/whisper-large-v3": small_teachers.make_whisper,
 }
+RESULTS = {
+    "any_model/supervised": "wav2vec2-bert",
+    "any_model/language_finetune/br": "wav2vec2-bert",
+    "any_model/mixed": "wav2vec2-bert",
+    "any_model/final": "wav2vec2-bert",
+    "parakeet": "parakeet_ctc",
+    "parakeet-characters": "parakeet_ctc",
+    "omniasr": "omniasr_ctc",
+    "mms": "wav2vec2",
+    "lora-merged": "wav2vec2-bert",
+    "from-whisper": "wav2vec2-bert",
+}
+LABELS = ["labels/br/labels.parquet", "labels-of-parakeet/br/labels.parquet", "labels-of-whisper/br/labels.parquet"]
+LABELS += ["labels-of-others.parquet"]
 # A few updates on a CPU. Nothing is learned, so labels may be all the same.
-SMALL = (
-    "max_updates=3 max_batch_seconds=3 freeze_encoder_updates=1 log_every=1 eval_every=3 save_every=3 num_workers=0"
-)
-SMALL += " allow_collapsed=true"
+SMALL = "max_updates=3 max_batch_seconds=3 freeze_encoder_updates=1 log_every=1 eval_every=3 save_every=3"
+SMALL += " num_workers=0 allow_collapsed=true"
 SMALL_SLIMIPL = "slimipl.start_update=1 slimipl.cache_size=2 slimipl.cache_update_probability=1"
 
 
@@ -72,48 +85,38 @@ def run(words: list[str]) -> None:
     program, command, *arguments = words
     assert program == "hf-mlpl", words
     if command == "train":
-        arguments += SMALL.split() + ("slimipl" in (ROOT / arguments[0]).read_text()) * SMALL_SLIMIPL.split()
+        if not any(word.startswith("model=") for word in arguments):
+            named = load_config(arguments[0], ["language=br"]).model
+            arguments.append(f"model={named}")
+        arguments += SMALL.split() + ("language_finetune" in arguments[0]) * SMALL_SLIMIPL.split()
     elif command in ("pseudo-label", "filter-labels", "join-labels"):
         arguments.append("--allow-collapsed")
-    assert main([command, *(f"hub/{word}" if word in NAMES else in_hub(word) for word in arguments)]) == 0, words
+    assert main([command, *map(in_hub, arguments)]) == 0, words
 
 
 def in_hub(word: str) -> str:
-    name, _, value = word.partition("=")
-    return f"{name}=hub/{value}" if value in NAMES else word
+    """Returns a word with the folder of a small model in the place of a name."""
+    before, equals, name = word.rpartition("=")
+    return f"{before}{equals}hub/{name}" if name in NAMES else word
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("peft") is None, reason="needs the extra peft")
 @pytest.mark.skipif(any(map(missing, ARCHITECTURES.values())), reason="this release of transformers lacks a model")
 def test_page(folder, one_thread, capsys):
-    blocks = re.findall(r"```(bash|python)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    for kind, text in blocks:
+    for kind, text in re.findall(r"```(bash|python)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
         if kind == "python":
-            exec(text)
-            continue
-        for words in read_commands(text):
-            if words[1] == "train" and not any(word.startswith("model=") for word in words):
-                words.append(in_hub("model=facebook/w2v-bert-2.0")) if "supervised" in words[2] else None
-            run(words)
+            exec(text, names := {})
+            capsys.readouterr()
+            assert main(["transcribe", "--model", "runs/any_model/final/model", "recording.mp3"]) == 0
+            assert names["asr"](names["load_audio"]("recording.mp3"))["text"] in capsys.readouterr().out
+        else:
+            for words in read_commands(text):
+                run(words)
     types = {path: AutoConfig.from_pretrained(folder / "runs" / path / "model").model_type for path in RESULTS}
     assert types == RESULTS
     texts = {path: pq.read_table(folder / path)["text"].to_pylist() for path in LABELS}
     assert all(len(labels) == 6 for labels in texts.values())
-    assert texts["labels-of-others.parquet"] == [row[1] for row in csv.reader(open("others.csv"))][1:]
-
-
-RESULTS = {
-    "any_model/supervised": "wav2vec2-bert",
-    "any_model/language_finetune/br": "wav2vec2-bert",
-    "any_model/mixed": "wav2vec2-bert",
-    "any_model/final": "wav2vec2-bert",
-    "parakeet": "parakeet_ctc",
-    "parakeet-characters": "parakeet_ctc",
-    "omniasr": "omniasr_ctc",
-    "mms": "wav2vec2",
-    "lora-merged": "wav2vec2-bert",
-    "from-whisper": "wav2vec2-bert",
-}
-LABELS = ["labels/br/labels.parquet", "labels-of-parakeet/br/labels.parquet", "labels-of-whisper/br/labels.parquet"]
-LABELS += ["labels-of-others.parquet"]
+    with open("others.csv", newline="", encoding="utf-8") as file:
+        assert texts["labels-of-others.parquet"] == [row["prediction"] for row in csv.DictReader(file)]
+    assert (folder / "runs" / "lora" / "model" / "adapter_config.json").exists()
