@@ -92,6 +92,7 @@ class TransformersInterface(CtcInterface):
             and self.takes_mask
             and getattr(config, "feat_extract_norm", None) != "group"  # its statistics are of the row with its padding
             and not getattr(config, "add_adapter", False)  # whose convolutions read past the end of an utterance
+            and not getattr(config, "conv_pos_batch_norm", False)  # which adds its bias to the padding
         )
         self.freezes_feature_encoder = self.takes_samples
         # A model with any of these probabilities has a vector for masked frames.
@@ -178,9 +179,6 @@ class TransformersInterface(CtcInterface):
         letters = {letter for token in spoken for letter in token if len(letter.upper()) == len(letter.lower()) == 1}
         cases = {case for letter in letters for case in ("lower", "upper") if getattr(letter, f"is{case}")()}
         self.letter_case = cases.pop() if len(cases) == 1 else None
-
-    def vocabulary(self) -> dict[str, int]:
-        return self.tokens
 
     def label_ids(self, text: str) -> list[int]:
         return self._encode(text)[0]
@@ -326,7 +324,9 @@ class TransformersInterface(CtcInterface):
     def set_dropout(self, model: nn.Module, probability: float) -> None:
         layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
         is_found = False
-        for module in (module for layer in layers for module in layer.modules()):
+        for place, module in (pair for layer in layers for pair in layer.named_modules()):
+            if "lora_dropout" in place:  # of adapters, which have a setting of their own
+                continue
             if isinstance(module, nn.Dropout):
                 module.p, is_found = probability, True
             for name in DROPOUTS:
@@ -375,12 +375,13 @@ class TransformersInterface(CtcInterface):
             )
         if not training:
             return remarks
+        if self.letter_case:
+            case = f"{self.letter_case} case"
+            remarks.append(f"the vocabulary is in {case}, and so are texts for training, but not those of evaluation")
         if any(isinstance(module, BATCH_NORM) for module in model.modules()):
             remarks.append("batch normalisation keeps the statistics of the model, so that utterances do not mix")
         if self.config is not self.config_without_adapter and self.config_without_adapter.layerdrop > 0:
             remarks.append("LayerDrop leaves alone the adapter's layers, because they shorten the output")
-        if self.letter_case:
-            remarks.append(f"all letters of the vocabulary are in {self.letter_case} case, and texts are put in it")
         if self.word_delimiter_id is None and not self.tokenizer.is_fast:
             remarks.append("the vocabulary has no word boundary, so transcripts have no spaces")
         if not self.masks_features:

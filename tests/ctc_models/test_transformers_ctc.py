@@ -291,9 +291,7 @@ class TestVocabularies:
 
     def test_tokens_of_another_model(self, parts_of):
         tokens = ["<pad>", "<unk>", "|", "a", "b"]
-        with pytest.raises(
-            ValueError, match="blank of its config.json, 0, is not the padding of its tokenizer, 1"
-        ):
+        with pytest.raises(ValueError, match="blank of its config.json, 0, is not the padding of its tokenizer, 1"):
             ctc_interface(*parts_of(*tokens, pad_token="<unk>"))
         config, processor = parts_of(*tokens)
         for size in (4, 8):  # the tokenizer adds <s> and </s>, 5 and 6
@@ -331,6 +329,16 @@ class TestSettings:
                 output = ctc.forward(model, *batch_of(ctc, [sweep(seconds)]))
                 assert output.logits.shape[1] == output.num_frames.item()
 
+    @torch.no_grad()
+    def test_normalised_padding(self, tmp_path):
+        fields = {"conv_pos_batch_norm": True, "num_hidden_layers": 1}
+        model, processor = parts(save_small_model(tmp_path / "model", "hubert", **fields))
+        model.hubert.encoder.pos_conv_embed.batch_norm.running_mean += 1.0
+        ctc = interface(model, processor)
+        together = ctc.forward(model, *batch_of(ctc, waveforms())).logits[3]
+        alone = ctc.forward(model, *batch_of(ctc, waveforms()[3:])).logits[0]
+        assert (together[: len(alone)] - alone).abs().max() > 0.1 and not ctc.pads_exactly
+
     def test_batches_shorter_than_a_mask(self, load):
         model, processor = load("hubert")
         ctc = ctc_interface(model.config, processor)
@@ -360,6 +368,16 @@ class TestSettings:
             assert ctc.label_ids("a bé") == ids
         with pytest.raises(ValueError, match="its CTC head has 13 classes, and its tokenizer 11 tokens"):
             ctc_interface(model.config, AutoProcessor.from_pretrained(folder, target_lang="eng"))
+
+    def test_dropout_of_adapters_is_their_own(self, load):
+        peft = pytest.importorskip("peft")
+        model, processor = load("wav2vec2")
+        ctc, model = ctc_interface(model.config, processor), copy.deepcopy(model)
+        peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], lora_dropout=0.125))
+        ctc.set_dropout(model, 0.25)
+        (layer,) = model.wav2vec2.encoder.layers
+        assert layer.attention.q_proj.lora_dropout["default"].p == 0.125
+        assert layer.attention.dropout == layer.feed_forward.output_dropout.p == 0.25 and ctc.drops_layers(model)
 
     def test_freezing(self, load):
         for architecture, frozen in {"wav2vec2": "feature_extractor", "parakeet_ctc": "encoder.subsampling"}.items():
