@@ -16,6 +16,7 @@ from hf_mlpl.training_config import (
     DECIDED_MODEL_FIELDS,
     FREE_MODEL_FIELDS,
     FREE_ON_RESUME,
+    LoraConfig,
     SlimIplConfig,
     SpecAugmentConfig,
     TrainingConfig,
@@ -176,6 +177,33 @@ def test_settings_survive_their_own_file(load):
             ["slimipl.cache_size=3"],
             "cache_size is 3; it must be a multiple of micro_batches_per_update, 2",
         ),
+        ({}, ["head_learning_rate=0"], "head_learning_rate is 0; it must be above 0, or null"),
+        (
+            {},
+            ["schedule=tri-stage", "warmup_updates=5"],
+            "warmup_updates is 5; schedule tri-stage warms up for a tenth",
+        ),
+        ({}, ["freeze_encoder_updates=-1"], "freeze_encoder_updates is -1; it must be at least 0"),
+        (
+            {},
+            ["freeze_encoder_updates=1"],
+            "freeze_encoder_updates is set and model is tiny, a new one; give a trained",
+        ),
+        ({}, ["freeze_feature_encoder=true"], "freeze_feature_encoder is set and model is tiny"),
+        ({}, ["lora={}"], "lora is set and model is tiny, a new one; give a trained model"),
+        ({"model": "trained"}, ["lora.rank=4"], "no setting is called rank; there are r, lora_alpha, lora_dropout"),
+        ({"model": "trained"}, ["lora.r=0"], "r is 0; it must be at least 1"),
+        ({"model": "trained"}, ["lora.lora_dropout=1"], "lora_dropout is 1; it must be at least 0 and below 1"),
+        (
+            {"model": "trained"},
+            ["lora.target_modules=[]"],
+            "target_modules is []; name layers such as [q_proj, v_proj]",
+        ),
+        (
+            {"model": "."},
+            ["lora={}", "push_to_hub=me/a", "license=mit"],
+            "set lora.merge to true, or give the model's",
+        ),
         ({}, ["push_to_hub=me/a"], "license is None; push_to_hub needs the licence of what is pushed, such as"),
         ({}, ["push_to_hub=a", "license=mit"], "push_to_hub is 'a'; it must be of the form user/name"),
         ({}, ["push_to_hub=me/a/b", "license=mit"], "push_to_hub: Repo id must be in the form"),
@@ -207,9 +235,9 @@ def wrong_values(annotation: str):
         yield from (-3, math.nan, math.inf, -math.inf, "1e999", "nan")
 
 
-@pytest.mark.parametrize("config_class", [TrainingConfig, SpecAugmentConfig, SlimIplConfig])
+@pytest.mark.parametrize("config_class", [TrainingConfig, SpecAugmentConfig, SlimIplConfig, LoraConfig])
 def test_every_wrong_value_is_one_line_with_file_and_setting(load, config_class):
-    prefix = {SpecAugmentConfig: "spec_augment", SlimIplConfig: "slimipl"}.get(config_class)
+    prefix = {SpecAugmentConfig: "spec_augment", SlimIplConfig: "slimipl", LoraConfig: "lora"}.get(config_class)
     for field in dataclasses.fields(config_class):
         for value in wrong_values(field.type):
             settings = {prefix: {field.name: value}} if prefix else {field.name: value}
@@ -219,6 +247,15 @@ def test_every_wrong_value_is_one_line_with_file_and_setting(load, config_class)
             nested = isinstance(value, dict) and "no setting is called" in message
             assert "stage.yaml: " in message and "\n" not in message, (field.name, value)
             assert field.name in message or nested, (field.name, value)
+
+
+def test_adapters_need_peft(load, monkeypatch):
+    assert load({**MINIMUM, "model": "trained"}, "lora.r=4").lora == LoraConfig(r=4)
+    monkeypatch.setattr("hf_mlpl.training_config.find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r'lora is set and peft is not installed; `pip install "hf-mlpl\[peft\]"` ins'
+    ):
+        load({**MINIMUM, "model": "trained"}, "lora={}")
 
 
 def test_files_that_editors_write(load, tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_CTC_MAPPING,
     PROCESSOR_MAPPING,
     AutoConfig,
@@ -41,6 +42,7 @@ from .new_tokens import (
     outline,
     replace_heads,
     rows_to_keep,
+    set_num_classes,
     tokens_of,
     vocabulary_problem,
 )
@@ -87,7 +89,10 @@ def read_config(name: str | os.PathLike) -> PreTrainedConfig:
     file = find_file(name, "config.json")
     settings = {"model_type": None} | read_settings(file)
     check_settings(file, settings, {"model_type": text()})
-    if settings["model_type"] in OUR_TYPES:
+    model_type = settings["model_type"]
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"{name}: is of type {model_type}, which transformers {__version__} lacks; {_accepted()}")
+    if model_type in OUR_TYPES:
         config = AutoConfig.from_pretrained(name)  # whose errors are lines
     else:
         with _one_line(f"{name}: transformers {__version__} cannot use its config.json"):
@@ -139,8 +144,8 @@ def load_student(
         changed = _with_fields(config, fields)
     model, random_tensors = _load_weights(name, changed, encoder)
     config.vocab_size = model.config.vocab_size
-    _check_complete(name, model, config, random_tensors)
     heads = tuple(head_names(model))
+    _check_complete(name, model, config, [tensor for tensor in random_tensors if not tensor.startswith(heads)])
     has_head = not any(tensor.startswith(heads) for tensor in random_tensors)
     random_tensors = [tensor for tensor in random_tensors if not tensor.startswith(heads)]
     if not has_head and new_tokenizer is None:
@@ -167,6 +172,25 @@ def load_student(
 # Configuration
 
 
+def student_config(
+    name: str | os.PathLike, config: PreTrainedConfig, fields: Mapping[str, Any] = {}, num_classes: int | None = None
+) -> PreTrainedConfig:
+    """Returns the configuration of the model that `load_student` loads, without loading it.
+
+    Args:
+        num_classes: of a new head; by default that of the model.
+
+    Raises:
+        ValueError: as `load_student`, for a model of another kind and for fields that do not fit.
+    """
+    config, _ = _with_head(name, config)
+    with _one_line(f"{name} cannot have the model_fields {fields}"):
+        changed = _with_fields(config, {field: value for field, value in fields.items() if field != "target_lang"})
+    if num_classes is not None:
+        set_num_classes(changed, num_classes)
+    return changed
+
+
 def _with_head(name: str | os.PathLike, config: PreTrainedConfig) -> tuple[PreTrainedConfig, str | None]:
     """Returns the configuration of a CTC model, and, if `config` is an encoder's, the name of its field there."""
     if type(config) in MODEL_FOR_CTC_MAPPING:
@@ -181,11 +205,13 @@ def _with_head(name: str | os.PathLike, config: PreTrainedConfig) -> tuple[PreTr
     model_type = config.model_type
     kinds = (kind for kind, lists in OTHER_KINDS.items() if any(model_type in _types(names) for names in lists))
     kind = next(kinds, "does not write down speech")
-    accepted = ", ".join(["mlpl", *(config_class.model_type for config_class in MODEL_FOR_CTC_MAPPING)])
-    raise ValueError(
-        f"{name}: is of type {model_type}, which {kind}; accepted are CTC models, and their encoders, of the types "
-        f"{accepted}"
-    )
+    raise ValueError(f"{name}: is of type {model_type}, which {kind}; {_accepted()}")
+
+
+def _accepted() -> str:
+    """Describes the models that can be trained."""
+    types = sorted({config_class.model_type for config_class in MODEL_FOR_CTC_MAPPING})
+    return f"accepted are CTC models, and their encoders, of the types {', '.join(types)}"
 
 
 def _types(names: str) -> Container[str]:
@@ -244,8 +270,7 @@ def _check_complete(
     name: str | os.PathLike, model: PreTrainedModel, config: PreTrainedConfig, random_tensors: Sequence[str]
 ) -> None:
     """Raises a ValueError for missing tensors, except for those that only the changed fields, or training, need."""
-    heads = tuple(head_names(model))
-    lost = [tensor for tensor in random_tensors if not tensor.startswith(heads) and not tensor.endswith(UNPUBLISHED)]
+    lost = [tensor for tensor in random_tensors if not tensor.endswith(UNPUBLISHED)]
     if lost and (lost := [tensor for tensor in lost if tensor in outline(model, config).state_dict()]):
         raise ValueError(f"{name}: its weights lack {list_names(lost)}; copy or download them again")
 
@@ -255,7 +280,7 @@ def _load_adapter(
 ) -> None:
     """Gives an MMS model the adapter, the head and the vocabulary of a language."""
     vocabularies = getattr(tokenizer, "vocab", None) or {}
-    if getattr(model.config, "adapter_attn_dim", None) is None or vocabularies == tokenizer.encoder:
+    if getattr(model.config, "adapter_attn_dim", None) is None or vocabularies == getattr(tokenizer, "encoder", {}):
         raise ValueError(f"{name}: has no adapters of languages, as MMS models have; leave out target_lang")
     if language not in vocabularies:
         raise ValueError(f"{name}: has no adapter for target_lang {language!r}; it has {list_names(vocabularies)}")

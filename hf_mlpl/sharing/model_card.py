@@ -10,13 +10,14 @@ from pathlib import Path, PurePath
 import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import AutoModelForCTC, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..corpora.locales import iso_code
 from ..corpora.sources import SYNTHETIC
 from ..error_line import error_line
 from ..evaluation.error_rate import RATES
 from ..evaluation.results import read_results
+from ..inference.loading import load_model
 from ..model.configuration_mlpl import MlplConfig, language_names
 from ..model.model_files import check_settings, dict_of, read_settings, text, whole
 from ..model.modeling_mlpl import MlplForCTC
@@ -74,6 +75,7 @@ def model_card(
         spoken=_spoken(languages),
         model_type=run["model"].get("type"),
         is_ours=_is_ours(run),
+        has_adapters=bool(config.get("lora")) and not config["lora"]["merge"],
         parameters=run["model"]["parameters"],
         stage=_tag(run),
         updates=run["updates"],
@@ -134,8 +136,10 @@ def converted_model_card(
     )
 
 
-def _render(template: str, metadata: ModelCardData, is_ours: bool = True, **fields) -> ModelCard:
-    names = (template, "use.md" if is_ours else "use_transformers.md")
+def _render(
+    template: str, metadata: ModelCardData, is_ours: bool = True, has_adapters: bool = False, **fields
+) -> ModelCard:
+    names = (template, "use_adapters.md" if has_adapters else "use.md" if is_ours else "use_transformers.md")
     content, use = ((TEMPLATES / name).read_text(encoding="utf-8") for name in names)
     fields["is_ours"] = is_ours
     return ModelCard.from_template(metadata, template_str=content.replace("{{ use }}", use.rstrip()), **fields)
@@ -181,7 +185,7 @@ def _check_weights(run_dir: Path, results: Sequence[dict]) -> None:
     folder = run_dir / "model"
     if not hashes or not folder.is_dir():
         return
-    own = teacher_revision(AutoModelForCTC.from_pretrained(folder), str(folder)).rpartition("@")[2]
+    own = teacher_revision(load_model(str(folder))[0], str(folder)).rpartition("@")[2]
     for digest, result in hashes.items():
         if digest != own:
             raise ValueError(

@@ -8,36 +8,60 @@ them. Labelling and evaluation are forward passes. An update counts with the who
 `max_batch_seconds` x `micro_batches_per_update`, including padding and rounding. Reading and decoding audio are not
 counted.
 
+For a model of another architecture torch counts the operations of a forward pass over 10 and 20 seconds without
+weights (`torch.utils.flop_counter`), from which follow their parts that grow with the length and with its square.
+A frozen feature encoder has no backward pass, and frozen layers under adapters half of it.
+
 Disk: a run keeps up to two checkpoints of 4 bytes per parameter for weights, 4 for Adagrad's or 8 for AdamW's state,
 and 4 where slimIPL's labels come from a running mean; while a checkpoint is written there is one more. A model is
-4 bytes per parameter, a pseudo-label 1000 bytes: 500 in its shard and 500 in the joined file, an estimate for half a
+4 bytes per parameter. With adapters (LoRA) a checkpoint holds adapters and heads alone, and so does the model unless
+they are merged. A pseudo-label is 1000 bytes: 500 in its shard and 500 in the joined file, an estimate for half a
 minute of speech. Files that exist already are subtracted.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import os
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModelForCTC,
+    FeatureExtractionMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
+from ..ctc_models.loading import read_config, student_config
+from ..ctc_models.new_tokens import character_tokenizer
+from ..ctc_models.transformers_ctc import FEATURE_ENCODERS
 from ..data.utterances import SpeechTotals, speech_totals
 from ..error_line import error_line
 from ..interop.mctct import MCTCTConfig
 from ..model.configuration_mlpl import MlplConfig
-from ..model.missing_model import check_model
+from ..model.missing_model import OUR_TYPES
 from ..text_table import aligned
-from ..training_config import PRESETS, TrainingConfig, language_setting, load_config
+from ..training_config import PRESETS, LoraConfig, TrainingConfig, check_our_fields, language_setting, load_config
+from .adapters import ATTENTION
 from .checkpoint_files import CHECKPOINTS_KEPT
 from .model_setup import read_tokens
 
 BYTES_PER_LABEL = 1000
+COUNTED_SECONDS = (10, 20)  # of speech, for which operations are counted
+HEADS = ("ctc_head", "lid_head", "lm_head")
 STATE_BYTES = {"adagrad": 4, "adamw": 8}  # per parameter
 Speech = dict[str, SpeechTotals]  # by language
 
@@ -66,7 +90,8 @@ class Estimate:
     first_run: list[str] = field(default_factory=list)  # arguments of `train` for the first stage, in one language
     largest_checkpoint: float = 0.0
     folders: list[Path] = field(default_factory=list)  # written by the stages
-    models: dict[str, MlplConfig | None] = field(default_factory=dict)  # by the folder where a stage saves it
+    models: dict[str, PreTrainedConfig | None] = field(default_factory=dict)  # by the folder where a stage saves it
+    sources: dict[str, str] = field(default_factory=dict)  # of their feature extractors, by the same folder
 
     def add_problem(self, line: str) -> None:
         """Adds a problem once, even if several stages have it."""
@@ -102,7 +127,7 @@ class Estimate:
         if model is None:
             return
         stage.bytes = self._bytes(config, model, [config.output_dir])
-        if labelled.seconds and (pseudo_labelled or not takes_labels):
+        if labelled.seconds and (pseudo_labelled or not takes_labels) and _is_counted(model):
             speech = labelled if config.slimipl else labelled + without_text
             stage.flops = _run_flops(config, model, speech, sum_speech(unlabelled), sum_speech(dev))
 
@@ -137,6 +162,7 @@ class Estimate:
         if model is not None:
             folders = [config.output_dir.replace("{language}", language) for language in chosen]
             finetuning.bytes = self._bytes(config, model, folders)
+        if model is not None and _is_counted(model):
             finetuning.flops = sum(
                 _run_flops(config, model, train[language], speech[language], dev.get(language, SpeechTotals()))
                 for language in chosen
@@ -155,9 +181,9 @@ class Estimate:
                 self.add_problem(str(error))
         return dict(sorted(totals.items()))
 
-    def _model(self, config: TrainingConfig, train: Speech) -> MlplConfig | None:
+    def _model(self, config: TrainingConfig, train: Speech) -> Model | None:
         """Returns a stage's model, from which later stages may start; None, with a problem, if it is not known."""
-        model = None
+        model, source = None, self.sources.get(config.model, config.model)
         try:
             if config.model in self.models:
                 model = copy.deepcopy(self.models[config.model])
@@ -166,18 +192,30 @@ class Estimate:
                 model = getattr(MlplConfig, config.model)(classes, list(config.languages or train))
             else:
                 model = _stored_config(config.model)
-            if model is not None and config.model not in PRESETS:  # whose heads the run resizes
-                if config.tokens:
-                    model.vocab_size = len(read_tokens(config))
-                model.languages = list(config.languages or model.languages or train)
-            for name, value in config.model_fields.items() if model else ():
-                setattr(model, name, value)
+            if model is not None and model.model_type not in OUR_TYPES:
+                num_classes = character_tokenizer(config.tokens).vocab_size if config.tokens else None
+                model = student_config(config.model, model, config.model_fields, num_classes)
+            elif model is not None:
+                check_our_fields(config.model_fields)
+                if config.model not in PRESETS:  # whose heads the run resizes
+                    if config.tokens:
+                        model.vocab_size = len(read_tokens(config))
+                    model.languages = list(config.languages or model.languages or train)
+                for name, value in config.model_fields.items():
+                    setattr(model, name, value)
         except (ValueError, OSError, StrictDataclassError) as error:
             self.add_problem(error_line(error))
-        self.models[str(Path(config.output_dir) / "model")] = model
-        return model
+            model = None
+        folder = str(Path(config.output_dir) / "model")
+        self.models[folder], self.sources[folder] = model, source
+        if model is None:
+            return None
+        counted = counted_model(model, source)
+        if (problem := getattr(counted, "problem", None)) and problem not in self.warnings:
+            self.warnings.append(problem)
+        return counted
 
-    def _check_languages(self, config: TrainingConfig, model: MlplConfig | None, train: Speech, dev: Speech) -> None:
+    def _check_languages(self, config: TrainingConfig, model: Model | None, train: Speech, dev: Speech) -> None:
         """Compares the languages of a run's utterances with those of its settings, its model and its dev set."""
         if not train:
             return  # its files are missing, or all are empty
@@ -189,18 +227,25 @@ class Estimate:
             if empty := [language for language in without if language in dev]:
                 split = f"the training split of {', '.join(empty)}"
                 self.add_problem(f"{files}: {split} is empty; leave it out of `languages`")
-        if model is not None and (unknown := [language for language in train if language not in model.languages]):
+        if (
+            model is not None
+            and model.languages is not None
+            and (unknown := [language for language in train if language not in model.languages])
+        ):
             self.add_problem(f"{files}: the model has no class for {', '.join(unknown)}; add it to `languages`")
         if dev and (silent := ", ".join(language for language in train if language not in dev)):
             line = f"{', '.join(config.dev)}: nothing in {silent}, so training goes on without its error rates"
             if line not in self.warnings:
                 self.warnings.append(line)
 
-    def _bytes(self, config: TrainingConfig, model: MlplConfig, folders: Sequence[str]) -> float:
+    def _bytes(self, config: TrainingConfig, model: Model, folders: Sequence[str]) -> float:
         """Returns the disk space of runs of these settings, one in each folder."""
-        parameters = num_parameters(model)
+        parameters = trained = num_parameters(model)
+        if config.lora:
+            trained = num_trained(model, config.lora)
+            parameters = parameters if config.lora.merge else trained
         has_teacher = config.slimipl is not None and config.slimipl.ema_decay is not None
-        checkpoint = parameters * (4 + STATE_BYTES[config.optimizer] + 4 * has_teacher)
+        checkpoint = trained * (4 + STATE_BYTES[config.optimizer] + 4 * has_teacher)
         kept = min(CHECKPOINTS_KEPT, (config.max_updates - 1) // config.save_every)
         self.largest_checkpoint = max(self.largest_checkpoint, checkpoint)
         self.folders += map(Path, folders)
@@ -254,18 +299,17 @@ def estimate_stages(stages: Sequence[Sequence[str]], labels: Path, languages: Se
     return estimate
 
 
-def _stored_config(name: str) -> MlplConfig:
+def _stored_config(name: str) -> PreTrainedConfig:
     """Reads the configuration of a trained model, also of the old port; raises ValueError if there is none."""
     try:
         if name.count("/") != 1 and not os.path.exists(name):  # the Hub would be asked in vain
             raise OSError
-        check_model(name)
+        stored = read_config(name)
     except OSError:
         raise ValueError(
             f"{name}: no such model, and no earlier stage writes it; accepted are {', '.join(PRESETS)}, a folder, a "
             "name on the Hub, or the model/ of an earlier stage's output_dir"
         ) from None
-    stored = AutoConfig.from_pretrained(name)
     return stored.to_mlpl() if isinstance(stored, MCTCTConfig) else stored
 
 
@@ -285,8 +329,87 @@ def _rounded(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.2g}"
 
 
-def num_parameters(config: MlplConfig) -> int:
-    """Counts the parameters of `MlplForCTC`."""
+@dataclass(frozen=True)
+class CountedModel:
+    """Holds what is known of a model of another architecture than ours.
+
+    Args:
+        parameters: their number.
+        seconds_flops, squared_flops: operations of a forward pass, in the feature encoder, in the layers and in all
+            others, for a second and a squared second of speech; None if they cannot be counted, for the reason in
+            `problem`.
+    """
+
+    config: PreTrainedConfig
+    parameters: int
+    layerdrop: float
+    takes_samples: bool  # and so has a feature encoder, which is frozen by default
+    seconds_flops: tuple[float, ...] | None = None
+    squared_flops: tuple[float, ...] | None = None
+    problem: str | None = None
+    languages: None = None  # it has no language-ID head
+
+
+Model = MlplConfig | CountedModel
+
+
+def counted_model(config: PreTrainedConfig, source: str | os.PathLike) -> Model:
+    """Returns a configuration of ours, whose operations have formulas, or the counted ones of another architecture.
+
+    Args:
+        source: folder or repository with its feature extractor.
+    """
+    if config.model_type in OUR_TYPES:
+        return config
+    model = _without_weights(config)
+    layerdrop = next((c.layerdrop for c in _configurations(config) if hasattr(c, "layerdrop")), 0.0)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    counted = CountedModel(config, parameters, layerdrop, model.main_input_name == "input_values")
+    try:
+        extractor = AutoFeatureExtractor.from_pretrained(source)
+        shorter, longer = (_count_parts(model, extractor, seconds) for seconds in COUNTED_SECONDS)
+    except Exception as error:  # of any type: not every model runs without weights
+        problem = f"{source}: its operations cannot be counted ({error_line(error)}), so its time is not known"
+        return dataclasses.replace(counted, problem=problem)
+    s, t = COUNTED_SECONDS  # f(s) = a s + b s^2, and f(t) so
+    squared = tuple((y / t - x / s) / (t - s) for x, y in zip(shorter, longer, strict=True))
+    linear = tuple(x / s - b * s for x, b in zip(shorter, squared, strict=True))
+    return dataclasses.replace(counted, seconds_flops=linear, squared_flops=squared)
+
+
+def _without_weights(config: PreTrainedConfig) -> PreTrainedModel:
+    with torch.device("meta"):
+        return AutoModelForCTC.from_config(config).eval()
+
+
+def _configurations(config: PreTrainedConfig) -> list[PreTrainedConfig]:
+    return [config, *(getattr(config, name) for name in config.sub_configs)]
+
+
+def _count_parts(model: PreTrainedModel, extractor: FeatureExtractionMixin, seconds: int) -> tuple[float, ...]:
+    """Counts the operations over some seconds: of the feature encoder, of the layers, and of all others."""
+    silence = np.zeros(seconds * extractor.sampling_rate, np.float32)
+    inputs = extractor(silence, sampling_rate=extractor.sampling_rate, return_tensors="pt")[model.main_input_name]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(inputs.to("meta"))
+    counts = {name: sum(operations.values()) for name, operations in counter.get_flop_counts().items()}
+    is_layer = re.compile(r"\.layers\.\d+$")
+    stacks = Counter(name.rpartition(".layers.")[0] for name in counts if is_layer.search(name))
+    encoder = max(stacks, key=lambda stack: sum(v for n, v in counts.items() if n.startswith(f"{stack}.layers.")))
+    layers = sum(v for n, v in counts.items() if re.fullmatch(rf"{re.escape(encoder)}\.layers\.\d+", n))
+    below = sum(v for n, v in counts.items() if n.rpartition(".")[2] in FEATURE_ENCODERS)
+    return below, layers, counts["Global"] - below - layers
+
+
+def _is_counted(model: Model) -> bool:
+    return not isinstance(model, CountedModel) or model.seconds_flops is not None
+
+
+def num_parameters(model: Model) -> int:
+    """Counts the parameters of a model."""
+    if isinstance(model, CountedModel):
+        return model.parameters
+    config = model
     width = config.num_attention_heads * config.attention_head_dim
     convolution = 2 * config.hidden_size * (config.num_mel_bins * config.conv_kernel + 1) + 2
     positions = (2 * config.max_position_embeddings - 1) * config.attention_head_dim
@@ -295,8 +418,23 @@ def num_parameters(config: MlplConfig) -> int:
     return convolution + config.num_hidden_layers * layer + heads
 
 
-def flops(config: MlplConfig, speech: SpeechTotals) -> tuple[float, float, float]:
-    """Counts the operations of a forward pass over some speech: in the convolution, the layers and the CTC head."""
+def num_trained(model: Model, lora: LoraConfig) -> int:
+    """Counts the parameters of heads and adapters; an adapter has `r` for each input and each output of its layer."""
+    whole = _without_weights(model.config if isinstance(model, CountedModel) else model)
+    targets = tuple(f".{target}" for target in lora.target_modules or ATTENTION)
+    modules = {f".{name}": module for name, module in whole.named_modules()}
+    heads = [module for name, module in modules.items() if name.rpartition(".")[2] in HEADS]
+    adapted = [m for name, m in modules.items() if isinstance(m, nn.Linear) and name.endswith(targets)]
+    in_heads = sum(parameter.numel() for head in heads for parameter in head.parameters())
+    return in_heads + sum(lora.r * (layer.in_features + layer.out_features) for layer in adapted)
+
+
+def flops(model: Model, speech: SpeechTotals) -> tuple[float, ...]:
+    """Counts the operations of a forward pass over some speech: below the layers, in them, and in the CTC head."""
+    if isinstance(model, CountedModel):
+        pairs = zip(model.seconds_flops, model.squared_flops, strict=True)
+        return tuple(a * speech.seconds + b * speech.squared_seconds for a, b in pairs)
+    config = model
     rate = config.frames_per_second / config.conv_stride  # frames per second after the front end
     frames, squared_frames = speech.seconds * rate, speech.squared_seconds * rate**2
     width = config.num_attention_heads * config.attention_head_dim
@@ -307,25 +445,44 @@ def flops(config: MlplConfig, speech: SpeechTotals) -> tuple[float, float, float
     return convolution, config.num_hidden_layers * (products + attention), head
 
 
-def forward_flops(config: MlplConfig, speech: SpeechTotals) -> float:
+def forward_flops(model: Model, speech: SpeechTotals) -> float:
     """Counts the operations of a forward pass over some speech."""
-    return sum(flops(config, speech))
+    return sum(flops(model, speech))
 
 
-def training_flops(config: MlplConfig, speech: SpeechTotals, checkpointing: bool, layerdrop: float) -> float:
-    """Counts the operations of a forward and a backward pass over some speech."""
-    convolution, layers, head = flops(config, speech)
-    return 3 * convolution + (4 if checkpointing else 3) * (1 - layerdrop) * layers + 3 * head
+def training_flops(
+    model: Model,
+    speech: SpeechTotals,
+    checkpointing: bool,
+    layerdrop: float,
+    freezes_encoder: bool = False,
+    freezes_layers: bool = False,
+) -> float:
+    """Counts the operations of a forward and a backward pass over some speech.
+
+    Args:
+        freezes_encoder: the feature encoder below the layers, which then has no backward pass.
+        freezes_layers: the layers, whose backward pass then has the gradients of their inputs and not of weights.
+    """
+    below, layers, head = flops(model, speech)
+    passes = (2 if freezes_layers else 3) + checkpointing
+    return (1 if freezes_encoder else 3) * below + passes * (1 - layerdrop) * layers + 3 * head
 
 
-def update_flops(config: TrainingConfig, model: MlplConfig, speech: SpeechTotals, layerdrop: float) -> float:
+def update_flops(config: TrainingConfig, model: Model, speech: SpeechTotals, layerdrop: float) -> float:
     """Counts the operations of an update with utterances like those of `speech`, which fill its batches."""
-    operations = training_flops(model, speech, config.gradient_checkpointing, layerdrop)
+    freezes_layers = config.lora is not None
+    is_usual = isinstance(model, CountedModel) and model.takes_samples
+    freezes = is_usual if config.freeze_feature_encoder is None else config.freeze_feature_encoder
+    freezes_encoder = freezes or freezes_layers
+    operations = training_flops(
+        model, speech, config.gradient_checkpointing, layerdrop, freezes_encoder, freezes_layers
+    )
     return config.max_batch_seconds * config.micro_batches_per_update * operations / speech.seconds
 
 
 def _run_flops(
-    config: TrainingConfig, model: MlplConfig, labelled: SpeechTotals, unlabelled: SpeechTotals, dev: SpeechTotals
+    config: TrainingConfig, model: Model, labelled: SpeechTotals, unlabelled: SpeechTotals, dev: SpeechTotals
 ) -> float:
     """Counts the operations of a run: updates, slimIPL's labels, evaluations."""
 

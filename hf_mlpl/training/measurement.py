@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import sys
 import time
@@ -12,10 +13,11 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from ..ctc_models import ctc_interface
+from ..ctc_models.adapters import source_of
 from ..data.selection import select_for_training
 from ..data.utterances import read_utterances, speech_totals
 from ..training_config import TrainingConfig
-from .estimate import sum_speech, update_flops
+from .estimate import counted_model, sum_speech, update_flops
 from .loop import train_step
 from .model_setup import build_model
 from .optimization import freeze, make_accelerator, prepare
@@ -72,7 +74,9 @@ def measure_updates(config: TrainingConfig) -> Measurement:
     freeze(model, ctc, config)
     accelerator = make_accelerator(config, ctc, model)
     train_set, _ = select_for_training(train_set, processor, model.config, config.max_batch_seconds)
-    model_config, layerdrop = model.config, model.config.layerdrop
+    counted = counted_model(copy.deepcopy(model.config), source_of(config.model))
+    if problem := getattr(counted, "problem", None):
+        raise ValueError(problem)
     model, optimizer = prepare(accelerator, model, ctc, config)
     updates = supervised_updates(accelerator, model, processor, train_set, config, start=0)
     progress = tqdm(updates, "measured", config.max_updates, unit="update", disable=not accelerator.is_main_process)
@@ -86,7 +90,7 @@ def measure_updates(config: TrainingConfig) -> Measurement:
         audio_seconds += step["audio_seconds"] * (number >= WARM_UP)
     seconds = (time.perf_counter() - start) / UPDATES
     problems.finish(is_whole_run=True)
-    flops = update_flops(config, model_config, sum_speech(speech_totals(config.train)), layerdrop)
+    flops = update_flops(config, counted, sum_speech(speech_totals(config.train)), counted.layerdrop)
     return Measurement(
         processes=accelerator.num_processes,
         seconds=seconds,

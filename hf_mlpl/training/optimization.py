@@ -14,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ..ctc_models.interface import CtcInterface
 from ..training_config import PRESETS, TrainingConfig
 from .adapters import add_adapters
+from .trained_weights import copy_of_structure
 
 # fairseq's `tri_stage` with the `phase_ratio` of wav2vec 2.0: shares of `max_updates`, factors of the maximum rate.
 WARMUP_SHARE, HOLD_SHARE = 0.1, 0.4
@@ -24,8 +25,10 @@ def freeze(model: nn.Module, ctc: CtcInterface, config: TrainingConfig) -> None:
     """Freezes the weights that the settings leave as they are, and adds the adapters that are trained instead.
 
     Raises:
-        ValueError: for a model without the layers that the settings name.
+        ValueError: for a model without the layers that the settings name, or the dropout that slimIPL changes.
     """
+    if config.slimipl and config.slimipl.dynamic_dropout is not None:  # later, hours of training would be lost
+        ctc.set_dropout(copy_of_structure(model), config.slimipl.dynamic_dropout)
     is_usual = config.model not in PRESETS and ctc.freezes_feature_encoder
     if is_usual if config.freeze_feature_encoder is None else config.freeze_feature_encoder:
         ctc.freeze_feature_encoder(model)

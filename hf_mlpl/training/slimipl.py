@@ -39,7 +39,7 @@ from ..inference.unsharded import unsharded
 from ..model.tokenization_mlpl import IGNORED
 from ..training_config import SlimIplConfig
 from .label_health import LabelHealth
-from .trained_weights import copy_of_structure, copy_of_trained, load_trained, save_trained
+from .trained_weights import copy_of_trained, load_trained, save_trained
 
 RowBatches = Sequence[list[int]] | BatchPlan
 MicroBatch = tuple[int, SpeechBatch]  # with its number, counted through the whole run
@@ -163,8 +163,6 @@ class SlimIpl:
         self.accelerator, self.model, self.processor = accelerator, model, processor
         self.ctc = ctc_interface(model.config, processor)
         self.plan, self.config, self.num_workers = plan, plan.config, num_workers
-        if self.config.dynamic_dropout is not None:  # a model that cannot have it is refused before training
-            self.ctc.set_dropout(copy_of_structure(model), self.config.dynamic_dropout)
         self.step = Step(supervised=True)
         self.loader = _StepLoader(labelled, unlabelled)
         self.utterances = unlabelled.dataset

@@ -30,6 +30,8 @@ from hf_mlpl.sharing.model_card import teacher_revision
 from ..random_model import sweep
 from ..small_models import ARCHITECTURES, missing, save_small_encoder, save_small_mms, save_small_model
 
+QUICK = {"wav2vec2", "wav2vec2-bert", "parakeet_ctc", "omniasr_ctc"}  # the kinds of inputs, heads and tokenizers
+ALL = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ARCHITECTURES]
 TOKENS = ["|", "ö", "a", "e", "b", "c", "\u0301"]  # others, in another order
 WITHOUT_PACKAGE = """
 import importlib.util, json, sys
@@ -73,7 +75,7 @@ def logits(model, processor):
         return model.eval()(**inputs).logits[0]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ALL)
 def test_heads_of_every_architecture(architecture, tokens, tmp_path):
     """The model's own head is as transformers loads it; in a new one, known tokens have the same logits."""
     if reason := missing(architecture):
@@ -124,6 +126,7 @@ def test_plain_transformers_loads_new_heads(tokens, tmp_path):
         folder = tmp_path / architecture
         student.model.save_pretrained(folder)
         student.processor.save_pretrained(folder)
+        assert load(folder, {}, tokens).head is None  # which are its own tokens now
         path = logits(student.model, student.processor).argmax(dim=-1).tolist()
         texts[str(folder)] = [
             ctc_interface(student.model.config, student.processor).decode(path).text,
@@ -242,7 +245,10 @@ BAD = {
     "no blank": (edit("config.json", pad_token_id=None), "its config.json has no pad_token_id, which is the blank"),
     "more tokens": (change_vocabulary(lambda vocabulary: vocabulary.update(ä=32)), SAME.format(33)),
     "fewer tokens": (change_vocabulary(lambda vocabulary: vocabulary.pop("'")), SAME.format(31)),
-    "a type": (edit("config.json", model_type="wav2vec9"), "transformers .* cannot use its config.json .*wav2vec9"),
+    "a type": (
+        edit("config.json", model_type="wav2vec9"),
+        "is of type wav2vec9, which transformers .* lacks; accepted",
+    ),
     "no type": (edit("config.json", model_type=None), "config.json: model_type is None; it must be text"),
     "a value": (edit("config.json", hidden_size="wide"), "cannot use its config.json .*hidden_size"),
     "damage": (lambda folder: (folder / "config.json").write_text("{"), "config.json: is not JSON in UTF-8"),
@@ -253,7 +259,7 @@ BAD = {
     "damaged vocabulary": (lambda folder: (folder / "vocab.json").write_text("["), "its tokenizer cannot be loaded"),
     "a generating model": (
         lambda folder: WhisperConfig().save_pretrained(folder),
-        "is of type whisper, which generates text; accepted are CTC models, and their encoders, of the types mlpl, ",
+        "is of type whisper, which generates text; accepted are CTC models, and their encoders, of the types data2",
     ),
     "a transducer": (
         edit("config.json", model_type="parakeet_tdt"),
@@ -326,3 +332,12 @@ def test_repositories(wav2vec2, local_hub):
     local_hub.repos["model", repo].gated = True
     with pytest.raises(OSError, match=f"^{repo}: is gated; accept its terms on https://huggingface.co/{repo}, and gi"):
         load(repo)
+
+
+def test_commands_for_models_of_ours_refuse_others(wav2vec2, tone_data, tmp_path, error_of):
+    (tmp_path / "text.txt").write_text("ab")
+    sound, text, data = tmp_path / "sound.wav", tmp_path / "text.txt", tone_data / "dev.parquet"
+    message = f"{wav2vec2}: is of type wav2vec2, and only models of type mlpl "
+    assert message in error_of("align.py", "--model", wav2vec2, sound, text)
+    names = ["--model", wav2vec2, "--data", data, "--output", tmp_path / "names.json"]
+    assert message in error_of("name_languages.py", *names)

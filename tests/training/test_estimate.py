@@ -8,12 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCTC, Wav2Vec2BertConfig, Wav2Vec2BertForCTC
 
 from hf_mlpl import MlplConfig, MlplForCTC, MlplTokenizer
 from hf_mlpl.data.batches import BatchPlan, repetitions
 from hf_mlpl.data.utterances import SpeechTotals, read_utterances, speech_totals, write_utterances
 from hf_mlpl.interop.mctct import MCTCTConfig
 from hf_mlpl.training.estimate import (
+    counted_model,
     estimate_stages,
     forward_flops,
     num_parameters,
@@ -28,6 +30,7 @@ from hf_mlpl.training_config import SlimIplConfig, TrainingConfig, load_config
 
 from ..commands import PROGRAMS, ROOT, check_command, read_commands, run_command
 from ..port_folder import save_port
+from ..small_models import save_small_encoder, save_small_model
 
 RECIPE = ROOT / "recipes" / "common_voice_voxpopuli"
 
@@ -318,3 +321,52 @@ def test_the_stages_are_the_papers():
         for line in path.read_text().splitlines():
             if re.match(r"(max_|micro_|learning|warmup|language_alpha|pseudo)\w*: ", line):
                 assert re.search(r"# .*\[(flags|slimIPL|ours)\]", line), line
+
+
+# ------------------------------------------------------------------------------------------- other architectures
+
+
+def test_other_architectures(tone_data, tmp_path, one_thread):
+    """Parameters are the model's; operations those that torch counts in it; adapters make small checkpoints."""
+    folder = save_small_model(tmp_path / "wav2vec2", "wav2vec2", letters="abcdefgö", layerdrop=0.0)
+    encoder = save_small_encoder(tmp_path / "bert", "wav2vec2-bert")
+    sew = save_small_model(tmp_path / "sew", "sew-d", letters="abcdefgö")
+    first = [tone_data / "tones.yaml", f"model={folder}", "model_fields={}", "tokens=null", f"output_dir={tmp_path}/a"]
+    lora = [*first, "lora={r: 4}", f"output_dir={tmp_path}/b"]
+    second = [tone_data / "tones.yaml", f"model={tmp_path}/b/model", "tokens=null", "model_fields={layerdrop: 0.5}"]
+    others = [[tone_data / "tones.yaml", f"model={path}", "model_fields={}"] for path in (encoder, sew)]
+    runs = [list(map(str, run)) for run in (first, lora, second, *others)]
+    estimate = estimate_stages(runs, tmp_path / "labels")
+    assert not estimate.problems
+    whole, adapted, next_, with_head, uncounted = estimate.stages
+    model = AutoModelForCTC.from_pretrained(folder, attn_implementation="eager")
+    parameters = model.num_parameters()
+    assert whole.bytes == next_.bytes == (2 * 12 + 4) * parameters
+    trained = 13 * 17 + 2 * 4 * 4 * (16 + 16)  # the head, and four projections of two layers
+    assert adapted.bytes == (2 * 12 + 4) * trained
+    speech, dev = (sum_speech(speech_totals([tone_data / f"{name}.parquet"])) for name in ("train", "dev"))
+    with FlopCounterMode(display=False) as counter:
+        model.freeze_feature_encoder()
+        model.train()(torch.randn(1, 16000 * 4)).logits.sum().backward()
+    counted = counted_model(model.config, str(folder))
+    found = training_flops(counted, SpeechTotals(1, 4.0, 16.0), False, 0.0, freezes_encoder=True)
+    assert found == pytest.approx(counter.get_total_flops(), rel=0.02)
+    expected = 60 * 2 * 5 * training_flops(counted, speech, False, 0.0, True) / speech.seconds
+    assert whole.flops == pytest.approx(expected + 2 * forward_flops(counted, dev))
+    assert next_.flops < adapted.flops < whole.flops and with_head.flops > 0
+    with_tokens = Wav2Vec2BertForCTC(Wav2Vec2BertConfig.from_pretrained(encoder, vocab_size=11))
+    assert with_head.bytes == (2 * 12 + 4) * with_tokens.num_parameters()
+    assert uncounted.flops is None and uncounted.bytes > 0
+    [warning] = [line for line in estimate.warnings if "sew" in line]
+    assert "its operations cannot be counted (" in warning and "\n" not in warning
+
+
+@pytest.mark.slow
+def test_adapters_are_measured(tone_data, tmp_path, one_thread):
+    folder = save_small_model(tmp_path / "wav2vec2", "wav2vec2", letters="abcdefgö")
+    settings = [f"model={folder}", "model_fields={}", "tokens=null", "lora={r: 4}", f"output_dir={tmp_path / 'a'}"]
+    measurement = measure_updates(load_config(tone_data / "tones.yaml", settings))
+    speech = sum_speech(speech_totals([tone_data / "train.parquet"]))
+    counted = counted_model(AutoConfig.from_pretrained(folder), str(folder))
+    operations = 2 * 5 * training_flops(counted, speech, False, counted.layerdrop, True, True) / speech.seconds
+    assert measurement.flops_per_second * measurement.seconds == pytest.approx(operations)

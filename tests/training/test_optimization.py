@@ -75,6 +75,7 @@ def test_feature_encoders_are_frozen_as_usual(tmp_path, wav2vec2):
         frozen(conformer, True)
 
 
+@pytest.mark.slow
 def test_the_heads_alone_are_trained_at_first(tone_data, wav2vec2, tmp_path):
     def run(name, **changes):
         changes = {"max_updates": 3, "dev": [], "spec_augment": None, "tokens": None, "model_fields": {}} | changes
