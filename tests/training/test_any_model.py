@@ -52,7 +52,7 @@ SETTINGS = {
     "micro_batches_per_update": 2,
     "max_batch_seconds": 2,
     "optimizer": "adamw",
-    "learning_rate": 1e-4,
+    "learning_rate": 1e-4,  # AdamW moves weights so far whose gradients are rounding errors; tests allow a tenth
     "warmup_updates": 0,
     "max_grad_norm": 1.0,
     "spec_augment": None,
@@ -161,6 +161,7 @@ def test_what_is_trained(name, folder, one):
     before, after = load_file(folder / "model.safetensors"), weights(one)
     assert before.keys() == after.keys()
     moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert any("_head." in key for key in moved) and any(".layer" in key for key in moved)
     assert not [key for key in moved if "running_" in key or "num_batches" in key]
     updates = [row for row in rows(one) if "loss" in row]
     assert [row["update"] for row in updates] == [1, 2, 4, 5, 6]
