@@ -87,10 +87,6 @@ class CtcInterface(ABC):
     # Between text and labels
 
     @abstractmethod
-    def vocabulary(self) -> dict[str, int]:
-        """Returns the tokens and their label ids."""
-
-    @abstractmethod
     def label_ids(self, text: str) -> list[int]:
         """Returns the labels of a text, which are those of `model.text.normalize_text(text)` too."""
 

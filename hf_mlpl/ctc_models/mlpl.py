@@ -44,9 +44,6 @@ class MlplInterface(CtcInterface):
     def num_output_frames(self, num_inputs: Any) -> Any:
         return self.config.num_output_frames(num_inputs)
 
-    def vocabulary(self) -> dict[str, int]:
-        return self.tokenizer.get_vocab()
-
     def label_ids(self, text: str) -> list[int]:
         # The same as tokenizer(text)["input_ids"], which takes twice as long.
         return self.tokenizer.convert_tokens_to_ids(self.tokenizer.tokenize(text))
@@ -57,7 +54,7 @@ class MlplInterface(CtcInterface):
     def character_labels(self) -> np.ndarray:
         # An entry of several characters replaces at least two of them, and its repetition costs only one more frame.
         # If it shares its line, other characters may have the same label; then all labels are made equal.
-        ids = self.vocabulary()
+        ids = self.tokenizer.get_vocab()
         characters = [entry for entry in ids if len(entry) == 1]
         known = sorted(set(characters) - self.unknown_characters(" ".join(characters)).keys())
         labels = np.full(sys.maxunicode + 1, -1, np.int32)

@@ -180,9 +180,6 @@ class TransformersInterface(CtcInterface):
         cases = {case for letter in letters for case in ("lower", "upper") if getattr(letter, f"is{case}")()}
         self.letter_case = cases.pop() if len(cases) == 1 else None
 
-    def vocabulary(self) -> dict[str, int]:
-        return self.tokens
-
     def label_ids(self, text: str) -> list[int]:
         return self._encode(text)[0]
 
@@ -376,13 +373,11 @@ class TransformersInterface(CtcInterface):
                 f"the model {reads} the padding of a batch, so transcripts and labels are made one by one"
                 + (", and in training an utterance's outputs depend on its batch" if training else "")
             )
-        if self.letter_case:
-            remarks.append(
-                f"all transcripts are in {self.letter_case} case, as the vocabulary is"
-                + ("; texts are put in it for training, and not for evaluation" if training else "")
-            )
         if not training:
             return remarks
+        if self.letter_case:
+            case = f"{self.letter_case} case"
+            remarks.append(f"the vocabulary is in {case}, and so are texts for training, but not those of evaluation")
         if any(isinstance(module, BATCH_NORM) for module in model.modules()):
             remarks.append("batch normalisation keeps the statistics of the model, so that utterances do not mix")
         if self.config is not self.config_without_adapter and self.config_without_adapter.layerdrop > 0:

@@ -5,8 +5,9 @@ gives the same result for a long recording. Only the middle of a piece counts; i
 piece has in its middle. Pieces begin at output frames, so that their middles have together as many frames as the
 whole recording.
 
-Each piece is normalised by itself. Normalising features by the statistics of the whole recording would give the same
-result: the model's first layer normalises its input once more.
+Each piece is normalised by itself. For `MlplForCTC`, normalising features by the statistics of the whole recording
+would give the same result: its first layer normalises its input once more. For other models it is what transformers'
+pipeline does with its chunks.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def cut(blocks: Iterable[np.ndarray], sampling_rate: int, samples_per_frame: int
     Args:
         blocks: successive samples (n,), of any number. No more of them are held than the next piece needs.
         sampling_rate: samples per second.
-        samples_per_frame: samples per output frame, `config.inputs_to_logits_ratio`.
+        samples_per_frame: samples per output frame.
     """
     context = round(CONTEXT_SECONDS * sampling_rate / samples_per_frame)
     length = round(PIECE_SECONDS * sampling_rate / samples_per_frame) * samples_per_frame
