@@ -55,6 +55,7 @@ class CtcInterface(ABC):
     pads_exactly: bool  # whether an utterance has the same outputs in a padded batch as by itself
     runs_in_threads = False  # whether several threads may run the model at a time: its forward changes no state
     masks_features: bool  # whether SpecAugment may mask what `extract` returns; else the model masks by itself
+    has_zero_mean = True  # whether features are normalised, so that 0 is their mean, with which SpecAugment masks
     freezes_feature_encoder: bool  # whether fine-tuning leaves its feature encoder as it is by default
     skips_layers: bool  # whether LayerDrop leaves out a layer's parameters, instead of giving them zeros as gradients
     leaves_out_parameters: bool  # whether a forward pass may not use some, so that data parallelism must look for them

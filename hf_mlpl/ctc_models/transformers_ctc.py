@@ -125,6 +125,7 @@ class TransformersInterface(CtcInterface):
             values = self.extractor(noise, sampling_rate=self.sampling_rate, return_tensors="pt")[self.input_name]
             self.has_channel = values.ndim == 3  # OmniASR's waveforms have a dimension for it
         else:
+            self.has_zero_mean = bool(self._extract(noise).mean().abs() < 0.01)  # exactly normalised, or not at all
 
             def length(num_samples: int) -> int:
                 return len(self._extract(noise[:num_samples]))

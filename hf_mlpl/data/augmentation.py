@@ -42,9 +42,13 @@ def _echo(samples: np.ndarray, sampling_rate: int, rng: np.random.Generator) -> 
 
 
 def spec_augment(
-    features: torch.Tensor, num_frames: torch.Tensor, config: SpecAugmentConfig, generator: torch.Generator
+    features: torch.Tensor,
+    num_frames: torch.Tensor,
+    config: SpecAugmentConfig,
+    generator: torch.Generator,
+    has_zero_mean: bool = True,
 ) -> torch.Tensor:
-    """Sets random bands of mel bins and spans of frames to 0, the mean of normalised features.
+    """Sets random bands of mel bins and spans of frames to the utterance's mean, which is 0 for normalised features.
 
     Widths are uniform on 1 ... the largest width. Masks are drawn for each utterance and bounded by its length (the
     original draws one set per batch), so that they do not depend on the other utterances of the batch.
@@ -52,6 +56,7 @@ def spec_augment(
     Args:
         features: (B, T, F).
         num_frames: (B,), valid frames.
+        has_zero_mean: whether the features are normalised.
     """
     bands = _spans(
         torch.full_like(num_frames, features.shape[2]),
@@ -62,7 +67,12 @@ def spec_augment(
     )
     widths = (num_frames * config.max_time_fraction).long().clamp(max=config.max_time_width)
     times = _spans(num_frames, widths, config.num_time_masks, features.shape[1], generator)
-    return features.masked_fill(bands[:, None, :] | times[:, :, None], 0.0)
+    masks = bands[:, None, :] | times[:, :, None]
+    if has_zero_mean:
+        return features.masked_fill(masks, 0.0)
+    is_valid = (torch.arange(features.shape[1]) < num_frames[:, None])[:, :, None]
+    means = features.where(is_valid, 0.0).sum(dim=(1, 2)) / (num_frames * features.shape[2])
+    return torch.where(masks & is_valid, means[:, None, None], features)
 
 
 def _spans(

@@ -229,7 +229,7 @@ class SpeechBatches(torch.utils.data.Dataset):
         batch = pad_sequence(features, batch_first=True)
         if self.augment is not None and number is not None and number >= self.augment_from:
             generator = torch.Generator().manual_seed(micro_batch_seed(self.seed, number))
-            batch = spec_augment(batch, num_frames, self.augment, generator)
+            batch = spec_augment(batch, num_frames, self.augment, generator, self.ctc.has_zero_mean)
         return SpeechBatch(
             input_features=batch,
             attention_mask=(torch.arange(batch.shape[1]) < num_frames[:, None]).long(),

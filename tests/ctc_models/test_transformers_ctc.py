@@ -369,6 +369,13 @@ class TestSettings:
         with pytest.raises(ValueError, match="its CTC head has 13 classes, and its tokenizer 11 tokens"):
             ctc_interface(model.config, AutoProcessor.from_pretrained(folder, target_lang="eng"))
 
+    def test_which_features_are_normalised(self, load):
+        rng = np.random.default_rng(0)
+        for architecture in ("parakeet_ctc", "wav2vec2-bert", "lasr_ctc"):
+            ctc = ctc_interface(load(architecture)[0].config, load(architecture)[1])
+            mean = ctc.extract(rng.normal(scale=0.01, size=20000).astype(np.float32)).mean()
+            assert ctc.has_zero_mean == (abs(mean) < 1e-3) == (architecture != "lasr_ctc")
+
     def test_dropout_of_adapters_is_their_own(self, load):
         peft = pytest.importorskip("peft")
         model, processor = load("wav2vec2")

@@ -94,6 +94,20 @@ def test_no_masks():
     assert torch.equal(spec_augment(features, torch.tensor([100, 60]), config, generator()), features)
 
 
+def test_features_that_are_not_normalised_are_masked_with_their_mean():
+    """The utterance's own mean, without padding; so its mean stays near what it was, and masks are where they are."""
+    features = torch.randn(2, 50, 80, generator=generator(1)) - 7
+    lengths = torch.tensor([50, 30])
+    features[1, 30:] = 0.0
+    zeros = spec_augment(features, lengths, SpecAugmentConfig(), generator())
+    result = spec_augment(features, lengths, SpecAugmentConfig(), generator(), has_zero_mean=False)
+    for row, length in enumerate(lengths):
+        masked = (zeros[row] == 0)[:length]
+        torch.testing.assert_close(result[row, :length][masked], features[row, :length].mean().expand(masked.sum()))
+        assert torch.equal(result[row, length:], features[row, length:])  # padding
+        assert masked.any() and torch.equal(result[row, :length][~masked], features[row, :length][~masked])
+
+
 def assert_uniform(values, low, high):
     """Checks that the integers low ... high are equally frequent, within five standard deviations."""
     counts = np.bincount(values, minlength=high + 1)
