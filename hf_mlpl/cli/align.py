@@ -139,12 +139,12 @@ def _align(recordings: list[Recording], options: argparse.Namespace) -> Iterator
     from ..audio.reading import audio_duration
     from ..inference.aligned_texts import format_alignment, read_segments
     from ..inference.alignment import align
-    from ..inference.loading import load_model
+    from ..inference.loading import load_mlpl_model
     from ..inference.transcription import problem_of
     from ..model.text import unknown_character_report
 
     logging.disable_progress_bar()
-    model, processor = load_model(options.model)
+    model, processor = load_mlpl_model(options.model)
     if options.utterances is not None and options.language is None and not model.config.languages:
         raise ValueError(f"{options.model}: the model has no languages, so --utterances needs --language")
     has_accelerator = options.dtype != "int8" and torch.accelerator.is_available()

@@ -51,9 +51,14 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
     from ..atomic import write_text
     from ..interop.language_names import find_language_names, names_in_order
+    from ..model.configuration_mlpl import MlplConfig
     from ..text_table import aligned
 
     accelerator, dataset, model, processor, _ = start_inference(options)
+    if model.config.model_type != MlplConfig.model_type:
+        raise ValueError(
+            f"{options.model}: is of type {model.config.model_type}, and only models of type mlpl tell languages apart"
+        )
     with tqdm(unit=" utterances") as progress:
         found = find_language_names(
             model.eval(),

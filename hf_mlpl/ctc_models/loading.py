@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_CTC_MAPPING,
     PROCESSOR_MAPPING,
     AutoConfig,
@@ -88,7 +89,10 @@ def read_config(name: str | os.PathLike) -> PreTrainedConfig:
     file = find_file(name, "config.json")
     settings = {"model_type": None} | read_settings(file)
     check_settings(file, settings, {"model_type": text()})
-    if settings["model_type"] in OUR_TYPES:
+    model_type = settings["model_type"]
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"{name}: is of type {model_type}, which transformers {__version__} lacks; {_accepted()}")
+    if model_type in OUR_TYPES:
         config = AutoConfig.from_pretrained(name)  # whose errors are lines
     else:
         with _one_line(f"{name}: transformers {__version__} cannot use its config.json"):
@@ -201,11 +205,13 @@ def _with_head(name: str | os.PathLike, config: PreTrainedConfig) -> tuple[PreTr
     model_type = config.model_type
     kinds = (kind for kind, lists in OTHER_KINDS.items() if any(model_type in _types(names) for names in lists))
     kind = next(kinds, "does not write down speech")
-    accepted = ", ".join(["mlpl", *(config_class.model_type for config_class in MODEL_FOR_CTC_MAPPING)])
-    raise ValueError(
-        f"{name}: is of type {model_type}, which {kind}; accepted are CTC models, and their encoders, of the types "
-        f"{accepted}"
-    )
+    raise ValueError(f"{name}: is of type {model_type}, which {kind}; {_accepted()}")
+
+
+def _accepted() -> str:
+    """Describes the models that can be trained."""
+    types = sorted({config_class.model_type for config_class in MODEL_FOR_CTC_MAPPING})
+    return f"accepted are CTC models, and their encoders, of the types {', '.join(types)}"
 
 
 def _types(names: str) -> Container[str]:
@@ -274,7 +280,7 @@ def _load_adapter(
 ) -> None:
     """Gives an MMS model the adapter, the head and the vocabulary of a language."""
     vocabularies = getattr(tokenizer, "vocab", None) or {}
-    if getattr(model.config, "adapter_attn_dim", None) is None or vocabularies == tokenizer.encoder:
+    if getattr(model.config, "adapter_attn_dim", None) is None or vocabularies == getattr(tokenizer, "encoder", {}):
         raise ValueError(f"{name}: has no adapters of languages, as MMS models have; leave out target_lang")
     if language not in vocabularies:
         raise ValueError(f"{name}: has no adapter for target_lang {language!r}; it has {list_names(vocabularies)}")

@@ -13,7 +13,7 @@ import torch
 
 from ..model.modeling_mlpl import MlplForCTC
 from ..model.processing_mlpl import MlplProcessor
-from .loading import load_model
+from .loading import load_mlpl_model
 from .pieces import cut, explain_memory_errors
 
 NEIGHBOURS = 3  # frames before and after a letter that are speech too: CTC says most letters in a single frame
@@ -82,5 +82,5 @@ def _one_thread() -> Iterator[None]:
 
 @cache
 def _load(name: str) -> tuple[MlplForCTC, MlplProcessor]:
-    model, processor = load_model(name)
+    model, processor = load_mlpl_model(name)
     return model.to(torch.accelerator.current_accelerator() or "cpu"), processor

@@ -75,6 +75,7 @@ def model_card(
         spoken=_spoken(languages),
         model_type=run["model"].get("type"),
         is_ours=_is_ours(run),
+        has_adapters=bool(config.get("lora")) and not config["lora"]["merge"],
         parameters=run["model"]["parameters"],
         stage=_tag(run),
         updates=run["updates"],
@@ -135,8 +136,10 @@ def converted_model_card(
     )
 
 
-def _render(template: str, metadata: ModelCardData, is_ours: bool = True, **fields) -> ModelCard:
-    names = (template, "use.md" if is_ours else "use_transformers.md")
+def _render(
+    template: str, metadata: ModelCardData, is_ours: bool = True, has_adapters: bool = False, **fields
+) -> ModelCard:
+    names = (template, "use_adapters.md" if has_adapters else "use.md" if is_ours else "use_transformers.md")
     content, use = ((TEMPLATES / name).read_text(encoding="utf-8") for name in names)
     fields["is_ours"] = is_ours
     return ModelCard.from_template(metadata, template_str=content.replace("{{ use }}", use.rstrip()), **fields)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +36,14 @@ def add_adapters(model: PreTrainedModel, ctc: CtcInterface, config: TrainingConf
     """
     import peft
 
+    whole = _whole_modules(model, ctc, config)
     settings = peft.LoraConfig(
         r=config.lora.r,
         lora_alpha=config.lora.lora_alpha,
         lora_dropout=config.lora.lora_dropout,
-        target_modules=_target_modules(model, ctc, config.lora),
-        modules_to_save=_whole_modules(model, ctc, config),
+        target_modules=_target_modules(model, ctc, config.lora, whole),
+        exclude_modules=whole,
+        modules_to_save=whole,
         inference_mode=False,
     )
     peft.get_peft_model(model, settings)
@@ -68,13 +71,17 @@ def _whole_modules(model: PreTrainedModel, ctc: CtcInterface, config: TrainingCo
     return whole
 
 
-def _target_modules(model: PreTrainedModel, ctc: CtcInterface, config: LoraConfig) -> list[str]:
-    """Returns the endings of the names of layers to adapt, all of which the model calls.
+def _target_modules(model: PreTrainedModel, ctc: CtcInterface, config: LoraConfig, whole: Sequence[str]) -> list[str]:
+    """Returns the endings of the names of layers to adapt, all of which the model calls, and none of which is `whole`.
 
     An adapter of a layer that is not called has no effect: WavLM's attention hands the weights of its projections to
     a function of torch.
     """
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not f"{name}.".startswith(tuple(f"{each}." for each in whole))
+    }
     called = _called(model, ctc, linear)
     endings = {name: name.rpartition(".")[2] for name in linear}
 
@@ -85,8 +92,7 @@ def _target_modules(model: PreTrainedModel, ctc: CtcInterface, config: LoraConfi
         attention = {endings[name] for name in called} & set(ATTENTION)
         if attention and not silent(attention):
             return sorted(attention)
-        heads = ctc.heads(model)
-        targets = {endings[name] for name in called if ".layers." in name and linear[name] not in heads}
+        targets = {endings[name] for name in called if ".layers." in name}
         return sorted(targets - set(silent(targets)))
     layers = {target: [n for n in linear if f".{n}".endswith(f".{target}")] for target in config.target_modules}
     accepted = ", ".join(sorted({endings[name] for name in called}))

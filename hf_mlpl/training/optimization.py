@@ -144,9 +144,8 @@ def prepare(
     model.base_model_prefix = ""
     model._no_split_modules = model._no_split_modules or _layer_classes(model)
     model, optimizer = accelerator.prepare(model, build_optimizer(model, config, ctc.heads(model)))
-    optimizer.state = build_optimizer(
-        model, config, ctc.heads(model)
-    ).state  # Adagrad's sums had the shapes of whole weights
+    # Adagrad's sums had the shapes of unsharded weights.
+    optimizer.state = build_optimizer(model, config, ctc.heads(model)).state
     del model.base_model_prefix  # its class has the name
     if drops_layers or ctc.leaves_out_parameters:
         model.set_reduce_scatter_unused_params(True)  # as find_unused_parameters does without FSDP

@@ -216,7 +216,8 @@ def _describe_run(output_dir: Path, folder: Path, repo_id: str, results: Sequenc
         if (output_dir / name).exists():
             shutil.copyfile(output_dir / name, folder / name)
     model_card(output_dir, results, repo_id).save(folder / "README.md")
-    write_endpoint(folder)
+    if not (folder / "adapter_config.json").exists():  # an endpoint would not find the base with its own head
+        write_endpoint(folder)
 
 
 def _link(source: Path, target: Path) -> None:

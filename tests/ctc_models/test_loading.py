@@ -126,6 +126,7 @@ def test_plain_transformers_loads_new_heads(tokens, tmp_path):
         folder = tmp_path / architecture
         student.model.save_pretrained(folder)
         student.processor.save_pretrained(folder)
+        assert load(folder, {}, tokens).head is None  # which are its own tokens now
         path = logits(student.model, student.processor).argmax(dim=-1).tolist()
         texts[str(folder)] = [
             ctc_interface(student.model.config, student.processor).decode(path).text,
@@ -244,7 +245,10 @@ BAD = {
     "no blank": (edit("config.json", pad_token_id=None), "its config.json has no pad_token_id, which is the blank"),
     "more tokens": (change_vocabulary(lambda vocabulary: vocabulary.update(ä=32)), SAME.format(33)),
     "fewer tokens": (change_vocabulary(lambda vocabulary: vocabulary.pop("'")), SAME.format(31)),
-    "a type": (edit("config.json", model_type="wav2vec9"), "transformers .* cannot use its config.json .*wav2vec9"),
+    "a type": (
+        edit("config.json", model_type="wav2vec9"),
+        "is of type wav2vec9, which transformers .* lacks; accepted",
+    ),
     "no type": (edit("config.json", model_type=None), "config.json: model_type is None; it must be text"),
     "a value": (edit("config.json", hidden_size="wide"), "cannot use its config.json .*hidden_size"),
     "damage": (lambda folder: (folder / "config.json").write_text("{"), "config.json: is not JSON in UTF-8"),
@@ -255,7 +259,7 @@ BAD = {
     "damaged vocabulary": (lambda folder: (folder / "vocab.json").write_text("["), "its tokenizer cannot be loaded"),
     "a generating model": (
         lambda folder: WhisperConfig().save_pretrained(folder),
-        "is of type whisper, which generates text; accepted are CTC models, and their encoders, of the types mlpl, ",
+        "is of type whisper, which generates text; accepted are CTC models, and their encoders, of the types data2",
     ),
     "a transducer": (
         edit("config.json", model_type="parakeet_tdt"),
@@ -328,3 +332,12 @@ def test_repositories(wav2vec2, local_hub):
     local_hub.repos["model", repo].gated = True
     with pytest.raises(OSError, match=f"^{repo}: is gated; accept its terms on https://huggingface.co/{repo}, and gi"):
         load(repo)
+
+
+def test_commands_for_models_of_ours_refuse_others(wav2vec2, tone_data, tmp_path, error_of):
+    (tmp_path / "text.txt").write_text("ab")
+    sound, text, data = tmp_path / "sound.wav", tmp_path / "text.txt", tone_data / "dev.parquet"
+    message = f"{wav2vec2}: is of type wav2vec2, and only models of type mlpl "
+    assert message in error_of("align.py", "--model", wav2vec2, sound, text)
+    names = ["--model", wav2vec2, "--data", data, "--output", tmp_path / "names.json"]
+    assert message in error_of("name_languages.py", *names)

@@ -103,6 +103,8 @@ def test_layers_that_cannot_be_adapted_are_named(tmp_path, monkeypatch):
         adapted(folder, target_modules=["output_dense", "q_proj"])
     with pytest.raises(ValueError, match="has query, which no linear layer is called; there are gru_rel_pos_linear"):
         adapted(folder, target_modules=["query"])
+    with pytest.raises(ValueError, match="has lm_head, which no linear layer is called"):  # it is trained as a whole
+        adapted(folder, target_modules=["lm_head"])
     model, _ = adapted(folder, target_modules=["layers.1.feed_forward.output_dense"])
     assert [name for name, _ in model.named_parameters() if "lora_A" in name] == [
         "wavlm.encoder.layers.1.feed_forward.output_dense.lora_A.default.weight"
@@ -310,6 +312,9 @@ def test_a_pushed_state_goes_on_elsewhere(run, tone_run, tmp_path, local_hub, qu
     interrupted(config, monkeypatch)
     model, _ = load_model("me/run")
     assert not hasattr(model, "peft_config")
+    files = local_hub.files("me/run")
+    assert ("handler.py" in files) == merge and ("adapters (LoRA)" in files["README.md"].decode()) != merge
+    assert "base_model: me/base" in files["README.md"].decode()
     config = load_config(whole / "config.yaml", [f"output_dir={tmp_path / 'elsewhere'}", *settings])
     assert resume_from_hub(config, "me/run") is None
     folder = train(config)
