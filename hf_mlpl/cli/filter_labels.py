@@ -89,7 +89,7 @@ def _texts_of_others(labels: list[Path], names: list[str]) -> Iterator[pa.Array]
 
     utterances, languages = read_utterances(labels), languages_of(labels)
     for name in names:
-        files = find_label_set(name)
+        files = find_label_set(name, None if Path(name).exists() else languages)  # to download no others
         if None not in files:
             files = {language: paths for language, paths in files.items() if language in languages}
         found = other_labels(files, utterances)

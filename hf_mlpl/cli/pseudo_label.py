@@ -108,4 +108,4 @@ def _report(summary: dict, path: Path) -> None:
         )
         if counts.get("convention", {}).get("texts"):
             print(f"{language}: {describe_convention(counts['convention'])}")
-    print(f"labels: {path}, by {summary['teacher']}; {summary['errors']} utterances could not be read")
+    print(f"labels: {path}, by {summary['teacher']}; {summary['errors']} utterances have no label")

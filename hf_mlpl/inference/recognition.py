@@ -39,6 +39,8 @@ def load_recognizer(name: str) -> tuple[PreTrainedModel, Any]:
         processor = AutoProcessor.from_pretrained(name)
         if not isinstance(processor, ProcessorMixin):  # without a tokenizer, say
             raise ValueError(f"it has a {type(processor).__name__} alone")
+        if not (hasattr(processor, "feature_extractor") or hasattr(processor, "audio_processor")):
+            raise ValueError(f"it is a {type(processor).__name__}, which takes no sound")
     except Exception as error:  # damaged files make readers raise nearly anything
         raise ValueError(f"{name}: its processor cannot be loaded ({error_line(error)[:300]})") from error
     try:

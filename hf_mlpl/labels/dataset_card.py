@@ -19,6 +19,7 @@ from .summary import REPETITIVE, LabelSummary
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
 PICTURE = "scores.png"
 COLUMNS = 3  # of histograms in the picture
+is_commit = re.compile("[0-9a-f]{40}").fullmatch
 NOT_NOTED = {"name": "not noted", "license": "unknown", "url": None}  # a source of speech
 
 
@@ -42,7 +43,7 @@ def dataset_card(summaries: Sequence[LabelSummary], repo_id: str) -> DatasetCard
             for summary in summaries
             if summary.convention is not None and summary.convention["texts"]
         },
-        is_commit=re.compile("[0-9a-f]{40}").fullmatch,
+        is_commit=is_commit,
         conditions=list(dict.fromkeys(name for summary in summaries for name in summary.hours_kept_by)),
         picture=PICTURE,
         repetitive=REPETITIVE,

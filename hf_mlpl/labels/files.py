@@ -224,7 +224,9 @@ def labels_of_anyone(
         features_read = features
     read = Features({name: kind for name, kind in features_read.items() if name in found})
     if path.suffix == ".parquet":
-        blocks_read = _named_blocks(label_blocks(path, read, needed, found), path, skipped)
+        blocks_read = label_blocks(path, read, () if is_named else needed, found)
+        if is_named:
+            blocks_read = _named_blocks(blocks_read, path, needed, skipped)
     else:
         blocks_read = _text_blocks(path, read, needed, skipped, found, settings)
     for labels in blocks_read:
@@ -233,24 +235,33 @@ def labels_of_anyone(
         yield labels.select(list(features))
 
 
-def _named_blocks(tables: Iterable[pa.Table], path: Path, skipped: Callable[[str, str], None]) -> Iterator[pa.Table]:
-    """Yields tables with the columns `path` and `part_seconds`, without rows that are translations or have no path."""
+def _named_blocks(
+    tables: Iterable[pa.Table], path: Path, needed: Sequence[str], skipped: Callable[[str, str], None]
+) -> Iterator[pa.Table]:
+    """Yields tables with the columns `path` and `part_seconds`, as `_text_blocks` does, without rows that it skips."""
     first = 0
     for labels in tables:
-        if not (places := [name for name in PLACE if name in labels.column_names]):
+        places = [name for name in PLACE if name in labels.column_names]
+        is_empty = [labels[name].is_null() for name in needed]
+        if not places and not any(pc.any(each).as_py() for each in is_empty):
+            first += len(labels)
             yield labels
             continue
         found: dict[int, dict] = {}
-        for number, row in enumerate(labels.select(places).to_pylist()):
+        rows = labels.select(places).to_pylist() if places else [{}] * len(labels)
+        columns = (rows, *(each.to_pylist() for each in is_empty))
+        for number, (row, *empty) in enumerate(zip(*columns, strict=True)):
             try:
+                if any(empty):
+                    raise ValueError(f"no {needed[empty.index(True)]}")
                 found[number] = _place(row)
             except ValueError as error:
                 skipped(f"{path}:{first + number}", str(error))
         first += len(labels)
         labels = labels.drop_columns(places).take(list(found))
-        columns = pa.Table.from_pylist(list(found.values()), schema=PLACE_FEATURES.arrow_schema)
+        named = pa.Table.from_pylist(list(found.values()), schema=PLACE_FEATURES.arrow_schema)
         for name in PLACE_FEATURES:
-            labels = labels.append_column(name, columns[name])
+            labels = labels.append_column(name, named[name])
         yield labels
 
 

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from datasets import Dataset
 from tqdm import tqdm
+from transformers import PreTrainedModel, ProcessorMixin
 
 from ..corpora.sources import Source
 from ..data.drops import DropFile, blame_disk
@@ -31,8 +32,6 @@ from ..inference.decoding import Hypothesis
 from ..inference.precision import dtype_of
 from ..inference.recognition import Transcribe, transcriber
 from ..main_process import claimed_by_job, on_main_process
-from ..model.modeling_mlpl import MlplForCTC
-from ..model.processing_mlpl import MlplProcessor
 from .folder import begin, complete_summary, is_labelled, join_shards, shard_path
 from .schema import LABEL_FEATURES, SCORES
 
@@ -46,8 +45,8 @@ MIN_SHARDS, SMALL_SHARD_SIZE = 32, 200
 
 def pseudo_label(
     accelerator: Accelerator,
-    model: MlplForCTC,
-    processor: MlplProcessor,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
     dataset: Dataset,
     output_dir: Path,
     teacher: str,
@@ -62,13 +61,15 @@ def pseudo_label(
     meanwhile, unless it is complete and no utterance lacks a label: then it is only read.
 
     Args:
+        model, processor: from `load_recognizer`: a CTC model, or one that generates text.
         teacher: revision of the model, from `model_card.teacher_revision`; it becomes the labels' `source`.
         max_batch_seconds, num_workers: of `transcribe`; they change the speed, not the labels.
         sources: of the speech, for `complete.json`.
 
     Raises:
         ValueError: if `output_dir` holds labels of other utterances, of another teacher, or of one that computes in
-            another dtype; if its `job.json` is damaged; and if no utterance of a shard can be read.
+            another dtype; if its `job.json` is damaged; if no utterance of a shard can be read; and for a language
+            that a generating model does not know.
         InUseError: if another job is labelling there.
     """
     model = accelerator.unwrap_model(model)
@@ -76,6 +77,7 @@ def pseudo_label(
     summary = on_main_process(accelerator, lambda: complete_summary(output_dir, job))
     if summary and not summary["errors"]:
         return summary
+    transcribe = transcriber(model, processor, dataset)  # before the folder is begun: it checks the languages
     with claimed_by_job(accelerator, output_dir):
         summary, shards = on_main_process(accelerator, lambda: begin(output_dir, job)), _shards(dataset)
         if summary and not all(shard_path(output_dir, number).exists() for number in range(len(shards))):
@@ -89,7 +91,7 @@ def pseudo_label(
             if not any(gather_object([bool(missing)])):
                 return summary
             on_main_process(accelerator, lambda: (output_dir / "complete.json").unlink())  # it is made anew at the end
-        decode = partial(transcriber(model, processor, dataset), max_batch_seconds=max_batch_seconds)
+        decode = partial(transcribe, max_batch_seconds=max_batch_seconds)
         total = sum(len(rows) for rows, _ in missing)
         with tqdm(total=total, unit=" utterances", desc="labelled", disable=not accelerator.is_main_process) as bar:
             for rows, path in missing:

@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Audio, Dataset, Features, config
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.hf_api import DatasetInfo
 
 from ..atomic import atomic_write, temporary_folder, writing
@@ -32,8 +32,8 @@ from ..audio.reading import SAMPLING_RATE, AudioError, encode_flac, load_audio
 from ..data.collapse import NOT_LEARNED, collapse_line
 from ..data.rows import blocks, durations_of, filter_rows, select_rows, sorted_by_id
 from ..error_line import error_line
-from ..sharing.hub import push_folder
-from .dataset_card import PICTURE, dataset_card, plot_scores
+from ..sharing.hub import push_folder, with_retries
+from .dataset_card import PICTURE, dataset_card, is_commit, plot_scores
 from .files import scored_blocks
 from .filters import DEFAULT_FILTERS, LabelFilter
 from .folder import collapse_of, read_complete
@@ -75,6 +75,7 @@ def push_label_set(
         OSError: if the push fails.
     """
     complete = read_complete(labels)
+    license_name = _license_of(*complete["teacher"].rpartition("@")[::2])
     problems = {} if allow_collapsed else collapse_of(complete)
     for language, counts in complete["languages"].items():
         if not counts["labels"]:
@@ -83,7 +84,7 @@ def push_label_set(
         if language in problems:
             continue
         with temporary_folder(labels, "pushing") as folder:
-            summary = write_label_set(labels, language, folder, filters, with_audio)
+            summary = write_label_set(labels, language, folder, filters, with_audio, license_name)
             commit = push_folder(
                 folder,
                 repo_id,
@@ -101,6 +102,18 @@ def push_label_set(
             f"{labels}: {collapse_line(problems)}, and not pushed: {NOT_LEARNED}; --allow-collapsed pushes them all "
             "the same"
         )
+
+
+def _license_of(teacher: str, revision: str) -> str | None:
+    """Returns the licence on the card of a teacher on the Hub; None for another teacher, or without such a card."""
+    if not is_commit(revision):
+        return None
+    try:
+        info = with_retries(lambda: HfApi().model_info(teacher, revision=revision))
+    except (HfHubHTTPError, HFValidationError):  # such as one that has been removed
+        return None
+    name = info.card_data.get("license") if info.card_data else None
+    return name if isinstance(name, str) else None
 
 
 def _write_card(folder: Path, summary: LabelSummary, head: DatasetInfo) -> None:
@@ -124,6 +137,7 @@ def write_label_set(
     output: Path,
     filters: Sequence[LabelFilter] = DEFAULT_FILTERS,
     with_audio: bool = False,
+    teacher_license: str | None = None,
 ) -> LabelSummary:
     """Writes the shards and `summary.json` of one language of a folder of `pseudo_label`; returns the summary.
 
@@ -134,6 +148,7 @@ def write_label_set(
         filters: decide the column `kept`, by default for labels with a text; all labels are written.
         with_audio: adds a column `audio`, FLAC of 16 kHz, mono. A label whose recording can no longer be read is left
             out with a warning, and counted as unreadable.
+        teacher_license: for the card.
 
     Raises:
         ValueError: for a folder that is not complete, is damaged or has no such language, for a language that is no
@@ -179,6 +194,7 @@ def write_label_set(
         cer=job_counts["cer"],
         teacher=teacher,
         teacher_revision=revision,
+        teacher_license=teacher_license,
         sources=complete["sources"],
         with_audio=with_audio,
     )

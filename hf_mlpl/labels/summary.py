@@ -55,6 +55,7 @@ class LabelSummary:
         sources: `name`, `license` and `url` of each source of the speech.
         with_audio: whether the data set holds the audio, too.
         convention: how the texts are written, as `Conventions` counts it; None in summaries of older versions.
+        teacher_license: by the teacher's card on the Hub; None if that is not known.
     """
 
     language: str
@@ -75,6 +76,7 @@ class LabelSummary:
     sources: list[dict]
     with_audio: bool
     convention: dict | None = None
+    teacher_license: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> "LabelSummary":

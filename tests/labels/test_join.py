@@ -137,7 +137,6 @@ def test_inputs_that_cannot_be_joined(label_set, tone_labels, local, tmp_path):
     assert "there is no audio" in error(join_labels, files, local.select([]), output)
     message = error(join_labels, changed(id="common_voice_de_train0", text="other"), local, output)
     assert "changed.parquet: has a second label of 'common_voice_de_train0'" in message
-    assert "has rows without text" in error(join_labels, changed(text=None), local, output)
     assert "a duration that is none" in error(join_labels, changed(duration_seconds=float("nan")), local, output)
     for path in (tmp_path / "mine.parquet", tmp_path / "mine.csv"):
         path.touch()
@@ -214,12 +213,13 @@ def test_other_columns_of_anyone_are_used_if_present(local, tmp_path):
     assert reasons[local["id"][0]] == (local[0]["language"], f"{local[0]['duration_seconds']:.2f} s, its label 3.50 s")
 
 
-def test_rows_of_json_without_a_text_are_listed(local, tmp_path):
+@pytest.mark.parametrize(("suffix", "row"), [(".jsonl", 2), (".parquet", 1)])
+def test_rows_without_a_text_are_listed(suffix, row, local, tmp_path):
     rows = [{"id": name, "text": None if number == 1 else f"a {number}"} for number, name in enumerate(local["id"])]
-    path = written(tmp_path / "mine.jsonl", rows)
+    path = written(tmp_path / f"mine{suffix}", rows)
     report = join_labels(find_label_set(str(path)), local, tmp_path / "out.parquet")
     assert (report.joined, report.unreadable, report.no_label) == (55, 1, 1)
-    reasons = {f"{path}:2": ("", "no text"), local["id"][1]: (local[1]["language"], "no label")}
+    reasons = {f"{path}:{row}": ("", "no text"), local["id"][1]: (local[1]["language"], "no label")}
     assert unmatched(tmp_path / "out.parquet") == reasons
 
 

@@ -423,6 +423,20 @@ def test_a_summary_that_is_damaged(hub_of_labels, tone_labels, tmp_path):
         push(tone_labels["de"])
 
 
+def test_the_licence_of_a_teacher_on_the_hub(hub_of_labels, tone_labels, tmp_path):
+    """It is that of the card at the teacher's commit."""
+    HfApi().create_repo("me/whisper")
+    card = b"---\nlicense: apache-2.0\n---\n"
+    commit = HfApi().upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="me/whisper").oid
+    shutil.copytree(tone_labels["de"], tmp_path / "de")
+    complete = json.loads((tmp_path / "de" / "complete.json").read_text()) | {"teacher": f"me/whisper@{commit}"}
+    (tmp_path / "de" / "complete.json").write_text(json.dumps(complete))
+    push(tmp_path / "de")
+    push(tone_labels["sv-SE"])  # whose teacher is not there
+    text = DatasetCard.load(REPO).text
+    assert f"/tree/{commit}) | apache-2.0 |" in text and re.search(r"\| sv-SE \| .*/tree/\w+\) \| - \|", text)
+
+
 def test_labels_and_summaries_of_older_versions(hub_of_labels, tone_labels, tmp_path):
     """They have fewer scores and no convention; the missing ones are null, in filters, label sets and cards."""
     older, scores = tmp_path / "older", list(SCORES)[:2]
