@@ -144,7 +144,7 @@ def prepare(
     model.base_model_prefix = ""
     model._no_split_modules = model._no_split_modules or _layer_classes(model)
     model, optimizer = accelerator.prepare(model, build_optimizer(model, config, ctc.heads(model)))
-    # Adagrad's sums had the shapes of unsharded weights.
+    # Adagrad's sums had the shapes of whole weights.
     optimizer.state = build_optimizer(model, config, ctc.heads(model)).state
     del model.base_model_prefix  # its class has the name
     if drops_layers or ctc.leaves_out_parameters:

@@ -52,7 +52,7 @@ SETTINGS = {
     "micro_batches_per_update": 2,
     "max_batch_seconds": 2,
     "optimizer": "adamw",
-    "learning_rate": 1e-4,
+    "learning_rate": 1e-4,  # AdamW moves weights so far whose gradients are rounding errors; tests allow a tenth
     "warmup_updates": 0,
     "max_grad_norm": 1.0,
     "spec_augment": None,
@@ -161,6 +161,7 @@ def test_what_is_trained(name, folder, one):
     before, after = load_file(folder / "model.safetensors"), weights(one)
     assert before.keys() == after.keys()
     moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert any("_head." in key for key in moved) and any(".layer" in key for key in moved)
     assert not [key for key in moved if "running_" in key or "num_batches" in key]
     updates = [row for row in rows(one) if "loss" in row]
     assert [row["update"] for row in updates] == [1, 2, 4, 5, 6]
@@ -373,7 +374,8 @@ def test_commands(local_hub, settings, data, tmp_path, quick_python, quick_retri
     summary = json.loads((tmp_path / "labels" / "complete.json").read_text())
     assert summary["errors"] == 0 and summary["utterances"] == 12
 
-    each = settings(name, tmp_path / "each" / "{language}", max_updates=3)
+    slimipl = {"variant": "cache", "start_update": 1, "unsupervised_updates": 2, "dynamic_dropout": None}
+    each = settings(name, tmp_path / "each" / "{language}", max_updates=5, slimipl=slimipl)
     launch = ["--launch", quick_python, "--labels", tmp_path / "each-labels", "--allow-collapsed"]
     assert run_command("language_finetune.py", each, *launch) == 0, capfd.readouterr().err
     assert pq.read_metadata(tmp_path / "each-labels" / "sv-SE" / "labels.parquet").num_rows == 6
@@ -381,13 +383,13 @@ def test_commands(local_hub, settings, data, tmp_path, quick_python, quick_retri
 
 @pytest.mark.parametrize("name", ["wav2vec2", "wav2vec2-bert"], scope="function")
 def test_sharded_weights(name, settings, data, tmp_path, quick_python):
-    """FSDP gives what copies give; LayerDrop is refused."""
+    """FSDP gives what one process gives."""
     slimipl = yaml.safe_load(SLIMIPL) | {"dynamic_dropout": None, "ema_decay": None}
     changes = {"slimipl": slimipl, "model_fields": {"layerdrop": 0.0}}
-    for kind in ("fsdp", "copies"):
+    for kind in ("fsdp", "one"):
         path = settings(name, tmp_path / kind, **changes)
         if kind == "fsdp":
             launch(quick_python, "fsdp", ROOT / "tests" / "fsdp_on_cpu.py", path, folder=tmp_path)
         else:
             train(load_config(path))
-    torch.testing.assert_close(weights(tmp_path / "fsdp"), weights(tmp_path / "copies"), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(weights(tmp_path / "fsdp"), weights(tmp_path / "one"), rtol=1e-4, atol=1e-5)
