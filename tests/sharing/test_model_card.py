@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import jinja2
 import numpy as np
 import pytest
 import soundfile
@@ -13,12 +14,17 @@ from huggingface_hub import EvalResult, ModelCard
 
 from hf_mlpl import MlplForCTC
 from hf_mlpl.corpora.sources import SYNTHETIC
+from hf_mlpl.ctc_models import ctc_interface
+from hf_mlpl.ctc_models.loading import load_student, read_config
 from hf_mlpl.data.utterances import read_utterances, write_utterances
+from hf_mlpl.inference.loading import load_model
 from hf_mlpl.sharing.model_card import TEMPLATES, model_card, teacher_revision
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
 
 from ..commands import run_command
+from ..random_model import RATE, sweep
+from ..small_models import missing, save_small_model
 from ..training.test_loop import Killed, kill_at
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -256,3 +262,25 @@ def test_cards_of_the_project(path, local_hub):
     ]
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", card.text):
         assert (path.parent / picture).is_file()
+
+
+def test_the_snippet_for_omniasr_models_writes_what_they_say(tmp_path, monkeypatch, capsys):
+    """With a tokenizer of pieces, whose blank is a token like others, and with one of characters."""
+    if reason := missing("omniasr_ctc"):
+        pytest.skip(reason)
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("recording.wav", sweep(1), RATE, subtype="FLOAT")
+    (tmp_path / "tokens.lst").write_text("|\na\nb\nc\nd\ne\n")
+    folder = save_small_model(tmp_path / "pieces", "omniasr_ctc")
+    student = load_student(folder, read_config(folder), {}, tmp_path / "tokens.lst")
+    for part in (student.model, student.processor):
+        part.save_pretrained(tmp_path / "characters")
+    template = (TEMPLATES / "use_transformers.md").read_text()
+    for name in ("pieces", "characters"):
+        use = jinja2.Template(template).render(model=name, model_type="omniasr_ctc")
+        capsys.readouterr()
+        exec(re.search("```python\n(.*?)```", use, re.DOTALL).group(1), {})
+        model, processor = load_model(name)
+        inputs = processor(sweep(1), sampling_rate=RATE, return_tensors="pt")
+        path = model(**inputs).logits[0].argmax(dim=-1).tolist()
+        assert capsys.readouterr().out.split() == ctc_interface(model.config, processor).decode(path).text.split()
