@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from bench_labelling import BFLOAT16, write_corpus
 from side_by_side import (
@@ -108,10 +109,9 @@ def write_data(folder: Path) -> float:
     write_utterances(rows, folder / "data.parquet")
     table = pq.read_table(folder / "data.parquet").to_pydict()
     (folder / "data_set").mkdir()
+    # The script demands a text of each recording.
     columns = {"id": table["id"], "text": [""] * len(table["id"])}
     columns["audio"] = [{"path": audio["path"], "bytes": None} for audio in table["audio"]]
-    import pyarrow as pa
-
     pq.write_table(pa.table(columns), folder / "data_set" / "train.parquet")
     (folder / "wer").mkdir()
     (folder / "wer" / "wer.py").write_text(METRIC, encoding="utf-8")
@@ -162,8 +162,11 @@ def run(command: list, folder: Path, log: Path) -> float:
 
 def main() -> None:
     parser = benchmark_arguments(__doc__)
-    parser.add_argument("checkout", type=Path, help="folder of github.com/huggingface/distil-whisper")
+    parser.add_argument("checkout", type=Path, nargs="?", help="folder of github.com/huggingface/distil-whisper")
     arguments = parser.parse_args()
+    if arguments.checkout is None:
+        print("nothing is measured: name a checkout of github.com/huggingface/distil-whisper")
+        return
     script = (arguments.checkout / "training" / "run_pseudo_labelling.py").resolve(strict=True)
     python = peer_environment("distil-whisper", PACKAGES)
     dtypes = ["float32"] + ["bfloat16"] * (not BFLOAT16.isdisjoint(machine()["isa"]))
