@@ -44,7 +44,8 @@ def explained(name: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(f"{name}: holds adapters, whose base cannot be loaded: {error}") from error
+        remedy = f"if it has moved, write its name into base_model_name_or_path of {CONFIG}"
+        raise OSError(f"{name}: holds adapters, whose base cannot be loaded: {error}; {remedy}") from error
 
 
 def source_of(name: str | os.PathLike) -> str | os.PathLike:

@@ -68,7 +68,9 @@ def select_for_training(
             return "unknown characters"
         if seconds > max_seconds:
             return f"longer than {max_seconds:g} s"
-        return "more labels than frames" if min_ctc_frames(ctc.label_ids(text)) > num_frames else None
+        if not (label_ids := ctc.label_ids(text)):  # a word boundary alone, written as in the vocabulary
+            return "no text"
+        return "more labels than frames" if min_ctc_frames(label_ids) > num_frames else None
 
     def surely_fit(texts: TextBlock, num_frames: np.ndarray) -> np.ndarray:
         """Tells (N,) for each text if it is not empty, and all its characters have labels that fit into its frames."""

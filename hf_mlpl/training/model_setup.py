@@ -73,8 +73,6 @@ def build_model(
             logger.warning(line)
     if model.config.model_type in OUR_TYPES:
         processor.tokenizer.learn_language_characters(_human_characters(train_set))
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()  # called activation_checkpointing_enable in new releases, not in 5.17
     return model, processor
 
 

@@ -128,9 +128,13 @@ def prepare(
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Wraps the model for data parallelism, or shards its weights with FSDP, and builds its optimizer.
 
+    Turns gradient checkpointing on if the settings say so.
+
     Raises:
         ValueError: for layers that are skipped at random in each process, which FSDP would wait for.
     """
+    if config.gradient_checkpointing:  # with adapters by now: peft would warn of a model without embeddings of tokens
+        model.gradient_checkpointing_enable()  # called activation_checkpointing_enable in new releases, not in 5.17
     if not accelerator.is_fsdp2:
         return accelerator.prepare(model, build_optimizer(model, config, ctc.heads(model)))
     drops_layers = _drops_layers(config, ctc, model)

@@ -13,12 +13,15 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
+from transformers import AutoConfig, AutoProcessor
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
 from hf_mlpl.data.batches import BatchPlan, SpeechBatches, micro_batch_seed, plan_batches, repetitions
 from hf_mlpl.data.selection import min_ctc_frames, select_for_training
 from hf_mlpl.data.utterances import FEATURES
 from hf_mlpl.training_config import SpecAugmentConfig, WaveformAugmentConfig
+
+from ..small_models import save_small_model
 
 TOKENS = "|abcde"
 CLASSES = {entry: number for number, entry in enumerate(TOKENS)} | {" ": 0}
@@ -245,6 +248,14 @@ def test_bounds_on_frames_select_the_same_as_tokenizing_every_text(tmp_path, con
     assert 50 < sum(fits) < len(fits) - 50
     selected, _ = select([(*row, "sl") for row in zip(texts, seconds, strict=True)], processor, config)
     assert list(selected["id"]) == [f"u{row}" for row, fit in enumerate(fits) if fit]
+
+
+def test_selection_drops_texts_that_become_empty(tmp_path):
+    """A text that is the word boundary of another vocabulary has no label, and would be learned as silence."""
+    folder = save_small_model(tmp_path / "model", "wav2vec2", letters="ab")
+    config, processor = AutoConfig.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    selected, dropped = select([(text, 1.0, "sl") for text in ("|", "| |", "a | b")], processor, config)
+    assert list(selected["id"]) == ["u2"] and dropped == {"no text": 2}
 
 
 def test_selection_counts_frames_exactly(processor, config):
