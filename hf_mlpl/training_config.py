@@ -273,15 +273,8 @@ class TrainingConfig:
         _check_choice(self, "optimizer", OPTIMIZERS)
         _check_choice(self, "schedule", SCHEDULES)
         _check_least(self, 1, "max_updates", "micro_batches_per_update", "log_every", "eval_every", "save_every")
-        at_least_0 = (
-            "warmup_updates",
-            "freeze_encoder_updates",
-            "num_workers",
-            "cache_gigabytes",
-            "seed",
-            "weight_decay",
-        )
-        _check_least(self, 0, *at_least_0)
+        at_least_0 = "warmup_updates freeze_encoder_updates num_workers cache_gigabytes seed weight_decay"
+        _check_least(self, 0, *at_least_0.split())
         for name in ("first_decay_update", "decay_every_updates"):
             value = getattr(self, name)
             if (value is None) == (self.schedule == "step") or value is not None and value < 1:
@@ -315,7 +308,7 @@ class TrainingConfig:
             check_our_fields(self.model_fields)
 
     def _check_tuning(self) -> None:
-        """Checks that what stays as it is has been trained, and that others can load adapters that are pushed."""
+        """Checks that no weights of a new model are frozen, and that adapters can be trained, and loaded by others."""
         kept = {
             "lora": self.lora is not None,
             "freeze_feature_encoder": bool(self.freeze_feature_encoder),
@@ -327,6 +320,10 @@ class TrainingConfig:
             )
         if self.lora and find_spec("peft") is None:
             raise ValueError('lora is set and peft is not installed; `pip install "hf-mlpl[peft]"` installs it')
+        if self.lora and self.freeze_feature_encoder is False:
+            raise ValueError(
+                "freeze_feature_encoder is False, and lora freezes the whole encoder; leave out one of them"
+            )
         if self.push_to_hub and self.lora and not self.lora.merge and Path(self.model).is_dir():
             raise ValueError(
                 f"model is {self.model}, a folder on this machine, without which nobody can use the adapters that "

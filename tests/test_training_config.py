@@ -191,6 +191,11 @@ def test_settings_survive_their_own_file(load):
         ),
         ({}, ["freeze_feature_encoder=true"], "freeze_feature_encoder is set and model is tiny"),
         ({}, ["lora={}"], "lora is set and model is tiny, a new one; give a trained model"),
+        (
+            {"model": "trained"},
+            ["lora={}", "freeze_feature_encoder=false"],
+            "freeze_feature_encoder is False, and lora freezes the whole encoder; leave out",
+        ),
         ({"model": "trained"}, ["lora.rank=4"], "no setting is called rank; there are r, lora_alpha, lora_dropout"),
         ({"model": "trained"}, ["lora.r=0"], "r is 0; it must be at least 1"),
         ({"model": "trained"}, ["lora.lora_dropout=1"], "lora_dropout is 1; it must be at least 0 and below 1"),

@@ -57,10 +57,10 @@ class TrainingLog:
         """Prints one line on the model and its training data, and what is different with the model."""
         hours = durations_of(train_set).sum() / 3600
         head = f"{len(ctc.languages)} languages" if ctc.languages else "no language-ID head"
-        line = (
-            f"{model.num_parameters() / 1e6:.1f} M parameters, {head}; training on {len(train_set)} utterances, "
-            f"{hours:.2f} h"
-        )
+        parameters = f"{model.num_parameters() / 1e6:.1f} M parameters"
+        if (num_trained := model.num_parameters(only_trainable=True)) < model.num_parameters():
+            parameters += f", of which {num_trained / 1e6:.2f} M are trained"
+        line = f"{parameters}, {head}; training on {len(train_set)} utterances, {hours:.2f} h"
         if dropped:
             line += "; dropped: " + ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
         if self.is_main_process:

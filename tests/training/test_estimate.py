@@ -23,7 +23,7 @@ from hf_mlpl.training.estimate import (
     sum_speech,
     training_flops,
 )
-from hf_mlpl.training.measurement import UPDATES, WARM_UP, measure_updates
+from hf_mlpl.training.measurement import WARM_UP, measure_updates
 from hf_mlpl.training.problems import TrainingError
 from hf_mlpl.training.slimipl import SlimIplPlan
 from hf_mlpl.training_config import SlimIplConfig, TrainingConfig, load_config
@@ -154,7 +154,9 @@ def test_the_table(stages, run_estimate, tmp_path, tone_data):
     assert estimate.stages[0].flops == pytest.approx(training + 2 * forward_flops(model.config, dev))
 
 
-def test_times_of_this_machine_are_measured(stages, run_estimate, tmp_path, tone_data, one_thread):
+def test_times_of_this_machine_are_measured(stages, run_estimate, tmp_path, tone_data, one_thread, monkeypatch):
+    num_updates = 2
+    monkeypatch.setattr("hf_mlpl.training.measurement.UPDATES", num_updates)
     measurement = measure_updates(config := load_config(stages[1]))
     speech = sum_speech(speech_totals([tone_data / "train.parquet"]))
     model = MlplConfig.tiny(10, ["de", "sv-SE"], **config.model_fields)
@@ -164,11 +166,13 @@ def test_times_of_this_machine_are_measured(stages, run_estimate, tmp_path, tone
     durations = np.array(train_set["duration_seconds"])
     plan = BatchPlan(durations, 5, config.seed, repetitions(train_set, config.language_alpha))
     seconds = np.floor((durations * 16000 - 400) / 160 + 1) / 100  # of whole frames
-    spoken = sum(seconds[plan[number]].sum() for number in range(2 * WARM_UP, 2 * (WARM_UP + UPDATES))) / UPDATES
+    spoken = (
+        sum(seconds[plan[number]].sum() for number in range(2 * WARM_UP, 2 * (WARM_UP + num_updates))) / num_updates
+    )
     assert measurement.audio_seconds == pytest.approx(spoken, rel=0.01)
     status, out, err = run_estimate(*stages, "--measure")
     assert status == 0 and not [line for line in err if "error" in line]
-    assert out[0].endswith("  hours") and f"{UPDATES} updates with 1 process: " in out[6]
+    assert out[0].endswith("  hours") and f"{num_updates} updates with 1 process: " in out[6]
     assert not list(tmp_path.iterdir())  # nothing was written
     rows = pq.read_table(tone_data / "train.parquet").to_pylist()
     lost = [row | {"audio": row["audio"] | {"path": "/nowhere/a.wav"}} for row in rows]
