@@ -148,8 +148,14 @@ def prepare(
     model.base_model_prefix = ""
     model._no_split_modules = model._no_split_modules or _layer_classes(model)
     model, optimizer = accelerator.prepare(model, build_optimizer(model, config, ctc.heads(model)))
-    # Adagrad's sums had the shapes of whole weights.
+    # Adagrad's sums had the shapes of whole weights, and a checkpoint with the state of some parameters alone, as of
+    # AdamW while the encoder is frozen, could not be loaded.
     optimizer.state = build_optimizer(model, config, ctc.heads(model)).state
+    if config.optimizer == "adamw":
+        for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+            step = torch.zeros((), device=parameter.device)
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": step, **moments}
     del model.base_model_prefix  # its class has the name
     if drops_layers or ctc.leaves_out_parameters:
         model.set_reduce_scatter_unused_params(True)  # as find_unused_parameters does without FSDP
