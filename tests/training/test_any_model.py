@@ -40,14 +40,14 @@ from .test_loop import assert_equal_bits, assert_equal_runs, rows, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
-# Updates 1 and 2 learn from labelled speech, 3 fills the cache, and 4 and 5 learn from pseudo-labels; 3 is resumed.
-# Masks, dropout and LayerDrop are on, and the teacher is a mean of the weights.
-SLIMIPL = "{start_update: 2, cache_size: 2, cache_update_probability: 0.5, supervised_updates: 0"
-SLIMIPL += ", unsupervised_updates: 1, dynamic_dropout: 0.3, ema_decay: 0.5}"
+# Updates 1 and 2 learn from labelled speech, 3 fills the cache, and 4 to 6 learn from either; 3 is resumed. Masks,
+# dropout and LayerDrop are on, and the teacher is a mean of the weights.
+SLIMIPL = "{start_update: 2, cache_size: 2, cache_update_probability: 0.5, unsupervised_updates: 2"
+SLIMIPL += ", dynamic_dropout: 0.3, ema_decay: 0.5}"
 SETTINGS = {
-    "max_updates": 5,
+    "max_updates": 6,
     "save_every": 3,
-    "eval_every": 5,
+    "eval_every": 6,
     "log_every": 1,
     "micro_batches_per_update": 2,
     "max_batch_seconds": 2,
@@ -57,7 +57,7 @@ SETTINGS = {
     "max_grad_norm": 1.0,
     "spec_augment": None,
     "num_workers": 0,
-    "allow_collapsed": True,  # nothing is learned in five updates
+    "allow_collapsed": True,  # nothing is learned in six updates
 }
 
 
@@ -97,7 +97,7 @@ def data(tmp_path_factory):
     root, letters, noise = tmp_path_factory.mktemp("data"), random.Random(0), np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tones, "TONE_SECONDS", 0.24)
-        for split, count in {"train": 12, "dev": 4, "unlabelled": 8}.items():
+        for split, count in {"train": 12, "dev": 4, "unlabelled": 12}.items():
             rows = []
             for i in range(count):
                 language, path = list(tones.LETTERS)[i % 2], root / f"{split}-{i}.wav"
@@ -164,7 +164,7 @@ def test_what_is_trained(name, folder, one):
     assert any("_head." in key for key in moved) and any(".layer" in key for key in moved)
     assert not [key for key in moved if "running_" in key or "num_batches" in key]
     updates = [row for row in rows(one) if "loss" in row]
-    assert [row["update"] for row in updates] == [1, 2, 4, 5]
+    assert [row["update"] for row in updates] == [1, 2, 4, 5, 6]
     assert all(np.isfinite(row["loss"]) for row in updates)
     assert "unknown characters" in (one / "dropped.tsv").read_text()
     assert "lost.wav" in (one / "unreadable.txt").read_text()
@@ -358,7 +358,7 @@ def test_commands(local_hub, settings, data, tmp_path, quick_python, quick_retri
     pushing = {"push_to_hub": "me/w2v-bert", "license": "cc0-1.0"}
     run = train(load_config(settings(name, tmp_path / "run", **pushing))).parent
     commits = local_hub.commits("me/w2v-bert")
-    assert [commit.title.split(": ")[1] for commit in commits[:2]] == ["the result, update 5", "update 3"]
+    assert [commit.title.split(": ")[1] for commit in commits[:2]] == ["the result, update 6", "update 3"]
     local_hub.repos["model", "me/w2v-bert"].branches["main"] = commits[1]
     elsewhere = settings(name, tmp_path / "elsewhere", **pushing)
     assert run_command("train.py", elsewhere, "--resume-from-hub", "me/w2v-bert") == 0
@@ -377,13 +377,13 @@ def test_commands(local_hub, settings, data, tmp_path, quick_python, quick_retri
     labels = ["--output", tmp_path / "labels", "--dtype", "int8", "--allow-collapsed"]
     assert run_command("pseudo_label.py", *model, "--data", data / "unlabelled.parquet", *labels) == 0
     summary = json.loads((tmp_path / "labels" / "complete.json").read_text())
-    assert summary["errors"] == 0 and summary["utterances"] == 8
+    assert summary["errors"] == 0 and summary["utterances"] == 12
 
     slimipl = {"variant": "cache", "start_update": 1, "unsupervised_updates": 2, "dynamic_dropout": None}
     each = settings(name, tmp_path / "each" / "{language}", max_updates=5, slimipl=slimipl)
     launch = ["--launch", quick_python, "--labels", tmp_path / "each-labels", "--allow-collapsed"]
     assert run_command("language_finetune.py", each, *launch) == 0, capfd.readouterr().err
-    assert pq.read_metadata(tmp_path / "each-labels" / "sv-SE" / "labels.parquet").num_rows == 4
+    assert pq.read_metadata(tmp_path / "each-labels" / "sv-SE" / "labels.parquet").num_rows == 6
 
 
 def test_sharded_weights(settings, tmp_path, quick_python):
