@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from typing import TypeVar
 
 import torch
 from transformers import AutoModelForCTC, PreTrainedModel
+from transformers.utils.hub import extract_commit_hash
 
 from ..error_line import error_line
 from ..model.configuration_mlpl import MlplConfig
@@ -17,12 +20,16 @@ from ..model.missing_model import check_model
 from ..model.model_files import check_settings, find_file, read_settings, text
 from ..model.modeling_mlpl import MlplForCTC
 
+logger = logging.getLogger(__name__)
+
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 def base_of(name: str | os.PathLike) -> str | None:
     """Returns the name of the model that adapters were trained on; None for a model that has all its weights.
+
+    A line in the log says that this model has changed on the Hub since then.
 
     Raises:
         ValueError: for adapters that do not name it.
@@ -35,7 +42,25 @@ def base_of(name: str | os.PathLike) -> str | None:
         return None
     settings = read_settings(file)
     check_settings(file, {"base_model_name_or_path": None} | settings, {"base_model_name_or_path": text()})
-    return settings["base_model_name_or_path"]
+    base, trained_on = settings["base_model_name_or_path"], settings.get("revision")
+    if trained_on is not None:
+        _compare_commits(os.fspath(name), base, trained_on)
+    return base
+
+
+@cache
+def _compare_commits(name: str, base: str, trained_on: str) -> None:
+    """Warns once if a base on the Hub is at another commit than the one that adapters were trained on."""
+    try:
+        commit = extract_commit_hash(find_file(base, "config.json"), None)
+    except (OSError, ValueError):  # reported where the base is loaded
+        return
+    if commit not in (None, trained_on):
+        logger.warning(
+            "%s: its adapters were trained on commit %s of %s, which is at %s now; if its weights are others, download "
+            "that commit, and write the folder into base_model_name_or_path of %s",
+            *(name, trained_on[:8], base, commit[:8], CONFIG),
+        )
 
 
 @contextmanager

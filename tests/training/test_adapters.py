@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCTC
 
 from hf_mlpl.ctc_models import ctc_interface
+from hf_mlpl.ctc_models.adapters import _compare_commits
 from hf_mlpl.inference.loading import load_model
 from hf_mlpl.training import slimipl
 from hf_mlpl.training.adapters import add_adapters, merged_weights, write_adapters
@@ -299,6 +300,22 @@ def test_two_processes_equal_one(run, run_other, slimipl_settings, tone_data, to
 def assert_close_adapters(folder, other):
     first, second = (load_file(path / "adapter_model.safetensors") for path in (folder, other))
     torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
+
+
+def test_a_base_that_has_changed_on_the_hub_is_named(tmp_path, local_hub, caplog):
+    HfApi().create_repo("me/changing")
+    folder = save_folder(tmp_path / "base", LANGUAGES)
+    old = HfApi().upload_folder(repo_id="me/changing", folder_path=folder).oid
+    model, _ = adapted("me/changing")
+    (tmp_path / "adapters").mkdir()
+    write_adapters(tmp_path / "adapters", model, model.state_dict())
+    load_model(tmp_path / "adapters")
+    assert not caplog.messages
+    _compare_commits.cache_clear()
+    new = HfApi().upload_file(repo_id="me/changing", path_or_fileobj=b"text", path_in_repo="README.md").oid
+    load_model(tmp_path / "adapters")
+    [line] = caplog.messages
+    assert f"were trained on commit {old[:8]} of me/changing, which is at {new[:8]} now" in line
 
 
 @pytest.mark.slow
