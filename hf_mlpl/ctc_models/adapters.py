@@ -57,8 +57,8 @@ def _compare_commits(name: str, base: str, trained_on: str) -> None:
         return
     if commit not in (None, trained_on):
         logger.warning(
-            "%s: its adapters were trained on commit %s of %s, which is at %s now; if its weights are others, download "
-            "that commit, and write the folder into base_model_name_or_path of %s",
+            "%s: its adapters were trained on commit %s of %s, which is at %s now; if its weights are others, "
+            "download that commit, and write the folder into base_model_name_or_path of %s",
             *(name, trained_on[:8], base, commit[:8], CONFIG),
         )
 
