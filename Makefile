@@ -25,9 +25,10 @@ test-clients: .venv-clients/.complete  ## programs of other people on our models
 	OMP_NUM_THREADS=1 .venv-clients/bin/python -m pytest -m slow $(PARALLEL) tests/clients
 
 # what meets those libraries most: models and their code elsewhere, inputs, pipelines, runs, labels, pushes
-OLDEST = $(addprefix tests/, audio/test_addresses.py corpora/test_downloads.py corpora/test_own_speech.py data/test_batches.py \
-	inference/test_pipeline.py inference/test_pipeline_inputs.py labels/test_labelling.py labels/test_publishing.py \
-	training/test_loop.py $(addprefix model/test_, configuration_mlpl.py feature_extraction_mlpl.py modeling_mlpl.py \
+OLDEST = $(addprefix tests/, audio/test_addresses.py corpora/test_downloads.py corpora/test_own_speech.py \
+	ctc_models/test_transformers_ctc.py data/test_batches.py inference/test_pipeline.py \
+	inference/test_pipeline_inputs.py labels/test_labelling.py labels/test_publishing.py training/test_loop.py \
+	$(addprefix model/test_, configuration_mlpl.py feature_extraction_mlpl.py modeling_mlpl.py \
 	processing_mlpl.py remote_code.py))
 
 test-oldest: .venv-oldest/.complete  ## some of the tests, with the oldest libraries that pyproject.toml allows
@@ -49,7 +50,8 @@ docs: .venv/.complete  ## build the reference documentation in site/; .venv/bin/
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict  # with --quiet no warning would be an error
 
 # minutes each, or far more memory than a laptop has to spare
-LONG = $(addprefix benchmarks/bench_, audio.py data.py gpu.py inference.py int8.py labelling.py processes.py)
+LONG = $(addprefix benchmarks/bench_, audio.py data.py gpu.py inference.py int8.py labelling.py processes.py \
+	whisper_labels.py)
 BENCHMARKS = $(sort $(wildcard benchmarks/bench_*.py))
 
 bench: .venv/.complete  ## measure against other programs: the benchmarks that take up to about 3 minutes

@@ -209,9 +209,9 @@ def test_importing_the_package_is_light():
 
 
 IMPORTED_FIRST = """
-import os, sys, torch, transformers
+import os, sys, torch._dynamo, torch.distributed.tensor, transformers
 for name in sys.argv[1:]:
-    if not (child := os.fork()):  # which has torch already; to import it takes most of the time
+    if not (child := os.fork()):  # which has the parts of torch that transformers imports: they take most of the time
         __import__(name)
         from hf_mlpl import MlplConfig, MlplForCTC
         assert transformers.AutoModelForCTC.from_config(MlplConfig.tiny(30, ["sl"])).__class__ is MlplForCTC

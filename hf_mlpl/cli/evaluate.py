@@ -2,7 +2,8 @@
 
     hf-mlpl evaluate --model runs/final/model --data data/test.parquet --output results.json
 
-prints a table and writes the same numbers to results.json. On several GPUs:
+prints a table and writes the same numbers to results.json. The model is any CTC model, or one that writes text, such
+as Whisper; docs/teachers.md says how these differ. On several GPUs:
 
     accelerate launch -m hf_mlpl evaluate --model runs/final/model --data data/test.parquet --output results.json
 """

@@ -47,7 +47,7 @@ from transformers import (
 
 from ..ctc_models.loading import read_config, student_config
 from ..ctc_models.new_tokens import character_tokenizer
-from ..ctc_models.transformers_ctc import FEATURE_ENCODERS
+from ..ctc_models.transformers_ctc import FEATURE_ENCODERS, HEADS
 from ..data.utterances import SpeechTotals, speech_totals
 from ..error_line import error_line
 from ..interop.mctct import MCTCTConfig
@@ -61,7 +61,6 @@ from .model_setup import read_tokens
 
 BYTES_PER_LABEL = 1000
 COUNTED_SECONDS = (10, 20)  # of speech, for which operations are counted
-HEADS = ("ctc_head", "lid_head", "lm_head")
 STATE_BYTES = {"adagrad": 4, "adamw": 8}  # per parameter
 Speech = dict[str, SpeechTotals]  # by language
 
@@ -423,7 +422,7 @@ def num_trained(model: Model, lora: LoraConfig) -> int:
     whole = _without_weights(model.config if isinstance(model, CountedModel) else model)
     targets = tuple(f".{target}" for target in lora.target_modules or ATTENTION)
     modules = {f".{name}": module for name, module in whole.named_modules()}
-    heads = [module for name, module in modules.items() if name.rpartition(".")[2] in HEADS]
+    heads = [module for name, module in modules.items() if name.rpartition(".")[2] in (*HEADS, "lid_head")]
     adapted = [m for name, m in modules.items() if isinstance(m, nn.Linear) and name.endswith(targets)]
     in_heads = sum(parameter.numel() for head in heads for parameter in head.parameters())
     return in_heads + sum(lora.r * (layer.in_features + layer.out_features) for layer in adapted)

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
 from optimum.quanto import QModuleMixin, freeze, qint8, quantize
+from optimum.quanto.library.extensions import cpp
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig
 from transformers import AutoModelForCTC, AutoProcessor, BitsAndBytesConfig, QuantoConfig, TorchAoConfig
@@ -59,6 +61,13 @@ METHODS = {
     "bitsandbytes nf4": Method(lambda: bits_and_bytes(load_in_4bit=True, bnb_4bit_quant_type="nf4"), 0.05),
 }
 TRAINED = {name: method for name, method in METHODS.items() if method.is_trained}
+
+
+@pytest.fixture(autouse=True)
+def _no_compiler(monkeypatch):
+    """Computes in PyTorch what quanto's only function in C++ computes, which takes most of a minute to compile."""
+    extension = SimpleNamespace(unpack=lambda packed, bits: torch.cat([packed & 15, packed >> 4]))  # of 4 bits
+    monkeypatch.setattr(cpp.ext, "_lib", extension)
 
 
 @pytest.fixture(scope="module")
