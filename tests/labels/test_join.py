@@ -137,7 +137,7 @@ def test_inputs_that_cannot_be_joined(label_set, tone_labels, local, tmp_path):
     assert "there is no audio" in error(join_labels, files, local.select([]), output)
     message = error(join_labels, changed(id="common_voice_de_train0", text="other"), local, output)
     assert "changed.parquet: has a second label of 'common_voice_de_train0'" in message
-    assert "a duration that is none" in error(join_labels, changed(duration_seconds=float("nan")), local, output)
+    assert "a duration that is none" in error(join_labels, changed(duration_seconds=float("inf")), local, output)
     for path in (tmp_path / "mine.parquet", tmp_path / "mine.csv"):
         path.touch()
         assert "mine.*: its labels are without audio; name" in error(join_own_audio, {None: [path]}, output).replace(
