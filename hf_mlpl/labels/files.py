@@ -224,7 +224,7 @@ def labels_of_anyone(
     if missing := [name for name in needed if name not in found]:
         there = ", ".join(columns_of(path, (), settings.delimiter, settings.encoding)) or "none"
         options = [f"--{name}-column" for name in missing if name in NAMED]
-        option = f"; {' and '.join(options)} names it" if options else ""
+        option = f"; {' and '.join(options)} {'name them' if options[1:] else 'names it'}" if options else ""
         raise LabelFileError(f"{path}: no labels, it has no column {', '.join(missing)}; it has {there}{option}")
     if is_named:
         has_parts = "audio" in found and not found.keys().isdisjoint(PART_COLUMNS.keys() - {"duration"})
