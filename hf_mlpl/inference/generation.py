@@ -56,8 +56,8 @@ INSTRUCTION = "can you transcribe the speech into a written format?"  # from the
 OTHER_NAMES = {"jv": "jw", "nb": "no", "no": "nb", "tl": "fil", "fil": "tl", "he": "iw", "zh-HK": "yue"}
 # The names of the parameter by which a processor takes the language of the speech.
 LANGUAGE_PARAMETERS = ("language", "source_language")
-# Settings of `generation_config.json` that make the search another than the greedy one, end it before the text ends, or
-# take what only a caller can give.
+# Settings of `generation_config.json` that make the search another than the greedy one, end it before the text ends,
+# or need what only a caller can give.
 OTHER_SEARCHES = (
     *("penalty_alpha", "dola_layers", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"),
     *("force_words_ids", "constraints", "guidance_scale", "watermarking_config", "token_healing"),

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features
 
-from ..corpora.locales import iso_code, is_other_language
+from ..corpora.locales import is_other_language, iso_code
 from ..data.rows import blocks, distinct, durations_of, id_hashes, select_rows
 from .files import AS_FOUND, AUDIO_SUFFIX, PLACE_FEATURES, TableSettings, labels_of_anyone
 from .schema import LABEL_SET_FEATURES

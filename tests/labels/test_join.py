@@ -241,6 +241,9 @@ def test_tables_of_anyone_without_labels(local, tone_data, error_of, tmp_path):
     assert error(written(tmp_path / "null.jsonl", [{"id": name, "text": None} for name in local["id"]])).startswith(
         "no labels, it has no column text; it has id"
     )
+    rows = [{"id": name, "text": "a", "mean_log_prob": "-0,5"} for name in local["id"]]
+    path = written(tmp_path / "commas.csv", rows)
+    assert error(path) == f"{path}:2: mean_log_prob is '-0,5'; none of 56 rows is a label".removeprefix(f"{path}: ")
     rows = [{"id": name, "text": ""} for name in local["id"]]
     for path in (written(tmp_path / "silent.csv", rows), written(tmp_path / "silent.parquet", rows)):
         message = error(path)
