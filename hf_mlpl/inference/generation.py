@@ -593,7 +593,7 @@ class GenerativeTranscriber:
     def _options(self, recorded: LogProbs, inputs: dict, max_new_tokens: int) -> dict:
         """Returns the options of a greedy search."""
         config = self.model.generation_config
-        options = {name: None for name in OTHER_SEARCHES if getattr(config, name, None) is not None}
+        options: dict[str, Any] = {name: None for name in OTHER_SEARCHES if getattr(config, name, None) is not None}
         options |= {"do_sample": False, "num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False}
         # Training with gradient checkpointing leaves use_cache: false, which is many times as slow.
         options |= {"use_cache": True, "logits_processor": LogitsProcessorList([recorded])}
