@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ WITHOUT_REGION = frozenset(
 )
 WITH_BOTH = frozenset(["el-CY"])  # a locale of Common Voice beside `el`
 CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*")
+# Codes of languages that have other codes, too: former ones, and Norwegian for both of its written languages.
+SAME_LANGUAGES = ({"he", "iw"}, {"id", "in"}, {"jv", "jw"}, {"yi", "ji"}, {"no", "nb"}, {"no", "nn"})
 REGION = re.compile(r"[A-Z]{2}|[0-9]{3}")
 
 
@@ -59,3 +62,16 @@ def iso_code(locale: str) -> str:
     ('sv', 'rm', 'hsb')
     """
     return locale.split("-")[0]
+
+
+@lru_cache
+def is_other_language(name: str, locale: str) -> bool:
+    """Returns whether a name is the code of another language than a locale's.
+
+    Names in words and codes of three letters say nothing, because a language has many of them.
+
+    >>> is_other_language("de", "sl"), is_other_language("sv_SE", "sv-SE"), is_other_language("Slovene", "de")
+    (True, False, False)
+    """
+    codes = {iso_code(to_locale(name)), iso_code(locale)}
+    return len(codes) == 2 and all(len(code) == 2 for code in codes) and codes not in SAME_LANGUAGES

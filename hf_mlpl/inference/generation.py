@@ -56,6 +56,13 @@ INSTRUCTION = "can you transcribe the speech into a written format?"  # from the
 OTHER_NAMES = {"jv": "jw", "nb": "no", "no": "nb", "tl": "fil", "fil": "tl", "he": "iw", "zh-HK": "yue"}
 # The names of the parameter by which a processor takes the language of the speech.
 LANGUAGE_PARAMETERS = ("language", "source_language")
+# Settings of `generation_config.json` that make the search another than the greedy one, end it before the text ends,
+# or need what only a caller can give.
+OTHER_SEARCHES = (
+    *("penalty_alpha", "dola_layers", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"),
+    *("force_words_ids", "constraints", "guidance_scale", "watermarking_config", "token_healing"),
+    *("stop_strings", "max_time", "max_new_tokens"),
+)
 
 
 def generates(config: PreTrainedConfig) -> bool:
@@ -208,15 +215,17 @@ class WhisperRequest(Request):
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
         super().__init__(model, processor)
         config = model.generation_config
+        is_multilingual = getattr(config, "is_multilingual", True)
+        needed = ["no_timestamps_token_id", *(["lang_to_id", "task_to_id"] if is_multilingual else [])]
+        if missing := [name for name in needed if not getattr(config, name, None)]:
+            raise ValueError(
+                f"{self.name}: its generation_config.json has no {' and '.join(missing)}; take that of the model from "
+                "which it was fine-tuned, such as openai/whisper-small"
+            )
         self.start = config.decoder_start_token_id
         self.no_timestamps, self.task = config.no_timestamps_token_id, []
         self.ids: dict[str, int] = {}  # of the languages' tokens
-        if getattr(config, "is_multilingual", True):
-            if not getattr(config, "lang_to_id", None) or not getattr(config, "task_to_id", None):
-                raise ValueError(
-                    f"{self.name}: its generation_config.json has no lang_to_id and task_to_id; take that of the "
-                    "model from which it was fine-tuned, such as openai/whisper-small"
-                )
+        if is_multilingual:
             self.ids = {token.strip("<|>"): number for token, number in config.lang_to_id.items()}
             self.task = [config.task_to_id["transcribe"]]
         self.languages = list(self.ids)
@@ -270,9 +279,10 @@ class SeamlessRequest(Request):
 
 
 def _request(model: PreTrainedModel, processor: ProcessorMixin) -> Request:
-    if hasattr(model.generation_config, "no_timestamps_token_id"):
+    parameters = inspect.signature(type(model).generate).parameters
+    if "return_timestamps" in parameters:
         return WhisperRequest(model, processor)
-    if "tgt_lang" in inspect.signature(type(model).generate).parameters:
+    if "tgt_lang" in parameters:
         return SeamlessRequest(model, processor)
     return Request(model, processor)
 
@@ -493,6 +503,8 @@ class GenerativeTranscriber:
         Some encoders normalise over the whole length of a batch (Moonshine's), others have no mask. Then pieces are
         transcribed one by one.
         """
+        if self.pads_to_window:  # also where a piece is alone
+            return True
         half = round(self.request.window_seconds * self.request.sampling_rate / 2)
         alone, beside = (
             self._first_log_probs(self._noise_inputs(lengths)) for lengths in ([half // 4], [half // 4, half])
@@ -561,7 +573,7 @@ class GenerativeTranscriber:
                     text=self.request.text(tokens[i, :length]),
                     log_probs=log_probs[i, :length].tolist(),
                     # At the limit, an end token may be forced. Models without one end by themselves before.
-                    is_complete=length < limit or (bool(is_end.any()) and not is_forced),
+                    is_complete=bool(is_end.any() or not len(end_ids)) and (length < limit or not is_forced),
                     no_speech_probability=None if no_speech is None else no_speech[i],
                     language_log_probs=None if languages is None else languages[i],
                     seconds=batch.seconds[i],
@@ -580,9 +592,12 @@ class GenerativeTranscriber:
 
     def _options(self, recorded: LogProbs, inputs: dict, max_new_tokens: int) -> dict:
         """Returns the options of a greedy search."""
-        options = {"do_sample": False, "num_beams": 1, "return_dict_in_generate": False}
-        options |= {"logits_processor": LogitsProcessorList([recorded])}
-        if self.model.config.is_encoder_decoder and not self.model.generation_config.max_new_tokens:
+        config = self.model.generation_config
+        options: dict[str, Any] = {name: None for name in OTHER_SEARCHES if getattr(config, name, None) is not None}
+        options |= {"do_sample": False, "num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False}
+        # Training with gradient checkpointing leaves use_cache: false, which is many times as slow.
+        options |= {"use_cache": True, "logits_processor": LogitsProcessorList([recorded])}
+        if self.model.config.is_encoder_decoder:
             # Their settings have a max_length, beside which max_new_tokens gives a warning for each batch.
             return options | {"max_length": _prompt_length(inputs) + max_new_tokens}
         return options | {"max_new_tokens": max_new_tokens}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -94,7 +95,7 @@ def label_blocks(
     with _damage_in_one_line(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         for batch in file.iter_batches(BLOCK, columns=list(dict.fromkeys(names.values()))):
             values = {name: _column(batch, column) for name, column in names.items()}
-            labels = table_cast(pa.table(values), features.arrow_schema)
+            labels = _without_nan(table_cast(pa.table(values), features.arrow_schema))
             labels.validate(full=True)
             if empty := [name for name in never_null if labels[name].null_count]:
                 raise LabelFileError(f"{path}: has rows without {', '.join(empty)}")
@@ -103,6 +104,15 @@ def label_blocks(
                 if not ((0 < seconds) & (seconds < np.inf)).all():
                     raise LabelFileError(f"{path}: has rows with a duration that is none")
             yield labels
+
+
+def _without_nan(labels: pa.Table) -> pa.Table:
+    """Replaces NaN, which numpy and pandas write for no value, by null."""
+    for place, kind in enumerate(labels.schema):
+        if pa.types.is_floating(kind.type):
+            values = labels.column(place)
+            labels = labels.set_column(place, kind, pc.if_else(pc.is_nan(values), pa.scalar(None, kind.type), values))
+    return labels
 
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
@@ -214,7 +224,7 @@ def labels_of_anyone(
     if missing := [name for name in needed if name not in found]:
         there = ", ".join(columns_of(path, (), settings.delimiter, settings.encoding)) or "none"
         options = [f"--{name}-column" for name in missing if name in NAMED]
-        option = f"; {' and '.join(options)} names it" if options else ""
+        option = f"; {' and '.join(options)} {'name them' if options[1:] else 'names it'}" if options else ""
         raise LabelFileError(f"{path}: no labels, it has no column {', '.join(missing)}; it has {there}{option}")
     if is_named:
         has_parts = "audio" in found and not found.keys().isdisjoint(PART_COLUMNS.keys() - {"duration"})
@@ -313,7 +323,7 @@ def _text_blocks(
 
 
 def _value(name: str, value: str | float | bool | None, dtype: str) -> str | float | bool | None:
-    """Parses a value of a text file; an empty one is null, except in a column of strings.
+    """Parses a value of a text file; an empty one is null, except in a column of strings, and so is NaN.
 
     Raises:
         ValueError: for a value of another type.
@@ -327,6 +337,8 @@ def _value(name: str, value: str | float | bool | None, dtype: str) -> str | flo
             return {"true": True, "false": False}[str(value).lower()]
         if dtype == "float64" and isinstance(value, (str, float)):
             number = float(value)
+            if math.isnan(number):
+                return None
             if name != "duration_seconds" or 0 < number < np.inf:
                 return number
     except (KeyError, ValueError):

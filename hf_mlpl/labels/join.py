@@ -37,6 +37,7 @@ from .files import AS_FOUND, PLACE_FEATURES, TableSettings, columns_of_labels, l
 from .matching import (
     AGAIN,
     DURATION_TOLERANCE,
+    FOREIGN,
     NEEDED,
     NONE,
     READ,
@@ -52,6 +53,7 @@ UNMATCHED = {
     NONE: "no audio",
     SEVERAL: "several utterances or labels have this name",
     AGAIN: "the same label is there already",
+    FOREIGN: "the label says another language",
 }
 SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.parquet")
 
@@ -69,7 +71,7 @@ class JoinReport:
         by_name: labels with audio that have another spelling of its id, or its path.
         no_label: local utterances without a label.
         other_duration: written utterances whose label is of a longer or shorter one.
-        unreadable: rows of text files that hold no label.
+        unreadable: rows that hold no label; `first_unreadable` says where the first one is, and why.
         empty: written utterances whose label has no text.
         languages: of the written utterances.
         absent: scores that no file of labels has, and which are null.
@@ -84,6 +86,7 @@ class JoinReport:
     no_label: int = 0
     other_duration: int = 0
     unreadable: int = 0
+    first_unreadable: str = ""
     empty: int = 0
     languages: set[str] = field(default_factory=set)
     absent: list[str] = field(default_factory=list)
@@ -294,6 +297,7 @@ def _join(
 
     def skip(position: str, problem: str) -> None:
         report.unreadable += 1
+        report.first_unreadable = report.first_unreadable or f"{position}: {problem}"
         write_row((position, language or "", problem))
 
     if language is not None:
@@ -368,6 +372,8 @@ def _check_result(
         return
     if report.left_out:
         raise ValueError(f"none of {report.left_out} labels is kept by its filters, or has a text; --all takes them")
+    if report.unreadable and not report.unmatched:
+        raise ValueError(f"{report.first_unreadable}; none of {report.unreadable} rows is a label")
     paths = [path for paths in files.values() for path in paths]
     found = (labels for path in paths for labels in labels_of_anyone(path, READ, NEEDED, settings=settings))
     first = next((labels.slice(0, 1).to_pylist()[0] for labels in found if len(labels)), {})

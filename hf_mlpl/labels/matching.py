@@ -20,14 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features
 
-from ..corpora.locales import iso_code
+from ..corpora.locales import is_other_language, iso_code
 from ..data.rows import blocks, distinct, durations_of, id_hashes, select_rows
 from .files import AS_FOUND, AUDIO_SUFFIX, PLACE_FEATURES, TableSettings, labels_of_anyone
 from .schema import LABEL_SET_FEATURES
 
 # Stand for the row of an utterance where a label is of none, has a name of several utterances or labels, is there
-# already with the same text, or is there already with another text.
-NONE, SEVERAL, AGAIN, SECOND = -1, -2, -3, -4
+# already with the same text, is there already with another text, or says that it is of another language.
+NONE, SEVERAL, AGAIN, SECOND, FOREIGN = -1, -2, -3, -4, -5
 DURATION_TOLERANCE = 0.1  # seconds, some three output frames: tables of segments are rounded
 MOST_CANDIDATES = 100  # utterances whose recordings have one name, such as audio.wav in many folders
 FOLDERS = {1: "(?s)^.*/([^/]*)$", 2: "(?s)^.*/([^/]*/[^/]*)$"}  # match all but the last parts of a path
@@ -49,16 +49,17 @@ class UtteranceNames:
         hashes = [id_hashes(block["id"].combine_chunks()) for block in blocks(utterances, ["id"])]
         self._ids = _Index(hashes, [np.arange(len(utterances))])
         self._spellings: dict[int, _Index] = {}
-        languages = distinct(utterances, "language")
-        self._prefix = f"(?i)(^|/)({'|'.join(map(_codes, languages))})_([^/]+)$"
+        self._languages = distinct(utterances, "language")
+        self._prefix = f"(?i)(^|/)({'|'.join(map(_codes, self._languages))})_([^/]+)$"
 
     def find(self, labels: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (N,) rows of the utterances of labels, or `NONE` or `SEVERAL`, and (N,) whether their ids are equal.
+        """Returns (N,) rows of the utterances of labels, or why there is none, and (N,) whether their ids are equal.
 
-        If the id and the path of a label mean different utterances, it is of `SEVERAL`.
+        There is none for `NONE`, `SEVERAL` or `FOREIGN`. If the id and the path of a label mean different utterances,
+        it is of `SEVERAL`.
 
         Args:
-            labels: columns `id`, `path` and `part_seconds` of `labels_of_anyone`.
+            labels: columns `id`, `path`, `part_seconds` and `language` of `labels_of_anyone`.
         """
         ids, paths = (pc.fill_null(labels[name], "").combine_chunks() for name in ("id", "path"))
         rows, by_path = self._by_id(ids), np.full(len(labels), NONE)
@@ -69,6 +70,7 @@ class UtteranceNames:
         is_contradiction = (rows >= 0) & (by_path >= 0) & (rows != by_path)
         rows = np.where((rows < 0) & (by_path != NONE), by_path, rows)
         rows[is_contradiction] = SEVERAL
+        self._refuse_foreign(labels["language"], rows)
         return rows, is_exact & ~is_contradiction
 
     def _by_id(self, ids: pa.Array) -> np.ndarray:
@@ -131,6 +133,16 @@ class UtteranceNames:
         if len(numbers):
             durations = durations_of(select_rows(self.utterances, rows[numbers]))
             rows[numbers[np.abs(durations - seconds[numbers]) > DURATION_TOLERANCE]] = NONE
+
+    def _refuse_foreign(self, languages: pa.ChunkedArray, rows: np.ndarray) -> None:
+        """Replaces rows of utterances whose language is another one than their labels say by `FOREIGN`."""
+        named = [name for name in languages.unique().to_pylist() if name]
+        if not any(is_other_language(name, spoken) for name in named for spoken in self._languages):
+            return
+        numbers = np.flatnonzero((rows >= 0) & pc.is_in(languages, pa.array(named, languages.type)).to_numpy())
+        spoken = (row["language"] for row in self._rows(rows[numbers], ["language"]))
+        is_foreign = list(map(is_other_language, languages.take(pa.array(numbers)).to_pylist(), spoken))
+        rows[numbers[np.array(is_foreign, bool)]] = FOREIGN
 
 
 class _Index:

@@ -79,7 +79,7 @@ def push_label_set(
     problems = {} if allow_collapsed else collapse_of(complete)
     for language, counts in complete["languages"].items():
         if not counts["labels"]:
-            yield f"{language}: no labels to push, {counts['errors']} utterances could not be read"
+            yield f"{language}: no labels to push, {counts['errors']} utterances have no label"
             continue
         if language in problems:
             continue

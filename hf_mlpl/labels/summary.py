@@ -46,7 +46,7 @@ class LabelSummary:
         hours_kept_by: by each filter alone; empty without filters.
         empty, repetitive, another_language: labels without text, with a compression ratio over 2.4, and of another
             language by the teacher's language-ID head.
-        unreadable: utterances without a label, because their audio could not be read.
+        unreadable: utterances without a label: their audio could not be read, or their text did not end.
         mean_log_prob: mean over the labels that have one; None if none has.
         cer: character error rate of the labels against the transcripts that are known; None without any.
         scores: by name, the `edges` of a histogram, its `counts`, and the number of labels whose score is `null`.

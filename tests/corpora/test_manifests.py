@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import soundfile
-from datasets import Features, Value
+from datasets import Dataset, Features, Value
 
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.cli.main import main
@@ -206,15 +206,15 @@ def test_nan_in_json_is_no_text(clips):
     manifest = write_rows(clips / "m.json", row | {"text": float("nan")}, row | {"text": "NaN", "offset": 1})
     for rows in (read(manifest)[0], list(read_dataset(manifest, ReadingReport()))):
         assert [row["text"] for row in rows] == [None, "NaN"]
-    features, skipped = Features({"id": Value("string"), "text": Value("string"), "score": Value("float64")}), []
+    features = Features({"id": Value("string"), "text": Value("string"), "score": Value("float64")})
     rows = [{"id": "a", "text": float("nan")}, {"id": "b", "text": "NaN", "score": float("nan")}]
-    labels = labels_of_anyone(
-        write_rows(clips / "l.jsonl", *rows), features, ["id"], lambda *line: skipped.append(line)
-    )
-    assert [(row["id"], row["text"], str(row["score"])) for block in labels for row in block.to_pylist()] == [
-        ("b", "NaN", "nan")
-    ]
-    assert skipped == [(f"{clips / 'l.jsonl'}:1", "text is nan")]
+    Dataset.from_list([{"id": "b", "text": "NaN", "score": float("nan")}]).to_parquet(clips / "l.parquet")
+    for table in (write_rows(clips / "l.jsonl", *rows), clips / "l.parquet"):
+        skipped = []
+        labels = labels_of_anyone(table, features, ["id", "text"], lambda *line, to=skipped: to.append(line))
+        rows = [row for block in labels for row in block.to_pylist()]
+        assert rows == [{"id": "b", "text": "NaN", "score": None}]
+        assert skipped == [(f"{table}:1", "no text")] * (table.suffix == ".jsonl")
 
 
 JUNK = [None, "", "x", "0", "a\0b", "~", 0, -1, 3, 1e400, float("nan"), [], {}, [[]], [None], {"a": 1}]

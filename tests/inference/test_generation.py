@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
-from transformers import AutoProcessor, pipeline
+from transformers import AutoProcessor, GenerationConfig, pipeline
 
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.data.utterances import FEATURES
@@ -162,6 +162,23 @@ def endless(folders):
     return model, processor
 
 
+def test_settings_of_another_search_do_not_count(folders, clips, caplog):
+    """A generation_config.json may ask for beams, chance, an end after some time, or what is code on the Hub."""
+    (model, processor), dataset = load_recognizer(str(folders("whisper"))), clips("fi").select([0, 1, 3])
+    expected = list(transcriber(model, processor, dataset)(dataset, 4.0))
+    for settings in (
+        {"num_beams": 3, "num_return_sequences": 2, "do_sample": True, "temperature": 2.0, "use_cache": False},
+        {"penalty_alpha": 0.6, "top_k": 4, "guidance_scale": 2.0, "token_healing": True},
+        {"prompt_lookup_num_tokens": 2, "stop_strings": ["e"], "max_time": 0.0, "max_new_tokens": 60},
+        {"return_timestamps": True, "forced_decoder_ids": [[1, 5]], "prompt_ids": [3, 4], "dola_layers": "low"},
+    ):
+        model, processor = load_recognizer(str(folders("whisper")))
+        for name, value in settings.items():
+            setattr(model.generation_config, name, value)
+        assert list(transcriber(model, processor, dataset)(dataset, 4.0)) == expected, settings
+    assert not any("max_length" in message for message in caplog.messages)
+
+
 def test_scores_are_those_of_a_forward_pass_with_the_text(endless, clips):
     """Those of Whisper, after the tokens that it suppresses, as in its paper; a text that was cut off is marked."""
     (model, processor), dataset = endless, clips("fi").select([0, 1, 3])
@@ -279,6 +296,9 @@ def test_a_language_that_the_model_does_not_know_is_one_line(folders, clips, tmp
     assert (label.language, label.language_probability) == (None, None)
     model.generation_config.is_multilingual = True
     with pytest.raises(ValueError, match=r"its generation_config.json has no lang_to_id and task_to_id; take that of"):
+        transcriber(model, processor, clips("en"))
+    model.generation_config = GenerationConfig.from_model_config(model.config)  # in a folder without that file
+    with pytest.raises(ValueError, match=r"generation_config.json has no no_timestamps_token_id and lang_to_id and "):
         transcriber(model, processor, clips("en"))
 
 

@@ -137,7 +137,7 @@ def test_inputs_that_cannot_be_joined(label_set, tone_labels, local, tmp_path):
     assert "there is no audio" in error(join_labels, files, local.select([]), output)
     message = error(join_labels, changed(id="common_voice_de_train0", text="other"), local, output)
     assert "changed.parquet: has a second label of 'common_voice_de_train0'" in message
-    assert "a duration that is none" in error(join_labels, changed(duration_seconds=float("nan")), local, output)
+    assert "a duration that is none" in error(join_labels, changed(duration_seconds=float("inf")), local, output)
     for path in (tmp_path / "mine.parquet", tmp_path / "mine.csv"):
         path.touch()
         assert "mine.*: its labels are without audio; name" in error(join_own_audio, {None: [path]}, output).replace(
@@ -241,6 +241,9 @@ def test_tables_of_anyone_without_labels(local, tone_data, error_of, tmp_path):
     assert error(written(tmp_path / "null.jsonl", [{"id": name, "text": None} for name in local["id"]])).startswith(
         "no labels, it has no column text; it has id"
     )
+    rows = [{"id": name, "text": "a", "mean_log_prob": "-0,5"} for name in local["id"]]
+    path = written(tmp_path / "commas.csv", rows)
+    assert error(path) == f"{path}:2: mean_log_prob is '-0,5'; none of 56 rows is a label".removeprefix(f"{path}: ")
     rows = [{"id": name, "text": ""} for name in local["id"]]
     for path in (written(tmp_path / "silent.csv", rows), written(tmp_path / "silent.parquet", rows)):
         message = error(path)

@@ -17,7 +17,7 @@ from hf_mlpl.audio.reading import AUDIO_SUFFIXES
 from hf_mlpl.data.utterances import FEATURES, read_utterances, write_utterances
 from hf_mlpl.labels.files import LabelFileError, TableSettings
 from hf_mlpl.labels.join import find_label_set, join_labels
-from hf_mlpl.labels.matching import NONE, SEVERAL, UtteranceNames
+from hf_mlpl.labels.matching import FOREIGN, NONE, READ, SEVERAL, UtteranceNames
 
 from .test_join import joined, unmatched
 
@@ -159,8 +159,7 @@ def test_names_mean_one_utterance_or_none(tmp_path):
     rows += [utterance(f"p{n}", "/here/clips/part.wav", start=n, end=n + 1.0) for n in range(2)]
     rows += [utterance(f"f{n}/audio", f"/many/f{n}/audio.wav") for n in range(120)]
     local = read(rows, tmp_path)
-    schema = pa.schema({"id": pa.string(), "path": pa.string(), "part_seconds": pa.float64()})
-    labels = pa.Table.from_pylist([{"id": name, "path": path} for name, path, _ in CASES], schema=schema)
+    labels = pa.Table.from_pylist([{"id": name, "path": path} for name, path, _ in CASES], schema=READ.arrow_schema)
     found, is_exact = UtteranceNames(local).find(labels)
     names = [int(row) if row < 0 else rows[row]["id"] for row in found]
     assert dict(zip(map(str, CASES), names, strict=True)) == {str(case): case[2] for case in CASES}
@@ -196,7 +195,7 @@ def test_names_by_chance_against_a_plain_search(tmp_path):
         return one[-shared:] == two[-shared:]
 
     local = read(rows, tmp_path)
-    labels = pa.table({"id": names, "path": pa.nulls(400, pa.string()), "part_seconds": pa.nulls(400, pa.float64())})
+    labels = pa.Table.from_pylist([{"id": name} for name in names], schema=READ.arrow_schema)
     found, _ = UtteranceNames(local).find(labels)
     ids = [other["id"] for other in rows]
     for name, row in zip(names, found.tolist(), strict=True):
@@ -205,6 +204,23 @@ def test_names_by_chance_against_a_plain_search(tmp_path):
         nearer = [n for n in matching if len(parts(ids[n])[-2:]) == len(parts(name)[-2:])] or matching
         expected = NONE if not nearer else nearer[0] if len(nearer) == 1 else SEVERAL
         assert row == (ids.index(name) if name in ids else expected), name
+
+
+def test_labels_that_say_another_language(parliament, tmp_path):
+    """They are listed and not joined; names of languages in words say nothing."""
+    names = {"sl": ["sl", "SL_si", "slovenian", "slv", "sv", "no"], "sv": ["sv", "sv_SE", "", "no", "sl", "Swedish"]}
+    rows = [
+        {"id": EVENT.format(code, n), "text": f"a {n}", "lang": name}
+        for code in names
+        for n, name in enumerate(names[code])
+    ]
+    table = tmp_path / "mine.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)))
+    report = join_labels(find_label_set(str(table)), parliament, tmp_path / "out.parquet")
+    foreign = [EVENT.format(*name) for name in (("sl", 4), ("sl", 5), ("sv", 3), ("sv", 4))]
+    assert set(texts_of(tmp_path / "out.parquet")) == {row["id"] for row in rows} - set(foreign)
+    assert (report.unmatched, report.no_label) == ({FOREIGN: 4}, 4)
+    assert (tmp_path / "out.unmatched.tsv").read_text().count("the label says another language") == 4
 
 
 def test_labels_of_one_utterance(parliament, tmp_path):
