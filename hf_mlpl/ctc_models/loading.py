@@ -293,10 +293,13 @@ def _check_complete(
 
 
 def adapter_languages(name: str | os.PathLike, config: PreTrainedConfig) -> list[str]:
-    """Returns the languages of an MMS model's adapters; none for other models, and those saved with one adapter."""
+    """Returns the languages of an MMS model's adapters; none for other models, and those that were saved with one."""
     if getattr(config, "adapter_attn_dim", None) is None or (file := find_file(name, "vocab.json")) is None:
         return []
-    return [language for language, vocabulary in read_settings(file).items() if isinstance(vocabulary, dict)]
+    languages = [language for language, vocabulary in read_settings(file).items() if isinstance(vocabulary, dict)]
+    # A trained model keeps the vocabularies of all languages, and has no files of adapters.
+    files = (f"adapter.{language}.{suffix}" for language in languages[:1] for suffix in ("safetensors", "bin"))
+    return languages if any(find_file(name, file) for file in files) else []
 
 
 def _load_adapter(

@@ -271,7 +271,7 @@ BAD = {
         change_vocabulary(lambda vocabulary: vocabulary.update(a="0")),
         "a token has the id '0', which",
     ),
-    "no rate": (edit_extractor(sampling_rate=0), "sampling_rate is 0; it must be a whole number of Hz, as 16000"),
+    "no rate": (edit_extractor(sampling_rate=0), "sampling_rate is 0; it must be a whole number of Hz, such as 16000"),
     "a word as rate": (edit_extractor(sampling_rate="16k"), "sampling_rate is '16k'; it must be a whole number of Hz"),
     "features": (
         edit_extractor(feature_extractor_type="SeamlessM4TFeatureExtractor"),
