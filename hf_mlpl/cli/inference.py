@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 from ..inference.precision import DTYPES, convert
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
     from datasets import Dataset
     from tqdm import tqdm
     from transformers import AutomaticSpeechRecognitionPipeline, PreTrainedModel, ProcessorMixin
 
+    from ..inference.ctc_recognizer import CtcRecognizer
     from ..inference.transcription import Recording
 
 
@@ -58,6 +60,7 @@ def start_inference(
     import torch
     from accelerate import Accelerator
 
+    from ..data.rows import distinct
     from ..data.utterances import read_utterances
     from ..inference.recognition import load_recognizer
     from ..sharing.model_card import teacher_revision
@@ -65,29 +68,49 @@ def start_inference(
     logging.basicConfig(format="%(message)s")
     accelerator = Accelerator(cpu=options.dtype == "int8" or not torch.accelerator.is_available())
     dataset = read_utterances(options.data, options.languages)
-    model, processor = load_recognizer(options.model)
+    model, processor = load_recognizer(options.model, distinct(dataset, "language"))
     revision = teacher_revision(model, options.model)
     return accelerator, dataset, convert(model.to(accelerator.device), options.dtype), processor, revision
 
 
-def load_pipeline(options: argparse.Namespace, **arguments) -> AutomaticSpeechRecognitionPipeline:
-    """Loads `--model` into a pipeline, in `--dtype`; `arguments` are further ones of `pipeline`."""
+def load_pipeline(options: argparse.Namespace, **arguments) -> AutomaticSpeechRecognitionPipeline | CtcRecognizer:
+    """Loads `--model`, a CTC model, into a pipeline, in `--dtype`.
+
+    Args:
+        arguments: further ones of `pipeline`; of them a model of another architecture takes `language`, an adapter.
+    """
     from transformers import pipeline
 
     from ..ctc_models.adapters import base_of
+    from ..ctc_models.loading import read_config
+    from ..inference.ctc_recognizer import CtcRecognizer
     from ..inference.loading import load_model
-    from ..model.missing_model import check_model
+    from ..inference.recognition import adapter_of
+    from ..model.missing_model import OUR_TYPES
 
-    check_model(options.model)
-    if options.dtype == "int8":
-        arguments["device"] = "cpu"
-    model = options.model
-    if base_of(model) is not None:  # transformers loads adapters with some releases of peft alone
-        model, processor = load_model(model)
-        arguments |= {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
-    recognize = pipeline("automatic-speech-recognition", model=model, **arguments)
+    if (config := read_config(options.model)).model_type not in OUR_TYPES:
+        locales = [arguments["language"]] if "language" in arguments else []
+        recognize = CtcRecognizer(*load_model(options.model, adapter_of(options.model, config, locales)))
+        recognize.model.to(_device(options))
+    else:
+        if options.dtype == "int8":
+            arguments["device"] = "cpu"
+        model = options.model
+        if base_of(model) is not None:  # transformers loads adapters with some releases of peft alone
+            model, processor = load_model(model)
+            arguments |= {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
+        recognize = pipeline("automatic-speech-recognition", model=model, **arguments)
     convert(recognize.model, options.dtype)
     return recognize
+
+
+def _device(options: argparse.Namespace) -> torch.device:
+    """Returns the device of a model without processes of `accelerate`."""
+    import torch
+
+    if options.dtype == "int8" or not torch.accelerator.is_available():
+        return torch.device("cpu")
+    return torch.accelerator.current_accelerator()
 
 
 def line_on_files(files: Sequence[Path], what: str) -> str:

@@ -44,7 +44,7 @@ OF_ONE_RECORDING = ("srt", "vtt", "textgrid")  # files of these formats; each li
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", help="audio files, or folders of them; - reads standard input")
-    parser.add_argument("--model", required=True, help="folder or Hub name of a model")
+    parser.add_argument("--model", required=True, help="folder or Hub name of a CTC model")
     parser.add_argument(
         "--format", choices=["text", "json", *TIMES], default="text", help="output format; default: text"
     )
@@ -58,7 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for one file per recording; a recording whose file exists is skipped, so that an interrupted run "
         "can be repeated",
     )
-    parser.add_argument("--language", help="use only the characters of this language, such as sl")
+    parser.add_argument(
+        "--language",
+        help="use only the characters of this language, such as sl; with an MMS model, its adapter for the language",
+    )
     add_dtype_argument(parser)
     parser.add_argument("--batch-size", type=int, default=8, help="recordings in one forward pass; default: 8")
     group = parser.add_argument_group("beam search (needs the extra lm)")

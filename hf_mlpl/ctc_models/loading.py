@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import (
     CONFIG_MAPPING,
@@ -33,7 +34,7 @@ from transformers.utils.hub import extract_commit_hash
 
 from ..error_line import error_line
 from ..model.missing_model import OUR_TYPES, check_model
-from ..model.model_files import check_settings, find_file, list_names, read_settings, text
+from ..model.model_files import check_settings, find_file, list_names, read_settings, short_repr, text
 from .adapters import base_of, explained, merge_adapters, source_of
 from .new_tokens import (
     blank_of,
@@ -46,6 +47,7 @@ from .new_tokens import (
     tokens_of,
     vocabulary_problem,
 )
+from .transformers_ctc import TransformersInterface
 
 DECIDED_FIELDS = ("vocab_size", "pad_token_id", "blank_token_id")
 EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -145,11 +147,15 @@ def load_student(
     model, random_tensors = _load_weights(name, changed, encoder)
     config.vocab_size = model.config.vocab_size
     heads = tuple(head_names(model))
-    _check_complete(name, model, config, [tensor for tensor in random_tensors if not tensor.startswith(heads)])
-    has_head = not any(tensor.startswith(heads) for tensor in random_tensors)
-    random_tensors = [tensor for tensor in random_tensors if not tensor.startswith(heads)]
-    if not has_head and new_tokenizer is None:
-        raise ValueError(f"{name}: has no CTC head; set `tokens` to train one, as `hf-mlpl build-tokenizer` writes it")
+    lost = [tensor for tensor in random_tensors if tensor.startswith(heads)]
+    random_tensors = [tensor for tensor in random_tensors if tensor not in lost]
+    _check_complete(name, model, config, random_tensors)
+    has_head = not lost
+    if lost and new_tokenizer is None:
+        raise ValueError(
+            f"{name}: has no CTC head, as its weights lack {list_names(lost)}; set `tokens` to train one, as `hf-mlpl "
+            "build-tokenizer` writes it"
+        )
     old_tokenizer = _load_tokenizer(source, is_needed=new_tokenizer is None) if has_head else None
     if language is not None:
         _load_adapter(source, model, old_tokenizer, language)
@@ -157,16 +163,16 @@ def load_student(
     if new_tokenizer is None:
         if problem:
             raise ValueError(f"{name}: {problem}; correct the files, or set `tokens` to train a new head")
-        return Student(model, _load_processor(source, model.config, old_tokenizer), None, random_tensors)
+        return Student(model, _load_processor(source, model, old_tokenizer), None, random_tensors)
     old = {} if problem or not old_tokenizer else tokens_of(old_tokenizer, blank_of(model.config))
     new = tokens_of(new_tokenizer, new_tokenizer.pad_token_id)
     if old == new:
-        return Student(model, _load_processor(source, model.config, old_tokenizer), None, random_tensors)
+        return Student(model, _load_processor(source, model, old_tokenizer), None, random_tensors)
     head = NewHead(model.config.vocab_size if has_head else 0, list(new), rows_to_keep(old, new))
     replace_heads(model, heads, len(new), head.kept)
     for field in {"pad_token_id", "blank_token_id"} & _field_names(model.config, inherited=True):
         setattr(model.config, field, new_tokenizer.pad_token_id)
-    return Student(model, _load_processor(source, model.config, new_tokenizer), head, random_tensors)
+    return Student(model, _load_processor(source, model, new_tokenizer), head, random_tensors)
 
 
 # Configuration
@@ -252,18 +258,29 @@ def _load_weights(
             original, _ = _load_weights(base, *_with_head(base, read_config(base)))
         merged, missing = merge_adapters(name, type(original)(config), original.state_dict())
         return merged, sorted(missing)
-    arguments = {"dtype": torch.float32, "output_loading_info": True}
+    # Tensors of other shapes are refused below: transformers' own error does not name them.
+    arguments = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
     with _one_line(f"{name}: its weights cannot be loaded"), _only_errors():
         model_class = MODEL_FOR_CTC_MAPPING[type(config)]
         if encoder is None:
             model, report = model_class.from_pretrained(name, config=config, **arguments)
+            _check_shapes(report)
             return model, sorted(report["missing_keys"])
         part, report = AutoModel.from_pretrained(name, config=getattr(config, encoder), **arguments)
+        _check_shapes(report)
         model = model_class(config).eval()
         place = next(place for place, module in model.named_modules() if type(module) is type(part))
         model.get_submodule(place).load_state_dict(part.state_dict())
         head = [tensor for tensor in model.state_dict() if not tensor.startswith(f"{place}.")]
         return model, [*head, *(f"{place}.{tensor}" for tensor in sorted(report["missing_keys"]))]
+
+
+def _check_shapes(report: Mapping[str, Any]) -> None:
+    """Raises a ValueError for tensors of a file that have other shapes in the model."""
+    for tensor, stored, needed in sorted(report["mismatched_keys"]):
+        raise ValueError(
+            f"{tensor} has the shape {tuple(stored)}, and by config.json and model_fields it has {tuple(needed)}"
+        )
 
 
 def _check_complete(
@@ -273,6 +290,16 @@ def _check_complete(
     lost = [tensor for tensor in random_tensors if not tensor.endswith(UNPUBLISHED)]
     if lost and (lost := [tensor for tensor in lost if tensor in outline(model, config).state_dict()]):
         raise ValueError(f"{name}: its weights lack {list_names(lost)}; copy or download them again")
+
+
+def adapter_languages(name: str | os.PathLike, config: PreTrainedConfig) -> list[str]:
+    """Returns the languages of an MMS model's adapters; none for other models, and those that were saved with one."""
+    if getattr(config, "adapter_attn_dim", None) is None or (file := find_file(name, "vocab.json")) is None:
+        return []
+    languages = [language for language, vocabulary in read_settings(file).items() if isinstance(vocabulary, dict)]
+    # A trained model keeps the vocabularies of all languages, and has no files of adapters.
+    files = (f"adapter.{language}.{suffix}" for language in languages[:1] for suffix in ("safetensors", "bin"))
+    return languages if any(find_file(name, file) for file in files) else []
 
 
 def _load_adapter(
@@ -299,26 +326,44 @@ def _load_tokenizer(name: str | os.PathLike, is_needed: bool) -> PreTrainedToken
         if not any(find_file(name, file) for file in TOKENIZER_FILES):
             raise ValueError(f"{name}: has no tokenizer, none of {', '.join(TOKENIZER_FILES)}")
         with _one_line(f"{name}: its tokenizer cannot be loaded"), _only_errors():
-            return AutoTokenizer.from_pretrained(name)
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            if others := [number for number in tokenizer.get_vocab().values() if type(number) is not int]:
+                raise ValueError(f"a token has the id {short_repr(others[0])}, which must be a whole number")
+            return tokenizer
     except ValueError as error:
         if not is_needed:
             return None
         raise ValueError(f"{error}; copy it from the same place, or set `tokens` to train a new head") from error
 
 
-def _load_processor(
-    name: str | os.PathLike, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
-) -> ProcessorMixin:
-    """Loads a feature extractor, and makes a processor of it and the tokenizer."""
+def check_extractor(name: str | os.PathLike) -> None:
+    """Raises a ValueError for a model whose files have no feature extractor."""
     if not any(find_file(name, file) for file in EXTRACTOR_FILES):
         raise ValueError(
             f"{name}: has no {EXTRACTOR_FILES[0]}, and so no feature extractor; copy it from the model that these "
             "weights come from"
         )
+
+
+def _load_processor(
+    name: str | os.PathLike, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> ProcessorMixin:
+    """Loads a feature extractor, makes a processor of it and the tokenizer, and tries it with the model.
+
+    Raises:
+        ValueError: for a feature extractor that is missing or damaged, or that makes other inputs than the model's.
+    """
+    check_extractor(name)
     with _one_line(f"{name}: its processor cannot be loaded"), _only_errors():
-        processor_class = PROCESSOR_MAPPING.get(type(config), Wav2Vec2Processor)
+        processor_class = PROCESSOR_MAPPING.get(type(model.config), Wav2Vec2Processor)
         settings, _ = processor_class.get_processor_dict(name)
-        return processor_class.from_args_and_dict((AutoFeatureExtractor.from_pretrained(name), tokenizer), settings)
+        parts = AutoFeatureExtractor.from_pretrained(name), tokenizer
+        processor = processor_class.from_args_and_dict(parts, settings)
+    with _one_line(f"{name}: its processor cannot be used"), torch.no_grad():
+        ctc = TransformersInterface(model.config, processor)
+        inputs = ctc.extract(np.zeros(0, np.float32))[None]
+        ctc.forward(model.eval(), inputs, torch.ones(inputs.shape[:2], dtype=torch.long))
+    return processor
 
 
 # Errors

@@ -72,7 +72,16 @@ class TransformersInterface(CtcInterface):
         self._read_tokens()
 
         self.sampling_rate = self.extractor.sampling_rate
-        self.input_name, self.mask_name = self.extractor.model_input_names[:2]
+        if type(self.sampling_rate) is not int or self.sampling_rate < 1:
+            raise ValueError(
+                f"sampling_rate is {self.sampling_rate!r}; it must be a whole number of Hz, such as 16000"
+            )
+        self.input_name, self.mask_name = [*self.extractor.model_input_names, "attention_mask"][:2]
+        if self.input_name != self.model_class.main_input_name:
+            raise ValueError(
+                f"it makes {self.input_name}, and {config.model_type} models take {self.model_class.main_input_name}; "
+                "copy preprocessor_config.json from the model that these weights come from"
+            )
         self.takes_samples = self.input_name == "input_values"
         self.takes_mask = self.extractor.return_attention_mask  # wav2vec2-base, for one, was trained without
         self.config_without_adapter = config

@@ -187,10 +187,15 @@ class PieceBatches(IterableDataset):
 
     def _collate(self, items: list[tuple[torch.Tensor, int, int, Piece]], problems: dict[int, str]) -> PieceBatch:
         features, rows, language_ids, pieces = map(list, zip(*items, strict=True)) if items else ([], [], [], [])
-        padded = pad_sequence(features or [self.ctc.extract(np.empty(0, np.float32))], batch_first=True)
-        num_frames = torch.tensor([len(frames) for frames in features], dtype=torch.long)
-        mask = (torch.arange(padded.shape[1]) < num_frames[:, None]).long()
-        return PieceBatch(padded, mask, None, torch.tensor(language_ids), rows, problems, pieces)
+        padded, mask = pad(features or [self.ctc.extract(np.empty(0, np.float32))])
+        return PieceBatch(padded, mask[: len(features)], None, torch.tensor(language_ids), rows, problems, pieces)
+
+
+def pad(features: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Joins the inputs (T, F) or (T,) of utterances; returns them padded, and the mask (B, T) of what is valid."""
+    padded = pad_sequence(features, batch_first=True)
+    num_inputs = torch.tensor([len(each) for each in features])
+    return padded, (torch.arange(padded.shape[1]) < num_inputs[:, None]).long()
 
 
 def _decode_in_threads(model: PreTrainedModel, batches: PieceBatches) -> Generator[list[Hypothesis], None, None]:
@@ -222,7 +227,7 @@ def _decode_batches(
     paths_of_row: dict[int, list[GreedyPath]] = defaultdict(list)
     for batch in batches:
         finished = []
-        paths = _best_paths(model, ctc, batch) if batch.indices else []
+        paths = best_paths(model, ctc, batch.input_features, batch.attention_mask) if batch.indices else []
         for row, language_id, piece, path in zip(
             batch.indices, batch.language_ids.tolist(), batch.pieces, paths, strict=True
         ):
@@ -256,7 +261,7 @@ def decode_batch(model: PreTrainedModel, ctc: CtcInterface, batch: SpeechBatch) 
     Raises:
         MemoryError: for a batch that does not fit into memory.
     """
-    paths = _best_paths(model, ctc, batch)
+    paths = best_paths(model, ctc, batch.input_features, batch.attention_mask)
     # A batch without readable utterances has silence, and no row for it.
     return [
         _make_hypothesis(ctc, row, language_id, [path])
@@ -265,9 +270,15 @@ def decode_batch(model: PreTrainedModel, ctc: CtcInterface, batch: SpeechBatch) 
 
 
 @torch.inference_mode()
-def _best_paths(model: PreTrainedModel, ctc: CtcInterface, batch: SpeechBatch) -> list[GreedyPath]:
-    """Returns the greedy path of each row of a batch, without padding."""
-    features, mask = batch.input_features, batch.attention_mask  # (B, T, F) or (B, T), and (B, T)
+def best_paths(
+    model: PreTrainedModel, ctc: CtcInterface, features: torch.Tensor, mask: torch.Tensor
+) -> list[GreedyPath]:
+    """Returns the greedy path of each row of a batch, without padding.
+
+    Args:
+        features: (B, T, F), or samples (B, T).
+        mask: (B, T), 1 for valid inputs.
+    """
     if ctc.pads_exactly:
         return _paths_of_padded(model, ctc, features, mask)
     lengths = mask.sum(1).tolist()

@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AutoModelForSpeechSeq2Seq,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 from transformers.models.auto import modeling_auto
 
-from ..ctc_models.loading import read_config
+from ..ctc_models.loading import adapter_languages, check_extractor, read_config
 from ..data.rows import blocks
 from ..error_line import error_line
+from ..model.model_files import list_names
 from .decoding import Hypothesis, transcribe
-from .generation import GenerativeTranscriber, generates
+from .generation import GenerativeTranscriber, generates, names_of_language
 from .loading import load_model
 
 Transcribe = Callable[..., Iterator[Hypothesis]]  # as `transcribe`, with a model
 
 
-def load_recognizer(name: str) -> tuple[PreTrainedModel, Any]:
+def load_recognizer(name: str, locales: Sequence[str] = ()) -> tuple[PreTrainedModel, Any]:
     """Loads a model in evaluation mode, and its processor.
 
     Args:
         name: folder or Hub name.
+        locales: languages of the utterances. An MMS model gets its adapter for the language.
 
     Raises:
         OSError: for a model that does not exist.
-        ValueError: for a model that does not recognise speech, and for one whose parts cannot be loaded.
+        ValueError: for a model that does not recognise speech, and for one whose parts cannot be loaded; as
+            `adapter_of` does.
     """
     config = read_config(name)
     if not generates(config):
-        return load_model(name)
+        return load_model(name, adapter_of(name, config, locales))
+    check_extractor(name)
     is_speech_model = type(config) in modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING
     kind = AutoModelForSpeechSeq2Seq if is_speech_model else modeling_auto.AutoModelForMultimodalLM
     try:
@@ -56,6 +66,25 @@ def load_recognizer(name: str) -> tuple[PreTrainedModel, Any]:
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(f"{name}: its weights lack {len(missing)} tensors, such as {missing[0]}; download it again")
     return model.eval(), processor
+
+
+def adapter_of(name: str, config: PreTrainedConfig, locales: Sequence[str]) -> str | None:
+    """Returns the adapter of an MMS model for a language; None for other models, and without a language.
+
+    Raises:
+        ValueError: for several languages, as one adapter is loaded at a time, and for one that has no adapter.
+    """
+    adapters = adapter_languages(name, config)
+    if not adapters or not locales:
+        return None
+    if len(locales) > 1:
+        raise ValueError(
+            f"{name}: has an adapter for each language, and the utterances are in {', '.join(locales)}; give one of "
+            "them at a time, with --languages"
+        )
+    if language := next((known for known in names_of_language(locales[0]) if known in adapters), None):
+        return language
+    raise ValueError(f"{name}: has no adapter for the language {locales[0]}; it has {list_names(adapters)}")
 
 
 def transcriber(model: PreTrainedModel, processor: Any, dataset: Dataset) -> Transcribe:

@@ -154,7 +154,7 @@ def transcribe_recordings(
     of pieces, however long recordings are.
 
     Args:
-        recognize: a speech recognition pipeline.
+        recognize: a speech recognition pipeline of ours, or a `CtcRecognizer`.
         batch_size: recordings, or pieces of them, in one forward.
         arguments: further arguments of the pipeline's call.
     """
@@ -190,7 +190,8 @@ def _read(recording: Recording, recognize) -> None:
             shutil.copyfileobj(source, copy)
         recording.source = copy
     rate = recognize.feature_extractor.sampling_rate
-    pieces = cut(stream_audio(_source(recording), rate), rate, recognize.model.config.inputs_to_logits_ratio)
+    ratio = getattr(recognize, "samples_per_frame", None) or recognize.model.config.inputs_to_logits_ratio
+    pieces = cut(stream_audio(_source(recording), rate), rate, ratio)
     with closing(pieces):
         first = next(pieces)
     recording.samples = first.samples if first.is_last else None

@@ -25,6 +25,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from hf_mlpl.ctc_models import ctc_interface
 from hf_mlpl.ctc_models.loading import load_student, read_config
 from hf_mlpl.inference.loading import load_model
+from hf_mlpl.inference.recognition import load_recognizer
 from hf_mlpl.sharing.model_card import teacher_revision
 
 from ..random_model import sweep
@@ -105,7 +106,7 @@ def test_heads_of_every_architecture(architecture, tokens, tmp_path):
     assert ours[:, 1].std() > 0 and not torch.isin(ours[:, 1], old).any()  # ö starts as in a new model
 
     encoder = save_small_encoder(tmp_path / "encoder", architecture)
-    with pytest.raises(ValueError, match="encoder: has no CTC head; set `tokens` to train one"):
+    with pytest.raises(ValueError, match="encoder: has no CTC head, as its weights lack .*; set `tokens`"):
         load(encoder)
     torch.manual_seed(0)
     headed = load(encoder, {}, tokens)
@@ -152,10 +153,17 @@ def test_an_mms_model_has_the_adapter_of_a_language(tokens, tmp_path):
         each.tie_weights()  # transformers loads the adapter again then, if it knows of one
         torch.testing.assert_close(each.state_dict(), expected.state_dict(), rtol=0, atol=0)
     assert processor.tokenizer.decode([5, 8], group_tokens=False) == "añ"
+    for locales, head in {("br",): model, ("en",): load_model(folder)[0], (): load_model(folder)[0]}.items():
+        chosen = load_recognizer(folder, locales)[0].state_dict()
+        torch.testing.assert_close(chosen, head.state_dict(), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="mms: has no adapter for the language de; it has bre, eng$"):
+        load_recognizer(folder, ["de"])
+    with pytest.raises(ValueError, match="mms: has an adapter for each .* in br, en; give one of them at a time"):
+        load_recognizer(folder, ["br", "en"])
 
     student.model.save_pretrained(tmp_path / "saved")
     student.processor.save_pretrained(tmp_path / "saved")
-    again, processor = load_model(tmp_path / "saved")
+    again, processor = load_recognizer(tmp_path / "saved", ["br", "en"])  # with one adapter, for whatever it is
     torch.testing.assert_close(again.state_dict(), expected.state_dict(), rtol=0, atol=0)
     assert processor.tokenizer.decode([5, 8], group_tokens=False) == "añ"
 
@@ -203,6 +211,16 @@ def edit(name, **settings):
     return change
 
 
+def edit_extractor(**settings):
+    def change(folder):
+        file = folder / "processor_config.json"
+        settings_of = json.loads(file.read_text())
+        settings_of["feature_extractor"] |= settings
+        file.write_text(json.dumps(settings_of))
+
+    return change
+
+
 def remove(*names):
     return lambda folder: [(folder / name).unlink() for name in names]
 
@@ -231,10 +249,14 @@ def write_bert(folder):
 
 SAME = "its CTC head has 32 classes, and its tokenizer {} tokens; correct the files, or set `tokens`"
 BAD = {
-    "no head": (lose_tensors("lm_head.weight", "lm_head.bias"), "has no CTC head; set `tokens` to train one"),
-    "half a head": (lose_tensors("lm_head.bias"), "has no CTC head; set `tokens` to train one"),
+    "no head": (lose_tensors("lm_head.weight", "lm_head.bias"), "has no CTC head, as .*; set `tokens` to train one"),
+    "half a head": (lose_tensors("lm_head.bias"), "has no CTC head, as its weights lack lm_head.bias; set `tokens`"),
     "no layer": (lose_tensors("layers.1.attention.k_proj.bias"), r"lack wav2vec2.encoder.layers.1.attention.k_proj.b"),
-    "shapes": (edit("config.json", hidden_size=32), r"its weights cannot be loaded \(.*size"),
+    "shapes": (edit("config.json", hidden_size=32), r"its weights cannot be loaded \(lm_head.weight has the shape "),
+    "another size": (
+        edit("config.json", vocab_size=30),
+        r"lm_head.bias has the shape \(32,\), and by .* \(30,\)",
+    ),
     "no tokenizer": (remove("vocab.json"), "has no tokenizer, none of vocab.json, .*; copy it .*, or set `tokens`"),
     "no extractor": (remove("processor_config.json"), "has no preprocessor_config.json, and so no feature extractor"),
     "no weights": (remove("model.safetensors"), "its weights cannot be loaded .*model.safetensors"),
@@ -245,6 +267,16 @@ BAD = {
     "no blank": (edit("config.json", pad_token_id=None), "its config.json has no pad_token_id, which is the blank"),
     "more tokens": (change_vocabulary(lambda vocabulary: vocabulary.update(ä=32)), SAME.format(33)),
     "fewer tokens": (change_vocabulary(lambda vocabulary: vocabulary.pop("'")), SAME.format(31)),
+    "numbers": (
+        change_vocabulary(lambda vocabulary: vocabulary.update(a="0")),
+        "a token has the id '0', which",
+    ),
+    "no rate": (edit_extractor(sampling_rate=0), "sampling_rate is 0; it must be a whole number of Hz, such as 16000"),
+    "a word as rate": (edit_extractor(sampling_rate="16k"), "sampling_rate is '16k'; it must be a whole number of Hz"),
+    "features": (
+        edit_extractor(feature_extractor_type="SeamlessM4TFeatureExtractor"),
+        "it makes input_features, and wav2vec2 models take input_values; copy preprocessor_config.json from",
+    ),
     "a type": (
         edit("config.json", model_type="wav2vec9"),
         "is of type wav2vec9, which transformers .* lacks; accepted",
@@ -280,6 +312,13 @@ def test_faulty_models_are_refused_in_one_line(problem, wav2vec2, tmp_path):
     with pytest.raises((ValueError, OSError), match=message) as caught:
         load(folder)
     assert str(caught.value).startswith(str(folder)) and "\n" not in str(caught.value)
+
+
+def test_features_of_another_size(tmp_path):
+    folder = save_small_model(tmp_path / "model", "wav2vec2-bert")
+    edit_extractor(feature_size=8, num_mel_bins=8)(folder)
+    with pytest.raises(ValueError, match=f"^{folder}: its processor cannot be used .RuntimeError: .* 16"):
+        load(folder)
 
 
 def test_a_tokens_file_that_transformers_cannot_express(wav2vec2, tmp_path):

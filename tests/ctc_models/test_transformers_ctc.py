@@ -30,6 +30,9 @@ from hf_mlpl.ctc_models import ctc_interface
 from ..random_model import sweep
 from ..small_models import ARCHITECTURES, missing, model_type, save_small_mms, save_small_model
 
+# One of each kind of inputs, masks and tokenizers.
+QUICK = {"wav2vec2", "wav2vec2-group", "wav2vec2-bert", "parakeet_ctc", "lasr_ctc", "omniasr_ctc"}
+ALL = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ARCHITECTURES]
 SECONDS = (0.6, 0.3371, 0.43, 0.23)
 TEXT = "the quick brown fox dogs"
 
@@ -90,7 +93,7 @@ def test_small_models_are_all_that_transformers_has():
     assert names == {model_type(name) for name in ARCHITECTURES if "no " + name not in str(missing(name))}
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ALL)
 class TestEachArchitecture:
     @torch.no_grad()
     def test_lengths(self, load, architecture):

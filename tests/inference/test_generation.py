@@ -322,7 +322,9 @@ def test_a_teacher_that_cannot_be_loaded_is_one_line(folders, tmp_path):
     with pytest.raises(ValueError, match="model: its tokenizer has 11 tokens, but its model 65; a file of the token"):
         load_recognizer(str(folder))
     (folder / "processor_config.json").unlink()
-    with pytest.raises(ValueError, match=r"model: its processor cannot be loaded \(.*\)$"):
+    with pytest.raises(
+        ValueError, match="model: has no preprocessor_config.json, and so no feature extractor; copy it "
+    ):
         load_recognizer(str(folder))
     shutil.copytree(folders("whisper"), folder, dirs_exist_ok=True)
     weights = load_file(folder / "model.safetensors")

@@ -213,7 +213,7 @@ def test_models_of_other_architectures(config, tone_data, tmp_path, caplog):
     assert "that start at random: wav2vec2.encoder.layers.2." in caplog.text
     with pytest.raises(ValueError, match=r"languages is \['de'\], and .*model has no language-ID head, .*leave out"):
         build_model(config(folder, "languages=[de]"), train_set)
-    with pytest.raises(ValueError, match="encoder: has no CTC head; set `tokens`"):
+    with pytest.raises(ValueError, match="encoder: has no CTC head, .*; set `tokens`"):
         build_model(config(encoder), train_set)
 
 
