@@ -2,13 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import pytest
 import torch
 from optimum.quanto import QModuleMixin, freeze, qint8, quantize
-from optimum.quanto.library.extensions import cpp
-from optimum.quanto.library.unpack import unpack
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig
 from transformers import AutoModelForCTC, AutoProcessor, BitsAndBytesConfig, QuantoConfig, TorchAoConfig
@@ -62,12 +59,6 @@ METHODS = {
     "bitsandbytes nf4": Method(lambda: bits_and_bytes(load_in_4bit=True, bnb_4bit_quant_type="nf4"), 0.05),
 }
 TRAINED = {name: method for name, method in METHODS.items() if method.is_trained}
-
-
-@pytest.fixture(autouse=True)
-def _no_compiler(monkeypatch):
-    """Takes quanto's own function in PyTorch instead of that in C++, which takes most of a minute to compile."""
-    monkeypatch.setattr(cpp.ext, "_lib", SimpleNamespace(unpack=unpack))
 
 
 @pytest.fixture(scope="module")
