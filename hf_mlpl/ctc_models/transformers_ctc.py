@@ -406,11 +406,6 @@ def _name(config: PreTrainedConfig) -> str:
     return config.name_or_path or "the model"
 
 
-def _encoder_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Returns the part of a configuration that describes the encoder; Wav2Vec2 and its kin have one for everything."""
-    return getattr(config, "encoder_config", None) or getattr(config, "audio_config", None) or config
-
-
 def _adapters(model: nn.Module) -> list[nn.Module]:
     """Returns the adapter of Wav2Vec2 and its kin, whose layers shorten the output of the encoder."""
     return [module for module in model.modules() if type(module).__name__.endswith("Adapter")]

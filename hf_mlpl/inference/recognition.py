@@ -21,8 +21,9 @@ from ..data.rows import blocks
 from ..error_line import error_line
 from ..model.model_files import list_names
 from .decoding import Hypothesis, transcribe
-from .generation import GenerativeTranscriber, generates, names_of_language
+from .generation import GenerativeTranscriber, generates
 from .loading import load_model
+from .transcription_requests import names_of_language
 
 Transcribe = Callable[..., Iterator[Hypothesis]]  # as `transcribe`, with a model
 

@@ -3,8 +3,8 @@
 #
 #     recipes/any_model/demo.sh KIND [DATA]        KIND is conformer, wav2vec2 or tiny (our model)
 #
-# DATA is runs/demo/data, which `make demo` writes. This is `recipes/proof.sh` with one seed and two low-resource
-# languages, in one process, 5200 updates of 30 s. The results are in runs/any_model/KIND/0/{supervised,control,final}.json.
+# DATA is runs/demo/data, which `make demo` writes. This is `recipes/proof.sh` with one seed, two low-resource languages
+# and fewer updates, in one process. The results are in runs/any_model/KIND/0/{supervised,control,final}.json.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -17,5 +17,5 @@ else
     settings="freeze_feature_encoder=false"
     python recipes/any_model/new_encoder.py "$kind" "$start"
 fi
-start=$start settings=$settings launch=python models="supervised control final" \
-    recipes/proof.sh "$data" "$run" "nl pt" 0
+export start settings updates=${updates:-1500} later_updates=${later_updates:-600}
+launch=python models="supervised control final" recipes/proof.sh "$data" "$run" "nl pt" 0

@@ -15,10 +15,11 @@ from transformers import AutoProcessor, GenerationConfig, pipeline
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.data.utterances import FEATURES
 from hf_mlpl.data.words import join_texts, words_of
-from hf_mlpl.inference.generation import GenerativeTranscriber, names_of_language
+from hf_mlpl.inference.generation import GenerativeTranscriber
 from hf_mlpl.inference.precision import convert
 from hf_mlpl.inference.quiet_cuts import cut_where_quiet
 from hf_mlpl.inference.recognition import load_recognizer, transcriber
+from hf_mlpl.inference.transcription_requests import names_of_language
 
 from ..small_teachers import TEACHERS, make_whisper
 
