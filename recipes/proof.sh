@@ -58,7 +58,7 @@ for seed in "${seeds[@]}"; do
         train scratch final $((later * 2 / 5)) model="$run/scratch_mixed/model" "$labelled"
     fi
 
-    python recipes/evaluate_model.py --model "$run/supervised/model" --data $data/unlabelled.parquet \
+    python recipes/evaluate_model.py --model "$run/supervised/model" --data $data/unlabelled.parquet --languages $languages \
         --output "$run/labels_supervised.json"
     for model in $models; do
         python recipes/evaluate_model.py --model "$run/$model/model" --data $data/test.parquet --output "$run/$model.json"

@@ -45,6 +45,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ..ctc_models.adapters import source_of
 from ..ctc_models.loading import read_config, student_config
 from ..ctc_models.new_tokens import character_tokenizer
 from ..ctc_models.transformers_ctc import FEATURE_ENCODERS, HEADS
@@ -352,11 +353,11 @@ class CountedModel:
 Model = MlplConfig | CountedModel
 
 
-def counted_model(config: PreTrainedConfig, source: str | os.PathLike) -> Model:
+def counted_model(config: PreTrainedConfig, name: str | os.PathLike) -> Model:
     """Returns a configuration of ours, whose operations have formulas, or the counted ones of another architecture.
 
     Args:
-        source: folder or repository with its feature extractor.
+        name: of the model; the feature extractor is found there.
     """
     if config.model_type in OUR_TYPES:
         return config
@@ -365,10 +366,10 @@ def counted_model(config: PreTrainedConfig, source: str | os.PathLike) -> Model:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     counted = CountedModel(config, parameters, layerdrop, model.main_input_name == "input_values")
     try:
-        extractor = AutoFeatureExtractor.from_pretrained(source)
+        extractor = AutoFeatureExtractor.from_pretrained(source_of(name))
         shorter, longer = (_count_parts(model, extractor, seconds) for seconds in COUNTED_SECONDS)
     except Exception as error:  # of any type: not every model runs without weights
-        problem = f"{source}: its operations cannot be counted ({error_line(error)}), so its time is not known"
+        problem = f"{name}: its operations cannot be counted ({error_line(error)}), so its time is not known"
         return dataclasses.replace(counted, problem=problem)
     s, t = COUNTED_SECONDS  # f(s) = a s + b s^2, and f(t) so
     squared = tuple((y / t - x / s) / (t - s) for x, y in zip(shorter, longer, strict=True))

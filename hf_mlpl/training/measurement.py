@@ -13,7 +13,6 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from ..ctc_models import ctc_interface
-from ..ctc_models.adapters import source_of
 from ..data.selection import select_for_training
 from ..data.utterances import read_utterances, speech_totals
 from ..training_config import TrainingConfig
@@ -74,7 +73,7 @@ def measure_updates(config: TrainingConfig) -> Measurement:
     freeze(model, ctc, config)
     accelerator = make_accelerator(config, ctc, model)
     train_set, _ = select_for_training(train_set, processor, model.config, config.max_batch_seconds)
-    counted = counted_model(copy.deepcopy(model.config), source_of(config.model))
+    counted = counted_model(copy.deepcopy(model.config), config.model)
     if problem := getattr(counted, "problem", None):
         raise ValueError(problem)
     model, optimizer = prepare(accelerator, model, ctc, config)
