@@ -142,7 +142,7 @@ def test_texts_are_those_of_transformers_whatever_the_batch(name, folders, clips
 
 
 def test_batches_are_of_similar_length_and_one_language(folders, clips, monkeypatch):
-    """Whose decoder has one prompt; longest first, and a language that comes later is found then."""
+    """Longest first, and in one language, for the decoder has one prompt; a later language is found in its turn."""
     locales = ["de", "en", "de", "en", "en", "en"]
     paths = [audio["path"] for audio in clips("de")["audio"]]
     dataset = dataset_of(list(zip(paths, SECONDS, locales, strict=True)))
