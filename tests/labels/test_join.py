@@ -192,7 +192,7 @@ def test_labels_of_anyone_need_no_more_than_ids_and_texts(suffix, local, tmp_pat
 
 
 def test_other_columns_of_anyone_are_used_if_present(local, tmp_path):
-    more = {"kept": "TRUE", "duration_seconds": "3.5", "mean_log_prob": "-0.5", "teacher": "me/t", "language": "fi"}
+    more = {"kept": "TRUE", "duration_seconds": "3.5", "mean_log_prob": "-0.5", "teacher": "me/t"}
     rows = [{"id": name, "text": "a"} | more for name in local["id"][:4]]
     rows[1]["kept"] = "false"
     rows[2]["mean_log_prob"] = "high"  # only this row is refused
