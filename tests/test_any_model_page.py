@@ -109,7 +109,9 @@ def test_page(folder, one_thread, capsys):
             exec(text, names := {})
             capsys.readouterr()
             assert main(["transcribe", "--model", "runs/any_model/final/model", "recording.mp3"]) == 0
-            assert names["asr"](names["load_audio"]("recording.mp3"))["text"] in capsys.readouterr().out
+            # An untrained head says <unk>, which has no text in ours.
+            text = names["asr"](names["load_audio"]("recording.mp3"))["text"].replace("<unk>", "")
+            assert text in capsys.readouterr().out
         else:
             for words in read_commands(text):
                 run(words)

@@ -64,7 +64,9 @@ def generates(config: PreTrainedConfig) -> bool:
 
 def _prompt_length(inputs: dict) -> int:
     """Returns the tokens of an encoder-decoder model before the text, which begins after a start token at least."""
-    return inputs["decoder_input_ids"].shape[1] if "decoder_input_ids" in inputs else 1
+    if "decoder_input_ids" in inputs:
+        return inputs["decoder_input_ids"].shape[1]
+    return 2 if "tgt_lang" in inputs else 1  # SeamlessM4T adds the token of the language
 
 
 class LogProbs(LogitsProcessor):

@@ -260,7 +260,8 @@ def test_micro_batches_add_up(name, trained, settings, data, tmp_path):
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     numbers = train_step(Accelerator(cpu=True), ctc, model, optimizer, parts, config)
     assert numbers["loss"] == pytest.approx(expected.item(), rel=1e-4)
-    atol = 1e-5 * max(float(gradient.abs().max()) for gradient in gradients if gradient is not None) + 1e-6
+    # Gradients of Lasr cancel to a few thousandths of their parts, so the largest one sets the tolerance.
+    atol = 2e-4 * max(float(gradient.abs().max()) for gradient in gradients if gradient is not None) + 1e-6
     for (key, parameter), gradient in zip(parameters.items(), gradients, strict=True):
         update = before[key] - parameter.detach()
         expected = torch.zeros_like(update) if gradient is None else gradient
