@@ -81,10 +81,12 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(words: list[str]) -> None:
+def run(words: list[str], python) -> None:
     program, command, *arguments = words
     assert program == "hf-mlpl", words
-    if command == "train":
+    if command == "language-finetune":
+        arguments += ["--launch", str(python), "--allow-collapsed"]
+    if command in ("train", "language-finetune"):
         if not any(word.startswith("model=") for word in arguments):
             named = load_config(arguments[0], ["language=br"]).model
             arguments.append(f"model={named}")
@@ -103,7 +105,7 @@ def in_hub(word: str) -> str:
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("peft") is None, reason="needs the extra peft")
 @pytest.mark.skipif(any(map(missing, ARCHITECTURES.values())), reason="this release of transformers lacks a model")
-def test_page(folder, one_thread, capsys):
+def test_page(folder, one_thread, capsys, quick_python):
     for kind, text in re.findall(r"```(bash|python)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
         if kind == "python":
             exec(text, names := {})
@@ -114,7 +116,7 @@ def test_page(folder, one_thread, capsys):
             assert text in capsys.readouterr().out
         else:
             for words in read_commands(text):
-                run(words)
+                run(words, quick_python)
     types = {path: AutoConfig.from_pretrained(folder / "runs" / path / "model").model_type for path in RESULTS}
     assert types == RESULTS
     texts = {path: pq.read_table(folder / path)["text"].to_pylist() for path in LABELS}
