@@ -20,6 +20,7 @@ from hf_mlpl.labels.schema import SCORES
 
 from ..ranks import Death, run_on_two
 from ..small_teachers import make_whisper
+from .test_labelling import label_and_die
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -104,23 +105,8 @@ def test_labels_and_their_scores(label, whisper, data):
     assert published.scores["no_speech_probability"]["null"] == 0
 
 
-class Killed(Exception):
-    pass
-
-
 def test_an_interrupted_job_goes_on(label, tmp_path, monkeypatch):
-    write, shards = labelling.write_utterances, []
-
-    def write_or_die(rows, path, features):
-        if len(shards) == 1:
-            next(rows)  # in the middle of a shard
-            raise Killed
-        shards.append(path)
-        return write(rows, path, features)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(labelling, "write_utterances", write_or_die)
-        label("a")
+    label_and_die(monkeypatch, label, num_shards=1)
     [first] = (tmp_path / "a" / "shards").glob("[0-9]*")
     written = first.stat().st_mtime_ns
     label("a", max_batch_seconds=8.0)

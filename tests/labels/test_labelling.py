@@ -144,12 +144,13 @@ class Killed(Exception):
     pass
 
 
-def test_interrupted_equals_uninterrupted(label, tmp_path, monkeypatch):
+def label_and_die(monkeypatch, label, num_shards: int) -> list:
+    """Labels into folder `a` until a process would be killed in the middle of a shard; returns the paths before it."""
     write, shards = labelling.write_utterances, []
 
     def write_or_die(rows, path, features):
-        if len(shards) == 2:
-            next(rows)  # in the middle of a shard
+        if len(shards) == num_shards:
+            next(rows)
             raise Killed
         shards.append(path)
         return write(rows, path, features)
@@ -157,6 +158,11 @@ def test_interrupted_equals_uninterrupted(label, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(labelling, "write_utterances", write_or_die)
         label("a")
+    return shards
+
+
+def test_interrupted_equals_uninterrupted(label, tmp_path, monkeypatch):
+    shards = label_and_die(monkeypatch, label, num_shards=2)
     folder = tmp_path / "a"
     assert sorted(path.name for path in folder.iterdir()) == ["job.json", "shards"]
     written = {path: path.stat().st_mtime_ns for path in (folder / "shards").glob("[0-9]*")}
