@@ -260,8 +260,9 @@ def test_micro_batches_add_up(name, trained, settings, data, tmp_path):
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     numbers = train_step(Accelerator(cpu=True), ctc, model, optimizer, parts, config)
     assert numbers["loss"] == pytest.approx(expected.item(), rel=1e-4)
-    # Rounding of fp32: Lasr's differs by up to 7e-5 of the largest gradient here, and in fp64 by 4e-15.
-    atol = 2e-4 * max(float(gradient.abs().max()) for gradient in gradients if gradient is not None) + 1e-6
+    # Rounding of fp32: Lasr's differs by up to 7e-5 of the largest gradient; in fp64, a batch differs by 4e-15.
+    share = 2e-4 if name == "lasr_ctc" else 1e-5
+    atol = share * max(float(gradient.abs().max()) for gradient in gradients if gradient is not None) + 1e-6
     for (key, parameter), gradient in zip(parameters.items(), gradients, strict=True):
         update = before[key] - parameter.detach()
         expected = torch.zeros_like(update) if gradient is None else gradient
