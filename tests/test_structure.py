@@ -21,13 +21,14 @@ from .commands import ROOT, command_of
 FLOORS = """
     error_line lazy text_table
     atomic folder_lock
-    model audio
-    training_config main_process ctc_models
+    model audio figures
+    training_config main_process ctc_models pages
     data
     corpora inference
     evaluation interop
     sharing serving
     labels training
+    report app
     loading_errors
     registration
     hf_mlpl

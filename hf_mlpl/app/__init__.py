@@ -1,0 +1,1 @@
+"""Shows a model in a browser, with gradio."""

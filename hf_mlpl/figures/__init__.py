@@ -1,0 +1,1 @@
+"""Draws the pictures of runs, labels and cards with matplotlib."""

@@ -1,0 +1,1 @@
+"""Writes self-contained HTML pages: transcripts with sound, differences between texts, tables."""

@@ -1,0 +1,1 @@
+"""Reports runs and label sets as self-contained HTML pages."""
