@@ -12,6 +12,5 @@ from .page import appearance
 
 
 def serve_app(page: gr.Blocks, server: socket.socket) -> None:
-    """Answers requests on a bound socket until SIGTERM or SIGINT."""
-    app = gr.mount_gradio_app(FastAPI(), page, path="/", run_history=False, **appearance())
-    run_server(app, server)
+    """Answers requests on a socket that listens, until SIGTERM or SIGINT."""
+    run_server(gr.mount_gradio_app(FastAPI(), page, path="/", **appearance()), server)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .inference import _device, add_dtype_argument
+from .inference import add_dtype_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,23 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from ..app.labels import Labeller
+    from ..app.model import AppModel
     from ..app.page import build_app
-    from ..app.recognition import Recognizer
     from ..app.server import serve_app
-    from ..inference.generation import generates
-    from ..inference.precision import convert
-    from ..inference.recognition import load_recognizer
     from ..serving.server import bind, url_of
-    from ..sharing.model_card import teacher_revision
 
     with bind(options.host, options.port) as server:
-        model, processor = load_recognizer(options.model, [options.language] if options.language else [])
-        revision = teacher_revision(model, options.model)
-        model = convert(model.to(_device(options)), options.dtype)
-        labeller = Labeller(model, processor, revision, options.folder or Path())
-        recognizer = None if generates(model.config) else Recognizer(model, processor)
-        page = build_app(options.model, recognizer, labeller)
+        page = build_app(AppModel.load(options.model, options.language, options.dtype), options.folder or Path())
         server.listen()
         print(f"{options.model} is shown on {url_of(server)}", flush=True)
         serve_app(page, server)
