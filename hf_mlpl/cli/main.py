@@ -19,6 +19,7 @@ COMMANDS = {  # as `hf-mlpl --help` lists them
         "serve": "answer HTTP requests for transcripts, as OpenAI's API does",
         "evaluate": "measure a model's CER and WER for each language",
         "compare": "show the results of several models side by side",
+        "report": "write a page on a run, on several side by side, or on a set of labels",
         "test": "transcribe flashlight's list files, with the options and the output of fl_asr_test",
     },
     "prepare data": {
