@@ -6,9 +6,7 @@ import json
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 from datasets import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -16,14 +14,9 @@ from transformers import PreTrainedModel
 from ..atomic import atomic_write, write_text, writing
 from ..ctc_models import CtcInterface
 from ..data.rows import durations_of
+from ..figures import draw_curves
 from ..training_config import TrainingConfig
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-MOST_NAMED = 12  # languages; if there are more, curves.png names only the worst and the best
-NAMED = 5  # of the worst, and of the best
+from .metrics import read_metrics
 
 
 class TrainingLog:
@@ -132,61 +125,5 @@ class TrainingLog:
     def _keep_rows_until(self, start: int) -> None:
         """Drops rows that an interrupted run wrote after its last checkpoint: they will be written again."""
         if self.path.exists():
-            self.rows = [row for row in self._read_rows() if row["update"] <= start] if start else []
+            self.rows = [row for row in read_metrics(self.path) if row["update"] <= start] if start else []
             write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
-
-    def _read_rows(self) -> list[dict]:
-        *lines, last = self.path.read_bytes().split(b"\n")
-        try:
-            rows = [json.loads(line) for line in lines]
-            is_intact = all(isinstance(row["update"], int) for row in rows)
-        except (ValueError, TypeError, KeyError):
-            is_intact = False
-        prefix = b'{"update": '  # of a last row whose writing was interrupted
-        if not is_intact or last[: len(prefix)] != prefix[: len(last)]:
-            raise ValueError(f"{self.path} is damaged; remove it to go on without the history of the updates before")
-        return rows
-
-
-def draw_curves(rows: list[dict]) -> Figure:
-    """Draws rows of `metrics.jsonl`: the loss on the left axis, CER on dev on the right one.
-
-    The macro average is a bold line, each language a thin one. Named languages have colours, ordered from the worst
-    last CER to the best: all languages, or of many only those at either end; the others are gray. The legend beside
-    the picture has the order of the lines' ends.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 5.5), layout="constrained")
-    left = figure.subplots()
-    losses = [row for row in rows if "loss" in row]
-    updates, values = [row["update"] for row in losses], [row["loss"] for row in losses]
-    marker = "." if len(losses) == 1 else None
-    left.plot(updates, values, color="tab:gray", linewidth=1, marker=marker, label="training loss")
-    left.set(xlabel="update", ylabel="training loss (gray)")
-    if any(row["loss"] > 0 for row in losses):
-        left.set_yscale("log")
-    if evaluations := [row for row in rows if "dev" in row]:
-        _draw_errors(left.twinx(), evaluations)
-        figure.legend(loc="outside right upper", fontsize="small", frameon=False)
-    return figure
-
-
-def _draw_errors(axes: Axes, evaluations: list[dict]) -> None:
-    from matplotlib import colormaps
-
-    last = evaluations[-1]["dev"]["languages"]
-    worst_first = sorted(last, key=lambda language: last[language]["cer"], reverse=True)
-    named = worst_first if len(last) <= MOST_NAMED else worst_first[:NAMED] + worst_first[-NAMED:]
-    colors = dict(zip(named, colormaps["turbo_r"](np.linspace(0.1, 0.9, len(named))), strict=True))
-    updates, rates = zip(*((row["update"], 100 * row["dev"]["macro"]["cer"]) for row in evaluations), strict=True)
-    axes.plot(updates, rates, "k", linewidth=3, marker="o", zorder=3, label=f"macro average {rates[-1]:.1f} %")
-    for language in worst_first:
-        scores = ((row["update"], row["dev"]["languages"].get(language)) for row in evaluations)
-        updates, rates = zip(*((update, 100 * score["cer"]) for update, score in scores if score), strict=True)
-        label, order = (f"{language} {rates[-1]:.1f} %", 2) if language in named else (None, 1)
-        color = colors.get(language, "lightgray")
-        axes.plot(updates, rates, linewidth=0.8, marker=".", color=color, label=label, zorder=order)
-    if unnamed := len(last) - len(named):
-        axes.plot([], [], color="lightgray", marker=".", label=f"{unnamed} more between them")
-    axes.set(ylabel="dev CER, %", ylim=(0, None))

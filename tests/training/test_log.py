@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from hf_mlpl.training.log import MOST_NAMED, NAMED, TrainingLog, draw_curves
+from hf_mlpl.figures.curves import MOST_NAMED, NAMED, draw_curves
+from hf_mlpl.training.log import TrainingLog
 from hf_mlpl.training_config import load_config
 
 LOSSES = [{"update": update, "loss": 100 / update} for update in range(10, 70, 10)]

@@ -1,0 +1,57 @@
+"""Writes a page on a training run, on several runs side by side, or on a set of pseudo-labels.
+
+    hf-mlpl report runs/demo/final
+    hf-mlpl report runs/demo/final --results runs/demo/final.json --output final.html
+
+A run may be finished, or still be going on. Results are files of `hf-mlpl evaluate`, which writes the transcripts
+beside them; without any, the page shows the run's last evaluation on dev. Several runs:
+
+    hf-mlpl report runs/demo/supervised runs/demo/final --output comparison.html
+
+Labels are a folder of `hf-mlpl pseudo-label`, a folder of such folders, or a file of labels or of a label set:
+
+    hf-mlpl report runs/demo/labels --output labels.html
+
+The page is one file with its pictures and its audio. It needs no network, and is smaller than 10 MB.
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", type=Path, metavar="RUN_OR_LABELS", help="output_dir of runs, or labels")
+    parser.add_argument(
+        "--results", type=Path, nargs="+", default=[], metavar="FILE", help="results files of `hf-mlpl evaluate`"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("report.html"), help="HTML file to write; default: report.html"
+    )
+
+
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    from ..atomic import write_text
+    from ..report.run_folder import is_run
+
+    if missing := [path for path in options.paths if not path.exists()]:
+        raise ValueError(f"{missing[0]}: no such file or folder; give the output_dir of a run, or labels")
+    are_runs = [is_run(path) for path in options.paths]
+    if any(are_runs) and not all(are_runs):
+        other = options.paths[are_runs.index(False)]
+        raise ValueError(f"{other} is no run, but {options.paths[are_runs.index(True)]} is; report one kind at a time")
+    if len(options.paths) == 1 and are_runs[0]:
+        from ..report.run import run_report
+
+        page = run_report(options.paths[0], options.results)
+    elif are_runs[0]:
+        from ..report.comparison import comparison_report
+
+        page = comparison_report(options.paths, options.results)
+    else:
+        from ..report.label_set import label_set_report
+
+        if options.results:
+            raise ValueError("--results belongs to runs; labels have none")
+        page = label_set_report(options.paths)
+    write_text(options.output, page)
+    print(f"report: {options.output}")
