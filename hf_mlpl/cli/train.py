@@ -7,7 +7,7 @@
     hf-mlpl train recipes/demo/final.yaml model=speechbrain/m-ctc-t-large tokens=tokens-all.lst "languages=[nn-NO]"
 
     # adapt a CTC model, or an encoder, of any architecture of transformers, with a higher learning rate for the head;
-    # or train adapters of it (pip install "hf-mlpl[peft]"), which are added to the weights of the result
+    # or train adapters of it (needs the extra peft), which are added to the weights of the result
     hf-mlpl train my.yaml model=facebook/wav2vec2-xls-r-300m tokens=tokens-all.lst optimizer=adamw \\
         schedule=tri-stage learning_rate=5e-5 head_learning_rate=1e-3 freeze_encoder_updates=1000
     hf-mlpl train my.yaml model=facebook/w2v-bert-2.0 tokens=tokens-all.lst optimizer=adamw \\
@@ -22,7 +22,7 @@
 
 A YAML file holds the settings of one stage of the recipe; `name=value` overrides a setting. All settings and their
 defaults are fields of `hf_mlpl.training_config.TrainingConfig`, and --settings prints them. Watch the progress in
-OUTPUT_DIR/metrics.jsonl and OUTPUT_DIR/curves.png.
+OUTPUT_DIR/metrics.jsonl and OUTPUT_DIR/curves.png, or in a page of `hf-mlpl report OUTPUT_DIR`, which a run ends with.
 """
 
 import argparse
@@ -51,6 +51,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         parser.error("name the YAML file of a stage, such as recipes/demo/supervised.yaml")
     logging.basicConfig(format="%(message)s")
     config = load_config(options.config, options.overrides)  # before imports that take seconds
+    from ..report.run import write_run_report
     from ..training.loop import train
     from ..training.resume import resume_from_hub
 
@@ -61,5 +62,6 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         return
     folder = train(config)
     if is_main_process:
-        results = {"model": folder, "curves": folder.parent / "curves.png", "numbers": folder.parent / "metrics.jsonl"}
-        print("; ".join(f"{name}: {path}" for name, path in results.items() if path.exists()))
+        results = {"model": folder, "report": write_run_report(folder.parent)}
+        results |= {"curves": folder.parent / "curves.png", "numbers": folder.parent / "metrics.jsonl"}
+        print("; ".join(f"{name}: {path}" for name, path in results.items() if path and path.exists()))

@@ -1,7 +1,10 @@
 """Transcribes audio and identifies its language.
 
     # print a line for each recording: its name, the language, the transcript
-    hf-mlpl transcribe --model runs/demo/final/model recording.mp3 another.ogg
+    hf-mlpl transcribe recording.mp3 another.ogg
+
+    # use a model of your own, or another of the Hub
+    hf-mlpl transcribe --model runs/demo/final/model recording.mp3
 
     # transcribe all recordings in a folder and its subfolders to text files: talks/a/b.flac to out/a/b.txt
     hf-mlpl transcribe --model runs/demo/final/model talks --output out
@@ -19,7 +22,7 @@
     hf-mlpl transcribe --model runs/demo/final/model talks --format textgrid --output out
     hf-mlpl transcribe --model runs/demo/final/model talks --format ctm > talks.ctm
 
-    # use beam search with an n-gram language model of one language (pip install "hf-mlpl[lm]")
+    # use beam search with an n-gram language model of one language (needs the extra lm)
     hf-mlpl transcribe --model runs/demo/final/model --lm swedish.arpa --lm-weight 0.8 recording.mp3
 
 Recordings may have any sampling rate and length. Those of more than 35 s are transcribed in overlapping pieces, so
@@ -38,7 +41,14 @@ from pathlib import Path
 from typing import Any
 
 from ..model.missing_model import check_model
-from .inference import add_dtype_argument, deliver, leave_out_finished, line_on_files, load_pipeline
+from .inference import (
+    add_dtype_argument,
+    add_model_argument,
+    deliver,
+    leave_out_finished,
+    line_on_files,
+    load_pipeline,
+)
 
 # The times that a format needs
 TIMES = {"srt": "char", "vtt": "char", "textgrid": "word", "ctm": "word", "html": "char"}
@@ -47,7 +57,7 @@ OF_ONE_RECORDING = ("srt", "vtt", "textgrid", "html")  # each line of a CTM file
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", help="audio files, or folders of them; - reads standard input")
-    parser.add_argument("--model", required=True, help="folder or Hub name of a CTC model")
+    add_model_argument(parser, "a CTC model")
     parser.add_argument(
         "--format", choices=["text", "json", *TIMES], default="text", help="output format; default: text"
     )
