@@ -24,7 +24,7 @@ from ..labels.folder import read_complete
 from ..labels.join import find_label_set
 from ..labels.schema import LABEL_FEATURES, SCORES
 from ..labels.summary import LabelSummary
-from ..labels.thresholds import SHARES, Kept, ThresholdCounts, best_order, condition, thresholds
+from ..labels.thresholds import OPERATORS, SHARES, Kept, ThresholdCounts, best_order, condition, thresholds
 from ..pages.difference import difference
 from ..pages.document import document, render
 from ..sharing.run_files import format_hours
@@ -233,18 +233,19 @@ def _svg(figure: Figure, title: str) -> Markup:
 
 
 def _panels(counts: ThresholdCounts) -> list[ScorePanel]:
-    panels: dict[str, ScorePanel] = {}
-    for score, operator in counts.conditions():
-        if score not in panels:
-            numbers, edges = counts.histogram(score)
-            panels[score] = ScorePanel(score, edges, 100 * numbers / numbers.sum(), thresholds(score), {}, {})
-        _, hours, edits, characters = counts.kept(score, operator)
-        panels[score].kept[operator] = 100 * hours / counts.total[1]
-        if counts.compared:
-            is_enough = (hours >= FEWEST_KEPT * counts.total[1]) & (characters > 0)
-            rates = np.divide(100 * edits, characters, out=np.full(len(edits), np.nan), where=is_enough)
-            panels[score].errors[operator] = rates
-    return list(panels.values())
+    panels = []
+    for score in dict.fromkeys(score for score, _ in counts.conditions()):
+        kept, errors = {}, {}
+        for operator in OPERATORS[score]:
+            _, hours, edits, characters = counts.kept(score, operator)
+            kept[operator] = 100 * hours / counts.total[1]
+            if counts.compared:
+                is_enough = (hours >= FEWEST_KEPT * counts.total[1]) & (characters > 0)
+                rates = np.full(len(edits), np.nan)
+                errors[operator] = np.divide(100 * edits, characters, out=rates, where=is_enough)
+        numbers, edges = counts.histogram(score)
+        panels.append(ScorePanel(score, edges, 100 * numbers / numbers.sum(), thresholds(score), kept, errors))
+    return panels
 
 
 @dataclass
@@ -311,7 +312,9 @@ def _commands(names: Sequence[str], paths: Sequence[Path], utterances: Sequence[
     columns = [set(label_schema(path).names if path.suffix == ".parquet" else ()) for path in paths]
     if not all(needed <= found for found in columns):
         has_audio = all("audio" in found for found in columns)
-        audio = [] if has_audio and not utterances else ["--audio", *map(str, utterances or ["utterances.parquet"])]
+        audio = (
+            [] if has_audio and not utterances else ["--audio", *map(str, utterances or [Path("utterances.parquet")])]
+        )
         commands.append(["join-labels", "--labels", *names, *audio, "--all", "--output", "labels.parquet"])
         paths = [Path("labels.parquet")]
     filtered = ["--filters", "filters.yaml", "--output", "kept.parquet"]
