@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
+import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -57,10 +58,13 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     # before gradio is imported: other users of a machine can read its usual folder, or own it
     with TemporaryDirectory(prefix="hf-mlpl-app-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        return _show(options)
+        _show(options)
+    if any(thread.name.startswith("AnyIO") for thread in threading.enumerate()):
+        os._exit(0)  # a job in work would go on for hours; the shards that it has finished stay
+    return 0
 
 
-def _show(options: argparse.Namespace) -> int:
+def _show(options: argparse.Namespace) -> None:
     from transformers.utils import logging
 
     from ..app.model import AppModel
@@ -79,4 +83,3 @@ def _show(options: argparse.Namespace) -> int:
         if not is_private:
             print("warning: everybody who reaches this address can use it", flush=True)
         serve_app(page, server)
-    return 0

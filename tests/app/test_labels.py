@@ -43,7 +43,9 @@ def test_labels_are_those_of_the_command(home, monkeypatch):
     labels = pq.read_table(path / "labels.parquet", columns=columns).sort_by("id")
     expected = pq.read_table(home / "expected" / "labels.parquet", columns=columns).sort_by("id").to_pylist()
     for row, other in zip(labels.to_pylist(), expected, strict=True):
-        assert row == {name: pytest.approx(other[name], abs=1e-5) if name in SCORES else other[name] for name in columns}
+        assert row == {
+            name: pytest.approx(other[name], abs=1e-5) if name in SCORES else other[name] for name in columns
+        }
     assert summary["languages"]["de"]["cer"] is not None and summary["languages"]["sl"]["cer"] is None
     assert remarks(summary) == []
 
