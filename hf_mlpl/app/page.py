@@ -139,14 +139,8 @@ def _label_tab(labeller: Labeller) -> None:
         return gr.update(visible=True, value=(CLIP_RATE, clip(path, utterance)), label=utterance)
 
     outputs = [summary, labels, audio, finished]
-    button.click(
-        label,
-        [folder, language, output],
-        outputs,
-        concurrency_id=MODEL_QUEUE,
-        show_progress_on=summary,
-        api_name="label",
-    )
+    inputs = [folder, language, output]
+    button.click(label, inputs, outputs, concurrency_id=MODEL_QUEUE, show_progress_on=summary, api_name="label")
     labels.select(hear, finished, audio, api_visibility="private")
 
 

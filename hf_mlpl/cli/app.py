@@ -11,7 +11,8 @@
 
 The tab "Transcribe a recording" takes what a browser records, and files of sound or video of any length. It shows the
 language with the three likeliest ones, the words in colours that say how sure the model is, and the spectrogram. A
-click on a word plays it. Subtitles (srt, vtt) and JSON can be downloaded. Transcripts are those of `hf-mlpl transcribe`.
+click on a word plays it. Subtitles (srt, vtt) and JSON can be downloaded. Transcripts are those of
+`hf-mlpl transcribe`.
 
 The tab "Label a folder" labels the recordings below --folder as `hf-mlpl pseudo-label` does, and shows the labels with
 their scores; the same input again goes on with an interrupted job. A model that writes text, such as Whisper, has this
@@ -41,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--folder",
         type=Path,
         metavar="DIR",
-        help="folder below which recordings may be labelled, and labels are written; default: the current folder; with "
-        "a --host that other machines reach, there is no such tab by default",
+        help="folder below which recordings may be labelled and labels written; default: the current folder, or none, "
+        "and so no such tab, with a --host that other machines reach",
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; default: 127.0.0.1, for this machine alone"
