@@ -1,7 +1,10 @@
 """Transcribes audio and identifies its language.
 
     # print a line for each recording: its name, the language, the transcript
-    hf-mlpl transcribe --model runs/demo/final/model recording.mp3 another.ogg
+    hf-mlpl transcribe recording.mp3 another.ogg
+
+    # use a model of your own, or another of the Hub
+    hf-mlpl transcribe --model runs/demo/final/model recording.mp3
 
     # transcribe all recordings in a folder and its subfolders to text files: talks/a/b.flac to out/a/b.txt
     hf-mlpl transcribe --model runs/demo/final/model talks --output out
@@ -35,7 +38,14 @@ from pathlib import Path
 from typing import Any
 
 from ..model.missing_model import check_model
-from .inference import add_dtype_argument, deliver, leave_out_finished, line_on_files, load_pipeline
+from .inference import (
+    add_dtype_argument,
+    add_model_argument,
+    deliver,
+    leave_out_finished,
+    line_on_files,
+    load_pipeline,
+)
 
 # The times that a format needs
 TIMES = {"srt": "char", "vtt": "char", "textgrid": "word", "ctm": "word"}
@@ -44,7 +54,7 @@ OF_ONE_RECORDING = ("srt", "vtt", "textgrid")  # files of these formats; each li
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", help="audio files, or folders of them; - reads standard input")
-    parser.add_argument("--model", required=True, help="folder or Hub name of a CTC model")
+    add_model_argument(parser, "a CTC model")
     parser.add_argument(
         "--format", choices=["text", "json", *TIMES], default="text", help="output format; default: text"
     )

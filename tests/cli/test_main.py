@@ -421,7 +421,7 @@ def test_an_early_end_is_clean(tone_run, tmp_path, end):
     assert (process.returncode, errors) == ((130, "interrupted\n") if end == "interrupt" else (1, ""))
 
 
-@pytest.mark.parametrize("arguments", [[], ["transcribe"], ["transcribe", "a.wav"], ["translate", "a.wav"]])
+@pytest.mark.parametrize("arguments", [[], ["transcribe"], ["transcribe", "--model", "x"], ["translate", "a.wav"]])
 def test_wrong_usage_shows_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
