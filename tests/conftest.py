@@ -12,6 +12,7 @@ import yaml
 
 from local_hub import LocalHub
 
+from .browser import Browser
 from .commands import run_command
 from .quick_python import QuickPython, settings_of_now
 from .tones import SETTINGS, write_tone_corpus
@@ -147,6 +148,13 @@ def quick_python() -> Iterator[Path]:
     """Returns a program to start instead of `sys.executable`, for tests that are not about the start itself."""
     with QuickPython() as python:
         yield python
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    """Returns a browser without a network; skips where Chromium or selenium is missing."""
+    with Browser(tmp_path_factory.mktemp("browser")) as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,8 @@
 
     hf-mlpl evaluate --model runs/final/model --data data/test.parquet --output results.json
 
-prints a table and writes the same numbers to results.json. The model is any CTC model, or one that writes text, such
+prints a table, and writes the same numbers to results.json and the transcripts to results.hypotheses.parquet, of which
+`hf-mlpl report` makes a page. The model is any CTC model, or one that writes text, such
 as Whisper; docs/teachers.md says how these differ. On several GPUs:
 
     accelerate launch -m hf_mlpl evaluate --model runs/final/model --data data/test.parquet --output results.json
@@ -32,6 +33,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..atomic import write_json
     from ..corpora.sources import sources_of
     from ..data.utterances import read_utterances
+    from ..evaluation.hypotheses import hypotheses_path
     from ..evaluation.scoring import evaluate_model
     from ..evaluation.tables import results_table
 
@@ -41,12 +43,13 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text not in seen])
     share = len(range(accelerator.process_index, len(dataset), accelerator.num_processes))
     with tqdm(total=share, unit=" utterances", disable=not accelerator.is_main_process) as progress:
+        transcripts = hypotheses_path(options.output)
         results = evaluate_model(
-            accelerator, model, processor, dataset, options.batch_seconds, options.num_workers, progress
+            accelerator, model, processor, dataset, options.batch_seconds, options.num_workers, progress, transcripts
         )
     if results is not None:  # in the main process
         settings = {"model": options.model, "revision": revision, "dtype": options.dtype, "data": options.data}
         settings |= {"sources": [asdict(source) for source in sources_of(options.data)]}
         write_json(options.output, {**settings, "unseen_in": options.unseen_in, **results})
         print(results_table(results))
-        print(f"results: {options.output}")
+        print(f"results: {options.output}; transcripts: {transcripts}")

@@ -7,6 +7,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -20,6 +21,7 @@ from ..data.drops import DropFile, blame_disk, describe_unusable
 from ..inference.recognition import transcriber
 from ..inference.unsharded import unsharded
 from .error_rate import RATES, mean_rate
+from .hypotheses import SCORES, write_hypotheses
 
 logger = logging.getLogger(__name__)
 
@@ -82,11 +84,16 @@ def evaluate_model(
     max_batch_seconds: float | None,
     num_workers: int | None = 0,
     progress: tqdm | None = None,
+    hypotheses_file: Path | None = None,
 ) -> dict | None:
     """Scores greedy transcripts of labelled utterances on all processes, and returns the results on the main one.
 
     An utterance whose audio cannot be read counts with an empty hypothesis, and in `results["unreadable"]`; the log
     has lines about the first few. `results["empty"]` counts empty transcripts of those that can be read.
+
+    Args:
+        hypotheses_file: Parquet file to write, with a row of `HYPOTHESIS_FEATURES` for each utterance, in the order
+            of the data set.
 
     Raises:
         ValueError: for utterances without text, and if most utterances, or all of ten or more of a language, cannot
@@ -94,7 +101,8 @@ def evaluate_model(
     """
     if missing := sum(text is None for text in dataset["text"][:]):
         raise ValueError(f"{missing} of {len(dataset)} utterances have no text to compare with")
-    share = dataset.select(range(accelerator.process_index, len(dataset), accelerator.num_processes))
+    numbers = range(accelerator.process_index, len(dataset), accelerator.num_processes)
+    share = dataset.select(numbers)
     model = accelerator.unwrap_model(model)
     decode = transcriber(model, processor, dataset)
     with unsharded(model):
@@ -106,8 +114,9 @@ def evaluate_model(
             logger.warning("%s; counted as an empty hypothesis", hypothesis.error)
         rows.append(
             {
-                "language": utterance["language"],
-                "text": utterance["text"],
+                "number": numbers[hypothesis.row],
+                **{name: utterance[name] for name in ("id", "audio", "language", "text")},
+                **{name: None if hypothesis.error else getattr(hypothesis, name) for name in SCORES},
                 "hypothesis": hypothesis.text,
                 "predicted_language": hypothesis.language,
                 "duration_seconds": utterance["duration_seconds"] if hypothesis.error else hypothesis.seconds,
@@ -119,6 +128,8 @@ def evaluate_model(
     _check_readable(rows)
     if not accelerator.is_main_process:
         return None
+    if hypotheses_file is not None:
+        write_hypotheses(sorted(rows, key=itemgetter("number")), hypotheses_file)
     unreadable = sum(row["error"] is not None for row in rows)
     return {**score(rows), "unreadable": unreadable, "empty": sum(not row["hypothesis"] for row in rows) - unreadable}
 

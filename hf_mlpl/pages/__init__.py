@@ -1,1 +1,1 @@
-"""Writes self-contained HTML pages: transcripts with sound, differences between texts, tables."""
+"""Writes self-contained HTML pages: transcripts with sound, differences between texts."""

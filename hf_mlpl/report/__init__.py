@@ -2,4 +2,12 @@
 
 from ..lazy import lazy_names
 
-__all__, __getattr__, __dir__ = lazy_names(__name__, {"run": "is_run run_report", "comparison": "comparison_report"})
+__all__, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "clips": "Clip read_clips",
+        "comparison": "comparison_report",
+        "label_set": "label_set_report",
+        "run": "is_run run_report",
+    },
+)

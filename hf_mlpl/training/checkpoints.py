@@ -129,7 +129,7 @@ class Checkpointer:
 
     def _begin_anew(self) -> None:
         """Removes the files of a run that ended before its first checkpoint; it may have had other settings."""
-        for name in ("metrics.jsonl", "results.json", "curves.png"):
+        for name in ("metrics.jsonl", "results.json", "results.hypotheses.parquet", "curves.png", "report.html"):
             (self.output_dir / name).unlink(missing_ok=True)
         if not has_settings(self.output_dir / "config.yaml", self.config):
             (self.output_dir / "run.json").unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from ..data.batches import SpeechBatch, micro_batch_seed
 from ..data.drops import DropFile
 from ..data.selection import DROPPED, select_for_training, select_unlabelled
 from ..data.utterances import read_utterances
+from ..evaluation.hypotheses import hypotheses_path
 from ..evaluation.scoring import evaluate_model
 from ..folder_lock import claimed
 from ..main_process import claimed_by_job, on_main_process
@@ -153,7 +154,14 @@ def _train(config: TrainingConfig) -> Path:
             if slimipl and (update % config.log_every == 0 or is_last):
                 _check_labels(slimipl.health.detect_collapse(), update, config, accelerator.is_main_process)
             if dev_set is not None and (update % config.eval_every == 0 or is_last):
-                results = evaluate_model(accelerator, model, processor, dev_set, config.max_batch_seconds)
+                results = evaluate_model(
+                    accelerator,
+                    model,
+                    processor,
+                    dev_set,
+                    config.max_batch_seconds,
+                    hypotheses_file=hypotheses_path(output_dir / "results.json"),
+                )
                 log.log_evaluation(update, results)
                 silence.judge_results(update, results)
                 record.write_evaluation(update, results)
