@@ -15,6 +15,9 @@
     # write the subtitles film.srt
     hf-mlpl transcribe --model runs/demo/final/model film.wav --format srt --output .
 
+    # write the page talk.html: the recording with its words, coloured by confidence; click one to hear it
+    hf-mlpl transcribe --model runs/demo/final/model talk.mp3 --format html --output .
+
     # write a TextGrid with the times of words for Praat or ELAN, and a CTM file for sclite
     hf-mlpl transcribe --model runs/demo/final/model talks --format textgrid --output out
     hf-mlpl transcribe --model runs/demo/final/model talks --format ctm > talks.ctm
@@ -48,8 +51,8 @@ from .inference import (
 )
 
 # The times that a format needs
-TIMES = {"srt": "char", "vtt": "char", "textgrid": "word", "ctm": "word"}
-OF_ONE_RECORDING = ("srt", "vtt", "textgrid")  # files of these formats; each line of a CTM file names its recording
+TIMES = {"srt": "char", "vtt": "char", "textgrid": "word", "ctm": "word", "html": "char"}
+OF_ONE_RECORDING = ("srt", "vtt", "textgrid", "html")  # each line of a CTM file names its recording
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -152,6 +155,10 @@ def _transcribe(recognize, recordings: list, options: argparse.Namespace) -> int
 
     timestamps = TIMES.get(options.format, options.timestamps)
     arguments = {} if timestamps is None else {"return_timestamps": timestamps}
+    if options.format == "html":
+        from ..inference.transcript_page import view_arguments  # which imports matplotlib
+
+        arguments = view_arguments(recognize)
     languages, failed = Counter(), 0
     with tqdm(total=len(recordings), unit="file", disable=None) as progress:  # None disables it without a terminal
         for recording in transcribe_recordings(recognize, recordings, options.batch_size, progress, **arguments):
@@ -169,11 +176,19 @@ def _transcribe(recognize, recordings: list, options: argparse.Namespace) -> int
 
 def _deliver(recording, options: argparse.Namespace, progress) -> str | None:
     """Prints or writes a transcript; returns the reason if it cannot be written."""
-    from ..inference.transcription import format_transcript
-
     to_stdout = options.output is None
+
+    def make() -> str:
+        if options.format == "html":
+            from ..inference.transcript_page import transcript_page
+
+            return transcript_page(recording, options.output)
+        from ..inference.transcription import format_transcript
+
+        return format_transcript(recording, options.format, options.timestamps is not None, with_name=to_stdout)
+
     return deliver(
-        lambda: format_transcript(recording, options.format, options.timestamps is not None, with_name=to_stdout),
+        make,
         f"{recording.name}: its transcript",
         None if to_stdout else recording.output_path(options.output, options.format),
         progress,

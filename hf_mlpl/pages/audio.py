@@ -11,7 +11,7 @@ import soxr
 
 # What MPEG-2 layer III has; 16 kHz is the rate of most models.
 RATE = 16_000
-# libsndfile divides the bit rates of the format evenly: 0.9 is 24 kbit/s at 16 kHz, of speech that is easy to follow.
+# libsndfile's compression levels of bit rates at 16 kHz, in kbit/s; at 24, speech is easy to follow.
 COMPRESSION = {24: 0.9, 16: 0.95, 8: 0.99}
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import geometric_mean
 
 import regex
 from markupsafe import Markup
@@ -108,8 +108,8 @@ def _continues(before: str, text: str) -> bool:
 
 
 def _join(parts: Sequence[Word]) -> Word:
-    known = [part.confidence for part in parts if part.confidence is not None]
-    confidence = math.exp(math.fsum(math.log(max(each, 1e-9)) for each in known) / len(known)) if known else None
+    known = [max(part.confidence, 1e-9) for part in parts if part.confidence is not None]
+    confidence = geometric_mean(known) if known else None
     text = "".join(part.text for part in parts)
     return Word(parts[0].gap, text, parts[0].start, parts[-1].end, confidence)
 
