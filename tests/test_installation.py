@@ -119,7 +119,7 @@ def test_no_text_sends_to_a_strangers_package():
     if listed.returncode != 0:
         pytest.skip("not a git checkout, so the project's own files cannot be told from what lies beside them")
     names = [name for name in listed.stdout.decode().split("\0") if name and name != "tests/test_installation.py"]
-    sends = re.compile(rb"""(pip|uv|pipx)[\s"',]+(install|add|run)\b[^\n|;&`]*?[\s"'\\]hf[-_]mlpl(?!\w)(?!\S* @ )""")
+    sends = re.compile(rb"""(pip|uv|pipx)[\s"',]+(install|add|run)\b[^\n|;&`#]*?[ "'\\]hf[-_]mlpl(?!\w)(?!\S* @ )""")
     assert sends.search(b'"pip install -U \\"hf-mlpl[peft]\\"') and sends.search(b"%pip install --quiet hf-mlpl")
     for path in (ROOT / name for name in names):
         found = sends.search(path.read_bytes()) if path.is_file() else None
