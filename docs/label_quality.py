@@ -35,7 +35,7 @@ def read_rates(page: Path) -> tuple[list[str], Rates]:
 @our_style()
 def draw(teachers: list[str], rates: Rates) -> str:
     """Returns an SVG image with a point and a range for each language and teacher."""
-    figure = new_figure(5.6, 3.6)
+    figure = new_figure(5, 3.4)
     axes = figure.subplots()
     for i, (teacher, color) in enumerate(zip(teachers, COLORS, strict=False)):
         for place, language in enumerate(rates):
