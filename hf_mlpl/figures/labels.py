@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 3  # of panels beside each other
 KEPT, ERRORS = COLORS[0], COLORS[3]
+MOST_POINTS = 80  # of a line
 STYLES = ("-", "--")  # of the conditions on one score
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # that `draw_score_ranges` draws
 
@@ -46,24 +48,19 @@ def draw_scores(panels: Sequence[ScorePanel]) -> Figure:
     """Draws for each score the histogram of labels, and what every threshold would keep."""
     figure, cells = _panels(len(panels), 3.2, 2.4)
     for axes, panel in zip(cells, panels, strict=True):
+        low, high = panel.edges[0], panel.edges[-1]
         axes.stairs(panel.labels, panel.edges, fill=True, color=GRAY, alpha=0.45)
+        inside = np.flatnonzero((panel.thresholds >= low) & (panel.thresholds <= high))
+        drawn = inside[:: max(len(inside) // MOST_POINTS, 1)]
         for style, (operator, kept) in zip(STYLES, panel.kept.items(), strict=False):
-            axes.plot(panel.thresholds, kept, color=KEPT, linestyle=style, label=operator)
+            axes.plot(panel.thresholds[drawn], kept[drawn], color=KEPT, linestyle=style, label=operator)
             if operator in panel.errors:
-                axes.plot(panel.thresholds, panel.errors[operator], color=ERRORS, linestyle=style)
-        low, high = _shown(panel)
+                axes.plot(panel.thresholds[drawn], panel.errors[operator][drawn], color=ERRORS, linestyle=style)
         axes.set(title=panel.name.replace("_", " "), ylabel="%", xlim=(low, high), ylim=(0, 103))
         if len(panel.kept) > 1:
             axes.legend(loc="center right", handlelength=1.6)
     _legend(figure, any(panel.errors for panel in panels))
     return figure
-
-
-def _shown(panel: ScorePanel) -> tuple[float, float]:
-    """Returns the ends of the bins that hold labels, with one more bin on each side."""
-    filled = np.flatnonzero(panel.labels)
-    first, last = (filled[0], filled[-1]) if len(filled) else (0, len(panel.labels) - 1)
-    return panel.edges[max(first - 1, 0)], panel.edges[min(last + 2, len(panel.edges) - 1)]
 
 
 def _legend(figure: Figure, with_errors: bool) -> None:
@@ -114,10 +111,9 @@ def draw_score_ranges(ranges: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """Draws the scores of many languages beside each other: thin lines hold 90 % of the labels, thick ones 50 %.
 
     Args:
-        ranges: by score, by language, the five values of `QUANTILES`; the languages of the first score come in its
-            order, from the top.
+        ranges: by score, by language, the five values of `QUANTILES`.
     """
-    languages = list(next(iter(ranges.values())))
+    languages = list(dict.fromkeys(chain.from_iterable(ranges.values())))
     places = {language: -number for number, language in enumerate(languages)}
     figure, cells = _panels(len(ranges), 3.2, 0.75 + 0.19 * len(languages), sharey=True)
     for axes, (score, values) in zip(cells, ranges.items(), strict=True):

@@ -33,6 +33,7 @@ OPERATORS = dict.fromkeys(SCORES, (">=",)) | {
 DIGITS = dict.fromkeys(SCORES, 3) | {"characters_per_second": 1, "compression_ratio": 2}
 # By which labels are ordered where it is not known how their scores follow the error rate, the best first
 PREFERRED = ("agreement", "mean_log_prob", "lowest_word_confidence", "language_probability", "no_speech_probability")
+MARGIN = 3  # thresholds on both sides of a histogram
 FEWEST_COMPARED = 50  # labels with a reference, of a language: fewer say little about its scores
 SHARES = np.arange(0.05, 1.001, 0.05)  # of the hours, at which error rates are compared
 
@@ -50,6 +51,12 @@ class Kept:
     edits: int
     characters: int
 
+    @classmethod
+    def of(cls, sums: np.ndarray) -> Kept:
+        """Returns the counts of sums (4,)."""
+        labels, hours, edits, characters = sums.tolist()
+        return cls(round(labels), hours, round(edits), round(characters))
+
     @property
     def cer(self) -> float | None:
         """Returns the character error rate; None without references."""
@@ -63,18 +70,25 @@ def thresholds(score: str) -> np.ndarray:
     return np.arange(low, high + 1) / scale  # as Python parses their decimals, to the last bit
 
 
+def condition(score: str, operator: str, number: int) -> str:
+    """Returns the condition with a threshold of this number, as a file of filters has it."""
+    return f"{score} {operator} {thresholds(score)[number]:.{DIGITS[score]}f}"
+
+
 class ThresholdCounts:
     """Counts the labels of one language, or of several, that have a text: filters drop empty ones by default.
 
     Attributes:
-        total: sums (4,) of all labels: their number, hours, edits and reference characters.
-        compared: number of labels with a reference.
+        everything: sums (4,) of all labels, also empty ones: their number, hours, edits and reference characters.
+        total: sums (4,) of those with a text.
+        compared: number of labels with a text and a reference.
         agreeing: sums (4,) of the labels that `language agrees` keeps.
         known: by score, sums (4,) of the labels that have it.
     """
 
     def __init__(self):
-        self.total, self.agreeing, self.compared, self.predicted = np.zeros(4), np.zeros(4), 0, 0
+        self.everything, self.total, self.agreeing = np.zeros(4), np.zeros(4), np.zeros(4)
+        self.compared, self.predicted = 0, 0
         self.known = {score: np.zeros(4) for score in SCORES}
         # By score and operator, sums (4, T + 1) of the labels between two thresholds
         self._sums = {
@@ -90,16 +104,15 @@ class ThresholdCounts:
             labels: columns `text`, `language`, `predicted_language`, `duration_seconds` and `SCORES`.
             references: N texts; null for labels without one.
         """
-        has_text = pc.greater(num_characters(labels["text"]), 0)
-        labels = labels.filter(has_text)
-        weights = np.ones((4, len(labels)))
-        weights[1] = labels["duration_seconds"].to_numpy() / 3600
-        if references is None:
-            weights[2:] = 0
-        else:
-            references = references.filter(has_text)
+        weights = np.zeros((4, len(labels)))
+        weights[0], weights[1] = 1, labels["duration_seconds"].to_numpy() / 3600
+        if references is not None:
             weights[2:] = edits_and_characters(labels["text"], references)
-            self.compared += len(references) - references.null_count
+        self.everything += weights.sum(axis=1)
+        has_text = pc.greater(num_characters(labels["text"]), 0)
+        labels, weights = labels.filter(has_text), weights[:, has_text.to_numpy()]
+        if references is not None:
+            self.compared += pc.sum(pc.and_(has_text, references.is_valid())).as_py() or 0
         self.total += weights.sum(axis=1)
         self.agreeing += weights[:, LabelFilter(LANGUAGE_AGREES).keeps(labels)].sum(axis=1)
         self.predicted += len(labels) - labels["predicted_language"].null_count
@@ -116,6 +129,7 @@ class ThresholdCounts:
 
     def add_counts(self, other: ThresholdCounts) -> None:
         """Adds the counts of another language."""
+        self.everything += other.everything
         self.total += other.total
         self.agreeing += other.agreeing
         self.compared += other.compared
@@ -136,39 +150,44 @@ class ThresholdCounts:
             return sums[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
         return sums.cumsum(axis=1)[:, :-1]
 
-    def kept_all(self) -> Kept:
-        """Returns the counts of all labels that have a text."""
-        return _kept(self.total)
+    def kept_at(self, score: str, operator: str, number: int) -> Kept:
+        """Returns what a threshold keeps, by its number among `thresholds`."""
+        return Kept.of(self.kept(score, operator)[:, number])
 
-    def kept_agreeing(self) -> Kept | None:
-        """Returns what `language agrees` keeps; None where no label has a predicted language."""
-        return _kept(self.agreeing) if self.predicted else None
-
-    def settings(self, score: str, operator: str, shares: Sequence[float]) -> Iterator[tuple[str, Kept]]:
-        """Yields conditions and what they keep: for each share of the hours, the strictest that keeps as much.
+    def settings(self, score: str, operator: str, shares: Sequence[float]) -> Iterator[int]:
+        """Yields numbers of thresholds: for each share of the hours, of the strictest that keeps as much.
 
         A share is left out where no threshold keeps as much, or the same one as for the share before.
         """
-        kept, values = self.kept(score, operator), thresholds(score)
-        before = None
+        hours, before = self.kept(score, operator)[1], None
         for share in shares:
-            enough = np.flatnonzero(kept[1] >= share * self.total[1] - 1e-9)
-            if len(enough) and (number := enough[-1] if operator == ">=" else enough[0]) != before:
-                before = number
-                yield f"{score} {operator} {values[number]:.{DIGITS[score]}f}", _kept(kept[:, number])
+            enough = np.flatnonzero(hours >= share * self.total[1] - 1e-9)
+            if len(enough) and (number := int(enough[-1 if operator == ">=" else 0])) != before:
+                yield (before := number)
 
-    def histogram(self, score: str) -> np.ndarray:
-        """Returns the numbers (BINS,) of labels in bins of equal width, the first and last with what lies outside."""
-        numbers = self._sums[score, OPERATORS[score][0]][0]
-        inside = numbers[1:-1].reshape(BINS, -1).sum(axis=1)
-        inside[[0, -1]] += numbers[[0, -1]]
-        return inside
+    def histogram(self, score: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the numbers (B,) of labels in bins of equal width, B <= 40, and the edges (B + 1,) of the bins.
+
+        The bins hold 99 % of the labels; the first and the last one hold what lies outside, too.
+        """
+        below, values = self._below(score), thresholds(score)
+        first, last = np.searchsorted(below, np.array([0.005, 0.995]) * below[-1])
+        first, last = max(first - MARGIN, 0), min(last + MARGIN, len(values) - 1)
+        step = -(-(last - first) // BINS)
+        bounds = np.unique(np.append(np.arange(first, last, step), last))
+        inside = below[bounds].copy()
+        inside[0], inside[-1] = 0, below[-1]
+        return np.diff(inside), values[bounds]
 
     def quantiles(self, score: str, shares: Sequence[float]) -> np.ndarray:
         """Returns the thresholds (Q,) below which shares of the labels that have the score lie."""
-        numbers = self._sums[score, OPERATORS[score][0]][0].cumsum()
-        places = np.searchsorted(numbers[:-1], np.asarray(shares) * numbers[-1])
-        return thresholds(score)[np.minimum(places, len(numbers) - 2)]
+        below = self._below(score)
+        places = np.searchsorted(below, np.asarray(shares) * below[-1])
+        return thresholds(score)[np.minimum(places, len(below) - 2)]
+
+    def _below(self, score: str) -> np.ndarray:
+        """Returns numbers (T + 1,) of labels below each threshold, and of all that have the score."""
+        return self._sums[score, OPERATORS[score][0]][0].cumsum()
 
     def error_rates(self, score: str, operator: str) -> np.ndarray:
         """Returns the error rates (S,) of the best labels by a score, at `SHARES` of all hours.
@@ -209,8 +228,3 @@ def best_order(languages: Sequence[ThresholdCounts]) -> tuple[tuple[str, str] | 
     usual = [key for key in candidates if key[0] in PREFERRED and known[key[0]] > labels / 2]
     usual.sort(key=lambda key: PREFERRED.index(key[0]))
     return next(iter([*usual, *candidates]), None), False
-
-
-def _kept(sums: np.ndarray) -> Kept:
-    labels, hours, edits, characters = sums.tolist()
-    return Kept(round(labels), hours, round(edits), round(characters))
