@@ -8,13 +8,18 @@ before it with the reason: `<!--- skip: next "needs a network" -->`. test_tutori
 import ast
 import json
 import re
+import runpy
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from sybil import Example
 
 from hf_mlpl.cli.main import NAMES, command_module, main
+from hf_mlpl.figures.svg import NAMESPACE
+from hf_mlpl.model import missing_model
 
 from .commands import ROOT, check_command, read_commands
 from .examples import CLIP, RELEASED, make_folder, of_docstrings, of_pages, push_released, run_examples
@@ -137,6 +142,47 @@ def test_a_wrong_example_fails(kind, text, folder, tmp_path, monkeypatch):
     document = (MARKDOWN if kind == "md" else DOCSTRINGS).parse(path)
     with pytest.raises((AssertionError, NameError, ValueError)):
         run_examples(document)
+
+
+def test_links_between_files_lead_somewhere():
+    pages = [*ALL_PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "recipes/README.md", "benchmarks/README.md"))]
+    broken = [
+        f"{page.name}: {target}"
+        for page in pages
+        for target in re.findall(r"(?:\]\(|src=\")([^)\s\"#:]+)(?=[)#\"])", page.read_text())
+        if not (page.parent / target).exists()
+    ]
+    assert not broken
+
+
+def texts_of(image: Path, kind: str | None = None) -> set[str]:
+    """Returns the texts of an SVG image, of all or one class."""
+    return {
+        text.text
+        for text in ElementTree.parse(image).iter(f"{{{NAMESPACE}}}text")
+        if kind in (None, text.get("class"))
+    }
+
+
+def test_the_picture_of_the_recipe_names_commands_that_exist():
+    commands = texts_of(ROOT / "docs" / "images" / "recipe.svg", "command")
+    assert len(commands) == 4
+    for command in commands:
+        check_command(command.split())
+
+
+def test_the_picture_of_labels_has_the_numbers_of_the_table():
+    script = runpy.run_path(str(ROOT / "docs" / "label_quality.py"))
+    teachers, rates = script["read_rates"](ROOT / "recipes" / "README.md")
+    means = {f"{mean:.1f}" for cells in rates.values() for mean, _, _ in cells}
+    assert len(means) > 12 and means | {*teachers, *rates} <= texts_of(ROOT / "docs" / "images" / "label_quality.svg")
+
+
+def test_one_figure_says_how_long_the_demo_takes():
+    files = "README.md CONTRIBUTING.md Makefile recipes/README.md recipes/demo/run.sh docs/index.md docs/results.md".split()
+    said = {name: re.findall(r"\b([\d:]+)\sminutes on (?:two|2)\b", (ROOT / name).read_text()) for name in files}
+    said["model"] = re.findall(r"`make demo` does in ([\d:]+) minutes", Path(missing_model.__file__).read_text())
+    assert all(said.values()) and len(set(chain(*said.values()))) == 1, said
 
 
 def test_the_tests_that_the_page_of_clients_names_exist():

@@ -29,7 +29,7 @@ SMALL += " num_workers=0 bf16=false gradient_checkpointing=false allow_collapsed
 MEASURED = "max_batch_seconds=3 micro_batches_per_update=1 bf16=false num_workers=0"
 MADE = {
     "transcripts": "transcripts/recording.srt transcripts/recording.json pages/recording.html",
-    "own_speech": "data/unlabelled.parquet runs/own_speech/final.json interviews/monday.TextGrid",
+    "own_speech": "runs/own_speech/final.json final.html labels.html interviews/monday.TextGrid",
     "publish": "runs/demo/final.json card.md labels.html joined.parquet",
     "from_flashlight": "released-model named-model runs/further/model for-flashlight/checkpoint.bin",
     "from_the_old_port": "converted/model.safetensors tokens-mine.lst runs/further/model",
@@ -66,7 +66,8 @@ def folder(tone_corpus, tone_data, tone_run, tone_labels, local_hub, tmp_path, m
     monkeypatch.chdir(folder)
     (folder / "recipes").symlink_to(ROOT / "recipes")
     shutil.copy("data/dev.parquet", "data/test.parquet")
-    shutil.copytree(tone_labels["sv-SE"], "labels/sv-SE")
+    for labels in ("labels/sv-SE", "runs/demo/labels/br"):
+        shutil.copytree(tone_labels["sv-SE"], labels)
     milliseconds = 1000 * audio_duration("recording.mp3")
     Path("recordings.lst").write_text(f"monday recording.mp3 {milliseconds} ab\n")
     settings = Path("runs/demo/final/config.yaml")
