@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .style import GRAY, PANEL, distinct_lines, legend_below, new_figure, our_style
+from .style import GRAY, PANEL, distinct_lines, legend_below, log_axis, new_figure, our_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,8 +33,7 @@ def draw_curves(rows: list[dict]) -> Figure:
     marker = "." if len(losses) == 1 else None
     left.plot(updates, values, color=GRAY, linewidth=1, marker=marker, label="training loss")
     left.set(xlabel="update", ylabel="training loss (gray)")
-    if any(row["loss"] > 0 for row in losses):
-        left.set_yscale("log")
+    log_axis(left, values)
     if evaluations := [row for row in rows if "dev" in row]:
         right = left.twinx()
         _draw_rates(right, evaluations, "cer")
@@ -71,18 +70,20 @@ def draw_lines(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], lab
     A line of more than 400 points shows the means of blocks of them.
 
     Args:
-        lines: updates and numbers of each, by name; the legend has the names if there are several.
+        lines: updates and numbers of each, by name; the legend has the names if there are several. One without any
+            is not drawn, and the others keep their colours.
         label: of the axis.
-        log: has a logarithmic axis, if all numbers are positive.
+        log: has a logarithmic axis where the numbers differ enough for it.
     """
     figure = new_figure(*PANEL)
     axes = figure.subplots()
     for (name, (updates, values)), style in zip(lines.items(), distinct_lines(len(lines)), strict=True):
-        axes.plot(thin(updates), thin(values), label=name, marker="." if len(updates) == 1 else None, **style)
+        if len(updates):
+            axes.plot(thin(updates), thin(values), label=name, marker="." if len(updates) == 1 else None, **style)
     axes.set(xlabel="update", ylabel=label)
     numbers = [value for _, values in lines.values() for value in values]
-    if log and min(numbers) > 0:
-        axes.set_yscale("log")
+    if log:
+        log_axis(axes, numbers)
     elif min(numbers) >= 0:
         axes.set_ylim(bottom=0)
     if len(lines) > 1:

@@ -29,6 +29,7 @@ class ShownUtterance:
     id: str
     tag: str
     difference: Markup
+    text: str
     remark: str
     audio: dict | None
     clip: Clip = Clip()
@@ -166,6 +167,7 @@ def _shown(row: dict) -> ShownUtterance:
         id=row["id"],
         tag=row["language"] if is_language_tag(row["language"]) else "",
         difference=difference(reference, hypothesis),
+        text=hypothesis,
         remark=", ".join([*parts, row["id"]]),
         audio=row["audio"],
     )
