@@ -72,17 +72,15 @@ def remarks(summary: dict) -> list[str]:
 def label_table(labels: Path) -> tuple[list[str], list[list]]:
     """Returns the names and the rows of a table of the least certain labels in a folder, the least certain first.
 
-    The first column is the id. Scores that no label has are left out.
+    The last column is the id. Scores that no label has are left out.
     """
-    columns = ["id", "language", "text", "duration_seconds"]
-    rows = pq.read_table(labels / "labels.parquet", columns=[*columns, *SCORES])
-    rows = rows.sort_by([("mean_log_prob", "ascending")]).slice(0, MOST_ROWS)
-    names = columns + [name for name in SCORES if rows[name].null_count < len(rows)]
-    rounded = [
-        [round(value, 3) if isinstance(value, float) else value for value in row.values()]
-        for row in rows.select(names).to_pylist()
+    table = pq.read_table(labels / "labels.parquet", columns=["text", "language", *SCORES, "duration_seconds", "id"])
+    table = table.sort_by([("mean_log_prob", "ascending")]).slice(0, MOST_ROWS)
+    table = table.select([name for name in table.column_names if table[name].null_count < len(table)])
+    rows = [
+        [round(value, 3) if isinstance(value, float) else value for value in row.values()] for row in table.to_pylist()
     ]
-    return names, rounded
+    return table.column_names, rows
 
 
 def clip(labels: Path, utterance: str) -> np.ndarray:

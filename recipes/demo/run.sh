@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.."
 low_resource="nl pt ro sv-SE"
 run=runs/demo
 launch="accelerate launch --config_file recipes/accelerate/multi_cpu.yaml --num_cpu_threads_per_process 1"
-source recipes/demo/steps.sh
+source recipes/demo/steps.sh recipes/demo/run.sh $run/logs
 
 transcribe() { # MODEL FOLDER: writes a page for a recording of several minutes in each low-resource language
     recordings=()
