@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..atomic import write_text
-    from ..report.run import is_run
+    from ..report.run_folder import is_run
 
     if missing := [path for path in options.paths if not path.exists()]:
         raise ValueError(f"{missing[0]}: no such file or folder; give the output_dir of a run, or labels")

@@ -1,10 +1,13 @@
-"""Draws the curves of training runs: losses and error rates over updates."""
+"""Draws the curves of training runs: losses, error rates and other numbers over updates."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .style import GRAY, distinct_lines, new_figure, our_style
+import numpy as np
+
+from .style import GRAY, PANEL, distinct_lines, legend_below, log_axis, new_figure, our_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
 
 MOST_NAMED = 12  # languages; if there are more, only the worst and the best are named
 NAMED = 5  # of the worst, and of the best
+MOST_POINTS = 400  # of a line
 
 
 @our_style()
@@ -29,28 +33,94 @@ def draw_curves(rows: list[dict]) -> Figure:
     marker = "." if len(losses) == 1 else None
     left.plot(updates, values, color=GRAY, linewidth=1, marker=marker, label="training loss")
     left.set(xlabel="update", ylabel="training loss (gray)")
-    if any(row["loss"] > 0 for row in losses):
-        left.set_yscale("log")
+    log_axis(left, values)
     if evaluations := [row for row in rows if "dev" in row]:
-        _draw_errors(left.twinx(), evaluations)
+        right = left.twinx()
+        _draw_rates(right, evaluations, "cer")
+        right.set_ylabel("dev CER, %")
+        right.spines["right"].set_visible(True)
         figure.legend(loc="outside right upper")
     return figure
 
 
-def _draw_errors(axes: Axes, evaluations: list[dict]) -> None:
-    last = evaluations[-1]["dev"]["languages"]
-    worst_first = sorted(last, key=lambda language: last[language]["cer"], reverse=True)
-    named = worst_first if len(last) <= MOST_NAMED else worst_first[:NAMED] + worst_first[-NAMED:]
-    lines = dict(zip(named, distinct_lines(len(named)), strict=True))
-    updates, rates = zip(*((row["update"], 100 * row["dev"]["macro"]["cer"]) for row in evaluations), strict=True)
-    axes.plot(updates, rates, "k", linewidth=3, marker="o", zorder=3, label=f"macro average {rates[-1]:.1f} %")
-    for language in worst_first:
-        scores = ((row["update"], row["dev"]["languages"].get(language)) for row in evaluations)
-        updates, rates = zip(*((update, 100 * score["cer"]) for update, score in scores if score), strict=True)
-        label, order = (f"{language} {rates[-1]:.1f} %", 2) if language in named else (None, 1)
-        line = lines.get(language, {"color": GRAY, "alpha": 0.5})
-        axes.plot(updates, rates, linewidth=0.8, marker=".", label=label, zorder=order, **line)
+@our_style()
+def draw_rates(evaluations: list[dict], rate: str, label: str) -> Figure:
+    """Draws a rate of all languages in percent over the updates, as `draw_curves` draws CER.
+
+    Args:
+        evaluations: rows of `metrics.jsonl` that have `dev`.
+        rate: its name in them, such as `cer`.
+        label: of the axis.
+    """
+    kept = evaluations
+    if len(evaluations) > MOST_POINTS:
+        kept = [evaluations[i] for i in np.linspace(0, len(evaluations) - 1, MOST_POINTS).round().astype(int)]
+    figure = new_figure(*PANEL)
+    axes = figure.subplots()
+    _draw_rates(axes, kept, rate)
+    axes.set(xlabel="update", ylabel=label)
+    legend_below(figure, axes)
+    return figure
+
+
+@our_style()
+def draw_lines(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], label: str, log: bool = False) -> Figure:
+    """Draws numbers over updates.
+
+    A line of more than 400 points shows the means of blocks of them.
+
+    Args:
+        lines: updates and numbers of each, by name; the legend has the names if there are several. One without any
+            is not drawn, and the others keep their colours.
+        label: of the axis.
+        log: has a logarithmic axis where the numbers differ enough for it.
+    """
+    figure = new_figure(*PANEL)
+    axes = figure.subplots()
+    for (name, (updates, values)), style in zip(lines.items(), distinct_lines(len(lines)), strict=True):
+        if len(updates):
+            axes.plot(thin(updates), thin(values), label=name, marker="." if len(updates) == 1 else None, **style)
+    axes.set(xlabel="update", ylabel=label)
+    numbers = [value for _, values in lines.values() for value in values]
+    if log:
+        log_axis(axes, numbers)
+    elif min(numbers) >= 0:
+        axes.set_ylim(bottom=0)
+    if len(lines) > 1:
+        legend_below(figure, axes)
+    return figure
+
+
+def thin(values: Sequence[float]) -> np.ndarray:
+    """Returns at most 400 numbers: the values, or means of blocks of them, which differ by one in their lengths."""
+    if len(values) <= MOST_POINTS:
+        return np.array(values, dtype=float)
+    return np.array([block.mean() for block in np.array_split(np.array(values, dtype=float), MOST_POINTS)])
+
+
+def _draw_rates(axes: Axes, evaluations: list[dict], rate: str) -> None:
+    """Draws a rate of the macro average and of each language; leaves out what is not known."""
+
+    def line(language: str | None) -> tuple[list[int], list[float]]:
+        """Returns the updates and the rates in percent of a language, or of the macro average."""
+        rows = ((row["update"], row["dev"]) for row in evaluations)
+        scores = [(update, dev["languages"].get(language) if language else dev["macro"]) for update, dev in rows]
+        known = [(update, 100 * row[rate]) for update, row in scores if row and row.get(rate) is not None]
+        return [update for update, _ in known], [value for _, value in known]
+
+    languages = {language: line(language) for row in evaluations for language in row["dev"]["languages"]}
+    last = {language: values[-1] for language, (_, values) in languages.items() if values}
+    highest_first = sorted(last, key=lambda language: (-last[language], language))
+    named = highest_first if len(last) <= MOST_NAMED else highest_first[:NAMED] + highest_first[-NAMED:]
+    styles = dict(zip(named, distinct_lines(len(named)), strict=True))
+    updates, values = line(None)
+    if values:
+        axes.plot(updates, values, "k", linewidth=3, marker="o", zorder=3, label=f"macro average {values[-1]:.1f} %")
+    for language in highest_first:
+        updates, values = languages[language]
+        label, order = (f"{language} {values[-1]:.1f} %", 2) if language in named else (None, 1)
+        style = styles.get(language, {"color": GRAY, "alpha": 0.5})
+        axes.plot(updates, values, linewidth=0.8, marker=".", label=label, zorder=order, **style)
     if unnamed := len(last) - len(named):
         axes.plot([], [], color=GRAY, alpha=0.5, marker=".", label=f"{unnamed} more between them")
-    axes.set(ylabel="dev CER, %", ylim=(0, None))
-    axes.spines["right"].set_visible(True)
+    axes.set_ylim(0, None)

@@ -271,7 +271,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
 
 
 def _pop_log_probs(model_outputs: list[dict]) -> torch.Tensor | None:
-    """Removes the log-probabilities (1, S) of pieces' labels; returns those of their middles (S,), if they have any."""
+    """Removes the log-probabilities (1, S) of pieces' labels; returns those of the middles (S,), if any."""
     middles = []
     for output in model_outputs:
         if (log_probs := output.pop("log_probs", None)) is not None:

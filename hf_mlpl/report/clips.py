@@ -11,7 +11,7 @@ import numpy as np
 
 from ..audio.reading import SAMPLING_RATE, AudioError, stream_audio
 from ..error_line import error_line
-from ..pages import audio_source
+from ..pages.audio import audio_source
 
 PAGE_BYTES = 9_500_000  # of a whole page, in UTF-8; pages stay below 10 MB
 LONGEST_SECONDS = 30.0  # of a clip: of longer recordings, only the beginning is embedded

@@ -8,28 +8,35 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
 import torch
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from ..corpora.locales import iso_code
 from ..corpora.sources import SYNTHETIC
-from ..error_line import error_line
 from ..evaluation.error_rate import RATES
 from ..evaluation.results import read_results
 from ..inference.loading import load_model
-from ..model.configuration_mlpl import MlplConfig, language_names
-from ..model.model_files import check_settings, dict_of, read_settings, text, whole
+from ..model.configuration_mlpl import language_names
 from ..model.modeling_mlpl import MlplForCTC
+from .run_files import (
+    data_name,
+    data_of_all_stages,
+    data_title,
+    format_hours,
+    is_ours,
+    read_run,
+    runs_of,
+    settings_text,
+    sources_of_run,
+    split_of,
+    spoken,
+    stage_lines,
+    tag_of,
+)
 
 TEMPLATES = Path(__file__).parent / "templates"
 PROGRAMS = {"flashlight": "flashlight", "mctct": "transformers' `MCTCTForCTC`"}
 TASK = "automatic-speech-recognition"
-# Settings of paths and of logging, and those that the card shows elsewhere
-NOT_SHOWN = frozenset(
-    "output_dir model tokens train dev unlabelled language languages log_every eval_every save_every num_workers "
-    "cache_gigabytes push_to_hub hub_private_repo license stage".split()
-)
 MANY_ERRORS = 0.5  # CER
 FEW_HOURS = 10  # of human transcripts
 WITHOUT_SPACES = frozenset("ja km lo my nan th yue zh".split())  # ISO codes of languages written without spaces
@@ -51,16 +58,16 @@ def model_card(
         ValueError: for a folder without a run, for results of other weights than its model's, and for two results of
             the same data.
     """
-    config, run = _read(run_dir)
-    _check_weights(run_dir, results)
+    config, run = read_run(run_dir)
+    check_weights(run_dir, results)
     dev_update = None
     if not results and (run_dir / "results.json").is_file():
         results = [read_results(run_dir / "results.json")]
         dev_update = results[0]["update"]
     repo_id = repo_id or config.get("push_to_hub")
-    name = repo_id.partition("/")[2] if repo_id else _tag(run)
+    name = repo_id.partition("/")[2] if repo_id else tag_of(run)
     languages = [run["language"]] if run["language"] else list(run["training_data"])
-    data = _data_of_all_stages(run)
+    data = data_of_all_stages(run)
     hour_kinds = {"human": "human transcripts", "pseudo": "pseudo-labels", "unlabelled": "slimIPL"}
     for kind in ("pseudo", "unlabelled"):
         if not any(row[kind] for row in data.values()):
@@ -72,27 +79,27 @@ def model_card(
         "model_card.md",
         _card_data(config, run, results, name, languages),
         title=name,
-        spoken=_spoken(languages),
+        spoken=spoken(languages),
         model_type=run["model"].get("type"),
-        is_ours=_is_ours(run),
+        is_ours=is_ours(run),
         has_adapters=bool(config.get("lora")) and not config["lora"]["merge"],
         parameters=run["model"]["parameters"],
-        stage=_tag(run),
+        stage=tag_of(run),
         updates=run["updates"],
         max_updates=config["max_updates"],
         model=repo_id or f"{output}/model",
-        results=[result | {"title": _data_title(result)} for result in results],
-        rates=[rate for rate in RATES if rate != "language_accuracy" or _is_ours(run)],
+        results=[result | {"title": data_title(result)} for result in results],
+        rates=[rate for rate in RATES if rate != "language_accuracy" or is_ours(run)],
         dev_update=dev_update,
         data=data,
         hour_kinds=hour_kinds,
-        hours=_hours,
+        hours=format_hours,
         iso_code=iso_code,
         dropped=", ".join(f"{count:,} ({reason})" for reason, count in run["dropped"].items()),
-        sources=_sources(run),
-        stages=_stage_lines(run),
+        sources=sources_of_run(run),
+        stages=stage_lines(run),
         sessions=run["sessions"],
-        settings=_settings(config),
+        settings=settings_text(config),
         curves=curves if (run_dir / "curves.png").is_file() else "",
         limits=list(_limits(run, results, data, languages)),
         card_license=config.get("license"),
@@ -145,40 +152,7 @@ def _render(
     return ModelCard.from_template(metadata, template_str=content.replace("{{ use }}", use.rstrip()), **fields)
 
 
-A_LIST = (lambda value: isinstance(value, list), "a list")
-# Fields of run.json that the card needs
-RUN_FIELDS = {
-    "stage": text(),
-    "language": text(or_null=True),
-    "updates": whole(0, 10**12),
-    "sessions": A_LIST,
-    "model": (lambda value: isinstance(value, dict) and "parameters" in value, "an object with parameters"),
-    "training_data": dict_of(dict, "objects"),
-    "unlabelled_hours": dict_of((int, float), "numbers"),
-    "dropped": dict_of(int, "numbers"),
-    "sources": A_LIST,
-    "started_from": (lambda value: value is None or isinstance(value, dict), "an object or null"),
-}
-
-
-def _read(run_dir: Path) -> tuple[dict, dict]:
-    """Reads and checks the settings and the record of a run."""
-    for name in ("config.yaml", "run.json"):
-        if not (run_dir / name).is_file():
-            raise ValueError(f"{run_dir}: has no {name}, of which a card is made; `hf-mlpl train` writes it")
-    run = read_settings(run_dir / "run.json")
-    check_settings(run_dir / "run.json", dict.fromkeys(RUN_FIELDS) | run, RUN_FIELDS)
-    file = run_dir / "config.yaml"
-    try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{file}: is not YAML in UTF-8 ({error_line(error)})") from error
-    if not isinstance(config, dict) or not {"output_dir", "max_updates"} <= config.keys():
-        raise ValueError(f"{file}: holds no settings of a run, or not all; `hf-mlpl train` writes them")
-    return config, run
-
-
-def _check_weights(run_dir: Path, results: Sequence[dict]) -> None:
+def check_weights(run_dir: Path, results: Sequence[dict]) -> None:
     """Raises a ValueError for results of other weights; results of a model on the Hub have no hash to compare."""
     hashes = {result["revision"].rpartition("@")[2]: result for result in results if "revision" in result}
     hashes = {digest: result for digest, result in hashes.items() if len(digest) < 40}  # a commit has 40 digits
@@ -208,30 +182,11 @@ def teacher_revision(model: PreTrainedModel, name: str) -> str:
     return f"{'/'.join(Path(name).resolve().parts[-2:])}@{digest.hexdigest()[:12]}"
 
 
-def _is_ours(run: dict) -> bool:
-    """Returns whether the model is of hf_mlpl's own type, as those of older versions all were."""
-    return run["model"].get("type", MlplConfig.model_type) == MlplConfig.model_type
-
-
-def _spoken(languages: Sequence[str]) -> str:
-    return languages[0] if len(languages) == 1 else f"{len(languages)} languages"
-
-
-def _tag(run: dict) -> str:
-    return f"{run['stage']}-{run['language']}" if run["language"] else run["stage"]
-
-
-def _runs(run: dict) -> list[dict]:
-    """Returns the known records of all runs in which a model was trained, the first run first."""
-    origin = run["started_from"]
-    return [*(_runs(origin["run"]) if origin and origin["run"] else ()), run]
-
-
 def _card_data(config: dict, run: dict, results: Sequence[dict], name: str, languages: Sequence[str]) -> ModelCardData:
-    origins = [stage["started_from"] for stage in _runs(run) if stage["started_from"]]
+    origins = [stage["started_from"] for stage in runs_of(run) if stage["started_from"]]
     on_hub = [origin["name"] for origin in origins if "/" in origin["name"]]
     hub_page = "https://huggingface.co/datasets/"
-    datasets = [url.removeprefix(hub_page) for _, _, url in _sources(run) if url and url.startswith(hub_page)]
+    datasets = [url.removeprefix(hub_page) for _, _, url in sources_of_run(run) if url and url.startswith(hub_page)]
     return ModelCardData(
         language=sorted(set(map(iso_code, languages))),
         license=config.get("license") or "unknown",
@@ -247,8 +202,8 @@ def _card_data(config: dict, run: dict, results: Sequence[dict], name: str, lang
 
 
 def _has_pseudo_labels(run: dict) -> bool:
-    hours = [data["pseudo_labelled_hours"] for stage in _runs(run) for data in stage["training_data"].values()]
-    return any(hours) or any(stage["unlabelled_hours"] for stage in _runs(run))
+    hours = [data["pseudo_labelled_hours"] for stage in runs_of(run) for data in stage["training_data"].values()]
+    return any(hours) or any(stage["unlabelled_hours"] for stage in runs_of(run))
 
 
 # Results
@@ -258,12 +213,12 @@ def _eval_results(results: Sequence[dict]) -> list[EvalResult]:
     """Returns error rates in percent; raises a `ValueError` for two results of one data set and language."""
     rates: list[EvalResult] = []
     for result in results:
-        name, split = _data_name(result), _split(result)
+        name, split = data_name(result), split_of(result)
         data_id = name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else re.sub(r"[^\w.]+", "-", name.lower()).strip("-")
         known = {(rate.dataset_type, rate.dataset_split, rate.dataset_config) for rate in rates}
         for language, scores in result["languages"].items():
             if (data_id, split, language) in known:
-                raise ValueError(f"two of the results are of {_data_title(result)}, {language}; give one of them")
+                raise ValueError(f"two of the results are of {data_title(result)}, {language}; give one of them")
             for metric in ("cer", "wer"):
                 if scores[metric] is not None:
                     rates.append(
@@ -282,84 +237,12 @@ def _eval_results(results: Sequence[dict]) -> list[EvalResult]:
     return rates
 
 
-def _data_name(result: dict) -> str:
-    """Returns the name of a test set: the sources of its speech, or its files if they are unknown."""
-    names = [source["name"] for source in result.get("sources", ())]
-    return " + ".join(names or [PurePath(path).name for path in result["data"]])
-
-
-def _split(result: dict) -> str:
-    split = "+".join(dict.fromkeys(PurePath(path).stem for path in result["data"]))
-    return f"{split}, sentences unseen in training" if result.get("unseen_in") else split
-
-
-def _data_title(result: dict) -> str:
-    return f"{_data_name(result)}: {_split(result)}" if result.get("sources") else _data_name(result)
-
-
-def _hours(hours: float) -> str:
-    return "< 0.01" if 0 < hours < 0.01 else f"{hours:,.2f}"
-
-
-# Training
-
-
-def _data_of_all_stages(run: dict) -> dict[str, dict]:
-    """Returns for each language the most `human`, `pseudo` and `unlabelled` hours of a stage, and all `teachers`."""
-    data: dict[str, dict] = {}
-    for stage in _runs(run):
-        for language in {**stage["training_data"], **stage["unlabelled_hours"]}:
-            row = data.setdefault(language, {"human": 0.0, "pseudo": 0.0, "unlabelled": 0.0, "teachers": []})
-            used = stage["training_data"].get(language, {})
-            row["human"] = max(row["human"], used.get("human_hours", 0))
-            row["pseudo"] = max(row["pseudo"], used.get("pseudo_labelled_hours", 0))
-            row["unlabelled"] = max(row["unlabelled"], stage["unlabelled_hours"].get(language, 0))
-            row["teachers"] = list(dict.fromkeys([*row["teachers"], *used.get("teachers", ())]))
-    return dict(sorted(data.items()))
-
-
-def _sources(run: dict) -> list[tuple[str, str, str | None]]:
-    """Returns name, licence and page of the sources of all stages, each once."""
-    sources = [source for stage in _runs(run) for source in stage["sources"]]
-    return list(dict.fromkeys((source["name"], source["license"], source["url"]) for source in sources))
-
-
-def _stage_lines(run: dict) -> list[str]:
-    """Returns a sentence for each run in which a model was trained, and for an origin without a record."""
-    origin, earlier, start = run["started_from"], [], "a new model"
-    if origin:
-        name = f"`{origin['name']}`" + (f" at `{origin['revision'][:12]}`" if origin["revision"] else "")
-        earlier = _stage_lines(origin["run"]) if origin["run"] else [f"{name}, whose training is not noted here."]
-        start = f"from {name}"
-    data = run["training_data"].values()
-    hours = {
-        "of human transcripts": sum(row["human_hours"] for row in data),
-        "of pseudo-labels": sum(row["pseudo_labelled_hours"] for row in data),
-        "that slimIPL labels on the way": sum(run["unlabelled_hours"].values()),
-    }
-    speech = ", ".join(f"{_hours(amount)} h {kind}" for kind, amount in hours.items() if amount)
-    languages = list(run["training_data"])
-    return [*earlier, f"`{_tag(run)}`: {start}, {run['updates']:,} updates on {speech}, in {_spoken(languages)}."]
-
-
-def _settings(config: dict) -> str:
-    """Returns as YAML the settings that influence the result, without those that are empty."""
-
-    def without_empty(value):
-        if isinstance(value, dict):
-            return {name: without_empty(inner) for name, inner in value.items() if inner not in (None, {}, [])}
-        return value
-
-    settings = without_empty({name: value for name, value in config.items() if name not in NOT_SHOWN})
-    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).strip()
-
-
 # Limits
 
 
 def _limits(run: dict, results: Sequence[dict], data: dict, languages: Sequence[str]) -> Iterator[str]:
     """Yields sentences about the weaknesses that the numbers show, and about missing information."""
-    if SYNTHETIC.name in {name for name, *_ in _sources(run)}:
+    if SYNTHETIC.name in {name for name, *_ in sources_of_run(run)}:
         yield "It has learned from synthetic speech; do not expect that it understands people."
     scored = [(language, scores["cer"]) for result in results for language, scores in result["languages"].items()]
     bad = sorted({language for language, cer in scored if cer is not None and cer > MANY_ERRORS})
@@ -375,11 +258,11 @@ def _limits(run: dict, results: Sequence[dict], data: dict, languages: Sequence[
         yield f"The WER says little about {', '.join(unspaced)}, written without spaces: look at the CER."
     if unreadable := sum(result.get("unreadable", 0) for result in results):
         yield f"Recordings that could not be read count as empty texts in the results; there are {unreadable:,}."
-    if unknown := [name for name, license, _ in _sources(run) if license == "unknown"]:
+    if unknown := [name for name, license, _ in sources_of_run(run) if license == "unknown"]:
         yield f"The licence of the speech it has learned from is not known: {', '.join(unknown)}."
     if _has_pseudo_labels(run):
         yield "Pseudo-labels repeat the mistakes of their teachers, most of all in names, numbers and foreign words."
-    letters = ", letter by letter" if _is_ours(run) else ""
+    letters = ", letter by letter" if is_ours(run) else ""
     yield f"It writes what it hears{letters}, without a language model: words may come out that do not exist."
     yield "In noise, in music and in languages that it does not know, it may write words that nobody has said."
 

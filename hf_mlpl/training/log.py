@@ -16,6 +16,7 @@ from ..ctc_models import CtcInterface
 from ..data.rows import durations_of
 from ..figures import draw_curves
 from ..training_config import TrainingConfig
+from .metrics import read_metrics
 
 
 class TrainingLog:
@@ -124,17 +125,5 @@ class TrainingLog:
     def _keep_rows_until(self, start: int) -> None:
         """Drops rows that an interrupted run wrote after its last checkpoint: they will be written again."""
         if self.path.exists():
-            self.rows = [row for row in self._read_rows() if row["update"] <= start] if start else []
+            self.rows = [row for row in read_metrics(self.path) if row["update"] <= start] if start else []
             write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
-
-    def _read_rows(self) -> list[dict]:
-        *lines, last = self.path.read_bytes().split(b"\n")
-        try:
-            rows = [json.loads(line) for line in lines]
-            is_intact = all(isinstance(row["update"], int) for row in rows)
-        except (ValueError, TypeError, KeyError):
-            is_intact = False
-        prefix = b'{"update": '  # of a last row whose writing was interrupted
-        if not is_intact or last[: len(prefix)] != prefix[: len(last)]:
-            raise ValueError(f"{self.path} is damaged; remove it to go on without the history of the updates before")
-        return rows

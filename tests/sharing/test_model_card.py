@@ -220,10 +220,10 @@ def test_results_of_other_weights_are_refused(tone_run, tmp_path):
 
 
 def test_a_folder_without_a_run(tmp_path, tone_run):
-    with pytest.raises(ValueError, match="has no config.yaml, of which a card is made"):
+    with pytest.raises(ValueError, match="has no config.yaml, which describes a run"):
         model_card(tmp_path)
     shutil.copy(tone_run / "config.yaml", tmp_path)
-    with pytest.raises(ValueError, match="has no run.json, of which a card is made"):
+    with pytest.raises(ValueError, match="has no run.json, which describes a run"):
         model_card(tmp_path)
 
 
