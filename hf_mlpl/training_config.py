@@ -21,6 +21,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .atomic import write_text
 from .error_line import error_line
+from .installation import install_command
 from .model.missing_model import may_be_ours
 
 PRESETS = ("tiny", "base", "large")  # of `MlplConfig`
@@ -199,7 +200,7 @@ class TrainingConfig:
             models with the feature encoder of wav2vec 2.0.
         freeze_encoder_updates: updates at the beginning that change the heads alone (fairseq's
             `freeze_finetune_updates`, 10,000 for wav2vec 2.0).
-        lora: fields of `LoraConfig`, or null for training all weights. Adapters need `pip install "hf-mlpl[peft]"`.
+        lora: fields of `LoraConfig`, or null for training all weights. Adapters need the extra `peft`.
         spec_augment: fields of `SpecAugmentConfig`, or null for none.
         waveform_augment: fields of `WaveformAugmentConfig`, or null for none.
         slimipl: fields of `SlimIplConfig`, or null for training on labelled speech alone.
@@ -319,7 +320,7 @@ class TrainingConfig:
                 f"{names[0]} is set and model is {self.model}, a new one; give a trained model, or leave it out"
             )
         if self.lora and find_spec("peft") is None:
-            raise ValueError('lora is set and peft is not installed; `pip install "hf-mlpl[peft]"` installs it')
+            raise ValueError(f"lora is set, which needs peft; it comes with {install_command('peft')}")
         if self.lora and self.freeze_feature_encoder is False:
             raise ValueError(
                 "freeze_feature_encoder is False, and lora freezes the whole encoder; leave out one of them"

@@ -15,6 +15,7 @@ import soundfile
 from transformers.utils import logging
 
 from ..error_line import reason
+from ..installation import install_command
 from .header_lengths import length_patch, lost_in_wav
 from .mp3_frames import mp3_parts, starts_as_mp3
 from .ogg_pages import ogg_parts, one_stream
@@ -330,8 +331,8 @@ def _open_decoder(file: SeekableFile, part: Part, name: str) -> SndfileDecoder |
             raise AudioError(f"{name}: {NOT_AUDIO_OR_DAMAGED}") from error
         if not HAS_AV:
             raise AudioError(
-                f"{name}: {NOT_AUDIO} by libsndfile, or is damaged; for m4a, mp4, webm, aac and "
-                "amr `pip install av`, or convert it: ffmpeg -i INPUT OUTPUT.wav"
+                f"{name}: {NOT_AUDIO} by libsndfile, or is damaged; m4a, mp4, webm, aac and amr need av, which comes "
+                f"with {install_command('av')}; or convert it: ffmpeg -i INPUT OUTPUT.wav"
             ) from error
     try:
         return AvDecoder(DecoderSource(file, 0, file.seek(0, os.SEEK_END)), form)

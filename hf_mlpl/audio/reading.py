@@ -55,7 +55,7 @@ def load_audio(audio: Audio, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
     """Returns mono samples (N,) of a recording in fp32, N > 0.
 
     libsndfile decodes wav, flac, mp3, ogg (vorbis, opus) and more formats; FFmpeg decodes m4a, mp4, webm, aac and more
-    where PyAV is installed (`pip install av`). The format is found by the content, not by the file's name.
+    where PyAV is installed (the extra `av`). The format is found by the content, not by the file's name.
 
     Channels are averaged, and other rates are resampled (soxr, high quality), block by block: memory holds little but
     the result. A file is read to its end, whatever length its header gives, and so are all parts of mp3 or ogg files

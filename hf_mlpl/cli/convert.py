@@ -17,7 +17,7 @@
     # to a checkpoint.bin that the original program reads, and its tokens file
     hf-mlpl convert --to flashlight --checkpoint runs/demo/final/model --output for-flashlight
 
-    # to a graph for onnxruntime, which needs no PyTorch (pip install "hf-mlpl[onnx]")
+    # to a graph for onnxruntime, which needs no PyTorch (conversion needs the extra onnx)
     hf-mlpl convert --to onnx --checkpoint runs/demo/final/model --output onnx
 
 `hf-mlpl transcribe --model` and transformers' `pipeline` load a model folder. The output folder appears only when it

@@ -16,6 +16,7 @@ COMMANDS = {  # as `hf-mlpl --help` lists them
     "transcribe and evaluate": {
         "transcribe": "transcribe audio and identify its language",
         "align": "find when each word of a known text is spoken",
+        "app": "show a model in a browser: record or drop speech, and hear its transcript",
         "serve": "answer HTTP requests for transcripts, as OpenAI's API does",
         "evaluate": "measure a model's CER and WER for each language",
         "compare": "show the results of several models side by side",

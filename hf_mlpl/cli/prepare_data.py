@@ -30,7 +30,7 @@ speech, and describes them in these files:
     quarantine.tsv            audio that cannot be used, and why
 
 Recordings of more than 35 s are too long for training, and are named in report.txt. --segment vad cuts those without a
-text at their pauses into utterances (pip install "hf-mlpl[vad]"); --segment model finds the pauses with a model.
+text at their pauses into utterances (needs the extra vad); --segment model finds the pauses with a model.
 
 Every run tries all audio again, unless --skip quarantine.tsv leaves out the audio in that list, to which you may add
 lines. If a table or an archive is missing or damaged, a line says so, and everything else is prepared.

@@ -1,4 +1,4 @@
-"""Serves a model as OpenAI's API for transcription does (pip install "hf-mlpl[app]").
+"""Serves a model as OpenAI's API for transcription does (needs the extra serve).
 
     # listen on http://127.0.0.1:8000
     hf-mlpl serve --model runs/demo/final/model

@@ -7,7 +7,7 @@
     hf-mlpl train recipes/demo/final.yaml model=speechbrain/m-ctc-t-large tokens=tokens-all.lst "languages=[nn-NO]"
 
     # adapt a CTC model, or an encoder, of any architecture of transformers, with a higher learning rate for the head;
-    # or train adapters of it (pip install "hf-mlpl[peft]"), which are added to the weights of the result
+    # or train adapters of it (needs the extra peft), which are added to the weights of the result
     hf-mlpl train my.yaml model=facebook/wav2vec2-xls-r-300m tokens=tokens-all.lst optimizer=adamw \\
         schedule=tri-stage learning_rate=5e-5 head_learning_rate=1e-3 freeze_encoder_updates=1000
     hf-mlpl train my.yaml model=facebook/w2v-bert-2.0 tokens=tokens-all.lst optimizer=adamw \\

@@ -22,7 +22,7 @@
     hf-mlpl transcribe --model runs/demo/final/model talks --format textgrid --output out
     hf-mlpl transcribe --model runs/demo/final/model talks --format ctm > talks.ctm
 
-    # use beam search with an n-gram language model of one language (pip install "hf-mlpl[lm]")
+    # use beam search with an n-gram language model of one language (needs the extra lm)
     hf-mlpl transcribe --model runs/demo/final/model --lm swedish.arpa --lm-weight 0.8 recording.mp3
 
 Recordings may have any sampling rate and length. Those of more than 35 s are transcribed in overlapping pieces, so

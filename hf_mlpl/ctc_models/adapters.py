@@ -15,6 +15,7 @@ from transformers import AutoModelForCTC, PreTrainedModel
 from transformers.utils.hub import extract_commit_hash
 
 from ..error_line import error_line
+from ..installation import install_command
 from ..model.configuration_mlpl import MlplConfig
 from ..model.missing_model import check_model
 from ..model.model_files import check_settings, find_file, read_settings, text
@@ -118,9 +119,7 @@ def merge_adapters(
         ValueError: for adapters that cannot be loaded, or without `peft`.
     """
     if find_spec("peft") is None:
-        raise ValueError(
-            f'{name}: holds adapters, and peft is not installed; `pip install "hf-mlpl[peft]"` installs it'
-        )
+        raise ValueError(f"{name}: holds adapters, which need peft; it comes with {install_command('peft')}")
     import peft
 
     if find_file(name, WEIGHTS) is None:

@@ -12,6 +12,7 @@ from itertools import dropwhile, takewhile
 import torch
 
 from ..error_line import error_line
+from ..installation import install_command
 from ..model.text import WORD_BOUNDARY
 from ..model.tokenization_mlpl import MlplTokenizer
 
@@ -20,7 +21,7 @@ try:
     from flashlight.lib.text.decoder.kenlm import KenLM
     from flashlight.lib.text.dictionary import Dictionary
 except ImportError as error:
-    raise ImportError('beam search needs flashlight-text, which comes with pip install "hf-mlpl[lm]"') from error
+    raise ImportError(f"beam search needs flashlight-text, which comes with {install_command('lm')}") from error
 
 logger = logging.getLogger(__name__)
 

@@ -10,13 +10,14 @@ from torch import nn
 from torch.export import Dim
 
 from ..atomic import atomic_write
+from ..installation import install_command
 from ..model.modeling_mlpl import MlplForCTC
 from ..model.processing_mlpl import MlplProcessor
 
 try:
     import onnxscript  # noqa: F401 - torch.onnx.export writes graphs with it
 except ImportError as error:
-    raise ImportError('export to ONNX needs onnxscript, which comes with pip install "hf-mlpl[onnx]"') from error
+    raise ImportError(f"export to ONNX needs onnxscript, which comes with {install_command('onnx')}") from error
 
 
 class _InferenceGraph(nn.Module):

@@ -1,7 +1,7 @@
 """Configures the model: its sizes, its languages by name, and the arithmetic of its frames."""
 
-# Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
-# `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
+# Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `import hf_mlpl` where hf_mlpl is
+# installed; or pass `trust_remote_code=True`, with which transformers runs the copies.
 
 # Without `from __future__ import annotations`: `strict` checks the types of fields, and cannot where they are strings.
 import math

@@ -1,7 +1,7 @@
 """Computes the original program's log-mel features from waveforms."""
 
-# Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
-# `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
+# Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `import hf_mlpl` where hf_mlpl is
+# installed; or pass `trust_remote_code=True`, with which transformers runs the copies.
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ for single utterances; the original's results in a batch depend on padding, ours
 Shapes: B batch, T feature frames (10 ms), F mel bins, S output frames (30 ms), D hidden size, H heads, V classes.
 """
 
-# Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
-# `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
+# Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `import hf_mlpl` where hf_mlpl is
+# installed; or pass `trust_remote_code=True`, with which transformers runs the copies.
 
 from __future__ import annotations
 

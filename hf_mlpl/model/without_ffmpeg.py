@@ -1,7 +1,7 @@
 """Makes transformers' pipeline say what to install if it is given a path without ffmpeg and without hf_mlpl."""
 
-# Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `pip install hf-mlpl` and
-# `import hf_mlpl`; or pass `trust_remote_code=True`, with which transformers runs the copies.
+# Part of hf_mlpl, and copied into every saved model folder. To load such a folder, `import hf_mlpl` where hf_mlpl is
+# installed; or pass `trust_remote_code=True`, with which transformers runs the copies.
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def explain_missing_ffmpeg() -> None:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
             raise ValueError(
-                "files are read by ffmpeg, which is not installed, or by hf_mlpl, which does not need it: "
-                "`pip install hf-mlpl` and `import hf_mlpl` before making the pipeline; arrays of samples need neither"
+                "files are read by ffmpeg, which is not installed, or by hf_mlpl, which does not need it: `import "
+                "hf_mlpl`, once installed, before making the pipeline; arrays of samples need neither"
             ) from error
 
     pipeline.ffmpeg_read = ffmpeg_read

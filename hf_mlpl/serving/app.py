@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
+from ..installation import install_command
+
 try:
     from python_multipart.exceptions import FormParserError
     from starlette.applications import Starlette
@@ -19,7 +21,7 @@ try:
     from starlette.routing import Route
     from starlette.types import Message, Receive
 except ImportError as error:
-    raise ImportError(f'the server needs {error.name}, which comes with pip install "hf-mlpl[app]"') from error
+    raise ImportError(f"the server needs {error.name}, which comes with {install_command('serve')}") from error
 
 from ..audio.decoders import AudioError
 from ..audio.parts import Section

@@ -6,10 +6,12 @@ import logging
 import signal
 import socket
 
+from ..installation import install_command
+
 try:
     import uvicorn
 except ImportError as error:
-    raise ImportError(f'the server needs {error.name}, which comes with pip install "hf-mlpl[app]"') from error
+    raise ImportError(f"the server needs {error.name}, which comes with {install_command('serve')}") from error
 
 from ..error_line import reason
 

@@ -16,6 +16,7 @@ from ..corpora.sources import SYNTHETIC
 from ..evaluation.error_rate import RATES
 from ..evaluation.results import read_results
 from ..inference.loading import load_model
+from ..installation import published_requirement
 from ..model.configuration_mlpl import language_names
 from ..model.modeling_mlpl import MlplForCTC
 from .run_files import (
@@ -148,7 +149,7 @@ def _render(
 ) -> ModelCard:
     names = (template, "use_adapters.md" if has_adapters else "use.md" if is_ours else "use_transformers.md")
     content, use = ((TEMPLATES / name).read_text(encoding="utf-8") for name in names)
-    fields["is_ours"] = is_ours
+    fields |= {"is_ours": is_ours, "requirement": published_requirement("peft" if has_adapters else "")}
     return ModelCard.from_template(metadata, template_str=content.replace("{{ use }}", use.rstrip()), **fields)
 
 

@@ -57,7 +57,7 @@ def test_one_beam_is_greedy_decoding(processor, decoder, emissions):
 
 
 def test_many_beams_are_those_of_our_beam_search(processor, decoder, emissions):
-    pytest.importorskip("flashlight.lib.text", reason='needs pip install "hf-mlpl[lm]"')
+    pytest.importorskip("flashlight.lib.text", reason="needs the extra lm")
     from hf_mlpl.inference.beam_search import BeamSearchDecoder
 
     ours = BeamSearchDecoder(processor.tokenizer, beam_size=100)

@@ -32,6 +32,7 @@ from hf_mlpl.corpora.preparation.report import PlottedRecording, plot_recording
 from hf_mlpl.data.selection import select_unlabelled
 from hf_mlpl.data.utterances import read_utterances
 from hf_mlpl.inference.blank_detector import NEIGHBOURS, BlankDetector, _load
+from hf_mlpl.installation import install_command
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
 
@@ -130,7 +131,7 @@ def test_limits_of_utterances():
 
 def test_silero_in_blocks_is_silero():
     """Compares with the package's own functions, for many frames and for one at a time."""
-    silero_vad = pytest.importorskip("silero_vad", reason='needs pip install "hf-mlpl[vad]"')
+    silero_vad = pytest.importorskip("silero_vad", reason="needs the extra vad")
     from hf_mlpl.corpora.preparation.voice_activity import SileroDetector
 
     threads, rng = torch.get_num_threads(), np.random.default_rng(0)
@@ -161,7 +162,7 @@ def clips(folder: Path, rng: np.random.Generator, count: int) -> list[np.ndarray
 
 def test_boundaries_of_human_speech(shared):
     """Finds numbers of six digits that people say, with silence of known places between them."""
-    pytest.importorskip("silero_vad", reason='needs pip install "hf-mlpl[vad]"')
+    pytest.importorskip("silero_vad", reason="needs the extra vad")
     from hf_mlpl.corpora.preparation.voice_activity import SileroDetector
 
     if not (shared / "speech").is_dir():
@@ -484,7 +485,7 @@ def test_what_the_command_refuses(talks, tmp_path, monkeypatch, capfd, error_of)
     assert refused.startswith(f"{tmp_path / 'none'}: no such folder, and no reachable model on the Hub; ")
     monkeypatch.setattr("hf_mlpl.corpora.preparation.voice_activity.find_spec", lambda name: None)
     voice_activity._session.cache_clear()
-    assert 'come with pip install "hf-mlpl[vad]"' in error_of("prepare_data.py", *given[1:], "vad")
+    assert f"come with {install_command('vad')}; " in error_of("prepare_data.py", *given[1:], "vad")
     assert not (tmp_path / "data").exists()
 
 
@@ -492,7 +493,7 @@ def test_what_the_command_refuses(talks, tmp_path, monkeypatch, capfd, error_of)
 @pytest.mark.parametrize("segment", ["vad", "model"])
 def test_from_long_recordings_to_labels_and_slimipl(segment, shared, tone_run, tone_data, tmp_path):
     """Takes what people say for the language of a model that has learned tones."""
-    pytest.importorskip("silero_vad", reason='needs pip install "hf-mlpl[vad]"')
+    pytest.importorskip("silero_vad", reason="needs the extra vad")
     folder = shared / "speech" / "en-fsdd"
     if not folder.is_dir():
         pytest.skip("the folder ../shared/speech (recordings of people) is missing")

@@ -17,6 +17,7 @@ from hf_mlpl.corpora.reading import ReadingReport
 from hf_mlpl.data.utterances import read_utterances
 from hf_mlpl.inference.subtitles import to_srt, to_vtt
 from hf_mlpl.inference.tiers import Interval, to_textgrid
+from hf_mlpl.installation import install_command
 
 RATE = 8_000
 
@@ -428,9 +429,8 @@ def test_subtitles_need_an_extra(tmp_path, monkeypatch, capsys):
     path.rename(path.with_suffix(".srt"))
     capsys.readouterr()
     assert main(command) == 1
-    assert 'a.srt: subtitles are read by webvtt-py, which comes with pip install "hf-mlpl[annotations]"' in (
-        capsys.readouterr().err
-    )
+    line = f"a.srt: subtitles are read by webvtt-py, which comes with {install_command('annotations')}; there is"
+    assert line in capsys.readouterr().err
 
 
 def test_damaged_subtitles_cost_their_recording(tmp_path):

@@ -24,8 +24,9 @@ from hf_mlpl.cli.main import main
 from hf_mlpl.inference.pieces import cut
 from hf_mlpl.model.text import write_tokens
 
-pytest.importorskip("flashlight.lib.text", reason='beam search needs flashlight-text: pip install "hf-mlpl[lm]"')
+pytest.importorskip("flashlight.lib.text", reason="needs the extra lm")
 from hf_mlpl.inference.beam_search import BeamSearchDecoder  # noqa: E402
+from hf_mlpl.installation import install_command
 
 SEEDS = range(7, 12)
 
@@ -447,7 +448,7 @@ def test_without_the_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "hf_mlpl.inference.beam_search")
     with pytest.raises(ImportError) as error:
         importlib.import_module("hf_mlpl.inference.beam_search")
-    assert str(error.value) == 'beam search needs flashlight-text, which comes with pip install "hf-mlpl[lm]"'
+    assert str(error.value) == f"beam search needs flashlight-text, which comes with {install_command('lm')}"
 
 
 @pytest.fixture(scope="module")
@@ -589,5 +590,5 @@ def test_transcribe_refuses_files_that_are_not_language_models(transcribe, tmp_p
     monkeypatch.setitem(sys.modules, "flashlight.lib.text.decoder", None)
     monkeypatch.delitem(sys.modules, "hf_mlpl.inference.beam_search")
     assert transcribe("--lm", text)[2] == (
-        'error: beam search needs flashlight-text, which comes with pip install "hf-mlpl[lm]"\n'
+        f"error: beam search needs flashlight-text, which comes with {install_command('lm')}\n"
     )

@@ -15,6 +15,7 @@ from transformers import AutoModelForCTC, Wav2Vec2Config, Wav2Vec2ForCTC, pipeli
 from hf_mlpl import MlplForCTC, MlplProcessor
 from hf_mlpl.cli.main import main
 from hf_mlpl.inference.loading import load_model
+from hf_mlpl.installation import install_command
 
 from ..model.test_golden import printed_letters
 from ..port_folder import save_port
@@ -173,8 +174,8 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_the_printed_program_runs_an_onnx_export(tmp_path, capsys):
     """And a model in half precision becomes float32, as the features are."""
-    pytest.importorskip("onnxscript", reason='needs pip install "hf-mlpl[onnx]"')
-    pytest.importorskip("onnxruntime", reason='needs pip install "hf-mlpl[onnx]"')
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     source, folder = save_folder(tmp_path / "model", ["de", "sl"]), tmp_path / "onnx"
     AutoModelForCTC.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(source)
     expected = pipeline("automatic-speech-recognition", model=str(source), dtype="float32")(sweep(3))["text"]
@@ -191,7 +192,7 @@ def test_onnx_without_the_extra(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     monkeypatch.delitem(sys.modules, "hf_mlpl.interop.onnx", raising=False)
     assert main(["convert", "--to=onnx", "--checkpoint", "a-model", "--output", str(tmp_path / "onnx")]) == 1
-    line = 'error: export to ONNX needs onnxscript, which comes with pip install "hf-mlpl[onnx]"\n'
+    line = f"error: export to ONNX needs onnxscript, which comes with {install_command('onnx')}\n"
     assert capsys.readouterr().err == line
 
 

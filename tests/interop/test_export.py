@@ -114,7 +114,7 @@ def test_an_exported_program_works_at_other_lengths():
 def onnx_export():
     """`export_onnx`, and the runtime that its files are checked with."""
     for name in ("onnxscript", "onnxruntime"):
-        pytest.importorskip(name, reason=f"{name} is not installed; pip install 'hf-mlpl[onnx]'")
+        pytest.importorskip(name, reason="needs the extra onnx")
     from hf_mlpl.interop.onnx import export_onnx
 
     return export_onnx

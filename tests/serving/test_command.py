@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from hf_mlpl.installation import install_command
+
 from ..commands import run_command
 from ..random_model import LANGUAGES, save_folder
 
@@ -51,9 +53,8 @@ def test_options_that_cannot_be_are_refused(arguments, words, capsys):
 def test_a_missing_extra_is_named(error_of, monkeypatch):
     monkeypatch.delitem(sys.modules, "hf_mlpl.serving.server", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert error_of("serve", "--model", "x") == (
-        'the server needs uvicorn, which comes with pip install "hf-mlpl[app]"'
-    )
+    line = f"the server needs uvicorn, which comes with {install_command('serve')}"
+    assert error_of("serve", "--model", "x") == line
 
 
 def test_it_says_where_it_listens_and_what_to_try(monkeypatch, tmp_path, capsys):

@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from ...audio.reading import SAMPLING_RATE
+from ...installation import install_command
 
 FRAME, CONTEXT = 512, 64  # samples of a frame, and samples before it that the model sees too
 STATE = (1, 1, 128)  # shape of the two states of its LSTM
@@ -62,8 +63,8 @@ def _session():
     graph = Path(package.submodule_search_locations[0], "data", GRAPH) if package else None
     if graph is None or not graph.is_file() or find_spec("onnxruntime") is None:
         raise ImportError(
-            'detecting speech needs silero-vad >= 6.2.3 and onnxruntime, which come with pip install "hf-mlpl[vad]"; '
-            "`--segment model` needs neither"
+            "detecting speech needs silero-vad >= 6.2.3 and onnxruntime, which come with "
+            f"{install_command('vad')}; `--segment model` needs neither"
         )
     import onnxruntime
 

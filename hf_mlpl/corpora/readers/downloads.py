@@ -20,6 +20,7 @@ from huggingface_hub.utils import get_session
 
 from ...error_line import error_line
 from ...folder_lock import claimed_file
+from ...installation import install_command
 from ..locales import to_locale
 from .librispeech import librispeech_splits
 from .voxpopuli import CODES, SUBSETS
@@ -89,8 +90,8 @@ def download_release(dataset_id: str, folder: str | os.PathLike) -> Path:
         import datacollective
     except ImportError as error:
         raise ValueError(
-            f'{page}: downloading it needs a package: pip install "hf-mlpl[datacollective]"; or download the archive '
-            "in a browser, and give its path"
+            f"{page}: downloading it needs datacollective, which comes with {install_command('datacollective')}; or "
+            "download the archive in a browser, and give its path"
         ) from error
     if not os.environ.get("MDC_API_KEY"):
         raise ValueError(f"{page}: set MDC_API_KEY to the key of your account, from its profile page")

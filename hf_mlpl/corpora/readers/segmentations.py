@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
+from ...installation import install_command
 from ..reading import RowError
 from ..recordings import fold_name
 from ..tables import read_text
@@ -296,7 +297,7 @@ def _read_subtitles(path: Path, suffix: str, encoding: str | None) -> Iterator[I
         from webvtt import WebVTT
         from webvtt.errors import MalformedCaptionError, MalformedFileError
     except ImportError as error:
-        message = f'{path}: subtitles are read by webvtt-py, which comes with pip install "hf-mlpl[annotations]"'
+        message = f"{path}: subtitles are read by webvtt-py, which comes with {install_command('annotations')}"
         raise ImportError(message) from error
     text = read_text(path, encoding)
     try:

@@ -29,6 +29,7 @@ from cffi import FFI
 from tqdm import tqdm
 
 from ...atomic import write_json
+from ...installation import install_command
 from ..readers.voxpopuli import CODES
 from ..sources import SYNTHETIC
 
@@ -39,7 +40,7 @@ try:
     from .sentences import DEMO_LANGUAGES, sentences
 except ImportError as error:
     raise ImportError(
-        f'the demo corpus needs the package {error.name!r}, which is missing: pip install "hf-mlpl[demo]"'
+        f"the demo corpus needs the package {error.name!r}, which comes with {install_command('demo')}"
     ) from error
 
 # VoxPopuli's codes are the first two letters of Common Voice's.

@@ -1,0 +1,16 @@
+"""Serves the page of the app until a signal ends it."""
+
+from __future__ import annotations
+
+import socket
+
+import gradio as gr
+from fastapi import FastAPI
+
+from ..serving.server import run_server
+from .page import appearance
+
+
+def serve_app(page: gr.Blocks, server: socket.socket) -> None:
+    """Answers requests on a socket that listens, until SIGTERM or SIGINT."""
+    run_server(gr.mount_gradio_app(FastAPI(), page, path="/", **appearance()), server)
