@@ -10,7 +10,6 @@ import json
 import re
 import runpy
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,7 +18,6 @@ from sybil import Example
 
 from hf_mlpl.cli.main import NAMES, command_module, main
 from hf_mlpl.figures.svg import NAMESPACE
-from hf_mlpl.model import missing_model
 
 from .commands import ROOT, check_command, read_commands
 from .examples import CLIP, RELEASED, make_folder, of_docstrings, of_pages, push_released, run_examples
@@ -155,17 +153,14 @@ def test_links_between_files_lead_somewhere():
     assert not broken
 
 
-def texts_of(image: Path, kind: str | None = None) -> set[str]:
-    """Returns the texts of an SVG image, of all or one class."""
-    return {
-        text.text
-        for text in ElementTree.parse(image).iter(f"{{{NAMESPACE}}}text")
-        if kind in (None, text.get("class"))
-    }
+def texts_of(image: str, kind: str | None = None) -> set[str]:
+    """Returns the texts of an SVG image in docs/images: those of a class, or all."""
+    texts = ElementTree.parse(ROOT / "docs" / "images" / image).iter(f"{{{NAMESPACE}}}text")
+    return {text.text for text in texts if kind in (None, text.get("class"))}
 
 
 def test_the_picture_of_the_recipe_names_commands_that_exist():
-    commands = texts_of(ROOT / "docs" / "images" / "recipe.svg", "command")
+    commands = texts_of("recipe.svg", "command")
     assert len(commands) == 4
     for command in commands:
         check_command(command.split())
@@ -175,14 +170,15 @@ def test_the_picture_of_labels_has_the_numbers_of_the_table():
     script = runpy.run_path(str(ROOT / "docs" / "label_quality.py"))
     teachers, rates = script["read_rates"](ROOT / "recipes" / "README.md")
     means = {f"{mean:.1f}" for cells in rates.values() for mean, _, _ in cells}
-    assert len(means) > 12 and means | {*teachers, *rates} <= texts_of(ROOT / "docs" / "images" / "label_quality.svg")
+    assert len(means) > 12 and means | {*teachers, *rates} <= texts_of("label_quality.svg")
 
 
 def test_one_figure_says_how_long_the_demo_takes():
-    files = "README.md CONTRIBUTING.md Makefile recipes/README.md recipes/demo/run.sh docs/index.md docs/results.md".split()
-    said = {name: re.findall(r"\b([\d:]+)\sminutes on (?:two|2)\b", (ROOT / name).read_text()) for name in files}
-    said["model"] = re.findall(r"`make demo` does in ([\d:]+) minutes", Path(missing_model.__file__).read_text())
-    assert all(said.values()) and len(set(chain(*said.values()))) == 1, said
+    files = "README.md CONTRIBUTING.md Makefile recipes/README.md recipes/demo/run.sh docs/index.md docs/results.md"
+    files += " hf_mlpl/model/missing_model.py"
+    figure = re.compile(r"\b([\d:]+)\sminutes on (?:two|2)\b")
+    said = {name: set(figure.findall((ROOT / name).read_text(encoding="utf-8"))) for name in files.split()}
+    assert all(said.values()) and len(set().union(*said.values())) == 1, said
 
 
 def test_the_tests_that_the_page_of_clients_names_exist():
