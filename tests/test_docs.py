@@ -153,6 +153,13 @@ def test_links_between_files_lead_somewhere():
     assert not broken
 
 
+def test_the_page_on_installing_names_all_extras():
+    extras = re.findall(r"^(\w+) = \[$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "install.md").read_text(), re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"\w+", row)}
+    assert named == {*extras} - {"dependencies", "classifiers", "dev", "docs"}
+
+
 def texts_of(image: str, kind: str | None = None) -> set[str]:
     """Returns the texts of an SVG image in docs/images: those of a class, or all."""
     texts = ElementTree.parse(ROOT / "docs" / "images" / image).iter(f"{{{NAMESPACE}}}text")
