@@ -80,7 +80,7 @@ def own_speech(folder) -> None:
     """Replaces the data by recordings of speech, read out by espeak-ng, and a table of texts."""
     from hf_mlpl.corpora.synthetic import write_demo_corpus
 
-    clips, long = write_demo_corpus(folder / "corpus", {"nl": 10}, {"nl": 12}, dev=1, test=1, processes=1)
+    clips, long = write_demo_corpus(folder / "corpus", {"nl": 20}, {"nl": 12}, dev=1, test=1, processes=1)
     with open(clips / "nl" / "train.tsv", newline="", encoding="utf-8") as table:
         rows = list(csv.DictReader(table, delimiter="\t"))
     with open("clips.csv", "w", newline="", encoding="utf-8") as table:
@@ -106,7 +106,7 @@ def test_tutorial(page, folder, tone_corpus, one_thread, request):
     elif page.stem == "own_speech":
         cut = read_utterances(["data/unlabelled.parquet"])
         assert {Path(audio["path"]).name for audio in cut["audio"]} == {"monday.mp3"} and len(cut) > 1
-        assert len(read_utterances([f"data/{split}.parquet" for split in ("train", "dev", "test")])) == 10
+        assert len(read_utterances([f"data/{split}.parquet" for split in ("train", "dev", "test")])) == 20
     elif page.stem == "publish":
         texts = pq.read_table("labels/sv-SE/labels.parquet", columns=["text"])
         assert 0 < len(read_utterances(["joined.parquet"])) <= len(texts)
