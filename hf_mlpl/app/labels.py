@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from datasets import Dataset
 
 from ..audio.reading import load_audio
 from ..corpora import ReadingReport
 from ..corpora.readers.folders import read_folder
-from ..data.utterances import read_utterances, write_utterances
+from ..data.utterances import FEATURES
 from ..labels import pseudo_label
 from ..labels.folder import collapse_of, unreadable_of
 from ..labels.schema import SCORES
@@ -49,8 +50,7 @@ class Labeller:
         if recordings.is_relative_to(labels):
             raise ValueError(f"{labels}: holds the recordings; choose another folder for the labels")
         rows = list(read_folder(recordings, ReadingReport(), language.strip() or None))
-        write_utterances(rows, labels / "utterances.parquet")
-        dataset = read_utterances([labels / "utterances.parquet"])
+        dataset = Dataset.from_list(rows, features=FEATURES)
         model = self.model
         summary = pseudo_label(model.accelerator, model.model, model.processor, dataset, labels, model.revision)
         return labels, summary

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..installation import install_command
+
 try:
     import gradio as gr
 except ImportError as error:
-    raise ImportError(f'the app needs {error.name}, which comes with pip install "hf-mlpl[app]"') from error
+    raise ImportError(f"the app needs {error.name}, which comes with {install_command('app')}") from error
 
 from ..audio.reading import AUDIO_SUFFIXES
 from ..error_line import error_line
@@ -19,7 +21,8 @@ from .transcripts import Transcriber
 
 TEMPLATES = Path(__file__).parent / "templates"
 MODEL_QUEUE = "model"  # events of this queue run one after the other: the model computes one thing at a time
-UPLOADS_STAY = (3600, 86400)  # those of more than a day are removed every hour, and all when the app ends
+TEXT_PIXELS, SCORE_PIXELS = 260, 130  # widths of columns: a telephone shows the text and a score
+UPLOADS_STAY = (3600, 86400)  # those of more than a day are removed every hour, in seconds
 # A transcript that replaces another gets elements without the listeners of the other one.
 ATTACH = """
 const attach = () => {
@@ -85,7 +88,7 @@ def _transcription_tab(transcriber: Transcriber) -> None:
     with gr.Row(equal_height=True):
         microphone = gr.Audio(sources=["microphone"], type="filepath", label="Record", buttons=[], editable=False)
         types = ["audio", "video", *sorted(AUDIO_SUFFIXES)]
-        file = gr.File(file_types=types, label="Or choose a file: speech of any length, also in a video", height=150)
+        file = gr.File(file_types=types, label="Or a file: sound or video", height=150)
     script = read_asset("player.js") + ATTACH
     empty = render(TEMPLATES / "empty.html")
     view = gr.HTML(empty, elem_id="transcript", apply_default_css=False, js_on_load=script)
@@ -117,7 +120,7 @@ def _label_tab(labeller: Labeller) -> None:
     summary = gr.HTML(elem_id="summary", apply_default_css=False)
     audio = gr.Audio(visible=False, interactive=False, autoplay=True, buttons=[], elem_id="clip")
     heading = "The least certain labels and their scores: choose one to hear it"
-    labels = gr.Dataframe(visible=False, interactive=False, label=heading, elem_id="labels")
+    labels = gr.Dataframe(visible=False, interactive=False, label=heading, wrap=True, elem_id="labels")
     finished = gr.State()
 
     def label(folder: str, language: str, output: str, progress: gr.Progress = gr.Progress(track_tqdm=True)):  # noqa: B008
@@ -127,7 +130,9 @@ def _label_tab(labeller: Labeller) -> None:
         except (OSError, ValueError, MemoryError) as error:
             return _problem(error), gr.update(visible=False), gr.update(visible=False), None
         report = render(TEMPLATES / "summary.html", path=path, summary=counts, remarks=remarks(counts))
-        return report, gr.update(visible=True, value=rows, headers=names), gr.update(visible=False), path
+        widths = [TEXT_PIXELS] + [SCORE_PIXELS] * (len(names) - 1)
+        shown = gr.update(visible=True, value=rows, headers=names, column_widths=widths)
+        return report, shown, gr.update(visible=False), path
 
     def hear(path: Path, event: gr.SelectData):
         utterance = event.row_value[-1]

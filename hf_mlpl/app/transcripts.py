@@ -19,7 +19,7 @@ from ..model.missing_model import OUR_TYPES
 from .model import AppModel
 
 BATCH_SIZE = 8  # pieces in one forward on an accelerator; a CPU takes one, so that it often says how far it is
-NEW_SECONDS = PIECE_SECONDS - 2 * CONTEXT_SECONDS  # of each piece of a long recording
+NEW_SECONDS = PIECE_SECONDS - 2 * CONTEXT_SECONDS  # in each piece of a long recording; the first has no context before
 
 Progress = Callable[[float, float], None]  # takes the seconds that are recognised, and those of all
 
@@ -49,7 +49,7 @@ class Transcriber:
         """
         recording = Recording(path, Path(path.stem), seconds=audio_duration(path))
         total = recording.seconds
-        with self._counted(lambda pieces: progress(min(pieces * NEW_SECONDS, total), total)):
+        with self._counted(lambda pieces: progress(min(CONTEXT_SECONDS + pieces * NEW_SECONDS, total), total)):
             recording.result = self.recognize(path, **self.arguments)
         return recording_view(recording)
 
