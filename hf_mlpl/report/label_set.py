@@ -286,9 +286,11 @@ def _authors(path: Path) -> list[str]:
 def _commands(names: Sequence[str], paths: Sequence[Path], utterances: Sequence[Path]) -> list[str]:
     """Returns the commands that make training data of the labels, with a file of filters."""
     commands = []
-    columns = set(LABEL_FEATURES) - SCORES.keys()
-    if not all(path.suffix == ".parquet" and columns <= set(label_schema(path).names) for path in paths):
-        audio = ["--audio", *map(str, utterances)] if utterances else []
+    needed = set(LABEL_FEATURES) - SCORES.keys()
+    columns = [set(label_schema(path).names if path.suffix == ".parquet" else ()) for path in paths]
+    if not all(needed <= found for found in columns):
+        has_audio = all("audio" in found for found in columns)
+        audio = [] if has_audio and not utterances else ["--audio", *map(str, utterances or ["utterances.parquet"])]
         commands.append(["join-labels", "--labels", *names, *audio, "--all", "--output", "labels.parquet"])
         paths = [Path("labels.parquet")]
     filtered = ["--filters", "filters.yaml", "--output", "kept.parquet"]
