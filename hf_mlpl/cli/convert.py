@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..model.missing_model import check_checkpoint
-from .inference import announce_model
+from .download import announce_model
 
 if TYPE_CHECKING:
     from ..model.modeling_mlpl import MlplForCTC
