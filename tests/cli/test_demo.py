@@ -95,7 +95,7 @@ def test_the_demo_is_planned():
     assert len(steps) == len(re.findall(r"^step ", script, re.MULTILINE)) == len({name for _, name, _ in steps}) > 5
     names = [name for _, name, _ in steps]
     seconds = [int(seconds) for seconds, *_ in steps]
-    assert sum(seconds[: names.index("first_pages") + 1]) <= 300
+    assert sum(seconds[: names.index("first_page") + 1]) <= 300
     figures = defaultdict(list)
     files = [path for folder in ("docs", "hf_mlpl", "recipes") for path in (ROOT / folder).rglob("*.*")]
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "Makefile", *files]:
