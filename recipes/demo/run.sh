@@ -71,8 +71,9 @@ The demo is complete. Open in a browser:
     file://$PWD/$run/pages/models.html
     file://$PWD/$run/pages/labels.html
 
-Transcribe a file with the final model:
+Transcribe a file with the final model, or record yourself in the browser:
     .venv/bin/hf-mlpl transcribe --model $run/final/model $recording
+    .venv/bin/hf-mlpl app --model $run/final/model
 Share the model and the labels on huggingface.co, as USER/mlpl-demo and USER/mlpl-demo-labels:
     HF_TOKEN=... PATH=.venv/bin:\$PATH recipes/demo/share.sh USER
 EOF
