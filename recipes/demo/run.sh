@@ -11,15 +11,8 @@ run=runs/demo
 launch="accelerate launch --config_file recipes/accelerate/multi_cpu.yaml --num_cpu_threads_per_process 1"
 source recipes/demo/steps.bash recipes/demo/run.sh $run/logs
 
-transcribe() { # MODEL FOLDER: writes a page for a recording of several minutes in each low-resource language
-    recordings=()
-    for language in $low_resource; do
-        all=($run/corpora/voxpopuli-demo/raw_audios/${language%-*}/*/*.ogg)
-        recordings+=("${all[0]}")
-    done
-    hf-mlpl transcribe --model "$1" --format html --output "$2" "${recordings[@]}"
-    pages=("$2"/*.html)
-}
+name=20190115-0900-PLENARY_ro # of a recording without a label, four minutes long
+recording=$run/corpora/voxpopuli-demo/raw_audios/ro/2019/$name.ogg
 
 step 75 corpus "A corpus: espeak-ng reads out dates, numbers and names, in the formats of Common Voice and VoxPopuli"
 hf-mlpl demo --root $run/corpora --dev 25 --test 60 \
@@ -31,12 +24,12 @@ python recipes/prepare_data.py --common-voice $run/corpora/cv-corpus-demo --voxp
     --output $run/data
 python recipes/build_tokenizer.py $run/data/train.parquet --output $run/data/tokens-all.lst
 
-step 175 supervised "Stage 1, supervised: train one multilingual model on all labelled speech"
+step 150 supervised "Stage 1, supervised: train one multilingual model on all labelled speech"
 $launch recipes/train.py recipes/demo/supervised.yaml
 
-step 12 first_pages "A first look: the model of stage 1 transcribes recordings that it has never heard"
-transcribe $run/supervised/model $run/first_pages
-say "    Open in a browser, click a word, and listen: file://$PWD/${pages[0]}"
+step 10 first_page "A first look: the model of stage 1 transcribes a recording that it has never heard"
+hf-mlpl transcribe --model $run/supervised/model --format html --output $run/pages/supervised $recording
+say "    Open in a browser, click a word, and listen: file://$PWD/$run/pages/supervised/$name.html"
 
 step 300 language_finetune \
     "Stages 2 and 3, slimIPL and pseudo-labels: train a model for each low-resource language, and label with it"
@@ -64,23 +57,23 @@ say "$(cat $run/comparison.txt)"
 step 40 sharing "Sharing: push the model and the pseudo-labels to a Hub on this machine, and load them by their names"
 python -m local_hub recipes/demo/share.sh
 
-step 40 pages "Pages to read and hear: what the models say, where they are wrong, and the pseudo-labels"
-transcribe $run/final/model $run/pages
-hf-mlpl report $run/supervised $run/control $run/final --output $run/models.html \
+step 40 pages "Pages to read and hear: the same recording, the models side by side, the best and the worst pseudo-labels"
+hf-mlpl transcribe --model $run/final/model --format html --output $run/pages/final $recording
+hf-mlpl report $run/supervised $run/control $run/final --output $run/pages/models.html \
     --results $run/supervised.json $run/control.json $run/final.json
-hf-mlpl report $run/labels --output $run/labels.html
+hf-mlpl report $run/labels --output $run/pages/labels.html
 finish_step
 
 cat <<EOF
 
 The demo is complete. Open in a browser:
-    file://$PWD/${pages[0]}
-        a recording, as the final model writes it
-    file://$PWD/$run/models.html    the models side by side
-    file://$PWD/$run/labels.html    the pseudo-labels, the best and the worst
+    file://$PWD/$run/pages/final/$name.html
+    file://$PWD/$run/pages/models.html
+    file://$PWD/$run/pages/labels.html
 
-Transcribe a file with the final model:
-    .venv/bin/hf-mlpl transcribe --model $run/final/model ${recordings[0]}
+Transcribe a file with the final model, or record yourself in the browser:
+    .venv/bin/hf-mlpl transcribe --model $run/final/model $recording
+    .venv/bin/hf-mlpl app --model $run/final/model
 Share the model and the labels on huggingface.co, as USER/mlpl-demo and USER/mlpl-demo-labels:
     HF_TOKEN=... PATH=.venv/bin:\$PATH recipes/demo/share.sh USER
 EOF

@@ -86,6 +86,7 @@ end_of_script() {
     record stopped
     say "    stopped after $((SECONDS - begin)) s; start it again, and it goes on here; $logs/$current.log has all output"
     if ((status != 130)); then # ^C needs no explanation
-        { grep -a '^error: ' "$logs/$current.log" || tail -n 10 "$logs/$current.log"; } >&4
+        lines=$(tr '\r' '\n' <"$logs/$current.log" | tail -n 1000)
+        { grep -a '^error: ' <<<"$lines" || tail -n 10 <<<"$lines"; } >&4
     fi
 }
