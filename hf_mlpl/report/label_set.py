@@ -65,7 +65,8 @@ def label_set_report(
         OSError: for a label set that cannot be downloaded.
     """
     names = list(map(str, labels))
-    files = find_label_set(names[0] if len(names) == 1 else names, languages)
+    is_local = all(Path(name).exists() for name in names)
+    files = find_label_set(names[0] if len(names) == 1 else names, None if is_local else languages)
     label_set = LabelSet(files, read_utterances(utterances) if utterances else None, languages)
     if not label_set.languages:
         raise ValueError(f"{', '.join(names)}: no labels")
@@ -74,7 +75,11 @@ def label_set_report(
     for each in counts.values():
         total.add_counts(each)
     order, is_measured = best_order(list(counts.values()))
-    choices = {language: each.choice(order) for language, each in label_set.languages.items()}
+    orders = {
+        language: order if order and each.known[order[0]][0] else best_order([each])[0]
+        for language, each in counts.items()
+    }
+    choices = {language: each.choice(orders[language]) for language, each in label_set.languages.items()}
     rows = _fair_order(choices)
     shown = label_set.shown(np.array(rows, int))
     differences = {
@@ -90,8 +95,8 @@ def label_set_report(
         "total": total,
         "is_measured": is_measured,
         "order": order,
+        "orders": orders,
         "meanings": SCORES,
-        "scores": list(dict.fromkeys([*(order or ())[:1], *SCORES])),
         "has_utterances": bool(utterances),
         "settings": _settings(order, total, counts) if order else [],
         "commands": _commands(names, [path for _, path in label_set.paths], utterances),
