@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def add_model_argument(parser: argparse.ArgumentParser, kind: str = "a model") -> None:
-    """Adds the option `--model` to a command that recognises speech; by default the released model does."""
+    """Adds the option `--model`, by default the released model, to a command that recognises speech."""
     parser.add_argument(
         "--model",
         default=RELEASED_ON_HUB,
-        help=f"folder or Hub name of {kind}; default: {RELEASED_ON_HUB}, which knows 60 languages (4.2 GB, downloaded "
-        "once)",
+        help=f"folder or Hub name of {kind}; default: {RELEASED_ON_HUB}, which transcribes 60 languages (4.2 GB, "
+        "downloaded once)",
     )
 
 
