@@ -19,7 +19,7 @@ from sybil import Example
 from hf_mlpl.cli.main import NAMES, command_module, main
 from hf_mlpl.figures.svg import NAMESPACE
 
-from .commands import ROOT, check_command, read_commands
+from .commands import ROOT, check_command, parse_command, read_commands
 from .examples import CLIP, RELEASED, make_folder, of_docstrings, of_pages, push_released, run_examples
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -35,6 +35,8 @@ def run_bash(example: Example) -> None:
     """Runs the quick commands in this process; test_recipes.py runs the others."""
     for words in read_commands(example.parsed):
         check_command(words)
+        if words[0] in ("hf-mlpl", "accelerate", "python"):
+            parse_command(words)
         if words[0] == "hf-mlpl" and words[1] in ("transcribe", "align", "convert", "test", "name-languages"):
             try:
                 status = main(words[1:])
@@ -119,6 +121,7 @@ def test_all_skipped_blocks_have_a_reason():
         ("md", "```bash\naccelerate launch -m hf_mlpl evaluate --modell a\n```\n"),
         ("md", "```bash\nhf-mlpl demo --lost\n```\n"),
         ("md", "```bash\nhf-mlpl lost\n```\n"),
+        ("md", "```bash\nhf-mlpl publish --repo me/demo\n```\n"),
         ("md", "```bash\nmake lost\n```\n"),
         ("md", "```bash\nrecipes/lost.sh\n```\n"),
         ("md", "```bash\nrecipes/own_speech/run.sh --lost data\n```\n"),

@@ -18,7 +18,7 @@ from hf_mlpl.audio.reading import audio_duration
 from hf_mlpl.cli.main import main
 from hf_mlpl.data.utterances import read_utterances
 
-from .commands import ROOT, check_command, read_commands
+from .commands import ROOT, check_command, parse_command, read_commands
 from .examples import CLIP, make_folder, of_pages, push_released, run_examples
 
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
@@ -40,6 +40,8 @@ MADE = {
 def run_bash(example: Example) -> None:
     for words in read_commands(example.parsed):
         check_command(words)
+        if words[0] in ("hf-mlpl", "accelerate"):
+            parse_command(words)
         if words[0] == "accelerate":
             assert Path(words[words.index("--config_file") + 1]).is_file()
             words = ["hf-mlpl", *words[words.index("hf_mlpl") + 1 :]]

@@ -135,6 +135,9 @@ class Trackers:
         }
         try:
             record = read_json(self.path, project=str, name=str, id=str, ids=dict, last=dict)
+            for last in record["last"].values():
+                if not isinstance(last, list) or [type(value) for value in last] != [int, bool]:
+                    raise ValueError(f"{self.path}: damaged ({last!r} is no position of a row)")
         except FileNotFoundError:
             return new
         except ValueError as error:

@@ -39,8 +39,9 @@ def numbers(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def in_tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    events = accumulators.EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
@@ -84,8 +85,11 @@ class Broken(GeneralTracker):
 
 
 @pytest.fixture
-def log(tmp_path):
+def log(tmp_path, monkeypatch):
     """Makes the log of a run with the given updates and settings."""
+    writers = pytest.importorskip("tensorboard.summary.writer.event_file_writer", reason="needs the extra tensorboard")
+    # files of one process and second are in the order of this number as a text, in which 10 comes before 2
+    monkeypatch.setattr(writers, "_global_uid", writers.AtomicCounter(0))
     settings = {**SETTINGS, "output_dir": str(tmp_path), "tokens": "tokens-all.lst", "train": ["train.parquet"]}
     (tmp_path / "tones.yaml").write_text(yaml.safe_dump(settings))
 
@@ -152,6 +156,20 @@ def test_a_broken_tracker_costs_a_warning(log, tmp_path, monkeypatch, caplog):
     assert "wandb cannot be started (RuntimeError: api_key not configured): training goes on" in caplog.text
 
 
+def test_a_damaged_record_costs_a_new_run(log, tmp_path, caplog):
+    with log(0, "report_to=[tensorboard]") as whole:
+        write(whole, 1, 2)
+    path = tmp_path / "trackers.json"
+    record = json.loads(path.read_text())
+    for damaged in ("{", json.dumps(record | {"last": {"tensorboard": "2"}})):
+        path.write_text(damaged)
+        with log(2, "report_to=[tensorboard]") as resumed:
+            write(resumed, 3)
+        assert f"{path}: damaged (" in caplog.text and json.loads(path.read_text())["id"] != record["id"]
+        caplog.clear()
+    assert in_tensorboard(tmp_path) == in_single_precision(numbers(tmp_path))
+
+
 def test_runs_without_trackers_have_no_file_of_them(log, tmp_path):
     with log(0) as alone:
         write(alone, 1)
@@ -176,7 +194,8 @@ sys.exit(main(sys.argv[2:]))
 @pytest.mark.slow
 def test_a_killed_run_goes_on_in_the_same_run(tone_data, tmp_path, quick_python):
     """By a real signal, soon after the last row: trackio writes twice a second, and loses what it still held."""
-    pytest.importorskip("trackio", reason="needs the extra trackio")
+    for name in ("tensorboard", "trackio"):
+        pytest.importorskip(name, reason=f"needs the extra {name}")
     environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
     overrides = [f"output_dir={tmp_path / 'run'}", "report_to=[tensorboard, trackio]", "project=tones", "stage=a"]
     command = ["train", str(tone_data / "tones.yaml"), *overrides]
