@@ -27,8 +27,9 @@ from ..labels.summary import LabelSummary
 from ..labels.thresholds import SHARES, Kept, ThresholdCounts, best_order, condition, thresholds
 from ..pages.difference import difference
 from ..pages.document import document, render
+from ..sharing.run_files import format_hours
 from .clips import LEFT_OUT, PAGE_BYTES, Clip, left_out_line, read_clips
-from .label_rows import LabelSet
+from .label_rows import SHOWN, LabelSet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +39,8 @@ TABLE_SHARES = (0.99, 0.95, 0.9, 0.8, 0.7, 0.5, 0.25)  # of the hours, in tables
 SETTING_SHARES = (0.95, 0.8, 0.5)  # of the filters that the page offers
 PLAYER_BYTES = 100  # of the element that plays a clip, without its sound
 FEWEST_KEPT = 0.01  # of the hours, for which an error rate is drawn: that of fewer is noise
-MOST_PICTURED = 12  # languages with pictures of all scores; of more, each has that of the score that orders labels
+# Up to so many languages have pictures of all scores, and up to so many the picture of the one that orders labels.
+FEW, MANY = 12, 120
 MOST_TEACHERS = 5  # that are named
 ALL = "all languages"
 Order = tuple[str, str]  # a score and an operator
@@ -80,8 +82,7 @@ def label_set_report(
         for language, each in counts.items()
     }
     choices = {language: each.choice(orders[language]) for language, each in label_set.languages.items()}
-    rows = _fair_order(choices)
-    shown = label_set.shown(np.array(rows, int))
+    shown = label_set.shown(np.array(_fair_order(choices), int))
     differences = {
         row: difference(each.reference, each.label["text"])
         for row, each in shown.items()
@@ -93,6 +94,7 @@ def label_set_report(
         "label_set": label_set,
         "languages": label_set.languages,
         "total": total,
+        "hours": format_hours,
         "is_measured": is_measured,
         "order": order,
         "orders": orders,
@@ -100,21 +102,25 @@ def label_set_report(
         "has_utterances": bool(utterances),
         "settings": _settings(order, total, counts) if order else [],
         "commands": _commands(names, [path for _, path in label_set.paths], utterances),
-        "sections": {ALL: total, **counts} if len(counts) > 1 else counts,
         "pictures": _pictures(counts, total, order),
         "tables": {language: _tables(each) for language, each in {ALL: total, **counts}.items()},
-        "choices": choices,
         "shown": shown,
         "differences": differences,
     }
 
-    def page(clips: Sequence[Clip]) -> str:
-        by_row = dict(zip(rows, clips, strict=True))
-        return document(_title(names), render(TEMPLATE, **values, clips=by_row, left_out=left_out_line(clips)))
+    def page(clips: Mapping[int, Clip]) -> str:
+        left_out = left_out_line(list(clips.values()))
+        return document(_title(names), render(TEMPLATE, **values, clips=clips, left_out=left_out))
 
-    silent = page([LEFT_OUT] * len(rows))
-    room = PAGE_BYTES - len(silent.encode()) - PLAYER_BYTES * len(rows)
-    return page(read_clips([shown[row].audio for row in rows], room))
+    for most in (SHOWN, SHOWN // 2, SHOWN // 4, 1, 0):  # as many labels of each language as there is room for
+        chosen = {name: {kind: rows[:most] for kind, rows in each.items()} for name, each in choices.items()}
+        rows = _fair_order(chosen)
+        values["lists"] = {name: _lists(each) for name, each in chosen.items()}
+        values["sections"] = ({ALL: total} if len(counts) > 1 or not most else {}) | (counts if most else {})
+        room = PAGE_BYTES - len(page(dict.fromkeys(rows, LEFT_OUT)).encode()) - PLAYER_BYTES * len(rows)
+        if room >= 0:
+            break
+    return page(dict(zip(rows, read_clips([shown[row].audio for row in rows], room), strict=True)))
 
 
 def _title(names: Sequence[str]) -> str:
@@ -127,6 +133,16 @@ def _fair_order(choices: Mapping[str, Mapping[str, np.ndarray]]) -> list[int]:
     """Returns the rows that are shown, each once: the first of each choice of each language, then the second ones."""
     ranks = zip_longest(*(rows.tolist() for of_language in choices.values() for rows in of_language.values()))
     return [row for row in dict.fromkeys(chain.from_iterable(ranks)) if row is not None]
+
+
+def _lists(choices: Mapping[str, np.ndarray]) -> dict[str, list[tuple[int, str | None]]]:
+    """Returns the rows of each choice, and for a row that is in an earlier one the name of that."""
+    first: dict[int, str] = {}
+    lists: dict[str, list[tuple[int, str | None]]] = {}
+    for name, rows in choices.items():
+        lists[name] = [(row, first.get(row)) for row in rows.tolist()]
+        first = dict.fromkeys(rows.tolist(), name) | first
+    return lists
 
 
 @dataclass(frozen=True)
@@ -196,7 +212,7 @@ def _pictures(languages: Counts, total: ThresholdCounts, order: Order | None) ->
         pictures[name] = [
             _svg(draw_score(panel), f"{panel.name} of the labels of {name}, and what each threshold would keep")
             for panel in _panels(counts)
-            if len(languages) <= MOST_PICTURED or name == ALL or panel.name == order[0]
+            if len(languages) <= FEW or name == ALL or len(languages) <= MANY and panel.name == order[0]
         ]
     if total.compared and order:
         rates = {" ".join(key): 100 * total.error_rates(*key) for key in total.conditions()}

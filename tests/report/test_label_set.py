@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import re
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from hf_mlpl.labels import files as label_files
 from hf_mlpl.labels.filters import filter_labels, read_filters
 from hf_mlpl.labels.publishing import write_label_set
 from hf_mlpl.labels.schema import LABEL_FEATURES, SCORES
+from hf_mlpl.report import label_set
 from hf_mlpl.report.clips import LEFT_OUT, LONGEST_SECONDS, left_out_line, read_clips
 from hf_mlpl.report.label_set import label_set_report
 
@@ -105,7 +107,7 @@ class Page(HTMLParser):
         self.tags.append(tag)
         values = dict(attributes)
         if tag == "audio":
-            self.sources[values["aria-label"]] = values["src"]
+            self.sources[values["aria-label"].removeprefix("recording of ")] = values["src"]
 
     def handle_data(self, data):
         if self.tags[-1] not in ("style", "script"):
@@ -135,7 +137,7 @@ def page(made) -> Page:
 def test_it_says_which_score_follows_the_errors(page, made):
     assert "orders labels by blank ratio, low values first" in page.text
     assert "Of all scores it follows the error rate best" in page.text
-    assert "65 labels of 0.01 hours of speech in 2 languages, by me/teacher@0123." in page.text
+    assert "65 labels of < 0.01 hours of speech in 2 languages, by me/teacher@0123." in page.text
     assert "The speech is of talks (cc0-1.0)." in page.text
     assert "65 of the labels are of utterances that were named, and 60 are compared" in page.text
     rows = pq.read_table(made / "labels" / "sl" / "labels.parquet").to_pylist()
@@ -160,7 +162,7 @@ def test_the_best_the_worst_and_some_labels_of_each_language(page, made):
 def test_each_label_has_its_own_sound(page):
     shown = {name for names in page.lists.values() for name in names}
     assert shown - page.sources.keys() == {LOST} and len(shown) > 40
-    assert "No sound: 62.wav: no such file" in page.text and page.content.count("<audio") == len(shown) - 1
+    assert "no sound: 62.wav: no such file" in page.text and page.content.count("<audio") == len(shown) - 1
     for name in page.sources:
         samples, rate = page.sound(name)
         assert abs(loudest(samples, rate) - pitch(int(name[1:]))) < 12, name
@@ -210,7 +212,7 @@ def test_labels_of_anyone(made, tmp_path):
     table = "id,text,duration\nu0,aaa,1\nu1,,2\nu2,aaab,long\n"
     (tmp_path / "set" / "sl" / "labels.csv").write_text(table)
     page = Page(label_set_report([tmp_path / "set"], [made / "unlabelled.parquet"]))
-    assert "2 labels of 0.00 hours" in page.text and "The labels have no scores" in page.text
+    assert "2 labels of < 0.01 hours" in page.text and "The labels have no scores" in page.text
     assert "Rows that hold no label: 1." in page.text and "duration_seconds is 'long'" in page.text
     assert sorted(page.lists["sl: 2 at random"]) == ["u0", "u1"] and abs(loudest(*page.sound("u1")) - pitch(1)) < 12
     (tmp_path / "set" / "sl" / "labels.csv").write_text("id,text\nu0,aaa\n")
@@ -247,6 +249,28 @@ def test_the_command(made, tmp_path, error_of):
     assert "heard above" in page.text and len(page.sources) == 4  # a label that is shown twice is heard once
     assert error_of("report", made / "labels", "--languages", "fi").endswith("no labels of fi; there are ar, sl")
     assert "no such file or folder" in error_of("report", made / "lables")
+
+
+def test_pages_with_little_room(made, tmp_path, monkeypatch):
+    """They leave out sound, then labels, then languages, and say so."""
+    for language in COUNT:
+        rows = pq.read_table(made / "labels" / language / "labels.parquet", columns=["id", "text", "duration_seconds"])
+        (tmp_path / language).mkdir()
+        pq.write_table(rows, tmp_path / language / "labels.parquet")  # without scores, so without pictures
+    report = partial(label_set_report, [tmp_path], [made / "unlabelled.parquet"])
+    whole = Page(report())
+    assert len(whole.sources) == 24 and len(whole.lists["sl: 20 at random"]) == 20
+    silent = re.sub('src="data:[^"]*"', "", whole.content)
+    pages = {}
+    for size in (len(whole.content) - 10_000, len(silent) - 3_000, 1):
+        monkeypatch.setattr(label_set, "PAGE_BYTES", size)
+        pages[size] = Page(report())
+        assert len(pages[size].content.encode()) <= size or size == 1  # no page is as small as that
+    loud, short, empty = pages.values()
+    assert 15 < len(loud.sources) < 24 and len(loud.lists["sl: 20 at random"]) == 20
+    assert f"Of 25 recordings, {len(loud.sources)} can be heard; 1 are missing" in loud.text
+    assert short.lists.keys() == {"sl: 10 at random", "ar: 5 at random"}
+    assert not empty.lists and "has no room for each of 2 languages" in empty.text
 
 
 def test_clips_within_the_room_of_a_page(made, tmp_path):
