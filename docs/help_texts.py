@@ -14,7 +14,9 @@ def on_page_markdown(markdown: str, page, **kwargs) -> str:
     os.environ["COLUMNS"] = "92"  # of argparse: what fits into the page
     for group, commands in COMMANDS.items():
         markdown += f"\n## {group[0].upper()}{group[1:]}\n"
-        for name, summary in commands.items():
-            help_text = command_parser(name).format_help()
-            markdown += f"\n### {name}\n\n{summary[0].upper()}{summary[1:]}.\n\n```text\n{help_text}```\n"
+        for name in commands:
+            parser = command_parser(name)
+            markdown += f"\n### {name}\n\n{parser.description}\n"
+            parser.description = None
+            markdown += f"\n```text\n{parser.format_help()}```\n"
     return markdown

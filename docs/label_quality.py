@@ -12,7 +12,7 @@ from hf_mlpl.figures import COLORS, new_figure, to_svg
 from hf_mlpl.figures.style import our_style
 
 HERE = Path(__file__).resolve().parent
-TITLE = "Character error rates of pseudo-labels, in percent: mean of three seeds, with the lowest and the highest"
+SEEDS = "mean of three seeds, with the lowest and the highest"
 # An image of its own has no page whose colours it could follow.
 PAGE = (
     "<style>svg{color:#1b1f24;background:#fff}"
@@ -47,8 +47,8 @@ def draw(teachers: list[str], rates: Rates) -> str:
             axes.annotate(f"{mean:.1f}", (x, high), (0, 4), textcoords="offset points", ha="center", fontsize=8)
     axes.set_xticks(range(len(rates)), rates)
     axes.set(ylabel="CER of the labels, %", ylim=(0, None))
-    figure.legend(loc="outside upper left", ncols=len(teachers), title="teacher: " + TITLE.partition(": ")[2])
-    start, end, rest = to_svg(figure, TITLE).partition(">")
+    figure.legend(loc="outside upper left", ncols=len(teachers), title=f"{SEEDS}; teacher:")
+    start, end, rest = to_svg(figure, f"Character error rates of pseudo-labels, in percent: {SEEDS}").partition(">")
     return start + end + PAGE + rest + "\n"
 
 

@@ -8,13 +8,16 @@ before it with the reason: `<!--- skip: next "needs a network" -->`. test_tutori
 import ast
 import json
 import re
+import runpy
 from importlib.util import find_spec
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from sybil import Example
 
 from hf_mlpl.cli.main import NAMES, command_module, main
+from hf_mlpl.figures.svg import NAMESPACE
 
 from .commands import ROOT, check_command, read_commands
 from .examples import CLIP, RELEASED, make_folder, of_docstrings, of_pages, push_released, run_examples
@@ -137,6 +140,52 @@ def test_a_wrong_example_fails(kind, text, folder, tmp_path, monkeypatch):
     document = (MARKDOWN if kind == "md" else DOCSTRINGS).parse(path)
     with pytest.raises((AssertionError, NameError, ValueError)):
         run_examples(document)
+
+
+def test_links_between_files_lead_somewhere():
+    pages = [*ALL_PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "recipes/README.md", "benchmarks/README.md"))]
+    broken = [
+        f"{page.name}: {target}"
+        for page in pages
+        for target in re.findall(r"(?:\]\(|src=\")([^)\s\"#:]+)(?=[)#\"])", page.read_text())
+        if not (page.parent / target).exists()
+    ]
+    assert not broken
+
+
+def test_the_page_on_installing_names_all_extras():
+    extras = re.findall(r"^(\w+) = \[$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "install.md").read_text(), re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"\w+", row)}
+    assert named == {*extras} - {"dependencies", "classifiers", "dev", "docs"}
+
+
+def texts_of(image: str, kind: str | None = None) -> set[str]:
+    """Returns the texts of an SVG image in docs/images: those of a class, or all."""
+    texts = ElementTree.parse(ROOT / "docs" / "images" / image).iter(f"{{{NAMESPACE}}}text")
+    return {text.text for text in texts if kind in (None, text.get("class"))}
+
+
+def test_the_picture_of_the_recipe_names_commands_that_exist():
+    commands = texts_of("recipe.svg", "command")
+    assert len(commands) == 4
+    for command in commands:
+        check_command(command.split())
+
+
+def test_the_picture_of_labels_has_the_numbers_of_the_table():
+    script = runpy.run_path(str(ROOT / "docs" / "label_quality.py"))
+    teachers, rates = script["read_rates"](ROOT / "recipes" / "README.md")
+    means = {f"{mean:.1f}" for cells in rates.values() for mean, _, _ in cells}
+    assert len(means) > 12 and means | {*teachers, *rates} <= texts_of("label_quality.svg")
+
+
+def test_one_figure_says_how_long_the_demo_takes():
+    files = "README.md CONTRIBUTING.md Makefile recipes/README.md recipes/demo/run.sh docs/index.md docs/results.md"
+    files += " hf_mlpl/model/missing_model.py"
+    figure = re.compile(r"\b([\d:]+)\sminutes on (?:two|2)\b")
+    said = {name: set(figure.findall((ROOT / name).read_text(encoding="utf-8"))) for name in files.split()}
+    assert all(said.values()) and len(set().union(*said.values())) == 1, said
 
 
 def test_the_tests_that_the_page_of_clients_names_exist():

@@ -2,4 +2,6 @@
 
 from ..lazy import lazy_names
 
-__all__, __getattr__, __dir__ = lazy_names(__name__, {"page": "build_app", "server": "serve_app"})
+__all__, __getattr__, __dir__ = lazy_names(
+    __name__, {"model": "AppModel", "page": "appearance build_app", "server": "serve_app"}
+)

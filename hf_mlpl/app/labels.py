@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from datasets import Dataset
 
 from ..audio.reading import load_audio
 from ..corpora import ReadingReport
 from ..corpora.readers.folders import read_folder
-from ..data.utterances import read_utterances, write_utterances
+from ..data.utterances import FEATURES
 from ..labels import pseudo_label
 from ..labels.folder import collapse_of, unreadable_of
 from ..labels.schema import SCORES
@@ -49,8 +50,7 @@ class Labeller:
         if recordings.is_relative_to(labels):
             raise ValueError(f"{labels}: holds the recordings; choose another folder for the labels")
         rows = list(read_folder(recordings, ReadingReport(), language.strip() or None))
-        write_utterances(rows, labels / "utterances.parquet")
-        dataset = read_utterances([labels / "utterances.parquet"])
+        dataset = Dataset.from_list(rows, features=FEATURES)
         model = self.model
         summary = pseudo_label(model.accelerator, model.model, model.processor, dataset, labels, model.revision)
         return labels, summary
@@ -72,17 +72,15 @@ def remarks(summary: dict) -> list[str]:
 def label_table(labels: Path) -> tuple[list[str], list[list]]:
     """Returns the names and the rows of a table of the least certain labels in a folder, the least certain first.
 
-    The first column is the id. Scores that no label has are left out.
+    The last column is the id. Scores that no label has are left out.
     """
-    columns = ["id", "language", "text", "duration_seconds"]
-    rows = pq.read_table(labels / "labels.parquet", columns=[*columns, *SCORES])
-    rows = rows.sort_by([("mean_log_prob", "ascending")]).slice(0, MOST_ROWS)
-    names = columns + [name for name in SCORES if rows[name].null_count < len(rows)]
-    rounded = [
-        [round(value, 3) if isinstance(value, float) else value for value in row.values()]
-        for row in rows.select(names).to_pylist()
+    table = pq.read_table(labels / "labels.parquet", columns=["text", "language", *SCORES, "duration_seconds", "id"])
+    table = table.sort_by([("mean_log_prob", "ascending")]).slice(0, MOST_ROWS)
+    table = table.select([name for name in table.column_names if table[name].null_count < len(table)])
+    rows = [
+        [round(value, 3) if isinstance(value, float) else value for value in row.values()] for row in table.to_pylist()
     ]
-    return names, rounded
+    return table.column_names, rows
 
 
 def clip(labels: Path, utterance: str) -> np.ndarray:

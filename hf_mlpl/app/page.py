@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..installation import install_command
+
 try:
     import gradio as gr
 except ImportError as error:
-    raise ImportError(f'the app needs {error.name}, which comes with pip install "hf-mlpl[app]"') from error
+    raise ImportError(f"the app needs {error.name}, which comes with {install_command('app')}") from error
 
 from ..audio.reading import AUDIO_SUFFIXES
 from ..error_line import error_line
@@ -19,7 +21,8 @@ from .transcripts import Transcriber
 
 TEMPLATES = Path(__file__).parent / "templates"
 MODEL_QUEUE = "model"  # events of this queue run one after the other: the model computes one thing at a time
-UPLOADS_STAY = (3600, 86400)  # those of more than a day are removed every hour, and all when the app ends
+TEXT_PIXELS, SCORE_PIXELS = 260, 130  # widths of columns: a telephone shows the text and a score
+UPLOADS_STAY = (3600, 86400)  # those of more than a day are removed every hour, in seconds
 # A transcript that replaces another gets elements without the listeners of the other one.
 ATTACH = """
 const attach = () => {
@@ -52,7 +55,7 @@ def appearance() -> dict[str, Any]:
         button_primary_background_fill_dark="#0072b2",
     )
     css = read_asset("player.css") + (TEMPLATES / "app.css").read_text(encoding="utf-8")
-    return {"theme": theme, "css": css, "footer_links": ["settings"], "run_history": False}
+    return {"theme": theme, "css": css, "footer_links": [], "run_history": False}
 
 
 def build_app(model: AppModel, folder: Path | None = None) -> gr.Blocks:
@@ -85,24 +88,26 @@ def _transcription_tab(transcriber: Transcriber) -> None:
     with gr.Row(equal_height=True):
         microphone = gr.Audio(sources=["microphone"], type="filepath", label="Record", buttons=[], editable=False)
         types = ["audio", "video", *sorted(AUDIO_SUFFIXES)]
-        file = gr.File(file_types=types, label="Or choose a file: speech of any length, also in a video", height=150)
+        file = gr.File(file_types=types, label="Or a file: sound or video", height=150)
     script = read_asset("player.js") + ATTACH
-    view = gr.HTML(elem_id="transcript", apply_default_css=False, js_on_load=script)
+    empty = render(TEMPLATES / "empty.html")
+    view = gr.HTML(empty, elem_id="transcript", apply_default_css=False, js_on_load=script)
 
-    def transcribe(path: str | None, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
-        if path is None:
-            return ""
+    def transcribe(path: str, progress: gr.Progress = gr.Progress()) -> tuple[str, None]:  # noqa: B008
+        """Returns the transcript of a recording as HTML, and an empty input for the next one."""
         try:
-            return transcriber(
+            transcript = transcriber(
                 Path(path), lambda seconds, total: progress((round(seconds), round(total)), unit="s of speech")
             )
         except (OSError, ValueError, MemoryError) as error:
-            return _problem(error)
+            return _problem(error, path), None
+        return render(TEMPLATES / "transcript_of.html", name=Path(path).name, transcript=transcript), None
 
     for component, event in ((microphone, microphone.stop_recording), (file, file.upload)):
         name = "transcribe" if component is file else "transcribe_recording"
-        event(transcribe, component, view, concurrency_id=MODEL_QUEUE, api_name=name)
-        component.clear(lambda: "", None, view, api_visibility="private")
+        event(
+            transcribe, component, [view, component], concurrency_id=MODEL_QUEUE, show_progress_on=view, api_name=name
+        )
 
 
 def _label_tab(labeller: Labeller) -> None:
@@ -111,11 +116,11 @@ def _label_tab(labeller: Labeller) -> None:
         folder = gr.Textbox(label="Folder of the recordings", placeholder="talks")
         language = gr.Textbox(label="Language", placeholder="sl, or the names of subfolders")
         output = gr.Textbox(label="Folder for the labels", placeholder="talks-labels")
-    button = gr.Button("Label", variant="primary")
+    button = gr.Button("Label", variant="primary", elem_id="label")
     summary = gr.HTML(elem_id="summary", apply_default_css=False)
-    heading = "The least certain labels and their scores; choose one to hear it"
-    labels = gr.Dataframe(visible=False, interactive=False, label=heading, show_search="filter", elem_id="labels")
-    audio = gr.Audio(visible=False, interactive=False, autoplay=True, buttons=[])
+    audio = gr.Audio(visible=False, interactive=False, autoplay=True, buttons=[], elem_id="clip")
+    heading = "The least certain labels and their scores: choose one to hear it"
+    labels = gr.Dataframe(visible=False, interactive=False, label=heading, wrap=True, elem_id="labels")
     finished = gr.State()
 
     def label(folder: str, language: str, output: str, progress: gr.Progress = gr.Progress(track_tqdm=True)):  # noqa: B008
@@ -125,10 +130,12 @@ def _label_tab(labeller: Labeller) -> None:
         except (OSError, ValueError, MemoryError) as error:
             return _problem(error), gr.update(visible=False), gr.update(visible=False), None
         report = render(TEMPLATES / "summary.html", path=path, summary=counts, remarks=remarks(counts))
-        return report, gr.update(visible=True, value=rows, headers=names), gr.update(visible=False), path
+        widths = [TEXT_PIXELS] + [SCORE_PIXELS] * (len(names) - 1)
+        shown = gr.update(visible=True, value=rows, headers=names, column_widths=widths)
+        return report, shown, gr.update(visible=False), path
 
     def hear(path: Path, event: gr.SelectData):
-        utterance = event.row_value[0]
+        utterance = event.row_value[-1]
         return gr.update(visible=True, value=(CLIP_RATE, clip(path, utterance)), label=utterance)
 
     outputs = [summary, labels, audio, finished]
@@ -142,6 +149,7 @@ def _html(template: str, **values) -> gr.HTML:
     return gr.HTML(render(TEMPLATES / f"{template}.html", **values), apply_default_css=False)
 
 
-def _problem(error: Exception) -> str:
-    """Returns the HTML of an error: one line, which a screen reader reads out."""
-    return render(TEMPLATES / "problem.html", line=error_line(error))
+def _problem(error: Exception, path: str = "") -> str:
+    """Returns the HTML of an error: one line, which a screen reader reads out, with the name of an upload's path."""
+    line = error_line(error)
+    return render(TEMPLATES / "problem.html", line=line.replace(path, Path(path).name) if path else line)

@@ -13,4 +13,5 @@ from .page import appearance
 
 def serve_app(page: gr.Blocks, server: socket.socket) -> None:
     """Answers requests on a socket that listens, until SIGTERM or SIGINT."""
-    run_server(gr.mount_gradio_app(FastAPI(), page, path="/", **appearance()), server)
+    app = gr.mount_gradio_app(FastAPI(), page, path="/", **appearance())
+    run_server(app, server, logs_requests=False)  # a page makes many

@@ -10,17 +10,16 @@ import torch
 from markupsafe import Markup
 from transformers import pipeline
 
-from ..audio.reading import audio_duration, stream_audio
+from ..audio.reading import audio_duration
 from ..inference.ctc_recognizer import CtcRecognizer
 from ..inference.pieces import CONTEXT_SECONDS, PIECE_SECONDS
-from ..inference.subtitles import to_srt, to_vtt
+from ..inference.transcript_page import recording_view, view_arguments
+from ..inference.transcription import Recording
 from ..model.missing_model import OUR_TYPES
-from ..pages import SpeechEncoder, Spectrogram, transcript_view
 from .model import AppModel
 
 BATCH_SIZE = 8  # pieces in one forward on an accelerator; a CPU takes one, so that it often says how far it is
-NEW_SECONDS = PIECE_SECONDS - 2 * CONTEXT_SECONDS  # of each piece of a long recording
-TOP_LANGUAGES = 3
+NEW_SECONDS = PIECE_SECONDS - 2 * CONTEXT_SECONDS  # in each piece of a long recording; the first has no context before
 
 Progress = Callable[[float, float], None]  # takes the seconds that are recognised, and those of all
 
@@ -30,15 +29,14 @@ class Transcriber:
 
     def __init__(self, model: AppModel):
         self.model = model.model
-        self.arguments = {"return_timestamps": "char", "batch_size": 1 if self._is_on_cpu() else BATCH_SIZE}
-        if self.model.config.model_type not in OUR_TYPES:
+        if self.model.config.model_type in OUR_TYPES:
+            parts = {name: getattr(model.processor, name) for name in ("tokenizer", "feature_extractor")}
+            task, device = "automatic-speech-recognition", self.model.device
+            self.recognize = pipeline(task, model=self.model, device=device, **parts)
+        else:
             self.recognize = CtcRecognizer(self.model, model.processor)
-            return
-        parts = {name: getattr(model.processor, name) for name in ("tokenizer", "feature_extractor")}
-        task, device = "automatic-speech-recognition", self.model.device
-        self.recognize = pipeline(task, model=self.model, device=device, **parts)
-        if model.languages:
-            self.arguments["top_k_languages"] = TOP_LANGUAGES
+        batch_size = 1 if self.model.device.type == "cpu" else BATCH_SIZE
+        self.arguments = view_arguments(self.recognize) | {"batch_size": batch_size}
 
     def __call__(self, path: Path, progress: Progress) -> Markup:
         """Returns the recording with its transcript as HTML.
@@ -49,25 +47,11 @@ class Transcriber:
         Raises:
             AudioError: for a file that is no recording.
         """
-        total = audio_duration(path)
-        with self._counted(lambda pieces: progress(min(pieces * NEW_SECONDS, total), total)):
-            result = self.recognize(path, **self.arguments)
-        rate = self.recognize.feature_extractor.sampling_rate
-        encoder, spectrogram, num_samples = SpeechEncoder(rate), Spectrogram(rate), 0
-        for block in stream_audio(path, rate):
-            encoder.add(block)
-            spectrogram.add(block)
-            num_samples += len(block)
-        seconds = num_samples / rate
-        writers = {"srt": to_srt, "vtt": to_vtt}
-        downloads = {f"{path.stem}.{suffix}": write(result["chunks"], seconds) for suffix, write in writers.items()}
-        pictures = spectrogram.finish()
-        return transcript_view(
-            result, encoder.source(), seconds, name=path.name, spectrogram=pictures, downloads=downloads
-        )
-
-    def _is_on_cpu(self) -> bool:
-        return self.model.device.type == "cpu"
+        recording = Recording(path, Path(path.stem), seconds=audio_duration(path))
+        total = recording.seconds
+        with self._counted(lambda pieces: progress(min(CONTEXT_SECONDS + pieces * NEW_SECONDS, total), total)):
+            recording.result = self.recognize(path, **self.arguments)
+        return recording_view(recording)
 
     @contextmanager
     def _counted(self, notify: Callable[[int], None]) -> Iterator[None]:

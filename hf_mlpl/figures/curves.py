@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MOST_NAMED = 12  # languages; if there are more, only the worst and the best are named
 NAMED = 5  # of the worst, and of the best
 MOST_POINTS = 400  # of a line
+MOST_EVALUATIONS = 100  # of each language
+MOST_MARKED = 25  # points of a line that have markers, each an element of the picture
 
 
 @our_style()
@@ -52,12 +54,10 @@ def draw_rates(evaluations: list[dict], rate: str, label: str) -> Figure:
         rate: its name in them, such as `cer`.
         label: of the axis.
     """
-    kept = evaluations
-    if len(evaluations) > MOST_POINTS:
-        kept = [evaluations[i] for i in np.linspace(0, len(evaluations) - 1, MOST_POINTS).round().astype(int)]
+    kept = np.linspace(0, len(evaluations) - 1, min(len(evaluations), MOST_EVALUATIONS)).round().astype(int)
     figure = new_figure(*PANEL)
     axes = figure.subplots()
-    _draw_rates(axes, kept, rate)
+    _draw_rates(axes, [evaluations[i] for i in kept], rate)
     axes.set(xlabel="update", ylabel=label)
     legend_below(figure, axes)
     return figure
@@ -108,19 +108,22 @@ def _draw_rates(axes: Axes, evaluations: list[dict], rate: str) -> None:
         known = [(update, 100 * row[rate]) for update, row in scores if row and row.get(rate) is not None]
         return [update for update, _ in known], [value for _, value in known]
 
-    languages = {language: line(language) for row in evaluations for language in row["dev"]["languages"]}
+    names = dict.fromkeys(name for row in evaluations for name in row["dev"]["languages"])
+    languages = {language: line(language) for language in names}
     last = {language: values[-1] for language, (_, values) in languages.items() if values}
     highest_first = sorted(last, key=lambda language: (-last[language], language))
     named = highest_first if len(last) <= MOST_NAMED else highest_first[:NAMED] + highest_first[-NAMED:]
     styles = dict(zip(named, distinct_lines(len(named)), strict=True))
+    marks = {None: "o", **dict.fromkeys(last, ".")} if len(evaluations) <= MOST_MARKED else {}
     updates, values = line(None)
     if values:
-        axes.plot(updates, values, "k", linewidth=3, marker="o", zorder=3, label=f"macro average {values[-1]:.1f} %")
+        label = f"macro average {values[-1]:.1f} %"
+        axes.plot(updates, values, "k", linewidth=3, marker=marks.get(None), zorder=3, label=label)
     for language in highest_first:
         updates, values = languages[language]
         label, order = (f"{language} {values[-1]:.1f} %", 2) if language in named else (None, 1)
         style = styles.get(language, {"color": GRAY, "alpha": 0.5})
-        axes.plot(updates, values, linewidth=0.8, marker=".", label=label, zorder=order, **style)
+        axes.plot(updates, values, linewidth=0.8, marker=marks.get(language), label=label, zorder=order, **style)
     if unnamed := len(last) - len(named):
-        axes.plot([], [], color=GRAY, alpha=0.5, marker=".", label=f"{unnamed} more between them")
+        axes.plot([], [], color=GRAY, alpha=0.5, label=f"{unnamed} more between them")
     axes.set_ylim(0, None)

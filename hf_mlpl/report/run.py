@@ -68,16 +68,24 @@ def run_report(path: Path, results: Sequence[Path] = ()) -> str:
         ValueError: for a folder without a run, damaged files, and results of another model.
     """
     [run] = read_runs([path], results)
-    page = ""
+    views = [EvaluationView(evaluation, number) for number, evaluation in enumerate(run.evaluations)]
+    values = {"facts": _facts(run), "evaluations": views, "has_run": bool(run.record), "collapse": None}
+    if run.record:
+        values |= _run_values(run)
+
+    def page() -> str:
+        title = f"Run {run.name}" if run.record else f"Results {run.name}"
+        return document(title, render(TEMPLATES / "run.html", **values))
+
     for num_worst in (WORST, WORST // 2, WORST // 4, 1, 0):  # as many as there is room for
-        views = [EvaluationView(evaluation, i, num_worst) for i, evaluation in enumerate(run.evaluations)]
-        page = _page(run, views)
-        if (room := PAGE_BYTES - len(page.encode())) >= 0:
-            shown = [utterance for view in views for utterance in by_turns(view.utterances)]
-            for utterance, clip in zip(shown, read_clips([each.audio for each in shown], room), strict=True):
-                utterance.clip = clip
-            return _page(run, views)
-    return page
+        for view in views:
+            view.shorten(num_worst)
+        if (room := PAGE_BYTES - len(page().encode())) >= 0:
+            break
+    shown = [utterance for view in views for utterance in by_turns(view.utterances)]
+    for utterance, clip in zip(shown, read_clips([each.audio for each in shown], room), strict=True):
+        utterance.clip = clip
+    return page()
 
 
 def write_run_report(folder: Path) -> Path | None:
@@ -93,15 +101,6 @@ def write_run_report(folder: Path) -> Path | None:
     except Exception as error:  # of any kind
         logger.warning("no report was written (%s); `hf-mlpl report %s` tries again", error_line(error), folder)
         return None
-
-
-def _page(run: Run, views: Sequence[EvaluationView]) -> str:
-    values = {"facts": _facts(run), "evaluations": views, "has_run": bool(run.record), "collapse": None}
-    if run.record:
-        values |= _run_values(run)
-    return document(
-        f"Run {run.name}" if run.record else f"Results {run.name}", render(TEMPLATES / "run.html", **values)
-    )
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

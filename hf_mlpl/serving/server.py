@@ -44,13 +44,17 @@ def url_of(server: socket.socket) -> str:
     return f"http://[{host}]:{port}" if server.family == socket.AF_INET6 else f"http://{host}:{port}"
 
 
-def run_server(app, server: socket.socket) -> None:
+def run_server(app, server: socket.socket, logs_requests: bool = True) -> None:
     """Answers requests until SIGTERM or SIGINT; then takes no new ones, answers those in work, and returns.
 
     A second SIGINT ends the server at once.
+
+    Args:
+        logs_requests: prints a line for each request.
     """
     config = uvicorn.Config(app, log_level="warning", lifespan="on")
-    logging.getLogger("uvicorn.access").setLevel(logging.INFO)  # a line for each request
+    if logs_requests:
+        logging.getLogger("uvicorn.access").setLevel(logging.INFO)
     runner = uvicorn.Server(config)
     # uvicorn raises the signal again at its end, for the handler that was there before; the default one would end the
     # process as if it had failed.
