@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,19 +12,20 @@ import numpy as np
 from .style import COLORS, GRAY, distinct_lines, new_figure, our_style
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMNS = 3  # of panels beside each other
+COLUMNS = 3  # of panels beside each other, in pictures of their own
 KEPT, ERRORS = COLORS[0], COLORS[3]
+STYLES = {">=": "-", "<=": "--"}  # of the conditions on one score
+NAMES = {">=": "at least", "<=": "at most"}
 MOST_POINTS = 80  # of a line
-STYLES = ("-", "--")  # of the conditions on one score
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # that `draw_score_ranges` draws
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # that `draw_score_range` draws
+PANEL_WIDTH = 3.1  # inches: a telephone shows a panel in its full size, a screen three side by side
 
 
 @dataclass(frozen=True)
 class ScorePanel:
-    """Holds what a panel shows of a score, in per cent.
+    """Holds what a picture shows of a score, in per cent.
 
     Args:
         edges: (B + 1,) of the histogram's bins.
@@ -44,47 +44,34 @@ class ScorePanel:
 
 
 @our_style()
-def draw_scores(panels: Sequence[ScorePanel]) -> Figure:
-    """Draws for each score the histogram of labels, and what every threshold would keep."""
-    figure, cells = _panels(len(panels), 3.2, 2.4)
-    for axes, panel in zip(cells, panels, strict=True):
-        low, high = panel.edges[0], panel.edges[-1]
-        axes.stairs(panel.labels, panel.edges, fill=True, color=GRAY, alpha=0.45)
-        inside = np.flatnonzero((panel.thresholds >= low) & (panel.thresholds <= high))
-        drawn = inside[:: max(len(inside) // MOST_POINTS, 1)]
-        for style, (operator, kept) in zip(STYLES, panel.kept.items(), strict=False):
-            axes.plot(panel.thresholds[drawn], kept[drawn], color=KEPT, linestyle=style, label=operator)
-            if operator in panel.errors:
-                axes.plot(panel.thresholds[drawn], panel.errors[operator][drawn], color=ERRORS, linestyle=style)
-        axes.set(title=panel.name.replace("_", " "), ylabel="%", xlim=(low, high), ylim=(0, 103))
-        if len(panel.kept) > 1:
-            axes.legend(loc="center right", handlelength=1.6)
-    _legend(figure, any(panel.errors for panel in panels))
+def draw_score(panel: ScorePanel) -> Figure:
+    """Draws the histogram of a score, and below it what every threshold would keep, and the error rate of that."""
+    lines = [("hours kept, %", panel.kept, KEPT), ("CER, %", panel.errors, ERRORS)]
+    lines = [each for each in lines if each[1]]
+    figure = new_figure(PANEL_WIDTH, 1.4 + 1.1 * len(lines))
+    top, *others = figure.subplots(1 + len(lines), sharex=True)
+    top.stairs(panel.labels, panel.edges, fill=True, color=GRAY)
+    top.set(title=panel.name.replace("_", " "), ylabel="labels, %")
+    low, high = panel.edges[0], panel.edges[-1]
+    inside = np.flatnonzero((panel.thresholds >= low) & (panel.thresholds <= high))
+    drawn = inside[:: max(len(inside) // MOST_POINTS, 1)]
+    for axes, (name, values, color) in zip(others, lines, strict=True):
+        for operator, rates in values.items():
+            style = STYLES[operator] if len(values) > 1 else "-"
+            axes.plot(panel.thresholds[drawn], rates[drawn], color=color, linestyle=style, label=NAMES[operator])
+        axes.set(ylabel=name, ylim=(0, None))
+        if len(values) > 1:
+            axes.legend(handlelength=1.6, fontsize=7)
+    others[-1].set(xlim=(low, high), xlabel=f"threshold, {NAMES[next(iter(panel.kept))]}" * (len(panel.kept) == 1))
+    others[-1].xaxis.set_major_locator(_few_ticks())
+    figure.align_ylabels()
     return figure
 
 
-def _legend(figure: Figure, with_errors: bool) -> None:
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
+def _few_ticks():
+    from matplotlib.ticker import MaxNLocator
 
-    handles = [
-        Patch(color=GRAY, alpha=0.45, label="labels in each bin, %"),
-        Line2D([], [], color=KEPT, label="hours that the threshold keeps, %"),
-    ]
-    if with_errors:
-        handles.append(Line2D([], [], color=ERRORS, label="CER of what it keeps, %"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
-
-
-def _panels(count: int, width: float, height: float, **options) -> tuple[Figure, list[Axes]]:
-    """Returns a figure of panels of `width` x `height` inches, three beside each other, and these panels."""
-    columns = max(min(count, COLUMNS), 1)
-    rows = max(math.ceil(count / columns), 1)
-    figure = new_figure(width * columns, height * rows)
-    cells = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
-    for axes in cells[count:]:
-        axes.set_axis_off()
-    return figure, cells[:count]
+    return MaxNLocator(4)
 
 
 @our_style()
@@ -96,35 +83,36 @@ def draw_error_rates(rates: Mapping[str, np.ndarray], shares: np.ndarray, chosen
         shares: (S,) in per cent.
         chosen: the order whose line is bold.
     """
-    figure = new_figure(6.8, 3.6)
+    figure = new_figure(4.6, 3.9)
     axes = figure.subplots()
-    by_mean = sorted(rates, key=lambda name: rates[name].mean(), reverse=True)
-    for name, line in zip(by_mean, distinct_lines(len(by_mean)), strict=True):
-        axes.plot(shares, rates[name], linewidth=3 if name == chosen else 1.3, label=name.replace("_", " "), **line)
+    lines = dict(zip(sorted(rates, key=lambda name: name != chosen), distinct_lines(len(rates)), strict=True))
+    for name in sorted(rates, key=lambda name: rates[name].mean(), reverse=True):
+        width, label = 3 if name == chosen else 1.3, name.replace("_", " ")
+        axes.plot(shares, rates[name], linewidth=width, label=label, **lines[name])
     axes.set(xlabel="hours that are kept, %", ylabel="CER of what is kept, %", ylim=(0, None), xlim=(0, 100))
-    figure.legend(loc="outside right upper")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
 @our_style()
-def draw_score_ranges(ranges: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Draws the scores of many languages beside each other: thin lines hold 90 % of the labels, thick ones 50 %.
+def draw_score_range(score: str, ranges: Mapping[str, np.ndarray]) -> Figure:
+    """Draws the scores of languages below each other: thin lines hold 90 % of the labels, thick ones 50 %.
 
     Args:
-        ranges: by score, by language, the five values of `QUANTILES`.
+        ranges: by language, from the top, the five values of `QUANTILES`; none for a language without the score.
     """
-    languages = list(dict.fromkeys(chain.from_iterable(ranges.values())))
-    places = {language: -number for number, language in enumerate(languages)}
-    figure, cells = _panels(len(ranges), 3.2, 0.75 + 0.19 * len(languages), sharey=True)
-    for axes, (score, values) in zip(cells, ranges.items(), strict=True):
-        y = [places[language] for language in values]
-        low, lower, median, upper, high = np.array(list(values.values())).T
-        axes.hlines(y, low, high, color=COLORS[0], linewidth=1)
-        axes.hlines(y, lower, upper, color=COLORS[0], linewidth=4, alpha=0.5)
-        axes.plot(median, y, "o", color=COLORS[0], markersize=4)
-        axes.set(title=score.replace("_", " "), ylim=(-len(languages) + 0.4, 0.6))
-        axes.set_yticks(list(places.values()), languages)
-        axes.grid(axis="x", color=GRAY, alpha=0.3)
+    figure = new_figure(PANEL_WIDTH, 0.7 + 0.18 * len(ranges))
+    axes = figure.subplots()
+    for place, values in enumerate(ranges.values()):
+        if len(values):
+            low, lower, median, upper, high = values
+            axes.plot([low, high], [-place] * 2, color=COLORS[0], linewidth=1)
+            axes.plot([lower, upper], [-place] * 2, color=COLORS[0], linewidth=4, alpha=0.5, solid_capstyle="butt")
+            axes.plot(median, -place, "o", color=COLORS[0], markersize=4)
+    axes.set(title=score.replace("_", " "), ylim=(-len(ranges) + 0.4, 0.6))
+    axes.set_yticks(range(0, -len(ranges), -1), list(ranges))
+    axes.xaxis.set_major_locator(_few_ticks())
+    axes.grid(axis="x", color=GRAY, alpha=0.3)
     return figure
 
 
@@ -137,9 +125,13 @@ def draw_histograms(histograms: Mapping[str, Mapping[str, tuple[np.ndarray, np.n
     """
     languages = sorted({language for lines in histograms.values() for language in lines})
     styles = dict(zip(languages, distinct_lines(len(languages)), strict=True))
-    figure, cells = _panels(len(histograms), 4, 3.5)
+    rows = max(math.ceil(len(histograms) / COLUMNS), 1)
+    figure = new_figure(12, 3.5 * rows)
+    cells = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
+    for axes in cells[len(histograms) :]:
+        axes.set_axis_off()
     handles = {}
-    for axes, (score, lines) in zip(cells, histograms.items(), strict=True):
+    for axes, (score, lines) in zip(cells, histograms.items(), strict=False):
         for language, (percents, edges) in lines.items():
             handles[language] = axes.stairs(percents, edges, label=language, **styles[language])
         axes.set(xlabel=score.replace("_", " "), ylabel="% of the labels", ylim=(0, None))

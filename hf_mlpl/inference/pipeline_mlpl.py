@@ -123,7 +123,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         if return_confidence is not None:
             if return_confidence and self.type == "ctc_with_lm":
                 raise ValueError("return_confidence was given, but a decoder of pyctcdecode gives no frames of words")
-            forward_params["return_confidence"] = return_confidence
+            forward_params["return_confidence"] = postprocess_params["return_confidence"] = return_confidence
         if top_k_languages is not None:
             if top_k_languages < 1:
                 raise ValueError(f"top_k_languages is {top_k_languages}; it must be at least 1")
@@ -212,7 +212,14 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             model_inputs["stride"] = strides if is_batch else strides[0]
         return model_inputs
 
-    def postprocess(self, model_outputs, decoder_kwargs=None, return_timestamps=None, top_k_languages=None):
+    def postprocess(
+        self,
+        model_outputs,
+        decoder_kwargs=None,
+        return_timestamps=None,
+        top_k_languages=None,
+        return_confidence=False,
+    ):
         others = [output.pop("others") for output in model_outputs][0]
         num_samples = sum(output.pop("num_samples") for output in model_outputs)
         languages = self._recognized_languages(model_outputs, top_k_languages)
@@ -222,7 +229,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         if hypothesis is not None and return_timestamps == "word":
             for chunk, word in zip(result["chunks"], hypothesis.words, strict=True):
                 chunk["confidence"] = word["confidence"]
-        elif log_probs is not None:
+        elif return_confidence:
             frames_per_second = self.feature_extractor.sampling_rate / self._align_to
             for chunk in result.get("chunks", ()):
                 start, end = (round(second * frames_per_second) for second in chunk["timestamp"])

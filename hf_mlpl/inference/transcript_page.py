@@ -19,9 +19,7 @@ from .ctc_recognizer import CtcRecognizer
 from .tiers import words_of_characters
 from .transcription import Recording, format_transcript
 
-MAX_SOUND_BYTES = (
-    24_000_000  # of a page: Firefox takes addresses of 32 MB, which have a third more bytes than the sound
-)
+MAX_SOUND_BYTES = 24_000_000  # of a page: its address is a third longer, and Firefox takes 32 MB
 
 
 def view_arguments(recognize) -> dict[str, Any]:

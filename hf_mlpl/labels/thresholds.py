@@ -33,7 +33,7 @@ OPERATORS = dict.fromkeys(SCORES, (">=",)) | {
 DIGITS = dict.fromkeys(SCORES, 3) | {"characters_per_second": 1, "compression_ratio": 2}
 # By which labels are ordered where it is not known how their scores follow the error rate, the best first
 PREFERRED = ("agreement", "mean_log_prob", "lowest_word_confidence", "language_probability", "no_speech_probability")
-MARGIN = 3  # thresholds on both sides of a histogram
+MARGIN = 3  # thresholds on both sides of a histogram, or more, for half of `BINS` altogether
 FEWEST_COMPARED = 50  # labels with a reference, of a language: fewer say little about its scores
 SHARES = np.arange(0.05, 1.001, 0.05)  # of the hours, at which error rates are compared
 
@@ -172,7 +172,8 @@ class ThresholdCounts:
         """
         below, values = self._below(score), thresholds(score)
         first, last = np.searchsorted(below, np.array([0.005, 0.995]) * below[-1])
-        first, last = max(first - MARGIN, 0), min(last + MARGIN, len(values) - 1)
+        margin = max(MARGIN, (BINS // 2 - (last - first)) // 2)
+        first, last = max(first - margin, 0), min(last + margin, len(values) - 1)
         step = -(-(last - first) // BINS)
         bounds = np.unique(np.append(np.arange(first, last, step), last))
         inside = below[bounds].copy()

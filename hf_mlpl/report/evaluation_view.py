@@ -15,7 +15,7 @@ from ..pages.difference import difference
 from ..pages.document import is_language_tag
 from ..sharing.run_files import format_hours
 from .clips import Clip, left_out_line
-from .evaluations import MACRO, Evaluation, commonest, per_row
+from .evaluations import MACRO, WORST, Evaluation, commonest, per_row
 
 CONFUSIONS = 15  # of characters
 MOST_LANGUAGES = 30  # in the picture of their confusions: those that are confused most
@@ -29,6 +29,7 @@ class ShownUtterance:
     id: str
     tag: str
     difference: Markup
+    text: str
     remark: str
     audio: dict | None
     clip: Clip = Clip()
@@ -39,10 +40,9 @@ class EvaluationView:
 
     Args:
         number: of the evaluation on its page, for links.
-        num_worst: utterances of each language.
     """
 
-    def __init__(self, evaluation: Evaluation, number: int, num_worst: int):
+    def __init__(self, evaluation: Evaluation, number: int):
         results = evaluation.results
         self.id, self.title = f"results-{number}", evaluation.title
         self.update, self.unreadable = results.get("update"), results.get("unreadable")
@@ -56,8 +56,14 @@ class EvaluationView:
         self.has_languages = bool(confused)
         self.language_rows = _language_rows(confused)
         self.language_picture, self.language_title = _language_picture(confused)
+        self.num_worst = WORST
+        self.worst = [_group(evaluation, *item) for item in evaluation.worst().items()]
+
+    def shorten(self, num_worst: int) -> None:
+        """Keeps only so many of the worst utterances of each language."""
         self.num_worst = num_worst
-        self.worst = [_group(evaluation, *item) for item in evaluation.worst(num_worst).items()] if num_worst else []
+        for group in self.worst:
+            del group["utterances"][num_worst:]
 
     @property
     def utterances(self) -> list[list[ShownUtterance]]:
@@ -166,6 +172,7 @@ def _shown(row: dict) -> ShownUtterance:
         id=row["id"],
         tag=row["language"] if is_language_tag(row["language"]) else "",
         difference=difference(reference, hypothesis),
+        text=hypothesis,
         remark=", ".join([*parts, row["id"]]),
         audio=row["audio"],
     )

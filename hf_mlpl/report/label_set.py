@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from markupsafe import Markup
 
 from ..data.utterances import read_utterances
 from ..error_line import error_line
-from ..figures.labels import QUANTILES, ScorePanel, draw_error_rates, draw_score_ranges, draw_scores
+from ..figures.labels import QUANTILES, ScorePanel, draw_error_rates, draw_score, draw_score_range
 from ..figures.svg import to_svg
 from ..labels.files import label_schema
 from ..labels.filters import LANGUAGE_AGREES
@@ -26,14 +27,20 @@ from ..labels.summary import LabelSummary
 from ..labels.thresholds import SHARES, Kept, ThresholdCounts, best_order, condition, thresholds
 from ..pages.difference import difference
 from ..pages.document import document, render
+from ..sharing.run_files import format_hours
 from .clips import LEFT_OUT, PAGE_BYTES, Clip, left_out_line, read_clips
-from .label_rows import LabelSet
+from .label_rows import SHOWN, LabelSet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TEMPLATE = Path(__file__).parent / "templates" / "label_set.html"
 TABLE_SHARES = (0.99, 0.95, 0.9, 0.8, 0.7, 0.5, 0.25)  # of the hours, in tables of thresholds
 SETTING_SHARES = (0.95, 0.8, 0.5)  # of the filters that the page offers
 PLAYER_BYTES = 100  # of the element that plays a clip, without its sound
 FEWEST_KEPT = 0.01  # of the hours, for which an error rate is drawn: that of fewer is noise
+# Up to so many languages have pictures of all scores, and up to so many the picture of the one that orders labels.
+FEW, MANY = 12, 120
 MOST_TEACHERS = 5  # that are named
 ALL = "all languages"
 Order = tuple[str, str]  # a score and an operator
@@ -60,7 +67,8 @@ def label_set_report(
         OSError: for a label set that cannot be downloaded.
     """
     names = list(map(str, labels))
-    files = find_label_set(names[0] if len(names) == 1 else names, languages)
+    is_local = all(Path(name).exists() for name in names)
+    files = find_label_set(names[0] if len(names) == 1 else names, None if is_local else languages)
     label_set = LabelSet(files, read_utterances(utterances) if utterances else None, languages)
     if not label_set.languages:
         raise ValueError(f"{', '.join(names)}: no labels")
@@ -69,9 +77,12 @@ def label_set_report(
     for each in counts.values():
         total.add_counts(each)
     order, is_measured = best_order(list(counts.values()))
-    choices = {language: each.choice(order) for language, each in label_set.languages.items()}
-    rows = _fair_order(choices)
-    shown = label_set.shown(np.array(rows, int))
+    orders = {
+        language: order if order and each.known[order[0]][0] else best_order([each])[0]
+        for language, each in counts.items()
+    }
+    choices = {language: each.choice(orders[language]) for language, each in label_set.languages.items()}
+    shown = label_set.shown(np.array(_fair_order(choices), int))
     differences = {
         row: difference(each.reference, each.label["text"])
         for row, each in shown.items()
@@ -83,27 +94,33 @@ def label_set_report(
         "label_set": label_set,
         "languages": label_set.languages,
         "total": total,
+        "hours": format_hours,
         "is_measured": is_measured,
         "order": order,
+        "orders": orders,
         "meanings": SCORES,
         "has_utterances": bool(utterances),
         "settings": _settings(order, total, counts) if order else [],
         "commands": _commands(names, [path for _, path in label_set.paths], utterances),
-        "sections": {ALL: total, **counts} if len(counts) > 1 else counts,
         "pictures": _pictures(counts, total, order),
         "tables": {language: _tables(each) for language, each in {ALL: total, **counts}.items()},
-        "choices": choices,
         "shown": shown,
         "differences": differences,
     }
 
-    def page(clips: Sequence[Clip]) -> str:
-        by_row = dict(zip(rows, clips, strict=True))
-        return document(_title(names), render(TEMPLATE, **values, clips=by_row, left_out=left_out_line(clips)))
+    def page(clips: Mapping[int, Clip]) -> str:
+        left_out = left_out_line(list(clips.values()))
+        return document(_title(names), render(TEMPLATE, **values, clips=clips, left_out=left_out))
 
-    silent = page([LEFT_OUT] * len(rows))
-    room = PAGE_BYTES - len(silent.encode()) - PLAYER_BYTES * len(rows)
-    return page(read_clips([shown[row].audio for row in rows], room))
+    for most in (SHOWN, SHOWN // 2, SHOWN // 4, 1, 0):  # as many labels of each language as there is room for
+        chosen = {name: {kind: rows[:most] for kind, rows in each.items()} for name, each in choices.items()}
+        rows = _fair_order(chosen)
+        values["lists"] = {name: _lists(each) for name, each in chosen.items()}
+        values["sections"] = ({ALL: total} if len(counts) > 1 or not most else {}) | (counts if most else {})
+        room = PAGE_BYTES - len(page(dict.fromkeys(rows, LEFT_OUT)).encode()) - PLAYER_BYTES * len(rows)
+        if room >= 0:
+            break
+    return page(dict(zip(rows, read_clips([shown[row].audio for row in rows], room), strict=True)))
 
 
 def _title(names: Sequence[str]) -> str:
@@ -116,6 +133,16 @@ def _fair_order(choices: Mapping[str, Mapping[str, np.ndarray]]) -> list[int]:
     """Returns the rows that are shown, each once: the first of each choice of each language, then the second ones."""
     ranks = zip_longest(*(rows.tolist() for of_language in choices.values() for rows in of_language.values()))
     return [row for row in dict.fromkeys(chain.from_iterable(ranks)) if row is not None]
+
+
+def _lists(choices: Mapping[str, np.ndarray]) -> dict[str, list[tuple[int, str | None]]]:
+    """Returns the rows of each choice, and for a row that is in an earlier one the name of that."""
+    first: dict[int, str] = {}
+    lists: dict[str, list[tuple[int, str | None]]] = {}
+    for name, rows in choices.items():
+        lists[name] = [(row, first.get(row)) for row in rows.tolist()]
+        first = dict.fromkeys(rows.tolist(), name) | first
+    return lists
 
 
 @dataclass(frozen=True)
@@ -178,28 +205,31 @@ def _tables(counts: ThresholdCounts) -> list[ScoreTable]:
     return list(tables.values())
 
 
-def _pictures(languages: Counts, total: ThresholdCounts, order: Order | None) -> dict[str, Markup]:
+def _pictures(languages: Counts, total: ThresholdCounts, order: Order | None) -> dict[str, list[Markup]]:
     """Returns pictures by the section that they stand in, and those of `errors` and `ranges`."""
-    pictures = {}
+    pictures: dict[str, list[Markup]] = {"errors": [], "ranges": []}
     for name, counts in ({ALL: total, **languages} if len(languages) > 1 else languages).items():
-        if counts.conditions():
-            title = f"Scores of the labels of {name}, and what each threshold would keep"
-            pictures[name] = Markup(to_svg(draw_scores(_panels(counts)), title))
+        pictures[name] = [
+            _svg(draw_score(panel), f"{panel.name} of the labels of {name}, and what each threshold would keep")
+            for panel in _panels(counts)
+            if len(languages) <= FEW or name == ALL or len(languages) <= MANY and panel.name == order[0]
+        ]
     if total.compared and order:
         rates = {" ".join(key): 100 * total.error_rates(*key) for key in total.conditions()}
         figure = draw_error_rates(rates, 100 * SHARES, " ".join(order))
-        pictures["errors"] = Markup(to_svg(figure, "Error rates of the best labels by each score"))
+        pictures["errors"].append(_svg(figure, "Error rates of the best labels by each score"))
     if len(languages) > 1 and order:
-        ranges = {
-            score: {
-                name: counts.quantiles(score, QUANTILES)
+        for score in dict.fromkeys(score for score, _ in total.conditions()):
+            ranges = {
+                name: counts.quantiles(score, QUANTILES) if counts.known[score][0] else np.empty(0)
                 for name, counts in languages.items()
-                if counts.known[score][0]
             }
-            for score in dict.fromkeys([order[0], *(score for score, _ in total.conditions())])
-        }
-        pictures["ranges"] = Markup(to_svg(draw_score_ranges(ranges), "Scores of each language"))
+            pictures["ranges"].append(_svg(draw_score_range(score, ranges), f"{score} of each language"))
     return pictures
+
+
+def _svg(figure: Figure, title: str) -> Markup:
+    return Markup(to_svg(figure, title))
 
 
 def _panels(counts: ThresholdCounts) -> list[ScorePanel]:
@@ -248,6 +278,10 @@ def _facts(paths: Sequence[Path]) -> Facts:
                 facts.teachers.append(f"{summary.teacher}@{summary.teacher_revision}")
                 facts.unreadable[summary.language] += summary.unreadable
                 sources += summary.sources
+            elif any((place / "job.json").exists() for place in (folder, folder.parent)):
+                facts.problems.append(
+                    f"{folder}: labels of a job that is not complete; `hf-mlpl pseudo-label` goes on"
+                )
             else:
                 facts.teachers += chain.from_iterable(_authors(path) for path in paths if path.parent == folder)
         except ValueError as error:
@@ -273,9 +307,11 @@ def _authors(path: Path) -> list[str]:
 def _commands(names: Sequence[str], paths: Sequence[Path], utterances: Sequence[Path]) -> list[str]:
     """Returns the commands that make training data of the labels, with a file of filters."""
     commands = []
-    columns = set(LABEL_FEATURES) - SCORES.keys()
-    if not all(path.suffix == ".parquet" and columns <= set(label_schema(path).names) for path in paths):
-        audio = ["--audio", *map(str, utterances)] if utterances else []
+    needed = set(LABEL_FEATURES) - SCORES.keys()
+    columns = [set(label_schema(path).names if path.suffix == ".parquet" else ()) for path in paths]
+    if not all(needed <= found for found in columns):
+        has_audio = all("audio" in found for found in columns)
+        audio = [] if has_audio and not utterances else ["--audio", *map(str, utterances or ["utterances.parquet"])]
         commands.append(["join-labels", "--labels", *names, *audio, "--all", "--output", "labels.parquet"])
         paths = [Path("labels.parquet")]
     filtered = ["--filters", "filters.yaml", "--output", "kept.parquet"]

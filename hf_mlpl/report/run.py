@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
+from ..atomic import write_text
+from ..error_line import error_line
 from ..evaluation.error_rate import RATES
 from ..figures import draw_lines, draw_rates, to_svg
 from ..pages.document import document, render
@@ -24,13 +27,15 @@ from .evaluation_view import EvaluationView
 from .evaluations import MACRO, WORST, by_turns
 from .run_folder import Run, read_runs
 
+logger = logging.getLogger(__name__)
+
 TEMPLATES = Path(__file__).parent / "templates"
 HOUR_KINDS = {"human": "human transcripts", "pseudo": "pseudo-labels", "unlabelled": "labelled by slimIPL"}
 # Titles of pictures, labels of their axes, whether these are logarithmic, and the numbers that are drawn. Numbers that
 # are in none have a picture each.
 PANELS = (
     ("Training loss", "loss", True, ("loss",)),
-    ("CER of pseudo-labels that have a reference", "CER", False, ("labels.cer",)),
+    ("CER of pseudo-labels that have a reference", "CER, %", False, ("labels.cer",)),
     (
         "Health of pseudo-labels",
         "share",
@@ -43,7 +48,12 @@ PANELS = (
     ("Norm of the gradient", "norm", True, ("gradient_norm",)),
     ("Recordings that could not be used", "recordings", False, ("unusable",)),
 )
-RATE_TITLES = {"cer": "CER on dev", "wer": "WER on dev", "language_accuracy": "Language that is named rightly, dev"}
+# Titles and labels of rates on dev
+DEV_RATES = {
+    "cer": ("CER on dev", "CER, %"),
+    "wer": ("WER on dev", "WER, %"),
+    "language_accuracy": ("Languages that are named rightly on dev", "right, %"),
+}
 
 
 def run_report(path: Path, results: Sequence[Path] = ()) -> str:
@@ -58,25 +68,39 @@ def run_report(path: Path, results: Sequence[Path] = ()) -> str:
         ValueError: for a folder without a run, damaged files, and results of another model.
     """
     [run] = read_runs([path], results)
-    page = ""
-    for num_worst in (WORST, WORST // 2, WORST // 4, 1, 0):  # as many as there is room for
-        views = [EvaluationView(evaluation, i, num_worst) for i, evaluation in enumerate(run.evaluations)]
-        page = _page(run, views)
-        if (room := PAGE_BYTES - len(page.encode())) >= 0:
-            shown = [utterance for view in views for utterance in by_turns(view.utterances)]
-            for utterance, clip in zip(shown, read_clips([each.audio for each in shown], room), strict=True):
-                utterance.clip = clip
-            return _page(run, views)
-    return page
-
-
-def _page(run: Run, views: Sequence[EvaluationView]) -> str:
+    views = [EvaluationView(evaluation, number) for number, evaluation in enumerate(run.evaluations)]
     values = {"facts": _facts(run), "evaluations": views, "has_run": bool(run.record), "collapse": None}
     if run.record:
         values |= _run_values(run)
-    return document(
-        f"Run {run.name}" if run.record else f"Results {run.name}", render(TEMPLATES / "run.html", **values)
-    )
+
+    def page() -> str:
+        title = f"Run {run.name}" if run.record else f"Results {run.name}"
+        return document(title, render(TEMPLATES / "run.html", **values))
+
+    for num_worst in (WORST, WORST // 2, WORST // 4, 1, 0):  # as many as there is room for
+        for view in views:
+            view.shorten(num_worst)
+        if (room := PAGE_BYTES - len(page().encode())) >= 0:
+            break
+    shown = [utterance for view in views for utterance in by_turns(view.utterances)]
+    for utterance, clip in zip(shown, read_clips([each.audio for each in shown], room), strict=True):
+        utterance.clip = clip
+    return page()
+
+
+def write_run_report(folder: Path) -> Path | None:
+    """Writes `report.html` into the folder of a run whose command ends, unless a newer one is there; returns its path.
+
+    Whatever goes wrong is a warning: a trained model is worth more than a page on it. Returns None then.
+    """
+    page = folder / "report.html"
+    try:
+        if not page.is_file() or page.stat().st_mtime < (folder / "run.json").stat().st_mtime:
+            write_text(page, run_report(folder))
+        return page
+    except Exception as error:  # of any kind
+        logger.warning("no report was written (%s); `hf-mlpl report %s` tries again", error_line(error), folder)
+        return None
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -131,8 +155,8 @@ def panels(run: Run) -> list[tuple[str, Markup]]:
     shown = {name for *_, names in PANELS for name in names}
     others = [(name, name, False, (name,)) for name in lines if name not in shown]
     rates = [
-        (title, draw_rates(run.dev_rows, rate, f"{title}, %"))
-        for rate, title in RATE_TITLES.items()
+        (title, draw_rates(run.dev_rows, rate, label))
+        for rate, (title, label) in DEV_RATES.items()
         if any(row["dev"]["macro"].get(rate) is not None for row in run.dev_rows)
     ]
     for title, label, is_log, names in (*PANELS, *others):

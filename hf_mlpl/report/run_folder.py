@@ -11,6 +11,9 @@ from ..sharing.run_files import read_run
 from ..training.metrics import flatten, read_metrics
 from .evaluations import Evaluation, read_evaluation
 
+PERCENT = {"labels.cer"}  # fractions that pages show in percent
+Line = tuple[list[int], list[float]]  # updates, and a number of each
+
 
 @dataclass(frozen=True)
 class Run:
@@ -55,15 +58,15 @@ class Run:
         speeds = self.scalars().get("audio_seconds_per_second")
         return statistics.median(speeds[1]) if speeds else None
 
-    def scalars(self) -> dict[str, tuple[list[int], list[float]]]:
+    def scalars(self) -> dict[str, Line]:
         """Returns the updates and values of each number that training has logged, by its dotted name."""
-        lines: dict[str, tuple[list[int], list[float]]] = {}
+        lines: dict[str, Line] = {}
         for row in self.rows:
             numbers = flatten({name: value for name, value in row.items() if name not in ("update", "dev")})
             for name, value in numbers.items():
                 updates, values = lines.setdefault(name, ([], []))
                 updates.append(row["update"])
-                values.append(value)
+                values.append(100 * value if name in PERCENT else value)
         return lines
 
 
