@@ -56,10 +56,14 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Returns 0 after SIGTERM or SIGINT."""
     if options.folder is not None and not options.folder.is_dir():
         parser.error(f"--folder is {options.folder}; it must be a folder that exists")
-    # before gradio is imported: other users of a machine can read its usual folder, or own it
-    with TemporaryDirectory(prefix="hf-mlpl-app-") as uploads:
+    # Before gradio is imported: other users of the machine can read its usual folder, or own it
+    parent = os.environ.pop("GRADIO_TEMP_DIR", None)
+    with TemporaryDirectory(prefix="hf-mlpl-app-", dir=parent) as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        _show(options)
+        try:
+            _show(options)
+        finally:
+            del os.environ["GRADIO_TEMP_DIR"]
     if any(thread.name.startswith("AnyIO") for thread in threading.enumerate()):
         os._exit(0)  # a job in work would go on for hours; the shards that it has finished stay
     return 0
