@@ -133,12 +133,13 @@ class LabelSet:
     """
 
     def __init__(self, files: Files, utterances: Dataset | None = None, languages: Sequence[str] = ()):
-        self.paths = [(language, path) for language, paths in files.items() for path in paths]
+        wanted = [name for name in files if not languages or name in (None, *languages)]
+        self.paths = [(name, path) for name in wanted for path in files[name]]
         self._utterances = utterances
         self._names = UtteranceNames(utterances) if utterances is not None else None
         self.texts, self.matched, self.skipped, self.first_skipped = LabelTexts(), 0, 0, ""
         found: defaultdict[str, LanguageLabels] = defaultdict(LanguageLabels)
-        there: set[str] = set()
+        there = {name for name in files if name is not None}
         for number in range(len(self.paths)):
             for first, block in self._blocks(number, self._skip):
                 spoken, rows = np.array(block["language"]), (number << 40) + first + np.arange(len(block))
@@ -153,7 +154,7 @@ class LabelSet:
                     found[language].add(labels, self._references(places), rows[spoken == language])
         if absent := sorted(set(languages) - found.keys()):
             accepted = ", ".join(sorted(there)) or "none at all"
-            raise ValueError(f"{self.paths[0][1]}: no labels of {', '.join(absent)}; there are {accepted}")
+            raise ValueError(f"no labels of {', '.join(absent)}; there are {accepted}")
         self.languages = dict(sorted(found.items()))
 
     def _skip(self, position: str, problem: str) -> None:

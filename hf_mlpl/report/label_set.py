@@ -24,11 +24,12 @@ from ..labels.folder import read_complete
 from ..labels.join import find_label_set
 from ..labels.schema import LABEL_FEATURES, SCORES
 from ..labels.summary import LabelSummary
-from ..labels.thresholds import SHARES, Kept, ThresholdCounts, best_order, condition, thresholds
+from ..labels.thresholds import OPERATORS, SHARES, Kept, ThresholdCounts, best_order, condition, thresholds
 from ..pages.difference import difference
 from ..pages.document import document, render
+from ..sharing.run_files import format_hours
 from .clips import LEFT_OUT, PAGE_BYTES, Clip, left_out_line, read_clips
-from .label_rows import LabelSet
+from .label_rows import SHOWN, LabelSet, ShownLabel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +39,8 @@ TABLE_SHARES = (0.99, 0.95, 0.9, 0.8, 0.7, 0.5, 0.25)  # of the hours, in tables
 SETTING_SHARES = (0.95, 0.8, 0.5)  # of the filters that the page offers
 PLAYER_BYTES = 100  # of the element that plays a clip, without its sound
 FEWEST_KEPT = 0.01  # of the hours, for which an error rate is drawn: that of fewer is noise
-MOST_PICTURED = 12  # languages with pictures of all scores; of more, each has that of the score that orders labels
+# Up to the first number of languages, each has pictures of all scores; up to the second, of the one that orders labels
+FEW, MANY = 12, 120
 MOST_TEACHERS = 5  # that are named
 ALL = "all languages"
 Order = tuple[str, str]  # a score and an operator
@@ -65,7 +67,8 @@ def label_set_report(
         OSError: for a label set that cannot be downloaded.
     """
     names = list(map(str, labels))
-    files = find_label_set(names[0] if len(names) == 1 else names, languages)
+    is_local = all(Path(name).exists() for name in names)
+    files = find_label_set(names[0] if len(names) == 1 else names, None if is_local else languages)
     label_set = LabelSet(files, read_utterances(utterances) if utterances else None, languages)
     if not label_set.languages:
         raise ValueError(f"{', '.join(names)}: no labels")
@@ -74,9 +77,12 @@ def label_set_report(
     for each in counts.values():
         total.add_counts(each)
     order, is_measured = best_order(list(counts.values()))
-    choices = {language: each.choice(order) for language, each in label_set.languages.items()}
-    rows = _fair_order(choices)
-    shown = label_set.shown(np.array(rows, int))
+    orders = {
+        language: order if order and each.known[order[0]][0] else best_order([each])[0]
+        for language, each in counts.items()
+    }
+    choices = {language: each.choice(orders[language]) for language, each in label_set.languages.items()}
+    shown = label_set.shown(np.array(_fair_order(choices), int))
     differences = {
         row: difference(each.reference, each.label["text"])
         for row, each in shown.items()
@@ -88,28 +94,41 @@ def label_set_report(
         "label_set": label_set,
         "languages": label_set.languages,
         "total": total,
+        "hours": format_hours,
         "is_measured": is_measured,
         "order": order,
+        "orders": orders,
         "meanings": SCORES,
-        "scores": list(dict.fromkeys([*(order or ())[:1], *SCORES])),
         "has_utterances": bool(utterances),
         "settings": _settings(order, total, counts) if order else [],
         "commands": _commands(names, [path for _, path in label_set.paths], utterances),
-        "sections": {ALL: total, **counts} if len(counts) > 1 else counts,
         "pictures": _pictures(counts, total, order),
         "tables": {language: _tables(each) for language, each in {ALL: total, **counts}.items()},
-        "choices": choices,
         "shown": shown,
         "differences": differences,
     }
+    return _with_sound(_title(names), values, choices, shown)
 
-    def page(clips: Sequence[Clip]) -> str:
-        by_row = dict(zip(rows, clips, strict=True))
-        return document(_title(names), render(TEMPLATE, **values, clips=by_row, left_out=left_out_line(clips)))
 
-    silent = page([LEFT_OUT] * len(rows))
-    room = PAGE_BYTES - len(silent.encode()) - PLAYER_BYTES * len(rows)
-    return page(read_clips([shown[row].audio for row in rows], room))
+def _with_sound(
+    title: str,
+    values: Mapping[str, object],
+    choices: Mapping[str, Mapping[str, np.ndarray]],
+    shown: Mapping[int, ShownLabel],
+) -> str:
+    """Returns the page with as many labels of each language as it has room for, and as many recordings of these."""
+
+    def page(clips: Mapping[int, Clip]) -> str:
+        left_out = left_out_line(list(clips.values()))
+        return document(title, render(TEMPLATE, **values, lists=lists, clips=clips, left_out=left_out))
+
+    for most in (SHOWN, SHOWN // 2, SHOWN // 4, 1, 0):
+        chosen = {name: {kind: rows[:most] for kind, rows in each.items()} for name, each in choices.items()}
+        lists, rows = {name: _lists(each) for name, each in chosen.items() if most}, _fair_order(chosen)
+        room = PAGE_BYTES - len(page(dict.fromkeys(rows, LEFT_OUT)).encode()) - PLAYER_BYTES * len(rows)
+        if room >= 0:
+            break
+    return page(dict(zip(rows, read_clips([shown[row].audio for row in rows], room), strict=True)))
 
 
 def _title(names: Sequence[str]) -> str:
@@ -122,6 +141,16 @@ def _fair_order(choices: Mapping[str, Mapping[str, np.ndarray]]) -> list[int]:
     """Returns the rows that are shown, each once: the first of each choice of each language, then the second ones."""
     ranks = zip_longest(*(rows.tolist() for of_language in choices.values() for rows in of_language.values()))
     return [row for row in dict.fromkeys(chain.from_iterable(ranks)) if row is not None]
+
+
+def _lists(choices: Mapping[str, np.ndarray]) -> dict[str, list[tuple[int, str | None]]]:
+    """Returns the rows of each choice, and for a row that is in an earlier one the name of that."""
+    first: dict[int, str] = {}
+    lists: dict[str, list[tuple[int, str | None]]] = {}
+    for name, rows in choices.items():
+        lists[name] = [(row, first.get(row)) for row in rows.tolist()]
+        first = dict.fromkeys(rows.tolist(), name) | first
+    return lists
 
 
 @dataclass(frozen=True)
@@ -191,7 +220,7 @@ def _pictures(languages: Counts, total: ThresholdCounts, order: Order | None) ->
         pictures[name] = [
             _svg(draw_score(panel), f"{panel.name} of the labels of {name}, and what each threshold would keep")
             for panel in _panels(counts)
-            if len(languages) <= MOST_PICTURED or name == ALL or panel.name == order[0]
+            if len(languages) <= FEW or name == ALL or len(languages) <= MANY and panel.name == order[0]
         ]
     if total.compared and order:
         rates = {" ".join(key): 100 * total.error_rates(*key) for key in total.conditions()}
@@ -199,6 +228,8 @@ def _pictures(languages: Counts, total: ThresholdCounts, order: Order | None) ->
         pictures["errors"].append(_svg(figure, "Error rates of the best labels by each score"))
     if len(languages) > 1 and order:
         for score in dict.fromkeys(score for score, _ in total.conditions()):
+            if len(languages) > MANY and score != order[0]:
+                continue
             ranges = {
                 name: counts.quantiles(score, QUANTILES) if counts.known[score][0] else np.empty(0)
                 for name, counts in languages.items()
@@ -212,18 +243,19 @@ def _svg(figure: Figure, title: str) -> Markup:
 
 
 def _panels(counts: ThresholdCounts) -> list[ScorePanel]:
-    panels: dict[str, ScorePanel] = {}
-    for score, operator in counts.conditions():
-        if score not in panels:
-            numbers, edges = counts.histogram(score)
-            panels[score] = ScorePanel(score, edges, 100 * numbers / numbers.sum(), thresholds(score), {}, {})
-        _, hours, edits, characters = counts.kept(score, operator)
-        panels[score].kept[operator] = 100 * hours / counts.total[1]
-        if counts.compared:
-            is_enough = (hours >= FEWEST_KEPT * counts.total[1]) & (characters > 0)
-            rates = np.divide(100 * edits, characters, out=np.full(len(edits), np.nan), where=is_enough)
-            panels[score].errors[operator] = rates
-    return list(panels.values())
+    panels = []
+    for score in dict.fromkeys(score for score, _ in counts.conditions()):
+        kept, errors = {}, {}
+        for operator in OPERATORS[score]:
+            _, hours, edits, characters = counts.kept(score, operator)
+            kept[operator] = 100 * hours / counts.total[1]
+            if counts.compared:
+                is_enough = (hours >= FEWEST_KEPT * counts.total[1]) & (characters > 0)
+                rates = np.full(len(edits), np.nan)
+                errors[operator] = np.divide(100 * edits, characters, out=rates, where=is_enough)
+        numbers, edges = counts.histogram(score)
+        panels.append(ScorePanel(score, edges, 100 * numbers / numbers.sum(), thresholds(score), kept, errors))
+    return panels
 
 
 @dataclass
@@ -290,7 +322,8 @@ def _commands(names: Sequence[str], paths: Sequence[Path], utterances: Sequence[
     columns = [set(label_schema(path).names if path.suffix == ".parquet" else ()) for path in paths]
     if not all(needed <= found for found in columns):
         has_audio = all("audio" in found for found in columns)
-        audio = [] if has_audio and not utterances else ["--audio", *map(str, utterances or ["utterances.parquet"])]
+        named = utterances or ([] if has_audio else [Path("utterances.parquet")])
+        audio = ["--audio", *map(str, named)] if named else []
         commands.append(["join-labels", "--labels", *names, *audio, "--all", "--output", "labels.parquet"])
         paths = [Path("labels.parquet")]
     filtered = ["--filters", "filters.yaml", "--output", "kept.parquet"]
