@@ -26,6 +26,8 @@ from .model.missing_model import may_be_ours
 
 PRESETS = ("tiny", "base", "large")  # of `MlplConfig`
 OPTIMIZERS = ("adagrad", "adamw")
+TRACKERS = ("tensorboard", "trackio", "wandb", "mlflow", "swanlab", "comet_ml")  # of Accelerate's, those that resume
+TRACKER_EXTRAS = ("tensorboard", "trackio")
 SCHEDULES = ("constant", "linear", "step", "tri-stage")
 DEFAULT_WARMUP = 64_000  # updates
 VARIANTS = ("naive", "cache", "pre-cache", "fixed-pre-cache")  # of slimIPL
@@ -39,7 +41,7 @@ DECIDED_MODEL_FIELDS = ("vocab_size", "blank_token_id", "languages", "num_mel_bi
 # Settings that do not change the result, so that a continued run may have others.
 FREE_ON_RESUME = frozenset(
     "num_workers cache_gigabytes log_every save_every eval_every push_to_hub hub_private_repo license stage "
-    "allow_collapsed".split()
+    "allow_collapsed report_to project".split()
 )
 FREE_IN_FOLDER = FREE_ON_RESUME | {"output_dir"}  # a folder may be moved
 
@@ -212,6 +214,9 @@ class TrainingConfig:
         num_workers: processes that decode audio ahead of training.
         cache_gigabytes: memory of each worker for features, which the next passes over the data use again.
         seed: of all random numbers.
+        report_to: trackers that get all numbers of `metrics.jsonl` too: `tensorboard`, whose files go into the folder
+            `tensorboard` of `output_dir`, `trackio`, `wandb`, `mlflow`, `swanlab` or `comet_ml`.
+        project: of these trackers, in which each run has its tag and six more characters as its name.
         push_to_hub: repository, such as `me/my-model`, to which the run is pushed at each checkpoint and at the end.
         hub_private_repo: creates the repository as private if it does not exist.
         license: identifier for the model card, such as `apache-2.0`; push_to_hub needs it.
@@ -257,6 +262,8 @@ class TrainingConfig:
     num_workers: int = 2
     cache_gigabytes: float = 1.0
     seed: int = 0
+    report_to: Sequence[str] = ()
+    project: str = "hf_mlpl"
     push_to_hub: str | None = None
     hub_private_repo: bool = False
     license: str | None = None
@@ -266,6 +273,7 @@ class TrainingConfig:
         self._check_values()
         self._check_model_fields()
         self._check_tuning()
+        self._check_trackers()
         if self.push_to_hub is not None:
             self._check_push()
 
@@ -330,6 +338,17 @@ class TrainingConfig:
                 f"model is {self.model}, a folder on this machine, without which nobody can use the adapters that "
                 "push_to_hub pushes; set lora.merge to true, or give the model's name on the Hub"
             )
+
+    def _check_trackers(self) -> None:
+        """Checks that all trackers are known and installed."""
+        for name in self.report_to:
+            if name not in TRACKERS:
+                raise ValueError(f"report_to has {name!r}; accepted are {', '.join(TRACKERS)}")
+            if find_spec(name) is None:
+                command = install_command(name) if name in TRACKER_EXTRAS else f"pip install {name.replace('_', '-')}"
+                raise ValueError(f"report_to has {name}, which is not installed; it comes with {command}")
+        if self.report_to and not self.project.strip():
+            raise ValueError(f"project is {self.project!r}; give the name under which the trackers show the run")
 
     def _check_push(self) -> None:
         """Checks the licence, and the names that the Hub would refuse."""
@@ -486,7 +505,7 @@ def _typed(name: str, value: Any, annotation: str) -> Any:
 
 def write_config(config: TrainingConfig) -> None:
     """Writes the settings to `config.yaml` of the run's folder."""
-    text = yaml.safe_dump(_plain(config), allow_unicode=True, sort_keys=False)
+    text = yaml.safe_dump(plain_settings(config), allow_unicode=True, sort_keys=False)
     write_text(Path(config.output_dir) / "config.yaml", text)
 
 
@@ -534,7 +553,7 @@ def changed_settings(path: Path, config: TrainingConfig, free: Iterable[str]) ->
     Raises:
         ValueError: for a file that does not hold the settings of a run.
     """
-    settings = _plain(config)
+    settings = plain_settings(config)
     try:
         old = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
@@ -542,12 +561,12 @@ def changed_settings(path: Path, config: TrainingConfig, free: Iterable[str]) ->
     if not isinstance(old, dict) or not old.keys() & settings.keys():
         raise ValueError(f"{path} is damaged (it does not hold the settings of a run)")
     required = dict.fromkeys(("output_dir", "model", "train", "max_updates"))
-    defaults = _plain(TrainingConfig(output_dir="", model="", train=[""], max_updates=1)) | required
+    defaults = plain_settings(TrainingConfig(output_dir="", model="", train=[""], max_updates=1)) | required
     old = defaults | old  # an earlier version of this library did not know all settings
     differing = [name for name in settings if name not in free and old[name] != settings[name]]
     return "; ".join(f"{name} was {old[name]!r}, is {settings[name]!r}" for name in differing)
 
 
-def _plain(config: TrainingConfig) -> dict:
+def plain_settings(config: TrainingConfig) -> dict:
     """Returns settings as YAML reads them back, with lists instead of tuples."""
     return yaml.safe_load(yaml.safe_dump(dataclasses.asdict(config)))

@@ -47,13 +47,13 @@ def test_there_are_these_settings_and_no_others():
         "warmup_updates schedule first_decay_update decay_every_updates weight_decay max_grad_norm "
         "freeze_feature_encoder freeze_encoder_updates lora "
         "spec_augment waveform_augment slimipl bf16 gradient_checkpointing allow_collapsed log_every eval_every "
-        "save_every num_workers cache_gigabytes seed push_to_hub hub_private_repo license stage"
+        "save_every num_workers cache_gigabytes seed report_to project push_to_hub hub_private_repo license stage"
     )
     assert [field.name for field in dataclasses.fields(TrainingConfig)] == names.split()
     names = "start_update num_frequency_masks max_frequency_width num_time_masks max_time_width max_time_fraction"
     assert [field.name for field in dataclasses.fields(SpecAugmentConfig)] == names.split()
     free = "num_workers cache_gigabytes log_every save_every eval_every push_to_hub hub_private_repo license stage "
-    free += "allow_collapsed"
+    free += "allow_collapsed report_to project"
     assert FREE_ON_RESUME == set(free.split())
 
 
@@ -138,7 +138,12 @@ def test_the_file_names_the_stage(load):
 
 def test_settings_survive_their_own_file(load):
     config = load(
-        MINIMUM, "train=[ünï.parquet]", "dev=[d.parquet]", "spec_augment.start_update=5", "learning_rate=1e-3"
+        MINIMUM,
+        "train=[ünï.parquet]",
+        "dev=[d.parquet]",
+        "spec_augment.start_update=5",
+        "learning_rate=1e-3",
+        "report_to=[]",
     )
     assert load(yaml.safe_dump(dataclasses.asdict(config))) == config
 
@@ -252,6 +257,16 @@ def test_every_wrong_value_is_one_line_with_file_and_setting(load, config_class)
             nested = isinstance(value, dict) and "no setting is called" in message
             assert "stage.yaml: " in message and "\n" not in message, (field.name, value)
             assert field.name in message or nested, (field.name, value)
+
+
+def test_trackers_must_be_known_and_installed(load, monkeypatch):
+    assert load({**MINIMUM, "report_to": ["tensorboard"]}).project == "hf_mlpl"
+    with pytest.raises(ValueError, match="report_to has 'tensorbord'; accepted are tensorboard, trackio, wandb, "):
+        load({**MINIMUM, "report_to": ["tensorbord"]})
+    monkeypatch.setattr("hf_mlpl.training_config.find_spec", lambda name: None)
+    for name, command in (("trackio", r".*pip install .*\[trackio\]'"), ("comet_ml", "pip install comet-ml")):
+        with pytest.raises(ValueError, match=rf"report_to has {name}, .* installed; it comes with {command}$"):
+            load(MINIMUM, f"report_to=[{name}]")
 
 
 def test_adapters_need_peft(load, monkeypatch):

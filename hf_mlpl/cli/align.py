@@ -35,11 +35,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..inference.precision import convert
+from .download import announce_model
 from .inference import (
     add_batch_seconds_argument,
     add_dtype_argument,
     add_model_argument,
-    announce_model,
     deliver,
     leave_out_finished,
     line_on_files,

@@ -14,7 +14,7 @@ from ..model.model_files import check_settings, dict_of, read_settings, text, wh
 # Settings of paths and of logging, and those that a card shows elsewhere
 NOT_SHOWN = frozenset(
     "output_dir model tokens train dev unlabelled language languages log_every eval_every save_every num_workers "
-    "cache_gigabytes push_to_hub hub_private_repo license stage".split()
+    "cache_gigabytes report_to project push_to_hub hub_private_repo license stage".split()
 )
 A_LIST = (lambda value: isinstance(value, list), "a list")
 # Fields of run.json that a card needs

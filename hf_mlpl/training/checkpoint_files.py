@@ -16,7 +16,8 @@ from ..atomic import write_json
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS_KEPT = 2
-RUN_FILES = ("config.yaml", "metrics.jsonl", "run.json")  # of a run's folder; each checkpoint has copies of them
+TRACKED = "trackers.json"  # of runs that are reported to trackers
+RUN_FILES = ("config.yaml", "metrics.jsonl", "run.json", TRACKED)  # of a run's folder; each checkpoint has copies
 MANIFEST = "manifest.json"
 BLOCK_BYTES = 1 << 22
 FSDP_FOLDERS = ("pytorch_model_fsdp_0", "optimizer_0")  # with the shards of weights and of optimizer state

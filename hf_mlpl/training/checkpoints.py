@@ -22,6 +22,7 @@ from ..main_process import on_main_process
 from ..training_config import TrainingConfig, has_settings
 from .checkpoint_files import (
     RUN_FILES,
+    TRACKED,
     checkpoint_path,
     first_line,
     last_intact,
@@ -132,7 +133,8 @@ class Checkpointer:
         for name in ("metrics.jsonl", "results.json", "results.hypotheses.parquet", "curves.png", "report.html"):
             (self.output_dir / name).unlink(missing_ok=True)
         if not has_settings(self.output_dir / "config.yaml", self.config):
-            (self.output_dir / "run.json").unlink(missing_ok=True)
+            for name in ("run.json", TRACKED):
+                (self.output_dir / name).unlink(missing_ok=True)
 
     def _check_base(self, checkpoint: Path) -> None:
         """Compares the frozen weights, which a checkpoint with adapters does not hold."""
@@ -160,11 +162,13 @@ class Checkpointer:
             )
 
     def _restore_history(self, checkpoint: Path) -> None:
-        """Copies metrics.jsonl from the checkpoint, and run.json if the run's own is lost or damaged."""
+        """Copies metrics.jsonl from the checkpoint, and other records if the run's own are lost or damaged."""
         if (history := checkpoint / "metrics.jsonl").exists():
             _copy(history, self.output_dir / "metrics.jsonl")
         if (record := checkpoint / "run.json").exists() and not sessions_of(self.output_dir / "run.json"):
             _copy(record, self.output_dir / "run.json")
+        if (tracked := checkpoint / TRACKED).exists() and not (self.output_dir / TRACKED).exists():
+            _copy(tracked, self.output_dir / TRACKED)
 
     def save(self, update: int) -> Path:
         """Writes a checkpoint, and removes old ones; returns its folder."""

@@ -17,6 +17,7 @@ from ..data.rows import durations_of
 from ..figures import draw_curves
 from ..training_config import TrainingConfig
 from .metrics import read_metrics
+from .trackers import Trackers
 
 
 class TrainingLog:
@@ -29,6 +30,7 @@ class TrainingLog:
     """
 
     def __init__(self, output_dir: Path, config: TrainingConfig, start: int, is_main_process: bool):
+        self.trackers = Trackers(config, start)
         self.output_dir, self.is_main_process = output_dir, is_main_process
         self.path = output_dir / "metrics.jsonl"
         self.rows: list[dict] = []
@@ -45,6 +47,12 @@ class TrainingLog:
 
     def __exit__(self, *exception):
         self.bar.close()
+        self.trackers.finish()
+
+    def start_trackers(self) -> None:
+        """Starts what `report_to` names, which takes rows from now on, in the main process."""
+        self.trackers.start(self.rows)
+        self.window_start = time.perf_counter()
 
     def describe(self, train_set: Dataset, dropped: Counter, model: PreTrainedModel, ctc: CtcInterface) -> None:
         """Prints one line on the model and its training data, and what is different with the model."""
@@ -115,6 +123,7 @@ class TrainingLog:
         self.rows.append(row)
         with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.trackers.log(row)
         losses = [row["loss"] for row in self.rows if "loss" in row]
         errors = [row["dev"]["macro"]["cer"] for row in self.rows if "dev" in row]
         shown = {"loss": f"{losses[-1]:.3f}"} if losses else {}

@@ -139,6 +139,7 @@ def _train(config: TrainingConfig) -> Path:
     }
     num_unusable, silence = 0, SilenceCheck(accelerator, config, train_set, dev_set)
     with log, logging_redirect_tqdm():
+        on_main_process(accelerator, log.start_trackers)
         for update in range(start + 1, config.max_updates + 1):
             rate = set_learning_rates(optimizer, update - 1, config)
             micro_batches = next(updates)

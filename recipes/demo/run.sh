@@ -1,27 +1,20 @@
 #!/usr/bin/env bash
-# Runs the whole recipe on synthetic speech, from nothing to a shared model, in about 10 minutes on two quiet CPU cores,
-# after the installation; after 3 minutes there is a page with transcripts to read and hear. Of eight languages, four
-# have 400 labelled utterances, and four have 50 labelled and 600 unlabelled ones. To continue an interrupted run, start
-# it again: every step continues where it stopped.
+# Runs the whole recipe on synthetic speech, from nothing to a shared model, in about 15 minutes on two CPU cores, after
+# the installation; within 5 minutes there is a page with a transcript to read and hear. Of eight languages, four have
+# 400 labelled utterances, and four have 50 labelled and 600 unlabelled ones. To continue an interrupted run, start it
+# again: every step continues where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 low_resource="nl pt ro sv-SE"
 run=runs/demo
 launch="accelerate launch --config_file recipes/accelerate/multi_cpu.yaml --num_cpu_threads_per_process 1"
-source recipes/demo/steps.sh recipes/demo/run.sh $run/logs
+source recipes/demo/steps.bash recipes/demo/run.sh $run/logs
 
-transcribe() { # MODEL FOLDER: writes a page for a recording of several minutes in each low-resource language
-    recordings=()
-    for language in $low_resource; do
-        all=($run/corpora/voxpopuli-demo/raw_audios/${language%-*}/*/*.ogg)
-        recordings+=("${all[0]}")
-    done
-    hf-mlpl transcribe --model "$1" --format html --output "$2" "${recordings[@]}"
-    pages=("$2"/*.html)
-}
+name=20190115-0900-PLENARY_ro # of a recording without a label, four minutes long
+recording=$run/corpora/voxpopuli-demo/raw_audios/ro/2019/$name.ogg
 
-step 20 corpus "A corpus: espeak-ng reads out dates, numbers and names, in the formats of Common Voice and VoxPopuli"
+step 75 corpus "A corpus: espeak-ng reads out dates, numbers and names, in the formats of Common Voice and VoxPopuli"
 hf-mlpl demo --root $run/corpora --dev 25 --test 60 \
     --labelled de=400 es=400 it=400 pl=400 nl=50 pt=50 ro=50 sv-SE=50 \
     --unlabelled nl=600 pt=600 ro=600 sv-SE=600
@@ -34,11 +27,11 @@ python recipes/build_tokenizer.py $run/data/train.parquet --output $run/data/tok
 step 150 supervised "Stage 1, supervised: train one multilingual model on all labelled speech"
 $launch recipes/train.py recipes/demo/supervised.yaml
 
-step 15 first_pages "A first look: the model of stage 1 transcribes recordings that it has never heard"
-transcribe $run/supervised/model $run/first_pages
-say "    open in a browser, click a word and listen: file://$PWD/${pages[0]}"
+step 10 first_page "A first look: the model of stage 1 transcribes a recording that it has never heard"
+hf-mlpl transcribe --model $run/supervised/model --format html --output $run/pages/supervised $recording
+say "    Open in a browser, click a word, and listen: file://$PWD/$run/pages/supervised/$name.html"
 
-step 200 language_finetune \
+step 300 language_finetune \
     "Stages 2 and 3, slimIPL and pseudo-labels: train a model for each low-resource language, and label with it"
 python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels $run/labels --launch "$launch"
 
@@ -48,11 +41,11 @@ $launch recipes/train.py recipes/demo/mixed.yaml
 step 50 final "Stage 4, second half: train on labels alone, as in the paper"
 $launch recipes/train.py recipes/demo/final.yaml license=apache-2.0 # of the weights, for their card
 
-step 100 control "The control: train the supervised model further on labels alone, for as many updates"
+step 110 control "The control: train the supervised model further on labels alone, for as many updates"
 $launch recipes/train.py recipes/demo/final.yaml output_dir=$run/control stage=control \
     model=$run/supervised/model max_updates=600
 
-step 30 evaluation "Character error rates on test speakers, who are in no training data"
+step 40 evaluation "Character error rates on test speakers, who are in no training data"
 for stage in supervised control final; do
     python recipes/evaluate_model.py --model $run/$stage/model --data $run/data/test.parquet --output $run/$stage.json \
         >$run/$stage.txt
@@ -64,20 +57,23 @@ say "$(cat $run/comparison.txt)"
 step 40 sharing "Sharing: push the model and the pseudo-labels to a Hub on this machine, and load them by their names"
 python -m local_hub recipes/demo/share.sh
 
-step 15 pages "The final model transcribes the recordings of the first look"
-transcribe $run/final/model $run/pages
+step 40 pages "Pages to read and hear: the same recording, the models side by side, the best and the worst pseudo-labels"
+hf-mlpl transcribe --model $run/final/model --format html --output $run/pages/final $recording
+hf-mlpl report $run/supervised $run/control $run/final --output $run/pages/models.html \
+    --results $run/supervised.json $run/control.json $run/final.json
+hf-mlpl report $run/labels --output $run/pages/labels.html
 finish_step
 
 cat <<EOF
 
-The demo is complete. Look at
-    file://$PWD/${pages[0]}    a transcript to read and hear
-    $run/pages, $run/first_pages    all of them, and those of stage 1
-    $run/comparison.txt    the error rates above
-    $run/labels/*/labels.parquet    pseudo-labels
+The demo is complete. Open in a browser:
+    file://$PWD/$run/pages/final/$name.html
+    file://$PWD/$run/pages/models.html
+    file://$PWD/$run/pages/labels.html
 
-Transcribe a file with the final model:
-    .venv/bin/hf-mlpl transcribe --model $run/final/model ${recordings[0]}
-Share model and labels on huggingface.co, as USER/mlpl-demo and USER/mlpl-demo-labels:
+Transcribe a file with the final model, or record yourself in the browser:
+    .venv/bin/hf-mlpl transcribe --model $run/final/model $recording
+    .venv/bin/hf-mlpl app --model $run/final/model
+Share the model and the labels on huggingface.co, as USER/mlpl-demo and USER/mlpl-demo-labels:
     HF_TOKEN=... PATH=.venv/bin:\$PATH recipes/demo/share.sh USER
 EOF

@@ -370,7 +370,7 @@ def test_formats_that_only_pyav_reads(form, codec, video, tmp_path, monkeypatch)
     monkeypatch.setattr(decoders, "HAS_AV", False)
     monkeypatch.setattr(reading, "HAS_AV", False)
     assert looks_like_audio(path)
-    with pytest.raises(AudioError, match=r"a\.wav: is not audio .*need av, which comes with .*pip install .*ffmpeg -i"):
+    with pytest.raises(AudioError, match=r"a\.wav: is not audio .*need av, which .*pip install .*ffmpeg -i"):
         load_audio(path)
 
 

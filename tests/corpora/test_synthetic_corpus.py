@@ -214,7 +214,7 @@ def test_missing_extra(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     for module in ("corpus", "sentences"):
         monkeypatch.delitem(sys.modules, f"hf_mlpl.corpora.synthetic.{module}")
-    with pytest.raises(ImportError, match=rf"needs the package '{package}', which comes with .*pip install .*\[demo\]'"):
+    with pytest.raises(ImportError, match=rf"needs the package '{package}', which .*pip install .*\[demo\]'"):
         importlib.import_module("hf_mlpl.corpora.synthetic.corpus")
 
 

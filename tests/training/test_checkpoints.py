@@ -46,7 +46,7 @@ def remove_manifests(folder: Path) -> None:
     """Turns the checkpoints of a run into those of earlier versions, without manifests and copies of its files."""
     for checkpoint in checkpoints(folder):
         for name in (MANIFEST, *RUN_FILES):
-            (checkpoint / name).unlink()
+            (checkpoint / name).unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")

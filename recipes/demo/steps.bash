@@ -85,7 +85,8 @@ end_of_script() {
     if [ -z "$current" ]; then return; fi
     record stopped
     say "    stopped after $((SECONDS - begin)) s; start it again, and it goes on here; $logs/$current.log has all output"
-    if ((status != 130)); then # ^C needs no explanation
-        { grep -a '^error: ' "$logs/$current.log" || tail -n 10 "$logs/$current.log"; } >&4
+    if ((status != 130 && status != 143)); then # ^C and `kill` need no explanation
+        lines=$(tr '\r' '\n' <"$logs/$current.log" | tail -n 1000)
+        { grep -a '^error: ' <<<"$lines" || tail -n 10 <<<"$lines"; } >&4
     fi
 }
