@@ -140,7 +140,12 @@ def _label_tab(labeller: Labeller) -> None:
 
     outputs = [summary, labels, audio, finished]
     button.click(
-        label, [folder, language, output], outputs, concurrency_id=MODEL_QUEUE, show_progress_on=summary, api_name="label"
+        label,
+        [folder, language, output],
+        outputs,
+        concurrency_id=MODEL_QUEUE,
+        show_progress_on=summary,
+        api_name="label",
     )
     labels.select(hear, finished, audio, api_visibility="private")
 

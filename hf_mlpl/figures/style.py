@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -66,7 +66,7 @@ def _log_locator(subs: tuple[int, ...]):
     return LogLocator(subs=subs)
 
 
-def distinct_lines(count: int) -> list[dict[str, str]]:
+def distinct_lines(count: int) -> list[dict[str, Any]]:
     """Returns `color` and `linestyle` of `count` lines; the first 24 differ from each other."""
     return [
         {"color": COLORS[i % len(COLORS)], "linestyle": LINE_STYLES[i // len(COLORS) % len(LINE_STYLES)]}

@@ -133,7 +133,7 @@ def _language_picture(confused: Counter[tuple[str, str]]) -> tuple[Markup, str]:
         return Markup(), ""
     columns = sorted({predicted for name in names for predicted in rows[name]})
     if len(columns) > MOST_LANGUAGES:
-        total = Counter()
+        total: Counter[str] = Counter()
         for name in names:
             total.update(rows[name])
         columns = sorted(name for name, _ in commonest(total, MOST_LANGUAGES))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from ..sharing.run_files import data_title
 WORST = 20  # utterances of a language
 RATES = {"cer": ("edits", "characters"), "wer": ("word_edits", "words")}  # columns of transcripts
 MACRO = "macro average"
+Key = TypeVar("Key", str, tuple[str, str])
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,10 @@ class Evaluation:
         tables = {language: of_language(self.hypotheses, language) for language in self.languages}
         return {
             rate: {
-                language: resampled_rates(*(table[name].to_numpy() for name in columns), language)
+                language: resampled_rates(table[edits].to_numpy(), table[lengths].to_numpy(), language)
                 for language, table in tables.items()
             }
-            for rate, columns in RATES.items()
+            for rate, (edits, lengths) in RATES.items()
         }
 
     @property
@@ -135,7 +137,7 @@ def by_turns(rows: Sequence[Sequence]) -> Iterator:
         yield from (row for row in turn if row is not missing)
 
 
-def commonest(counts: Counter, count: int) -> list[tuple[tuple, int]]:
+def commonest(counts: Counter[Key], count: int) -> list[tuple[Key, int]]:
     """Returns the largest counts, equal ones in the order of their keys."""
     return list(islice(sorted(counts.items(), key=lambda item: (-item[1], item[0])), count))
 
