@@ -59,9 +59,7 @@ class Labeller:
         """Returns the path of a folder below `root`; raises a ValueError for one that is elsewhere."""
         path = (self.root / Path(name.strip()).expanduser()).resolve()
         if path == self.root or not path.is_relative_to(self.root):
-            raise ValueError(
-                f"{name!r}: is no folder below {self.root}; `hf-mlpl app --folder DIR` permits another one"
-            )
+            raise ValueError(f"{name!r}: is no folder below {self.root}; `hf-mlpl app --folder DIR` permits another")
         return path
 
 

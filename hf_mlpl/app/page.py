@@ -21,7 +21,7 @@ from .transcripts import Transcriber
 
 TEMPLATES = Path(__file__).parent / "templates"
 MODEL_QUEUE = "model"  # events of this queue run one after the other: the model computes one thing at a time
-TEXT_PIXELS, SCORE_PIXELS = 260, 130  # widths of columns: a telephone shows the text and a score
+TEXT_PIXELS, SCORE_PIXELS = 230, 190  # widths of columns: a telephone shows the text and a score
 UPLOADS_STAY = (3600, 86400)  # those of more than a day are removed every hour, in seconds
 # A transcript that replaces another gets elements without the listeners of the other one.
 ATTACH = """
@@ -139,14 +139,8 @@ def _label_tab(labeller: Labeller) -> None:
         return gr.update(visible=True, value=(CLIP_RATE, clip(path, utterance)), label=utterance)
 
     outputs = [summary, labels, audio, finished]
-    button.click(
-        label,
-        [folder, language, output],
-        outputs,
-        concurrency_id=MODEL_QUEUE,
-        show_progress_on=summary,
-        api_name="label",
-    )
+    inputs = [folder, language, output]
+    button.click(label, inputs, outputs, concurrency_id=MODEL_QUEUE, show_progress_on=summary, api_name="label")
     labels.select(hear, finished, audio, api_visibility="private")
 
 

@@ -11,7 +11,8 @@
 
 The tab "Transcribe a recording" takes what a browser records, and files of sound or video of any length. It shows the
 language with the three likeliest ones, the words in colours that say how sure the model is, and the spectrogram. A
-click on a word plays it. Subtitles (srt, vtt) and JSON can be downloaded. Transcripts are those of `hf-mlpl transcribe`.
+click on a word plays it. Subtitles (srt, vtt) and JSON can be downloaded. Transcripts are those of
+`hf-mlpl transcribe`.
 
 The tab "Label a folder" labels the recordings below --folder as `hf-mlpl pseudo-label` does, and shows the labels with
 their scores; the same input again goes on with an interrupted job. A model that writes text, such as Whisper, has this
@@ -27,6 +28,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
+import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--folder",
         type=Path,
         metavar="DIR",
-        help="folder below which recordings may be labelled, and labels are written; default: the current folder; with "
-        "a --host that other machines reach, there is no such tab by default",
+        help="folder below which recordings may be labelled and labels written; default: the current folder, or none, "
+        "and so no such tab, with a --host that other machines reach",
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; default: 127.0.0.1, for this machine alone"
@@ -57,10 +59,13 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     # before gradio is imported: other users of a machine can read its usual folder, or own it
     with TemporaryDirectory(prefix="hf-mlpl-app-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        return _show(options)
+        _show(options)
+    if any(thread.name.startswith("AnyIO") for thread in threading.enumerate()):
+        os._exit(0)  # a job in work would go on for hours; the shards that it has finished stay
+    return 0
 
 
-def _show(options: argparse.Namespace) -> int:
+def _show(options: argparse.Namespace) -> None:
     from transformers.utils import logging
 
     from ..app.model import AppModel
@@ -79,4 +84,3 @@ def _show(options: argparse.Namespace) -> int:
         if not is_private:
             print("warning: everybody who reaches this address can use it", flush=True)
         serve_app(page, server)
-    return 0

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from statistics import geometric_mean
+from typing import Any
 
 from .subtitles import PAUSE_SECONDS
 
@@ -48,7 +49,7 @@ def words_of_characters(chunks: Iterable[dict]) -> list[dict]:
 
 def _joined(characters: Sequence[dict]) -> dict:
     text = "".join(character["text"] for character in characters)
-    word = {"text": text, "timestamp": (characters[0]["timestamp"][0], characters[-1]["timestamp"][1])}
+    word: dict[str, Any] = {"text": text, "timestamp": (characters[0]["timestamp"][0], characters[-1]["timestamp"][1])}
     if all("confidence" in character for character in characters):
         word["confidence"] = geometric_mean(max(character["confidence"], 1e-9) for character in characters)
     return word

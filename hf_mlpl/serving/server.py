@@ -44,15 +44,16 @@ def url_of(server: socket.socket) -> str:
     return f"http://[{host}]:{port}" if server.family == socket.AF_INET6 else f"http://{host}:{port}"
 
 
-def run_server(app, server: socket.socket, logs_requests: bool = True) -> None:
+def run_server(app, server: socket.socket, logs_requests: bool = True, grace_seconds: int | None = None) -> None:
     """Answers requests until SIGTERM or SIGINT; then takes no new ones, answers those in work, and returns.
 
     A second SIGINT ends the server at once.
 
     Args:
         logs_requests: prints a line for each request.
+        grace_seconds: for requests in work after the signal; by default as long as they take.
     """
-    config = uvicorn.Config(app, log_level="warning", lifespan="on")
+    config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=grace_seconds)
     if logs_requests:
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)
     runner = uvicorn.Server(config)

@@ -43,7 +43,7 @@ def test_labels_are_those_of_the_command(home, monkeypatch):
     labels = pq.read_table(path / "labels.parquet", columns=columns).sort_by("id")
     expected = pq.read_table(home / "expected" / "labels.parquet", columns=columns).sort_by("id").to_pylist()
     for row, other in zip(labels.to_pylist(), expected, strict=True):
-        assert row == {name: pytest.approx(other[name], abs=1e-5) if name in SCORES else other[name] for name in columns}
+        assert row == other | {name: pytest.approx(other[name], abs=1e-5) for name in SCORES}
     assert summary["languages"]["de"]["cer"] is not None and summary["languages"]["sl"]["cer"] is None
     assert remarks(summary) == []
 
@@ -80,7 +80,7 @@ def test_no_folder_elsewhere_is_read_or_written(name, home, tmp_path_factory):
     (elsewhere / "de").mkdir()
     (home / "link").symlink_to(elsewhere)
     label = Labeller(None, home)
-    with pytest.raises(ValueError, match="is no folder below .*; `hf-mlpl app --folder DIR` permits another one"):
+    with pytest.raises(ValueError, match="is no folder below .*; `hf-mlpl app --folder DIR` permits another"):
         label(name, "de", "labels")
     if name.strip():
         with pytest.raises(ValueError, match="is no folder below"):

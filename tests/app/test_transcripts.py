@@ -15,6 +15,7 @@ from ..commands import run_command
 from ..random_model import LANGUAGES, RATE, save_folder, sweep
 from ..small_models import save_small_model
 
+
 def downloads(html: str) -> dict[str, str]:
     """Returns the contents of the files that a transcript offers, by their suffixes."""
     links = re.findall(r'download="[^"]+\.(\w+)" href="data:[^"]+;base64,([^"]+)"', html)

@@ -141,8 +141,8 @@ def test_confidences(asr, unit, chunks):
     plain = asr(samples, return_timestamps=unit, **chunks)
     found = asr([sweep(7.3), samples], return_timestamps=unit, return_confidence=True, batch_size=2, **chunks)[1]
     confidences = [chunk.pop("confidence") for chunk in found["chunks"]]
-    assert found["chunks"] == plain["chunks"] and len(confidences) > 3
-    assert all(0 < confidence < 1 for confidence in confidences)
+    assert found["chunks"] == plain["chunks"] and len(confidences) > 1
+    assert all(0 < confidence <= 1 for confidence in confidences)
     if not chunks:
         with torch.no_grad():
             features = asr.feature_extractor(samples, sampling_rate=16_000, return_tensors="pt")
