@@ -56,8 +56,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Returns 0 after SIGTERM or SIGINT."""
     if options.folder is not None and not options.folder.is_dir():
         parser.error(f"--folder is {options.folder}; it must be a folder that exists")
-    # before gradio is imported: other users of a machine can read its usual folder, or own it
-    with TemporaryDirectory(prefix="hf-mlpl-app-") as uploads:
+    # Before gradio is imported: other users of the machine can read its usual folder, or own it
+    with TemporaryDirectory(prefix="hf-mlpl-app-", dir=os.environ.get("GRADIO_TEMP_DIR")) as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         _show(options)
     if any(thread.name.startswith("AnyIO") for thread in threading.enumerate()):

@@ -45,7 +45,7 @@ def address(tone_run: Path, home: Path, quick_python: Path) -> Iterator[str]:
     command = [quick_python, "-m", "hf_mlpl", "app", "--model", tone_run / "model", "--port", "0"]
     temporary = home / "temporary"
     temporary.mkdir()
-    environment = os.environ | {"TMPDIR": str(temporary)}
+    environment = os.environ | {"GRADIO_TEMP_DIR": str(temporary)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=home, env=environment) as app:
         try:
             yield app.stdout.readline().rpartition(" ")[2].strip()
