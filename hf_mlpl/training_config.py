@@ -288,6 +288,8 @@ class TrainingConfig:
             value = getattr(self, name)
             if (value is None) == (self.schedule == "step") or value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; only schedule step has it, and needs 1 or more")
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ValueError(f"weight_decay is {self.weight_decay}; optimizer {self.optimizer} has none, adamw has it")
         above_0 = ("max_batch_seconds", "learning_rate", "max_grad_norm", "pseudo_label_weight")
         _check(self, lambda value: value > 0, "it must be above 0", *above_0)
         _check(self, lambda value: value is None or value > 0, "it must be above 0, or null", "head_learning_rate")
