@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationMixin, PreTrainedModel, ProcessorMixin
+from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin, PreTrainedModel, ProcessorMixin
+from transformers.modeling_outputs import BaseModelOutput
 
 from ..error_line import error_line
 
@@ -53,6 +54,7 @@ class Request:
     """
 
     languages: Sequence[str] = ()  # whose probabilities `look` returns
+    runs_in_threads = False  # whether threads may generate with one model at a time
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
         self.processor, self.name = processor, model.config._name_or_path
@@ -166,6 +168,8 @@ class Request:
 class WhisperRequest(Request):
     """Makes Whisper's inputs: a window of features, and the prompt of its decoder."""
 
+    runs_in_threads = True
+
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
         super().__init__(model, processor)
         config = model.generation_config
@@ -184,6 +188,11 @@ class WhisperRequest(Request):
             self.task = [config.task_to_id["transcribe"]]
         self.languages = list(self.ids)
 
+    def cache_bytes(self, model: PreTrainedModel) -> int:
+        """Returns the memory for the keys and values of a window, which every layer of the decoder keeps."""
+        config = model.config
+        return 2 * config.decoder_layers * config.max_source_positions * config.d_model * model.dtype.itemsize
+
     def language(self, locale: str) -> str:
         known = self.languages or ["en"]
         if language := next((name for name in names_of_language(locale) if name in known), None):
@@ -196,15 +205,23 @@ class WhisperRequest(Request):
         return {"input_features": features, "decoder_input_ids": torch.tensor([prompt])}
 
     def look(self, model: PreTrainedModel, inputs: dict) -> tuple[dict, list[float] | None, torch.Tensor | None]:
-        encoded = model.get_encoder()(inputs["input_features"])
+        features, encoder = inputs["input_features"], model.get_encoder()
+        # A CPU's cache holds the layers' outputs of one window, but not those of a batch.
+        windows = features.split(1 if features.device.type == "cpu" else len(features))
+        encoded = BaseModelOutput(torch.cat([encoder(window).last_hidden_state for window in windows]))
         start = inputs["decoder_input_ids"][:, :1]
-        logits = model(encoder_outputs=encoded, decoder_input_ids=start, use_cache=False).logits[:, 0].float()
+        output = model(encoder_outputs=encoded, decoder_input_ids=start, use_cache=True)
+        logits = output.logits[:, 0].float()
         # The token for no speech precedes that for no timestamps, as transformers' `WhisperNoSpeechDetection` has it.
         no_speech = logits.softmax(-1)[:, self.no_timestamps - 1].tolist()
         languages = logits[:, list(self.ids.values())].log_softmax(-1).cpu() if self.ids else None
-        mask = torch.ones(encoded[0].shape[:2], dtype=torch.long, device=start.device)  # `generate` warns without one
-        inputs = {"decoder_input_ids": inputs["decoder_input_ids"], "encoder_outputs": encoded, "attention_mask": mask}
-        return inputs, no_speech, languages
+        mask = torch.ones(features.shape[0], encoded[0].shape[1], dtype=torch.long, device=start.device)
+        inputs = {"decoder_input_ids": inputs["decoder_input_ids"], "encoder_outputs": encoded}
+        inputs["attention_mask"] = mask  # `generate` warns without one
+        # The decoder need not make keys and values of the windows again. Older releases have the other name.
+        name = "cache" if "cache" in output else "past_key_values"
+        cache = EncoderDecoderCache(DynamicCache(), output[name].cross_attention_cache)
+        return inputs | {name: cache}, no_speech, languages
 
     def generate(self, model: PreTrainedModel, inputs: dict, **options) -> torch.Tensor:
         # Whisper's own `generate` would encode again, and adds a search in several windows, which pieces do not need.
