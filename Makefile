@@ -12,7 +12,7 @@ PARALLEL = -n auto --dist loadfile --no-loadscope-reorder
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*##  */make \1\t/p' Makefile | expand -t 20
 
-demo: .venv/.complete  ## train on eight synthetic languages, label, train again, share: about 17 minutes on 2 cores
+demo: .venv/.demo  ## train on eight synthetic languages, label, train again, share: about 15 minutes on two CPU cores
 	PATH="$(CURDIR)/.venv/bin:$$PATH" recipes/demo/run.sh
 
 test: .venv/.complete  ## the tests, a few minutes on 2 cores
@@ -63,12 +63,15 @@ bench-all: .venv/.complete  ## measure with all benchmarks
 bench-check: .venv/.complete  ## measure as `bench` does, and fail if a ratio is below 80 % of the committed one
 	.venv/bin/python benchmarks/check.py $(filter-out $(LONG), $(BENCHMARKS))
 
-# touched last: an installation that was interrupted is done again
-.venv/.complete: pyproject.toml constraints.txt
+# The demo, and the app that shows its model, need less than the tests do, whose installation serves them, too. The files
+# are touched last: an installation that was interrupted is done again.
+.venv/.demo: EXTRAS = demo,app
+.venv/.complete: EXTRAS = demo,dev,docs
+.venv/.demo .venv/.complete: pyproject.toml constraints.txt
 	@echo "Installing into .venv, about 2 minutes ..."
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip $(INSTALL) -e ".[demo,dev,docs]"
-	@touch $@
+	.venv/bin/python -m pip $(INSTALL) -e ".[$(EXTRAS)]"
+	@touch .venv/.demo $@
 
 # an environment on top of .venv, whose packages it sees after its own
 define on_top

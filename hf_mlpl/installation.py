@@ -24,7 +24,7 @@ def install_command(extra: str) -> str:
     pip = "uv pip" if installed and (installed.read_text("INSTALLER") or "").strip() == "uv" else "pip"
     if _pyproject():
         return f"{pip} install -e {shlex.quote(f'{CHECKOUT}[{extra}]')}"
-    if libraries := _libraries(installed.requires or [], extra) if installed else []:
+    if libraries := _libraries(_requires(), extra):
         return f"{pip} install {shlex.join(dict.fromkeys(libraries))}"
     return f"the libraries that hf_mlpl's pyproject.toml lists for {extra!r}"  # the folder hf_mlpl was copied alone
 
@@ -42,6 +42,41 @@ def published_requirement(extra: str = "") -> str | None:
         urls = [text.split(", ", 1) for text in installed.metadata.get_all("Project-URL", [])] if installed else []
     address = f"git+{repository}" if (repository := dict(urls).get("Repository")) else _origin(installed)
     return f"{NAME}{f'[{extra}]' if extra else ''} @ {address}" if address else None
+
+
+def required_libraries(extra: str) -> list[str]:
+    """Returns what pip must install where the folder hf_mlpl is copied, for the package and an extra.
+
+    Raises:
+        ValueError: where neither a checkout nor an installation says it.
+    """
+    requires = _requires()
+    if not requires:
+        raise ValueError(
+            f"{CHECKOUT}: has no pyproject.toml, and hf_mlpl is not installed; install it from a checkout"
+        )
+    always = [requirement for requirement in requires if "extra ==" not in requirement]
+    return sorted(set(always + _libraries(requires, extra)))
+
+
+def _requires() -> list[str]:
+    """Returns all requirements, as a distribution states them: those of an extra end with `extra == "name"`."""
+    if text := _pyproject():
+        lists = {
+            name: re.findall(r'^  "(.+?)"', content, re.M)
+            for name, content in re.findall(r"^([\w-]+) = \[\n(.*?)^\]", text, re.M | re.S)
+        }
+        extras = re.findall(
+            r"^(\w+) = \[", text.partition("[project.optional-dependencies]")[2].partition("\n[")[0], re.M
+        )
+        of_extras = [
+            f"{library} {'and' if ';' in library else ';'} extra == '{extra}'"
+            for extra in extras
+            for library in lists[extra]
+        ]
+        return lists["dependencies"] + of_extras
+    installed = _distribution()
+    return (installed.requires or []) if installed else []
 
 
 def _pyproject() -> str:

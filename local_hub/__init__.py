@@ -156,7 +156,7 @@ class LocalHub:
             raise HubError(401, "Invalid username or password.")
         if "repo" not in parts:
             return parts
-        repo_type = "dataset" if parts.pop("type").startswith("dataset") else "model"
+        repo_type = (parts.pop("type").strip("/") or "models").removesuffix("s")
         return parts | {"repo": self._repo(request.user, repo_type, parts["repo"], access)}
 
     def _repo(self, user: str | None, repo_type: str, repo_id: str, access: str) -> Repo:
@@ -209,8 +209,10 @@ class LocalHub:
     def _requested(self, request: Request, verb: str) -> tuple[str, str]:
         content = request.json()
         repo_type, namespace = content.get("type") or "model", content.get("organization") or request.user
-        if repo_type not in ("model", "dataset"):
+        if repo_type not in ("model", "dataset", "space"):
             raise HubError(400, f"the local Hub has no repositories of type {repo_type}")
+        if repo_type == "space" and verb == "create" and content.get("sdk") != "gradio":
+            raise HubError(400, f"the local Hub has no Spaces of sdk {content.get('sdk')}")
         if namespace != request.user:
             raise HubError(403, f"You don't have the rights to {verb} a {repo_type} under the namespace {namespace!r}")
         return repo_type, f"{namespace}/{content['name']}"
@@ -412,8 +414,8 @@ Route = tuple[str, re.Pattern, Callable[..., Answer], str]
 
 
 def route(method: str, path: str, function: Callable[..., Answer], access: str) -> Route:
-    patterns = {"type": "models|datasets", "repo": "[^/]+/[^/]+?", "path": ".+"}
-    path = path.replace("[datasets/]", "(?P<type>datasets/)?").replace(".git", r"\.git")
+    patterns = {"type": "models|datasets|spaces", "repo": "[^/]+/[^/]+?", "path": ".+"}
+    path = path.replace("[type/]", "(?P<type>datasets/|spaces/)?").replace(".git", r"\.git")
     named = re.sub(r"\{(\w+)\}", lambda match: f"(?P<{match[1]}>{patterns.get(match[1], '[^/]+')})", path)
     return method, re.compile(named), function, access
 
@@ -430,15 +432,15 @@ HUB_ROUTES = [
     route("POST", "/api/{type}/{repo}/paths-info/{revision}", LocalHub.paths_info, "read"),
     route("GET", "/api/{type}/{repo}/refs", LocalHub.refs, "read"),
     route("GET", "/api/{type}/{repo}/commits/{revision}", LocalHub.list_commits, "read"),
-    route("GET", "/[datasets/]{repo}/resolve/{revision}/{path}", LocalHub.resolve, "read"),
+    route("GET", "/[type/]{repo}/resolve/{revision}/{path}", LocalHub.resolve, "read"),
     route("POST", "/api/{type}/{repo}/branch/{branch}", LocalHub.create_ref, "write"),
     route("DELETE", "/api/{type}/{repo}/branch/{branch}", LocalHub.delete_ref, "write"),
     route("POST", "/api/{type}/{repo}/tag/{revision}", LocalHub.create_ref, "write"),
     route("DELETE", "/api/{type}/{repo}/tag/{tag}", LocalHub.delete_ref, "write"),
     route("POST", "/api/{type}/{repo}/preupload/{revision}", LocalHub.preupload, "write"),
     route("POST", "/api/{type}/{repo}/commit/{revision}", LocalHub.create_commit, "write"),
-    route("POST", "/[datasets/]{repo}.git/info/lfs/objects/batch", LocalHub.lfs_batch, "write"),
-    route("POST", "/[datasets/]{repo}.git/info/lfs/objects/verify", LocalHub.lfs_verify, "write"),
+    route("POST", "/[type/]{repo}.git/info/lfs/objects/batch", LocalHub.lfs_batch, "write"),
+    route("POST", "/[type/]{repo}.git/info/lfs/objects/verify", LocalHub.lfs_verify, "write"),
 ]
 STORAGE_ROUTES = [
     route("PUT", "/{signature}/{oid}", LocalHub.put_object, "signed"),

@@ -102,7 +102,7 @@ class Repo:
     """Holds the branches, tags and LFS objects of a repository."""
 
     id: str
-    type: str  # model, dataset
+    type: str  # model, dataset, space
     private: bool
     branches: dict[str, Commit]
     tags: dict[str, Commit] = field(default_factory=dict)
@@ -114,7 +114,7 @@ class Repo:
     @property
     def url(self) -> str:
         """Returns its path at the Hub."""
-        return f"/datasets/{self.id}" if self.type == "dataset" else f"/{self.id}"
+        return f"/{self.id}" if self.type == "model" else f"/{self.type}s/{self.id}"
 
     def commit(self, revision: str) -> Commit:
         """Returns the commit of a branch, of a tag, or of 7 or more digits of its oid."""

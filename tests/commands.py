@@ -55,6 +55,16 @@ def check_command(words: list[str]) -> None:
             assert {word.partition("=")[0].partition(".")[0] for word in options if "=" in word} <= settings, command
 
 
+def parse_command(words: list[str]) -> None:
+    """Parses the arguments of a command of this project; fails if they do not suffice, or are not accepted."""
+    name, arguments = _command(words)
+    if name:
+        try:
+            command_parser(name).parse_intermixed_args(arguments)
+        except SystemExit as end:  # as --help does
+            assert not end.code, shlex.join(words)
+
+
 def _command(words: list[str]) -> tuple[str | None, list[str]]:
     """Returns the name of the `hf-mlpl` command in the words, or None if there is none, and its arguments."""
     if words[0] == "hf-mlpl" or "hf_mlpl" in words:

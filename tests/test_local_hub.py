@@ -159,6 +159,10 @@ def test_repositories(local_hub, api):
     assert api.create_repo("me/a").url == f"{local_hub.endpoint}/me/a"
     assert api.create_repo("a", repo_type="dataset", private=True).url == f"{local_hub.endpoint}/datasets/me/a"
     assert api.create_repo("a", exist_ok=True).repo_id == "me/a"
+    space = api.create_repo("a", repo_type="space", space_sdk="gradio")
+    assert (
+        space.url == f"{local_hub.endpoint}/spaces/me/a" and api.space_info("me/a").sha != api.model_info("me/a").sha
+    )
     with pytest.raises(HfHubHTTPError, match="already created this model repo"):
         api.create_repo("a")
     assert api.repo_exists("me/a") and not api.repo_exists("me/b")

@@ -1,7 +1,7 @@
 """Finds when each word of a known text is spoken in a recording of any length.
 
     # print a line for each segment, which is a line of the text: path, start and end in seconds, score, text
-    hf-mlpl align --model runs/demo/final/model lecture.ogg lecture.txt
+    hf-mlpl align lecture.ogg lecture.txt
 
     # write the subtitles film.srt; the text comes from another program
     hf-mlpl align --model runs/demo/final/model film.wav - --format srt --output . < script.txt
@@ -35,7 +35,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..inference.precision import convert
-from .inference import add_batch_seconds_argument, add_dtype_argument, deliver, leave_out_finished, line_on_files
+from .download import announce_model
+from .inference import (
+    add_batch_seconds_argument,
+    add_dtype_argument,
+    add_model_argument,
+    deliver,
+    leave_out_finished,
+    line_on_files,
+)
 
 if TYPE_CHECKING:
     from ..inference.alignment import Alignment
@@ -50,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="recordings, each followed by its text, or folders of recordings with texts; - reads standard input",
     )
-    parser.add_argument("--model", required=True, help="folder or Hub name of a model")
+    add_model_argument(parser)
     parser.add_argument(
         "--format",
         choices=["tsv", "json", *OF_ONE_RECORDING, "ctm"],
@@ -144,6 +152,7 @@ def _align(recordings: list[Recording], options: argparse.Namespace) -> Iterator
     from ..model.text import unknown_character_report
 
     logging.disable_progress_bar()
+    announce_model(options.model)
     model, processor = load_mlpl_model(options.model)
     if options.utterances is not None and options.language is None and not model.config.languages:
         raise ValueError(f"{options.model}: the model has no languages, so --utterances needs --language")

@@ -33,7 +33,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..model.missing_model import check_checkpoint, check_model
+from ..model.missing_model import check_checkpoint
+from .download import announce_model
 
 if TYPE_CHECKING:
     from ..model.modeling_mlpl import MlplForCTC
@@ -110,7 +111,7 @@ def _write_folder(options: argparse.Namespace) -> None:
         checkpoint = read_checkpoint(options.checkpoint, names)
         model, processor = checkpoint.model, checkpoint.processor(options.tokens)
     else:
-        check_model(options.checkpoint)
+        announce_model(options.checkpoint)
         model, processor = convert_mctct(options.checkpoint)
     with atomic_write(options.output) as partial:
         model.save_pretrained(partial)
@@ -180,7 +181,7 @@ def _load(name_or_path: str, dtype: str = "auto") -> tuple[MlplForCTC, MlplProce
 
     from ..model.modeling_mlpl import MlplForCTC
 
-    check_model(name_or_path)
+    announce_model(name_or_path)
     model = AutoModelForCTC.from_pretrained(name_or_path, dtype=dtype)
     if not isinstance(model, MlplForCTC):
         raise ValueError(f"{name_or_path}: is a model of type {model.config.model_type!r}, not of hf_mlpl")

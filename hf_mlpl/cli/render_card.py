@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="Markdown file to write")
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+def add_run_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Adds the options for a run and its results, which `hf-mlpl publish` also has."""
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="output_dir of a training run")
+    parser.add_argument("--run", type=Path, required=required, metavar="DIR", help="output_dir of a training run")
     parser.add_argument(
         "--results", type=Path, nargs="+", default=[], metavar="FILE", help="results files of `hf-mlpl evaluate`"
     )

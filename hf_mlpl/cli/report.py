@@ -8,9 +8,11 @@ beside them; without any, the page shows the run's last evaluation on dev. Sever
 
     hf-mlpl report runs/demo/supervised runs/demo/final --output comparison.html
 
-Labels are a folder of `hf-mlpl pseudo-label`, a folder of such folders, or a file of labels or of a label set:
+Labels are a folder of `hf-mlpl pseudo-label`, a folder of such folders, a label set, also one on the Hub, or files
+of labels. Utterance files name transcripts, with which labels are compared, and the audio of a label set without:
 
-    hf-mlpl report runs/demo/labels --output labels.html
+    hf-mlpl report runs/demo/labels --utterances data/demo/unlabelled.parquet --output labels.html
+    hf-mlpl report my-name/voxpopuli-labels --languages sl fi --output labels.html
 
 The page is one file with its pictures and its audio. It needs no network, and is smaller than 10 MB.
 """
@@ -25,20 +27,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--results", type=Path, nargs="+", default=[], metavar="FILE", help="results files of `hf-mlpl evaluate`"
     )
     parser.add_argument(
+        "--utterances",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="utterance files of the labels: their texts are references, and their audio is heard",
+    )
+    parser.add_argument("--languages", nargs="+", default=[], help="languages of the labels; default: all")
+    parser.add_argument(
         "--output", type=Path, default=Path("report.html"), help="HTML file to write; default: report.html"
     )
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..atomic import write_text
-    from ..report.run import is_run
+    from ..report.run_folder import is_run
 
-    if missing := [path for path in options.paths if not path.exists()]:
+    missing = [path for path in options.paths if not path.exists()]
+    is_on_hub = len(options.paths) == 1 and len(options.paths[0].parts) == 2 and not options.paths[0].parent.exists()
+    if missing and not is_on_hub:
         raise ValueError(f"{missing[0]}: no such file or folder; give the output_dir of a run, or labels")
     are_runs = [is_run(path) for path in options.paths]
     if any(are_runs) and not all(are_runs):
         other = options.paths[are_runs.index(False)]
         raise ValueError(f"{other} is no run, but {options.paths[are_runs.index(True)]} is; report one kind at a time")
+    if are_runs[0] and (options.utterances or options.languages):
+        raise ValueError("--utterances and --languages belong to labels; a run has neither")
     if len(options.paths) == 1 and are_runs[0]:
         from ..report.run import run_report
 
@@ -52,6 +67,6 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
         if options.results:
             raise ValueError("--results belongs to runs; labels have none")
-        page = label_set_report(options.paths)
+        page = label_set_report(options.paths, options.utterances, options.languages)
     write_text(options.output, page)
     print(f"report: {options.output}")

@@ -20,11 +20,11 @@ import ipaddress
 import os
 import shlex
 
-from .inference import add_batch_seconds_argument, add_dtype_argument, load_pipeline
+from .inference import add_batch_seconds_argument, add_dtype_argument, add_model_argument, load_pipeline
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="folder or Hub name of a model")
+    add_model_argument(parser)
     parser.add_argument("--name", help="name of the model in requests; default: as --model names it")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; default: 127.0.0.1, for this machine alone"

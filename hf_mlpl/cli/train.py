@@ -23,7 +23,7 @@
 A YAML file holds the settings of one stage of the recipe; `name=value` overrides a setting. All settings and their
 defaults are fields of `hf_mlpl.training_config.TrainingConfig`, and --settings prints them. Watch the progress in
 OUTPUT_DIR/metrics.jsonl and OUTPUT_DIR/curves.png, or with `report_to=[tensorboard]` in TensorBoard; other trackers
-are trackio, wandb, mlflow, swanlab and comet_ml.
+are trackio, wandb, mlflow, swanlab and comet_ml. A run ends with a page, as `hf-mlpl report OUTPUT_DIR` writes it.
 """
 
 import argparse
@@ -52,6 +52,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         parser.error("name the YAML file of a stage, such as recipes/demo/supervised.yaml")
     logging.basicConfig(format="%(message)s")
     config = load_config(options.config, options.overrides)  # before imports that take seconds
+    from ..report.run import write_run_report
     from ..training.loop import train
     from ..training.resume import resume_from_hub
 
@@ -62,5 +63,6 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         return
     folder = train(config)
     if is_main_process:
-        results = {"model": folder, "curves": folder.parent / "curves.png", "numbers": folder.parent / "metrics.jsonl"}
-        print("; ".join(f"{name}: {path}" for name, path in results.items() if path.exists()))
+        results = {"model": folder, "report": write_run_report(folder.parent)}
+        results |= {"curves": folder.parent / "curves.png", "numbers": folder.parent / "metrics.jsonl"}
+        print("; ".join(f"{name}: {path}" for name, path in results.items() if path and path.exists()))

@@ -1,7 +1,10 @@
 """Transcribes audio and identifies its language.
 
     # print a line for each recording: its name, the language, the transcript
-    hf-mlpl transcribe --model runs/demo/final/model recording.mp3 another.ogg
+    hf-mlpl transcribe recording.mp3 another.ogg
+
+    # use a model of your own, or another of the Hub
+    hf-mlpl transcribe --model runs/demo/final/model recording.mp3
 
     # transcribe all recordings in a folder and its subfolders to text files: talks/a/b.flac to out/a/b.txt
     hf-mlpl transcribe --model runs/demo/final/model talks --output out
@@ -11,6 +14,9 @@
 
     # write the subtitles film.srt
     hf-mlpl transcribe --model runs/demo/final/model film.wav --format srt --output .
+
+    # write the page talk.html: the recording with its words, coloured by confidence; click one to hear it
+    hf-mlpl transcribe --model runs/demo/final/model talk.mp3 --format html --output .
 
     # write a TextGrid with the times of words for Praat or ELAN, and a CTM file for sclite
     hf-mlpl transcribe --model runs/demo/final/model talks --format textgrid --output out
@@ -35,16 +41,23 @@ from pathlib import Path
 from typing import Any
 
 from ..model.missing_model import check_model
-from .inference import add_dtype_argument, deliver, leave_out_finished, line_on_files, load_pipeline
+from .inference import (
+    add_dtype_argument,
+    add_model_argument,
+    deliver,
+    leave_out_finished,
+    line_on_files,
+    load_pipeline,
+)
 
 # The times that a format needs
-TIMES = {"srt": "char", "vtt": "char", "textgrid": "word", "ctm": "word"}
-OF_ONE_RECORDING = ("srt", "vtt", "textgrid")  # files of these formats; each line of a CTM file names its recording
+TIMES = {"srt": "char", "vtt": "char", "textgrid": "word", "ctm": "word", "html": "char"}
+OF_ONE_RECORDING = ("srt", "vtt", "textgrid", "html")  # each line of a CTM file names its recording
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", help="audio files, or folders of them; - reads standard input")
-    parser.add_argument("--model", required=True, help="folder or Hub name of a CTC model")
+    add_model_argument(parser, "a CTC model")
     parser.add_argument(
         "--format", choices=["text", "json", *TIMES], default="text", help="output format; default: text"
     )
@@ -142,6 +155,10 @@ def _transcribe(recognize, recordings: list, options: argparse.Namespace) -> int
 
     timestamps = TIMES.get(options.format, options.timestamps)
     arguments = {} if timestamps is None else {"return_timestamps": timestamps}
+    if options.format == "html":
+        from ..inference.transcript_page import view_arguments  # which imports matplotlib
+
+        arguments = view_arguments(recognize)
     languages, failed = Counter(), 0
     with tqdm(total=len(recordings), unit="file", disable=None) as progress:  # None disables it without a terminal
         for recording in transcribe_recordings(recognize, recordings, options.batch_size, progress, **arguments):
@@ -159,11 +176,19 @@ def _transcribe(recognize, recordings: list, options: argparse.Namespace) -> int
 
 def _deliver(recording, options: argparse.Namespace, progress) -> str | None:
     """Prints or writes a transcript; returns the reason if it cannot be written."""
-    from ..inference.transcription import format_transcript
-
     to_stdout = options.output is None
+
+    def make() -> str:
+        if options.format == "html":
+            from ..inference.transcript_page import transcript_page
+
+            return transcript_page(recording, options.output)
+        from ..inference.transcription import format_transcript
+
+        return format_transcript(recording, options.format, options.timestamps is not None, with_name=to_stdout)
+
     return deliver(
-        lambda: format_transcript(recording, options.format, options.timestamps is not None, with_name=to_stdout),
+        make,
         f"{recording.name}: its transcript",
         None if to_stdout else recording.output_path(options.output, options.format),
         progress,

@@ -5,7 +5,10 @@ from ..lazy import lazy_names
 __all__, __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "confusions": "character_confusions language_confusions",
         "error_rate": "ErrorRate",
+        "hypotheses": "hypotheses_path read_hypotheses",
+        "intervals": "interval resampled_rates",
         "results": "read_results",
         "scoring": "evaluate_model score",
         "tables": "comparison_table gap_table results_table",

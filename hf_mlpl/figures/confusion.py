@@ -12,6 +12,7 @@ from .style import COLORS, PANEL, new_figure, our_style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DARKEST = 0.7  # opacity; black and white numbers can be read on it
 MOST_NUMBERED = 12  # rows; the counts of more would overlap
 
 
@@ -30,7 +31,7 @@ def draw_confusion(counts: np.ndarray, rows: Sequence[str], columns: Sequence[st
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     for row, column in np.argwhere(counts):
-        axes.add_patch(_square(column, row, COLORS[0], float(np.sqrt(shares[row, column]))))
+        axes.add_patch(_square(column, row, COLORS[0], DARKEST * float(np.sqrt(shares[row, column]))))
         if len(rows) <= MOST_NUMBERED:
             axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=7)
     axes.set(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .style import GRAY, PANEL, distinct_lines, legend_below, new_figure, our_style
+from .style import GRAY, PANEL, distinct_lines, legend_below, log_axis, new_figure, our_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MOST_NAMED = 12  # languages; if there are more, only the worst and the best are named
 NAMED = 5  # of the worst, and of the best
 MOST_POINTS = 400  # of a line
+MOST_EVALUATIONS = 100  # of each language
+MOST_MARKED = 25  # points of a line that have markers, each an element of the picture
 
 
 @our_style()
@@ -33,8 +35,7 @@ def draw_curves(rows: list[dict]) -> Figure:
     marker = "." if len(losses) == 1 else None
     left.plot(updates, values, color=GRAY, linewidth=1, marker=marker, label="training loss")
     left.set(xlabel="update", ylabel="training loss (gray)")
-    if any(row["loss"] > 0 for row in losses):
-        left.set_yscale("log")
+    log_axis(left, values)
     if evaluations := [row for row in rows if "dev" in row]:
         right = left.twinx()
         _draw_rates(right, evaluations, "cer")
@@ -53,12 +54,10 @@ def draw_rates(evaluations: list[dict], rate: str, label: str) -> Figure:
         rate: its name in them, such as `cer`.
         label: of the axis.
     """
-    kept = evaluations
-    if len(evaluations) > MOST_POINTS:
-        kept = [evaluations[i] for i in np.linspace(0, len(evaluations) - 1, MOST_POINTS).round().astype(int)]
+    kept = np.linspace(0, len(evaluations) - 1, min(len(evaluations), MOST_EVALUATIONS)).round().astype(int)
     figure = new_figure(*PANEL)
     axes = figure.subplots()
-    _draw_rates(axes, kept, rate)
+    _draw_rates(axes, [evaluations[i] for i in kept], rate)
     axes.set(xlabel="update", ylabel=label)
     legend_below(figure, axes)
     return figure
@@ -71,18 +70,20 @@ def draw_lines(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], lab
     A line of more than 400 points shows the means of blocks of them.
 
     Args:
-        lines: updates and numbers of each, by name; the legend has the names if there are several.
+        lines: updates and numbers of each, by name; the legend has the names if there are several. One without any
+            is not drawn, and the others keep their colours.
         label: of the axis.
-        log: has a logarithmic axis, if all numbers are positive.
+        log: has a logarithmic axis where the numbers differ enough for it.
     """
     figure = new_figure(*PANEL)
     axes = figure.subplots()
     for (name, (updates, values)), style in zip(lines.items(), distinct_lines(len(lines)), strict=True):
-        axes.plot(thin(updates), thin(values), label=name, marker="." if len(updates) == 1 else None, **style)
+        if len(updates):
+            axes.plot(thin(updates), thin(values), label=name, marker="." if len(updates) == 1 else None, **style)
     axes.set(xlabel="update", ylabel=label)
     numbers = [value for _, values in lines.values() for value in values]
-    if log and min(numbers) > 0:
-        axes.set_yscale("log")
+    if log:
+        log_axis(axes, numbers)
     elif min(numbers) >= 0:
         axes.set_ylim(bottom=0)
     if len(lines) > 1:
@@ -107,19 +108,22 @@ def _draw_rates(axes: Axes, evaluations: list[dict], rate: str) -> None:
         known = [(update, 100 * row[rate]) for update, row in scores if row and row.get(rate) is not None]
         return [update for update, _ in known], [value for _, value in known]
 
-    languages = {language: line(language) for row in evaluations for language in row["dev"]["languages"]}
+    names = dict.fromkeys(name for row in evaluations for name in row["dev"]["languages"])
+    languages = {language: line(language) for language in names}
     last = {language: values[-1] for language, (_, values) in languages.items() if values}
     highest_first = sorted(last, key=lambda language: (-last[language], language))
     named = highest_first if len(last) <= MOST_NAMED else highest_first[:NAMED] + highest_first[-NAMED:]
     styles = dict(zip(named, distinct_lines(len(named)), strict=True))
+    marks = {None: "o", **dict.fromkeys(last, ".")} if len(evaluations) <= MOST_MARKED else {}
     updates, values = line(None)
     if values:
-        axes.plot(updates, values, "k", linewidth=3, marker="o", zorder=3, label=f"macro average {values[-1]:.1f} %")
+        label = f"macro average {values[-1]:.1f} %"
+        axes.plot(updates, values, "k", linewidth=3, marker=marks.get(None), zorder=3, label=label)
     for language in highest_first:
         updates, values = languages[language]
         label, order = (f"{language} {values[-1]:.1f} %", 2) if language in named else (None, 1)
         style = styles.get(language, {"color": GRAY, "alpha": 0.5})
-        axes.plot(updates, values, linewidth=0.8, marker=".", label=label, zorder=order, **style)
+        axes.plot(updates, values, linewidth=0.8, marker=marks.get(language), label=label, zorder=order, **style)
     if unnamed := len(last) - len(named):
-        axes.plot([], [], color=GRAY, alpha=0.5, marker=".", label=f"{unnamed} more between them")
+        axes.plot([], [], color=GRAY, alpha=0.5, marker="." if marks else None, label=f"{unnamed} more between them")
     axes.set_ylim(0, None)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -50,7 +50,23 @@ def legend_below(figure: Figure, axes: Axes, ncols: int = 3) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=ncols, fontsize=8)
 
 
-def distinct_lines(count: int) -> list[dict[str, str]]:
+def log_axis(axes: Axes, values: Iterable[float]) -> None:
+    """Makes the y axis logarithmic, with plain numbers, where the positive values differ enough for it."""
+    positive = [value for value in values if value > 0]
+    if positive and max(positive) > 5 * min(positive):
+        axes.set_yscale("log", subs=())
+        is_wide = max(positive) > 100 * min(positive)
+        axes.yaxis.set_major_locator(_log_locator((1,) if is_wide else (1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+
+
+def _log_locator(subs: tuple[int, ...]):
+    from matplotlib.ticker import LogLocator
+
+    return LogLocator(subs=subs)
+
+
+def distinct_lines(count: int) -> list[dict[str, Any]]:
     """Returns `color` and `linestyle` of `count` lines; the first 24 differ from each other."""
     return [
         {"color": COLORS[i % len(COLORS)], "linestyle": LINE_STYLES[i // len(COLORS) % len(LINE_STYLES)]}

@@ -43,6 +43,7 @@ class BeamHypothesis:
         words: `word_offsets` of the tokenizer (`word`, and `start_offset` and `end_offset` in output frames), with
             the `confidence` of each word: the same mean over its frames.
         labels: (S,), the label path of the transcript, which times and confidences belong to.
+        log_probs: (S,), of these labels.
     """
 
     text: str
@@ -50,6 +51,7 @@ class BeamHypothesis:
     confidence: float
     words: list[dict[str, str | int | float]]
     labels: torch.Tensor
+    log_probs: torch.Tensor
 
 
 class BeamSearchDecoder:
@@ -168,7 +170,9 @@ class BeamSearchDecoder:
             {**word, "confidence": _geometric_mean(label_log_probs[word["start_offset"] : word["end_offset"]])}
             for word in decoded.word_offsets
         ]
-        return BeamHypothesis(decoded.text, best.score, _geometric_mean(label_log_probs), words, labels)
+        return BeamHypothesis(
+            decoded.text, best.score, _geometric_mean(label_log_probs), words, labels, label_log_probs
+        )
 
 
 def _geometric_mean(log_probs: torch.Tensor) -> float:

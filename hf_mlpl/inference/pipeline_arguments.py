@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from inspect import signature
 
 STOCK_ARGUMENTS = ("chunk_length_s", "stride_length_s", "return_timestamps", "decoder_kwargs")
-OTHER_ARGUMENTS = ("language", "top_k_languages", "generate_kwargs", "batch_size", "num_workers")
+OTHER_ARGUMENTS = ("language", "top_k_languages", "return_confidence", "generate_kwargs", "batch_size", "num_workers")
 # The stock class ignores them for CTC models, whose batches are always padded, and never truncated.
 WITHOUT_EFFECT = {"truncation", "padding", "ignore_warning", "framework"}
 

@@ -68,6 +68,9 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             characters only; the `language` of the result is still the one that the model recognises.
         top_k_languages (`int`, *optional*): adds `languages` to the result, a list of this many dicts of `language`
             and `probability`, the likeliest first; also as an argument of a call.
+        return_confidence (`bool`, *optional*): adds `confidence` to each of the `chunks` of `return_timestamps`, the
+            geometric mean, over its output frames, of the probability of the frame's class; also as an argument of a
+            call. Not with a decoder of pyctcdecode.
     """
 
     # Gradio takes a pipeline by the module of its class.
@@ -102,6 +105,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     def _sanitize_parameters(self, generate_kwargs=None, **kwargs):
         kwargs = {**(generate_kwargs or {}), **kwargs}
         language, top_k_languages = kwargs.pop("language", None), kwargs.pop("top_k_languages", None)
+        return_confidence = kwargs.pop("return_confidence", None)
         wants_language = kwargs.pop("return_language", False)  # the result has it in any case
         if kwargs.get("task", "transcribe") != "transcribe":
             raise ValueError(f"task is {kwargs['task']!r}; this model writes what is said, task='transcribe'")
@@ -116,6 +120,10 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         kwargs = {name: kwargs[name] for name in STOCK_ARGUMENTS if name in kwargs}
         preprocess_params, _, postprocess_params = super()._sanitize_parameters(**kwargs)
         forward_params = {} if language is None else {"allowed_ids": self.tokenizer.allowed_ids(language)}
+        if return_confidence is not None:
+            if return_confidence and self.type == "ctc_with_lm":
+                raise ValueError("return_confidence was given, but a decoder of pyctcdecode gives no frames of words")
+            forward_params["return_confidence"] = postprocess_params["return_confidence"] = return_confidence
         if top_k_languages is not None:
             if top_k_languages < 1:
                 raise ValueError(f"top_k_languages is {top_k_languages}; it must be at least 1")
@@ -173,7 +181,7 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             return []  # an empty array is silence, whereas a file without samples is damaged
         return stream_audio(audio, self.feature_extractor.sampling_rate)
 
-    def _forward(self, model_inputs, allowed_ids=None):
+    def _forward(self, model_inputs, allowed_ids=None, return_confidence=False):
         # The stock class would keep the logits alone.
         features, mask = model_inputs.pop("input_features"), model_inputs.pop("attention_mask")
         batch_size, num_frames = mask.shape
@@ -190,6 +198,8 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             logits = logits.masked_fill(is_forbidden, -torch.inf)
         if self.decoder is None:
             model_inputs["tokens"] = logits.argmax(dim=-1)
+            if return_confidence:
+                model_inputs["log_probs"] = logits.float().log_softmax(dim=-1).amax(dim=-1)
         else:
             # pyctcdecode takes logits of which a frame's sum is 1 for probabilities
             model_inputs["logits"] = logits if self.type == "ctc" else logits.float().log_softmax(dim=-1)
@@ -202,15 +212,28 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             model_inputs["stride"] = strides if is_batch else strides[0]
         return model_inputs
 
-    def postprocess(self, model_outputs, decoder_kwargs=None, return_timestamps=None, top_k_languages=None):
+    def postprocess(
+        self,
+        model_outputs,
+        decoder_kwargs=None,
+        return_timestamps=None,
+        top_k_languages=None,
+        return_confidence=False,
+    ):
         others = [output.pop("others") for output in model_outputs][0]
         num_samples = sum(output.pop("num_samples") for output in model_outputs)
         languages = self._recognized_languages(model_outputs, top_k_languages)
         hypothesis = self._beam_search(model_outputs) if is_own(self.decoder) else None
+        log_probs = _pop_log_probs(model_outputs)
         result = super().postprocess(model_outputs, decoder_kwargs, return_timestamps)
         if hypothesis is not None and return_timestamps == "word":
             for chunk, word in zip(result["chunks"], hypothesis.words, strict=True):
                 chunk["confidence"] = word["confidence"]
+        elif return_confidence:
+            frames_per_second = self.feature_extractor.sampling_rate / self._align_to
+            for chunk in result.get("chunks", ()):
+                start, end = (round(second * frames_per_second) for second in chunk["timestamp"])
+                chunk["confidence"] = float(log_probs[start:end].mean().exp())
         seconds = num_samples / self.feature_extractor.sampling_rate
         for chunk in result.get("chunks", ()):  # the recording may end within the last frame
             chunk["timestamp"] = tuple(min(second, seconds) for second in chunk["timestamp"])
@@ -247,9 +270,21 @@ class MlplSpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
             "of the recording (start, end), or no decoder"
         ):
             (hypothesis,) = self.decoder.decode(torch.cat(pieces)[None])
-        for output, labels in zip(model_outputs, hypothesis.labels.split(list(map(len, pieces))), strict=True):
-            output["tokens"] = labels[None]
+        lengths = list(map(len, pieces))
+        for name, values in (("tokens", hypothesis.labels), ("log_probs", hypothesis.log_probs)):
+            for output, part in zip(model_outputs, values.split(lengths), strict=True):
+                output[name] = part[None]
         return hypothesis
+
+
+def _pop_log_probs(model_outputs: list[dict]) -> torch.Tensor | None:
+    """Removes the log-probabilities (1, S) of pieces' labels; returns those of the middles (S,), if any."""
+    middles = []
+    for output in model_outputs:
+        if (log_probs := output.pop("log_probs", None)) is not None:
+            frames, left, right = output.get("stride", (log_probs.shape[1], 0, 0))
+            middles.append(log_probs[0, left : frames - right])
+    return torch.cat(middles) if middles else None
 
 
 def _empty_pipeline() -> MlplSpeechRecognitionPipeline:

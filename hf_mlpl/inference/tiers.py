@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from statistics import geometric_mean
+from typing import Any
 
 from .subtitles import PAUSE_SECONDS
 
@@ -29,6 +31,28 @@ def word_intervals(chunks: Iterable[dict]) -> list[Interval]:
         start, end = chunk["timestamp"]
         intervals.append(Interval(float(start), float(end), chunk["text"], chunk.get("confidence")))
     return intervals
+
+
+def words_of_characters(chunks: Iterable[dict]) -> list[dict]:
+    """Returns the chunks of words of a transcript of which `chunks` are the characters, spaces among them.
+
+    The `confidence` of a word is the geometric mean of that of its characters.
+    """
+    words: list[list[dict]] = [[]]
+    for chunk in chunks:
+        if chunk["text"].isspace():
+            words.append([])
+        else:
+            words[-1].append(chunk)
+    return [_joined(characters) for characters in words if characters]
+
+
+def _joined(characters: Sequence[dict]) -> dict:
+    text = "".join(character["text"] for character in characters)
+    word: dict[str, Any] = {"text": text, "timestamp": (characters[0]["timestamp"][0], characters[-1]["timestamp"][1])}
+    if all("confidence" in character for character in characters):
+        word["confidence"] = geometric_mean(max(character["confidence"], 1e-9) for character in characters)
+    return word
 
 
 def segments_of(words: Sequence[Interval]) -> list[Interval]:

@@ -33,6 +33,7 @@ OUTPUT_SUFFIXES = {
     "vtt": ".vtt",
     "ctm": ".ctm",
     "textgrid": ".TextGrid",
+    "html": ".html",
     "tsv": ".tsv",
 }
 
@@ -56,6 +57,13 @@ class Recording:
     def name(self) -> str:
         """Returns the path in a form that fits into a printed line."""
         return printable(self.path)
+
+    def file_to_read(self) -> Path | BinaryIO:
+        """Returns the file of its sound, at its beginning."""
+        if self.source is None:
+            return self.path
+        self.source.seek(0)
+        return self.source
 
     def output_path(self, folder: Path, output_format: str) -> Path:
         """Returns the path of its transcript below `folder`, the folder of all outputs."""
@@ -161,7 +169,9 @@ def transcribe_recordings(
     for window in prefetch(_windows(recordings, recognize)):
         progress.update(sum(recording.problem is not None for recording in window))
         _recognize_window(recognize, window, progress, arguments | {"batch_size": batch_size})
-        yield from window
+        for recording in window:
+            yield recording
+            recording.source = None  # the copy of a stream, which a page needs as well
 
 
 def _windows(recordings: Sequence[Recording], recognize) -> Iterator[list[Recording]]:
@@ -191,19 +201,11 @@ def _read(recording: Recording, recognize) -> None:
         recording.source = copy
     rate = recognize.feature_extractor.sampling_rate
     ratio = getattr(recognize, "samples_per_frame", None) or recognize.model.config.inputs_to_logits_ratio
-    pieces = cut(stream_audio(_source(recording), rate), rate, ratio)
+    pieces = cut(stream_audio(recording.file_to_read(), rate), rate, ratio)
     with closing(pieces):
         first = next(pieces)
     recording.samples = first.samples if first.is_last else None
-    recording.seconds = first.seconds if first.is_last else audio_duration(_source(recording))
-
-
-def _source(recording: Recording) -> Path | BinaryIO:
-    """Returns the file to read, at its beginning."""
-    if recording.source is None:
-        return recording.path
-    recording.source.seek(0)
-    return recording.source
+    recording.seconds = first.seconds if first.is_last else audio_duration(recording.file_to_read())
 
 
 def _recognize_window(recognize, window: list[Recording], progress: tqdm, arguments: dict) -> None:
@@ -224,13 +226,13 @@ def _recognize_window(recognize, window: list[Recording], progress: tqdm, argume
                     recording.problem = problem_of(recording, error)
                 progress.update()
     for recording in readable:
-        recording.samples = recording.source = None
+        recording.samples = None
         if recording.result is not None and recording.result.get("chunks"):
             recording.seconds = max(recording.seconds, float(recording.result["chunks"][-1]["timestamp"][1]))
 
 
 def _input(recording: Recording) -> np.ndarray | Path | BinaryIO:
-    return _source(recording) if recording.samples is None else recording.samples
+    return recording.file_to_read() if recording.samples is None else recording.samples
 
 
 def problem_of(recording: Recording, error: Exception) -> str:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..atomic import atomic_write
 from ..corpora.locales import iso_code
 from ..data.conventions import describe_convention
+from ..figures.labels import draw_histograms
 from .schema import SCORES
 from .summary import REPETITIVE, LabelSummary
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
 PICTURE = "scores.png"
-COLUMNS = 3  # of histograms in the picture
 is_commit = re.compile("[0-9a-f]{40}").fullmatch
 NOT_NOTED = {"name": "not noted", "license": "unknown", "url": None}  # a source of speech
 
@@ -89,29 +89,12 @@ def plot_scores(summaries: Sequence[LabelSummary], path: Path) -> None:
 
     Equal summaries give equal bytes.
     """
-    from matplotlib.figure import Figure  # slow to import
-
     summaries = sorted(summaries, key=lambda summary: summary.language)
-    colors = [f"C{number}" for number in range(10)]
-    known = _known_scores(summaries)
-    num_rows = max(math.ceil(len(known) / COLUMNS), 1)
-    figure = Figure(figsize=(12, 3.5 * num_rows), layout="constrained")
-    lines = {}
-    for axes, name in zip_longest(figure.subplots(num_rows, COLUMNS).flat, known):
-        if name is None:
-            axes.set_axis_off()
-            continue
-        for number, summary in enumerate(summaries):
+    histograms: dict[str, dict] = {name: {} for name in _known_scores(summaries)}
+    for name, lines in histograms.items():
+        for summary in summaries:
             histogram = summary.scores[name]
-            shares = [100 * count / max(sum(histogram["counts"]), 1) for count in histogram["counts"]]
-            style = ("-", "--", ":")[number // len(colors) % 3]
-            color = colors[number % len(colors)]
-            if any(shares):
-                lines[summary.language] = axes.stairs(
-                    shares, histogram["edges"], label=summary.language, color=color, linestyle=style
-                )
-        axes.set(xlabel=name.replace("_", " "), ylabel="% of the labels", ylim=(0, None))
-    handles = [lines[summary.language] for summary in summaries if summary.language in lines]
-    figure.legend(handles=handles, loc="outside lower center", ncols=10)
+            if num_labels := sum(histogram["counts"]):
+                lines[summary.language] = (100 * np.array(histogram["counts"]) / num_labels, histogram["edges"])
     with atomic_write(path) as partial:
-        figure.savefig(partial, dpi=100, metadata={"Software": None})  # or the version would be in it
+        draw_histograms(histograms).savefig(partial, dpi=100, metadata={"Software": None})  # or the version is in it

@@ -34,14 +34,16 @@ def document(title: str, body: Markup, *, language: str = "en", scripts: Sequenc
     if not isinstance(body, Markup):
         raise TypeError(f"body is {type(body).__name__}; pass Markup, from `render`")
     scripts = [read_asset("player.js"), read_asset("page.js"), *scripts]
-    return render(
-        TEMPLATES / "page.html",
-        title=title,
-        body=body,
-        language=language,
-        styles=Markup(read_asset("page.css") + read_asset("player.css")),
-        scripts=list(map(Markup, scripts)),
-        hashes=list(map(_hash, scripts)),
+    return str(
+        render(
+            TEMPLATES / "page.html",
+            title=title,
+            body=body,
+            language=language,
+            styles=Markup(read_asset("page.css") + read_asset("player.css")),
+            scripts=list(map(Markup, scripts)),
+            hashes=list(map(_hash, scripts)),
+        )
     )
 
 
@@ -94,16 +96,18 @@ def clock(seconds: float) -> str:
 
 
 def percent(probability: float) -> str:
-    """Returns a probability in per cent, and 100 only for what is 1.
+    """Returns a probability in per cent, and 100 only for what is 1; no line breaks within.
 
-    >>> percent(0.123), percent(0.9999), percent(0.0001)
-    ('12 %', '99.9 %', '<0.1 %')
+    >>> [percent(probability).replace("\N{NO-BREAK SPACE}", " ") for probability in (0.123, 0.9999, 0.0001)]
+    ['12 %', '99.9 %', '<0.1 %']
     """
     if 0 < probability < 0.001:
-        return "<0.1 %"
-    if 0.01 <= probability < 0.99 or probability in (0, 1):
-        return f"{100 * probability:.0f} %"
-    return f"{min(100 * probability, 99.9):.1f} %"
+        number = "<0.1"
+    elif 0.01 <= probability < 0.99 or probability in (0, 1):
+        number = f"{100 * probability:.0f}"
+    else:
+        number = f"{min(100 * probability, 99.9):.1f}"
+    return f"{number}\N{NO-BREAK SPACE}%"
 
 
 def is_language_tag(text: str) -> bool:

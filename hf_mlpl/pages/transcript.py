@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import geometric_mean
 
 import regex
 from markupsafe import Markup
@@ -42,7 +42,7 @@ def transcript_view(
     *,
     name: str = "",
     spectrogram: Sequence[str] = (),
-    downloads: Mapping[str, str] = {},  # noqa: B006
+    downloads: Mapping[str, str] | None = None,
 ) -> Markup:
     """
     Returns a recording with its transcript, as `attachTranscript` of `player.js` expects it.
@@ -59,16 +59,16 @@ def transcript_view(
         downloads: contents of files to download, by their names.
     """
     words = list(_words(result["text"], result.get("chunks", ())))
-    languages = result.get("languages") or [
-        {"language": result[name], "probability": result["language_probability"]}
-        for name in ("language",)
-        if result.get(name)
-    ]
+    shown = "".join(word.gap + word.text for word in words)
+    languages = result.get("languages") or []
+    if not languages and result.get("language"):
+        languages = [{"language": result["language"], "probability": result["language_probability"]}]
     tag = languages[0]["language"] if languages else ""
     return render(
         TEMPLATES / "transcript.html",
         words=words,
         text=result["text"],
+        rest=result["text"].removeprefix(shown),
         has_confidence=any(word.confidence is not None for word in words),
         languages=languages,
         tag=tag if is_language_tag(tag) else "",
@@ -76,7 +76,7 @@ def transcript_view(
         seconds=seconds,
         name=name,
         tiles=list(spectrogram),
-        downloads=[(name, _address(name, content)) for name, content in downloads.items()],
+        downloads=[(name, _address(name, content)) for name, content in (downloads or {}).items()],
     )
 
 
@@ -108,8 +108,8 @@ def _continues(before: str, text: str) -> bool:
 
 
 def _join(parts: Sequence[Word]) -> Word:
-    known = [part.confidence for part in parts if part.confidence is not None]
-    confidence = math.exp(math.fsum(math.log(max(each, 1e-9)) for each in known) / len(known)) if known else None
+    known = [max(part.confidence, 1e-9) for part in parts if part.confidence is not None]
+    confidence = geometric_mean(known) if known else None
     text = "".join(part.text for part in parts)
     return Word(parts[0].gap, text, parts[0].start, parts[-1].end, confidence)
 

@@ -8,6 +8,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         "clips": "Clip read_clips",
         "comparison": "comparison_report",
         "label_set": "label_set_report",
-        "run": "is_run run_report",
+        "run": "run_report",
+        "run_folder": "Run is_run read_runs",
     },
 )

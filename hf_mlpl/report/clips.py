@@ -11,7 +11,7 @@ import numpy as np
 
 from ..audio.reading import SAMPLING_RATE, AudioError, stream_audio
 from ..error_line import error_line
-from ..pages import audio_source
+from ..pages.audio import audio_source
 
 PAGE_BYTES = 9_500_000  # of a whole page, in UTF-8; pages stay below 10 MB
 LONGEST_SECONDS = 30.0  # of a clip: of longer recordings, only the beginning is embedded
@@ -66,14 +66,14 @@ def left_out_line(clips: Sequence[Clip]) -> str | None:
     unreadable = sum(clip.source is None for clip in clips) - left_out
     if not left_out and not unreadable:
         return None
-    reasons = {"cannot be read": unreadable, "have no room on a page below 10 MB": left_out}
+    reasons = {"are missing or cannot be read": unreadable, "have no room on a page below 10 MB": left_out}
     clauses = " and ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
     return f"Of {len(clips):,} recordings, {len(clips) - left_out - unreadable:,} can be heard; {clauses}."
 
 
 def _clip(audio: dict | None) -> Clip:
     if audio is None:
-        return Clip(problem="the recording is not known")
+        return Clip(problem="no recording is known")
     most, blocks, length = round(LONGEST_SECONDS * SAMPLING_RATE), [], 0
     try:
         for block in stream_audio(audio):

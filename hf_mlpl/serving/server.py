@@ -44,14 +44,27 @@ def url_of(server: socket.socket) -> str:
     return f"http://[{host}]:{port}" if server.family == socket.AF_INET6 else f"http://{host}:{port}"
 
 
-def run_server(app, server: socket.socket) -> None:
+class _Server(uvicorn.Server):
+    """Cuts requests off without an error in the log, where they have a time to end after the signal."""
+
+    def handle_exit(self, sig, frame) -> None:
+        logging.getLogger("uvicorn.error").disabled = self.config.timeout_graceful_shutdown is not None
+        super().handle_exit(sig, frame)
+
+
+def run_server(app, server: socket.socket, logs_requests: bool = True, grace_seconds: int | None = None) -> None:
     """Answers requests until SIGTERM or SIGINT; then takes no new ones, answers those in work, and returns.
 
     A second SIGINT ends the server at once.
+
+    Args:
+        logs_requests: prints a line for each request.
+        grace_seconds: for requests in work after the signal, which are then cut off; by default as long as they take.
     """
-    config = uvicorn.Config(app, log_level="warning", lifespan="on")
-    logging.getLogger("uvicorn.access").setLevel(logging.INFO)  # a line for each request
-    runner = uvicorn.Server(config)
+    config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=grace_seconds)
+    if logs_requests:
+        logging.getLogger("uvicorn.access").setLevel(logging.INFO)
+    runner = _Server(config)
     # uvicorn raises the signal again at its end, for the handler that was there before; the default one would end the
     # process as if it had failed.
     for number in (signal.SIGTERM, signal.SIGINT):

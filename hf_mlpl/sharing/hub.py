@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from huggingface_hub import (
     CommitInfo,
@@ -17,6 +17,7 @@ from huggingface_hub import (
     HfApi,
     ModelInfo,
     RepoCard,
+    SpaceInfo,
 )
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
@@ -26,6 +27,7 @@ from ..error_line import error_line
 from ..folder_lock import is_lock
 
 Result = TypeVar("Result")
+RepoInfo: TypeAlias = ModelInfo | DatasetInfo | SpaceInfo
 
 FIRST_WAIT, LONGEST_WAIT, PATIENCE = 1.0, 60.0, 150.0  # seconds: waits double; PATIENCE bounds their sum
 TEMPORARY = {408, 409, 412, 429}  # and 5xx: statuses worth a retry; 409 and 412: somebody else was quicker
@@ -43,7 +45,7 @@ def push_folder(
     private: bool = False,
     replaced: Sequence[str] = (),
     tag: str | None = None,
-    complete: Callable[[ModelInfo | DatasetInfo], None] | None = None,
+    complete: Callable[[RepoInfo], None] | None = None,
 ) -> CommitInfo:
     """Pushes the files of a folder in one commit; makes no commit if the repository already has them.
 
@@ -132,17 +134,23 @@ def _pause(error: Exception, wait: float) -> float | None:
     return wait if isinstance(error, (HTTPError, RuntimeError)) else None  # hf_xet raises RuntimeErrors
 
 
-def _head(api: HfApi, repo_id: str, repo_type: str, private: bool) -> ModelInfo | DatasetInfo:
+def _head(api: HfApi, repo_id: str, repo_type: str, private: bool) -> RepoInfo:
     """Returns the newest commit of a repository, which is created if it does not exist."""
     try:
         return api.repo_info(repo_id, repo_type=repo_type)
     except RepositoryNotFoundError:
-        api.create_repo(repo_id, repo_type=repo_type, private=private or None)
+        sdk = "gradio" if repo_type == "space" else None
+        api.create_repo(repo_id, repo_type=repo_type, private=private or None, space_sdk=sdk)
         return api.repo_info(repo_id, repo_type=repo_type)
 
 
 def _commit(
-    api: HfApi, folder: Path, head: ModelInfo | DatasetInfo, message: str, repo_type: str, replaced: tuple[str, ...]
+    api: HfApi,
+    folder: Path,
+    head: RepoInfo,
+    message: str,
+    repo_type: str,
+    replaced: tuple[str, ...],
 ) -> CommitInfo:
     names = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     files = {name: path for name, path in names.items() if not is_lock(path) and "/.partial-" not in f"/{name}"}

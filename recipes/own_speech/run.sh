@@ -69,18 +69,20 @@ for split in test dev; do
     if [[ -e $data/$split.parquet ]]; then break; fi
 done
 if [[ -e $data/$split.parquet ]]; then
-    results=()
+    runs=() files=() results=()
     for model in $models; do
         $launch recipes/evaluate_model.py --model $run/$model/model --data "$data/$split.parquet" \
             --output $run/$model.json > /dev/null
-        results+=($model=$run/$model.json)
+        runs+=($run/$model) files+=($run/$model.json) results+=($model=$run/$model.json)
     done
+    python -m hf_mlpl report "${runs[@]}" --results "${files[@]}" --output $run/report.html
     echo "== character error rates of $split"
     python recipes/compare.py "${results[@]}"
 fi
 cat <<END
 
 model           $run/${models##* }/model
+report          $run/report.html, to open in a browser, and one of each run: $run/*/report.html
 curves          $run/*/curves.png
 pseudo-labels   $run/labels/*/labels.parquet, counted in complete.json beside each
 

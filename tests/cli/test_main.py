@@ -1,5 +1,7 @@
 """Tests the command `hf-mlpl` as a separate process and in this one."""
 
+import base64
+import html
 import io
 import json
 import os
@@ -355,6 +357,39 @@ def test_ctm_and_textgrid(clips, transcribe, tmp_path):
         transcribe(good, other, "--format", "textgrid")
 
 
+def test_pages(clips, transcribe, tmp_path, monkeypatch):
+    """The words, times and files of the other formats, and the sound, also of standard input."""
+    (good, other), (sentence, _) = clips
+    status, _, messages = transcribe(good, other, "--format", "html", "--output", tmp_path / "out")
+    assert (status, messages) == (0, [f"2 written to {tmp_path / 'out'} (1 de, 1 sv-SE), 0 failed"])
+    page = (tmp_path / "out" / f"{good.stem}.html").read_text(encoding="utf-8")
+    found = re.findall(
+        r'<span class="word"[^>]* data-start="([\d.]+)" data-end="([\d.]+)" data-confidence="[^"]*">([^<]*)', page
+    )
+    lines = [line.split("\t") for line in transcribe(good, "--timestamps", "word")[1].splitlines()]
+    assert found == [(start, end, html.escape(word)) for _, _, start, end, word in lines]
+    assert re.findall('class="transcript-language">([^<]*)', page)[0] == "de"
+    assert len(re.findall('class="transcript-language">', page)) == 2  # of three, if the model had them
+    files = dict(re.findall(r'download="([^"]*)" href="data:[^"]*;base64,([^"]*)"', page))
+    files = {name: base64.b64decode(content).decode() for name, content in files.items()}
+    assert list(files) == [f"{good.stem}.{kind}" for kind in ("srt", "vtt", "json")]
+    for kind in ("srt", "vtt"):
+        assert files[f"{good.stem}.{kind}"] == transcribe(good, "--format", kind)[1]
+    with_confidence = json.loads(files[f"{good.stem}.json"])
+    assert all(0 < word.pop("confidence") <= 1 for word in with_confidence["words"])
+    assert with_confidence == json.loads(transcribe(good, "--format", "json", "--timestamps", "word")[1])
+    (sound,) = re.findall('src="data:audio/mpeg;base64,([^"]*)"', page)
+    samples, _ = soundfile.read(io.BytesIO(base64.b64decode(sound)))
+    original = np.concatenate(list(stream_audio(good)))
+    assert np.corrcoef(samples, original)[0, 1] > 0.95
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(good.read_bytes())))
+    status, printed, _ = transcribe("-", "--format", "html")
+    assert status == 0 and sound in printed and "<title>standard input</title>" in printed
+    with pytest.raises(SystemExit):
+        transcribe(good, other, "--format", "html")
+
+
 def test_text_of_one_language(clips, tone_run, tmp_path, capsys):
     (good, _), (sentence, _) = clips
     shutil.copytree(tone_run / "model", tmp_path / "model")
@@ -421,7 +456,7 @@ def test_an_early_end_is_clean(tone_run, tmp_path, end):
     assert (process.returncode, errors) == ((130, "interrupted\n") if end == "interrupt" else (1, ""))
 
 
-@pytest.mark.parametrize("arguments", [[], ["transcribe"], ["transcribe", "a.wav"], ["translate", "a.wav"]])
+@pytest.mark.parametrize("arguments", [[], ["transcribe"], ["transcribe", "--model", "x"], ["translate", "a.wav"]])
 def test_wrong_usage_shows_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)

@@ -101,7 +101,8 @@ def test_train_killed_and_started_again_equals_an_uninterrupted_run(chain, tone_
     """Checks also that the same settings give the same bits with `accelerate launch` and without."""
     out, _ = chain.output["train"]
     assert re.search(r"going on from run/checkpoints/update-000000[24]0\n", out)
-    assert out.splitlines()[-1] == "model: run/model; curves: run/curves.png; numbers: run/metrics.jsonl"
+    paths = "model: run/model; report: run/report.html; curves: run/curves.png; numbers: run/metrics.jsonl"
+    assert out.splitlines()[-1] == paths
     weights, expected = (load_file(run / "model" / "model.safetensors") for run in (chain.folder / "run", tone_run))
     torch.testing.assert_close(weights, expected, rtol=0, atol=0)
     updates = [

@@ -501,6 +501,10 @@ def test_pipeline(asr, folder):
         asr(samples, decoder_kwargs={"beam_width": 10})
     characters = asr(samples, return_timestamps="char")
     assert "".join(chunk["text"] for chunk in characters["chunks"]) == expected.text
+    assert not any("confidence" in chunk for chunk in characters["chunks"])
+    for chunk in asr(samples, return_timestamps="char", return_confidence=True)["chunks"]:
+        start, end = (round(second / 0.03) for second in chunk["timestamp"])
+        assert chunk["confidence"] == pytest.approx(float(expected.log_probs[start:end].mean().exp()), rel=1e-3)
     recordings = [sweep(1), samples, sweep(2.5)]
     texts = [asr(recording)["text"] for recording in recordings]
     assert [answer["text"] for answer in asr(recordings, batch_size=3)] == texts

@@ -49,8 +49,12 @@ def test_recordings_of_any_length(architecture, tmp_path, capsys):
         | {"language": "br", "text": None, "speaker": None, "source": None}
         for i, (path, waveform) in enumerate(zip(paths, waveforms, strict=True))
     ]
-    hypotheses = transcribe(*load_model(folder), Dataset.from_list(rows, features=FEATURES))
+    hypotheses = list(transcribe(*load_model(folder), Dataset.from_list(rows, features=FEATURES)))
     assert {hypothesis.row: hypothesis.text for hypothesis in hypotheses} == dict(enumerate(singly))
+    for hypothesis in hypotheses:  # of a recording in pieces too
+        words = recognize(waveforms[hypothesis.row], return_timestamps="word", return_confidence=True)["chunks"]
+        lowest = min(word["confidence"] for word in words)
+        assert lowest == pytest.approx(hypothesis.lowest_word_confidence, rel=1e-3)
     chunks = recognize(waveforms[0], return_timestamps="char")["chunks"]
     assert "".join(chunk["text"] for chunk in chunks) == singly[0]
 

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 from pathlib import Path
+from statistics import geometric_mean
 
 import numpy as np
 import pytest
@@ -130,6 +131,26 @@ def test_chunks(asr, batch_size):
     assert answer["text"] == asr.tokenizer.decode(torch.cat(labels))
     assert answer["language"] == LANGUAGES[int(probabilities.argmax())]
     assert answer["language_probability"] == pytest.approx(float(probabilities.max()), rel=1e-3)
+
+
+@pytest.mark.parametrize("unit", ["char", "word"])
+@pytest.mark.parametrize("chunks", [{}, {"chunk_length_s": 3, "stride_length_s": 0.51}])
+def test_confidences(asr, unit, chunks):
+    """The geometric mean of the probabilities of a chunk's frames, also in a batch and in pieces."""
+    samples = sweep(4)
+    plain = asr(samples, return_timestamps=unit, **chunks)
+    found = asr([sweep(7.3), samples], return_timestamps=unit, return_confidence=True, batch_size=2, **chunks)[1]
+    confidences = [chunk.pop("confidence") for chunk in found["chunks"]]
+    assert found["chunks"] == plain["chunks"] and len(confidences) > 1
+    assert all(0 < confidence <= 1 for confidence in confidences)
+    if not chunks:
+        with torch.no_grad():
+            features = asr.feature_extractor(samples, sampling_rate=16_000, return_tensors="pt")
+            probabilities = asr.model(**features).logits[0].softmax(-1).amax(-1).double()
+        for chunk, confidence in zip(plain["chunks"], confidences, strict=True):
+            start, end = (round(second / 0.03) for second in chunk["timestamp"])
+            frames = probabilities[start:end].tolist()
+            assert confidence == pytest.approx(geometric_mean(frames), rel=1e-3)
 
 
 @pytest.mark.parametrize("chunks", [{}, {"chunk_length_s": 3}])

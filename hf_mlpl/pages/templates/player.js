@@ -21,7 +21,7 @@ function attachTranscript(element) {
   let cursor = null;
 
   nameLanguages();
-  const lines = strip ? layOutStrip() : [];
+  const places = strip ? layOutStrip() : []; // of words in the strip
   if (words.length) {
     choose(0);
     text.addEventListener("click", (event) => play(words.indexOf(event.target.closest(".word"))));
@@ -122,7 +122,8 @@ function attachTranscript(element) {
     }
   }
 
-  // Places the pictures of the spectrogram, and each word in the first of two lines where it fits; returns the lines.
+  // Places the pictures of the spectrogram, and each word in the first of two lines where it fits; returns the places,
+  // with the pixels up to the next word of the line.
   function layOutStrip() {
     track.style.width = `${Math.ceil(seconds * PIXELS_PER_SECOND)}px`;
     const tileSeconds = 20;
@@ -141,11 +142,15 @@ function attachTranscript(element) {
     strip.addEventListener("scroll", drawLabels, { passive: true });
     new ResizeObserver(drawLabels).observe(strip);
     const free = [0, 0]; // pixels up to which each line is full
+    const previous = [null, null]; // the last word of each line
     return words.map((word, number) => {
       const left = starts[number] * PIXELS_PER_SECOND;
       const line = free[0] <= left || free[0] <= free[1] ? 0 : 1;
+      if (line) track.classList.add("two-lines");
+      if (previous[line]) previous[line].width = left - previous[line].left;
       free[line] = left + 8 + 8 * word.textContent.length;
-      return line;
+      previous[line] = { left, line, width: Infinity };
+      return previous[line];
     });
   }
 
@@ -164,8 +169,10 @@ function attachTranscript(element) {
       const label = document.createElement("span");
       label.className = number === now ? "transcript-label now" : "transcript-label";
       label.textContent = words[number].textContent;
-      label.style.left = `${starts[number] * PIXELS_PER_SECOND}px`;
-      label.style.top = `${5.6 + 1.4 * lines[number]}rem`;
+      const { left, line, width } = places[number];
+      label.style.left = `${left}px`;
+      label.style.top = `${5.6 + 1.4 * line}rem`;
+      if (width < Infinity) label.style.maxWidth = `${width}px`;
       track.append(label);
       labels.set(number, label);
     }

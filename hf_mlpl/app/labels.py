@@ -1,0 +1,89 @@
+"""Labels folders of recordings, as `hf-mlpl pseudo-label` does, and prepares labels and scores for a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from datasets import Dataset
+
+from ..audio.reading import load_audio
+from ..corpora import ReadingReport
+from ..corpora.readers.folders import read_folder
+from ..data.utterances import FEATURES
+from ..labels import pseudo_label
+from ..labels.folder import collapse_of, unreadable_of
+from ..labels.schema import SCORES
+from .model import AppModel
+
+MOST_ROWS = 500  # of a table in a browser
+CLIP_RATE = 16_000  # samples per second
+
+
+class Labeller:
+    """Labels folders of recordings below one folder.
+
+    Args:
+        root: folder below which recordings are read and labels are written.
+    """
+
+    def __init__(self, model: AppModel, root: Path):
+        self.model, self.root = model, root.resolve()
+
+    def __call__(self, folder: str, language: str, output: str) -> tuple[Path, dict]:
+        """Labels the recordings of a folder, or goes on where an earlier call stopped.
+
+        Args:
+            folder: of the recordings, a path that is relative to `root`, or below it.
+            language: of all recordings; if it is empty, the names of the folder's subfolders are the languages.
+            output: folder for the labels; if it is empty, beside the recordings.
+
+        Returns:
+            The folder of the labels, and their summary, as in `complete.json`.
+
+        Raises:
+            ValueError: for a folder outside of `root`, or without recordings, and as `pseudo_label` does.
+        """
+        recordings = self._inside(folder)
+        labels = self._inside(output or f"{recordings}-labels")
+        if recordings.is_relative_to(labels):
+            raise ValueError(f"{labels}: holds the recordings; choose another folder for the labels")
+        rows = list(read_folder(recordings, ReadingReport(), language.strip() or None))
+        dataset = Dataset.from_list(rows, features=FEATURES)
+        model = self.model
+        summary = pseudo_label(model.accelerator, model.model, model.processor, dataset, labels, model.revision)
+        return labels, summary
+
+    def _inside(self, name: str) -> Path:
+        """Returns the path of a folder below `root`; raises a ValueError for one that is elsewhere."""
+        path = (self.root / Path(name.strip()).expanduser()).resolve()
+        if path == self.root or not path.is_relative_to(self.root):
+            raise ValueError(f"{name!r}: is no folder below {self.root}; `hf-mlpl app --folder DIR` permits another")
+        return path
+
+
+def remarks(summary: dict) -> list[str]:
+    """Returns a line for each language of a summary whose labels are of no use."""
+    problems = unreadable_of(summary) | collapse_of(summary)
+    return [f"{language}: {problem}" for language, problem in problems.items()]
+
+
+def label_table(labels: Path) -> tuple[list[str], list[list]]:
+    """Returns the names and the rows of a table of the least certain labels in a folder, the least certain first.
+
+    The last column is the id. Scores that no label has are left out.
+    """
+    table = pq.read_table(labels / "labels.parquet", columns=["text", "language", *SCORES, "duration_seconds", "id"])
+    table = table.sort_by([("mean_log_prob", "ascending")]).slice(0, MOST_ROWS)
+    table = table.select([name for name in table.column_names if table[name].null_count < len(table)])
+    rows = [
+        [round(value, 3) if isinstance(value, float) else value for value in row.values()] for row in table.to_pylist()
+    ]
+    return table.column_names, rows
+
+
+def clip(labels: Path, utterance: str) -> np.ndarray:
+    """Returns the samples (N,) of the utterance of a label, by its id."""
+    table = pq.read_table(labels / "labels.parquet", columns=["audio"], filters=[("id", "=", utterance)])
+    return load_audio(table["audio"][0].as_py(), CLIP_RATE)

@@ -1,0 +1,153 @@
+"""Reads evaluations with their transcripts, and finds in them what a report shows."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from ..evaluation.confusions import MOST_COUNTED, character_confusions, language_confusions
+from ..evaluation.hypotheses import hypotheses_path, of_language, read_hypotheses
+from ..evaluation.intervals import interval, macro_rates, resampled_rates
+from ..evaluation.results import read_results
+from ..sharing.run_files import data_title
+
+WORST = 20  # utterances of a language
+RATES = {"cer": ("edits", "characters"), "wer": ("word_edits", "words")}  # columns of transcripts
+MACRO = "macro average"
+Key = TypeVar("Key", str, tuple[str, str])
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Holds an error rate with the bounds of its 95 % interval, which are None without transcripts."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Holds the results of a model on a data set.
+
+    Args:
+        path: file of the results.
+        results: its content.
+        hypotheses: transcripts, in columns of `HYPOTHESIS_FEATURES`; None where they were not kept.
+        problem: why there are none.
+        command: makes them.
+    """
+
+    path: Path
+    results: dict
+    hypotheses: pa.Table | None
+    problem: str | None = None
+    command: str | None = None
+
+    @property
+    def title(self) -> str:
+        return data_title(self.results) + (", the development set" if "update" in self.results else "")
+
+    @cached_property
+    def samples(self) -> dict[str, dict[str, np.ndarray]]:
+        """Returns the error rates of resampled utterances, (1000,) for each of `RATES` and each language."""
+        if self.hypotheses is None:
+            return {rate: {} for rate in RATES}
+        tables = {language: of_language(self.hypotheses, language) for language in self.languages}
+        return {
+            rate: {
+                language: resampled_rates(table[edits].to_numpy(), table[lengths].to_numpy(), language)
+                for language, table in tables.items()
+            }
+            for rate, (edits, lengths) in RATES.items()
+        }
+
+    @property
+    def languages(self) -> list[str]:
+        return sorted(self.results["languages"])
+
+    def rate(self, language: str, name: str) -> Rate | None:
+        """Returns a rate of a language, or of the macro average; None where it is not known."""
+        scores = self.results["macro"] if language == MACRO else self.results["languages"].get(language, {})
+        if scores.get(name) is None:
+            return None
+        samples = self.samples.get(name)
+        if not samples:
+            return Rate(scores[name])
+        return Rate(scores[name], *interval(macro_rates(samples) if language == MACRO else samples[language]))
+
+    def worst(self, count: int = WORST) -> dict[str, list[dict]]:
+        """Returns of each language the utterances with the highest CER, the longer ones first among equals."""
+        worst = {}
+        for language in self.languages if self.hypotheses is not None else ():
+            table = of_language(self.hypotheses, language)
+            edits, characters = (table[name].to_numpy() for name in RATES["cer"])
+            rates = np.where(characters > 0, edits / np.maximum(characters, 1), edits > 0)
+            order = [row for row in np.lexsort([-edits, -rates]) if edits[row]][:count]
+            rows = table.take(pa.array(order, pa.int64())).to_pylist()
+            worst[language] = [row | {"cer": float(rates[number])} for row, number in zip(rows, order, strict=True)]
+        return worst
+
+    def character_confusions(self, language: str | None = None) -> Counter[tuple[str, str]]:
+        """Counts characters that were taken for others, of a language or of all, in 20,000 utterances at most."""
+        table = self.hypotheses if language is None else of_language(self.hypotheses, language)
+        table = table.slice(0, MOST_COUNTED)
+        return character_confusions(zip(table["text"].to_pylist(), table["hypothesis"].to_pylist(), strict=True))
+
+    def language_confusions(self) -> Counter[tuple[str, str]]:
+        return Counter() if self.hypotheses is None else language_confusions(self.hypotheses)
+
+
+def read_evaluation(path: Path, model: str | os.PathLike | None = None) -> Evaluation:
+    """Reads a file of results, and the transcripts beside it.
+
+    Args:
+        model: that was evaluated, for the command that makes the transcripts; by default that of the results.
+
+    Raises:
+        ValueError: for a file that is missing or has no results. For transcripts that are missing or damaged there
+            is the `problem`.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of results; `hf-mlpl evaluate` writes them")
+    results = read_results(path)
+    try:
+        return Evaluation(path, results, read_hypotheses(hypotheses_path(path), results))
+    except FileNotFoundError:
+        problem = "Its transcripts were not kept"
+    except ValueError as error:
+        problem = f"Its transcripts cannot be used: {error}"
+    output = path.with_name(f"{Path(results['data'][0]).stem}.json") if results.get("data") else path
+    command = ["hf-mlpl", "evaluate", "--model", os.fspath(model or results.get("model", "MODEL"))]
+    command += ["--data", *results.get("data", ["DATA"]), "--output", os.fspath(output)]
+    return Evaluation(path, results, None, problem, shlex.join(command))
+
+
+def by_turns(rows: Sequence[Sequence]) -> Iterator:
+    """Yields the first of each sequence, then the second of each, and so on."""
+    missing = object()
+    for turn in zip_longest(*rows, fillvalue=missing):
+        yield from (row for row in turn if row is not missing)
+
+
+def commonest(counts: Counter[Key], count: int) -> list[tuple[Key, int]]:
+    """Returns the largest counts, equal ones in the order of their keys."""
+    return list(islice(sorted(counts.items(), key=lambda item: (-item[1], item[0])), count))
+
+
+def per_row(counts: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    """Returns counts of pairs as the counts of second parts for each first part."""
+    rows: dict[str, dict[str, int]] = defaultdict(dict)
+    for (first, second), number in sorted(counts.items()):
+        rows[first][second] = number
+    return dict(rows)

@@ -1,0 +1,61 @@
+"""Tests the default of `--model`, and the line on a model that is downloaded."""
+
+import numpy as np
+import pytest
+import soundfile
+from huggingface_hub import HfApi, constants
+from transformers import pipeline
+
+from hf_mlpl.cli.main import command_parser
+from hf_mlpl.model.missing_model import RELEASED_ON_HUB
+
+from ..commands import run_command
+from ..port_folder import save_port
+from ..random_model import RATE, sweep
+
+
+@pytest.fixture
+def recording(tmp_path):
+    soundfile.write(tmp_path / "recording.wav", sweep(3) / np.abs(sweep(3)).max() / 2, RATE)
+    return tmp_path / "recording.wav"
+
+
+def test_the_released_model_is_the_default_and_a_line_says_what_it_downloads(
+    local_hub, recording, tmp_path, capsys, monkeypatch
+):
+    folder = save_port(tmp_path / "port")
+    api = HfApi(token=local_hub.add_user("speechbrain"))
+    api.create_repo(RELEASED_ON_HUB)
+    api.upload_folder(repo_id=RELEASED_ON_HUB, folder_path=folder)
+    size = f"{(folder / 'pytorch_model.bin').stat().st_size / 1e6:.1f} MB"
+    text = pipeline("automatic-speech-recognition", model=str(folder))(str(recording))["text"]
+    (tmp_path / "recording.txt").write_text("ab cd")
+    capsys.readouterr()
+
+    assert text and size != "0.0 MB"
+    for command, printed, message in (
+        ("transcribe", f"{recording}\t-\t{text}\n", f"model: speechbrain/m-ctc-t-large, {size} to download, once\n"),
+        ("align", "ab cd", "model: speechbrain/m-ctc-t-large\n"),
+    ):
+        assert run_command(command, recording) == 0
+        out, err = capsys.readouterr()
+        assert printed in out and err == message
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # a model in the cache needs no network
+    assert run_command("transcribe", recording) == 0
+    assert capsys.readouterr() == (f"{recording}\t-\t{text}\n", "model: speechbrain/m-ctc-t-large\n")
+    assert command_parser("serve").parse_args([]).model == RELEASED_ON_HUB
+
+
+def test_the_size_is_that_of_the_weights_that_are_loaded(local_hub, recording, tmp_path, capsys):
+    folder = save_port(tmp_path / "port", form="safetensors")
+    size = f"{(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB"
+    (folder / "pytorch_model.bin").write_bytes(bytes(2_000_000))
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.safetensors").write_bytes(bytes(1_000_000))
+    HfApi().create_repo("me/both")
+    HfApi().upload_folder(repo_id="me/both", folder_path=folder)
+    capsys.readouterr()
+    assert run_command("transcribe", "--model", "me/both", recording) == 0
+    assert capsys.readouterr().err == f"model: me/both, {size} to download, once\n"
+    assert run_command("align", "--model", folder, recording, recording.with_suffix(".txt")) == 1
+    assert "model: " not in capsys.readouterr().err
