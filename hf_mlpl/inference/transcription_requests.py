@@ -194,8 +194,8 @@ class WhisperRequest(Request):
         self.languages = list(self.ids)
 
     def cpu_batch_seconds(self, model: PreTrainedModel) -> float:
-        # Products with fewer than 16 rows are slow, but the decoder of a large model needs much memory for a window, and
-        # takes a small share of the time.
+        # Products with fewer than 16 rows are slow. But the decoder of a large model needs much memory for a window,
+        # and takes a small share of the time.
         config = model.config
         num_bytes = 2 * config.decoder_layers * config.max_source_positions * config.d_model * model.dtype.itemsize
         return self.window_seconds * min(max(CACHE_BYTES // num_bytes, 4), 16)

@@ -291,9 +291,7 @@ def test_threads_share_the_batches_of_a_whisper(folders, clips):
     layer.k_proj.register_forward_pre_hook(lambda *_: threads.add((threading.get_ident(), torch.get_num_threads())))
     keys = []
     layer.k_proj.register_forward_hook(lambda _, inputs, output: keys.append(len(output)))
-    together = transcriber(model, processor, dataset)
-    together.pads_to_window  # which tries the model out
-    labels = list(together(dataset, 4.0))
+    labels = list(transcriber(model, processor, dataset)(dataset, 4.0))
     assert [label.row for label in labels] == [label.row for label in alone]
     for label, expected in zip(labels, alone, strict=True):
         assert label.text == expected.text and label.error == expected.error
