@@ -16,7 +16,7 @@ from side_by_side import benchmark_arguments, in_turns, ratio, seconds, versions
 
 from hf_mlpl import MlplConfig, MlplForCTC
 from hf_mlpl.data.utterances import SpeechTotals
-from hf_mlpl.training.estimate import forward_flops
+from hf_mlpl.training.operations import forward_flops
 
 ROUNDS = 3
 LAYERS = 4

@@ -122,7 +122,7 @@ def test_all_skipped_blocks_have_a_reason():
         ("md", "```bash\naccelerate launch -m hf_mlpl evaluate --modell a\n```\n"),
         ("md", "```bash\nhf-mlpl demo --lost\n```\n"),
         ("md", "```bash\nhf-mlpl lost\n```\n"),
-        ("md", "```bash\nhf-mlpl publish --repo me/demo\n```\n"),
+        ("md", "```bash\nhf-mlpl publish --run runs/demo/final\n```\n"),
         ("md", "```bash\nmake lost\n```\n"),
         ("md", "```bash\nrecipes/lost.sh\n```\n"),
         ("md", "```bash\nrecipes/own_speech/run.sh --lost data\n```\n"),

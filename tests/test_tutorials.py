@@ -112,7 +112,7 @@ def test_tutorial(page, folder, tone_corpus, one_thread, request):
     elif page.stem == "publish":
         texts = pq.read_table("labels/sv-SE/labels.parquet", columns=["text"])
         assert 0 < len(read_utterances(["joined.parquet"])) <= len(texts)
-        assert "name: CER" in Path("card.md").read_text(encoding="utf-8")
+        assert "name: test CER, %" in Path("card.md").read_text(encoding="utf-8")
     elif page.stem == "from_flashlight":
         assert set(MlplConfig.from_pretrained("named-model").languages) == {"de", "sv-SE"}
         assert Path("for-flashlight/checkpoint.bin").read_bytes() == Path("checkpoint_cv_finetune.bin").read_bytes()

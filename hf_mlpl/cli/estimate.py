@@ -9,9 +9,9 @@ the hours of speech in the utterance files, updates, disk space and GPU-hours of
 together.
 
 GPU-hours = floating point operations of the model's products / (TFLOPS x utilisation of a GPU). The module
-`hf_mlpl.training.estimate` explains what is counted. The utilisation is the number that matters, and nobody knows it:
---measure makes ten updates of the first stage on this machine instead, and the table has hours at that speed. It also
-says how much memory they took. `accelerate launch -m hf_mlpl estimate --measure ...` measures all GPUs together.
+`hf_mlpl.training.operations` explains what is counted. The utilisation is the number that matters, and nobody knows
+it: --measure makes ten updates of the first stage on this machine instead, and the table has hours at that speed. It
+also says how much memory they took. `accelerate launch -m hf_mlpl estimate --measure ...` measures all GPUs together.
 
 The exit status is 1, with a line for each problem, if files, languages, unlabelled speech or disk space are missing,
 or if settings are wrong. A language without development speech is a warning: it is trained without its error rates.

@@ -165,8 +165,12 @@ class CtcInterface(ABC):
             ValueError: for a model without such layers.
         """
 
-    def remarks(self, model: nn.Module, training: bool) -> list[str]:
-        """Says what is different with this model, in a line each, which training and labelling log once."""
+    def remarks(self, model: nn.Module, training: bool, has_spec_augment: bool = False) -> list[str]:
+        """Says what is different with this model, in a line each, which training and labelling log once.
+
+        Args:
+            has_spec_augment: whether the settings of training ask for SpecAugment.
+        """
         return []
 
     def remove_gradients_of_dropped_layers(self, model: nn.Module) -> None:  # noqa: B027

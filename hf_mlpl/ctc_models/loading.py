@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import re
 import textwrap
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,6 +57,7 @@ OTHER_KINDS = {  # transformers' lists of model types, some of which an older re
     "generates text": ("MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES"),
     "is a transducer": ("MODEL_FOR_TDT_MAPPING_NAMES", "MODEL_FOR_RNNT_MAPPING_NAMES"),
 }
+PROBABILITY = re.compile(r"dropout|layerdrop|_prob$")  # names of fields; transformers checks their type alone
 MOST_CHARACTERS = 2000  # of the reason in an error: transformers lists all its model types in some
 UNPUBLISHED = ("masked_spec_embed", "num_batches_tracked")  # training alone uses them, and many files lack them
 
@@ -211,7 +213,8 @@ def _with_head(name: str | os.PathLike, config: PreTrainedConfig) -> tuple[PreTr
     model_type = config.model_type
     kinds = (kind for kind, lists in OTHER_KINDS.items() if any(model_type in _types(names) for names in lists))
     kind = next(kinds, "does not write down speech")
-    raise ValueError(f"{name}: is of type {model_type}, which {kind}; {_accepted()}")
+    remedy = "; `hf-mlpl pseudo-label` writes texts with it" if kind == "generates text" else ""
+    raise ValueError(f"{name}: is of type {model_type}, which {kind}{remedy}; {_accepted()}")
 
 
 def _accepted() -> str:
@@ -239,6 +242,8 @@ def _with_fields(config: PreTrainedConfig, fields: Mapping[str, Any]) -> PreTrai
         raise ValueError(f"there is no {', '.join(unknown)}; accepted are {', '.join(sorted(names))}")
     changed = copy.deepcopy(config)
     for field, value in fields.items():
+        if PROBABILITY.search(field) and not isinstance(value, (str, Mapping)) and not 0 <= (value or 0) <= 1:
+            raise ValueError(f"{field} is {value}; it must be at least 0 and at most 1")
         nested = field in config.sub_configs and isinstance(value, Mapping)
         setattr(changed, field, _with_fields(getattr(config, field), value) if nested else value)
     return changed

@@ -189,6 +189,9 @@ class TransformersInterface(CtcInterface):
         letters = {letter for token in spoken for letter in token if len(letter.upper()) == len(letter.lower()) == 1}
         cases = {case for letter in letters for case in ("lower", "upper") if getattr(letter, f"is{case}")()}
         self.letter_case = cases.pop() if len(cases) == 1 else None
+        if self.letter_case == "lower" and getattr(tokenizer, "do_lower_case", False):
+            # It would put texts in capitals, none of which the vocabulary has; what it decodes stays the same.
+            tokenizer.do_lower_case = tokenizer.init_kwargs["do_lower_case"] = False
 
     def label_ids(self, text: str) -> list[int]:
         return self._encode(text)[0]
@@ -373,7 +376,7 @@ class TransformersInterface(CtcInterface):
             if hasattr(encoder, "_freeze_parameters"):  # else the gradient of the waveform would be computed
                 encoder._freeze_parameters()
 
-    def remarks(self, model: nn.Module, training: bool) -> list[str]:
+    def remarks(self, model: nn.Module, training: bool, has_spec_augment: bool = False) -> list[str]:
         remarks = []
         if self.sampling_rate != 16_000:
             remarks.append(f"the model takes audio of {self.sampling_rate} Hz, to which all recordings are resampled")
@@ -398,7 +401,9 @@ class TransformersInterface(CtcInterface):
             masks = "no frames"
             if self.masks_itself:
                 masks = f"frames itself, with mask_time_prob {self.config.mask_time_prob:g}"
-            remarks.append(f"the model masks {masks}; spec_augment has no effect")
+            no_effect = "; spec_augment has no effect" if has_spec_augment else ""
+            if self.masks_itself or has_spec_augment:
+                remarks.append(f"the model masks {masks}{no_effect}")
         return remarks
 
 

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -87,8 +87,7 @@ def transcribe(
     duration the data set states. So memory does not grow with an utterance.
 
     Without workers, a model on a CPU whose interface has `runs_in_threads` computes several batches at a time, each
-    from the files to the texts in a thread of its own. Meanwhile torch's number of threads is smaller: threads that
-    share one forward wait for each other.
+    from the files to the texts in a thread of its own.
 
     A model whose outputs depend on the padding of a batch computes one utterance or piece at a time.
 
@@ -110,7 +109,9 @@ def transcribe(
     # What torch.compile returns is no PreTrainedModel. It and FSDP can run one forward at a time only.
     is_wrapped = isinstance(model, FSDPModule) or not isinstance(model, PreTrainedModel)
     if on_cpu and not num_workers and batches.ctc.runs_in_threads and not is_wrapped:
-        results = _decode_in_threads(model, batches)
+        results = decode_in_threads(
+            lambda number: _decode_batches(model, batches.ctc, batches.make_batches(number)), len(batches.plan)
+        )
     else:
         loader = DataLoader(batches, batch_size=None, num_workers=num_workers)
         results = _decode_batches(model, batches.ctc, loader)
@@ -198,22 +199,35 @@ def pad(features: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     return padded, (torch.arange(padded.shape[1]) < num_inputs[:, None]).long()
 
 
-def _decode_in_threads(model: PreTrainedModel, batches: PieceBatches) -> Generator[list[Hypothesis], None, None]:
-    num_threads, num_batches, stopped = torch.get_num_threads(), len(batches.plan), Event()
-    num_parallel = max(1, min(num_threads, num_batches, MAX_PARALLEL_FORWARDS))
+def parallel_forwards(num_batches: int) -> int:
+    """Returns how many batches of a job are computed at a time on a CPU."""
+    return max(1, min(torch.get_num_threads(), num_batches, MAX_PARALLEL_FORWARDS))
+
+
+def decode_in_threads(
+    decode: Callable[[int], Iterable[list[Hypothesis]]], num_batches: int
+) -> Generator[list[Hypothesis], None, None]:
+    """Yields the hypotheses of each batch of a plan, in its order, of which threads decode several at a time.
+
+    Meanwhile torch's number of threads is smaller: threads that share one forward wait for each other.
+
+    Args:
+        decode: returns the hypotheses of a batch, given its number.
+    """
+    num_threads, num_parallel, stopped = torch.get_num_threads(), parallel_forwards(num_batches), Event()
     torch.set_num_threads(num_threads // num_parallel)  # for each thread that begins from now on
     pool = ThreadPoolExecutor(num_parallel)
 
-    def decode(number: int) -> list[Hypothesis]:
+    def decode_all(number: int) -> list[Hypothesis]:
         hypotheses = []
-        for finished in _decode_batches(model, batches.ctc, batches.make_batches(number)):
+        for finished in decode(number):
             hypotheses += finished
             if stopped.is_set():  # nobody waits for the rest, which may be hours
                 break
         return hypotheses
 
     try:
-        yield from pool.map(decode, range(num_batches))
+        yield from pool.map(decode_all, range(num_batches))
     finally:
         stopped.set()
         pool.shutdown(cancel_futures=True)

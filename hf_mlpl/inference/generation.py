@@ -36,7 +36,7 @@ from ..audio.reading import stream_audio
 from ..data.batches import plan_batches
 from ..data.rows import blocks, durations_of
 from ..data.words import join_texts
-from .decoding import DURATION_TOLERANCE, Hypothesis
+from .decoding import DURATION_TOLERANCE, Hypothesis, decode_in_threads
 from .pieces import explain_memory_errors, join_language_log_probs, prefetch
 from .quiet_cuts import cut_where_quiet
 from .transcription_requests import Request, make_request
@@ -224,12 +224,16 @@ class GenerativeTranscriber:
     ) -> Iterator[Hypothesis]:
         """Transcribes every utterance exactly once, about the longest first, in evaluation mode.
 
+        On a CPU without workers, threads generate the texts of several batches at a time with models whose request
+        has `runs_in_threads`.
+
         Recordings that are longer than the model's window are cut where they are quietest, so memory does not grow
         with a recording.
 
         Args:
             max_batch_seconds: audio of one batch, padding counted, which is whole windows for models such as Whisper.
-                It changes the speed, not the texts. By default 240 on a CPU, and else 480.
+                It changes the speed, not the texts. By default 240 on a CPU, 120 to 480 for a Whisper according to
+                its size, and else 480.
             num_workers: processes that read audio; by default up to 8, and for a CPU none but a thread.
             progress: a bar that counts utterances.
 
@@ -239,7 +243,7 @@ class GenerativeTranscriber:
         """
         on_cpu = self.model.device.type == "cpu"
         if max_batch_seconds is None:
-            max_batch_seconds = 240.0 if on_cpu else 480.0
+            max_batch_seconds = self.request.cpu_batch_seconds(self.model) if on_cpu else 480.0
         if num_workers is None:
             num_workers = 0 if on_cpu else min(8, os.cpu_count() or 1)
         for block in blocks(dataset, ["language"]):
@@ -253,12 +257,15 @@ class GenerativeTranscriber:
         try:
             options = max_batch_seconds, self.pads_to_window, self.pads_exactly
             batches = WindowBatches(dataset, self.request, self.languages, *options)
-            loader = (
-                DataLoader(batches, batch_size=None, num_workers=num_workers)
-                if num_workers
-                else prefetch(iter(batches))
-            )
-            with closing(self._decode(loader)) as results:
+            if on_cpu and not num_workers and self.request.runs_in_threads:
+                results = decode_in_threads(
+                    lambda number: self._decode(batches.make_batches(batches.plan[number])), len(batches.plan)
+                )
+            elif num_workers:
+                results = self._decode(DataLoader(batches, batch_size=None, num_workers=num_workers))
+            else:
+                results = self._decode(prefetch(iter(batches)))
+            with closing(results):
                 for hypotheses in results:
                     yield from hypotheses
                     if progress is not None:

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationMixin, PreTrainedModel, ProcessorMixin
+from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin, PreTrainedModel, ProcessorMixin
+from transformers.modeling_outputs import BaseModelOutput
 
 from ..error_line import error_line
 
 # Audio that a model gets at a time, at most: Whisper's window. Others that take more were trained on about as much.
 WINDOW_SECONDS = 30.0
+CACHE_BYTES = 2**29  # keys and values of the windows in a Whisper's batch on a CPU, about
 INSTRUCTION = "can you transcribe the speech into a written format?"  # from the model card of Granite Speech
 # Names of languages that models have for those of Common Voice's locales, after the ISO code itself.
 OTHER_NAMES = {"jv": "jw", "nb": "no", "no": "nb", "tl": "fil", "fil": "tl", "he": "iw", "zh-HK": "yue"}
@@ -53,6 +55,7 @@ class Request:
     """
 
     languages: Sequence[str] = ()  # whose probabilities `look` returns
+    runs_in_threads = False  # whether threads may generate with one model at a time
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
         self.processor, self.name = processor, model.config._name_or_path
@@ -155,6 +158,10 @@ class Request:
         """
         return inputs, None, None
 
+    def cpu_batch_seconds(self, model: PreTrainedModel) -> float:
+        """Returns the audio of a batch on a CPU, by default."""
+        return 240.0
+
     def generate(self, model: PreTrainedModel, inputs: dict, **options) -> torch.Tensor:
         """Returns the generated token ids (B, L); they may begin with the prompt."""
         return model.generate(**inputs, **options)
@@ -165,6 +172,8 @@ class Request:
 
 class WhisperRequest(Request):
     """Makes Whisper's inputs: a window of features, and the prompt of its decoder."""
+
+    runs_in_threads = True
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
         super().__init__(model, processor)
@@ -184,6 +193,13 @@ class WhisperRequest(Request):
             self.task = [config.task_to_id["transcribe"]]
         self.languages = list(self.ids)
 
+    def cpu_batch_seconds(self, model: PreTrainedModel) -> float:
+        # Products with fewer than 16 rows are slow. But the decoder of a large model needs much memory for a window,
+        # and takes a small share of the time.
+        config = model.config
+        num_bytes = 2 * config.decoder_layers * config.max_source_positions * config.d_model * model.dtype.itemsize
+        return self.window_seconds * min(max(CACHE_BYTES // num_bytes, 4), 16)
+
     def language(self, locale: str) -> str:
         known = self.languages or ["en"]
         if language := next((name for name in names_of_language(locale) if name in known), None):
@@ -196,15 +212,23 @@ class WhisperRequest(Request):
         return {"input_features": features, "decoder_input_ids": torch.tensor([prompt])}
 
     def look(self, model: PreTrainedModel, inputs: dict) -> tuple[dict, list[float] | None, torch.Tensor | None]:
-        encoded = model.get_encoder()(inputs["input_features"])
+        features, encoder = inputs["input_features"], model.get_encoder()
+        # A CPU's cache holds the layers' outputs of one window, but not those of a batch.
+        windows = features.split(1 if features.device.type == "cpu" else len(features))
+        encoded = BaseModelOutput(torch.cat([encoder(window).last_hidden_state for window in windows]))
         start = inputs["decoder_input_ids"][:, :1]
-        logits = model(encoder_outputs=encoded, decoder_input_ids=start, use_cache=False).logits[:, 0].float()
+        output = model(encoder_outputs=encoded, decoder_input_ids=start, use_cache=True)
+        logits = output.logits[:, 0].float()
         # The token for no speech precedes that for no timestamps, as transformers' `WhisperNoSpeechDetection` has it.
         no_speech = logits.softmax(-1)[:, self.no_timestamps - 1].tolist()
         languages = logits[:, list(self.ids.values())].log_softmax(-1).cpu() if self.ids else None
-        mask = torch.ones(encoded[0].shape[:2], dtype=torch.long, device=start.device)  # `generate` warns without one
-        inputs = {"decoder_input_ids": inputs["decoder_input_ids"], "encoder_outputs": encoded, "attention_mask": mask}
-        return inputs, no_speech, languages
+        mask = torch.ones(features.shape[0], encoded[0].shape[1], dtype=torch.long, device=start.device)
+        inputs = {"decoder_input_ids": inputs["decoder_input_ids"], "encoder_outputs": encoded}
+        inputs["attention_mask"] = mask  # `generate` warns without one
+        # The decoder need not make keys and values of the windows again. Older releases have the other name.
+        name = "cache" if "cache" in output else "past_key_values"
+        cache = EncoderDecoderCache(DynamicCache(), output[name].cross_attention_cache)
+        return inputs | {name: cache}, no_speech, languages
 
     def generate(self, model: PreTrainedModel, inputs: dict, **options) -> torch.Tensor:
         # Whisper's own `generate` would encode again, and adds a search in several windows, which pieces do not need.

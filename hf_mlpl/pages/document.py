@@ -87,8 +87,11 @@ def _environment(folder: Path) -> Environment:
 def clock(seconds: float) -> str:
     """Returns a time as a player shows it.
 
+    ```python
     >>> clock(7.9), clock(3725)
     ('0:07', '1:02:05')
+
+    ```
     """
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -98,8 +101,11 @@ def clock(seconds: float) -> str:
 def percent(probability: float) -> str:
     """Returns a probability in per cent, and 100 only for what is 1; no line breaks within.
 
+    ```python
     >>> [percent(probability).replace("\N{NO-BREAK SPACE}", " ") for probability in (0.123, 0.9999, 0.0001)]
     ['12 %', '99.9 %', '<0.1 %']
+
+    ```
     """
     if 0 < probability < 0.001:
         number = "<0.1"

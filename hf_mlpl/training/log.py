@@ -33,6 +33,7 @@ class TrainingLog:
         self.trackers = Trackers(config, start)
         self.output_dir, self.is_main_process = output_dir, is_main_process
         self.path = output_dir / "metrics.jsonl"
+        self.has_spec_augment = config.spec_augment is not None
         self.rows: list[dict] = []
         self.window: list[dict[str, float]] = []  # of each update since the last row
         self.window_start = time.perf_counter()
@@ -66,7 +67,7 @@ class TrainingLog:
             line += "; dropped: " + ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
         if self.is_main_process:
             tqdm.write(line)
-            for remark in ctc.remarks(model, training=True):
+            for remark in ctc.remarks(model, True, self.has_spec_augment):
                 tqdm.write(remark)
 
     def describe_problems(self, num_unusable: int, num_read: int) -> None:

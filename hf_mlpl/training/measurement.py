@@ -16,9 +16,10 @@ from ..ctc_models import ctc_interface
 from ..data.selection import select_for_training
 from ..data.utterances import read_utterances, speech_totals
 from ..training_config import TrainingConfig
-from .estimate import counted_model, sum_speech, update_flops
+from .estimate import sum_speech
 from .loop import train_step
 from .model_setup import build_model
+from .operations import counted_model, update_flops
 from .optimization import freeze, make_accelerator, prepare
 from .problems import Problems
 from .run_data import supervised_updates

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from hf_mlpl.app.labels import CLIP_RATE, Labeller, clip, label_table, remarks
+from hf_mlpl.app.labels import CLIP_RATE, Labeller, clip, label_table, remarks, score_pictures
 from hf_mlpl.app.model import AppModel
 from hf_mlpl.labels import labelling
 from hf_mlpl.labels.schema import SCORES
@@ -47,11 +47,14 @@ def test_labels_are_those_of_the_command(home, monkeypatch):
     assert summary["languages"]["de"]["cer"] is not None and summary["languages"]["sl"]["cer"] is None
     assert remarks(summary) == []
 
+    pictures = score_pictures(path)
+    assert len(pictures) == 7 and "mean log prob" in pictures[0] and "language probability" in pictures[-1]
+
     names, rows = label_table(path)
     assert names[0] == "text" and names[-1] == "id" and "no_speech_probability" not in names
     log_probs = [row[names.index("mean_log_prob")] for row in rows]
     assert log_probs == sorted(log_probs) and len(rows) == 6
-    assert len(clip(path, "sl/0.wav")) == CLIP_RATE
+    assert clip(path, "sl/0.wav").shape == (CLIP_RATE,) and clip(path, "sl/0.wav").dtype == "int16"
 
     # what an interruption leaves: one shard of two, and nothing after it
     monkeypatch.setattr(labelling, "SMALL_SHARD_SIZE", 3)

@@ -189,6 +189,11 @@ def test_fields_and_precision(wav2vec2, tmp_path):
     refused = {
         "layerdropp": (1, r"cannot have the model_fields .*there is no layerdropp; accepted are .*layerdrop, "),
         "vocab_size": (9, r"vocab_size: the tokenizer, or `tokens`, decides"),
+        "attention_dropout": (
+            2,
+            "cannot have the model_fields .*attention_dropout is 2; it must be at least 0 and at most 1",
+        ),
+        "mask_time_prob": (-0.1, "mask_time_prob is -0.1; it must be"),
         "layerdrop": ("much", "cannot have the model_fields .*layerdrop"),
         "target_lang": ("bre", "wav2vec2: has no adapters of languages, as MMS models have; leave out target_lang"),
         7: (7, "there is no 7;"),
@@ -291,7 +296,8 @@ BAD = {
     "damaged vocabulary": (lambda folder: (folder / "vocab.json").write_text("["), "its tokenizer cannot be loaded"),
     "a generating model": (
         lambda folder: WhisperConfig().save_pretrained(folder),
-        "is of type whisper, which generates text; accepted are CTC models, and their encoders, of the types data2",
+        "is of type whisper, which generates text; `hf-mlpl pseudo-label` writes texts with it; accepted are CTC "
+        "models, and their encoders, of the types data2",
     ),
     "a transducer": (
         edit("config.json", model_type="parakeet_tdt"),

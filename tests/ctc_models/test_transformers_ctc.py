@@ -270,6 +270,14 @@ class TestVocabularies:
         ctc = ctc_interface(*parts_of("<pad>", "<unk>", "|", *string.ascii_uppercase, do_lower_case=True))
         assert ctc.label_ids("Ha") == [10, 3] and ctc.decode([10, 3]).text == "ha"
 
+    def test_lower_case_that_the_tokenizer_would_put_in_capitals(self, parts_of, tmp_path):
+        config, processor = parts_of("<pad>", "<unk>", "|", *string.ascii_lowercase, "ß", do_lower_case=True)
+        ctc = ctc_interface(config, processor)
+        ids = [10, 3, 29]
+        assert ctc.label_ids("Haß") == ids and not ctc.unknown_characters("Haß") and ctc.decode(ids).text == "haß"
+        processor.save_pretrained(tmp_path / "saved")  # the trained model's, for others
+        assert AutoProcessor.from_pretrained(tmp_path / "saved").tokenizer("haß").input_ids == ids
+
     def test_both_cases_and_several_characters(self, parts_of):
         ctc = ctc_interface(*parts_of("a", "A", "b", "ch", "c", "<unk>", "|", "<pad>"))
         assert ctc.blank_id == 7 and ctc.label_ids("aAB chc") == [0, 1, 6, 3, 4]
@@ -317,6 +325,13 @@ class TestVocabularies:
 
 class TestSettings:
     """Tests settings of single architectures."""
+
+    def test_spec_augment_that_a_model_does_not_take_is_named_where_it_is_set(self, tmp_path):
+        for probability, masks in ((0.05, "frames itself, with mask_time_prob 0.05"), (0.0, "no frames")):
+            model, processor = parts(save_small_model(tmp_path / masks, "wav2vec2", mask_time_prob=probability))
+            remarks = [ctc_interface(model.config, processor).remarks(model, True, is_set) for is_set in (True, False)]
+            assert remarks[0].pop() == f"the model masks {masks}; spec_augment has no effect"
+            assert remarks[1][len(remarks[0]) :] == [f"the model masks {masks}"] * (probability > 0)
 
     @torch.no_grad()
     @pytest.mark.parametrize("architecture", ["wav2vec2", "wav2vec2-bert"])

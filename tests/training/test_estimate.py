@@ -14,16 +14,9 @@ from hf_mlpl import MlplConfig, MlplForCTC, MlplTokenizer
 from hf_mlpl.data.batches import BatchPlan, repetitions
 from hf_mlpl.data.utterances import SpeechTotals, read_utterances, speech_totals, write_utterances
 from hf_mlpl.interop.mctct import MCTCTConfig
-from hf_mlpl.training.estimate import (
-    counted_model,
-    estimate_stages,
-    forward_flops,
-    num_parameters,
-    slimipl_updates,
-    sum_speech,
-    training_flops,
-)
+from hf_mlpl.training.estimate import estimate_stages, sum_speech
 from hf_mlpl.training.measurement import WARM_UP, measure_updates
+from hf_mlpl.training.operations import counted_model, forward_flops, num_parameters, slimipl_updates, training_flops
 from hf_mlpl.training.problems import TrainingError
 from hf_mlpl.training.slimipl import SlimIplPlan
 from hf_mlpl.training_config import SlimIplConfig, TrainingConfig, load_config
