@@ -125,5 +125,5 @@ def _draw_rates(axes: Axes, evaluations: list[dict], rate: str) -> None:
         style = styles.get(language, {"color": GRAY, "alpha": 0.5})
         axes.plot(updates, values, linewidth=0.8, marker=marks.get(language), label=label, zorder=order, **style)
     if unnamed := len(last) - len(named):
-        axes.plot([], [], color=GRAY, alpha=0.5, label=f"{unnamed} more between them")
+        axes.plot([], [], color=GRAY, alpha=0.5, marker="." if marks else None, label=f"{unnamed} more between them")
     axes.set_ylim(0, None)

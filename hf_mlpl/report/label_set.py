@@ -24,12 +24,12 @@ from ..labels.folder import read_complete
 from ..labels.join import find_label_set
 from ..labels.schema import LABEL_FEATURES, SCORES
 from ..labels.summary import LabelSummary
-from ..labels.thresholds import SHARES, Kept, ThresholdCounts, best_order, condition, thresholds
+from ..labels.thresholds import OPERATORS, SHARES, Kept, ThresholdCounts, best_order, condition, thresholds
 from ..pages.difference import difference
 from ..pages.document import document, render
 from ..sharing.run_files import format_hours
 from .clips import LEFT_OUT, PAGE_BYTES, Clip, left_out_line, read_clips
-from .label_rows import SHOWN, LabelSet
+from .label_rows import SHOWN, LabelSet, ShownLabel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ TABLE_SHARES = (0.99, 0.95, 0.9, 0.8, 0.7, 0.5, 0.25)  # of the hours, in tables
 SETTING_SHARES = (0.95, 0.8, 0.5)  # of the filters that the page offers
 PLAYER_BYTES = 100  # of the element that plays a clip, without its sound
 FEWEST_KEPT = 0.01  # of the hours, for which an error rate is drawn: that of fewer is noise
-# Up to so many languages have pictures of all scores, and up to so many the picture of the one that orders labels.
+# Up to the first number of languages, each has pictures of all scores; up to the second, of the one that orders labels
 FEW, MANY = 12, 120
 MOST_TEACHERS = 5  # that are named
 ALL = "all languages"
@@ -107,16 +107,24 @@ def label_set_report(
         "shown": shown,
         "differences": differences,
     }
+    return _with_sound(_title(names), values, choices, shown)
+
+
+def _with_sound(
+    title: str,
+    values: Mapping[str, object],
+    choices: Mapping[str, Mapping[str, np.ndarray]],
+    shown: Mapping[int, ShownLabel],
+) -> str:
+    """Returns the page with as many labels of each language as it has room for, and as many recordings of these."""
 
     def page(clips: Mapping[int, Clip]) -> str:
         left_out = left_out_line(list(clips.values()))
-        return document(_title(names), render(TEMPLATE, **values, clips=clips, left_out=left_out))
+        return document(title, render(TEMPLATE, **values, lists=lists, clips=clips, left_out=left_out))
 
-    for most in (SHOWN, SHOWN // 2, SHOWN // 4, 1, 0):  # as many labels of each language as there is room for
+    for most in (SHOWN, SHOWN // 2, SHOWN // 4, 1, 0):
         chosen = {name: {kind: rows[:most] for kind, rows in each.items()} for name, each in choices.items()}
-        rows = _fair_order(chosen)
-        values["lists"] = {name: _lists(each) for name, each in chosen.items()}
-        values["sections"] = ({ALL: total} if len(counts) > 1 or not most else {}) | (counts if most else {})
+        lists, rows = {name: _lists(each) for name, each in chosen.items() if most}, _fair_order(chosen)
         room = PAGE_BYTES - len(page(dict.fromkeys(rows, LEFT_OUT)).encode()) - PLAYER_BYTES * len(rows)
         if room >= 0:
             break
@@ -220,6 +228,8 @@ def _pictures(languages: Counts, total: ThresholdCounts, order: Order | None) ->
         pictures["errors"].append(_svg(figure, "Error rates of the best labels by each score"))
     if len(languages) > 1 and order:
         for score in dict.fromkeys(score for score, _ in total.conditions()):
+            if len(languages) > MANY and score != order[0]:
+                continue
             ranges = {
                 name: counts.quantiles(score, QUANTILES) if counts.known[score][0] else np.empty(0)
                 for name, counts in languages.items()
@@ -233,18 +243,19 @@ def _svg(figure: Figure, title: str) -> Markup:
 
 
 def _panels(counts: ThresholdCounts) -> list[ScorePanel]:
-    panels: dict[str, ScorePanel] = {}
-    for score, operator in counts.conditions():
-        if score not in panels:
-            numbers, edges = counts.histogram(score)
-            panels[score] = ScorePanel(score, edges, 100 * numbers / numbers.sum(), thresholds(score), {}, {})
-        _, hours, edits, characters = counts.kept(score, operator)
-        panels[score].kept[operator] = 100 * hours / counts.total[1]
-        if counts.compared:
-            is_enough = (hours >= FEWEST_KEPT * counts.total[1]) & (characters > 0)
-            rates = np.divide(100 * edits, characters, out=np.full(len(edits), np.nan), where=is_enough)
-            panels[score].errors[operator] = rates
-    return list(panels.values())
+    panels = []
+    for score in dict.fromkeys(score for score, _ in counts.conditions()):
+        kept, errors = {}, {}
+        for operator in OPERATORS[score]:
+            _, hours, edits, characters = counts.kept(score, operator)
+            kept[operator] = 100 * hours / counts.total[1]
+            if counts.compared:
+                is_enough = (hours >= FEWEST_KEPT * counts.total[1]) & (characters > 0)
+                rates = np.full(len(edits), np.nan)
+                errors[operator] = np.divide(100 * edits, characters, out=rates, where=is_enough)
+        numbers, edges = counts.histogram(score)
+        panels.append(ScorePanel(score, edges, 100 * numbers / numbers.sum(), thresholds(score), kept, errors))
+    return panels
 
 
 @dataclass
@@ -311,7 +322,8 @@ def _commands(names: Sequence[str], paths: Sequence[Path], utterances: Sequence[
     columns = [set(label_schema(path).names if path.suffix == ".parquet" else ()) for path in paths]
     if not all(needed <= found for found in columns):
         has_audio = all("audio" in found for found in columns)
-        audio = [] if has_audio and not utterances else ["--audio", *map(str, utterances or ["utterances.parquet"])]
+        named = utterances or ([] if has_audio else [Path("utterances.parquet")])
+        audio = ["--audio", *map(str, named)] if named else []
         commands.append(["join-labels", "--labels", *names, *audio, "--all", "--output", "labels.parquet"])
         paths = [Path("labels.parquet")]
     filtered = ["--filters", "filters.yaml", "--output", "kept.parquet"]

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from huggingface_hub import HfApi
 
 from hf_mlpl.atomic import write_json
 from hf_mlpl.data.utterances import FEATURES, write_utterances
@@ -208,7 +209,7 @@ def test_labels_of_anyone(made, tmp_path):
     table = "id,text,duration\nu0,aaa,1\nu1,,2\nu2,aaab,long\n"
     (tmp_path / "set" / "sl" / "labels.csv").write_text(table)
     page = Page(label_set_report([tmp_path / "set"], [made / "unlabelled.parquet"]))
-    assert "2 labels of < 0.01 hours" in page.text and "The labels have no scores" in page.text
+    assert "2 labels of < 0.01 hours" in page.text and "No label with a text has a score" in page.text
     assert "Rows that hold no label: 1." in page.text and "duration_seconds is 'long'" in page.text
     assert sorted(page.lists["sl: 2 at random"]) == ["u0", "u1"] and abs(loudest(*page.sound("u1")) - pitch(1)) < 12
     (tmp_path / "set" / "sl" / "labels.csv").write_text("id,text\nu0,aaa\n")
@@ -224,6 +225,8 @@ def test_a_damaged_summary_costs_a_line(made, tmp_path):
     assert f"{tmp_path}/complete.json: damaged" in page.text and len(page.sources) == 4
     (tmp_path / "complete.json").unlink()
     assert "by me/teacher@0123." in Page(label_set_report([path])).text  # by the labels themselves
+    (tmp_path / "job.json").write_text("{}")
+    assert "labels of a job that is not complete" in Page(label_set_report([path])).text
     rows = pq.read_table(path)
     with pytest.raises(ValueError, match="no labels$"):
         pq.write_table(rows.slice(0, 0), path)
@@ -244,6 +247,20 @@ def test_the_command(page, made, tmp_path, error_of):
     assert "heard above" in alone.text and len(alone.sources) == 4  # a label that is shown twice is heard once
     assert error_of("report", made / "labels", "--languages", "fi").endswith("no labels of fi; there are ar, sl")
     assert "no such file or folder" in error_of("report", made / "lables")
+
+
+def test_a_set_on_the_hub(made, tmp_path, local_hub, quick_retries, error_of):
+    for language in COUNT:
+        write_label_set(made / "labels" / language, language, tmp_path / "set", with_audio=language == "ar")
+    HfApi().create_repo("me/labels", repo_type="dataset")
+    HfApi().upload_folder(folder_path=tmp_path / "set", repo_id="me/labels", repo_type="dataset")
+    output = tmp_path / "report.html"
+    assert run_command("report", "me/labels", "--languages", "ar", "--output", output) == 0
+    page = Page(output.read_text(encoding="utf-8"))
+    assert "Pseudo-labels: me/labels" in page.text and abs(loudest(*page.sound("u64")) - pitch(64)) < 12
+    assert "hf-mlpl join-labels --labels me/labels --all --output labels.parquet" in page.text
+    assert not [request for request in local_hub.requests if "sl/" in request.path and request.method == "GET"]
+    assert "me/lost: is no file and no folder" in error_of("report", "me/lost", "--output", output)
 
 
 def test_pages_with_little_room(made, tmp_path, monkeypatch):
