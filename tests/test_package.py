@@ -16,7 +16,7 @@ from hf_mlpl.registration import ImportHook
 from .test_structure import ROOT, THEIRS
 
 # Whose name is not that of the import.
-DISTRIBUTIONS = {"flashlight": "flashlight-text", "webvtt": "webvtt-py", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"flashlight": "flashlight-text", "PIL": "pillow", "webvtt": "webvtt-py", "yaml": "pyyaml"}
 
 
 @pytest.fixture

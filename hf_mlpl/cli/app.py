@@ -57,9 +57,13 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if options.folder is not None and not options.folder.is_dir():
         parser.error(f"--folder is {options.folder}; it must be a folder that exists")
     # Before gradio is imported: other users of the machine can read its usual folder, or own it
-    with TemporaryDirectory(prefix="hf-mlpl-app-", dir=os.environ.get("GRADIO_TEMP_DIR")) as uploads:
+    parent = os.environ.pop("GRADIO_TEMP_DIR", None)
+    with TemporaryDirectory(prefix="hf-mlpl-app-", dir=parent) as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        _show(options)
+        try:
+            _show(options)
+        finally:
+            del os.environ["GRADIO_TEMP_DIR"]
     if any(thread.name.startswith("AnyIO") for thread in threading.enumerate()):
         os._exit(0)  # a job in work would go on for hours; the shards that it has finished stay
     return 0

@@ -85,6 +85,8 @@ def _push_space(options: argparse.Namespace) -> None:
         license = ModelCard.load(model.id).data.get("license")
     except FAILURES as error:
         raise OSError(f"{options.repo}: its Space needs the model on the Hub ({request_problem(error)})") from error
+    if not license:
+        raise ValueError(f"{model.id}: its card names no licence, without which no Space is pushed; add `license`")
     with TemporaryDirectory(prefix="hf-mlpl-space-") as folder:
         write_space(Path(folder), model.id, license)
         commit = push_folder(

@@ -17,7 +17,7 @@ from ..pages.spectrogram import Spectrogram
 from ..pages.transcript import transcript_view
 from .ctc_recognizer import CtcRecognizer
 from .tiers import words_of_characters
-from .transcription import Recording, format_transcript
+from .transcription import Recording, format_transcript, printable
 
 MAX_SOUND_BYTES = 24_000_000  # of a page: its address is a third longer, and Firefox takes 32 MB
 
@@ -31,7 +31,7 @@ def view_arguments(recognize) -> dict[str, Any]:
 
 def transcript_page(recording: Recording, folder: Path | None = None) -> str:
     """Returns a page with a recording and its transcript; see `recording_view`."""
-    name = "standard input" if recording.name == "-" else Path(recording.name).name
+    name = "standard input" if recording.name == "-" else printable(recording.path.name)
     return document(name, recording_view(recording, folder))
 
 
@@ -59,7 +59,7 @@ def recording_view(recording: Recording, folder: Path | None = None) -> Markup:
             encoder.add(block)
     return transcript_view(
         recording.result,
-        quote(os.path.relpath(recording.path, folder)) if encoder is None else encoder.source(),
+        quote(os.fsencode(os.path.relpath(recording.path, folder))) if encoder is None else encoder.source(),
         recording.seconds,
         spectrogram=spectrogram.finish(),
         downloads=transcript_files(recording),
@@ -68,12 +68,11 @@ def recording_view(recording: Recording, folder: Path | None = None) -> Markup:
 
 def transcript_files(recording: Recording) -> dict[str, str]:
     """Returns the subtitles and the JSON of a transcript, by their file names; see `recording_view`."""
+    of_words = replace(
+        recording, result=recording.result | {"chunks": words_of_characters(recording.result["chunks"])}
+    )
     files = {}
-    for output_format in ("srt", "vtt", "json"):
-        of_words = recording
-        if output_format == "json":
-            of_words = replace(recording)
-            of_words.result = recording.result | {"chunks": words_of_characters(recording.result["chunks"])}
-        path = recording.output_path(Path(), output_format)
-        files[path.name] = format_transcript(of_words, output_format, with_words=True, with_name=False)
+    for output_format, transcript in (("srt", recording), ("vtt", recording), ("json", of_words)):
+        name = printable(recording.output_path(Path(), output_format).name)
+        files[name] = format_transcript(transcript, output_format, with_words=True, with_name=False)
     return files

@@ -10,12 +10,9 @@ import numpy as np
 import soundfile
 import soxr
 
-# What MPEG-2 layer III has; 16 kHz is the rate of most models.
-RATE = 16_000
+RATE = 16_000  # of speech, and one of those of MPEG-2 layer III
 # libsndfile's compression levels of bit rates at 16 kHz, in kbit/s; at 24, speech is easy to follow.
 COMPRESSION = {24: 0.9, 16: 0.95, 8: 0.99}
-
-
 SAMPLES_PER_FRAME = 576
 ENCODER_DELAY = 576  # samples; decoders know their own
 INFO_BYTES = 288  # of a frame of 64 kbit/s
@@ -47,11 +44,12 @@ class SpeechEncoder:
             compression_level=COMPRESSION[kilobits],
         )
 
-    def add(self, samples: np.ndarray, is_last: bool = False) -> None:
+    def add(self, samples: np.ndarray) -> None:
         """Adds samples (n,) in [-1, 1]; louder ones are clipped."""
         samples = np.asarray(samples, dtype=np.float32)
-        if self._resampler is not None:
-            samples = self._resampler.resample_chunk(samples, last=is_last)
+        self._write(samples if self._resampler is None else self._resampler.resample_chunk(samples))
+
+    def _write(self, samples: np.ndarray) -> None:
         if len(samples):
             self._writer.write(np.clip(samples, -1, 1))
             self._num_samples += len(samples)
@@ -59,7 +57,7 @@ class SpeechEncoder:
     def source(self) -> str:
         """Ends the file; returns its `data:` address."""
         if self._resampler is not None:
-            self.add(np.empty(0, dtype=np.float32), is_last=True)
+            self._write(self._resampler.resample_chunk(np.empty(0, dtype=np.float32), last=True))
         self._writer.close()
         frames = self._file.getvalue()
         content = _info_frame(self._num_samples, len(frames), self._frame_bytes) + frames

@@ -23,13 +23,10 @@ class Spectrogram:
 
     Args:
         sampling_rate: of the samples, in samples per second.
-
-    Attributes:
-        tiles: `data:` addresses of pictures of 20 s each; the last is shorter.
     """
 
     def __init__(self, sampling_rate: int):
-        self.tiles: list[str] = []
+        self._tiles: list[str] = []
         self._hop = round(COLUMN_SECONDS * sampling_rate)
         self._window = np.hanning(round(WINDOW_SECONDS * sampling_rate)).astype(np.float32)
         size = 1 << (len(self._window) - 1).bit_length()
@@ -47,7 +44,7 @@ class Spectrogram:
             self._held = self._held[tile:]
 
     def finish(self) -> list[str]:
-        """Draws what is left; returns the pictures."""
+        """Returns `data:` addresses of the pictures of all samples, of 20 s each; the last is shorter."""
         if len(self._held):
             num_columns = -(-len(self._held) // self._hop)
             self._held = np.pad(self._held, (0, len(self._window) + self._hop))
@@ -55,7 +52,7 @@ class Spectrogram:
                 self._draw(min(self._columns_of_tile, num_columns - begin))
                 self._held = self._held[self._columns_of_tile * self._hop :]
             self._held = np.empty(0, np.float32)
-        return self.tiles
+        return self._tiles
 
     def _draw(self, num_columns: int) -> None:
         starts = np.arange(num_columns) * self._hop
@@ -69,4 +66,4 @@ class Spectrogram:
         colours = colormaps["magma"](np.clip(1 + decibels / RANGE_DB, 0, 1), bytes=True)[..., :3]
         file = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(colours)).save(file, "WEBP", quality=30)
-        self.tiles.append(f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}")
+        self._tiles.append(f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}")

@@ -42,7 +42,7 @@ def transcript_view(
     *,
     name: str = "",
     spectrogram: Sequence[str] = (),
-    downloads: Mapping[str, str] = {},  # noqa: B006
+    downloads: Mapping[str, str] | None = None,
 ) -> Markup:
     """
     Returns a recording with its transcript, as `attachTranscript` of `player.js` expects it.
@@ -59,16 +59,16 @@ def transcript_view(
         downloads: contents of files to download, by their names.
     """
     words = list(_words(result["text"], result.get("chunks", ())))
-    languages = result.get("languages") or [
-        {"language": result[name], "probability": result["language_probability"]}
-        for name in ("language",)
-        if result.get(name)
-    ]
+    shown = "".join(word.gap + word.text for word in words)
+    languages = result.get("languages") or []
+    if not languages and result.get("language"):
+        languages = [{"language": result["language"], "probability": result["language_probability"]}]
     tag = languages[0]["language"] if languages else ""
     return render(
         TEMPLATES / "transcript.html",
         words=words,
         text=result["text"],
+        rest=result["text"].removeprefix(shown),
         has_confidence=any(word.confidence is not None for word in words),
         languages=languages,
         tag=tag if is_language_tag(tag) else "",
@@ -76,7 +76,7 @@ def transcript_view(
         seconds=seconds,
         name=name,
         tiles=list(spectrogram),
-        downloads=[(name, _address(name, content)) for name, content in downloads.items()],
+        downloads=[(name, _address(name, content)) for name, content in (downloads or {}).items()],
     )
 
 

@@ -52,6 +52,10 @@ def test_the_space_of_a_pushed_model(local_hub, tmp_path, capfd, error_of):
     model = save_folder(tmp_path / "model", LANGUAGES)
     (model / "README.md").write_text(CARD)
     repo = HfApi().create_repo("talker", private=True).repo_id
+    HfApi().upload_folder(repo_id=repo, folder_path=model, ignore_patterns="README.md")
+    assert "me/talker: its Space needs the model" in error_of("publish.py", "--space", "--repo", repo)
+    HfApi().upload_file(repo_id=repo, path_or_fileobj=b"# A model\n", path_in_repo="README.md")
+    assert "me/talker: its card names no licence" in error_of("publish.py", "--space", "--repo", repo)
     HfApi().upload_folder(repo_id=repo, folder_path=model)
     for _ in range(2):  # the second changes nothing
         assert run_command("publish.py", "--space", "--repo", repo, "--private") == 0

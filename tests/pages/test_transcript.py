@@ -33,6 +33,7 @@ def words_in(markup: str) -> list[str]:
     [
         ("two words", ["two", "words"]),
         ("  two\n<b>", ["two", "<b>"]),
+        ("a b ", ["a", "b"]),
         ("これは ABC です", [*"これは", "ABC", *"です"]),
         ("ที่นี่", ["ที่", "นี่"]),  # vowels and tones above a letter are not words
         ("هذا نص", ["هذا", "نص"]),
@@ -63,6 +64,7 @@ def test_what_is_known_of_words():
     assert "doubt" not in unsure and "lang=" not in unsure
     assert "No speech was recognised." in transcript_view({"text": " ", "chunks": []}, "", 1.0)
     assert ">plain</p>" in transcript_view({"text": "plain"}, "", 1.0)
+    assert ">c</span> without a time</p>" in transcript_view(result | {"text": "ab c without a time"}, "", 1.0)
 
 
 @pytest.mark.slow
