@@ -115,8 +115,11 @@ def read_evaluation(path: Path, model: str | os.PathLike | None = None) -> Evalu
         model: that was evaluated, for the command that makes the transcripts; by default that of the results.
 
     Raises:
-        ValueError: for a file without results. Transcripts that are missing or damaged are the `problem`.
+        ValueError: for a file that is missing or has no results. For transcripts that are missing or damaged there
+            is the `problem`.
     """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of results; `hf-mlpl evaluate` writes them")
     results = read_results(path)
     try:
         return Evaluation(path, results, read_hypotheses(hypotheses_path(path), results))

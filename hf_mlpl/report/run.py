@@ -129,7 +129,7 @@ def _run_values(run: Run) -> dict:
     unusable = run.scalars().get("unusable", ([], []))[1]
     return {
         "collapse": record.get("collapse"),
-        "stages": stage_lines(record),
+        "stages": stage_lines(record | {"updates": run.updates}),
         "data": data,
         "hour_kinds": {kind: name for kind, name in HOUR_KINDS.items() if any(row[kind] for row in data.values())},
         "hours": format_hours,
@@ -168,15 +168,15 @@ def panels(run: Run) -> list[tuple[str, Markup]]:
 
 def _time_line(run: Run) -> str:
     """Says how fast a run was, and how long what is left will take at that speed."""
-    hours = sum(session["hours"] for session in run.record["sessions"])
+    hours, measured = sum(session["hours"] for session in run.record["sessions"]), run.record["updates"]
     parts = []
-    if run.updates and hours:
-        parts.append(f"1,000 updates took {format_hours(1000 * hours / run.updates)} hours, evaluations included")
+    if measured and hours:
+        parts.append(f"1,000 updates took {format_hours(1000 * hours / measured)} hours, evaluations included")
     if run.speed:
         parts.append(f"training processed {run.speed:,.0f} seconds of audio per second (median)")
-    if (left := run.config["max_updates"] - run.updates) > 0 and parts:
-        parts.append(f"the {left:,} updates that are left take about {format_hours(left * hours / run.updates)} hours")
-    line = "; ".join(parts) or "The run has not written its first numbers yet"
+    if (left := run.config["max_updates"] - run.updates) > 0 and measured and hours:
+        parts.append(f"the {left:,} updates that are left take about {format_hours(left * hours / measured)} hours")
+    line = "; ".join(parts) or "The run has not come to its first save point yet"
     return (
         f"{line[0].upper()}{line[1:]}. Device-hours are hours times processes, each of which has a GPU or a share of "
         "the CPU: multiplied by the price of one for an hour, they are the cost."

@@ -121,9 +121,8 @@ def _run_of(evaluation: Evaluation, file: Path, paths: Sequence[Path]) -> Path:
     for path in paths:
         if path.is_dir() and (path / "model").resolve() == model.resolve():
             return path
-    raise ValueError(
-        f"{file}: has results of {model}, which is none of {', '.join(f'{path}/model' for path in paths)}"
-    )
+    models = ", ".join(f"{path}/model" for path in paths)
+    raise ValueError(f"{file}: has results of {model}; results of {models} are accepted")
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

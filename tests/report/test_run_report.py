@@ -145,13 +145,16 @@ def test_a_page_says_what_is_missing(copied, no_pictures, monkeypatch):
     (copied / "results.json").unlink()
     lines = (copied / "metrics.jsonl").read_text().splitlines()
     (copied / "metrics.jsonl").write_text("\n".join([*(line for line in lines[:4] if '"dev"' not in line), '{"upd']))
-    (copied / "run.json").write_text(json.dumps(json.loads((copied / "run.json").read_text()) | {"updates": 0}))
+    (copied / "run.json").write_text(json.dumps(json.loads((copied / "run.json").read_text()) | {"updates": 2}))
     text = Page(run_report(copied)).text
     assert (
         "not finished: " in text and "not been evaluated on a development set yet" in text and "that are left" in text
     )
     (copied / "metrics.jsonl").unlink()
-    assert "not written its first numbers yet" in Page(run_report(copied)).text
+    record = json.loads((copied / "run.json").read_text())
+    (copied / "run.json").write_text(json.dumps(record | {"updates": 0}))
+    text = Page(run_report(copied)).text
+    assert "There are no numbers yet" in text and "not come to its first save point yet" in text
 
 
 def test_a_page_has_as_much_as_there_is_room_for(copied, no_pictures, monkeypatch):
@@ -179,7 +182,9 @@ def test_results_belong_to_the_run(copied, tone_data, tone_run, error_of, tmp_pa
     results = json.loads(output.read_text()) | {"revision": "run/model@0123456789ab"}
     output.write_text(json.dumps(results))
     assert "are not of" in error_of("report.py", tone_run, "--results", output)
-    assert "results of" in error_of("report.py", tone_run, copied, "--results", tmp_path / "gone.json")
+    assert "no such file of results" in error_of("report.py", tone_run, "--results", tmp_path / "gone.json")
+    output.write_text(json.dumps(results | {"model": "elsewhere/model"}))
+    assert "has results of elsewhere/model; " in error_of("report.py", tone_run, copied, "--results", output)
 
 
 def test_what_is_no_run_is_refused(error_of, tmp_path, copied):
