@@ -215,7 +215,8 @@ class TrainingConfig:
         cache_gigabytes: memory of each worker for features, which the next passes over the data use again.
         seed: of all random numbers.
         report_to: trackers that get all numbers of `metrics.jsonl` too: `tensorboard`, whose files go into the folder
-            `tensorboard` of `output_dir`, `trackio`, `wandb`, `mlflow`, `swanlab` or `comet_ml`.
+            `tensorboard` of `output_dir`, `trackio`, `wandb`, `mlflow`, `swanlab` or `comet_ml`. `trackers.json` in
+            `output_dir` names the run in them, for going on in the same one.
         project: of these trackers, in which each run has its tag and six more characters as its name.
         push_to_hub: repository, such as `me/my-model`, to which the run is pushed at each checkpoint and at the end.
         hub_private_repo: creates the repository as private if it does not exist.

@@ -5,16 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
+from markupsafe import Markup
 
 from ..audio.reading import load_audio
 from ..corpora import ReadingReport
 from ..corpora.readers.folders import read_folder
 from ..data.utterances import FEATURES
+from ..figures.labels import ScorePanel, draw_score
+from ..figures.svg import to_svg
 from ..labels import pseudo_label
 from ..labels.folder import collapse_of, unreadable_of
 from ..labels.schema import SCORES
+from ..labels.thresholds import ThresholdCounts, thresholds
 from .model import AppModel
 
 MOST_ROWS = 500  # of a table in a browser
@@ -81,6 +86,23 @@ def label_table(labels: Path) -> tuple[list[str], list[list]]:
         [round(value, 3) if isinstance(value, float) else value for value in row.values()] for row in table.to_pylist()
     ]
     return table.column_names, rows
+
+
+def score_pictures(labels: Path) -> list[Markup]:
+    """Returns for each score the histogram of the labels in a folder, and what thresholds would keep, as SVG."""
+    counts = ThresholdCounts()
+    columns = ["text", "language", "predicted_language", "duration_seconds", *SCORES]
+    for batch in pq.ParquetFile(labels / "labels.parquet").iter_batches(columns=columns):
+        counts.add(pa.Table.from_batches([batch]))
+    kept: dict[str, dict[str, np.ndarray]] = {}
+    for score, operator in counts.conditions():
+        kept.setdefault(score, {})[operator] = 100 * counts.kept(score, operator)[1] / counts.total[1]
+    pictures = []
+    for score, shares in kept.items():
+        numbers, edges = counts.histogram(score)
+        panel = ScorePanel(score, edges, 100 * numbers / numbers.sum(), thresholds(score), shares)
+        pictures.append(Markup(to_svg(draw_score(panel), f"{score}: labels, and hours kept by thresholds")))
+    return pictures
 
 
 def clip(labels: Path, utterance: str) -> np.ndarray:

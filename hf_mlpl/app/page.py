@@ -14,8 +14,8 @@ except ImportError as error:
 
 from ..audio.reading import AUDIO_SUFFIXES
 from ..error_line import error_line
-from ..pages.document import read_asset, render
-from .labels import CLIP_RATE, Labeller, clip, label_table, remarks
+from ..pages.document import clock, read_asset, render
+from .labels import CLIP_RATE, Labeller, clip, label_table, remarks, score_pictures
 from .model import AppModel
 from .transcripts import Transcriber
 
@@ -97,7 +97,8 @@ def _transcription_tab(transcriber: Transcriber) -> None:
         """Returns the transcript of a recording as HTML, and an empty input for the next one."""
         try:
             transcript = transcriber(
-                Path(path), lambda seconds, total: progress((round(seconds), round(total)), unit="s of speech")
+                Path(path),
+                lambda seconds, total: progress(seconds / total, desc=f"{clock(seconds)} of {clock(total)}"),
             )
         except (OSError, ValueError, MemoryError) as error:
             return _problem(error, path), None
@@ -127,9 +128,11 @@ def _label_tab(labeller: Labeller) -> None:
         try:
             path, counts = labeller(folder, language, output)
             names, rows = label_table(path)
+            pictures = score_pictures(path)
         except (OSError, ValueError, MemoryError) as error:
             return _problem(error), gr.update(visible=False), gr.update(visible=False), None
-        report = render(TEMPLATES / "summary.html", path=path, summary=counts, remarks=remarks(counts))
+        facts = {"path": path, "summary": counts, "remarks": remarks(counts), "pictures": pictures}
+        report = render(TEMPLATES / "summary.html", **facts)
         widths = [TEXT_PIXELS] + [SCORE_PIXELS] * (len(names) - 1)
         shown = gr.update(visible=True, value=rows, headers=names, column_widths=widths)
         return report, shown, gr.update(visible=False), path

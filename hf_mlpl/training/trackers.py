@@ -25,7 +25,7 @@ NOTHING: Position = [-1, False]
 
 
 class Trackers:
-    """Sends rows to the trackers of `report_to`; only the main process may have one.
+    """Sends rows to the trackers of `report_to`; only the main process may start them.
 
     `trackers.json` in the run's folder is `{"project", "name", "id", "ids", "last"}`: name and id of the run, the same
     for all trackers but for those that choose their own, in `ids`, and the position of the last row that each tracker
@@ -39,6 +39,7 @@ class Trackers:
         self.config, self.resumed_at = config, start
         self.path = Path(config.output_dir) / TRACKED
         self.trackers: dict[str, GeneralTracker] = {}
+        self.unsent: dict[str, list[dict]] = {}  # rows of each tracker
         self.failing: set[str] = set()  # which a warning has named
 
     def start(self, rows: Sequence[dict]) -> None:
@@ -47,6 +48,8 @@ class Trackers:
         Raises:
             ValueError: for a tracker that cannot be started; if the run is resumed, a warning says so instead.
         """
+        if not self.config.report_to:
+            return
         self.record = self._read()
         for name in dict.fromkeys(self.config.report_to):
             try:
@@ -78,7 +81,7 @@ class Trackers:
         if name == "trackio" and last is not None:
             last = _last_in_trackio(tracker.tracker, last)
         self.record["last"][name] = last or NOTHING
-        self.trackers[name] = tracker
+        self.trackers[name], self.unsent[name] = tracker, []
         write_json(self.path, self.record)
 
     def _options(self, name: str, is_new: bool) -> dict:
@@ -96,22 +99,30 @@ class Trackers:
         }[name]
 
     def log(self, row: dict) -> None:
-        """Sends the numbers of a row to each tracker that has not got it; an error of a tracker costs a warning."""
-        position = [row["update"], "dev" in row]
-        values = {name.replace(".", "/"): value for name, value in flatten(row).items() if name != "update"}
-        for name, tracker in self.trackers.items():
-            if position <= self.record["last"][name]:
-                continue
-            try:
-                tracker.log(values, step=row["update"])
-                self.record["last"][name] = position
-            except Exception as error:  # of any kind: no tracker may end a training of days
-                if name not in self.failing:
-                    problem = error_line(error, with_type=True)
-                    logger.warning("%s lacks rows from update %d on (%s)", name, row["update"], problem)
-                self.failing.add(name)
+        """Sends the numbers of a row to each tracker that has not got it.
+
+        A tracker that fails costs a warning, and gets the row before the next one.
+        """
+        for name in self.trackers:
+            if _position(row) > self.record["last"][name]:
+                self.unsent[name].append(row)
+                self._send(name)
         if self.trackers:
             write_json(self.path, self.record)
+
+    def _send(self, name: str) -> None:
+        rows = self.unsent[name]
+        try:
+            while rows:
+                values = {number.replace(".", "/"): value for number, value in flatten(rows[0]).items()}
+                update = values.pop("update")
+                self.trackers[name].log(values, step=update)
+                self.record["last"][name] = _position(rows.pop(0))
+        except Exception as error:  # of any kind: no tracker may end a training of days
+            if name not in self.failing:
+                problem = error_line(error, with_type=True)
+                logger.warning("%s lacks the rows from update %d on (%s)", name, rows[0]["update"], problem)
+            self.failing.add(name)
 
     def finish(self) -> None:
         """Lets each tracker write what it still holds."""
@@ -144,6 +155,10 @@ class Trackers:
             logger.warning("%s: the trackers get a new run", error)
             return new
         return record if record["project"] == self.config.project else new
+
+
+def _position(row: dict) -> Position:
+    return [row["update"], "dev" in row]
 
 
 def _last_in_trackio(run, noted: Position) -> Position:

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from hf_mlpl.app.labels import CLIP_RATE, Labeller, clip, label_table, remarks
+from hf_mlpl.app.labels import CLIP_RATE, Labeller, clip, label_table, remarks, score_pictures
 from hf_mlpl.app.model import AppModel
 from hf_mlpl.labels import labelling
 from hf_mlpl.labels.schema import SCORES
@@ -46,6 +46,11 @@ def test_labels_are_those_of_the_command(home, monkeypatch):
         assert row == other | {name: pytest.approx(other[name], abs=1e-5) for name in SCORES}
     assert summary["languages"]["de"]["cer"] is not None and summary["languages"]["sl"]["cer"] is None
     assert remarks(summary) == []
+
+    pictures = score_pictures(path)
+    assert [name in picture for name, picture in zip(("mean log prob", "lowest word"), pictures, strict=False)] == [
+        True
+    ] * 2
 
     names, rows = label_table(path)
     assert names[0] == "text" and names[-1] == "id" and "no_speech_probability" not in names

@@ -25,6 +25,7 @@ from ..commands import ROOT, run_command
 from ..inference.test_unsharded import launch
 from ..two_processes import slimipl_overrides
 from .test_loop import Killed, assert_equal_bits, kill_at
+from .test_trackers import in_single_precision, in_tensorboard, numbers
 
 pytestmark = pytest.mark.usefixtures("one_thread", "quick_retries")
 
@@ -68,11 +69,13 @@ def elsewhere(tone_data, tmp_path) -> list[str]:
 def test_another_machine_gives_the_same_bits(
     local_hub, settings, tone_data, tone_run, tmp_path, elsewhere, monkeypatch
 ):
-    """The state includes slimIPL's plan, cache and labels, and the weights of its teacher."""
+    """The state includes slimIPL's plan, cache and labels, the weights of its teacher, and the run of trackers."""
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
     slimipl = slimipl_overrides(tone_run / "model", tone_data / "unlabelled.parquet")
-    slimipl += ["slimipl.ema_decay=0.9", "eval_every=4", "save_every=4"]
+    slimipl += ["slimipl.ema_decay=0.9", "eval_every=4", "save_every=4", "report_to=[tensorboard]"]
     uninterrupted = train(settings("uninterrupted", *slimipl, "push_to_hub=null")).parent
     interrupted(settings("interrupted", *slimipl), monkeypatch, update=11)
+    tracked = json.loads((tmp_path / "interrupted" / "trackers.json").read_text())
     shutil.rmtree(tmp_path / "interrupted")
 
     shutil.copytree(tone_run / "model", tmp_path / "teacher")
@@ -85,6 +88,8 @@ def test_another_machine_gives_the_same_bits(
     assert titles == ["tones: update 4", "tones: update 8", "tones: the result, update 12"]
     sessions = json.loads(local_hub.files(REPO)["run.json"])["sessions"]
     assert sessions[0]["first_update"] == 1  # the clock goes on too
+    assert json.loads((tmp_path / "resumed" / "trackers.json").read_text())["id"] == tracked["id"]
+    assert in_tensorboard(tmp_path / "resumed") == in_single_precision(numbers(tmp_path / "resumed"))
 
 
 def test_what_is_newer_here_stays(local_hub, settings, tmp_path, monkeypatch, capsys):

@@ -75,7 +75,9 @@ class Broken(GeneralTracker):
             raise RuntimeError("api_key not\nconfigured")
 
     def log(self, values, step):
-        raise OSError("no route to host")
+        if self.project == "tones" and step < 3:
+            raise OSError("no route to host")
+        self.steps = [*getattr(self, "steps", []), step]
 
     def store_init_configuration(self, values):
         pass
@@ -134,20 +136,23 @@ def test_a_tracker_that_is_named_later_gets_the_rows_before(log, tmp_path):
 def test_a_broken_tracker_costs_a_warning(log, tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", Broken)
     monkeypatch.setattr("hf_mlpl.training_config.find_spec", lambda name: True)
-    with log(0, "report_to=[wandb, tensorboard]") as broken:
+    with log(0, "report_to=[wandb, tensorboard]", "project=tones") as broken:
         write(broken, 1, 2)
         options = broken.trackers.trackers["wandb"].options
     assert len(caplog.messages) == 2
-    assert caplog.messages[0] == "wandb lacks rows from update 1 on (OSError: no route to host)"
+    assert caplog.messages[0] == "wandb lacks the rows from update 1 on (OSError: no route to host)"
     assert in_tensorboard(tmp_path) == in_single_precision(numbers(tmp_path))
     record = json.loads((tmp_path / "trackers.json").read_text())
     assert (options["id"], options["name"], options["resume"]) == (record["id"], record["name"], "allow")
     assert record["name"] == f"tones-{record['id'][:6]}" and record["last"]["wandb"] == [-1, False]
 
-    caplog.clear()
-    with log(2, "report_to=[wandb]") as resumed:  # of the same run, which still lacks all rows
-        assert resumed.trackers.trackers["wandb"].options["id"] == record["id"]
-    assert "wandb lacks rows from update 1 on" in caplog.text
+    with log(2, "report_to=[wandb]", "project=tones") as resumed:  # of the same run, which still lacks all rows
+        tracker = resumed.trackers.trackers["wandb"]
+        assert tracker.options["id"] == record["id"] and not hasattr(tracker, "steps")
+        tracker.project = "tones, with a network again"
+        write(resumed, 3, 4)
+        assert tracker.steps == [1, 2, 2, 3, 4, 4]
+    assert json.loads((tmp_path / "trackers.json").read_text())["last"]["wandb"] == [4, True]
     with pytest.raises(ValueError, match=r"report_to: wandb cannot be started \(.* api_key not configured\); mend"):
         log(0, "report_to=[wandb]", "project=none")
     caplog.clear()
