@@ -161,7 +161,7 @@ def test_model_side_imports_few_libraries():
     assert not offences, offences
 
 
-KNOW_ACCELERATE = ("main_process", "inference", "evaluation", "labels", "training", "cli")
+KNOW_ACCELERATE = ("main_process", "inference", "evaluation", "labels", "training", "app", "cli")
 
 
 def test_only_jobs_and_entry_points_know_accelerate():

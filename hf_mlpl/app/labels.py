@@ -106,6 +106,7 @@ def score_pictures(labels: Path) -> list[Markup]:
 
 
 def clip(labels: Path, utterance: str) -> np.ndarray:
-    """Returns the samples (N,) of the utterance of a label, by its id."""
+    """Returns the samples (N,), in 16 bits, of the utterance of a label, by its id."""
     table = pq.read_table(labels / "labels.parquet", columns=["audio"], filters=[("id", "=", utterance)])
-    return load_audio(table["audio"][0].as_py(), CLIP_RATE)
+    samples = load_audio(table["audio"][0].as_py(), CLIP_RATE)
+    return (samples.clip(-1, 1) * 32767).astype(np.int16)
