@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from markupsafe import Markup
@@ -51,7 +52,7 @@ class Transcriber:
         total = recording.seconds
         with self._counted(lambda pieces: progress(min(CONTEXT_SECONDS + pieces * NEW_SECONDS, total), total)):
             recording.result = self.recognize(path, **self.arguments)
-        return recording_view(recording)
+        return recording_view(recording, address=f"gradio_api/file={quote(str(path))}")  # where gradio has an upload
 
     @contextmanager
     def _counted(self, notify: Callable[[int], None]) -> Iterator[None]:

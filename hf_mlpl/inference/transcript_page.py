@@ -35,7 +35,7 @@ def transcript_page(recording: Recording, folder: Path | None = None) -> str:
     return document(name, recording_view(recording, folder))
 
 
-def recording_view(recording: Recording, folder: Path | None = None) -> Markup:
+def recording_view(recording: Recording, folder: Path | None = None, address: str = "") -> Markup:
     """
     Returns a recording with its transcript, spectrogram, and subtitles and JSON to download.
 
@@ -45,6 +45,7 @@ def recording_view(recording: Recording, folder: Path | None = None) -> Markup:
     Args:
         recording: with its `result` for `view_arguments`, `seconds`, and its `path` or `source`.
         folder: of the page, from where it finds the file of a very long recording; by default the current one.
+        address: of that file, instead of its path from `folder`.
 
     Raises:
         AudioError: for a recording that cannot be read any more.
@@ -57,9 +58,10 @@ def recording_view(recording: Recording, folder: Path | None = None) -> Markup:
         spectrogram.add(block)
         if encoder is not None:
             encoder.add(block)
+    address = address or quote(os.fsencode(os.path.relpath(recording.path, folder)))
     return transcript_view(
         recording.result,
-        quote(os.fsencode(os.path.relpath(recording.path, folder))) if encoder is None else encoder.source(),
+        address if encoder is None else encoder.source(),
         recording.seconds,
         spectrogram=spectrogram.finish(),
         downloads=transcript_files(recording),

@@ -23,7 +23,7 @@ def downloads(html: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("architecture", "seconds"), [("mlpl", 36), ("wav2vec2-group", 2)])
-def test_transcripts_are_those_of_the_command(architecture, seconds, tmp_path, capsys):
+def test_transcripts_are_those_of_the_command(architecture, seconds, tmp_path, capsys, monkeypatch):
     if architecture == "mlpl":
         folder = save_folder(tmp_path / "model", LANGUAGES)
     else:
@@ -31,10 +31,15 @@ def test_transcripts_are_those_of_the_command(architecture, seconds, tmp_path, c
     path = tmp_path / "a talk.wav"
     soundfile.write(path, np.tile(sweep(2), seconds // 2), RATE)
     steps = []
-    html = Transcriber(AppModel.load(str(folder)))(path, lambda *numbers: steps.append(numbers))
+    transcribe = Transcriber(AppModel.load(str(folder)))
+    html = transcribe(path, lambda *numbers: steps.append(numbers))
     done, totals = zip(*steps, strict=True)
     assert set(totals) == {seconds} and list(done) == sorted(set(done)) and done[-1] == seconds
     assert len(done) == (2 if seconds > 35 else 1)  # pieces
+
+    with monkeypatch.context() as patch:  # as for a recording of more than six hours
+        patch.setattr("hf_mlpl.inference.transcript_page.MAX_SOUND_BYTES", 0)
+        assert f'src="gradio_api/file={tmp_path}/a%20talk.wav"' in transcribe(path, lambda *numbers: None)
 
     assert run_command("transcribe", "--model", folder, path, "--format", "json", "--timestamps", "word") == 0
     expected = json.loads(capsys.readouterr().out)
