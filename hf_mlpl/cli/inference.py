@@ -51,7 +51,7 @@ def add_batch_seconds_argument(parser: argparse.ArgumentParser) -> None:
         "--batch-seconds",
         type=float,
         help="seconds of audio in one forward pass; default: 200, on a CPU 50; of a model that writes text, such as "
-        "Whisper, which counts 30 for each utterance, 480, on a CPU 240",
+        "Whisper, which counts 30 for each utterance, 480, on a CPU 240, or 120 to 480 by the size of a Whisper",
     )
 
 

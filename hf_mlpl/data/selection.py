@@ -13,7 +13,7 @@ import yaml
 from datasets import Dataset
 from transformers import PreTrainedConfig, ProcessorMixin
 
-from ..ctc_models import ctc_interface
+from ..ctc_models import CtcInterface, ctc_interface
 from ..model.configuration_mlpl import language_names
 from ..model.text import unknown_character_report
 from .collapse import HUMAN
@@ -54,63 +54,74 @@ def select_for_training(
     ctc = ctc_interface(config, processor)
     _check_languages(dataset, ctc.languages)
     drops = drops or DropFile(None, DROPPED)
-    unknown_characters: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by teacher, "" for people
-    num_unknown: Counter[str] = Counter()  # texts with such a character, by teacher
-    character_labels = ctc.character_labels()
+    judge = _Judge(ctc, max_seconds, drops)
+    selected = filter_rows(dataset, ["id", "text", "duration_seconds", "source"], judge.is_usable)
+    judge.log_unknown_characters()
+    if not len(selected):
+        remedy = f"; {OTHER_TOKENS}" if judge.unknown_characters else ""
+        raise ValueError(f"none of {len(dataset)} utterances can be used for training: {dict(drops.counts)}{remedy}")
+    drops.log_rest(logger, "utterances dropped")
+    return selected, drops.counts
 
-    def drop_reason(text: str, seconds: float, num_frames: int, source: str | None) -> str | None:
-        if not text:
-            return "no text"
-        if unknown := ctc.unknown_characters(text):
-            teacher = "" if source is None or source in HUMAN else source
-            unknown_characters[teacher].update(unknown)
-            num_unknown[teacher] += 1
-            return "unknown characters"
-        if seconds > max_seconds:
-            return f"longer than {max_seconds:g} s"
-        if not (label_ids := ctc.label_ids(text)):  # a word boundary alone, written as in the vocabulary
-            return "no text"
-        return "more labels than frames" if min_ctc_frames(label_ids) > num_frames else None
 
-    def surely_fit(texts: TextBlock, num_frames: np.ndarray) -> np.ndarray:
-        """Tells (N,) for each text if it is not empty, and all its characters have labels that fit into its frames."""
-        if character_labels is None:
-            return np.zeros(len(num_frames), bool)
-        labels = character_labels.take(texts.code_points)
-        is_repeated = np.append(False, labels[1:] == labels[:-1])
-        most_frames = texts.lengths + texts.count(is_repeated) + 2  # with a word boundary at both ends
-        return (texts.lengths > 0) & ~texts.has(labels < 0) & (most_frames <= num_frames)
+class _Judge:
+    """Tells which utterances training can use, and collects the characters that have no label."""
 
-    def is_usable(block: pa.Table) -> np.ndarray:
-        texts, seconds = TextBlock(block["text"]), block["duration_seconds"].to_numpy()
+    def __init__(self, ctc: CtcInterface, max_seconds: float, drops: DropFile):
+        self.ctc, self.max_seconds, self.drops = ctc, max_seconds, drops
+        self.character_labels = ctc.character_labels()
+        self.unknown_characters: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by teacher, "" for people
+        self.num_unknown: Counter[str] = Counter()  # texts with such a character, by teacher
+
+    def is_usable(self, block: pa.Table) -> np.ndarray:
+        """Tells (N,) for each utterance of a block if it is kept; logs and lists those that are dropped."""
+        ctc, texts, seconds = self.ctc, TextBlock(block["text"]), block["duration_seconds"].to_numpy()
         num_samples = np.rint(seconds * ctc.sampling_rate).astype(np.int64)
         num_frames = ctc.num_output_frames(ctc.num_inputs(num_samples))
-        kept = surely_fit(texts, num_frames) & (seconds <= max_seconds)
+        kept = self._surely_fit(texts, num_frames) & (seconds <= self.max_seconds)
         # Only the few others are cut into labels, which takes minutes for millions of texts.
         doubtful = block.append_column("normalized", texts.texts).filter(pa.array(~kept))
         columns = (doubtful[name].to_pylist() for name in ("id", "source", "text", "normalized"))
         for row, name, source, raw, text in zip(np.flatnonzero(~kept), *columns, strict=True):
-            reason = drop_reason(text, seconds[row], num_frames[row], source)
+            reason = self._drop_reason(text, seconds[row], num_frames[row], source)
             kept[row] = reason is None
             if reason is not None:
-                if drops.add(reason, name, reason, f"{seconds[row]:.2f}", raw):
+                if self.drops.add(reason, name, reason, f"{seconds[row]:.2f}", raw):
                     logger.warning("utterance %s dropped: %s (%.2f s, %r)", name, reason, seconds[row], raw)
         return kept
 
-    selected = filter_rows(dataset, ["id", "text", "duration_seconds", "source"], is_usable)
-    for teacher, characters in sorted(unknown_characters.items()):
-        where, remedy = "", OTHER_TOKENS
-        if teacher:
-            where = f", in {num_unknown[teacher]} labels of {teacher}"
-            remedy += "; `hf-mlpl filter-labels --normalize` writes labels without them"
-        logger.warning(
-            "characters that the tokenizer lacks%s: %s; %s", where, unknown_character_report(characters), remedy
-        )
-    if not len(selected):
-        remedy = f"; {OTHER_TOKENS}" if unknown_characters else ""
-        raise ValueError(f"none of {len(dataset)} utterances can be used for training: {dict(drops.counts)}{remedy}")
-    drops.log_rest(logger, "utterances dropped")
-    return selected, drops.counts
+    def _surely_fit(self, texts: TextBlock, num_frames: np.ndarray) -> np.ndarray:
+        """Tells (N,) for each text if it is not empty, and all its characters have labels that fit into its frames."""
+        if self.character_labels is None:
+            return np.zeros(len(num_frames), bool)
+        labels = self.character_labels.take(texts.code_points)
+        is_repeated = np.append(False, labels[1:] == labels[:-1])
+        most_frames = texts.lengths + texts.count(is_repeated) + 2  # with a word boundary at both ends
+        return (texts.lengths > 0) & ~texts.has(labels < 0) & (most_frames <= num_frames)
+
+    def _drop_reason(self, text: str, seconds: float, num_frames: int, source: str | None) -> str | None:
+        if not text:
+            return "no text"
+        if unknown := self.ctc.unknown_characters(text):
+            teacher = "" if source is None or source in HUMAN else source
+            self.unknown_characters[teacher].update(unknown)
+            self.num_unknown[teacher] += 1
+            return "unknown characters"
+        if seconds > self.max_seconds:
+            return f"longer than {self.max_seconds:g} s"
+        if not (label_ids := self.ctc.label_ids(text)):  # a word boundary alone, written as in the vocabulary
+            return "no text"
+        return "more labels than frames" if min_ctc_frames(label_ids) > num_frames else None
+
+    def log_unknown_characters(self) -> None:
+        for teacher, characters in sorted(self.unknown_characters.items()):
+            where, remedy = "", OTHER_TOKENS
+            if teacher:
+                where = f", in {self.num_unknown[teacher]} labels of {teacher}"
+                remedy += "; `hf-mlpl filter-labels --normalize` writes labels without them"
+            logger.warning(
+                "characters that the tokenizer lacks%s: %s; %s", where, unknown_character_report(characters), remedy
+            )
 
 
 def select_unlabelled(

@@ -59,7 +59,8 @@ def draw_score(panel: ScorePanel) -> Figure:
         for operator, rates in values.items():
             style = STYLES[operator] if len(values) > 1 else "-"
             axes.plot(panel.thresholds[drawn], rates[drawn], color=color, linestyle=style, label=NAMES[operator])
-        axes.set(ylabel=name, ylim=(0, None))
+        highest = max((rate for rates in values.values() for rate in rates[drawn] if rate > 0), default=1)
+        axes.set(ylabel=name, ylim=(0, 1.1 * highest))
         if len(values) > 1:
             axes.legend(handlelength=1.6, fontsize=7)
     others[-1].set(xlim=(low, high), xlabel=f"threshold, {NAMES[next(iter(panel.kept))]}" * (len(panel.kept) == 1))

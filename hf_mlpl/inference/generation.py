@@ -46,7 +46,6 @@ logger = logging.getLogger(__name__)
 LEAST_SECONDS = 0.1  # shorter audio is padded with silence, because convolutions refuse it
 # Tokens of a piece, at most, where neither the model nor its generation_config.json says less. Whisper has as many.
 MAX_NEW_TOKENS = 448
-CACHE_BYTES = 2**29  # keys and values of the windows in a batch on a CPU, about
 # Settings of `generation_config.json` that make the search another than the greedy one, end it before the text ends,
 # or need what only a caller can give.
 OTHER_SEARCHES = (
@@ -244,7 +243,7 @@ class GenerativeTranscriber:
         """
         on_cpu = self.model.device.type == "cpu"
         if max_batch_seconds is None:
-            max_batch_seconds = self._default_batch_seconds()
+            max_batch_seconds = self.request.cpu_batch_seconds(self.model) if on_cpu else 480.0
         if num_workers is None:
             num_workers = 0 if on_cpu else min(8, os.cpu_count() or 1)
         for block in blocks(dataset, ["language"]):
@@ -273,16 +272,6 @@ class GenerativeTranscriber:
                         progress.update(len(hypotheses))
         finally:
             self.model.train(was_training)
-
-    def _default_batch_seconds(self) -> float:
-        """Returns the audio of a batch: on a CPU, what keeps the memory of several batches small."""
-        if self.model.device.type != "cpu":
-            return 480.0
-        if not self.request.runs_in_threads:
-            return 240.0
-        # Products with fewer than 16 rows are slow; a large model's encoder takes most of the time.
-        num_windows = CACHE_BYTES // self.request.cache_bytes(self.model)
-        return self.request.window_seconds * min(max(num_windows, 4), 16)
 
     @cached_property
     def pads_to_window(self) -> bool:

@@ -20,6 +20,7 @@ from ..error_line import error_line
 
 # Audio that a model gets at a time, at most: Whisper's window. Others that take more were trained on about as much.
 WINDOW_SECONDS = 30.0
+CACHE_BYTES = 2**29  # keys and values of the windows in a Whisper's batch on a CPU, about
 INSTRUCTION = "can you transcribe the speech into a written format?"  # from the model card of Granite Speech
 # Names of languages that models have for those of Common Voice's locales, after the ISO code itself.
 OTHER_NAMES = {"jv": "jw", "nb": "no", "no": "nb", "tl": "fil", "fil": "tl", "he": "iw", "zh-HK": "yue"}
@@ -157,6 +158,10 @@ class Request:
         """
         return inputs, None, None
 
+    def cpu_batch_seconds(self, model: PreTrainedModel) -> float:
+        """Returns the audio of a batch on a CPU, by default."""
+        return 240.0
+
     def generate(self, model: PreTrainedModel, inputs: dict, **options) -> torch.Tensor:
         """Returns the generated token ids (B, L); they may begin with the prompt."""
         return model.generate(**inputs, **options)
@@ -188,10 +193,12 @@ class WhisperRequest(Request):
             self.task = [config.task_to_id["transcribe"]]
         self.languages = list(self.ids)
 
-    def cache_bytes(self, model: PreTrainedModel) -> int:
-        """Returns the memory for the keys and values of a window, which every layer of the decoder keeps."""
+    def cpu_batch_seconds(self, model: PreTrainedModel) -> float:
+        # Products with fewer than 16 rows are slow. But the decoder of a large model needs much memory for a window,
+        # and takes a small share of the time.
         config = model.config
-        return 2 * config.decoder_layers * config.max_source_positions * config.d_model * model.dtype.itemsize
+        num_bytes = 2 * config.decoder_layers * config.max_source_positions * config.d_model * model.dtype.itemsize
+        return self.window_seconds * min(max(CACHE_BYTES // num_bytes, 4), 16)
 
     def language(self, locale: str) -> str:
         known = self.languages or ["en"]

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -277,6 +278,39 @@ def test_pieces_hold_every_sample_once(seconds):
     lengths = [len(piece) / RATE for piece, _ in pieces]
     assert max(lengths) <= 2 and min(lengths) >= min(0.2, seconds)
     assert [is_last for _, is_last in pieces] == [False] * (len(pieces) - 1) + [True]
+
+
+def test_threads_share_the_batches_of_a_whisper(folders, clips):
+    """Texts and scores are those of one thread, and each window is encoded by itself, once."""
+    (model, processor), dataset = load_recognizer(str(folders("whisper"))), clips("sv-SE")
+    alone = list(transcriber(model, processor, dataset)(dataset, 4.0))
+    torch.set_num_threads(4)  # which the fixture ends
+    seen, threads = [], set()
+    model.get_encoder().register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    layer = model.get_decoder().layers[0].encoder_attn
+    layer.k_proj.register_forward_pre_hook(lambda *_: threads.add((threading.get_ident(), torch.get_num_threads())))
+    keys = []
+    layer.k_proj.register_forward_hook(lambda _, inputs, output: keys.append(len(output)))
+    labels = list(transcriber(model, processor, dataset)(dataset, 4.0))
+    assert [label.row for label in labels] == [label.row for label in alone]
+    for label, expected in zip(labels, alone, strict=True):
+        assert label.text == expected.text and label.error == expected.error
+        assert label.mean_log_prob == pytest.approx(expected.mean_log_prob, abs=1e-5)
+        assert label.language_probability == pytest.approx(expected.language_probability, abs=1e-6)
+    num_windows = len(SECONDS) - 1  # of 2 s, one for each clip; a batch has two
+    assert seen == [1] * num_windows and sum(keys) == num_windows and len(keys) == 3
+    assert {number for _, number in threads} == {1} and threading.get_ident() not in {ident for ident, _ in threads}
+    assert torch.get_num_threads() == 4
+
+
+def test_large_models_have_small_batches_on_a_cpu(folders):
+    """The keys and values of a batch's windows take half a gigabyte, or are those of 4 windows."""
+    model, processor = load_recognizer(str(folders("whisper")))
+    transcribe = transcriber(model, processor, dataset_of([("a.wav", 1.0, "en")]))
+    sizes = {(4, 384): 16, (6, 512): 14, (12, 768): 4, (32, 1280): 4}  # tiny, base, small and large, of 30 s
+    for (layers, width), windows in sizes.items():
+        model.config.decoder_layers, model.config.d_model, model.config.max_source_positions = layers, width, 1500
+        assert transcribe.request.cpu_batch_seconds(model) == 2 * windows  # a window of this model has 2 s
 
 
 def test_a_language_that_the_model_does_not_know_is_one_line(folders, clips, tmp_path):
