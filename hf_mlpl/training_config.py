@@ -168,8 +168,8 @@ class TrainingConfig:
     """Configures a run of `hf-mlpl train`. Seconds are seconds of audio; updates are optimizer steps.
 
     Args:
-        output_dir: holds `checkpoints/`, `model/` (the result), `metrics.jsonl`, `curves.png`, `config.yaml`,
-            `run.json` and `results.json`, from which the model card is rendered, and lists of utterances that cannot
+        output_dir: holds `checkpoints/`, `model/` (the result), `report.html`, `metrics.jsonl`, `curves.png`,
+            `config.yaml`, `run.json` and `results.json`, from which the model card is rendered, and lists of utterances that cannot
             be used: `dropped.tsv`, `dropped-unlabelled.tsv` and `unreadable.txt`.
         model: `tiny`, `base` or `large` for a new model, or the folder or Hub name of a trained one to start from: of
             ours, of any other CTC architecture of transformers, or an encoder of one.

@@ -10,7 +10,8 @@ brackets.
         oracle=seed-*/oracle.json final=seed-*/final.json --languages nl pt --oracle oracle --control control
 
 adds a second table: for each run, the share of the gap from the first model to the oracle that each model closes, and
-its change against the control, both for the mean over the chosen languages.
+its change against the control, both for the mean over the chosen languages. `hf-mlpl report` shows runs side by side
+on a page, with confidence intervals.
 """
 
 import argparse

@@ -18,7 +18,7 @@ from hf_mlpl.evaluation.hypotheses import write_hypotheses
 from hf_mlpl.evaluation.results import read_results
 from hf_mlpl.evaluation.scoring import score
 from hf_mlpl.pages.document import document
-from hf_mlpl.report import comparison, run
+from hf_mlpl.report import comparison, evaluation_view, run
 from hf_mlpl.report.comparison import comparison_report
 from hf_mlpl.report.run import run_report, write_run_report
 
@@ -65,9 +65,9 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    """Leaves out the curves, which take most of the time of a page."""
-    monkeypatch.setattr(run, "panels", lambda run: [])
-    monkeypatch.setattr(comparison, "_panels", lambda runs: [])
+    """Leaves out the pictures, which take most of the time of a page."""
+    for module in (run, comparison, evaluation_view):
+        monkeypatch.setattr(module, "to_svg", lambda figure, title: "<svg></svg>")
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_a_page_has_as_much_as_there_is_room_for(copied, no_pictures, monkeypatc
     assert len(few) < without and "Up to 20 utterances" not in few
 
 
-def test_results_belong_to_the_run(copied, tone_data, tone_run, error_of, tmp_path, capfd):
+def test_results_belong_to_the_run(copied, tone_data, tone_run, error_of, tmp_path, capfd, no_pictures):
     data = ["--data", tone_data / "train.parquet", "--languages", "de"]
     output = tmp_path / "test.json"
     assert main(["evaluate", "--model", str(tone_run / "model"), *map(str, data), "--output", str(output)]) == 0
