@@ -12,5 +12,6 @@ __all__, __getattr__, __dir__ = lazy_names(
         "labelling": "pseudo_label",
         "schema": "LABEL_FEATURES LABEL_SET_FEATURES SCORES",
         "summary": "LabelSummary",
+        "thresholds": "ThresholdCounts best_order",
     },
 )

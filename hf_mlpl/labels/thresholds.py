@@ -175,8 +175,9 @@ class ThresholdCounts:
         margin = max(MARGIN, (BINS // 2 - (last - first)) // 2)
         first, last = max(first - margin, 0), min(last + margin, len(values) - 1)
         step = -(-(last - first) // BINS)
-        bounds = np.unique(np.append(np.arange(first, last, step), last))
-        inside = below[bounds].copy()
+        last = first + step * -(-(last - first) // step)  # whole bins
+        bounds = np.arange(first, last + 1, step) - max(last - (len(values) - 1), 0)
+        inside = below[bounds]
         inside[0], inside[-1] = 0, below[-1]
         return np.diff(inside), values[bounds]
 

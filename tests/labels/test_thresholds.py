@@ -102,7 +102,8 @@ def test_histograms_hold_all_labels_that_have_the_score(labels):
     for score in SCORES:
         values = [row[score] for row in rows if row["text"] and row[score] is not None and row[score] == row[score]]
         numbers, edges = counts.histogram(score)
-        assert numbers.sum() == len(values) == counts.known[score][0]
+        assert numbers.sum() == len(values) == counts.known[score][0] and 20 <= len(numbers) <= 40
+        assert np.diff(edges) == pytest.approx(np.full(len(numbers), edges[1] - edges[0]))
         inside, _ = np.histogram(values, edges)
         assert numbers[1:-1].tolist() == pytest.approx(inside[1:-1].tolist(), abs=2)  # values on an edge
         median = counts.quantiles(score, [0.5])[0]
