@@ -169,8 +169,8 @@ class TrainingConfig:
 
     Args:
         output_dir: holds `checkpoints/`, `model/` (the result), `report.html`, `metrics.jsonl`, `curves.png`,
-            `config.yaml`, `run.json` and `results.json`, from which the model card is rendered, and lists of utterances that cannot
-            be used: `dropped.tsv`, `dropped-unlabelled.tsv` and `unreadable.txt`.
+            `config.yaml`, `run.json` and `results.json`, from which the model card is rendered, and lists of
+            utterances that cannot be used: `dropped.tsv`, `dropped-unlabelled.tsv` and `unreadable.txt`.
         model: `tiny`, `base` or `large` for a new model, or the folder or Hub name of a trained one to start from: of
             ours, of any other CTC architecture of transformers, or an encoder of one.
         model_fields: fields of the configuration that differ from the model's own, for example `layerdrop: 0.1`, or

@@ -187,7 +187,7 @@ def test_recipes_start_commands_that_teach():
     shown, modules = json.loads(run(f"SCRIPTS = {[*recipes, 'hf_mlpl']}\n{SHOW_HELP}"))
     assert not HEAVY & set(modules)
     assert re.findall("^  ([a-z][a-z-]+)  +[a-z]", shown.pop("hf_mlpl"), re.MULTILINE) == NAMES
-    assert set(recipes.values()) == set(NAMES) - {"transcribe", "app", "serve", "convert", "test", "demo", "report"}
+    assert set(recipes.values()) == set(NAMES) - {"transcribe", "app", "serve", "convert", "test", "demo"}
     for script, text in shown.items():
         name = f"hf-mlpl {recipes[script]} "
         assert text.startswith(f"usage: {name}") and len(text) > 500

@@ -37,36 +37,36 @@ def comparison_report(paths: Sequence[Path], results: Sequence[Path] = ()) -> st
     """
     runs = read_runs(paths, results)
     tables = [_Table(same, rate) for same in _on_same_data(runs) for rate in RATES]
-    page = _page(runs, tables)
+    names = [run.name for run in runs]
+    values = {"names": names, "facts": _facts(runs), "settings": _differing_settings(runs), "tables": tables}
+    values["panels"] = list(_panels(runs))
+
+    def page() -> str:
+        return document(" · ".join(names), render(TEMPLATES / "comparison.html", **values))
+
     shown = [utterance for table in tables for _, utterances in table.changed for utterance in utterances]
-    clips = read_clips([utterance.audio for utterance in shown], PAGE_BYTES - len(page.encode()))
+    clips = read_clips([utterance.audio for utterance in shown], PAGE_BYTES - len(page().encode()))
     for utterance, clip in zip(shown, clips, strict=True):
         utterance.clip = clip
-    return _page(runs, tables)
-
-
-def _page(runs: Sequence[Run], tables: Sequence[_Table]) -> str:
-    names = [run.name for run in runs]
-    body = render(
-        TEMPLATES / "comparison.html",
-        names=names,
-        facts=_facts(runs),
-        settings=_differing_settings(runs),
-        panels=list(_panels(runs)),
-        tables=tables,
-    )
-    return document(" · ".join(names), body)
+    return page()
 
 
 def _on_same_data(runs: Sequence[Run]) -> list[dict[str, Evaluation]]:
-    """Returns the evaluations of two or more runs on the same data, by the names of the runs."""
+    """Returns the evaluations of two or more runs on the same data, by the names of the runs.
+
+    Data are the same where names of files, languages and amounts are: folders differ between machines.
+    """
     groups: dict[tuple, dict[str, Evaluation]] = {}
     for run in runs:
         for evaluation in run.evaluations:
             results = evaluation.results
             files, unseen = results.get("data", ()), results.get("unseen_in", ())
-            key = (*(PurePath(file).name for file in files), None, *(PurePath(file).name for file in unseen))
-            groups.setdefault((key, tuple(evaluation.languages)), {}).setdefault(run.name, evaluation)
+            names = tuple(tuple(PurePath(file).name for file in each) for each in (files, unseen))
+            amounts = [
+                (language, scores.get("utterances"), round(scores.get("hours", 0), 5))
+                for language, scores in sorted(results["languages"].items())
+            ]
+            groups.setdefault((names, tuple(amounts)), {}).setdefault(run.name, evaluation)
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -200,15 +200,13 @@ class _Table:
         """Yields the utterances that gained most, and those that lost most, in edits of characters."""
         before, after = self.first.hypotheses, self.last.hypotheses
         change = after["edits"].to_numpy() - before["edits"].to_numpy()
-        for title, order in (
-            (f"Utterances that {self.names[-1]} has improved most", np.argsort(change, kind="stable")),
-            (f"Utterances that {self.names[-1]} has made worse most", np.argsort(-change, kind="stable")),
-        ):
-            sign = -1 if not title.endswith("worse most") else 1
-            rows = [row for row in order[:CHANGED].tolist() if sign * change[row] > 0]
-            pairs = zip(before.take(rows).to_pylist(), after.take(rows).to_pylist(), strict=True) if rows else ()
-            if shown := [self._utterance(*pair) for pair in pairs]:
-                yield title, shown
+        for what, sign in (("improved", -1), ("made worse", 1)):
+            rows = [
+                row for row in np.argsort(-sign * change, kind="stable")[:CHANGED].tolist() if sign * change[row] > 0
+            ]
+            if rows:
+                pairs = zip(before.take(rows).to_pylist(), after.take(rows).to_pylist(), strict=True)
+                yield f"Utterances that {self.names[-1]} has {what} most", [self._utterance(*pair) for pair in pairs]
 
     def _utterance(self, before: dict, after: dict) -> _ChangedUtterance:
         texts = [

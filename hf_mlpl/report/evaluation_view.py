@@ -159,7 +159,7 @@ def _group(evaluation: Evaluation, language: str, rows: Sequence[dict]) -> dict:
 def _shown(row: dict) -> ShownUtterance:
     parts = [f"CER {100 * row['cer']:.0f} %", f"{row['duration_seconds']:.1f} s"]
     if row["error"]:
-        parts.append(f"could not be read: {row['error']}")
+        parts.append("the model could not read it")
     if row["lowest_word_confidence"] is not None:
         parts.append(f"lowest confidence of a word {100 * row['lowest_word_confidence']:.0f} %")
     if row["predicted_language"] not in (None, row["language"]):

@@ -78,7 +78,7 @@ class Evaluation:
 
     def rate(self, language: str, name: str) -> Rate | None:
         """Returns a rate of a language, or of the macro average; None where it is not known."""
-        scores = self.results["macro"] if language == MACRO else self.results["languages"].get(language, {})
+        scores = self.results.get("macro", {}) if language == MACRO else self.results["languages"].get(language, {})
         if scores.get(name) is None:
             return None
         samples = self.samples.get(name)

@@ -73,6 +73,6 @@ for stage in supervised $start/mixed $start/final; do
 done
 python recipes/compare.py supervised=$run/$model/supervised.json mixed=$run/$model/$start/mixed.json \
     final=$run/$model/$start/final.json --languages $languages
-python -m hf_mlpl report $run/$model/supervised $run/$model/$start/mixed $run/$model/$start/final \
+python recipes/report.py $run/$model/supervised $run/$model/$start/mixed $run/$model/$start/final \
     --results $run/$model/supervised.json $run/$model/$start/mixed.json $run/$model/$start/final.json \
     --output $run/$model/$start/report.html

@@ -75,7 +75,7 @@ if [[ -e $data/$split.parquet ]]; then
             --output $run/$model.json > /dev/null
         runs+=($run/$model) files+=($run/$model.json) results+=($model=$run/$model.json)
     done
-    python -m hf_mlpl report "${runs[@]}" --results "${files[@]}" --output $run/report.html
+    python recipes/report.py "${runs[@]}" --results "${files[@]}" --output $run/report.html
     echo "== character error rates of $split"
     python recipes/compare.py "${results[@]}"
 fi

@@ -136,7 +136,7 @@ def test_a_page_says_what_is_missing(copied, no_pictures, monkeypatch):
     (copied / "elsewhere.parquet").rename(copied / "results.hypotheses.parquet")
     rows = pq.read_table(copied / "results.hypotheses.parquet").to_pylist()
     for row in rows:
-        row["audio"]["path"] = "/secret/folder/lost.wav"
+        row["audio"]["path"], row["error"] = "/secret/folder/lost.wav", "/secret/folder/lost.wav: no such file"
     write_hypotheses(rows, copied / "results.hypotheses.parquet")
     page = Page(run_report(copied))
     assert not page.sounds and "lost.wav" in page.text and "/secret" not in page.text and "cannot be read" in page.text
@@ -229,6 +229,11 @@ def test_two_runs_side_by_side(copied, tone_run, tmp_path, no_pictures):
     shutil.copy(tone_run / "results.json", tmp_path / "a.json")
     text = Page(comparison_report([tmp_path / "a.json", copied])).text
     assert "it has no interval" in text
+    # a file of the same name with other utterances is other data
+    results = json.loads((tmp_path / "a.json").read_text())
+    next(iter(results["languages"].values()))["utterances"] += 1
+    (tmp_path / "a.json").write_text(json.dumps(results))
+    assert "no results on the same data" in Page(comparison_report([tmp_path / "a.json", copied])).text
 
 
 @pytest.mark.slow
