@@ -1,7 +1,7 @@
 """Prints, for pip, the oldest release that pyproject.toml allows of each library that users install, torch left out.
 
-torch stays what constraints.txt names: older ones have no CPU build everywhere, and each takes gigabytes. trackio needs
-a newer huggingface_hub than the oldest of ours.
+torch stays what constraints.txt names: older ones have no CPU build everywhere, and each takes gigabytes. trackio
+needs a newer huggingface_hub than the oldest of ours.
 """
 
 from importlib.metadata import metadata

@@ -227,6 +227,15 @@ def test_a_folder_without_a_run(tmp_path, tone_run):
         model_card(tmp_path)
 
 
+def test_it_says_how_to_install_where_the_address_is_known(tone_run, monkeypatch):
+    assert "pip install" not in model_card(tone_run).text
+    where = "hf-mlpl @ git+https://example.org/hf_mlpl"
+    monkeypatch.setattr("hf_mlpl.sharing.model_card.published_requirement", lambda extra: where)
+    card = model_card(tone_run)
+    check(card)
+    assert f'```bash\npip install "{where}"\n```\n\n```python\nimport hf_mlpl\n' in card.text
+
+
 def test_a_strange_name_does_not_break_tables(tone_run, tmp_path):
     shutil.copy(tone_run / "config.yaml", tmp_path)
     run = json.loads((tone_run / "run.json").read_text())
