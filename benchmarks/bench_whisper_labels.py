@@ -40,7 +40,7 @@ from side_by_side import (
 from hf_mlpl.data.utterances import read_utterances, write_utterances
 
 THREADS, UTTERANCES, ROUNDS = 2, 96, 2
-WINDOWS = 8  # in a batch: the default of `hf-mlpl pseudo-label` on a CPU, 240 s
+WINDOWS = 16  # in a batch: what `hf-mlpl pseudo-label` takes on a CPU for a Whisper of this size
 PACKAGES = ["torch==2.13.0", "transformers==4.57.6", "datasets[audio]==3.6.0", "accelerate", "evaluate", "jiwer"]
 PACKAGES += ["tensorboard"]
 # The script loads a metric from the Hub before it labels; this one of the same name lies in its working folder.

@@ -23,7 +23,7 @@ from .examples import CLIP, make_folder, of_pages, push_released, run_examples
 
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 ELSEWHERE = {"app", "serve"}  # servers, which tests/app and tests/serving start
-TRAINED = "data/train.parquet --output data/tokens-all.lst"  # what run.sh makes first
+TOKENS = "data/train.parquet --output data/tokens-all.lst"  # what run.sh makes first
 SMALL = "max_updates=2 max_batch_seconds=5 micro_batches_per_update=2 log_every=1 eval_every=2 save_every=2"
 SMALL += " num_workers=0 bf16=false gradient_checkpointing=false allow_collapsed=true"
 MEASURED = ["max_batch_seconds=3", "micro_batches_per_update=1", "bf16=false", "num_workers=0"]
@@ -46,7 +46,7 @@ def run_bash(example: Example) -> None:
             assert Path(words[words.index("--config_file") + 1]).is_file()
             words = ["hf-mlpl", *words[words.index("hf_mlpl") + 1 :]]
         if words[0] == "recipes/own_speech/run.sh":
-            assert main(["build-tokenizer", *TRAINED.split()]) == 0
+            assert main(["build-tokenizer", *TOKENS.split()]) == 0
         if words[0] == "hf-mlpl" and words[1] not in ELSEWHERE:
             AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision for good
             small = SMALL.split() if words[1] == "train" else []

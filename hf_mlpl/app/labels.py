@@ -23,6 +23,7 @@ from ..labels.thresholds import ThresholdCounts, thresholds
 from .model import AppModel
 
 MOST_ROWS = 500  # of a table in a browser
+MOST_LINES = 10  # about recordings that are left out
 CLIP_RATE = 16_000  # samples per second
 
 
@@ -36,7 +37,7 @@ class Labeller:
     def __init__(self, model: AppModel, root: Path):
         self.model, self.root = model, root.resolve()
 
-    def __call__(self, folder: str, language: str, output: str) -> tuple[Path, dict]:
+    def __call__(self, folder: str, language: str, output: str) -> tuple[Path, dict, list[str]]:
         """Labels the recordings of a folder, or goes on where an earlier call stopped.
 
         Args:
@@ -45,20 +46,28 @@ class Labeller:
             output: folder for the labels; if it is empty, beside the recordings.
 
         Returns:
-            The folder of the labels, and their summary, as in `complete.json`.
+            The folder of the labels, their summary, as in `complete.json`, and a line for each recording, up to ten,
+            that was left out, and for each language whose labels are of no use.
 
         Raises:
-            ValueError: for a folder outside of `root`, or without recordings, and as `pseudo_label` does.
+            ValueError: for a folder outside of `root`, or without recordings that can be read, and as `pseudo_label`
+                does.
         """
         recordings = self._inside(folder)
         labels = self._inside(output or f"{recordings}-labels")
         if recordings.is_relative_to(labels):
             raise ValueError(f"{labels}: holds the recordings; choose another folder for the labels")
-        rows = list(read_folder(recordings, ReadingReport(), language.strip() or None))
+        report = ReadingReport()
+        rows = list(read_folder(recordings, report, language.strip() or None))
+        if not rows:
+            raise ValueError(f"{recordings}: no recording can be used; {report.lines[0]}")
         dataset = Dataset.from_list(rows, features=FEATURES)
         model = self.model
         summary = pseudo_label(model.accelerator, model.model, model.processor, dataset, labels, model.revision)
-        return labels, summary
+        more = [f"{len(report.lines) - MOST_LINES} more lines like these"] * (len(report.lines) > MOST_LINES)
+        problems = unreadable_of(summary) | collapse_of(summary)
+        useless = [f"{language}: {problem}" for language, problem in problems.items()]
+        return labels, summary, report.lines[:MOST_LINES] + more + useless
 
     def _inside(self, name: str) -> Path:
         """Returns the path of a folder below `root`; raises a ValueError for one that is elsewhere."""
@@ -66,12 +75,6 @@ class Labeller:
         if path == self.root or not path.is_relative_to(self.root):
             raise ValueError(f"{name!r}: is no folder below {self.root}; `hf-mlpl app --folder DIR` permits another")
         return path
-
-
-def remarks(summary: dict) -> list[str]:
-    """Returns a line for each language of a summary whose labels are of no use."""
-    problems = unreadable_of(summary) | collapse_of(summary)
-    return [f"{language}: {problem}" for language, problem in problems.items()]
 
 
 def label_table(labels: Path) -> tuple[list[str], list[list]]:

@@ -15,7 +15,7 @@ except ImportError as error:
 from ..audio.reading import AUDIO_SUFFIXES
 from ..error_line import error_line
 from ..pages.document import clock, read_asset, render
-from .labels import CLIP_RATE, Labeller, clip, label_table, remarks, score_pictures
+from .labels import CLIP_RATE, Labeller, clip, label_table, score_pictures
 from .model import AppModel
 from .transcripts import Transcriber
 
@@ -126,12 +126,12 @@ def _label_tab(labeller: Labeller) -> None:
 
     def label(folder: str, language: str, output: str, progress: gr.Progress = gr.Progress(track_tqdm=True)):  # noqa: B008
         try:
-            path, counts = labeller(folder, language, output)
+            path, counts, remarks = labeller(folder, language, output)
             names, rows = label_table(path)
             pictures = score_pictures(path)
         except (OSError, ValueError, MemoryError) as error:
             return _problem(error), gr.update(visible=False), gr.update(visible=False), None
-        facts = {"path": path, "summary": counts, "remarks": remarks(counts), "pictures": pictures}
+        facts = {"path": path, "summary": counts, "remarks": remarks, "pictures": pictures}
         report = render(TEMPLATES / "summary.html", **facts)
         widths = [TEXT_PIXELS] + [SCORE_PIXELS] * (len(names) - 1)
         shown = gr.update(visible=True, value=rows, headers=names, column_widths=widths)

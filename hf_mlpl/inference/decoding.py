@@ -199,11 +199,6 @@ def pad(features: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     return padded, (torch.arange(padded.shape[1]) < num_inputs[:, None]).long()
 
 
-def parallel_forwards(num_batches: int) -> int:
-    """Returns how many batches of a job are computed at a time on a CPU."""
-    return max(1, min(torch.get_num_threads(), num_batches, MAX_PARALLEL_FORWARDS))
-
-
 def decode_in_threads(
     decode: Callable[[int], Iterable[list[Hypothesis]]], num_batches: int
 ) -> Generator[list[Hypothesis], None, None]:
@@ -214,7 +209,8 @@ def decode_in_threads(
     Args:
         decode: returns the hypotheses of a batch, given its number.
     """
-    num_threads, num_parallel, stopped = torch.get_num_threads(), parallel_forwards(num_batches), Event()
+    num_threads, stopped = torch.get_num_threads(), Event()
+    num_parallel = max(1, min(num_threads, num_batches, MAX_PARALLEL_FORWARDS))
     torch.set_num_threads(num_threads // num_parallel)  # for each thread that begins from now on
     pool = ThreadPoolExecutor(num_parallel)
 

@@ -232,7 +232,8 @@ class WhisperRequest(Request):
 
     def generate(self, model: PreTrainedModel, inputs: dict, **options) -> torch.Tensor:
         # Whisper's own `generate` would encode again, and adds a search in several windows, which pieces do not need.
-        return GenerationMixin.generate(model, **inputs, **options)
+        # `look` has made the cache, whatever kind `generation_config.json` names.
+        return GenerationMixin.generate(model, **inputs, **options, cache_implementation=None)
 
 
 class SeamlessRequest(Request):

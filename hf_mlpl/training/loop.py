@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object, set_seed
+from datasets import Dataset
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..ctc_models import CtcInterface, ctc_interface
@@ -89,15 +91,7 @@ def _train(config: TrainingConfig) -> Path:
     output_dir = Path(config.output_dir)
     is_continued = check_same_config(config, checkpoints(output_dir))
     set_seed(config.seed)
-    languages = [config.language] if config.language else None
-    check_train_files(config)
-    train_set = read_utterances(config.train, languages)
-    dev_set = read_dev_set(config)
-    unlabelled_set = read_utterances(config.unlabelled, languages) if config.slimipl else None
-    if not config.allow_collapsed:
-        check_pseudo_labels(train_set)
-    if PartialState().is_main_process:
-        compare_conventions(train_set)
+    train_set, dev_set, unlabelled_set = _read_speech(config)
     model, processor = build_model(config, train_set, is_continued)
     ctc = ctc_interface(model.config, processor)
     freeze(model, ctc, config)
@@ -176,9 +170,7 @@ def _train(config: TrainingConfig) -> Path:
                 checkpoint = checkpointer.save(update)
                 if config.push_to_hub:
                     push_checkpoint(pusher, checkpoint, accelerator, model, processor, config)
-    for each in problems.values():
-        each.finish(is_whole_run=start == 0)
-    log.describe_problems(num_unusable, sum(each.total_read for each in problems.values()))
+    _finish_problems(problems.values(), num_unusable, log, is_whole_run=start == 0)
     record.write(config.max_updates)
     record.write_collapse(problem := silence.describe())
     folder = write_final_model(accelerator, model, processor, config)
@@ -186,6 +178,27 @@ def _train(config: TrainingConfig) -> Path:
     if pusher is not None:
         pusher.push_result()
     return folder
+
+
+def _read_speech(config: TrainingConfig) -> tuple[Dataset, Dataset | None, Dataset | None]:
+    """Reads the utterances for training and for development, and without transcripts; checks and compares labels."""
+    languages = [config.language] if config.language else None
+    check_train_files(config)
+    train_set = read_utterances(config.train, languages)
+    dev_set = read_dev_set(config)
+    unlabelled_set = read_utterances(config.unlabelled, languages) if config.slimipl else None
+    if not config.allow_collapsed:
+        check_pseudo_labels(train_set)
+    if PartialState().is_main_process:
+        compare_conventions(train_set)
+    return train_set, dev_set, unlabelled_set
+
+
+def _finish_problems(problems: Collection[Problems], num_unusable: int, log: TrainingLog, is_whole_run: bool) -> None:
+    """Writes the list of utterances that could not be used, and counts them in a line."""
+    for each in problems:
+        each.finish(is_whole_run)
+    log.describe_problems(num_unusable, sum(each.total_read for each in problems))
 
 
 def _check_speech(problem: str | None, config: TrainingConfig) -> None:

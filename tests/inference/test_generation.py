@@ -170,7 +170,13 @@ def test_settings_of_another_search_do_not_count(folders, clips, caplog):
     expected = list(transcriber(model, processor, dataset)(dataset, 4.0))
     for settings in (
         {"num_beams": 3, "num_return_sequences": 2, "do_sample": True, "temperature": 2.0, "use_cache": False},
-        {"penalty_alpha": 0.6, "top_k": 4, "guidance_scale": 2.0, "token_healing": True},
+        {
+            "penalty_alpha": 0.6,
+            "top_k": 4,
+            "cache_implementation": "static",
+            "guidance_scale": 2.0,
+            "token_healing": True,
+        },
         {"prompt_lookup_num_tokens": 2, "stop_strings": ["e"], "max_time": 0.0, "max_new_tokens": 60},
         {"return_timestamps": True, "forced_decoder_ids": [[1, 5]], "prompt_ids": [3, 4], "dola_layers": "low"},
     ):
