@@ -231,7 +231,7 @@ class TrainingConfig:
     max_updates: int
     model_fields: dict = field(default_factory=dict)
     tokens: str | None = None
-    dev: Sequence[str] = ()
+    dev: Sequence[str] = field(default_factory=list)
     unlabelled: Sequence[str] | None = None
     language: str | None = None
     languages: Sequence[str] | None = None
@@ -263,7 +263,7 @@ class TrainingConfig:
     num_workers: int = 2
     cache_gigabytes: float = 1.0
     seed: int = 0
-    report_to: Sequence[str] = ()
+    report_to: Sequence[str] = field(default_factory=list)
     project: str = "hf_mlpl"
     push_to_hub: str | None = None
     hub_private_repo: bool = False

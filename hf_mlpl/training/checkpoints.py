@@ -130,11 +130,11 @@ class Checkpointer:
 
     def _begin_anew(self) -> None:
         """Removes the files of a run that ended before its first checkpoint; it may have had other settings."""
-        for name in ("metrics.jsonl", "results.json", "results.hypotheses.parquet", "curves.png", "report.html"):
+        results = ("results.json", "results.hypotheses.parquet", "curves.png", "report.html")
+        for name in ("metrics.jsonl", TRACKED, *results):
             (self.output_dir / name).unlink(missing_ok=True)
         if not has_settings(self.output_dir / "config.yaml", self.config):
-            for name in ("run.json", TRACKED):
-                (self.output_dir / name).unlink(missing_ok=True)
+            (self.output_dir / "run.json").unlink(missing_ok=True)
 
     def _check_base(self, checkpoint: Path) -> None:
         """Compares the frozen weights, which a checkpoint with adapters does not hold."""

@@ -170,10 +170,11 @@ def _train(config: TrainingConfig) -> Path:
                 checkpoint = checkpointer.save(update)
                 if config.push_to_hub:
                     push_checkpoint(pusher, checkpoint, accelerator, model, processor, config)
-    _finish_problems(problems.values(), num_unusable, log, is_whole_run=start == 0)
-    record.write(config.max_updates)
-    record.write_collapse(problem := silence.describe())
-    folder = write_final_model(accelerator, model, processor, config)
+        _finish_problems(problems.values(), num_unusable, log, is_whole_run=start == 0)
+        record.write(config.max_updates)
+        record.write_collapse(problem := silence.describe())
+        # before the log ends, which may wait for trackers in a network
+        folder = write_final_model(accelerator, model, processor, config)
     _check_speech(problem, config)
     if pusher is not None:
         pusher.push_result()

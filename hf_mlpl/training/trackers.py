@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import uuid
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 Position = list  # of a row in metrics.jsonl: its update, and whether it is an evaluation, which comes second
 NOTHING: Position = [-1, False]
+MOST_AWAITED = 100  # rows between two tries to send to a tracker that fails
 
 
 class Trackers:
@@ -40,7 +42,8 @@ class Trackers:
         self.path = Path(config.output_dir) / TRACKED
         self.trackers: dict[str, GeneralTracker] = {}
         self.unsent: dict[str, list[dict]] = {}  # rows of each tracker
-        self.failing: set[str] = set()  # which a warning has named
+        self.awaited: dict[str, int] = {}  # rows that are sent together; more after each failure
+        self.warned: set[str] = set()
 
     def start(self, rows: Sequence[dict]) -> None:
         """Starts the run in each tracker, or goes on with it, and sends those of the rows so far that it lacks.
@@ -55,18 +58,18 @@ class Trackers:
             try:
                 self._start(name)
             except Exception as error:  # of any kind: these are programs of others, most with a network
-                problem = f"{name} cannot be started ({error_line(error, with_type=True)})"
+                problem = f"{name} cannot be started ({_reason(error)})"
                 if not self.resumed_at:
                     raise ValueError(f"report_to: {problem}; mend that, or leave {name} out") from error
                 logger.warning("%s: training goes on without it, and metrics.jsonl has all rows", problem)
-        for row in rows:
-            self.log(row)
+        self.log(*rows)
 
     def _start(self, name: str) -> None:
         last = self.record["last"].get(name)
-        if name == "tensorboard":  # whose files lie in the run's folder, and hold each row as soon as it is logged
+        if name == "tensorboard":  # whose files lie in the run's folder
             has_files = any((self.path.parent / name).glob("events.*"))
-            last = [self.resumed_at, True] if has_files else None
+            shown = [self.resumed_at, True]  # at most
+            last = min(last or shown, shown) if has_files else None
         # for TensorBoard, the name of the project is that of a folder
         place = ("tensorboard", self.path.parent) if name == "tensorboard" else (self.config.project,)
         tracker = LOGGER_TYPE_TO_CLASS[name](*place, **self._options(name, last is None))
@@ -81,7 +84,7 @@ class Trackers:
         if name == "trackio" and last is not None:
             last = _last_in_trackio(tracker.tracker, last)
         self.record["last"][name] = last or NOTHING
-        self.trackers[name], self.unsent[name] = tracker, []
+        self.trackers[name], self.unsent[name], self.awaited[name] = tracker, [], 1
         write_json(self.path, self.record)
 
     def _options(self, name: str, is_new: bool) -> dict:
@@ -98,17 +101,18 @@ class Trackers:
             "comet_ml": {"experiment_key": self.record["id"], "mode": "get_or_create"},
         }[name]
 
-    def log(self, row: dict) -> None:
-        """Sends the numbers of a row to each tracker that has not got it.
+    def log(self, *rows: dict) -> None:
+        """Sends the numbers of rows to each tracker that has not got them.
 
-        A tracker that fails costs a warning, and gets the row before the next one.
+        A tracker that fails costs a warning, and gets its rows later. It is tried less and less often, because each
+        try may wait for a network.
         """
-        for name in self.trackers:
-            if _position(row) > self.record["last"][name]:
-                self.unsent[name].append(row)
+        for name, unsent in self.unsent.items():
+            unsent += [row for row in rows if _position(row) > self.record["last"][name]]
+            if len(unsent) >= self.awaited[name]:
                 self._send(name)
-        if self.trackers:
-            write_json(self.path, self.record)
+        if self.trackers and rows:
+            self._write()
 
     def _send(self, name: str) -> None:
         rows = self.unsent[name]
@@ -118,21 +122,35 @@ class Trackers:
                 update = values.pop("update")
                 self.trackers[name].log(values, step=update)
                 self.record["last"][name] = _position(rows.pop(0))
+            self.awaited[name] = 1
         except Exception as error:  # of any kind: no tracker may end a training of days
-            if name not in self.failing:
-                problem = error_line(error, with_type=True)
-                logger.warning("%s lacks the rows from update %d on (%s)", name, rows[0]["update"], problem)
-            self.failing.add(name)
+            self.awaited[name] = len(rows) + min(len(rows), MOST_AWAITED)
+            self._warn(name, f"{name} lacks the rows from update {rows[0]['update']} on ({_reason(error)})")
+
+    def _write(self) -> None:
+        try:
+            write_json(self.path, self.record)
+        except OSError as error:
+            self._warn(TRACKED, f"{TRACKED}: {_reason(error)}; a run that is resumed now may send rows again")
+
+    def _warn(self, name: str, problem: str) -> None:
+        """Logs the first problem with a tracker or a file."""
+        if name not in self.warned:
+            logger.warning("%s", problem)
+        self.warned.add(name)
 
     def finish(self) -> None:
-        """Lets each tracker write what it still holds."""
+        """Sends what trackers lack, and lets each write what it still holds, which may wait for a network."""
         for name, tracker in self.trackers.items():
+            self._send(name)
             try:
                 with redirect_stdout(sys.stderr):
                     # trackio's own, or it would finish the run again at exit
                     sys.modules[name].finish() if name == "trackio" else tracker.finish()
             except Exception as error:
-                logger.warning("%s has perhaps not got all rows (%s)", name, error_line(error, with_type=True))
+                logger.warning("%s has perhaps not got all rows (%s)", name, _reason(error))
+        if self.trackers:
+            self._write()
 
     def _read(self) -> dict:
         """Reads the record of the runs, or makes a new one; a run in another project is another run."""
@@ -151,10 +169,15 @@ class Trackers:
                     raise ValueError(f"{self.path}: damaged ({last!r} is no position of a row)")
         except FileNotFoundError:
             return new
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             logger.warning("%s: the trackers get a new run", error)
             return new
         return record if record["project"] == self.config.project else new
+
+
+def _reason(error: Exception) -> str:
+    """Returns an error's text in one line, without the passwords of its addresses, as MLflow's errors have them."""
+    return re.sub(r"://[^/@\s]+@", "://", error_line(error, with_type=True))
 
 
 def _position(row: dict) -> Position:

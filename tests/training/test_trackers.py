@@ -75,8 +75,9 @@ class Broken(GeneralTracker):
             raise RuntimeError("api_key not\nconfigured")
 
     def log(self, values, step):
-        if self.project == "tones" and step < 3:
-            raise OSError("no route to host")
+        self.tries = getattr(self, "tries", 0) + 1
+        if self.project == "tones":
+            raise OSError("http://me:secret@host/api: no route to host")
         self.steps = [*getattr(self, "steps", []), step]
 
     def store_init_configuration(self, values):
@@ -129,8 +130,12 @@ def test_a_tracker_that_is_named_later_gets_the_rows_before(log, tmp_path):
     write(log(0), 1, 2, 3)
     with log(2, "report_to=[tensorboard]") as resumed:
         write(resumed, 3)
+    with log(3) as without:
+        write(without, 4)
+    with log(4, "report_to=[tensorboard]") as resumed:
+        write(resumed, 5)
     assert in_tensorboard(tmp_path) == in_single_precision(numbers(tmp_path))
-    assert [update for update, _ in in_tensorboard(tmp_path)["loss"]] == [1, 2, 3]
+    assert [update for update, _ in in_tensorboard(tmp_path)["loss"]] == [1, 2, 3, 4, 5]
 
 
 def test_a_broken_tracker_costs_a_warning(log, tmp_path, monkeypatch, caplog):
@@ -140,7 +145,8 @@ def test_a_broken_tracker_costs_a_warning(log, tmp_path, monkeypatch, caplog):
         write(broken, 1, 2)
         options = broken.trackers.trackers["wandb"].options
     assert len(caplog.messages) == 2
-    assert caplog.messages[0] == "wandb lacks the rows from update 1 on (OSError: no route to host)"
+    problem = "OSError: http://host/api: no route to host"  # and no password
+    assert caplog.messages[0] == f"wandb lacks the rows from update 1 on ({problem})"
     assert in_tensorboard(tmp_path) == in_single_precision(numbers(tmp_path))
     record = json.loads((tmp_path / "trackers.json").read_text())
     assert (options["id"], options["name"], options["resume"]) == (record["id"], record["name"], "allow")
@@ -149,10 +155,16 @@ def test_a_broken_tracker_costs_a_warning(log, tmp_path, monkeypatch, caplog):
     with log(2, "report_to=[wandb]", "project=tones") as resumed:  # of the same run, which still lacks all rows
         tracker = resumed.trackers.trackers["wandb"]
         assert tracker.options["id"] == record["id"] and not hasattr(tracker, "steps")
+        write(resumed, 3)
+        assert tracker.tries == 1  # for three rows; the next one is for twice as many
         tracker.project = "tones, with a network again"
-        write(resumed, 3, 4)
+        write(resumed, 4)
         assert tracker.steps == [1, 2, 2, 3, 4, 4]
-    assert json.loads((tmp_path / "trackers.json").read_text())["last"]["wandb"] == [4, True]
+        tracker.project = "tones"
+        write(resumed, 5)
+        tracker.project = "tones, at the end"
+    assert tracker.steps == [1, 2, 2, 3, 4, 4, 5]
+    assert json.loads((tmp_path / "trackers.json").read_text())["last"]["wandb"] == [5, False]
     with pytest.raises(ValueError, match=r"report_to: wandb cannot be started \(.* api_key not configured\); mend"):
         log(0, "report_to=[wandb]", "project=none")
     caplog.clear()
@@ -172,6 +184,16 @@ def test_a_damaged_record_costs_a_new_run(log, tmp_path, caplog):
             write(resumed, 3)
         assert f"{path}: damaged (" in caplog.text and json.loads(path.read_text())["id"] != record["id"]
         caplog.clear()
+    assert in_tensorboard(tmp_path) == in_single_precision(numbers(tmp_path))
+
+
+def test_a_record_that_cannot_be_written_costs_a_warning(log, tmp_path, caplog):
+    with log(0, "report_to=[tensorboard]") as going_on:
+        write(going_on, 1)
+        (tmp_path / "trackers.json").unlink()
+        (tmp_path / "trackers.json").mkdir()
+        write(going_on, 2)
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith("trackers.json: IsADirectoryError: ")
     assert in_tensorboard(tmp_path) == in_single_precision(numbers(tmp_path))
 
 
