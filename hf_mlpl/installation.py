@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
 NAME = "hf-mlpl"
 CHECKOUT = Path(__file__).resolve().parents[1]  # where hf_mlpl is imported from a checkout
+
+
+def is_installed(package: str) -> bool:
+    """Returns whether a package can be imported; a folder of that name, as wandb makes one for its files, is none."""
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def install_command(extra: str) -> str:

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .atomic import write_text
 from .error_line import error_line
-from .installation import install_command
+from .installation import install_command, is_installed
 from .model.missing_model import may_be_ours
 
 PRESETS = ("tiny", "base", "large")  # of `MlplConfig`
@@ -330,7 +329,7 @@ class TrainingConfig:
             raise ValueError(
                 f"{names[0]} is set and model is {self.model}, a new one; give a trained model, or leave it out"
             )
-        if self.lora and find_spec("peft") is None:
+        if self.lora and not is_installed("peft"):
             raise ValueError(f"lora is set, which needs peft; it comes with {install_command('peft')}")
         if self.lora and self.freeze_feature_encoder is False:
             raise ValueError(
@@ -347,7 +346,7 @@ class TrainingConfig:
         for name in self.report_to:
             if name not in TRACKERS:
                 raise ValueError(f"report_to has {name!r}; accepted are {', '.join(TRACKERS)}")
-            if find_spec(name) is None:
+            if not is_installed(name):
                 command = install_command(name) if name in TRACKER_EXTRAS else f"pip install {name.replace('_', '-')}"
                 raise ValueError(f"report_to has {name}, which is not installed; it comes with {command}")
         if self.report_to and not self.project.strip():

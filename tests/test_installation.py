@@ -1,5 +1,6 @@
 """A message names a command that installs an extra, and no text sends to the hf-mlpl of PyPI, which is not ours."""
 
+import importlib
 import json
 import re
 import shlex
@@ -81,6 +82,13 @@ def test_a_checkout_is_installed_where_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(installation, "NAME", "hf-mlpl-without-metadata")
     assert install_command("app") == "the libraries that hf_mlpl's pyproject.toml lists for 'app'"
     assert published_requirement() is None
+
+
+def test_a_folder_is_no_installed_package(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "files_of_a_tracker").mkdir()
+    assert importlib.import_module("files_of_a_tracker") and not installation.is_installed("files_of_a_tracker")
+    assert installation.is_installed("torch") and not installation.is_installed("files_of_nobody")
 
 
 def test_the_address_is_one_setting(metadata, tmp_path):

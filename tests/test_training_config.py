@@ -266,7 +266,7 @@ def test_trackers_must_be_known_and_installed(load, monkeypatch):
     assert load({**MINIMUM, "report_to": ["tensorboard"]}).project == "hf_mlpl"
     with pytest.raises(ValueError, match="report_to has 'tensorbord'; accepted are tensorboard, trackio, wandb, "):
         load({**MINIMUM, "report_to": ["tensorbord"]})
-    monkeypatch.setattr("hf_mlpl.training_config.find_spec", lambda name: None)
+    monkeypatch.setattr("hf_mlpl.training_config.is_installed", lambda name: False)
     for name, command in (("trackio", r".*pip install .*\[trackio\]'"), ("comet_ml", "pip install comet-ml")):
         with pytest.raises(ValueError, match=rf"report_to has {name}, .* installed; it comes with {command}$"):
             load(MINIMUM, f"report_to=[{name}]")
@@ -274,7 +274,7 @@ def test_trackers_must_be_known_and_installed(load, monkeypatch):
 
 def test_adapters_need_peft(load, monkeypatch):
     assert load({**MINIMUM, "model": "trained"}, "lora.r=4").lora == LoraConfig(r=4)
-    monkeypatch.setattr("hf_mlpl.training_config.find_spec", lambda name: None)
+    monkeypatch.setattr("hf_mlpl.training_config.is_installed", lambda name: False)
     with pytest.raises(ValueError, match=r"lora is set, which needs peft; it comes with .*pip install .*\[peft\]'"):
         load({**MINIMUM, "model": "trained"}, "lora={}")
 

@@ -7,7 +7,6 @@ import math
 import os
 import threading
 from collections.abc import Iterator
-from importlib.util import find_spec
 from itertools import chain
 
 import numpy as np
@@ -15,7 +14,7 @@ import soundfile
 from transformers.utils import logging
 
 from ..error_line import reason
-from ..installation import install_command
+from ..installation import install_command, is_installed
 from .header_lengths import length_patch, lost_in_wav
 from .mp3_frames import mp3_parts, starts_as_mp3
 from .ogg_pages import ogg_parts, one_stream
@@ -23,7 +22,7 @@ from .parts import Part, Section, SeekableFile, head_behind_tags
 
 logger = logging.get_logger(__name__)
 
-HAS_AV = find_spec("av") is not None
+HAS_AV = is_installed("av")
 LEAD_SECONDS = 2  # decoded before a part: an mp3 frame needs up to 511 bytes before it: 1.5 s at the lowest bit rate
 LAST_OGG_PAGE = 2**18  # frames that a page of ogg vorbis can hold: 255 packets of 1024
 BLOCK_VALUES = 2**20  # samples of all channels that are decoded at a time: 4 MiB, 22 s of mono at 48 kHz

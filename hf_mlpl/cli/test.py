@@ -30,6 +30,7 @@ from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
+from .download import announce_model
 from .errors import describe
 
 
@@ -93,6 +94,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         entries, problems = read_lists(lists, options.datadir)
         for folder in filter(None, (files and files.folder, options.sclite)):
             folder.mkdir(parents=True, exist_ok=True)
+        if not options.am.endswith(".bin") and not os.path.isfile(options.am):
+            announce_model(options.am)
         model, processor = load_acoustic_model(options.am, options.tokens, options.surround)
     except Exception as error:
         if isinstance(error, OSError) and error.filename:

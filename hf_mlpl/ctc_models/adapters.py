@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from importlib.util import find_spec
 from typing import TypeVar
 
 import torch
@@ -15,7 +14,7 @@ from transformers import AutoModelForCTC, PreTrainedModel
 from transformers.utils.hub import extract_commit_hash
 
 from ..error_line import error_line
-from ..installation import install_command
+from ..installation import install_command, is_installed
 from ..model.configuration_mlpl import MlplConfig
 from ..model.missing_model import check_model
 from ..model.model_files import check_settings, find_file, read_settings, text
@@ -118,7 +117,7 @@ def merge_adapters(
     Raises:
         ValueError: for adapters that cannot be loaded, or without `peft`.
     """
-    if find_spec("peft") is None:
+    if not is_installed("peft"):
         raise ValueError(f"{name}: holds adapters, which need peft; it comes with {install_command('peft')}")
     import peft
 

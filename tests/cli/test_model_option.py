@@ -11,7 +11,7 @@ from hf_mlpl.model.missing_model import RELEASED_ON_HUB
 
 from ..commands import run_command
 from ..port_folder import save_port
-from ..random_model import RATE, sweep
+from ..random_model import RATE, save_folder, sweep
 
 
 @pytest.fixture
@@ -59,3 +59,15 @@ def test_the_size_is_that_of_the_weights_that_are_loaded(local_hub, recording, t
     assert capsys.readouterr().err == f"model: me/both, {size} to download, once\n"
     assert run_command("align", "--model", folder, recording, recording.with_suffix(".txt")) == 1
     assert "model: " not in capsys.readouterr().err
+
+
+def test_the_original_programs_command_says_what_it_downloads(local_hub, recording, tmp_path, capsys):
+    folder = save_folder(tmp_path / "model", ["de"])
+    size = f"{(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB"
+    HfApi().create_repo("me/tiny")
+    HfApi().upload_folder(repo_id="me/tiny", folder_path=folder)
+    (tmp_path / "test.lst").write_text(f"a {recording} 3000 abc\n")
+    capsys.readouterr()
+    for line in (f"model: me/tiny, {size} to download, once", "model: me/tiny"):
+        assert run_command("test", "--am", "me/tiny", "--test", tmp_path / "test.lst") == 0
+        assert capsys.readouterr().err.splitlines()[0] == line
