@@ -242,7 +242,7 @@ def _with_fields(config: PreTrainedConfig, fields: Mapping[str, Any]) -> PreTrai
         raise ValueError(f"there is no {', '.join(unknown)}; accepted are {', '.join(sorted(names))}")
     changed = copy.deepcopy(config)
     for field, value in fields.items():
-        if PROBABILITY.search(field) and not isinstance(value, (str, Mapping)) and not 0 <= (value or 0) <= 1:
+        if PROBABILITY.search(field) and isinstance(value, (int, float)) and not 0 <= value <= 1:
             raise ValueError(f"{field} is {value}; it must be at least 0 and at most 1")
         nested = field in config.sub_configs and isinstance(value, Mapping)
         setattr(changed, field, _with_fields(getattr(config, field), value) if nested else value)

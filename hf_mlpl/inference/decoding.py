@@ -200,7 +200,7 @@ def pad(features: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def decode_in_threads(
-    decode: Callable[[int], Iterable[list[Hypothesis]]], num_batches: int
+    decode: Callable[[int], Iterable[list[Hypothesis]]], num_batches: int, stopped: Event | None = None
 ) -> Generator[list[Hypothesis], None, None]:
     """Yields the hypotheses of each batch of a plan, in its order, of which threads decode several at a time.
 
@@ -208,8 +208,9 @@ def decode_in_threads(
 
     Args:
         decode: returns the hypotheses of a batch, given its number.
+        stopped: is set when nobody waits for the rest, so that `decode` can end before its batch.
     """
-    num_threads, stopped = torch.get_num_threads(), Event()
+    num_threads, stopped = torch.get_num_threads(), stopped or Event()
     num_parallel = max(1, min(num_threads, num_batches, MAX_PARALLEL_FORWARDS))
     torch.set_num_threads(num_threads // num_parallel)  # for each thread that begins from now on
     pool = ThreadPoolExecutor(num_parallel)

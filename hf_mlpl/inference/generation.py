@@ -10,11 +10,13 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from concurrent.futures import CancelledError
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from math import fsum
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ from transformers import (
     PreTrainedModel,
     ProcessorMixin,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto import modeling_auto
 
 from ..audio.reading import stream_audio
@@ -60,6 +63,23 @@ def generates(config: PreTrainedConfig) -> bool:
     # An older transformers has no mapping of the models that take text and sound.
     multimodal = getattr(modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING", ())
     return type(config) in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING or type(config) in multimodal
+
+
+@contextmanager
+def _ending_with(stopped: Event, model: PreTrainedModel) -> Iterator[None]:
+    """Lets the layers of a model raise an error when `stopped` is set, because a batch may take minutes on a CPU."""
+
+    def check(*_) -> None:
+        if stopped.is_set():
+            raise CancelledError
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    hooks = [layer.register_forward_pre_hook(check) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _prompt_length(inputs: dict) -> int:
@@ -252,20 +272,20 @@ class GenerativeTranscriber:
                     self.languages[locale] = self.request.language(locale)
         if not len(dataset):
             return
-        was_training = self.model.training
+        was_training, stopped = self.model.training, Event()
         self.model.eval()
         try:
             options = max_batch_seconds, self.pads_to_window, self.pads_exactly
             batches = WindowBatches(dataset, self.request, self.languages, *options)
             if on_cpu and not num_workers and self.request.runs_in_threads:
                 results = decode_in_threads(
-                    lambda number: self._decode(batches.make_batches(batches.plan[number])), len(batches.plan)
+                    lambda number: self._decode(batches.make_batches(batches.plan[number])), len(batches.plan), stopped
                 )
             elif num_workers:
                 results = self._decode(DataLoader(batches, batch_size=None, num_workers=num_workers))
             else:
                 results = self._decode(prefetch(iter(batches)))
-            with closing(results):
+            with _ending_with(stopped, self.model), closing(results):
                 for hypotheses in results:
                     yield from hypotheses
                     if progress is not None:

@@ -195,6 +195,7 @@ def test_fields_and_precision(wav2vec2, tmp_path):
         ),
         "mask_time_prob": (-0.1, "mask_time_prob is -0.1; it must be"),
         "layerdrop": ("much", "cannot have the model_fields .*layerdrop"),
+        "hidden_dropout": ([0.1], "cannot have the model_fields .*hidden_dropout"),
         "target_lang": ("bre", "wav2vec2: has no adapters of languages, as MMS models have; leave out target_lang"),
         7: (7, "there is no 7;"),
     }

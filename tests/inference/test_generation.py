@@ -309,6 +309,37 @@ def test_threads_share_the_batches_of_a_whisper(folders, clips):
     assert torch.get_num_threads() == 4
 
 
+def test_threads_end_at_once_where_nobody_waits(folders, clips, monkeypatch):
+    """As after ^C: a layer of the second batch, which is running, is the last one."""
+    (model, processor), dataset = load_recognizer(str(folders("whisper"))), clips("sv-SE")
+    thread: dict[str, int] = {}  # of the first batch
+    waits, is_stopped = threading.Event(), threading.Event()
+    calls = []  # of layers in the other thread
+
+    class Stopped(threading.Event):
+        def set(self):
+            super().set()
+            is_stopped.set()
+
+    def count(*_):
+        if thread.setdefault("first", threading.get_ident()) != threading.get_ident():
+            calls.append(None)
+            waits.set()
+            assert is_stopped.wait(60)
+
+    transcribe = transcriber(model, processor, dataset)
+    monkeypatch.setattr("hf_mlpl.inference.generation.Event", Stopped)
+    layers = [*model.get_encoder().layers, *model.get_decoder().layers]
+    for layer in layers:
+        layer.register_forward_pre_hook(count)
+    torch.set_num_threads(2)  # which the fixture ends
+    labels = transcribe(dataset, 2.0)
+    assert next(labels).text and waits.wait(60)
+    labels.close()
+    assert len(calls) == 1
+    assert torch.get_num_threads() == 2 and all(len(layer._forward_pre_hooks) == 1 for layer in layers)
+
+
 def test_large_models_have_small_batches_on_a_cpu(folders):
     """The keys and values of a batch's windows take half a gigabyte, or are those of 4 windows."""
     model, processor = load_recognizer(str(folders("whisper")))
