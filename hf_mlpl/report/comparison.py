@@ -10,8 +10,9 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
-from ..evaluation.intervals import interval, macro_rates
+from ..evaluation.intervals import interval
 from ..figures import draw_lines, to_svg
+from ..model.text import normalize_text
 from ..pages.difference import difference
 from ..pages.document import document, render
 from ..sharing.run_files import NOT_SHOWN, format_hours, spoken, tag_of
@@ -39,6 +40,7 @@ def comparison_report(paths: Sequence[Path], results: Sequence[Path] = ()) -> st
     tables = [_Table(same, rate) for same in _on_same_data(runs) for rate in RATES]
     names = [run.name for run in runs]
     values = {"names": names, "facts": _facts(runs), "settings": _differing_settings(runs), "tables": tables}
+    values["has_seeds"] = len({run.config.get("seed") for run in runs}) > 1
     values["panels"] = list(_panels(runs))
 
     def page() -> str:
@@ -163,6 +165,7 @@ class _Table:
         self.names = list(evaluations)
         self.first, *_, self.last = evaluations.values()
         self.title = f"{self.first.title}, {self.rate}"
+        self.change = f"{self.names[0]} to {self.names[-1]}"
         self.is_paired = self._is_paired()
         self.rows = [self._row(name) for name in (*self.first.languages, MACRO)]
         self.picture = rates_picture(evaluations, rate)
@@ -179,10 +182,9 @@ class _Table:
         known = before is not None and after is not None
         change = 100 * (after.value - before.value) if known else 0.0
         text = f"{change:+.1f}" if known else "–"
-        if known and self.is_paired:
-            low, high = (
-                100 * bound for bound in interval(self._samples(self.last, name) - self._samples(self.first, name))
-            )
+        samples = [evaluation.samples_of(name, self.key) for evaluation in (self.first, self.last)]
+        if known and self.is_paired and samples[0] is not None and samples[1] is not None:
+            low, high = (100 * bound for bound in interval(samples[1] - samples[0]))
             text += f" ({low:+.1f} to {high:+.1f}){' ✓' if low > 0 or high < 0 else ''}"
         return {
             "name": name,
@@ -191,10 +193,6 @@ class _Table:
             "change": text,
             "relative": f"{change / before.value:+.0f}" if known and before.value else "–",
         }
-
-    def _samples(self, evaluation: Evaluation, name: str) -> np.ndarray:
-        samples = evaluation.samples[self.key]
-        return macro_rates(samples) if name == MACRO else samples[name]
 
     def _changed(self):
         """Yields the utterances that gained most, and those that lost most, in edits of characters."""
@@ -210,7 +208,7 @@ class _Table:
 
     def _utterance(self, before: dict, after: dict) -> _ChangedUtterance:
         texts = [
-            (name, difference(row["text"][:LONGEST_TEXT], row["hypothesis"][:LONGEST_TEXT]))
+            (name, difference(*(normalize_text(row[text])[:LONGEST_TEXT] for text in ("text", "hypothesis"))))
             for name, row in ((self.names[0], before), (self.names[-1], after))
         ]
         edits = f"{before['edits']} → {after['edits']} edits of {before['characters']} characters"
