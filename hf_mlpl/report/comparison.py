@@ -146,8 +146,9 @@ def _panels(runs: Sequence[Run]):
 @dataclass
 class _ChangedUtterance:
     id: str
+    language: str
     texts: list[tuple[str, Markup]]
-    remark: str
+    edits: str
     audio: dict | None
     clip: Clip = Clip()
 
@@ -212,9 +213,7 @@ class _Table:
             for name, row in ((self.names[0], before), (self.names[-1], after))
         ]
         edits = f"{before['edits']} → {after['edits']} edits of {before['characters']} characters"
-        return _ChangedUtterance(
-            before["id"], texts, f"{before['language']}, {edits}, {before['id']}", before["audio"]
-        )
+        return _ChangedUtterance(before["id"], before["language"], texts, edits, before["audio"])
 
 
 def _cell(rate: Rate | None) -> str:

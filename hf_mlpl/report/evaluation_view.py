@@ -179,6 +179,6 @@ def _shown(row: dict) -> ShownUtterance:
         tag=row["language"] if is_language_tag(row["language"]) else "",
         difference=difference(reference, hypothesis),
         text=hypothesis,
-        remark=", ".join([*parts, row["id"]]),
+        remark=", ".join(parts),
         audio=row["audio"],
     )

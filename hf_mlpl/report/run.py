@@ -12,6 +12,7 @@ from markupsafe import Markup
 from ..atomic import write_text
 from ..error_line import error_line
 from ..evaluation.error_rate import RATES
+from ..evaluation.intervals import FEWEST_SAMPLED
 from ..figures import draw_lines, draw_rates, to_svg
 from ..pages.document import document, render
 from ..sharing.run_files import (
@@ -73,6 +74,7 @@ def run_report(path: Path, results: Sequence[Path] = (), max_sound_bytes: int = 
     [run] = read_runs([path], results)
     views = [EvaluationView(evaluation, number) for number, evaluation in enumerate(run.evaluations)]
     values = {"facts": _facts(run), "evaluations": views, "has_run": bool(run.record), "collapse": None}
+    values["fewest_sampled"] = FEWEST_SAMPLED
     values["whole_page"] = f"hf-mlpl report {shlex.quote(str(path))}" if max_sound_bytes < PAGE_BYTES else None
     if run.record:
         values |= _run_values(run)

@@ -263,6 +263,20 @@ def test_a_set_on_the_hub(made, tmp_path, local_hub, quick_retries, error_of, no
     assert "me/lost: is no file and no folder" in error_of("report", "me/lost", "--output", output)
 
 
+def test_languages_of_any_name(tmp_path, no_pictures):
+    names = ["all languages", "errors", 'a "b" <i>', "日本"]
+    rows = [
+        made_label(number, language=name, text=f"{number}", blank_ratio=0.1 * number)
+        for number, name in enumerate(names)
+    ]
+    write_utterances(rows, tmp_path / "labels.parquet", LABEL_FEATURES)
+    page = label_set_report([tmp_path / "labels.parquet"])
+    links = dict(re.findall(r'<a href="#(language-\d)">([^<]*)</a>', page))
+    assert links == dict(re.findall(r'<h2 id="(language-\d)">([^<]*)</h2>', page))
+    assert list(map(html.unescape, links.values())) == sorted(names)
+    assert "<h2>all languages</h2>" in page and "<i>" not in page
+
+
 def test_pages_with_little_room(made, tmp_path, monkeypatch, no_pictures):
     """They leave out sound, then labels, then languages, and say so."""
     for language in COUNT:
