@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -39,7 +39,12 @@ def comparison_report(paths: Sequence[Path], results: Sequence[Path] = ()) -> st
     runs = read_runs(paths, results)
     tables = [_Table(same, rate) for same in _on_same_data(runs) for rate in RATES]
     names = [run.name for run in runs]
-    values = {"names": names, "facts": _facts(runs), "settings": _differing_settings(runs), "tables": tables}
+    values: dict[str, object] = {
+        "names": names,
+        "facts": _facts(runs),
+        "settings": _differing_settings(runs),
+        "tables": tables,
+    }
     values["has_seeds"] = len({run.config.get("seed") for run in runs}) > 1
     values["panels"] = list(_panels(runs))
 
@@ -75,8 +80,12 @@ def _on_same_data(runs: Sequence[Run]) -> list[dict[str, Evaluation]]:
 def _facts(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Returns what is known of each run, by what it is."""
 
-    def hours(kind: str) -> Callable[[Run], float]:
-        return lambda run: sum(row.get(kind, 0) for row in run.record["training_data"].values())
+    def in_hours(amounts: Iterable[float]) -> str:
+        total = sum(amounts)
+        return f"{format_hours(total)} h" if total else "–"
+
+    def hours(kind: str) -> Callable[[Run], str]:
+        return lambda run: in_hours(row.get(kind, 0) for row in run.record["training_data"].values())
 
     def score(run: Run) -> str:
         rates = [(evaluation.title, evaluation.rate(MACRO, "cer")) for evaluation in run.evaluations]
@@ -88,9 +97,9 @@ def _facts(runs: Sequence[Run]) -> dict[str, list[str]]:
         "started from": lambda run: f"`{run.record['started_from']['name']}`" if run.record["started_from"] else "new",
         "updates": lambda run: f"{run.updates:,} of {run.config['max_updates']:,}",
         "languages": lambda run: spoken(list(run.record["training_data"])),
-        "human transcripts": lambda run: f"{format_hours(hours('human_hours')(run))} h",
-        "pseudo-labels": lambda run: f"{format_hours(hours('pseudo_labelled_hours')(run))} h",
-        "labelled by slimIPL": lambda run: f"{format_hours(sum(run.record['unlabelled_hours'].values()))} h",
+        "human transcripts": hours("human_hours"),
+        "pseudo-labels": hours("pseudo_labelled_hours"),
+        "labelled by slimIPL": lambda run: in_hours(run.record["unlabelled_hours"].values()),
         "time": lambda run: f"{format_hours(run.device_hours)} device-hours",
         "speed": lambda run: f"{run.speed:,.0f} s of audio per s" if run.speed else "–",
     }
