@@ -8,6 +8,8 @@ beside them; without any, the page shows the run's last evaluation on dev. Sever
 
     hf-mlpl report runs/demo/supervised runs/demo/final --output comparison.html
 
+Each run has a column, and the change is that from the first to the last; `hf-mlpl compare` averages over seeds.
+
 Labels are a folder of `hf-mlpl pseudo-label`, a folder of such folders, a label set, also one on the Hub, or files
 of labels. Utterance files name transcripts, with which labels are compared, and the audio of a label set without:
 

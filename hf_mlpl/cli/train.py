@@ -23,7 +23,8 @@
 A YAML file holds the settings of one stage of the recipe; `name=value` overrides a setting. All settings and their
 defaults are fields of `hf_mlpl.training_config.TrainingConfig`, and --settings prints them. Watch the progress in
 OUTPUT_DIR/metrics.jsonl and OUTPUT_DIR/curves.png, or with `report_to=[tensorboard]` in TensorBoard; other trackers
-are trackio, wandb, mlflow, swanlab and comet_ml. A run ends with a page, as `hf-mlpl report OUTPUT_DIR` writes it.
+are trackio, wandb, mlflow, swanlab and comet_ml. A run ends with a page, as `hf-mlpl report OUTPUT_DIR` writes it
+with more sound.
 """
 
 import argparse

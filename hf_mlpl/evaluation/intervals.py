@@ -9,6 +9,7 @@ import numpy as np
 
 RESAMPLES = 1000
 LEVEL = 0.95
+FEWEST_SAMPLED = 10  # utterances: the samples of fewer are too much alike, and those of one are all the same
 BLOCK_DRAWS = 2**22  # 32 MB
 
 
@@ -35,7 +36,7 @@ def resampled_rates(edits: np.ndarray, lengths: np.ndarray, name: str = "") -> n
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:
-    """Returns the bounds between which the middle 95 % of the samples lie."""
+    """Returns the bounds between which the middle 95 % of the samples lie: equal ones if no utterance has an error."""
     low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 

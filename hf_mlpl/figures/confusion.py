@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .style import COLORS, PANEL, new_figure, our_style
+from .style import COLORS, PANEL, new_figure, our_style, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DARKEST = 0.7  # opacity; black and white numbers can be read on it
+CHARACTER = 0.08  # inches: width of one in the names
 MOST_NUMBERED = 12  # rows; the counts of more would overlap
 
 
@@ -27,7 +28,9 @@ def draw_confusion(counts: np.ndarray, rows: Sequence[str], columns: Sequence[st
         columns: the predicted classes.
     """
     cell = 0.3 if len(rows) <= MOST_NUMBERED else 0.2
-    figure = new_figure(min(PANEL[0], 1.2 + cell * len(columns)), 0.9 + cell * len(rows))
+    rows, columns = list(map(short, rows)), list(map(short, columns))
+    width, height = (0.7 + CHARACTER * max(map(len, names)) for names in (rows, columns))
+    figure = new_figure(min(PANEL[0], width + cell * len(columns)), height + cell * len(rows))
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     for row, column in np.argwhere(counts):

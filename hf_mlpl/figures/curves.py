@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .style import GRAY, PANEL, distinct_lines, legend_below, log_axis, new_figure, our_style
+from .style import GRAY, PANEL, distinct_lines, legend_below, log_axis, new_figure, our_style, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,7 +121,7 @@ def _draw_rates(axes: Axes, evaluations: list[dict], rate: str) -> None:
         axes.plot(updates, values, "k", linewidth=3, marker=marks.get(None), zorder=3, label=label)
     for language in highest_first:
         updates, values = languages[language]
-        label, order = (f"{language} {values[-1]:.1f} %", 2) if language in named else (None, 1)
+        label, order = (f"{short(language)} {values[-1]:.1f} %", 2) if language in named else (None, 1)
         style = styles.get(language, {"color": GRAY, "alpha": 0.5})
         axes.plot(updates, values, linewidth=0.8, marker=marks.get(language), label=label, zorder=order, **style)
     if unnamed := len(last) - len(named):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .style import COLORS, MARKERS, PANEL, legend_below, new_figure, our_style
+from .style import COLORS, MARKERS, PANEL, legend_below, new_figure, our_style, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,8 @@ def draw_intervals(
             capsize=2,
             label=name,
         )
-    axes.set(xlabel=label, xlim=(0, None), yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    axes.set(xlabel=label, xlim=(0, None), ylim=(len(names) - 0.5, -0.5))
+    axes.set_yticks(range(len(names)), list(map(short, names)))
     axes.grid(axis="x", alpha=0.3)
     if len(series) > 1:
         legend_below(figure, axes, ncols=2)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .style import COLORS, GRAY, distinct_lines, new_figure, our_style
+from .style import COLORS, GRAY, distinct_lines, new_figure, our_style, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,7 +111,7 @@ def draw_score_range(score: str, ranges: Mapping[str, np.ndarray]) -> Figure:
             axes.plot([lower, upper], [-place] * 2, color=COLORS[0], linewidth=4, alpha=0.5, solid_capstyle="butt")
             axes.plot(median, -place, "o", color=COLORS[0], markersize=4)
     axes.set(title=score.replace("_", " "), ylim=(-len(ranges) + 0.4, 0.6))
-    axes.set_yticks(range(0, -len(ranges), -1), list(ranges))
+    axes.set_yticks(range(0, -len(ranges), -1), list(map(short, ranges)))
     axes.xaxis.set_major_locator(_few_ticks())
     axes.grid(axis="x", color=GRAY, alpha=0.3)
     return figure

@@ -16,6 +16,7 @@ COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
 MARKERS = "osD^vP"
 GRAY = "#8c8c8c"  # can be seen on white and on black
 PANEL = (4.6, 2.6)  # inches: two beside each other on a desktop, and on a phone the texts are legible still
+LONGEST_NAME = 20  # characters, beside an axis or in a legend
 LINE_STYLES = ("-", "--", ":", "-.")
 SETTINGS = {
     "font.size": 9,
@@ -48,6 +49,11 @@ def legend_below(figure: Figure, axes: Axes, ncols: int = 3) -> None:
     rows = -(-len(handles) // ncols)
     figure.set_figheight(figure.get_figheight() + 0.19 * rows)
     figure.legend(handles, labels, loc="outside lower center", ncols=ncols, fontsize=8)
+
+
+def short(name: str) -> str:
+    """Returns the beginning of a long name, which leaves room for the picture beside it."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def log_axis(axes: Axes, values: Iterable[float]) -> None:

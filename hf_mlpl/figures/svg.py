@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import warnings
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 NAMESPACE = "http://www.w3.org/2000/svg"
 BLACK = "#000000"  # matplotlib's colour of text and axes
+NOT_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # characters that no document can hold
 REFERENCE = re.compile(r"url\(#([^)]*)\)|^#(.+)")
 
 
@@ -28,10 +30,12 @@ def to_svg(figure: Figure, title: str = "") -> str:
     from matplotlib import rc_context
 
     file = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "hf_mlpl"}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "hf_mlpl"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has fonts of all scripts
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    prefix = hashlib.sha256((title + file.getvalue()).encode()).hexdigest()[:12]
-    root = ElementTree.fromstring(file.getvalue())
+    content = NOT_XML.sub("\N{REPLACEMENT CHARACTER}", file.getvalue())
+    prefix = hashlib.sha256((title + content).encode()).hexdigest()[:12]
+    root = ElementTree.fromstring(content)
     used = {name for element in root.iter() for value in element.attrib.values() for name in _references(value)}
     for parent in list(root.iter()):
         for child in list(parent):

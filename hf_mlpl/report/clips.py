@@ -15,7 +15,7 @@ from ..pages.audio import audio_source
 
 PAGE_BYTES = 9_500_000  # of a whole page, in UTF-8; pages stay below 10 MB
 LONGEST_SECONDS = 30.0  # of a clip: of longer recordings, only the beginning is embedded
-READ_TOGETHER = 32  # recordings, after which the room that is left is looked at
+READ_TOGETHER = 8  # recordings, after which the room that is left is looked at
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ def read_clips(recordings: Sequence[dict | None], max_bytes: int) -> list[Clip]:
 
 
 def left_out_line(clips: Sequence[Clip]) -> str | None:
-    """Says in a sentence how many of the clips have no sound, and why; returns None if all have."""
+    """Says how many of the clips have no sound, and why; returns None if all have."""
     left_out = sum(clip.is_left_out for clip in clips)
     unreadable = sum(clip.source is None for clip in clips) - left_out
     if not left_out and not unreadable:
         return None
-    reasons = {"are missing or cannot be read": unreadable, "have no room on a page below 10 MB": left_out}
-    clauses = " and ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
-    return f"Of {len(clips):,} recordings, {len(clips) - left_out - unreadable:,} can be heard; {clauses}."
+    line = f"{len(clips) - left_out - unreadable:,} of {len(clips):,} recordings can be heard."
+    reasons = {"Missing or unreadable": unreadable, "No room on this page": left_out}
+    return " ".join([line, *(f"{reason}: {count:,}." for reason, count in reasons.items() if count)])
 
 
 def _clip(audio: dict | None) -> Clip:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -10,8 +10,9 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
-from ..evaluation.intervals import interval, macro_rates
+from ..evaluation.intervals import interval
 from ..figures import draw_lines, to_svg
+from ..model.text import normalize_text
 from ..pages.difference import difference
 from ..pages.document import document, render
 from ..sharing.run_files import NOT_SHOWN, format_hours, spoken, tag_of
@@ -38,7 +39,13 @@ def comparison_report(paths: Sequence[Path], results: Sequence[Path] = ()) -> st
     runs = read_runs(paths, results)
     tables = [_Table(same, rate) for same in _on_same_data(runs) for rate in RATES]
     names = [run.name for run in runs]
-    values = {"names": names, "facts": _facts(runs), "settings": _differing_settings(runs), "tables": tables}
+    values: dict[str, object] = {
+        "names": names,
+        "facts": _facts(runs),
+        "settings": _differing_settings(runs),
+        "tables": tables,
+    }
+    values["has_seeds"] = len({run.config.get("seed") for run in runs}) > 1
     values["panels"] = list(_panels(runs))
 
     def page() -> str:
@@ -73,8 +80,12 @@ def _on_same_data(runs: Sequence[Run]) -> list[dict[str, Evaluation]]:
 def _facts(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Returns what is known of each run, by what it is."""
 
-    def hours(kind: str) -> Callable[[Run], float]:
-        return lambda run: sum(row.get(kind, 0) for row in run.record["training_data"].values())
+    def in_hours(amounts: Iterable[float]) -> str:
+        total = sum(amounts)
+        return f"{format_hours(total)} h" if total else "–"
+
+    def hours(kind: str) -> Callable[[Run], str]:
+        return lambda run: in_hours(row.get(kind, 0) for row in run.record["training_data"].values())
 
     def score(run: Run) -> str:
         rates = [(evaluation.title, evaluation.rate(MACRO, "cer")) for evaluation in run.evaluations]
@@ -86,9 +97,9 @@ def _facts(runs: Sequence[Run]) -> dict[str, list[str]]:
         "started from": lambda run: f"`{run.record['started_from']['name']}`" if run.record["started_from"] else "new",
         "updates": lambda run: f"{run.updates:,} of {run.config['max_updates']:,}",
         "languages": lambda run: spoken(list(run.record["training_data"])),
-        "human transcripts": lambda run: f"{format_hours(hours('human_hours')(run))} h",
-        "pseudo-labels": lambda run: f"{format_hours(hours('pseudo_labelled_hours')(run))} h",
-        "labelled by slimIPL": lambda run: f"{format_hours(sum(run.record['unlabelled_hours'].values()))} h",
+        "human transcripts": hours("human_hours"),
+        "pseudo-labels": hours("pseudo_labelled_hours"),
+        "labelled by slimIPL": lambda run: in_hours(run.record["unlabelled_hours"].values()),
         "time": lambda run: f"{format_hours(run.device_hours)} device-hours",
         "speed": lambda run: f"{run.speed:,.0f} s of audio per s" if run.speed else "–",
     }
@@ -144,8 +155,9 @@ def _panels(runs: Sequence[Run]):
 @dataclass
 class _ChangedUtterance:
     id: str
+    language: str
     texts: list[tuple[str, Markup]]
-    remark: str
+    edits: str
     audio: dict | None
     clip: Clip = Clip()
 
@@ -163,6 +175,7 @@ class _Table:
         self.names = list(evaluations)
         self.first, *_, self.last = evaluations.values()
         self.title = f"{self.first.title}, {self.rate}"
+        self.change = f"{self.names[0]} to {self.names[-1]}"
         self.is_paired = self._is_paired()
         self.rows = [self._row(name) for name in (*self.first.languages, MACRO)]
         self.picture = rates_picture(evaluations, rate)
@@ -179,10 +192,9 @@ class _Table:
         known = before is not None and after is not None
         change = 100 * (after.value - before.value) if known else 0.0
         text = f"{change:+.1f}" if known else "–"
-        if known and self.is_paired:
-            low, high = (
-                100 * bound for bound in interval(self._samples(self.last, name) - self._samples(self.first, name))
-            )
+        samples = [evaluation.samples_of(name, self.key) for evaluation in (self.first, self.last)]
+        if known and self.is_paired and samples[0] is not None and samples[1] is not None:
+            low, high = (100 * bound for bound in interval(samples[1] - samples[0]))
             text += f" ({low:+.1f} to {high:+.1f}){' ✓' if low > 0 or high < 0 else ''}"
         return {
             "name": name,
@@ -191,10 +203,6 @@ class _Table:
             "change": text,
             "relative": f"{change / before.value:+.0f}" if known and before.value else "–",
         }
-
-    def _samples(self, evaluation: Evaluation, name: str) -> np.ndarray:
-        samples = evaluation.samples[self.key]
-        return macro_rates(samples) if name == MACRO else samples[name]
 
     def _changed(self):
         """Yields the utterances that gained most, and those that lost most, in edits of characters."""
@@ -210,13 +218,11 @@ class _Table:
 
     def _utterance(self, before: dict, after: dict) -> _ChangedUtterance:
         texts = [
-            (name, difference(row["text"][:LONGEST_TEXT], row["hypothesis"][:LONGEST_TEXT]))
+            (name, difference(*(normalize_text(row[text])[:LONGEST_TEXT] for text in ("text", "hypothesis"))))
             for name, row in ((self.names[0], before), (self.names[-1], after))
         ]
         edits = f"{before['edits']} → {after['edits']} edits of {before['characters']} characters"
-        return _ChangedUtterance(
-            before["id"], texts, f"{before['language']}, {edits}, {before['id']}", before["audio"]
-        )
+        return _ChangedUtterance(before["id"], before["language"], texts, edits, before["audio"])
 
 
 def _cell(rate: Rate | None) -> str:

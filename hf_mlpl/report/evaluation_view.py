@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from ..evaluation.confusions import visible
 from ..figures import draw_confusion, draw_intervals, to_svg
+from ..model.text import normalize_text
 from ..pages.difference import difference
 from ..pages.document import is_language_tag
 from ..sharing.run_files import format_hours
@@ -73,6 +74,11 @@ class EvaluationView:
     @property
     def sound_line(self) -> str | None:
         return left_out_line([utterance.clip for group in self.utterances for utterance in group])
+
+    @property
+    def is_left_out(self) -> bool:
+        """Returns whether the page has no room for some of the recordings."""
+        return any(utterance.clip.is_left_out for group in self.utterances for utterance in group)
 
 
 def _row(evaluation: Evaluation, name: str) -> dict:
@@ -164,7 +170,7 @@ def _shown(row: dict) -> ShownUtterance:
         parts.append(f"lowest confidence of a word {100 * row['lowest_word_confidence']:.0f} %")
     if row["predicted_language"] not in (None, row["language"]):
         parts.append(f"taken for {row['predicted_language']}")
-    reference, hypothesis = row["text"], row["hypothesis"]
+    reference, hypothesis = normalize_text(row["text"]), normalize_text(row["hypothesis"])
     if max(len(reference), len(hypothesis)) > LONGEST_TEXT:
         reference, hypothesis = reference[:LONGEST_TEXT], hypothesis[:LONGEST_TEXT]
         parts.append(f"the first {LONGEST_TEXT:,} characters are shown")
@@ -173,6 +179,6 @@ def _shown(row: dict) -> ShownUtterance:
         tag=row["language"] if is_language_tag(row["language"]) else "",
         difference=difference(reference, hypothesis),
         text=hypothesis,
-        remark=", ".join([*parts, row["id"]]),
+        remark=", ".join(parts),
         audio=row["audio"],
     )

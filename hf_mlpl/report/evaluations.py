@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ..evaluation.confusions import MOST_COUNTED, character_confusions, language_confusions
 from ..evaluation.hypotheses import hypotheses_path, of_language, read_hypotheses
-from ..evaluation.intervals import interval, macro_rates, resampled_rates
+from ..evaluation.intervals import FEWEST_SAMPLED, interval, macro_rates, resampled_rates
 from ..evaluation.results import read_results
 from ..sharing.run_files import data_title
 
@@ -29,7 +29,7 @@ Key = TypeVar("Key", str, tuple[str, str])
 
 @dataclass(frozen=True)
 class Rate:
-    """Holds an error rate with the bounds of its 95 % interval, which are None without transcripts."""
+    """Holds an error rate with the bounds of its 95 % interval, which are None where it is not known."""
 
     value: float
     low: float | None = None
@@ -56,21 +56,24 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        return data_title(self.results) + (", the development set" if "update" in self.results else "")
+        title = data_title(self.results) or self.path.name  # results of `score` alone do not name their data
+        return title + (", the development set" if "update" in self.results else "")
 
     @cached_property
     def samples(self) -> dict[str, dict[str, np.ndarray]]:
-        """Returns the error rates of resampled utterances, (1000,) for each of `RATES` and each language."""
-        if self.hypotheses is None:
-            return {rate: {} for rate in RATES}
-        tables = {language: of_language(self.hypotheses, language) for language in self.languages}
-        return {
-            rate: {
-                language: resampled_rates(table[edits].to_numpy(), table[lengths].to_numpy(), language)
-                for language, table in tables.items()
-            }
-            for rate, (edits, lengths) in RATES.items()
-        }
+        """Returns (1000,) error rates of resampled utterances, for each of `RATES` and each language.
+
+        Languages with fewer than 10 utterances have none, and those whose rate is null, which no average counts.
+        """
+        samples: dict[str, dict[str, np.ndarray]] = {rate: {} for rate in RATES}
+        for language in self.languages if self.hypotheses is not None else ():
+            if len(table := of_language(self.hypotheses, language)) < FEWEST_SAMPLED:
+                continue
+            for rate, (edits, lengths) in RATES.items():
+                if self.results["languages"][language][rate] is not None:
+                    counts = table[edits].to_numpy(), table[lengths].to_numpy()
+                    samples[rate][language] = resampled_rates(*counts, language)
+        return samples
 
     @property
     def languages(self) -> list[str]:
@@ -81,10 +84,17 @@ class Evaluation:
         scores = self.results.get("macro", {}) if language == MACRO else self.results["languages"].get(language, {})
         if scores.get(name) is None:
             return None
-        samples = self.samples.get(name)
-        if not samples:
-            return Rate(scores[name])
-        return Rate(scores[name], *interval(macro_rates(samples) if language == MACRO else samples[language]))
+        samples = self.samples_of(language, name)
+        bounds = () if samples is None else interval(samples)
+        return Rate(scores[name], *bounds) if len(set(bounds)) == 2 else Rate(scores[name])
+
+    def samples_of(self, language: str, name: str) -> np.ndarray | None:
+        """Returns (1000,) error rates of a language, or of the macro average; None where a language lacks them."""
+        samples = self.samples.get(name, {})
+        if language != MACRO:
+            return samples.get(language)
+        known = [language for language, scores in self.results["languages"].items() if scores.get(name) is not None]
+        return macro_rates(samples) if known and samples.keys() == set(known) else None
 
     def worst(self, count: int = WORST) -> dict[str, list[dict]]:
         """Returns of each language the utterances with the highest CER, the longer ones first among equals."""

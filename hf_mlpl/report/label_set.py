@@ -25,6 +25,7 @@ from ..labels.join import find_label_set
 from ..labels.schema import LABEL_FEATURES, SCORES
 from ..labels.summary import LabelSummary
 from ..labels.thresholds import OPERATORS, SHARES, Kept, ThresholdCounts, best_order, condition, thresholds
+from ..model.text import normalize_text
 from ..pages.difference import difference
 from ..pages.document import document, render
 from ..sharing.run_files import format_hours
@@ -42,7 +43,6 @@ FEWEST_KEPT = 0.01  # of the hours, for which an error rate is drawn: that of fe
 # Up to the first number of languages, each has pictures of all scores; up to the second, of the one that orders labels
 FEW, MANY = 12, 120
 MOST_TEACHERS = 5  # that are named
-ALL = "all languages"
 Order = tuple[str, str]  # a score and an operator
 Counts = Mapping[str, ThresholdCounts]  # by language
 
@@ -84,7 +84,7 @@ def label_set_report(
     choices = {language: each.choice(orders[language]) for language, each in label_set.languages.items()}
     shown = label_set.shown(np.array(_fair_order(choices), int))
     differences = {
-        row: difference(each.reference, each.label["text"])
+        row: difference(normalize_text(each.reference), normalize_text(each.label["text"]))
         for row, each in shown.items()
         if each.reference is not None
     }
@@ -102,8 +102,9 @@ def label_set_report(
         "has_utterances": bool(utterances),
         "settings": _settings(order, total, counts) if order else [],
         "commands": _commands(names, [path for _, path in label_set.paths], utterances),
-        "pictures": _pictures(counts, total, order),
-        "tables": {language: _tables(each) for language, each in {ALL: total, **counts}.items()},
+        "sections": _sections(counts, total, order),
+        "error_rates": _error_rates_picture(total, order) if total.compared and order else None,
+        "ranges": _range_pictures(counts, total, order) if len(counts) > 1 and order else [],
         "shown": shown,
         "differences": differences,
     }
@@ -213,28 +214,55 @@ def _tables(counts: ThresholdCounts) -> list[ScoreTable]:
     return list(tables.values())
 
 
-def _pictures(languages: Counts, total: ThresholdCounts, order: Order | None) -> dict[str, list[Markup]]:
-    """Returns pictures by the section that they stand in, and those of `errors` and `ranges`."""
-    pictures: dict[str, list[Markup]] = {"errors": [], "ranges": []}
-    for name, counts in ({ALL: total, **languages} if len(languages) > 1 else languages).items():
-        pictures[name] = [
-            _svg(draw_score(panel), f"{panel.name} of the labels of {name}, and what each threshold would keep")
+@dataclass(frozen=True)
+class Section:
+    """Holds what the page says of the scores of a language, or of all of them.
+
+    Args:
+        language: its name; None for all languages.
+        number: of the language, from 1, for links; 0 for all languages.
+        pictures: of scores, and what their thresholds keep.
+        tables: the same in numbers.
+    """
+
+    language: str | None
+    number: int
+    pictures: list[Markup]
+    tables: list[ScoreTable]
+
+
+def _sections(languages: Counts, total: ThresholdCounts, order: Order | None) -> list[Section]:
+    """Returns the section of all languages, if there are several, and one of each."""
+    sections = []
+    for number, (language, counts) in enumerate([(None, total), *languages.items()]):
+        if language is None and len(languages) == 1:
+            continue
+        of_whom = language or "all languages"
+        pictures = [
+            _svg(draw_score(panel), f"{panel.name} of the labels of {of_whom}, and what each threshold would keep")
             for panel in _panels(counts)
-            if len(languages) <= FEW or name == ALL or len(languages) <= MANY and panel.name == order[0]
+            if len(languages) <= FEW or language is None or len(languages) <= MANY and panel.name == order[0]
         ]
-    if total.compared and order:
-        rates = {" ".join(key): 100 * total.error_rates(*key) for key in total.conditions()}
-        figure = draw_error_rates(rates, 100 * SHARES, " ".join(order))
-        pictures["errors"].append(_svg(figure, "Error rates of the best labels by each score"))
-    if len(languages) > 1 and order:
-        for score in dict.fromkeys(score for score, _ in total.conditions()):
-            if len(languages) > MANY and score != order[0]:
-                continue
+        sections.append(Section(language, number, pictures, _tables(counts)))
+    return sections
+
+
+def _error_rates_picture(total: ThresholdCounts, order: Order) -> Markup:
+    rates = {" ".join(key): 100 * total.error_rates(*key) for key in total.conditions()}
+    figure = draw_error_rates(rates, 100 * SHARES, " ".join(order))
+    return _svg(figure, "Error rates of the best labels by each score")
+
+
+def _range_pictures(languages: Counts, total: ThresholdCounts, order: Order) -> list[Markup]:
+    """Returns a picture of each score of all languages; of many languages, of the one that orders labels alone."""
+    pictures = []
+    for score in dict.fromkeys(score for score, _ in total.conditions()):
+        if len(languages) <= MANY or score == order[0]:
             ranges = {
                 name: counts.quantiles(score, QUANTILES) if counts.known[score][0] else np.empty(0)
                 for name, counts in languages.items()
             }
-            pictures["ranges"].append(_svg(draw_score_range(score, ranges), f"{score} of each language"))
+            pictures.append(_svg(draw_score_range(score, ranges), f"{score} of each language"))
     return pictures
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from markupsafe import Markup
 from ..atomic import write_text
 from ..error_line import error_line
 from ..evaluation.error_rate import RATES
+from ..evaluation.intervals import FEWEST_SAMPLED
 from ..figures import draw_lines, draw_rates, to_svg
 from ..pages.document import document, render
 from ..sharing.run_files import (
@@ -30,6 +32,7 @@ from .run_folder import Run, read_runs
 logger = logging.getLogger(__name__)
 
 TEMPLATES = Path(__file__).parent / "templates"
+SOUND_BYTES = 250_000  # of the page that ends a run: a minute of speech, because more takes longer than all else
 HOUR_KINDS = {"human": "human transcripts", "pseudo": "pseudo-labels", "unlabelled": "labelled by slimIPL"}
 # Titles of pictures, labels of their axes, whether these are logarithmic, and the numbers that are drawn. Numbers that
 # are in none have a picture each.
@@ -56,13 +59,14 @@ DEV_RATES = {
 }
 
 
-def run_report(path: Path, results: Sequence[Path] = ()) -> str:
+def run_report(path: Path, results: Sequence[Path] = (), max_sound_bytes: int = PAGE_BYTES) -> str:
     """Returns a page on a run, which may be going on, or on a file of results alone.
 
     Args:
         path: folder of the run, or file of results.
         results: files of `hf-mlpl evaluate`, of the run's model; the first is shown first, and the last evaluation on
             dev after all.
+        max_sound_bytes: of all recordings together, as the page holds them.
 
     Raises:
         ValueError: for a folder without a run, damaged files, and results of another model.
@@ -70,6 +74,8 @@ def run_report(path: Path, results: Sequence[Path] = ()) -> str:
     [run] = read_runs([path], results)
     views = [EvaluationView(evaluation, number) for number, evaluation in enumerate(run.evaluations)]
     values = {"facts": _facts(run), "evaluations": views, "has_run": bool(run.record), "collapse": None}
+    values["fewest_sampled"] = FEWEST_SAMPLED
+    values["whole_page"] = f"hf-mlpl report {shlex.quote(str(path))}" if max_sound_bytes < PAGE_BYTES else None
     if run.record:
         values |= _run_values(run)
 
@@ -83,7 +89,8 @@ def run_report(path: Path, results: Sequence[Path] = ()) -> str:
         if (room := PAGE_BYTES - len(page().encode())) >= 0:
             break
     shown = [utterance for view in views for utterance in by_turns(view.utterances)]
-    for utterance, clip in zip(shown, read_clips([each.audio for each in shown], room), strict=True):
+    clips = read_clips([each.audio for each in shown], min(room, max_sound_bytes))
+    for utterance, clip in zip(shown, clips, strict=True):
         utterance.clip = clip
     return page()
 
@@ -91,12 +98,13 @@ def run_report(path: Path, results: Sequence[Path] = ()) -> str:
 def write_run_report(folder: Path) -> Path | None:
     """Writes `report.html` into the folder of a run whose command ends, unless a newer one is there; returns its path.
 
-    Whatever goes wrong is a warning: a trained model is worth more than a page on it. Returns None then.
+    The page takes a few seconds: a minute of speech can be heard, of the worst utterances of each language. Whatever
+    goes wrong is a warning: a trained model is worth more than a page on it. Returns None then.
     """
     page = folder / "report.html"
     try:
         if not page.is_file() or page.stat().st_mtime < (folder / "run.json").stat().st_mtime:
-            write_text(page, run_report(folder))
+            write_text(page, run_report(folder, max_sound_bytes=SOUND_BYTES))
         return page
     except Exception as error:  # of any kind
         logger.warning("no report was written (%s); `hf-mlpl report %s` tries again", error_line(error), folder)

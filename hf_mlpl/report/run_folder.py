@@ -115,21 +115,28 @@ def _check_weights(path: Path, evaluations: Sequence[Evaluation]) -> None:
 
 def _run_of(evaluation: Evaluation, file: Path, paths: Sequence[Path]) -> Path:
     """Returns the run that results belong to: the only one, or that whose model has the path in the results."""
-    if len(paths) == 1 and paths[0].is_dir():
-        return paths[0]
+    folders = [path for path in paths if path.is_dir()]
+    if not folders:
+        raise ValueError(f"{file}: belongs to no run; give the folder of its run, or this file alone")
+    if len(paths) == 1:
+        return folders[0]
     model = Path(evaluation.results.get("model", ""))
-    for path in paths:
-        if path.is_dir() and (path / "model").resolve() == model.resolve():
+    for path in folders:
+        if (path / "model").resolve() == model.resolve():
             return path
-    models = ", ".join(f"{path}/model" for path in paths)
+    models = ", ".join(f"{path}/model" for path in folders)
     raise ValueError(f"{file}: has results of {model}; results of {models} are accepted")
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Returns the shortest ends of paths that differ from each other."""
-    parts = [(*path.resolve().parent.parts, path.resolve().name.removesuffix(".json")) for path in paths]
+    """Returns the shortest ends of paths that differ from each other, without the suffix of files if they still do."""
+    places = [path.resolve() for path in paths]
+    if repeated := [path for path, place in zip(paths, places, strict=True) if places.count(place) > 1]:
+        raise ValueError(f"{repeated[-1]}: is given more than once; give each run once")
+    without = [place.with_name(place.name.removesuffix(".json")) for place in places]
+    parts = [place.parts for place in (without if len(set(without)) == len(paths) else places)]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
         if len(set(names)) == len(names):
-            return names
-    raise ValueError(f"{paths[0]}: is given more than once; give each run once")
+            break
+    return names

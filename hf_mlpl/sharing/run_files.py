@@ -9,26 +9,39 @@ import yaml
 
 from ..error_line import error_line
 from ..model.configuration_mlpl import MlplConfig
-from ..model.model_files import check_settings, dict_of, read_settings, text, whole
+from ..model.model_files import Accepted, check_settings, dict_of, read_settings, text, whole
 
 # Settings of paths and of logging, and those that a card shows elsewhere
 NOT_SHOWN = frozenset(
     "output_dir model tokens train dev unlabelled language languages log_every eval_every save_every num_workers "
     "cache_gigabytes report_to project push_to_hub hub_private_repo license stage".split()
 )
-A_LIST = (lambda value: isinstance(value, list), "a list")
+
+
+def _objects(*fields: str) -> Accepted:
+    """Accepts lists of objects that all have these fields."""
+
+    def is_accepted(value: object) -> bool:
+        return isinstance(value, list) and all(isinstance(each, dict) and set(fields) <= each.keys() for each in value)
+
+    return is_accepted, f"a list of objects, each with {', '.join(fields)}"
+
+
 # Fields of run.json that a card needs
 RUN_FIELDS = {
     "stage": text(),
     "language": text(or_null=True),
     "updates": whole(0, 10**12),
-    "sessions": A_LIST,
+    "sessions": _objects("first_update", "hours", "processes", "hardware", "versions", "commit"),
     "model": (lambda value: isinstance(value, dict) and "parameters" in value, "an object with parameters"),
     "training_data": dict_of(dict, "objects"),
     "unlabelled_hours": dict_of((int, float), "numbers"),
     "dropped": dict_of(int, "numbers"),
-    "sources": A_LIST,
-    "started_from": (lambda value: value is None or isinstance(value, dict), "an object or null"),
+    "sources": _objects("name", "license", "url"),
+    "started_from": (
+        lambda value: value is None or isinstance(value, dict) and {"name", "revision", "run"} <= value.keys(),
+        "null, or an object with name, revision, run",
+    ),
 }
 
 
@@ -75,7 +88,7 @@ def runs_of(run: dict) -> list[dict]:
 def data_name(result: dict) -> str:
     """Returns the name of a test set: the sources of its speech, or its files if they are unknown."""
     names = [source["name"] for source in result.get("sources", ())]
-    return " + ".join(names or [PurePath(path).name for path in result["data"]])
+    return " + ".join(names or [PurePath(path).name for path in result.get("data", ())])
 
 
 def split_of(result: dict) -> str:
@@ -120,8 +133,8 @@ def stage_lines(run: dict) -> list[str]:
         start = f"from {name}"
     data = run["training_data"].values()
     hours = {
-        "of human transcripts": sum(row["human_hours"] for row in data),
-        "of pseudo-labels": sum(row["pseudo_labelled_hours"] for row in data),
+        "of human transcripts": sum(row.get("human_hours", 0) for row in data),
+        "of pseudo-labels": sum(row.get("pseudo_labelled_hours", 0) for row in data),
         "that slimIPL labels on the way": sum(run["unlabelled_hours"].values()),
     }
     speech = ", ".join(f"{format_hours(amount)} h {kind}" for kind, amount in hours.items() if amount)

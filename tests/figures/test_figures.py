@@ -77,6 +77,17 @@ def test_intervals_and_confusions_show_what_they_are_given():
     assert alphas[0.5, 0.5] > alphas[-0.5, -0.5] > alphas[0.5, -0.5]
 
 
+@pytest.mark.filterwarnings("error")
+def test_long_names_leave_room_for_the_picture():
+    names = ["l" * 99, "日本\x01"]
+    for figure in (
+        draw_confusion(np.array([[1]]), names[:1], names[1:]),
+        draw_intervals(names, {"": {names[0]: (20, 15, 30)}}, "CER"),
+    ):
+        texts = "".join(ElementTree.fromstring(to_svg(figure)).itertext())
+        assert f"{'l' * 19}…" in texts and "l" * 20 not in texts and "日本\N{REPLACEMENT CHARACTER}" in texts
+
+
 # What people without one kind of cones see: Machado, Oliveira and Fernandes, 2009, severity 1.0; on linear RGB
 VISIONS = {
     "usual": np.eye(3),

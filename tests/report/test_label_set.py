@@ -99,9 +99,9 @@ class Page(HTMLParser):
         self.sources: dict[str, str] = {}
         self.feed(content)
         self.lists = {}
-        for part in content.split('<h2 id="language-')[1:]:
+        for part in re.split(r'<h2 id="language-\d+">', content)[1:]:
             for found in part.split("<summary><h3>")[1:]:
-                name = f"{part.split(chr(34))[0]}: {found.split('<')[0]}"
+                name = f"{part.split(chr(60))[0]}: {found.split('<')[0]}"
                 self.lists[name] = [html.unescape(each) for each in re.findall(r"· ([^·<]*)</p>\n</li>", found)]
 
     def handle_starttag(self, tag, attributes):
@@ -185,7 +185,7 @@ def test_its_filters_keep_what_it_says(page, made, tmp_path):
     assert command in html.unescape(page.content)
 
 
-def test_label_sets_with_and_without_audio(made, tmp_path, caplog):
+def test_label_sets_with_and_without_audio(made, tmp_path, no_pictures):
     for name in ("with", "without"):
         write_label_set(made / "labels" / "ar", "ar", tmp_path / name, with_audio=name == "with")
     page = Page(label_set_report([tmp_path / "with"]))
@@ -203,7 +203,7 @@ def test_label_sets_with_and_without_audio(made, tmp_path, caplog):
     assert abs(loudest(*named.sound("u63")) - pitch(63)) < 12
 
 
-def test_labels_of_anyone(made, tmp_path):
+def test_labels_of_anyone(made, tmp_path, no_pictures):
     """A table without scores, a language in the name of its folder, and a row that is no label."""
     (tmp_path / "set" / "sl").mkdir(parents=True)
     table = "id,text,duration\nu0,aaa,1\nu1,,2\nu2,aaab,long\n"
@@ -217,7 +217,7 @@ def test_labels_of_anyone(made, tmp_path):
         label_set_report([tmp_path / "set"])
 
 
-def test_a_damaged_summary_costs_a_line(made, tmp_path):
+def test_a_damaged_summary_costs_a_line(made, tmp_path, no_pictures):
     path = tmp_path / "labels.parquet"
     path.write_bytes((made / "labels" / "ar" / "labels.parquet").read_bytes())
     (tmp_path / "complete.json").write_text("{")
@@ -237,7 +237,7 @@ def test_a_damaged_summary_costs_a_line(made, tmp_path):
         label_set_report([path])
 
 
-def test_the_command(page, made, tmp_path, error_of):
+def test_the_command(page, made, tmp_path, error_of, no_pictures):
     output = tmp_path / "report.html"
     assert run_command("report", made / "labels", "--languages", "ar", "--output", output) == 0
     alone = Page(output.read_text(encoding="utf-8"))
@@ -249,7 +249,7 @@ def test_the_command(page, made, tmp_path, error_of):
     assert "no such file or folder" in error_of("report", made / "lables")
 
 
-def test_a_set_on_the_hub(made, tmp_path, local_hub, quick_retries, error_of):
+def test_a_set_on_the_hub(made, tmp_path, local_hub, quick_retries, error_of, no_pictures):
     for language in COUNT:
         write_label_set(made / "labels" / language, language, tmp_path / "set", with_audio=language == "ar")
     HfApi().create_repo("me/labels", repo_type="dataset")
@@ -263,7 +263,21 @@ def test_a_set_on_the_hub(made, tmp_path, local_hub, quick_retries, error_of):
     assert "me/lost: is no file and no folder" in error_of("report", "me/lost", "--output", output)
 
 
-def test_pages_with_little_room(made, tmp_path, monkeypatch):
+def test_languages_of_any_name(tmp_path, no_pictures):
+    names = ["all languages", "errors", 'a "b" <i>', "日本"]
+    rows = [
+        made_label(number, language=name, text=f"{number}", blank_ratio=0.1 * number)
+        for number, name in enumerate(names)
+    ]
+    write_utterances(rows, tmp_path / "labels.parquet", LABEL_FEATURES)
+    page = label_set_report([tmp_path / "labels.parquet"])
+    links = dict(re.findall(r'<a href="#(language-\d)">([^<]*)</a>', page))
+    assert links == dict(re.findall(r'<h2 id="(language-\d)">([^<]*)</h2>', page))
+    assert list(map(html.unescape, links.values())) == sorted(names)
+    assert "<h2>all languages</h2>" in page and "<i>" not in page
+
+
+def test_pages_with_little_room(made, tmp_path, monkeypatch, no_pictures):
     """They leave out sound, then labels, then languages, and say so."""
     for language in COUNT:
         rows = pq.read_table(made / "labels" / language / "labels.parquet", columns=["id", "text", "duration_seconds"])
@@ -280,7 +294,7 @@ def test_pages_with_little_room(made, tmp_path, monkeypatch):
         assert len(pages[size].content.encode()) <= size or size == 1  # no page is as small as that
     loud, short, empty = pages.values()
     assert 15 < len(loud.sources) < 24 and len(loud.lists["sl: 20 at random"]) == 20
-    assert f"Of 25 recordings, {len(loud.sources)} can be heard; 1 are missing" in loud.text
+    assert f"{len(loud.sources)} of 25 recordings can be heard. Missing or unreadable: 1." in loud.text
     assert 0 < max(map(len, short.lists.values())) <= 10
     assert not empty.lists and "has no room for each of 2 languages" in empty.text
 
@@ -294,7 +308,7 @@ def test_clips_within_the_room_of_a_page(made, tmp_path):
     assert clips[0].problem == "missing.wav: no such file" and clips[1].problem == "no recording is known"
     assert clips[5:] == [LEFT_OUT] * 4  # the last one is not even looked for
     assert left_out_line(clips) == (
-        "Of 9 recordings, 3 can be heard; 2 are missing or cannot be read and 4 have no room on a page below 10 MB."
+        "3 of 9 recordings can be heard. Missing or unreadable: 2. No room on this page: 4."
     )
     assert left_out_line(clips[2:5]) is None
     soundfile.write(tmp_path / "long.wav", tone(1, LONGEST_SECONDS + 5), RATE)

@@ -14,11 +14,11 @@ import pytest
 from markupsafe import Markup
 
 from hf_mlpl.cli.main import main
-from hf_mlpl.evaluation.hypotheses import write_hypotheses
+from hf_mlpl.evaluation.hypotheses import HYPOTHESIS_FEATURES, write_hypotheses
 from hf_mlpl.evaluation.results import read_results
 from hf_mlpl.evaluation.scoring import score
 from hf_mlpl.pages.document import document
-from hf_mlpl.report import comparison, evaluation_view, run
+from hf_mlpl.report import evaluations, run
 from hf_mlpl.report.comparison import comparison_report
 from hf_mlpl.report.run import run_report, write_run_report
 
@@ -64,15 +64,9 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def no_pictures(monkeypatch):
-    """Leaves out the pictures, which take most of the time of a page."""
-    for module in (run, comparison, evaluation_view):
-        monkeypatch.setattr(module, "to_svg", lambda figure, title: "<svg></svg>")
-
-
-@pytest.fixture
-def copied(tone_run, tmp_path) -> Path:
-    """Returns a copy of a finished run, with texts and names of a stranger."""
+def copied(tone_run, tmp_path, monkeypatch) -> Path:
+    """Returns a copy of a finished run, with texts and names of a stranger; its 8 utterances a language are enough."""
+    monkeypatch.setattr(evaluations, "FEWEST_SAMPLED", 8)
     folder = tmp_path / "run"
     shutil.copytree(tone_run, folder, ignore=shutil.ignore_patterns("checkpoints", "model", "report.html"))
     (folder / "model").mkdir()
@@ -139,7 +133,7 @@ def test_a_page_says_what_is_missing(copied, no_pictures, monkeypatch):
         row["audio"]["path"], row["error"] = "/secret/folder/lost.wav", "/secret/folder/lost.wav: no such file"
     write_hypotheses(rows, copied / "results.hypotheses.parquet")
     page = Page(run_report(copied))
-    assert not page.sounds and "lost.wav" in page.text and "/secret" not in page.text and "cannot be read" in page.text
+    assert not page.sounds and "lost.wav" in page.text and "/secret" not in page.text and "unreadable: " in page.text
     # going on: no model, no evaluation, and a row that is being written
     shutil.rmtree(copied / "model")
     (copied / "results.json").unlink()
@@ -189,6 +183,10 @@ def test_results_belong_to_the_run(copied, tone_data, tone_run, error_of, tmp_pa
 
 def test_what_is_no_run_is_refused(error_of, tmp_path, copied):
     assert "no such file or folder" in error_of("report.py", tmp_path / "none")
+    record = json.loads((copied / "run.json").read_text())
+    for name in ("sessions", "sources"):
+        (copied / "run.json").write_text(json.dumps(record | {name: [{"name": "x"}]}))
+        assert f"run.json: {name} is [{{'name': 'x'}}]; it must be a list of objects" in error_of("report.py", copied)
     (copied / "config.yaml").unlink()
     assert "has no config.yaml" in error_of("report.py", copied)
     (tmp_path / "x.json").write_text("[]")
@@ -197,11 +195,17 @@ def test_what_is_no_run_is_refused(error_of, tmp_path, copied):
     assert "report one kind at a time" in error_of("report.py", tmp_path / "x.json", tmp_path)
 
 
-def test_a_report_never_fails_a_finished_run(copied, caplog, no_pictures):
+def test_a_report_never_fails_a_finished_run(copied, caplog, no_pictures, monkeypatch):
     assert write_run_report(copied) == copied / "report.html"
     written = (copied / "report.html").stat().st_mtime_ns
     assert write_run_report(copied) and (copied / "report.html").stat().st_mtime_ns == written  # not twice
     os.utime(copied / "run.json", (2**32, 2**32))
+    monkeypatch.setattr(run, "SOUND_BYTES", 10_000)
+    page = Page(write_run_report(copied).read_text())
+    assert 0 < len(page.sounds) < 8 and "No room on this page: " in page.text
+    assert f"hf-mlpl report {copied} makes a page with as many as 10 MB hold" in page.text
+    assert "makes a page with" not in Page(run_report(copied)).text
+    os.utime(copied / "run.json", (2**32 + 9, 2**32 + 9))
     (copied / "metrics.jsonl").write_bytes(b"\0\n")
     assert write_run_report(copied) is None
     [message] = caplog.messages
@@ -216,7 +220,7 @@ def test_two_runs_side_by_side(copied, tone_run, tmp_path, no_pictures):
     assert HOSTILE not in html and len(page.ids) == len(set(page.ids))
     names = ["data/run", f"{tmp_path.name}/run"]
     assert all(name in page.text for name in names)
-    assert page.row("learning_rate", 3)[1] != page.row("learning_rate", 3)[2] and "seed" not in page.text
+    assert page.row("learning_rate", 3)[1] != page.row("learning_rate", 3)[2] and "Seeds of the runs" not in page.text
     for language in (*runs[0]["languages"], "macro average"):
         cers = [r["macro"]["cer"] if language == "macro average" else r["languages"][language]["cer"] for r in runs]
         cells = page.row(language, 5)
@@ -234,6 +238,53 @@ def test_two_runs_side_by_side(copied, tone_run, tmp_path, no_pictures):
     next(iter(results["languages"].values()))["utterances"] += 1
     (tmp_path / "a.json").write_text(json.dumps(results))
     assert "no results on the same data" in Page(comparison_report([tmp_path / "a.json", copied])).text
+
+
+def made_results(path: Path, edits: dict[str, list[int]]) -> Path:
+    """Writes results with transcripts, of utterances of 10 characters, of which so many are wrong."""
+    rows = [
+        dict.fromkeys(HYPOTHESIS_FEATURES)
+        | {"id": f"{language}-{number}", "language": language, "duration_seconds": 1.0, "predicted_language": language}
+        | {"text": "e\u0301" + "a" * 9, "hypothesis": "b" * count + "\u00e9aaaaaaaaa"[count:]}
+        for language, counts in edits.items()
+        for number, count in enumerate(counts)
+    ]
+    path.write_text(json.dumps(score(rows) | {"data": ["test.parquet"]}))
+    write_hypotheses(rows, path.with_suffix(".hypotheses.parquet"))
+    return path
+
+
+@pytest.mark.filterwarnings("error")
+def test_languages_of_few_utterances_and_of_any_name(tmp_path):
+    hostile = "a \"b\" <i>'c'</i> & $x$ \x01 日本 " + "d" * 99
+    edits = {"sl": [1, 0] * 6, "fi": [0] * 12, "de": [3], hostile: [2]}
+    html = run_report(made_results(tmp_path / "test.json", edits))
+    page = Page(html)
+    cells = {name: page.row(name, 6)[3] for name in (*edits, "macro average")}
+    assert cells.pop("sl") == "5.0(2.5–7.5)"  # quantiles of the binomial distribution of 12 and 1/2: 3 and 9
+    # one utterance says nothing of others, and no error does not mean that there never is one
+    assert cells == {"fi": "0.0", "de": "30.0", hostile: "20.0", "macro average": "13.8"}
+    assert f"CER {20:.1f} %" in page.text and "<i>" not in html and len(page.ids) == len(set(page.ids))
+    assert "<del>" not in html.split("<h4>sl")[1].split("b</ins>")[1][:20]  # é is the same in both forms
+    del edits["de"], edits[hostile]
+    made_results(tmp_path / "test.json", edits)
+    assert Page(run_report(tmp_path / "test.json")).row("macro average", 6)[3].startswith("2.5(")
+    results = json.loads((tmp_path / "test.json").read_text())
+    results["languages"]["fi"]["cer"], results["macro"]["cer"] = None, results["languages"]["sl"]["cer"]
+    (tmp_path / "test.json").write_text(json.dumps(results))
+    page = Page(run_report(tmp_path / "test.json"))  # the average is of the languages that have a rate
+    assert page.row("fi", 6)[3] == "–" and page.row("macro average", 6)[3] == page.row("sl", 6)[3]
+
+
+def test_seeds_side_by_side(copied, tone_run, tmp_path, no_pictures):
+    config = (copied / "config.yaml").read_text()
+    (copied / "config.yaml").write_text(re.sub("^seed: .*", "seed: 99", config, flags=re.MULTILINE))
+    page = Page(comparison_report([tone_run, copied]))
+    assert page.row("seed", 3)[2] == "99" and "hf-mlpl compare shows the means of runs" in page.text
+    assert f"The change is that from data/run to {tmp_path.name}/run;" in page.text
+    # a run, and a file of its name beside it
+    shutil.copy(copied / "results.json", tmp_path / "run.json")
+    assert [each.name for each in run.read_runs([copied, tmp_path / "run.json"])] == ["run", "run.json"]
 
 
 @pytest.mark.slow
