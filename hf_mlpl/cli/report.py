@@ -9,7 +9,7 @@ beside them; without any, the page shows the run's last evaluation on dev. Sever
     hf-mlpl report runs/demo/supervised runs/demo/final --output comparison.html
 
 Labels are a folder of `hf-mlpl pseudo-label`, a folder of such folders, a label set, also one on the Hub, or files
-of labels. Utterance files name transcripts, with which labels are compared, and the audio of a label set that has none:
+of labels. Utterance files give the transcripts with which labels are compared, and the audio of a label set without:
 
     hf-mlpl report runs/demo/labels --utterances runs/demo/data/unlabelled.parquet --output labels.html
     hf-mlpl report my-name/voxpopuli-labels --languages sl fi --output labels.html
