@@ -8,8 +8,14 @@ from fnmatch import fnmatch
 
 from ..model.missing_model import check_model
 
-# Files of weights in the root of a repository, of which transformers prefers the first
-WEIGHTS = ("*model*.safetensors", "pytorch_model*.bin")
+# Files of weights in the root of a repository, of which transformers loads the first kind that there is. Variants,
+# such as model.fp32-00001-of-00002.safetensors, are not loaded.
+WEIGHTS = (
+    "*model.safetensors",  # also adapter_model
+    "model-*-of-*.safetensors",
+    "*_model.bin",
+    "pytorch_model-*-of-*.bin",
+)
 
 
 def announce_model(name: str) -> None:

@@ -2,14 +2,15 @@
 
     hf-mlpl evaluate --model runs/final/model --data data/test.parquet --output results.json
 
-prints a table, and writes the same numbers to results.json and the transcripts to results.hypotheses.parquet, of which
-`hf-mlpl report` makes a page. The model is any CTC model, or one that writes text, such
-as Whisper; docs/teachers.md says how these differ. On several GPUs:
+prints a table, and writes the same numbers to results.json, and the transcripts to results.hypotheses.parquet.
+`hf-mlpl report results.json` makes a page of both. The model is any CTC model, or one that writes text, such as
+Whisper; docs/teachers.md says how these differ. On several GPUs:
 
     accelerate launch -m hf_mlpl evaluate --model runs/final/model --data data/test.parquet --output results.json
 """
 
 import argparse
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -53,3 +54,4 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         write_json(options.output, {**settings, "unseen_in": options.unseen_in, **results})
         print(results_table(results))
         print(f"results: {options.output}; transcripts: {transcripts}")
+        print(f"next: hf-mlpl report {shlex.quote(str(options.output))}")

@@ -23,6 +23,7 @@ If everything is labelled already, the command only pushes; `hf-mlpl publish-lab
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 from .inference import add_inference_arguments, start_inference
@@ -79,7 +80,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     if accelerator.is_main_process:
         if not summary["utterances"]:
             raise ValueError(f"{', '.join(options.data)}: no utterances to label")
-        _report(summary, options.output / "labels.parquet")
+        _report(summary, options)
         if problems := unreadable_of(summary):
             raise ValueError(
                 f"{collapse_line(problems)}, see {options.output / UNREADABLE}; if the disk with the audio was not "
@@ -96,7 +97,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             )
 
 
-def _report(summary: dict, path: Path) -> None:
+def _report(summary: dict, options: argparse.Namespace) -> None:
+    """Prints what was labelled, and the command that shows it, with the utterance files if they have transcripts."""
     from ..data.conventions import describe_convention
 
     for language, counts in summary["languages"].items():
@@ -108,4 +110,8 @@ def _report(summary: dict, path: Path) -> None:
         )
         if counts.get("convention", {}).get("texts"):
             print(f"{language}: {describe_convention(counts['convention'])}")
+    path = options.output / "labels.parquet"
     print(f"labels: {path}, by {summary['teacher']}; {summary['errors']} utterances have no label")
+    has_references = any(counts["cer"] is not None for counts in summary["languages"].values())
+    references = ["--utterances", *options.data] if has_references else []
+    print(f"next: {shlex.join(['hf-mlpl', 'report', str(options.output), *references])}")

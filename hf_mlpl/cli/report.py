@@ -11,9 +11,9 @@ beside them; without any, the page shows the run's last evaluation on dev. Sever
 Each run has a column, and the change is that from the first to the last; `hf-mlpl compare` averages over seeds.
 
 Labels are a folder of `hf-mlpl pseudo-label`, a folder of such folders, a label set, also one on the Hub, or files
-of labels. Utterance files name transcripts, with which labels are compared, and the audio of a label set without:
+of labels. Utterance files give the transcripts with which labels are compared, and the audio of a label set without:
 
-    hf-mlpl report runs/demo/labels --utterances data/demo/unlabelled.parquet --output labels.html
+    hf-mlpl report runs/demo/labels --utterances runs/demo/data/unlabelled.parquet --output labels.html
     hf-mlpl report my-name/voxpopuli-labels --languages sl fi --output labels.html
 
 The page is one file with its pictures and its audio. It needs no network, and is smaller than 10 MB.

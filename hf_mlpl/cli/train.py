@@ -30,6 +30,7 @@ with more sound.
 import argparse
 import logging
 import os
+import shlex
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,3 +68,4 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         results = {"model": folder, "report": write_run_report(folder.parent)}
         results |= {"curves": folder.parent / "curves.png", "numbers": folder.parent / "metrics.jsonl"}
         print("; ".join(f"{name}: {path}" for name, path in results.items() if path and path.exists()))
+        print(f"next: hf-mlpl evaluate --model {shlex.quote(str(folder))} --data TEST.parquet --output results.json")

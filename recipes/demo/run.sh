@@ -29,7 +29,8 @@ $launch recipes/train.py recipes/demo/supervised.yaml
 
 step 10 first_page "A first look: the model of stage 1 transcribes a recording that it has never heard"
 hf-mlpl transcribe --model $run/supervised/model --format html --output $run/pages/supervised $recording
-say "    Open in a browser, click a word, and listen: file://$PWD/$run/pages/supervised/$name.html"
+say "    Open in a browser, click a word, and listen: file://$PWD/$run/pages/supervised/$name.html
+    Words run together, because this synthetic speech has no pauses between them."
 
 step 300 language_finetune \
     "Stages 2 and 3, slimIPL and pseudo-labels: train a model for each low-resource language, and label with it"
@@ -47,21 +48,23 @@ $launch recipes/train.py recipes/demo/final.yaml output_dir=$run/control stage=c
 
 step 40 evaluation "Character error rates on test speakers, who are in no training data"
 for stage in supervised control final; do
-    python recipes/evaluate_model.py --model $run/$stage/model --data $run/data/test.parquet --output $run/$stage.json \
-        >$run/$stage.txt
+    if [ $run/$stage.json -nt $run/$stage/model ]; then continue; fi # done in an earlier run
+    python recipes/evaluate_model.py --model $run/$stage/model --data $run/data/test.parquet --output $run/$stage.json
 done
 python recipes/compare.py supervised=$run/supervised.json control=$run/control.json final=$run/final.json \
     --languages $low_resource >$run/comparison.txt
 say "$(cat $run/comparison.txt)"
 
 step 40 sharing "Sharing: push the model and the pseudo-labels to a Hub on this machine, and load them by their names"
-python -m local_hub recipes/demo/share.sh
+if ! [ $run/labels_from_hub.parquet -nt $run/final.json ]; then python -m local_hub recipes/demo/share.sh; fi
 
 step 40 pages "Pages to read and hear: the same recording, the models side by side, the best and the worst pseudo-labels"
 hf-mlpl transcribe --model $run/final/model --format html --output $run/pages/final $recording
-hf-mlpl report $run/supervised $run/control $run/final --output $run/pages/models.html \
-    --results $run/supervised.json $run/control.json $run/final.json
-hf-mlpl report $run/labels --output $run/pages/labels.html
+if ! [ $run/pages/labels.html -nt $run/final.json ]; then
+    hf-mlpl report $run/supervised $run/control $run/final --output $run/pages/models.html \
+        --results $run/supervised.json $run/control.json $run/final.json
+    hf-mlpl report $run/labels --output $run/pages/labels.html
+fi
 finish_step
 
 cat <<EOF

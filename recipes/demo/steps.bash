@@ -5,8 +5,9 @@
 #
 # which prints its number, the number of steps, and about how long the rest takes: the seconds of the steps that are left,
 # times the slowness of this machine in those that are done. FOLDER/seconds records these, so that a script that is
-# started again also knows. What the commands of a step print goes to FOLDER/NAME.log, whose last line a terminal shows
-# meanwhile. If a command fails, its errors are printed, and the script ends. `say` prints to the screen.
+# started again also knows, and says which steps were done before. The output of a step's commands goes to
+# FOLDER/NAME.log, whose last line a terminal shows meanwhile. If a command fails, its errors are printed, and the script
+# ends. `say` prints to the screen.
 
 script=$1 logs=$2
 mkdir -p "$logs"
@@ -41,7 +42,7 @@ say() { # TEXT: prints it to the screen, on lines of its own
     printf '%s\n' "$1" >&3
 }
 
-position() { # prints where the current step stands, such as "3 of 12, about 9 minutes left"
+position() { # prints where the current step stands, such as "3 of 12, done before, about 9 minutes left"
     awk -v current="$current" '
         FILENAME == ARGV[1] { spent[$1] += $2; if ($3 == "done") finished[$1]; next }
         $1 == "step" {
@@ -53,7 +54,8 @@ position() { # prints where the current step stands, such as "3 of 12, about 9 m
         END {
             if (planned) left *= taken / planned
             minutes = int(left / 60 + 0.5)
-            print at " of " number ", " (minutes > 1 ? "about " minutes " minutes left" : "about a minute left")
+            time = minutes > 1 ? minutes " minutes" : "a minute"
+            print at " of " number (current in finished ? ", done before" : "") (left ? ", about " time " left" : "")
         }' "$logs/seconds" "$script"
 }
 
@@ -64,8 +66,8 @@ record() { # done|stopped: notes the seconds of the current step, unless it was 
 }
 
 watch_log() { # shows the last line of the log again and again
-    size=$(stty size <&3)
     while sleep 1; do
+        size=$(stty size <&3) # the window may change
         line=$(tail -c 1000 "$logs/$current.log" | tr '\r' '\n' | tail -n 1)
         printf '\r\033[K    %.*s' $((${size#* } - 5)) "$line" >&3
     done

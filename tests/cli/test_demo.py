@@ -61,13 +61,14 @@ def test_a_demo_that_fails_goes_on_where_it_stopped(run_steps, tmp_path):
     status, shown, errors = run_steps()
     assert (status, errors) == (0, [])
     assert [line for line in shown if not line.startswith("    took ")] == [
-        "[1 of 3, about 13 minutes left] One is done",
+        "[1 of 3, done before, about 13 minutes left] One is done",
         "a result",
         "[2 of 3, about 13 minutes left] Two is done",
         "[3 of 3, about 10 minutes left] Three is done",  # the second was so quick that it tells nothing of the speed
         "the end",
     ]
     assert (tmp_path / "logs" / "seconds").read_text().count("first") == 2  # its second run tells nothing
+    assert run_steps()[1][-3] == "[3 of 3, done before] Three is done"
 
 
 def test_a_terminal_shows_the_last_line_of_the_log(run_steps, tmp_path):

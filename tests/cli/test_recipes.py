@@ -102,7 +102,8 @@ def test_train_killed_and_started_again_equals_an_uninterrupted_run(chain, tone_
     out, _ = chain.output["train"]
     assert re.search(r"going on from run/checkpoints/update-000000[24]0\n", out)
     paths = "model: run/model; report: run/report.html; curves: run/curves.png; numbers: run/metrics.jsonl"
-    assert out.splitlines()[-1] == paths
+    test = "next: hf-mlpl evaluate --model run/model --data TEST.parquet --output results.json"
+    assert out.splitlines()[-2:] == [paths, test]
     weights, expected = (load_file(run / "model" / "model.safetensors") for run in (chain.folder / "run", tone_run))
     torch.testing.assert_close(weights, expected, rtol=0, atol=0)
     updates = [
@@ -123,6 +124,7 @@ def test_the_plainest_command_trains_as_two_processes_do(chain, two_processes):
 def test_pseudo_label(chain):
     out, _ = chain.output["pseudo_label"]
     assert re.search(r"sv-SE: 24 labels, 0\.\d\d h, 0 empty, mean log-probability -0\.\d{3}", out)
+    assert out.splitlines()[-1] == "next: hf-mlpl report labels"
     summary = json.loads((chain.folder / "labels" / "complete.json").read_text())
     assert (summary["labels"], summary["errors"]) == (24, 0)
     assert re.fullmatch("run/model@[0-9a-f]{12}", summary["teacher"])
@@ -136,6 +138,7 @@ def test_evaluate(chain):
     assert len(lines) == 1
     message = "utterance common_voice_de_test0: lost.wav: no such file; counted as an empty hypothesis"
     assert lines[0].endswith(message)
+    assert out.splitlines()[-1] == "next: hf-mlpl report results.json"
     results = json.loads((chain.folder / "results.json").read_text())
     assert (results["model"], results["data"], results["unreadable"]) == ("run/model", ["data/test.parquet"], 1)
     assert results["macro"]["cer"] < 0.15 and results["utterances"] == 16

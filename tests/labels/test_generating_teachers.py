@@ -163,6 +163,7 @@ def test_the_commands_take_any_teacher(whisper, data, tmp_path, capsys):
     assert main(["pseudo-label", *arguments, str(data), "--output", str(tmp_path / "labels"), "--allow-coll"]) == 0
     output = capsys.readouterr().out
     assert "fi: 5 labels" in output and "sv-SE: 6 labels" in output and "by model/model@" not in output
+    assert output.endswith(f"next: hf-mlpl report {tmp_path}/labels\n")
     made = rows_of(tmp_path / "labels")
     assert json.loads((tmp_path / "labels" / "job.json").read_text())["teacher"] == made["u0"]["source"]
     assert (
@@ -170,9 +171,11 @@ def test_the_commands_take_any_teacher(whisper, data, tmp_path, capsys):
     )
     results = json.loads((tmp_path / "r.json").read_text())
     assert (results["macro"]["cer"], results["utterances"]) == (0.0, 11)
+    known = [str(tmp_path / "labels" / "labels.parquet"), "--languages", "fi", f"--output={tmp_path}/fi labels"]
+    assert main(["pseudo-label", *arguments, *known, "--allow-collapsed"]) == 0
+    assert capsys.readouterr().out.endswith(f"next: hf-mlpl report '{tmp_path}/fi labels' --utterances {known[0]}\n")
     rows = [row | {"language": "sah"} for row in read_utterances([data]).to_list()[:2]]
     write_utterances(rows, tmp_path / "sah.parquet")
-    capsys.readouterr()
     assert main(["pseudo-label", *arguments, str(tmp_path / "sah.parquet"), f"--output={tmp_path}/sah"]) == 1
     assert (
         "does not know the language sah (it knows en, fi, sv); leave it out with --languages"
