@@ -14,12 +14,13 @@ from ..audio.reading import load_audio
 from ..corpora import ReadingReport
 from ..corpora.readers.folders import read_folder
 from ..data.utterances import FEATURES
-from ..figures.labels import ScorePanel, draw_score
+from ..figures.labels import draw_score
 from ..figures.svg import to_svg
 from ..labels import pseudo_label
 from ..labels.folder import collapse_of, unreadable_of
 from ..labels.schema import SCORES
-from ..labels.thresholds import ThresholdCounts, thresholds
+from ..labels.score_panels import score_panels
+from ..labels.thresholds import ThresholdCounts
 from .model import AppModel
 
 MOST_ROWS = 500  # of a table in a browser
@@ -97,15 +98,8 @@ def score_pictures(labels: Path) -> list[Markup]:
     columns = ["text", "language", "predicted_language", "duration_seconds", *SCORES]
     for batch in pq.ParquetFile(labels / "labels.parquet").iter_batches(columns=columns):
         counts.add(pa.Table.from_batches([batch]))
-    kept: dict[str, dict[str, np.ndarray]] = {}
-    for score, operator in counts.conditions():
-        kept.setdefault(score, {})[operator] = 100 * counts.kept(score, operator)[1] / counts.total[1]
-    pictures = []
-    for score, shares in kept.items():
-        numbers, edges = counts.histogram(score)
-        panel = ScorePanel(score, edges, 100 * numbers / numbers.sum(), thresholds(score), shares)
-        pictures.append(Markup(to_svg(draw_score(panel), f"{score}: labels, and hours kept by thresholds")))
-    return pictures
+    titles = "{} of the labels, and what each threshold would keep".format
+    return [Markup(to_svg(draw_score(panel), titles(panel.name))) for panel in score_panels(counts)]
 
 
 def clip(labels: Path, utterance: str) -> np.ndarray:
