@@ -103,7 +103,14 @@ def score_pictures(labels: Path) -> list[Markup]:
 
 
 def clip(labels: Path, utterance: str) -> np.ndarray:
-    """Returns the samples (N,), in 16 bits, of the utterance of a label, by its id."""
-    table = pq.read_table(labels / "labels.parquet", columns=["audio"], filters=[("id", "=", utterance)])
+    """Returns the samples (N,), in 16 bits, of the utterance of a label, by its id.
+
+    Raises:
+        OSError, ValueError: for labels or a recording that are there no more.
+    """
+    with open(labels / "labels.parquet", "rb") as file:  # whose error says what is wrong
+        table = pq.read_table(file, columns=["audio"], filters=[("id", "=", utterance)])
+    if not len(table):
+        raise ValueError(f"{labels}: has no label of {utterance!r} any more; label the folder again")
     samples = load_audio(table["audio"][0].as_py(), CLIP_RATE)
     return (samples.clip(-1, 1) * 32767).astype(np.int16)

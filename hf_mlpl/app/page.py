@@ -115,9 +115,9 @@ def _transcription_tab(transcriber: Transcriber) -> None:
 def _label_tab(labeller: Labeller) -> None:
     _html("labelling", root=labeller.root)
     with gr.Row():
-        folder = gr.Textbox(label="Folder of the recordings", placeholder="talks")
-        language = gr.Textbox(label="Language", placeholder="sl, or the names of subfolders")
-        output = gr.Textbox(label="Folder for the labels", placeholder="talks-labels")
+        folder = gr.Textbox(label="Folder of the recordings", placeholder="talks", min_width=240)
+        language = gr.Textbox(label="Language", placeholder="sl, or the names of subfolders", min_width=240)
+        output = gr.Textbox(label="Folder for the labels", placeholder="talks-labels", min_width=240)
     button = gr.Button("Label", variant="primary", elem_id="label")
     summary = gr.HTML(elem_id="summary", apply_default_css=False)
     audio = gr.Audio(visible=False, interactive=False, autoplay=True, buttons=[], elem_id="clip")
