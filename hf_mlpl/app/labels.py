@@ -14,12 +14,13 @@ from ..audio.reading import load_audio
 from ..corpora import ReadingReport
 from ..corpora.readers.folders import read_folder
 from ..data.utterances import FEATURES
-from ..figures.labels import ScorePanel, draw_score
+from ..figures.labels import draw_score
 from ..figures.svg import to_svg
 from ..labels import pseudo_label
 from ..labels.folder import collapse_of, unreadable_of
 from ..labels.schema import SCORES
-from ..labels.thresholds import ThresholdCounts, thresholds
+from ..labels.score_panels import score_panels
+from ..labels.thresholds import ThresholdCounts
 from .model import AppModel
 
 MOST_ROWS = 500  # of a table in a browser
@@ -97,19 +98,19 @@ def score_pictures(labels: Path) -> list[Markup]:
     columns = ["text", "language", "predicted_language", "duration_seconds", *SCORES]
     for batch in pq.ParquetFile(labels / "labels.parquet").iter_batches(columns=columns):
         counts.add(pa.Table.from_batches([batch]))
-    kept: dict[str, dict[str, np.ndarray]] = {}
-    for score, operator in counts.conditions():
-        kept.setdefault(score, {})[operator] = 100 * counts.kept(score, operator)[1] / counts.total[1]
-    pictures = []
-    for score, shares in kept.items():
-        numbers, edges = counts.histogram(score)
-        panel = ScorePanel(score, edges, 100 * numbers / numbers.sum(), thresholds(score), shares)
-        pictures.append(Markup(to_svg(draw_score(panel), f"{score}: labels, and hours kept by thresholds")))
-    return pictures
+    titles = "{} of the labels, and what each threshold would keep".format
+    return [Markup(to_svg(draw_score(panel), titles(panel.name))) for panel in score_panels(counts)]
 
 
 def clip(labels: Path, utterance: str) -> np.ndarray:
-    """Returns the samples (N,), in 16 bits, of the utterance of a label, by its id."""
-    table = pq.read_table(labels / "labels.parquet", columns=["audio"], filters=[("id", "=", utterance)])
+    """Returns the samples (N,), in 16 bits, of the utterance of a label, by its id.
+
+    Raises:
+        OSError, ValueError: for labels or a recording that are there no more.
+    """
+    with open(labels / "labels.parquet", "rb") as file:  # whose error says what is wrong
+        table = pq.read_table(file, columns=["audio"], filters=[("id", "=", utterance)])
+    if not len(table):
+        raise ValueError(f"{labels}: has no label of {utterance!r} any more; label the folder again")
     samples = load_audio(table["audio"][0].as_py(), CLIP_RATE)
     return (samples.clip(-1, 1) * 32767).astype(np.int16)

@@ -12,7 +12,8 @@ try:
 except ImportError as error:
     raise ImportError(f"the app needs {error.name}, which comes with {install_command('app')}") from error
 
-from ..audio.reading import AUDIO_SUFFIXES
+from markupsafe import escape
+
 from ..error_line import error_line
 from ..pages.document import clock, read_asset, render
 from .labels import CLIP_RATE, Labeller, clip, label_table, score_pictures
@@ -23,6 +24,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 MODEL_QUEUE = "model"  # events of this queue run one after the other: the model computes one thing at a time
 TEXT_PIXELS, SCORE_PIXELS = 230, 190  # widths of columns: a telephone shows the text and a score
 UPLOADS_STAY = (3600, 86400)  # those of more than a day are removed every hour, in seconds
+EXPLAINED = (OSError, ValueError, MemoryError, ImportError)  # errors whose text says what to do
 # A transcript that replaces another gets elements without the listeners of the other one.
 ATTACH = """
 const attach = () => {
@@ -87,8 +89,7 @@ def build_app(model: AppModel, folder: Path | None = None) -> gr.Blocks:
 def _transcription_tab(transcriber: Transcriber) -> None:
     with gr.Row(equal_height=True):
         microphone = gr.Audio(sources=["microphone"], type="filepath", label="Record", buttons=[], editable=False)
-        types = ["audio", "video", *sorted(AUDIO_SUFFIXES)]
-        file = gr.File(file_types=types, label="Or a file: sound or video", height=150)
+        file = gr.File(label="Or a file: sound or video", height=150)  # of any suffix: its content decides
     script = read_asset("player.js") + ATTACH
     empty = render(TEMPLATES / "empty.html")
     view = gr.HTML(empty, elem_id="transcript", apply_default_css=False, js_on_load=script)
@@ -100,7 +101,7 @@ def _transcription_tab(transcriber: Transcriber) -> None:
                 Path(path),
                 lambda seconds, total: progress(seconds / total, desc=f"{clock(seconds)} of {clock(total)}"),
             )
-        except (OSError, ValueError, MemoryError) as error:
+        except EXPLAINED as error:
             return _problem(error, path), None
         return render(TEMPLATES / "transcript_of.html", name=Path(path).name, transcript=transcript), None
 
@@ -114,9 +115,9 @@ def _transcription_tab(transcriber: Transcriber) -> None:
 def _label_tab(labeller: Labeller) -> None:
     _html("labelling", root=labeller.root)
     with gr.Row():
-        folder = gr.Textbox(label="Folder of the recordings", placeholder="talks")
-        language = gr.Textbox(label="Language", placeholder="sl, or the names of subfolders")
-        output = gr.Textbox(label="Folder for the labels", placeholder="talks-labels")
+        folder = gr.Textbox(label="Folder of the recordings", placeholder="talks", min_width=240)
+        language = gr.Textbox(label="Language", placeholder="sl, or the names of subfolders", min_width=240)
+        output = gr.Textbox(label="Folder for the labels", placeholder="talks-labels", min_width=240)
     button = gr.Button("Label", variant="primary", elem_id="label")
     summary = gr.HTML(elem_id="summary", apply_default_css=False)
     audio = gr.Audio(visible=False, interactive=False, autoplay=True, buttons=[], elem_id="clip")
@@ -129,7 +130,7 @@ def _label_tab(labeller: Labeller) -> None:
             path, counts, remarks = labeller(folder, language, output)
             names, rows = label_table(path)
             pictures = score_pictures(path)
-        except (OSError, ValueError, MemoryError) as error:
+        except EXPLAINED as error:
             return _problem(error), gr.update(visible=False), gr.update(visible=False), None
         facts = {"path": path, "summary": counts, "remarks": remarks, "pictures": pictures}
         report = render(TEMPLATES / "summary.html", **facts)
@@ -139,7 +140,11 @@ def _label_tab(labeller: Labeller) -> None:
 
     def hear(path: Path, event: gr.SelectData):
         utterance = event.row_value[-1]
-        return gr.update(visible=True, value=(CLIP_RATE, clip(path, utterance)), label=utterance)
+        try:
+            sound = clip(path, utterance)
+        except EXPLAINED as error:  # the labels or the recording are gone
+            raise gr.Error(str(escape(error_line(error))), print_exception=False) from error
+        return gr.update(visible=True, value=(CLIP_RATE, sound), label=utterance)
 
     outputs = [summary, labels, audio, finished]
     inputs = [folder, language, output]

@@ -245,6 +245,16 @@ def looks_like_audio(path: str | os.PathLike) -> bool:
     return True
 
 
+def is_recording(path: str | os.PathLike) -> bool:
+    """Returns whether a file of a folder is a recording, by its suffix or else by its content, even if it is damaged.
+
+    A pipe or a device is none: to read it may take for ever. A link that leads nowhere is one by its suffix.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        return False
+    return os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES or looks_like_audio(path)
+
+
 def audio_format(audio: Audio) -> tuple[int, int]:
     """Returns the rate and channels of a recording, from its header. Raises `AudioError` as `load_audio` does."""
     name = _name(audio)

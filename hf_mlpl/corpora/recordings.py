@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ..audio.folder_walk import walk_folders
-from ..audio.reading import AUDIO_SUFFIXES, END_TOLERANCE, looks_like_audio
+from ..audio.reading import END_TOLERANCE
 from .reading import ReadingReport, RowError, one_line, with_durations
 
 # The usual columns of the place of a row's speech in its recording. `offset` and `duration` are NeMo's.
@@ -117,11 +117,6 @@ def nearest_name(name: str, names: Iterable[str]) -> str | None:
 def member_audio(archive: Path, place: tuple[int, int] | None) -> dict | None:
     """Returns the `audio` of the schema for the offset and size of a member of an archive."""
     return {"path": str(archive), "offset": place[0], "size": place[1]} if place else None
-
-
-def is_recording(path: str) -> bool:
-    """Returns whether a file is a recording, by its suffix or else by its content, even if it is damaged."""
-    return os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES or looks_like_audio(path)
 
 
 def walk(

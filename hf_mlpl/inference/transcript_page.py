@@ -53,16 +53,17 @@ def recording_view(recording: Recording, folder: Path | None = None, address: st
     rates = [rate for rate in COMPRESSION if recording.seconds * rate * 125 <= MAX_SOUND_BYTES]
     kilobits = max(rates, default=min(COMPRESSION) if recording.source else None)  # a stream has no file to play
     encoder = None if kilobits is None else SpeechEncoder(SAMPLING_RATE, kilobits)
-    spectrogram = Spectrogram(SAMPLING_RATE)
+    spectrogram, num_samples = Spectrogram(SAMPLING_RATE), 0
     for block in stream_audio(recording.file_to_read(), SAMPLING_RATE):
         spectrogram.add(block)
+        num_samples += len(block)
         if encoder is not None:
             encoder.add(block)
     address = address or quote(os.fsencode(os.path.relpath(recording.path, folder)))
     return transcript_view(
         recording.result,
         address if encoder is None else encoder.source(),
-        recording.seconds,
+        num_samples / SAMPLING_RATE,  # the header of a file that ends early states more
         spectrogram=spectrogram.finish(),
         downloads=transcript_files(recording),
     )

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ..audio.addresses import temporary_file
 from ..audio.folder_walk import walk_folders
-from ..audio.reading import AUDIO_SUFFIXES, AudioError, audio_duration, looks_like_audio, stream_audio
+from ..audio.reading import AUDIO_SUFFIXES, AudioError, audio_duration, is_recording, stream_audio
 from ..error_line import error_line
 from .pieces import cut, prefetch
 from .subtitles import to_srt, to_vtt
@@ -102,7 +102,7 @@ def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording]
             below = sorted(
                 Path(place, file) for place, _, names in walk_folders(path, errors.append) for file in names
             )
-            audio = [file for file in below if _may_be_audio(file)]
+            audio = [file for file in below if is_recording(file)]
             others += sorted(set(below) - set(audio))
             files = [(file, file.relative_to(path)) for file in audio]
             problems = [(Path(error.filename), f"cannot be searched: {error.strerror}") for error in errors]
@@ -122,13 +122,6 @@ def spelled_as_on_disk(path: Path) -> Path:
     """Returns the path as it is spelled on disk, where accents may have another Unicode form."""
     spellings = [path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))]
     return next(filter(os.path.exists, spellings), path)
-
-
-def _may_be_audio(file: Path) -> bool:
-    """Returns whether to read a file below a folder, even if that must fail, as for a broken link."""
-    if os.path.exists(file) and not os.path.isfile(file):  # a pipe or a device
-        return False
-    return file.suffix.lower() in AUDIO_SUFFIXES or looks_like_audio(file)
 
 
 def pending_recordings(recordings: Sequence[Recording], folder: Path, output_format: str) -> list[Recording]:

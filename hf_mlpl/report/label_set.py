@@ -16,15 +16,16 @@ from markupsafe import Markup
 
 from ..data.utterances import read_utterances
 from ..error_line import error_line
-from ..figures.labels import QUANTILES, ScorePanel, draw_error_rates, draw_score, draw_score_range
+from ..figures.labels import QUANTILES, draw_error_rates, draw_score, draw_score_range
 from ..figures.svg import to_svg
 from ..labels.files import label_schema
 from ..labels.filters import LANGUAGE_AGREES
 from ..labels.folder import read_complete
 from ..labels.join import find_label_set
 from ..labels.schema import LABEL_FEATURES, SCORES
+from ..labels.score_panels import score_panels
 from ..labels.summary import LabelSummary
-from ..labels.thresholds import OPERATORS, SHARES, Kept, ThresholdCounts, best_order, condition, thresholds
+from ..labels.thresholds import SHARES, Kept, ThresholdCounts, best_order, condition
 from ..model.text import normalize_text
 from ..pages.difference import difference
 from ..pages.document import document, render
@@ -39,7 +40,6 @@ TEMPLATE = Path(__file__).parent / "templates" / "label_set.html"
 TABLE_SHARES = (0.99, 0.95, 0.9, 0.8, 0.7, 0.5, 0.25)  # of the hours, in tables of thresholds
 SETTING_SHARES = (0.95, 0.8, 0.5)  # of the filters that the page offers
 PLAYER_BYTES = 100  # of the element that plays a clip, without its sound
-FEWEST_KEPT = 0.01  # of the hours, for which an error rate is drawn: that of fewer is noise
 # Up to the first number of languages, each has pictures of all scores; up to the second, of the one that orders labels
 FEW, MANY = 12, 120
 MOST_TEACHERS = 5  # that are named
@@ -240,7 +240,7 @@ def _sections(languages: Counts, total: ThresholdCounts, order: Order | None) ->
         of_whom = language or "all languages"
         pictures = [
             _svg(draw_score(panel), f"{panel.name} of the labels of {of_whom}, and what each threshold would keep")
-            for panel in _panels(counts)
+            for panel in score_panels(counts)
             if len(languages) <= FEW or language is None or len(languages) <= MANY and panel.name == order[0]
         ]
         sections.append(Section(language, number, pictures, _tables(counts)))
@@ -268,22 +268,6 @@ def _range_pictures(languages: Counts, total: ThresholdCounts, order: Order) -> 
 
 def _svg(figure: Figure, title: str) -> Markup:
     return Markup(to_svg(figure, title))
-
-
-def _panels(counts: ThresholdCounts) -> list[ScorePanel]:
-    panels = []
-    for score in dict.fromkeys(score for score, _ in counts.conditions()):
-        kept, errors = {}, {}
-        for operator in OPERATORS[score]:
-            _, hours, edits, characters = counts.kept(score, operator)
-            kept[operator] = 100 * hours / counts.total[1]
-            if counts.compared:
-                is_enough = (hours >= FEWEST_KEPT * counts.total[1]) & (characters > 0)
-                rates = np.full(len(edits), np.nan)
-                errors[operator] = np.divide(100 * edits, characters, out=rates, where=is_enough)
-        numbers, edges = counts.histogram(score)
-        panels.append(ScorePanel(score, edges, 100 * numbers / numbers.sum(), thresholds(score), kept, errors))
-    return panels
 
 
 @dataclass

@@ -11,21 +11,18 @@ import numpy as np
 import pytest
 import soundfile
 
-from hf_mlpl.audio.reading import load_audio
-
 from ..commands import run_command
-from ..tones import RATE
+from ..random_model import LANGUAGES, RATE, save_folder, sweep
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def home(tone_corpus: Path, tmp_path: Path) -> Path:
-    """Returns a folder with recordings of the tones, one of them in a container that only PyAV reads."""
+def home(tmp_path: Path) -> Path:
+    """Returns a folder with a model and recordings, one of them in a container that only PyAV reads."""
     av = pytest.importorskip("av", reason="PyAV is not installed (the extra av)")
-    clips = sorted((tone_corpus / "common-voice" / "de" / "clips").glob("*_test*"))
-    pause = np.zeros(RATE // 2, np.float32)
-    samples = np.concatenate([part for clip in clips for part in (load_audio(clip), pause)])
+    save_folder(tmp_path / "model", LANGUAGES)
+    samples = sweep(6)
     with av.open(tmp_path / "<b>tones<&b>.webm", "w") as container:
         stream = container.add_stream("libopus", rate=48_000)
         frame = av.AudioFrame.from_ndarray((np.repeat(samples, 3)[None] * 32767).astype("int16"), layout="mono")
@@ -34,15 +31,15 @@ def home(tone_corpus: Path, tmp_path: Path) -> Path:
     soundfile.write(tmp_path / "second.flac", samples[: 4 * RATE], RATE)
     (tmp_path / "notes.wav").write_text("no sound")
     (tmp_path / "speech" / "de").mkdir(parents=True)
-    for clip in clips[:3]:
-        (tmp_path / "speech" / "de" / clip.name).symlink_to(clip)
+    for number in range(3):
+        (tmp_path / "speech" / "de" / f"{number}.flac").symlink_to(tmp_path / "second.flac")
     return tmp_path
 
 
 @pytest.fixture
-def address(tone_run: Path, home: Path, quick_python: Path) -> Iterator[str]:
+def address(home: Path, quick_python: Path) -> Iterator[str]:
     """Starts `hf-mlpl app`; its uploads are gone, and its exit status is 0, after SIGTERM."""
-    command = [quick_python, "-m", "hf_mlpl", "app", "--model", tone_run / "model", "--port", "0"]
+    command = [quick_python, "-m", "hf_mlpl", "app", "--model", home / "model", "--port", "0"]
     temporary = home / "temporary"
     temporary.mkdir()
     environment = os.environ | {"GRADIO_TEMP_DIR": str(temporary)}
@@ -56,7 +53,7 @@ def address(tone_run: Path, home: Path, quick_python: Path) -> Iterator[str]:
     assert list(temporary.rglob("*")) == []
 
 
-def test_the_app_in_a_browser(address, home, tone_run, browser, capsys):
+def test_the_app_in_a_browser(address, home, browser, capsys):
     browser.open(address)
     upload(browser, home / "<b>tones<&b>.webm")
     heading = browser.wait(lambda: browser.find("#transcript h2").text)
@@ -64,7 +61,7 @@ def test_the_app_in_a_browser(address, home, tone_run, browser, capsys):
     browser.screenshot("app-transcript")
     words = browser.find_all("#transcript .transcript-text .word")
     assert len(words) >= 5 and browser.find_all("#transcript .transcript-strip img")
-    assert len(browser.find_all("#transcript .transcript-language")) == 2
+    assert len(browser.find_all("#transcript .transcript-language")) == len(LANGUAGES)
     words[3].click()
     start = float(words[3].get_attribute("data-start"))
     audio = "document.querySelector('#transcript audio')"
@@ -76,7 +73,7 @@ def test_the_app_in_a_browser(address, home, tone_run, browser, capsys):
     [subtitles] = browser.wait(lambda: list(browser.downloads.glob("*.srt")))
     copy = home / "copy.webm"
     copy.symlink_to(home / "<b>tones<&b>.webm")
-    assert run_command("transcribe", "--model", tone_run / "model", copy, "--format", "srt") == 0
+    assert run_command("transcribe", "--model", home / "model", copy, "--format", "srt") == 0
     assert subtitles.read_text() == capsys.readouterr().out != ""
 
     upload(browser, home / "notes.wav")

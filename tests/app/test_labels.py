@@ -56,6 +56,11 @@ def test_labels_are_those_of_the_command(home, monkeypatch):
     assert log_probs == sorted(log_probs) and len(rows) == 6
     assert clip(path, "sl/0.wav").shape == (CLIP_RATE,) and clip(path, "sl/0.wav").dtype == "int16"
 
+    with pytest.raises(ValueError, match="talks-labels: has no label of 'sl/9.wav' any more"):
+        clip(path, "sl/9.wav")
+    with pytest.raises(FileNotFoundError, match="No such file"):
+        clip(home, "sl/0.wav")
+
     # what an interruption leaves: one shard of two, and nothing after it
     monkeypatch.setattr(labelling, "SMALL_SHARD_SIZE", 3)
     label("talks", "", "again")

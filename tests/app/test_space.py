@@ -79,14 +79,15 @@ def test_the_space_of_a_pushed_model(local_hub, tmp_path, capfd, error_of):
     }
     env["no_proxy"] = "127.0.0.1"
     env.pop("PYTHONPATH", None)
-    log = tmp_path / "log"
-    with open(log, "w") as output:
-        program = subprocess.Popen(
-            [sys.executable, "-u", "app.py"], cwd=space, env=env, stdout=output, stderr=subprocess.STDOUT
-        )
+    arguments = [sys.executable, "-u", "app.py"]
+    program = subprocess.Popen(
+        arguments, cwd=space, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    log = []
     try:
-        while f"127.0.0.1:{port}" not in log.read_text():
-            assert program.poll() is None, log.read_text()
+        while not (log and f"127.0.0.1:{port}" in log[-1]):
+            log.append(program.stdout.readline())
+            assert log[-1], log
         from gradio_client import Client, handle_file
 
         soundfile.write(tmp_path / "a.wav", sweep(3), RATE, subtype="FLOAT")
@@ -97,5 +98,5 @@ def test_the_space_of_a_pushed_model(local_hub, tmp_path, capfd, error_of):
         assert words and all(f">{word}</span>" in str(page) for word in words)
     finally:
         program.terminate()
-        program.wait()
-    assert str(ROOT) not in log.read_text()
+        log += program.communicate()
+    assert str(ROOT) not in str(log)

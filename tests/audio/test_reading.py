@@ -1,12 +1,13 @@
 """Audio files of every format are read, and faulty ones refused in one line."""
 
 import io
+import os
 
 import numpy as np
 import pytest
 import soundfile
 
-from hf_mlpl.audio.reading import AudioError, audio_duration, audio_format, load_audio
+from hf_mlpl.audio.reading import AudioError, audio_duration, audio_format, is_recording, load_audio
 
 FORMATS = {"wav": ("WAV", None), "flac": ("FLAC", None), "mp3": ("MP3", None), "ogg": ("OGG", "VORBIS")}
 OPUS = ("OGG", "OPUS")
@@ -161,6 +162,17 @@ def test_files_that_are_not_audio(tmp_path):
         load_audio(tmp_path / "missing.wav")
     with pytest.raises(AudioError, match="is a folder"):
         load_audio(tmp_path)
+
+
+def test_what_is_a_recording_in_a_folder(tmp_path):
+    """A pipe to which nobody writes would be read for ever."""
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "gone.wav").symlink_to("nowhere")
+    (tmp_path / "damaged.WAV").write_text("no sound")
+    (tmp_path / "notes").write_text("no sound")
+    write(tmp_path / "nameless", noise(1000), 16000, FORMATS["flac"])
+    found = {path.name for path in tmp_path.iterdir() if is_recording(path)}
+    assert found == {"gone.wav", "damaged.WAV", "nameless"}
 
 
 def test_files_without_usable_samples(tmp_path):

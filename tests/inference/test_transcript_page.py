@@ -17,8 +17,11 @@ from ..random_model import RATE, sweep
 RESULT = {"text": "a b", "chunks": [{"text": c, "timestamp": (i * 0.1, i * 0.1 + 0.03)} for i, c in enumerate("a b")]}
 
 
-def sound_of(recording: Recording, folder: Path) -> str:
-    return re.search(r'<audio [^>]*src="([^"]*)"', recording_view(recording, folder))[1]
+def sound_of(recording: Recording, folder: Path, seconds: float = 0.5) -> str:
+    """Returns the address of the sound in a view that is as long as the sound, whatever its header states."""
+    view = recording_view(recording, folder)
+    assert f'data-seconds="{seconds:.3f}"' in view
+    return re.search(r'<audio [^>]*src="([^"]*)"', view)[1]
 
 
 @pytest.mark.parametrize(("hours", "kilobits"), [(2.0, 24), (3.0, 16), (6.0, 8)])
@@ -26,7 +29,7 @@ def test_the_sound_of_long_recordings(hours, kilobits, tmp_path):
     """The sound is of two seconds, whatever the recording's header states, so the rate can be seen."""
     soundfile.write(tmp_path / "a.wav", sweep(2.0), RATE)
     recording = Recording(tmp_path / "a.wav", Path("a"), result=RESULT, seconds=3600 * hours)
-    kind, _, content = sound_of(recording, tmp_path).partition(";base64,")
+    kind, _, content = sound_of(recording, tmp_path, 2.0).partition(";base64,")
     rate = (len(base64.b64decode(content)) - 288) * 8 / 2.0 / 1000  # without the frame of numbers
     assert kind == "data:audio/mpeg" and kilobits <= rate < 1.1 * kilobits
     assert hours * 3600 * kilobits * 1000 / 8 * 4 / 3 < 32e6  # bytes of the address, with room for what Firefox takes

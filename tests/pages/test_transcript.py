@@ -110,6 +110,14 @@ def test_a_page_in_a_browser(browser, tmp_path):
     browser.wait(lambda: [word.text for word in browser.find_all(".word.now")] == [text.split()[2]])
     browser.run("audio.pause(); audio.onseeking = () => { seconds.push(audio.currentTime); audio.pause(); }")
 
+    # a place that is sought while nothing plays comes into sight
+    browser.look(PHONE)
+    strip = "document.querySelector('.transcript-strip')"
+    browser.run(f"{strip}.scrollLeft = 0; audio.currentTime = 5")
+    browser.wait(lambda: browser.run(f"return {strip}.scrollLeft + {strip}.clientWidth") > 500)
+    assert browser.run("return audio.paused")
+    browser.look()
+
     box = browser.run("return document.querySelector('.transcript-strip').getBoundingClientRect().toJSON()")
     scrolled = browser.run("return document.querySelector('.transcript-strip').scrollLeft")
     for kind in ("mousePressed", "mouseReleased"):

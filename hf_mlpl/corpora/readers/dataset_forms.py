@@ -17,11 +17,12 @@ from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from ...audio.containers import audio_column
 from ...audio.dataset_rows import UndecodedRows
+from ...audio.reading import is_recording
 from ...audio.tar_index import ContainerError
 from ..locales import to_locale
 from ..metadata import METADATA, SUFFIXES, TableRow, columns_of, rows_of
 from ..reading import ReadingReport
-from ..recordings import is_recording, walk
+from ..recordings import walk
 from ..sources import Source
 from . import webdataset
 from .dataset_files import (

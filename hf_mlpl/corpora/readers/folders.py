@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...audio.folder_walk import is_hidden
+from ...audio.reading import is_recording
 from ...model.text import normalize_text
 from ..locales import noted_locale, to_locale
 from ..reading import ReadingReport, RowError, check_languages, human_utterance
@@ -16,7 +17,6 @@ from ..recordings import (
     DECIMALS,
     NO_PART,
     fold_name,
-    is_recording,
     nearest_name,
     part_of,
     walk,

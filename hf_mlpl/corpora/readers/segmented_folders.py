@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...audio.reading import is_recording
 from ...error_line import error_line
 from ..reading import ReadingReport, RowError
-from ..recordings import fold_name, is_recording, walk
+from ..recordings import fold_name, walk
 from .segmentations import SUFFIXES, Interval, media_of_eaf, read_rttm, read_segmentation, shortened
 
 BEST_FIRST = (".wav", ".flac")  # of recordings of one name, such as the sound of a film beside the film

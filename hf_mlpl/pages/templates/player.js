@@ -30,7 +30,8 @@ function attachTranscript(element) {
     text.addEventListener("pointerleave", () => describe(now));
     text.addEventListener("focusin", (event) => describe(words.indexOf(event.target.closest(".word"))));
   }
-  for (const name of ["timeupdate", "seeking", "seeked", "ended"]) audio.addEventListener(name, show);
+  for (const name of ["timeupdate", "ended"]) audio.addEventListener(name, show);
+  for (const name of ["seeking", "seeked"]) audio.addEventListener(name, reveal);
   audio.addEventListener("play", () => requestAnimationFrame(follow));
 
   function play(number) {
@@ -108,9 +109,14 @@ function attachTranscript(element) {
     if (cursor) cursor.style.left = `${second * PIXELS_PER_SECOND}px`;
   }
 
-  function follow() {
+  // Shows the place of the recording in the strip as well, which a reader may have scrolled elsewhere meanwhile.
+  function reveal() {
     show();
     if (strip) strip.scrollLeft = audio.currentTime * PIXELS_PER_SECOND - strip.clientWidth / 3;
+  }
+
+  function follow() {
+    reveal();
     if (!audio.paused && root.isConnected) requestAnimationFrame(follow);
   }
 
