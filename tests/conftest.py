@@ -1,4 +1,4 @@
-"""Holds fixtures that several test files share."""
+"""Holds fixtures that several test files share; imports torch in them, for a process that only hands tests out."""
 
 import os
 import subprocess
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from local_hub import LocalHub
@@ -97,6 +96,8 @@ def tone_data(tone_corpus: Path) -> Path:
 @pytest.fixture(scope="module")
 def one_thread():
     """Limits torch to one thread: quick for tiny models, and bit by bit the results of processes that tests start."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -106,6 +107,8 @@ def one_thread():
 @pytest.fixture(scope="session")
 def tone_run(tone_data: Path) -> Path:
     """Returns the output folder of a finished run with `tones.yaml`, whose `model` has learned the tones."""
+    import torch
+
     from hf_mlpl.training.loop import train
     from hf_mlpl.training_config import load_config
 
