@@ -11,9 +11,9 @@ import yaml
 
 from local_hub import LocalHub
 
+from . import quick_python
 from .browser import Browser
 from .commands import run_command
-from .quick_python import QuickPython, settings_of_now
 from .tones import SETTINGS, write_tone_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,11 +146,15 @@ def tone_labels(tone_data: Path, tone_run: Path, tmp_path_factory) -> dict[str, 
     return {language: root / language for language in ("de", "sv-SE")}
 
 
-@pytest.fixture(scope="session")
-def quick_python() -> Iterator[Path]:
+def pytest_configure(config: pytest.Config) -> None:
+    if getattr(config.option, "numprocesses", None):  # all processes of the tests have one server
+        quick_python.quick_python()
+
+
+@pytest.fixture(scope="session", name="quick_python")
+def _quick_python() -> Path:
     """Returns a program to start instead of `sys.executable`, for tests that are not about the start itself."""
-    with QuickPython() as python:
-        yield python
+    return quick_python.quick_python()
 
 
 @pytest.fixture(scope="session")
@@ -202,7 +206,7 @@ def local_hub(tmp_path_factory, monkeypatch) -> Iterator[LocalHub]:
         for name, value in hub.settings.items():
             monkeypatch.setenv(name, value)
         for module in (huggingface_hub.constants, datasets.config):
-            for name, value in settings_of_now(module).items():
+            for name, value in quick_python.settings_of_now(module).items():
                 monkeypatch.setattr(module, name, value)
         monkeypatch.setattr(datasets.config, "USE_PARQUET_EXPORT", False)  # it would ask a server other than the Hub
         monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.endpoint)  # the package exports its methods
