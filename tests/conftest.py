@@ -14,7 +14,7 @@ from local_hub import LocalHub
 from . import quick_python
 from .browser import Browser
 from .commands import run_command
-from .tones import SETTINGS, write_tone_corpus
+from .tones import SETTINGS, without_pictures, write_tone_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -49,14 +49,11 @@ def golden(shared: Path) -> Path:
 def tone_corpus(tmp_path_factory) -> Path:
     """Writes the corpus of `tones.py`, and sets up an environment in which small jobs are quick and leave no files.
 
-    The curves of a run are drawn empty, because drawing them takes as long as ten updates. `test_training_log.py` and
-    processes that tests start draw them fully.
+    Runs have no pictures, but in most processes that tests start.
     """
-    from matplotlib.figure import Figure
-
     root = tmp_path_factory.mktemp("tones")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_mlpl.training.log.draw_curves", lambda rows: Figure(figsize=(1, 1)))
+        without_pictures(patch)
         patch.setattr("datasets.config.HF_DATASETS_CACHE", root / "datasets-cache")
         patch.setenv("HF_DATASETS_CACHE", str(root / "datasets-cache"))  # of the processes that tests start
         patch.setenv("HF_HUB_OFFLINE", "1")

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from .commands import run_command
 from .quick_python import start
+from .tones import without_pictures
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def _run(rank, log, port, commands, death, max_bytes, constants) -> None:
     os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # tqdm's own is a semaphore, which a killed process does not release
+    without_pictures(pytest.MonkeyPatch())
     for module, values in constants.items():
         for name, value in values.items():
             setattr(import_module(f"hf_mlpl.{module}"), name, value)
