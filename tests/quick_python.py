@@ -30,7 +30,7 @@ from types import ModuleType
 
 PRELOADED = (
     "hf_mlpl.training.loop hf_mlpl.labels.labelling hf_mlpl.evaluation.scoring hf_mlpl.inference.pipeline_mlpl "
-    "hf_mlpl.report.run matplotlib.pyplot"
+    "hf_mlpl.report.run matplotlib.pyplot pytest"
 )
 
 
