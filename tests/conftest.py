@@ -1,4 +1,4 @@
-"""Holds fixtures that several test files share."""
+"""Holds fixtures that several test files share; imports torch in them, for a process that only hands tests out."""
 
 import os
 import subprocess
@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from local_hub import LocalHub
 
+from . import quick_python
 from .browser import Browser
 from .commands import run_command
-from .quick_python import QuickPython, settings_of_now
-from .tones import SETTINGS, write_tone_corpus
+from .tones import SETTINGS, without_pictures, write_tone_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -50,14 +49,11 @@ def golden(shared: Path) -> Path:
 def tone_corpus(tmp_path_factory) -> Path:
     """Writes the corpus of `tones.py`, and sets up an environment in which small jobs are quick and leave no files.
 
-    The curves of a run are drawn empty, because drawing them takes as long as ten updates. `test_training_log.py` and
-    processes that tests start draw them fully.
+    Runs have no pictures, but in most processes that tests start.
     """
-    from matplotlib.figure import Figure
-
     root = tmp_path_factory.mktemp("tones")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_mlpl.training.log.draw_curves", lambda rows: Figure(figsize=(1, 1)))
+        without_pictures(patch)
         patch.setattr("datasets.config.HF_DATASETS_CACHE", root / "datasets-cache")
         patch.setenv("HF_DATASETS_CACHE", str(root / "datasets-cache"))  # of the processes that tests start
         patch.setenv("HF_HUB_OFFLINE", "1")
@@ -97,6 +93,8 @@ def tone_data(tone_corpus: Path) -> Path:
 @pytest.fixture(scope="module")
 def one_thread():
     """Limits torch to one thread: quick for tiny models, and bit by bit the results of processes that tests start."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -106,6 +104,8 @@ def one_thread():
 @pytest.fixture(scope="session")
 def tone_run(tone_data: Path) -> Path:
     """Returns the output folder of a finished run with `tones.yaml`, whose `model` has learned the tones."""
+    import torch
+
     from hf_mlpl.training.loop import train
     from hf_mlpl.training_config import load_config
 
@@ -143,11 +143,15 @@ def tone_labels(tone_data: Path, tone_run: Path, tmp_path_factory) -> dict[str, 
     return {language: root / language for language in ("de", "sv-SE")}
 
 
-@pytest.fixture(scope="session")
-def quick_python() -> Iterator[Path]:
+def pytest_configure(config: pytest.Config) -> None:
+    if getattr(config.option, "numprocesses", None):  # all processes of the tests have one server
+        quick_python.quick_python()
+
+
+@pytest.fixture(scope="session", name="quick_python")
+def _quick_python() -> Path:
     """Returns a program to start instead of `sys.executable`, for tests that are not about the start itself."""
-    with QuickPython() as python:
-        yield python
+    return quick_python.quick_python()
 
 
 @pytest.fixture(scope="session")
@@ -199,7 +203,7 @@ def local_hub(tmp_path_factory, monkeypatch) -> Iterator[LocalHub]:
         for name, value in hub.settings.items():
             monkeypatch.setenv(name, value)
         for module in (huggingface_hub.constants, datasets.config):
-            for name, value in settings_of_now(module).items():
+            for name, value in quick_python.settings_of_now(module).items():
                 monkeypatch.setattr(module, name, value)
         monkeypatch.setattr(datasets.config, "USE_PARQUET_EXPORT", False)  # it would ask a server other than the Hub
         monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.endpoint)  # the package exports its methods

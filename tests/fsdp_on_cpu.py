@@ -3,8 +3,10 @@
 import runpy
 from pathlib import Path
 
+import pytest
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from tones import without_pictures  # beside this script
 
 initialize = AcceleratorState.__init__
 
@@ -16,6 +18,7 @@ def initialize_as_on_gpus(state: AcceleratorState, *args, **kwargs) -> None:
 
 
 if __name__ == "__main__":
+    without_pictures(pytest.MonkeyPatch())
     AcceleratorState.__init__ = initialize_as_on_gpus
     # What recipes/accelerate/fsdp.yaml sets becomes the plugin's defaults, by the launcher's environment variables.
     assert FullyShardedDataParallelPlugin().fsdp_version == 2

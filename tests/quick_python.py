@@ -1,20 +1,23 @@
 """Serves as a Python interpreter that has already imported the libraries, and forks instead of starting anew.
 
-Importing torch, transformers and datasets takes most of the time of most scripts. `serve` imports them once. Its
-program `python` accepts a script, `-m MODULE` or `-c PROGRAM` like the interpreter, and sends it to the server with
-its arguments, folder, environment and standard streams. `python` passes signals on to the script, and exits with the
-script's exit status.
+Importing torch, transformers and datasets takes most of the time of most scripts. `serve` imports them once, for all
+processes of a test run. Its program `python` accepts a script, `-m MODULE` or `-c PROGRAM` like the interpreter, and
+sends it to the server with its arguments, folder, environment and standard streams. `python` passes signals on to the
+script, and exits with the script's exit status.
 """
 
 import atexit
 import contextlib
+import functools
 import gc
 import importlib.util
 import json
 import os
+import pickle
 import runpy
 import select
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,29 +30,42 @@ from types import ModuleType
 
 PRELOADED = (
     "hf_mlpl.training.loop hf_mlpl.labels.labelling hf_mlpl.evaluation.scoring hf_mlpl.inference.pipeline_mlpl "
-    "matplotlib.pyplot"
+    "hf_mlpl.report.run matplotlib.pyplot pytest"
 )
 
 
-class QuickPython:
-    """Starts the server for a `with` block, which gets the program, and then ends it and all its processes."""
+GIVEN = os.environ.get("QUICK_PYTHON")  # in a process to which another one hands tests out
+CALL = "import pickle, sys; function, arguments = pickle.loads(bytes.fromhex(sys.argv[1])); function(*arguments)"
 
-    def __enter__(self) -> Path:
-        self.folder = tempfile.TemporaryDirectory()  # not tmp_path: the address of a socket must be short
-        path, address = Path(self.folder.name, "python"), Path(self.folder.name, "socket")
-        client = ["exec", sys.executable, "-IS", __file__, "ask", str(address)]
-        path.write_text(f'#!/bin/sh\n{shlex.join(client)} "$@"\n')
-        path.chmod(0o755)
-        server = [sys.executable, __file__, "serve", address, path]
+
+@functools.cache
+def quick_python() -> Path:
+    """Returns the program; starts the server at the first call, which ends with this process and kills its own."""
+    if GIVEN:
+        return Path(GIVEN)
+    folder = tempfile.mkdtemp()  # not tmp_path: the address of a socket must be short
+    atexit.register(shutil.rmtree, folder)
+    path, address = Path(folder, "python"), str(Path(folder, "socket"))
+    client = ["exec", sys.executable, "-IS", __file__, "ask", address]
+    path.write_text(f'#!/bin/sh\n{shlex.join(client)} "$@"\n')
+    path.chmod(0o755)
+    with socket.socket(socket.AF_UNIX) as listener:  # here, so that requests wait for the imports
+        listener.bind(address)
+        listener.listen()
+        server = [sys.executable, __file__, "serve", str(listener.fileno()), path]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.server = subprocess.Popen(server, env=environment, stdin=-1, stdout=-1, start_new_session=True)
-        assert self.server.stdout.readline() == b"ready\n"
-        return path
+        process = subprocess.Popen(
+            server, env=environment, stdin=-1, pass_fds=[listener.fileno()], start_new_session=True
+        )
+    atexit.register(process.communicate)  # closes its standard input, and waits
+    os.environ["QUICK_PYTHON"] = str(path)
+    return path
 
-    def __exit__(self, *_) -> None:
-        self.server.stdin.close()
-        self.server.wait()
-        self.folder.cleanup()
+
+def start(function: Callable[..., None], *arguments) -> subprocess.Popen:
+    """Calls a function of a module of the tests in a process of its own."""
+    call = pickle.dumps((function, arguments)).hex()
+    return subprocess.Popen([quick_python(), "-c", CALL, call], cwd=Path(__file__).parents[1])
 
 
 def ask(address: str, *arguments: str) -> None:
@@ -67,15 +83,12 @@ def ask(address: str, *arguments: str) -> None:
     leave(status)
 
 
-def serve(address: str, python: str) -> None:
+def serve(number: str, python: str) -> None:
     """Forks a process for each request, in which it returns; exits in the server when standard input is closed."""
     for module in PRELOADED.split():
         __import__(module)
     gc.freeze()
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
-        listener.listen()
-        print("ready", flush=True)
+    with socket.socket(fileno=int(number)) as listener:
         running: dict[int, socket.socket] = {}
         while True:
             readable, _, _ = select.select([0, listener, *running.values()], [], [], 0.01 if running else None)

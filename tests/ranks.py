@@ -1,23 +1,23 @@
 """Starts two processes like `accelerate launch`, without the seconds that each one's imports would take."""
 
-import multiprocessing
 import os
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+import pytest
 import torch
 from tqdm import tqdm
 
 from .commands import run_command
-
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["hf_mlpl.training.loop", "hf_mlpl.labels.labelling", "tests.ranks"])
+from .quick_python import start
+from .tones import without_pictures
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,16 @@ def run_all_on_two(
         port = probe.getsockname()[1]
     logs = [folder / f"stderr-{rank}.txt" for rank in range(2)]
     job = (port, [list(map(str, command)) for command in commands], death, max_bytes, constants)
-    processes = [FORKS.Process(target=_run, args=(rank, str(logs[rank]), *job)) for rank in range(2)]
-    for process in processes:
-        process.start()
+    processes = [start(_run, rank, str(logs[rank]), *job) for rank in range(2)]
     try:
         for process in processes:
-            process.join(timeout=300)
-            assert process.exitcode is not None, [path.read_text() for path in logs]
+            process.wait(timeout=300)
+    except subprocess.TimeoutExpired:
+        pytest.fail(str([path.read_text() for path in logs]))
     finally:
         for process in processes:
             process.kill()
-    return [(process.exitcode, path.read_text()) for process, path in zip(processes, logs, strict=True)]
+    return [(process.returncode, path.read_text()) for process, path in zip(processes, logs, strict=True)]
 
 
 def _run(rank, log, port, commands, death, max_bytes, constants) -> None:
@@ -76,6 +75,7 @@ def _run(rank, log, port, commands, death, max_bytes, constants) -> None:
     os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # tqdm's own is a semaphore, which a killed process does not release
+    without_pictures(pytest.MonkeyPatch())
     for module, values in constants.items():
         for name, value in values.items():
             setattr(import_module(f"hf_mlpl.{module}"), name, value)

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 RATE = 16_000
@@ -49,6 +50,14 @@ SETTINGS = {
     "save_every": 20,
     "num_workers": 0,
 }
+
+
+def without_pictures(patch: pytest.MonkeyPatch) -> None:
+    """Lets runs in this process end without a report and draw empty curves: each takes as long as ten updates."""
+    from matplotlib.figure import Figure
+
+    patch.setattr("hf_mlpl.training.log.draw_curves", lambda rows: Figure(figsize=(1, 1)))
+    patch.setattr("hf_mlpl.report.run.write_run_report", lambda folder: None)
 
 
 def write_tone_corpus(root: Path) -> None:

@@ -11,6 +11,7 @@ they are in its process group.
         ...  # bring the folder back, give the command again, and compare
 """
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -22,6 +23,8 @@ from .killing_hook.sitecustomize import RECORD
 
 KILLED = -signal.SIGKILL
 HOOK = Path(__file__).with_name("killing_hook")
+FORKS = multiprocessing.get_context("forkserver")  # of a process that has imported everything
+FORKS.set_forkserver_preload(["hf_mlpl.training.loop", "hf_mlpl.labels.labelling", "tests.ranks"])
 
 
 def events_of(

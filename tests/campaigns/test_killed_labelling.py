@@ -25,10 +25,9 @@ from hf_mlpl.labels import labelling
 from hf_mlpl.labels.publishing import write_label_set
 
 from ..commands import ROOT, run_command
-from ..ranks import FORKS
 from ..small_teachers import make_whisper
 from ..two_processes import SHARD_SIZE
-from .killing import KILLED, events_of, run_killed_at, spread
+from .killing import FORKS, KILLED, events_of, run_killed_at, spread
 from .killing_hook import sitecustomize
 
 pytestmark = pytest.mark.slow

@@ -21,10 +21,9 @@ import torch
 from hf_mlpl.folder_lock import is_lock
 
 from ..commands import run_command
-from ..ranks import FORKS
 from ..training.test_loop import assert_equal_bits
 from ..two_processes import slimipl_overrides
-from .killing import HOOK, KILLED, spread
+from .killing import FORKS, HOOK, KILLED, spread
 from .killing_hook.sitecustomize import RECORD
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]

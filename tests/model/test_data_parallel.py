@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hf_mlpl import MlplForCTC
 
-from ..ranks import FORKS
+from ..quick_python import start
 from .test_modeling_mlpl import LABELS, LANGUAGE_IDS, make_batch, make_model, make_utterances
 
 # Gradient checkpointing, what the loss depends on, and LayerDrop.
@@ -61,13 +61,8 @@ def two(tmp_path_factory) -> list[dict]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    processes = [FORKS.Process(target=run, args=(rank, port, folder)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-        process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
+    processes = [start(run, rank, port, folder) for rank in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

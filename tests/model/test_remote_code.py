@@ -200,12 +200,18 @@ try:
     recognize(sys.argv[2])
 except ValueError as error:
     errors.append(str(error))
-print("\\n" + json.dumps(errors))
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[3], trust_remote_code=True)
+alone = [type(tokenizer).__module__.partition(".")[0], tokenizer.encode("abc ab")]
+print("\\n" + json.dumps([*alone, *errors]))
 """
     soundfile.write(tmp_path / "a.wav", sweep(1), RATE)
-    done = run(program, folder, tmp_path / "a.wav", cwd=tmp_path)
+    tokenizer = hf_mlpl.MlplTokenizer.from_pretrained(folder)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    done = run(program, folder, tmp_path / "a.wav", tmp_path / "tokenizer", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    *errors, of_a_path = json.loads(done.stdout.splitlines()[-1])  # before it stand the questions that nobody answers
+    # before it stand the questions that nobody answers
+    package, labels, *errors, of_a_path = json.loads(done.stdout.splitlines()[-1])
+    assert (package, labels) == ("transformers_modules", tokenizer.encode("abc ab"))
     assert (
         of_a_path.startswith("files are read by ffmpeg, which is not installed, or by hf_mlpl")
         and "\n" not in of_a_path

@@ -2,11 +2,8 @@
 
 import copy
 import json
-import os
 import pickle
 import random
-import subprocess
-import sys
 import unicodedata
 from collections import Counter
 
@@ -407,22 +404,6 @@ def test_nothing_changes_when_it_is_saved_and_loaded(tmp_path, tokenizer):
         assert other.get_vocab() == surrounded.get_vocab()
         assert other.all_special_tokens == ["<blank>"] and other.added_tokens_encoder == {}
         assert other.encode("ae <blank>|é") == surrounded.encode("ae <blank>|é")
-
-
-@pytest.mark.slow  # by default test_remote_code.py does it for all classes
-def test_the_saved_code_works_without_the_package(tmp_path, tokenizer):
-    tokenizer.save_pretrained(tmp_path / "saved")
-    assert {"tokenization_mlpl.py", "text.py"} <= {path.name for path in (tmp_path / "saved").iterdir()}
-    script = (
-        "import sys\nfrom transformers import AutoTokenizer\n"
-        "tokenizer = AutoTokenizer.from_pretrained('saved', trust_remote_code=True)\n"
-        "print(type(tokenizer).__module__.split('.')[0], tokenizer.encode('schach'), 'hf_mlpl' in sys.modules)"
-    )
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.stdout.strip() == "transformers_modules [5, 1, 7] False", result.stderr
 
 
 def test_tokens_cannot_be_added(tmp_path, tokenizer):
