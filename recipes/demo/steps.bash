@@ -15,6 +15,7 @@ touch "$logs/seconds"
 exec 3>&1 4>&2
 current="" watcher="" begin=0
 trap end_of_script EXIT
+trap 'exit 130' INT # else bash ignores a ^C that comes while a command ends well
 
 step() { # SECONDS NAME TEXT
     finish_step

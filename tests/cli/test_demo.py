@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import signal
 import subprocess
 from collections import defaultdict
 
@@ -74,6 +75,7 @@ def test_a_demo_that_fails_goes_on_where_it_stopped(run_steps, tmp_path):
 def test_a_terminal_shows_the_last_line_of_the_log(run_steps, tmp_path):
     process, terminal = pty.fork()
     if process == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests run in the background of a shell
         os.execvp("bash", ["bash", str(tmp_path / "steps.sh"), str(tmp_path)])
     shown = b""
     while b"hour 2" not in shown:  # of the second step, which is at work until ^C
