@@ -63,7 +63,7 @@ hf-mlpl transcribe --model $run/final/model --format html --output $run/pages/fi
 if ! [ $run/pages/labels.html -nt $run/final.json ]; then
     hf-mlpl report $run/supervised $run/control $run/final --output $run/pages/models.html \
         --results $run/supervised.json $run/control.json $run/final.json
-    hf-mlpl report $run/labels --output $run/pages/labels.html
+    hf-mlpl report $run/labels --utterances $run/data/unlabelled.parquet --output $run/pages/labels.html
 fi
 finish_step
 

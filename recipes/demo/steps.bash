@@ -67,8 +67,8 @@ record() { # done|stopped: notes the seconds of the current step, unless it was 
 }
 
 watch_log() { # shows the last line of the log again and again
+    size=$(stty size <&3)
     while sleep 1; do
-        size=$(stty size <&3) # the window may change
         line=$(tail -c 1000 "$logs/$current.log" | tr '\r' '\n' | tail -n 1)
         printf '\r\033[K    %.*s' $((${size#* } - 5)) "$line" >&3
     done
