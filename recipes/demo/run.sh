@@ -29,8 +29,8 @@ $launch recipes/train.py recipes/demo/supervised.yaml
 
 step 10 first_page "A first look: the model of stage 1 transcribes a recording that it has never heard"
 hf-mlpl transcribe --model $run/supervised/model --format html --output $run/pages/supervised $recording
-say "    Open in a browser, click a word, and listen: file://$PWD/$run/pages/supervised/$name.html
-    Words run together, because this synthetic speech has no pauses between them."
+say "    Open in a browser, click a word, and listen: file://$PWD/$run/pages/supervised/$name.html"
+say "    Words run together, because this synthetic speech has no pauses between them."
 
 step 300 language_finetune \
     "Stages 2 and 3, slimIPL and pseudo-labels: train a model for each low-resource language, and label with it"

@@ -16,6 +16,7 @@ from transformers import AutoProcessor, GenerationConfig, pipeline
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.data.utterances import FEATURES
 from hf_mlpl.data.words import join_texts, words_of
+from hf_mlpl.inference.decoding import decode_in_threads
 from hf_mlpl.inference.generation import GenerativeTranscriber
 from hf_mlpl.inference.precision import convert
 from hf_mlpl.inference.quiet_cuts import cut_where_quiet
@@ -312,7 +313,7 @@ def test_threads_share_the_batches_of_a_whisper(folders, clips):
 def test_threads_end_at_once_where_nobody_waits(folders, clips, monkeypatch):
     """As after ^C: a layer of the second batch, which is running, is the last one."""
     (model, processor), dataset = load_recognizer(str(folders("whisper"))), clips("sv-SE")
-    thread: dict[str, int] = {}  # of the first batch
+    threads: dict[int, int] = {}  # of the batches
     waits, is_stopped = threading.Event(), threading.Event()
     calls = []  # of layers in the other thread
 
@@ -321,14 +322,22 @@ def test_threads_end_at_once_where_nobody_waits(folders, clips, monkeypatch):
             super().set()
             is_stopped.set()
 
+    def decode_in_known_threads(decode, *arguments):
+        def decode_batch(number):
+            threads[number] = threading.get_ident()
+            return decode(number)
+
+        return decode_in_threads(decode_batch, *arguments)
+
     def count(*_):
-        if thread.setdefault("first", threading.get_ident()) != threading.get_ident():
+        if threads.get(1) == threading.get_ident():
             calls.append(None)
             waits.set()
             assert is_stopped.wait(60)
 
     transcribe = transcriber(model, processor, dataset)
     monkeypatch.setattr("hf_mlpl.inference.generation.Event", Stopped)
+    monkeypatch.setattr("hf_mlpl.inference.generation.decode_in_threads", decode_in_known_threads)
     layers = [*model.get_encoder().layers, *model.get_decoder().layers]
     for layer in layers:
         layer.register_forward_pre_hook(count)

@@ -260,7 +260,7 @@ def test_run_sh_starts_every_stage_in_order(commands_of):
     assert done.returncode == 0, done.stderr
     scripts = [next(word for word in words if word.endswith(".py")) for words in commands]
     names = "prepare_data build_tokenizer estimate train language_finetune train train".split()
-    assert scripts == [f"recipes/{name}.py" for name in (*names, *["evaluate_model"] * 3, "compare")]
+    assert scripts == [f"recipes/{name}.py" for name in (*names, *["evaluate_model"] * 3, "compare", "report")]
     assert all("recipes/accelerate/fsdp.yaml" in " ".join(words) for words in commands if "launch" in words)
     last = {}
     for words in commands:
