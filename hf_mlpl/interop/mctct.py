@@ -114,7 +114,9 @@ def convert_mctct(name_or_path: str | os.PathLike, **hub_arguments):
     config = AutoConfig.from_pretrained(name_or_path, **hub_arguments)
     if not isinstance(config, MCTCTConfig):
         raise ValueError(f"{name_or_path} is a model of type {config.model_type!r}, not of the old port's 'mctct'")
-    model = AutoModelForCTC.from_pretrained(name_or_path, config=config, **hub_arguments)
+    # transformers looks for adapters too, and would ask the Hub for them whatever `local_files_only` says
+    adapters = {name: hub_arguments[name] for name in ("cache_dir", "local_files_only") if name in hub_arguments}
+    model = AutoModelForCTC.from_pretrained(name_or_path, config=config, adapter_kwargs=adapters, **hub_arguments)
     model.config._commit_hash = getattr(config, "_commit_hash", None)  # for records of runs and labels
     processor = AutoProcessor.from_pretrained(name_or_path, **hub_arguments)
     logger.warning(
