@@ -82,7 +82,7 @@ def own_speech(folder) -> None:
     """Replaces the data by recordings of speech, read out by espeak-ng, and a table of texts."""
     from hf_mlpl.corpora.synthetic import write_demo_corpus
 
-    clips, long = write_demo_corpus(folder / "corpus", {"nl": 20}, {"nl": 6}, dev=1, test=1, processes=1)
+    clips, long = write_demo_corpus(folder / "corpus", {"nl": 20}, {"nl": 20}, dev=1, test=1, processes=1)
     with open(clips / "nl" / "train.tsv", newline="", encoding="utf-8") as table:
         rows = list(csv.DictReader(table, delimiter="\t"))
     with open("clips.csv", "w", newline="", encoding="utf-8") as table:
