@@ -15,11 +15,12 @@ ROW_INCHES = 0.24
 
 @our_style()
 def draw_intervals(
-    names: Sequence[str], series: Mapping[str, Mapping[str, tuple[float, float, float]]], label: str
+    names: Sequence[str | None], series: Mapping[str, Mapping[str | None, tuple[float, float, float]]], label: str
 ) -> Figure:
     """Draws a row of points with error bars for each name, the first one at the top.
 
     Args:
+        names: of languages; None for the macro average.
         series: for each series, the value and the bounds of its interval by name; names may be missing. The legend
             has the names of the series if there are several.
         label: of the axis.
@@ -44,7 +45,7 @@ def draw_intervals(
             label=name,
         )
     axes.set(xlabel=label, xlim=(0, None), ylim=(len(names) - 0.5, -0.5))
-    axes.set_yticks(range(len(names)), list(map(short, names)))
+    axes.set_yticks(range(len(names)), [short("macro average" if name is None else name) for name in names])
     axes.grid(axis="x", alpha=0.3)
     if len(series) > 1:
         legend_below(figure, axes, ncols=2)

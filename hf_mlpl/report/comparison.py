@@ -186,7 +186,7 @@ class _Table:
         tables = [evaluation.hypotheses for evaluation in (self.first, self.last)]
         return None not in tables and all(tables[0][name].equals(tables[1][name]) for name in ("id", "language"))
 
-    def _row(self, name: str) -> dict:
+    def _row(self, name: str | None) -> dict:
         rates = [evaluation.rate(name, self.key) for evaluation in self.evaluations.values()]
         before, after = rates[0], rates[-1]
         known = before is not None and after is not None
@@ -197,8 +197,8 @@ class _Table:
             low, high = (100 * bound for bound in interval(samples[1] - samples[0]))
             text += f" ({low:+.1f} to {high:+.1f}){' ✓' if low > 0 or high < 0 else ''}"
         return {
-            "name": name,
-            "is_total": name == MACRO,
+            "name": "macro average" if name is MACRO else name,
+            "is_total": name is MACRO,
             "cells": [_cell(rate) for rate in rates],
             "change": text,
             "relative": f"{change / before.value:+.0f}" if known and before.value else "–",

@@ -81,12 +81,12 @@ class EvaluationView:
         return any(utterance.clip.is_left_out for group in self.utterances for utterance in group)
 
 
-def _row(evaluation: Evaluation, name: str) -> dict:
+def _row(evaluation: Evaluation, name: str | None) -> dict:
     results = evaluation.results
-    counts = results if name == MACRO else results["languages"][name]
+    counts = results if name is MACRO else results["languages"][name]
     return {
-        "name": name,
-        "is_total": name == MACRO,
+        "name": "macro average" if name is MACRO else name,
+        "is_total": name is MACRO,
         "utterances": f"{counts['utterances']:,}" if "utterances" in counts else "–",
         "hours": format_hours(counts["hours"]) if "hours" in counts else "–",
         **{rate: evaluation.rate(name, rate) for rate in ("cer", "wer", "language_accuracy")},
@@ -95,7 +95,7 @@ def _row(evaluation: Evaluation, name: str) -> dict:
 
 def rates_picture(evaluations: dict[str, Evaluation], rate: str = "cer") -> Markup:
     """Draws a rate of each language, the highest first, and of the macro average, of evaluations by their names."""
-    percents: dict[str, dict[str, tuple[float, float, float]]] = {}
+    percents: dict[str, dict[str | None, tuple[float, float, float]]] = {}
     for series, evaluation in evaluations.items():
         percents[series] = {}
         for name in (*evaluation.languages, MACRO):

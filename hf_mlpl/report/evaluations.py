@@ -23,7 +23,7 @@ from ..sharing.run_files import data_title
 
 WORST = 20  # utterances of a language
 RATES = {"cer": ("edits", "characters"), "wer": ("word_edits", "words")}  # columns of transcripts
-MACRO = "macro average"
+MACRO = None  # in place of a language: the macro average, which no name of a language can stand for
 Key = TypeVar("Key", str, tuple[str, str])
 
 
@@ -79,19 +79,19 @@ class Evaluation:
     def languages(self) -> list[str]:
         return sorted(self.results["languages"])
 
-    def rate(self, language: str, name: str) -> Rate | None:
+    def rate(self, language: str | None, name: str) -> Rate | None:
         """Returns a rate of a language, or of the macro average; None where it is not known."""
-        scores = self.results.get("macro", {}) if language == MACRO else self.results["languages"].get(language, {})
+        scores = self.results.get("macro", {}) if language is MACRO else self.results["languages"].get(language, {})
         if scores.get(name) is None:
             return None
         samples = self.samples_of(language, name)
         bounds = () if samples is None else interval(samples)
         return Rate(scores[name], *bounds) if len(set(bounds)) == 2 else Rate(scores[name])
 
-    def samples_of(self, language: str, name: str) -> np.ndarray | None:
+    def samples_of(self, language: str | None, name: str) -> np.ndarray | None:
         """Returns (1000,) error rates of a language, or of the macro average; None where a language lacks them."""
         samples = self.samples.get(name, {})
-        if language != MACRO:
+        if language is not MACRO:
             return samples.get(language)
         known = [language for language, scores in self.results["languages"].items() if scores.get(name) is not None]
         return macro_rates(samples) if known and samples.keys() == set(known) else None

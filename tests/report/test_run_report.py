@@ -274,6 +274,8 @@ def test_languages_of_few_utterances_and_of_any_name(tmp_path):
     (tmp_path / "test.json").write_text(json.dumps(results))
     page = Page(run_report(tmp_path / "test.json"))  # the average is of the languages that have a rate
     assert page.row("fi", 6)[3] == "–" and page.row("macro average", 6)[3] == page.row("sl", 6)[3]
+    page = Page(run_report(made_results(tmp_path / "test.json", {"macro average": [4], "sl": [0]})))
+    assert [row[3] for row in page.rows if row[0] == "macro average" and len(row) == 6] == ["40.0", "20.0"]
 
 
 def test_seeds_side_by_side(copied, tone_run, tmp_path, no_pictures):
