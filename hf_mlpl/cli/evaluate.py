@@ -70,6 +70,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..data.utterances import read_utterances
     from ..evaluation.hypotheses import hypotheses_path
     from ..evaluation.scoring import evaluate_model
+    from ..evaluation.speed import describe_speed
     from ..evaluation.tables import results_table
 
     test_set = _test_set(options, parser)
@@ -83,7 +84,15 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     with tqdm(total=share, unit=" utterances", disable=not accelerator.is_main_process) as progress:
         transcripts = hypotheses_path(options.output)
         results = evaluate_model(
-            accelerator, model, processor, dataset, options.batch_seconds, options.num_workers, progress, transcripts
+            accelerator,
+            model,
+            processor,
+            dataset,
+            options.batch_seconds,
+            options.num_workers,
+            progress,
+            transcripts,
+            with_speed=True,
         )
     if results is not None:  # in the main process
         settings = {"model": options.model, "revision": revision, "dtype": options.dtype, "data": options.data}
@@ -91,6 +100,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         settings |= {"dataset": test_set and test_set.description, "unseen_in": options.unseen_in}
         write_json(options.output, {**settings, **results})
         print(results_table(results))
+        print(f"speed: {describe_speed(results['speed'])}")
         print(f"results: {options.output}; transcripts: {transcripts}")
         print(f"next: hf-mlpl report {shlex.quote(str(options.output))}")
 

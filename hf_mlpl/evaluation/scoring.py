@@ -19,6 +19,8 @@ from transformers import ProcessorMixin
 
 from ..data.drops import DropFile, blame_disk, describe_unusable
 from ..data.utterances import write_utterances
+from ..hardware import reset_peak_memory
+from ..inference.clock import Clock
 from ..inference.recognition import transcriber
 from ..inference.unsharded import unsharded
 from .error_rate import EDITS, fraction, mean_rate
@@ -26,6 +28,7 @@ from .hypotheses import COUNTS, HYPOTHESIS_FEATURES, SCORES, with_counts
 from .intervals import FEWEST_SAMPLED, interval, macro_rates, rates_of_sums, resampled_sums
 from .normalization import NORMALIZATION
 from .results import METRICS, NORMALIZED, rate_of
+from .speed import measured_speed
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +167,7 @@ def evaluate_model(
     num_workers: int | None = 0,
     progress: tqdm | None = None,
     hypotheses_file: Path | None = None,
+    with_speed: bool = False,
 ) -> dict | None:
     """Scores greedy transcripts of labelled utterances on all processes, and returns the results on the main one.
 
@@ -173,6 +177,8 @@ def evaluate_model(
     Args:
         hypotheses_file: Parquet file to write, with a row of `HYPOTHESIS_FEATURES` for each utterance, in the order
             of the data set.
+        with_speed: `results["speed"]` holds the speed and the memory, as `speed` describes them. That costs nothing,
+            but says something only where nothing else, such as training, goes on in the process.
 
     Raises:
         ValueError: for utterances without text, and if most utterances, or all of ten or more of a language, cannot
@@ -184,8 +190,12 @@ def evaluate_model(
     share = dataset.select(numbers)
     model = accelerator.unwrap_model(model)
     decode = transcriber(model, processor, dataset)
-    with unsharded(model):
-        hypotheses = list(decode(share, max_batch_seconds, num_workers, progress))
+    clock = Clock()
+    if with_speed:
+        reset_peak_memory(accelerator.device)
+    with unsharded(model), clock.wall:
+        hypotheses = list(decode(share, max_batch_seconds, num_workers, progress, clock))
+    speed = {"speed": measured_speed(accelerator, model, clock)} if with_speed else {}
     rows, errors = [], DropFile(None, ())
     for hypothesis in hypotheses:
         utterance = share[hypothesis.row]
@@ -211,7 +221,7 @@ def evaluate_model(
         return None
     if hypotheses_file is not None:
         write_utterances(rows, hypotheses_file, HYPOTHESIS_FEATURES)
-    return score_counted(rows)
+    return score_counted(rows) | speed
 
 
 def _check_readable(rows: list[dict]) -> None:
