@@ -38,7 +38,6 @@ DOTLESS_I = frozenset("tr tur az aze azj crh gag".split())  # languages in which
 ENGLISH = frozenset(["en", "eng"])
 
 APOSTROPHES = "'’‘‛′`՚׳"
-LETTER_APOSTROPHE = "ʼ"
 JOINER = re.compile(f"[{JOINERS}]")
 ELONGATIONS = re.compile("[\u0640\u07fa\u180a]")  # of Arabic and Syriac, N'Ko and Mongolian
 
@@ -57,7 +56,8 @@ def score_text(text: str, language: str) -> str:
         from .english import normalize_english  # needs transformers
 
         return normalize_english(text)
-    text = unicodedata.normalize("NFKC", "".join(map(_compatible, text)))
+    if not unicodedata.is_normalized("NFKC", text):
+        text = unicodedata.normalize("NFKC", "".join(map(_compatible, text)))
     if code in DOTLESS_I:
         text = text.replace("İ", "i").replace("I", "ı")
     return _without_punctuation(unicodedata.normalize("NFKC", text.casefold()), leads_with_cer(language))
@@ -91,7 +91,6 @@ def _compatible(character: str) -> str:
     return f" {form}" if "⁄" in form else " " if form[0] == " " else form
 
 
-@cache
 def _kind(character: str) -> str:
     """Returns the kind of a character: `w` a letter, `c` one of a script without spaces, `m` a mark, and so on."""
     category = unicodedata.category(character)
@@ -108,16 +107,33 @@ def _kind(character: str) -> str:
     return "n" if category[0] == "N" else "w"
 
 
+class _Kinds(dict):
+    """Holds the kinds of code points, for `str.translate`, from their first occurrence on."""
+
+    def __missing__(self, code_point: int) -> str:
+        return self.setdefault(code_point, _kind(chr(code_point)))
+
+
+KINDS = _Kinds()
+LETTER_APOSTROPHES = str.maketrans(dict.fromkeys(APOSTROPHES, "ʼ"))
+
+
 def _without_punctuation(text: str, without_spaces: bool) -> str:
     """Replaces punctuation and symbols by a space, or by nothing where no words are separated."""
-    text = MARKS_OF_WORDS.sub("", ELONGATIONS.sub("", text)).replace("ʻ", LETTER_APOSTROPHE)
-    kinds = "".join(map(_kind, text))
-    # An apostrophe has a letter on one side at least: that between digits separates thousands
-    kinds = re.sub(r"(?<=p)j+", lambda joiners: "-" * len(joiners[0]), kinds).replace("j", "m")  # those of emoji go
-    kinds = re.sub(r"(?<=[wm])a(?=[wmn])|(?<=n)a(?=[wm])", "A", kinds)
+    text = MARKS_OF_WORDS.sub("", ELONGATIONS.sub("", text)).replace("ʻ", "ʼ")
+    kinds = text.translate(KINDS)
+    if "j" in kinds:  # joiners; those of emoji go
+        kinds = re.sub(r"(?<=p)j+", lambda run: "-" * len(run[0]), kinds).replace("j", "m")
+    if "a" in kinds:  # an apostrophe has a letter on one side at least: that between digits separates thousands
+        kinds = re.sub(r"(?<=[wm])a(?=[wmn])|(?<=n)a(?=[wm])", "w", kinds).replace("a", "p")
+        text = text.translate(LETTER_APOSTROPHES)
     if without_spaces:
-        kinds = re.sub(r"(?<=c)m+", lambda marks: "c" * len(marks[0]), kinds)
-        kinds = re.sub(r"(?<=c)[pa]+|[pa]+(?=c)", lambda run: "-" * len(run[0]), kinds)
-    replacements = {"A": LETTER_APOSTROPHE, "-": "", "p": " ", "a": " "}
-    characters = (replacements.get(kind, character) for kind, character in zip(kinds, text, strict=True))
-    return unicodedata.normalize("NFC", " ".join("".join(characters).split()))
+        kinds = re.sub(r"(?<=c)m+", lambda run: "c" * len(run[0]), kinds)
+        kinds = re.sub(r"(?<=c)p+|p+(?=c)", lambda run: "-" * len(run[0]), kinds)
+    words = []
+    for run in re.finditer("[^p]+", kinds):
+        word = text[run.start() : run.end()]
+        if "-" in run[0]:
+            word = "".join(character for kind, character in zip(run[0], word, strict=True) if kind != "-")
+        words.append(word)
+    return unicodedata.normalize("NFC", " ".join(filter(None, words)))
