@@ -227,7 +227,7 @@ def test_any_data_set(tmp_path, local_hub, monkeypatch):
 
 @pytest.mark.slow
 def test_evaluate(fleurs, tmp_path, local_hub, capsys):  # noqa: F811
-    """The command on a data set of the Hub, on a copy, and again with another model that knows one of the languages."""
+    """The command on a data set of the Hub, on a copy, and again with a model that knows one language of two."""
     for path in fleurs.rglob("*.wav"):
         soundfile.write(path, sweep(int(path.stem) % 10), 16000)
     push(local_hub, "google/fleurs", with_configs(write_parquet(fleurs, tmp_path / "parquet")))
