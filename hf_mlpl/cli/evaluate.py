@@ -24,8 +24,9 @@ test-sets beside the output, and again only if it has changed:
     hf-mlpl evaluate --model M --dataset google/fleurs --languages sl sv-SE --output fleurs.json
     hf-mlpl evaluate --model M --dataset openslr/librispeech_asr --split test.clean --output clean.json
     hf-mlpl evaluate --model M --dataset cv-corpus-17.0-2024-03-15 --languages sl --output common-voice.json
- The model is any CTC model, or one that writes text, such as
-Whisper; docs/teachers.md says how these differ. On several GPUs:
+
+Languages that the model does not know are scored, too, and a line names them. The model is any CTC model, or one that
+writes text, such as Whisper; docs/teachers.md says how these differ. On several GPUs:
 
     accelerate launch -m hf_mlpl evaluate --model runs/final/model --data data/test.parquet --output results.json
 """
@@ -42,7 +43,10 @@ from .columns import add_column_arguments, given_columns
 from .inference import add_inference_arguments, start_inference
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..evaluation.test_sets import PreparedSet
+    from ..inference.recognition import LanguagesOfModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,13 +80,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
     from tqdm import tqdm
 
     from ..corpora.sources import sources_of
+    from ..data.rows import distinct, filter_rows
     from ..data.utterances import read_utterances
     from ..evaluation.hypotheses import hypotheses_path
     from ..evaluation.rescoring import rescore
     from ..evaluation.scoring import evaluate_model
+    from ..inference.recognition import transcriber_of_languages
 
     test_set = _test_set(options, parser)
     if options.hypotheses is not None:
@@ -92,9 +100,12 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         settings |= {"unseen_in": options.unseen_in} if options.unseen_in else {}
         _write(options, results | settings)
         return
-    accelerator, dataset, model, processor, revision = start_inference(options)
-    if test_set and accelerator.is_main_process:
-        print(*test_set.lines, sep="\n")
+    accelerator, dataset, model, processor, revision = start_inference(options, any_language=True)
+    languages = transcriber_of_languages(options.model, model, processor, distinct(dataset, "language"))
+    left_out = pa.array(languages.left_out, pa.string())
+    dataset = filter_rows(dataset, ["language"], lambda block: ~pc.is_in(block["language"], left_out).to_numpy())
+    for line in (*(test_set.lines if test_set else ()), *_lines_on(languages)) if accelerator.is_main_process else ():
+        print(line)
     if options.unseen_in:
         seen = set(read_utterances(options.unseen_in)["text"])
         dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text not in seen])
@@ -111,11 +122,13 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             progress,
             transcripts,
             with_speed=True,
+            transcribe=languages.transcribe,
         )
     if results is not None:  # in the main process
         settings = {"model": options.model, "revision": revision, "dtype": options.dtype, "data": options.data}
         settings |= {"sources": [asdict(source) for source in sources_of(options.data)]}
         settings |= {"dataset": test_set and test_set.description, "unseen_in": options.unseen_in}
+        settings |= {"unknown_languages": languages.unknown, "languages_left_out": languages.left_out}
         _write(options, {**settings, **results})
 
 
@@ -164,3 +177,10 @@ def _test_set(options: argparse.Namespace, parser: argparse.ArgumentParser) -> P
     test_set = prepare_test_set(request, options.output.parent / "test-sets")
     options.data, options.languages = test_set.files, test_set.languages
     return test_set
+
+
+def _lines_on(languages: LanguagesOfModel) -> Iterator[str]:
+    if languages.unknown:
+        yield f"the model does not know {', '.join(languages.unknown)}; they are scored all the same"
+    if languages.left_out:
+        yield f"left out, because the model cannot transcribe them: {', '.join(languages.left_out)}"

@@ -21,7 +21,7 @@ from ..data.drops import DropFile, blame_disk, describe_unusable
 from ..data.utterances import write_utterances
 from ..hardware import reset_peak_memory
 from ..inference.clock import Clock
-from ..inference.recognition import transcriber
+from ..inference.recognition import Transcribe, transcriber
 from ..inference.unsharded import unsharded
 from .error_rate import EDITS, fraction, mean_rate
 from .hypotheses import COUNTS, HYPOTHESIS_FEATURES, SCORES, with_counts
@@ -168,6 +168,7 @@ def evaluate_model(
     progress: tqdm | None = None,
     hypotheses_file: Path | None = None,
     with_speed: bool = False,
+    transcribe: Transcribe | None = None,
 ) -> dict | None:
     """Scores greedy transcripts of labelled utterances on all processes, and returns the results on the main one.
 
@@ -179,6 +180,7 @@ def evaluate_model(
             of the data set.
         with_speed: `results["speed"]` holds the speed and the memory, as `speed` describes them. That costs nothing,
             but says something only where nothing else, such as training, goes on in the process.
+        transcribe: how the model transcribes parts of the data set; by default that of `transcriber`.
 
     Raises:
         ValueError: for utterances without text, and if most utterances, or all of ten or more of a language, cannot
@@ -189,7 +191,7 @@ def evaluate_model(
     numbers = range(accelerator.process_index, len(dataset), accelerator.num_processes)
     share = dataset.select(numbers)
     model = accelerator.unwrap_model(model)
-    decode = transcriber(model, processor, dataset)
+    decode = transcribe or transcriber(model, processor, dataset)
     clock = Clock()
     if with_speed:
         reset_peak_memory(accelerator.device)

@@ -16,6 +16,7 @@ from hf_mlpl.evaluation.test_sets import Request, prepare_test_set
 
 from ..packing import pack_tar
 from ..random_model import save_folder, sweep
+from ..ranks import run_on_two
 from .test_own_speech import librispeech, pack  # noqa: F401 - a fixture
 from .test_own_tables import write_lines, write_noise
 from .test_published import (  # noqa: F401 - fixtures
@@ -227,7 +228,7 @@ def test_any_data_set(tmp_path, local_hub, monkeypatch):
 
 @pytest.mark.slow
 def test_evaluate(fleurs, tmp_path, local_hub, capsys):  # noqa: F811
-    """The command on a data set of the Hub, on a copy, and again with another model that knows one of the languages."""
+    """The command on a data set of the Hub, on a copy, and again with a model that knows one language of two."""
     for path in fleurs.rglob("*.wav"):
         soundfile.write(path, sweep(int(path.stem) % 10), 16000)
     push(local_hub, "google/fleurs", with_configs(write_parquet(fleurs, tmp_path / "parquet")))
@@ -249,6 +250,10 @@ def test_evaluate(fleurs, tmp_path, local_hub, capsys):  # noqa: F811
     assert results["hub"]["languages"] == results["copy"]["languages"]
     assert results["hub"]["dataset"]["configs"] == {"sl": "sl_si", "sv-SE": "sv_se"}
     assert results["hub"]["sources"][0]["license"] == results["hub"]["dataset"]["license"] == "cc-by-4.0"
+    command = ["--model", tmp_path / "copy", "--dataset", fleurs, "--output", tmp_path / "two" / "copy.json"]
+    for status, errors in run_on_two(tmp_path, "evaluate.py", *command):  # one prepares, and the other waits for it
+        assert status == 0, errors
+    assert json.loads((tmp_path / "two" / "copy.json").read_text())["languages"] == results["copy"]["languages"]
     command = ["evaluate", "--model", str(tmp_path / "hub"), "--output", str(tmp_path / "r.json")]
     with pytest.raises(SystemExit):
         main([*command, "--data", "a.parquet", "--split", "test"])
