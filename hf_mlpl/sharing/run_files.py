@@ -16,6 +16,7 @@ NOT_SHOWN = frozenset(
     "output_dir model tokens train dev unlabelled language languages log_every eval_every save_every num_workers "
     "cache_gigabytes report_to project push_to_hub hub_private_repo license stage".split()
 )
+WITHOUT_SPACES = frozenset("ja km lo my nan th yue zh".split())  # ISO codes of languages written without spaces
 
 
 def _objects(*fields: str) -> Accepted:
@@ -85,6 +86,12 @@ def runs_of(run: dict) -> list[dict]:
     return [*(runs_of(origin["run"]) if origin and origin["run"] else ()), run]
 
 
+def has_pseudo_labels(run: dict) -> bool:
+    """Returns whether a stage has learned from pseudo-labels, or made them itself."""
+    hours = [data["pseudo_labelled_hours"] for stage in runs_of(run) for data in stage["training_data"].values()]
+    return any(hours) or any(stage["unlabelled_hours"] for stage in runs_of(run))
+
+
 def data_name(result: dict) -> str:
     """Returns the name of a test set: the sources of its speech, or its files if they are unknown."""
     names = [source["name"] for source in result.get("sources", ())]
@@ -92,7 +99,10 @@ def data_name(result: dict) -> str:
 
 
 def split_of(result: dict) -> str:
-    split = "+".join(dict.fromkeys(PurePath(path).stem for path in result["data"]))
+    """Returns the split of a test set, by its name in a data set of the Hub, or by its files."""
+    split = (result.get("dataset") or {}).get("split") or "+".join(
+        dict.fromkeys(PurePath(path).stem for path in result["data"])
+    )
     return f"{split}, sentences unseen in training" if result.get("unseen_in") else split
 
 
