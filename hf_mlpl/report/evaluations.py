@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, zip_longest
@@ -18,7 +18,7 @@ import pyarrow as pa
 from ..evaluation.confusions import MOST_COUNTED, character_confusions, language_confusions
 from ..evaluation.hypotheses import hypotheses_path, of_language, read_hypotheses
 from ..evaluation.intervals import FEWEST_SAMPLED, interval, macro_rates, resampled_rates
-from ..evaluation.results import read_results
+from ..evaluation.results import interval_of, rate_of, read_results
 from ..sharing.run_files import data_title
 
 WORST = 20  # utterances of a language
@@ -34,6 +34,12 @@ class Rate:
     value: float
     low: float | None = None
     high: float | None = None
+
+    @classmethod
+    def of(cls, scores: Mapping, metric: str) -> Rate | None:
+        """Returns a rate of scores in results, with the interval that they have; None where it is not known."""
+        value = rate_of(scores, metric)
+        return None if value is None else cls(value, *(interval_of(scores, metric) or ()))
 
 
 @dataclass(frozen=True)
@@ -80,13 +86,18 @@ class Evaluation:
         return sorted(self.results["languages"])
 
     def rate(self, language: str | None, name: str) -> Rate | None:
-        """Returns a rate of a language, or of the macro average; None where it is not known."""
+        """Returns a rate of a language, or of the macro average; None where it is not known.
+
+        Args:
+            name: one of `METRICS`, or `language_accuracy`.
+        """
         scores = self.results.get("macro", {}) if language is MACRO else self.results["languages"].get(language, {})
-        if scores.get(name) is None:
-            return None
-        samples = self.samples_of(language, name)
-        bounds = () if samples is None else interval(samples)
-        return Rate(scores[name], *bounds) if len(set(bounds)) == 2 else Rate(scores[name])
+        rate = Rate.of(scores, name)
+        if rate is not None and "intervals" not in scores:  # results of an older version
+            samples = self.samples_of(language, name)
+            if samples is not None and len(set(bounds := interval(samples))) == 2:
+                return Rate(rate.value, *bounds)
+        return rate
 
     def samples_of(self, language: str | None, name: str) -> np.ndarray | None:
         """Returns (1000,) error rates of a language, or of the macro average; None where a language lacks them."""
@@ -115,7 +126,10 @@ class Evaluation:
         return character_confusions(zip(table["text"].to_pylist(), table["hypothesis"].to_pylist(), strict=True))
 
     def language_confusions(self) -> Counter[tuple[str, str]]:
-        return Counter() if self.hypotheses is None else language_confusions(self.hypotheses)
+        if self.hypotheses is not None:
+            return language_confusions(self.hypotheses)
+        rows = self.results.get("language_confusions", {}).items()
+        return Counter({(language, named): count for language, row in rows for named, count in row.items()})
 
 
 def read_evaluation(path: Path, model: str | os.PathLike | None = None) -> Evaluation:

@@ -11,7 +11,6 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from ..corpora.locales import iso_code
-from ..evaluation.error_rate import RATES
 from ..evaluation.results import read_results
 from ..inference.loading import load_model
 from ..installation import published_requirement
@@ -19,9 +18,9 @@ from ..model.configuration_mlpl import language_names
 from ..model.modeling_mlpl import MlplForCTC
 from .limits import limits
 from .model_index import TASK, model_index
+from .result_tables import has_intervals, has_normalized, shown_result
 from .run_files import (
     data_of_all_stages,
-    data_title,
     format_hours,
     has_pseudo_labels,
     is_ours,
@@ -84,8 +83,10 @@ def model_card(
         updates=run["updates"],
         max_updates=config["max_updates"],
         model=repo_id or f"{output}/model",
-        results=[result | {"title": data_title(result)} for result in results],
-        rates=[rate for rate in RATES if rate != "language_accuracy" or is_ours(run)],
+        results=[shown_result(result, is_ours(run)) for result in results],
+        has_languages=is_ours(run),
+        has_normalized=any(map(has_normalized, results)),
+        has_intervals=any(map(has_intervals, results)),
         dev_update=dev_update,
         data=data,
         hour_kinds=hour_kinds,
