@@ -39,7 +39,7 @@ def model_index(results: Sequence[dict]) -> list[EvalResult]:
         # The Hub has one list of rates for all languages of a configuration, so these name their language themselves
         is_alone = languages_of[tuple(place.values())] == 1
         suffix = "" if is_alone else f" of {language}"
-        for metric in ("cer",) if iso_code(language) in WITHOUT_SPACES else ("wer", "cer"):
+        for metric in ("cer",) if iso_code(language) in WITHOUT_SPACES else ("cer", "wer"):
             for form in ("", NORMALIZED):
                 if (rate := rate_of(result["languages"][language], form + metric)) is not None:
                     kind = "normalised " if form else ""
