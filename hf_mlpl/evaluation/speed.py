@@ -1,0 +1,164 @@
+"""Measures the speed of an evaluation, RTFx, as the Open ASR Leaderboard does, with memory and hardware.
+
+RTFx is seconds of audio over seconds of time. The leaderboard's script (`transformers/run_eval.py` of
+github.com/huggingface/open_asr_leaderboard) adds up, over the batches of a test set and after some that warm up, the
+time of features, forward pass and text. Audio is decoded before, and not counted.
+
+`results["speed"]` is
+
+    {
+        "rtfx": 151.3,             as the leaderboard's; null where all batches warmed up
+        "rtfx_wall": 128.9,        all audio over all time of transcribing, with audio decoding and warm-up
+        "audio_seconds": 3470.2,   that `rtfx` is of
+        "seconds": 22.9,           that `rtfx` is of
+        "wall_seconds": 28.1,      that `rtfx_wall` is of
+        "batches": 70,             that `rtfx` is of
+        "warm_up_batches": 2,      before them
+        "batch_size": 11.4,        utterances in a forward pass, on average; null as `rtfx`
+        "batch_seconds": 50.0,     most audio in a batch, with padding, as `--batch-seconds`
+        "dtype": "float32",        as `--dtype`
+        "device": "cpu",           or "cuda", ...
+        "hardware": "Intel(R) Xeon(R) Processor",  of the GPUs or the processor
+        "processes": 1,
+        "threads": 2,              that compute in each process
+        "peak_memory_gb": 1.2,     10^9 bytes, of the process with most, as `hardware.peak_memory` counts; or null
+        "peak_memory_of": "process",  or "GPU", where it is that of tensors alone
+        "versions": {"torch": "2.13.0", "transformers": "5.24.0", "hf_mlpl": "0.1.0"},
+    }
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from transformers import PreTrainedModel
+
+from ..hardware import counts_its_memory, hardware_name, peak_memory
+from ..inference.clock import Clock, TimedBatch
+from ..inference.precision import dtype_of
+
+# The leaderboard warms up with 10 batches. A small test set has few of them.
+MOST_WARM_UP_BATCHES, WARM_UP_SHARE = 10, 0.1
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Holds what one thread of one process has computed: batches one after the other.
+
+    Args:
+        audio_seconds, seconds, batches, size, forwards: sums over its batches after the warm-up.
+        warm_up_batches: before them; at least the first one.
+    """
+
+    audio_seconds: float
+    seconds: float
+    batches: int
+    size: int
+    forwards: int
+    warm_up_batches: int
+
+
+def lane(batches: list[TimedBatch]) -> Lane:
+    """Returns the sums over the batches of a thread, without those that warm up."""
+    warm_up = max(1, min(MOST_WARM_UP_BATCHES, int(WARM_UP_SHARE * len(batches))))
+    timed = batches[warm_up:]
+    return Lane(
+        audio_seconds=math.fsum(batch.audio_seconds for batch in timed),
+        seconds=math.fsum(batch.seconds for batch in timed),
+        batches=len(timed),
+        size=sum(batch.size for batch in timed),
+        forwards=sum(batch.forwards for batch in timed),
+        warm_up_batches=len(batches) - len(timed),
+    )
+
+
+def measured_speed(accelerator: Accelerator, model: PreTrainedModel, clock: Clock) -> dict:
+    """Returns `results["speed"]` of an evaluation; all processes call it together.
+
+    Threads and processes compute at the same time: the audio of all of them was transcribed in the time of the
+    slowest.
+    """
+    device = model.device
+    of_processes = gather_object(
+        [
+            {
+                "lanes": [astuple(lane(batches)) for batches in clock.threads.values()],
+                "audio": math.fsum(batch.audio_seconds for of in clock.threads.values() for batch in of),
+                "wall": clock.wall.seconds,
+                "hardware": hardware_name(device),
+                "peak": peak_memory(device),
+                "batch_seconds": clock.batch_seconds,
+            }
+        ]
+    )
+    lanes = [Lane(*values) for process in of_processes for values in process["lanes"]]
+    total = {name: sum(getattr(each, name) for each in lanes) for name in ("batches", "size", "forwards")}
+    audio_seconds, seconds = math.fsum(each.audio_seconds for each in lanes), _most(each.seconds for each in lanes)
+    wall_seconds = _most(process["wall"] for process in of_processes)
+    peaks = [process["peak"] for process in of_processes if process["peak"] is not None]
+    return {
+        "rtfx": audio_seconds / seconds if seconds else None,
+        "rtfx_wall": math.fsum(process["audio"] for process in of_processes) / wall_seconds if wall_seconds else 0.0,
+        "audio_seconds": audio_seconds,
+        "seconds": seconds,
+        "wall_seconds": wall_seconds,
+        "batches": total["batches"],
+        "warm_up_batches": sum(each.warm_up_batches for each in lanes),
+        "batch_size": total["size"] / total["forwards"] if total["forwards"] else None,
+        "batch_seconds": next((p["batch_seconds"] for p in of_processes if p["batch_seconds"] is not None), None),
+        "dtype": dtype_of(model),
+        "device": device.type,
+        "hardware": " and ".join(sorted({process["hardware"] for process in of_processes})),
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "peak_memory_gb": max(peaks) / 1e9 if peaks else None,
+        "peak_memory_of": "GPU" if counts_its_memory(device) else "process",
+        "versions": {name: sys.modules[name].__version__ for name in ("torch", "transformers", "hf_mlpl")},
+    }
+
+
+NUMBERS = "rtfx_wall audio_seconds seconds wall_seconds batches warm_up_batches processes threads".split()
+NUMBERS_OR_NULL = "rtfx batch_size batch_seconds peak_memory_gb".split()
+TEXTS = "dtype device hardware peak_memory_of".split()
+
+
+def is_speed(value: object) -> bool:
+    """Returns whether a value, from a stranger's file perhaps, has the form of `results["speed"]`."""
+    if not isinstance(value, dict) or not value.keys() >= {*NUMBERS, *NUMBERS_OR_NULL, *TEXTS}:
+        return False
+    numbers = [value[name] for name in NUMBERS]
+    numbers += [value[name] for name in NUMBERS_OR_NULL if value[name] is not None]
+    return all(type(each) in (int, float) and 0 <= each < math.inf for each in numbers) and all(
+        isinstance(value[name], str) for name in TEXTS
+    )
+
+
+def _most(values: Iterable[float]) -> float:
+    return max(values, default=0.0)
+
+
+def describe_speed(speed: dict) -> str:
+    """Returns `results["speed"]` in one line, for terminals, cards and pages."""
+    rtfx, batch_size = speed["rtfx"], speed["batch_size"]
+    parts = [speed["hardware"], speed["dtype"]]
+    if speed["batch_seconds"] is not None:
+        size = "" if batch_size is None else f" ({batch_size:.1f} utterances)"
+        parts.append(f"batches of {speed['batch_seconds']:g} s{size}")
+    processes, threads = speed["processes"], speed["threads"]
+    parts.append(f"{processes} {'process' if processes == 1 else 'processes'}")
+    if speed["device"] == "cpu":
+        parts[-1] += f" of {threads} {'thread' if threads == 1 else 'threads'}"
+    if speed["peak_memory_gb"] is not None:
+        parts.append(f"at most {speed['peak_memory_gb']:.1f} GB of memory in a {speed['peak_memory_of']}")
+    warm = f"RTFx {_rounded(rtfx)}" if rtfx is not None else "RTFx not measured: all batches warmed up"
+    return f"{warm}, {_rounded(speed['rtfx_wall'])} with audio decoding and warm-up; {', '.join(parts)}"
+
+
+def _rounded(rtfx: float) -> str:
+    return f"{rtfx:,.0f}" if rtfx >= 100 else f"{rtfx:.3g}"
