@@ -11,7 +11,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         "intervals": "interval resampled_rates",
         "results": "read_results",
         "scoring": "evaluate_model score",
-        "speed": "describe_speed",
+        "speed_line": "describe_speed",
         "tables": "comparison_table gap_table results_table",
     },
 )
