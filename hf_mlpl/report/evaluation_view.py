@@ -10,11 +10,12 @@ import numpy as np
 from markupsafe import Markup
 
 from ..evaluation.confusions import visible
+from ..evaluation.speed_line import describe_speed, is_speed
 from ..figures import draw_confusion, draw_intervals, to_svg
 from ..model.text import normalize_text
 from ..pages.difference import difference
 from ..pages.document import is_language_tag
-from ..sharing.run_files import format_hours
+from ..sharing.run_files import data_line, format_hours
 from .clips import Clip, left_out_line
 from .evaluations import MACRO, WORST, Evaluation, Rate, commonest, per_row
 
@@ -55,6 +56,8 @@ class EvaluationView:
         results = evaluation.results
         self.id, self.title = f"results-{number}", evaluation.title
         self.update, self.unreadable = results.get("update"), results.get("unreadable")
+        self.speed = describe_speed(results["speed"]) if is_speed(results.get("speed")) else None
+        self.data_line = data_line(results)
         self.problem, self.command = evaluation.problem, evaluation.command
         self.rows = [_row(evaluation, name) for name in (*evaluation.languages, MACRO)]
         if by_hours := results.get("by_hours"):

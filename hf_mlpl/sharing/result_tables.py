@@ -6,31 +6,20 @@ from collections.abc import Mapping
 
 from ..corpora.locales import iso_code
 from ..evaluation.results import METRICS, NORMALIZED, interval_of, rate_of
-from .run_files import data_title, format_hours
+from ..evaluation.speed_line import describe_speed, is_speed
+from .run_files import data_line, data_title, format_hours
 
 TITLES = {"cer": "CER %", "wer": "WER %", "normalized_cer": "normalised CER %", "normalized_wer": "normalised WER %"}
 
 
 def shown_result(result: dict, has_languages: bool) -> dict:
     """Returns what the template shows of the results on a test set: its `title`, `lines` about it, and a `table`."""
+    speed = f"Speed: {describe_speed(result['speed'])}." if is_speed(result.get("speed")) else ""
     return {
         "title": data_title(result),
-        "lines": [line for line in (_data_line(result),) if line],
+        "lines": [line for line in (data_line(result), speed) if line],
         "table": score_table(result, has_languages),
     }
-
-
-def _data_line(result: dict) -> str:
-    """Names the sources of a test set with their licences, and its place on the Hub."""
-    parts = []
-    for source in result.get("sources", ()):
-        name = escaped(source["name"])
-        link = f"[{name}]({source['url']})" if source.get("url") else name
-        parts.append(f"{link}, licence {source.get('license', 'unknown')}")
-    if dataset := result.get("dataset"):
-        revision = f" at `{dataset['revision'][:12]}`" if dataset.get("revision") else ""
-        parts.append(f"`{dataset['id']}`{revision}, split `{dataset['split']}`")
-    return f"Data: {'; '.join(parts)}." if parts else ""
 
 
 def score_table(result: dict, has_languages: bool) -> list[list[str]]:

@@ -110,6 +110,21 @@ def data_title(result: dict) -> str:
     return f"{data_name(result)}: {split_of(result)}" if result.get("sources") else data_name(result)
 
 
+def data_line(result: dict) -> str:
+    """Returns the sources of a test set, with their licences, and its place on the Hub; "" if none is known.
+
+    Names of the Hub are in backticks.
+    """
+    parts = []
+    for source in result.get("sources", ()):
+        page = f" ({source['url']})" if source.get("url") else ""
+        parts.append(f"{source['name']}{page}, licence `{source.get('license', 'unknown')}`")
+    if dataset := result.get("dataset"):
+        revision = f" at `{dataset['revision']!s:.12}`" if dataset.get("revision") else ""
+        parts.append(f"the Hub's `{dataset['id']}`{revision}, split `{dataset['split']}`")
+    return f"Data: {'; '.join(parts)}." if parts else ""
+
+
 def format_hours(hours: float) -> str:
     return "< 0.01" if 0 < hours < 0.01 else f"{hours:,.2f}"
 
