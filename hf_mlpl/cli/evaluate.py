@@ -36,6 +36,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..data.utterances import read_utterances
     from ..evaluation.hypotheses import hypotheses_path
     from ..evaluation.scoring import evaluate_model
+    from ..evaluation.speed import describe_speed
     from ..evaluation.tables import results_table
 
     accelerator, dataset, model, processor, revision = start_inference(options)
@@ -46,12 +47,21 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     with tqdm(total=share, unit=" utterances", disable=not accelerator.is_main_process) as progress:
         transcripts = hypotheses_path(options.output)
         results = evaluate_model(
-            accelerator, model, processor, dataset, options.batch_seconds, options.num_workers, progress, transcripts
+            accelerator,
+            model,
+            processor,
+            dataset,
+            options.batch_seconds,
+            options.num_workers,
+            progress,
+            transcripts,
+            with_speed=True,
         )
     if results is not None:  # in the main process
         settings = {"model": options.model, "revision": revision, "dtype": options.dtype, "data": options.data}
         settings |= {"sources": [asdict(source) for source in sources_of(options.data)]}
         write_json(options.output, {**settings, "unseen_in": options.unseen_in, **results})
         print(results_table(results))
+        print(f"speed: {describe_speed(results['speed'])}")
         print(f"results: {options.output}; transcripts: {transcripts}")
         print(f"next: hf-mlpl report {shlex.quote(str(options.output))}")

@@ -18,10 +18,13 @@ from tqdm import tqdm
 from transformers import ProcessorMixin
 
 from ..data.drops import DropFile, blame_disk, describe_unusable
+from ..hardware import reset_peak_memory
+from ..inference.clock import Clock
 from ..inference.recognition import transcriber
 from ..inference.unsharded import unsharded
 from .error_rate import RATES, mean_rate
 from .hypotheses import SCORES, write_hypotheses
+from .speed import measured_speed
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +88,7 @@ def evaluate_model(
     num_workers: int | None = 0,
     progress: tqdm | None = None,
     hypotheses_file: Path | None = None,
+    with_speed: bool = False,
 ) -> dict | None:
     """Scores greedy transcripts of labelled utterances on all processes, and returns the results on the main one.
 
@@ -94,6 +98,8 @@ def evaluate_model(
     Args:
         hypotheses_file: Parquet file to write, with a row of `HYPOTHESIS_FEATURES` for each utterance, in the order
             of the data set.
+        with_speed: `results["speed"]` holds the speed and the memory, as `speed` describes them. That costs nothing,
+            but says something only where nothing else, such as training, goes on in the process.
 
     Raises:
         ValueError: for utterances without text, and if most utterances, or all of ten or more of a language, cannot
@@ -105,8 +111,12 @@ def evaluate_model(
     share = dataset.select(numbers)
     model = accelerator.unwrap_model(model)
     decode = transcriber(model, processor, dataset)
-    with unsharded(model):
-        hypotheses = list(decode(share, max_batch_seconds, num_workers, progress))
+    clock = Clock()
+    if with_speed:
+        reset_peak_memory(accelerator.device)
+    with unsharded(model), clock.wall:
+        hypotheses = list(decode(share, max_batch_seconds, num_workers, progress, clock))
+    speed = {"speed": measured_speed(accelerator, model, clock)} if with_speed else {}
     rows, errors = [], DropFile(None, ())
     for hypothesis in hypotheses:
         utterance = share[hypothesis.row]
@@ -131,7 +141,8 @@ def evaluate_model(
     if hypotheses_file is not None:
         write_hypotheses(sorted(rows, key=itemgetter("number")), hypotheses_file)
     unreadable = sum(row["error"] is not None for row in rows)
-    return {**score(rows), "unreadable": unreadable, "empty": sum(not row["hypothesis"] for row in rows) - unreadable}
+    empty = sum(not row["hypothesis"] for row in rows) - unreadable
+    return {**score(rows), "unreadable": unreadable, "empty": empty, **speed}
 
 
 def _check_readable(rows: list[dict]) -> None:
