@@ -36,7 +36,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..data.utterances import read_utterances
     from ..evaluation.hypotheses import hypotheses_path
     from ..evaluation.scoring import evaluate_model
-    from ..evaluation.speed import describe_speed
+    from ..evaluation.speed_line import describe_speed
     from ..evaluation.tables import results_table
 
     accelerator, dataset, model, processor, revision = start_inference(options)
