@@ -14,7 +14,8 @@ WITHOUT_SPACES = (
 
 
 @cache
-def _is_unspaced(character: str) -> bool:
+def is_unspaced(character: str) -> bool:
+    """Returns whether a character is of a script without spaces between words."""
     return unicodedata.name(character, "").startswith(WITHOUT_SPACES)
 
 
@@ -24,7 +25,7 @@ def words_of(text: str) -> list[str]:
     >>> words_of("two words"), words_of("两个词 ok")
     (['two', 'words'], ['两', '个', '词', 'ok'])
     """
-    return [part for word in text.split() for part in (word if any(map(_is_unspaced, word)) else [word])]
+    return [part for word in text.split() for part in (word if any(map(is_unspaced, word)) else [word])]
 
 
 def join_texts(texts: Sequence[str]) -> str:
@@ -35,6 +36,6 @@ def join_texts(texts: Sequence[str]) -> str:
     """
     joined = ""
     for text in filter(None, (text.strip() for text in texts)):
-        needs_space = joined and not (_is_unspaced(joined[-1]) and _is_unspaced(text[0]))
+        needs_space = joined and not (is_unspaced(joined[-1]) and is_unspaced(text[0]))
         joined += (" " if needs_space else "") + text
     return joined
