@@ -1,31 +1,65 @@
 """Scores a model on labelled utterances: CER and WER of each language, and their macro average.
 
     hf-mlpl evaluate --model runs/final/model --data data/test.parquet --output results.json
+    hf-mlpl evaluate --model runs/final/model --dataset google/fleurs --languages all --output fleurs.json
 
 prints a table, and writes the same numbers to results.json, and the transcripts to results.hypotheses.parquet.
-`hf-mlpl report results.json` makes a page of both. The model is any CTC model, or one that writes text, such as
+`hf-mlpl report results.json` makes a page of both.
+
+--dataset is the name of a test set, or its path: FLEURS (google/fleurs), Multilingual LibriSpeech
+(facebook/multilingual_librispeech), VoxPopuli (facebook/voxpopuli), LibriSpeech (openslr/librispeech_asr), a release
+of Common Voice on the disk, or any data set that `hf-mlpl prepare-data` reads. It is prepared once, in the folder
+test-sets beside the output, and again only if it has changed:
+
+    hf-mlpl evaluate --model M --dataset google/fleurs --languages sl sv-SE --output fleurs.json
+    hf-mlpl evaluate --model M --dataset openslr/librispeech_asr --split test.clean --output clean.json
+    hf-mlpl evaluate --model M --dataset cv-corpus-17.0-2024-03-15 --languages sl --output common-voice.json
+ The model is any CTC model, or one that writes text, such as
 Whisper; docs/teachers.md says how these differ. On several GPUs:
 
     accelerate launch -m hf_mlpl evaluate --model runs/final/model --data data/test.parquet --output results.json
 """
 
+from __future__ import annotations
+
 import argparse
 import shlex
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from .columns import add_column_arguments, given_columns
 from .inference import add_inference_arguments, start_inference
+
+if TYPE_CHECKING:
+    from ..evaluation.test_sets import PreparedSet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="folder or Hub name of a model")
-    parser.add_argument("--data", nargs="+", required=True, help="labelled utterance files")
-    parser.add_argument("--languages", nargs="+", help="score only these languages; default: all in the files")
+    utterances = parser.add_mutually_exclusive_group(required=True)
+    utterances.add_argument("--data", nargs="+", help="labelled utterance files")
+    utterances.add_argument(
+        "--dataset", metavar="NAME_OR_PATH", help="test set on the Hub, or a folder or file: google/fleurs"
+    )
+    parser.add_argument(
+        "--languages", nargs="+", help="score only these languages, such as sl sv-SE; default: all, every one there is"
+    )
     parser.add_argument(
         "--unseen-in", nargs="+", default=[], help="training files: score only sentences that none of them contains"
     )
     parser.add_argument("--output", type=Path, required=True, help="results file to write, JSON")
     add_inference_arguments(parser)
+    group = parser.add_argument_group("test sets", "These are for --dataset.")
+    group.add_argument("--split", help="split to read; default: test")
+    group.add_argument(
+        "--config",
+        nargs="+",
+        metavar="NAME",
+        help="configurations to read, such as sl_si or en_accented; default: those of --languages",
+    )
+    group.add_argument("--language", help="language of all utterances, if the data set does not say it")
+    add_column_arguments(group, ("recordings", "texts", "languages", "speakers"))
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -39,7 +73,10 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..evaluation.speed_line import describe_speed
     from ..evaluation.tables import results_table
 
+    test_set = _test_set(options, parser)
     accelerator, dataset, model, processor, revision = start_inference(options)
+    if test_set and accelerator.is_main_process:
+        print(*test_set.lines, sep="\n")
     if options.unseen_in:
         seen = set(read_utterances(options.unseen_in)["text"])
         dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text not in seen])
@@ -60,8 +97,29 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     if results is not None:  # in the main process
         settings = {"model": options.model, "revision": revision, "dtype": options.dtype, "data": options.data}
         settings |= {"sources": [asdict(source) for source in sources_of(options.data)]}
-        write_json(options.output, {**settings, "unseen_in": options.unseen_in, **results})
+        settings |= {"dataset": test_set and test_set.description, "unseen_in": options.unseen_in}
+        write_json(options.output, {**settings, **results})
         print(results_table(results))
         print(f"speed: {describe_speed(results['speed'])}")
         print(f"results: {options.output}; transcripts: {transcripts}")
         print(f"next: hf-mlpl report {shlex.quote(str(options.output))}")
+
+
+def _test_set(options: argparse.Namespace, parser: argparse.ArgumentParser) -> PreparedSet | None:
+    """Prepares the test set of `--dataset`, and lets `--data` be its files; returns None without one."""
+    columns = given_columns(options)
+    if options.languages == ["all"]:
+        options.languages = None
+    if options.dataset is None:
+        if columns or options.split or options.config or options.language:
+            parser.error("--split, --config, --language and columns are of a test set, which --dataset names")
+        return None
+    from ..evaluation.test_sets import Request, prepare_test_set
+    from ..model.missing_model import check_model
+
+    check_model(options.model)  # before a long download
+    languages, configs = options.languages or (), options.config or ()
+    request = Request(options.dataset, options.split or "test", languages, configs, options.language, columns)
+    test_set = prepare_test_set(request, options.output.parent / "test-sets")
+    options.data, options.languages = test_set.files, test_set.languages
+    return test_set

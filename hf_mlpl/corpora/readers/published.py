@@ -19,7 +19,7 @@ from ...audio.reading import AUDIO_SUFFIXES
 from ..locales import WITH_REGION, WITHOUT_REGION, to_locale
 from ..metadata import TableRow
 from ..reading import ReadingReport
-from ..sources import FLEURS, MLS, VOXPOPULI, Source
+from ..sources import FLEURS, LIBRISPEECH, MLS, VOXPOPULI, Source
 from ..tables import DAMAGED, decode_text, open_binary, read_table, row_problem, table_columns
 from .voxpopuli import Archive
 
@@ -34,6 +34,8 @@ OF_MLS = {
     **{"dutch": "nl", "english": "en", "french": "fr", "german": "de", "italian": "it", "polish": "pl"},
     **{"portuguese": "pt", "spanish": "es"},
 }
+# LibriSpeech, whose configurations are not named after its language; its Parquet files need no columns of their own.
+LIBRISPEECH_ON_HUB = "openslr/librispeech_asr"
 LANGUAGES = {*WITHOUT_REGION, *WITH_REGION, "zh", "rm", "nan"}
 
 
@@ -117,6 +119,12 @@ PUBLISHED = {
         no_value="None",
     ),
 }
+SOURCES = {name: corpus.source for name, corpus in PUBLISHED.items()} | {LIBRISPEECH_ON_HUB: LIBRISPEECH}
+
+
+def language_of_corpus(name: str) -> str | None:
+    """Returns the language of a published corpus that has one alone, by its name on the Hub; None for others."""
+    return "en" if name == LIBRISPEECH_ON_HUB else None
 
 
 def locale_of_config(config: str) -> str | None:
