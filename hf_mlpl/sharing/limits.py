@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..corpora.locales import iso_code
 from ..corpora.sources import SYNTHETIC
-from .run_files import WITHOUT_SPACES, has_pseudo_labels, is_ours, sources_of_run
+from ..evaluation.normalization import leads_with_cer
+from .run_files import has_pseudo_labels, is_ours, sources_of_run
 
 MANY_ERRORS = 0.5  # CER
 FEW_HOURS = 10  # of human transcripts
@@ -33,7 +33,7 @@ def limits(run: dict, results: Sequence[dict], data: dict, languages: Sequence[s
         yield f"It has seen no human transcript of {_names(without, languages)}, only pseudo-labels."
     if few := [language for language in languages if 0 < data[language]["human"] < FEW_HOURS]:
         yield f"Human transcripts are few, less than {FEW_HOURS} hours, in {_names(few, languages)}."
-    if unspaced := [language for language in languages if iso_code(language) in WITHOUT_SPACES]:
+    if unspaced := [language for language in languages if leads_with_cer(language)]:
         yield f"The WER says little about {', '.join(unspaced)}, written without spaces: look at the CER."
     if unreadable := sum(result.get("unreadable", 0) for result in results):
         yield f"Recordings that could not be read count as empty texts in the results; there are {unreadable:,}."

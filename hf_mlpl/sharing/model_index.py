@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from huggingface_hub import EvalResult
 
 from ..corpora.locales import iso_code
+from ..evaluation.normalization import leads_with_cer
 from ..evaluation.results import NORMALIZED, rate_of
-from .run_files import WITHOUT_SPACES, data_name, data_title, split_of
+from .run_files import data_name, data_title, split_of
 
 TASK = "automatic-speech-recognition"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -39,7 +40,7 @@ def model_index(results: Sequence[dict]) -> list[EvalResult]:
         # The Hub has one list of rates for all languages of a configuration, so these name their language themselves
         is_alone = languages_of[tuple(place.values())] == 1
         suffix = "" if is_alone else f" of {language}"
-        for metric in ("cer",) if iso_code(language) in WITHOUT_SPACES else ("cer", "wer"):
+        for metric in ("cer",) if leads_with_cer(language) else ("cer", "wer"):
             for form in ("", NORMALIZED):
                 if (rate := rate_of(result["languages"][language], form + metric)) is not None:
                     kind = "normalised " if form else ""
@@ -65,7 +66,7 @@ def _place(result: dict, language: str) -> dict[str, str | None]:
     slug = name if HUB_NAME.fullmatch(name) else re.sub(r"[^\w.]+", "-", name.lower()).strip("-")
     return {
         "dataset_type": dataset.get("id") or slug,
-        "dataset_config": (dataset.get("configs") or {}).get(language, language),
+        "dataset_config": (dataset.get("configs") or {}).get(language, language) if dataset.get("id") else language,
         "dataset_split": split_of(result),
         "dataset_revision": dataset.get("revision"),
     }

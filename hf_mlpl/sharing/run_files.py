@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import yaml
 
+from ..corpora.reading import drop_reasons
 from ..error_line import error_line
 from ..model.configuration_mlpl import MlplConfig
 from ..model.model_files import Accepted, check_settings, dict_of, read_settings, text, whole
@@ -16,7 +18,6 @@ NOT_SHOWN = frozenset(
     "output_dir model tokens train dev unlabelled language languages log_every eval_every save_every num_workers "
     "cache_gigabytes report_to project push_to_hub hub_private_repo license stage".split()
 )
-WITHOUT_SPACES = frozenset("ja km lo my nan th yue zh".split())  # ISO codes of languages written without spaces
 
 
 def _objects(*fields: str) -> Accepted:
@@ -107,7 +108,10 @@ def split_of(result: dict) -> str:
 
 
 def data_title(result: dict) -> str:
-    return f"{data_name(result)}: {split_of(result)}" if result.get("sources") else data_name(result)
+    dataset = result.get("dataset") or {}
+    configs = set((dataset.get("configs") or {}).values()) if dataset.get("id") else ()
+    config = f"{next(iter(configs))}, " if len(configs) == 1 else ""  # such as clean and other of LibriSpeech
+    return f"{data_name(result)}: {config}{split_of(result)}" if result.get("sources") else data_name(result)
 
 
 def data_line(result: dict) -> str:
@@ -119,9 +123,12 @@ def data_line(result: dict) -> str:
     for source in result.get("sources", ()):
         page = f" ({source['url']})" if source.get("url") else ""
         parts.append(f"{source['name']}{page}, licence `{source.get('license', 'unknown')}`")
-    if dataset := result.get("dataset"):
+    dataset = result.get("dataset") or {}
+    if dataset.get("id"):
         revision = f" at `{dataset['revision']!s:.12}`" if dataset.get("revision") else ""
         parts.append(f"the Hub's `{dataset['id']}`{revision}, split `{dataset['split']}`")
+    if dataset.get("left_out"):
+        parts.append(f"left out: {drop_reasons(Counter(dataset['left_out']))}")
     return f"Data: {'; '.join(parts)}." if parts else ""
 
 

@@ -242,15 +242,18 @@ def test_data_sets_of_the_hub(written_run, tmp_path, local_hub):
     cer = {"sl": 0.125, "zh-CN": 0.5, "en": 0.0625}
     configs = {"sl": "sl_si", "zh-CN": "cmn_hans_cn", "en": "en_us"}
     source = {"name": "FLEURS", "license": "cc-by-4.0", "url": "https://huggingface.co/datasets/google/fleurs"}
-    fleurs = {"id": "google/fleurs", "configs": configs, "split": "test", "revision": "a" * 40, "license": "cc-by-4.0"}
+    fleurs = {"id": "google/fleurs", "configs": configs, "split": "test", "revision": "a" * 40}
+    fleurs |= {"left_out": {"no text": 3}}
     librispeech = {"id": "openslr/librispeech_asr", "configs": {"en": "clean"}, "split": "test", "revision": None}
     other = librispeech | {"configs": {"en": "other"}}
     mixed = {"id": "me/all", "configs": {"en": "default", "sl": "default"}, "split": "test", "revision": None}
+    own = {"id": None, "configs": {"sl": "default"}, "split": "test", "revision": None}  # on the disk
     results = [
         with_new_scores(results_on(["fleurs/test.parquet"], cer, sources=[source], dataset=fleurs)),
         results_on(["clean/test.parquet"], {"en": 0.25}, dataset=librispeech, sources=[{"name": "LibriSpeech"}]),
         results_on(["other/test.parquet"], {"en": 0.75}, dataset=other, sources=[{"name": "LibriSpeech"}]),
         results_on(["test.parquet"], {"en": 0.5, "sl": 0.25}, dataset=mixed, sources=[{"name": "Everything"}]),
+        results_on(["test.parquet"], {"sl": 0.25}, dataset=own, sources=[{"name": "Our club"}]),
     ]
     for number, result in enumerate(results):
         (tmp_path / f"{number}.json").write_text(json.dumps(result))
@@ -281,23 +284,16 @@ def test_data_sets_of_the_hub(written_run, tmp_path, local_hub):
     assert [name for _, name, _ in shown["me/all", "default", "test", None, None]] == [
         f"test {rate} of {language}, %" for language in ("en", "sl") for rate in ("CER", "WER")
     ]
+    assert ("our-club", "sl", "test", None, "sl") in shown
     names = {(rate.dataset_name, (rate.metric_args or {}).get("normalization")) for rate in card.data.eval_results}
-    assert {
-        ("FLEURS (sl)", None),
-        ("FLEURS (sl)", "scores-1"),
-        ("LibriSpeech (en)", None),
-        ("Everything", None),
-    } < names
+    assert {("FLEURS (sl)", None), ("FLEURS (sl)", "scores-1"), ("Everything", None)} < names
     assert "| CER % | WER % | normalised CER % | normalised WER % | language % |" in card.text
     assert "| 12.5 (11.2–13.8) | 25.0 (22.5–27.5) | 6.2 (5.6–6.9) | 12.5 (11.2–13.8) |" in card.text
     assert "| mean by hours | - | 24 |" in card.text and "Normalised rates" in card.text
-    line = (
-        "Data: FLEURS (https://huggingface.co/datasets/google/fleurs), licence `cc-by-4.0`; the Hub's `google/fleurs`"
-    )
-    assert (
-        f"\n\n{line} at `aaaaaaaaaaaa`, split `test`.\n\nSpeed: RTFx 1,234" in card.text and "NVIDIA H200" in card.text
-    )
-    with pytest.raises(ValueError, match="two of the results are of LibriSpeech: test, en; give one of them"):
+    line = f"Data: FLEURS ({source['url']}), licence `cc-by-4.0`; the Hub's `google/fleurs` at `aaaaaaaaaaaa`, split `test`"
+    assert f"\n\n{line}; left out: 3 no text.\n\nSpeed: RTFx 1,234" in card.text and "NVIDIA H200" in card.text
+    assert "### FLEURS: test\n" in card.text and "### LibriSpeech: clean, test\n" in card.text
+    with pytest.raises(ValueError, match="two of the results are of LibriSpeech: clean, test, en; give one of them"):
         model_card(run, [results[1], results[1] | {"data": ["again/test.parquet"]}])
 
 
