@@ -148,7 +148,7 @@ ALL: Form = {
     "speed": {},
 }
 OPTIONAL = {*ALL, *SCORES}  # which older files lack
-NULLABLE = {"speakers", "dataset", "speed"}
+NULLABLE = {"speakers", "dataset", "id", "speed"}
 
 
 def _misfits(value: object, form: Form, name: str) -> Iterator[tuple[str, object, str]]:
