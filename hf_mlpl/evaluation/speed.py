@@ -31,8 +31,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -48,8 +47,8 @@ MOST_WARM_UP_BATCHES, WARM_UP_SHARE = 10, 0.1
 
 
 @dataclass(frozen=True)
-class Lane:
-    """Holds what one thread of one process has computed: batches one after the other.
+class Totals:
+    """Holds what one thread of one process has computed, batch after batch.
 
     Args:
         audio_seconds, seconds, batches, size, forwards: sums over its batches after the warm-up.
@@ -64,11 +63,11 @@ class Lane:
     warm_up_batches: int
 
 
-def lane(batches: list[TimedBatch]) -> Lane:
-    """Returns the sums over the batches of a thread, without those that warm up."""
+def totals(batches: list[TimedBatch]) -> Totals:
+    """Adds up the batches of a thread, without those that warm up."""
     warm_up = max(1, min(MOST_WARM_UP_BATCHES, int(WARM_UP_SHARE * len(batches))))
     timed = batches[warm_up:]
-    return Lane(
+    return Totals(
         audio_seconds=math.fsum(batch.audio_seconds for batch in timed),
         seconds=math.fsum(batch.seconds for batch in timed),
         batches=len(timed),
@@ -85,43 +84,37 @@ def measured_speed(accelerator: Accelerator, model: PreTrainedModel, clock: Cloc
     slowest.
     """
     device = model.device
-    of_processes = gather_object(
-        [
-            {
-                "lanes": [astuple(lane(batches)) for batches in clock.threads.values()],
-                "audio": math.fsum(batch.audio_seconds for of in clock.threads.values() for batch in of),
-                "wall": clock.wall.seconds,
-                "hardware": hardware_name(device),
-                "peak": peak_memory(device),
-                "batch_seconds": clock.batch_seconds,
-            }
-        ]
-    )
-    lanes = [Lane(*values) for process in of_processes for values in process["lanes"]]
-    total = {name: sum(getattr(each, name) for each in lanes) for name in ("batches", "size", "forwards")}
-    audio_seconds, seconds = math.fsum(each.audio_seconds for each in lanes), _most(each.seconds for each in lanes)
-    wall_seconds = _most(process["wall"] for process in of_processes)
-    peaks = [process["peak"] for process in of_processes if process["peak"] is not None]
+    of_process = {
+        "threads": [totals(batches) for batches in clock.threads.values()],
+        "audio_seconds": math.fsum(batch.audio_seconds for batches in clock.threads.values() for batch in batches),
+        "wall_seconds": clock.wall.seconds,
+        "batch_seconds": clock.batch_seconds,
+        "hardware": hardware_name(device),
+        "peak": peak_memory(device),
+    }
+    processes = gather_object([of_process])
+    threads = [of_thread for process in processes for of_thread in process["threads"]]
+    audio_seconds = math.fsum(each.audio_seconds for each in threads)
+    seconds = max((each.seconds for each in threads), default=0.0)
+    wall_seconds = max(process["wall_seconds"] for process in processes)
+    forwards = sum(each.forwards for each in threads)
+    peaks = [process["peak"] for process in processes if process["peak"] is not None]
     return {
         "rtfx": audio_seconds / seconds if seconds else None,
-        "rtfx_wall": math.fsum(process["audio"] for process in of_processes) / wall_seconds if wall_seconds else 0.0,
+        "rtfx_wall": math.fsum(process["audio_seconds"] for process in processes) / wall_seconds,
         "audio_seconds": audio_seconds,
         "seconds": seconds,
         "wall_seconds": wall_seconds,
-        "batches": total["batches"],
-        "warm_up_batches": sum(each.warm_up_batches for each in lanes),
-        "batch_size": total["size"] / total["forwards"] if total["forwards"] else None,
-        "batch_seconds": next((p["batch_seconds"] for p in of_processes if p["batch_seconds"] is not None), None),
+        "batches": sum(each.batches for each in threads),
+        "warm_up_batches": sum(each.warm_up_batches for each in threads),
+        "batch_size": sum(each.size for each in threads) / forwards if forwards else None,
+        "batch_seconds": processes[0]["batch_seconds"],
         "dtype": dtype_of(model),
         "device": device.type,
-        "hardware": " and ".join(sorted({process["hardware"] for process in of_processes})),
-        "processes": accelerator.num_processes,
+        "hardware": " and ".join(sorted({process["hardware"] for process in processes})),
+        "processes": len(processes),
         "threads": torch.get_num_threads(),
         "peak_memory_gb": max(peaks) / 1e9 if peaks else None,
         "peak_memory_of": "GPU" if counts_its_memory(device) else "process",
         "versions": {name: sys.modules[name].__version__ for name in ("torch", "transformers", "hf_mlpl")},
     }
-
-
-def _most(values: Iterable[float]) -> float:
-    return max(values, default=0.0)
