@@ -3,7 +3,7 @@
 A file of results is a JSON object:
 
     model, revision, dtype, data, sources, unseen_in   what was evaluated, as `hf-mlpl evaluate` was told
-    dataset         {"id", "configs": {language: config}, "split", "revision", "license"} of a data set of the Hub; null
+    dataset         {"id", "configs": {language: config}, "split", "revision", "license"} of a data set; null
     normalization   name and version of the normalised form of texts; normalised rates of others cannot be compared
     languages       {language: scores}
     macro           mean rates over languages: {"cer", "wer", "language_accuracy", "normalized", "intervals"}
@@ -18,8 +18,8 @@ The scores of a language are
 
     cer, wer        all edits divided by all characters, or words, of the references; null where it is not known
     normalized      {"cer", "wer"} of the texts in the form of `normalization`
-    intervals       {"cer", "wer", "normalized_cer", "normalized_wer"}: [low, high] of the 95 % intervals; null for less
-                    than 10 utterances, and where all samples have the same rate
+    intervals       {"cer", "wer", "normalized_cer", "normalized_wer"}: [low, high] of the 95 % intervals; null for
+                    less than 10 utterances, and where all samples have the same rate
     edits           {"characters": {"substitutions", "deletions", "insertions"}, "words": the same}, not normalised
     characters, words   of the references, not normalised
     language_accuracy   share of utterances whose language was predicted rightly; null for a model that predicts none
@@ -58,6 +58,17 @@ def interval_of(scores: Mapping, metric: str) -> tuple[float, float] | None:
     return None if bounds is None else (bounds[0], bounds[1])
 
 
+def rates_alone(results: Mapping) -> dict:
+    """Returns the fields that the rows of `metrics.jsonl` have: error rates as they are written, and amounts."""
+
+    def some(values: Mapping, *names: str) -> dict:
+        return {name: values[name] for name in names if name in values}
+
+    scores = {language: some(each, *RATES, "utterances", "hours") for language, each in results["languages"].items()}
+    amounts = some(results, "utterances", "hours", "unreadable", "empty")
+    return {"languages": scores, "macro": some(results["macro"], *RATES), **amounts}
+
+
 def read_results(path: str | os.PathLike, metrics: Sequence[str] = ("cer", "wer")) -> dict:
     """Reads a file of results, or the `complete.json` of labels, which has a CER alone.
 
@@ -94,10 +105,20 @@ def read_results(path: str | os.PathLike, metrics: Sequence[str] = ("cer", "wer"
         raise ValueError(f"{path}: {name} is {short_repr(value)}; it must be {accepted}")
     if len(raw) < len(metrics) and not all(scores.get("normalized") for scores in results["languages"].values()):
         raise ValueError(
-            f"{path}: has no normalised error rates, it is of an older version; `hf-mlpl evaluate --hypotheses` computes "
-            "them from its transcripts"
+            f"{path}: has no normalised error rates, it is of an older version; `hf-mlpl evaluate --hypotheses` "
+            "computes them from its transcripts"
         )
     return results
+
+
+def check_normalization(results: Sequence[dict], metric: str) -> None:
+    """Raises a ValueError if one of the `METRICS` is of texts that were normalised in different ways."""
+    names = sorted({str(each.get("normalization")) for each in results})
+    if metric.startswith(NORMALIZED) and len(names) > 1:
+        raise ValueError(
+            f"texts were normalised in different ways, {' and '.join(names)}, so their {metric} cannot be compared; "
+            "`hf-mlpl evaluate --hypotheses` scores the transcripts again"
+        )
 
 
 def _has_rates(names: Sequence[str], value: object) -> bool:

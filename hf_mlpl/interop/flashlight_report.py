@@ -10,11 +10,10 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 from ..atomic import atomic_write
 from ..audio.reading import AudioError, audio_format, load_audio, stream_audio
 from ..corpora.flashlight_lists import ListEntry
+from ..data.trn import trn_files
 from ..error_line import error_line
 from ..inference.pieces import Piece, cut, is_memory_error, prefetch
 from ..model.feature_extraction_mlpl import MlplFeatureExtractor
@@ -344,15 +344,7 @@ class EmissionFiles:
         return path
 
 
-@contextmanager
-def sclite_files(folder: Path, test: str) -> Iterator[tuple[TextIO, TextIO]]:
-    """Opens the original's files of hypotheses and references for sclite, which appear once they are complete."""
+def sclite_files(folder: Path, test: str) -> AbstractContextManager[Callable[[str, str, str], None]]:
+    """Opens the original's files of hypotheses and references for sclite, as `trn_files` does."""
     name = file_name(test)
-    hypotheses, references = folder / f"{name}.hyp", folder / f"{name}.viterbi.ref"
-    with (
-        atomic_write(hypotheses) as hypotheses,
-        atomic_write(references) as references,
-        open(hypotheses, "w", encoding="utf-8") as hypothesis_file,
-        open(references, "w", encoding="utf-8") as reference_file,
-    ):
-        yield hypothesis_file, reference_file
+    return trn_files(folder / f"{name}.hyp", folder / f"{name}.viterbi.ref")
