@@ -17,18 +17,12 @@ from ..pages.difference import difference
 from ..pages.document import is_language_tag
 from ..sharing.run_files import data_line, format_hours
 from .clips import Clip, left_out_line
-from .evaluations import MACRO, WORST, Evaluation, Rate, commonest, per_row
+from .evaluations import MACRO, RATES, WORST, Evaluation, Rate, commonest, per_row
 
 CONFUSIONS = 15  # of characters
 MOST_LANGUAGES = 30  # in the picture of their confusions: those that are confused most
-COLUMNS = {  # rates of a language
-    "cer": "CER %",
-    "wer": "WER %",
-    "normalized_cer": "normalised CER %",
-    "normalized_wer": "normalised WER %",
-    "language_accuracy": "language %",
-}
-ALWAYS = ("cer", "wer")
+RATE_NAMES = {"cer": "CER", "wer": "WER", "normalized_cer": "normalised CER", "normalized_wer": "normalised WER"}
+COLUMNS = {metric: f"{name} %" for metric, name in RATE_NAMES.items()} | {"language_accuracy": "language %"}
 LONGEST_TEXT = 1500  # characters of a text that is shown
 
 
@@ -62,9 +56,9 @@ class EvaluationView:
         self.rows = [_row(evaluation, name) for name in (*evaluation.languages, MACRO)]
         if by_hours := results.get("by_hours"):
             rates = {metric: Rate.of(by_hours, metric) for metric in COLUMNS}
-            self.rows.append(self.rows[-1] | {"name": "average by hours", "rates": rates})
+            self.rows.append(self.rows[-1] | {"name": "weighted by hours", "rates": rates})
         self.columns = {
-            metric: title for metric, title in COLUMNS.items() if metric in ALWAYS or self.rows[-1]["rates"][metric]
+            metric: title for metric, title in COLUMNS.items() if metric in RATES or self.rows[-1]["rates"][metric]
         }
         self.has_normalized = "normalized_cer" in self.columns
         self.has_intervals = evaluation.hypotheses is not None or "intervals" in results.get("macro", {})
@@ -142,7 +136,7 @@ def rates_picture(evaluations: dict[str, Evaluation], rate: str = "cer") -> Mark
     last = list(percents.values())[-1]
     names = {name for values in percents.values() for name in values} - {MACRO}
     order = sorted(names, key=lambda name: (-last.get(name, (0,))[0], name))
-    label = f"{rate.upper()}, %"
+    label = f"{RATE_NAMES[rate]}, %"
     return Markup(to_svg(draw_intervals([*order, MACRO], percents, label), f"{label} of each language"))
 
 

@@ -16,13 +16,14 @@ import numpy as np
 import pyarrow as pa
 
 from ..evaluation.confusions import MOST_COUNTED, character_confusions, language_confusions
-from ..evaluation.hypotheses import hypotheses_path, of_language, read_hypotheses
+from ..evaluation.differences import ScoredRun
+from ..evaluation.hypotheses import COUNTS, hypotheses_path, of_language, read_hypotheses
 from ..evaluation.intervals import FEWEST_SAMPLED, interval, macro_rates, resampled_rates
 from ..evaluation.results import interval_of, rate_of, read_results
 from ..sharing.run_files import data_title
 
 WORST = 20  # utterances of a language
-RATES = {"cer": ("edits", "characters"), "wer": ("word_edits", "words")}  # columns of transcripts
+RATES = ("cer", "wer")  # of results of older versions
 MACRO = None  # in place of a language: the macro average, which no name of a language can stand for
 Key = TypeVar("Key", str, tuple[str, str])
 
@@ -43,21 +44,13 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Holds the results of a model on a data set.
+class Evaluation(ScoredRun):
+    """Holds the results of a model on a data set, and its transcripts.
 
     Args:
-        path: file of the results.
-        results: its content.
-        hypotheses: transcripts, in columns of `HYPOTHESIS_FEATURES`; None where they were not kept.
-        problem: why there are none.
-        command: makes them.
+        command: makes the transcripts, where they are missing because of the `problem`.
     """
 
-    path: Path
-    results: dict
-    hypotheses: pa.Table | None
-    problem: str | None = None
     command: str | None = None
 
     @property
@@ -75,10 +68,10 @@ class Evaluation:
         for language in self.languages if self.hypotheses is not None else ():
             if len(table := of_language(self.hypotheses, language)) < FEWEST_SAMPLED:
                 continue
-            for rate, (edits, lengths) in RATES.items():
+            for rate in RATES:
                 if self.results["languages"][language][rate] is not None:
-                    counts = table[edits].to_numpy(), table[lengths].to_numpy()
-                    samples[rate][language] = resampled_rates(*counts, language)
+                    edits, lengths = (table[column].to_numpy() for column in COUNTS[rate])
+                    samples[rate][language] = resampled_rates(edits, lengths, language)
         return samples
 
     @property
@@ -112,7 +105,7 @@ class Evaluation:
         worst = {}
         for language in self.languages if self.hypotheses is not None else ():
             table = of_language(self.hypotheses, language)
-            edits, characters = (table[name].to_numpy() for name in RATES["cer"])
+            edits, characters = (table[name].to_numpy() for name in COUNTS["cer"])
             rates = np.where(characters > 0, edits / np.maximum(characters, 1), edits > 0)
             order = [row for row in np.lexsort([-edits, -rates]) if edits[row]][:count]
             rows = table.take(pa.array(order, pa.int64())).to_pylist()

@@ -34,7 +34,7 @@ def score_table(result: dict, has_languages: bool) -> list[list[str]]:
     head = ["language", "ISO 639", "utterances", "hours", *(TITLES[metric] for metric in metrics)]
     rows = {name: (iso_code(name), scores) for name, scores in sorted(result["languages"].items())}
     totals = {"utterances": result["utterances"], "hours": result["hours"]}
-    means = {"mean": result["macro"]} | ({"mean by hours": result["by_hours"]} if result.get("by_hours") else {})
+    means = {"mean": result["macro"]} | ({"weighted by hours": result["by_hours"]} if result.get("by_hours") else {})
     table = [head + ["language %"] * has_languages]
     for name, (code, scores) in [*rows.items(), *((mean, ("-", rates | totals)) for mean, rates in means.items())]:
         cells = [escaped(name), code, f"{scores['utterances']:,}", format_hours(scores["hours"])]
