@@ -34,6 +34,11 @@ def trn_files(hypotheses: Path, references: Path) -> Iterator[Callable[[str, str
         yield write
 
 
+def file_name(name: str) -> str:
+    """Replaces each slash of a name by `#`, as flashlight does, so that no file is written into another folder."""
+    return re.sub(r"[/\\]", "#", name)
+
+
 def plain_words(text: str) -> str:
     """Returns a text in which each word counts as one word: what sclite gives a meaning becomes a look-alike."""
     return text.translate(LOOK_ALIKES)

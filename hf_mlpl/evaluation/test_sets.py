@@ -275,18 +275,15 @@ def _common_voice(request: Request) -> _Corpus:
 
 def _librispeech(request: Request, root: Path) -> _Corpus:
     split, found = request.split.replace(".", "-"), librispeech_splits(root)
-    wanted = [f"{split}-{config}" for config in request.configs] or [split]
+    wanted = [f"{split}-{config}" for config in request.configs]
+    wanted = wanted or [name for name in found if name.partition("-")[0] == split] or [split]
     if len(wanted) > 1 or wanted[0] not in found:
-        raise ValueError(f"{root}: has no one split {' '.join(wanted)}; --split accepts one of {', '.join(found)}")
+        raise ValueError(f"{root}: --split {request.split} is not one of its splits, {', '.join(found)}")
     split, _, part = wanted[0].partition("-")
     split = {"dev": "validation"}.get(split, split)
-    config, _, hours = part.partition("-")
-    return _Corpus(
-        list(librispeech_parts(root, wanted)),
-        LIBRISPEECH_ON_HUB,
-        {"en": config},
-        ".".join(filter(None, (split, hours))),
-    )
+    config, _, hours = part.partition("-")  # of train-clean-100
+    parts = list(librispeech_parts(root, wanted))
+    return _Corpus(parts, LIBRISPEECH_ON_HUB, {"en": config}, f"{split}.{hours}" if hours else split)
 
 
 def _voxpopuli(request: Request, root: Path) -> _Corpus:
@@ -320,7 +317,7 @@ def _dataset(request: Request, folder: Path) -> _Corpus:
     except ValueError as error:
         raise ValueError(f"{error}{_advice(request)}") from error
     settings = {"columns": dict(request.columns), "language": request.language, "copies": folder / "recordings"}
-    parts = list(dataset_parts(name, [split], configs, **settings))
+    parts = list(dataset_parts(name, [split], configs, None, **settings))
     of_language: dict[str | None, str | None] = {}
     for part, config in zip(parts, configs, strict=True):
         language = part.read.keywords["language"] or locale_of_config(config or "")

@@ -19,7 +19,7 @@ from ..readers.dataset_forms import known_corpus, language_configs
 from ..readers.downloads import download_mirror
 from ..readers.hf_datasets import read_dataset
 from ..readers.librispeech import librispeech_splits, read_librispeech
-from ..readers.published import language_of_corpus
+from ..readers.published import LIBRISPEECH_COLUMNS, LIBRISPEECH_LANGUAGE, LIBRISPEECH_ON_HUB
 from ..readers.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_folders, voxpopuli_asr_locales
 from ..sources import HUB_PAGE, LIBRISPEECH, VOXPOPULI, Source, common_voice_sources, source_of_corpus
 from ..splits import split_of_name
@@ -116,7 +116,7 @@ def dataset_parts(
         name: of a data set on the Hub, or its path.
         configs: by default those of `language_configs`.
         languages: locales of which configurations are chosen.
-        settings: of `read_dataset`; its `language` is known of data sets of one language.
+        settings: of `read_dataset`; those of LibriSpeech are known.
 
     Raises:
         ValueError: as `language_configs` does.
@@ -126,8 +126,9 @@ def dataset_parts(
         source, inputs = source_of_corpus(name, corpus and corpus[1]), (name,)
     else:
         source, inputs = corpus[1] if corpus else source_on_hub(name), ()
-    if corpus and not settings.get("language"):
-        settings["language"] = language_of_corpus(corpus[0])
+    if corpus and corpus[0] == LIBRISPEECH_ON_HUB:
+        settings["language"] = settings.get("language") or LIBRISPEECH_LANGUAGE
+        settings["columns"] = {**LIBRISPEECH_COLUMNS, **(settings.get("columns") or {})}
     for config in configs or language_configs(name, languages):
         for split in splits:
             read = partial(read_dataset, name, split=split, config=config, **settings)

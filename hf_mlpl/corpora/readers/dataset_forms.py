@@ -37,6 +37,7 @@ from .dataset_files import (
 )
 from .parquet import parquet_features, parquet_rows, parquet_schema, with_class_names
 from .published import (
+    LIBRISPEECH_ON_HUB,
     PUBLISHED,
     SOURCES,
     Published,
@@ -173,18 +174,20 @@ def language_configs(
 def known_corpus(name: str | Path) -> tuple[str, Source] | None:
     """Returns the name on the Hub and the source of a published corpus, by that name, or by the files in a folder.
 
-    Copies of its Parquet files are known by their columns, or by the name of the folder; None for another data set.
+    Copies of its Parquet files are known by their columns, those of LibriSpeech by the name of the folder, too; None
+    for another data set.
     """
     path = Path(name)
     if not path.is_dir():
         return next((known for known in SOURCES.items() if known[0] == str(name).lower()), None)
-    corpus = published_folder(path)
-    if corpus is None and has_configs(path):
-        with suppress(ValueError):
-            corpus = published_columns(parquet_schema(parquet_files_below(path)[0]).names)
-    named = (known for known in SOURCES if known.partition("/")[2] == path.absolute().name)
-    known = next((known for known, each in PUBLISHED.items() if each is corpus), None) or next(named, None)
-    return known and (known, SOURCES[known])
+    corpus, known = published_folder(path), None
+    if corpus is None and has_configs(path) and (files := parquet_files_below(path)):
+        columns = parquet_schema(files[0]).names
+        corpus = published_columns(columns)
+        if path.absolute().name == Path(LIBRISPEECH_ON_HUB).name and "chapter_id" in columns:
+            known = LIBRISPEECH_ON_HUB
+    known = known or next((known for known, each in PUBLISHED.items() if each is corpus), None)
+    return (known, SOURCES[known]) if known else None
 
 
 def has_one_split(path: Path) -> bool:

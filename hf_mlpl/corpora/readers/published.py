@@ -34,8 +34,9 @@ OF_MLS = {
     **{"dutch": "nl", "english": "en", "french": "fr", "german": "de", "italian": "it", "polish": "pl"},
     **{"portuguese": "pt", "spanish": "es"},
 }
-# LibriSpeech, whose configurations are not named after its language; its Parquet files need no columns of their own.
 LIBRISPEECH_ON_HUB = "openslr/librispeech_asr"
+# Arguments of `read_dataset` for LibriSpeech, whose configurations and columns do not say its language.
+LIBRISPEECH_LANGUAGE, LIBRISPEECH_COLUMNS = "en", {"id": "id"}
 LANGUAGES = {*WITHOUT_REGION, *WITH_REGION, "zh", "rm", "nan"}
 
 
@@ -120,11 +121,6 @@ PUBLISHED = {
     ),
 }
 SOURCES = {name: corpus.source for name, corpus in PUBLISHED.items()} | {LIBRISPEECH_ON_HUB: LIBRISPEECH}
-
-
-def language_of_corpus(name: str) -> str | None:
-    """Returns the language of a published corpus that has one alone, by its name on the Hub; None for others."""
-    return "en" if name == LIBRISPEECH_ON_HUB else None
 
 
 def locale_of_config(config: str) -> str | None:
