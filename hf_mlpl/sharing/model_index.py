@@ -48,7 +48,7 @@ def model_index(results: Sequence[dict]) -> list[EvalResult]:
                         EvalResult(
                             task_type=TASK,
                             task_name="Speech Recognition",
-                            dataset_name=f"{data_name(result)} ({language})" if is_alone else data_name(result),
+                            dataset_name=f"{_name(result)} ({language})" if is_alone else _name(result),
                             dataset_args={"language": iso_code(language)} if is_alone else None,
                             metric_type=metric,
                             metric_value=round(100 * rate, 2),
@@ -60,9 +60,13 @@ def model_index(results: Sequence[dict]) -> list[EvalResult]:
     return rates
 
 
+def _name(result: dict) -> str:
+    return data_name(result) or "unnamed"  # transcripts of another program
+
+
 def _place(result: dict, language: str) -> dict[str, str | None]:
     """Returns what identifies the data of a language on the Hub."""
-    name, dataset = data_name(result), result.get("dataset") or {}
+    name, dataset = _name(result), result.get("dataset") or {}
     slug = name if HUB_NAME.fullmatch(name) else re.sub(r"[^\w.]+", "-", name.lower()).strip("-")
     return {
         "dataset_type": dataset.get("id") or slug,

@@ -16,7 +16,7 @@ def shown_result(result: dict, has_languages: bool) -> dict:
     """Returns what the template shows of the results on a test set: its `title`, `lines` about it, and a `table`."""
     speed = f"Speed: {describe_speed(result['speed'])}." if is_speed(result.get("speed")) else ""
     return {
-        "title": data_title(result),
+        "title": data_title(result) or "Transcripts",
         "lines": [line for line in (data_line(result), speed) if line],
         "table": score_table(result, has_languages),
     }

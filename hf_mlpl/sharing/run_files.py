@@ -94,7 +94,7 @@ def has_pseudo_labels(run: dict) -> bool:
 
 
 def data_name(result: dict) -> str:
-    """Returns the name of a test set: the sources of its speech, or its files if they are unknown."""
+    """Returns the name of a test set: the sources of its speech, or its files if they are unknown, or ""."""
     names = [source["name"] for source in result.get("sources", ())]
     return " + ".join(names or [PurePath(path).name for path in result.get("data", ())])
 
@@ -102,7 +102,7 @@ def data_name(result: dict) -> str:
 def split_of(result: dict) -> str:
     """Returns the split of a test set, by its name in a data set of the Hub, or by its files."""
     split = (result.get("dataset") or {}).get("split") or "+".join(
-        dict.fromkeys(PurePath(path).stem for path in result["data"])
+        dict.fromkeys(PurePath(path).stem for path in result.get("data", ()))
     )
     return f"{split}, sentences unseen in training" if result.get("unseen_in") else split
 
