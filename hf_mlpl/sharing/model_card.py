@@ -160,8 +160,8 @@ def check_weights(run_dir: Path, results: Sequence[dict]) -> None:
     for digest, result in hashes.items():
         if digest != own:
             raise ValueError(
-                f"results of {result['revision']} on {', '.join(result.get('data', ()))} are not of {folder}, whose weights "
-                f"are @{own}; run `hf-mlpl evaluate` again"
+                f"results of {result['revision']} on {', '.join(result.get('data', ()))} are not of {folder}, whose "
+                f"weights are @{own}; run `hf-mlpl evaluate` again"
             )
 
 
