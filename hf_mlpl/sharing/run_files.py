@@ -130,7 +130,7 @@ def data_line(result: dict) -> str:
     if dataset.get("left_out"):
         parts.append(f"left out: {drop_reasons(Counter(dataset['left_out']))}")
     if languages := result.get("languages_left_out"):
-        parts.append(f"without {', '.join(languages)}, which the model does not know")
+        parts.append(f"without {', '.join(languages)}, which the model cannot transcribe")
     return f"Data: {'; '.join(parts)}." if parts else ""
 
 
