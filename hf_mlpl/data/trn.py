@@ -10,7 +10,7 @@ from pathlib import Path
 from ..atomic import atomic_write
 
 # Characters by which sclite marks alternatives, optional words, words that count for nothing, and comments
-LOOK_ALIKES = str.maketrans("(){}@;", "（）｛｝＠；")
+LOOK_ALIKES = str.maketrans("(){}@;*", "（）｛｝＠；＊")
 
 
 @contextmanager
