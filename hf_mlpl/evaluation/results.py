@@ -170,7 +170,7 @@ ALL: Form = {
     "speed": (is_speed, "what `hf-mlpl evaluate` measures"),
 }
 OPTIONAL = {*ALL, *SCORES}  # which older files lack
-NULLABLE = {"speakers", "dataset", "speed"}
+NULLABLE = {"speakers", "dataset", "id", "speed"}
 
 
 def _misfits(value: object, form: Form, name: str) -> Iterator[tuple[str, object, str]]:
