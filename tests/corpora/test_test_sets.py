@@ -132,6 +132,8 @@ def test_librispeech(librispeech, tmp_path, local_hub):  # noqa: F811
     for dataset, request, expected in [
         (librispeech, {}, None),
         (archive.parent, {"split": "test-clean"}, clean),
+        (archive, {}, clean),
+        (tmp_path / "both" / "test-clean", {}, clean),
         (tmp_path / "both", {"split": "test.clean"}, clean),
         (tmp_path / "both", {"configs": ["clean"]}, clean),
         ("openslr/librispeech_asr", {"split": "test.clean"}, by_split),
@@ -183,8 +185,13 @@ def test_multilingual_librispeech_and_voxpopuli(mls, tmp_path):  # noqa: F811
     assert [row[:3] for row in rows_of(found)] == [("2020_en_1", "en", "Ja."), ("2020_sv_1", "sv-SE", "Ja.")]
     assert found.description["id"] == "facebook/voxpopuli" and found.description["left_out"] == {"no raw_text": 2}
     assert found.description["configs"] == {"en": "en", "sv-SE": "sv"}
-    found = prepared(folder.parent, cache, columns={"text": "normalized_text"}, languages=["en_accented"])
-    assert [row[2] for row in rows_of(found)] == ["ja", "nej"]
+    found = prepared(folder.parent, cache, columns={"text": "normalized_text"}, configs=["en_accented"])
+    assert [row[:3] for row in rows_of(found)] == [
+        (f"2020_en_accented_{n}", "en", t) for n, t in [(1, "ja"), (2, "nej")]
+    ]
+    assert found.description["configs"] == {"en": "en_accented"}
+    with pytest.raises(ValueError, match="voxpopuli: the configurations en and en_accented are of one language, en;"):
+        prepared(folder.parent, cache, configs=["en", "en_accented"])
 
 
 def test_any_data_set(tmp_path, local_hub, monkeypatch):
