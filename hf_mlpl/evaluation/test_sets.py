@@ -346,10 +346,8 @@ def _dataset(request: Request, folder: Path) -> _Corpus:
         raise ValueError(f"{error}{_advice(request)}") from error
     settings = {"columns": dict(request.columns), "language": request.language, "copies": folder / "recordings"}
     parts = list(dataset_parts(name, [split], configs, None, **settings))
-    languages = [
-        part.read.keywords["language"] or locale_of_config(config or "") for part, config in zip(parts, configs)
-    ]
-    of_language = _by_language(request, zip(languages, configs, strict=True))
+    spoken = (part.read.keywords["language"] or locale_of_config(part.read.keywords["config"] or "") for part in parts)
+    of_language = _by_language(request, zip(spoken, configs, strict=True))
     if request.path is None:  # so the Hub calls the only configuration of a data set
         of_language = {language: config or "default" for language, config in of_language.items()}
     return _Corpus(parts, known[0] if known else None if request.path else request.dataset, of_language, split)
