@@ -1,10 +1,20 @@
-"""Scores a model on labelled utterances: CER and WER of each language, and their macro average.
+"""Scores a model on labelled utterances: CER and WER of each language, and their means.
 
     hf-mlpl evaluate --model runs/final/model --data data/test.parquet --output results.json
     hf-mlpl evaluate --model runs/final/model --dataset google/fleurs --languages all --output fleurs.json
 
 prints a table, and writes the same numbers to results.json, and the transcripts to results.hypotheses.parquet.
 `hf-mlpl report results.json` makes a page of both.
+
+The table has error rates of texts as they are written, and of normalised texts (norm.), in which capitals and
+punctuation do not count, as on leaderboards; with 95 % intervals in brackets where there are 10 utterances or more.
+--csv writes the numbers of each language as a table, and --trn the transcripts as sclite reads them. What was
+transcribed once is scored again without a model:
+
+    hf-mlpl evaluate --hypotheses results.hypotheses.parquet --output again.json --csv again.csv --trn again
+
+and so are transcripts of other programs, in a Parquet file with the columns id, language, text (the reference),
+hypothesis and duration_seconds, and perhaps speaker.
 
 --dataset is the name of a test set, or its path: FLEURS (google/fleurs), Multilingual LibriSpeech
 (facebook/multilingual_librispeech), VoxPopuli (facebook/voxpopuli), LibriSpeech (openslr/librispeech_asr), a release
@@ -40,12 +50,13 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="folder or Hub name of a model")
+    parser.add_argument("--model", help="folder or Hub name of a model; needed for all but --hypotheses")
     utterances = parser.add_mutually_exclusive_group(required=True)
     utterances.add_argument("--data", nargs="+", help="labelled utterance files")
     utterances.add_argument(
         "--dataset", metavar="NAME_OR_PATH", help="test set on the Hub, or a folder or file: google/fleurs"
     )
+    utterances.add_argument("--hypotheses", type=Path, metavar="FILE", help="transcripts to score again, Parquet")
     parser.add_argument(
         "--languages", nargs="+", help="score only these languages, such as sl sv-SE; default: all, every one there is"
     )
@@ -53,6 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--unseen-in", nargs="+", default=[], help="training files: score only sentences that none of them contains"
     )
     parser.add_argument("--output", type=Path, required=True, help="results file to write, JSON")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each language, CSV")
+    parser.add_argument("--trn", type=Path, metavar="FOLDER", help="write transcripts and references for sclite")
     add_inference_arguments(parser)
     group = parser.add_argument_group("test sets", "These are for --dataset.")
     group.add_argument("--split", help="split to read; default: test")
@@ -71,17 +84,22 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     import pyarrow.compute as pc
     from tqdm import tqdm
 
-    from ..atomic import write_json
     from ..corpora.sources import sources_of
     from ..data.rows import distinct, filter_rows
     from ..data.utterances import read_utterances
     from ..evaluation.hypotheses import hypotheses_path
+    from ..evaluation.rescoring import rescore
     from ..evaluation.scoring import evaluate_model
-    from ..evaluation.speed_line import describe_speed
-    from ..evaluation.tables import results_table
     from ..inference.recognition import transcriber_of_languages
 
     test_set = _test_set(options, parser)
+    if options.hypotheses is not None:
+        seen = set(read_utterances(options.unseen_in)["text"]) if options.unseen_in else ()
+        results = rescore(options.hypotheses, options.output, options.languages, seen)
+        settings = {"model": options.model} if options.model else {}
+        settings |= {"unseen_in": options.unseen_in} if options.unseen_in else {}
+        _write(options, results | settings)
+        return
     accelerator, dataset, model, processor, revision = start_inference(options, any_language=True)
     languages = transcriber_of_languages(options.model, model, processor, distinct(dataset, "language"))
     left_out = pa.array(languages.left_out, pa.string())
@@ -111,11 +129,32 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         settings |= {"sources": [asdict(source) for source in sources_of(options.data)]}
         settings |= {"dataset": test_set and test_set.description, "unseen_in": options.unseen_in}
         settings |= {"unknown_languages": languages.unknown, "languages_left_out": languages.left_out}
-        write_json(options.output, {**settings, **results})
-        print(results_table(results))
+        _write(options, {**settings, **results})
+
+
+def _write(options: argparse.Namespace, results: dict) -> None:
+    """Writes results, and what `--csv` and `--trn` ask for, and prints them."""
+    from ..atomic import write_json, write_text
+    from ..evaluation.hypotheses import hypotheses_path, read_hypotheses
+    from ..evaluation.rescoring import write_trn
+    from ..evaluation.speed_line import describe_speed
+    from ..evaluation.tables import remarks_on, results_csv, results_table
+
+    transcripts = hypotheses_path(options.output)
+    write_json(options.output, results)
+    print(results_table(results))
+    print(*remarks_on(results), sep="\n")
+    if results.get("speed"):
         print(f"speed: {describe_speed(results['speed'])}")
-        print(f"results: {options.output}; transcripts: {transcripts}")
-        print(f"next: hf-mlpl report {shlex.quote(str(options.output))}")
+    print(f"results: {options.output}; transcripts: {transcripts}")
+    if options.csv is not None:
+        write_text(options.csv, results_csv(results))
+        print(f"table: {options.csv}")
+    if options.trn is not None:
+        options.trn.mkdir(parents=True, exist_ok=True)
+        write_trn(read_hypotheses(transcripts, results), options.trn)
+        print(f"for sclite: {options.trn}")
+    print(f"next: hf-mlpl report {shlex.quote(str(options.output))}")
 
 
 def _test_set(options: argparse.Namespace, parser: argparse.ArgumentParser) -> PreparedSet | None:
@@ -123,6 +162,8 @@ def _test_set(options: argparse.Namespace, parser: argparse.ArgumentParser) -> P
     columns = given_columns(options)
     if options.languages == ["all"]:
         options.languages = None
+    if options.model is None and options.hypotheses is None:
+        parser.error("--model is missing: the folder or Hub name of a model")
     if options.dataset is None:
         if columns or options.split or options.config or options.language:
             parser.error("--split, --config, --language and columns are of a test set, which --dataset names")

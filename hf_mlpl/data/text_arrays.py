@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..model.text import normalize_text, without_invisible
+from ..model.text import INVISIBLE, normalize_text, without_invisible
 
 NUM_CODE_POINTS = sys.maxunicode + 1
 SPACE = ord(" ")
@@ -77,6 +77,11 @@ def _may_change() -> np.ndarray:
         )
     mask[SPACE] = False
     return mask
+
+
+def visible(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Returns texts without invisible characters, and without white space at their ends; null stays null."""
+    return pc.utf8_trim_whitespace(pc.replace_substring_regex(texts, f"[{INVISIBLE}]+", ""))
 
 
 def join(texts: pa.Array, separator: str) -> pa.Buffer:

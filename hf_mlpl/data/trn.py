@@ -10,7 +10,7 @@ from pathlib import Path
 from ..atomic import atomic_write
 
 # Characters by which sclite marks alternatives, optional words, words that count for nothing, and comments
-LOOK_ALIKES = str.maketrans("(){}@;", "（）｛｝＠；")
+LOOK_ALIKES = str.maketrans("(){}@;*", "（）｛｝＠；＊")
 
 
 @contextmanager
@@ -32,6 +32,11 @@ def trn_files(hypotheses: Path, references: Path) -> Iterator[Callable[[str, str
             reference_file.write(f"{reference} ({utterance_id})\n")
 
         yield write
+
+
+def file_name(name: str) -> str:
+    """Replaces each slash of a name by `#`, as flashlight does, so that no file is written into another folder."""
+    return re.sub(r"[/\\]", "#", name)
 
 
 def plain_words(text: str) -> str:

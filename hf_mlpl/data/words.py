@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
 
-# Beginnings of the Unicode names of letters that are written without spaces between words.
+# Beginnings of the Unicode names of letters that are written without spaces between words. East Asian punctuation has
+# no spaces beside it either; the other scripts have some between phrases.
+EAST_ASIAN = ("CJK ", "IDEOGRAPHIC ", "HIRAGANA", "HENTAIGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO")
 WITHOUT_SPACES = (
-    *("CJK ", "IDEOGRAPHIC ", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO"),
-    *("THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN "),
+    *EAST_ASIAN,
+    *(
+        "THAI ",
+        "LAO ",
+        "KHMER ",
+        "MYANMAR ",
+        "TIBETAN ",
+        "JAVANESE ",
+        "BALINESE ",
+        "TAI LE ",
+        "NEW TAI LUE ",
+        "TAI THAM ",
+    ),
 )
+# Punctuation that is set inside of a word and separates nothing: Armenian's marks of tone, and Hebrew's gershayim, for
+# which quotation marks are typed too.
+MARKS_OF_WORDS = re.compile('(?<=[Ա-և])[՛՜՞]+(?=[Ա-և])|(?<=[\u0591-\u05ea])[״"“”](?=[א-ת])')
 
 
 @cache

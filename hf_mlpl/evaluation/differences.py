@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from .hypotheses import COUNTS, hypotheses_path, of_language, read_hypotheses
 from .intervals import FEWEST_SAMPLED, interval, macro_rates, rates_of_sums, resampled_sums
 from .results import rate_of
 
+Row = TypeVar("Row", str, "str | None")
 NO_TRANSCRIPTS = "there are no transcripts"
 
 
@@ -52,8 +54,8 @@ def with_transcripts(path: Path, results: dict) -> ScoredRun:
 
 
 def differences(
-    first: Sequence[ScoredRun], last: Sequence[ScoredRun], rows: Mapping[str, Sequence[str]], metric: str
-) -> dict[str, Difference | str]:
+    first: Sequence[ScoredRun], last: Sequence[ScoredRun], rows: Mapping[Row, Sequence[str]], metric: str
+) -> dict[Row, Difference | str]:
     """Returns by how much the last runs differ from the first, or why it is not known whether that is chance.
 
     Error rates of several runs are averaged. All runs are resampled together, so that each sample has the same
@@ -65,7 +67,7 @@ def differences(
         metric: one of the `METRICS`.
     """
     samples = {language: _samples(first, last, language, metric) for members in rows.values() for language in members}
-    found: dict[str, Difference | str] = {}
+    found: dict[Row, Difference | str] = {}
     for row, members in rows.items():
         known = {name: each for name in members if isinstance(each := samples[name], np.ndarray)}
         reasons = {name: each for name in members if isinstance(each := samples[name], str)}

@@ -38,13 +38,14 @@ HYPOTHESIS_FEATURES = Features(
 )
 
 
+SUFFIX = ".hypotheses.parquet"
 TEXTS = ("id", "language", "text", "hypothesis", "duration_seconds")  # columns without which nothing is scored
 ADDED = {"speaker", *COUNTS["normalized_cer"], *COUNTS["normalized_wer"]}  # columns that older files lack
 
 
 def hypotheses_path(results: Path) -> Path:
     """Returns the path of the transcripts that belong to a file of results: `test.json`, `test.hypotheses.parquet`."""
-    return results.with_name(f"{results.name.removesuffix('.json')}.hypotheses.parquet")
+    return results.with_name(results.name.removesuffix(".json") + SUFFIX)
 
 
 def with_counts(row: dict) -> dict:

@@ -21,8 +21,8 @@ import re
 import unicodedata
 from functools import cache
 
-from ..data.words import is_unspaced
-from ..model.text import without_invisible
+from ..data.words import MARKS_OF_WORDS, is_unspaced
+from ..model.text import JOINERS, normalize_text
 
 NORMALIZATION = "hf-mlpl 1"  # another number for another rule, after which results cannot be compared
 
@@ -34,16 +34,12 @@ CER_LANGUAGES = frozenset(
 CER_SCRIPTS = frozenset(
     "bali bopo hani hans hant hira hrkt jpan java kana khmr lana laoo mymr tale talu thai tibt".split()
 )
-DOTLESS_I = frozenset(
-    "tr tur az aze azj crh gag".split()
-)  # ISO codes of languages in which ı is the small letter of I
+DOTLESS_I = frozenset("tr tur az aze azj crh gag".split())  # languages in which ı is the small letter of I
 ENGLISH = frozenset(["en", "eng"])
 
 APOSTROPHES = "'’‘‛′`՚׳"
-LETTER_APOSTROPHE = "ʼ"
-INSIDE_WORDS = "՛՜՞״"  # marks of Armenian words, and gershayim
-# The elongations of Arabic and Syriac, N'Ko and Mongolian, and quotation marks that stand for gershayim.
-_NOTHING = re.compile('[\u0640\u07fa\u180a]+|(?<=[\u0591-\u05ea])["“”](?=[\u05d0-\u05ea])')
+JOINER = re.compile(f"[{JOINERS}]")
+ELONGATIONS = re.compile("[\u0640\u07fa\u180a]")  # of Arabic and Syriac, N'Ko and Mongolian
 
 
 def score_text(text: str, language: str) -> str:
@@ -54,13 +50,14 @@ def score_text(text: str, language: str) -> str:
     >>> score_text("Mr. Smith won't pay twenty-five dollars.", "en")
     'mister smith will not pay $25'
     """
-    text = without_invisible(text)
+    text = normalize_text(text)
     code = _subtags(language)[0]
     if code in ENGLISH:
         from .english import normalize_english  # needs transformers
 
         return normalize_english(text)
-    text = unicodedata.normalize("NFKC", "".join(map(_compatible, text)))
+    if not unicodedata.is_normalized("NFKC", text):
+        text = unicodedata.normalize("NFKC", "".join(map(_compatible, text)))
     if code in DOTLESS_I:
         text = text.replace("İ", "i").replace("I", "ı")
     return _without_punctuation(unicodedata.normalize("NFKC", text.casefold()), leads_with_cer(language))
@@ -94,33 +91,49 @@ def _compatible(character: str) -> str:
     return f" {form}" if "⁄" in form else " " if form[0] == " " else form
 
 
-@cache
 def _kind(character: str) -> str:
     """Returns the kind of a character: `w` a letter, `c` one of a script without spaces, `m` a mark, and so on."""
     category = unicodedata.category(character)
     if character in APOSTROPHES:
         return "a"
-    if character in INSIDE_WORDS:
-        return "s"
     if category[0] in "LM" and is_unspaced(character) and not unicodedata.name(character).startswith("TIBETAN"):
         return "c"
-    if category[0] == "M" or character in "\u200c\u200d\u180e":  # joiners, which stand between letters
+    if JOINER.match(character):
+        return "j"
+    if category[0] == "M":
         return "m"
     if category[0] in "PSZ" or category in ("Cc", "Cf"):
         return "p"
     return "n" if category[0] == "N" else "w"
 
 
+class _Kinds(dict):
+    """Holds the kinds of code points, for `str.translate`, from their first occurrence on."""
+
+    def __missing__(self, code_point: int) -> str:
+        return self.setdefault(code_point, _kind(chr(code_point)))
+
+
+KINDS = _Kinds()
+LETTER_APOSTROPHES = str.maketrans(dict.fromkeys(APOSTROPHES, "ʼ"))
+
+
 def _without_punctuation(text: str, without_spaces: bool) -> str:
     """Replaces punctuation and symbols by a space, or by nothing where no words are separated."""
-    text = _NOTHING.sub("", text).replace("ʻ", LETTER_APOSTROPHE)
-    kinds = "".join(map(_kind, text))
-    # An apostrophe has a letter on one side at least: that between digits separates thousands
-    kinds = re.sub(r"(?<=[wm])a(?=[wmn])|(?<=n)a(?=[wm])", "A", kinds)
-    kinds = re.sub(r"(?<=[wm])s(?=[wm])", "-", kinds)
+    text = MARKS_OF_WORDS.sub("", ELONGATIONS.sub("", text)).replace("ʻ", "ʼ")
+    kinds = text.translate(KINDS)
+    if "j" in kinds:  # joiners; those of emoji go
+        kinds = re.sub(r"(?<=p)j+", lambda run: "-" * len(run[0]), kinds).replace("j", "m")
+    if "a" in kinds:  # an apostrophe has a letter on one side at least: that between digits separates thousands
+        kinds = re.sub(r"(?<=[wm])a(?=[wmn])|(?<=n)a(?=[wm])", "w", kinds).replace("a", "p")
+        text = text.translate(LETTER_APOSTROPHES)
     if without_spaces:
-        kinds = re.sub(r"(?<=c)m+", lambda marks: "c" * len(marks[0]), kinds)
-        kinds = re.sub(r"(?<=c)[pas]+|[pas]+(?=c)", lambda run: "-" * len(run[0]), kinds)
-    replacements = {"A": LETTER_APOSTROPHE, "-": "", "p": " ", "a": " ", "s": " "}
-    characters = (replacements.get(kind, character) for kind, character in zip(kinds, text, strict=True))
-    return unicodedata.normalize("NFC", " ".join("".join(characters).split()))
+        kinds = re.sub(r"(?<=c)m+", lambda run: "c" * len(run[0]), kinds)
+        kinds = re.sub(r"(?<=c)p+|p+(?=c)", lambda run: "-" * len(run[0]), kinds)
+    words = []
+    for run in re.finditer("[^p]+", kinds):
+        word = text[run.start() : run.end()]
+        if "-" in run[0]:
+            word = "".join(character for kind, character in zip(run[0], word, strict=True) if kind != "-")
+        words.append(word)
+    return unicodedata.normalize("NFC", " ".join(filter(None, words)))

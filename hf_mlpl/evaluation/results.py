@@ -39,6 +39,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..model.model_files import check_settings, list_of_texts, number, read_settings, short_repr, text, whole
 from .error_rate import RATES
+from .speed_line import is_speed
 
 NORMALIZED = "normalized_"
 METRICS = ("cer", "wer", f"{NORMALIZED}cer", f"{NORMALIZED}wer")  # error rates, and their names in `intervals`
@@ -166,10 +167,10 @@ ALL: Form = {
     "empty": COUNT,
     "language_confusions": {EVERY: {EVERY: COUNT}},
     "dataset": {"id": TEXT, "split": TEXT, "configs": {EVERY: TEXT}},
-    "speed": {},
+    "speed": (is_speed, "what `hf-mlpl evaluate` measures"),
 }
 OPTIONAL = {*ALL, *SCORES}  # which older files lack
-NULLABLE = {"speakers", "dataset", "speed"}
+NULLABLE = {"speakers", "dataset", "id", "speed"}
 
 
 def _misfits(value: object, form: Form, name: str) -> Iterator[tuple[str, object, str]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 from ..atomic import atomic_write
 from ..audio.reading import AudioError, audio_format, load_audio, stream_audio
 from ..corpora.flashlight_lists import ListEntry
-from ..data.trn import trn_files
+from ..data.trn import file_name, trn_files
 from ..error_line import error_line
 from ..inference.pieces import Piece, cut, is_memory_error, prefetch
 from ..model.feature_extraction_mlpl import MlplFeatureExtractor
@@ -311,11 +310,6 @@ class Report:
 def _words(text: str) -> list[str]:
     """Splits text at boundaries into words in NFC, in which all Unicode forms of a word are equal."""
     return [word for word in unicodedata.normalize("NFC", text).split(WORD_BOUNDARY) if word]
-
-
-def file_name(name: str) -> str:
-    """Replaces each slash of a name by `#`, as the original does, so that no file is written into another folder."""
-    return re.sub(r"[/\\]", "#", name)
 
 
 class EmissionFiles:

@@ -51,9 +51,9 @@ def normalize_text(text: str) -> str:
 def without_invisible(text: str) -> str:
     """Removes characters that nobody sees or hears, so that none of them is a token or counts as an error.
 
-    Zero-width joiners and non-joiners and variation selectors stay in words of scripts whose letters they change, as
-    in Persian and Hindi: behind a letter, mark or digit, if this or the next one is of such a script. A text of one
-    joiner stays, so that tables of single characters have it.
+    Joiners, non-joiners and variation selectors stay in words of scripts whose letters they change, as in Persian and
+    Hindi: behind a letter, mark or digit, if this or the next one is of such a script. They also stay in emoji. A text
+    of one joiner stays, so that tables of single characters have it.
     """
     if text.isascii() or not _ANY_INVISIBLE.search(text):
         return text
@@ -69,15 +69,25 @@ def _needed_joiners(match: re.Match) -> str:
     before = start - 1
     while before > 0 and unicodedata.category(text[before])[0] == "M" and not _is_joined(text[before]):
         before -= 1  # marks of all scripts, such as the combining acute
-    if before < 0 or unicodedata.category(text[before])[0] not in "LMN":
+    if before < 0:
         return ""
-    return joiners if _is_joined(text[before]) or (end < len(text) and _is_joined(text[end])) else ""
+    if _is_emoji(text[before]):
+        return "".join(c for c in joiners if c in "\ufe0e\ufe0f" or c == "\u200d" and _is_emoji(text[end : end + 1]))
+    if unicodedata.category(text[before])[0] not in "LMN":
+        return ""
+    return joiners if _is_joined(text[before]) or _is_joined(text[end : end + 1]) else ""
+
+
+def _is_emoji(character: str) -> bool:
+    """Returns whether a character may be an emoji or a skin tone; there is none at the end of a text."""
+    return character > "\u2000" and unicodedata.category(character) in ("So", "Sk")
 
 
 @cache
 def _is_joined(character: str) -> bool:
-    is_of_word = unicodedata.category(character)[0] in "LMN"
-    return is_of_word and unicodedata.name(character, "").startswith(JOINED_SCRIPTS)
+    if not character or unicodedata.category(character)[0] not in "LMN":
+        return False
+    return unicodedata.name(character, "").startswith(JOINED_SCRIPTS)
 
 
 def build_vocabulary(texts: Iterable[str]) -> list[str]:
