@@ -7,9 +7,10 @@ is copied into it but recordings that are in no file.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 
 from ..atomic import read_json, write_json
-from ..corpora.locales import iso_code, to_locale
+from ..corpora.locales import to_locale
 from ..corpora.metadata import refuse_spreadsheet
 from ..corpora.preparation.parts import Part, fingerprints
 from ..corpora.preparation.prepare import REPORT, Preprocessing, prepare
@@ -33,6 +34,7 @@ from ..corpora.preparation.published_parts import (
 )
 from ..corpora.readers.common_voice import SPLITS
 from ..corpora.readers.dataset_forms import known_corpus, language_configs
+from ..corpora.readers.librispeech import SPLITS as LIBRISPEECH_SPLITS
 from ..corpora.readers.librispeech import librispeech_splits
 from ..corpora.readers.published import LIBRISPEECH_ON_HUB, SOURCES, locale_of_config
 from ..corpora.readers.releases import ARCHIVES, find_releases
@@ -42,7 +44,10 @@ from ..corpora.sources import NAMED_RELEASE
 from ..corpora.splits import split_of_name
 from ..folder_lock import InUseError, claimed_file
 
+logger = logging.getLogger(__name__)
+
 RECORD = "test-set.json"  # what a folder was made of, which is written last
+NOTICED_WAITS = 60  # for another process, of about a second each
 PREPROCESSING = Preprocessing(labelled=True)
 VOXPOPULI_ON_HUB, ACCENTED = "facebook/voxpopuli", "_accented"
 # Releases of Common Voice up to 17.0 had a data set on the Hub, under whose name results are still known.
@@ -157,14 +162,16 @@ def prepare_test_set(request: Request, cache: Path) -> PreparedSet:
 def _alone(path: Path) -> Iterator[bool]:
     """Keeps other processes from a file while the block runs, after waiting for those that have it; yields whether."""
     with ExitStack() as claim:
-        waited = False
+        waits = 0
         while True:
             try:
                 claim.enter_context(claimed_file(path))  # waits for a second
                 break
             except InUseError:
-                waited = True
-        yield waited
+                waits += 1
+                if waits == NOTICED_WAITS:
+                    logger.warning("%s: another job prepares this test set; waiting for it", path.parent)
+        yield waits > 0
 
 
 def _commit(request: Request) -> str | None:
@@ -201,7 +208,7 @@ def _prepare(request: Request, corpus: _Corpus, folder: Path) -> dict:
             "the same command tries them again, and keeps the others"
         )
     if not report.kept:
-        raise ValueError(report.why_nothing())
+        raise ValueError(f"{report.why_nothing()}{_advice(request) if not report.read else ''}")
     found = report.splits["test"].utterances
     counts = {name: count for name, count in sorted(found.items()) if not request.languages or name in request.locales}
     if not counts:
@@ -221,6 +228,12 @@ def _prepare(request: Request, corpus: _Corpus, folder: Path) -> dict:
         "left_out": dict(report.dropped.most_common()),
     }
     missing = sorted({*(request.locales or filter(None, corpus.configs))} - {*counts})
+    if request.path is None and report.notes and not corpus.configs.keys().isdisjoint(missing):
+        # A connection may have been lost: a set without these languages would be kept as if it were whole.
+        raise ValueError(
+            f"{request.dataset}: nothing of {', '.join(missing)} can be read: {report.notes[0]}; the same command "
+            "tries again, and --languages leaves some out"
+        )
     lines = [f"no utterances of {', '.join(missing)}"] if missing else []
     record = {"description": description, "lines": lines + report.notes, "languages": counts}
     return record | {"containers": [] if request.path else paths}
@@ -244,7 +257,7 @@ def _open(request: Request, folder: Path) -> _Corpus:
     path = request.path
     if request.dataset.startswith(HUB) or path and _has_release(path):
         corpus = _common_voice(request)
-    elif path and path.is_dir() and librispeech_splits(path):
+    elif path and (path.is_dir() and librispeech_splits(path) or _librispeech_split(path)):
         corpus = _librispeech(request, path)
     elif path and not known_corpus(path) and voxpopuli_asr_locales(path, split_of_name(request.split)):
         corpus = _voxpopuli(request, path)
@@ -263,7 +276,7 @@ def _has_release(path: Path) -> bool:
 
 def _common_voice(request: Request) -> _Corpus:
     split = request.split if request.split in SPLITS else split_of_name(request.split)
-    parts = list(common_voice_parts(request.dataset, request.locales, splits=[split]))
+    parts = list(common_voice_parts(request.dataset, request.locales or request.configs, splits=[split]))
     name = request.dataset.removeprefix(HUB) if request.path is None else None
     releases = {match.groups() for part in parts if part.source and (match := RELEASE.search(part.source.name))}
     if name is None and len(releases) == 1:
@@ -273,12 +286,20 @@ def _common_voice(request: Request) -> _Corpus:
     return _Corpus(parts, name, dict(zip(locales, locales, strict=True)), request.split)
 
 
-def _librispeech(request: Request, root: Path) -> _Corpus:
-    split, found = request.split.replace(".", "-"), librispeech_splits(root)
+def _librispeech_split(path: Path) -> str | None:
+    """Returns the split of LibriSpeech that a path is, such as `test-clean.tar.gz`; None for another path."""
+    name = path.name.removesuffix(".gz").removesuffix(".tar")
+    return name if name in LIBRISPEECH_SPLITS and name in librispeech_splits(path.absolute().parent) else None
+
+
+def _librispeech(request: Request, path: Path) -> _Corpus:
+    chosen, split = _librispeech_split(path), request.split.replace(".", "-")
+    root = path.absolute().parent if chosen else path
+    found = [chosen] if chosen else librispeech_splits(root)
     wanted = [f"{split}-{config}" for config in request.configs]
     wanted = wanted or [name for name in found if name.partition("-")[0] == split] or [split]
     if len(wanted) > 1 or wanted[0] not in found:
-        raise ValueError(f"{root}: --split {request.split} is not one of its splits, {', '.join(found)}")
+        raise ValueError(f"{path}: --split {request.split} is not one of its splits, {', '.join(found)}")
     split, _, part = wanted[0].partition("-")
     split = {"dev": "validation"}.get(split, split)
     config, _, hours = part.partition("-")  # of train-clean-100
@@ -287,20 +308,30 @@ def _librispeech(request: Request, root: Path) -> _Corpus:
 
 
 def _voxpopuli(request: Request, root: Path) -> _Corpus:
-    text = request.columns.get("text", "raw_text")
-    split = split_of_name(request.split)
-    locales = request.locales or _without_accents(voxpopuli_asr_locales(root, split))
-    parts = list(voxpopuli_asr_parts(root, locales, [split], text=text))
-    return _Corpus(parts, VOXPOPULI_ON_HUB, {locale: iso_code(locale) for locale in locales}, request.split)
+    text, split = request.columns.get("text", "raw_text"), split_of_name(request.split)
+    configs = request.configs or request.locales or _without_accents(voxpopuli_asr_locales(root, split))
+    parts = list(voxpopuli_asr_parts(root, configs, [split], text=text))
+    of_language = _by_language(request, [(locale_of_config(config), config.split("-")[0]) for config in configs])
+    return _Corpus(parts, VOXPOPULI_ON_HUB, of_language, request.split)
+
+
+def _by_language(request: Request, configs: Iterable[tuple[str | None, str | None]]) -> dict[str | None, str | None]:
+    """Maps languages to configurations; raises ValueError for two of one language, whose rates would be mixed."""
+    of_language: dict[str | None, str | None] = {}
+    for language, config in configs:
+        if language in of_language:
+            raise ValueError(
+                f"{request.dataset}: the configurations {of_language[language]} and {config} are of one language, "
+                f"{language or 'or do not say it'}; evaluate them one by one, with --config"
+            )
+        of_language[language] = config
+    return of_language
 
 
 def _without_accents(configs: Sequence[str | None]) -> list[str | None]:
     """Returns configurations without `en_accented` of VoxPopuli, where that would be a second one of a language."""
-    return [
-        config
-        for config in configs
-        if not (config or "").endswith(ACCENTED) or config[: -len(ACCENTED)] not in configs
-    ]
+    repeated = {f"{config}{ACCENTED}" for config in configs}
+    return [config for config in configs if config not in repeated]
 
 
 def _dataset(request: Request, folder: Path) -> _Corpus:
@@ -318,15 +349,8 @@ def _dataset(request: Request, folder: Path) -> _Corpus:
         raise ValueError(f"{error}{_advice(request)}") from error
     settings = {"columns": dict(request.columns), "language": request.language, "copies": folder / "recordings"}
     parts = list(dataset_parts(name, [split], configs, None, **settings))
-    of_language: dict[str | None, str | None] = {}
-    for part, config in zip(parts, configs, strict=True):
-        language = part.read.keywords["language"] or locale_of_config(config or "")
-        if language in of_language:
-            raise ValueError(
-                f"{request.dataset}: the configurations {of_language[language]} and {config} are of one language, "
-                f"{language}; evaluate them one by one, with --config"
-            )
-        of_language[language] = config
+    spoken = (part.read.keywords["language"] or locale_of_config(part.read.keywords["config"] or "") for part in parts)
+    of_language = _by_language(request, zip(spoken, configs, strict=True))
     if request.path is None:  # so the Hub calls the only configuration of a data set
         of_language = {language: config or "default" for language, config in of_language.items()}
     return _Corpus(parts, known[0] if known else None if request.path else request.dataset, of_language, split)

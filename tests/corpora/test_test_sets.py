@@ -17,6 +17,7 @@ from hf_mlpl.evaluation.test_sets import Request, prepare_test_set
 from ..packing import pack_tar
 from ..random_model import save_folder, sweep
 from ..ranks import run_on_two
+from ..small_teachers import make_whisper
 from .test_own_speech import librispeech, pack  # noqa: F401 - a fixture
 from .test_own_tables import write_lines, write_noise
 from .test_published import (  # noqa: F401 - fixtures
@@ -77,11 +78,17 @@ def test_fleurs(fleurs, tmp_path, local_hub, monkeypatch):  # noqa: F811
     with monkeypatch.context() as offline:
         offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         assert "the Hub cannot be asked whether it has changed" in prepared("google/fleurs", cache).lines[1]
-    table = tmp_path / "parquet" / "README.md"
-    write_lines(table, table.read_text(), "# FLEURS")
-    push(local_hub, "google/fleurs", tmp_path / "parquet")
+    card = tmp_path / "parquet" / "README.md"
+    write_lines(card, card.read_text(), "# FLEURS")
+    push(local_hub, "google/fleurs", card.parent)
     again = prepared("google/fleurs", cache)
     assert again.description["revision"] not in (None, commit) and "has changed since" in again.lines[1]
+    write_lines(card, card.read_text().replace("test, path: sv_se", "train, path: sv_se"))
+    push(local_hub, "google/fleurs", card.parent)
+    for _ in range(2):  # it is not kept without a language
+        with pytest.raises(ValueError, match="nothing of sv-SE can be read: google/fleurs: no split test; there are"):
+            prepared("google/fleurs", cache)
+    assert rows_of(prepared("google/fleurs", cache, languages=["sl_si"])) == UTTERANCES[:2]
 
 
 def test_all_languages_have_a_configuration(tmp_path):
@@ -132,6 +139,8 @@ def test_librispeech(librispeech, tmp_path, local_hub):  # noqa: F811
     for dataset, request, expected in [
         (librispeech, {}, None),
         (archive.parent, {"split": "test-clean"}, clean),
+        (archive, {}, clean),
+        (tmp_path / "both" / "test-clean", {}, clean),
         (tmp_path / "both", {"split": "test.clean"}, clean),
         (tmp_path / "both", {"configs": ["clean"]}, clean),
         ("openslr/librispeech_asr", {"split": "test.clean"}, by_split),
@@ -183,11 +192,15 @@ def test_multilingual_librispeech_and_voxpopuli(mls, tmp_path):  # noqa: F811
     assert [row[:3] for row in rows_of(found)] == [("2020_en_1", "en", "Ja."), ("2020_sv_1", "sv-SE", "Ja.")]
     assert found.description["id"] == "facebook/voxpopuli" and found.description["left_out"] == {"no raw_text": 2}
     assert found.description["configs"] == {"en": "en", "sv-SE": "sv"}
-    found = prepared(folder.parent, cache, columns={"text": "normalized_text"}, languages=["en_accented"])
-    assert [row[2] for row in rows_of(found)] == ["ja", "nej"]
+    found = prepared(folder.parent, cache, columns={"text": "normalized_text"}, configs=["en_accented"])
+    said = [("2020_en_accented_1", "en", "ja"), ("2020_en_accented_2", "en", "nej")]
+    assert [row[:3] for row in rows_of(found)] == said
+    assert found.description["configs"] == {"en": "en_accented"}
+    with pytest.raises(ValueError, match="voxpopuli: the configurations en and en_accented are of one language, en;"):
+        prepared(folder.parent, cache, configs=["en", "en_accented"])
 
 
-def test_any_data_set(tmp_path, local_hub, monkeypatch):
+def test_any_data_set(tmp_path, local_hub):
     """A data set whose columns say all, one that does not say its language, and names that lead nowhere."""
     cache, folder = tmp_path / "test-sets", tmp_path / "talks"
     write_noise(folder / "a.wav", 0.2)
@@ -228,24 +241,25 @@ def test_any_data_set(tmp_path, local_hub, monkeypatch):
 
 @pytest.mark.slow
 def test_evaluate(fleurs, tmp_path, local_hub, capsys):  # noqa: F811
-    """The command on a data set of the Hub, on a copy, and again with a model that knows one language of two."""
+    """The command on a data set of the Hub, on a copy, and again with models that know one language of two."""
     for path in fleurs.rglob("*.wav"):
         soundfile.write(path, sweep(int(path.stem) % 10), 16000)
     push(local_hub, "google/fleurs", with_configs(write_parquet(fleurs, tmp_path / "parquet")))
+    models = {name: save_folder(tmp_path / name, ["sl", "sv-SE"]) for name in ("hub", "copy")}
+    models["one"], models["whisper"] = save_folder(tmp_path / "one", ["sl"]), tmp_path / "whisper"
+    make_whisper(models["whisper"])
     results = {}
-    for name, dataset, languages in [
-        ("hub", "google/fleurs", ["all"]),
-        ("copy", fleurs, []),
-        ("again", fleurs, ["all"]),
-    ]:
-        model = save_folder(tmp_path / name, ["sl"] if name == "again" else ["sl", "sv-SE"])
+    for name, model in models.items():
         output = tmp_path / "results" / f"{name}.json"
-        command = ["evaluate", "--model", str(model), "--dataset", str(dataset), "--output", str(output)]
-        assert main([*command, *(["--languages", *languages] if languages else [])]) == 0, capsys.readouterr().err
+        command = ["--dataset", "google/fleurs" if name == "hub" else str(fleurs), "--output", str(output)]
+        command += ["--languages", "all"] if name != "copy" else []
+        assert main(["evaluate", "--model", str(model), *command]) == 0, capsys.readouterr().err
         results[name], said = json.loads(output.read_text()), capsys.readouterr().out
         assert "test set: FLEURS (google/fleurs), split test, licence cc-by-4.0: 3 utterances of 2 languages" in said
-        assert ("it was prepared before" in said) is (name == "again")
-        assert ("the model does not know sv-SE" in said) is (name == "again")
+        assert ("it was prepared before" in said) is (name in ("one", "whisper"))
+        unknown = {"one": ["sv-SE"], "whisper": ["sl"]}.get(name, [])
+        assert results[name]["unknown_languages"] == unknown and results[name]["languages_left_out"] == []
+        assert (f"the model does not know {', '.join(unknown)};" in said) is bool(unknown)
         assert results[name]["languages"].keys() == {"sl", "sv-SE"}
     assert results["hub"]["languages"] == results["copy"]["languages"]
     assert results["hub"]["dataset"]["configs"] == {"sl": "sl_si", "sv-SE": "sv_se"}
