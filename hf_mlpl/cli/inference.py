@@ -62,12 +62,15 @@ def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def start_inference(
-    options: argparse.Namespace,
+    options: argparse.Namespace, any_language: bool = False
 ) -> tuple[Accelerator, Dataset, PreTrainedModel, ProcessorMixin, str]:
     """Reads `--data` and loads any `--model` that recognises speech, on a CPU if `--dtype` or the machine requires it.
 
     Returns the processes of `accelerate launch`, or this one; the utterances; the model, in `--dtype` and on this
     process's device; its processor; and the revision of its stored weights.
+
+    Args:
+        any_language: as `load_recognizer` has it.
     """
     import torch
     from accelerate import Accelerator
@@ -81,7 +84,7 @@ def start_inference(
     accelerator = Accelerator(cpu=options.dtype == "int8" or not torch.accelerator.is_available())
     dataset = read_utterances(options.data, options.languages)
     with announced(options.model, is_shown=accelerator.is_main_process):
-        model, processor = load_recognizer(options.model, distinct(dataset, "language"))
+        model, processor = load_recognizer(options.model, distinct(dataset, "language"), any_language)
     revision = teacher_revision(model, options.model)
     return accelerator, dataset, convert(model.to(accelerator.device), options.dtype), processor, revision
 

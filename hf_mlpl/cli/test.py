@@ -148,8 +148,7 @@ def _test(options: argparse.Namespace, model, processor, entries: list, failed: 
                 progress.write(lines, file=sys.stdout, end="")
                 sys.stdout.flush()
             if sclite is not None:
-                for file, sentence in zip(sclite, (words, reference_words), strict=True):
-                    file.write(f"{' '.join(sentence)} ({sample.entry.id})\n")
+                sclite(" ".join(words), " ".join(reference_words), sample.entry.id)
             emissions = None
             try:
                 emissions = files and files.write(sample)

@@ -231,14 +231,40 @@ class GenerativeTranscriber:
     Args:
         model, processor: as transformers' Auto classes load them.
         locales: languages of the utterances, which are checked at once.
+        any_language: whether a model that hears the language, such as Whisper, writes in that of an utterance whose
+            language it does not know. `unknown` has those locales, and `left_out` those for which the model has no
+            such way.
 
     Raises:
-        ValueError: for a language that the model does not know.
+        ValueError: for a language that the model does not know; with `any_language`, if all are left out.
     """
 
-    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, locales: Iterable[str] = ()):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        locales: Iterable[str] = (),
+        any_language: bool = False,
+    ):
         self.model, self.request = model, make_request(model, processor)
-        self.languages = {locale: self.request.language(locale) for locale in sorted(set(locales))}
+        self.languages: dict[str, str | None] = {}
+        self.unknown: list[str] = []
+        self.left_out: list[str] = []
+        problem = None
+        for locale in sorted(set(locales)):
+            try:
+                self.languages[locale] = self.request.language(locale)
+            except ValueError as error:
+                if not any_language:
+                    raise
+                if self.request.hears_language:
+                    self.languages[locale] = None
+                    self.unknown.append(locale)
+                else:
+                    self.left_out.append(locale)
+                    problem = problem or error
+        if problem and not self.languages:
+            raise problem
 
     def __call__(
         self,
@@ -442,7 +468,8 @@ class GenerativeTranscriber:
             seconds = torch.tensor([text.seconds for text in texts])
             joined = join_language_log_probs(torch.stack([text.language_log_probs for text in texts]), seconds)
             language = self.request.languages[int(joined.argmax())]
-            language_probability = float(joined[self.request.languages.index(batch.language)].exp())
+            if batch.language is not None:
+                language_probability = float(joined[self.request.languages.index(batch.language)].exp())
             language = batch.locale if language == batch.language else language
         no_speech = [text.no_speech_probability for text in texts if text.no_speech_probability is not None]
         return Hypothesis(
