@@ -43,7 +43,7 @@ class TimedBatch:
 class Clock:
     """Collects the times of batches from all threads of a transcriber.
 
-    Args:
+    Attributes:
         threads: name -> batches of the thread, in their order. Threads compute at the same time: their times do not
             add up. Those that follow each other have the same names.
         batch_seconds: longest audio of a batch, padding counted.

@@ -104,9 +104,9 @@ def test_threads_of_later_calls_go_on(dataset, tmp_path, one_thread):
     assert sum(map(len, clock.threads.values())) == 2 * (len(SECONDS) - 1) and clock.batch_seconds == 0.1
 
 
-def test_threads_and_processes_share_the_time_of_the_slowest(tone_run, monkeypatch):
+def test_threads_and_processes_share_the_time_of_the_slowest(tmp_path, monkeypatch):
     """Of 25 batches of a thread two warm up, of 300 ten, and of a single one that one."""
-    model, _ = load_recognizer(str(tone_run / "model"))
+    model, _ = load_recognizer(str(save_folder(tmp_path / "model", ["fi"])))
     clocks = [Clock(), Clock()]
     clocks[0].threads = {"a": [TimedBatch(50, 100, 5)] + 24 * [TimedBatch(50, 2, 5)], "b": [TimedBatch(50, 300, 1)]}
     clocks[1].threads = {"a": 10 * [TimedBatch(60, 9, 1)] + 290 * [TimedBatch(10, 0.5, 4, forwards=4)]}
@@ -131,9 +131,9 @@ def test_threads_and_processes_share_the_time_of_the_slowest(tone_run, monkeypat
     )
 
 
-def test_speed_that_was_not_measured(tone_run):
+def test_speed_that_was_not_measured(tmp_path):
     """A test set of one batch warms up alone; a file of a stranger may hold anything."""
-    model, _ = load_recognizer(str(tone_run / "model"))
+    model, _ = load_recognizer(str(save_folder(tmp_path / "model", ["fi"])))
     clock = Clock()
     with clock.wall:
         clock.add(TimedBatch(2.0, 1.0, 4))
