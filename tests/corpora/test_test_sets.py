@@ -17,6 +17,7 @@ from hf_mlpl.evaluation.test_sets import Request, prepare_test_set
 from ..packing import pack_tar
 from ..random_model import save_folder, sweep
 from ..ranks import run_on_two
+from ..small_teachers import make_whisper
 from .test_own_speech import librispeech, pack  # noqa: F401 - a fixture
 from .test_own_tables import write_lines, write_noise
 from .test_published import (  # noqa: F401 - fixtures
@@ -234,24 +235,25 @@ def test_any_data_set(tmp_path, local_hub):
 
 @pytest.mark.slow
 def test_evaluate(fleurs, tmp_path, local_hub, capsys):  # noqa: F811
-    """The command on a data set of the Hub, on a copy, and again with a model that knows one language of two."""
+    """The command on a data set of the Hub, on a copy, and again with models that know one language of two."""
     for path in fleurs.rglob("*.wav"):
         soundfile.write(path, sweep(int(path.stem) % 10), 16000)
     push(local_hub, "google/fleurs", with_configs(write_parquet(fleurs, tmp_path / "parquet")))
+    models = {name: save_folder(tmp_path / name, ["sl", "sv-SE"]) for name in ("hub", "copy")}
+    models["one"], models["whisper"] = save_folder(tmp_path / "one", ["sl"]), tmp_path / "whisper"
+    make_whisper(models["whisper"])
     results = {}
-    for name, dataset, languages in [
-        ("hub", "google/fleurs", ["all"]),
-        ("copy", fleurs, []),
-        ("again", fleurs, ["all"]),
-    ]:
-        model = save_folder(tmp_path / name, ["sl"] if name == "again" else ["sl", "sv-SE"])
+    for name, model in models.items():
         output = tmp_path / "results" / f"{name}.json"
-        command = ["evaluate", "--model", str(model), "--dataset", str(dataset), "--output", str(output)]
-        assert main([*command, *(["--languages", *languages] if languages else [])]) == 0, capsys.readouterr().err
+        command = ["--dataset", "google/fleurs" if name == "hub" else str(fleurs), "--output", str(output)]
+        command += ["--languages", "all"] if name != "copy" else []
+        assert main(["evaluate", "--model", str(model), *command]) == 0, capsys.readouterr().err
         results[name], said = json.loads(output.read_text()), capsys.readouterr().out
         assert "test set: FLEURS (google/fleurs), split test, licence cc-by-4.0: 3 utterances of 2 languages" in said
-        assert ("it was prepared before" in said) is (name == "again")
-        assert ("the model does not know sv-SE" in said) is (name == "again")
+        assert ("it was prepared before" in said) is (name in ("one", "whisper"))
+        unknown = {"one": ["sv-SE"], "whisper": ["sl"]}.get(name, [])
+        assert results[name]["unknown_languages"] == unknown and results[name]["languages_left_out"] == []
+        assert (f"the model does not know {', '.join(unknown)};" in said) is bool(unknown)
         assert results[name]["languages"].keys() == {"sl", "sv-SE"}
     assert results["hub"]["languages"] == results["copy"]["languages"]
     assert results["hub"]["dataset"]["configs"] == {"sl": "sl_si", "sv-SE": "sv_se"}
