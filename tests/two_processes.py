@@ -47,7 +47,8 @@ if __name__ == "__main__":
     train(load_config(settings, [f"output_dir={output / 'tones'}", "dev=[]"]))
 
     recognizer = Accelerator(cpu=True), MlplForCTC.from_pretrained(teacher), MlplProcessor.from_pretrained(teacher)
-    results = evaluate_model(*recognizer, read_utterances([settings.with_name("dev.parquet")]), 2.0, with_speed=True)
+    dev, transcripts = read_utterances([settings.with_name("dev.parquet")]), output / "results.hypotheses.parquet"
+    results = evaluate_model(*recognizer, dev, 2.0, hypotheses_file=transcripts, with_speed=True)
     if results is not None:  # in the main process
         write_json(output / "results.json", results)
 

@@ -67,6 +67,7 @@ def write_trn(hypotheses: pa.Table, folder: Path) -> None:
                     number += 1
                     unique = f"{name}.{number}"
                 ids.add(unique.casefold())
-                texts = [normalize_text(row[column]) for column in ("hypothesis", "text")]
-                write(*map(plain_words, texts), unique)
-                write_normalized(*(plain_words(score_text(text, language)) for text in texts), unique)
+                hypothesis, reference = (normalize_text(row[column]) for column in ("hypothesis", "text"))
+                write(plain_words(hypothesis), plain_words(reference), unique)
+                hypothesis, reference = (score_text(text, language) for text in (hypothesis, reference))
+                write_normalized(plain_words(hypothesis), plain_words(reference), unique)

@@ -133,7 +133,7 @@ def _has_names(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _is_known(value: object, is_accepted: Callable[[object], bool]) -> bool:
@@ -145,12 +145,12 @@ def _is_interval(value: object) -> bool:
 
 
 RATE: Form = (lambda value: _is_known(value, _is_number), "a number or null")
-COUNT: Form = (lambda value: type(value) is int and value >= 0, "a whole number")
+COUNT: Form = (lambda value: isinstance(value, int) and _is_number(value), "a whole number")
 INTERVAL: Form = (lambda value: _is_known(value, _is_interval), "[low, high] or null")
 TEXT: Form = (lambda value: isinstance(value, str) and value != "", "text")
 EDITS: Form = dict.fromkeys(("substitutions", "deletions", "insertions"), COUNT)
-MEANS: Form = {"normalized": {"cer": RATE, "wer": RATE}, "intervals": dict.fromkeys(METRICS, INTERVAL)}
-SCORES: Form = {
+MEANS: dict[str, Form] = {"normalized": {"cer": RATE, "wer": RATE}, "intervals": dict.fromkeys(METRICS, INTERVAL)}
+SCORES: dict[str, Form] = {
     **MEANS,
     "edits": {"characters": EDITS, "words": EDITS},
     "characters": COUNT,
@@ -159,7 +159,7 @@ SCORES: Form = {
     "speakers": {"count": COUNT, "cer": dict.fromkeys(("lowest", "median", "highest"), RATE)},
 }
 EVERY = "*"  # in a form: all names of an object
-ALL: Form = {
+ALL: dict[str, Form] = {
     "languages": {EVERY: SCORES},
     "macro": MEANS,
     "by_hours": {**MEANS, "cer": RATE, "wer": RATE},

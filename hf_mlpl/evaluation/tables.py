@@ -103,7 +103,7 @@ def results_csv(results: dict) -> str:
 
 
 def comparison_table(
-    results: dict[str, Sequence[dict]],
+    results: Mapping[str, Sequence[dict]],
     languages: Sequence[str] = (),
     metric: str = "cer",
     differences: Mapping[str, Difference | str] | None = None,
@@ -160,7 +160,7 @@ def verdict(differences: Mapping[str, Difference | str]) -> list[str]:
 
 
 def gap_table(
-    results: dict[str, Sequence[dict]],
+    results: Mapping[str, Sequence[dict]],
     languages: Sequence[str],
     oracle: str,
     control: str | None = None,
@@ -193,9 +193,9 @@ def gap_table(
     return aligned(list(zip(*columns, strict=True)))
 
 
-def members_of_rows(results: dict[str, Sequence[dict]], languages: Sequence[str]) -> dict[str, list[str]]:
+def members_of_rows(results: Mapping[str, Sequence[dict]], languages: Sequence[str]) -> dict[str, list[str]]:
     """Returns the rows of a comparison: name -> the languages it averages; raises as `comparison_table` does."""
-    first, *_ = results.values()
+    first = next(iter(results.values()))
     scored = sorted(first[0]["languages"])
     for name, runs in results.items():
         if len(runs) != len(first):
