@@ -208,7 +208,7 @@ def _prepare(request: Request, corpus: _Corpus, folder: Path) -> dict:
             "the same command tries them again, and keeps the others"
         )
     if not report.kept:
-        raise ValueError(report.why_nothing())
+        raise ValueError(f"{report.why_nothing()}{_advice(request) if not report.read else ''}")
     found = report.splits["test"].utterances
     counts = {name: count for name, count in sorted(found.items()) if not request.languages or name in request.locales}
     if not counts:
@@ -228,6 +228,12 @@ def _prepare(request: Request, corpus: _Corpus, folder: Path) -> dict:
         "left_out": dict(report.dropped.most_common()),
     }
     missing = sorted({*(request.locales or filter(None, corpus.configs))} - {*counts})
+    if request.path is None and report.notes and not corpus.configs.keys().isdisjoint(missing):
+        # A connection may have been lost: a set without these languages would be kept as if it were whole.
+        raise ValueError(
+            f"{request.dataset}: nothing of {', '.join(missing)} can be read: {report.notes[0]}; the same command "
+            "tries again, and --languages leaves some out"
+        )
     lines = [f"no utterances of {', '.join(missing)}"] if missing else []
     record = {"description": description, "lines": lines + report.notes, "languages": counts}
     return record | {"containers": [] if request.path else paths}
@@ -324,11 +330,8 @@ def _by_language(request: Request, configs: Iterable[tuple[str | None, str | Non
 
 def _without_accents(configs: Sequence[str | None]) -> list[str | None]:
     """Returns configurations without `en_accented` of VoxPopuli, where that would be a second one of a language."""
-    return [
-        config
-        for config in configs
-        if not (config or "").endswith(ACCENTED) or config[: -len(ACCENTED)] not in configs
-    ]
+    repeated = {f"{config}{ACCENTED}" for config in configs}
+    return [config for config in configs if config not in repeated]
 
 
 def _dataset(request: Request, folder: Path) -> _Corpus:

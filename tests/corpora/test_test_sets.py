@@ -79,11 +79,17 @@ def test_fleurs(fleurs, tmp_path, local_hub, monkeypatch):  # noqa: F811
     with monkeypatch.context() as offline:
         offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         assert "the Hub cannot be asked whether it has changed" in prepared("google/fleurs", cache).lines[1]
-    table = tmp_path / "parquet" / "README.md"
-    write_lines(table, table.read_text(), "# FLEURS")
-    push(local_hub, "google/fleurs", tmp_path / "parquet")
+    card = tmp_path / "parquet" / "README.md"
+    write_lines(card, card.read_text(), "# FLEURS")
+    push(local_hub, "google/fleurs", card.parent)
     again = prepared("google/fleurs", cache)
     assert again.description["revision"] not in (None, commit) and "has changed since" in again.lines[1]
+    write_lines(card, card.read_text().replace("test, path: sv_se", "train, path: sv_se"))
+    push(local_hub, "google/fleurs", card.parent)
+    for _ in range(2):  # it is not kept without a language
+        with pytest.raises(ValueError, match="nothing of sv-SE can be read: google/fleurs: no split test; there are"):
+            prepared("google/fleurs", cache)
+    assert rows_of(prepared("google/fleurs", cache, languages=["sl_si"])) == UTTERANCES[:2]
 
 
 def test_all_languages_have_a_configuration(tmp_path):

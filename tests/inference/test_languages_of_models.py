@@ -46,6 +46,7 @@ def test_whisper_writes_in_the_language_that_it_hears(clips, tmp_path):
         transcriber(model, processor, dataset)
 
 
+@pytest.mark.slow
 def test_languages_that_a_model_cannot_be_asked_for_are_left_out(clips, tmp_path):
     make_cohere(tmp_path / "cohere")
     name = str(tmp_path / "cohere")
@@ -59,6 +60,7 @@ def test_languages_that_a_model_cannot_be_asked_for_are_left_out(clips, tmp_path
     assert (known.unknown, known.left_out) == (["de"], [])
 
 
+@pytest.mark.slow
 def test_mms_has_an_adapter_for_each_language(clips, tmp_path):
     name = str(save_small_mms(tmp_path / "mms", {"eng": "abcdef", "bre": "abcñ"}))
     locales, expected = ["br", "en", "br", "en"], {}

@@ -21,7 +21,7 @@ from ..readers.hf_datasets import read_dataset
 from ..readers.librispeech import librispeech_splits, read_librispeech
 from ..readers.published import LIBRISPEECH_COLUMNS, LIBRISPEECH_LANGUAGE, LIBRISPEECH_ON_HUB
 from ..readers.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_folders, voxpopuli_asr_locales
-from ..sources import HUB_PAGE, LIBRISPEECH, VOXPOPULI, Source, common_voice_sources, source_of_corpus
+from ..sources import LIBRISPEECH, VOXPOPULI, common_voice_sources, source_of_corpus
 from ..splits import split_of_name
 from .parts import Part
 
@@ -45,7 +45,7 @@ def common_voice_parts(
     mirror = None
     if root.startswith(HUB):
         name = root.removeprefix(HUB)
-        mirror = Source(name, url=HUB_PAGE + name)
+        mirror = source_on_hub(name)
         root = str(download_mirror(name, locales=languages))
     sources = common_voice_sources(root)
     found = find_locales(root)
