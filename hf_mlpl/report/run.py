@@ -12,6 +12,7 @@ from markupsafe import Markup
 from ..atomic import write_text
 from ..error_line import error_line
 from ..evaluation.intervals import FEWEST_SAMPLED
+from ..evaluation.results import TITLES
 from ..figures import draw_lines, draw_rates, to_svg
 from ..pages.document import document, render
 from ..sharing.run_files import (
@@ -24,7 +25,7 @@ from ..sharing.run_files import (
     tag_of,
 )
 from .clips import PAGE_BYTES, read_clips
-from .evaluation_view import RATE_NAMES, EvaluationView
+from .evaluation_view import EvaluationView
 from .evaluations import MACRO, WORST, by_turns
 from .run_folder import Run, read_runs
 
@@ -122,7 +123,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         kind = f"`{record['model']['type']}`, " if record["model"].get("type") else ""
         facts += [("state", state), ("model", f"{kind}{parameters}"), ("stage", f"`{tag_of(record)}`, {languages}")]
     for evaluation in run.evaluations:
-        names = RATE_NAMES | {"language_accuracy": "language named rightly"}
+        names = TITLES | {"language_accuracy": "language named rightly"}
         rates = [(name, evaluation.rate(MACRO, metric)) for metric, name in names.items()]
         line = ", ".join(f"{name} {100 * rate.value:.1f} %" for name, rate in rates if rate)
         facts.append((evaluation.title, f"{line} (macro average)"))
