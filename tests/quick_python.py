@@ -85,9 +85,11 @@ def ask(address: str, *arguments: str) -> None:
 
 def serve(number: str, python: str) -> None:
     """Forks a process for each request, in which it returns; exits in the server when standard input is closed."""
+    gc.disable()  # what modules make stays
     for module in PRELOADED.split():
         __import__(module)
     gc.freeze()
+    gc.enable()
     with socket.socket(fileno=int(number)) as listener:
         running: dict[int, socket.socket] = {}
         while True:
