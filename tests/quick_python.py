@@ -132,6 +132,7 @@ def _become(python: str, streams: list[int], arguments: list[str], folder: str, 
     for name in ("huggingface_hub.constants", "datasets.config"):
         vars(sys.modules[name]).update(settings_of_now(sys.modules[name]))
     sys.modules["huggingface_hub.hf_api"].api.endpoint = sys.modules["huggingface_hub.constants"].ENDPOINT
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run behind a shell
     sys.executable = python  # so that processes it starts are as quick
     sys.argv = arguments
 
