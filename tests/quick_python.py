@@ -85,9 +85,11 @@ def ask(address: str, *arguments: str) -> None:
 
 def serve(number: str, python: str) -> None:
     """Forks a process for each request, in which it returns; exits in the server when standard input is closed."""
+    gc.disable()  # what modules make stays
     for module in PRELOADED.split():
         __import__(module)
     gc.freeze()
+    gc.enable()
     with socket.socket(fileno=int(number)) as listener:
         running: dict[int, socket.socket] = {}
         while True:
@@ -130,6 +132,7 @@ def _become(python: str, streams: list[int], arguments: list[str], folder: str, 
     for name in ("huggingface_hub.constants", "datasets.config"):
         vars(sys.modules[name]).update(settings_of_now(sys.modules[name]))
     sys.modules["huggingface_hub.hf_api"].api.endpoint = sys.modules["huggingface_hub.constants"].ENDPOINT
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run behind a shell
     sys.executable = python  # so that processes it starts are as quick
     sys.argv = arguments
 

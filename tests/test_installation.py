@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from hf_mlpl import installation
 from hf_mlpl.installation import install_command, published_requirement
 
+from .quick_install import uv_settings
 from .test_structure import ROOT
 
 MAKE_METADATA = (
@@ -55,7 +56,7 @@ def required(extra: str, requirements: list[Requirement]) -> set[str]:
     return names
 
 
-def test_the_command_names_what_pip_would_install(metadata):
+def test_the_command_names_what_pip_would_install(metadata, monkeypatch):
     text = (metadata / "METADATA").read_text()
     requirements = [Requirement(line) for line in re.findall("^Requires-Dist: (.*)", text, re.M)]
     extras = re.findall("^Provides-Extra: (.*)", text, re.M)
@@ -68,7 +69,9 @@ def test_the_command_names_what_pip_would_install(metadata):
     assert install_command("peft") == "pip install 'peft>=0.19'"
     assert install_command("lm") == """pip install 'flashlight-text>=0.0.7; python_version < "3.13"'"""
     (metadata / "INSTALLER").write_text("uv\n")
-    assert install_command("peft") == "uv pip install 'peft>=0.19'"
+    for pip in (True, False):
+        monkeypatch.setattr(installation, "is_installed", {"pip": pip}.get)
+        assert install_command("peft") == f"{'pip' if pip else 'uv pip'} install 'peft>=0.19'"
 
 
 def test_a_checkout_is_installed_where_it_is(tmp_path, monkeypatch):
@@ -132,3 +135,14 @@ def test_no_text_sends_to_a_strangers_package():
     for path in (ROOT / name for name in names):
         found = sends.search(path.read_bytes()) if path.is_file() else None
         assert found is None, f"{path.relative_to(ROOT)} contains {found.group().decode()!r}"
+
+
+def test_make_installs_from_where_pip_would():
+    """`pip config list` prints settings as here; those of the environment count."""
+    listing = [f"global.extra-index-url={'file:///a' + chr(10) + 'file:///b'!r}", "global.cert='/c'"]
+    listing += [":env:.find-links='/d /e'", "global.find-links='/f'", "install.constraint='g.txt'"]
+    assert uv_settings("\n".join(listing)) == {
+        "UV_INDEX": "file:///a file:///b",
+        "UV_FIND_LINKS": "/d,/e",
+        "UV_CONSTRAINT": "g.txt",
+    }

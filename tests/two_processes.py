@@ -7,6 +7,7 @@ OUTPUT/labels, and ends with an error of both processes
 import sys
 from pathlib import Path
 
+import pytest
 from accelerate import Accelerator
 
 from hf_mlpl import MlplForCTC, MlplProcessor
@@ -40,7 +41,10 @@ def slimipl_overrides(teacher: Path, unlabelled: Path) -> list[str]:
 SHARD_SIZE = 5  # utterances: several shards for each process
 
 if __name__ == "__main__":
+    from tones import without_pictures  # beside this script
+
     settings, teacher, unlabelled, output = map(Path, sys.argv[1:])
+    without_pictures(pytest.MonkeyPatch())
     train(load_config(settings, [f"output_dir={output / 'run'}", *OVERRIDES]))
     train(load_config(settings, [f"output_dir={output / 'slimipl'}", *slimipl_overrides(teacher, unlabelled)]))
 

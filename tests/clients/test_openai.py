@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -35,8 +34,8 @@ def model(tmp_path_factory):
 class Server:
     """A process of `hf-mlpl serve`."""
 
-    def __init__(self, model, log, *options):
-        command = [sys.executable, "-m", "hf_mlpl", "serve", "--model", model, "--name", NAME, "--port", "0"]
+    def __init__(self, python, model, log, *options):
+        command = [python, "-m", "hf_mlpl", "serve", "--model", model, "--name", NAME, "--port", "0"]
         environment = os.environ | {"HF_MLPL_KEY": KEY, "OMP_NUM_THREADS": "1"}
         command += ["--api-key-env", "HF_MLPL_KEY", *options]
         self.log = log
@@ -76,8 +75,10 @@ def running(*arguments):
 
 
 @pytest.fixture(scope="module")
-def server(model, tmp_path_factory):
-    with running(model, tmp_path_factory.mktemp("logs") / "stderr.txt", "--max-upload-mb", "25") as server:
+def server(quick_python, model, tmp_path_factory):
+    with running(
+        quick_python, model, tmp_path_factory.mktemp("logs") / "stderr.txt", "--max-upload-mb", "25"
+    ) as server:
         yield server
 
 
@@ -184,8 +185,8 @@ def test_32_clients_at_once_get_the_texts_of_serial_ones(server):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_requests_in_work_be_answered(model, tmp_path, number):
-    with running(model, tmp_path / "stderr.txt") as server, ThreadPoolExecutor(2) as clients:
+def test_a_signal_lets_requests_in_work_be_answered(quick_python, model, tmp_path, number):
+    with running(quick_python, model, tmp_path / "stderr.txt") as server, ThreadPoolExecutor(2) as clients:
         contents = [wav(200), wav(150)]
         expected = [server.create(content).text for content in contents]
         before = server.health()["pieces_recognized"]

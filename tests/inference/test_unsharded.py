@@ -14,6 +14,7 @@ from hf_mlpl import MlplForCTC
 from hf_mlpl.inference.unsharded import unsharded
 
 from ..commands import ROOT
+from ..ranks import run_on_two
 from ..two_processes import slimipl_overrides
 
 CONFIGS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
@@ -46,20 +47,13 @@ def test_sharded_training_equals_copies(tone_data, tone_run, quick_python, tmp_p
     overrides = slimipl_overrides(tone_run / "model", tone_data / "unlabelled.parquet")
     overrides += [f"optimizer={optimizer}", "learning_rate=1e-3", "dev=" + str([str(tone_data / "dev.parquet")])]
     overrides += ["eval_every=5"]
-    for name, script in (("fsdp", ROOT / "tests" / "fsdp_on_cpu.py"), ("multi_cpu", ROOT / "recipes" / "train.py")):
-        launch(
-            quick_python,
-            name,
-            script,
-            tone_data / "tones.yaml",
-            f"output_dir={tmp_path / name}",
-            *overrides,
-            folder=tmp_path,
-        )
-    weights, expected = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("fsdp", "multi_cpu"))
+    script, settings = ROOT / "tests" / "fsdp_on_cpu.py", tone_data / "tones.yaml"
+    launch(quick_python, "fsdp", script, settings, f"output_dir={tmp_path / 'fsdp'}", *overrides, folder=tmp_path)
+    done = run_on_two(tmp_path, "train.py", settings, f"output_dir={tmp_path / 'copies'}", *overrides)
+    assert [status for status, _ in done] == [0, 0], done
+    weights, expected = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("fsdp", "copies"))
     torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-5)
     (tmp_path / "fsdp" / "model").rename(tmp_path / "model")
-    script, settings = ROOT / "tests" / "fsdp_on_cpu.py", tone_data / "tones.yaml"
     launch(quick_python, "fsdp", script, settings, f"output_dir={tmp_path / 'fsdp'}", *overrides, folder=tmp_path)
     resumed = load_file(tmp_path / "fsdp" / "model" / "model.safetensors")
     torch.testing.assert_close(resumed, weights, rtol=0, atol=0)
