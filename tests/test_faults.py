@@ -14,7 +14,7 @@ from datasets import Dataset
 from hf_mlpl.atomic import atomic_write
 from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.folder_lock import claimed
-from hf_mlpl.labels import labelling
+from hf_mlpl.labels import labelling, shared_job
 from hf_mlpl.training import log, loop
 from hf_mlpl.training.log import TrainingLog, draw_curves
 from hf_mlpl.training.loop import train
@@ -173,7 +173,7 @@ def test_labelling_goes_on_when_there_is_room_again(
         assert says_no_room(error_of(*command), folder / "shards" / "00002.parquet")
     written = {path: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()}
     assert sorted(path.name for path in written) == ["00000.parquet", "00001.parquet"]
-    with little_room(2000, labelling, "join_shards"):
+    with little_room(2000, shared_job, "join_shards"):
         assert says_no_room(error_of(*command), folder / "labels.parquet")
     assert run_command(*command) == 0
     assert {path: path.stat().st_mtime_ns for path in written} == written

@@ -21,7 +21,7 @@ from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.data.utterances import FEATURES, read_utterances, write_utterances
 from hf_mlpl.folder_lock import InUseError, claimed
 from hf_mlpl.inference.precision import convert
-from hf_mlpl.labels import labelling
+from hf_mlpl.labels import labelling, shared_job
 from hf_mlpl.labels.folder import unreadable_of
 from hf_mlpl.labels.schema import SCORES
 from hf_mlpl.sharing.model_card import teacher_revision
@@ -146,17 +146,17 @@ class Killed(Exception):
 
 def label_and_die(monkeypatch, label, num_shards: int) -> list:
     """Labels into folder `a` until a process would be killed in the middle of a shard; returns the paths before it."""
-    write, shards = labelling.write_utterances, []
+    write, shards = shared_job.write_utterances, []
 
-    def write_or_die(rows, path, features):
+    def write_or_die(rows, path, features, keep):
         if len(shards) == num_shards:
             next(rows)
             raise Killed
         shards.append(path)
-        return write(rows, path, features)
+        return write(rows, path, features, keep=keep)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(labelling, "write_utterances", write_or_die)
+        patch.setattr(shared_job, "write_utterances", write_or_die)
         label("a")
     return shards
 
@@ -433,7 +433,7 @@ def test_a_disk_that_comes_back_is_read_again(label, unlabelled, tmp_path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # between the shards and their join
-        patch.setattr(labelling, "join_shards", interrupted)
+        patch.setattr(shared_job, "join_shards", interrupted)
         label("a", dataset)
     assert len(decoded) == 2 and "can be read now; it is labelled again" in caplog.text
     for _ in range(2):
