@@ -194,19 +194,23 @@ def join_shards(
     def labels() -> Iterator[pa.Table]:
         shards = _read_ahead([shard_path(folder, number) for number in range(num_shards)])
         for number, shard in enumerate(shards):
-            is_made = shard["error"].is_null()
-            made = shard if pc.all(is_made).as_py() else shard.filter(is_made)
-            for row in shard.filter(pc.invert(is_made)).select(["id", "language", "error"]).to_pylist():
-                counts.errors[row["language"]] += 1
-                unreadable.add("error", row["id"], row["language"], row["error"])
+            made = shard
+            if shard["error"].null_count < len(shard):
+                is_made = shard["error"].is_null()
+                made = shard.filter(is_made)
+                for row in shard.filter(pc.invert(is_made)).select(["id", "language", "error"]).to_pylist():
+                    counts.errors[row["language"]] += 1
+                    unreadable.add("error", row["id"], row["language"], row["error"])
             if transcripts is not None:
                 counts.compare(made, transcripts(number))
             yield made
 
     def counted() -> Iterator[pa.Table]:
-        for block in _in_row_groups(labels()):
-            counts.add(block)
-            yield block
+        with ThreadPoolExecutor(1) as pool:  # beside the writing
+            for block in _in_row_groups(labels()):
+                counting = pool.submit(counts.add, block)
+                yield block
+                counting.result()
         check()
 
     with DropFile(folder / UNREADABLE, ("id", "language", "reason")) as unreadable:
