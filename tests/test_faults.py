@@ -70,7 +70,12 @@ def test_labelling_ends_although_a_process_was_killed(tone_data, tone_run, two_p
     (killed, _), (status, stderr) = run_on_two(tmp_path, *command, death=death, **SHARDS)
     assert (killed, status) == (-9, 0) and not errors(stderr)
     assert_equal_labels(tmp_path / "labels", two_processes / "labels")
-    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["complete.json", "job.json", "labels.parquet", "shards"]
+    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == [
+        "complete.json",
+        "job.json",
+        "labels.parquet",
+        "shards",
+    ]
     assert [path.name for path in sorted((tmp_path / "labels" / "shards").iterdir())] == [
         f"{number:05d}.parquet" for number in range(5)
     ]
