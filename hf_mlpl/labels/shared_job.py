@@ -20,6 +20,7 @@ from ..atomic import write_json
 from ..corpora.sources import Source
 from ..data.rows import blocks, select_rows
 from ..data.utterances import write_utterances
+from . import claims
 from .claims import Claims, LostClaimError
 from .folder import begin, complete_summary, is_labelled, join_shards, remove_claims, shard_path, shards_there
 from .schema import LABEL_FEATURES
@@ -27,6 +28,7 @@ from .schema import LABEL_FEATURES
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between looks at what others do
+PATIENCE = 2.0  # with a shard of another process, in times of an own one
 LOOK_SECONDS = 30.0  # between looks at all shards, which are tens of thousands in a large job
 
 
@@ -62,7 +64,7 @@ class SharedJob:
         self.summary = begin(folder, job, logging.WARNING if accelerator.is_main_process else logging.DEBUG)
         self.found = self._there()
         self.unchecked = self.found.copy()  # shards that may be damaged, or lack what can be read now
-        self.num_made = 0  # shards, by this process
+        self.num_made, self.seconds = 0, 0.0  # shards by this process, and the time that they took
         self.claims = Claims()
         self.bar = tqdm(
             total=len(dataset),
@@ -87,22 +89,31 @@ class SharedJob:
     def claimed_shards(self) -> Iterator[tuple[np.ndarray, Callable[[Iterable[dict]], None]]]:
         """Yields the rows of shards that this process has claimed, with a function that writes labels as the shard.
 
-        Ends when all shards are there, whoever has made them: it waits for those that others have claimed, and takes
-        them over if these have died.
+        Ends when all shards are there, whoever has made them. Shards of processes that have died are claimed as those
+        of nobody are. When no others are left, and a shard is waited for longer than this process takes for two, it is
+        made here as well, without a claim, and the first one to end has made it. So a job does not wait for a process
+        that is slow, or that hangs.
         """
-        pauses = _pauses()
+        pauses, waiting = _pauses(), dict[int, float]()  # since when a shard is waited for
         while missing := self._missing():
             own = missing[self.index :: self.num_processes]  # the first choice: others of this launch have others
+            num_claimed = 0
             for choice in (own, sorted(set(missing) - set(own))):
-                num_claimed = 0
                 for number, claim in self._claim(choice):
                     num_claimed += 1
                     yield self.shards[number], partial(self._write, number, claim)
                 if num_claimed:
-                    pauses = _pauses()
                     break
+            if num_claimed:
+                pauses, waiting = _pauses(), {}
+                continue
+            self._show(f"waiting for {len(missing)} shards of other processes")
+            waiting = {number: waiting.get(number, time.monotonic()) for number in missing}
+            patience = PATIENCE * self.seconds / self.num_made if self.num_made else claims.LEASE_SECONDS
+            if late := [number for number, since in waiting.items() if time.monotonic() - since > patience]:
+                number = _random.choice(late)
+                yield self.shards[number], partial(self._write, number, None)
             else:
-                self._show(f"waiting for {len(missing)} shards of other processes")
                 time.sleep(next(pauses))
 
     def join(self) -> dict | None:
@@ -162,14 +173,16 @@ class SharedJob:
                 elif not path.exists():  # after the claim: before it, another process may just have finished
                     yield number, claim
 
-    def _write(self, number: int, claim: Path, labels: Iterable[dict]) -> None:
+    def _write(self, number: int, claim: Path | None, labels: Iterable[dict]) -> None:
         def held() -> Iterator[dict]:
             yield from labels
-            self.claims.check(claim)
+            if claim is not None:
+                self.claims.check(claim)
 
+        started = time.monotonic()
         try:
             write_utterances(held(), shard_path(self.folder, number), LABEL_FEATURES, keep=True)
-            self.num_made += 1
+            self.num_made, self.seconds = self.num_made + 1, self.seconds + time.monotonic() - started
         except LostClaimError as error:
             logger.warning("%s; its labels are used", error)
 

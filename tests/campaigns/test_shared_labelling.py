@@ -26,9 +26,9 @@ from .test_killed_labelling import contents
 
 pytestmark = pytest.mark.slow
 
-SHARD_SIZE, COPIES = 2, 16
-UTTERANCE_SECONDS, SLOWNESS = 0.2, 10
-LEASE_SECONDS, KILL_SECONDS = 2.0, 5.0
+SHARD_SIZE, COPIES = 3, 12
+UTTERANCE_SECONDS, SLOWNESS = 0.5, 10
+LEASE_SECONDS, KILL_SECONDS = 2.0, 8.0
 
 
 def take_part(name: str, arguments: list, seconds: float, log: Path) -> None:
@@ -93,7 +93,7 @@ def test_processes_that_come_and_go(tone_data, tone_run, one_thread, tmp_path, m
         process.join(timeout=120)
         assert process.exitcode == 0
     assert was_stopped and num_kills > 1
-    assert contents(folder) == contents(tmp_path / "one")
+    assert contents(folder) == contents(tmp_path / "one")  # byte by byte, and no file more
     ids = pq.read_table(folder / "labels.parquet")["id"].to_pylist()
     assert sorted(ids) == sorted(row["id"] for row in data)
     begins = {name: float(log.read_text()) for name, log in logs.items() if log.exists()}
