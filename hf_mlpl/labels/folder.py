@@ -175,7 +175,7 @@ def join_shards(
     num_shards: int,
     transcripts: Callable[[int], pa.Table] | None,
     sources: Sequence[Source],
-    check: Callable[[], None] = lambda: None,
+    finish: Callable[[], None] = lambda: None,
 ) -> dict:
     """Joins the shards into `labels.parquet`; writes their summary to `complete.json`, and returns it.
 
@@ -184,7 +184,8 @@ def join_shards(
     Args:
         transcripts: returns `id` and `text` of the utterances of a shard that have a transcript, given its number.
             The labels of these are compared with them. None if there are no transcripts.
-        check: raises an error if this process must not write the files any more.
+        finish: is called when all shards have been read; it raises an error if this process must not write the files
+            any more.
 
     Raises:
         ValueError: for a damaged shard.
@@ -211,7 +212,7 @@ def join_shards(
                 counting = pool.submit(counts.add, block)
                 yield block
                 counting.result()
-        check()
+        finish()
 
     with DropFile(folder / UNREADABLE, ("id", "language", "reason")) as unreadable:
         num_labels = write_tables(counted(), folder / "labels.parquet", LABEL_FEATURES.arrow_schema)

@@ -143,8 +143,7 @@ class SharedJob:
             if not is_labelled(path, select_rows(self.dataset, self.shards[number]), self.job["teacher"])
         ]
         self.unchecked.clear()
-        check = partial(self.claims.check, claim)
-        check()
+        self.claims.check(claim)
         if bad:
             (self.folder / "complete.json").unlink(missing_ok=True)  # it is made anew at the end
             for path in bad:
@@ -154,9 +153,13 @@ class SharedJob:
         if self.summary is not None and self._stamp() == self.first_stamp:
             write_json(self.folder / "complete.json", self.summary)  # says to others that the shards have been checked
             return self.summary
+
+        def finish() -> None:
+            self.claims.check(claim)
+            remove_claims(self.folder)
+
         transcripts = self._transcripts if self._has_transcripts() else None
-        summary = join_shards(self.folder, self.job, len(self.shards), transcripts, self.sources, check)
-        remove_claims(self.folder)
+        summary = join_shards(self.folder, self.job, len(self.shards), transcripts, self.sources, finish)
         self._show()
         return summary
 
