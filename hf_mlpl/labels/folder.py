@@ -51,6 +51,7 @@ LATER: Types = {"commonest": float, "length_ratio": (float, type(None)), "conven
 CONVENTION: Types = dict.fromkeys(("texts", *KINDS), int)
 UNREADABLE = "unreadable.tsv"
 SHARD_NAME = re.compile(r"\d{5,}\.parquet")
+SCHEMA = LABEL_FEATURES.arrow_schema
 READERS = 4  # threads that read shards
 SOURCE: Types = {"name": str, "license": str, "url": (str, type(None))}
 
@@ -163,8 +164,8 @@ def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
 
 def _read_shard(path: Path) -> pa.Table:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        shard = with_null_scores(file.read(), path)
-        if not shard.schema.equals(LABEL_FEATURES.arrow_schema):
+        shard = with_null_scores(file.read(use_threads=False), path)  # a small file; `_read_ahead` reads several
+        if not shard.schema.equals(SCHEMA):
             raise ValueError(f"{path}: has other columns than labels")
         return shard
 
@@ -215,7 +216,7 @@ def join_shards(
         finish()
 
     with DropFile(folder / UNREADABLE, ("id", "language", "reason")) as unreadable:
-        num_labels = write_tables(counted(), folder / "labels.parquet", LABEL_FEATURES.arrow_schema)
+        num_labels = write_tables(counted(), folder / "labels.parquet", SCHEMA)
     languages = counts.report()
     summary = {
         **job,
