@@ -19,6 +19,7 @@ from pathlib import Path
 from .error_line import error_line
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
 STALE_SECONDS = 7 * 24 * 3600  # a push of many gigabytes may take days, and changes nothing in its folder
 LONGEST_NAME = 120  # bytes of the last part of a name of `own_path`; file systems take 255
 # Names that `own_path` makes, and former names of the folders of pushes.
@@ -31,13 +32,14 @@ _cleaned: set[Path] = set()
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike, shared: bool = False) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike, shared: bool = False, keep: bool = False) -> Iterator[Path]:
     """Yields a path to write a file or a folder to, which is renamed to `path` when the block ends without an error.
 
     A file at `path` is replaced; a folder must not exist there. After an error the partial output is removed. So are
     partial outputs that killed processes have left beside it.
 
     Args:
+        keep: a file that is at `path` by then stays as it is, whoever has written it, and the new one is dropped.
         shared: several processes of one job write into the folder at `partial_path(path)`; one of them calls this.
             By default no other process knows the path.
 
@@ -53,12 +55,30 @@ def atomic_write(path: str | os.PathLike, shared: bool = False) -> Iterator[Path
             path.parent.mkdir(parents=True, exist_ok=True)
             remove_left(path.parent)
             yield partial
-            os.replace(partial, path)
+            if keep:
+                _name_first(partial, path)
+            else:
+                os.replace(partial, path)
     except BaseException:
         # A full disk needs the space. A shared folder itself stays, because another process may be writing into it.
         for written in partial.iterdir() if shared and partial.is_dir() else [partial]:
             _remove(written)
         raise
+
+
+def _name_first(partial: Path, path: Path) -> None:
+    """Renames a file unless there is one of the new name; of several processes at once, the first one succeeds."""
+    try:
+        os.link(partial, path)  # where `path` exists, it fails, and `os.rename` would replace the file
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if not path.exists():  # a disk without hard links: another process may be as quick, and is replaced
+            os.rename(partial, path)
+            return
+    partial.unlink()
 
 
 @contextmanager
@@ -79,16 +99,16 @@ def own_path(folder: Path, purpose: str, name: str = "") -> Path:
     A long name is cut at its beginning, because some writers choose the format by its suffix.
     """
     name = os.fsencode(name)[-LONGEST_NAME:].decode(errors="ignore") if len(os.fsencode(name)) > LONGEST_NAME else name
-    return folder / f".{purpose}-{_machine()}-{os.getpid()}-{secrets.token_hex(3)}-{name}"
+    return folder / f".{purpose}-{machine()}-{os.getpid()}-{secrets.token_hex(3)}-{name}"
 
 
-def remove_left(folder: Path) -> None:
-    """Removes files and folders of `own_path` that killed processes have left, once for each folder.
+def remove_left(folder: Path, again: bool = False) -> None:
+    """Removes files and folders of `own_path` that killed processes have left, once for each folder, or `again`.
 
     Those of this machine are removed where their process is no longer running, those of other machines, or of this
     one before it was restarted, when they have not changed for a week.
     """
-    if folder.absolute() in _cleaned:
+    if folder.absolute() in _cleaned and not again:
         return
     _cleaned.add(folder.absolute())
     entries = []
@@ -102,10 +122,15 @@ def remove_left(folder: Path) -> None:
 
 def _is_left(path: Path) -> bool:
     owner = OWN.fullmatch(path.name)
-    if owner["machine"] == _machine() and os.name == "posix" and not _is_running(int(owner["process"])):
+    if has_ended(owner["machine"], int(owner["process"])):
         return True
     changed = max(each.lstat().st_mtime for each in (path, *path.rglob("*")))
     return time.time() - changed > STALE_SECONDS
+
+
+def has_ended(machine_id: str, process: int) -> bool:
+    """Returns whether a process of this machine is no longer running; False for those of other machines."""
+    return machine_id == machine() and os.name == "posix" and not _is_running(process)
 
 
 def _is_running(process: int) -> bool:
@@ -120,7 +145,7 @@ def _is_running(process: int) -> bool:
 
 
 @cache
-def _machine() -> str:
+def machine() -> str:
     """Returns 8 digits for this machine since its start, within which the number of a process has a meaning."""
     facts = [socket.gethostname()]
     with suppress(OSError):  # containers of a host may have its name, and processes of their own
@@ -166,13 +191,13 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f".partial-{path.name}")
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    with atomic_write(path) as partial:
+def write_text(path: str | os.PathLike, text: str, keep: bool = False) -> None:
+    with atomic_write(path, keep=keep) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | os.PathLike, content: dict) -> None:
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+def write_json(path: str | os.PathLike, content: dict, keep: bool = False) -> None:
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n", keep)
 
 
 def read_json(path: str | os.PathLike, **fields: type | tuple[type, ...]) -> dict:

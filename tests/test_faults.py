@@ -14,7 +14,7 @@ from datasets import Dataset
 from hf_mlpl.atomic import atomic_write
 from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.folder_lock import claimed
-from hf_mlpl.labels import labelling
+from hf_mlpl.labels import labelling, shared_job
 from hf_mlpl.training import log, loop
 from hf_mlpl.training.log import TrainingLog, draw_curves
 from hf_mlpl.training.loop import train
@@ -63,22 +63,27 @@ def test_training_goes_on_after_a_process_was_killed(tone_data, tone_run, two_pr
 
 
 @pytest.mark.slow
-def test_labelling_goes_on_after_a_process_was_killed(tone_data, tone_run, two_processes, tmp_path):
-    """This time it is the main process. Then the job is another one, which the main process alone notices."""
+def test_labelling_ends_although_a_process_was_killed(tone_data, tone_run, two_processes, tmp_path):
+    """The main process is killed in its first shard; the other takes it over. Then the job is another one."""
     command = labelling_command(tone_data, tone_run, tmp_path / "labels")
-    death = Death(0, "labels.labelling", "scores", 7)
+    death = Death(0, "labels.labelling", "scores", 3)
     (killed, _), (status, stderr) = run_on_two(tmp_path, *command, death=death, **SHARDS)
-    assert (killed, status) == (-9, 1) and errors(stderr) == [LOST]
-    left = {path: path.stat().st_mtime_ns for path in (tmp_path / "labels" / "shards").glob("[0-9]*")}
-    assert left and not (tmp_path / "labels" / "complete.json").exists()
-    assert [status for status, _ in run_on_two(tmp_path, *command, **SHARDS)] == [0, 0]
-    assert {path: path.stat().st_mtime_ns for path in left} == left
+    assert (killed, status) == (-9, 0) and not errors(stderr)
     assert_equal_labels(tmp_path / "labels", two_processes / "labels")
+    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == [
+        "complete.json",
+        "job.json",
+        "labels.parquet",
+        "shards",
+    ]
+    assert [path.name for path in sorted((tmp_path / "labels" / "shards").iterdir())] == [
+        f"{number:05d}.parquet" for number in range(5)
+    ]
 
     ended = run_on_two(tmp_path, *command, "--data", tone_data / "dev.parquet")
     [line] = [line for _, stderr in ended for line in errors(stderr)]  # both know it, and one of them says it
     assert [status for status, _ in ended] == [1, 1] and "holds another job's labels" in line
-    with claimed(tmp_path / "other"):
+    with claimed(tmp_path / "other"):  # as by a training run
         ended = run_on_two(tmp_path, *command, "--output", tmp_path / "other")
     [line] = [line for _, stderr in ended for line in errors(stderr)]
     assert [status for status, _ in ended] == [1, 1] and f"{tmp_path}/other: another job works there" in line
@@ -173,7 +178,7 @@ def test_labelling_goes_on_when_there_is_room_again(
         assert says_no_room(error_of(*command), folder / "shards" / "00002.parquet")
     written = {path: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()}
     assert sorted(path.name for path in written) == ["00000.parquet", "00001.parquet"]
-    with little_room(2000, labelling, "join_shards"):
+    with little_room(2000, shared_job, "join_shards"):
         assert says_no_room(error_of(*command), folder / "labels.parquet")
     assert run_command(*command) == 0
     assert {path: path.stat().st_mtime_ns for path in written} == written

@@ -20,6 +20,9 @@ processors that support it. On several GPUs:
 
 This also pushes the labels to the Hub, as the language `sl` of that data set; its other languages stay as they are.
 If everything is labelled already, the command only pushes; `hf-mlpl publish-labels` does that without the model.
+
+The same command on several machines that share a disk is one job: each process labels what no other one has begun, and
+all of them end when the job is complete (docs/scale.md).
 """
 
 import argparse

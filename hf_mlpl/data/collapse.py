@@ -60,15 +60,19 @@ class LabelTexts:
         """Adds rows with `language`, `text` and `duration_seconds`."""
         if not len(labels):
             return
-        texts = visible(labels["text"])
-        texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
-        hashes, languages = id_hashes(texts), np.array(labels["language"])
+        texts, languages = visible(labels["text"]), labels["language"]
+        if isinstance(labels, pa.Table):
+            texts, languages = texts.combine_chunks(), languages.combine_chunks()
+        hashes, encoded = id_hashes(texts), languages.dictionary_encode()
         characters, seconds = pc.utf8_length(texts).to_numpy(), labels["duration_seconds"].to_numpy()
-        for language in np.unique(languages).tolist():
-            mask = languages == language
-            self.hashes[language].append(hashes[mask])
-            self.characters[language] += int(characters[mask].sum())
-            self.seconds[language] += float(seconds[mask].sum())
+        codes = encoded.indices.to_numpy()
+        order = np.argsort(codes, kind="stable")
+        ends = np.cumsum(np.bincount(codes))[:-1]
+        parts = (np.split(values[order], ends) for values in (hashes, characters, seconds))
+        for language, *part in zip(encoded.dictionary.to_pylist(), *parts, strict=True):
+            self.hashes[language].append(part[0])
+            self.characters[language] += int(part[1].sum())
+            self.seconds[language] += float(part[2].sum())
 
     def report(self, language: str, human: LabelTexts | None = None) -> dict:
         """Returns what `describe_collapse` judges; ten `human` transcripts or more give the `length_ratio`."""

@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .text_arrays import NUM_CODE_POINTS, TextBlock
+from ..model.text import normalize_text
+from .text_arrays import NUM_CODE_POINTS
 
-CASED, CAPITALS, PUNCTUATION, DIGITS = (1 << number for number in range(4))  # kinds of characters, as bits
+CASED, CAPITALS, PUNCTUATION, DIGITS, VISIBLE = (1 << number for number in range(5))  # kinds of characters, as bits
 # Names of the counts of texts that have such a character, in JSON.
 KINDS = {"cased": CASED, "capitals": CAPITALS, "punctuation": PUNCTUATION, "digits": DIGITS}
 SELDOM, OFTEN = 0.05, 0.5  # shares of texts: at most and at least so many have what their convention lacks or has
@@ -37,16 +38,18 @@ class Conventions:
 
     def add(self, key: str, texts: pa.ChunkedArray) -> None:
         """Counts the texts that are not empty."""
-        block = TextBlock(texts)
-        kinds = _kinds().take(block.code_points)
-        self.counts[key]["texts"] += int((block.lengths > 0).sum())
-        for name, kind in KINDS.items():
-            self.counts[key][name] += int(block.has(kinds & kind > 0).sum())
+        self.add_by("key", pa.table({"key": pa.repeat(key, len(texts)), "text": texts}))
 
     def add_by(self, column: str, labels: pa.Table) -> None:
         """Counts the column `text` of a table for each value of another column."""
-        for value, part in parts_by(column, labels):
-            self.add(value, part["text"])
+        if not len(labels):
+            return
+        keys = labels[column].combine_chunks().dictionary_encode("encode")
+        codes, values = keys.indices.to_numpy(), keys.dictionary.to_pylist()
+        found = _kinds_in(labels["text"].combine_chunks())
+        for name, kind in {"texts": VISIBLE, **KINDS}.items():
+            for value, count in zip(values, np.bincount(codes[found & kind > 0], minlength=len(values)), strict=True):
+                self.counts[value][name] += int(count)
 
     def report(self, key: str) -> dict[str, int]:
         """Returns the counts, for JSON."""
@@ -59,20 +62,46 @@ def parts_by(column: str, table: pa.Table) -> Iterator[tuple[Any, pa.Table]]:
         yield value.as_py(), table.filter(pc.is_in(table[column], pa.array([value.as_py()], table[column].type)))
 
 
+def _kinds_in(texts: pa.Array) -> np.ndarray:
+    """Returns (N,) the kinds of characters of each text."""
+    texts = pc.fill_null(texts, "").cast(pa.large_string())
+    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    content = np.frombuffer(texts.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
+    content = np.concatenate([content, np.zeros(4, np.uint8)])
+    kinds = _kinds_of_ascii().take(content)
+    kinds[-4:] = 0
+    # The code points of the others, from the bits of their bytes in UTF-8, whose first byte says how many there are.
+    for first, end, bits in ((0xC0, 0xE0, 0x1F), (0xE0, 0xF0, 0x0F), (0xF0, 0x100, 0x07)):
+        starts = np.flatnonzero((content >= first) & (content < end))
+        code_points = (content[starts] & bits).astype(np.uint32)
+        for place in range(1, 7 - bits.bit_length()):
+            code_points = code_points << 6 | content[starts + place] & 0x3F
+        kinds[starts] = _kinds().take(code_points)
+    return np.where(np.diff(offsets) > 0, np.bitwise_or.reduceat(kinds, offsets[:-1] - offsets[0]), 0)
+
+
+@cache
+def _kinds_of_ascii() -> np.ndarray:
+    """Returns the kinds (256,) of bytes; those of other characters have none."""
+    return np.concatenate([_kinds()[:128], np.zeros(128, np.uint8)])
+
+
 @cache
 def _kinds() -> np.ndarray:
-    """Returns the kinds (NUM_CODE_POINTS,) of all characters."""
-    kinds = np.zeros(NUM_CODE_POINTS, np.uint8)
+    """Returns the kinds (NUM_CODE_POINTS,) of all characters, which are those of their normalised texts."""
+    kinds = np.full(NUM_CODE_POINTS, VISIBLE, np.uint8)
     for code_point in range(1 << 17):  # the planes above have none of these
         category = unicodedata.category(character := chr(code_point))
-        if category[0] == "P":
-            kinds[code_point] = PUNCTUATION
+        if category[0] in "CMZ" and not normalize_text(character):
+            kinds[code_point] = 0
+        elif category[0] == "P":
+            kinds[code_point] |= PUNCTUATION
         elif category == "Nd":
-            kinds[code_point] = DIGITS
+            kinds[code_point] |= DIGITS
         elif category in ("Lu", "Lt"):
-            kinds[code_point] = CASED | CAPITALS
+            kinds[code_point] |= CASED | CAPITALS
         elif category == "Ll" and character.title() != character:
-            kinds[code_point] = CASED
+            kinds[code_point] |= CASED
     return kinds
 
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.table import InMemoryTable
 
+WORD = 8  # bytes
 BLOCK = 10_000  # rows that are read or written at a time
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
@@ -122,12 +123,32 @@ def repeated(hashes: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def id_hashes(names: pa.Array) -> np.ndarray:
-    """Returns (N,) hashes of strings: sums of their bytes with a random factor for each position, modulo 2^64."""
+    """Returns (N,) hashes of strings, 0 for an empty one; equal in all processes.
+
+    Each word of 8 bytes is mixed as by splitmix64, so that all of its bits matter; a hash is the sum of the words and
+    of the length, each with an odd random factor, modulo 2^64.
+    """
     offset_type = np.int64 if pa.types.is_large_string(names.type) else np.int32
     offsets = np.frombuffer(names.buffers()[1], offset_type)[names.offset : names.offset + len(names) + 1].astype(int)
-    text = np.frombuffer(names.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
-    lengths, starts = np.diff(offsets), offsets[:-1] - offsets[0]
-    positions = np.arange(len(text)) - np.repeat(starts, lengths)
-    factors = np.random.default_rng(0).integers(2**64, size=lengths.max(initial=0), dtype=np.uint64)
-    sums = np.concatenate([[np.uint64(0)], np.cumsum((text.astype(np.uint64) + np.uint64(1)) * factors[positions])])
-    return sums[starts + lengths] - sums[starts]
+    content = np.frombuffer(names.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
+    text = np.concatenate([content, np.zeros(WORD, np.uint8)])
+    windows = np.ndarray(len(content) + 1, "<u8", text, strides=(1,))  # the 8 bytes from each one on
+    starts, lengths = offsets[:-1] - offsets[0], np.diff(offsets)
+    num_words = -(-lengths // WORD)
+    ends = np.cumsum(num_words)
+    places = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - num_words, num_words)  # in their text
+    words = windows[np.repeat(starts, num_words) + WORD * places]
+    is_cut = num_words > 0
+    cut_bits = (8 * (num_words * WORD - lengths)[is_cut]).astype(np.uint64)  # of the next text, in a last word
+    words[ends[is_cut] - 1] &= np.uint64(2**64 - 1) >> cut_bits
+    words ^= words >> np.uint64(30)
+    words *= np.uint64(0xBF58476D1CE4E5B9)
+    words ^= words >> np.uint64(27)
+    words *= np.uint64(0x94D049BB133111EB)
+    words ^= words >> np.uint64(31)
+    factors = np.random.default_rng(0).integers(2**64, size=num_words.max(initial=0) + 1, dtype=np.uint64) | np.uint64(
+        1
+    )
+    words *= factors[places + 1]
+    sums = np.concatenate([[np.uint64(0)], np.cumsum(words)])
+    return sums[ends] - sums[ends - num_words] + lengths.astype(np.uint64) * factors[0]

@@ -42,6 +42,7 @@ FEATURES = Features(
     }
 )
 
+NOT_WRITTEN = "an utterance from row {} on cannot be written"
 DAMAGED = "cannot be read, it is damaged or not an utterance file"
 CHECKED = ["id", "language", "duration_seconds", "audio"]  # columns whose values `_check_rows` checks
 REQUIRED = {"id", "language", "duration_seconds", "audio.path"}
@@ -55,14 +56,36 @@ TYPES = (
 )
 
 
-def write_utterances(rows: Iterable[dict], path: Path, features: Features = FEATURES) -> int:
-    """Streams utterances into a Parquet file, which appears when it is complete; returns the number of rows."""
-    rows, schema, written = iter(rows), features.arrow_schema, 0
-    with atomic_write(path) as partial, pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
+def write_utterances(rows: Iterable[dict], path: Path, features: Features = FEATURES, keep: bool = False) -> int:
+    """Streams utterances into a Parquet file, which appears when it is complete; returns the number of rows.
+
+    Args:
+        keep: of `atomic_write`.
+    """
+    rows, schema = iter(rows), features.arrow_schema
+
+    def tables() -> Iterator[pa.Table]:
+        written = 0
         while block := list(islice(rows, BLOCK)):
-            with arrow_errors(path, f"an utterance from row {written} on cannot be written"):
-                writer.write_table(pa.Table.from_pylist(block, schema=schema))
-            written += len(block)
+            with arrow_errors(path, NOT_WRITTEN.format(written)):
+                table = pa.Table.from_pylist(block, schema=schema)
+            yield table
+            written += len(table)
+
+    return write_tables(tables(), path, schema, keep)
+
+
+def write_tables(tables: Iterable[pa.Table], path: Path, schema: pa.Schema, keep: bool = False) -> int:
+    """Streams tables of utterances into a Parquet file, each as a row group, as `write_utterances` does rows."""
+    written = 0
+    with (
+        atomic_write(path, keep=keep) as partial,
+        pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer,
+    ):
+        for table in tables:
+            with arrow_errors(path, NOT_WRITTEN.format(written)):
+                writer.write_table(table)
+            written += len(table)
     return written
 
 

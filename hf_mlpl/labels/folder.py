@@ -1,7 +1,8 @@
-"""Keeps the output folder of a labelling job, so that an interrupted job can go on.
+"""Keeps the output folder of a labelling job, which any number of processes may share, and go on with later.
 
 job.json                      the teacher, and the utterances that it labels
-shards/00000.parquet, ...     labels; each shard is written atomically
+shards/00000.parquet, ...     labels; each shard is written atomically, and its first writer's stays
+shards/.00001.parquet.claim-0  says who makes a shard; see `labels.claims`
 labels.parquet                the labels of all shards, written when they are complete
 unreadable.tsv                the utterances without a label, if any, with the reason
 complete.json                 the summary of the labels, written last
@@ -10,25 +11,31 @@ complete.json                 the summary of the labels, written last
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import re
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from ..atomic import check_fields, read_json, write_json
+from ..atomic import check_fields, read_json, remove_left, write_json
 from ..corpora.sources import Source
 from ..data.collapse import FEWEST_LABELS, LabelTexts, describe_collapse
 from ..data.conventions import KINDS, Conventions
 from ..data.drops import DropFile, audio_problem, describe_unusable
-from ..data.rows import blocks
-from ..data.utterances import write_utterances
+from ..data.rows import BLOCK, blocks
+from ..data.utterances import write_tables
 from ..error_line import error_line
 from ..evaluation.error_rate import ErrorRate
+from .claims import is_claim
 from .files import with_null_scores
 from .schema import LABEL_FEATURES
 
@@ -43,18 +50,26 @@ COUNTS: Types = {
 LATER: Types = {"commonest": float, "length_ratio": (float, type(None)), "convention": dict}
 CONVENTION: Types = dict.fromkeys(("texts", *KINDS), int)
 UNREADABLE = "unreadable.tsv"
+SHARD_NAME = re.compile(r"\d{5,}\.parquet")
+SCHEMA = LABEL_FEATURES.arrow_schema
+READERS = 4  # threads that read shards
 SOURCE: Types = {"name": str, "license": str, "url": (str, type(None))}
 
 
-def begin(folder: Path, job: dict) -> dict | None:
+def begin(folder: Path, job: dict, log_level: int) -> dict | None:
     """Writes `job.json` unless it exists; returns the summary of a folder that is complete.
 
+    Args:
+        log_level: of `complete_summary`.
+
     Raises:
-        ValueError: as `complete_summary` does.
+        ValueError: as `complete_summary` does; of several jobs that begin at once in one folder, for all but one.
     """
-    summary = complete_summary(folder, job, logging.WARNING)
-    if summary is None and not (folder / "job.json").exists():
-        write_json(folder / "job.json", job)
+    summary = complete_summary(folder, job, log_level)
+    if summary is None:
+        if not (folder / "job.json").exists():
+            write_json(folder / "job.json", job, keep=True)
+        check_same_job(folder / "job.json", job)
     return summary
 
 
@@ -104,6 +119,23 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / "shards" / f"{number:05d}.parquet"
 
 
+def shards_there(folder: Path) -> set[int]:
+    """Returns the numbers of the shards that have been made."""
+    with suppress(FileNotFoundError):
+        return {int(name[:-8]) for name in os.listdir(folder / "shards") if SHARD_NAME.fullmatch(name)}
+    return set()
+
+
+def remove_claims(folder: Path) -> None:
+    """Removes what killed processes have left beside shards, once all of these are there."""
+    if not (folder / "shards").is_dir():  # there were no utterances
+        return
+    remove_left(folder / "shards", again=True)
+    for path in (folder / "shards").iterdir():
+        if is_claim(path.name):
+            path.unlink(missing_ok=True)
+
+
 def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
     """Returns whether a shard exists, is undamaged, and holds labels of these utterances by this teacher.
 
@@ -132,72 +164,165 @@ def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
 
 def _read_shard(path: Path) -> pa.Table:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        shard = with_null_scores(file.read(), path)
-        if not shard.schema.equals(LABEL_FEATURES.arrow_schema):
+        shard = with_null_scores(file.read(use_threads=False), path)  # a small file; `_read_ahead` reads several
+        if not shard.schema.equals(SCHEMA):
             raise ValueError(f"{path}: has other columns than labels")
         return shard
 
 
 def join_shards(
-    folder: Path, job: dict, num_shards: int, references: Mapping[str, str], sources: Sequence[Source]
+    folder: Path,
+    job: dict,
+    num_shards: int,
+    transcripts: Callable[[int], pa.Table] | None,
+    sources: Sequence[Source],
+    finish: Callable[[], None] = lambda: None,
 ) -> dict:
     """Joins the shards into `labels.parquet`; writes their summary to `complete.json`, and returns it.
 
-    Args:
-        references: id -> transcript, with which the label of that utterance is compared.
-    """
-    languages: dict[str, dict] = defaultdict(
-        lambda: {"labels": 0, "empty": 0, "errors": 0, "hours": 0.0, "mean_log_prob": None}
-    )
-    error_rates: dict[str, ErrorRate] = defaultdict(ErrorRate)  # by language
-    # By language: labels with a reference, their characters, and those of the references.
-    compared, written, expected = Counter[str](), Counter[str](), Counter[str]()
-    log_probs: dict[str, list[float]] = defaultdict(list)  # by language, of the labels that have one
-    texts, conventions = LabelTexts(), Conventions()
+    The files depend on the shards alone: if two processes join them at once, both write the same.
 
-    def labels() -> Iterator[dict]:
-        for number in range(num_shards):
-            shard = _read_shard(shard_path(folder, number))
-            made = shard.filter(shard["error"].is_null())
-            texts.add(made)
-            conventions.add_by("language", made)
-            for row in shard.to_pylist():
-                counts = languages[row["language"]]
-                if row["error"]:
-                    counts["errors"] += 1
+    Args:
+        transcripts: returns `id` and `text` of the utterances of a shard that have a transcript, given its number.
+            The labels of these are compared with them. None if there are no transcripts.
+        finish: is called when all shards have been read; it raises an error if this process must not write the files
+            any more.
+
+    Raises:
+        ValueError: for a damaged shard.
+    """
+    counts = _Counts()
+
+    def labels() -> Iterator[pa.Table]:
+        shards = _read_ahead([shard_path(folder, number) for number in range(num_shards)])
+        for number, shard in enumerate(shards):
+            made = shard
+            if shard["error"].null_count < len(shard):
+                is_made = shard["error"].is_null()
+                made = shard.filter(is_made)
+                for row in shard.filter(pc.invert(is_made)).select(["id", "language", "error"]).to_pylist():
+                    counts.errors[row["language"]] += 1
                     unreadable.add("error", row["id"], row["language"], row["error"])
-                    continue
-                counts["labels"] += 1
-                counts["empty"] += not row["text"]
-                counts["hours"] += row["duration_seconds"] / 3600
-                if row["mean_log_prob"] is not None:
-                    log_probs[row["language"]].append(row["mean_log_prob"])
-                if row["id"] in references:
-                    error_rates[row["language"]].add(row["text"], references[row["id"]])
-                    compared[row["language"]] += 1
-                    written[row["language"]] += len(row["text"])
-                    expected[row["language"]] += len(references[row["id"]])
-                yield row
+            if transcripts is not None:
+                counts.compare(made, transcripts(number))
+            yield made
+
+    def counted() -> Iterator[pa.Table]:
+        with ThreadPoolExecutor(1) as pool:  # beside the writing
+            for block in _in_row_groups(labels()):
+                counting = pool.submit(counts.add, block)
+                yield block
+                counting.result()
+        finish()
 
     with DropFile(folder / UNREADABLE, ("id", "language", "reason")) as unreadable:
-        num_labels = write_utterances(labels(), folder / "labels.parquet", LABEL_FEATURES)
-    for language, counts in languages.items():
-        if log_probs[language]:
-            counts["mean_log_prob"] = sum(log_probs[language]) / len(log_probs[language])
-        counts["convention"] = conventions.report(language)
-        counts["cer"] = error_rates[language].rate if language in error_rates else None
-        counts["commonest"] = texts.report(language)["commonest"] if counts["labels"] else 0.0
-        is_enough = compared[language] >= FEWEST_LABELS and expected[language]
-        counts["length_ratio"] = written[language] / expected[language] if is_enough else None
+        num_labels = write_tables(counted(), folder / "labels.parquet", SCHEMA)
+    languages = counts.report()
     summary = {
         **job,
         "labels": num_labels,
-        "errors": sum(counts["errors"] for counts in languages.values()),
-        "languages": dict(sorted(languages.items())),
+        "errors": sum(each["errors"] for each in languages.values()),
+        "languages": languages,
         "sources": [asdict(source) for source in sources],
     }
     write_json(folder / "complete.json", summary)
     return summary
+
+
+def _read_ahead(paths: Sequence[Path]) -> Iterator[pa.Table]:
+    """Yields shards in their order, of which threads read the next ones meanwhile."""
+    waiting: deque[Future[pa.Table]] = deque()
+    with ThreadPoolExecutor(READERS) as pool:
+        for path in paths:
+            waiting.append(pool.submit(_read_sound_shard, path))
+            if len(waiting) > 2 * READERS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _read_sound_shard(path: Path) -> pa.Table:
+    try:
+        return _read_shard(path)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system; of damaged files there is none
+            raise
+        raise ValueError(f"{path}: damaged ({error_line(error)}); the same command labels it again") from error
+
+
+def _in_row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Joins tables to ones of `BLOCK` rows, but for the last one."""
+    waiting, num_rows = [], 0
+    for table in tables:
+        waiting.append(table)
+        num_rows += len(table)
+        while num_rows >= BLOCK:
+            whole = pa.concat_tables(waiting)
+            yield whole.slice(0, BLOCK).combine_chunks()
+            waiting, num_rows = [whole.slice(BLOCK)], num_rows - BLOCK
+    if num_rows:
+        yield pa.concat_tables(waiting).combine_chunks()
+
+
+class _Counts:
+    """Counts the labels of each language, in columns."""
+
+    def __init__(self):
+        self.sums: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.errors: Counter[str] = Counter()
+        self.error_rates: defaultdict[str, ErrorRate] = defaultdict(ErrorRate)
+        # Labels with a transcript, their characters, and those of the transcripts.
+        self.compared, self.written, self.expected = Counter[str](), Counter[str](), Counter[str]()
+        self.texts, self.conventions = LabelTexts(), Conventions()
+
+    def add(self, labels: pa.Table) -> None:
+        self.texts.add(labels)
+        self.conventions.add_by("language", labels)
+        encoded = labels["language"].combine_chunks().dictionary_encode()
+        codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+        log_probs = labels["mean_log_prob"]
+        columns = {
+            "labels": np.ones(len(labels)),
+            "empty": pc.equal(labels["text"], "").to_numpy(),
+            "hours": labels["duration_seconds"].to_numpy() / 3600,
+            "mean_log_prob": log_probs.fill_null(0.0).to_numpy(),
+            "scored": log_probs.is_valid().to_numpy(),
+        }
+        for name, values in columns.items():
+            for language, value in zip(names, np.bincount(codes, values, len(names)).tolist(), strict=True):
+                self.sums[language][name] += value
+
+    def compare(self, labels: pa.Table, transcripts: pa.Table) -> None:
+        """Compares labels with the transcripts of the same ids."""
+        rows = pc.index_in(labels["id"], transcripts["id"].combine_chunks())
+        has_transcript = rows.is_valid()
+        columns = labels.select(["language", "text"]).filter(has_transcript)
+        expected = transcripts["text"].take(rows.drop_null())
+        pairs = zip(columns["language"].to_pylist(), columns["text"].to_pylist(), expected.to_pylist(), strict=True)
+        for language, text, transcript in pairs:
+            self.error_rates[language].add(text, transcript)
+            self.compared[language] += 1
+            self.written[language] += len(text)
+            self.expected[language] += len(transcript)
+
+    def report(self) -> dict[str, dict]:
+        """Returns the fields of each language in `complete.json`."""
+        return {language: self._report(language) for language in sorted(self.sums.keys() | self.errors.keys())}
+
+    def _report(self, language: str) -> dict:
+        sums = self.sums[language]
+        is_enough = self.compared[language] >= FEWEST_LABELS and self.expected[language]
+        return {
+            "labels": int(sums["labels"]),
+            "empty": int(sums["empty"]),
+            "errors": self.errors[language],
+            "hours": float(sums["hours"]),
+            "mean_log_prob": sums["mean_log_prob"] / sums["scored"] if sums["scored"] else None,
+            "convention": self.conventions.report(language),
+            "cer": self.error_rates[language].rate if language in self.error_rates else None,
+            "commonest": self.texts.report(language)["commonest"] if sums["labels"] else 0.0,
+            "length_ratio": self.written[language] / self.expected[language] if is_enough else None,
+        }
 
 
 def read_complete(folder: Path) -> dict:

@@ -1,7 +1,9 @@
 """Labels unlabelled speech with greedily decoded texts and their scores, in shards that survive an interruption.
 
-The assignment of utterances to shards depends on the utterances alone, so any number of processes may continue a job,
-and every utterance is labelled exactly once. `labels.folder` describes the files.
+The assignment of utterances to shards depends on the utterances alone, and the labels of a shard on the shard alone.
+Any number of processes, of one launch or of many, on any machines that share the folder, work on one job: each claims
+a shard at a time, and one of them joins the shards. No process waits for another one but by looking at files.
+`labels.folder` describes the files, and `labels.claims` the claims.
 """
 
 from __future__ import annotations
@@ -17,23 +19,22 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from datasets import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ..corpora.sources import Source
 from ..data.drops import DropFile, blame_disk
-from ..data.rows import blocks, durations_of, select_rows
-from ..data.utterances import write_utterances
+from ..data.rows import blocks, durations_of
 from ..data.words import words_of
 from ..error_line import error_line
+from ..folder_lock import LOCK, claimed
 from ..inference.decoding import Hypothesis
 from ..inference.precision import dtype_of
 from ..inference.recognition import Transcribe, transcriber
-from ..main_process import claimed_by_job, on_main_process
-from .folder import begin, complete_summary, is_labelled, join_shards, shard_path
-from .schema import LABEL_FEATURES, SCORES
+from .folder import complete_summary
+from .schema import SCORES
+from .shared_job import SharedJob
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +58,9 @@ def pseudo_label(
     """Labels all utterances of `dataset`, going on where an earlier call stopped; returns their summary.
 
     Texts of the utterances are only compared with their labels, for the error rate in the summary. Damaged shards are
-    labelled again, and so are those with utterances that could not be read and now can. The folder is claimed
-    meanwhile, unless it is complete and no utterance lacks a label: then it is only read.
+    labelled again, and so are those with utterances that could not be read and now can. Other processes that are given
+    the same utterances, teacher and folder work on the same job, and each call returns when the job is complete. A
+    folder that is complete, and in which no utterance lacks a label, is only read.
 
     Args:
         model, processor: from `load_recognizer`: a CTC model, or one that generates text.
@@ -70,37 +72,26 @@ def pseudo_label(
         ValueError: if `output_dir` holds labels of other utterances, of another teacher, or of one that computes in
             another dtype; if its `job.json` is damaged; if no utterance of a shard can be read; and for a language
             that a generating model does not know.
-        InUseError: if another job is labelling there.
+        InUseError: if a job that is no labelling is working there, or one of an older version.
     """
     model = accelerator.unwrap_model(model)
     job = _job(dataset, teacher, dtype_of(model))
-    summary = on_main_process(accelerator, lambda: complete_summary(output_dir, job))
+    summary = complete_summary(output_dir, job)
     if summary and not summary["errors"]:
         return summary
     transcribe = transcriber(model, processor, dataset)  # before the folder is begun: it checks the languages
-    with claimed_by_job(accelerator, output_dir):
-        summary, shards = on_main_process(accelerator, lambda: begin(output_dir, job)), _shards(dataset)
-        if summary and not all(shard_path(output_dir, number).exists() for number in range(len(shards))):
-            return summary  # somebody has removed them
-        missing = [
-            (rows, path)
-            for number, rows in list(enumerate(shards))[accelerator.process_index :: accelerator.num_processes]
-            if not is_labelled(path := shard_path(output_dir, number), select_rows(dataset, rows), teacher)
-        ]
-        if summary:
-            if not any(gather_object([bool(missing)])):
+    if (output_dir / LOCK).exists():
+        with claimed(output_dir):
+            pass
+    decode = partial(transcribe, max_batch_seconds=max_batch_seconds)
+    with SharedJob(output_dir, job, dataset, _shards(dataset), sources, accelerator) as shared:
+        if shared.has_lost_shards():
+            return shared.summary
+        while True:
+            for rows, write in shared.claimed_shards():
+                write(_label(decode, dataset.select(rows), teacher, num_workers, shared.bar))
+            if summary := shared.join():
                 return summary
-            on_main_process(accelerator, lambda: (output_dir / "complete.json").unlink())  # it is made anew at the end
-        decode = partial(transcribe, max_batch_seconds=max_batch_seconds)
-        total = sum(len(rows) for rows, _ in missing)
-        with tqdm(total=total, unit=" utterances", desc="labelled", disable=not accelerator.is_main_process) as bar:
-            for rows, path in missing:
-                labels = _label(decode, dataset.select(rows), teacher, num_workers, bar)
-                write_utterances(labels, path, LABEL_FEATURES)
-        accelerator.wait_for_everyone()
-        return on_main_process(
-            accelerator, lambda: join_shards(output_dir, job, len(shards), _references(dataset), sources)
-        )
 
 
 def _job(dataset: Dataset, teacher: str, dtype: str) -> dict:
@@ -116,16 +107,6 @@ def _shards(dataset: Dataset) -> list[np.ndarray]:
     order = np.argsort(-durations_of(dataset), kind="stable")
     num_shards = max(math.ceil(len(order) / SHARD_SIZE), min(math.ceil(len(order) / SMALL_SHARD_SIZE), MIN_SHARDS))
     return np.array_split(order, num_shards) if num_shards else []
-
-
-def _references(dataset: Dataset) -> dict[str, str]:
-    """Returns id -> text of the utterances that have a transcript."""
-    return {
-        name: text
-        for block in blocks(dataset, ["id", "text"])
-        for name, text in zip(block["id"].to_pylist(), block["text"].to_pylist(), strict=True)
-        if text is not None
-    }
 
 
 def _label(

@@ -1,8 +1,8 @@
 """Kills labelling, joins, filters and pushes before file-system events, and gives each command again.
 
 The end state must be that of an uninterrupted job, byte by byte, and on the Hub commit by commit; lock files may stay
-behind, for the kernel has given their locks back. Labelling is killed before each of its events, the others before up
-to `MOST` each. Besides, two jobs meet on one folder, and a job is given again at once when it has been killed.
+behind, for the kernel has given their locks back, and claims of who has ended. Labelling is killed before each of its
+events, the others before up to `MOST` each. Besides, two jobs meet on one folder.
 
 Commands are given again in this process, and all but pushes are killed in processes that have imported everything
 already: to start Python takes most of the time.
@@ -22,6 +22,7 @@ from huggingface_hub import HfApi
 from hf_mlpl import atomic
 from hf_mlpl.folder_lock import is_lock
 from hf_mlpl.labels import labelling
+from hf_mlpl.labels.claims import is_claim
 from hf_mlpl.labels.publishing import write_label_set
 
 from ..commands import ROOT, run_command
@@ -38,6 +39,7 @@ REPO = "me/tones-pl"
 RUN = f"""
 import os, runpy, sys, time
 from hf_mlpl.labels import labelling
+from hf_mlpl.labels.claims import is_claim
 labelling.SHARD_SIZE = {SHARD_SIZE}
 go, script, sys.argv = sys.argv[1], sys.argv[2], sys.argv[2:]
 if go:
@@ -53,7 +55,7 @@ runpy.run_path(script, run_name="__main__")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file() and not is_lock(path)]
+    paths = [path for path in folder.rglob("*") if path.is_file() and not is_lock(path) and not is_claim(path.name)]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
@@ -168,11 +170,11 @@ def test_pushes(tone_labels, local_hub, one_thread, tmp_path):
 
 
 def test_two_jobs_on_one_folder(tone_data, tone_run, tmp_path):
-    """One works, the other says so; the first is killed, and a third goes on with what it has made."""
+    """One hangs, and the other makes what the first one does not; a third one, with another dtype, says so."""
 
-    def command(folder: Path, go: Path | str = "") -> list[str]:
+    def command(folder: Path, *more: str, go: Path | str = "") -> list[str]:
         script = [str(go), str(ROOT / "recipes" / "pseudo_label.py")]
-        return [sys.executable, "-c", RUN, *script, *map(str, labelling_arguments(tone_data, tone_run, folder))]
+        return [sys.executable, "-c", RUN, *script, *map(str, labelling_arguments(tone_data, tone_run, folder)), *more]
 
     whole, folder, never = tmp_path / "whole", tmp_path / "labels", tmp_path / "never"
     subprocess.run(command(whole), check=True, capture_output=True)
@@ -180,12 +182,13 @@ def test_two_jobs_on_one_folder(tone_data, tone_run, tmp_path):
         while not (folder / "shards" / "00000.parquet").exists():
             assert first.poll() is None
             time.sleep(0.05)
-        second = subprocess.run(command(folder), capture_output=True, text=True)
-        lines = [line for line in second.stderr.splitlines() if line.startswith("error: ")]
-        assert second.returncode == 1 and "Traceback" not in second.stderr
-        assert len(lines) == 1 and f"{folder}: another job works there" in lines[0] and str(first.pid) in lines[0]
         made = (folder / "shards" / "00000.parquet").stat().st_mtime_ns
+        third = subprocess.run(command(folder, "--dtype", "bfloat16"), capture_output=True, text=True)
+        lines = [line for line in third.stderr.splitlines() if line.startswith("error: ")]
+        assert third.returncode == 1 and "Traceback" not in third.stderr
+        assert len(lines) == 1 and f"{folder} holds another job's labels: dtype was 'float32', is " in lines[0]
+        second = subprocess.run(command(folder), capture_output=True, text=True)
+        assert second.returncode == 0 and first.poll() is None, second.stderr
         first.kill()
-        third = subprocess.run(command(folder), capture_output=True, text=True)
-    assert third.returncode == 0, third.stderr
-    assert contents(folder) == contents(whole) and (folder / "shards" / "00000.parquet").stat().st_mtime_ns == made
+    files = {path: content for path, content in contents(folder).items() if ".partial-" not in path}  # of the first
+    assert files == contents(whole) and (folder / "shards" / "00000.parquet").stat().st_mtime_ns == made

@@ -6,9 +6,11 @@ import json
 import logging
 import math
 import shutil
+import time
 import zlib
 from collections import Counter
 from itertools import groupby
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -21,7 +23,8 @@ from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.data.utterances import FEATURES, read_utterances, write_utterances
 from hf_mlpl.folder_lock import InUseError, claimed
 from hf_mlpl.inference.precision import convert
-from hf_mlpl.labels import labelling
+from hf_mlpl.labels import claims, labelling, shared_job
+from hf_mlpl.labels import folder as folder_module
 from hf_mlpl.labels.folder import unreadable_of
 from hf_mlpl.labels.schema import SCORES
 from hf_mlpl.sharing.model_card import teacher_revision
@@ -146,17 +149,17 @@ class Killed(Exception):
 
 def label_and_die(monkeypatch, label, num_shards: int) -> list:
     """Labels into folder `a` until a process would be killed in the middle of a shard; returns the paths before it."""
-    write, shards = labelling.write_utterances, []
+    write, shards = shared_job.write_utterances, []
 
-    def write_or_die(rows, path, features):
+    def write_or_die(rows, path, features, keep):
         if len(shards) == num_shards:
             next(rows)
             raise Killed
         shards.append(path)
-        return write(rows, path, features)
+        return write(rows, path, features, keep=keep)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(labelling, "write_utterances", write_or_die)
+        patch.setattr(shared_job, "write_utterances", write_or_die)
         label("a")
     return shards
 
@@ -173,6 +176,108 @@ def test_interrupted_equals_uninterrupted(label, tmp_path, monkeypatch):
     for name in ("labels.parquet", *(f"shards/{i:05d}.parquet" for i in range(5))):
         assert pq.read_table(folder / name).equals(pq.read_table(uninterrupted / name)), name
     assert (folder / "complete.json").read_text() == (uninterrupted / "complete.json").read_text()
+
+
+def test_processes_of_other_machines_share_a_job(label, tmp_path, monkeypatch):
+    """One brings a shard late, one is silent; the labels are those of one process, and nothing of theirs is left."""
+    monkeypatch.setattr(claims, "LEASE_SECONDS", 0.6)
+    monkeypatch.setattr(shared_job, "PATIENCE", 1e9)
+    whole, folder, waits = contents(label("whole")), tmp_path / "a", []
+    (folder / "shards").mkdir(parents=True)
+    slow, silent = claims.Claims(), claims.Claims()
+    with monkeypatch.context() as patch:
+        patch.setattr(claims, "machine", lambda: "elsewhere")
+        late = slow._take(folder / "shards" / "00001.parquet")
+        silent._take(folder / "shards" / "00003.parquet")
+
+    def sleep(seconds):
+        """Lets the slow machine bring its shard when there is nothing else to do."""
+        waits.append(sorted(path.name for path in (folder / "shards").glob("[0-9]*")))
+        if len(waits[-1]) == 4:
+            shutil.copy(tmp_path / "whole" / "shards" / "00001.parquet", folder / "shards")
+            slow._release(late)
+        time.sleep(seconds)
+
+    monkeypatch.setattr(shared_job, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    with slow:
+        assert contents(label("a")) == whole
+    assert waits[-1] == [f"{number:05d}.parquet" for number in (0, 2, 3, 4)]
+
+
+def test_a_process_that_hangs_is_not_waited_for(label, tmp_path, monkeypatch):
+    """It renews its claims, but brings nothing; this process makes its shards when nothing else is left."""
+    whole, folder = contents(label("whole")), tmp_path / "a"
+    (folder / "shards").mkdir(parents=True)
+    with claims.Claims() as hanging:
+        for number in (1, 3):
+            assert hanging._take(folder / "shards" / f"0000{number}.parquet")
+        assert contents(label("a")) == whole
+
+
+def test_a_process_that_was_stopped_drops_its_shard(label, tmp_path, monkeypatch, caplog):
+    """Another one has claimed it meanwhile, and may have made it, or not yet."""
+    whole, folder, scores = contents(label("whole")), tmp_path / "a", labelling.scores
+    other, calls = claims.Claims(), []
+
+    def stopped(*arguments):
+        calls.append(1)
+        if len(calls) in (3, 13):  # in shards 0 and 2
+            number = 0 if len(calls) == 3 else 2
+            newer = folder / "shards" / f".{number:05d}.parquet.claim-1"
+            assert newer.with_name(f".{number:05d}.parquet.claim-0").exists()
+            newer.write_text("of another machine")
+            other.held[newer] = "of another machine"
+            if number == 0:
+                shutil.copy(tmp_path / "whole" / "shards" / "00000.parquet", folder / "shards")
+        return scores(*arguments)
+
+    def sleep(seconds):  # the other machine gives shard 2 up
+        for claim in list(other.held):
+            other._release(claim)
+
+    monkeypatch.setattr(labelling, "scores", stopped)
+    monkeypatch.setattr(shared_job, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    assert contents(label("a")) == whole
+    lost = [record.getMessage() for record in caplog.records]
+    assert len(lost) == 2 and all("another process has claimed this" in line for line in lost)
+    assert len(calls) == 24 + 5  # only shard 2 twice
+
+
+def test_a_job_that_another_process_joins(label, tmp_path, monkeypatch):
+    whole, folder = contents(label("whole")), tmp_path / "a"
+    folder.mkdir()
+    joining = claims.Claims()
+    with monkeypatch.context() as patch:
+        patch.setattr(claims, "machine", lambda: "elsewhere")
+        claim = joining._take(folder / "complete.json")
+
+    def sleep(seconds):
+        for name in ("labels.parquet", "complete.json"):
+            shutil.copy(tmp_path / "whole" / name, folder)
+        joining._release(claim)
+
+    def join_shards(*arguments):
+        raise AssertionError("it is joined already")
+
+    monkeypatch.setattr(shared_job, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    monkeypatch.setattr(shared_job, "join_shards", join_shards)
+    assert contents(label("a")) == whole
+
+
+def test_two_jobs_that_begin_at_once(tmp_path, monkeypatch):
+    """The first one has the folder, even if both see an empty one."""
+    jobs = [{"teacher": name, "utterances": 1, "ids_sha256": "", "dtype": "float32"} for name in ("a@1", "b@1")]
+    write = folder_module.write_json
+
+    def write_later(path, content, keep):
+        if content == jobs[1]:
+            assert folder_module.begin(tmp_path, jobs[0], logging.DEBUG) is None
+        write(path, content, keep)
+
+    monkeypatch.setattr(folder_module, "write_json", write_later)
+    with pytest.raises(ValueError, match="another job's labels: teacher was 'a@1', is 'b@1'. Choose another folder"):
+        folder_module.begin(tmp_path, jobs[1], logging.DEBUG)
+    assert json.loads((tmp_path / "job.json").read_text()) == jobs[0]
 
 
 @pytest.mark.parametrize(("small", "expected"), [(6, [5, 5, 5, 5, 4]), (3, [4] * 6), (1, [4] * 6)])
@@ -433,7 +538,7 @@ def test_a_disk_that_comes_back_is_read_again(label, unlabelled, tmp_path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # between the shards and their join
-        patch.setattr(labelling, "join_shards", interrupted)
+        patch.setattr(shared_job, "join_shards", interrupted)
         label("a", dataset)
     assert len(decoded) == 2 and "can be read now; it is labelled again" in caplog.text
     for _ in range(2):

@@ -1,0 +1,135 @@
+"""Divides the work of a job between processes by files in a common folder: on any machines, which come and go.
+
+A process claims a piece of work when it creates the file `.NAME.claim-0`, and renews the claim as long as it lives.
+The claim of a process that was killed is no longer renewed: after `LEASE_SECONDS` the first process to create
+`.NAME.claim-1` has the work, and so on. No claim is ever taken over in place, as two processes could do that at once.
+
+- The disk must create files exclusively (O_EXCL): local disks do, NFS since version 3, Lustre, CephFS, GPFS, SMB. No
+  locks are needed.
+- No clock is compared with another one, neither of machines nor of file servers. A process looks whether the time of a
+  claim's last change is still the same when its own clock says that the lease is over.
+- A process that was stopped for longer than its lease, and goes on, finds a newer claim and drops what it has made. If
+  it is stopped again between this look and its writing, two processes have done the same work. So all that is made
+  under a claim must depend on the work alone, and appear at once: then the second writing changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..atomic import has_ended, machine, writing
+
+# A process that is stopped or cut off from the disk for so long loses its work to another one. NFS may show changes of
+# other machines a minute late.
+LEASE_SECONDS = 120.0
+RENEWALS = 6  # in that time
+CLAIM = ".claim-"
+
+
+class LostClaimError(Exception):
+    """Says that another process has claimed what this one was doing, because this one was stopped for too long."""
+
+
+class Claims:
+    """Claims pieces of work for this process, and renews its claims in a thread while the `with` block runs."""
+
+    def __init__(self):
+        self.held: dict[Path, str] = {}  # claims of this process, and their content
+        self.watched: dict[Path, tuple[int, float]] = {}  # claims of others: the last change, and when it was seen
+        self.ended = threading.Event()
+
+    def __enter__(self) -> Claims:
+        threading.Thread(target=self._renew, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.ended.set()
+        for claim in list(self.held):
+            self._release(claim)
+
+    def _renew(self) -> None:
+        while not self.ended.wait(LEASE_SECONDS / RENEWALS):
+            for path in list(self.held):
+                with suppress(OSError):  # it is gone, or the disk will answer the next time
+                    os.utime(path)
+
+    @contextmanager
+    def claimed(self, work: Path) -> Iterator[Path | None]:
+        """Claims the work on the file `work`, until the block ends; yields the claim, or None if another has it."""
+        claim = self._take(work)
+        try:
+            yield claim
+        finally:
+            if claim is not None:
+                self._release(claim)
+
+    def is_held(self, claim: Path) -> bool:
+        """Returns whether this process still has the work."""
+        try:
+            return claim.read_text(encoding="utf-8") == self.held.get(claim) and not _next(claim).exists()
+        except FileNotFoundError:
+            return False
+
+    def check(self, claim: Path) -> None:
+        """Raises a LostClaimError if another process has the work by now."""
+        if not self.is_held(claim):
+            raise LostClaimError(f"{claim}: another process has claimed this, as nothing was heard of this one")
+
+    def _take(self, work: Path) -> Path | None:
+        holder = {"machine": machine(), "process": os.getpid(), "host": socket.gethostname()}
+        content = json.dumps(holder | {"claim": secrets.token_hex(8)})
+        claim = work.with_name(f".{work.name}{CLAIM}0")
+        while True:
+            try:
+                with writing(work), open(claim, "x", encoding="utf-8") as file:
+                    self.held[claim] = content
+                    file.write(content)
+                return claim
+            except FileExistsError:
+                if not self._has_expired(claim):
+                    return None
+                claim = _next(claim)
+            except OSError:  # a full disk
+                if self.held.pop(claim, None):
+                    claim.unlink(missing_ok=True)
+                raise
+
+    def _release(self, claim: Path) -> None:
+        if self.is_held(claim):
+            # Older ones first: as long as the newest is there, a process that comes back knows that it is late.
+            name, _, number = claim.name.rpartition("-")
+            for earlier in range(int(number) + 1):
+                claim.with_name(f"{name}-{earlier}").unlink(missing_ok=True)
+        self.held.pop(claim, None)
+
+    def _has_expired(self, claim: Path) -> bool:
+        try:
+            with open(claim, encoding="utf-8") as file:  # not stat: only what is opened is fresh on NFS
+                changed, content = os.fstat(file.fileno()).st_mtime_ns, file.read()
+        except FileNotFoundError:  # its work is done, or free again
+            return False
+        with suppress(ValueError, KeyError, TypeError):  # not written yet
+            holder = json.loads(content)
+            if has_ended(holder["machine"], holder["process"]):
+                return True
+        if self.watched.get(claim, (None,))[0] != changed:
+            self.watched[claim] = changed, time.monotonic()
+        return time.monotonic() - self.watched[claim][1] > LEASE_SECONDS
+
+
+def is_claim(name: str) -> bool:
+    """Returns whether a file is a claim, by its name."""
+    return name.startswith(".") and CLAIM in name
+
+
+def _next(claim: Path) -> Path:
+    name, _, number = claim.name.rpartition("-")
+    return claim.with_name(f"{name}-{int(number) + 1}")
