@@ -3,9 +3,9 @@
 GPU-hours are floating point operations, which `training.operations` counts, divided by a GPU's speed. Reading and
 decoding audio are not counted.
 
-Disk: a run keeps up to two checkpoints of 4 bytes per parameter for weights, 4 for Adagrad's or 8 for AdamW's state,
-and 4 where slimIPL's labels come from a running mean; while a checkpoint is written there is one more. A model is
-4 bytes per parameter. With adapters (LoRA) a checkpoint holds adapters and heads alone, and so does the model unless
+Disk: a run keeps `save_total_limit` checkpoints of 4 bytes per parameter for weights, 4 for Adagrad's or 8 for AdamW's
+state, and 4 where slimIPL's labels come from a running mean; while one is written there is one more. A model is 4 bytes
+per parameter. With adapters (LoRA) a checkpoint holds adapters and heads alone, and so does the model unless
 they are merged. A pseudo-label is 1000 bytes: 500 in its shard and 500 in the joined file, an estimate for half a
 minute of speech. Files that exist already are subtracted.
 """
@@ -31,7 +31,6 @@ from ..model.configuration_mlpl import MlplConfig
 from ..model.missing_model import OUR_TYPES
 from ..text_table import aligned
 from ..training_config import PRESETS, TrainingConfig, check_our_fields, language_setting, load_config
-from .checkpoint_files import CHECKPOINTS_KEPT
 from .model_setup import read_tokens
 from .operations import Model, counted_model, forward_flops, is_counted, num_parameters, num_trained, run_flops
 
@@ -220,7 +219,7 @@ class Estimate:
             parameters = parameters if config.lora.merge else trained
         has_teacher = config.slimipl is not None and config.slimipl.ema_decay is not None
         checkpoint = trained * (4 + STATE_BYTES[config.optimizer] + 4 * has_teacher)
-        kept = min(CHECKPOINTS_KEPT, (config.max_updates - 1) // config.save_every)
+        kept = min(config.save_total_limit, (config.max_updates - 1) // config.save_every)
         self.largest_checkpoint = max(self.largest_checkpoint, checkpoint)
         self.folders += map(Path, folders)
         return len(folders) * (kept * checkpoint + parameters * 4)
