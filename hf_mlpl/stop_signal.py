@@ -47,10 +47,9 @@ def outlive_signals(worker: int) -> None:
 
     A scheduler signals all processes of a job, and torch ends the job with an error where it loses a worker.
     """
-    for number in SIGNALS:
+    for number in SIGNALS[1:]:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # torch ends by SIGTERM a worker that does not end by itself; not on macOS
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         threading.Thread(target=_end_with_job, args=(parent_process().pid,), daemon=True).start()
 

@@ -20,6 +20,7 @@ from transformers import ProcessorMixin
 from ..data.drops import DropFile, blame_disk, describe_unusable
 from ..inference.recognition import transcriber
 from ..inference.unsharded import unsharded
+from ..main_process import meet
 from .error_rate import RATES, mean_rate
 from .hypotheses import SCORES, write_hypotheses
 
@@ -124,6 +125,7 @@ def evaluate_model(
             }
         )
     errors.log_rest(logger, "utterances count as empty hypotheses")
+    meet()  # their shares may take them different times
     rows = gather_object(rows)
     _check_readable(rows)
     if not accelerator.is_main_process:

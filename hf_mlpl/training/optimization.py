@@ -19,6 +19,7 @@ from .trained_weights import copy_of_structure
 # fairseq's `tri_stage` with the `phase_ratio` of wav2vec 2.0: shares of `max_updates`, factors of the maximum rate.
 WARMUP_SHARE, HOLD_SHARE = 0.1, 0.4
 INITIAL_FACTOR, FINAL_FACTOR = 0.01, 0.05
+SHARDS = "SHARDED_STATE_DICT"  # of FSDP: each process saves its own part
 
 
 def freeze(model: nn.Module, ctc: CtcInterface, config: TrainingConfig) -> None:
@@ -120,6 +121,8 @@ def make_accelerator(config: TrainingConfig, ctc: CtcInterface, model: nn.Module
             f"slimipl.ema_decay is {config.slimipl.ema_decay}, whose second model cannot be sharded; set it to null, "
             "or launch with `accelerate launch --multi_gpu`, without FSDP"
         )
+    if accelerator.is_fsdp2 and (kind := accelerator.state.fsdp_plugin.state_dict_type.name) != SHARDS:
+        raise ValueError(f"fsdp_state_dict_type is {kind}; set it to {SHARDS}, as recipes/accelerate/fsdp.yaml does")
     return accelerator
 
 
