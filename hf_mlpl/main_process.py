@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -69,7 +69,7 @@ def on_main_process(accelerator: Accelerator, work: Callable[[], Result]) -> Res
             result = work()
         except Exception as raised:
             error = raised
-    outcome = [result, error]
+    outcome: list[Any] = [result, error]
     if (group := patient_group()) is not None:
         dist.broadcast_object_list(outcome, group=group)
     else:

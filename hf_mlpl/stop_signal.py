@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from multiprocessing import parent_process
+from typing import Any
 
 STOPPED = 75  # exit status EX_TEMPFAIL of sysexits.h: the same command can be given again
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
@@ -27,7 +28,7 @@ class StopSignal:
 
     def __init__(self):
         self.name: str | None = None  # of the first signal
-        self.handlers: dict[int, object] = {}
+        self.handlers: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():

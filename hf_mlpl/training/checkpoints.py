@@ -246,9 +246,9 @@ class Checkpointer:
             shards = host_copy({"model": weights, "optimizer": get_optimizer_state_dict(self.model, self.optimizer)})
             yield lambda folder: self._write_shards(folder, shards)
         elif accelerator.is_main_process:
-            weights = accelerator.get_state_dict(self.model, unwrap=False)
+            weights = accelerator.get_state_dict(self.model)
             if self.config.lora:
-                for name in frozen_names(self.model):
+                for name in frozen_names(accelerator.unwrap_model(self.model)):
                     weights.pop(name)
             whole = host_copy({"model": weights, "optimizer": self.optimizer.state_dict()})
             yield lambda folder: save(whole["model"], folder / SAFE_WEIGHTS_NAME, safe_serialization=True)

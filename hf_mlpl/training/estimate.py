@@ -3,9 +3,9 @@
 GPU-hours are floating point operations, which `training.operations` counts, divided by a GPU's speed. Reading and
 decoding audio are not counted.
 
-Disk: a run keeps `save_total_limit` checkpoints of 4 bytes per parameter for weights, 4 for Adagrad's or 8 for
-AdamW's state, and 4 where slimIPL's labels come from a running mean; while one is written there is one more. A model
-is 4 bytes per parameter. With adapters (LoRA) a checkpoint holds adapters and heads alone, and so does the model unless
+Disk: a run keeps `save_total_limit` checkpoints of 4 bytes per parameter for weights, 4 for Adagrad's or 8 for AdamW's
+state, and 4 where slimIPL's labels come from a running mean; while one is written there is one more. A model is 4
+bytes per parameter. With adapters (LoRA) a checkpoint holds adapters and heads alone, and so does the model unless
 they are merged. A pseudo-label is 1000 bytes: 500 in its shard and 500 in the joined file, an estimate for half a
 minute of speech. Files that exist already are subtracted.
 """
