@@ -55,9 +55,11 @@ def assert_equal_labels(folder, other):
 def test_training_goes_on_after_a_process_was_killed(tone_data, tone_run, two_processes, tmp_path):
     overrides = slimipl_overrides(tone_run / "model", tone_data / "unlabelled.parquet")
     command = ["train.py", tone_data / "tones.yaml", f"output_dir={tmp_path / 'run'}", *overrides]
-    (status, stderr), killed = run_on_two(tmp_path, *command, death=Death(1, "training.loop", "train_step", 8))
+    saved = tmp_path / "run" / "checkpoints" / "update-00000006"
+    death = Death(1, "training.loop", "train_step", 8, after=saved)
+    (status, stderr), killed = run_on_two(tmp_path, *command, death=death)
     assert (status, killed[0]) == (1, -9) and errors(stderr) == [LOST]
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["update-00000006"]
+    assert list(saved.parent.iterdir()) == [saved]
     assert [status for status, _ in run_on_two(tmp_path, *command)] == [0, 0]
     assert_equal_bits(tmp_path / "run", two_processes / "slimipl")
 

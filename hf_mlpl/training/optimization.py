@@ -116,14 +116,22 @@ def make_accelerator(config: TrainingConfig, ctc: CtcInterface, model: nn.Module
         mixed_precision="bf16" if config.bf16 else None,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=finds_unused)],
     )
-    if accelerator.is_fsdp2 and config.slimipl and config.slimipl.ema_decay is not None:
-        raise ValueError(
+    if accelerator.is_fsdp2:
+        if problem := fsdp_problem(config, accelerator.state.fsdp_plugin.state_dict_type.name):
+            raise ValueError(problem)
+    return accelerator
+
+
+def fsdp_problem(config: TrainingConfig, state_dict_type: str) -> str | None:
+    """Describes why FSDP cannot shard a run of these settings; returns None where no reason is known."""
+    if config.slimipl and config.slimipl.ema_decay is not None:
+        return (
             f"slimipl.ema_decay is {config.slimipl.ema_decay}, whose second model cannot be sharded; set it to null, "
             "or launch with `accelerate launch --multi_gpu`, without FSDP"
         )
-    if accelerator.is_fsdp2 and (kind := accelerator.state.fsdp_plugin.state_dict_type.name) != SHARDS:
-        raise ValueError(f"fsdp_state_dict_type is {kind}; set it to {SHARDS}, as recipes/accelerate/fsdp.yaml does")
-    return accelerator
+    if state_dict_type != SHARDS:
+        return f"fsdp_state_dict_type is {state_dict_type}; set it to {SHARDS}, as recipes/accelerate/fsdp.yaml does"
+    return None
 
 
 def prepare(
