@@ -16,6 +16,7 @@ from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.folder_lock import claimed
 from hf_mlpl.labels import labelling
 from hf_mlpl.training import log, loop
+from hf_mlpl.training.checkpoints import Checkpointer
 from hf_mlpl.training.log import TrainingLog, draw_curves
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
@@ -133,6 +134,7 @@ def says_no_room(message: str, path: Path) -> bool:
 def test_training_goes_on_when_there_is_room_again(error_of, tone_data, tmp_path, monkeypatch):
     """Whatever could not be written: weights, optimiser, curves or the model."""
     monkeypatch.setattr(log, "draw_curves", draw_curves)  # empty ones have room
+    monkeypatch.setattr(Checkpointer, "check", Checkpointer.wait)  # so that earlier checkpoints are written by then
     settings = ["max_updates=8", "save_every=3", "eval_every=8"]
     folder, roomy = tmp_path / "full", tmp_path / "roomy"
     checkpoints = folder / "checkpoints"

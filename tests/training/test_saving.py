@@ -38,12 +38,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tone_data, tmp_path, mon
         return load_config(tone_data / "tones.yaml", [f"output_dir={tmp_path / name}", *overrides])
 
     train(settings("undisturbed"))
-    step, is_released, updates, first = (
-        train_step,
-        threading.Event(),
-        [],
-        tmp_path / "slow/checkpoints/update-00000002",
-    )
+    is_released, updates, first = threading.Event(), [], tmp_path / "slow" / "checkpoints" / "update-00000002"
 
     def noted_step(*arguments):
         updates.append(arguments[-1])
@@ -52,7 +47,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tone_data, tmp_path, mon
             is_released.set()
         if len(updates) == 5:  # the second save has waited for the first one
             assert first.exists()
-        return step(*arguments)
+        return train_step(*arguments)
 
     def write_manifest_late(folder):
         assert is_released.wait(timeout=60)
