@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..evaluation.differences import differences, with_transcripts
-    from ..evaluation.results import check_normalization, read_results
-    from ..evaluation.tables import TITLES, comparison_table, gap_table, members_of_rows, verdict
+    from ..evaluation.results import TITLES, check_normalization, read_results
+    from ..evaluation.tables import comparison_table, gap_table, members_of_rows, verdict
 
     files: dict[str, list[str]] = {}
     for argument in options.results:

@@ -4,8 +4,8 @@ The leaderboard adds fillers, names, compounds and acronyms to Whisper's normali
 does this file. Its tables are those of `normalizer/english_abbreviations.py` in
 https://github.com/huggingface/open_asr_leaderboard at commit d1e99b2, under the Apache License 2.0.
 
-The leaderboard also takes a compound in one word for the same in two, which needs both texts: its word error rates may
-be lower by such words.
+The leaderboard's scores differ in two more ways: it takes a compound in one word for the same in two, and leaves out
+utterances whose reference is empty in this form, such as "Um". Our word error rates may be higher by these words.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def score_text(text: str, language: str) -> str:
     >>> score_text("Mr. Smith won't pay twenty-five dollars.", "en")
     'mister smith will not pay $25'
     """
-    text = normalize_text(text)
+    text = normalize_text(ELONGATIONS.sub("", text))
     code = _subtags(language)[0]
     if code in ENGLISH:
         from .english import normalize_english  # needs transformers
@@ -82,8 +82,8 @@ def _subtags(language: str) -> list[str]:
 
 @cache
 def _compatible(character: str) -> str:
-    """Returns NFKC of a character, without the spaces that it puts below marks, and with one before a fraction."""
-    form = unicodedata.normalize("NFKC", character)
+    """Returns NFKC of a character, without what it puts below marks, and with a space before a fraction."""
+    form = ELONGATIONS.sub("", unicodedata.normalize("NFKC", character))
     if character == "´":
         return "'"
     if form[0] == " " and unicodedata.category(character)[0] in "LM":
@@ -120,20 +120,20 @@ LETTER_APOSTROPHES = str.maketrans(dict.fromkeys(APOSTROPHES, "ʼ"))
 
 def _without_punctuation(text: str, without_spaces: bool) -> str:
     """Replaces punctuation and symbols by a space, or by nothing where no words are separated."""
-    text = MARKS_OF_WORDS.sub("", ELONGATIONS.sub("", text)).replace("ʻ", "ʼ")
+    text = MARKS_OF_WORDS.sub("", text).replace("ʻ", "ʼ")
     kinds = text.translate(KINDS)
-    if "j" in kinds:  # joiners; those of emoji go
-        kinds = re.sub(r"(?<=p)j+", lambda run: "-" * len(run[0]), kinds).replace("j", "m")
+    if "j" in kinds:  # joiners; those of emoji go with these
+        kinds = re.sub(r"(?<=p)j+", lambda run: "p" * len(run[0]), kinds).replace("j", "m")
     if "a" in kinds:  # an apostrophe has a letter on one side at least: that between digits separates thousands
         kinds = re.sub(r"(?<=[wm])a(?=[wmn])|(?<=n)a(?=[wm])", "w", kinds).replace("a", "p")
         text = text.translate(LETTER_APOSTROPHES)
     if without_spaces:
-        kinds = re.sub(r"(?<=c)m+", lambda run: "c" * len(run[0]), kinds)
-        kinds = re.sub(r"(?<=c)p+|p+(?=c)", lambda run: "-" * len(run[0]), kinds)
+        kinds = re.sub(r"(?<=c)[mp]+", lambda run: run[0].replace("m", "c").replace("p", "-"), kinds)
+        kinds = re.sub(r"p+(?=c)", lambda run: "-" * len(run[0]), kinds)
     words = []
     for run in re.finditer("[^p]+", kinds):
         word = text[run.start() : run.end()]
         if "-" in run[0]:
             word = "".join(character for kind, character in zip(run[0], word, strict=True) if kind != "-")
         words.append(word)
-    return unicodedata.normalize("NFC", " ".join(filter(None, words)))
+    return normalize_text(" ".join(words))

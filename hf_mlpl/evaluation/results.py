@@ -43,6 +43,7 @@ from .speed_line import is_speed
 
 NORMALIZED = "normalized_"
 METRICS = ("cer", "wer", f"{NORMALIZED}cer", f"{NORMALIZED}wer")  # error rates, and their names in `intervals`
+TITLES = dict(zip(METRICS, ("CER", "WER", "norm. CER", "norm. WER"), strict=True))
 # What `_misfits` accepts: an object with at least these names, or one of the tests below with its description
 Form = Mapping[str, "Form"] | tuple[Callable[[object], bool], str]
 

@@ -12,9 +12,8 @@ from ..text_table import aligned
 from .differences import Difference
 from .error_rate import EDITS, mean_rate
 from .normalization import leads_with_cer
-from .results import METRICS, interval_of, rate_of
+from .results import METRICS, TITLES, interval_of, rate_of
 
-TITLES = {"cer": "CER", "wer": "WER", "normalized_cer": "norm. CER", "normalized_wer": "norm. WER"}
 MOST_NAMED = 5  # confusions of languages
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from threading import get_ident
+from threading import current_thread
 from time import perf_counter
 
 
@@ -43,17 +43,18 @@ class TimedBatch:
 class Clock:
     """Collects the times of batches from all threads of a transcriber.
 
-    Args:
-        threads: batches of each thread, in their order. Threads compute at the same time: their times do not add up.
+    Attributes:
+        threads: name -> batches of the thread, in their order. Threads compute at the same time: their times do not
+            add up. Those that follow each other have the same names.
         batch_seconds: longest audio of a batch, padding counted.
         wall: time of the whole work.
     """
 
     def __init__(self):
-        self.threads: dict[int, list[TimedBatch]] = defaultdict(list)
+        self.threads: dict[str, list[TimedBatch]] = defaultdict(list)
         self.batch_seconds: float | None = None
         self.wall = Stopwatch()
 
     def add(self, batch: TimedBatch) -> None:
         """Adds a batch that the calling thread has computed."""
-        self.threads[get_ident()].append(batch)
+        self.threads[current_thread().name].append(batch)

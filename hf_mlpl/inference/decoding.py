@@ -224,7 +224,7 @@ def decode_in_threads(
     num_threads, stopped = torch.get_num_threads(), stopped or Event()
     num_parallel = max(1, min(num_threads, num_batches, MAX_PARALLEL_FORWARDS))
     torch.set_num_threads(num_threads // num_parallel)  # for each thread that begins from now on
-    pool = ThreadPoolExecutor(num_parallel)
+    pool = ThreadPoolExecutor(num_parallel, thread_name_prefix="decoder")
 
     def decode_all(number: int) -> list[Hypothesis]:
         hypotheses = []

@@ -57,6 +57,8 @@ def without_invisible(text: str) -> str:
     """
     if text.isascii() or not _ANY_INVISIBLE.search(text):
         return text
+    if len(text) == 1:
+        return _INVISIBLE.sub("", text)
     return _JOINERS.sub(_needed_joiners, _INVISIBLE.sub("", text))
 
 
@@ -64,11 +66,10 @@ def _needed_joiners(match: re.Match) -> str:
     """Returns each joiner of a run once if it stands where it is needed, else nothing."""
     text, (start, end) = match.string, match.span()
     joiners = "".join(dict.fromkeys(match[0]))
-    if len(text) == 1:
-        return joiners
     before = start - 1
-    while before > 0 and unicodedata.category(text[before])[0] == "M" and not _is_joined(text[before]):
-        before -= 1  # marks of all scripts, such as the combining acute
+    # Other joiners, and marks of all scripts, such as the combining acute, belong to the letter before
+    while before > 0 and unicodedata.category(text[before]) in ("Mn", "Me", "Cf") and not _is_joined(text[before]):
+        before -= 1
     if before < 0:
         return ""
     if _is_emoji(text[before]):
@@ -85,7 +86,7 @@ def _is_emoji(character: str) -> bool:
 
 @cache
 def _is_joined(character: str) -> bool:
-    if not character or unicodedata.category(character)[0] not in "LMN":
+    if not character or unicodedata.category(character)[0] not in "LMN" or _JOINERS.match(character):
         return False
     return unicodedata.name(character, "").startswith(JOINED_SCRIPTS)
 

@@ -11,7 +11,7 @@ import yaml
 from markupsafe import Markup
 
 from ..evaluation.differences import Difference, differences
-from ..evaluation.results import METRICS
+from ..evaluation.results import METRICS, TITLES
 from ..evaluation.speed_line import describe_speed, is_speed
 from ..figures import draw_lines, to_svg
 from ..model.text import normalize_text
@@ -19,7 +19,7 @@ from ..pages.difference import difference
 from ..pages.document import document, render
 from ..sharing.run_files import NOT_SHOWN, format_hours, spoken, tag_of
 from .clips import PAGE_BYTES, Clip, read_clips
-from .evaluation_view import LONGEST_TEXT, RATE_NAMES, rates_picture
+from .evaluation_view import LONGEST_TEXT, rates_picture
 from .evaluations import MACRO, RATES, Evaluation, Rate
 from .run import DEV_RATES, PANELS
 from .run_folder import Line, Run, read_runs
@@ -184,7 +184,7 @@ class _Table:
     """
 
     def __init__(self, evaluations: dict[str, Evaluation], metric: str):
-        self.evaluations, self.metric, self.rate = evaluations, metric, RATE_NAMES[metric]
+        self.evaluations, self.metric, self.rate = evaluations, metric, TITLES[metric]
         self.names = list(evaluations)
         self.first, *_, self.last = evaluations.values()
         self.title = f"{self.first.title}, {self.rate}"

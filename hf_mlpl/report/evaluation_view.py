@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ..evaluation.confusions import visible
+from ..evaluation.results import TITLES
 from ..evaluation.speed_line import describe_speed, is_speed
 from ..figures import draw_confusion, draw_intervals, to_svg
 from ..model.text import normalize_text
@@ -21,8 +22,7 @@ from .evaluations import MACRO, RATES, WORST, Evaluation, Rate, commonest, per_r
 
 CONFUSIONS = 15  # of characters
 MOST_LANGUAGES = 30  # in the picture of their confusions: those that are confused most
-RATE_NAMES = {"cer": "CER", "wer": "WER", "normalized_cer": "normalised CER", "normalized_wer": "normalised WER"}
-COLUMNS = {metric: f"{name} %" for metric, name in RATE_NAMES.items()} | {"language_accuracy": "language %"}
+COLUMNS = {metric: f"{name} %" for metric, name in TITLES.items()} | {"language_accuracy": "language %"}
 LONGEST_TEXT = 1500  # characters of a text that is shown
 
 
@@ -136,7 +136,7 @@ def rates_picture(evaluations: dict[str, Evaluation], rate: str = "cer") -> Mark
     last = list(percents.values())[-1]
     names = {name for values in percents.values() for name in values} - {MACRO}
     order = sorted(names, key=lambda name: (-last.get(name, (0,))[0], name))
-    label = f"{RATE_NAMES[rate]}, %"
+    label = f"{TITLES[rate]}, %"
     return Markup(to_svg(draw_intervals([*order, MACRO], percents, label), f"{label} of each language"))
 
 

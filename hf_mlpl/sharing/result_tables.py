@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..corpora.locales import iso_code
-from ..evaluation.results import METRICS, NORMALIZED, interval_of, rate_of
+from ..evaluation.results import METRICS, NORMALIZED, TITLES, interval_of, rate_of
 from ..evaluation.speed_line import describe_speed, is_speed
 from .run_files import data_line, data_title, format_hours
-
-TITLES = {"cer": "CER %", "wer": "WER %", "normalized_cer": "normalised CER %", "normalized_wer": "normalised WER %"}
 
 
 def shown_result(result: dict, has_languages: bool) -> dict:
@@ -31,7 +29,7 @@ def score_table(result: dict, has_languages: bool) -> list[list[str]]:
         has_languages: the model predicts the language of an utterance.
     """
     metrics = [metric for metric in METRICS if not metric.startswith(NORMALIZED) or has_normalized(result)]
-    head = ["language", "ISO 639", "utterances", "hours", *(TITLES[metric] for metric in metrics)]
+    head = ["language", "ISO 639", "utterances", "hours", *(f"{TITLES[metric]} %" for metric in metrics)]
     rows = {name: (iso_code(name), scores) for name, scores in sorted(result["languages"].items())}
     totals = {"utterances": result["utterances"], "hours": result["hours"]}
     means = {"mean": result["macro"]} | ({"weighted by hours": result["by_hours"]} if result.get("by_hours") else {})

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from datasets import Audio, Dataset
+from datasets import Audio, Dataset, load_dataset
 from huggingface_hub import HfApi
 
 from hf_mlpl.cli.main import main
 from hf_mlpl.corpora.readers.published import locale_of_config
 from hf_mlpl.data.utterances import read_utterances
 from hf_mlpl.evaluation.test_sets import Request, prepare_test_set
+from hf_mlpl.sharing.model_index import model_index
 
 from ..packing import pack_tar
 from ..random_model import save_folder, sweep
@@ -301,6 +302,10 @@ def test_evaluate(fleurs, tmp_path, local_hub, capsys):  # noqa: F811
     assert results["hub"]["languages"] == results["copy"]["languages"]
     assert results["hub"]["dataset"]["configs"] == {"sl": "sl_si", "sv-SE": "sv_se"}
     assert results["hub"]["sources"][0]["license"] == results["hub"]["dataset"]["license"] == "cc-by-4.0"
+    for rate in model_index([results["hub"]]):  # a card names what `load_dataset` takes
+        place = {"name": rate.dataset_config, "split": rate.dataset_split, "revision": rate.dataset_revision}
+        language = {"sl_si": "sl", "sv_se": "sv-SE"}[rate.dataset_config]
+        assert len(load_dataset(rate.dataset_type, **place)) == results["hub"]["languages"][language]["utterances"]
     command = ["--model", tmp_path / "copy", "--dataset", fleurs, "--output", tmp_path / "two" / "copy.json"]
     for status, errors in run_on_two(tmp_path, "evaluate.py", *command):  # one prepares, and the other waits for it
         assert status == 0, errors

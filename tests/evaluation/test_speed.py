@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import soundfile
+import torch
 from accelerate import Accelerator
 from datasets import Dataset
 
@@ -92,12 +93,23 @@ def test_audio_decoding_is_not_counted_and_the_first_batch_warms_up(kind, datase
     assert is_speed(speed) and is_speed(json.loads(json.dumps(speed)))
 
 
-def test_threads_and_processes_share_the_time_of_the_slowest(tone_run, monkeypatch):
+def test_threads_of_later_calls_go_on(dataset, tmp_path, one_thread):
+    """Else their times would count as if they had passed at the same time."""
+    model, processor = load_recognizer(str(save_folder(tmp_path / "model", ["fi"])))
+    torch.set_num_threads(2)  # which the fixture ends
+    clock = Clock()
+    for _ in range(2):
+        assert len(list(transcriber(model, processor, dataset)(dataset, 0.1, 0, None, clock))) == len(SECONDS)
+    assert set(clock.threads) <= {"decoder_0", "decoder_1"}
+    assert sum(map(len, clock.threads.values())) == 2 * (len(SECONDS) - 1) and clock.batch_seconds == 0.1
+
+
+def test_threads_and_processes_share_the_time_of_the_slowest(tmp_path, monkeypatch):
     """Of 25 batches of a thread two warm up, of 300 ten, and of a single one that one."""
-    model, _ = load_recognizer(str(tone_run / "model"))
+    model, _ = load_recognizer(str(save_folder(tmp_path / "model", ["fi"])))
     clocks = [Clock(), Clock()]
-    clocks[0].threads = {1: [TimedBatch(50, 100, 5)] + 24 * [TimedBatch(50, 2, 5)], 2: [TimedBatch(50, 300, 1)]}
-    clocks[1].threads = {1: 10 * [TimedBatch(60, 9, 1)] + 290 * [TimedBatch(10, 0.5, 4, forwards=4)]}
+    clocks[0].threads = {"a": [TimedBatch(50, 100, 5)] + 24 * [TimedBatch(50, 2, 5)], "b": [TimedBatch(50, 300, 1)]}
+    clocks[1].threads = {"a": 10 * [TimedBatch(60, 9, 1)] + 290 * [TimedBatch(10, 0.5, 4, forwards=4)]}
     for clock in clocks:
         clock.wall.seconds, clock.batch_seconds = 400.0, 50.0
     of_processes = []
@@ -119,9 +131,9 @@ def test_threads_and_processes_share_the_time_of_the_slowest(tone_run, monkeypat
     )
 
 
-def test_speed_that_was_not_measured(tone_run):
+def test_speed_that_was_not_measured(tmp_path):
     """A test set of one batch warms up alone; a file of a stranger may hold anything."""
-    model, _ = load_recognizer(str(tone_run / "model"))
+    model, _ = load_recognizer(str(save_folder(tmp_path / "model", ["fi"])))
     clock = Clock()
     with clock.wall:
         clock.add(TimedBatch(2.0, 1.0, 4))

@@ -45,7 +45,7 @@ def test_normalize_text(text, normalised):
     assert normalize_text(text) == normalised
 
 
-@given(st.text())
+@given(st.text(st.characters() | st.sampled_from("\u200b\u200c\u200d\u00ad\ufe0f\u034f\u0301\u093cबمe❤👩 ")))
 def test_normalised_text_is_composed_and_single_spaced(text):
     normalised = normalize_text(text)
     assert normalize_text(normalised) == normalised

@@ -301,6 +301,6 @@ def test_the_result_of_another_architecture_needs_no_package(run, local_hub, ton
     assert run_command("publish.py", "--run", folder, "--repo", repo, "--results", results) == 0
     card = local_hub.files(repo)["README.md"].decode()
     assert (
-        "| CER % | WER % | normalised CER % | normalised WER % |\n" in card
+        "| CER % | WER % | norm. CER % | norm. WER % |\n" in card
         and f"| {100 * scores['cer']:.1f} |" in card
     )
