@@ -57,7 +57,9 @@ def with_counts(row: dict) -> dict:
     counts: dict[str, int | list[int]] = {}
     hypothesis, reference = normalize_text(row["hypothesis"]), normalize_text(row["text"])
     kinds = [count_edits(hypothesis, reference), count_edits(hypothesis.split(), reference.split())]
-    normalized = [score_text(text, row["language"]) for text in (hypothesis, reference)]
+    normalized = [score_text(reference, row["language"])] * 2
+    if hypothesis != reference:
+        normalized[0] = score_text(hypothesis, row["language"])
     distances = [
         sum(kinds[0]),
         sum(kinds[1]),
@@ -99,6 +101,10 @@ def read_hypotheses(path: Path, results: dict | None = None) -> pa.Table:
         never_null = required - {"audio", "predicted_language", "error", *SCORES}
         if nulls := [name for name in sorted(never_null) if table[name].null_count]:
             raise ValueError(f"{path}: {nulls[0]} is null in a row; a value in every row is accepted")
+        seconds = table["duration_seconds"]
+        is_duration = pc.and_(pc.is_finite(seconds), pc.greater_equal(seconds, 0))
+        if (row := is_duration.index(False).as_py()) >= 0:
+            raise ValueError(f"{path}: duration_seconds is {seconds[row]}; a finite number, 0 or more, is accepted")
     if results is not None:
         _check_rates(path, table, results)
     return table

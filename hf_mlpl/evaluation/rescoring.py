@@ -29,12 +29,13 @@ def rescore(path: Path, output: Path, languages: Sequence[str] | None = None, se
 
     Raises:
         FileNotFoundError: for a missing file.
-        ValueError: for a damaged file, for transcripts that are not those of the results beside them, and if nothing
-            is left to score.
+        ValueError: for a damaged file, for transcripts that are not those of the results beside them, if nothing is
+            left to score, and for an `output` with which some of the transcripts would be lost.
     """
     beside = path.with_name(f"{path.name.removesuffix(SUFFIX)}.json")
     known = read_results(beside) if path.name.endswith(SUFFIX) and beside.is_file() else None
     table = read_hypotheses(path, known)
+    num_rows = len(table)
     if languages:
         present = table["language"].unique().to_pylist()
         if missing := sorted(set(languages) - set(present)):
@@ -42,7 +43,13 @@ def rescore(path: Path, output: Path, languages: Sequence[str] | None = None, se
         table = table.filter(pc.is_in(table["language"], value_set=pa.array(languages, pa.string())))
     rows = [with_counts(row) for row in table.to_pylist() if row["text"] not in seen]
     results = score_counted(rows)
-    write_utterances(rows, hypotheses_path(output), HYPOTHESIS_FEATURES)
+    transcripts = hypotheses_path(output)
+    if len(rows) < num_rows and transcripts.exists() and transcripts.samefile(path):
+        raise ValueError(
+            f"{output}: is beside {path}, of which only {len(rows)} of {num_rows} transcripts would be left; give "
+            "another file of results"
+        )
+    write_utterances(rows, transcripts, HYPOTHESIS_FEATURES)
     return {name: value for name, value in (known or {}).items() if name not in results} | results
 
 

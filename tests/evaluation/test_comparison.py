@@ -71,6 +71,25 @@ def test_transcripts_of_other_programs_are_scored(scored, tmp_path, capfd):
     assert some["model"] == "worse" and some["unseen_in"]
 
 
+def test_transcripts_that_cannot_be_scored_are_refused(scored, tmp_path, error_of):
+    table = pq.read_table(scored / "base.parquet")
+    path = tmp_path / f"t{SUFFIX}"
+    command = ["evaluate_model.py", "--hypotheses", path, "--output", tmp_path / "t.json"]
+    for content, problem in (
+        (table.drop_columns(["hypothesis"]), "it has no column hypothesis"),
+        (table.set_column(1, "language", pa.nulls(len(table), pa.string())), "language is null in a row"),
+        (table.set_column(4, "duration_seconds", pa.array([float("nan")] * len(table))), "duration_seconds is nan"),
+        (table.slice(0, 0), "no utterances to score"),
+    ):
+        pq.write_table(content, path)
+        assert problem in error_of(*command)
+    pq.write_table(table, path)
+    assert "has no transcripts of nl; there are de, fi, sl" in error_of(*command, "--languages", "nl")
+    # part of the transcripts never replaces all of them
+    assert "only 120 of 246 transcripts would be left" in error_of(*command, "--languages", "de")
+    assert pq.read_table(path).equals(table)
+
+
 def unseen_file(table, folder):
     """Writes an utterance file with the first Finnish text."""
     from hf_mlpl.data.utterances import FEATURES, write_utterances
