@@ -160,7 +160,9 @@ def _write(options: argparse.Namespace, results: dict) -> None:
 def _test_set(options: argparse.Namespace, parser: argparse.ArgumentParser) -> PreparedSet | None:
     """Prepares the test set of `--dataset`, and lets `--data` be its files; returns None without one."""
     columns = given_columns(options)
-    if options.languages == ["all"]:
+    if "all" in (options.languages or ()):
+        if len(options.languages) > 1:
+            parser.error(f"--languages {' '.join(options.languages)}: all stands alone")
         options.languages = None
     if options.model is None and options.hypotheses is None:
         parser.error("--model is missing: the folder or Hub name of a model")

@@ -11,14 +11,15 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 
 from ..atomic import read_json, write_json
 from ..corpora.locales import to_locale
@@ -42,6 +43,7 @@ from ..corpora.readers.voxpopuli_asr import voxpopuli_asr_locales
 from ..corpora.reading import drop_reasons
 from ..corpora.sources import NAMED_RELEASE
 from ..corpora.splits import split_of_name
+from ..error_line import error_line
 from ..folder_lock import InUseError, claimed_file
 
 logger = logging.getLogger(__name__)
@@ -143,10 +145,13 @@ def prepare_test_set(request: Request, cache: Path) -> PreparedSet:
     """
     folder = cache / request.folder_name
     with _alone(folder / RECORD) as waited:
-        commit, record, lines = _commit(request), _finished(folder), []
-        if record and request.path is None and commit is None:
-            line = f"{request.dataset}: the Hub cannot be asked whether it has changed, so {folder} is used as it is"
-            return _prepared(folder, record, [line])
+        record, lines = _finished(folder), []
+        try:
+            commit = _commit(request)
+        except ConnectionError as error:
+            if record is None:
+                raise ValueError(f"{request.dataset}: no such path, and {error}") from error
+            return _prepared(folder, record, [f"{error}, so {folder} is used as it is"])
         corpus = _open(request, folder)
         made_of = {"parts": fingerprints(corpus.parts, folder, PREPROCESSING), "commit": commit}
         if record and record["made_of"] == made_of:
@@ -162,6 +167,7 @@ def prepare_test_set(request: Request, cache: Path) -> PreparedSet:
 def _alone(path: Path) -> Iterator[bool]:
     """Keeps other processes from a file while the block runs, after waiting for those that have it; yields whether."""
     with ExitStack() as claim:
+        claim.callback(_remove_empty, path.parent)
         waits = 0
         while True:
             try:
@@ -174,13 +180,26 @@ def _alone(path: Path) -> Iterator[bool]:
         yield waits > 0
 
 
+def _remove_empty(folder: Path) -> None:
+    """Removes the folder of a set, and the one around it, if a data set that does not exist has left them empty."""
+    with suppress(OSError):
+        folder.rmdir()
+        folder.parent.rmdir()
+
+
 def _commit(request: Request) -> str | None:
-    """Returns the commit of a data set on the Hub; None for one on the disk, and where the Hub does not answer."""
+    """Returns the commit of a data set on the Hub; None for one on the disk, and for one that the Hub does not show.
+
+    Raises:
+        ConnectionError: in one line, where the Hub does not answer.
+    """
     if request.path is None:
         try:
             return HfApi().dataset_info(request.dataset.removeprefix(HUB)).sha
-        except Exception:
+        except (HfHubHTTPError, HFValidationError):
             pass  # reading tells why
+        except (HTTPError, OfflineModeIsEnabled) as error:
+            raise ConnectionError(f"{constants.ENDPOINT} cannot be reached ({error_line(error)})") from error
     return None
 
 

@@ -78,7 +78,13 @@ def test_fleurs(fleurs, tmp_path, local_hub, monkeypatch):  # noqa: F811
     assert prepared("google/fleurs", cache, languages=["sv", "de"]).lines[-1] == "no utterances of de"
     with monkeypatch.context() as offline:
         offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        assert "the Hub cannot be asked whether it has changed" in prepared("google/fleurs", cache).lines[1]
+        line = prepared("google/fleurs", cache).lines[1]
+        assert " cannot be reached (" in line and line.endswith("google--fleurs-test-all is used as it is")
+        with pytest.raises(
+            ValueError, match="google/fleurs: no such path, and http://.* cannot be reached"
+        ) as refused:
+            prepared("google/fleurs", tmp_path / "none" / "yet")
+        assert "\n" not in str(refused.value) and not (tmp_path / "none" / "yet").exists()
     card = tmp_path / "parquet" / "README.md"
     write_lines(card, card.read_text(), "# FLEURS")
     push(local_hub, "google/fleurs", card.parent)
@@ -274,8 +280,12 @@ def test_evaluate(fleurs, tmp_path, local_hub, capsys):  # noqa: F811
         assert status == 0, errors
     assert json.loads((tmp_path / "two" / "copy.json").read_text())["languages"] == results["copy"]["languages"]
     command = ["evaluate", "--model", str(tmp_path / "hub"), "--output", str(tmp_path / "r.json")]
-    with pytest.raises(SystemExit):
-        main([*command, "--data", "a.parquet", "--split", "test"])
-    assert "of a test set, which --dataset names" in capsys.readouterr().err
+    for arguments, error in [
+        (["--data", "a.parquet", "--split", "test"], "of a test set, which --dataset names"),
+        (["--dataset", "google/fleurs", "--languages", "sl", "all"], "--languages sl all: all stands alone"),
+    ]:
+        with pytest.raises(SystemExit):
+            main([*command, *arguments])
+        assert error in capsys.readouterr().err
     assert main([*command[:2], "nowhere", *command[3:], "--dataset", "google/fleurs"]) == 1
     assert not (tmp_path / "test-sets").exists()  # nothing is prepared for a model that does not exist
