@@ -12,7 +12,7 @@ from huggingface_hub import HfApi
 from hf_mlpl.cli.main import main
 from hf_mlpl.corpora.readers.published import locale_of_config
 from hf_mlpl.data.utterances import read_utterances
-from hf_mlpl.evaluation.test_sets import Request, prepare_test_set
+from hf_mlpl.evaluation.test_sets import SetRequest, prepare_test_set
 from hf_mlpl.sharing.model_index import model_index
 
 from ..packing import pack_tar
@@ -37,7 +37,7 @@ from .test_published import pack as pack_folder
 
 
 def prepared(dataset, cache: Path, **request):
-    return prepare_test_set(Request(str(dataset), **request), cache)
+    return prepare_test_set(SetRequest(str(dataset), **request), cache)
 
 
 def rows_of(test_set) -> list[tuple]:
