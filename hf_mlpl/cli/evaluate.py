@@ -160,7 +160,9 @@ def _write(options: argparse.Namespace, results: dict) -> None:
 def _test_set(options: argparse.Namespace, parser: argparse.ArgumentParser) -> PreparedSet | None:
     """Prepares the test set of `--dataset`, and lets `--data` be its files; returns None without one."""
     columns = given_columns(options)
-    if options.languages == ["all"]:
+    if "all" in (options.languages or ()):
+        if len(options.languages) > 1:
+            parser.error(f"--languages {' '.join(options.languages)}: all stands alone")
         options.languages = None
     if options.model is None and options.hypotheses is None:
         parser.error("--model is missing: the folder or Hub name of a model")
@@ -168,12 +170,12 @@ def _test_set(options: argparse.Namespace, parser: argparse.ArgumentParser) -> P
         if columns or options.split or options.config or options.language:
             parser.error("--split, --config, --language and columns are of a test set, which --dataset names")
         return None
-    from ..evaluation.test_sets import Request, prepare_test_set
+    from ..evaluation.test_sets import SetRequest, prepare_test_set
     from ..model.missing_model import check_model
 
     check_model(options.model)  # before a long download
     languages, configs = options.languages or (), options.config or ()
-    request = Request(options.dataset, options.split or "test", languages, configs, options.language, columns)
+    request = SetRequest(options.dataset, options.split or "test", languages, configs, options.language, columns)
     test_set = prepare_test_set(request, options.output.parent / "test-sets")
     options.data, options.languages = test_set.files, test_set.languages
     return test_set

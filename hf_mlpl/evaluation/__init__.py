@@ -14,5 +14,6 @@ __all__, __getattr__, __dir__ = lazy_names(
         "scoring": "evaluate_model score",
         "speed_line": "describe_speed",
         "tables": "comparison_table gap_table results_table",
+        "test_sets": "PreparedSet SetRequest prepare_test_set",
     },
 )

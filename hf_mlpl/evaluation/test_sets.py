@@ -11,14 +11,15 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 
 from ..atomic import read_json, write_json
 from ..corpora.locales import to_locale
@@ -42,6 +43,7 @@ from ..corpora.readers.voxpopuli_asr import voxpopuli_asr_locales
 from ..corpora.reading import drop_reasons
 from ..corpora.sources import NAMED_RELEASE
 from ..corpora.splits import split_of_name
+from ..error_line import error_line
 from ..folder_lock import InUseError, claimed_file
 
 logger = logging.getLogger(__name__)
@@ -57,7 +59,7 @@ SNAPSHOT = re.compile(r"/snapshots/(?P<commit>[0-9a-f]{40})/")  # in the path of
 
 
 @dataclass(frozen=True)
-class Request:
+class SetRequest:
     """Says which utterances of a data set are a test set.
 
     Args:
@@ -131,7 +133,7 @@ class _Corpus:
     split: str
 
 
-def prepare_test_set(request: Request, cache: Path) -> PreparedSet:
+def prepare_test_set(request: SetRequest, cache: Path) -> PreparedSet:
     """Prepares a test set in a folder below `cache`, unless an earlier call has done so and nothing has changed.
 
     Several processes may call it at once: one of them prepares, and the others wait for it.
@@ -143,10 +145,13 @@ def prepare_test_set(request: Request, cache: Path) -> PreparedSet:
     """
     folder = cache / request.folder_name
     with _alone(folder / RECORD) as waited:
-        commit, record, lines = _commit(request), _finished(folder), []
-        if record and request.path is None and commit is None:
-            line = f"{request.dataset}: the Hub cannot be asked whether it has changed, so {folder} is used as it is"
-            return _prepared(folder, record, [line])
+        record, lines = _finished(folder), []
+        try:
+            commit = _commit(request)
+        except ConnectionError as error:
+            if record is None:
+                raise ValueError(f"{request.dataset}: no such path, and {error}") from error
+            return _prepared(folder, record, [f"{error}, so {folder} is used as it is"])
         corpus = _open(request, folder)
         made_of = {"parts": fingerprints(corpus.parts, folder, PREPROCESSING), "commit": commit}
         if record and record["made_of"] == made_of:
@@ -162,6 +167,7 @@ def prepare_test_set(request: Request, cache: Path) -> PreparedSet:
 def _alone(path: Path) -> Iterator[bool]:
     """Keeps other processes from a file while the block runs, after waiting for those that have it; yields whether."""
     with ExitStack() as claim:
+        claim.callback(_remove_empty, path.parent)
         waits = 0
         while True:
             try:
@@ -174,13 +180,26 @@ def _alone(path: Path) -> Iterator[bool]:
         yield waits > 0
 
 
-def _commit(request: Request) -> str | None:
-    """Returns the commit of a data set on the Hub; None for one on the disk, and where the Hub does not answer."""
+def _remove_empty(folder: Path) -> None:
+    """Removes the folder of a set, and the one around it, if a data set that does not exist has left them empty."""
+    with suppress(OSError):
+        folder.rmdir()
+        folder.parent.rmdir()
+
+
+def _commit(request: SetRequest) -> str | None:
+    """Returns the commit of a data set on the Hub; None for one on the disk, and for one that the Hub does not show.
+
+    Raises:
+        ConnectionError: in one line, where the Hub does not answer.
+    """
     if request.path is None:
         try:
             return HfApi().dataset_info(request.dataset.removeprefix(HUB)).sha
-        except Exception:
+        except (HfHubHTTPError, HFValidationError):
             pass  # reading tells why
+        except (HTTPError, OfflineModeIsEnabled) as error:
+            raise ConnectionError(f"{constants.ENDPOINT} cannot be reached ({error_line(error)})") from error
     return None
 
 
@@ -198,7 +217,7 @@ def _file(folder: Path) -> Path:
     return folder / "test.parquet"
 
 
-def _prepare(request: Request, corpus: _Corpus, folder: Path) -> dict:
+def _prepare(request: SetRequest, corpus: _Corpus, folder: Path) -> dict:
     """Reads the parts of a set into a folder; returns its record."""
     (folder / RECORD).unlink(missing_ok=True)
     report = prepare(corpus.parts, folder, PREPROCESSING)
@@ -252,7 +271,7 @@ def _prepared(folder: Path, record: Mapping, lines: Sequence[str]) -> PreparedSe
     return PreparedSet([str(_file(folder))], list(counts), description, [line, *lines, *dropped, *record["lines"]])
 
 
-def _open(request: Request, folder: Path) -> _Corpus:
+def _open(request: SetRequest, folder: Path) -> _Corpus:
     """Finds out what a data set is, and lists its parts, whose utterances are all in the split `test`."""
     path = request.path
     if request.dataset.startswith(HUB) or path and _has_release(path):
@@ -274,7 +293,7 @@ def _has_release(path: Path) -> bool:
         return any(NAMED_RELEASE.match(each.name) for each in (path, *path.glob("*")))
 
 
-def _common_voice(request: Request) -> _Corpus:
+def _common_voice(request: SetRequest) -> _Corpus:
     split = request.split if request.split in SPLITS else split_of_name(request.split)
     parts = list(common_voice_parts(request.dataset, request.locales or request.configs, splits=[split]))
     name = request.dataset.removeprefix(HUB) if request.path is None else None
@@ -292,7 +311,7 @@ def _librispeech_split(path: Path) -> str | None:
     return name if name in LIBRISPEECH_SPLITS and name in librispeech_splits(path.absolute().parent) else None
 
 
-def _librispeech(request: Request, path: Path) -> _Corpus:
+def _librispeech(request: SetRequest, path: Path) -> _Corpus:
     chosen, split = _librispeech_split(path), request.split.replace(".", "-")
     root = path.absolute().parent if chosen else path
     found = [chosen] if chosen else librispeech_splits(root)
@@ -307,7 +326,7 @@ def _librispeech(request: Request, path: Path) -> _Corpus:
     return _Corpus(parts, LIBRISPEECH_ON_HUB, {"en": config}, f"{split}.{hours}" if hours else split)
 
 
-def _voxpopuli(request: Request, root: Path) -> _Corpus:
+def _voxpopuli(request: SetRequest, root: Path) -> _Corpus:
     text, split = request.columns.get("text", "raw_text"), split_of_name(request.split)
     configs = request.configs or request.locales or _without_accents(voxpopuli_asr_locales(root, split))
     parts = list(voxpopuli_asr_parts(root, configs, [split], text=text))
@@ -315,7 +334,9 @@ def _voxpopuli(request: Request, root: Path) -> _Corpus:
     return _Corpus(parts, VOXPOPULI_ON_HUB, of_language, request.split)
 
 
-def _by_language(request: Request, configs: Iterable[tuple[str | None, str | None]]) -> dict[str | None, str | None]:
+def _by_language(
+    request: SetRequest, configs: Iterable[tuple[str | None, str | None]]
+) -> dict[str | None, str | None]:
     """Maps languages to configurations; raises ValueError for two of one language, whose rates would be mixed."""
     of_language: dict[str | None, str | None] = {}
     for language, config in configs:
@@ -334,7 +355,7 @@ def _without_accents(configs: Sequence[str | None]) -> list[str | None]:
     return [config for config in configs if config not in repeated]
 
 
-def _dataset(request: Request, folder: Path) -> _Corpus:
+def _dataset(request: SetRequest, folder: Path) -> _Corpus:
     name = request.path or request.dataset
     refuse_spreadsheet(Path(name))
     known, split, configs = known_corpus(name), request.split, list(request.configs)
@@ -356,7 +377,7 @@ def _dataset(request: Request, folder: Path) -> _Corpus:
     return _Corpus(parts, known[0] if known else None if request.path else request.dataset, of_language, split)
 
 
-def _advice(request: Request) -> str:
+def _advice(request: SetRequest) -> str:
     """Returns what else to try where a data set is not found."""
     if request.path:
         return ""

@@ -46,8 +46,8 @@ def load_recognizer(name: str, locales: Sequence[str] = (), any_language: bool =
     """
     config = read_config(name)
     if not generates(config):
-        if any_language and (adapters := adapters_of(name, config, locales)):
-            return load_model(name, next(iter(adapters.values())))
+        if any_language:
+            locales = [*adapters_of(name, config, locales), *locales][:1]
         return load_model(name, adapter_of(name, config, locales))
     check_extractor(name)
     is_speech_model = type(config) in modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING

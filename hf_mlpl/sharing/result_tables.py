@@ -30,11 +30,13 @@ def score_table(result: dict, has_languages: bool) -> list[list[str]]:
     """
     metrics = [metric for metric in METRICS if not metric.startswith(NORMALIZED) or has_normalized(result)]
     head = ["language", "ISO 639", "utterances", "hours", *(f"{TITLES[metric]} %" for metric in metrics)]
-    rows = {name: (iso_code(name), scores) for name, scores in sorted(result["languages"].items())}
-    totals = {"utterances": result["utterances"], "hours": result["hours"]}
-    means = {"mean": result["macro"]} | ({"weighted by hours": result["by_hours"]} if result.get("by_hours") else {})
     table = [head + ["language %"] * has_languages]
-    for name, (code, scores) in [*rows.items(), *((mean, ("-", rates | totals)) for mean, rates in means.items())]:
+    totals = {"utterances": result["utterances"], "hours": result["hours"]}
+    rows = [(name, iso_code(name), scores) for name, scores in sorted(result["languages"].items())]
+    rows.append(("macro average", "-", result["macro"] | totals))
+    if result.get("by_hours"):
+        rows.append(("weighted by hours", "-", result["by_hours"] | totals))
+    for name, code, scores in rows:
         cells = [escaped(name), code, f"{scores['utterances']:,}", format_hours(scores["hours"])]
         cells += [_percent(scores, metric) for metric in metrics]
         table.append(cells + [_percent(scores, "language_accuracy")] * has_languages)

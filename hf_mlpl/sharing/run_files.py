@@ -129,6 +129,8 @@ def data_line(result: dict) -> str:
         parts.append(f"the Hub's `{dataset['id']}`{revision}, split `{dataset['split']}`")
     if dataset.get("left_out"):
         parts.append(f"left out: {drop_reasons(Counter(dataset['left_out']))}")
+    if languages := result.get("unknown_languages"):
+        parts.append(f"the model does not know {', '.join(languages)}")
     if languages := result.get("languages_left_out"):
         parts.append(f"without {', '.join(languages)}, which the model cannot transcribe")
     return f"Data: {'; '.join(parts)}." if parts else ""

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi
 from hf_mlpl.cli.main import main
 from hf_mlpl.corpora.readers.published import locale_of_config
 from hf_mlpl.data.utterances import read_utterances
-from hf_mlpl.evaluation.test_sets import Request, prepare_test_set
+from hf_mlpl.evaluation.test_sets import SetRequest, prepare_test_set
 from hf_mlpl.sharing.model_index import model_index
 
 from ..packing import pack_tar
@@ -30,12 +30,14 @@ from .test_published import (  # noqa: F401 - fixtures
     mls,
     push,
     with_configs,
+    write_mls_parquet,
     write_parquet,
 )
+from .test_published import pack as pack_folder
 
 
 def prepared(dataset, cache: Path, **request):
-    return prepare_test_set(Request(str(dataset), **request), cache)
+    return prepare_test_set(SetRequest(str(dataset), **request), cache)
 
 
 def rows_of(test_set) -> list[tuple]:
@@ -78,7 +80,13 @@ def test_fleurs(fleurs, tmp_path, local_hub, monkeypatch):  # noqa: F811
     assert prepared("google/fleurs", cache, languages=["sv", "de"]).lines[-1] == "no utterances of de"
     with monkeypatch.context() as offline:
         offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        assert "the Hub cannot be asked whether it has changed" in prepared("google/fleurs", cache).lines[1]
+        line = prepared("google/fleurs", cache).lines[1]
+        assert " cannot be reached (" in line and line.endswith("google--fleurs-test-all is used as it is")
+        with pytest.raises(
+            ValueError, match="google/fleurs: no such path, and http://.* cannot be reached"
+        ) as refused:
+            prepared("google/fleurs", tmp_path / "none" / "yet")
+        assert "\n" not in str(refused.value) and not (tmp_path / "none" / "yet").exists()
     card = tmp_path / "parquet" / "README.md"
     write_lines(card, card.read_text(), "# FLEURS")
     push(local_hub, "google/fleurs", card.parent)
@@ -241,6 +249,35 @@ def test_any_data_set(tmp_path, local_hub):
 
 
 @pytest.mark.slow
+def test_published_sets_on_the_hub(fleurs, mls, tmp_path, local_hub):  # noqa: F811
+    """Parquet files of MLS, and the archives that the loading scripts of FLEURS and VoxPopuli would read."""
+    cache = tmp_path / "test-sets"
+    write_mls_parquet(mls, tmp_path / "parquet")
+    push(local_hub, "facebook/multilingual_librispeech", with_configs(tmp_path / "parquet", "train"))
+    found = prepared("facebook/multilingual_librispeech", cache, split="train", languages=["pl"])
+    assert rows_of(found) == rows_of(prepared(mls, cache, split="train"))
+    assert found.description["configs"] == {"pl": "polish"} and found.description["id"].endswith("librispeech")
+    for config in ("sl_si", "sv_se"):
+        pack_folder(fleurs / "data" / config / "audio" / "test", fleurs / "data" / config / "audio" / "test.tar.gz")
+    voxpopuli = tmp_path / "voxpopuli" / "data"
+    for code in ("sl", "en", "en_accented"):
+        rows = [f"2020_{code}_1\tJa.\tja\t7\ttest\tm\tTrue\tNone", f"2020_{code}_2\tNone\tne\t7\ttest\tm\tTrue\tNone"]
+        write_lines(voxpopuli / code / "asr_test.tsv", HEADER, *rows)
+        for number in (1, 2):
+            write_noise(tmp_path / code / "test" / f"2020_{code}_{number}.wav", 0.2)
+        (voxpopuli / code / "test").mkdir()
+        pack_folder(tmp_path / code / "test", voxpopuli / code / "test" / "test_part_0.tar.gz")
+    for name, folder in {"google/fleurs": fleurs, "facebook/voxpopuli": voxpopuli.parent}.items():
+        push(local_hub, name, folder, script=True)
+        found = prepared(name, cache)
+        assert rows_of(found) == rows_of(prepared(folder, cache)) != []
+        assert found.description["revision"] == HfApi().dataset_info(name).sha
+        assert found.description == prepared(folder, cache).description | {"revision": found.description["revision"]}
+    assert found.description["left_out"] == {"no text": 2}
+    assert found.description["configs"] == {"en": "en", "sl": "sl"}
+
+
+@pytest.mark.slow
 def test_evaluate(fleurs, tmp_path, local_hub, capsys):  # noqa: F811
     """The command on a data set of the Hub, on a copy, and again with models that know one language of two."""
     for path in fleurs.rglob("*.wav"):
@@ -274,8 +311,12 @@ def test_evaluate(fleurs, tmp_path, local_hub, capsys):  # noqa: F811
         assert status == 0, errors
     assert json.loads((tmp_path / "two" / "copy.json").read_text())["languages"] == results["copy"]["languages"]
     command = ["evaluate", "--model", str(tmp_path / "hub"), "--output", str(tmp_path / "r.json")]
-    with pytest.raises(SystemExit):
-        main([*command, "--data", "a.parquet", "--split", "test"])
-    assert "of a test set, which --dataset names" in capsys.readouterr().err
+    for arguments, error in [
+        (["--data", "a.parquet", "--split", "test"], "of a test set, which --dataset names"),
+        (["--dataset", "google/fleurs", "--languages", "sl", "all"], "--languages sl all: all stands alone"),
+    ]:
+        with pytest.raises(SystemExit):
+            main([*command, *arguments])
+        assert error in capsys.readouterr().err
     assert main([*command[:2], "nowhere", *command[3:], "--dataset", "google/fleurs"]) == 1
     assert not (tmp_path / "test-sets").exists()  # nothing is prepared for a model that does not exist

@@ -278,7 +278,7 @@ def test_languages_of_few_utterances_and_of_any_name(tmp_path):
     assert [row[3] for row in page.rows if row[0] == "macro average" and len(row) == 8] == ["40.0", "20.0"]
 
 
-def test_results_of_older_versions(tmp_path):
+def test_results_of_older_versions(tmp_path, no_pictures):
     """Their intervals come from the transcripts, which lack the columns of today, too."""
     path = made_results(tmp_path / "test.json", {"sl": [1, 0] * 6, "fi": [0] * 12})
     results = rates_alone(json.loads(path.read_text())) | {"data": ["test.parquet"]}

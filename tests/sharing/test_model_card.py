@@ -244,12 +244,13 @@ def test_data_sets_of_the_hub(written_run, tmp_path, local_hub):
     source = {"name": "FLEURS", "license": "cc-by-4.0", "url": "https://huggingface.co/datasets/google/fleurs"}
     fleurs = {"id": "google/fleurs", "configs": configs, "split": "test", "revision": "a" * 40}
     fleurs |= {"left_out": {"no text": 3}}
+    unknown = {"unknown_languages": ["sl"], "languages_left_out": ["fi"]}
     librispeech = {"id": "openslr/librispeech_asr", "configs": {"en": "clean"}, "split": "test", "revision": None}
     other = librispeech | {"configs": {"en": "other"}}
     mixed = {"id": "me/all", "configs": {"en": "default", "sl": "default"}, "split": "test", "revision": None}
     own = {"id": None, "configs": {"sl": "default"}, "split": "test", "revision": None}  # on the disk
     results = [
-        with_new_scores(results_on(["fleurs/test.parquet"], cer, sources=[source], dataset=fleurs)),
+        with_new_scores(results_on(["fleurs/test.parquet"], cer, sources=[source], dataset=fleurs, **unknown)),
         results_on(["clean/test.parquet"], {"en": 0.25}, dataset=librispeech, sources=[{"name": "LibriSpeech"}]),
         results_on(["other/test.parquet"], {"en": 0.75}, dataset=other, sources=[{"name": "LibriSpeech"}]),
         results_on(["test.parquet"], {"en": 0.5, "sl": 0.25}, dataset=mixed, sources=[{"name": "Everything"}]),
@@ -291,10 +292,9 @@ def test_data_sets_of_the_hub(written_run, tmp_path, local_hub):
     assert "| 12.5 (11.2–13.8) | 25.0 (22.5–27.5) | 6.2 (5.6–6.9) | 12.5 (11.2–13.8) |" in card.text
     assert "| weighted by hours | - | 24 |" in card.text and "Normalised rates" in card.text
     line = f"Data: FLEURS ({source['url']}), licence `cc-by-4.0`; the Hub's `google/fleurs` at `{'a' * 12}`"
-    assert (
-        f"\n\n{line}, split `test`; left out: 3 no text.\n\nSpeed: RTFx 1,234" in card.text
-        and "NVIDIA H200" in card.text
-    )
+    left_out = "left out: 3 no text; the model does not know sl; without fi, which the model cannot transcribe."
+    assert f"\n\n{line}, split `test`; {left_out}\n\nSpeed: RTFx 1,234" in card.text
+    assert "; NVIDIA H200, bfloat16, batches of 600 s" in card.text
     assert "### FLEURS: test\n" in card.text and "### LibriSpeech: clean, test\n" in card.text
     with pytest.raises(ValueError, match="two of the results are of LibriSpeech: clean, test, en; give one of them"):
         model_card(run, [results[1], results[1] | {"data": ["again/test.parquet"]}])
