@@ -154,8 +154,16 @@ def tone_labels(tone_data: Path, tone_run: Path, tmp_path_factory) -> dict[str, 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if getattr(config.option, "numprocesses", None):  # all processes of the tests have one server
-        quick_python.quick_python()
+    if getattr(config.option, "numprocesses", None):  # all processes of the tests have one server, and are its forks
+        python = quick_python.quick_python()
+        config.option.tx = [f"{process}//python={python}" for process in config.option.tx]
+    elif hasattr(config, "workerinput"):
+        sys.executable = config.workerinput["executable"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node) -> None:
+    node.workerinput["executable"] = sys.executable
 
 
 @pytest.fixture(scope="session", name="quick_python")
