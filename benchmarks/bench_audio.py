@@ -12,6 +12,7 @@ import statistics
 import tarfile
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -157,9 +158,9 @@ PROGRAMS = {
 }
 
 
-def make_peer() -> Path:
-    """The Python of an environment with the peers, in which torchcodec finds the libraries of PyAV."""
-    python = peer_environment("audio", PACKAGES)
+def peer_with_torchcodec(name: str, packages: Sequence[str]) -> tuple[Path, dict[str, str]]:
+    """The Python of an environment with peers, and the variable with which torchcodec finds the libraries of PyAV."""
+    python = peer_environment(name, packages)
     ffmpeg = python.parents[1] / "ffmpeg"
     if not ffmpeg.exists():
         with atomic_write(ffmpeg) as folder:
@@ -170,10 +171,10 @@ def make_peer() -> Path:
                 stem, _, version = path.name.partition(".so.")
                 if stem.startswith(("libav", "libsw")):
                     (folder / f"{stem.partition('-')[0]}.so.{version.partition('.')[0]}").symlink_to(path)
-    return python
+    return python, {"LD_LIBRARY_PATH": str(ffmpeg)}
 
 
-def decoding(folder: Path, python: Path) -> tuple[list[dict], dict[str, float]]:
+def decoding(folder: Path, python: Path, ffmpeg: dict[str, str]) -> tuple[list[dict], dict[str, float]]:
     tasks = {}
     for extension in ("mp3", "flac", "ogg"):
         paths = [folder / f"{number}.{extension}" for number in range(DECODED)]
@@ -190,7 +191,7 @@ def decoding(folder: Path, python: Path) -> tuple[list[dict], dict[str, float]]:
     ]
     rows, ratios = [], {}
     with ExitStack() as stack:
-        peer, ffmpeg = {"python": python}, {"LD_LIBRARY_PATH": str(python.parents[1] / "ffmpeg")}
+        peer = {"python": python}
         more = {"hf_mlpl": {}, "datasets_torchcodec": peer | {"variables": ffmpeg}, "lhotse": peer}
         workers = {
             name: stack.enter_context(Worker(name, program, threads=1, **more[name]))
@@ -213,10 +214,10 @@ def decoded_rate(worker: Worker, parts: list) -> float:
 
 def main() -> None:
     options = benchmark_arguments(__doc__).parse_args()
-    python = make_peer()
+    python, ffmpeg = peer_with_torchcodec("audio", PACKAGES)
     with tempfile.TemporaryDirectory() as folder:
         read, read_ratios = random_reads(Path(folder))
-        decoded, decoded_ratios = decoding(Path(folder), python)
+        decoded, decoded_ratios = decoding(Path(folder), python, ffmpeg)
     names = [re.split("[=>]", requirement)[0] for requirement in PACKAGES]
     used = {"hf_mlpl": versions(["soundfile", "soxr"]), "peers": versions(names, python)}
     write_results(options.results, "audio", ROUNDS, [*read, *decoded], read_ratios | decoded_ratios, used)

@@ -42,9 +42,11 @@ def test_type_checkers_see_what_is_loaded():
         assert getattr(import_module(module), name) is getattr(hf_mlpl, name)
 
 
-def test_the_marker_of_types_is_in_the_wheel(project):
-    assert (ROOT / "hf_mlpl" / "py.typed").exists()
-    assert "py.typed" in project["tool"]["setuptools"]["package-data"]["hf_mlpl"]
+def test_files_that_are_no_modules_are_in_the_wheel(project):
+    patterns, package = project["tool"]["setuptools"]["package-data"]["hf_mlpl"], ROOT / "hf_mlpl"
+    files = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert package / "py.typed" in files
+    assert files - {path for pattern in patterns for path in package.glob(pattern)} == set()
 
 
 def test_every_imported_library_is_declared(project):

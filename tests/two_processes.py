@@ -1,7 +1,7 @@
 """Runs, in one launch of two processes, all that tests of training and of pseudo-labels need from two processes.
 
-SETTINGS.yaml TEACHER UNLABELLED.parquet OUTPUT -> OUTPUT/run, OUTPUT/slimipl, OUTPUT/tones, OUTPUT/labels, and ends
-with an error of both processes
+SETTINGS.yaml TEACHER UNLABELLED.parquet OUTPUT -> OUTPUT/run, OUTPUT/slimipl, OUTPUT/tones, OUTPUT/results.json,
+OUTPUT/labels, and ends with an error of both processes
 """
 
 import sys
@@ -10,8 +10,10 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from hf_mlpl import MlplForCTC, MlplProcessor
+from hf_mlpl.atomic import write_json
 from hf_mlpl.cli.errors import exit_status
 from hf_mlpl.data.utterances import read_utterances
+from hf_mlpl.evaluation.scoring import evaluate_model
 from hf_mlpl.labels import labelling
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
@@ -44,11 +46,15 @@ if __name__ == "__main__":
 
     train(load_config(settings, [f"output_dir={output / 'tones'}", "dev=[]"]))
 
+    recognizer = Accelerator(cpu=True), MlplForCTC.from_pretrained(teacher), MlplProcessor.from_pretrained(teacher)
+    dev, transcripts = read_utterances([settings.with_name("dev.parquet")]), output / "results.hypotheses.parquet"
+    results = evaluate_model(*recognizer, dev, 2.0, hypotheses_file=transcripts, with_speed=True)
+    if results is not None:  # in the main process
+        write_json(output / "results.json", results)
+
     labelling.SHARD_SIZE = SHARD_SIZE
     labelling.pseudo_label(
-        Accelerator(cpu=True),
-        MlplForCTC.from_pretrained(teacher),
-        MlplProcessor.from_pretrained(teacher),
+        *recognizer,
         read_utterances([unlabelled]),
         output / "labels",
         teacher="teacher@1",

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..inference.precision import convert
-from .download import announce_model
+from .download import announced
 from .inference import (
     add_batch_seconds_argument,
     add_dtype_argument,
@@ -152,8 +152,8 @@ def _align(recordings: list[Recording], options: argparse.Namespace) -> Iterator
     from ..model.text import unknown_character_report
 
     logging.disable_progress_bar()
-    announce_model(options.model)
-    model, processor = load_mlpl_model(options.model)
+    with announced(options.model):
+        model, processor = load_mlpl_model(options.model)
     if options.utterances is not None and options.language is None and not model.config.languages:
         raise ValueError(f"{options.model}: the model has no languages, so --utterances needs --language")
     has_accelerator = options.dtype != "int8" and torch.accelerator.is_available()

@@ -32,7 +32,8 @@ import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from .inference import add_dtype_argument, add_model_argument, announce_model
+from .download import announced
+from .inference import add_dtype_argument, add_model_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,11 +79,12 @@ def _show(options: argparse.Namespace) -> None:
     from ..serving.server import bind, url_of
 
     with bind(options.host, options.port) as server:  # before loading the model, which may take minutes
-        announce_model(options.model)
         logging.disable_progress_bar()
         is_private = ipaddress.ip_address(server.getsockname()[0]).is_loopback
         folder = Path() if options.folder is None and is_private else options.folder
-        page = build_app(AppModel.load(options.model, options.language, options.dtype), folder)
+        with announced(options.model):
+            model = AppModel.load(options.model, options.language, options.dtype)
+        page = build_app(model, folder)
         server.listen()
         print(f"{options.model} is shown on {url_of(server)}", flush=True)
         if not is_private:

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..model.missing_model import check_checkpoint
-from .download import announce_model
+from .download import announced
 
 if TYPE_CHECKING:
     from ..model.modeling_mlpl import MlplForCTC
@@ -111,8 +111,8 @@ def _write_folder(options: argparse.Namespace) -> None:
         checkpoint = read_checkpoint(options.checkpoint, names)
         model, processor = checkpoint.model, checkpoint.processor(options.tokens)
     else:
-        announce_model(options.checkpoint)
-        model, processor = convert_mctct(options.checkpoint)
+        with announced(options.checkpoint):
+            model, processor = convert_mctct(options.checkpoint)
     with atomic_write(options.output) as partial:
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
@@ -181,11 +181,11 @@ def _load(name_or_path: str, dtype: str = "auto") -> tuple[MlplForCTC, MlplProce
 
     from ..model.modeling_mlpl import MlplForCTC
 
-    announce_model(name_or_path)
-    model = AutoModelForCTC.from_pretrained(name_or_path, dtype=dtype)
-    if not isinstance(model, MlplForCTC):
-        raise ValueError(f"{name_or_path}: is a model of type {model.config.model_type!r}, not of hf_mlpl")
-    return model, AutoProcessor.from_pretrained(name_or_path)
+    with announced(name_or_path):
+        model = AutoModelForCTC.from_pretrained(name_or_path, dtype=dtype)
+        if not isinstance(model, MlplForCTC):
+            raise ValueError(f"{name_or_path}: is a model of type {model.config.model_type!r}, not of hf_mlpl")
+        return model, AutoProcessor.from_pretrained(name_or_path)
 
 
 def _push(options: argparse.Namespace) -> None:

@@ -8,34 +8,26 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..corpora.locales import to_locale
 from ..corpora.metadata import refuse_spreadsheet
-from ..corpora.preparation.prepare import Part
-from ..corpora.readers.common_voice import (
-    common_voice_inputs,
-    find_locales,
-    has_spontaneous_speech,
-    read_common_voice,
-    report_speaker_leaks,
+from ..corpora.preparation.parts import Part
+from ..corpora.preparation.published_parts import (
+    HUB,
+    common_voice_parts,
+    dataset_parts,
+    librispeech_parts,
+    voxpopuli_asr_parts,
 )
-from ..corpora.readers.dataset_forms import has_one_split, known_source, language_configs
-from ..corpora.readers.downloads import download_mirror, download_published, download_release, published_files
+from ..corpora.readers.dataset_forms import has_one_split
+from ..corpora.readers.downloads import download_published, download_release, published_files
 from ..corpora.readers.folders import read_folder
-from ..corpora.readers.hf_datasets import read_dataset
-from ..corpora.readers.librispeech import librispeech_splits, read_librispeech
 from ..corpora.readers.lists import list_utterances, read_fl_lists
 from ..corpora.readers.manifests import partner_of, read_manifest
 from ..corpora.readers.voxpopuli import read_voxpopuli
-from ..corpora.readers.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_folders, voxpopuli_asr_locales
 from ..corpora.reading import ReadingReport
-from ..corpora.sources import LIBRISPEECH, VOXPOPULI, Source, common_voice_sources, source_of_corpus
+from ..corpora.sources import VOXPOPULI, Source, source_of_corpus
 from ..corpora.splits import Corpus, Splits, of_languages, split_of_name
 from ..error_line import error_line
 from .columns import given_columns
-
-HUB = "hf://datasets/"
-HUB_PAGE = "https://huggingface.co/datasets/"
-LABELLED = ("train", "dev", "test")
 
 
 def download(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Iterator[Path]:
@@ -57,67 +49,15 @@ def download(options: argparse.Namespace, parser: argparse.ArgumentParser) -> It
 def corpus_parts(options: argparse.Namespace) -> Iterator[Part]:
     """Yields the parts of all corpora; a preparation that is killed keeps those that are finished."""
     if options.common_voice:
-        yield from _common_voice_parts(options.common_voice, options.languages, options.common_voice_also)
+        yield from common_voice_parts(options.common_voice, options.languages, options.common_voice_also)
     if root := options.voxpopuli:
         read = partial(read_voxpopuli, root, locales=options.languages, subset=options.voxpopuli_subset)
         yield Part("voxpopuli", read, "unlabelled", source_of_corpus(root, VOXPOPULI), (root,))
     if options.voxpopuli_asr:
-        yield from _voxpopuli_asr_parts(options.voxpopuli_asr, options.languages)
+        yield from voxpopuli_asr_parts(options.voxpopuli_asr, options.languages)
     if options.librispeech:
-        yield from _librispeech_parts(options.librispeech)
+        yield from librispeech_parts(options.librispeech)
     yield from _own_parts(options)
-
-
-def _common_voice_parts(root: str, languages: list[str] | None, also: list[str]) -> Iterator[Part]:
-    mirror = None
-    if root.startswith(HUB):
-        name = root.removeprefix(HUB)
-        mirror = Source(name, url=HUB_PAGE + name)
-        root = download_mirror(name, locales=languages)
-    sources = common_voice_sources(root)
-    found = find_locales(root)
-    wanted = list(dict.fromkeys(map(to_locale, languages or found)))
-    if set(wanted).isdisjoint(found):
-        find_locales(root, languages)  # raises, and names those that are there
-    for locale in wanted:
-        if locale not in found:  # it may be in another corpus
-            yield Part(f"common-voice {locale}", partial(read_common_voice, root, "train", locales=[locale]), "train")
-            continue
-        source = mirror or sources(locale)
-        for split in (*LABELLED, *(["unlabelled"] if has_spontaneous_speech(root, locale) else [])):
-            read = partial(read_common_voice, root, split, locales=[locale])
-            inputs = common_voice_inputs(root, locale, [split])
-            yield Part(f"common-voice {split} {locale}", read, split, source, inputs)
-        for table in dict.fromkeys(also):
-            read = partial(read_common_voice, root, table, locales=[locale], beyond_splits=True)
-            inputs = common_voice_inputs(root, locale, [*LABELLED, table])
-            split = {"validated": "train", "other": "unlabelled"}[table]
-            yield Part(f"common-voice {table} {locale}", read, split, source, inputs)
-        read = partial(report_speaker_leaks, root, locales=[locale])
-        yield Part(f"common-voice speakers {locale}", read, inputs=common_voice_inputs(root, locale, LABELLED))
-
-
-def _voxpopuli_asr_parts(root: Path, languages: list[str] | None) -> Iterator[Part]:
-    found = {locale for split in LABELLED for locale in voxpopuli_asr_locales(root, split)}
-    if not found:
-        raise ValueError(f"{root}: no transcribed VoxPopuli, such as {root / 'transcribed_data/sl/asr_train.tsv'}")
-    source = source_of_corpus(root, VOXPOPULI)
-    wanted = [name if name in found else to_locale(name) for name in languages or ()]  # `en_accented` is one of theirs
-    for split in LABELLED:
-        for locale in wanted or sorted(found | set(voxpopuli_asr_folders(root))):
-            read = partial(read_voxpopuli_asr, root, split, locales=[locale])
-            yield Part(f"voxpopuli-asr {split} {locale}", read, split, source, (root,))
-
-
-def _librispeech_parts(root: Path) -> Iterator[Part]:
-    names = librispeech_splits(root)
-    if not names:
-        raise ValueError(f"{root}: no split of LibriSpeech, such as {root / 'test-clean'} or its .tar.gz")
-    source = source_of_corpus(root, LIBRISPEECH)
-    for name in names:
-        yield Part(
-            f"librispeech {name}", partial(read_librispeech, root, name), name.partition("-")[0], source, (root,)
-        )
 
 
 # ------------------------------------------------------------------- one's own speech, which is sorted into splits
@@ -189,21 +129,14 @@ def _own_corpora(options: argparse.Namespace) -> Iterator[OwnCorpus]:
 def _dataset_corpora(options: argparse.Namespace, columns: dict[str, str]) -> Iterator[OwnCorpus]:
     path, splits = Path(options.dataset), options.split or ["train"]
     refuse_spreadsheet(path)
-    if path.exists():
-        name, source, inputs = path, source_of_corpus(path, known_source(path)), (path,)
-        if len({split.partition("[")[0] for split in splits}) > 1 and has_one_split(path):
-            raise ValueError(f"{path}: is one split, which cannot be {' and '.join(splits)}; give one --split")
-    else:
-        name, inputs = options.dataset, ()
-        source = known_source(name) or Source(name, url=HUB_PAGE + name)
+    if path.exists() and len({split.partition("[")[0] for split in splits}) > 1 and has_one_split(path):
+        raise ValueError(f"{path}: is one split, which cannot be {' and '.join(splits)}; give one --split")
     settings = {"columns": columns, "language": options.language, "encoding": options.encoding}
     settings["copies"] = options.output / "recordings"
     languages = [options.language] if options.language else options.languages
-    for config in options.config or language_configs(name, languages):
-        for split in splits:
-            read = partial(read_dataset, name, split=split, config=config, **settings)
-            part = " ".join(filter(None, ("dataset", config, split)))
-            yield OwnCorpus(part, read, path, split_of_name(split), source, inputs)
+    name = path if path.exists() else options.dataset
+    for part in dataset_parts(name, splits, options.config, languages, **settings):
+        yield OwnCorpus(part.name, part.read, path, part.split, part.source, part.inputs)
 
 
 def read_own_speech(

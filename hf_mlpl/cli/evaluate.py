@@ -1,44 +1,111 @@
-"""Scores a model on labelled utterances: CER and WER of each language, and their macro average.
+"""Scores a model on labelled utterances: CER and WER of each language, and their means.
 
     hf-mlpl evaluate --model runs/final/model --data data/test.parquet --output results.json
+    hf-mlpl evaluate --model runs/final/model --dataset google/fleurs --languages all --output fleurs.json
 
 prints a table, and writes the same numbers to results.json, and the transcripts to results.hypotheses.parquet.
-`hf-mlpl report results.json` makes a page of both. The model is any CTC model, or one that writes text, such as
-Whisper; docs/teachers.md says how these differ. On several GPUs:
+`hf-mlpl report results.json` makes a page of both.
+
+The table has error rates of texts as they are written, and of normalised texts (norm.), in which capitals and
+punctuation do not count, as on leaderboards; with 95 % intervals in brackets where there are 10 utterances or more.
+--csv writes the numbers of each language as a table, and --trn the transcripts as sclite reads them. What was
+transcribed once is scored again without a model:
+
+    hf-mlpl evaluate --hypotheses results.hypotheses.parquet --output again.json --csv again.csv --trn again
+
+and so are transcripts of other programs, in a Parquet file with the columns id, language, text (the reference),
+hypothesis and duration_seconds, and perhaps speaker.
+
+--dataset is the name of a test set, or its path: FLEURS (google/fleurs), Multilingual LibriSpeech
+(facebook/multilingual_librispeech), VoxPopuli (facebook/voxpopuli), LibriSpeech (openslr/librispeech_asr), a release
+of Common Voice on the disk, or any data set that `hf-mlpl prepare-data` reads. It is prepared once, in the folder
+test-sets beside the output, and again only if it has changed:
+
+    hf-mlpl evaluate --model M --dataset google/fleurs --languages sl sv-SE --output fleurs.json
+    hf-mlpl evaluate --model M --dataset openslr/librispeech_asr --split test.clean --output clean.json
+    hf-mlpl evaluate --model M --dataset cv-corpus-17.0-2024-03-15 --languages sl --output common-voice.json
+
+Languages that the model does not know are scored, too, and a line names them. The model is any CTC model, or one that
+writes text, such as Whisper; docs/teachers.md says how these differ. On several GPUs:
 
     accelerate launch -m hf_mlpl evaluate --model runs/final/model --data data/test.parquet --output results.json
 """
+
+from __future__ import annotations
 
 import argparse
 import shlex
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from .columns import add_column_arguments, given_columns
 from .inference import add_inference_arguments, start_inference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..evaluation.test_sets import PreparedSet
+    from ..inference.recognition import LanguagesOfModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="folder or Hub name of a model")
-    parser.add_argument("--data", nargs="+", required=True, help="labelled utterance files")
-    parser.add_argument("--languages", nargs="+", help="score only these languages; default: all in the files")
+    parser.add_argument("--model", help="folder or Hub name of a model; needed for all but --hypotheses")
+    utterances = parser.add_mutually_exclusive_group(required=True)
+    utterances.add_argument("--data", nargs="+", help="labelled utterance files")
+    utterances.add_argument(
+        "--dataset", metavar="NAME_OR_PATH", help="test set on the Hub, or a folder or file: google/fleurs"
+    )
+    utterances.add_argument("--hypotheses", type=Path, metavar="FILE", help="transcripts to score again, Parquet")
+    parser.add_argument(
+        "--languages", nargs="+", help="score only these languages, such as sl sv-SE; default: all, every one there is"
+    )
     parser.add_argument(
         "--unseen-in", nargs="+", default=[], help="training files: score only sentences that none of them contains"
     )
     parser.add_argument("--output", type=Path, required=True, help="results file to write, JSON")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each language, CSV")
+    parser.add_argument("--trn", type=Path, metavar="FOLDER", help="write transcripts and references for sclite")
     add_inference_arguments(parser)
+    group = parser.add_argument_group("test sets", "These are for --dataset.")
+    group.add_argument("--split", help="split to read; default: test")
+    group.add_argument(
+        "--config",
+        nargs="+",
+        metavar="NAME",
+        help="configurations to read, such as sl_si or en_accented; default: those of --languages",
+    )
+    group.add_argument("--language", help="language of all utterances, if the data set does not say it")
+    add_column_arguments(group, ("recordings", "texts", "languages", "speakers"))
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
     from tqdm import tqdm
 
-    from ..atomic import write_json
     from ..corpora.sources import sources_of
+    from ..data.rows import distinct, filter_rows
     from ..data.utterances import read_utterances
     from ..evaluation.hypotheses import hypotheses_path
+    from ..evaluation.rescoring import rescore
     from ..evaluation.scoring import evaluate_model
-    from ..evaluation.tables import results_table
+    from ..inference.recognition import transcriber_of_languages
 
-    accelerator, dataset, model, processor, revision = start_inference(options)
+    test_set = _test_set(options, parser)
+    if options.hypotheses is not None:
+        seen = set(read_utterances(options.unseen_in)["text"]) if options.unseen_in else ()
+        results = rescore(options.hypotheses, options.output, options.languages, seen)
+        settings = {"model": options.model} if options.model else {}
+        settings |= {"unseen_in": options.unseen_in} if options.unseen_in else {}
+        _write(options, results | settings)
+        return
+    accelerator, dataset, model, processor, revision = start_inference(options, any_language=True)
+    languages = transcriber_of_languages(options.model, model, processor, distinct(dataset, "language"))
+    left_out = pa.array(languages.left_out, pa.string())
+    dataset = filter_rows(dataset, ["language"], lambda block: ~pc.is_in(block["language"], left_out).to_numpy())
+    for line in (*(test_set.lines if test_set else ()), *_lines_on(languages)) if accelerator.is_main_process else ():
+        print(line)
     if options.unseen_in:
         seen = set(read_utterances(options.unseen_in)["text"])
         dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text not in seen])
@@ -46,12 +113,76 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     with tqdm(total=share, unit=" utterances", disable=not accelerator.is_main_process) as progress:
         transcripts = hypotheses_path(options.output)
         results = evaluate_model(
-            accelerator, model, processor, dataset, options.batch_seconds, options.num_workers, progress, transcripts
+            accelerator,
+            model,
+            processor,
+            dataset,
+            options.batch_seconds,
+            options.num_workers,
+            progress,
+            transcripts,
+            with_speed=True,
+            transcribe=languages.transcribe,
         )
     if results is not None:  # in the main process
         settings = {"model": options.model, "revision": revision, "dtype": options.dtype, "data": options.data}
         settings |= {"sources": [asdict(source) for source in sources_of(options.data)]}
-        write_json(options.output, {**settings, "unseen_in": options.unseen_in, **results})
-        print(results_table(results))
-        print(f"results: {options.output}; transcripts: {transcripts}")
-        print(f"next: hf-mlpl report {shlex.quote(str(options.output))}")
+        settings |= {"dataset": test_set and test_set.description, "unseen_in": options.unseen_in}
+        settings |= {"unknown_languages": languages.unknown, "languages_left_out": languages.left_out}
+        _write(options, {**settings, **results})
+
+
+def _write(options: argparse.Namespace, results: dict) -> None:
+    """Writes results, and what `--csv` and `--trn` ask for, and prints them."""
+    from ..atomic import write_json, write_text
+    from ..evaluation.hypotheses import hypotheses_path, read_hypotheses
+    from ..evaluation.rescoring import write_trn
+    from ..evaluation.speed_line import describe_speed
+    from ..evaluation.tables import remarks_on, results_csv, results_table
+
+    transcripts = hypotheses_path(options.output)
+    write_json(options.output, results)
+    print(results_table(results))
+    print(*remarks_on(results), sep="\n")
+    if results.get("speed"):
+        print(f"speed: {describe_speed(results['speed'])}")
+    print(f"results: {options.output}; transcripts: {transcripts}")
+    if options.csv is not None:
+        write_text(options.csv, results_csv(results))
+        print(f"table: {options.csv}")
+    if options.trn is not None:
+        options.trn.mkdir(parents=True, exist_ok=True)
+        write_trn(read_hypotheses(transcripts, results), options.trn)
+        print(f"for sclite: {options.trn}")
+    print(f"next: hf-mlpl report {shlex.quote(str(options.output))}")
+
+
+def _test_set(options: argparse.Namespace, parser: argparse.ArgumentParser) -> PreparedSet | None:
+    """Prepares the test set of `--dataset`, and lets `--data` be its files; returns None without one."""
+    columns = given_columns(options)
+    if "all" in (options.languages or ()):
+        if len(options.languages) > 1:
+            parser.error(f"--languages {' '.join(options.languages)}: all stands alone")
+        options.languages = None
+    if options.model is None and options.hypotheses is None:
+        parser.error("--model is missing: the folder or Hub name of a model")
+    if options.dataset is None:
+        if columns or options.split or options.config or options.language:
+            parser.error("--split, --config, --language and columns are of a test set, which --dataset names")
+        return None
+    from ..evaluation.test_sets import SetRequest, prepare_test_set
+    from ..model.missing_model import check_model
+
+    check_model(options.model)  # before a long download
+    languages, configs = options.languages or (), options.config or ()
+    request = SetRequest(options.dataset, options.split or "test", languages, configs, options.language, columns)
+    test_set = prepare_test_set(request, options.output.parent / "test-sets")
+    options.data, options.languages = test_set.files, test_set.languages
+    return test_set
+
+
+def _lines_on(languages: LanguagesOfModel) -> Iterator[str]:
+    if languages.unknown:
+        yield f"the model does not know {', '.join(languages.unknown)}; they are scored all the same"
+    if languages.left_out:
+        yield f"left out, because the model cannot transcribe them: {', '.join(languages.left_out)}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..inference.precision import DTYPES, convert
 from ..model.missing_model import OUR_TYPES, RELEASED_ON_HUB
-from .download import announce_model
+from .download import announced
 
 if TYPE_CHECKING:
     import torch
@@ -62,12 +62,15 @@ def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def start_inference(
-    options: argparse.Namespace,
+    options: argparse.Namespace, any_language: bool = False
 ) -> tuple[Accelerator, Dataset, PreTrainedModel, ProcessorMixin, str]:
     """Reads `--data` and loads any `--model` that recognises speech, on a CPU if `--dtype` or the machine requires it.
 
     Returns the processes of `accelerate launch`, or this one; the utterances; the model, in `--dtype` and on this
     process's device; its processor; and the revision of its stored weights.
+
+    Args:
+        any_language: as `load_recognizer` has it.
     """
     import torch
     from accelerate import Accelerator
@@ -80,7 +83,8 @@ def start_inference(
     logging.basicConfig(format="%(message)s")
     accelerator = Accelerator(cpu=options.dtype == "int8" or not torch.accelerator.is_available())
     dataset = read_utterances(options.data, options.languages)
-    model, processor = load_recognizer(options.model, distinct(dataset, "language"))
+    with announced(options.model, is_shown=accelerator.is_main_process):
+        model, processor = load_recognizer(options.model, distinct(dataset, "language"), any_language)
     revision = teacher_revision(model, options.model)
     return accelerator, dataset, convert(model.to(accelerator.device), options.dtype), processor, revision
 
@@ -99,19 +103,19 @@ def load_pipeline(options: argparse.Namespace, **arguments) -> AutomaticSpeechRe
     from ..inference.loading import load_model
     from ..inference.recognition import adapter_of
 
-    announce_model(options.model)
-    if (config := read_config(options.model)).model_type not in OUR_TYPES:
-        locales = [arguments["language"]] if "language" in arguments else []
-        recognize = CtcRecognizer(*load_model(options.model, adapter_of(options.model, config, locales)))
-        recognize.model.to(_device(options))
-    else:
-        if options.dtype == "int8":
-            arguments["device"] = "cpu"
-        model = options.model
-        if base_of(model) is not None:  # transformers loads adapters with some releases of peft alone
-            model, processor = load_model(model)
-            arguments |= {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
-        recognize = pipeline("automatic-speech-recognition", model=model, **arguments)
+    with announced(options.model):
+        if (config := read_config(options.model)).model_type not in OUR_TYPES:
+            locales = [arguments["language"]] if "language" in arguments else []
+            recognize = CtcRecognizer(*load_model(options.model, adapter_of(options.model, config, locales)))
+            recognize.model.to(_device(options))
+        else:
+            if options.dtype == "int8":
+                arguments["device"] = "cpu"
+            model = options.model
+            if base_of(model) is not None:  # transformers loads adapters with some releases of peft alone
+                model, processor = load_model(model)
+                arguments |= {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
+            recognize = pipeline("automatic-speech-recognition", model=model, **arguments)
     convert(recognize.model, options.dtype)
     return recognize
 

@@ -136,8 +136,9 @@ def _add_dataset(group: argparse._ArgumentGroup) -> None:
         action=_Once,
         metavar="NAME_OR_FOLDER",
         help="data set of the Hub, or a folder or file that the library datasets reads; also google/fleurs, "
-        "facebook/multilingual_librispeech and facebook/voxpopuli, or folders of their files. Rows without a text are "
-        "unlabelled speech; audio that is not in a file is written to the folder recordings of --output",
+        "facebook/multilingual_librispeech, facebook/voxpopuli and openslr/librispeech_asr, or folders of their "
+        "files. Rows without a text are unlabelled speech; audio that is not in a file is written to the folder "
+        "recordings of --output",
     )
     group.add_argument(
         "--config",

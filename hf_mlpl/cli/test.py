@@ -30,7 +30,7 @@ from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
-from .download import announce_model
+from .download import announced
 from .errors import describe
 
 
@@ -94,9 +94,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         entries, problems = read_lists(lists, options.datadir)
         for folder in filter(None, (files and files.folder, options.sclite)):
             folder.mkdir(parents=True, exist_ok=True)
-        if not options.am.endswith(".bin") and not os.path.isfile(options.am):
-            announce_model(options.am)
-        model, processor = load_acoustic_model(options.am, options.tokens, options.surround)
+        is_file = options.am.endswith(".bin") or os.path.isfile(options.am)
+        with nullcontext() if is_file else announced(options.am):
+            model, processor = load_acoustic_model(options.am, options.tokens, options.surround)
     except Exception as error:
         if isinstance(error, OSError) and error.filename:
             problem = f"{error.filename}: {error.strerror}"
@@ -148,8 +148,7 @@ def _test(options: argparse.Namespace, model, processor, entries: list, failed: 
                 progress.write(lines, file=sys.stdout, end="")
                 sys.stdout.flush()
             if sclite is not None:
-                for file, sentence in zip(sclite, (words, reference_words), strict=True):
-                    file.write(f"{' '.join(sentence)} ({sample.entry.id})\n")
+                sclite(" ".join(words), " ".join(reference_words), sample.entry.id)
             emissions = None
             try:
                 emissions = files and files.write(sample)

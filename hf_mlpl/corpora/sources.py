@@ -17,6 +17,7 @@ from ..data.utterances import utterance_files
 from .locales import to_locale
 from .readers.releases import find_releases
 
+HUB_PAGE = "https://huggingface.co/datasets/"
 NAMED_RELEASE = re.compile(r"(?:cv|sps)-corpus-\d+(\.\d+)?(-delta)?(-\d{4}-\d\d-\d\d|-singleword)?")
 
 
@@ -36,7 +37,7 @@ class Source:
 
 
 VOXPOPULI = Source("VoxPopuli", "cc0-1.0", "https://github.com/facebookresearch/voxpopuli")
-FLEURS = Source("FLEURS", "cc-by-4.0", "https://huggingface.co/datasets/google/fleurs")
+FLEURS = Source("FLEURS", "cc-by-4.0", f"{HUB_PAGE}google/fleurs")
 MLS = Source("Multilingual LibriSpeech", "cc-by-4.0", "https://www.openslr.org/94")
 LIBRISPEECH = Source("LibriSpeech", "cc-by-4.0", "https://www.openslr.org/12")
 # The demo's corpus. Its texts are dates, numbers and names, which are free. But espeak-ng, which is under the GPL,

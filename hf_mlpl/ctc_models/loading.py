@@ -160,7 +160,7 @@ def load_student(
         )
     old_tokenizer = _load_tokenizer(source, is_needed=new_tokenizer is None) if has_head else None
     if language is not None:
-        _load_adapter(source, model, old_tokenizer, language)
+        load_adapter(source, model, old_tokenizer, language)
     problem = old_tokenizer and vocabulary_problem(model.config, old_tokenizer)
     if new_tokenizer is None:
         if problem:
@@ -307,7 +307,7 @@ def adapter_languages(name: str | os.PathLike, config: PreTrainedConfig) -> list
     return languages if any(find_file(name, file) for file in files) else []
 
 
-def _load_adapter(
+def load_adapter(
     name: str | os.PathLike, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, language: str
 ) -> None:
     """Gives an MMS model the adapter, the head and the vocabulary of a language."""

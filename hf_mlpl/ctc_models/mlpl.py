@@ -56,7 +56,7 @@ class MlplInterface(CtcInterface):
         # If it shares its line, other characters may have the same label; then all labels are made equal.
         ids = self.tokenizer.get_vocab()
         characters = [entry for entry in ids if len(entry) == 1]
-        known = sorted(set(characters) - self.unknown_characters(" ".join(characters)).keys())
+        known = [character for character in characters if not self.unknown_characters(character)]
         labels = np.full(sys.maxunicode + 1, -1, np.int32)
         labels[[ord(character) for character in known]] = [ids[character] for character in known]
         labels[ord(" ")] = self.tokenizer.word_delimiter_token_id

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .rows import id_hashes
+from .text_arrays import visible
 
 COLLAPSED_SHARE = 0.9  # of the labels, empty or equal: a model trained on them would learn that one text
 COLLAPSED_LENGTH = 0.1  # of the characters in human transcripts: it would learn to say next to nothing
@@ -43,8 +44,8 @@ def describe_collapse(report: Mapping) -> str | None:
 
 
 def num_characters(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Counts the characters of each text, without white space at its ends."""
-    return pc.utf8_length(pc.utf8_trim_whitespace(texts))
+    """Counts the characters of each text, without invisible ones and white space at its ends."""
+    return pc.utf8_length(visible(texts))
 
 
 class LabelTexts:
@@ -59,7 +60,7 @@ class LabelTexts:
         """Adds rows with `language`, `text` and `duration_seconds`."""
         if not len(labels):
             return
-        texts, languages = pc.utf8_trim_whitespace(labels["text"]), labels["language"]
+        texts, languages = visible(labels["text"]), labels["language"]
         if isinstance(labels, pa.Table):
             texts, languages = texts.combine_chunks(), languages.combine_chunks()
         hashes, encoded = id_hashes(texts), languages.dictionary_encode()

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..model.text import normalize_text
+from ..model.text import INVISIBLE, normalize_text, without_invisible
 
 NUM_CODE_POINTS = sys.maxunicode + 1
 SPACE = ord(" ")
@@ -61,8 +61,9 @@ class TextBlock:
 def _may_change() -> np.ndarray:
     """Returns a mask (NUM_CODE_POINTS,) of the characters because of which `normalize_text` may change a text.
 
-    They are white space other than the space, characters that NFC replaces, and characters that NFC may compose with
-    the one before. Python has no list of the last; all are marks, vowels and finals of Hangul, or beyond 2^16.
+    They are white space other than the space, invisible characters, those that NFC replaces, and those that NFC may
+    compose with the one before. Python has no list of the last; all are marks, vowels and finals of Hangul, or beyond
+    2^16.
     """
     mask = np.ones(NUM_CODE_POINTS, bool)
     for code_point in range(1 << 16):
@@ -71,10 +72,16 @@ def _may_change() -> np.ndarray:
             0x1160 <= code_point < 0x1200
             or unicodedata.category(character)[0] == "M"
             or character.isspace()
+            or without_invisible(f"a{character}") == "a"
             or not unicodedata.is_normalized("NFC", character)
         )
     mask[SPACE] = False
     return mask
+
+
+def visible(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Returns texts without invisible characters, and without white space at their ends; null stays null."""
+    return pc.utf8_trim_whitespace(pc.replace_substring_regex(texts, f"[{INVISIBLE}]+", ""))
 
 
 def join(texts: pa.Array, separator: str) -> pa.Buffer:

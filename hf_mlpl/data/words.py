@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
 
-# Beginnings of the Unicode names of letters that are written without spaces between words.
+# Beginnings of the Unicode names of letters that are written without spaces between words. East Asian punctuation has
+# no spaces beside it either; the other scripts have some between phrases.
+EAST_ASIAN = ("CJK ", "IDEOGRAPHIC ", "HIRAGANA", "HENTAIGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO")
 WITHOUT_SPACES = (
-    *("CJK ", "IDEOGRAPHIC ", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO"),
-    *("THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN "),
+    *EAST_ASIAN,
+    *("THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ", "JAVANESE ", "BALINESE "),
+    *("TAI LE ", "NEW TAI LUE ", "TAI THAM "),
 )
+# Punctuation that is set inside of a word and separates nothing: Armenian's marks of tone, and Hebrew's gershayim, for
+# which quotation marks are typed too.
+MARKS_OF_WORDS = re.compile('(?<=[Ա-և])[՛՜՞]+(?=[Ա-և])|(?<=[\u0591-\u05ea])[״"“”](?=[א-ת])')
 
 
 @cache
-def _is_unspaced(character: str) -> bool:
+def is_unspaced(character: str) -> bool:
+    """Returns whether a character is of a script without spaces between words."""
     return unicodedata.name(character, "").startswith(WITHOUT_SPACES)
 
 
@@ -24,7 +32,7 @@ def words_of(text: str) -> list[str]:
     >>> words_of("two words"), words_of("两个词 ok")
     (['two', 'words'], ['两', '个', '词', 'ok'])
     """
-    return [part for word in text.split() for part in (word if any(map(_is_unspaced, word)) else [word])]
+    return [part for word in text.split() for part in (word if any(map(is_unspaced, word)) else [word])]
 
 
 def join_texts(texts: Sequence[str]) -> str:
@@ -35,6 +43,6 @@ def join_texts(texts: Sequence[str]) -> str:
     """
     joined = ""
     for text in filter(None, (text.strip() for text in texts)):
-        needs_space = joined and not (_is_unspaced(joined[-1]) and _is_unspaced(text[0]))
+        needs_space = joined and not (is_unspaced(joined[-1]) and is_unspaced(text[0]))
         joined += (" " if needs_space else "") + text
     return joined

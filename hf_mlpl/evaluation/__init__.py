@@ -9,8 +9,11 @@ __all__, __getattr__, __dir__ = lazy_names(
         "error_rate": "ErrorRate",
         "hypotheses": "hypotheses_path read_hypotheses",
         "intervals": "interval resampled_rates",
-        "results": "read_results",
+        "rescoring": "rescore write_trn",
+        "results": "interval_of rate_of read_results",
         "scoring": "evaluate_model score",
+        "speed_line": "describe_speed",
         "tables": "comparison_table gap_table results_table",
+        "test_sets": "PreparedSet SetRequest prepare_test_set",
     },
 )

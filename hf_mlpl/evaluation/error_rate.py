@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from rapidfuzz.distance import Levenshtein
@@ -10,6 +10,7 @@ from rapidfuzz.distance import Levenshtein
 from ..model.text import normalize_text
 
 RATES = ("cer", "wer", "language_accuracy")  # for each language of the results
+EDITS = ("substitutions", "deletions", "insertions")
 
 
 class ErrorRate:
@@ -37,8 +38,20 @@ class ErrorRate:
     @property
     def rate(self) -> float:
         """Returns a fraction, which can exceed 1; for empty references alone, 0.0 without edits and 1.0 with any."""
-        # A rate over nothing stays finite, so that it can be averaged and written as JSON.
-        return self.edits / self.length if self.length else float(self.edits > 0)
+        return fraction(self.edits, self.length)
+
+
+def fraction(edits: int, length: int) -> float:
+    """Returns an error rate, which stays finite over nothing, so that it can be averaged and written as JSON."""
+    return edits / length if length else float(edits > 0)
+
+
+def count_edits(hypothesis: Sequence[str], reference: Sequence[str]) -> list[int]:
+    """Counts the `EDITS` of one of the shortest ways from a reference to a hypothesis, the one that jiwer counts."""
+    if hypothesis == reference:
+        return [0, 0, 0]
+    kinds = [edit[0] for edit in Levenshtein.editops(reference, hypothesis).as_list()]
+    return [kinds.count(kind) for kind in ("replace", "delete", "insert")]
 
 
 def mean_rate(rates: Iterable[float | None]) -> float | None:

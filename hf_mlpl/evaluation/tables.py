@@ -2,26 +2,111 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from ..text_table import aligned
-from .error_rate import RATES, mean_rate
+from .differences import Difference
+from .error_rate import EDITS, mean_rate
+from .normalization import leads_with_cer
+from .results import METRICS, TITLES, interval_of, rate_of
+
+MOST_NAMED = 5  # confusions of languages
 
 
 def results_table(results: dict) -> str:
-    """Returns results of `score` as a table, rates in percent: a row for each language, then the macro average."""
+    """Returns results of `score` as a table: a row for each language, then the means over languages and over hours.
+
+    Rates are in percent, with the bounds of their 95 % intervals in brackets where these are known. What no row has,
+    such as normalised rates of older results, has no column.
+    """
     totals = {"utterances": results["utterances"], "hours": results["hours"]}
-    scores_of_row = {**dict(sorted(results["languages"].items())), "macro": {**results["macro"], **totals}}
-    table = [("language", "utterances", "hours", "CER %", "WER %", "language %")]
-    for name, scores in scores_of_row.items():
-        rates = ("-" if scores[rate] is None else f"{100 * scores[rate]:.1f}" for rate in RATES)
-        table.append((name, str(scores["utterances"]), f"{scores['hours']:.2f}", *rates))
-    return aligned(table)
+    rows = [*sorted(results["languages"].items()), ("macro average", {**results["macro"], **totals})]
+    if "by_hours" in results:
+        rows.append(("weighted by hours", {**results["by_hours"], **totals}))
+    columns = [
+        ("language", [name for name, _ in rows]),
+        ("utterances", [f"{scores['utterances']:,}" for _, scores in rows]),
+        ("hours", [f"{scores['hours']:.2f}" for _, scores in rows]),
+        *((f"{TITLES[metric]} %", [_rate_cell(scores, metric) for _, scores in rows]) for metric in METRICS),
+        ("CER % of speakers", [_speakers_cell(scores) for _, scores in rows]),
+        ("language %", [_in_percent(scores.get("language_accuracy")) for _, scores in rows]),
+    ]
+    shown = [(title, *cells) for title, cells in columns if set(cells) != {"-"}]
+    return aligned(list(zip(*shown, strict=True)))
 
 
-def comparison_table(results: dict[str, Sequence[dict]], languages: Sequence[str] = (), metric: str = "cer") -> str:
+def _rate_cell(scores: Mapping, metric: str) -> str:
+    bounds = interval_of(scores, metric)
+    text = _in_percent(rate_of(scores, metric))
+    return text if bounds is None else f"{text} ({_in_percent(bounds[0])}-{_in_percent(bounds[1])})"
+
+
+def _speakers_cell(scores: Mapping) -> str:
+    speakers = scores.get("speakers")
+    return f"{_in_percent(speakers['cer']['lowest'])}-{_in_percent(speakers['cer']['highest'])}" if speakers else "-"
+
+
+def _in_percent(rate: float | None) -> str:
+    return "-" if rate is None else f"{100 * rate:.1f}"
+
+
+def remarks_on(results: dict) -> list[str]:
+    """Returns lines on results of `score`: kinds of edits, empty transcripts, confused languages."""
+    languages, lines = results["languages"], []
+    for unit in ("characters", "words"):
+        kinds = {kind: sum(scores["edits"][unit][kind] for scores in languages.values()) for kind in EDITS}
+        total = sum(scores[unit] for scores in languages.values())
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        lines.append(f"edits of {total:,} {unit}: {counts}")
+    lost = f"; {results['unreadable']:,} could not be read" if results["unreadable"] else ""
+    share = results["empty"] / results["utterances"]
+    lines.append(f"empty transcripts: {results['empty']:,} of {results['utterances']:,} ({share:.1%}){lost}")
+    confused = [
+        (count, language, predicted)
+        for language, row in results["language_confusions"].items()
+        for predicted, count in row.items()
+        if language != predicted
+    ]
+    if confused:
+        most = sorted(confused, key=lambda entry: (-entry[0], entry[1:]))[:MOST_NAMED]
+        named = ", ".join(f"{language} for {predicted} {count:,} times" for count, language, predicted in most)
+        lines.append(f"languages taken for others: {named}")
+    if unspaced := [language for language in languages if leads_with_cer(language)]:
+        lines.append(f"written without spaces, so that the WER says little: {', '.join(unspaced)}")
+    return lines
+
+
+def results_csv(results: dict) -> str:
+    """Returns results of `score` as a CSV with a row for each language, rates as fractions, empty where not known."""
+    rows = []
+    for language, scores in sorted(results["languages"].items()):
+        row: dict[str, object] = {"language": language, "utterances": scores["utterances"], "hours": scores["hours"]}
+        for metric in METRICS:
+            low, high = interval_of(scores, metric) or (None, None)
+            row |= {metric: rate_of(scores, metric), f"{metric}_low": low, f"{metric}_high": high}
+        for unit in ("characters", "words"):
+            row |= {unit: scores[unit]} | {f"{unit}_{kind}": scores["edits"][unit][kind] for kind in EDITS}
+        speakers = scores["speakers"] or {"count": None, "cer": dict.fromkeys(("lowest", "median", "highest"))}
+        row |= {"language_accuracy": scores["language_accuracy"], "empty": scores["empty"]}
+        row |= {"speakers": speakers["count"]} | {f"speaker_cer_{k}": rate for k, rate in speakers["cer"].items()}
+        rows.append(row)
+    with io.StringIO(newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return file.getvalue()
+
+
+def comparison_table(
+    results: Mapping[str, Sequence[dict]],
+    languages: Sequence[str] = (),
+    metric: str = "cer",
+    differences: Mapping[str, Difference | str] | None = None,
+) -> str:
     """Returns error rates in percent as a table: a column for each of `results`, a row for each language, means below.
 
     A cell for several runs has their mean and, in brackets, the lowest and highest. The last column is the change from
@@ -30,20 +115,51 @@ def comparison_table(results: dict[str, Sequence[dict]], languages: Sequence[str
     Args:
         results: name -> results of `score`, one per run; all of the same languages, with as many runs for each.
         languages: languages with a mean of their own, beside that of the other languages.
+        metric: one of the `METRICS`.
+        differences: between the first and the last entry, by row, for two more columns: the difference in percentage
+            points with its 95 % interval, and whether it is real.
 
     Raises:
         ValueError: where entries have different languages or numbers of runs, or lack one of `languages`.
     """
-    table = [("language", *(f"{name}, {metric.upper()} %" for name in results), "change")]
-    for row, members in _rows(results, languages).items():
+    differences = {} if differences is None or not verdict(differences) else differences
+    more = ("difference, 95 %", "real") if differences else ()
+    table = [("language", *(f"{name}, {TITLES[metric]} %" for name in results), "change", *more)]
+    for row, members in members_of_rows(results, languages).items():
         rates = [[_rate(run, members, metric) for run in runs] for runs in results.values()]
         change = _ratio(fmean(rates[-1]), fmean(rates[0])) - 1
-        table.append((row, *map(_spread, rates), _percent(change, "+.0f", " %")))
+        cells = _difference_cells(differences[row]) if differences else ()
+        table.append((row, *map(_spread, rates), _percent(change, "+.0f", " %"), *cells))
     return aligned(table)
 
 
+def _difference_cells(difference: Difference | str) -> tuple[str, str]:
+    if isinstance(difference, str):
+        return "-", "?"
+    change, low, high = (f"{100 * value:+.1f}" for value in (difference.change, difference.low, difference.high))
+    return f"{change} ({low} to {high})", "yes" if difference.is_real else "no"
+
+
+def verdict(differences: Mapping[str, Difference | str]) -> list[str]:
+    """Returns lines that name the rows whose differences are real, those whose are not, and those that are not known.
+
+    Returns none if no difference is known.
+    """
+    known = {row: each.is_real for row, each in differences.items() if isinstance(each, Difference)}
+    groups = {
+        "real": [row for row, is_real in known.items() if is_real],
+        "may be chance": [row for row, is_real in known.items() if not is_real],
+    }
+    if not known:
+        return []
+    for row, each in differences.items():
+        if isinstance(each, str):
+            groups.setdefault(f"not known, {each}", []).append(row)
+    return [f"{group}: {', '.join(rows)}" for group, rows in groups.items() if rows]
+
+
 def gap_table(
-    results: dict[str, Sequence[dict]],
+    results: Mapping[str, Sequence[dict]],
     languages: Sequence[str],
     oracle: str,
     control: str | None = None,
@@ -60,7 +176,7 @@ def gap_table(
     """
     if unknown := [name for name in (oracle, control) if name and name not in results]:
         raise ValueError(f"no results are called {', '.join(unknown)}; there are {', '.join(results)}")
-    members = languages or _rows(results, languages)["macro average"]
+    members = languages or members_of_rows(results, languages)["macro average"]
     rates = {name: [_rate(run, members, metric) for run in runs] for name, runs in results.items()}
     start, *names = (name for name in results if name != oracle)
     columns = [["run", *(str(number) for number in range(1, len(rates[start]) + 1)), "mean"]]
@@ -76,9 +192,9 @@ def gap_table(
     return aligned(list(zip(*columns, strict=True)))
 
 
-def _rows(results: dict[str, Sequence[dict]], languages: Sequence[str]) -> dict[str, list[str]]:
+def members_of_rows(results: Mapping[str, Sequence[dict]], languages: Sequence[str]) -> dict[str, list[str]]:
     """Returns the rows of a comparison: name -> the languages it averages; raises as `comparison_table` does."""
-    first, *_ = results.values()
+    first = next(iter(results.values()))
     scored = sorted(first[0]["languages"])
     for name, runs in results.items():
         if len(runs) != len(first):
@@ -99,7 +215,7 @@ def _rows(results: dict[str, Sequence[dict]], languages: Sequence[str]) -> dict[
 
 def _rate(result: dict, languages: Sequence[str], metric: str) -> float:
     """Returns the mean of the languages' rates, NaN where none is known."""
-    rate = mean_rate(result["languages"][language][metric] for language in languages)
+    rate = mean_rate(rate_of(result["languages"][language], metric) for language in languages)
     return math.nan if rate is None else rate
 
 

@@ -28,6 +28,7 @@ from ..ctc_models import CtcInterface, ctc_interface
 from ..data.batches import SpeechBatch, plan_batches
 from ..data.rows import durations_of
 from ..model.tokenization_mlpl import IGNORED
+from .clock import Clock, Stopwatch, TimedBatch
 from .pieces import Piece, cut, explain_memory_errors, join_language_log_probs, seconds_in_pieces
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ def transcribe(
     max_batch_seconds: float | None = None,
     num_workers: int | None = None,
     progress: tqdm | None = None,
+    clock: Clock | None = None,
 ) -> Iterator[Hypothesis]:
     """Transcribes every utterance of a data set exactly once, about the longest first, in evaluation mode.
 
@@ -96,6 +98,7 @@ def transcribe(
             on a CPU, whose cache is small, and else 200.
         num_workers: processes that decode audio; by default none for a CPU, and else up to 8.
         progress: a bar that counts utterances.
+        clock: gets the times of batches.
 
     Raises:
         MemoryError: for a batch that does not fit into memory.
@@ -105,16 +108,18 @@ def transcribe(
         max_batch_seconds = 50.0 if on_cpu else 200.0
     if num_workers is None:
         num_workers = 0 if on_cpu else min(8, os.cpu_count() or 1)
+    clock = clock or Clock()
+    clock.batch_seconds = max_batch_seconds
     batches = PieceBatches(dataset, processor, model.config, max_batch_seconds)
     # What torch.compile returns is no PreTrainedModel. It and FSDP can run one forward at a time only.
     is_wrapped = isinstance(model, FSDPModule) or not isinstance(model, PreTrainedModel)
     if on_cpu and not num_workers and batches.ctc.runs_in_threads and not is_wrapped:
         results = decode_in_threads(
-            lambda number: _decode_batches(model, batches.ctc, batches.make_batches(number)), len(batches.plan)
+            lambda number: _decode_batches(model, batches.ctc, batches.make_batches(number), clock), len(batches.plan)
         )
     else:
         loader = DataLoader(batches, batch_size=None, num_workers=num_workers)
-        results = _decode_batches(model, batches.ctc, loader)
+        results = _decode_batches(model, batches.ctc, loader, clock)
     was_training = model.training
     if not was_training:  # training has said it already
         for remark in batches.ctc.remarks(model, training=False):
@@ -141,6 +146,7 @@ class PieceBatch(SpeechBatch):
     """Holds pieces of utterances, whose rows are `indices`. Rows in `problems` may have pieces in earlier batches."""
 
     pieces: list[Piece] = field(default_factory=list)  # (B,), without their samples
+    extraction_seconds: float = 0.0  # that its features took, without the decoding of audio
 
 
 class PieceBatches(IterableDataset):
@@ -170,26 +176,31 @@ class PieceBatches(IterableDataset):
         """Yields one batch or more of the utterances in batch `number` of the plan."""
         ctc, rows, problems = self.ctc, self.plan[number], {}
         columns, rate = self.dataset[rows], ctc.sampling_rate
-        items, longest = [], 0
+        items, longest, extraction = [], 0, Stopwatch()
         for i, row in enumerate(rows):
             language_id = self.language_ids.get(columns["language"][i], IGNORED)
             try:
                 for piece in cut(stream_audio(columns["audio"][i], rate), rate, ctc.samples_per_frame):
-                    features = ctc.extract(piece.samples)
+                    with extraction:
+                        features = ctc.extract(piece.samples)
                     longest = max(longest, len(features))
                     if items and ctc.input_seconds(longest * (len(items) + 1)) > self.max_seconds:
-                        yield self._collate(items, problems)
-                        items, longest, problems = [], len(features), {}
+                        yield self._collate(items, problems, extraction)
+                        items, longest, problems, extraction = [], len(features), {}, Stopwatch()
                     items.append((features, row, language_id, replace(piece, samples=None)))
             except (OSError, ValueError) as error:
                 problems[row] = f"utterance {columns['id'][i]}: {error}"
         if items or problems:
-            yield self._collate(items, problems)
+            yield self._collate(items, problems, extraction)
 
-    def _collate(self, items: list[tuple[torch.Tensor, int, int, Piece]], problems: dict[int, str]) -> PieceBatch:
+    def _collate(
+        self, items: list[tuple[torch.Tensor, int, int, Piece]], problems: dict[int, str], extraction: Stopwatch
+    ) -> PieceBatch:
         features, rows, language_ids, pieces = map(list, zip(*items, strict=True)) if items else ([], [], [], [])
-        padded, mask = pad(features or [self.ctc.extract(np.empty(0, np.float32))])
-        return PieceBatch(padded, mask[: len(features)], None, torch.tensor(language_ids), rows, problems, pieces)
+        with extraction:
+            padded, mask = pad(features or [self.ctc.extract(np.empty(0, np.float32))])
+        tensors = padded, mask[: len(features)], None, torch.tensor(language_ids)
+        return PieceBatch(*tensors, rows, problems, pieces, extraction.seconds)
 
 
 def pad(features: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -213,7 +224,7 @@ def decode_in_threads(
     num_threads, stopped = torch.get_num_threads(), stopped or Event()
     num_parallel = max(1, min(num_threads, num_batches, MAX_PARALLEL_FORWARDS))
     torch.set_num_threads(num_threads // num_parallel)  # for each thread that begins from now on
-    pool = ThreadPoolExecutor(num_parallel)
+    pool = ThreadPoolExecutor(num_parallel, thread_name_prefix="decoder")
 
     def decode_all(number: int) -> list[Hypothesis]:
         hypotheses = []
@@ -232,19 +243,24 @@ def decode_in_threads(
 
 
 def _decode_batches(
-    model: PreTrainedModel, ctc: CtcInterface, batches: Iterable[PieceBatch]
+    model: PreTrainedModel, ctc: CtcInterface, batches: Iterable[PieceBatch], clock: Clock
 ) -> Generator[list[Hypothesis], None, None]:
     """Yields after each batch the hypotheses of the utterances that end in it."""
     paths_of_row: dict[int, list[GreedyPath]] = defaultdict(list)
     for batch in batches:
         finished = []
-        paths = best_paths(model, ctc, batch.input_features, batch.attention_mask) if batch.indices else []
-        for row, language_id, piece, path in zip(
-            batch.indices, batch.language_ids.tolist(), batch.pieces, paths, strict=True
-        ):
-            paths_of_row[row].append(path.middle(piece))
-            if piece.is_last:
-                finished.append(_make_hypothesis(ctc, row, language_id, paths_of_row.pop(row)))
+        with Stopwatch() as computing:
+            paths = best_paths(model, ctc, batch.input_features, batch.attention_mask) if batch.indices else []
+            for row, language_id, piece, path in zip(
+                batch.indices, batch.language_ids.tolist(), batch.pieces, paths, strict=True
+            ):
+                paths_of_row[row].append(path.middle(piece))
+                if piece.is_last:
+                    finished.append(_make_hypothesis(ctc, row, language_id, paths_of_row.pop(row)))
+        if batch.pieces:
+            size = len(batch.pieces)
+            seconds, audio = batch.extraction_seconds + computing.seconds, sum(piece.seconds for piece in batch.pieces)
+            clock.add(TimedBatch(audio, seconds, size, forwards=1 if ctc.pads_exactly else size))
         for row, problem in batch.problems.items():
             paths_of_row.pop(row, None)
             finished.append(Hypothesis(row=row, error=problem))

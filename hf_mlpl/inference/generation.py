@@ -39,6 +39,7 @@ from ..audio.reading import stream_audio
 from ..data.batches import plan_batches
 from ..data.rows import blocks, durations_of
 from ..data.words import join_texts
+from .clock import Clock, Stopwatch, TimedBatch
 from .decoding import DURATION_TOLERANCE, Hypothesis, decode_in_threads
 from .pieces import explain_memory_errors, join_language_log_probs, prefetch
 from .quiet_cuts import cut_where_quiet
@@ -136,6 +137,7 @@ class WindowBatch:
         is_last, seconds: of each piece.
         locale, language: Common Voice's name of the language, and the model's.
         problems: one line for each row that cannot be read; it may have pieces in earlier batches.
+        extraction_seconds: that the inputs took, without the decoding of audio.
     """
 
     inputs: dict | None
@@ -145,6 +147,7 @@ class WindowBatch:
     locale: str
     language: str | None
     problems: dict[int, str] = field(default_factory=dict)
+    extraction_seconds: float = 0.0
 
 
 class WindowBatches(IterableDataset):
@@ -216,7 +219,9 @@ class WindowBatches(IterableDataset):
 
     def _collate(self, batch: WindowBatch, samples: list[np.ndarray]) -> WindowBatch:
         if samples:
-            batch.inputs = self.request.inputs(samples, batch.language)
+            with Stopwatch() as extraction:
+                batch.inputs = self.request.inputs(samples, batch.language)
+            batch.extraction_seconds = extraction.seconds
         return batch
 
 
@@ -226,14 +231,40 @@ class GenerativeTranscriber:
     Args:
         model, processor: as transformers' Auto classes load them.
         locales: languages of the utterances, which are checked at once.
+        any_language: whether a model that hears the language, such as Whisper, writes in that of an utterance whose
+            language it does not know. `unknown` has those locales, and `left_out` those for which the model has no
+            such way.
 
     Raises:
-        ValueError: for a language that the model does not know.
+        ValueError: for a language that the model does not know; with `any_language`, if all are left out.
     """
 
-    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, locales: Iterable[str] = ()):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        locales: Iterable[str] = (),
+        any_language: bool = False,
+    ):
         self.model, self.request = model, make_request(model, processor)
-        self.languages = {locale: self.request.language(locale) for locale in sorted(set(locales))}
+        self.languages: dict[str, str | None] = {}
+        self.unknown: list[str] = []
+        self.left_out: list[str] = []
+        problem = None
+        for locale in sorted(set(locales)):
+            try:
+                self.languages[locale] = self.request.language(locale)
+            except ValueError as error:
+                if not any_language:
+                    raise
+                if self.request.hears_language:
+                    self.languages[locale] = None
+                    self.unknown.append(locale)
+                else:
+                    self.left_out.append(locale)
+                    problem = problem or error
+        if problem and not self.languages:
+            raise problem
 
     def __call__(
         self,
@@ -241,6 +272,7 @@ class GenerativeTranscriber:
         max_batch_seconds: float | None = None,
         num_workers: int | None = None,
         progress: tqdm | None = None,
+        clock: Clock | None = None,
     ) -> Iterator[Hypothesis]:
         """Transcribes every utterance exactly once, about the longest first, in evaluation mode.
 
@@ -256,6 +288,7 @@ class GenerativeTranscriber:
                 its size, and else 480.
             num_workers: processes that read audio; by default up to 8, and for a CPU none but a thread.
             progress: a bar that counts utterances.
+            clock: gets the times of batches.
 
         Raises:
             MemoryError: for a batch that does not fit into memory.
@@ -272,6 +305,8 @@ class GenerativeTranscriber:
                     self.languages[locale] = self.request.language(locale)
         if not len(dataset):
             return
+        clock = clock or Clock()
+        clock.batch_seconds = max_batch_seconds
         was_training, stopped = self.model.training, Event()
         self.model.eval()
         try:
@@ -279,12 +314,14 @@ class GenerativeTranscriber:
             batches = WindowBatches(dataset, self.request, self.languages, *options)
             if on_cpu and not num_workers and self.request.runs_in_threads:
                 results = decode_in_threads(
-                    lambda number: self._decode(batches.make_batches(batches.plan[number])), len(batches.plan), stopped
+                    lambda number: self._decode(batches.make_batches(batches.plan[number]), clock),
+                    len(batches.plan),
+                    stopped,
                 )
             elif num_workers:
-                results = self._decode(DataLoader(batches, batch_size=None, num_workers=num_workers))
+                results = self._decode(DataLoader(batches, batch_size=None, num_workers=num_workers), clock)
             else:
-                results = self._decode(prefetch(iter(batches)))
+                results = self._decode(prefetch(iter(batches)), clock)
             with _ending_with(stopped, self.model), closing(results):
                 for hypotheses in results:
                     yield from hypotheses
@@ -340,16 +377,20 @@ class GenerativeTranscriber:
         self.request.generate(self.model, inputs, **self._options(recorded, inputs, 1))
         return recorded.first
 
-    def _decode(self, batches: Iterable[WindowBatch]) -> Generator[list[Hypothesis], None, None]:
+    def _decode(self, batches: Iterable[WindowBatch], clock: Clock) -> Generator[list[Hypothesis], None, None]:
         """Yields after each batch the hypotheses of the utterances that end in it."""
         texts_of_row: dict[int, list[GeneratedText]] = defaultdict(list)
         for batch in batches:
             finished = []
-            texts = [] if batch.inputs is None else self._generate(batch)
-            for row, is_last, text in zip(batch.rows, batch.is_last, texts, strict=True):
-                texts_of_row[row].append(text)
-                if is_last:
-                    finished.append(self._make_hypothesis(row, batch, texts_of_row.pop(row)))
+            with Stopwatch() as computing:
+                texts = [] if batch.inputs is None else self._generate(batch)
+                for row, is_last, text in zip(batch.rows, batch.is_last, texts, strict=True):
+                    texts_of_row[row].append(text)
+                    if is_last:
+                        finished.append(self._make_hypothesis(row, batch, texts_of_row.pop(row)))
+            if batch.rows:
+                seconds = batch.extraction_seconds + computing.seconds
+                clock.add(TimedBatch(fsum(batch.seconds), seconds, size=len(batch.rows)))
             for row, problem in batch.problems.items():
                 texts_of_row.pop(row, None)
                 finished.append(Hypothesis(row=row, error=problem))
@@ -427,7 +468,8 @@ class GenerativeTranscriber:
             seconds = torch.tensor([text.seconds for text in texts])
             joined = join_language_log_probs(torch.stack([text.language_log_probs for text in texts]), seconds)
             language = self.request.languages[int(joined.argmax())]
-            language_probability = float(joined[self.request.languages.index(batch.language)].exp())
+            if batch.language is not None:
+                language_probability = float(joined[self.request.languages.index(batch.language)].exp())
             language = batch.locale if language == batch.language else language
         no_speech = [text.no_speech_probability for text in texts if text.no_speech_probability is not None]
         return Hypothesis(

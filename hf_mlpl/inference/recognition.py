@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from transformers import (
     AutoModelForSpeechSeq2Seq,
@@ -16,8 +18,8 @@ from transformers import (
 )
 from transformers.models.auto import modeling_auto
 
-from ..ctc_models.loading import adapter_languages, check_extractor, read_config
-from ..data.rows import blocks
+from ..ctc_models.loading import adapter_languages, check_extractor, load_adapter, read_config
+from ..data.rows import distinct
 from ..error_line import error_line
 from ..model.model_files import list_names
 from .decoding import Hypothesis, transcribe
@@ -28,12 +30,14 @@ from .transcription_requests import names_of_language
 Transcribe = Callable[..., Iterator[Hypothesis]]  # as `transcribe`, with a model
 
 
-def load_recognizer(name: str, locales: Sequence[str] = ()) -> tuple[PreTrainedModel, Any]:
+def load_recognizer(name: str, locales: Sequence[str] = (), any_language: bool = False) -> tuple[PreTrainedModel, Any]:
     """Loads a model in evaluation mode, and its processor.
 
     Args:
         name: folder or Hub name.
         locales: languages of the utterances. An MMS model gets its adapter for the language.
+        any_language: accepts several for an MMS model, which gets an adapter of one of them, and those that it has no
+            adapter for; `transcriber_of_languages` loads the others.
 
     Raises:
         OSError: for a model that does not exist.
@@ -42,6 +46,8 @@ def load_recognizer(name: str, locales: Sequence[str] = ()) -> tuple[PreTrainedM
     """
     config = read_config(name)
     if not generates(config):
+        if any_language:
+            locales = [*adapters_of(name, config, locales), *locales][:1]
         return load_model(name, adapter_of(name, config, locales))
     check_extractor(name)
     is_speech_model = type(config) in modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING
@@ -83,9 +89,16 @@ def adapter_of(name: str, config: PreTrainedConfig, locales: Sequence[str]) -> s
             f"{name}: has an adapter for each language, and the utterances are in {', '.join(locales)}; give one of "
             "them at a time, with --languages"
         )
-    if language := next((known for known in names_of_language(locales[0]) if known in adapters), None):
-        return language
+    if of_locale := adapters_of(name, config, locales):
+        return of_locale[locales[0]]
     raise ValueError(f"{name}: has no adapter for the language {locales[0]}; it has {list_names(adapters)}")
+
+
+def adapters_of(name: str, config: PreTrainedConfig, locales: Iterable[str]) -> dict[str, str]:
+    """Returns the adapters of an MMS model for languages, as far as it has one; none for other models."""
+    adapters = adapter_languages(name, config)
+    found = {locale: [known for known in names_of_language(locale) if known in adapters] for locale in locales}
+    return {locale: names[0] for locale, names in found.items() if names}
 
 
 def transcriber(model: PreTrainedModel, processor: Any, dataset: Dataset) -> Transcribe:
@@ -96,5 +109,53 @@ def transcriber(model: PreTrainedModel, processor: Any, dataset: Dataset) -> Tra
     """
     if not generates(model.config):
         return partial(transcribe, model, processor)
-    locales = {name for block in blocks(dataset, ["language"]) for name in block["language"].unique().to_pylist()}
-    return GenerativeTranscriber(model, processor, locales)
+    return GenerativeTranscriber(model, processor, distinct(dataset, "language"))
+
+
+@dataclass(frozen=True)
+class LanguagesOfModel:
+    """Says what a model does with the languages of a test set.
+
+    Args:
+        transcribe: as `transcribe`, with a model.
+        unknown: locales that the model does not know, and transcribes as if they were others.
+        left_out: locales that it cannot transcribe.
+    """
+
+    transcribe: Transcribe
+    unknown: list[str]
+    left_out: list[str]
+
+
+def transcriber_of_languages(
+    name: str, model: PreTrainedModel, processor: Any, locales: Sequence[str]
+) -> LanguagesOfModel:
+    """Finds out how a model from `load_recognizer` transcribes each of several languages, also those it does not know.
+
+    An MMS model gets the adapter of each language in its turn.
+
+    Raises:
+        ValueError: for a model that can transcribe none of the languages.
+    """
+    if generates(model.config):
+        writer = GenerativeTranscriber(model, processor, locales, any_language=True)
+        return LanguagesOfModel(writer, writer.unknown, writer.left_out)
+    if adapters := adapters_of(name, read_config(name), locales):
+        left_out = [locale for locale in locales if locale not in adapters]
+        return LanguagesOfModel(partial(_transcribe_by_adapter, name, adapters, model, processor), [], left_out)
+    known = getattr(model.config, "languages", None) or locales
+    unknown = [locale for locale in locales if locale not in known]
+    return LanguagesOfModel(partial(transcribe, model, processor), unknown, [])
+
+
+def _transcribe_by_adapter(
+    name: str, adapters: Mapping[str, str], model: PreTrainedModel, processor: Any, dataset: Dataset, *arguments
+) -> Iterator[Hypothesis]:
+    """Transcribes the languages of a data set one after another, as `transcribe` does each of them."""
+    languages = np.array(dataset["language"][:])
+    for locale in sorted(set(languages.tolist())):
+        if len(adapters) > 1:
+            load_adapter(name, model, processor.tokenizer, adapters[locale])
+        rows = np.flatnonzero(languages == locale)
+        for hypothesis in transcribe(model, processor, dataset.select(rows), *arguments):
+            yield replace(hypothesis, row=int(rows[hypothesis.row]))

@@ -24,6 +24,7 @@ CACHE_BYTES = 2**29  # keys and values of the windows in a Whisper's batch on a 
 INSTRUCTION = "can you transcribe the speech into a written format?"  # from the model card of Granite Speech
 # Names of languages that models have for those of Common Voice's locales, after the ISO code itself.
 OTHER_NAMES = {"jv": "jw", "nb": "no", "no": "nb", "tl": "fil", "fil": "tl", "he": "iw", "zh-HK": "yue"}
+HEARD = -1  # in a Whisper's prompt, stands for the token of the likeliest language
 # The names of the parameter by which a processor takes the language of the speech.
 LANGUAGE_PARAMETERS = ("language", "source_language")
 
@@ -56,6 +57,7 @@ class Request:
 
     languages: Sequence[str] = ()  # whose probabilities `look` returns
     runs_in_threads = False  # whether threads may generate with one model at a time
+    hears_language = False  # whether `look` fills in the language of the speech where the inputs have none
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
         self.processor, self.name = processor, model.config._name_or_path
@@ -192,6 +194,7 @@ class WhisperRequest(Request):
             self.ids = {token.strip("<|>"): number for token, number in config.lang_to_id.items()}
             self.task = [config.task_to_id["transcribe"]]
         self.languages = list(self.ids)
+        self.hears_language = is_multilingual
 
     def cpu_batch_seconds(self, model: PreTrainedModel) -> float:
         # Products with fewer than 16 rows are slow. But the decoder of a large model needs much memory for a window,
@@ -208,7 +211,8 @@ class WhisperRequest(Request):
 
     def inputs_of_one(self, samples: np.ndarray, language: str | None) -> dict:
         features = self.extractor(samples, sampling_rate=self.sampling_rate, return_tensors="pt")["input_features"]
-        prompt = [self.start, *([self.ids[language]] if self.ids else []), *self.task, self.no_timestamps]
+        said = [HEARD if language is None else self.ids[language]] if self.ids else []
+        prompt = [self.start, *said, *self.task, self.no_timestamps]
         return {"input_features": features, "decoder_input_ids": torch.tensor([prompt])}
 
     def look(self, model: PreTrainedModel, inputs: dict) -> tuple[dict, list[float] | None, torch.Tensor | None]:
@@ -223,7 +227,11 @@ class WhisperRequest(Request):
         no_speech = logits.softmax(-1)[:, self.no_timestamps - 1].tolist()
         languages = logits[:, list(self.ids.values())].log_softmax(-1).cpu() if self.ids else None
         mask = torch.ones(features.shape[0], encoded[0].shape[1], dtype=torch.long, device=start.device)
-        inputs = {"decoder_input_ids": inputs["decoder_input_ids"], "encoder_outputs": encoded}
+        prompt = inputs["decoder_input_ids"]
+        if languages is not None:
+            heard = torch.tensor(list(self.ids.values()))[languages.argmax(-1)].to(prompt.device)
+            prompt = torch.where(prompt == HEARD, heard[:, None], prompt)
+        inputs = {"decoder_input_ids": prompt, "encoder_outputs": encoded}
         inputs["attention_mask"] = mask  # `generate` warns without one
         # The decoder need not make keys and values of the windows again. Older releases have the other name.
         name = "cache" if "cache" in output else "past_key_values"

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import torch
@@ -24,6 +22,7 @@ from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 from ..atomic import atomic_write
 from ..audio.reading import AudioError, audio_format, load_audio, stream_audio
 from ..corpora.flashlight_lists import ListEntry
+from ..data.trn import file_name, trn_files
 from ..error_line import error_line
 from ..inference.pieces import Piece, cut, is_memory_error, prefetch
 from ..model.feature_extraction_mlpl import MlplFeatureExtractor
@@ -313,11 +312,6 @@ def _words(text: str) -> list[str]:
     return [word for word in unicodedata.normalize("NFC", text).split(WORD_BOUNDARY) if word]
 
 
-def file_name(name: str) -> str:
-    """Replaces each slash of a name by `#`, as the original does, so that no file is written into another folder."""
-    return re.sub(r"[/\\]", "#", name)
-
-
 class EmissionFiles:
     """Writes logits of samples to files `ID.npz`, which appear complete or not at all.
 
@@ -344,15 +338,7 @@ class EmissionFiles:
         return path
 
 
-@contextmanager
-def sclite_files(folder: Path, test: str) -> Iterator[tuple[TextIO, TextIO]]:
-    """Opens the original's files of hypotheses and references for sclite, which appear once they are complete."""
+def sclite_files(folder: Path, test: str) -> AbstractContextManager[Callable[[str, str, str], None]]:
+    """Opens the original's files of hypotheses and references for sclite, as `trn_files` does."""
     name = file_name(test)
-    hypotheses, references = folder / f"{name}.hyp", folder / f"{name}.viterbi.ref"
-    with (
-        atomic_write(hypotheses) as hypotheses,
-        atomic_write(references) as references,
-        open(hypotheses, "w", encoding="utf-8") as hypothesis_file,
-        open(references, "w", encoding="utf-8") as reference_file,
-    ):
-        yield hypothesis_file, reference_file
+    return trn_files(folder / f"{name}.hyp", folder / f"{name}.viterbi.ref")

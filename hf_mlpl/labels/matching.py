@@ -22,6 +22,7 @@ from datasets import Dataset, Features
 
 from ..corpora.locales import is_other_language, iso_code
 from ..data.rows import blocks, distinct, durations_of, id_hashes, select_rows
+from ..data.text_arrays import TextBlock
 from .files import AS_FOUND, AUDIO_SUFFIX, PLACE_FEATURES, TableSettings, labels_of_anyone
 from .schema import LABEL_SET_FEATURES
 
@@ -228,8 +229,7 @@ def _rows_of_labels(
     found = []
     for path in paths:
         for labels in labels_of_anyone(path, READ, NEEDED, settings=settings):
-            texts = pc.utf8_trim_whitespace(labels["text"]).combine_chunks()
-            found.append((*names.find(labels), id_hashes(texts)))
+            found.append((*names.find(labels), id_hashes(TextBlock(labels["text"]).texts)))
     if not found:
         return np.empty(0, int), np.empty(0, bool)
     rows, is_exact, texts = map(np.concatenate, zip(*found, strict=True))

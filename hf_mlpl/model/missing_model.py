@@ -27,7 +27,7 @@ def check_model(name_or_path: str | os.PathLike) -> None:
         raise OSError(f"{name_or_path}: is a file, and a model is a folder or a name on the Hub; {TWO_WAYS}")
     is_folder, problem = os.path.isdir(name_or_path), "no such folder, and no reachable model on the Hub"
     try:
-        if find_file(name_or_path, "config.json") is not None:
+        if (is_folder or _is_cached_or_reached(name_or_path)) and find_file(name_or_path, "config.json") is not None:
             return
     except (OSError, ValueError) as error:
         if isinstance(error.__cause__, GatedRepoError):
@@ -40,6 +40,22 @@ def check_model(name_or_path: str | os.PathLike) -> None:
     if is_folder:
         problem = "has no config.json, so it is no model's folder"
     raise OSError(f"{name_or_path}: {problem}; {TWO_WAYS}")
+
+
+def _is_cached_or_reached(name: str | os.PathLike) -> bool:
+    """Asks the Hub once for a config.json that is not in the cache; to download it, its client would ask six times."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+
+    if try_to_load_from_cache(os.fspath(name), "config.json") is not None:
+        return True
+    try:
+        get_hf_file_metadata(hf_hub_url(os.fspath(name), "config.json"))
+    except HfHubHTTPError:  # an answer
+        return True
+    except (HTTPError, OfflineModeIsEnabled):
+        return False
+    return True
 
 
 def may_be_ours(name_or_path: str | os.PathLike) -> bool:

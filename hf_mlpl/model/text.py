@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 
 WORD_BOUNDARY = "|"
 BLANK_TOKEN = "<blank>"  # never in a tokens file: the program appends the blank after its last line
+
+# Characters without a glyph of their own: Unicode's default ignorable code points, but Hangul's fillers, which are
+# letters, and the anchors of annotations. The second group chooses between forms of the letters beside it.
+INVISIBLE = (
+    "\u00ad\u034f\u061c\u17b4\u17b5\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+JOINERS = "\u180b-\u180f\u200c\u200d\ufe00-\ufe0f"
+_ANY_INVISIBLE = re.compile(f"[{INVISIBLE}{JOINERS}]")
+_INVISIBLE = re.compile(f"[{INVISIBLE}]+")
+_JOINERS = re.compile(f"[{JOINERS}]+")
+# Beginnings of the Unicode names of letters that joiners change: scripts with joined letters or with a virama.
+JOINED_SCRIPTS = tuple(
+    "ADLAM,ARABIC,EXTENDED ARABIC,CHORASMIAN,HANIFI ROHINGYA,MANDAIC,MANICHAEAN,MONGOLIAN,NKO,OLD SOGDIAN,OLD UYGHUR,"
+    "PHAGS-PA,PSALTER PAHLAVI,SOGDIAN,SYRIAC,"
+    "BALINESE,BENGALI,BHAIKSUKI,BRAHMI,CHAKMA,DEVANAGARI,DIVES AKURU,DOGRA,GRANTHA,GUJARATI,GUNJALA GONDI,GURMUKHI,"
+    "GURUNG KHEMA,JAVANESE,KAITHI,KANNADA,KAWI,KHAROSHTHI,KHMER,KHOJKI,MALAYALAM,MASARAM GONDI,MEETEI MAYEK,MODI,"
+    "MYANMAR,NANDINAGARI,NEWA,ORIYA,SAURASHTRA,SHARADA,SIDDHAM,SINHALA,SOYOMBO,SUNDANESE,SYLOTI NAGRI,TAI THAM,TAKRI,"
+    "TAMIL,TELUGU,TIRHUTA,TULU-TIGALARI,ZANABAZAR SQUARE".split(",")
+)
 
 
 def encoding_of(start: bytes) -> str:
@@ -18,8 +40,55 @@ def encoding_of(start: bytes) -> str:
 
 
 def normalize_text(text: str) -> str:
-    """Returns NFC with one space for each run of Unicode white space, none at the ends; keeps case and punctuation."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    """Returns the text in NFC without invisible characters, with one space for each run of white space.
+
+    There is no space at the ends. Case and punctuation stay. Byte order marks, soft hyphens, marks of direction,
+    zero-width spaces and others are removed (`without_invisible`).
+    """
+    return " ".join(unicodedata.normalize("NFC", without_invisible(text)).split())
+
+
+def without_invisible(text: str) -> str:
+    """Removes characters that nobody sees or hears, so that none of them is a token or counts as an error.
+
+    Joiners, non-joiners and variation selectors stay in words of scripts whose letters they change, as in Persian and
+    Hindi: behind a letter, mark or digit, if this or the next one is of such a script. They also stay in emoji. A text
+    of one joiner stays, so that tables of single characters have it.
+    """
+    if text.isascii() or not _ANY_INVISIBLE.search(text):
+        return text
+    if len(text) == 1:
+        return _INVISIBLE.sub("", text)
+    return _JOINERS.sub(_needed_joiners, _INVISIBLE.sub("", text))
+
+
+def _needed_joiners(match: re.Match) -> str:
+    """Returns each joiner of a run once if it stands where it is needed, else nothing."""
+    text, (start, end) = match.string, match.span()
+    joiners = "".join(dict.fromkeys(match[0]))
+    before = start - 1
+    # Other joiners, and marks of all scripts, such as the combining acute, belong to the letter before
+    while before > 0 and unicodedata.category(text[before]) in ("Mn", "Me", "Cf") and not _is_joined(text[before]):
+        before -= 1
+    if before < 0:
+        return ""
+    if _is_emoji(text[before]):
+        return "".join(c for c in joiners if c in "\ufe0e\ufe0f" or c == "\u200d" and _is_emoji(text[end : end + 1]))
+    if unicodedata.category(text[before])[0] not in "LMN":
+        return ""
+    return joiners if _is_joined(text[before]) or _is_joined(text[end : end + 1]) else ""
+
+
+def _is_emoji(character: str) -> bool:
+    """Returns whether a character may be an emoji or a skin tone; there is none at the end of a text."""
+    return character > "\u2000" and unicodedata.category(character) in ("So", "Sk")
+
+
+@cache
+def _is_joined(character: str) -> bool:
+    if not character or unicodedata.category(character)[0] not in "LMN" or _JOINERS.match(character):
+        return False
+    return unicodedata.name(character, "").startswith(JOINED_SCRIPTS)
 
 
 def build_vocabulary(texts: Iterable[str]) -> list[str]:

@@ -10,7 +10,9 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
-from ..evaluation.intervals import interval
+from ..evaluation.differences import Difference, differences
+from ..evaluation.results import METRICS, TITLES
+from ..evaluation.speed_line import describe_speed, is_speed
 from ..figures import draw_lines, to_svg
 from ..model.text import normalize_text
 from ..pages.difference import difference
@@ -37,7 +39,7 @@ def comparison_report(paths: Sequence[Path], results: Sequence[Path] = ()) -> st
         ValueError: as `run_report` does, and for a run that is given twice.
     """
     runs = read_runs(paths, results)
-    tables = [_Table(same, rate) for same in _on_same_data(runs) for rate in RATES]
+    tables = [_Table(same, metric) for same in _on_same_data(runs) for metric in _comparable(same)]
     names = [run.name for run in runs]
     values: dict[str, object] = {
         "names": names,
@@ -77,6 +79,12 @@ def _on_same_data(runs: Sequence[Run]) -> list[dict[str, Evaluation]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
+def _comparable(evaluations: dict[str, Evaluation]) -> list[str]:
+    """Returns the metrics that all evaluations have, of texts that were normalised in the same way."""
+    names = {evaluation.results.get("normalization") for evaluation in evaluations.values()}
+    return [metric for metric in METRICS if metric in RATES or len(names) == 1 and None not in names]
+
+
 def _facts(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Returns what is known of each run, by what it is."""
 
@@ -90,6 +98,10 @@ def _facts(runs: Sequence[Run]) -> dict[str, list[str]]:
     def score(run: Run) -> str:
         rates = [(evaluation.title, evaluation.rate(MACRO, "cer")) for evaluation in run.evaluations]
         return "; ".join(f"{title}: {100 * rate.value:.1f} %" for title, rate in rates if rate) or "–"
+
+    def transcribing(run: Run) -> str:
+        speeds = [(evaluation.title, evaluation.results.get("speed")) for evaluation in run.evaluations]
+        return "; ".join(f"{title}: {describe_speed(speed)}" for title, speed in speeds if is_speed(speed)) or "–"
 
     facts: dict[str, Callable[[Run], str]] = {
         "stage": lambda run: f"`{tag_of(run.record)}`",
@@ -105,6 +117,7 @@ def _facts(runs: Sequence[Run]) -> dict[str, list[str]]:
     }
     rows = {name: [fact(run) if run.record else "–" for run in runs] for name, fact in facts.items()}
     rows["CER, macro average"] = [score(run) for run in runs]
+    rows["transcribing"] = [transcribing(run) for run in runs]
     return {name: values for name, values in rows.items() if set(values) != {"–"}}
 
 
@@ -167,19 +180,25 @@ class _Table:
 
     Args:
         evaluations: by the names of the runs, the first and the last of which are compared.
-        rate: one of `RATES`.
+        metric: one of `METRICS`.
     """
 
-    def __init__(self, evaluations: dict[str, Evaluation], rate: str):
-        self.evaluations, self.key, self.rate = evaluations, rate, rate.upper()
+    def __init__(self, evaluations: dict[str, Evaluation], metric: str):
+        self.evaluations, self.metric, self.rate = evaluations, metric, TITLES[metric]
         self.names = list(evaluations)
         self.first, *_, self.last = evaluations.values()
         self.title = f"{self.first.title}, {self.rate}"
         self.change = f"{self.names[0]} to {self.names[-1]}"
-        self.is_paired = self._is_paired()
-        self.rows = [self._row(name) for name in (*self.first.languages, MACRO)]
-        self.picture = rates_picture(evaluations, rate)
-        self.changed = list(self._changed()) if rate == "cer" and self.is_paired else []
+        languages = self.first.languages
+        rows: dict[str | None, list[str]] = {language: [language] for language in languages}
+        if averaged := [language for language in languages if self.first.rate(language, metric)]:
+            rows[MACRO] = averaged
+        self.differences = differences([self.first], [self.last], rows, metric)
+        reasons = [each for each in self.differences.values() if isinstance(each, str)]
+        self.problem = reasons[0] if len(reasons) == len(rows) else None
+        self.rows = [self._row(name) for name in (*languages, MACRO)]
+        self.picture = rates_picture(evaluations, metric)
+        self.changed = list(self._changed()) if metric == "cer" and self._is_paired() else []
 
     def _is_paired(self) -> bool:
         """Returns whether both evaluations are of the same utterances, in the same order."""
@@ -187,15 +206,15 @@ class _Table:
         return None not in tables and all(tables[0][name].equals(tables[1][name]) for name in ("id", "language"))
 
     def _row(self, name: str | None) -> dict:
-        rates = [evaluation.rate(name, self.key) for evaluation in self.evaluations.values()]
+        rates = [evaluation.rate(name, self.metric) for evaluation in self.evaluations.values()]
         before, after = rates[0], rates[-1]
         known = before is not None and after is not None
         change = 100 * (after.value - before.value) if known else 0.0
         text = f"{change:+.1f}" if known else "–"
-        samples = [evaluation.samples_of(name, self.key) for evaluation in (self.first, self.last)]
-        if known and self.is_paired and samples[0] is not None and samples[1] is not None:
-            low, high = (100 * bound for bound in interval(samples[1] - samples[0]))
-            text += f" ({low:+.1f} to {high:+.1f}){' ✓' if low > 0 or high < 0 else ''}"
+        found = self.differences.get(name)
+        if known and isinstance(found, Difference):
+            text += f" ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+            text += " ✓" if found.is_real else ""
         return {
             "name": "macro average" if name is MACRO else name,
             "is_total": name is MACRO,

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
 
 from ..evaluation.confusions import visible
+from ..evaluation.error_rate import EDITS
+from ..evaluation.results import TITLES
+from ..evaluation.speed_line import describe_speed, is_speed
 from ..figures import draw_confusion, draw_intervals, to_svg
 from ..model.text import normalize_text
 from ..pages.difference import difference
 from ..pages.document import is_language_tag
-from ..sharing.run_files import format_hours
+from ..sharing.run_files import data_line, format_hours
 from .clips import Clip, left_out_line
-from .evaluations import MACRO, WORST, Evaluation, commonest, per_row
+from .evaluations import MACRO, RATES, WORST, Evaluation, Rate, commonest, per_row
 
 CONFUSIONS = 15  # of characters
 MOST_LANGUAGES = 30  # in the picture of their confusions: those that are confused most
+COLUMNS = {metric: f"{name} %" for metric, name in TITLES.items()} | {"language_accuracy": "language %"}
 LONGEST_TEXT = 1500  # characters of a text that is shown
 
 
@@ -47,10 +51,18 @@ class EvaluationView:
         results = evaluation.results
         self.id, self.title = f"results-{number}", evaluation.title
         self.update, self.unreadable = results.get("update"), results.get("unreadable")
+        self.speed = describe_speed(results["speed"]) if is_speed(results.get("speed")) else None
+        self.data_line = data_line(results)
         self.problem, self.command = evaluation.problem, evaluation.command
         self.rows = [_row(evaluation, name) for name in (*evaluation.languages, MACRO)]
-        self.has_intervals = evaluation.hypotheses is not None
-        self.has_accuracy = any(row["language_accuracy"] for row in self.rows)
+        if by_hours := results.get("by_hours"):
+            rates = {metric: Rate.of(by_hours, metric) for metric in COLUMNS}
+            self.rows.append(self.rows[-1] | {"name": "weighted by hours", "rates": rates})
+        known = {metric for row in self.rows for metric, rate in row["rates"].items() if rate} | {*RATES}
+        self.columns = {metric: title for metric, title in COLUMNS.items() if metric in known}
+        self.has_normalized = "normalized_cer" in self.columns
+        self.has_intervals = evaluation.hypotheses is not None or "intervals" in results.get("macro", {})
+        self.error_rows = list(_error_rows(results))
         self.picture = rates_picture({"": evaluation})
         self.confusions, self.edits = _confusions(evaluation)
         confused = evaluation.language_confusions()
@@ -89,8 +101,27 @@ def _row(evaluation: Evaluation, name: str | None) -> dict:
         "is_total": name is MACRO,
         "utterances": f"{counts['utterances']:,}" if "utterances" in counts else "–",
         "hours": format_hours(counts["hours"]) if "hours" in counts else "–",
-        **{rate: evaluation.rate(name, rate) for rate in ("cer", "wer", "language_accuracy")},
+        "rates": {metric: evaluation.rate(name, metric) for metric in COLUMNS},
     }
+
+
+def _error_rows(results: dict) -> Iterator[dict]:
+    """Yields of each language the kinds of its errors, and the spread of its speakers; older files have neither."""
+
+    def percent(count: float, total: float = 1) -> str:
+        return f"{100 * count / total:.1f}" if total else "–"
+
+    for language, scores in sorted(results["languages"].items()):
+        if not {"edits", "characters", "words", "empty", "utterances"} <= scores.keys():
+            continue
+        units = ("characters", "words")
+        shares = [percent(scores["edits"][unit][kind], scores[unit]) for unit in units for kind in EDITS]
+        spread = "–"
+        if speakers := scores.get("speakers"):
+            rates = [percent(speakers["cer"][name] or 0) for name in ("lowest", "median", "highest")]
+            spread = f"{speakers['count']:,}: {' – '.join(rates)}"
+        empty = percent(scores["empty"], scores["utterances"])
+        yield {"name": language, "shares": shares, "empty": empty, "speakers": spread}
 
 
 def rates_picture(evaluations: dict[str, Evaluation], rate: str = "cer") -> Markup:
@@ -105,7 +136,7 @@ def rates_picture(evaluations: dict[str, Evaluation], rate: str = "cer") -> Mark
     last = list(percents.values())[-1]
     names = {name for values in percents.values() for name in values} - {MACRO}
     order = sorted(names, key=lambda name: (-last.get(name, (0,))[0], name))
-    label = f"{rate.upper()}, %"
+    label = f"{TITLES[rate]}, %"
     return Markup(to_svg(draw_intervals([*order, MACRO], percents, label), f"{label} of each language"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, zip_longest
@@ -16,13 +16,14 @@ import numpy as np
 import pyarrow as pa
 
 from ..evaluation.confusions import MOST_COUNTED, character_confusions, language_confusions
-from ..evaluation.hypotheses import hypotheses_path, of_language, read_hypotheses
+from ..evaluation.differences import ScoredRun
+from ..evaluation.hypotheses import COUNTS, hypotheses_path, of_language, read_hypotheses
 from ..evaluation.intervals import FEWEST_SAMPLED, interval, macro_rates, resampled_rates
-from ..evaluation.results import read_results
+from ..evaluation.results import interval_of, rate_of, read_results
 from ..sharing.run_files import data_title
 
 WORST = 20  # utterances of a language
-RATES = {"cer": ("edits", "characters"), "wer": ("word_edits", "words")}  # columns of transcripts
+RATES = ("cer", "wer")  # of results of older versions
 MACRO = None  # in place of a language: the macro average, which no name of a language can stand for
 Key = TypeVar("Key", str, tuple[str, str])
 
@@ -35,23 +36,21 @@ class Rate:
     low: float | None = None
     high: float | None = None
 
+    @classmethod
+    def of(cls, scores: Mapping, metric: str) -> Rate | None:
+        """Returns a rate of scores in results, with the interval that they have; None where it is not known."""
+        value = rate_of(scores, metric)
+        return None if value is None else cls(value, *(interval_of(scores, metric) or ()))
+
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Holds the results of a model on a data set.
+class Evaluation(ScoredRun):
+    """Holds the results of a model on a data set, and its transcripts.
 
     Args:
-        path: file of the results.
-        results: its content.
-        hypotheses: transcripts, in columns of `HYPOTHESIS_FEATURES`; None where they were not kept.
-        problem: why there are none.
-        command: makes them.
+        command: makes the transcripts, where they are missing because of the `problem`.
     """
 
-    path: Path
-    results: dict
-    hypotheses: pa.Table | None
-    problem: str | None = None
     command: str | None = None
 
     @property
@@ -69,10 +68,10 @@ class Evaluation:
         for language in self.languages if self.hypotheses is not None else ():
             if len(table := of_language(self.hypotheses, language)) < FEWEST_SAMPLED:
                 continue
-            for rate, (edits, lengths) in RATES.items():
+            for rate in RATES:
                 if self.results["languages"][language][rate] is not None:
-                    counts = table[edits].to_numpy(), table[lengths].to_numpy()
-                    samples[rate][language] = resampled_rates(*counts, language)
+                    edits, lengths = (table[column].to_numpy() for column in COUNTS[rate])
+                    samples[rate][language] = resampled_rates(edits, lengths, language)
         return samples
 
     @property
@@ -80,13 +79,18 @@ class Evaluation:
         return sorted(self.results["languages"])
 
     def rate(self, language: str | None, name: str) -> Rate | None:
-        """Returns a rate of a language, or of the macro average; None where it is not known."""
+        """Returns a rate of a language, or of the macro average; None where it is not known.
+
+        Args:
+            name: one of `METRICS`, or `language_accuracy`.
+        """
         scores = self.results.get("macro", {}) if language is MACRO else self.results["languages"].get(language, {})
-        if scores.get(name) is None:
-            return None
-        samples = self.samples_of(language, name)
-        bounds = () if samples is None else interval(samples)
-        return Rate(scores[name], *bounds) if len(set(bounds)) == 2 else Rate(scores[name])
+        rate = Rate.of(scores, name)
+        if rate is not None and "intervals" not in scores:  # results of an older version
+            samples = self.samples_of(language, name)
+            if samples is not None and len(set(bounds := interval(samples))) == 2:
+                return Rate(rate.value, *bounds)
+        return rate
 
     def samples_of(self, language: str | None, name: str) -> np.ndarray | None:
         """Returns (1000,) error rates of a language, or of the macro average; None where a language lacks them."""
@@ -101,7 +105,7 @@ class Evaluation:
         worst = {}
         for language in self.languages if self.hypotheses is not None else ():
             table = of_language(self.hypotheses, language)
-            edits, characters = (table[name].to_numpy() for name in RATES["cer"])
+            edits, characters = (table[name].to_numpy() for name in COUNTS["cer"])
             rates = np.where(characters > 0, edits / np.maximum(characters, 1), edits > 0)
             order = [row for row in np.lexsort([-edits, -rates]) if edits[row]][:count]
             rows = table.take(pa.array(order, pa.int64())).to_pylist()
@@ -115,7 +119,10 @@ class Evaluation:
         return character_confusions(zip(table["text"].to_pylist(), table["hypothesis"].to_pylist(), strict=True))
 
     def language_confusions(self) -> Counter[tuple[str, str]]:
-        return Counter() if self.hypotheses is None else language_confusions(self.hypotheses)
+        if self.hypotheses is not None:
+            return language_confusions(self.hypotheses)
+        rows = self.results.get("language_confusions", {}).items()
+        return Counter({(language, named): count for language, row in rows for named, count in row.items()})
 
 
 def read_evaluation(path: Path, model: str | os.PathLike | None = None) -> Evaluation:

@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from ..atomic import write_text
 from ..error_line import error_line
-from ..evaluation.error_rate import RATES
 from ..evaluation.intervals import FEWEST_SAMPLED
+from ..evaluation.results import TITLES
 from ..figures import draw_lines, draw_rates, to_svg
 from ..pages.document import document, render
 from ..sharing.run_files import (
@@ -123,9 +123,9 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         kind = f"`{record['model']['type']}`, " if record["model"].get("type") else ""
         facts += [("state", state), ("model", f"{kind}{parameters}"), ("stage", f"`{tag_of(record)}`, {languages}")]
     for evaluation in run.evaluations:
-        rates = {name: evaluation.rate(MACRO, name) for name in RATES}
-        texts = {"cer": "CER", "wer": "WER", "language_accuracy": "language named rightly"}
-        line = ", ".join(f"{texts[name]} {100 * rate.value:.1f} %" for name, rate in rates.items() if rate)
+        names = TITLES | {"language_accuracy": "language named rightly"}
+        rates = [(name, evaluation.rate(MACRO, metric)) for metric, name in names.items()]
+        line = ", ".join(f"{name} {100 * rate.value:.1f} %" for name, rate in rates if rate)
         facts.append((evaluation.title, f"{line} (macro average)"))
     if run.record:
         facts.append(("time", f"{format_hours(run.device_hours)} device-hours"))

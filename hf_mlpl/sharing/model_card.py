@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import torch
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from ..corpora.locales import iso_code
-from ..corpora.sources import SYNTHETIC
-from ..evaluation.error_rate import RATES
 from ..evaluation.results import read_results
 from ..inference.loading import load_model
 from ..installation import published_requirement
 from ..model.configuration_mlpl import language_names
 from ..model.modeling_mlpl import MlplForCTC
+from .limits import limits
+from .model_index import TASK, model_index
+from .result_tables import has_intervals, has_normalized, shown_result
 from .run_files import (
-    data_name,
     data_of_all_stages,
-    data_title,
     format_hours,
+    has_pseudo_labels,
     is_ours,
     read_run,
     runs_of,
     settings_text,
     sources_of_run,
-    split_of,
     spoken,
     stage_lines,
     tag_of,
@@ -37,10 +35,6 @@ from .run_files import (
 
 TEMPLATES = Path(__file__).parent / "templates"
 PROGRAMS = {"flashlight": "flashlight", "mctct": "transformers' `MCTCTForCTC`"}
-TASK = "automatic-speech-recognition"
-MANY_ERRORS = 0.5  # CER
-FEW_HOURS = 10  # of human transcripts
-WITHOUT_SPACES = frozenset("ja km lo my nan th yue zh".split())  # ISO codes of languages written without spaces
 
 
 def model_card(
@@ -89,8 +83,10 @@ def model_card(
         updates=run["updates"],
         max_updates=config["max_updates"],
         model=repo_id or f"{output}/model",
-        results=[result | {"title": data_title(result)} for result in results],
-        rates=[rate for rate in RATES if rate != "language_accuracy" or is_ours(run)],
+        results=[shown_result(result, is_ours(run)) for result in results],
+        has_languages=is_ours(run),
+        has_normalized=any(map(has_normalized, results)),
+        has_intervals=any(map(has_intervals, results)),
         dev_update=dev_update,
         data=data,
         hour_kinds=hour_kinds,
@@ -102,7 +98,7 @@ def model_card(
         sessions=run["sessions"],
         settings=settings_text(config),
         curves=curves if (run_dir / "curves.png").is_file() else "",
-        limits=list(_limits(run, results, data, languages)),
+        limits=list(limits(run, results, data, languages)),
         card_license=config.get("license"),
     )
 
@@ -164,8 +160,8 @@ def check_weights(run_dir: Path, results: Sequence[dict]) -> None:
     for digest, result in hashes.items():
         if digest != own:
             raise ValueError(
-                f"results of {result['revision']} on {', '.join(result['data'])} are not of {folder}, whose weights "
-                f"are @{own}; run `hf-mlpl evaluate` again"
+                f"results of {result['revision']} on {', '.join(result.get('data', ()))} are not of {folder}, whose "
+                f"weights are @{own}; run `hf-mlpl evaluate` again"
             )
 
 
@@ -196,77 +192,7 @@ def _card_data(config: dict, run: dict, results: Sequence[dict], name: str, lang
         base_model=on_hub[-1] if on_hub else None,
         datasets=datasets or None,
         metrics=["cer", "wer"],
-        tags=["hf_mlpl", "ctc", "pseudo-labels"] if _has_pseudo_labels(run) else ["hf_mlpl", "ctc"],
+        tags=["hf_mlpl", "ctc", "pseudo-labels"] if has_pseudo_labels(run) else ["hf_mlpl", "ctc"],
         model_name=name if results else None,
-        eval_results=_eval_results(results) or None,
+        eval_results=model_index(results) or None,
     )
-
-
-def _has_pseudo_labels(run: dict) -> bool:
-    hours = [data["pseudo_labelled_hours"] for stage in runs_of(run) for data in stage["training_data"].values()]
-    return any(hours) or any(stage["unlabelled_hours"] for stage in runs_of(run))
-
-
-# Results
-
-
-def _eval_results(results: Sequence[dict]) -> list[EvalResult]:
-    """Returns error rates in percent; raises a `ValueError` for two results of one data set and language."""
-    rates: list[EvalResult] = []
-    for result in results:
-        name, split = data_name(result), split_of(result)
-        data_id = name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else re.sub(r"[^\w.]+", "-", name.lower()).strip("-")
-        known = {(rate.dataset_type, rate.dataset_split, rate.dataset_config) for rate in rates}
-        for language, scores in result["languages"].items():
-            if (data_id, split, language) in known:
-                raise ValueError(f"two of the results are of {data_title(result)}, {language}; give one of them")
-            for metric in ("cer", "wer"):
-                if scores[metric] is not None:
-                    rates.append(
-                        EvalResult(
-                            task_type=TASK,
-                            task_name="Speech Recognition",
-                            dataset_type=data_id,
-                            dataset_name=name,
-                            dataset_config=language,
-                            dataset_split=split,
-                            metric_type=metric,
-                            metric_value=round(100 * scores[metric], 2),
-                            metric_name=f"{split} {metric.upper()}, %",
-                        )
-                    )
-    return rates
-
-
-# Limits
-
-
-def _limits(run: dict, results: Sequence[dict], data: dict, languages: Sequence[str]) -> Iterator[str]:
-    """Yields sentences about the weaknesses that the numbers show, and about missing information."""
-    if SYNTHETIC.name in {name for name, *_ in sources_of_run(run)}:
-        yield "It has learned from synthetic speech; do not expect that it understands people."
-    scored = [(language, scores["cer"]) for result in results for language, scores in result["languages"].items()]
-    bad = sorted({language for language, cer in scored if cer is not None and cer > MANY_ERRORS})
-    if bad:
-        yield f"More than half of the characters are wrong (CER above {MANY_ERRORS:.0%}) in {', '.join(bad)}."
-    if missing := [language for language in languages if language not in dict(scored)]:
-        yield f"Nothing here says how good it is in {_names(missing, languages)}: there are no results."
-    if without := [language for language in languages if not data[language]["human"]]:
-        yield f"It has seen no human transcript of {_names(without, languages)}, only pseudo-labels."
-    if few := [language for language in languages if 0 < data[language]["human"] < FEW_HOURS]:
-        yield f"Human transcripts are few, less than {FEW_HOURS} hours, in {_names(few, languages)}."
-    if unspaced := [language for language in languages if iso_code(language) in WITHOUT_SPACES]:
-        yield f"The WER says little about {', '.join(unspaced)}, written without spaces: look at the CER."
-    if unreadable := sum(result.get("unreadable", 0) for result in results):
-        yield f"Recordings that could not be read count as empty texts in the results; there are {unreadable:,}."
-    if unknown := [name for name, license, _ in sources_of_run(run) if license == "unknown"]:
-        yield f"The licence of the speech it has learned from is not known: {', '.join(unknown)}."
-    if _has_pseudo_labels(run):
-        yield "Pseudo-labels repeat the mistakes of their teachers, most of all in names, numbers and foreign words."
-    letters = ", letter by letter" if is_ours(run) else ""
-    yield f"It writes what it hears{letters}, without a language model: words may come out that do not exist."
-    yield "In noise, in music and in languages that it does not know, it may write words that nobody has said."
-
-
-def _names(some: Sequence[str], languages: Sequence[str]) -> str:
-    return "all languages" if len(some) == len(languages) > 1 else ", ".join(some)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import yaml
 
+from ..corpora.reading import drop_reasons
 from ..error_line import error_line
 from ..model.configuration_mlpl import MlplConfig
 from ..model.model_files import Accepted, check_settings, dict_of, read_settings, text, whole
@@ -85,19 +87,53 @@ def runs_of(run: dict) -> list[dict]:
     return [*(runs_of(origin["run"]) if origin and origin["run"] else ()), run]
 
 
+def has_pseudo_labels(run: dict) -> bool:
+    """Returns whether a stage has learned from pseudo-labels, or made them itself."""
+    hours = [data["pseudo_labelled_hours"] for stage in runs_of(run) for data in stage["training_data"].values()]
+    return any(hours) or any(stage["unlabelled_hours"] for stage in runs_of(run))
+
+
 def data_name(result: dict) -> str:
-    """Returns the name of a test set: the sources of its speech, or its files if they are unknown."""
+    """Returns the name of a test set: the sources of its speech, or its files if they are unknown, or ""."""
     names = [source["name"] for source in result.get("sources", ())]
     return " + ".join(names or [PurePath(path).name for path in result.get("data", ())])
 
 
 def split_of(result: dict) -> str:
-    split = "+".join(dict.fromkeys(PurePath(path).stem for path in result["data"]))
+    """Returns the split of a test set, by its name in a data set of the Hub, or by its files."""
+    split = (result.get("dataset") or {}).get("split") or "+".join(
+        dict.fromkeys(PurePath(path).stem for path in result.get("data", ()))
+    )
     return f"{split}, sentences unseen in training" if result.get("unseen_in") else split
 
 
 def data_title(result: dict) -> str:
-    return f"{data_name(result)}: {split_of(result)}" if result.get("sources") else data_name(result)
+    dataset = result.get("dataset") or {}
+    configs = set((dataset.get("configs") or {}).values()) if dataset.get("id") else ()
+    config = f"{next(iter(configs))}, " if len(configs) == 1 else ""  # such as clean and other of LibriSpeech
+    return f"{data_name(result)}: {config}{split_of(result)}" if result.get("sources") else data_name(result)
+
+
+def data_line(result: dict) -> str:
+    """Returns the sources of a test set, with their licences, and its place on the Hub; "" if none is known.
+
+    Names of the Hub are in backticks.
+    """
+    parts = []
+    for source in result.get("sources", ()):
+        page = f" ({source['url']})" if source.get("url") else ""
+        parts.append(f"{source['name']}{page}, licence `{source.get('license', 'unknown')}`")
+    dataset = result.get("dataset") or {}
+    if dataset.get("id"):
+        revision = f" at `{dataset['revision']!s:.12}`" if dataset.get("revision") else ""
+        parts.append(f"the Hub's `{dataset['id']}`{revision}, split `{dataset['split']}`")
+    if dataset.get("left_out"):
+        parts.append(f"left out: {drop_reasons(Counter(dataset['left_out']))}")
+    if languages := result.get("unknown_languages"):
+        parts.append(f"the model does not know {', '.join(languages)}")
+    if languages := result.get("languages_left_out"):
+        parts.append(f"without {', '.join(languages)}, which the model cannot transcribe")
+    return f"Data: {'; '.join(parts)}." if parts else ""
 
 
 def format_hours(hours: float) -> str:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from ..atomic import atomic_write, write_text, writing
 from ..ctc_models import CtcInterface
 from ..data.rows import durations_of
+from ..evaluation.results import rates_alone
 from ..figures import draw_curves
 from ..training_config import TrainingConfig
 from .metrics import read_metrics
@@ -107,7 +108,7 @@ class TrainingLog:
     def log_evaluation(self, update: int, results: dict | None) -> None:
         """Writes the row of an evaluation; only the main process has results."""
         if self.is_main_process:
-            self._write(update=update, dev=results)
+            self._write(update=update, dev=rates_alone(results))
         self.draw()
 
     def draw(self) -> None:

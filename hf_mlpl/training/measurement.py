@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import sys
 import time
 from dataclasses import dataclass
 
-import torch
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from ..ctc_models import ctc_interface
 from ..data.selection import select_for_training
 from ..data.utterances import read_utterances, speech_totals
+from ..hardware import peak_memory
 from ..training_config import TrainingConfig
 from .estimate import sum_speech
 from .loop import train_step
@@ -95,18 +94,6 @@ def measure_updates(config: TrainingConfig) -> Measurement:
         processes=accelerator.num_processes,
         seconds=seconds,
         audio_seconds=audio_seconds / UPDATES,
-        gigabytes=_peak_gigabytes(accelerator.device),
+        gigabytes=None if (peak := peak_memory(accelerator.device)) is None else peak / 1e9,
         flops_per_second=flops / seconds,
     )
-
-
-def _peak_gigabytes(device: torch.device) -> float | None:
-    """Returns the most memory that this process has held at once; None where the system does not count it."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    try:
-        import resource
-    except ImportError:  # of Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9

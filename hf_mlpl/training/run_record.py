@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
-import re
 import subprocess
 import sys
 import time
@@ -14,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from transformers import PreTrainedModel
@@ -25,6 +22,7 @@ from ..corpora.sources import sources_of
 from ..ctc_models import CtcInterface
 from ..data.collapse import HUMAN
 from ..data.rows import blocks
+from ..hardware import hardware_name
 from ..training_config import PRESETS, TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -186,17 +184,6 @@ def sessions_of(path: Path) -> list[dict]:
 
 def _json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def hardware_name(device: torch.device) -> str:
-    """Returns the model of a GPU, or of the processor."""
-    if name := getattr(torch.get_device_module(device), "get_device_name", None):
-        return name(device)
-    if device.type != "cpu":
-        return device.type
-    processors = Path("/proc/cpuinfo")  # on Linux, where `platform` knows only the architecture
-    match = re.search(r"^model name\s*:\s*(.+)", processors.read_text() if processors.is_file() else "", re.MULTILINE)
-    return match[1] if match else platform.processor() or platform.machine()
 
 
 def code_commit() -> str | None:

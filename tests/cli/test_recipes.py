@@ -142,9 +142,12 @@ def test_evaluate(chain):
     results = json.loads((chain.folder / "results.json").read_text())
     assert (results["model"], results["data"], results["unreadable"]) == ("run/model", ["data/test.parquet"], 1)
     assert results["macro"]["cer"] < 0.15 and results["utterances"] == 16
-    for name, scores in (*results["languages"].items(), ("macro", results["macro"])):
-        [line] = [line.split() for line in out.splitlines() if line.startswith(name)]
-        assert line[3:] == [f"{100 * scores[rate]:.1f}" for rate in ("cer", "wer", "language_accuracy")]
+    titles, *lines = [re.split("  +", line) for line in out.split("edits of")[0].splitlines() if "  " in line]
+    shown = {line[0]: dict(zip(titles, line, strict=True)) for line in lines}
+    assert shown.keys() == {*results["languages"], "macro average", "weighted by hours"}
+    for name, scores in (*results["languages"].items(), ("macro average", results["macro"])):
+        for title, rate in (("CER %", "cer"), ("WER %", "wer"), ("language %", "language_accuracy")):
+            assert shown[name][title] == f"{100 * scores[rate]:.1f}"
 
 
 @pytest.mark.slow

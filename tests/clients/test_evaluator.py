@@ -1,6 +1,8 @@
 """evaluate's evaluator computes the error rates of our models that we compute ourselves, without torchcodec."""
 
+import json
 import random
+import re
 from pathlib import Path
 
 import evaluate
@@ -12,8 +14,12 @@ from datasets import Audio, Dataset
 from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer, pipeline
 
 import hf_mlpl.evaluation
+from hf_mlpl.cli.main import main
+from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.evaluation.error_rate import ErrorRate
 
+from ..commands import ROOT
+from ..examples import make_folder
 from ..random_model import save_wav2vec2_folder
 from ..tones import RATE, random_text, speak
 
@@ -97,6 +103,22 @@ def test_what_evaluate_cannot_do_with_any_model(tone_run, data, metrics, evaluat
         model, tokenizer = AutoModelForCTC.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
         with pytest.raises(Exception, match="Impossible to guess which feature extractor to use"):
             evaluator.compute(model_or_pipeline=model, tokenizer=tokenizer, **options)
+
+
+def test_the_example_of_the_page(tone_corpus, tone_data, tone_run, tmp_path, monkeypatch, capsys):
+    """The example of docs/evaluation.md prints the rates that `hf-mlpl evaluate` writes."""
+    monkeypatch.chdir(make_folder(tmp_path, tone_corpus, tone_data, tone_run))
+    rows = read_utterances(["data/dev.parquet"]).to_list()
+    write_utterances([row | {"text": row["text"][1:]} for row in rows], Path("data/dev.parquet"))  # there are errors
+    command = ["evaluate", "--model", "runs/demo/final/model", "--data", "data/dev.parquet", "--languages", "de"]
+    assert main([*command, "--output", "results.json"]) == 0
+    scores = json.loads(Path("results.json").read_text())["languages"]["de"]
+    page = (ROOT / "docs" / "evaluation.md").read_text()
+    [example] = [block for block in re.findall("```python\n(.*?)```", page, re.DOTALL) if "evaluator(" in block]
+    capsys.readouterr()
+    exec(example, {})
+    assert capsys.readouterr().out.split() == ["wer", str(scores["wer"]), "cer", str(scores["cer"])]
+    assert 0 < scores["cer"] < scores["wer"]
 
 
 def test_bootstrapped_intervals(tone_run, data, metrics, evaluator, expected):

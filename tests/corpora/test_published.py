@@ -230,12 +230,8 @@ def mls(tmp_path) -> Path:
     return tmp_path / "mls"
 
 
-def test_multilingual_librispeech(mls, tmp_path, local_hub):
-    assert_same(read_all(mls, "train"), READ, mls)
-    assert_same(list(read_dataset(mls / "mls_polish", ReadingReport())), READ, mls)
-    assert listed(read_all(mls, "9_hours")) == READ[:1] and listed(read_all(mls, "1_hours")) == READ[1:]
-    with pytest.raises(ValueError, match="mls_polish: no split dev; there are train"):
-        read_all(mls, "dev")
+def write_mls_parquet(mls: Path, folder: Path) -> None:
+    """Writes the files of `facebook/multilingual_librispeech`, `polish/train/0.parquet`."""
     rows = []
     for number, (name, text) in enumerate(TRANSCRIPTS.items()):
         audio = next(mls.rglob(f"{name}.wav"))
@@ -246,8 +242,17 @@ def test_multilingual_librispeech(mls, tmp_path, local_hub):
             | {"transcript": text, "audio_duration": 0.1, "speaker_id": name.split("_")[0], "chapter_id": "10108"}
             | {"file": audio.name, "id": name}
         )
-    (tmp_path / "parquet" / "polish" / "train").mkdir(parents=True)
-    Dataset.from_list(rows).cast_column("audio", Audio()).to_parquet(tmp_path / "parquet/polish/train/0.parquet")
+    (folder / "polish" / "train").mkdir(parents=True)
+    Dataset.from_list(rows).cast_column("audio", Audio()).to_parquet(folder / "polish" / "train" / "0.parquet")
+
+
+def test_multilingual_librispeech(mls, tmp_path, local_hub):
+    assert_same(read_all(mls, "train"), READ, mls)
+    assert_same(list(read_dataset(mls / "mls_polish", ReadingReport())), READ, mls)
+    assert listed(read_all(mls, "9_hours")) == READ[:1] and listed(read_all(mls, "1_hours")) == READ[1:]
+    with pytest.raises(ValueError, match="mls_polish: no split dev; there are train"):
+        read_all(mls, "dev")
+    write_mls_parquet(mls, tmp_path / "parquet")
     push(local_hub, "facebook/multilingual_librispeech", with_configs(tmp_path / "parquet", "train"))
     assert_same(read_all("facebook/multilingual_librispeech", "train"), READ, mls)
 

@@ -123,6 +123,7 @@ def test_repetitions_equal_a_plain_computation():
 
 ODD = [" ", "  ", "a", "b", "c", "h", "ch", "B", "é", "e\u0301", "\u0301", "\u0344", "\u212b", "ß", "|", "?", "🙂"]
 ODD += ["\u00a0", "\t", "\n", "\0", "\x1c", "\u3000", "가", "ᄀ", "ᅡ", "ᆨ", "க\u0bc6\u0bbe", "กำ", "𑄱", "𑄧", "豈"]
+ODD += ["\u200b", "\u200c", "\u00ad", "\ufeff", "\ufe0f", "\u034f", "می", "❤"]
 odd_texts = st.none() | st.lists(st.sampled_from(ODD) | st.characters(codec="utf-8"), max_size=12).map("".join)
 
 

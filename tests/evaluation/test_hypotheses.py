@@ -13,7 +13,13 @@ from hf_mlpl.cli.main import main
 from hf_mlpl.data.utterances import read_utterances
 from hf_mlpl.evaluation import intervals
 from hf_mlpl.evaluation.confusions import character_confusions, language_confusions
-from hf_mlpl.evaluation.hypotheses import HYPOTHESIS_FEATURES, hypotheses_path, read_hypotheses, write_hypotheses
+from hf_mlpl.evaluation.hypotheses import (
+    HYPOTHESIS_FEATURES,
+    SCORES,
+    hypotheses_path,
+    read_hypotheses,
+    write_hypotheses,
+)
 from hf_mlpl.evaluation.intervals import interval, macro_rates, resampled_rates
 from hf_mlpl.evaluation.results import read_results
 from hf_mlpl.evaluation.scoring import score
@@ -130,3 +136,16 @@ def test_confusions(tmp_path):
     ]
     write_hypotheses(rows, tmp_path / "h.parquet")
     assert language_confusions(pq.read_table(tmp_path / "h.parquet")) == {("de", "de"): 1, ("de", "nl"): 2}
+
+
+def test_two_processes_score_as_one(two_processes, tone_run, tone_data, tmp_path):
+    """Their shares are joined in the order of the data, on which the samples of intervals depend."""
+    results = read_results(two_processes / "results.json")
+    table = read_hypotheses(hypotheses_path(two_processes / "results.json"), results)
+    command = ["evaluate", "--model", str(tone_run / "model"), "--data", str(tone_data / "dev.parquet")]
+    assert main([*command, "--output", str(tmp_path / "one.json")]) == 0
+    one = read_results(tmp_path / "one.json")
+    scored = score(table.to_pylist())
+    assert {name: results[name] for name in scored} == {name: one[name] for name in scored} == scored
+    columns = [name for name in HYPOTHESIS_FEATURES if name not in SCORES]
+    assert read_hypotheses(tmp_path / "one.hypotheses.parquet", one).select(columns).equals(table.select(columns))

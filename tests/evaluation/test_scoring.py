@@ -1,5 +1,7 @@
 """Error rates: the local metrics against jiwer and a brute-force edit distance, averages by hand, no network."""
 
+import csv
+import io
 import json
 import os
 import random
@@ -7,18 +9,26 @@ import re
 import subprocess
 import sys
 import unicodedata
+from functools import lru_cache
+from pathlib import Path
 
+import evaluate
 import jiwer
+import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hf_mlpl.evaluation
 from hf_mlpl.atomic import write_json
 from hf_mlpl.data.utterances import write_utterances
-from hf_mlpl.evaluation.scoring import METRICS, _metric, score
-from hf_mlpl.evaluation.tables import comparison_table, gap_table, results_table
+from hf_mlpl.evaluation.intervals import interval, resampled_rates
+from hf_mlpl.evaluation.normalization import NORMALIZATION
+from hf_mlpl.evaluation.results import METRICS, rates_alone
+from hf_mlpl.evaluation.scoring import score
+from hf_mlpl.evaluation.tables import comparison_table, gap_table, remarks_on, results_csv, results_table
 from hf_mlpl.inference.decoding import Hypothesis
 from hf_mlpl.labels.folder import join_shards
 from hf_mlpl.labels.schema import LABEL_FEATURES
@@ -61,8 +71,16 @@ def edit_distance(a, b):
     return row[-1]
 
 
+FOLDER = Path(hf_mlpl.evaluation.__file__).parent / "metrics"
+
+
+@lru_cache
+def metric(name):
+    return evaluate.load(str(FOLDER / name), keep_in_memory=True)
+
+
 def compute(name, predictions, references):
-    return _metric(name).compute(predictions=predictions, references=references)
+    return metric(name).compute(predictions=predictions, references=references)
 
 
 def test_rates_equal_jiwer_on_random_texts_of_several_scripts():
@@ -144,16 +162,112 @@ def test_metric_labels_and_training_have_one_error_rate(pairs, tmp_path):
 def test_score_by_hand():
     results = score(ROWS)
     assert results == score(reversed(ROWS))
-    assert results == {
-        "languages": {
-            "cs": {"cer": 2 / 8, "wer": 2 / 3, "language_accuracy": 0.5, "utterances": 2, "hours": 1.0},
-            "sv-SE": {"cer": 0.0, "wer": 0.0, "language_accuracy": 1.0, "utterances": 1, "hours": 0.25},
+    none = dict.fromkeys(METRICS)
+    cs = {
+        "cer": 2 / 8,
+        "wer": 2 / 3,
+        "normalized": {"cer": 2 / 8, "wer": 2 / 3},
+        "intervals": none,  # of two utterances
+        "edits": {
+            "characters": {"substitutions": 1, "deletions": 1, "insertions": 0},
+            "words": {"substitutions": 2, "deletions": 0, "insertions": 0},
         },
-        # each language weighs the same, whatever its number of utterances
-        "macro": {"cer": 1 / 8, "wer": 1 / 3, "language_accuracy": 0.75},
-        "utterances": 3,
-        "hours": 1.25,
+        "characters": 8,
+        "words": 3,
+        "language_accuracy": 0.5,
+        "utterances": 2,
+        "hours": 1.0,
+        "empty": 0,
+        "speakers": None,
     }
+    assert results["languages"]["cs"] == cs
+    exact = {"cer": 0.0, "wer": 0.0}
+    assert results["languages"]["sv-SE"] == cs | exact | {
+        "normalized": exact,
+        "edits": {unit: dict.fromkeys(cs["edits"]["words"], 0) for unit in cs["edits"]},
+        **{"characters": 2, "words": 1, "language_accuracy": 1.0, "utterances": 1, "hours": 0.25},
+    }
+    # each language weighs the same, whatever its number of utterances; then by hours, 1 and 0.25
+    normalized = {"cer": 1 / 8, "wer": 1 / 3}
+    assert results["macro"] == normalized | {
+        "normalized": normalized,
+        "language_accuracy": 0.75,
+        "intervals": none,
+    }
+    assert results["by_hours"]["cer"] == pytest.approx(0.8 * 2 / 8)
+    assert results["by_hours"]["normalized"]["wer"] == pytest.approx(0.8 * 2 / 3)
+    assert results["by_hours"]["language_accuracy"] == pytest.approx(0.8 * 0.5 + 0.2)
+    assert results["language_confusions"] == {"cs": {"cs": 1, "sv-SE": 1}, "sv-SE": {"sv-SE": 1}}
+    assert {name: results[name] for name in ("utterances", "hours", "unreadable", "empty")} == {
+        **{"utterances": 3, "hours": 1.25, "unreadable": 0, "empty": 0}
+    }
+    assert results["normalization"] == NORMALIZATION
+
+
+def test_normalised_scores_empty_transcripts_and_speakers_by_hand():
+    rows = [
+        # case, a hyphen and a full stop: three edits of characters as written, none normalised
+        ("Les arcs-en-ciel.", "les arcs en ciel", "a"),
+        ("été", "ete", "a"),  # marks are spelling in both
+        ("oui", "", "b"),
+        ("oui", "oui", None),
+        ("non", "", "c"),
+    ]
+    rows = [
+        ROWS[0] | {"language": "fr", "text": text, "hypothesis": hypothesis, "speaker": speaker, "error": None}
+        for text, hypothesis, speaker in rows
+    ]
+    rows[-1]["error"] = "lost.wav: no such file"
+    results = score(rows)
+    scores = results["languages"]["fr"]
+    assert scores["cer"] == (4 + 2 + 3 + 0 + 3) / (17 + 3 + 3 + 3 + 3)
+    assert scores["normalized"] == {"cer": (0 + 2 + 3 + 0 + 3) / (16 + 3 + 3 + 3 + 3), "wer": 3 / 8}
+    assert scores["wer"] == (2 + 1 + 1 + 0 + 1 + 2) / 6  # "arcs en ciel" for "arcs-en-ciel." is one word for three
+    assert (scores["empty"], results["empty"], results["unreadable"]) == (1, 1, 1)
+    assert scores["speakers"] == {"count": 3, "cer": {"lowest": 6 / 20, "median": 1.0, "highest": 1.0}}
+
+
+def test_numbers_of_each_kind_of_edit_equal_those_of_jiwer():
+    rng = random.Random(1)
+    letters = ["a", "b", "é", "न", "ि", " ", " "]
+    pairs = [["".join(rng.choices(letters, k=rng.randint(0, 40))) for _ in range(2)] for _ in range(300)]
+    pairs += [["", "a b"], ["a b", ""], ["a", "a"], ["".join(rng.choices(letters, k=3000)) for _ in range(2)]]
+    pairs = [[" ".join(text.split()) for text in pair] for pair in pairs]
+    scores = score(ROWS[0] | {"text": text, "hypothesis": hypothesis} for text, hypothesis in pairs)["languages"]["cs"]
+    columns = list(map(list, zip(*pairs, strict=True)))
+    for unit, process in (("characters", jiwer.process_characters), ("words", jiwer.process_words)):
+        found = process(*columns)
+        assert scores["edits"][unit] == {kind: getattr(found, kind) for kind in scores["edits"][unit]}
+        assert scores[unit] == found.hits + found.substitutions + found.deletions
+
+
+def test_intervals_are_those_of_the_utterances():
+    rng = random.Random(2)
+    rows = [
+        ROWS[0]
+        | {"language": language, "text": "abc" * rng.randint(1, 5), "hypothesis": "ab" * rng.randint(1, 9)}
+        | {"duration_seconds": 36 if language == "sl" else 12}
+        for language in ("sl", "fi")
+        for _ in range(40)
+    ]
+    results = score(rows)
+    samples = {}
+    for language in ("sl", "fi"):
+        of_language = [row for row in rows if row["language"] == language]
+        edits, lengths = np.array(
+            [(edit_distance(row["text"], row["hypothesis"]), len(row["text"])) for row in of_language]
+        ).T
+        samples[language] = resampled_rates(edits, lengths, language)
+        assert results["languages"][language]["intervals"]["cer"] == list(interval(samples[language]))
+    assert results["macro"]["intervals"]["cer"] == pytest.approx(interval((samples["sl"] + samples["fi"]) / 2))
+    weighted = interval((3 * samples["sl"] + samples["fi"]) / 4)
+    assert results["by_hours"]["intervals"]["normalized_cer"] == pytest.approx(weighted)
+    # a language of nine utterances has none, and neither have means with it; nor has one without errors
+    few = score([*rows[:40], *rows[40:49]])
+    assert few["languages"]["sl"]["intervals"] == results["languages"]["sl"]["intervals"]
+    assert few["languages"]["fi"]["intervals"] == few["macro"]["intervals"] == dict.fromkeys(METRICS)
+    right = score(row | {"hypothesis": row["text"]} for row in rows)
+    assert right["macro"]["intervals"] == dict.fromkeys(METRICS)
 
 
 def test_language_accuracy_is_unknown_without_predictions():
@@ -183,14 +297,55 @@ def test_results_file_is_plain_json_and_replaced_as_a_whole(tmp_path):
     assert os.listdir(tmp_path) == ["results.json"]
 
 
-def test_table_lists_languages_then_the_macro_row():
+def test_table_lists_languages_then_the_means():
     rows = [*reversed(ROWS), {**ROWS[0], "language": "ab", "predicted_language": None}]
-    assert results_table(score(rows)).splitlines() == [
-        "language  utterances  hours  CER %  WER %  language %",
-        "ab                 1   0.50   50.0  100.0           -",
-        "cs                 2   1.00   25.0   66.7        50.0",
-        "sv-SE              1   0.25    0.0    0.0       100.0",
-        "macro              4   1.75   25.0   55.6        75.0",
+    results = score(rows)
+    assert results_table(results).splitlines() == [
+        "language           utterances  hours  CER %  WER %  norm. CER %  norm. WER %  language %",
+        "ab                          1   0.50   50.0  100.0         50.0        100.0           -",
+        "cs                          2   1.00   25.0   66.7         25.0         66.7        50.0",
+        "sv-SE                       1   0.25    0.0    0.0          0.0          0.0       100.0",
+        "macro average               4   1.75   25.0   55.6         25.0         55.6        75.0",
+        "weighted by hours           4   1.75   28.6   66.7         28.6         66.7        60.0",
+    ]
+    assert remarks_on(results) == [
+        "edits of 12 characters: 2 substitutions, 1 deletions, 0 insertions",
+        "edits of 5 words: 3 substitutions, 0 deletions, 0 insertions",
+        "empty transcripts: 0 of 4 (0.0%)",
+        "languages taken for others: cs for sv-SE 1 times",
+    ]
+    # a model that predicts no language has no column of it; intervals and speakers have their place
+    rows = [ROWS[0] | {"language": "ja", "predicted_language": None, "speaker": f"{i % 2}"} for i in range(20)]
+    rows[0] |= {"hypothesis": "", "error": "lost"}
+    rows[1] |= {"hypothesis": ""}
+    results = score(rows)
+    low, high = (f"{100 * bound:.1f}" for bound in results["languages"]["ja"]["intervals"]["cer"])
+    head, row, *_ = results_table(results).splitlines()
+    assert head.endswith("  CER % of speakers") and row.split()[-1] == "55.0-55.0"
+    assert row.split()[3:5] == ["55.0", f"({low}-{high})"]
+    assert remarks_on(results)[2:] == [
+        "empty transcripts: 1 of 20 (5.0%); 1 could not be read",
+        "written without spaces, so that the WER says little: ja",
+    ]
+
+
+def test_table_of_languages_as_csv_and_of_older_results():
+    rows = [row | {"speaker": "a"} for row in ROWS]
+    results = score(rows)
+    cs, sv = csv.DictReader(io.StringIO(results_csv(results)))
+    assert (cs["language"], sv["language"]) == ("cs", "sv-SE")
+    assert float(cs["cer"]) == float(cs["normalized_cer"]) == 0.25 and cs["cer_low"] == ""
+    assert (cs["words_substitutions"], cs["characters"], cs["speakers"], cs["speaker_cer_median"]) == (
+        *("2", "8", "1"),
+        "0.25",
+    )
+    older = rates_alone(results)
+    assert older["languages"]["cs"] == {"cer": 0.25, "wer": 2 / 3} | {
+        **{"language_accuracy": 0.5, "utterances": 2, "hours": 1.0}
+    }
+    assert results_table(older).splitlines()[0::3] == [
+        "language       utterances  hours  CER %  WER %  language %",
+        "macro average           3   1.25   12.5   33.3        75.0",
     ]
 
 
@@ -209,7 +364,7 @@ for folder in sys.argv[1:]:
 """
     # the caches are empty, and nothing tells the libraries to stay offline
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | {"HF_HOME": str(tmp_path)}
-    folders = [str(METRICS / "cer"), str(METRICS / "wer")]
+    folders = [str(FOLDER / "cer"), str(FOLDER / "wer")]
     command = [sys.executable, "-c", program, *folders]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

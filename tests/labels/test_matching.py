@@ -234,7 +234,7 @@ def test_labels_of_one_utterance(parliament, tmp_path):
         (f"sl_{spelled[0]}", "one"),
         (f"y/{spelled[0]}", "two"),
         (f"y/{spelled[1]}", "same"),
-        (f"z/{spelled[1]}", "same "),
+        (f"z/{spelled[1]}", "sa\u00adme\u200b "),  # nobody sees a difference
         (spelled[2], "alone"),
     ]
     table.write_text("id;text\n" + "".join(f"{name};{text}\n" for name, text in rows))

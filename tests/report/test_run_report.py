@@ -14,8 +14,9 @@ import pytest
 from markupsafe import Markup
 
 from hf_mlpl.cli.main import main
+from hf_mlpl.evaluation import differences, scoring
 from hf_mlpl.evaluation.hypotheses import HYPOTHESIS_FEATURES, write_hypotheses
-from hf_mlpl.evaluation.results import read_results
+from hf_mlpl.evaluation.results import rates_alone, read_results
 from hf_mlpl.evaluation.scoring import score
 from hf_mlpl.pages.document import document
 from hf_mlpl.report import evaluations, run
@@ -66,7 +67,8 @@ class Page(HTMLParser):
 @pytest.fixture
 def copied(tone_run, tmp_path, monkeypatch) -> Path:
     """Returns a copy of a finished run, with texts and names of a stranger; its 8 utterances a language are enough."""
-    monkeypatch.setattr(evaluations, "FEWEST_SAMPLED", 8)
+    for module in (evaluations, scoring, differences):
+        monkeypatch.setattr(module, "FEWEST_SAMPLED", 8)
     folder = tmp_path / "run"
     shutil.copytree(tone_run, folder, ignore=shutil.ignore_patterns("checkpoints", "model", "report.html"))
     (folder / "model").mkdir()
@@ -87,11 +89,17 @@ def test_the_page_of_a_run(copied, tone_run):
     assert page.tags.count("script") == document("", Markup()).count("<script>")
     assert len(page.ids) == len(set(page.ids))
     for language, scores in results["languages"].items():
-        cells = page.row(language, 6)
-        cer, low, high = (float(part) for part in cells[3].replace("(", " ").replace("–", " ").strip(")").split())
-        assert cer == round(100 * scores["cer"], 1) and low <= cer <= high and low < high
-        assert cells[1] == f"{scores['utterances']}" and cells[5] == f"{100 * scores['language_accuracy']:.1f}"
-    assert page.row("macro average", 6)[3].startswith(f"{100 * results['macro']['cer']:.1f}")
+        cells = page.row(language, 8)
+        for cell, rates in ((cells[3], scores), (cells[6], scores["normalized"])):
+            rate, low, high = (float(part) for part in cell.replace("(", " ").replace("–", " ").strip(")").split())
+            assert rate == round(100 * rates["cer" if rates is scores else "wer"], 1) and low <= rate <= high
+            assert low < high
+        assert cells[1] == f"{scores['utterances']}" and cells[7] == f"{100 * scores['language_accuracy']:.1f}"
+        kinds = page.row(language, 9)
+        units = [(unit, kind) for unit in ("characters", "words") for kind in scores["edits"][unit]]
+        assert kinds[1:7] == [f"{100 * scores['edits'][unit][kind] / scores[unit]:.1f}" for unit, kind in units]
+    assert page.row("weighted by hours", 8)[3].startswith(f"{100 * results['by_hours']['cer']:.1f}")
+    assert page.row("macro average", 8)[3].startswith(f"{100 * results['macro']['cer']:.1f}")
     rows = pq.read_table(copied / "results.hypotheses.parquet").to_pylist()
     wrong = [row for row in rows if row["edits"]]
     assert len(page.sounds) == len(wrong) and all(s.startswith("data:audio/mpeg;base64,") for s in page.sounds)
@@ -260,22 +268,36 @@ def test_languages_of_few_utterances_and_of_any_name(tmp_path):
     edits = {"sl": [1, 0] * 6, "fi": [0] * 12, "de": [3], hostile: [2]}
     html = run_report(made_results(tmp_path / "test.json", edits))
     page = Page(html)
-    cells = {name: page.row(name, 6)[3] for name in (*edits, "macro average")}
+    cells = {name: page.row(name, 8)[3] for name in (*edits, "macro average")}
     assert cells.pop("sl") == "5.0(2.5–7.5)"  # quantiles of the binomial distribution of 12 and 1/2: 3 and 9
     # one utterance says nothing of others, and no error does not mean that there never is one
     assert cells == {"fi": "0.0", "de": "30.0", hostile: "20.0", "macro average": "13.8"}
     assert f"CER {20:.1f} %" in page.text and "<i>" not in html and len(page.ids) == len(set(page.ids))
     assert "<del>" not in html.split("<h4>sl")[1].split("b</ins>")[1][:20]  # é is the same in both forms
-    del edits["de"], edits[hostile]
-    made_results(tmp_path / "test.json", edits)
-    assert Page(run_report(tmp_path / "test.json")).row("macro average", 6)[3].startswith("2.5(")
-    results = json.loads((tmp_path / "test.json").read_text())
-    results["languages"]["fi"]["cer"], results["macro"]["cer"] = None, results["languages"]["sl"]["cer"]
-    (tmp_path / "test.json").write_text(json.dumps(results))
-    page = Page(run_report(tmp_path / "test.json"))  # the average is of the languages that have a rate
-    assert page.row("fi", 6)[3] == "–" and page.row("macro average", 6)[3] == page.row("sl", 6)[3]
     page = Page(run_report(made_results(tmp_path / "test.json", {"macro average": [4], "sl": [0]})))
-    assert [row[3] for row in page.rows if row[0] == "macro average" and len(row) == 6] == ["40.0", "20.0"]
+    assert [row[3] for row in page.rows if row[0] == "macro average" and len(row) == 8] == ["40.0", "20.0"]
+
+
+def test_results_of_older_versions(tmp_path, no_pictures):
+    """Their intervals come from the transcripts, which lack the columns of today, too."""
+    path = made_results(tmp_path / "test.json", {"sl": [1, 0] * 6, "fi": [0] * 12})
+    results = rates_alone(json.loads(path.read_text())) | {"data": ["test.parquet"]}
+    path.write_text(json.dumps(results))
+    transcripts = tmp_path / "test.hypotheses.parquet"
+    table = pq.read_table(transcripts)
+    columns = [name for name in table.column_names if name != "speaker" and not name.startswith("normalized_")]
+    pq.write_table(table.select(columns), transcripts)
+    page = Page(run_report(path))
+    assert page.row("sl", 6)[3] == "5.0(2.5–7.5)" and page.row("macro average", 6)[3].startswith("2.5(")
+    assert "Kinds of errors" not in page.text and "ormalised" not in page.text and "weighted" not in page.text
+    shutil.copy(path, tmp_path / "later.json")
+    shutil.copy(transcripts, tmp_path / "later.hypotheses.parquet")
+    page = Page(comparison_report([path, tmp_path / "later.json"]))
+    assert page.row("sl", 5)[1] == "5.0 (2.5–7.5)" and page.row("sl", 5)[3] == "+0.0 (+0.0 to +0.0)"
+    results["languages"]["fi"]["cer"], results["macro"]["cer"] = None, results["languages"]["sl"]["cer"]
+    path.write_text(json.dumps(results))
+    page = Page(run_report(path))  # the average is of the languages that have a rate
+    assert page.row("fi", 6)[3] == "–" and page.row("macro average", 6)[3] == page.row("sl", 6)[3]
 
 
 def test_seeds_side_by_side(copied, tone_run, tmp_path, no_pictures):

@@ -17,6 +17,8 @@ from hf_mlpl.corpora.sources import SYNTHETIC
 from hf_mlpl.ctc_models import ctc_interface
 from hf_mlpl.ctc_models.loading import load_student, read_config
 from hf_mlpl.data.utterances import read_utterances, write_utterances
+from hf_mlpl.evaluation.results import read_results
+from hf_mlpl.evaluation.speed_line import NUMBERS, NUMBERS_OR_NULL, TEXTS
 from hf_mlpl.inference.loading import load_model
 from hf_mlpl.sharing.model_card import TEMPLATES, model_card, teacher_revision
 from hf_mlpl.training.loop import train
@@ -181,33 +183,121 @@ def test_labels_and_results_of_tests(tone_data, tone_run, settings, tmp_path, lo
         model_card(run, [results[1], results[1]])
 
 
-def test_sixty_languages(tmp_path, local_hub):
-    """And an origin on the Hub without a record."""
+@pytest.fixture
+def written_run(tmp_path):
+    """Returns a function that writes the record of a run in so many languages, with an origin without a record."""
+
+    def write(languages: list[str], release: dict) -> Path:
+        recipe = yaml.safe_load((ROOT / "recipes" / "common_voice_voxpopuli" / "supervised.yaml").read_text())
+        hours = dict.fromkeys(languages, {"human_hours": 12.0, "pseudo_labelled_hours": 0.0, "teachers": []})
+        session = {"first_update": 5, "hours": 1234.5, "hardware": "NVIDIA H100", "processes": 64, "commit": None}
+        run = {
+            **{"stage": "supervised", "language": None, "updates": 1000, "dropped": {"no text": 1234}},
+            "model": {"parameters": 1_058_849_871, "languages": languages},
+            "started_from": {"name": "someone/mlpl", "revision": "f" * 40, "run": None},
+            **{"training_data": hours, "unlabelled_hours": {}, "sources": [release]},
+            "sessions": [session | {"versions": {"torch": "2.13.0"}}],
+        }
+        (tmp_path / "run.json").write_text(json.dumps(run))
+        config = recipe | {"output_dir": str(tmp_path), "max_updates": 1000, "languages": languages}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        return tmp_path
+
+    return write
+
+
+RELEASE = {"name": "Common Voice, cv-corpus-6.1-2020-12-11", "license": "cc0-1.0", "url": None}
+
+
+def test_sixty_languages(written_run, local_hub):
     recipe = yaml.safe_load((ROOT / "recipes" / "common_voice_voxpopuli" / "supervised.yaml").read_text())
     locales = recipe["languages"]
-    hours = dict.fromkeys(locales, {"human_hours": 12.0, "pseudo_labelled_hours": 0.0, "teachers": []})
-    release = {"name": "Common Voice, cv-corpus-6.1-2020-12-11", "license": "cc0-1.0", "url": None}
-    session = {"first_update": 5, "hours": 1234.5, "hardware": "NVIDIA H100", "processes": 64, "commit": None}
-    run = {
-        **{"stage": "supervised", "language": None, "updates": 1000, "dropped": {"no text": 1234}},
-        "model": {"parameters": 1_058_849_871, "languages": locales},
-        "started_from": {"name": "someone/mlpl", "revision": "f" * 40, "run": None},
-        **{"training_data": hours, "unlabelled_hours": {}, "sources": [release]},
-        "sessions": [session | {"versions": {"torch": "2.13.0"}}],
-    }
-    (tmp_path / "run.json").write_text(json.dumps(run))
-    config = recipe | {"output_dir": str(tmp_path), "max_updates": 1000}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    tested = results_on(["test.parquet"], dict.fromkeys(locales, 0.25), sources=[release])
-    card = model_card(tmp_path, [tested])
+    tested = results_on(["test.parquet"], dict.fromkeys(locales, 0.25), sources=[RELEASE])
+    card = model_card(written_run(locales, RELEASE), [tested])
     check(card)
     card.validate()
-    assert len(card.data.eval_results) == 120 and card.data.base_model == "someone/mlpl"
+    # ja, th and three of zh have no WER
+    assert len(card.data.eval_results) == 120 - 5 and card.data.base_model == "someone/mlpl"
     assert len(card.data.language) == 60 - 1 - 2  # rm twice, zh three times
     assert "in 60 languages: a CTC model with 1,058,849,871 parameters" in card.text
     assert "1. `someone/mlpl` at `ffffffffffff`, whose training is not noted here.\n2. `supervised`: from" in card.text
     assert "from update 5 on, 1234.50 hours in 64 processes on NVIDIA H100; torch 2.13.0\n" in card.text
     assert "few" not in card.text and "written without spaces" in card.text and "1,234 (no text)" in card.text
+
+
+def with_new_scores(results: dict) -> dict:
+    """Adds what results of today have: normalised rates half as high, intervals, means by hours and a speed."""
+    for scores in (*results["languages"].values(), results["macro"]):
+        scores["normalized"] = {rate: scores[rate] / 2 for rate in ("cer", "wer")}
+        rates = {"cer": scores["cer"], "wer": scores["wer"]}
+        rates |= {f"normalized_{rate}": value for rate, value in scores["normalized"].items()}
+        scores["intervals"] = {rate: [0.9 * value, 1.1 * value] for rate, value in rates.items()}
+    numbers = dict.fromkeys([*NUMBERS, *NUMBERS_OR_NULL], 1) | {"rtfx": 1234.5, "batch_seconds": 600}
+    texts = dict.fromkeys(TEXTS, "GPU") | {"hardware": "NVIDIA H200", "dtype": "bfloat16", "device": "cuda"}
+    return results | {"by_hours": results["macro"], "normalization": "scores-1", "speed": numbers | texts}
+
+
+def test_data_sets_of_the_hub(written_run, tmp_path, local_hub):
+    """The Hub's own reader finds the names that `load_dataset` takes, and all rates under them."""
+    cer = {"sl": 0.125, "zh-CN": 0.5, "en": 0.0625}
+    configs = {"sl": "sl_si", "zh-CN": "cmn_hans_cn", "en": "en_us"}
+    source = {"name": "FLEURS", "license": "cc-by-4.0", "url": "https://huggingface.co/datasets/google/fleurs"}
+    fleurs = {"id": "google/fleurs", "configs": configs, "split": "test", "revision": "a" * 40}
+    fleurs |= {"left_out": {"no text": 3}}
+    unknown = {"unknown_languages": ["sl"], "languages_left_out": ["fi"]}
+    librispeech = {"id": "openslr/librispeech_asr", "configs": {"en": "clean"}, "split": "test", "revision": None}
+    other = librispeech | {"configs": {"en": "other"}}
+    mixed = {"id": "me/all", "configs": {"en": "default", "sl": "default"}, "split": "test", "revision": None}
+    own = {"id": None, "configs": {"sl": "default"}, "split": "test", "revision": None}  # on the disk
+    results = [
+        with_new_scores(results_on(["fleurs/test.parquet"], cer, sources=[source], dataset=fleurs, **unknown)),
+        results_on(["clean/test.parquet"], {"en": 0.25}, dataset=librispeech, sources=[{"name": "LibriSpeech"}]),
+        results_on(["other/test.parquet"], {"en": 0.75}, dataset=other, sources=[{"name": "LibriSpeech"}]),
+        results_on(["test.parquet"], {"en": 0.5, "sl": 0.25}, dataset=mixed, sources=[{"name": "Everything"}]),
+        results_on(["test.parquet"], {"sl": 0.25}, dataset=own, sources=[{"name": "Our club"}]),
+    ]
+    for number, result in enumerate(results):
+        (tmp_path / f"{number}.json").write_text(json.dumps(result))
+        assert read_results(tmp_path / f"{number}.json") == result
+    run = written_run(list(cer), RELEASE)
+    card = model_card(run, results)
+    check(card)
+    card.validate()
+    [index] = ModelCard(str(card)).data.to_dict()["model-index"]
+    shown = {}
+    for entry in index["results"]:
+        assert entry["task"]["type"] == "automatic-speech-recognition"
+        place = entry["dataset"]
+        key = (
+            place["type"],
+            place["config"],
+            place["split"],
+            place.get("revision"),
+            place.get("args", {}).get("language"),
+        )
+        shown[key] = [(metric["type"], metric["name"], metric["value"]) for metric in entry["metrics"]]
+    both = [("cer", "test CER, %", 12.5), ("cer", "test normalised CER, %", 6.25)]
+    both += [("wer", "test WER, %", 25.0), ("wer", "test normalised WER, %", 12.5)]
+    assert shown["google/fleurs", "sl_si", "test", "a" * 40, "sl"] == both
+    assert [metric for metric, *_ in shown["google/fleurs", "cmn_hans_cn", "test", "a" * 40, "zh"]] == ["cer", "cer"]
+    assert shown["openslr/librispeech_asr", "clean", "test", None, "en"][0] == ("cer", "test CER, %", 25.0)
+    assert shown["openslr/librispeech_asr", "other", "test", None, "en"][1] == ("wer", "test WER, %", 150.0)
+    assert [name for _, name, _ in shown["me/all", "default", "test", None, None]] == [
+        f"test {rate} of {language}, %" for language in ("en", "sl") for rate in ("CER", "WER")
+    ]
+    assert ("our-club", "sl", "test", None, "sl") in shown
+    names = {(rate.dataset_name, (rate.metric_args or {}).get("normalization")) for rate in card.data.eval_results}
+    assert {("FLEURS (sl)", None), ("FLEURS (sl)", "scores-1"), ("Everything", None)} < names
+    assert "| CER % | WER % | norm. CER % | norm. WER % | language % |" in card.text
+    assert "| 12.5 (11.2–13.8) | 25.0 (22.5–27.5) | 6.2 (5.6–6.9) | 12.5 (11.2–13.8) |" in card.text
+    assert "| weighted by hours | - | 24 |" in card.text and "Normalised rates" in card.text
+    line = f"Data: FLEURS ({source['url']}), licence `cc-by-4.0`; the Hub's `google/fleurs` at `{'a' * 12}`"
+    left_out = "left out: 3 no text; the model does not know sl; without fi, which the model cannot transcribe."
+    assert f"\n\n{line}, split `test`; {left_out}\n\nSpeed: RTFx 1,234" in card.text
+    assert "; NVIDIA H200, bfloat16, batches of 600 s" in card.text
+    assert "### FLEURS: test\n" in card.text and "### LibriSpeech: clean, test\n" in card.text
+    with pytest.raises(ValueError, match="two of the results are of LibriSpeech: clean, test, en; give one of them"):
+        model_card(run, [results[1], results[1] | {"data": ["again/test.parquet"]}])
 
 
 def test_results_of_other_weights_are_refused(tone_run, tmp_path):

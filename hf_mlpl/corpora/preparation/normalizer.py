@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
+from ...data.words import EAST_ASIAN, MARKS_OF_WORDS
 from ...model.text import normalize_text
 
-INSIDE_WORDS = "'’-‐·"
-SPELLED_WITH = "‘՚՛՜՞׳״"  # a variant of the apostrophe, and marks inside of Armenian and Hebrew words
-# Beginnings of the Unicode names of letters that are written without spaces between words.
-WITHOUT_SPACES = ("CJK ", "IDEOGRAPHIC ", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO")
+INSIDE_WORDS = "'’‘՚׳-‐‑֊᐀·"  # forms of the apostrophe and the hyphen, and the middle dot
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,9 @@ class Normalizer:
         replace: maps strings to their replacements, which are made first, in this order.
         lowercase: converts text to lower case.
         dotless_i: makes ı the lower case of I, and i that of İ, as in Turkish and Azerbaijani.
-        strip_punctuation: replaces punctuation by spaces, or by nothing between Chinese or Japanese characters and
-            inside of Armenian and Hebrew words. Apostrophes, hyphens and middle dots inside of words stay.
+        strip_punctuation: replaces punctuation by spaces, or by nothing beside Chinese or Japanese characters and
+            inside of Armenian and Hebrew words. Apostrophes, hyphens and middle dots inside of words stay, and all
+            letters, marks, digits and symbols.
 
     ```python
     >>> Normalizer(lowercase=True, strip_punctuation=True)("„Na, wie geht's?“ – Gut.")
@@ -42,10 +41,12 @@ class Normalizer:
     strip_punctuation: bool = False
 
     def __call__(self, text: str) -> str:
+        text = unicodedata.normalize("NFC", text)
         for old, new in self.replace.items():
-            text = text.replace(old, new)
+            text = text.replace(unicodedata.normalize("NFC", old), new)
+        text = normalize_text(text)
         if self.dotless_i:
-            text = unicodedata.normalize("NFC", text).replace("İ", "i").replace("I", "ı")
+            text = text.replace("İ", "i").replace("I", "ı")
         if self.lowercase:
             text = text.lower()
         if self.strip_punctuation:
@@ -59,22 +60,20 @@ def _kind(character: str) -> str:
     category = unicodedata.category(character)
     if character in INSIDE_WORDS:
         return "i"
-    if character in SPELLED_WITH:
-        return "s"
     if category[0] == "P":
         return "p"
     if category[0] == "M" or character in "\u200c\u200d":  # joiners, which stand between letters
         return "m"
-    if category[0] not in "LN":
+    if category[0] not in "LN" and category not in ("Cn", "Co"):  # letters that this Python or Unicode does not know
         return " "
-    return "c" if unicodedata.name(character, "").startswith(WITHOUT_SPACES) else "w"
+    return "c" if unicodedata.name(character, "").startswith(EAST_ASIAN) else "w"
 
 
 def _without_punctuation(text: str) -> str:
     """Replaces punctuation by a space, or by nothing where no words are separated; keeps all letters and marks."""
+    text = MARKS_OF_WORDS.sub("", text)
     kinds = "".join(map(_kind, text))
     kinds = re.sub(r"(?<=[wcm])i(?=[wcm])", "w", kinds)
-    kinds = re.sub(r"(?<=[wcm])s(?=[wcm])", "-", kinds)
-    kinds = re.sub(r"(?<=c)[pis]+|[pis]+(?=c)", lambda run: "-" * len(run[0]), kinds)
-    replacements = {"-": "", "p": " ", "i": " ", "s": " "}
+    kinds = re.sub(r"(?<=c)[pi]+|[pi]+(?=c)", lambda run: "-" * len(run[0]), kinds)
+    replacements = {"-": "", "p": " ", "i": " "}
     return "".join(replacements.get(kind, character) for kind, character in zip(kinds, text, strict=True))

@@ -61,15 +61,20 @@ class Preprocessing:
         quarantine: maps `audio_name` of recordings that are left out to reasons; see `read_quarantine`.
         decode: decodes all audio, which finds damage behind a good header.
         normalizers: of texts, by language; `*` is for all other languages.
+        labelled: leaves out utterances without a text.
     """
 
     quarantine: Mapping[str, str] = field(default_factory=dict)
     decode: bool = False
     normalizers: Mapping[str, Normalizer] = field(default_factory=dict)
+    labelled: bool = False
 
     def apply(self, utterance: dict, report: ReadingReport) -> dict | None:
         """Returns the checked utterance, or None and an explanation in the report."""
         name = audio_name(utterance["audio"])
+        if self.labelled and not utterance["text"]:
+            report.drop("no text", utterance["id"])
+            return None
         if name in self.quarantine:
             report.drop("in quarantine", utterance["id"], f"{name}: {self.quarantine[name]}")
             return None

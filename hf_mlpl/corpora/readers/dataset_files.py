@@ -20,6 +20,7 @@ from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, metadata_load
 from huggingface_hub.errors import RevisionNotFoundError
 
 from ..reading import ReadingReport
+from ..sources import HUB_PAGE, Source
 
 READ_IN_PLACE = (Parquet, Csv, Json, AudioFolder, WebDataset, Arrow)
 CONVERTED = "refs/convert/parquet"  # the revision to which the Hub writes Parquet files of data sets in other forms
@@ -87,6 +88,16 @@ def dataset_configs(name: str) -> list[str]:
         return sorted(converted)
     with _one_line(name):
         return get_dataset_config_names(name)
+
+
+def source_on_hub(name: str) -> Source:
+    """Returns the source of a data set on the Hub, with the licence of its card; `unknown` if that cannot be read."""
+    try:
+        card = HfApi().dataset_info(name).card_data
+    except Exception:
+        card = None  # loading tells why
+    licenses = (card and card.get("license")) or "unknown"
+    return Source(name, licenses if isinstance(licenses, str) else " and ".join(licenses), HUB_PAGE + name)
 
 
 def default_config(name: str) -> str | None:

@@ -19,6 +19,7 @@ from ...audio.containers import audio_column
 from ...audio.dataset_rows import UndecodedRows
 from ...audio.reading import is_recording
 from ...audio.tar_index import ContainerError
+from ..listing import parquet_files_below
 from ..locales import to_locale
 from ..metadata import METADATA, SUFFIXES, TableRow, columns_of, rows_of
 from ..reading import ReadingReport
@@ -34,15 +35,18 @@ from .dataset_files import (
     has_configs,
     has_script,
 )
-from .parquet import parquet_features, parquet_rows, with_class_names
+from .parquet import parquet_features, parquet_rows, parquet_schema, with_class_names
 from .published import (
+    LIBRISPEECH_ON_HUB,
     PUBLISHED,
+    SOURCES,
     Published,
     download_language,
     language_folders,
     language_rows,
     languages_on_hub,
     locale_of_config,
+    published_columns,
     published_folder,
 )
 
@@ -129,13 +133,16 @@ def open_named(
         raise ValueError(f"{name}: `datasets` cannot load it: {error.__cause__ or error}") from error
 
 
-def language_configs(name: str | Path, languages: Sequence[str] | None = None) -> list[str | None]:
+def language_configs(
+    name: str | Path, languages: Sequence[str] | None = None, all_languages: bool = False
+) -> list[str | None]:
     """Returns the configurations of a data set that are read if none is named; [None] if it has only one without name.
 
     They are all that are named after one language, if no others are there.
 
     Args:
-        languages: locales to choose from them; all if there are none.
+        languages: locales to choose from them; without any, the default that the data set's card names, or else all.
+        all_languages: chooses all, whatever the card names, if they are named after languages.
 
     Raises:
         ValueError: for a data set with other configurations, one of which must be named, and for absent languages.
@@ -154,7 +161,7 @@ def language_configs(name: str | Path, languages: Sequence[str] | None = None) -
     locales = {config: locale_of_config(config) for config in configs if config not in SEVERAL_LANGUAGES}
     if len(configs) == 1:
         return list(configs)
-    if default and (not languages or None in locales.values()):
+    if default and (not (languages or all_languages) or None in locales.values()):
         return [default]
     if None in locales.values():
         raise ValueError(f"{name}: has the configurations {', '.join(configs)}; name one")
@@ -164,11 +171,23 @@ def language_configs(name: str | Path, languages: Sequence[str] | None = None) -
     raise ValueError(f"{name}: no configuration of {', '.join(wanted)}; there are {', '.join(configs)}")
 
 
-def known_source(name: str | Path) -> Source | None:
-    """Returns the source of a published corpus by its name on the Hub or its files in a folder; None for another."""
+def known_corpus(name: str | Path) -> tuple[str, Source] | None:
+    """Returns the name on the Hub and the source of a published corpus, by that name, or by the files in a folder.
+
+    Copies of its Parquet files are known by their columns, those of LibriSpeech by the name of the folder, too; None
+    for another data set.
+    """
     path = Path(name)
-    corpus = published_folder(path) if path.is_dir() else PUBLISHED.get(str(name).lower())
-    return corpus.source if corpus else None
+    if not path.is_dir():
+        return next((known for known in SOURCES.items() if known[0] == str(name).lower()), None)
+    corpus, known = published_folder(path), None
+    if corpus is None and has_configs(path) and (files := parquet_files_below(path)):
+        columns = parquet_schema(files[0]).names
+        corpus = published_columns(columns)
+        if path.absolute().name == Path(LIBRISPEECH_ON_HUB).name and "chapter_id" in columns:
+            known = LIBRISPEECH_ON_HUB
+    known = known or next((known for known, each in PUBLISHED.items() if each is corpus), None)
+    return (known, SOURCES[known]) if known else None
 
 
 def has_one_split(path: Path) -> bool:

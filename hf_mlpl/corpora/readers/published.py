@@ -19,7 +19,7 @@ from ...audio.reading import AUDIO_SUFFIXES
 from ..locales import WITH_REGION, WITHOUT_REGION, to_locale
 from ..metadata import TableRow
 from ..reading import ReadingReport
-from ..sources import FLEURS, MLS, VOXPOPULI, Source
+from ..sources import FLEURS, LIBRISPEECH, MLS, VOXPOPULI, Source
 from ..tables import DAMAGED, decode_text, open_binary, read_table, row_problem, table_columns
 from .voxpopuli import Archive
 
@@ -34,6 +34,9 @@ OF_MLS = {
     **{"dutch": "nl", "english": "en", "french": "fr", "german": "de", "italian": "it", "polish": "pl"},
     **{"portuguese": "pt", "spanish": "es"},
 }
+LIBRISPEECH_ON_HUB = "openslr/librispeech_asr"
+# Arguments of `read_dataset` for LibriSpeech, whose configurations and columns do not say its language.
+LIBRISPEECH_LANGUAGE, LIBRISPEECH_COLUMNS = "en", {"id": "id"}
 LANGUAGES = {*WITHOUT_REGION, *WITH_REGION, "zh", "rm", "nan"}
 
 
@@ -117,6 +120,7 @@ PUBLISHED = {
         no_value="None",
     ),
 }
+SOURCES = {name: corpus.source for name, corpus in PUBLISHED.items()} | {LIBRISPEECH_ON_HUB: LIBRISPEECH}
 
 
 def locale_of_config(config: str) -> str | None:
