@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -22,12 +23,18 @@ from .tones import without_pictures
 
 @dataclass(frozen=True)
 class Death:
-    """Describes a SIGKILL of one process, in place of its `call`-th call of a function of `hf_mlpl.MODULE`."""
+    """Describes a signal to a process and its children, before its `call`-th call of a function of `hf_mlpl.MODULE`.
+
+    Args:
+        after: waits until this exists.
+    """
 
     rank: int
     module: str
     function: str
     call: int
+    signal: int = signal.SIGKILL
+    after: Path | None = None
 
 
 def run_on_two(folder: Path, script: str, *arguments, **options) -> list[tuple[int, str]]:
@@ -94,7 +101,9 @@ def _die_in(death: Death) -> None:
         nonlocal calls
         calls += 1
         if calls == death.call:
-            os.kill(os.getpid(), signal.SIGKILL)
+            while death.after and not death.after.exists():
+                time.sleep(0.01)
+            os.killpg(0, death.signal)
         return function(*arguments, **named)
 
     setattr(module, death.function, function_or_death)

@@ -16,6 +16,7 @@ from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.folder_lock import claimed
 from hf_mlpl.labels import labelling, shared_job
 from hf_mlpl.training import log, loop
+from hf_mlpl.training.checkpoints import Checkpointer
 from hf_mlpl.training.log import TrainingLog, draw_curves
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
@@ -55,9 +56,11 @@ def assert_equal_labels(folder, other):
 def test_training_goes_on_after_a_process_was_killed(tone_data, tone_run, two_processes, tmp_path):
     overrides = slimipl_overrides(tone_run / "model", tone_data / "unlabelled.parquet")
     command = ["train.py", tone_data / "tones.yaml", f"output_dir={tmp_path / 'run'}", *overrides]
-    (status, stderr), killed = run_on_two(tmp_path, *command, death=Death(1, "training.loop", "train_step", 8))
+    saved = tmp_path / "run" / "checkpoints" / "update-00000006"
+    death = Death(1, "training.loop", "train_step", 8, after=saved)
+    (status, stderr), killed = run_on_two(tmp_path, *command, death=death)
     assert (status, killed[0]) == (1, -9) and errors(stderr) == [LOST]
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["update-00000006"]
+    assert list(saved.parent.iterdir()) == [saved]
     assert [status for status, _ in run_on_two(tmp_path, *command)] == [0, 0]
     assert_equal_bits(tmp_path / "run", two_processes / "slimipl")
 
@@ -136,6 +139,7 @@ def says_no_room(message: str, path: Path) -> bool:
 def test_training_goes_on_when_there_is_room_again(error_of, tone_data, tmp_path, monkeypatch):
     """Whatever could not be written: weights, optimiser, curves or the model."""
     monkeypatch.setattr(log, "draw_curves", draw_curves)  # empty ones have room
+    monkeypatch.setattr(Checkpointer, "check", Checkpointer.wait)  # so that earlier checkpoints are written by then
     settings = ["max_updates=8", "save_every=3", "eval_every=8"]
     folder, roomy = tmp_path / "full", tmp_path / "roomy"
     checkpoints = folder / "checkpoints"

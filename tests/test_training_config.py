@@ -47,13 +47,14 @@ def test_there_are_these_settings_and_no_others():
         "warmup_updates schedule first_decay_update decay_every_updates weight_decay max_grad_norm "
         "freeze_feature_encoder freeze_encoder_updates lora "
         "spec_augment waveform_augment slimipl bf16 gradient_checkpointing allow_collapsed log_every eval_every "
-        "save_every num_workers cache_gigabytes seed report_to project push_to_hub hub_private_repo license stage"
+        "save_every save_total_limit num_workers cache_gigabytes seed report_to project push_to_hub hub_private_repo "
+        "license stage"
     )
     assert [field.name for field in dataclasses.fields(TrainingConfig)] == names.split()
     names = "start_update num_frequency_masks max_frequency_width num_time_masks max_time_width max_time_fraction"
     assert [field.name for field in dataclasses.fields(SpecAugmentConfig)] == names.split()
-    free = "num_workers cache_gigabytes log_every save_every eval_every push_to_hub hub_private_repo license stage "
-    free += "allow_collapsed report_to project"
+    free = "num_workers cache_gigabytes log_every save_every save_total_limit eval_every push_to_hub hub_private_repo "
+    free += "license stage allow_collapsed report_to project"
     assert FREE_ON_RESUME == set(free.split())
 
 
@@ -266,7 +267,7 @@ def test_trackers_must_be_known_and_installed(load, monkeypatch):
     assert load({**MINIMUM, "report_to": ["tensorboard"]}).project == "hf_mlpl"
     with pytest.raises(ValueError, match="report_to has 'tensorbord'; accepted are tensorboard, trackio, wandb, "):
         load({**MINIMUM, "report_to": ["tensorbord"]})
-    monkeypatch.setattr("hf_mlpl.training_config.is_installed", lambda name: False)
+    monkeypatch.setattr("hf_mlpl.training_config.settings.is_installed", lambda name: False)
     for name, command in (("trackio", r".*pip install .*\[trackio\]'"), ("comet_ml", "pip install comet-ml")):
         with pytest.raises(ValueError, match=rf"report_to has {name}, .* installed; it comes with {command}$"):
             load(MINIMUM, f"report_to=[{name}]")
@@ -274,7 +275,7 @@ def test_trackers_must_be_known_and_installed(load, monkeypatch):
 
 def test_adapters_need_peft(load, monkeypatch):
     assert load({**MINIMUM, "model": "trained"}, "lora.r=4").lora == LoraConfig(r=4)
-    monkeypatch.setattr("hf_mlpl.training_config.is_installed", lambda name: False)
+    monkeypatch.setattr("hf_mlpl.training_config.settings.is_installed", lambda name: False)
     with pytest.raises(ValueError, match=r"lora is set, which needs peft; it comes with .*pip install .*\[peft\]'"):
         load({**MINIMUM, "model": "trained"}, "lora={}")
 

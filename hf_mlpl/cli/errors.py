@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from ..stop_signal import STOPPED, StoppedError
+
 LOST_CONNECTION = (  # in messages of gloo, NCCL and the store of a process group
     "Connection closed by peer",
     "Connection reset by peer",
@@ -41,7 +43,8 @@ def exit_status(run: Callable[[], int]) -> int:
 
     When several processes of a job fail, only the first prints its error. A process that loses its connection to
     another one, which may have been killed, ends too. If nobody reads standard output any more, as after `| head`, the
-    command ends silently with exit status 1. After ^C the exit status is 130.
+    command ends silently with exit status 1. After ^C the exit status is 130. Where a scheduler has stopped a job that
+    has saved its work, it is 75, and a line says so.
     """
     try:
         try:
@@ -54,6 +57,10 @@ def exit_status(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except StoppedError as error:
+        if _fails_first(str(error)):
+            print(error, file=sys.stderr)
+        return STOPPED
     except Exception as error:
         if _is_closed_pipe(error):
             return 1

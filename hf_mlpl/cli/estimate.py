@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--labels", type=Path, required=True, help="folder for a folder of pseudo-labels per language")
     parser.add_argument("--languages", nargs="+", help="require unlabelled speech in these; default: all that have it")
+    parser.add_argument(
+        "--launch",
+        metavar="COMMAND",
+        help='command that will start the stages, such as "accelerate launch --config_file FILE": shows which of its '
+        "processes would have nothing to do, and what cannot be sharded",
+    )
     parser.add_argument("--tflops", type=float, default=312, help="of a GPU; default: 312, an A100 in bfloat16")
     parser.add_argument("--utilisation", type=float, default=0.35, help="share of --tflops in use; default: 0.35")
     parser.add_argument(
@@ -47,7 +53,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             parser.error(f"--{name} is {getattr(options, name)}; it must be above 0")
     from ..training.estimate import estimate_stages
 
-    estimate = estimate_stages(options.stage, options.labels, options.languages)
+    estimate = estimate_stages(options.stage, options.labels, options.languages, options.launch)
     speed, unit = options.tflops * 1e12 * options.utilisation, "GPU-hours"
     explanation = f"{unit}: {options.tflops:g} TFLOPS x {options.utilisation:g}"
     if options.measure and not estimate.problems:

@@ -6,7 +6,8 @@ trains one model per language (`hf-mlpl train SETTINGS language=sl`) and labels 
 it (`hf-mlpl pseudo-label`, in bfloat16 if the settings have `bf16`) into LABELS/sl/labels.parquet. The same command
 again skips what is complete and continues what was interrupted. If a language fails, or its labels have collapsed
 (nearly all are empty or the same text), one line says so, the others still run, and the exit status is 1. --list runs
-nothing: it prints a line of commands per language, for a scheduler.
+nothing: it prints a line of commands per language, for a scheduler. SIGTERM ends it with exit status 75 when the
+language in work is saved.
 Give "LABELS/*/labels.parquet" to the final training; LABELS/complete.json holds the counts of all languages.
 
 With --push-to-hub user/voxpopuli-pl the labels of each language are pushed to that data set as soon as they are made
@@ -19,9 +20,11 @@ import argparse
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..stop_signal import STOPPED, StoppedError, StopSignal
 from .pseudo_label import add_allow_collapsed_argument
 
 if TYPE_CHECKING:
@@ -106,7 +109,7 @@ def _run_language(language: str, options: argparse.Namespace, commands: list[lis
 
     labels = options.labels / language
     for command in commands:
-        if status := subprocess.run(command).returncode:
+        if status := _run_command(command, language):
             reason = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
             raise ValueError(f"{shlex.join(command)} {reason}")
     try:
@@ -117,6 +120,29 @@ def _run_language(language: str, options: argparse.Namespace, commands: list[lis
     if (problems := collapse_of(summary)) and not options.allow_collapsed:
         raise ValueError(f"{collapse_line(problems)}: {NOT_LEARNED}; --allow-collapsed takes them all the same")
     return summary["languages"]
+
+
+def _run_command(command: list[str], language: str) -> int:
+    """Runs a command, which gets a scheduler's signals too; returns its exit status.
+
+    Raises:
+        StoppedError: where the command or this process was told to stop.
+    """
+    with StopSignal() as stop:
+        process, is_told = subprocess.Popen(command), False
+        while (status := _wait_a_second(process)) is None:
+            if stop.name and not is_told:
+                process.terminate()
+                is_told = True
+    if stop.name or status == STOPPED:
+        raise StoppedError(f"stopped while {language} was in work; the same command goes on from there")
+    return status
+
+
+def _wait_a_second(process: subprocess.Popen) -> int | None:
+    with suppress(subprocess.TimeoutExpired):
+        return process.wait(timeout=1)
+    return None
 
 
 def _is_labelled(labels: Path) -> bool:

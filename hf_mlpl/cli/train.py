@@ -25,6 +25,9 @@ defaults are fields of `hf_mlpl.training_config.TrainingConfig`, and --settings 
 OUTPUT_DIR/metrics.jsonl and OUTPUT_DIR/curves.png, or with `report_to=[tensorboard]` in TensorBoard; other trackers
 are trackio, wandb, mlflow, swanlab and comet_ml. A run ends with a page, as `hf-mlpl report OUTPUT_DIR` writes it
 with more sound.
+
+SIGTERM, SIGUSR1 or SIGUSR2 to one process saves the run after its update, and ends it with exit status 75: the same
+command goes on from there.
 """
 
 import argparse

@@ -27,6 +27,7 @@ from ..hardware import reset_peak_memory
 from ..inference.clock import Clock
 from ..inference.recognition import Transcribe, transcriber
 from ..inference.unsharded import unsharded
+from ..main_process import meet
 from .error_rate import EDITS, fraction, mean_rate
 from .hypotheses import COUNTS, HYPOTHESIS_FEATURES, SCORES, with_counts
 from .intervals import FEWEST_SAMPLED, interval, macro_rates, rates_of_sums, resampled_sums
@@ -220,6 +221,7 @@ def evaluate_model(
             )
         )
     errors.log_rest(logger, "utterances count as empty hypotheses")
+    meet()  # their shares may take them different times
     rows = sorted(gather_object(rows), key=itemgetter("number"))
     speed = {"speed": measured_speed(accelerator, model, clock)} if with_speed else {}
     _check_readable(rows)

@@ -15,7 +15,6 @@ from ..atomic import write_json
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS_KEPT = 2
 TRACKED = "trackers.json"  # of runs that are reported to trackers
 RUN_FILES = ("config.yaml", "metrics.jsonl", "run.json", TRACKED)  # of a run's folder; each checkpoint has copies
 MANIFEST = "manifest.json"
@@ -70,10 +69,10 @@ def last_intact(output_dir: Path, fallback: str | None = None) -> Path | None:
     return newest
 
 
-def remove_old(output_dir: Path, update: int) -> None:
-    """Removes all but the newest checkpoints, and damaged ones up to `update`."""
+def remove_old(output_dir: Path, update: int, kept: int) -> None:
+    """Removes all but the newest `kept` checkpoints, and damaged ones up to `update`."""
     damaged = [path for path in (output_dir / "checkpoints").glob("damaged-????????") if update_of(path) <= update]
-    for old in [*checkpoints(output_dir)[:-CHECKPOINTS_KEPT], *damaged]:
+    for old in [*checkpoints(output_dir)[:-kept], *damaged]:
         shutil.rmtree(old)
 
 

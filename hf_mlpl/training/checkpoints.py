@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow.compute as pc
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.checkpointing import save_accelerator_state
+from accelerate.utils import OPTIMIZER_NAME, SAFE_WEIGHTS_NAME, save
 from datasets import Dataset
 from torch import nn
+from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint import save as save_shards
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
 from transformers import ProcessorMixin
 
 from ..atomic import atomic_write, partial_path, write_json, writing
 from ..data.rows import blocks
 from ..data.text_arrays import join
-from ..main_process import on_main_process
+from ..main_process import meet, on_main_process, patient_group
 from ..training_config import TrainingConfig, has_settings
 from .checkpoint_files import (
+    FSDP_FOLDERS,
     RUN_FILES,
     TRACKED,
     checkpoint_path,
@@ -32,8 +42,12 @@ from .checkpoint_files import (
 )
 from .run_record import sessions_of
 from .slimipl import SlimIpl
-from .trained_weights import frozen_names, load_trained
+from .trained_weights import frozen_names, host_copy, load_trained
 
+logger = logging.getLogger(__name__)
+
+Write = Callable[[Path], None]  # of a part of a checkpoint into its folder
+UNREPORTED = "unreported.json"  # of a checkpoint: what the next rows of the run's log depend on
 BASE = "base"  # in the digests: the weights below adapters
 
 
@@ -63,13 +77,6 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, partial)
 
 
-def _leave_out_frozen(models: list[nn.Module], weights: list[dict[str, torch.Tensor]], folder: str) -> None:
-    """Leaves the frozen parameters out of the weights that accelerate saves; FSDP's shards are not among them."""
-    for model, state in zip(models, weights, strict=False):
-        for name in frozen_names(model):
-            state.pop(name)
-
-
 def _load_without_frozen(models: list[nn.Module], folder: str) -> None:
     """Loads weights without frozen parameters, in the place of accelerate, which then finds no model to load."""
     for model in models:
@@ -80,20 +87,32 @@ def _load_without_frozen(models: list[nn.Module], folder: str) -> None:
 class Checkpointer:
     """Saves the state of a run in checkpoints, and restores it from the newest one that is not damaged.
 
-    The state consists of all that the accelerator has prepared, of slimIPL's state, and of the run's files. With
-    adapters it has no frozen weights, which the run's model has. All processes call each method, in the same order.
+    The state consists of model and optimizer, of slimIPL's state, of those of random number generators, and of the
+    run's files. With adapters it has no frozen weights, which the run's model has, unless FSDP shards them. All
+    processes call each method, in the same order. The block of a `with` statement ends when the last checkpoint is
+    written.
 
     Args:
+        model, optimizer: as the accelerator has prepared them.
         digests: of the data, from `digest`; each checkpoint has them.
     """
 
     def __init__(
-        self, accelerator: Accelerator, slimipl: SlimIpl | None, config: TrainingConfig, digests: dict[str, str]
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        slimipl: SlimIpl | None,
+        config: TrainingConfig,
+        digests: dict[str, str],
     ):
-        self.accelerator, self.slimipl, self.config, self.digests = accelerator, slimipl, config, digests
-        self.output_dir = Path(config.output_dir)
+        self.accelerator, self.model, self.optimizer, self.slimipl = accelerator, model, optimizer, slimipl
+        self.config, self.digests, self.output_dir = config, digests, Path(config.output_dir)
+        self.unreported: dict | None = None  # of the checkpoint that was loaded
+        self.thread = ThreadPoolExecutor(1, "checkpoint")
+        self.group = patient_group("checkpoints")
+        self.saving: Future | None = None
         if config.lora:
-            accelerator.register_save_state_pre_hook(_leave_out_frozen)
             accelerator.register_load_state_pre_hook(_load_without_frozen)
 
     def load_last(self, same_data: bool) -> int:
@@ -124,6 +143,8 @@ class Checkpointer:
                 f"{path} cannot be loaded with these settings ({first_line(error)}); give those that it was made "
                 "with, or choose another output_dir"
             ) from error
+        if (unreported := path / UNREPORTED).exists():  # not in those of earlier versions
+            self.unreported = json.loads(unreported.read_text(encoding="utf-8"))
         on_main_process(self.accelerator, lambda: self._restore_history(path))
         self.accelerator.print(f"going on from {path}")
         return update_of(path)
@@ -170,27 +191,113 @@ class Checkpointer:
         if (tracked := checkpoint / TRACKED).exists() and not (self.output_dir / TRACKED).exists():
             _copy(tracked, self.output_dir / TRACKED)
 
-    def save(self, update: int) -> Path:
-        """Writes a checkpoint, and removes old ones; returns its folder."""
-        folder = checkpoint_path(self.output_dir, update)
-        is_main_process = self.accelerator.is_main_process
-        with atomic_write(folder, shared=True) if is_main_process else writing(folder):
-            self.accelerator.wait_for_everyone()
-            self.accelerator.save_state(str(partial_path(folder)))
-            if self.slimipl:
-                self.slimipl.save(partial_path(folder))
-            self.accelerator.wait_for_everyone()
-            if is_main_process:
-                self._complete(partial_path(folder))
-            self.accelerator.wait_for_everyone()
-        if is_main_process:
-            remove_old(self.output_dir, update)
-        return folder
+    def save(self, update: int, unreported: dict, then: Callable[[Path], None] | None = None) -> None:
+        """Copies the state to host memory, from which a thread writes it as a checkpoint while training goes on.
 
-    def _complete(self, folder: Path) -> None:
-        """Adds digests, the run's files and the manifest to a checkpoint, in the main process."""
-        write_json(folder / "data.json", self.digests)
-        for name in RUN_FILES:
-            if (self.output_dir / name).exists():
-                shutil.copyfile(self.output_dir / name, folder / name)
-        write_manifest(folder)
+        Waits for the checkpoint before this one, and raises its error.
+
+        Args:
+            unreported: what the next rows of the run's log depend on.
+            then: called in the thread of the main process with the folder, when it is complete.
+
+        Raises:
+            OSError: where a checkpoint cannot be written.
+        """
+        self.wait()
+        folder = checkpoint_path(self.output_dir, update)
+        with writing(folder):
+            parts = [*self._copy_state()]
+            if self.accelerator.is_main_process:
+                parts.append(self._copy_record(unreported))
+        self.saving = self.thread.submit(self._write, folder, parts, then)
+
+    def check(self) -> None:
+        """Raises the error of a checkpoint that could not be written; does not wait for one that is being written."""
+        if self.saving is not None and self.saving.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until the checkpoint is written that is being written, and raises its error."""
+        saving, self.saving = self.saving, None
+        if saving is not None:
+            saving.result()
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        """Waits for the last checkpoint; its error is a warning where another error has ended the run."""
+        try:
+            self.wait()
+        except Exception as error:
+            if kind is None:
+                raise
+            logger.warning("%s", first_line(error))
+        finally:
+            self.thread.shutdown()
+
+    def _copy_state(self) -> Iterator[Write]:
+        """Yields functions that write copies of this process's part of the state."""
+        accelerator = self.accelerator
+        random_states = _random_states(accelerator)
+        yield lambda folder: _write_files(folder, random_states)
+        if accelerator.is_fsdp2:
+            weights = get_model_state_dict(self.model)
+            shards = host_copy({"model": weights, "optimizer": get_optimizer_state_dict(self.model, self.optimizer)})
+            yield lambda folder: self._write_shards(folder, shards)
+        elif accelerator.is_main_process:
+            weights = accelerator.get_state_dict(self.model)
+            if self.config.lora:
+                for name in frozen_names(accelerator.unwrap_model(self.model)):
+                    weights.pop(name)
+            whole = host_copy({"model": weights, "optimizer": self.optimizer.state_dict()})
+            yield lambda folder: save(whole["model"], folder / SAFE_WEIGHTS_NAME, safe_serialization=True)
+            yield lambda folder: save(whole["optimizer"], folder / f"{OPTIMIZER_NAME}.bin")
+        if self.slimipl:
+            yield self.slimipl.copy_state()
+
+    def _write_shards(self, folder: Path, shards: dict[str, dict]) -> None:
+        for name, (kind, state) in zip(FSDP_FOLDERS, shards.items(), strict=True):
+            writer = FileSystemWriter(folder / name)
+            save_shards({kind: state}, storage_writer=writer, process_group=self.group)
+
+    def _copy_record(self, unreported: dict) -> Write:
+        """Copies the run's files, which grow while a checkpoint is written, in the main process."""
+        paths = [self.output_dir / name for name in RUN_FILES]
+        files = {path.name: path.read_bytes() for path in paths if path.exists()}
+
+        def write(folder: Path) -> None:
+            _write_files(folder, files)
+            write_json(folder / UNREPORTED, unreported)
+            write_json(folder / "data.json", self.digests)
+
+        return write
+
+    def _write(self, folder: Path, parts: list[Write], then: Callable[[Path], None] | None) -> None:
+        """Writes a checkpoint in the thread of each process; the main process completes it, and removes old ones."""
+        is_main_process, partial = self.accelerator.is_main_process, partial_path(folder)
+        with atomic_write(folder, shared=True) if is_main_process else writing(folder):
+            meet(self.group)  # the main process has removed what a killed job has left there
+            partial.mkdir(parents=True, exist_ok=True)
+            for write in parts:
+                write(partial)
+            meet(self.group)
+            if is_main_process:
+                write_manifest(partial)
+        if is_main_process:
+            remove_old(self.output_dir, update_of(folder), self.config.save_total_limit)
+            if then is not None:
+                then(folder)
+
+
+def _random_states(accelerator: Accelerator) -> dict[str, bytes]:
+    """Returns the files in which accelerate saves the states of random number generators."""
+    with TemporaryDirectory() as folder:
+        step = accelerator.process_index, accelerator.step, accelerator.scaler
+        save_accelerator_state(folder, [], [], [], [], *step)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def _write_files(folder: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).write_bytes(content)

@@ -3,9 +3,9 @@
 GPU-hours are floating point operations, which `training.operations` counts, divided by a GPU's speed. Reading and
 decoding audio are not counted.
 
-Disk: a run keeps up to two checkpoints of 4 bytes per parameter for weights, 4 for Adagrad's or 8 for AdamW's state,
-and 4 where slimIPL's labels come from a running mean; while a checkpoint is written there is one more. A model is
-4 bytes per parameter. With adapters (LoRA) a checkpoint holds adapters and heads alone, and so does the model unless
+Disk: a run keeps `save_total_limit` checkpoints of 4 bytes per parameter for weights, 4 for Adagrad's or 8 for AdamW's
+state, and 4 where slimIPL's labels come from a running mean; while one is written there is one more. A model is 4
+bytes per parameter. With adapters (LoRA) a checkpoint holds adapters and heads alone, and so does the model unless
 they are merged. A pseudo-label is 1000 bytes: 500 in its shard and 500 in the joined file, an estimate for half a
 minute of speech. Files that exist already are subtracted.
 """
@@ -31,7 +31,7 @@ from ..model.configuration_mlpl import MlplConfig
 from ..model.missing_model import OUR_TYPES
 from ..text_table import aligned
 from ..training_config import PRESETS, TrainingConfig, check_our_fields, language_setting, load_config
-from .checkpoint_files import CHECKPOINTS_KEPT
+from .launch import Launch, read_launch
 from .model_setup import read_tokens
 from .operations import Model, counted_model, forward_flops, is_counted, num_parameters, num_trained, run_flops
 
@@ -58,6 +58,7 @@ class Estimate:
     """Collects a row for each stage, one line for each problem to be solved before training, and warnings."""
 
     labels: Path  # folder of the pseudo-labels
+    launch: Launch | None = None  # of all stages, if it is known
     stages: list[Stage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -91,6 +92,7 @@ class Estimate:
         train, dev, unlabelled = map(self._totals, (files, config.dev, config.unlabelled or ()))
         model = self._model(config, train)
         self._check_languages(config, model, train, dev)
+        self._check_launch(name, config)
         stage = Stage(name, len({**train, **pseudo_labelled}) or None, updates=config.max_updates)
         self.stages.append(stage)
         labelled, without_text = sum_speech(train), sum_speech(unlabelled)
@@ -113,6 +115,7 @@ class Estimate:
         """
         train, dev, unlabelled = map(self._totals, (config.train, config.dev, config.unlabelled))
         model = self._model(config, train)
+        self._check_launch(name, config)
         if unlabelled and (silent := [language for language in languages or () if language not in unlabelled]):
             files, others = ", ".join(config.unlabelled), ", ".join(unlabelled)
             self.add_problem(f"{files}: no unlabelled speech in {', '.join(silent)}; there is some in {others}")
@@ -212,6 +215,13 @@ class Estimate:
             if line not in self.warnings:
                 self.warnings.append(line)
 
+    def _check_launch(self, name: str, config: TrainingConfig) -> None:
+        """Compares a run's settings with the processes that will be started for it."""
+        if self.launch and (problem := self.launch.problem(config)):
+            self.add_problem(f"{name}: {problem}")
+        if self.launch and (warning := self.launch.warning(config)):
+            self.warnings.append(f"{name}: {warning}")
+
     def _bytes(self, config: TrainingConfig, model: Model, folders: Sequence[str]) -> float:
         """Returns the disk space of runs of these settings, one in each folder."""
         parameters = trained = num_parameters(model)
@@ -220,7 +230,7 @@ class Estimate:
             parameters = parameters if config.lora.merge else trained
         has_teacher = config.slimipl is not None and config.slimipl.ema_decay is not None
         checkpoint = trained * (4 + STATE_BYTES[config.optimizer] + 4 * has_teacher)
-        kept = min(CHECKPOINTS_KEPT, (config.max_updates - 1) // config.save_every)
+        kept = min(config.save_total_limit, (config.max_updates - 1) // config.save_every)
         self.largest_checkpoint = max(self.largest_checkpoint, checkpoint)
         self.folders += map(Path, folders)
         return len(folders) * (kept * checkpoint + parameters * 4)
@@ -242,15 +252,22 @@ class Estimate:
             )
 
 
-def estimate_stages(stages: Sequence[Sequence[str]], labels: Path, languages: Sequence[str] | None = None) -> Estimate:
+def estimate_stages(
+    stages: Sequence[Sequence[str]], labels: Path, languages: Sequence[str] | None = None, launch: str | None = None
+) -> Estimate:
     """Estimates stages, each a YAML file and the settings that override it, without training or writing anything.
 
     Args:
         stages: in order; one with {language} in its settings is slimIPL, and labelling, for each language.
         labels: folder of the pseudo-labels; files in it that later stages name count as written.
         languages: languages that get pseudo-labels; by default all with unlabelled and labelled speech.
+        launch: command that will start the stages.
     """
     estimate, pseudo_labelled = Estimate(labels), {}
+    try:
+        estimate.launch = read_launch(launch) if launch else None
+    except ValueError as error:
+        estimate.add_problem(str(error))
     for path, *overrides in stages:
         name = Path(path).stem
         try:

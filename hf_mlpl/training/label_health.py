@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from itertools import chain
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +15,18 @@ from ..data.collapse import FEWEST_LABELS, describe_collapse
 from ..data.rows import blocks
 from ..evaluation.error_rate import ErrorRate
 from ..inference.decoding import Hypothesis
+
+
+class MadeLabel(NamedTuple):
+    """Holds what is judged of a label and of its utterance."""
+
+    language: str
+    seconds: float  # of the utterance
+    reference: str | None
+    text: str
+    num_frames: int
+    blank_ratio: float
+    predicted_language: str | None
 
 
 class LabelHealth:
@@ -31,15 +45,26 @@ class LabelHealth:
                     characters[group] += row["characters_sum"]
                     seconds[group] += row["seconds_sum"]
         self.rates = {group: characters[group] / seconds[group] for group in seconds}  # characters per second
-        self.rows: list[tuple[dict, Hypothesis]] = []
+        self.rows: list[MadeLabel] = []
         self.unfit = 0
-        self.unjudged: dict[str, list[tuple[dict, Hypothesis]]] = defaultdict(list)  # by language
+        self.unjudged: dict[str, list[MadeLabel]] = defaultdict(list)  # by language
 
     def add(self, rows: Iterable[tuple[dict, Hypothesis]]) -> None:
         """Adds utterances and their labels."""
         for row, label in rows:
-            self.rows.append((row, label))
-            self.unjudged[row["language"]].append((row, label))
+            judged = label.text, label.num_frames, label.blank_ratio, label.language
+            made = MadeLabel(row["language"], row["duration_seconds"], row["text"], *judged)
+            self.rows.append(made)
+            self.unjudged[made.language].append(made)
+
+    def state_dict(self) -> dict:
+        """Returns the labels that are not reported or not judged yet, for JSON."""
+        return {"rows": list(self.rows), "unfit": self.unfit, "unjudged": list(chain(*self.unjudged.values()))}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.rows, self.unfit = [MadeLabel(*row) for row in state["rows"]], state["unfit"]
+        for row in state["unjudged"]:
+            self.unjudged[row[0]].append(MadeLabel(*row))
 
     def detect_collapse(self) -> str | None:
         """Judges the labels since the last call; returns one line on the languages whose labels have collapsed.
@@ -71,19 +96,19 @@ class LabelHealth:
         rows, unfit, self.rows, self.unfit = self.rows, self.unfit, [], 0
         return self._statistics(rows) | ({"unfit": unfit} if unfit else {})
 
-    def _statistics(self, rows: list[tuple[dict, Hypothesis]]) -> dict:
-        expected = sum(self.rates.get(row["language"], self.rates[None]) * row["duration_seconds"] for row, _ in rows)
-        frames = sum(label.num_frames for _, label in rows)
-        texts = Counter(label.text for _, label in rows)
-        languages = [label.language == row["language"] for row, label in rows if label.language is not None]
-        pairs = [(label.text, row["text"]) for row, label in rows if row["text"] is not None]
+    def _statistics(self, rows: list[MadeLabel]) -> dict:
+        expected = sum(self.rates.get(row.language, self.rates[None]) * row.seconds for row in rows)
+        frames = sum(row.num_frames for row in rows)
+        texts = Counter(row.text for row in rows)
+        languages = [row.predicted_language == row.language for row in rows if row.predicted_language is not None]
+        pairs = [(row.text, row.reference) for row in rows if row.reference is not None]
         errors = ErrorRate()
         for hypothesis, reference in pairs:
             errors.add(hypothesis, reference)
         return {
             "labels": len(rows),
-            "length_ratio": sum(len(label.text) for _, label in rows) / expected,
-            "blank_ratio": sum(label.blank_ratio * label.num_frames for _, label in rows) / frames,
+            "length_ratio": sum(len(row.text) for row in rows) / expected,
+            "blank_ratio": sum(row.blank_ratio * row.num_frames for row in rows) / frames,
             "empty": texts[""] / len(rows),
             "commonest": texts.most_common(1)[0][1] / len(rows),
             "language_agreement": sum(languages) / len(languages) if languages else None,

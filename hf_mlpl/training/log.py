@@ -79,6 +79,15 @@ class TrainingLog:
                 f"{counts} that training met could not be used; all are listed in {self.output_dir / 'unreadable.txt'}"
             )
 
+    def state_dict(self, num_unusable: int) -> dict:
+        """Returns what the next row depends on, for JSON; `num_unusable` as in `log_window`."""
+        seconds = time.perf_counter() - self.window_start
+        return {"updates": list(self.window), "seconds": seconds, "unusable": num_unusable - self.num_unusable}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.window, self.num_unusable = list(state["updates"]), -state["unusable"]
+        self.window_start = time.perf_counter() - state["seconds"]
+
     def count_update(self, **numbers: float) -> None:
         """Counts an update; one without `numbers` has not changed the model."""
         if numbers:
@@ -104,6 +113,10 @@ class TrainingLog:
             **({"unusable": num_unusable - self.num_unusable} if num_unusable > self.num_unusable else {}),
         )
         self.window, self.window_start, self.num_unusable = [], time.perf_counter(), num_unusable
+
+    def has_evaluation(self, update: int) -> bool:
+        """Returns whether there is a row of the evaluation after an update, in the main process."""
+        return any(row["update"] == update and "dev" in row for row in self.rows)
 
     def log_evaluation(self, update: int, results: dict | None) -> None:
         """Writes the row of an evaluation; only the main process has results."""

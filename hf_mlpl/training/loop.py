@@ -22,7 +22,8 @@ from ..data.utterances import read_utterances
 from ..evaluation.hypotheses import hypotheses_path
 from ..evaluation.scoring import evaluate_model
 from ..folder_lock import claimed
-from ..main_process import claimed_by_job, on_main_process
+from ..main_process import claimed_by_job, job_state, meet, on_any_process, on_main_process
+from ..stop_signal import StoppedError, StopSignal
 from ..training_config import TrainingConfig, check_same_config, write_config
 from .checkpoint_files import checkpoints
 from .checkpoints import BASE, Checkpointer, digest
@@ -45,7 +46,7 @@ from .run_data import (
     read_dev_set,
     supervised_updates,
 )
-from .run_pusher import RunPusher, push_checkpoint
+from .run_pusher import RunPusher, prepare_push
 from .run_record import RunRecord, collapse_of_run
 from .saved_model import write_final_model
 from .silence import SilenceCheck
@@ -62,8 +63,9 @@ def train(config: TrainingConfig) -> Path:
         InUseError: if another job works in `output_dir`.
         TrainingError: if the gradient is not finite, most utterances cannot be used, or pseudo-labels have collapsed;
             and, after the model is written, if it has learned to say nothing.
+        StoppedError: in all processes after a signal of a scheduler to one of them, when the last update is saved.
     """
-    process = PartialState(cpu=not torch.accelerator.is_available())  # the state that the accelerator will share
+    process = job_state()  # which the accelerator will share
     output_dir = Path(config.output_dir)
     if not _is_finished(process, config):
         with claimed_by_job(process, output_dir):
@@ -115,7 +117,7 @@ def _train(config: TrainingConfig) -> Path:
             slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
         digests = digest(processor, train=train_set, unlabelled=unlabelled_set) | base
         pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
-        checkpointer = Checkpointer(accelerator, slimipl, config, digests)
+        checkpointer = Checkpointer(accelerator, model, optimizer, slimipl, config, digests)
         start = checkpointer.load_last(same_data=is_continued)
     if accelerator.is_main_process:
         write_config(config)  # only after all checks
@@ -132,8 +134,25 @@ def _train(config: TrainingConfig) -> Path:
         if dataset is not None
     }
     num_unusable, silence = 0, SilenceCheck(accelerator, config, train_set, dev_set)
-    with log, logging_redirect_tqdm():
+
+    def evaluate(update: int) -> None:
+        hypotheses_file = hypotheses_path(output_dir / "results.json")
+        results = evaluate_model(
+            accelerator, model, processor, dev_set, config.max_batch_seconds, hypotheses_file=hypotheses_file
+        )
+        log.log_evaluation(update, results)
+        silence.judge_results(update, results)
+        record.write_evaluation(update, results)
+
+    with log, logging_redirect_tqdm(), StopSignal() as stop, checkpointer:
         on_main_process(accelerator, log.start_trackers)
+        if (unreported := checkpointer.unreported) is not None:
+            log.load_state_dict(unreported["log"])
+            if slimipl and "labels" in unreported:  # else the run had other settings before
+                slimipl.health.load_state_dict(unreported["labels"])
+        if dev_set is not None and start and start % config.eval_every == 0:  # a signal may have come before it
+            if not on_main_process(accelerator, lambda: log.has_evaluation(start)):
+                evaluate(start)
         for update in range(start + 1, config.max_updates + 1):
             rate = set_learning_rates(optimizer, update - 1, config)
             micro_batches = next(updates)
@@ -148,28 +167,31 @@ def _train(config: TrainingConfig) -> Path:
                 log.log_window(update, rate, slimipl.health.report() if slimipl else None, num_unusable)
             if slimipl and (update % config.log_every == 0 or is_last):
                 _check_labels(slimipl.health.detect_collapse(), update, config, accelerator.is_main_process)
+            is_stopped = on_any_process(accelerator, stop.name is not None) and not is_last
             if dev_set is not None and (update % config.eval_every == 0 or is_last):
-                results = evaluate_model(
-                    accelerator,
-                    model,
-                    processor,
-                    dev_set,
-                    config.max_batch_seconds,
-                    hypotheses_file=hypotheses_path(output_dir / "results.json"),
-                )
-                log.log_evaluation(update, results)
-                silence.judge_results(update, results)
-                record.write_evaluation(update, results)
+                if not is_stopped:  # else there may be no time, and the next process does it
+                    evaluate(update)
             elif dev_set is None and (update % config.save_every == 0 or is_last):
                 log.draw()
                 silence.judge_probes(update, model, processor)
-            if update % config.save_every == 0 and not is_last:
+            checkpointer.check()
+            if (update % config.save_every == 0 or is_stopped) and not is_last:
                 record.write(update)
                 for each in problems.values():
                     each.write()
-                checkpoint = checkpointer.save(update)
-                if config.push_to_hub:
-                    push_checkpoint(pusher, checkpoint, accelerator, model, processor, config)
+                unreported = {"log": log.state_dict(num_unusable)}
+                if slimipl:
+                    unreported["labels"] = slimipl.health.state_dict()
+                push = prepare_push(pusher, accelerator, model, processor, config) if config.push_to_hub else None
+                checkpointer.save(update, unreported, push)
+            if is_stopped:
+                checkpointer.wait()
+                meet()  # a launcher ends all processes when the first one ends
+                came = f"{stop.name} came" if stop.name else "another process was told to stop"
+                raise StoppedError(
+                    f"{came}: update {update} of {config.max_updates} is saved, and the same command goes on from it"
+                )
+        checkpointer.wait()
         _finish_problems(problems.values(), num_unusable, log, is_whole_run=start == 0)
         record.write(config.max_updates)
         record.write_collapse(problem := silence.describe())

@@ -19,6 +19,7 @@ from .trained_weights import copy_of_structure
 # fairseq's `tri_stage` with the `phase_ratio` of wav2vec 2.0: shares of `max_updates`, factors of the maximum rate.
 WARMUP_SHARE, HOLD_SHARE = 0.1, 0.4
 INITIAL_FACTOR, FINAL_FACTOR = 0.01, 0.05
+SHARDS = "SHARDED_STATE_DICT"  # of FSDP: each process saves its own part
 
 
 def freeze(model: nn.Module, ctc: CtcInterface, config: TrainingConfig) -> None:
@@ -115,12 +116,22 @@ def make_accelerator(config: TrainingConfig, ctc: CtcInterface, model: nn.Module
         mixed_precision="bf16" if config.bf16 else None,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=finds_unused)],
     )
-    if accelerator.is_fsdp2 and config.slimipl and config.slimipl.ema_decay is not None:
-        raise ValueError(
+    if accelerator.is_fsdp2:
+        if problem := fsdp_problem(config, accelerator.state.fsdp_plugin.state_dict_type.name):
+            raise ValueError(problem)
+    return accelerator
+
+
+def fsdp_problem(config: TrainingConfig, state_dict_type: str) -> str | None:
+    """Describes why FSDP cannot shard a run of these settings; returns None where no reason is known."""
+    if config.slimipl and config.slimipl.ema_decay is not None:
+        return (
             f"slimipl.ema_decay is {config.slimipl.ema_decay}, whose second model cannot be sharded; set it to null, "
             "or launch with `accelerate launch --multi_gpu`, without FSDP"
         )
-    return accelerator
+    if state_dict_type != SHARDS:
+        return f"fsdp_state_dict_type is {state_dict_type}; set it to {SHARDS}, as recipes/accelerate/fsdp.yaml does"
+    return None
 
 
 def prepare(

@@ -18,7 +18,7 @@ from huggingface_hub.utils import logging as hub_logging
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from ..atomic import atomic_write
-from ..main_process import claimed_by_job, on_main_process
+from ..main_process import claimed_by_job, job_state, on_main_process
 from ..sharing.hub import FAILURES, request_problem, with_retries
 from ..training_config import FREE_ON_RESUME, TrainingConfig, changed_settings, check_same_config, write_config
 from .checkpoint_files import (
@@ -35,7 +35,7 @@ from .run_pusher import STATE
 # Settings with paths on this machine; `checkpoints.digest` compares the content of these files.
 PATHS = {"output_dir", "train", "dev", "unlabelled", "tokens", "model"}
 STATE_FILES = re.compile(
-    rf"model\.safetensors|{STATE}/((update|data|manifest|run|trackers|slimipl|slimipl-labels-\d+)\.json|config\.yaml"
+    rf"model\.safetensors|{STATE}/((update|data|manifest|run|trackers|unreported|slimipl|slimipl-labels-\d+)\.json|config\.yaml"
     r"|metrics\.jsonl|model\.safetensors|optimizer\.bin|random_states_\d+\.pkl|teacher\.safetensors"
     rf"|({'|'.join(FSDP_FOLDERS)})/(\.metadata|__\d+_\d+\.distcp))"
 )
@@ -51,7 +51,7 @@ def resume_from_hub(config: TrainingConfig, repo_id: str) -> str | None:
         ValueError: if the repository has no state, or one of other settings, or one that runs code when it is loaded.
         OSError: if the Hub cannot be read.
     """
-    process = PartialState(cpu=not torch.accelerator.is_available())  # the state that training will share
+    process = job_state()
     with claimed_by_job(process, config.output_dir):
         return on_main_process(process, lambda: _fetch(config, repo_id))
 

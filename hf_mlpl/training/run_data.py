@@ -22,6 +22,7 @@ from ..data.conventions import Conventions, differences, parts_by
 from ..data.drops import audio_problem, blame_disk
 from ..data.rows import blocks, durations_of, filter_rows
 from ..data.utterances import read_columns, read_utterances, utterance_files
+from ..stop_signal import outlive_signals
 from ..training_config import TrainingConfig
 from .slimipl import SlimIpl, SlimIplPlan
 
@@ -143,7 +144,8 @@ def supervised_updates(
             yield range(first + accelerator.process_index, first + per_update, step)
 
     numbers = chain.from_iterable(shares())
-    loaded = iter(DataLoader(batches, batch_size=None, sampler=numbers, num_workers=config.num_workers))
+    workers = {"num_workers": config.num_workers, "worker_init_fn": outlive_signals}
+    loaded = iter(DataLoader(batches, batch_size=None, sampler=numbers, **workers))
     empty = batches.batch([], None)
     for share in shares():
         yield fill_share([(number, next(loaded)) for number in share], (share.start, empty), per_update, step)

@@ -25,11 +25,13 @@ from ..sharing.model_card import model_card
 from ..training_config import TrainingConfig, write_config
 from .checkpoint_files import RUN_FILES, update_of
 from .saved_model import write_weights
+from .trained_weights import host_copy
 
 logger = logging.getLogger(__name__)
 
 STATE = "last-checkpoint"  # folder of a pushed run with the state from which training goes on
 REPLACED = (f"{STATE}/", "results", "curves.png")  # prefixes of names that each push deletes if it does not write them
+RESULT_FILES = ("results.json", "curves.png")  # of a run's folder, as of its last evaluation
 MOST_PENDING = 2  # snapshots beside the one that is being pushed; older ones are given up
 END_SECONDS = 3600.0  # that a finished run waits for pending snapshots
 
@@ -169,15 +171,16 @@ def pushed_mark(config: TrainingConfig) -> Path:
     return Path(config.output_dir) / "hub" / "pushed"
 
 
-def push_checkpoint(
+def prepare_push(
     pusher: RunPusher | None,
-    checkpoint: Path,
     accelerator: Accelerator,
     model: torch.nn.Module,
     processor: ProcessorMixin,
     config: TrainingConfig,
-) -> None:
-    """Queues a checkpoint for the Hub, with a usable model at the root of the repository; all processes call it.
+) -> Callable[[Path], None] | None:
+    """Returns a function that queues a checkpoint for the Hub, with a usable model at the root of the repository.
+
+    All processes call this before they go on training, and the main process the function, with the checkpoint.
 
     The weights at the root are the checkpoint's own, which are pushed once. If FSDP shards them, or a checkpoint has
     adapters alone, the root has other files, and the checkpoint's are pushed too.
@@ -188,9 +191,12 @@ def push_checkpoint(
     has_other_files = accelerator.is_fsdp2 or config.lora is not None
     weights = accelerator.get_state_dict(model) if has_other_files else {}
     if pusher is None:
-        return
+        return None
+    weights = host_copy(weights)
+    paths = [Path(config.output_dir) / name for name in RESULT_FILES]
+    results = {path.name: path.read_bytes() for path in paths if path.exists()}  # of now, for the card
 
-    def fill(folder: Path) -> None:
+    def fill(checkpoint: Path, folder: Path) -> None:
         write_weights(folder, accelerator.unwrap_model(model), processor, weights, config)
         for path in checkpoint.rglob("*"):
             name = path.relative_to(checkpoint)
@@ -198,23 +204,28 @@ def push_checkpoint(
                 is_at_root = name.name == "model.safetensors" and not has_other_files
                 _link(path, folder / (name if is_at_root else STATE / name))
         write_json(folder / STATE / "update.json", {"update": update_of(checkpoint)})
-        _describe_run(Path(pusher.config.output_dir), folder, pusher.config.push_to_hub)
+        for name in RUN_FILES:
+            if (checkpoint / name).exists():
+                shutil.copyfile(checkpoint / name, folder / name)
+        for name, content in results.items():
+            (folder / name).write_bytes(content)
+        _describe_run(folder, folder, config.push_to_hub)
 
-    pusher.submit(update_of(checkpoint), fill)
+    return lambda checkpoint: pusher.submit(update_of(checkpoint), partial(fill, checkpoint))
 
 
 def fill_result(output_dir: Path, folder: Path, repo_id: str, results: Sequence[dict] = ()) -> None:
     """Fills a folder with a finished run for the Hub; `results` are contents of results files, for its card."""
     for path in (output_dir / "model").iterdir():
         _link(path, folder / path.name)
+    for name in (*RUN_FILES, *RESULT_FILES):
+        if (output_dir / name).exists():
+            shutil.copyfile(output_dir / name, folder / name)
     _describe_run(output_dir, folder, repo_id, results)
 
 
 def _describe_run(output_dir: Path, folder: Path, repo_id: str, results: Sequence[dict] = ()) -> None:
-    """Writes card and endpoint, and copies the card's sources: metrics.jsonl grows while a snapshot is pending."""
-    for name in (*RUN_FILES, "results.json", "curves.png"):
-        if (output_dir / name).exists():
-            shutil.copyfile(output_dir / name, folder / name)
+    """Writes card and endpoint; the card's sources, the files of a run, are in `output_dir`."""
     model_card(output_dir, results, repo_id).save(folder / "README.md")
     if not (folder / "adapter_config.json").exists():  # an endpoint would not find the base with its own head
         write_endpoint(folder)

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from transformers import AutoModelForCTC, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from ..atomic import atomic_write
+from ..main_process import meet
 from ..training_config import TrainingConfig
 from .adapters import has_adapters, merged_weights, write_adapters
 
@@ -23,7 +24,7 @@ def write_final_model(
     if accelerator.is_main_process:
         with atomic_write(folder) as partial:
             write_weights(partial, accelerator.unwrap_model(model), processor, weights, config)
-    accelerator.wait_for_everyone()
+    meet()
     return folder
 
 

@@ -17,7 +17,7 @@ import copy
 import dataclasses
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,9 +37,10 @@ from ..data.selection import min_ctc_frames
 from ..inference.decoding import decode_batch
 from ..inference.unsharded import unsharded
 from ..model.tokenization_mlpl import IGNORED
+from ..stop_signal import outlive_signals
 from ..training_config import SlimIplConfig
 from .label_health import LabelHealth
-from .trained_weights import copy_of_trained, load_trained, save_trained
+from .trained_weights import copy_of_trained, host_copy_of_trained, load_trained, save_trained
 
 RowBatches = Sequence[list[int]] | BatchPlan
 MicroBatch = tuple[int, SpeechBatch]  # with its number, counted through the whole run
@@ -176,7 +177,8 @@ class SlimIpl:
     def __iter__(self) -> Iterator[list[MicroBatch]]:
         ahead = copy.deepcopy(self.plan)
         shares = (self._share(ahead.update, step) for step in ahead)
-        for train, label in DataLoader(self.loader, batch_size=None, sampler=shares, num_workers=self.num_workers):
+        workers = {"num_workers": self.num_workers, "worker_init_fn": outlive_signals}
+        for train, label in DataLoader(self.loader, batch_size=None, sampler=shares, **workers):
             self.step = next(self.plan)
             self.loaded = [batch for _, batch in train] + label
             if self.plan.update > self.config.start_update and self.config.dynamic_dropout is not None:
@@ -269,16 +271,26 @@ class SlimIpl:
             indices=[batch.indices[i] for i in kept],
         )
 
-    def save(self, folder: Path) -> None:
-        """Writes plan, teacher and labels, which any number of processes can read; all processes call it."""
-        write_json(folder / f"slimipl-labels-{self.accelerator.process_index:05d}.json", self.labels)
-        if self.accelerator.is_main_process:
-            write_json(folder / "slimipl.json", self.plan.state_dict())
-            if self.teacher is not self.model:
-                save_trained(self.teacher, folder / "teacher.safetensors")
+    def copy_state(self) -> Callable[[Path], None]:
+        """Copies plan, teacher and labels; returns a function that writes the copies into a folder, in any thread.
+
+        All processes call both; any number of processes can read what they write.
+        """
+        labels, plan, teacher = dict(self.labels), copy.deepcopy(self.plan.state_dict()), None
+        if self.teacher is not self.model and self.accelerator.is_main_process:
+            teacher = host_copy_of_trained(self.teacher)
+
+        def write(folder: Path) -> None:
+            write_json(folder / f"slimipl-labels-{self.accelerator.process_index:05d}.json", labels)
+            if self.accelerator.is_main_process:
+                write_json(folder / "slimipl.json", plan)
+            if teacher is not None:
+                save_trained(teacher, folder / "teacher.safetensors")
+
+        return write
 
     def load(self, folder: Path) -> None:
-        """Restores what `save` has written."""
+        """Restores what `copy_state` has written."""
         self.plan.load_state_dict(json.loads((folder / "slimipl.json").read_text(encoding="utf-8")))
         for shard in folder.glob("slimipl-labels-*.json"):
             self._store(json.loads(shard.read_text(encoding="utf-8")))

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_model, save_file, save_model
 from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_map_only
 
 
 def frozen_names(model: nn.Module) -> set[str]:
@@ -24,6 +26,28 @@ def copy_of_trained(model: nn.Module) -> nn.Module:
 def copy_of_structure(model: nn.Module) -> nn.Module:
     """Copies a model whose parameters are those of the original, to change its settings and not its weights."""
     return copy.deepcopy(model, {id(each): each for each in model.parameters()})
+
+
+def host_copy(state: dict) -> dict:
+    """Copies a nested state with its tensors to host memory; tensors that are the same memory are so again."""
+    copies: dict[tuple, torch.Tensor] = {}
+
+    def copied(tensor: torch.Tensor) -> torch.Tensor:
+        shard = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        place = shard.untyped_storage().data_ptr(), shard.storage_offset(), shard.shape, shard.stride(), shard.dtype
+        if place not in copies:
+            copies[place] = tensor.detach().to("cpu", copy=True)
+        return copies[place]
+
+    return tree_map_only(torch.Tensor, copied, state)
+
+
+def host_copy_of_trained(model: nn.Module) -> nn.Module:
+    """Copies a model as `copy_of_trained` does, with the copies in host memory."""
+    copies: dict[int, torch.Tensor] = {id(each): each.to("cpu", copy=True) for each in model.buffers()}
+    for each in model.parameters():
+        copies[id(each)] = nn.Parameter(each.detach().to("cpu", copy=True)) if each.requires_grad else each
+    return copy.deepcopy(model, copies)
 
 
 def save_trained(model: nn.Module, path: Path) -> None:

@@ -58,7 +58,7 @@ fi
 
 # Find what is missing now, not after weeks of training.
 python recipes/estimate.py --stage "${supervised[@]}" --stage "${language_finetune[@]}" --stage "${mixed[@]}" \
-    --stage "${final[@]}" --labels $run/$model/labels --languages $languages
+    --stage "${final[@]}" --labels $run/$model/labels --languages $languages --launch "$launch"
 if [[ $plan == true ]]; then exit; fi
 
 $launch recipes/train.py "${supervised[@]}"

@@ -26,6 +26,8 @@ from ..port_folder import save_port
 from ..small_models import save_small_encoder, save_small_model
 
 RECIPE = ROOT / "recipes" / "common_voice_voxpopuli"
+ACCELERATE = ROOT / "recipes" / "accelerate"
+CPUS = ACCELERATE / "multi_cpu.yaml"
 
 
 @pytest.mark.parametrize(("length", "checkpointing"), [(30, False), (200, True)])  # within and beyond 64 positions
@@ -318,6 +320,36 @@ def test_the_stages_are_the_papers():
         for line in path.read_text().splitlines():
             if re.match(r"(max_|micro_|learning|warmup|language_alpha|pseudo)\w*: ", line):
                 assert re.search(r"# .*\[(flags|slimIPL|ours)\]", line), line
+
+
+def test_a_launch_that_does_not_fit_is_told_before_the_first_stage(tone_data, tmp_path):
+    """Its file is that of `accelerate launch`, and its options go over the file's."""
+    output = [f"output_dir={tmp_path}/{{language}}", f"unlabelled=[{tone_data / 'unlabelled.parquet'}]"]
+    stages = [[tone_data / "tones.yaml"], [tone_data / "tones.yaml", *output, "slimipl={ema_decay: 0.9}"]]
+    stages = [list(map(str, stage)) for stage in stages]
+
+    def told(launch):
+        estimate = estimate_stages(stages, tmp_path / "labels", launch=launch)
+        warnings = [line for line in estimate.warnings if "nothing to do" in line]
+        return estimate.problems, warnings
+
+    for launch in (None, "python", "accelerate launch --num_processes 2", f"accelerate launch --config_file {CPUS}"):
+        assert told(launch) == ([], [])
+    idle = "tones: micro_batches_per_update is 2, so 62 of 64 processes have nothing to do; start at most 2, or take"
+    problems, warnings = told(f"accelerate launch --config_file {ACCELERATE / 'multi_node.yaml'}")
+    assert problems == [] and [line[: len(idle)] for line in warnings] == [idle, idle]
+    problems, warnings = told(f"accelerate launch --config_file {ACCELERATE / 'fsdp.yaml'} --num_processes 2")
+    [line] = problems
+    assert warnings == [] and line.startswith("tones: slimipl.ema_decay is 0.9, whose second model cannot be sharded")
+    (tmp_path / "full.yaml").write_text(
+        (ACCELERATE / "fsdp.yaml").read_text().replace("SHARDED_STATE_DICT", "FULL_STATE_DICT")
+    )
+    problems, _ = told(f"accelerate launch --config_file {tmp_path / 'full.yaml'}")
+    assert problems[0].startswith("tones: fsdp_state_dict_type is FULL_STATE_DICT; set it to SHARDED_STATE_DICT, as ")
+    (tmp_path / "bad.yaml").write_text("num_procs: 3\n")
+    for path in (tmp_path / "bad.yaml", tmp_path / "none.yaml"):
+        [line], _ = told(f"accelerate launch --config_file {path}")
+        assert line.startswith(f"{path}: ") and "\n" not in line
 
 
 # ------------------------------------------------------------------------------------------- other architectures

@@ -140,7 +140,7 @@ def test_a_tracker_that_is_named_later_gets_the_rows_before(log, tmp_path):
 
 def test_a_broken_tracker_costs_a_warning(log, tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", Broken)
-    monkeypatch.setattr("hf_mlpl.training_config.is_installed", lambda name: True)
+    monkeypatch.setattr("hf_mlpl.training_config.settings.is_installed", lambda name: True)
     with log(0, "report_to=[wandb, tensorboard]", "project=tones") as broken:
         write(broken, 1, 2)
         options = broken.trackers.trackers["wandb"].options
