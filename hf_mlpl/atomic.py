@@ -122,7 +122,7 @@ def remove_left(folder: Path, again: bool = False) -> None:
 
 def _is_left(path: Path) -> bool:
     owner = OWN.fullmatch(path.name)
-    if has_ended(owner["machine"], int(owner["process"])):
+    if owner["machine"] and has_ended(owner["machine"], int(owner["process"])):
         return True
     changed = max(each.lstat().st_mtime for each in (path, *path.rglob("*")))
     return time.time() - changed > STALE_SECONDS

@@ -1,5 +1,6 @@
 """Files appear complete: several processes write at once, and killed ones leave partial files."""
 
+import errno
 import os
 import re
 import signal
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 from hf_mlpl import atomic
-from hf_mlpl.atomic import STALE_SECONDS, atomic_write, own_path, read_json, temporary_folder, write_json
+from hf_mlpl.atomic import STALE_SECONDS, atomic_write, own_path, read_json, temporary_folder, write_json, write_text
 
 WRITE = """
 import sys
@@ -126,3 +127,18 @@ def test_json_of_other_encodings_is_one_line(tmp_path):
         read_json(tmp_path / "a")
     (tmp_path / "a").write_text('{"labels": 7, "hours": 1, "cer": null}')
     assert read_json(tmp_path / "a", labels=int, hours=float, cer=(float, type(None)))["hours"] == 1
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_of_two_writers_the_first_one_keeps_the_file(has_links, tmp_path, monkeypatch):
+    """Also on a disk without hard links; the other one leaves nothing."""
+
+    def no_link(*paths):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", no_link)
+    with atomic_write(tmp_path / "a", keep=True) as late:
+        late.write_text("late")
+        write_text(tmp_path / "a", "first", keep=True)
+    assert (tmp_path / "a").read_text() == "first" and os.listdir(tmp_path) == ["a"]

@@ -144,11 +144,11 @@ def _train(config: TrainingConfig) -> Path:
         silence.judge_results(update, results)
         record.write_evaluation(update, results)
 
-    with log, logging_redirect_tqdm(), checkpointer, StopSignal() as stop:
+    with log, logging_redirect_tqdm(), StopSignal() as stop, checkpointer:
         on_main_process(accelerator, log.start_trackers)
         if (unreported := checkpointer.unreported) is not None:
             log.load_state_dict(unreported["log"])
-            if slimipl:
+            if slimipl and "labels" in unreported:  # else the run had other settings before
                 slimipl.health.load_state_dict(unreported["labels"])
         if dev_set is not None and start and start % config.eval_every == 0:  # a signal may have come before it
             if not on_main_process(accelerator, lambda: log.has_evaluation(start)):

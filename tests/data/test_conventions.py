@@ -2,12 +2,15 @@
 
 import random
 import unicodedata
+from collections import Counter
 
 import pyarrow as pa
 import pytest
 
 from hf_mlpl.data.conventions import Conventions, describe_convention, differences
+from hf_mlpl.data.text_arrays import TextBlock
 from hf_mlpl.data.utterances import FEATURES, read_utterances, write_utterances
+from hf_mlpl.model.text import normalize_text
 from hf_mlpl.training.run_data import compare_conventions
 
 
@@ -35,6 +38,19 @@ def test_counts_are_those_of_python_strings():
         "punctuation": number(lambda c: unicodedata.category(c).startswith("P")),
         "digits": number(str.isdecimal),
     }
+
+
+def test_every_character_counts_as_in_its_normalised_text():
+    characters = [chr(code_point) for code_point in range(1 << 17) if not 0xD800 <= code_point < 0xE000]
+    normalized = list(map(normalize_text, characters))
+    block = TextBlock(pa.chunked_array([normalized]))
+    assert counted(characters) == counted(normalized) and counted(characters)["texts"] == int(
+        (block.lengths > 0).sum()
+    )
+    categories = Counter(unicodedata.category(text[0]) for text in normalized if text)
+    assert counted(characters)["digits"] == categories["Nd"]
+    assert counted(characters)["capitals"] == categories["Lu"] + categories["Lt"]
+    assert counted(characters)["punctuation"] == sum(categories[name] for name in categories if name[0] == "P")
 
 
 def test_clauses():
