@@ -63,7 +63,7 @@ GPUs or machines when you start them with `accelerate launch -m hf_mlpl COMMAND 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 1 for an error that users can correct, others as `exit_status` says."""
+    """Runs the command; returns its exit status, as `exit_status` does."""
     # Imports make a million objects that stay; looking through them for garbage would take a sixth of the start, and
     # once more at the end, where the process gives all of its memory back anyway.
     gc.set_threshold(10_000)
