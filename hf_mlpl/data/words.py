@@ -12,18 +12,8 @@ from functools import cache
 EAST_ASIAN = ("CJK ", "IDEOGRAPHIC ", "HIRAGANA", "HENTAIGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO")
 WITHOUT_SPACES = (
     *EAST_ASIAN,
-    *(
-        "THAI ",
-        "LAO ",
-        "KHMER ",
-        "MYANMAR ",
-        "TIBETAN ",
-        "JAVANESE ",
-        "BALINESE ",
-        "TAI LE ",
-        "NEW TAI LUE ",
-        "TAI THAM ",
-    ),
+    *("THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ", "JAVANESE ", "BALINESE "),
+    *("TAI LE ", "NEW TAI LUE ", "TAI THAM "),
 )
 # Punctuation that is set inside of a word and separates nothing: Armenian's marks of tone, and Hebrew's gershayim, for
 # which quotation marks are typed too.

@@ -19,6 +19,7 @@ from .results import rate_of
 
 Row = TypeVar("Row", str, "str | None")
 NO_TRANSCRIPTS = "there are no transcripts"
+ROUNDING = 1e-12  # of means over the same runs in another order
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Difference:
     @property
     def is_real(self) -> bool:
         """Returns whether the interval leaves out 0: chance alone seldom makes such a difference."""
-        return self.low > 0 or self.high < 0
+        return self.low > ROUNDING or self.high < -ROUNDING
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ..evaluation.confusions import visible
+from ..evaluation.error_rate import EDITS
 from ..evaluation.results import TITLES
 from ..evaluation.speed_line import describe_speed, is_speed
 from ..figures import draw_confusion, draw_intervals, to_svg
@@ -57,9 +58,8 @@ class EvaluationView:
         if by_hours := results.get("by_hours"):
             rates = {metric: Rate.of(by_hours, metric) for metric in COLUMNS}
             self.rows.append(self.rows[-1] | {"name": "weighted by hours", "rates": rates})
-        self.columns = {
-            metric: title for metric, title in COLUMNS.items() if metric in RATES or self.rows[-1]["rates"][metric]
-        }
+        known = {metric for row in self.rows for metric, rate in row["rates"].items() if rate} | {*RATES}
+        self.columns = {metric: title for metric, title in COLUMNS.items() if metric in known}
         self.has_normalized = "normalized_cer" in self.columns
         self.has_intervals = evaluation.hypotheses is not None or "intervals" in results.get("macro", {})
         self.error_rows = list(_error_rows(results))
@@ -115,7 +115,7 @@ def _error_rows(results: dict) -> Iterator[dict]:
         if not {"edits", "characters", "words", "empty", "utterances"} <= scores.keys():
             continue
         units = ("characters", "words")
-        shares = [percent(count, scores[unit]) for unit in units for count in scores["edits"][unit].values()]
+        shares = [percent(scores["edits"][unit][kind], scores[unit]) for unit in units for kind in EDITS]
         spread = "–"
         if speakers := scores.get("speakers"):
             rates = [percent(speakers["cer"][name] or 0) for name in ("lowest", "median", "highest")]

@@ -159,6 +159,9 @@ def test_seeds_and_a_control(scored, capfd):
     cers = {name: run.results["languages"]["de"]["cer"] for name, run in runs.items()}
     assert found.change == pytest.approx(cers["worse"] - (cers["base"] + cers["other"]) / 2)
     assert found.low < found.change < found.high
+    every = list(runs.values())
+    same = differences(every, every[::-1], {"de": ["de"]}, "wer")["de"]  # in another order
+    assert not same.is_real and abs(same.change) < 1e-12
 
 
 MODELS = ("base", "other", "worse")
