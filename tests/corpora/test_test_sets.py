@@ -75,6 +75,7 @@ def test_fleurs(fleurs, tmp_path, local_hub, monkeypatch):  # noqa: F811
     assert rows_of(hub) == UTTERANCES
     commit = HfApi().dataset_info("google/fleurs").sha
     assert hub.description == description | {"revision": commit}
+    assert prepared(tmp_path / "parquet", cache).description == copy.description
     (one,) = rows_of(prepared("google/fleurs", cache, languages=["sv", "de"]))
     assert one == UTTERANCES[-1]
     assert prepared("google/fleurs", cache, languages=["sv", "de"]).lines[-1] == "no utterances of de"
