@@ -301,7 +301,4 @@ def test_the_result_of_another_architecture_needs_no_package(run, local_hub, ton
     assert scores["language_accuracy"] is None and scores["cer"] > 0
     assert run_command("publish.py", "--run", folder, "--repo", repo, "--results", results) == 0
     card = local_hub.files(repo)["README.md"].decode()
-    assert (
-        "| CER % | WER % | norm. CER % | norm. WER % |\n" in card
-        and f"| {100 * scores['cer']:.1f} |" in card
-    )
+    assert "| CER % | WER % | norm. CER % | norm. WER % |\n" in card and f"| {100 * scores['cer']:.1f} |" in card
