@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between looks at what others do
 PATIENCE = 2.0  # with a shard of another process, in times of an own one
 LOOK_SECONDS = 30.0  # between looks at all shards, which are tens of thousands in a large job
+_random = random.Random()  # not the program's own, which may be seeded
 
 
 class SharedJob:
@@ -220,9 +221,6 @@ class SharedJob:
         rows = select_rows(self.dataset, self.shards[number])
         table = pa.concat_tables(blocks(rows, ["id", "text"]))
         return table.filter(table["text"].is_valid())
-
-
-_random = random.Random()  # one of its own: that of the program may be seeded
 
 
 def _pauses() -> Iterator[float]:
