@@ -68,22 +68,25 @@ def _kinds_in(texts: pa.Array) -> np.ndarray:
     offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
     content = np.frombuffer(texts.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
     content = np.concatenate([content, np.zeros(4, np.uint8)])
-    kinds = _kinds_of_ascii().take(content)
+    kinds = np.frombuffer(bytearray(content).translate(_kinds_of_ascii()), np.uint8)
     kinds[-4:] = 0
     # The code points of the others, from the bits of their bytes in UTF-8, whose first byte says how many there are.
+    starts = np.flatnonzero(content >= 0xC0)
+    first_bytes = content[starts]
     for first, end, bits in ((0xC0, 0xE0, 0x1F), (0xE0, 0xF0, 0x0F), (0xF0, 0x100, 0x07)):
-        starts = np.flatnonzero((content >= first) & (content < end))
-        code_points = (content[starts] & bits).astype(np.uint32)
+        is_of_length = (first_bytes >= first) & (first_bytes < end)
+        places = starts[is_of_length]
+        code_points = (first_bytes[is_of_length] & bits).astype(np.uint32)
         for place in range(1, 7 - bits.bit_length()):
-            code_points = code_points << 6 | content[starts + place] & 0x3F
-        kinds[starts] = _kinds().take(code_points)
+            code_points = code_points << 6 | content[places + place] & 0x3F
+        kinds[places] = _kinds().take(code_points)
     return np.where(np.diff(offsets) > 0, np.bitwise_or.reduceat(kinds, offsets[:-1] - offsets[0]), 0)
 
 
 @cache
-def _kinds_of_ascii() -> np.ndarray:
+def _kinds_of_ascii() -> bytes:
     """Returns the kinds (256,) of bytes; those of other characters have none."""
-    return np.concatenate([_kinds()[:128], np.zeros(128, np.uint8)])
+    return bytes(_kinds()[:128]) + bytes(128)
 
 
 @cache

@@ -112,9 +112,7 @@ class Claims:
 
     def _has_expired(self, claim: Path) -> bool:
         try:
-            with open(
-                claim, encoding="utf-8", errors="replace"
-            ) as file:  # not stat: only what is opened is fresh on NFS
+            with open(claim, encoding="utf-8", errors="replace") as file:  # on NFS only what is opened is fresh
                 changed, content = os.fstat(file.fileno()).st_mtime_ns, file.read()
         except FileNotFoundError:  # its work is done, or free again
             return False
