@@ -182,10 +182,11 @@ def known_corpus(name: str | Path) -> tuple[str, Source] | None:
         return next((known for known in SOURCES.items() if known[0] == str(name).lower()), None)
     corpus, known = published_folder(path), None
     if corpus is None and has_configs(path) and (files := parquet_files_below(path)):
-        columns = parquet_schema(files[0]).names
-        corpus = published_columns(columns)
-        if path.absolute().name == Path(LIBRISPEECH_ON_HUB).name and "chapter_id" in columns:
-            known = LIBRISPEECH_ON_HUB
+        with suppress(ValueError):  # of a damaged file, which reading reports
+            columns = parquet_schema(files[0]).names
+            corpus = published_columns(columns)
+            if path.absolute().name == Path(LIBRISPEECH_ON_HUB).name and "chapter_id" in columns:
+                known = LIBRISPEECH_ON_HUB
     known = known or next((known for known, each in PUBLISHED.items() if each is corpus), None)
     return (known, SOURCES[known]) if known else None
 
