@@ -54,7 +54,7 @@ fi
 if [[ $plan == true ]]; then
     exec $launch recipes/estimate.py "${stages[@]}" --labels $run/labels --measure
 fi
-python recipes/estimate.py "${stages[@]}" --labels $run/labels > /dev/null # what is missing is found now
+python recipes/estimate.py "${stages[@]}" --labels $run/labels --launch "$launch" > /dev/null # what is missing is found now
 
 $launch recipes/train.py "${supervised[@]}"
 models=supervised

@@ -90,25 +90,25 @@ def test_a_copy_keeps_what_is_shared():
 def slimipl(tone_data, tone_run, tmp_path):
     """Settings of slimIPL with rows of metrics over several updates; the command that trains with them."""
     overrides = slimipl_overrides(tone_run / "model", tone_data / "unlabelled.parquet")
-    overrides += ["log_every=4", "eval_every=10", "max_updates=13"]
+    overrides += ["log_every=4", "eval_every=8", "max_updates=9"]
     return lambda name: ["train.py", tone_data / "tones.yaml", f"output_dir={tmp_path / name}", *overrides]
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(slimipl, tmp_path, monkeypatch, capsys):
     """It comes in the middle of a row of metrics, then before an evaluation; every number is the same in the end."""
     assert run_command(*slimipl("undisturbed")) == 0
-    for update, number in ((7, signal.SIGTERM), (10, signal.SIGUSR1)):
+    for update, number in ((6, signal.SIGTERM), (8, signal.SIGUSR1)):
         with monkeypatch.context() as patch:
             patch.setattr(loop, "train_step", lambda *a, at=update, number=number: signalled(at, number, *a))
             capsys.readouterr()
             assert run_command(*slimipl("stopped")) == STOPPED
         line = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
-        assert line == f"{number.name} came: update {update} of 13 is saved, and the same command goes on from it"
+        assert line == f"{number.name} came: update {update} of 9 is saved, and the same command goes on from it"
         assert (tmp_path / "stopped" / "checkpoints" / f"update-{update:08d}").is_dir()
         assert signal.getsignal(number) == signal.SIG_DFL
     assert [row["update"] for row in rows(tmp_path / "stopped") if "dev" in row] == []
     assert run_command(*slimipl("stopped")) == 0
-    assert [row["update"] for row in rows(tmp_path / "stopped")] == [4, 8, 10, 12, 13]
+    assert [row["update"] for row in rows(tmp_path / "stopped")] == [4, 8, 8, 9]
     assert_equal_bits(tmp_path / "stopped", tmp_path / "undisturbed")
 
 
