@@ -50,7 +50,7 @@ docs: .venv/.complete  ## build the reference documentation in site/; .venv/bin/
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict  # with --quiet no warning would be an error
 
 # minutes each, or far more memory than a laptop has to spare
-LONG = $(addprefix benchmarks/bench_, audio.py data.py gpu.py inference.py int8.py labelling.py processes.py \
+LONG = $(addprefix benchmarks/bench_, audio.py data.py evaluation.py gpu.py inference.py int8.py labelling.py processes.py \
 	whisper_labels.py)
 BENCHMARKS = $(sort $(wildcard benchmarks/bench_*.py))
 
