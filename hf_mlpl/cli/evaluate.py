@@ -34,6 +34,7 @@ writes text, such as Whisper; docs/teachers.md says how these differ. On several
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -91,10 +92,15 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..evaluation.rescoring import rescore
     from ..evaluation.scoring import evaluate_model
     from ..inference.recognition import transcriber_of_languages
+    from ..model.text import normalize_text
 
+    if options.hypotheses is not None and os.environ.get("RANK", "0") != "0":
+        return  # of `accelerate launch`, whose main process scores them
     test_set = _test_set(options, parser)
+    seen = set()
+    if options.unseen_in:
+        seen = {normalize_text(text) for text in read_utterances(options.unseen_in)["text"][:] if text}
     if options.hypotheses is not None:
-        seen = set(read_utterances(options.unseen_in)["text"]) if options.unseen_in else ()
         results = rescore(options.hypotheses, options.output, options.languages, seen)
         settings = {"model": options.model} if options.model else {}
         settings |= {"unseen_in": options.unseen_in} if options.unseen_in else {}
@@ -106,9 +112,10 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     dataset = filter_rows(dataset, ["language"], lambda block: ~pc.is_in(block["language"], left_out).to_numpy())
     for line in (*(test_set.lines if test_set else ()), *_lines_on(languages)) if accelerator.is_main_process else ():
         print(line)
-    if options.unseen_in:
-        seen = set(read_utterances(options.unseen_in)["text"])
-        dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text not in seen])
+    if seen:
+        texts = dataset["text"][:]
+        rows = [row for row, text in enumerate(texts) if text is None or normalize_text(text) not in seen]
+        dataset = dataset.select(rows)
     share = len(range(accelerator.process_index, len(dataset), accelerator.num_processes))
     with tqdm(total=share, unit=" utterances", disable=not accelerator.is_main_process) as progress:
         transcripts = hypotheses_path(options.output)
@@ -166,6 +173,9 @@ def _test_set(options: argparse.Namespace, parser: argparse.ArgumentParser) -> P
         options.languages = None
     if options.model is None and options.hypotheses is None:
         parser.error("--model is missing: the folder or Hub name of a model")
+    of_model = ("dtype", "batch_seconds", "num_workers")
+    if options.hypotheses is not None and any(getattr(options, name) != parser.get_default(name) for name in of_model):
+        parser.error("--dtype, --batch-seconds and --num-workers are of a model, which --hypotheses does not run")
     if options.dataset is None:
         if columns or options.split or options.config or options.language:
             parser.error("--split, --config, --language and columns are of a test set, which --dataset names")

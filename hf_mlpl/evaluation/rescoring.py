@@ -25,7 +25,7 @@ def rescore(path: Path, output: Path, languages: Sequence[str] | None = None, se
     Args:
         path: file of transcripts. Of other programs it needs the columns `TEXTS`.
         languages: to score; by default all.
-        seen: texts whose utterances are left out.
+        seen: texts, as `normalize_text` returns them, whose utterances are left out.
 
     Raises:
         FileNotFoundError: for a missing file.
@@ -41,7 +41,7 @@ def rescore(path: Path, output: Path, languages: Sequence[str] | None = None, se
         if missing := sorted(set(languages) - set(present)):
             raise ValueError(f"{path}: has no transcripts of {', '.join(missing)}; there are {', '.join(present)}")
         table = table.filter(pc.is_in(table["language"], value_set=pa.array(languages, pa.string())))
-    rows = [with_counts(row) for row in table.to_pylist() if row["text"] not in seen]
+    rows = [with_counts(row) for row in table.to_pylist() if normalize_text(row["text"]) not in seen]
     results = score_counted(rows)
     transcripts = hypotheses_path(output)
     if len(rows) < num_rows and transcripts.exists() and transcripts.samefile(path):
