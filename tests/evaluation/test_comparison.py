@@ -211,9 +211,9 @@ def test_many_languages_are_not_called_different_by_chance():
         for table, rates in zip(tables, counts.sum(2) / 2000, strict=True)
     ]
     found = differences(runs[:1], runs[1:], {name: [name] for name in languages} | {"mean": languages}, "cer")
-    assert [name for name, each in found.items() if each.is_real] == ["l0"]
+    assert [name for name, each in found.items() if each.is_real] == ["l0", "mean"]  # which is one question
     seeming = [name for name, each in found.items() if each.leaves_out_zero and not each.is_real]
-    assert 1 <= len(seeming) <= 6 and "mean" not in seeming
+    assert 1 <= len(seeming) <= 6
     assert verdict(found)[1] == f"perhaps (one of 20 languages seems different by chance): {', '.join(seeming)}"
     one = differences(runs[:1], runs[1:], {seeming[0]: [seeming[0]]}, "cer")
     assert one[seeming[0]].is_real  # nothing else was compared
