@@ -37,6 +37,7 @@ import argparse
 import os
 import shlex
 from dataclasses import asdict
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
     if options.hypotheses is not None and os.environ.get("RANK", "0") != "0":
         return  # of `accelerate launch`, whose main process scores them
+    _check_outputs(options, parser)
     test_set = _test_set(options, parser)
     seen = set()
     if options.unseen_in:
@@ -162,6 +164,23 @@ def _write(options: argparse.Namespace, results: dict) -> None:
         write_trn(read_hypotheses(transcripts, results), options.trn)
         print(f"for sclite: {options.trn}")
     print(f"next: hf-mlpl report {shlex.quote(str(options.output))}")
+
+
+def _check_outputs(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuses outputs that would replace an input, or each other; transcripts may be scored again in their place."""
+    from ..evaluation.hypotheses import hypotheses_path
+
+    transcripts = hypotheses_path(options.output)
+    inputs = (*(options.data or ()), *options.unseen_in, options.dataset, options.hypotheses)
+    taken = {Path(path).resolve() for name in inputs if name for path in glob(str(name))}
+    if options.hypotheses is not None:
+        taken.discard(transcripts.resolve())
+    for path in filter(None, (options.output, transcripts, options.csv)):
+        if path.resolve() in taken:
+            parser.error(f"{path} would replace another file of this command; give --output or --csv another name")
+        taken.add(path.resolve())
+    if options.trn is not None and options.trn.exists() and not options.trn.is_dir():
+        parser.error(f"--trn {options.trn}: is a file; a folder is accepted")
 
 
 def _test_set(options: argparse.Namespace, parser: argparse.ArgumentParser) -> PreparedSet | None:

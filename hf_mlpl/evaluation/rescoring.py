@@ -32,7 +32,7 @@ def rescore(path: Path, output: Path, languages: Sequence[str] | None = None, se
         ValueError: for a damaged file, for transcripts that are not those of the results beside them, if nothing is
             left to score, and for an `output` with which some of the transcripts would be lost.
     """
-    beside = path.with_name(f"{path.name.removesuffix(SUFFIX)}.json")
+    beside = Path(f"{str(path).removesuffix(SUFFIX)}.json")
     known = read_results(beside) if path.name.endswith(SUFFIX) and beside.is_file() else None
     table = read_hypotheses(path, known)
     num_rows = len(table)

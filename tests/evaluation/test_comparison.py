@@ -86,6 +86,7 @@ def test_transcripts_that_cannot_be_scored_are_refused(scored, tmp_path, error_o
         pq.write_table(content, path)
         assert problem in error_of(*command)
     pq.write_table(table, path)
+    assert error_of(*command[:2], tmp_path, *command[3:]).startswith(f"{tmp_path}: no such file")
     assert "has no transcripts of nl; there are de, fi, sl" in error_of(*command, "--languages", "nl")
     # part of the transcripts never replaces all of them
     assert "only 120 of 246 transcripts would be left" in error_of(*command, "--languages", "de")
@@ -234,6 +235,12 @@ def test_names_and_files_that_say_nothing_are_refused(scored, tmp_path, capfd, e
             ([*command, *option], "are of a model, which --hypotheses does not run")
             for option in (["--dtype", "int8"], ["--batch-seconds", "9"], ["--num-workers", "0"])
         ),
+        ([*command[:-1], command[2]], "base.parquet would replace another file"),
+        ([*command, "--csv", command[2]], "base.parquet would replace another file"),
+        ([*command, "--csv", command[-1]], "o.json would replace another file"),
+        ([*command, "--csv", str(tmp_path / f"o{SUFFIX}")], f"o{SUFFIX} would replace another file"),
+        ([*command, "--unseen-in", f"{scored}/base.p*", "--csv", command[2]], "base.parquet would replace"),
+        ([*command, "--trn", command[2]], "base.parquet: is a file; a folder is accepted"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main(arguments)
