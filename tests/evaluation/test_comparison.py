@@ -62,6 +62,10 @@ def test_transcripts_of_other_programs_are_scored(scored, tmp_path, capfd):
     assert main([*command, "--csv", str(tmp_path / "a.csv"), "--trn", str(tmp_path / "trn")]) == 0
     assert read_results(tmp_path / "again.json") == results
     assert read_hypotheses(tmp_path / f"again{SUFFIX}").equals(table)
+    with pytest.MonkeyPatch.context() as environment:  # of two processes one scores
+        environment.setenv("RANK", "1")
+        assert main([*command[:-1], str(tmp_path / "second.json")]) == 0
+    assert not list(tmp_path.glob("second*"))
     out = capfd.readouterr().out
     assert "weighted by hours" in out and "empty transcripts: 0 of 246" in out and str(tmp_path / "trn") in out
     with open(tmp_path / "a.csv", encoding="utf-8") as file:
