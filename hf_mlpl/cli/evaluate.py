@@ -97,8 +97,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
     if options.hypotheses is not None and os.environ.get("RANK", "0") != "0":
         return  # of `accelerate launch`, whose main process scores them
-    _check_outputs(options, parser)
-    test_set = _test_set(options, parser)
+    _check_options(options, parser)
+    test_set = _test_set(options)
     seen = set()
     if options.unseen_in:
         seen = {normalize_text(text) for text in read_utterances(options.unseen_in)["text"][:] if text}
@@ -166,10 +166,25 @@ def _write(options: argparse.Namespace, results: dict) -> None:
     print(f"next: hf-mlpl report {shlex.quote(str(options.output))}")
 
 
-def _check_outputs(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Refuses outputs that would replace an input, or each other; transcripts may be scored again in their place."""
+def _check_options(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuses options that would have no effect, and outputs that would replace an input or each other.
+
+    Transcripts may be scored again in their place.
+    """
     from ..evaluation.hypotheses import hypotheses_path
 
+    if "all" in (options.languages or ()):
+        if len(options.languages) > 1:
+            parser.error(f"--languages {' '.join(options.languages)}: all stands alone")
+        options.languages = None
+    if options.model is None and options.hypotheses is None:
+        parser.error("--model is missing: the folder or Hub name of a model")
+    of_model = ("dtype", "batch_seconds", "num_workers")
+    if options.hypotheses is not None and any(getattr(options, name) != parser.get_default(name) for name in of_model):
+        parser.error("--dtype, --batch-seconds and --num-workers are of a model, which --hypotheses does not run")
+    of_test_set = (given_columns(options), options.split, options.config, options.language)
+    if options.dataset is None and any(of_test_set):
+        parser.error("--split, --config, --language and columns are of a test set, which --dataset names")
     transcripts = hypotheses_path(options.output)
     inputs = (*(options.data or ()), *options.unseen_in, options.dataset, options.hypotheses)
     taken = {Path(path).resolve() for name in inputs if name for path in glob(str(name))}
@@ -183,27 +198,15 @@ def _check_outputs(options: argparse.Namespace, parser: argparse.ArgumentParser)
         parser.error(f"--trn {options.trn}: is a file; a folder is accepted")
 
 
-def _test_set(options: argparse.Namespace, parser: argparse.ArgumentParser) -> PreparedSet | None:
+def _test_set(options: argparse.Namespace) -> PreparedSet | None:
     """Prepares the test set of `--dataset`, and lets `--data` be its files; returns None without one."""
-    columns = given_columns(options)
-    if "all" in (options.languages or ()):
-        if len(options.languages) > 1:
-            parser.error(f"--languages {' '.join(options.languages)}: all stands alone")
-        options.languages = None
-    if options.model is None and options.hypotheses is None:
-        parser.error("--model is missing: the folder or Hub name of a model")
-    of_model = ("dtype", "batch_seconds", "num_workers")
-    if options.hypotheses is not None and any(getattr(options, name) != parser.get_default(name) for name in of_model):
-        parser.error("--dtype, --batch-seconds and --num-workers are of a model, which --hypotheses does not run")
     if options.dataset is None:
-        if columns or options.split or options.config or options.language:
-            parser.error("--split, --config, --language and columns are of a test set, which --dataset names")
         return None
     from ..evaluation.test_sets import SetRequest, prepare_test_set
     from ..model.missing_model import check_model
 
     check_model(options.model)  # before a long download
-    languages, configs = options.languages or (), options.config or ()
+    languages, configs, columns = options.languages or (), options.config or (), given_columns(options)
     request = SetRequest(options.dataset, options.split or "test", languages, configs, options.language, columns)
     test_set = prepare_test_set(request, options.output.parent / "test-sets")
     options.data, options.languages = test_set.files, test_set.languages

@@ -27,13 +27,13 @@ class Difference:
     """Holds the change of an error rate and the bounds of its 95 % interval, as fractions.
 
     Args:
-        is_largest: whether chance alone seldom makes the largest of all languages' differences as large as this one.
+        stands_out: whether chance alone seldom makes the largest of all languages' differences as large as this one.
     """
 
     change: float
     low: float
     high: float
-    is_largest: bool = True
+    stands_out: bool = True
 
     @property
     def leaves_out_zero(self) -> bool:
@@ -43,7 +43,7 @@ class Difference:
     @property
     def is_real(self) -> bool:
         """Returns whether the interval leaves out 0, and not because many languages are compared."""
-        return self.leaves_out_zero and self.is_largest
+        return self.leaves_out_zero and self.stands_out
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ def differences(
         else:
             rates = [_mean_of(runs, members, metric) for runs in (first, last)]
             change, mean = rates[1] - rates[0], macro_rates(known)
-            is_largest = len(members) > 1 or abs(change) > least * mean.std()
-            found[row] = Difference(change, *interval(mean), is_largest)
+            stands_out = len(members) > 1 or abs(change) > least * mean.std()
+            found[row] = Difference(change, *interval(mean), stands_out)
     return found
 
 
