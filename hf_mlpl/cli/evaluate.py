@@ -34,8 +34,10 @@ writes text, such as Whisper; docs/teachers.md says how these differ. On several
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from dataclasses import asdict
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,10 +93,16 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..evaluation.rescoring import rescore
     from ..evaluation.scoring import evaluate_model
     from ..inference.recognition import transcriber_of_languages
+    from ..model.text import normalize_text
 
-    test_set = _test_set(options, parser)
+    if options.hypotheses is not None and os.environ.get("RANK", "0") != "0":
+        return  # of `accelerate launch`, whose main process scores them
+    _check_options(options, parser)
+    test_set = _test_set(options)
+    seen = set()
+    if options.unseen_in:
+        seen = {normalize_text(text) for text in read_utterances(options.unseen_in)["text"][:] if text}
     if options.hypotheses is not None:
-        seen = set(read_utterances(options.unseen_in)["text"]) if options.unseen_in else ()
         results = rescore(options.hypotheses, options.output, options.languages, seen)
         settings = {"model": options.model} if options.model else {}
         settings |= {"unseen_in": options.unseen_in} if options.unseen_in else {}
@@ -106,9 +114,10 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     dataset = filter_rows(dataset, ["language"], lambda block: ~pc.is_in(block["language"], left_out).to_numpy())
     for line in (*(test_set.lines if test_set else ()), *_lines_on(languages)) if accelerator.is_main_process else ():
         print(line)
-    if options.unseen_in:
-        seen = set(read_utterances(options.unseen_in)["text"])
-        dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text not in seen])
+    if seen:
+        texts = dataset["text"][:]
+        rows = [row for row, text in enumerate(texts) if text is None or normalize_text(text) not in seen]
+        dataset = dataset.select(rows)
     share = len(range(accelerator.process_index, len(dataset), accelerator.num_processes))
     with tqdm(total=share, unit=" utterances", disable=not accelerator.is_main_process) as progress:
         transcripts = hypotheses_path(options.output)
@@ -157,24 +166,47 @@ def _write(options: argparse.Namespace, results: dict) -> None:
     print(f"next: hf-mlpl report {shlex.quote(str(options.output))}")
 
 
-def _test_set(options: argparse.Namespace, parser: argparse.ArgumentParser) -> PreparedSet | None:
-    """Prepares the test set of `--dataset`, and lets `--data` be its files; returns None without one."""
-    columns = given_columns(options)
+def _check_options(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuses options that would have no effect, and outputs that would replace an input or each other.
+
+    Transcripts may be scored again in their place.
+    """
+    from ..evaluation.hypotheses import hypotheses_path
+
     if "all" in (options.languages or ()):
         if len(options.languages) > 1:
             parser.error(f"--languages {' '.join(options.languages)}: all stands alone")
         options.languages = None
     if options.model is None and options.hypotheses is None:
         parser.error("--model is missing: the folder or Hub name of a model")
+    of_model = ("dtype", "batch_seconds", "num_workers")
+    if options.hypotheses is not None and any(getattr(options, name) != parser.get_default(name) for name in of_model):
+        parser.error("--dtype, --batch-seconds and --num-workers are of a model, which --hypotheses does not run")
+    of_test_set = (given_columns(options), options.split, options.config, options.language)
+    if options.dataset is None and any(of_test_set):
+        parser.error("--split, --config, --language and columns are of a test set, which --dataset names")
+    transcripts = hypotheses_path(options.output)
+    inputs = (*(options.data or ()), *options.unseen_in, options.dataset, options.hypotheses)
+    taken = {Path(path).resolve() for name in inputs if name for path in glob(str(name))}
+    if options.hypotheses is not None:
+        taken.discard(transcripts.resolve())
+    for path in filter(None, (options.output, transcripts, options.csv)):
+        if path.resolve() in taken:
+            parser.error(f"{path} would replace another file of this command; give --output or --csv another name")
+        taken.add(path.resolve())
+    if options.trn is not None and options.trn.exists() and not options.trn.is_dir():
+        parser.error(f"--trn {options.trn}: is a file; a folder is accepted")
+
+
+def _test_set(options: argparse.Namespace) -> PreparedSet | None:
+    """Prepares the test set of `--dataset`, and lets `--data` be its files; returns None without one."""
     if options.dataset is None:
-        if columns or options.split or options.config or options.language:
-            parser.error("--split, --config, --language and columns are of a test set, which --dataset names")
         return None
     from ..evaluation.test_sets import SetRequest, prepare_test_set
     from ..model.missing_model import check_model
 
     check_model(options.model)  # before a long download
-    languages, configs = options.languages or (), options.config or ()
+    languages, configs, columns = options.languages or (), options.config or (), given_columns(options)
     request = SetRequest(options.dataset, options.split or "test", languages, configs, options.language, columns)
     test_set = prepare_test_set(request, options.output.parent / "test-sets")
     options.data, options.languages = test_set.files, test_set.languages

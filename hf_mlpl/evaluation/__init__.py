@@ -9,6 +9,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         "error_rate": "ErrorRate",
         "hypotheses": "hypotheses_path read_hypotheses",
         "intervals": "interval resampled_rates",
+        "normalization": "leads_with_cer score_text",
         "rescoring": "rescore write_trn",
         "results": "interval_of rate_of read_results",
         "scoring": "evaluate_model score",

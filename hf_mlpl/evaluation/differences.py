@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from .error_rate import mean_rate
 from .hypotheses import COUNTS, hypotheses_path, of_language, read_hypotheses
-from .intervals import FEWEST_SAMPLED, interval, macro_rates, rates_of_sums, resampled_sums
+from .intervals import FEWEST_SAMPLED, LEVEL, interval, macro_rates, rates_of_sums, resampled_sums
 from .results import rate_of
 
 Row = TypeVar("Row", str, "str | None")
@@ -24,16 +24,26 @@ ROUNDING = 1e-12  # of means over the same runs in another order
 
 @dataclass(frozen=True)
 class Difference:
-    """Holds the change of an error rate and the bounds of its 95 % interval, as fractions."""
+    """Holds the change of an error rate and the bounds of its 95 % interval, as fractions.
+
+    Args:
+        stands_out: whether chance alone seldom makes the largest of all languages' differences as large as this one.
+    """
 
     change: float
     low: float
     high: float
+    stands_out: bool = True
+
+    @property
+    def leaves_out_zero(self) -> bool:
+        """Returns whether the interval leaves out 0, as it does by chance for one of 20 equal languages."""
+        return self.low > ROUNDING or self.high < -ROUNDING
 
     @property
     def is_real(self) -> bool:
-        """Returns whether the interval leaves out 0: chance alone seldom makes such a difference."""
-        return self.low > ROUNDING or self.high < -ROUNDING
+        """Returns whether the interval leaves out 0, and not because many languages are compared."""
+        return self.leaves_out_zero and self.stands_out
 
 
 @dataclass(frozen=True)
@@ -63,11 +73,15 @@ def differences(
     utterances of all of them; they are paired by id, whatever their order. The samples of different languages are
     independent. Which other runs there might have been, with other seeds, is no part of the intervals.
 
+    Of models that are equally good, the difference of one or more of the languages is real in 5 % of comparisons,
+    however many languages there are. A mean is one question, and is not corrected for others.
+
     Args:
         rows: name -> the languages whose rates are averaged with equal weights.
         metric: one of the `METRICS`.
     """
     samples = {language: _samples(first, last, language, metric) for members in rows.values() for language in members}
+    least = least_deviations({members[0]: samples[members[0]] for members in rows.values() if len(members) == 1})
     found: dict[Row, Difference | str] = {}
     for row, members in rows.items():
         known = {name: each for name in members if isinstance(each := samples[name], np.ndarray)}
@@ -77,8 +91,22 @@ def differences(
             found[row] = next(iter(reasons.values())) if row in reasons else f"it is not known of {some}"
         else:
             rates = [_mean_of(runs, members, metric) for runs in (first, last)]
-            found[row] = Difference(rates[1] - rates[0], *interval(macro_rates(known)))
+            change, mean = rates[1] - rates[0], macro_rates(known)
+            stands_out = len(members) > 1 or abs(change) > least * mean.std()
+            found[row] = Difference(change, *interval(mean), stands_out)
     return found
+
+
+def least_deviations(samples: Mapping[str, np.ndarray | str]) -> float:
+    """Returns how many standard deviations chance alone exceeds in 5 % of samples, in at least one of the languages.
+
+    This is the single-step maxT method of Westfall and Young, "Resampling-Based Multiple Testing", 1993.
+    """
+    known = [each for each in samples.values() if isinstance(each, np.ndarray) and each.std() > ROUNDING]
+    if len(known) < 2:
+        return 0.0  # the interval alone decides
+    largest = np.max([np.abs(each - each.mean()) / each.std() for each in known], axis=0)
+    return float(np.quantile(largest, LEVEL))
 
 
 def _mean_of(runs: Sequence[ScoredRun], languages: Sequence[str], metric: str) -> float:

@@ -14,7 +14,7 @@ from rapidfuzz.distance import Levenshtein
 
 from ..data.utterances import FEATURES, arrow_errors, write_utterances
 from ..model.text import normalize_text
-from .error_rate import count_edits
+from .error_rate import count_edits, fraction
 from .normalization import score_text
 from .results import rate_of
 
@@ -112,16 +112,17 @@ def read_hypotheses(path: Path, results: dict | None = None) -> pa.Table:
 
 def _check_rates(path: Path, table: pa.Table, results: dict) -> None:
     """Raises a ValueError for transcripts that have other error rates than the results."""
-    metrics = ("cer", "normalized_cer")
-    sums = [(column, "sum") for metric in metrics for column in COUNTS[metric]]
+    sums = [(column, "sum") for columns in COUNTS.values() for column in columns]
     counts = {row["language"]: row for row in table.group_by("language").aggregate(sums).to_pylist()}
     for language in results["languages"].keys() | counts.keys():
         is_same = language in results["languages"] and language in counts
-        for metric in metrics if is_same else ():
-            edits, length = (counts[language][f"{column}_sum"] for column in COUNTS[metric])
+        for metric, columns in COUNTS.items() if is_same else ():
+            edits, length = (counts[language][f"{column}_sum"] for column in columns)
             expected = rate_of(results["languages"][language], metric)
-            if length:  # older files have no normalised rates
-                is_same &= metric != "cer" if expected is None else math.isclose(expected, edits / length)
+            if edits is None or expected is None:  # as the normalised ones of older files
+                is_same &= metric != "cer"
+            else:
+                is_same &= math.isclose(expected, fraction(edits, length))
         if not is_same:
             raise ValueError(
                 f"{path}: holds the transcripts of another evaluation than the results beside it, whose error rates "

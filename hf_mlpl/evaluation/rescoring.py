@@ -25,14 +25,14 @@ def rescore(path: Path, output: Path, languages: Sequence[str] | None = None, se
     Args:
         path: file of transcripts. Of other programs it needs the columns `TEXTS`.
         languages: to score; by default all.
-        seen: texts whose utterances are left out.
+        seen: texts, as `normalize_text` returns them, whose utterances are left out.
 
     Raises:
         FileNotFoundError: for a missing file.
         ValueError: for a damaged file, for transcripts that are not those of the results beside them, if nothing is
             left to score, and for an `output` with which some of the transcripts would be lost.
     """
-    beside = path.with_name(f"{path.name.removesuffix(SUFFIX)}.json")
+    beside = Path(f"{str(path).removesuffix(SUFFIX)}.json")
     known = read_results(beside) if path.name.endswith(SUFFIX) and beside.is_file() else None
     table = read_hypotheses(path, known)
     num_rows = len(table)
@@ -41,7 +41,7 @@ def rescore(path: Path, output: Path, languages: Sequence[str] | None = None, se
         if missing := sorted(set(languages) - set(present)):
             raise ValueError(f"{path}: has no transcripts of {', '.join(missing)}; there are {', '.join(present)}")
         table = table.filter(pc.is_in(table["language"], value_set=pa.array(languages, pa.string())))
-    rows = [with_counts(row) for row in table.to_pylist() if row["text"] not in seen]
+    rows = [with_counts(row) for row in table.to_pylist() if normalize_text(row["text"]) not in seen]
     results = score_counted(rows)
     transcripts = hypotheses_path(output)
     if len(rows) < num_rows and transcripts.exists() and transcripts.samefile(path):

@@ -3,7 +3,11 @@
 A file of results is a JSON object:
 
     model, revision, dtype, data, sources, unseen_in   what was evaluated, as `hf-mlpl evaluate` was told
-    dataset         {"id", "configs": {language: config}, "split", "revision", "license"} of a data set; null
+    dataset         {"id", "name", "configs": {language: config}, "split", "revision", "license", "left_out"} of a
+                    test set; "id" is its name on the Hub, or null, "name" that of the corpus, and "left_out" counts
+                    utterances without text or readable audio, by reason; null for other utterances
+    unknown_languages     that the model does not know, which are scored all the same
+    languages_left_out    that the model cannot transcribe, which are not scored
     normalization   name and version of the normalised form of texts; normalised rates of others cannot be compared
     languages       {language: scores}
     macro           mean rates over languages: {"cer", "wer", "language_accuracy", "normalized", "intervals"}
@@ -22,7 +26,9 @@ The scores of a language are
                     less than 10 utterances, and where all samples have the same rate
     edits           {"characters": {"substitutions", "deletions", "insertions"}, "words": the same}, not normalised
     characters, words   of the references, not normalised
-    language_accuracy   share of utterances whose language was predicted rightly; null for a model that predicts none
+    language_accuracy   share of utterances whose language was predicted rightly: 0 of a language that the model does
+                    not know, so that the mean is over the same languages for all models; null for a model that
+                    predicts none
     utterances, hours
     empty           empty transcripts of utterances that could be read
     speakers        {"count", "cer": {"lowest", "median", "highest"}} over speakers; null where no speaker is known

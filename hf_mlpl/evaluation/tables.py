@@ -14,7 +14,8 @@ from .error_rate import EDITS, mean_rate
 from .normalization import leads_with_cer
 from .results import METRICS, TITLES, interval_of, rate_of
 
-MOST_NAMED = 5  # confusions of languages
+MOST_NAMED = 5  # confusions of languages, and spreads of speakers
+PERHAPS = "perhaps (one of 20 languages seems different by chance)"
 
 
 def results_table(results: dict) -> str:
@@ -32,7 +33,6 @@ def results_table(results: dict) -> str:
         ("utterances", [f"{scores['utterances']:,}" for _, scores in rows]),
         ("hours", [f"{scores['hours']:.2f}" for _, scores in rows]),
         *((f"{TITLES[metric]} %", [_rate_cell(scores, metric) for _, scores in rows]) for metric in METRICS),
-        ("CER % of speakers", [_speakers_cell(scores) for _, scores in rows]),
         ("language %", [_in_percent(scores.get("language_accuracy")) for _, scores in rows]),
     ]
     shown = [(title, *cells) for title, cells in columns if set(cells) != {"-"}]
@@ -45,26 +45,28 @@ def _rate_cell(scores: Mapping, metric: str) -> str:
     return text if bounds is None else f"{text} ({_in_percent(bounds[0])}-{_in_percent(bounds[1])})"
 
 
-def _speakers_cell(scores: Mapping) -> str:
-    speakers = scores.get("speakers")
-    return f"{_in_percent(speakers['cer']['lowest'])}-{_in_percent(speakers['cer']['highest'])}" if speakers else "-"
-
-
 def _in_percent(rate: float | None) -> str:
     return "-" if rate is None else f"{100 * rate:.1f}"
 
 
 def remarks_on(results: dict) -> list[str]:
-    """Returns lines on results of `score`: kinds of edits, empty transcripts, confused languages."""
+    """Returns lines on results of `score`: kinds of edits, empty transcripts, speakers, confused languages."""
     languages, lines = results["languages"], []
     for unit in ("characters", "words"):
         kinds = {kind: sum(scores["edits"][unit][kind] for scores in languages.values()) for kind in EDITS}
         total = sum(scores[unit] for scores in languages.values())
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        counts = ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
         lines.append(f"edits of {total:,} {unit}: {counts}")
     lost = f"; {results['unreadable']:,} could not be read" if results["unreadable"] else ""
     share = results["empty"] / results["utterances"]
     lines.append(f"empty transcripts: {results['empty']:,} of {results['utterances']:,} ({share:.1%}){lost}")
+    spreads = [(each["cer"], language) for language, s in languages.items() if (each := s["speakers"])]
+    if spreads:
+        widest = sorted(spreads, key=lambda spread: spread[0]["lowest"] - spread[0]["highest"])[:MOST_NAMED]
+        named = ", ".join(
+            f"{language} {_in_percent(cer['lowest'])}-{_in_percent(cer['highest'])}" for cer, language in widest
+        )
+        lines.append(f"CER % of the best and the worst speaker, most different first: {named}")
     confused = [
         (count, language, predicted)
         for language, row in results["language_confusions"].items()
@@ -73,7 +75,7 @@ def remarks_on(results: dict) -> list[str]:
     ]
     if confused:
         most = sorted(confused, key=lambda entry: (-entry[0], entry[1:]))[:MOST_NAMED]
-        named = ", ".join(f"{language} for {predicted} {count:,} times" for count, language, predicted in most)
+        named = ", ".join(f"{language} for {predicted} ({count:,})" for count, language, predicted in most)
         lines.append(f"languages taken for others: {named}")
     if unspaced := [language for language in languages if leads_with_cer(language)]:
         lines.append(f"written without spaces, so that the WER says little: {', '.join(unspaced)}")
@@ -137,7 +139,13 @@ def _difference_cells(difference: Difference | str) -> tuple[str, str]:
     if isinstance(difference, str):
         return "-", "?"
     change, low, high = (f"{100 * value:+.1f}" for value in (difference.change, difference.low, difference.high))
-    return f"{change} ({low} to {high})", "yes" if difference.is_real else "no"
+    return f"{change} ({low} to {high})", _certainty(difference)
+
+
+def _certainty(difference: Difference) -> str:
+    if difference.is_real:
+        return "yes"
+    return "perhaps" if difference.leaves_out_zero else "no"
 
 
 def verdict(differences: Mapping[str, Difference | str]) -> list[str]:
@@ -145,13 +153,11 @@ def verdict(differences: Mapping[str, Difference | str]) -> list[str]:
 
     Returns none if no difference is known.
     """
-    known = {row: each.is_real for row, each in differences.items() if isinstance(each, Difference)}
-    groups = {
-        "real": [row for row, is_real in known.items() if is_real],
-        "may be chance": [row for row, is_real in known.items() if not is_real],
-    }
+    known = {row: _certainty(each) for row, each in differences.items() if isinstance(each, Difference)}
     if not known:
         return []
+    titles = {"yes": "real", "perhaps": PERHAPS, "no": "may be chance"}
+    groups = {title: [row for row, each in known.items() if each == answer] for answer, title in titles.items()}
     for row, each in differences.items():
         if isinstance(each, str):
             groups.setdefault(f"not known, {each}", []).append(row)
@@ -174,8 +180,7 @@ def gap_table(
     Raises:
         ValueError: as `comparison_table` does, and where `oracle` or `control` is no entry.
     """
-    if unknown := [name for name in (oracle, control) if name and name not in results]:
-        raise ValueError(f"no results are called {', '.join(unknown)}; there are {', '.join(results)}")
+    check_names(results, oracle, control)
     members = languages or members_of_rows(results, languages)["macro average"]
     rates = {name: [_rate(run, members, metric) for run in runs] for name, runs in results.items()}
     start, *names = (name for name in results if name != oracle)
@@ -192,22 +197,30 @@ def gap_table(
     return aligned(list(zip(*columns, strict=True)))
 
 
+def check_names(results: Mapping[str, object], *names: str | None) -> None:
+    """Raises a ValueError if one of the names is not None and no entry of `results`."""
+    if unknown := [name for name in names if name is not None and name not in results]:
+        raise ValueError(f"no results are called {', '.join(unknown)}; there are {', '.join(results)}")
+
+
 def members_of_rows(results: Mapping[str, Sequence[dict]], languages: Sequence[str]) -> dict[str, list[str]]:
     """Returns the rows of a comparison: name -> the languages it averages; raises as `comparison_table` does."""
-    first = next(iter(results.values()))
+    base, first = next(iter(results.items()))
     scored = sorted(first[0]["languages"])
     for name, runs in results.items():
         if len(runs) != len(first):
             raise ValueError(f"{name} has {len(runs)} runs, but others {len(first)}")
         for run in runs:
-            if sorted(run["languages"]) != scored:
-                found, expected = ", ".join(sorted(run["languages"])), ", ".join(scored)
-                raise ValueError(f"{name} has results of {found}, but others of {expected}")
+            if differing := sorted(run["languages"].keys() ^ set(scored)):
+                raise ValueError(
+                    f"only one of {base} and {name} has results of {', '.join(differing)}; `hf-mlpl evaluate "
+                    "--hypotheses FILE --languages ...` scores the others alone"
+                )
     if missing := sorted(set(languages) - set(scored)):
         raise ValueError(f"no results of {', '.join(missing)}; there are {', '.join(scored)}")
     rows = {language: [language] for language in scored}
-    if languages:
-        rows[f"mean of {' '.join(languages)}"] = list(languages)
+    if languages := list(dict.fromkeys(languages)):
+        rows[f"mean of {' '.join(languages)}"] = languages
         if others := [language for language in scored if language not in languages]:
             rows["mean of the others"] = others
     return rows | {"macro average": scored}

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import random
+from statistics import NormalDist
 
 import jiwer
 import numpy as np
@@ -13,9 +14,10 @@ import pytest
 
 from hf_mlpl.cli.compare import METRICS as CHOICES
 from hf_mlpl.cli.main import main
-from hf_mlpl.evaluation.differences import Difference, ScoredRun, differences, with_transcripts
-from hf_mlpl.evaluation.hypotheses import ADDED, SUFFIX, read_hypotheses
+from hf_mlpl.evaluation.differences import Difference, ScoredRun, differences, least_deviations, with_transcripts
+from hf_mlpl.evaluation.hypotheses import ADDED, COUNTS, SUFFIX, read_hypotheses
 from hf_mlpl.evaluation.results import METRICS, check_normalization, rates_alone, read_results
+from hf_mlpl.evaluation.tables import verdict
 
 WORDS = "dam, Dom du er es in ist nicht und wir".split()
 LANGUAGES = {"de": 120, "fi": 120, "sl": 6}  # utterances
@@ -60,6 +62,10 @@ def test_transcripts_of_other_programs_are_scored(scored, tmp_path, capfd):
     assert main([*command, "--csv", str(tmp_path / "a.csv"), "--trn", str(tmp_path / "trn")]) == 0
     assert read_results(tmp_path / "again.json") == results
     assert read_hypotheses(tmp_path / f"again{SUFFIX}").equals(table)
+    with pytest.MonkeyPatch.context() as environment:  # of two processes one scores
+        environment.setenv("RANK", "1")
+        assert main([*command[:-1], str(tmp_path / "second.json")]) == 0
+    assert not list(tmp_path.glob("second*"))
     out = capfd.readouterr().out
     assert "weighted by hours" in out and "empty transcripts: 0 of 246" in out and str(tmp_path / "trn") in out
     with open(tmp_path / "a.csv", encoding="utf-8") as file:
@@ -84,6 +90,7 @@ def test_transcripts_that_cannot_be_scored_are_refused(scored, tmp_path, error_o
         pq.write_table(content, path)
         assert problem in error_of(*command)
     pq.write_table(table, path)
+    assert error_of(*command[:2], tmp_path, *command[3:]).startswith(f"{tmp_path}: no such file")
     assert "has no transcripts of nl; there are de, fi, sl" in error_of(*command, "--languages", "nl")
     # part of the transcripts never replaces all of them
     assert "only 120 of 246 transcripts would be left" in error_of(*command, "--languages", "de")
@@ -95,6 +102,7 @@ def unseen_file(table, folder):
     from hf_mlpl.data.utterances import FEATURES, write_utterances
 
     text = next(row["text"] for row in table.to_pylist() if row["language"] == "fi")
+    text = f"\u200b{text}\u00ad"  # as files of older versions have it
     row = dict.fromkeys(FEATURES) | {"id": "a", "language": "fi", "text": text, "duration_seconds": 1.0}
     write_utterances([row | {"audio": {"path": "a.wav"}}], folder / "train.parquet")
     return folder / "train.parquet"
@@ -189,6 +197,67 @@ def test_paired_interval_equals_the_t_distribution_of_differences(scored):
         assert found[name].high - found[name].low == pytest.approx(2 * 1.96 * error, rel=0.12)
     # not paired, the interval would be wider
     assert isinstance(found["de"], Difference) and found["de"].is_real and not found["fi"].is_real
+
+
+def test_many_languages_are_not_called_different_by_chance():
+    """Of 61 languages, one is really different, and some seem to be; the limit is Sidak's for normal samples."""
+    generator = np.random.default_rng(0)
+    counts, columns = generator.integers(0, 9, size=(2, 61, 50)), COUNTS["cer"]
+    counts[1, 0] += 3
+    languages = [f"l{number}" for number in range(61)]
+    tables = [
+        pa.table({"language": np.repeat(languages, 50), "id": np.tile(np.arange(50), 61), "text": ["a"] * 3050})
+        .append_column(columns[0], pa.array(edits.ravel()))
+        .append_column(columns[1], pa.array([40] * 3050))
+        for edits in counts
+    ]
+    runs = [
+        ScoredRun(None, {"languages": {n: {"cer": rate} for n, rate in zip(languages, rates, strict=True)}}, table)
+        for table, rates in zip(tables, counts.sum(2) / 2000, strict=True)
+    ]
+    found = differences(runs[:1], runs[1:], {name: [name] for name in languages} | {"mean": languages}, "cer")
+    assert [name for name, each in found.items() if each.is_real] == ["l0", "mean"]  # which is one question
+    seeming = [name for name, each in found.items() if each.leaves_out_zero and not each.is_real]
+    assert 1 <= len(seeming) <= 6
+    assert verdict(found)[1] == f"perhaps (one of 20 languages seems different by chance): {', '.join(seeming)}"
+    one = differences(runs[:1], runs[1:], {seeming[0]: [seeming[0]]}, "cer")
+    assert one[seeming[0]].is_real  # nothing else was compared
+    samples = dict(enumerate(generator.normal(size=(60, 1000))))
+    sidak = NormalDist().inv_cdf((1 + 0.95 ** (1 / 60)) / 2)
+    assert least_deviations(samples) == pytest.approx(sidak, rel=0.04)
+
+
+def test_names_and_files_that_say_nothing_are_refused(scored, tmp_path, capfd, error_of):
+    base, worse = f"base={scored / 'base.json'}", f"worse={scored / 'worse.json'}"
+    for option in ("--control", "--oracle"):
+        assert error_of("compare.py", base, worse, option, "x") == "no results are called x; there are base, worse"
+        assert not capfd.readouterr().out
+    command = ["evaluate", "--hypotheses", str(scored / "base.parquet"), "--output", str(tmp_path / "o.json")]
+    for arguments, problem in (
+        (["compare", base, f"base={scored / 'worse.json'}"], "there are results called base already"),
+        *(
+            ([*command, *option], "are of a model, which --hypotheses does not run")
+            for option in (["--dtype", "int8"], ["--batch-seconds", "9"], ["--num-workers", "0"])
+        ),
+        ([*command[:-1], command[2]], "base.parquet would replace another file"),
+        ([*command, "--csv", command[2]], "base.parquet would replace another file"),
+        ([*command, "--csv", command[-1]], "o.json would replace another file"),
+        ([*command, "--csv", str(tmp_path / f"o{SUFFIX}")], f"o{SUFFIX} would replace another file"),
+        ([*command, "--unseen-in", f"{scored}/base.p*", "--csv", command[2]], "base.parquet would replace"),
+        ([*command, "--trn", command[2]], "base.parquet: is a file; a folder is accepted"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        assert problem in capfd.readouterr().err
+    # counts that are not those of the results
+    results, table = json.loads((scored / "worse.json").read_text()), pq.read_table(scored / f"worse{SUFFIX}")
+    (tmp_path / "d.json").write_text(json.dumps(results))
+    for metric, column in (("wer", "word_edits"), ("normalized_wer", "normalized_words"), ("cer", "characters")):
+        place = table.column_names.index(column)
+        pq.write_table(table.set_column(place, column, pa.array([0] * len(table))), tmp_path / f"d{SUFFIX}")
+        assert main(["compare", base, f"d={tmp_path / 'd.json'}", "--metric", metric]) == 0
+        out, err = capfd.readouterr()
+        assert out.splitlines()[0].endswith("change") and "another evaluation than the results" in err
 
 
 def test_what_cannot_be_compared_is_said(scored, tmp_path, capfd, error_of):

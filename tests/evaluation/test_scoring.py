@@ -309,10 +309,10 @@ def test_table_lists_languages_then_the_means():
         "weighted by hours           4   1.75   28.6   66.7         28.6         66.7        60.0",
     ]
     assert remarks_on(results) == [
-        "edits of 12 characters: 2 substitutions, 1 deletions, 0 insertions",
-        "edits of 5 words: 3 substitutions, 0 deletions, 0 insertions",
+        "edits of 12 characters: substitutions 2, deletions 1, insertions 0",
+        "edits of 5 words: substitutions 3, deletions 0, insertions 0",
         "empty transcripts: 0 of 4 (0.0%)",
-        "languages taken for others: cs for sv-SE 1 times",
+        "languages taken for others: cs for sv-SE (1)",
     ]
     # a model that predicts no language has no column of it; intervals and speakers have their place
     rows = [ROWS[0] | {"language": "ja", "predicted_language": None, "speaker": f"{i % 2}"} for i in range(20)]
@@ -321,10 +321,11 @@ def test_table_lists_languages_then_the_means():
     results = score(rows)
     low, high = (f"{100 * bound:.1f}" for bound in results["languages"]["ja"]["intervals"]["cer"])
     head, row, *_ = results_table(results).splitlines()
-    assert head.endswith("  CER % of speakers") and row.split()[-1] == "55.0-55.0"
+    assert head.endswith("  norm. WER %")
     assert row.split()[3:5] == ["55.0", f"({low}-{high})"]
     assert remarks_on(results)[2:] == [
         "empty transcripts: 1 of 20 (5.0%); 1 could not be read",
+        "CER % of the best and the worst speaker, most different first: ja 55.0-55.0",
         "written without spaces, so that the WER says little: ja",
     ]
 
@@ -390,7 +391,7 @@ def test_comparison_averages_chosen_languages_apart():
     ]
     everything = comparison_table({"before": before, "after": after}, languages=["de", "pt", "ro"])
     assert "others" not in everything
-    with pytest.raises(ValueError, match="after has results of de, but others of de, pt, ro"):
+    with pytest.raises(ValueError, match="only one of before and after has results of pt, ro; "):
         comparison_table({"before": before, "after": [results(de=0.1)]})
     with pytest.raises(ValueError, match="after has 2 runs, but others 1"):
         comparison_table({"before": before, "after": after * 2})
