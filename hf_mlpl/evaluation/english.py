@@ -2,7 +2,7 @@
 
 The leaderboard adds fillers, names, compounds and acronyms to Whisper's normaliser, which transformers has, and so
 does this file. Its tables are those of `normalizer/english_abbreviations.py` in
-https://github.com/huggingface/open_asr_leaderboard at commit d1e99b2, under the Apache License 2.0.
+https://github.com/huggingface/open_asr_leaderboard at commit d1e99b2; `open_asr_leaderboard.json` has its licences.
 
 The leaderboard's scores differ in two more ways: it takes a compound in one word for the same in two, and leaves out
 utterances whose reference is empty in this form, such as "Um". Our word error rates may be higher by these words.
