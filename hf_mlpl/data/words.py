@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 # Beginnings of the Unicode names of letters that are written without spaces between words. East Asian punctuation has
@@ -28,6 +28,20 @@ class CharacterKinds(dict):
 
     def __missing__(self, code_point: int) -> str:
         return self.setdefault(code_point, self.kind_of(chr(code_point)))
+
+
+def replace_kinds(text: str, kinds: str, replacements: Mapping[str, str]) -> str:
+    """Replaces each run of characters of one kind by a string.
+
+    Args:
+        kinds: the kind of each character of the text.
+        replacements: by kind; characters of other kinds stay.
+    """
+    parts, end = [], 0
+    for run in re.finditer("|".join(f"{kind}+" for kind in replacements), kinds):
+        parts += [text[end : run.start()], replacements[run[0][0]]]
+        end = run.end()
+    return "".join([*parts, text[end:]])
 
 
 @cache

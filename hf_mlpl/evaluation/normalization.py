@@ -21,7 +21,7 @@ import re
 import unicodedata
 from functools import cache, lru_cache
 
-from ..data.words import MARKS_OF_WORDS, CharacterKinds, is_unspaced
+from ..data.words import MARKS_OF_WORDS, CharacterKinds, is_unspaced, replace_kinds
 from ..model.text import JOINERS, normalize_text
 
 NORMALIZATION = "hf-mlpl 1"  # another number for another rule, after which results cannot be compared
@@ -139,10 +139,4 @@ def _without_punctuation(text: str, without_spaces: bool) -> str:
     if without_spaces:
         kinds = re.sub(r"(?<=c)[mp]+", lambda run: run[0].replace("m", "c").replace("p", "-"), kinds)
         kinds = re.sub(r"p+(?=c)", lambda run: "-" * len(run[0]), kinds)
-    words = []
-    for run in re.finditer("[^p]+", kinds):
-        word = text[run.start() : run.end()]
-        if "-" in run[0]:
-            word = "".join(character for kind, character in zip(run[0], word, strict=True) if kind != "-")
-        words.append(word)
-    return normalize_text(" ".join(words))
+    return normalize_text(replace_kinds(text, kinds, {"-": "", "p": " "}))

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ...data.words import EAST_ASIAN, MARKS_OF_WORDS, CharacterKinds
+from ...data.words import EAST_ASIAN, MARKS_OF_WORDS, CharacterKinds, replace_kinds
 from ...model.text import normalize_text
 
 INSIDE_WORDS = "'’‘‛՚׳-‐‑֊᐀·"  # forms of the apostrophe and the hyphen, and the middle dot
@@ -74,12 +74,7 @@ def _without_punctuation(text: str) -> str:
     """Replaces punctuation by a space, or by nothing where no words are separated; keeps all letters and marks."""
     text = MARKS_OF_WORDS.sub("", text)
     kinds = text.translate(KINDS)
-    if "c" in kinds:
-        kinds = re.sub("cm+", lambda run: "c" * len(run[0]), kinds)  # marks are of the letter before
+    kinds = re.sub("cm+", lambda run: "c" * len(run[0]), kinds)  # marks are of the letter before
     kinds = re.sub("(?<=[wcm])i(?=[wcm])", "w", kinds)
-    parts, end = [], 0
-    for run in re.finditer("[pi]+", kinds):
-        beside = kinds[run.start() - 1 : run.start()] + kinds[run.end() : run.end() + 1]
-        parts += [text[end : run.start()], "" if "c" in beside else " "]
-        end = run.end()
-    return "".join([*parts, text[end:]])
+    kinds = re.sub("(?<=c)[pi]+|[pi]+(?=c)", lambda run: "-" * len(run[0]), kinds)
+    return replace_kinds(text, kinds, {"-": "", "p": " ", "i": " "})
