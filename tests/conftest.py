@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 from local_hub import LocalHub
 
@@ -20,6 +21,10 @@ from .tones import SETTINGS, without_pictures, write_tone_corpus
 # What modules make stays: looking through it for garbage took a quarter of the time in which tests are collected.
 THRESHOLD = gc.get_threshold()
 gc.set_threshold(100_000)
+
+# A busy machine is no fault of a test.
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..data.utterances import read_columns
-    from ..model.text import build_vocabulary, normalize_text, write_tokens
+    from ..model.text import WORD_BOUNDARY, characters_of, normalize_text, write_tokens
 
     characters, count = set(), 0
     for block in read_columns(options.data, ["text"]):
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         count += len(texts)
     if not count:
         raise ValueError(f"{options.data[0]}: no utterance has a text")
-    vocabulary = build_vocabulary(characters)
+    vocabulary = [WORD_BOUNDARY, *characters_of(characters)]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_tokens(options.output, vocabulary)
     print(f"{options.output}: {len(vocabulary)} entries from {count} transcripts; the model adds the blank")

@@ -204,7 +204,9 @@ class TransformersInterface(CtcInterface):
 
         The text is normalised, and has the case of the vocabulary if that has one case only.
         """
-        text = normalize_text(text)
+        return self._encode_normalized(normalize_text(text))
+
+    def _encode_normalized(self, text: str) -> tuple[list[int], list[str]]:
         if self.letter_case:
             text = "".join(letter if letter in self.tokens else getattr(letter, self.letter_case)() for letter in text)
         return self._encode_pieces(text) if self.tokenizer.is_fast else self._encode_characters(text)
@@ -247,7 +249,8 @@ class TransformersInterface(CtcInterface):
         labels[ord(" ")] = self.word_delimiter_id
         characters = {token for token in self.tokens if len(token) == 1}
         for character in characters | {swapped for token in characters if len(swapped := token.swapcase()) == 1}:
-            if len(ids := self.label_ids(character)) == 1 and not self.unknown_characters(character):
+            ids, unknown = self._encode_normalized(character)  # of a joiner, which no text consists of, too
+            if len(ids) == 1 and not unknown:
                 labels[ord(character)] = ids[0]
         return labels
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 # Beginnings of the Unicode names of letters that are written without spaces between words. East Asian punctuation has
@@ -18,6 +18,30 @@ WITHOUT_SPACES = (
 # Punctuation that is set inside of a word and separates nothing: Armenian's marks of tone, and Hebrew's gershayim, for
 # which quotation marks are typed too.
 MARKS_OF_WORDS = re.compile('(?<=[Ա-և])[՛՜՞]+(?=[Ա-և])|(?<=[\u0591-\u05ea])[״"“”](?=[א-ת])')
+
+
+class CharacterKinds(dict):
+    """Maps code points to kinds of characters, one letter each, for `str.translate`; computes each kind once."""
+
+    def __init__(self, kind_of: Callable[[str], str]):
+        self.kind_of = kind_of
+
+    def __missing__(self, code_point: int) -> str:
+        return self.setdefault(code_point, self.kind_of(chr(code_point)))
+
+
+def replace_kinds(text: str, kinds: str, replacements: Mapping[str, str]) -> str:
+    """Replaces each run of characters of one kind by a string.
+
+    Args:
+        kinds: the kind of each character of the text.
+        replacements: by kind; characters of other kinds stay.
+    """
+    parts, end = [], 0
+    for run in re.finditer("|".join(f"{kind}+" for kind in replacements), kinds):
+        parts += [text[end : run.start()], replacements[run[0][0]]]
+        end = run.end()
+    return "".join([*parts, text[end:]])
 
 
 @cache

@@ -21,9 +21,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 
-from ..data.words import MARKS_OF_WORDS, is_unspaced
+from ..data.words import MARKS_OF_WORDS, CharacterKinds, is_unspaced, replace_kinds
 from ..model.text import JOINERS, normalize_text
 
 NORMALIZATION = "hf-mlpl 1"  # another number for another rule, after which results cannot be compared
@@ -56,13 +56,28 @@ def score_text(text: str, language: str) -> str:
     code = _subtags(language)[0]
     if code in ENGLISH:
         return _english()(text).strip()
+    has_dotless_i = code in DOTLESS_I
+    if leads_with_cer(language):
+        return _without_punctuation(_folded(text, has_dotless_i), without_spaces=True)
+    return " ".join(filter(None, (_scored_word(word, has_dotless_i) for word in text.split())))
+
+
+@lru_cache(2**15)  # because texts repeat their words, and each word takes long
+def _scored_word(word: str, has_dotless_i: bool) -> str:
+    """Returns the form of a word, which may have several words or none, and does not depend on other words."""
+    return _without_punctuation(_folded(word, has_dotless_i), without_spaces=False)
+
+
+def _folded(text: str, has_dotless_i: bool) -> str:
+    """Returns the text after NFKC and case folding."""
     if not unicodedata.is_normalized("NFKC", text):
         text = unicodedata.normalize("NFKC", "".join(map(_compatible, text)))
-    if code in DOTLESS_I:
+    if has_dotless_i:
         text = text.replace("İ", "i").replace("I", "ı")
-    return _without_punctuation(unicodedata.normalize("NFKC", text.casefold()), leads_with_cer(language))
+    return unicodedata.normalize("NFKC", text.casefold())
 
 
+@cache
 def leads_with_cer(language: str) -> bool:
     """Returns whether a language is written without spaces between words, so that its word error rate says little.
 
@@ -76,8 +91,9 @@ def leads_with_cer(language: str) -> bool:
     return scripts[0] in CER_SCRIPTS if scripts else code in CER_LANGUAGES
 
 
-def _subtags(language: str) -> list[str]:
-    return language.strip().casefold().replace("_", "-").split("-")
+@cache
+def _subtags(language: str) -> tuple[str, ...]:
+    return tuple(language.strip().casefold().replace("_", "-").split("-"))
 
 
 @cache
@@ -114,14 +130,7 @@ def _kind(character: str) -> str:
     return "n" if category[0] == "N" else "w"
 
 
-class _Kinds(dict):
-    """Holds the kinds of code points, for `str.translate`, from their first occurrence on."""
-
-    def __missing__(self, code_point: int) -> str:
-        return self.setdefault(code_point, _kind(chr(code_point)))
-
-
-KINDS = _Kinds()
+KINDS = CharacterKinds(_kind)
 LETTER_APOSTROPHES = str.maketrans(dict.fromkeys(APOSTROPHES, "ʼ"))
 
 
@@ -137,10 +146,4 @@ def _without_punctuation(text: str, without_spaces: bool) -> str:
     if without_spaces:
         kinds = re.sub(r"(?<=c)[mp]+", lambda run: run[0].replace("m", "c").replace("p", "-"), kinds)
         kinds = re.sub(r"p+(?=c)", lambda run: "-" * len(run[0]), kinds)
-    words = []
-    for run in re.finditer("[^p]+", kinds):
-        word = text[run.start() : run.end()]
-        if "-" in run[0]:
-            word = "".join(character for kind, character in zip(run[0], word, strict=True) if kind != "-")
-        words.append(word)
-    return normalize_text(" ".join(words))
+    return normalize_text(replace_kinds(text, kinds, {"-": "", "p": " "}))

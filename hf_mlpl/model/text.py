@@ -23,6 +23,7 @@ JOINERS = "\u180b-\u180f\u200c\u200d\ufe00-\ufe0f"
 _ANY_INVISIBLE = re.compile(f"[{INVISIBLE}{JOINERS}]")
 _INVISIBLE = re.compile(f"[{INVISIBLE}]+")
 _JOINERS = re.compile(f"[{JOINERS}]+")
+_BYTE_ORDER_MARKS = re.compile(rb"\A(\xef\xbb\xbf)+(?=\S)")  # of files that were joined
 # Beginnings of the Unicode names of letters that joiners change: scripts with joined letters or with a virama.
 JOINED_SCRIPTS = tuple(
     "ADLAM,ARABIC,EXTENDED ARABIC,CHORASMIAN,HANIFI ROHINGYA,MANDAIC,MANICHAEAN,MONGOLIAN,NKO,OLD SOGDIAN,OLD UYGHUR,"
@@ -52,31 +53,28 @@ def without_invisible(text: str) -> str:
     """Removes characters that nobody sees or hears, so that none of them is a token or counts as an error.
 
     Joiners, non-joiners and variation selectors stay in words of scripts whose letters they change, as in Persian and
-    Hindi: behind a letter, mark or digit, if this or the next one is of such a script. They also stay in emoji. A text
-    of one joiner stays, so that tables of single characters have it.
+    Hindi: behind a letter, mark or digit, if this or the next one is of such a script. They also stay in emoji.
     """
     if text.isascii() or not _ANY_INVISIBLE.search(text):
         return text
-    if len(text) == 1:
-        return _INVISIBLE.sub("", text)
     return _JOINERS.sub(_needed_joiners, _INVISIBLE.sub("", text))
 
 
 def _needed_joiners(match: re.Match) -> str:
     """Returns each joiner of a run once if it stands where it is needed, else nothing."""
     text, (start, end) = match.string, match.span()
-    joiners = "".join(dict.fromkeys(match[0]))
+    joiners = match[0] if end == start + 1 else "".join(dict.fromkeys(match[0]))
     before = start - 1
     # Other joiners, and marks of all scripts, such as the combining acute, belong to the letter before
-    while before > 0 and unicodedata.category(text[before]) in ("Mn", "Me", "Cf") and not _is_joined(text[before]):
+    while before >= 0 and not _is_joined(text[before]) and unicodedata.category(text[before]) in ("Mn", "Me", "Cf"):
         before -= 1
     if before < 0:
         return ""
+    if _is_joined(text[before]):
+        return joiners
     if _is_emoji(text[before]):
         return "".join(c for c in joiners if c in "\ufe0e\ufe0f" or c == "\u200d" and _is_emoji(text[end : end + 1]))
-    if unicodedata.category(text[before])[0] not in "LMN":
-        return ""
-    return joiners if _is_joined(text[before]) or _is_joined(text[end : end + 1]) else ""
+    return joiners if unicodedata.category(text[before])[0] in "LMN" and _is_joined(text[end : end + 1]) else ""
 
 
 def _is_emoji(character: str) -> bool:
@@ -94,17 +92,26 @@ def _is_joined(character: str) -> bool:
 def build_vocabulary(texts: Iterable[str]) -> list[str]:
     """
     Returns entries of a tokens file for `texts`: the word boundary `|`, then each code point of the normalised texts
-    in order. Control characters and lone surrogates are omitted; the tokenizer skips them as unknown.
+    in order, as `characters_of` lists them.
     """
-    characters = {character for text in texts for character in normalize_text(text)} - {" ", WORD_BOUNDARY}
-    return [WORD_BOUNDARY, *sorted(c for c in characters if unicodedata.category(c) not in ("Cc", "Cs"))]
+    return [WORD_BOUNDARY, *characters_of(map(normalize_text, texts))]
+
+
+def characters_of(normalized: Iterable[str]) -> list[str]:
+    """Lists the code points of normalised texts in order, but spaces and word boundaries.
+
+    Control characters and lone surrogates are omitted; the tokenizer skips them as unknown.
+    """
+    characters = {character for text in normalized for character in text} - {" ", WORD_BOUNDARY}
+    return sorted(c for c in characters if unicodedata.category(c) not in ("Cc", "Cs"))
 
 
 def read_tokens(path: str | os.PathLike) -> list[list[str]]:
     """Reads the lines of a flashlight tokens file, each a list of the entries that share the line and hence an index.
 
     As in flashlight's `Dictionary`, lines end with a line feed, only ASCII white space separates entries (a no-break
-    space may be an entry), and empty lines have no index. A byte order mark at the beginning is ignored.
+    space may be an entry), and empty lines have no index. Byte order marks at the beginning of the file, and of lines
+    with other characters, are ignored: files that are joined have some inside.
     Raises `ValueError` with file and line for a file that is not UTF-8, for an entry that occurs twice, for
     `<blank>`, and for a file in which no line starts with the word boundary `|`.
     """
@@ -123,7 +130,7 @@ def write_tokens(path: str | os.PathLike, lines: Iterable[str]) -> None:
             raise ValueError(f"{path}, line {number}: {line!r} is not a line of entries with one space between them")
     data = "".join(f"{line}\n" for line in lines).encode()
     if _parse_tokens(data, path) != [line.split(" ") for line in lines]:
-        raise ValueError(f"{path}: its first entry begins with U+FEFF, which readers take for a byte order mark")
+        raise ValueError(f"{path}: an entry begins with U+FEFF, which readers take for a byte order mark")
     unfinished = f"{os.fspath(path)}.{os.getpid()}.tmp"
     with open(unfinished, "wb") as file:
         file.write(data)
@@ -134,6 +141,7 @@ def _parse_tokens(data: bytes, path: str | os.PathLike) -> list[list[str]]:
     lines: list[list[str]] = []
     line_of_entry: dict[str, int] = {}
     for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
+        line = _BYTE_ORDER_MARKS.sub(b"", line)
         try:
             # bytes.split splits at ASCII white space only, the same six characters as flashlight
             entries = [entry.decode() for entry in line.split()]

@@ -30,7 +30,7 @@ from .model_files import (
     setting_errors,
     text,
 )
-from .text import BLANK_TOKEN, WORD_BOUNDARY, build_vocabulary, normalize_text, read_tokens, write_tokens
+from .text import BLANK_TOKEN, WORD_BOUNDARY, characters_of, normalize_text, read_tokens, write_tokens
 
 IGNORED = -100  # skipped by losses: padding of labels, languages that the model lacks; PyTorch's default
 
@@ -244,14 +244,16 @@ class MlplTokenizer(PreTrainedTokenizer):
         """Counts the characters of `text` that encoding skips."""
         return Counter(self._match(text)[1])
 
-    def learn_language_characters(self, language_texts: Mapping[str, Iterable[str]]) -> None:
+    def learn_language_characters(self, language_texts: Mapping[str, str | Iterable[str]]) -> None:
         """Adds characters of normalised transcripts, by language, to `language_characters`, which are saved.
 
-        White space, `|`, control characters and lone surrogates are left out.
+        A `str` in place of transcripts is a text that is normalised already, such as the characters of another
+        tokenizer. White space, `|`, control characters and lone surrogates are left out.
         """
         for language, texts in language_texts.items():
             known = self.language_characters.get(language, "")
-            if characters := sorted({*known, *build_vocabulary(texts)[1:]}):
+            normalized = [texts] if isinstance(texts, str) else map(normalize_text, texts)
+            if characters := characters_of([known, *normalized]):
                 self.language_characters[language] = "".join(characters)
         if self.language_characters:
             self.language_characters = dict(sorted(self.language_characters.items()))

@@ -171,7 +171,7 @@ def _fitting_fields(config: TrainingConfig) -> Iterator[None]:
         raise ValueError(f"{config.model} cannot have the model_fields {config.model_fields}: {reason}") from error
 
 
-def _human_characters(train_set: Dataset) -> dict[str, list[str]]:
+def _human_characters(train_set: Dataset) -> dict[str, str]:
     """Lists the characters of human transcripts by language; pseudo-labels may hold a model's errors."""
     seen: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(NUM_CODE_POINTS, bool))
     for block in blocks(train_set, ["language", "text", "source"]):
@@ -180,4 +180,4 @@ def _human_characters(train_set: Dataset) -> dict[str, list[str]]:
             texts = block["text"].filter(pc.and_(is_human, pc.equal(block["language"], language)))
             code_points, is_seen = TextBlock(texts).code_points, seen[language]
             is_seen[code_points[~is_seen.take(code_points)]] = True  # to set all of them takes longer
-    return {language: list(map(chr, np.flatnonzero(is_seen))) for language, is_seen in seen.items()}
+    return {language: "".join(map(chr, np.flatnonzero(is_seen))) for language, is_seen in seen.items()}

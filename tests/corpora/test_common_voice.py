@@ -296,7 +296,9 @@ ANY = st.characters(exclude_characters="\t\n\r\0", exclude_categories=["Cs"])
 FIELD = st.text(ANY, max_size=12) | st.sampled_from(ODD)
 
 
-@settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=75, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     rows=st.lists(st.tuples(FIELD, FIELD, FIELD), max_size=6),
     order=st.permutations(["client_id", "path", "sentence", "accents", "variant"]),

@@ -225,7 +225,7 @@ def assert_same_selection(rows: list[tuple[str | None, float]], tokenizer, max_s
     assert [record.getMessage() for record in caplog.records] == lines
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data(), number=st.integers(0, len(TOKENS) - 1), surround=st.sampled_from(["", "|"]))
 def test_training_uses_the_same_utterances_as_a_selection_row_by_row(data, number, surround, tokenizers, caplog):
     likely = st.lists(st.sampled_from(["a", "b", "c", "h", "B", "ch", "ab", " "]), max_size=12).map("".join)

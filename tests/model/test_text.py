@@ -8,10 +8,11 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_mlpl.corpora.preparation.normalizer import Normalizer
+from hf_mlpl.corpora.preparation.normalizer import INSIDE_WORDS, Normalizer
 from hf_mlpl.data.utterances import write_utterances
 from hf_mlpl.model.text import (
     build_vocabulary,
+    characters_of,
     normalize_text,
     read_tokens,
     unknown_character_report,
@@ -36,6 +37,7 @@ from ..commands import run_command
         ("Auf\u200clage x\ufe0f 1\ufe0f \u200cа\u200d", "Auflage x 1 а"),  # joiners of Latin and Cyrillic
         ("می\u200cخواهم ۲\u200cبعدی PDF\u200cها", "می\u200cخواهم ۲\u200cبعدی PDF\u200cها"),  # Persian
         ("می\u200c\u200cخواهم \u200cها", "می\u200cخواهم ها"),  # twice, and behind a space
+        ("\u200d", ""),
         ("क्\u200dष र\u200d्य রʼ\u09b0\u200d\u09cd\u09af", "क्\u200dष र\u200d्य রʼ\u09b0\u200d\u09cd\u09af"),  # Indic
         ("ᠬᠠ\u180b\u180e ᠠ", "ᠬᠠ\u180b\u180e ᠠ"),  # Mongolian's variations and vowel separator
         ("❤\ufe0f 👩🏽\u200d👧 👩\u200d", "❤\ufe0f 👩🏽\u200d👧 👩"),  # emoji
@@ -61,7 +63,8 @@ def test_vocabulary_of_the_alphabet_is_the_original_tokens_file(golden):
 def test_vocabulary_leaves_out_what_no_tokens_file_should_hold():
     assert build_vocabulary([]) == ["|"]
     assert build_vocabulary(["b|a\x00\x7f\u0085\u200d", "\ud800Z"]) == ["|", "Z", "a", "b"]
-    assert build_vocabulary(["ب", "\u200c", "\u200b", "\ufeff"]) == ["|", "ب", "\u200c"]  # of single characters
+    assert build_vocabulary(["ب", "\u200c", "\u200b", "\ufeff"]) == ["|", "ب"]
+    assert characters_of(["ب", "\u200c", " ", "|"]) == ["ب", "\u200c"]  # of normalised words
 
 
 def test_invisible_characters_are_those_of_unicode():
@@ -93,8 +96,11 @@ def test_tokens_file_with_a_byte_order_mark(tmp_path):
     path = tmp_path / "tokens.lst"
     path.write_bytes("\ufeffa\r\n|\r\n\ufeff".encode())
     assert read_tokens(path) == [["a"], ["|"], ["\ufeff"]]
-    with pytest.raises(ValueError, match=r"tokens\.lst: its first entry begins with U\+FEFF"):
-        write_tokens(path, ["\ufeffa", "|"])
+    path.write_bytes("\ufeff\ufeff|\n\ufeffb\r\nc\ufeff d\n".encode())  # of files that were joined
+    assert read_tokens(path) == [["|"], ["b"], ["c\ufeff", "d"]]
+    for lines in (["\ufeffa", "|"], ["|", "\ufeffa"]):
+        with pytest.raises(ValueError, match=r"tokens\.lst: an entry begins with U\+FEFF"):
+            write_tokens(path, lines)
 
 
 @pytest.mark.parametrize(
@@ -149,11 +155,7 @@ HYPHENS_BEHIND_MARKS = "धीरे-धीरे দু'জন ਹੌਲੀ-ਹ
         ({"strip_punctuation": True}, "„L'été – aujourd’hui“, dit-il… (c'h!) 'a' -b- col·lega ¿qué?", None),
         ({"strip_punctuation": True}, "、他说：「好」。١٢٪ अ।", "他说好١٢ अ"),
         ({"strip_punctuation": True}, "--- '' .", ""),
-        (
-            {"strip_punctuation": True},
-            "धीरे-धीरे দু'জন ਹੌਲੀ-ਹੌਲੀ கொஞ்சம்-கொஞ்சம் ବାର-ବାର ހިތް-ވަރު",
-            "धीरे-धीरे দু'জন ਹੌਲੀ-ਹੌਲੀ கொஞ்சம்-கொஞ்சம் ବାର-ବାର ހިތް-ވަރު",
-        ),
+        ({"strip_punctuation": True}, HYPHENS_BEHIND_MARKS, HYPHENS_BEHIND_MARKS),
         ({"strip_punctuation": True}, "cafe\u0301-bar l'e\u0301te\u0301", "café-bar l'été"),
         (
             {"strip_punctuation": True},
@@ -164,6 +166,8 @@ HYPHENS_BEHIND_MARKS = "धीरे-धीरे দু'জন ਹੌਲੀ-ਹ
         ({"strip_punctuation": True}, 'ինչպե՞ս, ո՛չ צה״ל צה"ל צ׳ילי o‘zbek', "ինչպես ոչ צהל צהל צ׳ילי o‘zbek"),
         ({"strip_punctuation": True}, "a՞b a״b ‘a’ e\u2011mail co\u00ad-op", "a b a b a e\u2011mail co-op"),
         ({"strip_punctuation": True}, "か。そう、ラーメン・カツ！OK，好", "かそうラーメンカツOK好"),
+        ({"strip_punctuation": True}, "か゚、OK。か゚ ﾊﾟ･ﾊﾟ", "か゚OKか゚ ﾊﾟﾊﾟ"),  # marks that nothing composes
+        ({"strip_punctuation": True}, "l‛été, ‛a‛ 北京－上海", "l‛été a 北京上海"),
         ({"replace": {"ё": "е", "е": "э"}}, "ёе", "ээ"),
         ({"replace": {"ß": "SS"}, "lowercase": True}, "Straße", "strasse"),
     ],
@@ -177,7 +181,7 @@ def test_normalizers(settings, text, normalised):
 def test_normalizers_do_nothing_by_default_and_leave_no_punctuation_if_asked(text):
     assert Normalizer()(text) == normalize_text(text)
     strip = Normalizer(strip_punctuation=True)
-    assert not [c for c in strip(text) if unicodedata.category(c).startswith("P") and c not in "'\u2019-\u2010\u00b7"]
+    assert not [c for c in strip(text) if unicodedata.category(c).startswith("P") and c not in INSIDE_WORDS]
 
 
 @given(st.text(), st.booleans())

@@ -475,6 +475,8 @@ def test_language_characters_are_learned_saved_and_loaded(tmp_path, tokenizer):
     stored = json.loads((tmp_path / "again" / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert stored["language_characters"] == loaded.language_characters
     assert MlplTokenizer(tmp_path / "tokens.lst", language_characters={"en": "ba"}).language_characters == {"en": "ab"}
+    old = {"fa": "ا\u200b\u200c"}  # of an older version; a joiner in no word
+    assert MlplTokenizer(tmp_path / "tokens.lst", language_characters=old).language_characters == old
 
 
 def test_allowed_ids(tokenizer):

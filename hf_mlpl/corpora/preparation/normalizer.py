@@ -6,12 +6,11 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 
-from ...data.words import EAST_ASIAN, MARKS_OF_WORDS
+from ...data.words import EAST_ASIAN, MARKS_OF_WORDS, CharacterKinds, replace_kinds
 from ...model.text import normalize_text
 
-INSIDE_WORDS = "'’‘՚׳-‐‑֊᐀·"  # forms of the apostrophe and the hyphen, and the middle dot
+INSIDE_WORDS = "'’‘‛՚׳-‐‑֊᐀·"  # forms of the apostrophe and the hyphen, and the middle dot
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,6 @@ class Normalizer:
         return normalize_text(text)
 
 
-@cache
 def _kind(character: str) -> str:
     """Returns the kind of a character: `w` or `c` for letters of words with or without spaces, and so on."""
     category = unicodedata.category(character)
@@ -69,11 +67,14 @@ def _kind(character: str) -> str:
     return "c" if unicodedata.name(character, "").startswith(EAST_ASIAN) else "w"
 
 
+KINDS = CharacterKinds(_kind)
+
+
 def _without_punctuation(text: str) -> str:
     """Replaces punctuation by a space, or by nothing where no words are separated; keeps all letters and marks."""
     text = MARKS_OF_WORDS.sub("", text)
-    kinds = "".join(map(_kind, text))
-    kinds = re.sub(r"(?<=[wcm])i(?=[wcm])", "w", kinds)
-    kinds = re.sub(r"(?<=c)[pi]+|[pi]+(?=c)", lambda run: "-" * len(run[0]), kinds)
-    replacements = {"-": "", "p": " ", "i": " "}
-    return "".join(replacements.get(kind, character) for kind, character in zip(kinds, text, strict=True))
+    kinds = text.translate(KINDS)
+    kinds = re.sub("cm+", lambda run: "c" * len(run[0]), kinds)  # marks are of the letter before
+    kinds = re.sub("(?<=[wcm])i(?=[wcm])", "w", kinds)
+    kinds = re.sub("(?<=c)[pi]+|[pi]+(?=c)", lambda run: "-" * len(run[0]), kinds)
+    return replace_kinds(text, kinds, {"-": "", "p": " ", "i": " "})
