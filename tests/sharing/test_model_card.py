@@ -287,7 +287,8 @@ def test_data_sets_of_the_hub(written_run, tmp_path, local_hub):
     ]
     assert ("our-club", "sl", "test", None, "sl") in shown
     names = {(rate.dataset_name, (rate.metric_args or {}).get("normalization")) for rate in card.data.eval_results}
-    assert {("FLEURS (sl)", None), ("FLEURS (sl)", "scores-1"), ("Everything", None)} < names
+    assert {("FLEURS (sl_si)", None), ("FLEURS (sl_si)", "scores-1"), ("Everything", None)} < names
+    assert {("LibriSpeech (clean)", None), ("LibriSpeech (other)", None)} < names
     assert "| CER % | WER % | norm. CER % | norm. WER % | language % |" in card.text
     assert "| 12.5 (11.2–13.8) | 25.0 (22.5–27.5) | 6.2 (5.6–6.9) | 12.5 (11.2–13.8) |" in card.text
     assert "| weighted by hours | - | 24 |" in card.text and "Normalised rates" in card.text
