@@ -231,8 +231,8 @@ def _prepare(request: SetRequest, corpus: _Corpus, folder: Path) -> dict:
     report = prepare(corpus.parts, folder, PREPROCESSING)
     if report.failed:
         raise ValueError(
-            f"{report.failed[0].rstrip('.')}; {len(report.failed)} of {len(corpus.parts)} parts of {request.dataset} are missing: "
-            "the same command tries them again, and keeps the others"
+            f"{report.failed[0].rstrip('.')}; {len(report.failed)} of {len(corpus.parts)} parts of {request.dataset} "
+            "are missing: the same command tries them again, and keeps the others"
         )
     if not report.kept:
         raise ValueError(report.why_nothing())

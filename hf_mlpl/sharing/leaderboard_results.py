@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 
 import yaml
+from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from ..atomic import write_text
 from ..evaluation.results import NORMALIZED, rate_of
@@ -31,8 +32,8 @@ TASKS = {  # (configuration, split) of the benchmark -> its task; their mean is 
 }
 
 
-def leaderboard_entries(results: Sequence[dict]) -> list[dict]:
-    """Returns normalised word error rates in percent, as the Hub asks for them; [] without results of the benchmark.
+def leaderboard_entries(results: Sequence[dict]) -> list[EvalResultEntry]:
+    """Returns normalised word error rates in percent; [] without results of the benchmark.
 
     With those of all its test sets there are their mean, and RTFx of all of them together.
     """
@@ -50,22 +51,27 @@ def leaderboard_entries(results: Sequence[dict]) -> list[dict]:
         return []
     names = {str(result.get("normalization")) for _, result in scored.values()}
     notes = f"texts normalised by {' and '.join(sorted(names))}"
-    entries = [_entry(task, value, notes) for task, (value, _) in sorted(scored.items())]
+    revisions = {task: result["dataset"]["revision"] for task, (_, result) in scored.items()}
+    entries = [_entry(task, value, revisions[task], notes) for task, (value, _) in sorted(scored.items())]
     if len(scored) == len(TASKS):
-        entries.insert(0, _entry("mean_wer", round(fmean(value for value, _ in scored.values()), 2), notes))
+        revision = revisions.popitem()[1] if len({*revisions.values()}) == 1 else None
+        mean = round(fmean(value for value, _ in scored.values()), 2)
+        entries.insert(0, _entry("mean_wer", mean, revision, notes))
         speeds = [result.get("speed") for _, result in scored.values()]
         if all(is_speed(speed) and speed["rtfx"] for speed in speeds) and len({s["hardware"] for s in speeds}) == 1:
             rtfx = math.fsum(s["audio_seconds"] for s in speeds) / math.fsum(s["seconds"] for s in speeds)
-            entries.insert(1, _entry("rtfx", round(rtfx, 2), f"on {speeds[0]['hardware']}, {speeds[0]['dtype']}"))
+            hardware = f"on {speeds[0]['hardware']}, {speeds[0]['dtype']}"
+            entries.insert(1, _entry("rtfx", round(rtfx, 2), revision, hardware))
     return entries
 
 
-def _entry(task: str, value: float, notes: str) -> dict:
-    return {"dataset": {"id": BENCHMARK, "task_id": task}, "value": value, "notes": notes}
+def _entry(task: str, value: float, revision: str | None, notes: str) -> EvalResultEntry:
+    return EvalResultEntry(BENCHMARK, task, value, dataset_revision=revision, notes=notes)
 
 
 def write_leaderboard_results(folder: Path, results: Sequence[dict]) -> None:
     """Writes the entries into a folder that becomes a model's repository; nothing if there are none."""
     if entries := leaderboard_entries(results):
         (folder / FILE).parent.mkdir(exist_ok=True)
-        write_text(folder / FILE, yaml.safe_dump(entries, sort_keys=False, allow_unicode=True))
+        content = eval_result_entries_to_yaml(entries)
+        write_text(folder / FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

@@ -11,7 +11,7 @@ from .test_model_card import results_on, with_new_scores
 
 def result(config: str, split: str, cer: float, seconds: float = 1.0) -> dict:
     """Returns results on a test set, whose normalised WER equals the CER."""
-    dataset = {"id": BENCHMARK, "configs": {"en": config}, "split": split, "revision": None}
+    dataset = {"id": BENCHMARK, "configs": {"en": config}, "split": split, "revision": "a" * 40}
     results = with_new_scores(results_on(["test.parquet"], {"en": cer}, dataset=dataset))
     results["speed"] |= {"audio_seconds": 100.0, "seconds": seconds}
     return results
@@ -28,14 +28,20 @@ def test_the_file_of_the_leaderboard(tmp_path):
         **{"mean_wer": 6.05, "rtfx": 25.0, "ami_wer": 10.19, "earnings22_wer": 10.45, "gigaspeech_wer": 9.43},
         **{"librispeech_clean_wer": 1.61, "librispeech_other_wer": 3.1, "spgispeech_wer": 1.9, "voxpopuli_wer": 5.66},
     }
+    assert {entry.dataset_revision for entry in entries} == {"a" * 40}
     notes = {entry.task_id: entry.notes for entry in entries}
     assert notes["mean_wer"] == "texts normalised by scores-1" and notes["rtfx"] == "on NVIDIA H200, bfloat16"
     other = results[1] | {"speed": results[1]["speed"] | {"hardware": "another"}}
     write_leaderboard_results(tmp_path, [results[0], other, *results[2:]])
     assert "rtfx" not in (tmp_path / FILE).read_text() and "mean_wer" in (tmp_path / FILE).read_text()
-    write_leaderboard_results(tmp_path, results[3:4])
+    clean = results[3]
+    clean["dataset"]["revision"] = None  # of a copy
+    write_leaderboard_results(tmp_path, results)
+    [mean, *_] = parse_eval_result_entries(yaml.safe_load((tmp_path / FILE).read_text()))
+    assert (mean.task_id, mean.dataset_revision) == ("mean_wer", None)
+    write_leaderboard_results(tmp_path, [clean])
     [entry] = yaml.safe_load((tmp_path / FILE).read_text())
-    assert entry["dataset"]["task_id"] == "librispeech_clean_wer"
+    assert entry["dataset"] == {"id": BENCHMARK, "task_id": "librispeech_clean_wer"}
 
 
 @pytest.mark.parametrize(
