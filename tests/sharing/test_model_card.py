@@ -254,7 +254,7 @@ def test_data_sets_of_the_hub(written_run, tmp_path, local_hub):
         results_on(["clean/test.parquet"], {"en": 0.25}, dataset=librispeech, sources=[{"name": "LibriSpeech"}]),
         results_on(["other/test.parquet"], {"en": 0.75}, dataset=other, sources=[{"name": "LibriSpeech"}]),
         results_on(["test.parquet"], {"en": 0.5, "sl": 0.25}, dataset=mixed, sources=[{"name": "Everything"}]),
-        results_on(["test.parquet"], {"sl": 0.25}, dataset=own, sources=[{"name": "Our club"}]),
+        results_on(["test.parquet"], {"sl": 0.25, "ja": 0.25}, dataset=own, sources=[{"name": "Our club"}]),
     ]
     for number, result in enumerate(results):
         (tmp_path / f"{number}.json").write_text(json.dumps(result))
@@ -291,7 +291,7 @@ def test_data_sets_of_the_hub(written_run, tmp_path, local_hub):
     assert {("LibriSpeech (clean)", None), ("LibriSpeech (other)", None)} < names
     assert "| CER % | WER % | norm. CER % | norm. WER % | language % |" in card.text
     assert "| 12.5 (11.2–13.8) | 25.0 (22.5–27.5) | 6.2 (5.6–6.9) | 12.5 (11.2–13.8) |" in card.text
-    assert "The WER says little about zh-CN, written without spaces" in card.text
+    assert "The WER says little about zh-CN, ja, written without spaces" in card.text  # nor that of a test set alone
     assert "| weighted by hours | - | 24 |" in card.text and "Normalised rates" in card.text
     line = f"Data: FLEURS ({source['url']}), licence `cc-by-4.0`; the Hub's `google/fleurs` at `{'a' * 12}`"
     left_out = "left out: 3 no text; the model does not know sl; without fi, which the model cannot transcribe."
