@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 
 from ..atomic import read_json, write_json
+from ..corpora.listing import state_of
 from ..corpora.locales import to_locale
 from ..corpora.metadata import refuse_spreadsheet
-from ..corpora.preparation.parts import Part, fingerprints
-from ..corpora.preparation.prepare import REPORT, Preprocessing, prepare
+from ..corpora.preparation.parts import QUARANTINE, Part, fingerprints
+from ..corpora.preparation.prepare import MAX_UNUSABLE, REPORT, Preprocessing, prepare, read_quarantine
 from ..corpora.preparation.published_parts import (
     HUB,
     LABELLED,
@@ -156,7 +158,7 @@ def prepare_test_set(request: SetRequest, cache: Path) -> PreparedSet:
         try:
             corpus = _open(request, folder)
             made_of = {"parts": fingerprints(corpus.parts, folder, PREPROCESSING), "commit": commit}
-            if record and record["made_of"] == made_of:
+            if record and record["made_of"] == made_of and record["unusable"] == _states(record["unusable"]):
                 return _prepared(folder, record, [] if waited else [f"it was prepared before, in {folder}"])
             if record:
                 lines = [f"{request.dataset}: has changed since it was prepared in {folder}, and has been read again"]
@@ -215,10 +217,15 @@ def _finished(folder: Path) -> dict | None:
     """Returns the record of a set that was prepared before, if its recordings are still there."""
     try:
         record = read_json(folder / RECORD)
-        containers = record["containers"]
+        containers, _ = record["containers"], record["unusable"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return record if _file(folder).is_file() and all(Path(path).exists() for path in containers) else None
+
+
+def _states(recordings: Iterable[str]) -> dict[str, str]:
+    """Returns texts that change when recordings that could not be used are repaired."""
+    return {name: state_of(Path(name)) for name in islice(recordings, MAX_UNUSABLE)}
 
 
 def _file(folder: Path) -> Path:
@@ -263,7 +270,8 @@ def _prepare(request: SetRequest, corpus: _Corpus, folder: Path) -> dict:
         )
     lines = [f"no utterances of {', '.join(missing)}"] if missing else []
     record = {"description": description, "lines": lines + report.notes, "languages": counts}
-    return record | {"containers": [] if request.path else paths}
+    unusable = _states(read_quarantine(folder / QUARANTINE))
+    return record | {"containers": [] if request.path else paths, "unusable": unusable}
 
 
 def _prepared(folder: Path, record: Mapping, lines: Sequence[str]) -> PreparedSet:

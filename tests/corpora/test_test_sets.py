@@ -76,6 +76,14 @@ def test_fleurs(fleurs, tmp_path, local_hub, monkeypatch):  # noqa: F811
     assert changed.description["left_out"] == {"wrong number of columns": 1}
     assert "has changed since it was prepared" in changed.lines[1]
     assert changed.lines[2].startswith("left out: 1 wrong number of columns; see ")
+    recording = fleurs / "data" / "sl_si" / "audio" / "test" / "701.wav"
+    content = recording.read_bytes()
+    recording.write_bytes(b"RIFF")
+    assert prepared(fleurs, cache, languages=["sl"]).description["left_out"] == {"unreadable audio": 1}
+    assert "it was prepared before" in prepared(fleurs, cache, languages=["sl"]).lines[1]
+    recording.write_bytes(content)
+    repaired = prepared(fleurs, cache, languages=["sl"])
+    assert rows_of(repaired) == UTTERANCES[:2] and "has changed since" in repaired.lines[1]
 
     push(local_hub, "google/fleurs", with_configs(write_parquet(fleurs, tmp_path / "parquet")))
     hub = prepared("google/fleurs", cache)
