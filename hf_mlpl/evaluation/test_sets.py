@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +23,28 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 
 from ..atomic import read_json, write_json
+from ..corpora.listing import state_of
 from ..corpora.locales import to_locale
 from ..corpora.metadata import refuse_spreadsheet
-from ..corpora.preparation.parts import Part, fingerprints
-from ..corpora.preparation.prepare import REPORT, Preprocessing, prepare
+from ..corpora.preparation.parts import QUARANTINE, Part, fingerprints
+from ..corpora.preparation.prepare import MAX_UNUSABLE, REPORT, Preprocessing, prepare, read_quarantine
 from ..corpora.preparation.published_parts import (
     HUB,
+    LABELLED,
     common_voice_parts,
     dataset_parts,
     librispeech_parts,
     voxpopuli_asr_parts,
 )
-from ..corpora.readers.common_voice import SPLITS
+from ..corpora.readers.dataset_files import DEVELOPMENT, name_of_split
 from ..corpora.readers.dataset_forms import known_corpus, language_configs
 from ..corpora.readers.librispeech import SPLITS as LIBRISPEECH_SPLITS
 from ..corpora.readers.librispeech import librispeech_splits
-from ..corpora.readers.published import LIBRISPEECH_ON_HUB, SOURCES, locale_of_config
+from ..corpora.readers.published import LIBRISPEECH_ON_HUB, PUBLISHED, SOURCES, locale_of_config
 from ..corpora.readers.releases import ARCHIVES, find_releases
 from ..corpora.readers.voxpopuli_asr import voxpopuli_asr_locales
 from ..corpora.reading import drop_reasons
 from ..corpora.sources import NAMED_RELEASE
-from ..corpora.splits import split_of_name
 from ..error_line import error_line
 from ..folder_lock import InUseError, claimed_file
 
@@ -52,6 +54,7 @@ RECORD = "test-set.json"  # what a folder was made of, which is written last
 NOTICED_WAITS = 60  # for another process, of about a second each
 PREPROCESSING = Preprocessing(labelled=True)
 VOXPOPULI_ON_HUB, ACCENTED = "facebook/voxpopuli", "_accented"
+COMMON_VOICE_SPLITS = (*LABELLED, "validated", "other")  # whose clips have sentences
 # Releases of Common Voice up to 17.0 had a data set on the Hub, under whose name results are still known.
 RELEASE, LAST_ON_HUB = re.compile(r"cv-corpus-(\d+)\.(\d+)(?!-delta)"), 17
 GONE = re.compile(r"mozilla-foundation/common_voice_\d+_\d+")
@@ -152,13 +155,16 @@ def prepare_test_set(request: SetRequest, cache: Path) -> PreparedSet:
             if record is None:
                 raise ValueError(f"{request.dataset}: no such path, and {error}") from error
             return _prepared(folder, record, [f"{error}, so {folder} is used as it is"])
-        corpus = _open(request, folder)
-        made_of = {"parts": fingerprints(corpus.parts, folder, PREPROCESSING), "commit": commit}
-        if record and record["made_of"] == made_of:
-            return _prepared(folder, record, [] if waited else [f"it was prepared before, in {folder}"])
-        if record:
-            lines = [f"{request.dataset}: has changed since it was prepared in {folder}, and has been read again"]
-        record = _prepare(request, corpus, folder) | {"made_of": made_of}
+        try:
+            corpus = _open(request, folder)
+            made_of = {"parts": fingerprints(corpus.parts, folder, PREPROCESSING), "commit": commit}
+            if record and record["made_of"] == made_of and record["unusable"] == _states(record["unusable"]):
+                return _prepared(folder, record, [] if waited else [f"it was prepared before, in {folder}"])
+            if record:
+                lines = [f"{request.dataset}: has changed since it was prepared in {folder}, and has been read again"]
+            record = _prepare(request, corpus, folder) | {"made_of": made_of}
+        except ValueError as error:
+            raise ValueError(f"{str(error).rstrip('.')}{_advice(request, commit)}") from error
         write_json(folder / RECORD, record)
         return _prepared(folder, record, lines)
 
@@ -192,11 +198,15 @@ def _commit(request: SetRequest) -> str | None:
 
     Raises:
         ConnectionError: in one line, where the Hub does not answer.
+        ValueError: for what can be neither a path nor a name.
     """
     if request.path is None:
         try:
             return HfApi().dataset_info(request.dataset.removeprefix(HUB)).sha
-        except (HfHubHTTPError, HFValidationError):
+        except HFValidationError as error:
+            place = "no such file or folder, and not the name of a data set on the Hub, such as google/fleurs"
+            raise ValueError(f"{request.dataset}: {place}") from error
+        except HfHubHTTPError:
             pass  # reading tells why
         except (HTTPError, OfflineModeIsEnabled) as error:
             raise ConnectionError(f"{constants.ENDPOINT} cannot be reached ({error_line(error)})") from error
@@ -207,10 +217,15 @@ def _finished(folder: Path) -> dict | None:
     """Returns the record of a set that was prepared before, if its recordings are still there."""
     try:
         record = read_json(folder / RECORD)
-        containers = record["containers"]
+        containers, _ = record["containers"], record["unusable"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return record if _file(folder).is_file() and all(Path(path).exists() for path in containers) else None
+
+
+def _states(recordings: Iterable[str]) -> dict[str, str]:
+    """Returns texts that change when recordings that could not be used are repaired."""
+    return {name: state_of(Path(name)) for name in islice(recordings, MAX_UNUSABLE)}
 
 
 def _file(folder: Path) -> Path:
@@ -223,11 +238,11 @@ def _prepare(request: SetRequest, corpus: _Corpus, folder: Path) -> dict:
     report = prepare(corpus.parts, folder, PREPROCESSING)
     if report.failed:
         raise ValueError(
-            f"{report.failed[0]}; {len(report.failed)} of {len(corpus.parts)} parts of {request.dataset} are missing: "
-            "the same command tries them again, and keeps the others"
+            f"{report.failed[0].rstrip('.')}; {len(report.failed)} of {len(corpus.parts)} parts of {request.dataset} "
+            "are missing: the same command tries them again, and keeps the others"
         )
     if not report.kept:
-        raise ValueError(f"{report.why_nothing()}{_advice(request) if not report.read else ''}")
+        raise ValueError(report.why_nothing())
     found = report.splits["test"].utterances
     counts = {name: count for name, count in sorted(found.items()) if not request.languages or name in request.locales}
     if not counts:
@@ -255,14 +270,17 @@ def _prepare(request: SetRequest, corpus: _Corpus, folder: Path) -> dict:
         )
     lines = [f"no utterances of {', '.join(missing)}"] if missing else []
     record = {"description": description, "lines": lines + report.notes, "languages": counts}
-    return record | {"containers": [] if request.path else paths}
+    unusable = _states(read_quarantine(folder / QUARANTINE))
+    return record | {"containers": [] if request.path else paths, "unusable": unusable}
 
 
 def _prepared(folder: Path, record: Mapping, lines: Sequence[str]) -> PreparedSet:
     description, counts = record["description"], record["languages"]
     name, left_out = description["name"], Counter(description["left_out"])
-    if description["id"] not in (None, name):
-        name += f" ({description['id']})"
+    configs = {*description["configs"].values()} - {"default"}
+    places = [description["id"] if description["id"] != name else None, *(configs if len(configs) == 1 else ())]
+    if any(places):  # such as google/fleurs, sl_si
+        name += f" ({', '.join(filter(None, places))})"
     line = (
         f"test set: {name}, split {description['split']}, licence {description['license']}: {sum(counts.values())} "
         f"utterances of {len(counts)} {'language' if len(counts) == 1 else 'languages'}"
@@ -273,15 +291,15 @@ def _prepared(folder: Path, record: Mapping, lines: Sequence[str]) -> PreparedSe
 
 def _open(request: SetRequest, folder: Path) -> _Corpus:
     """Finds out what a data set is, and lists its parts, whose utterances are all in the split `test`."""
-    path = request.path
-    if request.dataset.startswith(HUB) or path and _has_release(path):
+    path, name = request.path, request.dataset.removeprefix(HUB)
+    if name != request.dataset and not known_corpus(name) or path and _has_release(path):
         corpus = _common_voice(request)
     elif path and (path.is_dir() and librispeech_splits(path) or _librispeech_split(path)):
         corpus = _librispeech(request, path)
-    elif path and not known_corpus(path) and voxpopuli_asr_locales(path, split_of_name(request.split)):
-        corpus = _voxpopuli(request, path)
+    elif path and not known_corpus(path) and (splits := _voxpopuli_splits(path)):
+        corpus = _voxpopuli(request, path, splits)
     else:
-        corpus = _dataset(request, folder)
+        corpus = _dataset(replace(request, dataset=name), folder)
     return replace(corpus, parts=[replace(part, split="test") for part in corpus.parts])
 
 
@@ -294,15 +312,36 @@ def _has_release(path: Path) -> bool:
 
 
 def _common_voice(request: SetRequest) -> _Corpus:
-    split = request.split if request.split in SPLITS else split_of_name(request.split)
-    parts = list(common_voice_parts(request.dataset, request.locales or request.configs, splits=[split]))
+    _refuse_columns(request)
+    split = _split_of_tables(request, COMMON_VOICE_SPLITS)
+    parts = list(common_voice_parts(request.dataset, request.configs or request.locales, splits=[split]))
     name = request.dataset.removeprefix(HUB) if request.path is None else None
     releases = {match.groups() for part in parts if part.source and (match := RELEASE.search(part.source.name))}
     if name is None and len(releases) == 1:
         major, minor = releases.pop()
         name = f"mozilla-foundation/common_voice_{major}_{minor}" if int(major) <= LAST_ON_HUB else None
     locales = [part.read.keywords["locales"][0] for part in parts]
-    return _Corpus(parts, name, dict(zip(locales, locales, strict=True)), request.split)
+    return _Corpus(parts, name, dict(zip(locales, locales, strict=True)), _split_on_hub(split))
+
+
+def _split_of_tables(request: SetRequest, known: Sequence[str]) -> str:
+    """Returns the split that a corpus calls `dev`, whatever its name is; raises ValueError for others than these."""
+    split = "dev" if request.split in DEVELOPMENT else request.split
+    if split not in known:
+        raise ValueError(f"{request.dataset}: no split {request.split}; there are {', '.join(known)}")
+    return split
+
+
+def _split_on_hub(split: str, development: str = "validation") -> str:
+    return development if split in DEVELOPMENT else split
+
+
+def _refuse_columns(request: SetRequest, *accepted: str) -> None:
+    """Raises ValueError for columns and a language of a corpus whose reader knows them."""
+    given = [f"the column {name}" for column, name in request.columns.items() if column not in accepted]
+    if given or request.language:
+        wrong = ", ".join([*given, *([f"the language {request.language}"] if request.language else [])])
+        raise ValueError(f"{request.dataset}: its columns and languages are known, so {wrong} cannot be chosen")
 
 
 def _librispeech_split(path: Path) -> str | None:
@@ -312,7 +351,9 @@ def _librispeech_split(path: Path) -> str | None:
 
 
 def _librispeech(request: SetRequest, path: Path) -> _Corpus:
-    chosen, split = _librispeech_split(path), request.split.replace(".", "-")
+    _refuse_columns(request)
+    chosen, split = _librispeech_split(path), _librispeech_on_hub(request.split).replace(".", "-")
+    split = split.replace("validation", "dev")
     root = path.absolute().parent if chosen else path
     found = [chosen] if chosen else librispeech_splits(root)
     wanted = [f"{split}-{config}" for config in request.configs]
@@ -320,18 +361,28 @@ def _librispeech(request: SetRequest, path: Path) -> _Corpus:
     if len(wanted) > 1 or wanted[0] not in found:
         raise ValueError(f"{path}: --split {request.split} is not one of its splits, {', '.join(found)}")
     split, _, part = wanted[0].partition("-")
-    split = {"dev": "validation"}.get(split, split)
     config, _, hours = part.partition("-")  # of train-clean-100
-    parts = list(librispeech_parts(root, wanted))
-    return _Corpus(parts, LIBRISPEECH_ON_HUB, {"en": config}, f"{split}.{hours}" if hours else split)
+    split = _split_on_hub(split) + (f".{hours}" if hours else "")
+    return _Corpus(list(librispeech_parts(root, wanted)), LIBRISPEECH_ON_HUB, {"en": config}, split)
 
 
-def _voxpopuli(request: SetRequest, root: Path) -> _Corpus:
-    text, split = request.columns.get("text", "raw_text"), split_of_name(request.split)
+def _librispeech_on_hub(split: str) -> str:
+    """Returns how the Hub calls a split of LibriSpeech, such as `validation.clean` for `dev-clean`."""
+    name, *parts = re.split("[-.]", split)
+    return ".".join([_split_on_hub(name), *parts])
+
+
+def _voxpopuli_splits(root: Path) -> list[str]:
+    return [split for split in LABELLED if voxpopuli_asr_locales(root, split)]
+
+
+def _voxpopuli(request: SetRequest, root: Path, splits: Sequence[str]) -> _Corpus:
+    _refuse_columns(request, "text")
+    text, split = request.columns.get("text", "raw_text"), _split_of_tables(request, splits)
     configs = request.configs or request.locales or _without_accents(voxpopuli_asr_locales(root, split))
     parts = list(voxpopuli_asr_parts(root, configs, [split], text=text))
     of_language = _by_language(request, [(locale_of_config(config), config.split("-")[0]) for config in configs])
-    return _Corpus(parts, VOXPOPULI_ON_HUB, of_language, request.split)
+    return _Corpus(parts, VOXPOPULI_ON_HUB, of_language, _split_on_hub(split))
 
 
 def _by_language(
@@ -359,25 +410,28 @@ def _dataset(request: SetRequest, folder: Path) -> _Corpus:
     name = request.path or request.dataset
     refuse_spreadsheet(Path(name))
     known, split, configs = known_corpus(name), request.split, list(request.configs)
-    try:
-        if known and known[0] == LIBRISPEECH_ON_HUB:
-            split = split.replace("-", ".")
-            configs = configs or (["all"] if "." in split else [])
-        if not configs:
-            languages = [request.language] if request.language else request.locales
-            configs = _without_accents(language_configs(name, languages, all_languages=True))
-    except ValueError as error:
-        raise ValueError(f"{error}{_advice(request)}") from error
+    if known and known[0] == LIBRISPEECH_ON_HUB:
+        split = _librispeech_on_hub(split)
+        configs = configs or (["all"] if "." in split else [])
+    if not configs:
+        languages = [request.language] if request.language else request.locales
+        configs = _without_accents(language_configs(name, languages, all_languages=True))
     settings = {"columns": dict(request.columns), "language": request.language, "copies": folder / "recordings"}
     parts = list(dataset_parts(name, [split], configs, None, **settings))
     spoken = (part.read.keywords["language"] or locale_of_config(part.read.keywords["config"] or "") for part in parts)
     of_language = _by_language(request, zip(spoken, configs, strict=True))
     if request.path is None:  # so the Hub calls the only configuration of a data set
         of_language = {language: config or "default" for language, config in of_language.items()}
-    return _Corpus(parts, known[0] if known else None if request.path else request.dataset, of_language, split)
+    if known:
+        corpus = PUBLISHED.get(known[0])
+        split = _split_on_hub(split, corpus.development) if corpus else split
+        return _Corpus(parts, known[0], of_language, split)
+    if request.path is None and split in DEVELOPMENT:
+        split = name_of_split(request.dataset, configs[0], split)
+    return _Corpus(parts, None if request.path else request.dataset, of_language, split)
 
 
-def _advice(request: SetRequest) -> str:
+def _advice(request: SetRequest, commit: str | None) -> str:
     """Returns what else to try where a data set is not found."""
     if request.path:
         return ""
@@ -386,6 +440,8 @@ def _advice(request: SetRequest) -> str:
             "; releases of Common Voice are no longer on the Hub: download one from "
             "https://datacollective.mozillafoundation.org, and give the path of its archive or folder"
         )
+    if commit:
+        return ""
     return f"; known by name are {', '.join(SOURCES)}; any other data set of the Hub, and its path, are read, too"
 
 

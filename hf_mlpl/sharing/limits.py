@@ -33,7 +33,7 @@ def limits(run: dict, results: Sequence[dict], data: dict, languages: Sequence[s
         yield f"It has seen no human transcript of {_names(without, languages)}, only pseudo-labels."
     if few := [language for language in languages if 0 < data[language]["human"] < FEW_HOURS]:
         yield f"Human transcripts are few, less than {FEW_HOURS} hours, in {_names(few, languages)}."
-    if unspaced := [language for language in languages if leads_with_cer(language)]:
+    if unspaced := [language for language in dict.fromkeys([*languages, *dict(scored)]) if leads_with_cer(language)]:
         yield f"The WER says little about {', '.join(unspaced)}, written without spaces: look at the CER."
     if unreadable := sum(result.get("unreadable", 0) for result in results):
         yield f"Recordings that could not be read count as empty texts in the results; there are {unreadable:,}."

@@ -48,7 +48,7 @@ def model_index(results: Sequence[dict]) -> list[EvalResult]:
                         EvalResult(
                             task_type=TASK,
                             task_name="Speech Recognition",
-                            dataset_name=f"{_name(result)} ({language})" if is_alone else _name(result),
+                            dataset_name=_title(result, place["dataset_config"]),
                             dataset_args={"language": iso_code(language)} if is_alone else None,
                             metric_type=metric,
                             metric_value=round(100 * rate, 2),
@@ -62,6 +62,10 @@ def model_index(results: Sequence[dict]) -> list[EvalResult]:
 
 def _name(result: dict) -> str:
     return data_name(result) or "unnamed"  # transcripts of another program
+
+
+def _title(result: dict, config: str) -> str:
+    return _name(result) if config == "default" else f"{_name(result)} ({config})"
 
 
 def _place(result: dict, language: str) -> dict[str, str | None]:

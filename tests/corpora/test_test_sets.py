@@ -1,6 +1,7 @@
 """Test sets by name: on the Hub, as copies of its files, and in the forms in which corpora are published."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -60,6 +61,12 @@ def test_fleurs(fleurs, tmp_path, local_hub, monkeypatch):  # noqa: F811
     assert copy.description == description | {"revision": None}
     line = "test set: FLEURS (google/fleurs), split test, licence cc-by-4.0: 3 utterances of 2 languages"
     assert copy.lines == [line]
+    speech = fleurs / "data" / "sl_si" / "audio"
+    shutil.copytree(speech / "test", speech / "dev")
+    for split in ("dev", "validation"):
+        (line,) = prepared(fleurs, cache, split=split, languages=["sl"]).lines
+        assert " (google/fleurs, sl_si), split validation, licence cc-by-4.0: 1 utterances of 1 language" in line
+    shutil.rmtree(speech / "dev")
     file, state = Path(copy.files[0]), Path(copy.files[0]).stat()
     (line_of_second,) = prepared(fleurs, cache).lines[1:]
     assert line_of_second == f"it was prepared before, in {file.parent}" and file.stat() == state
@@ -69,6 +76,14 @@ def test_fleurs(fleurs, tmp_path, local_hub, monkeypatch):  # noqa: F811
     assert changed.description["left_out"] == {"wrong number of columns": 1}
     assert "has changed since it was prepared" in changed.lines[1]
     assert changed.lines[2].startswith("left out: 1 wrong number of columns; see ")
+    recording = fleurs / "data" / "sl_si" / "audio" / "test" / "701.wav"
+    content = recording.read_bytes()
+    recording.write_bytes(b"RIFF")
+    assert prepared(fleurs, cache, languages=["sl"]).description["left_out"] == {"unreadable audio": 1}
+    assert "it was prepared before" in prepared(fleurs, cache, languages=["sl"]).lines[1]
+    recording.write_bytes(content)
+    repaired = prepared(fleurs, cache, languages=["sl"])
+    assert rows_of(repaired) == UTTERANCES[:2] and "has changed since" in repaired.lines[1]
 
     push(local_hub, "google/fleurs", with_configs(write_parquet(fleurs, tmp_path / "parquet")))
     hub = prepared("google/fleurs", cache)
@@ -76,6 +91,11 @@ def test_fleurs(fleurs, tmp_path, local_hub, monkeypatch):  # noqa: F811
     commit = HfApi().dataset_info("google/fleurs").sha
     assert hub.description == description | {"revision": commit}
     assert prepared(tmp_path / "parquet", cache).description == copy.description
+    assert prepared("hf://datasets/google/fleurs", cache).description == hub.description
+    for wrong in ({"split": "tset"}, {"configs": ["de_de"]}, {"languages": ["de"]}):
+        with pytest.raises(ValueError, match="google/fleurs: .*(there are|Available)") as refused:
+            prepared("google/fleurs", cache, **wrong)
+        assert "known by name" not in str(refused.value)  # it is known
     (one,) = rows_of(prepared("google/fleurs", cache, languages=["sv", "de"]))
     assert one == UTTERANCES[-1]
     assert prepared("google/fleurs", cache, languages=["sv", "de"]).lines[-1] == "no utterances of de"
@@ -162,7 +182,15 @@ def test_librispeech(librispeech, tmp_path, local_hub):  # noqa: F811
         assert sorted(rows_of(found)) == SPEECH
         known = {"id": "openslr/librispeech_asr", "name": "LibriSpeech", "license": "cc-by-4.0", "left_out": {}}
         assert found.description == known | (expected or clean)
-    with pytest.raises(ValueError, match="both: --split test is not one of its splits, test-clean, test-other"):
+    shutil.copytree(librispeech / "test-clean", tmp_path / "both" / "dev-clean")
+    for split in ("dev.clean", "validation-clean", "validation"):
+        description = prepared(tmp_path / "both", cache, split=split).description
+        assert (description["configs"], description["split"]) == ({"en": "clean"}, "validation")
+    with pytest.raises(ValueError, match="no split validation.clean; there are test.clean"):
+        prepared("openslr/librispeech_asr", cache, split="dev-clean")
+    with pytest.raises(ValueError, match="both: its columns and languages are known, so the column x, the language"):
+        prepared(tmp_path / "both", cache, columns={"text": "x"}, language="sl")
+    with pytest.raises(ValueError, match="split test is not one of its splits, dev-clean, test-clean, test-other"):
         prepared(tmp_path / "both", cache)
     with pytest.raises(ValueError, match="no split test; there are test.clean"):
         prepared("openslr/librispeech_asr", cache)
@@ -185,6 +213,17 @@ def test_common_voice(tone_corpus, tmp_path):
     rows = rows_of(packed)
     assert rows and rows == rows_of(prepared(release, cache, languages=["sv-SE"]))
     assert {*prepared(release, cache).languages} > {"sv-SE"}
+    for split in ("dev", "validation"):
+        found = prepared(release, cache, split=split, languages=["sv-SE"])
+        assert found.description["split"] == "validation"  # so the Hub called it
+        assert rows_of(found) and not {*rows_of(found)} & {*rows}
+    for split in ("foo", "tests", "test[:2]", "test+train", "unlabelled"):  # it would read another split in silence
+        with pytest.raises(ValueError, match=rf"no split {re.escape(split)}; there are train, dev, test, validated"):
+            prepared(release, cache, split=split)
+    with pytest.raises(ValueError, match="its columns and languages are known, so the column words cannot be chosen"):
+        prepared(release, cache, columns={"text": "words"})
+    with pytest.raises(ValueError, match="no utterances of sv-SE; there are those of de"):
+        prepared(release, cache, configs=["de"], languages=["sv"])
 
 
 def test_multilingual_librispeech_and_voxpopuli(mls, tmp_path):  # noqa: F811
@@ -202,6 +241,9 @@ def test_multilingual_librispeech_and_voxpopuli(mls, tmp_path):  # noqa: F811
     assert [row[:3] for row in rows_of(found)] == [("2020_en_1", "en", "Ja."), ("2020_sv_1", "sv-SE", "Ja.")]
     assert found.description["id"] == "facebook/voxpopuli" and found.description["left_out"] == {"no raw_text": 2}
     assert found.description["configs"] == {"en": "en", "sv-SE": "sv"}
+    for split in ("dev", "foo", "test[:1]"):
+        with pytest.raises(ValueError, match=rf"voxpopuli: no split {re.escape(split)}; there are test"):
+            prepared(folder.parent, cache, split=split)
     found = prepared(folder.parent, cache, columns={"text": "normalized_text"}, configs=["en_accented"])
     said = [("2020_en_accented_1", "en", "ja"), ("2020_en_accented_2", "en", "nej")]
     assert [row[:3] for row in rows_of(found)] == said
@@ -232,17 +274,23 @@ def test_any_data_set(tmp_path, local_hub):
     card = tmp_path / "card"
     write_lines(card / "README.md", "---", "license: cc-by-nc-4.0", "---")
     audio = {"path": "a.wav", "bytes": (folder / "a.wav").read_bytes()}
-    Dataset.from_list([{"audio": audio, "text": "Ja."}]).cast_column("audio", Audio()).to_parquet(
-        card / "test.parquet"
-    )
+    rows = Dataset.from_list([{"audio": audio, "text": "Ja."}]).cast_column("audio", Audio())
+    for split in ("test", "validation"):
+        rows.to_parquet(card / f"{split}.parquet")
     push(local_hub, "someone/talks", card)
     with pytest.raises(ValueError, match="give --language-column or --language"):
         prepared("someone/talks", cache)
     found = prepared("someone/talks", cache, language="sv-SE")
     assert found.description["configs"] == {"sv-SE": "default"}
     assert (found.description["id"], found.description["license"]) == ("someone/talks", "cc-by-nc-4.0")
-    with pytest.raises(ValueError, match="google/flores: .* known by name are google/fleurs, facebook/multi"):
+    assert prepared("someone/talks", cache, language="sv-SE", split="dev").description["split"] == "validation"
+    with pytest.raises(ValueError, match="google/flores: .*accessed; known by name are google/fleurs, facebook/multi"):
         prepared("google/flores", cache)
+    for wrong in ("./flores", str(tmp_path / "flores"), "google/fleurs@main"):
+        with pytest.raises(
+            ValueError, match=f"^{re.escape(wrong)}: no such file or folder, and not the name of a data"
+        ):
+            prepared(wrong, cache)
     with pytest.raises(
         ValueError, match="common_voice_17_0: .*no longer on the Hub: download one from https://datacoll"
     ):

@@ -254,7 +254,7 @@ def test_data_sets_of_the_hub(written_run, tmp_path, local_hub):
         results_on(["clean/test.parquet"], {"en": 0.25}, dataset=librispeech, sources=[{"name": "LibriSpeech"}]),
         results_on(["other/test.parquet"], {"en": 0.75}, dataset=other, sources=[{"name": "LibriSpeech"}]),
         results_on(["test.parquet"], {"en": 0.5, "sl": 0.25}, dataset=mixed, sources=[{"name": "Everything"}]),
-        results_on(["test.parquet"], {"sl": 0.25}, dataset=own, sources=[{"name": "Our club"}]),
+        results_on(["test.parquet"], {"sl": 0.25, "ja": 0.25}, dataset=own, sources=[{"name": "Our club"}]),
     ]
     for number, result in enumerate(results):
         (tmp_path / f"{number}.json").write_text(json.dumps(result))
@@ -287,9 +287,11 @@ def test_data_sets_of_the_hub(written_run, tmp_path, local_hub):
     ]
     assert ("our-club", "sl", "test", None, "sl") in shown
     names = {(rate.dataset_name, (rate.metric_args or {}).get("normalization")) for rate in card.data.eval_results}
-    assert {("FLEURS (sl)", None), ("FLEURS (sl)", "scores-1"), ("Everything", None)} < names
+    assert {("FLEURS (sl_si)", None), ("FLEURS (sl_si)", "scores-1"), ("Everything", None)} < names
+    assert {("LibriSpeech (clean)", None), ("LibriSpeech (other)", None)} < names
     assert "| CER % | WER % | norm. CER % | norm. WER % | language % |" in card.text
     assert "| 12.5 (11.2–13.8) | 25.0 (22.5–27.5) | 6.2 (5.6–6.9) | 12.5 (11.2–13.8) |" in card.text
+    assert "The WER says little about zh-CN, ja, written without spaces" in card.text  # nor that of a test set alone
     assert "| weighted by hours | - | 24 |" in card.text and "Normalised rates" in card.text
     line = f"Data: FLEURS ({source['url']}), licence `cc-by-4.0`; the Hub's `google/fleurs` at `{'a' * 12}`"
     left_out = "left out: 3 no text; the model does not know sl; without fi, which the model cannot transcribe."

@@ -168,7 +168,7 @@ class PreparationReport:
             return f"none of {self.read} rows can be used: {drop_reasons(self.dropped)}"
         if lines := [*self.failed, *self.notes]:
             others = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-            return f"{lines[0]}{others}; there is nothing else that can be prepared"
+            return f"{lines[0]}{others}"
         return "what was given has no rows"
 
 

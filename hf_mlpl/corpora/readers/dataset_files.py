@@ -9,7 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
-from datasets import get_dataset_config_names, get_dataset_default_config_name, load_dataset_builder
+from datasets import (
+    get_dataset_config_names,
+    get_dataset_default_config_name,
+    get_dataset_split_names,
+    load_dataset_builder,
+)
 from datasets.packaged_modules.arrow.arrow import Arrow
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 from datasets.packaged_modules.csv.csv import Csv
@@ -70,6 +75,13 @@ def found_split(splits: Iterable, split: str, name: object) -> str:
         if other in splits:
             return other
     raise ValueError(f"{name}: no split {split}; there are {', '.join(splits)}")
+
+
+def name_of_split(name: str, config: str | None, split: str) -> str:
+    """Returns how a data set on the Hub calls a split, as `validation` for `dev`; raises ValueError for others."""
+    with _one_line(name):
+        splits = get_dataset_split_names(name, config)
+    return found_split(splits, split, name)
 
 
 def has_configs(folder: Path) -> bool:

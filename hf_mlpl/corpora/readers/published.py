@@ -56,6 +56,7 @@ class Published:
         on_hub: columns that only its data set on the Hub has.
         no_value: stands for a text or a speaker that is missing.
         limited: split -> lists of the names of recordings that are in it, in the folder of `train`.
+        development: split of its data set on the Hub, which is `dev` in its files.
     """
 
     source: Source
@@ -69,6 +70,7 @@ class Published:
     on_hub: frozenset[str]
     no_value: str | None = None
     limited: Mapping[str, str] = field(default_factory=dict)
+    development: str = "validation"
 
 
 PUBLISHED = {
@@ -101,6 +103,7 @@ PUBLISHED = {
             "9_hours": "limited_supervision/9hr/handles.txt",
             "1_hours": "limited_supervision/1hr/*/handles.txt",
         },
+        development="dev",
     ),
     "facebook/voxpopuli": Published(
         VOXPOPULI,
