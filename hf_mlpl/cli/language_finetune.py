@@ -128,8 +128,8 @@ def _run_command(command: list[str], language: str) -> int:
     Raises:
         StoppedError: where the command or this process was told to stop.
     """
-    with StopSignal() as stop:
-        process, is_told = subprocess.Popen(command), False
+    with StopSignal() as stop, subprocess.Popen(command) as process:
+        is_told = False
         while (status := _wait_a_second(process)) is None:
             if stop.name and not is_told:
                 process.terminate()
