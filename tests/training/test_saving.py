@@ -104,7 +104,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(slimipl, tmp_path, monkeypat
         copies = []
         with monkeypatch.context() as patch:
             patch.setattr(checkpoints, "free_memory", lambda memory=memory: memory)
-            patch.setattr(checkpoints, "host_copy", lambda state: copies.append(1) or host_copy(state))
+            patch.setattr(checkpoints, "host_copy", lambda state, copies=copies: copies.append(1) or host_copy(state))
             patch.setattr(loop, "train_step", lambda *a, at=update, number=number: signalled(at, number, *a))
             capsys.readouterr()
             assert run_command(*slimipl("stopped")) == STOPPED
