@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import re
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 
 
@@ -50,11 +50,9 @@ def peak_memory(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def free_memory() -> float:
-    """Returns the bytes of host memory that programs can still have; infinity where the system does not say it."""
-    facts = Path("/proc/meminfo")
-    match = re.search(r"^MemAvailable:\s*(\d+) kB", facts.read_text() if facts.is_file() else "", re.MULTILINE)
-    return int(match[1]) * 1024.0 if match else math.inf
+def free_memory() -> int:
+    """Returns the bytes of host memory that programs can still have without swapping."""
+    return psutil.virtual_memory().available
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -124,7 +124,13 @@ def signalled(at, number, *arguments):
     return train_step(*arguments)
 
 
-def test_a_language_that_is_stopped_ends_the_others_too():
+def test_a_language_that_is_stopped_ends_the_others_too(tmp_path):
+    """Its launcher dies at once, and what that has started takes a moment to save."""
+    training = f'trap "sleep 0.5; touch {tmp_path}/saved; exit {STOPPED}" TERM; while :; do sleep 0.1; done'
+    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(StoppedError):
+        _run_command(["sh", "-c", f"sh -c '{training}'; true"], "sl")
+    assert (tmp_path / "saved").exists()
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with pytest.raises(StoppedError, match="^stopped while sl was in work; the same command goes on from there$"):
         _run_command(["sleep", "60"], "sl")
