@@ -1,4 +1,4 @@
-"""Reads what a command of `accelerate launch` or `torchrun` will start, and finds what does not fit a run's settings."""
+"""Reads what a command of `accelerate launch` or `torchrun` starts, and finds what does not fit a run's settings."""
 
 from __future__ import annotations
 
