@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 
 
@@ -47,6 +48,11 @@ def peak_memory(device: torch.device) -> int | None:
     except ImportError:  # of Windows
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def free_memory() -> int:
+    """Returns the bytes of host memory that programs can still have without swapping."""
+    return psutil.virtual_memory().available
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -20,9 +20,12 @@ import argparse
 import shlex
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from ..stop_signal import STOPPED, StoppedError, StopSignal
 from .pseudo_label import add_allow_collapsed_argument
@@ -125,15 +128,24 @@ def _run_language(language: str, options: argparse.Namespace, commands: list[lis
 def _run_command(command: list[str], language: str) -> int:
     """Runs a command, which gets a scheduler's signals too; returns its exit status.
 
+    A launcher of one process, such as `accelerate launch`, dies of SIGTERM without passing it on. So those that it
+    has started get the signal as well, and are waited for.
+
     Raises:
         StoppedError: where the command or this process was told to stop.
     """
-    with StopSignal() as stop:
-        process, is_told = subprocess.Popen(command), False
+    with StopSignal() as stop, subprocess.Popen(command) as process:
+        started, is_told = [], False
         while (status := _wait_a_second(process)) is None:
+            with suppress(psutil.Error):
+                started = psutil.Process(process.pid).children(recursive=True)
             if stop.name and not is_told:
-                process.terminate()
+                for each in (process, *started):
+                    with suppress(psutil.Error):
+                        each.terminate()
                 is_told = True
+        while stop.name and any(map(_is_running, started)):
+            time.sleep(0.1)
     if stop.name or status == STOPPED:
         raise StoppedError(f"stopped while {language} was in work; the same command goes on from there")
     return status
@@ -143,6 +155,12 @@ def _wait_a_second(process: subprocess.Popen) -> int | None:
     with suppress(subprocess.TimeoutExpired):
         return process.wait(timeout=1)
     return None
+
+
+def _is_running(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    return False
 
 
 def _is_labelled(labels: Path) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,7 @@ from transformers import ProcessorMixin
 from ..atomic import atomic_write, partial_path, write_json, writing
 from ..data.rows import blocks
 from ..data.text_arrays import join
+from ..hardware import free_memory
 from ..main_process import meet, on_main_process, patient_group
 from ..training_config import TrainingConfig, has_settings
 from .checkpoint_files import (
@@ -42,7 +43,7 @@ from .checkpoint_files import (
 )
 from .run_record import sessions_of
 from .slimipl import SlimIpl
-from .trained_weights import frozen_names, host_copy, load_trained
+from .trained_weights import frozen_names, host_copy, load_trained, num_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +195,8 @@ class Checkpointer:
     def save(self, update: int, unreported: dict, then: Callable[[Path], None] | None = None) -> None:
         """Copies the state to host memory, from which a thread writes it as a checkpoint while training goes on.
 
-        Waits for the checkpoint before this one, and raises its error.
+        Waits for the checkpoint before this one, and raises its error. Where the copy would take more than half of
+        the memory that is free, the state itself is written, and training waits.
 
         Args:
             unreported: what the next rows of the run's log depend on.
@@ -205,19 +207,29 @@ class Checkpointer:
         """
         self.wait()
         folder = checkpoint_path(self.output_dir, update)
+        state = self._state()
+        has_room = num_bytes(state) < free_memory() / 2
         with writing(folder):
-            parts = [*self._copy_state()]
+            parts = self._parts(host_copy(state) if has_room else state)
+            if self.slimipl:
+                parts.append(self.slimipl.copy_state(has_room))
             if self.accelerator.is_main_process:
                 parts.append(self._copy_record(unreported))
         self.saving = self.thread.submit(self._write, folder, parts, then)
+        if not has_room:
+            self._finish()
 
     def check(self) -> None:
         """Raises the error of a checkpoint that could not be written; does not wait for one that is being written."""
         if self.saving is not None and self.saving.done():
-            self.wait()
+            self._finish()
 
     def wait(self) -> None:
-        """Waits until the checkpoint is written that is being written, and raises its error."""
+        """Waits until all processes have written the checkpoint that is being written, and raises its error."""
+        self._finish()
+        meet()
+
+    def _finish(self) -> None:
         saving, self.saving = self.saving, None
         if saving is not None:
             saving.result()
@@ -228,7 +240,7 @@ class Checkpointer:
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         """Waits for the last checkpoint; its error is a warning where another error has ended the run."""
         try:
-            self.wait()
+            self._finish()
         except Exception as error:
             if kind is None:
                 raise
@@ -236,25 +248,29 @@ class Checkpointer:
         finally:
             self.thread.shutdown()
 
-    def _copy_state(self) -> Iterator[Write]:
-        """Yields functions that write copies of this process's part of the state."""
-        accelerator = self.accelerator
-        random_states = _random_states(accelerator)
-        yield lambda folder: _write_files(folder, random_states)
-        if accelerator.is_fsdp2:
+    def _state(self) -> dict[str, dict]:
+        """Returns this process's part of the weights and of the optimizer's state, not copied."""
+        if self.accelerator.is_fsdp2:
             weights = get_model_state_dict(self.model)
-            shards = host_copy({"model": weights, "optimizer": get_optimizer_state_dict(self.model, self.optimizer)})
-            yield lambda folder: self._write_shards(folder, shards)
-        elif accelerator.is_main_process:
-            weights = accelerator.get_state_dict(self.model)
-            if self.config.lora:
-                for name in frozen_names(accelerator.unwrap_model(self.model)):
-                    weights.pop(name)
-            whole = host_copy({"model": weights, "optimizer": self.optimizer.state_dict()})
-            yield lambda folder: save(whole["model"], folder / SAFE_WEIGHTS_NAME, safe_serialization=True)
-            yield lambda folder: save(whole["optimizer"], folder / f"{OPTIMIZER_NAME}.bin")
-        if self.slimipl:
-            yield self.slimipl.copy_state()
+            return {"model": weights, "optimizer": get_optimizer_state_dict(self.model, self.optimizer)}
+        if not self.accelerator.is_main_process:
+            return {}
+        weights = self.accelerator.get_state_dict(self.model)
+        if self.config.lora:
+            for name in frozen_names(self.accelerator.unwrap_model(self.model)):
+                weights.pop(name)
+        return {"model": weights, "optimizer": self.optimizer.state_dict()}
+
+    def _parts(self, state: dict[str, dict]) -> list[Write]:
+        """Returns functions that write such a state, and the states of random number generators of now."""
+        random_states = _random_states(self.accelerator)
+        parts: list[Write] = [lambda folder: _write_files(folder, random_states)]
+        if self.accelerator.is_fsdp2:
+            parts.append(lambda folder: self._write_shards(folder, state))
+        elif state:
+            parts.append(lambda folder: save(state["model"], folder / SAFE_WEIGHTS_NAME, safe_serialization=True))
+            parts.append(lambda folder: save(state["optimizer"], folder / f"{OPTIMIZER_NAME}.bin"))
+        return parts
 
     def _write_shards(self, folder: Path, shards: dict[str, dict]) -> None:
         for name, (kind, state) in zip(FSDP_FOLDERS, shards.items(), strict=True):

@@ -1,4 +1,4 @@
-"""Reads from a command of `accelerate launch` what it will start, and finds what does not fit a run's settings."""
+"""Reads what a command of `accelerate launch` or `torchrun` starts, and finds what does not fit a run's settings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from torch.distributed.run import get_args_parser
 
 from ..error_line import error_line
 from ..training_config import TrainingConfig
@@ -37,12 +38,18 @@ class Launch:
 
 
 def read_launch(command: str) -> Launch:
-    """Reads a command such as `accelerate launch --config_file FILE`, and its file.
+    """Reads a command such as `accelerate launch --config_file FILE`, and its file, or `torchrun`.
+
+    Processes that the command counts only when it starts, as one for each GPU of a machine, are taken for one.
 
     Raises:
         ValueError: for a file that cannot be read, or that accelerate refuses.
     """
     words = shlex.split(command)
+    if "torchrun" in words:
+        options, _ = get_args_parser().parse_known_args([*words[words.index("torchrun") + 1 :], "script"])
+        per_node = options.nproc_per_node
+        return Launch(int(options.nnodes.rpartition(":")[2]) * (int(per_node) if per_node.isdigit() else 1))
     if "launch" not in words:
         return Launch(processes=1)
     options, _ = launch_command_parser().parse_known_args([*words[words.index("launch") + 1 :], "script"])

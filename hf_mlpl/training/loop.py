@@ -22,7 +22,7 @@ from ..data.utterances import read_utterances
 from ..evaluation.hypotheses import hypotheses_path
 from ..evaluation.scoring import evaluate_model
 from ..folder_lock import claimed
-from ..main_process import claimed_by_job, job_state, meet, on_any_process, on_main_process
+from ..main_process import claimed_by_job, job_state, on_any_process, on_main_process
 from ..stop_signal import StoppedError, StopSignal
 from ..training_config import TrainingConfig, check_same_config, write_config
 from .checkpoint_files import checkpoints
@@ -185,8 +185,7 @@ def _train(config: TrainingConfig) -> Path:
                 push = prepare_push(pusher, accelerator, model, processor, config) if config.push_to_hub else None
                 checkpointer.save(update, unreported, push)
             if is_stopped:
-                checkpointer.wait()
-                meet()  # a launcher ends all processes when the first one ends
+                checkpointer.wait()  # in all processes: a launcher ends them when the first one ends
                 came = f"{stop.name} came" if stop.name else "another process was told to stop"
                 raise StoppedError(
                     f"{came}: update {update} of {config.max_updates} is saved, and the same command goes on from it"

@@ -271,14 +271,15 @@ class SlimIpl:
             indices=[batch.indices[i] for i in kept],
         )
 
-    def copy_state(self) -> Callable[[Path], None]:
+    def copy_state(self, copies_teacher: bool = True) -> Callable[[Path], None]:
         """Copies plan, teacher and labels; returns a function that writes the copies into a folder, in any thread.
 
-        All processes call both; any number of processes can read what they write.
+        All processes call both; any number of processes can read what they write. A teacher that is not copied must
+        not change until it is written.
         """
         labels, plan, teacher = dict(self.labels), copy.deepcopy(self.plan.state_dict()), None
         if self.teacher is not self.model and self.accelerator.is_main_process:
-            teacher = host_copy_of_trained(self.teacher)
+            teacher = host_copy_of_trained(self.teacher) if copies_teacher else self.teacher
 
         def write(folder: Path) -> None:
             write_json(folder / f"slimipl-labels-{self.accelerator.process_index:05d}.json", labels)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_model, save_file, save_model
 from torch import nn
 from torch.distributed.tensor import DTensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 
 def frozen_names(model: nn.Module) -> set[str]:
@@ -40,6 +40,11 @@ def host_copy(state: dict) -> dict:
         return copies[place]
 
     return tree_map_only(torch.Tensor, copied, state)
+
+
+def num_bytes(state: dict) -> int:
+    """Returns the bytes of all tensors of a nested state."""
+    return sum(leaf.nbytes for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor))
 
 
 def host_copy_of_trained(model: nn.Module) -> nn.Module:

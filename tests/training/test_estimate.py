@@ -333,10 +333,18 @@ def test_a_launch_that_does_not_fit_is_told_before_the_first_stage(tone_data, tm
         warnings = [line for line in estimate.warnings if "nothing to do" in line]
         return estimate.problems, warnings
 
-    for launch in (None, "python", "accelerate launch --num_processes 2", f"accelerate launch --config_file {CPUS}"):
+    for launch in (
+        None,
+        "python",
+        "torchrun --nproc-per-node gpu",
+        "accelerate launch --num_processes 2",
+        f"accelerate launch --config_file {CPUS}",
+    ):
         assert told(launch) == ([], [])
     idle = "tones: micro_batches_per_update is 2, so 62 of 64 processes have nothing to do; start at most 2, or take"
     problems, warnings = told(f"accelerate launch --config_file {ACCELERATE / 'multi_node.yaml'}")
+    assert problems == [] and [line[: len(idle)] for line in warnings] == [idle, idle]
+    problems, warnings = told("torchrun --nnodes 1:8 --nproc-per-node=8 --rdzv-backend c10d")
     assert problems == [] and [line[: len(idle)] for line in warnings] == [idle, idle]
     problems, warnings = told(f"accelerate launch --config_file {ACCELERATE / 'fsdp.yaml'} --num_processes 2")
     [line] = problems

@@ -90,22 +90,28 @@ def test_a_copy_keeps_what_is_shared():
 def slimipl(tone_data, tone_run, tmp_path):
     """Settings of slimIPL with rows of metrics over several updates; the command that trains with them."""
     overrides = slimipl_overrides(tone_run / "model", tone_data / "unlabelled.parquet")
-    overrides += ["log_every=4", "eval_every=8", "max_updates=9"]
+    overrides += ["log_every=4", "eval_every=8", "max_updates=9", "slimipl.ema_decay=0.9"]
     return lambda name: ["train.py", tone_data / "tones.yaml", f"output_dir={tmp_path / name}", *overrides]
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(slimipl, tmp_path, monkeypatch, capsys):
-    """It comes in the middle of a row of metrics, then before an evaluation; every number is the same in the end."""
+    """It comes in the middle of a row of metrics, then before an evaluation; every number is the same in the end.
+
+    The first time there is no memory for a copy of the state, and training waits until it is written.
+    """
     assert run_command(*slimipl("undisturbed")) == 0
-    for update, number in ((6, signal.SIGTERM), (8, signal.SIGUSR1)):
+    for update, number, memory in ((6, signal.SIGTERM, 1000), (8, signal.SIGUSR1, 1e9)):
+        copies = []
         with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "free_memory", lambda memory=memory: memory)
+            patch.setattr(checkpoints, "host_copy", lambda state, copies=copies: copies.append(1) or host_copy(state))
             patch.setattr(loop, "train_step", lambda *a, at=update, number=number: signalled(at, number, *a))
             capsys.readouterr()
             assert run_command(*slimipl("stopped")) == STOPPED
         line = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
         assert line == f"{number.name} came: update {update} of 9 is saved, and the same command goes on from it"
         assert (tmp_path / "stopped" / "checkpoints" / f"update-{update:08d}").is_dir()
-        assert signal.getsignal(number) == signal.SIG_DFL
+        assert signal.getsignal(number) == signal.SIG_DFL and len(copies) == (memory > 1000)
     assert [row["update"] for row in rows(tmp_path / "stopped") if "dev" in row] == []
     assert run_command(*slimipl("stopped")) == 0
     assert [row["update"] for row in rows(tmp_path / "stopped")] == [4, 8, 8, 9]
@@ -118,7 +124,13 @@ def signalled(at, number, *arguments):
     return train_step(*arguments)
 
 
-def test_a_language_that_is_stopped_ends_the_others_too():
+def test_a_language_that_is_stopped_ends_the_others_too(tmp_path):
+    """Its launcher dies at once, and what that has started takes a moment to save."""
+    training = f'trap "sleep 0.5; touch {tmp_path}/saved; exit {STOPPED}" TERM; while :; do sleep 0.1; done'
+    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(StoppedError):
+        _run_command(["sh", "-c", f"sh -c '{training}'; true"], "sl")
+    assert (tmp_path / "saved").exists()
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with pytest.raises(StoppedError, match="^stopped while sl was in work; the same command goes on from there$"):
         _run_command(["sleep", "60"], "sl")
@@ -164,10 +176,10 @@ class SlowShare(DropFile):
 
 @pytest.mark.slow
 def test_no_collective_waits_for_a_save_an_evaluation_or_the_model(tone_data, two_processes, tmp_path):
-    """Each takes longer than the timeout of the process group."""
+    """Each takes longer than the timeout of the process group, and the second save waits for the first one."""
     slow = {"training.checkpoints": {"write_manifest": slow_manifest}, "evaluation.scoring": {"DropFile": SlowShare}}
     slow |= {"training.saved_model": {"write_weights": slow_weights}, "main_process": {"TIMEOUT": SHORT}}
-    command = ["train.py", tone_data / "tones.yaml", f"output_dir={tmp_path / 'run'}", "max_updates=8", "save_every=7"]
+    command = ["train.py", tone_data / "tones.yaml", f"output_dir={tmp_path / 'run'}", "max_updates=8", "save_every=3"]
     ended = run_on_two(tmp_path, *command, "micro_batches_per_update=3", "eval_every=8", **slow)
     assert [status for status, _ in ended] == [0, 0], ended
     assert_equal_bits(tmp_path / "run", two_processes / "run")
