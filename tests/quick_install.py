@@ -16,9 +16,11 @@ def pip_settings() -> tuple[list[str], dict[str, str]]:
     from pip._internal.commands import create_command
 
     pip, _ = create_command("install").parse_args([])
+    # Of one version, pip takes the best wheel of all indexes, and uv the best one of the first index that has it.
+    *first, last = [pip.index_url, *pip.extra_index_urls]
     variables = {
-        "UV_DEFAULT_INDEX": pip.index_url,
-        "UV_INDEX": " ".join(pip.extra_index_urls),
+        "UV_INDEX": " ".join(first),
+        "UV_DEFAULT_INDEX": last,
         "UV_FIND_LINKS": ",".join(pip.find_links),
         "UV_CONSTRAINT": " ".join(pip.constraints),
         "UV_INSECURE_HOST": " ".join(pip.trusted_hosts),

@@ -152,8 +152,8 @@ def test_make_installs_from_where_pip_would(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("PIP_CONSTRAINT", "e.txt")
     expected = {
-        "UV_DEFAULT_INDEX": "https://me:s3cret@example.org/simple",
-        "UV_INDEX": "file:///a file:///b",
+        "UV_INDEX": "https://me:s3cret@example.org/simple file:///a",  # which uv asks first
+        "UV_DEFAULT_INDEX": "file:///b",
         "UV_FIND_LINKS": "/f,C:\\wheels",
         "UV_CONSTRAINT": "e.txt",
         "SSL_CERT_FILE": "/c.pem",
