@@ -9,8 +9,7 @@
 The push is one commit, and gets the tag of the run's stage. It holds the model, processor, tokens, code for
 `trust_remote_code`, card, settings, numbers and curves, and the results in the folder results. A run with
 `push_to_hub` in its settings has already been pushed; this adds the results. Results of `hf-mlpl evaluate --dataset`
-stand in the card's metadata under the names that the Hub has for the data set, and those on
-hf-audio/open-asr-leaderboard also in .eval_results, for its leaderboard. The token comes from HF_TOKEN or
+stand in the card's metadata under the names that the Hub has for the data set. The token comes from HF_TOKEN or
 `hf auth login`.
 
 A Space has the name of its model. It carries the files of hf_mlpl itself, unless pip can install hf_mlpl from an
@@ -45,7 +44,6 @@ def _push_run(options: argparse.Namespace) -> None:
     from ..atomic import temporary_folder
     from ..evaluation.results import read_results
     from ..sharing.hub import push_folder
-    from ..sharing.leaderboard_results import FILE, write_leaderboard_results
     from ..training.run_pusher import REPLACED, fill_result
     from ..training_config import load_config
 
@@ -58,7 +56,6 @@ def _push_run(options: argparse.Namespace) -> None:
     results = [read_results(path) for path in options.results]
     with temporary_folder(folder, "publish") as partial:  # on the same disk, so that files can be linked
         fill_result(folder, partial, options.repo, results)
-        write_leaderboard_results(partial, results)
         for path in options.results:
             (partial / "results").mkdir(exist_ok=True)
             shutil.copyfile(path, partial / "results" / path.name)
@@ -69,7 +66,7 @@ def _push_run(options: argparse.Namespace) -> None:
             pending=f"{folder} is complete",
             remedy="the same command again pushes it",
             private=options.private,
-            replaced=(*REPLACED, FILE),
+            replaced=REPLACED,
             tag=config.tag,
         )
     print(f"pushed to {commit.repo_url}, tag {config.tag}")

@@ -1,6 +1,7 @@
 """Normalises texts for scores that do not depend on how a model writes capitals, punctuation and invisible characters.
 
-English is normalised as on the Open ASR Leaderboard (`english.py`). All other languages, as `NORMALIZATION` says:
+English is normalised as by Whisper, which the Open ASR Leaderboard began with, and now goes beyond (names, compounds,
+acronyms): no library has the own form of the leaderboard. All other languages, as `NORMALIZATION` says:
 
 - Unicode's NFKC and case folding; in Turkish and its relatives, ı is the small letter of I.
 - Letters, marks and digits of all scripts stay, and numbers stay as they are written, in digits or in words.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from functools import cache
 
 from ..data.words import MARKS_OF_WORDS, is_unspaced
@@ -53,9 +55,7 @@ def score_text(text: str, language: str) -> str:
     text = normalize_text(ELONGATIONS.sub("", text))
     code = _subtags(language)[0]
     if code in ENGLISH:
-        from .english import normalize_english  # needs transformers
-
-        return normalize_english(text)
+        return _english()(text).strip()
     if not unicodedata.is_normalized("NFKC", text):
         text = unicodedata.normalize("NFKC", "".join(map(_compatible, text)))
     if code in DOTLESS_I:
@@ -78,6 +78,13 @@ def leads_with_cer(language: str) -> bool:
 
 def _subtags(language: str) -> list[str]:
     return language.strip().casefold().replace("_", "-").split("-")
+
+
+@cache
+def _english() -> Callable[[str], str]:
+    from whisper_normalizer.english import EnglishTextNormalizer  # reads a table of spellings, which others need not
+
+    return EnglishTextNormalizer()
 
 
 @cache
