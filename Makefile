@@ -70,9 +70,9 @@ bench-check: .venv/.complete  ## measure as `bench` does, and fail if a ratio is
 .venv/.demo .venv/.complete: pyproject.toml constraints.txt
 	@echo "Installing into .venv, half a minute with uv, about 2 minutes without ..."
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip $(INSTALL) uv && \
-		.venv/bin/python tests/quick_install.py -c constraints.txt -e ".[$(EXTRAS)]" || \
-		.venv/bin/python -m pip $(INSTALL) -e ".[$(EXTRAS)]"
+	@.venv/bin/python -m pip $(INSTALL) --only-binary uv uv && \
+		.venv/bin/python tests/quick_install.py -c constraints.txt -e ".[$(EXTRAS)]" || { \
+		echo "uv could not install; pip does ..."; .venv/bin/python -m pip $(INSTALL) -e ".[$(EXTRAS)]"; }
 	@touch .venv/.demo $@
 
 # an environment on top of .venv, whose packages it sees after its own

@@ -6,30 +6,32 @@ uv installs in a tenth of pip's time, but reads none of pip's settings. It keeps
 import os
 import subprocess
 import sys
-from ast import literal_eval
-
-SETTINGS = {
-    "index-url": "UV_DEFAULT_INDEX",
-    "extra-index-url": "UV_INDEX",
-    "find-links": "UV_FIND_LINKS",
-    "constraint": "UV_CONSTRAINT",
-}
 
 
-def uv_settings(listing: str) -> dict[str, str]:
-    """Returns variables of uv's environment that say what `pip config list` says."""
-    variables = {}
-    lines = listing.splitlines()
-    for line in sorted(lines, key=lambda line: line.startswith(":env:")):  # the environment decides, as for pip
-        name, _, value = line.partition("=")
-        if variable := SETTINGS.get(name.rpartition(".")[2]):
-            separator = "," if variable == "UV_FIND_LINKS" else " "
-            variables[variable] = separator.join(literal_eval(value).split())
-    return variables
+def pip_settings() -> tuple[list[str], dict[str, str]]:
+    """Returns what `pip install` reads from its files and the environment: uv's options, and its environment.
+
+    Addresses may contain passwords, and the options of a process are seen by everyone.
+    """
+    from pip._internal.commands import create_command
+
+    pip, _ = create_command("install").parse_args([])
+    # Of one version, pip takes the best wheel of all indexes, and uv the best one of the first index that has it.
+    *first, last = [pip.index_url, *pip.extra_index_urls]
+    variables = {
+        "UV_INDEX": " ".join(first),
+        "UV_DEFAULT_INDEX": last,
+        "UV_FIND_LINKS": ",".join(pip.find_links),
+        "UV_CONSTRAINT": " ".join(pip.constraints),
+        "UV_INSECURE_HOST": " ".join(pip.trusted_hosts),
+        "SSL_CERT_FILE": pip.cert,
+        "ALL_PROXY": pip.proxy,
+    }
+    return ["--no-index"] * pip.no_index, {name: value for name, value in variables.items() if value}
 
 
 if __name__ == "__main__":
-    listing = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
+    options, variables = pip_settings()
     command = "uv pip install --quiet --no-cache --index-strategy unsafe-best-match --python".split()
-    command = [sys.executable, "-m", *command, sys.executable, *sys.argv[1:]]
-    sys.exit(subprocess.run(command, env=uv_settings(listing) | os.environ).returncode)
+    command = [sys.executable, "-m", *command, sys.executable, *options, *sys.argv[1:]]
+    sys.exit(subprocess.run(command, env=variables | os.environ).returncode)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -14,7 +15,7 @@ from packaging.requirements import Requirement
 from hf_mlpl import installation
 from hf_mlpl.installation import install_command, published_requirement
 
-from .quick_install import uv_settings
+from .quick_install import pip_settings
 from .test_structure import ROOT
 
 MAKE_METADATA = (
@@ -137,12 +138,25 @@ def test_no_text_sends_to_a_strangers_package():
         assert found is None, f"{path.relative_to(ROOT)} contains {found.group().decode()!r}"
 
 
-def test_make_installs_from_where_pip_would():
-    """`pip config list` prints settings as here; those of the environment count."""
-    listing = [f"global.extra-index-url={'file:///a' + chr(10) + 'file:///b'!r}", "global.cert='/c'"]
-    listing += [":env:.find-links='/d /e'", "global.find-links='/f'", "install.constraint='g.txt'"]
-    assert uv_settings("\n".join(listing)) == {
-        "UV_INDEX": "file:///a file:///b",
-        "UV_FIND_LINKS": "/d,/e",
-        "UV_CONSTRAINT": "g.txt",
+def test_make_installs_from_where_pip_would(tmp_path, monkeypatch):
+    pytest.importorskip("pip")
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # no file is read
+    assert pip_settings() == ([], {"UV_DEFAULT_INDEX": "https://pypi.org/simple"})
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    (tmp_path / "pip.conf").write_text(
+        "[global]\nfind-links = /f\n  C:\\wheels\nno_index = yes\nextra-index-url = file:///a\n  file:///b\n"
+        "index-url = https://example.org/simple\ncert = /c.pem\nconstraint = g.txt\n"
+        "[install]\nindex-url = https://me:s3cret@example.org/simple\n[wheel]\nconstraint = w.txt\n"
+    )
+    monkeypatch.setenv("PIP_CONSTRAINT", "e.txt")
+    expected = {
+        "UV_INDEX": "https://me:s3cret@example.org/simple file:///a",  # which uv asks first
+        "UV_DEFAULT_INDEX": "file:///b",
+        "UV_FIND_LINKS": "/f,C:\\wheels",
+        "UV_CONSTRAINT": "e.txt",
+        "SSL_CERT_FILE": "/c.pem",
     }
+    options, variables = pip_settings()
+    assert options == ["--no-index"] and expected.items() <= variables.items()

@@ -88,7 +88,8 @@ class SndfileDecoder(soundfile.SoundFile):
     """
 
     def __init__(self, source: SeekableFile | int, size: int):
-        super().__init__(source, closefd=False)
+        # A descriptor of its own: libsndfile 1.2.0 closes that of a file that it cannot read, whatever `closefd` says.
+        super().__init__(os.dup(source) if isinstance(source, int) else source)
         self.source = source
         limit = FRAMES_IN_A_BYTE_OF.get(self.format, FRAMES_IN_A_BYTE) * size
         #: Frames; None where the header has no number, or a higher one than the file's bytes can hold.

@@ -415,20 +415,6 @@ def test_row_groups_that_do_not_fit_in_memory(tmp_path, monkeypatch):
                 load_audio({"path": tmp_path / "a.parquet", "offset": int(number)})
 
 
-@pytest.mark.slow
-def test_a_row_group_over_2_gib(tmp_path):
-    recording, count = encoded(np.zeros(2 * 10**6), "WAV"), 600  # 4 MB
-    schema = pa.schema([("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))])
-    with pq.ParquetWriter(tmp_path / "a.parquet", schema, compression="none", write_batch_size=1) as writer:
-        numbered = [changed(recording, 44, number, 2) for number in range(count)]
-        pieces = [pa.array([{"bytes": row, "path": "a"}], type=schema[0].type) for row in numbered]
-        writer.write_table(pa.table({"audio": pa.chunked_array(pieces)}, schema=schema), row_group_size=count)
-    assert pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0).total_byte_size > 2**31
-    for number in (0, count - 1, 17):
-        part = {"path": tmp_path / "a.parquet", "offset": number, "start": 0, "end": 0.01}
-        assert load_audio(part)[0] == np.float32(number / 32768)
-
-
 def test_a_damaged_row_group_is_one_line(tmp_path):
     content = bytearray(pq_bytes([MP3, MP3_BARE] * 5))
     content[100:3000] = b"\xff" * 2900

@@ -1,8 +1,6 @@
 """Functions for millions of utterances in Arrow columns, compared with plain Python on each row."""
 
 import hashlib
-import sys
-import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -139,17 +137,6 @@ def test_blocks_of_texts_are_normalised(texts, size):
     is_a = block.code_points == ord("a")
     assert block.has(is_a).tolist() == ["a" in text for text in expected]
     assert block.count(is_a).tolist() == [text.count("a") for text in expected]
-
-
-@pytest.mark.slow
-def test_no_composition_of_unicode_is_missed():
-    """Tests all code points, and all pairs of them that NFC composes."""
-    texts = [character for code in range(sys.maxunicode) if not 0xD800 <= code < 0xE000 and (character := chr(code))]
-    texts += [unicodedata.normalize("NFD", text) for text in texts]
-    assert len({*texts}) > sys.maxunicode
-    assert TextBlock(pa.chunked_array([texts])).texts.to_pylist() == list(map(normalize_text, texts))
-    pairs = [normalize_text(f"a{text} {text}b") for text in texts]
-    assert TextBlock(pa.chunked_array([pairs])).texts.to_pylist() == pairs
 
 
 def plain_selection(dataset, processor, config, max_seconds) -> tuple[list[str], Counter, list[str]]:

@@ -4,7 +4,6 @@ import re
 import shlex
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -169,23 +168,6 @@ def test_a_model_that_flashlight_cannot_hold(tmp_path, capsys):
 
 def read_folder(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@pytest.mark.slow
-def test_the_printed_program_runs_an_onnx_export(tmp_path, capsys):
-    """And a model in half precision becomes float32, as the features are."""
-    pytest.importorskip("onnxscript", reason="needs the extra onnx")
-    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-    source, folder = save_folder(tmp_path / "model", ["de", "sl"]), tmp_path / "onnx"
-    AutoModelForCTC.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(source)
-    expected = pipeline("automatic-speech-recognition", model=str(source), dtype="float32")(sweep(3))["text"]
-    assert main(["convert", "--to=onnx", "--checkpoint", str(source), "--output", str(folder)]) == 0
-    printed, err = capsys.readouterr()
-    assert printed.startswith(f"{folder}: model.onnx") and "torchvision" not in err
-    program = textwrap.dedent("".join(line for line in printed.splitlines(True) if line.startswith("    ")))
-    names = {"samples": sweep(3)}
-    exec(program, names)
-    assert names["text"] == expected and expected
 
 
 def test_onnx_without_the_extra(tmp_path, monkeypatch, capsys):

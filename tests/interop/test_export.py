@@ -1,12 +1,18 @@
 """Compiled and exported models compute what the model computes, at every length, from one graph."""
 
+import textwrap
+
 import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
+from transformers import AutoModelForCTC, pipeline
+
+from hf_mlpl.cli.main import main
 
 from ..model.test_modeling_mlpl import BLANK, gradients, make_batch, make_model, make_utterances
+from ..random_model import save_folder, sweep
 
 # T mod 3 = 0, 1, 2; with and without padding; below and beyond the position table's reach of 3 output frames
 BATCHES = [[30, 20, 7], [31, 4, 31], [32, 1], [8, 3, 5], [6, 6], [60, 1, 2, 3]]
@@ -152,3 +158,18 @@ def test_onnx_without_languages(onnx_export, tmp_path):
     folder = onnx_export(model, tmp_path / "onnx")
     (logits,) = run_onnx(folder, batch_of([9, 5]))
     np.testing.assert_allclose(logits, model(**batch_of([9, 5])).logits.detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_printed_program_runs_an_onnx_export(onnx_export, tmp_path, capsys):
+    """And a model in half precision becomes float32, as the features are."""
+    source, folder = save_folder(tmp_path / "model", ["de", "sl"]), tmp_path / "onnx"
+    AutoModelForCTC.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(source)
+    expected = pipeline("automatic-speech-recognition", model=str(source), dtype="float32")(sweep(3))["text"]
+    assert main(["convert", "--to=onnx", "--checkpoint", str(source), "--output", str(folder)]) == 0
+    printed, err = capsys.readouterr()
+    assert printed.startswith(f"{folder}: model.onnx") and "torchvision" not in err
+    program = textwrap.dedent("".join(line for line in printed.splitlines(True) if line.startswith("    ")))
+    names = {"samples": sweep(3)}
+    exec(program, names)
+    assert names["text"] == expected and expected
