@@ -68,11 +68,9 @@ bench-check: .venv/.complete  ## measure as `bench` does, and fail if a ratio is
 .venv/.demo: EXTRAS = demo,app
 .venv/.complete: EXTRAS = demo,dev,docs
 .venv/.demo .venv/.complete: pyproject.toml constraints.txt
-	@echo "Installing into .venv, half a minute with uv, about 2 minutes without ..."
+	@echo "Installing into .venv, about 2 minutes ..."
 	$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip $(INSTALL) --only-binary uv uv && \
-		.venv/bin/python tests/quick_install.py -c constraints.txt -e ".[$(EXTRAS)]" || { \
-		echo "uv could not install; pip does ..."; .venv/bin/python -m pip $(INSTALL) -e ".[$(EXTRAS)]"; }
+	.venv/bin/python -m pip $(INSTALL) -e ".[$(EXTRAS)]"
 	@touch .venv/.demo $@
 
 # an environment on top of .venv, whose packages it sees after its own

@@ -27,8 +27,8 @@ def install_command(extra: str) -> str:
     hf_mlpl came from.
     """
     installed = _distribution()
-    by_uv = installed and (installed.read_text("INSTALLER") or "").strip() == "uv"
-    pip = "uv pip" if by_uv and not is_installed("pip") else "pip"  # environments that uv makes have no pip
+    # environments that uv makes have no pip
+    pip = "uv pip" if installed and (installed.read_text("INSTALLER") or "").strip() == "uv" else "pip"
     if _pyproject():
         return f"{pip} install -e {shlex.quote(f'{CHECKOUT}[{extra}]')}"
     if libraries := _libraries(_requires(), extra):

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -15,7 +14,6 @@ from packaging.requirements import Requirement
 from hf_mlpl import installation
 from hf_mlpl.installation import install_command, published_requirement
 
-from .quick_install import pip_settings
 from .test_structure import ROOT
 
 MAKE_METADATA = (
@@ -57,7 +55,7 @@ def required(extra: str, requirements: list[Requirement]) -> set[str]:
     return names
 
 
-def test_the_command_names_what_pip_would_install(metadata, monkeypatch):
+def test_the_command_names_what_pip_would_install(metadata):
     text = (metadata / "METADATA").read_text()
     requirements = [Requirement(line) for line in re.findall("^Requires-Dist: (.*)", text, re.M)]
     extras = re.findall("^Provides-Extra: (.*)", text, re.M)
@@ -70,9 +68,7 @@ def test_the_command_names_what_pip_would_install(metadata, monkeypatch):
     assert install_command("peft") == "pip install 'peft>=0.19'"
     assert install_command("lm") == """pip install 'flashlight-text>=0.0.7; python_version < "3.13"'"""
     (metadata / "INSTALLER").write_text("uv\n")
-    for pip in (True, False):
-        monkeypatch.setattr(installation, "is_installed", {"pip": pip}.get)
-        assert install_command("peft") == f"{'pip' if pip else 'uv pip'} install 'peft>=0.19'"
+    assert install_command("peft") == "uv pip install 'peft>=0.19'"
 
 
 def test_a_checkout_is_installed_where_it_is(tmp_path, monkeypatch):
@@ -136,27 +132,3 @@ def test_no_text_sends_to_a_strangers_package():
     for path in (ROOT / name for name in names):
         found = sends.search(path.read_bytes()) if path.is_file() else None
         assert found is None, f"{path.relative_to(ROOT)} contains {found.group().decode()!r}"
-
-
-def test_make_installs_from_where_pip_would(tmp_path, monkeypatch):
-    pytest.importorskip("pip")
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # no file is read
-    assert pip_settings() == ([], {"UV_DEFAULT_INDEX": "https://pypi.org/simple"})
-    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
-    (tmp_path / "pip.conf").write_text(
-        "[global]\nfind-links = /f\n  C:\\wheels\nno_index = yes\nextra-index-url = file:///a\n  file:///b\n"
-        "index-url = https://example.org/simple\ncert = /c.pem\nconstraint = g.txt\n"
-        "[install]\nindex-url = https://me:s3cret@example.org/simple\n[wheel]\nconstraint = w.txt\n"
-    )
-    monkeypatch.setenv("PIP_CONSTRAINT", "e.txt")
-    expected = {
-        "UV_INDEX": "https://me:s3cret@example.org/simple file:///a",  # which uv asks first
-        "UV_DEFAULT_INDEX": "file:///b",
-        "UV_FIND_LINKS": "/f,C:\\wheels",
-        "UV_CONSTRAINT": "e.txt",
-        "SSL_CERT_FILE": "/c.pem",
-    }
-    options, variables = pip_settings()
-    assert options == ["--no-index"] and expected.items() <= variables.items()
