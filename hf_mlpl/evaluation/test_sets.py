@@ -217,7 +217,7 @@ def _commit(request: SetRequest) -> str | None:
 
 
 def _bytes_to_download(request: SetRequest, corpus: _Corpus, commit: str) -> int:
-    """Returns the size of the files of a set that are not in the Hub's cache, as far as their names show what they are.
+    """Returns the size of the files of a set that are not in the Hub's cache, as far as their names show it.
 
     Such names are `sl_si/test-00000-of-00001.parquet` and `data/sl_si/audio/test.tar.gz`.
     """
