@@ -4,7 +4,8 @@
     hf-mlpl report runs/demo/final --results runs/demo/final.json --output final.html
 
 A run may be finished, or still be going on. Results are files of `hf-mlpl evaluate`, which writes the transcripts
-beside them; without any, the page shows the run's last evaluation on dev. Several runs:
+beside them; without any, the page shows the run's last evaluation on dev. A file of results also has a page of its
+own, `hf-mlpl report results.json`. Several runs, or several files of results:
 
     hf-mlpl report runs/demo/supervised runs/demo/final --output comparison.html
 
@@ -24,7 +25,9 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="+", type=Path, metavar="RUN_OR_LABELS", help="output_dir of runs, or labels")
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="RUN_OR_LABELS", help="output_dir of runs, files of results, or labels"
+    )
     parser.add_argument(
         "--results", type=Path, nargs="+", default=[], metavar="FILE", help="results files of `hf-mlpl evaluate`"
     )

@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 
 from ..atomic import read_json, write_json
@@ -52,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 RECORD = "test-set.json"  # what a folder was made of, which is written last
 NOTICED_WAITS = 60  # for another process, of about a second each
+ANNOUNCED_BYTES = 10**8  # of a download
 PREPROCESSING = Preprocessing(labelled=True)
 VOXPOPULI_ON_HUB, ACCENTED = "facebook/voxpopuli", "_accented"
 COMMON_VOICE_SPLITS = (*LABELLED, "validated", "other")  # whose clips have sentences
@@ -162,6 +163,8 @@ def prepare_test_set(request: SetRequest, cache: Path) -> PreparedSet:
                 return _prepared(folder, record, [] if waited else [f"it was prepared before, in {folder}"])
             if record:
                 lines = [f"{request.dataset}: has changed since it was prepared in {folder}, and has been read again"]
+            if commit and (num_bytes := _bytes_to_download(request, corpus, commit)) >= ANNOUNCED_BYTES:
+                logger.warning("%s: about %.1f GB to download, once", request.dataset, num_bytes / 1e9)
             record = _prepare(request, corpus, folder) | {"made_of": made_of}
         except ValueError as error:
             raise ValueError(f"{str(error).rstrip('.')}{_advice(request, commit)}") from error
@@ -211,6 +214,26 @@ def _commit(request: SetRequest) -> str | None:
         except (HTTPError, OfflineModeIsEnabled) as error:
             raise ConnectionError(f"{constants.ENDPOINT} cannot be reached ({error_line(error)})") from error
     return None
+
+
+def _bytes_to_download(request: SetRequest, corpus: _Corpus, commit: str) -> int:
+    """Returns the size of the files of a set that are not in the Hub's cache, as far as their names show it.
+
+    Such names are `sl_si/test-00000-of-00001.parquet` and `data/sl_si/audio/test.tar.gz`.
+    """
+    name, splits = request.dataset.removeprefix(HUB), {part.partition("[")[0] for part in corpus.split.split("+")}
+    configs = {*corpus.configs.values()} - {"default", None}
+    try:
+        files = HfApi().dataset_info(name, revision=commit, files_metadata=True).siblings or ()
+    except (HfHubHTTPError, HTTPError):
+        return 0  # reading tells why
+    sizes: Counter[str] = Counter()  # of Parquet files, and of the files from which they were made
+    for file in files:
+        words = set(re.split(r"/|-\d+|mls_|\.(?:parquet|tar|tsv)", file.rfilename))
+        if splits & words and (not configs or configs & words):
+            if not try_to_load_from_cache(name, file.rfilename, revision=commit, repo_type="dataset"):
+                sizes[Path(file.rfilename).suffix] += file.size or 0
+    return sizes[".parquet"] or sizes.total()
 
 
 def _finished(folder: Path) -> dict | None:

@@ -45,7 +45,7 @@ def rows_of(test_set) -> list[tuple]:
     return listed(read_utterances(test_set.files, test_set.languages))
 
 
-def test_fleurs(fleurs, tmp_path, local_hub, monkeypatch):  # noqa: F811
+def test_fleurs(fleurs, tmp_path, local_hub, monkeypatch, caplog):  # noqa: F811
     """A copy of the files and the data set on the Hub are one test set, which is read again only if it changes."""
     cache = tmp_path / "test-sets"
     copy = prepared(fleurs, cache)
@@ -86,8 +86,16 @@ def test_fleurs(fleurs, tmp_path, local_hub, monkeypatch):  # noqa: F811
     assert rows_of(repaired) == UTTERANCES[:2] and "has changed since" in repaired.lines[1]
 
     push(local_hub, "google/fleurs", with_configs(write_parquet(fleurs, tmp_path / "parquet")))
+    monkeypatch.setattr("hf_mlpl.evaluation.test_sets.ANNOUNCED_BYTES", 1)
+    sizes = {path.parts[-3]: path.stat().st_size / 1e9 for path in tmp_path.glob("parquet/*/test/*.parquet")}
+    for languages, downloaded in ([["sl"], ["sl_si"]], [[], ["sv_se"]]):  # what is in the cache is not downloaded
+        caplog.clear()
+        prepared("google/fleurs", tmp_path / "other", languages=languages)
+        [line] = caplog.records
+        assert line.args == ("google/fleurs", sum(sizes[config] for config in downloaded))
+        assert line.getMessage() == "google/fleurs: about 0.0 GB to download, once"
     hub = prepared("google/fleurs", cache)
-    assert rows_of(hub) == UTTERANCES
+    assert rows_of(hub) == UTTERANCES and len(caplog.records) == 1
     commit = HfApi().dataset_info("google/fleurs").sha
     assert hub.description == description | {"revision": commit}
     assert prepared(tmp_path / "parquet", cache).description == copy.description
