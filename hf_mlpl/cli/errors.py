@@ -36,6 +36,7 @@ LIBRARY_ERRORS = (  # module and class of errors that are neither OSError nor Va
 )
 STARTED = time.time()
 STARTS_WITHIN = 10  # seconds between the starts of the processes of one job
+PRINTS_WITHIN = 5  # seconds from the mark of an error to its line
 
 
 def exit_status(run: Callable[[], int]) -> int:
@@ -58,8 +59,7 @@ def exit_status(run: Callable[[], int]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except StoppedError as error:
-        if _fails_first(str(error)):
-            print(error, file=sys.stderr)
+        _print_once(str(error), str(error))
         return STOPPED
     except Exception as error:
         if _is_closed_pipe(error):
@@ -67,8 +67,7 @@ def exit_status(run: Callable[[], int]) -> int:
         line = describe(error)
         if line is None:
             raise
-        if _fails_first(line):
-            print(f"error: {line}", file=sys.stderr)
+        _print_once(line, f"error: {line}")
         return 1
 
 
@@ -131,21 +130,29 @@ def _has_no_reader(stream) -> bool:
 # ------------------------------------------------------------------------------------------------- several processes
 
 
-def _fails_first(message: str) -> bool:
-    """Tells whether no other process of the job on this machine failed before; then gives the launcher the message."""
+def _print_once(message: str, line: str) -> None:
+    """Prints a line, and gives the launcher the message, if no other process of the job on this machine failed before.
+
+    Else waits for the other process to do so, because launchers end all processes when one has ended.
+    """
     if int(os.environ.get("WORLD_SIZE") or 1) < 2:
-        return True
+        print(line, file=sys.stderr)
+        return
     job = [os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")]
     key = hashlib.sha256(repr([os.getppid(), *job]).encode()).hexdigest()[:16]
-    reason, loss = (Path(tempfile.gettempdir(), f"hf-mlpl-{kind}-{key}") for kind in ("error", "lost"))
-    if message == ANOTHER_FAILED:  # this must not silence the process that knows the reason
-        return not _is_marked(reason) and _marks_first(loss)
-    if not _marks_first(reason):
-        return False
-    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+    folder = tempfile.gettempdir()
+    reason, loss, printed = (Path(folder, f"hf-mlpl-{kind}-{key}") for kind in ("error", "lost", "printed"))
+    is_loss = message == ANOTHER_FAILED  # this must not silence the process that knows the reason
+    if (is_loss and _is_marked(reason)) or not _marks_first(loss if is_loss else reason):
+        deadline = time.monotonic() + PRINTS_WITHIN
+        while not _is_marked(printed) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return
+    print(line, file=sys.stderr, flush=True)
+    if (file := os.environ.get("TORCHELASTIC_ERROR_FILE")) and not is_loss:
         with suppress(OSError):
             Path(file).write_text(json.dumps({"message": f"error: {message}", "timestamp": int(time.time())}))
-    return True
+    _marks_first(printed)
 
 
 def _is_marked(mark: Path) -> bool:

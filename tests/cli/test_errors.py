@@ -1,8 +1,10 @@
 """Tests which errors end a command with one line, on one process and on two."""
 
+import io
 import os
 import subprocess
 import sys
+import threading
 from importlib.metadata import version
 
 import numpy as np
@@ -115,7 +117,8 @@ def test_an_error_of_both_processes_is_printed_once(delays, tmp_path, monkeypatc
     assert [status for status, _ in ended] == [1, 1]
     assert sorted(message for _, message in ended) == ["", "error: no setting\n"]
     # The next job of the same shell prints its error again.
-    os.utime(next(tmp_path.iterdir()), (0, 0))
+    for mark in tmp_path.iterdir():
+        os.utime(mark, (0, 0))
     assert sorted(message for _, message in run_ranks(*((0, "ValueError('b')"),) * 2, port="1")) == ["", "error: b\n"]
 
 
@@ -126,6 +129,30 @@ def test_a_process_that_fails_prints_its_error_and_one_that_loses_it_does_not(tm
     assert ended == [(1, ""), (1, "error: a disk\n")]
     ended = run_ranks((0, lost), port="2")  # the other was killed
     assert ended == [(1, f"error: {ANOTHER_FAILED}\n")]
+
+
+def test_a_process_does_not_end_before_another_one_has_printed(tmp_path, monkeypatch):
+    """Else the launcher would end that one before its line."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    written = []
+
+    def fail():
+        raise ValueError("a setting")
+
+    class Errors(io.StringIO):
+        def write(self, text):
+            if not written:
+                other.start()
+                other.join(0.2)
+                assert other.is_alive()
+            written.append(text)
+
+    other = threading.Thread(target=exit_status, args=[fail])
+    monkeypatch.setattr("sys.stderr", Errors())
+    assert exit_status(fail) == 1
+    other.join()
+    assert "".join(written) == "error: a setting\n"
 
 
 LAUNCHED = """
