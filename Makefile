@@ -34,7 +34,7 @@ OLDEST = $(addprefix tests/, audio/test_addresses.py corpora/test_downloads.py c
 test-oldest: .venv-oldest/.complete  ## some of the tests, with the oldest libraries that pyproject.toml allows
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest $(PARALLEL) $(OLDEST)
 
-campaigns: .venv/.complete  ## thousands of damaged files, and kill -9 at every step, and what came of it: half an hour
+campaigns: .venv/.complete  ## thousands of damaged files, kill -9 at every step, volumes, and what came of it: half an hour
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slow -s tests/campaigns
 
 style: .venv/.complete  ## format the code, and mend what ruff can

@@ -31,10 +31,11 @@ SHARED = ROOT.parent / "shared"
 
 # The files that take longest, which start first: a process that is left alone with one at the end keeps all waiting.
 LONGEST = (
-    "test_any_model test_tutorials test_slimipl test_adapters test_any_model_page test_pieces test_export test_loop "
-    "test_faults test_unsharded test_remote_code test_long_recordings test_run_pusher test_generation test_recipes "
-    "test_flashlight test_synthetic_corpus test_labelling test_structure test_resume test_own_speech "
-    "test_common_voice test_preparation test_corpora test_scale test_mctct_reference test_notebooks"
+    "test_any_model test_tutorials test_recipes test_slimipl test_adapters test_any_model_page test_synthetic_corpus "
+    "test_run_pusher test_pieces test_export test_loop test_faults test_scale test_unsharded test_remote_code "
+    "test_long_recordings test_label_commands test_generation test_flashlight test_labelling test_structure "
+    "test_resume test_saving test_checkpoints test_own_speech test_common_voice test_preparation test_corpora "
+    "test_estimate test_test_sets test_join test_mctct_reference test_notebooks"
 ).split()
 
 
