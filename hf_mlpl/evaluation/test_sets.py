@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -227,13 +228,15 @@ def _bytes_to_download(request: SetRequest, corpus: _Corpus, commit: str) -> int
         files = HfApi().dataset_info(name, revision=commit, files_metadata=True).siblings or ()
     except (HfHubHTTPError, HTTPError):
         return 0  # reading tells why
-    sizes: Counter[str] = Counter()  # of Parquet files, and of the files from which they were made
+    wanted = {}
     for file in files:
         words = set(re.split(r"/|-\d+|mls_|\.(?:parquet|tar|tsv)", file.rfilename))
         if splits & words and (not configs or configs & words):
-            if not try_to_load_from_cache(name, file.rfilename, revision=commit, repo_type="dataset"):
-                sizes[Path(file.rfilename).suffix] += file.size or 0
-    return sizes[".parquet"] or sizes.total()
+            wanted[file.rfilename] = file.size or 0
+    if tables := {path: size for path, size in wanted.items() if path.endswith(".parquet")}:
+        wanted = tables  # rather than the files of which they were made
+    cached = partial(try_to_load_from_cache, name, revision=commit, repo_type="dataset")
+    return sum(size for path, size in wanted.items() if not cached(path))
 
 
 def _finished(folder: Path) -> dict | None:
