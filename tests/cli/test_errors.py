@@ -132,7 +132,7 @@ def test_a_process_that_fails_prints_its_error_and_one_that_loses_it_does_not(tm
 
 
 def test_a_process_does_not_end_before_another_one_has_printed(tmp_path, monkeypatch):
-    """Else the launcher would end that one before its line."""
+    """Lets the other process print its line, before the launcher ends it."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("WORLD_SIZE", "2")
     written = []

@@ -176,7 +176,7 @@ MODELS = ("base", "other", "worse")
 
 
 def test_paired_interval_equals_the_t_distribution_of_differences(scored):
-    """For a linear statistic, the bootstrap's standard error is known: that of the mean of paired differences."""
+    """Compares with the known standard error of a linear statistic, that of the mean of paired differences."""
     runs = [with_transcripts(scored / f"{name}.json", read_results(scored / f"{name}.json")) for name in MODELS[::2]]
     rows = {"de": ["de"], "fi": ["fi"], "mean": ["de", "fi"]}
     found = differences(runs[:1], runs[1:], rows, "cer")
@@ -200,7 +200,7 @@ def test_paired_interval_equals_the_t_distribution_of_differences(scored):
 
 
 def test_many_languages_are_not_called_different_by_chance():
-    """Of 61 languages, one is really different, and some seem to be; the limit is Sidak's for normal samples."""
+    """Compares 61 languages, of which one is really different; the limit is Sidak's for normal samples."""
     generator = np.random.default_rng(0)
     counts, columns = generator.integers(0, 9, size=(2, 61, 50)), COUNTS["cer"]
     counts[1, 0] += 3

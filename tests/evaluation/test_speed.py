@@ -94,7 +94,7 @@ def test_audio_decoding_is_not_counted_and_the_first_batch_warms_up(kind, datase
 
 
 def test_threads_of_later_calls_go_on(dataset, tmp_path, one_thread):
-    """Else their times would count as if they had passed at the same time."""
+    """Adds the times of threads that work one after the other, which did not pass at the same time."""
     model, processor = load_recognizer(str(save_folder(tmp_path / "model", ["fi"])))
     torch.set_num_threads(2)  # which the fixture ends
     clock = Clock()
@@ -105,7 +105,7 @@ def test_threads_of_later_calls_go_on(dataset, tmp_path, one_thread):
 
 
 def test_threads_and_processes_share_the_time_of_the_slowest(tmp_path, monkeypatch):
-    """Of 25 batches of a thread two warm up, of 300 ten, and of a single one that one."""
+    """Warms up with 2 of a thread's 25 batches, with 10 of 300, and with a single one."""
     model, _ = load_recognizer(str(save_folder(tmp_path / "model", ["fi"])))
     clocks = [Clock(), Clock()]
     clocks[0].threads = {"a": [TimedBatch(50, 100, 5)] + 24 * [TimedBatch(50, 2, 5)], "b": [TimedBatch(50, 300, 1)]}

@@ -162,7 +162,7 @@ def test_onnx_without_languages(onnx_export, tmp_path):
 
 @pytest.mark.slow
 def test_the_printed_program_runs_an_onnx_export(onnx_export, tmp_path, capsys):
-    """And a model in half precision becomes float32, as the features are."""
+    """Exports a model in half precision as float32, which the features are."""
     source, folder = save_folder(tmp_path / "model", ["de", "sl"]), tmp_path / "onnx"
     AutoModelForCTC.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(source)
     expected = pipeline("automatic-speech-recognition", model=str(source), dtype="float32")(sweep(3))["text"]
