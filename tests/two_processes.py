@@ -64,4 +64,5 @@ if __name__ == "__main__":
         teacher="teacher@1",
         max_batch_seconds=3.0,
     )
+    recognizer[0].wait_for_everyone()  # the progress bar of the process that does not join the labels has ended
     sys.exit(exit_status(lambda: load_config(settings, ["max_updats=1"])))

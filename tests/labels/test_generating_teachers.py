@@ -133,8 +133,7 @@ def test_two_processes_of_which_one_is_killed(label, whisper, data, tmp_path):
     ]
     constants = {"labels.labelling": {"SHARD_SIZE": 4}}
     death = Death(1, "labels.labelling", "scores", 2)  # in the middle of its first shard
-    run_on_two(tmp_path, *arguments, death=death, **constants)
-    assert not (tmp_path / "two" / "labels.parquet").exists()
+    run_on_two(tmp_path, *arguments, death=death, **constants)  # a quick process may end the job alone
     assert [status for status, _ in run_on_two(tmp_path, *arguments, **constants)] == [0, 0]
     one = pq.read_table(label("one") / "labels.parquet").drop(["source"])
     assert pq.read_table(tmp_path / "two" / "labels.parquet").drop(["source"]).equals(one)
