@@ -364,7 +364,10 @@ def test_errors_of_the_other_scripts(error_of, tone_data, tmp_path):
     for name, content in (("a", {"languages": {"de": zero}}), ("b", {"languages": {"sl": zero}})):
         (tmp_path / name).write_text(json.dumps(content))
     results = [f"{name}={tmp_path / name}" for name in "ab"]
-    assert error_of("compare.py", *results) == "b has results of sl, but others of de"
+    assert error_of("compare.py", *results) == (
+        "only one of a and b has results of de, sl; `hf-mlpl evaluate --hypotheses FILE --languages ...` scores the "
+        "others alone"
+    )
     (tmp_path / "b").write_text("{}")
     assert str(tmp_path / "b") in error_of("compare.py", *results)
     (tmp_path / "b").write_text("no JSON")

@@ -429,7 +429,7 @@ def test_subtitles_need_an_extra(tmp_path, monkeypatch, capsys):
     path.rename(path.with_suffix(".srt"))
     capsys.readouterr()
     assert main(command) == 1
-    line = f"a.srt: subtitles are read by webvtt-py, which comes with {install_command('annotations')}; there is"
+    line = f"a.srt: subtitles are read by webvtt-py, which comes with {install_command('annotations')}\n"
     assert line in capsys.readouterr().err
 
 
