@@ -197,7 +197,8 @@ def test_a_process_that_is_killed_while_it_pushes(local_hub, run, tone_data, tmp
     process = subprocess.Popen(command, env=local_hub.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 600
     metrics = folder / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_bytes().count(b"\n") > 65):  # it does not wait for the Hub
+    # It pushes, and does not wait for the Hub
+    while not (("model", REPO) in local_hub.repos and metrics.read_bytes().count(b"\n") > 65):
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
