@@ -202,7 +202,8 @@ def _test_set(options: argparse.Namespace) -> PreparedSet | None:
     """Prepares the test set of `--dataset`, and lets `--data` be its files; returns None without one."""
     if options.dataset is None:
         return None
-    from ..evaluation.test_sets import SetRequest, prepare_test_set
+    from ..evaluation.test_set_corpora import SetRequest
+    from ..evaluation.test_sets import prepare_test_set
     from ..model.missing_model import check_model
 
     check_model(options.model)  # before a long download

@@ -15,6 +15,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         "scoring": "evaluate_model score",
         "speed_line": "describe_speed",
         "tables": "comparison_table gap_table results_table",
-        "test_sets": "PreparedSet SetRequest prepare_test_set",
+        "test_set_corpora": "SetRequest",
+        "test_sets": "PreparedSet prepare_test_set",
     },
 )

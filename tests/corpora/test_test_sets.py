@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 from hf_mlpl.cli.main import main
 from hf_mlpl.corpora.readers.published import locale_of_config
 from hf_mlpl.data.utterances import read_utterances
-from hf_mlpl.evaluation.test_sets import SetRequest, prepare_test_set
+from hf_mlpl.evaluation import SetRequest, prepare_test_set
 from hf_mlpl.sharing.model_index import model_index
 
 from ..packing import pack_tar
