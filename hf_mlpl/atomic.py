@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from .error_line import error_line
+from .storage import read_text
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
@@ -201,7 +202,7 @@ def write_json(path: str | os.PathLike, content: dict, keep: bool = False) -> No
 
 
 def read_json(path: str | os.PathLike, **fields: type | tuple[type, ...]) -> dict:
-    """Reads a file that holds a JSON object.
+    """Reads a file that holds a JSON object, at a path or a URL.
 
     Args:
         fields: types of required fields; `float` accepts integers too.
@@ -211,7 +212,7 @@ def read_json(path: str | os.PathLike, **fields: type | tuple[type, ...]) -> dic
         ValueError: `PATH: damaged (REASON)`, for other content.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
+        content = json.loads(read_text(path), parse_constant=_refuse)
         if not isinstance(content, dict):
             raise ValueError(f"it holds {json.dumps(content)[:40]} and not fields")
         check_fields(content, fields)
