@@ -11,12 +11,10 @@ complete.json                 the summary of the labels, written last
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from ..atomic import check_fields, read_json, remove_left, write_json
+from ..atomic import check_fields, read_json, write_json
 from ..corpora.sources import Source
 from ..data.collapse import FEWEST_LABELS, LabelTexts, describe_collapse
 from ..data.conventions import KINDS, Conventions
@@ -36,6 +34,7 @@ from ..data.utterances import write_tables
 from ..error_line import error_line
 from ..evaluation.error_rate import ErrorRate
 from .claims import is_claim
+from .disk import disk_of
 from .files import with_null_scores
 from .schema import LABEL_FEATURES
 
@@ -121,19 +120,15 @@ def shard_path(folder: Path, number: int) -> Path:
 
 def shards_there(folder: Path) -> set[int]:
     """Returns the numbers of the shards that have been made."""
-    with suppress(FileNotFoundError):
-        return {int(name[:-8]) for name in os.listdir(folder / "shards") if SHARD_NAME.fullmatch(name)}
-    return set()
+    return {int(name[:-8]) for name in disk_of(folder).names(folder / "shards") if SHARD_NAME.fullmatch(name)}
 
 
 def remove_claims(folder: Path) -> None:
     """Removes what killed processes have left beside shards, once all of these are there."""
-    if not (folder / "shards").is_dir():  # there were no utterances
-        return
-    remove_left(folder / "shards", again=True)
-    for path in (folder / "shards").iterdir():
-        if is_claim(path.name):
-            path.unlink(missing_ok=True)
+    disk, shards = disk_of(folder), folder / "shards"
+    disk.remove_left(shards)
+    for name in filter(is_claim, disk.names(shards)):
+        (shards / name).unlink(missing_ok=True)
 
 
 def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:

@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from ..data.rows import blocks, select_rows
 from ..data.utterances import write_utterances
 from . import claims
 from .claims import Claims, LostClaimError
+from .disk import disk_of
 from .folder import begin, complete_summary, is_labelled, join_shards, remove_claims, shard_path, shards_there
 from .schema import LABEL_FEATURES
 
@@ -61,12 +62,13 @@ class SharedJob:
     ):
         self.folder, self.job, self.dataset, self.shards, self.sources = folder, job, dataset, shards, sources
         self.index, self.num_processes = accelerator.process_index, accelerator.num_processes
+        self.disk = disk_of(folder)
         self.first_stamp = self._stamp()
         self.summary = begin(folder, job, logging.WARNING if accelerator.is_main_process else logging.DEBUG)
         self.found = self._there()
         self.unchecked = self.found.copy()  # shards that may be damaged, or lack what can be read now
         self.num_made, self.seconds = 0, 0.0  # shards by this process, and the time that they took
-        self.claims = Claims()
+        self.claims = Claims(self.disk)
         self.bar = tqdm(
             total=len(dataset),
             initial=self._num_labelled(self.found),
@@ -206,13 +208,9 @@ class SharedJob:
     def _show(self, state: str = "") -> None:
         self.bar.set_postfix_str(state)
 
-    def _stamp(self) -> tuple[int, int] | None:
+    def _stamp(self) -> Hashable | None:
         """Returns what changes whenever `complete.json` is written, None if it is not there."""
-        try:
-            status = (self.folder / "complete.json").stat()
-        except FileNotFoundError:
-            return None
-        return status.st_mtime_ns, status.st_ino
+        return self.disk.stamp(self.folder / "complete.json")
 
     def _has_transcripts(self) -> bool:
         return any(block["text"].null_count < len(block) for block in blocks(self.dataset, ["text"]))
