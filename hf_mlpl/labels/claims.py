@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..atomic import has_ended, machine, writing
-from ..remote_path import RemotePath
+from ..storage import RemotePath
 from .disk import Disk, LocalDisk
 
 # A process that is stopped or cut off from the disk for so long loses its work to another one. NFS may show changes of

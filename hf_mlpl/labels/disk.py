@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..atomic import remove_left
-from ..remote_path import RemotePath, output_path
+from ..storage import RemotePath, output_path
 
 
 class Disk(Protocol):
