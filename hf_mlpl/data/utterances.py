@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import glob
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from itertools import islice
 from operator import add
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -48,6 +49,9 @@ CHECKED = ["id", "language", "duration_seconds", "audio"]  # columns whose value
 REQUIRED = {"id", "language", "duration_seconds", "audio.path"}
 SECONDS, BYTES = {"duration_seconds", "audio.start", "audio.end"}, {"audio.offset", "audio.size"}
 STRINGS = {"id", "audio.path", "language", "text", "speaker", "source"}
+# Columns with few values, also of files that have more columns. Dictionaries of the others would take half of the time
+# of writing, and save no room.
+REPEATED = ["language", "speaker", "source", "predicted_language", "error"]
 # Names of types for messages, the Arrow types that are accepted, and the columns. Optional ones may hold nulls only.
 TYPES = (
     ("a string", (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view), STRINGS),
@@ -75,13 +79,24 @@ def write_utterances(rows: Iterable[dict], path: Path, features: Features = FEAT
     return write_tables(tables(), path, schema, keep)
 
 
-def write_tables(tables: Iterable[pa.Table], path: Path, schema: pa.Schema, keep: bool = False) -> int:
-    """Streams tables of utterances into a Parquet file, each as a row group, as `write_utterances` does rows."""
+def write_tables(
+    tables: Iterable[pa.Table],
+    path: Path,
+    schema: pa.Schema,
+    keep: bool = False,
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> int:
+    """Streams tables of utterances into a Parquet file, each as a row group, as `write_utterances` does rows.
+
+    Args:
+        metadata: what the file says of itself besides.
+    """
     written = 0
     with (
         atomic_write(path, keep=keep) as partial,
-        pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer,
+        pq.ParquetWriter(partial, schema, write_page_checksum=True, use_dictionary=REPEATED) as writer,
     ):
+        writer.add_key_value_metadata(dict(metadata))
         for table in tables:
             with arrow_errors(path, NOT_WRITTEN.format(written)):
                 writer.write_table(table)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -26,17 +26,16 @@ from datasets import Dataset
 
 from ..atomic import check_fields, read_json, write_json
 from ..corpora.sources import Source
-from ..data.collapse import FEWEST_LABELS, LabelTexts, describe_collapse
-from ..data.conventions import KINDS, Conventions
+from ..data.collapse import FEWEST_LABELS, describe_collapse
+from ..data.conventions import KINDS
 from ..data.drops import DropFile, audio_problem, describe_unusable
 from ..data.rows import BLOCK, blocks
 from ..data.utterances import write_tables
 from ..error_line import error_line
-from ..evaluation.error_rate import ErrorRate
 from .claims import is_claim
 from .disk import disk_of
 from .files import with_null_scores
-from .schema import LABEL_FEATURES
+from .shards import SCHEMA, ShardCounts, counts_of, made_labels
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +49,9 @@ LATER: Types = {"commonest": float, "length_ratio": (float, type(None)), "conven
 CONVENTION: Types = dict.fromkeys(("texts", *KINDS), int)
 UNREADABLE = "unreadable.tsv"
 SHARD_NAME = re.compile(r"\d{5,}\.parquet")
-SCHEMA = LABEL_FEATURES.arrow_schema
 READERS = 4  # threads that read shards
 SOURCE: Types = {"name": str, "license": str, "url": (str, type(None))}
+Result = TypeVar("Result")
 
 
 def begin(folder: Path, job: dict, log_level: int) -> dict | None:
@@ -178,45 +177,44 @@ def join_shards(
     The files depend on the shards alone: if two processes join them at once, both write the same.
 
     Args:
-        transcripts: returns `id` and `text` of the utterances of a shard that have a transcript, given its number.
-            The labels of these are compared with them. None if there are no transcripts.
+        transcripts: returns `id` and `text` of the utterances of a shard that have a transcript, given its number; it
+            is called from several threads. The labels of these are compared with them. None if there are no
+            transcripts.
         finish: is called when all shards have been read; it raises an error if this process must not write the files
             any more.
 
     Raises:
         ValueError: for a damaged shard.
     """
-    counts = _Counts()
+    counts, errors = ShardCounts(), Counter[str]()
+
+    def read(number: int) -> tuple[pa.Table, list[dict], ShardCounts]:
+        shard = _read_sound_shard(shard_path(folder, number))
+        made, shard_counts = made_labels(shard), counts_of(shard)
+        if transcripts is not None:
+            shard_counts.compare(made, transcripts(number))
+        failed = shard.filter(shard["error"].is_valid()) if len(made) < len(shard) else shard.slice(0, 0)
+        return made, failed.select(["id", "language", "error"]).to_pylist(), shard_counts
 
     def labels() -> Iterator[pa.Table]:
-        shards = _read_ahead([shard_path(folder, number) for number in range(num_shards)])
-        for number, shard in enumerate(shards):
-            made = shard
-            if shard["error"].null_count < len(shard):
-                is_made = shard["error"].is_null()
-                made = shard.filter(is_made)
-                for row in shard.filter(pc.invert(is_made)).select(["id", "language", "error"]).to_pylist():
-                    counts.errors[row["language"]] += 1
-                    unreadable.add("error", row["id"], row["language"], row["error"])
-            if transcripts is not None:
-                counts.compare(made, transcripts(number))
+        for made, failed, shard_counts in _ahead(read, range(num_shards)):
+            counts.merge(shard_counts)
+            for row in failed:
+                errors[row["language"]] += 1
+                unreadable.add("error", row["id"], row["language"], row["error"])
             yield made
 
-    def counted() -> Iterator[pa.Table]:
-        with ThreadPoolExecutor(1) as pool:  # beside the writing
-            for block in _in_row_groups(labels()):
-                counting = pool.submit(counts.add, block)
-                yield block
-                counting.result()
+    def checked() -> Iterator[pa.Table]:
+        yield from _in_row_groups(labels())
         finish()
 
     with DropFile(folder / UNREADABLE, ("id", "language", "reason")) as unreadable:
-        num_labels = write_tables(counted(), folder / "labels.parquet", SCHEMA)
-    languages = counts.report()
+        num_labels = write_tables(checked(), folder / "labels.parquet", SCHEMA)
+    languages = counts.report(errors)
     summary = {
         **job,
         "labels": num_labels,
-        "errors": sum(each["errors"] for each in languages.values()),
+        "errors": errors.total(),
         "languages": languages,
         "sources": [asdict(source) for source in sources],
     }
@@ -224,12 +222,12 @@ def join_shards(
     return summary
 
 
-def _read_ahead(paths: Sequence[Path]) -> Iterator[pa.Table]:
-    """Yields shards in their order, of which threads read the next ones meanwhile."""
-    waiting: deque[Future[pa.Table]] = deque()
+def _ahead(function: Callable[[int], Result], numbers: Iterable[int]) -> Iterator[Result]:
+    """Yields what a function returns for numbers, in their order; threads call it for the next ones meanwhile."""
+    waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(READERS) as pool:
-        for path in paths:
-            waiting.append(pool.submit(_read_sound_shard, path))
+        for number in numbers:
+            waiting.append(pool.submit(function, number))
             if len(waiting) > 2 * READERS:
                 yield waiting.popleft().result()
         while waiting:
@@ -253,71 +251,10 @@ def _in_row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         num_rows += len(table)
         while num_rows >= BLOCK:
             whole = pa.concat_tables(waiting)
-            yield whole.slice(0, BLOCK).combine_chunks()
+            yield whole.slice(0, BLOCK)
             waiting, num_rows = [whole.slice(BLOCK)], num_rows - BLOCK
     if num_rows:
-        yield pa.concat_tables(waiting).combine_chunks()
-
-
-class _Counts:
-    """Counts the labels of each language, in columns."""
-
-    def __init__(self):
-        self.sums: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self.errors: Counter[str] = Counter()
-        self.error_rates: defaultdict[str, ErrorRate] = defaultdict(ErrorRate)
-        # Labels with a transcript, their characters, and those of the transcripts.
-        self.compared, self.written, self.expected = Counter[str](), Counter[str](), Counter[str]()
-        self.texts, self.conventions = LabelTexts(), Conventions()
-
-    def add(self, labels: pa.Table) -> None:
-        self.texts.add(labels)
-        self.conventions.add_by("language", labels)
-        encoded = labels["language"].combine_chunks().dictionary_encode()
-        codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
-        log_probs = labels["mean_log_prob"]
-        columns = {
-            "labels": np.ones(len(labels)),
-            "empty": pc.equal(labels["text"], "").to_numpy(),
-            "hours": labels["duration_seconds"].to_numpy() / 3600,
-            "mean_log_prob": log_probs.fill_null(0.0).to_numpy(),
-            "scored": log_probs.is_valid().to_numpy(),
-        }
-        for name, values in columns.items():
-            for language, value in zip(names, np.bincount(codes, values, len(names)).tolist(), strict=True):
-                self.sums[language][name] += value
-
-    def compare(self, labels: pa.Table, transcripts: pa.Table) -> None:
-        """Compares labels with the transcripts of the same ids."""
-        rows = pc.index_in(labels["id"], transcripts["id"].combine_chunks())
-        has_transcript = rows.is_valid()
-        columns = labels.select(["language", "text"]).filter(has_transcript)
-        expected = transcripts["text"].take(rows.drop_null())
-        pairs = zip(columns["language"].to_pylist(), columns["text"].to_pylist(), expected.to_pylist(), strict=True)
-        for language, text, transcript in pairs:
-            self.error_rates[language].add(text, transcript)
-            self.compared[language] += 1
-            self.written[language] += len(text)
-            self.expected[language] += len(transcript)
-
-    def report(self) -> dict[str, dict]:
-        """Returns the fields of each language in `complete.json`."""
-        return {language: self._report(language) for language in sorted(self.sums.keys() | self.errors.keys())}
-
-    def _report(self, language: str) -> dict:
-        sums = self.sums[language]
-        is_enough = self.compared[language] >= FEWEST_LABELS and self.expected[language]
-        return {
-            "labels": int(sums["labels"]),
-            "empty": int(sums["empty"]),
-            "errors": self.errors[language],
-            "hours": float(sums["hours"]),
-            "mean_log_prob": sums["mean_log_prob"] / sums["scored"] if sums["scored"] else None,
-            "convention": self.conventions.report(language),
-            "cer": self.error_rates[language].rate if language in self.error_rates else None,
-            "commonest": self.texts.report(language)["commonest"] if sums["labels"] else 0.0,
-            "length_ratio": self.written[language] / self.expected[language] if is_enough else None,
-        }
+        yield pa.concat_tables(waiting)
 
 
 def read_complete(folder: Path) -> dict:

@@ -19,12 +19,11 @@ from tqdm import tqdm
 from ..atomic import write_json
 from ..corpora.sources import Source
 from ..data.rows import blocks, select_rows
-from ..data.utterances import write_utterances
 from . import claims
 from .claims import Claims, LostClaimError
 from .disk import disk_of
 from .folder import begin, complete_summary, is_labelled, join_shards, remove_claims, shard_path, shards_there
-from .schema import LABEL_FEATURES
+from .shards import write_shard
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +186,7 @@ class SharedJob:
 
         started = time.monotonic()
         try:
-            write_utterances(held(), shard_path(self.folder, number), LABEL_FEATURES, keep=True)
+            write_shard(held(), shard_path(self.folder, number))
             self.num_made, self.seconds = self.num_made + 1, self.seconds + time.monotonic() - started
         except LostClaimError as error:
             logger.warning("%s; its labels are used", error)
