@@ -288,7 +288,7 @@ class RemotePath:
             except Exception:  # an empty file has no such bytes
                 return fs.cat_file(key)
 
-    def open(self):
+    def open(self) -> RemoteFile:
         """Opens the file for reading, as `open_remote` does."""
         return open_remote(self.url)
 
@@ -352,11 +352,21 @@ class RemotePath:
                 time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
+    def download(self, local: Path) -> None:
+        fs, key = filesystem(self.url)
+        with storage_errors(self.url):
+            fs.get_file(key, str(local))
+
     def upload(self, local: Path) -> None:
         """Writes the file, or replaces it as a whole, with the content of a local one; in parts if it is large."""
         fs, key = filesystem(self.url)
         with storage_errors(self.url):
             fs.put_file(str(local), key)
+
+
+def parquet_source(path: Path | RemotePath) -> Path | RemoteFile:
+    """Returns what pyarrow reads a file from; raises as `open_remote` does."""
+    return path.open() if isinstance(path, RemotePath) else path
 
 
 def as_path(place: str | os.PathLike[str] | RemotePath) -> Path | RemotePath:
