@@ -35,8 +35,7 @@ from ..data.rows import BLOCK, blocks
 from ..data.utterances import write_tables
 from ..error_line import error_line
 from .claims import is_claim
-from .files import with_null_scores
-from .shards import SCHEMA, ShardCounts, counts_of, made_labels
+from .shards import SCHEMA, ShardCounts, counts_of, made_labels, read_shard
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +143,7 @@ def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
     if not path.exists():
         return False
     try:
-        table = _read_shard(path)
+        table = read_shard(path)
         table.validate(full=True)
         ids = [name for block in blocks(utterances, ["id"]) for name in block["id"].to_pylist()]
         if sorted(table["id"].to_pylist()) != sorted(ids) or set(table["source"].to_pylist()) != {teacher}:
@@ -159,14 +158,6 @@ def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
         logger.warning("%s: %s can be read now; it is labelled again", path, name)
         return False
     return True
-
-
-def _read_shard(path: Path) -> pa.Table:
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        shard = with_null_scores(file.read(use_threads=False), path)  # a small file; `_read_ahead` reads several
-        if not shard.schema.equals(SCHEMA):
-            raise ValueError(f"{path}: has other columns than labels")
-        return shard
 
 
 def join_shards(
@@ -241,7 +232,7 @@ def _ahead(function: Callable[[int], Result], numbers: Iterable[int]) -> Iterato
 
 def _read_sound_shard(path: Path) -> pa.Table:
     try:
-        return _read_shard(path)
+        return read_shard(path)
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the system; of damaged files there is none
             raise
