@@ -364,12 +364,15 @@ class RemotePath:
             fs.put_file(str(local), key)
 
 
-def parquet_source(path: Path | RemotePath) -> Path | RemoteFile:
+AnyPath = Path | RemotePath
+
+
+def parquet_source(path: AnyPath) -> Path | RemoteFile:
     """Returns what pyarrow reads a file from; raises as `open_remote` does."""
     return path.open() if isinstance(path, RemotePath) else path
 
 
-def as_path(place: str | os.PathLike[str] | RemotePath) -> Path | RemotePath:
+def as_path(place: str | os.PathLike[str] | RemotePath) -> AnyPath:
     """Returns the path of a file on a disk or in object storage; raises as `parse_location` does."""
     if isinstance(place, RemotePath):
         return place
@@ -377,7 +380,7 @@ def as_path(place: str | os.PathLike[str] | RemotePath) -> Path | RemotePath:
     return RemotePath(location.rstrip("/")) if isinstance(location, str) else location
 
 
-def output_path(place: str | os.PathLike[str] | RemotePath) -> Path | RemotePath:
+def output_path(place: str | os.PathLike[str] | RemotePath) -> AnyPath:
     """Returns `as_path` of a file or folder to write.
 
     Raises:

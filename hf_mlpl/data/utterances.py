@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import glob
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from itertools import islice
 from operator import add
 from pathlib import Path
-from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -79,24 +78,13 @@ def write_utterances(rows: Iterable[dict], path: Path, features: Features = FEAT
     return write_tables(tables(), path, schema, keep)
 
 
-def write_tables(
-    tables: Iterable[pa.Table],
-    path: Path,
-    schema: pa.Schema,
-    keep: bool = False,
-    metadata: Mapping[str, str] = MappingProxyType({}),
-) -> int:
-    """Streams tables of utterances into a Parquet file, each as a row group, as `write_utterances` does rows.
-
-    Args:
-        metadata: what the file says of itself besides.
-    """
+def write_tables(tables: Iterable[pa.Table], path: Path, schema: pa.Schema, keep: bool = False) -> int:
+    """Streams tables of utterances into a Parquet file, each as a row group, as `write_utterances` does rows."""
     written = 0
     with (
         atomic_write(path, keep=keep) as partial,
         pq.ParquetWriter(partial, schema, write_page_checksum=True, use_dictionary=REPEATED) as writer,
     ):
-        writer.add_key_value_metadata(dict(metadata))
         for table in tables:
             with arrow_errors(path, NOT_WRITTEN.format(written)):
                 writer.write_table(table)

@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from ..atomic import write_json
 from ..corpora.sources import Source
 from ..data.rows import blocks, select_rows
+from ..storage import AnyPath
 from . import claims
 from .claims import Claims, LostClaimError
 from .disk import disk_of
@@ -52,7 +52,7 @@ class SharedJob:
 
     def __init__(
         self,
-        folder: Path,
+        folder: AnyPath,
         job: dict,
         dataset: Dataset,
         shards: Sequence[np.ndarray],
@@ -137,7 +137,7 @@ class SharedJob:
             time.sleep(pause)
         return None
 
-    def _join(self, claim: Path) -> dict | None:
+    def _join(self, claim: AnyPath) -> dict | None:
         paths = {number: shard_path(self.folder, number) for number in sorted(self.unchecked)}
         bad = [
             path
@@ -165,7 +165,7 @@ class SharedJob:
         self._show()
         return summary
 
-    def _claim(self, numbers: Sequence[int]) -> Iterator[tuple[int, Path]]:
+    def _claim(self, numbers: Sequence[int]) -> Iterator[tuple[int, AnyPath]]:
         """Yields shards of some that are missing, and their claims, for as long as the list is not too old."""
         queue, started = deque(numbers), time.monotonic()
         shard_path(self.folder, 0).parent.mkdir(exist_ok=True)
@@ -178,7 +178,7 @@ class SharedJob:
                 elif not path.exists():  # after the claim: before it, another process may just have finished
                     yield number, claim
 
-    def _write(self, number: int, claim: Path | None, labels: Iterable[dict]) -> None:
+    def _write(self, number: int, claim: AnyPath | None, labels: Iterable[dict]) -> None:
         def held() -> Iterator[dict]:
             yield from labels
             if claim is not None:
