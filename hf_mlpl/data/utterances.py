@@ -19,6 +19,7 @@ from datasets.exceptions import DatasetsError
 
 from ..atomic import atomic_write, writing
 from ..error_line import error_line
+from ..storage import AnyPath
 from .rows import BLOCK, blocks, distinct, duplicated_ids, filter_rows, with_offsets
 
 FEATURES = Features(
@@ -59,7 +60,7 @@ TYPES = (
 )
 
 
-def write_utterances(rows: Iterable[dict], path: Path, features: Features = FEATURES, keep: bool = False) -> int:
+def write_utterances(rows: Iterable[dict], path: AnyPath, features: Features = FEATURES, keep: bool = False) -> int:
     """Streams utterances into a Parquet file, which appears when it is complete; returns the number of rows.
 
     Args:
@@ -78,7 +79,7 @@ def write_utterances(rows: Iterable[dict], path: Path, features: Features = FEAT
     return write_tables(tables(), path, schema, keep)
 
 
-def write_tables(tables: Iterable[pa.Table], path: Path, schema: pa.Schema, keep: bool = False) -> int:
+def write_tables(tables: Iterable[pa.Table], path: AnyPath, schema: pa.Schema, keep: bool = False) -> int:
     """Streams tables of utterances into a Parquet file, each as a row group, as `write_utterances` does rows."""
     written = 0
     with (
@@ -93,7 +94,7 @@ def write_tables(tables: Iterable[pa.Table], path: Path, schema: pa.Schema, keep
 
 
 @contextmanager
-def arrow_errors(path: str | Path, problem: str) -> Iterator[None]:
+def arrow_errors(path: str | AnyPath, problem: str) -> Iterator[None]:
     """Converts errors of Arrow and datasets to a ValueError of one line with `path`; other OSErrors pass through."""
     try:
         yield

@@ -244,7 +244,7 @@ def labels_of_anyone(
     else:
         features_read = features
     read = Features({name: kind for name, kind in features_read.items() if name in found})
-    if path.suffix == ".parquet":
+    if isinstance(path, RemotePath) or path.suffix == ".parquet":
         blocks_read = label_blocks(path, read, () if is_named else needed, found)
         if is_named:
             blocks_read = _named_blocks(blocks_read, path, needed, skipped)
