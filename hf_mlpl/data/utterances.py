@@ -21,12 +21,13 @@ from datasets.exceptions import DatasetsError
 from ..atomic import atomic_write, writing
 from ..error_line import error_line
 from ..storage import (
+    AnyPath,
     RemoteFile,
+    RemotePath,
     StorageError,
     file_version,
-    matching_files,
-    open_remote,
-    parse_location,
+    matching_paths,
+    parquet_source,
     storage_errors,
 )
 from .rows import BLOCK, blocks, distinct, duplicated_ids, filter_rows, with_offsets
@@ -58,6 +59,9 @@ CHECKED = ["id", "language", "duration_seconds", "audio"]  # columns whose value
 REQUIRED = {"id", "language", "duration_seconds", "audio.path"}
 SECONDS, BYTES = {"duration_seconds", "audio.start", "audio.end"}, {"audio.offset", "audio.size"}
 STRINGS = {"id", "audio.path", "language", "text", "speaker", "source"}
+# Columns with few values, also of files that have more columns. Dictionaries of the others would take half of the time
+# of writing, and save no room.
+REPEATED = ["language", "speaker", "source", "predicted_language", "error"]
 # Names of types for messages, the Arrow types that are accepted, and the columns. Optional ones may hold nulls only.
 TYPES = (
     ("a string", (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view), STRINGS),
@@ -68,7 +72,7 @@ TYPES = (
 _own_caches: list[TemporaryDirectory] = []  # of this process; they are removed at its end
 
 
-def write_utterances(rows: Iterable[dict], path: Path, features: Features = FEATURES, keep: bool = False) -> int:
+def write_utterances(rows: Iterable[dict], path: AnyPath, features: Features = FEATURES, keep: bool = False) -> int:
     """Streams utterances into a Parquet file, which appears when it is complete; returns the number of rows.
 
     Args:
@@ -87,12 +91,12 @@ def write_utterances(rows: Iterable[dict], path: Path, features: Features = FEAT
     return write_tables(tables(), path, schema, keep)
 
 
-def write_tables(tables: Iterable[pa.Table], path: Path, schema: pa.Schema, keep: bool = False) -> int:
+def write_tables(tables: Iterable[pa.Table], path: AnyPath, schema: pa.Schema, keep: bool = False) -> int:
     """Streams tables of utterances into a Parquet file, each as a row group, as `write_utterances` does rows."""
     written = 0
     with (
         atomic_write(path, keep=keep) as partial,
-        pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer,
+        pq.ParquetWriter(partial, schema, write_page_checksum=True, use_dictionary=REPEATED) as writer,
     ):
         for table in tables:
             with arrow_errors(path, NOT_WRITTEN.format(written)):
@@ -102,7 +106,7 @@ def write_tables(tables: Iterable[pa.Table], path: Path, schema: pa.Schema, keep
 
 
 @contextmanager
-def arrow_errors(path: str | Path, problem: str) -> Iterator[None]:
+def arrow_errors(path: str | AnyPath, problem: str) -> Iterator[None]:
     """Converts errors of Arrow and datasets to a ValueError of one line with `path`; other OSErrors pass through."""
     try:
         yield
@@ -117,10 +121,10 @@ def arrow_errors(path: str | Path, problem: str) -> Iterator[None]:
         raise ValueError(f"{path}: {problem}: {error_line(error)}") from error
 
 
-def utterance_files(paths: Iterable[str | Path]) -> Iterator[tuple[str | Path, int]]:
-    """Yields files, as paths or as URLs, and their numbers of rows; raises as `read_utterances` does."""
+def utterance_files(paths: Iterable[str | AnyPath]) -> Iterator[tuple[AnyPath, int]]:
+    """Yields files and their numbers of rows; raises as `read_utterances` does."""
     for pattern in map(str, paths):
-        for path in map(parse_location, matching_files(pattern) or [pattern]):
+        for path in matching_paths(pattern):
             with arrow_errors(path, "not an utterance file, it is no Parquet file or is damaged"):
                 metadata = pq.read_metadata(opened(path))
                 schema = metadata.schema.to_arrow_schema()
@@ -130,16 +134,14 @@ def utterance_files(paths: Iterable[str | Path]) -> Iterator[tuple[str | Path, i
             yield path, metadata.num_rows
 
 
-def opened(path: str | Path) -> Path | RemoteFile:
+def opened(path: AnyPath) -> Path | RemoteFile:
     """Returns what pyarrow reads an utterance file from. Raises FileNotFoundError where there is none."""
-    if isinstance(path, str):
-        return open_remote(path)
-    if not path.is_file():
+    if isinstance(path, Path) and not path.is_file():
         raise FileNotFoundError(f"{path}: no such utterance file; `hf-mlpl prepare-data` writes them")
-    return path
+    return parquet_source(path)
 
 
-def _check_types(schema: pa.Schema, path: str | Path) -> None:
+def _check_types(schema: pa.Schema, path: AnyPath) -> None:
     audio = schema.field("audio").type
     if not pa.types.is_struct(audio) or audio.get_field_index("path") < 0:
         raise ValueError(f"{path}: audio holds {audio}; a struct with path, offset, size, start and end is accepted")
@@ -151,7 +153,7 @@ def _check_types(schema: pa.Schema, path: str | Path) -> None:
                 raise ValueError(f"{path}: {name} holds {types[name]}; {accepted} is accepted")
 
 
-def _check_rows(block: pa.Table, path: str | Path, first: int) -> None:
+def _check_rows(block: pa.Table, path: AnyPath, first: int) -> None:
     """Checks the columns of `CHECKED` in a block whose first row has the number `first` in its file.
 
     Raises:
@@ -176,7 +178,7 @@ def _check_rows(block: pa.Table, path: str | Path, first: int) -> None:
             )
 
 
-def read_columns(paths: Iterable[str | Path], columns: Sequence[str]) -> Iterator[pa.Table]:
+def read_columns(paths: Iterable[str | AnyPath], columns: Sequence[str]) -> Iterator[pa.Table]:
     """Yields columns of utterance files, 10,000 rows at a time; raises as `read_utterances` does."""
     for path, _ in utterance_files(paths):
         with arrow_errors(path, DAMAGED), pq.ParquetFile(opened(path)) as file:
@@ -186,7 +188,7 @@ def read_columns(paths: Iterable[str | Path], columns: Sequence[str]) -> Iterato
                 yield block
 
 
-def languages_of(paths: Iterable[str | Path]) -> list[str]:
+def languages_of(paths: Iterable[str | AnyPath]) -> list[str]:
     """Returns the languages of utterance files, sorted; raises as `read_utterances` does."""
     tables = read_columns(paths, ["language"])
     return sorted({name for block in tables for name in block["language"].unique().to_pylist()})
@@ -204,7 +206,7 @@ class SpeechTotals:
         return SpeechTotals(*map(add, astuple(self), astuple(other)))
 
 
-def speech_totals(paths: Iterable[str | Path]) -> dict[str, SpeechTotals]:
+def speech_totals(paths: Iterable[str | AnyPath]) -> dict[str, SpeechTotals]:
     """Counts the speech of each language in utterance files, sorted by language; raises as `read_utterances` does."""
     totals: dict[str, SpeechTotals] = defaultdict(SpeechTotals)
     for block in read_columns(paths, ["language", "duration_seconds"]):
@@ -216,7 +218,7 @@ def speech_totals(paths: Iterable[str | Path]) -> dict[str, SpeechTotals]:
     return dict(sorted(totals.items()))
 
 
-def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None = None) -> Dataset:
+def read_utterances(paths: Iterable[str | AnyPath], languages: Sequence[str] | None = None) -> Dataset:
     """Reads utterance files, one after another, as a memory-mapped data set of exactly the columns of `FEATURES`.
 
     Args:
@@ -255,14 +257,14 @@ def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None
     return filter_rows(dataset, ["language"], lambda block: pc.is_in(block["language"], chosen).to_numpy())
 
 
-def _read_file(path: str | Path, num_rows: int) -> Dataset:
+def _read_file(path: AnyPath, num_rows: int) -> Dataset:
     if not num_rows:  # from_parquet refuses such a file
         return Dataset(FEATURES.arrow_schema.empty_table())
     pattern = glob.escape(str(path))  # from_parquet takes a path for a pattern
     cache, errors = None, ExitStack()
-    if isinstance(path, str):
-        errors.enter_context(storage_errors(path, DatasetsError))
-        if file_version(path)[1] is None:  # in the common cache, a copy may be of an older file
+    if isinstance(path, RemotePath):
+        errors.enter_context(storage_errors(path.url, DatasetsError))
+        if file_version(path.url)[1] is None:  # in the common cache, a copy may be of an older file
             _own_caches.append(TemporaryDirectory(prefix="hf_mlpl-"))
             cache = _own_caches[-1].name
     with writing(config.HF_DATASETS_CACHE), arrow_errors(path, DAMAGED), errors:

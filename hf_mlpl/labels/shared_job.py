@@ -6,9 +6,8 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +18,12 @@ from tqdm import tqdm
 from ..atomic import write_json
 from ..corpora.sources import Source
 from ..data.rows import blocks, select_rows
-from ..data.utterances import write_utterances
+from ..storage import AnyPath
 from . import claims
 from .claims import Claims, LostClaimError
+from .disk import disk_of
 from .folder import begin, complete_summary, is_labelled, join_shards, remove_claims, shard_path, shards_there
-from .schema import LABEL_FEATURES
+from .shards import write_shard
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class SharedJob:
 
     def __init__(
         self,
-        folder: Path,
+        folder: AnyPath,
         job: dict,
         dataset: Dataset,
         shards: Sequence[np.ndarray],
@@ -61,12 +61,13 @@ class SharedJob:
     ):
         self.folder, self.job, self.dataset, self.shards, self.sources = folder, job, dataset, shards, sources
         self.index, self.num_processes = accelerator.process_index, accelerator.num_processes
+        self.disk = disk_of(folder)
         self.first_stamp = self._stamp()
         self.summary = begin(folder, job, logging.WARNING if accelerator.is_main_process else logging.DEBUG)
         self.found = self._there()
         self.unchecked = self.found.copy()  # shards that may be damaged, or lack what can be read now
         self.num_made, self.seconds = 0, 0.0  # shards by this process, and the time that they took
-        self.claims = Claims()
+        self.claims = Claims(self.disk)
         self.bar = tqdm(
             total=len(dataset),
             initial=self._num_labelled(self.found),
@@ -136,7 +137,7 @@ class SharedJob:
             time.sleep(pause)
         return None
 
-    def _join(self, claim: Path) -> dict | None:
+    def _join(self, claim: AnyPath) -> dict | None:
         paths = {number: shard_path(self.folder, number) for number in sorted(self.unchecked)}
         bad = [
             path
@@ -164,7 +165,7 @@ class SharedJob:
         self._show()
         return summary
 
-    def _claim(self, numbers: Sequence[int]) -> Iterator[tuple[int, Path]]:
+    def _claim(self, numbers: Sequence[int]) -> Iterator[tuple[int, AnyPath]]:
         """Yields shards of some that are missing, and their claims, for as long as the list is not too old."""
         queue, started = deque(numbers), time.monotonic()
         shard_path(self.folder, 0).parent.mkdir(exist_ok=True)
@@ -177,7 +178,7 @@ class SharedJob:
                 elif not path.exists():  # after the claim: before it, another process may just have finished
                     yield number, claim
 
-    def _write(self, number: int, claim: Path | None, labels: Iterable[dict]) -> None:
+    def _write(self, number: int, claim: AnyPath | None, labels: Iterable[dict]) -> None:
         def held() -> Iterator[dict]:
             yield from labels
             if claim is not None:
@@ -185,7 +186,7 @@ class SharedJob:
 
         started = time.monotonic()
         try:
-            write_utterances(held(), shard_path(self.folder, number), LABEL_FEATURES, keep=True)
+            write_shard(held(), shard_path(self.folder, number))
             self.num_made, self.seconds = self.num_made + 1, self.seconds + time.monotonic() - started
         except LostClaimError as error:
             logger.warning("%s; its labels are used", error)
@@ -206,13 +207,9 @@ class SharedJob:
     def _show(self, state: str = "") -> None:
         self.bar.set_postfix_str(state)
 
-    def _stamp(self) -> tuple[int, int] | None:
+    def _stamp(self) -> Hashable | None:
         """Returns what changes whenever `complete.json` is written, None if it is not there."""
-        try:
-            status = (self.folder / "complete.json").stat()
-        except FileNotFoundError:
-            return None
-        return status.st_mtime_ns, status.st_ino
+        return self.disk.stamp(self.folder / "complete.json")
 
     def _has_transcripts(self) -> bool:
         return any(block["text"].null_count < len(block) for block in blocks(self.dataset, ["text"]))
