@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, field, fields, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from itertools import pairwise
 from operator import add
 from weakref import WeakKeyDictionary
@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from .collapse import LabelTexts
+from .collapse import HUMAN, LabelTexts, TextCounts
 from .conventions import Conventions, parts_by
 from .rows import blocks, distinct, id_hashes, repeated
 from .text_arrays import TextBlock, join
@@ -49,11 +49,8 @@ class Group:
 
     Args:
         longest: seconds.
-        texts: utterances that have a text; the following describe them.
-        empty: texts without a visible character.
-        commonest: how often the commonest text is there; of several groups that were added up, at most so often.
-        characters: visible ones of all texts.
-        conventions: of `Conventions`.
+        texts: counts of them; the commonest one of groups that were added up is there at most so often.
+        conventions: of the texts, as `Conventions` counts them.
         alphabet: all characters of the normalised texts, in order.
     """
 
@@ -61,26 +58,22 @@ class Group:
     seconds: float = 0.0
     squared_seconds: float = 0.0
     longest: float = 0.0
-    texts: int = 0
-    text_seconds: float = 0.0
-    empty: int = 0
-    commonest: int = 0
-    characters: int = 0
+    texts: TextCounts = TextCounts()
     conventions: Mapping[str, int] = field(default_factory=dict)
     alphabet: str = ""
 
     def __add__(self, other: Group) -> Group:
-        counts = {name: getattr(self, name) + getattr(other, name) for name in COUNTS}
-        conventions = {
-            name: self.conventions.get(name, 0) + other.conventions.get(name, 0)
-            for name in {**self.conventions, **other.conventions}
-        }
-        alphabet = "".join(sorted({*self.alphabet, *other.alphabet}))
-        return Group(**counts, longest=max(self.longest, other.longest), conventions=conventions, alphabet=alphabet)
-
-
-FIELDS = [each.name for each in fields(Group)]
-COUNTS = [name for name in FIELDS if name not in ("longest", "conventions", "alphabet")]
+        conventions = Counter(self.conventions)
+        conventions.update(other.conventions)
+        return Group(
+            self.utterances + other.utterances,
+            self.seconds + other.seconds,
+            self.squared_seconds + other.squared_seconds,
+            max(self.longest, other.longest),
+            TextCounts(*map(add, self.texts, other.texts)),
+            dict(conventions),
+            "".join(sorted({*self.alphabet, *other.alphabet})),
+        )
 
 
 @dataclass(frozen=True)
@@ -119,6 +112,16 @@ class Summary:
         """Returns all characters of the normalised texts."""
         return {character for group in self.groups.values() for character in group.alphabet}
 
+    def of_language(self, language: str) -> tuple[Group, Group]:
+        """Returns the utterances of a language whose texts are of people, and those of teachers."""
+        human, pseudo = Group(), Group()
+        for (name, source), group in self.groups.items():
+            if name == language and source in HUMAN:
+                human += group
+            elif name == language:
+                pseudo += group
+        return human, pseudo
+
     def totals(self) -> dict[str, SpeechTotals]:
         """Counts the speech of each language, sorted."""
         totals = dict.fromkeys(self.languages, SpeechTotals())
@@ -141,9 +144,11 @@ class Summary:
     @classmethod
     def of_dict(cls, content: Mapping) -> Summary:
         """Reads what `as_dict` returns, also after JSON."""
-        groups = {(each["language"], each["source"]): each for each in map(dict, content["groups"])}
-        read = {key: Group(**{name: each[name] for name in FIELDS}) for key, each in groups.items()}
-        return cls(**{**content, "groups": read, "ids": content["ids"] and tuple(content["ids"])})
+        groups = {}
+        for each in map(dict, content["groups"]):
+            key, texts = (each.pop("language"), each.pop("source")), TextCounts(*each.pop("texts"))
+            groups[key] = Group(**each, texts=texts)
+        return cls(**{**content, "groups": groups, "ids": content["ids"] and tuple(content["ids"])})
 
 
 def joined(summaries: Iterable[Summary | None], is_distinct: bool = False) -> Summary | None:
@@ -246,15 +251,9 @@ class Summarizer:
         language, source = key
         if key not in self.alphabets:
             return group
-        texts = self.texts[source]
-        hashes = np.concatenate(texts.hashes[language])
         return replace(
             group,
-            texts=len(hashes),
-            text_seconds=texts.seconds[language],
-            empty=int((hashes == 0).sum()),
-            commonest=int(np.unique(hashes, return_counts=True)[1].max()),
-            characters=texts.characters[language],
+            texts=self.texts[source].counts(language),
             conventions=self.conventions[source].report(language),
             alphabet="".join(map(chr, sorted(self.alphabets[key]))),
         )
