@@ -271,6 +271,10 @@ class RemotePath:
 
     is_file = exists
 
+    def is_dir(self) -> bool:
+        """Returns whether there are files below this name."""
+        return bool(self.names())
+
     def read_bytes(self) -> bytes:
         return self._read(WHOLE)
 
