@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", nargs="+", required=True, help="utterance files; their texts are compared with the labels"
     )
     parser.add_argument("--languages", nargs="+", help="label only these languages; default: all in the files")
-    parser.add_argument("--output", required=True, help="folder for shards and labels.parquet, also s3://BUCKET/FOLDER")
+    parser.add_argument(
+        "--output", required=True, help="folder for shards and labels.parquet, also s3://BUCKET/FOLDER"
+    )
     add_inference_arguments(parser)
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     add_push_arguments(parser)

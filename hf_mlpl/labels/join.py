@@ -250,9 +250,7 @@ def join_labels(
     return report
 
 
-def join_own_audio(
-    files: Files, output: AnyPath, keep_all: bool = False, allow_collapsed: bool = False
-) -> JoinReport:
+def join_own_audio(files: Files, output: AnyPath, keep_all: bool = False, allow_collapsed: bool = False) -> JoinReport:
     """Writes an utterance file of a label set with audio, whose utterances are rows of the label set's own files.
 
     Raises:
