@@ -1,4 +1,4 @@
-"""Opens files of object storage (`s3://`, `gs://`, `hf://` and every other protocol that fsspec knows).
+"""Opens and writes files of object storage (`s3://`, `gs://`, `hf://` and every other protocol that fsspec knows).
 
 Keys and tokens come from where the protocol's package looks for them: its environment
 variables and files, and those of fsspec (`FSSPEC_S3_ENDPOINT_URL`, `~/.config/fsspec`).
@@ -31,12 +31,12 @@ MOST_BLOCKS = 16  # that one request gets at most when a file is read in order, 
 URL = re.compile(r"(?:[a-z][a-z0-9_]+::)*([a-z][a-z0-9+._-]+)://", re.IGNORECASE)
 ONE_SLASH = re.compile(r"([a-z][a-z0-9+._-]+):/(?!/)", re.IGNORECASE)  # what is left of a URL that was made a Path
 LOCAL = {"file", "local"}
-VERSIONS = ("ETag", "etag", "blob_id", "xet_hash", "mtime")  # names of a file's version in the stores' packages
 # Their packages create a file by a request that the storage refuses where there is one, whoever writes at that moment.
 # Other packages look first and write then, and two processes may do that at once.
 EXCLUSIVE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"}
 CONFLICT_SECONDS = (0.1, 0.5, 2.0)  # pauses before a creation is tried again
 WHOLE = 2**40  # bytes
+VERSIONS = ("ETag", "etag", "blob_id", "xet_hash", "mtime")  # names of a file's version in the stores' packages
 SECRETS = (
     ("//[^/@\\s'\"]*@", "//"),
     ("(https?://[^?#\\s'\"]*)[?#][^\\s'\")]*", "\\1"),

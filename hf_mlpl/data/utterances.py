@@ -198,7 +198,7 @@ def _check_types(schema: pa.Schema, path: AnyPath) -> None:
                 raise ValueError(f"{path}: {name} holds {types[name]}; {accepted} is accepted")
 
 
-def _check_rows(block: pa.Table, path: AnyPath, first: int) -> None:
+def _check_rows(block: pa.Table, path: str | AnyPath, first: int) -> None:
     """Checks the columns of `CHECKED` in a block whose first row has the number `first` in its file.
 
     Raises:
