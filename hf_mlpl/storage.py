@@ -226,6 +226,8 @@ class RemoteFile(io.RawIOBase):
 
     def request(self, begin: int, end: int) -> bytes:
         """Returns bytes by one request, without keeping them; several threads may call it."""
+        if begin >= end:
+            return b""
         with storage_errors(self.name), self.lock:
             self.file.seek(begin)
             content = self.file.read(end - begin)

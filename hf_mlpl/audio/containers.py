@@ -84,13 +84,15 @@ def _located(path: str | os.PathLike) -> tuple[str | Path, str]:
 def _remote_member(url: str, offset: int, size: int) -> SeekableFile:
     """Opens a member of a tar at a URL: by one request, where it is not gzipped and up to `MAX_BYTES_AT_ONCE` long."""
     archive = _files.get(url, lambda: _RemoteArchive(url))
-    if archive.gzip is not None:
-        return io.BytesIO(archive.gzip.read(offset, size))
-    if offset + size > archive.file.size:
-        raise _too_short(archive.file.name, offset, size)
-    if size > MAX_BYTES_AT_ONCE:
+    if archive.gzip is None and size > MAX_BYTES_AT_ONCE and offset + size <= archive.file.size:
         return Section(open_remote(url), offset, size)
-    return io.BytesIO(archive.file.request(offset, offset + size))
+    if archive.gzip is not None:
+        content = archive.gzip.read(offset, size)
+    else:
+        content = archive.file.request(offset, min(offset + size, archive.file.size))
+    if len(content) < size:
+        raise _too_short(archive.file.name, offset, size)
+    return io.BytesIO(content)
 
 
 class _RemoteArchive:
