@@ -79,9 +79,9 @@ def sound(seconds: float, form: str = "WAV", seed: int = 0) -> bytes:
 
 
 def test_any_place_of_a_file_is_read_as_from_the_disk():
-    content = random.Random(0).randbytes(20 * BLOCK_BYTES + 17)
+    content = random.Random(0).randbytes(18 * BLOCK_BYTES + 17)
     file, local = open_remote(put("bucket/long.bin", content)), io.BytesIO(content)
-    for i in range(100):
+    for i in range(30):
         place, count = random.Random(i).randrange(len(content) + 9), random.Random(-i).choice([1, 9000, 2**21, 2**25])
         assert file.seek(place) == local.seek(place)
         assert file.read(count) == local.read(count)
@@ -100,20 +100,20 @@ def test_any_place_of_a_file_is_read_as_from_the_disk():
 
 @pytest.mark.parametrize("form", ["WAV", "FLAC", "MP3", "OGG"])
 def test_recordings_sound_as_their_files_with_few_requests(form, tmp_path):
-    content = sound(20, form)
+    content = sound(6, form)
     (tmp_path / "x").write_bytes(content)
     url = put("bucket/a clip?#[1].x", content)
     np.testing.assert_array_equal(load_audio(url), load_audio(tmp_path / "x"))
     assert REQUESTS == {"head": 1, "get": 1}
-    part = {"start": 5.0, "end": 6.5}
+    part = {"start": 2.0, "end": 3.5}
     np.testing.assert_array_equal(load_audio({"path": url} | part), load_audio({"path": str(tmp_path / "x")} | part))
     assert audio_duration(url) == audio_duration(tmp_path / "x")
 
 
 def test_a_part_of_a_long_recording_costs_few_requests(tmp_path):
-    content = sound(600)  # 19 MB
+    content = sound(300)  # 10 MB
     (tmp_path / "x.wav").write_bytes(content)
-    audio = {"path": put("bucket/x.wav", content), "start": 400.0, "end": 410.0}
+    audio = {"path": put("bucket/x.wav", content), "start": 200.0, "end": 210.0}
     np.testing.assert_array_equal(load_audio(audio), load_audio(audio | {"path": str(tmp_path / "x.wav")}))
     assert REQUESTS["head"] == 1
     assert REQUESTS["get"] <= 4  # the beginning, the end, where tags may be, and the part, which may cross a block
@@ -139,7 +139,7 @@ def test_members_of_archives(suffix, tmp_path, monkeypatch):
         np.testing.assert_array_equal(load_audio(audio), load_audio(content))
         if suffix == ".tar" and len(content) <= BLOCK_BYTES:
             assert REQUESTS == {"get": 1}  # exactly its bytes
-    with pytest.raises(AudioError, match=r"clips\.tar(\.gz)?: .*"):
+    with pytest.raises(AudioError, match=r"clips\.tar(\.gz)?: ends before the 5 bytes at 1000000000"):
         load_audio({"path": url, "offset": 10**9, "size": 5})
 
 
@@ -182,8 +182,8 @@ def test_utterance_files(tmp_path, monkeypatch):
     assert read_utterances(["counted://bucket/data/c.parquet"])["id"][:] == ["d0", "d1"]
     put("bucket/data/no.parquet", b"PAR1 and no more")
     for name, line in {
-        "no": r"no\.parquet: not an utterance file, .*",
-        "none": r"none\.parquet: no such file",
+        "no": "no.parquet: not an utterance file",
+        "none": "none.parquet: no such file",
     }.items():
         with pytest.raises((ValueError, MissingError), match=f"^counted://bucket/data/{line}"):
             read_utterances([f"counted://bucket/data/{name}.parquet"])
