@@ -226,7 +226,7 @@ def write_json(path: str | os.PathLike | RemotePath, content: dict, keep: bool =
 
 
 def read_json(path: str | os.PathLike | RemotePath, **fields: type | tuple[type, ...]) -> dict:
-    """Reads a file that holds a JSON object.
+    """Reads a file that holds a JSON object, at a path or a URL.
 
     Args:
         fields: types of required fields; `float` accepts integers too.

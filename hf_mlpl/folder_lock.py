@@ -26,7 +26,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .storage import RemotePath, as_path
+from .storage import AnyPath, RemotePath, as_path
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def is_lock(path: Path) -> bool:
 
 
 @contextmanager
-def _locked(lock_file: Path | RemotePath, output: Path | RemotePath, kind: str) -> Iterator[None]:
+def _locked(lock_file: AnyPath, output: AnyPath, kind: str) -> Iterator[None]:
     if isinstance(lock_file, RemotePath):
         yield
         return

@@ -9,11 +9,13 @@ from __future__ import annotations
 import io
 import os
 import re
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -34,6 +36,7 @@ LOCAL = {"file", "local"}
 EXCLUSIVE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"}
 CONFLICT_SECONDS = (0.1, 0.5, 2.0)  # pauses before a creation is tried again
 WHOLE = 2**40  # bytes
+VERSIONS = ("ETag", "etag", "blob_id", "xet_hash", "mtime")  # names of a file's version in the stores' packages
 SECRETS = (
     ("//[^/@\\s'\"]*@", "//"),
     ("(https?://[^?#\\s'\"]*)[?#][^\\s'\")]*", "\\1"),
@@ -79,34 +82,38 @@ def shown(url: str) -> str:
 
 
 @contextmanager
-def storage_errors(url: str) -> Iterator[None]:
+def storage_errors(url: str, *passed: type[Exception]) -> Iterator[None]:
     """Converts whatever a file system of fsspec raises to a StorageError of one line.
 
-    FileExistsError passes through: it answers a write that must not replace a file.
+    `passed` errors stay as they are, and so does FileExistsError: it answers a write that must not replace a file.
     """
+    passed = (StorageError, FileExistsError, *passed)
     try:
         yield
-    except (StorageError, FileExistsError):
+    except passed:
         raise
     except FileNotFoundError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno:  # that of https, where nobody answers
-            raise StorageError(f"{shown(url)}: cannot be reached ({shown(error_line(error.__cause__))})") from error
+            raise _error(url, f"cannot be reached ({error_line(error.__cause__)})") from error
         missing = "bucket" if "bucket does not exist" in str(error) else "file"
-        raise MissingError(f"{shown(url)}: no such {missing}") from error
-    except (PermissionError, ImportError) as error:
-        raise StorageError(f"{shown(url)}: {_refusal(error)}") from error
+        raise _error(url, f"no such {missing}", MissingError) from error
+    except PermissionError as error:
+        text = f"access is denied ({error_line(error)}); look at the credentials of this machine"
+        raise _error(url, text) from error
+    except ImportError as error:
+        missing = (error.__cause__ if isinstance(error.__cause__, ImportError) else error).name
+        package = (missing or "").partition(".")[0]
+        raise _error(url, f"needs a package: `pip install {package}`" if package else error_line(error)) from error
     except Exception as error:  # each package has errors of its own
         kind = f"{type(error).__module__}.{type(error).__name__}"
         text = f"no credentials were found ({error_line(error)})" if "Credential" in kind else error_line(error, True)
-        raise StorageError(f"{shown(url)}: {shown(text)}") from error
+        raise _error(url, text) from error
 
 
-def _refusal(error: PermissionError | ImportError) -> str:
-    if isinstance(error, PermissionError):
-        return f"access is denied ({shown(error_line(error))}); look at the credentials of this machine"
-    missing = error.__cause__ if isinstance(error.__cause__, ImportError) else error
-    package = (missing.name or "").partition(".")[0]
-    return f"needs a package: `pip install {package}`" if package else error_line(missing)
+def _error(url: str, reason: str, kind: type[StorageError] = StorageError) -> StorageError:
+    error = kind(f"{shown(url)}: {shown(reason)}")
+    error.strerror = shown(reason)  # for lines that name the file already
+    return error
 
 
 def _protocols() -> set[str]:
@@ -131,10 +138,29 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
             return url_to_fs(url)
         except ValueError as error:
             if match and match[1].lower() not in _protocols():
-                raise StorageError(
-                    f"{shown(url)}: {match[1]}:// is no protocol that fsspec knows; s3, gs, hf and https are some"
-                ) from error
+                known = f"{match[1]}:// is no protocol that fsspec knows; s3, gs, hf and https are some"
+                raise _error(url, known) from error
             raise
+
+
+def matching_files(pattern: str) -> list[str]:
+    """Returns the local paths or URLs that match a pattern, sorted; none where it has no `*`. Raises StorageError."""
+    if "*" not in pattern:
+        return []
+    if not is_remote(pattern):
+        return sorted(glob(str(parse_location(pattern))))
+    fs, path = filesystem(pattern)
+    with storage_errors(pattern):
+        fs.invalidate_cache()  # of listings, which may be older than files that another process has written
+        return sorted(map(fs.unstrip_protocol, fs.glob(path)))
+
+
+def file_version(url: str) -> tuple[int, str | None]:
+    """Returns the bytes of a file, and what its store calls its version; None where it tells no versions apart."""
+    fs, path = filesystem(url)
+    with storage_errors(url):
+        facts = fs.info(path)
+    return facts["size"] or 0, next((str(facts[name]) for name in VERSIONS if facts.get(name)), None)
 
 
 def open_remote(url: str) -> RemoteFile:
@@ -154,6 +180,24 @@ def open_remote(url: str) -> RemoteFile:
         return RemoteFile(url, file, file.seek(0, os.SEEK_END))
 
 
+def read_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> str:
+    """Returns the text of a file at a path or a URL. Raises OSError, and UnicodeDecodeError for other encodings."""
+    if not is_remote(path):
+        return Path(path).read_text(encoding=encoding)
+    with open_remote(str(path)) as file:
+        return file.read().decode(encoding)
+
+
+def beside(path: str | Path, name: str) -> str | Path:
+    """Returns the path or URL of another file in the same folder."""
+    return path.with_name(name) if isinstance(path, Path) else f"{path.rpartition('/')[0]}/{name}"
+
+
+def same_file(path: str | Path) -> str | Path:
+    """Returns what is equal for two names of one file: its absolute path without links, or its URL."""
+    return path.resolve() if isinstance(path, Path) else path
+
+
 class RemoteFile(io.RawIOBase):
     """Reads a file of object storage in blocks, of which it keeps those that were read last.
 
@@ -163,7 +207,7 @@ class RemoteFile(io.RawIOBase):
 
     def __init__(self, url: str, file: Any, size: int):
         self.name, self.file, self.size = shown(url), file, size
-        self.position, self.ahead, self.last = 0, 1, -1
+        self.position, self.ahead, self.last, self.lock = 0, 1, -1, threading.Lock()
         self.blocks: OrderedDict[int, bytes] = OrderedDict()
 
     def readable(self) -> bool:
@@ -190,7 +234,7 @@ class RemoteFile(io.RawIOBase):
     def _bytes(self, begin: int, end: int) -> bytes:
         first, last = begin // BLOCK_BYTES, (end - 1) // BLOCK_BYTES
         if last - first >= MOST_BLOCKS:  # more than is kept, such as a row group
-            return self._request(begin, end)
+            return self.request(begin, end)
         while missing := [number for number in range(first, last + 1) if number not in self.blocks]:
             self._load(missing[0], missing[-1])
         for number in range(first, last + 1):
@@ -205,13 +249,14 @@ class RemoteFile(io.RawIOBase):
         last = max(last, first + self.ahead - 1)
         if self.size <= 4 * BLOCK_BYTES:
             first, last = 0, 3
-        content = self._request(first * BLOCK_BYTES, min((last + 1) * BLOCK_BYTES, self.size))
+        content = self.request(first * BLOCK_BYTES, min((last + 1) * BLOCK_BYTES, self.size))
         for start in range(0, len(content), BLOCK_BYTES):
             self.blocks[first + start // BLOCK_BYTES] = content[start : start + BLOCK_BYTES]
         self.last = last
 
-    def _request(self, begin: int, end: int) -> bytes:
-        with storage_errors(self.name):
+    def request(self, begin: int, end: int) -> bytes:
+        """Returns bytes by one request, without keeping them; several threads may call it."""
+        with storage_errors(self.name), self.lock:
             self.file.seek(begin)
             content = self.file.read(end - begin)
             if len(content) < end - begin:
@@ -271,6 +316,10 @@ class RemotePath:
 
     is_file = exists
 
+    def is_dir(self) -> bool:
+        """Returns whether there are files below this name."""
+        return bool(self.names())
+
     def read_bytes(self) -> bytes:
         return self._read(WHOLE)
 
@@ -288,7 +337,7 @@ class RemotePath:
             except Exception:  # an empty file has no such bytes
                 return fs.cat_file(key)
 
-    def open(self):
+    def open(self) -> RemoteFile:
         """Opens the file for reading, as `open_remote` does."""
         return open_remote(self.url)
 
@@ -352,6 +401,11 @@ class RemotePath:
                 time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
+    def download(self, local: Path) -> None:
+        fs, key = filesystem(self.url)
+        with storage_errors(self.url):
+            fs.get_file(key, str(local))
+
     def upload(self, local: Path) -> None:
         """Writes the file, or replaces it as a whole, with the content of a local one; in parts if it is large."""
         fs, key = filesystem(self.url)
@@ -359,7 +413,15 @@ class RemotePath:
             fs.put_file(str(local), key)
 
 
-def as_path(place: str | os.PathLike[str] | RemotePath) -> Path | RemotePath:
+AnyPath = Path | RemotePath
+
+
+def parquet_source(path: AnyPath) -> Path | RemoteFile:
+    """Returns what pyarrow reads a file from; raises as `open_remote` does."""
+    return path.open() if isinstance(path, RemotePath) else path
+
+
+def as_path(place: str | os.PathLike[str] | RemotePath) -> AnyPath:
     """Returns the path of a file on a disk or in object storage; raises as `parse_location` does."""
     if isinstance(place, RemotePath):
         return place
@@ -367,7 +429,7 @@ def as_path(place: str | os.PathLike[str] | RemotePath) -> Path | RemotePath:
     return RemotePath(location.rstrip("/")) if isinstance(location, str) else location
 
 
-def output_path(place: str | os.PathLike[str] | RemotePath) -> Path | RemotePath:
+def output_path(place: str | os.PathLike[str] | RemotePath) -> AnyPath:
     """Returns `as_path` of a file or folder to write.
 
     Raises:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("labels", nargs="+", type=Path, help="labels.parquet files of `hf-mlpl pseudo-label`")
+    parser.add_argument("labels", nargs="+", help="labels.parquet files of `hf-mlpl pseudo-label`, also s3://...")
     parser.add_argument("--filters", type=Path, help="YAML file of conditions; default: characters > 0")
     parser.add_argument(
         "--agreement-with", nargs="+", metavar="LABELS", help="label sets of others, for the score agreement"
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="YAML file of changes to texts, per language or '*': lowercase, strip_punctuation, ...",
     )
-    parser.add_argument("--output", type=Path, required=True, help="utterance file to write, for training")
+    parser.add_argument("--output", required=True, help="utterance file to write, for training, also s3://...")
     add_allow_collapsed_argument(parser)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import glob
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass
 from itertools import islice
 from operator import add
 from pathlib import Path
-from types import MappingProxyType
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +20,16 @@ from datasets.exceptions import DatasetsError
 
 from ..atomic import atomic_write, writing
 from ..error_line import error_line
+from ..storage import (
+    AnyPath,
+    RemoteFile,
+    StorageError,
+    file_version,
+    matching_files,
+    open_remote,
+    parse_location,
+    storage_errors,
+)
 from .rows import BLOCK, blocks, distinct, duplicated_ids, filter_rows, with_offsets
 
 FEATURES = Features(
@@ -59,8 +69,10 @@ TYPES = (
     ("a number of seconds", (pa.types.is_floating, pa.types.is_integer), SECONDS),
 )
 
+_own_caches: list[TemporaryDirectory] = []  # of this process; they are removed at its end
 
-def write_utterances(rows: Iterable[dict], path: Path, features: Features = FEATURES, keep: bool = False) -> int:
+
+def write_utterances(rows: Iterable[dict], path: AnyPath, features: Features = FEATURES, keep: bool = False) -> int:
     """Streams utterances into a Parquet file, which appears when it is complete; returns the number of rows.
 
     Args:
@@ -79,24 +91,13 @@ def write_utterances(rows: Iterable[dict], path: Path, features: Features = FEAT
     return write_tables(tables(), path, schema, keep)
 
 
-def write_tables(
-    tables: Iterable[pa.Table],
-    path: Path,
-    schema: pa.Schema,
-    keep: bool = False,
-    metadata: Mapping[str, str] = MappingProxyType({}),
-) -> int:
-    """Streams tables of utterances into a Parquet file, each as a row group, as `write_utterances` does rows.
-
-    Args:
-        metadata: what the file says of itself besides.
-    """
+def write_tables(tables: Iterable[pa.Table], path: AnyPath, schema: pa.Schema, keep: bool = False) -> int:
+    """Streams tables of utterances into a Parquet file, each as a row group, as `write_utterances` does rows."""
     written = 0
     with (
         atomic_write(path, keep=keep) as partial,
         pq.ParquetWriter(partial, schema, write_page_checksum=True, use_dictionary=REPEATED) as writer,
     ):
-        writer.add_key_value_metadata(dict(metadata))
         for table in tables:
             with arrow_errors(path, NOT_WRITTEN.format(written)):
                 writer.write_table(table)
@@ -105,10 +106,12 @@ def write_tables(
 
 
 @contextmanager
-def arrow_errors(path: str | Path, problem: str) -> Iterator[None]:
+def arrow_errors(path: str | AnyPath, problem: str) -> Iterator[None]:
     """Converts errors of Arrow and datasets to a ValueError of one line with `path`; other OSErrors pass through."""
     try:
         yield
+    except StorageError:  # its line has the path
+        raise
     except (pa.ArrowException, DatasetsError, UnicodeError) as error:
         reason = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
         raise ValueError(f"{path}: {problem}: {error_line(reason)}") from error
@@ -118,15 +121,12 @@ def arrow_errors(path: str | Path, problem: str) -> Iterator[None]:
         raise ValueError(f"{path}: {problem}: {error_line(error)}") from error
 
 
-def utterance_files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, int]]:
-    """Yields files and their numbers of rows; raises as `read_utterances` does."""
+def utterance_files(paths: Iterable[str | Path]) -> Iterator[tuple[str | Path, int]]:
+    """Yields files, as paths or as URLs, and their numbers of rows; raises as `read_utterances` does."""
     for pattern in map(str, paths):
-        matching = sorted(glob.glob(pattern)) if "*" in pattern else []
-        for path in map(Path, matching or [pattern]):
-            if not path.is_file():
-                raise FileNotFoundError(f"{path}: no such utterance file; `hf-mlpl prepare-data` writes them")
+        for path in map(parse_location, matching_files(pattern) or [pattern]):
             with arrow_errors(path, "not an utterance file, it is no Parquet file or is damaged"):
-                metadata = pq.read_metadata(path)
+                metadata = pq.read_metadata(opened(path))
                 schema = metadata.schema.to_arrow_schema()
             if missing := set(FEATURES) - set(schema.names):
                 raise ValueError(f"{path}: not an utterance file, it has no column {', '.join(sorted(missing))}")
@@ -134,7 +134,16 @@ def utterance_files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, int]]:
             yield path, metadata.num_rows
 
 
-def _check_types(schema: pa.Schema, path: Path) -> None:
+def opened(path: str | Path) -> Path | RemoteFile:
+    """Returns what pyarrow reads an utterance file from. Raises FileNotFoundError where there is none."""
+    if isinstance(path, str):
+        return open_remote(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such utterance file; `hf-mlpl prepare-data` writes them")
+    return path
+
+
+def _check_types(schema: pa.Schema, path: str | Path) -> None:
     audio = schema.field("audio").type
     if not pa.types.is_struct(audio) or audio.get_field_index("path") < 0:
         raise ValueError(f"{path}: audio holds {audio}; a struct with path, offset, size, start and end is accepted")
@@ -174,7 +183,7 @@ def _check_rows(block: pa.Table, path: str | Path, first: int) -> None:
 def read_columns(paths: Iterable[str | Path], columns: Sequence[str]) -> Iterator[pa.Table]:
     """Yields columns of utterance files, 10,000 rows at a time; raises as `read_utterances` does."""
     for path, _ in utterance_files(paths):
-        with arrow_errors(path, DAMAGED), pq.ParquetFile(path) as file:
+        with arrow_errors(path, DAMAGED), pq.ParquetFile(opened(path)) as file:
             tables = (pa.Table.from_batches([batch]) for batch in file.iter_batches(BLOCK, columns=list(columns)))
             for first, block in with_offsets(tables):
                 _check_rows(block, path, first)
@@ -215,7 +224,8 @@ def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None
     """Reads utterance files, one after another, as a memory-mapped data set of exactly the columns of `FEATURES`.
 
     Args:
-        paths: a name with `*` means all files that match it, in the order of their names.
+        paths: also URLs, such as `s3://bucket/train.parquet`. A name with `*` means all files that match it, in the
+            order of their names.
         languages: locales to keep; by default all.
 
     Raises:
@@ -249,13 +259,21 @@ def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None
     return filter_rows(dataset, ["language"], lambda block: pc.is_in(block["language"], chosen).to_numpy())
 
 
-def _read_file(path: Path, num_rows: int) -> Dataset:
+def _read_file(path: str | Path, num_rows: int) -> Dataset:
     if not num_rows:  # from_parquet refuses such a file
         return Dataset(FEATURES.arrow_schema.empty_table())
     pattern = glob.escape(str(path))  # from_parquet takes a path for a pattern
-    with writing(config.HF_DATASETS_CACHE), arrow_errors(path, DAMAGED):
+    cache, errors = None, ExitStack()
+    if isinstance(path, str):
+        errors.enter_context(storage_errors(path, DatasetsError))
+        if file_version(path)[1] is None:  # in the common cache, a copy may be of an older file
+            _own_caches.append(TemporaryDirectory(prefix="hf_mlpl-"))
+            cache = _own_caches[-1].name
+    with writing(config.HF_DATASETS_CACHE), arrow_errors(path, DAMAGED), errors:
         # blocks of 1000 rows, the default, take longer
-        dataset = Dataset.from_parquet(pattern, columns=list(FEATURES), features=FEATURES, writer_batch_size=BLOCK)
+        dataset = Dataset.from_parquet(
+            pattern, columns=list(FEATURES), features=FEATURES, writer_batch_size=BLOCK, cache_dir=cache
+        )
     for first, block in with_offsets(blocks(dataset, CHECKED)):
         _check_rows(block, path, first)
     return dataset

@@ -22,10 +22,9 @@ import threading
 import time
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from ..atomic import has_ended, machine, writing
-from ..storage import RemotePath
+from ..storage import AnyPath
 from .disk import Disk, LocalDisk
 
 # A process that is stopped or cut off from the disk for so long loses its work to another one. NFS may show changes of
@@ -44,9 +43,9 @@ class Claims:
 
     def __init__(self, disk: Disk | None = None):
         self.disk: Disk = disk or LocalDisk()
-        self.held: dict[Path | RemotePath, str] = {}  # claims of this process, and their content
+        self.held: dict[AnyPath, str] = {}  # claims of this process, and their content
         # Claims of others: the version, and when it was seen.
-        self.watched: dict[Path | RemotePath, tuple[Hashable, float]] = {}
+        self.watched: dict[AnyPath, tuple[Hashable, float]] = {}
         self.ended = threading.Event()
 
     def __enter__(self) -> Claims:
@@ -65,7 +64,7 @@ class Claims:
                     self.disk.renew(path, content)
 
     @contextmanager
-    def claimed(self, work: Path | RemotePath) -> Iterator[Path | RemotePath | None]:
+    def claimed(self, work: AnyPath) -> Iterator[AnyPath | None]:
         """Claims the work on the file `work`, until the block ends; yields the claim, or None if another has it."""
         claim = self._take(work)
         try:
@@ -74,19 +73,19 @@ class Claims:
             if claim is not None:
                 self._release(claim)
 
-    def is_held(self, claim: Path | RemotePath) -> bool:
+    def is_held(self, claim: AnyPath) -> bool:
         """Returns whether this process still has the work."""
         try:
             return self.disk.read(claim)[1] == self.held.get(claim) and not _next(claim).exists()
         except FileNotFoundError:
             return False
 
-    def check(self, claim: Path | RemotePath) -> None:
+    def check(self, claim: AnyPath) -> None:
         """Raises a LostClaimError if another process has the work by now."""
         if not self.is_held(claim):
             raise LostClaimError(f"{claim}: another process has claimed this, as nothing was heard of this one")
 
-    def _take(self, work: Path | RemotePath) -> Path | RemotePath | None:
+    def _take(self, work: AnyPath) -> AnyPath | None:
         holder = {"machine": machine(), "process": os.getpid(), "host": socket.gethostname()}
         content = json.dumps(holder | {"claim": secrets.token_hex(8)})
         claim = work.with_name(f".{work.name}{CLAIM}0")
@@ -104,7 +103,7 @@ class Claims:
                 return None
             claim = _next(claim)
 
-    def _release(self, claim: Path | RemotePath) -> None:
+    def _release(self, claim: AnyPath) -> None:
         if self.is_held(claim):
             # Older ones first: as long as the newest is there, a process that comes back knows that it is late.
             name, _, number = claim.name.rpartition("-")
@@ -112,7 +111,7 @@ class Claims:
                 claim.with_name(f"{name}-{earlier}").unlink(missing_ok=True)
         self.held.pop(claim, None)
 
-    def _has_expired(self, claim: Path | RemotePath, version: Hashable, content: str) -> bool:
+    def _has_expired(self, claim: AnyPath, version: Hashable, content: str) -> bool:
         with suppress(ValueError, KeyError, TypeError):  # not written yet
             holder = json.loads(content)
             if has_ended(holder["machine"], holder["process"]):
@@ -127,6 +126,6 @@ def is_claim(name: str) -> bool:
     return name.startswith(".") and CLAIM in name
 
 
-def _next(claim: Path | RemotePath) -> Path | RemotePath:
+def _next(claim: AnyPath) -> AnyPath:
     name, _, number = claim.name.rpartition("-")
     return claim.with_name(f"{name}-{int(number) + 1}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..atomic import remove_left
-from ..storage import RemotePath, output_path
+from ..storage import AnyPath, RemotePath, output_path
 
 
 class Disk(Protocol):
@@ -130,6 +130,6 @@ class ObjectStorage:
         """Does nothing, as an upload that is interrupted leaves no file."""
 
 
-def disk_of(folder: Path | RemotePath) -> Disk:
+def disk_of(folder: AnyPath) -> Disk:
     """Returns the disk with a folder; raises a ValueError for object storage that jobs cannot share."""
     return ObjectStorage() if isinstance(output_path(folder), RemotePath) else LocalDisk()

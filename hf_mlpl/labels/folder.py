@@ -16,7 +16,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
@@ -32,10 +31,10 @@ from ..data.drops import DropFile, audio_problem, describe_unusable
 from ..data.rows import BLOCK, blocks
 from ..data.utterances import write_tables
 from ..error_line import error_line
+from ..storage import AnyPath, StorageError, as_path, parquet_source
 from .claims import is_claim
 from .disk import disk_of
-from .files import with_null_scores
-from .shards import SCHEMA, ShardCounts, counts_of, made_labels
+from .shards import SCHEMA, ShardCounts, counts_of, made_labels, read_shard
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ SOURCE: Types = {"name": str, "license": str, "url": (str, type(None))}
 Result = TypeVar("Result")
 
 
-def begin(folder: Path, job: dict, log_level: int) -> dict | None:
+def begin(folder: AnyPath, job: dict, log_level: int) -> dict | None:
     """Writes `job.json` unless it exists; returns the summary of a folder that is complete.
 
     Args:
@@ -72,7 +71,7 @@ def begin(folder: Path, job: dict, log_level: int) -> dict | None:
     return summary
 
 
-def complete_summary(folder: Path, job: dict, log_level: int = logging.DEBUG) -> dict | None:
+def complete_summary(folder: AnyPath, job: dict, log_level: int = logging.DEBUG) -> dict | None:
     """Returns the summary of a complete folder, and None for any other.
 
     Args:
@@ -89,7 +88,11 @@ def complete_summary(folder: Path, job: dict, log_level: int = logging.DEBUG) ->
     try:
         summary = _read_summary(folder)
         try:
-            num_labels = pq.read_metadata(path).num_rows
+            num_labels = pq.read_metadata(parquet_source(path)).num_rows
+        except StorageError as error:
+            if not isinstance(error, FileNotFoundError):
+                raise
+            raise ValueError(f"{path}: is not there") from error
         except Exception as error:  # a damaged file makes readers raise nearly anything
             raise ValueError(f"{path}: damaged ({error})") from error
         if num_labels != summary["labels"]:
@@ -100,7 +103,7 @@ def complete_summary(folder: Path, job: dict, log_level: int = logging.DEBUG) ->
         return None
 
 
-def check_same_job(path: Path, job: dict) -> None:
+def check_same_job(path: AnyPath, job: dict) -> None:
     """Raises a ValueError if the `job.json` at `path` is of another job, or damaged."""
     begun = _read_job(path)
     if differing := [name for name in job if begun[name] != job[name]]:
@@ -127,16 +130,16 @@ def _read_job(path: Path) -> dict:
         ) from None
 
 
-def shard_path(folder: Path, number: int) -> Path:
+def shard_path(folder: AnyPath, number: int) -> AnyPath:
     return folder / "shards" / f"{number:05d}.parquet"
 
 
-def shards_there(folder: Path) -> set[int]:
+def shards_there(folder: AnyPath) -> set[int]:
     """Returns the numbers of the shards that have been made."""
     return {int(name[:-8]) for name in disk_of(folder).names(folder / "shards") if SHARD_NAME.fullmatch(name)}
 
 
-def remove_claims(folder: Path) -> None:
+def remove_claims(folder: AnyPath) -> None:
     """Removes what killed processes have left beside shards, once all of these are there."""
     disk, shards = disk_of(folder), folder / "shards"
     disk.remove_left(shards)
@@ -144,7 +147,7 @@ def remove_claims(folder: Path) -> None:
         (shards / name).unlink(missing_ok=True)
 
 
-def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
+def is_labelled(path: AnyPath, utterances: Dataset, teacher: str) -> bool:
     """Returns whether a shard exists, is undamaged, and holds labels of these utterances by this teacher.
 
     A shard with an utterance that could not be labelled, and whose audio can be read now, is not labelled. A text that
@@ -153,11 +156,13 @@ def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
     if not path.exists():
         return False
     try:
-        table = _read_shard(path)
+        table = read_shard(path)
         table.validate(full=True)
         ids = [name for block in blocks(utterances, ["id"]) for name in block["id"].to_pylist()]
         if sorted(table["id"].to_pylist()) != sorted(ids) or set(table["source"].to_pylist()) != {teacher}:
             raise ValueError("it holds other labels")
+    except StorageError:  # says nothing about the shard
+        raise
     except Exception as error:  # a damaged file makes readers raise nearly anything
         logger.warning("%s: damaged (%s); it is labelled again", path, error_line(error))
         return False
@@ -170,16 +175,8 @@ def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
     return True
 
 
-def _read_shard(path: Path) -> pa.Table:
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        shard = with_null_scores(file.read(use_threads=False), path)  # a small file; `_read_ahead` reads several
-        if not shard.schema.equals(SCHEMA):
-            raise ValueError(f"{path}: has other columns than labels")
-        return shard
-
-
 def join_shards(
-    folder: Path,
+    folder: AnyPath,
     job: dict,
     num_shards: int,
     transcripts: Callable[[int], pa.Table] | None,
@@ -248,11 +245,12 @@ def _ahead(function: Callable[[int], Result], numbers: Iterable[int]) -> Iterato
             yield waiting.popleft().result()
 
 
-def _read_sound_shard(path: Path) -> pa.Table:
+def _read_sound_shard(path: AnyPath) -> pa.Table:
     try:
-        return _read_shard(path)
+        return read_shard(path)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the system; of damaged files there is none
+        # Of damaged files an OSError has no number.
+        if isinstance(error, StorageError) or isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError(f"{path}: damaged ({error_line(error)}); the same command labels it again") from error
 
@@ -271,12 +269,13 @@ def _in_row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def read_complete(folder: Path) -> dict:
+def read_complete(folder: str | AnyPath) -> dict:
     """Reads the summary of a complete folder of labels.
 
     Raises:
         ValueError: for a folder that is not complete, or whose summary is damaged or of an older hf_mlpl.
     """
+    folder = as_path(folder)
     if not (folder / "complete.json").is_file() or not (folder / "labels.parquet").is_file():
         raise ValueError(
             f"{folder}: no complete pseudo-labels; `hf-mlpl pseudo-label --output {folder}` makes them, or goes on "
@@ -290,7 +289,7 @@ def read_complete(folder: Path) -> dict:
         ) from None
 
 
-def _read_summary(folder: Path) -> dict:
+def _read_summary(folder: AnyPath) -> dict:
     """Reads and checks `complete.json`; raises a ValueError for one that is damaged, or of an older version."""
     path = folder / "complete.json"
     summary = read_json(path, teacher=str, utterances=int, labels=int, errors=int, languages=dict, sources=list)

@@ -33,6 +33,7 @@ from ..data.collapse import NOT_LEARNED, collapse_line
 from ..data.rows import blocks, durations_of, filter_rows, select_rows, sorted_by_id
 from ..error_line import error_line
 from ..sharing.hub import push_folder, with_retries
+from ..storage import AnyPath, RemotePath
 from .dataset_card import PICTURE, dataset_card, is_commit, plot_scores
 from .files import scored_blocks
 from .filters import DEFAULT_FILTERS, LabelFilter
@@ -50,7 +51,7 @@ PARQUET_OPTIONS = {"compression": "zstd", "use_content_defined_chunking": True, 
 
 
 def push_label_set(
-    labels: Path,
+    labels: AnyPath,
     repo_id: str,
     filters: Sequence[LabelFilter] = DEFAULT_FILTERS,
     with_audio: bool = False,
@@ -132,7 +133,7 @@ def _write_card(folder: Path, summary: LabelSummary, head: DatasetInfo) -> None:
 
 
 def write_label_set(
-    labels: Path,
+    labels: AnyPath,
     language: str,
     output: Path,
     filters: Sequence[LabelFilter] = DEFAULT_FILTERS,
@@ -159,6 +160,9 @@ def write_label_set(
         raise ValueError(f"{labels}: has a language {language!r}; label sets take locale codes, such as sv-SE")
     path = labels / "labels.parquet"
     deque(scored_blocks(path), maxlen=0)  # checks the file
+    if isinstance(path, RemotePath):
+        path.download(output / path.name)
+        path = output / path.name
     with writing(config.HF_DATASETS_CACHE):
         dataset = Dataset.from_parquet(glob.escape(str(path)), features=LABEL_FEATURES)
     dataset = filter_rows(dataset, ["language"], lambda block: pc.equal(block["language"], language).to_numpy())

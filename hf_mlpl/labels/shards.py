@@ -12,27 +12,32 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cpdist
 
+from ..atomic import atomic_write
 from ..data.collapse import FEWEST_LABELS, LabelTexts
-from ..data.conventions import Conventions
+from ..data.conventions import KINDS, Conventions
 from ..data.text_arrays import TextBlock, join
-from ..data.utterances import NOT_WRITTEN, arrow_errors, write_tables
+from ..data.utterances import NOT_WRITTEN, REPEATED, arrow_errors
 from ..evaluation.error_rate import fraction
+from ..storage import AnyPath
+from .files import with_null_scores
 from .schema import LABEL_FEATURES
 
 SCHEMA = LABEL_FEATURES.arrow_schema
 COUNTS = "hf_mlpl.label_counts"  # in the metadata of a shard
+CONVENTION = ("texts", *KINDS)
+KEPT = ("labels", "empty", "hours", "log_probs", "scored", *CONVENTION)  # sums of a language that a shard has with it
 HASHES = np.dtype("<u8")
 
 
-def write_shard(rows: Iterable[dict], path: Path, keep: bool = True) -> None:
+def write_shard(rows: Iterable[dict], path: AnyPath, keep: bool = True) -> None:
     """Writes rows of `LABEL_FEATURES` as a shard, which appears when it is complete, with their counts.
 
     Args:
@@ -43,21 +48,39 @@ def write_shard(rows: Iterable[dict], path: Path, keep: bool = True) -> None:
         shard = pa.Table.from_pylist(rows, schema=SCHEMA)
     counts = ShardCounts()
     counts.add(made_labels(shard))
-    write_tables([shard], path, SCHEMA, keep, {COUNTS: json.dumps(counts.content() | {"crc32": _checksum(shard)})})
+    content = json.dumps(counts.content() | {"crc32": _checksum(shard)})
+    with (
+        atomic_write(path, keep=keep) as partial,
+        pq.ParquetWriter(partial, SCHEMA, write_page_checksum=True, use_dictionary=REPEATED) as writer,
+    ):
+        writer.add_key_value_metadata({COUNTS: content})
+        writer.write_table(shard)
+
+
+def read_shard(path: AnyPath) -> pa.Table:
+    """Reads a shard; raises nearly any error for one that is damaged."""
+    content = pa.BufferReader(path.read_bytes())  # in one request, where the disk is far away
+    with pq.ParquetFile(content, page_checksum_verification=True) as file:
+        shard = with_null_scores(file.read(use_threads=False), path)  # a small file; the join reads several at once
+        if not shard.schema.equals(SCHEMA):
+            raise ValueError(f"{path}: has other columns than labels")
+        return shard
 
 
 def made_labels(shard: pa.Table) -> pa.Table:
-    """Returns the labels of a shard without those that have an error."""
-    return shard if shard["error"].null_count == len(shard) else shard.filter(shard["error"].is_null())
+    """Returns the labels of a shard without those that have an error, in the same memory."""
+    failed = np.flatnonzero(shard["error"].is_valid().to_numpy()).tolist()
+    starts, ends = [0, *(row + 1 for row in failed)], [*failed, len(shard)]
+    return pa.concat_tables(shard.slice(start, end - start) for start, end in zip(starts, ends, strict=True))
 
 
 def counts_of(shard: pa.Table) -> ShardCounts:
     """Returns the counts that a shard has with it or, where they are of other labels or absent, counts its labels."""
-    counts = ShardCounts()
-    with suppress(KeyError, TypeError, ValueError):
+    with suppress(AttributeError, KeyError, TypeError, ValueError):
         content = json.loads((shard.schema.metadata or {})[COUNTS.encode()])
         if content["crc32"] == _checksum(shard):
             return ShardCounts.of_content(content)
+    counts = ShardCounts()
     counts.add(made_labels(shard))
     return counts
 
@@ -76,13 +99,12 @@ class ShardCounts:
     """Counts the labels of each language, in columns; 8 bytes of each label stay in memory."""
 
     def __init__(self):
-        self.sums: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self.texts, self.conventions = LabelTexts(), Conventions()
+        self.sums: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+        self.texts = LabelTexts()
 
     def add(self, labels: pa.Table) -> None:
         """Counts labels, which have no error."""
         self.texts.add(labels)
-        self.conventions.add_by("language", labels)
         log_probs = labels["mean_log_prob"]
         self._add_sums(
             labels["language"],
@@ -92,6 +114,11 @@ class ShardCounts:
             log_probs=log_probs.fill_null(0.0).to_numpy(),
             scored=log_probs.is_valid().to_numpy(),
         )
+        conventions = Conventions()
+        conventions.add_by("language", labels)
+        for language, counts in conventions.counts.items():
+            for name, count in counts.items():
+                self.sums[language][name] += count
 
     def compare(self, labels: pa.Table, transcripts: pa.Table) -> None:
         """Compares labels with the transcripts of the same ids, as `ErrorRate` does."""
@@ -119,28 +146,28 @@ class ShardCounts:
     def merge(self, other: ShardCounts) -> None:
         """Adds counts of other labels."""
         for language, sums in other.sums.items():
-            self.sums[language].update(sums)
-            self.conventions.counts[language].update(other.conventions.counts[language])
+            own = self.sums[language]
+            for name, value in sums.items():
+                own[name] += value
             self.texts.hashes[language] += other.texts.hashes[language]
 
     def content(self) -> dict:
-        """Returns the counts of labels for JSON."""
-        hashes = {language: np.concatenate(parts).astype(HASHES) for language, parts in self.texts.hashes.items()}
+        """Returns the counts of labels that are compared with nothing, for JSON."""
+        hashes = [np.concatenate(self.texts.hashes[language]).astype(HASHES).tobytes() for language in self.sums]
         return {
-            "sums": self.sums,
-            "conventions": self.conventions.counts,
-            "hashes": {language: base64.b64encode(each).decode() for language, each in hashes.items()},
+            "languages": {language: [sums[name] for name in KEPT] for language, sums in self.sums.items()},
+            "hashes": base64.b64encode(b"".join(hashes)).decode(),
         }
 
     @classmethod
     def of_content(cls, content: dict) -> ShardCounts:
-        """Returns the counts of `content`."""
-        counts = cls()
-        for language, sums in content["sums"].items():
-            counts.sums[language].update(sums)
-            counts.conventions.counts[language].update(content["conventions"][language])
-            hashes = np.frombuffer(base64.b64decode(content["hashes"][language]), HASHES)
-            counts.texts.hashes[language] = [hashes.astype(np.uint64)]
+        """Returns the counts of `content`; raises nearly any error for what is none."""
+        counts, first = cls(), 0
+        hashes = np.frombuffer(base64.b64decode(content["hashes"]), HASHES).astype(np.uint64)
+        for language, sums in content["languages"].items():
+            counts.sums[language].update(zip(KEPT, sums, strict=True))
+            end = first + int(sums[0])
+            counts.texts.hashes[language], first = [hashes[first:end]], end
         return counts
 
     def report(self, errors: Counter[str]) -> dict[str, dict]:
@@ -158,9 +185,9 @@ class ShardCounts:
             "labels": int(sums["labels"]),
             "empty": int(sums["empty"]),
             "errors": errors[language],
-            "hours": float(sums["hours"]),
+            "hours": sums["hours"],
             "mean_log_prob": sums["log_probs"] / sums["scored"] if sums["scored"] else None,
-            "convention": self.conventions.report(language),
+            "convention": {name: int(sums[name]) for name in CONVENTION},
             "cer": fraction(sums["edits"], sums["length"]) if sums["compared"] else None,
             "commonest": self.texts.report(language)["commonest"] if sums["labels"] else 0.0,
             "length_ratio": sums["written"] / sums["expected"] if is_enough else None,

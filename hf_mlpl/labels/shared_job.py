@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from ..atomic import write_json
 from ..corpora.sources import Source
 from ..data.rows import blocks, select_rows
+from ..storage import AnyPath
 from . import claims
 from .claims import Claims, LostClaimError
 from .disk import disk_of
@@ -53,7 +53,7 @@ class SharedJob:
 
     def __init__(
         self,
-        folder: Path,
+        folder: AnyPath,
         job: dict,
         dataset: Dataset,
         shards: Sequence[np.ndarray],
@@ -146,7 +146,7 @@ class SharedJob:
             time.sleep(pause)
         return None
 
-    def _join(self, claim: Path) -> dict | None:
+    def _join(self, claim: AnyPath) -> dict | None:
         paths = {number: shard_path(self.folder, number) for number in sorted(self.unchecked)}
         bad = [
             path
@@ -175,7 +175,7 @@ class SharedJob:
         self._show()
         return summary
 
-    def _claim(self, numbers: Sequence[int]) -> Iterator[tuple[int, Path]]:
+    def _claim(self, numbers: Sequence[int]) -> Iterator[tuple[int, AnyPath]]:
         """Yields shards of some that are missing, and their claims, for as long as the list is not too old."""
         queue, started = deque(numbers), time.monotonic()
         shard_path(self.folder, 0).parent.mkdir(exist_ok=True)
@@ -190,7 +190,7 @@ class SharedJob:
                     self.held[number] = stack.pop_all()  # until it is written
                     yield number, claim
 
-    def _write(self, number: int, claim: Path | None, claimed_at: float, labels: Iterable[dict]) -> None:
+    def _write(self, number: int, claim: AnyPath | None, claimed_at: float, labels: Iterable[dict]) -> None:
         def held() -> Iterator[dict]:
             yield from labels
             if claim is not None:

@@ -23,6 +23,7 @@ from ..data.drops import audio_problem, blame_disk
 from ..data.rows import blocks, durations_of, filter_rows
 from ..data.utterances import read_columns, read_utterances, utterance_files
 from ..stop_signal import outlive_signals
+from ..storage import same_file
 from ..training_config import TrainingConfig
 from .slimipl import SlimIpl, SlimIplPlan
 
@@ -50,8 +51,8 @@ def check_train_files(config: TrainingConfig) -> None:
                 "and `hf-mlpl pseudo-label` writes its labels"
             )
     if config.slimipl:
-        unlabelled = {path.resolve(): path for path, _ in utterance_files(config.unlabelled)}
-        if both := [unlabelled[path.resolve()] for path in files if path.resolve() in unlabelled]:
+        unlabelled = {same_file(path): path for path, _ in utterance_files(config.unlabelled)}
+        if both := [unlabelled[same_file(path)] for path in files if same_file(path) in unlabelled]:
             raise ValueError(
                 f"{both[0]}: is in `train` and in `unlabelled`; slimIPL needs other speech there, whose texts it does "
                 "not learn"
