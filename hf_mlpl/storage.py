@@ -143,18 +143,6 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
             raise
 
 
-def matching_files(pattern: str) -> list[str]:
-    """Returns the local paths or URLs that match a pattern, sorted; none where it has no `*`. Raises StorageError."""
-    if "*" not in pattern:
-        return []
-    if not is_remote(pattern):
-        return sorted(glob(str(parse_location(pattern))))
-    fs, path = filesystem(pattern)
-    with storage_errors(pattern):
-        fs.invalidate_cache()  # of listings, which may be older than files that another process has written
-        return sorted(map(fs.unstrip_protocol, fs.glob(path)))
-
-
 def file_version(url: str) -> tuple[int, str | None]:
     """Returns the bytes of a file, and what its store calls its version; None where it tells no versions apart."""
     fs, path = filesystem(url)
@@ -178,24 +166,6 @@ def open_remote(url: str) -> RemoteFile:
             with file:
                 file = io.BytesIO(file.read())
         return RemoteFile(url, file, file.seek(0, os.SEEK_END))
-
-
-def read_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> str:
-    """Returns the text of a file at a path or a URL. Raises OSError, and UnicodeDecodeError for other encodings."""
-    if not is_remote(path):
-        return Path(path).read_text(encoding=encoding)
-    with open_remote(str(path)) as file:
-        return file.read().decode(encoding)
-
-
-def beside(path: str | Path, name: str) -> str | Path:
-    """Returns the path or URL of another file in the same folder."""
-    return path.with_name(name) if isinstance(path, Path) else f"{path.rpartition('/')[0]}/{name}"
-
-
-def same_file(path: str | Path) -> str | Path:
-    """Returns what is equal for two names of one file: its absolute path without links, or its URL."""
-    return path.resolve() if isinstance(path, Path) else path
 
 
 class RemoteFile(io.RawIOBase):
@@ -256,6 +226,8 @@ class RemoteFile(io.RawIOBase):
 
     def request(self, begin: int, end: int) -> bytes:
         """Returns bytes by one request, without keeping them; several threads may call it."""
+        if begin >= end:
+            return b""
         with storage_errors(self.name), self.lock:
             self.file.seek(begin)
             content = self.file.read(end - begin)
@@ -285,6 +257,9 @@ class RemotePath:
     def __str__(self) -> str:
         return self.url
 
+    def __format__(self, _) -> str:  # in messages, which have no password
+        return shown(self.url)
+
     def __truediv__(self, name: str) -> RemotePath:
         return RemotePath(f"{self.url.rstrip('/')}/{name}")
 
@@ -295,6 +270,13 @@ class RemotePath:
     @property
     def suffix(self) -> str:
         return PurePosixPath(self.name).suffix
+
+    @property
+    def stem(self) -> str:
+        return PurePosixPath(self.name).stem
+
+    def resolve(self) -> RemotePath:
+        return self
 
     @property
     def parent(self) -> RemotePath:
@@ -449,3 +431,17 @@ def output_path(place: str | os.PathLike[str] | RemotePath) -> AnyPath:
                 f"there is none; {', '.join(sorted(EXCLUSIVE - {'memory'}))} and local folders are accepted"
             )
     return path
+
+
+def matching_paths(pattern: str) -> list[AnyPath]:
+    """Returns the files that match a pattern, sorted; the one of this name where it has no `*`, or none matches."""
+    if "*" not in pattern:
+        return [as_path(pattern)]
+    if not is_remote(pattern):
+        names = glob(str(parse_location(pattern)))
+    else:
+        fs, path = filesystem(pattern)
+        with storage_errors(pattern):
+            fs.invalidate_cache()  # of listings, which may be older than what another process has written
+            names = list(map(fs.unstrip_protocol, fs.glob(path)))
+    return [as_path(name) for name in sorted(names) or [pattern]]

@@ -48,7 +48,7 @@ def open_member(path: str | os.PathLike, offset: int, size: int | None = None) -
     path, name = _located(path)
     try:
         if size is None:
-            return io.BytesIO(_parquet_bytes(path, offset))
+            return io.BytesIO(_parquet_bytes(path, name, offset))
         if isinstance(path, str):
             return _remote_member(path, offset, size)
         # Opened for each recording, like an extracted file; a buffer would read more than is needed.
@@ -84,13 +84,15 @@ def _located(path: str | os.PathLike) -> tuple[str | Path, str]:
 def _remote_member(url: str, offset: int, size: int) -> SeekableFile:
     """Opens a member of a tar at a URL: by one request, where it is not gzipped and up to `MAX_BYTES_AT_ONCE` long."""
     archive = _files.get(url, lambda: _RemoteArchive(url))
-    if archive.gzip is not None:
-        return io.BytesIO(archive.gzip.read(offset, size))
-    if offset + size > archive.file.size:
-        raise _too_short(archive.file.name, offset, size)
-    if size > MAX_BYTES_AT_ONCE:
+    if archive.gzip is None and size > MAX_BYTES_AT_ONCE and offset + size <= archive.file.size:
         return Section(open_remote(url), offset, size)
-    return io.BytesIO(archive.file.request(offset, offset + size))
+    if archive.gzip is not None:
+        content = archive.gzip.read(offset, size)
+    else:
+        content = archive.file.request(offset, min(offset + size, archive.file.size))
+    if len(content) < size:
+        raise _too_short(archive.file.name, offset, size)
+    return io.BytesIO(content)
 
 
 class _RemoteArchive:
@@ -113,7 +115,7 @@ def _gzip_reader(path: str | os.PathLike) -> GzipReader:
 
 
 class _ParquetFile:
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, name: str):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -121,11 +123,11 @@ class _ParquetFile:
             # Without a buffer size, a column of a row group is read at once.
             source = open_remote(path) if isinstance(path, str) else path
             self.file = pq.ParquetFile(source, buffer_size=MAX_BYTES_AT_ONCE)
-            self.column = audio_column(self.file.schema_arrow, path)
+            self.column = audio_column(self.file.schema_arrow, name)
         except StorageError:
             raise
         except (pa.ArrowException, OSError) as error:
-            raise ContainerError(f"{path}: no Parquet file, or damaged") from error
+            raise ContainerError(f"{name}: no Parquet file, or damaged") from error
         counts = [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self.lock = threading.Lock()
@@ -162,21 +164,21 @@ class _RowGroup:
             return self.file.read(size)
 
 
-def _parquet_bytes(path: str | Path, row: int) -> bytes:
+def _parquet_bytes(path: str | Path, name: str, row: int) -> bytes:
     import pyarrow as pa
 
     state = path if isinstance(path, str) else file_state(path)
-    opened = _files.get(state, lambda: _ParquetFile(path))
+    opened = _files.get(state, lambda: _ParquetFile(path, name))
     if not 0 <= row < opened.starts[-1]:
-        raise ContainerError(f"{path}: has no row {row}, it has {opened.starts[-1]}")
+        raise ContainerError(f"{name}: has no row {row}, it has {opened.starts[-1]}")
     number = int(np.searchsorted(opened.starts, row, side="right")) - 1
     try:
         recordings = _row_groups.get((state, number), lambda: opened.row_group(number))
     except (pa.ArrowException, OSError) as error:
-        raise ContainerError(f"{path}: row {row} cannot be read, is it damaged? ({reason(error)})") from error
+        raise ContainerError(f"{name}: row {row} cannot be read, is it damaged? ({reason(error)})") from error
     content = recordings[row - int(opened.starts[number])]
     if content is None:
-        raise ContainerError(f"{path}: row {row} has no audio")
+        raise ContainerError(f"{name}: row {row} has no audio")
     return content
 
 

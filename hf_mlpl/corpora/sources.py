@@ -10,11 +10,11 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ..atomic import read_json
 from ..data.utterances import utterance_files
-from ..storage import beside
+from ..storage import AnyPath
 from .locales import to_locale
 from .readers.releases import find_releases
 
@@ -58,17 +58,17 @@ def sources_of(paths: Iterable[str | Path]) -> list[Source]:
     """
     found: dict[Source, None] = {}
     for path, _ in utterance_files(paths):
-        report, labels = beside(path, "report.json"), beside(path, "complete.json")
+        report, labels = path.with_name("report.json"), path.with_name("complete.json")
         try:
-            split = _content(report).get("splits", {}).get(PurePosixPath(path).stem, {})
+            split = _content(report).get("splits", {}).get(path.stem, {})
             noted = split.get("sources") or _content(labels).get("sources") or ()
             found |= dict.fromkeys(Source(**source) for source in noted)
         except (AttributeError, TypeError) as error:
-            raise ValueError(f"{report} or complete.json beside it: does not name sources: {error}") from error
+            raise ValueError(f"{report} or {labels.name} beside it: does not name sources: {error}") from error
     return list(found)
 
 
-def _content(path: str | Path) -> dict:
+def _content(path: AnyPath) -> dict:
     try:
         return read_json(path)
     except FileNotFoundError:

@@ -105,6 +105,11 @@ def filter_rows(dataset: Dataset, columns: Sequence[str], predicate: Callable[[p
     return dataset if len(rows) == len(dataset) else select_rows(dataset, rows)
 
 
+def whole(dataset: Dataset) -> Dataset:
+    """Returns all rows of the file of a data set that may have some of them."""
+    return Dataset(dataset.data, info=dataset.info, split=dataset.split)
+
+
 def select_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
     """Selects rows by their numbers, in the order of `rows`; 8 bytes for each.
 
