@@ -68,11 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..corpora.preparation.prepare import read_normalizers
     from ..labels.filters import DEFAULT_FILTERS, filter_labels, read_filters
-    from ..storage import matching_files, output_path
+    from ..storage import matching_paths, output_path
     from ..text_table import aligned
 
     options.output = output_path(options.output)
-    options.labels = [path for name in options.labels for path in matching_files(name) or [name]]
+    options.labels = [str(path) for name in options.labels for path in matching_paths(name)]
     filters = read_filters(options.filters) if options.filters else DEFAULT_FILTERS
     normalizers = read_normalizers(options.normalize) if options.normalize else {}
     others = list(_texts_of_others(options.labels, options.agreement_with or []))

@@ -33,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--utterances",
-        type=Path,
         nargs="+",
         default=[],
         metavar="FILE",

@@ -33,7 +33,7 @@ from ..data.utterances import FEATURES, write_utterances
 from ..folder_lock import claimed_file
 from ..model.text import normalize_text
 from ..sharing.hub import FAILURES, request_problem, with_retries
-from ..storage import AnyPath, RemotePath, as_path, matching_files
+from ..storage import AnyPath, RemotePath, matching_paths
 from .files import AS_FOUND, PLACE_FEATURES, TableSettings, columns_of_labels, label_schema, labels_of_anyone
 from .matching import (
     AGAIN,
@@ -119,7 +119,7 @@ def find_label_set(
         OSError: for a data set that cannot be downloaded.
     """
     names = [labels] if isinstance(labels, str) else list(labels)
-    paths = [as_path(path) for name in names for path in matching_files(name) or [name]]
+    paths = [path for name in names for path in matching_paths(name)]
     if all(path.is_file() for path in paths):
         return {None: paths}
     if len(paths) > 1:
@@ -155,7 +155,7 @@ def _files_of_config(name: str, config: str | None, split: str) -> list[Path]:
 
 def _files_below(root: AnyPath) -> dict[str | None, list[AnyPath]]:
     if isinstance(root, RemotePath):
-        found = [(depth, url) for depth in (1, 2) for url in matching_files(str(root) + depth * "/*")]
+        found = [(depth, str(path)) for depth in (1, 2) for path in matching_paths(str(root) + depth * "/*")]
         names = ["/".join(url.split("/")[-depth:]) for depth, url in found]
     else:
         names = [path.relative_to(root).as_posix() for pattern in ("*", "*/*") for path in sorted(root.glob(pattern))]
