@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..ctc_models.interface import CtcInterface
@@ -129,6 +130,11 @@ def fsdp_problem(config: TrainingConfig, state_dict_type: str) -> str | None:
             f"slimipl.ema_decay is {config.slimipl.ema_decay}, whose second model cannot be sharded; set it to null, "
             "or launch with `accelerate launch --multi_gpu`, without FSDP"
         )
+    if config.bf16_gradients and not config.bf16:
+        return (
+            "bf16_gradients is true, and FSDP exchanges gradients in the precision in which it computes; set bf16 to "
+            "true, or leave out bf16_gradients"
+        )
     if state_dict_type != SHARDS:
         return f"fsdp_state_dict_type is {state_dict_type}; set it to {SHARDS}, as recipes/accelerate/fsdp.yaml does"
     return None
@@ -147,7 +153,14 @@ def prepare(
     if config.gradient_checkpointing:  # with adapters by now: peft would warn of a model without embeddings of tokens
         model.gradient_checkpointing_enable()  # called activation_checkpointing_enable in new releases, not in 5.17
     if not accelerator.is_fsdp2:
-        return accelerator.prepare(model, build_optimizer(model, config, ctc.heads(model)))
+        model, optimizer = accelerator.prepare(model, build_optimizer(model, config, ctc.heads(model)))
+        if config.bf16_gradients and isinstance(model, DistributedDataParallel):
+            from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+
+            # Not accelerate's `comm_hook`, because torch refuses this hook by its name in builds without a GPU,
+            # although gloo can sum bfloat16.
+            model.register_comm_hook(None, lambda state, bucket: bf16_compress_hook(state, bucket))
+        return model, optimizer
     drops_layers = _drops_layers(config, ctc, model)
     if drops_layers and ctc.skips_layers:
         raise ValueError(
