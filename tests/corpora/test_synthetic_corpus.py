@@ -7,6 +7,7 @@ import importlib
 import io
 import itertools
 import json
+import os
 import shutil
 import sys
 import unicodedata
@@ -141,7 +142,8 @@ def test_voices_differ():
     assert len(spoken) == len(variants)
 
 
-def test_same_seed_same_corpus(corpus, tmp_path):
+def test_same_seed_same_corpus(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("multiprocessing.spawn._python_exe", os.fsencode(sys.executable))  # no fork of the tests
     again = write_demo_corpus(tmp_path, **SETTINGS, processes=2)
     for one, other in zip(corpus, again, strict=True):
         files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
