@@ -165,6 +165,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.tx = [f"{process}//python={python}" for process in config.option.tx]
     elif hasattr(config, "workerinput"):
         sys.executable = config.workerinput["executable"]
+        quick_python.quick_python()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -2,16 +2,18 @@
 
 Importing torch, transformers and datasets takes most of the time of most scripts. `serve` imports them once, for all
 processes of a test run. Its program `python` accepts a script, `-m MODULE` or `-c PROGRAM` like the interpreter, and
-sends it to the server with its arguments, folder, environment and standard streams. `python` passes signals on to the
+sends it to the server with its arguments, folder, environment and open files. `python` passes signals on to the
 script, and exits with the script's exit status.
 """
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import gc
 import importlib.util
 import json
+import multiprocessing
 import os
 import pickle
 import runpy
@@ -42,6 +44,7 @@ CALL = "import pickle, sys; function, arguments = pickle.loads(bytes.fromhex(sys
 def quick_python() -> Path:
     """Returns the program; starts the server at the first call, which ends with this process and kills its own."""
     if GIVEN:
+        multiprocessing.set_executable(GIVEN)
         return Path(GIVEN)
     folder = tempfile.mkdtemp()  # not tmp_path: the address of a socket must be short
     atexit.register(shutil.rmtree, folder)
@@ -59,6 +62,7 @@ def quick_python() -> Path:
         )
     atexit.register(process.communicate)  # closes its standard input, and waits
     os.environ["QUICK_PYTHON"] = str(path)
+    multiprocessing.set_executable(str(path))  # of the processes that this one spawns
     return path
 
 
@@ -72,8 +76,10 @@ def ask(address: str, *arguments: str) -> None:
     """Asks the server to run Python with the arguments, and exits with its exit status."""
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(address)
-        request = json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()
-        socket.send_fds(server, [len(request).to_bytes(8, "big")], [0, 1, 2])
+        given = [int(name) for name in os.listdir("/proc/self/fd")]
+        given = [number for number in given if number != server.fileno() and _is_open(number)]
+        request = json.dumps([given, arguments, os.getcwd(), dict(os.environ)]).encode()
+        socket.send_fds(server, [len(request).to_bytes(8, "big")], given)
         server.sendall(request)
         answers = server.makefile()
         process = int(answers.readline())
@@ -81,6 +87,13 @@ def ask(address: str, *arguments: str) -> None:
             signal.signal(number, lambda number, _: os.kill(process, number))
         status = int(answers.readline())
     leave(status)
+
+
+def _is_open(number: int) -> bool:
+    """Returns whether a descriptor is more than the one by which the descriptors were listed."""
+    with contextlib.suppress(OSError):
+        return bool(os.fstat(number))
+    return False
 
 
 def serve(number: str, python: str) -> None:
@@ -96,12 +109,12 @@ def serve(number: str, python: str) -> None:
             readable, _, _ = select.select([0, listener, *running.values()], [], [], 0.01 if running else None)
             if listener in readable:
                 client, _ = listener.accept()
-                size, streams, _, _ = socket.recv_fds(client, 8, 3)
+                size, files, _, _ = socket.recv_fds(client, 8, 100)
                 request = client.makefile("rb").read(int.from_bytes(size, "big"))
                 if not (process := os.fork()):
                     break
-                for stream in streams:
-                    os.close(stream)
+                for file in files:
+                    os.close(file)
                 os.setpgid(process, process)
                 with contextlib.suppress(OSError):
                     client.sendall(f"{process}\n".encode())
@@ -117,15 +130,20 @@ def serve(number: str, python: str) -> None:
                 sys.exit()
     for other in (client, *running.values()):
         other.close()
-    _become(python, streams, *json.loads(request))
+    _become(python, files, *json.loads(request))
 
 
-def _become(python: str, streams: list[int], arguments: list[str], folder: str, environment: dict[str, str]) -> None:
-    """Gives this process the streams, folder, environment and arguments of the client."""
+def _become(
+    python: str, files: list[int], numbers: list[int], arguments: list[str], folder: str, environment: dict[str, str]
+) -> None:
+    """Gives this process the open files and their numbers, the folder, environment and arguments of the client."""
     os.setpgid(0, 0)  # the server does the same, whichever is first
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-        os.close(stream)
+    high = [fcntl.fcntl(file, fcntl.F_DUPFD, 1 + max([*files, *numbers])) for file in files]  # none is overwritten
+    for file in files:
+        os.close(file)
+    for number, file in zip(numbers, high, strict=True):
+        os.dup2(file, number)
+        os.close(file)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -134,6 +152,7 @@ def _become(python: str, streams: list[int], arguments: list[str], folder: str, 
     sys.modules["huggingface_hub.hf_api"].api.endpoint = sys.modules["huggingface_hub.constants"].ENDPOINT
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run behind a shell
     sys.executable = python  # so that processes it starts are as quick
+    multiprocessing.set_executable(python)
     sys.argv = arguments
 
 
