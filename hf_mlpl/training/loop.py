@@ -18,6 +18,7 @@ from ..ctc_models import CtcInterface, ctc_interface
 from ..data.batches import SpeechBatch, micro_batch_seed
 from ..data.drops import DropFile
 from ..data.selection import DROPPED, select_for_training, select_unlabelled
+from ..data.shared_arrays import SharedArrays, shared_arrays
 from ..data.utterances import read_utterances
 from ..evaluation.hypotheses import hypotheses_path
 from ..evaluation.scoring import evaluate_model
@@ -43,6 +44,7 @@ from .run_data import (
     check_pseudo_labels,
     check_train_files,
     compare_conventions,
+    plan_passes,
     read_dev_set,
     supervised_updates,
 )
@@ -70,7 +72,8 @@ def train(config: TrainingConfig) -> Path:
     if not _is_finished(process, config):
         with claimed_by_job(process, output_dir):
             if not _is_finished(process, config):
-                return _train(config)
+                with shared_arrays(process) as arrays:
+                    return _train(config, arrays)
     _check_speech(on_main_process(process, lambda: collapse_of_run(output_dir)), config)
     if config.push_to_hub and process.is_main_process:
         with claimed(output_dir):
@@ -88,7 +91,7 @@ def _is_finished(process: PartialState, config: TrainingConfig) -> bool:
     return on_main_process(process, check)
 
 
-def _train(config: TrainingConfig) -> Path:
+def _train(config: TrainingConfig, arrays: SharedArrays) -> Path:
     """Trains in a folder that this job has claimed, and whose run, if any, has these settings."""
     output_dir = Path(config.output_dir)
     is_continued = check_same_config(config, checkpoints(output_dir))
@@ -112,16 +115,17 @@ def _train(config: TrainingConfig) -> Path:
         if unlabelled_set is not None:
             unlabelled_set = select_unlabelled(unlabelled_set, ctc.languages, config.max_batch_seconds, lists[1])
         model, optimizer = prepare(accelerator, model, ctc, config)
-        slimipl = None
+        plans, slimipl = plan_passes(train_set, unlabelled_set, config, arrays), None
         if unlabelled_set is not None:
-            slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
+            slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, plans, config)
         digests = digest(processor, train=train_set, unlabelled=unlabelled_set) | base
         pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
-        checkpointer = Checkpointer(accelerator, model, optimizer, slimipl, config, digests)
+        checkpointer = Checkpointer(accelerator, model, optimizer, slimipl, plans, config, digests)
         start = checkpointer.load_last(same_data=is_continued)
     if accelerator.is_main_process:
         write_config(config)  # only after all checks
-    updates = iter(slimipl) if slimipl else supervised_updates(accelerator, model, processor, train_set, config, start)
+    supervised = supervised_updates(accelerator, model, processor, train_set, plans["train"], config, start)
+    updates = iter(slimipl or supervised)
 
     log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
     log.describe(train_set, dropped, accelerator.unwrap_model(model), ctc)
