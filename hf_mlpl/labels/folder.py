@@ -47,6 +47,7 @@ COUNTS: Types = {
 LATER: Types = {"commonest": float, "length_ratio": (float, type(None)), "convention": dict}
 CONVENTION: Types = dict.fromkeys(("texts", *KINDS), int)
 UNREADABLE = "unreadable.tsv"
+OLDER_JOB = {"dtype": "float32", "order": "duration"}  # what older versions had only one of, and did not write
 SHARD_NAME = re.compile(r"\d{5,}\.parquet")
 READERS = 4  # threads that read shards
 SOURCE: Types = {"name": str, "license": str, "url": (str, type(None))}
@@ -104,16 +105,29 @@ def complete_summary(folder: AnyPath, job: dict, log_level: int = logging.DEBUG)
 
 def check_same_job(path: AnyPath, job: dict) -> None:
     """Raises a ValueError if the `job.json` at `path` is of another job, or damaged."""
+    begun = _read_job(path)
+    if differing := [name for name in job if begun[name] != job[name]]:
+        changes = "; ".join(f"{name} was {begun[name]!r}, is {job[name]!r}" for name in differing)
+        raise ValueError(f"{path.parent} holds another job's labels: {changes}. Choose another folder, or remove it")
+
+
+def begun_job(folder: AnyPath) -> dict:
+    """Returns the content of `job.json`, with what older versions did not write; nothing if it is not there.
+
+    Raises:
+        ValueError: for one that is damaged.
+    """
+    path = folder / "job.json"
+    return _read_job(path) if path.exists() else {}
+
+
+def _read_job(path: AnyPath) -> dict:
     try:
-        begun = read_json(path, teacher=str, utterances=int, ids_sha256=str)
+        return OLDER_JOB | read_json(path, teacher=str, utterances=int, ids_sha256=str)
     except ValueError as error:
         raise ValueError(
             f"{error}; delete it if the labels beside it are of this job, or choose another folder"
         ) from None
-    begun = {"dtype": "float32"} | begun  # the only dtype of older versions
-    if differing := [name for name in job if begun[name] != job[name]]:
-        changes = "; ".join(f"{name} was {begun[name]!r}, is {job[name]!r}" for name in differing)
-        raise ValueError(f"{path.parent} holds another job's labels: {changes}. Choose another folder, or remove it")
 
 
 def shard_path(folder: AnyPath, number: int) -> AnyPath:

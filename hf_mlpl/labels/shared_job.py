@@ -7,6 +7,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
@@ -67,6 +68,8 @@ class SharedJob:
         self.found = self._there()
         self.unchecked = self.found.copy()  # shards that may be damaged, or lack what can be read now
         self.num_made, self.seconds = 0, 0.0  # shards by this process, and the time that they took
+        self.held: dict[int, ExitStack] = {}  # shards that this process makes, and what gives their claims back
+        self.last_written = 0.0
         self.claims = Claims(self.disk)
         self.bar = tqdm(
             total=len(dataset),
@@ -91,10 +94,13 @@ class SharedJob:
     def claimed_shards(self) -> Iterator[tuple[np.ndarray, Callable[[Iterable[dict]], None]]]:
         """Yields the rows of shards that this process has claimed, with a function that writes labels as the shard.
 
-        Ends when all shards are there, whoever has made them. Shards of processes that have died are claimed as those
-        of nobody are. When no others are left, and a shard is waited for longer than this process takes for two, it is
-        made here as well, without a claim, and the first one to end has made it. So a job does not wait for a process
-        that is slow, or that hangs.
+        The next shards may be asked for before the ones before are written, by another thread, too. Then it ends when
+        no other shard is free, and is to be called again when those are written. Else it ends when all shards are
+        there, whoever has made them; called again it yields nothing.
+
+        Shards of processes that have died are claimed as those of nobody are. When no others are left, and a shard is
+        waited for longer than this process takes for two, it is made here as well, without a claim, and the first one
+        to end has made it. So a job does not wait for a process that is slow, or that hangs.
         """
         pauses, waiting = _pauses(), dict[int, float]()  # since when a shard is waited for
         while missing := self._missing():
@@ -103,18 +109,21 @@ class SharedJob:
             for choice in (own, sorted(set(missing) - set(own))):
                 for number, claim in self._claim(choice):
                     num_claimed += 1
-                    yield self.shards[number], partial(self._write, number, claim)
+                    yield self.shards[number], partial(self._write, number, claim, time.monotonic())
                 if num_claimed:
                     break
             if num_claimed:
                 pauses, waiting = _pauses(), {}
                 continue
+            if self.held:
+                return
             self._show(f"waiting for {len(missing)} shards of other processes")
             waiting = {number: waiting.get(number, time.monotonic()) for number in missing}
             patience = PATIENCE * self.seconds / self.num_made if self.num_made else claims.LEASE_SECONDS
             if late := [number for number, since in waiting.items() if time.monotonic() - since > patience]:
                 number = _random.choice(late)
-                yield self.shards[number], partial(self._write, number, None)
+                self.held[number] = ExitStack()
+                yield self.shards[number], partial(self._write, number, None, time.monotonic())
             else:
                 time.sleep(next(pauses))
 
@@ -150,6 +159,7 @@ class SharedJob:
             (self.folder / "complete.json").unlink(missing_ok=True)  # it is made anew at the end
             for path in bad:
                 path.unlink(missing_ok=True)
+            self.bar.n = 0  # the next look at the folder counts anew
         if len(self._there()) < len(self.shards):
             return None
         if self.summary is not None and self._stamp() == self.first_stamp:
@@ -172,31 +182,37 @@ class SharedJob:
         while queue and time.monotonic() - started < LOOK_SECONDS:
             number = queue.popleft()
             path = shard_path(self.folder, number)
-            with self.claims.claimed(path) as claim:
+            with ExitStack() as stack:
+                claim = stack.enter_context(self.claims.claimed(path))
                 if claim is None:  # another launch works along the same shards; elsewhere it is not in the way
                     queue.rotate(_random.randrange(len(queue) + 1))
                 elif not path.exists():  # after the claim: before it, another process may just have finished
+                    self.held[number] = stack.pop_all()  # until it is written
                     yield number, claim
 
-    def _write(self, number: int, claim: AnyPath | None, labels: Iterable[dict]) -> None:
+    def _write(self, number: int, claim: AnyPath | None, claimed_at: float, labels: Iterable[dict]) -> None:
         def held() -> Iterator[dict]:
             yield from labels
             if claim is not None:
                 self.claims.check(claim)
 
-        started = time.monotonic()
         try:
-            write_shard(held(), shard_path(self.folder, number))
-            self.num_made, self.seconds = self.num_made + 1, self.seconds + time.monotonic() - started
+            with self.held[number]:
+                write_shard(held(), shard_path(self.folder, number))
+            now = time.monotonic()
+            self.num_made, self.seconds = self.num_made + 1, self.seconds + now - max(claimed_at, self.last_written)
+            self.last_written = now
         except LostClaimError as error:
             logger.warning("%s; its labels are used", error)
+        finally:
+            del self.held[number]
 
     def _missing(self) -> list[int]:
         there = self._there()
-        self.bar.n = self._num_labelled(there)
+        self.bar.n = max(self.bar.n, self._num_labelled(there))  # it has counted some of the shards in work
         others = len(there - self.found) - self.num_made
         self._show(f"{others} shards by other processes" if others > 0 else "")
-        return [number for number in range(len(self.shards)) if number not in there]
+        return [number for number in range(len(self.shards)) if number not in there and number not in self.held]
 
     def _there(self) -> set[int]:
         return shards_there(self.folder) & set(range(len(self.shards)))
