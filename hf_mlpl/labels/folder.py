@@ -111,7 +111,7 @@ def check_same_job(path: AnyPath, job: dict) -> None:
         raise ValueError(f"{path.parent} holds another job's labels: {changes}. Choose another folder, or remove it")
 
 
-def begun_job(folder: Path) -> dict:
+def begun_job(folder: AnyPath) -> dict:
     """Returns the content of `job.json`, with what older versions did not write; nothing if it is not there.
 
     Raises:
@@ -121,7 +121,7 @@ def begun_job(folder: Path) -> dict:
     return _read_job(path) if path.exists() else {}
 
 
-def _read_job(path: Path) -> dict:
+def _read_job(path: AnyPath) -> dict:
     try:
         return OLDER_JOB | read_json(path, teacher=str, utterances=int, ids_sha256=str)
     except ValueError as error:
