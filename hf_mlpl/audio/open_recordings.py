@@ -11,8 +11,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ..storage import RemoteFile
-from .parts import SeekableFile
+from .mp3_frames import starts_as_mp3
+from .parts import SeekableFile, head_behind_tags
 
+HEAD = 4096  # bytes that show whether a file is an mp3
 MAX_OPEN = 16  # recordings, of which each keeps up to 16 MiB
 
 
@@ -27,7 +29,7 @@ class OpenRecordings:
     """Keeps the files that were read last, for readers of many parts of few recordings.
 
     A file of a disk is read in blocks of 1 MiB then, as one of object storage is, so that what lies near needs no
-    further request. Files stay the ones that were opened, also where others get their names: keep them for the time
+    further request; an mp3 as a decoder asks. Files stay the ones that were opened, also where others get their names: keep them for the time
     of a job. Threads may share them, for a file is lent to one reader at a time. Another process begins with none.
     """
 
@@ -53,7 +55,8 @@ class OpenRecordings:
             stack = ExitStack()
             try:
                 file = open_file(stack)
-                if isinstance(file, io.FileIO):
+                # libsndfile searches an mp3 from its beginning by ten thousand small reads, which only C makes quickly.
+                if isinstance(file, io.FileIO) and not starts_as_mp3(head_behind_tags(file, HEAD)):
                     file = RemoteFile(name, file, file.seek(0, os.SEEK_END))
                 recording = OpenRecording(file, stack)
             except BaseException:
