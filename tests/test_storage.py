@@ -1,6 +1,7 @@
 """Files of object storage are opened by fsspec, with few requests and a line for each error."""
 
 import io
+import json
 import multiprocessing
 import os
 import random
@@ -259,6 +260,16 @@ def test_tables_name_recordings_of_object_storage(tmp_path, monkeypatch, capsys)
     printed = capsys.readouterr()
     assert "table.csv:3: unreadable audio: counted://bucket/none.wav: no such file" in printed.out + printed.err
     assert "table.csv:4: its path is an address: 'smb://host/x.wav'" in printed.out + printed.err
+
+    put("bucket/none.wav", sound(3))  # which was missing, so that the list is read again
+    assert run_command("prepare_data.py", "--list", tmp_path / "table.csv", "--output", tmp_path / "data") == 0
+    assert pq.read_metadata(tmp_path / "data" / "train.parquet").num_rows == 2
+    manifest = tmp_path / "manifest.json"
+    assert (
+        run_command("export_manifest.py", tmp_path / "data" / "train.parquet", "--to", "nemo", "--output", manifest)
+        == 0
+    )
+    assert json.loads(manifest.read_text().splitlines()[0])["audio_filepath"] == url
 
 
 def test_recordings_to_transcribe():
