@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from fsspec.implementations.memory import MemoryFileSystem
+from huggingface_hub import HfApi
 
 from hf_mlpl.audio.reading import AudioError, audio_duration, load_audio
 from hf_mlpl.audio.tar_index import tar_index
@@ -295,3 +296,19 @@ def test_options_and_settings_that_take_no_url():
     ):
         with pytest.raises(ValueError, match=line):
             TrainingConfig(**settings | wrong)
+
+
+def test_data_sets_of_the_hub_have_urls(local_hub, tmp_path):
+    api = HfApi()
+    api.create_repo("me/speech", repo_type="dataset")
+    (tmp_path / "a.wav").write_bytes(sound(1))
+    write_utterances(utterances(3, "a"), tmp_path / "train.parquet")
+    api.upload_folder(
+        folder_path=tmp_path, repo_id="me/speech", repo_type="dataset", allow_patterns=["a.wav", "*.parquet"]
+    )
+    np.testing.assert_array_equal(load_audio("hf://datasets/me/speech/a.wav"), load_audio(tmp_path / "a.wav"))
+    for pattern in ("hf://datasets/me/speech/train.parquet", "hf://datasets/me/speech@main/*.parquet"):
+        assert read_utterances([pattern])["id"][:] == ["a0", "a1", "a2"]
+    for name in ("speech/b.wav", "nothing/a.wav"):
+        with pytest.raises(AudioError, match=f"^hf://datasets/me/{name}: no such file$"):
+            load_audio(f"hf://datasets/me/{name}")
