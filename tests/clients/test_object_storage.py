@@ -36,7 +36,8 @@ class Requests(logging.Handler):
         self.counts: Counter = Counter()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.counts[re.search(r"\b(HEAD|GET|PUT|POST|DELETE) ", record.getMessage())[1]] += 1
+        if match := re.search("(HEAD|GET|PUT|POST|DELETE) /", record.getMessage()):
+            self.counts[match[1]] += 1
 
 
 @pytest.fixture(scope="module")
