@@ -281,7 +281,8 @@ class RemotePath:
 
     @property
     def parent(self) -> RemotePath:
-        return RemotePath(self.url.rpartition("/")[0])
+        above = self.url.rpartition("/")[0]
+        return self if above.endswith(":/") else RemotePath(above)
 
     def with_name(self, name: str) -> RemotePath:
         return self.parent / name

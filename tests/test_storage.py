@@ -4,6 +4,7 @@ import io
 import multiprocessing
 import os
 import random
+import re
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -20,10 +21,13 @@ from hf_mlpl.audio.reading import AudioError, audio_duration, load_audio
 from hf_mlpl.audio.tar_index import tar_index
 from hf_mlpl.cli.main import NAMES, command_parser
 from hf_mlpl.cli.paths import local_path
+from hf_mlpl.corpora import recordings
 from hf_mlpl.data.utterances import languages_of, read_utterances, utterance_files, write_utterances
 from hf_mlpl.inference.transcription import find_recordings
 from hf_mlpl.storage import BLOCK_BYTES, MissingError, StorageError, is_remote, open_remote, parse_location
 from hf_mlpl.training_config import TrainingConfig
+
+from .commands import run_command
 
 RATE = 16_000
 REQUESTS: Counter = Counter()
@@ -79,9 +83,9 @@ def sound(seconds: float, form: str = "WAV", seed: int = 0) -> bytes:
 
 
 def test_any_place_of_a_file_is_read_as_from_the_disk():
-    content = random.Random(0).randbytes(20 * BLOCK_BYTES + 17)
+    content = random.Random(0).randbytes(18 * BLOCK_BYTES + 17)
     file, local = open_remote(put("bucket/long.bin", content)), io.BytesIO(content)
-    for i in range(100):
+    for i in range(30):
         place, count = random.Random(i).randrange(len(content) + 9), random.Random(-i).choice([1, 9000, 2**21, 2**25])
         assert file.seek(place) == local.seek(place)
         assert file.read(count) == local.read(count)
@@ -100,20 +104,20 @@ def test_any_place_of_a_file_is_read_as_from_the_disk():
 
 @pytest.mark.parametrize("form", ["WAV", "FLAC", "MP3", "OGG"])
 def test_recordings_sound_as_their_files_with_few_requests(form, tmp_path):
-    content = sound(20, form)
+    content = sound(6, form)
     (tmp_path / "x").write_bytes(content)
     url = put("bucket/a clip?#[1].x", content)
     np.testing.assert_array_equal(load_audio(url), load_audio(tmp_path / "x"))
     assert REQUESTS == {"head": 1, "get": 1}
-    part = {"start": 5.0, "end": 6.5}
+    part = {"start": 2.0, "end": 3.5}
     np.testing.assert_array_equal(load_audio({"path": url} | part), load_audio({"path": str(tmp_path / "x")} | part))
     assert audio_duration(url) == audio_duration(tmp_path / "x")
 
 
 def test_a_part_of_a_long_recording_costs_few_requests(tmp_path):
-    content = sound(600)  # 19 MB
+    content = sound(300)  # 10 MB
     (tmp_path / "x.wav").write_bytes(content)
-    audio = {"path": put("bucket/x.wav", content), "start": 400.0, "end": 410.0}
+    audio = {"path": put("bucket/x.wav", content), "start": 200.0, "end": 210.0}
     np.testing.assert_array_equal(load_audio(audio), load_audio(audio | {"path": str(tmp_path / "x.wav")}))
     assert REQUESTS["head"] == 1
     assert REQUESTS["get"] <= 4  # the beginning, the end, where tags may be, and the part, which may cross a block
@@ -139,7 +143,7 @@ def test_members_of_archives(suffix, tmp_path, monkeypatch):
         np.testing.assert_array_equal(load_audio(audio), load_audio(content))
         if suffix == ".tar" and len(content) <= BLOCK_BYTES:
             assert REQUESTS == {"get": 1}  # exactly its bytes
-    with pytest.raises(AudioError, match=r"clips\.tar(\.gz)?: .*"):
+    with pytest.raises(AudioError, match=r"clips\.tar(\.gz)?: ends before the 5 bytes at 1000000000"):
         load_audio({"path": url, "offset": 10**9, "size": 5})
 
 
@@ -182,8 +186,8 @@ def test_utterance_files(tmp_path, monkeypatch):
     assert read_utterances(["counted://bucket/data/c.parquet"])["id"][:] == ["d0", "d1"]
     put("bucket/data/no.parquet", b"PAR1 and no more")
     for name, line in {
-        "no": r"no\.parquet: not an utterance file, .*",
-        "none": r"none\.parquet: no such file",
+        "no": "no.parquet: not an utterance file",
+        "none": "none.parquet: no such file",
     }.items():
         with pytest.raises((ValueError, MissingError), match=f"^counted://bucket/data/{line}"):
             read_utterances([f"counted://bucket/data/{name}.parquet"])
@@ -240,11 +244,28 @@ def test_what_is_a_url(tmp_path, monkeypatch):
     assert parse_location("s3:/") == Path("s3:")  # a folder of this name is there
 
 
+def test_tables_name_recordings_of_object_storage(tmp_path, monkeypatch, capsys):
+    assert all(map(recordings.is_object, ["s3://b/x.wav", "GS://b/x.wav", "hf://datasets/me/x/y.wav"]))
+    assert not any(
+        map(recordings.is_object, ["smb://host/x", "simplecache::file:///etc/passwd", "s3://b/x::file:///y"])
+    )
+    monkeypatch.setattr(recordings, "OBJECT", re.compile("counted://"))
+    url = put("bucket/a.wav", sound(2))
+    lines = ["path,text,language", f"{url},hallo,de", "counted://bucket/none.wav,welt,de", "smb://host/x.wav,welt,de"]
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    assert run_command("prepare_data.py", "--list", tmp_path / "table.csv", "--output", tmp_path / "data") == 0
+    [row] = pq.read_table(tmp_path / "data" / "train.parquet").to_pylist()
+    assert (row["id"], row["audio"]["path"], row["duration_seconds"]) == ("bucket/a", url, 2.0)
+    printed = capsys.readouterr()
+    assert "table.csv:3: unreadable audio: counted://bucket/none.wav: no such file" in printed.out + printed.err
+    assert "table.csv:4: its path is an address: 'smb://host/x.wav'" in printed.out + printed.err
+
+
 def test_recordings_to_transcribe():
     url = put("bucket/b.wav", sound(1))
     put("bucket/a.wav", sound(1))
-    recordings, others = find_recordings(["counted://bucket/*.wav", url])
-    assert [each.name.rpartition("/")[2] for each in recordings] == ["a.wav", "b.wav", "b.wav"]
+    found, others = find_recordings(["counted://bucket/*.wav", url])
+    assert [each.name.rpartition("/")[2] for each in found] == ["a.wav", "b.wav", "b.wav"]
     assert not others
 
 

@@ -46,7 +46,7 @@ class Claims:
         self.held: dict[AnyPath, str] = {}  # claims of this process, and their content
         # Claims of others: the version, and when it was seen.
         self.watched: dict[AnyPath, tuple[Hashable, float]] = {}
-        self.ended = threading.Event()
+        self.ended, self.lock = threading.Event(), threading.Lock()
 
     def __enter__(self) -> Claims:
         threading.Thread(target=self._renew, daemon=True).start()
@@ -60,8 +60,11 @@ class Claims:
     def _renew(self) -> None:
         while not self.ended.wait(LEASE_SECONDS / RENEWALS):
             for path, content in list(self.held.items()):
-                with suppress(OSError):  # it is gone, or the disk will answer the next time
-                    self.disk.renew(path, content)
+                # A claim that is given up meanwhile must not be written again. An error: it is gone, or the disk will
+                # answer the next time.
+                with self.lock, suppress(OSError):
+                    if path in self.held:
+                        self.disk.renew(path, content)
 
     @contextmanager
     def claimed(self, work: AnyPath) -> Iterator[AnyPath | None]:
@@ -104,12 +107,13 @@ class Claims:
             claim = _next(claim)
 
     def _release(self, claim: AnyPath) -> None:
-        if self.is_held(claim):
-            # Older ones first: as long as the newest is there, a process that comes back knows that it is late.
-            name, _, number = claim.name.rpartition("-")
-            for earlier in range(int(number) + 1):
-                claim.with_name(f"{name}-{earlier}").unlink(missing_ok=True)
-        self.held.pop(claim, None)
+        with self.lock:
+            if self.is_held(claim):
+                # Older ones first: as long as the newest is there, a process that comes back knows that it is late.
+                name, _, number = claim.name.rpartition("-")
+                for earlier in range(int(number) + 1):
+                    claim.with_name(f"{name}-{earlier}").unlink(missing_ok=True)
+            self.held.pop(claim, None)
 
     def _has_expired(self, claim: AnyPath, version: Hashable, content: str) -> bool:
         with suppress(ValueError, KeyError, TypeError):  # not written yet

@@ -102,6 +102,7 @@ class ObjectStorage:
             self.has_refused = True
             return False
         if not self.has_refused and path.create(content.encode()):
+            path.unlink(missing_ok=True)
             raise OSError(
                 f"{path}: this storage replaces a file where it is asked not to, so that processes cannot share work "
                 "there; give --output a local folder, and copy it when it is complete"

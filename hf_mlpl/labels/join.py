@@ -33,7 +33,7 @@ from ..data.utterances import FEATURES, write_utterances
 from ..folder_lock import claimed_file
 from ..model.text import normalize_text
 from ..sharing.hub import FAILURES, request_problem, with_retries
-from ..storage import AnyPath, RemotePath, as_path, matching_files
+from ..storage import AnyPath, RemotePath, matching_paths
 from .files import AS_FOUND, PLACE_FEATURES, TableSettings, columns_of_labels, label_schema, labels_of_anyone
 from .matching import (
     AGAIN,
@@ -119,7 +119,7 @@ def find_label_set(
         OSError: for a data set that cannot be downloaded.
     """
     names = [labels] if isinstance(labels, str) else list(labels)
-    paths = [as_path(path) for name in names for path in matching_files(name) or [name]]
+    paths = [path for name in names for path in matching_paths(name)]
     if all(path.is_file() for path in paths):
         return {None: paths}
     if len(paths) > 1:
@@ -127,7 +127,7 @@ def find_label_set(
         raise ValueError(f"{missing}: is no file; several label sets may only be files")
     [name], [root] = names, paths
     if config or split:
-        return {None: _files_of_config(name, config, split or "train")}
+        return {None: [*_files_of_config(name, config, split or "train")]}
     wanted = [to_locale(language) for language in languages or ()]
     is_here = isinstance(root, RemotePath) or root.is_dir()
     files = _files_below(root if is_here else _downloaded(name, wanted, revision))
@@ -155,7 +155,8 @@ def _files_of_config(name: str, config: str | None, split: str) -> list[Path]:
 
 def _files_below(root: AnyPath) -> dict[str | None, list[AnyPath]]:
     if isinstance(root, RemotePath):
-        names = sorted(root.files_below(depth=2))
+        found = [(depth, str(path)) for depth in (1, 2) for path in matching_paths(str(root) + depth * "/*")]
+        names = ["/".join(url.split("/")[-depth:]) for depth, url in found]
     else:
         names = [path.relative_to(root).as_posix() for pattern in ("*", "*/*") for path in sorted(root.glob(pattern))]
     return {language: [root / name for name in chosen] for language, chosen in _label_files(names).items()}
@@ -285,7 +286,7 @@ def _check_audio(path: AnyPath) -> None:
     try:
         if path.suffix != ".parquet":
             raise ContainerError(f"{path}: is a table of texts")
-        audio_column(label_schema(path), path)
+        audio_column(label_schema(path), str(path))
     except ContainerError as error:
         raise ValueError(f"{path}: its labels are without audio; name that with --audio") from error
 

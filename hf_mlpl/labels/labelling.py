@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +36,7 @@ from ..inference.decoding import Hypothesis
 from ..inference.precision import dtype_of
 from ..inference.recognition import Transcribe, shard_stream, transcriber
 from ..inference.shard_stream import ShardStream
+from ..storage import AnyPath, output_path
 from .folder import begun_job, complete_summary
 from .schema import SCORES
 from .shared_job import SharedJob
@@ -56,7 +56,7 @@ def pseudo_label(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     dataset: Dataset,
-    output_dir: Path,
+    output_dir: str | AnyPath,
     teacher: str,
     max_batch_seconds: float | None = None,
     num_workers: int | None = None,
@@ -70,6 +70,7 @@ def pseudo_label(
     folder that is complete, and in which no utterance lacks a label, is only read.
 
     Args:
+        output_dir: a folder, or the URL of one in object storage.
         model, processor: from `load_recognizer`: a CTC model, or one that generates text.
         teacher: revision of the model, from `model_card.teacher_revision`; it becomes the labels' `source`.
         max_batch_seconds, num_workers: of `transcribe`; they change the speed, not the labels.
@@ -81,6 +82,7 @@ def pseudo_label(
             that a generating model does not know.
         InUseError: if a job that is no labelling is working there, or one of an older version.
     """
+    output_dir = output_path(output_dir)
     model = accelerator.unwrap_model(model)
     order = begun_job(output_dir).get("order", list(ORDERS)[-1])
     if order not in ORDERS:

@@ -23,7 +23,7 @@ from rapidfuzz.process import cpdist
 from ..atomic import atomic_write
 from ..data.collapse import FEWEST_LABELS, LabelTexts
 from ..data.conventions import KINDS, Conventions
-from ..data.text_arrays import TextBlock, join
+from ..data.text_arrays import TextBlock
 from ..data.utterances import NOT_WRITTEN, REPEATED, arrow_errors
 from ..evaluation.error_rate import fraction
 from ..storage import AnyPath
@@ -86,12 +86,15 @@ def counts_of(shard: pa.Table) -> ShardCounts:
 
 
 def _checksum(shard: pa.Table) -> int:
-    """Returns the CRC-32 of the columns that are counted."""
+    """Returns the CRC-32 of the columns that are counted, without a copy of the texts."""
     checksum = zlib.crc32(shard["error"].is_null().to_numpy())
-    for name in ("language", "text"):
-        checksum = zlib.crc32(join(shard[name].combine_chunks().fill_null(""), "\n"), checksum)
     for name in ("duration_seconds", "mean_log_prob"):
         checksum = zlib.crc32(shard[name].fill_null(float("nan")).to_numpy(), checksum)
+    for name in ("language", "text") if len(shard) else ():
+        strings = shard[name].combine_chunks().fill_null("")
+        offsets = np.frombuffer(strings.buffers()[1], np.int32)[strings.offset : strings.offset + len(strings) + 1]
+        checksum = zlib.crc32(offsets - offsets[0], checksum)
+        checksum = zlib.crc32(memoryview(strings.buffers()[2] or b"")[offsets[0] : offsets[-1]], checksum)
     return checksum
 
 
