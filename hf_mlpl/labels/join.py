@@ -33,6 +33,7 @@ from ..data.utterances import FEATURES, write_utterances
 from ..folder_lock import claimed_file
 from ..model.text import normalize_text
 from ..sharing.hub import FAILURES, request_problem, with_retries
+from ..storage import AnyPath, RemotePath, matching_paths
 from .files import AS_FOUND, PLACE_FEATURES, TableSettings, columns_of_labels, label_schema, labels_of_anyone
 from .matching import (
     AGAIN,
@@ -57,7 +58,7 @@ UNMATCHED = {
 }
 SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.parquet")
 
-Files = Mapping[str | None, Sequence[Path]]  # by language; None for tables of several or unknown languages
+Files = Mapping[str | None, Sequence[AnyPath]]  # by language; None for tables of several or unknown languages
 
 
 @dataclass
@@ -103,7 +104,7 @@ def find_label_set(
     revision: str | None = None,
     config: str | None = None,
     split: str | None = None,
-) -> dict[str | None, list[Path]]:
+) -> dict[str | None, list[AnyPath]]:
     """Returns the files of each language, from files, a folder, or a data set on the Hub.
 
     A folder has `LANGUAGE/*.parquet`, tables, or tables in folders of languages. The key is None for files of several
@@ -118,16 +119,18 @@ def find_label_set(
         OSError: for a data set that cannot be downloaded.
     """
     names = [labels] if isinstance(labels, str) else list(labels)
-    if all(Path(name).is_file() for name in names):
-        return {None: [Path(name) for name in names]}
-    if len(names) > 1:
-        missing = next(name for name in names if not Path(name).is_file())
+    paths = [path for name in names for path in matching_paths(name)]
+    if all(path.is_file() for path in paths):
+        return {None: paths}
+    if len(paths) > 1:
+        missing = next(path for path in paths if not path.is_file())
         raise ValueError(f"{missing}: is no file; several label sets may only be files")
-    [name], root = names, Path(names[0])
+    [name], [root] = names, paths
     if config or split:
-        return {None: _files_of_config(name, config, split or "train")}
+        return {None: [*_files_of_config(name, config, split or "train")]}
     wanted = [to_locale(language) for language in languages or ()]
-    files = _files_below(root if root.is_dir() else _downloaded(name, wanted, revision))
+    is_here = isinstance(root, RemotePath) or root.is_dir()
+    files = _files_below(root if is_here else _downloaded(name, wanted, revision))
     for paths in files.values():
         shards = Counter(match.groups() for path in paths if (match := SHARD.fullmatch(path.name)))
         if any(count != int(total) for (_, total), count in shards.items()):
@@ -150,8 +153,12 @@ def _files_of_config(name: str, config: str | None, split: str) -> list[Path]:
     return paths
 
 
-def _files_below(root: Path) -> dict[str | None, list[Path]]:
-    names = (path.relative_to(root).as_posix() for pattern in ("*", "*/*") for path in sorted(root.glob(pattern)))
+def _files_below(root: AnyPath) -> dict[str | None, list[AnyPath]]:
+    if isinstance(root, RemotePath):
+        found = [(depth, str(path)) for depth in (1, 2) for path in matching_paths(str(root) + depth * "/*")]
+        names = ["/".join(url.split("/")[-depth:]) for depth, url in found]
+    else:
+        names = [path.relative_to(root).as_posix() for pattern in ("*", "*/*") for path in sorted(root.glob(pattern))]
     return {language: [root / name for name in chosen] for language, chosen in _label_files(names).items()}
 
 
@@ -201,7 +208,7 @@ def _downloaded(labels: str, languages: Sequence[str], revision: str | None) -> 
 def join_labels(
     files: Files,
     utterances: Dataset,
-    output: Path,
+    output: AnyPath,
     keep_all: bool = False,
     allow_collapsed: bool = False,
     settings: TableSettings = AS_FOUND,
@@ -244,7 +251,7 @@ def join_labels(
     return report
 
 
-def join_own_audio(files: Files, output: Path, keep_all: bool = False, allow_collapsed: bool = False) -> JoinReport:
+def join_own_audio(files: Files, output: AnyPath, keep_all: bool = False, allow_collapsed: bool = False) -> JoinReport:
     """Writes an utterance file of a label set with audio, whose utterances are rows of the label set's own files.
 
     Raises:
@@ -263,7 +270,7 @@ def join_own_audio(files: Files, output: Path, keep_all: bool = False, allow_col
                 kept = keep_all | _is_kept(labels)
                 for number, (label, is_kept) in enumerate(zip(labels.to_pylist(), kept, strict=True), offset):
                     if is_kept:
-                        audio = {"path": str(path.absolute()), "offset": number}
+                        audio = {"path": str(path.absolute() if isinstance(path, Path) else path), "offset": number}
                         yield _joined_row({"id": label["id"], "audio": audio}, label, path, report)
                     else:
                         report.left_out += 1
@@ -275,18 +282,18 @@ def join_own_audio(files: Files, output: Path, keep_all: bool = False, allow_col
     return report
 
 
-def _check_audio(path: Path) -> None:
+def _check_audio(path: AnyPath) -> None:
     try:
         if path.suffix != ".parquet":
             raise ContainerError(f"{path}: is a table of texts")
-        audio_column(label_schema(path), path)
+        audio_column(label_schema(path), str(path))
     except ContainerError as error:
         raise ValueError(f"{path}: its labels are without audio; name that with --audio") from error
 
 
 def _join(
     language: str | None,
-    paths: Sequence[Path],
+    paths: Sequence[AnyPath],
     utterances: Dataset,
     keep_all: bool,
     report: JoinReport,
@@ -345,7 +352,7 @@ def _is_kept(labels: pa.Table) -> np.ndarray:
     return pc.coalesce(labels["kept"], pc.greater(num_characters(labels["text"]), 0)).to_numpy()
 
 
-def _joined_row(utterance: dict, label: dict, path: Path, report: JoinReport) -> dict:
+def _joined_row(utterance: dict, label: dict, path: AnyPath, report: JoinReport) -> dict:
     """Returns a row of `LABEL_FEATURES`, and counts it; the label supplies the fields that the utterance lacks."""
     joined = {"duration_seconds": label["duration_seconds"], "language": label["language"]} | utterance
     report.joined += 1

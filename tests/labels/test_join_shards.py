@@ -37,7 +37,8 @@ def test_counts_are_those_of_rows(tmp_path, monkeypatch):
 
     def transcripts_of(number: int) -> pa.Table:
         known = [row["id"] for row in reversed(shards[number]) if row["id"] in transcripts]
-        return pa.table({"id": pa.array(known, pa.string()), "text": pa.array([transcripts[name] for name in known])})
+        schema = LABEL_FEATURES.arrow_schema.empty_table().select(["id", "text"]).schema
+        return pa.Table.from_pylist([{"id": name, "text": transcripts[name]} for name in known], schema)
 
     summary = join_shards(tmp_path, {"teacher": "a@1"}, len(shards), transcripts_of, ())
     made = [row for row in rows if row["error"] is None]

@@ -1,0 +1,197 @@
+"""Writes and counts the shards of a labelling job; a shard has its counts with it, so that the join need not count.
+
+The counts are JSON in the Parquet file's own metadata, with a checksum of what was counted. Shards that another
+program has changed, and those of older versions, are counted when they are joined.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rapidfuzz.distance import Levenshtein
+from rapidfuzz.process import cpdist
+
+from ..atomic import atomic_write
+from ..data.collapse import FEWEST_LABELS, LabelTexts
+from ..data.conventions import KINDS, Conventions
+from ..data.text_arrays import TextBlock
+from ..data.utterances import NOT_WRITTEN, REPEATED, arrow_errors
+from ..evaluation.error_rate import fraction
+from ..storage import AnyPath
+from .files import with_null_scores
+from .schema import LABEL_FEATURES
+
+SCHEMA = LABEL_FEATURES.arrow_schema
+COUNTS = "hf_mlpl.label_counts"  # in the metadata of a shard
+CONVENTION = ("texts", *KINDS)
+KEPT = ("labels", "empty", "hours", "log_probs", "scored", *CONVENTION)  # sums of a language that a shard has with it
+HASHES = np.dtype("<u8")
+
+
+def write_shard(rows: Iterable[dict], path: AnyPath, keep: bool = True) -> None:
+    """Writes rows of `LABEL_FEATURES` as a shard, which appears when it is complete, with their counts.
+
+    Args:
+        keep: of `atomic_write`.
+    """
+    rows = list(rows)
+    with arrow_errors(path, NOT_WRITTEN.format(0)):
+        shard = pa.Table.from_pylist(rows, schema=SCHEMA)
+    counts = ShardCounts()
+    counts.add(made_labels(shard))
+    content = json.dumps(counts.content() | {"crc32": _checksum(shard)})
+    with (
+        atomic_write(path, keep=keep) as partial,
+        pq.ParquetWriter(partial, SCHEMA, write_page_checksum=True, use_dictionary=REPEATED) as writer,
+    ):
+        writer.add_key_value_metadata({COUNTS: content})
+        writer.write_table(shard)
+
+
+def read_shard(path: AnyPath) -> pa.Table:
+    """Reads a shard; raises nearly any error for one that is damaged."""
+    content = pa.BufferReader(path.read_bytes())  # in one request, where the disk is far away
+    with pq.ParquetFile(content, page_checksum_verification=True) as file:
+        shard = with_null_scores(file.read(use_threads=False), path)  # a small file; the join reads several at once
+        if not shard.schema.equals(SCHEMA):
+            raise ValueError(f"{path}: has other columns than labels")
+        return shard
+
+
+def made_labels(shard: pa.Table) -> pa.Table:
+    """Returns the labels of a shard without those that have an error, in the same memory."""
+    failed = np.flatnonzero(shard["error"].is_valid().to_numpy()).tolist()
+    starts, ends = [0, *(row + 1 for row in failed)], [*failed, len(shard)]
+    return pa.concat_tables(shard.slice(start, end - start) for start, end in zip(starts, ends, strict=True))
+
+
+def counts_of(shard: pa.Table) -> ShardCounts:
+    """Returns the counts that a shard has with it or, where they are of other labels or absent, counts its labels."""
+    with suppress(AttributeError, KeyError, TypeError, ValueError):
+        content = json.loads((shard.schema.metadata or {})[COUNTS.encode()])
+        if content["crc32"] == _checksum(shard):
+            return ShardCounts.of_content(content)
+    counts = ShardCounts()
+    counts.add(made_labels(shard))
+    return counts
+
+
+def _checksum(shard: pa.Table) -> int:
+    """Returns the CRC-32 of the columns that are counted, without a copy of the texts."""
+    checksum = zlib.crc32(shard["error"].is_null().to_numpy())
+    for name in ("duration_seconds", "mean_log_prob"):
+        checksum = zlib.crc32(shard[name].fill_null(float("nan")).to_numpy(), checksum)
+    for name in ("language", "text") if len(shard) else ():
+        strings = shard[name].combine_chunks().fill_null("")
+        offsets = np.frombuffer(strings.buffers()[1], np.int32)[strings.offset : strings.offset + len(strings) + 1]
+        checksum = zlib.crc32(offsets - offsets[0], checksum)
+        checksum = zlib.crc32(memoryview(strings.buffers()[2] or b"")[offsets[0] : offsets[-1]], checksum)
+    return checksum
+
+
+class ShardCounts:
+    """Counts the labels of each language, in columns; 8 bytes of each label stay in memory."""
+
+    def __init__(self):
+        self.sums: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+        self.texts = LabelTexts()
+
+    def add(self, labels: pa.Table) -> None:
+        """Counts labels, which have no error."""
+        self.texts.add(labels)
+        log_probs = labels["mean_log_prob"]
+        self._add_sums(
+            labels["language"],
+            labels=np.ones(len(labels)),
+            empty=pc.equal(labels["text"], "").to_numpy(),
+            hours=labels["duration_seconds"].to_numpy() / 3600,
+            log_probs=log_probs.fill_null(0.0).to_numpy(),
+            scored=log_probs.is_valid().to_numpy(),
+        )
+        conventions = Conventions()
+        conventions.add_by("language", labels)
+        for language, counts in conventions.counts.items():
+            for name, count in counts.items():
+                self.sums[language][name] += count
+
+    def compare(self, labels: pa.Table, transcripts: pa.Table) -> None:
+        """Compares labels with the transcripts of the same ids, as `ErrorRate` does."""
+        rows = pc.index_in(labels["id"], transcripts["id"].combine_chunks())
+        labels = labels.select(["language", "text"]).filter(rows.is_valid())
+        transcripts = transcripts["text"].take(rows.drop_null())
+        texts, expected = TextBlock(labels["text"]), TextBlock(transcripts)
+        pairs = (each.texts.to_pylist() for each in (texts, expected))
+        self._add_sums(
+            labels["language"],
+            compared=np.ones(len(labels)),
+            written=pc.utf8_length(labels["text"]).to_numpy(),
+            expected=pc.utf8_length(transcripts).to_numpy(),
+            edits=cpdist(*pairs, scorer=Levenshtein.distance, dtype=np.int64),
+            length=expected.lengths,
+        )
+
+    def _add_sums(self, languages: pa.ChunkedArray, **columns: np.ndarray) -> None:
+        encoded = languages.combine_chunks().dictionary_encode()
+        codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+        for column, values in columns.items():
+            for language, total in zip(names, np.bincount(codes, values, len(names)).tolist(), strict=True):
+                self.sums[language][column] += total
+
+    def merge(self, other: ShardCounts) -> None:
+        """Adds counts of other labels."""
+        for language, sums in other.sums.items():
+            own = self.sums[language]
+            for name, value in sums.items():
+                own[name] += value
+            self.texts.hashes[language] += other.texts.hashes[language]
+
+    def content(self) -> dict:
+        """Returns the counts of labels that are compared with nothing, for JSON."""
+        hashes = [np.concatenate(self.texts.hashes[language]).astype(HASHES).tobytes() for language in self.sums]
+        return {
+            "languages": {language: [sums[name] for name in KEPT] for language, sums in self.sums.items()},
+            "hashes": base64.b64encode(b"".join(hashes)).decode(),
+        }
+
+    @classmethod
+    def of_content(cls, content: dict) -> ShardCounts:
+        """Returns the counts of `content`; raises nearly any error for what is none."""
+        counts, first = cls(), 0
+        hashes = np.frombuffer(base64.b64decode(content["hashes"]), HASHES).astype(np.uint64)
+        for language, sums in content["languages"].items():
+            counts.sums[language].update(zip(KEPT, sums, strict=True))
+            end = first + int(sums[0])
+            counts.texts.hashes[language], first = [hashes[first:end]], end
+        return counts
+
+    def report(self, errors: Counter[str]) -> dict[str, dict]:
+        """Returns the fields of each language in `complete.json`.
+
+        Args:
+            errors: numbers of utterances without a label.
+        """
+        return {language: self._report(language, errors) for language in sorted(self.sums.keys() | errors.keys())}
+
+    def _report(self, language: str, errors: Counter[str]) -> dict:
+        sums = self.sums[language]
+        is_enough = sums["compared"] >= FEWEST_LABELS and sums["expected"]
+        return {
+            "labels": int(sums["labels"]),
+            "empty": int(sums["empty"]),
+            "errors": errors[language],
+            "hours": sums["hours"],
+            "mean_log_prob": sums["log_probs"] / sums["scored"] if sums["scored"] else None,
+            "convention": {name: int(sums[name]) for name in CONVENTION},
+            "cer": fraction(sums["edits"], sums["length"]) if sums["compared"] else None,
+            "commonest": self.texts.report(language)["commonest"] if sums["labels"] else 0.0,
+            "length_ratio": sums["written"] / sums["expected"] if is_enough else None,
+        }
