@@ -201,7 +201,7 @@ class RemoteFile(io.RawIOBase):
             self.position += count
         return count
 
-    def _bytes(self, begin: int, end: int) -> bytes:
+    def _bytes(self, begin: int, end: int) -> bytes | memoryview:
         first, last = begin // BLOCK_BYTES, (end - 1) // BLOCK_BYTES
         if last - first >= MOST_BLOCKS:  # more than is kept, such as a row group
             return self.request(begin, end)
@@ -209,7 +209,8 @@ class RemoteFile(io.RawIOBase):
             self._load(missing[0], missing[-1])
         for number in range(first, last + 1):
             self.blocks.move_to_end(number)
-        content = b"".join(self.blocks[number] for number in range(first, last + 1))
+        blocks = [self.blocks[number] for number in range(first, last + 1)]
+        content = memoryview(blocks[0] if first == last else b"".join(blocks))  # decoders read little at a time
         while len(self.blocks) > MOST_BLOCKS:
             self.blocks.popitem(last=False)
         return content[begin - first * BLOCK_BYTES : end - first * BLOCK_BYTES]

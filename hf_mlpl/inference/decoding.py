@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
+from ..audio.open_recordings import OpenRecordings
 from ..audio.reading import stream_audio
 from ..ctc_models import CtcInterface, ctc_interface
 from ..data.batches import SpeechBatch, plan_batches
@@ -165,6 +166,7 @@ class PieceBatches(IterableDataset):
         self.plan = plan_batches(seconds_in_pieces(durations_of(dataset)), max_batch_seconds)
         self.max_seconds = DURATION_TOLERANCE * max_batch_seconds
         self.language_ids = {language: i for i, language in enumerate(self.ctc.languages)}
+        self.recordings = OpenRecordings()
 
     def __iter__(self) -> Iterator[PieceBatch]:
         worker = get_worker_info()
@@ -180,7 +182,9 @@ class PieceBatches(IterableDataset):
         for i, row in enumerate(rows):
             language_id = self.language_ids.get(columns["language"][i], IGNORED)
             try:
-                for piece in cut(stream_audio(columns["audio"][i], rate), rate, ctc.samples_per_frame):
+                for piece in cut(
+                    stream_audio(columns["audio"][i], rate, self.recordings), rate, ctc.samples_per_frame
+                ):
                     with extraction:
                         features = ctc.extract(piece.samples)
                     longest = max(longest, len(features))

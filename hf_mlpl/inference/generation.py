@@ -35,6 +35,7 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto import modeling_auto
 
+from ..audio.open_recordings import OpenRecordings
 from ..audio.reading import stream_audio
 from ..data.batches import plan_batches
 from ..data.rows import blocks, durations_of
@@ -174,6 +175,7 @@ class WindowBatches(IterableDataset):
         self.max_batch_seconds = max_batch_seconds if pads_exactly else 0.0  # then each piece is a batch
         seconds = self.computed_seconds(durations_of(dataset))
         locales = np.array([name for block in blocks(dataset, ["language"]) for name in block["language"].to_pylist()])
+        self.recordings = OpenRecordings()
         self.plan: list[list[int]] = []  # rows of each batch
         for locale in sorted(set(locales.tolist())):
             rows = np.flatnonzero(locales == locale)
@@ -200,7 +202,9 @@ class WindowBatches(IterableDataset):
         longest = 0.0
         for i, row in enumerate(rows):
             try:
-                for piece, is_last in cut_where_quiet(stream_audio(columns["audio"][i], rate), rate, self.window):
+                for piece, is_last in cut_where_quiet(
+                    stream_audio(columns["audio"][i], rate, self.recordings), rate, self.window
+                ):
                     seconds = len(piece) / rate
                     computed = float(self.computed_seconds(np.array(seconds)))
                     longest = max(longest, computed)
