@@ -10,7 +10,7 @@ import base64
 import json
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,28 +32,32 @@ from .schema import LABEL_FEATURES
 
 SCHEMA = LABEL_FEATURES.arrow_schema
 COUNTS = "hf_mlpl.label_counts"  # in the metadata of a shard
+COUNTED = ("id", "language", "text", "duration_seconds", "mean_log_prob", "error")
 CONVENTION = ("texts", *KINDS)
-KEPT = ("labels", "empty", "hours", "log_probs", "scored", *CONVENTION)  # sums of a language that a shard has with it
+# Sums of a language that a shard has with it, and those of the labels that are compared with transcripts.
+SUMS = ("labels", "empty", "hours", "log_probs", "scored", *CONVENTION)
+COMPARED = ("compared", "written", "expected", "edits", "length")
 HASHES = np.dtype("<u8")
 
 
-def write_shard(rows: Iterable[dict], path: Path, keep: bool = True) -> None:
+def write_shard(rows: Iterable[dict], path: Path, transcripts: pa.Table | None = None, keep: bool = True) -> None:
     """Writes rows of `LABEL_FEATURES` as a shard, which appears when it is complete, with their counts.
 
     Args:
+        transcripts: `id` and `text` of the utterances that have a transcript.
         keep: of `atomic_write`.
     """
     rows = list(rows)
     with arrow_errors(path, NOT_WRITTEN.format(0)):
         shard = pa.Table.from_pylist(rows, schema=SCHEMA)
-    counts = ShardCounts()
-    counts.add(made_labels(shard))
-    content = json.dumps(counts.content() | {"crc32": _checksum(shard)})
+    content = _counted(shard, transcripts).content() | {"labels_crc32": _checksum(shard, COUNTED)}
+    if transcripts is not None:
+        content["transcripts_crc32"] = _checksum(transcripts, transcripts.column_names)
     with (
         atomic_write(path, keep=keep) as partial,
         pq.ParquetWriter(partial, SCHEMA, write_page_checksum=True, use_dictionary=REPEATED) as writer,
     ):
-        writer.add_key_value_metadata({COUNTS: content})
+        writer.add_key_value_metadata({COUNTS: json.dumps(content)})
         writer.write_table(shard)
 
 
@@ -74,24 +78,44 @@ def made_labels(shard: pa.Table) -> pa.Table:
     return pa.concat_tables(shard.slice(start, end - start) for start, end in zip(starts, ends, strict=True))
 
 
-def counts_of(shard: pa.Table) -> ShardCounts:
-    """Returns the counts that a shard has with it or, where they are of other labels or absent, counts its labels."""
+def counts_of(shard: pa.Table, transcripts: pa.Table | None = None) -> ShardCounts:
+    """Returns the counts that a shard has with it or, where they are of other labels or absent, counts its labels.
+
+    Args:
+        transcripts: of `write_shard`; other ones than there are compared anew.
+    """
     with suppress(AttributeError, KeyError, TypeError, ValueError):
         content = json.loads((shard.schema.metadata or {})[COUNTS.encode()])
-        if content["crc32"] == _checksum(shard):
-            return ShardCounts.of_content(content)
-    counts = ShardCounts()
-    counts.add(made_labels(shard))
+        if content["labels_crc32"] == _checksum(shard, COUNTED):
+            if transcripts is None:
+                return ShardCounts.of_content(content)
+            is_compared = content.get("transcripts_crc32") == _checksum(transcripts, transcripts.column_names)
+            counts = ShardCounts.of_content(content, is_compared)
+            if not is_compared:
+                counts.compare(made_labels(shard), transcripts)
+            return counts
+    return _counted(shard, transcripts)
+
+
+def _counted(shard: pa.Table, transcripts: pa.Table | None) -> ShardCounts:
+    counts, labels = ShardCounts(), made_labels(shard)
+    counts.add(labels)
+    if transcripts is not None:
+        counts.compare(labels, transcripts)
     return counts
 
 
-def _checksum(shard: pa.Table) -> int:
-    """Returns the CRC-32 of the columns that are counted, without a copy of the texts."""
-    checksum = zlib.crc32(shard["error"].is_null().to_numpy())
-    for name in ("duration_seconds", "mean_log_prob"):
-        checksum = zlib.crc32(shard[name].fill_null(float("nan")).to_numpy(), checksum)
-    for name in ("language", "text") if len(shard) else ():
-        strings = shard[name].combine_chunks().fill_null("")
+def _checksum(table: pa.Table, names: Sequence[str]) -> int:
+    """Returns the CRC-32 of columns of strings and numbers, without a copy of the texts."""
+    checksum = 0
+    for name in names if len(table) else ():
+        column = table[name].combine_chunks()
+        if column.null_count:
+            checksum = zlib.crc32(column.is_null().to_numpy(zero_copy_only=False), checksum)
+        if pa.types.is_floating(column.type):
+            checksum = zlib.crc32(column.fill_null(0.0).to_numpy(), checksum)
+            continue
+        strings = column.fill_null("")
         offsets = np.frombuffer(strings.buffers()[1], np.int32)[strings.offset : strings.offset + len(strings) + 1]
         checksum = zlib.crc32(offsets - offsets[0], checksum)
         checksum = zlib.crc32(memoryview(strings.buffers()[2] or b"")[offsets[0] : offsets[-1]], checksum)
@@ -155,22 +179,29 @@ class ShardCounts:
             self.texts.hashes[language] += other.texts.hashes[language]
 
     def content(self) -> dict:
-        """Returns the counts of labels that are compared with nothing, for JSON."""
+        """Returns the counts for JSON."""
         hashes = [np.concatenate(self.texts.hashes[language]).astype(HASHES).tobytes() for language in self.sums]
         return {
-            "languages": {language: [sums[name] for name in KEPT] for language, sums in self.sums.items()},
+            "labels": {language: [sums[name] for name in SUMS] for language, sums in self.sums.items()},
+            "compared": {language: [sums[name] for name in COMPARED] for language, sums in self.sums.items()},
             "hashes": base64.b64encode(b"".join(hashes)).decode(),
         }
 
     @classmethod
-    def of_content(cls, content: dict) -> ShardCounts:
-        """Returns the counts of `content`; raises nearly any error for what is none."""
+    def of_content(cls, content: dict, is_compared: bool = False) -> ShardCounts:
+        """Returns the counts of `content`; raises nearly any error for what is none.
+
+        Args:
+            is_compared: includes those of the comparison with transcripts.
+        """
         counts, first = cls(), 0
         hashes = np.frombuffer(base64.b64decode(content["hashes"]), HASHES).astype(np.uint64)
-        for language, sums in content["languages"].items():
-            counts.sums[language].update(zip(KEPT, sums, strict=True))
+        for language, sums in content["labels"].items():
+            counts.sums[language].update(zip(SUMS, sums, strict=True))
             end = first + int(sums[0])
             counts.texts.hashes[language], first = [hashes[first:end]], end
+        for language, sums in content["compared"].items() if is_compared else ():
+            counts.sums[language].update(zip(COMPARED, sums, strict=True))
         return counts
 
     def report(self, errors: Counter[str]) -> dict[str, dict]:

@@ -7,7 +7,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +158,7 @@ class SharedJob:
             self.claims.check(claim)
             remove_claims(self.folder)
 
-        transcripts = self._transcripts if self._has_transcripts() else None
+        transcripts = self._transcripts if self._has_transcripts else None
         summary = join_shards(self.folder, self.job, len(self.shards), transcripts, self.sources, finish)
         self._show()
         return summary
@@ -184,7 +184,8 @@ class SharedJob:
 
         started = time.monotonic()
         try:
-            write_shard(held(), shard_path(self.folder, number))
+            transcripts = self._transcripts(number) if self._has_transcripts else None
+            write_shard(held(), shard_path(self.folder, number), transcripts)
             self.num_made, self.seconds = self.num_made + 1, self.seconds + time.monotonic() - started
         except LostClaimError as error:
             logger.warning("%s; its labels are used", error)
@@ -213,6 +214,7 @@ class SharedJob:
             return None
         return status.st_mtime_ns, status.st_ino
 
+    @cached_property
     def _has_transcripts(self) -> bool:
         return any(block["text"].null_count < len(block) for block in blocks(self.dataset, ["text"]))
 
