@@ -20,6 +20,7 @@ import soxr
 from transformers.utils import logging
 
 from ..error_line import reason
+from ..storage import is_remote, open_remote, parse_location, shown
 from .containers import ContainerError, open_member
 from .decoders import (
     BLOCK_VALUES,
@@ -63,9 +64,10 @@ def load_audio(audio: Audio, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
     wav, mp3 and ogg files that end early are simply shorter.
 
     Args:
-        audio: A path, also of a pipe, the bytes of a file, an open binary file (read from its position on, to which it
-            then goes back), or a dict with `array` and `sampling_rate` (samples (N,), or (channels, N) with two
-            channels at most), or `bytes`, or `path`: the first that is not None.
+        audio: A path, also of a pipe, a URL that fsspec opens (`s3://...`), the bytes of a file, an open binary file
+            (read from its position on, to which it then goes back), or a dict with `array` and `sampling_rate`
+            (samples (N,), or (channels, N) with two channels at most), or `bytes`, or `path`: the first that is not
+            None.
             With `offset`, `path` is a container, and the recording is its `size` bytes from there on (in the unpacked
             stream, if it is a gzipped tar), or, without `size`, row `offset` of a Parquet file.
             `start` and `end` in a dict are seconds: only that part is decoded. `end` may lie up to 0.1 s behind the
@@ -273,7 +275,9 @@ def _name(audio) -> str:
         return f"{_name(path)}, {'row' if audio.get('size') is None else 'byte'} {audio['offset']}"
     if isinstance(audio, (bytes, bytearray, memoryview)):
         return f"<{len(audio)} bytes>"
-    return os.fspath(audio) if isinstance(audio, (str, os.PathLike)) else str(getattr(audio, "name", audio))
+    if not isinstance(audio, (str, os.PathLike)):
+        return str(getattr(audio, "name", audio))
+    return shown(os.fspath(audio)) if is_remote(audio) else os.fspath(audio)
 
 
 @contextmanager
@@ -308,6 +312,14 @@ def _open(source, name: str, stack: ExitStack) -> SeekableFile:
         raise AudioError(
             f"{source!r} is not audio: pass a path, bytes, an open file, or a dict with array, bytes or path"
         )
+    if ":/" in os.fspath(source):
+        try:
+            location = parse_location(source)
+            if is_remote(location):
+                return stack.enter_context(open_remote(str(location)))
+        except (OSError, ValueError) as error:
+            raise AudioError(str(error)) from error
+        source = location
     if os.path.isdir(source):
         raise AudioError(f"{name}: is a folder")
     try:

@@ -19,7 +19,7 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from ..ctc_models.loading import adapter_languages, check_extractor, load_adapter, read_config
-from ..data.rows import distinct
+from ..data.summary import languages_in
 from ..error_line import error_line
 from ..model.model_files import list_names
 from .decoding import Hypothesis, transcribe
@@ -109,7 +109,7 @@ def transcriber(model: PreTrainedModel, processor: Any, dataset: Dataset) -> Tra
     """
     if not generates(model.config):
         return partial(transcribe, model, processor)
-    return GenerativeTranscriber(model, processor, distinct(dataset, "language"))
+    return GenerativeTranscriber(model, processor, languages_in(dataset))
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,11 @@ complete.json                 the summary of the labels, written last
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
@@ -26,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from ..atomic import check_fields, read_json, remove_left, write_json
+from ..atomic import check_fields, read_json, write_json
 from ..corpora.sources import Source
 from ..data.collapse import FEWEST_LABELS, describe_collapse
 from ..data.conventions import KINDS
@@ -34,7 +31,9 @@ from ..data.drops import DropFile, audio_problem, describe_unusable
 from ..data.rows import blocks, row_groups
 from ..data.utterances import write_tables
 from ..error_line import error_line
+from ..storage import AnyPath, StorageError, as_path, parquet_source
 from .claims import is_claim
+from .disk import disk_of
 from .shards import SCHEMA, ShardCounts, counts_of, made_labels, read_shard
 
 logger = logging.getLogger(__name__)
@@ -48,13 +47,14 @@ COUNTS: Types = {
 LATER: Types = {"commonest": float, "length_ratio": (float, type(None)), "convention": dict}
 CONVENTION: Types = dict.fromkeys(("texts", *KINDS), int)
 UNREADABLE = "unreadable.tsv"
+OLDER_JOB = {"dtype": "float32", "order": "duration"}  # what older versions had only one of, and did not write
 SHARD_NAME = re.compile(r"\d{5,}\.parquet")
 READERS = 4  # threads that read shards
 SOURCE: Types = {"name": str, "license": str, "url": (str, type(None))}
 Result = TypeVar("Result")
 
 
-def begin(folder: Path, job: dict, log_level: int) -> dict | None:
+def begin(folder: AnyPath, job: dict, log_level: int) -> dict | None:
     """Writes `job.json` unless it exists; returns the summary of a folder that is complete.
 
     Args:
@@ -71,7 +71,7 @@ def begin(folder: Path, job: dict, log_level: int) -> dict | None:
     return summary
 
 
-def complete_summary(folder: Path, job: dict, log_level: int = logging.DEBUG) -> dict | None:
+def complete_summary(folder: AnyPath, job: dict, log_level: int = logging.DEBUG) -> dict | None:
     """Returns the summary of a complete folder, and None for any other.
 
     Args:
@@ -88,7 +88,11 @@ def complete_summary(folder: Path, job: dict, log_level: int = logging.DEBUG) ->
     try:
         summary = _read_summary(folder)
         try:
-            num_labels = pq.read_metadata(path).num_rows
+            num_labels = pq.read_metadata(parquet_source(path)).num_rows
+        except StorageError as error:
+            if not isinstance(error, FileNotFoundError):
+                raise
+            raise ValueError(f"{path}: is not there") from error
         except Exception as error:  # a damaged file makes readers raise nearly anything
             raise ValueError(f"{path}: damaged ({error})") from error
         if num_labels != summary["labels"]:
@@ -99,42 +103,51 @@ def complete_summary(folder: Path, job: dict, log_level: int = logging.DEBUG) ->
         return None
 
 
-def check_same_job(path: Path, job: dict) -> None:
+def check_same_job(path: AnyPath, job: dict) -> None:
     """Raises a ValueError if the `job.json` at `path` is of another job, or damaged."""
-    try:
-        begun = read_json(path, teacher=str, utterances=int, ids_sha256=str)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}; delete it if the labels beside it are of this job, or choose another folder"
-        ) from None
-    begun = {"dtype": "float32"} | begun  # the only dtype of older versions
+    begun = _read_job(path)
     if differing := [name for name in job if begun[name] != job[name]]:
         changes = "; ".join(f"{name} was {begun[name]!r}, is {job[name]!r}" for name in differing)
         raise ValueError(f"{path.parent} holds another job's labels: {changes}. Choose another folder, or remove it")
 
 
-def shard_path(folder: Path, number: int) -> Path:
+def begun_job(folder: AnyPath) -> dict:
+    """Returns the content of `job.json`, with what older versions did not write; nothing if it is not there.
+
+    Raises:
+        ValueError: for one that is damaged.
+    """
+    path = folder / "job.json"
+    return _read_job(path) if path.exists() else {}
+
+
+def _read_job(path: AnyPath) -> dict:
+    try:
+        return OLDER_JOB | read_json(path, teacher=str, utterances=int, ids_sha256=str)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; delete it if the labels beside it are of this job, or choose another folder"
+        ) from None
+
+
+def shard_path(folder: AnyPath, number: int) -> AnyPath:
     return folder / "shards" / f"{number:05d}.parquet"
 
 
-def shards_there(folder: Path) -> set[int]:
+def shards_there(folder: AnyPath) -> set[int]:
     """Returns the numbers of the shards that have been made."""
-    with suppress(FileNotFoundError):
-        return {int(name[:-8]) for name in os.listdir(folder / "shards") if SHARD_NAME.fullmatch(name)}
-    return set()
+    return {int(name[:-8]) for name in disk_of(folder).names(folder / "shards") if SHARD_NAME.fullmatch(name)}
 
 
-def remove_claims(folder: Path) -> None:
+def remove_claims(folder: AnyPath) -> None:
     """Removes what killed processes have left beside shards, once all of these are there."""
-    if not (folder / "shards").is_dir():  # there were no utterances
-        return
-    remove_left(folder / "shards", again=True)
-    for path in (folder / "shards").iterdir():
-        if is_claim(path.name):
-            path.unlink(missing_ok=True)
+    disk, shards = disk_of(folder), folder / "shards"
+    disk.remove_left(shards)
+    for name in filter(is_claim, disk.names(shards)):
+        (shards / name).unlink(missing_ok=True)
 
 
-def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
+def is_labelled(path: AnyPath, utterances: Dataset, teacher: str) -> bool:
     """Returns whether a shard exists, is undamaged, and holds labels of these utterances by this teacher.
 
     A shard with an utterance that could not be labelled, and whose audio can be read now, is not labelled. A text that
@@ -148,6 +161,8 @@ def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
         ids = [name for block in blocks(utterances, ["id"]) for name in block["id"].to_pylist()]
         if sorted(table["id"].to_pylist()) != sorted(ids) or set(table["source"].to_pylist()) != {teacher}:
             raise ValueError("it holds other labels")
+    except StorageError:  # says nothing about the shard
+        raise
     except Exception as error:  # a damaged file makes readers raise nearly anything
         logger.warning("%s: damaged (%s); it is labelled again", path, error_line(error))
         return False
@@ -161,7 +176,7 @@ def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
 
 
 def join_shards(
-    folder: Path,
+    folder: AnyPath,
     job: dict,
     num_shards: int,
     transcripts: Callable[[int], pa.Table] | None,
@@ -228,21 +243,23 @@ def _ahead(function: Callable[[int], Result], numbers: Iterable[int]) -> Iterato
             yield waiting.popleft().result()
 
 
-def _read_sound_shard(path: Path) -> pa.Table:
+def _read_sound_shard(path: AnyPath) -> pa.Table:
     try:
         return read_shard(path)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the system; of damaged files there is none
+        # Of damaged files an OSError has no number.
+        if isinstance(error, StorageError) or isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError(f"{path}: damaged ({error_line(error)}); the same command labels it again") from error
 
 
-def read_complete(folder: Path) -> dict:
+def read_complete(folder: str | AnyPath) -> dict:
     """Reads the summary of a complete folder of labels.
 
     Raises:
         ValueError: for a folder that is not complete, or whose summary is damaged or of an older hf_mlpl.
     """
+    folder = as_path(folder)
     if not (folder / "complete.json").is_file() or not (folder / "labels.parquet").is_file():
         raise ValueError(
             f"{folder}: no complete pseudo-labels; `hf-mlpl pseudo-label --output {folder}` makes them, or goes on "
@@ -256,7 +273,7 @@ def read_complete(folder: Path) -> dict:
         ) from None
 
 
-def _read_summary(folder: Path) -> dict:
+def _read_summary(folder: AnyPath) -> dict:
     """Reads and checks `complete.json`; raises a ValueError for one that is damaged, or of an older version."""
     path = folder / "complete.json"
     summary = read_json(path, teacher=str, utterances=int, labels=int, errors=int, languages=dict, sources=list)

@@ -34,6 +34,7 @@ from ..data.text_arrays import TextBlock
 from ..data.utterances import FEATURES, write_tables
 from ..folder_lock import claimed_file
 from ..sharing.hub import FAILURES, request_problem, with_retries
+from ..storage import AnyPath, RemotePath, matching_paths
 from .files import AS_FOUND, PLACE_FEATURES, TableSettings, columns_of_labels, label_schema, labels_of_anyone
 from .matching import (
     AGAIN,
@@ -58,7 +59,7 @@ UNMATCHED = {
 }
 SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.parquet")
 
-Files = Mapping[str | None, Sequence[Path]]  # by language; None for tables of several or unknown languages
+Files = Mapping[str | None, Sequence[AnyPath]]  # by language; None for tables of several or unknown languages
 
 
 @dataclass
@@ -104,7 +105,7 @@ def find_label_set(
     revision: str | None = None,
     config: str | None = None,
     split: str | None = None,
-) -> dict[str | None, list[Path]]:
+) -> dict[str | None, list[AnyPath]]:
     """Returns the files of each language, from files, a folder, or a data set on the Hub.
 
     A folder has `LANGUAGE/*.parquet`, tables, or tables in folders of languages. The key is None for files of several
@@ -119,16 +120,18 @@ def find_label_set(
         OSError: for a data set that cannot be downloaded.
     """
     names = [labels] if isinstance(labels, str) else list(labels)
-    if all(Path(name).is_file() for name in names):
-        return {None: [Path(name) for name in names]}
-    if len(names) > 1:
-        missing = next(name for name in names if not Path(name).is_file())
+    paths = [path for name in names for path in matching_paths(name)]
+    if all(path.is_file() for path in paths):
+        return {None: paths}
+    if len(paths) > 1:
+        missing = next(path for path in paths if not path.is_file())
         raise ValueError(f"{missing}: is no file; several label sets may only be files")
-    [name], root = names, Path(names[0])
+    [name], [root] = names, paths
     if config or split:
-        return {None: _files_of_config(name, config, split or "train")}
+        return {None: [*_files_of_config(name, config, split or "train")]}
     wanted = [to_locale(language) for language in languages or ()]
-    files = _files_below(root if root.is_dir() else _downloaded(name, wanted, revision))
+    is_here = isinstance(root, RemotePath) or root.is_dir()
+    files = _files_below(root if is_here else _downloaded(name, wanted, revision))
     for paths in files.values():
         shards = Counter(match.groups() for path in paths if (match := SHARD.fullmatch(path.name)))
         if any(count != int(total) for (_, total), count in shards.items()):
@@ -151,8 +154,12 @@ def _files_of_config(name: str, config: str | None, split: str) -> list[Path]:
     return paths
 
 
-def _files_below(root: Path) -> dict[str | None, list[Path]]:
-    names = (path.relative_to(root).as_posix() for pattern in ("*", "*/*") for path in sorted(root.glob(pattern)))
+def _files_below(root: AnyPath) -> dict[str | None, list[AnyPath]]:
+    if isinstance(root, RemotePath):
+        found = [(depth, str(path)) for depth in (1, 2) for path in matching_paths(str(root) + depth * "/*")]
+        names = ["/".join(url.split("/")[-depth:]) for depth, url in found]
+    else:
+        names = [path.relative_to(root).as_posix() for pattern in ("*", "*/*") for path in sorted(root.glob(pattern))]
     return {language: [root / name for name in chosen] for language, chosen in _label_files(names).items()}
 
 
@@ -202,7 +209,7 @@ def _downloaded(labels: str, languages: Sequence[str], revision: str | None) -> 
 def join_labels(
     files: Files,
     utterances: Dataset,
-    output: Path,
+    output: AnyPath,
     keep_all: bool = False,
     allow_collapsed: bool = False,
     settings: TableSettings = AS_FOUND,
@@ -245,7 +252,7 @@ def join_labels(
     return report
 
 
-def join_own_audio(files: Files, output: Path, keep_all: bool = False, allow_collapsed: bool = False) -> JoinReport:
+def join_own_audio(files: Files, output: AnyPath, keep_all: bool = False, allow_collapsed: bool = False) -> JoinReport:
     """Writes an utterance file of a label set with audio, whose utterances are rows of the label set's own files.
 
     Raises:
@@ -262,13 +269,10 @@ def join_own_audio(files: Files, output: Path, keep_all: bool = False, allow_col
                 report.texts.add(labels)
                 kept = np.flatnonzero(keep_all | _is_kept(labels))
                 report.left_out += len(labels) - len(kept)
-                labels = labels.take(pa.array(kept))
-                audio = {"path": pa.repeat(str(path.absolute()), len(kept)), "offset": pa.array(first + kept)}
-                kinds = LABEL_FEATURES.arrow_schema.field("audio").type
-                parts = [audio.get(part.name, pa.nulls(len(kept), part.type)) for part in kinds]
-                rows = labels.select(["id", "language", "duration_seconds"])
-                rows = rows.append_column("audio", pa.StructArray.from_arrays(parts, fields=list(kinds)))
-                yield _joined(rows, labels, path, report)
+                own = labels.take(pa.array(kept))
+                audio = _audio_in_rows(path, first + kept)
+                rows = own.select(["id", "language", "duration_seconds"]).append_column("audio", audio)
+                yield _joined(rows, own, path, report)
         _check_result(report, files, None, allow_collapsed)
 
     with claimed_file(output):
@@ -276,18 +280,27 @@ def join_own_audio(files: Files, output: Path, keep_all: bool = False, allow_col
     return report
 
 
-def _check_audio(path: Path) -> None:
+def _audio_in_rows(path: AnyPath, rows: np.ndarray) -> pa.StructArray:
+    """Returns the column `audio` for recordings in rows (N,) of a Parquet file."""
+    name = str(path.absolute() if isinstance(path, Path) else path)
+    kinds = list(LABEL_FEATURES.arrow_schema.field("audio").type)
+    known = {"path": pa.repeat(name, len(rows)), "offset": pa.array(rows)}
+    parts = [known[kind.name] if kind.name in known else pa.nulls(len(rows), kind.type) for kind in kinds]
+    return pa.StructArray.from_arrays(parts, fields=kinds)
+
+
+def _check_audio(path: AnyPath) -> None:
     try:
         if path.suffix != ".parquet":
             raise ContainerError(f"{path}: is a table of texts")
-        audio_column(label_schema(path), path)
+        audio_column(label_schema(path), str(path))
     except ContainerError as error:
         raise ValueError(f"{path}: its labels are without audio; name that with --audio") from error
 
 
 def _join(
     language: str | None,
-    paths: Sequence[Path],
+    paths: Sequence[AnyPath],
     utterances: Dataset,
     keep_all: bool,
     report: JoinReport,
@@ -351,7 +364,7 @@ def _is_kept(labels: pa.Table) -> np.ndarray:
     return kept.to_numpy()
 
 
-def _joined(utterances: pa.Table, labels: pa.Table, path: Path, report: JoinReport) -> pa.Table:
+def _joined(utterances: pa.Table, labels: pa.Table, path: AnyPath, report: JoinReport) -> pa.Table:
     """Returns rows of `LABEL_FEATURES`, and counts them: utterances with the texts and scores of their labels."""
     texts = TextBlock(labels["text"])
     teachers, revisions = (pc.fill_null(labels[name], "") for name in ("teacher", "teacher_revision"))

@@ -13,7 +13,6 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ from datasets import Dataset, Features
 from ..corpora.locales import is_other_language, iso_code
 from ..data.rows import blocks, distinct, durations_of, id_hashes, select_rows, with_offsets
 from ..data.text_arrays import TextBlock
+from ..storage import AnyPath
 from .files import AS_FOUND, AUDIO_SUFFIX, PLACE_FEATURES, TableSettings, labels_of_anyone
 from .schema import LABEL_SET_FEATURES
 
@@ -199,10 +199,10 @@ def _parts(name: str) -> list[str]:
 
 def matched_labels(
     names: UtteranceNames,
-    paths: Sequence[Path],
+    paths: Sequence[AnyPath],
     settings: TableSettings = AS_FOUND,
     skipped: Callable[[str, str], None] = lambda position, problem: None,
-) -> Iterator[tuple[Path, pa.Table, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[AnyPath, pa.Table, np.ndarray, np.ndarray]]:
     """Yields each file, some of its labels, (N,) rows of their utterances, and (N,) whether the ids are equal.
 
     Reads files twice, and a third time where an utterance has several labels. Of these, those with its own id go
@@ -226,7 +226,7 @@ def matched_labels(
 
 
 def _rows_of_labels(
-    names: UtteranceNames, paths: Sequence[Path], settings: TableSettings
+    names: UtteranceNames, paths: Sequence[AnyPath], settings: TableSettings
 ) -> tuple[np.ndarray, np.ndarray]:
     def all_labels() -> Iterator[pa.Table]:
         for path in paths:

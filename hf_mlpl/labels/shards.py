@@ -12,7 +12,6 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +26,7 @@ from ..data.conventions import KINDS, Conventions
 from ..data.text_arrays import TextBlock
 from ..data.utterances import NOT_WRITTEN, REPEATED, arrow_errors
 from ..evaluation.error_rate import fraction
+from ..storage import AnyPath
 from .files import with_null_scores
 from .schema import LABEL_FEATURES
 
@@ -40,7 +40,7 @@ COMPARED = ("compared", "written", "expected", "edits", "length")
 HASHES = np.dtype("<u8")
 
 
-def write_shard(rows: Iterable[dict], path: Path, transcripts: pa.Table | None = None, keep: bool = True) -> None:
+def write_shard(rows: Iterable[dict], path: AnyPath, transcripts: pa.Table | None = None, keep: bool = True) -> None:
     """Writes rows of `LABEL_FEATURES` as a shard, which appears when it is complete, with their counts.
 
     Args:
@@ -61,7 +61,7 @@ def write_shard(rows: Iterable[dict], path: Path, transcripts: pa.Table | None =
         writer.write_table(shard)
 
 
-def read_shard(path: Path) -> pa.Table:
+def read_shard(path: AnyPath) -> pa.Table:
     """Reads a shard; raises nearly any error for one that is damaged."""
     content = pa.BufferReader(path.read_bytes())  # in one request, where the disk is far away
     with pq.ParquetFile(content, page_checksum_verification=True) as file:

@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pyarrow.compute as pc
 import torch
 import yaml
 from accelerate import Accelerator
@@ -25,8 +24,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_op
 from transformers import ProcessorMixin
 
 from ..atomic import atomic_write, partial_path, write_json, writing
-from ..data.rows import blocks
-from ..data.text_arrays import join
+from ..data.summary import rows_sha256
 from ..hardware import free_memory
 from ..main_process import meet, on_main_process, patient_group
 from ..training_config import TrainingConfig, has_settings
@@ -56,16 +54,7 @@ def digest(processor: ProcessorMixin, **datasets: Dataset | None) -> dict[str, s
     """Returns hashes of the tokens, and of each data set's ids and texts in order, which do not depend on paths."""
     tokens = json.dumps(sorted(processor.tokenizer.get_vocab().items()), ensure_ascii=False)
     digests = {"tokens": hashlib.sha256(tokens.encode()).hexdigest()}
-    for name, dataset in datasets.items():
-        if dataset is None:
-            continue
-        sha = hashlib.sha256()
-        for block in blocks(dataset, ["id", "text"]):
-            ids, texts = (pc.fill_null(block[name], "None") for name in ("id", "text"))
-            rows = pc.binary_join_element_wise(ids, texts, "", "\0")  # id, NUL, text, NUL
-            sha.update(join(rows.combine_chunks(), ""))
-        digests[name] = sha.hexdigest()
-    return digests
+    return digests | {name: rows_sha256(dataset) for name, dataset in datasets.items() if dataset is not None}
 
 
 def _digests_of(checkpoint: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,14 +12,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object, set_seed
-from datasets import Dataset
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..ctc_models import CtcInterface, ctc_interface
 from ..data.batches import SpeechBatch, micro_batch_seed
 from ..data.drops import DropFile
 from ..data.selection import DROPPED, select_for_training, select_unlabelled
-from ..data.utterances import read_utterances
 from ..evaluation.hypotheses import hypotheses_path
 from ..evaluation.scoring import evaluate_model
 from ..folder_lock import claimed
@@ -40,10 +39,8 @@ from .optimization import (
 from .problems import Problems, TrainingError
 from .run_data import (
     build_slimipl,
-    check_pseudo_labels,
-    check_train_files,
-    compare_conventions,
-    read_dev_set,
+    read_speech,
+    select_speech,
     supervised_updates,
 )
 from .run_pusher import RunPusher, prepare_push
@@ -93,29 +90,32 @@ def _train(config: TrainingConfig) -> Path:
     output_dir = Path(config.output_dir)
     is_continued = check_same_config(config, checkpoints(output_dir))
     set_seed(config.seed)
-    train_set, dev_set, unlabelled_set = _read_speech(config)
+    train_set, dev_set, unlabelled_set = read_speech(config)
     model, processor = build_model(config, train_set, is_continued)
     ctc = ctc_interface(model.config, processor)
     freeze(model, ctc, config)
     base = {BASE: digest_of_frozen(model)} if config.lora else {}
     accelerator = make_accelerator(config, ctc, model)
-    if not accelerator.is_main_process:
-        logging.getLogger(select_for_training.__module__).setLevel(logging.ERROR)  # one warning is enough
     lists = [
         DropFile(output_dir / f"{name}.tsv" if accelerator.is_main_process else None, DROPPED)
         for name in ("dropped", "dropped-unlabelled")
     ]
     with lists[0], lists[1]:  # they appear if no check refuses the run, which then does not own its folder
-        train_set, dropped = select_for_training(
-            train_set, processor, model.config, config.max_batch_seconds, lists[0]
+        longest = config.max_batch_seconds
+        train_set, dropped = select_speech(
+            train_set, lambda speech: select_for_training(speech, processor, model.config, longest, lists[0])
         )
         if unlabelled_set is not None:
-            unlabelled_set = select_unlabelled(unlabelled_set, ctc.languages, config.max_batch_seconds, lists[1])
+            unlabelled_set, _ = select_speech(
+                unlabelled_set,
+                lambda speech: (select_unlabelled(speech, ctc.languages, longest, lists[1]), Counter()),
+            )
         model, optimizer = prepare(accelerator, model, ctc, config)
         slimipl = None
         if unlabelled_set is not None:
             slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
-        digests = digest(processor, train=train_set, unlabelled=unlabelled_set) | base
+        digests = on_main_process(accelerator, lambda: digest(processor, train=train_set, unlabelled=unlabelled_set))
+        digests |= base
         pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
         checkpointer = Checkpointer(accelerator, model, optimizer, slimipl, config, digests)
         start = checkpointer.load_last(same_data=is_continued)
@@ -200,20 +200,6 @@ def _train(config: TrainingConfig) -> Path:
     if pusher is not None:
         pusher.push_result()
     return folder
-
-
-def _read_speech(config: TrainingConfig) -> tuple[Dataset, Dataset | None, Dataset | None]:
-    """Reads the utterances for training and for development, and without transcripts; checks and compares labels."""
-    languages = [config.language] if config.language else None
-    check_train_files(config)
-    train_set = read_utterances(config.train, languages)
-    dev_set = read_dev_set(config)
-    unlabelled_set = read_utterances(config.unlabelled, languages) if config.slimipl else None
-    if not config.allow_collapsed:
-        check_pseudo_labels(train_set)
-    if PartialState().is_main_process:
-        compare_conventions(train_set)
-    return train_set, dev_set, unlabelled_set
 
 
 def _finish_problems(problems: Collection[Problems], num_unusable: int, log: TrainingLog, is_whole_run: bool) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from itertools import chain
 
 import numpy as np
@@ -17,11 +17,21 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ..data.batches import BatchPlan, SpeechBatch, SpeechBatches, fill_share, repetitions
-from ..data.collapse import HUMAN, NOT_LEARNED, LabelTexts, collapse_line, num_characters
-from ..data.conventions import Conventions, differences, parts_by
+from ..data.collapse import (
+    HUMAN,
+    NOT_LEARNED,
+    LabelTexts,
+    collapse_line,
+    collapse_report,
+    describe_collapse,
+    num_characters,
+)
+from ..data.conventions import Conventions, differences
 from ..data.drops import audio_problem, blame_disk
-from ..data.rows import blocks, durations_of, filter_rows
+from ..data.rows import blocks, durations_of, filter_rows, select_rows, whole
+from ..data.summary import Summary, remember_summary, summary_of
 from ..data.utterances import read_columns, read_utterances, utterance_files
+from ..main_process import on_main_process
 from ..stop_signal import outlive_signals
 from ..training_config import TrainingConfig
 from .slimipl import SlimIpl, SlimIplPlan
@@ -41,7 +51,7 @@ def check_train_files(config: TrainingConfig) -> None:
     """
     counts = dict(utterance_files(config.train))
     files = [path for path, num_rows in counts.items() if num_rows]
-    if (empty := [str(path) for path in counts if path not in files]) and PartialState().is_main_process:
+    if empty := [str(path) for path in counts if path not in files]:
         logger.warning("%s: no utterances", ", ".join(empty))
     for path in files:
         if all(block["text"].null_count == len(block) for block in read_columns([path], ["text"])):
@@ -60,6 +70,12 @@ def check_train_files(config: TrainingConfig) -> None:
 
 def check_pseudo_labels(train_set: Dataset) -> None:
     """Raises a ValueError for languages whose pseudo-labels in a training set have collapsed."""
+    summary = summary_of(train_set)
+    pairs = map(summary.of_language, summary.languages)
+    reports = [collapse_report(pseudo.texts, human.texts) for human, pseudo in pairs if pseudo.texts.texts]
+    if not any(map(describe_collapse, reports)):
+        return
+    # The summary may say too much about the commonest text of several teachers.
     human, pseudo = LabelTexts(), LabelTexts()
     for block in blocks(train_set, ["source", "language", "text", "duration_seconds"]):
         block = block.filter(block["text"].is_valid())
@@ -76,9 +92,8 @@ def check_pseudo_labels(train_set: Dataset) -> None:
 def compare_conventions(train_set: Dataset) -> None:
     """Logs a line for each teacher whose labels are written otherwise than the transcripts of the same language."""
     transcripts, labels = Conventions(), defaultdict[str, Conventions](Conventions)  # of each teacher
-    for block in blocks(train_set, ["source", "language", "text"]):
-        for source, written in parts_by("source", block):
-            (transcripts if source in HUMAN else labels[source]).add_by("language", written)
+    for (language, source), group in summary_of(train_set).groups.items():
+        (transcripts if source in HUMAN else labels[source]).counts[language].update(group.conventions)
     found: defaultdict[str, list[str]] = defaultdict(list)
     for teacher, conventions in sorted(labels.items()):
         for language in sorted(conventions.counts):
@@ -91,6 +106,60 @@ def compare_conventions(train_set: Dataset) -> None:
             teacher,
             "; ".join(lines),
         )
+
+
+def read_speech(config: TrainingConfig) -> tuple[Dataset, Dataset | None, Dataset | None]:
+    """Reads the utterances for training and for development, and without transcripts; checks and compares labels.
+
+    The main process looks at each row, and the others take its word.
+    """
+    languages, sets = [config.language] if config.language else None, {}
+    process = PartialState()
+
+    def read(is_checked: bool) -> None:
+        sets["train"] = read_utterances(config.train, languages, is_checked)
+        if config.slimipl:
+            sets["unlabelled"] = read_utterances(config.unlabelled, languages, is_checked)
+
+    def look() -> tuple[Summary, dict[str, int]]:
+        check_train_files(config)
+        read(is_checked=False)
+        if not config.allow_collapsed:
+            check_pseudo_labels(sets["train"])
+        compare_conventions(sets["train"])
+        return summary_of(sets["train"]), {name: len(dataset) for name, dataset in sets.items()}
+
+    summary, counts = on_main_process(process, look)
+    if not process.is_main_process:
+        read(is_checked=True)
+        remember_summary(sets["train"], summary)
+    for name, dataset in sets.items():
+        if len(dataset) != counts[name]:
+            raise ValueError(
+                f"{name} has {len(dataset)} utterances on this machine, and {counts[name]} on that of the main "
+                "process; copy the same files to all machines, or use those of a shared disk"
+            )
+    return sets["train"], read_dev_set(config), sets.get("unlabelled")
+
+
+def select_speech(dataset: Dataset, select: Callable[[Dataset], tuple[Dataset, Counter]]) -> tuple[Dataset, Counter]:
+    """Selects rows in the main process, for all processes; `select` keeps the order of the rows."""
+    process, selected = PartialState(), dataset
+
+    def work() -> tuple[np.ndarray | None, Counter]:
+        nonlocal selected
+        selected, dropped = select(dataset)
+        if selected is dataset:
+            return None, dropped
+        is_kept = np.zeros(len(dataset.data), bool)
+        is_kept[selected._indices.column("indices").to_numpy()] = True
+        return np.packbits(is_kept), dropped
+
+    bits, dropped = on_main_process(process, work)
+    if bits is not None and not process.is_main_process:
+        is_kept = np.unpackbits(bits, count=len(dataset.data)).view(bool)
+        selected = select_rows(whole(dataset), np.flatnonzero(is_kept))
+    return selected, dropped
 
 
 def read_dev_set(config: TrainingConfig) -> Dataset | None:
