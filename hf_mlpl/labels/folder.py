@@ -34,7 +34,7 @@ from ..error_line import error_line
 from ..storage import AnyPath, StorageError, as_path, parquet_source
 from .claims import is_claim
 from .disk import disk_of
-from .shards import SCHEMA, ShardCounts, counts_of, made_labels, read_shard
+from .shards import SCHEMA, Facts, ShardCounts, counts_of, made_labels, read_shard
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ def join_shards(
     Raises:
         ValueError: for a damaged shard.
     """
-    counts, errors = ShardCounts(), Counter[str]()
+    counts, errors = ShardCounts(Facts()), Counter[str]()
 
     def read(number: int) -> tuple[pa.Table, list[dict], ShardCounts]:
         shard = _read_sound_shard(shard_path(folder, number))
@@ -218,7 +218,7 @@ def join_shards(
         finish()
 
     with DropFile(folder / UNREADABLE, ("id", "language", "reason")) as unreadable:
-        num_labels = write_tables(checked(), folder / "labels.parquet", SCHEMA)
+        num_labels = write_tables(checked(), folder / "labels.parquet", SCHEMA, summary=counts.summary)
     languages = counts.report(errors)
     summary = {
         **job,

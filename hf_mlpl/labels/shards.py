@@ -12,6 +12,8 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +23,11 @@ from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cpdist
 
 from ..atomic import atomic_write
-from ..data.collapse import FEWEST_LABELS, LabelTexts
+from ..data.collapse import FEWEST_LABELS, LabelTexts, TextCounts
 from ..data.conventions import KINDS, Conventions
+from ..data.summary import Group, Summary
 from ..data.text_arrays import TextBlock
-from ..data.utterances import NOT_WRITTEN, REPEATED, arrow_errors
+from ..data.utterances import NOT_WRITTEN, REPEATED, TableSummarizer, arrow_errors
 from ..evaluation.error_rate import fraction
 from ..storage import AnyPath
 from .files import with_null_scores
@@ -32,10 +35,10 @@ from .schema import LABEL_FEATURES
 
 SCHEMA = LABEL_FEATURES.arrow_schema
 COUNTS = "hf_mlpl.label_counts"  # in the metadata of a shard
-COUNTED = ("id", "language", "text", "duration_seconds", "mean_log_prob", "error")
+COUNTED = ("id", "language", "text", "source", "duration_seconds", "mean_log_prob", "error")
 CONVENTION = ("texts", *KINDS)
 # Sums of a language that a shard has with it, and those of the labels that are compared with transcripts.
-SUMS = ("labels", "empty", "hours", "log_probs", "scored", *CONVENTION)
+SUMS = ("labels", "empty", "hours", "log_probs", "scored", "seconds", "squared_seconds", "characters", *CONVENTION)
 COMPARED = ("compared", "written", "expected", "edits", "length")
 HASHES = np.dtype("<u8")
 
@@ -50,7 +53,9 @@ def write_shard(rows: Iterable[dict], path: AnyPath, transcripts: pa.Table | Non
     rows = list(rows)
     with arrow_errors(path, NOT_WRITTEN.format(0)):
         shard = pa.Table.from_pylist(rows, schema=SCHEMA)
-    content = _counted(shard, transcripts).content() | {"labels_crc32": _checksum(shard, COUNTED)}
+    counts = _counted(shard, transcripts)
+    counts.facts = Facts.of_labels(made_labels(shard))
+    content = counts.content() | {"labels_crc32": _checksum(shard, COUNTED)}
     if transcripts is not None:
         content["transcripts_crc32"] = _checksum(transcripts, transcripts.column_names)
     with (
@@ -98,8 +103,8 @@ def counts_of(shard: pa.Table, transcripts: pa.Table | None = None) -> ShardCoun
 
 
 def _counted(shard: pa.Table, transcripts: pa.Table | None) -> ShardCounts:
-    counts, labels = ShardCounts(), made_labels(shard)
-    counts.add(labels)
+    labels = made_labels(shard)
+    counts = ShardCounts.of_labels(labels)
     if transcripts is not None:
         counts.compare(labels, transcripts)
     return counts
@@ -122,30 +127,97 @@ def _checksum(table: pa.Table, names: Sequence[str]) -> int:
     return checksum
 
 
-class ShardCounts:
-    """Counts the labels of each language, in columns; 8 bytes of each label stay in memory."""
+@dataclass
+class Facts:
+    """Holds what a `Summary` of labels says and no sum does.
 
-    def __init__(self):
+    Args:
+        sources: of all labels; one teacher makes all labels of a job.
+        ids: the first and the last one.
+        longest: seconds, by language.
+        alphabets: characters of the texts, by language.
+    """
+
+    sources: set[str] = field(default_factory=set)
+    is_normalized: bool = True
+    ids: tuple[str, ...] = ()
+    longest: defaultdict[str, float] = field(default_factory=partial(defaultdict, float))
+    alphabets: defaultdict[str, set[str]] = field(default_factory=partial(defaultdict, set))
+
+    @classmethod
+    def of_labels(cls, labels: pa.Table) -> Facts | None:
+        """Returns those of the labels of a shard; None if these are no utterances that `read_utterances` accepts."""
+        summarizer = TableSummarizer()
+        summarizer.add(labels)
+        summary, facts = summarizer.summary(), cls()
+        if summary is None or len(labels) and summary.ids is None:
+            return None
+        facts.is_normalized, facts.ids = summary.is_normalized, summary.ids or ()
+        for (language, source), group in summary.groups.items():
+            facts.add(language, source or "", group.longest, group.alphabet)
+        return facts
+
+    def add(self, language: str, source: str, longest: float, alphabet: Iterable[str]) -> None:
+        self.sources.add(source)
+        self.longest[language] = max(self.longest[language], longest)
+        self.alphabets[language].update(alphabet)
+
+    def merge(self, other: Facts) -> None:
+        self.sources |= other.sources
+        self.is_normalized &= other.is_normalized
+        ids = self.ids + other.ids
+        self.ids = (min(ids), max(ids)) if ids else ()
+        for language, longest in other.longest.items():
+            self.longest[language] = max(self.longest[language], longest)
+            self.alphabets[language] |= other.alphabets[language]
+
+    def content(self) -> list:
+        """Returns the facts for JSON."""
+        alphabets = {language: "".join(sorted(characters)) for language, characters in self.alphabets.items()}
+        return [sorted(self.sources), self.is_normalized, self.ids, self.longest, alphabets]
+
+    @classmethod
+    def of_content(cls, content: list) -> Facts:
+        sources, is_normalized, ids, longest, alphabets = content
+        facts = cls(set(sources), is_normalized, tuple(ids))
+        facts.longest.update(longest)
+        facts.alphabets.update((language, set(characters)) for language, characters in alphabets.items())
+        return facts
+
+
+class ShardCounts:
+    """Counts the labels of each language, in columns; 8 bytes of each label stay in memory.
+
+    Args:
+        facts: for a summary of the labels; None if those of some are not known.
+    """
+
+    def __init__(self, facts: Facts | None):
+        self.facts = facts
         self.sums: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
         self.texts = LabelTexts()
 
-    def add(self, labels: pa.Table) -> None:
+    @classmethod
+    def of_labels(cls, labels: pa.Table) -> ShardCounts:
         """Counts labels, which have no error."""
-        self.texts.add(labels)
-        log_probs = labels["mean_log_prob"]
-        self._add_sums(
+        counts, texts, conventions = cls(None), LabelTexts(), Conventions()
+        texts.add(labels)
+        conventions.add_by("language", labels)
+        log_probs, seconds = labels["mean_log_prob"], labels["duration_seconds"].to_numpy()
+        counts._add_sums(
             labels["language"],
             labels=np.ones(len(labels)),
             empty=pc.equal(labels["text"], "").to_numpy(),
-            hours=labels["duration_seconds"].to_numpy() / 3600,
+            hours=seconds / 3600,
             log_probs=log_probs.fill_null(0.0).to_numpy(),
             scored=log_probs.is_valid().to_numpy(),
+            seconds=seconds,
+            squared_seconds=seconds**2,
         )
-        conventions = Conventions()
-        conventions.add_by("language", labels)
-        for language, counts in conventions.counts.items():
-            for name, count in counts.items():
-                self.sums[language][name] += count
+        for language, sums in counts.sums.items():
+            sums |= {"characters": texts.characters[language]} | conventions.report(language)
+            counts.texts.hashes[language] = texts.hashes[language]
+        return counts
 
     def compare(self, labels: pa.Table, transcripts: pa.Table) -> None:
         """Compares labels with the transcripts of the same ids, as `ErrorRate` does."""
@@ -171,7 +243,11 @@ class ShardCounts:
                 self.sums[language][column] += total
 
     def merge(self, other: ShardCounts) -> None:
-        """Adds counts of other labels."""
+        """Adds counts of other utterances."""
+        if self.facts is not None and other.facts is not None:
+            self.facts.merge(other.facts)
+        else:
+            self.facts = None
         for language, sums in other.sums.items():
             own = self.sums[language]
             for name, value in sums.items():
@@ -185,6 +261,7 @@ class ShardCounts:
             "labels": {language: [sums[name] for name in SUMS] for language, sums in self.sums.items()},
             "compared": {language: [sums[name] for name in COMPARED] for language, sums in self.sums.items()},
             "hashes": base64.b64encode(b"".join(hashes)).decode(),
+            "facts": self.facts and self.facts.content(),
         }
 
     @classmethod
@@ -194,7 +271,7 @@ class ShardCounts:
         Args:
             is_compared: includes those of the comparison with transcripts.
         """
-        counts, first = cls(), 0
+        counts, first = cls(content["facts"] and Facts.of_content(content["facts"])), 0
         hashes = np.frombuffer(base64.b64decode(content["hashes"]), HASHES).astype(np.uint64)
         for language, sums in content["labels"].items():
             counts.sums[language].update(zip(SUMS, sums, strict=True))
@@ -203,6 +280,39 @@ class ShardCounts:
         for language, sums in content["compared"].items() if is_compared else ():
             counts.sums[language].update(zip(COMPARED, sums, strict=True))
         return counts
+
+    @cached_property
+    def text_counts(self) -> dict[str, TextCounts]:
+        """Returns those of each language, when all labels have been added."""
+        return {language: self._text_counts(language) for language in self.sums}
+
+    def _text_counts(self, language: str) -> TextCounts:
+        sums = self.sums[language]
+        counts = self.texts.counts(language)
+        return counts._replace(characters=int(sums["characters"]), seconds=sums["seconds"])
+
+    def summary(self) -> Summary | None:
+        """Returns the summary of all labels, whose ids differ; None if it is not known."""
+        if self.facts is None or len(self.facts.sources) > 1:
+            return None
+        [source] = self.facts.sources or [""]
+        groups = {
+            (language, source): Group(
+                int(sums["labels"]),
+                sums["seconds"],
+                sums["squared_seconds"],
+                self.facts.longest[language],
+                self.text_counts[language],
+                self._convention(language),
+                "".join(sorted(self.facts.alphabets[language])),
+            )
+            for language, sums in self.sums.items()
+        }
+        first_and_last = (self.facts.ids[0], self.facts.ids[-1]) if self.facts.ids else None
+        return Summary(groups, self.facts.is_normalized, first_and_last)
+
+    def _convention(self, language: str) -> dict[str, int]:
+        return {name: int(self.sums[language][name]) for name in CONVENTION}
 
     def report(self, errors: Counter[str]) -> dict[str, dict]:
         """Returns the fields of each language in `complete.json`.
@@ -221,8 +331,8 @@ class ShardCounts:
             "errors": errors[language],
             "hours": sums["hours"],
             "mean_log_prob": sums["log_probs"] / sums["scored"] if sums["scored"] else None,
-            "convention": {name: int(sums[name]) for name in CONVENTION},
+            "convention": self._convention(language),
             "cer": fraction(sums["edits"], sums["length"]) if sums["compared"] else None,
-            "commonest": self.texts.report(language)["commonest"] if sums["labels"] else 0.0,
+            "commonest": self.text_counts[language].commonest / sums["labels"] if sums["labels"] else 0.0,
             "length_ratio": sums["written"] / sums["expected"] if is_enough else None,
         }

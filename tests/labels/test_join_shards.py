@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import astuple
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 
 from hf_mlpl.data import rows as rows_module
 from hf_mlpl.data.rows import id_hashes
-from hf_mlpl.data.utterances import write_utterances
+from hf_mlpl.data.summary import file_summary
+from hf_mlpl.data.utterances import TableSummarizer, write_utterances
 from hf_mlpl.evaluation.error_rate import ErrorRate
 from hf_mlpl.labels.folder import join_shards, shard_path
 from hf_mlpl.labels.schema import LABEL_FEATURES, SCORES
@@ -119,11 +121,22 @@ def test_counts_lie_in_the_shards(tmp_path, monkeypatch):
     assert joined(tmp_path / "new3", write_new, transcripts_of=None) == uncompared
     for number, shard in enumerate(shards):
         write_new(shard, shard_path(tmp_path, number), number)
-    for name in ("add", "compare"):
+    for name in ("of_labels", "compare"):
         monkeypatch.delattr(ShardCounts, name)  # nothing is counted again
     assert join_shards(tmp_path, {"teacher": "a@1"}, len(shards), transcripts, ()) == expected
-    files = [(tmp_path / name / "labels.parquet").read_bytes() for name in (".", "old", "new2", "old3")]
-    assert files == files[:1] * 4
+    files = [(tmp_path / name / "labels.parquet").read_bytes() for name in ("new2", "old", "old2", "changed")]
+    assert files[1:] == files[-1:] * 3 and files[0] not in files[1:]  # its footer has a summary
+
+    path, summarizer = tmp_path / "labels.parquet", TableSummarizer()
+    assert pq.read_table(path).equals(pq.read_table(tmp_path / "old" / "labels.parquet"))
+    summarizer.add(pq.read_table(path))
+    summary, computed = file_summary(pq.read_metadata(path)), summarizer.summary()
+    assert summary.num_rows == expected["labels"] and summary.groups.keys() == computed.groups.keys()
+    assert (summary.ids, summary.is_normalized) == (computed.ids, computed.is_normalized)
+    for key, group in computed.groups.items():
+        found = summary.groups[key]
+        assert (found.conventions, found.alphabet, found.longest) == (group.conventions, group.alphabet, group.longest)
+        assert astuple(found)[:3] + found.texts == pytest.approx(astuple(group)[:3] + group.texts)
 
 
 def test_a_shard_that_is_damaged_when_it_is_joined(tmp_path):
