@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import subprocess
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.audio.tar_index import tar_index
 from hf_mlpl.data.utterances import read_utterances, write_utterances
+from hf_mlpl.labels import labelling
 from hf_mlpl.storage import StorageError, open_remote
 from hf_mlpl.training.loop import train
 from hf_mlpl.training_config import load_config
@@ -145,3 +147,68 @@ def test_without_credentials(server, monkeypatch, tmp_path):
         open_remote("s3://speech/x.wav")
     assert "secret" not in str(error.value)
     fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+# Labels in shards of 3, as a process of a machine of its own, which dies after some labels.
+MACHINE = """
+import os, signal, sys, time
+from itertools import count
+import torch
+from hf_mlpl.cli.main import main
+from hf_mlpl.labels import claims, labelling
+
+name, most, *arguments = sys.argv[1:]
+claims.machine, claims.LEASE_SECONDS = lambda: name, 4.0
+labelling.SHARD_SIZE, labelling.MIN_SHARDS = 3, 0
+scores, numbers = labelling.scores, count()
+
+def counted(*given):
+    if next(numbers) == int(most):
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.05)
+    return scores(*given)
+
+labelling.scores = counted
+torch.set_num_threads(1)
+sys.exit(main(["pseudo-label", *arguments]))
+"""
+
+
+def stored_files(url: str) -> dict[str, bytes]:
+    fs = fsspec.filesystem("s3")
+    fs.invalidate_cache()
+    return {name.removeprefix(url.removeprefix("s3://") + "/"): fs.cat_file(name) for name in fs.find(url)}
+
+
+def test_machines_that_are_killed_share_a_label_job(server, tone_data, tone_run, quick_python, tmp_path, monkeypatch):
+    """Two of four die with shards that they have claimed; the labels are those of a folder, byte by byte."""
+    given = ["--model", tone_run / "model", "--data", tone_data / "unlabelled.parquet", "--num-workers", "0"]
+    monkeypatch.setattr(labelling, "SHARD_SIZE", 3)
+    monkeypatch.setattr(labelling, "MIN_SHARDS", 0)
+    assert run_command("pseudo_label.py", *given, "--output", tmp_path / "labels") == 0
+    processes = [
+        subprocess.Popen(
+            [quick_python, "-c", MACHINE, f"machine-{most}", most, *given, "--output", "s3://speech/labels"]
+        )
+        for most in ("2", "7", "98", "99")
+    ]
+    assert [process.wait() == 0 for process in processes] == [False, False, True, True]
+    local = {p.relative_to(tmp_path / "labels").as_posix(): p for p in (tmp_path / "labels").rglob("*") if p.is_file()}
+    assert stored_files("s3://speech/labels") == {name: path.read_bytes() for name, path in local.items()}
+    assert len(local) == 8 + 3
+
+
+def test_a_shard_of_labels_costs_few_requests(server, tone_data, tone_run, monkeypatch):
+    """Docs/scale.md has the numbers."""
+    given = ["--model", tone_run / "model", "--data", tone_data / "unlabelled.parquet", "--num-workers", "0"]
+    counts = []
+    monkeypatch.setattr(labelling, "MIN_SHARDS", 0)
+    for size in (24, 3):
+        monkeypatch.setattr(labelling, "SHARD_SIZE", size)
+        server.clear()
+        assert run_command("pseudo_label.py", *given, "--output", f"s3://speech/labels-{size}") == 0
+        counts.append(Counter(server))
+    # Of a claim: created, looked at twice with the one that may follow it, and removed. Of a shard: looked for, written,
+    # and read to be joined.
+    assert counts[1] - counts[0] == {"PUT": 7 * 2, "GET": 7 * 6, "DELETE": 7}
+    assert counts[0].total() - 9 <= 40  # of the whole job
