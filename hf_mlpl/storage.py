@@ -319,7 +319,7 @@ class RemotePath:
         fs, key = filesystem(self.url)
         with storage_errors(self.url):
             try:
-                return fs.cat_file(key, 0, end)  # without the 0, s3fs would first ask for the size
+                return fs.cat_file(key, start=0, end=end)  # without the 0, s3fs would first ask for the size
             except FileNotFoundError:
                 raise
             except Exception:  # an empty file has no such bytes
