@@ -80,6 +80,11 @@ def shown(url: str) -> str:
     return url
 
 
+def absolute(path: str) -> str:
+    """Returns the absolute path of a file of the disk, or a URL as it is."""
+    return path if is_remote(path) else os.path.abspath(path)
+
+
 @contextmanager
 def storage_errors(url: str, *passed: type[Exception]) -> Iterator[None]:
     """Converts whatever a file system of fsspec raises to a StorageError of one line.
