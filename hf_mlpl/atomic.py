@@ -26,7 +26,7 @@ STALE_SECONDS = 7 * 24 * 3600  # a push of many gigabytes may take days, and cha
 LONGEST_NAME = 120  # bytes of the last part of a name of `own_path`; file systems take 255
 # Names that `own_path` makes, and former names of the folders of pushes.
 OWN = re.compile(
-    r"\.(?:partial|pushing|publish)-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{6}-.*"
+    r"\.(?:partial|pushing|publish|shared)-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{6}-.*"
     r"|\.(?:pushing|publish)-[a-z0-9_]{8}",
     re.DOTALL,
 )

@@ -6,6 +6,7 @@ import io
 import os
 import tempfile
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +35,16 @@ _files = LruCache(MAX_OPEN)
 _row_groups = LruCache(MAX_ROW_GROUPS)
 
 
-def open_member(path: str | os.PathLike, offset: int, size: int | None = None) -> SeekableFile:
+def open_member(
+    path: str | os.PathLike, offset: int, size: int | None = None, kept: SeekableFile | None = None
+) -> SeekableFile:
     """Opens a recording inside a container as a seekable file.
 
     Args:
         path: A tar, gzipped or not, or a Parquet file; also a URL, whose file a process keeps open.
         offset: First byte of the recording in the (unpacked) tar, or its row in the Parquet file.
         size: Number of its bytes in the tar; None for a Parquet file.
+        kept: The open tar, which stays open, where the caller keeps it.
 
     Raises:
         ContainerError: for a container that is missing or damaged, or has no such bytes or row.
@@ -51,8 +55,9 @@ def open_member(path: str | os.PathLike, offset: int, size: int | None = None) -
             return io.BytesIO(_parquet_bytes(path, name, offset))
         if isinstance(path, str):
             return _remote_member(path, offset, size)
-        # Opened for each recording, like an extracted file; a buffer would read more than is needed.
-        with open(path, "rb", buffering=0) as file:
+        # Else opened for each recording, like an extracted file; a buffer would read more than is needed.
+        with nullcontext(kept) if kept else open(path, "rb", buffering=0) as file:
+            file.seek(0)
             is_gzip = file.read(2) == GZIP
             if not is_gzip and size <= MAX_BYTES_AT_ONCE:
                 file.seek(offset)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value, concatenate_datasets, config
 from datasets.exceptions import DatasetsError
+from filelock import FileLock
 
 from ..atomic import atomic_write, writing
 from ..error_line import error_line
@@ -26,7 +28,6 @@ from ..storage import (
     file_version,
     matching_paths,
     parquet_source,
-    storage_errors,
 )
 from .rows import BLOCK, blocks, duplicated_ids, filter_rows, with_offsets
 from .summary import (
@@ -328,14 +329,9 @@ def _check_ids(dataset: Dataset, parts: Sequence[tuple[AnyPath, Dataset]]) -> No
 def _read_file(path: AnyPath, num_rows: int, is_checked: bool) -> Dataset:
     if not num_rows:  # from_parquet refuses such a file
         return Dataset(FEATURES.arrow_schema.empty_table())
-    pattern = glob.escape(str(path))  # from_parquet takes a path for a pattern
-    cache, errors = None, ExitStack()
-    if isinstance(path, RemotePath):
-        errors.enter_context(storage_errors(path.url, DatasetsError))
-        if file_version(path.url)[1] is None:  # in the common cache, a copy may be of an older file
-            _own_caches.append(TemporaryDirectory(prefix="hf_mlpl-"))
-            cache = _own_caches[-1].name
-    with writing(config.HF_DATASETS_CACHE), arrow_errors(path, DAMAGED), errors:
+    local, cache = _local_copy(path) if isinstance(path, RemotePath) else (path, None)
+    pattern = glob.escape(str(local))  # from_parquet takes a path for a pattern
+    with writing(config.HF_DATASETS_CACHE), arrow_errors(path, DAMAGED):
         # blocks of 1000 rows, the default, take longer
         dataset = Dataset.from_parquet(
             pattern, columns=list(FEATURES), features=FEATURES, writer_batch_size=BLOCK, cache_dir=cache
@@ -343,3 +339,23 @@ def _read_file(path: AnyPath, num_rows: int, is_checked: bool) -> Dataset:
     for first, block in with_offsets(blocks(dataset, CHECKED)) if not is_checked else ():
         _check_rows(block, path, first)
     return dataset
+
+
+def _local_copy(path: RemotePath) -> tuple[Path, str | None]:
+    """Downloads a file into the cache of datasets; returns its copy, and where datasets may keep its tables.
+
+    datasets would not download it where the Hub must not be reached (`HF_HUB_OFFLINE`).
+    """
+    size, version = file_version(path.url)
+    folder, cache = Path(config.HF_DATASETS_CACHE, "hf_mlpl"), None
+    if version is None:  # a copy of an older file would not be told from this one
+        _own_caches.append(TemporaryDirectory(prefix="hf_mlpl-"))
+        cache = _own_caches[-1].name
+        folder = Path(cache)
+    copy = folder / f"{sha256(repr((path.url, size, version)).encode()).hexdigest()[:32]}.parquet"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{copy}.lock"):
+        if not copy.exists():
+            with atomic_write(copy) as partial:
+                path.download(partial)
+    return copy, cache

@@ -18,6 +18,7 @@ from ..ctc_models import CtcInterface, ctc_interface
 from ..data.batches import SpeechBatch, micro_batch_seed
 from ..data.drops import DropFile
 from ..data.selection import DROPPED, select_for_training, select_unlabelled
+from ..data.shared_arrays import SharedArrays, shared_arrays
 from ..evaluation.hypotheses import hypotheses_path
 from ..evaluation.scoring import evaluate_model
 from ..folder_lock import claimed
@@ -39,6 +40,7 @@ from .optimization import (
 from .problems import Problems, TrainingError
 from .run_data import (
     build_slimipl,
+    plan_passes,
     read_speech,
     select_speech,
     supervised_updates,
@@ -67,7 +69,8 @@ def train(config: TrainingConfig) -> Path:
     if not _is_finished(process, config):
         with claimed_by_job(process, output_dir):
             if not _is_finished(process, config):
-                return _train(config)
+                with shared_arrays(process) as arrays:
+                    return _train(config, arrays)
     _check_speech(on_main_process(process, lambda: collapse_of_run(output_dir)), config)
     if config.push_to_hub and process.is_main_process:
         with claimed(output_dir):
@@ -85,7 +88,7 @@ def _is_finished(process: PartialState, config: TrainingConfig) -> bool:
     return on_main_process(process, check)
 
 
-def _train(config: TrainingConfig) -> Path:
+def _train(config: TrainingConfig, arrays: SharedArrays) -> Path:
     """Trains in a folder that this job has claimed, and whose run, if any, has these settings."""
     output_dir = Path(config.output_dir)
     is_continued = check_same_config(config, checkpoints(output_dir))
@@ -111,17 +114,18 @@ def _train(config: TrainingConfig) -> Path:
                 lambda speech: (select_unlabelled(speech, ctc.languages, longest, lists[1]), Counter()),
             )
         model, optimizer = prepare(accelerator, model, ctc, config)
-        slimipl = None
+        plans, slimipl = plan_passes(train_set, unlabelled_set, config, arrays), None
         if unlabelled_set is not None:
-            slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
+            slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, plans, config)
         digests = on_main_process(accelerator, lambda: digest(processor, train=train_set, unlabelled=unlabelled_set))
         digests |= base
         pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
-        checkpointer = Checkpointer(accelerator, model, optimizer, slimipl, config, digests)
+        checkpointer = Checkpointer(accelerator, model, optimizer, slimipl, plans, config, digests)
         start = checkpointer.load_last(same_data=is_continued)
     if accelerator.is_main_process:
         write_config(config)  # only after all checks
-    updates = iter(slimipl) if slimipl else supervised_updates(accelerator, model, processor, train_set, config, start)
+    supervised = supervised_updates(accelerator, model, processor, train_set, plans["train"], config, start)
+    updates = iter(slimipl or supervised)
 
     log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
     log.describe(train_set, dropped, accelerator.unwrap_model(model), ctc)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -29,6 +30,7 @@ from ..data.collapse import (
 from ..data.conventions import Conventions, differences
 from ..data.drops import audio_problem, blame_disk
 from ..data.rows import blocks, durations_of, filter_rows, select_rows, whole
+from ..data.shared_arrays import SharedArrays
 from ..data.summary import Summary, remember_summary, summary_of
 from ..data.utterances import read_columns, read_utterances, utterance_files
 from ..main_process import on_main_process
@@ -196,11 +198,32 @@ def _check_audio(dataset: Dataset) -> None:
         raise ValueError(blame_disk(f"none of {len(problems)} utterances of dev could be used", problems[0]))
 
 
+def plan_passes(
+    train_set: Dataset, unlabelled_set: Dataset | None, config: TrainingConfig, arrays: SharedArrays
+) -> dict[str, BatchPlan]:
+    """Plans the endless micro-batches of a run's data sets, `train` and, for slimIPL, `unlabelled`.
+
+    Args:
+        arrays: of the processes of this machine, of which one plans each pass.
+    """
+    plans = {}
+    for name, dataset in {"train": train_set, "unlabelled": unlabelled_set}.items():
+        if dataset is not None:
+            own = arrays.within(name)
+            durations = own.get("durations", partial(durations_of, dataset))
+            rates = partial(repetitions, dataset, config.language_alpha, config.pseudo_label_weight)
+            plans[name] = BatchPlan(
+                durations, config.max_batch_seconds, config.seed, own.get("repetitions", rates), own
+            )
+    return plans
+
+
 def supervised_updates(
     accelerator: Accelerator,
     model: torch.nn.Module,
     processor: ProcessorMixin,
     train_set: Dataset,
+    plan: BatchPlan,
     config: TrainingConfig,
     start: int,
 ) -> Iterator[list[tuple[int, SpeechBatch]]]:
@@ -212,12 +235,23 @@ def supervised_updates(
         for first in range(start * per_update, config.max_updates * per_update, per_update):
             yield range(first + accelerator.process_index, first + per_update, step)
 
-    numbers = chain.from_iterable(shares())
+    numbered_rows = ((number, plan[number]) for number in chain.from_iterable(shares()))
     workers = {"num_workers": config.num_workers, "worker_init_fn": outlive_signals}
-    loaded = iter(DataLoader(batches, batch_size=None, sampler=numbers, **workers))
+    loaded = iter(DataLoader(_NumberedBatches(batches), batch_size=None, sampler=numbered_rows, **workers))
     empty = batches.batch([], None)
     for share in shares():
         yield fill_share([(number, next(loaded)) for number in share], (share.start, empty), per_update, step)
+
+
+class _NumberedBatches(torch.utils.data.Dataset):
+    """Makes the tensors of rows that come with their micro-batch's number, so that loader workers need no plan."""
+
+    def __init__(self, batches: SpeechBatches):
+        self.batches = batches
+
+    def __getitem__(self, numbered_rows: tuple[int, list[int]]) -> SpeechBatch:
+        number, rows = numbered_rows
+        return self.batches.batch(rows, number)
 
 
 def build_slimipl(
@@ -226,29 +260,29 @@ def build_slimipl(
     processor: ProcessorMixin,
     train_set: Dataset,
     unlabelled_set: Dataset,
+    plans: dict[str, BatchPlan],
     config: TrainingConfig,
 ) -> SlimIpl:
-    """Builds slimIPL from a run's labelled and unlabelled utterances."""
+    """Builds slimIPL from a run's labelled and unlabelled utterances, and the plans of both."""
     model = accelerator.unwrap_model(model)
     labelled = _speech_batches(train_set, processor, model, config, with_labels=True)
     unlabelled = _speech_batches(unlabelled_set, processor, model, config, with_labels=False)
     per_update = config.micro_batches_per_update
-    plan = SlimIplPlan(config.slimipl, labelled.plan, unlabelled.plan, per_update, config.seed)
+    plan = SlimIplPlan(config.slimipl, plans["train"], plans["unlabelled"], per_update, config.seed)
     return SlimIpl(accelerator, model, processor, plan, labelled, unlabelled, config.num_workers)
 
 
 def _speech_batches(
     dataset: Dataset, processor: ProcessorMixin, model: PreTrainedModel, config: TrainingConfig, with_labels: bool
 ) -> SpeechBatches:
-    """Plans the endless batches of a data set, whose tensors are made on demand."""
-    times = repetitions(dataset, config.language_alpha, config.pseudo_label_weight)
+    """Makes the tensors of a data set's batches, whose rows and numbers come with each."""
     augment_from, waveform_augment_from = (
         augment.start_update * config.micro_batches_per_update if augment else 0
         for augment in (config.spec_augment, config.waveform_augment)
     )
     return SpeechBatches(
         dataset,
-        BatchPlan(durations_of(dataset), config.max_batch_seconds, config.seed, times),
+        [],
         processor,
         model.config,
         with_labels=with_labels,
