@@ -37,13 +37,13 @@ class SharedArrays:
         path = self.folder / f"{name}.npy"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_suffix(".lock"), fallback_to_soft=False):  # a killed process leaves none behind
+            with _lock(path):
                 if not path.exists():
                     if not len(array := compute()):  # no file of 0 bytes can be mapped
                         return array
                     with atomic_write(path) as partial, open(partial, "wb") as file:
                         np.save(file, array)
-            return np.asarray(np.load(path, mmap_mode="r"))
+                return np.asarray(np.load(path, mmap_mode="r"))
         except (OSError, NotImplementedError) as error:  # of file systems without locks
             logger.warning("%s; each process has its own in memory, unless TMPDIR names a disk", error_line(error))
             return compute()
@@ -52,5 +52,10 @@ class SharedArrays:
         """Removes files of arrays, but for the last names of those that match; who has mapped them keeps them."""
         if self.folder is not None:
             for path in sorted(self.folder.glob(f"{pattern}.npy"))[:-kept]:
-                with suppress(OSError):  # another process removes it, too; Windows removes no mapped file
+                with suppress(OSError), _lock(path):  # another process removes it, too; Windows removes no mapped file
                     path.unlink()
+
+
+def _lock(path: Path) -> FileLock:
+    """Returns a file's lock, which the system releases when its process is killed."""
+    return FileLock(path.with_suffix(".lock"), fallback_to_soft=False)
