@@ -7,14 +7,16 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..ctc_models.interface import CtcInterface
+from ..hardware import total_memory
 from ..training_config import PRESETS, TrainingConfig
 from .adapters import add_adapters
+from .memory import recomputes_activations
 from .trained_weights import copy_of_structure
 
 # fairseq's `tri_stage` with the `phase_ratio` of wav2vec 2.0: shares of `max_updates`, factors of the maximum rate.
@@ -145,12 +147,16 @@ def prepare(
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Wraps the model for data parallelism, or shards its weights with FSDP, and builds its optimizer.
 
-    Turns gradient checkpointing on if the settings say so.
+    Turns gradient checkpointing on if the settings say so, or leave it to the memory of the smallest GPU.
 
     Raises:
         ValueError: for layers that are skipped at random in each process, which FSDP would wait for.
     """
-    if config.gradient_checkpointing:  # with adapters by now: peft would warn of a model without embeddings of tokens
+    memory = None
+    if config.gradient_checkpointing is None:
+        memory = min(gather_object([total_memory(accelerator.device)]))  # so that all processes decide the same
+    if recomputes_activations(config, model.config, accelerator.num_processes, memory, accelerator.is_fsdp2):
+        # With adapters by now: peft would warn of a model without embeddings of tokens.
         model.gradient_checkpointing_enable()  # called activation_checkpointing_enable in new releases, not in 5.17
     if not accelerator.is_fsdp2:
         model, optimizer = accelerator.prepare(model, build_optimizer(model, config, ctc.heads(model)))
