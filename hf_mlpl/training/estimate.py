@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
@@ -152,26 +153,25 @@ class Estimate:
         if needed > usable:
             yield f"may need {needed / 1e9:.0f} GB of memory; take a smaller max_batch_seconds, or FSDP"
             return
-        if config.gradient_checkpointing:
-            kept = training_bytes(replace(config, gradient_checkpointing=False), stage.model, launch.processes)
-            if kept <= usable:
-                yield f"gradient_checkpointing=null computes no layer twice, for the same result; {kept / 1e9:.0f} GB"
+        if config.gradient_checkpointing and (kept := self._memory(stage, gradient_checkpointing=False)) <= usable:
+            yield f"gradient_checkpointing=null computes no layer twice, for the same result; {kept / 1e9:.0f} GB"
         micro_batches, seconds = config.micro_batches_per_update, config.max_batch_seconds
         for merged in range(min(micro_batches // launch.processes, int(MOST_SECONDS / seconds)), 1, -1):
-            larger = replace(config, max_batch_seconds=merged * seconds)
-            if micro_batches % merged == 0 and training_bytes(larger, stage.model, launch.processes) <= usable:
+            if micro_batches % merged == 0 and self._memory(stage, max_batch_seconds=merged * seconds) <= usable:
                 yield (
                     f"max_batch_seconds={merged * seconds:g} micro_batches_per_update={micro_batches // merged} has "
                     "as much speech in larger products; but masks and LayerDrop are drawn for each micro-batch"
                 )
                 return
 
-    def _memory(self, stage: Stage) -> float | None:
+    def _memory(self, stage: Stage, **changes: Any) -> float | None:
         """Returns the bytes of a process; None where they are not known: adapters, FSDP, and models of others."""
-        is_known = isinstance(stage.model, MlplConfig) and stage.config is not None and not stage.config.lora
-        if not is_known or self.launch is None or self.launch.state_dict_type is not None:
+        config, model, launch = stage.config, stage.model, self.launch
+        if config is None or config.lora or launch is None or launch.state_dict_type is not None:
             return None
-        return training_bytes(stage.config, stage.model, self.launch.processes)
+        if not isinstance(model, MlplConfig):
+            return None
+        return training_bytes(replace(config, **changes), model, launch.processes)
 
     def _machines(self, flops_per_second: float, network: float, launch: Launch | None = None) -> Machines:
         launch = launch or self.launch or Launch(1)

@@ -152,10 +152,7 @@ def prepare(
     Raises:
         ValueError: for layers that are skipped at random in each process, which FSDP would wait for.
     """
-    memory = None
-    if config.gradient_checkpointing is None:
-        memory = min(gather_object([total_memory(accelerator.device)]))  # so that all processes decide the same
-    if recomputes_activations(config, model.config, accelerator.num_processes, memory, accelerator.is_fsdp2):
+    if recomputes_layers(accelerator, model, config):
         # With adapters by now: peft would warn of a model without embeddings of tokens.
         model.gradient_checkpointing_enable()  # called activation_checkpointing_enable in new releases, not in 5.17
     if not accelerator.is_fsdp2:
@@ -190,6 +187,14 @@ def prepare(
     if drops_layers or ctc.leaves_out_parameters:
         model.set_reduce_scatter_unused_params(True)  # as find_unused_parameters does without FSDP
     return model, optimizer
+
+
+def recomputes_layers(accelerator: Accelerator, model: nn.Module, config: TrainingConfig) -> bool:
+    """Returns whether the backward passes of a run recompute layers; all processes call it, and decide the same."""
+    memory = None
+    if config.gradient_checkpointing is None:
+        memory = min(gather_object([total_memory(accelerator.device)]))
+    return recomputes_activations(config, model.config, accelerator.num_processes, memory, accelerator.is_fsdp2)
 
 
 def _layer_classes(model: nn.Module) -> set[str]:
