@@ -1,16 +1,20 @@
-"""How long does training take to begin? From utterance files to the first planned batch, of 10^3 to 10^7 utterances.
+"""How long do commands take to begin? From utterance files to the first planned batch, of 10^3 to 10^7 utterances.
 
     python benchmarks/bench_corpus.py --rows 10000000
 
-On one thread; each corpus in a process of its own. It is read for the first time and again, the characters of its
-languages are learned, what training cannot use is left out, ids and texts are hashed for the checkpoints, hours are
-counted for the log and the card, and batches are planned. All of it must look at each utterance: at its id, which may
-occur once, at its text, and at its duration. `slimipl` is what a slimIPL run does besides, with the same utterances as
-its unlabelled speech. `anonymous, MB` is the most memory, without and with slimIPL, that is no page of a mapped file:
-those the system takes back when it needs them.
+On one thread; each corpus in a process of its own, once as `hf-mlpl prepare-data` writes it, with a summary in its
+footer, and once without, as files of earlier versions and of other tools are. It is read for the first time, which
+makes the library's cache of it, and again; labels are checked for collapse, and conventions of teachers compared; the
+characters of its languages are learned, what training cannot use is left out, ids and texts are hashed for the
+checkpoints, hours are counted for the log and the card, and batches are planned. `train` is the sum, with the second
+reading, as after an interruption. `pseudo-label`, `evaluate` and `estimate` are what these commands do with all
+utterances before the first batch. `slimipl` is what a slimIPL run does besides, with the same utterances as its
+unlabelled speech. `anonymous, MB` is the most memory, without and with slimIPL, beside pages of mapped files, which the
+system takes back when it needs them.
 """
 
 import logging
+import shutil
 import tempfile
 import threading
 import time
@@ -20,17 +24,18 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from side_by_side import alone, benchmark_arguments, versions, write_results
 
 from hf_mlpl.data.batches import BatchPlan, repetitions
 from hf_mlpl.data.rows import durations_of
 from hf_mlpl.data.selection import select_for_training, select_unlabelled
-from hf_mlpl.data.utterances import FEATURES, read_utterances
+from hf_mlpl.data.summary import ids_sha256, languages_in
+from hf_mlpl.data.utterances import FEATURES, TableSummarizer, read_utterances, speech_totals, write_tables
 from hf_mlpl.model.text import build_vocabulary, write_tokens
 from hf_mlpl.training.checkpoints import digest
 from hf_mlpl.training.label_health import LabelHealth
 from hf_mlpl.training.model_setup import build_model
+from hf_mlpl.training.run_data import check_pseudo_labels, compare_conventions
 from hf_mlpl.training.run_record import training_data
 from hf_mlpl.training_config import TrainingConfig
 
@@ -38,9 +43,11 @@ SENTENCE = "Vsak začetek je težak, pravi pregovor številka {}."
 ROWS_WRITTEN = 100_000  # at a time
 
 
-def write_corpus(path: Path, rows: int) -> None:
+def write_corpus(path: Path, rows: int, with_summary: bool) -> None:
     """Utterances of about 55 characters and, in the median, 4.8 s; one in 10,000 has no text."""
-    with pq.ParquetWriter(path, FEATURES.arrow_schema) as writer:
+    summarizer = TableSummarizer()
+
+    def tables():
         for first in range(0, rows, ROWS_WRITTEN):
             count = min(ROWS_WRITTEN, rows - first)
             numbers = pc.cast(pa.array(np.arange(first, first + count)), pa.string())
@@ -55,7 +62,13 @@ def write_corpus(path: Path, rows: int) -> None:
             )
             durations = np.random.default_rng(first).lognormal(np.log(4.8), 0.35, count).clip(2, 15)
             columns = [ids, audio, durations, pa.array(["sl"]).take(pa.array([0] * count)), texts, ids, human]
-            writer.write_table(pa.table(columns, schema=FEATURES.arrow_schema))
+            table = pa.table(columns, schema=FEATURES.arrow_schema)
+            if with_summary:
+                summarizer.add(table)
+            yield table
+
+    summary = {"summary": summarizer.summary} if with_summary else {}
+    write_tables(tables(), path, FEATURES.arrow_schema, **summary)
 
 
 class AnonymousMemory(threading.Thread):
@@ -78,20 +91,23 @@ def start_up(folder: Path, rows: int) -> dict:
     logging.basicConfig(filename=folder / "log.txt")
     memory = AnonymousMemory()
     memory.start()
-    told, start = {"rows": rows}, time.perf_counter()
+    told, start = {}, time.perf_counter()
 
     def lap(what: str) -> None:
         nonlocal start
         told[what] = time.perf_counter() - start
         start = time.perf_counter()
 
-    path = folder / f"{rows}.parquet"
-    dataset = read_utterances([path])
+    paths = [folder / f"{rows}.parquet"]
+    read_utterances(paths)
+    lap("read for the first time, s")
+    dataset = read_utterances(paths)
     lap("read, s")
-    read_utterances([path])
-    lap("read again, s")
+    check_pseudo_labels(dataset)
+    compare_conventions(dataset)
+    lap("check labels, s")
     settings = TrainingConfig(
-        output_dir="", model="tiny", train=[str(path)], max_updates=1, tokens=str(folder / "tokens.lst")
+        output_dir="", model="tiny", train=[str(paths[0])], max_updates=1, tokens=str(folder / "tokens.lst")
     )
     model, processor = build_model(settings, dataset)
     lap("characters, s")
@@ -104,14 +120,24 @@ def start_up(folder: Path, rows: int) -> dict:
     plan = BatchPlan(durations_of(selected), 200, 0, repetitions(selected, 0.5))
     plan[0]
     lap("plan, s")
-    told["in all, s"] = sum(seconds for what, seconds in told.items() if what not in ("rows", "read again, s"))
+    told["train, s"] = sum(list(told.values())[1:])
     told["anonymous, MB"] = memory.most_mb
+    start = time.perf_counter()
     unlabelled = select_unlabelled(dataset, model.config.languages, 60)
     LabelHealth(selected)
     digest(processor, unlabelled=unlabelled)
     BatchPlan(durations_of(unlabelled), 200, 0, repetitions(unlabelled, 0.5))[0]
     lap("slimipl, s")
-    return told | {"slimipl anonymous, MB": memory.most_mb}
+    told["slimipl anonymous, MB"] = memory.most_mb
+    start = time.perf_counter()
+    labelled = read_utterances(paths)
+    languages_in(labelled), ids_sha256(labelled), np.argsort(-durations_of(labelled), kind="stable")
+    lap("pseudo-label, s")
+    languages_in(read_utterances(paths))
+    lap("evaluate, s")
+    speech_totals(paths)
+    lap("estimate, s")
+    return told
 
 
 def corpora(most: int) -> list[dict]:
@@ -120,10 +146,13 @@ def corpora(most: int) -> list[dict]:
         folder = Path(name)
         write_tokens(folder / "tokens.lst", build_vocabulary([SENTENCE.format(1234567890)]))
         for rows in (10**power for power in range(3, 8) if 10**power <= most):
-            write_corpus(folder / f"{rows}.parquet", rows)
-            measured, peak = alone(start_up, folder, rows)
-            told.append(measured | {"peak, MB": peak})
-            (folder / f"{rows}.parquet").unlink()
+            for with_summary in (True, False):
+                write_corpus(folder / f"{rows}.parquet", rows, with_summary)
+                measured, peak = alone(start_up, folder, rows)
+                told.append({"rows": rows, "summary": with_summary} | measured | {"peak, MB": peak})
+                print(told[-1], flush=True)
+                (folder / f"{rows}.parquet").unlink()
+                shutil.rmtree(folder / "cache")
     return told
 
 
@@ -132,8 +161,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10**6, help="of the largest corpus (default: 1000000)")
     options = parser.parse_args()
     rows = corpora(options.rows)
-    small, large = (next(of["in all, s"] for of in rows if of["rows"] == size) for size in (10**5, 10**6))
+    by_corpus = {(row["rows"], row["summary"]): row for row in rows}
+    small, large = (by_corpus[size, True]["train, s"] for size in (10**5, 10**6))
     ratios = {"rate of all of it, 10^6 utterances over 10^5": 10 * small / large}
+    for what in ("train", "pseudo-label", "evaluate", "estimate"):
+        without, with_summary = (by_corpus[10**6, has][f"{what}, s"] for has in (False, True))
+        ratios[f"{what}, 10^6 utterances, without a summary over with it"] = without / with_summary
     write_results(options.results, "corpus", 1, rows, ratios, {"hf_mlpl": versions(["datasets", "pyarrow"])})
 
 

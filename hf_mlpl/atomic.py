@@ -15,8 +15,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 
 from .error_line import error_line
+from .storage import RemotePath, as_path, output_path
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
@@ -24,7 +26,7 @@ STALE_SECONDS = 7 * 24 * 3600  # a push of many gigabytes may take days, and cha
 LONGEST_NAME = 120  # bytes of the last part of a name of `own_path`; file systems take 255
 # Names that `own_path` makes, and former names of the folders of pushes.
 OWN = re.compile(
-    r"\.(?:partial|pushing|publish)-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{6}-.*"
+    r"\.(?:partial|pushing|publish|shared)-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{6}-.*"
     r"|\.(?:pushing|publish)-[a-z0-9_]{8}",
     re.DOTALL,
 )
@@ -32,21 +34,28 @@ _cleaned: set[Path] = set()
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike, shared: bool = False, keep: bool = False) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike | RemotePath, shared: bool = False, keep: bool = False) -> Iterator[Path]:
     """Yields a path to write a file or a folder to, which is renamed to `path` when the block ends without an error.
 
     A file at `path` is replaced; a folder must not exist there. After an error the partial output is removed. So are
-    partial outputs that killed processes have left beside it.
+    partial outputs that killed processes have left beside it. A file of object storage is written to the folder for
+    temporary files (`TMPDIR`), and uploaded at the end.
 
     Args:
+        path: a path, or the URL of a file.
         keep: a file that is at `path` by then stays as it is, whoever has written it, and the new one is dropped.
         shared: several processes of one job write into the folder at `partial_path(path)`; one of them calls this.
             By default no other process knows the path.
 
     Raises:
         OSError: as `writing` does.
+        ValueError: as `output_path` does.
     """
-    path = Path(path)
+    path = output_path(path)
+    if isinstance(path, RemotePath):
+        with _uploaded(path, keep) as partial:
+            yield partial
+        return
     partial = partial_path(path) if shared else own_path(path.parent, "partial", path.name)
     if shared:
         _remove(partial)
@@ -66,6 +75,17 @@ def atomic_write(path: str | os.PathLike, shared: bool = False, keep: bool = Fal
         raise
 
 
+@contextmanager
+def _uploaded(path: RemotePath, keep: bool) -> Iterator[Path]:
+    with writing(gettempdir()), TemporaryDirectory(prefix="hf_mlpl-") as folder:
+        partial = Path(folder, path.name)
+        yield partial
+        if keep:
+            path.create(partial.read_bytes())
+        else:
+            path.upload(partial)
+
+
 def _name_first(partial: Path, path: Path) -> None:
     """Renames a file unless there is one of the new name; of several processes at once, the first one succeeds."""
     try:
@@ -82,8 +102,13 @@ def _name_first(partial: Path, path: Path) -> None:
 
 
 @contextmanager
-def temporary_folder(parent: str | os.PathLike, purpose: str) -> Iterator[Path]:
-    """Makes a hidden folder in `parent` while the block runs; removes those that killed processes have left."""
+def temporary_folder(parent: str | os.PathLike | RemotePath, purpose: str) -> Iterator[Path]:
+    """Makes a hidden folder in `parent` while the block runs; removes those that killed processes have left.
+
+    For a folder of object storage it is made in the folder for temporary files.
+    """
+    if isinstance(parent, RemotePath):
+        parent = gettempdir()
     folder = own_path(Path(parent), purpose)
     remove_left(folder.parent)
     folder.mkdir()
@@ -161,7 +186,7 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def writing(path: str | os.PathLike) -> Iterator[None]:
+def writing(path: str | os.PathLike | RemotePath) -> Iterator[None]:
     """Raises one OSError, which names `path`, for every error that writers raise on a full disk."""
     try:
         yield
@@ -191,17 +216,17 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f".partial-{path.name}")
 
 
-def write_text(path: str | os.PathLike, text: str, keep: bool = False) -> None:
+def write_text(path: str | os.PathLike | RemotePath, text: str, keep: bool = False) -> None:
     with atomic_write(path, keep=keep) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | os.PathLike, content: dict, keep: bool = False) -> None:
+def write_json(path: str | os.PathLike | RemotePath, content: dict, keep: bool = False) -> None:
     write_text(path, json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n", keep)
 
 
-def read_json(path: str | os.PathLike, **fields: type | tuple[type, ...]) -> dict:
-    """Reads a file that holds a JSON object.
+def read_json(path: str | os.PathLike | RemotePath, **fields: type | tuple[type, ...]) -> dict:
+    """Reads a file that holds a JSON object, at a path or a URL.
 
     Args:
         fields: types of required fields; `float` accepts integers too.
@@ -211,7 +236,7 @@ def read_json(path: str | os.PathLike, **fields: type | tuple[type, ...]) -> dic
         ValueError: `PATH: damaged (REASON)`, for other content.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
+        content = json.loads(as_path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
         if not isinstance(content, dict):
             raise ValueError(f"it holds {json.dumps(content)[:40]} and not fields")
         check_fields(content, fields)

@@ -22,7 +22,9 @@ def missing(path: str | os.PathLike[str]) -> str:
 
 def reason(error: Exception) -> str:
     """Returns an error's text in one line, without the number and path that an error of the operating system has."""
+    number, text = getattr(error, "errno", None), getattr(error, "strerror", None)
+    if text and not number:  # of object storage
+        return text
     if isinstance(error, FileNotFoundError):
         return missing(error.filename or "")
-    number = getattr(error, "errno", None)
     return os.strerror(number) if number else error_line(error)

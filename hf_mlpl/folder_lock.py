@@ -7,7 +7,8 @@ such as those that decode audio, do not keep the lock.
 On a network disk the lock holds between machines where the file system supports that: NFS since version 4, NFS 3 with
 its lock service, Lustre mounted with `flock`, CephFS. With NFS mounted with `nolock` or `local_lock`, and Lustre with
 `localflock`, it holds on one machine only. When a machine dies, the server releases its locks after a time that is set
-on the server. On a file system without locks the job goes on with a warning.
+on the server. On a file system without locks the job goes on with a warning. Object storage has no locks either: files
+appear there as a whole, and of two of the same name the one that is written last stays.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from .storage import AnyPath, RemotePath, as_path
+
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"  # suffix of lock files
@@ -37,7 +40,7 @@ class InUseError(OSError):
 
 
 @contextmanager
-def claimed(folder: str | os.PathLike) -> Iterator[None]:
+def claimed(folder: str | os.PathLike | RemotePath) -> Iterator[None]:
     """Keeps other jobs out of an output folder while the block runs; makes the folder where it is missing.
 
     The lock file `FOLDER/.lock` is removed when the block ends. A finished folder that is only read needs no claim.
@@ -46,19 +49,19 @@ def claimed(folder: str | os.PathLike) -> Iterator[None]:
         InUseError: where another job has claimed the folder, even one of this process.
         OSError: where no file can be written there.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     with _locked(folder / LOCK, folder, "folder"):
         yield
 
 
 @contextmanager
-def claimed_file(path: str | os.PathLike) -> Iterator[None]:
+def claimed_file(path: str | os.PathLike | RemotePath) -> Iterator[None]:
     """Keeps other jobs from writing an output file while the block runs, by a lock file `.NAME.lock` beside it.
 
     Raises:
         InUseError, OSError: as `claimed` does.
     """
-    path = Path(path)
+    path = as_path(path)
     with _locked(path.with_name(f".{path.name}{LOCK}"), path, "file"):
         yield
 
@@ -69,7 +72,10 @@ def is_lock(path: Path) -> bool:
 
 
 @contextmanager
-def _locked(lock_file: Path, output: Path, kind: str) -> Iterator[None]:
+def _locked(lock_file: AnyPath, output: AnyPath, kind: str) -> Iterator[None]:
+    if isinstance(lock_file, RemotePath):
+        yield
+        return
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file, fallback_to_soft=False)  # the file of a soft lock would outlive a killed job
     try:

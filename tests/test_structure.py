@@ -20,6 +20,7 @@ from .commands import ROOT, command_of
 # The rooms of the house, from the ground up: a file imports its own room and those on lower floors, nothing beside it.
 FLOORS = """
     error_line hardware installation lazy text_table
+    storage
     atomic folder_lock stop_signal
     model audio figures
     training_config main_process ctc_models pages

@@ -6,10 +6,13 @@ import io
 import os
 import tempfile
 import threading
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 
 from ..error_line import reason
+from ..storage import StorageError, open_remote, parse_location, shown
 from .parts import Section, SeekableFile
 from .tar_index import (
     CAN_SEEK_IN_GZIP,
@@ -32,22 +35,29 @@ _files = LruCache(MAX_OPEN)
 _row_groups = LruCache(MAX_ROW_GROUPS)
 
 
-def open_member(path: str | os.PathLike, offset: int, size: int | None = None) -> SeekableFile:
+def open_member(
+    path: str | os.PathLike, offset: int, size: int | None = None, kept: SeekableFile | None = None
+) -> SeekableFile:
     """Opens a recording inside a container as a seekable file.
 
     Args:
-        path: A tar, gzipped or not, or a Parquet file.
+        path: A tar, gzipped or not, or a Parquet file; also a URL, whose file a process keeps open.
         offset: First byte of the recording in the (unpacked) tar, or its row in the Parquet file.
         size: Number of its bytes in the tar; None for a Parquet file.
+        kept: The open tar, which stays open, where the caller keeps it.
 
     Raises:
         ContainerError: for a container that is missing or damaged, or has no such bytes or row.
     """
+    path, name = _located(path)
     try:
         if size is None:
-            return io.BytesIO(_parquet_bytes(os.fspath(path), offset))
-        # Opened for each recording, like an extracted file; a buffer would read more than is needed.
-        with open(path, "rb", buffering=0) as file:
+            return io.BytesIO(_parquet_bytes(path, name, offset))
+        if isinstance(path, str):
+            return _remote_member(path, offset, size)
+        # Else opened for each recording, like an extracted file; a buffer would read more than is needed.
+        with nullcontext(kept) if kept else open(path, "rb", buffering=0) as file:
+            file.seek(0)
             is_gzip = file.read(2) == GZIP
             if not is_gzip and size <= MAX_BYTES_AT_ONCE:
                 file.seek(offset)
@@ -61,27 +71,68 @@ def open_member(path: str | os.PathLike, offset: int, size: int | None = None) -
     except ContainerError:
         raise
     except DAMAGE as error:
-        raise ContainerError(f"{path}: {reason(error)}") from error
+        raise ContainerError(f"{name}: {reason(error)}") from error
     if len(content) < size:
-        raise ContainerError(f"{path}: ends before the {size} bytes at {offset}; is it the file that was indexed?")
+        raise _too_short(name, offset, size)
     return io.BytesIO(content)
 
 
+def _located(path: str | os.PathLike) -> tuple[str | Path, str]:
+    """Returns the path or URL of a container, and its name in messages."""
+    try:
+        location = parse_location(path)
+    except ValueError as error:
+        raise ContainerError(str(error)) from error
+    return location, shown(location) if isinstance(location, str) else os.fspath(path)
+
+
+def _remote_member(url: str, offset: int, size: int) -> SeekableFile:
+    """Opens a member of a tar at a URL: by one request, where it is not gzipped and up to `MAX_BYTES_AT_ONCE` long."""
+    archive = _files.get(url, lambda: _RemoteArchive(url))
+    if archive.gzip is None and size > MAX_BYTES_AT_ONCE and offset + size <= archive.file.size:
+        return Section(open_remote(url), offset, size)
+    if archive.gzip is not None:
+        content = archive.gzip.read(offset, size)
+    else:
+        content = archive.file.request(offset, min(offset + size, archive.file.size))
+    if len(content) < size:
+        raise _too_short(archive.file.name, offset, size)
+    return io.BytesIO(content)
+
+
+class _RemoteArchive:
+    def __init__(self, url: str):
+        self.file = open_remote(url)
+        is_gzip = self.file.request(0, min(2, self.file.size)) == GZIP
+        self.gzip = GzipReader(url, self.file, _points(url)) if is_gzip else None
+
+
+def _too_short(name: str, offset: int, size: int) -> ContainerError:
+    return ContainerError(f"{name}: ends before the {size} bytes at {offset}; is it the file that was indexed?")
+
+
+def _points(path: str | os.PathLike) -> bytes:
+    return index_arrays(file_state(path), ["points"])["points"].tobytes()
+
+
 def _gzip_reader(path: str | os.PathLike) -> GzipReader:
-    return GzipReader(path, points=index_arrays(file_state(path), ["points"])["points"].tobytes())
+    return GzipReader(path, points=_points(path))
 
 
 class _ParquetFile:
-    def __init__(self, path: str):
+    def __init__(self, path: str | Path, name: str):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
             # Without a buffer size, a column of a row group is read at once.
-            self.file = pq.ParquetFile(path, buffer_size=MAX_BYTES_AT_ONCE)
-            self.column = audio_column(self.file.schema_arrow, path)
+            source = open_remote(path) if isinstance(path, str) else path
+            self.file = pq.ParquetFile(source, buffer_size=MAX_BYTES_AT_ONCE)
+            self.column = audio_column(self.file.schema_arrow, name)
+        except StorageError:
+            raise
         except (pa.ArrowException, OSError) as error:
-            raise ContainerError(f"{path}: no Parquet file, or damaged") from error
+            raise ContainerError(f"{name}: no Parquet file, or damaged") from error
         counts = [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self.lock = threading.Lock()
@@ -118,21 +169,21 @@ class _RowGroup:
             return self.file.read(size)
 
 
-def _parquet_bytes(path: str, row: int) -> bytes:
+def _parquet_bytes(path: str | Path, name: str, row: int) -> bytes:
     import pyarrow as pa
 
-    state = file_state(path)
-    opened = _files.get(state, lambda: _ParquetFile(path))
+    state = path if isinstance(path, str) else file_state(path)
+    opened = _files.get(state, lambda: _ParquetFile(path, name))
     if not 0 <= row < opened.starts[-1]:
-        raise ContainerError(f"{path}: has no row {row}, it has {opened.starts[-1]}")
+        raise ContainerError(f"{name}: has no row {row}, it has {opened.starts[-1]}")
     number = int(np.searchsorted(opened.starts, row, side="right")) - 1
     try:
         recordings = _row_groups.get((state, number), lambda: opened.row_group(number))
     except (pa.ArrowException, OSError) as error:
-        raise ContainerError(f"{path}: row {row} cannot be read, is it damaged? ({reason(error)})") from error
+        raise ContainerError(f"{name}: row {row} cannot be read, is it damaged? ({reason(error)})") from error
     content = recordings[row - int(opened.starts[number])]
     if content is None:
-        raise ContainerError(f"{path}: row {row} has no audio")
+        raise ContainerError(f"{name}: row {row} has no audio")
     return content
 
 

@@ -20,6 +20,7 @@ import soxr
 from transformers.utils import logging
 
 from ..error_line import reason
+from ..storage import is_remote, open_remote, parse_location, shown
 from .containers import ContainerError, open_member
 from .decoders import (
     BLOCK_VALUES,
@@ -33,6 +34,7 @@ from .decoders import (
     find_parts,
     open_part,
 )
+from .open_recordings import OpenRecording, OpenRecordings
 from .parts import Part, SeekableFile
 
 logger = logging.get_logger(__name__)
@@ -63,9 +65,10 @@ def load_audio(audio: Audio, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
     wav, mp3 and ogg files that end early are simply shorter.
 
     Args:
-        audio: A path, also of a pipe, the bytes of a file, an open binary file (read from its position on, to which it
-            then goes back), or a dict with `array` and `sampling_rate` (samples (N,), or (channels, N) with two
-            channels at most), or `bytes`, or `path`: the first that is not None.
+        audio: A path, also of a pipe, a URL that fsspec opens (`s3://...`), the bytes of a file, an open binary file
+            (read from its position on, to which it then goes back), or a dict with `array` and `sampling_rate`
+            (samples (N,), or (channels, N) with two channels at most), or `bytes`, or `path`: the first that is not
+            None.
             With `offset`, `path` is a container, and the recording is its `size` bytes from there on (in the unpacked
             stream, if it is a gzipped tar), or, without `size`, row `offset` of a Parquet file.
             `start` and `end` in a dict are seconds: only that part is decoded. `end` may lie up to 0.1 s behind the
@@ -90,17 +93,22 @@ def load_audio(audio: Audio, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
     return result
 
 
-def stream_audio(audio: Audio, sampling_rate: int = SAMPLING_RATE) -> Iterator[np.ndarray]:
+def stream_audio(
+    audio: Audio, sampling_rate: int = SAMPLING_RATE, recordings: OpenRecordings | None = None
+) -> Iterator[np.ndarray]:
     """Yields the samples that `load_audio` returns in successive blocks (n,), n > 0.
 
     Memory does not grow with the recording's length. Takes the arguments of `load_audio`, and raises its errors where
     a fault is met, so that the blocks before it have been yielded.
+
+    Args:
+        recordings: keeps files open of which parts are read: from `start` to `end`, or members of tars.
     """
     if not isinstance(audio, dict):
         audio = {"path": audio}
     name = "array" if audio.get("array") is not None else _name(audio)
     yielded = False
-    for block in _resampled(_mono_blocks(audio, name), sampling_rate):
+    for block in _resampled(_mono_blocks(audio, name, recordings), sampling_rate):
         if len(block):
             yielded = True
             yield block
@@ -111,7 +119,7 @@ def stream_audio(audio: Audio, sampling_rate: int = SAMPLING_RATE) -> Iterator[n
         )
 
 
-def _mono_blocks(audio: dict, name: str) -> Iterator[tuple[int, np.ndarray]]:
+def _mono_blocks(audio: dict, name: str, recordings: OpenRecordings | None = None) -> Iterator[tuple[int, np.ndarray]]:
     """Yields the rate and the samples (n,) of each block of a recording, or of its part from `start` to `end`."""
     start, end = audio.get("start"), audio.get("end")
     if audio.get("array") is not None:
@@ -124,15 +132,18 @@ def _mono_blocks(audio: dict, name: str) -> Iterator[tuple[int, np.ndarray]]:
         for begin in range(first, min(last, samples.shape[1]), BLOCK_VALUES):
             yield rate, _mixed(samples[:, begin : min(begin + BLOCK_VALUES, last)], name)
     else:
-        with _opened(audio, name) as file:
-            for rate, block in _file_blocks(file, start, end, name):
+        with _opened(audio, name, recordings) as (file, known):
+            for rate, block in _file_blocks(file, start, end, name, known):
                 yield rate, _mixed(block.T, name)
 
 
 def _file_blocks(
-    file: SeekableFile, start: float | None, end: float | None, name: str
+    file: SeekableFile, start: float | None, end: float | None, name: str, known: dict
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields the rate and the samples (n, channels) of each block of all recordings in a file, or of a part."""
+    """Yields the rate and the samples (n, channels) of each block of all recordings in a file, or of a part.
+
+    `known` is what is known of the file from an earlier call.
+    """
     if start is None and end is None:
         for part in find_parts(file, name, thorough=True):
             with open_part(file, part, name) as decoder:
@@ -141,11 +152,9 @@ def _file_blocks(
             if part.lost:
                 logger.warning(f"{name}: {part.lost} bytes of it are no sound that can be decoded")
         return
-    parts = find_parts(file, name)
-    lengths = [_length(file, part, name) for part in parts]
+    parts, lengths = _parts_and_lengths(file, name, False, known)
     if not _is_inside(start, end, sum(lengths)):
-        parts = find_parts(file, name, thorough=True)
-        lengths = [_length(file, part, name) for part in parts]
+        parts, lengths = _parts_and_lengths(file, name, True, known)
     _check_inside(start, end, sum(lengths), name)
     begin = 0.0
     for part, seconds in zip(parts, lengths, strict=True):
@@ -159,6 +168,13 @@ def _file_blocks(
                 for block in decoder.decode(first, None if last is None else last - first, name):
                     yield rate, block
         begin += seconds
+
+
+def _parts_and_lengths(file: SeekableFile, name: str, thorough: bool, known: dict) -> tuple[list[Part], list[float]]:
+    if thorough not in known:
+        parts = find_parts(file, name, thorough)
+        known[thorough] = parts, [_length(file, part, name) for part in parts]
+    return known[thorough]
 
 
 def _is_inside(start: float | None, end: float | None, duration: float) -> bool:
@@ -217,11 +233,11 @@ def audio_duration(audio: Audio) -> float:
     Takes the same `audio` as `load_audio`, except a dict with `array`. Raises `AudioError` as `load_audio` does.
     """
     name = _name(audio)
-    with _opened(audio, name) as file:
+    with _opened(audio, name) as (file, known):
         seconds = sum(_length(file, part, name) for part in find_parts(file, name))
         if math.isfinite(seconds):
             return seconds
-        return math.fsum(len(block) / rate for rate, block in _file_blocks(file, None, None, name))
+        return math.fsum(len(block) / rate for rate, block in _file_blocks(file, None, None, name, known))
 
 
 def looks_like_audio(path: str | os.PathLike) -> bool:
@@ -258,7 +274,7 @@ def is_recording(path: str | os.PathLike) -> bool:
 def audio_format(audio: Audio) -> tuple[int, int]:
     """Returns the rate and channels of a recording, from its header. Raises `AudioError` as `load_audio` does."""
     name = _name(audio)
-    with _opened(audio, name) as file, open_part(file, find_parts(file, name)[0], name) as decoder:
+    with _opened(audio, name) as (file, _), open_part(file, find_parts(file, name)[0], name) as decoder:
         return decoder.samplerate, decoder.channels
 
 
@@ -273,24 +289,45 @@ def _name(audio) -> str:
         return f"{_name(path)}, {'row' if audio.get('size') is None else 'byte'} {audio['offset']}"
     if isinstance(audio, (bytes, bytearray, memoryview)):
         return f"<{len(audio)} bytes>"
-    return os.fspath(audio) if isinstance(audio, (str, os.PathLike)) else str(getattr(audio, "name", audio))
+    if not isinstance(audio, (str, os.PathLike)):
+        return str(getattr(audio, "name", audio))
+    return shown(os.fspath(audio)) if is_remote(audio) else os.fspath(audio)
 
 
 @contextmanager
-def _opened(audio, name: str) -> Iterator[SeekableFile]:
-    """Opens what `load_audio` takes as a seekable file; raises every error of the block as an `AudioError`."""
+def _opened(audio, name: str, recordings: OpenRecordings | None = None) -> Iterator[tuple[SeekableFile, dict]]:
+    """Opens what `load_audio` takes as a seekable file; raises every error of the block as an `AudioError`.
+
+    Yields the file, and what is known of it.
+    """
     with ExitStack() as stack:
         try:
-            file = _open(audio, name, stack)
+            kept = None if recordings is None else _kept(audio, name, stack, recordings)
+            if kept is None:
+                file, known = _open(audio, name, stack), {}
+            elif audio.get("offset") is None:
+                file, known = kept.file, kept.known
+            else:
+                file, known = open_member(audio["path"], audio["offset"], audio["size"], kept.file), {}
             if file.seek(0, os.SEEK_END) == 0:
                 raise AudioError(f"{name}: is empty")
-            yield file
+            yield file, known
         except AudioError:
             raise
         except ContainerError as error:
             raise AudioError(str(error)) from error
         except Exception as error:  # whatever a decoder or a file raises
             raise AudioError(f"{name}: cannot be read, or is damaged ({reason(error)})") from error
+
+
+def _kept(audio: dict, name: str, stack: ExitStack, recordings: OpenRecordings) -> OpenRecording | None:
+    """Returns the open file of which a part is read, or a member of a tar on a disk; None for what is read whole."""
+    path, is_part = audio.get("path"), audio.get("start") is not None or audio.get("end") is not None
+    if audio.get("bytes") is not None or not isinstance(path, (str, os.PathLike)):
+        return None
+    if audio.get("offset") is not None:  # what keeps Parquet files and tars at URLs open is in `containers`
+        is_part = audio.get("size") is not None and not is_remote(path)
+    return stack.enter_context(recordings.lent(path, lambda own: _open(path, name, own))) if is_part else None
 
 
 def _open(source, name: str, stack: ExitStack) -> SeekableFile:
@@ -308,6 +345,14 @@ def _open(source, name: str, stack: ExitStack) -> SeekableFile:
         raise AudioError(
             f"{source!r} is not audio: pass a path, bytes, an open file, or a dict with array, bytes or path"
         )
+    if ":/" in os.fspath(source):
+        try:
+            location = parse_location(source)
+            if is_remote(location):
+                return stack.enter_context(open_remote(str(location)))
+        except (OSError, ValueError) as error:
+            raise AudioError(str(error)) from error
+        source = location
     if os.path.isdir(source):
         raise AudioError(f"{name}: is a folder")
     try:

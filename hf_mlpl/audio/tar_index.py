@@ -21,8 +21,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, BinaryIO
+from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 from huggingface_hub.constants import HF_HOME
@@ -30,6 +30,8 @@ from transformers.utils import logging
 
 from ..atomic import atomic_write
 from ..error_line import reason
+from ..storage import file_version, is_remote, open_remote, parse_location
+from .parts import SeekableFile
 
 logger = logging.get_logger(__name__)
 
@@ -49,7 +51,13 @@ class ContainerError(ValueError):
 
 
 def file_state(path: str | os.PathLike) -> tuple[str, int, int]:
-    """Returns path, size and time of a file, one of which changes when the file changes."""
+    """Returns path, size and time of a file, one of which changes when the file changes.
+
+    Of a URL, a number for the version that its store names takes the place of the time.
+    """
+    if is_remote(path):
+        size, version = file_version(str(path))
+        return str(path), size, int(hashlib.sha256(str(version).encode()).hexdigest()[:15], 16)
     status = os.stat(path)
     return os.path.abspath(path), status.st_size, status.st_mtime_ns
 
@@ -79,7 +87,7 @@ class LruCache:
 class GzipReader:
     """Reads a gzipped file's content from any place; several threads wait for one another."""
 
-    def __init__(self, path: str | os.PathLike, file: BinaryIO | None = None, points: bytes = b""):
+    def __init__(self, path: str | os.PathLike, file: SeekableFile | None = None, points: bytes = b""):
         self.lock = threading.Lock()
         source: dict[str, Any] = {"fileobj": file} if file else {"filename": os.fspath(path)}
         self.file: Any
@@ -89,7 +97,10 @@ class GzipReader:
             return
         from indexed_gzip import IndexedGzipFile
 
-        spacing = max(SEEK_SPACING, os.path.getsize(path) // MAX_SEEK_POINTS)
+        size = file.seek(0, os.SEEK_END) if file else os.path.getsize(path)
+        if file:
+            file.seek(0)
+        spacing = max(SEEK_SPACING, size // MAX_SEEK_POINTS)
         # With its buffers of 1 MiB, each read would unpack that much too much.
         self.file = IndexedGzipFile(spacing=spacing, buffer_size=READ_AHEAD, readbuf_size=READ_AHEAD, **source)
         if points:
@@ -197,7 +208,7 @@ def _tar_index(state: tuple[str, int, int]) -> TarIndex:
 
 def index_arrays(state: tuple[str, int, int], wanted: Sequence[str]) -> dict[str, np.ndarray]:
     """Returns arrays of an archive's index, among them `points` where unpacking can start."""
-    return kept_arrays(state, "index", wanted, lambda: _scan(Path(state[0])))
+    return kept_arrays(state, "index", wanted, lambda: _scan(parse_location(state[0])))
 
 
 def kept_arrays(
@@ -206,8 +217,10 @@ def kept_arrays(
     """Returns arrays about an archive: from their file if it fits `state`, else made, and stored where possible."""
     path = Path(state[0])
     folder = hashlib.sha256(_encoded(str(path.parent))).hexdigest()[:16]
-    places = [path.with_name(f"{path.name}.{kind}.npz")]
-    places.append(Path(HF_HOME) / "hf_mlpl" / "indexes" / folder / places[0].name)
+    name = f"{path.name}.{kind}.npz"
+    places = [Path(HF_HOME) / "hf_mlpl" / "indexes" / folder / name]
+    if not is_remote(state[0]):
+        places.insert(0, path.with_name(name))
     stamp = np.array([FORMAT, *state[1:], CAN_SEEK_IN_GZIP], dtype=np.int64)
     for place in places:
         try:
@@ -227,14 +240,16 @@ def kept_arrays(
     return {name: arrays[name] for name in wanted}
 
 
-def _scan(path: Path) -> dict[str, np.ndarray]:
+def _scan(path: str | Path) -> dict[str, np.ndarray]:
     blob, ends, offsets, sizes, problems = bytearray(), array("q"), array("q"), array("q"), []
-    with open(path, "rb") as file:
+    with open_remote(path) if isinstance(path, str) else open(path, "rb") as file:
+        length = file.seek(0, os.SEEK_END)
+        file.seek(0)
         is_gzip = file.read(2) == GZIP
         file.seek(0)
         unpacked = GzipReader(path, file) if is_gzip else None
-        length = os.path.getsize(path)
-        with logging.tqdm(total=length, unit="B", unit_scale=True, desc=f"index of {path.name}", delay=5) as progress:
+        name = PurePath(path).name
+        with logging.tqdm(total=length, unit="B", unit_scale=True, desc=f"index of {name}", delay=5) as progress:
             for name, offset, size in _members(unpacked.file if unpacked else file, path, problems):
                 blob += _encoded(name)
                 ends.append(len(blob))
@@ -253,7 +268,7 @@ def _scan(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def _members(stream: BinaryIO, path: Path, problems: list[str]) -> Iterator[tuple[str, int, int]]:
+def _members(stream: SeekableFile, path: str | Path, problems: list[str]) -> Iterator[tuple[str, int, int]]:
     """Yields name, offset and size of the complete regular files; appends lines about the rest to `problems`."""
     try:
         tar = tarfile.open(fileobj=stream, mode="r:")
@@ -293,7 +308,7 @@ def _members(stream: BinaryIO, path: Path, problems: list[str]) -> Iterator[tupl
         )
 
 
-def _has_byte(stream: BinaryIO, offset: int) -> bool:
+def _has_byte(stream: SeekableFile, offset: int) -> bool:
     try:
         stream.seek(offset)
         return len(stream.read(1)) == 1
@@ -301,7 +316,7 @@ def _has_byte(stream: BinaryIO, offset: int) -> bool:
         return False
 
 
-def _end_is_missing(stream: BinaryIO, offset: int) -> str | None:
+def _end_is_missing(stream: SeekableFile, offset: int) -> str | None:
     """Returns why tarfile, which takes a damaged or missing header for the end, is wrong about an end at `offset`."""
     try:
         stream.seek(offset)

@@ -44,6 +44,7 @@ from .inference import (
     leave_out_finished,
     line_on_files,
 )
+from .paths import local_text
 
 if TYPE_CHECKING:
     from ..inference.alignment import Alignment
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths",
         nargs="+",
+        type=local_text,
         help="recordings, each followed by its text, or folders of recordings with texts; - reads standard input",
     )
     add_model_argument(parser)
@@ -164,7 +166,7 @@ def _align(recordings: list[Recording], options: argparse.Namespace) -> Iterator
             try:
                 if recording.problem is None:
                     segments = read_segments(recording.text, by_paragraph=options.segments == "paragraph")
-                    audio = recording.source or recording.path
+                    audio = recording.source or str(recording.path)
                     if not progress.disable and recording.path.is_file():
                         progress.reset(round(audio_duration(audio)))
                     alignment = align(model, processor, audio, segments, options.batch_seconds, progress.update)

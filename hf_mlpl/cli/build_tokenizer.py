@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", nargs="+", type=Path, help="labelled utterance files for training")
+    parser.add_argument("data", nargs="+", help="labelled utterance files for training")
     parser.add_argument("--output", type=Path, required=True, help="tokens file to write")
 
 

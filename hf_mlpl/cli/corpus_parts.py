@@ -9,22 +9,22 @@ from functools import partial
 from pathlib import Path
 
 from ..corpora.metadata import refuse_spreadsheet
-from ..corpora.preparation.parts import Part
+from ..corpora.preparation.parts import PARTS, Part
 from ..corpora.preparation.published_parts import (
     HUB,
     common_voice_parts,
     dataset_parts,
     librispeech_parts,
     voxpopuli_asr_parts,
+    voxpopuli_parts,
 )
 from ..corpora.readers.dataset_forms import has_one_split
 from ..corpora.readers.downloads import download_published, download_release, published_files
 from ..corpora.readers.folders import read_folder
 from ..corpora.readers.lists import list_utterances, read_fl_lists
 from ..corpora.readers.manifests import partner_of, read_manifest
-from ..corpora.readers.voxpopuli import read_voxpopuli
 from ..corpora.reading import ReadingReport
-from ..corpora.sources import VOXPOPULI, Source, source_of_corpus
+from ..corpora.sources import Source, source_of_corpus
 from ..corpora.splits import Corpus, Splits, of_languages, split_of_name
 from ..error_line import error_line
 from .columns import given_columns
@@ -51,8 +51,7 @@ def corpus_parts(options: argparse.Namespace) -> Iterator[Part]:
     if options.common_voice:
         yield from common_voice_parts(options.common_voice, options.languages, options.common_voice_also)
     if root := options.voxpopuli:
-        read = partial(read_voxpopuli, root, locales=options.languages, subset=options.voxpopuli_subset)
-        yield Part("voxpopuli", read, "unlabelled", source_of_corpus(root, VOXPOPULI), (root,))
+        yield from voxpopuli_parts(root, options.output / PARTS, options.languages, options.voxpopuli_subset)
     if options.voxpopuli_asr:
         yield from voxpopuli_asr_parts(options.voxpopuli_asr, options.languages)
     if options.librispeech:

@@ -87,7 +87,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from tqdm import tqdm
 
     from ..corpora.sources import sources_of
-    from ..data.rows import distinct, filter_rows
+    from ..data.rows import filter_rows
+    from ..data.summary import languages_in
     from ..data.utterances import read_utterances
     from ..evaluation.hypotheses import hypotheses_path
     from ..evaluation.rescoring import rescore
@@ -109,7 +110,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         _write(options, results | settings)
         return
     accelerator, dataset, model, processor, revision = start_inference(options, any_language=True)
-    languages = transcriber_of_languages(options.model, model, processor, distinct(dataset, "language"))
+    languages = transcriber_of_languages(options.model, model, processor, languages_in(dataset))
     left_out = pa.array(languages.left_out, pa.string())
     dataset = filter_rows(dataset, ["language"], lambda block: ~pc.is_in(block["language"], left_out).to_numpy())
     for line in (*(test_set.lines if test_set else ()), *_lines_on(languages)) if accelerator.is_main_process else ():

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("labels", nargs="+", type=Path, help="labels.parquet files of `hf-mlpl pseudo-label`")
+    parser.add_argument("labels", nargs="+", help="labels.parquet files of `hf-mlpl pseudo-label`, also s3://...")
     parser.add_argument("--filters", type=Path, help="YAML file of conditions; default: characters > 0")
     parser.add_argument(
         "--agreement-with", nargs="+", metavar="LABELS", help="label sets of others, for the score agreement"
@@ -61,15 +61,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="YAML file of changes to texts, per language or '*': lowercase, strip_punctuation, ...",
     )
-    parser.add_argument("--output", type=Path, required=True, help="utterance file to write, for training")
+    parser.add_argument("--output", required=True, help="utterance file to write, for training, also s3://...")
     add_allow_collapsed_argument(parser)
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..corpora.preparation.prepare import read_normalizers
     from ..labels.filters import DEFAULT_FILTERS, filter_labels, read_filters
+    from ..storage import matching_paths, output_path
     from ..text_table import aligned
 
+    options.output = output_path(options.output)
+    options.labels = [str(path) for name in options.labels for path in matching_paths(name)]
     filters = read_filters(options.filters) if options.filters else DEFAULT_FILTERS
     normalizers = read_normalizers(options.normalize) if options.normalize else {}
     others = list(_texts_of_others(options.labels, options.agreement_with or []))
@@ -79,17 +82,19 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     print(f"labels: {options.output}; next: name it in `train` of a training run")
 
 
-def _texts_of_others(labels: list[Path], names: list[str]) -> Iterator[pa.Array]:
+def _texts_of_others(labels: list[str], names: list[str]) -> Iterator[pa.Array]:
     """Yields the texts of other label sets for the utterances of `labels`; prints how many there are."""
     if not names:
         return
     from ..data.utterances import languages_of, read_utterances
     from ..labels.agreement import other_labels
     from ..labels.join import UNMATCHED, find_label_set
+    from ..storage import is_remote
 
     utterances, languages = read_utterances(labels), languages_of(labels)
     for name in names:
-        files = find_label_set(name, None if Path(name).exists() else languages)  # to download no others
+        is_here = is_remote(name) or Path(name).exists()
+        files = find_label_set(name, None if is_here else languages)  # to download no others
         if None not in files:
             files = {language: paths for language, paths in files.items() if language in languages}
         found = other_labels(files, utterances)

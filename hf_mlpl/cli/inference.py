@@ -75,7 +75,7 @@ def start_inference(
     import torch
     from accelerate import Accelerator
 
-    from ..data.rows import distinct
+    from ..data.summary import languages_in
     from ..data.utterances import read_utterances
     from ..inference.recognition import load_recognizer
     from ..sharing.model_card import teacher_revision
@@ -84,7 +84,7 @@ def start_inference(
     accelerator = Accelerator(cpu=options.dtype == "int8" or not torch.accelerator.is_available())
     dataset = read_utterances(options.data, options.languages)
     with announced(options.model, is_shown=accelerator.is_main_process):
-        model, processor = load_recognizer(options.model, distinct(dataset, "language"), any_language)
+        model, processor = load_recognizer(options.model, languages_in(dataset), any_language)
     revision = teacher_revision(model, options.model)
     return accelerator, dataset, convert(model.to(accelerator.device), options.dtype), processor, revision
 

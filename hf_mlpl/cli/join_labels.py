@@ -28,7 +28,6 @@ A label set may contain audio, which is used if you do not give --audio:
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .columns import FOUND_OR_NAMED, add_column_arguments, add_form_arguments, given_columns
@@ -36,6 +35,7 @@ from .pseudo_label import add_allow_collapsed_argument
 
 if TYPE_CHECKING:
     from ..labels.join import JoinReport
+    from ..storage import AnyPath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all", action="store_true", help="take labels that their filters reject, and empty ones, too"
     )
-    parser.add_argument("--output", type=Path, required=True, help="utterance file to write, for training")
+    parser.add_argument("--output", required=True, help="utterance file to write, for training, also s3://...")
     add_allow_collapsed_argument(parser)
     columns = parser.add_argument_group("columns of tables", FOUND_OR_NAMED)
     add_column_arguments(columns, ("ids", "recordings", "texts", "languages"))
@@ -65,7 +65,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..data.utterances import read_utterances
     from ..labels.files import TableSettings
     from ..labels.join import find_label_set, join_labels, join_own_audio
+    from ..storage import output_path
 
+    options.output = output_path(options.output)
     if options.revision and (options.config or options.split):
         parser.error("--revision does not go together with --config and --split")
     settings = TableSettings(given_columns(options), options.delimiter, options.encoding)
@@ -97,7 +99,7 @@ def _with_audio(files: dict, audio: list[str]) -> dict:
     return {language: paths for language, paths in files.items() if language in recorded}
 
 
-def _print_report(report: JoinReport, output: Path) -> None:
+def _print_report(report: JoinReport, output: AnyPath) -> None:
     from ..labels.join import DURATION_TOLERANCE, NONE, UNMATCHED
 
     print(f"{report.joined} labels with audio, {report.hours:.2f} h, in {', '.join(sorted(report.languages))}")

@@ -31,13 +31,16 @@ from ..stop_signal import STOPPED, StoppedError, StopSignal
 from .pseudo_label import add_allow_collapsed_argument
 
 if TYPE_CHECKING:
+    from ..storage import AnyPath
     from ..training_config import TrainingConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="YAML file with `unlabelled` and `slimipl`, and {language} in its output_dir")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="settings that override the file's")
-    parser.add_argument("--labels", type=Path, required=True, help="folder for a folder of pseudo-labels per language")
+    parser.add_argument(
+        "--labels", required=True, help="folder for a folder of pseudo-labels per language, also s3://BUCKET/FOLDER"
+    )
     parser.add_argument("--languages", nargs="+", help="default: all that have unlabelled and labelled speech")
     parser.add_argument(
         "--launch",
@@ -52,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..atomic import write_json
+    from ..storage import output_path
 
+    options.labels = output_path(options.labels)
     failed, complete = [], {}
     for language in _trainable_languages(options):
         try:
@@ -163,7 +168,7 @@ def _is_running(process: psutil.Process) -> bool:
     return False
 
 
-def _is_labelled(labels: Path) -> bool:
+def _is_labelled(labels: AnyPath) -> bool:
     """Returns whether a folder of labels is complete; not if most of its utterances could not be read."""
     from ..labels.folder import read_complete, unreadable_of
 

@@ -13,6 +13,7 @@ from types import ModuleType
 
 from .. import __version__
 from .errors import exit_status
+from .paths import keep_local
 
 COMMANDS = {  # as `hf-mlpl --help` lists them
     "transcribe and evaluate": {
@@ -96,6 +97,7 @@ def command_parser(name: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_arguments(parser)
+    keep_local(parser)
     return parser
 
 

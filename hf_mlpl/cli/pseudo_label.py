@@ -22,7 +22,8 @@ This also pushes the labels to the Hub, as the language `sl` of that data set; i
 If everything is labelled already, the command only pushes; `hf-mlpl publish-labels` does that without the model.
 
 The same command on several machines that share a disk is one job: each process labels what no other one has begun, and
-all of them end when the job is complete (docs/scale.md).
+all of them end when the job is complete (docs/scale.md). Instead of a disk they may share object storage, as
+--output s3://bucket/labels; install `s3fs` for s3://, `gcsfs` for gs://, `adlfs` for abfs://.
 """
 
 import argparse
@@ -42,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", nargs="+", required=True, help="utterance files; their texts are compared with the labels"
     )
     parser.add_argument("--languages", nargs="+", help="label only these languages; default: all in the files")
-    parser.add_argument("--output", type=Path, required=True, help="folder for shards and labels.parquet")
+    parser.add_argument(
+        "--output", required=True, help="folder for shards and labels.parquet, also s3://BUCKET/FOLDER"
+    )
     add_inference_arguments(parser)
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     add_push_arguments(parser)
@@ -73,7 +76,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..labels.folder import UNREADABLE, collapse_of, unreadable_of
     from ..labels.labelling import pseudo_label
     from ..labels.publishing import push_label_set
+    from ..storage import output_path
 
+    options.output = output_path(options.output)
     filters = read_filters(options.filters) if options.filters else DEFAULT_FILTERS
     accelerator, dataset, model, processor, revision = start_inference(options)
     batching = options.batch_seconds, options.num_workers

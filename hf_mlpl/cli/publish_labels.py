@@ -13,14 +13,19 @@ and the command then ends with an error. Log in with `hf auth login` first, or s
 loads the labels, and `hf-mlpl join-labels` turns them into training data.
 """
 
+from __future__ import annotations
+
 import argparse
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .pseudo_label import add_push_arguments
 
+if TYPE_CHECKING:
+    from ..storage import AnyPath
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("labels", nargs="+", type=Path, help="folders of `hf-mlpl pseudo-label`")
+    parser.add_argument("labels", nargs="+", help="folders of `hf-mlpl pseudo-label`, also s3://BUCKET/FOLDER")
     parser.add_argument("--repo", required=True, help="data set on the Hub, such as user/voxpopuli-pl")
     add_push_arguments(parser)
 
@@ -43,17 +48,19 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         raise ValueError("; ".join(refused))
 
 
-def _folders_of_labels(paths: list[Path]) -> list[Path]:
+def _folders_of_labels(names: list[str]) -> list[AnyPath]:
     """Returns the folders among paths; raises `ValueError` if there is none, or if two have the same language."""
     from ..labels.folder import read_complete
+    from ..storage import as_path
 
-    folders = [path for path in paths if path.is_dir()]  # language-finetune writes complete.json beside them
-    folder_of: dict[str, Path] = {}
+    # language-finetune writes complete.json beside them
+    folders = [path for path in map(as_path, names) if path.is_dir()]
+    folder_of: dict[str, AnyPath] = {}
     for folder in folders:
         for language in read_complete(folder)["languages"]:
             if language in folder_of:
                 raise ValueError(f"{language} is in {folder_of[language]} and in {folder}; name one of them")
             folder_of[language] = folder
     if not folder_of:
-        raise ValueError(f"{', '.join(map(str, paths))}: no folder of pseudo-labels")
+        raise ValueError(f"{', '.join(names)}: no folder of pseudo-labels")
     return folders

@@ -26,14 +26,13 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="RUN_OR_LABELS", help="output_dir of runs, files of results, or labels"
+        "paths", nargs="+", metavar="RUN_OR_LABELS", help="output_dir of runs, files of results, or labels"
     )
     parser.add_argument(
         "--results", type=Path, nargs="+", default=[], metavar="FILE", help="results files of `hf-mlpl evaluate`"
     )
     parser.add_argument(
         "--utterances",
-        type=Path,
         nargs="+",
         default=[],
         metavar="FILE",
@@ -48,12 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..atomic import write_text
     from ..report.run_folder import is_run
+    from ..storage import as_path
 
-    missing = [path for path in options.paths if not path.exists()]
-    is_on_hub = len(options.paths) == 1 and len(options.paths[0].parts) == 2 and not options.paths[0].parent.exists()
-    if missing and not is_on_hub:
+    options.paths = list(map(as_path, options.paths))
+    missing = [path for path in options.paths if not (path.exists() or path.is_dir())]
+    first = options.paths[0]
+    may_be_on_hub = len(options.paths) == 1 and isinstance(first, Path) and len(first.parts) == 2
+    if missing and not (may_be_on_hub and not first.parent.exists()):
         raise ValueError(f"{missing[0]}: no such file or folder; give the output_dir of a run, or labels")
-    are_runs = [is_run(path) for path in options.paths]
+    are_runs = [isinstance(path, Path) and is_run(path) for path in options.paths]
     if any(are_runs) and not all(are_runs):
         other = options.paths[are_runs.index(False)]
         raise ValueError(f"{other} is no run, but {options.paths[are_runs.index(True)]} is; report one kind at a time")

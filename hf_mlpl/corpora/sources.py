@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..atomic import read_json
 from ..data.utterances import utterance_files
+from ..storage import AnyPath
 from .locales import to_locale
 from .readers.releases import find_releases
 
@@ -67,8 +68,11 @@ def sources_of(paths: Iterable[str | Path]) -> list[Source]:
     return list(found)
 
 
-def _content(path: Path) -> dict:
-    return read_json(path) if path.is_file() else {}
+def _content(path: AnyPath) -> dict:
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        return {}
 
 
 def source_of_corpus(root: str | Path, published: Source | None = None) -> Source:

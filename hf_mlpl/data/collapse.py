@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +49,29 @@ def num_characters(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedAr
     return pc.utf8_length(visible(texts))
 
 
+class TextCounts(NamedTuple):
+    """Counts texts, those without a visible character, equal ones of the commonest, and visible characters."""
+
+    texts: int = 0
+    empty: int = 0
+    commonest: int = 0
+    characters: int = 0
+    seconds: float = 0.0  # of their utterances
+
+
+def collapse_report(labels: TextCounts, human: TextCounts) -> dict:
+    """Returns what `describe_collapse` judges of some labels; ten `human` transcripts or more give the ratio."""
+    report = {
+        "labels": labels.texts,
+        "empty": labels.empty / labels.texts,
+        "commonest": labels.commonest / labels.texts,
+    }
+    if human.texts >= FEWEST_LABELS and human.characters:
+        rate = human.characters / human.seconds
+        report["length_ratio"] = labels.characters / (rate * labels.seconds)
+    return report
+
+
 class LabelTexts:
     """Counts texts of each language, with 8 bytes for each, to judge whether they have collapsed."""
 
@@ -74,20 +98,18 @@ class LabelTexts:
             self.characters[language] += int(part[1].sum())
             self.seconds[language] += float(part[2].sum())
 
-    def report(self, language: str, human: LabelTexts | None = None) -> dict:
-        """Returns what `describe_collapse` judges; ten `human` transcripts or more give the `length_ratio`."""
+    def counts(self, language: str) -> TextCounts:
+        """Counts the texts of a language; zeros if there is none."""
+        if language not in self.hashes:
+            return TextCounts()
         hashes = np.concatenate(self.hashes[language])
-        counts = np.unique(hashes, return_counts=True)[1]
-        report = {
-            "labels": len(hashes),
-            "empty": float((hashes == 0).mean()),  # 0 is the hash of a text without characters
-            "commonest": float(counts.max() / len(hashes)),
-        }
-        num_human = sum(map(len, human.hashes.get(language, ()))) if human is not None else 0
-        if human is not None and num_human >= FEWEST_LABELS and human.characters[language]:
-            rate = human.characters[language] / human.seconds[language]
-            report["length_ratio"] = self.characters[language] / (rate * self.seconds[language])
-        return report
+        commonest = np.unique(hashes, return_counts=True)[1].max()
+        empty = (hashes == 0).sum()  # 0 is the hash of a text without characters
+        return TextCounts(len(hashes), int(empty), int(commonest), self.characters[language], self.seconds[language])
+
+    def report(self, language: str, human: LabelTexts | None = None) -> dict:
+        """Returns what `describe_collapse` judges, as `collapse_report` does."""
+        return collapse_report(self.counts(language), human.counts(language) if human is not None else TextCounts())
 
     def problems(self, human: LabelTexts | None = None) -> dict[str, str]:
         """Returns a clause for each language whose labels have collapsed."""

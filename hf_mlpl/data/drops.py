@@ -7,11 +7,11 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from ..atomic import atomic_write
 from ..audio.reading import SAMPLING_RATE, load_audio
 from ..error_line import error_line
+from ..storage import AnyPath
 
 FIRST_LINES = 5  # of each reason
 MOST_UNUSABLE = 0.5  # share; more mean a wrong mount, a disk that is gone, or the files of another machine
@@ -24,7 +24,7 @@ class DropFile:
         path: None for a list that is counted only.
     """
 
-    def __init__(self, path: Path | None, columns: Sequence[str]):
+    def __init__(self, path: AnyPath | None, columns: Sequence[str]):
         self.path, self.columns = path, columns
         self.counts: Counter[str] = Counter()  # by reason
         self.stack = ExitStack()

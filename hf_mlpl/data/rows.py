@@ -42,12 +42,54 @@ def with_offsets(row_blocks: Iterable[Rows]) -> Iterator[tuple[int, Rows]]:
         first += len(block)
 
 
+def row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Joins tables to ones of 10,000 rows, but for the last one, without copies."""
+    waiting, num_rows = [], 0
+    for table in tables:
+        waiting.append(table)
+        num_rows += len(table)
+        while num_rows >= BLOCK:
+            whole = pa.concat_tables(waiting)
+            yield whole.slice(0, BLOCK)
+            waiting, num_rows = [whole.slice(BLOCK)], num_rows - BLOCK
+    if num_rows:
+        yield pa.concat_tables(waiting)
+
+
 def durations_of(dataset: Dataset) -> np.ndarray:
     """Returns (N,) seconds, 8 bytes an utterance."""
     durations = np.empty(len(dataset))
     for first, block in with_offsets(blocks(dataset, ["duration_seconds"])):
         durations[first : first + len(block)] = block["duration_seconds"].to_numpy()
     return durations
+
+
+def recording_order(dataset: Dataset) -> np.ndarray | None:
+    """Returns (N,) numbers by which utterances lie in the order of recordings; None if that is the data set's own.
+
+    Recordings keep the order in which they first appear. Of one file, utterances are in the order of their places in
+    it: by the byte or row where a container has them, and then by the second where they start. Takes 24 bytes an
+    utterance meanwhile.
+    """
+    offsets, starts = np.zeros(len(dataset), np.int64), np.zeros(len(dataset))
+    is_new, hashes = np.ones(len(dataset), bool), [np.empty(0, np.uint64)]  # where another file begins, and which
+    for first, block in with_offsets(blocks(dataset, ["audio"])):
+        audio, rows = block["audio"].combine_chunks(), slice(first, first + len(block))
+        paths = audio.field("path")
+        is_new[rows][1:] = pc.not_equal(paths[1:], paths[:-1])
+        hashes.append(id_hashes(paths.filter(pa.array(is_new[rows]))))
+        offsets[rows] = pc.fill_null(audio.field("offset"), 0)
+        starts[rows] = pc.fill_null(audio.field("start"), 0.0)
+    files = np.concatenate(hashes)
+    goes_on = np.append(False, files[1:] == files[:-1])[: len(files)]  # in the next block
+    is_new[np.flatnonzero(is_new)[goes_on]] = False
+    _, firsts, runs = np.unique(files[~goes_on], return_index=True, return_inverse=True)
+    is_later = (offsets[1:] > offsets[:-1]) | ((offsets[1:] == offsets[:-1]) & (starts[1:] >= starts[:-1]))
+    if len(firsts) == len(runs) and np.all(is_new[1:] | is_later):
+        return None
+    places = np.empty(len(dataset), np.int64)
+    places[np.lexsort((starts, offsets, firsts[runs][np.cumsum(is_new) - 1]))] = np.arange(len(dataset))
+    return places
 
 
 class Column:
@@ -75,6 +117,11 @@ def filter_rows(dataset: Dataset, columns: Sequence[str], predicate: Callable[[p
     kept = [(first + np.flatnonzero(predicate(block))).astype(np.uint64) for first, block in numbered]
     rows = np.concatenate([np.empty(0, np.uint64), *kept])
     return dataset if len(rows) == len(dataset) else select_rows(dataset, rows)
+
+
+def whole(dataset: Dataset) -> Dataset:
+    """Returns all rows of the file of a data set that may have some of them."""
+    return Dataset(dataset.data, info=dataset.info, split=dataset.split)
 
 
 def select_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:

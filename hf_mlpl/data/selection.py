@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 from datasets import Dataset
 from transformers import PreTrainedConfig, ProcessorMixin
@@ -18,8 +19,9 @@ from ..model.configuration_mlpl import language_names
 from ..model.text import unknown_character_report
 from .collapse import HUMAN
 from .drops import DropFile
-from .rows import distinct, filter_rows
-from .text_arrays import TextBlock
+from .rows import filter_rows
+from .summary import Summary, known_summary, languages_in
+from .text_arrays import SPACE, TextBlock
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ def select_for_training(
     ctc = ctc_interface(config, processor)
     _check_languages(dataset, ctc.languages)
     drops = drops or DropFile(None, DROPPED)
-    judge = _Judge(ctc, max_seconds, drops)
+    judge = _Judge(ctc, max_seconds, drops, known_summary(dataset))
     selected = filter_rows(dataset, ["id", "text", "duration_seconds", "source"], judge.is_usable)
     judge.log_unknown_characters()
     if not len(selected):
@@ -65,19 +67,48 @@ def select_for_training(
 
 
 class _Judge:
-    """Tells which utterances training can use, and collects the characters that have no label."""
+    """Tells which utterances training can use, and collects the characters that have no label.
 
-    def __init__(self, ctc: CtcInterface, max_seconds: float, drops: DropFile):
+    Args:
+        summary: of all utterances, which spares a look at the characters of most.
+    """
+
+    def __init__(self, ctc: CtcInterface, max_seconds: float, drops: DropFile, summary: Summary | None):
         self.ctc, self.max_seconds, self.drops = ctc, max_seconds, drops
-        self.character_labels = ctc.character_labels()
+        self.character_labels = labels = ctc.character_labels()
+        # A pattern for characters without a label, "" if there is none, and None if the summary does not say it.
+        self.unlabelled: str | None = None
+        if labels is not None and labels[SPACE] >= 0 and summary is not None and summary.is_normalized:
+            code_points = sorted(map(ord, summary.alphabet))
+            self.unlabelled = "|".join(rf"\x{{{number:x}}}" for number in code_points if labels[number] < 0)
         self.unknown_characters: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by teacher, "" for people
         self.num_unknown: Counter[str] = Counter()  # texts with such a character, by teacher
 
     def is_usable(self, block: pa.Table) -> np.ndarray:
         """Tells (N,) for each utterance of a block if it is kept; logs and lists those that are dropped."""
-        ctc, texts, seconds = self.ctc, TextBlock(block["text"]), block["duration_seconds"].to_numpy()
+        ctc, seconds = self.ctc, block["duration_seconds"].to_numpy()
         num_samples = np.rint(seconds * ctc.sampling_rate).astype(np.int64)
         num_frames = ctc.num_output_frames(ctc.num_inputs(num_samples))
+        kept = self._fit_by_length(block["text"], num_frames) & (seconds <= self.max_seconds)
+        if len(rows := np.flatnonzero(~kept)):
+            kept[rows] = self._are_usable(block.take(pa.array(rows)), seconds[rows], num_frames[rows])
+        return kept
+
+    def _fit_by_length(self, texts: pa.ChunkedArray, num_frames: np.ndarray) -> np.ndarray:
+        """Tells (N,) for each text if its length alone shows that it is not empty and fits into its frames.
+
+        It does if all characters have labels, and a blank between each two would still fit.
+        """
+        if self.unlabelled is None:
+            return np.zeros(len(num_frames), bool)
+        lengths = pc.fill_null(pc.utf8_length(texts), 0).to_numpy()
+        fit = (lengths > 0) & (2 * lengths + 3 <= num_frames)  # with a word boundary at both ends
+        if self.unlabelled:
+            fit &= ~pc.fill_null(pc.match_substring_regex(texts, self.unlabelled), True).to_numpy()
+        return fit
+
+    def _are_usable(self, block: pa.Table, seconds: np.ndarray, num_frames: np.ndarray) -> np.ndarray:
+        texts = TextBlock(block["text"])
         kept = self._surely_fit(texts, num_frames) & (seconds <= self.max_seconds)
         # Only the few others are cut into labels, which takes minutes for millions of texts.
         doubtful = block.append_column("normalized", texts.texts).filter(pa.array(~kept))
@@ -146,7 +177,9 @@ def select_unlabelled(
             drops.add(reason, row["id"], reason, f"{row['duration_seconds']:.2f}", None)
         return kept
 
-    selected = filter_rows(dataset, ["id", "duration_seconds"], is_usable)
+    summary = known_summary(dataset)
+    are_all_short = summary is not None and summary.longest <= max_seconds
+    selected = dataset if are_all_short else filter_rows(dataset, ["id", "duration_seconds"], is_usable)
     if dropped := len(dataset) - len(selected):
         where = f"; all are listed in {drops.path}" if drops.path is not None else ""
         logger.warning("%d unlabelled utterances dropped: %s%s", dropped, reason, where)
@@ -161,7 +194,7 @@ def select_unlabelled(
 
 def _check_languages(dataset: Dataset, known: Sequence[str]) -> None:
     """Raises a ValueError, with the setting that adds them, for languages that a language-ID head lacks."""
-    if known and (unknown := sorted(set(distinct(dataset, "language")) - set(known))):
+    if known and (unknown := sorted(set(languages_in(dataset)) - set(known))):
         setting = yaml.safe_dump([*known, *unknown], default_flow_style=True, width=math.inf, allow_unicode=True)
         shown = known if len(known) <= MOST_NAMED else [*known[:MOST_NAMED], f"{len(known) - MOST_NAMED} others"]
         is_numbered = not set(known).isdisjoint(language_names(len(known)))

@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import glob
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from hashlib import sha256
 from itertools import islice
-from operator import add
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value, concatenate_datasets, config
 from datasets.exceptions import DatasetsError
+from filelock import FileLock
 
 from ..atomic import atomic_write, writing
 from ..error_line import error_line
-from .rows import BLOCK, blocks, distinct, duplicated_ids, filter_rows, with_offsets
+from ..storage import (
+    AnyPath,
+    RemoteFile,
+    RemotePath,
+    StorageError,
+    file_version,
+    matching_paths,
+    parquet_source,
+)
+from .rows import BLOCK, blocks, duplicated_ids, filter_rows, with_offsets
+from .summary import (
+    SpeechTotals,
+    Summarizer,
+    Summary,
+    file_metadata,
+    file_summary,
+    joined,
+    languages_in,
+    remember_summary,
+)
 
 FEATURES = Features(
     {
@@ -48,6 +68,9 @@ CHECKED = ["id", "language", "duration_seconds", "audio"]  # columns whose value
 REQUIRED = {"id", "language", "duration_seconds", "audio.path"}
 SECONDS, BYTES = {"duration_seconds", "audio.start", "audio.end"}, {"audio.offset", "audio.size"}
 STRINGS = {"id", "audio.path", "language", "text", "speaker", "source"}
+# Columns with few values, also of files that have more columns. Dictionaries of the others would take half of the time
+# of writing, and save no room.
+REPEATED = ["language", "speaker", "source", "predicted_language", "error"]
 # Names of types for messages, the Arrow types that are accepted, and the columns. Optional ones may hold nulls only.
 TYPES = (
     ("a string", (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view), STRINGS),
@@ -55,45 +78,81 @@ TYPES = (
     ("a number of seconds", (pa.types.is_floating, pa.types.is_integer), SECONDS),
 )
 
+_own_caches: list[TemporaryDirectory] = []  # of this process; they are removed at its end
 
-def write_utterances(rows: Iterable[dict], path: Path, features: Features = FEATURES, keep: bool = False) -> int:
+
+def write_utterances(rows: Iterable[dict], path: AnyPath, features: Features = FEATURES, keep: bool = False) -> int:
     """Streams utterances into a Parquet file, which appears when it is complete; returns the number of rows.
+
+    A summary of them is written into its footer.
 
     Args:
         keep: of `atomic_write`.
     """
-    rows, schema = iter(rows), features.arrow_schema
+    rows, schema, summarizer = iter(rows), features.arrow_schema, TableSummarizer(features)
 
     def tables() -> Iterator[pa.Table]:
         written = 0
         while block := list(islice(rows, BLOCK)):
             with arrow_errors(path, NOT_WRITTEN.format(written)):
                 table = pa.Table.from_pylist(block, schema=schema)
+            summarizer.add(table)
             yield table
             written += len(table)
 
-    return write_tables(tables(), path, schema, keep)
+    return write_tables(tables(), path, schema, keep, summarizer.summary)
 
 
-def write_tables(tables: Iterable[pa.Table], path: Path, schema: pa.Schema, keep: bool = False) -> int:
-    """Streams tables of utterances into a Parquet file, each as a row group, as `write_utterances` does rows."""
+class TableSummarizer:
+    """Summarises the tables of a file as far as they are utterances that `read_utterances` accepts."""
+
+    def __init__(self, columns: Collection[str] = FEATURES):
+        self.summarizer = Summarizer() if FEATURES.keys() <= set(columns) else None
+
+    def add(self, table: pa.Table) -> None:
+        if self.summarizer is not None:
+            try:
+                _check_rows(table, "", 0)
+                self.summarizer.add(table)
+            except ValueError:  # it is the reader's to say so
+                self.summarizer = None
+
+    def summary(self) -> Summary | None:
+        return self.summarizer and self.summarizer.summary()
+
+
+def write_tables(
+    tables: Iterable[pa.Table],
+    path: AnyPath,
+    schema: pa.Schema,
+    keep: bool = False,
+    summary: Callable[[], Summary | None] = lambda: None,
+) -> int:
+    """Streams tables of utterances into a Parquet file, each as a row group, as `write_utterances` does rows.
+
+    Args:
+        summary: returns that of all rows, or None, when they are written.
+    """
     written = 0
     with (
         atomic_write(path, keep=keep) as partial,
-        pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer,
+        pq.ParquetWriter(partial, schema, write_page_checksum=True, use_dictionary=REPEATED) as writer,
     ):
         for table in tables:
             with arrow_errors(path, NOT_WRITTEN.format(written)):
                 writer.write_table(table)
             written += len(table)
+        writer.add_key_value_metadata(file_metadata(summary(), partial.stat().st_size))
     return written
 
 
 @contextmanager
-def arrow_errors(path: str | Path, problem: str) -> Iterator[None]:
+def arrow_errors(path: str | AnyPath, problem: str) -> Iterator[None]:
     """Converts errors of Arrow and datasets to a ValueError of one line with `path`; other OSErrors pass through."""
     try:
         yield
+    except StorageError:  # its line has the path
+        raise
     except (pa.ArrowException, DatasetsError, UnicodeError) as error:
         reason = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
         raise ValueError(f"{path}: {problem}: {error_line(reason)}") from error
@@ -103,23 +162,32 @@ def arrow_errors(path: str | Path, problem: str) -> Iterator[None]:
         raise ValueError(f"{path}: {problem}: {error_line(error)}") from error
 
 
-def utterance_files(paths: Iterable[str | Path]) -> Iterator[tuple[Path, int]]:
+def utterance_files(paths: Iterable[str | AnyPath]) -> Iterator[tuple[AnyPath, int]]:
     """Yields files and their numbers of rows; raises as `read_utterances` does."""
+    for path, metadata in _files(paths):
+        yield path, metadata.num_rows
+
+
+def _files(paths: Iterable[str | AnyPath]) -> Iterator[tuple[AnyPath, pq.FileMetaData]]:
     for pattern in map(str, paths):
-        matching = sorted(glob.glob(pattern)) if "*" in pattern else []
-        for path in map(Path, matching or [pattern]):
-            if not path.is_file():
-                raise FileNotFoundError(f"{path}: no such utterance file; `hf-mlpl prepare-data` writes them")
+        for path in matching_paths(pattern):
             with arrow_errors(path, "not an utterance file, it is no Parquet file or is damaged"):
-                metadata = pq.read_metadata(path)
+                metadata = pq.read_metadata(opened(path))
                 schema = metadata.schema.to_arrow_schema()
             if missing := set(FEATURES) - set(schema.names):
                 raise ValueError(f"{path}: not an utterance file, it has no column {', '.join(sorted(missing))}")
             _check_types(schema, path)
-            yield path, metadata.num_rows
+            yield path, metadata
 
 
-def _check_types(schema: pa.Schema, path: Path) -> None:
+def opened(path: AnyPath) -> Path | RemoteFile:
+    """Returns what pyarrow reads an utterance file from. Raises FileNotFoundError where there is none."""
+    if isinstance(path, Path) and not path.is_file():
+        raise FileNotFoundError(f"{path}: no such utterance file; `hf-mlpl prepare-data` writes them")
+    return parquet_source(path)
+
+
+def _check_types(schema: pa.Schema, path: AnyPath) -> None:
     audio = schema.field("audio").type
     if not pa.types.is_struct(audio) or audio.get_field_index("path") < 0:
         raise ValueError(f"{path}: audio holds {audio}; a struct with path, offset, size, start and end is accepted")
@@ -131,7 +199,7 @@ def _check_types(schema: pa.Schema, path: Path) -> None:
                 raise ValueError(f"{path}: {name} holds {types[name]}; {accepted} is accepted")
 
 
-def _check_rows(block: pa.Table, path: str | Path, first: int) -> None:
+def _check_rows(block: pa.Table, path: str | AnyPath, first: int) -> None:
     """Checks the columns of `CHECKED` in a block whose first row has the number `first` in its file.
 
     Raises:
@@ -156,62 +224,94 @@ def _check_rows(block: pa.Table, path: str | Path, first: int) -> None:
             )
 
 
-def read_columns(paths: Iterable[str | Path], columns: Sequence[str]) -> Iterator[pa.Table]:
+def read_columns(paths: Iterable[str | AnyPath], columns: Sequence[str]) -> Iterator[pa.Table]:
     """Yields columns of utterance files, 10,000 rows at a time; raises as `read_utterances` does."""
     for path, _ in utterance_files(paths):
-        with arrow_errors(path, DAMAGED), pq.ParquetFile(path) as file:
+        with arrow_errors(path, DAMAGED), pq.ParquetFile(opened(path)) as file:
             tables = (pa.Table.from_batches([batch]) for batch in file.iter_batches(BLOCK, columns=list(columns)))
             for first, block in with_offsets(tables):
                 _check_rows(block, path, first)
                 yield block
 
 
-def languages_of(paths: Iterable[str | Path]) -> list[str]:
+def languages_of(paths: Iterable[str | AnyPath]) -> list[str]:
     """Returns the languages of utterance files, sorted; raises as `read_utterances` does."""
-    tables = read_columns(paths, ["language"])
-    return sorted({name for block in tables for name in block["language"].unique().to_pylist()})
+    languages: set[str] = set()
+    for path, metadata in _files(paths):
+        if (summary := file_summary(metadata)) is not None:
+            languages.update(summary.languages)
+        else:
+            for block in read_columns([path], ["language"]):
+                languages.update(block["language"].unique().to_pylist())
+    return sorted(languages)
 
 
-@dataclass(frozen=True)
-class SpeechTotals:
-    """Counts utterances, their seconds, and the sum of their squared seconds."""
-
-    utterances: int = 0
-    seconds: float = 0.0
-    squared_seconds: float = 0.0
-
-    def __add__(self, other: SpeechTotals) -> SpeechTotals:
-        return SpeechTotals(*map(add, astuple(self), astuple(other)))
-
-
-def speech_totals(paths: Iterable[str | Path]) -> dict[str, SpeechTotals]:
+def speech_totals(paths: Iterable[str | AnyPath]) -> dict[str, SpeechTotals]:
     """Counts the speech of each language in utterance files, sorted by language; raises as `read_utterances` does."""
     totals: dict[str, SpeechTotals] = defaultdict(SpeechTotals)
-    for block in read_columns(paths, ["language", "duration_seconds"]):
-        seconds = block["duration_seconds"]
-        table = block.append_column("squared", pc.multiply(seconds, seconds))
-        sums = [("duration_seconds", "count"), ("duration_seconds", "sum"), ("squared", "sum")]
-        for row in table.group_by("language").aggregate(sums).to_pylist():
-            totals[row["language"]] += SpeechTotals(*(row[f"{column}_{function}"] for column, function in sums))
+    for path, metadata in _files(paths):
+        if (summary := file_summary(metadata)) is not None:
+            counted = [summary.totals()]
+        else:
+            counted = map(_totals_of_block, read_columns([path], ["language", "duration_seconds"]))
+        for each in counted:
+            for language, amount in each.items():
+                totals[language] += amount
     return dict(sorted(totals.items()))
 
 
-def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None = None) -> Dataset:
+def _totals_of_block(block: pa.Table) -> dict[str, SpeechTotals]:
+    seconds = block["duration_seconds"]
+    table = block.append_column("squared", pc.multiply(seconds, seconds))
+    sums = [("duration_seconds", "count"), ("duration_seconds", "sum"), ("squared", "sum")]
+    rows = table.group_by("language").aggregate(sums).to_pylist()
+    return {row["language"]: SpeechTotals(*(row[f"{column}_{function}"] for column, function in sums)) for row in rows}
+
+
+def read_utterances(
+    paths: Iterable[str | AnyPath], languages: Sequence[str] | None = None, is_checked: bool = False
+) -> Dataset:
     """Reads utterance files, one after another, as a memory-mapped data set of exactly the columns of `FEATURES`.
 
+    Where all files have a summary, it says what else each row would be looked at for, and `summary_of` returns it.
+
     Args:
-        paths: a name with `*` means all files that match it, in the order of their names.
+        paths: also URLs, such as `s3://bucket/train.parquet`. A name with `*` means all files that match it, in the
+            order of their names.
         languages: locales to keep; by default all.
+        is_checked: another process of the job has read the same, so that neither numbers nor ids are checked again.
 
     Raises:
         FileNotFoundError: for a missing file.
         ValueError: for a damaged file, a column that is missing or has another type, a null or an impossible number,
             two utterances with the same id, or a language without utterances.
     """
-    parts = [(path, _read_file(path, num_rows)) for path, num_rows in utterance_files(paths)]
+    parts, summaries = [], []
+    for path, metadata in _files(paths):
+        summaries.append(file_summary(metadata))
+        parts.append((path, _read_file(path, metadata.num_rows, is_checked or summaries[-1] is not None)))
     if not parts:
         raise ValueError("no utterance files were given")
-    dataset = concatenate_datasets([part for _, part in parts])
+    dataset, summary = concatenate_datasets([part for _, part in parts]), joined(summaries)
+    remember_summary(dataset, summary)
+    if not is_checked and (summary is None or summary.ids is None):
+        _check_ids(dataset, parts)
+    if languages is None:
+        return dataset
+    present = languages_in(dataset)
+    if missing := sorted(set(languages) - set(present)):
+        names, accepted = ", ".join(map(str, paths)), ", ".join(present) or "none at all"
+        raise ValueError(f"{names}: no utterances of {', '.join(missing)}; there are {accepted}")
+    if set(languages) == set(present):
+        return dataset
+    chosen = pa.array(languages, pa.string())
+    kept = filter_rows(dataset, ["language"], lambda block: pc.is_in(block["language"], chosen).to_numpy())
+    remember_summary(kept, summary and summary.of_languages(languages))
+    return kept
+
+
+def _check_ids(dataset: Dataset, parts: Sequence[tuple[AnyPath, Dataset]]) -> None:
+    """Raises a ValueError for two utterances with the same id, with the files that have them."""
     if duplicates := duplicated_ids(dataset):
         first_duplicate = pa.array(duplicates[:1], pa.string())
         files = [
@@ -224,23 +324,38 @@ def read_utterances(paths: Iterable[str | Path], languages: Sequence[str] | None
             f"{' and '.join(files)}; each utterance needs an id of its own, which "
             "`hf-mlpl prepare-data` gives to all that it prepares together"
         )
-    if languages is None:
-        return dataset
-    present = distinct(dataset, "language")
-    if missing := sorted(set(languages) - set(present)):
-        names, accepted = ", ".join(map(str, paths)), ", ".join(present) or "none at all"
-        raise ValueError(f"{names}: no utterances of {', '.join(missing)}; there are {accepted}")
-    chosen = pa.array(languages, pa.string())
-    return filter_rows(dataset, ["language"], lambda block: pc.is_in(block["language"], chosen).to_numpy())
 
 
-def _read_file(path: Path, num_rows: int) -> Dataset:
+def _read_file(path: AnyPath, num_rows: int, is_checked: bool) -> Dataset:
     if not num_rows:  # from_parquet refuses such a file
         return Dataset(FEATURES.arrow_schema.empty_table())
-    pattern = glob.escape(str(path))  # from_parquet takes a path for a pattern
+    local, cache = _local_copy(path) if isinstance(path, RemotePath) else (path, None)
+    pattern = glob.escape(str(local))  # from_parquet takes a path for a pattern
     with writing(config.HF_DATASETS_CACHE), arrow_errors(path, DAMAGED):
         # blocks of 1000 rows, the default, take longer
-        dataset = Dataset.from_parquet(pattern, columns=list(FEATURES), features=FEATURES, writer_batch_size=BLOCK)
-    for first, block in with_offsets(blocks(dataset, CHECKED)):
+        dataset = Dataset.from_parquet(
+            pattern, columns=list(FEATURES), features=FEATURES, writer_batch_size=BLOCK, cache_dir=cache
+        )
+    for first, block in with_offsets(blocks(dataset, CHECKED)) if not is_checked else ():
         _check_rows(block, path, first)
     return dataset
+
+
+def _local_copy(path: RemotePath) -> tuple[Path, str | None]:
+    """Downloads a file into the cache of datasets; returns its copy, and where datasets may keep its tables.
+
+    datasets would not download it where the Hub must not be reached (`HF_HUB_OFFLINE`).
+    """
+    size, version = file_version(path.url)
+    folder, cache = Path(config.HF_DATASETS_CACHE, "hf_mlpl"), None
+    if version is None:  # a copy of an older file would not be told from this one
+        _own_caches.append(TemporaryDirectory(prefix="hf_mlpl-"))
+        cache = _own_caches[-1].name
+        folder = Path(cache)
+    copy = folder / f"{sha256(repr((path.url, size, version)).encode()).hexdigest()[:32]}.parquet"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{copy}.lock"):
+        if not copy.exists():
+            with atomic_write(copy) as partial:
+                path.download(partial)
+    return copy, cache

@@ -59,12 +59,13 @@ def pair_texts(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording], lis
             waiting = None
     recordings, others = find_recordings(audio)
     for recording in recordings:
-        real_path, beside = os.path.realpath(recording.path), recording.path.with_suffix(".txt")
+        path = Path(str(recording.path))
+        real_path, beside = os.path.realpath(path), path.with_suffix(".txt")
         recording.text = texts.get(real_path) or (beside if recording.source is None and beside.is_file() else None)
         if recording.problem is None and recording.text is None and real_path in named:
             recording.problem = f"{recording.name}: has no text; name it after the recording, or call it {beside.name}"
     aligned = [recording for recording in recordings if recording.text is not None or recording.problem is not None]
-    without_text = [r.path for r in recordings if r.text is None and r.problem is None]
+    without_text = [Path(str(r.path)) for r in recordings if r.text is None and r.problem is None]
     used = {recording.text for recording in aligned}
     return aligned, without_text, [path for path in others if path not in used]
 
@@ -207,7 +208,7 @@ def aligned_utterances(
         report: counts the utterances, and what is left out: utterances whose score is below `min_score`, those
             without letters that the model knows, and words that take longer than `max_seconds`.
     """
-    path = os.path.abspath(recording.path)
+    path = os.path.abspath(str(recording.path))
     for utterance in _cut_utterances(alignment, max_seconds):
         seconds = utterance.end - utterance.start
         if utterance.confidence is None:

@@ -59,7 +59,8 @@ def recording_view(recording: Recording, folder: Path | None = None, address: st
         num_samples += len(block)
         if encoder is not None:
             encoder.add(block)
-    address = address or quote(os.fsencode(os.path.relpath(recording.path, folder)))
+    if isinstance(recording.path, Path):
+        address = address or quote(os.fsencode(os.path.relpath(recording.path, folder)))
     return transcript_view(
         recording.result,
         address if encoder is None else encoder.source(),

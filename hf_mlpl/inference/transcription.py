@@ -22,6 +22,7 @@ from ..audio.addresses import temporary_file
 from ..audio.folder_walk import walk_folders
 from ..audio.reading import AUDIO_SUFFIXES, AudioError, audio_duration, is_recording, stream_audio
 from ..error_line import error_line
+from ..storage import AnyPath, RemotePath, is_remote, matching_paths, parse_location
 from .pieces import cut, prefetch
 from .subtitles import to_srt, to_vtt
 from .tiers import ctm_field, segments_of, to_ctm, to_textgrid, word_intervals
@@ -44,7 +45,7 @@ WINDOW_SECONDS = 300.0  # audio that is read, sorted by length and transcribed b
 class Recording:
     """Holds a file and its transcript."""
 
-    path: Path  # as the user named it, or found in a folder that the user named
+    path: AnyPath  # as the user named it, or found in a folder that the user named
     output: Path  # of its transcript, relative to the folder of all outputs and without suffix
     source: BinaryIO | None = None  # the copy or stream to read in place of `path`
     result: dict | None = None  # of the pipeline; None if there is a `problem`
@@ -58,10 +59,10 @@ class Recording:
         """Returns the path in a form that fits into a printed line."""
         return printable(self.path)
 
-    def file_to_read(self) -> Path | BinaryIO:
-        """Returns the file of its sound, at its beginning."""
+    def file_to_read(self) -> Path | str | BinaryIO:
+        """Returns the path, URL or open file of its sound, at its beginning."""
         if self.source is None:
-            return self.path
+            return self.path.url if isinstance(self.path, RemotePath) else self.path
         self.source.seek(0)
         return self.source
 
@@ -70,10 +71,11 @@ class Recording:
         return folder / self.output.with_name(self.output.name + OUTPUT_SUFFIXES[output_format])
 
 
-def printable(path: str | os.PathLike) -> str:
+def printable(path: str | os.PathLike | RemotePath) -> str:
     """Returns a path in which control characters and bytes that are not UTF-8 are escaped."""
+    name = f"{path}" if isinstance(path, RemotePath) else os.fspath(path)
     # In Python's paths, a byte that is not UTF-8 is a surrogate that ends with its value.
-    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", os.fspath(path))
+    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", name)
 
 
 def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording], list[Path]]:
@@ -84,7 +86,8 @@ def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording]
     Folders are searched at any depth, without hidden files and folders, and through symbolic links, unless a link
     leads to a folder that is searched anyway. No file is in the list twice. The output of a named file has its name,
     and the output of a file below a folder its path from there, which never leads out of the folder of all outputs.
-    A folder without audio, or one that cannot be searched, has a `problem`. `-` is standard input.
+    A folder without audio, or one that cannot be searched, has a `problem`. `-` is standard input. A URL of object
+    storage is a file, or, with `*`, all files that match it.
     """
     recordings: list[Recording] = []
     others: list[Path] = []
@@ -95,9 +98,13 @@ def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording]
                 recordings.append(Recording(Path(name), Path("stdin"), source=sys.stdin.buffer))
             seen.add(name)
             continue
-        path = spelled_as_on_disk(Path(name))
-        files = [(path, Path(path.name))]
-        if os.path.isdir(path):
+        files: list[tuple[AnyPath, Path]]
+        if is_remote(name):
+            files = [(file, Path(file.name)) for file in matching_paths(name)]
+        else:
+            path = spelled_as_on_disk(Path(parse_location(name)))
+            files = [(path, Path(path.name))]
+        if not is_remote(name) and path.is_dir():
             errors: list[OSError] = []
             below = sorted(
                 Path(place, file) for place, _, names in walk_folders(path, errors.append) for file in names
@@ -111,7 +118,7 @@ def find_recordings(paths: Sequence[str | os.PathLike]) -> tuple[list[Recording]
             for folder, problem in problems:
                 recordings.append(Recording(folder, Path(folder.name), problem=f"{printable(folder)}: {problem}"))
         for file, output in files:
-            if (real_path := os.path.realpath(file)) not in seen:
+            if (real_path := str(file) if isinstance(file, RemotePath) else os.path.realpath(file)) not in seen:
                 seen.add(real_path)
                 has_audio_suffix = output.suffix.lower() in AUDIO_SUFFIXES
                 recordings.append(Recording(file, output.with_suffix("") if has_audio_suffix else output))
@@ -187,9 +194,10 @@ def _windows(recordings: Sequence[Recording], recognize) -> Iterator[list[Record
 
 def _read(recording: Recording, recognize) -> None:
     """Sets `seconds`, and `samples` of a recording that is not cut."""
-    if recording.source is not None or recording.path.is_fifo():  # it can be read only once
+    path = recording.path
+    if recording.source is not None or (isinstance(path, Path) and path.is_fifo()):  # it can be read only once
         copy = temporary_file(recording.name)
-        with recording.source or open(recording.path, "rb") as source:
+        with recording.source or open(str(path), "rb") as source:
             shutil.copyfileobj(source, copy)
         recording.source = copy
     rate = recognize.feature_extractor.sampling_rate
@@ -224,7 +232,7 @@ def _recognize_window(recognize, window: list[Recording], progress: tqdm, argume
             recording.seconds = max(recording.seconds, float(recording.result["chunks"][-1]["timestamp"][1]))
 
 
-def _input(recording: Recording) -> np.ndarray | Path | BinaryIO:
+def _input(recording: Recording) -> np.ndarray | Path | str | BinaryIO:
     return recording.file_to_read() if recording.samples is None else recording.samples
 
 

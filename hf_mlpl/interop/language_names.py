@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..data.batches import SpeechBatches, plan_batches
-from ..data.rows import blocks, distinct, durations_of, select_rows, with_offsets
+from ..data.rows import blocks, durations_of, select_rows, with_offsets
+from ..data.summary import languages_in
 from ..inference.pieces import LONGEST_SECONDS
 from ..model.configuration_mlpl import language_names
 from ..model.modeling_mlpl import MlplForCTC
@@ -80,7 +81,7 @@ def find_language_names(
     Raises:
         ValueError: for a model without language-ID head, and for more languages than it has classes.
     """
-    languages, num_classes = distinct(dataset, "language"), len(getattr(model.config, "languages", ()))
+    languages, num_classes = languages_in(dataset), len(getattr(model.config, "languages", ()))
     if not num_classes:
         raise ValueError("the model has no language-ID head, so there are no classes to name")
     if len(languages) > num_classes:

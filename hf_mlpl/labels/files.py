@@ -25,6 +25,7 @@ from ..corpora.recordings import DECIMALS, PART_COLUMNS, part_of
 from ..corpora.tables import fold_column
 from ..data.rows import BLOCK
 from ..error_line import error_line
+from ..storage import AnyPath, RemotePath, StorageError, as_path, parquet_source
 from .schema import LABEL_FEATURES, LABEL_SET_FEATURES, NEVER_NULL, SCORES
 
 PREDICTIONS = ("pred_text", "whisper_transcript")  # of NeMo, and of distil-whisper
@@ -51,34 +52,35 @@ class LabelFileError(ValueError):
 
 
 @contextmanager
-def _damage_in_one_line(path: str | Path) -> Iterator[None]:
+def _damage_in_one_line(path: str | AnyPath) -> Iterator[None]:
     """Raises a LabelFileError for whatever a reader raises on a damaged file: nearly anything, even MemoryError."""
     try:
         yield
-    except LabelFileError:
+    except (LabelFileError, StorageError):
         raise
     except Exception as error:
         reason = error_line(error)[:300]
         raise LabelFileError(f"{path}: no Parquet file of labels, or damaged ({reason})") from error
 
 
-def label_schema(path: str | Path, needed: Sequence[str] = (), remedy: str = "") -> pa.Schema:
+def label_schema(path: str | AnyPath, needed: Sequence[str] = (), remedy: str = "") -> pa.Schema:
     """Returns the columns of a Parquet file.
 
     Raises:
         LabelFileError: for a file that does not exist, is not Parquet, or lacks one of the columns `needed`.
     """
-    if not Path(path).is_file():
+    path = as_path(path)
+    if not path.is_file():
         raise LabelFileError(f"{path}: no such file of labels")
     with _damage_in_one_line(path):
-        schema = pq.read_schema(path)
+        schema = pq.read_schema(parquet_source(path))
     if missing := sorted(set(needed) - set(schema.names)):
         raise LabelFileError(f"{path}: has no column {', '.join(missing)}{remedy}")
     return schema
 
 
 def label_blocks(
-    path: str | Path, features: Features, never_null: Sequence[str], columns: Mapping[str, str] | None = None
+    path: str | AnyPath, features: Features, never_null: Sequence[str], columns: Mapping[str, str] | None = None
 ) -> Iterator[pa.Table]:
     """Yields the columns of `features` with their types, 10,000 rows at a time.
 
@@ -90,9 +92,10 @@ def label_blocks(
         LabelFileError: as `label_schema` does; for a column that cannot be cast to its type; for nulls in a column of
             `never_null`; and for durations that are not positive and finite, unless they are null.
     """
+    path = as_path(path)
     names = {name: (columns or {}).get(name, name) for name in features}
     label_schema(path, [name.partition(".")[0] for name in names.values()])
-    with _damage_in_one_line(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with _damage_in_one_line(path), pq.ParquetFile(parquet_source(path), page_checksum_verification=True) as file:
         for batch in file.iter_batches(BLOCK, columns=list(dict.fromkeys(names.values()))):
             values = {name: _column(batch, column) for name, column in names.items()}
             labels = _without_nan(table_cast(pa.table(values), features.arrow_schema))
@@ -122,7 +125,7 @@ def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
     return pc.struct_field(batch[column], part)
 
 
-def with_null_scores(labels: pa.Table, path: str | Path, remedy: str = "") -> pa.Table:
+def with_null_scores(labels: pa.Table, path: str | AnyPath, remedy: str = "") -> pa.Table:
     """Returns the columns of `LABEL_FEATURES`, with null for scores that a file of another version does not have.
 
     Raises:
@@ -136,7 +139,7 @@ def with_null_scores(labels: pa.Table, path: str | Path, remedy: str = "") -> pa
     return labels.select(list(LABEL_FEATURES))
 
 
-def scored_blocks(path: str | Path) -> Iterator[pa.Table]:
+def scored_blocks(path: str | AnyPath) -> Iterator[pa.Table]:
     """Yields the columns of `LABEL_FEATURES`, 10,000 rows at a time.
 
     Raises:
@@ -167,7 +170,7 @@ class TableSettings:
 AS_FOUND = TableSettings()
 
 
-def columns_of_labels(path: Path, settings: TableSettings = AS_FOUND) -> dict[str, str]:
+def columns_of_labels(path: AnyPath, settings: TableSettings = AS_FOUND) -> dict[str, str]:
     """Returns the columns of a table of labels, by the names that they have in label sets, in NeMo and in lists.
 
     Raises:
@@ -180,7 +183,7 @@ def columns_of_labels(path: Path, settings: TableSettings = AS_FOUND) -> dict[st
     likely = [*settings.columns.values(), *(name for names in USUAL.values() for name in names)]
     with _damage_in_one_line(path):
         try:
-            columns = columns_of(path, likely, settings.delimiter, settings.encoding)
+            columns = _columns(path, likely, settings)
         except ValueError as error:
             raise LabelFileError(str(error)) from error
     found = find_columns(columns, settings.columns, path, USUAL)
@@ -197,8 +200,16 @@ def columns_of_labels(path: Path, settings: TableSettings = AS_FOUND) -> dict[st
     return found
 
 
+def _columns(path: AnyPath, likely: Sequence[str], settings: TableSettings) -> Sequence[str]:
+    if not isinstance(path, RemotePath):
+        return columns_of(path, likely, settings.delimiter, settings.encoding)
+    if path.suffix != ".parquet":
+        raise LabelFileError(f"{path}: tables of texts are read from a disk; of object storage, Parquet files are")
+    return label_schema(path).names
+
+
 def labels_of_anyone(
-    path: Path,
+    path: AnyPath,
     features: Features,
     needed: Sequence[str],
     skipped: Callable[[str, str], None] = lambda position, problem: None,
@@ -222,7 +233,7 @@ def labels_of_anyone(
     if is_named and "audio" in found and "id" not in found:
         needed = ["audio" if name == "id" else name for name in needed]
     if missing := [name for name in needed if name not in found]:
-        there = ", ".join(columns_of(path, (), settings.delimiter, settings.encoding)) or "none"
+        there = ", ".join(_columns(path, (), settings)) or "none"
         options = [f"--{name}-column" for name in missing if name in NAMED]
         option = f"; {' and '.join(options)} {'name them' if options[1:] else 'names it'}" if options else ""
         raise LabelFileError(f"{path}: no labels, it has no column {', '.join(missing)}; it has {there}{option}")
@@ -233,7 +244,7 @@ def labels_of_anyone(
     else:
         features_read = features
     read = Features({name: kind for name, kind in features_read.items() if name in found})
-    if path.suffix == ".parquet":
+    if isinstance(path, RemotePath) or path.suffix == ".parquet":
         blocks_read = label_blocks(path, read, () if is_named else needed, found)
         if is_named:
             blocks_read = _named_blocks(blocks_read, path, needed, skipped)
@@ -246,7 +257,7 @@ def labels_of_anyone(
 
 
 def _named_blocks(
-    tables: Iterable[pa.Table], path: Path, needed: Sequence[str], skipped: Callable[[str, str], None]
+    tables: Iterable[pa.Table], path: AnyPath, needed: Sequence[str], skipped: Callable[[str, str], None]
 ) -> Iterator[pa.Table]:
     """Yields tables with the columns `path` and `part_seconds`, as `_text_blocks` does, without rows that it skips."""
     first = 0

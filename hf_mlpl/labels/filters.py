@@ -40,6 +40,7 @@ from ..data.rows import with_offsets
 from ..error_line import error_line
 from ..folder_lock import claimed_file
 from ..model.text import normalize_text
+from ..storage import AnyPath
 from .agreement import agreement
 from .files import scored_blocks
 from .schema import LABEL_FEATURES, SCORES
@@ -163,9 +164,9 @@ def read_filters(path: str | Path) -> list[LabelFilter]:
 
 
 def filter_labels(
-    labels: Sequence[str | Path],
+    labels: Sequence[str | AnyPath],
     filters: Sequence[LabelFilter],
-    output: str | Path,
+    output: str | AnyPath,
     allow_collapsed: bool = False,
     others: Sequence[pa.Array] = (),
     normalizers: Mapping[str, Normalizer] | None = None,

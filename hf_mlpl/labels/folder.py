@@ -11,33 +11,30 @@ complete.json                 the summary of the labels, written last
 from __future__ import annotations
 
 import logging
-import os
 import re
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from ..atomic import check_fields, read_json, remove_left, write_json
+from ..atomic import check_fields, read_json, write_json
 from ..corpora.sources import Source
-from ..data.collapse import FEWEST_LABELS, LabelTexts, describe_collapse
-from ..data.conventions import KINDS, Conventions
+from ..data.collapse import FEWEST_LABELS, describe_collapse
+from ..data.conventions import KINDS
 from ..data.drops import DropFile, audio_problem, describe_unusable
-from ..data.rows import BLOCK, blocks
+from ..data.rows import blocks, row_groups
 from ..data.utterances import write_tables
 from ..error_line import error_line
-from ..evaluation.error_rate import ErrorRate
+from ..storage import AnyPath, StorageError, as_path, parquet_source
 from .claims import is_claim
-from .files import with_null_scores
-from .schema import LABEL_FEATURES
+from .disk import disk_of
+from .shards import SCHEMA, Facts, ShardCounts, counts_of, made_labels, read_shard
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +47,14 @@ COUNTS: Types = {
 LATER: Types = {"commonest": float, "length_ratio": (float, type(None)), "convention": dict}
 CONVENTION: Types = dict.fromkeys(("texts", *KINDS), int)
 UNREADABLE = "unreadable.tsv"
+OLDER_JOB = {"dtype": "float32", "order": "duration"}  # what older versions had only one of, and did not write
 SHARD_NAME = re.compile(r"\d{5,}\.parquet")
-SCHEMA = LABEL_FEATURES.arrow_schema
 READERS = 4  # threads that read shards
 SOURCE: Types = {"name": str, "license": str, "url": (str, type(None))}
+Result = TypeVar("Result")
 
 
-def begin(folder: Path, job: dict, log_level: int) -> dict | None:
+def begin(folder: AnyPath, job: dict, log_level: int) -> dict | None:
     """Writes `job.json` unless it exists; returns the summary of a folder that is complete.
 
     Args:
@@ -73,7 +71,7 @@ def begin(folder: Path, job: dict, log_level: int) -> dict | None:
     return summary
 
 
-def complete_summary(folder: Path, job: dict, log_level: int = logging.DEBUG) -> dict | None:
+def complete_summary(folder: AnyPath, job: dict, log_level: int = logging.DEBUG) -> dict | None:
     """Returns the summary of a complete folder, and None for any other.
 
     Args:
@@ -90,7 +88,11 @@ def complete_summary(folder: Path, job: dict, log_level: int = logging.DEBUG) ->
     try:
         summary = _read_summary(folder)
         try:
-            num_labels = pq.read_metadata(path).num_rows
+            num_labels = pq.read_metadata(parquet_source(path)).num_rows
+        except StorageError as error:
+            if not isinstance(error, FileNotFoundError):
+                raise
+            raise ValueError(f"{path}: is not there") from error
         except Exception as error:  # a damaged file makes readers raise nearly anything
             raise ValueError(f"{path}: damaged ({error})") from error
         if num_labels != summary["labels"]:
@@ -101,42 +103,51 @@ def complete_summary(folder: Path, job: dict, log_level: int = logging.DEBUG) ->
         return None
 
 
-def check_same_job(path: Path, job: dict) -> None:
+def check_same_job(path: AnyPath, job: dict) -> None:
     """Raises a ValueError if the `job.json` at `path` is of another job, or damaged."""
-    try:
-        begun = read_json(path, teacher=str, utterances=int, ids_sha256=str)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}; delete it if the labels beside it are of this job, or choose another folder"
-        ) from None
-    begun = {"dtype": "float32"} | begun  # the only dtype of older versions
+    begun = _read_job(path)
     if differing := [name for name in job if begun[name] != job[name]]:
         changes = "; ".join(f"{name} was {begun[name]!r}, is {job[name]!r}" for name in differing)
         raise ValueError(f"{path.parent} holds another job's labels: {changes}. Choose another folder, or remove it")
 
 
-def shard_path(folder: Path, number: int) -> Path:
+def begun_job(folder: AnyPath) -> dict:
+    """Returns the content of `job.json`, with what older versions did not write; nothing if it is not there.
+
+    Raises:
+        ValueError: for one that is damaged.
+    """
+    path = folder / "job.json"
+    return _read_job(path) if path.exists() else {}
+
+
+def _read_job(path: AnyPath) -> dict:
+    try:
+        return OLDER_JOB | read_json(path, teacher=str, utterances=int, ids_sha256=str)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; delete it if the labels beside it are of this job, or choose another folder"
+        ) from None
+
+
+def shard_path(folder: AnyPath, number: int) -> AnyPath:
     return folder / "shards" / f"{number:05d}.parquet"
 
 
-def shards_there(folder: Path) -> set[int]:
+def shards_there(folder: AnyPath) -> set[int]:
     """Returns the numbers of the shards that have been made."""
-    with suppress(FileNotFoundError):
-        return {int(name[:-8]) for name in os.listdir(folder / "shards") if SHARD_NAME.fullmatch(name)}
-    return set()
+    return {int(name[:-8]) for name in disk_of(folder).names(folder / "shards") if SHARD_NAME.fullmatch(name)}
 
 
-def remove_claims(folder: Path) -> None:
+def remove_claims(folder: AnyPath) -> None:
     """Removes what killed processes have left beside shards, once all of these are there."""
-    if not (folder / "shards").is_dir():  # there were no utterances
-        return
-    remove_left(folder / "shards", again=True)
-    for path in (folder / "shards").iterdir():
-        if is_claim(path.name):
-            path.unlink(missing_ok=True)
+    disk, shards = disk_of(folder), folder / "shards"
+    disk.remove_left(shards)
+    for name in filter(is_claim, disk.names(shards)):
+        (shards / name).unlink(missing_ok=True)
 
 
-def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
+def is_labelled(path: AnyPath, utterances: Dataset, teacher: str) -> bool:
     """Returns whether a shard exists, is undamaged, and holds labels of these utterances by this teacher.
 
     A shard with an utterance that could not be labelled, and whose audio can be read now, is not labelled. A text that
@@ -145,11 +156,13 @@ def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
     if not path.exists():
         return False
     try:
-        table = _read_shard(path)
+        table = read_shard(path)
         table.validate(full=True)
         ids = [name for block in blocks(utterances, ["id"]) for name in block["id"].to_pylist()]
         if sorted(table["id"].to_pylist()) != sorted(ids) or set(table["source"].to_pylist()) != {teacher}:
             raise ValueError("it holds other labels")
+    except StorageError:  # says nothing about the shard
+        raise
     except Exception as error:  # a damaged file makes readers raise nearly anything
         logger.warning("%s: damaged (%s); it is labelled again", path, error_line(error))
         return False
@@ -162,16 +175,8 @@ def is_labelled(path: Path, utterances: Dataset, teacher: str) -> bool:
     return True
 
 
-def _read_shard(path: Path) -> pa.Table:
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        shard = with_null_scores(file.read(use_threads=False), path)  # a small file; `_read_ahead` reads several
-        if not shard.schema.equals(SCHEMA):
-            raise ValueError(f"{path}: has other columns than labels")
-        return shard
-
-
 def join_shards(
-    folder: Path,
+    folder: AnyPath,
     job: dict,
     num_shards: int,
     transcripts: Callable[[int], pa.Table] | None,
@@ -183,45 +188,42 @@ def join_shards(
     The files depend on the shards alone: if two processes join them at once, both write the same.
 
     Args:
-        transcripts: returns `id` and `text` of the utterances of a shard that have a transcript, given its number.
-            The labels of these are compared with them. None if there are no transcripts.
+        transcripts: returns `id` and `text` of the utterances of a shard that have a transcript, given its number; it
+            is called from several threads. The labels of these are compared with them. None if there are no
+            transcripts.
         finish: is called when all shards have been read; it raises an error if this process must not write the files
             any more.
 
     Raises:
         ValueError: for a damaged shard.
     """
-    counts = _Counts()
+    counts, errors = ShardCounts(Facts()), Counter[str]()
+
+    def read(number: int) -> tuple[pa.Table, list[dict], ShardCounts]:
+        shard = _read_sound_shard(shard_path(folder, number))
+        made, shard_counts = made_labels(shard), counts_of(shard, transcripts and transcripts(number))
+        failed = shard.filter(shard["error"].is_valid()) if len(made) < len(shard) else shard.slice(0, 0)
+        return made, failed.select(["id", "language", "error"]).to_pylist(), shard_counts
 
     def labels() -> Iterator[pa.Table]:
-        shards = _read_ahead([shard_path(folder, number) for number in range(num_shards)])
-        for number, shard in enumerate(shards):
-            made = shard
-            if shard["error"].null_count < len(shard):
-                is_made = shard["error"].is_null()
-                made = shard.filter(is_made)
-                for row in shard.filter(pc.invert(is_made)).select(["id", "language", "error"]).to_pylist():
-                    counts.errors[row["language"]] += 1
-                    unreadable.add("error", row["id"], row["language"], row["error"])
-            if transcripts is not None:
-                counts.compare(made, transcripts(number))
+        for made, failed, shard_counts in _ahead(read, range(num_shards)):
+            counts.merge(shard_counts)
+            for row in failed:
+                errors[row["language"]] += 1
+                unreadable.add("error", row["id"], row["language"], row["error"])
             yield made
 
-    def counted() -> Iterator[pa.Table]:
-        with ThreadPoolExecutor(1) as pool:  # beside the writing
-            for block in _in_row_groups(labels()):
-                counting = pool.submit(counts.add, block)
-                yield block
-                counting.result()
+    def checked() -> Iterator[pa.Table]:
+        yield from row_groups(labels())
         finish()
 
     with DropFile(folder / UNREADABLE, ("id", "language", "reason")) as unreadable:
-        num_labels = write_tables(counted(), folder / "labels.parquet", SCHEMA)
-    languages = counts.report()
+        num_labels = write_tables(checked(), folder / "labels.parquet", SCHEMA, summary=counts.summary)
+    languages = counts.report(errors)
     summary = {
         **job,
         "labels": num_labels,
-        "errors": sum(each["errors"] for each in languages.values()),
+        "errors": errors.total(),
         "languages": languages,
         "sources": [asdict(source) for source in sources],
     }
@@ -229,108 +231,35 @@ def join_shards(
     return summary
 
 
-def _read_ahead(paths: Sequence[Path]) -> Iterator[pa.Table]:
-    """Yields shards in their order, of which threads read the next ones meanwhile."""
-    waiting: deque[Future[pa.Table]] = deque()
+def _ahead(function: Callable[[int], Result], numbers: Iterable[int]) -> Iterator[Result]:
+    """Yields what a function returns for numbers, in their order; threads call it for the next ones meanwhile."""
+    waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(READERS) as pool:
-        for path in paths:
-            waiting.append(pool.submit(_read_sound_shard, path))
+        for number in numbers:
+            waiting.append(pool.submit(function, number))
             if len(waiting) > 2 * READERS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _read_sound_shard(path: Path) -> pa.Table:
+def _read_sound_shard(path: AnyPath) -> pa.Table:
     try:
-        return _read_shard(path)
+        return read_shard(path)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the system; of damaged files there is none
+        # Of damaged files an OSError has no number.
+        if isinstance(error, StorageError) or isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError(f"{path}: damaged ({error_line(error)}); the same command labels it again") from error
 
 
-def _in_row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Joins tables to ones of `BLOCK` rows, but for the last one."""
-    waiting, num_rows = [], 0
-    for table in tables:
-        waiting.append(table)
-        num_rows += len(table)
-        while num_rows >= BLOCK:
-            whole = pa.concat_tables(waiting)
-            yield whole.slice(0, BLOCK).combine_chunks()
-            waiting, num_rows = [whole.slice(BLOCK)], num_rows - BLOCK
-    if num_rows:
-        yield pa.concat_tables(waiting).combine_chunks()
-
-
-class _Counts:
-    """Counts the labels of each language, in columns."""
-
-    def __init__(self):
-        self.sums: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self.errors: Counter[str] = Counter()
-        self.error_rates: defaultdict[str, ErrorRate] = defaultdict(ErrorRate)
-        # Labels with a transcript, their characters, and those of the transcripts.
-        self.compared, self.written, self.expected = Counter[str](), Counter[str](), Counter[str]()
-        self.texts, self.conventions = LabelTexts(), Conventions()
-
-    def add(self, labels: pa.Table) -> None:
-        self.texts.add(labels)
-        self.conventions.add_by("language", labels)
-        encoded = labels["language"].combine_chunks().dictionary_encode()
-        codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
-        log_probs = labels["mean_log_prob"]
-        columns = {
-            "labels": np.ones(len(labels)),
-            "empty": pc.equal(labels["text"], "").to_numpy(),
-            "hours": labels["duration_seconds"].to_numpy() / 3600,
-            "mean_log_prob": log_probs.fill_null(0.0).to_numpy(),
-            "scored": log_probs.is_valid().to_numpy(),
-        }
-        for name, values in columns.items():
-            for language, value in zip(names, np.bincount(codes, values, len(names)).tolist(), strict=True):
-                self.sums[language][name] += value
-
-    def compare(self, labels: pa.Table, transcripts: pa.Table) -> None:
-        """Compares labels with the transcripts of the same ids."""
-        rows = pc.index_in(labels["id"], transcripts["id"].combine_chunks())
-        has_transcript = rows.is_valid()
-        columns = labels.select(["language", "text"]).filter(has_transcript)
-        expected = transcripts["text"].take(rows.drop_null())
-        pairs = zip(columns["language"].to_pylist(), columns["text"].to_pylist(), expected.to_pylist(), strict=True)
-        for language, text, transcript in pairs:
-            self.error_rates[language].add(text, transcript)
-            self.compared[language] += 1
-            self.written[language] += len(text)
-            self.expected[language] += len(transcript)
-
-    def report(self) -> dict[str, dict]:
-        """Returns the fields of each language in `complete.json`."""
-        return {language: self._report(language) for language in sorted(self.sums.keys() | self.errors.keys())}
-
-    def _report(self, language: str) -> dict:
-        sums = self.sums[language]
-        is_enough = self.compared[language] >= FEWEST_LABELS and self.expected[language]
-        return {
-            "labels": int(sums["labels"]),
-            "empty": int(sums["empty"]),
-            "errors": self.errors[language],
-            "hours": float(sums["hours"]),
-            "mean_log_prob": sums["mean_log_prob"] / sums["scored"] if sums["scored"] else None,
-            "convention": self.conventions.report(language),
-            "cer": self.error_rates[language].rate if language in self.error_rates else None,
-            "commonest": self.texts.report(language)["commonest"] if sums["labels"] else 0.0,
-            "length_ratio": self.written[language] / self.expected[language] if is_enough else None,
-        }
-
-
-def read_complete(folder: Path) -> dict:
+def read_complete(folder: str | AnyPath) -> dict:
     """Reads the summary of a complete folder of labels.
 
     Raises:
         ValueError: for a folder that is not complete, or whose summary is damaged or of an older hf_mlpl.
     """
+    folder = as_path(folder)
     if not (folder / "complete.json").is_file() or not (folder / "labels.parquet").is_file():
         raise ValueError(
             f"{folder}: no complete pseudo-labels; `hf-mlpl pseudo-label --output {folder}` makes them, or goes on "
@@ -344,7 +273,7 @@ def read_complete(folder: Path) -> dict:
         ) from None
 
 
-def _read_summary(folder: Path) -> dict:
+def _read_summary(folder: AnyPath) -> dict:
     """Reads and checks `complete.json`; raises a ValueError for one that is damaged, or of an older version."""
     path = folder / "complete.json"
     summary = read_json(path, teacher=str, utterances=int, labels=int, errors=int, languages=dict, sources=list)

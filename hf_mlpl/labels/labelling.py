@@ -12,12 +12,15 @@ import hashlib
 import logging
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from accelerate import Accelerator
 from datasets import Dataset
 from tqdm import tqdm
@@ -25,14 +28,16 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from ..corpora.sources import Source
 from ..data.drops import DropFile, blame_disk
-from ..data.rows import blocks, durations_of
+from ..data.rows import blocks, durations_of, recording_order, select_rows
 from ..data.words import words_of
 from ..error_line import error_line
 from ..folder_lock import LOCK, claimed
 from ..inference.decoding import Hypothesis
 from ..inference.precision import dtype_of
-from ..inference.recognition import Transcribe, transcriber
-from .folder import complete_summary
+from ..inference.recognition import Transcribe, shard_stream, transcriber
+from ..inference.shard_stream import ShardStream
+from ..storage import AnyPath, output_path
+from .folder import begun_job, complete_summary
 from .schema import SCORES
 from .shared_job import SharedJob
 
@@ -42,6 +47,8 @@ ROUNDED_SECONDS = 0.1  # a table's duration may differ that much from the record
 SHARD_SIZE = 1000  # utterances; an interruption loses at most a shard per process
 # A job too small for that many shards of `SHARD_SIZE` gets smaller ones, which processes can share evenly.
 MIN_SHARDS, SMALL_SHARD_SIZE = 32, 200
+# Utterances of a bucket differ by up to a half in length: in a recording of hours each bucket has a hundred parts.
+SHORTEST_SECONDS, BUCKET_RATIO = 1.0, 1.5
 
 
 def pseudo_label(
@@ -49,7 +56,7 @@ def pseudo_label(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     dataset: Dataset,
-    output_dir: Path,
+    output_dir: str | AnyPath,
     teacher: str,
     max_batch_seconds: float | None = None,
     num_workers: int | None = None,
@@ -63,6 +70,7 @@ def pseudo_label(
     folder that is complete, and in which no utterance lacks a label, is only read.
 
     Args:
+        output_dir: a folder, or the URL of one in object storage.
         model, processor: from `load_recognizer`: a CTC model, or one that generates text.
         teacher: revision of the model, from `model_card.teacher_revision`; it becomes the labels' `source`.
         max_batch_seconds, num_workers: of `transcribe`; they change the speed, not the labels.
@@ -74,8 +82,15 @@ def pseudo_label(
             that a generating model does not know.
         InUseError: if a job that is no labelling is working there, or one of an older version.
     """
+    output_dir = output_path(output_dir)
     model = accelerator.unwrap_model(model)
-    job = _job(dataset, teacher, dtype_of(model))
+    order = begun_job(output_dir).get("order", list(ORDERS)[-1])
+    if order not in ORDERS:
+        raise ValueError(
+            f"{output_dir}: holds labels in the order {order!r}, which a newer hf_mlpl has begun; update this one, or "
+            "choose another folder"
+        )
+    job = _job(dataset, teacher, dtype_of(model), order)
     summary = complete_summary(output_dir, job)
     if summary and not summary["errors"]:
         return summary
@@ -84,42 +99,113 @@ def pseudo_label(
         with claimed(output_dir):
             pass
     decode = partial(transcribe, max_batch_seconds=max_batch_seconds)
-    with SharedJob(output_dir, job, dataset, _shards(dataset), sources, accelerator) as shared:
+    with SharedJob(output_dir, job, dataset, _shards(dataset, order), sources, accelerator) as shared:
         if shared.has_lost_shards():
             return shared.summary
+        stream = shard_stream(transcribe, model, processor, dataset, max_batch_seconds, num_workers)
+
+        def label(rows: np.ndarray, write: Callable[[Iterator[dict]], None]) -> None:
+            shard = select_rows(dataset, rows)
+            hypotheses = _hypotheses(decode, shard, num_workers, shared.bar)
+            write(_labels(hypotheses, shard, range(len(shard)), teacher))
+
         while True:
+            while stream is not None and _label_ahead(stream, shared, label, teacher):
+                pass
             for rows, write in shared.claimed_shards():
-                write(_label(decode, dataset.select(rows), teacher, num_workers, shared.bar))
+                label(rows, write)
             if summary := shared.join():
                 return summary
 
 
-def _job(dataset: Dataset, teacher: str, dtype: str) -> dict:
+def _job(dataset: Dataset, teacher: str, dtype: str, order: str) -> dict:
     """Returns the content of `job.json`, which must be equal in all calls that write into one folder."""
     ids = hashlib.sha256()
     for number, block in enumerate(blocks(dataset, ["id"])):
-        ids.update(("\n" * (number > 0) + "\n".join(block["id"].to_pylist())).encode())
-    return {"teacher": teacher, "utterances": len(dataset), "ids_sha256": ids.hexdigest(), "dtype": dtype}
+        names = block["id"].combine_chunks()
+        lines = pc.binary_join(pa.ListArray.from_arrays([0, len(names)], names), "\n")[0].as_buffer()
+        ids.update(b"\n" * (number > 0))
+        ids.update(lines)
+    job = {"teacher": teacher, "utterances": len(dataset), "ids_sha256": ids.hexdigest(), "dtype": dtype}
+    return job | {"order": order}
 
 
-def _shards(dataset: Dataset) -> list[np.ndarray]:
+def _shards(dataset: Dataset, order: str) -> list[np.ndarray]:
     """Returns the rows of each shard; utterances of similar length share one, so that batches need less padding."""
-    order = np.argsort(-durations_of(dataset), kind="stable")
-    num_shards = max(math.ceil(len(order) / SHARD_SIZE), min(math.ceil(len(order) / SMALL_SHARD_SIZE), MIN_SHARDS))
-    return np.array_split(order, num_shards) if num_shards else []
+    rows = ORDERS[order](dataset)
+    num_shards = max(math.ceil(len(rows) / SHARD_SIZE), min(math.ceil(len(rows) / SMALL_SHARD_SIZE), MIN_SHARDS))
+    return np.array_split(rows, num_shards) if num_shards else []
 
 
-def _label(
-    decode: Transcribe, shard: Dataset, teacher: str, num_workers: int | None, progress_bar: tqdm
-) -> Iterator[dict]:
+def _by_duration(dataset: Dataset) -> np.ndarray:
+    return np.argsort(-durations_of(dataset), kind="stable")
+
+
+def _by_recording(dataset: Dataset) -> np.ndarray:
+    """Returns rows in buckets of durations, longest first, and in each the parts of a recording one after another."""
+    durations, places = np.maximum(durations_of(dataset), SHORTEST_SECONDS), recording_order(dataset)
+    buckets = -np.floor(np.log(durations / SHORTEST_SECONDS) / math.log(BUCKET_RATIO)).astype(np.int16)
+    return np.argsort(buckets, kind="stable") if places is None else np.lexsort((places, buckets))
+
+
+# What may stand in `job.json` as the order in which utterances are divided into shards: other versions knew the first.
+ORDERS = {"duration": _by_duration, "duration bucket, recording": _by_recording}
+
+
+def _label_ahead(stream: ShardStream, shared: SharedJob, label: Callable, teacher: str) -> bool:
+    """Labels shards, whose rows and files a thread writes beside, until no other is free; returns whether any was.
+
+    Args:
+        label: labels a shard by itself; the shards in work are given to it after an error, such as too little memory
+            for one batch.
+    """
+    claimed, writing, failure = deque[tuple[np.ndarray, Callable]](), deque[Future](), None
+    num_claimed = 0
+
+    def shards() -> Iterator[np.ndarray]:
+        nonlocal num_claimed
+        for shard in shared.claimed_shards():
+            claimed.append(shard)
+            num_claimed += 1
+            yield shard[0]
+
+    with ThreadPoolExecutor(1, thread_name_prefix="labels") as pool:
+        decoded = stream(shards(), shared.bar)
+        while True:
+            try:
+                hypotheses = next(decoded, None)
+            except Exception as error:
+                hypotheses, failure = None, error
+            if hypotheses is None:
+                break
+            rows, write = claimed.popleft()
+            labels = _labels(hypotheses, select_rows(shared.dataset, rows), rows.tolist(), teacher)
+            writing.append(pool.submit(write, labels))
+            if len(writing) > 1:
+                writing.popleft().result()
+        for each in writing:
+            each.result()
+    if failure is not None:
+        logger.warning("%s; the shards in work are labelled again, one after another", error_line(failure))
+    for rows, write in claimed:
+        label(rows, write)
+    return num_claimed > 0
+
+
+def _labels(hypotheses: Iterable[Hypothesis], shard: Dataset, numbers: Sequence[int], teacher: str) -> Iterator[dict]:
     """Yields a row of `LABEL_FEATURES` for each utterance of a shard; those without a label have an error.
+
+    Args:
+        numbers: of the utterances, by which hypotheses name their rows.
 
     Raises:
         ValueError: at the end, if no utterance could be read.
     """
+    columns = pa.concat_tables(blocks(shard, shard.column_names))  # of Arrow: single rows take 0.1 ms each
+    utterances = dict(zip(numbers, columns.to_pylist(), strict=True))
     errors = DropFile(None, ())
-    for hypothesis in _hypotheses(decode, shard, num_workers, progress_bar):
-        utterance, error = shard[hypothesis.row], hypothesis.error
+    for hypothesis in hypotheses:
+        utterance, error = utterances[hypothesis.row], hypothesis.error
         kind = "could not be read" if error else "have outputs that are not finite"
         if not error and not math.isfinite(hypothesis.mean_log_prob):
             error = f"{utterance['id']}: the model's outputs are not finite"

@@ -15,6 +15,7 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from ..data.collapse import NOT_LEARNED, collapse_line
 from ..data.rows import blocks, durations_of, filter_rows, select_rows, sorted_by_id
 from ..error_line import error_line
 from ..sharing.hub import push_folder, with_retries
+from ..storage import AnyPath
 from .dataset_card import PICTURE, dataset_card, is_commit, plot_scores
 from .files import scored_blocks
 from .filters import DEFAULT_FILTERS, LabelFilter
@@ -50,7 +52,7 @@ PARQUET_OPTIONS = {"compression": "zstd", "use_content_defined_chunking": True, 
 
 
 def push_label_set(
-    labels: Path,
+    labels: AnyPath,
     repo_id: str,
     filters: Sequence[LabelFilter] = DEFAULT_FILTERS,
     with_audio: bool = False,
@@ -63,7 +65,8 @@ def push_label_set(
     including those that others push meanwhile. The files of other languages stay as they are.
 
     Args:
-        labels: the folder; its disk needs room for the data set, with audio some 60 MB an hour.
+        labels: the folder; its disk needs room for the data set, with audio some 60 MB an hour. Labels in object
+            storage are copied to the folder for temporary files first.
         repo_id: data set, `user/name`; it is created if it does not exist.
         filters, with_audio: as for `write_label_set`.
         private: creates the repository as private.
@@ -77,31 +80,45 @@ def push_label_set(
     complete = read_complete(labels)
     license_name = _license_of(*complete["teacher"].rpartition("@")[::2])
     problems = {} if allow_collapsed else collapse_of(complete)
-    for language, counts in complete["languages"].items():
-        if not counts["labels"]:
-            yield f"{language}: no labels to push, {counts['errors']} utterances have no label"
-            continue
-        if language in problems:
-            continue
-        with temporary_folder(labels, "pushing") as folder:
-            summary = write_label_set(labels, language, folder, filters, with_audio, license_name)
-            commit = push_folder(
-                folder,
-                repo_id,
-                message=f"{language}: {summary.utterances:,} pseudo-labels, {summary.hours:,.2f} h",
-                pending=f"{labels} is complete",
-                remedy="the same command again pushes it, and so does `hf-mlpl publish-labels`",
-                repo_type="dataset",
-                private=private,
-                replaced=[f"{language}/"],
-                complete=partial(_write_card, folder, summary),
-            )
-        yield f"{language}: {summary.utterances:,} labels, {summary.kept:,} of them kept, are in {commit.commit_url}"
+    with _on_disk(labels) as (local, cache):
+        for language, counts in complete["languages"].items():
+            if not counts["labels"]:
+                yield f"{language}: no labels to push, {counts['errors']} utterances have no label"
+                continue
+            if language in problems:
+                continue
+            with temporary_folder(local, "pushing") as folder:
+                summary = write_label_set(local, language, folder, filters, with_audio, license_name, cache)
+                commit = push_folder(
+                    folder,
+                    repo_id,
+                    message=f"{language}: {summary.utterances:,} pseudo-labels, {summary.hours:,.2f} h",
+                    pending=f"{labels} is complete",
+                    remedy="the same command again pushes it, and so does `hf-mlpl publish-labels`",
+                    repo_type="dataset",
+                    private=private,
+                    replaced=[f"{language}/"],
+                    complete=partial(_write_card, folder, summary),
+                )
+            kept = f"{summary.utterances:,} labels, {summary.kept:,} of them kept"
+            yield f"{language}: {kept}, are in {commit.commit_url}"
     if problems:
         raise ValueError(
             f"{labels}: {collapse_line(problems)}, and not pushed: {NOT_LEARNED}; --allow-collapsed pushes them all "
             "the same"
         )
+
+
+@contextmanager
+def _on_disk(labels: AnyPath) -> Iterator[tuple[Path, Path | None]]:
+    """Yields a folder on a disk with these labels and, if that is a copy, a folder in it for the cache of datasets."""
+    if isinstance(labels, Path):
+        yield labels, None
+        return
+    with temporary_folder(labels, "labels") as folder:
+        for name in ("complete.json", "labels.parquet"):
+            (labels / name).download(folder / name)
+        yield folder, folder / "cache"
 
 
 def _license_of(teacher: str, revision: str) -> str | None:
@@ -138,6 +155,7 @@ def write_label_set(
     filters: Sequence[LabelFilter] = DEFAULT_FILTERS,
     with_audio: bool = False,
     teacher_license: str | None = None,
+    cache: Path | None = None,
 ) -> LabelSummary:
     """Writes the shards and `summary.json` of one language of a folder of `pseudo_label`; returns the summary.
 
@@ -149,6 +167,7 @@ def write_label_set(
         with_audio: adds a column `audio`, FLAC of 16 kHz, mono. A label whose recording can no longer be read is left
             out with a warning, and counted as unreadable.
         teacher_license: for the card.
+        cache: folder for a copy of the labels that datasets maps to memory; its own by default.
 
     Raises:
         ValueError: for a folder that is not complete, is damaged or has no such language, for a language that is no
@@ -159,8 +178,8 @@ def write_label_set(
         raise ValueError(f"{labels}: has a language {language!r}; label sets take locale codes, such as sv-SE")
     path = labels / "labels.parquet"
     deque(scored_blocks(path), maxlen=0)  # checks the file
-    with writing(config.HF_DATASETS_CACHE):
-        dataset = Dataset.from_parquet(glob.escape(str(path)), features=LABEL_FEATURES)
+    with writing(cache or config.HF_DATASETS_CACHE):
+        dataset = Dataset.from_parquet(glob.escape(str(path)), features=LABEL_FEATURES, cache_dir=cache)
     dataset = filter_rows(dataset, ["language"], lambda block: pc.equal(block["language"], language).to_numpy())
     if not len(dataset):
         raise ValueError(f"{labels}: no labels of {language}; there are {', '.join(complete['languages']) or 'none'}")

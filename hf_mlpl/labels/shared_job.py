@@ -6,9 +6,9 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +19,12 @@ from tqdm import tqdm
 from ..atomic import write_json
 from ..corpora.sources import Source
 from ..data.rows import blocks, select_rows
-from ..data.utterances import write_utterances
+from ..storage import AnyPath
 from . import claims
 from .claims import Claims, LostClaimError
+from .disk import disk_of
 from .folder import begin, complete_summary, is_labelled, join_shards, remove_claims, shard_path, shards_there
-from .schema import LABEL_FEATURES
+from .shards import write_shard
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class SharedJob:
 
     def __init__(
         self,
-        folder: Path,
+        folder: AnyPath,
         job: dict,
         dataset: Dataset,
         shards: Sequence[np.ndarray],
@@ -61,12 +62,15 @@ class SharedJob:
     ):
         self.folder, self.job, self.dataset, self.shards, self.sources = folder, job, dataset, shards, sources
         self.index, self.num_processes = accelerator.process_index, accelerator.num_processes
+        self.disk = disk_of(folder)
         self.first_stamp = self._stamp()
         self.summary = begin(folder, job, logging.WARNING if accelerator.is_main_process else logging.DEBUG)
         self.found = self._there()
         self.unchecked = self.found.copy()  # shards that may be damaged, or lack what can be read now
         self.num_made, self.seconds = 0, 0.0  # shards by this process, and the time that they took
-        self.claims = Claims()
+        self.held: dict[int, ExitStack] = {}  # shards that this process makes, and what gives their claims back
+        self.last_written = 0.0
+        self.claims = Claims(self.disk)
         self.bar = tqdm(
             total=len(dataset),
             initial=self._num_labelled(self.found),
@@ -90,10 +94,13 @@ class SharedJob:
     def claimed_shards(self) -> Iterator[tuple[np.ndarray, Callable[[Iterable[dict]], None]]]:
         """Yields the rows of shards that this process has claimed, with a function that writes labels as the shard.
 
-        Ends when all shards are there, whoever has made them. Shards of processes that have died are claimed as those
-        of nobody are. When no others are left, and a shard is waited for longer than this process takes for two, it is
-        made here as well, without a claim, and the first one to end has made it. So a job does not wait for a process
-        that is slow, or that hangs.
+        The next shards may be asked for before the ones before are written, by another thread, too. Then it ends when
+        no other shard is free, and is to be called again when those are written. Else it ends when all shards are
+        there, whoever has made them; called again it yields nothing.
+
+        Shards of processes that have died are claimed as those of nobody are. When no others are left, and a shard is
+        waited for longer than this process takes for two, it is made here as well, without a claim, and the first one
+        to end has made it. So a job does not wait for a process that is slow, or that hangs.
         """
         pauses, waiting = _pauses(), dict[int, float]()  # since when a shard is waited for
         while missing := self._missing():
@@ -102,18 +109,21 @@ class SharedJob:
             for choice in (own, sorted(set(missing) - set(own))):
                 for number, claim in self._claim(choice):
                     num_claimed += 1
-                    yield self.shards[number], partial(self._write, number, claim)
+                    yield self.shards[number], partial(self._write, number, claim, time.monotonic())
                 if num_claimed:
                     break
             if num_claimed:
                 pauses, waiting = _pauses(), {}
                 continue
+            if self.held:
+                return
             self._show(f"waiting for {len(missing)} shards of other processes")
             waiting = {number: waiting.get(number, time.monotonic()) for number in missing}
             patience = PATIENCE * self.seconds / self.num_made if self.num_made else claims.LEASE_SECONDS
             if late := [number for number, since in waiting.items() if time.monotonic() - since > patience]:
                 number = _random.choice(late)
-                yield self.shards[number], partial(self._write, number, None)
+                self.held[number] = ExitStack()
+                yield self.shards[number], partial(self._write, number, None, time.monotonic())
             else:
                 time.sleep(next(pauses))
 
@@ -136,7 +146,7 @@ class SharedJob:
             time.sleep(pause)
         return None
 
-    def _join(self, claim: Path) -> dict | None:
+    def _join(self, claim: AnyPath) -> dict | None:
         paths = {number: shard_path(self.folder, number) for number in sorted(self.unchecked)}
         bad = [
             path
@@ -149,6 +159,7 @@ class SharedJob:
             (self.folder / "complete.json").unlink(missing_ok=True)  # it is made anew at the end
             for path in bad:
                 path.unlink(missing_ok=True)
+            self.bar.n = 0  # the next look at the folder counts anew
         if len(self._there()) < len(self.shards):
             return None
         if self.summary is not None and self._stamp() == self.first_stamp:
@@ -159,43 +170,50 @@ class SharedJob:
             self.claims.check(claim)
             remove_claims(self.folder)
 
-        transcripts = self._transcripts if self._has_transcripts() else None
+        transcripts = self._transcripts if self._has_transcripts else None
         summary = join_shards(self.folder, self.job, len(self.shards), transcripts, self.sources, finish)
         self._show()
         return summary
 
-    def _claim(self, numbers: Sequence[int]) -> Iterator[tuple[int, Path]]:
+    def _claim(self, numbers: Sequence[int]) -> Iterator[tuple[int, AnyPath]]:
         """Yields shards of some that are missing, and their claims, for as long as the list is not too old."""
         queue, started = deque(numbers), time.monotonic()
         shard_path(self.folder, 0).parent.mkdir(exist_ok=True)
         while queue and time.monotonic() - started < LOOK_SECONDS:
             number = queue.popleft()
             path = shard_path(self.folder, number)
-            with self.claims.claimed(path) as claim:
+            with ExitStack() as stack:
+                claim = stack.enter_context(self.claims.claimed(path))
                 if claim is None:  # another launch works along the same shards; elsewhere it is not in the way
                     queue.rotate(_random.randrange(len(queue) + 1))
                 elif not path.exists():  # after the claim: before it, another process may just have finished
+                    self.held[number] = stack.pop_all()  # until it is written
                     yield number, claim
 
-    def _write(self, number: int, claim: Path | None, labels: Iterable[dict]) -> None:
+    def _write(self, number: int, claim: AnyPath | None, claimed_at: float, labels: Iterable[dict]) -> None:
         def held() -> Iterator[dict]:
             yield from labels
             if claim is not None:
                 self.claims.check(claim)
 
-        started = time.monotonic()
         try:
-            write_utterances(held(), shard_path(self.folder, number), LABEL_FEATURES, keep=True)
-            self.num_made, self.seconds = self.num_made + 1, self.seconds + time.monotonic() - started
+            with self.held[number]:
+                transcripts = self._transcripts(number) if self._has_transcripts else None
+                write_shard(held(), shard_path(self.folder, number), transcripts)
+            now = time.monotonic()
+            self.num_made, self.seconds = self.num_made + 1, self.seconds + now - max(claimed_at, self.last_written)
+            self.last_written = now
         except LostClaimError as error:
             logger.warning("%s; its labels are used", error)
+        finally:
+            del self.held[number]
 
     def _missing(self) -> list[int]:
         there = self._there()
-        self.bar.n = self._num_labelled(there)
+        self.bar.n = max(self.bar.n, self._num_labelled(there))  # it has counted some of the shards in work
         others = len(there - self.found) - self.num_made
         self._show(f"{others} shards by other processes" if others > 0 else "")
-        return [number for number in range(len(self.shards)) if number not in there]
+        return [number for number in range(len(self.shards)) if number not in there and number not in self.held]
 
     def _there(self) -> set[int]:
         return shards_there(self.folder) & set(range(len(self.shards)))
@@ -206,14 +224,11 @@ class SharedJob:
     def _show(self, state: str = "") -> None:
         self.bar.set_postfix_str(state)
 
-    def _stamp(self) -> tuple[int, int] | None:
+    def _stamp(self) -> Hashable | None:
         """Returns what changes whenever `complete.json` is written, None if it is not there."""
-        try:
-            status = (self.folder / "complete.json").stat()
-        except FileNotFoundError:
-            return None
-        return status.st_mtime_ns, status.st_ino
+        return self.disk.stamp(self.folder / "complete.json")
 
+    @cached_property
     def _has_transcripts(self) -> bool:
         return any(block["text"].null_count < len(block) for block in blocks(self.dataset, ["text"]))
 

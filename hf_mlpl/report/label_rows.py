@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +21,7 @@ from ..labels.join import Files
 from ..labels.matching import UtteranceNames
 from ..labels.schema import LABEL_FEATURES, SCORES
 from ..labels.thresholds import OPERATORS, ThresholdCounts
+from ..storage import AnyPath, parquet_source
 
 READ = Features(
     {name: LABEL_FEATURES[name] for name in ("id", "duration_seconds", "language", "text", "predicted_language")}
@@ -227,19 +227,19 @@ class LabelSet:
         return None if place < 0 else self._utterances[place]["audio"]
 
 
-def _recordings(path: Path, rows: np.ndarray) -> dict[int, dict]:
+def _recordings(path: AnyPath, rows: np.ndarray) -> dict[int, dict]:
     """Returns `audio` of rows of a file of labels: of utterances, or in the file itself; nothing where it has none."""
     if path.suffix != ".parquet" or "audio" not in (schema := label_schema(path)).names:
         return {}
     try:
-        audio_column(schema, path)
+        audio_column(schema, str(path))
         return {row: {"path": str(path), "offset": row} for row in rows.tolist()}
     except ContainerError:
         pass
     if not pa.types.is_struct(schema.field("audio").type):
         return {}
     found = {}
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(parquet_source(path)) as file:
         batches = (pa.Table.from_batches([batch]) for batch in file.iter_batches(BLOCK, columns=["audio"]))
         for first, block in with_offsets(batches):
             here = rows[(rows >= first) & (rows < first + len(block))]

@@ -30,6 +30,7 @@ from ..model.text import normalize_text
 from ..pages.difference import difference
 from ..pages.document import document, render
 from ..sharing.run_files import format_hours
+from ..storage import AnyPath, is_remote, parquet_source
 from .clips import LEFT_OUT, PAGE_BYTES, Clip, left_out_line, read_clips
 from .label_rows import SHOWN, LabelSet, ShownLabel
 
@@ -48,7 +49,7 @@ Counts = Mapping[str, ThresholdCounts]  # by language
 
 
 def label_set_report(
-    labels: Sequence[Path | str], utterances: Sequence[Path] = (), languages: Sequence[str] = ()
+    labels: Sequence[AnyPath | str], utterances: Sequence[Path] = (), languages: Sequence[str] = ()
 ) -> str:
     """Returns a page on a label set.
 
@@ -67,7 +68,7 @@ def label_set_report(
         OSError: for a label set that cannot be downloaded.
     """
     names = list(map(str, labels))
-    is_local = all(Path(name).exists() for name in names)
+    is_local = all(is_remote(name) or Path(name).exists() for name in names)
     files = find_label_set(names[0] if len(names) == 1 else names, None if is_local else languages)
     label_set = LabelSet(files, read_utterances(utterances) if utterances else None, languages)
     if not label_set.languages:
@@ -286,7 +287,7 @@ class Facts:
     problems: list[str] = field(default_factory=list)
 
 
-def _facts(paths: Sequence[Path]) -> Facts:
+def _facts(paths: Sequence[AnyPath]) -> Facts:
     """Reads the summaries beside files of labels; a damaged one costs a line on the page."""
     facts, sources = Facts(), []
     for folder in dict.fromkeys(path.parent for path in paths):
@@ -314,12 +315,12 @@ def _facts(paths: Sequence[Path]) -> Facts:
     return facts
 
 
-def _authors(path: Path) -> list[str]:
+def _authors(path: AnyPath) -> list[str]:
     """Returns the values of `source` in a file of labels, which name their teachers; a few of many."""
     if path.suffix != ".parquet" or "source" not in label_schema(path).names:
         return []
     found: dict[str, None] = {}
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(parquet_source(path)) as file:
         for batch in file.iter_batches(columns=["source"]):
             found |= dict.fromkeys(name for name in batch["source"].unique().to_pylist() if name)
             if len(found) > MOST_TEACHERS:
@@ -327,7 +328,7 @@ def _authors(path: Path) -> list[str]:
     return list(found)
 
 
-def _commands(names: Sequence[str], paths: Sequence[Path], utterances: Sequence[Path]) -> list[str]:
+def _commands(names: Sequence[str], paths: Sequence[AnyPath], utterances: Sequence[Path]) -> list[str]:
     """Returns the commands that make training data of the labels, with a file of filters."""
     commands = []
     needed = set(LABEL_FEATURES) - SCORES.keys()

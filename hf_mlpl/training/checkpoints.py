@@ -6,12 +6,11 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pyarrow.compute as pc
 import torch
 import yaml
 from accelerate import Accelerator
@@ -25,8 +24,8 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_op
 from transformers import ProcessorMixin
 
 from ..atomic import atomic_write, partial_path, write_json, writing
-from ..data.rows import blocks
-from ..data.text_arrays import join
+from ..data.batches import BatchPlan
+from ..data.summary import rows_sha256
 from ..hardware import free_memory
 from ..main_process import meet, on_main_process, patient_group
 from ..training_config import TrainingConfig, has_settings
@@ -49,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 Write = Callable[[Path], None]  # of a part of a checkpoint into its folder
 UNREPORTED = "unreported.json"  # of a checkpoint: what the next rows of the run's log depend on
+PASSES = "passes.json"  # of a checkpoint: where passes over the data begin, so that earlier ones need no plan
 BASE = "base"  # in the digests: the weights below adapters
 
 
@@ -56,16 +56,7 @@ def digest(processor: ProcessorMixin, **datasets: Dataset | None) -> dict[str, s
     """Returns hashes of the tokens, and of each data set's ids and texts in order, which do not depend on paths."""
     tokens = json.dumps(sorted(processor.tokenizer.get_vocab().items()), ensure_ascii=False)
     digests = {"tokens": hashlib.sha256(tokens.encode()).hexdigest()}
-    for name, dataset in datasets.items():
-        if dataset is None:
-            continue
-        sha = hashlib.sha256()
-        for block in blocks(dataset, ["id", "text"]):
-            ids, texts = (pc.fill_null(block[name], "None") for name in ("id", "text"))
-            rows = pc.binary_join_element_wise(ids, texts, "", "\0")  # id, NUL, text, NUL
-            sha.update(join(rows.combine_chunks(), ""))
-        digests[name] = sha.hexdigest()
-    return digests
+    return digests | {name: rows_sha256(dataset) for name, dataset in datasets.items() if dataset is not None}
 
 
 def _digests_of(checkpoint: Path) -> dict[str, str]:
@@ -95,6 +86,7 @@ class Checkpointer:
 
     Args:
         model, optimizer: as the accelerator has prepared them.
+        plans: of the micro-batches of `train` and `unlabelled`.
         digests: of the data, from `digest`; each checkpoint has them.
     """
 
@@ -104,11 +96,12 @@ class Checkpointer:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         slimipl: SlimIpl | None,
+        plans: Mapping[str, BatchPlan],
         config: TrainingConfig,
         digests: dict[str, str],
     ):
         self.accelerator, self.model, self.optimizer, self.slimipl = accelerator, model, optimizer, slimipl
-        self.config, self.digests, self.output_dir = config, digests, Path(config.output_dir)
+        self.plans, self.config, self.digests, self.output_dir = plans, config, digests, Path(config.output_dir)
         self.unreported: dict | None = None  # of the checkpoint that was loaded
         self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.group = patient_group("checkpoints")
@@ -139,6 +132,9 @@ class Checkpointer:
             self.accelerator.load_state(str(path))
             if self.slimipl:
                 self.slimipl.load(path)
+            if same_data and (passes := path / PASSES).exists():  # not in those of earlier versions
+                for name, state in json.loads(passes.read_text(encoding="utf-8")).items():
+                    self.plans[name].load_state_dict(state)
         except Exception as error:  # of any kind; not for damaged files, which were set aside
             raise ValueError(
                 f"{path} cannot be loaded with these settings ({first_line(error)}); give those that it was made "
@@ -214,7 +210,7 @@ class Checkpointer:
             if self.slimipl:
                 parts.append(self.slimipl.copy_state(has_room))
             if self.accelerator.is_main_process:
-                parts.append(self._copy_record(unreported))
+                parts.append(self._copy_record(update, unreported))
         self.saving = self.thread.submit(self._write, folder, parts, then)
         if not has_room:
             self._finish()
@@ -277,13 +273,19 @@ class Checkpointer:
             writer = FileSystemWriter(folder / name)
             save_shards({kind: state}, storage_writer=writer, process_group=self.group)
 
-    def _copy_record(self, unreported: dict) -> Write:
+    def _copy_record(self, update: int, unreported: dict) -> Write:
         """Copies the run's files, which grow while a checkpoint is written, in the main process."""
+        used = [update * self.config.micro_batches_per_update]
+        if self.slimipl:
+            used = [self.slimipl.plan.used[True], self.slimipl.plan.used[False]]
+        plans = zip(self.plans.items(), used, strict=True)
+        passes = {name: plan.state_dict(number) for (name, plan), number in plans}
         paths = [self.output_dir / name for name in RUN_FILES]
         files = {path.name: path.read_bytes() for path in paths if path.exists()}
 
         def write(folder: Path) -> None:
             _write_files(folder, files)
+            write_json(folder / PASSES, passes)
             write_json(folder / UNREPORTED, unreported)
             write_json(folder / "data.json", self.digests)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,14 +12,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object, set_seed
-from datasets import Dataset
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..ctc_models import CtcInterface, ctc_interface
 from ..data.batches import SpeechBatch, micro_batch_seed
 from ..data.drops import DropFile
 from ..data.selection import DROPPED, select_for_training, select_unlabelled
-from ..data.utterances import read_utterances
+from ..data.shared_arrays import SharedArrays, shared_arrays
 from ..evaluation.hypotheses import hypotheses_path
 from ..evaluation.scoring import evaluate_model
 from ..folder_lock import claimed
@@ -40,10 +40,9 @@ from .optimization import (
 from .problems import Problems, TrainingError
 from .run_data import (
     build_slimipl,
-    check_pseudo_labels,
-    check_train_files,
-    compare_conventions,
-    read_dev_set,
+    plan_passes,
+    read_speech,
+    select_speech,
     supervised_updates,
 )
 from .run_pusher import RunPusher, prepare_push
@@ -70,7 +69,8 @@ def train(config: TrainingConfig) -> Path:
     if not _is_finished(process, config):
         with claimed_by_job(process, output_dir):
             if not _is_finished(process, config):
-                return _train(config)
+                with shared_arrays(process) as arrays:
+                    return _train(config, arrays)
     _check_speech(on_main_process(process, lambda: collapse_of_run(output_dir)), config)
     if config.push_to_hub and process.is_main_process:
         with claimed(output_dir):
@@ -88,40 +88,44 @@ def _is_finished(process: PartialState, config: TrainingConfig) -> bool:
     return on_main_process(process, check)
 
 
-def _train(config: TrainingConfig) -> Path:
+def _train(config: TrainingConfig, arrays: SharedArrays) -> Path:
     """Trains in a folder that this job has claimed, and whose run, if any, has these settings."""
     output_dir = Path(config.output_dir)
     is_continued = check_same_config(config, checkpoints(output_dir))
     set_seed(config.seed)
-    train_set, dev_set, unlabelled_set = _read_speech(config)
+    train_set, dev_set, unlabelled_set = read_speech(config)
     model, processor = build_model(config, train_set, is_continued)
     ctc = ctc_interface(model.config, processor)
     freeze(model, ctc, config)
     base = {BASE: digest_of_frozen(model)} if config.lora else {}
     accelerator = make_accelerator(config, ctc, model)
-    if not accelerator.is_main_process:
-        logging.getLogger(select_for_training.__module__).setLevel(logging.ERROR)  # one warning is enough
     lists = [
         DropFile(output_dir / f"{name}.tsv" if accelerator.is_main_process else None, DROPPED)
         for name in ("dropped", "dropped-unlabelled")
     ]
     with lists[0], lists[1]:  # they appear if no check refuses the run, which then does not own its folder
-        train_set, dropped = select_for_training(
-            train_set, processor, model.config, config.max_batch_seconds, lists[0]
+        longest = config.max_batch_seconds
+        train_set, dropped = select_speech(
+            train_set, lambda speech: select_for_training(speech, processor, model.config, longest, lists[0])
         )
         if unlabelled_set is not None:
-            unlabelled_set = select_unlabelled(unlabelled_set, ctc.languages, config.max_batch_seconds, lists[1])
+            unlabelled_set, _ = select_speech(
+                unlabelled_set,
+                lambda speech: (select_unlabelled(speech, ctc.languages, longest, lists[1]), Counter()),
+            )
         model, optimizer = prepare(accelerator, model, ctc, config)
-        slimipl = None
+        plans, slimipl = plan_passes(train_set, unlabelled_set, config, arrays), None
         if unlabelled_set is not None:
-            slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, config)
-        digests = digest(processor, train=train_set, unlabelled=unlabelled_set) | base
+            slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, plans, config)
+        digests = on_main_process(accelerator, lambda: digest(processor, train=train_set, unlabelled=unlabelled_set))
+        digests |= base
         pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
-        checkpointer = Checkpointer(accelerator, model, optimizer, slimipl, config, digests)
+        checkpointer = Checkpointer(accelerator, model, optimizer, slimipl, plans, config, digests)
         start = checkpointer.load_last(same_data=is_continued)
     if accelerator.is_main_process:
         write_config(config)  # only after all checks
-    updates = iter(slimipl) if slimipl else supervised_updates(accelerator, model, processor, train_set, config, start)
+    supervised = supervised_updates(accelerator, model, processor, train_set, plans["train"], config, start)
+    updates = iter(slimipl or supervised)
 
     log = TrainingLog(output_dir, config, start, accelerator.is_main_process)
     log.describe(train_set, dropped, accelerator.unwrap_model(model), ctc)
@@ -200,20 +204,6 @@ def _train(config: TrainingConfig) -> Path:
     if pusher is not None:
         pusher.push_result()
     return folder
-
-
-def _read_speech(config: TrainingConfig) -> tuple[Dataset, Dataset | None, Dataset | None]:
-    """Reads the utterances for training and for development, and without transcripts; checks and compares labels."""
-    languages = [config.language] if config.language else None
-    check_train_files(config)
-    train_set = read_utterances(config.train, languages)
-    dev_set = read_dev_set(config)
-    unlabelled_set = read_utterances(config.unlabelled, languages) if config.slimipl else None
-    if not config.allow_collapsed:
-        check_pseudo_labels(train_set)
-    if PartialState().is_main_process:
-        compare_conventions(train_set)
-    return train_set, dev_set, unlabelled_set
 
 
 def _finish_problems(problems: Collection[Problems], num_unusable: int, log: TrainingLog, is_whole_run: bool) -> None:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ..ctc_models import ctc_interface
 from ..data.selection import select_for_training
+from ..data.shared_arrays import SharedArrays
 from ..data.utterances import read_utterances, speech_totals
 from ..hardware import peak_memory
 from ..training_config import TrainingConfig
@@ -21,7 +22,7 @@ from .model_setup import build_model
 from .operations import counted_model, update_flops
 from .optimization import freeze, make_accelerator, prepare, recomputes_layers
 from .problems import Problems
-from .run_data import supervised_updates
+from .run_data import plan_passes, supervised_updates
 
 WARM_UP = 2  # updates before the measured ones: the first allocate memory and start the loader's processes
 UPDATES = 10
@@ -78,7 +79,8 @@ def measure_updates(config: TrainingConfig) -> Measurement:
         raise ValueError(problem)
     config = dataclasses.replace(config, gradient_checkpointing=recomputes_layers(accelerator, model, config))
     model, optimizer = prepare(accelerator, model, ctc, config)
-    updates = supervised_updates(accelerator, model, processor, train_set, config, start=0)
+    plan = plan_passes(train_set, None, config, SharedArrays())["train"]
+    updates = supervised_updates(accelerator, model, processor, train_set, plan, config, start=0)
     progress = tqdm(updates, "measured", config.max_updates, unit="update", disable=not accelerator.is_main_process)
     problems = Problems(accelerator, len(train_set), None)
     audio_seconds, start = 0.0, 0.0

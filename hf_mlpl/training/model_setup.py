@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import textwrap
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import pyarrow.compute as pc
 import torch
 from accelerate import PartialState
 from datasets import Dataset
@@ -20,9 +17,8 @@ from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from ..ctc_models.adapters import load_our_model, source_of
 from ..ctc_models.loading import load_student, read_config
-from ..data.rows import blocks, distinct
 from ..data.selection import MOST_NAMED
-from ..data.text_arrays import NUM_CODE_POINTS, TextBlock
+from ..data.summary import languages_in, summary_of
 from ..error_line import error_line
 from ..interop.mctct import MCTCTConfig, convert_mctct
 from ..model.configuration_mlpl import MlplConfig
@@ -79,7 +75,7 @@ def build_model(
 def _build_new(config: TrainingConfig, train_set: Dataset) -> tuple[MlplForCTC, MlplProcessor]:
     processor = MlplProcessor(MlplFeatureExtractor(), read_tokens(config))
     preset = getattr(MlplConfig, config.model)
-    languages = config.languages or distinct(train_set, "language")
+    languages = config.languages or languages_in(train_set)
     with _fitting_fields(config):
         return MlplForCTC(preset(len(processor.tokenizer), languages, **config.model_fields)), processor
 
@@ -135,7 +131,7 @@ def _resize_heads(
 ) -> Iterator[str]:
     """Gives a trained model the tokens and languages of the settings; yields a line for each head that changes."""
     old, old_languages = processor.tokenizer, model.config.languages
-    languages = list(config.languages or old_languages or distinct(train_set, "language"))
+    languages = list(config.languages or old_languages or languages_in(train_set))
     if languages != old_languages:
         kept = model.resize_lid_head(languages)
         yield _describe_change("language-ID head", "languages", old_languages, languages, kept)
@@ -173,11 +169,6 @@ def _fitting_fields(config: TrainingConfig) -> Iterator[None]:
 
 def _human_characters(train_set: Dataset) -> dict[str, str]:
     """Lists the characters of human transcripts by language; pseudo-labels may hold a model's errors."""
-    seen: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(NUM_CODE_POINTS, bool))
-    for block in blocks(train_set, ["language", "text", "source"]):
-        is_human = pc.equal(block["source"], "human")
-        for language in block["language"].unique().to_pylist():
-            texts = block["text"].filter(pc.and_(is_human, pc.equal(block["language"], language)))
-            code_points, is_seen = TextBlock(texts).code_points, seen[language]
-            is_seen[code_points[~is_seen.take(code_points)]] = True  # to set all of them takes longer
-    return {language: "".join(map(chr, np.flatnonzero(is_seen))) for language, is_seen in seen.items()}
+    summary = summary_of(train_set)
+    human = {language: group.alphabet for (language, source), group in summary.groups.items() if source == "human"}
+    return {language: "".join(sorted({" ", *human.get(language, "")})) for language in summary.languages}

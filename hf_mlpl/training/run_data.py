@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -17,11 +18,22 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ..data.batches import BatchPlan, SpeechBatch, SpeechBatches, fill_share, repetitions
-from ..data.collapse import HUMAN, NOT_LEARNED, LabelTexts, collapse_line, num_characters
-from ..data.conventions import Conventions, differences, parts_by
+from ..data.collapse import (
+    HUMAN,
+    NOT_LEARNED,
+    LabelTexts,
+    collapse_line,
+    collapse_report,
+    describe_collapse,
+    num_characters,
+)
+from ..data.conventions import Conventions, differences
 from ..data.drops import audio_problem, blame_disk
-from ..data.rows import blocks, durations_of, filter_rows
+from ..data.rows import blocks, durations_of, filter_rows, select_rows, whole
+from ..data.shared_arrays import SharedArrays
+from ..data.summary import Summary, remember_summary, summary_of
 from ..data.utterances import read_columns, read_utterances, utterance_files
+from ..main_process import on_main_process
 from ..stop_signal import outlive_signals
 from ..training_config import TrainingConfig
 from .slimipl import SlimIpl, SlimIplPlan
@@ -41,7 +53,7 @@ def check_train_files(config: TrainingConfig) -> None:
     """
     counts = dict(utterance_files(config.train))
     files = [path for path, num_rows in counts.items() if num_rows]
-    if (empty := [str(path) for path in counts if path not in files]) and PartialState().is_main_process:
+    if empty := [str(path) for path in counts if path not in files]:
         logger.warning("%s: no utterances", ", ".join(empty))
     for path in files:
         if all(block["text"].null_count == len(block) for block in read_columns([path], ["text"])):
@@ -60,6 +72,12 @@ def check_train_files(config: TrainingConfig) -> None:
 
 def check_pseudo_labels(train_set: Dataset) -> None:
     """Raises a ValueError for languages whose pseudo-labels in a training set have collapsed."""
+    summary = summary_of(train_set)
+    pairs = map(summary.of_language, summary.languages)
+    reports = [collapse_report(pseudo.texts, human.texts) for human, pseudo in pairs if pseudo.texts.texts]
+    if not any(map(describe_collapse, reports)):
+        return
+    # The summary may say too much about the commonest text of several teachers.
     human, pseudo = LabelTexts(), LabelTexts()
     for block in blocks(train_set, ["source", "language", "text", "duration_seconds"]):
         block = block.filter(block["text"].is_valid())
@@ -76,9 +94,8 @@ def check_pseudo_labels(train_set: Dataset) -> None:
 def compare_conventions(train_set: Dataset) -> None:
     """Logs a line for each teacher whose labels are written otherwise than the transcripts of the same language."""
     transcripts, labels = Conventions(), defaultdict[str, Conventions](Conventions)  # of each teacher
-    for block in blocks(train_set, ["source", "language", "text"]):
-        for source, written in parts_by("source", block):
-            (transcripts if source in HUMAN else labels[source]).add_by("language", written)
+    for (language, source), group in summary_of(train_set).groups.items():
+        (transcripts if source in HUMAN else labels[source]).counts[language].update(group.conventions)
     found: defaultdict[str, list[str]] = defaultdict(list)
     for teacher, conventions in sorted(labels.items()):
         for language in sorted(conventions.counts):
@@ -91,6 +108,60 @@ def compare_conventions(train_set: Dataset) -> None:
             teacher,
             "; ".join(lines),
         )
+
+
+def read_speech(config: TrainingConfig) -> tuple[Dataset, Dataset | None, Dataset | None]:
+    """Reads the utterances for training and for development, and without transcripts; checks and compares labels.
+
+    The main process looks at each row, and the others take its word.
+    """
+    languages, sets = [config.language] if config.language else None, {}
+    process = PartialState()
+
+    def read(is_checked: bool) -> None:
+        sets["train"] = read_utterances(config.train, languages, is_checked)
+        if config.slimipl:
+            sets["unlabelled"] = read_utterances(config.unlabelled, languages, is_checked)
+
+    def look() -> tuple[Summary, dict[str, int]]:
+        check_train_files(config)
+        read(is_checked=False)
+        if not config.allow_collapsed:
+            check_pseudo_labels(sets["train"])
+        compare_conventions(sets["train"])
+        return summary_of(sets["train"]), {name: len(dataset) for name, dataset in sets.items()}
+
+    summary, counts = on_main_process(process, look)
+    if not process.is_main_process:
+        read(is_checked=True)
+        remember_summary(sets["train"], summary)
+    for name, dataset in sets.items():
+        if len(dataset) != counts[name]:
+            raise ValueError(
+                f"{name} has {len(dataset)} utterances on this machine, and {counts[name]} on that of the main "
+                "process; copy the same files to all machines, or use those of a shared disk"
+            )
+    return sets["train"], read_dev_set(config), sets.get("unlabelled")
+
+
+def select_speech(dataset: Dataset, select: Callable[[Dataset], tuple[Dataset, Counter]]) -> tuple[Dataset, Counter]:
+    """Selects rows in the main process, for all processes; `select` keeps the order of the rows."""
+    process, selected = PartialState(), dataset
+
+    def work() -> tuple[np.ndarray | None, Counter]:
+        nonlocal selected
+        selected, dropped = select(dataset)
+        if selected is dataset:
+            return None, dropped
+        is_kept = np.zeros(len(dataset.data), bool)
+        is_kept[selected._indices.column("indices").to_numpy()] = True
+        return np.packbits(is_kept), dropped
+
+    bits, dropped = on_main_process(process, work)
+    if bits is not None and not process.is_main_process:
+        is_kept = np.unpackbits(bits, count=len(dataset.data)).view(bool)
+        selected = select_rows(whole(dataset), np.flatnonzero(is_kept))
+    return selected, dropped
 
 
 def read_dev_set(config: TrainingConfig) -> Dataset | None:
@@ -127,11 +198,32 @@ def _check_audio(dataset: Dataset) -> None:
         raise ValueError(blame_disk(f"none of {len(problems)} utterances of dev could be used", problems[0]))
 
 
+def plan_passes(
+    train_set: Dataset, unlabelled_set: Dataset | None, config: TrainingConfig, arrays: SharedArrays
+) -> dict[str, BatchPlan]:
+    """Plans the endless micro-batches of a run's data sets, `train` and, for slimIPL, `unlabelled`.
+
+    Args:
+        arrays: of the processes of this machine, of which one plans each pass.
+    """
+    plans = {}
+    for name, dataset in {"train": train_set, "unlabelled": unlabelled_set}.items():
+        if dataset is not None:
+            own = arrays.within(name)
+            durations = own.get("durations", partial(durations_of, dataset))
+            rates = partial(repetitions, dataset, config.language_alpha, config.pseudo_label_weight)
+            plans[name] = BatchPlan(
+                durations, config.max_batch_seconds, config.seed, own.get("repetitions", rates), own
+            )
+    return plans
+
+
 def supervised_updates(
     accelerator: Accelerator,
     model: torch.nn.Module,
     processor: ProcessorMixin,
     train_set: Dataset,
+    plan: BatchPlan,
     config: TrainingConfig,
     start: int,
 ) -> Iterator[list[tuple[int, SpeechBatch]]]:
@@ -143,12 +235,23 @@ def supervised_updates(
         for first in range(start * per_update, config.max_updates * per_update, per_update):
             yield range(first + accelerator.process_index, first + per_update, step)
 
-    numbers = chain.from_iterable(shares())
+    numbered_rows = ((number, plan[number]) for number in chain.from_iterable(shares()))
     workers = {"num_workers": config.num_workers, "worker_init_fn": outlive_signals}
-    loaded = iter(DataLoader(batches, batch_size=None, sampler=numbers, **workers))
+    loaded = iter(DataLoader(_NumberedBatches(batches), batch_size=None, sampler=numbered_rows, **workers))
     empty = batches.batch([], None)
     for share in shares():
         yield fill_share([(number, next(loaded)) for number in share], (share.start, empty), per_update, step)
+
+
+class _NumberedBatches(torch.utils.data.Dataset):
+    """Makes the tensors of rows that come with their micro-batch's number, so that loader workers need no plan."""
+
+    def __init__(self, batches: SpeechBatches):
+        self.batches = batches
+
+    def __getitem__(self, numbered_rows: tuple[int, list[int]]) -> SpeechBatch:
+        number, rows = numbered_rows
+        return self.batches.batch(rows, number)
 
 
 def build_slimipl(
@@ -157,29 +260,29 @@ def build_slimipl(
     processor: ProcessorMixin,
     train_set: Dataset,
     unlabelled_set: Dataset,
+    plans: dict[str, BatchPlan],
     config: TrainingConfig,
 ) -> SlimIpl:
-    """Builds slimIPL from a run's labelled and unlabelled utterances."""
+    """Builds slimIPL from a run's labelled and unlabelled utterances, and the plans of both."""
     model = accelerator.unwrap_model(model)
     labelled = _speech_batches(train_set, processor, model, config, with_labels=True)
     unlabelled = _speech_batches(unlabelled_set, processor, model, config, with_labels=False)
     per_update = config.micro_batches_per_update
-    plan = SlimIplPlan(config.slimipl, labelled.plan, unlabelled.plan, per_update, config.seed)
+    plan = SlimIplPlan(config.slimipl, plans["train"], plans["unlabelled"], per_update, config.seed)
     return SlimIpl(accelerator, model, processor, plan, labelled, unlabelled, config.num_workers)
 
 
 def _speech_batches(
     dataset: Dataset, processor: ProcessorMixin, model: PreTrainedModel, config: TrainingConfig, with_labels: bool
 ) -> SpeechBatches:
-    """Plans the endless batches of a data set, whose tensors are made on demand."""
-    times = repetitions(dataset, config.language_alpha, config.pseudo_label_weight)
+    """Makes the tensors of a data set's batches, whose rows and numbers come with each."""
     augment_from, waveform_augment_from = (
         augment.start_update * config.micro_batches_per_update if augment else 0
         for augment in (config.spec_augment, config.waveform_augment)
     )
     return SpeechBatches(
         dataset,
-        BatchPlan(durations_of(dataset), config.max_batch_seconds, config.seed, times),
+        [],
         processor,
         model.config,
         with_labels=with_labels,

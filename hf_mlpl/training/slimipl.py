@@ -131,6 +131,12 @@ class SlimIplPlan:
             "rng": self.rng.bit_generator.state,
         }
 
+    def copy(self) -> SlimIplPlan:
+        """Returns a plan that goes on from the same state, with the same batches, of which there is no copy."""
+        other = SlimIplPlan(self.config, self.batches[True], self.batches[False], self.micro_batches, seed=0)
+        other.load_state_dict(copy.deepcopy(self.state_dict()))
+        return other
+
     def load_state_dict(self, state: dict) -> None:
         self.update, self.position = state["update"], state["position"]
         self.used = dict(zip((True, False), state["used"], strict=True))
@@ -175,7 +181,7 @@ class SlimIpl:
         self.health = LabelHealth(labelled.dataset)
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
-        ahead = copy.deepcopy(self.plan)
+        ahead = self.plan.copy()
         shares = (self._share(ahead.update, step) for step in ahead)
         workers = {"num_workers": self.num_workers, "worker_init_fn": outlive_signals}
         for train, label in DataLoader(self.loader, batch_size=None, sampler=shares, **workers):

@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..installation import install_command, is_installed
 from ..model.missing_model import may_be_ours
+from ..storage import is_remote, parse_location, shown
 
 PRESETS = ("tiny", "base", "large")  # of `MlplConfig`
 OPTIMIZERS = ("adagrad", "adamw")
@@ -269,7 +270,8 @@ class TrainingConfig:
             self._check_push()
 
     def _check_values(self) -> None:
-        """Checks choices, ranges, and settings that depend on one another."""
+        """Checks places, choices, ranges, and settings that depend on one another."""
+        self._check_places()
         _check_choice(self, "optimizer", OPTIMIZERS)
         _check_choice(self, "schedule", SCHEDULES)
         at_least_1 = "max_updates micro_batches_per_update log_every eval_every save_every save_total_limit"
@@ -301,6 +303,18 @@ class TrainingConfig:
             per_update = self.micro_batches_per_update
             multiple = f"it must be a multiple of micro_batches_per_update, {per_update}"
             _check(self.slimipl, lambda value: value % per_update == 0, multiple, "cache_size")
+
+    def _check_places(self) -> None:
+        """Checks that object storage is named only where it is read, and that its URLs are complete."""
+        for path in (self.output_dir, *self.train, *self.dev, *(self.unlabelled or ())):
+            parse_location(path)
+        if "://" in self.output_dir:
+            raise ValueError(
+                f"output_dir is {shown(self.output_dir)}, and checkpoints are written to a local folder; give one, "
+                "and push_to_hub, if the run is to be copied while it is trained"
+            )
+        for name, accepted in {"model": "a folder or a name on the Hub", "tokens": "a local file"}.items():
+            _check(self, lambda value: not is_remote(value), f"give {accepted}", name)
 
     def _check_model_fields(self) -> None:
         """Checks that a new model has a tokens file, and that `model_fields` are fields that can be set."""

@@ -16,6 +16,7 @@ from hf_mlpl.data import drops
 from hf_mlpl.data.batches import BatchPlan, plan_batches, repetitions
 from hf_mlpl.data.rows import Column, blocks, distinct, duplicated_ids, durations_of, filter_rows
 from hf_mlpl.data.selection import OTHER_TOKENS, min_ctc_frames, select_for_training
+from hf_mlpl.data.summary import summary_of
 from hf_mlpl.data.text_arrays import TextBlock
 from hf_mlpl.data.utterances import FEATURES
 from hf_mlpl.model.text import normalize_text, unknown_character_report
@@ -193,11 +194,15 @@ def seconds_of(frames: int) -> float:
     return (400 + 160 * 3 * (frames - 1)) / 16_000
 
 
-def assert_same_selection(rows: list[tuple[str | None, float]], tokenizer, max_seconds, caplog) -> None:
+def assert_same_selection(
+    rows: list[tuple[str | None, float]], tokenizer, max_seconds, caplog, with_summary: bool
+) -> None:
     processor, config = MlplProcessor(MlplFeatureExtractor(), tokenizer), MlplConfig.tiny(len(tokenizer), ["sl"])
     texts, durations = zip(*rows, strict=True)
     dataset = dataset_of(map(str, range(len(rows))), text=texts, duration_seconds=durations)
     kept, dropped, lines = plain_selection(dataset, processor, config, max_seconds)
+    if with_summary:
+        assert summary_of(dataset).is_normalized  # and known from now on
     caplog.clear()
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(drops, "FIRST_LINES", len(rows))
@@ -218,7 +223,10 @@ def test_training_uses_the_same_utterances_as_a_selection_row_by_row(data, numbe
     likely = st.lists(st.sampled_from(["a", "b", "c", "h", "B", "ch", "ab", " "]), max_size=12).map("".join)
     row = st.tuples(likely | odd_texts, st.integers(1, 40).map(seconds_of) | st.floats(0.01, 1.2))
     rows = data.draw(st.lists(row, min_size=1, max_size=30))
-    assert_same_selection(rows, tokenizers(number, surround), data.draw(st.sampled_from([0.4, 1.0, 5.0])), caplog)
+    max_seconds, with_summary = data.draw(st.sampled_from([0.4, 1.0, 5.0])), data.draw(st.booleans())
+    if with_summary:
+        rows = [(text and normalize_text(text), seconds) for text, seconds in rows]
+    assert_same_selection(rows, tokenizers(number, surround), max_seconds, caplog, with_summary)
 
 
 @pytest.mark.parametrize("surround", ["", "|"])
@@ -226,7 +234,9 @@ def test_training_uses_the_same_utterances_as_a_selection_row_by_row(data, numbe
 def test_training_uses_texts_that_just_fit(number, surround, tokenizers, caplog):
     texts = ["a" * 9, "ab" * 6, "ach" * 5, "aa" * 6, "a b " * 4, "chch c h" * 2, "aBbA" * 3, "bb|b"]
     rows = [(text, seconds_of(frames)) for text in texts for frames in range(1, 35)]
-    assert_same_selection(rows, tokenizers(number, surround), 1.0, caplog)
+    assert_same_selection(rows, tokenizers(number, surround), 1.0, caplog, with_summary=False)
+    rows = [(normalize_text(text), seconds) for text, seconds in rows]
+    assert_same_selection(rows, tokenizers(number, surround), 1.0, caplog, with_summary=True)
 
 
 @settings(deadline=None)

@@ -2,10 +2,16 @@
 
 import gzip
 import io
+import os
 import shutil
+import signal
 import tarfile
 import tracemalloc
+from collections import Counter
+from dataclasses import replace
+from functools import partial
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_mlpl.audio.reading import load_audio
-from hf_mlpl.corpora.readers.voxpopuli import CODES, read_voxpopuli
+from hf_mlpl.corpora.preparation.parts import PARTS
+from hf_mlpl.corpora.preparation.prepare import prepare
+from hf_mlpl.corpora.preparation.published_parts import voxpopuli_parts
+from hf_mlpl.corpora.readers import voxpopuli
+from hf_mlpl.corpora.readers.voxpopuli import CODES, read_voxpopuli, segment
 from hf_mlpl.corpora.readers.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_folders, voxpopuli_asr_locales
 from hf_mlpl.corpora.reading import ReadingReport
 from hf_mlpl.corpora.tables import read_table
@@ -254,6 +264,86 @@ def test_memory_does_not_grow_with_the_table(two_recordings):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak - before < 500_000
+
+
+# ---- in parts
+
+
+@pytest.fixture
+def mixed(two_recordings, tmp_path) -> Path:
+    """Returns a corpus with all that can be wrong: of 40 rows some cannot be used, and a language is cut."""
+    root = shutil.copytree(two_recordings, tmp_path / "corpus")
+    events = [
+        "20190101-0900-PLENARY_sl",
+        "20190102-0900-PLENARY_sl",
+        "20110101_sv",
+        "20190101-0900-PLENARY_de",
+        "?_sl",
+    ]
+    rows = [(events[i % 5 if i % 7 else 0], i, i / 64, (i + 16) / 64) for i in range(40)]
+    rows[3], rows[20] = ("a row that is too short",), ("20190101-0900-PLENARY_sl", 99, 0.5, 0.25)
+    write_tar(root / "raw_audios" / "sv_2010.tar", {"sv/2010/20100101_sv.ogg": b"OggS"})
+    table = root / "annotations" / "unlabelled_v2.tsv.gz"
+    write_packed(table, [("event_id", "segment_no", "start", "end"), *rows], "\t")
+    for number in range(5):
+        write_noise(root / "unlabelled_data" / "hr" / f"{2011 + number // 2}" / f"a{number}.ogg", 0.5)
+    (root / "unlabelled_data" / "hr" / "2012" / "damaged.ogg").write_text("no sound")
+    return root
+
+
+@pytest.fixture
+def in_pieces(monkeypatch):
+    monkeypatch.setattr("hf_mlpl.corpora.readers.voxpopuli.PIECE", 4)
+
+
+def prepared(root: Path, output: Path, workers: int = 1, in_one: bool = False, **how) -> dict[str, bytes]:
+    parts = list(voxpopuli_parts(root, output / PARTS, how.get("locales"), how.get("subset")))
+    if in_one:
+        parts = [replace(parts[0], name="voxpopuli", read=partial(read_voxpopuli, root, **how))]
+    assert prepare(parts, output, workers=workers).failed == []
+    return {path.name: path.read_bytes() for path in output.iterdir()}
+
+
+@pytest.mark.parametrize("damage", ["", "table", "no table"])
+def test_parts_read_what_one_reads(mixed, tmp_path, in_pieces, damage):
+    table = mixed / "annotations" / "unlabelled_v2.tsv.gz"
+    if damage == "table":
+        table.write_bytes(gzip.compress(gzip.decompress(table.read_bytes())[:400])[:-9])
+    elif damage:
+        table.unlink()
+    for number, how in enumerate(({}, {"locales": ["sl", "lv"]}, {"subset": "10k"}, {"subset": "?"})):
+        one = prepared(mixed, tmp_path / f"one {number}", in_one=True, **how)
+        assert prepared(mixed, tmp_path / f"several {number}", **how) == one
+
+
+def test_a_small_corpus_is_one_part(mixed, tmp_path):
+    assert [part.name for part in voxpopuli_parts(mixed, tmp_path / PARTS, ["sl"], None)] == ["voxpopuli"]
+
+
+def test_a_killed_preparation_reads_neither_the_table_nor_its_parts_again(mixed, tmp_path, in_pieces, monkeypatch):
+    whole, calls = prepared(mixed, tmp_path / "whole"), tmp_path / "calls"
+
+    def killed(recordings, event, *times):
+        with open(calls, "a") as file:
+            file.write(f"{times}\n")
+        if calls.read_text().count("\n") == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return segment(recordings, event, *times)
+
+    monkeypatch.setattr(voxpopuli, "segment", killed)
+    process = get_context("fork").Process(target=prepared, args=(mixed, tmp_path / "data"))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and not list(tmp_path.glob("data/[!.]*"))
+    monkeypatch.setattr(voxpopuli, "read_table", None)  # it is not read again
+    assert prepared(mixed, tmp_path / "data") == whole
+    read = Counter(calls.read_text().splitlines())
+    assert max(read.values()) == 2 and sum(count > 1 for count in read.values()) < 4  # those of one part
+
+
+@pytest.mark.slow  # processes that are started anew import everything again
+def test_several_processes_read_the_same(mixed, tmp_path, in_pieces):
+    assert prepared(mixed, tmp_path / "two", workers=2) == prepared(mixed, tmp_path / "one")
 
 
 # ---- transcribed speech

@@ -18,10 +18,12 @@ from safetensors.torch import load_file
 
 from hf_mlpl import MlplForCTC, MlplProcessor
 from hf_mlpl.ctc_models import ctc_interface
-from hf_mlpl.data.batches import SpeechBatches
+from hf_mlpl.data.batches import BatchPlan, SpeechBatches
 from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.folder_lock import InUseError, claimed
 from hf_mlpl.training import loop, silence
+from hf_mlpl.training.checkpoint_files import MANIFEST
+from hf_mlpl.training.checkpoints import PASSES
 from hf_mlpl.training.loop import TrainingError, train, train_step
 from hf_mlpl.training.model_setup import build_model
 from hf_mlpl.training.optimization import build_optimizer, learning_rate_factor
@@ -128,6 +130,8 @@ def test_interrupted_equals_uninterrupted(run, tmp_path, monkeypatch, optimizer)
         run("interrupted", *settings)
     checkpoints = tmp_path / "interrupted" / "checkpoints"
     shutil.copytree(checkpoints / "update-00000003", checkpoints / ".partial-update-00000006")  # killed while writing
+    for name in (PASSES, MANIFEST):  # which checkpoints of the first version lack
+        (checkpoints / "update-00000003" / name).unlink()
     kill_at(monkeypatch, 5)  # from 4 on: after the checkpoint of update 6
     with pytest.raises(Killed):
         run("interrupted", *settings)
@@ -135,7 +139,11 @@ def test_interrupted_equals_uninterrupted(run, tmp_path, monkeypatch, optimizer)
     with open(tmp_path / "interrupted" / "metrics.jsonl", "a") as file:
         file.write('{"update": 8, "lo')  # killed while writing
     monkeypatch.undo()
+    planned, plan = [], BatchPlan._plan
+    monkeypatch.setattr(BatchPlan, "_plan", lambda self, epoch: planned.append(epoch) or plan(self, epoch))
     assert_equal_bits(run("interrupted", *settings), uninterrupted)
+    before = json.loads((checkpoints / "update-00000006" / PASSES).read_text())["train"]["first_numbers"]
+    assert planned[0] == len(before) - 1 > 0  # no pass before that of the checkpoint
     assert [row["update"] for row in rows(uninterrupted)] == [1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 10]
     for folder in (uninterrupted, tmp_path / "interrupted"):  # the last two are kept
         assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [

@@ -408,10 +408,11 @@ def test_interrupted_equals_uninterrupted(run, tmp_path, monkeypatch, extra):
     assert_equal_bits(run("interrupted", *extra), uninterrupted)
 
 
-def saved(checkpoint) -> tuple[dict, list[dict]]:
-    """Reads the plan, and each process's labels."""
+def saved(checkpoint) -> tuple[list[dict], list[dict]]:
+    """Reads the plan with its passes, and each process's labels."""
     shards = sorted(checkpoint.glob("slimipl-labels-*.json"))
-    return json.loads((checkpoint / "slimipl.json").read_text()), [json.loads(shard.read_text()) for shard in shards]
+    plan = [json.loads((checkpoint / name).read_text()) for name in ("slimipl.json", "passes.json")]
+    return plan, [json.loads(shard.read_text()) for shard in shards]
 
 
 def test_two_processes_equal_one_and_either_goes_on_from_the_other(tone_data, tone_run, two_processes, tmp_path):
@@ -425,7 +426,7 @@ def test_two_processes_equal_one_and_either_goes_on_from_the_other(tone_data, to
     assert len(reports[0]) > 4
     assert [report["labels"] for report in reports[0]] == [report["labels"] for report in reports[1]]
     plans, shards = zip(*(saved(folder / "checkpoints" / "update-00000006") for folder in (one, two)), strict=True)
-    assert plans[0] == plans[1]
+    assert plans[0] == plans[1] and plans[0][1].keys() == {"train", "unlabelled"}
     assert [len(each) for each in shards] == [1, 2] and all(shards[1])
     assert not shards[1][0].keys() & shards[1][1].keys() and shards[1][0] | shards[1][1] == shards[0][0]
 

@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ...atomic import atomic_write
 from ...data.rows import BLOCK, id_hashes, repeated, with_offsets
-from ...data.utterances import FEATURES
+from ...data.utterances import FEATURES, TableSummarizer, write_tables
 from .report import PreparationReport, audio_name
 
 REPEATED, OTHER = "id is there already", "id of another utterance"
@@ -70,11 +69,15 @@ def merge(files: Sequence[Path], changes: Changes, path: Path) -> None:
 
 
 def write_batches(batches: Iterable[pa.RecordBatch], path: Path) -> None:
-    """Writes batches of utterances into a file, in row groups of one size."""
-    schema = FEATURES.arrow_schema
-    with atomic_write(path) as partial, pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
+    """Writes batches of utterances, and their summary, into a file, in row groups of one size."""
+    summarizer = TableSummarizer()
+
+    def summarized() -> Iterator[pa.Table]:
         for row_group in _row_groups(batches):
-            writer.write_table(row_group)
+            summarizer.add(row_group)
+            yield row_group
+
+    write_tables(summarized(), path, FEATURES.arrow_schema, summary=summarizer.summary)
 
 
 def read_batches(file: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

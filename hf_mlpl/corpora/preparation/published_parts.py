@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ..readers.downloads import download_mirror
 from ..readers.hf_datasets import read_dataset
 from ..readers.librispeech import librispeech_splits, read_librispeech
 from ..readers.published import LIBRISPEECH_COLUMNS, LIBRISPEECH_LANGUAGE, LIBRISPEECH_ON_HUB
+from ..readers.voxpopuli import read_voxpopuli, voxpopuli_pieces
 from ..readers.voxpopuli_asr import read_voxpopuli_asr, voxpopuli_asr_folders, voxpopuli_asr_locales
 from ..sources import LIBRISPEECH, VOXPOPULI, common_voice_sources, source_of_corpus
 from ..splits import split_of_name
@@ -70,6 +72,23 @@ def common_voice_parts(
         if splits is None:
             read = partial(report_speaker_leaks, root, locales=[locale])
             yield Part(f"common-voice speakers {locale}", read, inputs=common_voice_inputs(root, locale, LABELLED))
+
+
+def voxpopuli_parts(root: Path, folder: Path, languages: Sequence[str] | None, subset: str | None) -> Iterator[Part]:
+    """Yields the parts of VoxPopuli's unlabelled speech, of about 400 hours each.
+
+    Args:
+        folder: of the preparation's parts, for the rows of the table that each of them reads.
+        subset: of `read_voxpopuli`.
+    """
+    source, pieces = source_of_corpus(root, VOXPOPULI), []
+    with suppress(ValueError):  # the reader of all of it says so in the report
+        pieces = voxpopuli_pieces(root, folder / ".voxpopuli", languages, subset)
+    if not pieces:
+        read = partial(read_voxpopuli, root, locales=languages, subset=subset)
+        yield Part("voxpopuli", read, "unlabelled", source, (root,))
+    for number, piece in enumerate(pieces, start=1):
+        yield Part(f"voxpopuli {number} of {len(pieces)}", piece, "unlabelled", source, (root,))
 
 
 def voxpopuli_asr_parts(

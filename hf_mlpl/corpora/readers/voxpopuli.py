@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...atomic import atomic_write, read_json, write_json
 from ...audio.folder_walk import is_hidden
 from ...audio.reading import AUDIO_SUFFIXES, END_TOLERANCE, AudioError, audio_duration
 from ...audio.tar_index import ContainerError, NameMap, tar_index
+from ...error_line import error_line
 from ...model.text import normalize_text
+from ..listing import state_of
 from ..locales import to_locale
 from ..reading import ReadingReport, RowError, check_languages, file_name_of, human_utterance, with_durations
 from ..recordings import member_audio
-from ..tables import check_row, read_table, row_problem
+from ..tables import read_table, row_problem
 
 CODES = tuple("en de fr es pl it ro hu cs nl fi hr sk sl et lt pt bg el lv mt sv da".split())
 SUBSETS = ("10k", "10k_sd", "100k", "400k", *CODES, *(f"{code}_v2" for code in CODES))
@@ -25,6 +34,11 @@ TABLES = {
     "unlabelled_v2.tsv.gz": ("\t", ("event_id", "segment_no", "start", "end")),
     "unlabelled_sd.tsv.gz": ("|", ("session_id", "id_", "start_time", "end_time")),  # one speaker in each segment
 }
+
+PIECE, NOTES = 50_000, "notes.json"  # segments, and the file beside those with the rows of the table
+ROWS = pa.schema(
+    [("line", pa.int64()), *((name, pa.string()) for name in ("event", "number", "start", "end", "problem"))]
+)
 
 
 def read_voxpopuli(
@@ -49,29 +63,164 @@ def read_voxpopuli(
         ValueError: for an unknown subset, a folder without recordings, or without those of the locales, and for
             annotations that are missing, damaged or lack a column.
     """
-    root = Path(root)
-    if subset is not None and subset not in SUBSETS:
-        raise ValueError(f"VoxPopuli has no subset {subset!r}; its subsets are {', '.join(SUBSETS)}")
-    recordings, table = Recordings(root), _find_table(root, subset)
-    cut = {locale_of(folder.name): folder for folder in _language_folders(root / "unlabelled_data")}
-    long = {locale_of(code) for code in recordings.codes} if table.is_file() or not cut else set()
-    found = long | cut.keys()
-    if not found:
-        raise ValueError(f"{root}: no VoxPopuli corpus; expected folders such as {root / 'raw_audios' / 'sl'}")
-    wanted = {*map(to_locale, locales or found)}
-    if subset is not None and (code := subset.removesuffix("_v2")) in CODES:
-        wanted = wanted & {locale_of(code)} if locales else {locale_of(code)}
-    check_languages(wanted, sorted(found), f"{root / 'raw_audios'}: no recordings of", report)
-    texts, failure = _known_sentences(root), None
+    speech, failure = _Speech(Path(root), locales, subset, report), None
+    texts = _known_sentences(speech.root)
     try:
-        if long & wanted:
-            yield from _segments_of_recordings(table, recordings, long & wanted, subset, texts, report)
+        yield from _segments(speech.table, speech.rows(report), speech.recordings, texts, report)
     except ValueError as error:
         failure = error  # raised at the end: languages whose speech is cut do not need the table
-    for locale in sorted(wanted & cut.keys() - long):
-        yield from with_durations(_cut_segments(cut[locale], locale, subset, texts, report), report)
+    for locale, folder in speech.cut:
+        yield from with_durations(_cut_segments(_cut_files(folder, subset), locale, texts, report), report)
     if failure:
         raise failure
+
+
+def voxpopuli_pieces(
+    root: str | Path, folder: Path, locales: Sequence[str] | None = None, subset: str | None = None
+) -> list[partial]:
+    """Splits what `read_voxpopuli` reads into readers of 50,000 segments, about 400 hours, that can be pickled.
+
+    Together they read the same utterances in the same order; the last one has the notes about all of them. The list is
+    empty where it would have one reader.
+
+    Args:
+        folder: for the rows of the table, which is read once, and not again by a call after one that was killed.
+
+    Raises:
+        ValueError: as `read_voxpopuli` does.
+    """
+    whole = ReadingReport()
+    speech = _Speech(Path(root), locales, subset, whole)
+    pieces = [partial(read_piece, speech.root, speech.table, rows) for rows in _write_rows(speech, folder, whole)]
+    for locale, cut in speech.cut:
+        numbers = range(0, sum(1 for _ in _cut_files(cut, subset)), PIECE)
+        pieces += [partial(read_cut_piece, speech.root, cut, locale, subset, first, PIECE) for first in numbers]
+    if len(pieces) > 1:
+        pieces[-1] = partial(pieces[-1].func, *pieces[-1].args, notes=tuple(whole.notes))
+    return pieces if len(pieces) > 1 else []
+
+
+def read_piece(
+    root: Path, table: Path, rows: Path, report: ReadingReport, notes: Sequence[str] = ()
+) -> Iterator[dict]:
+    """Yields the utterances of some rows of the table, which `voxpopuli_pieces` has written into a file."""
+    read = (SegmentRow(**row) for batch in pq.ParquetFile(rows).iter_batches() for row in batch.to_pylist())
+    yield from _segments(table, read, Recordings(root), _known_sentences(root), report)
+    report.note_all(notes)
+
+
+def read_cut_piece(
+    root: Path,
+    folder: Path,
+    locale: str,
+    subset: str | None,
+    first: int,
+    count: int,
+    report: ReadingReport,
+    notes: Sequence[str] = (),
+) -> Iterator[dict]:
+    """Yields the utterances of `count` files of a language whose speech is cut, from the one numbered `first`."""
+    files = islice(_cut_files(folder, subset), first, first + count)
+    yield from with_durations(_cut_segments(files, locale, _known_sentences(root), report), report)
+    report.note_all(notes)
+
+
+class SegmentRow(NamedTuple):
+    """Holds the fields of a row of the table, its line, and the problem of a row that cannot be used."""
+
+    line: int
+    event: str | None
+    number: str | None
+    start: str | None
+    end: str | None
+    problem: str | None
+
+
+class _Speech:
+    """Finds the unlabelled speech of a folder that is asked for: `table` and `recordings`, or `cut` by language.
+
+    Raises:
+        ValueError: as `read_voxpopuli` does.
+    """
+
+    def __init__(self, root: Path, locales: Sequence[str] | None, subset: str | None, report: ReadingReport):
+        if subset is not None and subset not in SUBSETS:
+            raise ValueError(f"VoxPopuli has no subset {subset!r}; its subsets are {', '.join(SUBSETS)}")
+        self.root, self.subset = root, subset
+        self.recordings, self.table = Recordings(root), _find_table(root, subset)
+        cut = {locale_of(folder.name): folder for folder in _language_folders(root / "unlabelled_data")}
+        long = {locale_of(code) for code in self.recordings.codes} if self.table.is_file() or not cut else set()
+        if not (found := long | cut.keys()):
+            raise ValueError(f"{root}: no VoxPopuli corpus; expected folders such as {root / 'raw_audios' / 'sl'}")
+        wanted = {*map(to_locale, locales or found)}
+        if subset is not None and (code := subset.removesuffix("_v2")) in CODES:
+            wanted = wanted & {locale_of(code)} if locales else {locale_of(code)}
+        check_languages(wanted, sorted(found), f"{root / 'raw_audios'}: no recordings of", report)
+        self.long = long & wanted  # languages of the table
+        self.cut = [(locale, cut[locale]) for locale in sorted(wanted & cut.keys() - long)]
+
+    def rows(self, report: ReadingReport) -> Iterator[SegmentRow]:
+        """Yields the rows of the table that are asked for and whose archives are there; notes what is missing."""
+        if not self.long:
+            return
+        delimiter, columns = TABLES[self.table.name]
+        missing, not_there = set(self.long), Counter[str]()
+        for where, row in read_table(self.table, columns, delimiter):
+            event, *fields = (row[column] for column in columns)
+            code = (event or "").rpartition("_")[2]
+            locale = locale_of(code)
+            if event and (locale not in self.long or not _belongs(event, self.subset)):
+                continue  # the table lists every language of the corpus
+            missing.discard(locale)
+            if event and event[:4].isdigit() and self.recordings.lacks(code, event[:4]):
+                not_there[f"{code}_{event[:4]}"] += 1
+                continue
+            problem, line = row_problem(row), int(where.rpartition(":")[2])
+            yield SegmentRow(line, *(event, *fields) if problem is None else (None,) * 4, problem)
+        if not_there:
+            report.note(
+                f"{self.table}: {not_there.total()} segments are not read, because their archives are not there: "
+                + ", ".join(f"{name}.tar" for name in sorted(not_there))
+            )
+        for locale in sorted(missing):
+            report.note(f"{self.table}: has no segments of the recordings of {locale} that are asked for")
+
+
+def _write_rows(speech: _Speech, folder: Path, report: ReadingReport) -> list[Path]:
+    """Writes the rows of the table that are asked for into files of `PIECE` rows; returns them in order.
+
+    The report gets the notes about the table. A table that is damaged has the rows before the damage.
+    """
+    if not speech.long:
+        return []
+    recordings = speech.recordings
+    states = [state_of(speech.table), sorted(recordings.codes), sorted(recordings.archives), sorted(speech.long)]
+    key = repr((speech.table, states, speech.subset, PIECE))
+    folder = folder / hashlib.sha256(os.fsencode(key)).hexdigest()[:16]
+    if not folder.exists():
+        noted, damage, number = ReadingReport(), None, 0
+        rows = speech.rows(noted)
+        with atomic_write(folder) as unfinished:
+            unfinished.mkdir()
+            while damage is None:
+                block: list[SegmentRow] = []
+                try:
+                    for row in islice(rows, PIECE):
+                        block.append(row)  # not extend, so that the list keeps the rows before an error
+                except ValueError as error:
+                    damage = error_line(error)
+                if not block:
+                    break
+                pq.write_table(
+                    pa.Table.from_pylist([row._asdict() for row in block], ROWS), unfinished / f"{number:06}"
+                )
+                number += 1
+            write_json(unfinished / NOTES, {"notes": noted.notes, "damage": damage})
+    written = read_json(folder / NOTES, notes=list)
+    report.note_all(written["notes"])
+    if written["damage"]:
+        report.note_first(written["damage"])
+    return sorted(path for path in folder.iterdir() if path.name != NOTES)
 
 
 @lru_cache
@@ -170,38 +319,18 @@ def _known_sentences(root: Path) -> dict[str, str]:
     return {f"{row['event_id']}_{row['segment_no']}": normalize_text(row["sentence"]) for row in good}
 
 
-def _segments_of_recordings(
-    table: Path,
-    recordings: Recordings,
-    locales: set[str],
-    subset: str | None,
-    texts: dict[str, str],
-    report: ReadingReport,
+def _segments(
+    table: Path, rows: Iterable[SegmentRow], recordings: Recordings, texts: dict[str, str], report: ReadingReport
 ) -> Iterator[dict]:
-    delimiter, columns = TABLES[table.name]
-    event_column, number_column, start_column, end_column = columns
-    missing, not_there = set(locales), Counter[str]()
-    for where, row in read_table(table, columns, delimiter):
-        event = row[event_column]
-        code = (event or "").rpartition("_")[2]
-        locale = locale_of(code)
-        if event and (locale not in locales or not _belongs(event, subset)):
-            continue  # the table lists every language of the corpus
-        missing.discard(locale)
-        if event and event[:4].isdigit() and recordings.lacks(code, event[:4]):
-            not_there[f"{code}_{event[:4]}"] += 1
-            continue
-        with report.row(where):
-            check_row(row)
-            audio, seconds = segment(recordings, file_name_of(event, "event id"), row[start_column], row[end_column])
-            yield _utterance(f"{event}_{row[number_column]}", audio, locale, texts) | {"duration_seconds": seconds}
-    if not_there:
-        report.note(
-            f"{table}: {not_there.total()} segments are not read, because their archives are not there: "
-            + ", ".join(f"{name}.tar" for name in sorted(not_there))
-        )
-    for locale in sorted(missing):
-        report.note(f"{table}: has no segments of the recordings of {locale} that are asked for")
+    """Yields the utterances of rows of a table."""
+    for row in rows:
+        with report.row(f"{table}:{row.line}"):
+            if row.problem:
+                raise RowError(row.problem)
+            event = file_name_of(row.event, "event id")
+            audio, seconds = segment(recordings, event, row.start, row.end)
+            locale = locale_of(event.rpartition("_")[2])
+            yield _utterance(f"{event}_{row.number}", audio, locale, texts) | {"duration_seconds": seconds}
 
 
 def segment(recordings: Recordings, event: str, start: str | float, end: str | float) -> tuple[dict, float]:
@@ -220,16 +349,22 @@ def segment(recordings: Recordings, event: str, start: str | float, end: str | f
     return audio | {"start": start, "end": end}, end - start
 
 
-def _cut_segments(
-    folder: Path, locale: str, subset: str | None, texts: dict[str, str], report: ReadingReport
-) -> Iterator[tuple[str, dict]]:
+def _cut_files(folder: Path, subset: str | None) -> Iterator[str]:
+    """Yields the paths of segments that are cut, in the order of their years and names."""
     for year in sorted(path for path in folder.absolute().iterdir() if path.is_dir()):
         for name in sorted(os.listdir(year)):
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in AUDIO_SUFFIXES and not is_hidden(name) and _belongs(stem, subset):
-                report.read += 1
-                path = str(year / name)
-                yield path, _utterance(stem, {"path": path}, locale, texts)
+                yield str(year / name)
+
+
+def _cut_segments(
+    files: Iterable[str], locale: str, texts: dict[str, str], report: ReadingReport
+) -> Iterator[tuple[str, dict]]:
+    for path in files:
+        report.read += 1
+        name = os.path.splitext(os.path.basename(path))[0]
+        yield path, _utterance(name, {"path": path}, locale, texts)
 
 
 def _utterance(name: str, audio: dict, locale: str, texts: dict[str, str]) -> dict:

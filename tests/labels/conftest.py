@@ -1,0 +1,29 @@
+"""Holds object storage in memory, which several threads may use at once."""
+
+import io
+import threading
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from hf_mlpl.storage import RemotePath
+
+
+@pytest.fixture
+def bucket(monkeypatch) -> RemotePath:
+    """Returns an empty bucket. fsspec's own one in memory lets two threads create a file, and share its position."""
+    lock, pipe_file, open_file = threading.Lock(), MemoryFileSystem.pipe_file, MemoryFileSystem._open
+
+    def pipe_one(self, *arguments, **options):
+        with lock:
+            pipe_file(self, *arguments, **options)
+
+    def open_own(self, path, mode="rb", **options):
+        file = open_file(self, path, mode, **options)
+        return io.BytesIO(file.getvalue()) if mode == "rb" else file
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", pipe_one)
+    monkeypatch.setattr(MemoryFileSystem, "_open", open_own)
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
+    return RemotePath("memory://bucket")
