@@ -1,8 +1,8 @@
 """Computes the memory that training takes in a process, and decides by it whether activations are computed again.
 
 No weights and no GPU are needed: torch runs the model on tensors that have shapes alone, and its hook for saved
-tensors counts what a forward pass keeps for the backward one. All layers count, in fp32, and attention as its plain
-implementation, which keeps all scores. So this is an upper bound: LayerDrop, `bf16` and a GPU's kernels keep less.
+tensors counts what a forward pass keeps for the backward one, of utterances of up to 15 s. All layers count, in fp32,
+and attention as its plain implementation, which keeps all scores. LayerDrop, `bf16` and a GPU's kernels keep less.
 """
 
 from __future__ import annotations
