@@ -54,7 +54,7 @@ def test_there_are_these_settings_and_no_others():
     names = "start_update num_frequency_masks max_frequency_width num_time_masks max_time_width max_time_fraction"
     assert [field.name for field in dataclasses.fields(SpecAugmentConfig)] == names.split()
     free = "num_workers cache_gigabytes log_every save_every save_total_limit eval_every push_to_hub hub_private_repo "
-    free += "license stage allow_collapsed report_to project"
+    free += "license stage allow_collapsed report_to project gradient_checkpointing"
     assert FREE_ON_RESUME == set(free.split())
 
 
