@@ -180,6 +180,12 @@ def _quick_python() -> Path:
 
 
 @pytest.fixture(scope="session")
+def plain_python() -> Path:
+    """Returns a program that is like `quick_python`, but has not imported this package."""
+    return quick_python.plain_python()
+
+
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory) -> Iterator[Browser]:
     """Returns a browser without a network; skips where Chromium or selenium is missing."""
     with Browser(tmp_path_factory.mktemp("browser")) as browser:
