@@ -548,7 +548,7 @@ def test_a_model_that_says_nothing_is_told(run, tone_run, tone_data, tmp_path, m
     caplog.clear()
     run("c", *settings, "dev=[]", "save_every=2")  # where training utterances are transcribed
     lines = [record.getMessage() for record in caplog.records]
-    assert [line.partition(" transcripts")[0] for line in lines] == ["update 2: 32 of 32", "update 4: 32 of 32"]
+    assert [line.partition(" transcripts")[0] for line in lines] == ["update 2: 4 of 4", "update 4: 4 of 4"]
     assert_equal_bits(tmp_path / "c", run("d", *settings, "dev=[]", "save_every=2"))
 
 

@@ -130,18 +130,20 @@ def test_the_pushed_model_needs_no_package(local_hub, run, plain_python, tmp_pat
     [
         [
             ("fail", "POST", "/commit/", {"status": 503, "times": 5}),
-            ("fail", "POST", "/preupload/", {"status": 503}),
-            ("fail", "PUT", "", {"received": 10_000}),  # in the middle of an upload
             ("fail", "POST", "/create$", {"after": 0}),
             ("fail", "POST", "/tag/", {"after": 0}),
         ],
         [
             ("fail", "POST", "/commit/", {"received": 10_000, "times": 3}),
-            ("delay", "POST", "/preupload/", {"seconds": 0.5, "times": 3}),
+            ("fail", "POST", "/preupload/", {"status": 503}),
+            ("fail", "PUT", "", {"received": 10_000}),  # in the middle of an upload
+        ],
+        [
+            ("fail", "POST", "/commit/", {"after": 10, "times": 2}),  # done, but the answer is lost
             ("fail", "POST", "/create$", {"status": 409}),
             ("fail", "GET", "", {"status": 429, "retry_after": 0, "times": 3}),
         ],
-        [("fail", "POST", "/commit/", {"after": 10, "times": 2})],  # done, but the answer is lost
+        [("delay", "POST", "/preupload/", {"seconds": 0.5, "times": 3})],
     ],
 )
 def test_failures_that_pass(faults, local_hub, run, caplog):
