@@ -48,11 +48,18 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
     return report
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders the files, and gives those that share the runs of two processes to one process of the tests."""
+
     def rank(item: pytest.Item) -> tuple[int, str]:
         return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST), str(item.path)
 
     items.sort(key=rank)
+    sharing = {item.path for item in items if "two_processes" in item.fixturenames}
+    for item in items:
+        file = item.path.relative_to(ROOT).with_suffix("")
+        item.add_marker(pytest.mark.xdist_group("two processes" if item.path in sharing else str(file)))
 
 
 def pytest_collection_finish() -> None:
