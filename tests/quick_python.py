@@ -1,7 +1,8 @@
 """Serves as a Python interpreter that has already imported the libraries, and forks instead of starting anew.
 
 Importing torch, transformers and datasets takes most of the time of most scripts. `serve` imports them once, for all
-processes of a test run. Its program `python` accepts a script, `-m MODULE` or `-c PROGRAM` like the interpreter, and
+processes of a test run; on the way, it forks one with the same program `plain`, which knows transformers but not this
+package. Its program `python` accepts a script, `-m MODULE` or `-c PROGRAM` like the interpreter, and
 sends it to the server with its arguments, folder, environment and open files. `python` passes signals on to the
 script, and exits with the script's exit status.
 """
@@ -30,6 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+PLAIN = "torch transformers.pipelines transformers.dynamic_module_utils huggingface_hub.hf_api"
 PRELOADED = (
     "hf_mlpl.training.loop hf_mlpl.labels.labelling hf_mlpl.evaluation.scoring hf_mlpl.inference.pipeline_mlpl "
     "hf_mlpl.report.run matplotlib.pyplot pytest"
@@ -48,22 +50,30 @@ def quick_python() -> Path:
         return Path(GIVEN)
     folder = tempfile.mkdtemp()  # not tmp_path: the address of a socket must be short
     atexit.register(shutil.rmtree, folder)
-    path, address = Path(folder, "python"), str(Path(folder, "socket"))
-    client = ["exec", sys.executable, "-IS", __file__, "ask", address]
-    path.write_text(f'#!/bin/sh\n{shlex.join(client)} "$@"\n')
-    path.chmod(0o755)
-    with socket.socket(socket.AF_UNIX) as listener:  # here, so that requests wait for the imports
-        listener.bind(address)
-        listener.listen()
-        server = [sys.executable, __file__, "serve", str(listener.fileno()), path]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            server, env=environment, stdin=-1, pass_fds=[listener.fileno()], start_new_session=True
-        )
+    path, listeners = Path(folder, "python"), []
+    for program in (path.with_name("plain"), path):
+        address = str(program.with_suffix(".socket"))
+        client = ["exec", sys.executable, "-IS", __file__, "ask", address]
+        program.write_text(f'#!/bin/sh\n{shlex.join(client)} "$@"\n')
+        program.chmod(0o755)
+        listeners.append(socket.socket(socket.AF_UNIX))  # here, so that requests wait for the imports
+        listeners[-1].bind(address)
+        listeners[-1].listen()
+    numbers = [listener.fileno() for listener in listeners]
+    server = [sys.executable, __file__, "serve", path, *map(str, numbers)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(server, env=environment, stdin=-1, pass_fds=numbers, start_new_session=True)
+    for listener in listeners:
+        listener.close()
     atexit.register(process.communicate)  # closes its standard input, and waits
     os.environ["QUICK_PYTHON"] = str(path)
     multiprocessing.set_executable(str(path))  # of the processes that this one spawns
     return path
+
+
+def plain_python() -> Path:
+    """Returns the program that has imported transformers alone, for tests of what works without this package."""
+    return quick_python().with_name("plain")
 
 
 def start(function: Callable[..., None], *arguments) -> subprocess.Popen:
@@ -96,11 +106,21 @@ def _is_open(number: int) -> bool:
     return False
 
 
-def serve(number: str, python: str) -> None:
-    """Forks a process for each request, in which it returns; exits in the server when standard input is closed."""
+def serve(python: str, plain_number: str, number: str) -> None:
+    """Forks a process for each request, in which it returns; exits in the servers when standard input is closed."""
     gc.disable()  # what modules make stays
+    for module in PLAIN.split():
+        __import__(module)
+    if not os.fork():
+        os.close(int(number))
+        return _serve(str(Path(python).with_name("plain")), plain_number)
+    os.close(int(plain_number))
     for module in PRELOADED.split():
         __import__(module)
+    _serve(python, number)
+
+
+def _serve(python: str, number: str) -> None:
     gc.freeze()
     gc.enable()
     with socket.socket(fileno=int(number)) as listener:
@@ -147,8 +167,11 @@ def _become(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    for name in ("huggingface_hub.constants", "datasets.config"):
-        vars(sys.modules[name]).update(settings_of_now(sys.modules[name]))
+    for name in ("huggingface_hub.constants", "datasets.config", "transformers.utils.hub"):  # the last reads the first
+        if module := sys.modules.get(name):
+            vars(module).update(settings_of_now(module))
+    folder_of_code = sys.modules["transformers.utils.hub"].HF_MODULES_CACHE
+    sys.modules["transformers.dynamic_module_utils"].HF_MODULES_CACHE = folder_of_code
     sys.modules["huggingface_hub.hf_api"].api.endpoint = sys.modules["huggingface_hub.constants"].ENDPOINT
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run behind a shell
     sys.executable = python  # so that processes it starts are as quick

@@ -216,22 +216,35 @@ def test_importing_the_package_is_light():
     assert run(f"import sys, hf_mlpl.cli.main; print({HEAVY} & set(sys.modules))") == "set()"
 
 
-IMPORTED_FIRST = """
-import os, sys, torch._dynamo, torch.distributed.tensor, transformers
-for name in sys.argv[1:]:
-    if not (child := os.fork()):  # which has the parts of torch that transformers imports: they take most of the time
-        __import__(name)
-        from hf_mlpl import MlplConfig, MlplForCTC
-        assert transformers.AutoModelForCTC.from_config(MlplConfig.tiny(30, ["sl"])).__class__ is MlplForCTC
+IN_FORKS = """
+import importlib, os, sys, torch._dynamo, torch.distributed.tensor  # here, because their imports take most of the time
+def in_fork(work, name):
+    if not (child := os.fork()):
+        work(name)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0, name
+def import_without_libraries(names):
+    sys.modules.update(dict.fromkeys(["datasets", "accelerate", "evaluate"]))
+    assert [importlib.import_module(name).__name__ for name in names.split()] == names.split()
+def import_first(name):
+    importlib.import_module(name)
+    from hf_mlpl import MlplConfig, MlplForCTC
+    assert transformers.AutoModelForCTC.from_config(MlplConfig.tiny(30, ["sl"])).__class__ is MlplForCTC
+in_fork(import_without_libraries, sys.argv[1])
+import accelerate, datasets, PIL.Image, tokenizers, torch.distributed.checkpoint, torch.distributed.fsdp, transformers
+assert not [name for name in sys.modules if name.startswith(("transformers.models", "transformers.pipelines"))]
+for name in sys.argv[2:]:
+    in_fork(import_first, name)
 print(sys.argv[1:])
 """
 
 
 @pytest.mark.slow
-def test_what_is_registered_may_be_imported_first():
-    """Its import may bring a registry, at the end of which it is registered itself: it must be whole by then."""
+def test_modules_may_be_imported_first_and_the_model_side_alone():
+    """Tests the model side without the libraries of training, and what is registered before anything else.
+
+    The import of the latter may bring a registry, at the end of which it is registered itself: it is whole by then.
+    """
     names = ("configuration", "feature_extraction", "tokenization", "processing", "modeling")
     parts = [
         *(f"model.{name}_mlpl" for name in names),
@@ -239,15 +252,8 @@ def test_what_is_registered_may_be_imported_first():
         "inference.pipeline_inputs",
         "interop.mctct",
     ]
-    modules = [f"hf_mlpl.{part}" for part in parts]
-    assert run(IMPORTED_FIRST, *modules) == str(modules)
-
-
-@pytest.mark.slow
-def test_model_side_works_without_the_libraries_of_training():
-    blocked = "import sys, importlib; sys.modules.update(dict.fromkeys(['datasets', 'accelerate', 'evaluate']))"
-    imported = f"print([importlib.import_module(name).__name__ for name in {MODEL_FILES}])"
-    assert run(f"{blocked}\n{imported}") == str(MODEL_FILES)
+    modules = [" ".join(MODEL_FILES), *(f"hf_mlpl.{part}" for part in parts)]
+    assert run(IN_FORKS, *modules) == str(modules)
 
 
 def test_no_file_has_a_path_of_one_machine():
