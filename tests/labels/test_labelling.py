@@ -536,7 +536,7 @@ def test_a_disk_that_comes_back_is_read_again(label, unlabelled, tmp_path, monke
     assert contents(label("a", dataset)) == before  # still away
     (tmp_path / "away").rename(disk)
     decoded = []
-    monkeypatch.setattr(labelling, "_label", lambda *args, label=labelling._label: decoded.append(1) or label(*args))
+    monkeypatch.setattr(labelling, "_labels", lambda *args, label=labelling._labels: decoded.append(1) or label(*args))
 
     def interrupted(*arguments):
         raise KeyboardInterrupt
