@@ -98,24 +98,27 @@ def plan_batches(durations: np.ndarray, max_batch_seconds: float, rng: np.random
         rng: varies the order of similar lengths, and shuffles the batches. By default the order is exact, longest
             first, so that a batch that does not fit into memory fails at once.
     """
-    return Batches(pack(*_plan(durations, max_batch_seconds, rng)))
+    return Batches(_plan(durations, np.arange(len(durations)), max_batch_seconds, rng))
 
 
 def _plan(
-    durations: np.ndarray, max_batch_seconds: float, rng: np.random.Generator | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the rows, starts and order of batches, for `pack`."""
-    keys = np.negative(durations, dtype=float)
+    durations: np.ndarray, rows: np.ndarray, max_batch_seconds: float, rng: np.random.Generator | None
+) -> np.ndarray:
+    """Plans batches of some rows, each of which may occur several times, and packs them."""
+    keys = durations[rows].astype(float, copy=False)
+    np.negative(keys, out=keys)
     if rng is not None:
         # Lengths that differ by 2 % leave 98 % of the frames useful (benchmarks/bench_batches.py). Where there are few
         # batches they may differ by up to 5 %, or the same utterances would meet in each pass.
-        num_batches = max(durations.sum() / max_batch_seconds, 1)
+        num_batches = max(-keys.sum() / max_batch_seconds, 1)
         variation = np.clip(2 / num_batches, 0.02, 0.05)
         for first in range(0, len(keys), PART):
             part = keys[first : first + PART]
             part *= rng.uniform(1 - variation, 1 + variation, len(part))
-    rows = stable_order(keys)
+    places = stable_order(keys)
     del keys  # 8 bytes an utterance
+    rows = rows[places]
+    del places
     sizes, size, longest = array("q"), 0, 0.0
     for first in range(0, len(rows), PART):  # because Python's numbers take much memory
         for seconds in durations[rows[first : first + PART]].tolist():
@@ -130,7 +133,7 @@ def _plan(
     order = np.arange(len(sizes))
     if rng is not None:
         rng.shuffle(order)
-    return rows, np.append(0, np.cumsum(sizes)), order
+    return pack(rows, np.append(0, np.cumsum(sizes)), order)
 
 
 def stable_order(keys: np.ndarray) -> np.ndarray:
@@ -243,15 +246,14 @@ class BatchPlan:
 
     def _plan(self, epoch: int) -> np.ndarray:
         rng, count = np.random.default_rng([self.seed, epoch]), len(self.durations)
-        means, parts = np.broadcast_to(self.repetitions, count), []
+        means, num_rows = np.broadcast_to(self.repetitions, count), 0
+        rows = np.empty(count + math.ceil(means.sum()) + 1, row_type(count))  # at most; what is not used is no memory
         for first in range(0, count, PART):
-            rows = np.arange(first, min(first + PART, count), dtype=row_type(count))
-            times = (rng.random(len(rows)) + means[first : first + PART]).astype(np.int64)
-            parts.append(np.repeat(rows, times))
-        rows = np.concatenate([np.empty(0, row_type(count)), *parts])
-        parts.clear()
-        chosen, starts, order = _plan(self.durations[rows], self.max_batch_seconds, rng)
-        return pack(rows[chosen], starts, order)
+            part = np.arange(first, min(first + PART, count), dtype=rows.dtype)
+            part = np.repeat(part, (rng.random(len(part)) + means[first : first + PART]).astype(np.int64))
+            rows[num_rows : num_rows + len(part)] = part
+            num_rows += len(part)
+        return _plan(self.durations, rows[:num_rows], self.max_batch_seconds, rng)
 
 
 @dataclass(eq=False, repr=False)

@@ -149,17 +149,17 @@ class Killed(Exception):
 
 def label_and_die(monkeypatch, label, num_shards: int) -> list:
     """Labels into folder `a` until a process would be killed in the middle of a shard; returns the paths before it."""
-    write, shards = shared_job.write_utterances, []
+    write, shards = shared_job.write_shard, []
 
-    def write_or_die(rows, path, features, keep):
+    def write_or_die(rows, path, transcripts):
         if len(shards) == num_shards:
             next(rows)
             raise Killed
         shards.append(path)
-        return write(rows, path, features, keep=keep)
+        return write(rows, path, transcripts)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(shared_job, "write_utterances", write_or_die)
+        patch.setattr(shared_job, "write_shard", write_or_die)
         label("a")
     return shards
 
