@@ -1,7 +1,7 @@
 """Opens and writes files of object storage (`s3://`, `gs://`, `hf://` and every other protocol that fsspec knows).
 
-Keys and tokens come from where the protocol's package looks for them: its environment
-variables and files, and those of fsspec (`FSSPEC_S3_ENDPOINT_URL`, `~/.config/fsspec`).
+Keys and tokens come from where the protocol's package looks for them: its environment variables and files, and those
+of fsspec (`FSSPEC_S3_ENDPOINT_URL`, `~/.config/fsspec`).
 """
 
 from __future__ import annotations
@@ -36,10 +36,8 @@ LOCAL = {"file", "local"}
 EXCLUSIVE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"}
 CONFLICT_SECONDS = (0.1, 0.5, 2.0)  # pauses before a creation is tried again
 VERSIONS = ("ETag", "etag", "blob_id", "xet_hash", "mtime")  # names of a file's version in the stores' packages
-SECRETS = (
-    ("//[^/@\\s'\"]*@", "//"),
-    ("(https?://[^?#\\s'\"]*)[?#][^\\s'\")]*", "\\1"),
-)  # a user's password, a signature
+# The password of a user, and the signature of an address
+SECRETS = (("//[^/@\\s'\"]*@", "//"), ("(https?://[^?#\\s'\"]*)[?#][^\\s'\")]*", "\\1"))
 
 
 class StorageError(OSError):
@@ -166,10 +164,13 @@ def open_remote(url: str) -> RemoteFile:
         if not path.rstrip("/"):
             raise FileNotFoundError(path)
         file = fs.open(path, "rb", block_size=BLOCK_BYTES, cache_type="none")
-        if not file.seekable():  # a web server that knows no ranges
+        try:
+            size = file.seek(0, os.SEEK_END)
+        except ValueError:  # of a web server that knows neither sizes nor ranges
             with file:
                 file = io.BytesIO(file.read())
-        return RemoteFile(url, file, file.seek(0, os.SEEK_END))
+            size = file.seek(0, os.SEEK_END)
+        return RemoteFile(url, file, size)
 
 
 class RemoteFile(io.RawIOBase):
@@ -237,9 +238,7 @@ class RemoteFile(io.RawIOBase):
             self.file.seek(begin)
             content = self.file.read(end - begin)
             if len(content) < end - begin:
-                raise StorageError(
-                    f"{self.name}: ends at byte {begin + len(content)}; was it replaced while it is read?"
-                )
+                raise _error(self.name, f"ends at byte {begin + len(content)}; was it replaced while it is read?")
             return content
 
     def close(self) -> None:
@@ -422,6 +421,7 @@ def output_path(place: str | os.PathLike[str] | RemotePath) -> AnyPath:
 
     Raises:
         ValueError: for object storage that jobs cannot share.
+        StorageError: if the package for its protocol is not installed.
     """
     path = as_path(place)
     if isinstance(path, RemotePath):
@@ -436,6 +436,7 @@ def output_path(place: str | os.PathLike[str] | RemotePath) -> AnyPath:
                 f"{path}: {protocol}:// cannot be written to, because its package does not create a file only where "
                 f"there is none; {', '.join(sorted(EXCLUSIVE - {'memory'}))} and local folders are accepted"
             )
+        filesystem(path.url)
     return path
 
 
