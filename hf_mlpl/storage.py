@@ -80,6 +80,11 @@ def shown(url: str) -> str:
     return url
 
 
+def absolute(path: str) -> str:
+    """Returns the absolute path of a file of the disk, or a URL as it is."""
+    return path if is_remote(path) else os.path.abspath(path)
+
+
 @contextmanager
 def storage_errors(url: str, *passed: type[Exception]) -> Iterator[None]:
     """Converts whatever a file system of fsspec raises to a StorageError of one line.
@@ -314,7 +319,7 @@ class RemotePath:
         fs, key = filesystem(self.url)
         with storage_errors(self.url):
             try:
-                return fs.cat_file(key, 0, end)  # without the 0, s3fs would first ask for the size
+                return fs.cat_file(key, start=0, end=end)  # without the 0, s3fs would first ask for the size
             except FileNotFoundError:
                 raise
             except Exception:  # an empty file has no such bytes
