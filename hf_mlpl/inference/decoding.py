@@ -137,7 +137,9 @@ def transcribe(
 
 def default_batch_seconds(model: PreTrainedModel, max_batch_seconds: float | None) -> float:
     """Returns what `transcribe` takes if `max_batch_seconds` is None."""
-    return max_batch_seconds or (50.0 if model.device.type == "cpu" else 200.0)
+    if max_batch_seconds is not None:
+        return max_batch_seconds
+    return 50.0 if model.device.type == "cpu" else 200.0
 
 
 def workers_of(model: PreTrainedModel, num_workers: int | None) -> int:

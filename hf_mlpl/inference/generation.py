@@ -34,6 +34,7 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto import modeling_auto
 
+from ..audio.open_recordings import OpenRecordings
 from ..audio.reading import stream_audio
 from ..data.batches import plan_batches
 from ..data.rows import blocks, durations_of, select_rows
@@ -171,6 +172,7 @@ class WindowBatches(IterableDataset):
         self.dataset, self.request, self.languages = dataset, request, languages
         self.pads_to_window, self.window = pads_to_window, request.window_seconds
         self.max_batch_seconds = max_batch_seconds if pads_exactly else 0.0  # then each piece is a batch
+        self.recordings = OpenRecordings()
 
     @cached_property
     def plan(self) -> list[list[int]]:
@@ -303,8 +305,6 @@ class GenerativeTranscriber:
             ValueError: for a language that the model does not know.
         """
         on_cpu = self.model.device.type == "cpu"
-        if max_batch_seconds is None:
-            max_batch_seconds = self.request.cpu_batch_seconds(self.model) if on_cpu else 480.0
         num_workers = workers_of(self.model, num_workers)
         for block in blocks(dataset, ["language"]):
             for locale in block["language"].unique().to_pylist():
@@ -313,12 +313,11 @@ class GenerativeTranscriber:
         if not len(dataset):
             return
         clock = clock or Clock()
-        clock.batch_seconds = max_batch_seconds
+        clock.batch_seconds = self.batch_seconds(max_batch_seconds)
         was_training, stopped = self.model.training, Event()
         self.model.eval()
         try:
-            options = max_batch_seconds, self.pads_to_window, self.pads_exactly
-            batches = WindowBatches(dataset, self.request, self.languages, *options)
+            batches = self.batches_of(dataset, max_batch_seconds)
             if on_cpu and not num_workers and self.request.runs_in_threads:
                 results = decode_in_threads(
                     lambda number: self.decode(batches.make_batches(batches.plan[number]), clock),
@@ -340,11 +339,14 @@ class GenerativeTranscriber:
 
     def batches_of(self, dataset: Dataset, max_batch_seconds: float | None) -> WindowBatches:
         """Returns what makes the batches of a data set, whose languages are known."""
-        if max_batch_seconds is None:
-            on_cpu = self.model.device.type == "cpu"
-            max_batch_seconds = self.request.cpu_batch_seconds(self.model) if on_cpu else 480.0
-        options = max_batch_seconds, self.pads_to_window, self.pads_exactly
+        options = self.batch_seconds(max_batch_seconds), self.pads_to_window, self.pads_exactly
         return WindowBatches(dataset, self.request, self.languages, *options)
+
+    def batch_seconds(self, max_batch_seconds: float | None) -> float:
+        """Returns the audio of one batch, by default as `__call__` says."""
+        if max_batch_seconds is not None:
+            return max_batch_seconds
+        return self.request.cpu_batch_seconds(self.model) if self.model.device.type == "cpu" else 480.0
 
     @cached_property
     def pads_to_window(self) -> bool:

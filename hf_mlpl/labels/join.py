@@ -47,7 +47,8 @@ from .matching import (
     UtteranceNames,
     matched_labels,
 )
-from .schema import LABEL_FEATURES, SCORES
+from .schema import SCORES
+from .shards import SCHEMA
 
 READ_WITH_AUDIO = Features({name: kind for name, kind in READ.items() if name not in PLACE_FEATURES})
 NEEDED_WITH_AUDIO = (*NEEDED, "language", "duration_seconds")  # elsewhere the local utterance has these
@@ -289,13 +290,13 @@ def _write(tables: Iterable[pa.Table], output: AnyPath) -> None:
             summarizer.add(table)
             yield table
 
-    write_tables(summarized(), output, LABEL_FEATURES.arrow_schema, summary=summarizer.summary)
+    write_tables(summarized(), output, SCHEMA, summary=summarizer.summary)
 
 
 def _audio_in_rows(path: AnyPath, rows: np.ndarray) -> pa.StructArray:
     """Returns the column `audio` for recordings in rows (N,) of a Parquet file."""
     name = str(path.absolute() if isinstance(path, Path) else path)
-    kinds = list(LABEL_FEATURES.arrow_schema.field("audio").type)
+    kinds = list(SCHEMA.field("audio").type)
     known = {"path": pa.repeat(name, len(rows)), "offset": pa.array(rows)}
     parts = [known[kind.name] if kind.name in known else pa.nulls(len(rows), kind.type) for kind in kinds]
     return pa.StructArray.from_arrays(parts, fields=kinds)
@@ -389,9 +390,8 @@ def _joined(utterances: pa.Table, labels: pa.Table, path: AnyPath, report: JoinR
     report.empty += int((texts.lengths == 0).sum())
     columns = {name: labels[name] for name in (*SCORES, "predicted_language")}
     columns |= {name: utterances[name] for name in utterances.column_names} | {"text": texts.texts, "source": sources}
-    schema = LABEL_FEATURES.arrow_schema
-    nulls = {name: pa.nulls(len(labels), schema.field(name).type) for name in schema.names if name not in columns}
-    return pa.table(columns | nulls).select(schema.names).cast(schema)
+    nulls = {name: pa.nulls(len(labels), SCHEMA.field(name).type) for name in SCHEMA.names if name not in columns}
+    return pa.table(columns | nulls).select(SCHEMA.names).cast(SCHEMA)
 
 
 def _check_result(

@@ -193,7 +193,7 @@ def _label_ahead(stream: ShardStream, shared: SharedJob, label: Callable, teache
 
 
 def _labels(hypotheses: Iterable[Hypothesis], shard: Dataset, numbers: Sequence[int], teacher: str) -> Iterator[dict]:
-    """Yields a row of `LABEL_FEATURES` for each utterance of a shard; those without a label have an error.
+    """Yields a row of `LABEL_FEATURES` for each utterance of a shard, in order; those without a label have an error.
 
     Args:
         numbers: of the utterances, by which hypotheses name their rows.
@@ -202,10 +202,10 @@ def _labels(hypotheses: Iterable[Hypothesis], shard: Dataset, numbers: Sequence[
         ValueError: at the end, if no utterance could be read.
     """
     columns = pa.concat_tables(blocks(shard, shard.column_names))  # of Arrow: single rows take 0.1 ms each
-    utterances = dict(zip(numbers, columns.to_pylist(), strict=True))
-    errors = DropFile(None, ())
-    for hypothesis in hypotheses:
-        utterance, error = utterances[hypothesis.row], hypothesis.error
+    errors, of_row = DropFile(None, ()), {hypothesis.row: hypothesis for hypothesis in hypotheses}
+    for number, utterance in zip(numbers, columns.to_pylist(), strict=True):
+        hypothesis = of_row[number]
+        error = hypothesis.error
         kind = "could not be read" if error else "have outputs that are not finite"
         if not error and not math.isfinite(hypothesis.mean_log_prob):
             error = f"{utterance['id']}: the model's outputs are not finite"

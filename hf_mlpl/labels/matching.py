@@ -36,6 +36,7 @@ FOLDERS = {1: "(?s)^.*/([^/]*)$", 2: "(?s)^.*/([^/]*/[^/]*)$"}  # match all but 
 READ = Features(
     {name: kind for name, kind in LABEL_SET_FEATURES.items() if name not in ("start", "end")} | PLACE_FEATURES
 )
+NAMES = Features({name: READ[name] for name in ("id", "text", "language", *PLACE_FEATURES)})
 NEEDED = ("id", "text")
 
 
@@ -229,8 +230,9 @@ def _rows_of_labels(
     names: UtteranceNames, paths: Sequence[AnyPath], settings: TableSettings
 ) -> tuple[np.ndarray, np.ndarray]:
     def all_labels() -> Iterator[pa.Table]:
-        for path in paths:
-            yield from labels_of_anyone(path, READ, NEEDED, settings=settings)
+        for path in paths:  # rows of tables of text cannot be read if one of their values cannot
+            features = NAMES if path.suffix == ".parquet" else READ
+            yield from labels_of_anyone(path, features, NEEDED, settings=settings)
 
     found = list(map(names.find, all_labels()))
     if not found:

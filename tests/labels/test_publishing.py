@@ -305,13 +305,17 @@ def test_audio_of_the_hub(hub_of_labels, tone_labels, tmp_path):
     assert np.array_equal(load_audio(row["audio"]["bytes"]), expected)
 
 
-def test_pushing_again_sends_nothing(hub_of_labels, tone_labels):
+def test_pushing_again_sends_nothing(hub_of_labels, tone_labels, bucket):
+    """Nor do the same labels in object storage."""
     for folder in tone_labels.values():
         push(folder)
     before, pushed = sent(hub_of_labels), files(hub_of_labels)
     assert before["commits"] == 2
     for folder in tone_labels.values():
         push(folder)
+        for name in ("complete.json", "labels.parquet"):
+            (bucket / name).write_bytes((folder / name).read_bytes())
+        push(bucket)
     assert sent(hub_of_labels) == before and files(hub_of_labels) == pushed
     assert titles(hub_of_labels) == ["de: 31 pseudo-labels, 0.00 h", "sv-SE: 24 pseudo-labels, 0.00 h"]
 
