@@ -9,8 +9,8 @@ characters of its languages are learned, what training cannot use is left out, i
 checkpoints, hours are counted for the log and the card, and batches are planned. `train` is the sum, with the second
 reading, as after an interruption. `pseudo-label`, `evaluate` and `estimate` are what these commands do with all
 utterances before the first batch. `slimipl` is what a slimIPL run does besides, with the same utterances as its
-unlabelled speech. `anonymous, MB` is the most memory, without and with slimIPL, beside pages of mapped files, which the
-system takes back when it needs them.
+unlabelled speech. `anonymous, MB` is the most memory, without and with slimIPL, beside pages of mapped files, which
+the system takes back when it needs them.
 """
 
 import logging

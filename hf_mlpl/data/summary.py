@@ -24,7 +24,7 @@ from datasets import Dataset
 from .collapse import HUMAN, LabelTexts, TextCounts
 from .conventions import Conventions, parts_by
 from .rows import blocks, distinct, id_hashes, repeated
-from .text_arrays import TextBlock, join
+from .text_arrays import TextBlock, content_of, join
 
 KEY, VERSION = b"hf_mlpl.summary", 1
 COLUMNS = ("id", "language", "source", "text", "duration_seconds")
@@ -280,7 +280,8 @@ def ids_sha256(dataset: Dataset) -> str:
 def hash_rows(sha, table: pa.Table) -> None:
     """Adds ids and texts to a hash: id, NUL, text or None, NUL."""
     ids, texts = (pc.fill_null(table[name], "None") for name in ("id", "text"))
-    sha.update(join(pc.binary_join_element_wise(ids, texts, "", "\0").combine_chunks(), ""))
+    rows = pc.binary_join_element_wise(ids, texts, "", "\0").combine_chunks()
+    sha.update(content_of(rows))
 
 
 def rows_sha256(dataset: Dataset) -> str:

@@ -84,6 +84,12 @@ def visible(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     return pc.utf8_trim_whitespace(pc.replace_substring_regex(texts, f"[{INVISIBLE}]+", ""))
 
 
+def content_of(texts: pa.StringArray) -> memoryview:
+    """Returns all texts one after another in UTF-8, in the memory where they are."""
+    first, last = np.frombuffer(texts.buffers()[1], np.int32)[[texts.offset, texts.offset + len(texts)]]
+    return memoryview(texts.buffers()[2] or b"")[first:last]
+
+
 def join(texts: pa.Array, separator: str) -> pa.Buffer:
     """Returns `separator.join(texts)` in UTF-8, without a Python string for each text."""
     one_list = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)

@@ -118,7 +118,7 @@ class TableSummarizer:
                 self.summarizer = None
 
     def summary(self) -> Summary | None:
-        return self.summarizer and self.summarizer.summary()
+        return None if self.summarizer is None else self.summarizer.summary()
 
 
 def write_tables(

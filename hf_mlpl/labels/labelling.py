@@ -8,7 +8,6 @@ a shard at a time, and one of them joins the shards. No process waits for anothe
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import zlib
@@ -19,8 +18,6 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from accelerate import Accelerator
 from datasets import Dataset
 from tqdm import tqdm
@@ -29,6 +26,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from ..corpora.sources import Source
 from ..data.drops import DropFile, blame_disk
 from ..data.rows import blocks, durations_of, recording_order, select_rows
+from ..data.summary import ids_sha256
 from ..data.words import words_of
 from ..error_line import error_line
 from ..folder_lock import LOCK, claimed
@@ -120,13 +118,7 @@ def pseudo_label(
 
 def _job(dataset: Dataset, teacher: str, dtype: str, order: str) -> dict:
     """Returns the content of `job.json`, which must be equal in all calls that write into one folder."""
-    ids = hashlib.sha256()
-    for number, block in enumerate(blocks(dataset, ["id"])):
-        names = block["id"].combine_chunks()
-        lines = pc.binary_join(pa.ListArray.from_arrays([0, len(names)], names), "\n")[0].as_buffer()
-        ids.update(b"\n" * (number > 0))
-        ids.update(lines)
-    job = {"teacher": teacher, "utterances": len(dataset), "ids_sha256": ids.hexdigest(), "dtype": dtype}
+    job = {"teacher": teacher, "utterances": len(dataset), "ids_sha256": ids_sha256(dataset), "dtype": dtype}
     return job | {"order": order}
 
 

@@ -176,7 +176,11 @@ class _Speech:
                 not_there[f"{code}_{event[:4]}"] += 1
                 continue
             problem, line = row_problem(row), int(where.rpartition(":")[2])
-            yield SegmentRow(line, *(event, *fields) if problem is None else (None,) * 4, problem)
+            if problem is None:
+                number, start, end = fields
+                yield SegmentRow(line, event, number, start, end, None)
+            else:
+                yield SegmentRow(line, None, None, None, None, problem)
         if not_there:
             report.note(
                 f"{self.table}: {not_there.total()} segments are not read, because their archives are not there: "
