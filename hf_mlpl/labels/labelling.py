@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 from accelerate import Accelerator
 from datasets import Dataset
 from tqdm import tqdm
