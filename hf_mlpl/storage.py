@@ -1,7 +1,7 @@
 """Opens and writes files of object storage (`s3://`, `gs://`, `hf://` and every other protocol that fsspec knows).
 
-Keys and tokens come from where the protocol's package looks for them: its environment
-variables and files, and those of fsspec (`FSSPEC_S3_ENDPOINT_URL`, `~/.config/fsspec`).
+Keys and tokens come from where the protocol's package looks for them: its environment variables and files, and those
+of fsspec (`FSSPEC_S3_ENDPOINT_URL`, `~/.config/fsspec`).
 """
 
 from __future__ import annotations
@@ -36,10 +36,8 @@ LOCAL = {"file", "local"}
 EXCLUSIVE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"}
 CONFLICT_SECONDS = (0.1, 0.5, 2.0)  # pauses before a creation is tried again
 VERSIONS = ("ETag", "etag", "blob_id", "xet_hash", "mtime")  # names of a file's version in the stores' packages
-SECRETS = (
-    ("//[^/@\\s'\"]*@", "//"),
-    ("(https?://[^?#\\s'\"]*)[?#][^\\s'\")]*", "\\1"),
-)  # a user's password, a signature
+# The password of a user, and the signature of an address
+SECRETS = (("//[^/@\\s'\"]*@", "//"), ("(https?://[^?#\\s'\"]*)[?#][^\\s'\")]*", "\\1"))
 
 
 class StorageError(OSError):
@@ -78,6 +76,11 @@ def shown(url: str) -> str:
     for pattern, replacement in SECRETS:
         url = re.sub(pattern, replacement, url)
     return url
+
+
+def absolute(path: str) -> str:
+    """Returns the absolute path of a file of the disk, or a URL as it is."""
+    return path if is_remote(path) else os.path.abspath(path)
 
 
 @contextmanager
@@ -232,9 +235,7 @@ class RemoteFile(io.RawIOBase):
             self.file.seek(begin)
             content = self.file.read(end - begin)
             if len(content) < end - begin:
-                raise StorageError(
-                    f"{self.name}: ends at byte {begin + len(content)}; was it replaced while it is read?"
-                )
+                raise _error(self.name, f"ends at byte {begin + len(content)}; was it replaced while it is read?")
             return content
 
     def close(self) -> None:
@@ -314,7 +315,7 @@ class RemotePath:
         fs, key = filesystem(self.url)
         with storage_errors(self.url):
             try:
-                return fs.cat_file(key, 0, end)  # without the 0, s3fs would first ask for the size
+                return fs.cat_file(key, start=0, end=end)  # without the 0, s3fs would first ask for the size
             except FileNotFoundError:
                 raise
             except Exception:  # an empty file has no such bytes

@@ -1,6 +1,7 @@
 """Files of object storage are opened by fsspec, with few requests and a line for each error."""
 
 import io
+import json
 import multiprocessing
 import os
 import random
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from fsspec.implementations.memory import MemoryFileSystem
+from huggingface_hub import HfApi
 
 from hf_mlpl.audio.reading import AudioError, audio_duration, load_audio
 from hf_mlpl.audio.tar_index import tar_index
@@ -260,6 +262,16 @@ def test_tables_name_recordings_of_object_storage(tmp_path, monkeypatch, capsys)
     assert "table.csv:3: unreadable audio: counted://bucket/none.wav: no such file" in printed.out + printed.err
     assert "table.csv:4: its path is an address: 'smb://host/x.wav'" in printed.out + printed.err
 
+    put("bucket/none.wav", sound(3))  # which was missing, so that the list is read again
+    assert run_command("prepare_data.py", "--list", tmp_path / "table.csv", "--output", tmp_path / "data") == 0
+    assert pq.read_metadata(tmp_path / "data" / "train.parquet").num_rows == 2
+    manifest = tmp_path / "manifest.json"
+    assert (
+        run_command("export_manifest.py", tmp_path / "data" / "train.parquet", "--to", "nemo", "--output", manifest)
+        == 0
+    )
+    assert json.loads(manifest.read_text().splitlines()[0])["audio_filepath"] == url
+
 
 def test_recordings_to_transcribe():
     url = put("bucket/b.wav", sound(1))
@@ -284,3 +296,19 @@ def test_options_and_settings_that_take_no_url():
     ):
         with pytest.raises(ValueError, match=line):
             TrainingConfig(**settings | wrong)
+
+
+def test_data_sets_of_the_hub_have_urls(local_hub, tmp_path):
+    api = HfApi()
+    api.create_repo("me/speech", repo_type="dataset")
+    (tmp_path / "a.wav").write_bytes(sound(1))
+    write_utterances(utterances(3, "a"), tmp_path / "train.parquet")
+    api.upload_folder(
+        folder_path=tmp_path, repo_id="me/speech", repo_type="dataset", allow_patterns=["a.wav", "*.parquet"]
+    )
+    np.testing.assert_array_equal(load_audio("hf://datasets/me/speech/a.wav"), load_audio(tmp_path / "a.wav"))
+    for pattern in ("hf://datasets/me/speech/train.parquet", "hf://datasets/me/speech@main/*.parquet"):
+        assert read_utterances([pattern])["id"][:] == ["a0", "a1", "a2"]
+    for name in ("speech/b.wav", "nothing/a.wav"):
+        with pytest.raises(AudioError, match=f"^hf://datasets/me/{name}: no such file$"):
+            load_audio(f"hf://datasets/me/{name}")

@@ -171,8 +171,9 @@ def utterance_files(paths: Iterable[str | AnyPath]) -> Iterator[tuple[AnyPath, i
 def _files(paths: Iterable[str | AnyPath]) -> Iterator[tuple[AnyPath, pq.FileMetaData]]:
     for pattern in map(str, paths):
         for path in matching_paths(pattern):
+            source = opened(path)
             with arrow_errors(path, "not an utterance file, it is no Parquet file or is damaged"):
-                metadata = pq.read_metadata(opened(path))
+                metadata = pq.read_metadata(source)
                 schema = metadata.schema.to_arrow_schema()
             if missing := set(FEATURES) - set(schema.names):
                 raise ValueError(f"{path}: not an utterance file, it has no column {', '.join(sorted(missing))}")

@@ -59,8 +59,9 @@ def recording_view(recording: Recording, folder: Path | None = None, address: st
         num_samples += len(block)
         if encoder is not None:
             encoder.add(block)
-    if isinstance(recording.path, Path):
-        address = address or quote(os.fsencode(os.path.relpath(recording.path, folder)))
+    if not address:
+        path = recording.path
+        address = quote(os.fsencode(os.path.relpath(path, folder))) if isinstance(path, Path) else str(path)
     return transcript_view(
         recording.result,
         address if encoder is None else encoder.source(),

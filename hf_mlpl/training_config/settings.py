@@ -153,16 +153,17 @@ class TrainingConfig:
     """Configures a run of `hf-mlpl train`. Seconds are seconds of audio; updates are optimizer steps.
 
     Args:
-        output_dir: holds `checkpoints/`, `model/` (the result), `report.html`, `metrics.jsonl`, `curves.png`,
-            `config.yaml`, `run.json` and `results.json`, from which the model card is rendered, and lists of
-            utterances that cannot be used: `dropped.tsv`, `dropped-unlabelled.tsv` and `unreadable.txt`.
+        output_dir: a local folder, which holds `checkpoints/`, `model/` (the result), `report.html`, `metrics.jsonl`,
+            `curves.png`, `config.yaml`, `run.json` and `results.json`, from which the model card is rendered, and
+            lists of utterances that cannot be used: `dropped.tsv`, `dropped-unlabelled.tsv` and `unreadable.txt`.
         model: `tiny`, `base` or `large` for a new model, or the folder or Hub name of a trained one to start from: of
             ours, of any other CTC architecture of transformers, or an encoder of one.
         model_fields: fields of the configuration that differ from the model's own, for example `layerdrop: 0.1`, or
             `encoder_config: {layerdrop: 0.1}`; `target_lang` loads the adapter of an MMS model.
         tokens: tokens file of a new model, or of an encoder that gets a CTC head. A trained model has its own; with
             this file, its CTC head gets a row for each token of the file, and tokens that it knows keep theirs.
-        train: utterance files to train on; dev: utterance files to evaluate on, may be empty.
+        train: utterance files to train on, paths or URLs such as `s3://bucket/train.parquet`; dev: utterance files to
+            evaluate on, may be empty.
         unlabelled: utterance files for slimIPL; their texts, if any, are compared with the labels, and not learned.
         language: uses the utterances of this language alone; `{language}` in other settings stands for its name.
         languages: classes of the language-ID head, of a new model by default those of `train`, sorted. A trained model

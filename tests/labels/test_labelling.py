@@ -22,6 +22,7 @@ from hf_mlpl import MlplForCTC, MlplProcessor
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.data.utterances import FEATURES, read_utterances, write_utterances
 from hf_mlpl.folder_lock import InUseError, claimed
+from hf_mlpl.inference import decoding, shard_stream
 from hf_mlpl.inference.precision import convert
 from hf_mlpl.labels import claims, labelling, shared_job
 from hf_mlpl.labels import folder as folder_module
@@ -53,9 +54,9 @@ def label(teacher, unlabelled, tmp_path, monkeypatch):
     """Returns a function that labels into a folder of `tmp_path`, in shards of 5, and returns the folder."""
     monkeypatch.setattr(labelling, "SHARD_SIZE", SHARD_SIZE)
 
-    def label(name, dataset=unlabelled, models=teacher, revision=TEACHER, max_batch_seconds=3.0):
-        folder = tmp_path / name
-        summary = labelling.pseudo_label(Accelerator(cpu=True), *models, dataset, folder, revision, max_batch_seconds)
+    def label(name, dataset=unlabelled, models=teacher, revision=TEACHER, max_batch_seconds=3.0, num_workers=None):
+        folder, batching = tmp_path / name, (max_batch_seconds, num_workers)
+        summary = labelling.pseudo_label(Accelerator(cpu=True), *models, dataset, folder, revision, *batching)
         assert summary == json.loads((folder / "complete.json").read_text())
         return folder
 
@@ -141,6 +142,59 @@ def test_two_processes_label_the_same(label, two_processes):
     assert sorted(path.name for path in (two / "shards").iterdir()) == [f"{i:05d}.parquet" for i in range(5)]
     assert pq.read_table(two / "labels.parquet").equals(pq.read_table(one / "labels.parquet"))
     assert (two / "complete.json").read_text() == (one / "complete.json").read_text()
+
+
+def test_one_set_of_workers_serves_a_job(label, tmp_path, monkeypatch, caplog):
+    """Also for audio that is far longer than stated, and after a batch that failed; few shards are claimed ahead."""
+    whole, load, write = (
+        contents(label("whole", max_batch_seconds=0.1)),
+        shard_stream.DataLoader,
+        shared_job.write_shard,
+    )
+    loaders, claimed, best_paths, calls = [], [], decoding.best_paths, []
+
+    def write_later(rows, path):
+        claimed.append(len(list(path.parent.glob(".*.claim-0"))))
+        time.sleep(0.05)
+        write(rows, path)
+
+    def best_paths_but_once(*arguments):
+        calls.append(1)
+        if len(calls) == 12:  # in the third shard
+            raise MemoryError("too little")
+        return best_paths(*arguments)
+
+    monkeypatch.setattr(shard_stream, "DataLoader", lambda *args, **kwargs: loaders.append(1) or load(*args, **kwargs))
+    monkeypatch.setattr(shared_job, "write_shard", write_later)
+    assert contents(label("a", max_batch_seconds=0.1, num_workers=2)) == whole
+    assert len(loaders) == 1 and len(claimed) == 5 and 1 < max(claimed) <= 4
+    with monkeypatch.context() as patch:
+        patch.setattr(shard_stream, "MOST_BATCHES", 0)
+        assert contents(label("b", max_batch_seconds=0.1, num_workers=1)) == whole
+    monkeypatch.setattr(decoding, "best_paths", best_paths_but_once)
+    assert contents(label("c", max_batch_seconds=0.1, num_workers=1)) == whole
+    assert [record.getMessage() for record in caplog.records] == [
+        "too little; the shards in work are labelled again, one after another"
+    ]
+
+
+def test_a_job_of_an_older_version_keeps_its_order(label, unlabelled, tmp_path):
+    """What it has made stays; a job of a newer version is refused."""
+    (tmp_path / "a").mkdir()
+    job = labelling._job(unlabelled, TEACHER, "float32", "duration")
+    assert job.pop("order") == "duration"
+    (tmp_path / "a" / "job.json").write_text(json.dumps(job))
+    expected, made = unlabelled.select(sorted(range(24), key=lambda i: -unlabelled[i]["duration_seconds"])), label("a")
+    assert pq.read_table(made / "labels.parquet")["id"].to_pylist() == expected["id"]
+    (tmp_path / "a" / "shards" / "00001.parquet").unlink()
+    for name in ("complete.json", "labels.parquet"):
+        (tmp_path / "a" / name).unlink()
+    before = contents(made)
+    assert before.items() < contents(label("a")).items()
+    assert sorted(labels(label("b"))) == sorted(expected["id"])
+    (tmp_path / "b" / "job.json").write_text(json.dumps(job | {"order": "by the moon"}))
+    with pytest.raises(ValueError, match="holds labels in the order 'by the moon', which a newer hf_mlpl has begun"):
+        label("b")
 
 
 class Killed(Exception):
@@ -514,8 +568,11 @@ def test_a_disk_that_comes_back_is_read_again(label, unlabelled, tmp_path, monke
     rows = unlabelled.to_list()
     disk = tmp_path / "disk"
     disk.mkdir()
-    order = labelling.ORDERS["duration bucket, recording"](unlabelled).tolist()  # in shards of 5 rows
-    lost = [*order[5:8], order[14]]
+    for i, row in enumerate(rows):  # each is a recording, wherever it lies
+        row["audio"]["path"] = str(shutil.copy(row["audio"]["path"], tmp_path / f"{i}.ogg"))
+    write_utterances(rows, tmp_path / "data.parquet")
+    order = labelling.ORDERS["duration bucket, recording"](read_utterances([tmp_path / "data.parquet"])).tolist()
+    lost = [*order[5:8], order[14]]  # in shards of 5 rows
     for row in lost:
         shutil.copy(rows[row]["audio"]["path"], disk / f"{row}.ogg")
         rows[row]["audio"] = rows[row]["audio"] | {"path": str(disk / f"{row}.ogg")}
@@ -533,7 +590,7 @@ def test_a_disk_that_comes_back_is_read_again(label, unlabelled, tmp_path, monke
     assert contents(label("a", dataset)) == before  # still away
     (tmp_path / "away").rename(disk)
     decoded = []
-    monkeypatch.setattr(labelling, "_label", lambda *args, label=labelling._label: decoded.append(1) or label(*args))
+    monkeypatch.setattr(labelling, "_labels", lambda *args, label=labelling._labels: decoded.append(1) or label(*args))
 
     def interrupted(*arguments):
         raise KeyboardInterrupt
