@@ -1,7 +1,7 @@
 """Writes and counts the shards of a labelling job; a shard has its counts with it, so that the join need not count.
 
-The counts are JSON in the Parquet file's own metadata, with a checksum of what was counted. Shards that another
-program has changed, and those of older versions, are counted when they are joined.
+The counts are JSON in the Parquet file's own metadata, with checksums of themselves and of what was counted. Shards
+that were damaged or changed by another program, and those of older versions, are counted when they are joined.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def write_shard(rows: Iterable[dict], path: AnyPath, transcripts: pa.Table | Non
         atomic_write(path, keep=keep) as partial,
         pq.ParquetWriter(partial, SCHEMA, write_page_checksum=True, use_dictionary=REPEATED) as writer,
     ):
-        writer.add_key_value_metadata({COUNTS: json.dumps(content)})
+        text = json.dumps(content)
+        writer.add_key_value_metadata({COUNTS: f"{zlib.crc32(text.encode())} {text}"})  # Parquet has no other one here
         writer.write_table(shard)
 
 
@@ -90,8 +91,9 @@ def counts_of(shard: pa.Table, transcripts: pa.Table | None = None) -> ShardCoun
         transcripts: of `write_shard`; other ones than there are compared anew.
     """
     with suppress(AttributeError, KeyError, TypeError, ValueError):
-        content = json.loads((shard.schema.metadata or {})[COUNTS.encode()])
-        if content["labels_crc32"] == _checksum(shard, COUNTED):
+        checksum, _, text = (shard.schema.metadata or {})[COUNTS.encode()].partition(b" ")
+        content = json.loads(text)
+        if int(checksum) == zlib.crc32(text) and content["labels_crc32"] == _checksum(shard, COUNTED):
             if transcripts is None:
                 return ShardCounts.of_content(content)
             is_compared = content.get("transcripts_crc32") == _checksum(transcripts, transcripts.column_names)
