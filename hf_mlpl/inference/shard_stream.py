@@ -68,7 +68,7 @@ class ShardStream:
                 rows = waiting.popleft()
                 yield from prefetch(self.maker.make_batches(rows)) if made is None else made
 
-        loader = self.loader or self.make_loader()
+        loader = self.make_loader() if self.loader is None else self.loader
         self.loader = None  # after an error, its workers are not used again
         self.planned.rows, found = plan(), list[Hypothesis]()
         for hypotheses in self.decode(batches()):

@@ -153,10 +153,10 @@ def test_one_set_of_workers_serves_a_job(label, tmp_path, monkeypatch, caplog):
     )
     loaders, claimed, best_paths, calls = [], [], decoding.best_paths, []
 
-    def write_later(rows, path):
+    def write_later(rows, path, *arguments):
         claimed.append(len(list(path.parent.glob(".*.claim-0"))))
         time.sleep(0.05)
-        write(rows, path)
+        write(rows, path, *arguments)
 
     def best_paths_but_once(*arguments):
         calls.append(1)
