@@ -2,15 +2,18 @@
 
     python benchmarks/bench_join.py
 
-Shards of 1000 labels of speech of 2 to 30 s, with two words a second, in one language and in 20. The peer is the loop
-that `join_shards` had: a Python object for each label, counts one by one, and rows written back; but it counts how
-texts are written as quickly as ours. Both write the same labels.parquet, byte by byte, and their counts are compared.
+Shards of 1000 labels of speech of 2 to 30 s, with two words a second, in one language and in 20. They have the counts
+of their labels with them; shards of older versions have none, and are counted when they are joined. The peer is the
+loop that `join_shards` had: a Python object for each label, counts one by one, and rows written back; but it counts
+how texts are written as quickly as ours. All write the same labels, and their counts are compared. Without a peer, the
+rows show the join of labels that were compared with transcripts, and `hf-mlpl join-labels`.
 """
 
 import random
 import statistics
 from collections import Counter, defaultdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,19 +23,25 @@ from side_by_side import benchmark_arguments, in_turns, ratio, seconds, versions
 
 from hf_mlpl.data.collapse import LabelTexts
 from hf_mlpl.data.conventions import Conventions
-from hf_mlpl.data.utterances import write_utterances
+from hf_mlpl.data.rows import BLOCK
+from hf_mlpl.data.utterances import read_utterances
 from hf_mlpl.labels.folder import join_shards, shard_path
-from hf_mlpl.labels.schema import LABEL_FEATURES
+from hf_mlpl.labels.join import join_labels
+from hf_mlpl.labels.shards import SCHEMA, write_shard
 
-SHARDS, SHARD_SIZE, ROUNDS = 100, 1000, 3
+SHARDS, SHARD_SIZE, ROUNDS = 50, 1000, 3
 JOB = {"teacher": "me/teacher@0123456789ab", "utterances": SHARDS * SHARD_SIZE, "ids_sha256": "", "dtype": "float32"}
 
 
-def write_shards(folder: Path, num_languages: int) -> None:
-    """Writes shards of random labels, of which one in a thousand could not be read."""
+def write_shards(folder: Path, num_languages: int) -> list[pa.Table]:
+    """Writes shards of random labels, of which one in a thousand could not be read, and in `older` without counts.
+
+    Returns transcripts of each shard, which lack the first word of the labels.
+    """
     rng = random.Random(0)
     words = ["".join(rng.choices("abcčdefghijklmnoprsštuvzž", k=rng.randint(2, 9))) for _ in range(20_000)]
-    (folder / "shards").mkdir(parents=True)
+    (folder / "older" / "shards").mkdir(parents=True)
+    transcripts = []
     for number in range(SHARDS):
         rows = []
         for i in range(SHARD_SIZE):
@@ -55,8 +64,12 @@ def write_shards(folder: Path, num_languages: int) -> None:
                 "predicted_language": language,
             }
             rows.append(row | ({"error": "cannot be read"} if rng.random() < 0.001 else {}))
-        table = pa.Table.from_pylist(rows, schema=LABEL_FEATURES.arrow_schema)
-        pq.write_table(table, shard_path(folder, number), write_page_checksum=True)
+        texts = [{"id": row["id"], "text": row["text"].partition(" ")[2]} for row in rows]
+        transcripts.append(pa.Table.from_pylist(texts))
+        write_shard(rows, shard_path(folder, number), transcripts[-1])
+        table = pa.Table.from_pylist(rows, schema=SCHEMA)
+        pq.write_table(table, shard_path(folder / "older", number), write_page_checksum=True)
+    return transcripts
 
 
 def join_rows(folder: Path) -> dict[str, Counter]:
@@ -81,8 +94,17 @@ def join_rows(folder: Path) -> dict[str, Counter]:
                 counts["hours"] += row["duration_seconds"] / 3600
                 yield row
 
-    write_utterances(labels(), folder / "rows.parquet", LABEL_FEATURES)
+    rows = labels()
+    with pq.ParquetWriter(folder / "rows.parquet", SCHEMA, write_page_checksum=True) as writer:
+        while block := list(islice(rows, BLOCK)):
+            writer.write_table(pa.Table.from_pylist(block, schema=SCHEMA))
     return languages
+
+
+def join_with_audio(folder: Path) -> None:
+    """Joins the labels with their utterances, as `hf-mlpl join-labels` does."""
+    path = folder / "labels.parquet"
+    join_labels({None: [path]}, read_utterances([path]), folder / "joined.parquet")
 
 
 def main() -> None:
@@ -91,17 +113,28 @@ def main() -> None:
     for num_languages in (1, 20):
         with TemporaryDirectory() as name:
             folder = Path(name)
-            write_shards(folder, num_languages)
-            columns = join_shards(folder, JOB, SHARDS, None, ())["languages"]
+            transcripts, older = write_shards(folder, num_languages), folder / "older"
+            summary = join_shards(folder, JOB, SHARDS, None, ())
+            assert summary == join_shards(older, JOB, SHARDS, None, ())
             for language, counts in join_rows(folder).items():
-                assert all(abs(columns[language][field] - counts[field]) < 1e-6 for field in counts)
-            assert (folder / "labels.parquet").read_bytes() == (folder / "rows.parquet").read_bytes()
+                assert all(abs(summary["languages"][language][field] - counts[field]) < 1e-6 for field in counts)
+            tables = [pq.read_table(path) for path in (folder / "labels.parquet", folder / "rows.parquet")]
+            assert tables[0].equals(tables[1])
             ways = {
                 "columns": partial(seconds, join_shards, folder, JOB, SHARDS, None, ()),
+                "columns, shards of older versions": partial(seconds, join_shards, older, JOB, SHARDS, None, ()),
                 "rows": partial(seconds, join_rows, folder),
+                "columns, transcripts": partial(
+                    seconds, join_shards, folder, JOB, SHARDS, transcripts.__getitem__, ()
+                ),
+                "hf-mlpl join-labels": partial(seconds, join_with_audio, folder),
             }
             times = in_turns(ways, ROUNDS, warm_up=False)
-        ratios[f"{num_languages} language{'s' * (num_languages > 1)}"] = ratio(times["rows"], times["columns"])
+        languages = f"{num_languages} language{'s' * (num_languages > 1)}"
+        ratios[languages] = ratio(times["rows"], times["columns"])
+        ratios[f"{languages}, shards of older versions"] = ratio(
+            times["rows"], times["columns, shards of older versions"]
+        )
         for way, measured in times.items():
             micros = round(1e6 * statistics.median(measured) / SHARDS / SHARD_SIZE, 2)
             rows.append({"languages": num_languages, "way": way, "us a label": micros})

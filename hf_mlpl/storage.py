@@ -35,7 +35,6 @@ LOCAL = {"file", "local"}
 # Other packages look first and write then, and two processes may do that at once.
 EXCLUSIVE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"}
 CONFLICT_SECONDS = (0.1, 0.5, 2.0)  # pauses before a creation is tried again
-WHOLE = 2**40  # bytes
 VERSIONS = ("ETag", "etag", "blob_id", "xet_hash", "mtime")  # names of a file's version in the stores' packages
 SECRETS = (
     ("//[^/@\\s'\"]*@", "//"),
@@ -79,6 +78,11 @@ def shown(url: str) -> str:
     for pattern, replacement in SECRETS:
         url = re.sub(pattern, replacement, url)
     return url
+
+
+def absolute(path: str) -> str:
+    """Returns the absolute path of a file of the disk, or a URL as it is."""
+    return path if is_remote(path) else os.path.abspath(path)
 
 
 @contextmanager
@@ -305,17 +309,17 @@ class RemotePath:
         return bool(self.names())
 
     def read_bytes(self) -> bytes:
-        return self._read(WHOLE)
+        return self._read()
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return self.read_bytes().decode(encoding, errors)
 
-    def _read(self, end: int) -> bytes:
-        """Returns the bytes before `end`, or all if there are fewer."""
+    def _read(self, end: int | None = None) -> bytes:
+        """Returns the bytes before `end`, or all if there are fewer, by one request."""
         fs, key = filesystem(self.url)
         with storage_errors(self.url):
             try:
-                return fs.cat_file(key, 0, end)  # without an end, s3fs would first ask for the size
+                return fs.cat_file(key, start=0, end=end)  # without the 0, s3fs would first ask for the size
             except FileNotFoundError:
                 raise
             except Exception:  # an empty file has no such bytes

@@ -29,7 +29,7 @@ SKIPPED = dict.fromkeys(NEED_NETWORK.split(), ["needs a network"])
 SKIPPED["any_model.md"] = ["runs in tests/test_any_model_page.py"]
 SKIPPED["app.md"] = ["needs another machine", "needs a running server"]
 SKIPPED["serve.md"] = ["needs a running server"] * 2
-SKIPPED["scale.md"] = ["needs a cluster"]
+SKIPPED["scale.md"] = ["needs a cluster", "needs a bucket", "needs a bucket"]
 SKIPPED["model.md"] = ["takes half a minute"]  # test_convert.py runs it among the slow tests
 
 

@@ -1,9 +1,11 @@
 """Files of object storage are opened by fsspec, with few requests and a line for each error."""
 
 import io
+import json
 import multiprocessing
 import os
 import random
+import re
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -15,15 +17,19 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from fsspec.implementations.memory import MemoryFileSystem
+from huggingface_hub import HfApi
 
 from hf_mlpl.audio.reading import AudioError, audio_duration, load_audio
 from hf_mlpl.audio.tar_index import tar_index
 from hf_mlpl.cli.main import NAMES, command_parser
 from hf_mlpl.cli.paths import local_path
+from hf_mlpl.corpora import recordings
 from hf_mlpl.data.utterances import languages_of, read_utterances, utterance_files, write_utterances
 from hf_mlpl.inference.transcription import find_recordings
 from hf_mlpl.storage import BLOCK_BYTES, MissingError, StorageError, is_remote, open_remote, parse_location
 from hf_mlpl.training_config import TrainingConfig
+
+from .commands import run_command
 
 RATE = 16_000
 REQUESTS: Counter = Counter()
@@ -240,11 +246,38 @@ def test_what_is_a_url(tmp_path, monkeypatch):
     assert parse_location("s3:/") == Path("s3:")  # a folder of this name is there
 
 
+def test_tables_name_recordings_of_object_storage(tmp_path, monkeypatch, capsys):
+    assert all(map(recordings.is_object, ["s3://b/x.wav", "GS://b/x.wav", "hf://datasets/me/x/y.wav"]))
+    assert not any(
+        map(recordings.is_object, ["smb://host/x", "simplecache::file:///etc/passwd", "s3://b/x::file:///y"])
+    )
+    monkeypatch.setattr(recordings, "OBJECT", re.compile("counted://"))
+    url = put("bucket/a.wav", sound(2))
+    lines = ["path,text,language", f"{url},hallo,de", "counted://bucket/none.wav,welt,de", "smb://host/x.wav,welt,de"]
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    assert run_command("prepare_data.py", "--list", tmp_path / "table.csv", "--output", tmp_path / "data") == 0
+    [row] = pq.read_table(tmp_path / "data" / "train.parquet").to_pylist()
+    assert (row["id"], row["audio"]["path"], row["duration_seconds"]) == ("bucket/a", url, 2.0)
+    printed = capsys.readouterr()
+    assert "table.csv:3: unreadable audio: counted://bucket/none.wav: no such file" in printed.out + printed.err
+    assert "table.csv:4: its path is an address: 'smb://host/x.wav'" in printed.out + printed.err
+
+    put("bucket/none.wav", sound(3))  # which was missing, so that the list is read again
+    assert run_command("prepare_data.py", "--list", tmp_path / "table.csv", "--output", tmp_path / "data") == 0
+    assert pq.read_metadata(tmp_path / "data" / "train.parquet").num_rows == 2
+    manifest = tmp_path / "manifest.json"
+    assert (
+        run_command("export_manifest.py", tmp_path / "data" / "train.parquet", "--to", "nemo", "--output", manifest)
+        == 0
+    )
+    assert json.loads(manifest.read_text().splitlines()[0])["audio_filepath"] == url
+
+
 def test_recordings_to_transcribe():
     url = put("bucket/b.wav", sound(1))
     put("bucket/a.wav", sound(1))
-    recordings, others = find_recordings(["counted://bucket/*.wav", url])
-    assert [each.name.rpartition("/")[2] for each in recordings] == ["a.wav", "b.wav", "b.wav"]
+    found, others = find_recordings(["counted://bucket/*.wav", url])
+    assert [each.name.rpartition("/")[2] for each in found] == ["a.wav", "b.wav", "b.wav"]
     assert not others
 
 
@@ -263,3 +296,19 @@ def test_options_and_settings_that_take_no_url():
     ):
         with pytest.raises(ValueError, match=line):
             TrainingConfig(**settings | wrong)
+
+
+def test_data_sets_of_the_hub_have_urls(local_hub, tmp_path):
+    api = HfApi()
+    api.create_repo("me/speech", repo_type="dataset")
+    (tmp_path / "a.wav").write_bytes(sound(1))
+    write_utterances(utterances(3, "a"), tmp_path / "train.parquet")
+    api.upload_folder(
+        folder_path=tmp_path, repo_id="me/speech", repo_type="dataset", allow_patterns=["a.wav", "*.parquet"]
+    )
+    np.testing.assert_array_equal(load_audio("hf://datasets/me/speech/a.wav"), load_audio(tmp_path / "a.wav"))
+    for pattern in ("hf://datasets/me/speech/train.parquet", "hf://datasets/me/speech@main/*.parquet"):
+        assert read_utterances([pattern])["id"][:] == ["a0", "a1", "a2"]
+    for name in ("speech/b.wav", "nothing/a.wav"):
+        with pytest.raises(AudioError, match=f"^hf://datasets/me/{name}: no such file$"):
+            load_audio(f"hf://datasets/me/{name}")

@@ -29,8 +29,9 @@ class OpenRecordings:
     """Keeps the files that were read last, for readers of many parts of few recordings.
 
     A file of a disk is read in blocks of 1 MiB then, as one of object storage is, so that what lies near needs no
-    further request; an mp3 as a decoder asks. Files stay the ones that were opened, also where others get their names: keep them for the time
-    of a job. Threads may share them, for a file is lent to one reader at a time. Another process begins with none.
+    further request; an mp3 as a decoder asks. Files stay the ones that were opened, also where others get their names:
+    keep them for the time of a job. Threads may share them, as a file is lent to one reader at a time, and a fork
+    begins with none.
     """
 
     def __init__(self, count: int = MAX_OPEN):
@@ -55,7 +56,7 @@ class OpenRecordings:
             stack = ExitStack()
             try:
                 file = open_file(stack)
-                # libsndfile searches an mp3 from its beginning by ten thousand small reads, which only C makes quickly.
+                # libsndfile searches an mp3 from its beginning by ten thousand small reads, which C alone makes fast.
                 if isinstance(file, io.FileIO) and not starts_as_mp3(head_behind_tags(file, HEAD)):
                     file = RemoteFile(name, file, file.seek(0, os.SEEK_END))
                 recording = OpenRecording(file, stack)

@@ -34,14 +34,14 @@ def add_model_argument(parser: argparse.ArgumentParser, kind: str = "a model") -
     )
 
 
-def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds the option `--dtype` to a command."""
+def add_dtype_argument(parser: argparse.ArgumentParser, default: str = "float32, exact") -> None:
+    """Adds the option `--dtype` to a command, whose default is the first word of `default`, if this is a dtype."""
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        default="float32",
+        default=name if (name := default.partition(",")[0]) in DTYPES else None,
         help="precision of the model: bfloat16 is several times as fast on a GPU, and on processors that support it; "
-        "int8, 8-bit weights, is for a CPU, and takes a third of the memory; default: float32, exact",
+        f"int8, 8-bit weights, is for a CPU, and takes a third of the memory; default: {default}",
     )
 
 
@@ -55,8 +55,8 @@ def add_batch_seconds_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
-    add_dtype_argument(parser)
+def add_inference_arguments(parser: argparse.ArgumentParser, *default_dtype: str) -> None:
+    add_dtype_argument(parser, *default_dtype)
     add_batch_seconds_argument(parser)
     parser.add_argument("--num-workers", type=int, help="processes that decode audio; default: up to 8, on a CPU none")
 

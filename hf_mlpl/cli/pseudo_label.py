@@ -12,8 +12,8 @@ no label. docs/teachers.md says how teachers differ.
 
 Utterances that cannot be read are counted, and listed in labels/unreadable.tsv; the same command again tries them
 again. If most of them cannot be read, or if the labels have collapsed, which means that nearly all are empty or the
-same text, the labels are written, and the exit status is 1. --dtype bfloat16 is several times as fast on GPUs and
-processors that support it. On several GPUs:
+same text, the labels are written, and the exit status is 1. A GPU labels in bfloat16 by default, which changes a word
+here and there (docs/teachers.md), and a CPU in float32. On several GPUs:
 
     accelerate launch -m hf_mlpl pseudo-label --model user/teacher-sl --data data/unlabelled.parquet --languages sl \\
         --output labels/sl --push-to-hub user/voxpopuli-pl
@@ -30,6 +30,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+from ..storage import AnyPath
 from .inference import add_inference_arguments, start_inference
 
 
@@ -46,7 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, help="folder for shards and labels.parquet, also s3://BUCKET/FOLDER"
     )
-    add_inference_arguments(parser)
+    add_inference_arguments(
+        parser,
+        "that of the labels begun in --output, else bfloat16 on a GPU that has it and float32 elsewhere",
+    )
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     add_push_arguments(parser)
 
@@ -80,6 +84,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
     options.output = output_path(options.output)
     filters = read_filters(options.filters) if options.filters else DEFAULT_FILTERS
+    options.dtype = options.dtype or _default_dtype(options.output)
     accelerator, dataset, model, processor, revision = start_inference(options)
     batching = options.batch_seconds, options.num_workers
     summary = pseudo_label(
@@ -103,6 +108,16 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
                 f"{collapse_line(problems)}: {NOT_LEARNED}; the labels are written, and --allow-collapsed makes them "
                 "a success"
             )
+
+
+def _default_dtype(output: AnyPath) -> str:
+    """Returns the dtype of the labels that are begun in a folder, or else what is fast on this machine."""
+    import torch
+
+    from ..labels.folder import begun_job
+
+    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return begun_job(output).get("dtype", "bfloat16" if has_bfloat16 else "float32")
 
 
 def _report(summary: dict, options: argparse.Namespace) -> None:

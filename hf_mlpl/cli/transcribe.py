@@ -56,7 +56,7 @@ OF_ONE_RECORDING = ("srt", "vtt", "textgrid", "html")  # each line of a CTM file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="+", help="audio files, or folders of them; - reads standard input")
+    parser.add_argument("paths", nargs="+", help="audio files, folders of them, or URLs; - reads standard input")
     add_model_argument(parser, "a CTC model")
     parser.add_argument(
         "--format", choices=["text", "json", *TIMES], default="text", help="output format; default: text"

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from ..audio.folder_walk import walk_folders
+from ..storage import StorageError, file_version, is_remote
 
 # Suffixes of files, other than recordings, on whose content the utterances depend.
 READ_WHOLE = (
@@ -28,6 +29,16 @@ def parquet_files_below(root: str | Path) -> list[Path]:
         for name in names
         if name.lower().endswith(".parquet") and os.path.isfile(os.path.join(folder, name))
     )
+
+
+def recording_state(name: str) -> str:
+    """Returns a short text that changes when a recording changes, comes or goes, at a path or a URL."""
+    if not is_remote(name):
+        return state_of(Path(name))
+    try:
+        return str(file_version(name))
+    except StorageError as error:
+        return str(error)
 
 
 def state_of(path: Path, below: bool = False, besides: Path | None = None) -> str:

@@ -37,6 +37,9 @@ ANY_TIME = re.compile(
 NO_PART = "not a part of a recording"
 FILE_ADDRESS = re.compile(r"file:(//(localhost(?=/))?)?", re.IGNORECASE)
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+# Object storage that tables may name. Other protocols are left out, because a table of somebody else must not read
+# files of this machine through them, or hand its keys to a server.
+OBJECT = re.compile(r"(s3a?|gs|gcs|abfss?|az|hf)://(?!.*::)", re.IGNORECASE)
 WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
@@ -65,7 +68,12 @@ class FileNames:
         return self.locate_spelling(name, folders)[1]
 
     def locate_spelling(self, name: str, folders: Iterable[str | Path]) -> tuple[str, str]:
-        """Returns the one of `spellings` of a name that a folder has, or else the name itself, and its path."""
+        """Returns the one of `spellings` of a name that a folder has, or else the name itself, and its path.
+
+        A URL of object storage is its own path, and is not looked for.
+        """
+        if is_object(name):
+            return name, name
         folders = list(folders)
         for spelling in spellings(name):
             for folder in folders:
@@ -83,13 +91,24 @@ class FileNames:
         return nearest_name(name, self._folders[folder].get(fold_name(name), [])) or name
 
 
+def is_object(name: str) -> bool:
+    """Returns whether a table names a file of object storage."""
+    return OBJECT.match(name) is not None
+
+
 def spellings(name: str) -> list[str]:
     """Returns a name, and what it may mean: without white space around it, and with `/` for the `\\` of Windows."""
     return list(dict.fromkeys((name, name.strip(), name.strip().replace("\\", "/"))))
 
 
 def local_path(name: str) -> str:
-    """Returns the path that a table means by `~/a.wav` or `file:///a.wav`; raises `RowError` for other addresses."""
+    """Returns the path that a table means by `~/a.wav` or `file:///a.wav`, and URLs of object storage as they are.
+
+    Raises:
+        RowError: for other addresses.
+    """
+    if is_object(name):
+        return name
     if FILE_ADDRESS.match(name):
         return unquote(FILE_ADDRESS.sub("", name))
     if match := ADDRESS.match(name):

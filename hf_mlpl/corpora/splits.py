@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..model.text import normalize_text
+from ..storage import is_remote
 from .locales import to_locale
 from .reading import ReadingReport, check_known
 
@@ -190,6 +191,8 @@ def _take(
 
 def _name_below(path: str, root: Path) -> str:
     """Returns a path relative to `root`; of one elsewhere, as in a cache, only the ends, which stay when it moves."""
+    if is_remote(path):
+        return path
     name = Path(os.path.relpath(path, root))
     return str(name) if os.pardir not in name.parts else os.path.join(*name.parts[-2:])
 

@@ -65,8 +65,7 @@ class Batches(Sequence):
 
     def __init__(self, array: np.ndarray):
         first = 1 + int(array[0])
-        self.array, self.order = array, array[1:first]
-        self.starts, self.rows = array[first : 2 * first], array[2 * first :]
+        self.order, self.starts, self.rows = array[1:first], array[first : 2 * first], array[2 * first :]
 
     def __len__(self) -> int:
         return len(self.order)
@@ -98,23 +97,24 @@ def plan_batches(durations: np.ndarray, max_batch_seconds: float, rng: np.random
         rng: varies the order of similar lengths, and shuffles the batches. By default the order is exact, longest
             first, so that a batch that does not fit into memory fails at once.
     """
-    return Batches(pack(*_plan(durations, max_batch_seconds, rng)))
+    return Batches(_plan(durations, np.arange(len(durations)), max_batch_seconds, rng))
 
 
 def _plan(
-    durations: np.ndarray, max_batch_seconds: float, rng: np.random.Generator | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the rows, starts and order of batches, for `pack`."""
-    keys = np.negative(durations, dtype=float)
+    durations: np.ndarray, rows: np.ndarray, max_batch_seconds: float, rng: np.random.Generator | None
+) -> np.ndarray:
+    """Plans batches of some rows, each of which may occur several times, and packs them."""
+    keys = durations[rows].astype(float, copy=False)
+    np.negative(keys, out=keys)
     if rng is not None:
         # Lengths that differ by 2 % leave 98 % of the frames useful (benchmarks/bench_batches.py). Where there are few
         # batches they may differ by up to 5 %, or the same utterances would meet in each pass.
-        num_batches = max(durations.sum() / max_batch_seconds, 1)
+        num_batches = max(-keys.sum() / max_batch_seconds, 1)
         variation = np.clip(2 / num_batches, 0.02, 0.05)
         for first in range(0, len(keys), PART):
             part = keys[first : first + PART]
             part *= rng.uniform(1 - variation, 1 + variation, len(part))
-    rows = stable_order(keys)
+    rows = rows[stable_order(keys)]
     del keys  # 8 bytes an utterance
     sizes, size, longest = array("q"), 0, 0.0
     for first in range(0, len(rows), PART):  # because Python's numbers take much memory
@@ -130,11 +130,11 @@ def _plan(
     order = np.arange(len(sizes))
     if rng is not None:
         rng.shuffle(order)
-    return rows, np.append(0, np.cumsum(sizes)), order
+    return pack(rows, np.append(0, np.cumsum(sizes)), order)
 
 
 def stable_order(keys: np.ndarray) -> np.ndarray:
-    """Returns `np.argsort(keys, kind="stable")` of (N,) numbers, for millions of them in a sixth of the time.
+    """Returns `np.argsort(keys, kind="stable")` of (N,) numbers, in a sixth of the time for millions of them.
 
     It sorts words whose upper bits are a key, rounded, and whose lower bits are its position, because processors sort
     numbers several at a time. Keys that are rounded to the same number are then sorted exactly.
@@ -152,11 +152,12 @@ def stable_order(keys: np.ndarray) -> np.ndarray:
         part = words[first : first + PART + 1]
         tied.append(first + np.flatnonzero((part[1:] ^ part[:-1]) < 1 << bits))  # with the next one
     words &= (1 << bits) - 1
-    rows = words.astype(row_type(len(keys)))
+    positions = words.astype(row_type(len(keys)))
     if len(places := np.concatenate(tied)):
         places = np.union1d(places, places + 1)
-        rows[places] = rows[places][np.argsort(keys[rows[places]], kind="stable")]
-    return rows
+        equal = positions[places]
+        positions[places] = equal[np.argsort(keys[equal], kind="stable")]
+    return positions
 
 
 def repetitions(dataset: Dataset, alpha: float, pseudo_label_weight: float = 1.0) -> np.ndarray:
@@ -243,15 +244,14 @@ class BatchPlan:
 
     def _plan(self, epoch: int) -> np.ndarray:
         rng, count = np.random.default_rng([self.seed, epoch]), len(self.durations)
-        means, parts = np.broadcast_to(self.repetitions, count), []
+        means, num_rows = np.broadcast_to(self.repetitions, count), 0
+        rows = np.empty(count + math.ceil(means.sum()) + 1, row_type(count))  # at most; what is not used is no memory
         for first in range(0, count, PART):
-            rows = np.arange(first, min(first + PART, count), dtype=row_type(count))
-            times = (rng.random(len(rows)) + means[first : first + PART]).astype(np.int64)
-            parts.append(np.repeat(rows, times))
-        rows = np.concatenate([np.empty(0, row_type(count)), *parts])
-        parts.clear()
-        chosen, starts, order = _plan(self.durations[rows], self.max_batch_seconds, rng)
-        return pack(rows[chosen], starts, order)
+            part = np.arange(first, min(first + PART, count), dtype=rows.dtype)
+            part = np.repeat(part, (rng.random(len(part)) + means[first : first + PART]).astype(np.int64))
+            rows[num_rows : num_rows + len(part)] = part
+            num_rows += len(part)
+        return _plan(self.durations, rows[:num_rows], self.max_batch_seconds, rng)
 
 
 @dataclass(eq=False, repr=False)

@@ -42,6 +42,20 @@ def with_offsets(row_blocks: Iterable[Rows]) -> Iterator[tuple[int, Rows]]:
         first += len(block)
 
 
+def row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Joins tables to ones of 10,000 rows, but for the last one, without copies."""
+    waiting, num_rows = [], 0
+    for table in tables:
+        waiting.append(table)
+        num_rows += len(table)
+        while num_rows >= BLOCK:
+            whole = pa.concat_tables(waiting)
+            yield whole.slice(0, BLOCK)
+            waiting, num_rows = [whole.slice(BLOCK)], num_rows - BLOCK
+    if num_rows:
+        yield pa.concat_tables(waiting)
+
+
 def durations_of(dataset: Dataset) -> np.ndarray:
     """Returns (N,) seconds, 8 bytes an utterance."""
     durations = np.empty(len(dataset))

@@ -23,7 +23,7 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 
 from ..atomic import read_json, write_json
-from ..corpora.listing import state_of
+from ..corpora.listing import recording_state
 from ..corpora.preparation.parts import QUARANTINE, fingerprints
 from ..corpora.preparation.prepare import MAX_UNUSABLE, REPORT, Preprocessing, prepare, read_quarantine
 from ..corpora.preparation.published_parts import (
@@ -177,7 +177,7 @@ def _finished(folder: Path) -> dict | None:
 
 def _states(recordings: Iterable[str]) -> dict[str, str]:
     """Returns texts that change when recordings that could not be used are repaired."""
-    return {name: state_of(Path(name)) for name in islice(recordings, MAX_UNUSABLE)}
+    return {name: recording_state(name) for name in islice(recordings, MAX_UNUSABLE)}
 
 
 def _file(folder: Path) -> Path:

@@ -7,10 +7,10 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from threading import Event
 
 import numpy as np
@@ -26,8 +26,8 @@ from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from ..audio.open_recordings import OpenRecordings
 from ..audio.reading import stream_audio
 from ..ctc_models import CtcInterface, ctc_interface
-from ..data.batches import SpeechBatch, plan_batches
-from ..data.rows import durations_of
+from ..data.batches import Batches, SpeechBatch, plan_batches
+from ..data.rows import durations_of, select_rows
 from ..model.tokenization_mlpl import IGNORED
 from .clock import Clock, Stopwatch, TimedBatch
 from .pieces import Piece, cut, explain_memory_errors, join_language_log_probs, seconds_in_pieces
@@ -105,18 +105,17 @@ def transcribe(
         MemoryError: for a batch that does not fit into memory.
     """
     on_cpu = model.device.type == "cpu"
-    if max_batch_seconds is None:
-        max_batch_seconds = 50.0 if on_cpu else 200.0
-    if num_workers is None:
-        num_workers = 0 if on_cpu else min(8, os.cpu_count() or 1)
+    max_batch_seconds, num_workers = default_batch_seconds(model, max_batch_seconds), workers_of(model, num_workers)
     clock = clock or Clock()
     clock.batch_seconds = max_batch_seconds
     batches = PieceBatches(dataset, processor, model.config, max_batch_seconds)
+    plan = batches.plan  # before there are workers, which need it
     # What torch.compile returns is no PreTrainedModel. It and FSDP can run one forward at a time only.
     is_wrapped = isinstance(model, FSDPModule) or not isinstance(model, PreTrainedModel)
     if on_cpu and not num_workers and batches.ctc.runs_in_threads and not is_wrapped:
         results = decode_in_threads(
-            lambda number: _decode_batches(model, batches.ctc, batches.make_batches(number), clock), len(batches.plan)
+            lambda number: _decode_batches(model, batches.ctc, batches.make_batches(sorted(plan[number])), clock),
+            len(plan),
         )
     else:
         loader = DataLoader(batches, batch_size=None, num_workers=num_workers)
@@ -136,6 +135,20 @@ def transcribe(
         model.train(was_training)
 
 
+def default_batch_seconds(model: PreTrainedModel, max_batch_seconds: float | None) -> float:
+    """Returns what `transcribe` takes if `max_batch_seconds` is None."""
+    if max_batch_seconds is not None:
+        return max_batch_seconds
+    return 50.0 if model.device.type == "cpu" else 200.0
+
+
+def workers_of(model: PreTrainedModel, num_workers: int | None) -> int:
+    """Returns the number of loader workers, by default none for a CPU, and else up to 8."""
+    if num_workers is None:
+        return 0 if model.device.type == "cpu" else min(8, os.cpu_count() or 1)
+    return num_workers
+
+
 @cache
 def _log_once(remark: str) -> None:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0:
@@ -148,6 +161,9 @@ class PieceBatch(SpeechBatch):
 
     pieces: list[Piece] = field(default_factory=list)  # (B,), without their samples
     extraction_seconds: float = 0.0  # that its features took, without the decoding of audio
+
+    def pin_memory(self) -> PieceBatch:
+        return replace(self, input_features=self.input_features.pin_memory())
 
 
 class PieceBatches(IterableDataset):
@@ -163,8 +179,7 @@ class PieceBatches(IterableDataset):
     ):
         self.dataset = dataset
         self.ctc = ctc_interface(config, processor)
-        self.plan = plan_batches(seconds_in_pieces(durations_of(dataset)), max_batch_seconds)
-        self.max_seconds = DURATION_TOLERANCE * max_batch_seconds
+        self.max_batch_seconds, self.max_seconds = max_batch_seconds, DURATION_TOLERANCE * max_batch_seconds
         self.language_ids = {language: i for i, language in enumerate(self.ctc.languages)}
         self.recordings = OpenRecordings()
 
@@ -172,11 +187,23 @@ class PieceBatches(IterableDataset):
         worker = get_worker_info()
         share = slice(None) if worker is None else slice(worker.id, None, worker.num_workers)
         for number in range(len(self.plan))[share]:
-            yield from self.make_batches(number)
+            yield from self.make_batches(sorted(self.plan[number]))  # files are read in their order
 
-    def make_batches(self, number: int) -> Iterator[PieceBatch]:
-        """Yields one batch or more of the utterances in batch `number` of the plan."""
-        ctc, rows, problems = self.ctc, self.plan[number], {}
+    @cached_property
+    def plan(self) -> Batches:
+        """Returns the rows of each batch."""
+        return plan_batches(seconds_in_pieces(durations_of(self.dataset)), self.max_batch_seconds)
+
+    def plan_of(self, rows: np.ndarray) -> list[list[int]]:
+        """Returns the plan of some rows."""
+        batches = plan_batches(
+            seconds_in_pieces(durations_of(select_rows(self.dataset, rows))), self.max_batch_seconds
+        )
+        return [rows[np.sort(batch)].tolist() for batch in batches]
+
+    def make_batches(self, rows: list[int]) -> Iterator[PieceBatch]:
+        """Yields one batch or more of the utterances of a batch of the plan."""
+        ctc, problems = self.ctc, {}
         columns, rate = self.dataset[rows], ctc.sampling_rate
         items, longest, extraction = [], 0, Stopwatch()
         for i, row in enumerate(rows):
@@ -252,23 +279,47 @@ def _decode_batches(
     """Yields after each batch the hypotheses of the utterances that end in it."""
     paths_of_row: dict[int, list[GreedyPath]] = defaultdict(list)
     for batch in batches:
-        finished = []
         with Stopwatch() as computing:
             paths = best_paths(model, ctc, batch.input_features, batch.attention_mask) if batch.indices else []
-            for row, language_id, piece, path in zip(
-                batch.indices, batch.language_ids.tolist(), batch.pieces, paths, strict=True
-            ):
-                paths_of_row[row].append(path.middle(piece))
-                if piece.is_last:
-                    finished.append(_make_hypothesis(ctc, row, language_id, paths_of_row.pop(row)))
+            finished = _finish(ctc, batch, paths, paths_of_row)
         if batch.pieces:
             size = len(batch.pieces)
             seconds, audio = batch.extraction_seconds + computing.seconds, sum(piece.seconds for piece in batch.pieces)
             clock.add(TimedBatch(audio, seconds, size, forwards=1 if ctc.pads_exactly else size))
-        for row, problem in batch.problems.items():
-            paths_of_row.pop(row, None)
-            finished.append(Hypothesis(row=row, error=problem))
         yield finished
+
+
+def decode_beside(
+    model: PreTrainedModel, ctc: CtcInterface, batches: Iterable[PieceBatch]
+) -> Generator[list[Hypothesis], None, None]:
+    """Yields the same as `_decode_batches`, whose texts a thread makes beside the next forward."""
+    paths_of_row: dict[int, list[GreedyPath]] = defaultdict(list)
+    texts: Future[list[Hypothesis]] | None = None
+    with ThreadPoolExecutor(1, thread_name_prefix="texts") as pool:
+        for batch in batches:
+            paths = best_paths(model, ctc, batch.input_features, batch.attention_mask) if batch.indices else []
+            if texts is not None:
+                yield texts.result()
+            texts = pool.submit(_finish, ctc, batch, paths, paths_of_row)
+        if texts is not None:
+            yield texts.result()
+
+
+def _finish(
+    ctc: CtcInterface, batch: PieceBatch, paths: list[GreedyPath], paths_of_row: dict[int, list[GreedyPath]]
+) -> list[Hypothesis]:
+    """Returns the hypotheses of the utterances that end in a batch; `paths_of_row` keeps the paths of the others."""
+    finished = []
+    for row, language_id, piece, path in zip(
+        batch.indices, batch.language_ids.tolist(), batch.pieces, paths, strict=True
+    ):
+        paths_of_row[row].append(path.middle(piece))
+        if piece.is_last:
+            finished.append(_make_hypothesis(ctc, row, language_id, paths_of_row.pop(row)))
+    for row, problem in batch.problems.items():
+        paths_of_row.pop(row, None)
+        finished.append(Hypothesis(row=row, error=problem))
+    return finished
 
 
 @dataclass

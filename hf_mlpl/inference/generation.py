@@ -7,7 +7,6 @@ search is greedy, so that a label depends on nothing but its utterance: neither 
 from __future__ import annotations
 
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -38,10 +37,10 @@ from transformers.models.auto import modeling_auto
 from ..audio.open_recordings import OpenRecordings
 from ..audio.reading import stream_audio
 from ..data.batches import plan_batches
-from ..data.rows import blocks, durations_of
+from ..data.rows import blocks, durations_of, select_rows
 from ..data.words import join_texts
 from .clock import Clock, Stopwatch, TimedBatch
-from .decoding import DURATION_TOLERANCE, Hypothesis, decode_in_threads
+from .decoding import DURATION_TOLERANCE, Hypothesis, decode_in_threads, workers_of
 from .pieces import explain_memory_errors, join_language_log_probs, prefetch
 from .quiet_cuts import cut_where_quiet
 from .transcription_requests import Request, make_request
@@ -173,15 +172,23 @@ class WindowBatches(IterableDataset):
         self.dataset, self.request, self.languages = dataset, request, languages
         self.pads_to_window, self.window = pads_to_window, request.window_seconds
         self.max_batch_seconds = max_batch_seconds if pads_exactly else 0.0  # then each piece is a batch
-        seconds = self.computed_seconds(durations_of(dataset))
-        locales = np.array([name for block in blocks(dataset, ["language"]) for name in block["language"].to_pylist()])
         self.recordings = OpenRecordings()
-        self.plan: list[list[int]] = []  # rows of each batch
+
+    @cached_property
+    def plan(self) -> list[list[int]]:
+        """Returns the rows of each batch."""
+        return self.plan_of(np.arange(len(self.dataset)))
+
+    def plan_of(self, rows: np.ndarray) -> list[list[int]]:
+        """Returns the plan of some rows."""
+        part = select_rows(self.dataset, rows)
+        seconds, plan = self.computed_seconds(durations_of(part)), []
+        locales = np.array([name for block in blocks(part, ["language"]) for name in block["language"].to_pylist()])
         for locale in sorted(set(locales.tolist())):
-            rows = np.flatnonzero(locales == locale)
-            batches = plan_batches(seconds[rows], self.max_batch_seconds)
-            self.plan += [rows[batch].tolist() for batch in batches]
-        self.plan.sort(key=lambda rows: -seconds[rows[0]])
+            places = np.flatnonzero(locales == locale)
+            plan += [places[np.sort(batch)] for batch in plan_batches(seconds[places], self.max_batch_seconds)]
+        plan.sort(key=lambda batch: -seconds[batch].max())
+        return [rows[batch].tolist() for batch in plan]
 
     def computed_seconds(self, seconds: np.ndarray) -> np.ndarray:
         """Returns the audio that the model computes for recordings of `seconds`."""
@@ -202,9 +209,8 @@ class WindowBatches(IterableDataset):
         longest = 0.0
         for i, row in enumerate(rows):
             try:
-                for piece, is_last in cut_where_quiet(
-                    stream_audio(columns["audio"][i], rate, self.recordings), rate, self.window
-                ):
+                audio = stream_audio(columns["audio"][i], rate, self.recordings)
+                for piece, is_last in cut_where_quiet(audio, rate, self.window):
                     seconds = len(piece) / rate
                     computed = float(self.computed_seconds(np.array(seconds)))
                     longest = max(longest, computed)
@@ -299,10 +305,7 @@ class GenerativeTranscriber:
             ValueError: for a language that the model does not know.
         """
         on_cpu = self.model.device.type == "cpu"
-        if max_batch_seconds is None:
-            max_batch_seconds = self.request.cpu_batch_seconds(self.model) if on_cpu else 480.0
-        if num_workers is None:
-            num_workers = 0 if on_cpu else min(8, os.cpu_count() or 1)
+        num_workers = workers_of(self.model, num_workers)
         for block in blocks(dataset, ["language"]):
             for locale in block["language"].unique().to_pylist():
                 if locale not in self.languages:
@@ -310,22 +313,22 @@ class GenerativeTranscriber:
         if not len(dataset):
             return
         clock = clock or Clock()
-        clock.batch_seconds = max_batch_seconds
+        clock.batch_seconds = self.batch_seconds(max_batch_seconds)
         was_training, stopped = self.model.training, Event()
         self.model.eval()
         try:
-            options = max_batch_seconds, self.pads_to_window, self.pads_exactly
-            batches = WindowBatches(dataset, self.request, self.languages, *options)
+            batches = self.batches_of(dataset, max_batch_seconds)
             if on_cpu and not num_workers and self.request.runs_in_threads:
                 results = decode_in_threads(
-                    lambda number: self._decode(batches.make_batches(batches.plan[number]), clock),
+                    lambda number: self.decode(batches.make_batches(batches.plan[number]), clock),
                     len(batches.plan),
                     stopped,
                 )
             elif num_workers:
-                results = self._decode(DataLoader(batches, batch_size=None, num_workers=num_workers), clock)
+                batches.plan  # noqa: B018  # before there are workers, which need it
+                results = self.decode(DataLoader(batches, batch_size=None, num_workers=num_workers), clock)
             else:
-                results = self._decode(prefetch(iter(batches)), clock)
+                results = self.decode(prefetch(iter(batches)), clock)
             with _ending_with(stopped, self.model), closing(results):
                 for hypotheses in results:
                     yield from hypotheses
@@ -333,6 +336,17 @@ class GenerativeTranscriber:
                         progress.update(len(hypotheses))
         finally:
             self.model.train(was_training)
+
+    def batches_of(self, dataset: Dataset, max_batch_seconds: float | None) -> WindowBatches:
+        """Returns what makes the batches of a data set, whose languages are known."""
+        options = self.batch_seconds(max_batch_seconds), self.pads_to_window, self.pads_exactly
+        return WindowBatches(dataset, self.request, self.languages, *options)
+
+    def batch_seconds(self, max_batch_seconds: float | None) -> float:
+        """Returns the audio of one batch, by default as `__call__` says."""
+        if max_batch_seconds is not None:
+            return max_batch_seconds
+        return self.request.cpu_batch_seconds(self.model) if self.model.device.type == "cpu" else 480.0
 
     @cached_property
     def pads_to_window(self) -> bool:
@@ -381,7 +395,7 @@ class GenerativeTranscriber:
         self.request.generate(self.model, inputs, **self._options(recorded, inputs, 1))
         return recorded.first
 
-    def _decode(self, batches: Iterable[WindowBatch], clock: Clock) -> Generator[list[Hypothesis], None, None]:
+    def decode(self, batches: Iterable[WindowBatch], clock: Clock) -> Generator[list[Hypothesis], None, None]:
         """Yields after each batch the hypotheses of the utterances that end in it."""
         texts_of_row: dict[int, list[GeneratedText]] = defaultdict(list)
         for batch in batches:

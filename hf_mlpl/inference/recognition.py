@@ -19,12 +19,15 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from ..ctc_models.loading import adapter_languages, check_extractor, load_adapter, read_config
+from ..data.rows import durations_of
 from ..data.summary import languages_in
 from ..error_line import error_line
 from ..model.model_files import list_names
-from .decoding import Hypothesis, transcribe
+from .clock import Clock
+from .decoding import Hypothesis, PieceBatches, decode_beside, default_batch_seconds, transcribe, workers_of
 from .generation import GenerativeTranscriber, generates
 from .loading import load_model
+from .shard_stream import LONGEST_SECONDS, ShardStream
 from .transcription_requests import names_of_language
 
 Transcribe = Callable[..., Iterator[Hypothesis]]  # as `transcribe`, with a model
@@ -110,6 +113,31 @@ def transcriber(model: PreTrainedModel, processor: Any, dataset: Dataset) -> Tra
     if not generates(model.config):
         return partial(transcribe, model, processor)
     return GenerativeTranscriber(model, processor, languages_in(dataset))
+
+
+def shard_stream(
+    transcribe: Transcribe,
+    model: PreTrainedModel,
+    processor: Any,
+    dataset: Dataset,
+    max_batch_seconds: float | None,
+    num_workers: int | None,
+) -> ShardStream | None:
+    """Returns a stream that decodes shards of a data set as `transcribe`, from `transcriber`, decodes each of them.
+
+    None without loader workers, and for utterances so long that a worker must not hold one as a whole.
+    """
+    num_workers = workers_of(model, num_workers)
+    if not num_workers or durations_of(dataset).max(initial=0.0) > LONGEST_SECONDS:
+        return None
+    model.eval()
+    if isinstance(transcribe, GenerativeTranscriber):
+        maker, decode = transcribe.batches_of(dataset, max_batch_seconds), partial(transcribe.decode, clock=Clock())
+    else:
+        seconds = default_batch_seconds(model, max_batch_seconds)
+        maker = PieceBatches(dataset, processor, model.config, seconds)
+        decode = partial(decode_beside, model, maker.ctc)
+    return ShardStream(maker, decode, num_workers, pin_memory=model.device.type == "cuda")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from ..corpora.readers.manifests import DECIMALS
 from ..corpora.reading import THREADS, drop_reasons
 from ..data.rows import BLOCK, blocks
 from ..data.utterances import FEATURES, read_utterances
+from ..storage import absolute
 
 TARGETS = ("nemo", "lhotse")
 KINDS = ("recordings", "supervisions", "cuts")  # of lhotse's manifests
@@ -94,7 +95,7 @@ def _with_paths(rows: Iterable[dict], copies: Path | None, report: ExportReport)
     for row in rows:
         audio, seconds = row["audio"], row["duration_seconds"]
         if audio["offset"] is None:
-            path = os.path.abspath(audio["path"])
+            path = absolute(audio["path"])
         elif copies is None:
             report.left_out[IN_CONTAINER] += 1
             continue

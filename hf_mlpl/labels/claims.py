@@ -108,11 +108,12 @@ class Claims:
 
     def _release(self, claim: AnyPath) -> None:
         with self.lock:
-            if self.is_held(claim):
-                # Older ones first: as long as the newest is there, a process that comes back knows that it is late.
-                name, _, number = claim.name.rpartition("-")
-                for earlier in range(int(number) + 1):
-                    claim.with_name(f"{name}-{earlier}").unlink(missing_ok=True)
+            with suppress(OSError):  # a disk that does not answer: then the lease ends by itself
+                if self.is_held(claim):
+                    # Older ones first: as long as the newest is there, who comes back knows that it is late.
+                    name, _, number = claim.name.rpartition("-")
+                    for earlier in range(int(number) + 1):
+                        claim.with_name(f"{name}-{earlier}").unlink(missing_ok=True)
             self.held.pop(claim, None)
 
     def _has_expired(self, claim: AnyPath, version: Hashable, content: str) -> bool:

@@ -28,13 +28,13 @@ from ..corpora.sources import Source
 from ..data.collapse import FEWEST_LABELS, describe_collapse
 from ..data.conventions import KINDS
 from ..data.drops import DropFile, audio_problem, describe_unusable
-from ..data.rows import BLOCK, blocks
+from ..data.rows import blocks, row_groups
 from ..data.utterances import write_tables
 from ..error_line import error_line
 from ..storage import AnyPath, StorageError, as_path, parquet_source
 from .claims import is_claim
 from .disk import disk_of
-from .shards import SCHEMA, ShardCounts, counts_of, made_labels, read_shard
+from .shards import SCHEMA, Facts, ShardCounts, counts_of, made_labels, read_shard
 
 logger = logging.getLogger(__name__)
 
@@ -197,13 +197,11 @@ def join_shards(
     Raises:
         ValueError: for a damaged shard.
     """
-    counts, errors = ShardCounts(), Counter[str]()
+    counts, errors = ShardCounts(Facts()), Counter[str]()
 
     def read(number: int) -> tuple[pa.Table, list[dict], ShardCounts]:
         shard = _read_sound_shard(shard_path(folder, number))
-        made, shard_counts = made_labels(shard), counts_of(shard)
-        if transcripts is not None:
-            shard_counts.compare(made, transcripts(number))
+        made, shard_counts = made_labels(shard), counts_of(shard, transcripts and transcripts(number))
         failed = shard.filter(shard["error"].is_valid()) if len(made) < len(shard) else shard.slice(0, 0)
         return made, failed.select(["id", "language", "error"]).to_pylist(), shard_counts
 
@@ -216,11 +214,11 @@ def join_shards(
             yield made
 
     def checked() -> Iterator[pa.Table]:
-        yield from _in_row_groups(labels())
+        yield from row_groups(labels())
         finish()
 
     with DropFile(folder / UNREADABLE, ("id", "language", "reason")) as unreadable:
-        num_labels = write_tables(checked(), folder / "labels.parquet", SCHEMA)
+        num_labels = write_tables(checked(), folder / "labels.parquet", SCHEMA, summary=counts.summary)
     languages = counts.report(errors)
     summary = {
         **job,
@@ -253,20 +251,6 @@ def _read_sound_shard(path: AnyPath) -> pa.Table:
         if isinstance(error, StorageError) or isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError(f"{path}: damaged ({error_line(error)}); the same command labels it again") from error
-
-
-def _in_row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Joins tables to ones of `BLOCK` rows, but for the last one."""
-    waiting, num_rows = [], 0
-    for table in tables:
-        waiting.append(table)
-        num_rows += len(table)
-        while num_rows >= BLOCK:
-            whole = pa.concat_tables(waiting)
-            yield whole.slice(0, BLOCK)
-            waiting, num_rows = [whole.slice(BLOCK)], num_rows - BLOCK
-    if num_rows:
-        yield pa.concat_tables(waiting)
 
 
 def read_complete(folder: str | AnyPath) -> dict:

@@ -12,6 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -28,10 +29,10 @@ from ..corpora.readers.dataset_files import data_files
 from ..corpora.readers.published import locale_of_config
 from ..corpora.reading import ReadingReport
 from ..data.collapse import NOT_LEARNED, LabelTexts, collapse_line, num_characters
-from ..data.rows import blocks, filter_rows, select_rows
-from ..data.utterances import FEATURES, write_utterances
+from ..data.rows import blocks, filter_rows, row_groups, select_rows, with_offsets
+from ..data.text_arrays import TextBlock
+from ..data.utterances import FEATURES, TableSummarizer, write_tables
 from ..folder_lock import claimed_file
-from ..model.text import normalize_text
 from ..sharing.hub import FAILURES, request_problem, with_retries
 from ..storage import AnyPath, RemotePath, matching_paths
 from .files import AS_FOUND, PLACE_FEATURES, TableSettings, columns_of_labels, label_schema, labels_of_anyone
@@ -46,7 +47,8 @@ from .matching import (
     UtteranceNames,
     matched_labels,
 )
-from .schema import LABEL_FEATURES, SCORES
+from .schema import SCORES
+from .shards import SCHEMA
 
 READ_WITH_AUDIO = Features({name: kind for name, kind in READ.items() if name not in PLACE_FEATURES})
 NEEDED_WITH_AUDIO = (*NEEDED, "language", "duration_seconds")  # elsewhere the local utterance has these
@@ -216,8 +218,8 @@ def join_labels(
     """Writes an utterance file of `LABEL_FEATURES`, and beside it `NAME.unmatched.tsv` with the unmatched ids.
 
     Labels are of the utterance with their id, or with the only name that is another spelling of their id or path, as
-    `matching` describes. Reads the labels twice. Memory holds 10,000 labels at a time, and 17 bytes of each label and
-    each local utterance of a language, or 81 if there are other spellings.
+    `matching` describes. Reads the labels as `matched_labels` does. Memory holds 10,000 labels at a time, and 17 bytes
+    of each label and each local utterance of a language, or 81 if there are other spellings.
 
     Args:
         files: of each language, from `find_label_set`.
@@ -239,15 +241,15 @@ def join_labels(
         atomic_write(output.with_suffix(".unmatched.tsv")) as path,
         open(path, "w", encoding="utf-8", newline="") as file,
     ):
-        write_row = csv.writer(file, delimiter="\t", lineterminator="\n").writerow
-        write_row(("id", "language", "what"))
+        write_rows = csv.writer(file, delimiter="\t", lineterminator="\n").writerows
+        write_rows([("id", "language", "what")])
 
-        def rows() -> Iterator[dict]:
+        def tables() -> Iterator[pa.Table]:
             for language, paths in files.items():
-                yield from _join(language, paths, utterances, keep_all, report, write_row, settings)
+                yield from _join(language, paths, utterances, keep_all, report, write_rows, settings)
             _check_result(report, files, utterances, allow_collapsed, settings)
 
-        write_utterances(rows(), output, LABEL_FEATURES)
+        _write(tables(), output)
     return report
 
 
@@ -261,25 +263,43 @@ def join_own_audio(files: Files, output: AnyPath, keep_all: bool = False, allow_
     """
     report = JoinReport()
 
-    def rows() -> Iterator[dict]:
+    def tables() -> Iterator[pa.Table]:
         for path in (path for paths in files.values() for path in paths):
-            offset = 0
             _check_audio(path)
-            for labels in labels_of_anyone(path, READ_WITH_AUDIO, NEEDED_WITH_AUDIO):
+            for first, labels in with_offsets(labels_of_anyone(path, READ_WITH_AUDIO, NEEDED_WITH_AUDIO)):
                 report.texts.add(labels)
-                kept = keep_all | _is_kept(labels)
-                for number, (label, is_kept) in enumerate(zip(labels.to_pylist(), kept, strict=True), offset):
-                    if is_kept:
-                        audio = {"path": str(path.absolute() if isinstance(path, Path) else path), "offset": number}
-                        yield _joined_row({"id": label["id"], "audio": audio}, label, path, report)
-                    else:
-                        report.left_out += 1
-                offset += len(labels)
+                kept = np.flatnonzero(keep_all | _is_kept(labels))
+                report.left_out += len(labels) - len(kept)
+                own = labels.take(pa.array(kept))
+                audio = _audio_in_rows(path, first + kept)
+                rows = own.select(["id", "language", "duration_seconds"]).append_column("audio", audio)
+                yield _joined(rows, own, path, report)
         _check_result(report, files, None, allow_collapsed)
 
     with claimed_file(output):
-        write_utterances(rows(), output, LABEL_FEATURES)
+        _write(tables(), output)
     return report
+
+
+def _write(tables: Iterable[pa.Table], output: AnyPath) -> None:
+    """Writes rows of `LABEL_FEATURES`, with a summary as `write_utterances` writes it."""
+    summarizer = TableSummarizer()
+
+    def summarized() -> Iterator[pa.Table]:
+        for table in row_groups(tables):
+            summarizer.add(table)
+            yield table
+
+    write_tables(summarized(), output, SCHEMA, summary=summarizer.summary)
+
+
+def _audio_in_rows(path: AnyPath, rows: np.ndarray) -> pa.StructArray:
+    """Returns the column `audio` for recordings in rows (N,) of a Parquet file."""
+    name = str(path.absolute() if isinstance(path, Path) else path)
+    kinds = list(SCHEMA.field("audio").type)
+    known = {"path": pa.repeat(name, len(rows)), "offset": pa.array(rows)}
+    parts = [known[kind.name] if kind.name in known else pa.nulls(len(rows), kind.type) for kind in kinds]
+    return pa.StructArray.from_arrays(parts, fields=kinds)
 
 
 def _check_audio(path: AnyPath) -> None:
@@ -297,15 +317,15 @@ def _join(
     utterances: Dataset,
     keep_all: bool,
     report: JoinReport,
-    write_row: Callable,
+    write_rows: Callable,
     settings: TableSettings,
-) -> Iterator[dict]:
+) -> Iterator[pa.Table]:
     """Yields labels of a language with their utterances, in their order; writes a row for each id without a match."""
 
     def skip(position: str, problem: str) -> None:
         report.unreadable += 1
         report.first_unreadable = report.first_unreadable or f"{position}: {problem}"
-        write_row((position, language or "", problem))
+        write_rows([(position, language or "", problem)])
 
     if language is not None:
         utterances = filter_rows(
@@ -317,52 +337,61 @@ def _join(
         unmatched = labels.filter(pa.array(~has_audio)).select(["id", "path", "language"]).to_pylist()
         for row, label in zip(rows[~has_audio].tolist(), unmatched, strict=True):
             report.unmatched[row] += 1
-            write_row((label["id"] or label["path"], language or label["language"] or "", UNMATCHED[row]))
+            write_rows([(label["id"] or label["path"], language or label["language"] or "", UNMATCHED[row])])
         report.by_name += int((has_audio & ~is_exact).sum())
         labels, rows = labels.filter(pa.array(has_audio)), rows[has_audio]
         has_label[rows] = True
-        for local in _in_one(blocks(select_rows(utterances, rows), ["language", "duration_seconds"])):
-            report.texts.add(local.append_column("text", labels["text"]))
-        kept = keep_all | _is_kept(labels)
-        report.left_out += int((~kept).sum())
-        local_blocks = blocks(select_rows(utterances, rows[kept]), list(FEATURES))
-        local = (row for block in local_blocks for row in block.to_pylist())
-        for utterance, label in zip(local, labels.filter(pa.array(kept)).to_pylist(), strict=True):
-            seconds, labelled = utterance["duration_seconds"], label["duration_seconds"]
-            if labelled is not None and abs(seconds - labelled) > DURATION_TOLERANCE:
-                report.other_duration += 1
-                write_row((utterance["id"], utterance["language"], f"{seconds:.2f} s, its label {labelled:.2f} s"))
-            yield _joined_row(utterance, label, path, report)
-    first = 0
-    for block in blocks(utterances, ["id", "language"]):
-        for row in block.filter(pa.array(~has_label[first : first + len(block)])).to_pylist():
-            report.no_label += 1
-            write_row((row["id"], row["language"], "no label"))
-        first += len(block)
+        for first, local in with_offsets(blocks(select_rows(utterances, rows), list(FEATURES))):
+            own = labels.slice(first, len(local))
+            report.texts.add(local.set_column(local.column_names.index("text"), "text", own["text"]))
+            kept = pa.array(keep_all | _is_kept(own))
+            local, own = local.filter(kept), own.filter(kept)
+            report.left_out += len(kept) - len(own)
+            _report_durations(local, own["duration_seconds"], report, write_rows)
+            yield _joined(local, own, path, report)
+    for first, block in with_offsets(blocks(utterances, ["id", "language"])):
+        missing = block.filter(pa.array(~has_label[first : first + len(block)]))
+        report.no_label += len(missing)
+        write_rows(zip(*(column.to_pylist() for column in missing.columns), repeat("no label"), strict=False))
 
 
-def _in_one(tables: Iterable[pa.Table]) -> list[pa.Table]:
-    """Returns blocks of rows as one, or none where there are no rows."""
-    tables = list(tables)
-    return [pa.concat_tables(tables)] if tables else []
+def _report_durations(
+    utterances: pa.Table, labelled: pa.ChunkedArray, report: JoinReport, write_rows: Callable
+) -> None:
+    """Counts and lists the utterances whose labels are of a longer or shorter one."""
+    difference = pc.abs(pc.subtract(utterances["duration_seconds"], labelled))
+    is_other = pc.fill_null(pc.greater(difference, DURATION_TOLERANCE), False)
+    others = utterances.append_column("labelled", labelled).filter(is_other)
+    report.other_duration += len(others)
+    write_rows(
+        (row["id"], row["language"], f"{row['duration_seconds']:.2f} s, its label {row['labelled']:.2f} s")
+        for row in others.select(["id", "language", "duration_seconds", "labelled"]).to_pylist()
+    )
 
 
 def _is_kept(labels: pa.Table) -> np.ndarray:
     """Returns (N,) whether the filters of labels keep them; where that is not known, whether they have a text."""
-    return pc.coalesce(labels["kept"], pc.greater(num_characters(labels["text"]), 0)).to_numpy()
+    kept = labels["kept"]
+    if kept.null_count:
+        kept = pc.coalesce(kept, pc.greater(num_characters(labels["text"]), 0))
+    return kept.to_numpy()
 
 
-def _joined_row(utterance: dict, label: dict, path: AnyPath, report: JoinReport) -> dict:
-    """Returns a row of `LABEL_FEATURES`, and counts it; the label supplies the fields that the utterance lacks."""
-    joined = {"duration_seconds": label["duration_seconds"], "language": label["language"]} | utterance
-    report.joined += 1
-    report.hours += joined["duration_seconds"] / 3600
-    report.languages.add(joined["language"])
-    text = normalize_text(label["text"])
-    report.empty += not text
-    teacher = [name for name in (label["teacher"], label["teacher_revision"]) if name]
-    scores = {name: label[name] for name in (*SCORES, "predicted_language")}
-    return joined | scores | {"text": text, "source": "@".join(teacher) or path.name}
+def _joined(utterances: pa.Table, labels: pa.Table, path: AnyPath, report: JoinReport) -> pa.Table:
+    """Returns rows of `LABEL_FEATURES`, and counts them: utterances with the texts and scores of their labels."""
+    texts = TextBlock(labels["text"])
+    teachers, revisions = (pc.fill_null(labels[name], "") for name in ("teacher", "teacher_revision"))
+    separators = pc.if_else(pc.or_(pc.equal(teachers, ""), pc.equal(revisions, "")), "", "@")
+    sources = pc.binary_join_element_wise(teachers, separators, revisions, "")
+    sources = pc.if_else(pc.equal(sources, ""), path.name, sources)
+    report.joined += len(utterances)
+    report.hours += (pc.sum(utterances["duration_seconds"]).as_py() or 0) / 3600
+    report.languages.update(utterances["language"].unique().to_pylist())
+    report.empty += int((texts.lengths == 0).sum())
+    columns = {name: labels[name] for name in (*SCORES, "predicted_language")}
+    columns |= {name: utterances[name] for name in utterances.column_names} | {"text": texts.texts, "source": sources}
+    nulls = {name: pa.nulls(len(labels), SCHEMA.field(name).type) for name in SCHEMA.names if name not in columns}
+    return pa.table(columns | nulls).select(SCHEMA.names).cast(SCHEMA)
 
 
 def _check_result(

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features
 
 from ..corpora.locales import is_other_language, iso_code
-from ..data.rows import blocks, distinct, durations_of, id_hashes, select_rows
+from ..data.rows import blocks, distinct, durations_of, id_hashes, select_rows, with_offsets
 from ..data.text_arrays import TextBlock
 from ..storage import AnyPath
 from .files import AS_FOUND, AUDIO_SUFFIX, PLACE_FEATURES, TableSettings, labels_of_anyone
@@ -36,6 +36,7 @@ FOLDERS = {1: "(?s)^.*/([^/]*)$", 2: "(?s)^.*/([^/]*/[^/]*)$"}  # match all but 
 READ = Features(
     {name: kind for name, kind in LABEL_SET_FEATURES.items() if name not in ("start", "end")} | PLACE_FEATURES
 )
+NAMES = Features({name: READ[name] for name in ("id", "text", "language", *PLACE_FEATURES)})
 NEEDED = ("id", "text")
 
 
@@ -77,9 +78,10 @@ class UtteranceNames:
     def _by_id(self, ids: pa.Array) -> np.ndarray:
         found = np.full(len(ids), NONE)
         for numbers, rows in self._ids.candidates(id_hashes(ids)):  # once, unless two ids share a hash
-            local = (row["id"] for row in self._rows(rows, ["id"]))
-            is_same = np.array([one == other for one, other in zip(local, ids.take(numbers).to_pylist(), strict=True)])
-            found[numbers[is_same.astype(bool)]] = rows[is_same.astype(bool)]
+            for first, local in with_offsets(blocks(select_rows(self.utterances, rows), ["id"])):
+                some = numbers[first : first + len(local)]
+                is_same = pc.equal(local["id"], ids.take(some)).to_numpy()
+                found[some[is_same]] = rows[first : first + len(local)][is_same]
         return found
 
     def _add_spellings(self, names: pa.Array, found: np.ndarray) -> None:
@@ -204,8 +206,9 @@ def matched_labels(
 ) -> Iterator[tuple[AnyPath, pa.Table, np.ndarray, np.ndarray]]:
     """Yields each file, some of its labels, (N,) rows of their utterances, and (N,) whether the ids are equal.
 
-    Reads files twice. Of labels of one utterance, those with its own id go before others. The same text counts once;
-    others have `AGAIN` or `SEVERAL` instead of a row. Memory holds 17 bytes of each label.
+    Reads files twice, and a third time where an utterance has several labels. Of these, those with its own id go
+    before others. The same text counts once; others have `AGAIN` or `SEVERAL` instead of a row. Memory holds 9 bytes
+    of each label, or 17 where an utterance has several.
 
     Raises:
         LabelFileError: as `labels_of_anyone` does.
@@ -226,16 +229,24 @@ def matched_labels(
 def _rows_of_labels(
     names: UtteranceNames, paths: Sequence[AnyPath], settings: TableSettings
 ) -> tuple[np.ndarray, np.ndarray]:
-    found = []
-    for path in paths:
-        for labels in labels_of_anyone(path, READ, NEEDED, settings=settings):
-            found.append((*names.find(labels), id_hashes(TextBlock(labels["text"]).texts)))
+    def all_labels() -> Iterator[pa.Table]:
+        for path in paths:  # rows of tables of text cannot be read if one of their values cannot
+            features = NAMES if path.suffix == ".parquet" else READ
+            yield from labels_of_anyone(path, features, NEEDED, settings=settings)
+
+    found = list(map(names.find, all_labels()))
     if not found:
         return np.empty(0, int), np.empty(0, bool)
-    rows, is_exact, texts = map(np.concatenate, zip(*found, strict=True))
+    rows, is_exact = map(np.concatenate, zip(*found, strict=True))
     values, counts = np.unique(rows[rows >= 0], return_counts=True)
-    labels_of_row: defaultdict[int, list[int]] = defaultdict(list)
-    for number in np.flatnonzero(np.isin(rows, values[counts > 1])).tolist():
+    is_doubtful = np.isin(rows, values[counts > 1])
+    if not is_doubtful.any():
+        return rows, is_exact
+    texts, labels_of_row = np.zeros(len(rows), np.uint64), defaultdict[int, list[int]](list)
+    for first, block in with_offsets(all_labels()):
+        numbers = np.flatnonzero(is_doubtful[first : first + len(block)])
+        texts[first + numbers] = id_hashes(TextBlock(block["text"].take(pa.array(numbers))).texts)
+    for number in np.flatnonzero(is_doubtful).tolist():
         labels_of_row[int(rows[number])].append(number)
     for numbers in labels_of_row.values():
         first = next((number for number in numbers if is_exact[number]), numbers[0])

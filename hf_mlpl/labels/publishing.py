@@ -34,7 +34,7 @@ from ..data.collapse import NOT_LEARNED, collapse_line
 from ..data.rows import blocks, durations_of, filter_rows, select_rows, sorted_by_id
 from ..error_line import error_line
 from ..sharing.hub import push_folder, with_retries
-from ..storage import AnyPath
+from ..storage import AnyPath, as_path
 from .dataset_card import PICTURE, dataset_card, is_commit, plot_scores
 from .files import scored_blocks
 from .filters import DEFAULT_FILTERS, LabelFilter
@@ -52,7 +52,7 @@ PARQUET_OPTIONS = {"compression": "zstd", "use_content_defined_chunking": True, 
 
 
 def push_label_set(
-    labels: AnyPath,
+    labels: str | AnyPath,
     repo_id: str,
     filters: Sequence[LabelFilter] = DEFAULT_FILTERS,
     with_audio: bool = False,
@@ -77,6 +77,7 @@ def push_label_set(
             have collapsed.
         OSError: if the push fails.
     """
+    labels = as_path(labels)
     complete = read_complete(labels)
     license_name = _license_of(*complete["teacher"].rpartition("@")[::2])
     problems = {} if allow_collapsed else collapse_of(complete)

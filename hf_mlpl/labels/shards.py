@@ -10,8 +10,10 @@ import base64
 import json
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +23,11 @@ from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cpdist
 
 from ..atomic import atomic_write
-from ..data.collapse import FEWEST_LABELS, LabelTexts
+from ..data.collapse import FEWEST_LABELS, LabelTexts, TextCounts
 from ..data.conventions import KINDS, Conventions
+from ..data.summary import Group, Summary
 from ..data.text_arrays import TextBlock
-from ..data.utterances import NOT_WRITTEN, REPEATED, arrow_errors
+from ..data.utterances import NOT_WRITTEN, REPEATED, TableSummarizer, arrow_errors
 from ..evaluation.error_rate import fraction
 from ..storage import AnyPath
 from .files import with_null_scores
@@ -32,28 +35,34 @@ from .schema import LABEL_FEATURES
 
 SCHEMA = LABEL_FEATURES.arrow_schema
 COUNTS = "hf_mlpl.label_counts"  # in the metadata of a shard
+COUNTED = ("id", "language", "text", "source", "duration_seconds", "mean_log_prob", "error")
 CONVENTION = ("texts", *KINDS)
-KEPT = ("labels", "empty", "hours", "log_probs", "scored", *CONVENTION)  # sums of a language that a shard has with it
+# Sums of a language that a shard has with it, and those of the labels that are compared with transcripts.
+SUMS = ("labels", "empty", "hours", "log_probs", "scored", "seconds", "squared_seconds", "characters", *CONVENTION)
+COMPARED = ("compared", "written", "expected", "edits", "length")
 HASHES = np.dtype("<u8")
 
 
-def write_shard(rows: Iterable[dict], path: AnyPath, keep: bool = True) -> None:
+def write_shard(rows: Iterable[dict], path: AnyPath, transcripts: pa.Table | None = None, keep: bool = True) -> None:
     """Writes rows of `LABEL_FEATURES` as a shard, which appears when it is complete, with their counts.
 
     Args:
+        transcripts: `id` and `text` of the utterances that have a transcript.
         keep: of `atomic_write`.
     """
     rows = list(rows)
     with arrow_errors(path, NOT_WRITTEN.format(0)):
         shard = pa.Table.from_pylist(rows, schema=SCHEMA)
-    counts = ShardCounts()
-    counts.add(made_labels(shard))
-    content = json.dumps(counts.content() | {"crc32": _checksum(shard)})
+    counts = _counted(shard, transcripts)
+    counts.facts = Facts.of_labels(made_labels(shard))
+    content = counts.content() | {"labels_crc32": _checksum(shard, COUNTED)}
+    if transcripts is not None:
+        content["transcripts_crc32"] = _checksum(transcripts, transcripts.column_names)
     with (
         atomic_write(path, keep=keep) as partial,
         pq.ParquetWriter(partial, SCHEMA, write_page_checksum=True, use_dictionary=REPEATED) as writer,
     ):
-        writer.add_key_value_metadata({COUNTS: content})
+        writer.add_key_value_metadata({COUNTS: json.dumps(content)})
         writer.write_table(shard)
 
 
@@ -74,54 +83,141 @@ def made_labels(shard: pa.Table) -> pa.Table:
     return pa.concat_tables(shard.slice(start, end - start) for start, end in zip(starts, ends, strict=True))
 
 
-def counts_of(shard: pa.Table) -> ShardCounts:
-    """Returns the counts that a shard has with it or, where they are of other labels or absent, counts its labels."""
+def counts_of(shard: pa.Table, transcripts: pa.Table | None = None) -> ShardCounts:
+    """Returns the counts that a shard has with it or, where they are of other labels or absent, counts its labels.
+
+    Args:
+        transcripts: of `write_shard`; other ones than there are compared anew.
+    """
     with suppress(AttributeError, KeyError, TypeError, ValueError):
         content = json.loads((shard.schema.metadata or {})[COUNTS.encode()])
-        if content["crc32"] == _checksum(shard):
-            return ShardCounts.of_content(content)
-    counts = ShardCounts()
-    counts.add(made_labels(shard))
+        if content["labels_crc32"] == _checksum(shard, COUNTED):
+            if transcripts is None:
+                return ShardCounts.of_content(content)
+            is_compared = content.get("transcripts_crc32") == _checksum(transcripts, transcripts.column_names)
+            counts = ShardCounts.of_content(content, is_compared)
+            if not is_compared:
+                counts.compare(made_labels(shard), transcripts)
+            return counts
+    return _counted(shard, transcripts)
+
+
+def _counted(shard: pa.Table, transcripts: pa.Table | None) -> ShardCounts:
+    labels = made_labels(shard)
+    counts = ShardCounts.of_labels(labels)
+    if transcripts is not None:
+        counts.compare(labels, transcripts)
     return counts
 
 
-def _checksum(shard: pa.Table) -> int:
-    """Returns the CRC-32 of the columns that are counted, without a copy of the texts."""
-    checksum = zlib.crc32(shard["error"].is_null().to_numpy())
-    for name in ("duration_seconds", "mean_log_prob"):
-        checksum = zlib.crc32(shard[name].fill_null(float("nan")).to_numpy(), checksum)
-    for name in ("language", "text") if len(shard) else ():
-        strings = shard[name].combine_chunks().fill_null("")
+def _checksum(table: pa.Table, names: Sequence[str]) -> int:
+    """Returns the CRC-32 of columns of strings and numbers, without a copy of the texts."""
+    checksum = 0
+    for name in names if len(table) else ():
+        column = table[name].combine_chunks()
+        if column.null_count:
+            checksum = zlib.crc32(column.is_null().to_numpy(zero_copy_only=False), checksum)
+        if pa.types.is_floating(column.type):
+            checksum = zlib.crc32(column.fill_null(0.0).to_numpy(), checksum)
+            continue
+        strings = column.fill_null("")
         offsets = np.frombuffer(strings.buffers()[1], np.int32)[strings.offset : strings.offset + len(strings) + 1]
         checksum = zlib.crc32(offsets - offsets[0], checksum)
         checksum = zlib.crc32(memoryview(strings.buffers()[2] or b"")[offsets[0] : offsets[-1]], checksum)
     return checksum
 
 
-class ShardCounts:
-    """Counts the labels of each language, in columns; 8 bytes of each label stay in memory."""
+@dataclass
+class Facts:
+    """Holds what a `Summary` of labels says and no sum does.
 
-    def __init__(self):
+    Args:
+        sources: of all labels; one teacher makes all labels of a job.
+        ids: the first and the last one.
+        longest: seconds, by language.
+        alphabets: characters of the texts, by language.
+    """
+
+    sources: set[str] = field(default_factory=set)
+    is_normalized: bool = True
+    ids: tuple[str, ...] = ()
+    longest: defaultdict[str, float] = field(default_factory=partial(defaultdict, float))
+    alphabets: defaultdict[str, set[str]] = field(default_factory=partial(defaultdict, set))
+
+    @classmethod
+    def of_labels(cls, labels: pa.Table) -> Facts | None:
+        """Returns those of the labels of a shard; None if these are no utterances that `read_utterances` accepts."""
+        summarizer = TableSummarizer()
+        summarizer.add(labels)
+        summary, facts = summarizer.summary(), cls()
+        if summary is None or len(labels) and summary.ids is None:
+            return None
+        facts.is_normalized, facts.ids = summary.is_normalized, summary.ids or ()
+        for (language, source), group in summary.groups.items():
+            facts.add(language, source or "", group.longest, group.alphabet)
+        return facts
+
+    def add(self, language: str, source: str, longest: float, alphabet: Iterable[str]) -> None:
+        self.sources.add(source)
+        self.longest[language] = max(self.longest[language], longest)
+        self.alphabets[language].update(alphabet)
+
+    def merge(self, other: Facts) -> None:
+        self.sources |= other.sources
+        self.is_normalized &= other.is_normalized
+        ids = self.ids + other.ids
+        self.ids = (min(ids), max(ids)) if ids else ()
+        for language, longest in other.longest.items():
+            self.longest[language] = max(self.longest[language], longest)
+            self.alphabets[language] |= other.alphabets[language]
+
+    def content(self) -> list:
+        """Returns the facts for JSON."""
+        alphabets = {language: "".join(sorted(characters)) for language, characters in self.alphabets.items()}
+        return [sorted(self.sources), self.is_normalized, self.ids, self.longest, alphabets]
+
+    @classmethod
+    def of_content(cls, content: list) -> Facts:
+        sources, is_normalized, ids, longest, alphabets = content
+        facts = cls(set(sources), is_normalized, tuple(ids))
+        facts.longest.update(longest)
+        facts.alphabets.update((language, set(characters)) for language, characters in alphabets.items())
+        return facts
+
+
+class ShardCounts:
+    """Counts the labels of each language, in columns; 8 bytes of each label stay in memory.
+
+    Args:
+        facts: for a summary of the labels; None if those of some are not known.
+    """
+
+    def __init__(self, facts: Facts | None):
+        self.facts = facts
         self.sums: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
         self.texts = LabelTexts()
 
-    def add(self, labels: pa.Table) -> None:
+    @classmethod
+    def of_labels(cls, labels: pa.Table) -> ShardCounts:
         """Counts labels, which have no error."""
-        self.texts.add(labels)
-        log_probs = labels["mean_log_prob"]
-        self._add_sums(
+        counts, texts, conventions = cls(None), LabelTexts(), Conventions()
+        texts.add(labels)
+        conventions.add_by("language", labels)
+        log_probs, seconds = labels["mean_log_prob"], labels["duration_seconds"].to_numpy()
+        counts._add_sums(
             labels["language"],
             labels=np.ones(len(labels)),
             empty=pc.equal(labels["text"], "").to_numpy(),
-            hours=labels["duration_seconds"].to_numpy() / 3600,
+            hours=seconds / 3600,
             log_probs=log_probs.fill_null(0.0).to_numpy(),
             scored=log_probs.is_valid().to_numpy(),
+            seconds=seconds,
+            squared_seconds=seconds**2,
         )
-        conventions = Conventions()
-        conventions.add_by("language", labels)
-        for language, counts in conventions.counts.items():
-            for name, count in counts.items():
-                self.sums[language][name] += count
+        for language, sums in counts.sums.items():
+            sums |= {"characters": texts.characters[language]} | conventions.report(language)
+            counts.texts.hashes[language] = texts.hashes[language]
+        return counts
 
     def compare(self, labels: pa.Table, transcripts: pa.Table) -> None:
         """Compares labels with the transcripts of the same ids, as `ErrorRate` does."""
@@ -147,7 +243,11 @@ class ShardCounts:
                 self.sums[language][column] += total
 
     def merge(self, other: ShardCounts) -> None:
-        """Adds counts of other labels."""
+        """Adds counts of other utterances."""
+        if self.facts is not None and other.facts is not None:
+            self.facts.merge(other.facts)
+        else:
+            self.facts = None
         for language, sums in other.sums.items():
             own = self.sums[language]
             for name, value in sums.items():
@@ -155,23 +255,64 @@ class ShardCounts:
             self.texts.hashes[language] += other.texts.hashes[language]
 
     def content(self) -> dict:
-        """Returns the counts of labels that are compared with nothing, for JSON."""
+        """Returns the counts for JSON."""
         hashes = [np.concatenate(self.texts.hashes[language]).astype(HASHES).tobytes() for language in self.sums]
         return {
-            "languages": {language: [sums[name] for name in KEPT] for language, sums in self.sums.items()},
+            "labels": {language: [sums[name] for name in SUMS] for language, sums in self.sums.items()},
+            "compared": {language: [sums[name] for name in COMPARED] for language, sums in self.sums.items()},
             "hashes": base64.b64encode(b"".join(hashes)).decode(),
+            "facts": self.facts and self.facts.content(),
         }
 
     @classmethod
-    def of_content(cls, content: dict) -> ShardCounts:
-        """Returns the counts of `content`; raises nearly any error for what is none."""
-        counts, first = cls(), 0
+    def of_content(cls, content: dict, is_compared: bool = False) -> ShardCounts:
+        """Returns the counts of `content`; raises nearly any error for what is none.
+
+        Args:
+            is_compared: includes those of the comparison with transcripts.
+        """
+        counts, first = cls(content["facts"] and Facts.of_content(content["facts"])), 0
         hashes = np.frombuffer(base64.b64decode(content["hashes"]), HASHES).astype(np.uint64)
-        for language, sums in content["languages"].items():
-            counts.sums[language].update(zip(KEPT, sums, strict=True))
+        for language, sums in content["labels"].items():
+            counts.sums[language].update(zip(SUMS, sums, strict=True))
             end = first + int(sums[0])
             counts.texts.hashes[language], first = [hashes[first:end]], end
+        for language, sums in content["compared"].items() if is_compared else ():
+            counts.sums[language].update(zip(COMPARED, sums, strict=True))
         return counts
+
+    @cached_property
+    def text_counts(self) -> dict[str, TextCounts]:
+        """Returns those of each language, when all labels have been added."""
+        return {language: self._text_counts(language) for language in self.sums}
+
+    def _text_counts(self, language: str) -> TextCounts:
+        sums = self.sums[language]
+        counts = self.texts.counts(language)
+        return counts._replace(characters=int(sums["characters"]), seconds=sums["seconds"])
+
+    def summary(self) -> Summary | None:
+        """Returns the summary of all labels, whose ids differ; None if it is not known."""
+        if self.facts is None or len(self.facts.sources) > 1:
+            return None
+        [source] = self.facts.sources or [""]
+        groups = {
+            (language, source): Group(
+                int(sums["labels"]),
+                sums["seconds"],
+                sums["squared_seconds"],
+                self.facts.longest[language],
+                self.text_counts[language],
+                self._convention(language),
+                "".join(sorted(self.facts.alphabets[language])),
+            )
+            for language, sums in self.sums.items()
+        }
+        first_and_last = (self.facts.ids[0], self.facts.ids[-1]) if self.facts.ids else None
+        return Summary(groups, self.facts.is_normalized, first_and_last)
+
+    def _convention(self, language: str) -> dict[str, int]:
+        return {name: int(self.sums[language][name]) for name in CONVENTION}
 
     def report(self, errors: Counter[str]) -> dict[str, dict]:
         """Returns the fields of each language in `complete.json`.
@@ -190,8 +331,8 @@ class ShardCounts:
             "errors": errors[language],
             "hours": sums["hours"],
             "mean_log_prob": sums["log_probs"] / sums["scored"] if sums["scored"] else None,
-            "convention": {name: int(sums[name]) for name in CONVENTION},
+            "convention": self._convention(language),
             "cer": fraction(sums["edits"], sums["length"]) if sums["compared"] else None,
-            "commonest": self.texts.report(language)["commonest"] if sums["labels"] else 0.0,
+            "commonest": self.text_counts[language].commonest / sums["labels"] if sums["labels"] else 0.0,
             "length_ratio": sums["written"] / sums["expected"] if is_enough else None,
         }

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
@@ -170,7 +170,7 @@ class SharedJob:
             self.claims.check(claim)
             remove_claims(self.folder)
 
-        transcripts = self._transcripts if self._has_transcripts() else None
+        transcripts = self._transcripts if self._has_transcripts else None
         summary = join_shards(self.folder, self.job, len(self.shards), transcripts, self.sources, finish)
         self._show()
         return summary
@@ -198,7 +198,8 @@ class SharedJob:
 
         try:
             with self.held[number]:
-                write_shard(held(), shard_path(self.folder, number))
+                transcripts = self._transcripts(number) if self._has_transcripts else None
+                write_shard(held(), shard_path(self.folder, number), transcripts)
             now = time.monotonic()
             self.num_made, self.seconds = self.num_made + 1, self.seconds + now - max(claimed_at, self.last_written)
             self.last_written = now
@@ -227,6 +228,7 @@ class SharedJob:
         """Returns what changes whenever `complete.json` is written, None if it is not there."""
         return self.disk.stamp(self.folder / "complete.json")
 
+    @cached_property
     def _has_transcripts(self) -> bool:
         return any(block["text"].null_count < len(block) for block in blocks(self.dataset, ["text"]))
 

@@ -153,16 +153,17 @@ class TrainingConfig:
     """Configures a run of `hf-mlpl train`. Seconds are seconds of audio; updates are optimizer steps.
 
     Args:
-        output_dir: holds `checkpoints/`, `model/` (the result), `report.html`, `metrics.jsonl`, `curves.png`,
-            `config.yaml`, `run.json` and `results.json`, from which the model card is rendered, and lists of
-            utterances that cannot be used: `dropped.tsv`, `dropped-unlabelled.tsv` and `unreadable.txt`.
+        output_dir: a local folder, which holds `checkpoints/`, `model/` (the result), `report.html`, `metrics.jsonl`,
+            `curves.png`, `config.yaml`, `run.json` and `results.json`, from which the model card is rendered, and
+            lists of utterances that cannot be used: `dropped.tsv`, `dropped-unlabelled.tsv` and `unreadable.txt`.
         model: `tiny`, `base` or `large` for a new model, or the folder or Hub name of a trained one to start from: of
             ours, of any other CTC architecture of transformers, or an encoder of one.
         model_fields: fields of the configuration that differ from the model's own, for example `layerdrop: 0.1`, or
             `encoder_config: {layerdrop: 0.1}`; `target_lang` loads the adapter of an MMS model.
         tokens: tokens file of a new model, or of an encoder that gets a CTC head. A trained model has its own; with
             this file, its CTC head gets a row for each token of the file, and tokens that it knows keep theirs.
-        train: utterance files to train on; dev: utterance files to evaluate on, may be empty.
+        train: utterance files to train on, paths or URLs such as `s3://bucket/train.parquet`; dev: utterance files to
+            evaluate on, may be empty.
         unlabelled: utterance files for slimIPL; their texts, if any, are compared with the labels, and not learned.
         language: uses the utterances of this language alone; `{language}` in other settings stands for its name.
         languages: classes of the language-ID head, of a new model by default those of `train`, sorted. A trained model
@@ -192,7 +193,10 @@ class TrainingConfig:
         waveform_augment: fields of `WaveformAugmentConfig`, or null for none.
         slimipl: fields of `SlimIplConfig`, or null for training on labelled speech alone.
         bf16: computes in bfloat16, except for weights and loss; else in the precision of `accelerate launch`.
-        gradient_checkpointing: recomputes the layers in the backward pass instead of storing their activations.
+        bf16_gradients: lets processes exchange gradients in bfloat16, half the bytes, which slow networks need; the
+            sum is rounded, so other numbers of processes no longer give nearly the same. FSDP does so with `bf16`.
+        gradient_checkpointing: recomputes the layers in the backward pass instead of storing their activations, with
+            the same result; null does so only where they would not fit into the GPU's memory.
         allow_collapsed: trains on pseudo-labels of a language that are nearly all empty or the same text, and accepts
             a model that has learned to say nothing; by default both are errors.
         log_every, eval_every, save_every: updates between lines of metrics, evaluations, checkpoints.
@@ -241,7 +245,8 @@ class TrainingConfig:
     waveform_augment: WaveformAugmentConfig | None = None
     slimipl: SlimIplConfig | None = None
     bf16: bool = False
-    gradient_checkpointing: bool = False
+    bf16_gradients: bool = False
+    gradient_checkpointing: bool | None = False
     allow_collapsed: bool = False
     log_every: int = 100
     eval_every: int = 5_000

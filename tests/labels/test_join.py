@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hf_mlpl.audio.reading import load_audio
+from hf_mlpl.data.summary import file_summary
 from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.labels.filters import LabelFilter
 from hf_mlpl.labels.join import find_label_set, join_labels, join_own_audio
@@ -51,6 +52,7 @@ def test_joined_labels_are_those_that_were_written(tone_labels, label_set, local
     report = join_labels(find_label_set(str(label_set)), local, tmp_path / "all.parquet", keep_all=True)
     assert joined(tmp_path / "all.parquet") == made_in(tone_labels["de"]) | made_in(tone_labels["sv-SE"])
     assert (report.joined, report.left_out, report.no_audio, report.no_label) == (24 + 31, 0, 0, 1)
+    assert file_summary(pq.read_metadata(tmp_path / "all.parquet")).languages == ["de", "sv-SE"]
     # its recording could not be read
     assert unmatched(tmp_path / "all.parquet") == {"common_voice_de_train3": ("de", "no label")}
     report = join_labels(find_label_set(str(label_set), ["sv-SE"]), local, tmp_path / "kept.parquet")

@@ -2,18 +2,22 @@
 
 import random
 from collections import Counter
+from dataclasses import astuple
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hf_mlpl.data import rows as rows_module
 from hf_mlpl.data.rows import id_hashes
-from hf_mlpl.data.utterances import write_utterances
+from hf_mlpl.data.summary import file_summary
+from hf_mlpl.data.utterances import TableSummarizer, write_utterances
 from hf_mlpl.evaluation.error_rate import ErrorRate
-from hf_mlpl.labels import folder as folder_module
 from hf_mlpl.labels.folder import join_shards, shard_path
 from hf_mlpl.labels.schema import LABEL_FEATURES, SCORES
+from hf_mlpl.labels.shards import COUNTS, ShardCounts, write_shard
 
 TEXTS = ["", "dobro jutro", "Dobro jutro.", "20 ljudi", "jutri", "早上好", "ǅ", "a b c d e f"]
 
@@ -26,7 +30,7 @@ def random_label(rng: random.Random, number: int) -> dict:
 
 
 def test_counts_are_those_of_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_module, "BLOCK", 7)  # rows of a row group: shards end within them
+    monkeypatch.setattr(rows_module, "BLOCK", 7)  # rows of a row group: shards end within them
     rng = random.Random(0)
     shards = [[random_label(rng, 100 * i + j) for j in range(rng.randint(1, 30))] for i in range(12)]
     shards[5] = [row | {"error": "no sound"} for row in shards[5]]
@@ -78,6 +82,61 @@ def test_counts_are_those_of_rows(tmp_path, monkeypatch):
             },
         }
     assert summary["languages"].keys() == {"sl", "zh-TW", "de"} and SCORES.keys() <= set(LABEL_FEATURES)
+
+
+def test_counts_lie_in_the_shards(tmp_path, monkeypatch):
+    """They equal those of labels that are counted at the join, and are not used for other labels or transcripts."""
+    rng = random.Random(1)
+    shards = [[random_label(rng, 100 * i + j) for j in range(25)] for i in range(4)]
+
+    def transcripts(number: int, texts: tuple = ("jutri", "20 ljudi")) -> pa.Table:
+        known = [{"id": row["id"], "text": texts[i % 2]} for i, row in enumerate(shards[number]) if i % 3]
+        return pa.Table.from_pylist(known, pa.schema({"id": pa.string(), "text": pa.string()}))
+
+    def joined(folder, write, *, transcripts_of) -> dict:
+        for number, shard in enumerate(shards):
+            write(shard, shard_path(folder, number), number)
+        return join_shards(folder, {"teacher": "a@1"}, len(shards), transcripts_of, ())
+
+    def write_old(shard, path, number):
+        write_utterances(shard, path, LABEL_FEATURES)
+
+    def write_new(shard, path, number):
+        write_shard(shard, path, transcripts(number))
+
+    def write_changed(shard, path, number):
+        """Another program writes one other text of the same length, with the metadata that the file had."""
+        write_shard([row | {"text": "Ab"} for row in shard], path, transcripts(number))
+        other = pq.ParquetFile(path).read()
+        texts = pa.array([row["text"] for row in shard], pa.string())
+        pq.write_table(other.set_column(other.column_names.index("text"), "text", texts), path)
+        assert COUNTS.encode() in pq.read_metadata(path).metadata
+
+    expected = joined(tmp_path / "old", write_old, transcripts_of=transcripts)
+    assert joined(tmp_path / "changed", write_changed, transcripts_of=transcripts) == expected
+    other = partial(transcripts, texts=("jutro", "2 ljudi"))  # of the same utterances, changed later
+    expected_other = joined(tmp_path / "old2", write_old, transcripts_of=other)
+    assert joined(tmp_path / "new2", write_new, transcripts_of=other) == expected_other != expected
+    uncompared = joined(tmp_path / "old3", write_old, transcripts_of=None)
+    assert joined(tmp_path / "new3", write_new, transcripts_of=None) == uncompared
+    for number, shard in enumerate(shards):
+        write_new(shard, shard_path(tmp_path, number), number)
+    for name in ("of_labels", "compare"):
+        monkeypatch.delattr(ShardCounts, name)  # nothing is counted again
+    assert join_shards(tmp_path, {"teacher": "a@1"}, len(shards), transcripts, ()) == expected
+    files = [(tmp_path / name / "labels.parquet").read_bytes() for name in ("new2", "old", "old2", "changed")]
+    assert files[1:] == files[-1:] * 3 and files[0] not in files[1:]  # its footer has a summary
+
+    path, summarizer = tmp_path / "labels.parquet", TableSummarizer()
+    assert pq.read_table(path).equals(pq.read_table(tmp_path / "old" / "labels.parquet"))
+    summarizer.add(pq.read_table(path))
+    summary, computed = file_summary(pq.read_metadata(path)), summarizer.summary()
+    assert summary.num_rows == expected["labels"] and summary.groups.keys() == computed.groups.keys()
+    assert (summary.ids, summary.is_normalized) == (computed.ids, computed.is_normalized)
+    for key, group in computed.groups.items():
+        found = summary.groups[key]
+        assert (found.conventions, found.alphabet, found.longest) == (group.conventions, group.alphabet, group.longest)
+        assert astuple(found)[:3] + found.texts == pytest.approx(astuple(group)[:3] + group.texts)
 
 
 def test_a_shard_that_is_damaged_when_it_is_joined(tmp_path):

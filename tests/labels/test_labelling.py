@@ -149,17 +149,17 @@ class Killed(Exception):
 
 def label_and_die(monkeypatch, label, num_shards: int) -> list:
     """Labels into folder `a` until a process would be killed in the middle of a shard; returns the paths before it."""
-    write, shards = shared_job.write_utterances, []
+    write, shards = shared_job.write_shard, []
 
-    def write_or_die(rows, path, features, keep):
+    def write_or_die(rows, path, transcripts):
         if len(shards) == num_shards:
             next(rows)
             raise Killed
         shards.append(path)
-        return write(rows, path, features, keep=keep)
+        return write(rows, path, transcripts)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(shared_job, "write_utterances", write_or_die)
+        patch.setattr(shared_job, "write_shard", write_or_die)
         label("a")
     return shards
 
@@ -447,6 +447,7 @@ def test_complete_json(label, unlabelled):
         "utterances": 24,
         "ids_sha256": hashlib.sha256("\n".join(unlabelled["id"]).encode()).hexdigest(),
         "dtype": "float32",
+        "order": "duration bucket, recording",
         "labels": 24,
         "errors": 0,
         "languages": {
@@ -513,7 +514,7 @@ def test_a_disk_that_comes_back_is_read_again(label, unlabelled, tmp_path, monke
     rows = unlabelled.to_list()
     disk = tmp_path / "disk"
     disk.mkdir()
-    order = sorted(range(24), key=lambda row: -rows[row]["duration_seconds"])  # stable, in shards of 5 rows
+    order = labelling.ORDERS["duration bucket, recording"](unlabelled).tolist()  # in shards of 5 rows
     lost = [*order[5:8], order[14]]
     for row in lost:
         shutil.copy(rows[row]["audio"]["path"], disk / f"{row}.ogg")

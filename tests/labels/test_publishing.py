@@ -18,7 +18,6 @@ import soundfile
 from datasets import Audio, Features, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import DatasetCard, HfApi
-from matplotlib.figure import Figure
 
 from hf_mlpl import atomic
 from hf_mlpl.atomic import own_path
@@ -35,17 +34,6 @@ from hf_mlpl.sharing import hub
 pytestmark = pytest.mark.usefixtures("one_thread", "empty_picture")
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def empty_picture(monkeypatch) -> None:
-    """Makes the picture of a card empty, with the numbers in its metadata; to draw it takes longest in a push."""
-
-    def draw(summaries, path) -> None:
-        numbers = sorted((summary.language, str(summary.scores)) for summary in summaries)
-        Figure(figsize=(1, 1)).savefig(path, metadata={"Software": None, "Description": str(numbers)})
-
-    monkeypatch.setattr(publishing, "plot_scores", draw)
 
 
 def made_in(folder: Path) -> dict[str, dict]:
@@ -305,13 +293,17 @@ def test_audio_of_the_hub(hub_of_labels, tone_labels, tmp_path):
     assert np.array_equal(load_audio(row["audio"]["bytes"]), expected)
 
 
-def test_pushing_again_sends_nothing(hub_of_labels, tone_labels):
+def test_pushing_again_sends_nothing(hub_of_labels, tone_labels, bucket):
+    """Nor do the same labels in object storage."""
     for folder in tone_labels.values():
         push(folder)
     before, pushed = sent(hub_of_labels), files(hub_of_labels)
     assert before["commits"] == 2
     for folder in tone_labels.values():
         push(folder)
+        for name in ("complete.json", "labels.parquet"):
+            (bucket / name).write_bytes((folder / name).read_bytes())
+        push(bucket)
     assert sent(hub_of_labels) == before and files(hub_of_labels) == pushed
     assert titles(hub_of_labels) == ["de: 31 pseudo-labels, 0.00 h", "sv-SE: 24 pseudo-labels, 0.00 h"]
 

@@ -23,7 +23,7 @@ from ...atomic import atomic_write, write_json
 from ...audio.reading import stream_audio
 from ...data.utterances import FEATURES
 from ...error_line import error_line
-from ..listing import state_of
+from ..listing import recording_state, state_of
 from ..reading import audio_problem, one_line
 from .jobs import JobFailed, Tick, run_jobs
 from .merge import REPEATED, read_batches, write_batches
@@ -115,7 +115,7 @@ def cut_recordings(
     for part in parts:
         for row in _long_rows(part, segmentation.max_seconds):
             audio, name = row["audio"], _name(row["audio"])
-            key = repr((audio, state_of(Path(audio["path"])), segmentation.detector, states))
+            key = repr((audio, recording_state(audio["path"]), segmentation.detector, states))
             path = store / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:24]}.npz"
             files.setdefault(part, {})[name] = path
             seconds[name], detected = row["duration_seconds"], _read_detected(path)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ..listing import state_of
+from ..listing import recording_state, state_of
 from ..reading import ReadingReport, one_line
 from ..sources import Source
 
@@ -66,7 +66,7 @@ def is_finished(folder: Path, fingerprint: dict[str, str], progress: tqdm) -> bo
     try:
         record = read_record(folder)
         before = record["made_of"] | record["unusable"]
-        now = fingerprint | {name: state_of(Path(name)) for name in record["unusable"]}
+        now = fingerprint | {name: recording_state(name) for name in record["unusable"]}
         for split, counts in record["splits"].items():
             if pq.read_metadata(folder / f"{split}.parquet").num_rows != sum(counts["utterances"].values()):
                 raise ValueError(f"{split}.parquet is incomplete")

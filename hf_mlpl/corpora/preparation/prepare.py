@@ -24,7 +24,7 @@ from ...audio.reading import SAMPLING_RATE, stream_audio
 from ...data.utterances import write_utterances
 from ...error_line import error_line
 from ...folder_lock import claimed
-from ..listing import state_of
+from ..listing import recording_state
 from ..locales import to_locale
 from ..reading import ReadingReport, audio_problem
 from ..tables import read_table, row_problem
@@ -227,7 +227,7 @@ def _read_part(part: Part, folder: Path, inputs: dict[str, str], preprocessing: 
             report.note(f"{part.name}: there are no rows")
         record = {
             "made_of": inputs,
-            "unusable": {name: state_of(Path(name)) for name in islice(report.quarantined, MAX_UNUSABLE)},
+            "unusable": {name: recording_state(name) for name in islice(report.quarantined, MAX_UNUSABLE)},
             "read": report.read,
             "dropped": report.dropped,
             "notes": report.notes,

@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict,
 from ...atomic import atomic_write
 from ...audio.reading import AudioError, encode_flac, load_audio
 from ...model.text import normalize_text
+from ...storage import absolute
 from ..locales import noted_locale, to_locale
 from ..metadata import LIKELY, USUAL_COLUMNS, TableRow, find_columns
 from ..reading import ReadingReport, RowError, human_utterance
@@ -248,7 +249,7 @@ class _Recordings:
 def _container(value: Mapping) -> dict:
     try:
         offset, size = int(value["offset"]), None if value.get("size") is None else int(value["size"])
-        return {"path": os.path.abspath(value["path"]), "offset": offset, "size": size}
+        return {"path": absolute(value["path"]), "offset": offset, "size": size}
     except (KeyError, TypeError, ValueError) as error:
         raise RowError("no place in a container", str(error)) from error
 

@@ -14,7 +14,7 @@ from ..flashlight_lists import lines_of_list
 from ..locales import noted_locale, to_locale
 from ..metadata import LIKELY, USUAL_COLUMNS, TableRow, columns_of, find_columns, is_json, rows_of
 from ..reading import ReadingReport, RowError, human_utterance
-from ..recordings import FileNames, check_part_columns, local_path, part_of, spellings, with_part_durations
+from ..recordings import FileNames, check_part_columns, is_object, local_path, part_of, spellings, with_part_durations
 from ..splits import Corpus, Splits, of_languages
 from ..tables import DAMAGED_BYTES, fold_column
 from .manifests import read_manifest
@@ -190,6 +190,8 @@ def _place(path: str, folders: Collection[str], files: FileNames) -> tuple[str, 
     """Returns the name of a recording below its table's folder, and its path; raises `RowError` if it is elsewhere."""
     if not path:
         raise RowError("no path")
+    if is_object(path):
+        return path.partition("://")[2], path
     if not all(_inside(spelling, folders) for spelling in spellings(path)):
         raise RowError(OUTSIDE, repr(path))
     spelling, place = files.locate_spelling(path, folders)
