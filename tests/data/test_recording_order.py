@@ -54,9 +54,8 @@ def test_utterances_of_a_recording_follow_each_other(block, tmp_path, monkeypatc
     for i in range(1, 200):
         if expected.index(order[i]) < expected.index(order[i - 1]):
             buckets.append(i)
-    spans = [
-        [max(made[row]["duration_seconds"], 1.0) for row in order[i:j]] for i, j in zip(buckets, [*buckets[1:], 200])
-    ]
+    seconds = [max(made[row]["duration_seconds"], 1.0) for row in order]
+    spans = [seconds[first:end] for first, end in pairwise([*buckets, 200])]
     assert 5 <= len(spans) <= 10 and all(max(span) < BUCKET_RATIO * min(span) for span in spans)
     assert all(min(longer) > max(shorter) for longer, shorter in pairwise(spans))
     in_order = ORDERS["duration bucket, recording"](ordered).tolist()
