@@ -418,6 +418,7 @@ def output_path(place: str | os.PathLike[str] | RemotePath) -> AnyPath:
 
     Raises:
         ValueError: for object storage that jobs cannot share.
+        StorageError: if the package for its protocol is not installed.
     """
     path = as_path(place)
     if isinstance(path, RemotePath):
@@ -432,6 +433,7 @@ def output_path(place: str | os.PathLike[str] | RemotePath) -> AnyPath:
                 f"{path}: {protocol}:// cannot be written to, because its package does not create a file only where "
                 f"there is none; {', '.join(sorted(EXCLUSIVE - {'memory'}))} and local folders are accepted"
             )
+        filesystem(path.url)
     return path
 
 

@@ -1,6 +1,7 @@
 """Labels in object storage are those of a folder, byte by byte, whoever makes them and however often one is killed."""
 
 import json
+import sys
 import threading
 from pathlib import Path
 
@@ -161,6 +162,9 @@ def test_storage_that_cannot_be_shared(label, bucket, monkeypatch):
         with pytest.raises(ValueError, match=line):
             labelling.pseudo_label(None, None, None, None, url, "")
         assert not Path(url.partition("/")[0]).exists()
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(StorageError, match="^gs://bucket/labels: needs a package: `pip install gcsfs`$"):
+        output_path("gs://bucket/labels")
 
 
 def test_paths_of_object_storage(bucket, tmp_path):
