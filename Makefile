@@ -3,8 +3,8 @@ PYTHON ?= python3
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL = install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-# A file's tests in one process, and files in the order of tests/conftest.py
-PARALLEL = -n auto --dist loadfile --no-loadscope-reorder
+# A file's tests in one process, and files in the order and groups of tests/conftest.py
+PARALLEL = -n auto --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help demo test test-slow test-clients test-oldest campaigns style quality docs bench bench-all bench-check
 .DEFAULT_GOAL := help

@@ -50,6 +50,13 @@ def peak_memory(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def total_memory(device: torch.device) -> int:
+    """Returns the bytes of memory of a GPU, or of the machine."""
+    if counts_its_memory(device):
+        return torch.get_device_module(device).get_device_properties(device).total_memory
+    return psutil.virtual_memory().total
+
+
 def free_memory() -> int:
     """Returns the bytes of host memory that programs can still have without swapping."""
     return psutil.virtual_memory().available

@@ -7,17 +7,21 @@ to a disk or scoring an evaluation, is not waited for in them, but in `patient_g
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
+from .atomic import machine, own_path, remove_left
 from .folder_lock import claimed
 
 Result = TypeVar("Result")
@@ -78,6 +82,23 @@ def on_main_process(accelerator: Accelerator, work: Callable[[], Result]) -> Res
     if error is not None:
         raise error
     return result
+
+
+@contextmanager
+def machine_folder() -> Iterator[Path]:
+    """Yields a path in the temporary folder for what the processes of a job on this machine share.
+
+    All processes of the job call it together. The first one that needs the folder makes it. It is removed when the
+    block ends; that of a killed job is removed when the next one begins.
+    """
+    own = own_path(Path(gettempdir()), "shared")
+    remove_left(own.parent)
+    folder = next(path for name, path in gather_object([(machine(), own)]) if name == machine())
+    try:
+        yield folder
+    finally:
+        if folder == own:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -39,8 +39,27 @@ LONGEST = (
 ).split()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """Lets every second process import the files from the last to the first, so that each file is compiled once."""
+    report = yield
+    if isinstance(collector, pytest.Directory) and int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 2:
+        report.result.reverse()
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    """Orders the files, and gives those that share the runs of two processes to one process of the tests."""
+
+    def rank(item: pytest.Item) -> tuple[int, str]:
+        return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST), str(item.path)
+
+    items.sort(key=rank)
+    sharing = {item.path for item in items if "two_processes" in item.fixturenames}
+    for item in items:
+        file = item.path.relative_to(ROOT).with_suffix("")
+        item.add_marker(pytest.mark.xdist_group("two processes" if item.path in sharing else str(file)))
 
 
 def pytest_collection_finish() -> None:
@@ -165,6 +184,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.tx = [f"{process}//python={python}" for process in config.option.tx]
     elif hasattr(config, "workerinput"):
         sys.executable = config.workerinput["executable"]
+        quick_python.quick_python()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -176,6 +196,12 @@ def pytest_configure_node(node) -> None:
 def _quick_python() -> Path:
     """Returns a program to start instead of `sys.executable`, for tests that are not about the start itself."""
     return quick_python.quick_python()
+
+
+@pytest.fixture(scope="session")
+def plain_python() -> Path:
+    """Returns a program that is like `quick_python`, but has not imported this package."""
+    return quick_python.plain_python()
 
 
 @pytest.fixture(scope="session")

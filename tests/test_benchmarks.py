@@ -144,8 +144,13 @@ def test_operations_are_those_that_pytorch_counts(frames):
 
 @pytest.mark.slow
 def test_the_gpu_benchmark_runs_without_one(quick_python):
+    """In both precisions, with a real label job; and the tests that the script of checks names are there."""
     command = [quick_python, BENCHMARKS / "bench_gpu.py", "--tiny", "--rounds", "1", "--batch-size", "1"]
-    done = subprocess.run([*command, "--train-batch-size", "1"], capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
-    assert any(line.startswith("inference, eager") for line in lines)
-    assert any(line.startswith("training, eager") for line in lines)
+    command += ["--train-batch-size", "1", "--repeats", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for dtype in ("bfloat16", "float32"):
+        for what in ("matrix products", "inference, eager", "training, eager", "label job"):
+            assert f"\n{what}, {dtype}" in "\n" + done.stdout, (what, dtype)
+    script = (BENCHMARKS / "gpu_checks.sh").read_text()
+    for path, name in re.findall(r"(tests/\S+\.py)(?:::(\w+))?", script):
+        assert f"def {name}" in (BENCHMARKS.parent / path).read_text()

@@ -1,12 +1,12 @@
 """Who may import whom, what importing the package must not load, and what no file may contain."""
 
 import ast
+import functools
 import importlib.util
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import ModuleType
@@ -52,24 +52,30 @@ def module_name(path: Path) -> str:
 FILES = {module_name(p): p for folder in ("hf_mlpl", "recipes") for p in sorted((ROOT / folder).rglob("*.py"))}
 
 
-def imports(module: str) -> Iterator[str]:
-    """Dotted absolute names of what a module of ours imports, inside functions too."""
+@functools.cache
+def imports(module: str) -> set[str]:
+    """Returns dotted absolute names of what a module of ours imports, inside functions too."""
     path = FILES[module]
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            for name in (f"{origin}.{alias.name}" for alias in node.names):
-                yield name if name in FILES else origin
+            names = {f"{origin}.{alias.name}" for alias in node.names}
+            found |= {name if name in FILES else origin for name in names}
+    return found
 
 
-OURS = {module: {name for name in imports(module) if name in FILES} - {module} for module in FILES}
-THEIRS = {
-    module: {name.partition(".")[0] for name in imports(module)} - {"hf_mlpl", *sys.stdlib_module_names}
-    for module in FILES
-}
+def ours(module: str) -> set[str]:
+    """Returns the modules of ours that a module imports."""
+    return {name for name in imports(module) if name in FILES} - {module}
+
+
+def theirs(module: str) -> set[str]:
+    """Returns the libraries that a module imports."""
+    return {name.partition(".")[0] for name in imports(module)} - {"hf_mlpl", *sys.stdlib_module_names}
 
 
 def room(module: str) -> str:
@@ -85,7 +91,7 @@ def reachable(module: str) -> set[str]:
     found, new = set(), {module}
     while new:
         found |= new
-        new = set().union(*(OURS[name] for name in new)) - found
+        new = set().union(*(ours(name) for name in new)) - found
     return found
 
 
@@ -98,8 +104,8 @@ def test_every_file_has_a_room():
 def test_imports_go_downwards():
     offences = [
         f"{module} imports {name}"
-        for module, names in OURS.items()
-        for name in names
+        for module in FILES
+        for name in ours(module)
         if room(name) != room(module) and FLOOR_OF[room(name)] >= FLOOR_OF[room(module)]
     ]
     assert not offences, offences
@@ -118,7 +124,7 @@ def test_packages_name_what_is_public(package):
 
 
 def test_imports_have_no_cycle():
-    TopologicalSorter(OURS).prepare()  # raises a CycleError that shows the cycle
+    TopologicalSorter({module: ours(module) for module in FILES}).prepare()  # raises a CycleError that shows the cycle
     assert "hf_mlpl.model.configuration_mlpl" in reachable("hf_mlpl.model.modeling_mlpl")
 
 
@@ -126,7 +132,7 @@ def test_metrics_import_no_neighbours():
     metrics = [module for module in FILES if ".metrics." in module]
     assert len(metrics) >= 2
     for module in metrics:
-        assert OURS[module] == {"hf_mlpl.evaluation.error_rate"}
+        assert ours(module) == {"hf_mlpl.evaluation.error_rate"}
         nodes = ast.walk(ast.parse(FILES[module].read_bytes()))
         assert not [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level], module
 
@@ -146,7 +152,7 @@ def test_sharing_does_not_import_training():
 
 def reachable_with_libraries(module: str) -> set[str]:
     modules = reachable(module)
-    return modules.union(*(THEIRS[name] for name in modules))
+    return modules.union(*(theirs(name) for name in modules))
 
 
 def test_model_side_imports_few_libraries():
@@ -158,7 +164,7 @@ def test_model_side_imports_few_libraries():
         "hf_mlpl.audio.tar_index": {"indexed_gzip"},
     }
     allowed = {module: MODEL_SIDE | more.get(module, set()) for module in MODEL_FILES}
-    offences = {module: THEIRS[module] - allowed[module] for module in MODEL_FILES if THEIRS[module] - allowed[module]}
+    offences = {module: beyond for module in MODEL_FILES if (beyond := theirs(module) - allowed[module])}
     assert not offences, offences
 
 
@@ -166,7 +172,7 @@ KNOW_ACCELERATE = ("main_process", "inference", "evaluation", "labels", "trainin
 
 
 def test_only_jobs_and_entry_points_know_accelerate():
-    offences = [module for module in FILES if "accelerate" in THEIRS[module] and room(module) not in KNOW_ACCELERATE]
+    offences = [module for module in FILES if "accelerate" in theirs(module) and room(module) not in KNOW_ACCELERATE]
     assert not offences, offences
 
 
@@ -210,22 +216,35 @@ def test_importing_the_package_is_light():
     assert run(f"import sys, hf_mlpl.cli.main; print({HEAVY} & set(sys.modules))") == "set()"
 
 
-IMPORTED_FIRST = """
-import os, sys, torch._dynamo, torch.distributed.tensor, transformers
-for name in sys.argv[1:]:
-    if not (child := os.fork()):  # which has the parts of torch that transformers imports: they take most of the time
-        __import__(name)
-        from hf_mlpl import MlplConfig, MlplForCTC
-        assert transformers.AutoModelForCTC.from_config(MlplConfig.tiny(30, ["sl"])).__class__ is MlplForCTC
+IN_FORKS = """
+import importlib, os, sys, torch._dynamo, torch.distributed.tensor  # here, because their imports take most of the time
+def in_fork(work, name):
+    if not (child := os.fork()):
+        work(name)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0, name
+def import_without_libraries(names):
+    sys.modules.update(dict.fromkeys(["datasets", "accelerate", "evaluate"]))
+    assert [importlib.import_module(name).__name__ for name in names.split()] == names.split()
+def import_first(name):
+    importlib.import_module(name)
+    from hf_mlpl import MlplConfig, MlplForCTC
+    assert transformers.AutoModelForCTC.from_config(MlplConfig.tiny(30, ["sl"])).__class__ is MlplForCTC
+in_fork(import_without_libraries, sys.argv[1])
+import accelerate, datasets, PIL.Image, tokenizers, torch.distributed.checkpoint, torch.distributed.fsdp, transformers
+assert not [name for name in sys.modules if name.startswith(("transformers.models", "transformers.pipelines"))]
+for name in sys.argv[2:]:
+    in_fork(import_first, name)
 print(sys.argv[1:])
 """
 
 
 @pytest.mark.slow
-def test_what_is_registered_may_be_imported_first():
-    """Its import may bring a registry, at the end of which it is registered itself: it must be whole by then."""
+def test_modules_may_be_imported_first_and_the_model_side_alone():
+    """Tests the model side without the libraries of training, and what is registered before anything else.
+
+    The import of the latter may bring a registry, at the end of which it is registered itself: it is whole by then.
+    """
     names = ("configuration", "feature_extraction", "tokenization", "processing", "modeling")
     parts = [
         *(f"model.{name}_mlpl" for name in names),
@@ -233,15 +252,8 @@ def test_what_is_registered_may_be_imported_first():
         "inference.pipeline_inputs",
         "interop.mctct",
     ]
-    modules = [f"hf_mlpl.{part}" for part in parts]
-    assert run(IMPORTED_FIRST, *modules) == str(modules)
-
-
-@pytest.mark.slow
-def test_model_side_works_without_the_libraries_of_training():
-    blocked = "import sys, importlib; sys.modules.update(dict.fromkeys(['datasets', 'accelerate', 'evaluate']))"
-    imported = f"print([importlib.import_module(name).__name__ for name in {MODEL_FILES}])"
-    assert run(f"{blocked}\n{imported}") == str(MODEL_FILES)
+    modules = [" ".join(MODEL_FILES), *(f"hf_mlpl.{part}" for part in parts)]
+    assert run(IN_FORKS, *modules) == str(modules)
 
 
 def test_no_file_has_a_path_of_one_machine():

@@ -46,15 +46,15 @@ def test_there_are_these_settings_and_no_others():
         "pseudo_label_weight max_batch_seconds micro_batches_per_update optimizer learning_rate head_learning_rate "
         "warmup_updates schedule first_decay_update decay_every_updates weight_decay max_grad_norm "
         "freeze_feature_encoder freeze_encoder_updates lora "
-        "spec_augment waveform_augment slimipl bf16 gradient_checkpointing allow_collapsed log_every eval_every "
-        "save_every save_total_limit num_workers cache_gigabytes seed report_to project push_to_hub hub_private_repo "
-        "license stage"
+        "spec_augment waveform_augment slimipl bf16 bf16_gradients gradient_checkpointing allow_collapsed log_every "
+        "eval_every save_every save_total_limit num_workers cache_gigabytes seed report_to project push_to_hub "
+        "hub_private_repo license stage"
     )
     assert [field.name for field in dataclasses.fields(TrainingConfig)] == names.split()
     names = "start_update num_frequency_masks max_frequency_width num_time_masks max_time_width max_time_fraction"
     assert [field.name for field in dataclasses.fields(SpecAugmentConfig)] == names.split()
     free = "num_workers cache_gigabytes log_every save_every save_total_limit eval_every push_to_hub hub_private_repo "
-    free += "license stage allow_collapsed report_to project"
+    free += "license stage allow_collapsed report_to project gradient_checkpointing"
     assert FREE_ON_RESUME == set(free.split())
 
 

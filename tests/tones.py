@@ -53,11 +53,15 @@ SETTINGS = {
 
 
 def without_pictures(patch: pytest.MonkeyPatch) -> None:
-    """Lets runs in this process end without a report and draw empty curves: each takes as long as ten updates."""
+    """Lets runs in this process end without a report and draw empty curves: each takes as long as ten updates.
+
+    Also, runs without a dev set transcribe few utterances when they save.
+    """
     from matplotlib.figure import Figure
 
     patch.setattr("hf_mlpl.training.log.draw_curves", lambda rows: Figure(figsize=(1, 1)))
     patch.setattr("hf_mlpl.report.run.write_run_report", lambda folder: None)
+    patch.setattr("hf_mlpl.training.silence.NUM_PROBES", 4)
 
 
 def write_tone_corpus(root: Path) -> None:

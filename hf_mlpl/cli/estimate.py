@@ -13,6 +13,9 @@ GPU-hours = floating point operations of the model's products / (TFLOPS x utilis
 it: --measure makes ten updates of the first stage on this machine instead, and the table has hours at that speed. It
 also says how much memory they took. `accelerate launch -m hf_mlpl estimate --measure ...` measures all GPUs together.
 
+--launch adds a table of the hours that these processes take, and of what bounds them: the products, the exchange of
+gradients, decoding audio, or checkpoints. `hf_mlpl.training.times` has the rates that it assumes.
+
 The exit status is 1, with a line for each problem, if files, languages, unlabelled speech or disk space are missing,
 or if settings are wrong. A language without development speech is a warning: it is trained without its error rates.
 """
@@ -38,9 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--launch",
         metavar="COMMAND",
         help='command that will start the stages, such as "accelerate launch --config_file FILE": shows which of its '
-        "processes would have nothing to do, and what cannot be sharded",
+        "processes would have nothing to do, what cannot be sharded, and what bounds each stage",
+    )
+    parser.add_argument(
+        "--network",
+        type=float,
+        default=100,
+        help="Gbit/s between machines, for each of them, at which their processes exchange gradients; default: 100",
     )
     parser.add_argument("--tflops", type=float, default=312, help="of a GPU; default: 312, an A100 in bfloat16")
+    parser.add_argument("--memory", type=float, default=80, help="GB of a GPU; default: 80, an A100")
     parser.add_argument("--utilisation", type=float, default=0.35, help="share of --tflops in use; default: 0.35")
     parser.add_argument(
         "--measure", action="store_true", help="make ten updates of the first stage here, for times of this machine"
@@ -48,13 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    for name in ("tflops", "utilisation"):
+    for name in ("tflops", "utilisation", "network", "memory"):
         if not getattr(options, name) > 0:
             parser.error(f"--{name} is {getattr(options, name)}; it must be above 0")
     from ..training.estimate import estimate_stages
 
-    estimate = estimate_stages(options.stage, options.labels, options.languages, options.launch)
+    estimate = estimate_stages(options.stage, options.labels, options.languages, options.launch, options.memory * 1e9)
     speed, unit = options.tflops * 1e12 * options.utilisation, "GPU-hours"
+    of_process = speed
     explanation = f"{unit}: {options.tflops:g} TFLOPS x {options.utilisation:g}"
     if options.measure and not estimate.problems:
         from ..training.measurement import measure_updates
@@ -62,11 +73,17 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
         measurement = measure_updates(load_config(estimate.first_run[0], estimate.first_run[1:]))
         speed, unit = measurement.flops_per_second, "hours"
+        of_process = speed / measurement.processes
         explanation = f"{unit} at the speed of this machine, measured in the first stage: {measurement}"
     if os.environ.get("RANK", "0") != "0":  # of other processes of `accelerate launch`
         return 1 if estimate.problems else 0
     print(estimate.table(speed, unit))
     print(f"{explanation}; - is not known or does not apply")
+    if estimate.launch is not None:
+        network = options.network * 1e9 / 8
+        print(f"\n{estimate.times_table(of_process, network)}")
+        for line in estimate.advice(of_process, network):
+            print(f"faster: {line}")
     for line in estimate.warnings:
         print(f"warning: {line}")
     for line in estimate.problems:

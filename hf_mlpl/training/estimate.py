@@ -1,7 +1,7 @@
 """Estimates hours, updates, disk and GPU-hours of every stage of a recipe before it is run, and finds what is missing.
 
-GPU-hours are floating point operations, which `training.operations` counts, divided by a GPU's speed. Reading and
-decoding audio are not counted.
+GPU-hours are floating point operations, which `training.operations` counts, divided by a GPU's speed. For a launch
+command `training.times` computes the hours of its processes, with exchanging gradients, decoding audio and saving.
 
 Disk: a run keeps `save_total_limit` checkpoints of 4 bytes per parameter for weights, 4 for Adagrad's or 8 for AdamW's
 state, and 4 where slimIPL's labels come from a running mean; while one is written there is one more. A model is 4
@@ -15,9 +15,11 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
@@ -32,11 +34,23 @@ from ..model.missing_model import OUR_TYPES
 from ..text_table import aligned
 from ..training_config import PRESETS, TrainingConfig, check_our_fields, language_setting, load_config
 from .launch import Launch, read_launch
+from .memory import STATE_BYTES, USABLE, recomputes_activations, training_bytes
 from .model_setup import read_tokens
-from .operations import Model, counted_model, forward_flops, is_counted, num_parameters, num_trained, run_flops
+from .operations import (
+    Model,
+    counted_model,
+    decoded_seconds,
+    forward_flops,
+    is_counted,
+    num_parameters,
+    num_trained,
+    run_flops,
+    slimipl_updates,
+)
+from .times import PARTS, WITHIN_MACHINE, Machines, Work, stage_times
 
 BYTES_PER_LABEL = 1000
-STATE_BYTES = {"adagrad": 4, "adamw": 8}  # per parameter
+MOST_SECONDS = 200  # of a micro-batch that is recommended: the default, slimIPL's
 Speech = dict[str, SpeechTotals]  # by language
 
 
@@ -51,6 +65,9 @@ class Stage:
     updates: int | None = None
     bytes: float | None = None
     flops: float | None = None
+    work: Work | None = None
+    config: TrainingConfig | None = None  # of a stage that trains
+    model: Model | None = None
 
 
 @dataclass
@@ -59,6 +76,7 @@ class Estimate:
 
     labels: Path  # folder of the pseudo-labels
     launch: Launch | None = None  # of all stages, if it is known
+    memory: float = 80e9  # bytes of a process's GPU
     stages: list[Stage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -85,15 +103,93 @@ class Estimate:
             rows.append((stage.name, *map(_rounded, (*numbers, gigabytes, hours))))
         return aligned(rows)
 
+    def times_table(self, flops_per_second: float, network: float) -> str:
+        """Returns a table of the memory and the hours of the launched processes, and of what bounds each stage.
+
+        Args:
+            flops_per_second: of a process.
+            network: bytes per second between machines, for each of them.
+        """
+        header = ("stage", "GB of a process", "hours", *(f"{part} h" for part in PARTS), "bound by")
+        rows: list[tuple[str, ...]] = [header]
+        for stage in self.stages:
+            gigabytes = None if (needed := self._memory(stage)) is None else needed / 1e9
+            numbers: list[float | None] = [gigabytes, *[None] * (1 + len(PARTS))]
+            bound = "-"
+            if stage.work is not None:
+                times = stage_times(stage.work, self._machines(flops_per_second, network))
+                numbers[1:] = [seconds / 3600 for seconds in (times.seconds, *times.parts.values())]
+                bound = times.bound
+            rows.append((stage.name, *map(_rounded, numbers), bound))
+        return aligned(rows)
+
+    def advice(self, flops_per_second: float, network: float) -> list[str]:
+        """Returns a line, with the stages that it is for, for each change that makes the launched processes faster."""
+        stages = defaultdict[str, list[str]](list)
+        for stage in self.stages:
+            if stage.work is None or stage.config is None or self.launch is None:
+                continue
+            machines = self._machines(flops_per_second, network)
+            if stage_times(stage.work, machines).bound == "gradients":
+                if not stage.config.bf16_gradients and not machines.shards:
+                    halved = replace(stage.work, gradient_bytes=stage.work.gradient_bytes / 2)
+                    hours = _rounded(stage_times(halved, machines).seconds / 3600)
+                    stages[f"bf16_gradients=true takes {hours} hours, with rounded gradients"].append(stage.name)
+                if self.launch.machines > 1:
+                    one = replace(self.launch, processes=self.launch.processes // self.launch.machines, machines=1)
+                    alone = stage_times(stage.work, self._machines(flops_per_second, network, one))
+                    hours = _rounded(alone.seconds / 3600)
+                    stages[f"one machine with {one.processes} processes takes {hours} hours"].append(stage.name)
+            for line in self._larger(stage):
+                stages[line].append(stage.name)
+        return [f"{', '.join(names)}: {line}" for line, names in stages.items()]
+
+    def _larger(self, stage: Stage) -> Iterator[str]:
+        """Yields what a stage could keep in its GPUs' memory, or that it does not fit."""
+        config, launch = stage.config, self.launch
+        if config is None or launch is None or (needed := self._memory(stage)) is None:
+            return
+        usable = USABLE * self.memory
+        if needed > usable:
+            yield f"may need {needed / 1e9:.0f} GB of memory; take a smaller max_batch_seconds, or FSDP"
+            return
+        if config.gradient_checkpointing and (kept := self._memory(stage, gradient_checkpointing=False)) <= usable:
+            yield f"gradient_checkpointing=null computes no layer twice, for the same result; {kept / 1e9:.0f} GB"
+        micro_batches, seconds = config.micro_batches_per_update, config.max_batch_seconds
+        for merged in range(min(micro_batches // launch.processes, int(MOST_SECONDS / seconds)), 1, -1):
+            if micro_batches % merged == 0 and self._memory(stage, max_batch_seconds=merged * seconds) <= usable:
+                yield (
+                    f"max_batch_seconds={merged * seconds:g} micro_batches_per_update={micro_batches // merged} has "
+                    "as much speech in larger products; but masks and LayerDrop are drawn for each micro-batch"
+                )
+                return
+
+    def _memory(self, stage: Stage, **changes: Any) -> float | None:
+        """Returns the bytes of a process; None where they are not known: adapters, FSDP, and models of others."""
+        config, model, launch = stage.config, stage.model, self.launch
+        if config is None or config.lora or launch is None or launch.state_dict_type is not None:
+            return None
+        if not isinstance(model, MlplConfig):
+            return None
+        return training_bytes(replace(config, **changes), model, launch.processes)
+
+    def _machines(self, flops_per_second: float, network: float, launch: Launch | None = None) -> Machines:
+        launch = launch or self.launch or Launch(1)
+        bandwidth = network if launch.machines > 1 else WITHIN_MACHINE
+        return Machines(launch.processes, flops_per_second, bandwidth, shards=launch.state_dict_type is not None)
+
     def add_run(self, name: str, config: TrainingConfig, pseudo_labelled: Speech) -> None:
         """Adds the row of one run; `pseudo_labelled` is the speech that earlier stages label."""
         files = [path for path in config.train if self.labels not in Path(path).parents]
         takes_labels = len(files) < len(config.train)
         train, dev, unlabelled = map(self._totals, (files, config.dev, config.unlabelled or ()))
         model = self._model(config, train)
+        config = self._with_recomputation(config, model)
         self._check_languages(config, model, train, dev)
         self._check_launch(name, config)
-        stage = Stage(name, len({**train, **pseudo_labelled}) or None, updates=config.max_updates)
+        stage = Stage(
+            name, len({**train, **pseudo_labelled}) or None, updates=config.max_updates, config=config, model=model
+        )
         self.stages.append(stage)
         labelled, without_text = sum_speech(train), sum_speech(unlabelled)
         if takes_labels:
@@ -106,6 +202,7 @@ class Estimate:
         if labelled.seconds and (pseudo_labelled or not takes_labels) and is_counted(model):
             speech = labelled if config.slimipl else labelled + without_text
             stage.flops = run_flops(config, model, speech, sum_speech(unlabelled), sum_speech(dev))
+            stage.work = self._work(config, model, stage.flops, decoded_seconds(config, sum_speech(dev).seconds))
 
     def add_languages(self, name: str, config: TrainingConfig, languages: Sequence[str] | None) -> Speech:
         """Adds rows for slimIPL and for pseudo-labels, of all languages together; returns the speech that is labelled.
@@ -115,6 +212,7 @@ class Estimate:
         """
         train, dev, unlabelled = map(self._totals, (config.train, config.dev, config.unlabelled))
         model = self._model(config, train)
+        config = self._with_recomputation(config, model)
         self._check_launch(name, config)
         if unlabelled and (silent := [language for language in languages or () if language not in unlabelled]):
             files, others = ", ".join(config.unlabelled), ", ".join(unlabelled)
@@ -126,7 +224,7 @@ class Estimate:
                 f"{files}: no labelled speech in {', '.join(languages or unlabelled)}; there is some in {others}"
             )
         speech = {language: unlabelled[language] for language in chosen}
-        finetuning, labelling = Stage(name), Stage("pseudo-labels")
+        finetuning, labelling = Stage(name, config=config, model=model), Stage("pseudo-labels")
         self.stages += [finetuning, labelling]
         if not chosen:
             return {}
@@ -144,7 +242,12 @@ class Estimate:
                 run_flops(config, model, train[language], speech[language], dev.get(language, SpeechTotals()))
                 for language in chosen
             )
+            audio_seconds = sum(
+                decoded_seconds(config, dev.get(language, SpeechTotals()).seconds) for language in chosen
+            )
+            finetuning.work = self._work(config, model, finetuning.flops, audio_seconds, len(chosen))
             labelling.flops = forward_flops(model, sum_speech(speech))
+            labelling.work = Work(labelling.flops, sum_speech(speech).seconds, config.num_workers)
         return speech
 
     def _totals(self, files: Sequence[str]) -> Speech:
@@ -192,6 +295,13 @@ class Estimate:
             self.warnings.append(problem)
         return counted
 
+    def _with_recomputation(self, config: TrainingConfig, model: Model | None) -> TrainingConfig:
+        """Returns the settings with what a run would decide about `gradient_checkpointing`."""
+        launch = self.launch or Launch(1)
+        is_sharded = launch.state_dict_type is not None
+        recomputes = recomputes_activations(config, model, launch.processes, self.memory, is_sharded)
+        return replace(config, gradient_checkpointing=recomputes)
+
     def _check_languages(self, config: TrainingConfig, model: Model | None, train: Speech, dev: Speech) -> None:
         """Compares the languages of a run's utterances with those of its settings, its model and its dev set."""
         if not train:
@@ -222,14 +332,26 @@ class Estimate:
         if self.launch and (warning := self.launch.warning(config)):
             self.warnings.append(f"{name}: {warning}")
 
+    def _work(self, config: TrainingConfig, model: Model, flops: float, audio_seconds: float, runs: int = 1) -> Work:
+        """Returns what the processes of some runs of these settings do."""
+        is_sharded = self.launch is not None and self.launch.state_dict_type is not None
+        bytes_each = 2 if config.bf16_gradients or is_sharded and config.bf16 else 4
+        updates = sum(slimipl_updates(config)[:2]) if config.slimipl else config.max_updates
+        return Work(
+            flops,
+            audio_seconds,
+            config.num_workers,
+            config.micro_batches_per_update,
+            updates=round(runs * updates),
+            gradient_bytes=bytes_each * _num_trained(config, model),
+            checkpoint_bytes=_checkpoint_bytes(config, model),
+            checkpoints=runs * ((config.max_updates - 1) // config.save_every),
+        )
+
     def _bytes(self, config: TrainingConfig, model: Model, folders: Sequence[str]) -> float:
         """Returns the disk space of runs of these settings, one in each folder."""
-        parameters = trained = num_parameters(model)
-        if config.lora:
-            trained = num_trained(model, config.lora)
-            parameters = parameters if config.lora.merge else trained
-        has_teacher = config.slimipl is not None and config.slimipl.ema_decay is not None
-        checkpoint = trained * (4 + STATE_BYTES[config.optimizer] + 4 * has_teacher)
+        parameters = _num_trained(config, model) if config.lora and not config.lora.merge else num_parameters(model)
+        checkpoint = _checkpoint_bytes(config, model)
         kept = min(config.save_total_limit, (config.max_updates - 1) // config.save_every)
         self.largest_checkpoint = max(self.largest_checkpoint, checkpoint)
         self.folders += map(Path, folders)
@@ -253,7 +375,11 @@ class Estimate:
 
 
 def estimate_stages(
-    stages: Sequence[Sequence[str]], labels: Path, languages: Sequence[str] | None = None, launch: str | None = None
+    stages: Sequence[Sequence[str]],
+    labels: Path,
+    languages: Sequence[str] | None = None,
+    launch: str | None = None,
+    memory: float = 80e9,
 ) -> Estimate:
     """Estimates stages, each a YAML file and the settings that override it, without training or writing anything.
 
@@ -262,8 +388,9 @@ def estimate_stages(
         labels: folder of the pseudo-labels; files in it that later stages name count as written.
         languages: languages that get pseudo-labels; by default all with unlabelled and labelled speech.
         launch: command that will start the stages.
+        memory: bytes of a process's GPU.
     """
-    estimate, pseudo_labelled = Estimate(labels), {}
+    estimate, pseudo_labelled = Estimate(labels, memory=memory), {}
     try:
         estimate.launch = read_launch(launch) if launch else None
     except ValueError as error:
@@ -288,6 +415,15 @@ def estimate_stages(
         estimate.first_run = estimate.first_run or [path, *overrides, *chosen]
     estimate.check_disk()
     return estimate
+
+
+def _num_trained(config: TrainingConfig, model: Model) -> int:
+    return num_trained(model, config.lora) if config.lora else num_parameters(model)
+
+
+def _checkpoint_bytes(config: TrainingConfig, model: Model) -> int:
+    has_teacher = config.slimipl is not None and config.slimipl.ema_decay is not None
+    return _num_trained(config, model) * (4 + STATE_BYTES[config.optimizer] + 4 * has_teacher)
 
 
 def _stored_config(name: str) -> PreTrainedConfig:

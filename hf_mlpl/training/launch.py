@@ -21,6 +21,7 @@ class Launch:
 
     processes: int
     state_dict_type: str | None = None
+    machines: int = 1
 
     def problem(self, config: TrainingConfig) -> str | None:
         """Describes why a run of these settings would fail; returns None if it would not."""
@@ -48,8 +49,8 @@ def read_launch(command: str) -> Launch:
     words = shlex.split(command)
     if "torchrun" in words:
         options, _ = get_args_parser().parse_known_args([*words[words.index("torchrun") + 1 :], "script"])
-        per_node = options.nproc_per_node
-        return Launch(int(options.nnodes.rpartition(":")[2]) * (int(per_node) if per_node.isdigit() else 1))
+        per_node, machines = options.nproc_per_node, int(options.nnodes.rpartition(":")[2])
+        return Launch(machines * (int(per_node) if per_node.isdigit() else 1), machines=machines)
     if "launch" not in words:
         return Launch(processes=1)
     options, _ = launch_command_parser().parse_known_args([*words[words.index("launch") + 1 :], "script"])
@@ -59,6 +60,8 @@ def read_launch(command: str) -> Launch:
     except Exception as error:  # of YAML, and of values that accelerate does not know
         raise ValueError(f"{path}: {error_line(error)}") from error
     processes = options.num_processes or getattr(file, "num_processes", None) or 1
+    machines = options.num_machines or getattr(file, "num_machines", None) or 1
     if not options.use_fsdp and str(getattr(file, "distributed_type", "")).rpartition(".")[2] != "FSDP":
-        return Launch(processes)
-    return Launch(processes, (getattr(file, "fsdp_config", None) or {}).get("fsdp_state_dict_type", SHARDS))
+        return Launch(processes, machines=machines)
+    state_dict_type = (getattr(file, "fsdp_config", None) or {}).get("fsdp_state_dict_type", SHARDS)
+    return Launch(processes, state_dict_type, machines)

@@ -18,11 +18,11 @@ from ..ctc_models import CtcInterface, ctc_interface
 from ..data.batches import SpeechBatch, micro_batch_seed
 from ..data.drops import DropFile
 from ..data.selection import DROPPED, select_for_training, select_unlabelled
-from ..data.shared_arrays import SharedArrays, shared_arrays
+from ..data.shared_arrays import SharedArrays
 from ..evaluation.hypotheses import hypotheses_path
 from ..evaluation.scoring import evaluate_model
 from ..folder_lock import claimed
-from ..main_process import claimed_by_job, job_state, on_any_process, on_main_process
+from ..main_process import claimed_by_job, job_state, machine_folder, on_any_process, on_main_process
 from ..stop_signal import StoppedError, StopSignal
 from ..training_config import TrainingConfig, check_same_config, write_config
 from .checkpoint_files import checkpoints
@@ -69,8 +69,8 @@ def train(config: TrainingConfig) -> Path:
     if not _is_finished(process, config):
         with claimed_by_job(process, output_dir):
             if not _is_finished(process, config):
-                with shared_arrays(process) as arrays:
-                    return _train(config, arrays)
+                with machine_folder() as folder:
+                    return _train(config, SharedArrays(folder))
     _check_speech(on_main_process(process, lambda: collapse_of_run(output_dir)), config)
     if config.push_to_hub and process.is_main_process:
         with claimed(output_dir):

@@ -20,7 +20,7 @@ from .estimate import sum_speech
 from .loop import train_step
 from .model_setup import build_model
 from .operations import counted_model, update_flops
-from .optimization import freeze, make_accelerator, prepare
+from .optimization import freeze, make_accelerator, prepare, recomputes_layers
 from .problems import Problems
 from .run_data import plan_passes, supervised_updates
 
@@ -77,6 +77,7 @@ def measure_updates(config: TrainingConfig) -> Measurement:
     counted = counted_model(copy.deepcopy(model.config), config.model)
     if problem := getattr(counted, "problem", None):
         raise ValueError(problem)
+    config = dataclasses.replace(config, gradient_checkpointing=recomputes_layers(accelerator, model, config))
     model, optimizer = prepare(accelerator, model, ctc, config)
     plan = plan_passes(train_set, None, config, SharedArrays())["train"]
     updates = supervised_updates(accelerator, model, processor, train_set, plan, config, start=0)

@@ -218,6 +218,16 @@ def run_flops(
     return operations + label_seconds * forward_flops(model, unlabelled) / unlabelled.seconds
 
 
+def decoded_seconds(config: TrainingConfig, dev_seconds: float) -> float:
+    """Returns the seconds of speech that a run decodes, padding and cached features included."""
+    evaluated = math.ceil(config.max_updates / config.eval_every) * dev_seconds
+    if not config.slimipl:
+        return config.max_updates * config.micro_batches_per_update * config.max_batch_seconds + evaluated
+    supervised, unsupervised, batches = slimipl_updates(config)
+    batches += (supervised + unsupervised) * config.micro_batches_per_update
+    return batches * config.max_batch_seconds + evaluated
+
+
 def slimipl_updates(config: TrainingConfig) -> tuple[float, float, float]:
     """Returns mean numbers of updates on human labels, of updates on pseudo-labels, and of batches to label."""
     slimipl, micro_batches = config.slimipl, config.micro_batches_per_update

@@ -7,13 +7,16 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..ctc_models.interface import CtcInterface
+from ..hardware import total_memory
 from ..training_config import PRESETS, TrainingConfig
 from .adapters import add_adapters
+from .memory import recomputes_activations
 from .trained_weights import copy_of_structure
 
 # fairseq's `tri_stage` with the `phase_ratio` of wav2vec 2.0: shares of `max_updates`, factors of the maximum rate.
@@ -129,6 +132,11 @@ def fsdp_problem(config: TrainingConfig, state_dict_type: str) -> str | None:
             f"slimipl.ema_decay is {config.slimipl.ema_decay}, whose second model cannot be sharded; set it to null, "
             "or launch with `accelerate launch --multi_gpu`, without FSDP"
         )
+    if config.bf16_gradients and not config.bf16:
+        return (
+            "bf16_gradients is true, and FSDP exchanges gradients in the precision in which it computes; set bf16 to "
+            "true, or leave out bf16_gradients"
+        )
     if state_dict_type != SHARDS:
         return f"fsdp_state_dict_type is {state_dict_type}; set it to {SHARDS}, as recipes/accelerate/fsdp.yaml does"
     return None
@@ -139,15 +147,23 @@ def prepare(
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Wraps the model for data parallelism, or shards its weights with FSDP, and builds its optimizer.
 
-    Turns gradient checkpointing on if the settings say so.
+    Turns gradient checkpointing on if the settings say so, or leave it to the memory of the smallest GPU.
 
     Raises:
         ValueError: for layers that are skipped at random in each process, which FSDP would wait for.
     """
-    if config.gradient_checkpointing:  # with adapters by now: peft would warn of a model without embeddings of tokens
+    if recomputes_layers(accelerator, model, config):
+        # With adapters by now: peft would warn of a model without embeddings of tokens.
         model.gradient_checkpointing_enable()  # called activation_checkpointing_enable in new releases, not in 5.17
     if not accelerator.is_fsdp2:
-        return accelerator.prepare(model, build_optimizer(model, config, ctc.heads(model)))
+        model, optimizer = accelerator.prepare(model, build_optimizer(model, config, ctc.heads(model)))
+        if config.bf16_gradients and isinstance(model, DistributedDataParallel):
+            from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+
+            # Not accelerate's `comm_hook`, because torch refuses this hook by its name in builds without a GPU,
+            # although gloo can sum bfloat16.
+            model.register_comm_hook(None, lambda state, bucket: bf16_compress_hook(state, bucket))
+        return model, optimizer
     drops_layers = _drops_layers(config, ctc, model)
     if drops_layers and ctc.skips_layers:
         raise ValueError(
@@ -171,6 +187,14 @@ def prepare(
     if drops_layers or ctc.leaves_out_parameters:
         model.set_reduce_scatter_unused_params(True)  # as find_unused_parameters does without FSDP
     return model, optimizer
+
+
+def recomputes_layers(accelerator: Accelerator, model: nn.Module, config: TrainingConfig) -> bool:
+    """Returns whether the backward passes of a run recompute layers; all processes call it, and decide the same."""
+    memory = None
+    if config.gradient_checkpointing is None:
+        memory = min(gather_object([total_memory(accelerator.device)]))
+    return recomputes_activations(config, model.config, accelerator.num_processes, memory, accelerator.is_fsdp2)
 
 
 def _layer_classes(model: nn.Module) -> set[str]:

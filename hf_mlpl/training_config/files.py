@@ -19,7 +19,7 @@ from .settings import LoraConfig, SlimIplConfig, SpecAugmentConfig, TrainingConf
 # Settings that do not change the result, so that a continued run may have others.
 FREE_ON_RESUME = frozenset(
     "num_workers cache_gigabytes log_every save_every save_total_limit eval_every push_to_hub hub_private_repo "
-    "license stage allow_collapsed report_to project".split()
+    "license stage allow_collapsed report_to project gradient_checkpointing".split()
 )
 FREE_IN_FOLDER = FREE_ON_RESUME | {"output_dir"}  # a folder may be moved
 NESTED = {config.__name__: config for config in (SpecAugmentConfig, WaveformAugmentConfig, SlimIplConfig, LoraConfig)}

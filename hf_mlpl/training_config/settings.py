@@ -193,7 +193,10 @@ class TrainingConfig:
         waveform_augment: fields of `WaveformAugmentConfig`, or null for none.
         slimipl: fields of `SlimIplConfig`, or null for training on labelled speech alone.
         bf16: computes in bfloat16, except for weights and loss; else in the precision of `accelerate launch`.
-        gradient_checkpointing: recomputes the layers in the backward pass instead of storing their activations.
+        bf16_gradients: lets processes exchange gradients in bfloat16, half the bytes, which slow networks need; the
+            sum is rounded, so other numbers of processes no longer give nearly the same. FSDP does so with `bf16`.
+        gradient_checkpointing: recomputes the layers in the backward pass instead of storing their activations, with
+            the same result; null does so only where they would not fit into the GPU's memory.
         allow_collapsed: trains on pseudo-labels of a language that are nearly all empty or the same text, and accepts
             a model that has learned to say nothing; by default both are errors.
         log_every, eval_every, save_every: updates between lines of metrics, evaluations, checkpoints.
@@ -242,7 +245,8 @@ class TrainingConfig:
     waveform_augment: WaveformAugmentConfig | None = None
     slimipl: SlimIplConfig | None = None
     bf16: bool = False
-    gradient_checkpointing: bool = False
+    bf16_gradients: bool = False
+    gradient_checkpointing: bool | None = False
     allow_collapsed: bool = False
     log_every: int = 100
     eval_every: int = 5_000

@@ -38,16 +38,14 @@ launch="accelerate launch --config_file recipes/accelerate/$accelerate.yaml"
 languages="cs de el en es et fi fr hu it lt lv mt nl pl pt ro sl sv-SE" # in both corpora
 
 # Settings of each stage: its file, and what overrides it
-size=()
-if [[ $model == base ]]; then size=(gradient_checkpointing=false); fi # this one need not save memory
 if [[ $start == supervised ]]; then from=$run/$model/supervised/model; else from=$model; fi
 ending=$run/$model/$start # so that both final models can exist
-supervised=($here/supervised.yaml output_dir=$run/$model/supervised model=$model "${size[@]}")
+supervised=($here/supervised.yaml output_dir=$run/$model/supervised model=$model)
 language_finetune=($here/language_finetune.yaml "output_dir=$run/$model/language_finetune/{language}"
-    model=$run/$model/supervised/model "${size[@]}")
+    model=$run/$model/supervised/model)
 mixed=($here/mixed.yaml output_dir=$ending/mixed model=$from
-    "train=[$run/data/train.parquet, $run/$model/labels/*/labels.parquet]" "${size[@]}")
-final=($here/final.yaml output_dir=$ending/final model=$ending/mixed/model "${size[@]}")
+    "train=[$run/data/train.parquet, $run/$model/labels/*/labels.parquet]")
+final=($here/final.yaml output_dir=$ending/final model=$ending/mixed/model)
 
 if [[ $plan == false && ! -e $run/data/tokens-all.lst ]]; then
     if [[ -z $folder ]]; then echo "error: name the folder of the corpora, see --help" >&2; exit 1; fi

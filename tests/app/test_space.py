@@ -2,7 +2,6 @@
 
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -46,7 +45,7 @@ def test_files(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_space_of_a_pushed_model(local_hub, tmp_path, capfd, error_of):
+def test_the_space_of_a_pushed_model(local_hub, plain_python, tmp_path, capfd, error_of):
     message = error_of("publish.py", "--space", "--repo", "me/none")
     assert message.startswith("me/none: its Space needs the model on the Hub (") and "hf_" not in message
     model = save_folder(tmp_path / "model", LANGUAGES)
@@ -78,8 +77,7 @@ def test_the_space_of_a_pushed_model(local_hub, tmp_path, capfd, error_of):
         "OMP_NUM_THREADS": "1",
     }
     env["no_proxy"] = "127.0.0.1"
-    env.pop("PYTHONPATH", None)
-    arguments = [sys.executable, "-u", "app.py"]
+    arguments = [plain_python, "-u", "app.py"]
     program = subprocess.Popen(
         arguments, cwd=space, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -151,18 +151,20 @@ def test_evaluate(chain):
 
 
 @pytest.mark.slow
-def test_two_processes_started_as_a_module_label_the_same(chain):
+def test_two_processes_started_as_a_module_label_the_same(tone_run, tone_data, tone_labels, quick_python, tmp_path):
     launch = [*LAUNCH, "--config_file", RECIPES / "accelerate" / "multi_cpu.yaml", "-m", "hf_mlpl", "pseudo-label"]
-    command = [chain.python, *launch, "--model", "run/model", "--data", "data/unlabelled.parquet", "--output"]
-    done = subprocess.run([*command, "of-two"], cwd=chain.folder, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.count("labels: of-two/labels.parquet, by run/model@") == 1, done.stderr
-    labels = [pq.read_table(chain.folder / name / "labels.parquet") for name in ("of-two", "labels")]
+    data = tone_data / "unlabelled.parquet"
+    command = [quick_python, *launch, "--model", tone_run / "model", "--data", data, "--output"]
+    done = subprocess.run([*command, tmp_path / "of-two"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"labels: {tmp_path}/of-two/labels.parquet, by run/model@") == 1, done.stdout
+    labels = [pq.read_table(folder / "labels.parquet") for folder in (tmp_path / "of-two", tone_labels["sv-SE"])]
     assert labels[0].select(["id", "text"]).equals(labels[1].select(["id", "text"]))
-    done = subprocess.run([*command, "no", "--languages", "fr"], cwd=chain.folder, capture_output=True, text=True)
+    done = subprocess.run([*command, tmp_path / "no", "--languages", "fr"], capture_output=True, text=True)
     before, _, launcher = done.stderr.partition("Traceback")
     lines = [line for line in before.splitlines() if line.startswith("error: ")]
     assert done.returncode == 1 and "Traceback" not in before
-    assert lines == ["error: data/unlabelled.parquet: no utterances of fr; there are sv-SE"]
+    assert lines == [f"error: {data}: no utterances of fr; there are sv-SE"]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])

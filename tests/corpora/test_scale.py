@@ -34,7 +34,8 @@ def dataset_of(ids, **columns) -> Dataset:
     for column, values in columns.items():
         for row, value in zip(rows, values, strict=True):
             row[column] = value
-    return Dataset(pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema))
+    table = pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)
+    return Dataset(table, fingerprint="that of a table takes longer than most tests")
 
 
 @settings(deadline=None)

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -118,7 +117,7 @@ def test_heads_of_every_architecture(architecture, tokens, tmp_path):
 
 
 @pytest.mark.slow
-def test_plain_transformers_loads_new_heads(tokens, tmp_path):
+def test_plain_transformers_loads_new_heads(tokens, plain_python, tmp_path):
     texts = {}
     for architecture in ARCHITECTURES:
         if missing(architecture):
@@ -134,7 +133,7 @@ def test_plain_transformers_loads_new_heads(tokens, tmp_path):
             [2, 4, 0, 1, 5],
         ]
     np.save(tmp_path / "samples.npy", sweep(1))
-    arguments = [sys.executable, "-c", WITHOUT_PACKAGE, tmp_path / "samples.npy", *texts]
+    arguments = [plain_python, "-c", WITHOUT_PACKAGE, tmp_path / "samples.npy", *texts]
     done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout.splitlines()[-1])

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from accelerate import PartialState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_mlpl.data import batches
 from hf_mlpl.data.batches import BatchPlan, stable_order
-from hf_mlpl.data.shared_arrays import SharedArrays, shared_arrays
+from hf_mlpl.data.shared_arrays import SharedArrays
+from hf_mlpl.main_process import job_state, machine_folder
 
 from ..quick_python import start
 
@@ -114,17 +114,19 @@ def test_a_folder_that_cannot_be_used_costs_a_line_and_not_the_run(durations, tm
 
 
 def test_an_array_of_nothing_and_the_end_of_a_job(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_mlpl.data.shared_arrays.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("hf_mlpl.main_process.gettempdir", lambda: str(tmp_path))
     process = start(os.getpid)
     process.wait()
-    with shared_arrays(PartialState(cpu=True)) as arrays:
+    job_state()
+    with machine_folder() as folder:
+        arrays = SharedArrays(folder)
         assert arrays.get("nothing", lambda: np.empty(0)).shape == (0,)
         array = arrays.within("train").get("numbers", lambda: np.arange(3))
-        left = arrays.folder.with_name(arrays.folder.name.replace(str(os.getpid()), str(process.pid)))
-        shutil.copytree(arrays.folder, left)  # as of a job that was killed
+        left = folder.with_name(folder.name.replace(str(os.getpid()), str(process.pid)))
+        shutil.copytree(folder, left)  # as of a job that was killed
     assert array.tolist() == [0, 1, 2] and [*tmp_path.iterdir()] == [left]
-    monkeypatch.setattr("hf_mlpl.atomic._cleaned", set())
-    with shared_arrays(PartialState(cpu=True)):
+    monkeypatch.setattr("hf_mlpl.atomic._cleaned", set())  # as in a new process
+    with machine_folder():
         assert not left.exists()
     assert not list(tmp_path.iterdir())
 

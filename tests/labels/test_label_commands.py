@@ -20,6 +20,8 @@ from hf_mlpl.training_config import load_config
 from ..commands import ROOT, run_command
 from .test_publishing import contents, made_in
 
+pytestmark = pytest.mark.usefixtures("empty_picture")
+
 RECIPES = ROOT / "recipes"
 REPO = "me/tones-pl"
 

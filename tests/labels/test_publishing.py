@@ -18,7 +18,6 @@ import soundfile
 from datasets import Audio, Features, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import DatasetCard, HfApi
-from matplotlib.figure import Figure
 
 from hf_mlpl import atomic
 from hf_mlpl.atomic import own_path
@@ -35,17 +34,6 @@ from hf_mlpl.sharing import hub
 pytestmark = pytest.mark.usefixtures("one_thread", "empty_picture")
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def empty_picture(monkeypatch) -> None:
-    """Makes the picture of a card empty, with the numbers in its metadata; to draw it takes longest in a push."""
-
-    def draw(summaries, path) -> None:
-        numbers = sorted((summary.language, str(summary.scores)) for summary in summaries)
-        Figure(figsize=(1, 1)).savefig(path, metadata={"Software": None, "Description": str(numbers)})
-
-    monkeypatch.setattr(publishing, "plot_scores", draw)
 
 
 def made_in(folder: Path) -> dict[str, dict]:

@@ -25,8 +25,7 @@ MODULES = (f"hf_mlpl.model.{entry.removesuffix('.py')}" for entry in ENTRIES)
 CODE = {f"{name.rpartition('.')[2]}.py" for module in MODULES for name in reachable(module)}
 CLASSES = {"AutoConfig", "AutoModel", "AutoModelForCTC", "AutoProcessor", "AutoTokenizer", "AutoFeatureExtractor"}
 
-# `-S` leaves out the start-up files of installed packages, among them the link to this checkout; and where it is
-# installed otherwise, this makes its import fail.
+# Makes the import of the package fail, wherever it is installed.
 WITHOUT_PACKAGE = """
 import importlib.util, sys
 sys.modules["hf_mlpl"] = None
@@ -70,21 +69,19 @@ print(json.dumps(answers))
 """
 
 
-def run(program, *arguments, cwd, with_package=False):
-    """Output of a Python program that has the installed packages, and hf_mlpl or not."""
-    packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *packages] if with_package else packages),
-        "HF_HOME": str(cwd / "hf"),
-        "HF_MODULES_CACHE": str(cwd / "hf" / "modules"),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    program = ("import hf_mlpl\n" if with_package else WITHOUT_PACKAGE) + program
-    command = [sys.executable, "-S", "-c", program, *map(str, arguments)]
+def run(python, program, *arguments, cwd):
+    """Returns what a Python program prints, whose modules are of transformers alone."""
+    environment = os.environ | {"HF_HOME": str(cwd / "hf"), "HF_MODULES_CACHE": str(cwd / "hf" / "modules")}
+    command = [python, "-c", program, *map(str, arguments)]
     # Without standard input, whoever asks there whether to run the code fails.
     return subprocess.run(
-        command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        command,
+        cwd=cwd,
+        env=environment | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -121,9 +118,9 @@ def expected(folder, speech):
     }
 
 
-def use(speech: Path, jobs: list, **where) -> list[dict]:
+def use(python: Path, first_lines: str, speech: Path, jobs: list, cwd: Path) -> list[dict]:
     jobs = json.dumps([[str(folder), arguments, str(save_to or "")] for folder, arguments, save_to in jobs])
-    done = run(USE, speech, jobs, **where)
+    done = run(python, first_lines + USE, speech, jobs, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -149,12 +146,14 @@ def test_a_saved_folder_has_the_code_of_the_model_side_alone(folder):
     assert set().union(*(config["auto_map"] for config in configs)) == CLASSES
 
 
-def test_trusted_code_does_what_the_package_does_where_it_is_not_installed(folder, speech, expected, tmp_path):
+def test_trusted_code_does_what_the_package_does_where_it_is_not_installed(
+    folder, speech, expected, plain_python, tmp_path
+):
     trust, again = {"trust_remote_code": True}, tmp_path / "again"
     by_pipeline, by_stock_pipeline = tmp_path / "by-pipeline", tmp_path / "again-by-pipeline"
     pipeline("automatic-speech-recognition", model=folder).save_pretrained(by_pipeline)
     jobs = [(folder, trust, again), (again, trust, None), (by_pipeline, trust, None), (by_stock_pipeline, trust, None)]
-    answers = use(speech, jobs, cwd=tmp_path)
+    answers = use(plain_python, WITHOUT_PACKAGE, speech, jobs, tmp_path)
     for answer in answers:
         check(answer, expected)
         assert {module.partition(".")[0] for module in answer["modules"].values()} == {"transformers_modules"}
@@ -174,7 +173,7 @@ def test_trusted_code_does_what_the_package_does_where_it_is_not_installed(folde
 @pytest.mark.slow
 def test_the_package_loads_the_folder_without_a_question(folder, speech, expected, tmp_path):
     jobs = [(folder, arguments, None) for arguments in ({}, {"trust_remote_code": False}, {"trust_remote_code": True})]
-    answers = use(speech, jobs, cwd=tmp_path, with_package=True)
+    answers = use(sys.executable, "import hf_mlpl\n", speech, jobs, tmp_path)
     for (_, arguments, _), answer in zip(jobs, answers, strict=True):
         check(answer, expected)
         ours = {name for name, module in answer["modules"].items() if module.startswith("hf_mlpl.")}
@@ -183,7 +182,7 @@ def test_the_package_loads_the_folder_without_a_question(folder, speech, expecte
 
 
 @pytest.mark.slow
-def test_without_package_and_trust_the_error_and_the_folder_say_what_to_do(folder, tmp_path):
+def test_without_package_and_trust_the_error_and_the_folder_say_what_to_do(folder, plain_python, tmp_path):
     program = """
 import json
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForCTC, AutoProcessor, AutoTokenizer, pipeline
@@ -207,7 +206,9 @@ print("\\n" + json.dumps([*alone, *errors]))
     soundfile.write(tmp_path / "a.wav", sweep(1), RATE)
     tokenizer = hf_mlpl.MlplTokenizer.from_pretrained(folder)
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    done = run(program, folder, tmp_path / "a.wav", tmp_path / "tokenizer", cwd=tmp_path)
+    done = run(
+        plain_python, WITHOUT_PACKAGE + program, folder, tmp_path / "a.wav", tmp_path / "tokenizer", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     # before it stand the questions that nobody answers
     package, labels, *errors, of_a_path = json.loads(done.stdout.splitlines()[-1])

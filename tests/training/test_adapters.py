@@ -2,7 +2,6 @@
 
 import copy
 import json
-import shutil
 
 import peft
 import pytest
@@ -24,7 +23,7 @@ from hf_mlpl.training_config import LoraConfig, TrainingConfig, load_config
 from ..commands import ROOT, run_command
 from ..inference.test_unsharded import launch
 from ..random_model import LANGUAGES, save_folder, sweep
-from ..ranks import run_on_two
+from ..ranks import run_all_on_two
 from ..small_models import ARCHITECTURES, missing, save_small_encoder, save_small_mms, save_small_model
 from .test_loop import Killed, kill_at, rows
 from .test_resume import interrupted
@@ -284,12 +283,16 @@ def test_two_processes_equal_one(run, run_other, slimipl_settings, tone_data, to
     shared = ["tokens=null", "micro_batches_per_update=3", "learning_rate=1e-3", *SHORT]
     ours = [f"model={tone_run / 'model'}", *shared, *slimipl_settings, "slimipl.cache_size=3"]
     theirs = [f"model={wav2vec2}", *shared, "model_fields={}"]
-    for name, settings in {"ours": ours, "theirs": theirs}.items():
+    runs = {"ours": ours, "theirs": theirs}
+    commands = [
+        ("train.py", tone_data / "tones.yaml", *settings, f"output_dir={tmp_path / 'two' / name}")
+        for name, settings in runs.items()
+    ]
+    done = run_all_on_two(tmp_path, commands)
+    assert [status for status, _ in done] == [0, 0], done
+    for name, settings in runs.items():
         one = train(load_config(tone_data / "tones.yaml", [*settings, f"output_dir={tmp_path / name}"]))
-        done = run_on_two(tmp_path, "train.py", tone_data / "tones.yaml", *settings, f"output_dir={tmp_path / '2'}")
-        assert [status for status, _ in done] == [0, 0], done
-        assert_close_adapters(tmp_path / "2" / "model", one)
-        shutil.rmtree(tmp_path / "2")
+        assert_close_adapters(tmp_path / "two" / name / "model", one)
     sharded = [*ours, "slimipl.ema_decay=null", f"output_dir={tmp_path / 'sharded'}", "model_fields={layerdrop: 0.0}"]
     script = ROOT / "tests" / "fsdp_on_cpu.py"
     launch(quick_python, "fsdp", script, tone_data / "tones.yaml", *sharded, folder=tmp_path)

@@ -2,12 +2,9 @@
 
 import copy
 import json
-import os
 import random
 import shutil
-import site
 import subprocess
-import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -316,7 +313,9 @@ def test_bfloat16(name, trained, settings, data, tmp_path):
     assert found["bf16"] == pytest.approx(found["no"], rel=0.6) and found["bf16"] != found["no"]
 
 
-def test_pushed_models_load_without_this_package(two, local_hub, settings, data, tmp_path, quick_retries):
+def test_pushed_models_load_without_this_package(
+    two, local_hub, settings, data, plain_python, tmp_path, quick_retries
+):
     """Plain transformers makes the same transcripts of what a finished run pushes."""
     names = [name for name in ARCHITECTURES if not missing(name)]
     for name in names:
@@ -324,8 +323,8 @@ def test_pushed_models_load_without_this_package(two, local_hub, settings, data,
         train(load_config(settings(name, two / name, **pushing)))
     audio = load_audio(read_utterances([data / "dev.parquet"])[0]["audio"], 16_000)
     np.save(tmp_path / "audio.npy", audio)
-    command = [sys.executable, "-S", "-c", WITHOUT_PACKAGE + TRANSCRIBE, tmp_path / "audio.npy", *names]
-    environment = local_hub.env | {"PYTHONPATH": os.pathsep.join(site.getsitepackages()), "OMP_NUM_THREADS": "1"}
+    command = [plain_python, "-c", WITHOUT_PACKAGE + TRANSCRIBE, tmp_path / "audio.npy", *names]
+    environment = local_hub.env | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     dataset = read_utterances([data / "dev.parquet"]).select([0])

@@ -1,24 +1,31 @@
 """Compares estimates with counted operations, real parameters and simulated steps, and tests the paper's run.sh."""
 
+import dataclasses
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCTC, Wav2Vec2BertConfig, Wav2Vec2BertForCTC
 
-from hf_mlpl import MlplConfig, MlplForCTC, MlplTokenizer
+from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplTokenizer
+from hf_mlpl.ctc_models.mlpl import MlplInterface
 from hf_mlpl.data.batches import BatchPlan, repetitions
 from hf_mlpl.data.utterances import SpeechTotals, read_utterances, speech_totals, write_utterances
 from hf_mlpl.interop.mctct import MCTCTConfig
 from hf_mlpl.training.estimate import estimate_stages, sum_speech
 from hf_mlpl.training.measurement import WARM_UP, measure_updates
+from hf_mlpl.training.memory import activation_bytes, recomputes_activations, training_bytes
 from hf_mlpl.training.operations import counted_model, forward_flops, num_parameters, slimipl_updates, training_flops
+from hf_mlpl.training.optimization import prepare
 from hf_mlpl.training.problems import TrainingError
 from hf_mlpl.training.slimipl import SlimIplPlan
+from hf_mlpl.training.times import Machines, Work, stage_times
 from hf_mlpl.training_config import SlimIplConfig, TrainingConfig, load_config
 
 from ..commands import PROGRAMS, ROOT, check_command, read_commands, run_command
@@ -358,6 +365,96 @@ def test_a_launch_that_does_not_fit_is_told_before_the_first_stage(tone_data, tm
     for path in (tmp_path / "bad.yaml", tmp_path / "none.yaml"):
         [line], _ = told(f"accelerate launch --config_file {path}")
         assert line.startswith(f"{path}: ") and "\n" not in line
+
+
+# ------------------------------------------------------------------------------------- times and memory of a launch
+
+
+def test_the_exchange_of_gradients_takes_what_a_ring_takes():
+    """Each link carries 2 (n - 1) / n of the bytes, as a simulated ring does; the last backward pass hides some."""
+    n, sent = 8, [0.0] * 8
+    for _ in ("sums of parts", "their results"):
+        for _ in range(n - 1):
+            sent = [link + 1 / n for link in sent]
+    work = Work(flops=0.0, audio_seconds=0.0, workers=1, micro_batches=n, updates=10, gradient_bytes=4e9)
+    times = stage_times(work, Machines(n, flops_per_second=1e12, bandwidth=1e9))
+    assert times.seconds == times.parts["gradients"] == pytest.approx(10 * 4 * sent[0]) and times.bound == "gradients"
+    assert stage_times(work, Machines(1, 1e12, 1e9)).seconds == 0
+    # 10 updates of 2 micro-batches of 3 s in each process: of each update the backward pass of the last hides 2 s.
+    work = dataclasses.replace(work, flops=10 * 2 * 3 * n * 1e12, micro_batches=2 * n)
+    assert stage_times(work, Machines(n, 1e12, 1e9)).seconds == pytest.approx(10 * (6 + 7 - 2))
+    # With a micro-batch more, all wait for the process that has 3.
+    more = dataclasses.replace(work, flops=work.flops * 17 / 16, micro_batches=17)
+    assert stage_times(more, Machines(n, 1e12, 1e9)).parts["products"] == pytest.approx(10 * 9)
+    # Two workers decode 1000 s of speech a second each, beside all this.
+    slow = dataclasses.replace(work, audio_seconds=n * 2 * 1000 * 500.0, workers=2)
+    assert stage_times(slow, Machines(n, 1e12, 1e9)).seconds == pytest.approx(500)
+    assert stage_times(slow, Machines(n, 1e12, 1e9)).bound == "audio"
+    # 12 GB are copied in 2 s, and written in 12 s; in the half of 110 s between saves there is time for it.
+    saved = dataclasses.replace(work, checkpoint_bytes=12e9, checkpoints=1)
+    assert stage_times(saved, Machines(n, 1e12, 1e9)).seconds == pytest.approx(110 + 2)
+    often = dataclasses.replace(saved, checkpoints=10)
+    assert stage_times(often, Machines(n, 1e12, 1e9)).seconds == pytest.approx(110 + 10 * (2 + 12 - 110 / 11))
+
+
+@pytest.mark.parametrize(("layers", "seconds"), [(4, 20)])
+def test_activations_are_what_torch_allocates(layers, seconds, one_thread):
+    """The profiler counts the bytes that a forward pass has allocated and not freed."""
+    config = MlplConfig.tiny(40, 2, num_hidden_layers=layers, layerdrop=0.0)
+    model = MlplForCTC._from_config(config, attn_implementation="eager").train()
+    features = torch.randn(-(-seconds // 15), 100 * seconds // -(-seconds // 15), 80)
+    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        logits = model(features).logits
+    allocated = sum(event.self_cpu_memory_usage for event in profile.events()) - logits.nbytes
+    values = {"output_dir": "a", "model": "tiny", "tokens": "b", "train": ["c"], "max_updates": 1}
+    run = TrainingConfig(**values, max_batch_seconds=seconds)
+    losses = 3 * 4 * 100 * seconds / 3 * 40
+    random_state = torch.get_rng_state()
+    assert activation_bytes(run, config) - losses == pytest.approx(allocated, rel=0.01)
+    assert torch.equal(torch.get_rng_state(), random_state)  # of the run that decides by it
+    copies = training_bytes(run, config, 2) - activation_bytes(run, config)
+    assert copies == (4 + 4 + 4 + 4) * model.num_parameters()  # weights, gradients twice, Adagrad's sums
+    checkpointed = dataclasses.replace(run, gradient_checkpointing=True)
+    assert activation_bytes(checkpointed, config) < activation_bytes(run, config)
+
+
+def test_activations_are_recomputed_where_memory_is_short(monkeypatch, one_thread):
+    config = MlplConfig.tiny(40, 2)
+    values = {"output_dir": "a", "model": "tiny", "tokens": "b", "train": ["c"], "max_updates": 1}
+    run = TrainingConfig(**values, max_batch_seconds=20, gradient_checkpointing=None)
+    needed = training_bytes(dataclasses.replace(run, gradient_checkpointing=False), config, 1)
+    processor = SimpleNamespace(feature_extractor=MlplFeatureExtractor(), tokenizer=None)
+    for memory, recomputes in ((needed, True), (needed / 0.8, False)):
+        monkeypatch.setattr("hf_mlpl.training.optimization.total_memory", lambda device, memory=memory: memory)
+        model = MlplForCTC(config)
+        prepare(Accelerator(cpu=True), model, MlplInterface(config, processor), run)
+        assert model.is_gradient_checkpointing is recomputes
+    is_decided = partial(recomputes_activations, processes=1, memory=1e12, is_sharded=False)
+    assert is_decided(run, None) and not is_decided(run, config)  # of other models the memory is not known
+    assert recomputes_activations(run, config, 1, 1e12, is_sharded=True)
+
+
+def test_a_launch_has_hours_and_what_bounds_them(stages, run_estimate, tmp_path):
+    launch = f"accelerate launch --config_file {ACCELERATE / 'multi_node.yaml'} --num_machines 2 --num_processes 2"
+    status, out, err = run_estimate(*stages, "--launch", launch, "--network", "1e-3", "--memory", "0.1")
+    assert (status, err) == (0, [])
+    start = next(i for i, line in enumerate(out) if "bound by" in line)
+    assert re.split(r"\s{2,}", out[start].strip())[-5:] == [
+        *(f"{part} h" for part in ("products", "gradients", "audio", "checkpoints")),
+        "bound by",
+    ]
+    rows = [re.split(r"\s{2,}", line.strip()) for line in out[start + 1 : start + 5]]
+    assert [row[-1] for row in rows] == ["gradients", "gradients", "audio", "gradients"]
+    told = [line for line in out if line.startswith("faster: ")]
+    assert any("bf16_gradients=true takes" in line for line in told)
+    assert any("one machine with 1 processes takes" in line for line in told)
+    config = load_config(stages[1])
+    model = MlplConfig.tiny(10, ["de", "sv-SE"], **config.model_fields)
+    seconds = 60 * 4 * num_parameters(model) / (1e-3 * 1e9 / 8)  # 2 (n - 1) / n is 1
+    assert float(rows[0][4].replace(",", "")) == pytest.approx(seconds / 3600, rel=0.06)
+    assert float(rows[0][1]) == pytest.approx(training_bytes(config, model, 2) / 1e9, rel=0.06)
+    status, out, _ = run_estimate(*stages[:3], *stages[-2:], "--launch", launch, "--memory", "1e-3")
+    assert any("may need 0 GB of memory; take a smaller max_batch_seconds, or FSDP" in line for line in out)
 
 
 # ------------------------------------------------------------------------------------------- other architectures

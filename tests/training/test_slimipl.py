@@ -205,9 +205,9 @@ def test_it_does_what_the_published_pseudo_code_does(name, num_workers, data, tr
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_it_goes_on_from_what_it_saved(name, data, trained, tmp_path):
-    def run(algorithm, steps):
+    def run(algorithm, batches, steps):
         seen = []
-        for step, micro_batches in zip(steps, algorithm, strict=False):
+        for step, micro_batches in zip(steps, batches, strict=False):
             numbers = [number for number, _ in micro_batches]
             pairs = trained_on(algorithm.processor, data, algorithm.step.supervised, micro_batches)
             seen.append((numbers, pairs))
@@ -217,14 +217,12 @@ def test_it_goes_on_from_what_it_saved(name, data, trained, tmp_path):
 
     config, processor = settings(name), trained[1]
     whole = slimipl(config, data, copy.deepcopy(trained[0]), processor, micro_batches=1)
-    expected = run(whole, range(26))
-    first = slimipl(config, data, copy.deepcopy(trained[0]), processor, micro_batches=1)
-    assert run(first, range(13)) == expected[:13]
-    first.copy_state()(tmp_path)
+    run(whole, batches := iter(whole), range(13))
+    whole.copy_state()(tmp_path)
     assert json.loads((tmp_path / "slimipl.json").read_text())["update"] == 13
-    resumed = slimipl(config, data, copy.deepcopy(first.model), processor, micro_batches=1)
+    resumed = slimipl(config, data, copy.deepcopy(whole.model), processor, micro_batches=1)
     resumed.load(tmp_path)
-    assert run(resumed, range(13, 26)) == expected[13:]
+    assert run(resumed, resumed, range(13, 26)) == run(whole, batches, range(13, 26))
 
 
 def test_an_updates_micro_batches_use_each_slot_once_a_pass(data):
@@ -364,17 +362,28 @@ SLIMIPL = {
 }
 
 
+def train_on(tone_data, tone_run, folder, *overrides, unlabelled=None):
+    """Trains on from the model of the tones with slimIPL; returns the run's folder."""
+    given = [f"output_dir={folder}", f"model={tone_run / 'model'}", "tokens=null", "learning_rate=0.002"]
+    given += ["language=sv-SE", f"unlabelled=[{unlabelled or tone_data / 'unlabelled.parquet'}]", "eval_every=20"]
+    given += ["max_updates=20", "save_every=8", f"slimipl={json.dumps(SLIMIPL)}"]
+    return train(load_config(tone_data / "tones.yaml", [*given, *overrides])).parent
+
+
 @pytest.fixture
 def run(tone_data, tone_run, tmp_path):
-    """Trains on from the model of the tones with slimIPL; returns the run's folder."""
+    """Returns a function that calls `train_on` for a folder of a name."""
 
     def run(name, *overrides, unlabelled=None):
-        given = [f"output_dir={tmp_path / name}", f"model={tone_run / 'model'}", "tokens=null", "learning_rate=0.002"]
-        given += ["language=sv-SE", f"unlabelled=[{unlabelled or tone_data / 'unlabelled.parquet'}]", "eval_every=10"]
-        given += ["max_updates=20", "save_every=8", f"slimipl={json.dumps(SLIMIPL)}"]
-        return train(load_config(tone_data / "tones.yaml", [*given, *overrides])).parent
+        return train_on(tone_data, tone_run, tmp_path / name, *overrides, unlabelled=unlabelled)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tone_data, tone_run, tmp_path_factory):
+    """Returns the folder of a run with the settings of `train_on` alone."""
+    return train_on(tone_data, tone_run, tmp_path_factory.mktemp("slimipl") / "uninterrupted")
 
 
 @pytest.fixture
@@ -386,26 +395,25 @@ def with_references(tone_corpus, tone_data, tmp_path):
     return tmp_path / "references.parquet"
 
 
-def test_training_with_it(run, with_references):
+def test_training_with_it(run, uninterrupted, with_references):
     folder = run("with references", unlabelled=with_references)
     assert len(losses(folder)) == 20 - 2  # two updates fill the cache of four batches
     reports = {row["update"]: row["labels"] for row in rows(folder) if "labels" in row}
     assert reports and min(reports) > 4
     assert all(report["cer"] < 0.3 and report["empty"] < 0.5 for report in reports.values())
-    without = run("without references")
-    assert {row["labels"]["cer"] for row in rows(without) if "labels" in row} == {None}
-    assert losses(without) == losses(folder)  # references are looked at and not learned
+    assert {row["labels"]["cer"] for row in rows(uninterrupted) if "labels" in row} == {None}
+    assert losses(uninterrupted) == losses(folder)  # references are looked at and not learned
 
 
 @pytest.mark.parametrize("extra", [[], ["slimipl.variant=cache", "slimipl.ema_decay=0.9"]])
-def test_interrupted_equals_uninterrupted(run, tmp_path, monkeypatch, extra):
-    uninterrupted = run("uninterrupted", *extra)
+def test_interrupted_equals_uninterrupted(run, uninterrupted, tmp_path, monkeypatch, extra):
+    expected = run("uninterrupted", *extra) if extra else uninterrupted
     kill_at(monkeypatch, 14)
     with pytest.raises(Killed):
         run("interrupted", *extra)
     monkeypatch.undo()
     assert (tmp_path / "interrupted" / "checkpoints" / "update-00000008" / "slimipl.json").is_file()
-    assert_equal_bits(run("interrupted", *extra), uninterrupted)
+    assert_equal_bits(run("interrupted", *extra), expected)
 
 
 def saved(checkpoint) -> tuple[list[dict], list[dict]]:
@@ -469,8 +477,8 @@ def test_gradient_checkpointing_and_bfloat16(run):
     assert {tensor.dtype for tensor in weights(bfloat16).values()} == {torch.float32}
 
 
-def test_loader_workers_change_nothing(run):
-    assert_equal_bits(run("none"), run("two", "num_workers=2"))
+def test_loader_workers_change_nothing(run, uninterrupted):
+    assert_equal_bits(uninterrupted, run("two", "num_workers=2"))
 
 
 def test_collapse_warns_or_stops(run, monkeypatch, caplog, tone_run, tmp_path):
