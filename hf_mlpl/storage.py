@@ -164,10 +164,13 @@ def open_remote(url: str) -> RemoteFile:
         if not path.rstrip("/"):
             raise FileNotFoundError(path)
         file = fs.open(path, "rb", block_size=BLOCK_BYTES, cache_type="none")
-        if not file.seekable():  # a web server that knows no ranges
+        try:
+            size = file.seek(0, os.SEEK_END)
+        except ValueError:  # of a web server that knows neither sizes nor ranges
             with file:
                 file = io.BytesIO(file.read())
-        return RemoteFile(url, file, file.seek(0, os.SEEK_END))
+            size = file.seek(0, os.SEEK_END)
+        return RemoteFile(url, file, size)
 
 
 class RemoteFile(io.RawIOBase):
