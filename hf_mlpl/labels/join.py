@@ -218,8 +218,8 @@ def join_labels(
     """Writes an utterance file of `LABEL_FEATURES`, and beside it `NAME.unmatched.tsv` with the unmatched ids.
 
     Labels are of the utterance with their id, or with the only name that is another spelling of their id or path, as
-    `matching` describes. Reads the labels as `matched_labels` does. Memory holds 10,000 labels at a time, and 17 bytes
-    of each label and each local utterance of a language, or 81 if there are other spellings.
+    `matching` describes. Reads the labels as `matched_labels` does. Memory holds 10,000 labels at a time, 33 bytes
+    of each label, and 17 bytes of each local utterance of a language, or 81 if there are other spellings.
 
     Args:
         files: of each language, from `find_label_set`.

@@ -1,7 +1,7 @@
 """Writes and counts the shards of a labelling job; a shard has its counts with it, so that the join need not count.
 
-The counts are JSON in the Parquet file's own metadata, with a checksum of what was counted. Shards that another
-program has changed, and those of older versions, are counted when they are joined.
+The counts are JSON in the Parquet file's own metadata, with checksums of themselves and of what was counted. Shards
+that were damaged or changed by another program, and those of older versions, are counted when they are joined.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def write_shard(rows: Iterable[dict], path: AnyPath, transcripts: pa.Table | Non
         atomic_write(path, keep=keep) as partial,
         pq.ParquetWriter(partial, SCHEMA, write_page_checksum=True, use_dictionary=REPEATED) as writer,
     ):
-        writer.add_key_value_metadata({COUNTS: json.dumps(content)})
+        text = json.dumps(content)
+        writer.add_key_value_metadata({COUNTS: f"{zlib.crc32(text.encode())} {text}"})  # Parquet has no other one here
         writer.write_table(shard)
 
 
@@ -90,8 +91,9 @@ def counts_of(shard: pa.Table, transcripts: pa.Table | None = None) -> ShardCoun
         transcripts: of `write_shard`; other ones than there are compared anew.
     """
     with suppress(AttributeError, KeyError, TypeError, ValueError):
-        content = json.loads((shard.schema.metadata or {})[COUNTS.encode()])
-        if content["labels_crc32"] == _checksum(shard, COUNTED):
+        checksum, _, text = (shard.schema.metadata or {})[COUNTS.encode()].partition(b" ")
+        content = json.loads(text)
+        if int(checksum) == zlib.crc32(text) and content["labels_crc32"] == _checksum(shard, COUNTED):
             if transcripts is None:
                 return ShardCounts.of_content(content)
             is_compared = content.get("transcripts_crc32") == _checksum(transcripts, transcripts.column_names)
@@ -154,15 +156,15 @@ class Facts:
             return None
         facts.is_normalized, facts.ids = summary.is_normalized, summary.ids or ()
         for (language, source), group in summary.groups.items():
-            facts.add(language, source or "", group.longest, group.alphabet)
+            if source is None:
+                return None
+            facts.sources.add(source)
+            facts.longest[language] = max(facts.longest[language], group.longest)
+            facts.alphabets[language].update(group.alphabet)
         return facts
 
-    def add(self, language: str, source: str, longest: float, alphabet: Iterable[str]) -> None:
-        self.sources.add(source)
-        self.longest[language] = max(self.longest[language], longest)
-        self.alphabets[language].update(alphabet)
-
     def merge(self, other: Facts) -> None:
+        """Adds those of other labels."""
         self.sources |= other.sources
         self.is_normalized &= other.is_normalized
         ids = self.ids + other.ids
@@ -178,6 +180,7 @@ class Facts:
 
     @classmethod
     def of_content(cls, content: list) -> Facts:
+        """Returns the facts of `content`; raises ValueError or TypeError for what is none."""
         sources, is_normalized, ids, longest, alphabets = content
         facts = cls(set(sources), is_normalized, tuple(ids))
         facts.longest.update(longest)
@@ -215,7 +218,7 @@ class ShardCounts:
             squared_seconds=seconds**2,
         )
         for language, sums in counts.sums.items():
-            sums |= {"characters": texts.characters[language]} | conventions.report(language)
+            sums.update(conventions.report(language), characters=texts.characters[language])
             counts.texts.hashes[language] = texts.hashes[language]
         return counts
 
@@ -266,10 +269,13 @@ class ShardCounts:
 
     @classmethod
     def of_content(cls, content: dict, is_compared: bool = False) -> ShardCounts:
-        """Returns the counts of `content`; raises nearly any error for what is none.
+        """Returns the counts of `content`.
 
         Args:
             is_compared: includes those of the comparison with transcripts.
+
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: for what is none.
         """
         counts, first = cls(content["facts"] and Facts.of_content(content["facts"])), 0
         hashes = np.frombuffer(base64.b64decode(content["hashes"]), HASHES).astype(np.uint64)
@@ -284,12 +290,10 @@ class ShardCounts:
     @cached_property
     def text_counts(self) -> dict[str, TextCounts]:
         """Returns those of each language, when all labels have been added."""
-        return {language: self._text_counts(language) for language in self.sums}
-
-    def _text_counts(self, language: str) -> TextCounts:
-        sums = self.sums[language]
-        counts = self.texts.counts(language)
-        return counts._replace(characters=int(sums["characters"]), seconds=sums["seconds"])
+        return {
+            language: self.texts.counts(language)._replace(characters=int(sums["characters"]), seconds=sums["seconds"])
+            for language, sums in self.sums.items()
+        }
 
     def summary(self) -> Summary | None:
         """Returns the summary of all labels, whose ids differ; None if it is not known."""
@@ -332,7 +336,7 @@ class ShardCounts:
             "hours": sums["hours"],
             "mean_log_prob": sums["log_probs"] / sums["scored"] if sums["scored"] else None,
             "convention": self._convention(language),
-            "cer": fraction(sums["edits"], sums["length"]) if sums["compared"] else None,
+            "cer": fraction(int(sums["edits"]), int(sums["length"])) if sums["compared"] else None,
             "commonest": self.text_counts[language].commonest / sums["labels"] if sums["labels"] else 0.0,
             "length_ratio": sums["written"] / sums["expected"] if is_enough else None,
         }

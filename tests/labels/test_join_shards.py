@@ -112,7 +112,15 @@ def test_counts_lie_in_the_shards(tmp_path, monkeypatch):
         pq.write_table(other.set_column(other.column_names.index("text"), "text", texts), path)
         assert COUNTS.encode() in pq.read_metadata(path).metadata
 
+    def write_damaged(shard, path, number):
+        """The disk changes a digit of the counts."""
+        write_new(shard, path, number)
+        content = path.read_bytes()
+        place = content.index(b": [", content.index(b'"labels": {')) + 3
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+
     expected = joined(tmp_path / "old", write_old, transcripts_of=transcripts)
+    assert joined(tmp_path / "damaged", write_damaged, transcripts_of=transcripts) == expected
     assert joined(tmp_path / "changed", write_changed, transcripts_of=transcripts) == expected
     other = partial(transcripts, texts=("jutro", "2 ljudi"))  # of the same utterances, changed later
     expected_other = joined(tmp_path / "old2", write_old, transcripts_of=other)
