@@ -70,6 +70,7 @@ bench-check: .venv/.complete  ## measure as `bench` does, and fail if a ratio is
 .venv/.demo .venv/.complete: pyproject.toml constraints.txt
 	@echo "Installing into .venv, about 2 minutes ..."
 	$(PYTHON) -m venv .venv
+	-.venv/bin/python -m pip $(INSTALL) --upgrade pip  # it finds what fits in half the time of Python 3.11's own
 	.venv/bin/python -m pip $(INSTALL) -e ".[$(EXTRAS)]"
 	@touch .venv/.demo $@
 

@@ -1,10 +1,10 @@
 """Serves as a Python interpreter that has already imported the libraries, and forks instead of starting anew.
 
 Importing torch, transformers and datasets takes most of the time of most scripts. `serve` imports them once, for all
-processes of a test run; on the way, it forks one with the same program `plain`, which knows transformers but not this
-package. Its program `python` accepts a script, `-m MODULE` or `-c PROGRAM` like the interpreter, and
+processes of a test run. Its program `python` accepts a script, `-m MODULE` or `-c PROGRAM` like the interpreter, and
 sends it to the server with its arguments, folder, environment and open files. `python` passes signals on to the
-script, and exits with the script's exit status.
+script, and exits with the script's exit status. On its way, the server forks another one, whose program `plain` is
+the same but has imported transformers alone: tests of what works without this package start that.
 """
 
 import atexit
@@ -121,6 +121,7 @@ def serve(python: str, plain_number: str, number: str) -> None:
 
 
 def _serve(python: str, number: str) -> None:
+    """Does what `serve` does with requests to one program."""
     gc.freeze()
     gc.enable()
     with socket.socket(fileno=int(number)) as listener:

@@ -145,13 +145,9 @@ class Estimate:
         return [f"{', '.join(names)}: {line}" for line, names in stages.items()]
 
     def _larger(self, stage: Stage) -> Iterator[str]:
-        """Yields what a stage could keep in its GPUs' memory, or that it does not fit."""
-        config, launch = stage.config, self.launch
-        if config is None or launch is None or (needed := self._memory(stage)) is None:
-            return
-        usable = USABLE * self.memory
-        if needed > usable:
-            yield f"may need {needed / 1e9:.0f} GB of memory; take a smaller max_batch_seconds, or FSDP"
+        """Yields what a stage could keep in its GPUs' memory."""
+        config, launch, usable = stage.config, self.launch, USABLE * self.memory
+        if config is None or launch is None or (needed := self._memory(stage)) is None or needed > usable:
             return
         if config.gradient_checkpointing and (kept := self._memory(stage, gradient_checkpointing=False)) <= usable:
             yield f"gradient_checkpointing=null computes no layer twice, for the same result; {kept / 1e9:.0f} GB"
@@ -198,6 +194,7 @@ class Estimate:
         stage.unlabelled_hours = without_text.seconds / 3600 or None
         if model is None:
             return
+        self._check_memory(stage)
         stage.bytes = self._bytes(config, model, [config.output_dir])
         if labelled.seconds and (pseudo_labelled or not takes_labels) and is_counted(model):
             speech = labelled if config.slimipl else labelled + without_text
@@ -234,6 +231,7 @@ class Estimate:
         finetuning.updates = config.max_updates * len(chosen)
         labelling.bytes = sum_speech(speech).utterances * BYTES_PER_LABEL
         self.folders.append(self.labels)
+        self._check_memory(finetuning)
         if model is not None:
             folders = [config.output_dir.replace("{language}", language) for language in chosen]
             finetuning.bytes = self._bytes(config, model, folders)
@@ -347,6 +345,14 @@ class Estimate:
             checkpoint_bytes=_checkpoint_bytes(config, model),
             checkpoints=runs * ((config.max_updates - 1) // config.save_every),
         )
+
+    def _check_memory(self, stage: Stage) -> None:
+        """Compares the memory of a stage's process with that of a GPU."""
+        if (needed := self._memory(stage)) is not None and needed > self.memory:
+            self.warnings.append(
+                f"{stage.name}: a process may need {_rounded(needed / 1e9)} GB of memory, and a GPU has "
+                f"{_rounded(self.memory / 1e9)}; take a smaller max_batch_seconds, or FSDP"
+            )
 
     def _bytes(self, config: TrainingConfig, model: Model, folders: Sequence[str]) -> float:
         """Returns the disk space of runs of these settings, one in each folder."""

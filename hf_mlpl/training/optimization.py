@@ -193,6 +193,8 @@ def recomputes_layers(accelerator: Accelerator, model: nn.Module, config: Traini
     """Returns whether the backward passes of a run recompute layers; all processes call it, and decide the same."""
     memory = None
     if config.gradient_checkpointing is None:
+        if not model.supports_gradient_checkpointing:  # as some models of transformers
+            return False
         memory = min(gather_object([total_memory(accelerator.device)]))
     return recomputes_activations(config, model.config, accelerator.num_processes, memory, accelerator.is_fsdp2)
 

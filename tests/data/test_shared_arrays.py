@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,7 @@ def test_a_folder_that_cannot_be_used_costs_a_line_and_not_the_run(durations, tm
 
 def test_an_array_of_nothing_and_the_end_of_a_job(tmp_path, monkeypatch):
     monkeypatch.setattr("hf_mlpl.main_process.gettempdir", lambda: str(tmp_path))
-    process = start(os.getpid)
+    process = subprocess.Popen(["true"])
     process.wait()
     job_state()
     with machine_folder() as folder:

@@ -22,7 +22,7 @@ from hf_mlpl.training.estimate import estimate_stages, sum_speech
 from hf_mlpl.training.measurement import WARM_UP, measure_updates
 from hf_mlpl.training.memory import activation_bytes, recomputes_activations, training_bytes
 from hf_mlpl.training.operations import counted_model, forward_flops, num_parameters, slimipl_updates, training_flops
-from hf_mlpl.training.optimization import prepare
+from hf_mlpl.training.optimization import prepare, recomputes_layers
 from hf_mlpl.training.problems import TrainingError
 from hf_mlpl.training.slimipl import SlimIplPlan
 from hf_mlpl.training.times import Machines, Work, stage_times
@@ -429,6 +429,8 @@ def test_activations_are_recomputed_where_memory_is_short(monkeypatch, one_threa
         model = MlplForCTC(config)
         prepare(Accelerator(cpu=True), model, MlplInterface(config, processor), run)
         assert model.is_gradient_checkpointing is recomputes
+    monkeypatch.setattr(MlplForCTC, "supports_gradient_checkpointing", False)
+    assert not recomputes_layers(Accelerator(cpu=True), model, dataclasses.replace(run, max_batch_seconds=1e5))
     is_decided = partial(recomputes_activations, processes=1, memory=1e12, is_sharded=False)
     assert is_decided(run, None) and not is_decided(run, config)  # of other models the memory is not known
     assert recomputes_activations(run, config, 1, 1e12, is_sharded=True)
@@ -454,7 +456,8 @@ def test_a_launch_has_hours_and_what_bounds_them(stages, run_estimate, tmp_path)
     assert float(rows[0][4].replace(",", "")) == pytest.approx(seconds / 3600, rel=0.06)
     assert float(rows[0][1]) == pytest.approx(training_bytes(config, model, 2) / 1e9, rel=0.06)
     status, out, _ = run_estimate(*stages[:3], *stages[-2:], "--launch", launch, "--memory", "1e-3")
-    assert any("may need 0 GB of memory; take a smaller max_batch_seconds, or FSDP" in line for line in out)
+    warnings = [line for line in out if line.startswith("warning: tones: a process may need ")]
+    assert len(warnings) == 1 and "and a GPU has 0.001; take a smaller max_batch_seconds, or FSDP" in warnings[0]
 
 
 # ------------------------------------------------------------------------------------------- other architectures

@@ -1,5 +1,6 @@
 """Exchanges gradients between two processes over gloo, in fp32 and in bfloat16, and holds them to exact bounds."""
 
+import copy
 import dataclasses
 import os
 import socket
@@ -54,13 +55,13 @@ def exchange(rank: int, port: int, folder, settings) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     job_state()  # as `train` does first
+    config, ctc, new_model, shares = build(settings)
     results = {}
     for is_bf16 in (False, True):
-        config, ctc, model, shares = build(settings)
         config = dataclasses.replace(config, bf16_gradients=is_bf16)
         AcceleratorState._reset_state()
-        accelerator = make_accelerator(config, ctc, model)
-        model, _ = prepare(accelerator, model, ctc, config)
+        accelerator = make_accelerator(config, ctc, new_model)
+        model, _ = prepare(accelerator, copy.deepcopy(new_model), ctc, config)
         kept = Kept(model)
         train_step(accelerator, ctc, model, kept, shares[rank], config)
         results[is_bf16] = kept.gradients

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import re
 import shutil
 
@@ -15,18 +16,21 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 
 from hf_mlpl import MlplForCTC, MlplProcessor
 from hf_mlpl.ctc_models import ctc_interface
 from hf_mlpl.data.batches import BatchPlan, SpeechBatches
+from hf_mlpl.data.shared_arrays import SharedArrays
 from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.folder_lock import InUseError, claimed
-from hf_mlpl.training import loop, silence
+from hf_mlpl.training import loop, run_data, silence
 from hf_mlpl.training.checkpoint_files import MANIFEST
 from hf_mlpl.training.checkpoints import PASSES
 from hf_mlpl.training.loop import TrainingError, train, train_step
 from hf_mlpl.training.model_setup import build_model
 from hf_mlpl.training.optimization import build_optimizer, learning_rate_factor
+from hf_mlpl.training.run_data import plan_passes, supervised_updates
 from hf_mlpl.training_config import TrainingConfig, load_config
 
 from ..ranks import run_on_two
@@ -217,6 +221,23 @@ def without_dropout(tone_data):
 def numbered_batches(config, model, processor, plan):
     batches = SpeechBatches(read_utterances(config.train), plan, processor, model.config, with_labels=True)
     return [(number, batches[number]) for number in range(len(plan))]
+
+
+def test_loader_workers_get_rows_and_no_plan(without_dropout, monkeypatch):
+    """Where they are not forked, what they get is pickled for each."""
+    config, model, processor = without_dropout
+    train_set, loaders = read_utterances(config.train), []
+    plan = plan_passes(train_set, None, config, SharedArrays())["train"]
+
+    def load(dataset, **options):
+        loaders.append(pickle.dumps(dataset))
+        return DataLoader(dataset, **options)
+
+    monkeypatch.setattr(run_data, "DataLoader", load)
+    accelerator = Accelerator(cpu=True)
+    update = next(supervised_updates(accelerator, model, processor, train_set, plan, config, start=2))
+    assert [(number, batch.indices) for number, batch in update] == [(number, plan[number]) for number in (6, 7, 8)]
+    assert len(loaders) == 1 and b"BatchPlan" not in loaders[0] and b"SpeechBatches" in loaders[0]
 
 
 @pytest.mark.parametrize("reduction", ["target_sqrt", "mean", "sum"])
