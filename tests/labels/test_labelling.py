@@ -20,6 +20,7 @@ from rapidfuzz.distance import Levenshtein
 
 from hf_mlpl import MlplForCTC, MlplProcessor
 from hf_mlpl.audio.reading import load_audio
+from hf_mlpl.cli.pseudo_label import _default_dtype
 from hf_mlpl.data.utterances import FEATURES, read_utterances, write_utterances
 from hf_mlpl.folder_lock import InUseError, claimed
 from hf_mlpl.inference import decoding, shard_stream
@@ -481,6 +482,20 @@ def test_labels_of_a_model_that_computes_in_another_dtype(label, tone_run, teach
         assert values[0] == pytest.approx(values[1], abs=0.05) and values[0] != values[1]
     another = labels(label("one by one", models=models, max_batch_seconds=0.1))
     assert [row["text"] for row in another.values()] == [row["text"] for row in made.values()]
+
+
+def test_the_precision_of_labels_by_default(tmp_path, monkeypatch):
+    """That of the labels that are begun; else bfloat16 on a GPU that has it."""
+    has_gpu, has_bfloat16 = [False], [False]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu[0])
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16[0])
+    for has_gpu[0], has_bfloat16[0], expected in [(0, 0, "float32"), (1, 0, "float32"), (1, 1, "bfloat16")]:
+        assert _default_dtype(tmp_path) == expected
+    job = {"teacher": TEACHER, "utterances": 1, "ids_sha256": ""}
+    (tmp_path / "job.json").write_text(json.dumps(job))  # of an older version
+    assert _default_dtype(tmp_path) == "float32"
+    (tmp_path / "job.json").write_text(json.dumps(job | {"dtype": "int8"}))
+    assert _default_dtype(tmp_path) == "int8"
 
 
 def test_a_job_of_a_version_that_knew_one_dtype_goes_on(label, tmp_path):

@@ -1,0 +1,62 @@
+"""Tests the order of recordings, by sorting utterances one by one."""
+
+import random
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from hf_mlpl.data import rows as rows_module
+from hf_mlpl.data.rows import recording_order
+from hf_mlpl.data.utterances import FEATURES, read_utterances, write_utterances
+from hf_mlpl.labels.labelling import BUCKET_RATIO, ORDERS
+
+
+def utterances(count: int, seed: int) -> list[dict]:
+    """Returns parts of recordings, whole ones, members of tars and rows of Parquet files, in any order."""
+    rng, made = random.Random(seed), []
+    for number in range(count):
+        kind = rng.choice(["part", "part", "whole", "tar", "parquet"])
+        audio = dict.fromkeys(FEATURES["audio"]) | {"path": f"/{kind}/{rng.randrange(4)}"}
+        if kind == "part":
+            audio |= {"start": rng.choice([None, *map(float, range(9))]), "end": 10.0}
+        elif kind != "whole":
+            audio |= {"offset": rng.randrange(50), "size": 7 if kind == "tar" else None}
+        row = {"id": str(number), "audio": audio, "duration_seconds": rng.choice([0.0, rng.uniform(0.3, 40)])}
+        made.append(row | {"language": "de"} | dict.fromkeys(["text", "speaker", "source"]))
+    return made
+
+
+def by_hand(made: list[dict]) -> list[int]:
+    """Returns row numbers in the order of recordings."""
+    paths = [row["audio"]["path"] for row in made]
+
+    def key(row: int) -> tuple:
+        audio = made[row]["audio"]
+        return paths.index(paths[row]), audio["offset"] or 0, audio["start"] or 0.0, row
+
+    return sorted(range(len(made)), key=key)
+
+
+@pytest.mark.parametrize("block", [7, 10_000])
+def test_utterances_of_a_recording_follow_each_other(block, tmp_path, monkeypatch):
+    monkeypatch.setattr(rows_module, "BLOCK", block)
+    made = utterances(200, block)
+    write_utterances(made, tmp_path / "a.parquet")
+    expected, dataset = by_hand(made), read_utterances([tmp_path / "a.parquet"])
+    assert np.argsort(recording_order(dataset)).tolist() == expected
+    ordered = dataset.select(expected)
+    assert recording_order(ordered) is None and recording_order(dataset.select([])) is None
+
+    order = ORDERS["duration bucket, recording"](dataset).tolist()
+    assert sorted(order) == list(range(200))
+    buckets = [0]  # where another begins: only there do places go back
+    for i in range(1, 200):
+        if expected.index(order[i]) < expected.index(order[i - 1]):
+            buckets.append(i)
+    seconds = [max(made[row]["duration_seconds"], 1.0) for row in order]
+    spans = [seconds[first:end] for first, end in pairwise([*buckets, 200])]
+    assert 5 <= len(spans) <= 10 and all(max(span) < BUCKET_RATIO * min(span) for span in spans)
+    assert all(min(longer) > max(shorter) for longer, shorter in pairwise(spans))
+    in_order = ORDERS["duration bucket, recording"](ordered).tolist()
+    assert [expected[row] for row in in_order] == order
