@@ -316,8 +316,8 @@ class GenerativeTranscriber:
         clock.batch_seconds = self.batch_seconds(max_batch_seconds)
         was_training, stopped = self.model.training, Event()
         self.model.eval()
-        batches = self.batches_of(dataset, max_batch_seconds)
         try:
+            batches = self.batches_of(dataset, max_batch_seconds)
             if on_cpu and not num_workers and self.request.runs_in_threads:
                 results = decode_in_threads(
                     lambda number: self.decode(batches.make_batches(batches.plan[number]), clock),
@@ -336,7 +336,6 @@ class GenerativeTranscriber:
                         progress.update(len(hypotheses))
         finally:
             self.model.train(was_training)
-            batches.recordings.close()
 
     def batches_of(self, dataset: Dataset, max_batch_seconds: float | None) -> WindowBatches:
         """Returns what makes the batches of a data set, whose languages are known."""
