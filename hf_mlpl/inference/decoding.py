@@ -133,6 +133,7 @@ def transcribe(
                     progress.update(len(hypotheses))
     finally:
         model.train(was_training)
+        batches.recordings.close()
 
 
 def default_batch_seconds(model: PreTrainedModel, max_batch_seconds: float | None) -> float:

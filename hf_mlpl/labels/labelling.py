@@ -152,14 +152,15 @@ def _label_ahead(stream: ShardStream, shared: SharedJob, label: Callable, teache
         label: labels a shard by itself; the shards in work are given to it after an error, such as too little memory
             for one batch.
     """
-    claimed, writing, failure = deque[tuple[np.ndarray, Callable]](), deque[Future](), None
-    num_claimed = 0
+    free = shared.claimed_shards()
+    if (first := next(free, None)) is None:
+        return False
+    claimed, writing, failure = deque([first]), deque[Future](), None
 
     def shards() -> Iterator[np.ndarray]:
-        nonlocal num_claimed
-        for shard in shared.claimed_shards():
+        yield first[0]
+        for shard in free:
             claimed.append(shard)
-            num_claimed += 1
             yield shard[0]
 
     with ThreadPoolExecutor(1, thread_name_prefix="labels") as pool:
@@ -182,7 +183,7 @@ def _label_ahead(stream: ShardStream, shared: SharedJob, label: Callable, teache
         logger.warning("%s; the shards in work are labelled again, one after another", error_line(failure))
     for rows, write in claimed:
         label(rows, write)
-    return num_claimed > 0
+    return True
 
 
 def _labels(hypotheses: Iterable[Hypothesis], shard: Dataset, numbers: Sequence[int], teacher: str) -> Iterator[dict]:
