@@ -13,7 +13,7 @@ import yaml
 import hf_mlpl
 from hf_mlpl.registration import ImportHook
 
-from .test_structure import ROOT, THEIRS
+from .test_structure import FILES, ROOT, theirs
 
 # Whose name is not that of the import.
 DISTRIBUTIONS = {"flashlight": "flashlight-text", "PIL": "pillow", "webvtt": "webvtt-py", "yaml": "pyyaml"}
@@ -54,7 +54,7 @@ def test_every_imported_library_is_declared(project):
     user_extras = [extra for name, extra in extras.items() if name not in ("dev", "docs")]
     requirements = [project["project"]["dependencies"], *user_extras]
     declared = {re.match(r"[\w-]+", text)[0] for part in requirements for text in part}
-    imported = {name for names in THEIRS.values() for name in names if name != "recipes"}
+    imported = {name for module in FILES for name in theirs(module) if name != "recipes"}
     undeclared = {name for name in imported if DISTRIBUTIONS.get(name, name.replace("_", "-")) not in declared}
     assert {"torch", "pyarrow", "num2words"} <= imported and not undeclared
 

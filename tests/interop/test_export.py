@@ -169,4 +169,5 @@ def test_the_printed_program_runs_an_onnx_export(onnx_export, tmp_path, capsys):
     features = torch.rand(2, 9, model.config.num_mel_bins)
     batch = {"input_features": features, "attention_mask": torch.ones(2, 9, dtype=torch.long)}
     (logits,) = run_onnx(folder, batch)
-    np.testing.assert_allclose(logits, model(**batch).logits.detach(), rtol=1e-5, atol=1e-5)
+    # The weights of its head are 20 times as large as those of the models above.
+    np.testing.assert_allclose(logits, model(**batch).logits.detach(), rtol=1e-5, atol=20e-5)

@@ -20,8 +20,6 @@ from hf_mlpl.training_config import load_config
 from ..commands import ROOT, run_command
 from .test_publishing import contents, made_in
 
-pytestmark = pytest.mark.usefixtures("empty_picture")
-
 RECIPES = ROOT / "recipes"
 REPO = "me/tones-pl"
 
@@ -72,6 +70,7 @@ def test_from_labels_to_training(tone_data, tone_run, local_hub, run, quick_pyth
     assert MlplForCTC.from_pretrained(train(load_config(tone_data / "tones.yaml", settings)))
 
 
+@pytest.mark.usefixtures("empty_picture")
 def test_labels_of_several_languages_without_a_model(tone_labels, tone_data, local_hub, run, error_of, tmp_path):
     """With audio, which training reads in place; beside the folders lies the summary of language_finetune.py."""
     for language, folder in tone_labels.items():
@@ -109,6 +108,7 @@ def test_a_data_set_of_anyone(tone_data, local_hub, run, tmp_path):
     assert not [request for request in local_hub.requests[num_requests:] if "more/" in request.path]
 
 
+@pytest.mark.usefixtures("empty_picture")
 def test_languages_on_one_side_alone(tone_labels, tone_data, local_hub, run, error_of, tmp_path):
     run("publish_labels.py", *tone_labels.values(), "--repo", REPO)
     audio = ["--audio", tone_data / "unlabelled.parquet", "--output", tmp_path / "a.parquet"]
@@ -141,6 +141,7 @@ def test_each_language_is_pushed_when_it_is_labelled(tone_data, tone_run, tone_l
     assert json.loads((tmp_path / "labels" / "complete.json").read_text())["languages"]["sv-SE"]["labels"] == 24
 
 
+@pytest.mark.usefixtures("empty_picture")
 def test_collapsed_labels_stop_every_command(tone_data, tone_run, local_hub, run, error_of, tmp_path, monkeypatch):
     """In one line each, with one option to go on; finished labels stay, and the same command again says the same."""
     model = MlplForCTC.from_pretrained(tone_run / "model")
