@@ -4,7 +4,7 @@
 
 Prints a table and writes label_series.json: CPU milliseconds of the main thread for each segment, without those of
 forwards, which a GPU would compute meanwhile. In one way each shard has a loader of its own, and the main thread makes
-texts, rows and files; in the other one loader serves the job, and threads make them beside the next forward. One loader
+texts, rows and files; in the other one loader serves the job, and threads make them beside the next forward. One
 worker, a tiny model with random weights, 1,000 segments of 1 to 3 s in shards of 250; the labels are the same.
 """
 

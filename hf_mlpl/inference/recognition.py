@@ -27,7 +27,7 @@ from .clock import Clock
 from .decoding import Hypothesis, PieceBatches, decode_beside, default_batch_seconds, transcribe, workers_of
 from .generation import GenerativeTranscriber, generates
 from .loading import load_model
-from .shard_stream import LONGEST_SECONDS, ShardStream
+from .shard_stream import LONG_SHARE, LONGEST_SECONDS, ShardStream
 from .transcription_requests import names_of_language
 
 Transcribe = Callable[..., Iterator[Hypothesis]]  # as `transcribe`, with a model
@@ -125,10 +125,11 @@ def shard_stream(
 ) -> ShardStream | None:
     """Returns a stream that decodes shards of a data set as `transcribe`, from `transcriber`, decodes each of them.
 
-    None without loader workers, and for utterances so long that a worker must not hold one as a whole.
+    None without loader workers, and where much of the audio is utterances so long that a worker must not hold one.
     """
-    num_workers = workers_of(model, num_workers)
-    if not num_workers or durations_of(dataset).max(initial=0.0) > LONGEST_SECONDS:
+    num_workers, seconds = workers_of(model, num_workers), durations_of(dataset)
+    is_long = seconds > LONGEST_SECONDS
+    if not num_workers or seconds[is_long].sum() > LONG_SHARE * seconds.sum():
         return None
     model.eval()
     if isinstance(transcribe, GenerativeTranscriber):
@@ -137,7 +138,8 @@ def shard_stream(
         seconds = default_batch_seconds(model, max_batch_seconds)
         maker = PieceBatches(dataset, processor, model.config, seconds)
         decode = partial(decode_beside, model, maker.ctc)
-    return ShardStream(maker, decode, num_workers, pin_memory=model.device.type == "cuda")
+    long_rows = np.flatnonzero(is_long).tolist()
+    return ShardStream(maker, decode, long_rows, num_workers, pin_memory=model.device.type == "cuda")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from .decoding import Hypothesis
 from .pieces import prefetch
 
 LONGEST_SECONDS = 600.0  # utterances of which a worker makes batches as a whole
+LONG_SHARE = 0.05  # of the audio that longer ones may be, of which the main process makes batches one by one
 MOST_BATCHES = 32  # that a worker makes at a time; audio that is far longer than stated makes more
 
 
@@ -33,6 +34,7 @@ class ShardStream:
     Args:
         maker: of the batches.
         decode: yields the hypotheses of batches, in their order.
+        long_rows: utterances so long that no worker holds one as a whole.
         num_workers: processes that make batches.
         pin_memory: whether tensors go into memory from which a GPU copies them while it computes.
     """
@@ -41,10 +43,11 @@ class ShardStream:
         self,
         maker: BatchMaker,
         decode: Callable[[Iterator[Any]], Iterable[list[Hypothesis]]],
+        long_rows: Iterable[int],
         num_workers: int,
         pin_memory: bool,
     ):
-        self.maker, self.decode, self.planned = maker, decode, _Planned()
+        self.maker, self.decode, self.planned, self.long_rows = maker, decode, _Planned(), set(long_rows)
         options = {"num_workers": num_workers, "persistent_workers": True, "pin_memory": pin_memory}
         self.make_loader = partial(DataLoader, _Made(maker), sampler=self.planned, batch_size=None, **options)
         self.loader: DataLoader | None = None
@@ -61,7 +64,7 @@ class ShardStream:
                 sizes.append(len(shard))
                 for rows in self.maker.plan_of(shard):
                     waiting.append(rows)
-                    yield rows
+                    yield rows if self.long_rows.isdisjoint(rows) else []
 
         def batches() -> Iterator[Any]:
             for made in loader:
@@ -91,11 +94,13 @@ class _Planned:
 
 
 class _Made(Dataset):
-    """Makes the batches of some rows; None instead of too many, which the main process makes one by one."""
+    """Makes the batches of some rows; None for no rows and for too many batches, which the main process makes."""
 
     def __init__(self, maker: BatchMaker):
         self.maker = maker
 
     def __getitem__(self, rows: list[int]) -> list[Any] | None:
+        if not rows:
+            return None
         made = list(islice(self.maker.make_batches(rows), MOST_BATCHES + 1))
         return made if len(made) <= MOST_BATCHES else None

@@ -10,6 +10,7 @@ import time
 import zlib
 from collections import Counter
 from itertools import groupby
+from statistics import median
 from types import SimpleNamespace
 
 import pyarrow.parquet as pq
@@ -23,7 +24,7 @@ from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.cli.pseudo_label import _default_dtype
 from hf_mlpl.data.utterances import FEATURES, read_utterances, write_utterances
 from hf_mlpl.folder_lock import InUseError, claimed
-from hf_mlpl.inference import decoding, shard_stream
+from hf_mlpl.inference import decoding, recognition, shard_stream
 from hf_mlpl.inference.precision import convert
 from hf_mlpl.labels import claims, labelling, shared_job
 from hf_mlpl.labels import folder as folder_module
@@ -145,8 +146,8 @@ def test_two_processes_label_the_same(label, two_processes):
     assert (two / "complete.json").read_text() == (one / "complete.json").read_text()
 
 
-def test_one_set_of_workers_serves_a_job(label, tmp_path, monkeypatch, caplog):
-    """Also for audio that is far longer than stated, and after a batch that failed; few shards are claimed ahead."""
+def test_one_set_of_workers_serves_a_job(label, unlabelled, monkeypatch, caplog):
+    """Also for audio that is long, or longer than stated, and after a failed batch; few shards are claimed ahead."""
     whole, load, write = (
         contents(label("whole", max_batch_seconds=0.1)),
         shard_stream.DataLoader,
@@ -171,6 +172,8 @@ def test_one_set_of_workers_serves_a_job(label, tmp_path, monkeypatch, caplog):
     assert len(loaders) == 1 and len(claimed) == 5 and 1 < max(claimed) <= 4
     with monkeypatch.context() as patch:
         patch.setattr(shard_stream, "MOST_BATCHES", 0)
+        patch.setattr(recognition, "LONGEST_SECONDS", median(unlabelled["duration_seconds"]))
+        patch.setattr(recognition, "LONG_SHARE", 0.9)
         assert contents(label("b", max_batch_seconds=0.1, num_workers=1)) == whole
     monkeypatch.setattr(decoding, "best_paths", best_paths_but_once)
     assert contents(label("c", max_batch_seconds=0.1, num_workers=1)) == whole
