@@ -190,8 +190,9 @@ def settings_of_now(module: ModuleType) -> dict:
 
 def run() -> None:
     """Runs the script, module or program in `sys.argv`, as the interpreter would."""
-    if sys.argv[0] == "-u":  # an option that torchrun passes
-        del sys.argv[0]
+    while sys.argv[0][0] == "-" and sys.argv[0] not in ("-c", "-m"):  # options that torchrun and multiprocessing pass
+        if sys.argv.pop(0) in ("-W", "-X"):
+            del sys.argv[0]
     kind = sys.argv[0]
     if kind in ("-c", "-m"):
         sys.argv[:2] = sys.argv[1:2]
