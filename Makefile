@@ -24,10 +24,11 @@ test-slow: .venv/.complete  ## the tests that take long, such as training with s
 test-clients: .venv-clients/.complete  ## programs of other people on our models
 	OMP_NUM_THREADS=1 .venv-clients/bin/python -m pytest -m slow $(PARALLEL) tests/clients
 
-# what meets those libraries most: models and their code elsewhere, inputs, pipelines, runs, labels, pushes
-OLDEST = $(addprefix tests/, audio/test_addresses.py corpora/test_downloads.py corpora/test_own_speech.py \
-	ctc_models/test_transformers_ctc.py data/test_batches.py inference/test_pipeline.py \
-	inference/test_pipeline_inputs.py labels/test_labelling.py labels/test_publishing.py training/test_loop.py \
+# what meets those libraries most: models and their code elsewhere, inputs, object storage, pipelines, runs, labels, pushes
+OLDEST = $(addprefix tests/, test_storage.py audio/test_addresses.py corpora/test_downloads.py \
+	corpora/test_own_speech.py ctc_models/test_transformers_ctc.py data/test_batches.py inference/test_pipeline.py \
+	inference/test_pipeline_inputs.py labels/test_labelling.py labels/test_object_storage.py \
+	labels/test_publishing.py training/test_loop.py \
 	$(addprefix model/test_, configuration_mlpl.py feature_extraction_mlpl.py modeling_mlpl.py \
 	processing_mlpl.py remote_code.py))
 

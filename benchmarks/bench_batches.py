@@ -127,7 +127,7 @@ class Rows(torch.utils.data.Dataset):
 
 
 def memory(process: int, field: str) -> float:
-    """MB of a process's memory, by a field of `/proc`."""
+    """Returns MB of a process's memory, by a field of `/proc`."""
     files = [Path(f"/proc/{process}/{name}").read_text(encoding="utf-8") for name in ("status", "smaps_rollup")]
     return int("\n".join(files).partition(f"{field}:")[2].split()[0]) / 1024
 
@@ -158,7 +158,7 @@ def planning(folder: Path, by_workers: bool) -> dict:
 
 
 def planned_passes(folder: Path, count: int) -> tuple[list[dict], dict[str, float]]:
-    """Both ways for `count` utterances, of which every other one occurs once or twice in a pass."""
+    """Plans in both ways for `count` utterances, of which every other one occurs once or twice in a pass."""
     lengths = np.random.default_rng(0).lognormal(np.log(4.8), 0.35, count)
     np.save(folder / "lengths.npy", lengths.clip(1, 15).round(3))
     np.save(folder / "means.npy", np.where(np.arange(count) % 2, 1.0, 1.5))

@@ -72,7 +72,7 @@ def write_corpus(path: Path, rows: int, with_summary: bool) -> None:
 
 
 class AnonymousMemory(threading.Thread):
-    """The most memory that this process has had beside mapped files, looked at every 10 ms."""
+    """Looks every 10 ms for the most memory that this process has had beside mapped files."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -86,7 +86,7 @@ class AnonymousMemory(threading.Thread):
 
 
 def start_up(folder: Path, rows: int) -> dict:
-    """What training does before its first batch is decoded."""
+    """Does what training does before its first batch is decoded."""
     datasets.config.HF_DATASETS_CACHE = folder / "cache"
     logging.basicConfig(filename=folder / "log.txt")
     memory = AnonymousMemory()

@@ -125,7 +125,7 @@ def test_scripts_explain_themselves(quick_python):
 
 @pytest.mark.parametrize("frames", [[33], [20, 7, 33]])
 def test_operations_are_those_that_pytorch_counts(frames):
-    """Without gradients, so that padding costs nothing, and without the language head, which is left out."""
+    """Counts without gradients, so that padding costs nothing, and without the language head, which is left out."""
     import torch
     from large_model import operations
     from torch.utils.flop_counter import FlopCounterMode
@@ -144,7 +144,7 @@ def test_operations_are_those_that_pytorch_counts(frames):
 
 @pytest.mark.slow
 def test_the_gpu_benchmark_runs_without_one(quick_python):
-    """In both precisions, with a real label job; and the tests that the script of checks names are there."""
+    """Runs it in both precisions, with a real label job, and looks for the tests that the script of checks names."""
     command = [quick_python, BENCHMARKS / "bench_gpu.py", "--tiny", "--rounds", "1", "--batch-size", "1"]
     command += ["--train-batch-size", "1", "--repeats", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

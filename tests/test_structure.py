@@ -142,7 +142,7 @@ def test_slimipl_does_not_import_the_loop():
 
 
 def test_sharing_does_not_import_training():
-    """To convert and push a model, or to join labels, nobody waits for training's modules and libraries."""
+    """Spares those who convert and push a model, or join labels, training's modules and libraries."""
     training = {name for name in FILES if room(name) in ("training", "training_config")}
     assert "accelerate" in reachable_with_libraries("hf_mlpl.training.loop")
     for module in ("hf_mlpl.sharing.hub", "hf_mlpl.sharing.model_card", "hf_mlpl.cli.convert", "hf_mlpl.labels.join"):

@@ -40,7 +40,7 @@ def load(tmp_path):
 
 
 def test_there_are_these_settings_and_no_others():
-    """A new setting is one more to learn, so it needs a deliberate change of this test."""
+    """Lists them, because a new setting is one more to learn, and needs a deliberate change of this test."""
     names = (
         "output_dir model train max_updates model_fields tokens dev unlabelled language languages language_alpha "
         "pseudo_label_weight max_batch_seconds micro_batches_per_update optimizer learning_rate head_learning_rate "
@@ -66,7 +66,7 @@ def test_model_fields_are_those_of_the_model():
 
 
 def test_reading_settings_imports_little():
-    """A wrong setting is refused at once: these libraries take seconds to import."""
+    """Shows that a wrong setting is refused at once: these libraries take seconds to import."""
     program = "import sys; from hf_mlpl.training_config import *; print(load_config(sys.argv[1]), *sys.modules)"
     command = [sys.executable, "-c", program, ROOT / "recipes" / "demo" / "supervised.yaml"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout

@@ -24,7 +24,7 @@ def names(lines: list[str]) -> set[str]:
 
 
 def test_requirements():
-    """Those that pip reads in pyproject.toml, where setuptools writes them."""
+    """Compares those that pip reads in pyproject.toml with those that setuptools writes."""
     libraries = required_libraries("app")
     assert {"torch", "transformers", "gradio", "av", "starlette", "jinja2"} <= names(libraries)
     assert not names(libraries) & {"hf-mlpl", "peft", "pytest", "mkdocs"}

@@ -114,7 +114,7 @@ def test_train_killed_and_started_again_equals_an_uninterrupted_run(chain, tone_
 
 
 def test_the_plainest_command_trains_as_two_processes_do(chain, two_processes):
-    """Without MPI, Accelerate starts one process for `--num_processes 2 --cpu`, and two for multi_cpu.yaml."""
+    """Rests on one process, without MPI, for `--num_processes 2 --cpu`, and two for multi_cpu.yaml."""
     runs = chain.folder / "run", two_processes / "tones"
     rows = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in runs]
     one, two = ({row["update"]: row["loss"] for row in run if "loss" in row} for run in rows)

@@ -77,7 +77,7 @@ def logits(model, processor):
 
 @pytest.mark.parametrize("architecture", ALL)
 def test_heads_of_every_architecture(architecture, tokens, tmp_path):
-    """The model's own head is as transformers loads it; in a new one, known tokens have the same logits."""
+    """Expects the model's own head as transformers loads it, and the same logits of known tokens in a new one."""
     if reason := missing(architecture):
         pytest.skip(reason)
     folder = save_small_model(tmp_path / "model", architecture)

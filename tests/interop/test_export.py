@@ -84,7 +84,7 @@ def test_one_graph_serves_training_at_every_length():
 
 @pytest.mark.parametrize("grad", [True, False])
 def test_layers_compiled_one_by_one_share_a_graph(grad):
-    """The quick way to compile a deep model."""
+    """Shows the quick way to compile a deep model."""
     model = make_model(dtype=torch.float32, num_hidden_layers=3).eval()
     expected = [model(**batch_of(lengths)).logits for lengths in BATCHES]
     counter = CompileCounterWithBackend("eager")
@@ -118,7 +118,7 @@ def test_an_exported_program_works_at_other_lengths():
 
 @pytest.fixture(scope="module")
 def onnx_export():
-    """`export_onnx`, and the runtime that its files are checked with."""
+    """Returns `export_onnx`, and the runtime that its files are checked with."""
     for name in ("onnxscript", "onnxruntime"):
         pytest.importorskip(name, reason="needs the extra onnx")
     from hf_mlpl.interop.onnx import export_onnx

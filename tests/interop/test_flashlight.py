@@ -108,7 +108,7 @@ def test_a_round_trip_changes_nothing(fields, tmp_path):
 
 
 def test_files_of_older_classes(written, tmp_path, monkeypatch):
-    """flashlight's first version of LayerNorm had no size of its axis, that of Conv2D no dilation."""
+    """Reads flashlight's first versions: of LayerNorm without the size of its axis, of Conv2D without dilation."""
     checkpoint = read_checkpoint(written)
     monkeypatch.setattr(flashlight_archive, "CLASS_VERSIONS", {})
     write_checkpoint(checkpoint, tmp_path / "model.bin")
@@ -121,7 +121,7 @@ def test_files_of_older_classes(written, tmp_path, monkeypatch):
     ("mode", "reduction"), [(0, "sum"), (1, "target_sqrt"), (2, "target_sqrt"), (3, "mean"), (4, "target_sqrt")]
 )
 def test_the_criterion_scales_the_loss(written, mode, reduction, tmp_path):
-    """flashlight's `CriterionScaleMode`; the released checkpoint, trained with --onorm=target --sqnorm=true, has 4."""
+    """Reads flashlight's `CriterionScaleMode`; the released checkpoint (--onorm=target --sqnorm=true) has 4."""
     data = written.read_bytes()
     assert data[-4:] == struct.pack("<i", 4)  # the end of our files, because target_sqrt is the default
     (tmp_path / "model.bin").write_bytes(data[:-4] + struct.pack("<i", mode))
@@ -155,7 +155,7 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path, monkeypat
 
 
 def test_the_trainers_rest_and_the_order_of_maps_do_not_matter(written, tmp_path, monkeypatch):
-    """A checkpoint of the trainer goes on with its optimisers; a network that was loaded before has other maps."""
+    """Adds the optimisers of a trainer's checkpoint, and maps like those of a network that was loaded before."""
     monkeypatch.setattr(
         flashlight_archive, "_hash_order", lambda numbers: random.Random(0).sample(list(numbers), len(numbers))
     )
@@ -187,7 +187,7 @@ def test_the_released_sizes(tmp_path):
 
 
 def test_every_truncation_is_told(written):
-    """At every byte outside of tensors; those inside are alike."""
+    """Cuts at every byte outside of tensors; those inside are alike."""
     data = written.read_bytes()
     _, _, tensors = parse(io.BytesIO(data))
     inside = {position + i for dims, position in tensors for i in range(1, 4 * math.prod(dims))}
@@ -369,7 +369,7 @@ def test_mutated_files(written, tmp_path):
 
 @pytest.mark.slow
 def test_mutated_files_of_the_original(original, tmp_path):
-    """`make campaigns` has twenty times as many."""
+    """Tries a twentieth of what `make campaigns` does."""
     assert fuzz(original, tmp_path, 500) >= 500
 
 
@@ -432,7 +432,7 @@ print(peak() - before)
 
 @pytest.mark.slow
 def test_memory_of_a_conversion(tmp_path):
-    """Reading and writing the folder takes less than 1.3 times the file's size, here 330 MB."""
+    """Allows less than 1.3 times the file's size, here 330 MB, for reading and writing the folder."""
     config = MlplConfig.large(1000, 60, hidden_size=768, attention_head_dim=192, intermediate_size=3072)
     config.num_hidden_layers = 10
     with torch.device("meta"):
