@@ -414,7 +414,7 @@ Route = tuple[str, re.Pattern, Callable[..., Answer], str]
 
 
 def route(method: str, path: str, function: Callable[..., Answer], access: str) -> Route:
-    patterns = {"type": "models|datasets|spaces", "repo": "[^/]+/[^/]+?", "path": ".+"}
+    patterns = {"type": "models|datasets|spaces", "repo": "[^/]+?(?:/[^/]+?)?", "path": ".+"}
     path = path.replace("[type/]", "(?P<type>datasets/|spaces/)?").replace(".git", r"\.git")
     named = re.sub(r"\{(\w+)\}", lambda match: f"(?P<{match[1]}>{patterns.get(match[1], '[^/]+')})", path)
     return method, re.compile(named), function, access

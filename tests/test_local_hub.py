@@ -165,7 +165,7 @@ def test_repositories(local_hub, api):
     )
     with pytest.raises(HfHubHTTPError, match="already created this model repo"):
         api.create_repo("a")
-    assert api.repo_exists("me/a") and not api.repo_exists("me/b")
+    assert api.repo_exists("me/a") and not api.repo_exists("me/b") and not api.repo_exists("me")
     assert api.list_repo_files("me/a") == [".gitattributes"]
     api.delete_repo("a")
     assert not api.repo_exists("me/a") and api.repo_exists("me/a", repo_type="dataset")
