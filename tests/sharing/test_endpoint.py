@@ -13,7 +13,7 @@ from transformers import AutoModelForCTC, AutoProcessor, pipeline
 from hf_mlpl.sharing.endpoint import write_endpoint
 
 from ..commands import ROOT
-from ..model.test_remote_code import run
+from ..model.test_remote_code import WITHOUT_PACKAGE, run
 from ..random_model import LANGUAGES, RATE, save_folder, sweep
 from ..small_models import missing, save_small_model
 
@@ -49,7 +49,7 @@ def test_requirements_are_those_of_the_package(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_handler_answers_without_the_package(tmp_path):
+def test_the_handler_answers_without_the_package(plain_python, tmp_path):
     pytest.importorskip("av")
     folder = save_folder(tmp_path / "tiny", LANGUAGES)
     write_endpoint(folder)
@@ -70,7 +70,7 @@ def test_the_handler_answers_without_the_package(tmp_path):
         ("bytes", short, {"language": "de"}),
     ]
     (tmp_path / "requests.json").write_text(json.dumps(requests, default=str))
-    done = run(CALL, folder, tmp_path / "requests.json", cwd=tmp_path)
+    done = run(plain_python, WITHOUT_PACKAGE + CALL, folder, tmp_path / "requests.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout.splitlines()[-1])
     recognize = pipeline("automatic-speech-recognition", model=folder)
