@@ -34,7 +34,7 @@ from ..model.missing_model import OUR_TYPES
 from ..text_table import aligned
 from ..training_config import PRESETS, TrainingConfig, check_our_fields, language_setting, load_config
 from .launch import Launch, read_launch
-from .memory import STATE_BYTES, USABLE, recomputes_activations, training_bytes
+from .memory import STATE_BYTES, USABLE, USUAL_SECONDS, recomputes_activations, training_bytes
 from .model_setup import read_tokens
 from .operations import (
     Model,
@@ -51,6 +51,7 @@ from .times import PARTS, WITHIN_MACHINE, Machines, Work, stage_times
 
 BYTES_PER_LABEL = 1000
 MOST_SECONDS = 200  # of a micro-batch that is recommended: the default, slimIPL's
+WORTHWHILE = 0.95  # of the hours, for a change that is recommended
 Speech = dict[str, SpeechTotals]  # by language
 
 
@@ -68,6 +69,7 @@ class Stage:
     work: Work | None = None
     config: TrainingConfig | None = None  # of a stage that trains
     model: Model | None = None
+    longest: float = USUAL_SECONDS  # of an utterance
 
 
 @dataclass
@@ -130,16 +132,17 @@ class Estimate:
             if stage.work is None or stage.config is None or self.launch is None:
                 continue
             machines = self._machines(flops_per_second, network)
-            if stage_times(stage.work, machines).bound == "gradients":
-                if not stage.config.bf16_gradients and not machines.shards:
-                    halved = replace(stage.work, gradient_bytes=stage.work.gradient_bytes / 2)
-                    hours = _rounded(stage_times(halved, machines).seconds / 3600)
-                    stages[f"bf16_gradients=true takes {hours} hours, with rounded gradients"].append(stage.name)
-                if self.launch.machines > 1:
-                    one = replace(self.launch, processes=self.launch.processes // self.launch.machines, machines=1)
-                    alone = stage_times(stage.work, self._machines(flops_per_second, network, one))
-                    hours = _rounded(alone.seconds / 3600)
-                    stages[f"one machine with {one.processes} processes takes {hours} hours"].append(stage.name)
+            now, changes = stage_times(stage.work, machines).seconds, {}
+            if not stage.config.bf16_gradients and not machines.shards:
+                halved = replace(stage.work, gradient_bytes=stage.work.gradient_bytes / 2)
+                changes["bf16_gradients=true takes {} hours, with rounded gradients"] = stage_times(halved, machines)
+            if self.launch.machines > 1:
+                one = replace(self.launch, processes=self.launch.processes // self.launch.machines, machines=1)
+                alone = stage_times(stage.work, self._machines(flops_per_second, network, one))
+                changes[f"one machine with {one.processes} processes takes {{}} hours"] = alone
+            for line, times in changes.items():
+                if times.seconds < WORTHWHILE * now:
+                    stages[line.format(_rounded(times.seconds / 3600))].append(stage.name)
             for line in self._larger(stage):
                 stages[line].append(stage.name)
         return [f"{', '.join(names)}: {line}" for line, names in stages.items()]
@@ -167,7 +170,7 @@ class Estimate:
             return None
         if not isinstance(model, MlplConfig):
             return None
-        return training_bytes(replace(config, **changes), model, launch.processes)
+        return training_bytes(replace(config, **changes), model, launch.processes, stage.longest)
 
     def _machines(self, flops_per_second: float, network: float, launch: Launch | None = None) -> Machines:
         launch = launch or self.launch or Launch(1)
@@ -180,16 +183,15 @@ class Estimate:
         takes_labels = len(files) < len(config.train)
         train, dev, unlabelled = map(self._totals, (files, config.dev, config.unlabelled or ()))
         model = self._model(config, train)
-        config = self._with_recomputation(config, model)
         self._check_languages(config, model, train, dev)
         self._check_launch(name, config)
-        stage = Stage(
-            name, len({**train, **pseudo_labelled}) or None, updates=config.max_updates, config=config, model=model
-        )
-        self.stages.append(stage)
         labelled, without_text = sum_speech(train), sum_speech(unlabelled)
         if takes_labels:
             without_text += sum_speech(pseudo_labelled)
+        num_languages = len({**train, **pseudo_labelled}) or None
+        stage = self._training_stage(name, config, model, labelled + without_text)
+        stage.languages, stage.updates, config = num_languages, config.max_updates, stage.config
+        self.stages.append(stage)
         stage.labelled_hours = labelled.seconds / 3600 or None
         stage.unlabelled_hours = without_text.seconds / 3600 or None
         if model is None:
@@ -209,7 +211,6 @@ class Estimate:
         """
         train, dev, unlabelled = map(self._totals, (config.train, config.dev, config.unlabelled))
         model = self._model(config, train)
-        config = self._with_recomputation(config, model)
         self._check_launch(name, config)
         if unlabelled and (silent := [language for language in languages or () if language not in unlabelled]):
             files, others = ", ".join(config.unlabelled), ", ".join(unlabelled)
@@ -221,7 +222,9 @@ class Estimate:
                 f"{files}: no labelled speech in {', '.join(languages or unlabelled)}; there is some in {others}"
             )
         speech = {language: unlabelled[language] for language in chosen}
-        finetuning, labelling = Stage(name, config=config, model=model), Stage("pseudo-labels")
+        spoken = sum_speech(train) + sum_speech(speech)
+        finetuning, labelling = self._training_stage(name, config, model, spoken), Stage("pseudo-labels")
+        config = finetuning.config
         self.stages += [finetuning, labelling]
         if not chosen:
             return {}
@@ -293,12 +296,14 @@ class Estimate:
             self.warnings.append(problem)
         return counted
 
-    def _with_recomputation(self, config: TrainingConfig, model: Model | None) -> TrainingConfig:
-        """Returns the settings with what a run would decide about `gradient_checkpointing`."""
+    def _training_stage(self, name: str, config: TrainingConfig, model: Model | None, speech: SpeechTotals) -> Stage:
+        """Returns a row, whose settings have what a run would decide about `gradient_checkpointing`."""
         launch = self.launch or Launch(1)
         is_sharded = launch.state_dict_type is not None
-        recomputes = recomputes_activations(config, model, launch.processes, self.memory, is_sharded)
-        return replace(config, gradient_checkpointing=recomputes)
+        longest = min(speech.longest or USUAL_SECONDS, config.max_batch_seconds)
+        recomputes = recomputes_activations(config, model, launch.processes, self.memory, is_sharded, longest)
+        config = replace(config, gradient_checkpointing=recomputes)
+        return Stage(name, config=config, model=model, longest=longest)
 
     def _check_languages(self, config: TrainingConfig, model: Model | None, train: Speech, dev: Speech) -> None:
         """Compares the languages of a run's utterances with those of its settings, its model and its dev set."""
