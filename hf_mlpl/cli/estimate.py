@@ -13,8 +13,10 @@ GPU-hours = floating point operations of the model's products / (TFLOPS x utilis
 it: --measure makes ten updates of the first stage on this machine instead, and the table has hours at that speed. It
 also says how much memory they took. `accelerate launch -m hf_mlpl estimate --measure ...` measures all GPUs together.
 
---launch adds a table of the hours that these processes take, and of what bounds them: the products, the exchange of
-gradients, decoding audio, or checkpoints. `hf_mlpl.training.times` has the rates that it assumes.
+--launch adds a table of these processes: GB of memory that each needs, the hours of a stage, the hours that products,
+the exchange of gradients, decoding audio and checkpoints take by themselves, and which of them bounds the stage. Much
+of it goes on at the same time. `hf_mlpl.training.times` has the rates that it assumes. Lines that begin with `faster:`
+name what saves hours or memory.
 
 The exit status is 1, with a line for each problem, if files, languages, unlabelled speech or disk space are missing,
 or if settings are wrong. A language without development speech is a warning: it is trained without its error rates.

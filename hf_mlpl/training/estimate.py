@@ -108,11 +108,13 @@ class Estimate:
     def times_table(self, flops_per_second: float, network: float) -> str:
         """Returns a table of the memory and the hours of the launched processes, and of what bounds each stage.
 
+        The hours of a part are those that it takes if nothing else takes time.
+
         Args:
             flops_per_second: of a process.
             network: bytes per second between machines, for each of them.
         """
-        header = ("stage", "GB of a process", "hours", *(f"{part} h" for part in PARTS), "bound by")
+        header = ("stage", "GB each", "hours", *PARTS, "bound by")
         rows: list[tuple[str, ...]] = [header]
         for stage in self.stages:
             gigabytes = None if (needed := self._memory(stage)) is None else needed / 1e9
