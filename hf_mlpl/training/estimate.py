@@ -31,6 +31,7 @@ from ..error_line import error_line
 from ..interop.mctct import MCTCTConfig
 from ..model.configuration_mlpl import MlplConfig
 from ..model.missing_model import OUR_TYPES
+from ..storage import AnyPath
 from ..text_table import aligned
 from ..training_config import PRESETS, TrainingConfig, check_our_fields, language_setting, load_config
 from .launch import Launch, read_launch
@@ -76,7 +77,7 @@ class Stage:
 class Estimate:
     """Collects a row for each stage, one line for each problem to be solved before training, and warnings."""
 
-    labels: Path  # folder of the pseudo-labels
+    labels: AnyPath  # folder of the pseudo-labels
     launch: Launch | None = None  # of all stages, if it is known
     memory: float = 80e9  # bytes of a process's GPU
     stages: list[Stage] = field(default_factory=list)
@@ -181,7 +182,7 @@ class Estimate:
 
     def add_run(self, name: str, config: TrainingConfig, pseudo_labelled: Speech) -> None:
         """Adds the row of one run; `pseudo_labelled` is the speech that earlier stages label."""
-        files = [path for path in config.train if self.labels not in Path(path).parents]
+        files = [path for path in config.train if not self._is_labelled(path)]
         takes_labels = len(files) < len(config.train)
         train, dev, unlabelled = map(self._totals, (files, config.dev, config.unlabelled or ()))
         model = self._model(config, train)
@@ -234,8 +235,10 @@ class Estimate:
         finetuning.labelled_hours = sum(train[language].seconds for language in chosen) / 3600
         finetuning.unlabelled_hours = labelling.unlabelled_hours = sum_speech(speech).seconds / 3600
         finetuning.updates = config.max_updates * len(chosen)
-        labelling.bytes = sum_speech(speech).utterances * BYTES_PER_LABEL
-        self.folders.append(self.labels)
+        labelling.bytes = 0
+        if isinstance(self.labels, Path):  # else they take object storage, and no disk
+            labelling.bytes = sum_speech(speech).utterances * BYTES_PER_LABEL
+            self.folders.append(self.labels)
         self._check_memory(finetuning)
         if model is not None:
             folders = [config.output_dir.replace("{language}", language) for language in chosen]
@@ -252,6 +255,12 @@ class Estimate:
             labelling.flops = forward_flops(model, sum_speech(speech))
             labelling.work = Work(labelling.flops, sum_speech(speech).seconds, config.num_workers)
         return speech
+
+    def _is_labelled(self, path: str) -> bool:
+        """Returns whether an utterance file is one of the pseudo-labels."""
+        if isinstance(self.labels, Path):
+            return self.labels in Path(path).parents
+        return path.startswith(f"{str(self.labels).rstrip('/')}/")
 
     def _totals(self, files: Sequence[str]) -> Speech:
         """Sums the speech of utterance files by language; a file that cannot be read is a problem."""
@@ -389,7 +398,7 @@ class Estimate:
 
 def estimate_stages(
     stages: Sequence[Sequence[str]],
-    labels: Path,
+    labels: AnyPath,
     languages: Sequence[str] | None = None,
     launch: str | None = None,
     memory: float = 80e9,
@@ -398,7 +407,7 @@ def estimate_stages(
 
     Args:
         stages: in order; one with {language} in its settings is slimIPL, and labelling, for each language.
-        labels: folder of the pseudo-labels; files in it that later stages name count as written.
+        labels: folder of the pseudo-labels, also in object storage; its files, in later stages, count as written.
         languages: languages that get pseudo-labels; by default all with unlabelled and labelled speech.
         launch: command that will start the stages.
         memory: bytes of a process's GPU.

@@ -249,6 +249,22 @@ class FreeBytes(int):
         return int(self)
 
 
+def test_labels_in_object_storage_take_no_disk(stages, run_estimate, tmp_path):
+    """Also where settings of a later stage name them, whose URLs the command leaves as they are."""
+    at = stages.index("--labels") + 1
+    local, remote = str(tmp_path / "labels"), "memory://bucket/labels"
+    rows = {}
+    for labels in (local, remote):
+        stages = [str(word).replace(local, labels) for word in stages]
+        status, out, err = run_estimate(*stages)
+        assert (err, status, stages[at]) == ([], 0, labels)
+        rows[labels] = [re.split(r"\s{2,}", line) for line in out[1:6]]
+    assert rows[remote][2][5] == "0" != rows[local][2][5]
+    assert [row[:5] for row in rows[remote]] == [row[:5] for row in rows[local]]  # so they are found in later stages
+    status, _, err = run_estimate(*stages[:at], "s3:/bucket/labels")
+    assert status == 2 and "--labels: s3:/bucket/labels: a URL has two slashes" in err[-1]
+
+
 def test_what_is_there_is_not_needed_again(stages, monkeypatch, tmp_path):
     needed = estimate_stages([stages[1:3]], tmp_path / "labels")
     room = int(needed.stages[0].bytes + needed.largest_checkpoint)
