@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from operator import add
 from weakref import WeakKeyDictionary
@@ -41,8 +41,12 @@ class SpeechTotals:
     longest: float = 0.0
 
     def __add__(self, other: SpeechTotals) -> SpeechTotals:
-        sums = map(add, astuple(self)[:-1], astuple(other)[:-1])
-        return SpeechTotals(*sums, longest=max(self.longest, other.longest))
+        return SpeechTotals(
+            self.utterances + other.utterances,
+            self.seconds + other.seconds,
+            self.squared_seconds + other.squared_seconds,
+            max(self.longest, other.longest),
+        )
 
 
 @dataclass(frozen=True)

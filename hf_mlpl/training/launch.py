@@ -103,6 +103,6 @@ def _parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     def refuse(message: str) -> NoReturn:
         raise ValueError(message)
 
-    parser.error = refuse  # type: ignore[method-assign]
+    parser.error = refuse
     options, _ = parser.parse_known_args([*arguments, "script"])
     return options
