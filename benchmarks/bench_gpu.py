@@ -39,7 +39,7 @@ def wait(device: torch.device) -> None:
 
 
 def seconds_of(step, device: torch.device, rounds: int) -> float:
-    """Median over rounds, after three that warm up."""
+    """Returns the median over rounds, after three that warm up."""
     times = []
     for number in range(rounds + 3):
         wait(device)
@@ -52,13 +52,13 @@ def seconds_of(step, device: torch.device, rounds: int) -> float:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int, rounds: int) -> float:
-    """Operations in a second of products of square matrices."""
+    """Measures the operations in a second of products of square matrices."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / seconds_of(lambda: torch.mm(a, b), device, rounds)
 
 
 def make_step(model: MlplForCTC, mode: str, dtype: torch.dtype, batch_size: int):
-    """One forward, or one update, of a batch of clips; `model` is on its device already."""
+    """Returns a function that makes one forward, or one update, of a batch of clips, on the device of the model."""
     device, frames = model.device, 1 + (SECONDS * 16_000 - 400) // 160
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(batch_size, frames, 80, generator=generator).to(device)
@@ -122,7 +122,7 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def measure_jobs(options: argparse.Namespace) -> list[dict]:
-    """Label jobs of the command, its start and loading included, with the same files again and again."""
+    """Measures label jobs of the command, its start and loading included, with the same files again and again."""
     with TemporaryDirectory() as name:
         folder, config = Path(name), configuration(options)
         write_tokens(folder / "tokens.lst", ["|", *map(chr, range(0x4E00, 0x4E00 + config.vocab_size - 2))])
@@ -198,18 +198,22 @@ def main() -> int:
                 torch._dynamo.reset()
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
-    rows += measure_jobs(options)
+    ratios = {f"{row['what']}: MFU": row["mfu"] for row in rows if "mfu" in row}
     if options.port_python is not None:
+        best = max(row["audio_hours_per_hour"] for row in rows if row["what"].startswith("inference"))
         rows.append(measure_port(options, rates[torch.bfloat16]))
-    if options.tiny:
-        print_table(rows)
-        return 0
-    ratios = {f"{row['what']}: MFU": row["mfu"] for row in rows if "mfu" in row and "port" not in row["what"]}
-    if options.port_python is not None:
-        best = max(row["audio_hours_per_hour"] for row in rows[:-1] if row["what"].startswith("inference"))
         ratios["inference: time"] = best / rows[-1]["audio_hours_per_hour"]
-    told = {"hf_mlpl": versions() | {"gpu": torch.cuda.get_device_name()}}
-    write_results(options.results, "gpu", options.rounds, rows, ratios, told)
+
+    def report() -> None:
+        if options.tiny:
+            print_table(rows)
+        else:
+            told = {"hf_mlpl": versions() | {"gpu": torch.cuda.get_device_name()}}
+            write_results(options.results, "gpu", options.rounds, rows, ratios, told)
+
+    report()  # a limit of time may end the jobs
+    rows += measure_jobs(options)
+    report()
     return 0
 
 

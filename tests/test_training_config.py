@@ -174,6 +174,7 @@ def test_settings_survive_their_own_file(load):
         ({}, ["schedule=step", "first_decay_update=5", "decay_every_updates=0"], "decay_every_updates is 0; only"),
         ({"train": "train.parquet"}, [], "train is 'train.parquet'; it must be a list"),
         ({}, ["dev=dev.parquet"], "dev is 'dev.parquet'; it must be a list"),
+        ({}, ["gradient_checkpointing=auto"], "gradient_checkpointing is 'auto'; it must be true or false, or null"),
         ({"train": []}, [], "train is empty; name at least one utterance file"),
         ({}, ["tokens=null"], "a new model needs `tokens`, a tokens file"),
         ({}, ["model_fields.layerdropp=0.5"], "model_fields has layerdropp; accepted are hidden_size, num_h"),

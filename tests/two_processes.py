@@ -1,7 +1,7 @@
 """Runs, in one launch of two processes, all that tests of training and of pseudo-labels need from two processes.
 
-SETTINGS.yaml TEACHER UNLABELLED.parquet OUTPUT -> OUTPUT/run, OUTPUT/slimipl, OUTPUT/tones, OUTPUT/results.json,
-OUTPUT/labels, and ends with an error of both processes
+SETTINGS.yaml TEACHER UNLABELLED.parquet OUTPUT -> OUTPUT/run, OUTPUT/slimipl, OUTPUT/tones, OUTPUT/gradients-RANK.pt,
+OUTPUT/results.json, OUTPUT/labels, and ends with an error of both processes
 """
 
 import sys
@@ -41,7 +41,8 @@ def slimipl_overrides(teacher: Path, unlabelled: Path) -> list[str]:
 SHARD_SIZE = 5  # utterances: several shards for each process
 
 if __name__ == "__main__":
-    from tones import without_pictures  # beside this script
+    from gradients import exchange  # beside this script
+    from tones import without_pictures
 
     settings, teacher, unlabelled, output = map(Path, sys.argv[1:])
     without_pictures(pytest.MonkeyPatch())
@@ -49,6 +50,7 @@ if __name__ == "__main__":
     train(load_config(settings, [f"output_dir={output / 'slimipl'}", *slimipl_overrides(teacher, unlabelled)]))
 
     train(load_config(settings, [f"output_dir={output / 'tones'}", "dev=[]"]))
+    exchange(settings, output)
 
     recognizer = Accelerator(cpu=True), MlplForCTC.from_pretrained(teacher), MlplProcessor.from_pretrained(teacher)
     dev, transcripts = read_utterances([settings.with_name("dev.parquet")]), output / "results.hypotheses.parquet"

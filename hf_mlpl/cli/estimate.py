@@ -13,8 +13,10 @@ GPU-hours = floating point operations of the model's products / (TFLOPS x utilis
 it: --measure makes ten updates of the first stage on this machine instead, and the table has hours at that speed. It
 also says how much memory they took. `accelerate launch -m hf_mlpl estimate --measure ...` measures all GPUs together.
 
---launch adds a table of the hours that these processes take, and of what bounds them: the products, the exchange of
-gradients, decoding audio, or checkpoints. `hf_mlpl.training.times` has the rates that it assumes.
+--launch adds a table of these processes: GB of memory that each needs, the hours of a stage, the hours that products,
+the exchange of gradients, decoding audio and checkpoints take by themselves, and which of them bounds the stage. Much
+of it goes on at the same time. `hf_mlpl.training.times` has the rates that it assumes. Lines that begin with `faster:`
+name what saves hours or memory.
 
 The exit status is 1, with a line for each problem, if files, languages, unlabelled speech or disk space are missing,
 or if settings are wrong. A language without development speech is a warning: it is trained without its error rates.
@@ -23,7 +25,6 @@ or if settings are wrong. A language without development speech is a warning: it
 import argparse
 import os
 import sys
-from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("YAML", "name=value"),
         help="a stage of training; give this option once for each stage, in their order",
     )
-    parser.add_argument("--labels", type=Path, required=True, help="folder for a folder of pseudo-labels per language")
+    parser.add_argument(
+        "--labels", required=True, help="folder for a folder of pseudo-labels per language, also s3://BUCKET/FOLDER"
+    )
     parser.add_argument("--languages", nargs="+", help="require unlabelled speech in these; default: all that have it")
     parser.add_argument(
         "--launch",
@@ -61,9 +64,14 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for name in ("tflops", "utilisation", "network", "memory"):
         if not getattr(options, name) > 0:
             parser.error(f"--{name} is {getattr(options, name)}; it must be above 0")
+    from ..storage import as_path
     from ..training.estimate import estimate_stages
 
-    estimate = estimate_stages(options.stage, options.labels, options.languages, options.launch, options.memory * 1e9)
+    try:
+        labels = as_path(options.labels)
+    except ValueError as error:
+        parser.error(f"argument --labels: {error}")
+    estimate = estimate_stages(options.stage, labels, options.languages, options.launch, options.memory * 1e9)
     speed, unit = options.tflops * 1e12 * options.utilisation, "GPU-hours"
     of_process = speed
     explanation = f"{unit}: {options.tflops:g} TFLOPS x {options.utilisation:g}"

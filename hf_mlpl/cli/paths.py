@@ -25,9 +25,10 @@ def _local(text: str) -> str:
     if is_remote(place):
         raise argparse.ArgumentTypeError(f"{shown(text)} is no local path{WAY_OUT}")
     try:
-        return str(parse_location(text)) if ":/" in text else text
+        location = parse_location(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    return str(location) if text.lower().startswith("file:") else text  # which may be a setting with URLs
 
 
 def keep_local(parser: argparse.ArgumentParser) -> None:

@@ -56,6 +56,11 @@ def row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
+def longest_seconds(dataset: Dataset) -> float:
+    """Returns the longest duration in the files of a data set, also of utterances that it leaves out."""
+    return pc.max(dataset.data.column("duration_seconds")).as_py() or 0.0
+
+
 def durations_of(dataset: Dataset) -> np.ndarray:
     """Returns (N,) seconds, 8 bytes an utterance."""
     durations = np.empty(len(dataset))

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from operator import add
 from weakref import WeakKeyDictionary
@@ -33,14 +33,20 @@ MOST_GROUPS = 1000  # in a footer, which each process reads
 
 @dataclass(frozen=True)
 class SpeechTotals:
-    """Counts utterances, their seconds, and the sum of their squared seconds."""
+    """Counts utterances, their seconds, and the sum of their squared seconds, and has those of the longest one."""
 
     utterances: int = 0
     seconds: float = 0.0
     squared_seconds: float = 0.0
+    longest: float = 0.0
 
     def __add__(self, other: SpeechTotals) -> SpeechTotals:
-        return SpeechTotals(*map(add, astuple(self), astuple(other)))
+        return SpeechTotals(
+            self.utterances + other.utterances,
+            self.seconds + other.seconds,
+            self.squared_seconds + other.squared_seconds,
+            max(self.longest, other.longest),
+        )
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ class Summary:
         """Counts the speech of each language, sorted."""
         totals = dict.fromkeys(self.languages, SpeechTotals())
         for (language, _), group in self.groups.items():
-            totals[language] += SpeechTotals(group.utterances, group.seconds, group.squared_seconds)
+            totals[language] += SpeechTotals(group.utterances, group.seconds, group.squared_seconds, group.longest)
         return totals
 
     def of_languages(self, languages: Collection[str]) -> Summary:

@@ -264,7 +264,8 @@ def speech_totals(paths: Iterable[str | AnyPath]) -> dict[str, SpeechTotals]:
 def _totals_of_block(block: pa.Table) -> dict[str, SpeechTotals]:
     seconds = block["duration_seconds"]
     table = block.append_column("squared", pc.multiply(seconds, seconds))
-    sums = [("duration_seconds", "count"), ("duration_seconds", "sum"), ("squared", "sum")]
+    sums = [(column, "sum") for column in ("duration_seconds", "squared")]
+    sums = [("duration_seconds", "count"), *sums, ("duration_seconds", "max")]
     rows = table.group_by("language").aggregate(sums).to_pylist()
     return {row["language"]: SpeechTotals(*(row[f"{column}_{function}"] for column, function in sums)) for row in rows}
 

@@ -31,10 +31,11 @@ from ..error_line import error_line
 from ..interop.mctct import MCTCTConfig
 from ..model.configuration_mlpl import MlplConfig
 from ..model.missing_model import OUR_TYPES
+from ..storage import AnyPath
 from ..text_table import aligned
 from ..training_config import PRESETS, TrainingConfig, check_our_fields, language_setting, load_config
 from .launch import Launch, read_launch
-from .memory import STATE_BYTES, USABLE, recomputes_activations, training_bytes
+from .memory import STATE_BYTES, USABLE, USUAL_SECONDS, recomputes_activations, training_bytes
 from .model_setup import read_tokens
 from .operations import (
     Model,
@@ -51,6 +52,7 @@ from .times import PARTS, WITHIN_MACHINE, Machines, Work, stage_times
 
 BYTES_PER_LABEL = 1000
 MOST_SECONDS = 200  # of a micro-batch that is recommended: the default, slimIPL's
+WORTHWHILE = 0.95  # of the hours, for a change that is recommended
 Speech = dict[str, SpeechTotals]  # by language
 
 
@@ -68,13 +70,14 @@ class Stage:
     work: Work | None = None
     config: TrainingConfig | None = None  # of a stage that trains
     model: Model | None = None
+    longest: float = USUAL_SECONDS  # of an utterance
 
 
 @dataclass
 class Estimate:
     """Collects a row for each stage, one line for each problem to be solved before training, and warnings."""
 
-    labels: Path  # folder of the pseudo-labels
+    labels: AnyPath  # folder of the pseudo-labels
     launch: Launch | None = None  # of all stages, if it is known
     memory: float = 80e9  # bytes of a process's GPU
     stages: list[Stage] = field(default_factory=list)
@@ -106,11 +109,13 @@ class Estimate:
     def times_table(self, flops_per_second: float, network: float) -> str:
         """Returns a table of the memory and the hours of the launched processes, and of what bounds each stage.
 
+        The hours of a part are those that it takes if nothing else takes time.
+
         Args:
             flops_per_second: of a process.
             network: bytes per second between machines, for each of them.
         """
-        header = ("stage", "GB of a process", "hours", *(f"{part} h" for part in PARTS), "bound by")
+        header = ("stage", "GB each", "hours", *PARTS, "bound by")
         rows: list[tuple[str, ...]] = [header]
         for stage in self.stages:
             gigabytes = None if (needed := self._memory(stage)) is None else needed / 1e9
@@ -130,16 +135,17 @@ class Estimate:
             if stage.work is None or stage.config is None or self.launch is None:
                 continue
             machines = self._machines(flops_per_second, network)
-            if stage_times(stage.work, machines).bound == "gradients":
-                if not stage.config.bf16_gradients and not machines.shards:
-                    halved = replace(stage.work, gradient_bytes=stage.work.gradient_bytes / 2)
-                    hours = _rounded(stage_times(halved, machines).seconds / 3600)
-                    stages[f"bf16_gradients=true takes {hours} hours, with rounded gradients"].append(stage.name)
-                if self.launch.machines > 1:
-                    one = replace(self.launch, processes=self.launch.processes // self.launch.machines, machines=1)
-                    alone = stage_times(stage.work, self._machines(flops_per_second, network, one))
-                    hours = _rounded(alone.seconds / 3600)
-                    stages[f"one machine with {one.processes} processes takes {hours} hours"].append(stage.name)
+            now, changes = stage_times(stage.work, machines).seconds, {}
+            if not stage.config.bf16_gradients and not machines.shards:
+                halved = replace(stage.work, gradient_bytes=stage.work.gradient_bytes / 2)
+                changes["bf16_gradients=true takes {} hours, with rounded gradients"] = stage_times(halved, machines)
+            if self.launch.machines > 1:
+                one = replace(self.launch, processes=self.launch.processes // self.launch.machines, machines=1)
+                alone = stage_times(stage.work, self._machines(flops_per_second, network, one))
+                changes[f"one machine with {one.processes} processes takes {{}} hours"] = alone
+            for line, times in changes.items():
+                if times.seconds < WORTHWHILE * now:
+                    stages[line.format(_rounded(times.seconds / 3600))].append(stage.name)
             for line in self._larger(stage):
                 stages[line].append(stage.name)
         return [f"{', '.join(names)}: {line}" for line, names in stages.items()]
@@ -167,7 +173,7 @@ class Estimate:
             return None
         if not isinstance(model, MlplConfig):
             return None
-        return training_bytes(replace(config, **changes), model, launch.processes)
+        return training_bytes(replace(config, **changes), model, launch.processes, stage.longest)
 
     def _machines(self, flops_per_second: float, network: float, launch: Launch | None = None) -> Machines:
         launch = launch or self.launch or Launch(1)
@@ -176,20 +182,19 @@ class Estimate:
 
     def add_run(self, name: str, config: TrainingConfig, pseudo_labelled: Speech) -> None:
         """Adds the row of one run; `pseudo_labelled` is the speech that earlier stages label."""
-        files = [path for path in config.train if self.labels not in Path(path).parents]
+        files = [path for path in config.train if not self._is_labelled(path)]
         takes_labels = len(files) < len(config.train)
         train, dev, unlabelled = map(self._totals, (files, config.dev, config.unlabelled or ()))
         model = self._model(config, train)
-        config = self._with_recomputation(config, model)
         self._check_languages(config, model, train, dev)
         self._check_launch(name, config)
-        stage = Stage(
-            name, len({**train, **pseudo_labelled}) or None, updates=config.max_updates, config=config, model=model
-        )
-        self.stages.append(stage)
         labelled, without_text = sum_speech(train), sum_speech(unlabelled)
         if takes_labels:
             without_text += sum_speech(pseudo_labelled)
+        num_languages = len({**train, **pseudo_labelled}) or None
+        stage = self._training_stage(name, config, model, labelled + without_text)
+        stage.languages, stage.updates, config = num_languages, config.max_updates, stage.config
+        self.stages.append(stage)
         stage.labelled_hours = labelled.seconds / 3600 or None
         stage.unlabelled_hours = without_text.seconds / 3600 or None
         if model is None:
@@ -209,7 +214,6 @@ class Estimate:
         """
         train, dev, unlabelled = map(self._totals, (config.train, config.dev, config.unlabelled))
         model = self._model(config, train)
-        config = self._with_recomputation(config, model)
         self._check_launch(name, config)
         if unlabelled and (silent := [language for language in languages or () if language not in unlabelled]):
             files, others = ", ".join(config.unlabelled), ", ".join(unlabelled)
@@ -221,7 +225,9 @@ class Estimate:
                 f"{files}: no labelled speech in {', '.join(languages or unlabelled)}; there is some in {others}"
             )
         speech = {language: unlabelled[language] for language in chosen}
-        finetuning, labelling = Stage(name, config=config, model=model), Stage("pseudo-labels")
+        spoken = sum_speech(train) + sum_speech(speech)
+        finetuning, labelling = self._training_stage(name, config, model, spoken), Stage("pseudo-labels")
+        config = finetuning.config
         self.stages += [finetuning, labelling]
         if not chosen:
             return {}
@@ -229,8 +235,10 @@ class Estimate:
         finetuning.labelled_hours = sum(train[language].seconds for language in chosen) / 3600
         finetuning.unlabelled_hours = labelling.unlabelled_hours = sum_speech(speech).seconds / 3600
         finetuning.updates = config.max_updates * len(chosen)
-        labelling.bytes = sum_speech(speech).utterances * BYTES_PER_LABEL
-        self.folders.append(self.labels)
+        labelling.bytes = 0
+        if isinstance(self.labels, Path):  # else they take object storage, and no disk
+            labelling.bytes = sum_speech(speech).utterances * BYTES_PER_LABEL
+            self.folders.append(self.labels)
         self._check_memory(finetuning)
         if model is not None:
             folders = [config.output_dir.replace("{language}", language) for language in chosen]
@@ -247,6 +255,12 @@ class Estimate:
             labelling.flops = forward_flops(model, sum_speech(speech))
             labelling.work = Work(labelling.flops, sum_speech(speech).seconds, config.num_workers)
         return speech
+
+    def _is_labelled(self, path: str) -> bool:
+        """Returns whether an utterance file is one of the pseudo-labels."""
+        if isinstance(self.labels, Path):
+            return self.labels in Path(path).parents
+        return path.startswith(f"{str(self.labels).rstrip('/')}/")
 
     def _totals(self, files: Sequence[str]) -> Speech:
         """Sums the speech of utterance files by language; a file that cannot be read is a problem."""
@@ -293,12 +307,14 @@ class Estimate:
             self.warnings.append(problem)
         return counted
 
-    def _with_recomputation(self, config: TrainingConfig, model: Model | None) -> TrainingConfig:
-        """Returns the settings with what a run would decide about `gradient_checkpointing`."""
+    def _training_stage(self, name: str, config: TrainingConfig, model: Model | None, speech: SpeechTotals) -> Stage:
+        """Returns a row, whose settings have what a run would decide about `gradient_checkpointing`."""
         launch = self.launch or Launch(1)
         is_sharded = launch.state_dict_type is not None
-        recomputes = recomputes_activations(config, model, launch.processes, self.memory, is_sharded)
-        return replace(config, gradient_checkpointing=recomputes)
+        longest = min(speech.longest or USUAL_SECONDS, config.max_batch_seconds)
+        recomputes = recomputes_activations(config, model, launch.processes, self.memory, is_sharded, longest)
+        config = replace(config, gradient_checkpointing=recomputes)
+        return Stage(name, config=config, model=model, longest=longest)
 
     def _check_languages(self, config: TrainingConfig, model: Model | None, train: Speech, dev: Speech) -> None:
         """Compares the languages of a run's utterances with those of its settings, its model and its dev set."""
@@ -382,7 +398,7 @@ class Estimate:
 
 def estimate_stages(
     stages: Sequence[Sequence[str]],
-    labels: Path,
+    labels: AnyPath,
     languages: Sequence[str] | None = None,
     launch: str | None = None,
     memory: float = 80e9,
@@ -391,7 +407,7 @@ def estimate_stages(
 
     Args:
         stages: in order; one with {language} in its settings is slimIPL, and labelling, for each language.
-        labels: folder of the pseudo-labels; files in it that later stages name count as written.
+        labels: folder of the pseudo-labels, also in object storage; its files, in later stages, count as written.
         languages: languages that get pseudo-labels; by default all with unlabelled and labelled speech.
         launch: command that will start the stages.
         memory: bytes of a process's GPU.

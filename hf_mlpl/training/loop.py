@@ -17,6 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ..ctc_models import CtcInterface, ctc_interface
 from ..data.batches import SpeechBatch, micro_batch_seed
 from ..data.drops import DropFile
+from ..data.rows import longest_seconds
 from ..data.selection import DROPPED, select_for_training, select_unlabelled
 from ..data.shared_arrays import SharedArrays
 from ..evaluation.hypotheses import hypotheses_path
@@ -113,7 +114,8 @@ def _train(config: TrainingConfig, arrays: SharedArrays) -> Path:
                 unlabelled_set,
                 lambda speech: (select_unlabelled(speech, ctc.languages, longest, lists[1]), Counter()),
             )
-        model, optimizer = prepare(accelerator, model, ctc, config)
+        spoken = max(longest_seconds(speech) for speech in (train_set, unlabelled_set) if speech is not None)
+        model, optimizer = prepare(accelerator, model, ctc, config, min(spoken, longest))
         plans, slimipl = plan_passes(train_set, unlabelled_set, config, arrays), None
         if unlabelled_set is not None:
             slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, plans, config)

@@ -11,6 +11,7 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from ..ctc_models import ctc_interface
+from ..data.rows import longest_seconds
 from ..data.selection import select_for_training
 from ..data.shared_arrays import SharedArrays
 from ..data.utterances import read_utterances, speech_totals
@@ -77,8 +78,10 @@ def measure_updates(config: TrainingConfig) -> Measurement:
     counted = counted_model(copy.deepcopy(model.config), config.model)
     if problem := getattr(counted, "problem", None):
         raise ValueError(problem)
-    config = dataclasses.replace(config, gradient_checkpointing=recomputes_layers(accelerator, model, config))
-    model, optimizer = prepare(accelerator, model, ctc, config)
+    longest = min(longest_seconds(train_set), config.max_batch_seconds)
+    recomputes = recomputes_layers(accelerator, model, config, longest)
+    config = dataclasses.replace(config, gradient_checkpointing=recomputes)
+    model, optimizer = prepare(accelerator, model, ctc, config, longest)
     plan = plan_passes(train_set, None, config, SharedArrays())["train"]
     updates = supervised_updates(accelerator, model, processor, train_set, plan, config, start=0)
     progress = tqdm(updates, "measured", config.max_updates, unit="update", disable=not accelerator.is_main_process)

@@ -143,16 +143,19 @@ def fsdp_problem(config: TrainingConfig, state_dict_type: str) -> str | None:
 
 
 def prepare(
-    accelerator: Accelerator, model: nn.Module, ctc: CtcInterface, config: TrainingConfig
+    accelerator: Accelerator, model: nn.Module, ctc: CtcInterface, config: TrainingConfig, longest: float
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Wraps the model for data parallelism, or shards its weights with FSDP, and builds its optimizer.
 
     Turns gradient checkpointing on if the settings say so, or leave it to the memory of the smallest GPU.
 
+    Args:
+        longest: seconds of the longest utterance.
+
     Raises:
         ValueError: for layers that are skipped at random in each process, which FSDP would wait for.
     """
-    if recomputes_layers(accelerator, model, config):
+    if recomputes_layers(accelerator, model, config, longest):
         # With adapters by now: peft would warn of a model without embeddings of tokens.
         model.gradient_checkpointing_enable()  # called activation_checkpointing_enable in new releases, not in 5.17
     if not accelerator.is_fsdp2:
@@ -189,14 +192,15 @@ def prepare(
     return model, optimizer
 
 
-def recomputes_layers(accelerator: Accelerator, model: nn.Module, config: TrainingConfig) -> bool:
+def recomputes_layers(accelerator: Accelerator, model: nn.Module, config: TrainingConfig, longest: float) -> bool:
     """Returns whether the backward passes of a run recompute layers; all processes call it, and decide the same."""
     memory = None
     if config.gradient_checkpointing is None:
         if not model.supports_gradient_checkpointing:  # as some models of transformers
             return False
         memory = min(gather_object([total_memory(accelerator.device)]))
-    return recomputes_activations(config, model.config, accelerator.num_processes, memory, accelerator.is_fsdp2)
+    processes, is_sharded = accelerator.num_processes, accelerator.is_fsdp2
+    return recomputes_activations(config, model.config, processes, memory, is_sharded, longest)
 
 
 def _layer_classes(model: nn.Module) -> set[str]:

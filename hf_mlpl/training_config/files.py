@@ -35,7 +35,7 @@ ACCEPTED = {
         lambda value: isinstance(value, list) and all(isinstance(element, str) for element in value),
         f"a list of strings{_QUOTES}",
     ),
-    **dict.fromkeys(NESTED, (lambda value: isinstance(value, dict), "fields of the form `name: value`, or null")),
+    **dict.fromkeys(NESTED, (lambda value: isinstance(value, dict), "fields of the form `name: value`")),
 }
 
 
@@ -125,7 +125,7 @@ def _typed(name: str, value: Any, annotation: str) -> Any:
             value = float(value)  # YAML reads 1e-3 as text, because its floats need a dot
     is_accepted, description = ACCEPTED[kind]
     if not is_accepted(value):
-        raise ValueError(f"{name} is {value!r}; it must be {description}")
+        raise ValueError(f"{name} is {value!r}; it must be {description}{', or null' * ('None' in alternatives)}")
     return _build(NESTED[kind], value) if isinstance(value, dict) and kind in NESTED else value
 
 
