@@ -306,7 +306,13 @@ def file_metadata(summary: Summary | None, size: int) -> dict[bytes, bytes]:
 
 
 def file_summary(metadata: pq.FileMetaData) -> Summary | None:
-    """Returns the summary in the footer of a file; None without one, and for one of other rows or another version."""
+    """Returns the summary in the footer of a file; None without one, and for one of other rows or another version.
+
+    pyarrow passes metadata on from the file that it reads to the table, and from the table, whatever was changed in it,
+    to the file that it writes. There the metadata is a part of the table's schema, too, and the summary is not believed.
+    """
+    if KEY in (metadata.schema.to_arrow_schema().metadata or {}):
+        return None
     try:
         content = json.loads((metadata.metadata or {})[KEY])
         if content["version"] != VERSION or content["footer"] != _end_of_rows(metadata):

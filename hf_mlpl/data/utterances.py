@@ -82,25 +82,18 @@ _own_caches: list[TemporaryDirectory] = []  # of this process; they are removed 
 
 
 def write_utterances(rows: Iterable[dict], path: AnyPath, features: Features = FEATURES, keep: bool = False) -> int:
-    """Streams utterances into a Parquet file, which appears when it is complete; returns the number of rows.
-
-    A summary of them is written into its footer.
-
-    Args:
-        keep: of `atomic_write`.
-    """
-    rows, schema, summarizer = iter(rows), features.arrow_schema, TableSummarizer(features)
+    """Streams utterances into a Parquet file, as `write_tables` does; returns the number of rows."""
+    rows, schema = iter(rows), features.arrow_schema
 
     def tables() -> Iterator[pa.Table]:
         written = 0
         while block := list(islice(rows, BLOCK)):
             with arrow_errors(path, NOT_WRITTEN.format(written)):
                 table = pa.Table.from_pylist(block, schema=schema)
-            summarizer.add(table)
             yield table
             written += len(table)
 
-    return write_tables(tables(), path, schema, keep, summarizer.summary)
+    return write_tables(tables(), path, schema, keep)
 
 
 class TableSummarizer:
@@ -126,14 +119,18 @@ def write_tables(
     path: AnyPath,
     schema: pa.Schema,
     keep: bool = False,
-    summary: Callable[[], Summary | None] = lambda: None,
+    summary: Callable[[], Summary | None] | None = None,
 ) -> int:
-    """Streams tables of utterances into a Parquet file, each as a row group, as `write_utterances` does rows.
+    """Streams tables of utterances, each as a row group, into a Parquet file; returns the number of rows.
+
+    The file appears when it is complete. A summary of its rows is in its footer.
 
     Args:
-        summary: returns that of all rows, or None, when they are written.
+        keep: of `atomic_write`.
+        summary: returns that of all rows, or None for no summary, when they are written; by default they are
+            summarised as they are written.
     """
-    written = 0
+    written, summarizer = 0, TableSummarizer(schema.names if summary is None else ())
     with (
         atomic_write(path, keep=keep) as partial,
         pq.ParquetWriter(partial, schema, write_page_checksum=True, use_dictionary=REPEATED) as writer,
@@ -141,8 +138,10 @@ def write_tables(
         for table in tables:
             with arrow_errors(path, NOT_WRITTEN.format(written)):
                 writer.write_table(table)
+            summarizer.add(table)
             written += len(table)
-        writer.add_key_value_metadata(file_metadata(summary(), partial.stat().st_size))
+        known = summarizer.summary() if summary is None else summary()
+        writer.add_key_value_metadata(file_metadata(known, partial.stat().st_size))
     return written
 
 
