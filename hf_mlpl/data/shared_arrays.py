@@ -34,7 +34,7 @@ class SharedArrays:
         """Returns an array that must not be changed; the first process that asks for it computes it, others wait."""
         if self.folder is None:
             return compute()
-        path = self.folder / f"{name}.npy"
+        path, array = self.folder / f"{name}.npy", None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with _lock(path):
@@ -46,7 +46,8 @@ class SharedArrays:
                 return np.asarray(np.load(path, mmap_mode="r"))
         except (OSError, NotImplementedError) as error:  # of file systems without locks
             logger.warning("%s; each process has its own in memory, unless TMPDIR names a disk", error_line(error))
-            return compute()
+            self.folder = None  # it is not tried, and the warning not repeated, for each pass
+            return compute() if array is None else array
 
     def remove_all_but_last(self, pattern: str, kept: int) -> None:
         """Removes files of arrays, but for the last names of those that match; who has mapped them keeps them."""
