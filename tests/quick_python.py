@@ -190,7 +190,7 @@ def settings_of_now(module: ModuleType) -> dict:
 
 def run() -> None:
     """Runs the script, module or program in `sys.argv`, as the interpreter would."""
-    if sys.argv[0] == "-u":  # an option that torchrun passes
+    while sys.argv[0] in ("-u", "-B"):  # options that torchrun and multiprocessing pass
         del sys.argv[0]
     kind = sys.argv[0]
     if kind in ("-c", "-m"):
