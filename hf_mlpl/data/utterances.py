@@ -261,7 +261,7 @@ def speech_totals(paths: Iterable[str | AnyPath]) -> dict[str, SpeechTotals]:
 
 
 def _totals_of_block(block: pa.Table) -> dict[str, SpeechTotals]:
-    seconds = block["duration_seconds"]
+    seconds = block["duration_seconds"].cast(pa.float64())  # the squares of integers may have too many digits
     table = block.append_column("squared", pc.multiply(seconds, seconds))
     sums = [("duration_seconds", "count"), ("duration_seconds", "sum"), ("squared", "sum")]
     rows = table.group_by("language").aggregate(sums).to_pylist()
