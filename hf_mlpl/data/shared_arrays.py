@@ -45,7 +45,10 @@ class SharedArrays:
                         np.save(file, array)
                 return np.asarray(np.load(path, mmap_mode="r"))
         except (OSError, NotImplementedError) as error:  # of file systems without locks
-            logger.warning("%s; each process has its own in memory, unless TMPDIR names a disk", error_line(error))
+            reason = error_line(error.__cause__ or error)
+            logger.warning(
+                "%s: %s; each process has its own in memory, unless TMPDIR names another folder", path, reason
+            )
             self.folder = None  # it is not tried, and the warning not repeated, for each pass
             return compute() if array is None else array
 

@@ -125,7 +125,7 @@ def test_a_folder_that_cannot_be_used_costs_a_line_and_not_the_run(durations, tm
         assert [plan[number] for number in range(9)] == [alone[number] for number in range(9)]
     [line] = caplog.messages
     assert str(tmp_path / "file") in line and "\n" not in line
-    assert line.endswith("; each process has its own in memory, unless TMPDIR names a disk")
+    assert line.endswith("; each process has its own in memory, unless TMPDIR names another folder")
 
 
 def test_an_array_that_was_computed_is_kept_where_the_disk_is_full(tmp_path, monkeypatch, caplog):
@@ -139,7 +139,7 @@ def test_an_array_that_was_computed_is_kept_where_the_disk_is_full(tmp_path, mon
         assert array.tolist() == [0, 1, 2]
     assert len(computed) == 2 and not list(tmp_path.glob("*.npy"))
     [line] = caplog.messages
-    assert line.startswith(f"{tmp_path / 'pass-0.npy'}: there is no room to write it")
+    assert line.startswith(f"{tmp_path / 'pass-0.npy'}: [Errno {errno.ENOSPC}] No space left on device; each")
 
 
 def test_an_array_of_nothing_and_the_end_of_a_job(tmp_path, monkeypatch):
