@@ -239,9 +239,10 @@ class BatchPlan:
     def load_state_dict(self, state: dict) -> None:
         """Restores the passes of `state_dict`, unless they are of a plan with other arguments.
 
-        Raises a ValueError for what `state_dict` does not return.
+        Raises:
+            ValueError: for passes that `state_dict` does not return.
         """
-        if state["crc32"] != self._checksum:
+        if state.get("crc32") != self._checksum:
             return
         first_numbers = [int(number) for number in state["first_numbers"]]
         if first_numbers[:1] != [0] or any(later <= first for first, later in pairwise(first_numbers)):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import glob
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +19,7 @@ from datasets import Dataset, Features, Value, concatenate_datasets, config
 from datasets.exceptions import DatasetsError
 from filelock import FileLock
 
-from ..atomic import atomic_write, writing
+from ..atomic import atomic_write, temporary_folder, writing
 from ..error_line import error_line
 from ..storage import (
     AnyPath,
@@ -78,7 +79,8 @@ TYPES = (
     ("a number of seconds", (pa.types.is_floating, pa.types.is_integer), SECONDS),
 )
 
-_own_caches: list[TemporaryDirectory] = []  # of this process; they are removed at its end
+_own_caches = ExitStack()  # of this process
+atexit.register(_own_caches.close)
 
 
 def write_utterances(rows: Iterable[dict], path: AnyPath, features: Features = FEATURES, keep: bool = False) -> int:
@@ -349,9 +351,8 @@ def _local_copy(path: RemotePath) -> tuple[Path, str | None]:
     size, version = file_version(path.url)
     folder, cache = Path(config.HF_DATASETS_CACHE, "hf_mlpl"), None
     if version is None:  # a copy of an older file would not be told from this one
-        _own_caches.append(TemporaryDirectory(prefix="hf_mlpl-"))
-        cache = _own_caches[-1].name
-        folder = Path(cache)
+        folder = _own_caches.enter_context(temporary_folder(gettempdir(), "partial"))
+        cache = str(folder)
     copy = folder / f"{sha256(repr((path.url, size, version)).encode()).hexdigest()[:32]}.parquet"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{copy}.lock"):
