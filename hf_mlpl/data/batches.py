@@ -233,7 +233,7 @@ class BatchPlan:
         """Returns a checksum of all that passes depend on."""
         checksum = zlib.crc32(repr((float(self.max_batch_seconds), self.seed)).encode())
         for numbers in (self.durations, self.repetitions):
-            checksum = zlib.crc32(np.ascontiguousarray(numbers, float), checksum)
+            checksum = zlib.crc32(np.ascontiguousarray(numbers, float).data, checksum)
         return checksum
 
     def load_state_dict(self, state: dict) -> None:

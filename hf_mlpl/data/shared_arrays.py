@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 class SharedArrays:
     """Keeps arrays by name in the files of a folder on this machine; without one, each process computes its own.
 
-    All processes that map a file share its pages in the system's cache, so an array is in memory once. Where the folder
-    cannot be used, a warning says so, and processes compute their own arrays.
+    All processes that map a file share its pages in the system's cache, so an array is in memory once. Where the
+    folder cannot be used, a warning says so, and processes compute their own arrays.
     """
 
     def __init__(self, folder: Path | None = None):
