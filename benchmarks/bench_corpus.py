@@ -30,7 +30,7 @@ from hf_mlpl.data.batches import BatchPlan, repetitions
 from hf_mlpl.data.rows import durations_of
 from hf_mlpl.data.selection import select_for_training, select_unlabelled
 from hf_mlpl.data.summary import ids_sha256, languages_in
-from hf_mlpl.data.utterances import FEATURES, TableSummarizer, read_utterances, speech_totals, write_tables
+from hf_mlpl.data.utterances import FEATURES, read_utterances, speech_totals, write_tables
 from hf_mlpl.model.text import build_vocabulary, write_tokens
 from hf_mlpl.training.checkpoints import digest
 from hf_mlpl.training.label_health import LabelHealth
@@ -45,7 +45,6 @@ ROWS_WRITTEN = 100_000  # at a time
 
 def write_corpus(path: Path, rows: int, with_summary: bool) -> None:
     """Utterances of about 55 characters and, in the median, 4.8 s; one in 10,000 has no text."""
-    summarizer = TableSummarizer()
 
     def tables():
         for first in range(0, rows, ROWS_WRITTEN):
@@ -62,13 +61,9 @@ def write_corpus(path: Path, rows: int, with_summary: bool) -> None:
             )
             durations = np.random.default_rng(first).lognormal(np.log(4.8), 0.35, count).clip(2, 15)
             columns = [ids, audio, durations, pa.array(["sl"]).take(pa.array([0] * count)), texts, ids, human]
-            table = pa.table(columns, schema=FEATURES.arrow_schema)
-            if with_summary:
-                summarizer.add(table)
-            yield table
+            yield pa.table(columns, schema=FEATURES.arrow_schema)
 
-    summary = {"summary": summarizer.summary} if with_summary else {}
-    write_tables(tables(), path, FEATURES.arrow_schema, **summary)
+    write_tables(tables(), path, FEATURES.arrow_schema, summary=None if with_summary else lambda: None)
 
 
 class AnonymousMemory(threading.Thread):

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import gettempdir
 
 from .error_line import error_line
 from .storage import RemotePath, as_path, output_path
@@ -26,7 +26,7 @@ STALE_SECONDS = 7 * 24 * 3600  # a push of many gigabytes may take days, and cha
 LONGEST_NAME = 120  # bytes of the last part of a name of `own_path`; file systems take 255
 # Names that `own_path` makes, and former names of the folders of pushes.
 OWN = re.compile(
-    r"\.(?:partial|pushing|publish|shared)-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{6}-.*"
+    r"\.[a-z]+-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{6}-.*"
     r"|\.(?:pushing|publish)-[a-z0-9_]{8}",
     re.DOTALL,
 )
@@ -77,8 +77,8 @@ def atomic_write(path: str | os.PathLike | RemotePath, shared: bool = False, kee
 
 @contextmanager
 def _uploaded(path: RemotePath, keep: bool) -> Iterator[Path]:
-    with writing(gettempdir()), TemporaryDirectory(prefix="hf_mlpl-") as folder:
-        partial = Path(folder, path.name)
+    with writing(gettempdir()), temporary_folder(gettempdir(), "partial") as folder:
+        partial = folder / path.name
         yield partial
         if keep:
             path.create(partial.read_bytes())
@@ -111,7 +111,7 @@ def temporary_folder(parent: str | os.PathLike | RemotePath, purpose: str) -> It
         parent = gettempdir()
     folder = own_path(Path(parent), purpose)
     remove_left(folder.parent)
-    folder.mkdir()
+    folder.mkdir(0o700)  # others who use the machine must not read it
     try:
         yield folder
     finally:

@@ -6,11 +6,23 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 
 from hf_mlpl import atomic
-from hf_mlpl.atomic import STALE_SECONDS, atomic_write, own_path, read_json, temporary_folder, write_json, write_text
+from hf_mlpl.atomic import (
+    OWN,
+    STALE_SECONDS,
+    atomic_write,
+    own_path,
+    read_json,
+    temporary_folder,
+    write_json,
+    write_text,
+)
+from hf_mlpl.data import utterances
+from hf_mlpl.storage import as_path
 
 WRITE = """
 import sys
@@ -60,7 +72,7 @@ def test_the_next_file_removes_files_of_a_killed_process(writer, tmp_path):
 
 
 def test_files_of_another_machine_are_removed_after_a_week(tmp_path):
-    name = own_path(tmp_path, "partial", "a.txt").name
+    name = own_path(tmp_path, "labels", "a.txt").name
     others = [re.sub(r"-[0-9a-f]{8}-\d+-", f"-{'0' * 8}-{process}-", name) for process in (1, 2)]
     old, new = (tmp_path / other for other in others)
     before = tmp_path / ".pushing-ab_cd123"  # a former name of such folders
@@ -91,6 +103,24 @@ def test_a_folder_that_fails_is_gone(tmp_path):
                 (folder / "c").write_text("c")
             raise ZeroDivisionError
     assert not os.listdir(tmp_path)
+
+
+def test_files_on_their_way_to_object_storage_go_with_a_killed_process(tmp_path, monkeypatch):
+    """So do copies of utterance files of a store without versions; other people cannot read either."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    url = "memory://atomic/a.parquet"
+    with ExitStack() as copies:
+        monkeypatch.setattr(utterances, "_own_caches", copies)
+        with atomic_write(as_path(url)) as partial:
+            [folder] = tmp_path.iterdir()
+            assert partial.parent == folder and OWN.fullmatch(folder.name) and folder.stat().st_mode & 0o77 == 0
+            utterances.write_utterances([], partial)
+        assert not list(tmp_path.iterdir())
+        assert len(utterances.read_utterances([url])) == 0
+        utterances._local_copy(as_path(url))
+        [folder] = tmp_path.iterdir()
+        assert OWN.fullmatch(folder.name) and folder.stat().st_mode & 0o77 == 0
+    assert not list(tmp_path.iterdir())
 
 
 DAMAGED = {

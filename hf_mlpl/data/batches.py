@@ -7,10 +7,12 @@ Thus a run can be resumed, and any number of processes and loader workers can sh
 from __future__ import annotations
 
 import math
+import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import TypeVar
 
@@ -224,10 +226,24 @@ class BatchPlan:
         """
         if number:
             self.epoch(number - 1)
-        return {"first_numbers": [first for first in self.first_numbers if first <= number]}
+        return {"first_numbers": [first for first in self.first_numbers if first <= number], "crc32": self._checksum}
+
+    @cached_property
+    def _checksum(self) -> int:
+        """Returns a checksum of all that passes depend on."""
+        checksum = zlib.crc32(repr((float(self.max_batch_seconds), self.seed)).encode())
+        for numbers in (self.durations, self.repetitions):
+            checksum = zlib.crc32(np.ascontiguousarray(numbers, float).data, checksum)
+        return checksum
 
     def load_state_dict(self, state: dict) -> None:
-        """Restores the passes of `state_dict`; raises a ValueError for what it does not return."""
+        """Restores the passes of `state_dict`, unless they are of a plan with other arguments.
+
+        Raises:
+            ValueError: for passes that `state_dict` does not return.
+        """
+        if state.get("crc32") != self._checksum:
+            return
         first_numbers = [int(number) for number in state["first_numbers"]]
         if first_numbers[:1] != [0] or any(later <= first for first, later in pairwise(first_numbers)):
             raise ValueError(f"passes begin at {first_numbers[:10]}; numbers that ascend from 0 are accepted")

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 class SharedArrays:
     """Keeps arrays by name in the files of a folder on this machine; without one, each process computes its own.
 
-    A file is a page of the system's cache to all processes that map it, so an array is in memory once. Where the
+    All processes that map a file share its pages in the system's cache, so an array is in memory once. Where the
     folder cannot be used, a warning says so, and processes compute their own arrays.
     """
 
@@ -34,7 +34,7 @@ class SharedArrays:
         """Returns an array that must not be changed; the first process that asks for it computes it, others wait."""
         if self.folder is None:
             return compute()
-        path = self.folder / f"{name}.npy"
+        path, array = self.folder / f"{name}.npy", None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with _lock(path):
@@ -45,8 +45,12 @@ class SharedArrays:
                         np.save(file, array)
                 return np.asarray(np.load(path, mmap_mode="r"))
         except (OSError, NotImplementedError) as error:  # of file systems without locks
-            logger.warning("%s; each process has its own in memory, unless TMPDIR names a disk", error_line(error))
-            return compute()
+            reason = error_line(error.__cause__ or error)
+            logger.warning(
+                "%s: %s; each process has its own in memory, unless TMPDIR names another folder", path, reason
+            )
+            self.folder = None  # it is not tried, and the warning not repeated, for each pass
+            return compute() if array is None else array
 
     def remove_all_but_last(self, pattern: str, kept: int) -> None:
         """Removes files of arrays, but for the last names of those that match; who has mapped them keeps them."""

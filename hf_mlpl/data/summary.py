@@ -312,7 +312,13 @@ def file_metadata(summary: Summary | None, size: int) -> dict[bytes, bytes]:
 
 
 def file_summary(metadata: pq.FileMetaData) -> Summary | None:
-    """Returns the summary in the footer of a file; None without one, and for one of other rows or another version."""
+    """Returns the summary in the footer of a file; None without one, and for one of other rows or another version.
+
+    pyarrow passes the metadata of a file that it reads on to the table, and to the file that it writes of the table,
+    whatever was changed in between. There they are in the table's own schema, too, and the summary is not believed.
+    """
+    if KEY in (metadata.schema.to_arrow_schema().metadata or {}):
+        return None
     try:
         content = json.loads((metadata.metadata or {})[KEY])
         if content["version"] != VERSION or content["footer"] != _end_of_rows(metadata):

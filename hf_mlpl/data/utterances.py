@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import glob
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +19,7 @@ from datasets import Dataset, Features, Value, concatenate_datasets, config
 from datasets.exceptions import DatasetsError
 from filelock import FileLock
 
-from ..atomic import atomic_write, writing
+from ..atomic import atomic_write, temporary_folder, writing
 from ..error_line import error_line
 from ..storage import (
     AnyPath,
@@ -78,29 +79,23 @@ TYPES = (
     ("a number of seconds", (pa.types.is_floating, pa.types.is_integer), SECONDS),
 )
 
-_own_caches: list[TemporaryDirectory] = []  # of this process; they are removed at its end
+_own_caches = ExitStack()  # of this process
+atexit.register(_own_caches.close)
 
 
 def write_utterances(rows: Iterable[dict], path: AnyPath, features: Features = FEATURES, keep: bool = False) -> int:
-    """Streams utterances into a Parquet file, which appears when it is complete; returns the number of rows.
-
-    A summary of them is written into its footer.
-
-    Args:
-        keep: of `atomic_write`.
-    """
-    rows, schema, summarizer = iter(rows), features.arrow_schema, TableSummarizer(features)
+    """Streams utterances into a Parquet file, as `write_tables` does; returns the number of rows."""
+    rows, schema = iter(rows), features.arrow_schema
 
     def tables() -> Iterator[pa.Table]:
         written = 0
         while block := list(islice(rows, BLOCK)):
             with arrow_errors(path, NOT_WRITTEN.format(written)):
                 table = pa.Table.from_pylist(block, schema=schema)
-            summarizer.add(table)
             yield table
             written += len(table)
 
-    return write_tables(tables(), path, schema, keep, summarizer.summary)
+    return write_tables(tables(), path, schema, keep)
 
 
 class TableSummarizer:
@@ -126,14 +121,18 @@ def write_tables(
     path: AnyPath,
     schema: pa.Schema,
     keep: bool = False,
-    summary: Callable[[], Summary | None] = lambda: None,
+    summary: Callable[[], Summary | None] | None = None,
 ) -> int:
-    """Streams tables of utterances into a Parquet file, each as a row group, as `write_utterances` does rows.
+    """Streams tables of utterances, each as a row group, into a Parquet file; returns the number of rows.
+
+    The file appears when it is complete. A summary of its rows is in its footer.
 
     Args:
-        summary: returns that of all rows, or None, when they are written.
+        keep: of `atomic_write`.
+        summary: returns that of all rows, or None for no summary, when they are written; by default they are
+            summarised as they are written.
     """
-    written = 0
+    written, summarizer = 0, TableSummarizer(schema.names if summary is None else ())
     with (
         atomic_write(path, keep=keep) as partial,
         pq.ParquetWriter(partial, schema, write_page_checksum=True, use_dictionary=REPEATED) as writer,
@@ -141,8 +140,10 @@ def write_tables(
         for table in tables:
             with arrow_errors(path, NOT_WRITTEN.format(written)):
                 writer.write_table(table)
+            summarizer.add(table)
             written += len(table)
-        writer.add_key_value_metadata(file_metadata(summary(), partial.stat().st_size))
+        known = summarizer.summary() if summary is None else summary()
+        writer.add_key_value_metadata(file_metadata(known, partial.stat().st_size))
     return written
 
 
@@ -262,7 +263,7 @@ def speech_totals(paths: Iterable[str | AnyPath]) -> dict[str, SpeechTotals]:
 
 
 def _totals_of_block(block: pa.Table) -> dict[str, SpeechTotals]:
-    seconds = block["duration_seconds"]
+    seconds = block["duration_seconds"].cast(pa.float64())  # the squares of integers may have too many digits
     table = block.append_column("squared", pc.multiply(seconds, seconds))
     sums = [(column, "sum") for column in ("duration_seconds", "squared")]
     sums = [("duration_seconds", "count"), *sums, ("duration_seconds", "max")]
@@ -351,9 +352,8 @@ def _local_copy(path: RemotePath) -> tuple[Path, str | None]:
     size, version = file_version(path.url)
     folder, cache = Path(config.HF_DATASETS_CACHE, "hf_mlpl"), None
     if version is None:  # a copy of an older file would not be told from this one
-        _own_caches.append(TemporaryDirectory(prefix="hf_mlpl-"))
-        cache = _own_caches[-1].name
-        folder = Path(cache)
+        folder = _own_caches.enter_context(temporary_folder(gettempdir(), "partial"))
+        cache = str(folder)
     copy = folder / f"{sha256(repr((path.url, size, version)).encode()).hexdigest()[:32]}.parquet"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{copy}.lock"):

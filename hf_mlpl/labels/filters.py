@@ -22,7 +22,7 @@ import logging
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -30,17 +30,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
-from ..atomic import atomic_write
 from ..corpora.preparation.normalizer import Normalizer
 from ..data.collapse import NOT_LEARNED, LabelTexts, collapse_line, num_characters
-from ..data.rows import with_offsets
+from ..data.rows import row_groups, with_offsets
+from ..data.utterances import write_tables
 from ..error_line import error_line
 from ..folder_lock import claimed_file
 from ..model.text import normalize_text
-from ..storage import AnyPath
+from ..storage import AnyPath, as_path
 from .agreement import agreement
 from .files import scored_blocks
 from .schema import LABEL_FEATURES, SCORES
@@ -191,11 +190,8 @@ def filter_labels(
     hours: dict[str, Counter] = defaultdict(Counter)
     kept_by: dict[str, Counter[str]] = defaultdict(Counter)  # numbers of labels, as `hours`
     texts, known = LabelTexts(), KnownScores()
-    with (
-        claimed_file(output),
-        atomic_write(output) as partial,
-        pq.ParquetWriter(partial, LABEL_FEATURES.arrow_schema, write_page_checksum=True) as writer,
-    ):
+
+    def kept_labels() -> Iterator[pa.Table]:
         for first, block in with_offsets(chain.from_iterable(map(scored_blocks, labels))):
             if others:
                 texts_of_all = [block["text"], *(each.slice(first, len(block)) for each in others)]
@@ -209,7 +205,7 @@ def filter_labels(
                     kept_by[language][name] += int((mask & (languages == language)).sum())
             texts.add(block)
             known.add(block)
-            writer.write_table(block.filter(pa.array(masks["kept"])))
+            yield block.filter(pa.array(masks["kept"]))
         if (problems := texts.problems()) and not allow_collapsed:
             raise ValueError(
                 f"{collapse_line(problems)}: {NOT_LEARNED}, or leave out the file; --allow-collapsed filters them all "
@@ -224,6 +220,9 @@ def filter_labels(
                 f"{_none_kept(total)}; relax the filters" if total else f"{', '.join(map(str, labels))}: no labels"
             )
             raise ValueError(f"{problem}; --allow-collapsed writes a file without labels")
+
+    with claimed_file(output):
+        write_tables(row_groups(kept_labels()), as_path(output), LABEL_FEATURES.arrow_schema)
     for language, counts in sorted(kept_by.items()):
         if not counts["kept"]:
             logger.warning("%s: %s", language, _none_kept(counts))

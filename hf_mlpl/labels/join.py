@@ -31,7 +31,7 @@ from ..corpora.reading import ReadingReport
 from ..data.collapse import NOT_LEARNED, LabelTexts, collapse_line, num_characters
 from ..data.rows import blocks, filter_rows, row_groups, select_rows, with_offsets
 from ..data.text_arrays import TextBlock
-from ..data.utterances import FEATURES, TableSummarizer, write_tables
+from ..data.utterances import FEATURES, write_tables
 from ..folder_lock import claimed_file
 from ..sharing.hub import FAILURES, request_problem, with_retries
 from ..storage import AnyPath, RemotePath, matching_paths
@@ -249,7 +249,7 @@ def join_labels(
                 yield from _join(language, paths, utterances, keep_all, report, write_rows, settings)
             _check_result(report, files, utterances, allow_collapsed, settings)
 
-        _write(tables(), output)
+        write_tables(row_groups(tables()), output, SCHEMA)
     return report
 
 
@@ -277,20 +277,8 @@ def join_own_audio(files: Files, output: AnyPath, keep_all: bool = False, allow_
         _check_result(report, files, None, allow_collapsed)
 
     with claimed_file(output):
-        _write(tables(), output)
+        write_tables(row_groups(tables()), output, SCHEMA)
     return report
-
-
-def _write(tables: Iterable[pa.Table], output: AnyPath) -> None:
-    """Writes rows of `LABEL_FEATURES`, with a summary as `write_utterances` writes it."""
-    summarizer = TableSummarizer()
-
-    def summarized() -> Iterator[pa.Table]:
-        for table in row_groups(tables):
-            summarizer.add(table)
-            yield table
-
-    write_tables(summarized(), output, SCHEMA, summary=summarizer.summary)
 
 
 def _audio_in_rows(path: AnyPath, rows: np.ndarray) -> pa.StructArray:

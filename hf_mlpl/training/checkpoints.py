@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 import yaml
@@ -23,7 +22,7 @@ from torch.distributed.checkpoint import save as save_shards
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
 from transformers import ProcessorMixin
 
-from ..atomic import atomic_write, partial_path, write_json, writing
+from ..atomic import atomic_write, partial_path, temporary_folder, write_json, writing
 from ..data.batches import BatchPlan
 from ..data.summary import rows_sha256
 from ..hardware import free_memory
@@ -259,7 +258,7 @@ class Checkpointer:
 
     def _parts(self, state: dict[str, dict]) -> list[Write]:
         """Returns functions that write such a state, and the states of random number generators of now."""
-        random_states = _random_states(self.accelerator)
+        random_states = _random_states(self.accelerator, self.output_dir)
         parts: list[Write] = [lambda folder: _write_files(folder, random_states)]
         if self.accelerator.is_fsdp2:
             parts.append(lambda folder: self._write_shards(folder, state))
@@ -308,12 +307,16 @@ class Checkpointer:
                 then(folder)
 
 
-def _random_states(accelerator: Accelerator) -> dict[str, bytes]:
-    """Returns the files in which accelerate saves the states of random number generators."""
-    with TemporaryDirectory() as folder:
+def _random_states(accelerator: Accelerator, output_dir: Path) -> dict[str, bytes]:
+    """Returns the files in which accelerate saves the states of random number generators.
+
+    They are first in `output_dir`, which has room for checkpoints where `TMPDIR` may have none.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)  # a machine may not have it yet
+    with temporary_folder(output_dir, "partial") as folder:
         step = accelerator.process_index, accelerator.step, accelerator.scaler
-        save_accelerator_state(folder, [], [], [], [], *step)
-        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+        save_accelerator_state(str(folder), [], [], [], [], *step)
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def _write_files(folder: Path, files: dict[str, bytes]) -> None:

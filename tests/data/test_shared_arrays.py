@@ -1,5 +1,6 @@
 """Tests arrays that the processes of a machine share, and the passes over the data that they plan in them."""
 
+import errno
 import itertools
 import json
 import logging
@@ -98,9 +99,22 @@ def test_a_run_that_goes_on_plans_no_earlier_pass(durations, monkeypatch):
         assert [resumed[later] for later in range(number, 1000)] == expected[number:]
         assert planned == list(range(whole.epoch(number), whole.epoch(999) + 1))
         assert resumed.state_dict(1000) == whole.state_dict(1000)
-    for state in ({"first_numbers": []}, {"first_numbers": [3]}, {"first_numbers": [0, 9, 9]}):
+    for numbers in ([], [3], [0, 9, 9]):
         with pytest.raises(ValueError, match="numbers that ascend from 0 are accepted"):
-            whole.load_state_dict(state)
+            whole.load_state_dict(state | {"first_numbers": numbers})
+
+
+def test_passes_of_another_plan_are_not_believed(durations):
+    whole = BatchPlan(durations, 30, 5, 1.5)
+    state, longer = whole.state_dict(900), durations.copy()
+    longer[7] += 1e-9
+    for other in ((longer, 30, 5, 1.5), (durations, 31, 5, 1.5), (durations, 30, 6, 1.5), (durations, 30, 5, 1.6)):
+        plan = BatchPlan(*other)
+        plan.load_state_dict(state)
+        assert plan.first_numbers == [0]
+    plan = BatchPlan(durations, 30.0, 5, 1.5)
+    plan.load_state_dict(state)
+    assert len(plan.first_numbers) > 5
 
 
 def test_a_folder_that_cannot_be_used_costs_a_line_and_not_the_run(durations, tmp_path, caplog):
@@ -111,7 +125,21 @@ def test_a_folder_that_cannot_be_used_costs_a_line_and_not_the_run(durations, tm
         assert [plan[number] for number in range(9)] == [alone[number] for number in range(9)]
     [line] = caplog.messages
     assert str(tmp_path / "file") in line and "\n" not in line
-    assert line.endswith("; each process has its own in memory, unless TMPDIR names a disk")
+    assert line.endswith("; each process has its own in memory, unless TMPDIR names another folder")
+
+
+def test_an_array_that_was_computed_is_kept_where_the_disk_is_full(tmp_path, monkeypatch, caplog):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    arrays, computed = SharedArrays(tmp_path), []
+    for name in ("pass-0", "pass-1"):
+        array = arrays.get(name, lambda: computed.append("x") or np.arange(3))
+        assert array.tolist() == [0, 1, 2]
+    assert len(computed) == 2 and not list(tmp_path.glob("*.npy"))
+    [line] = caplog.messages
+    assert line.startswith(f"{tmp_path / 'pass-0.npy'}: [Errno {errno.ENOSPC}] No space left on device; each")
 
 
 def test_an_array_of_nothing_and_the_end_of_a_job(tmp_path, monkeypatch):

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from hf_mlpl.data import utterances
 from hf_mlpl.data.collapse import visible
-from hf_mlpl.data.summary import KEY, file_summary, ids_sha256, joined, known_summary, rows_sha256, summary_of
+from hf_mlpl.data.summary import (
+    KEY,
+    _end_of_rows,
+    file_summary,
+    ids_sha256,
+    joined,
+    known_summary,
+    rows_sha256,
+    summary_of,
+)
 from hf_mlpl.data.utterances import languages_of, read_utterances, speech_totals, write_utterances
 from hf_mlpl.model.text import normalize_text
 
@@ -141,6 +150,27 @@ def test_a_file_that_another_tool_has_changed(tmp_path):
     write_utterances(rows_of([*GOOD, GOOD[3]]), path)
     with pytest.raises(ValueError, match="1 ids stand for more than one utterance, 3 among them"):
         read_utterances([path])
+
+
+def test_a_letter_that_changes_no_size(tmp_path):
+    """Tests that pyarrow, which passes the metadata on, changes a text, and all sizes stay."""
+    path, other = tmp_path / "speech.parquet", tmp_path / "other.parquet"
+    write_utterances(rows_of(GOOD), path)
+    with pq.ParquetFile(path) as file:
+        table = file.read()
+    assert KEY in table.schema.metadata
+    texts = pc.replace_substring(table["text"], "dan", "dam")
+    changed = table.set_column(table.column_names.index("text"), "text", texts)
+    with pq.ParquetWriter(
+        other, changed.schema, write_page_checksum=True, use_dictionary=utterances.REPEATED
+    ) as writer:
+        for first in range(0, 20, 7):
+            writer.write_table(changed.slice(first, 7))
+    before, after = map(pq.read_metadata, (path, other))
+    assert before.metadata[KEY] == after.metadata[KEY] and _end_of_rows(before) == _end_of_rows(after)
+    assert file_summary(before) is not None and file_summary(after) is None
+    dataset = read_utterances([other])
+    assert rows_sha256(dataset) != rows_sha256(read_utterances([path])) and "m" in summary_of(dataset).alphabet
 
 
 @settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -83,8 +83,8 @@ def test_each_save_is_a_commit_with_a_model_and_a_state(local_hub, run, tone_dat
         files = {name: blob.content for name, blob in commit.files.items()}
         state = {name.removeprefix("last-checkpoint/") for name in files if name.startswith("last-checkpoint/")}
         copies = {"config.yaml", "metrics.jsonl", "run.json"}  # from which damaged files of the run come back
-        own = {"data.json", "manifest.json", "optimizer.bin", "random_states_0.pkl", "unreported.json", "update.json"}
-        assert state == own | copies
+        own = {"data.json", "manifest.json", "optimizer.bin", "passes.json", "random_states_0.pkl", "unreported.json"}
+        assert state == own | copies | {"update.json"}
         checkpoint = contents(folder / "checkpoints" / f"update-{update:08d}")
         assert files["model.safetensors"] == checkpoint["model.safetensors"]
         assert files["last-checkpoint/optimizer.bin"] == checkpoint["optimizer.bin"]

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ...data.rows import BLOCK, id_hashes, repeated, with_offsets
-from ...data.utterances import FEATURES, TableSummarizer, write_tables
+from ...data.rows import BLOCK, id_hashes, repeated, row_groups, with_offsets
+from ...data.utterances import FEATURES, write_tables
 from .report import PreparationReport, audio_name
 
 REPEATED, OTHER = "id is there already", "id of another utterance"
@@ -69,15 +69,9 @@ def merge(files: Sequence[Path], changes: Changes, path: Path) -> None:
 
 
 def write_batches(batches: Iterable[pa.RecordBatch], path: Path) -> None:
-    """Writes batches of utterances, and their summary, into a file, in row groups of one size."""
-    summarizer = TableSummarizer()
-
-    def summarized() -> Iterator[pa.Table]:
-        for row_group in _row_groups(batches):
-            summarizer.add(row_group)
-            yield row_group
-
-    write_tables(summarized(), path, FEATURES.arrow_schema, summary=summarizer.summary)
+    """Writes batches of utterances into a file, in row groups of one size."""
+    schema = FEATURES.arrow_schema
+    write_tables(row_groups(pa.Table.from_batches([batch], schema) for batch in batches), path, schema)
 
 
 def read_batches(file: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -94,15 +88,3 @@ def _changed(batch: pa.RecordBatch, first: int, ids: Mapping[int, str | None]) -
     names = [ids.get(row, name) for row, name in zip(rows, batch["id"].to_pylist(), strict=True)]
     batch = batch.set_column(batch.schema.get_field_index("id"), "id", pa.array(names, pa.string()))
     return batch.filter(pc.is_valid(batch["id"]))
-
-
-def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Joins batches to tables of at least BLOCK rows; the last one may have fewer."""
-    waiting: list[pa.RecordBatch] = []
-    for batch in batches:
-        waiting.append(batch)
-        if sum(map(len, waiting)) >= BLOCK:
-            yield pa.Table.from_batches(waiting, FEATURES.arrow_schema)
-            waiting.clear()
-    if waiting:
-        yield pa.Table.from_batches(waiting, FEATURES.arrow_schema)
