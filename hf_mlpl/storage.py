@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from .error_line import error_line
 
@@ -36,8 +36,13 @@ LOCAL = {"file", "local"}
 EXCLUSIVE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"}
 CONFLICT_SECONDS = (0.1, 0.5, 2.0)  # pauses before a creation is tried again
 VERSIONS = ("ETag", "etag", "blob_id", "xet_hash", "mtime")  # names of a file's version in the stores' packages
-# The password of a user, and the signature of an address
-SECRETS = (("//[^/@\\s'\"]*@", "//"), ("(https?://[^?#\\s'\"]*)[?#][^\\s'\")]*", "\\1"))
+# The password of a user, the user of an address, which may be a token, and the signature of an address. What else stands
+# before `@` is a name, as in abfs://container@account.
+SECRETS = [
+    (re.compile("//[^/:\\s'\"]*:[^/\\s'\"]*@"), "//"),
+    (re.compile("(https?://)[^/\\s'\"]*@", re.IGNORECASE), "\\1"),
+    (re.compile("(https?://[^?#\\s'\"]*)[?#][^\\s'\")]*", re.IGNORECASE), "\\1"),
+]
 
 
 class StorageError(OSError):
@@ -55,26 +60,33 @@ def is_remote(path: Any) -> bool:
 
 
 def parse_location(text: str | os.PathLike[str]) -> str | Path:
-    """Returns a URL as it is, and anything else as a Path; `file:///x` is the path /x.
+    """Returns a URL, with its protocol in lower case, and anything else as a Path; `file:///x` is the path /x.
 
     Raises:
-        ValueError: for a URL with one slash, which is what `Path` leaves of it.
+        ValueError: for a URL with one slash, which is what `Path` leaves of it, and for a file of another machine.
     """
     if is_remote(text):
-        return str(text)
+        return _lower_protocol(str(text))
     text = os.fspath(text)
     if match := URL.match(text):  # of a local file
-        return Path(unquote(urlsplit(text[match.start(1) :]).path))
+        host, _, path = text[match.end() :].partition("/")
+        if host not in ("", "localhost"):
+            raise ValueError(f"{text}: the URL of a local file has three slashes, as in file:///{host}/{path}")
+        return Path("/", unquote(path))
     match = ONE_SLASH.match(text)
     if match and match[1].lower() in _protocols() and not os.path.exists(text):
         raise ValueError(f"{text}: a URL has two slashes, as in {match[1]}://{text[match.end() :]}")
     return Path(text)
 
 
+def _lower_protocol(url: str) -> str:
+    return URL.sub(lambda match: match[0].lower(), url, count=1)
+
+
 def shown(url: str) -> str:
     """Returns a URL or a message without passwords, and addresses of the web without what follows `?`: a signature."""
     for pattern, replacement in SECRETS:
-        url = re.sub(pattern, replacement, url)
+        url = pattern.sub(replacement, url)
     return url
 
 
@@ -96,7 +108,7 @@ def storage_errors(url: str, *passed: type[Exception]) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno:  # that of https, where nobody answers
-            raise _error(url, f"cannot be reached ({error_line(error.__cause__)})") from error
+            raise _unreachable(url, error.__cause__) from error
         missing = "bucket" if "bucket does not exist" in str(error) else "file"
         raise _error(url, f"no such {missing}", MissingError) from error
     except PermissionError as error:
@@ -108,8 +120,15 @@ def storage_errors(url: str, *passed: type[Exception]) -> Iterator[None]:
         raise _error(url, f"needs a package: `pip install {package}`" if package else error_line(error)) from error
     except Exception as error:  # each package has errors of its own
         kind = f"{type(error).__module__}.{type(error).__name__}"
+        if isinstance(error, (ConnectionError, TimeoutError)) or re.search("Connect|Timeout", kind):
+            raise _unreachable(url, error) from error
         text = f"no credentials were found ({error_line(error)})" if "Credential" in kind else error_line(error, True)
         raise _error(url, text) from error
+
+
+def _unreachable(url: str, error: Exception) -> StorageError:
+    text = f"cannot be reached ({error_line(error, True)}); when it can be, give the same command again"
+    return _error(url, text)
 
 
 def _error(url: str, reason: str, kind: type[StorageError] = StorageError) -> StorageError:
@@ -137,7 +156,7 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     match = URL.match(url)
     with storage_errors(url):
         try:
-            return url_to_fs(url)
+            return url_to_fs(_lower_protocol(url))
         except ValueError as error:
             if match and match[1].lower() not in _protocols():
                 known = f"{match[1]}:// is no protocol that fsspec knows; s3, gs, hf and https are some"
@@ -413,14 +432,16 @@ def as_path(place: str | os.PathLike[str] | RemotePath) -> AnyPath:
     if isinstance(place, RemotePath):
         return place
     location = parse_location(place)
-    return RemotePath(location.rstrip("/")) if isinstance(location, str) else location
+    if isinstance(location, str):
+        return RemotePath(location if location.endswith("://") else location.rstrip("/"))
+    return location
 
 
 def output_path(place: str | os.PathLike[str] | RemotePath) -> AnyPath:
     """Returns `as_path` of a file or folder to write.
 
     Raises:
-        ValueError: for object storage that jobs cannot share.
+        ValueError: for object storage that jobs cannot share, and a URL without a bucket.
         StorageError: if the package for its protocol is not installed.
     """
     path = as_path(place)
@@ -436,7 +457,8 @@ def output_path(place: str | os.PathLike[str] | RemotePath) -> AnyPath:
                 f"{path}: {protocol}:// cannot be written to, because its package does not create a file only where "
                 f"there is none; {', '.join(sorted(EXCLUSIVE - {'memory'}))} and local folders are accepted"
             )
-        filesystem(path.url)
+        if not filesystem(path.url)[1].strip("/"):
+            raise ValueError(f"{path}: names no bucket; give {protocol}://BUCKET/FOLDER")
     return path
 
 

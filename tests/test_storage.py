@@ -26,7 +26,7 @@ from hf_mlpl.cli.paths import local_path
 from hf_mlpl.corpora import recordings
 from hf_mlpl.data.utterances import languages_of, read_utterances, utterance_files, write_utterances
 from hf_mlpl.inference.transcription import find_recordings
-from hf_mlpl.storage import BLOCK_BYTES, MissingError, StorageError, is_remote, open_remote, parse_location
+from hf_mlpl.storage import BLOCK_BYTES, MissingError, StorageError, is_remote, open_remote, parse_location, shown
 from hf_mlpl.training_config import TrainingConfig
 
 from .commands import run_command
@@ -201,7 +201,7 @@ def in_worker(url: str) -> float:
 
 def test_forked_workers_read_what_their_parent_has_read():
     url = put("bucket/x.wav", sound(1))
-    here = in_worker(url)
+    here = in_worker(url.replace("counted", "COUNTED"))
     with multiprocessing.get_context("fork").Pool(2) as pool:
         assert pool.map(in_worker, [url] * 4) == [here] * 4
 
@@ -220,21 +220,37 @@ def test_errors_are_lines_without_secrets(url, line):
         assert str(error.value) == f"{shown}: {line}"
 
 
+def test_secrets_are_not_shown():
+    for url, line in {
+        "s3://key:secret@bucket/a@b": "s3://bucket/a@b",
+        "s3://bucket/me:you@b": "s3://bucket/me:you@b",
+        "HTTPS://token@host/x?sig=secret": "HTTPS://host/x",
+        "https://me:p@ss@host:80/x#part": "https://host:80/x",
+        "abfs://container@account.dfs.core.windows.net/x": "abfs://container@account.dfs.core.windows.net/x",
+        "simplecache::ftp://me:secret@host/x": "simplecache::ftp://host/x",
+    }.items():
+        assert shown(url) == line
+
+
 def test_a_failure_while_a_recording_is_read_is_told(monkeypatch):
     def fail(self, start, end):
         raise ConnectionResetError("https://me:secret@host/x?signature=secret is gone")
 
     url = put("bucket/x.wav", sound(1))
     monkeypatch.setattr(CountingFile, "_fetch_range", fail)
-    with pytest.raises(AudioError, match="x.wav: .*ConnectionResetError: https://host/x is gone") as error:
+    with pytest.raises(AudioError, match="x.wav: .*ConnectionResetError: https://host/x is gone.; when it can") as error:
         load_audio(url)
     assert "secret" not in str(error.value)
 
 
 def test_what_is_a_url(tmp_path, monkeypatch):
     assert all(map(is_remote, ["s3://b/k", "simplecache::s3://b/k", "memory://x", "HTTPS://host/x"]))
+    assert parse_location("S3://B/K") == "s3://B/K"
     assert not any(map(is_remote, ["C://x", "C:/x", "a/b", "file:///a", "s3:/b/k", Path("s3://b/k"), b"s3://b", None]))
-    assert parse_location("file:///a%20b/c.wav") == Path("/a b/c.wav")
+    assert parse_location("file:///a%20b/c#1.wav") == parse_location("FILE://localhost/a b/c#1.wav")
+    assert parse_location("file:///a%20b/c#1.wav") == Path("/a b/c#1.wav")
+    with pytest.raises(ValueError, match="^file://b/c.wav: .* three slashes, as in file:///b/c.wav$"):
+        parse_location("file://b/c.wav")
     assert parse_location("a:/b") == Path("a:/b")
     for mangled in ("s3:/b/k", Path("s3://b/k")):
         with pytest.raises(ValueError, match=r"^s3:/b/k: a URL has two slashes, as in s3://b/k$"):
@@ -291,6 +307,8 @@ def test_options_and_settings_that_take_no_url():
     for wrong, line in (
         ({"output_dir": "s3://b/run"}, "^output_dir is s3://b/run, and checkpoints are written to a local folder;"),
         ({"output_dir": "s3:/b/run"}, "^s3:/b/run: a URL has two slashes"),
+        ({"dev": ["https://me:secret@host/x"]}, "^https://host/x is given with a password, .* are published"),
+        ({"train": ["https://host/x.parquet?sig=secret"]}, "^https://host/x.parquet is given with a password"),
         ({"train": ["gs:/b/x"]}, "^gs:/b/x: a URL has two slashes"),
         ({"model": "s3://b/model"}, "^model is 's3://b/model'; give a folder or a name on the Hub$"),
     ):

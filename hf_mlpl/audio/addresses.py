@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import BinaryIO
 from huggingface_hub.errors import HTTPError
 
 from ..error_line import error_line
+from ..storage import shown
 from .reading import AudioError
 
 TIMEOUT_SECONDS = 30.0  # without a byte; a slow line may take any time
@@ -34,7 +34,7 @@ def fetched(audio: dict) -> Iterator[dict]:
     if not (is_needed and isinstance(address, str) and address.lower().startswith(("http://", "https://"))):
         yield audio
         return
-    name = re.sub("//[^/]*@", "//", re.split("[?#]", address)[0])
+    name = shown(address)
     with temporary_file(name) as file:
         try:
             with httpx.stream("GET", address, follow_redirects=True, timeout=TIMEOUT_SECONDS) as response:

@@ -149,8 +149,10 @@ def _write(options: argparse.Namespace, results: dict) -> None:
     from ..evaluation.rescoring import write_trn
     from ..evaluation.speed_line import describe_speed
     from ..evaluation.tables import remarks_on, results_csv, results_table
+    from ..storage import shown
 
     transcripts = hypotheses_path(options.output)
+    results |= {name: list(map(shown, results[name])) for name in ("data", "unseen_in") if results.get(name)}
     write_json(options.output, results)
     print(results_table(results))
     print(*remarks_on(results), sep="\n")

@@ -80,7 +80,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..labels.folder import UNREADABLE, collapse_of, unreadable_of
     from ..labels.labelling import pseudo_label
     from ..labels.publishing import push_label_set
-    from ..storage import output_path
+    from ..storage import output_path, shown
 
     options.output = output_path(options.output)
     filters = read_filters(options.filters) if options.filters else DEFAULT_FILTERS
@@ -92,7 +92,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     )
     if accelerator.is_main_process:
         if not summary["utterances"]:
-            raise ValueError(f"{', '.join(options.data)}: no utterances to label")
+            raise ValueError(f"{', '.join(map(shown, options.data))}: no utterances to label")
         _report(summary, options)
         if problems := unreadable_of(summary):
             raise ValueError(
@@ -123,6 +123,7 @@ def _default_dtype(output: AnyPath) -> str:
 def _report(summary: dict, options: argparse.Namespace) -> None:
     """Prints what was labelled, and the command that shows it, with the utterance files if they have transcripts."""
     from ..data.conventions import describe_convention
+    from ..storage import shown
 
     for language, counts in summary["languages"].items():
         cer = "" if counts["cer"] is None else f", CER {counts['cer']:.1%} against the known texts"
@@ -136,5 +137,5 @@ def _report(summary: dict, options: argparse.Namespace) -> None:
     path = options.output / "labels.parquet"
     print(f"labels: {path}, by {summary['teacher']}; {summary['errors']} utterances have no label")
     has_references = any(counts["cer"] is not None for counts in summary["languages"].values())
-    references = ["--utterances", *options.data] if has_references else []
-    print(f"next: {shlex.join(['hf-mlpl', 'report', str(options.output), *references])}")
+    references = ["--utterances", *map(shown, options.data)] if has_references else []
+    print(f"next: {shlex.join(['hf-mlpl', 'report', shown(str(options.output)), *references])}")

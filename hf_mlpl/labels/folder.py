@@ -49,7 +49,7 @@ CONVENTION: Types = dict.fromkeys(("texts", *KINDS), int)
 UNREADABLE = "unreadable.tsv"
 OLDER_JOB = {"dtype": "float32", "order": "duration"}  # what older versions had only one of, and did not write
 SHARD_NAME = re.compile(r"\d{5,}\.parquet")
-READERS = 4  # threads that read shards
+READERS = 16  # threads that read shards: of object storage or a network disk each waits most of the time
 SOURCE: Types = {"name": str, "license": str, "url": (str, type(None))}
 Result = TypeVar("Result")
 

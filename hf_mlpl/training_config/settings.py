@@ -306,9 +306,14 @@ class TrainingConfig:
             _check(self.slimipl, lambda value: value % per_update == 0, multiple, "cache_size")
 
     def _check_places(self) -> None:
-        """Checks that object storage is named only where it is read, and that its URLs are complete."""
+        """Checks that object storage is named only where it is read, by URLs that are complete and hold no secret."""
         for path in (self.output_dir, *self.train, *self.dev, *(self.unlabelled or ())):
             parse_location(path)
+            if path != shown(path):
+                raise ValueError(
+                    f"{shown(path)} is given with a password, or with `?` and a signature, and the settings of a run "
+                    "are published with its model; leave them out, or download the file"
+                )
         if "://" in self.output_dir:
             raise ValueError(
                 f"output_dir is {shown(self.output_dir)}, and checkpoints are written to a local folder; give one, "

@@ -157,6 +157,7 @@ def test_storage_that_cannot_be_shared(label, bucket, monkeypatch):
     for url, line in {
         "hf://datasets/user/labels": "are not written to the Hub.*`hf-mlpl publish-labels` pushes them$",
         "ftp://host/labels": "ftp:// cannot be written to.* gs, s3, s3a and local folders are accepted$",
+        "memory://": "^memory://: names no bucket; give memory://BUCKET/FOLDER$",
         "s3:/bucket/labels": "a URL has two slashes, as in s3://bucket/labels",
     }.items():
         with pytest.raises(ValueError, match=line):
