@@ -639,9 +639,9 @@ def test_a_disk_that_comes_back_is_read_again(label, unlabelled, tmp_path, monke
 
 
 def test_without_any_audio_a_job_stops_and_can_go_on(label, unlabelled, tmp_path, caplog):
-    rows = [
-        row | {"audio": row["audio"] | {"path": f"{row['audio']['path']}.away.ogg"}} for row in unlabelled.to_list()
-    ]
+    rows = unlabelled.to_list()
+    for row in rows:
+        row["audio"]["path"] += ".away.ogg"
     write_utterances(rows, tmp_path / "data.parquet")
     with pytest.raises(
         ValueError, match="none of the last 5 utterances could be used, for example: .*away.ogg.*; see"
