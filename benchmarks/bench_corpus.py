@@ -31,6 +31,7 @@ from hf_mlpl.data.rows import durations_of
 from hf_mlpl.data.selection import select_for_training, select_unlabelled
 from hf_mlpl.data.summary import ids_sha256, languages_in
 from hf_mlpl.data.utterances import FEATURES, read_utterances, speech_totals, write_tables
+from hf_mlpl.labels.labelling import ORDERS
 from hf_mlpl.model.text import build_vocabulary, write_tokens
 from hf_mlpl.training.checkpoints import digest
 from hf_mlpl.training.label_health import LabelHealth
@@ -126,7 +127,7 @@ def start_up(folder: Path, rows: int) -> dict:
     told["slimipl anonymous, MB"] = memory.most_mb
     start = time.perf_counter()
     labelled = read_utterances(paths)
-    languages_in(labelled), ids_sha256(labelled), np.argsort(-durations_of(labelled), kind="stable")
+    languages_in(labelled), ids_sha256(labelled), ORDERS["duration bucket, recording"](labelled)
     lap("pseudo-label, s")
     languages_in(read_utterances(paths))
     lap("evaluate, s")

@@ -108,6 +108,8 @@ def check_same_job(path: AnyPath, job: dict) -> None:
     begun = _read_job(path)
     if differing := [name for name in job if begun[name] != job[name]]:
         changes = "; ".join(f"{name} was {begun[name]!r}, is {job[name]!r}" for name in differing)
+        if differing == ["ids_sha256"]:
+            changes += " (other ids, or other durations of the utterances or places in recordings, which order them)"
         raise ValueError(f"{path.parent} holds another job's labels: {changes}. Choose another folder, or remove it")
 
 

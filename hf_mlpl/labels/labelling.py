@@ -8,6 +8,7 @@ a shard at a time, and one of them joins the shards. No process waits for anothe
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import zlib
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate, repeat
+from operator import mul
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +39,7 @@ from ..inference.precision import dtype_of
 from ..inference.recognition import Transcribe, shard_stream, transcriber
 from ..inference.shard_stream import ShardStream
 from ..storage import AnyPath, output_path
-from .folder import begun_job, complete_summary
+from .folder import OLDER_JOB, begun_job, complete_summary
 from .schema import SCORES
 from .shared_job import SharedJob
 
@@ -47,7 +50,7 @@ SHARD_SIZE = 1000  # utterances; an interruption loses at most a shard per proce
 # A job too small for that many shards of `SHARD_SIZE` gets smaller ones, which processes can share evenly.
 MIN_SHARDS, SMALL_SHARD_SIZE = 32, 200
 # Utterances of a bucket differ by up to a half in length: in a recording of hours each bucket has a hundred parts.
-SHORTEST_SECONDS, BUCKET_RATIO = 1.0, 1.5
+SHORTEST_SECONDS, BUCKET_RATIO, NUM_EDGES = 1.0, 1.5, 32  # the last bucket begins at five days
 
 
 def pseudo_label(
@@ -89,7 +92,8 @@ def pseudo_label(
             f"{output_dir}: holds labels in the order {order!r}, which a newer hf_mlpl has begun; update this one, or "
             "choose another folder"
         )
-    job = _job(dataset, teacher, dtype_of(model), order)
+    rows = ORDERS[order](dataset)
+    job = _job(dataset, teacher, dtype_of(model), order, rows)
     summary = complete_summary(output_dir, job)
     if summary and not summary["errors"]:
         return summary
@@ -98,7 +102,7 @@ def pseudo_label(
         with claimed(output_dir):
             pass
     decode = partial(transcribe, max_batch_seconds=max_batch_seconds)
-    with SharedJob(output_dir, job, dataset, _shards(dataset, order), sources, accelerator) as shared:
+    with SharedJob(output_dir, job, dataset, _shards(rows), sources, accelerator) as shared:
         if shared.has_lost_shards():
             return shared.summary
         stream = shard_stream(transcribe, model, processor, dataset, max_batch_seconds, num_workers)
@@ -117,15 +121,20 @@ def pseudo_label(
                 return summary
 
 
-def _job(dataset: Dataset, teacher: str, dtype: str, order: str) -> dict:
-    """Returns the content of `job.json`, which must be equal in all calls that write into one folder."""
-    job = {"teacher": teacher, "utterances": len(dataset), "ids_sha256": ids_sha256(dataset), "dtype": dtype}
-    return job | {"order": order}
+def _job(dataset: Dataset, teacher: str, dtype: str, order: str, rows: np.ndarray) -> dict:
+    """Returns the content of `job.json`, which must be equal in all calls that write into one folder.
+
+    Its `ids_sha256` depends on the order of the rows, too. A process whose utterances have other durations, or lie
+    differently in recordings, would divide them into other shards, and so would an older version: both are refused.
+    """
+    sha256 = ids_sha256(dataset)
+    if order != OLDER_JOB["order"]:
+        sha256 = hashlib.sha256(sha256.encode() + rows.astype("<i8").tobytes()).hexdigest()
+    return {"teacher": teacher, "utterances": len(rows), "ids_sha256": sha256, "dtype": dtype, "order": order}
 
 
-def _shards(dataset: Dataset, order: str) -> list[np.ndarray]:
+def _shards(rows: np.ndarray) -> list[np.ndarray]:
     """Returns the rows of each shard; utterances of similar length share one, so that batches need less padding."""
-    rows = ORDERS[order](dataset)
     num_shards = max(math.ceil(len(rows) / SHARD_SIZE), min(math.ceil(len(rows) / SMALL_SHARD_SIZE), MIN_SHARDS))
     return np.array_split(rows, num_shards) if num_shards else []
 
@@ -136,8 +145,10 @@ def _by_duration(dataset: Dataset) -> np.ndarray:
 
 def _by_recording(dataset: Dataset) -> np.ndarray:
     """Returns rows in buckets of durations, longest first, and in each the parts of a recording one after another."""
-    durations, places = np.maximum(durations_of(dataset), SHORTEST_SECONDS), recording_order(dataset)
-    buckets = -np.floor(np.log(durations / SHORTEST_SECONDS) / math.log(BUCKET_RATIO)).astype(np.int16)
+    durations, places = durations_of(dataset), recording_order(dataset)
+    # Products are the same on every processor, but logarithms are not, and 1.5 s or 2.25 s lie on an edge.
+    edges = list(accumulate(repeat(BUCKET_RATIO, NUM_EDGES), mul, initial=SHORTEST_SECONDS))[1:]
+    buckets = -np.searchsorted(edges, durations, "right").astype(np.int8)
     return np.argsort(buckets, kind="stable") if places is None else np.lexsort((places, buckets))
 
 

@@ -60,3 +60,15 @@ def test_utterances_of_a_recording_follow_each_other(block, tmp_path, monkeypatc
     assert all(min(longer) > max(shorter) for longer, shorter in pairwise(spans))
     in_order = ORDERS["duration bucket, recording"](ordered).tolist()
     assert [expected[row] for row in in_order] == order
+
+
+def test_durations_at_the_edges_of_buckets(tmp_path):
+    """They are in the same bucket on every processor, whatever its logarithms are."""
+    made = utterances(200, 0)[:6]
+    for row, seconds in zip(made, [0.2, 1.5, np.nextafter(1.5, 0), 3.375, 2.25, 1e9], strict=True):
+        row["duration_seconds"] = seconds
+        row["audio"]["path"] = "a.wav"
+        row["audio"] |= {"offset": None, "size": None, "start": 0.0, "end": seconds}
+    write_utterances(made, tmp_path / "a.parquet")
+    order = ORDERS["duration bucket, recording"](read_utterances([tmp_path / "a.parquet"]))
+    assert order.tolist() == [5, 3, 4, 1, 0, 2]

@@ -185,7 +185,7 @@ def test_one_set_of_workers_serves_a_job(label, unlabelled, monkeypatch, caplog)
 def test_a_job_of_an_older_version_keeps_its_order(label, unlabelled, tmp_path):
     """What it has made stays; a job of a newer version is refused."""
     (tmp_path / "a").mkdir()
-    job = labelling._job(unlabelled, TEACHER, "float32", "duration")
+    job = labelling._job(unlabelled, TEACHER, "float32", "duration", labelling.ORDERS["duration"](unlabelled))
     assert job.pop("order") == "duration"
     (tmp_path / "a" / "job.json").write_text(json.dumps(job))
     expected, made = unlabelled.select(sorted(range(24), key=lambda i: -unlabelled[i]["duration_seconds"])), label("a")
@@ -359,8 +359,22 @@ def test_another_job_does_not_get_into_the_folder(label, unlabelled, tmp_path):
         label("a", revision="teacher@2")
     with pytest.raises(ValueError, match="utterances was 24, is 23; ids_sha256 was "):
         label("a", unlabelled.select(range(23)))
-    with pytest.raises(ValueError, match="labels: ids_sha256 was '[0-9a-f]{64}', is '[0-9a-f]{64}'. Choose"):
+    other_order = "labels: ids_sha256 was '[0-9a-f]{64}', is '[0-9a-f]{64}' .other ids, or other durations .*. Choose"
+    with pytest.raises(ValueError, match=other_order):
         label("a", unlabelled.select([1, 0, *range(2, 24)]))
+    # The same ids that would be in other shards, of which one process cannot know what others have made.
+    (tmp_path / "a" / "complete.json").unlink()
+    for change in ({"duration_seconds": 20.0}, {"audio": {"path": "elsewhere.ogg", "start": 0.0, "end": 1.0}}):
+        rows = unlabelled.to_list()
+        rows[5] |= change
+        write_utterances(rows, tmp_path / "changed.parquet")
+        with pytest.raises(ValueError, match=other_order):
+            label("a", read_utterances([tmp_path / "changed.parquet"]))
+    rows = [row | {"audio": row["audio"] | {"path": "/z" + row["audio"]["path"]}} for row in unlabelled.to_list()]
+    write_utterances(rows, tmp_path / "mounted.parquet")
+    with pytest.raises(ValueError, match="none of the last 5 utterances could be used"):  # it goes on, on no disk
+        shutil.rmtree(tmp_path / "a" / "shards")
+        label("a", read_utterances([tmp_path / "mounted.parquet"]))
 
 
 def half(content: bytes) -> bytes:
@@ -514,10 +528,12 @@ def test_a_job_of_a_version_that_knew_one_dtype_goes_on(label, tmp_path):
 def test_complete_json(label, unlabelled):
     folder = label("a")
     rows = list(labels(folder).values())
+    ids = hashlib.sha256("\n".join(unlabelled["id"]).encode()).hexdigest()  # all that older versions write
+    order = labelling.ORDERS["duration bucket, recording"](unlabelled)
     assert json.loads((folder / "complete.json").read_text()) == {
         "teacher": TEACHER,
         "utterances": 24,
-        "ids_sha256": hashlib.sha256("\n".join(unlabelled["id"]).encode()).hexdigest(),
+        "ids_sha256": hashlib.sha256(ids.encode() + order.astype("<i8").tobytes()).hexdigest(),
         "dtype": "float32",
         "order": "duration bucket, recording",
         "labels": 24,
@@ -623,7 +639,9 @@ def test_a_disk_that_comes_back_is_read_again(label, unlabelled, tmp_path, monke
 
 
 def test_without_any_audio_a_job_stops_and_can_go_on(label, unlabelled, tmp_path, caplog):
-    rows = [row | {"audio": row["audio"] | {"path": str(tmp_path / "away.ogg")}} for row in unlabelled.to_list()]
+    rows = unlabelled.to_list()
+    for row in rows:
+        row["audio"]["path"] += ".away.ogg"
     write_utterances(rows, tmp_path / "data.parquet")
     with pytest.raises(
         ValueError, match="none of the last 5 utterances could be used, for example: .*away.ogg.*; see"
