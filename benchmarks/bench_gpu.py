@@ -52,13 +52,13 @@ def seconds_of(step, device: torch.device, rounds: int) -> float:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int, rounds: int) -> float:
-    """Measures the operations in a second of products of square matrices."""
+    """Returns operations in a second of products of square matrices."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / seconds_of(lambda: torch.mm(a, b), device, rounds)
 
 
 def make_step(model: MlplForCTC, mode: str, dtype: torch.dtype, batch_size: int):
-    """Returns a function that makes one forward, or one update, of a batch of clips, on the device of the model."""
+    """Returns one forward, or one update, of a batch of clips; `model` is on its device already."""
     device, frames = model.device, 1 + (SECONDS * 16_000 - 400) // 160
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(batch_size, frames, 80, generator=generator).to(device)
@@ -122,7 +122,7 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def measure_jobs(options: argparse.Namespace) -> list[dict]:
-    """Measures label jobs of the command, its start and loading included, with the same files again and again."""
+    """Runs label jobs of the command, its start and loading included, with the same files again and again."""
     with TemporaryDirectory() as name:
         folder, config = Path(name), configuration(options)
         write_tokens(folder / "tokens.lst", ["|", *map(chr, range(0x4E00, 0x4E00 + config.vocab_size - 2))])
