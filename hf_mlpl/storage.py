@@ -314,7 +314,9 @@ class RemotePath:
         return self.with_name(PurePosixPath(self.name).with_suffix(suffix).name)
 
     def exists(self) -> bool:
-        """Returns whether there is such a file; there are no folders, only names with slashes."""
+        """Returns whether there is such a file; there are no folders, only names with slashes. A bucket is none."""
+        if self.parent == self:
+            return False
         try:
             self._read(1)
         except FileNotFoundError:
