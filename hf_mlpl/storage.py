@@ -36,8 +36,8 @@ LOCAL = {"file", "local"}
 EXCLUSIVE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"}
 CONFLICT_SECONDS = (0.1, 0.5, 2.0)  # pauses before a creation is tried again
 VERSIONS = ("ETag", "etag", "blob_id", "xet_hash", "mtime")  # names of a file's version in the stores' packages
-# The password of a user, the user of an address, which may be a token, and the signature of an address. What else stands
-# before `@` is a name, as in abfs://container@account.
+# The password of a user, the user of an address of the web, which may be a token, and its signature. Other users are
+# names, as in abfs://container@account.
 SECRETS = [
     (re.compile("//[^/:\\s'\"]*:[^/\\s'\"]*@"), "//"),
     (re.compile("(https?://)[^/\\s'\"]*@", re.IGNORECASE), "\\1"),
@@ -168,6 +168,7 @@ def file_version(url: str) -> tuple[int, str | None]:
     """Returns the bytes of a file, and what its store calls its version; None where it tells no versions apart."""
     fs, path = filesystem(url)
     with storage_errors(url):
+        fs.invalidate_cache()
         facts = fs.info(path)
     return facts["size"] or 0, next((str(facts[name]) for name in VERSIONS if facts.get(name)), None)
 
@@ -313,7 +314,9 @@ class RemotePath:
         return self.with_name(PurePosixPath(self.name).with_suffix(suffix).name)
 
     def exists(self) -> bool:
-        """Returns whether there is such a file; there are no folders, only names with slashes."""
+        """Returns whether there is such a file; there are no folders, only names with slashes. A bucket is none."""
+        if self.parent == self:
+            return False
         try:
             self._read(1)
         except FileNotFoundError:
@@ -464,13 +467,12 @@ def output_path(place: str | os.PathLike[str] | RemotePath) -> AnyPath:
 
 def matching_paths(pattern: str) -> list[AnyPath]:
     """Returns the files that match a pattern, sorted; the one of this name where it has no `*`, or none matches."""
-    if "*" not in pattern:
-        return [as_path(pattern)]
-    if not is_remote(pattern):
-        names = glob(str(parse_location(pattern)))
-    else:
+    names = []
+    if is_remote(pattern):
         fs, path = filesystem(pattern)
         with storage_errors(pattern):
             fs.invalidate_cache()  # of listings, which may be older than what another process has written
-            names = list(map(fs.unstrip_protocol, fs.glob(path)))
+            names = list(map(fs.unstrip_protocol, fs.glob(path))) if "*" in pattern else []
+    elif "*" in pattern:
+        names = glob(str(parse_location(pattern)))
     return [as_path(name) for name in sorted(names) or [pattern]]

@@ -6,6 +6,8 @@ import io
 import os
 import tempfile
 import threading
+import time
+from collections.abc import Hashable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -30,7 +32,9 @@ MAX_BYTES_AT_ONCE = 2**20  # of a member; longer ones are read as the decoder as
 MAX_ROW_GROUPS = 4  # of Parquet files that a process keeps
 ROW_GROUP_BYTES = 2**26  # of each in memory, so 256 MiB; larger ones, such as those over 2 GiB, are in temporary files
 BATCH_BYTES = 2**22  # of a row group that are read together
+LOOK_SECONDS = 30.0  # between looks whether a container at a URL has been replaced
 
+_states = LruCache(MAX_OPEN)
 _files = LruCache(MAX_OPEN)
 _row_groups = LruCache(MAX_ROW_GROUPS)
 
@@ -65,7 +69,7 @@ def open_member(
         if is_gzip:
             if size > MAX_BYTES_AT_ONCE and CAN_SEEK_IN_GZIP:
                 return Section(_gzip_reader(path).file, offset, size)
-            content = _files.get(file_state(path), lambda: _gzip_reader(path)).read(offset, size)
+            content = _files.get(_state(path), lambda: _gzip_reader(path)).read(offset, size)
         elif size > MAX_BYTES_AT_ONCE:
             return Section(open(path, "rb"), offset, size)
     except ContainerError:
@@ -86,9 +90,16 @@ def _located(path: str | os.PathLike) -> tuple[str | Path, str]:
     return location, shown(location) if isinstance(location, str) else os.fspath(path)
 
 
+def _state(location: str | Path) -> Hashable:
+    """Returns what changes when a container does; at a URL, which is a request, up to `LOOK_SECONDS` later."""
+    if isinstance(location, Path):
+        return file_state(location)
+    return _states.get((location, time.monotonic() // LOOK_SECONDS), lambda: file_state(location))
+
+
 def _remote_member(url: str, offset: int, size: int) -> SeekableFile:
     """Opens a member of a tar at a URL: by one request, where it is not gzipped and up to `MAX_BYTES_AT_ONCE` long."""
-    archive = _files.get(url, lambda: _RemoteArchive(url))
+    archive = _files.get(_state(url), lambda: _RemoteArchive(url))
     if archive.gzip is None and size > MAX_BYTES_AT_ONCE and offset + size <= archive.file.size:
         return Section(open_remote(url), offset, size)
     if archive.gzip is not None:
@@ -172,7 +183,7 @@ class _RowGroup:
 def _parquet_bytes(path: str | Path, name: str, row: int) -> bytes:
     import pyarrow as pa
 
-    state = path if isinstance(path, str) else file_state(path)
+    state = _state(path)
     opened = _files.get(state, lambda: _ParquetFile(path, name))
     if not 0 <= row < opened.starts[-1]:
         raise ContainerError(f"{name}: has no row {row}, it has {opened.starts[-1]}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 # Options with a local path, or a name of another kind, as a text
 LOCAL_TEXTS = {"am", "config", "datadir", "dataset", "lm", "model", "results", "stage", "tokens"}
-WAY_OUT = "; utterance files, recordings and labels may be in object storage, and this must be on a disk"
+WAY_OUT = "; give one, as docs/scale.md says what may be in object storage"
 
 
 def local_path(text: str) -> Path:

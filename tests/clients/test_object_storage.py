@@ -130,6 +130,15 @@ def test_a_recording_and_a_member_of_an_archive_cost_few_requests(stored, server
     assert server == {"GET": 1}
 
 
+def test_a_file_that_another_process_has_replaced_is_read_anew(stored, tone_data):
+    """Also where s3fs has kept a listing, which has the size and the version of the former file."""
+    fs, other = fsspec.filesystem("s3"), fsspec.filesystem("s3", skip_instance_cache=True)
+    for split in ("train", "dev"):
+        other.put_file(str(tone_data / f"{split}.parquet"), "speech/replaced/x.parquet")
+        assert read_utterances(["s3://speech/replaced/x.parquet"])["id"][0].startswith(f"common_voice_de_{split}")
+        assert fs.ls("speech/replaced") == ["speech/replaced/x.parquet"]
+
+
 @pytest.mark.parametrize("url, line", [
     ("s3://speech/none.wav", "no such file"), ("s3://nobucket/x.wav", "no such bucket")
 ])  # fmt: skip

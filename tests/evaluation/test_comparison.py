@@ -6,6 +6,7 @@ import math
 import random
 from statistics import NormalDist
 
+import fsspec
 import jiwer
 import numpy as np
 import pyarrow as pa
@@ -71,10 +72,11 @@ def test_transcripts_of_other_programs_are_scored(scored, tmp_path, capfd):
     with open(tmp_path / "a.csv", encoding="utf-8") as file:
         rates = {row["language"]: float(row["normalized_wer"]) for row in csv.DictReader(file)}
     assert rates == {name: scores["normalized"]["wer"] for name, scores in results["languages"].items()}
-    assert main([*command, "--languages", "fi", "--unseen-in", str(unseen_file(table, tmp_path))]) == 0
+    fsspec.filesystem("memory").pipe_file("/me:secret@b/x.parquet", unseen_file(table, tmp_path).read_bytes())
+    assert main([*command, "--languages", "fi", "--unseen-in", "memory://me:secret@b/x.parquet"]) == 0
     some = read_results(tmp_path / "again.json")
     assert list(some["languages"]) == ["fi"] and some["languages"]["fi"]["utterances"] < LANGUAGES["fi"]
-    assert some["model"] == "worse" and some["unseen_in"]
+    assert some["model"] == "worse" and some["unseen_in"] == ["memory://b/x.parquet"]
 
 
 def test_transcripts_that_cannot_be_scored_are_refused(scored, tmp_path, error_of):

@@ -174,6 +174,7 @@ def test_paths_of_object_storage(bucket, tmp_path):
     assert (path.name, path.suffix, str(path.parent)) == ("labels.parquet", ".parquet", "memory://bucket/sl")
     assert path.with_suffix(".unmatched.tsv") == bucket / "sl" / "labels.unmatched.tsv"
     assert RemotePath("s3://bucket").parent == RemotePath("s3://bucket") and output_path(path) is path
+    assert not RemotePath("s3://bucket").exists()  # it is no file, and S3 refuses to read it
     with pytest.raises(TypeError):
         Path(path)  # nothing may take it for a folder `memory:` of this one
     assert not path.exists() and path.names() == [] and not bucket.is_dir()
