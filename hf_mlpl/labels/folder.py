@@ -31,7 +31,7 @@ from ..data.drops import DropFile, audio_problem, describe_unusable
 from ..data.rows import blocks, row_groups
 from ..data.utterances import write_tables
 from ..error_line import error_line
-from ..storage import AnyPath, StorageError, as_path, parquet_source
+from ..storage import AnyPath, RemotePath, StorageError, as_path, parquet_source
 from .claims import is_claim
 from .disk import disk_of
 from .shards import SCHEMA, Facts, ShardCounts, counts_of, made_labels, read_shard
@@ -49,7 +49,9 @@ CONVENTION: Types = dict.fromkeys(("texts", *KINDS), int)
 UNREADABLE = "unreadable.tsv"
 OLDER_JOB = {"dtype": "float32", "order": "duration"}  # what older versions had only one of, and did not write
 SHARD_NAME = re.compile(r"\d{5,}\.parquet")
-READERS = 16  # threads that read shards: of object storage or a network disk each waits most of the time
+READERS = 2  # threads that read shards for the join; more of them slow down the one that writes
+REMOTE_READERS = 16  # of object storage, where each waits most of the time
+READ_AHEAD = 32  # shards: those of the next row group are read while one is written
 SOURCE: Types = {"name": str, "license": str, "url": (str, type(None))}
 Result = TypeVar("Result")
 
@@ -208,7 +210,8 @@ def join_shards(
         return made, failed.select(["id", "language", "error"]).to_pylist(), shard_counts
 
     def labels() -> Iterator[pa.Table]:
-        for made, failed, shard_counts in _ahead(read, range(num_shards)):
+        readers = REMOTE_READERS if isinstance(folder, RemotePath) else READERS
+        for made, failed, shard_counts in _ahead(read, range(num_shards), readers):
             counts.merge(shard_counts)
             for row in failed:
                 errors[row["language"]] += 1
@@ -233,13 +236,13 @@ def join_shards(
     return summary
 
 
-def _ahead(function: Callable[[int], Result], numbers: Iterable[int]) -> Iterator[Result]:
+def _ahead(function: Callable[[int], Result], numbers: Iterable[int], num_threads: int) -> Iterator[Result]:
     """Yields what a function returns for numbers, in their order; threads call it for the next ones meanwhile."""
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(num_threads) as pool:
         for number in numbers:
             waiting.append(pool.submit(function, number))
-            if len(waiting) > 2 * READERS:
+            if len(waiting) > READ_AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
