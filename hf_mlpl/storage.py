@@ -193,17 +193,11 @@ def open_remote(url: str) -> RemoteFile:
         return RemoteFile(url, file, size)
 
 
-class RemoteFile(io.RawIOBase):
-    """Reads a file of object storage in blocks, of which it keeps those that were read last.
+class SeekableReader(io.RawIOBase):
+    """Keeps the position in a file of `size` bytes; subclasses read from there (`readinto`)."""
 
-    A request gets the missing blocks that lie side by side; where a file is read in order, each gets twice as many as
-    the one before. A file of up to 4 blocks is got by one request. A forked process cannot use it.
-    """
-
-    def __init__(self, url: str, file: Any, size: int):
-        self.name, self.file, self.size = shown(url), file, size
-        self.position, self.ahead, self.last, self.lock = 0, 1, -1, threading.Lock()
-        self.blocks: OrderedDict[int, bytes] = OrderedDict()
+    size: int
+    position = 0
 
     def readable(self) -> bool:
         return True
@@ -218,6 +212,19 @@ class RemoteFile(io.RawIOBase):
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}[whence]
         self.position = max(base + offset, 0)
         return self.position
+
+
+class RemoteFile(SeekableReader):
+    """Reads a file of object storage in blocks, of which it keeps those that were read last.
+
+    A request gets the missing blocks that lie side by side; where a file is read in order, each gets twice as many as
+    the one before. A file of up to 4 blocks is got by one request. A forked process cannot use it.
+    """
+
+    def __init__(self, url: str, file: Any, size: int):
+        self.name, self.file, self.size = shown(url), file, size
+        self.ahead, self.last, self.lock = 1, -1, threading.Lock()
+        self.blocks: OrderedDict[int, bytes] = OrderedDict()
 
     def readinto(self, buffer) -> int:
         count = min(len(buffer), max(self.size - self.position, 0))

@@ -6,6 +6,8 @@ import io
 import os
 from typing import BinaryIO, NamedTuple
 
+from ..storage import SeekableReader
+
 CHUNK = 2**22  # bytes of a file that are searched together
 SMALL = 2**20  # bytes; files up to this size are searched to the end where that costs less than opening them
 LEAST_LOST = 512  # bytes that are worth a warning: more than the rest of a cut-off frame
@@ -32,22 +34,11 @@ class Part(NamedTuple):
     patch: tuple[int, bytes] | None = None
 
 
-class Section(io.RawIOBase):
+class Section(SeekableReader):
     """Reads `size` bytes of an open file, from `offset` on, as a file of their own."""
 
     def __init__(self, file: SeekableFile, offset: int, size: int):
-        self.file, self.offset, self.size, self.position = file, offset, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}[whence]
-        self.position = max(base + offset, 0)
-        return self.position
+        self.file, self.offset, self.size = file, offset, size
 
     def readinto(self, buffer) -> int:
         count = min(len(buffer), max(self.size - self.position, 0))

@@ -78,7 +78,7 @@ def stored(server, tone_data: Path, tmp_path_factory) -> str:
 
 
 def test_training_is_that_of_a_folder(stored, tone_data, tmp_path):
-    """By workers that are forked when this process has read from the storage."""
+    """Trains by workers that are forked when this process has read from the storage."""
     assert len(read_utterances([f"{stored}/*.parquet"])) == sum(
         len(read_utterances([tone_data / f"{split}.parquet"])) for split in ("train", "dev", "unlabelled")
     )
@@ -131,7 +131,7 @@ def test_a_recording_and_a_member_of_an_archive_cost_few_requests(stored, server
 
 
 def test_a_file_that_another_process_has_replaced_is_read_anew(stored, tone_data):
-    """Also where s3fs has kept a listing, which has the size and the version of the former file."""
+    """Tests it also where s3fs has kept a listing, which has the size and the version of the former file."""
     fs, other = fsspec.filesystem("s3"), fsspec.filesystem("s3", skip_instance_cache=True)
     for split in ("train", "dev"):
         other.put_file(str(tone_data / f"{split}.parquet"), "speech/replaced/x.parquet")
@@ -191,7 +191,7 @@ def stored_files(url: str) -> dict[str, bytes]:
 
 
 def test_machines_that_are_killed_share_a_label_job(server, tone_data, tone_run, quick_python, tmp_path, monkeypatch):
-    """Two of four die with shards that they have claimed; the labels are those of a folder, byte by byte."""
+    """Kills two of four with shards that they have claimed; the labels are those of a folder, byte by byte."""
     given = ["--model", tone_run / "model", "--data", tone_data / "unlabelled.parquet", "--num-workers", "0"]
     monkeypatch.setattr(labelling, "SHARD_SIZE", 3)
     monkeypatch.setattr(labelling, "MIN_SHARDS", 0)
@@ -213,7 +213,7 @@ def test_machines_that_are_killed_share_a_label_job(server, tone_data, tone_run,
 
 
 def test_a_shard_of_labels_costs_few_requests(server, tone_data, tone_run, monkeypatch):
-    """Docs/scale.md has the numbers."""
+    """Counts what docs/scale.md says."""
     given = ["--model", tone_run / "model", "--data", tone_data / "unlabelled.parquet", "--num-workers", "0"]
     counts = []
     monkeypatch.setattr(labelling, "MIN_SHARDS", 0)

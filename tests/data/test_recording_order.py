@@ -63,7 +63,7 @@ def test_utterances_of_a_recording_follow_each_other(block, tmp_path, monkeypatc
 
 
 def test_durations_at_the_edges_of_buckets(tmp_path):
-    """They are in the same bucket on every processor, whatever its logarithms are."""
+    """Finds them in the same bucket on every processor, whatever its logarithms are."""
     made = utterances(200, 0)[:6]
     for row, seconds in zip(made, [0.2, 1.5, np.nextafter(1.5, 0), 3.375, 2.25, 1e9], strict=True):
         row["duration_seconds"] = seconds

@@ -50,7 +50,7 @@ def count_and_compute(folder: Path, kills: bool = False) -> None:
 
 
 def test_one_of_several_processes_computes_an_array(tmp_path):
-    """One that is killed meanwhile leaves nothing that the others would wait for."""
+    """Kills one meanwhile, which leaves nothing that the others would wait for."""
     assert start(count_and_compute, tmp_path, True).wait() == -signal.SIGKILL
     processes = [start(count_and_compute, tmp_path) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
