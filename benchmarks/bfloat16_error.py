@@ -7,6 +7,7 @@ in float32 and in bfloat16: as the tests make them, and with noise that is 10 an
 error rate is that against the letters that were spoken.
 """
 
+import argparse
 import random
 import sys
 from pathlib import Path
@@ -50,6 +51,7 @@ def write_tones(folder: Path, name: str, count: int, seed: int, louder: float = 
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     rows = []
     with TemporaryDirectory() as name:
