@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import gettempdir
 
 from .error_line import error_line
-from .storage import RemotePath, as_path, output_path
+from .remote_path import RemotePath, as_path, output_path
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}

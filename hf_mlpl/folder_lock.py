@@ -26,7 +26,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .storage import AnyPath, RemotePath, as_path
+from .remote_path import AnyPath, RemotePath, as_path
 
 logger = logging.getLogger(__name__)
 

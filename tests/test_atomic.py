@@ -22,7 +22,7 @@ from hf_mlpl.atomic import (
     write_text,
 )
 from hf_mlpl.data import utterances
-from hf_mlpl.storage import as_path
+from hf_mlpl.remote_path import as_path
 
 WRITE = """
 import sys

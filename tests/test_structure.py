@@ -21,6 +21,7 @@ from .commands import ROOT, command_of
 FLOORS = """
     error_line hardware installation lazy text_table
     storage
+    remote_path
     atomic folder_lock stop_signal
     model audio figures
     training_config main_process ctc_models pages

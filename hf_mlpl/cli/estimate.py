@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for name in ("tflops", "utilisation", "network", "memory"):
         if not getattr(options, name) > 0:
             parser.error(f"--{name} is {getattr(options, name)}; it must be above 0")
-    from ..storage import as_path
+    from ..remote_path import as_path
     from ..training.estimate import estimate_stages
 
     try:

@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..corpora.preparation.prepare import read_normalizers
     from ..labels.filters import DEFAULT_FILTERS, filter_labels, read_filters
-    from ..storage import matching_paths, output_path
+    from ..remote_path import matching_paths, output_path
     from ..text_table import aligned
 
     options.output = output_path(options.output)

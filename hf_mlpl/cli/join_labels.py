@@ -35,7 +35,7 @@ from .pseudo_label import add_allow_collapsed_argument
 
 if TYPE_CHECKING:
     from ..labels.join import JoinReport
-    from ..storage import AnyPath
+    from ..remote_path import AnyPath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..data.utterances import read_utterances
     from ..labels.files import TableSettings
     from ..labels.join import find_label_set, join_labels, join_own_audio
-    from ..storage import output_path
+    from ..remote_path import output_path
 
     options.output = output_path(options.output)
     if options.revision and (options.config or options.split):

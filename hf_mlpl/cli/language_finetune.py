@@ -31,7 +31,7 @@ from ..stop_signal import STOPPED, StoppedError, StopSignal
 from .pseudo_label import add_allow_collapsed_argument
 
 if TYPE_CHECKING:
-    from ..storage import AnyPath
+    from ..remote_path import AnyPath
     from ..training_config import TrainingConfig
 
 
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..atomic import write_json
-    from ..storage import output_path
+    from ..remote_path import output_path
 
     options.labels = output_path(options.labels)
     failed, complete = [], {}

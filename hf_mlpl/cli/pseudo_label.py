@@ -30,7 +30,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from ..storage import AnyPath
+from ..remote_path import AnyPath
 from .inference import add_inference_arguments, start_inference
 
 
@@ -80,7 +80,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..labels.folder import UNREADABLE, collapse_of, unreadable_of
     from ..labels.labelling import pseudo_label
     from ..labels.publishing import push_label_set
-    from ..storage import output_path, shown
+    from ..remote_path import output_path
+    from ..storage import shown
 
     options.output = output_path(options.output)
     filters = read_filters(options.filters) if options.filters else DEFAULT_FILTERS

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from .pseudo_label import add_push_arguments
 
 if TYPE_CHECKING:
-    from ..storage import AnyPath
+    from ..remote_path import AnyPath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 def _folders_of_labels(names: list[str]) -> list[AnyPath]:
     """Returns the folders among paths; raises `ValueError` if there is none, or if two have the same language."""
     from ..labels.folder import read_complete
-    from ..storage import as_path
+    from ..remote_path import as_path
 
     # language-finetune writes complete.json beside them
     folders = [path for path in map(as_path, names) if path.is_dir()]

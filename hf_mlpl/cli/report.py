@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..atomic import write_text
+    from ..remote_path import as_path
     from ..report.run_folder import is_run
-    from ..storage import as_path
 
     options.paths = list(map(as_path, options.paths))
     missing = [path for path in options.paths if not (path.exists() or path.is_dir())]

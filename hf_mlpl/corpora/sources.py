@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..atomic import read_json
 from ..data.utterances import utterance_files
-from ..storage import AnyPath
+from ..remote_path import AnyPath
 from .locales import to_locale
 from .readers.releases import find_releases
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from ..atomic import atomic_write
 from ..audio.reading import SAMPLING_RATE, load_audio
 from ..error_line import error_line
-from ..storage import AnyPath
+from ..remote_path import AnyPath
 
 FIRST_LINES = 5  # of each reason
 MOST_UNUSABLE = 0.5  # share; more mean a wrong mount, a disk that is gone, or the files of another machine

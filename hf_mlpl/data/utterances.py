@@ -21,15 +21,8 @@ from filelock import FileLock
 
 from ..atomic import atomic_write, temporary_folder, writing
 from ..error_line import error_line
-from ..storage import (
-    AnyPath,
-    RemoteFile,
-    RemotePath,
-    StorageError,
-    file_version,
-    matching_paths,
-    parquet_source,
-)
+from ..remote_path import AnyPath, RemotePath, matching_paths, parquet_source
+from ..storage import RemoteFile, StorageError, file_version
 from .rows import BLOCK, blocks, duplicated_ids, filter_rows, with_offsets
 from .summary import (
     SpeechTotals,

@@ -22,7 +22,8 @@ from ..audio.addresses import temporary_file
 from ..audio.folder_walk import walk_folders
 from ..audio.reading import AUDIO_SUFFIXES, AudioError, audio_duration, is_recording, stream_audio
 from ..error_line import error_line
-from ..storage import AnyPath, RemotePath, is_remote, matching_paths, parse_location
+from ..remote_path import AnyPath, RemotePath, matching_paths
+from ..storage import is_remote, parse_location
 from .pieces import cut, prefetch
 from .subtitles import to_srt, to_vtt
 from .tiers import ctm_field, segments_of, to_ctm, to_textgrid, word_intervals

@@ -24,7 +24,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
 
 from ..atomic import has_ended, machine, writing
-from ..storage import AnyPath
+from ..remote_path import AnyPath
 from .disk import Disk, LocalDisk
 
 # A process that is stopped or cut off from the disk for so long loses its work to another one. NFS may show changes of

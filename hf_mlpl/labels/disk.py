@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..atomic import remove_left
-from ..storage import AnyPath, RemotePath, output_path
+from ..remote_path import AnyPath, RemotePath, output_path
 
 
 class Disk(Protocol):

@@ -25,7 +25,8 @@ from ..corpora.recordings import DECIMALS, PART_COLUMNS, part_of
 from ..corpora.tables import fold_column
 from ..data.rows import BLOCK
 from ..error_line import error_line
-from ..storage import AnyPath, RemotePath, StorageError, as_path, parquet_source
+from ..remote_path import AnyPath, RemotePath, as_path, parquet_source
+from ..storage import StorageError
 from .schema import LABEL_FEATURES, LABEL_SET_FEATURES, NEVER_NULL, SCORES
 
 PREDICTIONS = ("pred_text", "whisper_transcript")  # of NeMo, and of distil-whisper

@@ -39,7 +39,7 @@ from ..data.utterances import write_tables
 from ..error_line import error_line
 from ..folder_lock import claimed_file
 from ..model.text import normalize_text
-from ..storage import AnyPath, as_path
+from ..remote_path import AnyPath, as_path
 from .agreement import agreement
 from .files import scored_blocks
 from .schema import LABEL_FEATURES, SCORES

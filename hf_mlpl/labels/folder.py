@@ -31,7 +31,8 @@ from ..data.drops import DropFile, audio_problem, describe_unusable
 from ..data.rows import blocks, row_groups
 from ..data.utterances import write_tables
 from ..error_line import error_line
-from ..storage import AnyPath, RemotePath, StorageError, as_path, parquet_source
+from ..remote_path import AnyPath, RemotePath, as_path, parquet_source
+from ..storage import StorageError
 from .claims import is_claim
 from .disk import disk_of
 from .shards import SCHEMA, Facts, ShardCounts, counts_of, made_labels, read_shard

@@ -33,8 +33,8 @@ from ..data.rows import blocks, filter_rows, row_groups, select_rows, with_offse
 from ..data.text_arrays import TextBlock
 from ..data.utterances import FEATURES, write_tables
 from ..folder_lock import claimed_file
+from ..remote_path import AnyPath, RemotePath, matching_paths
 from ..sharing.hub import FAILURES, request_problem, with_retries
-from ..storage import AnyPath, RemotePath, matching_paths
 from .files import AS_FOUND, PLACE_FEATURES, TableSettings, columns_of_labels, label_schema, labels_of_anyone
 from .matching import (
     AGAIN,

@@ -38,7 +38,7 @@ from ..inference.decoding import Hypothesis
 from ..inference.precision import dtype_of
 from ..inference.recognition import Transcribe, shard_stream, transcriber
 from ..inference.shard_stream import ShardStream
-from ..storage import AnyPath, output_path
+from ..remote_path import AnyPath, output_path
 from .folder import OLDER_JOB, begun_job, complete_summary
 from .schema import SCORES
 from .shared_job import SharedJob

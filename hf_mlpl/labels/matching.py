@@ -22,7 +22,7 @@ from datasets import Dataset, Features
 from ..corpora.locales import is_other_language, iso_code
 from ..data.rows import blocks, distinct, durations_of, id_hashes, select_rows, with_offsets
 from ..data.text_arrays import TextBlock
-from ..storage import AnyPath
+from ..remote_path import AnyPath
 from .files import AS_FOUND, AUDIO_SUFFIX, PLACE_FEATURES, TableSettings, labels_of_anyone
 from .schema import LABEL_SET_FEATURES
 

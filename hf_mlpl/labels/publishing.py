@@ -33,8 +33,8 @@ from ..audio.reading import SAMPLING_RATE, AudioError, encode_flac, load_audio
 from ..data.collapse import NOT_LEARNED, collapse_line
 from ..data.rows import blocks, durations_of, filter_rows, select_rows, sorted_by_id
 from ..error_line import error_line
+from ..remote_path import AnyPath, as_path
 from ..sharing.hub import push_folder, with_retries
-from ..storage import AnyPath, as_path
 from .dataset_card import PICTURE, dataset_card, is_commit, plot_scores
 from .files import scored_blocks
 from .filters import DEFAULT_FILTERS, LabelFilter

@@ -29,7 +29,7 @@ from ..data.summary import Group, Summary
 from ..data.text_arrays import TextBlock
 from ..data.utterances import NOT_WRITTEN, REPEATED, TableSummarizer, arrow_errors
 from ..evaluation.error_rate import fraction
-from ..storage import AnyPath
+from ..remote_path import AnyPath
 from .files import with_null_scores
 from .schema import LABEL_FEATURES
 

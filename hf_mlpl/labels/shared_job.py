@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..atomic import write_json
 from ..corpora.sources import Source
 from ..data.rows import blocks, select_rows
-from ..storage import AnyPath
+from ..remote_path import AnyPath
 from . import claims
 from .claims import Claims, LostClaimError
 from .disk import disk_of

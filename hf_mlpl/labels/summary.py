@@ -20,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from ..atomic import check_fields, read_json, write_json
 from ..data.conventions import Conventions
 from ..error_line import error_line
-from ..storage import AnyPath
+from ..remote_path import AnyPath
 from .filters import KnownScores, LabelFilter, filter_masks
 from .folder import check_convention, check_sources
 from .schema import SCORES

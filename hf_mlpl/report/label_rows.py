@@ -21,7 +21,7 @@ from ..labels.join import Files
 from ..labels.matching import UtteranceNames
 from ..labels.schema import LABEL_FEATURES, SCORES
 from ..labels.thresholds import OPERATORS, ThresholdCounts
-from ..storage import AnyPath, parquet_source
+from ..remote_path import AnyPath, parquet_source
 
 READ = Features(
     {name: LABEL_FEATURES[name] for name in ("id", "duration_seconds", "language", "text", "predicted_language")}

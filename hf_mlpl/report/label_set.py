@@ -29,8 +29,9 @@ from ..labels.thresholds import SHARES, Kept, ThresholdCounts, best_order, condi
 from ..model.text import normalize_text
 from ..pages.difference import difference
 from ..pages.document import document, render
+from ..remote_path import AnyPath, parquet_source
 from ..sharing.run_files import format_hours
-from ..storage import AnyPath, is_remote, parquet_source
+from ..storage import is_remote
 from .clips import LEFT_OUT, PAGE_BYTES, Clip, left_out_line, read_clips
 from .label_rows import SHOWN, LabelSet, ShownLabel
 

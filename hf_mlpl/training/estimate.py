@@ -31,7 +31,7 @@ from ..error_line import error_line
 from ..interop.mctct import MCTCTConfig
 from ..model.configuration_mlpl import MlplConfig
 from ..model.missing_model import OUR_TYPES
-from ..storage import AnyPath
+from ..remote_path import AnyPath
 from ..text_table import aligned
 from ..training_config import PRESETS, TrainingConfig, check_our_fields, language_setting, load_config
 from .launch import Launch, read_launch

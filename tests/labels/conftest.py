@@ -8,7 +8,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from matplotlib.figure import Figure
 
 from hf_mlpl.labels import publishing
-from hf_mlpl.storage import RemotePath
+from hf_mlpl.remote_path import RemotePath
 
 
 @pytest.fixture

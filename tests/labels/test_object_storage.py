@@ -15,7 +15,8 @@ from hf_mlpl.data.utterances import read_utterances
 from hf_mlpl.labels import claims, labelling, shared_job
 from hf_mlpl.labels.claims import Claims
 from hf_mlpl.labels.disk import disk_of
-from hf_mlpl.storage import RemotePath, StorageError, as_path, output_path
+from hf_mlpl.remote_path import RemotePath, as_path, output_path
+from hf_mlpl.storage import StorageError
 
 from ..commands import run_command
 
