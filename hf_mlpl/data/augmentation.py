@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import soxr
 import torch
+from torch.nn.functional import interpolate
 
 from ..training_config import SpecAugmentConfig, WaveformAugmentConfig
+
+EQUALIZER_POINTS = 6  # of a random curve over the mel bins, which is linear between them
 
 
 def augment_waveform(
@@ -51,13 +54,17 @@ def spec_augment(
     """Sets random bands of mel bins and spans of frames to the utterance's mean, which is 0 for normalised features.
 
     Widths are uniform on 1 ... the largest width. Masks are drawn for each utterance and bounded by its length (the
-    original draws one set per batch), so that they do not depend on the other utterances of the batch.
+    original draws one set per batch), so that they do not depend on the other utterances of the batch. Before, each
+    utterance gets another voice and another microphone, as far as the settings say.
 
     Args:
         features: (B, T, F).
         num_frames: (B,), valid frames.
         has_zero_mean: whether the features are normalised.
     """
+    is_valid = (torch.arange(features.shape[1]) < num_frames[:, None])[:, :, None]
+    if config.max_frequency_warp or config.max_equalizer_gain:
+        features = _change_voice(features, is_valid, config, generator, has_zero_mean)
     bands = _spans(
         torch.full_like(num_frames, features.shape[2]),
         torch.full_like(num_frames, config.max_frequency_width),
@@ -70,9 +77,50 @@ def spec_augment(
     masks = bands[:, None, :] | times[:, :, None]
     if has_zero_mean:
         return features.masked_fill(masks, 0.0)
-    is_valid = (torch.arange(features.shape[1]) < num_frames[:, None])[:, :, None]
     means = features.where(is_valid, 0.0).sum(dim=(1, 2)) / (num_frames * features.shape[2])
     return torch.where(masks & is_valid, means[:, None, None], features)
+
+
+def _change_voice(
+    features: torch.Tensor,
+    is_valid: torch.Tensor,
+    config: SpecAugmentConfig,
+    generator: torch.Generator,
+    has_zero_mean: bool,
+) -> torch.Tensor:
+    """Returns features (B, T, F) as if other people had spoken into other microphones.
+
+    The mel axis is stretched, as vocal tracts of other lengths shift the resonances of a voice (VTLP, Jaitly and
+    Hinton 2013), and a smooth random curve is added, as other microphones and rooms do (FilterAugment,
+    https://arxiv.org/abs/2107.13260). Features that were normalised are normalised again.
+
+    Args:
+        is_valid: (B, T, 1), False for padding, which becomes 0.
+    """
+    size, num_bins = len(features), features.shape[2]
+    factors = 1 + config.max_frequency_warp * (2 * torch.rand(size, 1, 1, generator=generator) - 1)
+    curves = 2 * torch.rand(size, 1, EQUALIZER_POINTS, generator=generator) - 1
+    places = (torch.arange(num_bins) * factors).clamp(max=num_bins - 1)
+    below = places.long()
+    shape, share = features.shape, (places - below).to(features.dtype)
+    lower = features.gather(2, below.expand(shape))
+    upper = features.gather(2, (below + 1).clamp(max=num_bins - 1).expand(shape))
+    gains = interpolate(curves, num_bins, mode="linear", align_corners=True) * config.max_equalizer_gain
+    counts = is_valid.sum(dim=(1, 2), keepdim=True) * num_bins
+    changed = torch.lerp(lower, upper, share) + gains * _moments(features, is_valid, counts)[1]
+    if has_zero_mean:
+        mean, deviation = _moments(changed, is_valid, counts)
+        changed = (changed - mean) / deviation.clamp(min=1e-5)
+    return changed.where(is_valid, 0.0)
+
+
+def _moments(
+    features: torch.Tensor, is_valid: torch.Tensor, counts: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the mean and the standard deviation (B, 1, 1) of the valid features of each utterance."""
+    mean = features.where(is_valid, 0.0).sum(dim=(1, 2), keepdim=True) / counts
+    variance = (features - mean).where(is_valid, 0.0).square().sum(dim=(1, 2), keepdim=True) / counts
+    return mean, variance.sqrt()
 
 
 def _spans(

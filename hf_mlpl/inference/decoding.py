@@ -338,13 +338,22 @@ class GreedyPath:
         return GreedyPath(self.log_probs[middle], self.labels[middle], self.language_log_probs, piece.seconds)
 
 
-def decode_batch(model: PreTrainedModel, ctc: CtcInterface, batch: SpeechBatch) -> list[Hypothesis]:
+# Changes log-probabilities (B, S, V) of the classes, given their valid frames (B,) and their first row in the batch.
+Adjust = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+
+
+def decode_batch(
+    model: PreTrainedModel, ctc: CtcInterface, batch: SpeechBatch, adjust: Adjust | None = None
+) -> list[Hypothesis]:
     """Returns the hypotheses of a model in evaluation mode for the utterances of one batch.
+
+    Args:
+        adjust: changes the model's log-probabilities before they are decoded.
 
     Raises:
         MemoryError: for a batch that does not fit into memory.
     """
-    paths = best_paths(model, ctc, batch.input_features, batch.attention_mask)
+    paths = best_paths(model, ctc, batch.input_features, batch.attention_mask, adjust)
     # A batch without readable utterances has silence, and no row for it.
     return [
         _make_hypothesis(ctc, row, language_id, [path])
@@ -354,30 +363,43 @@ def decode_batch(model: PreTrainedModel, ctc: CtcInterface, batch: SpeechBatch) 
 
 @torch.inference_mode()
 def best_paths(
-    model: PreTrainedModel, ctc: CtcInterface, features: torch.Tensor, mask: torch.Tensor
+    model: PreTrainedModel,
+    ctc: CtcInterface,
+    features: torch.Tensor,
+    mask: torch.Tensor,
+    adjust: Adjust | None = None,
 ) -> list[GreedyPath]:
     """Returns the greedy path of each row of a batch, without padding.
 
     Args:
         features: (B, T, F), or samples (B, T).
         mask: (B, T), 1 for valid inputs.
+        adjust: changes the model's log-probabilities before.
     """
     if ctc.pads_exactly:
-        return _paths_of_padded(model, ctc, features, mask)
+        return _paths_of_padded(model, ctc, features, mask, adjust)
     lengths = mask.sum(1).tolist()
-    rows = [(features[i : i + 1, :length], mask[i : i + 1, :length]) for i, length in enumerate(lengths)]
+    rows = [(features[i : i + 1, :length], mask[i : i + 1, :length], adjust, i) for i, length in enumerate(lengths)]
     return [path for row in rows for path in _paths_of_padded(model, ctc, *row)]
 
 
 def _paths_of_padded(
-    model: PreTrainedModel, ctc: CtcInterface, features: torch.Tensor, mask: torch.Tensor
+    model: PreTrainedModel,
+    ctc: CtcInterface,
+    features: torch.Tensor,
+    mask: torch.Tensor,
+    adjust: Adjust | None = None,
+    first: int = 0,
 ) -> list[GreedyPath]:
     with explain_memory_errors(
         f"a batch of {len(mask)} utterances or pieces, together {ctc.input_seconds(mask.numel()):.0f} s with padding, "
         "does not fit into memory; let batches have fewer seconds (--batch-seconds, max_batch_seconds)"
     ):
         output = ctc.forward(model, *(tensor.to(model.device, non_blocking=True) for tensor in (features, mask)))
-        log_probs, labels = (tensor.cpu().numpy() for tensor in best_classes(output.logits))  # (B, S)
+        logits = output.logits
+        if adjust is not None:
+            logits = adjust(logits.float().log_softmax(-1), output.num_frames, first)
+        log_probs, labels = (tensor.cpu().numpy() for tensor in best_classes(logits))  # (B, S)
     languages = [None] * len(mask) if output.language_log_probs is None else output.language_log_probs.cpu()
     seconds = (ctc.input_seconds(length) for length in mask.sum(1).tolist())
     return [

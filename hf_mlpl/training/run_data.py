@@ -269,7 +269,7 @@ def build_slimipl(
     unlabelled = _speech_batches(unlabelled_set, processor, model, config, with_labels=False)
     per_update = config.micro_batches_per_update
     plan = SlimIplPlan(config.slimipl, plans["train"], plans["unlabelled"], per_update, config.seed)
-    return SlimIpl(accelerator, model, processor, plan, labelled, unlabelled, config.num_workers)
+    return SlimIpl(accelerator, model, processor, plan, labelled, unlabelled, config.num_workers, config.max_updates)
 
 
 def _speech_batches(

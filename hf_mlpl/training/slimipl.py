@@ -19,6 +19,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +35,13 @@ from ..ctc_models import ctc_interface
 from ..data.batches import BatchPlan, SpeechBatch, SpeechBatches, fill_share
 from ..data.rows import Column
 from ..data.selection import min_ctc_frames
-from ..inference.decoding import decode_batch
+from ..inference.decoding import Hypothesis, decode_batch
 from ..inference.unsharded import unsharded
 from ..model.tokenization_mlpl import IGNORED
 from ..stop_signal import outlive_signals
 from ..training_config import SlimIplConfig
 from .label_health import LabelHealth
+from .label_selection import ClassPrior, ConfidentLabels
 from .trained_weights import copy_of_trained, host_copy_of_trained, load_trained, save_trained
 
 RowBatches = Sequence[list[int]] | BatchPlan
@@ -155,6 +157,7 @@ class SlimIpl:
         labelled, unlabelled: batches of either data set. Texts of unlabelled utterances are compared with their labels
             and not learned.
         num_workers: processes that decode audio ahead of training.
+        max_updates: of the run, by which the share of labels that are learned grows.
     """
 
     def __init__(
@@ -166,6 +169,7 @@ class SlimIpl:
         labelled: SpeechBatches,
         unlabelled: SpeechBatches,
         num_workers: int,
+        max_updates: int,
     ):
         self.accelerator, self.model, self.processor = accelerator, model, processor
         self.ctc = ctc_interface(model.config, processor)
@@ -174,11 +178,15 @@ class SlimIpl:
         self.loader = _StepLoader(labelled, unlabelled)
         self.utterances = unlabelled.dataset
         self.ids = Column(unlabelled.dataset, "id")
+        self.languages = Column(unlabelled.dataset, "language")
         self.labels: dict[str, str] = {}  # by utterance id, this process's shard
         self.label_next: list[SpeechBatch] = []  # for `after_update`
         self.loaded: list[SpeechBatch] = []  # for the last update, with the problems of reading them
         self.teacher = model if self.config.ema_decay is None else copy_of_trained(model)
         self.health = LabelHealth(labelled.dataset)
+        self.max_updates = max_updates
+        self.prior = ClassPrior(labelled.dataset, self.ctc, model.config.vocab_size, self.config.prior_strength)
+        self.confident = ConfidentLabels(self.config.first_label_share)
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
         ahead = self.plan.copy()
@@ -224,21 +232,47 @@ class SlimIpl:
             self.labels = self._own_labels(self.plan.cache)
 
     def _label(self, batches: list[SpeechBatch]) -> dict[str, str]:
-        """Labels this process's batches, without dropout; returns all processes' labels, by utterance id."""
+        """Labels this process's batches, without dropout; returns all processes' labels, by utterance id.
+
+        Labels that are not to be learned are left out.
+        """
         was_training = self.teacher.training
         self.teacher.eval()
-        with unsharded(self.teacher):
-            hypotheses = [label for batch in batches for label in decode_batch(self.teacher, self.ctc, batch)]
-        self.teacher.train(was_training)
         judged = []
-        for hypothesis in hypotheses:
-            label_ids = self.ctc.label_ids(hypothesis.text)
-            judged.append((hypothesis, min_ctc_frames(label_ids) <= hypothesis.num_frames))  # `surround` adds tokens
-        judged = gather_object(judged)
-        labels = [hypothesis for hypothesis, fits in judged if fits]
+        with unsharded(self.teacher):
+            for batch in batches:
+                hypotheses, counts = self._decode(batch)
+                fits = [min_ctc_frames(self.ctc.label_ids(each.text)) <= each.num_frames for each in hypotheses]
+                judged.append(list(zip(hypotheses, fits, counts, strict=True)))  # `surround` adds tokens
+        self.teacher.train(was_training)
+        by_process = gather_object([judged])  # batches are shared out one by one
+        in_order = [batch for batches in zip_longest(*by_process, fillvalue=()) for batch in batches]
+        judged = [label for batch in in_order for label in batch]
+        languages = [self.languages[hypothesis.row] for hypothesis, _, _ in judged]
+        if self.config.prior_strength:
+            self.prior.update((language, count) for language, (_, _, count) in zip(languages, judged, strict=True))
+        labels = [(name, each) for name, (each, fits, _) in zip(languages, judged, strict=True) if fits]
         self.health.unfit += len(judged) - len(labels)
+        progress = (self.plan.update - self.config.start_update) / max(self.max_updates - self.config.start_update, 1)
+        selected = self.confident.select(labels, progress)
+        labels = [label for (_, label), is_selected in zip(labels, selected, strict=True) if is_selected]
         self.health.add((self.utterances[label.row], label) for label in labels)
         return {self.ids[label.row]: label.text for label in labels}
+
+    def _decode(self, batch: SpeechBatch) -> tuple[list[Hypothesis], list[np.ndarray | None]]:
+        """Returns the teacher's labels of a batch, and what `prior` counts of each."""
+        if not self.config.prior_strength:
+            return (hypotheses := decode_batch(self.teacher, self.ctc, batch)), [None] * len(hypotheses)
+        languages, counts = [self.languages[row] for row in batch.indices], []
+
+        def shift(log_probs: torch.Tensor, num_frames: torch.Tensor, first: int) -> torch.Tensor:
+            if not languages:  # the silence of a batch without readable utterances
+                return log_probs
+            shifted, new = self.prior.shifted(log_probs, num_frames, languages[first : first + len(log_probs)])
+            counts.extend(new)
+            return shifted
+
+        return decode_batch(self.teacher, self.ctc, batch, shift), counts
 
     def _store(self, labels: dict[str, str]) -> None:
         """Keeps this process's part of the labels."""
@@ -284,6 +318,7 @@ class SlimIpl:
         not change until it is written.
         """
         labels, plan, teacher = dict(self.labels), copy.deepcopy(self.plan.state_dict()), None
+        selection = {"prior": self.prior.state_dict(), "scores": self.confident.state_dict()}
         if self.teacher is not self.model and self.accelerator.is_main_process:
             teacher = host_copy_of_trained(self.teacher) if copies_teacher else self.teacher
 
@@ -291,6 +326,7 @@ class SlimIpl:
             write_json(folder / f"slimipl-labels-{self.accelerator.process_index:05d}.json", labels)
             if self.accelerator.is_main_process:
                 write_json(folder / "slimipl.json", plan)
+                write_json(folder / "slimipl-selection.json", selection)
             if teacher is not None:
                 save_trained(teacher, folder / "teacher.safetensors")
 
@@ -301,6 +337,10 @@ class SlimIpl:
         self.plan.load_state_dict(json.loads((folder / "slimipl.json").read_text(encoding="utf-8")))
         for shard in folder.glob("slimipl-labels-*.json"):
             self._store(json.loads(shard.read_text(encoding="utf-8")))
+        if (selection := folder / "slimipl-selection.json").exists():  # an older version wrote none
+            state = json.loads(selection.read_text(encoding="utf-8"))
+            self.prior.load_state_dict(state["prior"])
+            self.confident.load_state_dict(state["scores"])
         if self.teacher is not self.model:
             load_trained(self.teacher, folder / "teacher.safetensors")
 

@@ -33,7 +33,17 @@ DECIDED_MODEL_FIELDS = ("vocab_size", "blank_token_id", "languages", "num_mel_bi
 
 @dataclass(frozen=True, kw_only=True)
 class SpecAugmentConfig:
-    """Configures SpecAugment's masks; the defaults are the flags of the released checkpoint (`--saug_*`)."""
+    """Configures SpecAugment's masks; the defaults are the flags of the released checkpoint (`--saug_*`).
+
+    The last two change the voice and the microphone of log-mel features, which costs no decoding of audio. The paper
+    has neither; they help where few people have spoken the labels (recipes/README.md).
+
+    Args:
+        max_frequency_warp: each utterance's mel axis is stretched or squeezed by up to this share, like the voice of a
+            person with another vocal tract.
+        max_equalizer_gain: a random smooth curve over the mel bins, of up to so many standard deviations of the
+            features, is added to each utterance, like another microphone.
+    """
 
     start_update: int = 50_000
     num_frequency_masks: int = 2
@@ -41,10 +51,13 @@ class SpecAugmentConfig:
     num_time_masks: int = 2
     max_time_width: int = 50  # frames of 10 ms
     max_time_fraction: float = 0.1  # of the utterance, for the width of one mask
+    max_frequency_warp: float = 0.0
+    max_equalizer_gain: float = 0.0
 
     def __post_init__(self):
         _check_least(self, 0, *(field.name for field in dataclasses.fields(self)))
         _check(self, lambda value: value <= 1, "it must be at most 1", "max_time_fraction")
+        _check(self, lambda value: value <= 0.5, "it must be at most 0.5", "max_frequency_warp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +107,11 @@ class SlimIplConfig:
             null keeps the model's own (`slimIPL_dyn_dropout`).
         ema_decay: labels come from a running mean of the weights with this decay; null takes the model itself
             (`slimIPL_ema_decay`).
+        first_label_share: share of the labels that are learned when slimIPL begins, those with the best
+            log-probability per letter among the last 300 of the language; it grows evenly to 1 at `max_updates`. The
+            paper learns all.
+        prior_strength: shifts the teacher's outputs until the letters of its labels are as frequent as in the
+            transcripts of the language: 0 does nothing, as the paper, and 1 shifts them all the way.
         stop_on_collapse: ends training when nearly all labels are empty or the same, instead of warning.
     """
 
@@ -105,13 +123,17 @@ class SlimIplConfig:
     cache_update_probability: float = 0.1
     dynamic_dropout: float | None = 0.1
     ema_decay: float | None = None
+    first_label_share: float = 1.0
+    prior_strength: float = 0.0
     stop_on_collapse: bool = False
 
     def __post_init__(self):
         _check_choice(self, "variant", VARIANTS)
         _check_least(self, 0, "start_update", "supervised_updates")
         _check_least(self, 1, "unsupervised_updates", "cache_size")
-        _check(self, lambda value: 0 < value <= 1, "it must be above 0 and at most 1", "cache_update_probability")
+        above_0 = "it must be above 0 and at most 1"
+        _check(self, lambda value: 0 < value <= 1, above_0, "cache_update_probability", "first_label_share")
+        _check(self, lambda value: 0 <= value <= 1, "it must be at least 0 and at most 1", "prior_strength")
         fraction = "it must be at least 0 and below 1, or null"
         _check(self, lambda value: value is None or 0 <= value < 1, fraction, "dynamic_dropout", "ema_decay")
 

@@ -68,7 +68,7 @@ def slimipl(config, data, model, processor, micro_batches=1, num_workers=0) -> S
         for dataset, plan, with_labels in zip(data, plans(data), (True, False), strict=True)
     ]
     plan = SlimIplPlan(config, *plans(data), micro_batches, SEED)
-    return SlimIpl(Accelerator(cpu=True), model, processor, plan, *batches, num_workers)
+    return SlimIpl(Accelerator(cpu=True), model, processor, plan, *batches, num_workers, STEPS)
 
 
 def move(model, step) -> None:
