@@ -51,7 +51,8 @@ def test_there_are_these_settings_and_no_others():
         "hub_private_repo license stage"
     )
     assert [field.name for field in dataclasses.fields(TrainingConfig)] == names.split()
-    names = "start_update num_frequency_masks max_frequency_width num_time_masks max_time_width max_time_fraction"
+    names = "start_update num_frequency_masks max_frequency_width num_time_masks max_time_width max_time_fraction "
+    names += "max_frequency_warp max_equalizer_gain"
     assert [field.name for field in dataclasses.fields(SpecAugmentConfig)] == names.split()
     free = "num_workers cache_gigabytes log_every save_every save_total_limit eval_every push_to_hub hub_private_repo "
     free += "license stage allow_collapsed report_to project gradient_checkpointing"
@@ -85,6 +86,7 @@ def test_defaults_are_the_papers(load):
     assert {name: getattr(config, name) for name in paper} == paper
     saug = {"start_update": 50_000, "max_frequency_width": 30, "num_frequency_masks": 2, "max_time_width": 50}
     saug |= {"max_time_fraction": 0.1, "num_time_masks": 2}  # --saug_* of the released checkpoint
+    saug |= {"max_frequency_warp": 0.0, "max_equalizer_gain": 0.0}
     assert dataclasses.asdict(config.spec_augment) == saug
 
 

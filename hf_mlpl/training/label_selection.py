@@ -17,14 +17,14 @@ from ..ctc_models import CtcInterface
 from ..inference.decoding import Hypothesis
 
 NUM_TRANSCRIPTS = 10_000  # that are counted, evenly spread over the data set
-SMOOTHING = 3e-3  # added to the share of each class, so that rare ones change little
-LARGEST_SHIFT = 2.0  # nats
+SMOOTHING = 1e-3  # added to the share of each class, so that rare ones change little
+LARGEST_SHIFT = 5.0  # nats
 RATE = 0.1  # of the running mean, for each update
 NUM_COMPARED = 300  # labels of a language, the last ones, among which a new one is ranked
 
 
 class ClassPrior:
-    """Shifts a teacher's outputs until the classes of its labels are as frequent as in transcripts of the language.
+    """Shifts a teacher's outputs, which brings the classes of its labels nearer to their frequencies in transcripts.
 
     A weak teacher hears its favourite letters everywhere, and a student learns the habit. This is the distribution
     alignment of ReMixMatch (https://arxiv.org/abs/1911.09785) for CTC. As the frames of CTC are independent given the

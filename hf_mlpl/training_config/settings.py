@@ -110,8 +110,8 @@ class SlimIplConfig:
         first_label_share: share of the labels that are learned when slimIPL begins, those with the best
             log-probability per letter among the last 300 of the language; it grows evenly to 1 at `max_updates`. The
             paper learns all.
-        prior_strength: shifts the teacher's outputs until the letters of its labels are as frequent as in the
-            transcripts of the language: 0 does nothing, as the paper, and 1 shifts them all the way.
+        prior_strength: shifts the teacher's outputs, so that its labels have no letter much more often than the
+            transcripts of the language: by the logarithm of the ratio, times this; 0 does nothing, as the paper.
         stop_on_collapse: ends training when nearly all labels are empty or the same, instead of warning.
     """
 

@@ -188,3 +188,59 @@ def test_an_echo_follows_each_sound_and_fades():
         assert energy[0] > 100 * energy[1] and 1e-8 > energy[2] and energy[0] < 1.01
     other = changed(click * 0.5, 9, echo_probability=1.0)
     np.testing.assert_allclose(other, 0.5 * echoed, atol=1e-6)  # it is linear
+
+
+CHANGE = SpecAugmentConfig(
+    num_frequency_masks=0, num_time_masks=0, max_frequency_warp=0.2, max_equalizer_gain=0.5, start_update=0
+)
+
+
+def normalized(lengths, seed=0):
+    """Returns features (B, T, 40) as extractors make them: mean 0 and deviation 1 over each utterance, 0 in padding."""
+    features = torch.zeros(len(lengths), max(lengths), 40)
+    for row, length in zip(features, lengths, strict=True):
+        speech = torch.randn(length, 40, generator=generator(seed)).cumsum(dim=1)
+        row[:length] = (speech - speech.mean()) / speech.std(correction=0)
+    return features, torch.tensor(lengths)
+
+
+def test_changed_voices_are_normalized_and_differ_by_utterance_and_seed():
+    features, lengths = normalized([60, 60, 23])
+    changed = spec_augment(features, lengths, CHANGE, generator())
+    for row, length in zip(changed, lengths, strict=True):
+        assert row[:length].mean().abs() < 1e-5 and (row[:length].std(correction=0) - 1).abs() < 1e-4
+        assert not row[length:].any()
+    assert torch.equal(features[0], features[1]) and not torch.allclose(changed[0], changed[1], atol=0.05)
+    assert torch.equal(changed, spec_augment(features, lengths, CHANGE, generator()))
+    assert not torch.equal(changed, spec_augment(features, lengths, CHANGE, generator(1)))
+
+
+def test_a_voice_does_not_depend_on_padding():
+    features, lengths = normalized([50, 23])
+    padded = torch.nn.functional.pad(features, (0, 0, 0, 9))
+    changed, longer = (spec_augment(each, lengths, CHANGE, generator()) for each in (features, padded))
+    assert torch.allclose(changed, longer[:, :50], atol=1e-6)
+
+
+def test_a_warp_moves_resonances_by_its_factor():
+    """A peak at mel bin k moves to k / factor, by numpy's interpolation, and factors lie within the limits."""
+    config = SpecAugmentConfig(num_frequency_masks=0, num_time_masks=0, max_frequency_warp=0.2)
+    bins = torch.arange(40.0)
+    features = (-(((bins - 20) / 4) ** 2)).exp().expand(500, 3, 40)
+    changed = spec_augment(features, torch.full((500,), 3), config, generator(), has_zero_mean=False)
+    factors = 20 / (changed[:, 0] * bins).sum(1) * changed[:, 0].sum(1)
+    assert 0.78 < factors.min() < 0.85 and 1.15 < factors.max() < 1.22
+    draws = 1 + 0.2 * (2 * torch.rand(500, 1, 1, generator=generator()) - 1)
+    for row in (0, 7):
+        expected = np.interp(np.minimum(bins.numpy() * draws[row].item(), 39), bins.numpy(), features[row, 0].numpy())
+        assert np.allclose(changed[row, 0].numpy(), expected, atol=1e-5)
+
+
+def test_an_equalizer_adds_the_same_smooth_curve_to_each_frame():
+    config = SpecAugmentConfig(num_frequency_masks=0, num_time_masks=0, max_equalizer_gain=0.5)
+    features, lengths = normalized([30, 30])
+    curves = spec_augment(3 * features + 2, lengths, config, generator(), has_zero_mean=False) - (3 * features + 2)
+    assert torch.allclose(curves, curves[:, :1].expand_as(curves), atol=1e-5)
+    assert 0.3 < curves.abs().max() <= 0.5 * 3 + 1e-5  # of a deviation of 3
+    bends = curves[:, 0].diff(dim=1).diff(dim=1).abs() > 1e-5
+    assert (bends.sum(dim=1) <= 8).all()  # linear between six points, whose ends are the first and the last bin

@@ -170,10 +170,11 @@ CONFIGS = {
     "EMA": {"variant": "fixed-pre-cache", "cache_size": 4, "cache_update_probability": 0.5, "ema_decay": 0.7},
     "EMA, cache": {"variant": "cache", "ema_decay": 0.5},
 }
+SELECTED = {"selected": CONFIGS["EMA"] | {"first_label_share": 0.5, "prior_strength": 1.0}}  # which the paper has not
 
 
 def settings(name) -> SlimIplConfig:
-    return SlimIplConfig(**{"start_update": 0, "unsupervised_updates": 3, "dynamic_dropout": None} | CONFIGS[name])
+    return SlimIplConfig(**{"start_update": 0, "unsupervised_updates": 3, "dynamic_dropout": None} | (CONFIGS | SELECTED)[name])
 
 
 def trained_on(processor, data, supervised, micro_batches):
@@ -203,7 +204,7 @@ def test_it_does_what_the_published_pseudo_code_does(name, num_workers, data, tr
     assert step == STEPS
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", CONFIGS | SELECTED)
 def test_it_goes_on_from_what_it_saved(name, data, trained, tmp_path):
     def run(algorithm, batches, steps):
         seen = []
@@ -279,6 +280,8 @@ def test_dynamic_dropout_is_that_of_the_layers_alone(data, trained):
         ({"dynamic_dropout": 1}, "dynamic_dropout is 1; it must be at least 0 and below 1, or null"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"unsupervised_updates": 0}, "unsupervised_updates is 0; it must be at least 1"),
+        ({"first_label_share": 0.0}, "first_label_share is 0.0; it must be above 0 and at most 1"),
+        ({"prior_strength": 1.5}, "prior_strength is 1.5; it must be at least 0 and at most 1"),
     ],
 )
 def test_wrong_settings_are_refused(wrong, message):
