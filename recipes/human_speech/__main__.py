@@ -54,7 +54,9 @@ def parser() -> proof.Parser:
     parser = proof.Parser(
         "recipes/human_speech/run.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.usage = "%(prog)s FOLDER LANGUAGE SEED ... [OPTION ...]\n       %(prog)s --list TABLE --language CODE [OPTION ...]"
+    parser.usage = (
+        "%(prog)s FOLDER LANGUAGE SEED ... [OPTION ...]\n       %(prog)s --list TABLE --language CODE [OPTION ...]"
+    )
     parser.add_argument("words", nargs="*", metavar="FOLDER LANGUAGE SEED", help="with --list: seeds alone")
     parser.add_argument("--list", type=Path, metavar="TABLE", help="table of recordings (csv, tsv, jsonl)")
     parser.add_argument("--language", metavar="CODE", help="language of --list, such as sl")
@@ -86,7 +88,9 @@ def _run(arguments: Sequence[str] | None) -> int:
             commands.error("name FOLDER, LANGUAGE and a SEED, or --list TABLE")
         folder, language, *seeds = given.words
         if language not in CORPORA:
-            commands.error(f"{language} is none of {', '.join(CORPORA)}; --list TABLE --language {language} runs others")
+            commands.error(
+                f"{language} is none of {', '.join(CORPORA)}; --list TABLE --language {language} runs others"
+            )
         if given.language or any(getattr(given, f"{split}_speakers") for split in SPLITS):
             commands.error("--language and speakers belong to --list; those of FOLDER are in corpora.yaml")
         corpus = CORPORA[language]

@@ -86,7 +86,9 @@ def add_options(parser: argparse.ArgumentParser, updates: int | None = 2000, bat
     help_text = "of the control, of both halves of stage 4 together; slimIPL has 3 for 5 of them"
     add_length(parser, "later_updates", _five, 1000, help_text)
     add_length(parser, "batch_seconds", _seconds, batch_seconds, "of speech in a micro-batch")
-    parser.add_argument("--start", default=_env("start") or "tiny", help="model that stage 1 starts from; default: tiny")
+    parser.add_argument(
+        "--start", default=_env("start") or "tiny", help="model that stage 1 starts from; default: tiny"
+    )
     parser.add_argument("--settings", default=_env("settings") or "", help='for all stages: "name=value name=value"')
     launch = _env("launch") or "python"
     help_text = f'command that starts trainings; default: python, one process each; "{ACCELERATE}" starts two'
@@ -152,7 +154,9 @@ def run(given: argparse.Namespace) -> int:
     from .tables import compare, markdown
 
     at_once = given.jobs or (_cores() if options.launch == ("python",) else 1)
-    print(f"{len(jobs)} jobs, {complete} of them complete; {at_once} at a time; logs: {options.output}/logs", flush=True)
+    print(
+        f"{len(jobs)} jobs, {complete} of them complete; {at_once} at a time; logs: {options.output}/logs", flush=True
+    )
     failed = Runner(jobs, at_once, Path(options.output, "logs")).run()
     content, runs = compare(options, plan, failed)
     if not content["models"]:
@@ -162,7 +166,9 @@ def run(given: argparse.Namespace) -> int:
     write_text(Path(options.output, "table.md"), table)
     print(f"\n{table}\n{options.output}/table.md, table.json")
     if failed:
-        print(f"error: {len(failed)} of {len(jobs)} jobs are not complete; the same command tries again", file=sys.stderr)
+        print(
+            f"error: {len(failed)} of {len(jobs)} jobs are not complete; the same command tries again", file=sys.stderr
+        )
     return 1 if failed else 0
 
 
@@ -192,7 +198,9 @@ def _options(given: argparse.Namespace):
             raise ValueError(_missing(data, name))
         if lost := sorted(set(given.languages) - set(languages_of(files[name]))):
             raise ValueError(f"{data}/{name}.parquet: holds no speech in {', '.join(lost)}")
-    has_known_texts = any(len(block["text"].drop_null()) for block in read_columns(files["unlabelled"], ["id", "text"]))
+    has_known_texts = any(
+        len(block["text"].drop_null()) for block in read_columns(files["unlabelled"], ["id", "text"])
+    )
     if not has_known_texts and ("oracle" in models or any("oracle" in each.settings for each in variants)):
         others = " ".join(model for model in models if model != "oracle")
         raise ValueError(

@@ -178,10 +178,10 @@ def _reason(status: int, log: Path, job: Job) -> str:
         how = f"ended by signal {-status}"
     else:
         how = f"exit status {status}" if status else f"it wrote no {job.result}"
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")]
-    lines = [line for line in lines if line]
-    errors = [line for line in lines[-100:] if line.startswith("error: ")]
-    return f"{how}: {(errors or lines)[-1][:500]} (all output: {log})"
+    text = log.read_text(encoding="utf-8", errors="replace").rpartition("\n$ ")[2]  # of this attempt
+    lines = [line for each in text.replace("\r", "\n").split("\n") if (line := each.strip())]
+    errors = [line for line in lines if line.startswith("error: ")]  # the first is the cause of the others
+    return f"{how}: {(errors or lines[-1:])[0][:500]} (all output: {log})"
 
 
 def duration(seconds: float) -> str:

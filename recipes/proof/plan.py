@@ -273,7 +273,15 @@ class _SeedPlan:
         labels = f"{self.run}/{self._name('labels', key, variant)}"
         model = f"{self.run}/{self._name('{language}', key, variant)}"
         settings = [f"output_dir={model}", *settings]
-        command = [sys.executable, "-m", "hf_mlpl", "language-finetune", _yaml("language_finetune"), "--labels", labels]
+        command = [
+            sys.executable,
+            "-m",
+            "hf_mlpl",
+            "language-finetune",
+            _yaml("language_finetune"),
+            "--labels",
+            labels,
+        ]
         command += ["--launch", shlex.join(self.launch), *settings, "--languages"]
         teachers = {}
         for language in options.languages:
@@ -296,7 +304,14 @@ class _SeedPlan:
         key = self._checksum(json.dumps([sorted((name, made.path) for name, made in teachers.items()), list(options)]))
         folder, jobs = f"{self.run}/labels-{key}", []
         for language, teacher in teachers.items():
-            command = [*self.module, "pseudo-label", "--model", teacher.path, "--data", *_files(self.options, "unlabelled")]
+            command = [
+                *self.module,
+                "pseudo-label",
+                "--model",
+                teacher.path,
+                "--data",
+                *_files(self.options, "unlabelled"),
+            ]
             command += ["--languages", language, "--output", f"{folder}/{language}", *options]
             name, done = f"labels-{key}-{language}", f"{folder}/{language}/complete.json"
             jobs += self._add(name, "pseudo-label", command, done, teacher.jobs).jobs
@@ -306,7 +321,17 @@ class _SeedPlan:
         key = self._checksum(json.dumps([labels.path, list(conditions)]))
         path, filters = f"{self.run}/kept-{key}.parquet", Path(f"{self.run}/kept-{key}.yaml")
         files = [labels.path.replace("*", language) for language in self.options.languages]
-        command = [sys.executable, "-m", "hf_mlpl", "filter-labels", *files, "--filters", str(filters), "--output", path]
+        command = [
+            sys.executable,
+            "-m",
+            "hf_mlpl",
+            "filter-labels",
+            *files,
+            "--filters",
+            str(filters),
+            "--output",
+            path,
+        ]
         text = yaml.safe_dump({"filter": list(conditions)}, allow_unicode=True)
         made = self._add(f"kept-{key}", "filter-labels", command, path, labels.jobs, inputs={filters: text})
         return Labels(path, made.jobs, f"{path.removesuffix('.parquet')}.json")

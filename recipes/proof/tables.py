@@ -31,7 +31,9 @@ def compare(options: Options, plan: Plan, failed: Mapping[str, str]) -> tuple[di
     }
     runs = {name: each for name, each in runs.items() if each}
     languages = options.languages
-    models = {name: _model({seed: figures(run, languages) for seed, run in each.items()}) for name, each in runs.items()}
+    models = {
+        name: _model({seed: figures(run, languages) for seed, run in each.items()}) for name, each in runs.items()
+    }
     labels = _labels(options, plan)
     return {
         "data": options.data,
@@ -53,7 +55,9 @@ def compare(options: Options, plan: Plan, failed: Mapping[str, str]) -> tuple[di
 
 def _model(seeds: Mapping[int, dict]) -> dict:
     """Returns figures by seed, their summaries, and the speakers with the highest and the lowest mean CER."""
-    known = {name: summary(each[name] for each in seeds.values()) for name in FIGURES if name in next(iter(seeds.values()))}
+    known = {
+        name: summary(each[name] for each in seeds.values()) for name in FIGURES if name in next(iter(seeds.values()))
+    }
     speakers = {}
     for speaker in sorted({name for each in seeds.values() for name in each["speakers"]}):
         speakers[speaker] = summary(each["speakers"].get(speaker) for each in seeds.values())["mean"]
@@ -83,7 +87,9 @@ def _gain(models: Mapping[str, dict], name: str) -> dict:
     return {"seeds": seeds} | {key: summary(each[key] for each in seeds.values()) for key in ("gap_share", "change")}
 
 
-def _paired(models: Mapping[str, dict], runs: Runs, labels: Mapping[str, dict], name: str, languages: Sequence[str]) -> dict:
+def _paired(
+    models: Mapping[str, dict], runs: Runs, labels: Mapping[str, dict], name: str, languages: Sequence[str]
+) -> dict:
     """Returns by how much a variant differs from the recipe in the seeds of both.
 
     `interval` holds the 95 % bounds of the difference for other utterances of these speakers; it knows nothing of
@@ -93,7 +99,10 @@ def _paired(models: Mapping[str, dict], runs: Runs, labels: Mapping[str, dict], 
     found: dict = {"seeds": {}}
     for seed in both:
         found["seeds"][seed] = {
-            **{key: difference(_cer(models, name, seed, key), _cer(models, "final", seed, key)) for key in ("cer", "wer")},
+            **{
+                key: difference(_cer(models, name, seed, key), _cer(models, "final", seed, key))
+                for key in ("cer", "wer")
+            },
             "label_cer": difference(_cer(labels, name, seed), _cer(labels, "final", seed)),
         }
     for key in ("cer", "wer", "label_cer"):
@@ -179,7 +188,9 @@ def _failures(failed: Mapping[str, str]) -> list[str]:
 
 
 def _errors(model: Mapping) -> list[str]:
-    spread = f"{_percent(model['cer']['mean'])} ({_percent(model['cer']['lowest'])}-{_percent(model['cer']['highest'])})"
+    spread = (
+        f"{_percent(model['cer']['mean'])} ({_percent(model['cer']['lowest'])}-{_percent(model['cer']['highest'])})"
+    )
     cer = spread if model["cer"]["seeds"] > 1 else _percent(model["cer"]["mean"])
     length = model["length_ratio"]["mean"]
     return [
