@@ -5,27 +5,26 @@
     recipes/human_speech/run.sh --list clips.csv --language sl --train-speakers anna ben --dev-speakers cene \\
         --test-speakers dana eva --seeds 0 1 2
 
-English digits (en, Free Spoken Digit Dataset) and Malayalam sentences (ml, Malayalam Speech Corpus) are known, with the
-speakers of each split, in corpora.yaml. FOLDER holds en-fsdd/manifest.tsv and ml-msc/manifest.tsv: tab-separated tables
-with the columns path, sentence, language and speaker.
+English digits (en, Free Spoken Digit Dataset) and Malayalam sentences (ml, Malayalam Speech Corpus) are known, with
+the speakers of each split, in corpora.yaml. FOLDER holds en-fsdd/manifest.tsv and ml-msc/manifest.tsv: tab-separated
+tables with the columns path, sentence, language and speaker.
 
---list names a table of any other language, in a form that `hf-mlpl prepare-data` reads. Speakers of --train-speakers are
-labelled; all others whom no option names are unlabelled speech, whose texts only the oracle sees. Without test speakers
-the models are evaluated on those of dev. Words of less than two seconds get the updates and the batches of en, longer
-utterances those of ml, unless --updates and --batch-seconds say otherwise.
+--list names a table of any other language, in a form that `hf-mlpl prepare-data` reads. Speakers of --train-speakers
+are labelled; all others whom no option names are unlabelled speech, whose texts only the oracle sees. Without test
+speakers the models are evaluated on those of dev. Words of less than two seconds get the updates and the batches of
+en, longer utterances those of ml, unless --updates and --batch-seconds say otherwise.
 
-Splits to choose settings on. What is chosen on dev speakers must be told apart from what was tested, so test speakers
-stay out while you choose: leave them out of --test-speakers too, and name them in no other option. Cheaper, and surer
-than one speaker, are several small splits of the others, each with --output of its own: each speaker in turn is dev, one
-or two others are labelled, and the rest is unlabelled. Take test speakers out of the table for that:
+Choose settings on dev speakers, with --evaluate dev, which --variants sets by itself. Test speakers are named all the
+same, so that they are in no other split, and are not listened to. One dev speaker says little: several small splits of
+the others say more, each with an --output of its own, in which another speaker is dev, one or two others are labelled,
+and the rest is unlabelled:
 
-    grep -v theo FOLDER/en-fsdd/manifest.tsv > FOLDER/en-fsdd/choosing.tsv
-    recipes/human_speech/run.sh --list FOLDER/en-fsdd/choosing.tsv --language en --train-speakers jackson \\
-        --dev-speakers george --output runs/human_speech/en-jackson-george --seeds 0 1 --variants variants.yaml
+    recipes/human_speech/run.sh --list FOLDER/en-fsdd/manifest.tsv --language en --train-speakers jackson \\
+        --dev-speakers george --test-speakers theo --output runs/human_speech/en-george --seeds 0 1 --evaluate dev
 
-The script writes to runs/human_speech/LANGUAGE or --output: data/, and proof/ with table.md. To continue an interrupted
-run, start it again. On one CPU core of a busy machine a seed of en took 12 minutes, and one of ml 46. `recipes/proof.sh
---help` explains variants and the other options, and the environment variables that set them.
+The script writes to runs/human_speech/LANGUAGE or --output: data/, and proof/ with table.md. To continue an
+interrupted run, start it again. On one CPU core of a busy machine a seed of en took 12 minutes, and one of ml 46.
+`recipes/proof.sh --help` explains variants and the other options, and the environment variables that set them.
 """
 
 from __future__ import annotations

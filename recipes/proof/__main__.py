@@ -12,8 +12,8 @@ For each seed it trains the models of the paper:
     final        supervised, trained further on labels and the pseudo-labels of stages 2 and 3, then on labels alone
     oracle       the same with the true texts of the unlabelled speech, which must be known for it
 
-DATA is a folder (or a quoted pattern of folders) with train.parquet, unlabelled.parquet and the speakers to evaluate on,
-test.parquet or dev.parquet. LANGUAGES are those with unlabelled speech. Settings are those of recipes/demo/*.yaml.
+DATA is a folder (or a quoted pattern of folders) with train.parquet, unlabelled.parquet and the speakers to evaluate
+on, test.parquet or dev.parquet. LANGUAGES are those with unlabelled speech. Settings are those of recipes/demo/*.yaml.
 
 Variants. A file of variants holds names, and the settings in which each differs from the recipe, by stage:
 
@@ -25,16 +25,18 @@ Variants. A file of variants holds names, and the settings in which each differs
     augmented: {supervised: {waveform_augment: {}}, control: {waveform_augment: {}}, oracle: {}}
 
 Stages are supervised, language_finetune (stage 2), labels (stage 3), mixed and final (stage 4). What is equal is
-trained once. A variant is measured against the recipe's control and oracle, unless it has `control` or `oracle`, as the
-last one: then it gets its own. {data} in a setting is DATA. With variants the models are by default supervised, control,
-final and oracle, and the speakers those of dev: choose on dev, and look at --evaluate test once, for what was chosen.
+trained once. A variant is measured against the recipe's control and oracle, unless it has `control` or `oracle`, as
+the last one: then it gets its own. {data} in a setting is DATA. With variants the models are by default supervised,
+control, final and oracle, and the speakers those of dev: choose on dev, and look at --evaluate test once, for what was
+chosen.
 
-Jobs run --jobs at a time, each with one thread. The same command again skips what is complete and goes on with what was
-interrupted. A job that fails ends in a line that names its log in OUTPUT/logs, and stops only what needs it; ^C lets
-running jobs save their work. OUTPUT gets table.md and table.json: error rates with their standard errors over seeds,
-the share of the gap from supervised to oracle that each model closes, its change against the control, differences of
-variants to the recipe, kinds of errors, the best and the worst speaker, and the errors of labels. Transcripts lie beside
-the results of each model, OUTPUT/SEED/NAME.dev.hypotheses.parquet (of test: NAME.hypotheses.parquet).
+Jobs run --jobs at a time, each with one thread. The same command again skips what is complete and goes on with what
+was interrupted. A job that fails ends in a line that names its log in OUTPUT/logs, and stops only what needs it; ^C
+lets running jobs save their work. OUTPUT gets table.md and table.json: error rates with their standard errors over
+seeds, the share of the gap from supervised to oracle that each model closes, its change against the control,
+differences of variants to the recipe, kinds of errors, the best and the worst speaker, and the errors of labels.
+Transcripts lie beside the results of each model, OUTPUT/SEED/NAME.dev.hypotheses.parquet (of test:
+NAME.hypotheses.parquet).
 
 Environment variables set the defaults of the options of the same name: launch, models, updates, later_updates,
 batch_seconds, start, settings.
@@ -227,8 +229,13 @@ def _options(given: argparse.Namespace):
 def _missing(data: str, split: str) -> str:
     if split == "dev":
         return (
-            f"{data}: no dev.parquet, so there are no speakers to choose on; `hf-mlpl prepare-data --dev-speakers NAME` "
-            "makes one, and --evaluate test evaluates on the test speakers"
+            f"{data}: no dev.parquet, so there are no speakers to choose on; `hf-mlpl prepare-data "
+            "--dev-speakers NAME` makes one, and --evaluate test evaluates on the test speakers"
+        )
+    if split == "unlabelled":
+        return (
+            f"{data}: no unlabelled.parquet; recordings without a text, and speakers whom `hf-mlpl prepare-data "
+            "--train-speakers NAME` leaves out, are unlabelled speech"
         )
     return f"{data}: no {split}.parquet; name the folder that `hf-mlpl prepare-data` wrote"
 

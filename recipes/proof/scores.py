@@ -23,7 +23,7 @@ REFERENCE = ("id", "audio", "duration_seconds", "language", "speaker", "text")
 
 
 def read_run(path: Path) -> ScoredRun | None:
-    """Reads results and the transcripts beside them; returns None where there are none, as of a job that has failed."""
+    """Reads results and the transcripts beside them; returns None where a job has failed and there are none."""
     return with_transcripts(path, read_results(path)) if path.exists() else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from hf_mlpl.evaluation.differences import Difference, ScoredRun, differences
 from hf_mlpl.evaluation.error_rate import EDITS
@@ -119,7 +120,7 @@ def _paired(
 
 
 def _labels(options: Options, plan: Plan) -> dict[str, dict]:
-    """Scores the labels of each model and seed against the texts of the unlabelled speech, as far as these are known."""
+    """Scores the labels of each model and seed against the texts of the unlabelled speech, where these are known."""
     found = {}
     for name, by_seed in plan.labels.items() if options.has_known_texts else ():
         seeds = {}
@@ -135,8 +136,6 @@ def _labels(options: Options, plan: Plan) -> dict[str, dict]:
 
 
 def _scored(options: Options, plan: Plan, seed: int, labels: Labels) -> ScoredRun | None:
-    from pathlib import Path
-
     if not labels.path:
         return read_run(Path(labels.results))
     return score_labels(labels.path, f"{options.data}/unlabelled.parquet", options.languages, Path(labels.results))
@@ -151,8 +150,8 @@ def markdown(content: Mapping, runs: Runs) -> str:
     mean = f", mean of {' '.join(languages)}" if len(languages) > 1 else ""
     parts = [
         f"# Errors on {content['split']} speakers",
-        f"{content['data']}, {' '.join(languages)}; seeds {', '.join(map(str, seeds))}; {content['updates']} updates in "
-        f"stage 1, {content['later_updates']} later, batches of {content['batch_seconds']:g} s. Rates are in percent; "
+        f"{content['data']}, {' '.join(languages)}; seeds {', '.join(map(str, seeds))}; {content['updates']} updates "
+        f"in stage 1, {content['later_updates']} later, batches of {content['batch_seconds']:g} s. Rates are in percent; "
         "brackets hold the lowest and the highest of the seeds, and ± is the standard error of their mean. "
         "Substitutions, deletions and insertions are shares of the reference's characters.",
         *_failures(content["failed"]),
