@@ -240,6 +240,7 @@ class _SeedPlan:
         if name not in self.plan.jobs:
             needs = tuple(dict.fromkeys(needs))
             self.plan.jobs[name] = Job(name, kind, tuple(command), Path(result), needs, **more)
+        assert self.plan.jobs[name].result == Path(result), f"two different jobs are called {name}"
         return Made(result, (name,))
 
     # ------------------------------------------------------------------------------------------------------- labels
@@ -356,21 +357,22 @@ class _SeedPlan:
     def _evaluate(self, column: str, model: Made) -> None:
         """Adds an evaluation on the speakers of the split, for a column of the tables."""
         split = self.options.split
-        name = Path(model.path).parent.name + ("" if split == "test" else f".{split}")
-        self.plan.results[column][self.seed] = Path(self._evaluation(name, model, _files(self.options, split)))
+        folder = Path(model.path).parent.name
+        results = f"{self.run}/{folder}.json" if split == "test" else f"{self.run}/{folder}.{split}.json"
+        self._evaluation(f"{folder}.{split}", results, model, _files(self.options, split))
+        self.plan.results[column][self.seed] = Path(results)
 
     def _labels_of_stage_1(self, supervised: Made) -> Labels:
         """Adds an evaluation on the unlabelled speech, which stands for the labels that stage 1 would make."""
         languages = ("--languages", *self.options.languages)
-        results = self._evaluation("labels_supervised", supervised, _files(self.options, "unlabelled"), languages)
+        results = f"{self.run}/labels_supervised.json"
+        self._evaluation("labels_supervised", results, supervised, _files(self.options, "unlabelled"), languages)
         return Labels("", (), results)
 
-    def _evaluation(self, name: str, model: Made, data: Sequence[str], more: Sequence[str] = ()) -> str:
-        results = f"{self.run}/{name}.json"
+    def _evaluation(self, name: str, results: str, model: Made, data: Sequence[str], more: Sequence[str] = ()) -> None:
         command = (sys.executable, "-m", "hf_mlpl", "evaluate", "--model", model.path, "--data", *data, *more)
         source = Path(model.path)
         self._add(name, "evaluate", (*command, "--output", results), results, model.jobs, source=source)
-        return results
 
 
 def _yaml(stage: str) -> str:

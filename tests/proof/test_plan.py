@@ -21,7 +21,7 @@ def plan_of(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     data = tmp_path / "data"
     data.mkdir()
-    for split in ("train", "dev", "unlabelled"):
+    for split in ("train", "dev", "test", "unlabelled"):
         (data / f"{split}.parquet").touch()
 
     def plan_of(variants="", **more):
@@ -50,6 +50,7 @@ def test_jobs_stand_after_those_they_need_and_are_commands_that_exist(plan_of):
         "b: {labels: {teacher: a, options: [--dtype, bfloat16]}}",
         models=MODELS,
         seeds=(0, 1),
+        split="test",
     )
     before = set()
     for name, job in plan.jobs.items():
@@ -60,6 +61,8 @@ def test_jobs_stand_after_those_they_need_and_are_commands_that_exist(plan_of):
         parse_command(words)
         if words[3] == "train":
             settings_of(job)
+    results = {job.result for job in plan.jobs.values() if job.kind == "evaluate"}
+    assert all(path in results for paths in plan.results.values() for path in paths.values())
     halves = [len([name for name in plan.jobs if name.startswith(f"{seed}/")]) for seed in (0, 1)]
     assert halves[0] == halves[1] > 20 and len(plan.jobs) == 2 * halves[0] + 1
 
