@@ -4,6 +4,8 @@
 #
 #     recipes/proof.sh DATA OUTPUT LANGUAGES SEED ... [--variants FILE] [--evaluate dev|test] [--jobs N] [OPTION ...]
 #     make demo && recipes/proof.sh runs/demo/data runs/proof "nl pt ro sv-SE" 0 1 2
+#     recipes/proof.sh runs/demo/data runs/variants "nl pt" 0 1 2 --variants variants.yaml \
+#         --updates 1000 --later-updates 500
 #
 # recipes/proof.sh --help explains all of it. Paths are relative to the project's folder.
 set -euo pipefail

@@ -5,7 +5,7 @@
 #
 #     recipes/human_speech/run.sh FOLDER en|ml SEED ...
 #     recipes/human_speech/run.sh --list TABLE --language sl --train-speakers anna ben --dev-speakers cene \
-#         --test-speakers dana eva --seeds 0 1 2
+#         --test-speakers dana eva --seeds 0 1 2 [--variants FILE] [OPTION ...]
 #
 # recipes/human_speech/run.sh --help explains all of it, and ../README.md reports our results.
 set -euo pipefail

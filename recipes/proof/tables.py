@@ -151,8 +151,9 @@ def markdown(content: Mapping, runs: Runs) -> str:
     parts = [
         f"# Errors on {content['split']} speakers",
         f"{content['data']}, {' '.join(languages)}; seeds {', '.join(map(str, seeds))}; "
-        f"{content['updates']} updates in stage 1, {content['later_updates']} later, batches of {content['batch_seconds']:g} s. Rates are in percent; "
-        "brackets hold the lowest and the highest of the seeds, and ± is the standard error of their mean. "
+        f"{content['updates']} updates in stage 1, {content['later_updates']} later, "
+        f"batches of {content['batch_seconds']:g} s. Rates are in percent; brackets hold "
+        "the lowest and the highest of the seeds, and ± is the standard error of their mean. "
         "Substitutions, deletions and insertions are shares of the reference's characters.",
         *_failures(content["failed"]),
         f"## Models{mean}",
