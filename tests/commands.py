@@ -24,9 +24,12 @@ def run_command(script: str, *arguments) -> int:
 
 
 def read_commands(text: str) -> list[list[str]]:
-    """Returns the words of each line of a shell script, joined where a backslash continues it, without comments."""
+    """Returns the words of each line of a shell script, joined where a backslash continues it, without comments.
+
+    `exec` before a command is left out.
+    """
     lines = text.replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    return [words for line in lines if (words := shlex.split(line.strip().removeprefix("exec "), comments=True))]
 
 
 def check_command(words: list[str]) -> None:

@@ -1,0 +1,172 @@
+"""Jobs of a proof: what is shared between variants, which commands they are, and what an old run is worth."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_mlpl.training_config import load_config
+from recipes.proof.plan import Options, make_plan
+from recipes.proof.variants import MODELS, read_variants
+
+from ..commands import ROOT, check_command, parse_command
+
+
+@pytest.fixture
+def plan_of(tmp_path, monkeypatch):
+    """Returns the plan of variants, as YAML, for data that has only names."""
+    monkeypatch.chdir(ROOT)
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "dev", "test", "unlabelled"):
+        (data / f"{split}.parquet").touch()
+
+    def plan_of(variants="", **more):
+        (tmp_path / "variants.yaml").write_text(variants)
+        read = read_variants(tmp_path / "variants.yaml", str(data)) if variants else []
+        given = {"languages": ("sl", "hr"), "seeds": (0,), "models": ("supervised", "control", "final", "oracle")}
+        given |= {"split": "dev", "variants": tuple(read)} | more
+        return make_plan(Options(str(data), str(tmp_path / "out"), **given))
+
+    return plan_of
+
+
+def models(plan, seed=0):
+    """Returns the name of the folder of each column's model."""
+    return {name: Path(paths[seed]).name.removesuffix(".dev.json") for name, paths in plan.results.items()}
+
+
+def settings_of(job):
+    command = list(job.command)
+    return load_config(command[command.index("train") + 1], command[command.index("train") + 2 :])
+
+
+def test_jobs_stand_after_those_they_need_and_are_commands_that_exist(plan_of):
+    plan = plan_of(
+        "a: {labels: {teacher: supervised, filter: [characters > 0]}, oracle: {}, control: }\n"
+        "b: {labels: {teacher: a, options: [--dtype, bfloat16]}}",
+        models=MODELS,
+        seeds=(0, 1),
+        split="test",
+    )
+    before = set()
+    for name, job in plan.jobs.items():
+        assert before.issuperset(job.needs), name
+        before.add(name)
+        words = ["python", *job.command[job.command.index("-m") :]]
+        check_command(words)
+        parse_command(words)
+        if words[3] == "train":
+            settings_of(job)
+    results = {job.result for job in plan.jobs.values() if job.kind == "evaluate"}
+    assert all(path in results for paths in plan.results.values() for path in paths.values())
+    halves = [len([name for name in plan.jobs if name.startswith(f"{seed}/")]) for seed in (0, 1)]
+    assert halves[0] == halves[1] > 20 and len(plan.jobs) == 2 * halves[0] + 1
+
+
+def test_variants_share_what_is_equal(plan_of):
+    plan = plan_of(
+        """
+        as_the_recipe: {mixed: {learning_rate: 0.001, log_every: 3}}
+        soft: {language_finetune: {slimipl.ema_decay: 0.99}}
+        soft_longer: {language_finetune: {slimipl: {ema_decay: 0.99}}, final: {max_updates: 700}}
+        no_slimipl: {labels: {teacher: supervised}}
+        augmented: {supervised: {waveform_augment: {}}}
+        """
+    )
+    kinds = [job.kind for job in plan.jobs.values()]
+    # two languages each: of the recipe, of soft and of augmented
+    assert kinds.count("supervised") == 2 and kinds.count("language_finetune") == 3 * 2
+    assert kinds.count("pseudo-label") == 2  # of no_slimipl
+    assert kinds.count("final_mixed") == 4 and kinds.count("final") == 5  # soft_longer shares the first half
+    folders = models(plan)
+    assert folders["as_the_recipe"] == folders["final"] == "final"
+    assert len({folders[name] for name in ("final", "soft", "soft_longer", "no_slimipl", "augmented")}) == 5
+    assert plan.labels["soft"] == plan.labels["soft_longer"] != plan.labels["final"] == plan.labels["as_the_recipe"]
+    supervised = {job.command for job in plan.jobs.values() if job.kind == "supervised"}
+    assert sum("waveform_augment={}" in command for command in supervised) == 1
+    assert folders["control"] == "control" and "augmented control" not in folders
+
+
+def test_names_depend_neither_on_the_seed_nor_on_other_variants(plan_of):
+    soft = "soft: {language_finetune: {slimipl.ema_decay: 0.99}}"
+    alone = models(plan_of(soft))["soft"]
+    other = plan_of(f"longer: {{mixed: {{max_updates: 900}}}}\n{soft}", seeds=(5, 7))
+    assert models(other, 5)["soft"] == models(other, 7)["soft"] == alone != models(other, 5)["longer"]
+
+
+def test_own_baselines_are_trained_where_they_are_asked_for(plan_of):
+    plan = plan_of(
+        "own: {supervised: {warmup_updates: 3}, control: {learning_rate: 0.01}, oracle: {spec_augment: null}}"
+    )
+    jobs, folders = plan.jobs, models(plan)
+    control = settings_of(jobs[f"0/{folders['own control']}"])
+    assert control.learning_rate == 0.01 and control.model.endswith(f"{folders['own supervised']}/model")
+    oracle = settings_of(jobs[f"0/{folders['own oracle']}"])
+    mixed = settings_of(jobs[f"0/{Path(oracle.model).parent.name}"])
+    assert oracle.spec_augment is mixed.spec_augment is None and mixed.train[1].endswith("/unlabelled.parquet")
+    assert settings_of(jobs["0/control"]).learning_rate == 0.001
+
+
+def test_the_recipe_has_the_updates_and_names_of_the_script_that_this_was(plan_of, tmp_path):
+    plan = plan_of(models=MODELS, split="test", settings=("log_every=7",), start="base")
+    trained = {name: settings_of(job) for name, job in plan.jobs.items() if "train" in job.command[:5]}
+    updates = {name: config.max_updates for name, config in trained.items()}
+    assert updates == {
+        "0/supervised": 2000,
+        "0/control": 1000,
+        "0/at_once": 1000,
+        "0/scratch_mixed": 2000,
+        "0/scratch": 400,
+        "0/final_mixed": 600,
+        "0/final": 400,
+        "0/oracle_mixed": 600,
+        "0/oracle": 400,
+    }
+    assert trained["0/supervised"].model == "base" and trained["0/scratch_mixed"].model == "tiny"
+    assert all(config.log_every == 7 and config.max_batch_seconds == 15 for config in trained.values())
+    stage_2 = list(plan.jobs["0/hr.labels"].command)
+    start, end = stage_2.index("language-finetune"), stage_2.index("--languages")
+    config = load_config(stage_2[start + 1], [*stage_2[start + 6 : end], "language=hr"])
+    assert (config.max_updates, config.slimipl.start_update, config.dev) == (600, 200, [])
+    assert config.output_dir == str(tmp_path / "out" / "0" / "hr")
+    assert plan.jobs["0/hr.labels"].result == tmp_path / "out" / "0" / "labels" / "hr" / "complete.json"
+    assert plan.results["final"][0] == tmp_path / "out" / "0" / "final.json"
+
+
+def test_what_an_earlier_command_completed_is_complete(plan_of, tmp_path):
+    plan = plan_of("soft: {final: {max_updates: 3}}")
+    for job in plan.jobs.values():
+        job.result.parent.mkdir(parents=True, exist_ok=True)
+        if job.result.name == "model":
+            job.result.mkdir()
+            config = {**vars(settings_of(job)), "output_dir": "x"}
+            plain = json.loads(json.dumps(config, default=vars))
+            (job.result.parent / "config.yaml").write_text(yaml.safe_dump(plain))
+        else:
+            job.result.write_text(json.dumps({"languages": {"sl": {}}}))
+    again = plan_of("soft: {final: {max_updates: 3}}")
+    # the counts of labels of both languages are those of one of them
+    assert [name for name, job in again.jobs.items() if not job.is_complete()] == ["0/labels"]
+    again.jobs["0/labels"].result.write_text(json.dumps({"languages": {"sl": {}, "hr": {}}}))
+    assert all(job.is_complete() for job in again.jobs.values())
+    new = plan_of("soft: {final: {max_updates: 4}}")
+    assert len([name for name, job in new.jobs.items() if not job.is_complete()]) == 2  # it and its evaluation
+    with pytest.raises(
+        ValueError, match="out/0/supervised belongs to a run with other settings: max_updates was 2000"
+    ):
+        plan_of(updates=3)
+
+
+def test_a_variant_with_a_wrong_setting_is_found_before_anything_runs(plan_of):
+    with pytest.raises(ValueError, match="no setting is called learning_rat"):
+        plan_of("a: {mixed: {learning_rat: 1}}")
+
+
+def test_python_is_this_one_and_launchers_stay(plan_of):
+    plan = plan_of(launch=tuple(shlex.split("accelerate launch --num_processes 2")))
+    assert plan.jobs["0/final"].command[:6] == ("accelerate", "launch", "--num_processes", "2", "-m", "hf_mlpl")
+    assert plan_of().jobs["0/final"].command[:3] == (sys.executable, "-m", "hf_mlpl")
