@@ -36,15 +36,15 @@ step 300 language_finetune \
     "Stages 2 and 3, slimIPL and pseudo-labels: train a model for each low-resource language, and label with it"
 python recipes/language_finetune.py recipes/demo/language_finetune.yaml --labels $run/labels --launch "$launch"
 
-step 70 mixed "Stage 4, first half: train the supervised model further on labels and pseudo-labels"
+step 95 mixed "Stage 4, first part: train the supervised model further on labels and pseudo-labels"
 $launch recipes/train.py recipes/demo/mixed.yaml
 
-step 50 final "Stage 4, second half: train on labels alone, as in the paper"
+step 25 final "Stage 4, second part: train on labels alone, as in the paper"
 $launch recipes/train.py recipes/demo/final.yaml license=apache-2.0 # of the weights, for their card
 
 step 110 control "The control: train the supervised model further on labels alone, for as many updates"
-$launch recipes/train.py recipes/demo/final.yaml output_dir=$run/control stage=control \
-    model=$run/supervised/model max_updates=600
+$launch recipes/train.py recipes/demo/mixed.yaml output_dir=$run/control stage=control max_updates=600 \
+    "train=[$run/data/train.parquet]"
 
 step 40 evaluation "Character error rates on test speakers, who are in no training data"
 for stage in supervised control final; do

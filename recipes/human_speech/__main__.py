@@ -46,6 +46,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CORPORA = yaml.safe_load(Path(__file__).with_name("corpora.yaml").read_text(encoding="utf-8"))
 SHORT_SECONDS = 2  # mean length of utterances, below which they are like the digits of en
 SPLITS = ("train", "dev", "test")
+SETTINGS = "waveform_augment={}"  # of all stages: people who are few sound like more at other speeds, in noise and echo
 
 
 def parser() -> proof.Parser:
@@ -107,6 +108,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     length = CORPORA[_likest(output / "data", language)]
     given.updates = given.updates or corpus.get("updates", length["updates"])
     given.batch_seconds = given.batch_seconds or corpus.get("batch_seconds", length["batch_seconds"])
+    given.settings = f"{SETTINGS} {given.settings}"
     given.models = given.models or "supervised control final oracle"
     given.evaluate = given.evaluate or (None if corpus["test_speakers"] else "dev")
     options = proof.parser().parse_args([str(output / "data"), str(output / "proof"), language, *seeds])

@@ -29,7 +29,7 @@ from .variants import RECIPE, Variant
 
 STAGES = "recipes/demo"  # the folder with a YAML file for each stage, which holds the defaults
 # Updates of a stage as shares of those of the control
-SLIMIPL, SLIMIPL_START, MIXED, FINAL = (3, 5), (1, 5), (3, 5), (2, 5)
+SLIMIPL, SLIMIPL_START, MIXED, FINAL = (3, 5), (1, 5), (4, 5), (1, 5)
 
 
 @dataclass(frozen=True)
@@ -178,10 +178,10 @@ class _SeedPlan:
         return self._train("supervised", "supervised", settings, ["tokens"], variant)
 
     def _control(self, variant: Variant, supervised: Made) -> Made:
-        """Trains on labels alone for as many updates as stage 4 has."""
-        settings = self._common("final", self.options.later_updates, self.labelled)
+        """Trains on labels alone, with the settings of stage 4's first part, for as many updates as stage 4 has."""
+        settings = self._common("mixed", self.options.later_updates, self.labelled)
         settings.append(f"model={supervised.path}")
-        return self._train("control", "final", settings, supervised.jobs, variant, variant.settings.get("control", ()))
+        return self._train("control", "mixed", settings, supervised.jobs, variant, variant.settings.get("control", ()))
 
     def _stage_4(self, name: str, variant: Variant, supervised: Made, labels: Made) -> Made:
         """Trains on labels and other texts, then on labels alone."""
