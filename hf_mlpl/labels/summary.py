@@ -29,8 +29,11 @@ from .schema import SCORES
 # first and the last bin also hold values outside it.
 RANGES = dict.fromkeys(SCORES, (0.0, 1.0)) | {
     "mean_log_prob": (-2.0, 0.0),
+    "letter_log_prob": (-8.0, 0.0),
+    "length_ratio": (0.0, 2.0),
     "characters_per_second": (0.0, 40.0),
     "compression_ratio": (0.0, 4.0),
+    "expected_cer": (0.0, 1.5),
 }
 BINS = 40
 REPETITIVE = 2.4  # compression ratio above which Whisper's decoding takes a text for a loop

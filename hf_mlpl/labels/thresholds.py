@@ -24,15 +24,20 @@ from .summary import BINS, RANGES
 
 # Operators of the conditions on each score that leave out faulty labels, and digits behind the point of thresholds
 OPERATORS = dict.fromkeys(SCORES, (">=",)) | {
+    "length_ratio": (">=", "<="),  # below 1 letters are missing, above it some are too many
     "blank_ratio": ("<=",),
     "characters_per_second": ("<=", ">="),  # a loop has too many, a text with holes too few
     "compression_ratio": ("<=",),
     "repetition": ("<=",),
     "no_speech_probability": ("<=",),
+    "expected_cer": ("<=",),
 }
 DIGITS = dict.fromkeys(SCORES, 3) | {"characters_per_second": 1, "compression_ratio": 2}
 # By which labels are ordered where it is not known how their scores follow the error rate, the best first
-PREFERRED = ("agreement", "mean_log_prob", "lowest_word_confidence", "language_probability", "no_speech_probability")
+PREFERRED = (
+    *("expected_cer", "agreement", "letter_log_prob", "mean_log_prob", "lowest_word_confidence"),
+    *("language_probability", "no_speech_probability"),
+)
 MARGIN = 3  # thresholds on both sides of a histogram, or more, for half of `BINS` altogether
 FEWEST_COMPARED = 50  # labels with a reference, of a language: fewer say little about its scores
 SHARES = np.arange(0.05, 1.001, 0.05)  # of the hours, at which error rates are compared
