@@ -343,8 +343,8 @@ class GreedyPath:
     def middle(self, piece: Piece) -> GreedyPath:
         """Returns the path without the context at the ends of its piece."""
         middle = slice(piece.left, piece.end)
-        arrays = (each[middle] for each in (self.log_probs, self.labels, self.expected_labels))
-        return GreedyPath(*arrays, self.language_log_probs, piece.seconds)
+        log_probs, labels, expected = (each[middle] for each in (self.log_probs, self.labels, self.expected_labels))
+        return GreedyPath(log_probs, labels, expected, self.language_log_probs, piece.seconds)
 
 
 def decode_batch(model: PreTrainedModel, ctc: CtcInterface, batch: SpeechBatch) -> list[Hypothesis]:

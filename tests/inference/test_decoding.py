@@ -108,7 +108,7 @@ def by_hand(model, row) -> Hypothesis:
 
 
 def expected_length(probabilities, blank: int) -> float:
-    """Returns the expected number of labels of a path (S,), given (S, V) probabilities: the formula, in plain loops."""
+    """Returns the expected number of labels of a path (S,), given probabilities (S, V), by the formula."""
     expected, before = 0.0, [0.0] * len(probabilities[0])
     for frame in probabilities.tolist():
         expected += sum(p * (1 - q) for c, (p, q) in enumerate(zip(frame, before, strict=True)) if c != blank)

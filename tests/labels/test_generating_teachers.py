@@ -13,7 +13,8 @@ from hf_mlpl.cli.main import main
 from hf_mlpl.data.utterances import FEATURES, read_utterances, write_utterances
 from hf_mlpl.inference.recognition import load_recognizer, transcriber
 from hf_mlpl.labels import labelling
-from hf_mlpl.labels.filters import DEFAULT_FILTERS, LabelFilter, filter_labels
+from hf_mlpl.labels.filtering import filter_labels
+from hf_mlpl.labels.filters import DEFAULT_FILTERS, LabelFilter
 from hf_mlpl.labels.publishing import write_label_set
 from hf_mlpl.labels.schema import SCORES
 from hf_mlpl.labels.text_scores import repetition
