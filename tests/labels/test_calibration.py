@@ -23,7 +23,7 @@ LETTERS = "abcdefgh"
 
 
 def made_labels(count: int, speakers: int = 4, seed: int = 0) -> tuple[list[dict], list[dict]]:
-    """Returns labels and their utterances: each letter is wrong with a probability that two scores tell, with noise."""
+    """Returns labels and their utterances; two scores tell, with noise, how probably each letter is wrong."""
     random, labels, utterances = np.random.default_rng(seed), [], []
     for number in range(count):
         doubt = random.uniform(0.02, 1)
@@ -64,7 +64,7 @@ def test_expected_rates_follow_true_ones_of_other_labels(judged):
     assert {each.condition.split()[0] for each in others} >= {
         "letter_log_prob",
         "blank_ratio",
-        "characters_per_second",
+        "lowest_word_confidence",
     }
     assert "mean_log_prob >= 50%" not in {each.condition for each in others}  # it is the same for all
     assert "mean_log_prob" not in calibration.scores
