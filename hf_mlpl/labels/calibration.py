@@ -2,7 +2,7 @@
 
 The expected error rate of a label is a logistic function of a weighted sum of terms, each of a score that the teacher
 gives: quasi-binomial regression (Papke and Wooldridge 1996) with a ridge penalty, in which a label counts as often as
-its reference has characters. Scores of the text alone, such as `characters_per_second`, are left out but for loops:
+its reference has characters; then one number stretches the sum, without a penalty. Scores of the text alone, such as `characters_per_second`, are left out but for loops:
 they differ between speakers and between sentences more than between right and wrong labels, so that weights learned
 from a few speakers mislead for others.
 """
@@ -208,16 +208,24 @@ def fit(scores: Mapping[str, np.ndarray], edits: np.ndarray, characters: np.ndar
         raise ValueError("the labels have no scores from which an error rate could be expected, or the same ones all")
     inputs = np.column_stack([np.ones(count), *(_deviation(columns[name], *each) for name, each in moments.items())])
     rates = np.minimum(edits / characters, HIGHEST_CER) / HIGHEST_CER
-    intercept, *weights = _logistic_ridge(inputs, rates, characters / characters.mean()).tolist()
-    return Calibration(intercept, {n: Term(*moments[n], weight) for n, weight in zip(moments, weights, strict=True)})
+    counts = characters / characters.mean()
+    weights = logistic_ridge(inputs, rates, counts, RIDGE)[1:]
+    # The penalty finds an order that holds for others, but shrinks all differences: the second fit stretches them.
+    sums = np.column_stack([np.ones(count), inputs[:, 1:] @ weights])
+    intercept, slope = logistic_ridge(sums, rates, counts, 0.0).tolist()
+    terms = {
+        name: Term(*moments[name], slope * weight) for name, weight in zip(moments, weights.tolist(), strict=True)
+    }
+    return Calibration(intercept, terms)
 
 
-def _logistic_ridge(inputs: np.ndarray, rates: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def logistic_ridge(inputs: np.ndarray, rates: np.ndarray, weights: np.ndarray, ridge: float) -> np.ndarray:
     """Returns the coefficients (D,) of the logistic regression of rates (N,) on inputs (N, D), by Newton's method.
 
-    The first coefficient, the intercept, has no penalty, so that the mean of the rates is met.
+    The least of the weighted sum of `-rate * log(p) - (1 - rate) * log(1 - p)`, and `ridge / 2` times the sum of the
+    squared coefficients. The first one, the intercept, has no penalty, so that the mean of the rates is met.
     """
-    penalty = np.full(inputs.shape[1], RIDGE)
+    penalty = np.full(inputs.shape[1], max(ridge, 1e-3))
     penalty[0] = 1e-3  # where all rates are 0, or all are 1, it would go on for ever
     coefficients = np.zeros(inputs.shape[1])
     for _ in range(50):
