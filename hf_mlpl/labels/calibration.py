@@ -2,9 +2,9 @@
 
 The expected error rate of a label is a logistic function of a weighted sum of terms, each of a score that the teacher
 gives: quasi-binomial regression (Papke and Wooldridge 1996) with a ridge penalty, in which a label counts as often as
-its reference has characters; then one number stretches the sum, without a penalty. Scores of the text alone, such as `characters_per_second`, are left out but for loops:
-they differ between speakers and between sentences more than between right and wrong labels, so that weights learned
-from a few speakers mislead for others.
+its reference has characters; then one number stretches the sum, without a penalty. Scores of the text alone, such as
+`characters_per_second`, are left out but for loops: they differ between speakers and between sentences more than
+between right and wrong labels, so that weights learned from a few speakers mislead for others.
 """
 
 from __future__ import annotations
