@@ -25,7 +25,11 @@ COUNTS = {
     "normalized_cer": ("normalized_edits", "normalized_characters"),
     "normalized_wer": ("normalized_word_edits", "normalized_words"),
 }
-SCORES = ("mean_log_prob", "lowest_word_confidence", "blank_ratio", "language_probability", "no_speech_probability")
+ADDED_SCORES = ("letter_log_prob", "length_ratio")  # which older files lack
+SCORES = (
+    *("mean_log_prob", *ADDED_SCORES, "lowest_word_confidence", "blank_ratio"),
+    *("language_probability", "no_speech_probability"),
+)
 HYPOTHESIS_FEATURES = Features(
     {
         **{name: FEATURES[name] for name in ("id", "audio", "duration_seconds", "language", "speaker", "text")},
@@ -40,7 +44,7 @@ HYPOTHESIS_FEATURES = Features(
 
 SUFFIX = ".hypotheses.parquet"
 TEXTS = ("id", "language", "text", "hypothesis", "duration_seconds")  # columns without which nothing is scored
-ADDED = {"speaker", *COUNTS["normalized_cer"], *COUNTS["normalized_wer"]}  # columns that older files lack
+ADDED = {"speaker", *ADDED_SCORES, *COUNTS["normalized_cer"], *COUNTS["normalized_wer"]}  # which older files lack
 
 
 def hypotheses_path(results: Path) -> Path:

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 MAX_PARALLEL_FORWARDS = 4  # on a CPU: each needs memory
 DURATION_TOLERANCE = 1.1  # tables round durations: a batch may have so many times the audio that was planned for it
 BLOCK_LOGITS = 2**20  # logits that become probabilities at a time, 4 MB
+FEWEST_EXPECTED = 0.01  # labels; where posteriors expect fewer, a ratio to what they expect would say nothing
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class Hypothesis:
             end included; its exponential is the geometric mean of the probabilities.
         lowest_word_confidence: the same exponential over the frames of a word, for the word where it is lowest; None
             without words.
+        letter_log_prob: sum over output frames of the best class's log-probability, divided by the number of labels
+            of the text: blanks do not dilute it. None for a model that generates text.
+        length_ratio: number of labels of the text, divided by the number that the posteriors expect: below 1, letters
+            are probably missing. None for a model that generates text.
         blank_ratio: share of the output frames whose best class is the blank; None for a model that generates text.
         language_probability: of the utterance's own language; None where the model does not know that language.
         no_speech_probability: of the piece where it is highest; None for a model that has none.
@@ -66,6 +71,8 @@ class Hypothesis:
     language: str | None = None
     num_frames: int = 0
     mean_log_prob: float = 0.0
+    letter_log_prob: float | None = None
+    length_ratio: float | None = None
     lowest_word_confidence: float | None = None
     blank_ratio: float | None = 0.0
     language_probability: float | None = None
@@ -329,13 +336,15 @@ class GreedyPath:
 
     log_probs: np.ndarray  # (S,), of the best classes
     labels: np.ndarray  # (S,), the best classes
+    expected_labels: np.ndarray  # (S,), probabilities that a label begins with the frame
     language_log_probs: torch.Tensor | None  # (L,), of the whole piece; None for a model without languages
     seconds: float
 
     def middle(self, piece: Piece) -> GreedyPath:
         """Returns the path without the context at the ends of its piece."""
         middle = slice(piece.left, piece.end)
-        return GreedyPath(self.log_probs[middle], self.labels[middle], self.language_log_probs, piece.seconds)
+        log_probs, labels, expected = (each[middle] for each in (self.log_probs, self.labels, self.expected_labels))
+        return GreedyPath(log_probs, labels, expected, self.language_log_probs, piece.seconds)
 
 
 # Changes log-probabilities (B, S, V) of the classes, given their valid frames (B,) and their first row in the batch.
@@ -399,11 +408,18 @@ def _paths_of_padded(
         logits = output.logits
         if adjust is not None:
             logits = adjust(logits.float().log_softmax(-1), output.num_frames, first)
-        log_probs, labels = (tensor.cpu().numpy() for tensor in best_classes(logits))  # (B, S)
+        classes = best_classes(logits, ctc.blank_id)
+        log_probs, labels, expected = (tensor.cpu().numpy() for tensor in classes)  # (B, S)
     languages = [None] * len(mask) if output.language_log_probs is None else output.language_log_probs.cpu()
     seconds = (ctc.input_seconds(length) for length in mask.sum(1).tolist())
     return [
-        GreedyPath(log_probs[i, :length].copy(), labels[i, :length].astype(np.int32), languages[i], of_row)
+        GreedyPath(
+            log_probs[i, :length].copy(),
+            labels[i, :length].astype(np.int32),
+            expected[i, :length].copy(),
+            languages[i],
+            of_row,
+        )
         for i, (length, of_row) in enumerate(zip(output.num_frames.tolist(), seconds, strict=True))
     ]
 
@@ -412,7 +428,8 @@ def _make_hypothesis(ctc: CtcInterface, row: int, language_id: int, paths: list[
     """Joins the paths of an utterance's pieces, in their order, to its text and scores."""
     log_probs = np.concatenate([path.log_probs for path in paths])
     labels = np.concatenate([path.labels for path in paths])
-    decoded = ctc.decode(labels.tolist())
+    expected = math.fsum(float(path.expected_labels.sum(dtype=np.float64)) for path in paths)
+    decoded, num_labels = ctc.decode(labels.tolist()), collapsed_length(labels, ctc.blank_id)
     words = [log_probs[start:end].mean() for _, start, end in decoded.words]
     language, language_probability = None, None
     if ctc.languages:
@@ -427,6 +444,8 @@ def _make_hypothesis(ctc: CtcInterface, row: int, language_id: int, paths: list[
         language=language,
         num_frames=len(labels),
         mean_log_prob=float(log_probs.mean()),
+        letter_log_prob=float(log_probs.sum(dtype=np.float64)) / max(num_labels, 1),
+        length_ratio=num_labels / max(expected, FEWEST_EXPECTED),
         lowest_word_confidence=float(np.exp(min(words))) if words else None,
         blank_ratio=float((labels == ctc.blank_id).mean()),
         language_probability=language_probability,
@@ -434,10 +453,39 @@ def _make_hypothesis(ctc: CtcInterface, row: int, language_id: int, paths: list[
     )
 
 
-def best_classes(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the log-probability (B, S) of the best class of each frame of logits (B, S, V), and the class (B, S)."""
-    # A block of frames at a time, which stays in a processor's cache: all log-probabilities together never exist.
-    frames = logits.flatten(0, 1).split(max(1, BLOCK_LOGITS // logits.shape[2]))
-    blocks = [block.float().log_softmax(-1).max(-1) for block in frames]
-    log_probs, classes = (torch.cat(parts).view(logits.shape[:2]) for parts in zip(*blocks, strict=True))
-    return log_probs, classes
+def collapsed_length(path: np.ndarray, blank_id: int) -> int:
+    """Returns the number of labels of a path (S,): of frames with a label that the frame before does not have."""
+    return int(((path != blank_id) & (np.diff(path, prepend=blank_id) != 0)).sum())
+
+
+def best_classes(logits: torch.Tensor, blank_id: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Finds the best class of each frame, and how likely it is that a label of a text begins with the frame.
+
+    Frames are independent of each other given the audio, so the probability that a label begins with frame t is the
+    sum over classes c that are not blank of `p_t(c) * (1 - p_{t-1}(c))`, where p is 0 before the first frame. The sum
+    over frames is the expected number of labels of a path (Graves et al. 2006 define the collapse of paths).
+
+    Args:
+        logits: (B, S, V).
+
+    Returns:
+        The log-probability of the best class, the class, and the probability that a label begins; each (B, S).
+    """
+    # A block of frames at a time, which stays in a processor's cache: all probabilities together never exist.
+    num_frames, frames = logits.shape[1], logits.flatten(0, 1)
+    size, parts = max(1, BLOCK_LOGITS // logits.shape[2]), []
+    last = torch.zeros(logits.shape[2], device=logits.device)  # probabilities of the labels in the frame before
+    for first in range(0, len(frames), size):
+        block = frames[first : first + size].float()
+        highest, classes = block.max(-1)
+        odds = block.sub(highest[:, None]).exp_()  # against the best class
+        sums = odds.sum(-1)
+        blank = odds[:, blank_id] / sums
+        odds[:, blank_id] = 0
+        same = torch.empty_like(sums)  # the probability of the label of the frame before
+        same[0] = last @ odds[0]
+        same[1:] = torch.linalg.vecdot(odds[1:], odds[:-1]) / sums[:-1]
+        same[-first % num_frames :: num_frames] = 0  # no frame is before the first one of an utterance
+        last = odds[-1] / sums[-1]
+        parts.append((-sums.log(), classes, 1 - blank - same / sums))
+    return tuple(torch.cat(each).view(logits.shape[:2]) for each in zip(*parts, strict=True))

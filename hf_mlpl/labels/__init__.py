@@ -5,7 +5,10 @@ from ..lazy import lazy_names
 __all__, __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "filters": "DEFAULT_FILTERS LabelFilter filter_labels read_filters",
+        "calibrating": "calibrate read_judged_labels",
+        "calibration": "Calibration",
+        "filtering": "FilterReport filter_labels",
+        "filters": "DEFAULT_FILTERS LabelFilter read_filters",
         "folder": "read_complete",
         "join": "JoinReport find_label_set join_labels join_own_audio",
         "publishing": "push_label_set write_label_set",

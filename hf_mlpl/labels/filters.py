@@ -7,6 +7,10 @@ A file of filters is YAML, `filter: none` or a list of conditions that all must 
       - characters_per_second <= 25
       - language agrees
 
+A percentage keeps that share of the hours of each language, the best by the score: `mean_log_prob >= 50%` the half
+with the highest ones, `blank_ratio <= 50%` the half with the lowest. It is a share of the labels that have a text and
+the score, whatever other filters drop. Labels with the very value of the bound are all kept: it may be more.
+
 Scores are those of `labels.schema.SCORES`, and `characters`, the length of the text. A null score fulfils no
 condition: such labels are dropped, and a line counts them. A score that none of the labels has is refused, because its
 teacher, or whoever wrote the table, has none. `language agrees` keeps labels whose language the teacher's language-ID
@@ -21,10 +25,9 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -32,29 +35,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from ..corpora.preparation.normalizer import Normalizer
-from ..data.collapse import NOT_LEARNED, LabelTexts, collapse_line, num_characters
-from ..data.rows import row_groups, with_offsets
-from ..data.utterances import write_tables
+from ..data.collapse import num_characters
 from ..error_line import error_line
-from ..folder_lock import claimed_file
-from ..model.text import normalize_text
-from ..remote_path import AnyPath, as_path
-from .agreement import agreement
-from .files import scored_blocks
-from .schema import LABEL_FEATURES, SCORES
+from .schema import SCORES
 
 logger = logging.getLogger(__name__)
 
 CHARACTERS = "characters"
-OPERATORS: dict[str, Callable] = {">=": pc.greater_equal, "<=": pc.less_equal, ">": pc.greater, "<": pc.less}
+OPERATORS: dict[str, Callable] = {">=": np.greater_equal, "<=": np.less_equal, ">": np.greater, "<": np.less}
 CONDITION = re.compile(rf"\s*({'|'.join((*SCORES, CHARACTERS))})\s*({'|'.join(OPERATORS)})\s*([^\s=]\S*)\s*")
 LANGUAGE_AGREES, PREDICTED_LANGUAGE = "language agrees", "predicted_language"
+REMEDIES = {"agreement": "; --agreement-with computes it", "expected_cer": "; --calibration computes it"}
 
 
 @dataclass(frozen=True)
 class LabelFilter:
-    """Keeps labels by one condition, such as `mean_log_prob >= -0.3` or `language agrees`.
+    """Keeps labels by one condition, such as `mean_log_prob >= -0.3`, `mean_log_prob >= 50%` or `language agrees`.
 
     Raises:
         ValueError: for a text that is no condition, with those that are accepted.
@@ -74,27 +70,56 @@ class LabelFilter:
         score, _, _ = self._parse()
         return "text" if score == CHARACTERS else score
 
-    def _parse(self) -> tuple[str, str, float]:
+    @property
+    def operator(self) -> str | None:
+        """Returns the operator; None for `language agrees`."""
+        return None if self.condition == LANGUAGE_AGREES else self._parse()[1]
+
+    @property
+    def share(self) -> float | None:
+        """Returns the share of the hours that a percentage keeps, 0.5 for 50%; None for other conditions."""
+        bound = "" if self.condition == LANGUAGE_AGREES else self._parse()[2]
+        return float(bound[:-1]) / 100 if bound.endswith("%") else None
+
+    def _parse(self) -> tuple[str, str, str]:
         """Returns score, operator and bound."""
-        try:
-            if (match := CONDITION.fullmatch(self.condition)) and not math.isnan(bound := float(match[3])):
-                return match[1], match[2], bound
-        except ValueError:
-            pass
+        if match := CONDITION.fullmatch(self.condition):
+            score, operator, bound = match.groups()
+            try:
+                number = float(bound.removesuffix("%"))
+            except ValueError:
+                number = math.nan
+            if bound.endswith("%") and not (0 < number <= 100 and operator in (">=", "<=")):
+                raise ValueError(
+                    f"{self.condition!r} is no filter; a share of the labels takes >= or <=, and more than 0% up to "
+                    f"100%, as in '{score} >= 50%'"
+                )
+            if not math.isnan(number):
+                return score, operator, bound
         raise ValueError(
-            f"{self.condition!r} is no filter; write '{LANGUAGE_AGREES}', or a score, >=, <=, > or < and a number, "
-            f"with one of {', '.join((*SCORES, CHARACTERS))}"
+            f"{self.condition!r} is no filter; write '{LANGUAGE_AGREES}', or a score, >=, <=, > or < and a number, or "
+            f">= or <= and a share such as 50%, with one of {', '.join((*SCORES, CHARACTERS))}"
         )
 
-    def keeps(self, labels: pa.Table | pa.RecordBatch) -> np.ndarray:
-        """Returns the (N,) mask of the labels that fulfil the condition."""
+    def values(self, labels: pa.Table | pa.RecordBatch) -> np.ndarray:
+        """Returns (N,) values of the score; NaN where it is null."""
+        column = num_characters(labels["text"]) if self.column == "text" else labels[self.column]
+        return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+
+    def keeps(self, labels: pa.Table | pa.RecordBatch, bounds: Mapping[str, float] | None = None) -> np.ndarray:
+        """Returns the (N,) mask of the labels that fulfil the condition.
+
+        Args:
+            bounds: by language, which a percentage needs; of a language without one, no label is kept.
+        """
         if self.condition == LANGUAGE_AGREES:
             kept = pc.equal(labels["language"], labels[PREDICTED_LANGUAGE])
-        else:
-            score, operator, bound = self._parse()
-            values = num_characters(labels["text"]) if score == CHARACTERS else labels[score]
-            kept = OPERATORS[operator](values, bound)
-        return kept.fill_null(False).to_numpy(zero_copy_only=False)
+            return kept.fill_null(False).to_numpy(zero_copy_only=False)
+        _, operator, bound = self._parse()
+        if self.share is None:
+            return OPERATORS[operator](self.values(labels), float(bound))
+        places = pc.index_in(labels["language"], pa.array(list(bounds), pa.string())).fill_null(len(bounds))
+        return OPERATORS[operator](self.values(labels), np.array([*bounds.values(), np.nan])[places.to_numpy()])
 
 
 DEFAULT_FILTERS = (LabelFilter(f"{CHARACTERS} > 0"),)
@@ -126,8 +151,8 @@ class KnownScores:
             if not self.known[each.column]:
                 there = [name for name in SCORES if self.known[name]] + [CHARACTERS]
                 raise ValueError(
-                    f"{each.condition!r} cannot hold: none of {self.labels} labels has a value of {each.column}; "
-                    f"their scores are {', '.join(there)}"
+                    f"{each.condition!r} cannot hold: none of {self.labels} labels has a value of {each.column}"
+                    f"{REMEDIES.get(each.column, '')}; their scores are {', '.join(there)}"
                 )
             without = self.labels - self.known[each.column]
             logger.warning(
@@ -135,9 +160,18 @@ class KnownScores:
             )
 
 
-def filter_masks(labels: pa.Table | pa.RecordBatch, filters: Sequence[LabelFilter]) -> dict[str, np.ndarray]:
-    """Returns (N,) masks of `all` labels, of those that each filter keeps, by its condition, and of those `kept`."""
-    masks = {"all": np.ones(len(labels), bool)} | {each.condition: each.keeps(labels) for each in filters}
+def filter_masks(
+    labels: pa.Table | pa.RecordBatch,
+    filters: Sequence[LabelFilter],
+    bounds: Mapping[str, Mapping[str, float]] | None = None,
+) -> dict[str, np.ndarray]:
+    """Returns (N,) masks of `all` labels, of those that each filter keeps, by its condition, and of those `kept`.
+
+    Args:
+        bounds: of filters that keep a share, by condition and language, from `relative_bounds`.
+    """
+    masks = {"all": np.ones(len(labels), bool)}
+    masks |= {each.condition: each.keeps(labels, (bounds or {}).get(each.condition)) for each in filters}
     return masks | {"kept": np.logical_and.reduce(list(masks.values()))}
 
 
@@ -160,89 +194,3 @@ def read_filters(path: str | Path) -> list[LabelFilter]:
         return filters if names_characters else [*DEFAULT_FILTERS, *filters]
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error_line(error)}") from None
-
-
-def filter_labels(
-    labels: Sequence[str | AnyPath],
-    filters: Sequence[LabelFilter],
-    output: str | AnyPath,
-    allow_collapsed: bool = False,
-    others: Sequence[pa.Array] = (),
-    normalizers: Mapping[str, Normalizer] | None = None,
-) -> dict[str, dict[str, float]]:
-    """Writes the labels that all filters keep; returns language -> hours of `all`, of each filter alone, and `kept`.
-
-    Warns of languages of which the filters keep no label.
-
-    Args:
-        others: texts of other label sets for the same utterances, in this order, as `agreement.other_labels` finds
-            them; they give the score `agreement`, which is written, too.
-        normalizers: of the texts that are written, by language; `*` is for all other languages. Filters see these
-            texts; other scores stay those of the teacher's.
-        allow_collapsed: writes the file also if labels have collapsed, or if the filters keep none.
-
-    Raises:
-        ValueError: for a file of `labels` that holds no pseudo-labels, for languages whose labels have collapsed, for
-            a filter on a score that no label has, and if there is no label, or the filters keep none; then nothing is
-            written.
-        InUseError: if another job is writing the same file.
-    """
-    hours: dict[str, Counter] = defaultdict(Counter)
-    kept_by: dict[str, Counter[str]] = defaultdict(Counter)  # numbers of labels, as `hours`
-    texts, known = LabelTexts(), KnownScores()
-
-    def kept_labels() -> Iterator[pa.Table]:
-        for first, block in with_offsets(chain.from_iterable(map(scored_blocks, labels))):
-            if others:
-                texts_of_all = [block["text"], *(each.slice(first, len(block)) for each in others)]
-                block = _with_column(block, "agreement", agreement(texts_of_all))
-            block = _normalized(block, normalizers or {})
-            masks = filter_masks(block, filters)
-            durations, languages = block["duration_seconds"].to_numpy() / 3600, np.array(block["language"])
-            for language in np.unique(languages).tolist():
-                for name, mask in masks.items():
-                    hours[language][name] += durations[mask & (languages == language)].sum()
-                    kept_by[language][name] += int((mask & (languages == language)).sum())
-            texts.add(block)
-            known.add(block)
-            yield block.filter(pa.array(masks["kept"]))
-        if (problems := texts.problems()) and not allow_collapsed:
-            raise ValueError(
-                f"{collapse_line(problems)}: {NOT_LEARNED}, or leave out the file; --allow-collapsed filters them all "
-                "the same"
-            )
-        known.check(filters)
-        total: Counter[str] = Counter()
-        for counts in kept_by.values():
-            total.update(counts)  # a sum of counters has no zeros
-        if not total["kept"] and not allow_collapsed:
-            problem = (
-                f"{_none_kept(total)}; relax the filters" if total else f"{', '.join(map(str, labels))}: no labels"
-            )
-            raise ValueError(f"{problem}; --allow-collapsed writes a file without labels")
-
-    with claimed_file(output):
-        write_tables(row_groups(kept_labels()), as_path(output), LABEL_FEATURES.arrow_schema)
-    for language, counts in sorted(kept_by.items()):
-        if not counts["kept"]:
-            logger.warning("%s: %s", language, _none_kept(counts))
-    return {language: dict(hours[language]) for language in sorted(hours)}
-
-
-def _with_column(labels: pa.Table, name: str, values: pa.Array) -> pa.Table:
-    return labels.set_column(labels.column_names.index(name), labels.schema.field(name), values)
-
-
-def _normalized(labels: pa.Table, normalizers: Mapping[str, Normalizer]) -> pa.Table:
-    """Normalises texts by the normaliser of their language, or else by that of `*`, if there is one."""
-    if not normalizers:
-        return labels
-    pairs = zip(labels["language"].to_pylist(), labels["text"].to_pylist(), strict=True)
-    texts = [normalizers.get(language, normalizers.get("*", normalize_text))(text) for language, text in pairs]
-    return _with_column(labels, "text", pa.array(texts, pa.string()))
-
-
-def _none_kept(counts: Mapping[str, int]) -> str:
-    """Says how many labels each filter removes; `counts` are those that it keeps, by its name in `filter_masks`."""
-    removed = [f"{name} removes {counts['all'] - counts[name]}" for name in counts if name not in ("all", "kept")]
-    return f"the filters keep none of {counts['all']} labels: {', '.join(removed)}"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,8 +30,8 @@ from ..corpora.sources import Source
 from ..data.drops import DropFile, blame_disk
 from ..data.rows import blocks, durations_of, recording_order, select_rows
 from ..data.summary import ids_sha256
-from ..data.words import words_of
 from ..error_line import error_line
+from ..evaluation.hypotheses import SCORES as HYPOTHESIS_SCORES
 from ..folder_lock import LOCK, claimed
 from ..inference.decoding import Hypothesis
 from ..inference.precision import dtype_of
@@ -42,6 +41,7 @@ from ..remote_path import AnyPath, output_path
 from .folder import OLDER_JOB, begun_job, complete_summary
 from .schema import SCORES
 from .shared_job import SharedJob
+from .text_scores import text_scores
 
 logger = logging.getLogger(__name__)
 
@@ -270,24 +270,5 @@ def _hypotheses(
 
 def scores(hypothesis: Hypothesis, duration_seconds: float) -> dict[str, float | None]:
     """Returns the `SCORES` of a label."""
-    text = hypothesis.text.encode()
-    return {
-        "mean_log_prob": hypothesis.mean_log_prob,
-        "lowest_word_confidence": hypothesis.lowest_word_confidence,
-        "blank_ratio": hypothesis.blank_ratio,
-        "characters_per_second": len(hypothesis.text) / duration_seconds if duration_seconds > 0 else None,
-        "compression_ratio": len(text) / len(zlib.compress(text)),
-        "repetition": repetition(hypothesis.text),
-        "language_probability": hypothesis.language_probability,
-        "no_speech_probability": hypothesis.no_speech_probability,
-    }
-
-
-def repetition(text: str) -> float:
-    """Returns the share of the 4-grams of words that repeat an earlier one: seq-rep-4 of Welleck et al. 2020.
-
-    In scripts without spaces, characters stand for words. A text of fewer than four has none that repeats.
-    """
-    words = words_of(text)
-    ngrams = list(zip(words, words[1:], words[2:], words[3:], strict=False))
-    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+    of_teacher = {name: getattr(hypothesis, name) for name in HYPOTHESIS_SCORES}
+    return of_teacher | text_scores(hypothesis.text, duration_seconds)

@@ -39,6 +39,7 @@ from .dataset_card import PICTURE, dataset_card, is_commit, plot_scores
 from .files import scored_blocks
 from .filters import DEFAULT_FILTERS, LabelFilter
 from .folder import collapse_of, read_complete
+from .relative import relative_bounds
 from .schema import LABEL_FEATURES, LABEL_SET_FEATURES
 from .summary import LabelCounts, LabelSummary
 
@@ -184,7 +185,8 @@ def write_label_set(
     dataset = filter_rows(dataset, ["language"], lambda block: pc.equal(block["language"], language).to_numpy())
     if not len(dataset):
         raise ValueError(f"{labels}: no labels of {language}; there are {', '.join(complete['languages']) or 'none'}")
-    dataset, counts = sorted_by_id(dataset), LabelCounts(filters)
+    dataset = sorted_by_id(dataset)
+    counts = LabelCounts(filters, relative_bounds(blocks(dataset, list(LABEL_FEATURES)), filters))
     teacher, _, revision = complete["teacher"].rpartition("@")
     features = Features({**LABEL_SET_FEATURES, **({"audio": Audio(SAMPLING_RATE)} if with_audio else {})})
     shards = _shards(dataset, with_audio)

@@ -10,6 +10,8 @@ from ..data.utterances import FEATURES
 # and where nobody has measured it: teachers have different scores, and files of older versions have fewer.
 SCORES = {
     "mean_log_prob": "mean log-probability of the best class per output frame, or of generated tokens; 0 is certain",
+    "letter_log_prob": "sum of the best class's log-probability over frames, per letter; null for generated text",
+    "length_ratio": "letters, divided by those that the posteriors expect: below 1 some may be missing; null as above",
     "lowest_word_confidence": "the same of the least certain word, as a probability; null without words",
     "blank_ratio": "share of the output frames that say blank; null for teachers that generate text",
     "characters_per_second": "length of the text per second of audio",
@@ -18,6 +20,7 @@ SCORES = {
     "language_probability": "of the utterance's own language, by the teacher's language-ID head, or Whisper",
     "no_speech_probability": "by Whisper; of a long recording, of its piece where it is highest; null for others",
     "agreement": "of label sets: 1 - edit distance / length of the longer text, mean over pairs; null without another",
+    "expected_cer": "character error rate that `hf-mlpl calibrate` expects of such scores; null without a calibration",
 }
 # `labels.parquet`: utterances with their pseudo-labels, which training reads like any utterance file.
 LABEL_FEATURES = Features(

@@ -23,12 +23,15 @@ from ..error_line import error_line
 from ..remote_path import AnyPath
 from .filters import KnownScores, LabelFilter, filter_masks
 from .folder import check_convention, check_sources
+from .relative import Bounds
 from .schema import SCORES
 
 # The range of each score's histogram, in bins of equal width, unless it is a share or a probability, from 0 to 1; the
 # first and the last bin also hold values outside it.
 RANGES = dict.fromkeys(SCORES, (0.0, 1.0)) | {
     "mean_log_prob": (-2.0, 0.0),
+    "letter_log_prob": (-4.0, 0.0),
+    "length_ratio": (0.0, 2.0),
     "characters_per_second": (0.0, 40.0),
     "compression_ratio": (0.0, 4.0),
 }
@@ -117,10 +120,14 @@ def _histogram(score: str, counts: np.ndarray, num_labels: int) -> dict:
 
 
 class LabelCounts:
-    """Counts labels for a summary, block by block."""
+    """Counts labels for a summary, block by block.
 
-    def __init__(self, filters: Sequence[LabelFilter]):
-        self.filters = filters
+    Args:
+        bounds: of filters that keep a share of the labels, from `relative_bounds`.
+    """
+
+    def __init__(self, filters: Sequence[LabelFilter], bounds: Bounds | None = None):
+        self.filters, self.bounds = filters, bounds
         self.counts: Counter[str] = Counter()
         self.hours: defaultdict[str, float] = defaultdict(float)
         self.known, self.conventions = KnownScores(), Conventions()
@@ -129,7 +136,7 @@ class LabelCounts:
 
     def add(self, labels: pa.RecordBatch) -> np.ndarray:
         """Counts labels, columns of `LABEL_FEATURES`; returns the (N,) mask of those that all filters keep."""
-        hours, masks = labels["duration_seconds"].to_numpy() / 3600, filter_masks(labels, self.filters)
+        hours, masks = labels["duration_seconds"].to_numpy() / 3600, filter_masks(labels, self.filters, self.bounds)
         for name, mask in masks.items():
             self.hours[name] += hours[mask].sum()
         self.counts["all"] += len(labels)

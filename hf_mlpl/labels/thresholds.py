@@ -13,26 +13,29 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from rapidfuzz.distance import Levenshtein
-from rapidfuzz.process import cpdist
 
 from ..data.collapse import num_characters
-from ..model.text import normalize_text
 from .filters import LANGUAGE_AGREES, LabelFilter
+from .references import edits_and_characters
 from .schema import SCORES
 from .summary import BINS, RANGES
 
 # Operators of the conditions on each score that leave out faulty labels, and digits behind the point of thresholds
 OPERATORS = dict.fromkeys(SCORES, (">=",)) | {
+    "length_ratio": (">=", "<="),  # below 1 letters are missing, above it some are too many
     "blank_ratio": ("<=",),
     "characters_per_second": ("<=", ">="),  # a loop has too many, a text with holes too few
     "compression_ratio": ("<=",),
     "repetition": ("<=",),
     "no_speech_probability": ("<=",),
+    "expected_cer": ("<=",),
 }
 DIGITS = dict.fromkeys(SCORES, 3) | {"characters_per_second": 1, "compression_ratio": 2}
 # By which labels are ordered where it is not known how their scores follow the error rate, the best first
-PREFERRED = ("agreement", "mean_log_prob", "lowest_word_confidence", "language_probability", "no_speech_probability")
+PREFERRED = (
+    *("expected_cer", "agreement", "letter_log_prob", "mean_log_prob", "lowest_word_confidence"),
+    *("language_probability", "no_speech_probability"),
+)
 MARGIN = 3  # thresholds on both sides of a histogram, or more, for half of `BINS` altogether
 FEWEST_COMPARED = 50  # labels with a reference, of a language: fewer say little about its scores
 SHARES = np.arange(0.05, 1.001, 0.05)  # of the hours, at which error rates are compared
@@ -201,17 +204,6 @@ class ThresholdCounts:
         _, hours, edits, characters = np.column_stack([np.zeros(4), ordered.cumsum(axis=1)])
         at = SHARES * hours[-1]
         return np.interp(at, hours, edits) / np.maximum(np.interp(at, hours, characters), 1e-9)
-
-
-def edits_and_characters(texts: pa.ChunkedArray, references: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Returns (2, N) edits and reference characters of labels, as `ErrorRate` counts them; 0 without a reference."""
-    counts = np.zeros((2, len(texts)))
-    rows = np.flatnonzero(references.is_valid().to_numpy(zero_copy_only=False))
-    spoken = list(map(normalize_text, references.take(rows).to_pylist()))
-    written = list(map(normalize_text, texts.take(rows).to_pylist()))
-    counts[0, rows] = cpdist(written, spoken, scorer=Levenshtein.distance, dtype=np.int64, workers=-1)
-    counts[1, rows] = list(map(len, spoken))
-    return counts
 
 
 def best_order(languages: Sequence[ThresholdCounts]) -> tuple[tuple[str, str] | None, bool]:

@@ -14,11 +14,11 @@ from datasets import Dataset, Features
 
 from ..audio.containers import ContainerError, audio_column
 from ..data.collapse import LabelTexts, num_characters
-from ..data.rows import BLOCK, blocks, id_hashes, select_rows, with_offsets
+from ..data.rows import BLOCK, id_hashes, with_offsets
 from ..evaluation.error_rate import ErrorRate
-from ..labels.files import PLACE_FEATURES, columns_of_labels, label_schema, labels_of_anyone
+from ..labels.files import columns_of_labels, label_schema, labels_of_anyone
 from ..labels.join import Files
-from ..labels.matching import UtteranceNames
+from ..labels.references import References
 from ..labels.schema import LABEL_FEATURES, SCORES
 from ..labels.thresholds import OPERATORS, ThresholdCounts
 from ..remote_path import AnyPath, parquet_source
@@ -135,8 +135,7 @@ class LabelSet:
     def __init__(self, files: Files, utterances: Dataset | None = None, languages: Sequence[str] = ()):
         wanted = [name for name in files if not languages or name in (None, *languages)]
         self.paths = [(name, path) for name in wanted for path in files[name]]
-        self._utterances = utterances
-        self._names = UtteranceNames(utterances) if utterances is not None else None
+        self._texts = References(utterances) if utterances is not None else None
         self.texts, self.matched, self.skipped, self.first_skipped = LabelTexts(), 0, 0, ""
         found: defaultdict[str, LanguageLabels] = defaultdict(LanguageLabels)
         there = {name for name in files if name is not None}
@@ -206,25 +205,14 @@ class LabelSet:
 
     def _places(self, labels: pa.Table) -> np.ndarray:
         """Returns (N,) rows of the utterances of labels; negative where there is none."""
-        if self._names is None:
-            return np.full(len(labels), -1)
-        for name, kind in zip(PLACE_FEATURES, PLACE_FEATURES.arrow_schema, strict=True):
-            labels = labels.append_column(name, pa.nulls(len(labels), kind.type))
-        return self._names.find(labels)[0]
+        return np.full(len(labels), -1) if self._texts is None else self._texts.places(labels)
 
     def _references(self, places: np.ndarray) -> pa.Array | None:
         """Returns (N,) transcripts of utterances, null where there is none; None without utterances."""
-        if self._utterances is None:
-            return None
-        known = places[places >= 0]
-        texts = [
-            chunk for block in blocks(select_rows(self._utterances, known), ["text"]) for chunk in block["text"].chunks
-        ]
-        numbers = np.cumsum(places >= 0) - 1
-        return pa.concat_arrays([pa.array([], pa.string()), *texts]).take(pa.array(numbers, mask=places < 0))
+        return None if self._texts is None else self._texts.texts(places)
 
     def _recording(self, place: int) -> dict | None:
-        return None if place < 0 else self._utterances[place]["audio"]
+        return None if place < 0 else self._texts.utterances[place]["audio"]
 
 
 def _recordings(path: AnyPath, rows: np.ndarray) -> dict[int, dict]:

@@ -110,7 +110,7 @@ class ConfidentLabels:
         share = self.first_share + (1 - self.first_share) * progress
         if share >= 1:
             return [True] * len(labels)
-        scores = [log_prob_per_letter(hypothesis) for _, hypothesis in labels]
+        scores = [hypothesis.letter_log_prob for _, hypothesis in labels]
         for (language, _), score in zip(labels, scores, strict=True):
             self.scores[language].append(score)
         bounds = {language: np.quantile(self.scores[language], 1 - share) for language in {name for name, _ in labels}}
@@ -125,11 +125,3 @@ class ConfidentLabels:
     def load_state_dict(self, state: dict) -> None:
         for language, scores in state.items():
             self.scores[language].extend(scores)
-
-
-def log_prob_per_letter(hypothesis: Hypothesis) -> float:
-    """Returns the log-probability of a greedy path, divided by the characters of its text.
-
-    The mean over frames is nearly that of blanks, so that a text with missing letters looks sure.
-    """
-    return hypothesis.mean_log_prob * hypothesis.num_frames / max(len(hypothesis.text), 1)

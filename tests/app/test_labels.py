@@ -48,7 +48,7 @@ def test_labels_are_those_of_the_command(home, monkeypatch):
     assert summary["languages"]["de"]["cer"] is not None and summary["languages"]["sl"]["cer"] is None
 
     pictures = score_pictures(path)
-    assert len(pictures) == 7 and "mean log prob" in pictures[0] and "language probability" in pictures[-1]
+    assert len(pictures) == 9 and "mean log prob" in pictures[0] and "language probability" in pictures[-1]
 
     names, rows = label_table(path)
     assert names[0] == "text" and names[-1] == "id" and "no_speech_probability" not in names

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from hf_mlpl.data.utterances import read_utterances, write_utterances
-from hf_mlpl.labels.filters import LabelFilter, filter_labels, read_filters
+from hf_mlpl.labels.filtering import filter_labels
+from hf_mlpl.labels.filters import LabelFilter, read_filters
 from hf_mlpl.labels.folder import check_same_job, is_labelled
 from hf_mlpl.labels.join import find_label_set, join_labels
 from hf_mlpl.labels.publishing import write_label_set

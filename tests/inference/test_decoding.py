@@ -2,7 +2,9 @@
 
 import io
 import itertools
+import math
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +15,18 @@ from tqdm import tqdm
 from transformers import AutoModelForCTC, AutoProcessor
 
 from hf_mlpl import MlplConfig, MlplFeatureExtractor, MlplForCTC, MlplProcessor, MlplTokenizer
+from hf_mlpl.ctc_models.interface import DecodedText
 from hf_mlpl.data.utterances import FEATURES
-from hf_mlpl.inference.decoding import Hypothesis, _log_once, best_classes, transcribe
+from hf_mlpl.inference import decoding
+from hf_mlpl.inference.decoding import (
+    GreedyPath,
+    Hypothesis,
+    _log_once,
+    _make_hypothesis,
+    best_classes,
+    collapsed_length,
+    transcribe,
+)
 
 from ..small_models import save_small_model
 
@@ -89,8 +101,19 @@ def by_hand(model, row) -> Hypothesis:
         language=language,
         num_frames=len(best),
         mean_log_prob=mean_log_prob,
+        letter_log_prob=mean_log_prob * len(best) / max(len(letters), 1),
+        length_ratio=len(letters) / expected_length(probabilities, len(LETTERS)),
         blank_ratio=float(np.mean(best == len(LETTERS))),
     )
+
+
+def expected_length(probabilities, blank: int) -> float:
+    """Returns the expected number of labels of a path (S,), given probabilities (S, V), by the formula."""
+    expected, before = 0.0, [0.0] * len(probabilities[0])
+    for frame in probabilities.tolist():
+        expected += sum(p * (1 - q) for c, (p, q) in enumerate(zip(frame, before, strict=True)) if c != blank)
+        before = frame
+    return expected
 
 
 def by_row(hypotheses) -> list[Hypothesis]:
@@ -103,8 +126,8 @@ def assert_same(hypotheses, expected):
     for one, other in zip(hypotheses, expected, strict=True):
         assert (one.row, one.text, one.language, one.error) == (other.row, other.text, other.language, other.error)
         assert one.num_frames == other.num_frames
-        for name in ("mean_log_prob", "blank_ratio"):
-            assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-5)
+        for name in ("mean_log_prob", "letter_log_prob", "length_ratio", "blank_ratio"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-4, abs=1e-5), name
 
 
 @pytest.mark.parametrize("max_batch_seconds, num_workers", [(0.01, 0), (3.0, 0), (100.0, 0), (3.0, 2)])
@@ -210,10 +233,53 @@ def test_threads_end_with_the_transcripts(model, processor, dataset, four_thread
 @pytest.mark.parametrize("num_classes", [17, 2**20, 2**20 + 1])
 def test_best_classes_are_those_of_all_frames_at_once(num_classes):
     logits = torch.randn(2, 3, num_classes, generator=torch.Generator().manual_seed(0))
-    log_probs, best = best_classes(logits)
+    log_probs, best, _ = best_classes(logits, num_classes - 1)
     assert torch.equal(best, logits.argmax(-1))
     expected = logits.double().log_softmax(-1).gather(-1, best[:, :, None])[:, :, 0]
     torch.testing.assert_close(log_probs.double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("blank", [0, 1, 2])
+@pytest.mark.parametrize("block", [3, 6, 2**20])  # one frame, two, all
+def test_expected_labels_are_those_of_all_paths(blank, block, monkeypatch):
+    """Their number is the mean length of the texts of all 3^5 paths, each with its probability."""
+    monkeypatch.setattr(decoding, "BLOCK_LOGITS", block)
+    logits = 2 * torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(blank))
+    _, best, begins = best_classes(logits, blank)
+    for of_one, path, found in zip(logits.double().softmax(-1).tolist(), best.tolist(), begins, strict=True):
+        expected = total = 0.0
+        for classes in itertools.product(range(3), repeat=5):
+            probability = math.prod(frame[each] for frame, each in zip(of_one, classes, strict=True))
+            expected += probability * sum(label != blank for label, _ in itertools.groupby(classes))
+            total += probability
+        assert total == pytest.approx(1)
+        assert float(found.sum()) == pytest.approx(expected, rel=1e-5)
+        assert expected == pytest.approx(expected_length(np.array(of_one), blank))
+        labels = [label for label, _ in itertools.groupby(path) if label != blank]
+        assert collapsed_length(np.array(path), blank) == len(labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_expected_labels_of_a_padded_batch_are_those_of_one_by_one(dtype, monkeypatch):
+    """Blocks end anywhere; what a padded row has after its end changes nothing before it."""
+    monkeypatch.setattr(decoding, "BLOCK_LOGITS", 7 * 40)
+    logits = 4 * torch.randn(3, 20, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
+    together, alone = best_classes(logits, 39), [best_classes(logits[i : i + 1, : 5 + 7 * i], 39) for i in range(3)]
+    for i, own in enumerate(alone):
+        for one, other in zip(together, own, strict=True):
+            torch.testing.assert_close(one[i, : 5 + 7 * i], other[0], rtol=0, atol=2e-6)
+    exact = [expected_length(each.double().softmax(-1).numpy(), 39) for each in logits]
+    assert together[2].sum(1).tolist() == pytest.approx(exact, rel=1e-5)
+
+
+def test_certain_blanks_give_finite_scores():
+    """A certain model expects no label at all: a ratio to nothing would be infinite."""
+    logits = torch.full((1, 9, 4), -1e4)
+    logits[..., 0] = 0
+    path = [tensor[0].numpy() for tensor in best_classes(logits, 0)]
+    ctc = SimpleNamespace(blank_id=0, languages=(), decode=lambda labels: DecodedText("", []))
+    hypothesis = _make_hypothesis(ctc, 0, -1, [GreedyPath(*path, None, 1.0)])
+    assert hypothesis.length_ratio == hypothesis.letter_log_prob == hypothesis.mean_log_prob == 0
 
 
 def test_gradients_are_off_only_inside(model, processor, dataset):

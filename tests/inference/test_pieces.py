@@ -3,6 +3,7 @@
 import json
 import random
 import subprocess
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,12 @@ def test_scores_are_those_of_all_frames(models, talks, whole, name):
     assert hypothesis.num_frames == len(best) == whole[name]["num_frames"]
     assert hypothesis.text == processor.tokenizer.decode(path.tolist())
     assert hypothesis.mean_log_prob == pytest.approx(best.mean(), abs=1e-5)
+    letters = sum(label != model.config.blank_token_id for label, _ in groupby(path.tolist()))
+    assert hypothesis.letter_log_prob == pytest.approx(best.sum() / letters, rel=1e-4)
+    labels = np.delete(probabilities, model.config.blank_token_id, axis=1).astype(float)
+    expected = labels[0].sum() + (labels[1:] * (1 - labels[:-1])).sum()
+    # The first frame of a middle follows a frame of its own piece's context, not the last one of the middle before.
+    assert hypothesis.length_ratio == pytest.approx(letters / expected, rel=1e-2 if name == "hour" else 1e-4)
     assert hypothesis.blank_ratio == pytest.approx((path == model.config.blank_token_id).mean())
     words = processor.tokenizer.decode(path.tolist(), output_word_offsets=True).word_offsets
     lowest = min(best[word["start_offset"] : word["end_offset"]].mean() for word in words)

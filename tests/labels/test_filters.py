@@ -9,7 +9,8 @@ import pytest
 
 from hf_mlpl.data.utterances import write_utterances
 from hf_mlpl.labels import files as label_files
-from hf_mlpl.labels.filters import DEFAULT_FILTERS, LabelFilter, filter_labels, read_filters
+from hf_mlpl.labels.filtering import filter_labels
+from hf_mlpl.labels.filters import DEFAULT_FILTERS, LabelFilter, read_filters
 from hf_mlpl.labels.schema import LABEL_FEATURES, SCORES
 
 
@@ -34,7 +35,8 @@ def labels(tmp_path):
 
 
 def keep(labels, tmp_path, *conditions):
-    hours = filter_labels([labels[1]], [LabelFilter(condition) for condition in conditions], tmp_path / "kept.parquet")
+    filters = [LabelFilter(condition) for condition in conditions]
+    hours = filter_labels([labels[1]], filters, tmp_path / "kept.parquet").hours
     return [row["id"] for row in pq.read_table(tmp_path / "kept.parquet").to_pylist()], hours
 
 
@@ -50,7 +52,7 @@ def test_no_filter_keeps_everything(labels, tmp_path):
 
 def test_labels_of_several_files_are_kept_in_one(labels, tmp_path):
     write_utterances([made_label(8, language="it")], tmp_path / "it.parquet", LABEL_FEATURES)
-    hours = filter_labels([labels[1], tmp_path / "it.parquet"], [], tmp_path / "kept.parquet")
+    hours = filter_labels([labels[1], tmp_path / "it.parquet"], [], tmp_path / "kept.parquet").hours
     assert [row["id"] for row in pq.read_table(tmp_path / "kept.parquet").to_pylist()] == [f"u{n}" for n in range(9)]
     assert list(hours) == ["fi", "it", "sl"] and hours["it"]["kept"] == pytest.approx(0.9)
 

@@ -13,10 +13,11 @@ from hf_mlpl.cli.main import main
 from hf_mlpl.data.utterances import FEATURES, read_utterances, write_utterances
 from hf_mlpl.inference.recognition import load_recognizer, transcriber
 from hf_mlpl.labels import labelling
-from hf_mlpl.labels.filters import DEFAULT_FILTERS, LabelFilter, filter_labels
-from hf_mlpl.labels.labelling import repetition
+from hf_mlpl.labels.filtering import filter_labels
+from hf_mlpl.labels.filters import DEFAULT_FILTERS, LabelFilter
 from hf_mlpl.labels.publishing import write_label_set
 from hf_mlpl.labels.schema import SCORES
+from hf_mlpl.labels.text_scores import repetition
 
 from ..ranks import Death, run_on_two
 from ..small_teachers import make_whisper
@@ -89,7 +90,8 @@ def test_labels_and_their_scores(label, whisper, data):
         assert row["predicted_language"] in ("sv-SE", "sv", "fi", "en")
         assert row["predicted_language"] != ("sv" if row["language"] == "sv-SE" else "fi-FI")
     unscored = {name for name in SCORES if all(row[name] is None for row in made.values())}
-    assert unscored == {"lowest_word_confidence", "blank_ratio", "agreement"}
+    of_frames = {"letter_log_prob", "length_ratio", "lowest_word_confidence", "blank_ratio"}
+    assert unscored == of_frames | {"agreement", "expected_cer"}
     summary = json.loads((folder / "complete.json").read_text())
     assert (summary["labels"], summary["errors"], sorted(summary["languages"])) == (11, 1, ["fi", "sv-SE"])
     kept = folder / "kept.parquet"

@@ -95,10 +95,17 @@ def by_hand(teacher, tokens, utterance):
     seconds = len(samples) / 16_000
     text = " ".join(text.split())
     languages = output.language_log_probs[0].exp().tolist()
+    letters, before = [label for label, _ in runs if label < len(tokens)], [0.0] * (len(tokens) + 1)
+    expected = 0.0
+    for frame in output.logits[0].double().softmax(dim=-1).tolist():
+        expected += sum(p * (1 - q) for p, q in zip(frame[: len(tokens)], before[: len(tokens)], strict=True))
+        before = frame
     return {
         "text": text,
         "predicted_language": model.config.languages[languages.index(max(languages))],
         "mean_log_prob": sum(map(math.log, probabilities)) / len(probabilities),
+        "letter_log_prob": sum(map(math.log, probabilities)) / len(letters),
+        "length_ratio": len(letters) / expected,
         "lowest_word_confidence": min(
             math.prod(probabilities[frame] for frame in span) ** (1 / len(span)) for span in spans
         ),

@@ -24,7 +24,8 @@ from hf_mlpl.atomic import own_path
 from hf_mlpl.audio.reading import load_audio
 from hf_mlpl.data.utterances import read_utterances, write_utterances
 from hf_mlpl.labels import publishing
-from hf_mlpl.labels.filters import LabelFilter, filter_labels
+from hf_mlpl.labels.filtering import filter_labels
+from hf_mlpl.labels.filters import LabelFilter
 from hf_mlpl.labels.folder import is_labelled
 from hf_mlpl.labels.publishing import push_label_set, write_label_set
 from hf_mlpl.labels.schema import LABEL_FEATURES, LABEL_SET_FEATURES, SCORES

@@ -19,7 +19,8 @@ from huggingface_hub import HfApi
 from hf_mlpl.atomic import write_json
 from hf_mlpl.data.utterances import FEATURES, write_utterances
 from hf_mlpl.labels import files as label_files
-from hf_mlpl.labels.filters import filter_labels, read_filters
+from hf_mlpl.labels.filtering import filter_labels
+from hf_mlpl.labels.filters import read_filters
 from hf_mlpl.labels.publishing import write_label_set
 from hf_mlpl.labels.schema import LABEL_FEATURES, SCORES
 from hf_mlpl.report import label_set

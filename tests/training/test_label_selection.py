@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 from hf_mlpl.inference.decoding import Hypothesis
-from hf_mlpl.training.label_selection import NUM_COMPARED, ClassPrior, ConfidentLabels, log_prob_per_letter
+from hf_mlpl.training.label_selection import NUM_COMPARED, ClassPrior, ConfidentLabels
 
 BLANK = 3
 
@@ -84,7 +84,7 @@ def test_an_interrupted_prior_goes_on():
 
 
 def label(score, text="abcd", frames=8):
-    return Hypothesis(row=0, text=text, num_frames=frames, mean_log_prob=score * len(text) / frames)
+    return Hypothesis(row=0, text=text, num_frames=frames, letter_log_prob=score)
 
 
 def test_the_surest_labels_of_each_language_are_selected():
@@ -104,7 +104,7 @@ def test_the_share_grows_evenly(progress, share):
 
 
 def test_empty_labels_are_learned_only_where_all_are():
-    labels = [("nl", label(-1.0)), ("nl", Hypothesis(row=1, num_frames=8, mean_log_prob=-1e-6))]
+    labels = [("nl", label(-1.0)), ("nl", Hypothesis(row=1, num_frames=8, letter_log_prob=-1e-6))]
     assert ConfidentLabels(first_share=0.9).select(labels, 0.5)[1] is False
     assert ConfidentLabels(first_share=1.0).select(labels, 0.5) == [True, True]
 
@@ -116,8 +116,3 @@ def test_an_interrupted_selection_goes_on():
     later = [("nl", label(score)) for score in np.linspace(-1.5, 0, 9)]
     assert one.select(later, 0.1) == other.select(later, 0.1)
 
-
-def test_a_missing_letter_costs_more_than_a_sure_frame_gains():
-    whole, missing = label(-0.5, "abcd"), label(-0.6, "abc")
-    assert log_prob_per_letter(whole) == pytest.approx(-0.5) and log_prob_per_letter(missing) == pytest.approx(-0.6)
-    assert missing.mean_log_prob > whole.mean_log_prob
