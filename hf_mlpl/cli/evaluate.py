@@ -116,6 +116,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     if options.hypotheses is not None and os.environ.get("RANK", "0") != "0":
         return  # of `accelerate launch`, whose main process scores them
     _check_options(options, parser)
+    check_search(options, parser)
     test_set = _test_set(options)
     seen = set()
     if options.unseen_in:
@@ -126,7 +127,6 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         settings |= {"unseen_in": options.unseen_in} if options.unseen_in else {}
         _write(options, results | settings)
         return
-    check_search(options, parser)
     accelerator, dataset, model, processor, revision = start_inference(options, any_language=True)
     languages = transcriber_of_languages(options.model, model, processor, languages_in(dataset))
     left_out = pa.array(languages.left_out, pa.string())
@@ -197,15 +197,16 @@ def _evaluate(
 
 
 def _try_weights(evaluate: Callable[[float | None], dict | None], weights: list[float], is_shown: bool) -> list[dict]:
-    """Evaluates greedy transcripts and those of each weight; returns their rates, the same on all processes."""
+    """Evaluates greedy transcripts and those of each weight; returns their rates, greedy first, on all processes."""
     from accelerate.utils import gather_object
 
     from ..text_table import aligned
 
     tried = []
-    for weight in (None, *weights):
+    for weight in (*weights, None):  # a language model that cannot be used is an error at once
         [means, *_] = gather_object([(evaluate(weight) or {}).get("macro")])
         tried.append({"lm_weight": weight, "cer": means["cer"], "wer": means["wer"]})
+    tried.insert(0, tried.pop())
     if is_shown:
         rows = [[f"{trial[name]:.1%}" for name in ("cer", "wer")] for trial in tried]
         names = ["greedy", *(f"{weight:g}" for weight in weights)]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..model.text import WORD_BOUNDARY, normalize_text
-from ..model.tokenization_mlpl import MlplTokenizer
+
+if TYPE_CHECKING:
+    from ..model.tokenization_mlpl import MlplTokenizer
 
 SPECIAL = ("<s>", "</s>", "<unk>")  # begin and end of a sentence, and all units that the model does not know
 START, END, UNKNOWN = range(len(SPECIAL))
