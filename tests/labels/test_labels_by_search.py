@@ -55,7 +55,7 @@ def test_labels_are_those_of_the_search_and_name_it(label, lm, tone_run, tone_da
     greedy = {dataset[each.row]["id"]: each.text for each in transcribe(model, processor, dataset)}
     assert sum(greedy[name] != row["text"] for name, row in made.items()) > 2
     [source] = {row["source"] for row in made.values()}
-    assert re.fullmatch(rf"run/model@[0-9a-f]{{12}}\+{search.name}", source)
+    assert re.fullmatch(rf"run/model@[0-9a-f]{{12}}\+{re.escape(search.name)}", source)
     for name in ("job.json", "complete.json"):
         assert json.loads((tmp_path / "a" / name).read_text())["teacher"] == source
     capsys.readouterr()
