@@ -26,7 +26,7 @@ FLOORS = """
     model audio figures
     training_config main_process ctc_models pages
     data
-    corpora inference
+    corpora inference ngrams
     evaluation interop
     sharing serving
     labels training

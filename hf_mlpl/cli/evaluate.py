@@ -25,6 +25,12 @@ test-sets beside the output, and again only if it has changed:
     hf-mlpl evaluate --model M --dataset openslr/librispeech_asr --split test.clean --output clean.json
     hf-mlpl evaluate --model M --dataset cv-corpus-17.0-2024-03-15 --languages sl --output common-voice.json
 
+A language model may make better transcripts, by beam search (docs/decoding.md). This tries weights, and writes the
+results of the best one, which `hf-mlpl pseudo-label --lm` then takes; choose it on dev, not on the test set:
+
+    hf-mlpl build-lm data/train.parquet --output lm
+    hf-mlpl evaluate --model M --data data/dev.parquet --lm lm --lm-weight 0.2 0.4 0.8 --output dev.json
+
 Languages that the model does not know are scored, too, and a line names them. The model is any CTC model, or one that
 writes text, such as Whisper; docs/teachers.md says how these differ. On several GPUs:
 
@@ -37,15 +43,27 @@ import argparse
 import os
 import shlex
 from dataclasses import asdict
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .columns import add_column_arguments, given_columns
-from .inference import add_inference_arguments, start_inference
+from .inference import (
+    add_inference_arguments,
+    add_search_arguments,
+    check_search,
+    greedy_line,
+    label_search,
+    start_inference,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from accelerate import Accelerator
+    from datasets import Dataset
+    from transformers import PreTrainedModel, ProcessorMixin
 
     from ..evaluation.test_sets import PreparedSet
     from ..inference.recognition import LanguagesOfModel
@@ -69,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each language, CSV")
     parser.add_argument("--trn", type=Path, metavar="FOLDER", help="write transcripts and references for sclite")
     add_inference_arguments(parser)
+    add_search_arguments(parser, several_weights=True)
     group = parser.add_argument_group("test sets", "These are for --dataset.")
     group.add_argument("--split", help="split to read; default: test")
     group.add_argument(
@@ -84,7 +103,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
-    from tqdm import tqdm
 
     from ..corpora.sources import sources_of
     from ..data.rows import filter_rows
@@ -92,13 +110,13 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..data.utterances import read_utterances
     from ..evaluation.hypotheses import hypotheses_path
     from ..evaluation.rescoring import rescore
-    from ..evaluation.scoring import evaluate_model
     from ..inference.recognition import transcriber_of_languages
     from ..model.text import normalize_text
 
     if options.hypotheses is not None and os.environ.get("RANK", "0") != "0":
         return  # of `accelerate launch`, whose main process scores them
     _check_options(options, parser)
+    check_search(options, parser)
     test_set = _test_set(options)
     seen = set()
     if options.unseen_in:
@@ -119,9 +137,46 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         texts = dataset["text"][:]
         rows = [row for row, text in enumerate(texts) if text is None or normalize_text(text) not in seen]
         dataset = dataset.select(rows)
+    evaluate = partial(_evaluate, options, accelerator, model, processor, dataset)
+    weights = options.lm_weight if options.lm is not None else [None]
+    tried = _try_weights(evaluate, weights, accelerator.is_main_process) if len(weights) > 1 else []
+    best = min(tried[1:], key=lambda trial: trial["cer"])["lm_weight"] if tried else weights[0]
+    results = evaluate(best, hypotheses_path(options.output))
+    if results is not None:  # in the main process
+        settings = {"model": options.model, "revision": revision, "dtype": options.dtype, "data": options.data}
+        settings |= {"sources": [asdict(source) for source in sources_of(options.data)]}
+        settings |= {"dataset": test_set and test_set.description, "unseen_in": options.unseen_in}
+        settings |= {"unknown_languages": languages.unknown, "languages_left_out": languages.left_out}
+        settings |= {"lm_weights": tried} if tried else {}
+        _write(options, {**settings, **results})
+
+
+def _evaluate(
+    options: argparse.Namespace,
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    dataset: Dataset,
+    lm_weight: float | None,
+    transcripts: Path | None = None,
+) -> dict | None:
+    """Returns the results on the main process, and None on others.
+
+    Args:
+        lm_weight: of the language models of `--lm`; None for greedy transcripts.
+        transcripts: file to write.
+    """
+    from tqdm import tqdm
+
+    from ..data.summary import languages_in
+    from ..evaluation.scoring import evaluate_model
+    from ..inference.recognition import transcriber_of_languages
+
+    locales = languages_in(dataset)
+    search = None if lm_weight is None else label_search(options, processor, locales, lm_weight)
+    languages = transcriber_of_languages(options.model, model, processor, locales, search)
     share = len(range(accelerator.process_index, len(dataset), accelerator.num_processes))
     with tqdm(total=share, unit=" utterances", disable=not accelerator.is_main_process) as progress:
-        transcripts = hypotheses_path(options.output)
         results = evaluate_model(
             accelerator,
             model,
@@ -131,15 +186,34 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             options.num_workers,
             progress,
             transcripts,
-            with_speed=True,
+            with_speed=transcripts is not None,
             transcribe=languages.transcribe,
         )
-    if results is not None:  # in the main process
-        settings = {"model": options.model, "revision": revision, "dtype": options.dtype, "data": options.data}
-        settings |= {"sources": [asdict(source) for source in sources_of(options.data)]}
-        settings |= {"dataset": test_set and test_set.description, "unseen_in": options.unseen_in}
-        settings |= {"unknown_languages": languages.unknown, "languages_left_out": languages.left_out}
-        _write(options, {**settings, **results})
+    if search is not None and results is not None:
+        if transcripts is not None and (line := greedy_line(search)):
+            print(line)
+        results["lm"] = search.description
+    return results
+
+
+def _try_weights(evaluate: Callable[[float | None], dict | None], weights: list[float], is_shown: bool) -> list[dict]:
+    """Evaluates greedy transcripts and those of each weight; returns their rates, greedy first, on all processes."""
+    from accelerate.utils import gather_object
+
+    from ..text_table import aligned
+
+    tried = []
+    for weight in (*weights, None):  # a language model that cannot be used is an error at once
+        [means, *_] = gather_object([(evaluate(weight) or {}).get("macro")])
+        tried.append({"lm_weight": weight, "cer": means["cer"], "wer": means["wer"]})
+    tried.insert(0, tried.pop())
+    if is_shown:
+        rows = [[f"{trial[name]:.1%}" for name in ("cer", "wer")] for trial in tried]
+        names = ["greedy", *(f"{weight:g}" for weight in weights)]
+        print(aligned([["lm weight", "CER", "WER"], *([name, *row] for name, row in zip(names, rows, strict=True))]))
+        if tried[0]["cer"] <= min(trial["cer"] for trial in tried[1:]):
+            print("no weight has a lower CER than greedy transcripts: leave --lm out")
+    return tried
 
 
 def _write(options: argparse.Namespace, results: dict) -> None:
@@ -182,9 +256,9 @@ def _check_options(options: argparse.Namespace, parser: argparse.ArgumentParser)
         options.languages = None
     if options.model is None and options.hypotheses is None:
         parser.error("--model is missing: the folder or Hub name of a model")
-    of_model = ("dtype", "batch_seconds", "num_workers")
+    of_model = ("dtype", "batch_seconds", "num_workers", "lm", "lm_weight", "word_score", "beam_size")
     if options.hypotheses is not None and any(getattr(options, name) != parser.get_default(name) for name in of_model):
-        parser.error("--dtype, --batch-seconds and --num-workers are of a model, which --hypotheses does not run")
+        parser.error("--dtype, --batch-seconds, --num-workers, --lm are of a model, which --hypotheses does not run")
     of_test_set = (given_columns(options), options.split, options.config, options.language)
     if options.dataset is None and any(of_test_set):
         parser.error("--split, --config, --language and columns are of a test set, which --dataset names")

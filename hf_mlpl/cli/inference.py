@@ -13,6 +13,9 @@ from ..inference.precision import DTYPES, convert
 from ..model.missing_model import OUR_TYPES, RELEASED_ON_HUB
 from .download import announced
 
+LM_WEIGHT = 0.5
+SEARCH_SETTINGS = ("lm_weight", "word_score", "beam_size")
+
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import AutomaticSpeechRecognitionPipeline, PreTrainedModel, ProcessorMixin
 
     from ..inference.ctc_recognizer import CtcRecognizer
+    from ..inference.label_search import LabelSearch
     from ..inference.transcription import Recording
 
 
@@ -59,6 +63,74 @@ def add_inference_arguments(parser: argparse.ArgumentParser, *default_dtype: str
     add_dtype_argument(parser, *default_dtype)
     add_batch_seconds_argument(parser)
     parser.add_argument("--num-workers", type=int, help="processes that decode audio; default: up to 8, on a CPU none")
+
+
+def add_search_arguments(parser: argparse.ArgumentParser, several_weights: bool = False) -> None:
+    """Adds the options of beam search over a whole data set.
+
+    Args:
+        several_weights: whether `--lm-weight` may be several.
+    """
+    group = parser.add_argument_group("beam search with a language model (needs the extra lm)")
+    group.add_argument(
+        "--lm",
+        metavar="FILE_OR_FOLDER",
+        help="n-gram language model from `hf-mlpl build-lm`, in ARPA or KenLM's binary format; or a folder with one "
+        "for each language, such as sl.arpa: languages without one stay greedy",
+    )
+    group.add_argument(
+        "--lm-weight",
+        type=float,
+        nargs="+" if several_weights else None,
+        metavar="W",
+        help="weight of the language model; "
+        + ("of several, the best by CER is used; " if several_weights else "")
+        + f"default: {LM_WEIGHT}",
+    )
+    group.add_argument("--word-score", type=float, help="reward for each word, with a model of words; default: 0")
+    group.add_argument("--beam-size", type=int, help="hypotheses kept after each frame; default: 50")
+
+
+def check_search(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuses options of beam search that cannot work, before a model is loaded, which may take minutes.
+
+    Raises:
+        ImportError: if the extra is missing.
+        ValueError: for a model that is none of hf_mlpl, such as one that generates text.
+    """
+    if options.lm is None:
+        given = [name for name in SEARCH_SETTINGS if getattr(options, name) is not None]
+        if given:
+            parser.error(f"--{given[0].replace('_', '-')} is for --lm")
+        return
+    if options.lm_weight is None:
+        is_list = "lm_weight" in (action.dest for action in parser._actions if action.nargs == "+")
+        options.lm_weight = [LM_WEIGHT] if is_list else LM_WEIGHT
+    from ..ctc_models.loading import read_config
+    from ..inference import label_search  # noqa: F401
+
+    if (model_type := read_config(options.model).model_type) not in OUR_TYPES:
+        raise ValueError(
+            f"{options.model}: --lm is for CTC models of hf_mlpl; this one, of type {model_type}, is used without --lm"
+        )
+
+
+def label_search(
+    options: argparse.Namespace, processor: ProcessorMixin, languages: Sequence[str], weight: float
+) -> LabelSearch:
+    """Returns the search of `--lm` for the languages of utterances, with one weight."""
+    from ..inference.label_search import SearchSettings, load_search
+
+    others = {"word_score": options.word_score, "beam_size": options.beam_size}
+    settings = {name: value for name, value in others.items() if value is not None}
+    return load_search(options.lm, processor.tokenizer, languages, SearchSettings(weight, **settings))
+
+
+def greedy_line(search: LabelSearch) -> str | None:
+    """Returns a line on the languages that a search leaves greedy, if any."""
+    if not search.greedy:
+        return None
+    return f"greedy, because --lm has no language model of them: {', '.join(search.greedy)}"
 
 
 def start_inference(

@@ -30,6 +30,7 @@ COMMANDS = {  # as `hf-mlpl --help` lists them
         "demo": "make a small synthetic corpus to try everything on",
         "prepare-data": "turn corpora into utterance files, which all other commands read",
         "build-tokenizer": "write the tokens file of a new model",
+        "build-lm": "estimate n-gram language models for beam search from texts",
     },
     "train": {
         "estimate": "estimate the GPU-hours and disk space of a training, and find what is missing",

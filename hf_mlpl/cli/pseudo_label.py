@@ -10,6 +10,15 @@ texts. Each label comes with scores. The teacher is any CTC model, or any model 
 Such a model is told the language of each utterance, and searches greedily. A text that does not end, as in a loop, is
 no label. docs/teachers.md says how teachers differ.
 
+A language model of the training texts may make better labels (docs/decoding.md says how to find out whether it does):
+
+    hf-mlpl build-lm data/train.parquet --output lm
+    hf-mlpl pseudo-label --model runs/supervised/model --lm lm --lm-weight 0.5 --data data/unlabelled.parquet \\
+        --output labels-lm
+
+The labels of each language are then found by beam search with lm/LANGUAGE.arpa, and their `source` names the language
+models and the settings: labels of others need another folder.
+
 Utterances that cannot be read are counted, and listed in labels/unreadable.tsv; the same command again tries them
 again. If most of them cannot be read, or if the labels have collapsed, which means that nearly all are empty or the
 same text, the labels are written, and the exit status is 1. A GPU labels in bfloat16 by default, which changes a word
@@ -31,7 +40,14 @@ import shlex
 from pathlib import Path
 
 from ..remote_path import AnyPath
-from .inference import add_inference_arguments, start_inference
+from .inference import (
+    add_inference_arguments,
+    add_search_arguments,
+    check_search,
+    greedy_line,
+    label_search,
+    start_inference,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "that of the labels begun in --output, else bfloat16 on a GPU that has it and float32 elsewhere",
     )
+    add_search_arguments(parser)
     parser.add_argument("--push-to-hub", metavar="REPO", help="data set for the labels, such as user/voxpopuli-pl")
     add_push_arguments(parser)
 
@@ -76,6 +93,7 @@ def add_allow_collapsed_argument(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..corpora.sources import sources_of
     from ..data.collapse import NOT_LEARNED, collapse_line
+    from ..data.summary import languages_in
     from ..labels.filters import DEFAULT_FILTERS, read_filters
     from ..labels.folder import UNREADABLE, collapse_of, unreadable_of
     from ..labels.labelling import pseudo_label
@@ -84,12 +102,18 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..storage import shown
 
     options.output = output_path(options.output)
+    check_search(options, parser)
     filters = read_filters(options.filters) if options.filters else DEFAULT_FILTERS
     options.dtype = options.dtype or _default_dtype(options.output)
     accelerator, dataset, model, processor, revision = start_inference(options)
+    search = None
+    if options.lm is not None:
+        search = label_search(options, processor, languages_in(dataset), options.lm_weight)
+        if accelerator.is_main_process and (line := greedy_line(search)):
+            print(line)
     batching = options.batch_seconds, options.num_workers
     summary = pseudo_label(
-        accelerator, model, processor, dataset, options.output, revision, *batching, sources_of(options.data)
+        accelerator, model, processor, dataset, options.output, revision, *batching, sources_of(options.data), search
     )
     if accelerator.is_main_process:
         if not summary["utterances"]:

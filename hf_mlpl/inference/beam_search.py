@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import dropwhile, takewhile
 
+import numpy as np
 import torch
 
 from ..error_line import error_line
 from ..installation import install_command
 from ..model.text import WORD_BOUNDARY
 from ..model.tokenization_mlpl import MlplTokenizer
+from .candidates import NUM_CANDIDATES
 
 try:
     import flashlight.lib.text.decoder as search
@@ -25,9 +28,9 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
-BEAM_SIZE_TOKEN = 50  # number of each frame's likeliest classes that may extend a hypothesis
 BEAM_THRESHOLD = 50.0  # nats; hypotheses that are farther behind the best are dropped
 LOG_ZERO = -1e4  # flashlight would compute NaN with an infinity
+LOOK_BACK = 1000  # frames, 30 s: hypotheses of a long recording are compared no farther back
 UNKNOWN_UNIT = "\n"  # white space separates the units of a language model, so none has this name
 
 
@@ -96,7 +99,7 @@ class BeamSearchDecoder:
             lexicon = _arpa_words(lm, tokenizer)
         options = {
             "beam_size": beam_size,
-            "beam_size_token": BEAM_SIZE_TOKEN,
+            "beam_size_token": NUM_CANDIDATES,
             "beam_threshold": BEAM_THRESHOLD,
             "lm_weight": lm_weight * math.log(10),  # KenLM's logarithms are decimal
             "sil_score": 0.0,
@@ -106,18 +109,19 @@ class BeamSearchDecoder:
         self._has_lexicon = lexicon is not None
         if self._has_lexicon:
             options |= {"word_score": word_score, "unk_score": -math.inf}
-            self._decoder = self._lexicon_decoder(search.LexiconDecoderOptions(**options), lm, lexicon)
+            self._new_search = self._lexicon_search(search.LexiconDecoderOptions(**options), lm, lexicon)
             return
         if word_score:
             raise ValueError(f"word_score is {word_score}, but there are no words; pass a lexicon, or leave it at 0")
         entries = tokenizer.convert_ids_to_tokens(list(range(tokenizer.blank_token_id)))
         model = search.ZeroLM() if lm is None else _load_lm(lm, entries, "characters of the tokenizer")[0]
         # The label before the first frame is -1: a leading boundary would count as a repetition of a boundary there.
-        self._decoder = search.LexiconFreeDecoder(
-            search.LexiconFreeDecoderOptions(**options), model, -1, tokenizer.blank_token_id, []
-        )
+        options = search.LexiconFreeDecoderOptions(**options)
+        self._new_search = partial(search.LexiconFreeDecoder, options, model, -1, tokenizer.blank_token_id, [])
 
-    def _lexicon_decoder(self, options, lm: str | os.PathLike | None, lexicon: Iterable[str]) -> search.LexiconDecoder:
+    def _lexicon_search(
+        self, options, lm: str | os.PathLike | None, lexicon: Iterable[str]
+    ) -> Callable[[], search.LexiconDecoder]:
         spellings = _spell(lexicon, self._tokenizer)
         model, scores = search.ZeroLM(), [0.0] * len(spellings)
         if lm is not None:
@@ -127,7 +131,8 @@ class BeamSearchDecoder:
         for index, (spelling, score) in enumerate(zip(spellings.values(), scores, strict=True)):
             trie.insert([*spelling, boundary], index, score)
         trie.smear(search.SmearingMode.MAX)  # an unfinished word scores as the likeliest word that it begins
-        return search.LexiconDecoder(options, trie, model, boundary, self._tokenizer.blank_token_id, -1, [], False)
+        blank = self._tokenizer.blank_token_id
+        return partial(search.LexiconDecoder, options, trie, model, boundary, blank, -1, [], False)
 
     def decode(self, logits: torch.Tensor, num_frames: Sequence[int] | None = None) -> list[BeamHypothesis]:
         """
@@ -150,20 +155,9 @@ class BeamSearchDecoder:
         return [self._decode(utterance[:length]) for utterance, length in zip(log_probs, lengths, strict=True)]
 
     def _decode(self, log_probs: torch.Tensor) -> BeamHypothesis:
-        emissions = log_probs
-        boundary = self._tokenizer.convert_tokens_to_ids(WORD_BOUNDARY)
-        if self._has_lexicon:
-            # Spellings end with a boundary, which the model may omit after the last word: one more frame adds it.
-            end = torch.full_like(log_probs[:1], LOG_ZERO)
-            end[:, boundary] = 0.0
-            emissions = torch.cat([log_probs, end])
-        best = self._decoder.decode(emissions.data_ptr(), *emissions.shape)[0]
-        # The search adds a token before the first frame and one after the last.
-        labels = torch.tensor(best.tokens[1 : len(log_probs) + 1], dtype=torch.long)
-        if self._has_lexicon:
-            # If no hypothesis in the beam ends with a complete word, the incomplete word is left out.
-            finished = max((frame for frame, word in enumerate(best.words) if word >= 0), default=0)
-            labels[finished:][labels[finished:] != boundary] = self._tokenizer.blank_token_id
+        emissions = torch.cat([log_probs, *self._end()])
+        best = self._new_search().decode(emissions.data_ptr(), *emissions.shape)[0]
+        labels = torch.from_numpy(self._labels(best.tokens, best.words, len(log_probs)))
         decoded = self._tokenizer.decode(labels.tolist(), output_word_offsets=True)
         label_log_probs = log_probs.gather(1, labels[:, None])[:, 0]
         words = [
@@ -173,6 +167,52 @@ class BeamSearchDecoder:
         return BeamHypothesis(
             decoded.text, best.score, _geometric_mean(label_log_probs), words, labels, label_log_probs
         )
+
+    def find_path(self, blocks: Iterable[np.ndarray]) -> np.ndarray:
+        """Returns the label path (S,) of the best transcript of one utterance, of any length in little memory.
+
+        It is that of `decode`, but for hypotheses that differ from the best one more than `LOOK_BACK` frames before
+        the end of a block: these are compared no more. Several threads may call it at a time.
+
+        Args:
+            blocks: successive log-probabilities (n, V) of the classes, finite and in float32.
+        """
+        finder, tokens, words, num_frames = self._new_search(), [], [], 0
+        finder.decode_begin()
+        for block in blocks:
+            block = np.ascontiguousarray(block)
+            finder.decode_step(block.ctypes.data, *block.shape)
+            num_frames += len(block)
+            if (best := finder.get_best_hypothesis(LOOK_BACK)).tokens:
+                tokens += best.tokens[:-1]  # the last one stays, and comes first from now on
+                words += best.words[:-1]
+                finder.prune(LOOK_BACK)
+        for end in self._end():
+            finder.decode_step(end.data_ptr(), *end.shape)
+        finder.decode_end()
+        best = finder.get_all_final_hypothesis()[0]
+        return self._labels([*tokens, *best.tokens], [*words, *best.words], num_frames)
+
+    def _end(self) -> list[torch.Tensor]:
+        """Returns what follows the last frame of an utterance, (1, V) or nothing.
+
+        Spellings end with a boundary, which the model may omit after the last word: one more frame adds it.
+        """
+        if not self._has_lexicon:
+            return []
+        end = torch.full((1, self._tokenizer.vocab_size), LOG_ZERO)
+        end[:, self._tokenizer.word_delimiter_token_id] = 0.0
+        return [end]
+
+    def _labels(self, tokens: list[int], words: list[int], num_frames: int) -> np.ndarray:
+        """Returns the labels (S,) of the frames; the search adds one before the first and one after the last."""
+        labels = np.array(tokens[1 : num_frames + 1], np.int64)
+        if self._has_lexicon:
+            # If no hypothesis in the beam ends with a complete word, the incomplete word is left out.
+            finished = max((frame for frame, word in enumerate(words) if word >= 0), default=0)
+            unfinished = labels[finished:]
+            unfinished[unfinished != self._tokenizer.word_delimiter_token_id] = self._tokenizer.blank_token_id
+        return labels
 
 
 def _geometric_mean(log_probs: torch.Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Decodes a data set greedily, with scores of the confidence of each text."""
+"""Decodes a data set, greedily or by a search, with scores of the confidence of each text."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ from ..ctc_models import CtcInterface, ctc_interface
 from ..data.batches import Batches, SpeechBatch, plan_batches
 from ..data.rows import durations_of, select_rows
 from ..model.tokenization_mlpl import IGNORED
+from .candidates import (
+    BLOCK_LOGITS,
+    Candidates,
+    PathSearch,
+    join_candidates,
+    likeliest_classes,
+    log_probs_of,
+)
 from .clock import Clock, Stopwatch, TimedBatch
 from .pieces import Piece, cut, explain_memory_errors, join_language_log_probs, seconds_in_pieces
 
@@ -36,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 MAX_PARALLEL_FORWARDS = 4  # on a CPU: each needs memory
 DURATION_TOLERANCE = 1.1  # tables round durations: a batch may have so many times the audio that was planned for it
-BLOCK_LOGITS = 2**20  # logits that become probabilities at a time, 4 MB
 FEWEST_EXPECTED = 0.01  # labels; where posteriors expect fewer, a ratio to what they expect would say nothing
 
 
@@ -46,18 +53,18 @@ class Hypothesis:
 
     Args:
         row: row of the data set.
-        text: greedy, without a language model.
+        text: of the greedy path, or of the one that a search has chosen; all scores are of this path.
         language: the likeliest language, None for a model without languages.
         num_frames: output frames of a CTC model, of 30 ms with `MlplForCTC`.
-        mean_log_prob: mean, over output frames, of the best class's log-probability, or over generated tokens, their
-            end included; its exponential is the geometric mean of the probabilities.
+        mean_log_prob: mean, over output frames, of the log-probability of the path's class, without a language model,
+            or over generated tokens, their end included; its exponential is the geometric mean of the probabilities.
         lowest_word_confidence: the same exponential over the frames of a word, for the word where it is lowest; None
             without words.
-        letter_log_prob: sum over output frames of the best class's log-probability, divided by the number of labels
-            of the text: blanks do not dilute it. None for a model that generates text.
+        letter_log_prob: sum over output frames of the class's log-probability, divided by the number of labels of the
+            text: blanks do not dilute it. None for a model that generates text.
         length_ratio: number of labels of the text, divided by the number that the posteriors expect: below 1, letters
             are probably missing. None for a model that generates text.
-        blank_ratio: share of the output frames whose best class is the blank; None for a model that generates text.
+        blank_ratio: share of the output frames in which the path has the blank; None for a model that generates text.
         language_probability: of the utterance's own language; None where the model does not know that language.
         no_speech_probability: of the piece where it is highest; None for a model that has none.
         is_complete: whether a generated text ended by itself, before its longest length.
@@ -90,6 +97,7 @@ def transcribe(
     num_workers: int | None = None,
     progress: tqdm | None = None,
     clock: Clock | None = None,
+    search: PathSearch | None = None,
 ) -> Iterator[Hypothesis]:
     """Transcribes every utterance of a data set exactly once, about the longest first, in evaluation mode.
 
@@ -107,6 +115,7 @@ def transcribe(
         num_workers: processes that decode audio; by default none for a CPU, and else up to 8.
         progress: a bar that counts utterances.
         clock: gets the times of batches.
+        search: finds the paths of the texts, such as `label_search.LabelSearch`; by default they are greedy.
 
     Raises:
         MemoryError: for a batch that does not fit into memory.
@@ -121,12 +130,14 @@ def transcribe(
     is_wrapped = isinstance(model, FSDPModule) or not isinstance(model, PreTrainedModel)
     if on_cpu and not num_workers and batches.ctc.runs_in_threads and not is_wrapped:
         results = decode_in_threads(
-            lambda number: _decode_batches(model, batches.ctc, batches.make_batches(sorted(plan[number])), clock),
+            lambda number: _decode_batches(
+                model, batches.ctc, batches.make_batches(sorted(plan[number])), clock, search
+            ),
             len(plan),
         )
     else:
         loader = DataLoader(batches, batch_size=None, num_workers=num_workers)
-        results = _decode_batches(model, batches.ctc, loader, clock)
+        results = _decode_batches(model, batches.ctc, loader, clock, search)
     was_training = model.training
     if not was_training:  # training has said it already
         for remark in batches.ctc.remarks(model, training=False):
@@ -169,6 +180,7 @@ class PieceBatch(SpeechBatch):
 
     pieces: list[Piece] = field(default_factory=list)  # (B,), without their samples
     extraction_seconds: float = 0.0  # that its features took, without the decoding of audio
+    locales: list[str | None] = field(default_factory=list)  # (B,), languages as the data set names them
 
     def pin_memory(self) -> PieceBatch:
         return replace(self, input_features=self.input_features.pin_memory())
@@ -226,20 +238,25 @@ class PieceBatches(IterableDataset):
                     if items and ctc.input_seconds(longest * (len(items) + 1)) > self.max_seconds:
                         yield self._collate(items, problems, extraction)
                         items, longest, problems, extraction = [], len(features), {}, Stopwatch()
-                    items.append((features, row, language_id, replace(piece, samples=None)))
+                    language = columns["language"][i]
+                    items.append((features, row, language_id, replace(piece, samples=None), language))
             except (OSError, ValueError) as error:
                 problems[row] = f"utterance {columns['id'][i]}: {error}"
         if items or problems:
             yield self._collate(items, problems, extraction)
 
     def _collate(
-        self, items: list[tuple[torch.Tensor, int, int, Piece]], problems: dict[int, str], extraction: Stopwatch
+        self,
+        items: list[tuple[torch.Tensor, int, int, Piece, str | None]],
+        problems: dict[int, str],
+        extraction: Stopwatch,
     ) -> PieceBatch:
-        features, rows, language_ids, pieces = map(list, zip(*items, strict=True)) if items else ([], [], [], [])
+        columns = map(list, zip(*items, strict=True)) if items else ([] for _ in range(5))
+        features, rows, language_ids, pieces, locales = columns
         with extraction:
             padded, mask = pad(features or [self.ctc.extract(np.empty(0, np.float32))])
         tensors = padded, mask[: len(features)], None, torch.tensor(language_ids)
-        return PieceBatch(*tensors, rows, problems, pieces, extraction.seconds)
+        return PieceBatch(*tensors, rows, problems, pieces, extraction.seconds, locales)
 
 
 def pad(features: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -282,14 +299,18 @@ def decode_in_threads(
 
 
 def _decode_batches(
-    model: PreTrainedModel, ctc: CtcInterface, batches: Iterable[PieceBatch], clock: Clock
+    model: PreTrainedModel,
+    ctc: CtcInterface,
+    batches: Iterable[PieceBatch],
+    clock: Clock,
+    search: PathSearch | None = None,
 ) -> Generator[list[Hypothesis], None, None]:
     """Yields after each batch the hypotheses of the utterances that end in it."""
     paths_of_row: dict[int, list[GreedyPath]] = defaultdict(list)
     for batch in batches:
         with Stopwatch() as computing:
-            paths = best_paths(model, ctc, batch.input_features, batch.attention_mask) if batch.indices else []
-            finished = _finish(ctc, batch, paths, paths_of_row)
+            paths = _paths(model, ctc, batch, search)
+            finished = _finish(ctc, batch, paths, paths_of_row, search)
         if batch.pieces:
             size = len(batch.pieces)
             seconds, audio = batch.extraction_seconds + computing.seconds, sum(piece.seconds for piece in batch.pieces)
@@ -298,53 +319,80 @@ def _decode_batches(
 
 
 def decode_beside(
-    model: PreTrainedModel, ctc: CtcInterface, batches: Iterable[PieceBatch]
+    model: PreTrainedModel, ctc: CtcInterface, batches: Iterable[PieceBatch], search: PathSearch | None = None
 ) -> Generator[list[Hypothesis], None, None]:
     """Yields the same as `_decode_batches`, whose texts a thread makes beside the next forward."""
     paths_of_row: dict[int, list[GreedyPath]] = defaultdict(list)
     texts: Future[list[Hypothesis]] | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="texts") as pool:
         for batch in batches:
-            paths = best_paths(model, ctc, batch.input_features, batch.attention_mask) if batch.indices else []
+            paths = _paths(model, ctc, batch, search)
             if texts is not None:
                 yield texts.result()
-            texts = pool.submit(_finish, ctc, batch, paths, paths_of_row)
+            texts = pool.submit(_finish, ctc, batch, paths, paths_of_row, search)
         if texts is not None:
             yield texts.result()
 
 
+def _paths(
+    model: PreTrainedModel, ctc: CtcInterface, batch: PieceBatch, search: PathSearch | None
+) -> list[GreedyPath]:
+    if not batch.indices:
+        return []
+    return best_paths(model, ctc, batch.input_features, batch.attention_mask, with_candidates=search is not None)
+
+
 def _finish(
-    ctc: CtcInterface, batch: PieceBatch, paths: list[GreedyPath], paths_of_row: dict[int, list[GreedyPath]]
+    ctc: CtcInterface,
+    batch: PieceBatch,
+    paths: list[GreedyPath],
+    paths_of_row: dict[int, list[GreedyPath]],
+    search: PathSearch | None,
 ) -> list[Hypothesis]:
     """Returns the hypotheses of the utterances that end in a batch; `paths_of_row` keeps the paths of the others."""
     finished = []
-    for row, language_id, piece, path in zip(
-        batch.indices, batch.language_ids.tolist(), batch.pieces, paths, strict=True
+    for row, language_id, locale, piece, path in zip(
+        batch.indices, batch.language_ids.tolist(), batch.locales, batch.pieces, paths, strict=True
     ):
         paths_of_row[row].append(path.middle(piece))
         if piece.is_last:
-            finished.append(_make_hypothesis(ctc, row, language_id, paths_of_row.pop(row)))
+            whole = _searched(paths_of_row.pop(row), search, locale)
+            finished.append(_make_hypothesis(ctc, row, language_id, whole))
     for row, problem in batch.problems.items():
         paths_of_row.pop(row, None)
         finished.append(Hypothesis(row=row, error=problem))
     return finished
 
 
+def _searched(paths: list[GreedyPath], search: PathSearch | None, locale: str | None) -> list[GreedyPath]:
+    """Returns the paths of an utterance's pieces, with the labels that a search finds for all of them together."""
+    if search is None:
+        return paths
+    candidates = join_candidates([path.candidates for path in paths])
+    if (labels := search.path(locale, candidates)) is None:
+        return paths
+    ends = np.cumsum([len(path.labels) for path in paths])[:-1]
+    parts = zip(paths, np.split(labels, ends), np.split(log_probs_of(labels, candidates), ends), strict=True)
+    return [replace(path, labels=part, log_probs=log_probs, candidates=None) for path, part, log_probs in parts]
+
+
 @dataclass
 class GreedyPath:
-    """Holds the best class of each output frame of an utterance, or of the middle of a piece."""
+    """Holds the best class of each output frame of an utterance, or of the middle of a piece; or a search's path."""
 
-    log_probs: np.ndarray  # (S,), of the best classes
-    labels: np.ndarray  # (S,), the best classes
+    log_probs: np.ndarray  # (S,), of the labels
+    labels: np.ndarray  # (S,)
     expected_labels: np.ndarray  # (S,), probabilities that a label begins with the frame
     language_log_probs: torch.Tensor | None  # (L,), of the whole piece; None for a model without languages
     seconds: float
+    candidates: Candidates | None = None  # for a search
 
     def middle(self, piece: Piece) -> GreedyPath:
         """Returns the path without the context at the ends of its piece."""
         middle = slice(piece.left, piece.end)
-        log_probs, labels, expected = (each[middle] for each in (self.log_probs, self.labels, self.expected_labels))
-        return GreedyPath(log_probs, labels, expected, self.language_log_probs, piece.seconds)
+        candidates = None if self.candidates is None else self.candidates.part(middle)
+        path = self.log_probs[middle], self.labels[middle], self.expected_labels[middle]
+        return GreedyPath(*path, self.language_log_probs, piece.seconds, candidates)
 
 
 # Changes log-probabilities (B, S, V) of the classes, given their valid frames (B,) and their first row in the batch.
@@ -362,7 +410,7 @@ def decode_batch(
     Raises:
         MemoryError: for a batch that does not fit into memory.
     """
-    paths = best_paths(model, ctc, batch.input_features, batch.attention_mask, adjust)
+    paths = best_paths(model, ctc, batch.input_features, batch.attention_mask, adjust=adjust)
     # A batch without readable utterances has silence, and no row for it.
     return [
         _make_hypothesis(ctc, row, language_id, [path])
@@ -376,6 +424,7 @@ def best_paths(
     ctc: CtcInterface,
     features: torch.Tensor,
     mask: torch.Tensor,
+    with_candidates: bool = False,
     adjust: Adjust | None = None,
 ) -> list[GreedyPath]:
     """Returns the greedy path of each row of a batch, without padding.
@@ -383,13 +432,18 @@ def best_paths(
     Args:
         features: (B, T, F), or samples (B, T).
         mask: (B, T), 1 for valid inputs.
+        with_candidates: whether paths have their `candidates`.
         adjust: changes the model's log-probabilities before.
     """
     if ctc.pads_exactly:
-        return _paths_of_padded(model, ctc, features, mask, adjust)
+        return _paths_of_padded(model, ctc, features, mask, with_candidates, adjust)
     lengths = mask.sum(1).tolist()
-    rows = [(features[i : i + 1, :length], mask[i : i + 1, :length], adjust, i) for i, length in enumerate(lengths)]
-    return [path for row in rows for path in _paths_of_padded(model, ctc, *row)]
+    rows = [(features[i : i + 1, :length], mask[i : i + 1, :length]) for i, length in enumerate(lengths)]
+    return [
+        path
+        for first, row in enumerate(rows)
+        for path in _paths_of_padded(model, ctc, *row, with_candidates, adjust, first)
+    ]
 
 
 def _paths_of_padded(
@@ -397,7 +451,8 @@ def _paths_of_padded(
     ctc: CtcInterface,
     features: torch.Tensor,
     mask: torch.Tensor,
-    adjust: Adjust | None = None,
+    with_candidates: bool,
+    adjust: Adjust | None,
     first: int = 0,
 ) -> list[GreedyPath]:
     with explain_memory_errors(
@@ -410,6 +465,9 @@ def _paths_of_padded(
             logits = adjust(logits.float().log_softmax(-1), output.num_frames, first)
         classes = best_classes(logits, ctc.blank_id)
         log_probs, labels, expected = (tensor.cpu().numpy() for tensor in classes)  # (B, S)
+        if with_candidates:
+            found = likeliest_classes(logits, ctc.blank_id)
+            candidate_log_probs, candidates = (tensor.cpu().numpy() for tensor in found)  # (B, S, K)
     languages = [None] * len(mask) if output.language_log_probs is None else output.language_log_probs.cpu()
     seconds = (ctc.input_seconds(length) for length in mask.sum(1).tolist())
     return [
@@ -419,6 +477,9 @@ def _paths_of_padded(
             expected[i, :length].copy(),
             languages[i],
             of_row,
+            Candidates(candidates[i, :length].astype(np.int32), candidate_log_probs[i, :length].copy())
+            if with_candidates
+            else None,
         )
         for i, (length, of_row) in enumerate(zip(output.num_frames.tolist(), seconds, strict=True))
     ]

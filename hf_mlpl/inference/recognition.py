@@ -23,6 +23,7 @@ from ..data.rows import durations_of
 from ..data.summary import languages_in
 from ..error_line import error_line
 from ..model.model_files import list_names
+from .candidates import PathSearch
 from .clock import Clock
 from .decoding import Hypothesis, PieceBatches, decode_beside, default_batch_seconds, transcribe, workers_of
 from .generation import GenerativeTranscriber, generates
@@ -104,14 +105,19 @@ def adapters_of(name: str, config: PreTrainedConfig, locales: Iterable[str]) -> 
     return {locale: names[0] for locale, names in found.items() if names}
 
 
-def transcriber(model: PreTrainedModel, processor: Any, dataset: Dataset) -> Transcribe:
+def transcriber(
+    model: PreTrainedModel, processor: Any, dataset: Dataset, search: PathSearch | None = None
+) -> Transcribe:
     """Returns a function with the arguments of `transcribe` after the processor, for parts of a data set.
+
+    Args:
+        search: of `transcribe`, for a CTC model.
 
     Raises:
         ValueError: for utterances of a language that a generating model does not know.
     """
     if not generates(model.config):
-        return partial(transcribe, model, processor)
+        return partial(transcribe, model, processor, search=search)
     return GenerativeTranscriber(model, processor, languages_in(dataset))
 
 
@@ -122,6 +128,7 @@ def shard_stream(
     dataset: Dataset,
     max_batch_seconds: float | None,
     num_workers: int | None,
+    search: PathSearch | None = None,
 ) -> ShardStream | None:
     """Returns a stream that decodes shards of a data set as `transcribe`, from `transcriber`, decodes each of them.
 
@@ -137,7 +144,7 @@ def shard_stream(
     else:
         seconds = default_batch_seconds(model, max_batch_seconds)
         maker = PieceBatches(dataset, processor, model.config, seconds)
-        decode = partial(decode_beside, model, maker.ctc)
+        decode = partial(decode_beside, model, maker.ctc, search=search)
     long_rows = np.flatnonzero(is_long).tolist()
     return ShardStream(maker, decode, long_rows, num_workers, pin_memory=model.device.type == "cuda")
 
@@ -158,11 +165,14 @@ class LanguagesOfModel:
 
 
 def transcriber_of_languages(
-    name: str, model: PreTrainedModel, processor: Any, locales: Sequence[str]
+    name: str, model: PreTrainedModel, processor: Any, locales: Sequence[str], search: PathSearch | None = None
 ) -> LanguagesOfModel:
     """Finds out how a model from `load_recognizer` transcribes each of several languages, also those it does not know.
 
     An MMS model gets the adapter of each language in its turn.
+
+    Args:
+        search: of `transcribe`, for a CTC model.
 
     Raises:
         ValueError: for a model that can transcribe none of the languages.
@@ -175,7 +185,7 @@ def transcriber_of_languages(
         return LanguagesOfModel(partial(_transcribe_by_adapter, name, adapters, model, processor), [], left_out)
     known = getattr(model.config, "languages", None) or locales
     unknown = [locale for locale in locales if locale not in known]
-    return LanguagesOfModel(partial(transcribe, model, processor), unknown, [])
+    return LanguagesOfModel(partial(transcribe, model, processor, search=search), unknown, [])
 
 
 def _transcribe_by_adapter(

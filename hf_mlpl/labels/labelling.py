@@ -1,4 +1,4 @@
-"""Labels unlabelled speech with greedily decoded texts and their scores, in shards that survive an interruption.
+"""Labels unlabelled speech with decoded texts and their scores, in shards that survive an interruption.
 
 The assignment of utterances to shards depends on the utterances alone, and the labels of a shard on the shard alone.
 Any number of processes, of one launch or of many, on any machines that share the folder, work on one job: each claims
@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import accumulate, repeat
 from operator import mul
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +44,9 @@ from .schema import SCORES
 from .shared_job import SharedJob
 from .text_scores import text_scores
 
+if TYPE_CHECKING:
+    from ..inference.label_search import LabelSearch
+
 logger = logging.getLogger(__name__)
 
 ROUNDED_SECONDS = 0.1  # a table's duration may differ that much from the recording's by rounding
@@ -63,6 +67,7 @@ def pseudo_label(
     max_batch_seconds: float | None = None,
     num_workers: int | None = None,
     sources: Sequence[Source] = (),
+    search: LabelSearch | None = None,
 ) -> dict:
     """Labels all utterances of `dataset`, going on where an earlier call stopped; returns their summary.
 
@@ -74,18 +79,21 @@ def pseudo_label(
     Args:
         output_dir: a folder, or the URL of one in object storage.
         model, processor: from `load_recognizer`: a CTC model, or one that generates text.
-        teacher: revision of the model, from `model_card.teacher_revision`; it becomes the labels' `source`.
+        teacher: revision of the model, from `model_card.teacher_revision`; it becomes the labels' `source`, to which
+            `search.name` is added, because another language model or weight makes other labels.
         max_batch_seconds, num_workers: of `transcribe`; they change the speed, not the labels.
         sources: of the speech, for `complete.json`.
+        search: finds the texts of a CTC model, from `load_search`; by default they are greedy.
 
     Raises:
-        ValueError: if `output_dir` holds labels of other utterances, of another teacher, or of one that computes in
-            another dtype; if its `job.json` is damaged; if no utterance of a shard can be read; and for a language
-            that a generating model does not know.
+        ValueError: if `output_dir` holds labels of other utterances, of another teacher or search, or of one that
+            computes in another dtype; if its `job.json` is damaged; if no utterance of a shard can be read; and for a
+            language that a generating model does not know.
         InUseError: if a job that is no labelling is working there, or one of an older version.
     """
     output_dir = output_path(output_dir)
     model = accelerator.unwrap_model(model)
+    teacher = teacher if search is None else f"{teacher}+{search.name}"
     order = begun_job(output_dir).get("order", list(ORDERS)[-1])
     if order not in ORDERS:
         raise ValueError(
@@ -97,7 +105,7 @@ def pseudo_label(
     summary = complete_summary(output_dir, job)
     if summary and not summary["errors"]:
         return summary
-    transcribe = transcriber(model, processor, dataset)  # before the folder is begun: it checks the languages
+    transcribe = transcriber(model, processor, dataset, search)  # before the folder is begun: it checks the languages
     if (output_dir / LOCK).exists():
         with claimed(output_dir):
             pass
@@ -105,7 +113,7 @@ def pseudo_label(
     with SharedJob(output_dir, job, dataset, _shards(rows), sources, accelerator) as shared:
         if shared.has_lost_shards():
             return shared.summary
-        stream = shard_stream(transcribe, model, processor, dataset, max_batch_seconds, num_workers)
+        stream = shard_stream(transcribe, model, processor, dataset, max_batch_seconds, num_workers, search)
 
         def label(rows: np.ndarray, write: Callable[[Iterator[dict]], None]) -> None:
             shard = select_rows(dataset, rows)

@@ -80,7 +80,8 @@ def push_label_set(
     """
     labels = as_path(labels)
     complete = read_complete(labels)
-    license_name = _license_of(*complete["teacher"].rpartition("@")[::2])
+    teacher, _, revision = complete["teacher"].rpartition("@")
+    license_name = _license_of(teacher, revision.partition("+")[0])  # without the language models of its search
     problems = {} if allow_collapsed else collapse_of(complete)
     with _on_disk(labels) as (local, cache):
         for language, counts in complete["languages"].items():

@@ -39,6 +39,8 @@ def limits(run: dict, results: Sequence[dict], data: dict, languages: Sequence[s
         yield f"Recordings that could not be read count as empty texts in the results; there are {unreadable:,}."
     if unknown := [name for name, license, _ in sources_of_run(run) if license == "unknown"]:
         yield f"The licence of the speech it has learned from is not known: {', '.join(unknown)}."
+    if any("lm" in result for result in results):
+        yield "The results are those of beam search with n-gram language models, which do not come with it."
     if has_pseudo_labels(run):
         yield "Pseudo-labels repeat the mistakes of their teachers, most of all in names, numbers and foreign words."
     letters = ", letter by letter" if is_ours(run) else ""

@@ -115,4 +115,3 @@ def test_an_interrupted_selection_goes_on():
     other.load_state_dict(json.loads(json.dumps(one.state_dict())))
     later = [("nl", label(score)) for score in np.linspace(-1.5, 0, 9)]
     assert one.select(later, 0.1) == other.select(later, 0.1)
-

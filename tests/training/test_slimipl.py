@@ -174,7 +174,9 @@ SELECTED = {"selected": CONFIGS["EMA"] | {"first_label_share": 0.5, "prior_stren
 
 
 def settings(name) -> SlimIplConfig:
-    return SlimIplConfig(**{"start_update": 0, "unsupervised_updates": 3, "dynamic_dropout": None} | (CONFIGS | SELECTED)[name])
+    return SlimIplConfig(
+        **{"start_update": 0, "unsupervised_updates": 3, "dynamic_dropout": None} | (CONFIGS | SELECTED)[name]
+    )
 
 
 def trained_on(processor, data, supervised, micro_batches):
