@@ -95,6 +95,10 @@ class SlimIplConfig:
         ema_decay: labels come from a running mean of the weights with this decay; null takes the model itself
             (`slimIPL_ema_decay`).
         stop_on_collapse: ends training when nearly all labels are empty or the same, instead of warning.
+        auto_stop: ends slimIPL where it no longer helps, as the labels of a fixed sample of the unlabelled utterances
+            tell: when they become too short, or more of them empty, when another language is recognised in them, when
+            they hardly change any more, or when the error rate on a sample of `dev` grows. The result is then the
+            teacher of the best such sample, the one before slimIPL if none is better. By default, a line warns.
     """
 
     start_update: int = 20_000
@@ -106,6 +110,7 @@ class SlimIplConfig:
     dynamic_dropout: float | None = 0.1
     ema_decay: float | None = None
     stop_on_collapse: bool = False
+    auto_stop: bool = False
 
     def __post_init__(self):
         _check_choice(self, "variant", VARIANTS)
