@@ -51,10 +51,7 @@ def choose_teacher(config: TrainingConfig) -> TeacherChoice:
     gone back to its best teacher already. Raises a ValueError for a damaged file.
     """
     folder = Path(config.output_dir)
-    record = folder / "run.json"
-    outcome = read_json(record, updates=int).get("slimipl") if record.is_file() else None
-    if outcome is not None:
-        check_fields(outcome, {"line": str, "result": int, "is_stopped": bool})
+    outcome = _outcome(folder / "run.json")
     update = (outcome or {}).get("result", config.max_updates)
     slimipl = str(folder / "model"), f"slimIPL update {update:,}", outcome and outcome["line"]
     start = config.model, "start", outcome and outcome["line"]
@@ -64,8 +61,19 @@ def choose_teacher(config: TrainingConfig) -> TeacherChoice:
     }
     if None not in rates.values():
         return TeacherChoice(*(start if rates["start"] < rates["slimIPL"] else slimipl), rates)
-    does_harm = outcome is not None and outcome["verdict"] is not None and not outcome["is_stopped"]
+    does_harm = outcome is not None and outcome.get("verdict") is not None and not outcome["is_stopped"]
     return TeacherChoice(*(start if does_harm and config.model not in PRESETS else slimipl))
+
+
+def _outcome(path: Path) -> dict | None:
+    """Returns how slimIPL ended, from a `run.json`; None where it does not say so."""
+    record = read_json(path) if path.is_file() else {}
+    if (outcome := record.get("slimipl")) is not None:
+        try:
+            check_fields(outcome, {"line": str, "result": int, "is_stopped": bool})
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: damaged (slimipl: {error})") from error
+    return outcome
 
 
 def _cer_on_dev(path: Path, config: TrainingConfig) -> float | None:
