@@ -78,9 +78,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
                 print(" && ".join(shlex.join(command) for command in commands) or f"# {language}: complete")
                 continue
             print(f"== {language}: {'stages 2 and 3' if training or labelling else 'complete'}", flush=True)
-            complete |= _run_language(language, options, training)
-            choices[language] = _choice(language, options)
-            complete[language]["teacher"] = choices[language].record()
+            counts, choices[language] = _run_language(language, options, training)
+            complete |= {name: count | {"teacher": choices[language].record()} for name, count in counts.items()}
         except (ValueError, OSError) as error:
             print(f"{language}: failed: {error}", file=sys.stderr, flush=True)
             failed.append(language)
@@ -131,8 +130,8 @@ def _choice(language: str, options: argparse.Namespace) -> TeacherChoice:
     return choose_teacher(_settings(options, language))
 
 
-def _run_language(language: str, options: argparse.Namespace, training: list[list[str]]) -> dict:
-    """Trains and labels a language, as far as it is not done; returns the summary of its labels.
+def _run_language(language: str, options: argparse.Namespace, training: list[list[str]]) -> tuple[dict, TeacherChoice]:
+    """Trains and labels a language, as far as it is not done; returns the counts of its labels, and who made them.
 
     Raises:
         ValueError: where a command fails, and for labels that have collapsed.
@@ -155,7 +154,7 @@ def _run_language(language: str, options: argparse.Namespace, training: list[lis
     summary = read_complete(labels)
     if (problems := collapse_of(summary)) and not options.allow_collapsed:
         raise ValueError(f"{collapse_line(problems)}: {NOT_LEARNED}; --allow-collapsed takes them all the same")
-    return summary["languages"]
+    return summary["languages"], _choice(language, options).of_labels(summary["teacher"])
 
 
 def _compare(language: str, options: argparse.Namespace) -> None:

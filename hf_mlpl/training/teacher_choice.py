@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..atomic import check_fields, read_json
@@ -18,7 +18,7 @@ class TeacherChoice:
 
     Args:
         model: folder or Hub name.
-        labels_by: `start`, or `slimIPL update N`, whose weights `model` has.
+        labels_by: `start`, `slimIPL update N`, whose weights `model` has, or the name of another teacher.
         slimipl: how slimIPL ended, in a line; None for runs of earlier versions.
         dev_cer: of the start and of slimIPL's result, where both were evaluated on dev.
     """
@@ -27,6 +27,11 @@ class TeacherChoice:
     labels_by: str
     slimipl: str | None
     dev_cer: dict[str, float] | None = None
+
+    def of_labels(self, teacher: str) -> TeacherChoice:
+        """Returns what is true of labels that are there: another model, as they name it, may have made them before."""
+        names = self.model, "/".join(Path(self.model).resolve().parts[-2:])
+        return self if teacher.rpartition("@")[0] in names else replace(self, labels_by=teacher, dev_cer=None)
 
     def record(self) -> dict:
         return asdict(self)

@@ -66,6 +66,16 @@ def test_runs_of_earlier_versions_and_other_languages(config, leave, tmp_path):
     assert choose_teacher(config).labels_by == "slimIPL update 100"  # the start is not evaluated
 
 
+def test_labels_that_were_there_before(config, leave, tmp_path):
+    leave(start=0.1, slimipl=0.15)
+    choice = choose_teacher(config)
+    assert choice.of_labels("supervised/model@0123456789ab") is choice
+    other = choice.of_labels(f"{tmp_path.name}/model@0123456789ab")
+    assert other.describe() == f"so it went; labels by {tmp_path.name}/model@0123456789ab"
+    on_hub = dataclasses.replace(choice, model="me/teacher")
+    assert on_hub.of_labels("me/teacher@" + 40 * "0") is on_hub
+
+
 def test_damaged_files(config, leave, tmp_path):
     leave(start=0.1, slimipl=0.15)
     (tmp_path / "start.json").write_text("{")
