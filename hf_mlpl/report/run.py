@@ -52,7 +52,7 @@ PANELS = (
         False,
         (
             *("probe.length_ratio", "probe.length", "probe.empty", "probe.agreement", "probe.agreement_with_first"),
-            *("probe.blank_ratio", "probe.language_agreement"),
+            *("probe.blank_ratio", "probe.commonest", "probe.language_agreement"),
         ),
     ),
     ("Confidence of probed labels", "mean log-probability", False, ("probe.mean_log_prob",)),

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from ..data.collapse import describe_collapse
+
 MOST_DRIFT = 0.13  # of the length; labels that lost 12 % of theirs were better in one corpus, 16 % worse in two
 MOST_EMPTIED = 0.05  # share of the utterances whose labels become empty
 MOST_LOST_LANGUAGES = 0.1  # share of the utterances whose language is no longer recognised
@@ -21,7 +23,7 @@ SETTLED_KIND = "settled"
 class Verdict(NamedTuple):
     """Says why slimIPL should end, at which update that was found, and which probe's teacher is the best."""
 
-    kind: str  # drift, empty, language, dev, or settled
+    kind: str  # one of `FAULTS`, or settled
     reason: str
     update: int
     best: int  # its update
@@ -32,12 +34,13 @@ def judge_labels(series: Sequence[Probe], is_last: bool = False) -> Verdict | No
 
     Two probes in a row must have the same fault:
 
+    - dev: the error rate on a sample of dev is above the first one by more than its noise;
+    - collapse: nearly all labels are empty or the same, as `data.collapse.describe_collapse` judges;
     - drift: the length has gone further from that of transcripts than it was at first, by more than 13 %. Labels that
       were too long, and lose what was wrong, come closer to it. Where the error rate on a sample of dev is lower than
       at first, shorter labels are no fault;
     - empty: the labels of more than 5 % of the utterances have become empty;
-    - language: in more than 10 % of the utterances the language is no longer recognised;
-    - dev: the error rate on a sample of dev is above the first one by more than its noise.
+    - language: in more than 10 % of the utterances the language is no longer recognised.
 
     It has settled where two probes in a row differ from the ones before by less than 1 % of the characters, though the
     model has learned from labels in between.
@@ -66,8 +69,8 @@ def best_probe(series: Sequence[Probe]) -> Probe:
     dev, the last. The first one is always among them, because faults are changes.
     """
     first = series[0]
-    healthy = [
-        probe for probe in series if not any(describe(first, probe, ON_THE_WAY) for describe in FAULTS.values())
+    healthy = [first] + [
+        probe for probe in series[1:] if not any(describe(first, probe, ON_THE_WAY) for describe in FAULTS.values())
     ]
     rates = [probe["dev_cer"] for probe in healthy if probe.get("dev_cer") is not None]
     return next(probe for probe in healthy if probe.get("dev_cer") == min(rates)) if rates else healthy[-1]
@@ -115,10 +118,11 @@ def _describe_dev(first: Probe, probe: Probe, part: float = 1.0) -> str | None:
 
 
 FAULTS: dict[str, Callable[..., str | None]] = {
+    "dev": _describe_dev,
+    "collapse": lambda first, probe, part=1.0: describe_collapse(probe) if "commonest" in probe else None,
     "drift": _describe_drift,
     "empty": _describe_empty,
     "language": _describe_language,
-    "dev": _describe_dev,
 }
 
 

@@ -142,8 +142,8 @@ class LabelProbes:
     def take(self, update: int, teacher: PreTrainedModel) -> dict:
         """Labels the samples; returns and keeps a report.
 
-        `update`; `learned`: updates on pseudo-labels so far; `labels`: their number; what `LabelHealth.report` has,
-        except for the commonest label; `deletions`: characters that are missing, divided by those of the texts that
+        `update`; `learned`: updates on pseudo-labels so far; `labels`: their number; what `LabelHealth.report` has;
+        `deletions`: characters that are missing, divided by those of the texts that
         are known; `mean_log_prob`, over all frames; `length`: characters, divided by those that the first probe had
         for the same utterances; `agreement` with the probe before, and `agreement_with_first`: 1 - edits / characters;
         `dev_cer` on the sample of dev, and `dev_change`: the 95 % interval of its difference from the first one.
@@ -277,7 +277,7 @@ class LabelProbes:
 
 def _probe_report(statistics: dict, labels: Sequence[Hypothesis], rows: Sequence[dict]) -> dict:
     """Returns numbers of a probe's labels, from the statistics of `LabelHealth`."""
-    names = ("length_ratio", "blank_ratio", "empty", "language_agreement", "cer")
+    names = ("length_ratio", "blank_ratio", "empty", "commonest", "language_agreement", "cer")
     frames = sum(label.num_frames for label in labels)
     report = {name: statistics[name] for name in names}
     report["mean_log_prob"] = sum(label.mean_log_prob * label.num_frames for label in labels) / frames

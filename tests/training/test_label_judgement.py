@@ -85,6 +85,14 @@ def test_the_error_rate_on_dev_decides_beyond_its_noise():
     assert found[3].reason == "CER on dev is 78.0%, and was 71.5% at update 100" and found[3].best == 150
 
 
+def test_labels_that_collapse_have_not_settled():
+    lengths = dict.fromkeys(("length_ratio", "length"), (1.0,) * 4)
+    probes = series(**lengths, commonest=(0.1, 1.0, 1.0, 1.0), agreement=(None, 0.1, 1.0, 1.0))
+    verdict = judge_labels(probes)
+    assert (verdict.kind, verdict.best) == ("collapse", 100)
+    assert verdict.reason == "100% of 50 pseudo-labels are the same text"
+
+
 @pytest.mark.parametrize(
     ("name", "values", "kind"),
     [

@@ -47,13 +47,23 @@ def settings(tone_data, tone_run, folder, *overrides) -> list[str]:
 
 
 @pytest.fixture
-def wrong_texts(tone_data, tmp_path):
+def references(tone_corpus, tone_data, tmp_path):
+    """Writes the unlabelled utterances with their transcripts."""
+    spoken = json.loads((tone_corpus / "spoken.json").read_text())
+    table = pq.read_table(tone_data / "unlabelled.parquet").to_pylist()
+    write_utterances([row | {"text": spoken[row["id"]]} for row in table], tmp_path / "references.parquet")
+    return tmp_path / "references.parquet"
+
+
+@pytest.fixture
+def wrong_texts(tone_data, references, tmp_path):
     """Returns settings of a run whose transcripts are wrong, so that it becomes worse on dev at once."""
     table = pq.read_table(tone_data / "train.parquet").to_pylist()
     write_utterances([row | {"text": "d"} for row in table], tmp_path / "wrong.parquet")
     slimipl = ["slimipl.start_update=0", "slimipl.unsupervised_updates=1", "slimipl.auto_stop=true"]
     return [
         f"train=[{tmp_path / 'wrong.parquet'}]",
+        f"dev=[{references}]",
         "learning_rate=0.02",
         "warmup_updates=0",
         "max_updates=20",
@@ -69,12 +79,9 @@ def outcome(folder) -> dict:
     return json.loads((folder / "run.json").read_text())["slimipl"]
 
 
-def test_numbers_of_the_last_probe(run, tone_corpus, tone_data, tone_run, tmp_path):
+def test_numbers_of_the_last_probe(run, references, tone_data):
     """Those of the trained model, whose texts are transcribed again, and scored by jiwer."""
-    spoken = json.loads((tone_corpus / "spoken.json").read_text())
-    table = pq.read_table(tone_data / "unlabelled.parquet").to_pylist()
-    write_utterances([row | {"text": spoken[row["id"]]} for row in table], tmp_path / "references.parquet")
-    folder = run("a", f"unlabelled=[{tmp_path / 'references.parquet'}]", "learning_rate=0.01")
+    folder = run("a", f"unlabelled=[{references}]", "learning_rate=0.01")
     series = probes(folder)
     assert list(series) == [2, 4, 6, 8, 10] and series[2]["learned"] == 0 < series[10]["learned"] < 8
 
@@ -87,7 +94,7 @@ def test_numbers_of_the_last_probe(run, tone_corpus, tone_data, tone_run, tmp_pa
         confidence = sum(label.mean_log_prob * label.num_frames for label in made) / frames
         return [label.text for label in made], dataset["text"][:], confidence, sum(dataset["duration_seconds"])
 
-    made, references, confidence, seconds = texts(folder / "model", tmp_path / "references.parquet")
+    made, references, confidence, seconds = texts(folder / "model", references)
     last, scores = series[10], jiwer.process_characters(references, made)
     human = read_utterances([tone_data / "train.parquet"], ["sv-SE"])
     rate = sum(map(len, human["text"])) / sum(human["duration_seconds"])
