@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -172,12 +173,12 @@ class LabelProbes:
         """Takes a probe if one is due after an update, and judges the series; returns whether training ends."""
         if not self.is_due(update):
             return False
+        began = time.perf_counter()
         report = self.take(update, teacher)
-        log.log_probe(update, report)
+        log.log_probe(update, report, time.perf_counter() - began)
         auto_stop = self.config.slimipl.auto_stop
-        if auto_stop and best_probe(self.series) is report:
-            if self.accelerator.is_main_process:
-                self.best = host_copy_of_trained(teacher)
+        if auto_stop and self.accelerator.is_main_process and best_probe(self.series) is report:
+            self.best = host_copy_of_trained(teacher)
         if self.verdict is None:
             verdict = judge_labels(self.series, is_last=update == self.config.max_updates)
             if verdict and (auto_stop or verdict.kind != SETTLED_KIND):

@@ -116,8 +116,9 @@ class TrainingLog:
         )
         self.window, self.window_start, self.num_unusable = [], time.perf_counter(), num_unusable
 
-    def log_probe(self, update: int, report: dict) -> None:
-        """Writes and prints the row of a probe of the labels."""
+    def log_probe(self, update: int, report: dict, seconds: float) -> None:
+        """Writes and prints the row of a probe of the labels; the `seconds` for it do not count as training."""
+        self.window_start += seconds
         self._write(update=update, probe=report)
         if self.is_main_process:
             tqdm.write(f"update {update}: {describe_probe(report)}")
