@@ -14,7 +14,7 @@ there is dev speech of the language, the model that stage 2 began from is evalua
 and the better of both models labels; without dev, the one that stage 2 began from labels if the labels have become
 worse, and auto_stop is not set. A line for each language says what was done:
 
-    sl: slimIPL made all of 250 updates; labels by slimIPL update 250 (CER on dev: start 20.1%, slimIPL 14.9%)
+    sl: slimIPL made all of 250 updates; labels by slimIPL update 250
 
 --list cannot compare before there is a model: for a language that is not trained yet, it lets slimIPL's model label.
 Give "LABELS/*/labels.parquet" to the final training; LABELS/complete.json holds the counts of all languages, and what
