@@ -8,7 +8,17 @@ again skips what is complete and continues what was interrupted. If a language f
 (nearly all are empty or the same text), one line says so, the others still run, and the exit status is 1. --list runs
 nothing: it prints a line of commands per language, for a scheduler. SIGTERM ends it with exit status 75 when the
 language in work is saved.
-Give "LABELS/*/labels.parquet" to the final training; LABELS/complete.json holds the counts of all languages.
+
+slimIPL does not help every language. With `slimipl.auto_stop: true` it ends where its own labels say so. And where
+there is dev speech of the language, the model that stage 2 began from is evaluated on it too (OUTPUT_DIR/start.json),
+and the better of both models labels; without dev, the one that stage 2 began from labels if the labels have become
+worse, and auto_stop is not set. A line for each language says what was done:
+
+    sl: slimIPL made all of 250 updates; labels by slimIPL update 250
+
+--list cannot compare before there is a model: for a language that is not trained yet, it lets slimIPL's model label.
+Give "LABELS/*/labels.parquet" to the final training; LABELS/complete.json holds the counts of all languages, and what
+chose their teachers.
 
 With --push-to-hub user/voxpopuli-pl the labels of each language are pushed to that data set as soon as they are made
 (`hf-mlpl publish-labels`); it is created as private if the settings have `hub_private_repo`.
@@ -32,6 +42,7 @@ from .pseudo_label import add_allow_collapsed_argument
 
 if TYPE_CHECKING:
     from ..remote_path import AnyPath
+    from ..training.teacher_choice import TeacherChoice
     from ..training_config import TrainingConfig
 
 
@@ -58,15 +69,17 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ..remote_path import output_path
 
     options.labels = output_path(options.labels)
-    failed, complete = [], {}
+    failed, complete, choices = [], {}, {}
     for language in _trainable_languages(options):
         try:
-            commands = _commands(language, options)
+            training, labelling = _training(language, options), _labelling(language, options)
             if options.list:
+                commands = [*training, *labelling]
                 print(" && ".join(shlex.join(command) for command in commands) or f"# {language}: complete")
                 continue
-            print(f"== {language}: {'complete' if not commands else 'stages 2 and 3'}", flush=True)
-            complete |= _run_language(language, options, commands)
+            print(f"== {language}: {'stages 2 and 3' if training or labelling else 'complete'}", flush=True)
+            counts, choices[language] = _run_language(language, options, training)
+            complete |= {name: count | {"teacher": choices[language].record()} for name, count in counts.items()}
         except (ValueError, OSError) as error:
             print(f"{language}: failed: {error}", file=sys.stderr, flush=True)
             failed.append(language)
@@ -77,6 +90,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         )
     if not options.list:
         write_json(options.labels / "complete.json", {"languages": complete})
+        for language, choice in choices.items():
+            print(f"{language}: {choice.describe()}")
         print(f"labels: {options.labels}/*/labels.parquet; next: name that in `train` of the final training")
 
 
@@ -109,17 +124,29 @@ def _trainable_languages(options: argparse.Namespace) -> list[str]:
     return trainable
 
 
-def _run_language(language: str, options: argparse.Namespace, commands: list[list[str]]) -> dict:
-    """Runs the commands of a language; returns the summary of its labels, or raises `ValueError`."""
+def _choice(language: str, options: argparse.Namespace) -> TeacherChoice:
+    from ..training.teacher_choice import choose_teacher
+
+    return choose_teacher(_settings(options, language))
+
+
+def _run_language(language: str, options: argparse.Namespace, training: list[list[str]]) -> tuple[dict, TeacherChoice]:
+    """Trains and labels a language, as far as it is not done; returns the counts of its labels, and who made them.
+
+    Raises:
+        ValueError: where a command fails, and for labels that have collapsed.
+    """
     from ..atomic import read_json
     from ..data.collapse import NOT_LEARNED, collapse_line
     from ..labels.folder import collapse_of, read_complete
 
     labels = options.labels / language
-    for command in commands:
-        if status := _run_command(command, language):
-            reason = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
-            raise ValueError(f"{shlex.join(command)} {reason}")
+    for command in training:
+        _run_or_fail(command, language)
+    if not _is_labelled(labels):
+        _compare(language, options)
+    for command in _labelling(language, options):
+        _run_or_fail(command, language)
     try:
         read_json(labels / "complete.json", languages=dict)
     except ValueError as error:
@@ -127,7 +154,28 @@ def _run_language(language: str, options: argparse.Namespace, commands: list[lis
     summary = read_complete(labels)
     if (problems := collapse_of(summary)) and not options.allow_collapsed:
         raise ValueError(f"{collapse_line(problems)}: {NOT_LEARNED}; --allow-collapsed takes them all the same")
-    return summary["languages"]
+    return summary["languages"], _choice(language, options).of_labels(summary["teacher"])
+
+
+def _compare(language: str, options: argparse.Namespace) -> None:
+    """Evaluates on dev the model that stage 2 began from, if dev has the language; once for each run."""
+    from ..training.teacher_choice import START_RESULTS, is_comparable
+
+    config = _settings(options, language)
+    results = Path(config.output_dir) / START_RESULTS
+    if results.exists() or not is_comparable(config):
+        return
+    data = ["--data", *config.dev, "--languages", language, "--output", str(results)]
+    command = [*_launch(options), "evaluate", "--model", config.model, *data, *_dtype(config)]
+    if status := _run_command(command, language):
+        problem = f"{config.model} could not be evaluated on dev (exit status {status}), see above"
+        print(f"{language}: {problem}; it is not compared with slimIPL's model", file=sys.stderr, flush=True)
+
+
+def _run_or_fail(command: list[str], language: str) -> None:
+    if status := _run_command(command, language):
+        reason = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
+        raise ValueError(f"{shlex.join(command)} {reason}")
 
 
 def _run_command(command: list[str], language: str) -> int:
@@ -180,27 +228,36 @@ def _is_labelled(labels: AnyPath) -> bool:
         return True
 
 
-def _commands(language: str, options: argparse.Namespace) -> list[list[str]]:
-    """Returns the commands that have not been completed for a language."""
+def _launch(options: argparse.Namespace) -> list[str]:
+    return [*shlex.split(options.launch), "-m", "hf_mlpl"]
+
+
+def _dtype(config: TrainingConfig) -> list[str]:
+    return ["--dtype", "bfloat16"] if config.bf16 else []
+
+
+def _training(language: str, options: argparse.Namespace) -> list[list[str]]:
+    """Returns the command that trains a language, if it has not been completed."""
     from ..training.run_pusher import pushed_mark
     from ..training_config import language_setting
 
     config = _settings(options, language)
-    launch = [*shlex.split(options.launch), "-m", "hf_mlpl"]
-    model, labels = Path(config.output_dir) / "model", options.labels / language
+    is_trained = (Path(config.output_dir) / "model").exists()
+    if is_trained and not (config.push_to_hub and not pushed_mark(config).exists()):
+        return []
+    settings = [*options.overrides, language_setting(language), *["allow_collapsed=true"] * options.allow_collapsed]
+    return [[*_launch(options), "train", options.config, *settings]]
+
+
+def _labelling(language: str, options: argparse.Namespace) -> list[list[str]]:
+    """Returns the commands that label and publish a language, as far as they have not been completed."""
+    config, labels = _settings(options, language), options.labels / language
     allow_collapsed = ["--allow-collapsed"] if options.allow_collapsed else []
     commands = []
-    if not model.exists() or config.push_to_hub and not pushed_mark(config).exists():
-        settings = [
-            *options.overrides,
-            language_setting(language),
-            *["allow_collapsed=true"] * options.allow_collapsed,
-        ]
-        commands.append([*launch, "train", options.config, *settings])
     if not _is_labelled(labels):
         data = ["--data", *config.unlabelled, "--languages", language, "--output", str(labels)]
-        dtype = ["--dtype", "bfloat16"] if config.bf16 else []
-        commands.append([*launch, "pseudo-label", "--model", str(model), *data, *dtype, *allow_collapsed])
+        model = ["--model", _choice(language, options).model]
+        commands.append([*_launch(options), "pseudo-label", *model, *data, *_dtype(config), *allow_collapsed])
     if options.push_to_hub:
         private = ["--private"] if config.hub_private_repo else []
         publish = ["publish-labels", str(labels), "--repo", options.push_to_hub, *private, *allow_collapsed]

@@ -45,12 +45,24 @@ PANELS = (
         False,
         ("labels.length_ratio", "labels.blank_ratio", "labels.empty", "labels.commonest", "labels.language_agreement"),
     ),
+    ("CER of probed labels and on dev", "CER, %", False, ("probe.cer", "probe.deletions", "probe.dev_cer")),
+    (
+        "Probed labels",
+        "share",
+        False,
+        (
+            *("probe.length_ratio", "probe.length", "probe.empty", "probe.agreement", "probe.agreement_with_first"),
+            *("probe.blank_ratio", "probe.commonest", "probe.language_agreement"),
+        ),
+    ),
+    ("Confidence of probed labels", "mean log-probability", False, ("probe.mean_log_prob",)),
     ("Pseudo-labels made", "labels", False, ("labels.labels", "labels.unfit")),
     ("Learning rate", "learning rate", False, ("learning_rate",)),
     ("Speed", "seconds of audio per second", False, ("audio_seconds_per_second",)),
     ("Norm of the gradient", "norm", True, ("gradient_norm",)),
     ("Recordings that could not be used", "recordings", False, ("unusable",)),
 )
+NOT_DRAWN = {"probe.labels", "probe.learned"}
 # Titles and labels of rates on dev
 DEV_RATES = {
     "cer": ("CER on dev", "CER, %"),
@@ -121,6 +133,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         languages = spoken(list(record["training_data"]))
         parameters = f"{record['model']['parameters'] / 1e6:,.1f} M parameters"
         kind = f"`{record['model']['type']}`, " if record["model"].get("type") else ""
+        if record.get("slimipl"):
+            state += f"; {record['slimipl']['line']}"
         facts += [("state", state), ("model", f"{kind}{parameters}"), ("stage", f"`{tag_of(record)}`, {languages}")]
     for evaluation in run.evaluations:
         names = TITLES | {"language_accuracy": "language named rightly"}
@@ -160,7 +174,7 @@ def panels(run: Run) -> list[tuple[str, Markup]]:
     """Draws the curves of all numbers that a run has logged, each with a title."""
     drawn = []
     lines = run.scalars()
-    shown = {name for *_, names in PANELS for name in names}
+    shown = NOT_DRAWN.union(*(names for *_, names in PANELS))
     others = [(name, name, False, (name,)) for name in lines if name not in shown]
     rates = [
         (title, draw_rates(run.dev_rows, rate, label))
@@ -182,7 +196,8 @@ def _time_line(run: Run) -> str:
         parts.append(f"1,000 updates took {format_hours(1000 * hours / measured)} hours, evaluations included")
     if run.speed:
         parts.append(f"training processed {run.speed:,.0f} seconds of audio per second (median)")
-    if (left := run.config["max_updates"] - run.updates) > 0 and measured and hours:
+    left = 0 if run.is_finished else run.config["max_updates"] - run.updates
+    if left > 0 and measured and hours:
         parts.append(f"the {left:,} updates that are left take about {format_hours(left * hours / measured)} hours")
     line = "; ".join(parts) or "The run has not come to its first save point yet"
     return (

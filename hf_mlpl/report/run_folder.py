@@ -11,7 +11,7 @@ from ..sharing.run_files import read_run
 from ..training.metrics import flatten, read_metrics
 from .evaluations import Evaluation, read_evaluation
 
-PERCENT = {"labels.cer"}  # fractions that pages show in percent
+PERCENT = {"labels.cer", "probe.cer", "probe.deletions", "probe.dev_cer"}  # fractions that pages show in percent
 Line = tuple[list[int], list[float]]  # updates, and a number of each
 
 

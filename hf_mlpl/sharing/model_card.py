@@ -82,6 +82,7 @@ def model_card(
         stage=tag_of(run),
         updates=run["updates"],
         max_updates=config["max_updates"],
+        slimipl=(run.get("slimipl") or {}).get("line"),
         model=repo_id or f"{output}/model",
         results=[shown_result(result, is_ours(run)) for result in results],
         has_languages=is_ours(run),

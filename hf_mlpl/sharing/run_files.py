@@ -40,6 +40,10 @@ RUN_FIELDS = {
     "unlabelled_hours": dict_of((int, float), "numbers"),
     "dropped": dict_of(int, "numbers"),
     "sources": _objects("name", "license", "url"),
+    "slimipl": (
+        lambda value: value is None or isinstance(value, dict) and isinstance(value.get("line"), str),
+        "null, or an object with line",
+    ),
     "started_from": (
         lambda value: value is None or isinstance(value, dict) and {"name", "revision", "run"} <= value.keys(),
         "null, or an object with name, revision, run",

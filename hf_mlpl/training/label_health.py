@@ -29,6 +29,12 @@ class MadeLabel(NamedTuple):
     predicted_language: str | None
 
 
+def made_label(row: dict, label: Hypothesis) -> MadeLabel:
+    """Returns what is judged of an utterance and its label."""
+    judged = label.text, label.num_frames, label.blank_ratio, label.language
+    return MadeLabel(row["language"], row["duration_seconds"], row["text"], *judged)
+
+
 class LabelHealth:
     """Collects labels with their utterances; reports statistics of them, and judges whether they have collapsed."""
 
@@ -52,8 +58,7 @@ class LabelHealth:
     def add(self, rows: Iterable[tuple[dict, Hypothesis]]) -> None:
         """Adds utterances and their labels."""
         for row, label in rows:
-            judged = label.text, label.num_frames, label.blank_ratio, label.language
-            made = MadeLabel(row["language"], row["duration_seconds"], row["text"], *judged)
+            made = made_label(row, label)
             self.rows.append(made)
             self.unjudged[made.language].append(made)
 
@@ -74,7 +79,7 @@ class LabelHealth:
         judged = {language: rows for language, rows in self.unjudged.items() if len(rows) >= FEWEST_LABELS}
         for language in judged:
             del self.unjudged[language]
-        problems = {language: describe_collapse(self._statistics(judged[language])) for language in sorted(judged)}
+        problems = {language: describe_collapse(self.statistics(judged[language])) for language in sorted(judged)}
         lines = [f"{problem} ({language})" for language, problem in problems.items() if problem]
         if not lines:
             return None
@@ -94,9 +99,10 @@ class LabelHealth:
         if not self.rows:
             return None  # the next report has `unfit`
         rows, unfit, self.rows, self.unfit = self.rows, self.unfit, [], 0
-        return self._statistics(rows) | ({"unfit": unfit} if unfit else {})
+        return self.statistics(rows) | ({"unfit": unfit} if unfit else {})
 
-    def _statistics(self, rows: list[MadeLabel]) -> dict:
+    def statistics(self, rows: list[MadeLabel]) -> dict:
+        """Returns statistics of some labels, as `report` describes them."""
         expected = sum(self.rates.get(row.language, self.rates[None]) * row.seconds for row in rows)
         frames = sum(row.num_frames for row in rows)
         texts = Counter(row.text for row in rows)

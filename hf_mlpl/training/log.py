@@ -17,6 +17,7 @@ from ..data.rows import durations_of
 from ..evaluation.results import rates_alone
 from ..figures import draw_curves
 from ..training_config import TrainingConfig
+from .label_judgement import describe_probe
 from .metrics import read_metrics
 from .trackers import Trackers
 
@@ -27,7 +28,8 @@ class TrainingLog:
     Rows of `metrics.jsonl` are `{"update", "dev": results of an evaluation}`, or
     `{"update", "loss", "gradient_norm", "learning_rate", "audio_seconds_per_second"}` with means over those of
     `log_every` updates that changed the model. If there are any, the latter have also `labels`, a report of the
-    pseudo-labels made in these updates, and `unusable`, the number of utterances that could not be used.
+    pseudo-labels made in these updates, and `unusable`, the number of utterances that could not be used. Those of
+    slimIPL's probes are `{"update", "probe": report}`, as `label_probe.LabelProbes` makes them.
     """
 
     def __init__(self, output_dir: Path, config: TrainingConfig, start: int, is_main_process: bool):
@@ -113,6 +115,13 @@ class TrainingLog:
             **({"unusable": num_unusable - self.num_unusable} if num_unusable > self.num_unusable else {}),
         )
         self.window, self.window_start, self.num_unusable = [], time.perf_counter(), num_unusable
+
+    def log_probe(self, update: int, report: dict, seconds: float) -> None:
+        """Writes and prints the row of a probe of the labels; the `seconds` for it do not count as training."""
+        self.window_start += seconds
+        self._write(update=update, probe=report)
+        if self.is_main_process:
+            tqdm.write(f"update {update}: {describe_probe(report)}")
 
     def has_evaluation(self, update: int) -> bool:
         """Returns whether there is a row of the evaluation after an update, in the main process."""

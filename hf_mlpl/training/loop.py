@@ -118,7 +118,7 @@ def _train(config: TrainingConfig, arrays: SharedArrays) -> Path:
         model, optimizer = prepare(accelerator, model, ctc, config, min(spoken, longest))
         plans, slimipl = plan_passes(train_set, unlabelled_set, config, arrays), None
         if unlabelled_set is not None:
-            slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, plans, config)
+            slimipl = build_slimipl(accelerator, model, processor, train_set, unlabelled_set, dev_set, plans, config)
         digests = on_main_process(accelerator, lambda: digest(processor, train=train_set, unlabelled=unlabelled_set))
         digests |= base
         pusher = RunPusher(config) if config.push_to_hub and accelerator.is_main_process else None
@@ -159,6 +159,7 @@ def _train(config: TrainingConfig, arrays: SharedArrays) -> Path:
         if dev_set is not None and start and start % config.eval_every == 0:  # a signal may have come before it
             if not on_main_process(accelerator, lambda: log.has_evaluation(start)):
                 evaluate(start)
+        update, is_over = start, slimipl is not None and slimipl.follow_labels(start, log)
         for update in range(start + 1, config.max_updates + 1):
             rate = set_learning_rates(optimizer, update - 1, config)
             micro_batches = next(updates)
@@ -168,7 +169,8 @@ def _train(config: TrainingConfig, arrays: SharedArrays) -> Path:
             log.count_update(**train_step(accelerator, ctc, model, optimizer, micro_batches, config, update))
             if slimipl:
                 slimipl.after_update()
-            is_last = update == config.max_updates
+                is_over = slimipl.follow_labels(update, log)
+            is_last = is_over or update == config.max_updates
             if update % config.log_every == 0:
                 log.log_window(update, rate, slimipl.health.report() if slimipl else None, num_unusable)
             if slimipl and (update % config.log_every == 0 or is_last):
@@ -196,10 +198,11 @@ def _train(config: TrainingConfig, arrays: SharedArrays) -> Path:
                 raise StoppedError(
                     f"{came}: update {update} of {config.max_updates} is saved, and the same command goes on from it"
                 )
+            if is_over:
+                break
         checkpointer.wait()
         _finish_problems(problems.values(), num_unusable, log, is_whole_run=start == 0)
-        record.write(config.max_updates)
-        record.write_collapse(problem := silence.describe())
+        record.finish(update, problem := silence.describe(), slimipl.probes.outcome(update) if slimipl else None)
         # before the log ends, which may wait for trackers in a network
         folder = write_final_model(accelerator, model, processor, config)
     _check_speech(problem, config)

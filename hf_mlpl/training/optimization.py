@@ -127,6 +127,8 @@ def make_accelerator(config: TrainingConfig, ctc: CtcInterface, model: nn.Module
 
 def fsdp_problem(config: TrainingConfig, state_dict_type: str) -> str | None:
     """Describes why FSDP cannot shard a run of these settings; returns None where no reason is known."""
+    if config.slimipl and config.slimipl.auto_stop:
+        return "slimipl.auto_stop is true, and it keeps a copy of weights that are not sharded; set it to false"
     if config.slimipl and config.slimipl.ema_decay is not None:
         return (
             f"slimipl.ema_decay is {config.slimipl.ema_decay}, whose second model cannot be sharded; set it to null, "

@@ -36,6 +36,7 @@ from ..data.utterances import read_columns, read_utterances, utterance_files
 from ..main_process import on_main_process
 from ..stop_signal import outlive_signals
 from ..training_config import TrainingConfig
+from .label_probe import LabelProbes
 from .slimipl import SlimIpl, SlimIplPlan
 
 logger = logging.getLogger(__name__)
@@ -260,16 +261,22 @@ def build_slimipl(
     processor: ProcessorMixin,
     train_set: Dataset,
     unlabelled_set: Dataset,
+    dev_set: Dataset | None,
     plans: dict[str, BatchPlan],
     config: TrainingConfig,
 ) -> SlimIpl:
-    """Builds slimIPL from a run's labelled and unlabelled utterances, and the plans of both."""
+    """Builds slimIPL from a run's labelled and unlabelled utterances and the plans of both, with its probes."""
     model = accelerator.unwrap_model(model)
     labelled = _speech_batches(train_set, processor, model, config, with_labels=True)
     unlabelled = _speech_batches(unlabelled_set, processor, model, config, with_labels=False)
     per_update = config.micro_batches_per_update
     plan = SlimIplPlan(config.slimipl, plans["train"], plans["unlabelled"], per_update, config.seed)
-    return SlimIpl(accelerator, model, processor, plan, labelled, unlabelled, config.num_workers, config.max_updates)
+    slimipl = SlimIpl(
+        accelerator, model, processor, plan, labelled, unlabelled, config.num_workers, config.max_updates
+    )
+    dev = None if dev_set is None else _speech_batches(dev_set, processor, model, config, with_labels=False)
+    slimipl.probes = LabelProbes(accelerator, config, slimipl.health, unlabelled, dev)
+    return slimipl
 
 
 def _speech_batches(

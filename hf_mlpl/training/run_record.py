@@ -35,7 +35,7 @@ class RunRecord:
 
     `run.json` is `{"stage", "language", "updates", "model": {"type", "parameters", "languages"}, "started_from",
     "training_data", "unlabelled_hours", "dropped", "sources", "sessions"}`, and, if the trained model says nothing, a
-    line `"collapse"`:
+    line `"collapse"`, and at the end of a run with slimIPL `"slimipl"`, as `LabelProbes.outcome` describes it:
 
     - `started_from` is None for a new model, else `{"name", "revision", "run"}`: the name of a run's folder or of a
       Hub repository, its commit, and the `run.json` of the run that trained the model, each None if it is not known;
@@ -99,11 +99,17 @@ class RunRecord:
             self.sessions[-1]["hours"] = self.hours_before + (time.monotonic() - self.start_time) / 3600
             write_json(self.path, {**self.record, "updates": updates, "sessions": self.sessions})
 
-    def write_collapse(self, problem: str | None) -> None:
-        """Writes into `run.json` that the trained model says nothing, if it does."""
-        if self.is_main_process and problem:
-            self.record["collapse"] = problem
-            self.write(self.config.max_updates)
+    def finish(self, updates: int, collapse: str | None, slimipl: dict | None) -> None:
+        """Writes `run.json` at the end of a run.
+
+        Args:
+            collapse: says that the trained model says nothing, if it does.
+            slimipl: the outcome of slimIPL, if the run has it.
+        """
+        if self.is_main_process:
+            self.record |= {"collapse": collapse} if collapse else {}
+            self.record |= {"slimipl": slimipl} if slimipl else {}
+            self.write(updates)
 
     def write_evaluation(self, update: int, results: dict | None) -> None:
         """Writes `results.json`; only the main process has results."""

@@ -41,7 +41,9 @@ from ..model.tokenization_mlpl import IGNORED
 from ..stop_signal import outlive_signals
 from ..training_config import SlimIplConfig
 from .label_health import LabelHealth
+from .label_probe import LabelProbes
 from .label_selection import ClassPrior, ConfidentLabels
+from .log import TrainingLog
 from .trained_weights import copy_of_trained, host_copy_of_trained, load_trained, save_trained
 
 RowBatches = Sequence[list[int]] | BatchPlan
@@ -160,6 +162,8 @@ class SlimIpl:
         max_updates: of the run, by which the share of labels that are learned grows.
     """
 
+    probes: LabelProbes | None = None  # that follow what labels become; a run sets them
+
     def __init__(
         self,
         accelerator: Accelerator,
@@ -211,6 +215,8 @@ class SlimIpl:
         labels = self._label(label) if self.config.variant == "naive" else self._find_labels(self.step.train)
         is_complete = all(any(self.ids[row] in labels for row in rows) for rows in self.step.train)
         batches = [(number, self._with_labels(batch, labels)) for number, batch in train] if is_complete else []
+        if self.probes:
+            self.probes.learned += is_complete and bool(self.step.train)
         if self.config.variant == "cache":
             self.label_next = label
         elif self.config.variant != "naive" and self.step.label:
@@ -230,6 +236,13 @@ class SlimIpl:
         num_cached = sum(map(len, self.plan.cache)) / self.accelerator.num_processes  # in this process, on average
         if self.config.variant == "fixed-pre-cache" and len(self.labels) > 2 * num_cached:
             self.labels = self._own_labels(self.plan.cache)
+
+    def follow_labels(self, update: int, log: TrainingLog) -> bool:
+        """Takes a probe of the labels if it is due; returns whether training ends with the weights of the best one."""
+        if not self.probes.follow(update, self.teacher, log):
+            return False
+        self.probes.restore_best(self.model)
+        return True
 
     def _label(self, batches: list[SpeechBatch]) -> dict[str, str]:
         """Labels this process's batches, without dropout; returns all processes' labels, by utterance id.
@@ -321,6 +334,7 @@ class SlimIpl:
         selection = {"prior": self.prior.state_dict(), "scores": self.confident.state_dict()}
         if self.teacher is not self.model and self.accelerator.is_main_process:
             teacher = host_copy_of_trained(self.teacher) if copies_teacher else self.teacher
+        write_probes = self.probes.copy_state() if self.probes else None
 
         def write(folder: Path) -> None:
             write_json(folder / f"slimipl-labels-{self.accelerator.process_index:05d}.json", labels)
@@ -329,6 +343,8 @@ class SlimIpl:
                 write_json(folder / "slimipl-selection.json", selection)
             if teacher is not None:
                 save_trained(teacher, folder / "teacher.safetensors")
+            if write_probes is not None:
+                write_probes(folder)
 
         return write
 
@@ -343,6 +359,8 @@ class SlimIpl:
             self.confident.load_state_dict(state["scores"])
         if self.teacher is not self.model:
             load_trained(self.teacher, folder / "teacher.safetensors")
+        if self.probes:
+            self.probes.load(folder, self.model)
 
 
 class _StepLoader(torch.utils.data.Dataset):

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -181,7 +181,13 @@ def _reason(error: Exception) -> str:
 
 
 def _position(row: dict) -> Position:
-    return [row["update"], "dev" in row]
+    return [row["update"], _rank(row)]
+
+
+def _rank(names: Iterable[str]) -> int:
+    """Returns the place of a row among those of the same update: first a probe, last an evaluation."""
+    parts = {name.partition("/")[0] for name in names}
+    return ("dev" in parts) - ("probe" in parts)
 
 
 def _last_in_trackio(run, noted: Position) -> Position:
@@ -196,7 +202,7 @@ def _last_in_trackio(run, noted: Position) -> Position:
     if is_remote or getattr(run, "_storage_mode", "sqlite") != "sqlite":
         return noted
     rows = SQLiteStorage.get_logs(run.project, run.name)
-    return max(([row["step"], any(name.startswith("dev/") for name in row)] for row in rows), default=NOTHING)
+    return max(([row["step"], _rank(row)] for row in rows), default=NOTHING)
 
 
 def _flat_settings(config: TrainingConfig) -> dict[str, bool | float | str]:

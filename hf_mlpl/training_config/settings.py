@@ -113,6 +113,10 @@ class SlimIplConfig:
         prior_strength: shifts the teacher's outputs, so that its labels have no letter much more often than the
             transcripts of the language: by the logarithm of the ratio, times this; 0 does nothing, as the paper.
         stop_on_collapse: ends training when nearly all labels are empty or the same, instead of warning.
+        auto_stop: ends slimIPL where it no longer helps, as the labels of a fixed sample of the unlabelled utterances
+            tell: when they become too short, or more of them empty, when another language is recognised in them, when
+            they hardly change any more, or when the error rate on a sample of `dev` grows. The result is then the
+            teacher of the best such sample, the one before slimIPL if none is better. By default, a line warns.
     """
 
     start_update: int = 20_000
@@ -126,6 +130,7 @@ class SlimIplConfig:
     first_label_share: float = 1.0
     prior_strength: float = 0.0
     stop_on_collapse: bool = False
+    auto_stop: bool = False
 
     def __post_init__(self):
         _check_choice(self, "variant", VARIANTS)

@@ -218,7 +218,7 @@ def finetuned(chain):
     """Runs `language_finetune.py` on the tones and returns its command; de has no unlabelled speech."""
     settings = yaml.safe_load((chain.folder / "tones.yaml").read_text())
     settings |= {"output_dir": "finetuned/{language}", "model": "run/model", "tokens": None, "max_updates": 6}
-    settings |= {"unlabelled": ["data/unlabelled.parquet"], "dev": [], "learning_rate": 1e-3}
+    settings |= {"unlabelled": ["data/unlabelled.parquet"], "learning_rate": 1e-3, "eval_every": 6}
     settings["slimipl"] = {"start_update": 1, "cache_size": 2, "unsupervised_updates": 1}
     (chain.folder / "finetune.yaml").write_text(yaml.safe_dump(settings))
     command = ["language_finetune.py", "finetune.yaml", "--labels", "made", "--launch", str(chain.python)]
@@ -236,10 +236,19 @@ def test_language_finetune(chain, finetuned, output_of):
     assert output_of(*finetuned, *options).endswith("--dtype bfloat16\n")
     assert (chain.folder / "finetuned" / "sv-SE" / "model" / "model.safetensors").is_file()
     labels = pq.read_table(chain.folder / "made" / "sv-SE" / "labels.parquet").to_pylist()
-    assert len(labels) == 24 and {row["source"].split("@")[0] for row in labels} == {"sv-SE/model"}
+    assert len(labels) == 24 and {row["source"].split("@")[0] for row in labels} < {"sv-SE/model", "run/model"}
     again = output_of(*finetuned).splitlines()
     assert again[0] == "== sv-SE: complete" and again[-1].startswith("labels: made/*/labels.parquet; next: ")
-    assert json.loads((chain.folder / "made" / "complete.json").read_text())["languages"]["sv-SE"]["labels"] == 24
+    made = json.loads((chain.folder / "made" / "complete.json").read_text())["languages"]["sv-SE"]
+    rates = {}
+    for name, results in {"start": "start.json", "slimIPL": "results.json"}.items():
+        results = json.loads((chain.folder / "finetuned" / "sv-SE" / results).read_text())
+        rates[name] = results["languages"]["sv-SE"]["cer"]
+    by = "start" if rates["start"] < rates["slimIPL"] else "slimIPL update 6"
+    assert made["labels"] == 24 and made["teacher"]["dev_cer"] == rates and made["teacher"]["labels_by"] == by
+    assert (
+        again[-2].startswith("sv-SE: slimIPL made all of 6 updates") and f"; labels by {by} (CER on dev: " in again[-2]
+    )
     utterances = read_utterances([chain.folder / "made" / "*" / "labels.parquet"])  # as final training names them
     assert sorted(utterances["id"]) == sorted(row["id"] for row in labels)
 
